@@ -1,7 +1,7 @@
 """SparseDash: what would pruning cost this language model? Start it with `streamlit run app.py`.
 
-Imported by the server it is the ASGI application: health, security headers, reconciling of jobs. Run as a script, once
-for every session, it is the table of contents.
+Imported by the server it is the ASGI application: health, security headers, reconciling of jobs.
+Run as a script, once for every session, it is the table of contents.
 """
 
 import streamlit as st
@@ -10,8 +10,8 @@ from streamlit.runtime.pages_manager import PagesManager
 
 from sparsedash.ui import frame, navigation, server
 
-# Streamlit takes a folder called pages/ for its older kind of multi-page app until st.navigation has run once; a deep
-# link to a fresh server would then run the page without this file.
+# Streamlit takes a folder called pages/ for its older kind of multi-page app until st.navigation
+# has run once; a deep link to a fresh server would then run the page without this file.
 PagesManager.uses_pages_directory = False
 
 if __name__ == "__main__":

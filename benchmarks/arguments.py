@@ -20,9 +20,13 @@ from sparsedash.schema.settings import (
 
 
 def parser_of(description, **options):
-    """A parser of these options. Each is a default, or a type where there is none; or one of them and a help."""
+    """A parser of these options. Each is a default, or a type where there is none; or one of them
+    and a help.
+    """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawTextHelpFormatter, conflict_handler="resolve"
+        description=description,
+        formatter_class=argparse.RawTextHelpFormatter,
+        conflict_handler="resolve",
     )
     for name, option in options.items():
         default, words = option if isinstance(option, tuple) else (option, "")
@@ -62,21 +66,27 @@ def run_parser(description, **options):
 
 
 def texts_parser(description, **options):
-    """The same with several packed calibration texts, texts for the KL divergence, and a folder of results."""
+    """The same with several packed calibration texts, texts for the KL divergence, and a folder of
+    results.
+    """
     shared = {
         "tokens": (2048, "of each text of --divergence"),
         "keep": (str, "data folder that keeps what was computed"),
     }
     parser = run_parser(description, **shared | options)
     parser.add_argument("--calibration", action="append", help="text reference, may be repeated")
-    parser.add_argument("--divergence", action="append", default=[], help="text reference, may be repeated")
+    parser.add_argument(
+        "--divergence", action="append", default=[], help="text reference, may be repeated"
+    )
     parser.set_defaults(packing="packed")
     return parser
 
 
 def chosen_passages(arguments, n_passages=None):
     """The passages that the arguments name, or so many of them."""
-    settings = EvaluationSettings(corpus=arguments.evaluation, n_passages=n_passages or arguments.passages)
+    settings = EvaluationSettings(
+        corpus=arguments.evaluation, n_passages=n_passages or arguments.passages
+    )
     return choose_passages(read_texts(arguments.evaluation), settings)
 
 

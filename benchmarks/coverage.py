@@ -1,15 +1,17 @@
-"""How often a verdict is wrong, and how soon it falls: simulated on the real paired differences of stored runs.
+"""How often a verdict is wrong, and how soon it falls: simulated on the real paired differences of
+stored runs.
 
     python -m benchmarks.coverage --data-dir DATA_FOLDER
     python -m benchmarks.coverage --data-dir FOLDER --methods least-squares,flap --sparsity 10,20 --evaluation file:A
 
-Every sparse model of the folder's runs is a population: its losses on each passage against dense. Runs of the same
-settings over other passages are put together. With --methods such a run is made there first. Passages are drawn from a
-population again and again, with its own mean loss as the tolerance; counted is how often the interval lies wholly
-inside (`within`, wrongly) or wholly outside (`beyond`, wrongly), and how wide it is compared with the usual interval:
-Student's for word perplexity, Wald's for accuracy. `any look`: the run may stop early, and the verdict is read at every
-look. A sweep is the sparsities of one method judged together, each at the tolerance. Last the power: the chance of each
-verdict at the usual tolerance for one model whose true loss is given.
+Every sparse model of the folder's runs is a population: its losses on each passage against dense.
+Runs of the same settings over other passages are put together. With --methods such a run is made
+there first. Passages are drawn from a population again and again, with its own mean loss as the
+tolerance; counted is how often the interval lies wholly inside (`within`, wrongly) or wholly
+outside (`beyond`, wrongly), and how wide it is compared with the usual interval: Student's for word
+perplexity, Wald's for accuracy. `any look`: the run may stop early, and the verdict is read at
+every look. A sweep is the sparsities of one method judged together, each at the tolerance. Last the
+power: the chance of each verdict at the usual tolerance for one model whose true loss is given.
 """
 
 from collections import Counter, defaultdict
@@ -27,9 +29,21 @@ from sparsedash.reporting.wording import method_title
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from sparsedash.stats.anytime import ALPHA, log_e_value
-from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, student_quantile
+from sparsedash.stats.mean_intervals import (
+    Moments,
+    anytime_mean_interval,
+    mean_interval,
+    student_quantile,
+)
 from sparsedash.stats.significance import Z_95, shared_outcomes
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Losses, Tolerance, judge_all, lost_share_interval
+from sparsedash.stats.tolerance import (
+    FEWEST_PASSAGES,
+    FEWEST_RIGHT,
+    Losses,
+    Tolerance,
+    judge_all,
+    lost_share_interval,
+)
 from sparsedash.storage.store import Store
 
 FEWEST = 20
@@ -42,7 +56,8 @@ RATIOS = (1.0, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """Losses of one model, passage by passage. nats: of log-likelihood. flips: 1 broke, -1 fixed, else 0.
+    """Losses of one model, passage by passage. nats: of log-likelihood. flips: 1 broke, -1 fixed,
+    else 0.
 
     right: whether dense was right.
     """
@@ -71,7 +86,9 @@ def main():
         f"{len(populations)} populations, {arguments.draws:,} draws each, wanted: {100 * ALPHA / 2:g} % on either side"
     )
     head = f"{'within':>8}{'beyond':>8}{'width':>7}"
-    print(f"{'population':<32}{'n':>7}{'':>11}{'perplexity':>23}{'accuracy':>23}\n{'':<50}{head}{head}")
+    print(
+        f"{'population':<32}{'n':>7}{'':>11}{'perplexity':>23}{'accuracy':>23}\n{'':<50}{head}{head}"
+    )
     worst = {}
     for population in populations:
         for looks in _looks(arguments.sizes):
@@ -100,18 +117,31 @@ def read_populations(store):
         sparse = store.get(Record, sparse_key)
         if dense and sparse and sparse.pruned:
             title = method_title(sparse.pruned.method)
-            pairs[dense.model, dense.dtype, title, sparse.sparsity_permille] += shared_outcomes(dense, sparse)
+            pairs[dense.model, dense.dtype, title, sparse.sparsity_permille] += shared_outcomes(
+                dense, sparse
+            )
     populations = [
         Population(
             method=title,
             percent=permille / 10,
-            nats=np.array([dense.log_likelihood - sparse.log_likelihood for dense, sparse in outcomes]),
-            flips=np.array([int(dense.last_word_right) - int(sparse.last_word_right) for dense, sparse in outcomes]),
+            nats=np.array(
+                [dense.log_likelihood - sparse.log_likelihood for dense, sparse in outcomes]
+            ),
+            flips=np.array(
+                [
+                    int(dense.last_word_right) - int(sparse.last_word_right)
+                    for dense, sparse in outcomes
+                ]
+            ),
             right=np.array([dense.last_word_right for dense, _ in outcomes]),
         )
         for (_, _, title, permille), outcomes in sorted(pairs.items())
     ]
-    return [population for population in populations if len(population.nats) >= FEWEST and population.nats.any()]
+    return [
+        population
+        for population in populations
+        if len(population.nats) >= FEWEST and population.nats.any()
+    ]
 
 
 def _looks(sizes):
@@ -125,7 +155,9 @@ def _looks(sizes):
 
 
 def perplexity_errors(population, looks, draws):
-    """Percent of the draws wrongly within and beyond, and the mean width relative to Student's interval at the end."""
+    """Percent of the draws wrongly within and beyond, and the mean width relative to Student's
+    interval at the end.
+    """
     rng = np.random.default_rng(0)
     true = population.nats.mean()
     n = looks[-1]
@@ -149,7 +181,9 @@ def perplexity_errors(population, looks, draws):
 
 
 def accuracy_errors(population, looks, draws):
-    """As `perplexity_errors`, for the share of right answers lost and Wald's interval; no width at any look."""
+    """As `perplexity_errors`, for the share of right answers lost and Wald's interval; no width at
+    any look.
+    """
     rng = np.random.default_rng(1)
     shares = [np.mean(population.flips == flip) for flip in (1, -1, 0)]
     true = population.flips.mean()
@@ -161,7 +195,11 @@ def accuracy_errors(population, looks, draws):
     for counts in np.cumsum(np.stack(steps, axis=1), axis=1).tolist():
         verdicts = set()
         for look, (broke, fixed) in zip(looks, counts, strict=True):
-            low, high = _anytime_bounds(broke, fixed, look, true) if anytime else _bounds(broke, fixed, look)
+            low, high = (
+                _anytime_bounds(broke, fixed, look, true)
+                if anytime
+                else _bounds(broke, fixed, look)
+            )
             if low > true:
                 verdicts.add("beyond")
             elif high <= true and look >= FEWEST_PASSAGES:
@@ -176,7 +214,9 @@ def accuracy_errors(population, looks, draws):
 
 @cache
 def _anytime_bounds(broke, fixed, n, true):
-    """Bounds on the same side of the true loss as those of the anytime-valid interval, which take a search."""
+    """Bounds on the same side of the true loss as those of the anytime-valid interval, which take a
+    search.
+    """
     if log_e_value(broke, fixed, n, -true) < -log(ALPHA):
         return -inf, inf
     share = (broke - fixed) / n
@@ -190,12 +230,18 @@ def _bounds(broke, fixed, n):
 
 
 def print_sweeps(populations, arguments):
-    """Print how often any model of a sweep, all of them at the tolerance by word perplexity, is called wrongly."""
+    """Print how often any model of a sweep, all of them at the tolerance by word perplexity, is
+    called wrongly.
+    """
     rng = np.random.default_rng(2)
-    print("sweeps: any of a method's models wrongly within, or beyond, by word perplexity, all at the tolerance")
+    print(
+        "sweeps: any of a method's models wrongly within, or beyond, by word perplexity, all at the tolerance"
+    )
     sweeps = defaultdict(list)
     for population in populations:
-        sweeps[population.method].append(population.nats - population.nats.mean() + log(Tolerance().ratio))
+        sweeps[population.method].append(
+            population.nats - population.nats.mean() + log(Tolerance().ratio)
+        )
     for method, losses in sweeps.items():
         if len(set(map(len, losses))) > 1:
             continue
@@ -207,17 +253,22 @@ def print_sweeps(populations, arguments):
                 drawn = nats[:, rng.integers(0, nats.shape[1], n)]
                 models.append(list(map(_losses, _moments(drawn))))
             within, beyond = _percents(models)
-            print(f"sweep of {method}, {len(nats)} models, n {n:,}: within {within:.1f} %, beyond {beyond:.1f} %")
+            print(
+                f"sweep of {method}, {len(nats)} models, n {n:,}: within {within:.1f} %, beyond {beyond:.1f} %"
+            )
 
 
 def print_power(population, arguments):
-    """Print the chance of each verdict for one model whose losses spread as those of the population do.
+    """Print the chance of each verdict for one model whose losses spread as those of the population
+    do.
 
     Both measures are judged together; counted are the verdicts on word perplexity.
     """
     rng = np.random.default_rng(3)
     ratio = Tolerance().ratio
-    print(f"chance of within and beyond, percent, at {ratio:g} times; losses spread as of {population.name}")
+    print(
+        f"chance of within and beyond, percent, at {ratio:g} times; losses spread as of {population.name}"
+    )
     print(f"{'n':>7}" + "".join(f"{ratio:>10g}" for ratio in RATIOS))
     for n in arguments.sizes:
         draws = max(1, min(arguments.power_draws, 2 * AT_ONCE // n))
@@ -244,7 +295,12 @@ def _percents(draws):
 
 def _moments(values):
     """The moments of each row."""
-    columns = [values.mean(axis=1), values.std(axis=1, ddof=1), values.min(axis=1), values.max(axis=1)]
+    columns = [
+        values.mean(axis=1),
+        values.std(axis=1, ddof=1),
+        values.min(axis=1),
+        values.max(axis=1),
+    ]
     return [
         Moments(n=values.shape[1], mean=mean, deviation=deviation, lowest=lowest, highest=highest)
         for mean, deviation, lowest, highest in np.column_stack(columns).tolist()

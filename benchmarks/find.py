@@ -1,13 +1,15 @@
-"""A search for how much can go beside an exhaustive sweep: whether both say the same, and for how much of the work.
+"""A search for how much can go beside an exhaustive sweep: whether both say the same, and for how
+much of the work.
 
     python -m benchmarks.find
     python -m benchmarks.find --evaluation "file:PASSAGES.jsonl[:3600]" --calibration "file:PASSAGES.jsonl[3600:]" \\
         --samples 64 --passages 400 --method best --most 60 --seeds 0,1,2 --dtype bfloat16 --data-dir DIR
 
-For every seed, which draws the passages: the search as `sparsedash find` makes it; then a run at every step of one
-width multiple up to --most percent, every passage answered, judged after Holm. The steps closest to the search's answer
-come first. Everything is kept in the data folder, where the same command goes on after it was stopped. The dense
-model's answers serve both and are not counted.
+For every seed, which draws the passages: the search as `sparsedash find` makes it; then a run at
+every step of one width multiple up to --most percent, every passage answered, judged after Holm.
+The steps closest to the search's answer come first. Everything is kept in the data folder, where
+the same command goes on after it was stopped. The dense model's answers serve both and are not
+counted.
 """
 
 from benchmarks.arguments import calibration_settings, run_parser
@@ -32,8 +34,14 @@ def main() -> None:
         settings = _settings(arguments, seed)
         result = find_sparsity(settings, store, ignore_steps, shelf)
         searches.append((settings, result))
-        trials = [f"{trial.permille / 10:g} % {trial.verdict} ({trial.n_passages})" for trial in result.trials]
-        print(f"seed {seed}, search: {_percent(result.answer)}; trials: {'; '.join(trials)}", flush=True)
+        trials = [
+            f"{trial.permille / 10:g} % {trial.verdict} ({trial.n_passages})"
+            for trial in result.trials
+        ]
+        print(
+            f"seed {seed}, search: {_percent(result.answer)}; trials: {'; '.join(trials)}",
+            flush=True,
+        )
     for settings, result in searches:
         print(_compared(settings, result, 10 * arguments.most, store, shelf), flush=True)
 
@@ -46,7 +54,9 @@ def _compared(settings, result, most, store, shelf):
     dense = store.get(Record, run.dense)
     losses = [record_losses(dense, store.get(Record, key)) for key in run.sparse]
     verdicts = judge_all(losses, Tolerance.of(settings))
-    within = [step for step, model in zip(nearest, verdicts, strict=True) if model.verdict == "within"]
+    within = [
+        step for step, model in zip(nearest, verdicts, strict=True) if model.verdict == "within"
+    ]
     swept = max(within, default=None)
     apart = abs(_n_up_to(steps, swept) - _n_up_to(steps, result.answer))
     n_models = len(result.trials)
@@ -73,7 +83,9 @@ def _settings(arguments, seed):
         dtype=arguments.dtype,
         method=method_named(arguments.method),
         calibration=calibration_settings(arguments),
-        evaluation=EvaluationSettings(corpus=arguments.evaluation, n_passages=arguments.passages, shuffle_seed=seed),
+        evaluation=EvaluationSettings(
+            corpus=arguments.evaluation, n_passages=arguments.passages, shuffle_seed=seed
+        ),
         ratio=arguments.within,
         points=arguments.within_points,
     )

@@ -2,10 +2,11 @@
 
     python -m benchmarks.llama_speed dense.gguf folder/*.gguf --passes 12
 
-A machine has faster and slower minutes, which reading from memory feels less than multiplying does. So each pass times
-each file anew, in a process of its own beside the first file; the ratio and its 95 % interval are over the passes, not
-over the samples of one of them. All are copied first: a file that was written just now is read up to a sixth faster
-from the system's cache than one that came from the disk piece by piece.
+A machine has faster and slower minutes, which reading from memory feels less than multiplying does.
+So each pass times each file anew, in a process of its own beside the first file; the ratio and its
+95 % interval are over the passes, not over the samples of one of them. All are copied first: a file
+that was written just now is read up to a sixth faster from the system's cache than one that came
+from the disk piece by piece.
 """
 
 import shutil
@@ -50,14 +51,20 @@ def _print_speeds(copies, arguments):
             for phase, medians in _phase_medians(first, file, number, arguments).items():
                 times[file, phase].append(medians)
     n_tokens = {"decode": arguments.tokens, "prefill": arguments.prompt}
-    print("\n| file | MB | " + " | ".join(f"{phase}, tokens a second | times the first" for phase in PHASES) + " |")
+    print(
+        "\n| file | MB | "
+        + " | ".join(f"{phase}, tokens a second | times the first" for phase in PHASES)
+        + " |"
+    )
     print(f"|---|---|{'---|---|' * len(PHASES)}")
     for file in files:
         cells = [file.stem, f"{file.stat().st_size / 1e6:.1f}"]
         for phase in PHASES:
             before_s, after_s = zip(*times[file, phase], strict=True)
             ratio = speed_ratio(before_s, after_s)
-            cells.append(f"{n_tokens[phase] / median(after_s):.0f} ({n_tokens[phase] / median(before_s):.0f})")
+            cells.append(
+                f"{n_tokens[phase] / median(after_s):.0f} ({n_tokens[phase] / median(before_s):.0f})"
+            )
             cells.append(f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
         print(f"| {' | '.join(cells)} |")
     print(
@@ -67,8 +74,16 @@ def _print_speeds(copies, arguments):
 
 
 def _phase_medians(first, file, seed, arguments):
-    """Of each phase the median seconds of the first file and of this one, in turn in one process."""
-    words = [str(first), str(file), str(arguments.threads), str(arguments.prompt + arguments.tokens), "1"]
+    """Of each phase the median seconds of the first file and of this one, in turn in one
+    process.
+    """
+    words = [
+        str(first),
+        str(file),
+        str(arguments.threads),
+        str(arguments.prompt + arguments.tokens),
+        "1",
+    ]
     medians = {}
     with talking_to(llama_timer.__file__, words, failed="llama.cpp could not be timed") as ask:
         for phase in PHASES:

@@ -1,4 +1,5 @@
-"""What this machine can do at best: the rate of one large matrix multiplication, which bounds every forward pass.
+"""What this machine can do at best: the rate of one large matrix multiplication, which bounds every
+forward pass.
 
 And the walk of calibration, which is timed in more than one benchmark.
 """
@@ -16,7 +17,9 @@ REPEATS = 3
 
 
 def matmul_flops(dtype: torch.dtype, side: int = SIDE) -> float:
-    """Floating-point operations a second of a square matrix product, median of REPEATS after a warm-up."""
+    """Floating-point operations a second of a square matrix product, median of REPEATS after a
+    warm-up.
+    """
     left, right = (torch.randn(side, side, dtype=dtype) for _ in range(2))
     torch.mm(left, right)
     seconds = []
@@ -28,7 +31,9 @@ def matmul_flops(dtype: torch.dtype, side: int = SIDE) -> float:
 
 
 class Pace:
-    """Work timed in pieces, with the matmul rate measured between them, so that a drifting machine cancels out."""
+    """Work timed in pieces, with the matmul rate measured between them, so that a drifting machine
+    cancels out.
+    """
 
     def __init__(self, dtype: torch.dtype, side: int = SIDE) -> None:
         self._dtype, self._side = dtype, side
@@ -64,12 +69,16 @@ class Pace:
         return flops / self._possible
 
     def times(self, other: "Pace") -> float:
-        """How many times as long as the other work this took, had the machine been as fast for both."""
+        """How many times as long as the other work this took, had the machine been as fast for
+        both.
+        """
         return self._possible / other._possible
 
 
 def calibrate(loaded, sequences, token_weights="equal", on_step=ignore_steps):
     """Read the sequences as calibration does; its statistics are dropped."""
     watched = [[mlp.out] for mlp in loaded.mlps]
-    walk = statistics_walk(loaded, lambda: sequences, watched, lambda *_: None, on_step, token_weights=token_weights)
+    walk = statistics_walk(
+        loaded, lambda: sequences, watched, lambda *_: None, on_step, token_weights=token_weights
+    )
     walk.reach(len(loaded.blocks) - 1)

@@ -1,13 +1,15 @@
-"""What a calibration text keeps: losses on passages, KL and every built-in task, by the mix that calibration reads.
+"""What a calibration text keeps: losses on passages, KL and every built-in task, by the mix that
+calibration reads.
 
     python -m benchmarks.mixes --calibration file:lambada.jsonl[3600:] --evaluation file:lambada.jsonl[2000:2150] \\
         --mixes none,stories,default --sparsity 10,20 --divergence file:wikitext.txt --keep FOLDER
 
-Every mix on equal tokens. none: the named text alone. stories, default and the others: half of the tokens are of these
-sources (of `builtin:mixed` all are). `--mixes` also takes shares, such as stories=0.5+sums=0.25+code=0.25. Prints the
-nats lost a word and the KL from dense with paired 95 % intervals, and the points lost in each task: of all its
-questions, and of two halves of them, so that one chooses and the other is reported. `--tasks` asks more
-tasks, such as a .yaml file of the harness.
+Every mix on equal tokens. none: the named text alone. stories, default and the others: half of the
+tokens are of these sources (of `builtin:mixed` all are). `--mixes` also takes shares, such as
+stories=0.5+sums=0.25+code=0.25. Prints the nats lost a word and the KL from dense with paired 95 %
+intervals, and the points lost in each task: of all its questions, and of two halves of them, so
+that one chooses and the other is reported. `--tasks` asks more tasks, such as a .yaml file of the
+harness.
 """
 
 from collections import defaultdict
@@ -67,8 +69,14 @@ def _sources(name):
     shares = dict(word.split("=") for word in words.split("+"))
     unknown = shares.keys() - sources.keys()
     if unknown:
-        raise SystemExit(f"There is no source {', '.join(unknown)}. There are {', '.join(sources)}.")
-    return tuple(replace(source, share=float(shares[name])) for name, source in sources.items() if name in shares)
+        raise SystemExit(
+            f"There is no source {', '.join(unknown)}. There are {', '.join(sources)}."
+        )
+    return tuple(
+        replace(source, share=float(shares[name]))
+        for name, source in sources.items()
+        if name in shares
+    )
 
 
 def _print_losses(arguments, store, text, name):
@@ -128,7 +136,9 @@ def _arguments():
         task_limit=int,
         sparsity="10,20",
     )
-    parser.add_argument("--tasks", action="append", default=[], help="beside the built-in ones, may be repeated")
+    parser.add_argument(
+        "--tasks", action="append", default=[], help="beside the built-in ones, may be repeated"
+    )
     parser.set_defaults(dtype="bfloat16")
     return parser.parse_args()
 

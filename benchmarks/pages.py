@@ -2,12 +2,14 @@
 
     python -m benchmarks.pages --methods 4 --steps 500
 
-Fills a data folder with made-up answers to 5,153 passages by the dense model and by every method at three sparsities,
-starts the server on it, and looks at it with a headless Chromium. Prints one line for each figure: the median and the
-slowest, in milliseconds from the key press to the page's last change, with the processor time that the server spent on
-each, which is nearly the same on a busy machine; and the memory of browser and server along many steps. With --runs 300
-there are so many small runs besides, with what calibration leaves and a log for each, and the pages that list and count
-them are looked at. With --questions 1000 six models answer six tasks of so many, and their table is looked at.
+Fills a data folder with made-up answers to 5,153 passages by the dense model and by every method at
+three sparsities, starts the server on it, and looks at it with a headless Chromium. Prints one line
+for each figure: the median and the slowest, in milliseconds from the key press to the page's last
+change, with the processor time that the server spent on each, which is nearly the same on a busy
+machine; and the memory of browser and server along many steps. With --runs 300 there are so many
+small runs besides, with what calibration leaves and a log for each, and the pages that list and
+count them are looked at. With --questions 1000 six models answer six tasks of so many, and their
+table is looked at.
 """
 
 import random
@@ -56,7 +58,9 @@ WATCH = """() => {
 
 def fill(store: Store, n_methods: int, n_passages: int) -> None:
     """Put dense and 3 * n_methods sparse records over so many passages into the store."""
-    methods = [method.settings for method in METHODS if method.settings.pattern == "channelx1"][:n_methods]
+    methods = [method.settings for method in METHODS if method.settings.pattern == "channelx1"][
+        :n_methods
+    ]
     settings = replace(specimens.SETTINGS, methods=tuple(methods))
     dense = specimens.verdicts(n_passages)
     records = [replace(specimens.record(dense), key="dense")]
@@ -71,7 +75,8 @@ def fill(store: Store, n_methods: int, n_passages: int) -> None:
 def fill_runs(store: Store, n_runs: int) -> None:
     """Put so many runs of three sparse models over 132 passages into the store, on one dense model.
 
-    Beside each: what calibrating a model of N_BLOCKS blocks leaves, but small, and the log of a job.
+    Beside each: what calibrating a model of N_BLOCKS blocks leaves, but small, and the log of a
+    job.
     """
     dense = specimens.verdicts(132)
     _put(store, replace(specimens.passages(132), key="passages-132"))
@@ -86,7 +91,9 @@ def fill_runs(store: Store, n_runs: int) -> None:
         _put_run(store, settings, records, started_at=1.7e9 + i)
         identity = f"sha256:{i % 10:064d}"
         for block in range(N_BLOCKS):
-            store.put_artefact(f"{i:064d}/{block}", bytes(200), about_artefact("statistics", identity))
+            store.put_artefact(
+                f"{i:064d}/{block}", bytes(200), about_artefact("statistics", identity)
+            )
         (logs / f"{i + 1}.log").write_text("Evaluating.\n")
 
 
@@ -100,12 +107,18 @@ def fill_tasks(store: Store, n_questions: int) -> str:
         rng = random.Random(i)
         settings = replace(specimens.SETTINGS, model=f"owner/{i}", sparsities_permille=(200,))
         _, models = specimens.run(settings)
-        records = [replace(record, key=f"tasks-{i}-{record.key}", model=settings.model) for record in models]
+        records = [
+            replace(record, key=f"tasks-{i}-{record.key}", model=settings.model)
+            for record in models
+        ]
         answers = {}
         for record in records:
             answers[record.key] = ()
             for task in range(6):
-                questions = [scored(-1, -2, i=number, right=rng.random() < 0.7) for number in range(n_questions)]
+                questions = [
+                    scored(-1, -2, i=number, right=rng.random() < 0.7)
+                    for number in range(n_questions)
+                ]
                 key = f"{record.key}-task-{task}"
                 _put(store, replace(answered(*questions, task=f"task-{task}"), key=key))
                 answers[record.key] += (key,)
@@ -138,7 +151,9 @@ class Walk:
         self._n_reruns = n_reruns
 
     def print_times(self, title: str, milliseconds: Callable[[], float], n: int = 0) -> None:
-        """Print the median and the slowest of n measurements, and the server's processor time for each."""
+        """Print the median and the slowest of n measurements, and the server's processor time for
+        each.
+        """
         n = n or self._n_reruns
         before_s = self._processor_s()
         times = [milliseconds() for _ in range(n)]
@@ -184,7 +199,9 @@ class Walk:
         return self.page.evaluate("window.stepped")
 
     def by_menu(self) -> float:
-        """Milliseconds from a click in the menu, on the light view with the published tables, to the page's end."""
+        """Milliseconds from a click in the menu, on the light view with the published tables, to
+        the page's end.
+        """
         self.open("prune?view=published")
         self.page.wait_for_timeout(1500)
         begun = time.monotonic()
@@ -216,8 +233,8 @@ def walk_tasks(walk: Walk, table: str) -> None:
 
 
 def walk_runs(walk: Walk) -> None:
-    """The page with all runs, once their answers have been read; and the page that counts what the data folder holds,
-    compared with one that counts nothing.
+    """The page with all runs, once their answers have been read; and the page that counts what the
+    data folder holds, compared with one that counts nothing.
     """
     begun = time.monotonic()
     walk.page.goto("/runs")
@@ -258,9 +275,15 @@ def main() -> None:
         try:
             server.wait()
             with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+                browser = playwright.chromium.launch(
+                    executable_path=executable, args=["--no-sandbox"]
+                )
                 # Without the policy of our own pages, which forbids what Playwright does to wait.
-                walk = Walk(browser.new_page(bypass_csp=True, base_url=server.address), server, arguments.reruns)
+                walk = Walk(
+                    browser.new_page(bypass_csp=True, base_url=server.address),
+                    server,
+                    arguments.reruns,
+                )
                 if table:
                     walk_tasks(walk, table)
                 if arguments.runs:

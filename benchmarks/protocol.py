@@ -1,15 +1,17 @@
-"""How `best` and the default are chosen: which method loses least where it does worst, and on average.
+"""How `best` and the default are chosen: which method loses least where it does worst, and on
+average.
 
     python -m benchmarks.protocol --model builtin:smollm2-135m --model gemma.gguf --calibration file:wikitext.txt \\
         --calibration file:lambada.jsonl[3600:] --evaluation file:lambada.jsonl[1500:1800] --keep FOLDER
 
-Every method on equal tokens, for every model and calibration text. A method's *excess* is what it loses, in nats a
-word, beyond the method that loses least with this model, text and sparsity. Its score is half its largest excess plus
-half its mean excess; the least score wins. Prints every loss with its 95 % interval and as a share of the published
-method's, and the scores; beside each, where the winner does worst against that method, with the paired interval. With
-`--divergence file:wikitext.txt`, which may be repeated, also the KL divergence of the next token from dense on the
-beginning of that text, and with `--heal-steps 40,120` every method healed for so many steps as well. With `--keep` a
-run that was stopped goes on where it was.
+Every method on equal tokens, for every model and calibration text. A method's *excess* is what it
+loses, in nats a word, beyond the method that loses least with this model, text and sparsity. Its
+score is half its largest excess plus half its mean excess; the least score wins. Prints every loss
+with its 95 % interval and as a share of the published method's, and the scores; beside each, where
+the winner does worst against that method, with the paired interval. With `--divergence
+file:wikitext.txt`, which may be repeated, also the KL divergence of the next token from dense on
+the beginning of that text, and with `--heal-steps 40,120` every method healed for so many steps as
+well. With `--keep` a run that was stopped goes on where it was.
 """
 
 from collections import defaultdict
@@ -76,17 +78,24 @@ def _losses(settings, store):
         sparse = store.get(Record, key)
         losses[permille][method_name(method)] = nats_lost(dense, sparse)
         names = f"{Path(settings.model).name}, {Path(settings.calibration.corpus).name}"
-        print(f"{names}, {permille / 10:g} %, {method_name(method)}: {sparse.last_word.right} right")
+        print(
+            f"{names}, {permille / 10:g} %, {method_name(method)}: {sparse.last_word.right} right"
+        )
     return losses
 
 
 def nats_lost(dense, sparse):
     """Nats of log-likelihood lost on every passage."""
-    return [before.log_likelihood - after.log_likelihood for before, after in shared_outcomes(dense, sparse)]
+    return [
+        before.log_likelihood - after.log_likelihood
+        for before, after in shared_outcomes(dense, sparse)
+    ]
 
 
 def next_token_divergences(settings, store, arguments):
-    """By text and sparsity in per mille, by method: KL from dense at every token of the beginnings of the texts."""
+    """By text and sparsity in per mille, by method: KL from dense at every token of the beginnings
+    of the texts.
+    """
     context = RunContext(settings, store, ignore_steps, ModelShelf())
     divergences = {}
     with fastest_products(settings.dtype):
@@ -100,7 +109,11 @@ def next_token_divergences(settings, store, arguments):
                 for (method, permille), sparse in zip(settings.points, models, strict=True):
                     with sparse.applied():
                         sparse_scores = _scores(context.loaded.model, ids)
-                    nats = (dense_scores.exp() * (dense_scores - sparse_scores)).sum(dim=-1).clamp_(min=0)
+                    nats = (
+                        (dense_scores.exp() * (dense_scores - sparse_scores))
+                        .sum(dim=-1)
+                        .clamp_(min=0)
+                    )
                     by_method = divergences.setdefault((reference, permille), defaultdict(list))
                     by_method[method_name(method)] += nats.flatten().tolist()
     return divergences
@@ -113,7 +126,9 @@ def _scores(model, ids):
 
 
 def _tokens(context, reference, n_tokens):
-    """Tokens of the beginning of a text, in pieces of _PIECE after what begins every text, with few enough logits."""
+    """Tokens of the beginning of a text, in pieces of _PIECE after what begins every text, with few
+    enough logits.
+    """
     ids = []
     for text in context.texts(reference).texts:
         ids += context.loaded.front_and_own(text)[1]
@@ -151,14 +166,18 @@ def _print_scores(losses):
             excess[method].append(fmean(nats) - least)
     scores = {method: (max(values) + fmean(values)) / 2 for method, values in excess.items()}
     winner, *others = sorted(scores, key=scores.__getitem__)
-    print(f"\n{'method':28}{'score':>8}{'worst':>8}{'mean':>8}   where the winner does worst against it")
+    print(
+        f"\n{'method':28}{'score':>8}{'worst':>8}{'mean':>8}   where the winner does worst against it"
+    )
     for method in (winner, *others):
         row = f"{method:28}{scores[method]:8.3f}{max(excess[method]):8.3f}{fmean(excess[method]):8.3f}"
         print(row if method == winner else f"{row}   {_worst_words(winner, method, losses)}")
 
 
 def _worst_words(winner, method, losses):
-    """How much more the winner loses than this method where that is most, with its paired interval."""
+    """How much more the winner loses than this method where that is most, with its paired
+    interval.
+    """
     differences = {}
     for case, losses_by_method in losses.items():
         pairs = zip(losses_by_method[winner], losses_by_method[method], strict=True)
@@ -185,7 +204,12 @@ def _arguments():
         heal_steps=(str, "numbers with commas between"),
     )
     parser.add_argument("--model", action="append", help="may be repeated")
-    parser.add_argument("--budget", default="channels", choices=get_args(Budget), help="what --sparsity is a share of")
+    parser.add_argument(
+        "--budget",
+        default="channels",
+        choices=get_args(Budget),
+        help="what --sparsity is a share of",
+    )
     return parser.parse_args()
 
 

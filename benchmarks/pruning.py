@@ -1,13 +1,15 @@
-"""The race: what every method costs the model, how long it takes and how much memory, all in one run on equal tokens.
+"""The race: what every method costs the model, how long it takes and how much memory, all in one
+run on equal tokens.
 
     python -m benchmarks.pruning --calibration file:lambada.jsonl[3600:] --evaluation file:lambada.jsonl --passages 1000
 
-Prints, per calibration text, method and sparsity, the log-likelihood (nats) of the right word that is lost against the
-dense model on the same passages, with its 95 % interval, and that as a share of what the published method loses at the
-same sparsity. Every method calibrates and prunes in a process and a data folder of its own, so that its seconds and its
-peak memory are its own; evaluation is in neither. The bare forward pass over the same tokens is timed beside them.
-`--calibration` may be given more than once. With `--keep FOLDER` a run that was stopped goes on where it was: what is
-in the folder is printed as it was measured then.
+Prints, per calibration text, method and sparsity, the log-likelihood (nats) of the right word that
+is lost against the dense model on the same passages, with its 95 % interval, and that as a share of
+what the published method loses at the same sparsity. Every method calibrates and prunes in a
+process and a data folder of its own, so that its seconds and its peak memory are its own;
+evaluation is in neither. The bare forward pass over the same tokens is timed beside them.
+`--calibration` may be given more than once. With `--keep FOLDER` a run that was stopped goes on
+where it was: what is in the folder is printed as it was measured then.
 """
 
 import argparse
@@ -41,7 +43,17 @@ from sparsedash.storage.store import Store
 PUBLISHED = "retrain-free (published)"
 DENSE = "dense"
 
-_OPTIONS = ("model", "dtype", "evaluation", "passages", "sparsity", "samples", "length", "token_weights", "packing")
+_OPTIONS = (
+    "model",
+    "dtype",
+    "evaluation",
+    "passages",
+    "sparsity",
+    "samples",
+    "length",
+    "token_weights",
+    "packing",
+)
 """Options on which a child's figures depend, as well as on the text."""
 
 
@@ -81,7 +93,9 @@ def _print_race(arguments, title, folder):
             half = 1.96 * stdev(losses) / math.sqrt(len(losses))
             cells.append(f"{fmean(losses):.3f} ±{half:.3f} ({share:.2f})")
         peak = f"{figures['peak_bytes'] / 1e9:.2f}"
-        _print_row(method, cells, f"{figures['seconds']:.0f}", f"{figures['next_seconds']:.0f}", peak)
+        _print_row(
+            method, cells, f"{figures['seconds']:.0f}", f"{figures['next_seconds']:.0f}", peak
+        )
 
 
 def _print_row(name, losses, seconds, next_seconds, peak):
@@ -102,13 +116,23 @@ def _measured(arguments, name, text, folder):
     file = folder / f"{digest([name, text, options])[:12]}.json"
     if not file.exists():
         words = [*sys.argv[1:], "--model", arguments.model, "--child", name, "--text", text]
-        file.write_text(json.dumps(answer_of("benchmarks.pruning", *words, "--folder", str(file.with_suffix("")))))
+        file.write_text(
+            json.dumps(
+                answer_of("benchmarks.pruning", *words, "--folder", str(file.with_suffix("")))
+            )
+        )
     return json.loads(file.read_text())
 
 
 def _child(arguments):
-    """Calibrate and prune in this process, timed; then evaluate. For `self`: the texts that the model writes."""
-    methods = RunSettings().methods if arguments.child in (SELF, DENSE) else [method_named(arguments.child)]
+    """Calibrate and prune in this process, timed; then evaluate. For `self`: the texts that the
+    model writes.
+    """
+    methods = (
+        RunSettings().methods
+        if arguments.child in (SELF, DENSE)
+        else [method_named(arguments.child)]
+    )
     settings = run_settings(arguments, methods, calibration=arguments.text)
     calibration = replace(settings.calibration, token_weights=arguments.token_weights)
     settings = replace(settings, calibration=calibration)
@@ -120,7 +144,9 @@ def _child(arguments):
     if arguments.child == DENSE:
         return {
             "seconds": _seconds(_bare_forward, run.loaded, sequences),
-            "calibration_seconds": _seconds(calibrate, run.loaded, sequences, arguments.token_weights),
+            "calibration_seconds": _seconds(
+                calibrate, run.loaded, sequences, arguments.token_weights
+            ),
             "n_tokens": sum(map(len, sequences)),
             "answers": {DENSE: _log_likelihoods(dense_record(run))},
         }
@@ -128,7 +154,9 @@ def _child(arguments):
     seconds = _seconds(prune_model, run, *methods, permilles[0])
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     others = [_seconds(prune_model, run, *methods, permille) for permille in permilles[1:]]
-    answers = {permille: _log_likelihoods(sparse_record(run, *methods, permille)) for permille in permilles}
+    answers = {
+        permille: _log_likelihoods(sparse_record(run, *methods, permille)) for permille in permilles
+    }
     return {
         "seconds": seconds,
         "next_seconds": fmean(others) if others else 0.0,

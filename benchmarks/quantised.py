@@ -1,4 +1,5 @@
-"""Quantised files of a model: answers by our evaluator, with the weights read back, beside llama.cpp's own logits.
+"""Quantised files of a model: answers by our evaluator, with the weights read back, beside
+llama.cpp's own logits.
 
     python -m benchmarks.quantised --passages 60 --types q8_0,q4_k_m
 
@@ -43,7 +44,9 @@ def main() -> None:
     for kind in arguments.types.split(","):
         with TemporaryDirectory() as folder:
             file = Path(folder) / "quantised.gguf"
-            written = write_quantised(file, dense_file, dense, kind, is_base=True, require_room=lambda n_bytes: None)
+            written = write_quantised(
+                file, dense_file, dense, kind, is_base=True, require_room=lambda n_bytes: None
+            )
             weights = read_back(file, dense_file, dense, kind)
             with dense.holding(weights.blocks, weights.others).applied():
                 ours = _scores(questions, our_logits)
@@ -62,7 +65,9 @@ def main() -> None:
 
 @torch.inference_mode()
 def _scores(questions, logits_of):
-    """Log-probabilities at the tokens of each last word. logits_of: the logits after each of these tokens."""
+    """Log-probabilities at the tokens of each last word. logits_of: the logits after each of these
+    tokens.
+    """
     scores = []
     for question in questions:
         logits = logits_of(question["ids"][:-1])

@@ -1,4 +1,5 @@
-"""Every benchmark once, on a tiny model and little text: that all of them still run. What they measure means nothing.
+"""Every benchmark once, on a tiny model and little text: that all of them still run. What they
+measure means nothing.
 
 python -m benchmarks.small              all of them, one after another, in about a minute
 python -m benchmarks.small find pages   these only
@@ -35,7 +36,9 @@ OPTIONS = {
     "timing": "--dtypes float32 --sparsities 50 --prompt 32 --most-s 1 --rounds 3 --self-runs 2 --samples 40 "
     "--model {model} --data-dir {folder}",
 }
-"""Options with which each script ends in seconds; a test requires a row for every script and reads the output."""
+"""Options with which each script ends in seconds; a test requires a row for every script and reads
+the output.
+"""
 
 
 def main(names: list[str] | None = None) -> int:
@@ -68,8 +71,12 @@ def environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     # Without a name argparse looks for the empty list among the choices.
     choices = [*OPTIONS, []]
-    parser.add_argument("names", nargs="*", choices=choices, metavar="NAME", help=", ".join(OPTIONS))
+    parser.add_argument(
+        "names", nargs="*", choices=choices, metavar="NAME", help=", ".join(OPTIONS)
+    )
     sys.exit(main(parser.parse_args().names))

@@ -1,15 +1,18 @@
-"""How fast the engine is, in one table: every line a ratio to what bounds it, or to a peer, measured in the same run.
+"""How fast the engine is, in one table: every line a ratio to what bounds it, or to a peer,
+measured in the same run.
 
     python -m benchmarks.speed --evaluation file:PASSAGES.jsonl --passages 200
     make bench MODEL=builtin:smollm2-135m
 
-For each type of number: the rate of a large matrix product; a bare forward of the blocks over the passages' batches;
-the evaluator; lm-evaluation-harness on the same passages, with the verdicts compared one by one; text that the model
-writes itself, with --neighbour also while another process takes a core; and calibration on that text against a bare
-forward over it. The matrix rate is measured again every few seconds, since a shared machine
-drifts: shares and ratios are of what it could have done meanwhile. As work counts what the weights of the blocks do, in
-own text those of the head too; attention's own products do not. Where the engine multiplies bfloat16 numbers in single
-precision, because that is faster here, so does the product that gives the rate; the harness multiplies as torch does.
+For each type of number: the rate of a large matrix product; a bare forward of the blocks over the
+passages' batches; the evaluator; lm-evaluation-harness on the same passages, with the verdicts
+compared one by one; text that the model writes itself, with --neighbour also while another process
+takes a core; and calibration on that text against a bare forward over it. The matrix rate is
+measured again every few seconds, since a shared machine
+drifts: shares and ratios are of what it could have done meanwhile. As work counts what the weights
+of the blocks do, in own text those of the head too; attention's own products do not. Where the
+engine multiplies bfloat16 numbers in single precision, because that is faster here, so does the
+product that gives the rate; the harness multiplies as torch does.
 """
 
 import os
@@ -79,7 +82,10 @@ class _Table:
         harness, answers = self._harness_answers(pairs)
         times = f"{harness.times(evaluation):6.2f} times the evaluation's time"
         self._print(
-            "lm-evaluation-harness", harness, result.n_tokens, f"{times}; {_agreement(result.outcomes, answers)}"
+            "lm-evaluation-harness",
+            harness,
+            result.n_tokens,
+            f"{times}; {_agreement(result.outcomes, answers)}",
         )
 
         n_written = self._arguments.samples * self._arguments.length
@@ -100,10 +106,18 @@ class _Table:
         self._print("calibration", calibration, sum(map(len, sequences)), times)
 
     def _print(self, name, pace, n_tokens, ratio):
-        print(f"{self._loaded.dtype:9} {name:22} {n_tokens / pace.seconds:9.1f} tokens/s  {ratio}", flush=True)
+        print(
+            f"{self._loaded.dtype:9} {name:22} {n_tokens / pace.seconds:9.1f} tokens/s  {ratio}",
+            flush=True,
+        )
 
     def _print_share(self, name, pace, n_tokens, flops_per_token):
-        self._print(name, pace, n_tokens, f"{pace.share(n_tokens * flops_per_token):6.1%} of the matrix rate")
+        self._print(
+            name,
+            pace,
+            n_tokens,
+            f"{pace.share(n_tokens * flops_per_token):6.1%} of the matrix rate",
+        )
 
     def _pace(self):
         dtype = torch.float32 if are_widened(self._loaded.dtype) else self._loaded.model.dtype
@@ -118,7 +132,9 @@ class _Table:
 
     @torch.inference_mode()
     def _forward(self, sequences, n_tokens):
-        """The pace of the model's body over these sequences, in batches of so many tokens: no head, no answers."""
+        """The pace of the model's body over these sequences, in batches of so many tokens: no head,
+        no answers.
+        """
         model = self._loaded.model
         pace = self._pace()
         for _, batch in batches_by_length(sequences, n_tokens, 0, model.device):
@@ -128,17 +144,27 @@ class _Table:
         return pace
 
     def _harness_answers(self, pairs):
-        """The pace of lm-evaluation-harness, and its log-likelihood and greediness of each last word."""
-        harness = HFLM(pretrained=self._loaded.model, tokenizer=self._loaded.tokenizer, batch_size=16)
-        requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+        """The pace of lm-evaluation-harness, and its log-likelihood and greediness of each last
+        word.
+        """
+        harness = HFLM(
+            pretrained=self._loaded.model, tokenizer=self._loaded.tokenizer, batch_size=16
+        )
+        requests = [
+            Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)
+        ]
         pace = self._pace()
         answers = harness.loglikelihood(requests, disable_tqdm=True)
         pace.piece()
         return pace, answers
 
     def _own_texts(self, neighbour):
-        """The pace of writing in one piece, since the threads that write go on between steps; and the texts."""
-        settings = CalibrationSettings(n_samples=self._arguments.samples, length=self._arguments.length)
+        """The pace of writing in one piece, since the threads that write go on between steps; and
+        the texts.
+        """
+        settings = CalibrationSettings(
+            n_samples=self._arguments.samples, length=self._arguments.length
+        )
         with neighbour, self._products():
             pace = self._pace()
             texts = generate_texts(self._loaded, story_openings(), settings, ignore_steps)

@@ -1,12 +1,15 @@
-"""What a model of a published size takes, resident and streamed: python -m benchmarks.streaming --shape llama-1b
+"""What a model of a published size takes, resident and streamed: python -m benchmarks.streaming
+--shape llama-1b
 
-Writes random weights of this shape once (bfloat16, in shards), and lets a process of its own do each way's whole job:
-calibrate, prune at every sparsity, answer passages of text that ships with the program, and with --export write the
-sparsest model. Prints for each way the seconds of every stage beside what the form would have foreseen after measuring
-this machine, the most memory that the process held in it, and the whole as multiples of the first way's. Which answers
-are right means nothing; that both ways give the same ones is looked at.
+Writes random weights of this shape once (bfloat16, in shards), and lets a process of its own do
+each way's whole job: calibrate, prune at every sparsity, answer passages of text that ships with
+the program, and with --export write the sparsest model. Prints for each way the seconds of every
+stage beside what the form would have foreseen after measuring this machine, the most memory that
+the process held in it, and the whole as multiples of the first way's. Which answers are right means
+nothing; that both ways give the same ones is looked at.
 
-A large shape takes long: --ways streamed leaves the other one out. A real model instead, by every preset:
+A large shape takes long: --ways streamed leaves the other one out. A real model instead, by every
+preset:
 
     python -m benchmarks.streaming --model builtin:smollm2-135m --dtype float32 --method all --sparsity 20 \\
         --calibration file:TEXTS.jsonl --evaluation file:PASSAGES.jsonl --passages 500
@@ -44,14 +47,33 @@ from sparsedash.service.time_forecast import Speeds, counted_seconds
 from sparsedash.storage.local_machine import forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import Store
 
-LLAMA = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False}
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
 SHAPES = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4},
-    "llama-1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    },
+    "llama-1b": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+    },
 }
 """Of LLaMA's architecture; every config that ships with the program is a shape besides."""
 
-_STEPS = {"export": ("write", "prove"), "calibrate": ("calibrate", "walk"), "prune": ("prune", "walk")}
+_STEPS = {
+    "export": ("write", "prove"),
+    "calibrate": ("calibrate", "walk"),
+    "prune": ("prune", "walk"),
+}
 """Steps of a stage, where they have other names."""
 _ORDER = ("load", "text", "calibrate", "prune", "continue", "evaluate", "export")
 _SHARD_BYTES = 2**30
@@ -78,15 +100,25 @@ def main() -> None:
 
 
 def written_model(shape: str, folder: Path) -> Path:
-    """A folder with random weights of this shape and a tokenizer of the program's own texts; written once."""
+    """A folder with random weights of this shape and a tokenizer of the program's own texts;
+    written once.
+    """
     model = folder / shape
     if (model / "config.json").exists():
         return model
     model.mkdir(parents=True, exist_ok=True)
-    values = LLAMA | SHAPES[shape] if shape in SHAPES else json.loads((CONFIGS / f"{shape}.json").read_text())
-    config = AutoConfig.for_model(**values | {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0})
+    values = (
+        LLAMA | SHAPES[shape]
+        if shape in SHAPES
+        else json.loads((CONFIGS / f"{shape}.json").read_text())
+    )
+    config = AutoConfig.for_model(
+        **values | {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    )
     with torch.device("meta"):
-        parameters = dict(AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_parameters())
+        parameters = dict(
+            AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_parameters()
+        )
     files = {}
     shard = {}
     last = list(parameters)[-1]
@@ -97,7 +129,9 @@ def written_model(shape: str, folder: Path) -> Path:
             save_file(shard, model / file, metadata={"format": "pt"})
             files |= dict.fromkeys(shard, file)
             shard = {}
-    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": files})
+    )
     config.dtype = "bfloat16"
     _tokenizer().save_pretrained(model)
     config.save_pretrained(model)
@@ -114,14 +148,18 @@ def _random_weight(name, shape):
 def _tokenizer():
     tokenizer = ByteLevelBPETokenizer()
     texts = [*read_texts(BUILTIN_CLOZE, Path()).texts, *read_texts(BUILTIN_TEXT, Path()).texts]
-    tokenizer.train_from_iterator(texts, 8000, min_frequency=0, special_tokens=["<s>"], show_progress=False)
+    tokenizer.train_from_iterator(
+        texts, 8000, min_frequency=0, special_tokens=["<s>"], show_progress=False
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer._tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<s>"
     )
 
 
 class Peaks:
-    """Hears the steps of a job. bytes: the most memory that this process has held in each stage so far."""
+    """Hears the steps of a job. bytes: the most memory that this process has held in each stage so
+    far.
+    """
 
     def __init__(self) -> None:
         self.bytes: dict[str, int] = {}
@@ -152,7 +190,9 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
         if arguments.one_way == "streamed":
             # An export asks the machine where weights have room, as `auto` does.
             run_context.memory_bytes = lambda: 0
-        settings = ExportSettings(dense=run.dense, sparse=run.sparse[-1], form="uniform", weights=arguments.dtype)
+        settings = ExportSettings(
+            dense=run.dense, sparse=run.sparse[-1], form="uniform", weights=arguments.dtype
+        )
         begun = time.perf_counter()
         export_model(settings, store, shelf, peaks)
         seconds["export"] = time.perf_counter() - begun
@@ -161,12 +201,16 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
     sparse = [store.get(Record, key) for key in run.sparse]
     for record in (store.get(Record, run.dense), *sparse):
         answers += [outcome.log_likelihood for outcome in record.outcomes]
-        verdicts += [(outcome.last_word_right, outcome.last_token_right) for outcome in record.outcomes]
+        verdicts += [
+            (outcome.last_word_right, outcome.last_token_right) for outcome in record.outcomes
+        ]
     return {
         "seconds": seconds,
         "peaks": peaks.bytes,
         "speeds": speeds,
-        "config": json.loads((locate_model(run.settings.model, store).folder / "config.json").read_text()),
+        "config": json.loads(
+            (locate_model(run.settings.model, store).folder / "config.json").read_text()
+        ),
         "answers": answers,
         "widths": [record.pruned.widths for record in sparse],
         "verdicts": verdicts,
@@ -217,13 +261,17 @@ def _settings(arguments):
 
 
 def _shuffled_words(arguments):
-    """A file of as many texts as calibration asks for, of words of the program's own drawn by lot."""
+    """A file of as many texts as calibration asks for, of words of the program's own drawn by
+    lot.
+    """
     file = arguments.folder / f"{arguments.samples}x{arguments.length}.jsonl"
     if not file.exists():
         rng = random.Random(0)
         words = " ".join(read_texts(BUILTIN_TEXT, Path()).texts).split()
         texts = [" ".join(rng.choices(words, k=arguments.length)) for _ in range(arguments.samples)]
-        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+        file.write_text(
+            "".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8"
+        )
     return file
 
 

@@ -1,11 +1,12 @@
-"""Tasks answered by our evaluator and by lm-evaluation-harness's own HFLM, on the same questions, one after the other.
+"""Tasks answered by our evaluator and by lm-evaluation-harness's own HFLM, on the same questions,
+one after the other.
 
     python -m benchmarks.tasks --tasks file:PIQA.yaml,file:WORDS.yaml --questions 1000
 
-Of each task: how many answers differ (right or wrong, the choice taken, the text), how far apart log-likelihoods are,
-and how many times faster ours is, by the clock and by processor time. Both go over the questions in --rounds parts in
-turn, since a shared machine drifts. Without --tasks: a last word, a choice of four, a document and a written text made
-of the passages.
+Of each task: how many answers differ (right or wrong, the choice taken, the text), how far apart
+log-likelihoods are, and how many times faster ours is, by the clock and by processor time. Both go
+over the questions in --rounds parts in turn, since a shared machine drifts. Without --tasks: a last
+word, a choice of four, a document and a written text made of the passages.
 """
 
 import json
@@ -63,17 +64,29 @@ test_split: test
 def main() -> None:
     arguments = _arguments()
     loaded = load_model(locate_model(arguments.model, Store(arguments.data_dir)), "float32")
-    print(f"{arguments.model}, float32; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"{arguments.model}, float32; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    )
     answers = SharedAnswers(loaded, [nullcontext], lambda n: None)
     with TemporaryDirectory() as folder:
-        names = arguments.tasks.split(",") if arguments.tasks else _passage_tasks(Path(folder), arguments)
+        names = (
+            arguments.tasks.split(",")
+            if arguments.tasks
+            else _passage_tasks(Path(folder), arguments)
+        )
         for task in load_tasks(names, arguments.questions, None):
-            harness = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=arguments.batch)
-            _print_comparison(task, [Timed(HarnessModel(answers, 0)), Timed(harness)], arguments.rounds)
+            harness = HFLM(
+                pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=arguments.batch
+            )
+            _print_comparison(
+                task, [Timed(HarnessModel(answers, 0)), Timed(harness)], arguments.rounds
+            )
 
 
 class Timed:
-    """A model that answers requests, and then knows the answers: the harness judges them. Its seconds are counted."""
+    """A model that answers requests, and then knows the answers: the harness judges them. Its
+    seconds are counted.
+    """
 
     rank = 0
     world_size = 1
@@ -139,7 +152,9 @@ def _passage_tasks(folder, arguments):
         words = [targets[(i + step) % len(targets)] for step in range(4)]
         choices = [f"{word} {words[1]} {word}" for word in words]
         rows.append({"context": context, "target": f" {target}", "choices": choices})
-    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (folder / "rows.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8"
+    )
     for name, task in KINDS.items():
         (folder / f"{name}.yaml").write_text(f"task: {name}{DATA}{task}", encoding="utf-8")
     return [f"file:{folder / name}.yaml" for name in KINDS]

@@ -1,9 +1,11 @@
-"""How a measured speed-up compares with what was removed: python -m benchmarks.timing [--dtypes float32,bfloat16]
+"""How a measured speed-up compares with what was removed: python -m benchmarks.timing [--dtypes
+float32,bfloat16]
 
-Prunes the model at 20 and 30 % by least squares, times each sparse model beside the dense one as the dashboard does,
-and prints for every phase the ratio with its interval, the ceiling that Amdahl's law gives, and the rounds it took.
-Then times the dense model against itself --self-runs times, each with another seed and with copies of all its weights,
-and counts how often the interval holds 1: 18 of 20 and more is what it promises. Figures of a busy machine are rough.
+Prunes the model at 20 and 30 % by least squares, times each sparse model beside the dense one as
+the dashboard does, and prints for every phase the ratio with its interval, the ceiling that
+Amdahl's law gives, and the rounds it took. Then times the dense model against itself --self-runs
+times, each with another seed and with copies of all its weights, and counts how often the interval
+holds 1: 18 of 20 and more is what it promises. Figures of a busy machine are rough.
 """
 
 import tempfile
@@ -16,7 +18,12 @@ import torch
 from benchmarks.arguments import run_parser, run_settings
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel
-from sparsedash.engine.comparison.timing import decode_sample, prefill_sample, time_models, timed_rounds
+from sparsedash.engine.comparison.timing import (
+    decode_sample,
+    prefill_sample,
+    time_models,
+    timed_rounds,
+)
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, load_model, locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.deployment import timing_conditions
@@ -41,7 +48,9 @@ def main() -> None:
     dtypes = arguments.dtypes.split(",")
     for dtype in dtypes:
         for percent in arguments.sparsities.split(","):
-            run = run_settings(arguments, [method_named("least-squares")], dtype=dtype, sparsity=percent)
+            run = run_settings(
+                arguments, [method_named("least-squares")], dtype=dtype, sparsity=percent
+            )
             print_speed_up(run, settings, store)
     if arguments.self_runs:
         loaded = load_model(locate_model(arguments.model, store), dtypes[0])
@@ -52,7 +61,9 @@ def print_speed_up(settings: RunSettings, timing: TimingSettings, store: Store) 
     """Print the run's sparse model next to dense, a line for each phase."""
     shelf = ModelShelf()
     run = pipeline.run(settings, store, shelf=shelf)
-    times = time_models(replace(timing, dense=run.dense, sparse=run.sparse[-1]), store, ModelPairCache(shelf))
+    times = time_models(
+        replace(timing, dense=run.dense, sparse=run.sparse[-1]), store, ModelPairCache(shelf)
+    )
     (permille,) = settings.sparsities_permille
     print(f"{permille / 10:g} %, {timing_conditions(times)}")
     for phase in times.phases:
@@ -72,15 +83,22 @@ def _line(phase: TimedPhase) -> str:
 
 @torch.inference_mode()
 def print_self_ratios(loaded: LoadedModel, settings: TimingSettings, n_runs: int) -> None:
-    """Print how often the interval of the dense model next to a copy of itself holds 1, the true ratio."""
+    """Print how often the interval of the dense model next to a copy of itself holds 1, the true
+    ratio.
+    """
     pair = _copy(loaded), _copy(loaded)
     generator = torch.Generator().manual_seed(0)
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
     n_prompt = min(settings.n_prompt, loaded.max_length - 16)
     ids = torch.randint(vocabulary, (1, n_prompt), generator=generator)
-    samples = {"prefill": prefill_sample(loaded.model, pair, ids), "decode": decode_sample(loaded.model, pair, ids, 16)}
+    samples = {
+        "prefill": prefill_sample(loaded.model, pair, ids),
+        "decode": decode_sample(loaded.model, pair, ids, 16),
+    }
     for phase, sample in samples.items():
-        ratios = [timed_rounds(sample, replace(settings, seed=seed)).ratio for seed in range(n_runs)]
+        ratios = [
+            timed_rounds(sample, replace(settings, seed=seed)).ratio for seed in range(n_runs)
+        ]
         values = [ratio.value for ratio in ratios]
         n_held = sum(ratio.low <= 1 <= ratio.high for ratio in ratios)
         print(
@@ -94,7 +112,9 @@ def _copy(loaded):
     parts = ResidentModel.of(loaded.model).parts
     # All at once: weights that modules share stay shared.
     copies = deepcopy([part.weights for part in parts])
-    return ResidentModel([part._replace(weights=weights) for part, weights in zip(parts, copies, strict=True)])
+    return ResidentModel(
+        [part._replace(weights=weights) for part, weights in zip(parts, copies, strict=True)]
+    )
 
 
 def _arguments():

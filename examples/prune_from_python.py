@@ -1,8 +1,10 @@
-"""Prune a language model from Python, see what it lost, and write it as a folder: a notebook, cell by cell.
+"""Prune a language model from Python, see what it lost, and write it as a folder: a notebook, cell
+by cell.
 
     python examples/prune_from_python.py MODEL TEXTS NEW_FOLDER
 
-MODEL: a folder or a name of the hub. TEXTS: a file with a text on each line. docs/python.md explains each function.
+MODEL: a folder or a name of the hub. TEXTS: a file with a text on each line. docs/python.md
+explains each function.
 """
 
 # %% A model of transformers, and texts.
@@ -15,7 +17,11 @@ from sparsedash import compare, export, prune
 
 if len(sys.argv) != 4:
     sys.exit(__doc__)
-reference, lines, folder = sys.argv[1], Path(sys.argv[2]).read_text(encoding="utf-8").splitlines(), sys.argv[3]
+reference, lines, folder = (
+    sys.argv[1],
+    Path(sys.argv[2]).read_text(encoding="utf-8").splitlines(),
+    sys.argv[3],
+)
 model = AutoModelForCausalLM.from_pretrained(reference, trust_remote_code=False)
 tokenizer = AutoTokenizer.from_pretrained(reference, trust_remote_code=False)
 # What the model is asked must not be what it is calibrated on.

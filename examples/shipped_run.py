@@ -1,10 +1,12 @@
-"""Makes what ships for who has not run anything yet: the text that the built-in model wrote, and the example run.
+"""Makes what ships for who has not run anything yet: the text that the built-in model wrote, and
+the example run.
 
 python -m examples.shipped_run text     sparsedash/catalog/texts/smollm2-text.jsonl
 python -m examples.shipped_run run      sparsedash/catalog/example/run.jsonl.gz, on that text
 
-The text is the same on the same machine with the same versions; its identity is part of the keys of every run on it, so
-it is made again only with a name of its own. A run that breaks off goes on where it stopped, with the same --data-dir.
+The text is the same on the same machine with the same versions; its identity is part of the keys of
+every run on it, so it is made again only with a name of its own. A run that breaks off goes on
+where it stopped, with the same --data-dir.
 """
 
 import argparse
@@ -17,7 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
 
-from sparsedash.catalog.choices import EXAMPLE, EXAMPLE_FILE, SHIPPED_TEXTS, example_key, write_example
+from sparsedash.catalog.choices import (
+    EXAMPLE,
+    EXAMPLE_FILE,
+    SHIPPED_TEXTS,
+    example_key,
+    write_example,
+)
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.run.pipeline import run
@@ -43,17 +51,23 @@ TEXT = CalibrationSettings(n_samples=64)
 """How the text was written: 64 samples of 256 tokens, seed 0."""
 
 _DIGITS = 4
-"""Of every number in a record, behind the first that is not zero: what a page shows, and a third of the size."""
+"""Of every number in a record, behind the first that is not zero: what a page shows, and a third of
+the size.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Make one of the two. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m examples.shipped_run", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.shipped_run", description=__doc__.partition("\n\n")[0]
+    )
     parser.add_argument("what", choices=("text", "run"))
     parser.add_argument("--data-dir", type=Path, default=Path(gettempdir()) / "sparsedash-example")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--sparsity", default=SPARSITIES)
-    parser.add_argument("--passages", type=int, help="so many of the built-in 132; all unless given")
+    parser.add_argument(
+        "--passages", type=int, help="so many of the built-in 132; all unless given"
+    )
     asked = parser.parse_args(arguments)
     store = Store(asked.data_dir)
     if asked.what == "text":
@@ -95,8 +109,18 @@ def _write_run(store: Store, settings: RunSettings) -> int:
         made_on=_machine(),
     )
     texts = filter(None, (store.get(Continuation, key) for key in made.continuations))
-    written = [replace(text, key=example_key(key)) for text, key in zip(texts, shipped.continuations, strict=True)]
-    write_example([shipped, replace(passages, key=example_key(passages.key)), *map(_compact, records), *written])
+    written = [
+        replace(text, key=example_key(key))
+        for text, key in zip(texts, shipped.continuations, strict=True)
+    ]
+    write_example(
+        [
+            shipped,
+            replace(passages, key=example_key(passages.key)),
+            *map(_compact, records),
+            *written,
+        ]
+    )
     print(f"{EXAMPLE_FILE}: {EXAMPLE_FILE.stat().st_size:,} bytes, {len(records)} records")
     return 0
 
@@ -116,7 +140,8 @@ def _rounded(outcome: Outcome) -> Outcome:
         outcome,
         log_likelihood=_short(outcome.log_likelihood),
         tokens=tuple(
-            TargetToken(text=t.text, log_likelihood=_short(t.log_likelihood), rank=t.rank) for t in outcome.tokens
+            TargetToken(text=t.text, log_likelihood=_short(t.log_likelihood), rank=t.rank)
+            for t in outcome.tokens
         ),
         top=tuple(Candidate(text=c.text, probability=_short(c.probability)) for c in outcome.top),
     )

@@ -24,7 +24,10 @@ if run is None or not compare_views.can_be_compared(backend, run):
     st.stop()
 
 offered = [*runs, run] if run.made_on else runs
-view = choose_view({"": "Passages", "layers": "Layers"} | ({task_answers.TASKS_VIEW: "Tasks"} if run.answers else {}))
+view = choose_view(
+    {"": "Passages", "layers": "Layers"}
+    | ({task_answers.TASKS_VIEW: "Tasks"} if run.answers else {})
+)
 show_example_note(run)
 if view == task_answers.TASKS_VIEW:
     compare_answers.show_run_questions(backend, run)
@@ -37,7 +40,9 @@ if view:
 verdict, cost = st.container(), st.container(key="cost")
 choices = compare_views.begin_choices()
 with choices:
-    choice_of_run, choice_of_records, choice_of_view = st.columns([7, 7, 2.4], vertical_alignment="bottom")
+    choice_of_run, choice_of_records, choice_of_view = st.columns(
+        [7, 7, 2.4], vertical_alignment="bottom"
+    )
     searching, sorting, taking = st.columns([3, 3, 2], vertical_alignment="bottom")
 with choice_of_run:
     compare_views.choose_run(backend, offered, chosen.key)
@@ -46,7 +51,9 @@ with choice_of_records:
 if pair is None:
     with verdict:
         frame.opening("These two models cannot be compared.")
-        frame.note("A record is no longer stored, or the two share no passage. Choose another model.")
+        frame.note(
+            "A record is no longer stored, or the two share no passage. Choose another model."
+        )
     st.stop()
 with choice_of_view:
     blind = not run.made_on and compare_views.choose_blind()
@@ -75,7 +82,9 @@ else:
         by.draw(pair.of_kind(searched, kind, only_different), kind)
     with sorting:
         order = compare_views.choose_order()
-    shown = Shown(pair, pair.ordered(pair.of_kind(by.held(searched), kind, only_different), kind, order), kind)
+    shown = Shown(
+        pair, pair.ordered(pair.of_kind(by.held(searched), kind, only_different), kind, order), kind
+    )
     with taking:
         compare_views.offer_files(backend, found, passages, shown)
 with reading:

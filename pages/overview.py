@@ -37,7 +37,9 @@ def invite() -> None:
         "that ships with it, prunes it to two sparsities and compares the answers.",
     )
     with frame.row():
-        st.button("Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,))
+        st.button(
+            "Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,)
+        )
         if backend.run(EXAMPLE) is not None:
             frame.link("overview", "Look at an example", run=EXAMPLE)
         frame.link("prune", "or choose a model yourself")
@@ -49,7 +51,9 @@ if found is not None:
     overview_results.show_answer(backend, found, chosen.job)
     job_panel.mention_other_runs(backend, chosen.key)
     overview_results.show_tradeoff(backend, found, chosen.job)
-    task_answers.show_tasks(found.run, found.tasks, found.names[found.headline.key] if found.headline else "")
+    task_answers.show_tasks(
+        found.run, found.tasks, found.names[found.headline.key] if found.headline else ""
+    )
     with frame.row():
         overview_results.link_to_answers(found)
         job_panel.link_to_form(found.run.find or found.run.settings, judged_here=True)

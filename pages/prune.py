@@ -1,4 +1,6 @@
-"""Choose a model and what to remove, see what it will take, start it; and the published results, to repeat a row."""
+"""Choose a model and what to remove, see what it will take, start it; and the published results, to
+repeat a row.
+"""
 
 import streamlit as st
 
@@ -24,7 +26,9 @@ def start() -> None:
     """Submit what the form says and go to the page of the run."""
     if settings is not None:
         job = backend.submit(settings)
-        st.switch_page("pages/overview.py", query_params={"run": job.key, **navigation.tolerance_query()})
+        st.switch_page(
+            "pages/overview.py", query_params={"run": job.key, **navigation.tolerance_query()}
+        )
 
 
 with aside, st.container(key="estimate"):
@@ -33,7 +37,11 @@ with aside, st.container(key="estimate"):
         pressed = st.button("Start", type="primary", width="stretch", disabled=not ready)
         if not ready:
             # On a phone the reason is far from the button, which stays in view.
-            frame.show(paragraph("The form says above why it cannot start.", css="sd-muted sd-small sd-why"))
+            frame.show(
+                paragraph(
+                    "The form says above why it cannot start.", css="sd-muted sd-small sd-why"
+                )
+            )
     # A click that was on its way when a field was refused starts nothing.
     if pressed and ready:
         frame.attempt(start)

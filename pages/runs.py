@@ -1,4 +1,6 @@
-"""What runs and what ran: jobs under way, every run as a row of one table, several in one chart, and ended jobs."""
+"""What runs and what ran: jobs under way, every run as a row of one table, several in one chart,
+and ended jobs.
+"""
 
 import streamlit as st
 
@@ -6,7 +8,13 @@ from sparsedash.reporting.run_list import all_rows, runs_sentence
 from sparsedash.ui import browser_scripts, frame, job_panel, runs_table
 from sparsedash.ui.address_bar import choose_tolerance, choose_view
 from sparsedash.ui.navigation import current_tolerance
-from sparsedash.ui.runs_table import explain_no_runs, is_overlaid, show_overlay, show_run_table, show_toolbar
+from sparsedash.ui.runs_table import (
+    explain_no_runs,
+    is_overlaid,
+    show_overlay,
+    show_run_table,
+    show_toolbar,
+)
 
 backend = frame.page("Runs")
 # Before anything is read that it watches: what changes meanwhile shows at the first look.
@@ -30,7 +38,9 @@ elif not rows:
         explain_no_runs(backend)
 else:
     with answer:
-        frame.opening(runs_sentence(rows, current_tolerance()), job_panel.jobs_sentence(live) if live else "")
+        frame.opening(
+            runs_sentence(rows, current_tolerance()), job_panel.jobs_sentence(live) if live else ""
+        )
         choose_tolerance()
     runs_table.read_on(rows)
     listed = runs_table.filter_rows(rows)

@@ -1,4 +1,6 @@
-"""What the data folder holds and how much room it takes, whether it is intact, and the machines of a cluster."""
+"""What the data folder holds and how much room it takes, whether it is intact, and the machines of
+a cluster.
+"""
 
 from sparsedash.reporting import storage_words as words
 from sparsedash.reporting import wording
@@ -24,7 +26,10 @@ def show_data_folder() -> None:
         frame.show(cards([card(*each, css="") for each in words.holdings_cards(held)]))
         marks = backend.user_data.marks()
         names = {key: mark.name for key, mark in marks.items()}
-        titles = {each.run.key: wording.stored_run_title(each.run, names.get(each.run.key, "")) for each in held.runs}
+        titles = {
+            each.run.key: wording.stored_run_title(each.run, names.get(each.run.key, ""))
+            for each in held.runs
+        }
         settings_storage.show_verification(backend)
         settings_storage.show_holdings(backend, words.held_rows(held, marks, frame.zone()), titles)
     settings_storage.show_limit(backend, held)

@@ -21,7 +21,16 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from sparsedash.api import Comparison, Found, PrunedModel, compare, evaluate, export, find, prune
+    from sparsedash.api import (
+        Comparison,
+        Found,
+        PrunedModel,
+        compare,
+        evaluate,
+        export,
+        find,
+        prune,
+    )
     from sparsedash.schema.errors import SparseDashError
     from sparsedash.schema.export_settings import Proof
     from sparsedash.schema.method_settings import MethodSettings
@@ -30,7 +39,9 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """A name of `__all__`, imported when first asked for: it brings torch along, which the pages do without."""
+        """A name of `__all__`, imported when first asked for: it brings torch along, which the
+        pages do without.
+        """
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from sparsedash import api

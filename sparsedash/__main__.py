@@ -1,4 +1,6 @@
-"""The command `sparsedash`, which is `python -m sparsedash` as well: the dashboard's pipeline from a shell."""
+"""The command `sparsedash`, which is `python -m sparsedash` as well: the dashboard's pipeline from
+a shell.
+"""
 
 import sys
 

@@ -1,7 +1,9 @@
-"""Prune, compare, evaluate, search and export from Python: the engine on models and texts in memory (docs/python.md).
+"""Prune, compare, evaluate, search and export from Python: the engine on models and texts in memory
+(docs/python.md).
 
-Every call works in a temporary folder that is gone at its end, and leaves the given models as they were. Progress goes
-to `on_step`; what it raises stops the work. Everything raises SparseDashError, with a sentence and advice.
+Every call works in a temporary folder that is gone at its end, and leaves the given models as they
+were. Progress goes to `on_step`; what it raises stops the work. Everything raises SparseDashError,
+with a sentence and advice.
 """
 
 import copy
@@ -26,7 +28,13 @@ from sparsedash.engine.export.export import export_narrowed, refuse_form
 from sparsedash.engine.export.reload_proof import N_VERDICTS
 from sparsedash.engine.healing.healing import require_held_out
 from sparsedash.engine.models.decoder_blocks import remove_blocks_
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, model_in_memory, require_stock_projections
+from sparsedash.engine.models.loading import (
+    LoadedModel,
+    ModelShelf,
+    Source,
+    model_in_memory,
+    require_stock_projections,
+)
 from sparsedash.engine.models.matmul import fastest_products, usual_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import prune_model, unchanged_warning
@@ -67,8 +75,8 @@ _FORMS = tuple(form for form in FORMS if form != "gguf")
 class PrunedModel:
     """A sparse model: a model of transformers with weights of its own, and how it was made.
 
-    pruned: widths and dense_widths, inner channels of each block, 0 where a whole layer is gone; reached, the share of
-    every budget that is gone.
+    pruned: widths and dense_widths, inner channels of each block, 0 where a whole layer is gone;
+    reached, the share of every budget that is gone.
     """
 
     model: PreTrainedModel
@@ -85,8 +93,10 @@ class PrunedModel:
 class Comparison:
     """What a sparse model lost against a dense one on the same passages.
 
-    verdict: a sentence. figures: losses and their intervals in words. judged: the verdict by measure, with numbers.
-    paired: answers that broke and were fixed, McNemar's p. dense, sparse: the answers, passage by passage.
+    verdict: a sentence. figures: losses and their intervals in words. judged: the verdict by
+    measure, with numbers.
+    paired: answers that broke and were fixed, McNemar's p. dense, sparse: the answers, passage by
+    passage.
     """
 
     verdict: str
@@ -104,9 +114,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """How much can go. share: the largest that is within the limits, 0 to 0.9; None where none was found.
+    """How much can go. share: the largest that is within the limits, 0 to 0.9; None where none was
+    found.
 
-    verdict: a sentence. trials: in the order they were made; the records that they name are not kept.
+    verdict: a sentence. trials: in the order they were made; the records that they name are not
+    kept.
     """
 
     share: float | None
@@ -128,19 +140,24 @@ def prune(
     length: int = CalibrationSettings.length,
     on_step: OnStep = ignore_steps,
 ) -> PrunedModel:
-    """The sparse model in which this share of a budget is gone, fitted to the activations that the texts cause.
+    """The sparse model in which this share of a budget is gone, fitted to the activations that the
+    texts cause.
 
-    method: a name of docs/choices.md, or choices of one's own, of which budget, width_multiple and heal_steps, where
-    given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and 4:8. budget: what it is a share of.
-    heal_steps: of training by the dense model, 2,048 tokens each. At most n_samples * length tokens are read, and by
-    healing as many as its steps need, up to 262,144; no more than `length` of one text.
+    method: a name of docs/choices.md, or choices of one's own, of which budget, width_multiple and
+    heal_steps, where given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
+    4:8. budget: what it is a share of.
+    heal_steps: of training by the dense model, 2,048 tokens each. At most n_samples * length tokens
+    are read, and by healing as many as its steps need, up to 262,144; no more than `length` of one
+    text.
     """
     chosen = _method(method, budget=budget, width_multiple=width_multiple, heal_steps=heal_steps)
     permille = _permille(share, chosen)
     with _in_memory(model, tokenizer) as given:
         _require_prunable(given.loaded)
         calibration = given.calibration(texts, chosen, n_samples, length)
-        run = given.run(on_step, methods=(chosen,), sparsities_permille=(permille,), calibration=calibration)
+        run = given.run(
+            on_step, methods=(chosen,), sparsities_permille=(permille,), calibration=calibration
+        )
         require_possible(run.settings, run.shape)
         if chosen.heal_steps:
             require_held_out(run.n_sequences(chosen))
@@ -176,8 +193,8 @@ def evaluate(
 ) -> Record:
     """The model's answers: the last word of each passage, given all before it.
 
-    last_word.accuracy: 0 to 1. word_perplexity: of the last words, 1 is best. outcomes: one a passage, in order; a
-    passage that repeats an earlier one is left out, with a warning.
+    last_word.accuracy: 0 to 1. word_perplexity: of the last words, 1 is best. outcomes: one a
+    passage, in order; a passage that repeats an earlier one is left out, with a warning.
     """
     with _in_memory(model, tokenizer) as given:
         return given.answers(passages, on_step)[0]
@@ -195,15 +212,19 @@ def compare(
 ) -> Comparison:
     """The paired verdict on a sparse model: is its loss on these passages within the limits?
 
-    ratio: of word perplexity to the dense model's, at most, above 1. points: of accuracy, lost at most. With fewer than
-    30 passages no loss is called within.
+    ratio: of word perplexity to the dense model's, at most, above 1. points: of accuracy, lost at
+    most. With fewer than 30 passages no loss is called within.
     """
     tolerance, passages = Tolerance(ratio=ratio, points=points), _texts("passages", passages)
     with _in_memory(dense, tokenizer) as first, _in_memory(sparse, tokenizer) as second:
-        shapes = [(own.shape.family, own.shape.hidden, len(own.mlps)) for own in (first.loaded, second.loaded)]
+        shapes = [
+            (own.shape.family, own.shape.hidden, len(own.mlps))
+            for own in (first.loaded, second.loaded)
+        ]
         widths = [sum(mlp.width for mlp in own.mlps) for own in (first.loaded, second.loaded)]
         records = [
-            given.answers(passages, on_step, who=who)[0] for given, who in ((first, "first"), (second, "second"))
+            given.answers(passages, on_step, who=who)[0]
+            for given, who in ((first, "first"), (second, "second"))
         ]
     (judged,) = judge([measure(*records)], tolerance)
     # Of models of another shape the width says nothing.
@@ -211,7 +232,9 @@ def compare(
     if gone < 0:
         _warn(["The second model has more channels than the first: the dense model comes first."])
     name = "" if gone > 0 else "The second model"
-    said = verdicts_sentence({max(gone, 0): judged.verdict}, MethodSettings(), tolerance, model=name)
+    said = verdicts_sentence(
+        {max(gone, 0): judged.verdict}, MethodSettings(), tolerance, model=name
+    )
     return Comparison(
         verdict=said.replace(NBSP, " "),
         figures=f"{first_upper(loss_words(judged.verdict))}.".replace(NBSP, " "),
@@ -237,12 +260,16 @@ def find(
     length: int = CalibrationSettings.length,
     on_step: OnStep = ignore_steps,
 ) -> Found:
-    """The largest share of a budget that can go within the limits, by bisection over the model's possible widths.
+    """The largest share of a budget that can go within the limits, by bisection over the model's
+    possible widths.
 
-    texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages, ratio, points: as of `compare`;
-    each trial answers as many as it takes.
+    texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages, ratio,
+    points: as of `compare`; each trial answers as many as it takes.
     """
-    chosen, passages = _method(method, budget=budget, width_multiple=width_multiple), _texts("passages", passages)
+    chosen, passages = (
+        _method(method, budget=budget, width_multiple=width_multiple),
+        _texts("passages", passages),
+    )
     if (n := count_texts(passages).n_passages) < FEWEST_PASSAGES:
         allowed = f"at least {FEWEST_PASSAGES}: fewer can never confirm a model"
         raise SettingsError("number of different passages", n, allowed)
@@ -259,12 +286,18 @@ def find(
         found, store = find_sparsity(settings, given.store, on_step, given.shelf), given.store
         run = store.get(Run, found.key)
         assert run is not None, "the search keeps its run"
-        dense, *tried = (record for key in run.records if (record := store.get(Record, key)) is not None)
-        judged = judge([measure(dense, record) for record in tried], Tolerance(ratio=ratio, points=points))
+        dense, *tried = (
+            record for key in run.records if (record := store.get(Record, key)) is not None
+        )
+        judged = judge(
+            [measure(dense, record) for record in tried], Tolerance(ratio=ratio, points=points)
+        )
         _warn(run.warnings)
     return Found(
         share=None if found.answer is None else found.answer / 1000,
-        verdict=find_sentence(found, chosen, {each.permille: each.verdict for each in judged}).replace(NBSP, " "),
+        verdict=find_sentence(
+            found, chosen, {each.permille: each.verdict for each in judged}
+        ).replace(NBSP, " "),
         trials=found.trials,
     )
 
@@ -278,11 +311,12 @@ def export(
     passages: Sequence[str] | None = None,
     on_step: OnStep = ignore_steps,
 ) -> Proof:
-    """Write the sparse model as a folder that stock transformers loads, in its type of weights, and prove it.
+    """Write the sparse model as a folder that stock transformers loads, in its type of weights, and
+    prove it.
 
-    folder: new. form: one of `sparse.forms`; None: the first. passages: None: built-in ones. A fresh process loads the
-    folder and must give the logits and answers of the model in memory on the first 50 of them. What fails is deleted,
-    and raises ExportError.
+    folder: new. form: one of `sparse.forms`; None: the first. passages: None: built-in ones. A
+    fresh process loads the folder and must give the logits and answers of the model in memory on
+    the first 50 of them. What fails is deleted, and raises ExportError.
     """
     if not isinstance(sparse, PrunedModel):
         raise SettingsError("sparse", type(sparse).__name__, "what prune() returned")
@@ -295,7 +329,9 @@ def export(
     require_new(where := local_path(folder).absolute())
     with _in_memory(sparse.model, tokenizer) as given:
         record, asked = given.answers(passages, on_step, N_VERDICTS)
-        return export_narrowed(where, form, sparse.pruned, given.source, given.loaded, record, asked, on_step)
+        return export_narrowed(
+            where, form, sparse.pruned, given.source, given.loaded, record, asked, on_step
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,14 +348,23 @@ class _Given:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What a run and a search are told alike: nothing is streamed, and no prompt is continued."""
-        return {"model": self.source.reference, "dtype": self.loaded.dtype, "residency": "resident", "prompts": ()}
+        """What a run and a search are told alike: nothing is streamed, and no prompt is
+        continued.
+        """
+        return {
+            "model": self.source.reference,
+            "dtype": self.loaded.dtype,
+            "residency": "resident",
+            "prompts": (),
+        }
 
     def run(self, on_step: OnStep, **settings: Any) -> RunContext:
         return RunContext(RunSettings(**self.shared, **settings), self.store, on_step, self.shelf)
 
     def corpus(self, name: str, texts: Sequence[str]) -> str:
-        """The reference of these texts, which are written to a file. Raises SettingsError unless they are texts."""
+        """The reference of these texts, which are written to a file. Raises SettingsError unless
+        they are texts.
+        """
         lines = [json.dumps({"text": text}) + "\n" for text in _texts(name, texts)]
         file = self.store.folder.parent / f"{name}.jsonl"
         file.write_text("".join(lines), encoding="utf-8")
@@ -328,28 +373,40 @@ class _Given:
     def calibration(
         self, texts: Sequence[str], method: MethodSettings, n_samples: int, length: int
     ) -> CalibrationSettings:
-        """Settings that read these texts. Warns where they fill less than their part next to a method's mix.
+        """Settings that read these texts. Warns where they fill less than their part next to a
+        method's mix.
 
         Raises CalibrationError where they are too few, whatever the mix adds, as a run does.
         """
         corpus = self.corpus("texts", texts) if method.reads_text else CalibrationSettings.corpus
         settings = CalibrationSettings(corpus=corpus, n_samples=n_samples, length=length)
         if method.reads_text:
-            run, share = self.run(ignore_steps, methods=(method,), calibration=settings), mix_share(method, settings)
+            run, share = (
+                self.run(ignore_steps, methods=(method,), calibration=settings),
+                mix_share(method, settings),
+            )
             own, read = (sum(map(len, run.sequences(part))) for part in (0.0, share))
             few_tokens_warning(self.loaded, own, solves=method.solves)
             if own < (1 - share) * read:
                 said = f"The texts give {own:,} of {read:,} calibration tokens, the rest are the built-in mix."
                 _warn(
-                    [f'{said} Give more texts, or a method that reads yours alone, such as "least-squares".'],
+                    [
+                        f'{said} Give more texts, or a method that reads yours alone, such as "least-squares".'
+                    ],
                     stacklevel=4,
                 )
         return settings
 
     def answers(
-        self, passages: Sequence[str] | None, on_step: OnStep, n_passages: int | None = None, who: str = ""
+        self,
+        passages: Sequence[str] | None,
+        on_step: OnStep,
+        n_passages: int | None = None,
+        who: str = "",
     ) -> tuple[Record, Passages]:
-        """The model's answers, and the passages they are of. passages None: built-in ones. who: which of two it is."""
+        """The model's answers, and the passages they are of. passages None: built-in ones. who:
+        which of two it is.
+        """
         corpus = BUILTIN_CLOZE if passages is None else self.corpus("passages", passages)
         evaluation = EvaluationSettings(corpus=corpus, n_passages=n_passages)
         # Asked as a run asks its dense model, whose name would stand there.
@@ -365,7 +422,9 @@ class _Given:
 
 @contextmanager
 def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Given]:
-    """The model and all that is made of it, computed as by default, whatever modes of torch the caller is in."""
+    """The model and all that is made of it, computed as by default, whatever modes of torch the
+    caller is in.
+    """
     if isinstance(model, PrunedModel):
         raise ModelError("A PrunedModel is no model of transformers.", "Give its .model.")
     with TemporaryDirectory(prefix="sparsedash-") as place:
@@ -381,7 +440,9 @@ def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> It
 
 
 def _set_modes_(sparse: PreTrainedModel, dense: PreTrainedModel) -> None:
-    """Have the parts of the sparse model train, or not, as those of the dense one; a new bias as its weight."""
+    """Have the parts of the sparse model train, or not, as those of the dense one; a new bias as
+    its weight.
+    """
     given, modules = dict(dense.named_parameters()), dict(dense.named_modules())
     for name, parameter in sparse.named_parameters():
         of = name if name in given else f"{name.rpartition('.')[0]}.weight"
@@ -400,7 +461,9 @@ def _finished(sparse: PreTrainedModel, pruned: Pruned) -> PrunedModel:
         # It would write a folder that stock code cannot load, and say nothing.
         by_export = f"Write it by sparsedash.export, as {' or '.join(made.forms)}."
         advice = by_export if made.forms else "It cannot be exported either: choose another method."
-        error = ExportError(f"save_pretrained cannot write this model for stock transformers: {why}.", advice)
+        error = ExportError(
+            f"save_pretrained cannot write this model for stock transformers: {why}.", advice
+        )
         sparse.save_pretrained = partial(_refuse, error)
         _warn([] if made.forms else [str(error)], stacklevel=4)
     return made
@@ -417,12 +480,16 @@ def _texts(name: str, given: Iterable[str]) -> list[str]:
         raise SettingsError(name, given, "a list of texts, at least one")
     for place, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip() or encodable(text) != text:
-            raise SettingsError(f"{name}[{place}]", text, "a text that is not empty, in whole characters")
+            raise SettingsError(
+                f"{name}[{place}]", text, "a text that is not empty, in whole characters"
+            )
     return texts
 
 
 def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
-    """The choices, or those of this name, with what is given. Raises SettingsError where they do not use it."""
+    """The choices, or those of this name, with what is given. Raises SettingsError where they do
+    not use it.
+    """
     chosen = method if isinstance(method, MethodSettings) else method_named(method)
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if chosen.quantise:
@@ -430,26 +497,39 @@ def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
         raise SettingsError("quantise", said=said, advice="Use `sparsedash run --quantise`.")
     for name, value in changes.items():
         if not chosen.uses(name):
-            raise SettingsError(name.replace("_", " "), value, f"None with method {method_name(chosen)}")
+            raise SettingsError(
+                name.replace("_", " "), value, f"None with method {method_name(chosen)}"
+            )
     return replace(chosen, **changes)
 
 
 def _permille(share: float, method: MethodSettings) -> int:
-    """The share in per mille. Raises SettingsError where there is no such share, or the pattern has another."""
+    """The share in per mille. Raises SettingsError where there is no such share, or the pattern has
+    another.
+    """
     asked = round(1000 * share) if isinstance(share, int | float) and 0 <= share <= 1 else -1
     if not 0 <= asked <= MAX_SPARSITY_PERMILLE or abs(asked - 1000 * share) > 1e-6:
-        raise SettingsError("share", share, f"0 to {MAX_SPARSITY_PERMILLE / 1000:g}, in steps of 0.001")
+        raise SettingsError(
+            "share", share, f"0 to {MAX_SPARSITY_PERMILLE / 1000:g}, in steps of 0.001"
+        )
     (permille,) = method.sparsities((asked,))
     if permille != asked:
-        raise SettingsError("share", share, f"{permille / 1000:g} with method {method_name(method)}")
+        raise SettingsError(
+            "share", share, f"{permille / 1000:g} with method {method_name(method)}"
+        )
     return permille
 
 
 def _require_prunable(loaded: LoadedModel) -> None:
-    """Raise ModelError unless every block is as transformers makes it, and as wide as the config says."""
+    """Raise ModelError unless every block is as transformers makes it, and as wide as the config
+    says.
+    """
     require_stock_projections(loaded)
     if tuple(mlp.width for mlp in loaded.mlps) != loaded.shape.widths:
-        raise ModelError("The given model's blocks have other widths than its config says.", "Give the dense model.")
+        raise ModelError(
+            "The given model's blocks have other widths than its config says.",
+            "Give the dense model.",
+        )
 
 
 def _warn(lines: Iterable[str], stacklevel: int = 3) -> None:

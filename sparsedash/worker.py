@@ -1,9 +1,10 @@
-"""Worker process: takes jobs from the table one after another, runs them through the engine, and records their end.
+"""Worker process: takes jobs from the table one after another, runs them through the engine, and
+records their end.
 
     python -m sparsedash.worker --data-dir DIR --slot N
 
-It outlives the server that started it. Importing this module is cheap; the engine is loaded for the first job, or
-while there is none yet.
+It outlives the server that started it. Importing this module is cheap; the engine is loaded for the
+first job, or while there is none yet.
 """
 
 import argparse
@@ -24,7 +25,14 @@ from typing import IO, Any
 from sparsedash.jobs.job import Job, JobKind, kept, memory_advice
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import PATIENCE, environment_seconds, linger_s, worker_name
-from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log, slot_lock
+from sparsedash.jobs.lock_files import (
+    cluster_lock,
+    hold_lock,
+    is_lock_held,
+    job_lock,
+    open_log,
+    slot_lock,
+)
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.schema.errors import (
     Cancelled,
@@ -58,8 +66,8 @@ _LOOK_S = 0.1
 class JobTask:
     """One job for the engine.
 
-    key: of the result. settings: plain, of the kind's own class. on_step, on_text: called with progress. with_token:
-    whether the hub may be used with this account's token.
+    key: of the result. settings: plain, of the kind's own class. on_step, on_text: called with
+    progress. with_token: whether the hub may be used with this account's token.
     """
 
     key: str
@@ -76,7 +84,9 @@ LoadHandlers = Callable[[], Mapping[str, JobHandler]]
 
 
 def load_job_handlers() -> Mapping[str, JobHandler]:
-    """The handler of every kind of job; the last models stay loaded from job to job. Imports torch."""
+    """The handler of every kind of job; the last models stay loaded from job to job. Imports
+    torch.
+    """
     from sparsedash.engine.comparison.llama_timing import time_files
     from sparsedash.engine.comparison.model_pair import ModelPairCache
     from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
@@ -90,8 +100,12 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     shelf = ModelShelf()
     pairs = ModelPairCache(shelf)
 
-    def handler(kind: type[S], do: Callable[[S, JobTask], object], *, pair: bool = False) -> JobHandler:
-        """pair: whether the two models of a pair stay in memory, which only prompts and timings need."""
+    def handler(
+        kind: type[S], do: Callable[[S, JobTask], object], *, pair: bool = False
+    ) -> JobHandler:
+        """pair: whether the two models of a pair stay in memory, which only prompts and timings
+        need.
+        """
 
         def handle(task: JobTask) -> object:
             if not pair:
@@ -125,18 +139,25 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
         "find": handler(FindSettings, find),
         "export": handler(ExportSettings, lambda s, t: export_model(s, t.store, shelf, t.on_step)),
         "continuation": handler(
-            ContinuationSettings, lambda s, t: continue_prompt(s, t.store, pairs, t.on_step, t.on_text), pair=True
+            ContinuationSettings,
+            lambda s, t: continue_prompt(s, t.store, pairs, t.on_step, t.on_text),
+            pair=True,
         ),
         "divergence": handler(
-            DivergenceSettings, lambda s, t: measure_divergence(s, t.store, pairs, t.on_step), pair=True
+            DivergenceSettings,
+            lambda s, t: measure_divergence(s, t.store, pairs, t.on_step),
+            pair=True,
         ),
-        "verify": handler(VerifySettings, lambda s, t: t.store.put(t.key, verify(t.store, t.on_step)), pair=True),
+        "verify": handler(
+            VerifySettings, lambda s, t: t.store.put(t.key, verify(t.store, t.on_step)), pair=True
+        ),
         "timing": handler(TimingSettings, timed, pair=True),
     }
 
 
 def require_unchanged(settings: RunSettings | FindSettings, key: str, store: Store) -> None:
-    """Raise JobError where a file that a run or a search reads is not what it was when the job was submitted.
+    """Raise JobError where a file that a run or a search reads is not what it was when the job was
+    submitted.
 
     Its results would be found by the contents of then. key: of the request.
     """
@@ -146,11 +167,15 @@ def require_unchanged(settings: RunSettings | FindSettings, key: str, store: Sto
 
 
 def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handlers) -> int:
-    """Serve one slot until no job has come for a while; 0 also when another worker has the slot already."""
+    """Serve one slot until no job has come for a while; 0 also when another worker has the slot
+    already.
+    """
     parser = argparse.ArgumentParser(prog="python -m sparsedash.worker", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--slot", type=int, default=0)
-    parser.add_argument("--bound", action="store_true", help="end when the other end of stdin is closed")
+    parser.add_argument(
+        "--bound", action="store_true", help="end when the other end of stdin is closed"
+    )
     arguments = parser.parse_args(argv)
     redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
@@ -162,7 +187,8 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
     stop = StopFlag()
     signal.signal(signal.SIGTERM, stop.on_signal)
     with suppress(OSError):
-        # When memory runs out, the kernel shall kill this process, and not the server or the desktop.
+        # When memory runs out, the kernel shall kill this process, and not the server or the
+        # desktop.
         Path("/proc/self/oom_score_adj").write_text("800")
     if arguments.bound:
         threading.Thread(target=_die_with_parent, name="bound", daemon=True).start()
@@ -173,7 +199,9 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
             log.info("Slot %d has a worker already.", arguments.slot)
             return 0
         with slot:
-            Worker(arguments.data_dir, worker_name(arguments.slot), load, stop, patience_s).serve(wait_s)
+            Worker(arguments.data_dir, worker_name(arguments.slot), load, stop, patience_s).serve(
+                wait_s
+            )
     except StoreError as error:
         log.error("%s", error)
         return 1
@@ -181,14 +209,20 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
 
 
 def _program_written_at() -> int:
-    """When the newest file of the program was written, in nanoseconds; another number after an upgrade."""
+    """When the newest file of the program was written, in nanoseconds; another number after an
+    upgrade.
+    """
     return max(file.stat().st_mtime_ns for file in Path(__file__).parent.rglob("*.py"))
 
 
 class Worker:
-    """Serves the jobs of one data folder. name: as the job table shows it. patience_s: with a locked table or store."""
+    """Serves the jobs of one data folder. name: as the job table shows it. patience_s: with a
+    locked table or store.
+    """
 
-    def __init__(self, folder: Path, name: str, load: LoadHandlers, stop: StopFlag, patience_s: float) -> None:
+    def __init__(
+        self, folder: Path, name: str, load: LoadHandlers, stop: StopFlag, patience_s: float
+    ) -> None:
         self._folder, self._name, self._load, self._stop = folder, name, load, stop
         self._patience_s = patience_s
         self._table = JobTable(folder / "jobs.sqlite", self._patience_s)
@@ -198,7 +232,9 @@ class Worker:
         self._written_at = _program_written_at()
 
     def serve(self, linger_s: float) -> None:
-        """Run queued jobs; return after `linger_s` without one, when asked to stop, or after an unexpected error."""
+        """Run queued jobs; return after `linger_s` without one, when asked to stop, or after an
+        unexpected error.
+        """
         idle_since = time.monotonic()
         while self._sound and not self._stop.requested:
             if taken := self._take():
@@ -215,7 +251,9 @@ class Worker:
                 time.sleep(_LOOK_S)
 
     def _take(self) -> tuple[Job, IO[bytes]] | None:
-        """Claim the first job that nobody holds; none after an upgrade, which a new worker must load."""
+        """Claim the first job that nobody holds; none after an upgrade, which a new worker must
+        load.
+        """
         queue = self._table.queue()
         if queue and _program_written_at() != self._written_at:
             self._sound = False
@@ -285,7 +323,9 @@ class Worker:
             self._table.end(job, "done")
 
 
-def describe_error(error: Exception, job: Job | None = None, folder: Path | None = None) -> tuple[str, str]:
+def describe_error(
+    error: Exception, job: Job | None = None, folder: Path | None = None
+) -> tuple[str, str]:
     """Message and advice for a person; the traceback is in the log. folder: the data folder."""
     # torch's own class cannot be named here: this half does not import it.
     kind: JobKind = job.kind if job else "run"
@@ -293,13 +333,23 @@ def describe_error(error: Exception, job: Job | None = None, folder: Path | None
     match error:
         case _ if is_full(error):
             said = error.message if isinstance(error, SparseDashError) else "The disk is full."
-            return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space. {kept(kind)}"
+            return (
+                f"{said} {free_in_words(error, folder)}".strip(),
+                f"Free some space. {kept(kind)}",
+            )
         case SparseDashError():
             return error.message, error.advice
-        case _ if no_memory or getattr(error, "errno", None) == errno.ENOMEM or "can't allocate memory" in str(error):
+        case _ if (
+            no_memory
+            or getattr(error, "errno", None) == errno.ENOMEM
+            or "can't allocate memory" in str(error)
+        ):
             return "Memory ran out.", memory_advice(kind)
         case ModuleNotFoundError():
-            return f"The package {error.name} is not installed.", f"Run: {install_command('-r requirements.txt')}"
+            return (
+                f"The package {error.name} is not installed.",
+                f"Run: {install_command('-r requirements.txt')}",
+            )
     return (
         f"{type(error).__name__}: {redacted(first_line(error))}",
         f"That should not happen. The log has the details. {kept(kind)}",
@@ -307,7 +357,9 @@ def describe_error(error: Exception, job: Job | None = None, folder: Path | None
 
 
 def _die_with_parent() -> None:
-    """Kill this process and its own children once its parent has ended in any way: their work is not needed."""
+    """Kill this process and its own children once its parent has ended in any way: their work is
+    not needed.
+    """
     while os.read(0, 1):
         pass
     # The runner starts it as the leader of a group.

@@ -22,7 +22,9 @@ settings.load_profile("repeatable")
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported, torch above all, out of every collection of garbage: a third of a second each."""
+    """Leave what was imported, torch above all, out of every collection of garbage: a third of a
+    second each.
+    """
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,6 @@
-"""A Dask scheduler and its workers on loopback, over TLS with certificates made for the test; and what they leave."""
+"""A Dask scheduler and its workers on loopback, over TLS with certificates made for the test; and
+what they leave.
+"""
 
 import contextlib
 import os
@@ -36,7 +38,9 @@ class Certificates:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        self.ca, self.certificate, self.key = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
+        self.ca, self.certificate, self.key = (
+            folder / name for name in ("ca.pem", "cert.pem", "key.pem")
+        )
         authority = trustme.CA()
         issued = authority.issue_cert("127.0.0.1", "localhost")
         authority.cert_pem.write_to_path(self.ca)
@@ -45,7 +49,11 @@ class Certificates:
 
     @property
     def flags(self) -> list[str]:
-        return [f"--tls-ca-file={self.ca}", f"--tls-cert={self.certificate}", f"--tls-key={self.key}"]
+        return [
+            f"--tls-ca-file={self.ca}",
+            f"--tls-cert={self.certificate}",
+            f"--tls-key={self.key}",
+        ]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -54,7 +62,9 @@ class Certificates:
 
 
 class DaskHouse:
-    """folder: everything is in it. Dask workers have a data folder each, as on machines of their own."""
+    """folder: everything is in it. Dask workers have a data folder each, as on machines of their
+    own.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,9 +87,30 @@ class DaskHouse:
 
     def start_worker(self, name: str, n_slots: int = 1, **environment: str) -> None:
         """As docs/cluster.md says to, but for the nanny: a killed worker shall stay away here."""
-        size = ["--nworkers", "1", "--nthreads", "1", "--memory-limit", "0", "--resources", f"SLOT={n_slots}"]
-        options = [*size, "--no-nanny", *PRIVATE, "--name", name, "--local-directory", str(self.folder / "dask")]
-        own = {"SPARSEDASH_DATA_DIR": str(self.data_of(name)), "SPARSEDASH_SCHEDULER": "", **environment}
+        size = [
+            "--nworkers",
+            "1",
+            "--nthreads",
+            "1",
+            "--memory-limit",
+            "0",
+            "--resources",
+            f"SLOT={n_slots}",
+        ]
+        options = [
+            *size,
+            "--no-nanny",
+            *PRIVATE,
+            "--name",
+            name,
+            "--local-directory",
+            str(self.folder / "dask"),
+        ]
+        own = {
+            "SPARSEDASH_DATA_DIR": str(self.data_of(name)),
+            "SPARSEDASH_SCHEDULER": "",
+            **environment,
+        }
         command = ["-m", "distributed.cli.dask_worker", self.address, *options]
         self.workers[name] = self._start(name, command, **own)
 
@@ -92,7 +123,9 @@ class DaskHouse:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 words = process.cmdline()
-                if "--bound" in words and any(word.startswith(str(self.data_of(name))) for word in words):
+                if "--bound" in words and any(
+                    word.startswith(str(self.data_of(name))) for word in words
+                ):
                     found.append(process)
         return found
 
@@ -110,10 +143,16 @@ class DaskHouse:
         eventually(lambda: not any(map(self.children_of, names)), within_s=20)
 
     def log(self) -> str:
-        return "\n".join(path.read_text(errors="replace")[-3000:] for path in sorted(self.folder.glob("*.log")))
+        return "\n".join(
+            path.read_text(errors="replace")[-3000:] for path in sorted(self.folder.glob("*.log"))
+        )
 
-    def _start(self, name: str, arguments: list[str], **environment: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, name: str, arguments: list[str], **environment: str
+    ) -> subprocess.Popen[bytes]:
         known = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", **environment}
         with (self.folder / f"{name}.log").open("ab") as output:
             command = [*arguments, *self.certificates.flags]
-            return dies_with_us.start(command, env=known, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+            return dies_with_us.start(
+                command, env=known, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+            )

@@ -1,6 +1,8 @@
-"""Starts what must not be left behind: the kernel ends it as soon as the process that started it is gone, even killed.
+"""Starts what must not be left behind: the kernel ends it as soon as the process that started it is
+gone, even killed.
 
-A fixture's end does that only where the fixture comes to its end: not when pytest is killed or runs out of its time.
+A fixture's end does that only where the fixture comes to its end: not when pytest is killed or runs
+out of its time.
 """
 
 import ctypes
@@ -16,10 +18,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Python with these arguments, as `subprocess.Popen` starts it. To be called from the main thread: the kernel
-    looks at the thread that started it. Elsewhere than on Linux it is a process like any other.
+    """Python with these arguments, as `subprocess.Popen` starts it. To be called from the main
+    thread: the kernel looks at the thread that started it. Elsewhere than on Linux it is a process
+    like any other.
     """
-    return subprocess.Popen([sys.executable, str(Path(__file__)), str(os.getpid()), *arguments], **options)
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__)), str(os.getpid()), *arguments], **options
+    )
 
 
 def end(process: subprocess.Popen[bytes], within_s: float) -> None:

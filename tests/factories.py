@@ -4,7 +4,16 @@ from dataclasses import replace
 
 from sparsedash.schema.export_settings import Proof
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.records import Candidate, Outcome, Pruned, Reached, Record, Run, Stopping, TargetToken
+from sparsedash.schema.records import (
+    Candidate,
+    Outcome,
+    Pruned,
+    Reached,
+    Record,
+    Run,
+    Stopping,
+    TargetToken,
+)
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 
 
@@ -105,12 +114,22 @@ PROOF = Proof(
 def answered(key: str, n: int, **changes: object) -> Record:
     """A dense record under this key that answers n passages right, all alike."""
     outcomes = tuple(replace(outcome(i), log_likelihood=-1.0, tokens=(), top=()) for i in range(n))
-    same = {"model": "owner/model", "model_identity": "m", "seconds": 1.0, "pruned": None, "outcomes": outcomes}
+    same = {
+        "model": "owner/model",
+        "model_identity": "m",
+        "seconds": 1.0,
+        "pruned": None,
+        "outcomes": outcomes,
+    }
     return replace(RECORD, key=key, **same | changes)  # type: ignore[arg-type]
 
 
 def losing(key: str, nats: float, n: int, **changes: object) -> Record:
-    """A record under this key whose n answers lost so many nats each, against the same with none."""
+    """A record under this key whose n answers lost so many nats each, against the same with
+    none.
+    """
     (one,) = answered(key, 1).outcomes
-    outcomes = tuple(replace(one, index=i, log_likelihood=-2 - nats - 0.01 * (i % 3)) for i in range(n))
+    outcomes = tuple(
+        replace(one, index=i, log_likelihood=-2 - nats - 0.01 * (i % 3)) for i in range(n)
+    )
     return answered(key, n, outcomes=outcomes, **changes)

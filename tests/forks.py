@@ -1,4 +1,6 @@
-"""Programs run in forks of the test process, which has imported torch and transformers already: seconds less each."""
+"""Programs run in forks of the test process, which has imported torch and transformers already:
+seconds less each.
+"""
 
 import os
 import runpy
@@ -8,7 +10,9 @@ import warnings
 
 
 def forked(module: str, *options: str, environment: dict[str, str] | None = None) -> str:
-    """What `python -m module` prints, run in a fork of this process, which has imported torch already."""
+    """What `python -m module` prints, run in a fork of this process, which has imported torch
+    already.
+    """
     sys.stdout.flush()
     read, write = os.pipe()
     if pid := os.fork():

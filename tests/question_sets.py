@@ -17,7 +17,9 @@ def question(i=0, right=True, **values):
 
 
 def scored(*log_likelihoods, i=0, right=True):
-    choices = tuple(ScoredChoice(text=f"choice {k}", log_likelihood=ll) for k, ll in enumerate(log_likelihoods))
+    choices = tuple(
+        ScoredChoice(text=f"choice {k}", log_likelihood=ll) for k, ll in enumerate(log_likelihoods)
+    )
     return question(i, right, choices=choices, chosen=log_likelihoods.index(max(log_likelihoods)))
 
 
@@ -30,8 +32,15 @@ def answered(*questions, task="sums", measure="exact_match", **values):
 
 
 def verdicts(both=0, broke=0, fixed=0, wrong=0, task="sums"):
-    """Two sets with these counts of answers that stayed right, broke, were fixed and stayed wrong."""
-    rights = [(True, True)] * both + [(True, False)] * broke + [(False, True)] * fixed + [(False, False)] * wrong
+    """Two sets with these counts of answers that stayed right, broke, were fixed and stayed
+    wrong.
+    """
+    rights = (
+        [(True, True)] * both
+        + [(True, False)] * broke
+        + [(False, True)] * fixed
+        + [(False, False)] * wrong
+    )
     sides = ([question(i, pair[side]) for i, pair in enumerate(rights)] for side in (0, 1))
     return tuple(answered(*side, task=task) for side in sides)
 
@@ -80,5 +89,7 @@ def samples(folder, *lines, task="colours", date="2026-01-02T03-04-05.6"):
     """A file of these lines as the harness names it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"samples_{task}_{date}.jsonl"
-    file.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    file.write_text(
+        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
+    )
     return file

@@ -1,4 +1,5 @@
-"""The rules of the house, read from the imports: CONTRIBUTING.md draws the picture that these tables hold.
+"""The rules of the house, read from the imports: CONTRIBUTING.md draws the picture that these
+tables hold.
 
 Imports point down, siblings do not import each other, and every library has one door.
 """
@@ -21,7 +22,9 @@ READ = {"engine.pruning", "engine.models", "engine.texts"} | KEPT
 MEASURED = {"engine.calibration", "engine.evaluation"} | READ
 SHOWN = {"service", "jobs", "reporting.wording", "reporting.charts", "reporting"} | KEPT
 PAGES = ("compare", "form", "models", "overview", "prune", "runs", "settings")
-"""The parts of one page begin with its name, and never import those of another; `form` is for all."""
+"""The parts of one page begin with its name, and never import those of another; `form` is for
+all.
+"""
 
 ALLOWED: dict[str, set[str]] = {
     # Plain values, tables, numbers, and what is kept: both halves stand on them.
@@ -52,12 +55,21 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"ui"},
     # What knows both halves.
     "worker": {"engine.run", "engine.comparison", "engine.export", "jobs"} | MEASURED,
-    "shell": {"engine.run", "engine.export", "engine.models", "engine.comparison", "service", "jobs", "worker"}
+    "shell": {
+        "engine.run",
+        "engine.export",
+        "engine.models",
+        "engine.comparison",
+        "service",
+        "jobs",
+        "worker",
+    }
     | {"reporting.wording", "reporting"}
     | KEPT,
     "__main__": {"shell"},
     # From Python, without a job.
-    "api": {"engine.run", "engine.export", "engine.healing", "reporting.wording", "reporting"} | MEASURED,
+    "api": {"engine.run", "engine.export", "engine.healing", "reporting.wording", "reporting"}
+    | MEASURED,
     "": {"api", "schema"},
 }
 """What each package may import from the others, the most special name first.
@@ -65,7 +77,11 @@ ALLOWED: dict[str, set[str]] = {
 Every package may import itself, but for pages: these are files of their own.
 """
 
-FRONT = {group for group in ALLOWED if not group.startswith(("engine", "worker", "shell", "__main__", "api"))} - {""}
+FRONT = {
+    group
+    for group in ALLOWED
+    if not group.startswith(("engine", "worker", "shell", "__main__", "api"))
+} - {""}
 
 DOORS: dict[str, set[str]] = {
     "streamlit": {"app", "pages", "ui"},
@@ -77,13 +93,26 @@ DOORS: dict[str, set[str]] = {
     "lm_eval": {"engine.tasks"},
     "distributed": {"jobs.cluster"},
     "gguf": {"catalog.gguf_reader"}
-    | {f"engine.models.{name}" for name in ("model_conversion", "gguf_making", "gguf_quantising", "gguf_writing")},
-    "llama_cpp_py_sync": {"engine.comparison.llama_timer", "engine.export.reloaded", "engine.models.quantiser"},
-    "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation", "engine.export.reloaded", "api"},
+    | {
+        f"engine.models.{name}"
+        for name in ("model_conversion", "gguf_making", "gguf_quantising", "gguf_writing")
+    },
+    "llama_cpp_py_sync": {
+        "engine.comparison.llama_timer",
+        "engine.export.reloaded",
+        "engine.models.quantiser",
+    },
+    "transformers": {
+        "engine.models",
+        "engine.evaluation",
+        "engine.texts.generation",
+        "engine.export.reloaded",
+        "api",
+    },
     "torch": {"engine"},
 }
-"""The only modules, or folders of them, that may import each library. The store catches sqlite3.Error,
-and puts a cache's settings right before diskcache obeys them.
+"""The only modules, or folders of them, that may import each library. The store catches
+sqlite3.Error, and puts a cache's settings right before diskcache obeys them.
 """
 
 HEAVY = ("torch", "transformers", "datasets", "accelerate")
@@ -118,7 +147,9 @@ def tree_of(path: Path) -> ast.Module:
 
 @cache
 def imports_of(path: Path) -> list[str]:
-    """Every name that a file imports, at its top or inside a function; `a.b.c` for `from a.b import c`."""
+    """Every name that a file imports, at its top or inside a function; `a.b.c` for `from a.b import
+    c`.
+    """
     names = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
@@ -148,18 +179,28 @@ def test_the_tables_speak_of_what_is_there_and_are_short():
     assert {name for allowed in ALLOWED.values() for name in allowed} <= set(ALLOWED)
     assert len(ALLOWED) <= 28
     doors = {name for names in DOORS.values() for name in names}
-    assert {name for name in {*ALLOWED, *doors} if not any(is_within(module, name) for module in MODULES)} == set()
+    assert {
+        name
+        for name in {*ALLOWED, *doors}
+        if not any(is_within(module, name) for module in MODULES)
+    } == set()
 
 
 def test_neither_packages_nor_files_import_each_other_in_a_circle():
     TopologicalSorter(ALLOWED).prepare()
-    TopologicalSorter({module: imported_modules(path) - {module} for module, path in MODULES.items()}).prepare()
+    TopologicalSorter(
+        {module: imported_modules(path) - {module} for module, path in MODULES.items()}
+    ).prepare()
 
 
 def test_four_modules_lie_directly_in_the_package_and_every_file_name_occurs_once():
     direct = {path.name for path in FILES if path.parent == ROOT / "sparsedash"}
     assert direct == {"__init__.py", "__main__.py", "api.py", "worker.py"}
-    names = Counter(path.name for path in FILES if ROOT / "sparsedash" in path.parents and path.name != "__init__.py")
+    names = Counter(
+        path.name
+        for path in FILES
+        if ROOT / "sparsedash" in path.parents and path.name != "__init__.py"
+    )
     assert {name for name, n in names.items() if n > 1} == set()
 
 
@@ -170,7 +211,9 @@ def test_every_public_name_has_one_home():
         # What it offers has the engine's own words.
         if path.name != "api.py"
         for node in tree_of(path).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and node.name != "main"
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and node.name != "main"
     )
     assert {name for name, n in homes.items() if n > 1} == set()
 
@@ -184,7 +227,11 @@ def test_every_page_has_parts_and_none_imports_another_page_s():
     assert {page_of(module) for module in MODULES} - {None} == set(PAGES)
     for module, path in MODULES.items():
         if page := page_of(module):
-            assert {page_of(imported) for imported in imported_modules(path)} <= {None, "form", page}, module
+            assert {page_of(imported) for imported in imported_modules(path)} <= {
+                None,
+                "form",
+                page,
+            }, module
 
 
 def test_every_module_has_its_place_and_imports_point_down_and_not_aside():
@@ -193,13 +240,17 @@ def test_every_module_has_its_place_and_imports_point_down_and_not_aside():
         assert module == "" or group, f"give the package of {module} a row in ALLOWED"
         for target in map(group_of, imported_modules(path)):
             is_own = target == group and group != "pages"
-            assert is_own or target in ALLOWED.get(group or "", set()), f"{module}: {group} may not import {target}"
+            assert is_own or target in ALLOWED.get(group or "", set()), (
+                f"{module}: {group} may not import {target}"
+            )
 
 
 def test_every_library_comes_in_by_its_own_door():
     for module, path in MODULES.items():
         for library in {name.partition(".")[0] for name in imports_of(path)} & DOORS.keys():
-            assert any(is_within(module, group) for group in DOORS[library]), f"{module} imports {library}"
+            assert any(is_within(module, group) for group in DOORS[library]), (
+                f"{module} imports {library}"
+            )
 
 
 def test_the_front_and_a_worker_without_a_job_leave_the_heavy_libraries_alone_and_the_front_knows_no_engine():
@@ -212,7 +263,9 @@ def test_the_front_and_a_worker_without_a_job_leave_the_heavy_libraries_alone_an
         f"for name in {front!r}: importlib.import_module(f'sparsedash.{{name}}'.rstrip('.'))\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
 
@@ -241,7 +294,9 @@ def require_harmless(path):
             assert given.keys() & {"trust_remote_code", None}, where
 
 
-ADDRESS = re.compile(r"\b[a-z]+://([\w.-]+)|\b((?:[a-z0-9-]+\.)+(?:com|org|net|io|co|ai|dev))\b", re.IGNORECASE)
+ADDRESS = re.compile(
+    r"\b[a-z]+://([\w.-]+)|\b((?:[a-z0-9-]+\.)+(?:com|org|net|io|co|ai|dev))\b", re.IGNORECASE
+)
 LOOPBACK = {"127.0.0.1", "localhost"}
 NEVER_ASKED = {
     "sparsedash/catalog/published_results.py": {"github.com"}  # a link to where a table is from
@@ -251,7 +306,11 @@ NEVER_ASKED = {
 def test_no_module_names_a_host_other_than_this_machine():
     """What is fetched, the hub's own client fetches, from where its user has told it to."""
     for path in FILES:
-        texts = [n.value for n in ast.walk(tree_of(path)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        texts = [
+            n.value
+            for n in ast.walk(tree_of(path))
+            if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        ]
         hosts = {a or b for text in texts for a, b in ADDRESS.findall(text)}
         assert hosts <= LOOPBACK | NEVER_ASKED.get(named(path), set()), path
 
@@ -261,4 +320,6 @@ def test_every_download_is_marked_as_the_visitors_for_whom_the_page_made_it():
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "download_button":
                 (mime,) = [keyword.value for keyword in node.keywords if keyword.arg == "mime"]
-                assert ast.unparse(mime).startswith("login.private_media_type("), f"{path}:{node.lineno}"
+                assert ast.unparse(mime).startswith("login.private_media_type("), (
+                    f"{path}:{node.lineno}"
+                )

@@ -1,4 +1,6 @@
-"""What `pip install .` gives: the command, the package with its data, the dependencies of requirements-core.txt."""
+"""What `pip install .` gives: the command, the package with its data, the dependencies of
+requirements-core.txt.
+"""
 
 import subprocess
 import sys
@@ -20,14 +22,25 @@ RUN_THE_COMMAND = (
 
 
 def run(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Built from a copy, since building leaves folders behind; without the network."""
     folder = tmp_path_factory.mktemp("wheel")
-    copytree(ROOT, folder / "tree", ignore=ignore_patterns(".*", "__pycache__", "docs", "build", "*.egg-info"))
+    copytree(
+        ROOT,
+        folder / "tree",
+        ignore=ignore_patterns(".*", "__pycache__", "docs", "build", "*.egg-info"),
+    )
     offline = ("--no-index", "--no-deps", "--no-build-isolation", "--check-build-dependencies")
     done = run("-m", "pip", "wheel", *offline, "--wheel-dir", str(folder), ".", cwd=folder / "tree")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,7 +70,10 @@ def files_in(folder: Path) -> set[str]:
 
 def test_the_wheel_holds_the_package_with_every_data_file_and_nothing_else(wheel):
     assert files_in(wheel / "sparsedash") == files_in(ROOT / "sparsedash")
-    assert sorted(path.name.partition("-")[0] for path in wheel.iterdir()) == ["sparsedash", "sparsedash"]
+    assert sorted(path.name.partition("-")[0] for path in wheel.iterdir()) == [
+        "sparsedash",
+        "sparsedash",
+    ]
 
 
 def test_the_version_is_the_one_of_the_package(metadata):
@@ -65,9 +81,14 @@ def test_the_version_is_the_one_of_the_package(metadata):
     assert sparsedash.__version__ not in (ROOT / "pyproject.toml").read_text()
 
 
-def test_the_dependencies_are_the_lines_of_the_requirements_and_the_pages_libraries_an_extra(metadata):
+def test_the_dependencies_are_the_lines_of_the_requirements_and_the_pages_libraries_an_extra(
+    metadata,
+):
     core = requirements("core")
-    extra = [Requirement(f'{requirement}; extra == "dashboard"') for requirement in requirements("dashboard")]
+    extra = [
+        Requirement(f'{requirement}; extra == "dashboard"')
+        for requirement in requirements("dashboard")
+    ]
     assert set(map(Requirement, metadata.get_all("Requires-Dist"))) == {*core, *extra}
     assert len(core) > 10
     both = "-r requirements-core.txt\n-r requirements-dashboard.txt\n"

@@ -19,7 +19,9 @@ from tests.reporting.held_results import document_of
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
-PAPERS = sorted([*ROOT.glob("*.md"), *(paper for folder in FOLDERS for paper in folder.rglob("*.md"))])
+PAPERS = sorted(
+    [*ROOT.glob("*.md"), *(paper for folder in FOLDERS for paper in folder.rglob("*.md"))]
+)
 MOST_README_LINES = 140
 MOST_ADR_LINES = 40
 
@@ -46,12 +48,17 @@ def named_in_tables(text: str) -> set[str]:
 
 def fields_of(value: object) -> set[str]:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return {*(value if isinstance(value, dict) else ()), *(name for part in parts for name in fields_of(part))}
+    return {
+        *(value if isinstance(value, dict) else ()),
+        *(name for part in parts for name in fields_of(part)),
+    }
 
 
 def listed_in_tree(text: str) -> list[str]:
     """Paths of the folders below sparsedash/ in CONTRIBUTING's tree, by their indentation."""
-    lines = section(text, "The tree").partition("    sparsedash/")[2].partition("\n")[2].splitlines()
+    lines = (
+        section(text, "The tree").partition("    sparsedash/")[2].partition("\n")[2].splitlines()
+    )
     found, folders = list[str](), dict[int, str]()
     for line in takewhile(lambda line: line.startswith(" " * 5), lines):
         depth = len(line) - len(line.lstrip())
@@ -111,8 +118,13 @@ def test_every_variable_that_is_read_is_described_and_every_described_one_is_rea
 
 
 def test_the_tree_names_every_package_once_and_none_that_does_not_exist():
-    packages = (path.parent.relative_to(ROOT / "sparsedash") for path in ROOT.glob("sparsedash/**/*/__init__.py"))
-    assert sorted(listed_in_tree(read("CONTRIBUTING.md"))) == sorted(f"{package}/" for package in packages)
+    packages = (
+        path.parent.relative_to(ROOT / "sparsedash")
+        for path in ROOT.glob("sparsedash/**/*/__init__.py")
+    )
+    assert sorted(listed_in_tree(read("CONTRIBUTING.md"))) == sorted(
+        f"{package}/" for package in packages
+    )
 
 
 def test_every_benchmark_and_every_adr_is_listed_and_adrs_and_the_readme_stay_short():
@@ -143,18 +155,24 @@ def test_every_relative_link_points_to_something_that_exists(paper):
             assert anchor in anchors_of(pointed.read_text()), target
 
 
-@pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper.name != "CHANGELOG.md"], ids=named)
+@pytest.mark.parametrize(
+    "paper", [paper for paper in PAPERS if paper.name != "CHANGELOG.md"], ids=named
+)
 def test_every_module_that_is_named_by_its_path_exists(paper):
     ours = {path.name for path in (*FOLDERS, *(ROOT / "sparsedash").iterdir()) if path.is_dir()}
     for name in re.findall(r"`((?:\w+/)+(?:\w+\.py|\w*))`(?! at [0-9a-f]{8}\b)", paper.read_text()):
         # Of the repository or of the package; a module may lack its ending.
-        places = (ROOT / start / end for start in ("", "sparsedash") for end in (name, f"{name}.py"))
+        places = (
+            ROOT / start / end for start in ("", "sparsedash") for end in (name, f"{name}.py")
+        )
         assert name.split("/")[0] not in ours or any(place.exists() for place in places), name
 
 
 @pytest.mark.parametrize("paper", PAPERS, ids=named)
 def test_every_benchmark_that_a_paper_runs_exists(paper):
-    for name in re.findall(r"\bbenchmarks[./](\w+)(?!\w|\.py` at [0-9a-f]{8}\b)", paper.read_text()):
+    for name in re.findall(
+        r"\bbenchmarks[./](\w+)(?!\w|\.py` at [0-9a-f]{8}\b)", paper.read_text()
+    ):
         assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
 
 
@@ -164,4 +182,6 @@ def test_whoever_cites_the_program_cites_this_version():
     assert cited["version"] == sparsedash.__version__
     assert cited["license"] == "Apache-2.0"
     assert {"message", "title", "authors"} <= set(cited)
-    assert "arXiv:2204.09656" in {mark["value"] for work in cited["references"] for mark in work["identifiers"]}
+    assert "arXiv:2204.09656" in {
+        mark["value"] for work in cited["references"] for mark in work["identifiers"]
+    }

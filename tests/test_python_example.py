@@ -1,4 +1,6 @@
-"""The program in examples/ is what somebody who writes Python reads first: it runs, and says what was lost."""
+"""The program in examples/ is what somebody who writes Python reads first: it runs, and says what
+was lost.
+"""
 
 import re
 from pathlib import Path
@@ -17,8 +19,13 @@ Perplexity [\d.]+ × dense's .*
 
 
 def test_it_prunes_compares_and_exports(model_folder, tmp_path):  # noqa: F811
-    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {"prune_from_python", "shipped_run"}
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {
+        "prune_from_python",
+        "shipped_run",
+    }
     lines, out = tmp_path / "lines", tmp_path / "out"
     lines.write_text("\n".join(passages(120)), encoding="utf-8")
-    said = re.fullmatch(SAID, forked("examples.prune_from_python", str(model_folder), str(lines), str(out)))
+    said = re.fullmatch(
+        SAID, forked("examples.prune_from_python", str(model_folder), str(lines), str(out))
+    )
     assert said and Path(said["folder"]) == out and (out / "model.safetensors").is_file()

@@ -1,9 +1,10 @@
-"""Budgets: what a sparsity can be a share of, what share of each one a model's widths reach, and how much can go.
+"""Budgets: what a sparsity can be a share of, what share of each one a model's widths reach, and
+how much can go.
 
-channels: inner channels of the MLPs. weights: of all Linear layers in the decoder blocks. bytes: of the model's file in
-one type, every parameter once. macs: multiply-adds of a token, one for each weight of the Linear and Conv layers, the
-output head included; attention's own products grow with the context and are not counted. kv-cache: keys and values of a
-token.
+channels: inner channels of the MLPs. weights: of all Linear layers in the decoder blocks. bytes: of
+the model's file in one type, every parameter once. macs: multiply-adds of a token, one for each
+weight of the Linear and Conv layers, the output head included; attention's own products grow with
+the context and are not counted. kv-cache: keys and values of a token.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,9 @@ BUDGET_TITLES: dict[Budget, str] = {
 
 
 def mlp_share(shape: ModelShape, budget: Budget) -> float:
-    """The share of a budget that all inner channels of the MLPs take, 0 to 1: where they all went, it would be gone."""
+    """The share of a budget that all inner channels of the MLPs take, 0 to 1: where they all went,
+    it would be gone.
+    """
     a_channel, whole = {
         "channels": (1, sum(shape.widths)),
         "weights": (shape.per_channel, shape.n_block_weights),
@@ -45,7 +48,9 @@ def mlp_share(shape: ModelShape, budget: Budget) -> float:
 
 
 def channel_share(shape: ModelShape, method: MethodSettings, permille: int) -> float:
-    """The share of channels whose removal takes so many per mille of the method's budget; at most all of them."""
+    """The share of channels whose removal takes so many per mille of the method's budget; at most
+    all of them.
+    """
     if method.takes_layers:
         return n_layers_gone(shape, method, permille) / len(shape.widths)
     whole = mlp_share(shape, method.budget)
@@ -53,7 +58,9 @@ def channel_share(shape: ModelShape, method: MethodSettings, permille: int) -> f
 
 
 def n_layers_gone(shape: ModelShape, method: MethodSettings, permille: int) -> int:
-    """How many layers go for so many per mille of the method's budget: the nearest number, at least one, never all."""
+    """How many layers go for so many per mille of the method's budget: the nearest number, at least
+    one, never all.
+    """
     if not permille:
         return 0
     nearest = round(permille / 1000 / layer_share(shape, method.budget))
@@ -66,7 +73,9 @@ def layer_share(shape: ModelShape, budget: Budget) -> float:
 
 
 def reached(shape: ModelShape, widths: Sequence[int]) -> Reached:
-    """The share of every budget that is gone at these widths; the few biases that a method may add do not count."""
+    """The share of every budget that is gone at these widths; the few biases that a method may add
+    do not count.
+    """
     weights = removed_weights(shape, widths)
     return Reached(
         channels=removed_channels(shape, widths) / sum(shape.widths),
@@ -83,11 +92,11 @@ def removed_percent_field(budget: Budget) -> str:
 
 
 def most_permille(shape: ModelShape, method: MethodSettings) -> int:
-    """The most of its budget that a method can remove: all channels but one width multiple in each MLP, or all layers
-    but one.
+    """The most of its budget that a method can remove: all channels but one width multiple in each
+    MLP, or all layers but one.
 
-    Of channels as much as a run may ask for, since widths are rounded to what is possible; 0 where the only layer would
-    go.
+    Of channels as much as a run may ask for, since widths are rounded to what is possible; 0 where
+    the only layer would go.
     """
     if method.budget == "channels" and not (method.takes_layers and len(shape.widths) == 1):
         return MAX_SPARSITY_PERMILLE
@@ -98,21 +107,35 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
 
 
 def require_possible(settings: RunSettings, shape: ModelShape) -> None:
-    """Raise SettingsError where a sparsity of the run is more than its methods can remove of this model.
+    """Raise SettingsError where a sparsity of the run is more than its methods can remove of this
+    model.
 
     And where its one calibration sample would have to be the built-in mix in part.
     """
     for method in settings.methods:
         if 0 < mix_share(method, settings.calibration) < 1 and settings.calibration.n_samples == 1:
             raise SettingsError(
-                "calibration samples", 1, "at least 2 with this method", "A part of them is the built-in mix."
+                "calibration samples",
+                1,
+                "at least 2 with this method",
+                "A part of them is the built-in mix.",
             )
     for method, permille in settings.points:
         multiple, widest = method.width_multiple, max(shape.widths)
-        if permille and method.takes_channels and not method.takes_layers and multiple >= widest > 1:
-            raise SettingsError("width multiple", multiple, f"less than the {widest:,} channels of the MLPs")
+        if (
+            permille
+            and method.takes_channels
+            and not method.takes_layers
+            and multiple >= widest > 1
+        ):
+            raise SettingsError(
+                "width multiple", multiple, f"less than the {widest:,} channels of the MLPs"
+            )
         if permille > (most := most_permille(shape, method)):
-            what, budget = "layers" if method.takes_layers else "MLP channels", BUDGET_TITLES[method.budget]
+            what, budget = (
+                "layers" if method.takes_layers else "MLP channels",
+                BUDGET_TITLES[method.budget],
+            )
             if not (most or method.takes_layers):
                 said = f"Removing MLP channels frees nothing of the {BUDGET_TITLES[method.budget]}."
                 advice = "Choose another budget, or a method that removes whole layers."

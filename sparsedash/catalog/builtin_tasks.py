@@ -1,6 +1,8 @@
-"""Arithmetic and copying: questions that small models can answer, drawn from a seed, so that no file is needed.
+"""Arithmetic and copying: questions that small models can answer, drawn from a seed, so that no
+file is needed.
 
-Each has examples before it and one right answer of a few tokens. A cut that keeps the words of a story may lose these.
+Each has examples before it and one right answer of a few tokens. A cut that keeps the words of a
+story may lose these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,9 +48,11 @@ class DrawnQuestion(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltinTask:
-    """A task that ships. parts: draw a question each, in turn. n_questions: as many as decide its limit.
+    """A task that ships. parts: draw a question each, in turn. n_questions: as many as decide its
+    limit.
 
-    points: the limit, in points of accuracy, that these are enough for. n_tokens: of a question and its answer.
+    points: the limit, in points of accuracy, that these are enough for. n_tokens: of a question and
+    its answer.
     asked_once: no two questions end in the same line, whatever their examples.
     """
 
@@ -97,14 +101,27 @@ def _distinct_part(task: BuiltinTask, context: str) -> str:
 BUILTIN_TASKS = {
     f"builtin:{task.name}": task
     for task in (
-        BuiltinTask(name="arithmetic", parts={"sums": a_sum, "counting on": counting_on}, n_tokens=27),
-        BuiltinTask(name="copying", parts={"words": words_again, "digits": digits_again}, n_tokens=34),
-        BuiltinTask(name="brackets", parts={"brackets": closing_brackets, "indentation": indentation}, n_tokens=40),
+        BuiltinTask(
+            name="arithmetic", parts={"sums": a_sum, "counting on": counting_on}, n_tokens=27
+        ),
+        BuiltinTask(
+            name="copying", parts={"words": words_again, "digits": digits_again}, n_tokens=34
+        ),
+        BuiltinTask(
+            name="brackets",
+            parts={"brackets": closing_brackets, "indentation": indentation},
+            n_tokens=40,
+        ),
         BuiltinTask(name="json", parts={"keys": json_keys, "ends": json_ends}, n_tokens=60),
         BuiltinTask(name="sequences", parts={"alphabet": alphabet, "dates": dates}, n_tokens=26),
         BuiltinTask(
             name="facts",
-            parts={"capitals": capital, "past tense": past_tense, "plurals": plural_form, "opposites": opposite},
+            parts={
+                "capitals": capital,
+                "past tense": past_tense,
+                "plurals": plural_form,
+                "opposites": opposite,
+            },
             n_questions=240,
             points=8.0,
             n_tokens=32,
@@ -112,7 +129,12 @@ BUILTIN_TASKS = {
         ),
         BuiltinTask(
             name="instruction",
-            parts={"capitals": in_capitals, "twice": said_twice, "first": first_named, "last": last_named},
+            parts={
+                "capitals": in_capitals,
+                "twice": said_twice,
+                "first": first_named,
+                "last": last_named,
+            },
             n_tokens=34,
         ),
     )
@@ -124,6 +146,14 @@ DECIDING_TASKS = ("builtin:arithmetic", "builtin:copying")
 
 
 def unknown_builtin(references: Sequence[str]) -> str:
-    """What is wrong with a reference that names a built-in task there is not; empty where there is none."""
-    unknown = [each for each in references if each.startswith("builtin:") and each not in BUILTIN_TASKS]
-    return f"There is no task {unknown[0][:200]}; built in: {', '.join(BUILTIN_TASKS)}." if unknown else ""
+    """What is wrong with a reference that names a built-in task there is not; empty where there is
+    none.
+    """
+    unknown = [
+        each for each in references if each.startswith("builtin:") and each not in BUILTIN_TASKS
+    ]
+    return (
+        f"There is no task {unknown[0][:200]}; built in: {', '.join(BUILTIN_TASKS)}."
+        if unknown
+        else ""
+    )

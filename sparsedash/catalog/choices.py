@@ -27,7 +27,8 @@ class HubCorpus:
     """A text set on the hub, read through `datasets`.
 
     running: its rows are parts of one running text rather than documents of their own.
-    n_streamed: how many rows are streamed from the front of one that is too big to download; None: it is downloaded.
+    n_streamed: how many rows are streamed from the front of one that is too big to download; None:
+    it is downloaded.
     """
 
     path: str
@@ -41,9 +42,10 @@ class HubCorpus:
 class CatalogEntry:
     """A name as it is typed, a title as it is shown, and one line on it.
 
-    Of a text set also the licence and the size of all its splits as they are fetched; of one of the hub as its card and
-    its list of files say. n_texts: how many passages there are. group: of a suggested model. files: in which a text set
-    ships; the texts of a name never change, since they are part of keys. hub: where it is fetched.
+    Of a text set also the licence and the size of all its splits as they are fetched; of one of the
+    hub as its card and its list of files say. n_texts: how many passages there are. group: of a
+    suggested model. files: in which a text set ships; the texts of a name never change, since they
+    are part of keys. hub: where it is fetched.
     """
 
     name: str
@@ -64,7 +66,11 @@ class CatalogEntry:
         if self.hub is None:
             return "ships with the program" if self.files else ""
         n = self.hub.n_streamed
-        return f"its first {n:,} documents are streamed once, then cached" if n else "downloaded once, then cached"
+        return (
+            f"its first {n:,} documents are streamed once, then cached"
+            if n
+            else "downloaded once, then cached"
+        )
 
 
 _PUBLISHED = (
@@ -134,7 +140,11 @@ EVALUATION_CORPORA = (
         hub=HubCorpus("EleutherAI/lambada_openai", "default", "test"),
     ),
     CatalogEntry(
-        *("lambada", "LAMBADA, original", "5,151 lower-case passages, the test split without its two repeats"),
+        *(
+            "lambada",
+            "LAMBADA, original",
+            "5,151 lower-case passages, the test split without its two repeats",
+        ),
         *("CC BY 4.0", _LAMBADA_SIZE),
         n_texts=5151,
         hub=HubCorpus("cimec/lambada", "plain_text", "test"),
@@ -167,7 +177,13 @@ CALIBRATION_CORPORA = (
         files=("smollm2-text.jsonl",),
     ),
     CatalogEntry(
-        *("pile-10k", "Pile, 10k documents", "the published calibration text", "BigScience BLOOM RAIL 1.0", "33 MB"),
+        *(
+            "pile-10k",
+            "Pile, 10k documents",
+            "the published calibration text",
+            "BigScience BLOOM RAIL 1.0",
+            "33 MB",
+        ),
         hub=HubCorpus("NeelNanda/pile-10k"),
     ),
     CatalogEntry(
@@ -185,12 +201,22 @@ CALIBRATION_CORPORA = (
         hub=HubCorpus("Salesforce/wikitext", "wikitext-2-raw-v1", running=True),
     ),
     CatalogEntry(
-        *("lambada-train", "LAMBADA, original, training", "2,662 lower-case novels", "CC BY 4.0", _LAMBADA_SIZE),
+        *(
+            "lambada-train",
+            "LAMBADA, original, training",
+            "2,662 lower-case novels",
+            "CC BY 4.0",
+            _LAMBADA_SIZE,
+        ),
         hub=HubCorpus("cimec/lambada", "plain_text"),
     ),
 )
 
-OFFERED = {"model": MODELS, "evaluation text": EVALUATION_CORPORA, "calibration text": CALIBRATION_CORPORA}
+OFFERED = {
+    "model": MODELS,
+    "evaluation text": EVALUATION_CORPORA,
+    "calibration text": CALIBRATION_CORPORA,
+}
 """What the form and the shell offer for a reference, by the title of its setting."""
 
 _TEXTS = (*EVALUATION_CORPORA, *CALIBRATION_CORPORA)
@@ -210,7 +236,16 @@ def is_example(key: str) -> bool:
 
 
 TASKS = (
-    *("piqa", "boolq", "hellaswag", "arc_easy", "arc_challenge", "winogrande", "openbookqa", "commonsense_qa"),
+    *(
+        "piqa",
+        "boolq",
+        "hellaswag",
+        "arc_easy",
+        "arc_challenge",
+        "winogrande",
+        "openbookqa",
+        "commonsense_qa",
+    ),
     *("sciq", "mmlu", "gsm8k", "lambada_openai", "wikitext"),
 )
 """Tasks of lm-evaluation-harness that the form suggests."""
@@ -246,4 +281,6 @@ def _example_parts(file: Path) -> dict[str, Shipped]:
     if not file.is_file():
         return {}
     kinds: tuple[type[Shipped], ...] = (Run, Record, Passages, Continuation)
-    return {part.key: part for part in from_lines(gzip.decompress(file.read_bytes()).decode(), kinds)}
+    return {
+        part.key: part for part in from_lines(gzip.decompress(file.read_bytes()).decode(), kinds)
+    }

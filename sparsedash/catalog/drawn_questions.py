@@ -1,4 +1,6 @@
-"""What the built-in tasks ask: each function draws one question, with examples before it, and its only answer."""
+"""What the built-in tasks ask: each function draws one question, with examples before it, and its
+only answer.
+"""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -9,23 +11,109 @@ from random import Random
 _FACTS = Path(__file__).parent / "texts" / "facts.csv"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _WORDS = (
-    *("apple", "basket", "bread", "bridge", "button", "candle", "chair", "cloud", "forest", "garden"),
+    *(
+        "apple",
+        "basket",
+        "bread",
+        "bridge",
+        "button",
+        "candle",
+        "chair",
+        "cloud",
+        "forest",
+        "garden",
+    ),
     *("lemon", "mirror", "paper", "river", "stone", "window"),
 )
 _MORE_WORDS = (
-    *("garden", "winter", "silver", "flower", "doctor", "letter", "market", "summer", "window", "kitchen", "mountain"),
-    *("orange", "yellow", "pencil", "rabbit", "planet", "castle", "dragon", "island", "turtle", "hammer", "ladder"),
+    *(
+        "garden",
+        "winter",
+        "silver",
+        "flower",
+        "doctor",
+        "letter",
+        "market",
+        "summer",
+        "window",
+        "kitchen",
+        "mountain",
+    ),
+    *(
+        "orange",
+        "yellow",
+        "pencil",
+        "rabbit",
+        "planet",
+        "castle",
+        "dragon",
+        "island",
+        "turtle",
+        "hammer",
+        "ladder",
+    ),
     *("button", "guitar", "violin", "carpet", "cheese", "tunnel", "forest", "pocket"),
 )
 _VARIABLES = (
-    *("count", "total", "price", "width", "height", "depth", "speed", "level", "score", "index", "limit", "offset"),
+    *(
+        "count",
+        "total",
+        "price",
+        "width",
+        "height",
+        "depth",
+        "speed",
+        "level",
+        "score",
+        "index",
+        "limit",
+        "offset",
+    ),
     *("weight", "length", "start", "stop"),
 )
-_FUNCTIONS = ("len", "max", "min", "sum", "abs", "sorted", "print", "str", "int", "list", "tuple", "set", "round")
-_NAMES = ("Anna", "Boris", "Clara", "David", "Elena", "Felix", "Greta", "Henry", "Irene", "Jonas", "Karin", "Lukas")
+_FUNCTIONS = (
+    "len",
+    "max",
+    "min",
+    "sum",
+    "abs",
+    "sorted",
+    "print",
+    "str",
+    "int",
+    "list",
+    "tuple",
+    "set",
+    "round",
+)
+_NAMES = (
+    "Anna",
+    "Boris",
+    "Clara",
+    "David",
+    "Elena",
+    "Felix",
+    "Greta",
+    "Henry",
+    "Irene",
+    "Jonas",
+    "Karin",
+    "Lukas",
+)
 _FIELDS: dict[str, Sequence[str]] = {
     "name": _NAMES,
-    "city": ("Oslo", "Rome", "Paris", "Berlin", "Madrid", "Vienna", "Lisbon", "Dublin", "Athens", "Prague"),
+    "city": (
+        "Oslo",
+        "Rome",
+        "Paris",
+        "Berlin",
+        "Madrid",
+        "Vienna",
+        "Lisbon",
+        "Dublin",
+        "Athens",
+        "Prague",
+    ),
     "color": ("red", "blue", "green", "white", "black"),
     "group": "ABCDEF",
     **dict.fromkeys(("age", "size", "price", "year"), ()),
@@ -34,7 +122,19 @@ _FIELDS: dict[str, Sequence[str]] = {
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
-    *("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November"),
+    *(
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+    ),
     "December",
 )
 _PAIRS = [(a, b) for a in range(1, 10) for b in range(1, 10)]

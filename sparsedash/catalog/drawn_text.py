@@ -1,4 +1,5 @@
-"""Calibration documents drawn from a seed: sums and counting, copies and lists, worked examples, code, tables and JSON.
+"""Calibration documents drawn from a seed: sums and counting, copies and lists, worked examples,
+code, tables and JSON.
 
 None of them has the format of a built-in task, which tests/catalog/test_mixed_text.py holds.
 """
@@ -24,10 +25,34 @@ _PEOPLE = (
     "Nora",
 )
 _THINGS = (
-    *("pencils", "coins", "eggs", "tickets", "shells", "plates", "stamps", "bricks", "seeds", "socks", "marbles"),
+    *(
+        "pencils",
+        "coins",
+        "eggs",
+        "tickets",
+        "shells",
+        "plates",
+        "stamps",
+        "bricks",
+        "seeds",
+        "socks",
+        "marbles",
+    ),
     *("letters", "bottles", "books", "nails", "cakes", "photos", "keys", "rings", "boxes"),
 )
-_ADJECTIVES = ("old", "quiet", "broken", "purple", "narrow", "heavy", "gentle", "bright", "frozen", "hollow", "patient")
+_ADJECTIVES = (
+    "old",
+    "quiet",
+    "broken",
+    "purple",
+    "narrow",
+    "heavy",
+    "gentle",
+    "bright",
+    "frozen",
+    "hollow",
+    "patient",
+)
 _NOUNS = (
     *(
         "harbour",
@@ -42,9 +67,32 @@ _NOUNS = (
         "orchard",
         "lantern",
     ),
-    *("pillow", "shovel", "pigeon", "cellar", "blanket", "captain", "barrel", "saddle", "anchor", "curtain", "thimble"),
+    *(
+        "pillow",
+        "shovel",
+        "pigeon",
+        "cellar",
+        "blanket",
+        "captain",
+        "barrel",
+        "saddle",
+        "anchor",
+        "curtain",
+        "thimble",
+    ),
 )
-_VERBS = ("follows", "carries", "watches", "repairs", "paints", "forgets", "answers", "covers", "remembers", "counts")
+_VERBS = (
+    "follows",
+    "carries",
+    "watches",
+    "repairs",
+    "paints",
+    "forgets",
+    "answers",
+    "covers",
+    "remembers",
+    "counts",
+)
 _PLACES = (
     "Harlow",
     "Brenn",
@@ -60,10 +108,33 @@ _PLACES = (
     "Pell",
 )
 _NUMBER_WORDS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *(
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 )
-_STEPS = {1: "ones", 2: "twos", 3: "threes", 4: "fours", 5: "fives", 10: "tens", 20: "twenties", 25: "twenty-fives"}
+_STEPS = {
+    1: "ones",
+    2: "twos",
+    3: "threes",
+    4: "fours",
+    5: "fives",
+    10: "tens",
+    20: "twenties",
+    25: "twenty-fives",
+}
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
@@ -106,7 +177,12 @@ def _products(random: Random) -> str:
 
 def _sums_in_words(random: Random) -> str:
     words = _NUMBER_WORDS
-    return ", ".join(f"{words[a]} plus {words[b]} is {words[a + b]}" for a, b in _pairs(random, 4, 0, 10)) + "."
+    return (
+        ", ".join(
+            f"{words[a]} plus {words[b]} is {words[a + b]}" for a, b in _pairs(random, 4, 0, 10)
+        )
+        + "."
+    )
 
 
 def _spoken_sums(random: Random) -> str:
@@ -222,7 +298,12 @@ def _json_lines(random: Random) -> str:
 
 def _json_document(random: Random) -> str:
     rows = _rows(random)[:2]
-    document = {"source": random.choice(_PLACES), "count": len(rows), "rows": rows, "closed": random.random() < 0.5}
+    document = {
+        "source": random.choice(_PLACES),
+        "count": len(rows),
+        "rows": rows,
+        "closed": random.random() < 0.5,
+    }
     return json.dumps(document, indent=2)
 
 
@@ -256,7 +337,11 @@ def _settings_file(random: Random) -> str:
 def _yaml(random: Random) -> str:
     lines = ["items:"]
     for row in _rows(random):
-        lines += [f"  - item: {row['item']}", f"    owner: {row['owner']}", f"    weight: {row['weight']}"]
+        lines += [
+            f"  - item: {row['item']}",
+            f"    owner: {row['owner']}",
+            f"    weight: {row['weight']}",
+        ]
     return "\n".join(lines)
 
 
@@ -340,21 +425,135 @@ def _digits(random: Random) -> tuple[str, str]:
 
 
 _RELATIONS = (
-    ("tall taller", "small smaller", "old older", "fast faster", "warm warmer", "deep deeper", "clean cleaner"),
-    ("gold Au", "iron Fe", "silver Ag", "copper Cu", "lead Pb", "oxygen O", "sodium Na", "tin Sn", "carbon C"),
-    ("dog puppy", "cat kitten", "cow calf", "horse foal", "sheep lamb", "hen chick", "goose gosling", "swan cygnet"),
-    ("Spain Spanish", "Poland Polish", "Greece Greek", "Sweden Swedish", "Japan Japanese", "Italy Italian"),
-    ("teach teacher", "bake baker", "paint painter", "drive driver", "sing singer", "write writer", "farm farmer"),
-    ("quick quickly", "slow slowly", "careful carefully", "loud loudly", "gentle gently", "easy easily"),
-    ("written write", "spoken speak", "broken break", "chosen choose", "frozen freeze", "stolen steal"),
-    ("bakery bread", "library books", "garage cars", "stable horses", "pharmacy medicine", "harbour ships"),
-    ("Milan Italy", "Lyon France", "Osaka Japan", "Munich Germany", "Porto Portugal", "Seville Spain", "Mumbai India"),
-    ("Toronto Canada", "Sydney Australia", "Istanbul Turkey", "Shanghai China", "Mombasa Kenya", "Lagos Nigeria"),
-    ("Gothenburg Sweden", "Bergen Norway", "Aarhus Denmark", "Turku Finland", "Gdansk Poland", "Salzburg Austria"),
-    ("Alexandria Egypt", "Casablanca Morocco", "Cusco Peru", "Guayaquil Ecuador", "Medellin Colombia", "Basra Iraq"),
-    ("Thessaloniki Greece", "Cork Ireland", "Antwerp Belgium", "Odesa Ukraine", "Debrecen Hungary", "Karachi Pakistan"),
-    ("France euro", "Japan yen", "India rupee", "Mexico peso", "Sweden krona", "Poland zloty", "Thailand baht"),
-    ("Brazil Portuguese", "Austria German", "Egypt Arabic", "Chile Spanish", "Iran Persian", "Kenya Swahili"),
+    (
+        "tall taller",
+        "small smaller",
+        "old older",
+        "fast faster",
+        "warm warmer",
+        "deep deeper",
+        "clean cleaner",
+    ),
+    (
+        "gold Au",
+        "iron Fe",
+        "silver Ag",
+        "copper Cu",
+        "lead Pb",
+        "oxygen O",
+        "sodium Na",
+        "tin Sn",
+        "carbon C",
+    ),
+    (
+        "dog puppy",
+        "cat kitten",
+        "cow calf",
+        "horse foal",
+        "sheep lamb",
+        "hen chick",
+        "goose gosling",
+        "swan cygnet",
+    ),
+    (
+        "Spain Spanish",
+        "Poland Polish",
+        "Greece Greek",
+        "Sweden Swedish",
+        "Japan Japanese",
+        "Italy Italian",
+    ),
+    (
+        "teach teacher",
+        "bake baker",
+        "paint painter",
+        "drive driver",
+        "sing singer",
+        "write writer",
+        "farm farmer",
+    ),
+    (
+        "quick quickly",
+        "slow slowly",
+        "careful carefully",
+        "loud loudly",
+        "gentle gently",
+        "easy easily",
+    ),
+    (
+        "written write",
+        "spoken speak",
+        "broken break",
+        "chosen choose",
+        "frozen freeze",
+        "stolen steal",
+    ),
+    (
+        "bakery bread",
+        "library books",
+        "garage cars",
+        "stable horses",
+        "pharmacy medicine",
+        "harbour ships",
+    ),
+    (
+        "Milan Italy",
+        "Lyon France",
+        "Osaka Japan",
+        "Munich Germany",
+        "Porto Portugal",
+        "Seville Spain",
+        "Mumbai India",
+    ),
+    (
+        "Toronto Canada",
+        "Sydney Australia",
+        "Istanbul Turkey",
+        "Shanghai China",
+        "Mombasa Kenya",
+        "Lagos Nigeria",
+    ),
+    (
+        "Gothenburg Sweden",
+        "Bergen Norway",
+        "Aarhus Denmark",
+        "Turku Finland",
+        "Gdansk Poland",
+        "Salzburg Austria",
+    ),
+    (
+        "Alexandria Egypt",
+        "Casablanca Morocco",
+        "Cusco Peru",
+        "Guayaquil Ecuador",
+        "Medellin Colombia",
+        "Basra Iraq",
+    ),
+    (
+        "Thessaloniki Greece",
+        "Cork Ireland",
+        "Antwerp Belgium",
+        "Odesa Ukraine",
+        "Debrecen Hungary",
+        "Karachi Pakistan",
+    ),
+    (
+        "France euro",
+        "Japan yen",
+        "India rupee",
+        "Mexico peso",
+        "Sweden krona",
+        "Poland zloty",
+        "Thailand baht",
+    ),
+    (
+        "Brazil Portuguese",
+        "Austria German",
+        "Egypt Arabic",
+        "Chile Spanish",
+        "Iran Persian",
+        "Kenya Swahili",
+    ),
     (
         "large big",
         "rapid quick",
@@ -365,7 +564,16 @@ _RELATIONS = (
         "damp moist",
         "tiny little",
     ),
-    ("finger hand", "petal flower", "wheel car", "page book", "branch tree", "roof house", "sleeve coat", "key piano"),
+    (
+        "finger hand",
+        "petal flower",
+        "wheel car",
+        "page book",
+        "branch tree",
+        "roof house",
+        "sleeve coat",
+        "key piano",
+    ),
 )
 _INSTRUCTIONS: tuple[tuple[str, Callable[[str, str, str], str]], ...] = (
     ("Pick the final word from {a}, {b}, {c}.", lambda a, b, c: c),
@@ -386,7 +594,17 @@ _INSTRUCTIONS: tuple[tuple[str, Callable[[str, str, str], str]], ...] = (
     ("Put {b} in brackets.", lambda a, b, c: f"({b})"),
 )
 _OPERATIONS = (
-    *(_same, _upper_case, _capital_letter, _spelled, _thrice, _swapped, _opening_item, _closing_item, _next_number),
+    *(
+        _same,
+        _upper_case,
+        _capital_letter,
+        _spelled,
+        _thrice,
+        _swapped,
+        _opening_item,
+        _closing_item,
+        _next_number,
+    ),
     *(_doubled, _number_in_words, _digits, None, None),
 )
 """None: a relation between words."""
@@ -399,7 +617,11 @@ def _worked_examples(random: Random) -> str:
         pairs = [tuple(pair.split()) for pair in random.sample(random.choice(_RELATIONS), 5)]
     else:
         pairs = [operation(random) for _ in range(random.randint(4, 6))]
-    opening, arrow, closing = random.choice(_OPENINGS), random.choice(_ARROWS), random.choice(("", "", ".", ";"))
+    opening, arrow, closing = (
+        random.choice(_OPENINGS),
+        random.choice(_ARROWS),
+        random.choice(("", "", ".", ";")),
+    )
     return "\n".join(f"{opening}{given}{arrow}{result}{closing}" for given, result in pairs)
 
 
@@ -414,7 +636,20 @@ def _followed_instructions(random: Random) -> str:
     return "\n".join(lines)
 
 
-_CALLS = ("scale", "turn", "load", "merge", "trim", "fold", "pick", "send", "draw", "join", "split", "mark")
+_CALLS = (
+    "scale",
+    "turn",
+    "load",
+    "merge",
+    "trim",
+    "fold",
+    "pick",
+    "send",
+    "draw",
+    "join",
+    "split",
+    "mark",
+)
 _BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"))
 
 
@@ -475,17 +710,39 @@ def _lettered_list(random: Random) -> str:
 Draw = Callable[[Random], str]
 
 SUMS: Sequence[Draw] = (
-    *(_added_things, _taken_things, _close_sums, _close_differences, _products, _sums_in_words, _spoken_sums),
+    *(
+        _added_things,
+        _taken_things,
+        _close_sums,
+        _close_differences,
+        _products,
+        _sums_in_words,
+        _spoken_sums,
+    ),
     *(_receipt, _counted_up, _counted_down, _numbered_pages),
 )
 COPIES: Sequence[Draw] = (
-    *(_copied_sentences, _copied_codes, _copied_list, _copied_words, _copied_number, _numbered_list, _repeated_pair),
+    *(
+        _copied_sentences,
+        _copied_codes,
+        _copied_list,
+        _copied_words,
+        _copied_number,
+        _numbered_list,
+        _repeated_pair,
+    ),
 )
 EXAMPLES: Sequence[Draw] = (
     *(_worked_examples, _worked_examples, _worked_examples, _worked_examples),
     *(_followed_instructions, _followed_instructions, _diary, _lettered_list),
 )
-STRUCTURES: Sequence[Draw] = (_nested_calls, _nested_calls, _short_functions, _short_functions, _markup)
+STRUCTURES: Sequence[Draw] = (
+    _nested_calls,
+    _nested_calls,
+    _short_functions,
+    _short_functions,
+    _markup,
+)
 TABLES: Sequence[Draw] = (
     _csv,
     _markdown_table,

@@ -1,4 +1,5 @@
-"""Model families: paths to their decoder blocks and MLPs, refused configs, and the export forms of their sparse models.
+"""Model families: paths to their decoder blocks and MLPs, refused configs, and the export forms of
+their sparse models.
 
 One row adds a family. The keys are values of `model_type` in config.json.
 """
@@ -21,14 +22,16 @@ Bias = bool | tuple[str, bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Paths to the parts that are pruned, and the parameters beside the projections' weights; as LLaMA without biases.
+    """Paths to the parts that are pruned, and the parameters beside the projections' weights; as
+    LLaMA without biases.
 
-    blocks: from the model to the list of decoder blocks. inner, out: from a block to its projections. fused: parts in
-    one inner projection. width: the key of config.json that says the inner width; empty where the family has none, and
-    its code knows one width only. norms: of a block, vectors of the hidden width; twice as many where they have a bias.
-    outer: the same outside of the blocks. tied: whether the head shares the embedding's weights where the config is
-    silent. positions: the config's key for learned positions, and how many more there are. head_norm: vectors of one
-    head's width in a block.
+    blocks: from the model to the list of decoder blocks. inner, out: from a block to its
+    projections. fused: parts in one inner projection. width: the key of config.json that says the
+    inner width; empty where the family has none, and its code knows one width only. norms: of a
+    block, vectors of the hidden width; twice as many where they have a bias.
+    outer: the same outside of the blocks. tied: whether the head shares the embedding's weights
+    where the config is silent. positions: the config's key for learned positions, and how many more
+    there are. head_norm: vectors of one head's width in a block.
     """
 
     blocks: str = "model.layers"
@@ -62,7 +65,12 @@ def _biases(bias: Bias) -> dict[str, Any]:
 
 
 _NEOX = Family(
-    blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", norms=4, outer=2, **_biases(True)
+    blocks="transformer.h",
+    inner=("mlp.dense_h_to_4h",),
+    out="mlp.dense_4h_to_h",
+    norms=4,
+    outer=2,
+    **_biases(True),
 )
 _GPT = replace(_NEOX, inner=("mlp.c_fc",), out="mlp.c_proj", tied=True)
 
@@ -74,7 +82,9 @@ FAMILIES = {
     "gemma3_text": replace(_GATED, norms=4, tied=True, head_norm=2),
     "gpt2": replace(_GPT, width="n_inner", positions=("n_positions", 0)),
     "gpt_neo": replace(_GPT, qkv_bias=False, positions=("max_position_embeddings", 0)),
-    "gpt_neox": replace(_NEOX, blocks="gpt_neox.layers", **_biases(("attention_bias", True)) | {"mlp_bias": True}),
+    "gpt_neox": replace(
+        _NEOX, blocks="gpt_neox.layers", **_biases(("attention_bias", True)) | {"mlp_bias": True}
+    ),
     "gptj": Family(
         blocks="transformer.h",
         inner=("mlp.fc_in",),
@@ -97,7 +107,9 @@ FAMILIES = {
         positions=("max_position_embeddings", 2),
         **_biases(("enable_bias", True)),
     ),
-    "phi": replace(_NEOX, blocks="model.layers", inner=("mlp.fc1",), out="mlp.fc2", norms=2, head_bias=True),
+    "phi": replace(
+        _NEOX, blocks="model.layers", inner=("mlp.fc1",), out="mlp.fc2", norms=2, head_bias=True
+    ),
     "phi3": Family(inner=("mlp.gate_up_proj",), fused=2),
     "qwen2": Family(qkv_bias=True),
     "qwen3": replace(_GATED, head_norm=2),
@@ -116,11 +128,15 @@ _SIZES = {
     "num_labels": (0, 10_000),
     "attention_types": (0, MOST_LAYERS),
 }
-"""Least and most of a size, by its names in the families' configs; what is not said has the family's usual value."""
+"""Least and most of a size, by its names in the families' configs; what is not said has the
+family's usual value.
+"""
 
 
 def config_problem(config: Mapping[str, Any], name: object) -> str:
-    """Why a model with this config.json cannot be pruned; empty where nothing speaks against it. name: of the model."""
+    """Why a model with this config.json cannot be pruned; empty where nothing speaks against it.
+    name: of the model.
+    """
     family = config.get("model_type", "")
     if family == "":
         return f"the config of {name} has no model_type. Fetch or save the model again."
@@ -166,7 +182,9 @@ FORMS: dict[Form, str] = {
 """Export forms, each with one line of description."""
 
 PER_LAYER = {"llama": "deci", "qwen2": "deci", "qwen3": "openelm"}
-"""By a GGUF file's architecture, the one under which llama.cpp reads a width for each block and runs the same graph."""
+"""By a GGUF file's architecture, the one under which llama.cpp reads a width for each block and
+runs the same graph.
+"""
 
 
 MADE_GGUF = {
@@ -174,7 +192,9 @@ MADE_GGUF = {
     **{kind: kind for kind in ("qwen2", "qwen3", "gemma2")},
     "gemma3_text": "gemma3",
 }
-"""Families of which a GGUF file can be made here, where the model is a folder: the architecture that it has there."""
+"""Families of which a GGUF file can be made here, where the model is a folder: the architecture
+that it has there.
+"""
 NO_GGUF = ("gpt_neo", "gptj", "opt")
 """Families for which llama.cpp has no graph."""
 BIASED_GGUF = ("llama", "mistral", "gpt2", "bloom", "starcoder2")
@@ -189,12 +209,20 @@ def is_gguf(model: str) -> bool:
 
 
 def _no_llama_cpp() -> str:
-    """Why nothing of llama.cpp can be done here, with no full stop behind the command; empty where it is installed."""
+    """Why nothing of llama.cpp can be done here, with no full stop behind the command; empty where
+    it is installed.
+    """
     command = install_command("-r requirements-gguf.txt")
-    return "" if find_spec("llama_cpp_py_sync") else f"llama.cpp, which “{command}” installs, is missing"
+    return (
+        ""
+        if find_spec("llama_cpp_py_sync")
+        else f"llama.cpp, which “{command}” installs, is missing"
+    )
 
 
-def quantise_problem(model: str, model_type: str | None = None, methods: Iterable[MethodSettings] = ()) -> str:
+def quantise_problem(
+    model: str, model_type: str | None = None, methods: Iterable[MethodSettings] = ()
+) -> str:
     """Why models of a run of this one cannot be quantised here; empty where they can.
 
     model_type: None: not known. methods: that make its sparse models.
@@ -209,29 +237,38 @@ def quantise_problem(model: str, model_type: str | None = None, methods: Iterabl
 
 
 def _bias_problem(method: MethodSettings, model_type: str | None) -> str:
-    """Why llama.cpp cannot run what this method makes of the family, where it gives blocks a bias."""
+    """Why llama.cpp cannot run what this method makes of the family, where it gives blocks a
+    bias.
+    """
     if method.compensation != "bias" or model_type in (None, *BIASED_GGUF):
         return ""
     return f"compensation by a bias gives its blocks one, for which llama.cpp's graph of {model_type} has no place"
 
 
 def form_problem(form: Form, made: Pruned, model_type: str | None) -> str:
-    """Why this sparse model cannot be written in this form; empty where it can. model_type: None: not known.
+    """Why this sparse model cannot be written in this form; empty where it can. model_type: None:
+    not known.
 
-    Whether a GGUF file can be written depends on the dense model's as well, and is known when that is read.
+    Whether a GGUF file can be written depends on the dense model's as well, and is known when that
+    is read.
     """
     return _problem(form, made.method, model_type, is_even=one_width(made.widths))
 
 
-def require_form(form: Form, method: MethodSettings, permille: int, model_type: str | None = None) -> None:
-    """Raise SettingsError where what this method makes at this sparsity cannot be written in this form.
+def require_form(
+    form: Form, method: MethodSettings, permille: int, model_type: str | None = None
+) -> None:
+    """Raise SettingsError where what this method makes at this sparsity cannot be written in this
+    form.
 
     Asked before there is such a model; as far as the model's type is known.
     """
     is_even = method.per_block or not permille
     problems = {each: _problem(each, method, model_type, is_even=is_even) for each in FORMS}
     if problem := problems[form]:
-        possible = ", ".join(other for other in FORMS if not problems[other]) or "none with this method"
+        possible = (
+            ", ".join(other for other in FORMS if not problems[other]) or "none with this method"
+        )
         raise SettingsError("form", form, f"one of these: {possible}", f"Reason: {problem}.")
 
 
@@ -248,16 +285,26 @@ def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_e
     if method.takes_layers:
         if form == "gguf" and model_type in COUNTED_LAYERS:
             return f"llama.cpp takes from a layer's number which attention it has in {model_type}"
-        return "whole layers are gone, and nothing is left to fill up" if form in ("padded", "masked") else ""
+        return (
+            "whole layers are gone, and nothing is left to fill up"
+            if form in ("padded", "masked")
+            else ""
+        )
     if form == "gguf" and (problem := _bias_problem(method, model_type)):
         return problem
     unbiased = family is not None and (len(family.inner) > 1 or not family.mlp_bias)
     if method.compensation == "bias" and form != "gguf" and unbiased:
         return "its blocks were given a bias, for which this family's stock code has no place"
     if not method.takes_channels:
-        return "" if form == "masked" else "single weights were set to zero, and no channel was removed"
+        return (
+            ""
+            if form == "masked"
+            else "single weights were set to zero, and no channel was removed"
+        )
     if form == "uniform" and family is not None and not family.width:
-        return f"the code of {model_type} computes its width from the hidden one, and reads no other"
+        return (
+            f"the code of {model_type} computes its width from the hidden one, and reads no other"
+        )
     if form == "uniform" and not is_even:
         return "its blocks have different widths"
     return ""
@@ -271,7 +318,9 @@ def one_width(widths: Sequence[int]) -> bool:
 def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """What changes in a config.json, given with all defaults, where only these layers are left."""
     changed: dict[str, Any] = {name: len(kept) for name in _N_LAYERS if config.get(name)}
-    changed |= {name: [config[name][index] for index in kept] for name in _OF_LAYERS if config.get(name)}
+    changed |= {
+        name: [config[name][index] for index in kept] for name in _OF_LAYERS if config.get(name)
+    }
     if "max_window_layers" in config:
         # The list says it of each layer; vLLM's Qwen 2 wants the number to be that of all.
         changed["max_window_layers"] = len(kept)
@@ -287,15 +336,20 @@ _OF_LAYERS = ("layer_types", "no_rope_layers", "attention_layers")
 
 
 def shared_width(made: Pruned, model_type: str) -> int:
-    """The width that blocks are filled up to: the widest's, or the dense one's where the family reads no other."""
+    """The width that blocks are filled up to: the widest's, or the dense one's where the family
+    reads no other.
+    """
     return max(made.widths) if FAMILIES[model_type].width else max(made.dense_widths)
 
 
 def forms_filled_up(made: Pruned, model_type: str | None) -> tuple[Form, ...]:
-    """Forms in which all blocks are filled up to the dense width, so that nothing is saved. None: no type is known."""
+    """Forms in which all blocks are filled up to the dense width, so that nothing is saved. None:
+    no type is known.
+    """
     width = shared_width(made, model_type) if model_type in FAMILIES else max(made.widths)
     if width < max(made.dense_widths):
         return ()
-    # llama.cpp has a graph with a width for each block for few families; the others' files are filled up as well.
+    # llama.cpp has a graph with a width for each block for few families; the others' files are
+    # filled up as well.
     own_widths = model_type is None or MADE_GGUF.get(model_type, model_type) in PER_LAYER
     return ("padded",) if own_widths else ("padded", "gguf")

@@ -1,7 +1,8 @@
-"""Keys and tensors of GGUF files, by `gguf.toml`: mapped to the config and the model, harmless, or refused.
+"""Keys and tensors of GGUF files, by `gguf.toml`: mapped to the config and the model, harmless, or
+refused.
 
-Keys of an architecture stand without its name; `#` is a number. engine/models/model_conversion.py reads nothing that is
-not listed.
+Keys of an architecture stand without its name; `#` is a number. engine/models/model_conversion.py
+reads nothing that is not listed.
 """
 
 import re
@@ -21,8 +22,8 @@ Class = Literal["mapped", "harmless", "refused"]
 class Architecture:
     """One architecture of GGUF.
 
-    model_type: its family. keys: of its mapped keys, the entries of config.json. tensors: of its tensors, the names in
-    the model. harmless: its keys that change no number.
+    model_type: its family. keys: of its mapped keys, the entries of config.json. tensors: of its
+    tensors, the names in the model. harmless: its keys that change no number.
     """
 
     model_type: str
@@ -43,13 +44,17 @@ def _pairs(text: str) -> dict[str, str]:
     return found
 
 
-def _architecture(model_type: str, keys: str, outer: str, blocks: str = "model.layers", **said: str) -> Architecture:
+def _architecture(
+    model_type: str, keys: str, outer: str, blocks: str = "model.layers", **said: str
+) -> Architecture:
     tensors = _pairs(outer)
     for modules, kinds in (("weights", ("weight",)), ("biased", ("weight", "bias"))):
         for name, ours in _pairs(said.get(modules, "")).items():
             tensors |= {f"blk.#.{name}.{kind}": f"{blocks}.#.{ours}.{kind}" for kind in kinds}
     harmless = frozenset(said.get("harmless", "").split())
-    return Architecture(model_type=model_type, keys=_pairs(keys), tensors=tensors, harmless=harmless)
+    return Architecture(
+        model_type=model_type, keys=_pairs(keys), tensors=tensors, harmless=harmless
+    )
 
 
 ARCHITECTURES = {name: _architecture(**said) for name, said in _NAMES["architectures"].items()}
@@ -75,7 +80,9 @@ PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     for row in _NAMES["pre_tokenizers"]
     for name in row["names"].split()
 }
-"""By the name that tokenizer.ggml.pre holds, where words are cut, one rule after the other, as llama.cpp cuts them."""
+"""By the name that tokenizer.ggml.pre holds, where words are cut, one rule after the other, as
+llama.cpp cuts them.
+"""
 
 WORDS_OF_BYTES: str = _NAMES["cuts"]["gpt2"]
 """The rule of a byte-level pre-tokenizer that says none."""
@@ -89,7 +96,9 @@ QWEN_PRE_TOKENIZERS = ("qwen2", "deepseek-r1-qwen")
 """Those of the Qwen families: their class in transformers knows one rule."""
 
 WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken")
-"""Under these a word that is a token is never made of merges, and a text begins with a token if nothing is said."""
+"""Under these a word that is a token is never made of merges, and a text begins with a token if
+nothing is said.
+"""
 
 _MANY = re.compile(
     r"^(general\.(?:base_model|dataset)\.(?=\d)|general\.sampling\.|tokenizer\.chat_template\.|(?:quantize\.)?imatrix\.).*"
@@ -97,18 +106,27 @@ _MANY = re.compile(
 
 
 def gguf_problem(values: Mapping[str, Any], tensors: Iterable[str]) -> str:
-    """Why a file with these keys and tensors cannot be read as the model that it is; empty where it can."""
+    """Why a file with these keys and tensors cannot be read as the model that it is; empty where it
+    can.
+    """
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        return f"its architecture is {str(architecture)[:40]!r}; possible: {', '.join(ARCHITECTURES)}"
+        return (
+            f"its architecture is {str(architecture)[:40]!r}; possible: {', '.join(ARCHITECTURES)}"
+        )
     own = {name.removeprefix(f"{architecture}."): value for name, value in values.items()}
     if values.get("general.type", "model") != "model":
         return f"it holds no model: general.type is {str(values['general.type'])[:40]!r}"
     if values.get("split.count", 1) not in (0, 1):
-        return f"it is one of {values['split.count']} parts; join them with llama-gguf-split --merge"
+        return (
+            f"it is one of {values['split.count']} parts; join them with llama-gguf-split --merge"
+        )
     if odd := _odd_value(own, architecture) or _odd_tokenizer(own, architecture):
         return odd
-    found = [*_refused_keys(values, architecture), *_refused_tensors(tensors, own["block_count"], architecture)]
+    found = [
+        *_refused_keys(values, architecture),
+        *_refused_tensors(tensors, own["block_count"], architecture),
+    ]
     if found:
         more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
         return f"it would be another model without {', '.join(found[:_NAMED])}{more}, which nothing here can express"
@@ -116,7 +134,9 @@ def gguf_problem(values: Mapping[str, Any], tensors: Iterable[str]) -> str:
 
 
 def general_name(name: str) -> str:
-    """A key or tensor as the tables have it: `#` for the number of its block, or for all names of one kind."""
+    """A key or tensor as the tables have it: `#` for the number of its block, or for all names of
+    one kind.
+    """
     return _MANY.sub(r"\1#", re.sub(r"^blk\.\d+\.", "blk.#.", name))
 
 
@@ -132,7 +152,11 @@ def _refused_keys(values: Mapping[str, Any], architecture: str) -> Iterator[str]
     for name, value in values.items():
         key = name.removeprefix(f"{architecture}.")
         if class_of_key(name, architecture) == "refused" and value not in NEUTRAL.get(key, ()):
-            yield f"{name[:80]!r} = {str(value)[:20]}" if not isinstance(value, list) else repr(name[:80])
+            yield (
+                f"{name[:80]!r} = {str(value)[:20]}"
+                if not isinstance(value, list)
+                else repr(name[:80])
+            )
 
 
 def _refused_tensors(tensors: Iterable[str], n_blocks: int, architecture: str) -> Iterator[str]:
@@ -144,7 +168,9 @@ def _refused_tensors(tensors: Iterable[str], n_blocks: int, architecture: str) -
 
 
 def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
-    """The first mapped key with an impossible value, in words. own: the values, without the architecture's name."""
+    """The first mapped key with an impossible value, in words. own: the values, without the
+    architecture's name.
+    """
     mapped, n_blocks = ARCHITECTURES[architecture].keys, own.get("block_count", 1)
     if type(n_blocks) is not int or not 0 < n_blocks <= MOST_LAYERS:
         return f"{architecture}.block_count is {str(n_blocks)[:40]}; possible: 1 to {MOST_LAYERS:,}"
@@ -152,8 +178,13 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
     required += ["attention.sliding_window"] if architecture.startswith("gemma") else []
     if missing := [key for key in required if key not in own]:
         return f"it lacks {architecture}.{missing[0]}"
-    for key in sorted(mapped.keys() & own.keys() - {"rope.scaling.type", "attention.sliding_window_pattern"}):
-        value, none = own[key], (architecture, key) == ("phi3", "attention.sliding_window") or "softcapping" in key
+    for key in sorted(
+        mapped.keys() & own.keys() - {"rope.scaling.type", "attention.sliding_window_pattern"}
+    ):
+        value, none = (
+            own[key],
+            (architecture, key) == ("phi3", "attention.sliding_window") or "softcapping" in key,
+        )
         counts = key in ("rope.dimension_count", "rope.scaling.original_context_length")
         counts = counts or not (key.startswith("rope.") or "epsilon" in key or "softcapping" in key)
         kinds = (int,) if counts else (int, float)
@@ -165,15 +196,24 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
     sizes_of_heads = [own.get(f"attention.{part}_length") for part in ("key", "value")]
     heads = {size for size in sizes_of_heads if type(size) is int}
     heads = heads or {own["embedding_length"] // max(1, own["attention.head_count"])}
-    turned = own["rope.dimension_count"] if "rope.dimension_count" in mapped.keys() & own.keys() else max(heads)
+    turned = (
+        own["rope.dimension_count"]
+        if "rope.dimension_count" in mapped.keys() & own.keys()
+        else max(heads)
+    )
     if len(heads) > 1 or (turned != max(heads) and architecture != "phi3"):
         sizes = ", ".join(map(str, sorted({*heads, turned})))
-        return f"keys, values and rotated parts of a head have {sizes} numbers; they must have as many"
+        return (
+            f"keys, values and rotated parts of a head have {sizes} numbers; they must have as many"
+        )
     pattern = own.get("attention.sliding_window_pattern", 1)
     each = pattern if isinstance(pattern, list) else [pattern] * own["block_count"]
-    if len(each) != own["block_count"] or not all(type(one) in (int, bool) and one >= 0 for one in each):
+    if len(each) != own["block_count"] or not all(
+        type(one) in (int, bool) and one >= 0 for one in each
+    ):
         return (
-            f"{architecture}.attention.sliding_window_pattern is {str(pattern)[:40]}; possible: one number for a block"
+            f"{architecture}.attention.sliding_window_pattern is {str(pattern)[:40]}; "
+            "possible: one number for a block"
         )
     return ""
 
@@ -189,7 +229,10 @@ def _odd_tokenizer(values: Mapping[str, Any], architecture: str) -> str:
         return f"{odd[0]} is {str(values[odd[0]])[:40]}; possible: true, false"
     tokens = values.get("tokenizer.ggml.tokens")
     tokens = tokens if isinstance(tokens, list) else []
-    n_tokens, longest = len(tokens), max((len(each) for each in tokens if isinstance(each, bytes)), default=0)
+    n_tokens, longest = (
+        len(tokens),
+        max((len(each) for each in tokens if isinstance(each, bytes)), default=0),
+    )
     if longest > _MOST_TOKEN_BYTES:
         return f"one of its tokens has {longest:,} bytes; possible: {_MOST_TOKEN_BYTES:,}"
     if values.get("vocab_size", n_tokens) != n_tokens:

@@ -1,6 +1,7 @@
 """Reads the header of a .gguf file within the file's bounds, and quickly.
 
-The library makes several arrays for every word of a vocabulary, which was most of unpacking the built-in model.
+The library makes several arrays for every word of a vocabulary, which was most of unpacking the
+built-in model.
 """
 
 import sys
@@ -22,10 +23,11 @@ _UNQUANTISED = {"F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64"}
 
 
 class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
-    """The library's reader, but where it would read past the end of the file as if nothing stood there, it refuses.
+    """The library's reader, but where it would read past the end of the file as if nothing stood
+    there, it refuses.
 
-    Arrays of words or numbers are read as a whole; their `parts` are bytes or arrays of one number, as `data` numbers
-    them.
+    Arrays of words or numbers are read as a whole; their `parts` are bytes or arrays of one number,
+    as `data` numbers them.
     """
 
     data: Any
@@ -35,18 +37,27 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
 
     @cached_property
     def values(self) -> Mapping[str, Any]:
-        """Every key of the file with its value; strings in arrays are bytes, since words hold parts of characters."""
-        return {name: _value(field) for name, field in self.fields.items() if not name.startswith("GGUF.")}
+        """Every key of the file with its value; strings in arrays are bytes, since words hold parts
+        of characters.
+        """
+        return {
+            name: _value(field)
+            for name, field in self.fields.items()
+            if not name.startswith("GGUF.")
+        }
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
         if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
             raise ValueError("it is cut off")
         if isinstance(self.data, np.memmap):
-            # Slicing a memmap makes an object of that class each time, which took nine tenths of the reading.
+            # Slicing a memmap makes an object of that class each time, which took nine tenths of
+            # the reading.
             self.data = self.data.view(np.ndarray)
         return super()._get(offset, dtype, count, override_order)
 
-    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[Any]]:
+    def _get_field_parts(
+        self, orig_offs: int, raw_type: int
+    ) -> tuple[int, list[Any], list[int], list[Any]]:
         if raw_type != gguf.GGUFValueType.ARRAY:
             return super()._get_field_parts(orig_offs, raw_type)  # type: ignore[no-any-return]
         kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
@@ -62,12 +73,16 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
         return end - orig_offs, [kind, count, *items], list(range(2, 2 + n_items)), types
 
     def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
-        """As the library does, but each must begin where the one before it ends, as llama.cpp asks."""
+        """As the library does, but each must begin where the one before it ends, as llama.cpp
+        asks.
+        """
         super()._build_tensors(start_offs, fields)
         expected, alignment = start_offs, int(self.alignment)
         for tensor in self.tensors:
             if tensor.data_offset != expected:
-                raise ValueError(f"tensor {tensor.name} lies at {tensor.data_offset}, not at {expected}")
+                raise ValueError(
+                    f"tensor {tensor.name} lies at {tensor.data_offset}, not at {expected}"
+                )
             expected += -(-int(tensor.n_bytes) // alignment) * alignment
 
     def _strings(self, at: int, count: int) -> tuple[list[bytes], int]:
@@ -75,7 +90,11 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
         content, found = memoryview(self.data), []
         if at + count * _LENGTH_BYTES > len(content):
             raise ValueError("it is cut off")
-        order: Any = sys.byteorder if self.byte_order == "I" else {"little": "big", "big": "little"}[sys.byteorder]
+        order: Any = (
+            sys.byteorder
+            if self.byte_order == "I"
+            else {"little": "big", "big": "little"}[sys.byteorder]
+        )
         for _ in range(count):
             begin = at + _LENGTH_BYTES
             at = begin + int.from_bytes(content[at:begin], order)
@@ -109,27 +128,42 @@ def _value(field: Any) -> Any:
 
 
 def opened_gguf(file: Path) -> GgufReader:
-    """The file's keys and tensors. Raises ModelError unless all of them can be read and lie within it."""
+    """The file's keys and tensors. Raises ModelError unless all of them can be read and lie within
+    it.
+    """
     try:
         return GgufReader(file)
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         reason = first_line(error).strip("'\"")
         raise ModelError(
-            f"{file.name} could not be read as a GGUF model: {reason}.", "Fetch it again; the file must be whole."
+            f"{file.name} could not be read as a GGUF model: {reason}.",
+            "Fetch it again; the file must be whole.",
         ) from error
 
 
 SOURCE_TYPE = "sparsedash.source_type"
-"""Key of a file that was exported here: the type of the quantised file that its dense model comes from."""
+"""Key of a file that was exported here: the type of the quantised file that its dense model comes
+from.
+"""
 
 _NAMED_TYPES = (*gguf.LlamaFileType, *gguf.GGMLQuantizationType)
 _KNOWN_TYPES = {each.name.removeprefix("MOSTLY_") for each in _NAMED_TYPES}
 
 
 def quantised_type(reader: GgufReader) -> str:
-    """The type of a quantised file, as Q4_K_M or Q4_1; of a full one that of its source; empty where none is known.
+    """The type of a quantised file, as Q4_K_M or Q4_1; of a full one that of its source; empty
+    where none is known.
 
-    The file's own name for it where a tensor is of that type, else the type that most of its quantised weights have.
+    The file's own name for it where a tensor is of that type, else the type that most of its
+    quantised weights have.
     """
     weights: Counter[str] = Counter()
     for tensor in reader.tensors:

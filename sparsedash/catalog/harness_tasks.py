@@ -1,6 +1,8 @@
-"""Names of the tasks, groups and tags of the installed lm-evaluation-harness, and the hub's data sets that they read.
+"""Names of the tasks, groups and tags of the installed lm-evaluation-harness, and the hub's data
+sets that they read.
 
-Read from its files as text: importing it takes seconds and half a gigabyte, and its own index a quarter minute.
+Read from its files as text: importing it takes seconds and half a gigabyte, and its own index a
+quarter minute.
 """
 
 import re
@@ -38,7 +40,8 @@ def tasks_folder() -> Path | None:
 
 @cache
 def harness_tasks() -> Mapping[str, frozenset[str]]:
-    """The names, each with the folders below `tasks_folder` whose files have it. Takes a second, once.
+    """The names, each with the folders below `tasks_folder` whose files have it. Takes a second,
+    once.
 
     A few are no tasks: a line of any other list may look like one of a group.
     """
@@ -75,7 +78,9 @@ def no_such_task(name: str) -> str:
 
 
 def task_folders(name: str) -> list[Path]:
-    """The folders of the harness, directly below that of all tasks, whose files name this task, group or tag."""
+    """The folders of the harness, directly below that of all tasks, whose files name this task,
+    group or tag.
+    """
     folder = tasks_folder()
     if folder is None:
         return []
@@ -86,7 +91,8 @@ def task_folders(name: str) -> list[Path]:
 def data_sets(name: str) -> tuple[str, ...]:
     """The data sets of the hub, as owner/name, that this task, group or tag may read.
 
-    They are those of the folder that defines it, whose files share parts; of others that only list it, none.
+    They are those of the folder that defines it, whose files share parts; of others that only list
+    it, none.
     """
     key = r"(?:(?:task|group|tag):[ \t]*|tag:(?:\s+-[ \t]*\S+)*\s+-[ \t]*)"
     defined = re.compile(rf"""^{key}["']?{re.escape(name)}["']?[ \t]*(?:#.*)?$""", re.MULTILINE)

@@ -1,4 +1,5 @@
-"""The built-in mixed calibration text, `builtin:mixed`: its sources and their shares. One row adds a source.
+"""The built-in mixed calibration text, `builtin:mixed`: its sources and their shares. One row adds
+a source.
 
 A cut keeps the abilities that its calibration text has: see docs/adr/0061.
 """
@@ -12,12 +13,22 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from sparsedash.catalog.drawn_text import COPIES, EXAMPLES, STRUCTURES, SUMS, TABLES, Draw, draw_document
+from sparsedash.catalog.drawn_text import (
+    COPIES,
+    EXAMPLES,
+    STRUCTURES,
+    SUMS,
+    TABLES,
+    Draw,
+    draw_document,
+)
 from sparsedash.schema.plain_values import digest
 
 _TEXTS = Path(__file__).parent / "texts"
 _N_HELD_OUT = 4
-"""Documents of each source that no calibration reads: divergence by kind of text is measured on them."""
+"""Documents of each source that no calibration reads: divergence by kind of text is measured on
+them.
+"""
 
 _N_CHARACTERS = 900
 """Of a drawn document: some 256 to 400 tokens."""
@@ -40,7 +51,9 @@ Document = str | Exchange
 
 @dataclass(frozen=True, kw_only=True)
 class TextSource:
-    """A kind of text. share: of the mixed text's tokens. Either file, of documents, or draws, which never run out."""
+    """A kind of text. share: of the mixed text's tokens. Either file, of documents, or draws, which
+    never run out.
+    """
 
     name: str
     title: str
@@ -78,8 +91,15 @@ SOURCES = (
     TextSource(name="code", title="Code", share=0.02, file="code.jsonl"),
     TextSource(name="structures", title="Brackets and indentation", share=0.04, draws=STRUCTURES),
     TextSource(name="tables", title="Tables and JSON", share=0.02, draws=TABLES),
-    TextSource(name="questions", title="Questions with answers", share=0.02, file="questions.jsonl"),
-    TextSource(name="instructions", title="Instructions with replies", share=0.02, file="instructions.jsonl"),
+    TextSource(
+        name="questions", title="Questions with answers", share=0.02, file="questions.jsonl"
+    ),
+    TextSource(
+        name="instructions",
+        title="Instructions with replies",
+        share=0.02,
+        file="instructions.jsonl",
+    ),
 )
 
 
@@ -89,7 +109,9 @@ def source_title(name: str) -> str:
 
 
 def mixed_documents(seed: int = 0) -> list[str]:
-    """All documents of the sources that are files, and as many of each of the others, without a chat template."""
+    """All documents of the sources that are files, and as many of each of the others, without a
+    chat template.
+    """
     texts: list[str] = []
     for source in SOURCES:
         for document in islice(source.documents(seed), 64):
@@ -99,12 +121,18 @@ def mixed_documents(seed: int = 0) -> list[str]:
 
 @cache
 def mixed_identity() -> str:
-    """Identity of the mixed text. The chat template that renders its exchanges is part of the model's identity."""
-    parts = [[source.name, source.share, list(islice(source.documents(0), 64))] for source in SOURCES]
+    """Identity of the mixed text. The chat template that renders its exchanges is part of the
+    model's identity.
+    """
+    parts = [
+        [source.name, source.share, list(islice(source.documents(0), 64))] for source in SOURCES
+    ]
     return f"mixed:{digest(parts)}"
 
 
 @cache
 def _read(file: str) -> tuple[Document, ...]:
     rows = [json.loads(line) for line in (_TEXTS / file).read_text("utf-8").splitlines()]
-    return tuple(row["text"] if "text" in row else Exchange(row["user"], row["assistant"]) for row in rows)
+    return tuple(
+        row["text"] if "text" in row else Exchange(row["user"], row["assistant"]) for row in rows
+    )

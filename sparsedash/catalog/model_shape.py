@@ -1,4 +1,5 @@
-"""Sizes of a model, counted from its config.json: weights, widths, multiply-adds and bytes; no torch, no download.
+"""Sizes of a model, counted from its config.json: weights, widths, multiply-adds and bytes; no
+torch, no download.
 
 A test compares every count with the real model class on the meta device. Amdahl's law:
 what is not removed (attention, the output head) takes as long as before, so it bounds the speed-up.
@@ -18,7 +19,9 @@ from sparsedash.catalog.published_results import PUBLISHED_MODELS
 from sparsedash.schema.settings import BUILTIN_MODEL
 
 CONFIGS = Path(__file__).parent / "configs"
-_LISTED = {BUILTIN_MODEL: "smollm2-135m"} | {model.reference: model.config for model in PUBLISHED_MODELS}
+_LISTED = {BUILTIN_MODEL: "smollm2-135m"} | {
+    model.reference: model.config for model in PUBLISHED_MODELS
+}
 
 WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -27,12 +30,14 @@ WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 class ModelShape:
     """Counts of one dense model.
 
-    family: its model_type. hidden: width of the residual stream, d. vocabulary: tokens it can predict. widths: inner
-    channels of each block, m. per_channel: weights that leave with one channel. bias_per_channel: biases that leave
-    with it. n_matmul: weights of Linear and Conv layers, the output head included even where it shares the embedding's.
-    n_head: of that head. n_parameters: everything; what is shared counts once. attention: width of all heads of one
-    block together. keys: width of its keys, and of its values. block_rest: parameters of a block that are neither
-    weights of its projections nor biases of its channels. stored_bytes: of one weight in the checkpoint.
+    family: its model_type. hidden: width of the residual stream, d. vocabulary: tokens it can
+    predict. widths: inner channels of each block, m. per_channel: weights that leave with one
+    channel. bias_per_channel: biases that leave with it. n_matmul: weights of Linear and Conv
+    layers, the output head included even where it shares the embedding's.
+    n_head: of that head. n_parameters: everything; what is shared counts once. attention: width of
+    all heads of one block together. keys: width of its keys, and of its values. block_rest:
+    parameters of a block that are neither weights of its projections nor biases of its channels.
+    stored_bytes: of one weight in the checkpoint.
     """
 
     family: str
@@ -86,11 +91,19 @@ def listed_shape(reference: str) -> ModelShape | None:
 
 
 def model_shape(config: Mapping[str, Any]) -> ModelShape:
-    """The shape of a model with this config.json. Raises KeyError for an unknown family or a missing size."""
+    """The shape of a model with this config.json. Raises KeyError for an unknown family or a
+    missing size.
+    """
     name = config["model_type"]
     family = FAMILIES[name]
-    d, n_blocks = _size(config, "hidden_size", "n_embd"), _size(config, "num_hidden_layers", "n_layer", "num_layers")
-    heads, words = _size(config, "num_attention_heads", "n_head", "num_heads"), int(config["vocab_size"])
+    d, n_blocks = (
+        _size(config, "hidden_size", "n_embd"),
+        _size(config, "num_hidden_layers", "n_layer", "num_layers"),
+    )
+    heads, words = (
+        _size(config, "num_attention_heads", "n_head", "num_heads"),
+        int(config["vocab_size"]),
+    )
     head = config.get("head_dim") or d // heads
     queries, keys = head * heads, head * _key_heads(config, heads)
     n_projections = len(family.inner) * family.fused + 1
@@ -105,18 +118,24 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
 
     norms = family.norms
     if name == "falcon" and config.get("parallel_attn", True):
-        one = config.get("num_ln_in_parallel_attn") == 1 or not config.get("new_decoder_architecture")
+        one = config.get("num_ln_in_parallel_attn") == 1 or not config.get(
+            "new_decoder_architecture"
+        )
         norms = 2 if one else 4
     bias_per_channel = (n_projections - 1) * has(family.mlp_bias)
     a_block = (
-        norms * d + (queries + 2 * keys) * has(family.qkv_bias) + d * (has(family.out_bias) + has(family.mlp_bias))
+        norms * d
+        + (queries + 2 * keys) * has(family.qkv_bias)
+        + d * (has(family.out_bias) + has(family.mlp_bias))
     )
     a_block += m * bias_per_channel + head * family.head_norm + (queries + keys) * (name == "olmo2")
     # Norms of Phi's queries and keys, with biases.
     a_block += 4 * head * bool(config.get("qk_layernorm"))
     positions, more = family.positions
     outer = 0 if config.get("do_layer_norm_before") is False else family.outer
-    outside = outer * d + ((config[positions] + more) * d if positions else 0) + words * family.head_bias
+    outside = (
+        outer * d + ((config[positions] + more) * d if positions else 0) + words * family.head_bias
+    )
     if embedded != d:
         n_matmul += 2 * d * embedded
     if not config.get("tie_word_embeddings", family.tied):
@@ -134,7 +153,9 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         attention=queries,
         keys=keys,
         block_rest=a_block - m * bias_per_channel,
-        stored_bytes=(WEIGHT_BYTES | {"float64": 8})[config.get("torch_dtype") or config.get("dtype") or "float32"],
+        stored_bytes=(WEIGHT_BYTES | {"float64": 8})[
+            config.get("torch_dtype") or config.get("dtype") or "float32"
+        ],
     )
 
 
@@ -161,12 +182,18 @@ def removed_layers(widths: Sequence[int]) -> int:
 
 def removed_weights(shape: ModelShape, widths: Sequence[int]) -> int:
     """Weights of Linear layers that are gone with these channels and layers."""
-    return removed_channels(shape, widths) * shape.per_channel + removed_layers(widths) * shape.per_attention
+    return (
+        removed_channels(shape, widths) * shape.per_channel
+        + removed_layers(widths) * shape.per_attention
+    )
 
 
 def parameter_count(shape: ModelShape, widths: Sequence[int]) -> int:
     """Parameters of the model with these widths; what is shared counts once."""
-    beside = removed_channels(shape, widths) * shape.bias_per_channel + removed_layers(widths) * shape.block_rest
+    beside = (
+        removed_channels(shape, widths) * shape.bias_per_channel
+        + removed_layers(widths) * shape.block_rest
+    )
     return shape.n_parameters - removed_weights(shape, widths) - beside
 
 
@@ -176,27 +203,41 @@ def weight_bytes(shape: ModelShape, widths: Sequence[int], dtype: str) -> int:
 
 
 def prefill_multiply_adds(shape: ModelShape, widths: Sequence[int], n_tokens: int) -> int:
-    """Multiply-adds of reading a passage: Linear layers, causal attention, and the head at its last token."""
+    """Multiply-adds of reading a passage: Linear layers, causal attention, and the head at its last
+    token.
+    """
     linear = (_matmul_weights(shape, widths) - shape.n_head) * n_tokens + shape.n_head
-    scores_and_sums = 2 * shape.attention * n_tokens * (n_tokens + 1) // 2 * (len(widths) - removed_layers(widths))
+    scores_and_sums = (
+        2
+        * shape.attention
+        * n_tokens
+        * (n_tokens + 1)
+        // 2
+        * (len(widths) - removed_layers(widths))
+    )
     return linear + scores_and_sums
 
 
 def prefill_ceiling(shape: ModelShape, widths: Sequence[int], n_tokens: int) -> float:
     """Largest possible speed-up of reading, where multiply-adds are all that takes time."""
-    return prefill_multiply_adds(shape, shape.widths, n_tokens) / prefill_multiply_adds(shape, widths, n_tokens)
+    return prefill_multiply_adds(shape, shape.widths, n_tokens) / prefill_multiply_adds(
+        shape, widths, n_tokens
+    )
 
 
 def decode_ceiling(shape: ModelShape, widths: Sequence[int], *, batch: int, n_tokens: int) -> float:
     """Largest possible speed-up of writing, where fetching numbers is all that takes time.
 
-    A token in each passage of a batch takes all Linear weights once, and all keys and values. n_tokens: those that each
-    passage has already.
+    A token in each passage of a batch takes all Linear weights once, and all keys and values.
+    n_tokens: those that each passage has already.
     """
 
     def fetched(own: Sequence[int]) -> int:
         n_kept = len(own) - removed_layers(own)
-        return _matmul_weights(shape, own) + shape.cache_per_token * n_kept // len(own) * n_tokens * batch
+        return (
+            _matmul_weights(shape, own)
+            + shape.cache_per_token * n_kept // len(own) * n_tokens * batch
+        )
 
     return fetched(shape.widths) / fetched(widths)
 

@@ -1,4 +1,6 @@
-"""Named methods: presets of the four choices, which are what a form and the shell offer. One row adds a name."""
+"""Named methods: presets of the four choices, which are what a form and the shell offer. One row
+adds a name.
+"""
 
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -23,7 +25,9 @@ class Method:
 
 _USUAL, _BARE = MethodSettings(), MethodSettings(compensation="none")
 _BY_CURVES = MethodSettings(saliency="obs", allocation="curves", damping=0.1, mix=0.5)
-_SPARSEGPT = MethodSettings(saliency="obs", pattern="1x1", compensation="sequential", scope="decoder")
+_SPARSEGPT = MethodSettings(
+    saliency="obs", pattern="1x1", compensation="sequential", scope="decoder"
+)
 _WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
 _BY_SIZE = replace(_WANDA, saliency="magnitude")
 _LAYERS = MethodSettings(pattern="layer", saliency="perplexity", compensation="none")
@@ -35,8 +39,16 @@ METHODS = (
         "refits layer after layer; half of the calibration text is the built-in mix, to keep other abilities",
         replace(_BY_CURVES, compensation="sequential"),
     ),
-    Method("obs-by-curves", "best without its last refit: quicker, and nearly as near to dense", _BY_CURVES),
-    Method("least-squares", "channels by weight times activation, then refitted; the quickest that refits", _USUAL),
+    Method(
+        "obs-by-curves",
+        "best without its last refit: quicker, and nearly as near to dense",
+        _BY_CURVES,
+    ),
+    Method(
+        "least-squares",
+        "channels by weight times activation, then refitted; the quickest that refits",
+        _USUAL,
+    ),
     Method(
         "least-squares-by-curves",
         "least-squares, with the widths that lose least in all: the model's loss is measured layer by layer",
@@ -59,33 +71,61 @@ METHODS = (
         replace(_USUAL, saliency="wifv", compensation="bias", allocation="standardised"),
     ),
     Method("wanda-channels", "channels by weight times activation, nothing refitted", _BARE),
-    Method("magnitude", "channels by weight, nothing refitted", replace(_BARE, saliency="magnitude")),
-    Method("random", "channels at random, nothing refitted: the baseline", replace(_BARE, saliency="random")),
+    Method(
+        "magnitude", "channels by weight, nothing refitted", replace(_BARE, saliency="magnitude")
+    ),
+    Method(
+        "random",
+        "channels at random, nothing refitted: the baseline",
+        replace(_BARE, saliency="random"),
+    ),
     Method(
         "layers",
         "whole layers that turn the residual stream least; what stays is refitted to take over, layer after layer; "
         "half of the calibration text is the built-in mix",
-        replace(_LAYERS, saliency="block-influence", compensation="sequential", damping=0.1, mix=0.5),
+        replace(
+            _LAYERS, saliency="block-influence", compensation="sequential", damping=0.1, mix=0.5
+        ),
     ),
-    Method("sleb", "whole layers, each time the one whose removal raises perplexity least, nothing refitted", _LAYERS),
+    Method(
+        "sleb",
+        "whole layers, each time the one whose removal raises perplexity least, nothing refitted",
+        _LAYERS,
+    ),
     Method(
         "shortgpt",
         "whole layers that turn the residual stream least, nothing refitted",
         replace(_LAYERS, saliency="block-influence"),
     ),
-    Method("random-layers", "whole layers at random: the baseline", replace(_LAYERS, saliency="random")),
+    Method(
+        "random-layers", "whole layers at random: the baseline", replace(_LAYERS, saliency="random")
+    ),
     Method(
         "sparsegpt",
         "single weights of all projections that the rest can best replace, layer after layer on what is already sparse",
         _SPARSEGPT,
     ),
-    Method("wanda", "single weights of all projections by weight times input, nothing refitted", _WANDA),
-    Method("magnitude-weights", "single weights of all projections by size, nothing refitted", _BY_SIZE),
     Method(
-        "sparsegpt-2:4", "as sparsegpt, two of every four neighbours: always 50 %", replace(_SPARSEGPT, pattern="2:4")
+        "wanda", "single weights of all projections by weight times input, nothing refitted", _WANDA
     ),
-    Method("wanda-2:4", "as wanda, two of every four neighbours: always 50 %", replace(_WANDA, pattern="2:4")),
-    Method("magnitude-2:4", "as magnitude-weights, two of every four: always 50 %", replace(_BY_SIZE, pattern="2:4")),
+    Method(
+        "magnitude-weights", "single weights of all projections by size, nothing refitted", _BY_SIZE
+    ),
+    Method(
+        "sparsegpt-2:4",
+        "as sparsegpt, two of every four neighbours: always 50 %",
+        replace(_SPARSEGPT, pattern="2:4"),
+    ),
+    Method(
+        "wanda-2:4",
+        "as wanda, two of every four neighbours: always 50 %",
+        replace(_WANDA, pattern="2:4"),
+    ),
+    Method(
+        "magnitude-2:4",
+        "as magnitude-weights, two of every four: always 50 %",
+        replace(_BY_SIZE, pattern="2:4"),
+    ),
 )
 
 DEFAULT_METHOD = "best"
@@ -115,7 +155,11 @@ def method_name(settings: MethodSettings) -> str:
         alike = [method for method in alike if not method.name.startswith("retrain-free")]
 
     def changes(usual: MethodSettings) -> list[str]:
-        return [field for field, value in own.items() if field not in chosen and value != getattr(usual, field)]
+        return [
+            field
+            for field, value in own.items()
+            if field not in chosen and value != getattr(usual, field)
+        ]
 
     nearest = min(alike, key=lambda method: len(changes(method.settings)), default=None)
     # The choices that nearly every method shares only where they are others.
@@ -126,7 +170,8 @@ def method_name(settings: MethodSettings) -> str:
     if not changed:
         return name
     words = [
-        _PARAMETERS.get(field, f"{field} {{:g}}").format(own[field], s="s" * (own[field] != 1)) for field in changed
+        _PARAMETERS.get(field, f"{field} {{:g}}").format(own[field], s="s" * (own[field] != 1))
+        for field in changed
     ]
     return f"{name} ({', '.join(words)})"
 

@@ -1,8 +1,10 @@
-"""The published results that this project is compared with: two tables, their defects, and run times.
+"""The published results that this project is compared with: two tables, their defects, and run
+times.
 
-Source: Intel Extension for Transformers, examples/huggingface/pytorch/language-modeling/pruning: the README's tables,
-and the scripts beside it for what the tables leave out. Everything was pruned `channelx1`, in the MLPs only. Today's
-README has only the last-word table; the commit in SOURCE_URL has both.
+Source: Intel Extension for Transformers, examples/huggingface/pytorch/language-modeling/pruning:
+the README's tables, and the scripts beside it for what the tables leave out. Everything was pruned
+`channelx1`, in the MLPs only. Today's README has only the last-word table; the commit in SOURCE_URL
+has both.
 """
 
 import csv
@@ -28,11 +30,12 @@ _HALF_A_DIGIT = 0.00005
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model of the tables. reference: where it is today. config: the file in `configs` with its dimensions.
+    """A model of the tables. reference: where it is today. config: the file in `configs` with its
+    dimensions.
 
-    n_samples: calibration sequences that its published script reads, of CALIBRATION_LENGTH tokens each. n_rounds: the
-    parts in which it reads them, getting sparser after each. note: empty, or what a person should know before
-    comparing.
+    n_samples: calibration sequences that its published script reads, of CALIBRATION_LENGTH tokens
+    each. n_rounds: the parts in which it reads them, getting sparser after each. note: empty, or
+    what a person should know before comparing.
     """
 
     name: str
@@ -60,8 +63,12 @@ PUBLISHED_MODELS = (
         5,
         "decapoda-research/llama-7b-hf is no longer on the hub; huggyllama/llama-7b is the usual substitute.",
     ),
-    PublishedModel("bigscience/bloom-1b7", "bigscience/bloom-1b7", "bloom-1b7", 2_004, 5, _OF_BLOOM),
-    PublishedModel("bigscience/bloom-7b1", "bigscience/bloom-7b1", "bloom-7b1", 2_004, 5, _OF_BLOOM),
+    PublishedModel(
+        "bigscience/bloom-1b7", "bigscience/bloom-1b7", "bloom-1b7", 2_004, 5, _OF_BLOOM
+    ),
+    PublishedModel(
+        "bigscience/bloom-7b1", "bigscience/bloom-7b1", "bloom-7b1", 2_004, 5, _OF_BLOOM
+    ),
 )
 
 
@@ -69,8 +76,10 @@ PUBLISHED_MODELS = (
 class PublishedRow:
     """One row as it stands in its table. Shares and accuracies are 0 to 1.
 
-    calibration: the text by its published name. mlp_sparsity, matmul_ratio: None where the table has no such column.
-    drop_percent: sparse against dense, relative to dense, as it was stated. note: a defect of this row, or empty.
+    calibration: the text by its published name. mlp_sparsity, matmul_ratio: None where the table
+    has no such column.
+    drop_percent: sparse against dense, relative to dense, as it was stated. note: a defect of this
+    row, or empty.
     """
 
     model: str
@@ -89,28 +98,38 @@ class PublishedRow:
     def name(self) -> str:
         """A unique name of the row, fit for an address."""
         model = self.model.partition("/")[2]
-        return f"{model}-{self.calibration}-{self.sparsity_permille // 10}-{self.measure}-{self.dtype}"
+        return (
+            f"{model}-{self.calibration}-{self.sparsity_permille // 10}-{self.measure}-{self.dtype}"
+        )
 
     @property
     def n_passages(self) -> int:
-        """Passages behind each of the two accuracies: LAMBADA's validation split, or its test split of OpenAI."""
+        """Passages behind each of the two accuracies: LAMBADA's validation split, or its test split
+        of OpenAI.
+        """
         return 4_869 if self.measure == "last-token" else 5_153
 
     @property
     def n_right(self) -> tuple[int, int]:
-        """Passages that dense and sparse had right: the whole numbers nearest to the published shares."""
+        """Passages that dense and sparse had right: the whole numbers nearest to the published
+        shares.
+        """
         return round(self.dense * self.n_passages), round(self.sparse * self.n_passages)
 
     @cached_property
     def drop_range(self) -> tuple[float, float]:
-        """Between which percents the relative drop must lie, the two accuracies being rounded to four digits."""
+        """Between which percents the relative drop must lie, the two accuracies being rounded to
+        four digits.
+        """
         lowest = (self.sparse - _HALF_A_DIGIT) / (self.dense + _HALF_A_DIGIT)
         highest = (self.sparse + _HALF_A_DIGIT) / (self.dense - _HALF_A_DIGIT)
         return 100 * (lowest - 1), 100 * (highest - 1)
 
     @property
     def drop_follows(self) -> bool:
-        """Whether the stated change can be that of the two accuracies, its digits rounded or cut off."""
+        """Whether the stated change can be that of the two accuracies, its digits rounded or cut
+        off.
+        """
         low, high = self.drop_range
         return low - 0.01 < self.drop_percent < high + 0.01
 
@@ -125,7 +144,9 @@ LAST_WORD = tuple(row for row in PUBLISHED_ROWS if row.measure == "last-word")
 
 
 def published_model(name: str) -> PublishedModel:
-    """The model of a row, by its published name or by where it is today. Raises KeyError where no row is about it."""
+    """The model of a row, by its published name or by where it is today. Raises KeyError where no
+    row is about it.
+    """
     for model in PUBLISHED_MODELS:
         if name in (model.name, model.reference):
             return model
@@ -163,7 +184,8 @@ def row_notes(row: PublishedRow) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class RunAtSize:
-    """One run in BF16 at 10 and 20 %, weights left in their files, as `benchmarks/streaming.py` printed it.
+    """One run in BF16 at 10 and 20 %, weights left in their files, as `benchmarks/streaming.py`
+    printed it.
 
     method: by its preset's name. peak_bytes: the most memory that its process held.
     """
@@ -183,6 +205,7 @@ RUNS_AT_SIZE = {
     "bloom-7b1": RunAtSize("wanda-channels", 4_096, 10, 853.0, 4.17e9),
     "llama-7b": RunAtSize("least-squares", 45_056, 100, 6_570.0, 2.7e9),
 }
-"""Pruning at full size on two cores, by the config in `configs`: shapes with random weights, which take as long.
-docs/results.md has every stage; the largest of llama-7b, answering, was measured again once it took less.
+"""Pruning at full size on two cores, by the config in `configs`: shapes with random weights, which
+take as long. docs/results.md has every stage; the largest of llama-7b, answering, was measured
+again once it took less.
 """

@@ -16,13 +16,17 @@ from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, SELF, Dtype, Resi
 from sparsedash.schema.store_keys import shares_read
 
 BATCH_TOKENS = 1024
-"""Tokens of an evaluation batch: with twice as many, a block's activations no longer fit into a processor's caches."""
+"""Tokens of an evaluation batch: with twice as many, a block's activations no longer fit into a
+processor's caches.
+"""
 TOGETHER_TOKENS = 4 * BATCH_TOKENS
-"""Tokens of the batches that share one reading of streamed weights. More would delay progress and cancellation."""
+"""Tokens of the batches that share one reading of streamed weights. More would delay progress and
+cancellation.
+"""
 
 MODELS_TOGETHER = 4
-"""Streamed models evaluated side by side, so that a block is read once for all of them. Each takes room on the disk,
-and none finishes before the others.
+"""Streamed models evaluated side by side, so that a block is read once for all of them. Each takes
+room on the disk, and none finishes before the others.
 """
 
 FISHER_BATCH_TOKENS = 1024
@@ -31,37 +35,48 @@ FISHER_BATCH_TOKENS = 1024
 CURVE_TOKENS, LEAST_CURVE_LENGTH = 256, 128
 """Held-out tokens that curves are measured on, and the fewest of each sequence."""
 LAYER_TOKENS = 1024
-"""Tokens of the text by which layers are ordered; their loss is measured at CURVE_TOKENS of them."""
+"""Tokens of the text by which layers are ordered; their loss is measured at CURVE_TOKENS of
+them.
+"""
 JUDGED_VALUES = 2**26
-"""Probabilities of the dense model that are kept for it: fewer tokens are judged where the vocabulary is large."""
+"""Probabilities of the dense model that are kept for it: fewer tokens are judged where the
+vocabulary is large.
+"""
 
 MOST_TEXTS, FEWEST_TEXTS = 128, 32
 CACHE_BYTES = 3 * 2**29
-"""Texts that a model writes at once: the most, but no more than have room for their keys and values in this, or the
-fewest, which are also the fewest worth a thread of their own: each of them reads all weights.
+"""Texts that a model writes at once: the most, but no more than have room for their keys and values
+in this, or the fewest, which are also the fewest worth a thread of their own: each of them reads
+all weights.
 """
 
 WIDE_BYTES = 2**30
-"""Room for float32 copies of a BF16 model's weights, kept for a run on machines that multiply those faster."""
+"""Room for float32 copies of a BF16 model's weights, kept for a run on machines that multiply those
+faster.
+"""
 
 KEPT_BYTES, KEPT_SHARE, HELD_SHARE = 256 * 2**20, 1 / 8, 1 / 2
-"""Unfinished answers are completed together once their passages' caches take so much, or this share of the model's
-weights where that is more: each token takes a pass over all weights. The second share is for streamed models, whose
-caches lie in files.
+"""Unfinished answers are completed together once their passages' caches take so much, or this share
+of the model's weights where that is more: each token takes a pass over all weights. The second
+share is for streamed models, whose caches lie in files.
 """
 
 HELD_OUT_EVERY, HELD_OUT_TOKENS = 16, 512
-"""Which calibration sequences are kept out of every fit, and about how many tokens of them are kept."""
+"""Which calibration sequences are kept out of every fit, and about how many tokens of them are
+kept.
+"""
 
 HEAL_BATCH_TOKENS, HEAL_PASS_TOKENS = 2048, 512
-"""Tokens of a step of healing, and of the passes that its gradient is gathered from; longer sequences are cut."""
+"""Tokens of a step of healing, and of the passes that its gradient is gathered from; longer
+sequences are cut.
+"""
 HEAL_TEXT_TOKENS = 2**18
-"""Up to so many tokens healing reads text behind the calibration's: the dense model's last hidden states of all that is
-read are in memory.
+"""Up to so many tokens healing reads text behind the calibration's: the dense model's last hidden
+states of all that is read are in memory.
 """
 HEALED_WEIGHT_BYTES = 40
-"""Bytes that healing takes for each weight that it trains, in either number format: as measured. Two copies, gradient,
-moments and best value would be 24.
+"""Bytes that healing takes for each weight that it trains, in either number format: as measured.
+Two copies, gradient, moments and best value would be 24.
 """
 HEAL_LOGITS = 2**23
 """Logits that healing holds at once, in each of about six tensors: of a part of the tokens."""
@@ -79,7 +94,9 @@ STREAM_INPUTS = 3
 """Inputs of a block's projections that are as wide as the residual stream."""
 
 RUNTIME_BYTES = 550_000_000
-"""Of the engine before it has loaded a model: torch, transformers and what they need, as measured."""
+"""Of the engine before it has loaded a model: torch, transformers and what they need, as
+measured.
+"""
 
 USABLE = 0.9
 """Share of a machine's memory that a model may take: the system and the server need some."""
@@ -107,7 +124,8 @@ Purpose = Literal[
 class LeastMemory:
     """n_bytes: the engine, the weights in memory, and the largest need beside them.
 
-    beside_bytes: of that, what purpose needs. streamed: whether the weights are read block by block.
+    beside_bytes: of that, what purpose needs. streamed: whether the weights are read block by
+    block.
     """
 
     n_bytes: int
@@ -118,7 +136,9 @@ class LeastMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class RunDisk:
-    """stays_bytes: what the run leaves in the data folder. passing_bytes: what it needs besides while it runs."""
+    """stays_bytes: what the run leaves in the data folder. passing_bytes: what it needs besides
+    while it runs.
+    """
 
     stays_bytes: int
     passing_bytes: int
@@ -132,12 +152,15 @@ def n_passages(settings: RunSettings) -> int | None:
 
 
 def n_side_by_side(settings: RunSettings) -> int:
-    """How many streamed models of a run are evaluated together at most: one where it may stop early."""
+    """How many streamed models of a run are evaluated together at most: one where it may stop
+    early.
+    """
     return 1 if settings.evaluation.stop_early else min(1 + settings.n_sparse, MODELS_TOGETHER)
 
 
 def in_one_walk(settings: RunSettings, *, some: bool = False) -> bool:
-    """Whether streamed weights are read once for everything: calibrate, prune and evaluate block by block.
+    """Whether streamed weights are read once for everything: calibrate, prune and evaluate block by
+    block.
 
     some: whether that may be so for some of the models, where other methods look back.
     """
@@ -145,9 +168,18 @@ def in_one_walk(settings: RunSettings, *, some: bool = False) -> bool:
     return not settings.evaluation.stop_early and (any(forward) if some else all(forward))
 
 
-def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = False) -> LeastMemory:
-    """The least memory of a run of this model. streamed: whether its weights are read block by block."""
-    d, m, n_blocks, itemsize = shape.hidden, max(shape.widths), len(shape.widths), WEIGHT_BYTES[settings.dtype]
+def least_memory(
+    shape: ModelShape, settings: RunSettings, *, streamed: bool = False
+) -> LeastMemory:
+    """The least memory of a run of this model. streamed: whether its weights are read block by
+    block.
+    """
+    d, m, n_blocks, itemsize = (
+        shape.hidden,
+        max(shape.widths),
+        len(shape.widths),
+        WEIGHT_BYTES[settings.dtype],
+    )
     n_at_once = 1 if streamed else n_blocks
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     whole = settings.reads_text and collects_whole_moments(shape.widths, settings)
@@ -156,26 +188,40 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
     # Of quantised models: all weights once more, and what dense predicts.
     n_scores = shape.vocabulary * compared_tokens(shape.vocabulary)
     copy, scores = (4 * n * bool(settings.quantised_to) for n in (shape.n_parameters, n_scores))
-    # The sparse model stands beside the dense one, which comes back; streamed it is made block by block.
-    sparse = 0 if streamed else itemsize * max((_own_weights(shape, *each) for each in settings.prunings), default=0)
+    # The sparse model stands beside the dense one, which comes back; streamed it is made block by
+    # block.
+    sparse = (
+        0
+        if streamed
+        else itemsize * max((_own_weights(shape, *each) for each in settings.prunings), default=0)
+    )
     answering = _answering_bytes(shape, settings, streamed=streamed) + max(copy + scores, sparse)
-    # At each block, passages wait in memory for what else is done there; calibration text waits in files.
+    # At each block, passages wait in memory for what else is done there; calibration text waits in
+    # files.
     waiting = answering if streamed and in_one_walk(settings, some=True) else 0
-    masked = max((_masked_weights(shape, each) for each in settings.methods if not each.takes_channels), default=0)
+    masked = max(
+        (_masked_weights(shape, each) for each in settings.methods if not each.takes_channels),
+        default=0,
+    )
     beside: dict[Purpose, int] = {
         "the text that the model writes": _writing_bytes(shape, settings),
         "the evaluation": answering,
         "calibration": streams + moments + waiting,
-        "pruning": _MATRICES * 4 * m**2 * settings.solves + masked * n_at_once // n_blocks * itemsize + waiting,
+        "pruning": _MATRICES * 4 * m**2 * settings.solves
+        + masked * n_at_once // n_blocks * itemsize
+        + waiting,
         "the backward pass": _backward_bytes(shape, settings, n_at_once),
         "the curves": _curve_bytes(shape, settings),
         "healing": _healing_bytes(shape, settings),
-        # As they are read back from the file, and as the model keeps them; what it predicts, beside dense.
+        # As they are read back from the file, and as the model keeps them; what it predicts, beside
+        # dense.
         "quantising": 2 * (copy + scores),
     }
     if walked := {method.takes_channels for method in settings.methods if method.in_sequence}:
         # Channels are refitted beside the dense stream, with the inner activations of one block.
-        beside["the sequential refit"] = 2 * streams + moments + (streams + streams * m // d) * (True in walked)
+        beside["the sequential refit"] = (
+            2 * streams + moments + (streams + streams * m // d) * (True in walked)
+        )
     purpose = max(beside, key=beside.__getitem__)
     n_weights = shape.n_parameters
     if streamed:
@@ -190,7 +236,8 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
 
 
 def chosen_memory(shape: ModelShape, settings: RunSettings, there_bytes: int | None) -> LeastMemory:
-    """The least memory in the way the run is made: as asked for, or streamed where it would not fit.
+    """The least memory in the way the run is made: as asked for, or streamed where it would not
+    fit.
 
     there_bytes: of the machine; None where the model runs on a GPU.
     """
@@ -201,7 +248,9 @@ def chosen_memory(shape: ModelShape, settings: RunSettings, there_bytes: int | N
 
 
 def is_streamed(asked: Residency, resident_bytes: int, there_bytes: int | None) -> bool:
-    """Whether the weights are read block by block. resident_bytes: the least memory of the run where they are not."""
+    """Whether the weights are read block by block. resident_bytes: the least memory of the run
+    where they are not.
+    """
     if asked == "auto":
         return there_bytes is not None and resident_bytes > USABLE * there_bytes
     return asked == "streamed"
@@ -230,15 +279,20 @@ _KIND_SHARE = 0.05
 
 
 def kind_tokens(n_run_tokens: int, n_kinds: int) -> int:
-    """Held-out tokens of each kind that a model is measured on: about a twentieth of those that pruning it reads.
+    """Held-out tokens of each kind that a model is measured on: about a twentieth of those that
+    pruning it reads.
 
     n_run_tokens: of calibration and passages.
     """
-    return min(_MOST_KIND_TOKENS, max(_LEAST_KIND_TOKENS, int(_KIND_SHARE * n_run_tokens / n_kinds)))
+    return min(
+        _MOST_KIND_TOKENS, max(_LEAST_KIND_TOKENS, int(_KIND_SHARE * n_run_tokens / n_kinds))
+    )
 
 
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
-    """Bytes of the mask gradients of one sparsity, in memory and in the store: one value a channel and sequence."""
+    """Bytes of the mask gradients of one sparsity, in memory and in the store: one value a channel
+    and sequence.
+    """
     return 4 * n_sequences * sum(widths) if needs_fisher(settings) else 0
 
 
@@ -253,10 +307,11 @@ def calibration_too_large(needed: int, room: int) -> str:
 
 
 def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequences: int) -> int:
-    """Least bytes that calibrating leaves in the store for one sparsity: half of each second moment, and gradients.
+    """Least bytes that calibrating leaves in the store for one sparsity: half of each second
+    moment, and gradients.
 
-    widths: of the blocks. hidden: width of the residual stream; where single weights go, at least two more inputs of
-    each block are as wide.
+    widths: of the blocks. hidden: width of the residual stream; where single weights go, at least
+    two more inputs of each block are as wide.
     """
     if not settings.reads_text:
         return 0
@@ -270,7 +325,9 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
 
 
 def collects_whole_moments(widths: Sequence[int], settings: RunSettings) -> bool:
-    """Whether there are tokens enough for more of second moments than their diagonal, as far as is known beforehand."""
+    """Whether there are tokens enough for more of second moments than their diagonal, as far as is
+    known beforehand.
+    """
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     return settings.solves or n_tokens >= MIN_TOKENS_PER_CHANNEL * max(widths)
 
@@ -287,7 +344,9 @@ def texts_at_once(n_bytes: int) -> int:
 
 
 def _writing_bytes(shape: ModelShape, settings: RunSettings) -> int:
-    """Keys and values of the texts written at once, and the float32 scores that next tokens are drawn from."""
+    """Keys and values of the texts written at once, and the float32 scores that next tokens are
+    drawn from.
+    """
     asked = settings.calibration
     if asked.corpus != SELF or not settings.reads_text:
         return 0
@@ -296,7 +355,9 @@ def _writing_bytes(shape: ModelShape, settings: RunSettings) -> int:
 
 
 def _answering_bytes(shape: ModelShape, settings: RunSettings, *, streamed: bool) -> int:
-    """Keys and values of passages with unfinished answers, and of the next batch; of one block if streamed."""
+    """Keys and values of passages with unfinished answers, and of the next batch; of one block if
+    streamed.
+    """
     a_token = shape.cache_per_token * WEIGHT_BYTES[settings.dtype]
     most = unfinished_bytes(shape, settings.dtype, streamed=streamed) + BATCH_TOKENS * a_token
     if (asked := n_passages(settings)) is not None:
@@ -305,14 +366,20 @@ def _answering_bytes(shape: ModelShape, settings: RunSettings, *, streamed: bool
 
 
 def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) -> int:
-    """Four vectors of each of the two widths of the blocks in memory, and the inputs of all blocks, of each token.
+    """Four vectors of each of the two widths of the blocks in memory, and the inputs of all blocks,
+    of each token.
 
-    Besides, four vectors of the vocabulary and the gradients. n_at_once: blocks of which activations are in memory
-    together.
+    Besides, four vectors of the vocabulary and the gradients. n_at_once: blocks of which
+    activations are in memory together.
     """
     if not needs_fisher(settings):
         return 0
-    d, m, n_blocks, itemsize = shape.hidden, max(shape.widths), len(shape.widths), WEIGHT_BYTES[settings.dtype]
+    d, m, n_blocks, itemsize = (
+        shape.hidden,
+        max(shape.widths),
+        len(shape.widths),
+        WEIGHT_BYTES[settings.dtype],
+    )
     # A sequence is never divided.
     n_tokens = max(FISHER_BATCH_TOKENS, settings.calibration.length)
     activations = itemsize * (4 * n_at_once * (m + d) + n_blocks * (m + d) * (n_at_once < n_blocks))
@@ -321,12 +388,18 @@ def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) ->
 
 
 def _curve_bytes(shape: ModelShape, settings: RunSettings) -> int:
-    """Of the versions of one MLP, or of a model without one layer, that go through the blocks together, and their
-    scores beside the dense ones.
+    """Of the versions of one MLP, or of a model without one layer, that go through the blocks
+    together, and their scores beside the dense ones.
     """
     levels = [method.curve_levels for method in settings.methods if method.uses("curve_levels")]
     itemsize = WEIGHT_BYTES[settings.dtype]
-    versions = (max(levels, default=-1) + 1) * CURVE_TOKENS * 4 * itemsize * (max(shape.widths) + shape.hidden)
+    versions = (
+        (max(levels, default=-1) + 1)
+        * CURVE_TOKENS
+        * 4
+        * itemsize
+        * (max(shape.widths) + shape.hidden)
+    )
     layers = any(method.saliency in ("divergence", "perplexity") for method in settings.methods)
     states = len(shape.widths) * LAYER_TOKENS * itemsize * shape.hidden * layers
     scores = 4 * 4 * shape.vocabulary * judged_tokens(shape.vocabulary)
@@ -334,10 +407,15 @@ def _curve_bytes(shape: ModelShape, settings: RunSettings) -> int:
 
 
 def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
-    """The weights of the MLPs that are left; of each token of a pass what the blocks keep for the way back; logits, and
-    the dense model's last hidden states.
+    """The weights of the MLPs that are left; of each token of a pass what the blocks keep for the
+    way back; logits, and the dense model's last hidden states.
     """
-    d, m, n_blocks, itemsize = shape.hidden, max(shape.widths), len(shape.widths), WEIGHT_BYTES[settings.dtype]
+    d, m, n_blocks, itemsize = (
+        shape.hidden,
+        max(shape.widths),
+        len(shape.widths),
+        WEIGHT_BYTES[settings.dtype],
+    )
     healed = _healed_weights(shape, settings)
     if not healed:
         return 0
@@ -360,10 +438,13 @@ def _healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
     return [round(shape.n_mlp * (1 - channel_share(shape, *point))) for point in settings.healings]
 
 
-def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, room: int, *, streamed: bool) -> RunDisk:
+def run_disk(
+    shape: ModelShape, settings: RunSettings, n_passages: int, room: int, *, streamed: bool
+) -> RunDisk:
     """Bytes that a run takes in the data folder where nothing of it is stored.
 
-    room: the limit of calibration data, beyond which the oldest is deleted. streamed: read block by block.
+    room: the limit of calibration data, beyond which the oldest is deleted. streamed: read block by
+    block.
     """
     itemsize, calibration = WEIGHT_BYTES[settings.dtype], settings.calibration
     stays = kept_bytes(shape.widths, shape.hidden, settings, calibration.n_samples)
@@ -379,20 +460,31 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, room: in
     if settings.quantised_to and not is_gguf(settings.model):
         # The dense model's GGUF file, in the checkpoint's own type.
         stays += shape.n_parameters * shape.stored_bytes
-    streams = (1 + bool(sequential)) * calibration.n_samples * calibration.length * shape.hidden * itemsize
-    models = sorted(_model_bytes(shape, method, permille, itemsize) for method, permille in settings.points)
+    streams = (
+        (1 + bool(sequential))
+        * calibration.n_samples
+        * calibration.length
+        * shape.hidden
+        * itemsize
+    )
+    models = sorted(
+        _model_bytes(shape, method, permille, itemsize) for method, permille in settings.points
+    )
     passing = [streams, max(models, default=0)]
-    # Two checkpoints of a healing: weights in single precision, their moments, and the best weights.
+    # Two checkpoints of a healing: weights in single precision, their moments, and the best
+    # weights.
     passing.append(2 * (3 * 4 + itemsize) * max(healed, default=0))
     # A full file in single precision, and the quantised one beside it.
     passing.append(5 * shape.n_parameters * bool(settings.quantised_to))
     if streamed:
-        # Models that are evaluated side by side are put aside together, with what is kept of their passages.
+        # Models that are evaluated side by side are put aside together, with what is kept of their
+        # passages.
         n_together = n_side_by_side(settings)
         of_passages = n_together * n_passages * TOKENS_A_PASSAGE * shape.cache_per_token * itemsize
         kept = min(unfinished_bytes(shape, settings.dtype, streamed=True), of_passages)
         if in_one_walk(settings, some=True):
-            # Between two blocks calibration text is put aside, beside what a kill would leave of it.
+            # Between two blocks calibration text is put aside, beside what a kill would leave of
+            # it.
             kept += streams
         held = sorted(
             _out_bytes(shape, method, permille) * itemsize // 4
@@ -405,7 +497,9 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, room: in
 
 
 def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> int:
-    """Inputs of the pruned projections: of the tokens kept out of every fit and, in two bytes, of a few passages."""
+    """Inputs of the pruned projections: of the tokens kept out of every fit and, in two bytes, of a
+    few passages.
+    """
     if all(method.takes_layers for method in settings.methods):
         return 0
     inputs = sum(shape.widths)
@@ -417,12 +511,17 @@ def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> 
     kept_out //= max(1, kept_out // HELD_OUT_TOKENS)
     passages = min(n_passages, MISMATCH_PASSAGES) * min(TOKENS_A_PASSAGE, MISMATCH_TOKENS)
     collected = inputs + streams * any(method.needs_statistics for method in masks)
-    return collected * len(shares_read(settings)) * 4 * kept_out + (inputs + streams * bool(masks)) * 2 * passages
+    return (
+        collected * len(shares_read(settings)) * 4 * kept_out
+        + (inputs + streams * bool(masks)) * 2 * passages
+    )
 
 
 def _out_bytes(shape: ModelShape, method: MethodSettings, permille: int) -> int:
     """Of all out-projections in float32, with as many channels as are left."""
-    return round(4 * shape.hidden * sum(shape.widths) * (1 - channel_share(shape, method, permille)))
+    return round(
+        4 * shape.hidden * sum(shape.widths) * (1 - channel_share(shape, method, permille))
+    )
 
 
 def _masked_weights(shape: ModelShape, method: MethodSettings) -> int:
@@ -430,7 +529,9 @@ def _masked_weights(shape: ModelShape, method: MethodSettings) -> int:
 
 
 def _own_weights(shape: ModelShape, method: MethodSettings, permille: int) -> int:
-    """Weights of a sparse model that are not those of the dense one; where layers go, the other out-projections."""
+    """Weights of a sparse model that are not those of the dense one; where layers go, the other
+    out-projections.
+    """
     if not method.takes_channels:
         return _masked_weights(shape, method)
     if not permille:
@@ -440,7 +541,9 @@ def _own_weights(shape: ModelShape, method: MethodSettings, permille: int) -> in
 
 
 def _model_bytes(shape: ModelShape, method: MethodSettings, permille: int, itemsize: int) -> int:
-    """Of one sparse model until it is evaluated; of masked weights a bit each, and the refitted ones."""
+    """Of one sparse model until it is evaluated; of masked weights a bit each, and the refitted
+    ones.
+    """
     if method.takes_channels:
         return _out_bytes(shape, method, permille)
     n = _masked_weights(shape, method)

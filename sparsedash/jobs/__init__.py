@@ -1,3 +1,3 @@
-"""Background jobs: the table of jobs, the locks that show which workers are alive, and the runner that starts workers
-here.
+"""Background jobs: the table of jobs, the locks that show which workers are alive, and the runner
+that starts workers here.
 """

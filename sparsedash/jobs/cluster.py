@@ -1,7 +1,8 @@
 """A Dask cluster behind four verbs: submit, progress, end, stop. The only import of Dask.
 
-Every message of Dask may run code, so a scheduler is used with certificates only; see docs/adr/0028. The work itself is
-`do`, called in the worker's process; its result comes back as bytes.
+Every message of Dask may run code, so a scheduler is used with certificates only; see
+docs/adr/0028. The work itself is `do`, called in the worker's process; its result comes back as
+bytes.
 """
 
 import asyncio
@@ -34,13 +35,16 @@ LOST_S = 30.0
 _OVER = (Status.closing, Status.closed, Status.failed)
 """A worker that is ending, most often with its scheduler: its result would be lost."""
 
-LOST = parts.PartEnd(state="crashed", error_text="lost: its Dask worker was killed or became unreachable.")
+LOST = parts.PartEnd(
+    state="crashed", error_text="lost: its Dask worker was killed or became unreachable."
+)
 _FACTS, _ARTEFACT = "sparsedash", "sparsedash_artefact"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnMachine:
-    """Functions that are called by name in the processes of Dask workers, which have the same modules.
+    """Functions that are called by name in the processes of Dask workers, which have the same
+    modules.
 
     facts: the values of a MachineFacts. artefact: serves a Fetch.
     """
@@ -53,7 +57,8 @@ class OnMachine:
 class Cluster:
     """One connection to a scheduler. Safe to share between threads; a lost one stays lost.
 
-    name: of the data folder: several can share a scheduler. Raises JobError when no scheduler answers.
+    name: of the data folder: several can share a scheduler. Raises JobError when no scheduler
+    answers.
     """
 
     def __init__(self, scheduler: parts.Scheduler, name: str, on_machine: OnMachine) -> None:
@@ -85,15 +90,25 @@ class Cluster:
         return tuple(sorted(found, key=lambda machine: machine.name))
 
     def versions(self) -> dict[str, dict[str, str]]:
-        """Versions of Python and of the packages that must agree, by scheduler, client and worker address."""
+        """Versions of Python and of the packages that must agree, by scheduler, client and worker
+        address.
+        """
         found = self._client.get_versions(check=False)
-        by_name = {"scheduler": found["scheduler"], "this server": found["client"], **found["workers"]}
+        by_name = {
+            "scheduler": found["scheduler"],
+            "this server": found["client"],
+            **found["workers"],
+        }
         return {name: _of_versions(about) for name, about in by_name.items() if about}
 
     def submit(self, key: str, part: parts.Part, machines: Iterable[parts.ClusterMachine]) -> None:
-        """Give a part to any free one of these machines. One that was submitted under this key before is taken up."""
+        """Give a part to any free one of these machines. One that was submitted under this key
+        before is taken up.
+        """
         # Dask knows their slots, and not why they can take nothing.
-        self._given_to[key] = frozenset(machine.address for machine in machines if not machine.problem)
+        self._given_to[key] = frozenset(
+            machine.address for machine in machines if not machine.problem
+        )
         # Several servers can ask for the same: whoever comes second gets the result of the first.
         future = self._client.submit(
             _in_task,
@@ -121,7 +136,9 @@ class Cluster:
         return self._progress.get(key)
 
     def end(self, key: str) -> parts.PartEnd | None:
-        """End of a part that was submitted here; None until then. Raises JobError when the scheduler is gone."""
+        """End of a part that was submitted here; None until then. Raises JobError when the
+        scheduler is gone.
+        """
         future = self._futures[key]
         match future.status:
             case "pending":
@@ -136,7 +153,9 @@ class Cluster:
                 error = future.exception()
                 if type(error).__name__ == "KilledWorker":
                     return LOST
-                return parts.PartEnd(state="crashed", error_text=f"The machine could not do it: {_in_a_line(error)}.")
+                return parts.PartEnd(
+                    state="crashed", error_text=f"The machine could not do it: {_in_a_line(error)}."
+                )
             case _:
                 if self.alive and future.status != "lost":
                     return parts.PartEnd(state="cancelled", error_text="Stopped on request.")
@@ -211,7 +230,8 @@ def _in_task(do: parts.Do, asked: bytes, topic: str, key: str) -> bytes:
     def ask(what: str, **values: str) -> Any:
         return sync(worker.loop, getattr(worker.scheduler, what), callback_timeout=_ASK_S, **values)
 
-    # Dask may run a task again whose worker was lost. Here that is for the job table to decide: never twice at once.
+    # Dask may run a task again whose worker was lost. Here that is for the job table to decide:
+    # never twice at once.
     if ask("event_is_set", name=f"{key}-begun"):
         return parts.to_bytes(LOST)
     ask("event_set", name=f"{key}-begun")
@@ -237,7 +257,10 @@ def _in_task(do: parts.Do, asked: bytes, topic: str, key: str) -> bytes:
 
     def fetch(kept: parts.KeptCalibration, name: str) -> bytes | None:
         found: bytes | None = sync(
-            worker.loop, getattr(worker.rpc(kept.machine), _ARTEFACT), name=name, callback_timeout=_FETCH_S
+            worker.loop,
+            getattr(worker.rpc(kept.machine), _ARTEFACT),
+            name=name,
+            callback_timeout=_FETCH_S,
         )
         return found
 
@@ -257,7 +280,11 @@ def _connected(scheduler: parts.Scheduler) -> Any:
     try:
         security = _security(scheduler) if scheduler.encrypted else None
         return distributed.Client(
-            scheduler.address, security=security, timeout=CONNECT_S, set_as_default=False, name=PREFIX
+            scheduler.address,
+            security=security,
+            timeout=CONNECT_S,
+            set_as_default=False,
+            name=PREFIX,
         )
     except JobError:
         raise
@@ -269,7 +296,11 @@ def _connected(scheduler: parts.Scheduler) -> Any:
 
 
 def _security(scheduler: parts.Scheduler) -> Any:
-    named = {"tls_ca_file": scheduler.ca, "tls_client_cert": scheduler.certificate, "tls_client_key": scheduler.key}
+    named = {
+        "tls_ca_file": scheduler.ca,
+        "tls_client_cert": scheduler.certificate,
+        "tls_client_key": scheduler.key,
+    }
     given = {name: path for name, path in named.items() if path}
     security = distributed.Security(require_encryption=True, **given)
     if not (security.tls_ca_file and security.tls_client_cert):
@@ -287,7 +318,9 @@ def _machine(address: str, about: dict[str, Any]) -> parts.ClusterMachine:
     try:
         facts = sent and msgspec.convert(sent, parts.MachineFacts)
     except (msgspec.ValidationError, RecursionError):
-        facts = parts.MachineFacts(problem="Its report cannot be read: check its version of SparseDash.")
+        facts = parts.MachineFacts(
+            problem="Its report cannot be read: check its version of SparseDash."
+        )
     return parts.ClusterMachine(
         address=address,
         name=_readable(str(about.get("name"))),
@@ -303,7 +336,11 @@ def _readable(name: str) -> str:
 
 def _of_versions(about: dict[str, Any]) -> dict[str, str]:
     host, packages = dict(about.get("host") or {}), dict(about.get("packages") or {})
-    return {name: str(value) for name, value in {"python": host.get("python"), **packages}.items() if value}
+    return {
+        name: str(value)
+        for name, value in {"python": host.get("python"), **packages}.items()
+        if value
+    }
 
 
 def _in_a_line(error: BaseException | None) -> str:

@@ -1,7 +1,9 @@
-"""Parts of a job on a cluster: messages between server and machine, and the scheduler's address and certificates.
+"""Parts of a job on a cluster: messages between server and machine, and the scheduler's address and
+certificates.
 
-Messages are bytes, each value checked on reading: never a pickle of our own. Whoever reaches a scheduler can run code
-on it, so only a named one with certificates, or one on loopback, may be used.
+Messages are bytes, each value checked on reading: never a pickle of our own. Whoever reaches a
+scheduler can run code on it, so only a named one with certificates, or one on loopback, may be
+used.
 """
 
 import ipaddress
@@ -23,7 +25,9 @@ SCHEDULER = "SPARSEDASH_SCHEDULER"
 CA, CERTIFICATE, KEY = "SPARSEDASH_TLS_CA", "SPARSEDASH_TLS_CERT", "SPARSEDASH_TLS_KEY"
 
 SLOT = "SLOT"
-"""The resource that a Dask worker needs to be given a part: one each, so that it has one part at a time."""
+"""The resource that a Dask worker needs to be given a part: one each, so that it has one part at a
+time.
+"""
 
 _ADDRESS = re.compile(r"(?P<way>tcp|tls)://(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})")
 
@@ -32,7 +36,8 @@ _ADDRESS = re.compile(r"(?P<way>tcp|tls)://(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):
 class Scheduler:
     """A scheduler that may be used. Raises SettingsError for any other.
 
-    address: as in Dask. ca, certificate, key: files in PEM; empty to use those of Dask's configuration.
+    address: as in Dask. ca, certificate, key: files in PEM; empty to use those of Dask's
+    configuration.
     """
 
     address: str
@@ -43,7 +48,9 @@ class Scheduler:
     def __post_init__(self) -> None:
         found = _ADDRESS.fullmatch(self.address)
         if found is None or not 0 < int(found["port"]) < 2**16:
-            raise SettingsError(SCHEDULER, self.address, "tls and a host and a port, as in tls://127.0.0.1:8786")
+            raise SettingsError(
+                SCHEDULER, self.address, "tls and a host and a port, as in tls://127.0.0.1:8786"
+            )
         if not self.encrypted and not is_loopback(found["host"]):
             raise SettingsError(
                 SCHEDULER,
@@ -62,7 +69,9 @@ class Scheduler:
 
 
 def named_scheduler() -> Scheduler | None:
-    """The scheduler that the environment names, or None. Raises SettingsError for one that must not be used."""
+    """The scheduler that the environment names, or None. Raises SettingsError for one that must not
+    be used.
+    """
     address = os.environ.get(SCHEDULER, "").strip()
     if not address:
         return None
@@ -85,7 +94,8 @@ def is_loopback(host: str) -> bool:
 class KeptCalibration:
     """Artefacts of a calibration on a machine, for others to fetch from there.
 
-    machine: its address. artefacts: their names in its store. notes: the short notes that mark them as complete.
+    machine: its address. artefacts: their names in its store. notes: the short notes that mark them
+    as complete.
     """
 
     machine: str
@@ -97,9 +107,10 @@ class KeptCalibration:
 class Part:
     """A part of a job for one machine.
 
-    name: unique in the attempt. key: of its result. known: a run file with records that exist already, or nothing.
-    texts: uploads that it reads, by hash and name. owner: the user, if the machine must ask the hub without its token;
-    else empty. stages: the server's STAGE_VERSIONS.
+    name: unique in the attempt. key: of its result. known: a run file with records that exist
+    already, or nothing.
+    texts: uploads that it reads, by hash and name. owner: the user, if the machine must ask the hub
+    without its token; else empty. stages: the server's STAGE_VERSIONS.
     """
 
     name: str
@@ -128,14 +139,17 @@ class PartEnd:
 
 def failed_part(error: SparseDashError, machine: str = "") -> PartEnd:
     """End of a part that raised this error."""
-    return PartEnd(state="failed", machine=machine, error_text=error.message, error_advice=error.advice)
+    return PartEnd(
+        state="failed", machine=machine, error_text=error.message, error_advice=error.advice
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineFacts:
     """A machine's own report. sparsedash, torch, transformers: versions. gpus: their names.
 
-    total_bytes, free_bytes: of its memory; None if unknown. child_bytes: memory of the child at work.
+    total_bytes, free_bytes: of its memory; None if unknown. child_bytes: memory of the child at
+    work.
     problem: why it is of no use; empty if it is.
     """
 
@@ -185,7 +199,9 @@ Report = Callable[[Step], None]
 Fetch = Callable[[KeptCalibration, str], bytes | None]
 """An artefact of another machine; None where it is gone."""
 Do = Callable[[Part, Report, Callable[[], bool], Fetch], PartEnd]
-"""Does a part on this machine; the third argument says whether to stop. Never raises an error of the work itself."""
+"""Does a part on this machine; the third argument says whether to stop. Never raises an error of
+the work itself.
+"""
 
 V = TypeVar("V", Part, Step, PartEnd)
 
@@ -196,7 +212,9 @@ def to_bytes(value: Part | Step | PartEnd) -> bytes:
 
 
 def from_bytes(kind: type[V], data: Any) -> V:
-    """The value of a message of `to_bytes`, every type checked. Raises JobError on anything else."""
+    """The value of a message of `to_bytes`, every type checked. Raises JobError on anything
+    else.
+    """
     try:
         read: V = msgspec.msgpack.decode(data, type=kind)
         return read

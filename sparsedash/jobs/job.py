@@ -28,7 +28,11 @@ def kept(kind: JobKind) -> str:
 
 def memory_advice(kind: JobKind) -> str:
     """Advice for a job of this kind whose memory ran out, for a person."""
-    smaller = ", or choose a smaller model, bfloat16 or less calibration text" if kind in (*RUNS, "part") else ""
+    smaller = (
+        ", or choose a smaller model, bfloat16 or less calibration text"
+        if kind in (*RUNS, "part")
+        else ""
+    )
     return f"Free some memory{smaller}. {kept(kind)}"
 
 
@@ -43,8 +47,8 @@ Priority = Literal["high", "normal", "low"]
 class Job:
     """A request, its progress, and how it ended. Times are seconds since the epoch.
 
-    queued_at: when this attempt was asked for. earlier_s: seconds that earlier attempts worked. error_text: why it
-    ended early, for a person.
+    queued_at: when this attempt was asked for. earlier_s: seconds that earlier attempts worked.
+    error_text: why it ended early, for a person.
     place: a user's own order of queued jobs of one priority, see `queue_order`; None without one.
     owner: the user who asked for this attempt; empty without a login.
     """
@@ -85,9 +89,13 @@ class Job:
     def took_s(self) -> float | None:
         """Seconds that this attempt worked; None before it has ended, or where it never started."""
         # Nobody may have seen the end of a worker that died.
-        ended_at = self.heartbeat_at if self.state == "crashed" and self.heartbeat_at else self.finished_at
+        ended_at = (
+            self.heartbeat_at if self.state == "crashed" and self.heartbeat_at else self.finished_at
+        )
         return (
-            None if self.started_at is None or ended_at is None or self.live else max(0.0, ended_at - self.started_at)
+            None
+            if self.started_at is None or ended_at is None or self.live
+            else max(0.0, ended_at - self.started_at)
         )
 
     @property
@@ -104,8 +112,8 @@ class Job:
     def may_spread(self) -> bool:
         """Whether a cluster may do it: a run or a search that heals and quantises no model.
 
-        Healed weights would stay on their machine, and minutes became steps by the rate of this one. What quantises is
-        known to be here only.
+        Healed weights would stay on their machine, and minutes became steps by the rate of this
+        one. What quantises is known to be here only.
         """
         methods = self.settings.get("methods", [self.settings.get("method", {})])
         return self.makes_run and not any(m.get("heal_steps") or m.get("quantise") for m in methods)
@@ -115,7 +123,8 @@ _RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 
 
 def queue_order(job: Job) -> tuple[int, float, float, int]:
-    """Sort key of queued jobs: priority; then a user's own order; then prompts before runs; then age.
+    """Sort key of queued jobs: priority; then a user's own order; then prompts before runs; then
+    age.
 
     A prompt that was never moved has place 0, a run or another long job place 1.
     """
@@ -124,15 +133,19 @@ def queue_order(job: Job) -> tuple[int, float, float, int]:
 
 
 def places_after_move(queue: Sequence[Job], job: Job, to: Move) -> list[tuple[float, int]]:
-    """New place and id of every queued job of the priority of `job`, after that was moved among them.
+    """New place and id of every queued job of the priority of `job`, after that was moved among
+    them.
 
-    queue: all queued jobs, in order. No move crosses priorities. All up to the last prompt go below 0, runs behind it
-    between 0 and 1: so a later prompt still goes before runs that were never moved before a prompt, and a later run is
-    the last.
+    queue: all queued jobs, in order. No move crosses priorities. All up to the last prompt go below
+    0, runs behind it between 0 and 1: so a later prompt still goes before runs that were never
+    moved before a prompt, and a later run is the last.
     """
     peers = [other for other in queue if other.priority == job.priority]
     at = [other.id for other in peers].index(job.id)
     target = {"front": 0, "up": max(0, at - 1), "down": at + 1}[to]
     peers.insert(target, peers.pop(at))
     n = max((at + 1 for at, other in enumerate(peers) if other.kind not in LONG), default=0)
-    return [(at - n if at < n else (at - n + 1) / (len(peers) + 1), other.id) for at, other in enumerate(peers)]
+    return [
+        (at - n if at < n else (at - n + 1) / (len(peers) + 1), other.id)
+        for at, other in enumerate(peers)
+    ]

@@ -3,7 +3,8 @@
     queued -> running -> done | failed | cancelled | crashed        queued -> cancelled | crashed
     failed | cancelled | crashed -> queued, by retry, as the next attempt
 
-Every change names the state and the attempt it starts from, so a late change has no effect. Write-ahead mode and short
+Every change names the state and the attempt it starts from, so a late change has no effect.
+Write-ahead mode and short
 transactions: readers never wait for writers.
 """
 
@@ -18,7 +19,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sparsedash.jobs.job import LONG, EndState, Job, JobKind, Move, Priority, places_after_move, queue_order
+from sparsedash.jobs.job import (
+    LONG,
+    EndState,
+    Job,
+    JobKind,
+    Move,
+    Priority,
+    places_after_move,
+    queue_order,
+)
 from sparsedash.jobs.lock_files import open_own
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.plain_values import canonical_json
@@ -67,7 +77,8 @@ COMMIT;
 
 
 class Database:
-    """One connection, shared by the threads of this process. Its methods raise StoreError for SQLite's errors.
+    """One connection, shared by the threads of this process. Its methods raise StoreError for
+    SQLite's errors.
 
     patience_s: how long to wait while another process keeps the file locked.
     """
@@ -75,10 +86,13 @@ class Database:
     def __init__(self, path: Path, patience_s: float) -> None:
         self._path, self._patience_s, self._lock = path, patience_s, threading.RLock()
         if path.parent.is_dir() and not path.exists():
-            # SQLite would close the file to a group that shares the folder; its other files get the same mode.
+            # SQLite would close the file to a group that shares the folder; its other files get the
+            # same mode.
             open_own(path, "ab").close()
         with self._as_store_error():
-            self._db = sqlite3.connect(path, timeout=_TRY_S, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(
+                path, timeout=_TRY_S, isolation_level=None, check_same_thread=False
+            )
             try:
                 self._prepare()
             except BaseException:
@@ -88,7 +102,8 @@ class Database:
     def _prepare(self) -> None:
         self._db.row_factory = sqlite3.Row
         self._patiently(lambda: self._db.execute("PRAGMA journal_mode = WAL"))
-        # A power cut may take the last moments with it, never the order of things; a crash takes nothing.
+        # A power cut may take the last moments with it, never the order of things; a crash takes
+        # nothing.
         self._db.execute("PRAGMA synchronous = NORMAL")
         # Not written where it exists: a locked table can then be opened and read.
         made = "SELECT 1 FROM sqlite_master WHERE name = 'jobs'"
@@ -107,7 +122,8 @@ class Database:
 
     @contextmanager
     def writing(self, patience_s: float | None = None) -> Iterator[sqlite3.Connection]:
-        """A write transaction, rolled back when the block raises; inside another one of this thread, part of that.
+        """A write transaction, rolled back when the block raises; inside another one of this
+        thread, part of that.
 
         patience_s: in place of the connection's.
         """
@@ -128,7 +144,8 @@ class Database:
             self._db.close()
 
     def _begin(self) -> bool:
-        """Take the lock of the threads and then of the processes; whether this begins a transaction.
+        """Take the lock of the threads and then of the processes; whether this begins a
+        transaction.
 
         Takes neither when it raises: while it waits for another process, other threads can read.
         """
@@ -171,10 +188,14 @@ class Database:
                 case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                     advice = f"It is damaged. {_MOVE_AWAY}"
                 case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
-                    advice = f"See whether {folder} exists, who may write to it, and how it is mounted."
+                    advice = (
+                        f"See whether {folder} exists, who may write to it, and how it is mounted."
+                    )
                 case _:
                     advice = "Is the disk full?"
-            raise StoreError(f"The job table {self._path} cannot be used: {error}.", advice) from error
+            raise StoreError(
+                f"The job table {self._path} cannot be used: {error}.", advice
+            ) from error
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -185,8 +206,10 @@ def _code(error: sqlite3.Error) -> int:
 class JobTable:
     """The jobs of one data folder. Safe to share between threads and processes.
 
-    path: the SQLite file; its folder exists. patience_s: how long to wait while another process keeps it locked.
-    owners: who asked for what. Every method may raise StoreError when the file cannot be read or written.
+    path: the SQLite file; its folder exists. patience_s: how long to wait while another process
+    keeps it locked.
+    owners: who asked for what. Every method may raise StoreError when the file cannot be read or
+    written.
     """
 
     def __init__(self, path: Path, patience_s: float = PATIENCE_S) -> None:
@@ -194,10 +217,14 @@ class JobTable:
         self._database = Database(path, patience_s)
         self.owners = Owners(self._database)
 
-    def submit(self, kind: JobKind, key: str, settings: Mapping[str, Any], owner: str = "", most: int = 0) -> Job:
-        """The live job with this key, or else a new one queued last: the next attempt where one ended early.
+    def submit(
+        self, kind: JobKind, key: str, settings: Mapping[str, Any], owner: str = "", most: int = 0
+    ) -> Job:
+        """The live job with this key, or else a new one queued last: the next attempt where one
+        ended early.
 
-        owner: who asks. most: limit of the owner's live jobs; 0: none. Raises JobError above the limit.
+        owner: who asks. most: limit of the owner's live jobs; 0: none. Raises JobError above the
+        limit.
         """
         with self._database.writing() as db:
             self.owners.add(key, owner)
@@ -205,7 +232,9 @@ class JobTable:
                 return live
             self._refuse_too_many(owner, most)
             last = self.newest(key)
-            attempt, earlier_s = (last.attempt + 1, last.all_s) if last and last.state != "done" else (1, 0.0)
+            attempt, earlier_s = (
+                (last.attempt + 1, last.all_s) if last and last.state != "done" else (1, 0.0)
+            )
             done = db.execute(
                 "INSERT INTO jobs (kind, key, settings, queued_at, owner, attempt, earlier_s)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -214,7 +243,8 @@ class JobTable:
             return self.get(done.lastrowid or 0)
 
     def retry(self, job_id: int, owner: str = "", most: int = 0) -> Job:
-        """The job, queued as its next attempt, or the live job with its key. owner, most: as in `submit`.
+        """The job, queued as its next attempt, or the live job with its key. owner, most: as in
+        `submit`.
 
         Raises JobError when the job is done.
         """
@@ -257,10 +287,13 @@ class JobTable:
 
     def wanted(self, job: Job) -> bool:
         """Whether this attempt is still marked as running, with no request to stop."""
-        return bool(self._read(f"{_THIS_RUNNING} AND cancel_requested_at IS NULL", (job.id, job.attempt)))
+        return bool(
+            self._read(f"{_THIS_RUNNING} AND cancel_requested_at IS NULL", (job.id, job.attempt))
+        )
 
     def end(self, job: Job, state: EndState, text: str = "", advice: str = "") -> bool:
-        """End this attempt as `done`, `failed` by an error of its own work, `cancelled` on request, or `crashed`.
+        """End this attempt as `done`, `failed` by an error of its own work, `cancelled` on request,
+        or `crashed`.
 
         text, advice: why, for a person. Returns whether the job was still in the state given.
         """
@@ -274,7 +307,9 @@ class JobTable:
             return changed.rowcount == 1
 
     def request_cancel(self, job_id: int) -> Job:
-        """The job after the request: cancelled if it was queued, asked to stop if running, unchanged if ended."""
+        """The job after the request: cancelled if it was queued, asked to stop if running,
+        unchanged if ended.
+        """
         with self._database.writing() as db:
             job = self.get(job_id)
             if job.state == "queued":
@@ -285,22 +320,31 @@ class JobTable:
             return self.get(job_id)
 
     def move(self, job_id: int, to: Move) -> Job:
-        """The queued job in its new place among those of its priority. Raises JobError when it is not queued."""
+        """The queued job in its new place among those of its priority. Raises JobError when it is
+        not queued.
+        """
         with self._database.writing() as db:
             places = places_after_move(self.queue(), self._queued(job_id, "moved"), to)
             db.executemany("UPDATE jobs SET place = ? WHERE id = ?", places)
             return self.get(job_id)
 
     def prioritise(self, job_id: int, priority: Priority) -> Job:
-        """The queued run, in its usual place among that priority. Raises JobError unless it is a queued run."""
+        """The queued run, in its usual place among that priority. Raises JobError unless it is a
+        queued run.
+        """
         with self._database.writing() as db:
             if self._queued(job_id, "given a priority").kind not in LONG:
-                raise JobError(f"Job {job_id} is a prompt: prompts go before runs and have no priority.")
-            db.execute("UPDATE jobs SET priority = ?, place = NULL WHERE id = ?", (priority, job_id))
+                raise JobError(
+                    f"Job {job_id} is a prompt: prompts go before runs and have no priority."
+                )
+            db.execute(
+                "UPDATE jobs SET priority = ?, place = NULL WHERE id = ?", (priority, job_id)
+            )
             return self.get(job_id)
 
     def while_running(self, job: Job, action: Callable[[], None]) -> None:
-        """Call `action`, which is short, if this attempt is running; nobody can change its state meanwhile.
+        """Call `action`, which is short, if this attempt is running; nobody can change its state
+        meanwhile.
 
         So a signal meant for this job cannot meet the next one of the same worker.
         """
@@ -318,10 +362,14 @@ class JobTable:
 
     def newest(self, key: str) -> Job | None:
         """The live job with this key, or else the newest, or None."""
-        return next(iter(self._read(f"WHERE key = ? ORDER BY {_LIVE} DESC, id DESC LIMIT 1", (key,))), None)
+        return next(
+            iter(self._read(f"WHERE key = ? ORDER BY {_LIVE} DESC, id DESC LIMIT 1", (key,))), None
+        )
 
     def list(self, limit: int, of: str = "") -> tuple[Job, ...]:
-        """The newest jobs and all live ones, newest first. of: only those that this owner asked for."""
+        """The newest jobs and all live ones, newest first. of: only those that this owner asked
+        for.
+        """
         theirs = "(owner = ? OR key IN (SELECT thing FROM owners WHERE owner = ?))" if of else "1"
         newest = f"SELECT id FROM jobs WHERE {theirs} ORDER BY id DESC LIMIT ?"  # noqa: S608 - literals
         owner = (of, of) if of else ()
@@ -357,7 +405,8 @@ class JobTable:
         job = self.get(job_id)
         if job.state != "queued":
             raise JobError(
-                f"Job {job_id} is {job.state} and cannot be {done}; only a waiting job can.", "See the list of jobs."
+                f"Job {job_id} is {job.state} and cannot be {done}; only a waiting job can.",
+                "See the list of jobs.",
             )
         return job
 
@@ -365,7 +414,9 @@ class JobTable:
         return next(iter(self._read(f"WHERE key = ? AND {_LIVE}", (key,))), None)
 
     def _refuse_too_many(self, owner: str, most: int) -> None:
-        """Raise JobError at the limit of the owner's live jobs; within the transaction, so that none slips in."""
+        """Raise JobError at the limit of the owner's live jobs; within the transaction, so that
+        none slips in.
+        """
         if most and len(self._read(f"WHERE owner = ? AND {_LIVE}", (owner,))) >= most:
             raise JobError(
                 f"You have {most} jobs that wait or run, and no more are allowed at once.",
@@ -391,7 +442,8 @@ class JobTable:
 
 
 class Owners:
-    """The owners of a data folder's things; a thing may have several, since equal requests share one job.
+    """The owners of a data folder's things; a thing may have several, since equal requests share
+    one job.
 
     Things made in a shell, or without a login, have none. Every method may raise StoreError.
     """
@@ -403,7 +455,9 @@ class Owners:
         """Add an owner; the empty name owns nothing."""
         if owner and owner not in self.of(thing):
             with self._database.writing() as db:
-                db.execute("INSERT OR IGNORE INTO owners (thing, owner) VALUES (?, ?)", (thing, owner))
+                db.execute(
+                    "INSERT OR IGNORE INTO owners (thing, owner) VALUES (?, ?)", (thing, owner)
+                )
 
     def take(self, thing: str, owner: str) -> bool:
         """Remove an owner; whether others are left."""

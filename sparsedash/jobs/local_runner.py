@@ -1,7 +1,7 @@
 """Workers on this machine: starting, stopping, and exit reasons.
 
-The runner remembers nothing that matters: its state is in the job table and in the locks, so a new runner after a
-restart, or two of them side by side, work as well.
+The runner remembers nothing that matters: its state is in the job table and in the locks, so a new
+runner after a restart, or two of them side by side, work as well.
 """
 
 import logging
@@ -36,11 +36,15 @@ _TAIL_BYTES = 65_536
 
 
 def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
-    """The most likely reason why a running job's worker is gone, and advice. exit_code: None when nobody saw it."""
+    """The most likely reason why a running job's worker is gone, and advice. exit_code: None when
+    nobody saw it.
+    """
     if job.worker == CLUSTER:
         return "It ran on a cluster that this server cannot use.", kept(job.kind)
     if exit_code is None:
-        text = "Its worker process died: memory ran out, it was killed, or the machine was restarted."
+        text = (
+            "Its worker process died: memory ran out, it was killed, or the machine was restarted."
+        )
         return text, memory_advice(job.kind)
     if exit_code == -signal.SIGKILL:
         text = "Its worker process was killed (signal 9), most often because memory ran out."
@@ -54,7 +58,9 @@ def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
 
 
 def last_log_lines(path: Path, n: int) -> list[str]:
-    """The last n lines of a log, oldest first; of a progress bar only its last state. Raises StoreError."""
+    """The last n lines of a log, oldest first; of a progress bar only its last state. Raises
+    StoreError.
+    """
     try:
         with open_own(path, "rb") as file:
             size = file.seek(0, 2)
@@ -78,9 +84,11 @@ class LocalRunner:
     """Starts and stops the workers of one data folder, at most one for each slot.
 
     folder: the data folder. command: starts a worker; `--data-dir` and `--slot` are added.
-    term_after_s, kill_after_s: how long after a request to stop a worker is sent SIGTERM, and SIGKILL.
-    start_within_s: how long a worker may take until it holds its slot, or to end once it has left it. bound: one
-    worker alone, which ends with this process, even if that is killed. elsewhere: whether a cluster has this job.
+    term_after_s, kill_after_s: how long after a request to stop a worker is sent SIGTERM, and
+    SIGKILL.
+    start_within_s: how long a worker may take until it holds its slot, or to end once it has left
+    it. bound: one worker alone, which ends with this process, even if that is killed. elsewhere:
+    whether a cluster has this job.
     """
 
     def __init__(
@@ -95,8 +103,17 @@ class LocalRunner:
         bound: bool = False,
         elsewhere: Callable[[Job], bool] = lambda job: False,
     ) -> None:
-        self._folder, self._table, self._command, self._elsewhere = folder, table, tuple(command), elsewhere
-        self._term_after_s, self._kill_after_s, self._start_within_s = term_after_s, kill_after_s, start_within_s
+        self._folder, self._table, self._command, self._elsewhere = (
+            folder,
+            table,
+            tuple(command),
+            elsewhere,
+        )
+        self._term_after_s, self._kill_after_s, self._start_within_s = (
+            term_after_s,
+            kill_after_s,
+            start_within_s,
+        )
         self._n_slots = 1 if bound else n_slots()
         self._bound_by: tuple[int, ...] = os.pipe() if bound else ()
         # Bad values are refused here, and not by each worker in its log.
@@ -110,7 +127,8 @@ class LocalRunner:
         self._tending = threading.Lock()
 
     def reconcile(self) -> bool:
-        """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers. Cheap; about once a second.
+        """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers. Cheap;
+        about once a second.
 
         Returns whether it did: a call that meets another one in this process does nothing.
         """
@@ -137,7 +155,9 @@ class LocalRunner:
             self._tending.release()
 
     def prepare(self) -> None:
-        """Start one worker, if none lives, so that it has loaded the engine by the time there is work."""
+        """Start one worker, if none lives, so that it has loaded the engine by the time there is
+        work.
+        """
         if self._n_slots and self._tending.acquire(blocking=False):
             try:
                 if not any(map(self._is_taken_or_starting, range(self._n_slots))):
@@ -178,10 +198,17 @@ class LocalRunner:
                 log.warning("The worker of slot %d ended with %d before it took a job.", slot, code)
 
     def _note_end(self, job: Job) -> None:
-        """Record the end of a running job whose worker is gone; no effect if the worker did so in time."""
+        """Record the end of a running job whose worker is gone; no effect if the worker did so in
+        time.
+        """
         exit_code = self._exit_code(job.pid)
         if job.stopping:
-            self._table.end(job, "cancelled", "Stopped on request, by ending its worker process.", kept(job.kind))
+            self._table.end(
+                job,
+                "cancelled",
+                "Stopped on request, by ending its worker process.",
+                kept(job.kind),
+            )
         elif self._table.end(job, "crashed", *crash_reason(job, exit_code)):
             log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
 
@@ -203,7 +230,9 @@ class LocalRunner:
         self._table.while_running(job, lambda: self._signal(job, number))
 
     def _signal(self, job: Job, number: signal.Signals) -> None:
-        """Signal the worker's whole group, if the worker still lives: else the pid may be another process's by now."""
+        """Signal the worker's whole group, if the worker still lives: else the pid may be another
+        process's by now.
+        """
         if not job.pid or not is_lock_held(job_lock(self._folder, job.id)):
             return
         try:
@@ -234,7 +263,9 @@ class LocalRunner:
             return False
 
     def _is_taken_or_starting(self, slot: int) -> bool:
-        return (slot in self._children and self._children[slot].returncode is None) or self._is_taken(slot)
+        return (
+            slot in self._children and self._children[slot].returncode is None
+        ) or self._is_taken(slot)
 
     def _start(self, slot: int) -> None:
         path = self._worker_log(slot)
@@ -277,7 +308,9 @@ def worker_name(slot: int) -> str:
 
 
 def n_slots() -> int:
-    """Number of workers at once: SPARSEDASH_WORKERS (0: none are started here), or one a GPU, or one."""
+    """Number of workers at once: SPARSEDASH_WORKERS (0: none are started here), or one a GPU, or
+    one.
+    """
     asked = os.environ.get("SPARSEDASH_WORKERS", "")
     if not asked:
         return max(1, len(visible_gpus()))
@@ -291,7 +324,9 @@ PATIENCE = "SPARSEDASH_PATIENCE_S"
 
 
 def linger_s() -> float:
-    """Idle timeout of a worker, which then ends and frees its memory: SPARSEDASH_LINGER_S, or a minute."""
+    """Idle timeout of a worker, which then ends and frees its memory: SPARSEDASH_LINGER_S, or a
+    minute.
+    """
     return environment_seconds("SPARSEDASH_LINGER_S", 60.0)
 
 
@@ -305,7 +340,9 @@ def environment_seconds(name: str, default: float) -> float:
 
 
 def child_environment() -> dict[str, str]:
-    """Environment of a new process: ours, with this package on the path, wherever we were started."""
+    """Environment of a new process: ours, with this package on the path, wherever we were
+    started.
+    """
     path = [str(Path(sparsedash.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
@@ -317,7 +354,9 @@ def worker_environment(slot: int) -> dict[str, str]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them: as CUDA does, up to one that there cannot be."""
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them: as CUDA does, up to one that
+    there cannot be.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = (name.strip() for name in visible.split(","))

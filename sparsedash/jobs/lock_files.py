@@ -1,6 +1,7 @@
 """Lock files that show which workers are alive, and the other files of a data folder's jobs.
 
-A living worker holds a lock (`flock`), which the kernel releases the moment it is gone. Lock files stay when they are
+A living worker holds a lock (`flock`), which the kernel releases the moment it is gone. Lock files
+stay when they are
 free: deleting one would allow two holders.
 """
 
@@ -24,7 +25,11 @@ def open_own(path: Path, mode: Literal["rb", "ab"]) -> IO[bytes]:
     Raises FileNotFoundError when there is nothing to read, StoreError for any other failure.
     """
     try:
-        return open(path, mode, opener=lambda name, flags: os.open(name, flags, _mode_in(path.parent, 0o600)))
+        return open(
+            path,
+            mode,
+            opener=lambda name, flags: os.open(name, flags, _mode_in(path.parent, 0o600)),
+        )
     except OSError as error:
         if mode == "rb" and isinstance(error, FileNotFoundError):
             raise
@@ -32,7 +37,9 @@ def open_own(path: Path, mode: Literal["rb", "ab"]) -> IO[bytes]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for its owner only, or for the group of the folder around it. Raises StoreError on failure."""
+    """Make a folder for its owner only, or for the group of the folder around it. Raises StoreError
+    on failure.
+    """
     try:
         path.mkdir(mode=_mode_in(path.parent, 0o700), exist_ok=True)
     except OSError as error:
@@ -61,15 +68,17 @@ def slot_lock(folder: Path, slot: int) -> Path:
 
 
 def cluster_lock(folder: Path) -> Path:
-    """The lock that a server holds while a cluster takes runs; then no worker of this machine does."""
+    """The lock that a server holds while a cluster takes runs; then no worker of this machine
+    does.
+    """
     return folder / "workers" / "cluster.lock"
 
 
 def hold_lock(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
     """The open file that holds the lock until it is closed, or None when another process has it.
 
-    wait_s: how long to try; more than 0, since `is_lock_held` takes the lock for a moment. Raises StoreError when
-    it cannot be opened.
+    wait_s: how long to try; more than 0, since `is_lock_held` takes the lock for a moment. Raises
+    StoreError when it cannot be opened.
     """
     make_folder(path.parent)
     file = open_own(path, "ab")

@@ -56,9 +56,13 @@ class StopFlag:
 
 
 class Reporter:
-    """The `OnStep` of one job. Writes at most five times a second, and raises Cancelled when the job is to stop."""
+    """The `OnStep` of one job. Writes at most five times a second, and raises Cancelled when the
+    job is to stop.
+    """
 
-    def __init__(self, table: JobTable, job: Job, stop: StopFlag, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, table: JobTable, job: Job, stop: StopFlag, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._table, self._job, self._stop, self._clock = table, job, stop, clock
         self._over: tuple[Taken, ...] = ()
         self._present: Step | None = None
@@ -68,7 +72,9 @@ class Reporter:
         self._texts: tuple[str, ...] = ()
 
     def wrote(self, *texts: str) -> None:
-        """The `OnText` of the job: the models' texts so far, written together with the next step."""
+        """The `OnText` of the job: the models' texts so far, written together with the next
+        step.
+        """
         self._texts = tuple(map(encodable, texts))
 
     def __call__(self, step: Step) -> None:
@@ -79,7 +85,9 @@ class Reporter:
         if before is None or (before.stage, before.point) != (step.stage, step.point):
             which = "" if step.point is None else f", sparse model {step.point + 1}"
             log.info("%s%s.", STAGE_TITLES[step.stage], which)
-            self._over += () if before is None else (Taken(before.stage, before.point, now - self._begun_at),)
+            self._over += (
+                () if before is None else (Taken(before.stage, before.point, now - self._begun_at),)
+            )
             self._begun_at = now
             self._samples.clear()
         elif now - self._written_at < INTERVAL_S:
@@ -89,7 +97,10 @@ class Reporter:
         with self._stop.holding_back():
             try:
                 self._table.report(
-                    self._job, replace(step, rate=self._rate(now, step.worked), taken=taken, texts=self._texts)
+                    self._job,
+                    replace(
+                        step, rate=self._rate(now, step.worked), taken=taken, texts=self._texts
+                    ),
                 )
                 wanted = self._table.wanted(self._job)
             except StoreError as error:
@@ -100,7 +111,8 @@ class Reporter:
             raise Cancelled
 
     def _rate(self, now: float, done: float) -> float | None:
-        """Units a second over the last half minute; None from too few samples. A step backwards starts over.
+        """Units a second over the last half minute; None from too few samples. A step backwards
+        starts over.
 
         A step that has done no more tells nothing: the rate is up to the last one that has.
         """

@@ -69,7 +69,9 @@ TimingOf = Callable[..., TimingSettings]
 def run_gains(
     backend: Backend, found: RunResults, name: GainName, timing_of: TimingOf
 ) -> tuple[Gained, Mapping[str, Sequence[Judged]]]:
-    """What the models of this run win on one axis; and those of which that is not known, by the reason."""
+    """What the models of this run win on one axis; and those of which that is not known, by the
+    reason.
+    """
     known, omitted = dict[str, Reading](), dict[str, list[Judged]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense)
     for each in found.judged:
@@ -97,15 +99,21 @@ def run_gains(
 
 
 def structure_sentence(backend: Backend, found: RunResults) -> str:
-    """Of a run with narrower and with fewer layers: which to choose for size, KV cache and speed, by its own numbers.
+    """Of a run with narrower and with fewer layers: which to choose for size, KV cache and speed,
+    by its own numbers.
 
-    The best method of each, at the sparsity that the answer names, or else the largest that both have; nothing without
-    both, nor of shares of the MLP channels, which leave models of two sizes.
+    The best method of each, at the sparsity that the answer names, or else the largest that both
+    have; nothing without both, nor of shares of the MLP channels, which leave models of two sizes.
     """
     kinds: list[dict[int, list[Judged]]] = [{}, {}]
     for each in sorted(found.judged, key=lambda own: own.verdict.perplexity.value):
         method = each.method
-        if method.takes_channels and not method.quantise and each.permille and method.budget != "channels":
+        if (
+            method.takes_channels
+            and not method.quantise
+            and each.permille
+            and method.budget != "channels"
+        ):
             kinds[method.takes_layers].setdefault(each.permille, []).append(each)
     if not (common := kinds[0].keys() & kinds[1].keys()):
         return ""
@@ -115,10 +123,13 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     narrower, fewer = names = [quoted_method(each.method) for each in pair]
     first, second = (loss_value(each.verdict.perplexity) for each in pair)
     share = wording.sparsity_words(permille, pair[0].method)
-    said = [f"At {share}: narrower layers ({narrower}, perplexity {first}) or fewer ({fewer}, {second})"]
+    said = [
+        f"At {share}: narrower layers ({narrower}, perplexity {first}) or fewer ({fewer}, {second})"
+    ]
     if all(each.verdict.verdict == "beyond" for each in pair):
         said.append("Both cost more than your limits allow")
-    # All pairs of the two kinds count, since the answers chose the best of each and may have chosen the sparsity.
+    # All pairs of the two kinds count, since the answers chose the best of each and may have chosen
+    # the sparsity.
     n_compared = sum(len(kinds[0][each]) * len(kinds[1][each]) for each in common)
     (lost,) = likelihood_differences([(pair[0].record, pair[1].record)], n_compared)
     if lost.is_shown:
@@ -127,7 +138,9 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
         times = f"{nats_as_factor(abs(lost.value))} as high, {level_words(lost.level)} interval {interval}"
         said.append(f"For size {better}: the word perplexity of {worse} is {times}")
     else:
-        said.append(f"For size: which loses less is undecided on {quantity(lost.n_passages, 'passage')}")
+        said.append(
+            f"For size: which loses less is undecided on {quantity(lost.n_passages, 'passage')}"
+        )
     cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
     said.append(f"For the KV cache {fewer}: it is {percent(cache)} smaller")
     asked = [TimingSettings(dense=found.dense.key, sparse=each.record.key) for each in pair]
@@ -139,17 +152,23 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
         one, other = speeds
         apart = other.low > one.high or one.low > other.high
         name = (fewer if other.value > one.value else narrower) if apart else "either"
-        said.append(f"For speed {name}: they write {factor(one.value)} and {factor(other.value)} as fast as dense")
+        said.append(
+            f"For speed {name}: they write {factor(one.value)} and {factor(other.value)} as fast as dense"
+        )
     return f"{'. '.join(said)}."
 
 
-def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName) -> Reading | None:
+def _exact_gain(
+    shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName
+) -> Reading | None:
     """None where the sizes of the model are not noted, or are another one's."""
     assert made is not None, "a judged model is sparse"
     if shape is None or shape.widths != made.dense_widths:
         return None
     if name == "bytes":
-        before, after = (model_shape.weight_bytes(shape, widths, dtype) for widths in (shape.widths, made.widths))
+        before, after = (
+            model_shape.weight_bytes(shape, widths, dtype) for widths in (shape.widths, made.widths)
+        )
         if of := made.quantised:
             before, after = of.dense_bytes, of.n_bytes
         value, words = before / after, f"{size(before)} → {size(after)}"
@@ -160,7 +179,8 @@ def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name:
 
 
 def speed_table(name: str, timing: Timing, of: str = "") -> Table:
-    """One row for each phase, one for the bytes of the weights, one for the memory that they take where it is known.
+    """One row for each phase, one for the bytes of the weights, one for the memory that they take
+    where it is known.
 
     name: of the sparse model. of: see `Table`.
     """
@@ -174,16 +194,39 @@ def speed_table(name: str, timing: Timing, of: str = "") -> Table:
         }[phase.phase]
         interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
         rows.append(
-            [what, _short_time(dense_s), _short_time(sparse_s), factor(ratio.value), interval, factor(phase.ceiling)]
+            [
+                what,
+                _short_time(dense_s),
+                _short_time(sparse_s),
+                factor(ratio.value),
+                interval,
+                factor(phase.ceiling),
+            ]
         )
-        measured: dict[str, Value] = {"what": what, "dense_s": dense_s, "sparse_s": sparse_s, "ratio": ratio.value}
-        data.append({**measured, "ratio_low": ratio.low, "ratio_high": ratio.high, "ceiling_ratio": phase.ceiling})
+        measured: dict[str, Value] = {
+            "what": what,
+            "dense_s": dense_s,
+            "sparse_s": sparse_s,
+            "ratio": ratio.value,
+        }
+        data.append(
+            {
+                **measured,
+                "ratio_low": ratio.low,
+                "ratio_high": ratio.high,
+                "ceiling_ratio": phase.ceiling,
+            }
+        )
     weights = [("weights on disk", timing.dense_bytes, timing.sparse_bytes, "exact")]
     if timing.dense_resident and timing.sparse_resident:
-        weights.append(("weights in memory", timing.dense_resident, timing.sparse_resident, "measured once"))
+        weights.append(
+            ("weights in memory", timing.dense_resident, timing.sparse_resident, "measured once")
+        )
     for what, dense, sparse, how in weights:
         rows.append([what, size(dense), size(sparse), factor(dense / sparse), how, ""])
-        data.append({"what": what, "dense_bytes": dense, "sparse_bytes": sparse, "ratio": dense / sparse})
+        data.append(
+            {"what": what, "dense_bytes": dense, "sparse_bytes": sparse, "ratio": dense / sparse}
+        )
     caption = f"{name}: {timing_conditions(timing)}."
     return Table(f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, of=of)
 
@@ -200,12 +243,18 @@ def timing_conditions(timing: Timing) -> str:
 
 def ceiling_words(timing: Timing) -> str:
     """What ceilings are, and whether the intervals are as narrow as asked for."""
-    text = "Ceiling: the speed-up if only multiply-adds (prefill) or bytes (decode, load) took time."
+    text = (
+        "Ceiling: the speed-up if only multiply-adds (prefill) or bytes (decode, load) took time."
+    )
     if any(phase.phase == "load" for phase in timing.phases):
         text += " Loading is from the system's cache."
     if timing.weights not in ("", "F16"):
         text += " F16 is bound by memory, quantised weights by arithmetic, so the ratio drifts on a shared machine."
-    return text if timing.precise else f"{text} Some intervals are wider than asked for: the time ran out."
+    return (
+        text
+        if timing.precise
+        else f"{text} Some intervals are wider than asked for: the time ran out."
+    )
 
 
 def _short_time(seconds: float) -> str:
@@ -222,14 +271,18 @@ def block_shapes(shape: ModelShape, made: Pruned) -> list[list[Projection]]:
     family, d = FAMILIES[shape.family], shape.hidden
     found = []
     for before, after in zip(shape.widths, made.widths, strict=True):
-        inner = [(name, (family.fused * before, d), (family.fused * after, d)) for name in family.inner]
+        inner = [
+            (name, (family.fused * before, d), (family.fused * after, d)) for name in family.inner
+        ]
         every = [*inner, (family.out, (d, before), (d, after))]
         found.append([(name.rpartition(".")[2], old, new) for name, old, new in every])
     return found
 
 
 def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> Table:
-    """Shapes and bytes of the whole model, its MLPs and every layer; its file has the exact bytes. of: see `Table`."""
+    """Shapes and bytes of the whole model, its MLPs and every layer; its file has the exact bytes.
+    of: see `Table`.
+    """
     blocks, sizes = block_shapes(shape, made), _mlp_bytes(shape, made, dtype)
     names = [name for name, _, _ in blocks[0]]
     mlps = sum(before for before, _ in sizes), sum(after for _, after in sizes)
@@ -241,7 +294,8 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> T
     rows = []
     for part, (before, after), projections in parts:
         shapes = [
-            " → ".join(dict.fromkeys(f"{rows:,} × {columns:,}" for rows, columns in both)) for _, *both in projections
+            " → ".join(dict.fromkeys(f"{rows:,} × {columns:,}" for rows, columns in both))
+            for _, *both in projections
         ]
         figures = [_block_size(before), _block_size(after), percent(1 - after / before)]
         rows.append([part, *figures, *(shapes or [""] * len(names))])
@@ -261,30 +315,46 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> T
 
 
 def _shape_values(shape: ModelShape, made: Pruned, dtype: str) -> list[dict[str, Value]]:
-    """Exact bytes: a row for each projection of each block, one for its MLP, then the total. layer: from 1."""
+    """Exact bytes: a row for each projection of each block, one for its MLP, then the total. layer:
+    from 1.
+    """
     found = list[dict[str, Value]]()
     layers = zip(block_shapes(shape, made), _mlp_bytes(shape, made, dtype), strict=True)
     for i, (projections, (before, after)) in enumerate(layers, 1):
         for name, old, new in projections:
-            sizes = zip(("rows_before", "columns_before", "rows_after", "columns_after"), (*old, *new), strict=True)
+            sizes = zip(
+                ("rows_before", "columns_before", "rows_after", "columns_after"),
+                (*old, *new),
+                strict=True,
+            )
             found.append({"layer": i, "part": name, **dict(sizes)})
         found.append({"layer": i, "part": "MLP", "bytes_before": before, "bytes_after": after})
     before, after = _model_bytes(shape, made, dtype)
-    return [*found, {"layer": None, "part": "whole model", "bytes_before": before, "bytes_after": after}]
+    return [
+        *found,
+        {"layer": None, "part": "whole model", "bytes_before": before, "bytes_after": after},
+    ]
 
 
 def _mlp_bytes(shape: ModelShape, made: Pruned, dtype: str) -> list[tuple[int, int]]:
     """Bytes of each block's MLP before and after."""
     each = (shape.per_channel + shape.bias_per_channel) * model_shape.WEIGHT_BYTES[dtype]
-    return [(before * each, after * each) for before, after in zip(shape.widths, made.widths, strict=True)]
+    return [
+        (before * each, after * each)
+        for before, after in zip(shape.widths, made.widths, strict=True)
+    ]
 
 
 def _model_bytes(shape: ModelShape, made: Pruned, dtype: str) -> tuple[int, int]:
-    return model_shape.weight_bytes(shape, shape.widths, dtype), model_shape.weight_bytes(shape, made.widths, dtype)
+    return model_shape.weight_bytes(shape, shape.widths, dtype), model_shape.weight_bytes(
+        shape, made.widths, dtype
+    )
 
 
 def _block_size(n_bytes: int) -> str:
-    """With a decimal more than elsewhere: blocks are small, and what they lose would be rounded away."""
+    """With a decimal more than elsewhere: blocks are small, and what they lose would be rounded
+    away.
+    """
     return f"{n_bytes / 1e6:.1f}{NBSP}MB" if 1e6 <= n_bytes < 1e9 else size(n_bytes)
 
 
@@ -307,7 +377,9 @@ def export_title(export: Export, record: Record | None) -> str:
     if record is None or record.pruned is None:
         return model
     method = record.pruned.method
-    return f"{model}, {method_name(method)} {wording.sparsity_words(record.sparsity_permille, method)}"
+    return (
+        f"{model}, {method_name(method)} {wording.sparsity_words(record.sparsity_permille, method)}"
+    )
 
 
 def upload_command(export: Export) -> str:
@@ -322,12 +394,17 @@ def runtime_rows(export: Export) -> list[list[str]]:
     docs/exports.md has the versions and how each was tried.
     """
     proof, form = export.proof, export.form
-    why = f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as by the model in memory"
+    why = (
+        f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as by the model in memory"
+    )
     rows = [[f"{proof.runtime} {proof.version}", "✓ proven here", why]]
     if form == "gguf":
         rows.append(["Ollama, LM Studio", _SHOULD, "run llama.cpp; not tried"])
         if export.layout.startswith("a width for each block"):
-            return [*rows, ["transformers, vLLM, OpenVINO", _CANNOT, "read one width for the whole model"]]
+            return [
+                *rows,
+                ["transformers, vLLM, OpenVINO", _CANNOT, "read one width for the whole model"],
+            ]
         reads = export.model_type not in _NO_READER
         about = f"its GGUF reader {'has' if reads else 'lacks'} the base's architecture (integrations/ggml.py, 5.24.0)"
         rows.append(["transformers", _SHOULD if reads else _CANNOT, about])

@@ -1,4 +1,6 @@
-"""The trade-off chart as inline SVG, for a report without scripts: once for a wide screen and once for a phone."""
+"""The trade-off chart as inline SVG, for a report without scripts: once for a wide screen and once
+for a phone.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import unescape
@@ -13,7 +15,9 @@ _WIDTHS = {"wide": 720, "narrow": 358}
 _LARGEST = {"wide": 15, "narrow": 12}
 """Pixels of the largest text."""
 _MARGIN = {"wide": 1.3, "narrow": 1.05}
-"""What labels need of the margin that they have on a page, whose font is narrower than those of other programs."""
+"""What labels need of the margin that they have on a page, whose font is narrower than those of
+other programs.
+"""
 _TICK = 36
 """Pixels from one number of the x axis to the next, at least."""
 _ANCHORS = {"left": "start", "center": "middle", "right": "end"}
@@ -22,7 +26,8 @@ _ANCHORS = {"left": "start", "center": "middle", "right": "end"}
 def _corners(n: int, *radii: float) -> list[tuple[float, float]]:
     """Corners of a regular shape from the top on, the radii taken in turn."""
     return [
-        (radii[i % len(radii)] * sin(2 * pi * i / n), -radii[i % len(radii)] * cos(2 * pi * i / n)) for i in range(n)
+        (radii[i % len(radii)] * sin(2 * pi * i / n), -radii[i % len(radii)] * cos(2 * pi * i / n))
+        for i in range(n)
     ]
 
 
@@ -40,9 +45,11 @@ _SHAPES = {
 
 
 def figure_svg(figure: Any, words: str) -> Html:
-    """A plotly figure of lines, marks, error bars, bands and notes as two drawings, of which one is shown.
+    """A plotly figure of lines, marks, error bars, bands and notes as two drawings, of which one is
+    shown.
 
-    It draws what `tradeoff_chart` uses of plotly, on one pair of axes, without hover texts. words: for screen readers.
+    It draws what `tradeoff_chart` uses of plotly, on one pair of axes, without hover texts. words:
+    for screen readers.
     """
     return element("figure", *(_Drawing(figure.to_dict(), words, form).drawn() for form in _WIDTHS))
 
@@ -51,16 +58,34 @@ class _Drawing:
     """The figure's layout in pixels, and the elements for each part of it."""
 
     def __init__(self, figure: dict[str, Any], words: str, form: str) -> None:
-        self.traces, self.layout, self.words, self.form = figure["data"], figure["layout"], words, form
-        self.x_axis, self.y_axis, margin = self.layout["xaxis"], self.layout["yaxis"], self.layout["margin"]
-        self.left, self.right, self.top = margin["l"], _WIDTHS[form] - _MARGIN[form] * margin["r"], margin["t"]
+        self.traces, self.layout, self.words, self.form = (
+            figure["data"],
+            figure["layout"],
+            words,
+            form,
+        )
+        self.x_axis, self.y_axis, margin = (
+            self.layout["xaxis"],
+            self.layout["yaxis"],
+            self.layout["margin"],
+        )
+        self.left, self.right, self.top = (
+            margin["l"],
+            _WIDTHS[form] - _MARGIN[form] * margin["r"],
+            margin["t"],
+        )
         self.bottom = self.layout["height"] - margin["b"]
         self.clip = f"plot-{words.split(maxsplit=1)[0].lower()}-{form}"
 
     def drawn(self) -> Html:
         """The whole drawing."""
         across, down = self.right - self.left, self.bottom - self.top
-        place = {"x": f"{self.left}", "y": f"{self.top}", "width": f"{across:.1f}", "height": f"{down}"}
+        place = {
+            "x": f"{self.left}",
+            "y": f"{self.top}",
+            "width": f"{across:.1f}",
+            "height": f"{down}",
+        }
         parts = [element("clipPath", element("rect", **place), id=self.clip), *self._axes()]
         for shape in self.layout.get("shapes", ()):
             # In pixels from the right edge, or at a value of the axis.
@@ -76,11 +101,15 @@ class _Drawing:
         return element("svg", *parts, viewBox=box, role="img", aria_label=self.words, css=self.form)
 
     def _place(self, x: float, y: float, shares: str = "") -> tuple[float, float]:
-        """Pixels of a point. shares: the axes, "x" or "y", on which it is given as a share of the plot."""
+        """Pixels of a point. shares: the axes, "x" or "y", on which it is given as a share of the
+        plot.
+        """
         (x_low, x_high), (y_low, y_high) = self.x_axis["range"], self.y_axis["range"]
         across = x if "x" in shares else (x - x_low) / (x_high - x_low)
         up = y if "y" in shares else (y - y_low) / (y_high - y_low)
-        return self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
+        return self.left + across * (self.right - self.left), self.bottom - up * (
+            self.bottom - self.top
+        )
 
     def _axes(self) -> Iterator[Html]:
         numbers = {"size": 13, "color": self.y_axis["tickfont"]["color"]}
@@ -89,13 +118,22 @@ class _Drawing:
             yield _polyline(ends, {"color": self.y_axis["gridcolor"]})
             yield self._text(said, (self.left - 6, ends[0][1]), numbers, "end")
         below = self.bottom + self.x_axis["ticklabelstandoff"]
-        yield _polyline([(self.left, self.bottom), (self.right, self.bottom)], {"color": self.x_axis["linecolor"]})
-        *ticks, last = round_ticks(0, self.x_axis["range"][1], most=min(8, int((self.right - self.left) / _TICK)))
+        yield _polyline(
+            [(self.left, self.bottom), (self.right, self.bottom)],
+            {"color": self.x_axis["linecolor"]},
+        )
+        *ticks, last = round_ticks(
+            0, self.x_axis["range"][1], most=min(8, int((self.right - self.left) / _TICK))
+        )
         for percent, said in [*((each, f"{each:g}") for each in ticks), (last, f"{last:g} %")]:
             yield self._text(said, (self._place(percent, 0)[0], below + 14), numbers)
         title, middle = self.x_axis["title"], (self.left + self.right) / 2
-        yield self._text(self.layout["title"]["text"], (0, 14), self.layout["title"]["font"], "start")
-        yield self._text(title["text"], (middle, self.layout["height"] - 8), title["font"], vertical="bottom")
+        yield self._text(
+            self.layout["title"]["text"], (0, 14), self.layout["title"]["font"], "start"
+        )
+        yield self._text(
+            title["text"], (middle, self.layout["height"] - 8), title["font"], vertical="bottom"
+        )
 
     def _trace(self, trace: dict[str, Any]) -> Iterator[Html]:
         at = [self._place(x, y) for x, y in zip(trace["x"], trace["y"], strict=True)]
@@ -105,36 +143,48 @@ class _Drawing:
             yield _polyline(at, trace["line"], f"url(#{self.clip})")
         if bars := trace.get("error_y"):
             line = {"color": bars["color"], "width": bars["thickness"]}
-            for x, y, up, down in zip(trace["x"], trace["y"], bars["array"], bars["arrayminus"], strict=True):
+            for x, y, up, down in zip(
+                trace["x"], trace["y"], bars["array"], bars["arrayminus"], strict=True
+            ):
                 if up or down:
                     yield _polyline([self._place(x, y - down), self._place(x, y + up)], line)
         if "markers" not in trace["mode"]:
             return
         marker = trace["marker"]
         symbols, half = marker.get("symbol", "circle"), marker["size"] / 2
-        for (x, y), symbol in zip(at, [symbols] * len(at) if isinstance(symbols, str) else symbols, strict=True):
+        for (x, y), symbol in zip(
+            at, [symbols] * len(at) if isinstance(symbols, str) else symbols, strict=True
+        ):
             shape, opened, _ = symbol.partition("-open")
             corners = [(x + half * right, y + half * down) for right, down in _SHAPES[shape]]
             style = {"fill": "none" if opened else marker["color"], "stroke": marker["color"]}
             yield element("polygon", points=_points(corners), stroke_width="1.5", **style)
 
     def _note(self, note: dict[str, Any]) -> Iterator[Html]:
-        x, y = self._place(note["x"], note["y"], "".join(axis for axis in "xy" if note[f"{axis}ref"] == "paper"))
+        x, y = self._place(
+            note["x"], note["y"], "".join(axis for axis in "xy" if note[f"{axis}ref"] == "paper")
+        )
         x, y = x + note.get("xshift", 0), y - note.get("yshift", 0)
         if note["showarrow"] and note["text"]:
             across, down = note["ax"], note["ay"]
             # From the mark to the edge of the text.
             half = (0.3 * note["font"]["size"] * len(note["text"]), 0.6 * note["font"]["size"])
-            end = 1 - min(size / abs(way) for size, way in zip(half, (across, down), strict=True) if way)
+            end = 1 - min(
+                size / abs(way) for size, way in zip(half, (across, down), strict=True) if way
+            )
             start = note["standoff"] / (across**2 + down**2) ** 0.5
             tie = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
             yield _polyline([(x + share * across, y + share * down) for share in (start, end)], tie)
             x, y = x + across, y + down
         elif note["showarrow"]:
             arrow = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
-            yield _polyline([(x, y + note["ay"]), (x, y), (x - 4, y - 5), (x, y), (x + 4, y - 5)], arrow)
+            yield _polyline(
+                [(x, y + note["ay"]), (x, y), (x - 4, y - 5), (x, y), (x + 4, y - 5)], arrow
+            )
         if note["text"]:
-            yield self._text(note["text"], (x, y), note["font"], _ANCHORS[note["xanchor"]], note["yanchor"])
+            yield self._text(
+                note["text"], (x, y), note["font"], _ANCHORS[note["xanchor"]], note["yanchor"]
+            )
 
     def _text(
         self,
@@ -144,12 +194,17 @@ class _Drawing:
         anchor: str = "middle",
         vertical: str = "middle",
     ) -> Html:
-        """Text on lines that are parted by <br>. vertical: which edge of it stands at the place, middle or bottom."""
+        """Text on lines that are parted by <br>. vertical: which edge of it stands at the place,
+        middle or bottom.
+        """
         size = min(font["size"], _LARGEST[self.form])
         lines, height = said.split("<br>"), 1.25 * size
         top = at[1] - height * ((len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5)
         places = [{"x": f"{at[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))]
-        inside = [element("tspan", escape(unescape(line)), **place) for line, place in zip(lines, places, strict=True)]
+        inside = [
+            element("tspan", escape(unescape(line)), **place)
+            for line, place in zip(lines, places, strict=True)
+        ]
         style = {"fill": font["color"], "font_size": f"{size}", "text_anchor": anchor}
         return element("text", *inside, dominant_baseline="central", **style)
 

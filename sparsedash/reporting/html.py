@@ -1,7 +1,9 @@
-"""Text as HTML: escaping, elements, tables and figure cards; tables as CSV. The one place where text becomes markup.
+"""Text as HTML: escaping, elements, tables and figure cards; tables as CSV. The one place where
+text becomes markup.
 
-Text from models, files and addresses in a URL is foreign: it may hold tags, markdown or marks that turn the reading
-direction. It reaches the page only through `escape`; the type `Html` is how mypy holds that.
+Text from models, files and addresses in a URL is foreign: it may hold tags, markdown or marks that
+turn the reading direction. It reaches the page only through `escape`; the type `Html` is how mypy
+holds that.
 """
 
 import html
@@ -44,15 +46,21 @@ _BETWEEN_NUMBER_AND_SIGN = re.compile(r"(?<=\d) (?=[%×])")
 _FORMULA_STARTS = ("=", "+", "-", "@")
 """A spreadsheet takes a cell that begins like this for a formula."""
 _MARKDOWN = re.compile(r"[\\`*\[\]<>#~$&|]|(?<![^\W_])_|_(?![^\W_])|^[-+](?= |$)")
-_REPLACED_LATER = re.compile(r"[:@](?=[\w+/-])|\bww(?=w\.)|[-<>~](?=[->=])|^\d+(?=[.)](?: |$))", re.IGNORECASE)
-"""Beginnings of emoji, icons, directives, addresses, arrows, which are replaced after escapes; of numbered lists."""
+_REPLACED_LATER = re.compile(
+    r"[:@](?=[\w+/-])|\bww(?=w\.)|[-<>~](?=[->=])|^\d+(?=[.)](?: |$))", re.IGNORECASE
+)
+"""Beginnings of emoji, icons, directives, addresses, arrows, which are replaced after escapes; of
+numbered lists.
+"""
 _WORD_JOINER = "\N{WORD JOINER}"
 Value = str | int | float | bool | None
 """Of a file: numbers as they are, text as a model or a user wrote it; None where there is none."""
 
 
 def visible(text: str) -> str:
-    """The text with everything a reader could not see, or that reorders what he sees, made visible."""
+    """The text with everything a reader could not see, or that reorders what he sees, made
+    visible.
+    """
     return text.translate(_VISIBLE)
 
 
@@ -68,7 +76,8 @@ def token(text: str) -> Html:
 
 
 def widget_label(text: str) -> str:
-    """Foreign text for a label, help or toast, which Streamlit reads as markdown: it shows just that text, on one line.
+    """Foreign text for a label, help or toast, which Streamlit reads as markdown: it shows just
+    that text, on one line.
 
     What escapes cannot keep from being replaced is parted by a sign of no width.
     """
@@ -82,7 +91,9 @@ def quoted(text: str) -> str:
 
 
 def readable(text: str) -> str:
-    """A model's text without the space around it; in words, or in quotation marks, where it has no letters."""
+    """A model's text without the space around it; in words, or in quotation marks, where it has no
+    letters.
+    """
     if not text.strip():
         kinds = {"": "(nothing)", " ": "(a space)"}
         return kinds.get(text, "(a line break)" if "\n" in text else "(spaces)")
@@ -90,7 +101,9 @@ def readable(text: str) -> str:
 
 
 def element(name: str, *inside: Html, **attributes: str) -> Html:
-    """One element. Attribute values are escaped; `css` is the class, underscores in names become hyphens."""
+    """One element. Attribute values are escaped; `css` is the class, underscores in names become
+    hyphens.
+    """
     pairs = "".join(
         f' {"class" if key == "css" else key.replace("_", "-")}="{html.escape(visible(value))}"'
         for key, value in attributes.items()
@@ -100,8 +113,12 @@ def element(name: str, *inside: Html, **attributes: str) -> Html:
 
 
 def heading(text: str, **attributes: str) -> Html:
-    """A page's first heading, large enough to be broken over lines: a number and its sign stay together."""
-    return element("h1", Html(_BETWEEN_NUMBER_AND_SIGN.sub("\N{NO-BREAK SPACE}", escape(text))), **attributes)
+    """A page's first heading, large enough to be broken over lines: a number and its sign stay
+    together.
+    """
+    return element(
+        "h1", Html(_BETWEEN_NUMBER_AND_SIGN.sub("\N{NO-BREAK SPACE}", escape(text))), **attributes
+    )
 
 
 def join(*parts: Html) -> Html:
@@ -126,16 +143,23 @@ def _over(text: str) -> Html:
     """The first line of a text, and the others under it, smaller; after ✓ or ✕ in its colour."""
     first, *under = text.split("\n")
     signs = {"✓": "sd-under sd-right", "✕": "sd-under sd-wrong"}
-    return join(escape(first), *(element("span", escape(line), css=signs.get(line[:1], "sd-under")) for line in under))
+    return join(
+        escape(first),
+        *(element("span", escape(line), css=signs.get(line[:1], "sd-under")) for line in under),
+    )
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. name: what it is called for those who cannot see it, and as a file. caption: stands over it.
+    """A table of text. name: what it is called for those who cannot see it, and as a file. caption:
+    stands over it.
 
-    The first column heads its row, the others are numbers. links: for each row the markup in place of its first text.
-    data: the rows of its file, by their columns, whose names hold the unit; none: the file holds the text.
-    of: what the file's name begins with. stacked: what follows a line break in a cell stands smaller under the rest.
+    The first column heads its row, the others are numbers. links: for each row the markup in place
+    of its first text.
+    data: the rows of its file, by their columns, whose names hold the unit; none: the file holds
+    the text.
+    of: what the file's name begins with. stacked: what follows a line break in a cell stands
+    smaller under the rest.
     """
 
     name: str
@@ -149,12 +173,20 @@ class Table:
 
     @classmethod
     def of_cells(
-        cls, name: str, caption: str, cells: Sequence[Sequence[Cell]], links: Sequence[Html] = (), of: str = ""
+        cls,
+        name: str,
+        caption: str,
+        cells: Sequence[Sequence[Cell]],
+        links: Sequence[Html] = (),
+        of: str = "",
     ) -> "Table":
         """The table of these rows; a row may end early."""
         head = [cell.head for cell in max(cells, key=len)]
         rows = [[*(cell.text for cell in row), *[""] * (len(head) - len(row))] for row in cells]
-        data = [{column: value for cell in row for column, value in cell.values.items()} for row in cells]
+        data = [
+            {column: value for cell in row for column, value in cell.values.items()}
+            for row in cells
+        ]
         return cls(name, caption, head, rows, links, data, of, stacked=True)
 
     @property
@@ -166,12 +198,20 @@ class Table:
         shown = _over if self.stacked else escape
         firsts = self.links or [shown(row[0]) for row in self.rows]
         body = [
-            element("tr", element("th", first, scope="row"), *(element("td", shown(cell)) for cell in rest))
+            element(
+                "tr",
+                element("th", first, scope="row"),
+                *(element("td", shown(cell)) for cell in rest),
+            )
             for first, (_, *rest) in zip(firsts, self.rows, strict=True)
         ]
         inside = element("table", element("thead", top), element("tbody", *body), css="sd-table")
-        scroll = element("div", inside, css="sd-scroll", role="region", aria_label=self.name, tabindex="0")
-        return join(paragraph(self.caption, css="sd-muted sd-small") if self.caption else Html(""), scroll)
+        scroll = element(
+            "div", inside, css="sd-scroll", role="region", aria_label=self.name, tabindex="0"
+        )
+        return join(
+            paragraph(self.caption, css="sd-muted sd-small") if self.caption else Html(""), scroll
+        )
 
 
 def spreadsheet_safe(text: str) -> str:
@@ -180,7 +220,8 @@ def spreadsheet_safe(text: str) -> str:
 
 
 def csv_file(rows: Sequence[Mapping[str, Value]]) -> bytes:
-    """The rows under the names of their columns, as UTF-8 CSV: text quoted, and defused for spreadsheets; numbers bare.
+    """The rows under the names of their columns, as UTF-8 CSV: text quoted, and defused for
+    spreadsheets; numbers bare.
 
     A number that is not finite is left out, as one that is not there.
     """
@@ -191,7 +232,10 @@ def csv_file(rows: Sequence[Mapping[str, Value]]) -> bytes:
         return "" if value is None or not isfinite(value) else str(value).lower()
 
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [[cell(name) for name in columns], *([cell(row.get(name)) for name in columns] for row in rows)]
+    lines = [
+        [cell(name) for name in columns],
+        *([cell(row.get(name)) for name in columns] for row in rows),
+    ]
     return "".join(f"{','.join(line)}\n" for line in lines).encode()
 
 
@@ -202,8 +246,12 @@ def table_csv(shown: Table) -> bytes:
 
 
 def file_name(*parts: str, ending: str = "") -> str:
-    """The name of a file, or a part of one, from these texts: of letters that every file can have."""
-    named = (re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.")[:_LONGEST_PART] for part in parts)
+    """The name of a file, or a part of one, from these texts: of letters that every file can
+    have.
+    """
+    named = (
+        re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.")[:_LONGEST_PART] for part in parts
+    )
     return "-".join(filter(None, named)) + ending
 
 
@@ -219,18 +267,26 @@ _LONG = 7
 
 
 def card(name: str, figure: str, *below: str, css: str) -> Html:
-    """One large number under its name, with lines of small text below it. css: whose number it is."""
+    """One large number under its name, with lines of small text below it. css: whose number it
+    is.
+    """
     small = (element("dd", escape(text), css="sd-muted") for text in below)
     size = "sd-figure sd-long" if len(figure) > _LONG else "sd-figure"
-    return element("div", element("dt", escape(name)), element("dd", escape(figure), css=size), *small, css=css)
+    return element(
+        "div", element("dt", escape(name)), element("dd", escape(figure), css=size), *small, css=css
+    )
 
 
 def cards(drawn: Sequence[Html], grows: bool = False) -> Html:
-    """The cards in a row; one below the other on a phone. grows: they are as high before they have all lines."""
+    """The cards in a row; one below the other on a phone. grows: they are as high before they have
+    all lines.
+    """
     return element("dl", *drawn, css="sd-numbers sd-grows" if grows else "sd-numbers")
 
 
 def fact_list(pairs: Sequence[tuple[str, str]]) -> Html:
     """A list of names, each with its value."""
-    drawn = (join(element("dt", escape(name)), element("dd", escape(value))) for name, value in pairs)
+    drawn = (
+        join(element("dt", escape(name)), element("dd", escape(value))) for name, value in pairs
+    )
     return element("dl", *drawn, css="sd-estimate")

@@ -1,4 +1,5 @@
-"""A job in words: its title, stage, progress and time left, and what a finished run took against its estimate.
+"""A job in words: its title, stage, progress and time left, and what a finished run took against
+its estimate.
 
 Plain text: escape it before it becomes markup.
 """
@@ -13,7 +14,13 @@ from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table
 from sparsedash.reporting.record_pair import end_of
-from sparsedash.reporting.run_progress import JobPosition, JobProgress, Unit, job_progress, run_progress
+from sparsedash.reporting.run_progress import (
+    JobPosition,
+    JobProgress,
+    Unit,
+    job_progress,
+    run_progress,
+)
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings, planned_run, run_or_find_settings
@@ -38,7 +45,9 @@ PROMPT_SHOWN = 80
 COUNTED = ("tokens", "passages", "questions")
 """The units that are counted; progress in another one is shown as a share."""
 SILENT_S = 600.0
-"""A worker that has said nothing for so long may hang; the longest steps that were seen take a few minutes."""
+"""A worker that has said nothing for so long may hang; the longest steps that were seen take a few
+minutes.
+"""
 _STAGES_OF_KIND = {
     "continuation": ("start", "load", "read", "continue"),
     "divergence": ("start", "load", "diverge"),
@@ -59,22 +68,36 @@ _PARTS: dict[str, tuple[Stage, ...]] = {
 
 
 def _timing_details(timing: TimingSettings) -> str:
-    threads = "" if timing.n_threads is None else f", {wording.quantity(timing.n_threads, 'thread')}"
+    threads = (
+        "" if timing.n_threads is None else f", {wording.quantity(timing.n_threads, 'thread')}"
+    )
     batches = " and ".join(map(str, timing.batches))
     where = "" if timing.runtime == "torch" else f", in {timing.runtime}"
     return f"dense and sparse in turn, {timing.n_prompt} tokens, {batches} at once{threads}{where}"
 
 
 _ABOUT: dict[str, tuple[type[Any], str, Callable[[Any], str]]] = {
-    "continuation": (ContinuationSettings, "Continuations of a text", lambda asked: end_of(asked.prompt, PROMPT_SHOWN)),
-    "divergence": (DivergenceSettings, "Token-by-token comparison", lambda asked: end_of(asked.text, PROMPT_SHOWN)),
+    "continuation": (
+        ContinuationSettings,
+        "Continuations of a text",
+        lambda asked: end_of(asked.prompt, PROMPT_SHOWN),
+    ),
+    "divergence": (
+        DivergenceSettings,
+        "Token-by-token comparison",
+        lambda asked: end_of(asked.text, PROMPT_SHOWN),
+    ),
     "timing": (TimingSettings, "Speed of a sparse model", _timing_details),
     "export": (
         ExportSettings,
         "Export of a sparse model",
         lambda asked: f"{asked.form}, weights in {asked.weights}, proven by a fresh process",
     ),
-    "verify": (VerifySettings, "Verification of the data folder", lambda asked: "compares data with its checksums"),
+    "verify": (
+        VerifySettings,
+        "Verification of the data folder",
+        lambda asked: "compares data with its checksums",
+    ),
 }
 """The settings, title and details of a job of each kind but runs."""
 
@@ -92,7 +115,9 @@ def job_title(job: Job) -> tuple[str, str]:
 
 
 def job_name(backend: Backend, job: Job) -> str:
-    """What a job is: a run after its name, if it has one; another with its model, if a run has that."""
+    """What a job is: a run after its name, if it has one; another with its model, if a run has
+    that.
+    """
     title = job_title(job)[0]
     if job.makes_run:
         name = backend.user_data.name_of(job.key)
@@ -104,27 +129,42 @@ def job_name(backend: Backend, job: Job) -> str:
 
 
 def job_model(backend: Backend, job: Job) -> tuple[Run | None, str]:
-    """The run of the sparse model that a job is about, and its record's key; no run where none has it."""
-    asked = [str(job.settings[name]) for name in ("sparse", "right", "left") if name in job.settings]
+    """The run of the sparse model that a job is about, and its record's key; no run where none has
+    it.
+    """
+    asked = [
+        str(job.settings[name]) for name in ("sparse", "right", "left") if name in job.settings
+    ]
     named = job.settings.get("run")
     runs = [run for run in backend.runs() if not named or run.key == named] if asked else []
     return next(((run, key) for key in asked for run in runs if key in run.sparse), (None, ""))
 
 
 def job_activity(job: Job) -> tuple[str, str]:
-    """The stage of a running job; and which model it works on, or the job's own message, which may be empty."""
+    """The stage of a running job; and which model it works on, or the job's own message, which may
+    be empty.
+    """
     return wording.stage_title(job.progress.stage), _sparse_model(job) or job.progress.message
 
 
 def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
-    """Progress of a live job as a share that never falls; and in words, with the time left where it is known."""
+    """Progress of a live job as a share that never falls; and in words, with the time left where it
+    is known.
+    """
     if job.stopping:
         last = _last_look(backend, job.id, job.attempt)
-        return last[0].share if last else 0.0, "Stopping: what is finished is kept" if job.makes_run else "Stopping"
+        return (
+            last[0].share if last else 0.0,
+            "Stopping: what is finished is kept" if job.makes_run else "Stopping",
+        )
     if job.state == "queued":
         ahead, left = _jobs_ahead(backend, job), list[float]()
         if not ahead:
-            left = [_left_s(each, look) for each in backend.jobs() if (look := _look_of_running(backend, each))]
+            left = [
+                _left_s(each, look)
+                for each in backend.jobs()
+                if (look := _look_of_running(backend, each))
+            ]
         starts = f", in about {wording.duration_words(min(left))}" if left else ""
         return 0.0, f"{_waiting_words(ahead)}{starts}"
     found, silent_s = _look(backend, job), _silent_s(job)
@@ -139,7 +179,9 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
         said.append(f"{wording.stage_title(stage).lower()} takes {times:.1f} times the estimate")
     # A download reports no steps.
     if silent_s >= SILENT_S and job.progress.stage != "load":
-        said.append(f"no progress for {wording.duration_words(silent_s)}: it may hang; cancel and resume it")
+        said.append(
+            f"no progress for {wording.duration_words(silent_s)}: it may hang; cancel and resume it"
+        )
     return found.share, " · ".join(said)
 
 
@@ -178,7 +220,9 @@ def _look_of_running(backend: Backend, job: Job) -> JobProgress | None:
 
 
 def job_announcement(backend: Backend, job: Job) -> str:
-    """How far a live job is, for those who hear it: a new sentence with every stage, model and tenth of the whole."""
+    """How far a live job is, for those who hear it: a new sentence with every stage, model and
+    tenth of the whole.
+    """
     if job.state == "queued":
         return f"{job_name(backend, job)}: {_waiting_words(_jobs_ahead(backend, job))}"
     if job.stopping:
@@ -189,11 +233,17 @@ def job_announcement(backend: Backend, job: Job) -> str:
 
 def attempt_words(job: Job) -> str:
     """Which attempt it is and how long all took together; empty for the first."""
-    return f"attempt {job.attempt}, {wording.duration_words(job.all_s)} in all" if job.attempt > 1 else ""
+    return (
+        f"attempt {job.attempt}, {wording.duration_words(job.all_s)} in all"
+        if job.attempt > 1
+        else ""
+    )
 
 
 def waiting_run_estimate(backend: Backend, job: Job) -> str:
-    """How long a waiting run takes once it has started; nothing of other jobs, or where that is not known."""
+    """How long a waiting run takes once it has started; nothing of other jobs, or where that is not
+    known.
+    """
     # A resumed one takes less than when it was asked for.
     forecast = backend.forecast(job) if job.attempt == 1 else None
     if forecast is None and (settings := job_request(job)):
@@ -203,7 +253,9 @@ def waiting_run_estimate(backend: Backend, job: Job) -> str:
 
 
 def job_request(job: Job) -> RunSettings | FindSettings | None:
-    """The settings of a run or search; None of any other job, and of one whose row cannot be read."""
+    """The settings of a run or search; None of any other job, and of one whose row cannot be
+    read.
+    """
     try:
         return run_or_find_settings(job.kind, job.settings) if job.makes_run else None
     except SettingsError:
@@ -233,7 +285,11 @@ def _progress(backend: Backend, job: Job, silent_s: float, last: JobProgress | N
     where = job.id, job.attempt, step.stage, step.point, backend.is_measuring()
     expected, stored = _expected(backend, where, settings)
     now = replace(
-        now, calibrated=stored.calibration, answered=stored.dense, stored=stored.points, goes_on=job.attempt > 1
+        now,
+        calibrated=stored.calibration,
+        answered=stored.dense,
+        stored=stored.points,
+        goes_on=job.attempt > 1,
     )
     return run_progress(settings, expected, now, last)
 
@@ -250,15 +306,21 @@ def _expected(
 ) -> tuple[Mapping[str | Unit, float | None], Cached]:
     """What the stages are expected to take, and what is stored, asked once wherever a job is.
 
-    All runs each second would be much, and more is known of a model that is loaded, and of a machine that is measured,
-    than before. A record that the present part stores is then not taken for one of a later model.
+    All runs each second would be much, and more is known of a model that is loaded, and of a
+    machine that is measured, than before. A record that the present part stores is then not taken
+    for one of a later model.
     """
-    expected: dict[str | Unit, float | None] = {str(s): each for s, each in backend.expected_seconds(settings).items()}
+    expected: dict[str | Unit, float | None] = {
+        str(s): each for s, each in backend.expected_seconds(settings).items()
+    }
     if len(settings.methods) > 1:
         for method in settings.methods:
             alone = replace(settings, methods=(method,))
             of_method = backend.expected_seconds(alone)
-            expected["prune", method], expected["heal", method] = of_method["prune"], of_method.get("heal")
+            expected["prune", method], expected["heal", method] = (
+                of_method["prune"],
+                of_method.get("heal"),
+            )
     return expected, backend.cached(settings)
 
 
@@ -270,7 +332,10 @@ def _sparse_model(job: Job) -> str:
     settings, at = job_request(job), job.progress
     if settings is None or at.point is None or at.stage == "walk":
         return ""
-    if at.stage not in ("prune", "heal", "quantise", "continue", "answer", "evaluate") and at.point == 0:
+    if (
+        at.stage not in ("prune", "heal", "quantise", "continue", "answer", "evaluate")
+        and at.point == 0
+    ):
         return ""
     if isinstance(settings, FindSettings):
         return f"trial {at.point + 1}" + (f": {at.message}" if at.message else "")
@@ -282,7 +347,9 @@ def _sparse_model(job: Job) -> str:
 
 
 def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> Table:
-    """Time, by part, memory and disk of a run of which nothing was stored before. whole_s: from its first step on."""
+    """Time, by part, memory and disk of a run of which nothing was stored before. whole_s: from its
+    first step on.
+    """
     expected = dict(forecast.duration.parts)
     times = [("Time", whole_s, forecast.duration.total_s)]
     for part, stages in _PARTS.items():

@@ -30,7 +30,11 @@ def forgotten_sentence(record: Record) -> str:
 def kind_cells(record: Record) -> list[list[str]]:
     """The estimates as rows of a table: kind of text, value, interval."""
     return [
-        [source_title(estimate.kind), f"{estimate.value:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}"]
+        [
+            source_title(estimate.kind),
+            f"{estimate.value:.3f}",
+            f"{estimate.low:.3f} to {estimate.high:.3f}",
+        ]
         for estimate in kind_estimates(record.by_kind)
     ]
 
@@ -39,10 +43,16 @@ def kinds_table(record: Record) -> Table:
     """The estimates as a table of the pages and reports."""
     caption = "On held-out text of the built-in mix; most forgotten first."
     return Table(
-        "What was forgotten", caption, ["Kind of text", "KL, nats a token", "95 % interval"], kind_cells(record)
+        "What was forgotten",
+        caption,
+        ["Kind of text", "KL, nats a token", "95 % interval"],
+        kind_cells(record),
     )
 
 
 def kinds_document(record: Record) -> list[dict[str, Any]]:
     """The estimates as JSON values."""
-    return [{"title": source_title(estimate.kind), **asdict(estimate)} for estimate in kind_estimates(record.by_kind)]
+    return [
+        {"title": source_title(estimate.kind), **asdict(estimate)}
+        for estimate in kind_estimates(record.by_kind)
+    ]

@@ -1,4 +1,6 @@
-"""Models of several runs by tasks: each one beside a pinned baseline, with its cost; as a sentence, a table, a page."""
+"""Models of several runs by tasks: each one beside a pinned baseline, with its cost; as a sentence,
+a table, a page.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +34,9 @@ from sparsedash.stats.task_verdicts import judge_losses, own_limit
 from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Tolerance, Verdict
 
 MOST_MODELS = 32
-"""Of one table: more could not be read at a glance, and together they would be judged with little power."""
+"""Of one table: more could not be read at a glance, and together they would be judged with little
+power.
+"""
 READING = (
     "Under each score: its change from the baseline on the same questions, in points; that of perplexity and of "
     "documents as a multiple. Then the interval behind the verdict.",
@@ -52,7 +56,8 @@ READING = (
 class Entry:
     """A model that the table can show. base: its base model. name: among the models of that.
 
-    run: the first one with it. answers: keys of its answers to tasks. tasks: their names as runs asked for them.
+    run: the first one with it. answers: keys of its answers to tasks. tasks: their names as runs
+    asked for them.
     """
 
     run: RunResults
@@ -69,7 +74,9 @@ class Entry:
 
 
 def leaderboard_entries(found: Sequence[RunResults]) -> tuple[dict[str, Entry], int]:
-    """The models of these runs by what names each in an address, base by base; and how many are left out."""
+    """The models of these runs by what names each in an address, base by base; and how many are
+    left out.
+    """
     entries: dict[str, Entry] = {}
     for run, each in ((own, each) for own in found for each in own.models):
         record, settings = each.record, run.run.settings
@@ -93,7 +100,9 @@ def leaderboard_entries(found: Sequence[RunResults]) -> tuple[dict[str, Entry], 
 
 
 def _joined(one: Entry, other: Entry) -> Entry | None:
-    """The model of two runs with the answers of both; None where they asked the same task in two ways."""
+    """The model of two runs with the answers of both; None where they asked the same task in two
+    ways.
+    """
     answers = tuple(dict.fromkeys((*one.answers, *other.answers)))
     if one.tasks & other.tasks and len(answers) > max(len(one.answers), len(other.answers)):
         return None
@@ -101,7 +110,9 @@ def _joined(one: Entry, other: Entry) -> Entry | None:
 
 
 def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The same with names that differ: after one that several have, the run's name, or how it was made."""
+    """The same with names that differ: after one that several have, the run's name, or how it was
+    made.
+    """
     titles = [each.title for each in entries.values()]
 
     def name(entry: Entry) -> str:
@@ -109,15 +120,24 @@ def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
         text = wording.reference_title(settings.calibration.corpus).partition(" (")[0]
         shares = [wording.share_of(entry.model.method)] if entry.model.record.pruned else []
         made = ", ".join([settings.dtype, text if settings.reads_text else "no text", *shares])
-        return entry.name if titles.count(entry.title) == 1 else f"{entry.name}, {entry.run.name or made}"
+        return (
+            entry.name
+            if titles.count(entry.title) == 1
+            else f"{entry.name}, {entry.run.name or made}"
+        )
 
     named = {key: replace(each, name=name(each)) for key, each in entries.items()}
     unique = unique_names({key: each.title for key, each in named.items()})
-    return {key: replace(each, name=unique[key].removeprefix(f"{each.base}, ")) for key, each in named.items()}
+    return {
+        key: replace(each, name=unique[key].removeprefix(f"{each.base}, "))
+        for key, each in named.items()
+    }
 
 
 class _Cell(NamedTuple):
-    """text: its lines. rank: what orders rows by it, the least first. values: of the table's file."""
+    """text: its lines. rank: what orders rows by it, the least first. values: of the table's
+    file.
+    """
 
     text: str
     rank: float
@@ -127,7 +147,9 @@ class _Cell(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Leaderboard:
-    """Entries beside a baseline, one of their keys. columns: heads by their names. cells: by entry and column."""
+    """Entries beside a baseline, one of their keys. columns: heads by their names. cells: by entry
+    and column.
+    """
 
     entries: Mapping[str, Entry]
     baseline: str
@@ -137,9 +159,11 @@ class Leaderboard:
     notes: Sequence[str]
 
     def verdict(self, key: str) -> Verdict | None:
-        """Beyond where it is on anything, within where it is on passages and tasks; None where nothing was judged.
+        """Beyond where it is on anything, within where it is on passages and tasks; None where
+        nothing was judged.
 
-        Undecided where the passages are others than the baseline's, so that its tasks alone are within.
+        Undecided where the passages are others than the baseline's, so that its tasks alone are
+        within.
         """
         cells = self.cells[key]
         found = {cell.verdict for cell in cells.values() if cell.verdict}
@@ -153,14 +177,18 @@ class Leaderboard:
         """How many models are beyond, within, undecided."""
         judged = [self.verdict(key) for key in self.entries if key != self.baseline]
         beside, n = self.entries[self.baseline].title, sum(each is not None for each in judged)
-        counts = {words: count for verdict, words in _VERDICTS.items() if (count := judged.count(verdict))}
+        counts = {
+            words: count for verdict, words in _VERDICTS.items() if (count := judged.count(verdict))
+        }
         if not counts:
             return f"No model can be compared with {beside}."
         said = ", ".join(f"{count} {words}" for words, count in counts.items())
         return f"Of {quantity(n, 'model')} against {beside}: {said}."
 
     def rows(self, only_beyond: bool, order: str) -> list[str]:
-        """The keys of the entries to show, the baseline first. order: a column, best first; else base by base."""
+        """The keys of the entries to show, the baseline first. order: a column, best first; else
+        base by base.
+        """
         others = [key for key in self.entries if key != self.baseline]
         shown = [key for key in others if not only_beyond or self.verdict(key) == "beyond"]
         if order in self.columns:
@@ -171,15 +199,28 @@ class Leaderboard:
         """These rows as a table. links: in place of their names."""
         shown = [(self.entries[key], self.cells[key], key == self.baseline) for key in rows]
         text = [
-            [f"{each.base}\n{each.name}{', baseline' * pinned}", *(cells[name].text for name in self.columns)]
+            [
+                f"{each.base}\n{each.name}{', baseline' * pinned}",
+                *(cells[name].text for name in self.columns),
+            ]
             for each, cells, pinned in shown
         ]
         data: list[dict[str, Value]] = []
         for each, cells, pinned in shown:
-            data.append({"base": each.base, "model": each.name.replace(NBSP, " "), "baseline": pinned})
+            data.append(
+                {"base": each.base, "model": each.name.replace(NBSP, " "), "baseline": pinned}
+            )
             for cell in cells.values():
                 data[-1] |= cell.values
-        return Table("Models by tasks", "", ["Model", *self.columns.values()], text, links, data, stacked=True)
+        return Table(
+            "Models by tasks",
+            "",
+            ["Model", *self.columns.values()],
+            text,
+            links,
+            data,
+            stacked=True,
+        )
 
     @property
     def has_tasks(self) -> bool:
@@ -212,12 +253,19 @@ _HEADS = {"perplexity": "Word perplexity", "accuracy": "Last words right"}
 _COSTS = {"weights": "Weights", "bytes": "Bytes", "ms": "ms a token"}
 
 
-def leaderboard(backend: Backend, entries: Mapping[str, Entry], baseline: str, tolerance: Tolerance) -> Leaderboard:
+def leaderboard(
+    backend: Backend, entries: Mapping[str, Entry], baseline: str, tolerance: Tolerance
+) -> Leaderboard:
     """The entries judged together beside the baseline, one of their keys."""
-    found = {key: backend.answers.beside(entries[baseline].answers, each.answers) for key, each in entries.items()}
+    found = {
+        key: backend.answers.beside(entries[baseline].answers, each.answers)
+        for key, each in entries.items()
+    }
     tasks = dict.fromkeys(task for each in (found[baseline], *found.values()) for task in each)
     rolling = {task for each in found.values() for task, own in each.items() if own.rolling}
-    beside = [(task, own) for key, each in found.items() if key != baseline for task, own in each.items()]
+    beside = [
+        (task, own) for key, each in found.items() if key != baseline for task, own in each.items()
+    ]
     notes = _task_notes(beside, tolerance)
     cells = _passage_cells(backend, entries, baseline, tolerance)
     for key, each in _task_cells(found, list(tasks), baseline, tolerance).items():
@@ -225,8 +273,12 @@ def leaderboard(backend: Backend, entries: Mapping[str, Entry], baseline: str, t
     timed = {key: _decode_s(backend, each) for key, each in entries.items()}
     for key, entry in entries.items():
         cells[key] |= _cost_cells(backend, entry, timed[key])
-    heads = _HEADS | {f"{_TASK}{task}": f"{task}{', bits a byte' * (task in rolling)}" for task in tasks}
-    heads |= {name: head for name, head in _COSTS.items() if any(row[name].text for row in cells.values())}
+    heads = _HEADS | {
+        f"{_TASK}{task}": f"{task}{', bits a byte' * (task in rolling)}" for task in tasks
+    }
+    heads |= {
+        name: head for name, head in _COSTS.items() if any(row[name].text for row in cells.values())
+    }
     notes += dict.fromkeys(_timed_words(found[1]) for found in timed.values() if found)
     notes.append(early_stopping_words({each.title: each.model.record for each in entries.values()}))
     return Leaderboard(
@@ -247,20 +299,37 @@ def _passage_cells(
         if key != baseline:
             with suppress(LookupError):
                 record, comparison, losses = measure_beside(backend, dense, each.model.record.key)
-                # A search's trials, whose intervals hold at any look, share the chance of error with all others here.
-                shared = replace(losses, alpha=None, anytime=losses.anytime or losses.alpha is not None)
+                # A search's trials, whose intervals hold at any look, share the chance of error
+                # with all others here.
+                shared = replace(
+                    losses, alpha=None, anytime=losses.anytime or losses.alpha is not None
+                )
                 measured[key] = record, comparison, shared
     judged = dict(zip(measured, judge(list(measured.values()), tolerance), strict=True))
     drawn = {}
     for key, each in entries.items():
         record, changes = each.model.record, [""] * 2 if key == baseline else ["other passages"] * 2
-        perplexity, accuracy, verdict, numbers = record.word_perplexity, record.last_word.accuracy, None, {}
+        perplexity, accuracy, verdict, numbers = (
+            record.word_perplexity,
+            record.last_word.accuracy,
+            None,
+            {},
+        )
         if key in judged:
-            found, points = judged[key].verdict, wording.signed_points(judged[key].comparison.difference)
-            changes = [_change(found.perplexity), _change(found.accuracy) if found.accuracy else _unjudged(points)]
+            found, points = (
+                judged[key].verdict,
+                wording.signed_points(judged[key].comparison.difference),
+            )
+            changes = [
+                _change(found.perplexity),
+                _change(found.accuracy) if found.accuracy else _unjudged(points),
+            ]
             verdict, numbers = found.verdict, verdict_values(found)
             numbers["passages_verdict"] = numbers.pop("verdict")
-        shown = [f"{wording.perplexity(perplexity)}\n{changes[0]}", f"{percent(accuracy)}\n{changes[1]}"]
+        shown = [
+            f"{wording.perplexity(perplexity)}\n{changes[0]}",
+            f"{percent(accuracy)}\n{changes[1]}",
+        ]
         drawn[key] = {
             "perplexity": _Cell(shown[0], perplexity, {"word_perplexity": perplexity}, verdict),
             "accuracy": _Cell(shown[1], -accuracy, {"accuracy_percent": 100 * accuracy, **numbers}),
@@ -269,7 +338,10 @@ def _passage_cells(
 
 
 def _task_cells(
-    found: Mapping[str, Mapping[str, AnswersBeside]], tasks: Sequence[str], baseline: str, tolerance: Tolerance
+    found: Mapping[str, Mapping[str, AnswersBeside]],
+    tasks: Sequence[str],
+    baseline: str,
+    tolerance: Tolerance,
 ) -> dict[str, dict[str, _Cell]]:
     measured = {
         (key, task): own.losses
@@ -321,7 +393,10 @@ def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
     ends, name = (loss.value, loss.low, loss.high), "ratio"
     values: list[Value] = [finite_ratio(nats) for nats in ends]
     if loss.measure == "accuracy":
-        name, values = "change_points", [0.0 - 100 * share for share in (loss.value, loss.high, loss.low)]
+        name, values = (
+            "change_points",
+            [0.0 - 100 * share for share in (loss.value, loss.high, loss.low)],
+        )
     names = [f"{task}_{name}{end}" for end in ("", "_low", "_high")]
     of = {f"{task}_level_percent": 100 * loss.level, f"{task}_verdict": loss.verdict}
     return dict(zip(names, values, strict=True)) | of
@@ -344,7 +419,9 @@ def _task_notes(answers: Iterable[tuple[str, AnswersBeside]], tolerance: Toleran
     return list(dict.fromkeys(said))
 
 
-def _cost_cells(backend: Backend, entry: Entry, timed: tuple[float, Timing] | None) -> dict[str, _Cell]:
+def _cost_cells(
+    backend: Backend, entry: Entry, timed: tuple[float, Timing] | None
+) -> dict[str, _Cell]:
     """Weights, bytes and milliseconds. timed: see `_decode_s`."""
     run, model, made = entry.run, entry.model, entry.model.record.pruned
     shape, lines, n = backend.model_shape(model.record), list[str](), None
@@ -359,17 +436,31 @@ def _cost_cells(backend: Backend, entry: Entry, timed: tuple[float, Timing] | No
     kind = made.method.quantise.upper() if made and made.quantised else "16 bits"
     ms = 1000 * timed[0] if timed else None
     return {
-        "weights": _Cell("\n".join(lines), inf if n is None else n, {"weights": n, "weights_gone_percent": 100 * gone}),
-        "bytes": _Cell(f"{wording.size(n_bytes)}\n{kind}" if n_bytes else "", n_bytes or inf, {"bytes": n_bytes}),
-        "ms": _Cell((f"{ms:.3g}" if ms < 100 else f"{ms:,.0f}") if ms else "", ms or inf, {"ms_a_token": ms}),
+        "weights": _Cell(
+            "\n".join(lines),
+            inf if n is None else n,
+            {"weights": n, "weights_gone_percent": 100 * gone},
+        ),
+        "bytes": _Cell(
+            f"{wording.size(n_bytes)}\n{kind}" if n_bytes else "",
+            n_bytes or inf,
+            {"bytes": n_bytes},
+        ),
+        "ms": _Cell(
+            (f"{ms:.3g}" if ms < 100 else f"{ms:,.0f}") if ms else "", ms or inf, {"ms_a_token": ms}
+        ),
     }
 
 
 def _decode_s(backend: Backend, entry: Entry) -> tuple[float, Timing] | None:
-    """Seconds to write one token, and the timing that says so: of a dense model any of its run's."""
+    """Seconds to write one token, and the timing that says so: of a dense model any of its
+    run's.
+    """
     made = entry.model.record.pruned
     for each in [entry.model] if made else entry.run.judged:
-        timing = backend.result(Timing, TimingSettings(dense=entry.run.dense.key, sparse=each.record.key).key())
+        timing = backend.result(
+            Timing, TimingSettings(dense=entry.run.dense.key, sparse=each.record.key).key()
+        )
         if timing is not None and (phase := timing.timed("decode")) is not None:
             return median(phase.sparse_s if made else phase.dense_s) / timing.n_decode, timing
     return None

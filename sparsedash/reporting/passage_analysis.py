@@ -1,7 +1,8 @@
-"""Passages of a comparison: first choices, change of the right word's probability, and groups that lose more.
+"""Passages of a comparison: first choices, change of the right word's probability, and groups that
+lose more.
 
-Each passage is in one group of every kind, by what can be read off its text: the length, rarity and look of its right
-word, whether it is speech, and where the context names the word last.
+Each passage is in one group of every kind, by what can be read off its text: the length, rarity and
+look of its right word, whether it is speech, and where the context names the word last.
 """
 
 import re
@@ -41,7 +42,8 @@ MORE, LESS = "✕ loses more", "✓ loses less"
 
 
 def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
-    """Both models' first choices for a passage and the right word's beginning, the likeliest first; for a file as well.
+    """Both models' first choices for a passage and the right word's beginning, the likeliest first;
+    for a file as well.
 
     In the page's table a row has two bars, all to one scale.
     """
@@ -50,32 +52,51 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         exact = {t.text: exp(min(0.0, t.log_likelihood)) for t in outcome.tokens[:1]}
         known.append({c.text: c.probability for c in reversed(outcome.top)} | exact)
     first = next((token.text for token in both[0].tokens), "")
-    listed = dict.fromkeys([*([first] if first else []), *(c.text for o in both for c in o.top[:LISTED])])
+    listed = dict.fromkeys(
+        [*([first] if first else []), *(c.text for o in both for c in o.top[:LISTED])]
+    )
     shares = {text: [each.get(text) for each in known] for text in listed}
     found = sorted(shares.items(), key=lambda row: -max(share or 0.0 for share in row[1]))
     largest = max((share or 0.0 for _, row in found for share in row), default=0.0) or 1.0
-    heads = [element("th", escape(n), scope="col", css=css) for n, css in zip(pair.titles, pair.colours, strict=True)]
+    heads = [
+        element("th", escape(n), scope="col", css=css)
+        for n, css in zip(pair.titles, pair.colours, strict=True)
+    ]
     drawn = []
     for text, row in found:
         hit = bool(first) and text == first
         # An unknown probability has no colour, and so no bar.
         bars = [
             element(
-                "span", css=f"sd-meter {'' if n is None else css}", style=f"width: {100 * (n or 0.0) / largest:.1f}%"
+                "span",
+                css=f"sd-meter {'' if n is None else css}",
+                style=f"width: {100 * (n or 0.0) / largest:.1f}%",
             )
             for n, css in zip(row, pair.colours, strict=True)
         ]
         cells = [NOT_AMONG_FIRST if share is None else wording.probability(share) for share in row]
         sign = element("span", escape(" ✓"), css="sd-sign") if hit else Html("")
         name = element("th", token(text), sign, scope="row", css="sd-hit" if hit else "")
-        drawn.append(element("tr", name, element("td", *bars), *(element("td", escape(cell)) for cell in cells)))
-    head = element("thead", element("tr", element("th", escape("Next token"), scope="col"), element("td"), *heads))
-    shown = element("table", element("caption", escape(CAPTION)), head, element("tbody", *drawn), css="sd-top")
+        drawn.append(
+            element(
+                "tr", name, element("td", *bars), *(element("td", escape(cell)) for cell in cells)
+            )
+        )
+    head = element(
+        "thead",
+        element("tr", element("th", escape("Next token"), scope="col"), element("td"), *heads),
+    )
+    shown = element(
+        "table", element("caption", escape(CAPTION)), head, element("tbody", *drawn), css="sd-top"
+    )
     data = [
         {
             "token": text,
             "begins_right_word": bool(first) and text == first,
-            **{f"{side}_probability_percent": p and 100 * p for side, p in zip(SIDES, row, strict=True)},
+            **{
+                f"{side}_probability_percent": p and 100 * p
+                for side, p in zip(SIDES, row, strict=True)
+            },
         }
         for text, row in found
     ]
@@ -83,7 +104,9 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
 
 
 class ChangeRange(NamedTuple):
-    """Changes from `low` up to, not including, `high`, in nats; negative where the right word became less likely."""
+    """Changes from `low` up to, not including, `high`, in nats; negative where the right word
+    became less likely.
+    """
 
     low: float
     high: float
@@ -106,14 +129,18 @@ class ChangeRange(NamedTuple):
 
 
 def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
-    """Ranges of one width that hold all these changes, at most MOST_RANGES of them; zero is an end of two of them.
+    """Ranges of one width that hold all these changes, at most MOST_RANGES of them; zero is an end
+    of two of them.
 
     The outermost are open: a few passages far away would squeeze all others together.
     """
     ordered = sorted(changes) or [0.0]
     rest = int(_OUTSIDE * len(ordered))
     low, high = min(0.0, ordered[rest]), max(0.0, ordered[-1 - rest])
-    step = next((step for step in _STEPS if ceil(high / step) - floor(low / step) <= MOST_RANGES), _STEPS[-1])
+    step = next(
+        (step for step in _STEPS if ceil(high / step) - floor(low / step) <= MOST_RANGES),
+        _STEPS[-1],
+    )
     first, last = min(-1, floor(low / step)), max(1, ceil(high / step))
     ends = [-inf, *(round(place * step, 6) for place in range(first + 1, last)), inf]
     return [ChangeRange(low=one, high=other) for one, other in pairwise(ends)]
@@ -135,7 +162,9 @@ def change_words(change: float, target: str) -> str:
 
 
 class _Text(NamedTuple):
-    """A passage as groups read it. words: of the context, in small letters. others: passages with its right word."""
+    """A passage as groups read it. words: of the context, in small letters. others: passages with
+    its right word.
+    """
 
     context: str
     target: str
@@ -148,8 +177,15 @@ def passage_groups(passages: Passages) -> dict[tuple[str, str], list[int]]:
     """Positions of the passages in every group that has any, by kind and name of the group."""
     words = [[word.casefold() for word in _WORD.findall(context)] for context in passages.contexts]
     # The first word of a target; all of it where there is none.
-    targets = [match.group() if (match := _WORD.search(target)) else target.strip() for target in passages.targets]
-    holding = Counter(word for said, target in zip(words, targets, strict=True) for word in {*said, target.casefold()})
+    targets = [
+        match.group() if (match := _WORD.search(target)) else target.strip()
+        for target in passages.targets
+    ]
+    holding = Counter(
+        word
+        for said, target in zip(words, targets, strict=True)
+        for word in {*said, target.casefold()}
+    )
     texts = [
         _Text(context, target, said, holding[target.casefold()] - 1)
         for context, target, said in zip(passages.contexts, targets, words, strict=True)
@@ -159,20 +195,26 @@ def passage_groups(passages: Passages) -> dict[tuple[str, str], list[int]]:
         numbers = list(map(number_of, texts))
         for number, name in enumerate(names):
             if number in numbers:
-                found[by, name] = [position for position, each in enumerate(numbers) if each == number]
+                found[by, name] = [
+                    position for position, each in enumerate(numbers) if each == number
+                ]
     return found
 
 
 def _speech(text: _Text) -> int:
     said = text.context
-    if said.count('"') % 2 or any(said.count(opening) > said.count(closing) for opening, closing in _QUOTES):
+    if said.count('"') % 2 or any(
+        said.count(opening) > said.count(closing) for opening, closing in _QUOTES
+    ):
         return 0
     return 1 if '"' in said or any(opening in said for opening, _ in _QUOTES) else 2
 
 
 def _mention(text: _Text) -> int:
     word = text.target.casefold()
-    distance = next((n for n, said in enumerate(reversed(text.words), start=1) if said == word), None)
+    distance = next(
+        (n for n, said in enumerate(reversed(text.words), start=1) if said == word), None
+    )
     return 0 if distance is None else 1 + bisect_right((21, 61), distance)
 
 
@@ -195,16 +237,35 @@ _KINDS: Mapping[str, tuple[tuple[str, ...], Callable[[_Text], int]]] = {
         _mention,
     ),
 }
-"""Every kind of group: the names of its groups, and the number of the group that a passage is in."""
+"""Every kind of group: the names of its groups, and the number of the group that a passage is
+in.
+"""
 
 
 def group_losses(pair: Pair, passages: Passages) -> Table:
-    """What every group of enough passages lost from left to right, with intervals that all hold together."""
+    """What every group of enough passages lost from left to right, with intervals that all hold
+    together.
+    """
     every, n = passage_groups(passages), len(pair.left.outcomes)
-    groups = {name: positions for name, positions in every.items() if len(positions) >= FEWEST_IN_GROUP}
-    head = ["Group", "Passages", "Broke", "Fixed", "Accuracy, points", "Word perplexity", "Against all"]
+    groups = {
+        name: positions for name, positions in every.items() if len(positions) >= FEWEST_IN_GROUP
+    }
+    head = [
+        "Group",
+        "Passages",
+        "Broke",
+        "Fixed",
+        "Accuracy, points",
+        "Word perplexity",
+        "Against all",
+    ]
     if not groups:
-        return Table("Which passages break", f"No group has {FEWEST_IN_GROUP} passages; {n:,} were compared.", head, [])
+        return Table(
+            "Which passages break",
+            f"No group has {FEWEST_IN_GROUP} passages; {n:,} were compared.",
+            head,
+            [],
+        )
     anytime = any(record.stopping is not None for record in (pair.left, pair.right))
     alpha, mean = ALPHA / (_MEASURES * len(groups)), sum(map(pair.fall, range(n))) / n
     rows, data = [], list[dict[str, Value]]()
@@ -218,7 +279,9 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
         apart = MORE if low > mean else LESS if high < mean else ""
         counts = {"passages": len(positions), "broke": lost.broke, "fixed": lost.fixed}
         intervals = [f"{points} ({wording.signed_interval((-most, -least))})", f"{ratio} ({ends})"]
-        rows.append([f"{by}: {name}", *(f"{count:,}" for count in counts.values()), *intervals, apart])
+        rows.append(
+            [f"{by}: {name}", *(f"{count:,}" for count in counts.values()), *intervals, apart]
+        )
         data.append(
             {
                 "kind": by,

@@ -1,4 +1,5 @@
-"""What quantising costs beside pruning: a sentence where quantising alone does better, and figures of each type.
+"""What quantising costs beside pruning: a sentence where quantising alone does better, and figures
+of each type.
 
 Plain text: escape it before it becomes markup.
 """
@@ -14,7 +15,9 @@ from sparsedash.stats.significance import shared_outcomes
 
 
 def quantised_figures(found: RunResults) -> list[str]:
-    """The sentence on quantising alone, and of each type the sizes, divergences and types of tensors."""
+    """The sentence on quantising alone, and of each type the sizes, divergences and types of
+    tensors.
+    """
     said = [_again(found) if found.run.source_type else quantised_sentence(found)]
     for kind in found.run.settings.quantised_to:
         of_kind = [(each, of) for each, of in _quantised(found) if each.method.quantise == kind]
@@ -38,10 +41,11 @@ def _again(found: RunResults) -> str:
 
 
 def quantised_sentence(found: RunResults) -> str:
-    """Where quantising dense is better than every pruned file that is not smaller, and by how much; else nothing.
+    """Where quantising dense is better than every pruned file that is not smaller, and by how much;
+    else nothing.
 
-    The smallest such file of dense, of a run that has all its results. Better: each pruned one loses more nats a word
-    on the same passages, after Holm over the pairs of all types.
+    The smallest such file of dense, of a run that has all its results. Better: each pruned one
+    loses more nats a word on the same passages, after Holm over the pairs of all types.
     """
     if not found.run.finished or found.missing:
         return ""
@@ -50,17 +54,29 @@ def quantised_sentence(found: RunResults) -> str:
         for each in found.judged
         if each.permille and each.method.takes_channels and (sizes := found.file_bytes(each))
     ]
-    alone = sorted(((each, of.n_bytes) for each, of in _quantised(found) if not each.permille), key=lambda own: own[1])
+    alone = sorted(
+        ((each, of.n_bytes) for each, of in _quantised(found) if not each.permille),
+        key=lambda own: own[1],
+    )
     pairs = [(dense, rival) for dense in alone for rival in pruned if rival[1] >= dense[1]]
-    lost = likelihood_differences([(dense.record, rival.record) for (dense, _), (rival, _) in pairs])
+    lost = likelihood_differences(
+        [(dense.record, rival.record) for (dense, _), (rival, _) in pairs]
+    )
     for dense in alone:
-        against = [(rival, of) for (own, rival), of in zip(pairs, lost, strict=True) if own is dense]
+        against = [
+            (rival, of) for (own, rival), of in zip(pairs, lost, strict=True) if own is dense
+        ]
         if against and all(of.is_shown and of.value > 0 for _, of in against):
             return _better(found, dense, *min(against, key=lambda pair: pair[1].value))
     return ""
 
 
-def _better(found: RunResults, dense: tuple[Judged, int], rival: tuple[Judged, int], lost: LikelihoodDifference) -> str:
+def _better(
+    found: RunResults,
+    dense: tuple[Judged, int],
+    rival: tuple[Judged, int],
+    lost: LikelihoodDifference,
+) -> str:
     name, other = (found.names[each.record.key] for each, _ in (dense, rival))
     both = shared_outcomes(dense[0].record, rival[0].record)
     right = sum(own.last_word_right - other.last_word_right for own, other in both)

@@ -1,4 +1,6 @@
-"""Two models' answers to the same passages: which broke or were fixed, side by side, and as files of samples."""
+"""Two models' answers to the same passages: which broke or were fixed, side by side, and as files
+of samples.
+"""
 
 import io
 import json
@@ -36,7 +38,11 @@ SHOWN_CHARACTERS = 4_000
 """Of a longer text the beginning is shown: one endless word keeps a browser busy for minutes."""
 DIVERGENCE_SIGN = "❘"
 _MARK = element(
-    "span", element("span", escape(DIVERGENCE_SIGN), aria_hidden="true"), css="sd-part", role="img", aria_label="parts"
+    "span",
+    element("span", escape(DIVERGENCE_SIGN), aria_hidden="true"),
+    css="sd-part",
+    role="img",
+    aria_label="parts",
 )
 _WORDS = re.compile(r"\S+\s*|\s+")
 KIND_OF: dict[tuple[bool, bool], Kind] = {
@@ -52,10 +58,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two records under the names they are shown by, with the passages that both answered; the right one is judged.
+    """Two records under the names they are shown by, with the passages that both answered; the
+    right one is judged.
 
-    hidden: nothing shows which side is which. turned: the right model stands first; only where it is hidden. stem: what
-    the names of its files begin with.
+    hidden: nothing shows which side is which. turned: the right model stands first; only where it
+    is hidden. stem: what the names of its files begin with.
     """
 
     left_name: str
@@ -71,7 +78,9 @@ class Pair:
         return self.left.outcomes[position], self.right.outcomes[position]
 
     def texts(self, passages: Passages | None) -> Passages | None:
-        """Of these passages, those that both records answer, by the positions of their outcomes; or None."""
+        """Of these passages, those that both records answer, by the positions of their outcomes; or
+        None.
+        """
         if passages is None or len(passages.indices) == len(self.left.outcomes):
             return passages
         at = {index: position for position, index in enumerate(passages.indices)}
@@ -90,7 +99,9 @@ class Pair:
 
     def kinds(self, positions: Sequence[int]) -> dict[Kind, list[int]]:
         """These passages by their kind, in the order given; each is of one kind, and in "all"."""
-        found: dict[Kind, list[int]] = {kind: list(positions) if kind == "all" else [] for kind in KINDS}
+        found: dict[Kind, list[int]] = {
+            kind: list(positions) if kind == "all" else [] for kind in KINDS
+        }
         for position in positions:
             left, right = self.outcomes(position)
             found[KIND_OF[left.last_word_right, right.last_word_right]].append(position)
@@ -101,18 +112,28 @@ class Pair:
         return [i for i in positions if len({outcome.answer for outcome in self.outcomes(i)}) > 1]
 
     def of_kind(self, positions: Sequence[int], kind: Kind, only_different: bool) -> list[int]:
-        """Those of these passages of one kind; only_different: that the two answer with different words."""
-        return self.differing(self.kinds(positions)[kind]) if only_different else self.kinds(positions)[kind]
+        """Those of these passages of one kind; only_different: that the two answer with different
+        words.
+        """
+        return (
+            self.differing(self.kinds(positions)[kind])
+            if only_different
+            else self.kinds(positions)[kind]
+        )
 
     def ordered(self, positions: Sequence[int], kind: Kind, order: Order) -> list[int]:
-        """The passages in this order. The largest change is the largest fall, or rise where passages were fixed."""
+        """The passages in this order. The largest change is the largest fall, or rise where
+        passages were fixed.
+        """
         if order == "file order":
             return sorted(positions)
         sign = 1 if kind == "fixed" else -1
         return sorted(positions, key=lambda position: (sign * self.fall(position), position))
 
     def holding(self, text: str, passages: Passages | None) -> Sequence[int]:
-        """The passages with this text in their context, target or either answer, whatever its case; all for no text."""
+        """The passages with this text in their context, target or either answer, whatever its case;
+        all for no text.
+        """
         everything, sought = range(len(self.left.outcomes)), text.strip().casefold()
 
         def read(position: int) -> str:
@@ -120,7 +141,11 @@ class Pair:
             context = passages.contexts[position] if passages else ""
             return f"{context} {left.target}\n{left.answer}\n{right.answer}".casefold()
 
-        return [position for position in everything if sought in read(position)] if sought else everything
+        return (
+            [position for position in everything if sought in read(position)]
+            if sought
+            else everything
+        )
 
     def shown(self, left: T, right: T) -> tuple[T, T]:
         """What belongs to the left and the right model, in the order in which it is shown."""
@@ -138,7 +163,9 @@ class Pair:
         """The classes that give both sides their colours, in the order shown."""
         if self.hidden:
             return "sd-hidden", "sd-hidden"
-        left, right = ("sd-sparse" if record.pruned else "sd-dense" for record in (self.left, self.right))
+        left, right = (
+            "sd-sparse" if record.pruned else "sd-dense" for record in (self.left, self.right)
+        )
         return left, right
 
     def beside(self, left: Html, right: Html, others: Mapping[str, Html] | None = None) -> Html:
@@ -147,7 +174,11 @@ class Pair:
         others: markup of more sparse models, by their names; not shown while the sides are hidden.
         """
         named = zip(self.titles, self.colours, self.shown(left, right), strict=True)
-        more = [] if self.hidden or not others else [(name, "sd-sparse", inside) for name, inside in others.items()]
+        more = (
+            []
+            if self.hidden or not others
+            else [(name, "sd-sparse", inside) for name, inside in others.items()]
+        )
         sections = [
             element("section", element("h3", escape(title)), inside, css=f"sd-answer {css}")
             for title, css, inside in (*named, *more)
@@ -165,7 +196,9 @@ class RecordChoice:
 
 
 def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
-    """The records over this run's passages that can be chosen: its own first, then those of other runs, each once."""
+    """The records over this run's passages that can be chosen: its own first, then those of other
+    runs, each once.
+    """
     found: dict[str, RecordChoice] = {}
     for key, name in wording.record_names(run).items():
         found[key] = RecordChoice(key=key, name=name, address=name)
@@ -183,7 +216,9 @@ def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
 
 
 def unique_names(names: Mapping[str, str]) -> dict[str, str]:
-    """The names by their keys, with a number where one came before: a widget tells its options apart by name alone."""
+    """The names by their keys, with a number where one came before: a widget tells its options
+    apart by name alone.
+    """
     unique, taken, n = dict[str, str](), set[str](), Counter[str]()
     for key, name in names.items():
         own = name
@@ -195,8 +230,12 @@ def unique_names(names: Mapping[str, str]) -> dict[str, str]:
     return unique
 
 
-def load_pair(backend: Backend, left: RecordChoice, right: RecordChoice, stem: str = "") -> Pair | None:
-    """Both records, or None where one is lost or they do not answer the same passages. stem: see `Pair`."""
+def load_pair(
+    backend: Backend, left: RecordChoice, right: RecordChoice, stem: str = ""
+) -> Pair | None:
+    """Both records, or None where one is lost or they do not answer the same passages. stem: see
+    `Pair`.
+    """
     first, second = backend.record(left.key), backend.record(right.key)
     if first is None or second is None or first.passages_key != second.passages_key:
         return None
@@ -222,9 +261,11 @@ def end_of(text: str, most: int) -> str:
 
 
 def mark_divergence(first: str, second: str) -> tuple[Html, Html]:
-    """Both texts as markup, escaped, each with a mark behind the words they begin with alike; no mark in equal ones.
+    """Both texts as markup, escaped, each with a mark behind the words they begin with alike; no
+    mark in equal ones.
 
-    What stands before the mark is in an element of class sd-alike. Of a long text the beginning is shown.
+    What stands before the mark is in an element of class sd-alike. Of a long text the beginning is
+    shown.
     """
     texts = [
         _WORDS.findall(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …")
@@ -250,7 +291,8 @@ def view_file(
 
     target_rank: of the target's first token, or 0.
 
-    In CSV text that a spreadsheet would run begins with an apostrophe; nothing runs that of parquet.
+    In CSV text that a spreadsheet would run begins with an apostrophe; nothing runs that of
+    parquet.
     """
     # Loaded when asked for: the page need not wait for them.
     import pyarrow as pa
@@ -270,23 +312,30 @@ def view_file(
         columns[f"{side}_answer"] = [safe(one.answer) for one in outcomes]
         columns[f"{side}_correct"] = [one.last_word_right for one in outcomes]
         columns[f"{side}_log_likelihood_nats"] = [one.log_likelihood for one in outcomes]
-        columns[f"{side}_target_rank"] = [one.tokens[0].rank if one.tokens else 0 for one in outcomes]
+        columns[f"{side}_target_rank"] = [
+            one.tokens[0].rank if one.tokens else 0 for one in outcomes
+        ]
     (write_csv if kind == "csv" else write_table)(pa.table(columns), sink := io.BytesIO())
     return sink.getvalue()
 
 
 def harness_samples(record: Record, passages: Passages) -> bytes:
-    """One JSON line for each passage, field by field as lm_eval 0.4.13 writes its samples of `lambada_openai`.
+    """One JSON line for each passage, field by field as lm_eval 0.4.13 writes its samples of
+    `lambada_openai`.
 
-    resps, filtered_resps: the log-likelihood and whether greedy decoding gives the target, as text. perplexity: a
-    log-likelihood, as there. A test holds one line of a real file.
+    resps, filtered_resps: the log-likelihood and whether greedy decoding gives the target, as text.
+    perplexity: a log-likelihood, as there. A test holds one line of a real file.
     """
     lines = []
     for outcome, text in zip(record.outcomes, passages.contexts, strict=True):
         context, target = encodable(text), f" {encodable(outcome.target)}"
         doc = {"text": context + target}
         response = [str(outcome.log_likelihood), str(outcome.last_word_right)]
-        hashed = {"doc": json.dumps(doc, indent=2, ensure_ascii=False), "prompt": context, "target": target}
+        hashed = {
+            "doc": json.dumps(doc, indent=2, ensure_ascii=False),
+            "prompt": context,
+            "target": target,
+        }
         sample = {
             "doc_id": outcome.index,
             "doc": doc,

@@ -1,4 +1,6 @@
-"""All runs: the rows of their table, its order and filter, deletion in words, and several runs in one chart."""
+"""All runs: the rows of their table, its order and filter, deletion in words, and several runs in
+one chart.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -43,9 +45,11 @@ _EACH = "Intervals hold within each run, not across runs."
 class RunRow:
     """One run of the table.
 
-    settings, search: what was asked for. at: when it was started, or asked for. run: as far as it is stored. job: the
-    live one, or the newest of an unfinished run. model: the one that its answer names; None where nothing was judged.
-    known: whether its answers have been judged, or it has none. earlier_s: that earlier attempts worked.
+    settings, search: what was asked for. at: when it was started, or asked for. run: as far as it
+    is stored. job: the live one, or the newest of an unfinished run. model: the one that its answer
+    names; None where nothing was judged.
+    known: whether its answers have been judged, or it has none. earlier_s: that earlier attempts
+    worked.
     """
 
     key: str
@@ -92,8 +96,14 @@ class RunRow:
         evaluation, calibration = self.settings.evaluation, self.settings.calibration
         n = "" if evaluation.n_passages is None else f" ({evaluation.n_passages:,})"
         parts = [reference_title(self.settings.model)] if self.mark.name else []
-        parts += [f"calibrated on {_short_title(calibration.corpus)}"] if self.settings.reads_text else []
-        return " · ".join([*parts, f"tested on {_short_title(evaluation.corpus)}{n}", self.settings.dtype])
+        parts += (
+            [f"calibrated on {_short_title(calibration.corpus)}"]
+            if self.settings.reads_text
+            else []
+        )
+        return " · ".join(
+            [*parts, f"tested on {_short_title(evaluation.corpus)}{n}", self.settings.dtype]
+        )
 
     def values(self, zone: tzinfo | None) -> dict[str, Value]:
         """The row of the downloaded table."""
@@ -107,7 +117,11 @@ class RunRow:
             "least_sparsity_percent": min(asked) / 10,
             "most_sparsity_percent": max(asked) / 10,
             "sparse_models": len(self.run.sparse) if self.run else 0,
-            "state": self.job.state if self.job else "done" if self.run and self.run.finished else "not finished",
+            "state": self.job.state
+            if self.job
+            else "done"
+            if self.run and self.run.finished
+            else "not finished",
             "started": wording.iso_moment(self.at, zone),
             "took_s": self.seconds,
             "judged_method": wording.method_title(found.method) if found else None,
@@ -117,17 +131,34 @@ class RunRow:
         }
 
     def cells(self, zone: tzinfo | None) -> list[tuple[str, ...]]:
-        """The lines of the cells: method, removed, verdict, cost, started; empty where there is nothing to say."""
-        found, n, asked = self.model, len(self.run.sparse) if self.run else 0, sorted(self.settings.made_permille)
-        budget = "" if self.settings.budget == "channels" else f"of the {BUDGET_TITLES[self.settings.budget]}"
+        """The lines of the cells: method, removed, verdict, cost, started; empty where there is
+        nothing to say.
+        """
+        found, n, asked = (
+            self.model,
+            len(self.run.sparse) if self.run else 0,
+            sorted(self.settings.made_permille),
+        )
+        budget = (
+            ""
+            if self.settings.budget == "channels"
+            else f"of the {BUDGET_TITLES[self.settings.budget]}"
+        )
         removed = wording.sparsity_percents(asked), budget
         if self.search is not None:
             removed = "a search", f"{quantity(n, 'trial')} {budget}".strip()
         elif len(asked) > FEW:
-            removed = (f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}", f"{len(asked)} steps {budget}".strip())
+            removed = (
+                f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}",
+                f"{len(asked)} steps {budget}".strip(),
+            )
         verdict, loss = ("", "") if self.known else ("…", "being read"), ("", "", "")
         if found is not None:
-            method = f" with {wording.method_title(found.method)}" if len(self.settings.methods) > 1 else ""
+            method = (
+                f" with {wording.method_title(found.method)}"
+                if len(self.settings.methods) > 1
+                else ""
+            )
             by = [loss.task for loss in found.verdict.deciding if found.verdict.verdict != "within"]
             at = f"at {sparsity_percent(found.permille)}{method}"
             sign = verdicts.VERDICT_SIGNS[found.verdict.verdict]
@@ -139,16 +170,32 @@ class RunRow:
         words = "⊘ not finished" if state == "done" else " ".join(STATES[state]).lower()
         if state != "queued":
             unfinished = self.live or (self.run is not None and not self.run.finished)
-            made = f"{n} of {quantity(self.settings.n_sparse, 'model')}" if unfinished and self.search is None else ""
+            made = (
+                f"{n} of {quantity(self.settings.n_sparse, 'model')}"
+                if unfinished and self.search is None
+                else ""
+            )
             words = words if unfinished else ""
         took = "" if self.seconds is None else wording.duration_words(self.seconds)
         started = wording.moment(self.at, zone), took
-        return [(wording.method_titles(self.settings),), removed, (*verdict, words, made), loss, started]
+        return [
+            (wording.method_titles(self.settings),),
+            removed,
+            (*verdict, words, made),
+            loss,
+            started,
+        ]
 
 
 def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
-    """A row for every run, and for every live job whose run has no result yet, newest first. tolerance: the limits."""
-    runs, marks, jobs = backend.runs(), backend.user_data.marks(), newest_jobs(backend.jobs(JOBS_LOOKED_AT))
+    """A row for every run, and for every live job whose run has no result yet, newest first.
+    tolerance: the limits.
+    """
+    runs, marks, jobs = (
+        backend.runs(),
+        backend.user_data.marks(),
+        newest_jobs(backend.jobs(JOBS_LOOKED_AT)),
+    )
     judged = backend.costs.verdicts(runs, tolerance)
     rows = {}
     for run in runs:
@@ -208,7 +255,11 @@ _RANK = ("within", "undecided", "beyond")
 
 def _verdict_key(row: RunRow) -> tuple[float, ...]:
     found = row.model
-    return (_RANK.index(found.verdict.verdict), -found.permille, found.verdict.perplexity.value) if found else (3.0,)
+    return (
+        (_RANK.index(found.verdict.verdict), -found.permille, found.verdict.perplexity.value)
+        if found
+        else (3.0,)
+    )
 
 
 def _most_removed(row: RunRow) -> int:
@@ -222,7 +273,10 @@ _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, 
     "newest": ("Newest first", lambda row: (-row.at,)),
     "oldest": ("Oldest first", lambda row: (row.at,)),
     "verdict": ("Most within first", _verdict_key),
-    "cost": ("Least lost first", lambda row: (row.model.verdict.perplexity.value if row.model else inf,)),
+    "cost": (
+        "Least lost first",
+        lambda row: (row.model.verdict.perplexity.value if row.model else inf,),
+    ),
     "removed": ("Most removed first", lambda row: (-_most_removed(row),)),
     "model": ("By model", lambda row: (reference_title(row.settings.model).casefold(),)),
     "method": ("By method", lambda row: (wording.method_titles(row.settings).casefold(),)),
@@ -233,18 +287,33 @@ ORDERS = {name: words for name, (words, _) in _ORDERS.items()}
 
 
 def sort_rows(rows: Sequence[RunRow], order: str) -> list[RunRow]:
-    """The rows in one of ORDERS, pinned ones before all others. rows: newest first, which stays where others tie."""
+    """The rows in one of ORDERS, pinned ones before all others. rows: newest first, which stays
+    where others tie.
+    """
     _, key = _ORDERS.get(order, _ORDERS["newest"])
     return sorted(rows, key=lambda row: (not row.mark.pinned, key(row)))
 
 
 def rows_matching(rows: Sequence[RunRow], text: str, model: str) -> list[RunRow]:
-    """The rows of a model whose words hold every word of a text, whatever its case. model: a reference; "" for all."""
+    """The rows of a model whose words hold every word of a text, whatever its case. model: a
+    reference; "" for all.
+    """
     sought, found = text.casefold().split(), []
     for row in rows:
         asked = row.settings
-        texts = [reference_title(asked.calibration.corpus), reference_title(asked.evaluation.corpus)]
-        named = [row.mark.name, row.about, asked.model, wording.method_titles(asked), asked.dtype, *texts, row.key]
+        texts = [
+            reference_title(asked.calibration.corpus),
+            reference_title(asked.evaluation.corpus),
+        ]
+        named = [
+            row.mark.name,
+            row.about,
+            asked.model,
+            wording.method_titles(asked),
+            asked.dtype,
+            *texts,
+            row.key,
+        ]
         words = "\n".join(named).casefold()
         if model in ("", asked.model) and all(word in words for word in sought):
             found.append(row)
@@ -261,8 +330,12 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     count = Counter(each.verdict for each in judged)
     n, n_runs = count["within"], len(judged)
     alone = sum(map(bool, map(verdicts.accuracy_open, judged)))
-    left_open = f", {'' if alone == n else f'{alone} '}without a verdict on accuracy" if alone else ""
-    rest = left_open + "".join(f"; {count[each]} {each}" for each in ("undecided", "beyond") if count[each])
+    left_open = (
+        f", {'' if alone == n else f'{alone} '}without a verdict on accuracy" if alone else ""
+    )
+    rest = left_open + "".join(
+        f"; {count[each]} {each}" for each in ("undecided", "beyond") if count[each]
+    )
     runs = f"{n or 'None'} of {n_runs} runs with a result {'have' if n > 1 else 'has'} a model"
     if n_runs == 1:
         runs = f"Your one run with a result has {'a' if n else 'no'} model"
@@ -273,8 +346,9 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
 class Overlay:
     """Runs over the same passages in one chart.
 
-    measures: what can be drawn. models: what the address of the compare page says of each model beside its dense one,
-    by the record's key. legend: what the letters of the chart stand for; nothing where its lines have their own names.
+    measures: what can be drawn. models: what the address of the compare page says of each model
+    beside its dense one, by the record's key. legend: what the letters of the chart stand for;
+    nothing where its lines have their own names.
     notes: what is not drawn, and why; plain text.
     """
 
@@ -287,19 +361,28 @@ class Overlay:
 
 
 def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
-    """The chart of those runs that answer the same passages as most of them do. found: some with sparse models.
+    """The chart of those runs that answer the same passages as most of them do. found: some with
+    sparse models.
 
     axis: the budget whose shares it shows.
     """
     notes = [f"“{run.title}” has no sparse model yet." for run in found if not run.judged]
     # Runs over the same passages have the same of these.
     judged = [
-        (run, (run.run.corpora.get("evaluation"), tuple(outcome.index for outcome in run.dense.outcomes)))
+        (
+            run,
+            (
+                run.run.corpora.get("evaluation"),
+                tuple(outcome.index for outcome in run.dense.outcomes),
+            ),
+        )
         for run in found
         if run.judged
     ]
     most = Counter(passages for _, passages in judged).most_common(1)[0][0]
-    why = "its passages differ from those of the runs in the chart, so the losses cannot be compared"
+    why = (
+        "its passages differ from those of the runs in the chart, so the losses cannot be compared"
+    )
     notes += [f"“{run.title}” is not drawn: {why}." for run, passages in judged if passages != most]
     same = [run for run, passages in judged if passages == most]
     if len(same) > MOST_RUNS:
@@ -313,16 +396,24 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
     dense = {run.dense.key: run for run in drawn}
     first = drawn[0].tradeoff(axis)
     right = [
-        f"{reference_title(run.dense.model)}: {run.point_of(run.models[0], axis).facts[0]}" for run in dense.values()
+        f"{reference_title(run.dense.model)}: {run.point_of(run.models[0], axis).facts[0]}"
+        for run in dense.values()
     ]
-    signs = [f"{sign} {name}" if len(lines) > 1 else name for sign, name in zip(SYMBOLS.values(), names, strict=False)]
+    signs = [
+        f"{sign} {name}" if len(lines) > 1 else name
+        for sign, name in zip(SYMBOLS.values(), names, strict=False)
+    ]
     letters = (
         element("li", element("b", escape(sign), css=f"sd-line-{i}"), escape(label))
         for i, (sign, label) in enumerate(zip(signs, lines, strict=True))
     )
     rows = []
     for label, run, each in models:
-        named: dict[str, Value] = {"model": label, "sparsity_percent": each.permille / 10, "budget": each.method.budget}
+        named: dict[str, Value] = {
+            "model": label,
+            "sparsity_percent": each.permille / 10,
+            "budget": each.method.budget,
+        }
         shown = f"{label}, {wording.sparsity_words(each.permille, each.method)}"
         reached = verdicts.reached_percents(run, each)
         rows.append([Cell("Model", shown, {**named, **reached}), *verdicts.loss_cells(each)])
@@ -330,7 +421,9 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
     return Overlay(
         tradeoff=replace(
             first,
-            dense=replace(first.dense, facts=list(dict.fromkeys(right))) if len(dense) > 1 else first.dense,
+            dense=replace(first.dense, facts=list(dict.fromkeys(right)))
+            if len(dense) > 1
+            else first.dense,
             lines={
                 name: [run.point_of(each, axis) for each in judged]
                 for name, (run, judged) in zip(names, lines.values(), strict=True)
@@ -341,8 +434,11 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
             published=(),
             allowed={measure: most for run in drawn for measure, most in run.allowed.items()},
         ),
-        # The share of right words, which is no difference, can only be drawn from one dense model on.
-        measures=[measure for measure in OF_PASSAGES if measure != "share right" or len(dense) == 1],
+        # The share of right words, which is no difference, can only be drawn from one dense model
+        # on.
+        measures=[
+            measure for measure in OF_PASSAGES if measure != "share right" or len(dense) == 1
+        ],
         models={each.record.key: run.comparisons[each.record.key] for _, run, each in models},
         legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
         numbers=Table.of_cells("The numbers of these runs", caption, rows),
@@ -350,8 +446,12 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
     )
 
 
-def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunResults, Sequence[Judged]]]:
-    """A line for every method of every run; of each run only the best one where these would be too many."""
+def _lines(
+    runs: Sequence[RunResults], notes: list[str]
+) -> dict[str, tuple[RunResults, Sequence[Judged]]]:
+    """A line for every method of every run; of each run only the best one where these would be too
+    many.
+    """
     parts: list[tuple[RunResults, Sequence[Judged], bool]] = []
     for run in runs:
         methods: dict[str, list[Judged]] = {}
@@ -360,7 +460,9 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
         parts += [(run, models, len(methods) > 1) for models in methods.values()]
     if len(parts) > MOST_LINES:
         parts = [(run, run.best, False) for run in runs if run.best] or parts[:MOST_LINES]
-        notes.append(f"Only the best method of each run is drawn: more than {MOST_LINES} lines cannot be told apart.")
+        notes.append(
+            f"Only the best method of each run is drawn: more than {MOST_LINES} lines cannot be told apart."
+        )
     facets = []
     for run, models, _ in parts:
         asked, calibration = run.run.settings, run.run.settings.calibration
@@ -368,15 +470,25 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
             reference_title(calibration.corpus).partition(",")[0],
             f"{calibration.n_samples:,} × {calibration.length:,}",
         )
-        steps, method = wording.sparsity_steps(asked), wording.method_title(run.line_method(models[0].method))
+        steps, method = (
+            wording.sparsity_steps(asked),
+            wording.method_title(run.line_method(models[0].method)),
+        )
         model = _short_title(asked.model).rpartition("/")[2]
-        facets.append((model, asked.dtype, *(read if asked.reads_text else ("no text", "")), steps, method))
+        facets.append(
+            (model, asked.dtype, *(read if asked.reads_text else ("no text", "")), steps, method)
+        )
     differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]
     # Its name, or what tells it from the others; and the method, unless the name says enough.
     labels = [
         (f"{run.name}, {own[-1]}" if several else run.name)
         if run.name
-        else ", ".join([*(part for part, told in zip(own[:-1], differ, strict=False) if told and part), own[-1]])
+        else ", ".join(
+            [
+                *(part for part, told in zip(own[:-1], differ, strict=False) if told and part),
+                own[-1],
+            ]
+        )
         for (run, _, several), own in zip(parts, facets, strict=True)
     ]
     names = unique_names({str(i): visible(label) for i, label in enumerate(labels)}).values()

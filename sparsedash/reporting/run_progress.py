@@ -1,8 +1,9 @@
 """Progress of a job: one share and one remaining time. Plain numbers in and out.
 
-Work of a run is counted in units: loading, the text, a calibration, a model to prune, a model to evaluate. A unit takes
-what one like it took in this run, else what it took in earlier runs at the pace of this one. From look to look the time
-left counts down and settles on a new estimate, and the bar covers its rest in the time that is left.
+Work of a run is counted in units: loading, the text, a calibration, a model to prune, a model to
+evaluate. A unit takes what one like it took in this run, else what it took in earlier runs at the
+pace of this one. From look to look the time left counts down and settles on a new estimate, and the
+bar covers its rest in the time that is left.
 """
 
 from collections import defaultdict
@@ -47,9 +48,13 @@ _TRUST_S = 20.0
 _TRUST = 0.05
 """Share of a stage for which its expected time counts beside its own rate."""
 _REFITS = 0.15
-"""Times the first half of pruning's steps, which choose channels one by one, that the second half takes."""
+"""Times the first half of pruning's steps, which choose channels one by one, that the second half
+takes.
+"""
 _AFTER_READING = 0.5
-"""Share of pruning that is still to come, at the least, while text is read before its first step."""
+"""Share of pruning that is still to come, at the least, while text is read before its first
+step.
+"""
 _SHARED = 0.3
 """Of the time of a method's first model, what the next takes where most of its work serves all."""
 _SLOWER = 1.5
@@ -63,10 +68,12 @@ _LEAST_S = 1.0
 class JobPosition:
     """Where a job is. taken: as Job.taken; the last entry is the present one.
 
-    share: of the stage, 0 to 1. rest_s: of the stage, by its own rate; None while that is not known. Of a run:
-    calibrated, answered: whether the calibration and the dense record are stored already. stored: the points whose
-    records are. any_order: whether points may be begun in any order, as on a cluster. goes_on: whether an earlier
-    attempt has begun the run, so that what is stored already is a part of it.
+    share: of the stage, 0 to 1. rest_s: of the stage, by its own rate; None while that is not
+    known. Of a run:
+    calibrated, answered: whether the calibration and the dense record are stored already. stored:
+    the points whose records are. any_order: whether points may be begun in any order, as on a
+    cluster. goes_on: whether an earlier attempt has begun the run, so that what is stored already
+    is a part of it.
     """
 
     taken: Sequence[Taken]
@@ -94,10 +101,11 @@ class JobPosition:
 
 @dataclass(frozen=True, kw_only=True)
 class JobProgress:
-    """Progress of a job at one look. share: 0 to ALMOST. elapsed_s: of this attempt. left_s: to the end of the job.
+    """Progress of a job at one look. share: 0 to ALMOST. elapsed_s: of this attempt. left_s: to the
+    end of the job.
 
-    unmeasured: stages that are still to come and were never measured; left_s is a guess then. slower: a stage, and how
-    many times the expected time it takes.
+    unmeasured: stages that are still to come and were never measured; left_s is a guess then.
+    slower: a stage, and how many times the expected time it takes.
     """
 
     share: float
@@ -113,7 +121,8 @@ def run_progress(
     now: JobPosition,
     before: JobProgress | None = None,
 ) -> JobProgress:
-    """Progress of the run. expected: seconds of each stage for one model, starting the engine included, or of a unit.
+    """Progress of the run. expected: seconds of each stage for one model, starting the engine
+    included, or of a unit.
 
     before: the last look.
     """
@@ -126,7 +135,9 @@ def run_progress(
         # Of a walk that is over it is not known whether it had to calibrate.
         if part[0] != "walk" and part not in resumed:
             took[work[part][0]].append(spent[part] / len(work[part]))
-    forecast = _Forecast(expected, took, max(1.0, now.elapsed_s / sum(_guess_s(stage) for stage, _ in work)))
+    forecast = _Forecast(
+        expected, took, max(1.0, now.elapsed_s / sum(_guess_s(stage) for stage, _ in work))
+    )
     stage, units, usual = here[0], work[here], sum(map(forecast.seconds, work[here]))
     is_known, share, rest_s = forecast.knows(units), now.share, now.rest_s
     chooses = now.taken[-1].stage == "prune" and _chooses_first(units[0][1])
@@ -162,37 +173,59 @@ def run_progress(
     return _after(before, now.elapsed_s, left, whole, unknown, slower)
 
 
-def job_progress(stages: Sequence[str], now: JobPosition, before: JobProgress | None = None) -> JobProgress:
-    """Progress of a job of these stages, of which no times are expected; a rate tells the time left of the last one.
+def job_progress(
+    stages: Sequence[str], now: JobPosition, before: JobProgress | None = None
+) -> JobProgress:
+    """Progress of a job of these stages, of which no times are expected; a rate tells the time left
+    of the last one.
 
     A present stage that is not among them belongs to the second, which makes the models.
     """
     at = stages.index(now.taken[-1].stage) if now.taken[-1].stage in stages else 1
     guesses = [*map(_guess_s, stages)]
     slower = max(1.0, now.elapsed_s / sum(guesses[: at + 1]))
-    spent = sum(each.seconds for each in now.taken if each.stage not in stages or each.stage == stages[at])
+    spent = sum(
+        each.seconds for each in now.taken if each.stage not in stages or each.stage == stages[at]
+    )
     usual, is_known = guesses[at] * slower, at == len(stages) - 1 and now.rest_s is not None
-    rest = now.rest_s if at > 1 and now.rest_s is not None else max(usual - spent, _OVERDUE * max(spent, usual))
+    rest = (
+        now.rest_s
+        if at > 1 and now.rest_s is not None
+        else max(usual - spent, _OVERDUE * max(spent, usual))
+    )
     left = rest + slower * sum(guesses[at + 1 :])
-    return _after(before, now.elapsed_s, left, now.elapsed_s + left, [] if is_known else stages[at:])
+    return _after(
+        before, now.elapsed_s, left, now.elapsed_s + left, [] if is_known else stages[at:]
+    )
 
 
 def _chooses_first(method: MethodSettings | None) -> bool:
-    """Whether pruning by it first chooses the channels of all blocks one by one, then refits what is left."""
-    return method is not None and method.takes_channels and method.eliminates and not method.per_block
+    """Whether pruning by it first chooses the channels of all blocks one by one, then refits what
+    is left.
+    """
+    return (
+        method is not None and method.takes_channels and method.eliminates and not method.per_block
+    )
 
 
 def _has_chosen(taken: Sequence[Taken]) -> bool:
     """Whether the last sparse model was pruned already, as far as to read text once more."""
-    return any(each.stage == "prune" and each.point == taken[-1].point and each.seconds > _LEAST_S for each in taken)
+    return any(
+        each.stage == "prune" and each.point == taken[-1].point and each.seconds > _LEAST_S
+        for each in taken
+    )
 
 
 def _choosing(share: float, rest_s: float) -> tuple[float, float]:
-    """Share of the time of such a pruning, and its time left. share: of its steps. rest_s: if all took as long."""
+    """Share of the time of such a pruning, and its time left. share: of its steps. rest_s: if all
+    took as long.
+    """
     first, later = min(share, 0.5), max(0.0, share - 0.5)
     to_come = 0.5 - first + _REFITS * (0.5 - later)
     pace = 1.0 if share < 0.5 else _REFITS
-    return 1 - to_come / (0.5 + _REFITS * 0.5), rest_s * to_come / (pace * (1 - share)) if share < 1 else 0.0
+    return 1 - to_come / (0.5 + _REFITS * 0.5), rest_s * to_come / (
+        pace * (1 - share)
+    ) if share < 1 else 0.0
 
 
 def _guess_s(stage: str) -> float:
@@ -201,7 +234,9 @@ def _guess_s(stage: str) -> float:
 
 @dataclass(frozen=True)
 class _Forecast:
-    """Seconds of units. expected: as in run_progress. took: of this run's own. slower: times a guess that it takes."""
+    """Seconds of units. expected: as in run_progress. took: of this run's own. slower: times a
+    guess that it takes.
+    """
 
     expected: Mapping[str | Unit, float | None]
     took: Mapping[Unit, Sequence[float]]
@@ -218,12 +253,17 @@ class _Forecast:
             return (own[-1] + fmean(own)) / 2
         if own and (len(own) > 1 or usual is None):
             return own[-1]
-        foreseen = _guess_s(unit[0]) * self.guess_pace if usual is None else usual * self._pace(unit[0])
+        foreseen = (
+            _guess_s(unit[0]) * self.guess_pace if usual is None else usual * self._pace(unit[0])
+        )
         if not own:
             return foreseen
         # The first model of a method makes what its others share.
         method = unit[1]
-        shares = method and (method.takes_layers or (method.takes_channels and (method.eliminates or method.by_curves)))
+        shares = method and (
+            method.takes_layers
+            or (method.takes_channels and (method.eliminates or method.by_curves))
+        )
         return min(own[0] * (_SHARED if shares else 1.0), foreseen)
 
     def slower(self, unit: Unit) -> tuple[str, float] | None:
@@ -244,7 +284,10 @@ class _Forecast:
             for unit, each in self.took.items()
             if unit[0] not in _UNPACED and (usual := self._usual_s(unit))
         ]
-        own, usual = sum(sum(each) for each, _ in units), sum(len(each) * one for each, one in units)
+        own, usual = (
+            sum(sum(each) for each, _ in units),
+            sum(len(each) * one for each, one in units),
+        )
         return (own + _TRUST_S) / (usual + _TRUST_S)
 
 
@@ -274,9 +317,15 @@ def _after(
     )
 
 
-def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], dict[Part, list[Unit]], list[Unit]]:
+def _work(
+    settings: RunSettings, now: JobPosition
+) -> tuple[dict[Part, float], dict[Part, list[Unit]], list[Unit]]:
     """Seconds and units of each part so far, the present one last; and the units to come."""
-    points, unread, last = settings.points, set() if now.calibrated else set(shares_read(settings)), -1
+    points, unread, last = (
+        settings.points,
+        set() if now.calibrated else set(shares_read(settings)),
+        -1,
+    )
     # Models to evaluate, -1 the dense one: at once, or together when others are made.
     waiting = set() if now.answered else {-1}
     unquantised = [(method.unquantised, permille) for method, permille in points]
@@ -294,10 +343,16 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
 
     for stage, place, seconds in now.taken:
         # A search may try more than was planned.
-        point, units = None if place is None else min(place, len(points) - 1), list[Unit]([(stage, None)])
+        point, units = (
+            None if place is None else min(place, len(points) - 1),
+            list[Unit]([(stage, None)]),
+        )
         match stage:
-            case "text" | "continue" if point is None or (stage == "text" and settings.calibration.corpus != SELF):
-                # Text of a file is read while the model is found, and prompts are continued once it is loaded.
+            case "text" | "continue" if point is None or (
+                stage == "text" and settings.calibration.corpus != SELF
+            ):
+                # Text of a file is read while the model is found, and prompts are continued once it
+                # is loaded.
                 stage, units = "load", [("load", None)]
             case "text" | "calibrate" | "continue" if point is not None and point == last:
                 # What is read again, or written by it, is part of pruning that model.
@@ -306,7 +361,9 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
                 read_for([point or 0])
             case "prune" | "quantise" | "walk" if point is not None:
                 # Machines of a cluster end in any order.
-                models = range(last + 1 if stage == "walk" and not now.any_order else point, point + 1)
+                models = range(
+                    last + 1 if stage == "walk" and not now.any_order else point, point + 1
+                )
                 units = [*read_for(models), *(made[model] for model in models)]
                 stage, units = (stage, units) if stage == "walk" else (made[point][0], units[-1:])
                 waiting.update(models)
@@ -322,13 +379,18 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
         work[part] = work.pop(part, units)
         spent[part] += seconds
     first = 0 if now.any_order else max(begun, default=-1) + 1
-    later = [model for model in range(first, len(points)) if model not in begun and model not in now.stored]
+    later = [
+        model
+        for model in range(first, len(points))
+        if model not in begun and model not in now.stored
+    ]
     coming: list[Unit] = [("load", None)] if len(work) == 1 and part[0] == "start" else []
     calibrations = read_for(later)
     # The first model that reads the text lets it be written.
     if (
         not now.calibrated
-        and next((model for model, (method, _) in enumerate(points) if method.reads_text), -1) in later
+        and next((model for model, (method, _) in enumerate(points) if method.reads_text), -1)
+        in later
         and settings.calibration.corpus == SELF
         and not {"text", "calibrate"} & {stage for stage, _ in work}
     ):

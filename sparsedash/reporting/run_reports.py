@@ -1,7 +1,8 @@
-"""A run as one file: the self-contained HTML report, and the JSON document that `sparsedash run --json` writes.
+"""A run as one file: the self-contained HTML report, and the JSON document that `sparsedash run
+--json` writes.
 
-The report has no script and makes no request: its charts are the page's own figures as inline SVG. docs/cli.md
-describes the fields of the document.
+The report has no script and makes no request: its charts are the page's own figures as inline SVG.
+docs/cli.md describes the fields of the document.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,14 @@ from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
 from sparsedash.reporting.kind_words import forgotten_sentence, kinds_document, kinds_table
 from sparsedash.reporting.next_step import NextStep
-from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
+from sparsedash.reporting.record_pair import (
+    DIVERGENCE_SIGN,
+    KINDS,
+    Kind,
+    Pair,
+    end_of,
+    mark_divergence,
+)
 from sparsedash.reporting.run_answer import (
     answer_figures,
     answer_sentence,
@@ -64,7 +72,8 @@ def html_report(
     wrote: Sequence[Html] = (),
     step: NextStep | None = None,
 ) -> bytes:
-    """The report in UTF-8: verdict, charts, numbers, broken and fixed answers, continuations, settings, versions.
+    """The report in UTF-8: verdict, charts, numbers, broken and fixed answers, continuations,
+    settings, versions.
 
     wrote: sections before the settings. step: the next one, as the page says it.
     """
@@ -83,7 +92,10 @@ def html_report(
     body = [
         heading(answer_sentence(found, ended=bool(ending))),
         *(paragraph(said, css="sd-muted") for said in notes if said),
-        *(figure_svg(tradeoff_chart(tradeoff, each), tradeoff_words(tradeoff, each)) for each in _CHARTS),
+        *(
+            figure_svg(tradeoff_chart(tradeoff, each), tradeoff_words(tradeoff, each))
+            for each in _CHARTS
+        ),
         element("div", numbers_table(found).html, css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
         *(paragraph(said) for said in comparison_words(found, pair) if said),
@@ -93,7 +105,10 @@ def html_report(
         element("h2", escape("Settings")),
         element("pre", escape(canonical_json(asdict(run.settings)))),
         element("h2", escape("Inputs")),
-        _rows((name, escape(value)) for name, value in {"model": run.model_identity, **run.corpora}.items()),
+        _rows(
+            (name, escape(value))
+            for name, value in {"model": run.model_identity, **run.corpora}.items()
+        ),
         element("h2", escape("Versions")),
         _rows((name, escape(value)) for name, value in run.versions.items()),
         *(paragraph(warning, css="sd-muted") for warning in run.warnings),
@@ -123,10 +138,14 @@ def html_page(title: str, body: Sequence[Html]) -> bytes:
 def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
     """The verdict on the right model, what it lost, and what both rest on.
 
-    Beside dense it is judged by the limits; beside a sparse model the two are compared, and no limit applies.
+    Beside dense it is judged by the limits; beside a sparse model the two are compared, and no
+    limit applies.
     """
     left, right, compared = pair.left_name, pair.right_name, compare_records(pair.left, pair.right)
-    basis = [verdicts.flip_words(compared), verdicts.early_stopping_words({left: pair.left, right: pair.right})]
+    basis = [
+        verdicts.flip_words(compared),
+        verdicts.early_stopping_words({left: pair.left, right: pair.right}),
+    ]
     if pair.left.key == pair.right.key:
         sentence, lost = f"{right} is compared with itself: nothing changes.", ""
     elif pair.left.pruned is None:
@@ -161,7 +180,9 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
             end = end_of(passages.contexts[position] if passages else "", CONTEXT_SHOWN)
             texts = map(readable, (left.target, left.answer, right.answer))
             change = wording.signed_nats(-pair.fall(position))
-            rows.append([f"{left.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change])
+            rows.append(
+                [f"{left.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change]
+            )
         head = ["Passage", "Context (end)", "Target", pair.left_name, pair.right_name, "Change"]
         drawn.append(Table(KINDS[kind], note, head, rows).html)
     return drawn
@@ -180,43 +201,78 @@ def _kinds_section(sparse: Record) -> list[Html]:
 
 
 def _rows(values: Iterable[tuple[str, Html]], css: str = "") -> Html:
-    rows = (element("tr", element("th", escape(name), scope="row"), element("td", value)) for name, value in values)
+    rows = (
+        element("tr", element("th", escape(name), scope="row"), element("td", value))
+        for name, value in values
+    )
     return element("table", element("tbody", *rows), css=css)
 
 
-def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Passages | None) -> list[Html]:
-    """Both models' stored continuations: of prompts, newest first, then of passages that broke or were fixed.
+def continuations_section(
+    backend: Backend, run: Run, pair: Pair, passages: Passages | None
+) -> list[Html]:
+    """Both models' stored continuations: of prompts, newest first, then of passages that broke or
+    were fixed.
 
     Each text has a mark where it parts from the left model's. Empty where nothing was written.
     """
     names, drawn = wording.record_names(run), list[Html]()
-    for how, request, stored in islice(_continuations(backend, run, pair, passages), MOST_CONTINUATIONS):
+    for how, request, stored in islice(
+        _continuations(backend, run, pair, passages), MOST_CONTINUATIONS
+    ):
         first, *rest = map(readable, (stored.left, stored.right, *stored.others))
-        who = [pair.left_name, pair.right_name, *(names.get(key, key[:8]) for key in request.others)]
-        texts = zip(who, [escape(first), *(mark_divergence(first, text)[1] for text in rest)], strict=False)
+        who = [
+            pair.left_name,
+            pair.right_name,
+            *(names.get(key, key[:8]) for key in request.others),
+        ]
+        texts = zip(
+            who, [escape(first), *(mark_divergence(first, text)[1] for text in rest)], strict=False
+        )
         stopped = ", stopped early" if stored.stopped else ""
-        drawn += [paragraph(f"{how}{stopped}", css="sd-muted"), paragraph(end_of(request.prompt, PROMPT_SHOWN))]
+        drawn += [
+            paragraph(f"{how}{stopped}", css="sd-muted"),
+            paragraph(end_of(request.prompt, PROMPT_SHOWN)),
+        ]
         drawn.append(_rows(texts, css="written"))
     legend = f"{DIVERGENCE_SIGN} marks where a text diverges from that of {pair.left_name}."
-    return [element("h2", escape("What the models wrote")), paragraph(legend, css="sd-muted"), *drawn] if drawn else []
+    return (
+        [element("h2", escape("What the models wrote")), paragraph(legend, css="sd-muted"), *drawn]
+        if drawn
+        else []
+    )
 
 
 def _continuations(
     backend: Backend, run: Run, pair: Pair, passages: Passages | None
 ) -> Iterator[tuple[str, ContinuationSettings, Continuation]]:
-    """The run's prompts, those that users tried, and the passages that the page's button continues, if it can."""
+    """The run's prompts, those that users tried, and the passages that the page's button continues,
+    if it can.
+    """
     left, right = pair.left.key, pair.right.key
-    of_run = [ContinuationSettings(left=left, right=right, prompt=prompt) for prompt in run.settings.prompts]
+    of_run = [
+        ContinuationSettings(left=left, right=right, prompt=prompt)
+        for prompt in run.settings.prompts
+    ]
     written = {each.key(): each for each in of_run if backend.written(each) is not None}
     asked = [(f"A prompt of the run, {sampling_words(each)}", each) for each in written.values()]
-    tried = (t for t in backend.user_data.prompts(left, right) if replace(t, others=()).key() not in written)
+    tried = (
+        t
+        for t in backend.user_data.prompts(left, right)
+        if replace(t, others=()).key() not in written
+    )
     asked += [(f"A prompt of a user, {sampling_words(each)}", each) for each in tried]
     contexts = passages.contexts if passages else ()
     for kind, positions in pair.kinds(range(len(contexts))).items():
         for position in positions if kind in _FLIPS else ():
             with suppress(SettingsError):
                 request = ContinuationSettings(left=left, right=right, prompt=contexts[position])
-                asked.append((f"Passage {pair.left.outcomes[position].index + 1:,}, {KINDS[kind].lower()}", request))
+                asked.append(
+                    (
+                        f"Passage {pair.left.outcomes[position].index + 1:,}, {KINDS[kind].lower()}",
+                        request,
+                    )
+                )
     for how, request in asked:
         if (stored := backend.written(request)) is not None:
             yield how, request, stored
@@ -233,7 +289,9 @@ def sampling_words(request: ContinuationSettings) -> str:
 def run_document(
     found: RunResults, dense: Record, sparse: Sequence[Record], step: NextStep | None = None
 ) -> dict[str, Any]:
-    """The run and its records as JSON values. dense, sparse: the whole records of `found`, in its order."""
+    """The run and its records as JSON values. dense, sparse: the whole records of `found`, in its
+    order.
+    """
     run, asked, result = found.run, found.run.settings, found.search
     method, by_permille = asked.methods[0], {each.permille: each.verdict for each in found.judged}
     return {
@@ -248,7 +306,10 @@ def run_document(
         "revisions": dict(asked.revisions),
         "corpora": {
             use: {"reference": settings.corpus, "identity": run.corpora[use]}
-            for use, settings in (("calibration", asked.calibration), ("evaluation", asked.evaluation))
+            for use, settings in (
+                ("calibration", asked.calibration),
+                ("evaluation", asked.evaluation),
+            )
         },
         "settings": asdict(asked),
         "finished": run.finished,
@@ -262,10 +323,15 @@ def run_document(
         "dense": _answers(dense),
         "sparse": [
             _sparse(found, each, record)
-            | {"verdict": _verdict(each.verdict, found.tolerance), "tasks": _tasks(found, each.record.key)}
+            | {
+                "verdict": _verdict(each.verdict, found.tolerance),
+                "tasks": _tasks(found, each.record.key),
+            }
             for each, record in zip(found.judged, sparse, strict=True)
         ],
-        **{name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")},
+        **{
+            name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")
+        },
         "cached": list(run.cached),
         "warnings": list(run.warnings),
         "example": wording.example_words(run) or None,
@@ -278,13 +344,17 @@ def _answers(record: Record) -> dict[str, Any]:
         "last_word": asdict(record.last_word),
         "last_token": asdict(record.last_token),
         "word_perplexity": record.word_perplexity if isfinite(record.word_perplexity) else None,
-        "passages": [{name: getattr(outcome, name) for name in fields} for outcome in record.outcomes],
+        "passages": [
+            {name: getattr(outcome, name) for name in fields} for outcome in record.outcomes
+        ],
     }
 
 
 def _rival(judged: Judged, difference: LikelihoodDifference) -> dict[str, Any]:
     """One method beside the winning one: word perplexities as a ratio."""
-    ratio, low, high = (verdicts.finite_ratio(nats) for nats in (difference.value, difference.low, difference.high))
+    ratio, low, high = (
+        verdicts.finite_ratio(nats) for nats in (difference.value, difference.low, difference.high)
+    )
     at = {"method": asdict(judged.method), "sparsity_percent": judged.permille / 10}
     shown = {name: getattr(difference, name) for name in ("level", "is_shown", "n_passages")}
     return at | {"ratio": ratio, "low": low, "high": high, "p_adjusted": difference.p_value} | shown
@@ -320,7 +390,9 @@ def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     numbers = verdicts.verdict_values(found)
 
     def loss(name: str, of: Loss | None) -> dict[str, Any] | None:
-        ends = {end: numbers[f"{name}_{end}".removesuffix("_value")] for end in ("value", "low", "high")}
+        ends = {
+            end: numbers[f"{name}_{end}".removesuffix("_value")] for end in ("value", "low", "high")
+        }
         return {**ends, "level": of.level, "verdict": of.verdict} if of else None
 
     return {

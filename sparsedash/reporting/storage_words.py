@@ -13,7 +13,14 @@ from sparsedash.reporting.html import Table, Value
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Verification
 from sparsedash.service.deletion import Cleanup, Selection
-from sparsedash.service.holdings import ARTEFACTS, DELETABLE, Holding, HoldingKind, Holdings, RunHolding
+from sparsedash.service.holdings import (
+    ARTEFACTS,
+    DELETABLE,
+    Holding,
+    HoldingKind,
+    Holdings,
+    RunHolding,
+)
 from sparsedash.storage.disk_cache import DAMAGED
 
 NO_AMOUNT = "–"
@@ -24,7 +31,9 @@ _IDENTITY_LENGTH, _KEY_LENGTH = 12, 16
 
 
 class _Kind(NamedTuple):
-    """Words for one kind of things. noun: of one. about: under the title. afterwards: said when some are deleted."""
+    """Words for one kind of things. noun: of one. about: under the title. afterwards: said when
+    some are deleted.
+    """
 
     title: str
     noun: str
@@ -38,19 +47,35 @@ _LOST_TEXTS = "Continuations and comparisons can be recomputed; prompts and blin
 _KINDS: dict[HoldingKind, _Kind] = {
     "runs": _Kind("Runs and their answers", "run", "with their passages", _WITH_RUNS),
     "healed": _Kind("Healed weights", "entry", "deleted with their runs"),
-    "texts": _Kind("Continuations, comparisons, prompts", "entry", "and blind choices", _LOST_TEXTS),
+    "texts": _Kind(
+        "Continuations, comparisons, prompts", "entry", "and blind choices", _LOST_TEXTS
+    ),
     "timings": _Kind("Measured speed", "timing", "", "They can be measured again."),
-    "statistics": _Kind("Calibration statistics", "entry", "second moments, inputs, curves", _AGAIN),
+    "statistics": _Kind(
+        "Calibration statistics", "entry", "second moments, inputs, curves", _AGAIN
+    ),
     "gradients": _Kind("Gradients", "entry", "of the masks", _AGAIN),
     "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
     "weights": _Kind("Refitted weights", "entry", "", _AGAIN),
-    "answers": _Kind("Opened answers", "file", "of other programs", "Their files can be opened again."),
+    "answers": _Kind(
+        "Opened answers", "file", "of other programs", "Their files can be opened again."
+    ),
     "unfinished": _Kind("Checkpoints of unfinished jobs", "entry", "to resume from", _AGAIN),
     "models": _Kind(
-        "Converted models", "converted model", "from or to another format or type", "Made again when needed."
+        "Converted models",
+        "converted model",
+        "from or to another format or type",
+        "Made again when needed.",
     ),
-    "uploads": _Kind("Uploaded texts", "uploaded text", "", "Results that were computed from these texts stay."),
-    "exports": _Kind("Exported models", "export", "in this folder alone", "They can be written again from their runs."),
+    "uploads": _Kind(
+        "Uploaded texts", "uploaded text", "", "Results that were computed from these texts stay."
+    ),
+    "exports": _Kind(
+        "Exported models",
+        "export",
+        "in this folder alone",
+        "They can be written again from their runs.",
+    ),
     "logs": _Kind("Logs", "log", "of jobs and workers", "The jobs themselves stay in the list."),
     "damaged": _Kind("Damaged records", "entry", "set aside, never read"),
     "jobs": _Kind("List of jobs", "job", "kept"),
@@ -59,7 +84,8 @@ _KINDS: dict[HoldingKind, _Kind] = {
 
 
 class HeldRow(NamedTuple):
-    """One row, by kind, model or run: title, a line under it, how many, their size, the last use; what is deleted.
+    """One row, by kind, model or run: title, a line under it, how many, their size, the last use;
+    what is deleted.
 
     values: the row of the downloaded table.
     """
@@ -84,10 +110,17 @@ def holdings_sentence(held: Holdings) -> str:
 
 def holdings_cards(held: Holdings) -> list[tuple[str, str, str]]:
     """The headline numbers, each with its name before and a remark behind it."""
-    results, files = held.bytes_of("runs", "healed", "texts", "timings"), held.bytes_of("models", "exports", "uploads")
+    results, files = (
+        held.bytes_of("runs", "healed", "texts", "timings"),
+        held.bytes_of("models", "exports", "uploads"),
+    )
     return [
         ("Results", _size_or_dash(results), _count("runs", len(held.runs))),
-        ("Calibration", _size_or_dash(held.bytes_of(*ARTEFACTS)), f"of {gigabytes(held.room_bytes)} allowed"),
+        (
+            "Calibration",
+            _size_or_dash(held.bytes_of(*ARTEFACTS)),
+            f"of {gigabytes(held.room_bytes)} allowed",
+        ),
         ("Models and texts in files", _size_or_dash(files), "unpacked, exported, uploaded"),
     ]
 
@@ -98,15 +131,25 @@ def gigabytes(n_bytes: int) -> str:
 
 
 def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None) -> list[HeldRow]:
-    """A row for every kind that is there, every model and every run. What stays whatever happens is not deleted."""
+    """A row for every kind that is there, every model and every run. What stays whatever happens is
+    not deleted.
+    """
 
     rows = list[HeldRow]()
 
     def add(
-        by: str, title: str, about: list[str], number: str, of: Holding | RunHolding, chosen: Selection | None
+        by: str,
+        title: str,
+        about: list[str],
+        number: str,
+        of: Holding | RunHolding,
+        chosen: Selection | None,
     ) -> None:
         used_at = of.run.started_at if isinstance(of, RunHolding) else of.used_at
-        used, size = wording.moment(used_at, zone) if used_at else NO_AMOUNT, _size_or_dash(of.n_bytes)
+        used, size = (
+            wording.moment(used_at, zone) if used_at else NO_AMOUNT,
+            _size_or_dash(of.n_bytes),
+        )
         words = " · ".join(filter(None, about))
         counted = of.n if isinstance(of, Holding) else len(of.run.sparse)
         values: dict[str, Value] = {
@@ -116,7 +159,10 @@ def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None)
             "number": counted,
             "of": number.partition(" ")[2],
         }
-        values |= {"bytes": of.n_bytes, "last_used": wording.iso_moment(used_at, zone) if used_at else None}
+        values |= {
+            "bytes": of.n_bytes,
+            "last_used": wording.iso_moment(used_at, zone) if used_at else None,
+        }
         rows.append(HeldRow(by, title, words, number, size, used, chosen, values))
 
     for kind, words in _KINDS.items():
@@ -131,12 +177,18 @@ def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None)
         number = _count("runs", model.n) if model.n else "no run"
         add("model", title, parts, number, model, Selection(model=identity))
     for found in held.runs:
-        run, mark, title = found.run, marks.get(found.run.key, RunMark()), wording.stored_run_title(found.run)
+        run, mark, title = (
+            found.run,
+            marks.get(found.run.key, RunMark()),
+            wording.stored_run_title(found.run),
+        )
         about = [
             "★ pinned, so it stays" if mark.pinned else "",
             title if mark.name else "",
             wording.method_titles(run.settings),
-            f"shares {wording.size(found.shared_bytes)} with other runs" if found.shared_bytes else "",
+            f"shares {wording.size(found.shared_bytes)} with other runs"
+            if found.shared_bytes
+            else "",
         ]
         number = wording.quantity(len(run.sparse), "sparse model")
         add("run", mark.name or title, about, number, found, Selection(runs=(run.key,)))
@@ -149,12 +201,16 @@ def holdings_table(rows: Sequence[HeldRow]) -> Table:
 
 
 def deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
-    """What goes, what comes of it, and what stays and why, in sentences. titles: of the runs, by their keys."""
+    """What goes, what comes of it, and what stays and why, in sentences. titles: of the runs, by
+    their keys.
+    """
     if not plan.deletes:
         return ["Nothing here can be deleted now.", *_staying(plan, titles)]
     said = [f"Delete {_parts(plan, titles)}? This cannot be undone."]
     if plan.n_named and len(plan.runs) > 1:
-        said.append(f"{plan.n_named} of these runs {'has a name' if plan.n_named == 1 else 'have names'}.")
+        said.append(
+            f"{plan.n_named} of these runs {'has a name' if plan.n_named == 1 else 'have names'}."
+        )
     # A run that others have too is only given up.
     kinds: list[HoldingKind] = ["runs"] if plan.runs and plan.entries else []
     kinds += [item.kind for item in plan.items]
@@ -181,7 +237,11 @@ def verification_sentence(found: Verification, zone: tzinfo | None) -> str:
 
 def verification_basis(found: Verification) -> str:
     """What verification read."""
-    parts = [wording.quantity(n, _CHECKED[kind]) for kind, n in found.n_checked.items() if n and kind in _CHECKED]
+    parts = [
+        wording.quantity(n, _CHECKED[kind])
+        for kind, n in found.n_checked.items()
+        if n and kind in _CHECKED
+    ]
     took = wording.duration_words(max(0.0, found.finished_at - found.started_at))
     return f"{', '.join(parts)}: {wording.size(found.n_bytes)} in {took}." if parts else ""
 
@@ -217,7 +277,10 @@ _DAMAGED = {
     "artefact": ("Calibration data", "Nothing: it is recomputed when a run needs it."),
     "unpacked model": ("A converted model", "Delete it: it is made again when it is needed."),
     "upload": ("An uploaded text", "Delete it, and upload the file again."),
-    "export file": ("A file of an exported model", "Do not use it: delete the export, and export the model again."),
+    "export file": (
+        "A file of an exported model",
+        "Do not use it: delete the export, and export the model again.",
+    ),
 }
 """What damaged things are called, and what to do about them: records by their kinds, then files."""
 
@@ -231,7 +294,9 @@ def damaged_rows(found: Verification) -> list[list[str]]:
             kind, _, name = name.partition("/")
         elif kind == "artefact":
             kind = next((part for part in ("answers", "healed") if part in name.split("/")), kind)
-        what, advice = _DAMAGED.get("export file" if damage.kind == "export" else kind, ("An entry", _NOTHING))
+        what, advice = _DAMAGED.get(
+            "export file" if damage.kind == "export" else kind, ("An entry", _NOTHING)
+        )
         name = wording.reference_title(name) if kind == "upload" else name
         name = name[:_KEY_LENGTH] if damage.kind in ("record", "artefact") else name
         rows.append([what, name, damage.what, advice])
@@ -258,8 +323,16 @@ def _parts(plan: Cleanup, titles: Mapping[str, str]) -> str:
     parts = [_of_kind(kind, n) for kind, n in Counter(item.kind for item in plan.items).items()]
     if plan.runs:
         first = plan.runs[0].key
-        what = f"“{titles.get(first, first)}”" if len(plan.runs) == 1 else _count("runs", len(plan.runs))
-        answers = f" with the answers of {wording.quantity(plan.n_records, 'model')}" if plan.n_records else ""
+        what = (
+            f"“{titles.get(first, first)}”"
+            if len(plan.runs) == 1
+            else _count("runs", len(plan.runs))
+        )
+        answers = (
+            f" with the answers of {wording.quantity(plan.n_records, 'model')}"
+            if plan.n_records
+            else ""
+        )
         parts.insert(0, what + answers)
     return wording.and_join(parts) + (f", {wording.size(plan.n_bytes)}" if plan.n_bytes else "")
 
@@ -267,8 +340,18 @@ def _parts(plan: Cleanup, titles: Mapping[str, str]) -> str:
 def _staying(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
     stays = []
     for why, n in Counter(plan.refused.values()).items():
-        names = [f"“{titles[key]}”" for key, reason in plan.refused.items() if reason == why and key in titles]
-        stays.append((wording.and_join(names) if len(names) == n <= _MOST_NAMED else _count("runs", n), n, why))
+        names = [
+            f"“{titles[key]}”"
+            for key, reason in plan.refused.items()
+            if reason == why and key in titles
+        ]
+        stays.append(
+            (
+                wording.and_join(names) if len(names) == n <= _MOST_NAMED else _count("runs", n),
+                n,
+                why,
+            )
+        )
     stays += [(_of_kind(kind, n), n, why) for kind, n, why in plan.stays]
     said = [f"{what} stays: {why}." if n == 1 else f"{what} stay: {why}." for what, n, why in stays]
     said = [each.replace("{them}", "it" if " stays: " in each else "them") for each in said]

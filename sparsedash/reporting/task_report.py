@@ -1,4 +1,6 @@
-"""A verdict over tasks on a page: its table, its questions by what became of them, and the report in one file."""
+"""A verdict over tasks on a page: its table, its questions by what became of them, and the report
+in one file.
+"""
 
 from collections.abc import Sequence
 
@@ -24,12 +26,22 @@ def task_table(results: Sequence[TaskResult], addresses: Sequence[str] = ()) -> 
     """A row a task. addresses: of the questions of each."""
     head, *rows = task_rows(results)
     names = [row[0] for row in rows]
-    links = [element("a", escape(name), href=to) for name, to in zip(names, addresses, strict=False)]
-    return Table("Tasks", _CAPTION, [name if name == "p" else first_upper(name) for name in head], rows, links)
+    links = [
+        element("a", escape(name), href=to) for name, to in zip(names, addresses, strict=False)
+    ]
+    return Table(
+        "Tasks",
+        _CAPTION,
+        [name if name == "p" else first_upper(name) for name in head],
+        rows,
+        links,
+    )
 
 
 def questions_by_kind(result: TaskResult) -> dict[Kind, list[int]]:
-    """The places of a task's questions by what became of their answers; of documents all, the largest loss first."""
+    """The places of a task's questions by what became of their answers; of documents all, the
+    largest loss first.
+    """
     pairs = result.pair.questions
     found: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
     for i, (dense, other) in enumerate(pairs):
@@ -57,14 +69,20 @@ def answer_text(question: AnsweredQuestion) -> str:
 
 
 def task_report(name: str, results: Sequence[TaskResult], tolerance: Tolerance) -> bytes:
-    """The report in UTF-8: verdict, table, and the answers of each task that broke or were fixed."""
-    return html_page("Tasks", [heading(tasks_sentence(name, results)), *task_sections(results, tolerance)])
+    """The report in UTF-8: verdict, table, and the answers of each task that broke or were
+    fixed.
+    """
+    return html_page(
+        "Tasks", [heading(tasks_sentence(name, results)), *task_sections(results, tolerance)]
+    )
 
 
 def task_sections(results: Sequence[TaskResult], tolerance: Tolerance) -> list[Html]:
     """What a report says under the sentence on a model's tasks."""
     body = [
-        paragraph(f"{task_remarks(results)} Limits: {tolerance_words(tolerance)}.".strip(), css="sd-muted"),
+        paragraph(
+            f"{task_remarks(results)} Limits: {tolerance_words(tolerance)}.".strip(), css="sd-muted"
+        ),
         element("div", task_table(results).html, css="numbers"),
     ]
     for result in results:
@@ -82,8 +100,16 @@ def _flips(result: TaskResult, title: str, places: Sequence[int]) -> Html:
     for i in places[:FLIPS_SHOWN]:
         dense, other = result.pair.questions[i]
         texts = (target_text(dense), answer_text(dense), answer_text(other))
-        rows.append([f"{i + 1:,}", end_of(dense.context, CONTEXT_SHOWN), *(text[:CONTEXT_SHOWN] for text in texts)])
-    return Table(title, note, ["Question", "Context (end)", "Expected", "Dense", "Other model"], rows).html
+        rows.append(
+            [
+                f"{i + 1:,}",
+                end_of(dense.context, CONTEXT_SHOWN),
+                *(text[:CONTEXT_SHOWN] for text in texts),
+            ]
+        )
+    return Table(
+        title, note, ["Question", "Context (end)", "Expected", "Dense", "Other model"], rows
+    ).html
 
 
 def target_text(question: AnsweredQuestion) -> str:
@@ -95,7 +121,8 @@ def target_text(question: AnsweredQuestion) -> str:
 def right_choice(question: AnsweredQuestion) -> int | None:
     """The place of the right choice; None where it is not known.
 
-    A number is its place or its text: where these differ, which one shows in the choice taken, being right or wrong.
+    A number is its place or its text: where these differ, which one shows in the choice taken,
+    being right or wrong.
     """
     target, choices = question.target.strip(), [each.text.strip() for each in question.choices]
     if len(choices) < 2:

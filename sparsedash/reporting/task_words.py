@@ -7,7 +7,13 @@ from typing import Any
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.reporting import wording
-from sparsedash.reporting.verdicts import VERDICT_SIGNS, level_words, loss_interval, loss_value, loss_with_limit
+from sparsedash.reporting.verdicts import (
+    VERDICT_SIGNS,
+    level_words,
+    loss_interval,
+    loss_value,
+    loss_with_limit,
+)
 from sparsedash.reporting.wording import and_join
 from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict, overall_verdict
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Tolerance
@@ -15,7 +21,9 @@ from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Tolerance
 JUDGE_FORMAT = "sparsedash.judge/1"
 _HEAD = ("task", "verdict", "measure", "questions", "dense", "other", "change", "interval", "level")
 _MANY_MORE = 20
-"""So many times the questions that were asked nobody has: what needs more is not settled by asking."""
+"""So many times the questions that were asked nobody has: what needs more is not settled by
+asking.
+"""
 _FLIPS = ("broke", "fixed", "still wrong", "p", "KL")
 
 
@@ -42,7 +50,9 @@ def tasks_sentence(name: str, results: Sequence[TaskResult]) -> str:
 
 
 def task_remarks(results: Sequence[TaskResult]) -> str:
-    """What would settle the undecided tasks, and why others are not judged; empty where there are none."""
+    """What would settle the undecided tasks, and why others are not judged; empty where there are
+    none.
+    """
     said = [_needed(result) for result in _with("undecided", results)]
     said += [_why_not(result) for result in _with("not judged", results)]
     for limit in dict.fromkeys(each.own_limit for each in results if each.own_limit):
@@ -51,12 +61,21 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
 
 
 def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str]:
-    """Sentences on limits of tasks that nobody answered, as of a name with a slip, or that have no right answers."""
+    """Sentences on limits of tasks that nobody answered, as of a name with a slip, or that have no
+    right answers.
+    """
     known = {each.task: each.pair.dense.kind for each in results}
-    of, idle = and_join(list(known)) or "no task", and_join([task for task, _ in tolerance.tasks if task not in known])
+    of, idle = (
+        and_join(list(known)) or "no task",
+        and_join([task for task, _ in tolerance.tasks if task not in known]),
+    )
     rolling = and_join([task for task, _ in tolerance.tasks if known.get(task) == "rolling"])
     said = [f"Limits name {idle}, but the answers are of {of}."] if idle else []
-    said += [f"No answer of {rolling} is right or wrong: the limit of word perplexity holds."] if rolling else []
+    said += (
+        [f"No answer of {rolling} is right or wrong: the limit of word perplexity holds."]
+        if rolling
+        else []
+    )
     return said
 
 
@@ -99,18 +118,33 @@ def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
     rows = [[*_HEAD, *_FLIPS]]
     for each in results:
         dense, loss, rolling = each.pair.dense, each.loss, each.pair.dense.kind == "rolling"
-        scores = [f"{score:.3f}" if rolling else wording.percent(score) for score in (each.dense, each.other)]
-        change = [loss_value(loss), loss_interval(loss), level_words(loss.level)] if loss else [""] * 3
+        scores = [
+            f"{score:.3f}" if rolling else wording.percent(score)
+            for score in (each.dense, each.other)
+        ]
+        change = (
+            [loss_value(loss), loss_interval(loss), level_words(loss.level)] if loss else [""] * 3
+        )
         flips = [""] * 3 if rolling else [f"{n:,}" for n in (each.broke, each.fixed, each.moved)]
         divergence = "" if each.divergence is None else f"{each.divergence:.3f}"
         verdict = "not judged" if loss is None else VERDICT_SIGNS[loss.verdict]
-        row = [each.task, verdict, dense.measure_label, f"{len(each.pair.questions):,}", *scores, *change, *flips]
+        row = [
+            each.task,
+            verdict,
+            dense.measure_label,
+            f"{len(each.pair.questions):,}",
+            *scores,
+            *change,
+            *flips,
+        ]
         p = "" if each.p_value is None else wording.p_number(each.p_value)
         rows.append([*row, p, divergence])
     return rows
 
 
-def judge_document(name: str, results: Sequence[TaskResult], tolerance: Tolerance) -> dict[str, Any]:
+def judge_document(
+    name: str, results: Sequence[TaskResult], tolerance: Tolerance
+) -> dict[str, Any]:
     """Everything as plain values for JSON; numbers that are not finite are null."""
     return {
         "format": JUDGE_FORMAT,
@@ -123,15 +157,27 @@ def judge_document(name: str, results: Sequence[TaskResult], tolerance: Toleranc
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in values.items()}
+    return {
+        key: None if isinstance(value, float) and not isfinite(value) else value
+        for key, value in values.items()
+    }
 
 
 def _task_document(result: TaskResult) -> dict[str, Any]:
     dense, loss = result.pair.dense, None
     if result.loss is not None:
-        loss = _finite({key: value for key, value in asdict(result.loss).items() if key not in ("verdict", "task")})
+        loss = _finite(
+            {
+                key: value
+                for key, value in asdict(result.loss).items()
+                if key not in ("verdict", "task")
+            }
+        )
     return {
-        **{name: getattr(dense, name) for name in ("task", "version", "kind", "measure", "inverted", "filter")},
+        **{
+            name: getattr(dense, name)
+            for name in ("task", "version", "kind", "measure", "inverted", "filter")
+        },
         "n_questions": len(result.pair.questions),
         **{name: getattr(result, name) for name in ("dense", "other", "broke", "fixed", "moved")},
         "p_adjusted": result.p_value,

@@ -1,4 +1,5 @@
-"""Verdicts in sentences and in the table of numbers: the loss, its interval, the limits, what decided.
+"""Verdicts in sentences and in the table of numbers: the loss, its interval, the limits, what
+decided.
 
 Plain text: escape it before it becomes markup.
 """
@@ -26,7 +27,11 @@ from sparsedash.stats.tolerance import (
     Verdict,
 )
 
-VERDICT_SIGNS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyond", "undecided": "? undecided"}
+VERDICT_SIGNS: dict[Verdict, str] = {
+    "within": "✓ within",
+    "beyond": "✕ beyond",
+    "undecided": "? undecided",
+}
 """A verdict with its sign."""
 LEVELS = (
     f"95{NBSP}% where one verdict is made, more where several are, so that the chance that any of them is wrong stays "
@@ -45,13 +50,20 @@ def flip_words(comparison: PairedComparison) -> str:
     return f"{quantity(comparison.broke, 'answer')} broke, {comparison.fixed:,} fixed."
 
 
-def tolerance_words(tolerance: Tolerance, measures: Sequence[LossMeasure] = ("word perplexity", "accuracy")) -> str:
+def tolerance_words(
+    tolerance: Tolerance, measures: Sequence[LossMeasure] = ("word perplexity", "accuracy")
+) -> str:
     """ "perplexity 1.10 ×, accuracy −2 points": the limits of these measures."""
-    return ", ".join(f"{_NAMES[measure]} {_limit_words(measure, tolerance.most(measure))}" for measure in measures)
+    return ", ".join(
+        f"{_NAMES[measure]} {_limit_words(measure, tolerance.most(measure))}"
+        for measure in measures
+    )
 
 
 def limits_sentence(found: ToleranceVerdict, tolerance: Tolerance) -> str:
-    """ "Limits: perplexity 1.10 ×, accuracy −2 points.": of the measures that are judged, and tasks with their own."""
+    """ "Limits: perplexity 1.10 ×, accuracy −2 points.": of the measures that are judged, and tasks
+    with their own.
+    """
     measures = [loss.measure for loss in found.losses]
     own = [loss for loss in found.tasks if loss.most != tolerance.most(loss.measure)]
     limits = [
@@ -71,7 +83,8 @@ def _limit_words(measure: LossMeasure, most: float) -> str:
 def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
     """What follows the name of a model: "costs too much: perplexity 1.35 × (limit 1.10 ×)".
 
-    With the measures that decided, and what within leaves open. be: "are" after several undecided models.
+    With the measures that decided, and what within leaves open. be: "are" after several undecided
+    models.
     """
     decisive, tasks = [each for each in found.deciding if not each.task], task_names(found.deciding)
     if found.verdict == "undecided":
@@ -97,7 +110,9 @@ def task_names(losses: Sequence[Loss]) -> list[str]:
 
 
 def loss_with_limit(loss: Loss) -> str:
-    """ "perplexity 1.35 × (limit 1.10 ×)", "accuracy −3.1 points (limit −2)", "copying −9.0 points (limit −5)"."""
+    """ "perplexity 1.35 × (limit 1.10 ×)", "accuracy −3.1 points (limit −2)", "copying −9.0 points
+    (limit −5)".
+    """
     limit = _limit_words(loss.measure, loss.most).split(" point")[0]
     return f"{_name(loss)} {loss_value(loss)} (limit {limit})"
 
@@ -107,16 +122,23 @@ def _name(loss: Loss) -> str:
 
 
 def loss_value(loss: Loss) -> str:
-    """ "1.35 ×", the word perplexity as a multiple of dense's; "−2.0 points", the change of accuracy."""
+    """ "1.35 ×", the word perplexity as a multiple of dense's; "−2.0 points", the change of
+    accuracy.
+    """
     if loss.measure == "word perplexity":
         return wording.nats_as_factor(loss.value, _digits(loss))
     return f"{wording.signed_points(-loss.value, _digits(loss))} points"
 
 
 def _digits(loss: Loss) -> int:
-    """The fewest decimals that show the loss and its interval on the side of the limit where they are, if few do."""
+    """The fewest decimals that show the loss and its interval on the side of the limit where they
+    are, if few do.
+    """
     factor = loss.measure == "word perplexity"
-    values = [exp(min(each, _MOST_NATS)) if factor else 100 * each for each in (loss.value, loss.low, loss.high)]
+    values = [
+        exp(min(each, _MOST_NATS)) if factor else 100 * each
+        for each in (loss.value, loss.low, loss.high)
+    ]
     limit = round(exp(loss.most) if factor else 100 * loss.most, 9)
 
     def side(value: float) -> int:
@@ -127,12 +149,18 @@ def _digits(loss: Loss) -> int:
 
     usual = 2 if factor else 1
     known = [value for value in values if isfinite(value)]
-    enough = (n for n in (usual, usual + 1) if all(side(shown(each, n)) == side(round(each, 9)) for each in known))
+    enough = (
+        n
+        for n in (usual, usual + 1)
+        if all(side(shown(each, n)) == side(round(each, 9)) for each in known)
+    )
     return next(enough, usual + 2)
 
 
 def loss_interval(loss: Loss) -> str:
-    """ "1.32 to 1.38", "−3.1 to −0.9": the interval behind a verdict; empty where one passage gives none."""
+    """ "1.32 to 1.38", "−3.1 to −0.9": the interval behind a verdict; empty where one passage gives
+    none.
+    """
     if isinf(loss.low):
         return ""
     if loss.measure == "word perplexity":
@@ -141,7 +169,9 @@ def loss_interval(loss: Loss) -> str:
 
 
 def accuracy_open(found: ToleranceVerdict) -> str:
-    """ "; accuracy is undecided on 132 passages": what within leaves open; nothing where accuracy is within too."""
+    """ "; accuracy is undecided on 132 passages": what within leaves open; nothing where accuracy
+    is within too.
+    """
     if found.verdict != "within" or found.accuracy in found.deciding or _is_unchanged(found):
         return ""
     if found.accuracy is None:
@@ -156,7 +186,9 @@ def model_verdict(name: str, found: ToleranceVerdict, tolerance: Tolerance) -> l
 
 
 def loss_words(found: ToleranceVerdict) -> str:
-    """ "perplexity 1.05 × dense's (1.02 to 1.08), accuracy −0.5 points (−2.1 to +1.1); intervals of at least 95 %"."""
+    """ "perplexity 1.05 × dense's (1.02 to 1.08), accuracy −0.5 points (−2.1 to +1.1); intervals of
+    at least 95 %".
+    """
     lost, accuracy = found.perplexity, found.accuracy
     said = f"perplexity {loss_value(lost)} dense's"
     if accuracy is None:
@@ -167,7 +199,9 @@ def loss_words(found: ToleranceVerdict) -> str:
 
 
 def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> str:
-    """Which of two models has the lower perplexity, or that they cannot be told apart, or not on so few passages."""
+    """Which of two models has the lower perplexity, or that they cannot be told apart, or not on so
+    few passages.
+    """
     n = quantity(found.n_passages, "passage")
     if found.n_passages < FEWEST_PASSAGES:
         few = wording.too_few(found.n_passages, "passage")
@@ -179,13 +213,17 @@ def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> s
 
 
 def difference_words(found: LikelihoodDifference, beside: str) -> str:
-    """ "perplexity 0.85 × that of 20 % (95 % interval 0.80 to 0.91, p < 0.001)". beside: the other model."""
+    """ "perplexity 0.85 × that of 20 % (95 % interval 0.80 to 0.91, p < 0.001)". beside: the other
+    model.
+    """
     times = wording.nats_as_factor(found.value)
     return f"perplexity {times} that of {beside} ({_difference_interval(found)}, {difference_p(found)})"
 
 
 def headline_baseline(dense: Record) -> tuple[str, str, str]:
-    """For a card: the dense model on the scale of `headline_loss`, its word perplexity and its accuracy."""
+    """For a card: the dense model on the scale of `headline_loss`, its word perplexity and its
+    accuracy.
+    """
     score = dense.last_word
     right = f"{score.right:,} of {score.total:,} right, 95{NBSP}% interval {wording.interval(accuracy_interval(dense))}"
     below = f"word perplexity {wording.perplexity(dense.word_perplexity)}"
@@ -193,13 +231,23 @@ def headline_baseline(dense: Record) -> tuple[str, str, str]:
 
 
 def headline_loss(found: ToleranceVerdict) -> tuple[str, ...]:
-    """For a card: the perplexity as a multiple of dense's, its interval, and the verdict of every measure and task."""
+    """For a card: the perplexity as a multiple of dense's, its interval, and the verdict of every
+    measure and task.
+    """
     lost, accuracy = found.perplexity, found.accuracy
-    said = [loss_value(lost), f"the dense word perplexity, {_interval_words(lost)}", _measure_verdict(lost)]
+    said = [
+        loss_value(lost),
+        f"the dense word perplexity, {_interval_words(lost)}",
+        _measure_verdict(lost),
+    ]
     few = f"accuracy not judged: under {FEWEST_RIGHT} right"
     said.append(_measure_verdict(accuracy, f" {loss_value(accuracy)}") if accuracy else few)
     # Each task that costs too much with its loss; the others by their verdicts.
-    said += [_measure_verdict(loss, f" {loss_value(loss)}") for loss in found.tasks if loss.verdict == "beyond"]
+    said += [
+        _measure_verdict(loss, f" {loss_value(loss)}")
+        for loss in found.tasks
+        if loss.verdict == "beyond"
+    ]
     for verdict in ("undecided", "within"):
         if names := task_names([loss for loss in found.tasks if loss.verdict == verdict]):
             sign, word = VERDICT_SIGNS[verdict].split()
@@ -222,15 +270,23 @@ def headline_difference(best: str, found: LikelihoodDifference) -> tuple[str, ..
 
 
 def _difference_interval(found: LikelihoodDifference) -> str:
-    return _with_level(wording.factor_range(found.low, found.high) if not isinf(found.low) else "", found.level)
+    return _with_level(
+        wording.factor_range(found.low, found.high) if not isinf(found.low) else "", found.level
+    )
 
 
 def difference_p(found: LikelihoodDifference) -> str:
-    """ "p = 0.0023, Holm over 3 pairs": the p-value, with what it is corrected for; none of too few passages."""
+    """ "p = 0.0023, Holm over 3 pairs": the p-value, with what it is corrected for; none of too few
+    passages.
+    """
     if found.n_passages < FEWEST_PASSAGES:
         return f"not tested on fewer than {FEWEST_PASSAGES} passages"
     over = f", Holm over {found.n_compared} pairs" if found.n_compared > 1 else ""
-    said = f"p{NBSP}{_p_number(found.p_value)}" if found.p_value > 0.5 else wording.p_value(found.p_value)
+    said = (
+        f"p{NBSP}{_p_number(found.p_value)}"
+        if found.p_value > 0.5
+        else wording.p_value(found.p_value)
+    )
     return f"{said}{over}"
 
 
@@ -240,23 +296,39 @@ def _p_number(p: float) -> str:
 
 
 def race_table(found: RunResults) -> Table:
-    """The other methods of a race beside the best one, at the sparsity that the answer names, the closest first."""
-    best, at = wording.method_title(found.best[0].method), wording.sparsity_percent(found.race[0][0].permille)
+    """The other methods of a race beside the best one, at the sparsity that the answer names, the
+    closest first.
+    """
+    best, at = (
+        wording.method_title(found.best[0].method),
+        wording.sparsity_percent(found.race[0][0].permille),
+    )
     rows = []
     for rival, difference in found.race:
         ends = wording.factor_range(difference.low, difference.high)
-        under = "no interval" if isinf(difference.low) else f"{ends} ({level_words(difference.level)})"
+        under = (
+            "no interval" if isinf(difference.low) else f"{ends} ({level_words(difference.level)})"
+        )
         few = difference.n_passages < FEWEST_PASSAGES
         p = difference_p(difference) if few else _p_number(difference.p_value)
-        rows.append([wording.method_title(rival.method), f"{wording.nats_as_factor(difference.value)}\n{under}", p])
+        rows.append(
+            [
+                wording.method_title(rival.method),
+                f"{wording.nats_as_factor(difference.value)}\n{under}",
+                p,
+            ]
+        )
     caption = (
-        f"Word perplexity as a multiple of that of “{best}” at {at}, with its interval; p after Holm over all pairs."
+        f"Word perplexity as a multiple of that of “{best}” at {at}, with its interval; "
+        "p after Holm over all pairs."
     )
     return Table("The methods compared", caption, ["Method", "Perplexity", "p"], rows, stacked=True)
 
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:
-    """How the evaluations ended that were to stop early; empty where none was. records: by their names."""
+    """How the evaluations ended that were to stop early; empty where none was. records: by their
+    names.
+    """
     found, whole = [], []
     early = {name: record.stopping for name, record in records.items() if record.stopping}
     for name, stopping in early.items():
@@ -267,16 +339,25 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
             "difference": "a difference to the dense model is shown",
             "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
         }.get(stopping.decision, "decided by the limits of the search")
-        found.append(f"{name} stopped after {stopping.n_answered:,} of {stopping.n_passages:,} passages: {why}.")
+        found.append(
+            f"{name} stopped after {stopping.n_answered:,} of {stopping.n_passages:,} passages: {why}."
+        )
     if whole:
         of = " and ".join(f"{n:,}" for n in sorted({early[name].n_passages for name in whole}))
         found.append(f"{wording.and_join(whole)} answered all {of} passages.")
-    return " ".join([*found, "Intervals and p-values account for the repeated looks."]) if found else ""
+    return (
+        " ".join([*found, "Intervals and p-values account for the repeated looks."])
+        if found
+        else ""
+    )
 
 
 def _is_unchanged(found: ToleranceVerdict) -> bool:
     """Whether the model gives every answer of the dense one, with its likelihood."""
-    return all(loss.value == 0 for loss in found.losses) and found.perplexity.low == found.perplexity.high
+    return (
+        all(loss.value == 0 for loss in found.losses)
+        and found.perplexity.low == found.perplexity.high
+    )
 
 
 def _interval_words(loss: Loss) -> str:
@@ -303,7 +384,11 @@ def loss_cells(judged: Judged) -> list[Cell]:
     points = loss_interval(accuracy) if accuracy else "not judged"
     return [
         Cell("Times dense", f"{loss_value(lost)}\n{loss_interval(lost) or 'no interval'}"),
-        Cell("Change, points", f"{wording.signed_points(change)}\n{points}", {**values, "change_points": 100 * change}),
+        Cell(
+            "Change, points",
+            f"{wording.signed_points(change)}\n{points}",
+            {**values, "change_points": 100 * change},
+        ),
         Cell("p", wording.p_number(judged.p_value), {"p": judged.p_value}),
         Cell("Broke", f"{compared.broke:,}", {"broke": compared.broke}),
         Cell("Fixed", f"{compared.fixed:,}", {"fixed": compared.fixed}),
@@ -312,7 +397,9 @@ def loss_cells(judged: Judged) -> list[Cell]:
 
 
 def finite_ratio(nats: float) -> float | None:
-    """A loss in nats as a multiple of dense's word perplexity; None where it is no number of JSON."""
+    """A loss in nats as a multiple of dense's word perplexity; None where it is no number of
+    JSON.
+    """
     return exp(nats) if -LARGEST_LOSS < nats < LARGEST_LOSS else None
 
 
@@ -330,45 +417,61 @@ def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
 
 
 def reached_percents(found: RunResults, model: Judged) -> dict[str, float]:
-    """The share of every budget that is gone, for a file: channels_removed_percent and so on; zeros for dense."""
+    """The share of every budget that is gone, for a file: channels_removed_percent and so on; zeros
+    for dense.
+    """
     return {removed_percent_field(budget): 100 * found.removed(model, budget) for budget in BUDGETS}
 
 
 def verdict_sign(found: ToleranceVerdict) -> str:
     """ "✕ beyond by perplexity", or "✕ beyond" where several measures say so."""
-    by = f" by {_name(found.deciding[0])}" if len(found.deciding) == 1 and found.verdict != "undecided" else ""
+    by = (
+        f" by {_name(found.deciding[0])}"
+        if len(found.deciding) == 1 and found.verdict != "undecided"
+        else ""
+    )
     return VERDICT_SIGNS[found.verdict] + by
 
 
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
-    """Every model of the run with what is gone, its accuracy, its change from dense and their intervals.
+    """Every model of the run with what is gone, its accuracy, its change from dense and their
+    intervals.
 
-    Above one that answered fewer passages dense stands once more, on the same. comparisons: the address of each one's
-    comparison with dense, by its key.
+    Above one that answered fewer passages dense stands once more, on the same. comparisons: the
+    address of each one's comparison with dense, by its key.
     """
     addresses, dense = comparisons or {}, found.dense
     total, compared = dense.last_word.total, {dense.last_word.total}
     methods, asked, rows, links = found.run.settings.methods, found.run.settings.axis, [], []
     gone = "removed" if all(method.takes_channels for method in methods) else "removed or zero"
     # Four columns of shares would not fit beside the rest; the file has them.
-    heads = {each: f"{wording.first_upper(title)} {gone}" for each, title in wording.budget_titles(methods).items()}
+    heads = {
+        each: f"{wording.first_upper(title)} {gone}"
+        for each, title in wording.budget_titles(methods).items()
+    }
     shown: tuple[Budget, ...] = ("channels", "weights" if asked == "channels" else asked)
 
     def cells(name: str, judged: Judged, record: Record) -> list[Cell]:
         score, perplexity = record.last_word, record.word_perplexity
-        right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
+        right = (
+            f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
+        )
         low, high = accuracy_interval(record)
         ends = {"accuracy_percent_low": 100 * low, "accuracy_percent_high": 100 * high}
         accuracy = f"{percent(score.accuracy)}\n{wording.interval((low, high))}"
         return [
             Cell("Model", name, {"model": name, **reached_percents(found, judged)}),
             *(
-                Cell(heads[budget], percent(found.removed(judged, budget)) if record.pruned else "0")
+                Cell(
+                    heads[budget], percent(found.removed(judged, budget)) if record.pruned else "0"
+                )
                 for budget in shown
             ),
             Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
             Cell("Accuracy", accuracy, {"accuracy_percent": 100 * score.accuracy, **ends}),
-            Cell("Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}),
+            Cell(
+                "Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}
+            ),
         ]
 
     for judged in found.models:
@@ -376,18 +479,29 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
         if (n := record.last_word.total) not in compared:
             compared.add(n)
             same = {outcome.index for outcome in record.outcomes}
-            on_same = replace(dense, outcomes=tuple(each for each in dense.outcomes if each.index in same))
+            on_same = replace(
+                dense, outcomes=tuple(each for each in dense.outcomes if each.index in same)
+            )
             rows.append(cells(f"dense, same {n:,}", found.models[0], on_same))
             links.append(escape(f"dense, same {n:,}"))
         rows.append([*cells(name, judged, record), *loss_cells(judged)])
         address = addresses.get(record.key, "")
         link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
         links.append(link if address else escape(name))
-    return Table.of_cells("The numbers of this run", _numbers_caption(found), rows, links, wording.file_stem(found.run))
+    return Table.of_cells(
+        "The numbers of this run",
+        _numbers_caption(found),
+        rows,
+        links,
+        wording.file_stem(found.run),
+    )
 
 
 def _numbers_caption(found: RunResults) -> str:
-    n, early = max(found.run.n_compared, len(found.sparse)), any(record.stopping for record in found.sparse)
+    n, early = (
+        max(found.run.n_compared, len(found.sparse)),
+        any(record.stopping for record in found.sparse),
+    )
     looked = " With early stopping, intervals and p are valid at any look." if early else ""
     accuracies = "Dense interval" if early else "Accuracies"
     return (

@@ -1,4 +1,6 @@
-"""Numbers, settings and names in words, the same everywhere. Plain text: escape it before it becomes markup."""
+"""Numbers, settings and names in words, the same everywhere. Plain text: escape it before it
+becomes markup.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,14 +25,20 @@ NO_TEXT = "needs no calibration text"
 EXAMPLE_TITLE = "Example"
 DENSE = "dense"
 MOST_FACTOR, LEAST_FACTOR = 1_000_000, 100
-"""A word perplexity of more times dense's, or of less than dense's divided by so much, is not told more exactly."""
+"""A word perplexity of more times dense's, or of less than dense's divided by so much, is not told
+more exactly.
+"""
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
-_TITLES = {choice.name: choice.title for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)}
+_TITLES = {
+    choice.name: choice.title for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)
+}
 
 
 def reference_title(reference: str) -> str:
-    """The catalog's title of a model or text, a file's or folder's name, or the reference itself."""
+    """The catalog's title of a model or text, a file's or folder's name, or the reference
+    itself.
+    """
     if reference.startswith(("file:", "/", "~")):
         return reference.rstrip("/").rpartition("/")[2].removeprefix("file:")
     if reference.startswith("upload:"):
@@ -106,7 +114,8 @@ def factor_digits(factor: float, digits: int) -> int:
 
 
 def nats_as_factor(nats: float, digits: int = 2) -> str:
-    """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"; of a very large one only that it is.
+    """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"; of a very large one only that
+    it is.
 
     digits: see factor_digits.
     """
@@ -119,7 +128,9 @@ def nats_as_factor(nats: float, digits: int = 2) -> str:
 
 
 def factor_range(low: float, high: float, *, digits: int = 2) -> str:
-    """Two differences of log-likelihoods as factors: "1.72 to 1.75"; one bound where both are beyond a number."""
+    """Two differences of log-likelihoods as factors: "1.72 to 1.75"; one bound where both are
+    beyond a number.
+    """
     ends = [nats_as_factor(nats, digits).removesuffix(" ×") for nats in (low, high)]
     return ends[0] if ends[0] == ends[1] and not ends[0][0].isdigit() else " to ".join(ends)
 
@@ -179,7 +190,9 @@ def factor(value: float) -> str:
 
 
 def limit_factor(ratio: float) -> str:
-    """ "1.10 ×", "1.025 ×": a limit of the perplexity as it was set, below 10 with two decimals at least."""
+    """ "1.10 ×", "1.025 ×": a limit of the perplexity as it was set, below 10 with two decimals at
+    least.
+    """
     whole, _, digits = f"{ratio:,g}".partition(".")
     return f"{whole}.{digits:0<2} ×" if len(whole) == 1 else f"{ratio:,g} ×"
 
@@ -196,7 +209,9 @@ def duration_words(seconds: float) -> str:
 
 
 def time_left(seconds: float) -> str:
-    """ "about 85 s left", "about 4 min left": in steps that do not flicker; never that nothing is left."""
+    """ "about 85 s left", "about 4 min left": in steps that do not flicker; never that nothing is
+    left.
+    """
     if seconds < 2:
         return "almost done"
     if seconds < 100:
@@ -216,7 +231,11 @@ def size(n_bytes: float) -> str:
 
 def weights(count: int) -> str:
     """ "135 million", "6.1 billion"."""
-    return f"{count / 1e9:.1f} billion" if count >= 999.5e6 else f"{max(1, round(count / 1e6))} million"
+    return (
+        f"{count / 1e9:.1f} billion"
+        if count >= 999.5e6
+        else f"{max(1, round(count / 1e6))} million"
+    )
 
 
 def least_memory_words(least: LeastMemory) -> str:
@@ -227,7 +246,9 @@ def least_memory_words(least: LeastMemory) -> str:
 
 def disk_words(takes: RunDisk) -> str:
     """What a run takes in the data folder."""
-    passing = f", and up to {size(takes.passing_bytes)} more while it runs" if takes.passing_bytes else ""
+    passing = (
+        f", and up to {size(takes.passing_bytes)} more while it runs" if takes.passing_bytes else ""
+    )
     return f"about {size(takes.stays_bytes)}{passing}"
 
 
@@ -235,7 +256,11 @@ def streaming_reason(resident_bytes: int | None, there_bytes: int | None) -> str
     """Why the weights of a model are read block by block."""
     if resident_bytes is None:
         return "The weights are streamed block by block."
-    there = f", more than this machine's {size(there_bytes)}" if there_bytes and there_bytes < resident_bytes else ""
+    there = (
+        f", more than this machine's {size(there_bytes)}"
+        if there_bytes and there_bytes < resident_bytes
+        else ""
+    )
     return f"The weights are streamed block by block: in memory they would take {size(resident_bytes)}{there}."
 
 
@@ -257,7 +282,9 @@ def moment(timestamp: float, zone: tzinfo | None = None) -> str:
 def iso_moment(timestamp: float, zone: tzinfo | None = None) -> str | None:
     """ "2026-06-03T14:05:00+02:00", for files; None for a time that is none."""
     try:
-        return datetime.fromtimestamp(timestamp, zone).astimezone(zone).isoformat(timespec="seconds")
+        return (
+            datetime.fromtimestamp(timestamp, zone).astimezone(zone).isoformat(timespec="seconds")
+        )
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -273,8 +300,11 @@ def method_title(settings: MethodSettings) -> str:
     return method_name(replace(settings, width_multiple=MethodSettings().width_multiple))
 
 
-def typed(name: str, method: MethodSettings, permille: int | None = None, again: bool = False) -> str:
-    """ "20 %, Q4_K_M" of what is called "20 %", "dense, Q4_K_M" at 0; unchanged where it is not quantised.
+def typed(
+    name: str, method: MethodSettings, permille: int | None = None, again: bool = False
+) -> str:
+    """ "20 %, Q4_K_M" of what is called "20 %", "dense, Q4_K_M" at 0; unchanged where it is not
+    quantised.
 
     permille: its sparsity; None: of a line. again: it was quantised before pruning.
     """
@@ -287,23 +317,31 @@ def method_titles(settings: RunSettings) -> str:
     names = ", ".join(dict.fromkeys(method_title(each.unquantised) for each in settings.methods))
     if kinds := settings.quantised_to:
         names += f", also quantised to {and_join([kind.upper() for kind in kinds])}"
-    multiples = sorted({each.width_multiple for each in settings.methods if each.uses("width_multiple")})
+    multiples = sorted(
+        {each.width_multiple for each in settings.methods if each.uses("width_multiple")}
+    )
     if multiples in ([], [MethodSettings().width_multiple]):
         return names
     return f"{names}, widths in multiples of {', '.join(map(str, multiples))}"
 
 
 def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
-    """What sparsities of models by these methods are shares of, by the budget: "MLP channels", "file size"."""
+    """What sparsities of models by these methods are shares of, by the budget: "MLP channels",
+    "file size".
+    """
     methods = list(methods)
     kinds = {method.takes_channels for method in methods}
     if methods and all(method.takes_layers for method in methods):
         return BUDGET_TITLES | {"channels": "layers"}
-    return BUDGET_TITLES | ({} if kinds <= {True} else {"channels": "MLP weights" if kinds == {False} else "MLP"})
+    return BUDGET_TITLES | (
+        {} if kinds <= {True} else {"channels": "MLP weights" if kinds == {False} else "MLP"}
+    )
 
 
 def measured_sparsity(made: Pruned) -> str:
-    """ "measured 29.2 % of the MLP channels, 22.0 % of the blocks' weights, …": what is gone, of every budget."""
+    """ "measured 29.2 % of the MLP channels, 22.0 % of the blocks' weights, …": what is gone, of
+    every budget.
+    """
     titles = budget_titles([made.method])
     if not made.reached.kv_cache:
         # Only whole layers take of it.
@@ -312,7 +350,9 @@ def measured_sparsity(made: Pruned) -> str:
 
 
 def healing_words(done: Healed) -> str:
-    """What healing did: "24 steps on calibration text; KL divergence from dense on 1,920 held-out tokens ..."."""
+    """What healing did: "24 steps on calibration text; KL divergence from dense on 1,920 held-out
+    tokens ...".
+    """
     steps = f"{quantity(done.steps, 'step')} on calibration text"
     text = f"KL divergence from dense on {done.n_tokens:,} held-out tokens"
     if not done.kept_step:
@@ -350,7 +390,9 @@ def sparsity_words(permille: int, method: MethodSettings) -> str:
 
 
 def sparsity_steps(settings: RunSettings) -> str:
-    """ "10, 20 %", or "10, 20 % of the file size" where the budget of a run is not the usual one."""
+    """ "10, 20 %", or "10, 20 % of the file size" where the budget of a run is not the usual
+    one.
+    """
     return sparsity_percents(sorted(settings.made_permille)) + of_budget(settings.budget)
 
 
@@ -363,21 +405,31 @@ def run_title(settings: RunSettings | FindSettings) -> str:
     """The subject of a run, model and sparsities, or of a search."""
     if isinstance(settings, FindSettings):
         budget = of_budget(settings.method.budget)
-        return f"How much of {reference_title(settings.model)} can go{budget and f': share{budget}'}"
+        return (
+            f"How much of {reference_title(settings.model)} can go{budget and f': share{budget}'}"
+        )
     return f"{reference_title(settings.model)} at {sparsity_steps(settings)}"
 
 
 def stored_run_title(run: Run, name: str = "") -> str:
-    """What a stored run is about, whether it was one of given sparsities or a search; after its name, if it has one."""
+    """What a stored run is about, whether it was one of given sparsities or a search; after its
+    name, if it has one.
+    """
     about = run_title(run.find or run.settings)
     return f"{name}: {about}" if name else about
 
 
 def file_stem(run: Run) -> str:
-    """What names of a run's files begin with, "smollm2-135m-10-20-3fa9c1d2": model, sparsities, key. Still foreign."""
+    """What names of a run's files begin with, "smollm2-135m-10-20-3fa9c1d2": model, sparsities,
+    key. Still foreign.
+    """
     model = run.settings.model.rstrip("/").rpartition("/")[2].rpartition(":")[2][:40]
     made = sorted(run.settings.made_permille)
-    steps = [f"{made[0] / 10:g}", "to", f"{made[-1] / 10:g}"] if len(made) > 3 else [f"{each / 10:g}" for each in made]
+    steps = (
+        [f"{made[0] / 10:g}", "to", f"{made[-1] / 10:g}"]
+        if len(made) > 3
+        else [f"{each / 10:g}" for each in made]
+    )
     return "-".join([model, *(["search"] if run.find else steps), run.key[:8]])
 
 
@@ -394,12 +446,16 @@ _MOST_DATA_SETS, _SHORT = 2, 7
 
 
 def revision_words(run: Run) -> str:
-    """The revisions of what a run read from the hub, as "revision 0123abc, data set a/b 4567def"; or nothing."""
+    """The revisions of what a run read from the hub, as "revision 0123abc, data set a/b 4567def";
+    or nothing.
+    """
     words = []
     if commit := commit_of(run.model_identity):
         words.append(f"revision {commit[:_SHORT]}")
     data_sets = [
-        (name.removeprefix(DATA_SET), commit) for name, commit in run.settings.revisions if name.startswith(DATA_SET)
+        (name.removeprefix(DATA_SET), commit)
+        for name, commit in run.settings.revisions
+        if name.startswith(DATA_SET)
     ]
     words += [f"data set {name} {commit[:_SHORT]}" for name, commit in data_sets[:_MOST_DATA_SETS]]
     more = len(data_sets) - _MOST_DATA_SETS
@@ -409,7 +465,9 @@ def revision_words(run: Run) -> str:
 
 
 def newer_words(newer: Mapping[str, str]) -> str:
-    """That the hub has newer revisions of what a run read; nothing where it has none. newer: commits by name."""
+    """That the hub has newer revisions of what a run read; nothing where it has none. newer:
+    commits by name.
+    """
     if not newer:
         return ""
     names = and_join([name.removeprefix(DATA_SET) for name in newer])
@@ -455,7 +513,9 @@ def run_details(settings: RunSettings | FindSettings) -> str:
 
 
 def example_words(run: Run | None, brief: bool = False) -> str:
-    """Where and when the run was made, if it is the example; nothing of a run that was made here."""
+    """Where and when the run was made, if it is the example; nothing of a run that was made
+    here.
+    """
     if run is None or not run.made_on:
         return ""
     said = f"{EXAMPLE_TITLE}: this run ships with SparseDash and was not computed here."
@@ -465,14 +525,18 @@ def example_words(run: Run | None, brief: bool = False) -> str:
 def example_origin(run: Run) -> str:
     """Where, when and with what the example was made."""
     made, known = datetime.fromtimestamp(run.finished_at or run.started_at, UTC), run.versions
-    by = ", ".join(f"{name} {known.get(name, '?')}" for name in ("sparsedash", "torch", "transformers"))
+    by = ", ".join(
+        f"{name} {known.get(name, '?')}" for name in ("sparsedash", "torch", "transformers")
+    )
     return f"Computed on {made.day} {made:%B %Y} on another machine ({run.made_on}), with {by}."
 
 
 def record_names(run: Run, named: bool = False) -> dict[str, str]:
-    """The names of a run's records by their keys, dense first: "dense", "20 %", or "magnitude 20 %" of named methods.
+    """The names of a run's records by their keys, dense first: "dense", "20 %", or "magnitude 20 %"
+    of named methods.
 
-    Sparse ones come method by method, after dense quantised: "dense, Q4_K_M". named: with their methods in any case.
+    Sparse ones come method by method, after dense quantised: "dense, Q4_K_M". named: with their
+    methods in any case.
     """
     named, names = named or run.settings.names_methods, {run.dense: DENSE}
     for key, (method, at) in zip(run.sparse, run.settings.points, strict=False):
@@ -481,17 +545,26 @@ def record_names(run: Run, named: bool = False) -> dict[str, str]:
 
 
 def point_name(method: MethodSettings, permille: int, named: bool, again: bool = False) -> str:
-    """ "20 %", or "magnitude 20 %" where the method is named; "20 %, Q8_0" where it is quantised. again: see typed."""
+    """ "20 %", or "magnitude 20 %" where the method is named; "20 %, Q8_0" where it is quantised.
+    again: see typed.
+    """
     name = f"{f'{method_title(method.unquantised)} ' if named else ''}{permille / 10:g} %"
     return typed(name, method, permille, again)
 
 
-def model_words(method: MethodSettings, permille: int, named: bool = True, made: Pruned | None = None) -> str:
-    """ "20 % of the MLP channels removed", or "magnitude, 20 % of the MLP channels removed" where it is named.
+def model_words(
+    method: MethodSettings, permille: int, named: bool = True, made: Pruned | None = None
+) -> str:
+    """ "20 % of the MLP channels removed", or "magnitude, 20 % of the MLP channels removed" where
+    it is named.
 
-    made: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were rounded.
+    made: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were
+    rounded.
     """
-    name, share = f"{method_title(method.unquantised)}, " if named else "", sparsity_percent(permille)
+    name, share = (
+        f"{method_title(method.unquantised)}, " if named else "",
+        sparsity_percent(permille),
+    )
     # Of a quantised file's bytes most are gone by its type.
     told = method.takes_channels and not (method.quantise and method.budget == "bytes")
     reached = percent(made.reached[method.budget]) if made and told else ""

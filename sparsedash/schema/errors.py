@@ -1,7 +1,9 @@
-"""Every error a user can meet, and redaction of secrets in all text that is shown, stored or logged.
+"""Every error a user can meet, and redaction of secrets in all text that is shown, stored or
+logged.
 
-A message says what was wrong and what is allowed; `advice` says what to do next. A hub may repeat the token that it was
-sent, and its client puts that into errors: so every error, and all output of a worker or shell command, is redacted.
+A message says what was wrong and what is allowed; `advice` says what to do next. A hub may repeat
+the token that it was sent, and its client puts that into errors: so every error, and all output of
+a worker or shell command, is redacted.
 """
 
 import os
@@ -21,9 +23,13 @@ _SHAPES = (
     re.compile(r"()\bhf_[A-Za-z0-9]{30,}"),
     re.compile(r"(://)[^\s/@]{1,500}(?=@)"),
     re.compile(r"(\b(?:bearer|basic) )[\w.~+/=-]{12,}", re.IGNORECASE),
-    re.compile(r"([?&](?:[a-z_-]{0,40}token|[a-z_-]{0,40}signature|sig|api_?key)=)[^&\s'\"<>]+", re.IGNORECASE),
+    re.compile(
+        r"([?&](?:[a-z_-]{0,40}token|[a-z_-]{0,40}signature|sig|api_?key)=)[^&\s'\"<>]+",
+        re.IGNORECASE,
+    ),
 )
-"""Secrets outside of variables: the hub's tokens, `user:password@` and `?token=` in an address, a header.
+"""Secrets outside of variables: the hub's tokens, `user:password@` and `?token=` in an address, a
+header.
 
 The group before the secret is kept.
 """
@@ -31,7 +37,11 @@ The group before the secret is kept.
 
 def redacted(text: str) -> str:
     """The text with [hidden] for secrets: by their shape, and those of the environment."""
-    values = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST}
+    values = {
+        value
+        for name, value in os.environ.items()
+        if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST
+    }
     # The longest first: one may be the beginning of another.
     for secret in sorted(values, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
@@ -55,7 +65,8 @@ def redact_output() -> None:
         streams = [stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr)]  # noqa: SIM115
         for stream in streams:
             if isinstance(stream, TextIOWrapper):
-                # A terminal of another encoding shows question marks, rather than the end of the program.
+                # A terminal of another encoding shows question marks, rather than the end of the
+                # program.
                 stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
         sys.stdout, sys.stderr = map(_RedactedStream, streams)
 
@@ -79,7 +90,9 @@ class _RedactedStream:
 
 
 def encodable(text: str) -> str:
-    """The text with a question mark for every half of a surrogate pair, which UTF-8 and SQLite refuse."""
+    """The text with a question mark for every half of a surrogate pair, which UTF-8 and SQLite
+    refuse.
+    """
     return text.encode("utf-8", "replace").decode()
 
 
@@ -105,12 +118,20 @@ class SettingsError(SparseDashError):
     """
 
     def __init__(
-        self, field: str, value: object = None, allowed: str = "", advice: str = "", *, said: str = ""
+        self,
+        field: str,
+        value: object = None,
+        allowed: str = "",
+        advice: str = "",
+        *,
+        said: str = "",
     ) -> None:
         shown = repr(value)
         if len(shown) > _SHOWN:
             shown = f"{shown[:_SHOWN]}…"
-        super().__init__(said or f"{field[:1].upper()}{field[1:]} must be {allowed}, not {shown}.", advice)
+        super().__init__(
+            said or f"{field[:1].upper()}{field[1:]} must be {allowed}, not {shown}.", advice
+        )
         self.field = field
 
 
@@ -146,7 +167,9 @@ class Cancelled(SparseDashError):  # noqa: N818 - a request to stop is no error
     """The work was asked to stop; nothing half-done was kept."""
 
     def __init__(self) -> None:
-        super().__init__("Stopped on request.", "What was finished before is kept; start again to go on.")
+        super().__init__(
+            "Stopped on request.", "What was finished before is kept; start again to go on."
+        )
 
 
 def first_line(error: BaseException) -> str:
@@ -154,7 +177,9 @@ def first_line(error: BaseException) -> str:
     said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     first, *rest = said.splitlines()
     # Some say where in the first line and what in the second.
-    return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300].rstrip(".")
+    return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300].rstrip(
+        "."
+    )
 
 
 def install_command(what: str) -> str:

@@ -12,8 +12,8 @@ from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.plain_values import require_reference, stage_key
 
 Form = Literal["uniform", "padded", "masked", "gguf"]
-"""uniform: one narrower width. padded: widths of each block, filled up with zeros to one. masked: the dense shape with
-zeros. gguf: a file for llama.cpp.
+"""uniform: one narrower width. padded: widths of each block, filled up with zeros to one. masked:
+the dense shape with zeros. gguf: a file for llama.cpp.
 """
 
 Weights = Literal["float32", "bfloat16", "float16", Quantisation]
@@ -38,9 +38,12 @@ def possible_weights(form: Form) -> tuple[Weights, ...]:
 class ExportSettings:
     """A request for the files of a sparse model. dense, sparse: record keys.
 
-    run: the key of their run, which has the model's name: runs of equal models under other names share records.
-    shard_mb: the largest file of weights, in millions of bytes. to: the new folder; empty: one of the data folder.
-    dense_gguf: a GGUF file of the dense model with full weights, for the form gguf of a model that is none. ratio,
+    run: the key of their run, which has the model's name: runs of equal models under other names
+    share records.
+    shard_mb: the largest file of weights, in millions of bytes. to: the new folder; empty: one of
+    the data folder.
+    dense_gguf: a GGUF file of the dense model with full weights, for the form gguf of a model that
+    is none. ratio,
     points, task_points: the tolerance by which the card judges, the last one of single tasks.
     """
 
@@ -68,7 +71,9 @@ class ExportSettings:
         check_settings(self, FindSettings)
         if self.weights not in possible_weights(self.form):
             raise SettingsError(
-                "weights", self.weights, f"one of {', '.join(possible_weights(self.form))} as {self.form}"
+                "weights",
+                self.weights,
+                f"one of {', '.join(possible_weights(self.form))} as {self.form}",
             )
         for name, value in (("to", self.to), ("dense GGUF", self.dense_gguf)):
             if value:
@@ -76,13 +81,19 @@ class ExportSettings:
 
     @property
     def base_weights(self) -> Weights:
-        """The type in which the dense model is measured beside the files: theirs, of those of less than 8 bits 16."""
+        """The type in which the dense model is measured beside the files: theirs, of those of less
+        than 8 bits 16.
+        """
         return self.weights if self.weights in (*_OF_SAFETENSORS, "q8_0") else "float16"
 
     def key(self) -> str:
-        """The name of this request and of its result: the same files have one, by whatever limits a card judges."""
+        """The name of this request and of its result: the same files have one, by whatever limits a
+        card judges.
+        """
         limits = ("ratio", "points", "task_points")
-        return stage_key("export", **{name: value for name, value in asdict(self).items() if name not in limits})
+        return stage_key(
+            "export", **{name: value for name, value in asdict(self).items() if name not in limits}
+        )
 
     def folder(self, data_dir: Path, model: str, method: str, sparsity: str) -> Path:
         """The new folder; inside the data folder it has a readable name.
@@ -98,14 +109,18 @@ class ExportSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
-    """Reload proof: a fresh process loaded the files with stock code, compared with the model meant.
+    """Reload proof: a fresh process loaded the files with stock code, compared with the model
+    meant.
 
-    The model meant is the run's sparse one, with its weights rounded as in the files. Both compute in float32.
+    The model meant is the run's sparse one, with its weights rounded as in the files. Both compute
+    in float32.
     version: of the runtime.
-    n_logits: passages whose logits were compared. logit_difference: the largest absolute one; logit_allowed: the
-    largest that is no fault. n_verdicts: passages that were answered. n_meant: answered right or wrong as the model
-    meant answers them. n_run: as the run's record says. n_allowed: verdicts that may differ from the model meant.
-    strict: the run computed in float32 as well and its weights are not rounded: every verdict must be the run's too.
+    n_logits: passages whose logits were compared. logit_difference: the largest absolute one;
+    logit_allowed: the largest that is no fault. n_verdicts: passages that were answered. n_meant:
+    answered right or wrong as the model meant answers them. n_run: as the run's record says.
+    n_allowed: verdicts that may differ from the model meant.
+    strict: the run computed in float32 as well and its weights are not rounded: every verdict must
+    be the run's too.
     """
 
     runtime: Runtime
@@ -132,9 +147,10 @@ class Proof:
 class Export:
     """An exported sparse model, stored once its proof holds.
 
-    layout: of the blocks' widths in the files, in words. model, model_identity: the base. n_bytes: of all files;
-    base_bytes: of the dense model's weights in the settings' base_weights. files: sha256 by name. dense_gguf_hash: of
-    the settings' file.
+    layout: of the blocks' widths in the files, in words. model, model_identity: the base. n_bytes:
+    of all files;
+    base_bytes: of the dense model's weights in the settings' base_weights. files: sha256 by name.
+    dense_gguf_hash: of the settings' file.
     """
 
     key: str

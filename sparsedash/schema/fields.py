@@ -1,7 +1,8 @@
-"""Declares settings: `settings` and `method_settings` hold each one's default, limits, label, help, flag, address key.
+"""Declares settings: `settings` and `method_settings` hold each one's default, limits, label, help,
+flag, address key.
 
-From these rows are made the fields of the form (`ui.form_fields`), its address (`ui.form_address`), the flags of the
-commands (`shell.flags`) and the checks of values.
+From these rows are made the fields of the form (`ui.form_fields`), its address (`ui.form_address`),
+the flags of the commands (`shell.flags`) and the checks of values.
 """
 
 from collections.abc import Mapping
@@ -38,10 +39,11 @@ _KINDS: dict[object, Kind] = {
 class FieldRow:
     """One setting, in plain values.
 
-    title: in errors, else the name. options: of a choice. low, high: limits, both allowed; above: a lower limit that is
-    not, for values that only the field of the form does not go down to. label, help: of the field. empty: what the
-    field shows without a value. key: in the address of the page, else the name. flag: of the commands, with its own
-    help where that is not the field's. starts: other values to begin with than the default, by `form` or the command.
+    title: in errors, else the name. options: of a choice. low, high: limits, both allowed; above: a
+    lower limit that is not, for values that only the field of the form does not go down to. label,
+    help: of the field. empty: what the field shows without a value. key: in the address of the
+    page, else the name. flag: of the commands, with its own help where that is not the field's.
+    starts: other values to begin with than the default, by `form` or the command.
     """
 
     name: str
@@ -81,8 +83,16 @@ class FieldRow:
                 require_whole(self.title, value, int(self.low), int(self.high))
             case "number":
                 lowest = self.low if self.above is None else self.above
-                if type(value) not in (int, float) or not lowest <= value <= self.high or value == self.above:
-                    start = f"from {lowest:g} to" if self.above is None else f"more than {lowest:g}, at most"
+                if (
+                    type(value) not in (int, float)
+                    or not lowest <= value <= self.high
+                    or value == self.above
+                ):
+                    start = (
+                        f"from {lowest:g} to"
+                        if self.above is None
+                        else f"more than {lowest:g}, at most"
+                    )
                     raise SettingsError(self.title, value, f"{start} {self.high:g}")
 
     def _check_lines(self, lines: tuple[str, ...]) -> None:
@@ -113,15 +123,24 @@ def field_rows(settings: "type[DataclassInstance]") -> Mapping[str, FieldRow]:
         if "row" in each.metadata:
             kind = _KINDS.get(hints[each.name], "choice")
             options = get_args(hints[each.name]) if kind == "choice" else ()
-            given = {"name": each.name, "title": each.name.replace("_", " "), "key": each.name, **each.metadata["row"]}
+            given = {
+                "name": each.name,
+                "title": each.name.replace("_", " "),
+                "key": each.name,
+                **each.metadata["row"],
+            }
             rows[each.name] = FieldRow(kind=kind, default=each.default, options=options, **given)
     return MappingProxyType(rows)
 
 
-def check_settings(settings: "DataclassInstance", declared_in: "type[DataclassInstance] | None" = None) -> None:
-    """Check every setting that has a row, here or in the class where it is declared. Raises SettingsError.
+def check_settings(
+    settings: "DataclassInstance", declared_in: "type[DataclassInstance] | None" = None
+) -> None:
+    """Check every setting that has a row, here or in the class where it is declared. Raises
+    SettingsError.
 
-    Whole numbers become floats where any number is allowed: 1 and 1.0 are equal settings and have one key.
+    Whole numbers become floats where any number is allowed: 1 and 1.0 are equal settings and have
+    one key.
     """
     for name, row in field_rows(declared_in or type(settings)).items():
         value = getattr(settings, name)

@@ -19,14 +19,17 @@ from sparsedash.schema.settings import (
 )
 
 PLANNED = (450, 225, 113, 57, 28, 14)
-"""Sparsities (per mille) of a search in which every trial fails, for estimates: the real ones are known on the way."""
+"""Sparsities (per mille) of a search in which every trial fails, for estimates: the real ones are
+known on the way.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: a model answers at most its passages, and its tasks where these are within. residency, prompts,
+    evaluation: a model answers at most its passages, and its tasks where these are within.
+    residency, prompts,
     revisions: see RunSettings.
     """
 
@@ -63,9 +66,13 @@ class FindSettings:
     def __post_init__(self) -> None:
         self.run((100,))
         if self.method.pattern in FIXED_PERMILLE:
-            raise SettingsError("method", self.method.pattern, "a pattern that does not decide the sparsity itself")
+            raise SettingsError(
+                "method", self.method.pattern, "a pattern that does not decide the sparsity itself"
+            )
         if self.evaluation.stop_early:
-            raise SettingsError("stop early", True, "false (a search always stops at a decided verdict)")
+            raise SettingsError(
+                "stop early", True, "false (a search always stops at a decided verdict)"
+            )
         check_settings(self)
 
     def healed(self, n_steps: int) -> "FindSettings":
@@ -79,7 +86,15 @@ class FindSettings:
 
     def run(self, permilles: tuple[int, ...]) -> RunSettings:
         """The run with these sparsities (per mille) as its trials. Raises SettingsError."""
-        shared = ("model", "dtype", "calibration", "evaluation", "residency", "prompts", "revisions")
+        shared = (
+            "model",
+            "dtype",
+            "calibration",
+            "evaluation",
+            "residency",
+            "prompts",
+            "revisions",
+        )
         values: dict[str, Any] = {name: getattr(self, name) for name in shared}
         return RunSettings(methods=(self.method,), sparsities_permille=permilles, **values)
 
@@ -90,7 +105,11 @@ class FindSettings:
 
 def run_or_find_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | FindSettings:
     """Settings of a job that makes a run, from their plain form. Raises SettingsError."""
-    return settings_from_plain(FindSettings, plain) if kind == "find" else settings_from_plain(RunSettings, plain)
+    return (
+        settings_from_plain(FindSettings, plain)
+        if kind == "find"
+        else settings_from_plain(RunSettings, plain)
+    )
 
 
 def planned_run(settings: RunSettings | FindSettings) -> RunSettings:
@@ -103,7 +122,8 @@ TrialVerdict = Literal["within", "beyond", "undecided"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One sparsity that was tried. record: the key of its answers. n_passages: answered before the verdict on them.
+    """One sparsity that was tried. record: the key of its answers. n_passages: answered before the
+    verdict on them.
 
     verdict: on the passages and the tasks.
     """
@@ -118,9 +138,10 @@ class Trial:
 class FindResult:
     """Result of a search so far, stored under the key of its run after every trial.
 
-    ratio, points: the tolerance. n_passages: the most that a trial answers. steps: possible sparsities (per mille),
-    ascending. trials: in the order they were made. answer: the largest step that is within while the next is not; None
-    if not even the first is, or while the search goes on.
+    ratio, points: the tolerance. n_passages: the most that a trial answers. steps: possible
+    sparsities (per mille), ascending. trials: in the order they were made. answer: the largest step
+    that is within while the next is not; None if not even the first is, or while the search goes
+    on.
     """
 
     key: str
@@ -135,7 +156,9 @@ class FindResult:
     def __post_init__(self) -> None:
         check_settings(self, FindSettings)
         tried = [trial.permille for trial in self.trials]
-        if not self.steps or not {*tried, *([] if self.answer is None else [self.answer])} <= set(self.steps):
+        if not self.steps or not {*tried, *([] if self.answer is None else [self.answer])} <= set(
+            self.steps
+        ):
             raise StoreError("Its trials do not belong to its steps.")
 
     @property

@@ -10,7 +10,15 @@ from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 Pattern = Literal["channelx1", "layer", "1x1", "2:4", "4:8"]
 Scope = Literal["mlp", "decoder"]
 Saliency = Literal[
-    "activation-aware", "magnitude", "wifv", "obs", "fisher", "random", "divergence", "perplexity", "block-influence"
+    "activation-aware",
+    "magnitude",
+    "wifv",
+    "obs",
+    "fisher",
+    "random",
+    "divergence",
+    "perplexity",
+    "block-influence",
 ]
 Compensation = Literal["none", "bias", "least-squares", "sequential"]
 Allocation = Literal["uniform", "global", "standardised", "curves"]
@@ -19,8 +27,8 @@ Budget = Literal["channels", "weights", "bytes", "macs", "kv-cache"]
 """What a sparsity is a share of: catalog.budgets says what is counted."""
 
 Quantisation = Literal["q8_0", "q6_k", "q4_k_m", "q4_0"]
-"""Types of llama.cpp's quantiser: bits of a weight; q6_k and q4_k_m take rows that are multiples of 256, others fall
-back to another type.
+"""Types of llama.cpp's quantiser: bits of a weight; q6_k and q4_k_m take rows that are multiples of
+256, others fall back to another type.
 """
 
 ROW_MULTIPLE: dict[str, int] = {"q6_k": 256, "q4_k_m": 256}
@@ -63,10 +71,11 @@ def allowed_choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
 class MethodSettings:
     """The four choices that make a pruning method, with their few parameters.
 
-    scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher saliency. curve_levels:
-    only for allocation by curves. damping: the order of an elimination has one of its own. budget, heal_steps,
-    quantise: only where channels or layers are removed: what sparsities are a share of; steps of healing; the type that
-    all weights are rounded to in the end, or empty.
+    scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher
+    saliency. curve_levels: only for allocation by curves. damping: the order of an elimination has
+    one of its own. budget, heal_steps,
+    quantise: only where channels or layers are removed: what sparsities are a share of; steps of
+    healing; the type that all weights are rounded to in the end, or empty.
     """
 
     saliency: Saliency = setting(
@@ -134,7 +143,9 @@ class MethodSettings:
         help="Draws other channels or weights.",
     )
     scope: Scope = setting(
-        "mlp", label="Scope: which projections", help="Projections of the MLPs, or all of the decoder blocks."
+        "mlp",
+        label="Scope: which projections",
+        help="Projections of the MLPs, or all of the decoder blocks.",
     )
     rounds: int = setting(
         1,
@@ -143,7 +154,9 @@ class MethodSettings:
         label="Rounds: each on a part of the text",
         help="After each part of the text the channels chosen so far are masked. 1: one pass, by the dense model.",
     )
-    schedule: Schedule = setting("exponential", label="Schedule of the rounds", help="Sparsity after each round.")
+    schedule: Schedule = setting(
+        "exponential", label="Schedule of the rounds", help="Sparsity after each round."
+    )
     curve_levels: int = setting(
         4,
         low=2,
@@ -192,9 +205,12 @@ class MethodSettings:
         if self.quantise and not self.takes_channels:
             raise SettingsError("quantise", self.quantise, f"nothing with pattern {self.pattern}")
         if self.quantise not in ("", *get_args(Quantisation)):
-            raise SettingsError("quantise", self.quantise, f"one of {', '.join(get_args(Quantisation))}")
+            raise SettingsError(
+                "quantise", self.quantise, f"one of {', '.join(get_args(Quantisation))}"
+            )
         if self.rounds == 1:
-            # One round has no schedule: whatever is asked for, it is the same method under the same name.
+            # One round has no schedule: whatever is asked for, it is the same method under the same
+            # name.
             object.__setattr__(self, "schedule", "exponential")
 
     def uses(self, parameter: str) -> bool:
@@ -203,12 +219,17 @@ class MethodSettings:
             return bool(self.quantise)
         if self.heal_steps and parameter == "mix":
             return True
-        choices = {name: getattr(self, name) for name in ("pattern", "saliency", "compensation", "allocation")}
+        choices = {
+            name: getattr(self, name)
+            for name in ("pattern", "saliency", "compensation", "allocation")
+        }
         return uses_parameter(parameter, **choices)
 
     @property
     def takes_channels(self) -> bool:
-        """Whether channels are removed, alone or with their whole layers; else single weights are set to zero."""
+        """Whether channels are removed, alone or with their whole layers; else single weights are
+        set to zero.
+        """
         return self.pattern == "channelx1" or self.takes_layers
 
     @property
@@ -248,8 +269,8 @@ class MethodSettings:
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether the dense model's activations on the calibration text are collected: for the result, or for the
-        errors of its layers.
+        """Whether the dense model's activations on the calibration text are collected: for the
+        result, or for the errors of its layers.
         """
         # Healing reads the text without them.
         reads = self.unhealed.reads_text
@@ -257,7 +278,9 @@ class MethodSettings:
 
     @property
     def eliminates(self) -> bool:
-        """Whether what goes is chosen step by step, after the rest has compensated what went before."""
+        """Whether what goes is chosen step by step, after the rest has compensated what went
+        before.
+        """
         return self.saliency == "obs"
 
     @property
@@ -274,7 +297,9 @@ class MethodSettings:
 
     @property
     def looks_back(self) -> bool:
-        """Whether a pruned block depends on more than the first pass of the calibration text up to it."""
+        """Whether a pruned block depends on more than the first pass of the calibration text up to
+        it.
+        """
         later = self.in_sequence or self.heal_steps or self.quantise or self.takes_layers
         return bool(later) or self.by_gradient or not self.per_block
 
@@ -284,7 +309,9 @@ class MethodSettings:
         return replace(self, heal_steps=0)
 
     def healed(self, n_steps: int) -> "MethodSettings":
-        """The method healed for so many steps. Raises SettingsError where it takes single weights."""
+        """The method healed for so many steps. Raises SettingsError where it takes single
+        weights.
+        """
         return replace(self, heal_steps=n_steps)
 
     @property
@@ -293,7 +320,9 @@ class MethodSettings:
         return replace(self, quantise="")
 
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
-        """The sparsities (per mille) of this method in a sweep: those asked for, or its pattern's own."""
+        """The sparsities (per mille) of this method in a sweep: those asked for, or its pattern's
+        own.
+        """
         fixed = FIXED_PERMILLE.get(self.pattern)
         return asked if fixed is None else (fixed,)
 
@@ -304,7 +333,8 @@ def quantised_dense(kind: Quantisation) -> MethodSettings:
 
 
 def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[MethodSettings, ...]:
-    """The methods with this budget; those beside them that set single weights to zero keep their own.
+    """The methods with this budget; those beside them that set single weights to zero keep their
+    own.
 
     Raises SettingsError where none of them removes channels, and the budget is another.
     """
@@ -312,7 +342,9 @@ def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[Meth
     return tuple(replace(m, budget=budget) if m.takes_channels or not some else m for m in methods)
 
 
-def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:
+def uses_parameter(
+    parameter: str, *, pattern: str, saliency: str, compensation: str, allocation: str
+) -> bool:
     """Whether a method of these four choices uses its parameter of this name."""
     # A compensation that is not named here counts as damped, so that its damping is in the keys.
     damped, measured = compensation not in ("none", "bias"), allocation == "curves"

@@ -1,4 +1,6 @@
-"""Two models side by side: requests (continuation, divergence, timing) and results; what users keep."""
+"""Two models side by side: requests (continuation, divergence, timing) and results; what users
+keep.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,14 +23,17 @@ _RECORD_FIELDS = ("left", "right", "dense", "sparse", "others")
 def records_read(request: Mapping[str, Any]) -> frozenset[str]:
     """Keys of all records that a job of any kind reads. request: its settings in plain form."""
     named = [request.get(field) or () for field in _RECORD_FIELDS]
-    return frozenset(str(key) for each in named for key in ([each] if isinstance(each, str) else each))
+    return frozenset(
+        str(key) for each in named for key in ([each] if isinstance(each, str) else each)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuationSettings:
     """A request for continuations of a prompt. left, right, others: record keys.
 
-    temperature_percent: 0: each model's first choice; 100: drawn from its distribution. seed: the same for all.
+    temperature_percent: 0: each model's first choice; 100: drawn from its distribution. seed: the
+    same for all.
     """
 
     left: str
@@ -50,13 +55,17 @@ class ContinuationSettings:
         return stage_key("continuation", **values)
 
     def by_one(self, record: str) -> "ContinuationSettings":
-        """The same of one model alone, which stands on both sides: so runs keep what each of their models writes."""
+        """The same of one model alone, which stands on both sides: so runs keep what each of their
+        models writes.
+        """
         return replace(self, left=record, right=record, others=())
 
 
 @dataclass(frozen=True, kw_only=True)
 class DivergenceSettings:
-    """A request for the divergence of two models at every token of a text. left, right: record keys."""
+    """A request for the divergence of two models at every token of a text. left, right: record
+    keys.
+    """
 
     left: str
     right: str
@@ -77,9 +86,10 @@ Runtime = Literal["torch", "llama.cpp"]
 class TimingSettings:
     """A request for the speed of a sparse model next to dense. dense, sparse: record keys.
 
-    dtype: of the weights; None: as in the records. n_threads: None: torch's default. n_prompt: tokens read before
-    decoding. n_decode: tokens decoded in one sample. batches: passages at once, timed one by one, each until its
-    interval is within so many per mille of the ratio, or for `most_s` seconds. seed: of the tokens and of the order.
+    dtype: of the weights; None: as in the records. n_threads: None: torch's default. n_prompt:
+    tokens read before decoding. n_decode: tokens decoded in one sample. batches: passages at once,
+    timed one by one, each until its interval is within so many per mille of the ratio, or for
+    `most_s` seconds. seed: of the tokens and of the order.
     runtime: torch, or llama.cpp with the models' GGUF files, dense's in 16 bits.
     """
 
@@ -124,7 +134,8 @@ class TimingSettings:
         if self.runtime == "torch":
             del asked["runtime"]
         else:
-            # The second version of their ceilings: what removed layers free, and how wide a file's MLPs are.
+            # The second version of their ceilings: what removed layers free, and how wide a file's
+            # MLPs are.
             asked["ceilings"] = 2
         return stage_key("timing", **asked)
 
@@ -133,7 +144,8 @@ class TimingSettings:
 class Continuation:
     """Continuations of one prompt, without the prompt. stopped: cancelled before the end.
 
-    others: of the other models, in their order. n_unread: tokens of the prompt's beginning beyond a model's context.
+    others: of the other models, in their order. n_unread: tokens of the prompt's beginning beyond a
+    model's context.
     """
 
     key: str
@@ -173,7 +185,9 @@ class Divergence:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """A user's prompts for one pair of records, newest first. owner: empty without a login; likewise below."""
+    """A user's prompts for one pair of records, newest first. owner: empty without a login;
+    likewise below.
+    """
 
     key: str
     asked: tuple[ContinuationSettings, ...]
@@ -235,9 +249,9 @@ Phase = Literal["prefill", "decode", "load"]
 class TimedPhase:
     """Both models at the same work, in turn.
 
-    batch: passages at once. dense_s, sparse_s: seconds of every round, in the order they were timed. dense_first:
-    whether the dense model began that round. ceiling: the speed-up if nothing but multiply-adds (prefill) or bytes
-    (decode, load) took time.
+    batch: passages at once. dense_s, sparse_s: seconds of every round, in the order they were
+    timed. dense_first: whether the dense model began that round. ceiling: the speed-up if nothing
+    but multiply-adds (prefill) or bytes (decode, load) took time.
     """
 
     phase: Phase
@@ -253,11 +267,12 @@ class TimedPhase:
 class Timing:
     """How fast a sparse model is beside its dense one, on one machine.
 
-    dense, sparse: record keys. machine: its processor or GPU. n_prompt, n_decode: tokens read, and written in one
-    sample. dense_bytes, sparse_bytes: of all weights, as a file holds them. precise: whether every interval became as
-    narrow as was asked for. versions: as in Run. dense_resident, sparse_resident: bytes of memory that each model's
-    weights took when they were read into it; 0 where that was not measured. weights: of llama.cpp the type of the file
-    beside dense's F16; else empty.
+    dense, sparse: record keys. machine: its processor or GPU. n_prompt, n_decode: tokens read, and
+    written in one sample. dense_bytes, sparse_bytes: of all weights, as a file holds them. precise:
+    whether every interval became as narrow as was asked for. versions: as in Run. dense_resident,
+    sparse_resident: bytes of memory that each model's weights took when they were read into it; 0
+    where that was not measured. weights: of llama.cpp the type of the file beside dense's F16; else
+    empty.
     """
 
     key: str
@@ -281,4 +296,6 @@ class Timing:
 
     def timed(self, phase: Phase, batch: int = 1) -> TimedPhase | None:
         """One of its phases, or None."""
-        return next((each for each in self.phases if (each.phase, each.batch) == (phase, batch)), None)
+        return next(
+            (each for each in self.phases if (each.phase, each.batch) == (phase, batch)), None
+        )

@@ -9,7 +9,16 @@ from msgspec import Meta
 from sparsedash.schema.errors import SettingsError, looks_secret
 
 _CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "order", "activations")
-_ANSWERED = ("pruned", "solve", "elimination", "random", "healed", "quantised", "outcomes", "answers")
+_ANSWERED = (
+    "pruned",
+    "solve",
+    "elimination",
+    "random",
+    "healed",
+    "quantised",
+    "outcomes",
+    "answers",
+)
 _PAIRED = ("continuation", "divergence", "timing", "export")
 STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
     "allocation": 2,
@@ -27,7 +36,9 @@ STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a plain value: sorted keys, no spaces. Raises TypeError on anything not plain."""
+    """The one JSON text of a plain value: sorted keys, no spaces. Raises TypeError on anything not
+    plain.
+    """
     _require_text_keys(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -82,5 +93,7 @@ def require_reference(name: str, value: object) -> None:
         raise SettingsError(name, value[:40], "at most 4,096 printable characters")
     if looks_secret(value):
         # It would be kept with the job and its results, and shown to whoever sees them.
-        instead = "Set the hub's token as HF_TOKEN in the environment that SparseDash is started in."
+        instead = (
+            "Set the hub's token as HF_TOKEN in the environment that SparseDash is started in."
+        )
         raise SettingsError(name, value, "a reference without a token or a password in it", instead)

@@ -1,4 +1,6 @@
-"""Progress of long work: its stages and steps, cancellation, and parts that resume from a checkpoint."""
+"""Progress of long work: its stages and steps, cancellation, and parts that resume from a
+checkpoint.
+"""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
@@ -23,8 +25,9 @@ Stage = Literal[
     "prove",
     "verify",
 ]
-"""Stages of a job in their order; `start` imports the engine, `text` reads text or generates it, `walk` is a single
-pass that calibrates, prunes and evaluates at each block before the next one is read.
+"""Stages of a job in their order; `start` imports the engine, `text` reads text or generates it,
+`walk` is a single pass that calibrates, prunes and evaluates at each block before the next one is
+read.
 """
 
 STAGE_TITLES: dict[Stage, str] = {
@@ -49,7 +52,9 @@ STAGE_TITLES: dict[Stage, str] = {
 
 
 class Taken(NamedTuple):
-    """Seconds that a job spent in a stage, for one sparse model or for none, before it went on to the next."""
+    """Seconds that a job spent in a stage, for one sparse model or for none, before it went on to
+    the next.
+    """
 
     stage: Stage
     point: int | None
@@ -63,15 +68,17 @@ _SLOWEST = 1e-9
 class Step:
     """Progress within a stage: made by the engine, completed by the worker, read by the pages.
 
-    done, total: in `unit`: "tokens", "passages", "questions", "batches", "steps", "blocks", "megabytes". message: one
-    line for a person, such as which model is being evaluated. n_right: of the `done` passages, those with the whole
-    last word right; None in other stages. Passages are read in a shuffled order, chunk by chunk (the first 256;
-    longest first within a chunk), so that done and n_right are nearly a fair sample of the total. ahead: work beyond
-    `done`, in units; negative where work is left on the done ones. point: index in the run's `points` of the sparse
+    done, total: in `unit`: "tokens", "passages", "questions", "batches", "steps", "blocks",
+    "megabytes". message: one line for a person, such as which model is being evaluated. n_right: of
+    the `done` passages, those with the whole last word right; None in other stages. Passages are
+    read in a shuffled order, chunk by chunk (the first 256; longest first within a chunk), so that
+    done and n_right are nearly a fair sample of the total. ahead: work beyond `done`, in units;
+    negative where work is left on the done ones. point: index in the run's `points` of the sparse
     model that is made or evaluated, in a walk the last of them; None for the dense one.
 
-    Of the worker: rate: units a second. taken: time so far, stage by stage in order, the present one last; a stage that
-    comes again is listed again. texts: what each model of a prompt wrote so far; foreign text. machine: of a cluster.
+    Of the worker: rate: units a second. taken: time so far, stage by stage in order, the present
+    one last; a stage that comes again is listed again. texts: what each model of a prompt wrote so
+    far; foreign text. machine: of a cluster.
     n_machines: that work on it at the same time; taken has the time of all.
     """
 
@@ -124,7 +131,9 @@ def ignore(*_: object) -> None:
 
 
 OnPart = Callable[[int, int], None]
-"""Called between parts of a piece of work with those that are done and all. May raise `Cancelled`."""
+"""Called between parts of a piece of work with those that are done and all. May raise
+`Cancelled`.
+"""
 
 
 def begin_parts(step: Step, on_step: OnStep) -> OnPart:
@@ -134,13 +143,17 @@ def begin_parts(step: Step, on_step: OnStep) -> OnPart:
 
 
 OnText = Callable[..., None]
-"""Called with the texts that models have written so far, two or more, before the step that counts them."""
+"""Called with the texts that models have written so far, two or more, before the step that counts
+them.
+"""
 
 
 T = TypeVar("T")
 
 Checkpointed = Callable[[int, Callable[[], T]], T]
-"""One numbered part of long work: from an earlier attempt's checkpoint, or made by calling the second argument."""
+"""One numbered part of long work: from an earlier attempt's checkpoint, or made by calling the
+second argument.
+"""
 
 
 def without_checkpoint(index: int, make: Callable[[], T]) -> T:

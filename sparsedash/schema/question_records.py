@@ -1,4 +1,6 @@
-"""Sets of answered questions: what one model answered to the questions of one task, whoever asked them."""
+"""Sets of answered questions: what one model answered to the questions of one task, whoever asked
+them.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,8 +13,9 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative
 
 QuestionKind = Literal["choice", "generation", "rolling"]
-"""choice: the likeliest of given texts, or whether one text is the model's first choice. generation: text that the
-model wrote. rolling: the log-likelihood of a document."""
+"""choice: the likeliest of given texts, or whether one text is the model's first choice.
+generation: text that the model wrote. rolling: the log-likelihood of a document.
+"""
 
 Hash = Annotated[str, Meta(min_length=1, max_length=128)]
 Length = Annotated[int, Meta(ge=0, le=2**53)]
@@ -36,12 +39,13 @@ class ScoredChoice:
 class AnsweredQuestion:
     """One question answered by one model.
 
-    doc_hash, prompt_hash, target_hash: of the document, of what the model read, of the expected answer. context: what
-    it read. target: the expected answer, or the number of the right choice. right: None of a rolling document; where
-    less of the measure is better, whether it is 0. choices: of a choice; one where the question is whether that text is
-    the model's first choice. chosen: the place of the one that the measure takes; None where it takes none, or which
-    one is not known. text: what the model wrote. answer: what a filter found in it. log_likelihood, n_bytes, n_words:
-    of a rolling document. fields: the task's own, for slices.
+    doc_hash, prompt_hash, target_hash: of the document, of what the model read, of the expected
+    answer. context: what it read. target: the expected answer, or the number of the right choice.
+    right: None of a rolling document; where less of the measure is better, whether it is 0.
+    choices: of a choice; one where the question is whether that text is the model's first choice.
+    chosen: the place of the one that the measure takes; None where it takes none, or which one is
+    not known. text: what the model wrote. answer: what a filter found in it. log_likelihood,
+    n_bytes, n_words: of a rolling document. fields: the task's own, for slices.
     """
 
     doc_hash: Hash
@@ -65,7 +69,9 @@ class AnsweredQuestion:
             raise CorpusError(f"A log-likelihood is infinite, or below {_LOWEST:,.0f}.")
         if self.chosen is not None and self.chosen >= len(self.choices):
             raise CorpusError("The choice taken is none of those given.")
-        if (self.right is None) != (self.log_likelihood is not None and self.n_bytes > 0 and self.n_words > 0):
+        if (self.right is None) != (
+            self.log_likelihood is not None and self.n_bytes > 0 and self.n_words > 0
+        ):
             raise CorpusError("It is neither right nor wrong, nor a document with its length.")
 
     @property
@@ -92,11 +98,13 @@ class AnsweredQuestion:
 class QuestionSet:
     """One model's answers to one task.
 
-    key: where the store keeps it; empty for those of another program. version: of the task, empty where unknown.
-    measure: by which an answer is right, such as acc_norm, or "bits a byte". higher_is_better: which end of the measure
-    is better, by the program that asked; None of documents, and where it was not stored. filter: that found the answer
-    in what was written; "none" where there is none. points: the task's own limit, in points of accuracy lost, that
-    holds where the tolerance is narrower.
+    key: where the store keeps it; empty for those of another program. version: of the task, empty
+    where unknown.
+    measure: by which an answer is right, such as acc_norm, or "bits a byte". higher_is_better:
+    which end of the measure is better, by the program that asked; None of documents, and where it
+    was not stored. filter: that found the answer in what was written; "none" where there is none.
+    points: the task's own limit, in points of accuracy lost, that holds where the tolerance is
+    narrower.
     """
 
     model: str
@@ -130,7 +138,9 @@ class QuestionSet:
 
 
 def known_direction(task: str, measure: str, higher_is_better: bool | None) -> bool:
-    """Whether higher is better. higher_is_better: as stored; None: unknown. Raises CorpusError where it stays so."""
+    """Whether higher is better. higher_is_better: as stored; None: unknown. Raises CorpusError
+    where it stays so.
+    """
     if higher_is_better is not None:
         return higher_is_better
     if measure in _UPWARD:
@@ -161,11 +171,16 @@ def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:
         ("versions", versions),
     ):
         if len(found) > 1:
-            raise CorpusError(f"The parts of {first.task} are judged by different {what}: {', '.join(found)}.")
-    documents = Counter(document for part in parts for document in {each.doc_hash for each in part.questions})
+            raise CorpusError(
+                f"The parts of {first.task} are judged by different {what}: {', '.join(found)}."
+            )
+    documents = Counter(
+        document for part in parts for document in {each.doc_hash for each in part.questions}
+    )
     if n := sum(count > 1 for count in documents.values()):
         raise CorpusError(
-            f"{n:,} of {len(documents):,} documents of {first.task} are in two files.", "Judge one form of a task."
+            f"{n:,} of {len(documents):,} documents of {first.task} are in two files.",
+            "Judge one form of a task.",
         )
     together = tuple(question for part in parts for question in part.questions)
     return replace(first, questions=together, version=versions[0] if versions else "")

@@ -1,6 +1,7 @@
 """Results: frozen records, and their plain form for the store, the shell and the pages.
 
-One record is one model's answers to one set of passages. The dense model's record is the one without pruning.
+One record is one model's answers to one set of passages. The dense model's record is the one
+without pruning.
 """
 
 import sys
@@ -26,7 +27,14 @@ from sparsedash.schema.pair_records import (
     RunMarks,
     Timing,
 )
-from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative, Permille, Share, digest
+from sparsedash.schema.plain_values import (
+    Count,
+    LogLikelihood,
+    NotNegative,
+    Permille,
+    Share,
+    digest,
+)
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
 
@@ -43,8 +51,9 @@ ArtefactKind = Literal[
     "answers",
     "unfinished",
 ]
-"""Kinds of artefacts. inputs: statistics of all projections' inputs. text: written by a model. weights: made in
-sequence. healed: weights made by healing that a record refers to, never evicted. answers: of other programs.
+"""Kinds of artefacts. inputs: statistics of all projections' inputs. text: written by a model.
+weights: made in sequence. healed: weights made by healing that a record refers to, never evicted.
+answers: of other programs.
 unfinished: checkpoints of stages.
 """
 
@@ -86,7 +95,8 @@ class Damage:
 class Verification:
     """Result of the last complete verification.
 
-    n_checked: by kind. damaged: the first MOST_NAMED of n_damaged. Times are seconds since the epoch.
+    n_checked: by kind. damaged: the first MOST_NAMED of n_damaged. Times are seconds since the
+    epoch.
     """
 
     key: str
@@ -123,7 +133,8 @@ class Candidate:
 class Outcome:
     """One passage answered by one model.
 
-    index: position in the corpus, from 0. target: the last word. answer: the word the model writes instead.
+    index: position in the corpus, from 0. target: the last word. answer: the word the model writes
+    instead.
     log_likelihood: natural logarithm, of the whole target word given the context; 0 is best.
     last_word_right: every target token is the first choice. last_token_right: the last of them is.
     """
@@ -155,7 +166,8 @@ class Score:
 class Reached:
     """Shares of a model that are gone, one for each budget: see catalog.budgets.
 
-    Where single weights go: zeros / weights of the MLPs, of the blocks, and of all Linear and Conv layers; no bytes.
+    Where single weights go: zeros / weights of the MLPs, of the blocks, and of all Linear and Conv
+    layers; no bytes.
     """
 
     channels: Share
@@ -174,8 +186,10 @@ class Reached:
 class Healed:
     """What healing did to a sparse model.
 
-    steps: trained. kept_step: after which the weights are those kept; 0: none was better, and they are as before.
-    before, after: mean KL divergence of its next token from the dense model's on held-out calibration text, in nats.
+    steps: trained. kept_step: after which the weights are those kept; 0: none was better, and they
+    are as before.
+    before, after: mean KL divergence of its next token from the dense model's on held-out
+    calibration text, in nats.
     n_tokens: of that text. weights: key of the artefacts that hold the weights.
     """
 
@@ -195,9 +209,11 @@ class Healed:
 class Quantised:
     """The file that a model's weights were read back from, which is gone.
 
-    n_bytes: of its tensors; full_bytes, dense_bytes: of the same model's and of dense's in 16 bits. tensors: how many
-    have which type; fell_back: of these, by the length of their rows. quantiser: version of the binding of llama.cpp.
-    divergence: mean KL divergence of the next token from the dense model's on n_tokens of the passages, in nats.
+    n_bytes: of its tensors; full_bytes, dense_bytes: of the same model's and of dense's in 16 bits.
+    tensors: how many have which type; fell_back: of these, by the length of their rows. quantiser:
+    version of the binding of llama.cpp.
+    divergence: mean KL divergence of the next token from the dense model's on n_tokens of the
+    passages, in nats.
     """
 
     n_bytes: Count
@@ -215,15 +231,18 @@ class Pruned:
     """How a sparse model was made, enough to rebuild it, and how much of it is gone.
 
     sparsity_permille: asked for, of the method's budget. reached: what is gone, of every budget.
-    widths: kept inner channels of each block, 0 where the whole layer is gone; dense_widths: before pruning.
-    layer_errors: share of each block's MLP output that is lost, on calibration text, where single weights go that of
-    its projections' outputs, averaged; empty where the method takes no statistics of text, or it was too little for
-    whole second moments. held_out_errors: on text kept out of the fit; empty when there was too little to keep any
-    out. uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few
-    passages of the evaluation. alone: what the model loses by the cut of each block alone, by its curve, as KL
-    divergence of the next token in nats; empty where the method measures no curves. healed, quantised: None where it
-    was not; the errors of such a model are those before. calibration_identity: of the text that was read; empty where
-    none was, or an earlier version made the record.
+    widths: kept inner channels of each block, 0 where the whole layer is gone; dense_widths: before
+    pruning.
+    layer_errors: share of each block's MLP output that is lost, on calibration text, where single
+    weights go that of its projections' outputs, averaged; empty where the method takes no
+    statistics of text, or it was too little for whole second moments. held_out_errors: on text kept
+    out of the fit; empty when there was too little to keep any out. uncompensated_errors: on
+    calibration text, had the kept weights stayed as they are. passage_errors: on a few passages of
+    the evaluation. alone: what the model loses by the cut of each block alone, by its curve, as KL
+    divergence of the next token in nats; empty where the method measures no curves. healed,
+    quantised: None where it was not; the errors of such a model are those before.
+    calibration_identity: of the text that was read; empty where none was, or an earlier version
+    made the record.
     """
 
     method: MethodSettings
@@ -242,9 +261,14 @@ class Pruned:
     calibration_identity: str = ""
 
     def __post_init__(self) -> None:
-        n_layers, errors = len(self.widths), (self.layer_errors, self.held_out_errors, self.uncompensated_errors)
+        n_layers, errors = (
+            len(self.widths),
+            (self.layer_errors, self.held_out_errors, self.uncompensated_errors),
+        )
         sometimes = (*errors, self.passage_errors, self.alone)
-        whole = len(self.dense_widths) == n_layers and all(len(values) in (0, n_layers) for values in sometimes)
+        whole = len(self.dense_widths) == n_layers and all(
+            len(values) in (0, n_layers) for values in sometimes
+        )
         if not (whole and n_layers and min(self.dense_widths) > 0):
             raise StoreError("Its layers do not belong together.")
         if any(kept > dense for kept, dense in zip(self.widths, self.dense_widths, strict=True)):
@@ -257,18 +281,22 @@ class Pruned:
 
 
 Decision = Literal["difference", "close", "within", "beyond", "open"]
-"""Result of a sequential test: a difference; hardly any; a loss within or beyond the tolerance; or undecided."""
+"""Result of a sequential test: a difference; hardly any; a loss within or beyond the tolerance; or
+undecided.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stopping:
-    """How an evaluation ended that was to stop as soon as the paired difference to dense is decided.
+    """How an evaluation ended that was to stop as soon as the paired difference to dense is
+    decided.
 
-    n_answered of n_passages that were asked for. p_value: of a difference to dense, valid although it
-    was looked at while it grew. interval: 95 %, of that difference, likewise. margin: the largest difference that is
-    called close. n_comparisons: sparse records of the run, over which a difference must stay shown; of a search, how
-    many there can be. alpha: the chance of error that a search set aside for this look, before it saw anything, on both
-    measures together; None where it was looked at after any passage.
+    n_answered of n_passages that were asked for. p_value: of a difference to dense, valid although
+    it was looked at while it grew. interval: 95 %, of that difference, likewise. margin: the
+    largest difference that is called close. n_comparisons: sparse records of the run, over which a
+    difference must stay shown; of a search, how many there can be. alpha: the chance of error that
+    a search set aside for this look, before it saw anything, on both measures together; None where
+    it was looked at after any passage.
     """
 
     decision: Decision
@@ -283,7 +311,9 @@ class Stopping:
 
 @dataclass(frozen=True, kw_only=True)
 class KindLoss:
-    """KL from dense on held-out text of one kind, a source of the built-in mix. blocks: means of its pieces, nats."""
+    """KL from dense on held-out text of one kind, a source of the built-in mix. blocks: means of
+    its pieces, nats.
+    """
 
     kind: str
     blocks: tuple[NotNegative, ...]
@@ -293,11 +323,13 @@ class KindLoss:
 class Record:
     """One model's answers to one set of passages.
 
-    key: where the store keeps it. pruned: None for the dense model. passages_key: where the texts are.
-    outcomes: in corpus order. tokens_per_second: of the evaluation. rule: how the last token was judged.
-    stopping: None where every passage was to be answered. words_cut: of each passage longer than the model's context,
-    the words at its beginning that were dropped. by_kind: what a sparse model lost of each kind of text; empty where
-    that was not measured.
+    key: where the store keeps it. pruned: None for the dense model. passages_key: where the texts
+    are.
+    outcomes: in corpus order. tokens_per_second: of the evaluation. rule: how the last token was
+    judged.
+    stopping: None where every passage was to be answered. words_cut: of each passage longer than
+    the model's context, the words at its beginning that were dropped. by_kind: what a sparse model
+    lost of each kind of text; empty where that was not measured.
     """
 
     key: str
@@ -334,7 +366,9 @@ class Record:
 
     @cached_property
     def word_perplexity(self) -> float:
-        """exp of the mean negative log-likelihood of the target word; 1 is best, infinity where a float ends."""
+        """exp of the mean negative log-likelihood of the target word; 1 is best, infinity where a
+        float ends.
+        """
         loss = -sum(o.log_likelihood for o in self.outcomes) / len(self.outcomes)
         return exp(loss) if loss < LARGEST_LOSS else inf
 
@@ -356,15 +390,19 @@ class Run:
     """One request and where its results are; rewritten as each record is done.
 
     dense, sparse: record keys; sparse in the order of the settings' points, shorter while it runs.
-    seconds: per stage, of the attempt that finished it; a stage read from the store has taken what reading took.
+    seconds: per stage, of the attempt that finished it; a stage read from the store has taken what
+    reading took.
     cached: the stages that were read from the store instead of computed.
-    made_on: the machine on which a run that ships with the program was made; empty for one made here.
-    find: of a search, what it was asked for; its trials are the sparsities of the settings, which grow with it.
-    peak_bytes, disk_bytes: the most memory that the attempt that finished it has held, and what it left in the data
-    folder; None where that was not measured.
-    source_type: of a model that was unpacked from a quantised GGUF file, the type of that file, as Q4_1; else empty.
-    answers: keys of each model's answers to the run's tasks, by the key of its record. unanswered: names of the tasks
-    that a model could not answer.
+    made_on: the machine on which a run that ships with the program was made; empty for one made
+    here.
+    find: of a search, what it was asked for; its trials are the sparsities of the settings, which
+    grow with it.
+    peak_bytes, disk_bytes: the most memory that the attempt that finished it has held, and what it
+    left in the data folder; None where that was not measured.
+    source_type: of a model that was unpacked from a quantised GGUF file, the type of that file, as
+    Q4_1; else empty.
+    answers: keys of each model's answers to the run's tasks, by the key of its record. unanswered:
+    names of the tasks that a model could not answer.
     """
 
     key: str
@@ -395,13 +433,19 @@ class Run:
 
     @cached_property
     def continuations(self) -> Mapping[str, str]:
-        """The record of every continuation of the run's prompts, by the key of the continuation, there or not."""
-        asked = [ContinuationSettings(left="", right="", prompt=prompt) for prompt in self.settings.prompts]
+        """The record of every continuation of the run's prompts, by the key of the continuation,
+        there or not.
+        """
+        asked = [
+            ContinuationSettings(left="", right="", prompt=prompt)
+            for prompt in self.settings.prompts
+        ]
         return {each.by_one(record).key(): record for record in self.records for each in asked}
 
     @property
     def n_compared(self) -> int:
-        """Sparse models that are judged together, those to come and lost ones included; 0 in a search: each by itself.
+        """Sparse models that are judged together, those to come and lost ones included; 0 in a
+        search: each by itself.
 
         Not only those so far: their number may depend on what the first ones have shown.
         """
@@ -456,7 +500,9 @@ def to_json(record: Kept) -> str:
         msgspec.json.decode(text, type=type(record))
     except msgspec.ValidationError as error:
         kind = type(record).__name__.lower()
-        raise StoreError(f"This {kind} cannot be kept: a number is not finite or out of range: {error}") from error
+        raise StoreError(
+            f"This {kind} cannot be kept: a number is not finite or out of range: {error}"
+        ) from error
     return text
 
 
@@ -466,7 +512,9 @@ def to_line(record: Kept) -> str:
 
 
 def from_lines(lines: str, kinds: Collection[type[R]]) -> Iterator[R]:
-    """The records of lines of `to_line`, in order. Raises StoreError on anything else, and on other kinds."""
+    """The records of lines of `to_line`, in order. Raises StoreError on anything else, and on other
+    kinds.
+    """
     known = {kind.__name__.lower(): kind for kind in kinds}
     # Not splitlines: what it takes for the end of a line stands in JSON as well.
     for line in filter(None, lines.split("\n")):

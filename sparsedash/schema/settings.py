@@ -11,7 +11,13 @@ import msgspec
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
-from sparsedash.schema.method_settings import ROW_MULTIPLE, Budget, MethodSettings, Quantisation, quantised_dense
+from sparsedash.schema.method_settings import (
+    ROW_MULTIPLE,
+    Budget,
+    MethodSettings,
+    Quantisation,
+    quantised_dense,
+)
 from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json, digest, require_whole
 
 if TYPE_CHECKING:
@@ -36,7 +42,9 @@ PROMPTS = (
     "1 + 1 = 2, 2 + 2 = 4, 3 + 3 =",
     "Once upon a time, a little dog",
 )
-"""What every run lets its models continue by default: the built-in dense model does so correctly."""
+"""What every run lets its models continue by default: the built-in dense model does so
+correctly.
+"""
 
 DATA_SET = "datasets/"
 """Before the owner/name of a data set of the hub, in `revisions`."""
@@ -50,7 +58,9 @@ MIN_TOKENS_PER_CHANNEL = 4
 _OF_TASKS = ("tasks", "task_limit", "task_shots")
 
 PUBLISHED_LONGEST = 197
-"""Tokens of the longest passage that the published rule can judge: 196 to read, and the last to predict."""
+"""Tokens of the longest passage that the published rule can judge: 196 to read, and the last to
+predict.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +97,9 @@ class CalibrationSettings:
         label="Tokens in each",
         flag_help="most tokens of a sample",
     )
-    seed: int = setting(0, high=MAX_SEED, flag="--seed", label="Seed", flag_help="draws the calibration text")
+    seed: int = setting(
+        0, high=MAX_SEED, flag="--seed", label="Seed", flag_help="draws the calibration text"
+    )
     token_weights: TokenWeights = setting(
         "equal",
         key="weights",
@@ -115,9 +127,10 @@ class CalibrationSettings:
 class EvaluationSettings:
     """Which passages are answered. n_passages None: all. shuffle_seed None: in file order.
 
-    rule: how the last token is judged: see PUBLISHED_LONGEST. stop_early: see stats.anytime. tasks: answered beside the
-    passages: built-in ones, names of lm-evaluation-harness, or file:PATH of a .yaml file or a folder of such.
-    task_limit None: all. task_shots None: as many as the task says.
+    rule: how the last token is judged: see PUBLISHED_LONGEST. stop_early: see stats.anytime. tasks:
+    answered beside the
+    passages: built-in ones, names of lm-evaluation-harness, or file:PATH of a .yaml file or a
+    folder of such. task_limit None: all. task_shots None: as many as the task says.
     """
 
     corpus: str = setting(
@@ -205,10 +218,13 @@ class EvaluationSettings:
 class RunSettings:
     """One job: a model, one calibration, and every method at every sparsity beside the dense model.
 
-    methods: where none is named, the plain one of MethodSettings; what the form recommends is catalog.presets'.
-    residency: the results are the same, so that it is no part of any key. prompts: no part of those of records.
-    revisions: commits of what is read from the hub, as of when the run was asked for: by the model's reference, and by
-    owner/name of the tasks' data sets after DATA_SET. What is not in it is read as the hub has it.
+    methods: where none is named, the plain one of MethodSettings; what the form recommends is
+    catalog.presets'.
+    residency: the results are the same, so that it is no part of any key. prompts: no part of those
+    of records.
+    revisions: commits of what is read from the hub, as of when the run was asked for: by the
+    model's reference, and by owner/name of the tasks' data sets after DATA_SET. What is not in it
+    is read as the hub has it.
     """
 
     model: str = setting(
@@ -255,11 +271,15 @@ class RunSettings:
         check_settings(self)
         for name, commit in self.revisions:
             if not is_commit(commit):
-                raise SettingsError(f"revision of {name}", commit, "a commit of 40 hexadecimal digits")
+                raise SettingsError(
+                    f"revision of {name}", commit, "a commit of 40 hexadecimal digits"
+                )
         if not self.methods:
             raise SettingsError("methods", (), "at least one")
         if len(set(self.methods)) < len(self.methods):
-            raise SettingsError("methods", said="A method is named twice.", advice="Name each one once.")
+            raise SettingsError(
+                "methods", said="A method is named twice.", advice="Name each one once."
+            )
         if len(budgets := {method.budget for method in self.methods if method.takes_channels}) > 1:
             raise SettingsError("budgets", sorted(budgets), "one for all methods of a run")
         if self.quantised_to and self.dtype != "float32":
@@ -269,7 +289,9 @@ class RunSettings:
         for permille in self.sparsities_permille:
             require_whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
         if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
-            raise SettingsError("sparsities", percents_text(self.sparsities_permille), "all different")
+            raise SettingsError(
+                "sparsities", percents_text(self.sparsities_permille), "all different"
+            )
 
     @property
     def model_commit(self) -> str:
@@ -283,9 +305,11 @@ class RunSettings:
 
     @property
     def points(self) -> tuple[tuple[MethodSettings, int], ...]:
-        """Every model beside dense: dense quantised, then method by method, each at every sparsity in per mille.
+        """Every model beside dense: dense quantised, then method by method, each at every sparsity
+        in per mille.
 
-        A pattern with a sparsity of its own comes once, at that; what is quantised never at 0, where it is dense's.
+        A pattern with a sparsity of its own comes once, at that; what is quantised never at 0,
+        where it is dense's.
         """
         sparse = (
             (method, permille)
@@ -303,30 +327,48 @@ class RunSettings:
     @property
     def prunings(self) -> tuple[tuple[MethodSettings, int], ...]:
         """The points as they are before quantising, each once."""
-        points = ((method.unquantised, permille) for method, permille in self.points if permille or not method.quantise)
+        points = (
+            (method.unquantised, permille)
+            for method, permille in self.points
+            if permille or not method.quantise
+        )
         return tuple(dict.fromkeys(points))
 
     @property
     def healings(self) -> tuple[tuple[MethodSettings, int], ...]:
-        """The points that are healed, each once: those of other types are quantised from the same weights."""
+        """The points that are healed, each once: those of other types are quantised from the same
+        weights.
+        """
         return tuple(point for point in self.prunings if point[0].heal_steps and point[1])
 
     def healed(self, n_steps: int) -> "RunSettings":
-        """The run with every method that removes channels unhealed and, beside it, healed. Raises SettingsError."""
-        if not any(method.takes_channels for method in self.methods):
-            raise SettingsError("healing", f"{n_steps} steps", "off where no method removes channels or layers")
-        pairs = ((own.unhealed, own.healed(n_steps)) if own.takes_channels else (own,) for own in self.methods)
-        return replace(self, methods=tuple(dict.fromkeys(method for pair in pairs for method in pair)))
-
-    def quantised(self, kinds: Sequence[Quantisation]) -> "RunSettings":
-        """The run with every method that removes channels and, beside it, quantised to each type; dense as well.
-
-        Widths are multiples of what the types need of a row; of methods that keep them nothing changes. Raises
+        """The run with every method that removes channels unhealed and, beside it, healed. Raises
         SettingsError.
         """
         if not any(method.takes_channels for method in self.methods):
+            raise SettingsError(
+                "healing", f"{n_steps} steps", "off where no method removes channels or layers"
+            )
+        pairs = (
+            (own.unhealed, own.healed(n_steps)) if own.takes_channels else (own,)
+            for own in self.methods
+        )
+        return replace(
+            self, methods=tuple(dict.fromkeys(method for pair in pairs for method in pair))
+        )
+
+    def quantised(self, kinds: Sequence[Quantisation]) -> "RunSettings":
+        """The run with every method that removes channels and, beside it, quantised to each type;
+        dense as well.
+
+        Widths are multiples of what the types need of a row; of methods that keep them nothing
+        changes. Raises SettingsError.
+        """
+        if not any(method.takes_channels for method in self.methods):
             said = "Only models with fewer channels or layers are quantised."
-            raise SettingsError("quantise", said=said, advice="Add such a method, or quantise none.")
+            raise SettingsError(
+                "quantise", said=said, advice="Add such a method, or quantise none."
+            )
         methods, multiple = list[MethodSettings](), max(ROW_MULTIPLE.get(kind, 1) for kind in kinds)
         for own in self.methods:
             if own.uses("width_multiple"):
@@ -336,7 +378,9 @@ class RunSettings:
 
     @property
     def names_methods(self) -> bool:
-        """Whether its sparse models are called by their methods: by several, and wherever one is healed."""
+        """Whether its sparse models are called by their methods: by several, and wherever one is
+        healed.
+        """
         unquantised = {method.unquantised for method in self.methods}
         return len(unquantised) > 1 or any(method.heal_steps for method in self.methods)
 
@@ -347,7 +391,9 @@ class RunSettings:
 
     @property
     def axis(self) -> Budget:
-        """The budget whose shares its chart shows: of quantised models, of which no channels go, the bytes."""
+        """The budget whose shares its chart shows: of quantised models, of which no channels go,
+        the bytes.
+        """
         return "bytes" if self.quantised_to else self.budget
 
     @property
@@ -362,12 +408,16 @@ class RunSettings:
 
     @property
     def made_permille(self) -> tuple[int, ...]:
-        """The sparsities of all points, each once; 0 where the dense model is quantised and nothing else."""
+        """The sparsities of all points, each once; 0 where the dense model is quantised and nothing
+        else.
+        """
         made = (permille for method, permille in self.points if permille or not method.quantise)
         return tuple(dict.fromkeys(made)) or (0,)
 
     def key(self, contents: Mapping[str, str] | None = None) -> str:
-        """The name of this request. contents: hashes of the local files that it names, as of now."""
+        """The name of this request. contents: hashes of the local files that it names, as of
+        now.
+        """
         return request_key("settings", self, self.evaluation, contents)
 
 
@@ -386,29 +436,38 @@ S = TypeVar("S", bound="DataclassInstance")
 
 
 def settings_from_plain(kind: type[S], plain: object) -> S:
-    """The settings of this kind that `dataclasses.asdict` made plain, checked again. Raises SettingsError."""
+    """The settings of this kind that `dataclasses.asdict` made plain, checked again. Raises
+    SettingsError.
+    """
     other = "These settings were written by another version of SparseDash"
     try:
         made = msgspec.convert(plain, kind)
         is_same = canonical_json(asdict(made)) == canonical_json(plain)
     except ValueError as error:
         # Of a wrong type or value, or not finite in a field that is not known.
-        raise SettingsError(kind.__name__, said=f"{other}: {error}.", advice="Ask for it again.") from error
+        raise SettingsError(
+            kind.__name__, said=f"{other}: {error}.", advice="Ask for it again."
+        ) from error
     if not is_same:
         raise SettingsError(kind.__name__, said=f"{other}.", advice="Ask for it again.")
     return made
 
 
 def request_key(
-    kind: str, settings: "DataclassInstance", evaluation: EvaluationSettings, contents: Mapping[str, str] | None
+    kind: str,
+    settings: "DataclassInstance",
+    evaluation: EvaluationSettings,
+    contents: Mapping[str, str] | None,
 ) -> str:
-    """The name of a request of this kind: of its settings, without where the weights are, and of every stage's version.
+    """The name of a request of this kind: of its settings, without where the weights are, and of
+    every stage's version.
 
     evaluation: its own. contents: hashes of the local files that it names, as of now.
     """
     found = {name: value for name, value in asdict(settings).items() if name != "residency"}
     if not found["revisions"]:
-        # So that a request that reads nothing of the hub keeps the name that it had before there were any.
+        # So that a request that reads nothing of the hub keeps the name that it had before there
+        # were any.
         del found["revisions"]
     asked = found if evaluation.tasks else found | {"evaluation": evaluation.about_passages}
     return digest({kind: asked, "stamps": dict(contents or {}), "stages": STAGE_VERSIONS})
@@ -420,7 +479,9 @@ def percents_text(permilles: tuple[int, ...]) -> str:
 
 
 def parse_percents(text: str) -> tuple[int, ...]:
-    """Per mille from "10,20" or "12.5 30 %". Raises SettingsError on anything finer than a tenth."""
+    """Per mille from "10,20" or "12.5 30 %". Raises SettingsError on anything finer than a
+    tenth.
+    """
     found = []
     for word in text.replace("%", " ").replace(",", " ").split():
         try:
@@ -441,8 +502,8 @@ def parse_percents(text: str) -> tuple[int, ...]:
 class PartSettings:
     """A part of a run for one machine of a cluster: some of its sparse models.
 
-    run: the whole run, since the keys of its records may depend on their number. run_key: its name. points: places in
-    the run's `points`, from 0, of the part's sparse models.
+    run: the whole run, since the keys of its records may depend on their number. run_key: its name.
+    points: places in the run's `points`, from 0, of the part's sparse models.
     """
 
     run: RunSettings
@@ -451,8 +512,14 @@ class PartSettings:
 
     def __post_init__(self) -> None:
         n_sparse = self.run.n_sparse
-        if not self.points or len(set(self.points)) != len(self.points) or not set(self.points) <= {*range(n_sparse)}:
-            raise SettingsError("points", self.points, f"places of sparse models of this run, 0 to {n_sparse - 1}")
+        if (
+            not self.points
+            or len(set(self.points)) != len(self.points)
+            or not set(self.points) <= {*range(n_sparse)}
+        ):
+            raise SettingsError(
+                "points", self.points, f"places of sparse models of this run, 0 to {n_sparse - 1}"
+            )
 
     def key(self) -> str:
         """The name of this part."""

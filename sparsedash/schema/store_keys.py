@@ -1,7 +1,8 @@
-"""Names in the store: keys of the stages' results, each made of just what affects its stage, and names of short notes.
+"""Names in the store: keys of the stages' results, each made of just what affects its stage, and
+names of short notes.
 
-Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rounding. Model, corpus: resolved
-identities.
+Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rounding. Model,
+corpus: resolved identities.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,14 @@ from typing import Any, NewType
 
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS, digest, stage_key
-from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, Dtype, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_MIXED,
+    SELF,
+    CalibrationSettings,
+    Dtype,
+    EvaluationSettings,
+    RunSettings,
+)
 
 
 def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
@@ -21,12 +29,16 @@ def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
 
 
 def mix_share(method: MethodSettings, calibration: CalibrationSettings) -> float:
-    """The share of the calibration tokens that a method takes from the built-in mix; 0 if all of it is that text."""
+    """The share of the calibration tokens that a method takes from the built-in mix; 0 if all of it
+    is that text.
+    """
     return 0.0 if calibration.corpus == BUILTIN_MIXED or not method.reads_text else method.mix
 
 
 def shares_read(settings: RunSettings) -> tuple[float, ...]:
-    """The shares of the mix in the texts of the statistics, in the order of a run's methods, each once."""
+    """The shares of the mix in the texts of the statistics, in the order of a run's methods, each
+    once.
+    """
     readers = (method for method in settings.methods if method.needs_statistics)
     return tuple(dict.fromkeys(mix_share(method, settings.calibration) for method in readers))
 
@@ -34,16 +46,19 @@ def shares_read(settings: RunSettings) -> tuple[float, ...]:
 def calibration_text_identity(
     settings: RunSettings, model: str, share: float, identity: Callable[[str], str | None]
 ) -> str:
-    """Identity of a run's calibration text, of which a share is the mix; empty where a text that it reads is not known.
+    """Identity of a run's calibration text, of which a share is the mix; empty where a text that it
+    reads is not known.
 
-    model: its identity. identity: that of a text by its reference, if known. Of text by the model itself it is known
-    before the text is; of text that no method reads, it need not be.
+    model: its identity. identity: that of a text by its reference, if known. Of text by the model
+    itself it is known before the text is; of text that no method reads, it need not be.
     """
     calibration = settings.calibration
     if calibration.corpus == SELF:
         own = f"{SELF}:{text_key(model, settings.dtype, calibration)}"
     else:
-        own = identity(calibration.corpus) or ("" if settings.reads_text else f"unread:{calibration.corpus}")
+        own = identity(calibration.corpus) or (
+            "" if settings.reads_text else f"unread:{calibration.corpus}"
+        )
     if not share:
         return own
     mixed = identity(BUILTIN_MIXED)
@@ -52,15 +67,17 @@ def calibration_text_identity(
 
 def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> str:
     """Key of the calibration statistics. Sparsity is not part of it."""
-    return stage_key("statistics", model=model, dtype=dtype, calibration=asdict(calibration) | {"corpus": corpus})
+    return stage_key(
+        "statistics", model=model, dtype=dtype, calibration=asdict(calibration) | {"corpus": corpus}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationKeys:
     """Keys of a calibration's artefacts.
 
-    statistics: of the inputs of the MLPs' out-projections. inputs: of the inputs of all projections. gradients: of the
-    channel masks, with all tokens weighted alike.
+    statistics: of the inputs of the MLPs' out-projections. inputs: of the inputs of all
+    projections. gradients: of the channel masks, with all tokens weighted alike.
     """
 
     statistics: str
@@ -68,7 +85,9 @@ class CalibrationKeys:
     gradients: str
 
 
-def calibration_keys(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> CalibrationKeys:
+def calibration_keys(
+    model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings
+) -> CalibrationKeys:
     """The keys of one calibration."""
     statistics = statistics_key(model, dtype, corpus, calibration)
     unweighted = statistics_key(model, dtype, corpus, _unweighted(calibration))
@@ -81,51 +100,70 @@ def calibration_keys(model: str, dtype: Dtype, corpus: str, calibration: Calibra
 
 
 def scheduled_gradients_key(keys: CalibrationKeys, method: MethodSettings, permille: int) -> str:
-    """Key of the mask gradients of a model that gets sparser while it reads. keys: of its calibration."""
+    """Key of the mask gradients of a model that gets sparser while it reads. keys: of its
+    calibration.
+    """
     # The masks on the way are neither refitted nor rounded to multiples.
     on_the_way = _what_matters(replace(method, compensation="none", width_multiple=1))
     return stage_key("gradients", statistics=keys.gradients, method=on_the_way, permille=permille)
 
 
 def activations_key(model: str, dtype: Dtype, tokens: str, watched: str) -> str:
-    """Key of the dense model's activations on a few passages. tokens: a digest of their token ids. watched: where."""
+    """Key of the dense model's activations on a few passages. tokens: a digest of their token ids.
+    watched: where.
+    """
     return stage_key("activations", model=model, dtype=dtype, tokens=tokens, watched=watched)
 
 
 def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
-    """Key of a sparse model's weights, kept if making them again would need passes over the text."""
-    return stage_key("pruned", statistics=statistics, method=_what_matters(method), permille=permille)
+    """Key of a sparse model's weights, kept if making them again would need passes over the
+    text.
+    """
+    return stage_key(
+        "pruned", statistics=statistics, method=_what_matters(method), permille=permille
+    )
 
 
 def healed_part(key: str, name: str) -> str:
-    """Key of a part of a healed model's weights. key: of the sparse model. name: of a block, "norms" or "figures"."""
+    """Key of a part of a healed model's weights. key: of the sparse model. name: of a block,
+    "norms" or "figures".
+    """
     return f"{key}/healed/{name}"
 
 
 def healed_key(name: str) -> str:
-    """Key of the sparse model that an artefact with this key is a part of; empty where it is no healed one's."""
+    """Key of the sparse model that an artefact with this key is a part of; empty where it is no
+    healed one's.
+    """
     key, part, _ = name.partition("/healed/")
     return key if part else ""
 
 
 def scores_key(statistics: str, method: MethodSettings) -> str:
     """Key of the channels' scores by this method, kept if they take long."""
-    return stage_key("pruned", statistics=statistics, scores=_what_matters(replace(method, budget="channels")))
+    return stage_key(
+        "pruned", statistics=statistics, scores=_what_matters(replace(method, budget="channels"))
+    )
 
 
 def curves_key(statistics: str, method: MethodSettings) -> str:
-    """Key of the measured curves of the layers, for every sparsity of all methods that prune in the same order."""
+    """Key of the measured curves of the layers, for every sparsity of all methods that prune in the
+    same order.
+    """
     refitted = "least-squares" if method.in_sequence else method.compensation
     shared = replace(method, compensation=refitted, budget="channels", heal_steps=0, quantise="")
     return stage_key("curves", statistics=statistics, method=_what_matters(shared))
 
 
 def layers_key(gradients: str, method: MethodSettings) -> str:
-    """Key of the order in which layers go, for every sparsity of all methods that choose them alike.
+    """Key of the order in which layers go, for every sparsity of all methods that choose them
+    alike.
 
     gradients: key of what the text gives without weights of its tokens, which no order reads.
     """
-    return stage_key("order", gradients=gradients, layers=[method.saliency, method.seed * method.uses("seed")])
+    return stage_key(
+        "order", gradients=gradients, layers=[method.saliency, method.seed * method.uses("seed")]
+    )
 
 
 def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
@@ -135,7 +173,9 @@ def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StopWithin:
-    """Tolerance at which a sparse model of a search may stop: ratio, points. n_trials: the most trials there can be."""
+    """Tolerance at which a sparse model of a search may stop: ratio, points. n_trials: the most
+    trials there can be.
+    """
 
     ratio: float
     points: float
@@ -152,9 +192,11 @@ def outcomes_key(
     n_sparse: int = 1,
     stop_within: StopWithin | None = None,
 ) -> str:
-    """Key of a model's answers. sparse: statistics key, method, per mille; None for the dense model.
+    """Key of a model's answers. sparse: statistics key, method, per mille; None for the dense
+    model.
 
-    n_sparse: sparse models of the run, which matters to one that stops early. stop_within: of a search.
+    n_sparse: sparse models of the run, which matters to one that stops early. stop_within: of a
+    search.
     """
     values = evaluation.about_passages | {"corpus": corpus}
     # The dense model never stops early.
@@ -164,16 +206,24 @@ def outcomes_key(
     if stop_within is not None and sparse is not None:
         # The rule's version: since 2 a trial is within early only where accuracy is judged too.
         values["stop_within"] = asdict(stop_within) | {"version": 2}
-    return stage_key("outcomes", model=model, dtype=dtype, evaluation=values, sparse=_sparse_parts(sparse))
+    return stage_key(
+        "outcomes", model=model, dtype=dtype, evaluation=values, sparse=_sparse_parts(sparse)
+    )
 
 
-def answers_key(model: str, dtype: Dtype, task: str, sparse: tuple[str, MethodSettings, int] | None) -> str:
-    """Key of a model's answers to a task. task: identity of its questions and how they are judged. sparse: as above."""
+def answers_key(
+    model: str, dtype: Dtype, task: str, sparse: tuple[str, MethodSettings, int] | None
+) -> str:
+    """Key of a model's answers to a task. task: identity of its questions and how they are judged.
+    sparse: as above.
+    """
     return stage_key("answers", model=model, dtype=dtype, task=task, sparse=_sparse_parts(sparse))
 
 
 def quantiser_version() -> str:
-    """The version of the installed binding of llama.cpp, which quantises; empty where there is none."""
+    """The version of the installed binding of llama.cpp, which quantises; empty where there is
+    none.
+    """
     try:
         return version("llama-cpp-py-sync")
     except PackageNotFoundError:
@@ -206,11 +256,15 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}
     if method.quantise:
         used["quantiser"] = quantiser_version()
-    return used | {f"{stage}_version": STAGE_VERSIONS[stage] for stage, does in rests_on.items() if does}
+    return used | {
+        f"{stage}_version": STAGE_VERSIONS[stage] for stage, does in rests_on.items() if does
+    }
 
 
 NoteName = NewType("NoteName", str)
-"""The name of a short note. Made in this file only; writer and reader of a note use the same function below."""
+"""The name of a short note. Made in this file only; writer and reader of a note use the same
+function below.
+"""
 
 
 def _note(kind: str, about: str) -> Callable[..., NoteName]:
@@ -223,30 +277,65 @@ def _note(kind: str, about: str) -> Callable[..., NoteName]:
     return name
 
 
-model_identity_note = _note("identity", "(reference, fingerprint of its local files) The identity of a model.")
-hub_commit_note = _note("hub commit", "(name on the hub) The commit that it led to when last asked, and when: JSON.")
-text_identity_note = _note("corpus 2", "(reference, fingerprint of its local file) The identity of a text.")
+model_identity_note = _note(
+    "identity", "(reference, fingerprint of its local files) The identity of a model."
+)
+hub_commit_note = _note(
+    "hub commit", "(name on the hub) The commit that it led to when last asked, and when: JSON."
+)
+text_identity_note = _note(
+    "corpus 2", "(reference, fingerprint of its local file) The identity of a text."
+)
 file_hash_note = _note("hash", "(path, stamp) The hash of a local file.")
-source_type_note = _note("source type", "(file hash) The type of a quantised GGUF file; empty for full weights.")
+source_type_note = _note(
+    "source type", "(file hash) The type of a quantised GGUF file; empty for full weights."
+)
 model_type_note = _note("family", "(identity) The family of a model, as its config.json names it.")
-finite_note = _note("finite", "(files, dtype) Mark: all weights in these files are finite in this type.")
-tokenizer_tried_note = _note("tokenizer", "(identity) Mark: the model's tokenizer reads plain text within its limits.")
-unpacked_files_note = _note("unpacked 2", "(folder) An unpacked model as written: hash by file name, as JSON.")
-peak_memory_note = _note("memory", "(model reference, dtype) The peak memory of a run of this model, in bytes.")
+finite_note = _note(
+    "finite", "(files, dtype) Mark: all weights in these files are finite in this type."
+)
+tokenizer_tried_note = _note(
+    "tokenizer", "(identity) Mark: the model's tokenizer reads plain text within its limits."
+)
+unpacked_files_note = _note(
+    "unpacked 2", "(folder) An unpacked model as written: hash by file name, as JSON."
+)
+peak_memory_note = _note(
+    "memory", "(model reference, dtype) The peak memory of a run of this model, in bytes."
+)
 forecast_note = _note("forecast", "(run key) The forecast of a run at its start, see Preflight.")
-machine_speed_note = _note("speed", "(machine, number of cores) The measured speed of matrix products.")
+machine_speed_note = _note(
+    "speed", "(machine, number of cores) The measured speed of matrix products."
+)
 model_shape_note = _note("shape", "(identity) The ModelShape of a dense model.")
-calibrated_note = _note("calibrated", "(statistics key) Mark: the statistics are complete; the number of blocks.")
-calibration_warning_note = _note("calibration warning", "(statistics key) Warning about the statistics; may be empty.")
-leaked_passages_note = _note("leaked words", "(key of a text, passages key) Number of passages in that text.")
-inputs_gathered_note = _note("inputs", "(inputs key) Mark: statistics of all inputs are complete; number of blocks.")
-gradients_gathered_note = _note("gradients", "(gradients key) Mark: gradients are complete; number of blocks.")
-part_calibrations_note = _note("part calibrations", "(part key) The calibration keys of a part's artefacts, as JSON.")
-parts_done_note = _note("parts done", "(run key) The finished parts of a run on a cluster, as JSON.")
+calibrated_note = _note(
+    "calibrated", "(statistics key) Mark: the statistics are complete; the number of blocks."
+)
+calibration_warning_note = _note(
+    "calibration warning", "(statistics key) Warning about the statistics; may be empty."
+)
+leaked_passages_note = _note(
+    "leaked words", "(key of a text, passages key) Number of passages in that text."
+)
+inputs_gathered_note = _note(
+    "inputs", "(inputs key) Mark: statistics of all inputs are complete; number of blocks."
+)
+gradients_gathered_note = _note(
+    "gradients", "(gradients key) Mark: gradients are complete; number of blocks."
+)
+part_calibrations_note = _note(
+    "part calibrations", "(part key) The calibration keys of a part's artefacts, as JSON."
+)
+parts_done_note = _note(
+    "parts done", "(run key) The finished parts of a run on a cluster, as JSON."
+)
 cluster_name_note = _note("cluster name", "The name of this data folder on a shared cluster.")
-losses_note = _note("losses", "(dense and sparse record keys) The losses of a sparse model against dense, as JSON.")
+losses_note = _note(
+    "losses", "(dense and sparse record keys) The losses of a sparse model against dense, as JSON."
+)
 task_losses_note = _note(
-    "task losses", "(dense and sparse record keys, digest of the keys of answers) The same on the tasks of a run."
+    "task losses",
+    "(dense and sparse record keys, digest of the keys of answers) The same on the tasks of a run.",
 )
 artefact_room_note = _note("artefact room", "The limit of all artefacts in bytes.")
 health_note = _note("health", "Never written: reading it shows whether the store can be read.")
@@ -254,5 +343,10 @@ health_note = _note("health", "Never written: reading it shows whether the store
 
 def calibration_notes(keys: tuple[str, ...]) -> list[NoteName]:
     """All notes on calibrations whose artefacts have these keys."""
-    notes = (calibrated_note, calibration_warning_note, inputs_gathered_note, gradients_gathered_note)
+    notes = (
+        calibrated_note,
+        calibration_warning_note,
+        inputs_gathered_note,
+        gradients_gathered_note,
+    )
     return [note(key) for key in keys for note in notes]

@@ -1,4 +1,5 @@
-"""The backend of the pages: submits and follows jobs and returns stored results, with the rights of one user.
+"""The backend of the pages: submits and follows jobs and returns stored results, with the rights of
+one user.
 
 It knows no engine.
 """
@@ -19,7 +20,12 @@ from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
 from sparsedash.schema import pair_records, store_keys
 from sparsedash.schema.errors import AccessError, JobError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
-from sparsedash.schema.find_settings import FindResult, FindSettings, planned_run, run_or_find_settings
+from sparsedash.schema.find_settings import (
+    FindResult,
+    FindSettings,
+    planned_run,
+    run_or_find_settings,
+)
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
 from sparsedash.schema.settings import Dtype, RunSettings, settings_from_plain
@@ -71,7 +77,9 @@ _KINDS: dict[type[Request], tuple[JobKind, type[Any] | None]] = {
     ExportSettings: ("export", None),
     VerifySettings: ("verify", None),
 }
-"""The kind of job of each kind of settings, and the class of its result where its entry alone is the result."""
+"""The kind of job of each kind of settings, and the class of its result where its entry alone is
+the result.
+"""
 
 _LOOKED_AT, _LAST_STARTS = 50, 3
 """Jobs that are looked at for how long a start takes, and starts that count."""
@@ -82,11 +90,15 @@ _FASTER = 1.5
 
 
 class Backend:
-    """One data folder with its results, its job table and its workers. Safe to share between threads.
+    """One data folder with its results, its job table and its workers. Safe to share between
+    threads.
 
-    data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
-    user_data: prompts, choices and run names. costs: the verdicts on all runs. answers: of other programs. exports,
-    uploads, housekeeping: see their classes. What a new backend gives and does is everybody's; see `seen_by`.
+    data_dir: made when it is not there. Every method may raise StoreError while the folder cannot
+    be used.
+    user_data: prompts, choices and run names. costs: the verdicts on all runs. answers: of other
+    programs. exports,
+    uploads, housekeeping: see their classes. What a new backend gives and does is everybody's; see
+    `seen_by`.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -114,7 +126,9 @@ class Backend:
         return any(job.worker != CLUSTER for job in self._table.running())
 
     def seen_by(self, user: str, rules: Serving) -> "Backend":
-        """The same backend with the rights of one user of a server, see `Access`. user: a `visitor_name`."""
+        """The same backend with the rights of one user of a server, see `Access`. user: a
+        `visitor_name`.
+        """
         theirs = copy(self)
         theirs._give_to(user, rules)
         return theirs
@@ -125,13 +139,16 @@ class Backend:
         self.user_data = UserData(store, user)
         self.exports = Exports(store, self._all_uploads, access, lambda: live_jobs(table))
         self.uploads = UserUploads(self._all_uploads, self.exports, access, self._texts_in_use)
-        self.housekeeping = Housekeeping(store, table, results, self.costs, (self.exports, self.uploads), access)
+        self.housekeeping = Housekeeping(
+            store, table, results, self.costs, (self.exports, self.uploads), access
+        )
 
     def submit(self, asked: Request) -> Job:
-        """The job for these settings: one that is done and whose results are stored, the live one, or a new one.
+        """The job for these settings: one that is done and whose results are stored, the live one,
+        or a new one.
 
-        Raises AccessError for what the user may not read or do, and JobError beyond their quota, likewise below; and
-        for a run that cannot start.
+        Raises AccessError for what the user may not read or do, and JobError beyond their quota,
+        likewise below; and for a run that cannot start.
         """
         self._require(asked)
         before = self.preflight(asked) if isinstance(asked, RunSettings | FindSettings) else None
@@ -145,15 +162,17 @@ class Backend:
             if newest is not None and newest.state == "done" and self._is_stored(asked, key):
                 self._access.owners.add(key, self._access.user)
                 return newest
-            job = self._table.submit(kind, key, asdict(asked), self._access.user, self._access.most_jobs)
+            job = self._table.submit(
+                kind, key, asdict(asked), self._access.user, self._access.most_jobs
+            )
         if before is not None and job.state == "queued":
             note_derived(self._store, store_keys.forecast_note(key), asdict(before))
         self._try_to_reconcile()
         return job
 
     def retry(self, job_id: int) -> Job:
-        """Queue a job that ended early again; the live job with these settings, or, where a file that it reads has
-        changed since, a new one. Raises JobError when the job is done.
+        """Queue a job that ended early again; the live job with these settings, or, where a file
+        that it reads has changed since, a new one. Raises JobError when the job is done.
         """
         job = self.job(job_id)
         asked: Request | None = None
@@ -177,7 +196,9 @@ class Backend:
         return self._access.may_stop(job)
 
     def cancel(self, job_id: int) -> Job:
-        """Ask a job to stop. One that waits is cancelled at once; one that has ended stays as it is."""
+        """Ask a job to stop. One that waits is cancelled at once; one that has ended stays as it
+        is.
+        """
         self._access.require_to_stop(self._table.get(job_id))
         job = self._table.request_cancel(job_id)
         self._try_to_reconcile()
@@ -189,7 +210,9 @@ class Backend:
         return self._table.move(job_id, to)
 
     def prioritise(self, job_id: int, priority: Priority) -> Job:
-        """Make a waiting run more or less urgent. Raises JobError when it does not wait (any more), or is a prompt."""
+        """Make a waiting run more or less urgent. Raises JobError when it does not wait (any more),
+        or is a prompt.
+        """
         self._access.require_order(self._table.get(job_id), priority)
         return self._table.prioritise(job_id, priority)
 
@@ -235,7 +258,9 @@ class Backend:
         return self._results.runs(None if self._access.sees_all else self._access.owned())
 
     def run(self, key: str) -> Run | None:
-        """The run as far as it is, or None; also the shipped EXAMPLE, which `runs` does not name."""
+        """The run as far as it is, or None; also the shipped EXAMPLE, which `runs` does not
+        name.
+        """
         return self.result(Run, key)
 
     def search(self, key: str) -> FindResult | None:
@@ -258,7 +283,9 @@ class Backend:
             return self._results.get(pair_records.Continuation, key)
 
         found = self.result(pair_records.Continuation, asked.key())
-        if found is not None or not self._access.sees_results(asked.left, asked.right, *asked.others):
+        if found is not None or not self._access.sees_results(
+            asked.left, asked.right, *asked.others
+        ):
             return found
         return joined(asked, alone)
 
@@ -268,11 +295,15 @@ class Backend:
         return self._store.why_missing(kind, key) if sees(key) else "is no longer stored"
 
     def written_at(self, key: str) -> float | None:
-        """When the record with this key was written; None where there is none, or the user does not see it."""
+        """When the record with this key was written; None where there is none, or the user does not
+        see it.
+        """
         return self._store.written_at(Record, key) if self._access.sees_results(key) else None
 
     def pack_run(self, key: str) -> bytes:
-        """A finished run as a file. Raises JobError where it has not finished, or is not there any more."""
+        """A finished run as a file. Raises JobError where it has not finished, or is not there any
+        more.
+        """
         run = self.run(key)
         if run is None or not run.finished:
             raise JobError("This run has not finished.", "Wait for it, or start it again.")
@@ -281,7 +312,8 @@ class Backend:
     def open_run(self, data: bytes) -> Run:
         """Keep the run of such a file and return it; a run that is here already stays as it is.
 
-        For administrators: made-up results would be everybody's. Raises StoreError for another or a changed file.
+        For administrators: made-up results would be everybody's. Raises StoreError for another or a
+        changed file.
         """
         self._access.require_administrator("opens files of runs", "Ask for the run yourself.")
         return keep_run(read_run_file(data), self._store)
@@ -291,16 +323,22 @@ class Backend:
         return self._access.offered_tasks()
 
     def open_answers(self, name: str, content: bytes) -> str:
-        """The key of a file of answers, kept for `answers`. For administrators. Raises CorpusError and StoreError."""
+        """The key of a file of answers, kept for `answers`. For administrators. Raises CorpusError
+        and StoreError.
+        """
         self._access.require_administrator("opens files of answers", "Ask for their address.")
         return self.answers.keep(name, content)
 
     def damaged_runs(self) -> list[str]:
-        """The keys of runs whose own entries were damaged and set aside, so that `runs` does not name them."""
+        """The keys of runs whose own entries were damaged and set aside, so that `runs` does not
+        name them.
+        """
         return [key for key in self._store.damaged_keys(Run) if self._access.sees(key)]
 
     def model_shape(self, record: Record) -> ModelShape | None:
-        """The sizes of a record's dense model; None where it was not loaded here and is not in the catalog."""
+        """The sizes of a record's dense model; None where it was not loaded here and is not in the
+        catalog.
+        """
         return known_shape(self._store, record.model_identity) or listed_shape(record.model)
 
     @property
@@ -310,7 +348,9 @@ class Backend:
 
     @property
     def administers(self) -> bool:
-        """Whether the user may look into the data folder, tidy it, and put jobs before those of others."""
+        """Whether the user may look into the data folder, tidy it, and put jobs before those of
+        others.
+        """
         return self._access.unlimited
 
     def cached(self, settings: RunSettings) -> Cached:
@@ -323,13 +363,17 @@ class Backend:
         return refused or request_checks.reference_problem(field, reference, self.data_dir)
 
     def lacks_text(self, reference: str) -> bool:
-        """Whether this is a text of the hub that was never read here, while the hub does not answer."""
+        """Whether this is a text of the hub that was never read here, while the hub does not
+        answer.
+        """
         return preflight.lacks_text(reference, self._store, self._hub)
 
     @property
     def reach(self) -> Reach:
         """What the user can ask for."""
-        return Reach(lacks=self.lacks_text, n_passages=self._passages_there, problems=self._request_problems)
+        return Reach(
+            lacks=self.lacks_text, n_passages=self._passages_there, problems=self._request_problems
+        )
 
     def _passages_there(self, reference: str) -> int | None:
         """As `passages_there`; 0 of what the user may not read."""
@@ -345,7 +389,9 @@ class Backend:
     def _request_problems(self, asked: RunSettings | FindSettings) -> tuple[str, ...]:
         """Why a run or a search cannot start, as far as that shows at once."""
         settings = planned_run(asked)
-        return self._refusals(settings) or preflight.run_problems(asked, self.data_dir, self._shape(settings))
+        return self._refusals(settings) or preflight.run_problems(
+            asked, self.data_dir, self._shape(settings)
+        )
 
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
         """Time, memory and disk of a run or a search, and why it cannot start if it cannot."""
@@ -361,7 +407,9 @@ class Backend:
         )
         return Preflight(
             stored=stored,
-            duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),
+            duration=preflight.expected_duration(
+                settings, stored, *self._seconds(settings), self._start_s(ready=True)
+            ),
             memory=memory,
             disk=disk,
             problems=(*problems, unfit) if unfit else problems,
@@ -372,54 +420,79 @@ class Backend:
         return recalled(self._store, store_keys.forecast_note(job.key), Preflight)
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
-        """Seconds of each stage of a run, for one model; None where not known. start: of a worker without an engine."""
+        """Seconds of each stage of a run, for one model; None where not known. start: of a worker
+        without an engine.
+        """
         return {"start": self._start_s(), **self._seconds(settings)[0]}
 
     def healing_steps(self, minutes: float, settings: RunSettings) -> int:
-        """Steps of healing that take about so many minutes here. Raises JobError where that is not known yet."""
-        return healing_steps(minutes, settings, self.runs(), self._speed.known(), self._shape(settings))
+        """Steps of healing that take about so many minutes here. Raises JobError where that is not
+        known yet.
+        """
+        return healing_steps(
+            minutes, settings, self.runs(), self._speed.known(), self._shape(settings)
+        )
 
     def is_measuring(self) -> bool:
-        """Whether this machine's speed is being measured, so that more will be known of a run's time soon."""
+        """Whether this machine's speed is being measured, so that more will be known of a run's
+        time soon.
+        """
         return self._speed.is_measuring()
 
     def named_model(self, reference: str) -> NamedModel | None:
-        """Family and sizes of a model as soon as it is named; None where nothing of it is on this machine."""
+        """Family and sizes of a model as soon as it is named; None where nothing of it is on this
+        machine.
+        """
         if self._access.reference_problem("model", reference):
             return None
         return named_model(reference, self._store)
 
     def fetch_config(self, reference: str) -> None:
-        """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises ModelError, AccessError."""
+        """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises
+        ModelError, AccessError.
+        """
         self._access.require_allowed(("model", reference))
         fetch_config(reference, with_token=self._access.unlimited)
 
     def newer_revisions(self, run: Run) -> dict[str, str]:
-        """Of the names on the hub that a run read, those that have led to another commit since, with that commit."""
+        """Of the names on the hub that a run read, those that have led to another commit since,
+        with that commit.
+        """
         return newer_revisions(run, self._store)
 
     def cluster(self) -> ClusterView | None:
-        """The scheduler and its machines a moment ago; None where none is named, or the user does not administer it."""
+        """The scheduler and its machines a moment ago; None where none is named, or the user does
+        not administer it.
+        """
         return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
 
     def reconcile(self) -> bool:
-        """Mark crashed jobs, stop cancelled ones, start workers. Cheap; to be called about once a second.
+        """Mark crashed jobs, stop cancelled ones, start workers. Cheap; to be called about once a
+        second.
 
         Returns whether it did, which it does not while another call does.
         """
         return self._runner.reconcile()
 
     def fastest_dtype(self) -> Dtype:
-        """The number format in which this machine multiplies clearly faster, as measured; float32 until it is."""
+        """The number format in which this machine multiplies clearly faster, as measured; float32
+        until it is.
+        """
         speeds = self._speed.known()
-        return "bfloat16" if speeds is not None and speeds.bfloat16 > _FASTER * speeds.float32 else "float32"
+        return (
+            "bfloat16"
+            if speeds is not None and speeds.bfloat16 > _FASTER * speeds.float32
+            else "float32"
+        )
 
     def expect_work(self) -> None:
         """Have a worker ready by the time that the user starts something. Returns at once."""
         self._runner.prepare()
 
     def health(self) -> dict[str, object]:
-        """Plain facts for a monitor. Raises StoreError when results or jobs cannot be read, or the disk has no room."""
+        """Plain facts for a monitor. Raises StoreError when results or jobs cannot be read, or the
+        disk has no room.
+        """
         require_job_room(self.data_dir)
         self._store.recall(store_keys.health_note())
         return {
@@ -471,25 +544,39 @@ class Backend:
         return kind != "verify" and self._results.is_whole(key)
 
     def _texts_in_use(self) -> set[str]:
-        return {text for job in live_jobs(self._table) for text in texts_read(job.settings, self._results.record)}
+        return {
+            text
+            for job in live_jobs(self._table)
+            for text in texts_read(job.settings, self._results.record)
+        }
 
     def _shape(self, settings: RunSettings | FindSettings) -> ModelShape | None:
         named = self.named_model(settings.model)
         return None if named is None else named.shape
 
     def _seconds(self, settings: RunSettings) -> tuple[dict[Stage, float | None], list[Stage]]:
-        return expected_seconds(settings, self.runs(), self.record, self._speed.known(), self._shape(settings))
+        return expected_seconds(
+            settings, self.runs(), self.record, self._speed.known(), self._shape(settings)
+        )
 
     def _start_s(self, *, ready: bool = False) -> float:
-        """Seconds until a worker has the engine, as the last ones took. ready: nothing where there is a worker."""
+        """Seconds until a worker has the engine, as the last ones took. ready: nothing where there
+        is a worker.
+        """
         if ready and self._runner.has_worker():
             return 0.0
-        taken = [job.progress.taken[0] for job in self._table.list(_LOOKED_AT) if job.progress.taken]
-        started = [first.seconds for first in taken if first.stage == "start" and first.seconds >= _COLD_S]
+        taken = [
+            job.progress.taken[0] for job in self._table.list(_LOOKED_AT) if job.progress.taken
+        ]
+        started = [
+            first.seconds for first in taken if first.stage == "start" and first.seconds >= _COLD_S
+        ]
         return max(started[:_LAST_STARTS], default=START_S)
 
     def _try_to_reconcile(self) -> None:
-        """What was asked for is done or shown all the same; the server tries again in a second, and says why not."""
+        """What was asked for is done or shown all the same; the server tries again in a second, and
+        says why not.
+        """
         try:
             self.reconcile()
         except StoreError as error:

@@ -1,8 +1,10 @@
-"""A Dask worker's side of the cluster: runs parts of jobs in a child process and exchanges calibration artefacts.
+"""A Dask worker's side of the cluster: runs parts of jobs in a child process and exchanges
+calibration artefacts.
 
-Each machine has a data folder and a job table of its own; only a Part and a PartEnd cross to the server. Calibration
-artefacts go from machine to machine, never through the scheduler or the server (0.14 GB for a model of 135
-million weights, 8 GB for 7 billion); one that cannot be fetched is computed again.
+Each machine has a data folder and a job table of its own; only a Part and a PartEnd cross to the
+server. Calibration artefacts go from machine to machine, never through the scheduler or the server
+(0.14 GB for a model of 135 million weights, 8 GB for 7 billion); one that cannot be fetched is
+computed again.
 """
 
 import json
@@ -46,7 +48,9 @@ _HEARTBEAT_S = 3.0
 
 
 class PartMachine:
-    """Folder, job table and child of one Dask worker. The child ends with the process that this is in."""
+    """Folder, job table and child of one Dask worker. The child ends with the process that this is
+    in.
+    """
 
     def __init__(self, folder: Path, *, command: tuple[str, ...] | None = None) -> None:
         self.folder = folder
@@ -72,10 +76,14 @@ class PartMachine:
         match job.state:
             case "failed" | "cancelled" | "crashed" as state:
                 why, advice = job.error_text, job.error_advice
-                return PartEnd(state=state, machine=name, log=log_end, error_text=why, error_advice=advice)
+                return PartEnd(
+                    state=state, machine=name, log=log_end, error_text=why, error_advice=advice
+                )
         run = self.store.get(Run, part.key)
         if run is None:
-            raise StoreError("The results are no longer in the machine's data folder.", "Try again.")
+            raise StoreError(
+                "The results are no longer in the machine's data folder.", "Try again."
+            )
         return PartEnd(state="done", machine=name, log=log_end, file=run_file(run, self.store))
 
     def child_bytes(self) -> int:
@@ -90,8 +98,8 @@ class PartMachine:
 
     def _followed(self, part: Part, name: str, report: Report, stopped: Callable[[], bool]) -> Job:
         """The part's job in this machine's own table, once it has ended."""
-        # Jobs of an earlier process of this worker are over: its child ended with it. Of a part that was given up the
-        # child may work on.
+        # Jobs of an earlier process of this worker are over: its child ended with it. Of a part
+        # that was given up the child may work on.
         self._runner.reconcile()
         for left in (*self._table.queue(), *self._table.running()):
             if left.key != part.key:
@@ -104,7 +112,10 @@ class PartMachine:
                     self._table.request_cancel(job.id)
                 self._runner.reconcile()
                 self.at_work = job = self._table.get(job.id)
-                progress, since = replace(job.progress, machine=name), time.monotonic() - reported_at
+                progress, since = (
+                    replace(job.progress, machine=name),
+                    time.monotonic() - reported_at,
+                )
                 if since >= (_HEARTBEAT_S if progress == reported else _REPORT_S):
                     report(progress)
                     reported, reported_at = progress, time.monotonic()
@@ -121,7 +132,9 @@ def _drop(uploads: Uploads, reference: str) -> None:
 
 
 def perform_part(part: Part, report: Report, stopped: Callable[[], bool], fetch: Fetch) -> PartEnd:
-    """The task of a Dask worker: see jobs.cluster. Nothing that goes wrong with the part is raised."""
+    """The task of a Dask worker: see jobs.cluster. Nothing that goes wrong with the part is
+    raised.
+    """
     from sparsedash.jobs.cluster import this_machine
 
     address, name = this_machine()
@@ -148,12 +161,18 @@ def kept_artefact(name: str) -> bytes | None:
 
 
 def machine_facts() -> dict[str, Any]:
-    """The values of this machine's MachineFacts; cheap, since they go along with every heartbeat."""
+    """The values of this machine's MachineFacts; cheap, since they go along with every
+    heartbeat.
+    """
     # Dask brings it along.
     import psutil
 
     memory = psutil.virtual_memory()
-    known: dict[str, Any] = {"hostname": socket.gethostname(), "sparsedash": sparsedash.__version__, **_packages()}
+    known: dict[str, Any] = {
+        "hostname": socket.gethostname(),
+        "sparsedash": sparsedash.__version__,
+        **_packages(),
+    }
     known |= {"gpus": _gpu_names(), "total_bytes": memory.total, "free_bytes": memory.available}
     try:
         machine = this_part_machine()
@@ -168,7 +187,9 @@ _held: list[IO[bytes]] = []
 
 
 def this_part_machine() -> PartMachine:
-    """The machine of this process, in the first folder that no other Dask worker of this computer has."""
+    """The machine of this process, in the first folder that no other Dask worker of this computer
+    has.
+    """
     with _opening:
         return _opened()
 
@@ -182,11 +203,16 @@ def _opened() -> PartMachine:
         if lock := hold_lock(shared / "cluster" / f"{number}.lock", wait_s=0.05):
             _held.append(lock)
             return PartMachine(shared / "cluster" / str(number))
-    raise StoreError(f"{MOST_WORKERS} Dask workers use {shared} already.", "Name another one: SPARSEDASH_DATA_DIR.")
+    raise StoreError(
+        f"{MOST_WORKERS} Dask workers use {shared} already.",
+        "Name another one: SPARSEDASH_DATA_DIR.",
+    )
 
 
 def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) -> PartEnd:
-    """The end of a part, with the names of the artefacts that its calibration left here. address: of this machine."""
+    """The end of a part, with the names of the artefacts that its calibration left here. address:
+    of this machine.
+    """
     noted = store.recall(store_keys.part_calibrations_note(part_key))
     if end.state != "done" or noted is None:
         return end
@@ -198,12 +224,17 @@ def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) ->
     return replace(end, calibration=KeptCalibration(machine=address, artefacts=names, notes=found))
 
 
-def fetch_calibration(kept: KeptCalibration, store: Store, fetch: Fetch, stopped: Callable[[], bool]) -> int:
-    """Fetch the artefacts of a calibration that this store lacks, and then the notes that all of them are here.
+def fetch_calibration(
+    kept: KeptCalibration, store: Store, fetch: Fetch, stopped: Callable[[], bool]
+) -> int:
+    """Fetch the artefacts of a calibration that this store lacks, and then the notes that all of
+    them are here.
 
     Returns how many were fetched. Without the notes the calibration is computed again.
     """
-    lacking = sorted({*kept.artefacts}.difference(entry.name for entry in store.entries("artefacts")))
+    lacking = sorted(
+        {*kept.artefacts}.difference(entry.name for entry in store.entries("artefacts"))
+    )
     for n_fetched, name in enumerate(lacking):
         try:
             data = None if stopped() else fetch(kept, name)
@@ -234,6 +265,13 @@ def _packages() -> dict[str, str]:
 @cache
 def _gpu_names() -> list[str]:
     """The GPUs that the child may use, by the driver's names where those can be read."""
-    lines = [line for file in sorted(NVIDIA.glob("*/information")) for line in file.read_text().splitlines()]
+    lines = [
+        line
+        for file in sorted(NVIDIA.glob("*/information"))
+        for line in file.read_text().splitlines()
+    ]
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return [names[int(gpu)] if gpu.isdecimal() and int(gpu) < len(names) else f"GPU {gpu}" for gpu in visible_gpus()]
+    return [
+        names[int(gpu)] if gpu.isdecimal() and int(gpu) < len(names) else f"GPU {gpu}"
+        for gpu in visible_gpus()
+    ]

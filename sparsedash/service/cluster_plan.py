@@ -1,7 +1,9 @@
-"""The server's side of the cluster: splits a run into parts, merges the results, connects to Dask and checks it.
+"""The server's side of the cluster: splits a run into parts, merges the results, connects to Dask
+and checks it.
 
-A run is spread: one machine evaluates the dense model and calibrates, with the first sparse model of every kind of
-calibration; any machine makes the other sparse models. A search runs on one machine.
+A run is spread: one machine evaluates the dense model and calibrates, with the first sparse model
+of every kind of calibration; any machine makes the other sparse models. A search runs on one
+machine.
 """
 
 import json
@@ -45,9 +47,10 @@ _SHARED = ("dense", "calibration")
 class ClusterPlan:
     """The parts of a job that makes a run, and what becomes of their results.
 
-    A search is one part. A run is one part with the dense model and the calibrations, then one for each sparse model
-    that is left; returned parts are noted under the run, so that neither another attempt nor another server asks for
-    them again. Raises SettingsError for settings that cannot be read.
+    A search is one part. A run is one part with the dense model and the calibrations, then one for
+    each sparse model that is left; returned parts are noted under the run, so that neither another
+    attempt nor another server asks for them again. Raises SettingsError for settings that cannot be
+    read.
     """
 
     def __init__(self, job: Job, store: Store) -> None:
@@ -83,12 +86,18 @@ class ClusterPlan:
                 try:
                     texts[f"{path.parent.name}/{path.name}"] = path.read_bytes()
                 except OSError as error:
-                    raise StoreError(f"{path.name} cannot be read: {error.strerror}.", "Upload it again.") from error
+                    raise StoreError(
+                        f"{path.name} cannot be read: {error.strerror}.", "Upload it again."
+                    ) from error
         owner = "" if may_use_token(self._job.owner) else self._job.owner
         if self._find:
             key, settings = self._job.key, self._job.settings
-            return Part(name=name, kind="find", key=key, settings=settings, texts=texts, owner=owner)
-        asked = PartSettings(run=self._asked, run_key=self._job.key, points=tuple(map(int, name.split("-"))))
+            return Part(
+                name=name, kind="find", key=key, settings=settings, texts=texts, owner=owner
+            )
+        asked = PartSettings(
+            run=self._asked, run_key=self._job.key, points=tuple(map(int, name.split("-")))
+        )
         return Part(
             name=name,
             kind="part",
@@ -101,7 +110,9 @@ class ClusterPlan:
         )
 
     def keep(self, part: Part, end: PartEnd) -> None:
-        """Keep the results of a part; stored ones stay. Raises StoreError for results of other settings."""
+        """Keep the results of a part; stored ones stay. Raises StoreError for results of other
+        settings.
+        """
         file = read_run_file(end.file)
         self._require_asked(file, part, end)
         if self._find:
@@ -123,12 +134,20 @@ class ClusterPlan:
     def said(self) -> str:
         """Progress in words; may be empty."""
         n_sparse = self._asked.n_sparse
-        return f"{len(self._done)} of {n_sparse} sparse models are made" if n_sparse > 1 and self._made else ""
+        return (
+            f"{len(self._done)} of {n_sparse} sparse models are made"
+            if n_sparse > 1 and self._made
+            else ""
+        )
 
     @property
     def _done(self) -> dict[int, str]:
         """The record key of every point that is made."""
-        return {point: key for points, run in self._made.items() for point, key in zip(points, run.sparse, strict=True)}
+        return {
+            point: key
+            for points, run in self._made.items()
+            for point, key in zip(points, run.sparse, strict=True)
+        }
 
     def _require_asked(self, file: RunFile, part: Part, end: PartEnd) -> None:
         run, first = file.run, next(iter(self._made.values()), file.run)
@@ -143,7 +162,8 @@ class ClusterPlan:
                 "Run `sparsedash cluster check`: all machines must have the same version of SparseDash.",
             )
         if run.model_identity != first.model_identity or run.corpora != first.corpora:
-            # Another attempt begins anew: the hub may have a newer model than when the first part was made.
+            # Another attempt begins anew: the hub may have a newer model than when the first part
+            # was made.
             self._store.forget(store_keys.parts_done_note(self._job.key))
             raise StoreError(
                 f"{end.machine} has another model or text under this name than the machine that began.",
@@ -151,11 +171,14 @@ class ClusterPlan:
             )
 
     def _merged(self) -> Run:
-        """The whole run as far as it is; its sparse records in order, up to the first one that is missing."""
+        """The whole run as far as it is; its sparse records in order, up to the first one that is
+        missing.
+        """
         made, done = list(self._made.values()), self._done
         n_in_order = next((n for n in range(len(done)) if n not in done), len(done))
         others = [name for run in made[1:] for name in run.cached if name not in _SHARED]
-        # Each part looks at a sparse model of its own: of warnings that differ in numbers only, the first.
+        # Each part looks at a sparse model of its own: of warnings that differ in numbers only, the
+        # first.
         warnings = dict[str, str]()
         for line in chain.from_iterable(run.warnings for run in made):
             warnings.setdefault(_NUMBER.sub("#", line), line)
@@ -169,7 +192,9 @@ class ClusterPlan:
             started_at=self._job.started_at or made[0].started_at,
             finished_at=time.time() if self.whole else None,
             seconds={
-                stage: sum(run.seconds.get(stage, 0.0) for run in made) for each in made for stage in each.seconds
+                stage: sum(run.seconds.get(stage, 0.0) for run in made)
+                for each in made
+                for stage in each.seconds
             },
             cached=tuple(dict.fromkeys([*made[0].cached, *others])),
             warnings=tuple(warnings.values()),
@@ -177,7 +202,11 @@ class ClusterPlan:
 
     def _dense_alone(self) -> Run:
         run = self._merged()
-        return replace(run, sparse=(), answers={key: own for key, own in run.answers.items() if key == run.dense})
+        return replace(
+            run,
+            sparse=(),
+            answers={key: own for key, own in run.answers.items() if key == run.dense},
+        )
 
     def _note(self) -> None:
         made = [[list(points), to_json(run)] for points, run in self._made.items()]
@@ -197,7 +226,9 @@ class ClusterPlan:
 
 
 def first_points(asked: RunSettings) -> tuple[int, ...]:
-    """The sparse models of the first part: one of each kind of calibration, so that one machine collects them all."""
+    """The sparse models of the first part: one of each kind of calibration, so that one machine
+    collects them all.
+    """
     first: dict[tuple[float, bool, bool, bool, bool], int] = {}
     for point, (method, _) in enumerate(asked.points):
         if method.reads_text:
@@ -208,7 +239,9 @@ def first_points(asked: RunSettings) -> tuple[int, ...]:
 
 
 def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
-    """A new connection. name: tells the data folder from others at the same scheduler. Raises JobError."""
+    """A new connection. name: tells the data folder from others at the same scheduler. Raises
+    JobError.
+    """
     try:
         from sparsedash.jobs.cluster import Cluster, OnMachine
     except ModuleNotFoundError as error:
@@ -216,11 +249,15 @@ def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
             f"A scheduler is configured, but the package {error.name} is not installed.",
             f"Run: {install_command('-r requirements-cluster.txt')}",
         ) from error
-    return Cluster(scheduler, name, OnMachine(do=perform_part, facts=machine_facts, artefact=kept_artefact))
+    return Cluster(
+        scheduler, name, OnMachine(do=perform_part, facts=machine_facts, artefact=kept_artefact)
+    )
 
 
 def check_cluster(scheduler: Scheduler) -> tuple[tuple[ClusterMachine, ...], tuple[str, ...]]:
-    """Every Dask worker, and what keeps them from work or equal results, in words. Raises JobError."""
+    """Every Dask worker, and what keeps them from work or equal results, in words. Raises
+    JobError.
+    """
     cluster = connect_cluster(scheduler, "check")
     try:
         deadline = time.monotonic() + FACTS_WITHIN_S
@@ -235,18 +272,34 @@ def check_cluster(scheduler: Scheduler) -> tuple[tuple[ClusterMachine, ...], tup
     return found, tuple(_problems(found, versions))
 
 
-def _problems(machines: Sequence[ClusterMachine], versions: dict[str, dict[str, str]]) -> Iterator[str]:
-    """Machines that take nothing, and packages that differ or are missing. versions: of packages, by machine."""
+def _problems(
+    machines: Sequence[ClusterMachine], versions: dict[str, dict[str, str]]
+) -> Iterator[str]:
+    """Machines that take nothing, and packages that differ or are missing. versions: of packages,
+    by machine.
+    """
     if not machines:
         yield "There is no Dask worker: start one on each machine, see docs/cluster.md."
-    yield from (f"{machine.name} takes nothing: {machine.problem}" for machine in machines if machine.problem)
-    found = {package: {name: about.get(package, "none") for name, about in versions.items()} for package in _MUST_AGREE}
+    yield from (
+        f"{machine.name} takes nothing: {machine.problem}"
+        for machine in machines
+        if machine.problem
+    )
+    found = {
+        package: {name: about.get(package, "none") for name, about in versions.items()}
+        for package in _MUST_AGREE
+    }
     known = [machine for machine in machines if machine.facts and machine.facts.sparsedash]
     for package in ("sparsedash", *_OF_THE_ENGINE):
         found[package] = {each.name: str(getattr(each.facts, package)) for each in known}
     found["sparsedash"]["this server"] = sparsedash.__version__
     for package, by_machine in found.items():
-        versions_of = {value: [n for n, each in by_machine.items() if each == value] for value in by_machine.values()}
+        versions_of = {
+            value: [n for n, each in by_machine.items() if each == value]
+            for value in by_machine.values()
+        }
         if len(versions_of) > 1 or "not installed" in versions_of:
-            listed = "; ".join(f"{version} on {', '.join(names)}" for version, names in versions_of.items())
+            listed = "; ".join(
+                f"{version} on {', '.join(names)}" for version, names in versions_of.items()
+            )
             yield f"{package}: {listed}."

@@ -1,7 +1,7 @@
 """Jobs on a cluster: attempts made of parts, fenced by the job table, and their reconciliation.
 
-A thread of its own, since a scheduler may let it wait. It remembers nothing that matters: after a restart the job table
-says which attempts run, and the scheduler which of their parts it has.
+A thread of its own, since a scheduler may let it wait. It remembers nothing that matters: after a
+restart the job table says which attempts run, and the scheduler which of their parts it has.
 """
 
 import logging
@@ -69,8 +69,12 @@ class Attempt:
         found = [cluster.progress(self._key(name)) for name in self.at_work]
         return tuple(progress for progress in found if progress is not None)
 
-    def go_on(self, job: Job, cluster: "Cluster", machines: Sequence[ClusterMachine], n_free: int) -> None:
-        """One round: collect ended parts, begin others, report progress. job: its present row. n_free: slots."""
+    def go_on(
+        self, job: Job, cluster: "Cluster", machines: Sequence[ClusterMachine], n_free: int
+    ) -> None:
+        """One round: collect ended parts, begin others, report progress. job: its present row.
+        n_free: slots.
+        """
         self.job = job
         if self._to_take_up:
             # Parts that this or another server has submitted are not done twice.
@@ -105,7 +109,9 @@ class Attempt:
     def _key(self, name: str) -> str:
         return f"{_attempt_name(self.job)}/{name}"
 
-    def _submit(self, names: Sequence[str], cluster: "Cluster", machines: Sequence[ClusterMachine]) -> None:
+    def _submit(
+        self, names: Sequence[str], cluster: "Cluster", machines: Sequence[ClusterMachine]
+    ) -> None:
         for name in names:
             try:
                 part = self._plan.part(name)
@@ -133,7 +139,9 @@ class Attempt:
                 self._bad = self._bad or failed_part(error)
         else:
             at = end.machine or (progress.machine if progress else "") or "A machine"
-            self._bad = self._bad or replace(end, error_text=f"{at}: {end.error_text or 'it ended without a message.'}")
+            self._bad = self._bad or replace(
+                end, error_text=f"{at}: {end.error_text or 'it ended without a message.'}"
+            )
         cluster.forget(key)
 
     def _wind_up(self, cluster: "Cluster") -> None:
@@ -149,7 +157,9 @@ class Attempt:
         bad = PartEnd(state="cancelled", error_text=Cancelled().message)
         if self._bad is not None and not self.job.stopping:
             bad = self._bad
-        self._table.end(self.job, bad.state, bad.error_text, bad.error_advice or kept(self.job.kind))
+        self._table.end(
+            self.job, bad.state, bad.error_text, bad.error_advice or kept(self.job.kind)
+        )
         self.ended = True
 
     def _report(self, cluster: "Cluster") -> None:
@@ -182,7 +192,8 @@ def _attempt_name(job: Job) -> str:
 class ClusterRunner:
     """Gives the runs of one data folder to a cluster, while there is one that has machines.
 
-    scheduler: None with `trouble`, which says why it must never be asked. connect: to it, for this folder's name.
+    scheduler: None with `trouble`, which says why it must never be asked. connect: to it, for this
+    folder's name.
     """
 
     def __init__(
@@ -209,14 +220,18 @@ class ClusterRunner:
         self._thread = threading.Thread(target=self._loop, name="cluster", daemon=True)
 
     def start(self) -> None:
-        """Begin, unless the scheduler must not be asked. Runs wait for it as for one that is lost."""
+        """Begin, unless the scheduler must not be asked. Runs wait for it as for one that is
+        lost.
+        """
         if self._scheduler:
             with suppress(StoreError):
                 self._show_up(True)
             self._thread.start()
 
     def takes(self, job: Job) -> bool:
-        """Whether the cluster has this job, or will have it: then no worker of this machine does."""
+        """Whether the cluster has this job, or will have it: then no worker of this machine
+        does.
+        """
         if job.state == "running":
             return self._scheduler is not None and job.worker == CLUSTER
         return self._up is not None and job.may_spread
@@ -266,7 +281,11 @@ class ClusterRunner:
                     self._let_go(attempt)
         if n_slots > self._n_at_work():
             self._claim_next()
-        parts = {step.machine: (a.job.id, step) for a in self._attempts.values() for step in a.progress(connection)}
+        parts = {
+            step.machine: (a.job.id, step)
+            for a in self._attempts.values()
+            for step in a.progress(connection)
+        }
         views = ((machine, *parts.get(machine.name, (None, None))) for machine in found)
         self._machines = tuple(replace(of, job_id=job, progress=step) for of, job, step in views)
 
@@ -291,7 +310,8 @@ class ClusterRunner:
             return False
         self._trouble = ""
         log.info("The scheduler at %s answers.", self._address)
-        # Stop the parts of attempts that are over by now. Asked in this order: one may begin in between.
+        # Stop the parts of attempts that are over by now. Asked in this order: one may begin in
+        # between.
         held = self._connection.held()
         wanted = {_attempt_name(job) for job in self._running()}
         for key in held:
@@ -300,7 +320,9 @@ class ClusterRunner:
         return True
 
     def _attempt(self, job: Job) -> Attempt | None:
-        """A new attempt, or one that another server began; None while that looks after it, or where planning failed."""
+        """A new attempt, or one that another server began; None while that looks after it, or where
+        planning failed.
+        """
         if (lock := hold_lock(job_lock(self._folder, job.id))) is None:
             return None
         try:
@@ -313,7 +335,9 @@ class ClusterRunner:
         return attempt
 
     def _claim_next(self) -> None:
-        """Claim the next job for a free machine. Those with parts left to begin go first: see `go_on`."""
+        """Claim the next job for a free machine. Those with parts left to begin go first: see
+        `go_on`.
+        """
         for queued in self._table.queue():
             if queued.may_spread and (attempt := self._attempt(queued)):
                 if not self._table.claim(queued.id, CLUSTER, 0):
@@ -348,7 +372,9 @@ class ClusterRunner:
         if late:
             self._show_up(False)
         for job in self._running():
-            if (job.id, job.attempt) not in self._attempts and is_lock_held(job_lock(self._folder, job.id)):
+            if (job.id, job.attempt) not in self._attempts and is_lock_held(
+                job_lock(self._folder, job.id)
+            ):
                 # Another server looks after it, and may reach the scheduler.
                 continue
             if job.stopping:
@@ -356,7 +382,9 @@ class ClusterRunner:
                 self._table.end(job, "cancelled", text, kept(job.kind))
             elif late:
                 advice = f"{kept(job.kind)} It runs here while no scheduler answers."
-                self._table.end(job, "crashed", f"The scheduler does not answer. {self._trouble}", advice)
+                self._table.end(
+                    job, "crashed", f"The scheduler does not answer. {self._trouble}", advice
+                )
         self._forget_ended(self._running())
 
     def _show_up(self, up: bool) -> None:
@@ -375,7 +403,9 @@ class ClusterRunner:
 
 
 def cluster_runner(folder: Path, table: JobTable, store: Store) -> ClusterRunner | None:
-    """The runner for the scheduler that the environment names, with the trouble of a refused one; None without one."""
+    """The runner for the scheduler that the environment names, with the trouble of a refused one;
+    None without one.
+    """
     try:
         scheduler = named_scheduler()
     except SettingsError as error:

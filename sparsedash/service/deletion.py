@@ -1,7 +1,7 @@
 """Deletion planner: what goes with runs, a model or a kind of things, what stays and why.
 
-Nothing goes that a live job or a pinned run refers to; with a run go its records and all that refers to them, unless
-another run does (see holdings).
+Nothing goes that a live job or a pinned run refers to; with a run go its records and all that
+refers to them, unless another run does (see holdings).
 """
 
 from collections import Counter
@@ -55,8 +55,10 @@ class Staying(NamedTuple):
 class Cleanup:
     """What goes, and why the rest stays.
 
-    runs: those that go; refused: why others stay, by their keys. entries: names of what goes with the runs alone.
-    n_shared: records of theirs that stay, since other runs or users have them too. n_named: runs that have a name.
+    runs: those that go; refused: why others stay, by their keys. entries: names of what goes with
+    the runs alone.
+    n_shared: records of theirs that stay, since other runs or users have them too. n_named: runs
+    that have a name.
     items: other things that go.
     """
 
@@ -82,7 +84,9 @@ class Cleanup:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Things to delete: a kind, or a model by its identity, or runs by their keys, or all damage of the last check."""
+    """Things to delete: a kind, or a model by its identity, or runs by their keys, or all damage of
+    the last check.
+    """
 
     kind: HoldingKind | None = None
     model: str = ""
@@ -93,7 +97,8 @@ class Selection:
 class Housekeeping:
     """What the data folder holds, deletion by kind, model or run, and the limit of artefacts.
 
-    Each user may delete runs of their own; all else is for administrators. Every method may raise StoreError.
+    Each user may delete runs of their own; all else is for administrators. Every method may raise
+    StoreError.
     """
 
     def __init__(
@@ -117,10 +122,14 @@ class Housekeeping:
         return holdings.measure_holdings(self._items(), runs, exports, self._store, record)
 
     def allow(self, gigabytes: float) -> None:
-        """Limit artefacts to so many GB; the rest goes, unless a job is live. Raises SettingsError."""
+        """Limit artefacts to so many GB; the rest goes, unless a job is live. Raises
+        SettingsError.
+        """
         self._access.require_house()
         if room_of_environment() is not None:
-            raise SettingsError("limit", gigabytes, f"what {VARIABLE} says", "Change it there and restart.")
+            raise SettingsError(
+                "limit", gigabytes, f"what {VARIABLE} says", "Change it there and restart."
+            )
         self._store.allow_artefacts(bytes_of(gigabytes, "limit"))
         if not live_jobs(self._table):
             self._store.shrink_artefacts()
@@ -139,8 +148,14 @@ class Housekeeping:
                 found = self._damaged()
             elif chosen.model or chosen.kind:
                 of_model = holdings.named("model", chosen.model) if chosen.model else frozenset()
-                wanted = (item for item in self._items() if item.n and chosen.kind in (None, item.kind))
-                found = [item for item in wanted if item.kind in _DELETABLE and of_model <= item.references]
+                wanted = (
+                    item for item in self._items() if item.n and chosen.kind in (None, item.kind)
+                )
+                found = [
+                    item
+                    for item in wanted
+                    if item.kind in _DELETABLE and of_model <= item.references
+                ]
             if chosen.model or chosen.kind == "runs":
                 keys = tuple(run.key for run in every if chosen.model in ("", run.model_identity))
         own = UserData(self._store, self._access.user)
@@ -150,7 +165,10 @@ class Housekeeping:
         keep = own.pinned_by_anybody() if self._access.unlimited else mine
         pinned = {run.key: run for run in every if run.key in keep}
         refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
-        asked, live = [run for run in every if run.key in keys and run.key not in refused], live_jobs(self._table)
+        asked, live = (
+            [run for run in every if run.key in keys and run.key not in refused],
+            live_jobs(self._table),
+        )
         reasons = {run.key: _why_run_stays(run, live, run.key in mine) for run in asked}
         reasons |= {key: _PINNED_ELSEWHERE for key in pinned if reasons.get(key) == ""}
         refused |= {key: why for key, why in reasons.items() if why}
@@ -171,7 +189,9 @@ class Housekeeping:
             runs=going,
             refused=refused,
             entries=entries,
-            n_shared=len(holdings.named("record", *(key for run in going for key in run.records)) - entries),
+            n_shared=len(
+                holdings.named("record", *(key for run in going for key in run.records)) - entries
+            ),
             n_named=sum(bool(marks[run.key].name) for run in going if run.key in marks),
             items=items,
             stays=tuple(Staying(kind, n, why) for (kind, why), n in stays.items()),
@@ -191,24 +211,40 @@ class Housekeeping:
                 stays.append(Staying(item.kind, 1, error.message.rstrip(".")))
         if chosen.damaged:
             self._store.drop(Verification, VerifySettings().key())
-        n_bytes = plan.n_bytes - sum(item.n_bytes for item in plan.items) + sum(item.n_bytes for item in done)
-        return replace(plan, entries=entries, items=tuple(done), stays=tuple(stays), n_bytes=n_bytes)
+        n_bytes = (
+            plan.n_bytes
+            - sum(item.n_bytes for item in plan.items)
+            + sum(item.n_bytes for item in done)
+        )
+        return replace(
+            plan, entries=entries, items=tuple(done), stays=tuple(stays), n_bytes=n_bytes
+        )
 
     def _items(self) -> Iterable[Item]:
-        return holdings.stored_items(self._store, self._table, self._results.runs(), self._exports, self._uploads)
+        return holdings.stored_items(
+            self._store, self._table, self._results.runs(), self._exports, self._uploads
+        )
 
     def _damaged(self) -> list[Item]:
         found = self.verification()
         return [
             # Which model it was of is not known.
-            Item(_OF_DAMAGE.get(kind) or holdings.kind_of_record(name), name, 0, references=holdings.named("model", ""))
-            for kind, name in dict.fromkeys((d.kind, d.entry or d.name) for d in (found.damaged if found else ()))
+            Item(
+                _OF_DAMAGE.get(kind) or holdings.kind_of_record(name),
+                name,
+                0,
+                references=holdings.named("model", ""),
+            )
+            for kind, name in dict.fromkeys(
+                (d.kind, d.entry or d.name) for d in (found.damaged if found else ())
+            )
         ]
 
     def _drop_runs(self, runs: Iterable[Run]) -> frozenset[str]:
         """Delete runs and what only they have; one that others own too is only taken from the user.
 
-        The run goes first: a page never shows half of one, and what a crash leaves behind no run refers to.
+        The run goes first: a page never shows half of one, and what a crash leaves behind no run
+        refers to.
         """
         deleted = [run for run in runs if not self._access.give_up(run.key)]
         entries = holdings.entries_alone(deleted, self._results.runs())
@@ -233,7 +269,11 @@ class Housekeeping:
         others = (run for run in self._results.runs() if run.key not in keys)
         alone = holdings.healed_weights(runs, record)
         alone -= holdings.healed_weights(others, record) if alone else frozenset()
-        return [entry for entry in self._store.entries("artefacts") if healed_key(entry.name) in alone] if alone else []
+        return (
+            [entry for entry in self._store.entries("artefacts") if healed_key(entry.name) in alone]
+            if alone
+            else []
+        )
 
     def _drop_record(self, name: str) -> None:
         folder, _, key = name.partition("/")
@@ -268,14 +308,20 @@ class Housekeeping:
 class _InUse:
     """What live jobs, pinned runs and, of uploads, all runs refer to."""
 
-    def __init__(self, store: Store, table: JobTable, results: ResultCache, pinned: Iterable[Run]) -> None:
+    def __init__(
+        self, store: Store, table: JobTable, results: ResultCache, pinned: Iterable[Run]
+    ) -> None:
         self._folder, jobs = store.folder, live_jobs(table)
         self._ids, self._keys = {job.id for job in jobs}, {job.key for job in jobs}
-        self._needed = frozenset[str]().union(*(holdings.job_references(job, store, results) for job in jobs))
+        self._needed = frozenset[str]().union(
+            *(holdings.job_references(job, store, results) for job in jobs)
+        )
         self._read = frozenset[str]().union(*map(holdings.references, results.runs()))
         self._healed = holdings.healed_weights(results.runs(), results.record)
         self._pinned = {name for run in pinned for name in holdings.named("record", *run.records)}
-        self._pinned_sparse = {name for run in pinned for name in holdings.named("record", *run.sparse)}
+        self._pinned_sparse = {
+            name for run in pinned for name in holdings.named("record", *run.sparse)
+        }
 
     def why_stays(self, item: Item) -> str:
         """Why this stays, with {them} in place of it; empty where it goes."""
@@ -314,7 +360,11 @@ def _why_run_stays(run: Run, live: Iterable[Job], pinned: bool) -> str:
     for job in live:
         if job.key == run.key:
             return "it is under way; cancel it first"
-        if job.makes_run and job.state == "running" and job.settings.get("model") == run.settings.model:
+        if (
+            job.makes_run
+            and job.state == "running"
+            and job.settings.get("model") == run.settings.model
+        ):
             return "a live run of the same model may reuse its answers; wait for that"
         if records_read(job.settings) & {run.dense, *run.sparse}:
             return "a job that runs or waits uses its models; wait for it, or cancel it"

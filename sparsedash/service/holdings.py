@@ -1,4 +1,6 @@
-"""What the data folder holds: items of every kind with their references, summed by kind, by model and by run."""
+"""What the data folder holds: items of every kind with their references, summed by kind, by model
+and by run.
+"""
 
 import shutil
 from collections import Counter, defaultdict
@@ -25,15 +27,20 @@ from sparsedash.storage.text_files import texts_read
 
 ArtefactHolding = Literal["statistics", "gradients", "written", "weights", "answers", "unfinished"]
 FileHolding = Literal["models", "uploads", "exports", "logs"]
-HoldingKind = Literal["runs", "healed", "texts", "timings", ArtefactHolding, FileHolding, "damaged", "jobs", "notes"]
-"""runs: with their records, passages and continuations. healed: weights. texts: other ones, divergences, prompts, blind
-choices. statistics to unfinished: artefacts of calibration, which have a limit. models: unpacked from .gguf files.
+HoldingKind = Literal[
+    "runs", "healed", "texts", "timings", ArtefactHolding, FileHolding, "damaged", "jobs", "notes"
+]
+"""runs: with their records, passages and continuations. healed: weights. texts: other ones,
+divergences, prompts, blind choices. statistics to unfinished: artefacts of calibration, which have
+a limit. models: unpacked from .gguf files.
 damaged: records set aside.
 """
 
 ARTEFACTS: tuple[HoldingKind, ...] = get_args(ArtefactHolding)
 
-DELETABLE: tuple[HoldingKind, ...] = tuple(kind for kind in get_args(HoldingKind) if kind not in ("jobs", "notes"))
+DELETABLE: tuple[HoldingKind, ...] = tuple(
+    kind for kind in get_args(HoldingKind) if kind not in ("jobs", "notes")
+)
 """The job table and short notes stay: they are small, and everything else is found by them."""
 
 _OF_RECORDS: dict[str, HoldingKind] = {
@@ -66,10 +73,11 @@ def kind_of_record(name: str) -> HoldingKind:
 
 
 class Item(NamedTuple):
-    """A thing in the data folder. name: of an entry, a folder or a log, an upload's reference, or an export's key.
+    """A thing in the data folder. name: of an entry, a folder or a log, an upload's reference, or
+    an export's key.
 
-    used_at: time of the last use, or else of writing. references: see `references`. n: things that it counts as; 0: a
-    part of another one, never deleted by itself.
+    used_at: time of the last use, or else of writing. references: see `references`. n: things that
+    it counts as; 0: a part of another one, never deleted by itself.
     """
 
     kind: HoldingKind
@@ -81,7 +89,9 @@ class Item(NamedTuple):
 
 
 def named(kind: str, *names: str) -> frozenset[str]:
-    """References: "record/KEY" and "passages/KEY", as entries are named, "text/UPLOAD", "model/IDENTITY"."""
+    """References: "record/KEY" and "passages/KEY", as entries are named, "text/UPLOAD",
+    "model/IDENTITY".
+    """
     return frozenset(f"{kind}/{name}" for name in names)
 
 
@@ -89,9 +99,13 @@ def references(thing: Kept) -> frozenset[str]:
     """What a stored record refers to."""
     match thing:
         case Run():
-            texts = map(upload_named, (thing.settings.calibration.corpus, thing.settings.evaluation.corpus))
+            texts = map(
+                upload_named, (thing.settings.calibration.corpus, thing.settings.evaluation.corpus)
+            )
             answers = named("record", *thing.records) | named("passages", run_passages(thing))
-            answers |= named("questionset", *(key for keys in thing.answers.values() for key in keys))
+            answers |= named(
+                "questionset", *(key for keys in thing.answers.values() for key in keys)
+            )
             return answers | named("text", *texts) | named("model", thing.model_identity)
         case Export():
             records = named("record", thing.settings.dense, thing.settings.sparse)
@@ -99,7 +113,9 @@ def references(thing: Kept) -> frozenset[str]:
         case Timing():
             return named("record", thing.dense, thing.sparse)
         case Prompts():
-            return named("record", *(key for asked in thing.asked for key in (asked.left, asked.right)))
+            return named(
+                "record", *(key for asked in thing.asked for key in (asked.left, asked.right))
+            )
         case Choices():
             return named("record", *filter(None, thing.better.values()))
         case _:
@@ -118,7 +134,8 @@ def job_references(job: Job, store: Store, results: ResultCache) -> frozenset[st
 
 
 def referring_entries(store: Store, table: JobTable) -> dict[str, frozenset[str]]:
-    """The records behind timings, continuations, divergences, prompts and blind choices, by the names of their entries.
+    """The records behind timings, continuations, divergences, prompts and blind choices, by the
+    names of their entries.
 
     Continuations and divergences do not name their records: the job table and the prompts do.
     """
@@ -130,13 +147,22 @@ def referring_entries(store: Store, table: JobTable) -> dict[str, frozenset[str]
                 continue
             found[f"{kind.__name__.lower()}/{key}"] = references(thing)
             if isinstance(thing, Prompts):
-                found |= {f"continuation/{a.key()}": named("record", *records_read(asdict(a))) for a in thing.asked}
+                found |= {
+                    f"continuation/{a.key()}": named("record", *records_read(asdict(a)))
+                    for a in thing.asked
+                }
     return found
 
 
 def entries_of(run: Run) -> frozenset[str]:
-    """The names of a run's entries, of records, passages and continuations too, which other runs may share."""
-    shared = {name for name in references(run) if name.startswith(("record/", "passages/", "questionset/"))}
+    """The names of a run's entries, of records, passages and continuations too, which other runs
+    may share.
+    """
+    shared = {
+        name
+        for name in references(run)
+        if name.startswith(("record/", "passages/", "questionset/"))
+    }
     written = (f"continuation/{key}" for key in run.continuations)
     return frozenset({f"run/{run.key}", f"findresult/{run.key}", *shared, *written})
 
@@ -145,15 +171,26 @@ def entries_alone(going: Collection[Run], runs: Iterable[Run]) -> frozenset[str]
     """The names of entries that only these runs of all runs have."""
     keys = {run.key for run in going}
     return (
-        frozenset[str]().union(*map(entries_of, going)).difference(*(entries_of(r) for r in runs if r.key not in keys))
+        frozenset[str]()
+        .union(*map(entries_of, going))
+        .difference(*(entries_of(r) for r in runs if r.key not in keys))
     )
 
 
 def healed_weights(runs: Iterable[Run], record: Callable[[str], Record | None]) -> frozenset[str]:
-    """Keys of the healed weights that models of these runs have. record: gives the record of a key."""
-    keys = (key for run in runs if any(method.heal_steps for method in run.settings.methods) for key in run.sparse)
+    """Keys of the healed weights that models of these runs have. record: gives the record of a
+    key.
+    """
+    keys = (
+        key
+        for run in runs
+        if any(method.heal_steps for method in run.settings.methods)
+        for key in run.sparse
+    )
     made = (found.pruned for found in map(record, keys) if found is not None)
-    return frozenset(each.healed.weights for each in made if each is not None and each.healed is not None)
+    return frozenset(
+        each.healed.weights for each in made if each is not None and each.healed is not None
+    )
 
 
 def own_exports(exports: Exports) -> list[Export]:
@@ -178,7 +215,12 @@ def stored_items(
             yield Item("unfinished", *entry[:3], named("model", ""))
             continue
         counted = sort not in _PARTS and not written
-        yield Item("runs" if written else kind_of_record(name), *entry[:3], refers.get(name, frozenset()), counted)
+        yield Item(
+            "runs" if written else kind_of_record(name),
+            *entry[:3],
+            refers.get(name, frozenset()),
+            counted,
+        )
     for entry in store.entries("artefacts"):
         kind, _, model = entry.tag.partition(" ")
         yield Item(_OF_ARTEFACTS.get(kind, "statistics"), *entry[:3], named("model", model))
@@ -202,7 +244,8 @@ def stored_items(
 class Holding:
     """Things of one kind or of one model. n: how many; of a model its runs. parts: their bytes.
 
-    used_at: time of the last use, or else of writing; 0: never. names: by which runs and exports named the model.
+    used_at: time of the last use, or else of writing; 0: never. names: by which runs and exports
+    named the model.
     """
 
     n: int = 0
@@ -231,9 +274,11 @@ class RunHolding(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Holdings:
-    """What the data folder holds. kinds: those that are there. models: by their identity. models, runs: largest first.
+    """What the data folder holds. kinds: those that are there. models: by their identity. models,
+    runs: largest first.
 
-    room_bytes: the limit of artefacts. room_fixed: the environment sets it, and nothing here changes it.
+    room_bytes: the limit of artefacts. room_fixed: the environment sets it, and nothing here
+    changes it.
     """
 
     kinds: dict[HoldingKind, Holding]
@@ -276,7 +321,10 @@ def measure_holdings(
         size = folder_size(store.folder / kind)
         kinds[kind].add(0, "", size.n_bytes, size.written_at)
     named_by = [(run.model_identity, run.settings.model, 1) for run in runs]
-    for identity, name, n in [*named_by, *((export.model_identity, export.model, 0) for export in exports)]:
+    for identity, name, n in [
+        *named_by,
+        *((export.model_identity, export.model, 0) for export in exports),
+    ]:
         models[identity].n += n
         models[identity].names = tuple(dict.fromkeys((*models[identity].names, name)))
     parts = [entries_of(run) | healed_weights([run], record) for run in runs]

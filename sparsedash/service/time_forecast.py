@@ -1,4 +1,5 @@
-"""Seconds that a run's stages take: from earlier runs here, else from operations and bytes at this machine's speed.
+"""Seconds that a run's stages take: from earlier runs here, else from operations and bytes at this
+machine's speed.
 
 The speed is measured once by a small process: the front may not import torch.
 """
@@ -62,13 +63,19 @@ _FINISHING = 9
 MOST_MINUTES = 24 * 60
 """Of healing."""
 STEP_MULTIPLE = 8
-"""Steps of healing are a multiple of it, so that two measurements of a machine seldom give two models."""
+"""Steps of healing are a multiple of it, so that two measurements of a machine seldom give two
+models.
+"""
 
 _A_STEP_MOVES, _LOGITS_MOVED = 14, 12
-"""Numbers moved for each weight of the MLPs by a step of the optimiser, and for each logit by its gradient."""
+"""Numbers moved for each weight of the MLPs by a step of the optimiser, and for each logit by its
+gradient.
+"""
 
 _BY_UNITS = 2.0
-"""Times as fast as products in single precision are those of healing at most, in passes of few tokens."""
+"""Times as fast as products in single precision are those of healing at most, in passes of few
+tokens.
+"""
 
 _Seconds = dict[Stage, float | None]
 _Work = NDArray[np.float64]
@@ -81,8 +88,9 @@ _Rate = Annotated[float, msgspec.Meta(gt=1e6, lt=1e18)]
 class Speeds:
     """Measured rates of a machine.
 
-    float32, bfloat16: operations (multiply-adds times two) per second of matrix products on all cores. disk: bytes read
-    per second; 0 where that could not be measured. at: when it was measured, in seconds since the epoch.
+    float32, bfloat16: operations (multiply-adds times two) per second of matrix products on all
+    cores. disk: bytes read per second; 0 where that could not be measured. at: when it was
+    measured, in seconds since the epoch.
     """
 
     float32: _Rate
@@ -92,9 +100,11 @@ class Speeds:
 
 
 class MachineSpeed:
-    """The speed of this machine as far as it is known. One measuring process at a time; nothing waits for it.
+    """The speed of this machine as far as it is known. One measuring process at a time; nothing
+    waits for it.
 
-    busy: whether jobs run here. An old measurement then stays: another would disturb them, and be of a busy machine.
+    busy: whether jobs run here. An old measurement then stays: another would disturb them, and be
+    of a busy machine.
     """
 
     def __init__(self, store: Store, busy: Callable[[], bool] = lambda: False) -> None:
@@ -116,9 +126,17 @@ class MachineSpeed:
             if self._measuring is None:
                 command = [sys.executable, "-P", "-m", _SPEED_MODULE, str(self._store.folder)]
                 self._measuring = subprocess.Popen(  # noqa: S603
-                    command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=child_environment()
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    env=child_environment(),
                 )
-            elif self._measuring.poll() == 0 and self._measuring.stdout and not self._measuring.stdout.closed:
+            elif (
+                self._measuring.poll() == 0
+                and self._measuring.stdout
+                and not self._measuring.stdout.closed
+            ):
                 with suppress(msgspec.MsgspecError):
                     found = msgspec.json.decode(self._measuring.communicate()[0], type=Speeds)
                     self._measuring, noted = None, replace(found, at=time.time())
@@ -126,7 +144,9 @@ class MachineSpeed:
         return noted
 
     def measured(self) -> Speeds | None:
-        """The speeds, measured now where they are not known, which takes some seconds; None where that fails."""
+        """The speeds, measured now where they are not known, which takes some seconds; None where
+        that fails.
+        """
         while (found := self.known()) is None and self.is_measuring():
             time.sleep(_LOOK_S)
         return found or self.known()
@@ -151,7 +171,8 @@ def expected_seconds(
     speeds: Speeds | None = None,
     shape: ModelShape | None = None,
 ) -> tuple[_Seconds, list[Stage]]:
-    """Seconds of each stage, for one model, by earlier runs of it, else counted, or None; and the stages counted.
+    """Seconds of each stage, for one model, by earlier runs of it, else counted, or None; and the
+    stages counted.
 
     text: writing it, by the model. runs: newest first. record: gives the record of a key.
     """
@@ -159,7 +180,8 @@ def expected_seconds(
     whole = _in_one_attempt(before)
     loads = [run.seconds["load"] for run in before if "load" in run.seconds]
     written, calibrate = next(
-        filter(None, (_calibration_seconds(settings.calibration, run) for run in whole)), (None,) * 2
+        filter(None, (_calibration_seconds(settings.calibration, run) for run in whole)),
+        (None,) * 2,
     )
     measured: _Seconds = {
         # The longest of the last few: where the model was in memory still, loading took no time.
@@ -199,32 +221,48 @@ def _task_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
 def _quantising_seconds(run: Run) -> float | None:
     """For one model, by a run that quantised all of its models itself."""
     n = sum(bool(method.quantise) for method, _ in run.settings.points)
-    found = any(what.rpartition(", ")[2].lower() in run.settings.quantised_to for what in run.cached)
+    found = any(
+        what.rpartition(", ")[2].lower() in run.settings.quantised_to for what in run.cached
+    )
     return run.seconds["quantise"] / n if n and "quantise" in run.seconds and not found else None
 
 
 def _finished_before(settings: RunSettings, runs: Iterable[Run]) -> list[Run]:
     """The finished runs of this model in these numbers."""
     wanted = (settings.model, settings.dtype)
-    return [run for run in runs if run.finished and (run.settings.model, run.settings.dtype) == wanted]
+    return [
+        run for run in runs if run.finished and (run.settings.model, run.settings.dtype) == wanted
+    ]
 
 
 def _in_one_attempt(runs: Iterable[Run]) -> list[Run]:
-    """Those whose seconds are of all their work; only the evaluation's count what was broken off."""
+    """Those whose seconds are of all their work; only the evaluation's count what was broken
+    off.
+    """
     return [run for run in runs if RESUMED not in run.cached]
 
 
 def healing_steps(
-    minutes: float, settings: RunSettings, runs: Iterable[Run], speeds: Speeds | None, shape: ModelShape | None
+    minutes: float,
+    settings: RunSettings,
+    runs: Iterable[Run],
+    speeds: Speeds | None,
+    shape: ModelShape | None,
 ) -> int:
-    """Steps of healing that take about so many minutes here: a multiple of STEP_MULTIPLE, at least that.
+    """Steps of healing that take about so many minutes here: a multiple of STEP_MULTIPLE, at least
+    that.
 
     By earlier runs of this model, else counted. Raises JobError where neither is possible yet.
     """
-    step_s = _measured_step_s(_in_one_attempt(_finished_before(settings, runs))) or _counted_step_s(speeds, shape)
+    step_s = _measured_step_s(_in_one_attempt(_finished_before(settings, runs))) or _counted_step_s(
+        speeds, shape
+    )
     if step_s is None:
         unknown = "this model's sizes" if shape is None else "this machine's speed"
-        raise JobError(f"How long healing takes is not known yet, nor {unknown}.", "Run the model unhealed first.")
+        raise JobError(
+            f"How long healing takes is not known yet, nor {unknown}.",
+            "Run the model unhealed first.",
+        )
     steps = STEP_MULTIPLE * round(60 * minutes / step_s / STEP_MULTIPLE)
     return min(MAX_HEAL_STEPS, max(STEP_MULTIPLE, steps))
 
@@ -246,9 +284,11 @@ def _measured_step_s(before: Sequence[Run]) -> float | None:
 
 
 def _counted_step_s(speeds: Speeds | None, shape: ModelShape | None) -> float | None:
-    """Seconds of a step, as if nothing were removed: three passes, gradients of the MLPs, and three of the head.
+    """Seconds of a step, as if nothing were removed: three passes, gradients of the MLPs, and three
+    of the head.
 
-    Products are those of bfloat16 units, where there are such; checks and reading by the dense model take a pass more.
+    Products are those of bfloat16 units, where there are such; checks and reading by the dense
+    model take a pass more.
     """
     if speeds is None or shape is None:
         return None
@@ -291,12 +331,19 @@ def _calibration_seconds(wanted: CalibrationSettings, run: Run) -> tuple[float, 
 def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
     """For one model, by runs of the same methods, whatever their budget.
 
-    Of those that read the text again, in proportion to it, and the largest: readings in the store took no time.
+    Of those that read the text again, in proportion to it, and the largest: readings in the store
+    took no time.
     """
-    same = [(of, seconds) for of, seconds in _pruned(before) if _plain_methods(of) == _plain_methods(settings)]
+    same = [
+        (of, seconds)
+        for of, seconds in _pruned(before)
+        if _plain_methods(of) == _plain_methods(settings)
+    ]
     if _reads_again(settings):
         n_tokens = _n_tokens(settings.calibration)
-        return max((seconds * n_tokens / _n_tokens(of.calibration) for of, seconds in same), default=None)
+        return max(
+            (seconds * n_tokens / _n_tokens(of.calibration) for of, seconds in same), default=None
+        )
     return next((seconds for _, seconds in same), None)
 
 
@@ -329,20 +376,26 @@ def _n_tokens(calibration: CalibrationSettings) -> int:
 
 
 def _n_pruned(run: Run) -> int:
-    """Sparse models that the run's seconds of pruning are of; those of a quantised one are as good as none."""
+    """Sparse models that the run's seconds of pruning are of; those of a quantised one are as good
+    as none.
+    """
     n_pruned = len(run.settings.prunings) - sum(what.endswith("sparse") for what in run.cached)
     return n_pruned if "prune" in run.seconds else 0
 
 
 _UNITS: list[_Work] = list(np.eye(5))
 PRODUCT, SINGLE, MOVED, READ, SECOND = _UNITS
-"""Units of work: a matrix operation in the run's type or in float32, a number moved in memory, a byte from the disk, a
-second that no faster machine shortens much.
+"""Units of work: a matrix operation in the run's type or in float32, a number moved in memory, a
+byte from the disk, a second that no faster machine shortens much.
 """
 
 
-def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelShape | None) -> _Seconds:
-    """Seconds of each stage, for one model, by its operations and bytes; None where something is not known."""
+def counted_seconds(
+    settings: RunSettings, speeds: Speeds | None, shape: ModelShape | None
+) -> _Seconds:
+    """Seconds of each stage, for one model, by its operations and bytes; None where something is
+    not known.
+    """
     found: _Seconds = dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
     if steps := _healing_steps(settings):
         found["heal"] = (step_s := _counted_step_s(speeds, shape)) and step_s * steps
@@ -366,7 +419,9 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
         "load": shape.n_parameters * itemsize * READ + _MODULES_S * SECOND,
         "text": _writing(shape, settings.calibration) * (settings.calibration.corpus == SELF),
         "calibrate": (token + _powers(shape, 2) * whole * SINGLE) * n_tokens + text_walk,
-        "prune": np.mean([_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in plain], axis=0)
+        "prune": np.mean(
+            [_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in plain], axis=0
+        )
         + np.mean([_choosing_layers(each, shape, settings, text_walk) for each in plain], axis=0),
     }
     if settings.quantised_to:
@@ -377,7 +432,9 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
         work["evaluate"] += walk * _walks(shape, settings, n_asked)
     tasks = settings.evaluation.tasks
     if tasks and BUILTIN_TASKS.keys() >= set(tasks):
-        work["answer"] = np.sum([_answering(BUILTIN_TASKS[task], shape, settings, walk) for task in tasks], axis=0)
+        work["answer"] = np.sum(
+            [_answering(BUILTIN_TASKS[task], shape, settings, walk) for task in tasks], axis=0
+        )
     return found | {stage: float(each @ seconds) for stage, each in work.items()}
 
 
@@ -388,33 +445,52 @@ def _token(shape: ModelShape) -> _Work:
 
 
 def _answering(task: BuiltinTask, shape: ModelShape, settings: RunSettings, walk: _Work) -> _Work:
-    """One model's answers to a task. walk: reading all blocks from the disk, for all models side by side."""
+    """One model's answers to a task. walk: reading all blocks from the disk, for all models side by
+    side.
+    """
     n = task.n_asked(settings.evaluation.task_limit)
-    n_walks = ceil((n_models := resources.n_side_by_side(settings)) * n * task.n_tokens / resources.TOGETHER_TOKENS)
+    n_walks = ceil(
+        (n_models := resources.n_side_by_side(settings))
+        * n
+        * task.n_tokens
+        / resources.TOGETHER_TOKENS
+    )
     answers = 2 * shape.n_head * PRODUCT * _ANSWER_TOKENS
     return (_token(shape) * task.n_tokens + answers) * n + walk * (n_walks / n_models)
 
 
 def _writing(shape: ModelShape, asked: CalibrationSettings) -> _Work:
-    """Writing the text: every step reads all weights, and the keys and values of all texts so far."""
-    moved = shape.n_matmul / min(asked.n_samples, resources.MOST_TEXTS) + shape.cache_per_token * asked.length / 2
+    """Writing the text: every step reads all weights, and the keys and values of all texts so
+    far.
+    """
+    moved = (
+        shape.n_matmul / min(asked.n_samples, resources.MOST_TEXTS)
+        + shape.cache_per_token * asked.length / 2
+    )
     return (_token(shape) + 2 * shape.n_head * PRODUCT + moved * MOVED) * _n_tokens(asked)
 
 
 def _walks(shape: ModelShape, settings: RunSettings, n_asked: int) -> float:
-    """Readings of streamed weights for each of the models evaluated side by side. n_asked: tokens of one model."""
+    """Readings of streamed weights for each of the models evaluated side by side. n_asked: tokens
+    of one model.
+    """
     n_models = resources.n_side_by_side(settings)
     n_tokens = n_models * n_asked
     room = resources.unfinished_bytes(shape, settings.dtype, streamed=True)
     # The words of about half of the passages go on.
     unfinished = n_tokens * shape.cache_per_token * WEIGHT_BYTES[settings.dtype] / 2
-    return (ceil(n_tokens / resources.TOGETHER_TOKENS) + _FINISHING * ceil(unfinished / room)) / n_models
+    return (
+        ceil(n_tokens / resources.TOGETHER_TOKENS) + _FINISHING * ceil(unfinished / room)
+    ) / n_models
 
 
-def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Work, *, whole: bool) -> _Work:
+def _pruning(
+    method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Work, *, whole: bool
+) -> _Work:
     """One sparse model, as if nothing were found for another one that serves it as well.
 
-    n_tokens: of the calibration text. walk: reading all blocks from the disk. whole: whether there are second moments.
+    n_tokens: of the calibration text. walk: reading all blocks from the disk. whole: whether there
+    are second moments.
     """
     d, token, n_blocks = shape.hidden, _token(shape), len(shape.widths)
     widths, squares, cubes = (_powers(shape, power) for power in (1, 2, 3))
@@ -428,41 +504,59 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
         if method.reads_text:
             work += (token + resources.STREAM_INPUTS * n_blocks * d**2 * SINGLE) * n_tokens + walk
         if method.in_sequence:
-            # Once more, with the new weights; and what the out-projections are given is summed here.
+            # Once more, with the new weights; and what the out-projections are given is summed
+            # here.
             work += (token + squares * SINGLE) * n_tokens + walk
         if method.saliency == "obs" or method.compensation != "none":
             # Within 128 columns each one changes all that follow it.
             inverses = cubes + resources.STREAM_INPUTS * n_blocks * d**3
-            work += (2 * weights_by_inputs + inverses) * SINGLE + 128 * shape.n_block_weights * MOVED
+            work += (
+                2 * weights_by_inputs + inverses
+            ) * SINGLE + 128 * shape.n_block_weights * MOVED
         return work
-    work += 4 * (resources.HELD_OUT_TOKENS + of_passages) * d * widths * SINGLE + 4 * d * widths * READ
+    work += (
+        4 * (resources.HELD_OUT_TOKENS + of_passages) * d * widths * SINGLE + 4 * d * widths * READ
+    )
     work += (2 * d * squares * whole + (cubes + 2 * d * squares) * method.refits) * SINGLE
     if method.eliminates:
-        # In 256 rounds, in which what is left of the inverse is read and written; it is halved on the way. Many small
-        # operations choose each channel.
+        # In 256 rounds, in which what is left of the inverse is read and written; it is halved on
+        # the way. Many small operations choose each channel.
         work += 2 * cubes * SINGLE + 300 * squares * MOVED + _A_CHANNEL_S * widths * SECOND
     if method.by_gradient:
         # A backward pass takes three times as long as reading; it reads the blocks twice.
         n_batches = ceil(n_tokens / resources.FISHER_BATCH_TOKENS)
         work += (token + 2 * shape.n_head * PRODUCT) * 3 * n_tokens + walk * 2 * n_batches
     if method.by_curves:
-        # Each level goes through the blocks behind its own, half of all; its refit keeps some two thirds.
-        read = (token / 2 + 2 * shape.n_head * PRODUCT) * resources.CURVE_TOKENS * n_blocks + walk * n_blocks / 2
+        # Each level goes through the blocks behind its own, half of all; its refit keeps some two
+        # thirds.
+        read = (
+            token / 2 + 2 * shape.n_head * PRODUCT
+        ) * resources.CURVE_TOKENS * n_blocks + walk * n_blocks / 2
         # One more tells rounding apart.
-        work += (method.curve_levels + 1) * read + method.curve_levels * (cubes / 3 + 2 * d * squares) / 2 * SINGLE
+        work += (method.curve_levels + 1) * read + method.curve_levels * (
+            cubes / 3 + 2 * d * squares
+        ) / 2 * SINGLE
     if method.in_sequence:
         # Both models read it, and what the refit changes is added.
         work += (token * 2 + 2 * squares * SINGLE + 2 * d * widths * PRODUCT) * n_tokens + walk * 2
     return work
 
 
-def _choosing_layers(method: MethodSettings, shape: ModelShape, settings: RunSettings, walk: _Work) -> _Work:
-    """Of one sparse model: the order, which is found once for the most layers that go. walk: as above."""
+def _choosing_layers(
+    method: MethodSettings, shape: ModelShape, settings: RunSettings, walk: _Work
+) -> _Work:
+    """Of one sparse model: the order, which is found once for the most layers that go. walk: as
+    above.
+    """
     if not method.takes_layers:
         return 0 * SECOND
     if method.saliency == "block-influence":
-        return (_token(shape) * _n_tokens(settings.calibration) + walk) / len(settings.sparsities_permille)
-    n_gone = max(n_layers_gone(shape, method, permille) for permille in settings.sparsities_permille)
+        return (_token(shape) * _n_tokens(settings.calibration) + walk) / len(
+            settings.sparsities_permille
+        )
+    n_gone = max(
+        n_layers_gone(shape, method, permille) for permille in settings.sparsities_permille
+    )
     n_steps = n_gone * (method.saliency != "random") / len(settings.sparsities_permille)
     # Each of the others is left out once, and the text goes on behind it.
     judged = resources.LAYER_TOKENS if method.saliency == "perplexity" else resources.CURVE_TOKENS
@@ -471,7 +565,8 @@ def _choosing_layers(method: MethodSettings, shape: ModelShape, settings: RunSet
 
 
 def _quantising(shape: ModelShape, token: _Work) -> _Work:
-    """Writing a full file, reading and rounding it, and reading back what is written; then what it predicts.
+    """Writing a full file, reading and rounding it, and reading back what is written; then what it
+    predicts.
 
     token: of all blocks.
     """

@@ -16,7 +16,13 @@ from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Record
 from sparsedash.service.request_checks import Access, upload_named
 from sparsedash.service.stored_results import known_shape
-from sparsedash.storage.model_folders import RECIPE, delete_folder, is_there, located_export, unfinished_exports
+from sparsedash.storage.model_folders import (
+    RECIPE,
+    delete_folder,
+    is_there,
+    located_export,
+    unfinished_exports,
+)
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
 
@@ -31,7 +37,9 @@ class Exports:
     live: gives the live jobs of all users. Safe to share between threads.
     """
 
-    def __init__(self, store: Store, uploads: Uploads, access: Access, live: Callable[[], Iterable[Job]]) -> None:
+    def __init__(
+        self, store: Store, uploads: Uploads, access: Access, live: Callable[[], Iterable[Job]]
+    ) -> None:
         self._store, self._uploads, self._access, self._live = store, uploads, access, live
         self._folder = store.folder / EXPORTS
 
@@ -57,23 +65,32 @@ class Exports:
     def drop(self, key: str) -> None:
         """Delete an export; a shared one is only taken from the user. Raises ExportError."""
         if not self._access.may_change(key):
-            raise ExportError("The export is not deleted: it belongs to another user; an administrator can delete it.")
+            raise ExportError(
+                "The export is not deleted: it belongs to another user; an administrator can delete it."
+            )
         found = self._found(key)
         if self._access.give_up(key):
             return
         if found is not None:
             if not self._is_inside(found):
-                raise ExportError(f"{found.folder} is outside the data folder.", "Delete it manually.")
+                raise ExportError(
+                    f"{found.folder} is outside the data folder.", "Delete it manually."
+                )
             _delete(Path(found.folder))
             self._store.drop(Export, key)
         self._access.owners.forget(key)
 
     def nameless(self) -> list[Path]:
-        """Folders of the data folder that no record names: of exports under way, of killed ones, of lost records."""
+        """Folders of the data folder that no record names: of exports under way, of killed ones, of
+        lost records.
+        """
         # Folders first: one that gets its name meanwhile has its record by then.
         whole = [recipe.parent for recipe in self._folder.glob(f"[!.]*/{RECIPE}")]
         named = {Path(export.folder).name for export in self._all()}
-        return [*unfinished_exports(self._folder), *(folder for folder in whole if folder.name not in named)]
+        return [
+            *unfinished_exports(self._folder),
+            *(folder for folder in whole if folder.name not in named),
+        ]
 
     def drop_nameless(self, name: str) -> None:
         """Delete a folder that `nameless` gave. Raises ExportError where that fails."""
@@ -82,25 +99,39 @@ class Exports:
     def kept_bytes(self, *coming: ExportSettings) -> int:
         """Bytes of the user's exports: those that are there, those under way and `coming`."""
         # Jobs first: one that ends meanwhile is among the others by then.
-        live = [job for job in self._live() if job.kind == "export" and self._access.is_owner(job.key)]
-        asked = {job.key: job.settings for job in live} | {each.key(): asdict(each) for each in coming}
-        sizes = {key: self._expected_bytes(each["dense"], each["weights"]) for key, each in asked.items()}
-        there = [each for each in self._all() if each.key in asked or self._access.is_owner(each.key)]
+        live = [
+            job for job in self._live() if job.kind == "export" and self._access.is_owner(job.key)
+        ]
+        asked = {job.key: job.settings for job in live} | {
+            each.key(): asdict(each) for each in coming
+        }
+        sizes = {
+            key: self._expected_bytes(each["dense"], each["weights"]) for key, each in asked.items()
+        }
+        there = [
+            each for each in self._all() if each.key in asked or self._access.is_owner(each.key)
+        ]
         return sum((sizes | {each.key: each.n_bytes for each in there}).values())
 
     @contextmanager
     def room_for(self, asked: object) -> Iterator[None]:
-        """Hold the quota while this is put into the queue, if it is an export. Raises AccessError beyond it."""
+        """Hold the quota while this is put into the queue, if it is an export. Raises AccessError
+        beyond it.
+        """
         access = self._access
         if access.rules is None or not isinstance(asked, ExportSettings):
             yield
             return
         if asked.to:
-            access.require_administrator("chooses where files are written", "Leave the folder empty.")
+            access.require_administrator(
+                "chooses where files are written", "Leave the folder empty."
+            )
             access.require_path(asked.to)
         with self._uploads.changing():
             if not access.unlimited:
-                own = sum(size for name, size in self._uploads.kept().items() if access.is_owner(name))
+                own = sum(
+                    size for name, size in self._uploads.kept().items() if access.is_owner(name)
+                )
                 most = access.rules.quota.kept_gb
                 if own + self.kept_bytes(asked) >= most * 1_000_000_000:
                     raise AccessError(f"{_KEPT.format(most)}, this export included.", _ADVICE)
@@ -132,12 +163,23 @@ class UserUploads:
     """
 
     def __init__(
-        self, uploads: Uploads, exports: Exports, access: Access, texts_in_use: Callable[[], Collection[str]]
+        self,
+        uploads: Uploads,
+        exports: Exports,
+        access: Access,
+        texts_in_use: Callable[[], Collection[str]],
     ) -> None:
-        self._uploads, self._exports, self._access, self._texts_in_use = uploads, exports, access, texts_in_use
+        self._uploads, self._exports, self._access, self._texts_in_use = (
+            uploads,
+            exports,
+            access,
+            texts_in_use,
+        )
 
     def keep(self, name: str, content: bytes, n_passages: int = 0) -> str:
-        """Store a file as this user's; see `Uploads.keep`. Raises CorpusError beyond the quota as well."""
+        """Store a file as this user's; see `Uploads.keep`. Raises CorpusError beyond the quota as
+        well.
+        """
         with self._uploads.changing():
             if self._uploads.reference(name, content) not in self.kept():
                 self._require_quota(len(content))
@@ -147,10 +189,16 @@ class UserUploads:
 
     def kept(self) -> dict[str, int]:
         """The size in bytes of each of the user's uploads by its reference, newest first."""
-        return {name: size for name, size in self._uploads.kept().items() if self._access.may_change(name)}
+        return {
+            name: size
+            for name, size in self._uploads.kept().items()
+            if self._access.may_change(name)
+        }
 
     def drop(self, reference: str) -> None:
-        """Delete an upload; a shared one is only taken from the user. Raises CorpusError while a live job reads it."""
+        """Delete an upload; a shared one is only taken from the user. Raises CorpusError while a
+        live job reads it.
+        """
         name = upload_named(reference)
         with self._uploads.changing():
             if not self._access.may_change(name):
@@ -166,8 +214,14 @@ class UserUploads:
         total = sum(kept.values()) + n_bytes
         for over, limit in (
             (len(kept) >= quota.uploads, f"Your uploads are limited to {quota.uploads}"),
-            (total > quota.upload_mb * 1_000_000, f"Your uploads may have {quota.upload_mb} MB together"),
-            (total + self._exports.kept_bytes() > quota.kept_gb * 10**9, _KEPT.format(quota.kept_gb)),
+            (
+                total > quota.upload_mb * 1_000_000,
+                f"Your uploads may have {quota.upload_mb} MB together",
+            ),
+            (
+                total + self._exports.kept_bytes() > quota.kept_gb * 10**9,
+                _KEPT.format(quota.kept_gb),
+            ),
         ):
             if over:
                 raise CorpusError(f"{limit}.", _ADVICE)

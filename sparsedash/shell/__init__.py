@@ -1,1 +1,3 @@
-"""The commands of `sparsedash`, a module each; they share the dashboard's data folder and may know both halves."""
+"""The commands of `sparsedash`, a module each; they share the dashboard's data folder and may know
+both halves.
+"""

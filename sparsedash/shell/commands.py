@@ -10,7 +10,14 @@ from typing import NamedTuple
 from sparsedash import __version__
 from sparsedash.jobs.cluster_parts import SCHEDULER, ClusterMachine, MachineFacts, named_scheduler
 from sparsedash.reporting import wording
-from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SettingsError, SparseDashError, redact_output
+from sparsedash.schema.errors import (
+    Cancelled,
+    CorpusError,
+    ModelError,
+    SettingsError,
+    SparseDashError,
+    redact_output,
+)
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.shell import file_commands, run_commands, terminal
 from sparsedash.shell.flags import RUN_FLAGS, SEARCH_FLAGS, TOLERANCE_FLAGS, add_flags
@@ -26,7 +33,11 @@ def cluster_command(arguments: argparse.Namespace) -> terminal.Work:
     from sparsedash.service.cluster_plan import check_cluster
 
     machines, to_fix = check_cluster(scheduler)
-    way = "certificates at both ends" if scheduler.encrypted else "no certificates, on this machine only"
+    way = (
+        "certificates at both ends"
+        if scheduler.encrypted
+        else "no certificates, on this machine only"
+    )
     print(f"The scheduler at {scheduler.address} answers; {way}.")
     if machines:
         head = ["machine", "host", "jobs", "sparsedash", "torch", "memory", "free", "GPUs"]
@@ -38,15 +49,24 @@ def cluster_command(arguments: argparse.Namespace) -> terminal.Work:
 
 def _machine_row(machine: ClusterMachine) -> list[str]:
     facts = machine.facts or MachineFacts()
-    sizes = ["?" if size is None else wording.size(size) for size in (facts.total_bytes, facts.free_bytes)]
-    about = [facts.hostname or "?", str(machine.n_slots), facts.sparsedash or "?", facts.torch or "?"]
+    sizes = [
+        "?" if size is None else wording.size(size)
+        for size in (facts.total_bytes, facts.free_bytes)
+    ]
+    about = [
+        facts.hostname or "?",
+        str(machine.n_slots),
+        facts.sparsedash or "?",
+        facts.torch or "?",
+    ]
     return [machine.name, *about, *sizes, ", ".join(facts.gpus) or "none"]
 
 
 class Command(NamedTuple):
     """One word after `sparsedash`; the docstring of `start` is its summary.
 
-    start: checks the arguments, raises SparseDashError or yields once, does the work and returns the exit code.
+    start: checks the arguments, raises SparseDashError or yields once, does the work and returns
+    the exit code.
     """
 
     name: str
@@ -110,12 +130,15 @@ Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond t
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command of the command line. Returns the exit code, one of those that `--help` lists."""
+    """Run the command of the command line. Returns the exit code, one of those that `--help`
+    lists.
+    """
     try:
         code = _run(argv)
         sys.stdout.flush()
     except OSError as error:
-        # Who read the output, such as `head`, has seen enough, or there is no room for it; Python flushes once more.
+        # Who read the output, such as `head`, has seen enough, or there is no room for it; Python
+        # flushes once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return terminal.EXIT_FAILED
@@ -151,9 +174,14 @@ def _run(argv: Sequence[str] | None) -> int:
     except StopIteration as end:
         return int(end.value)
     except SparseDashError as error:
-        # A model or a text that cannot be used shows when it is read; nothing was computed with it either.
-        unusable = isinstance(error, SettingsError | ModelError | CorpusError) and not is_full(error)
-        return terminal.print_error(error, terminal.EXIT_BAD_ARGUMENTS if unusable else terminal.EXIT_FAILED)
+        # A model or a text that cannot be used shows when it is read; nothing was computed with it
+        # either.
+        unusable = isinstance(error, SettingsError | ModelError | CorpusError) and not is_full(
+            error
+        )
+        return terminal.print_error(
+            error, terminal.EXIT_BAD_ARGUMENTS if unusable else terminal.EXIT_FAILED
+        )
     except BrokenPipeError:
         raise
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
@@ -172,13 +200,19 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = terminal.Parser(prog="sparsedash", description=_ABOUT, epilog=_ENDS, formatter_class=raw)
+    parser = terminal.Parser(
+        prog="sparsedash", description=_ABOUT, epilog=_ENDS, formatter_class=raw
+    )
     parser.add_argument("--version", action="version", version=f"sparsedash {__version__}")
-    words = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=terminal.Parser)
+    words = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=terminal.Parser
+    )
     for command in COMMANDS:
-        summary = (command.start.__doc__ or "").rstrip(".")
+        summary = " ".join((command.start.__doc__ or "").split()).rstrip(".")
         description = f"{summary}: sparsedash {command.name} {command.example}".rstrip()
-        own = words.add_parser(command.name, help=summary[:1].lower() + summary[1:], description=description)
+        own = words.add_parser(
+            command.name, help=summary[:1].lower() + summary[1:], description=description
+        )
         add_flags(own, command.name, command.flags)
         own.set_defaults(start=command.start)
     return parser

@@ -1,4 +1,6 @@
-"""`sparsedash export`, `verify`, `runs`, `pack`, `unpack` and `judge`: models, finished runs and answers as files."""
+"""`sparsedash export`, `verify`, `runs`, `pack`, `unpack` and `judge`: models, finished runs and
+answers as files.
+"""
 
 import argparse
 import os
@@ -46,11 +48,16 @@ def export_command(arguments: argparse.Namespace) -> Work:
     settings = run_from_flags(arguments)
     if settings.n_sparse != 1:
         said = f"An export is of one sparse model, not {settings.n_sparse}."
-        raise SettingsError("sparse models", said=said, advice="Name one --method and one --sparsity.")
+        raise SettingsError(
+            "sparse models", said=said, advice="Name one --method and one --sparsity."
+        )
     form, given = arguments.form, arguments.dense_gguf
     # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
     usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"
-    to, dense = ("" if path is None else str(local_path(str(path)).absolute()) for path in (arguments.to, given))
+    to, dense = (
+        "" if path is None else str(local_path(str(path)).absolute())
+        for path in (arguments.to, given)
+    )
     if to:
         require_new(Path(to))
     weights, shard_mb = arguments.weights or usual, arguments.shard_mb
@@ -58,14 +65,20 @@ def export_command(arguments: argparse.Namespace) -> Work:
     request = ExportSettings(dense="", sparse="", **files)
     if dense and form != "gguf":
         raise SettingsError(
-            "--dense-gguf", str(given), f"nothing with --form {form}: it is what a GGUF file is made of"
+            "--dense-gguf",
+            str(given),
+            f"nothing with --form {form}: it is what a GGUF file is made of",
         )
     if dense and (problem := gguf_file_problem(Path(dense))):
         raise SettingsError("--dense-gguf", str(given), "a GGUF file of the dense model", problem)
     require_form(form, *settings.points[0])
     ((_, made),) = settings.points
     if made not in settings.sparsities_permille:
-        print_warnings([f"The pattern of {arguments.method} decides the sparsity: {wording.sparsity_percent(made)}."])
+        print_warnings(
+            [
+                f"The pattern of {arguments.method} decides the sparsity: {wording.sparsity_percent(made)}."
+            ]
+        )
     store = open_store_for(settings, arguments)
     yield
     export = complete_export(settings, request, store, arguments.quiet)
@@ -75,7 +88,9 @@ def export_command(arguments: argparse.Namespace) -> Work:
     return 0
 
 
-def complete_export(settings: RunSettings, request: ExportSettings, store: Store, quiet: bool = False) -> Export:
+def complete_export(
+    settings: RunSettings, request: ExportSettings, store: Store, quiet: bool = False
+) -> Export:
     """The export of the one sparse model of a run. request: without the keys of its records."""
     settings = pinned(settings, store, HubReach(), with_token=True)
     with ProgressBar(settings, quiet) as bar:
@@ -99,17 +114,23 @@ def verify_command(arguments: argparse.Namespace) -> Work:
     store = open_store(arguments, new=False)
     export = store.get(Export, key)
     if export is None:
-        raise SettingsError("--data-dir", str(store.folder), "the data folder that this was exported from")
+        raise SettingsError(
+            "--data-dir", str(store.folder), "the data folder that this was exported from"
+        )
     record = store.get(Record, export.settings.sparse)
     if record is None or record.pruned is None:
         raise JobError("The run of this sparse model was deleted.", "Run it again, then verify.")
-    run = RunSettings(methods=(record.pruned.method,), sparsities_permille=(record.sparsity_permille,))
+    run = RunSettings(
+        methods=(record.pruned.method,), sparsities_permille=(record.sparsity_permille,)
+    )
     yield
     with ProgressBar(run, arguments.quiet) as bar:
         from sparsedash.engine.export.export import prove_export
         from sparsedash.engine.models.loading import ModelShelf
 
-        proof = prove_export(export, folder, store, ModelShelf(), lambda step: bar(replace(step, point=0)))
+        proof = prove_export(
+            export, folder, store, ModelShelf(), lambda step: bar(replace(step, point=0))
+        )
     store.put(export.key, replace(export, proof=proof))
     print(proof_words(proof))
     return 0

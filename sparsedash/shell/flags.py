@@ -1,4 +1,6 @@
-"""Flags of the commands, made from the field table where they are settings, and the settings they give."""
+"""Flags of the commands, made from the field table where they are settings, and the settings they
+give.
+"""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +38,13 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _LINES = {"tasks": "NAMES"}
-_METAVARS = {"choice": "NAME", "number": "X", "reference": "REF", "sparsities": "PERCENTS", "whole": "N"}
+_METAVARS = {
+    "choice": "NAME",
+    "number": "X",
+    "reference": "REF",
+    "sparsities": "PERCENTS",
+    "whole": "N",
+}
 
 
 def _task_limit(text: str) -> tuple[str, float]:
@@ -82,7 +90,11 @@ class _Noted(argparse.Action):
     """Keeps the value, and its flag among `named` of the arguments."""
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Any = None,
     ) -> None:
         setattr(namespace, self.dest, True if self.nargs == 0 else values)
         namespace.named = (*_named(namespace), self.option_strings[0])
@@ -104,8 +116,12 @@ _ONE_METHOD = _METHOD | {
 }
 _OTHERS: dict[str, dict[str, Any]] = {
     "--method": _METHOD
-    | {"metavar": "NAMES", "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"},
-    "find --method": _ONE_METHOD | {"choices": [each.name for each in presets.METHODS if each.searchable]},
+    | {
+        "metavar": "NAMES",
+        "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)",
+    },
+    "find --method": _ONE_METHOD
+    | {"choices": [each.name for each in presets.METHODS if each.searchable]},
     "time --method": _ONE_METHOD,
     "export --method": _ONE_METHOD,
     "--within-task": {
@@ -138,23 +154,37 @@ _OTHERS: dict[str, dict[str, Any]] = {
     "--quiet": _SWITCH | {"help": "show no progress: only the result, warnings and errors"},
     "--fail-beyond": _SWITCH | {"help": f"exit with {EXIT_BEYOND} if a model is beyond the limits"},
     "--fail-unless-within": _SWITCH
-    | {"help": f"exit with {EXIT_BEYOND} unless every sparse model is within the limits by every judged measure"},
+    | {
+        "help": f"exit with {EXIT_BEYOND} unless every sparse model is within the limits by every judged measure"
+    },
     "--weights": {
         "metavar": "TYPE",
         "help": f"{', '.join(get_args(Weights))} (as --dtype; of a GGUF file never bfloat16)",
     },
     "--dense-gguf": _FILE
-    | {"help": "a GGUF file of the dense model with full weights; for --form gguf of a model in safetensors"},
+    | {
+        "help": "a GGUF file of the dense model with full weights; for --form gguf of a model in safetensors"
+    },
     "--to": _FOLDER | {"help": "folder to create; must not exist (one in the data folder)"},
     "export": _FOLDER | {"help": "a folder written by `sparsedash export`"},
     "run": {"metavar": "RUN", "help": "its key or the beginning of it, see `sparsedash runs`"},
     "new": _FILE | {"help": f"the file to write, {SUFFIX} at its end"},
     "packed": _FILE | {"help": "a file written by `sparsedash pack`"},
-    "dense": {"type": path_argument, "metavar": "DENSE", "help": "its answers: a file, or a folder of files"},
-    "other": {"type": path_argument, "metavar": "OTHER", "help": "the answers of the model to be judged"},
+    "dense": {
+        "type": path_argument,
+        "metavar": "DENSE",
+        "help": "its answers: a file, or a folder of files",
+    },
+    "other": {
+        "type": path_argument,
+        "metavar": "OTHER",
+        "help": "the answers of the model to be judged",
+    },
     "what": {"choices": ["check"], "help": f"check the scheduler in {SCHEDULER} and its machines"},
 }
-"""Flags that are no settings, and arguments; one command's own form of a flag comes after the command's name."""
+"""Flags that are no settings, and arguments; one command's own form of a flag comes after the
+command's name.
+"""
 
 
 def add_flags(parser: argparse.ArgumentParser, command: str, flags: Iterable[str]) -> None:
@@ -164,7 +194,9 @@ def add_flags(parser: argparse.ArgumentParser, command: str, flags: Iterable[str
             _add_setting(parser, command, _SETTINGS[flag])
         else:
             about = _OTHERS.get(f"{command} {flag}") or _OTHERS[flag]
-            parser.add_argument(flag, **about | ({"default": data_folder()} if flag == "--data-dir" else {}))
+            parser.add_argument(
+                flag, **about | ({"default": data_folder()} if flag == "--data-dir" else {})
+            )
 
 
 def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -> None:
@@ -178,7 +210,11 @@ def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -
         about = f"{_names(OFFERED[row.title])} or file:PATH"
     if row.kind == "lines":
         parser.add_argument(
-            row.flag, action="append", default=argparse.SUPPRESS, metavar=_LINES.get(row.name, "TEXT"), help=about
+            row.flag,
+            action="append",
+            default=argparse.SUPPRESS,
+            metavar=_LINES.get(row.name, "TEXT"),
+            help=about,
         )
         return
     default = row.starts.get(command, row.default)
@@ -206,26 +242,37 @@ def run_from_flags(arguments: argparse.Namespace) -> RunSettings:
 
 def quantised_from_flags(settings: RunSettings, arguments: argparse.Namespace) -> RunSettings:
     """The run with the quantised models that --quantise names. Raises SettingsError."""
-    names = dict.fromkeys(name.strip().lower() for name in str(arguments.quantise).split(",") if name.strip())
+    names = dict.fromkeys(
+        name.strip().lower() for name in str(arguments.quantise).split(",") if name.strip()
+    )
     kinds = [kind for kind in get_args(Quantisation) if kind in names]
     if unknown := [name for name in names if name not in kinds]:
-        raise SettingsError("--quantise", unknown[0], f"one or several of {', '.join(get_args(Quantisation))}")
+        raise SettingsError(
+            "--quantise", unknown[0], f"one or several of {', '.join(get_args(Quantisation))}"
+        )
     return settings.quantised(kinds) if kinds else settings
 
 
 def search_from_flags(arguments: argparse.Namespace) -> FindSettings:
     """The search that the flags describe. Raises SettingsError."""
     limits = _values(arguments, FindSettings)
-    return FindSettings(**_request(arguments), **limits, method=_methods([arguments.method], arguments)[0])
+    return FindSettings(
+        **_request(arguments), **limits, method=_methods([arguments.method], arguments)[0]
+    )
 
 
 def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
     """The tolerance. Raises SettingsError."""
-    return Tolerance(**_values(arguments, FindSettings), tasks=tuple(getattr(arguments, "within_task", None) or ()))
+    return Tolerance(
+        **_values(arguments, FindSettings),
+        tasks=tuple(getattr(arguments, "within_task", None) or ()),
+    )
 
 
 def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
-    """The store in the data folder that is asked for. new: whether it may be made. Raises SparseDashError."""
+    """The store in the data folder that is asked for. new: whether it may be made. Raises
+    SparseDashError.
+    """
     folder = local_path(arguments.data_dir).absolute()
     if not new and path_kind(folder) != "folder":
         raise SettingsError("--data-dir", str(folder), "a data folder of SparseDash")
@@ -233,7 +280,9 @@ def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
 
 
 def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Namespace) -> Store:
-    """The store, where the run can start. Raises SparseDashError with every problem, or a flag without effect."""
+    """The store, where the run can start. Raises SparseDashError with every problem, or a flag
+    without effect.
+    """
     _require_used(planned_run(settings), arguments)
     store = open_store(arguments)
     named = named_model(settings.model, store)
@@ -261,7 +310,9 @@ def _require_used(settings: RunSettings, arguments: argparse.Namespace) -> None:
 
 
 def _uses(settings: RunSettings, flag: str, *, heals: bool) -> bool:
-    """Whether any method of the run uses this flag. heals: whether they will be healed, on the calibration text."""
+    """Whether any method of the run uses this flag. heals: whether they will be healed, on the
+    calibration text.
+    """
     if flag in _OF_CALIBRATION:
         return settings.reads_text or heals
     if flag == "--sparsity":
@@ -273,8 +324,12 @@ def _uses(settings: RunSettings, flag: str, *, heals: bool) -> bool:
 def _values(arguments: argparse.Namespace, settings: "type[DataclassInstance]") -> dict[str, Any]:
     """The values of the flags that belong to these settings, by the names of the settings."""
     dests = {row.name: flag[2:].replace("-", "_") for flag, row in _flags_of(settings).items()}
-    found = {name: getattr(arguments, dest) for name, dest in dests.items() if hasattr(arguments, dest)}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    found = {
+        name: getattr(arguments, dest) for name, dest in dests.items() if hasattr(arguments, dest)
+    }
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+    }
 
 
 def _request(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -287,7 +342,9 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _methods(names: Sequence[str], arguments: argparse.Namespace) -> tuple[MethodSettings, ...]:
     """The named methods as the flags change them. Raises SettingsError."""
-    named = {row.name for flag, row in _flags_of(MethodSettings).items() if flag in _named(arguments)}
+    named = {
+        row.name for flag, row in _flags_of(MethodSettings).items() if flag in _named(arguments)
+    }
     values = _values(arguments, MethodSettings)
     budget = values.pop("budget")
     # What is not named is as in the preset.

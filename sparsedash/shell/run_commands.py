@@ -1,6 +1,7 @@
 """`sparsedash run`, `find` and `time`: compute a run, a search or a timing, and print its result.
 
-The engine is imported only when the work begins: it takes seconds, and --help or a typing mistake must not wait for it.
+The engine is imported only when the work begins: it takes seconds, and --help or a typing mistake
+must not wait for it.
 """
 
 import argparse
@@ -82,8 +83,20 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     ]
     texts = terminal.prompt_lines(StoredResults(store), found)
     tasks = task_lines(found)
-    write([*terminal.run_table(found), "", *texts, *tasks, *filter(None, summary), short_run_key(run)], document)
-    failed = arguments.fail_beyond and any(each["verdict"]["verdict"] == "beyond" for each in document["sparse"])
+    write(
+        [
+            *terminal.run_table(found),
+            "",
+            *texts,
+            *tasks,
+            *filter(None, summary),
+            short_run_key(run),
+        ],
+        document,
+    )
+    failed = arguments.fail_beyond and any(
+        each["verdict"]["verdict"] == "beyond" for each in document["sparse"]
+    )
     failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
     return terminal.EXIT_BEYOND if failed else 0
 
@@ -94,12 +107,16 @@ def _steps_to_heal(settings: RunSettings, store: Store, arguments: argparse.Name
     if not 0 <= minutes <= MOST_MINUTES:
         raise SettingsError("--heal", minutes, f"0 to {MOST_MINUTES:,} minutes")
     if minutes and n_steps:
-        raise SettingsError("--heal", said="--heal and --heal-steps say the same.", advice="Give one of them.")
+        raise SettingsError(
+            "--heal", said="--heal and --heal-steps say the same.", advice="Give one of them."
+        )
     if not minutes:
         return n_steps
     speed = MachineSpeed(store)
     try:
-        return healing_steps(minutes, settings, ResultCache(store).runs(), speed.measured(), _shape(settings, store))
+        return healing_steps(
+            minutes, settings, ResultCache(store).runs(), speed.measured(), _shape(settings, store)
+        )
     finally:
         speed.close()
 
@@ -110,23 +127,34 @@ def _shape(settings: RunSettings, store: Store) -> ModelShape | None:
 
 
 def _require_resident(settings: RunSettings, store: Store) -> None:
-    """Raise SparseDashError where the models of the run cannot be healed or quantised, as far as its model is known."""
+    """Raise SparseDashError where the models of the run cannot be healed or quantised, as far as
+    its model is known.
+    """
     memory, _ = expected_room(settings, store, _shape(settings, store))
     if problem := residency_problem(settings, memory.least):
         raise SparseDashError(problem)
 
 
 def all_within(document: dict[str, Any], n_sparse: int) -> bool:
-    """Whether all of so many sparse models are within the tolerance by every measure and task that is judged."""
+    """Whether all of so many sparse models are within the tolerance by every measure and task that
+    is judged.
+    """
     verdicts = [sparse["verdict"] for sparse in document["sparse"]]
     points = [verdict["points"]["verdict"] for verdict in verdicts if verdict["points"] is not None]
-    return len(verdicts) == n_sparse and {*points, *(verdict["verdict"] for verdict in verdicts)} <= {"within"}
+    return len(verdicts) == n_sparse and {
+        *points,
+        *(verdict["verdict"] for verdict in verdicts),
+    } <= {"within"}
 
 
 def task_lines(found: RunResults) -> Iterator[str]:
     """The verdict of every model over the run's tasks, as sentence and table."""
     for record, answers in found.tasks.items():
-        said = [tasks_sentence(found.names[record], answers.results), task_remarks(answers.results), *answers.notes]
+        said = [
+            tasks_sentence(found.names[record], answers.results),
+            task_remarks(answers.results),
+            *answers.notes,
+        ]
         yield from map(terminal.one_line, filter(None, said))
         if answers.results:
             yield from terminal.align_columns(task_rows(answers.results), numbers=True)
@@ -156,7 +184,9 @@ def _still_stored(found: T | None) -> T:
     return found
 
 
-def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[RunResults, dict[str, Any]]:
+def stored_run_document(
+    run: Run, store: Store, tolerance: Tolerance
+) -> tuple[RunResults, dict[str, Any]]:
     """The results of a stored run, and its document."""
     found = _still_stored(run_results(StoredResults(store), run, tolerance))
     dense, *sparse = (_still_stored(store.get(Record, each.record.key)) for each in found.models)
@@ -167,8 +197,13 @@ def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[R
     )
     step = next_step(found, reach)
     document, results = run_document(found, dense, sparse, step), StoredResults(store)
-    for answers, record in zip((document["dense"], *document["sparse"]), (dense, *sparse), strict=True):
-        asked = (ContinuationSettings(left=record.key, right=record.key, prompt=each) for each in run.settings.prompts)
+    for answers, record in zip(
+        (document["dense"], *document["sparse"]), (dense, *sparse), strict=True
+    ):
+        asked = (
+            ContinuationSettings(left=record.key, right=record.key, prompt=each)
+            for each in run.settings.prompts
+        )
         answers["continuations"] = [found and found.left for found in map(results.written, asked)]
     return found, document
 
@@ -190,33 +225,47 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     run = _still_stored(store.get(Run, result.key))
     terminal.print_warnings(run.warnings)
     found, document = stored_run_document(run, store, tolerance_from_flags(arguments))
-    lines = [*task_lines(found), document["find"]["sentence"], *filter(None, revision_lines(run, store))]
+    lines = [
+        *task_lines(found),
+        document["find"]["sentence"],
+        *filter(None, revision_lines(run, store)),
+    ]
     lines.append(short_run_key(run))
     write([*terminal.run_table(found), "", *lines], document)
     return terminal.EXIT_BEYOND if document["find"]["answer_percent"] is None else 0
 
 
 def time_command(arguments: argparse.Namespace) -> terminal.Work:
-    """Measure the speed of a sparse model versus its dense one, or in llama.cpp that of all models of its run."""
+    """Measure the speed of a sparse model versus its dense one, or in llama.cpp that of all models
+    of its run.
+    """
     settings = run_from_flags(arguments)
     (method, permille), *others = settings.points
     if others or not permille:
-        raise SparseDashError("Only one model can be timed.", "Name one --method and one --sparsity above 0.")
+        raise SparseDashError(
+            "Only one model can be timed.", "Name one --method and one --sparsity above 0."
+        )
     if not method.takes_channels:
         why = "Zeros in single weights give no speed-up, so they are not timed."
         raise SparseDashError(why, "Name a --method that removes channels.")
     settings = quantised_from_flags(settings, arguments)
-    request = TimingSettings(dense="-", sparse="-", n_threads=arguments.threads, runtime=arguments.runtime)
+    request = TimingSettings(
+        dense="-", sparse="-", n_threads=arguments.threads, runtime=arguments.runtime
+    )
     in_torch = request.runtime == "torch"
     if in_torch and settings.quantised_to:
         said = "Quantised models run in llama.cpp alone."
-        raise SettingsError("--quantise", said=said, advice="Add --runtime llama.cpp, or leave out --quantise.")
+        raise SettingsError(
+            "--quantise", said=said, advice="Add --runtime llama.cpp, or leave out --quantise."
+        )
     write = terminal.result_writer(arguments)
     store = open_store_for(settings, arguments)
     named = None if in_torch else named_model(settings.model, store)
     family = named.family if named else None
     if not in_torch and (problem := quantise_problem(settings.model, family, settings.methods)):
-        raise SettingsError("--runtime", request.runtime, "torch for this model", f"Reason: {problem}.")
+        raise SettingsError(
+            "--runtime", request.runtime, "torch for this model", f"Reason: {problem}."
+        )
     yield
     run, found = _timed_run(settings, request, store, arguments.quiet)
     terminal.print_warnings(run.warnings)
@@ -225,16 +274,27 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
         shown = deployment.speed_table("", timing)
         lines += [] if in_torch else [names[timing.sparse]]
         lines += terminal.align_columns([shown.head, *shown.rows], numbers=True)
-        lines += [deployment.timing_conditions(timing), deployment.ceiling_words(timing), *([] if in_torch else [""])]
+        lines += [
+            deployment.timing_conditions(timing),
+            deployment.ceiling_words(timing),
+            *([] if in_torch else [""]),
+        ]
     of_each = [{"name": names[timing.sparse], **asdict(timing)} for timing in found]
     timings = {"timing": asdict(found[0])} if in_torch else {"timings": of_each}
     # What begins with a format of ours may be written over by the next.
-    write(lines, {"format": TIMING_FORMAT, "model": settings.model, "settings": asdict(settings), **timings})
+    write(
+        lines,
+        {"format": TIMING_FORMAT, "model": settings.model, "settings": asdict(settings), **timings},
+    )
     return 0
 
 
-def _timed_run(settings: RunSettings, request: TimingSettings, store: Store, quiet: bool) -> tuple[Run, list[Timing]]:
-    """A run, and timings: by torch of its last model, in llama.cpp of each. request: its records become the run's."""
+def _timed_run(
+    settings: RunSettings, request: TimingSettings, store: Store, quiet: bool
+) -> tuple[Run, list[Timing]]:
+    """A run, and timings: by torch of its last model, in llama.cpp of each. request: its records
+    become the run's.
+    """
     settings = pinned(settings, store, HubReach(), with_token=True)
     with terminal.ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.comparison.llama_timing import time_files

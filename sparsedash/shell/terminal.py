@@ -84,8 +84,11 @@ def print_error(error: SparseDashError, code: int) -> int:
 
 
 def silence_libraries() -> None:
-    """Switch off progress bars and notices of libraries, which would break ours; errors still come through."""
-    # Here, since it takes a moment; by name, since the hub's client read its environment when it was imported.
+    """Switch off progress bars and notices of libraries, which would break ours; errors still come
+    through.
+    """
+    # Here, since it takes a moment; by name, since the hub's client read its environment when it
+    # was imported.
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
@@ -103,7 +106,8 @@ def one_line(text: str) -> str:
 
 
 def run_table(found: RunResults) -> Iterator[str]:
-    """The lines of a run's table: of each model the share of every budget that is gone, and its answers.
+    """The lines of a run's table: of each model the share of every budget that is gone, and its
+    answers.
 
     The KV cache has a column where any of it is gone.
     """
@@ -118,7 +122,11 @@ def run_table(found: RunResults) -> Iterator[str]:
         word, token = record.last_word, record.last_token
         cells = [found.names[record.key], *(f"{100 * share:.1f} %" for share in shares)]
         cells += [f"{word.right} of {word.total}", f"{100 * token.right / token.total:.1f} %"]
-        against = [str(pairs.broke), str(pairs.fixed), each.verdict.verdict] if record.pruned else [""] * 3
+        against = (
+            [str(pairs.broke), str(pairs.fixed), each.verdict.verdict]
+            if record.pruned
+            else [""] * 3
+        )
         rows.append([*cells, wording.perplexity(record.word_perplexity), *against])
     yield from align_columns(rows, numbers=True)
     if settings.evaluation.rule == "published":
@@ -126,28 +134,39 @@ def run_table(found: RunResults) -> Iterator[str]:
 
 
 def prompt_lines(results: Results, found: RunResults) -> Iterator[str]:
-    """The run's prompts, each with what the dense and the headline model write; an empty line after each."""
+    """The run's prompts, each with what the dense and the headline model write; an empty line after
+    each.
+    """
     name = found.names[found.headline.key] if found.headline else ""
     for each in prompt_texts(results, found):
         rows = [["  dense", readable(each.dense)], [f"  {name}", readable(each.sparse or "")]]
-        yield from (one_line(each.prompt), *align_columns(rows[: 1 + (each.sparse is not None)]), "")
+        yield from (
+            one_line(each.prompt),
+            *align_columns(rows[: 1 + (each.sparse is not None)]),
+            "",
+        )
 
 
 def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Iterator[str]:
-    """The rows as lines with their columns aligned, each cell in one line. numbers: all but the first to the right."""
+    """The rows as lines with their columns aligned, each cell in one line. numbers: all but the
+    first to the right.
+    """
     rows = [list(map(one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)
-        padded = (cell.rjust(w) if numbers and i else cell.ljust(w) for i, (cell, w) in enumerate(cells))
+        padded = (
+            cell.rjust(w) if numbers and i else cell.ljust(w) for i, (cell, w) in enumerate(cells)
+        )
         yield "  ".join(padded).rstrip()
 
 
 class ProgressBar:
-    """Progress on standard error: a bar for each stage and sparse model, or a line each without a terminal.
+    """Progress on standard error: a bar for each stage and sparse model, or a line each without a
+    terminal.
 
-    settings: of a run; None of a search. quiet: show nothing. Inside, all that libraries print goes to standard error:
-    standard output may be a document.
+    settings: of a run; None of a search. quiet: show nothing. Inside, all that libraries print goes
+    to standard error: standard output may be a document.
     """
 
     def __init__(self, settings: RunSettings | None, quiet: bool = False) -> None:

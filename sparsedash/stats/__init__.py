@@ -1,1 +1,3 @@
-"""Statistics of paired answers, losses, layers and timings: tests, intervals, verdicts. Plain numbers in and out."""
+"""Statistics of paired answers, losses, layers and timings: tests, intervals, verdicts. Plain
+numbers in and out.
+"""

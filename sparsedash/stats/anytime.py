@@ -1,21 +1,26 @@
-"""Anytime-valid tests and intervals of accuracy, and planned looks: statistics of an evaluation that may stop early.
+"""Anytime-valid tests and intervals of accuracy, and planned looks: statistics of an evaluation
+that may stop early.
 
-Every passage gives x: 1 where it was fixed, -1 where it broke, 0 where both verdicts are the same. A bet against the
-hypothesis that the mean of x is `mean` multiplies its stake by (1 + s x) / (1 + s mean) at each passage, which is 1 on
-average if the hypothesis is true, for any s between -1 and 1. The e-value is the stake after all passages, averaged
-uniformly over s. By Ville's inequality it ever reaches 20 with a chance of at most 1 in 20, so that 1 / e is a p-value
-at any moment, and the means whose e-value stays under 20 are a 95 % interval at all moments together. Against a mean of
+Every passage gives x: 1 where it was fixed, -1 where it broke, 0 where both verdicts are the same.
+A bet against the hypothesis that the mean of x is `mean` multiplies its stake by (1 + s x) / (1 + s
+mean) at each passage, which is 1 on average if the hypothesis is true, for any s between -1 and 1.
+The e-value is the stake after all passages, averaged uniformly over s. By Ville's inequality it
+ever reaches 20 with a chance of at most 1 in 20, so that 1 / e is a p-value at any moment, and the
+means whose e-value stays under 20 are a 95 % interval at all moments together. Against a mean of
 zero it is the sign test of the flips, with a uniform prior on the share of them that is fixed.
 
-Assumes that passages are a sample of those the statement is about, and that their order has nothing to do with the
-answers: the evaluator shuffles them. Sources: Ville, Étude critique de la notion de collectif (1939); Robbins, Annals
-of Mathematical Statistics 41 (1970), mixtures; Waudby-Smith and Ramdas, JRSS B 86 (2024), means by betting.
+Assumes that passages are a sample of those the statement is about, and that their order has nothing
+to do with the
+answers: the evaluator shuffles them. Sources: Ville, Étude critique de la notion de collectif
+(1939); Robbins, Annals of Mathematical Statistics 41 (1970), mixtures; Waudby-Smith and Ramdas,
+JRSS B 86 (2024), means by betting.
 
-Planned looks are fixed before any answer is seen. Early ones spend little of the chance of error, so that only clear
-cases end there, and the last one has nearly all: its interval is a few percent wider than without looks, where an
-anytime-valid one would be a third wider. The shares add up to 1, which holds however the looks depend on each other.
-Sources: Haybittle, British Journal of Radiology 44 (1971); Peto and others, British Journal of Cancer 34 (1976), with
-their early bound as a share of the whole.
+Planned looks are fixed before any answer is seen. Early ones spend little of the chance of error,
+so that only clear cases end there, and the last one has nearly all: its interval is a few percent
+wider than without looks, where an anytime-valid one would be a third wider. The shares add up to 1,
+which holds however the looks depend on each other.
+Sources: Haybittle, British Journal of Radiology 44 (1971); Peto and others, British Journal of
+Cancer 34 (1976), with their early bound as a share of the whole.
 """
 
 from collections.abc import Callable
@@ -40,7 +45,9 @@ _UP, _DOWN, _WEIGHTS = np.log1p(_S), np.log1p(-_S), np.log(np.cos(_TURNS) * np.p
 _EARLY_SHARE = 0.05
 _MOST_EARLY = 5
 _FIRST = 48
-"""Passages of the earliest look: fewer leave little to save, and intervals of skewed losses little to trust."""
+"""Passages of the earliest look: fewer leave little to save, and intervals of skewed losses little
+to trust.
+"""
 
 
 def anytime_p(broke: int, fixed: int) -> float:
@@ -51,17 +58,25 @@ def anytime_p(broke: int, fixed: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def anytime_interval(broke: int, fixed: int, n_passages: int, alpha: float = ALPHA) -> tuple[float, float]:
-    """Interval of the mean of x, here sparse minus dense accuracy, that holds it at all looks together.
+def anytime_interval(
+    broke: int, fixed: int, n_passages: int, alpha: float = ALPHA
+) -> tuple[float, float]:
+    """Interval of the mean of x, here sparse minus dense accuracy, that holds it at all looks
+    together.
 
     With right answers as fixed, and none as broken, it is the interval of an accuracy.
     """
     found = (fixed - broke) / n_passages
 
     def holds(mean: float) -> bool:
-        return mean == found if abs(mean) == 1 else log_e_value(broke, fixed, n_passages, mean) < -log(alpha)
+        return (
+            mean == found
+            if abs(mean) == 1
+            else log_e_value(broke, fixed, n_passages, mean) < -log(alpha)
+        )
 
-    # A mixture of log-convex functions of the mean: the means held are one interval around the observed one.
+    # A mixture of log-convex functions of the mean: the means held are one interval around the
+    # observed one.
     return bisect_boundary(holds, found, -1.0), bisect_boundary(holds, found, 1.0)
 
 
@@ -84,13 +99,16 @@ def decide_difference(broke: int, fixed: int, n_passages: int, n_comparisons: in
         return "difference"
     # Whether the interval is within the margins, without a search for its ends.
     is_close = abs(fixed - broke) < MARGIN * n_passages and all(
-        log_e_value(broke, fixed, n_passages, mean) >= -log(ALPHA / n_comparisons) for mean in (-MARGIN, MARGIN)
+        log_e_value(broke, fixed, n_passages, mean) >= -log(ALPHA / n_comparisons)
+        for mean in (-MARGIN, MARGIN)
     )
     return "close" if is_close else "open"
 
 
 def bisect_boundary(holds: Callable[[float], bool], inside: float, outside: float) -> float:
-    """The last number from inside to outside, to 1e-6, for which it holds; it holds up to one number only."""
+    """The last number from inside to outside, to 1e-6, for which it holds; it holds up to one
+    number only.
+    """
     if holds(outside):
         return outside
     while abs(outside - inside) > _PRECISION:
@@ -108,7 +126,9 @@ class Look:
 
 
 def planned_looks(n_passages: int) -> tuple[Look, ...]:
-    """The looks at a trial of at most so many passages: at half of them, half of that, and so on."""
+    """The looks at a trial of at most so many passages: at half of them, half of that, and so
+    on.
+    """
     counts = [n_passages]
     while len(counts) <= _MOST_EARLY and counts[-1] // 2 >= _FIRST:
         counts.append(counts[-1] // 2)

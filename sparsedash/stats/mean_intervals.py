@@ -1,4 +1,6 @@
-"""Intervals of means and ratios for few and skewed values: losses, speed-ups, layer errors on other text."""
+"""Intervals of means and ratios for few and skewed values: losses, speed-ups, layer errors on other
+text.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,19 +36,23 @@ def moments(values: Sequence[float]) -> Moments:
 
 
 def mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
-    """Interval of the mean at level 1 - alpha, for few and skewed values; infinite for a single value.
+    """Interval of the mean at level 1 - alpha, for few and skewed values; infinite for a single
+    value.
 
-    Student's, widened on either side to the interval with one more value like the most extreme of them there: of n + 1
-    passages one, on average, is worse than the worst of n. Why: see docs/adr/0016.
+    Student's, widened on either side to the interval with one more value like the most extreme of
+    them there: of n + 1 passages one, on average, is worse than the worst of n. Why: see
+    docs/adr/0016.
     """
-    return _ends(of, lambda each: student_quantile(1 - alpha / 2, each.n - 1) * each.deviation / sqrt(each.n))
+    return _ends(
+        of, lambda each: student_quantile(1 - alpha / 2, each.n - 1) * each.deviation / sqrt(each.n)
+    )
 
 
 def anytime_mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
     """As `mean_interval`, but valid at all looks together, in the limit of many passages.
 
-    Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Annals of Statistics 52 (2024), time-uniform central limit
-    theory, with its Gaussian mixture tuned for _TUNED_FOR passages.
+    Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Annals of Statistics 52 (2024),
+    time-uniform central limit theory, with its Gaussian mixture tuned for _TUNED_FOR passages.
     """
     tuned = (-2 * log(alpha) + log(-2 * log(alpha)) + 1) / _TUNED_FOR
 
@@ -59,7 +65,9 @@ def anytime_mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
 
 
 def _ends(of: Moments, radius: Callable[[Moments], float]) -> tuple[float, float]:
-    """Interval around the mean, as wide on either side as with one more value like the most extreme there."""
+    """Interval around the mean, as wide on either side as with one more value like the most extreme
+    there.
+    """
     if of.n < 2 or of.deviation == inf:
         return -inf, inf
 
@@ -69,12 +77,16 @@ def _ends(of: Moments, radius: Callable[[Moments], float]) -> tuple[float, float
         return replace(of, n=n, mean=of.mean + away / n, deviation=sqrt(squares / of.n))
 
     below, above = with_one_more(of.lowest), with_one_more(of.highest)
-    return min(of.mean - radius(of), below.mean - radius(below)), max(of.mean + radius(of), above.mean + radius(above))
+    return min(of.mean - radius(of), below.mean - radius(below)), max(
+        of.mean + radius(of), above.mean + radius(above)
+    )
 
 
 @lru_cache(maxsize=4096)
 def student_quantile(p: float, degrees: int) -> float:
-    """The p-quantile of Student's t, to about six digits. Source: Hill, Communications of the ACM 13 (1970)."""
+    """The p-quantile of Student's t, to about six digits. Source: Hill, Communications of the ACM
+    13 (1970).
+    """
     if p < 0.5:
         return -student_quantile(1 - p, degrees)
     tails = 2 * (1 - p)
@@ -98,7 +110,11 @@ def student_quantile(p: float, degrees: int) -> float:
         y = exp(y) - 1 if y > 0.002 else 0.5 * y * y + y
     else:
         y = (
-            (1 / (((degrees + 6) / (degrees * y) - 0.089 * d - 0.822) * (degrees + 2) * 3) + 0.5 / (degrees + 4)) * y
+            (
+                1 / (((degrees + 6) / (degrees * y) - 0.089 * d - 0.822) * (degrees + 2) * 3)
+                + 0.5 / (degrees + 4)
+            )
+            * y
             - 1
         ) * (degrees + 1) / (degrees + 2) + 1 / y
     return sqrt(degrees * y)
@@ -108,12 +124,14 @@ _TRIMMED, _LEAST_LEFT, _SPEED_LEVEL = 0.25, 3, 0.95
 
 
 def speed_ratio(before_s: Sequence[float], after_s: Sequence[float]) -> SpeedRatio:
-    """Speed-up before / after, trimmed mean over rounds, with its 95 % interval; above 1: after is faster.
+    """Speed-up before / after, trimmed mean over rounds, with its 95 % interval; above 1: after is
+    faster.
 
-    before_s, after_s: seconds of the same rounds, at least one. A slow phase of the machine slows both of a round and
-    leaves their ratio as it is; a stall of one of them is an outlier, and trimmed. A quarter of the logarithms is
-    trimmed on either side; the interval is Student's with their winsorised deviation, or the range of fewer than three
-    rounds. Source: Yuen, Biometrika 61 (1974); why, and how often it holds: docs/adr/0021.
+    before_s, after_s: seconds of the same rounds, at least one. A slow phase of the machine slows
+    both of a round and leaves their ratio as it is; a stall of one of them is an outlier, and
+    trimmed. A quarter of the logarithms is trimmed on either side; the interval is Student's with
+    their winsorised deviation, or the range of fewer than three rounds. Source: Yuen, Biometrika 61
+    (1974); why, and how often it holds: docs/adr/0021.
     """
     logs = sorted(log(b / a) for b, a in zip(before_s, after_s, strict=True))
     n = len(logs)
@@ -134,11 +152,15 @@ def is_narrow(ratio: SpeedRatio, within: float) -> bool:
 
 
 MISMATCH_ALARM = 1.3
-"""From this ratio of `layer_mismatch` on, the calibration text is unlike the passages. Measured: see docs/adr/0007."""
+"""From this ratio of `layer_mismatch` on, the calibration text is unlike the passages. Measured:
+see docs/adr/0007.
+"""
 
 
 def median_error_ratio(errors: Sequence[float], usual: Sequence[float]) -> float | None:
-    """Median ratio over the layers whose usual error is not zero; None where nothing was measured."""
+    """Median ratio over the layers whose usual error is not zero; None where nothing was
+    measured.
+    """
     ratios = [error / base for error, base in zip(errors, usual, strict=False) if base > 0]
     return median(ratios) if ratios else None
 
@@ -146,6 +168,7 @@ def median_error_ratio(errors: Sequence[float], usual: Sequence[float]) -> float
 def layer_mismatch(made: Pruned) -> float | None:
     """Layer errors on passages of the evaluation, as a multiple of those on calibration text.
 
-    On held-out calibration text, since an overfit is another matter; where none was held out, on the fitted text.
+    On held-out calibration text, since an overfit is another matter; where none was held out, on
+    the fitted text.
     """
     return median_error_ratio(made.passage_errors, made.held_out_errors or made.layer_errors)

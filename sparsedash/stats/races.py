@@ -1,4 +1,6 @@
-"""Which of two models finds the targets likelier: paired differences with intervals and p-values, for several pairs."""
+"""Which of two models finds the targets likelier: paired differences with intervals and p-values,
+for several pairs.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +18,12 @@ _SMALLEST, _LARGEST = -12.0, log10(0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodDifference:
-    """How much less likely one model finds the targets than another, on the passages that both answered.
+    """How much less likely one model finds the targets than another, on the passages that both
+    answered.
 
-    value, low, high: the mean in nats with its interval at `level`; below zero where it finds them likelier. p_value:
-    of no difference, two-sided. Both allow for all n_compared pairs that were compared.
+    value, low, high: the mean in nats with its interval at `level`; below zero where it finds them
+    likelier. p_value: of no difference, two-sided. Both allow for all n_compared pairs that were
+    compared.
     """
 
     value: float
@@ -32,18 +36,28 @@ class LikelihoodDifference:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the interval leaves out that the models are equal, on enough passages to say so."""
+        """Whether the interval leaves out that the models are equal, on enough passages to say
+        so.
+        """
         return self.n_passages >= FEWEST_PASSAGES and (self.low > 0 or self.high < 0)
 
 
-def likelihood_differences(pairs: Sequence[tuple[Record, Record]], n_compared: int = 0) -> list[LikelihoodDifference]:
+def likelihood_differences(
+    pairs: Sequence[tuple[Record, Record]], n_compared: int = 0
+) -> list[LikelihoodDifference]:
     """The second model of each pair against the first, in the order given, after Holm.
 
-    n_compared: pairs that were compared, where that is more: the missing ones count as the least different.
+    n_compared: pairs that were compared, where that is more: the missing ones count as the least
+    different.
     """
     anytime = [left.stopping is not None or right.stopping is not None for left, right in pairs]
     falls = [
-        moments([before.log_likelihood - after.log_likelihood for before, after in shared_outcomes(left, right)])
+        moments(
+            [
+                before.log_likelihood - after.log_likelihood
+                for before, after in shared_outcomes(left, right)
+            ]
+        )
         for left, right in pairs
     ]
     p_values = [mean_p_value(of, any_look) for of, any_look in zip(falls, anytime, strict=True)]
@@ -61,7 +75,9 @@ def likelihood_differences(pairs: Sequence[tuple[Record, Record]], n_compared: i
             n_passages=of.n,
             n_compared=n_compared,
         )
-        for of, alpha, any_look, p_value in zip(falls, alphas, anytime, holm(p_values, n_compared), strict=True)
+        for of, alpha, any_look, p_value in zip(
+            falls, alphas, anytime, holm(p_values, n_compared), strict=True
+        )
     ]
 
 
@@ -70,7 +86,9 @@ def _interval(of: Moments, alpha: float, anytime: bool) -> tuple[float, float]:
 
 
 def mean_p_value(of: Moments, anytime: bool = False) -> float:
-    """p of a mean of zero: the smallest alpha at which the interval leaves it out; 1 from a half on."""
+    """p of a mean of zero: the smallest alpha at which the interval leaves it out; 1 from a half
+    on.
+    """
 
     def holds_zero(exponent: float) -> bool:
         low, high = _interval(of, 10**exponent, anytime)

@@ -1,7 +1,8 @@
-"""Paired tests and intervals of accuracy, dense against sparse on the same passages: McNemar, Tango, Wilson, Holm.
+"""Paired tests and intervals of accuracy, dense against sparse on the same passages: McNemar,
+Tango, Wilson, Holm.
 
-Assumes that the passages are an independent sample of those that a statement is about, and, unless anytime-valid, that
-their number was fixed before any answer was seen.
+Assumes that the passages are an independent sample of those that a statement is about, and, unless
+anytime-valid, that their number was fixed before any answer was seen.
 """
 
 from collections import Counter
@@ -19,9 +20,11 @@ Z_95 = 1.959963984540054
 class PairedComparison:
     """Dense against sparse on the same passages.
 
-    broke: right before, wrong now. fixed: wrong before, right now. difference: sparse minus dense accuracy, -1 to 1.
-    interval: 95 %, around the difference. p_value: exact McNemar, two-sided; chance of flips this lopsided if neither
-    model were better. anytime: one of the models may have stopped early, so that both are those of stats.anytime.
+    broke: right before, wrong now. fixed: wrong before, right now. difference: sparse minus dense
+    accuracy, -1 to 1.
+    interval: 95 %, around the difference. p_value: exact McNemar, two-sided; chance of flips this
+    lopsided if neither model were better. anytime: one of the models may have stopped early, so
+    that both are those of stats.anytime.
     """
 
     both_right: int
@@ -40,7 +43,9 @@ class PairedComparison:
 
 
 def compare_records(left: Record, right: Record) -> PairedComparison:
-    """Last-word verdicts of the right record against the left, on the passages that both answered."""
+    """Last-word verdicts of the right record against the left, on the passages that both
+    answered.
+    """
     pairs = shared_outcomes(left, right)
     return compare_verdicts(
         [first.last_word_right for first, _ in pairs],
@@ -50,13 +55,17 @@ def compare_records(left: Record, right: Record) -> PairedComparison:
 
 
 def shared_outcomes(left: Record, right: Record) -> list[tuple[Outcome, Outcome]]:
-    """The two outcomes of every passage that both records answered, in corpus order; others are left out, not wrong."""
+    """The two outcomes of every passage that both records answered, in corpus order; others are
+    left out, not wrong.
+    """
     known = {outcome.index: outcome for outcome in right.outcomes}
     return [(one, known[one.index]) for one in left.outcomes if one.index in known]
 
 
 def accuracy_interval(record: Record) -> tuple[float, float]:
-    """95 % interval of a record's accuracy: Wilson's, or anytime-valid where it might stop early."""
+    """95 % interval of a record's accuracy: Wilson's, or anytime-valid where it might stop
+    early.
+    """
     score = record.last_word
     return share_interval(score.right, score.total, anytime=record.stopping is not None)
 
@@ -69,7 +78,9 @@ def share_interval(count: int, total: int, anytime: bool = False) -> tuple[float
     return max(0.0, low), high
 
 
-def compare_verdicts(dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False) -> PairedComparison:
+def compare_verdicts(
+    dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False
+) -> PairedComparison:
     """The comparison of verdicts on the same passages, at least one, in the same order.
 
     anytime: as in PairedComparison.
@@ -91,7 +102,8 @@ def compare_verdicts(dense: Sequence[bool], sparse: Sequence[bool], anytime: boo
 def mcnemar(broke: int, fixed: int) -> float:
     """Two-sided exact McNemar p: binomial test of the discordant pairs against one half.
 
-    Holds its level for any number of flips; a little conservative. Source: McNemar, Psychometrika 12 (1947).
+    Holds its level for any number of flips; a little conservative. Source: McNemar, Psychometrika
+    12 (1947).
     """
     n = broke + fixed
     ways = tail = 1
@@ -104,7 +116,8 @@ def mcnemar(broke: int, fixed: int) -> float:
 def wilson_interval(right: int, total: int, z: float = Z_95) -> tuple[float, float]:
     """Score interval of a share of at least one, within 0 to 1.
 
-    Source: Wilson, Journal of the American Statistical Association 22 (1927), without a correction for continuity.
+    Source: Wilson, Journal of the American Statistical Association 22 (1927), without a correction
+    for continuity.
     """
     share = right / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
@@ -112,13 +125,16 @@ def wilson_interval(right: int, total: int, z: float = Z_95) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_interval(broke: int, fixed: int, n_passages: int, z: float = Z_95) -> tuple[float, float]:
-    """Interval of sparse minus dense accuracy: the differences that a score test on paired verdicts does not reject.
+def paired_interval(
+    broke: int, fixed: int, n_passages: int, z: float = Z_95
+) -> tuple[float, float]:
+    """Interval of sparse minus dense accuracy: the differences that a score test on paired verdicts
+    does not reject.
 
-    Holds the truth 94 to 96 times of 100 where ten flips or more are expected, some of them each way; 93 to 97 times
-    with four to ten, and mostly more often with fewer. Counts are too coarse to hit 95 there, for any interval: see
-    docs/adr/0008. Zero is in it where McNemar's statistic without a correction is at most z squared. Source: Tango,
-    Statistics in Medicine 17 (1998).
+    Holds the truth 94 to 96 times of 100 where ten flips or more are expected, some of them each
+    way; 93 to 97 times with four to ten, and mostly more often with fewer. Counts are too coarse to
+    hit 95 there, for any interval: see docs/adr/0008. Zero is in it where McNemar's statistic
+    without a correction is at most z squared. Source: Tango, Statistics in Medicine 17 (1998).
     """
 
     def holds(difference: float) -> bool:
@@ -133,25 +149,35 @@ def paired_interval(broke: int, fixed: int, n_passages: int, z: float = Z_95) ->
     return bisect_boundary(holds, found, -1.0), bisect_boundary(holds, found, 1.0)
 
 
-def unpaired_interval(dense: tuple[int, int], sparse: tuple[int, int], z: float = Z_95) -> tuple[float, float]:
-    """Interval of sparse minus dense accuracy when only totals are known, not which passages flipped.
+def unpaired_interval(
+    dense: tuple[int, int], sparse: tuple[int, int], z: float = Z_95
+) -> tuple[float, float]:
+    """Interval of sparse minus dense accuracy when only totals are known, not which passages
+    flipped.
 
-    dense, sparse: right and total. Wider than the paired interval of the same passages, since two models that share
-    their weights mostly agree. Source: Newcombe, Statistics in Medicine 17 (1998), the hybrid score for independent
-    shares.
+    dense, sparse: right and total. Wider than the paired interval of the same passages, since two
+    models that share their weights mostly agree. Source: Newcombe, Statistics in Medicine 17
+    (1998), the hybrid score for independent shares.
     """
-    (before, after), (below, above) = (right / total for right, total in (dense, sparse)), wilson_interval(*dense, z)
+    (before, after), (below, above) = (
+        (right / total for right, total in (dense, sparse)),
+        wilson_interval(*dense, z),
+    )
     low, high = wilson_interval(*sparse, z)
-    down, up = sqrt((after - low) ** 2 + (above - before) ** 2), sqrt((high - after) ** 2 + (before - below) ** 2)
+    down, up = (
+        sqrt((after - low) ** 2 + (above - before) ** 2),
+        sqrt((high - after) ** 2 + (before - below) ** 2),
+    )
     return after - before - down, after - before + up
 
 
 def holm(p_values: Sequence[float], n_compared: int = 0) -> list[float]:
     """Adjusted p-values, in the order given: they keep the error rate of all comparisons together.
 
-    Each p-value must be valid by itself, however they depend on each other: exact and anytime-valid ones (1 / e) mix.
-    n_compared: comparisons that were made, where that is more: missing ones count as the largest. Source: Holm,
-    Scandinavian Journal of Statistics 6 (1979).
+    Each p-value must be valid by itself, however they depend on each other: exact and anytime-valid
+    ones (1 / e) mix.
+    n_compared: comparisons that were made, where that is more: missing ones count as the largest.
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
     n_comparisons = max(n_compared, len(p_values))
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])

@@ -1,10 +1,11 @@
 """Bisection for the largest sparsity within a tolerance, and the Pareto front of models.
 
-A trial that is within moves the search up, any other one moves it down: undecided counts as too much. If the true loss
-rises with the sparsity, a step whose loss is over the tolerance is tried only while every step below the tolerance was
-called within and every one above it was not: those steps are one path, fixed before any answer is seen. So the chance
-that any of them is ever called within is at most the sum over `most_trials` trials, whatever the answers.
-Where tasks are answered beside the passages, a trial is within only if it is so on all of them.
+A trial that is within moves the search up, any other one moves it down: undecided counts as too
+much. If the true loss rises with the sparsity, a step whose loss is over the tolerance is tried
+only while every step below the tolerance was called within and every one above it was not: those
+steps are one path, fixed before any answer is seen. So the chance that any of them is ever called
+within is at most the sum over `most_trials` trials, whatever the answers. Where tasks are answered
+beside the passages, a trial is within only if it is so on all of them.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -16,18 +17,25 @@ from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, Tolerance, passages_to_judge
 
 WEIGHT_STEPS = tuple(range(10, MAX_SPARSITY_PERMILLE + 1, 10))
-"""Sparsities (per mille) that are tried in the pruning of single weights, which have no width to be a multiple of."""
+"""Sparsities (per mille) that are tried in the pruning of single weights, which have no width to be
+a multiple of.
+"""
 
 
-def channel_steps(widths: Collection[int], multiple: int, mlp_share: float = 1.0) -> tuple[int, ...]:
-    """Sparsities (per mille, ascending) that uniform widths reach, one multiple apart; those of the widest MLP.
+def channel_steps(
+    widths: Collection[int], multiple: int, mlp_share: float = 1.0
+) -> tuple[int, ...]:
+    """Sparsities (per mille, ascending) that uniform widths reach, one multiple apart; those of the
+    widest MLP.
 
-    widths: of all MLPs. mlp_share: the share of the budget that all their channels take. Empty where no channel can be
-    removed. Neighbours are at least one per mille apart.
+    widths: of all MLPs. mlp_share: the share of the budget that all their channels take. Empty
+    where no channel can be removed. Neighbours are at least one per mille apart.
     """
     width = max(widths)
     most_kept = (width - 1) // multiple * multiple
-    reached = {round(1000 * mlp_share * (1 - kept / width)) for kept in range(most_kept, 0, -multiple)}
+    reached = {
+        round(1000 * mlp_share * (1 - kept / width)) for kept in range(most_kept, 0, -multiple)
+    }
     return tuple(sorted(permille for permille in reached if 1 <= permille <= MAX_SPARSITY_PERMILLE))
 
 
@@ -37,19 +45,27 @@ def most_trials(n_steps: int) -> int:
 
 
 TRIAL_ALPHA = ALPHA / most_trials(MAX_SPARSITY_PERMILLE)
-"""The chance of error of one trial's verdict on its tasks: there are no more steps than per mille."""
+"""The chance of error of one trial's verdict on its tasks: there are no more steps than per
+mille.
+"""
 
 
 def passages_to_search(tolerance: Tolerance, spread: float = SPREAD_NATS) -> int:
-    """Passages on which a trial that loses half the limit of word perplexity is called within, four times of five.
+    """Passages on which a trial that loses half the limit of word perplexity is called within, four
+    times of five.
 
-    spread: as of `passages_to_judge`. At the level of one of the most trials there can be, halved for its two measures.
+    spread: as of `passages_to_judge`. At the level of one of the most trials there can be, halved
+    for its two measures.
     """
-    return passages_to_judge(log(tolerance.ratio) / 2, tolerance.ratio, TRIAL_ALPHA / 2, spread) or FEWEST_PASSAGES
+    return (
+        passages_to_judge(log(tolerance.ratio) / 2, tolerance.ratio, TRIAL_ALPHA / 2, spread)
+        or FEWEST_PASSAGES
+    )
 
 
 def next_trial(n_steps: int, within: Sequence[tuple[int, bool]]) -> int | None:
-    """Index of the step to try next; None when neighbours are found of which only the lower is within.
+    """Index of the step to try next; None when neighbours are found of which only the lower is
+    within.
 
     within: the indices tried so far, and whether the loss was within.
     """
@@ -60,7 +76,8 @@ def next_trial(n_steps: int, within: Sequence[tuple[int, bool]]) -> int | None:
 def search_bounds(n_steps: int, within: Sequence[tuple[int, bool]]) -> tuple[int, int]:
     """Largest index that is within, and smallest that is not; -1 and n_steps where there is none.
 
-    Where the loss does not rise everywhere, the lower one is still the largest below every index that is not within.
+    Where the loss does not rise everywhere, the lower one is still the largest below every index
+    that is not within.
     """
     high = min((place for place, inside in within if not inside), default=n_steps)
     low = max((place for place, inside in within if inside and place < high), default=-1)
@@ -68,7 +85,9 @@ def search_bounds(n_steps: int, within: Sequence[tuple[int, bool]]) -> tuple[int
 
 
 def first_crossing(points: Iterable[tuple[float, float]], limit: float) -> float | None:
-    """Where straight lines from point to point first rise over a limit, by the first coordinate; None if nowhere."""
+    """Where straight lines from point to point first rise over a limit, by the first coordinate;
+    None if nowhere.
+    """
     for (x, y), (further, more) in pairwise(points):
         if y <= limit < more:
             return x + (limit - y) / (more - y) * (further - x)
@@ -76,7 +95,9 @@ def first_crossing(points: Iterable[tuple[float, float]], limit: float) -> float
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the Pareto front, by the first coordinate rising; larger is better in both. Equal points all stay."""
+    """Indices of the Pareto front, by the first coordinate rising; larger is better in both. Equal
+    points all stay.
+    """
     kept: list[int] = []
     best = None
     for i in sorted(range(len(points)), key=lambda i: points[i], reverse=True):

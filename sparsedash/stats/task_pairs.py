@@ -1,18 +1,27 @@
-"""Two models' answers to the same questions: which were asked alike, and why others cannot be compared."""
+"""Two models' answers to the same questions: which were asked alike, and why others cannot be
+compared.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, known_direction, pool_parts
+from sparsedash.schema.question_records import (
+    AnsweredQuestion,
+    QuestionSet,
+    known_direction,
+    pool_parts,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPair:
-    """Two models' answers to one task. questions: those that both answered, the dense model's first, each once.
+    """Two models' answers to one task. questions: those that both answered, the dense model's
+    first, each once.
 
-    n_repeated: questions that repeat another one, which all tests would take for independent. n_alone: of one model.
+    n_repeated: questions that repeat another one, which all tests would take for independent.
+    n_alone: of one model.
     """
 
     dense: QuestionSet
@@ -23,7 +32,9 @@ class TaskPair:
 
 
 def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
-    """The questions that both answered. Raises CorpusError where the two were asked or judged differently."""
+    """The questions that both answered. Raises CorpusError where the two were asked or judged
+    differently.
+    """
     task = dense.task
     for what, left, right in (
         ("versions", dense.version, other.version),
@@ -36,7 +47,9 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
         if answers.kind != "rolling":
             known_direction(task, answers.measure, answers.higher_is_better)
     # A file may have any name, so that of its only part says nothing.
-    in_parts = any(len({question.part for question in each.questions}) > 1 for each in (dense, other))
+    in_parts = any(
+        len({question.part for question in each.questions}) > 1 for each in (dense, other)
+    )
     asked, known = (_by_document(each, in_parts) for each in (dense, other))
     pairs = [(one, known[key]) for key, one in asked.items() if key in known]
     if not pairs:
@@ -69,8 +82,11 @@ def _by_document(answers: QuestionSet, in_parts: bool) -> dict[tuple[str, str], 
     return found
 
 
-def pair_tasks(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tuple[list[TaskPair], list[str]]:
-    """The tasks that both answered, and sentences on what only one did. Raises CorpusError where there are none.
+def pair_tasks(
+    dense: Sequence[QuestionSet], other: Sequence[QuestionSet]
+) -> tuple[list[TaskPair], list[str]]:
+    """The tasks that both answered, and sentences on what only one did. Raises CorpusError where
+    there are none.
 
     Two files of one task each are that task, whatever their names.
     """
@@ -80,17 +96,26 @@ def pair_tasks(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tu
         known = {each.task: each for each in other}
         pairs = [pair_answers(each, known[each.task]) for each in dense if each.task in known]
     judged = {id(each) for pair in pairs for each in (pair.dense, pair.other)}
-    alone = [f"Only one model answered {each.task}." for each in (*dense, *other) if id(each) not in judged]
+    alone = [
+        f"Only one model answered {each.task}."
+        for each in (*dense, *other)
+        if id(each) not in judged
+    ]
     if not pairs:
         raise CorpusError("The two have no task in common.", " ".join(alone))
     for pair in pairs:
-        for n, why in ((pair.n_alone, "answered by one model only"), (pair.n_repeated, "repeats of another")):
+        for n, why in (
+            (pair.n_alone, "answered by one model only"),
+            (pair.n_repeated, "repeats of another"),
+        ):
             if n:
                 alone.append(f"Questions of {pair.dense.task} left out: {n:,}, {why}.")
     return pairs, alone
 
 
-def pairs_of(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tuple[list[TaskPair], list[str]]:
+def pairs_of(
+    dense: Sequence[QuestionSet], other: Sequence[QuestionSet]
+) -> tuple[list[TaskPair], list[str]]:
     """The tasks that can be judged, and sentences on the others."""
     pairs, notes = list[TaskPair](), list[str]()
     for task in dict.fromkeys(each.task for each in (*dense, *other)):

@@ -1,9 +1,11 @@
-"""Verdict over tasks: does a model lose more than is allowed on any of them, against dense on the same questions?
+"""Verdict over tasks: does a model lose more than is allowed on any of them, against dense on the
+same questions?
 
-The loss of a task is the share of right answers lost; of rolling documents that of word perplexity, in nats a word,
-which is their bits a byte in another unit. Of one true loss only one of *within* and *beyond* can be wrong, so each
-interval is that of level 1 - 2 alpha: the chance that a verdict is wrong is at most alpha, 5 %, for all tasks that are
-judged together, of one model or several, by Holm's steps. Why: see docs/adr/0049.
+The loss of a task is the share of right answers lost; of rolling documents that of word perplexity,
+in nats a word, which is their bits a byte in another unit. Of one true loss only one of *within*
+and *beyond* can be wrong, so each interval is that of level 1 - 2 alpha: the chance that a verdict
+is wrong is at most alpha, 5 %, for all tasks that are judged together, of one model or several, by
+Holm's steps. Why: see docs/adr/0049.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -34,15 +36,18 @@ from sparsedash.stats.tolerance import (
 
 NotJudged = Literal["few right", "chance"]
 TaskVerdict = Verdict | Literal["not judged"]
-"""not judged: dense has fewer than FEWEST_RIGHT right answers, or not shown more than guessing gives."""
+"""not judged: dense has fewer than FEWEST_RIGHT right answers, or not shown more than guessing
+gives.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskLosses:
     """What a model lost on a task, before a verdict. broke, fixed, not_judged: as in TaskResult.
 
-    of: moments of the loss over the questions that both answered, in the unit of `Loss`. least: the limit that comes
-    with the task, which holds where the tolerance is narrower and does not name it.
+    of: moments of the loss over the questions that both answered, in the unit of `Loss`. least: the
+    limit that comes with the task, which holds where the tolerance is narrower and does not name
+    it.
     """
 
     task: str
@@ -107,7 +112,11 @@ def judge_tasks(
     losses = judge_losses(measured, tolerance, alpha, n_lost)
     # Those that are not judged claim nothing, so they take nothing of the chance of error.
     judged = [i for i, loss in enumerate(losses) if loss is not None]
-    adjusted = dict(zip(judged, holm([_p_value(measured[i]) for i in judged], len(judged) + n_lost), strict=True))
+    adjusted = dict(
+        zip(
+            judged, holm([_p_value(measured[i]) for i in judged], len(judged) + n_lost), strict=True
+        )
+    )
     return [
         TaskResult(
             pair=pair,
@@ -127,7 +136,9 @@ def judge_tasks(
 
 
 class Together(NamedTuple):
-    """Sparse records of a run whose tasks are judged together. alpha, n_lost: as of `judge_tasks`."""
+    """Sparse records of a run whose tasks are judged together. alpha, n_lost: as of
+    `judge_tasks`.
+    """
 
     records: Sequence[str]
     alpha: float
@@ -135,10 +146,11 @@ class Together(NamedTuple):
 
 
 def judged_together(run: Run, n_tasks: Mapping[str, int]) -> list[Together]:
-    """The records of a run in the groups that are judged together. n_tasks: of each record, those that can be judged.
+    """The records of a run in the groups that are judged together. n_tasks: of each record, those
+    that can be judged.
 
-    Models of a run that are missing count as those there do. A search judges each trial by itself, when the
-    next ones are not known.
+    Models of a run that are missing count as those there do. A search judges each trial by itself,
+    when the next ones are not known.
     """
     if run.find is not None:
         return [Together([record], TRIAL_ALPHA, 0) for record in n_tasks]
@@ -147,25 +159,40 @@ def judged_together(run: Run, n_tasks: Mapping[str, int]) -> list[Together]:
 
 
 def is_unanswered(run: Run, record: str, judged: Container[str]) -> bool:
-    """Whether tasks of the run could not be answered, or by dense alone. judged: the models that were."""
+    """Whether tasks of the run could not be answered, or by dense alone. judged: the models that
+    were.
+    """
     asked = run.answers.get(run.dense, ())
-    left_out = bool(asked) and (record not in judged or len(run.answers.get(record, ())) < len(asked))
+    left_out = bool(asked) and (
+        record not in judged or len(run.answers.get(record, ())) < len(asked)
+    )
     return bool(run.unanswered) or left_out
 
 
 def judge_run(
     run: Run, answered: Callable[[str], QuestionSet | None], tolerance: Tolerance
 ) -> dict[str, JudgedAnswers]:
-    """The verdicts on the tasks of each sparse model of a run, by the key of its record: see `judged_together`.
+    """The verdicts on the tasks of each sparse model of a run, by the key of its record: see
+    `judged_together`.
 
-    answered: the set of a key. Models of which a set is missing are left out; a note says what cannot be judged.
+    answered: the set of a key. Models of which a set is missing are left out; a note says what
+    cannot be judged.
     """
     sets = {record: [answered(key) for key in keys] for record, keys in run.answers.items()}
-    whole = {record: list(filter(None, own)) for record, own in sets.items() if own and None not in own}
+    whole = {
+        record: list(filter(None, own)) for record, own in sets.items() if own and None not in own
+    }
     if run.dense not in whole:
         return {}
-    pairs = {record: pairs_of(whole[run.dense], whole[record]) for record in run.sparse if record in whole}
-    n_tasks = {record: sum(_not_judged(pair) is None for pair in found) for record, (found, _) in pairs.items()}
+    pairs = {
+        record: pairs_of(whole[run.dense], whole[record])
+        for record in run.sparse
+        if record in whole
+    }
+    n_tasks = {
+        record: sum(_not_judged(pair) is None for pair in found)
+        for record, (found, _) in pairs.items()
+    }
     judged = {}
     for records, alpha, n_lost in judged_together(run, n_tasks):
         asked = [pair for record in records for pair in pairs[record][0]]
@@ -179,7 +206,11 @@ def judge_run(
 def own_limit(task: TaskLosses, tolerance: Tolerance) -> float | None:
     """Points that may be lost on a task, where they are others than on all tasks."""
     share = tolerance.share_of(task.task, task.least)
-    return round(100 * share, 6) if task.measure == "accuracy" and share != tolerance.most("accuracy") else None
+    return (
+        round(100 * share, 6)
+        if task.measure == "accuracy" and share != tolerance.most("accuracy")
+        else None
+    )
 
 
 def task_losses(pair: TaskPair) -> TaskLosses:
@@ -208,19 +239,27 @@ def judge_losses(
         task, width = tasks[i], 2 * share
         of, measure = task.of, task.measure
         share_lost = measure == "accuracy"
-        interval = lost_share_interval(task.broke, task.fixed, of.n, width) if share_lost else mean_interval(of, width)
+        interval = (
+            lost_share_interval(task.broke, task.fixed, of.n, width)
+            if share_lost
+            else mean_interval(of, width)
+        )
         most = tolerance.share_of(task.task, task.least) if share_lost else tolerance.most(measure)
         loss = loss_of(measure, of, interval, width, most)
         # Of few flips, or none, it is not known how many questions would do.
         needed = None if loss.needed and loss.needed <= of.n else loss.needed
         return replace(loss, task=task.task, needed=needed)
 
-    found = judge_in_steps([i for i, task in enumerate(tasks) if task.not_judged is None], alpha, judge, n_lost)
+    found = judge_in_steps(
+        [i for i, task in enumerate(tasks) if task.not_judged is None], alpha, judge, n_lost
+    )
     return [found.get(i) for i in range(len(tasks))]
 
 
 def overall_verdict(results: Sequence[TaskResult]) -> TaskVerdict:
-    """The verdict on one model: beyond where any task is, within where every task is that can be judged."""
+    """The verdict on one model: beyond where any task is, within where every task is that can be
+    judged.
+    """
     verdicts = {result.verdict for result in results} - {"not judged"}
     if not verdicts:
         return "not judged"
@@ -252,11 +291,16 @@ _ALIKE = 1e-9
 
 
 def _loss_moments(pair: TaskPair) -> Moments:
-    """Moments of the loss over questions; of documents those of a ratio of sums, by Cochran's linear form of it."""
+    """Moments of the loss over questions; of documents those of a ratio of sums, by Cochran's
+    linear form of it.
+    """
     n = len(pair.questions)
     if pair.dense.kind != "rolling":
         return flip_moments(*_flips(pair), n)
-    falls = [((one.log_likelihood or 0.0) - (two.log_likelihood or 0.0), one.n_words) for one, two in pair.questions]
+    falls = [
+        ((one.log_likelihood or 0.0) - (two.log_likelihood or 0.0), one.n_words)
+        for one, two in pair.questions
+    ]
     n_words = sum(words for _, words in falls)
     mean = sum(fall for fall, _ in falls) / n_words
     of = moments([mean + (fall - mean * words) * n / n_words for fall, words in falls])
@@ -272,7 +316,8 @@ def _not_judged(pair: TaskPair) -> NotJudged | None:
     if n_right < FEWEST_RIGHT:
         return "few right"
     if pair.dense.inverted:
-        # What is to be avoided is no ability that guessing could feign: a biased model can become more so.
+        # What is to be avoided is no ability that guessing could feign: a biased model can become
+        # more so.
         return None
     chance = sum(1 / len(one.choices) for one, _ in pair.questions if len(one.choices) > 1) / n
     return "chance" if wilson_interval(n_right, n)[0] <= chance else None

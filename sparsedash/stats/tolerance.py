@@ -1,9 +1,10 @@
 """Verdict on a sparse model: is its loss of word perplexity and accuracy within a tolerance?
 
-*Word perplexity*: how many times the dense model's; its logarithm is the mean fall of the target's log-likelihood, in
-nats. *Accuracy*: how many points fewer last words are right. A loss is `within` where its whole interval lies inside
-the tolerance, `beyond` where all of it lies outside, else `undecided`: a few passages decide nothing, rather than
-passing for proof that nothing was lost. Intervals hold for all comparisons of a sweep together, by Holm's steps.
+*Word perplexity*: how many times the dense model's; its logarithm is the mean fall of the target's
+log-likelihood, in nats. *Accuracy*: how many points fewer last words are right. A loss is `within`
+where its whole interval lies inside the tolerance, `beyond` where all of it lies outside, else
+`undecided`: a few passages decide nothing, rather than passing for proof that nothing was lost.
+Intervals hold for all comparisons of a sweep together, by Holm's steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +32,10 @@ FEWEST_PASSAGES = 30
 FEWEST_RIGHT = 20
 """With fewer right answers of the dense model accuracy is left out: there is too little to lose."""
 SPREAD_NATS = 0.85
-"""Standard deviation of the fall of the target's log-likelihood over passages, of a small loss: that of the run which
-ships as an example at 10 % of the channels, where three methods lie within a tenth of each other."""
+"""Standard deviation of the fall of the target's log-likelihood over passages, of a small loss:
+that of the run which ships as an example at 10 % of the channels, where three methods lie within a
+tenth of each other.
+"""
 
 _REACH = 3.1
 """How far from the mean the most extreme of these falls are, in standard deviations."""
@@ -43,7 +46,8 @@ _STEPS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """Acceptable loss. ratio: of word perplexity to the dense model's. points: of accuracy, in percentage points.
+    """Acceptable loss. ratio: of word perplexity to the dense model's. points: of accuracy, in
+    percentage points.
 
     tasks: points of single tasks, by name, in order of the names.
     """
@@ -74,17 +78,22 @@ class Tolerance:
         return {"ratio": self.ratio, "points": self.points, "tasks": dict(self.tasks)}
 
     def share_of(self, task: str, least: float) -> float:
-        """The share of a task's right answers that may be lost: its own points, or all tasks', but at least `least`."""
+        """The share of a task's right answers that may be lost: its own points, or all tasks', but
+        at least `least`.
+        """
         own = dict(self.tasks).get(task)
         return max(self.points / 100, least) if own is None else own / 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Losses of one model against dense, before a verdict. nats: falls of the targets' log-likelihoods.
+    """Losses of one model against dense, before a verdict. nats: falls of the targets'
+    log-likelihoods.
 
-    broke, fixed: verdicts that changed. n_right: of the dense model. anytime: it may have stopped at any passage.
-    alpha: the chance of error planned for this look at this model; None where the models judged together share one.
+    broke, fixed: verdicts that changed. n_right: of the dense model. anytime: it may have stopped
+    at any passage.
+    alpha: the chance of error planned for this look at this model; None where the models judged
+    together share one.
     """
 
     nats: Moments
@@ -97,10 +106,12 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """One measure's loss with its interval, larger is worse: nats for word perplexity, a share for accuracy.
+    """One measure's loss with its interval, larger is worse: nats for word perplexity, a share for
+    accuracy.
 
-    level: of the interval, so that all intervals that are judged together hold together. most: the limit. needed:
-    passages that would decide it four times of five if the loss stays the same; None where it is decided or unknown.
+    level: of the interval, so that all intervals that are judged together hold together. most: the
+    limit. needed: passages that would decide it four times of five if the loss stays the same; None
+    where it is decided or unknown.
     task: whose questions were answered; empty for the passages.
     """
 
@@ -122,10 +133,11 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class ToleranceVerdict:
-    """Verdict on a model by all its losses. accuracy: None where the dense model has too few right answers.
+    """Verdict on a model by all its losses. accuracy: None where the dense model has too few right
+    answers.
 
-    tasks: losses on the tasks that can be judged; unjudged: names of the others. unanswered: whether tasks of the run
-    could not be answered, by this model or at all.
+    tasks: losses on the tasks that can be judged; unjudged: names of the others. unanswered:
+    whether tasks of the run could not be answered, by this model or at all.
     """
 
     n_passages: int
@@ -142,9 +154,11 @@ class ToleranceVerdict:
 
     @property
     def verdict(self) -> Verdict:
-        """Beyond where any loss is; within where word perplexity and every task are, and all tasks were answered.
+        """Beyond where any loss is; within where word perplexity and every task are, and all tasks
+        were answered.
 
-        Accuracy on the passages is the coarser measure: where it decides nothing, perplexity decides.
+        Accuracy on the passages is the coarser measure: where it decides nothing, perplexity
+        decides.
         """
         if any(loss.verdict == "beyond" for loss in (*self.losses, *self.tasks)):
             return "beyond"
@@ -167,7 +181,11 @@ class ToleranceVerdict:
 
         Word perplexity decides either way; accuracy only where its loss is over the limit.
         """
-        if self.verdict != "undecided" or self.unanswered or any(loss.verdict == "undecided" for loss in self.tasks):
+        if (
+            self.verdict != "undecided"
+            or self.unanswered
+            or any(loss.verdict == "undecided" for loss in self.tasks)
+        ):
             return None
         deciding = [self.perplexity, *(loss for loss in self.losses[1:] if loss.value > loss.most)]
         return min((loss.needed for loss in deciding if loss.needed is not None), default=None)
@@ -177,13 +195,17 @@ def record_losses(dense: Record, sparse: Record) -> Losses:
     """Losses of the sparse model on the passages that both answered."""
     stoppings = [record.stopping for record in (dense, sparse) if record.stopping is not None]
     planned = next((stopping.alpha for stopping in stoppings if stopping.alpha is not None), None)
-    return passage_losses(shared_outcomes(dense, sparse), anytime=bool(stoppings) and planned is None, alpha=planned)
+    return passage_losses(
+        shared_outcomes(dense, sparse), anytime=bool(stoppings) and planned is None, alpha=planned
+    )
 
 
 def passage_losses(
     pairs: Sequence[tuple[Outcome, Outcome]], *, anytime: bool = False, alpha: float | None = None
 ) -> Losses:
-    """Losses on passages, each answered by the dense and the sparse model. anytime, alpha: as in Losses."""
+    """Losses on passages, each answered by the dense and the sparse model. anytime, alpha: as in
+    Losses.
+    """
     return Losses(
         nats=moments([d.log_likelihood - s.log_likelihood for d, s in pairs]),
         broke=sum(d.last_word_right and not s.last_word_right for d, s in pairs),
@@ -194,18 +216,24 @@ def passage_losses(
     )
 
 
-def judge_all(models: Sequence[Losses], tolerance: Tolerance, n_compared: int = 0) -> list[ToleranceVerdict]:
-    """Verdicts on all models of a sweep together, in their order; each by itself that has its own alpha.
+def judge_all(
+    models: Sequence[Losses], tolerance: Tolerance, n_compared: int = 0
+) -> list[ToleranceVerdict]:
+    """Verdicts on all models of a sweep together, in their order; each by itself that has its own
+    alpha.
 
-    Holm's steps: while k losses are undecided, each interval has level 1 - 0.05 / k; those that it decides leave, and
-    the rest is judged again. So the chance that any loss at the tolerance is called within, or beyond, stays small.
-    n_compared: models that were compared, where that is more: all losses of the missing ones count as undecided.
+    Holm's steps: while k losses are undecided, each interval has level 1 - 0.05 / k; those that it
+    decides leave, and the rest is judged again. So the chance that any loss at the tolerance is
+    called within, or beyond, stays small.
+    n_compared: models that were compared, where that is more: all losses of the missing ones count
+    as undecided.
     Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
     together = [model for model in models if model.alpha is None]
     judged = iter(_judge_by_holm(together, ALPHA, tolerance, max(0, n_compared - len(models))))
     return [
-        next(judged) if model.alpha is None else _judge_by_holm([model], model.alpha, tolerance)[0] for model in models
+        next(judged) if model.alpha is None else _judge_by_holm([model], model.alpha, tolerance)[0]
+        for model in models
     ]
 
 
@@ -224,14 +252,17 @@ def lost_share_interval(broke: int, fixed: int, n: int, alpha: float) -> tuple[f
     Either end is that with one more passage that was fixed, or that broke: see `mean_interval`.
     """
     z = NormalDist().inv_cdf(1 - alpha / 2)
-    return -paired_interval(broke, fixed + 1, n + 1, z)[1], -paired_interval(broke + 1, fixed, n + 1, z)[0]
+    return -paired_interval(broke, fixed + 1, n + 1, z)[1], -paired_interval(
+        broke + 1, fixed, n + 1, z
+    )[0]
 
 
 def _judge_by_holm(
     models: Sequence[Losses], alpha: float, tolerance: Tolerance, n_missing: int = 0
 ) -> list[ToleranceVerdict]:
     measures: list[tuple[LossMeasure, ...]] = [
-        ("word perplexity", "accuracy") if model.n_right >= FEWEST_RIGHT else ("word perplexity",) for model in models
+        ("word perplexity", "accuracy") if model.n_right >= FEWEST_RIGHT else ("word perplexity",)
+        for model in models
     ]
     waiting = [(i, measure) for i, counted in enumerate(measures) for measure in counted]
     n_lost = n_missing * max(map(len, measures), default=0)
@@ -253,7 +284,9 @@ def _judge_by_holm(
 def judge_in_steps(
     waiting: Sequence[K], alpha: float, judge: Callable[[K, float], Loss], n_lost: int = 0
 ) -> dict[K, Loss]:
-    """Losses by Holm's steps: see `judge_all`. judge: the loss of one with its share of alpha. n_lost: as undecided."""
+    """Losses by Holm's steps: see `judge_all`. judge: the loss of one with its share of alpha.
+    n_lost: as undecided.
+    """
     found: dict[K, Loss] = {}
     while waiting:
         share, n_before = alpha / (len(waiting) + n_lost), len(waiting)
@@ -274,10 +307,16 @@ def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Toleranc
     return loss_of(measure, of, (low, high), alpha, tolerance.most(measure), wider=wider)
 
 
-def _estimate(model: Losses, measure: LossMeasure, alpha: float) -> tuple[Moments, tuple[float, float]]:
+def _estimate(
+    model: Losses, measure: LossMeasure, alpha: float
+) -> tuple[Moments, tuple[float, float]]:
     if measure == "word perplexity":
-        return model.nats, (anytime_mean_interval if model.anytime else mean_interval)(model.nats, alpha)
-    return flip_moments(model.broke, model.fixed, model.nats.n), lost_accuracy_interval(model, alpha)
+        return model.nats, (anytime_mean_interval if model.anytime else mean_interval)(
+            model.nats, alpha
+        )
+    return flip_moments(model.broke, model.fixed, model.nats.n), lost_accuracy_interval(
+        model, alpha
+    )
 
 
 def flip_moments(broke: int, fixed: int, n: int) -> Moments:
@@ -289,14 +328,27 @@ def flip_moments(broke: int, fixed: int, n: int) -> Moments:
 
 
 def loss_of(
-    measure: LossMeasure, of: Moments, interval: tuple[float, float], alpha: float, most: float, *, wider: float = 1.0
+    measure: LossMeasure,
+    of: Moments,
+    interval: tuple[float, float],
+    alpha: float,
+    most: float,
+    *,
+    wider: float = 1.0,
 ) -> Loss:
     """The loss with these moments and this interval of level 1 - alpha, judged against the limit.
 
-    wider: the interval is so many times as wide as one for a number of passages that was fixed before.
+    wider: the interval is so many times as wide as one for a number of passages that was fixed
+    before.
     """
     low, high = interval
-    verdict: Verdict = "beyond" if low > most else "within" if high <= most and of.n >= FEWEST_PASSAGES else "undecided"
+    verdict: Verdict = (
+        "beyond"
+        if low > most
+        else "within"
+        if high <= most and of.n >= FEWEST_PASSAGES
+        else "undecided"
+    )
     return Loss(
         measure=measure,
         value=of.mean,
@@ -309,18 +361,29 @@ def loss_of(
     )
 
 
-def passages_to_judge(nats: float, ratio: float, alpha: float, spread: float = SPREAD_NATS) -> int | None:
-    """Passages that would call so large a loss within or beyond this limit four times of five, about.
+def passages_to_judge(
+    nats: float, ratio: float, alpha: float, spread: float = SPREAD_NATS
+) -> int | None:
+    """Passages that would call so large a loss within or beyond this limit four times of five,
+    about.
 
-    alpha: the chance of error of one loss. spread: standard deviation over passages, in nats. None where the loss is
-    the limit.
+    alpha: the chance of error of one loss. spread: standard deviation over passages, in nats. None
+    where the loss is the limit.
     """
-    of = Moments(n=2, mean=nats, deviation=spread, lowest=nats - _REACH * spread, highest=nats + _REACH * spread)
+    of = Moments(
+        n=2,
+        mean=nats,
+        deviation=spread,
+        lowest=nats - _REACH * spread,
+        highest=nats + _REACH * spread,
+    )
     return _passages_to_decide(of, log(ratio), alpha, 1.0)
 
 
 def detectable_ratio(n_passages: int, ratio: float, alpha: float) -> float:
-    """The smallest ratio of word perplexity that so many passages would call beyond: see `passages_to_judge`."""
+    """The smallest ratio of word perplexity that so many passages would call beyond: see
+    `passages_to_judge`.
+    """
 
     def is_called(nats: float) -> bool:
         return (passages_to_judge(nats, ratio, alpha) or inf) <= n_passages
@@ -338,7 +401,8 @@ def _passages_to_decide(of: Moments, most: float, alpha: float, wider: float) ->
     if of.n < 2 or not isfinite(of.deviation * wider) or gap < _LEAST_GAP:
         return None
     z = wider * NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
-    # How much one more passage like the most extreme widens the interval, which shrinks with their number.
+    # How much one more passage like the most extreme widens the interval, which shrinks with their
+    # number.
     reach = of.highest - of.mean if of.mean < most else of.mean - of.lowest
     n = (z * of.deviation / gap) ** 2
     for _ in range(_STEPS if n > 0 else 0):

@@ -1,4 +1,6 @@
-"""A diskcache with our settings, without pickles, that waits for other processes and makes room by least recent use."""
+"""A diskcache with our settings, without pickles, that waits for other processes and makes room by
+least recent use.
+"""
 
 import hashlib
 import os
@@ -25,7 +27,9 @@ DAMAGED = "damaged/"
 VARIABLE = "SPARSEDASH_ARTEFACT_GB"
 USUAL_GB = 20.0
 KEPT = about_artefact("healed", "")
-"""Beginning of the tags of artefacts that are never evicted: they go with the runs that have them."""
+"""Beginning of the tags of artefacts that are never evicted: they go with the runs that have
+them.
+"""
 LEAST_GB, MOST_GB = 0.1, 1_000_000.0
 _ALLOWED = f"a number from {LEAST_GB:g} to {MOST_GB:,.0f}"
 
@@ -36,7 +40,8 @@ _SETTINGS: dict[str, Any] = {
     **diskcache.DEFAULT_SETTINGS,
     "statistics": 0,
     "tag_index": 0,
-    # `evict_oldest` instead: diskcache would forget ten entries at once, and with few large ones that is all of them.
+    # `evict_oldest` instead: diskcache would forget ten entries at once, and with few large ones
+    # that is all of them.
     "cull_limit": 0,
 }
 _DAMAGED = ("malformed", "not a database", "no such", "corrupt")
@@ -76,7 +81,9 @@ def unsigned(data: bytes) -> bytes:
 
 
 class PlainDisk(diskcache.Disk):  # type: ignore[misc]
-    """Keeps str keys and bytes values, and refuses to write or read anything pickled (CVE-2025-69872)."""
+    """Keeps str keys and bytes values, and refuses to write or read anything pickled
+    (CVE-2025-69872).
+    """
 
     def put(self, key: object) -> tuple[str, bool]:
         """The key as it is. Raises StoreError when it is not text."""
@@ -85,11 +92,15 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         return key, True
 
     def get(self, key: Any, raw: int) -> str:
-        """The key as it was put; a pickled one is never unpickled and reads as "", which names nothing."""
+        """The key as it was put; a pickled one is never unpickled and reads as "", which names
+        nothing.
+        """
         return key if raw and type(key) is str else ""
 
     def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> Any:
-        """Write bytes after the checksum of the key and them. Raises StoreError on any other type."""
+        """Write bytes after the checksum of the key and them. Raises StoreError on any other
+        type.
+        """
         if type(value) is not bytes:
             raise StoreError(f"A value in the store is bytes, not {type(value).__name__}.")
         digest = _digest(key, value)
@@ -100,7 +111,9 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         return super().store(SimpleNamespace(read=lambda n: next(parts)), True, key)
 
     def _write(self, full_path: str, *more: Any, **given: Any) -> Any:
-        """As diskcache's own, which leaves the piece of a file that a full disk or a cancelled job cuts off."""
+        """As diskcache's own, which leaves the piece of a file that a full disk or a cancelled job
+        cuts off.
+        """
         try:
             return super()._write(full_path, *more, **given)
         except BaseException:
@@ -108,7 +121,9 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
             raise
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
-        """The bytes. Raises DamagedEntry on a pickle, any other value that is not ours, and a missing file."""
+        """The bytes. Raises DamagedEntry on a pickle, any other value that is not ours, and a
+        missing file.
+        """
         try:
             plain = mode in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY) and not read
             found = super().fetch(mode, filename, value, read) if plain else None
@@ -127,7 +142,8 @@ def open_cache(folder: Path, policy: str, patience_s: float) -> Any:
         with closing(sqlite3.connect(path, timeout=_TRY_S, isolation_level=None)) as db:
             db.execute("BEGIN IMMEDIATE")
 
-    # diskcache and SQLite would close both to a group that shares the data folder; more files of it are like the first.
+    # diskcache and SQLite would close both to a group that shares the data folder; more files of it
+    # are like the first.
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     if not path.exists():
         path.touch(mode=mode_in(folder, 0o600))
@@ -145,7 +161,12 @@ def sweep_orphans(cache: Any) -> None:
     folder, before = Path(cache.directory), time.time() - _HOUR_S
     with suppress(OSError):
         old = [file for file in folder.rglob("*.val") if file.stat().st_mtime < before]
-        known = {name for (name,) in cache._sql("SELECT filename FROM Cache WHERE filename IS NOT NULL").fetchall()}
+        known = {
+            name
+            for (name,) in cache._sql(
+                "SELECT filename FROM Cache WHERE filename IS NOT NULL"
+            ).fetchall()
+        }
         for file in old:
             if str(file.relative_to(folder)) not in known:
                 file.unlink(missing_ok=True)
@@ -183,7 +204,9 @@ class CacheEntry(NamedTuple):
 
 
 def cache_failure(error: BaseException) -> BaseException:
-    """Why a cache failed: diskcache hides SQLite's reason behind a Timeout without words or a failed rollback."""
+    """Why a cache failed: diskcache hides SQLite's reason behind a Timeout without words or a
+    failed rollback.
+    """
     return error.__context__ if isinstance(error.__context__, sqlite3.Error) else error
 
 
@@ -206,7 +229,9 @@ def bytes_of(gigabytes: float, field: str = VARIABLE) -> int:
 
 
 def room_of_environment() -> int | None:
-    """The limit of the artefacts in bytes by the environment, or None. Raises SettingsError on nonsense."""
+    """The limit of the artefacts in bytes by the environment, or None. Raises SettingsError on
+    nonsense.
+    """
     asked = os.environ.get(VARIABLE)
     if not asked:
         return None
@@ -218,16 +243,20 @@ def room_of_environment() -> int | None:
 
 def uncounted_bytes(cache: Any) -> int:
     """Bytes of the entries whose tag begins with KEPT."""
-    ((n_bytes,),) = cache._sql(f"SELECT total({_N_BYTES}) {_OURS} AND tag LIKE ?", (f"{KEPT}%",)).fetchall()
+    ((n_bytes,),) = cache._sql(
+        f"SELECT total({_N_BYTES}) {_OURS} AND tag LIKE ?", (f"{KEPT}%",)
+    ).fetchall()
     return int(n_bytes)
 
 
 def evict_oldest(cache: Any, room: int, written: str = "") -> None:
-    """Evict the least recently used entries until no more than `room` is taken, but never the entry just written.
+    """Evict the least recently used entries until no more than `room` is taken, but never the entry
+    just written.
 
     Those whose tag begins with KEPT are neither evicted nor counted.
     """
-    # What the clock has not come to yet was used before it was set back, which was before all since.
+    # What the clock has not come to yet was used before it was set back, which was before all
+    # since.
     oldest = (
         "SELECT key FROM Cache WHERE raw = 1 AND key != ? AND ifnull(tag, '') NOT LIKE ? "
         "ORDER BY access_time <= ?, access_time LIMIT 1"

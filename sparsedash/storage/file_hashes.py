@@ -1,4 +1,6 @@
-"""What tells that local files have changed: stamps, which are read without the files, and hashes of their contents."""
+"""What tells that local files have changed: stamps, which are read without the files, and hashes of
+their contents.
+"""
 
 import hashlib
 import time
@@ -16,7 +18,9 @@ from sparsedash.storage.task_files import task_files
 from sparsedash.storage.text_files import FILE, file_of
 
 _SETTLED_NS = 2 * 10**9
-"""File systems count time in steps, some of two seconds: two changes within one have the same stamp."""
+"""File systems count time in steps, some of two seconds: two changes within one have the same
+stamp.
+"""
 
 
 def fingerprint(reference: str) -> str:
@@ -104,4 +108,8 @@ def _text_files(reference: str) -> list[Path]:
 
 
 def _identifying_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in IDENTIFYING and path_kind(file) == "file")
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix in IDENTIFYING and path_kind(file) == "file"
+    )

@@ -1,4 +1,6 @@
-"""Whether the hub answers here: asked in the background, without a token, by the session of the hub's own client."""
+"""Whether the hub answers here: asked in the background, without a token, by the session of the
+hub's own client.
+"""
 
 import time
 from contextlib import suppress
@@ -23,7 +25,9 @@ class HubReach:
         self._lock, self._over = Lock(), Event()
 
     def answers(self, wait_s: float = _PAGE_S) -> bool:
-        """Whether it answered when it was asked last. wait_s: how long the first answer is waited for."""
+        """Whether it answered when it was asked last. wait_s: how long the first answer is waited
+        for.
+        """
         if not self._address:
             return False
         with self._lock:
@@ -49,5 +53,7 @@ class HubReach:
 
 
 def reachable() -> bool:
-    """Whether the hub answers now, within seconds; not when the environment says to stay off the network."""
+    """Whether the hub answers now, within seconds; not when the environment says to stay off the
+    network.
+    """
     return HubReach().answers(_PATIENCE_S)

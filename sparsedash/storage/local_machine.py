@@ -1,4 +1,6 @@
-"""This machine: paths, the place of the data folder, disk space, atomic writes of result files, memory."""
+"""This machine: paths, the place of the data folder, disk space, atomic writes of result files,
+memory.
+"""
 
 import ctypes
 import errno
@@ -43,7 +45,9 @@ def local_path(name: str | Path) -> Path:
 
 
 def path_kind(path: Path) -> Kind:
-    """The kind of file at a path, links followed; "nothing" also for a name that no file can have."""
+    """The kind of file at a path, links followed; "nothing" also for a name that no file can
+    have.
+    """
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -52,7 +56,8 @@ def path_kind(path: Path) -> Kind:
 
 
 def file_stamp(path: Path) -> str:
-    """Size and times of a file, links followed, which show that it may have changed. Raises OSError.
+    """Size and times of a file, links followed, which show that it may have changed. Raises
+    OSError.
 
     A program can set back the time of writing, but not that of the last change.
     """
@@ -61,19 +66,25 @@ def file_stamp(path: Path) -> str:
 
 
 def mode_in(folder: Path, mode: int) -> int:
-    """The mode for a new file or folder in this folder: the owner's `mode`, and its group's if the folder is shared."""
+    """The mode for a new file or folder in this folder: the owner's `mode`, and its group's if the
+    folder is shared.
+    """
     shared = folder.stat().st_mode & 0o020
     return mode | mode >> 3 if shared else mode
 
 
 def lies_below(path: Path, folders: Collection[str]) -> bool:
-    """Whether a path, with all that lies directly in it, is in one of these folders once every link is followed.
+    """Whether a path, with all that lies directly in it, is in one of these folders once every link
+    is followed.
 
     Nothing is opened. `..` is refused, wherever it leads.
     """
 
     def is_below(each: Path) -> bool:
-        return any(Path(os.path.realpath(each)).is_relative_to(os.path.realpath(folder)) for folder in folders)
+        return any(
+            Path(os.path.realpath(each)).is_relative_to(os.path.realpath(folder))
+            for folder in folders
+        )
 
     try:
         found = ".." not in path.parts and is_below(path)
@@ -90,14 +101,18 @@ def data_folder() -> Path:
 
 
 class FolderSize(NamedTuple):
-    """Bytes of all files, and the newest time of writing in seconds since the epoch; 0 without files."""
+    """Bytes of all files, and the newest time of writing in seconds since the epoch; 0 without
+    files.
+    """
 
     n_bytes: int
     written_at: float
 
 
 def folder_size(folder: Path) -> FolderSize:
-    """The size of a folder and all in it, by the file system; no link is followed. 0 for one that cannot be read."""
+    """The size of a folder and all in it, by the file system; no link is followed. 0 for one that
+    cannot be read.
+    """
     files = []
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -105,7 +120,9 @@ def folder_size(folder: Path) -> FolderSize:
             with suppress(OSError):
                 files.append(Path(parent, name).lstat())
     files = [file for file in files if stat.S_ISREG(file.st_mode)]
-    return FolderSize(sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0.0))
+    return FolderSize(
+        sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0.0)
+    )
 
 
 def require_job_room(folder: Path) -> None:
@@ -140,7 +157,9 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def free_in_words(error: BaseException, folder: Path | None) -> str:
-    """Free space at the place of an error: the folder of the file that it names, or else this one."""
+    """Free space at the place of an error: the folder of the file that it names, or else this
+    one.
+    """
     named = getattr(error, "filename", None)
     where = Path(named).parent if isinstance(named, str) else folder
     free = None if where is None else free_bytes(where)
@@ -155,8 +174,8 @@ def megabytes(n_bytes: int) -> str:
 def writable_file(path: Path, field: str) -> Path:
     """The path of a new result file, `~` and links followed.
 
-    Raises SettingsError with the name of the field when it cannot be written, or another thing has this name that is
-    neither empty nor a result of ours.
+    Raises SettingsError with the name of the field when it cannot be written, or another thing has
+    this name that is neither empty nor a result of ours.
     """
     with suppress(OSError, ValueError, RuntimeError):
         found = local_path(path).resolve()
@@ -176,14 +195,18 @@ def _is_replaceable(path: Path) -> bool:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Atomic write, text as UTF-8, by renaming a new file. Raises StoreError on failure; nothing is left behind."""
+    """Atomic write, text as UTF-8, by renaming a new file. Raises StoreError on failure; nothing is
+    left behind.
+    """
     beside = path.with_name(f".{secrets.token_hex(8)}.unfinished")
     try:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
         beside.replace(path)
     except OSError as error:
         reason = error.strerror or error
-        raise StoreError(f"{path} could not be written: {reason}.", "See whether the disk is full.") from error
+        raise StoreError(
+            f"{path} could not be written: {reason}.", "See whether the disk is full."
+        ) from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -205,10 +228,14 @@ def memory_bytes(limits: tuple[Path, ...] = _LIMITS) -> int:
 
 
 def mapped_files() -> list[tuple[int, int]]:
-    """Address ranges of the weight files that this process maps; none where the system does not tell."""
+    """Address ranges of the weight files that this process maps; none where the system does not
+    tell.
+    """
     with suppress(OSError):
         lines = (_SELF / "maps").read_text(encoding="utf-8", errors="replace").splitlines()
-        places = [line.partition(" ")[0].split("-") for line in lines if line.endswith(".safetensors")]
+        places = [
+            line.partition(" ")[0].split("-") for line in lines if line.endswith(".safetensors")
+        ]
         return [(int(begin, 16), int(end, 16)) for begin, end in places]
     return []
 
@@ -222,7 +249,9 @@ def forget_peak_memory() -> None:
 def peak_memory_bytes() -> int:
     """Peak memory of this process since `forget_peak_memory`, or since its start."""
     with suppress(OSError):
-        if found := re.search(r"^VmHWM:\s+(\d+) kB$", (_SELF / "status").read_text(encoding="ascii"), re.MULTILINE):
+        if found := re.search(
+            r"^VmHWM:\s+(\d+) kB$", (_SELF / "status").read_text(encoding="ascii"), re.MULTILINE
+        ):
             return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # macOS counts in bytes, other systems in kilobytes.
@@ -233,7 +262,9 @@ _KEPT_BYTES, _LARGEST_BYTES = 256 * 2**20, 32 * 2**20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 MUCH = 2 * _KEPT_BYTES
-"""Freed bytes that are worth returning to the system: twice what stays at the end of the heap anyway."""
+"""Freed bytes that are worth returning to the system: twice what stays at the end of the heap
+anyway.
+"""
 
 
 class _Counts(ctypes.Structure):
@@ -246,13 +277,16 @@ _FREE = 8
 """The place of the free bytes on the heap."""
 
 _library = ctypes.CDLL(None) if os.name == "posix" else None
-_mallopt, _trim, _mallinfo = (getattr(_library, name, None) for name in ("mallopt", "malloc_trim", "mallinfo2"))
+_mallopt, _trim, _mallinfo = (
+    getattr(_library, name, None) for name in ("mallopt", "malloc_trim", "mallinfo2")
+)
 if _mallinfo is not None:
     _mallinfo.restype = _Counts
 
 
 def keep_freed() -> None:
-    """Keep tensors of up to 32 MB on the heap, and up to 256 MB of free memory at its end (glibc only).
+    """Keep tensors of up to 32 MB on the heap, and up to 256 MB of free memory at its end (glibc
+    only).
 
     A forward pass allocates and frees tensors all the time, and the system clears every new page
     (`benchmarks/freed_memory.py` at 49c381f5). Settings of the environment are not overruled.

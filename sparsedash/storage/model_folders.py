@@ -20,7 +20,13 @@ from filelock import FileLock, Timeout
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ExportError, StoreError
 from sparsedash.schema.export_settings import EXPORTS, Export
-from sparsedash.storage.local_machine import FolderSize, folder_size, local_path, megabytes, path_kind
+from sparsedash.storage.local_machine import (
+    FolderSize,
+    folder_size,
+    local_path,
+    megabytes,
+    path_kind,
+)
 from sparsedash.storage.store import Store
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
@@ -30,7 +36,9 @@ HUB_ID = re.compile(
     r"(?!.*\.\.)[a-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?(@(?=.{1,255}$)[\w-][\w.-]*(/[\w-][\w.-]*)*)?",
     re.ASCII | re.IGNORECASE,
 )
-"""OWNER/NAME[@REVISION], as long as the hub allows; a revision may have slashes, as git's branches do, and no `..`."""
+"""OWNER/NAME[@REVISION], as long as the hub allows; a revision may have slashes, as git's branches
+do, and no `..`.
+"""
 
 
 def model_config(reference: str) -> Mapping[str, Any] | None:
@@ -64,7 +72,9 @@ def _fetched(reference: str) -> Path | None:
 
 
 def cached_commit(reference: str) -> str:
-    """The commit that a model's name leads to in the local cache of the hub; empty where it is not there."""
+    """The commit that a model's name leads to in the local cache of the hub; empty where it is not
+    there.
+    """
     config = _fetched(reference)
     return config.parent.name if config else ""
 
@@ -77,7 +87,9 @@ IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".gg
 
 
 class UnpackedModel(NamedTuple):
-    """An unpacked model. name: of its folder. identity: of the model; empty if its files were not noted."""
+    """An unpacked model. name: of its folder. identity: of the model; empty if its files were not
+    noted.
+    """
 
     name: str
     identity: str
@@ -136,7 +148,9 @@ UNFINISHED_EXPORT = ".sparsedash-unfinished-"
 
 _LOCK = "lock"
 _UNLOCKED_S = 60.0
-"""How long a folder may take from being made to being locked, which is the next thing that is done."""
+"""How long a folder may take from being made to being locked, which is the next thing that is
+done.
+"""
 _MARGIN_BYTES = 50_000_000
 
 
@@ -170,8 +184,8 @@ def require_export_room(folder: Path, n_bytes: int) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """An empty folder beside this one, renamed to it at the end, or deleted when the block raises.
 
-    A later export to the same place deletes what a killed process left. Raises ExportError when the name is taken,
-    OSError when nothing can be written.
+    A later export to the same place deletes what a killed process left. Raises ExportError when the
+    name is taken, OSError when nothing can be written.
     """
     require_new(folder)
     with passing_folder(folder.parent) as inside:
@@ -182,7 +196,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def passing_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder in this one, deleted at the end; see `sweep_exports` where the process is killed."""
+    """An empty folder in this one, deleted at the end; see `sweep_exports` where the process is
+    killed.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=parent))
     try:
@@ -204,7 +220,9 @@ def swept_folder(parent: Path) -> Iterator[Path]:
 
 
 def delete_folder(folder: Path) -> None:
-    """Delete a folder, if it exists: renamed first, so that no half of it stands under its name. Raises OSError."""
+    """Delete a folder, if it exists: renamed first, so that no half of it stands under its name.
+    Raises OSError.
+    """
     with suppress(FileNotFoundError):
         gone = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=folder.parent))
         try:
@@ -225,7 +243,9 @@ def unfinished_exports(parent: Path) -> list[Path]:
 
 
 def is_being_written(left: Path) -> bool:
-    """Whether a process still writes this folder: it holds the lock inside, or made the folder a moment ago."""
+    """Whether a process still writes this folder: it holds the lock inside, or made the folder a
+    moment ago.
+    """
     if not left.name.startswith(UNFINISHED_EXPORT):
         return False
     try:
@@ -239,13 +259,17 @@ def is_being_written(left: Path) -> bool:
 
 
 def located_export(export: Export, data_dir: Path) -> Export:
-    """The export with its present folder: a data folder may have been moved with the exports in it."""
+    """The export with its present folder: a data folder may have been moved with the exports in
+    it.
+    """
     here = data_dir / EXPORTS / Path(export.folder).name
     return replace(export, folder=str(here)) if not export.settings.to and here.is_dir() else export
 
 
 def is_there(export: Export) -> bool:
-    """Whether the export's folder holds it: in one that a user named, another may have taken its place."""
+    """Whether the export's folder holds it: in one that a user named, another may have taken its
+    place.
+    """
     folder = Path(export.folder)
     if export.settings.to:
         # One without a recipe is taken for it.
@@ -255,10 +279,13 @@ def is_there(export: Export) -> bool:
 
 
 def export_key_of(folder: Path) -> str:
-    """The key of the export in this folder, by its recipe. Raises ExportError without a readable one."""
+    """The key of the export in this folder, by its recipe. Raises ExportError without a readable
+    one.
+    """
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         if isinstance(key := json.loads((folder / RECIPE).read_bytes())["export"], str):
             return key
     raise ExportError(
-        f"{folder} holds no {RECIPE} that can be read.", "Name a folder that `sparsedash export` has made."
+        f"{folder} holds no {RECIPE} that can be read.",
+        "Name a folder that `sparsedash export` has made.",
     )

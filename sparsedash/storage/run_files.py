@@ -1,7 +1,8 @@
 """A run as one file, to move results between machines: gzipped lines of records, and a checksum.
 
-The checksum shows damage, not forgery: open files only from people you trust. Every line is checked as in the store. A
-file is unpacked line by line, twice, so that memory never holds more than one record of it.
+The checksum shows damage, not forgery: open files only from people you trust. Every line is checked
+as in the store. A file is unpacked line by line, twice, so that memory never holds more than one
+record of it.
 """
 
 import gzip
@@ -22,10 +23,12 @@ from sparsedash.storage.store import LAYOUT, Store
 
 SUFFIX = ".sparsedash-run"
 MAX_BYTES = 1_000_000_000
-"""Limit of an unpacked file: five thousand passages answered by fifty models are a fifth of that."""
+"""Limit of an unpacked file: five thousand passages answered by fifty models are a fifth of
+that.
+"""
 MAX_LINE_BYTES = 64_000_000
-"""Limit of one line: the answers to 80,000 passages, or to the 10,042 questions of HellaSwag with ten examples before
-each. In memory a line can take ten times as much.
+"""Limit of one line: the answers to 80,000 passages, or to the 10,042 questions of HellaSwag with
+ten examples before each. In memory a line can take ten times as much.
 """
 LONGEST_TEXT = 4_000
 """Limit of what a model wrote, in characters: its few tokens are never that long."""
@@ -49,7 +52,9 @@ class RunFile:
 
 
 def run_file(run: Run, store: Store) -> bytes:
-    """The file of a run. Raises StoreError when parts of it are gone, or it is larger than could be read again."""
+    """The file of a run. Raises StoreError when parts of it are gone, or it is larger than could be
+    read again.
+    """
     written, digest, n_bytes = io.BytesIO(), hashlib.sha256(), 0
     with gzip.GzipFile(fileobj=written, mode="wb", mtime=0) as packed:
         for part in _parts_in(store, run):
@@ -66,7 +71,9 @@ def read_run_file(data: bytes) -> RunFile:
     header, _, packed = data.partition(b"\n")
     magic, _, stated = header[:_MAX_HEADER].decode(errors="replace").rpartition(" ")
     if magic != _MAGIC:
-        raise StoreError("This is not a run file of this version.", f"Choose one that ends in {SUFFIX}.")
+        raise StoreError(
+            "This is not a run file of this version.", f"Choose one that ends in {SUFFIX}."
+        )
     digest = hashlib.sha256()
     runs: list[Run] = []
     records: dict[str, tuple[str, bool, str, int]] = {}
@@ -77,7 +84,12 @@ def read_run_file(data: bytes) -> RunFile:
         if isinstance(part, Run):
             runs.append(part)
         elif isinstance(part, Record):
-            about = part.model_identity, part.pruned is not None, part.passages_key, len(part.outcomes)
+            about = (
+                part.model_identity,
+                part.pruned is not None,
+                part.passages_key,
+                len(part.outcomes),
+            )
             records[part.key] = about
         elif isinstance(part, Passages):
             n_texts[part.key] = len(part.indices)
@@ -90,7 +102,11 @@ def read_run_file(data: bytes) -> RunFile:
             searches.append(part.key)
     if digest.hexdigest() != stated:
         raise StoreError("This file was changed, or a part of it is missing.", _ADVICE)
-    is_whole = len(runs) == 1 and records.keys() == {runs[0].dense, *runs[0].sparse} and not runs[0].made_on
+    is_whole = (
+        len(runs) == 1
+        and records.keys() == {runs[0].dense, *runs[0].sparse}
+        and not runs[0].made_on
+    )
     is_whole = (
         is_whole
         and written.keys() <= runs[0].continuations.keys()
@@ -122,7 +138,9 @@ def keep_run(file: RunFile, store: Store) -> Run:
 
 
 def keep_results(file: RunFile, store: Store) -> None:
-    """Store everything of a file but the run; existing results stay as they are. Raises StoreError."""
+    """Store everything of a file but the run; existing results stay as they are. Raises
+    StoreError.
+    """
     for _, part in _lines(file.packed):
         if not isinstance(part, Run) and store.get(type(part), part.key) is None:
             store.put(part.key, part)
@@ -133,7 +151,9 @@ def _parts_in(store: Store, run: Run) -> Iterator[Part]:
 
     def stored(kind: type[P], key: str) -> P:
         if (found := store.get(kind, key)) is None:
-            raise StoreError("Some results of this run are no longer in the data folder.", "Run it again.")
+            raise StoreError(
+                "Some results of this run are no longer in the data folder.", "Run it again."
+            )
         return found
 
     texts: dict[str, None] = {}
@@ -167,7 +187,9 @@ def _lines(packed: bytes) -> Iterator[tuple[bytes, Part]]:
                     if error.__cause__ is None:
                         # Not damaged, but of a kind that this version does not know.
                         raise
-                    raise StoreError("This file is damaged: a part of it cannot be read.", _ADVICE) from error
+                    raise StoreError(
+                        "This file is damaged: a part of it cannot be read.", _ADVICE
+                    ) from error
                 for part in parts:
                     yield line, part
     except (OSError, EOFError, zlib.error) as error:
@@ -177,4 +199,6 @@ def _lines(packed: bytes) -> Iterator[tuple[bytes, Part]]:
 def _require_small(of_line: int, of_all: int, problem: str) -> None:
     if of_line > MAX_LINE_BYTES or of_all > MAX_BYTES:
         most, of_one = f"{MAX_BYTES // 10**6:,} MB", f"{MAX_LINE_BYTES // 10**6:,} MB"
-        raise StoreError(f"{problem}: it unpacks to more than {most}, or to {of_one} of one record.")
+        raise StoreError(
+            f"{problem}: it unpacks to more than {most}, or to {of_one} of one record."
+        )

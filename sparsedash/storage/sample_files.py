@@ -1,7 +1,8 @@
-"""Answers in files of other programs: `samples_*.jsonl` of lm-evaluation-harness, `details_*.parquet` of lighteval.
+"""Answers in files of other programs: `samples_*.jsonl` of lm-evaluation-harness,
+`details_*.parquet` of lighteval.
 
-Nothing in them is trusted: sizes are limited, nothing is unpickled, and a line that is not as it should be is named by
-its number. Of several filters of a task the first in the file counts.
+Nothing in them is trusted: sizes are limited, nothing is unpickled, and a line that is not as it
+should be is named by its number. Of several filters of a task the first in the file counts.
 """
 
 import hashlib
@@ -16,7 +17,12 @@ from typing import Any
 import msgspec
 
 from sparsedash.schema.errors import CorpusError, first_line
-from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, known_direction, pool_parts
+from sparsedash.schema.question_records import (
+    AnsweredQuestion,
+    QuestionSet,
+    known_direction,
+    pool_parts,
+)
 from sparsedash.storage.local_machine import path_kind
 from sparsedash.storage.scored_choices import ScoredChoices, chosen_place
 
@@ -35,13 +41,26 @@ _POOLED = (
     *("bbh_cot_fewshot", "bbh_cot_zeroshot", "bbh_fewshot", "bbh_zeroshot", "bbh"),
     *("agieval", "blimp", "minerva_math", "hendrycks_math", "ceval-valid", "ceval"),
 )
-"""Tasks of many small ones, which are judged as one, the longest names first; lighteval writes them with a colon."""
+"""Tasks of many small ones, which are judged as one, the longest names first; lighteval writes them
+with a colon.
+"""
 _FORMS = ("_continuation", "_generative")
 """Other forms of such a task, at the end of its parts' names."""
 
 _PREFERRED = ("exact_match", "acc_norm", "acc")
 _ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
-_SLICES = ("subject", "category", "subcategory", "topic", "type", "level", "difficulty", "domain", "source", "src")
+_SLICES = (
+    "subject",
+    "category",
+    "subcategory",
+    "topic",
+    "type",
+    "level",
+    "difficulty",
+    "domain",
+    "source",
+    "src",
+)
 _LONGEST_SLICE = 100
 _OF_HARNESS = {
     *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"),
@@ -55,7 +74,9 @@ _UNREADABLE = (
 
 @dataclass(slots=True)
 class _Answer:
-    """One line. right: whether each measure that is 0 or 1 is 1. question: without what the measure says."""
+    """One line. right: whether each measure that is 0 or 1 is 1. question: without what the measure
+    says.
+    """
 
     filter: str
     right: dict[str, bool]
@@ -75,11 +96,14 @@ class _Declared:
 def read_answers(path: Path) -> list[QuestionSet]:
     """The answers of one model, from a file or from all such files below a folder, one set a task.
 
-    Raises CorpusError with the file, and the line, that cannot be read, and where there are several models.
+    Raises CorpusError with the file, and the line, that cannot be read, and where there are several
+    models.
     """
     files = _files(path)
     if sum(file.stat().st_size for file in files.values()) > MAX_BYTES:
-        raise CorpusError(f"{path.name} holds more than {MAX_BYTES // 10**9} GB of answers.", "Judge fewer tasks.")
+        raise CorpusError(
+            f"{path.name} holds more than {MAX_BYTES // 10**9} GB of answers.", "Judge fewer tasks."
+        )
     return pool_parts(_read_file(name, file) for name, file in sorted(files.items()))
 
 
@@ -89,14 +113,23 @@ def _files(path: Path) -> dict[str, Path]:
         return {_named(path)[0]: path}
     if kind == "nothing":
         raise CorpusError(f"{path} does not exist.", "Name a file of answers or a folder of such.")
-    below = (file for pattern in ("samples_*.jsonl", "details_*.parquet") for file in path.rglob(pattern))
+    below = (
+        file for pattern in ("samples_*.jsonl", "details_*.parquet") for file in path.rglob(pattern)
+    )
     found = sorted((file for file in below if file.is_file()), key=lambda file: _named(file)[1])
     if not found or len(found) > _MAX_FILES:
         many = f"more than {_MAX_FILES:,}" if found else "no"
-        raise CorpusError(f"{path} holds {many} files of answers.", "They are samples_*.jsonl or details_*.parquet.")
+        raise CorpusError(
+            f"{path} holds {many} files of answers.",
+            "They are samples_*.jsonl or details_*.parquet.",
+        )
     if len(models := sorted({_model_folder(file) for file in found})) > 1:
-        named = ", ".join(str(model.relative_to(path) if path in model.parents else model) for model in models[:5])
-        raise CorpusError(f"{path} holds answers of several models: {named}.", "Name the folder of one.")
+        named = ", ".join(
+            str(model.relative_to(path) if path in model.parents else model) for model in models[:5]
+        )
+        raise CorpusError(
+            f"{path} holds answers of several models: {named}.", "Name the folder of one."
+        )
     return {_named(file)[0]: file for file in found}
 
 
@@ -132,9 +165,11 @@ def samples_set(
     results: Mapping[str, Any],
     doc_to_choice: Callable[[Any], Sequence[str]] | None = None,
 ) -> QuestionSet:
-    """The set of one task's samples in memory, as the harness gives them with `log_samples`. Raises CorpusError.
+    """The set of one task's samples in memory, as the harness gives them with `log_samples`. Raises
+    CorpusError.
 
-    results: what the harness gives with them. doc_to_choice: the choices of a document, where there are any.
+    results: what the harness gives with them. doc_to_choice: the choices of a document, where there
+    are any.
     """
     declared = _declared(results, task)
     read = partial(_sample_answer, delimiter=declared.delimiter, doc_to_choice=doc_to_choice)
@@ -142,7 +177,9 @@ def samples_set(
     return _question_set(answers, f"The list of samples of {task}", model, task, declared)
 
 
-def _question_set(answers: Iterable[_Answer], source: str, model: str, name: str, declared: _Declared) -> QuestionSet:
+def _question_set(
+    answers: Iterable[_Answer], source: str, model: str, name: str, declared: _Declared
+) -> QuestionSet:
     kept = list[_Answer]()
     first = ""
     for answer in answers:
@@ -153,7 +190,9 @@ def _question_set(answers: Iterable[_Answer], source: str, model: str, name: str
         raise CorpusError(f"{source} holds no answers.")
     measure = _measure(kept, source)
     rolling = kept[0].question.kind == "rolling"
-    higher = None if rolling else known_direction(name, measure, declared.higher_is_better.get(measure))
+    higher = (
+        None if rolling else known_direction(name, measure, declared.higher_is_better.get(measure))
+    )
     task, part = _parts(name)
     return QuestionSet(
         model=model,
@@ -167,7 +206,9 @@ def _question_set(answers: Iterable[_Answer], source: str, model: str, name: str
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """The task that is judged, with its form and lighteval's number of examples, and which part this is, or empty."""
+    """The task that is judged, with its form and lighteval's number of examples, and which part
+    this is, or empty.
+    """
     task, bar, n_examples = name.partition("|")
     form = next(filter(task.endswith, _FORMS), "")
     for group in _POOLED:
@@ -210,7 +251,9 @@ def _declared(results: Any, task: str) -> _Declared:
         directions = _lighteval_directions(results, task)
     return _Declared(
         version="" if version is None else str(version)[:40],
-        higher_is_better={name: higher for name, higher in directions.items() if isinstance(higher, bool)},
+        higher_is_better={
+            name: higher for name, higher in directions.items() if isinstance(higher, bool)
+        },
         delimiter=delimiter if isinstance(delimiter, str) else " ",
     )
 
@@ -232,7 +275,9 @@ def _lighteval_directions(results: Any, task: str) -> dict[str, Any]:
         names = _entry(metric, "metric_name")
         higher = _entry(metric, "higher_is_better")
         for name in names if isinstance(names, list) else [names]:
-            directions[str(name)] = _entry(higher, str(name)) if isinstance(higher, Mapping) else higher
+            directions[str(name)] = (
+                _entry(higher, str(name)) if isinstance(higher, Mapping) else higher
+            )
     return directions
 
 
@@ -248,7 +293,9 @@ def _measure(answers: Sequence[_Answer], source: str) -> str:
 
 
 def _question(answer: _Answer, measure: str, inverted: bool, part: str) -> AnsweredQuestion:
-    """The question as the measure judges it. inverted: an answer is right where the measure is 0."""
+    """The question as the measure judges it. inverted: an answer is right where the measure is
+    0.
+    """
     question = answer.question
     if part:
         question = replace(question, fields={"part": part, **question.fields})
@@ -290,8 +337,12 @@ def _checked(
     except OSError as error:
         raise CorpusError(f"{source} could not be read: {first_line(error)}.") from error
     except _UNREADABLE as error:
-        why = f"{first_line(error)} is missing" if isinstance(error, KeyError) else first_line(error)
-        raise CorpusError(f"{called} {number:,} of {source} is no answer that can be read: {why}.") from error
+        why = (
+            f"{first_line(error)} is missing" if isinstance(error, KeyError) else first_line(error)
+        )
+        raise CorpusError(
+            f"{called} {number:,} of {source} is no answer that can be read: {why}."
+        ) from error
 
 
 def _line_answer(line: bytes, delimiter: str) -> _Answer | None:
@@ -306,7 +357,9 @@ def _line_answer(line: bytes, delimiter: str) -> _Answer | None:
 
 
 def _sample_answer(
-    sample: Mapping[str, Any], delimiter: str, doc_to_choice: Callable[[Any], Sequence[str]] | None = None
+    sample: Mapping[str, Any],
+    delimiter: str,
+    doc_to_choice: Callable[[Any], Sequence[str]] | None = None,
 ) -> _Answer:
     doc, target = sample["doc"], str(sample["target"])
     _require_answered(sample)
@@ -317,7 +370,8 @@ def _sample_answer(
     choices = None
     values: dict[str, Any] = {
         # As the harness hashes them, for versions that did not.
-        "doc_hash": sample.get("doc_hash") or sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
+        "doc_hash": sample.get("doc_hash")
+        or sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
         "prompt_hash": sample.get("prompt_hash") or sha256_of(str(requests[0][0])),
         "target_hash": sample.get("target_hash") or sha256_of(target),
         "context": str(requests[0][0]),
@@ -325,7 +379,9 @@ def _sample_answer(
         "fields": _slices(doc),
     }
     if any(name in _ROLLING for name in names):
-        sizes = {name: sample[name][1] for name in _ROLLING if isinstance(sample.get(name), list | tuple)}
+        sizes = {
+            name: sample[name][1] for name in _ROLLING if isinstance(sample.get(name), list | tuple)
+        }
         text = {"bytes": len(target.encode()), "words": len(re.split(r"\s+", target))}
         n_bytes = sizes.get("bits_per_byte") or sizes.get("byte_perplexity") or text["bytes"]
         values |= {"n_bytes": n_bytes, "n_words": sizes.get("word_perplexity") or text["words"]}
@@ -364,28 +420,46 @@ def _sample_answer(
 
 
 def _answer(
-    metrics: Mapping[str, Any], values: Mapping[str, Any], choices: ScoredChoices | None, name: str = "none"
+    metrics: Mapping[str, Any],
+    values: Mapping[str, Any],
+    choices: ScoredChoices | None,
+    name: str = "none",
 ) -> _Answer:
     """The answer with these values, their types and ranges checked. name: of the filter."""
-    right = {key: bool(value) for key, value in metrics.items() if isinstance(value, int | float) and value in (0, 1)}
+    right = {
+        key: bool(value)
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and value in (0, 1)
+    }
     rolling = "log_likelihood" in values
     question = msgspec.convert({"right": None if rolling else False, **values}, AnsweredQuestion)
     return _Answer(name, right, question, choices)
 
 
 def _requests(arguments: Any) -> list[list[Any]]:
-    """What was asked, each a list of its arguments: as a list of lists, or by names in newer versions."""
+    """What was asked, each a list of its arguments: as a list of lists, or by names in newer
+    versions.
+    """
     requests = arguments.values() if isinstance(arguments, dict) else arguments
-    return [list(request.values()) if isinstance(request, dict) else list(request) for request in requests]
+    return [
+        list(request.values()) if isinstance(request, dict) else list(request)
+        for request in requests
+    ]
 
 
 def _is_scored(response: Any) -> bool:
     """Whether a response is a log-likelihood, and whether the text is the first choice."""
-    return isinstance(response, list | tuple) and len(response) == 2 and str(response[1]) in ("True", "False")
+    return (
+        isinstance(response, list | tuple)
+        and len(response) == 2
+        and str(response[1]) in ("True", "False")
+    )
 
 
 def _choices(texts: Sequence[str], log_likelihoods: Sequence[float]) -> tuple[dict[str, Any], ...]:
-    return tuple({"text": a, "log_likelihood": b} for a, b in zip(texts, log_likelihoods, strict=True))
+    return tuple(
+        {"text": a, "log_likelihood": b} for a, b in zip(texts, log_likelihoods, strict=True)
+    )
 
 
 def _slices(doc: Any) -> dict[str, str]:
@@ -425,11 +499,18 @@ def _lighteval(file: Path) -> Iterator[_Answer]:
     try:
         with parquet.ParquetFile(file) as table:
             if not {"doc", "metric", "model_response"} <= set(table.schema_arrow.names):
-                raise CorpusError(f"{file.name} has no columns doc, metric and model_response, as lighteval 0.10 has.")
-            sizes = [table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups)]
+                raise CorpusError(
+                    f"{file.name} has no columns doc, metric and model_response, as lighteval 0.10 has."
+                )
+            sizes = [
+                table.metadata.row_group(i).total_byte_size
+                for i in range(table.metadata.num_row_groups)
+            ]
             # By the file's own header: a small compressed file can hold more than memory.
             if sum(sizes) > MAX_BYTES:
-                raise CorpusError(f"{file.name} holds more than {MAX_BYTES // 10**9} GB of answers.")
+                raise CorpusError(
+                    f"{file.name} holds more than {MAX_BYTES // 10**9} GB of answers."
+                )
             # One text of the header's size can stand in every row.
             at_once = max(1, min(_BATCH_ROWS, MAX_BYTES // _BATCH_SHARE // max([1, *sizes])))
             batches = table.iter_batches(at_once, columns=["doc", "metric", "model_response"])
@@ -449,9 +530,14 @@ def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 def _lighteval_answer(row: Mapping[str, Any]) -> _Answer:
     doc, response = row["doc"], row["model_response"]
-    texts, asked = [str(text) for text in doc["choices"] or ()], response.get("input") or doc["query"]
+    texts, asked = (
+        [str(text) for text in doc["choices"] or ()],
+        response.get("input") or doc["query"],
+    )
     golds = doc["gold_index"] if isinstance(doc["gold_index"], list) else [doc["gold_index"]]
-    target = ", ".join(map(str, golds) if response.get("logprobs") else [texts[gold] for gold in golds])
+    target = ", ".join(
+        map(str, golds) if response.get("logprobs") else [texts[gold] for gold in golds]
+    )
     prompt = asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)
     values: dict[str, Any] = {
         "doc_hash": sha256_of(json.dumps([doc["query"], texts], ensure_ascii=False)),
@@ -466,9 +552,14 @@ def _lighteval_answer(row: Mapping[str, Any]) -> _Answer:
         values["choices"] = _choices(texts, response["logprobs"])
         if len(texts) > 1:
             choices = ScoredChoices(
-                texts=[text.removeprefix(" ") for text in texts], log_likelihoods=response["logprobs"], target=target
+                texts=[text.removeprefix(" ") for text in texts],
+                log_likelihoods=response["logprobs"],
+                target=target,
             )
     else:
         written = str(_first(response["text"]))
-        values |= {"text": written, "answer": str(_first(response.get("text_post_processed") or written))}
+        values |= {
+            "text": written,
+            "answer": str(_first(response.get("text_post_processed") or written)),
+        }
     return _answer(row["metric"], values, choices)

@@ -9,9 +9,11 @@ from math import inf
 class ScoredChoices:
     """What was scored of one question, choice by choice.
 
-    texts: without the delimiter before them; None where that is not known. log_likelihoods: given the context.
-    unconditional: without it; empty where that was not asked. greedy: whether a choice is the model's first choice;
-    empty where that is not known. target: the place of the right choice, or its text.
+    texts: without the delimiter before them; None where that is not known. log_likelihoods: given
+    the context.
+    unconditional: without it; empty where that was not asked. greedy: whether a choice is the
+    model's first choice; empty where that is not known. target: the place of the right choice, or
+    its text.
     """
 
     texts: Sequence[str] | None
@@ -22,7 +24,8 @@ class ScoredChoices:
 
 
 def chosen_place(measure: str, choices: ScoredChoices, right: bool) -> int | None:
-    """The place of the choice that the measure takes, the first of several; None where there is none to show.
+    """The place of the choice that the measure takes, the first of several; None where there is
+    none to show.
 
     right: whether the measure is 1. Measures that the harness does not define take the likeliest.
     """
@@ -60,7 +63,9 @@ def _by_length(log_likelihoods: Sequence[float], lengths: Sequence[int]) -> list
 
 
 def _greedy_place(choices: ScoredChoices, right: bool) -> int | None:
-    """Of several first choices, as one that begins with another, the one that agrees with being right or wrong."""
+    """Of several first choices, as one that begins with another, the one that agrees with being
+    right or wrong.
+    """
     places = [place for place, greedy in enumerate(choices.greedy) if greedy]
     agreeing = [place for place in places if _is_target(choices, place) == right]
     return next(iter(agreeing or places), None)

@@ -1,8 +1,10 @@
-"""The store of records and artefacts in the data folder, with checksums, without pickles; checkpoints of stages.
+"""The store of records and artefacts in the data folder, with checksums, without pickles;
+checkpoints of stages.
 
-Two diskcaches (see docs/adr/0002): `records` holds JSON text and evicts nothing; `artefacts` holds bytes up to a size
-limit and evicts what was used least recently. Every entry carries a sha256 of its name and value. One that does not
-match is reported: an artefact is dropped, a record or note set aside under its name.
+Two diskcaches (see docs/adr/0002): `records` holds JSON text and evicts nothing; `artefacts` holds
+bytes up to a size limit and evicts what was used least recently. Every entry carries a sha256 of
+its name and value. One that does not match is reported: an artefact is dropped, a record or note
+set aside under its name.
 """
 
 import logging
@@ -46,7 +48,9 @@ from sparsedash.storage.local_machine import mode_in, path_kind
 log = logging.getLogger(__name__)
 
 LAYOUT = 6
-"""Number of the data folder's layout: raise it when what is stored changes its form. Other layouts are refused."""
+"""Number of the data folder's layout: raise it when what is stored changes its form. Other layouts
+are refused.
+"""
 
 T = TypeVar("T")
 Shelf = Literal["records", "artefacts"]
@@ -65,8 +69,9 @@ _FAILS = (OSError, sqlite3.Error, diskcache.Timeout, UnicodeDecodeError)
 class Store:
     """Records and artefacts of one data folder. Safe to share between threads and processes.
 
-    folder: created with access for the owner only. patience_s: how long to wait while another process keeps a file
-    locked. Raises StoreError when the folder cannot be used, SettingsError on a bad variable.
+    folder: created with access for the owner only. patience_s: how long to wait while another
+    process keeps a file locked. Raises StoreError when the folder cannot be used, SettingsError on
+    a bad variable.
     """
 
     def __init__(self, folder: Path, *, patience_s: float = PATIENCE_S) -> None:
@@ -114,7 +119,9 @@ class Store:
 
     def written_at(self, kind: type[R], key: str) -> float | None:
         """When the record was written, in seconds since the epoch; None where there is none."""
-        found = self._select("records", "SELECT store_time FROM Cache WHERE key = ? AND raw = 1", _name(kind, key))
+        found = self._select(
+            "records", "SELECT store_time FROM Cache WHERE key = ? AND raw = 1", _name(kind, key)
+        )
         return found[0][0] if found else None
 
     def why_missing(self, kind: type[R], key: str) -> str:
@@ -143,13 +150,17 @@ class Store:
 
     @property
     def artefact_room(self) -> int:
-        """Limit of all artefacts in bytes: by the environment, else by the data folder, else the usual one."""
+        """Limit of all artefacts in bytes: by the environment, else by the data folder, else the
+        usual one.
+        """
         noted = self.recall(store_keys.artefact_room_note())
         return room_of_environment() or (int(noted) if noted else bytes_of(USUAL_GB))
 
     @property
     def artefact_left(self) -> int:
-        """Bytes that can be stored without evicting an artefact that was used since this store was opened."""
+        """Bytes that can be stored without evicting an artefact that was used since this store was
+        opened.
+        """
         ((used,),) = self._select("artefacts", USED_SINCE, f"{KEPT}%", self._opened_at)
         return max(0, self.artefact_room - int(used))
 
@@ -163,14 +174,20 @@ class Store:
         self.shrink_artefacts(key)
 
     def shrink_artefacts(self, written: str = "") -> None:
-        """Evict the least recently used artefacts down to the limit, but never the one just written."""
+        """Evict the least recently used artefacts down to the limit, but never the one just
+        written.
+        """
         room = self.artefact_room
         self._patiently("written", lambda: evict_oldest(self._caches["artefacts"], room, written))
 
     def retag_artefacts(self, prefix: str, about: str) -> None:
-        """Change kind and model of the artefacts whose keys begin so. about: as in `put_artefact`."""
+        """Change kind and model of the artefacts whose keys begin so. about: as in
+        `put_artefact`.
+        """
         query = "UPDATE Cache SET tag = ? WHERE substr(key, 1, ?) = ? AND raw = 1"
-        self._patiently("written", lambda: self._caches["artefacts"]._sql(query, (about, len(prefix), prefix)))
+        self._patiently(
+            "written", lambda: self._caches["artefacts"]._sql(query, (about, len(prefix), prefix))
+        )
 
     def get_artefact(self, key: str) -> bytes | None:
         """The bytes, or None; damaged ones are dropped and count as none."""
@@ -194,11 +211,14 @@ class Store:
         self._patiently("written", lambda: self._caches[of].delete(name))
 
     def raw_value(self, of: Shelf, name: str) -> tuple[bytes, bool] | None:
-        """An entry's bytes and whether its checksum holds, or None; neither counted as use nor dropped.
+        """An entry's bytes and whether its checksum holds, or None; neither counted as use nor
+        dropped.
 
         Raises DamagedEntry when it cannot be read.
         """
-        rows = self._select(of, "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", name)
+        rows = self._select(
+            of, "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", name
+        )
         if not rows:
             return None
         data = self._patiently("read", lambda: self._caches[of].disk.fetch(*rows[0], False))
@@ -258,16 +278,25 @@ class Store:
 
     def _drop(self, of: Shelf, name: str, error: Exception) -> None:
         """Set a record or note aside, drop an artefact."""
-        log.warning("%s the damaged entry %s: %s", "Set aside" if of == "records" else "Dropped", name, error)
+        log.warning(
+            "%s the damaged entry %s: %s",
+            "Set aside" if of == "records" else "Dropped",
+            name,
+            error,
+        )
 
         def set_aside() -> None:
             cache = self._caches[of]
             with cache.transact():
                 if name in cache:
                     cache.delete(DAMAGED + name)
-                    cache._sql("UPDATE Cache SET key = ? WHERE key = ? AND raw = 1", (DAMAGED + name, name))
+                    cache._sql(
+                        "UPDATE Cache SET key = ? WHERE key = ? AND raw = 1", (DAMAGED + name, name)
+                    )
 
-        self._patiently("written", set_aside if of == "records" else lambda: self._caches[of].delete(name))
+        self._patiently(
+            "written", set_aside if of == "records" else lambda: self._caches[of].delete(name)
+        )
 
     def _patiently(self, verb: str, action: Callable[[], T]) -> T:
         """The action's result. verb: what failed, in the StoreError for a failure."""
@@ -275,30 +304,38 @@ class Store:
             return patiently(action, self._patience_s)
         except _FAILS as error:
             raise StoreError(
-                f"The data folder could not be {verb}: {cache_failure(error)}.", cache_advice(error, self.folder)
+                f"The data folder could not be {verb}: {cache_failure(error)}.",
+                cache_advice(error, self.folder),
             ) from error
 
 
 def claim_data_folder(folder: Path) -> None:
     """Make the folder, for its owner only, and note its layout; check an existing one.
 
-    One made for a group, with the bit that hands the group down, stays the group's. Raises StoreError for a folder of
-    another layout, one that holds something else, and one that cannot be written to.
+    One made for a group, with the bit that hands the group down, stays the group's. Raises
+    StoreError for a folder of another layout, one that holds something else, and one that cannot be
+    written to.
     """
     # The number is in its name: so it is there as a whole, and before anything else.
     note = folder / f"layout-{LAYOUT}"
     if path_kind(folder) == "file":
-        raise StoreError(f"{folder} is a file.", "Name a folder with --data-dir or SPARSEDASH_DATA_DIR.")
+        raise StoreError(
+            f"{folder} is a file.", "Name a folder with --data-dir or SPARSEDASH_DATA_DIR."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = {entry.name for entry in folder.iterdir()}
         if found and not note.exists():
-            if any(name in ("records", "jobs.sqlite") or name.startswith("layout-") for name in found):
+            if any(
+                name in ("records", "jobs.sqlite") or name.startswith("layout-") for name in found
+            ):
                 raise StoreError(
                     f"The data folder {folder} was written by another version of SparseDash in another layout.",
                     "Name another folder with --data-dir or SPARSEDASH_DATA_DIR, or delete this one.",
                 )
-            raise StoreError(f"The folder {folder} is not a data folder.", "Name an empty or a new one.")
+            raise StoreError(
+                f"The folder {folder} is not a data folder.", "Name an empty or a new one."
+            )
         mode = folder.stat().st_mode
         closed = 0o2770 if mode & 0o2070 == 0o2070 else 0o700
         if stat.S_IMODE(mode) != closed:
@@ -327,7 +364,8 @@ EVERY_S = 20.0
 class StageCheckpoint:
     """Finished parts of a long stage, kept now and then, so that a killed job resumes there.
 
-    They are artefacts, as far as there is room that nothing else takes. model_identity: of the model at work.
+    They are artefacts, as far as there is room that nothing else takes. model_identity: of the
+    model at work.
     """
 
     def __init__(
@@ -349,7 +387,9 @@ class StageCheckpoint:
         return self._clock() - self._kept_at >= EVERY_S
 
     def get(self, key: str, unpack: Callable[[bytes], T]) -> T | None:
-        """A part of an earlier attempt, or None; one that `unpack` refuses is dropped, to be computed again."""
+        """A part of an earlier attempt, or None; one that `unpack` refuses is dropped, to be
+        computed again.
+        """
         data = self._store.get_artefact(key)
         if data is None:
             return None
@@ -382,7 +422,13 @@ class StageCheckpoint:
         self._kept_at = self._clock()
         return had_room
 
-    def made(self, key: str, make: Callable[[], T], pack: Callable[[T], bytes], unpack: Callable[[bytes], T]) -> T:
+    def made(
+        self,
+        key: str,
+        make: Callable[[], T],
+        pack: Callable[[T], bytes],
+        unpack: Callable[[bytes], T],
+    ) -> T:
         """The part of an earlier attempt, or else a new one, kept as `keep` does."""
         known = self.get(key, unpack)
         if known is not None:
@@ -398,7 +444,9 @@ class StageCheckpoint:
         return lambda number, make: self.made(f"{key}/{number}", make, pack, unpack)
 
     def let_go(self) -> None:
-        """Keep nothing in memory: what is not written yet, the work of EVERY_S seconds at most, is never written."""
+        """Keep nothing in memory: what is not written yet, the work of EVERY_S seconds at most, is
+        never written.
+        """
         self._pending.clear()
 
     def done(self) -> None:

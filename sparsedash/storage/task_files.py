@@ -24,7 +24,9 @@ def yaml_files(reference: str) -> list[Path]:
 
 
 def task_files(reference: str) -> list[Path]:
-    """All files that a task's reference leads to: every .yaml file with the data that it names, where they exist."""
+    """All files that a task's reference leads to: every .yaml file with the data that it names,
+    where they exist.
+    """
     paths = []
     for file in yaml_files(reference):
         paths.append(file)

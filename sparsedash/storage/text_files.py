@@ -63,7 +63,9 @@ def _parted(reference: str) -> tuple[str, slice]:
 
 
 MAX_TEXT_BYTES = 200 * 1024 * 1024
-"""Of all texts of a file, some fifty million tokens: a small compressed file can hold more than memory."""
+"""Of all texts of a file, some fifty million tokens: a small compressed file can hold more than
+memory.
+"""
 
 _BATCH_ROWS = 1024
 _TRIAL_S, _TRIAL_BYTES = 60, 2 * 10**9
@@ -74,8 +76,8 @@ _LONGEST_SHOWN = 200
 def texts_of(path: Path) -> Iterator[str]:
     """The texts of a file in order, read lazily.
 
-    `.jsonl` with a `text` field, `.txt` with blank lines between texts, `.parquet` with a `text` column. Raises
-    CorpusError with the place of one that cannot be read, and above MAX_TEXT_BYTES.
+    `.jsonl` with a `text` field, `.txt` with blank lines between texts, `.parquet` with a `text`
+    column. Raises CorpusError with the place of one that cannot be read, and above MAX_TEXT_BYTES.
     """
     match path.suffix:
         case ".jsonl":
@@ -149,7 +151,9 @@ def _column(path: Path) -> Iterator[str]:
             batches = file.iter_batches(_BATCH_ROWS, columns=["text"])
             for text in (value.as_py() for batch in batches for value in batch.column("text")):
                 if not isinstance(text, str):
-                    raise CorpusError(f"The column text of {path.name} holds values that are not text.")
+                    raise CorpusError(
+                        f"The column text of {path.name} holds values that are not text."
+                    )
                 yield text
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise CorpusError(
@@ -158,11 +162,15 @@ def _column(path: Path) -> Iterator[str]:
 
 
 def _too_large(path: Path) -> CorpusError:
-    return CorpusError(f"{path.name} holds more than {MAX_TEXT_BYTES // 2**20} MB of text.", "Use a part of it.")
+    return CorpusError(
+        f"{path.name} holds more than {MAX_TEXT_BYTES // 2**20} MB of text.", "Use a part of it."
+    )
 
 
 def _unreadable_kind(name: str) -> CorpusError:
-    return CorpusError(f"{name} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}.")
+    return CorpusError(
+        f"{name} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}."
+    )
 
 
 FEWEST_UPLOADED = 5
@@ -171,9 +179,11 @@ FEWEST_UPLOADED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class TextCount:
-    """What a text file gives. n_texts: not empty. n_passages: different ones with a last word after others.
+    """What a text file gives. n_texts: not empty. n_passages: different ones with a last word after
+    others.
 
-    first_gap: the last word of the first passage. no_gap: the first text that is no passage, or empty; both cut.
+    first_gap: the last word of the first passage. no_gap: the first text that is no passage, or
+    empty; both cut.
     """
 
     n_texts: int
@@ -183,10 +193,11 @@ class TextCount:
     no_gap: str
 
     def passages_problem(self, fewest: int) -> str:
-        """Why these texts cannot be answered, as the end of a sentence that begins with the file's name, or empty.
+        """Why these texts cannot be answered, as the end of a sentence that begins with the file's
+        name, or empty.
 
-        fewest: FEWEST_UPLOADED of an upload, where each text must be a passage; less of a file, which may be longer
-        than what a run reads of it.
+        fewest: FEWEST_UPLOADED of an upload, where each text must be a passage; less of a file,
+        which may be longer than what a run reads of it.
         """
         rule = "A passage has two words or more, the last is the gap; repeats count once."
         if self.n_passages < fewest:
@@ -198,14 +209,16 @@ class TextCount:
 
 
 def split_passage(text: str) -> tuple[str, str] | None:
-    """A passage before its last word, and that word with the white space before it; None where it has no such word.
+    """A passage before its last word, and that word with the white space before it; None where it
+    has no such word.
 
     White space at the end of the text is left out.
     """
     context, space, word = text.rstrip().rpartition(" ")
     if not context.strip() or not word:
         return None
-    # White space at the end of the context belongs to the target, or the words would be encoded differently.
+    # White space at the end of the context belongs to the target, or the words would be encoded
+    # differently.
     stripped = context.rstrip()
     return stripped, context[len(stripped) :] + space + word
 
@@ -222,12 +235,18 @@ def count_texts(texts: Iterable[str]) -> TextCount:
         else:
             no_gap = no_gap or text.strip()[:_LONGEST_SHOWN]
     return TextCount(
-        n_texts=n_texts, n_characters=n_characters, n_passages=len(seen), first_gap=first_gap, no_gap=no_gap
+        n_texts=n_texts,
+        n_characters=n_characters,
+        n_passages=len(seen),
+        first_gap=first_gap,
+        no_gap=no_gap,
     )
 
 
 def named_text_count(reference: str, data_dir: Path) -> TextCount | None:
-    """What the file of a reference gives; None of one not there or larger than an upload. Raises CorpusError."""
+    """What the file of a reference gives; None of one not there or larger than an upload. Raises
+    CorpusError.
+    """
     path = file_of(reference, data_dir)
     if path is None or path_kind(path) != "file" or path.stat().st_size > MAX_BYTES:
         return None
@@ -240,7 +259,9 @@ def _named_count(reference: str, path: Path, mark: str) -> TextCount:
 
 
 def _count_file(path: Path, part: slice, mark: str) -> TextCount:
-    """What a part of a file gives, which is read to its end. mark: its stamp. Raises CorpusError."""
+    """What a part of a file gives, which is read to its end. mark: its stamp. Raises
+    CorpusError.
+    """
     if path.suffix != ".parquet":
         return count_texts(islice(texts_of(path), part.start, part.stop))
     count = _parquet_count(path, part.start, part.stop, mark)
@@ -293,17 +314,20 @@ class Uploads:
             self._lock.acquire()
         except OSError as error:
             reason = error.strerror or "another process has held it for a minute"
-            raise StoreError(f"{self._lock.lock_file} could not be locked: {reason}.", "Try again.") from error
+            raise StoreError(
+                f"{self._lock.lock_file} could not be locked: {reason}.", "Try again."
+            ) from error
         try:
             yield
         finally:
             self._lock.release()
 
     def keep(self, name: str, content: bytes, n_passages: int = 0) -> str:
-        """Store a file and return its reference, the same one for the same content. Raises CorpusError.
+        """Store a file and return its reference, the same one for the same content. Raises
+        CorpusError.
 
-        name: as on the user's machine; only its letters, digits, `_`, `-` and its suffix are used. n_passages: that it
-        must give at least, to be answered; 0: it need not.
+        name: as on the user's machine; only its letters, digits, `_`, `-` and its suffix are used.
+        n_passages: that it must give at least, to be answered; 0: it need not.
         """
         called = _harmless(name)
         if len(content) > MAX_BYTES:
@@ -322,7 +346,9 @@ class Uploads:
                 if len(content) > left:
                     has, room = (f"{n / 1e6:,.1f} MB" for n in (len(content), max(0, left)))
                     advice = "Delete some that are no longer needed."
-                    raise CorpusError(f"{called} has {has}; uploads have room for {room} more.", advice)
+                    raise CorpusError(
+                        f"{called} has {has}; uploads have room for {room} more.", advice
+                    )
                 _put(path, content, n_passages)
         except OSError as error:
             raise CorpusError(f"{called} could not be kept: {error}.") from error
@@ -344,7 +370,9 @@ class Uploads:
         return {reference: size for _, reference, size in sorted(found, reverse=True)}
 
     def drop(self, reference: str, in_use: Collection[str]) -> None:
-        """Delete an upload, if it exists. Raises CorpusError. in_use: references of the texts that jobs read."""
+        """Delete an upload, if it exists. Raises CorpusError. in_use: references of the texts that
+        jobs read.
+        """
         path = file_of(reference, self._data_dir)
         if path is None or not reference.startswith(UPLOAD):
             raise CorpusError(f"There is no upload {reference}.")
@@ -364,11 +392,16 @@ class Uploads:
 
 
 def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None]) -> set[str]:
-    """References of the texts that a job with these settings may read, also to calibrate its models again.
+    """References of the texts that a job with these settings may read, also to calibrate its models
+    again.
 
     record: gives the record of a key.
     """
-    named = {str(part["corpus"]) for part in request.values() if isinstance(part, Mapping) and "corpus" in part}
+    named = {
+        str(part["corpus"])
+        for part in request.values()
+        if isinstance(part, Mapping) and "corpus" in part
+    }
     compared = map(record, records_read(request))
     return named | {found.pruned.calibration.corpus for found in compared if found and found.pruned}
 
@@ -396,10 +429,14 @@ def _require_texts(file: Path, n_passages: int) -> None:
 
 
 def main(file: str, start: str, stop: str) -> None:
-    """Read a part of a file's texts in this process, and print what they give as JSON, or why that fails."""
+    """Read a part of a file's texts in this process, and print what they give as JSON, or why that
+    fails.
+    """
 
     def count() -> str:
-        texts = islice(texts_of(Path(file)), int(start) if start else None, int(stop) if stop else None)
+        texts = islice(
+            texts_of(Path(file)), int(start) if start else None, int(stop) if stop else None
+        )
         try:
             # In ASCII, whatever this process prints in.
             return json.dumps(asdict(count_texts(texts)))

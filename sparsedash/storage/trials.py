@@ -1,4 +1,6 @@
-"""Programs that read a stranger's file in a process of their own, with limits on its memory and time."""
+"""Programs that read a stranger's file in a process of their own, with limits on its memory and
+time.
+"""
 
 import os
 import subprocess
@@ -19,8 +21,15 @@ def trial_problem(module: str, *arguments: str, seconds: int, too_much: str) -> 
     """
     command = [sys.executable, "-P", "-m", module, *arguments]
     # This very package, whatever folder the process was started in.
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
-    how: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": 6 * seconds}
+    path = os.pathsep.join(
+        filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    )
+    how: dict[str, Any] = {
+        "capture_output": True,
+        "text": True,
+        "errors": "replace",
+        "timeout": 6 * seconds,
+    }
     # One that is killed leaves its temporary files.
     with TemporaryDirectory() as scratch:
         environment = os.environ | {"PYTHONPATH": path, "TMPDIR": scratch}
@@ -34,11 +43,14 @@ def trial_problem(module: str, *arguments: str, seconds: int, too_much: str) -> 
 
 
 def run_trial(problem: Callable[[], str], n_bytes: int, seconds: int) -> None:
-    """Print the problem that is found in this process with limits; one that takes too much memory ends by a signal.
+    """Print the problem that is found in this process with limits; one that takes too much memory
+    ends by a signal.
 
-    n_bytes, seconds: beside what the process has taken by now. What else is printed goes to standard error.
+    n_bytes, seconds: beside what the process has taken by now. What else is printed goes to
+    standard error.
     """
-    # Not on Windows; macOS takes no limit of the address space, and none may be raised over a lower one that is set.
+    # Not on Windows; macOS takes no limit of the address space, and none may be raised over a lower
+    # one that is set.
     with suppress(ImportError):
         import resource
 

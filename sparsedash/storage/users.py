@@ -1,4 +1,6 @@
-"""Users of a server: the rules of SPARSEDASH_SERVE, and each user's prompts, choices and run names."""
+"""Users of a server: the rules of SPARSEDASH_SERVE, and each user's prompts, choices and run
+names.
+"""
 
 import os
 import tomllib
@@ -16,7 +18,14 @@ import msgspec
 from msgspec import Meta
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.pair_records import Choices, ContinuationSettings, OwnPrompts, Prompts, RunMark, RunMarks
+from sparsedash.schema.pair_records import (
+    Choices,
+    ContinuationSettings,
+    OwnPrompts,
+    Prompts,
+    RunMark,
+    RunMarks,
+)
 from sparsedash.schema.plain_values import digest
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.store import Store
@@ -34,9 +43,13 @@ _LONGEST_NAME = 200
 
 
 class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A proxy that names the user. name: of the header. proxies: the only addresses it is accepted from."""
+    """A proxy that names the user. name: of the header. proxies: the only addresses it is accepted
+    from.
+    """
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]*[A-Za-z0-9][A-Za-z0-9-]*\Z")] = "X-Forwarded-User"
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]*[A-Za-z0-9][A-Za-z0-9-]*\Z")] = (
+        "X-Forwarded-User"
+    )
     proxies: Annotated[tuple[str, ...], Meta(min_length=1)] = ("127.0.0.1", "::1")
 
     def __post_init__(self) -> None:
@@ -48,7 +61,8 @@ class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class OidcLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An OpenID Connect provider, configured in `[auth]` of Streamlit's secrets.
 
-    provider: its name, as in `[auth.google]`; "default" for `[auth]` itself. claim: the user's name in a login.
+    provider: its name, as in `[auth.google]`; "default" for `[auth]` itself. claim: the user's name
+    in a login.
     """
 
     provider: str = "default"
@@ -58,8 +72,9 @@ class OidcLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits of each user; administrators have none.
 
-    uploads: files. upload_mb: all of them together, in millions of bytes. queued: jobs that wait or run. kept_gb:
-    uploads and exports together, in thousands of millions of bytes; an export under way counts as its dense model.
+    uploads: files. upload_mb: all of them together, in millions of bytes. queued: jobs that wait or
+    run. kept_gb: uploads and exports together, in thousands of millions of bytes; an export under
+    way counts as its dense model.
     """
 
     uploads: Limit = 20
@@ -69,13 +84,15 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rules of serving other users. Unknown words are refused: a misspelt one must not leave a door open.
+    """Rules of serving other users. Unknown words are refused: a misspelt one must not leave a door
+    open.
 
-    address: of the server in a browser, up to the first slash. visitors: names or patterns of the allowed users; empty:
-    administrators alone; None: all with a login. administrators: names of those who may do everything. folders: the
-    only ones local files are read from. hub: names or patterns of the allowed hub models; empty: none; None: all.
-    tasks: names or patterns of the allowed tasks; empty: none. see_each_other: whether users see each other's runs and
-    jobs.
+    address: of the server in a browser, up to the first slash. visitors: names or patterns of the
+    allowed users; empty: administrators alone; None: all with a login. administrators: names of
+    those who may do everything. folders: the only ones local files are read from. hub: names or
+    patterns of the allowed hub models; empty: none; None: all.
+    tasks: names or patterns of the allowed tasks; empty: none. see_each_other: whether users see
+    each other's runs and jobs.
     """
 
     address: str
@@ -93,10 +110,20 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         parts = urlsplit(self.address)
         # Without TLS a login could be read on the way.
-        is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _THIS_MACHINE)
+        is_safe = parts.scheme == "https" or (
+            parts.scheme == "http" and parts.hostname in _THIS_MACHINE
+        )
         # Browsers name no usual port, and no capital letters.
-        is_theirs = parts.netloc == parts.netloc.lower() and (parts.scheme, parts.port) not in _USUAL_PORTS
-        if not (is_safe and is_theirs and parts.hostname and "@" not in parts.netloc and self.address == self.origin):
+        is_theirs = (
+            parts.netloc == parts.netloc.lower() and (parts.scheme, parts.port) not in _USUAL_PORTS
+        )
+        if not (
+            is_safe
+            and is_theirs
+            and parts.hostname
+            and "@" not in parts.netloc
+            and self.address == self.origin
+        ):
             allowed = (
                 "https:// (or http:// and localhost), a host name in small letters and perhaps a port other than the "
                 "usual one, with nothing after it"
@@ -120,7 +147,9 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def lets_in(self, visitor: str) -> bool:
         """Whether this user is allowed at all."""
-        return self.visitors is None or self.administers(visitor) or _matches(visitor, self.visitors)
+        return (
+            self.visitors is None or self.administers(visitor) or _matches(visitor, self.visitors)
+        )
 
     def offers(self, model: str) -> bool:
         """Whether this hub model is allowed."""
@@ -171,7 +200,9 @@ def _read(path: Path) -> Serving:
         allowed = f"a file that can be read ({error.strerror})"
     except ValueError as error:
         allowed = f"a TOML file as docs/deployment.md describes it ({error})"
-    raise SettingsError(VARIABLE, str(path), allowed, "docs/deployment.md has an example under “Serving others”.")
+    raise SettingsError(
+        VARIABLE, str(path), allowed, "docs/deployment.md has an example under “Serving others”."
+    )
 
 
 MOST_PROMPTS = 50
@@ -179,7 +210,8 @@ LONGEST_NAME = 60
 
 
 class UserData:
-    """The prompts, choices and run names of one owner in one data folder. Every method may raise StoreError.
+    """The prompts, choices and run names of one owner in one data folder. Every method may raise
+    StoreError.
 
     owner: empty: shared by all, without a login.
     """
@@ -209,10 +241,14 @@ class UserData:
 
     def keep_own_prompts(self, prompts: tuple[str, ...]) -> None:
         """Let later runs begin with these prompts."""
-        self._store.put(self._own_prompts, OwnPrompts(key=self._own_prompts, prompts=prompts, owner=self._owner))
+        self._store.put(
+            self._own_prompts, OwnPrompts(key=self._own_prompts, prompts=prompts, owner=self._owner)
+        )
 
     def choices(self, one: str, other: str) -> dict[str, str]:
-        """The record chosen for each passage or prompt, see pair_records.Choices, on either side."""
+        """The record chosen for each passage or prompt, see pair_records.Choices, on either
+        side.
+        """
         kept = self._store.get(Choices, self._pair(one, other))
         return kept.better if kept else {}
 
@@ -241,7 +277,9 @@ class UserData:
 
     def pinned_by_anybody(self) -> frozenset[str]:
         """The keys of the runs that any user has pinned."""
-        return frozenset(run for kept in self._of_all_users() for run, mark in kept.marks.items() if mark.pinned)
+        return frozenset(
+            run for kept in self._of_all_users() for run, mark in kept.marks.items() if mark.pinned
+        )
 
     def _of_all_users(self) -> list[RunMarks]:
         found = (self._store.get(RunMarks, key) for key in list(self._store.keys(RunMarks)))
@@ -252,7 +290,9 @@ class UserData:
         return self.marks().get(run, RunMark()).name
 
     def name_run(self, run: str, name: str) -> None:
-        """Name a run; nothing removes its name. White space becomes single spaces, the end of a long name goes."""
+        """Name a run; nothing removes its name. White space becomes single spaces, the end of a
+        long name goes.
+        """
         # No file can hold half of a surrogate pair.
         plain = " ".join(name.encode(errors="replace").decode().split())[:LONGEST_NAME].rstrip()
         self._mark([run], lambda mark: replace(mark, name=plain))

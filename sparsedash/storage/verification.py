@@ -14,9 +14,22 @@ from typing import NamedTuple, get_args
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.progress import OnStep, Step
-from sparsedash.schema.records import MOST_NAMED, Checked, Damage, Verification, VerifySettings, from_json
+from sparsedash.schema.records import (
+    MOST_NAMED,
+    Checked,
+    Damage,
+    Verification,
+    VerifySettings,
+    from_json,
+)
 from sparsedash.storage.disk_cache import DAMAGED, CacheEntry, DamagedEntry
-from sparsedash.storage.model_folders import MODELS, is_there, located_export, noted_files, unpacked_models
+from sparsedash.storage.model_folders import (
+    MODELS,
+    is_there,
+    located_export,
+    noted_files,
+    unpacked_models,
+)
 from sparsedash.storage.store import Shelf, Store
 from sparsedash.storage.text_files import Uploads, file_of
 
@@ -29,7 +42,8 @@ OnBytes = Callable[[int], None]
 
 
 class _Check(NamedTuple):
-    """One thing to read. look: its fault in words, or nothing; calls its argument with the bytes read.
+    """One thing to read. look: its fault in words, or nothing; calls its argument with the bytes
+    read.
 
     entry: as in Damage.
     """
@@ -42,7 +56,9 @@ class _Check(NamedTuple):
 
 
 def verify(store: Store, on_step: OnStep) -> Verification:
-    """The result of reading everything; `on_step` gets the megabytes that were read, and may raise Cancelled."""
+    """The result of reading everything; `on_step` gets the megabytes that were read, and may raise
+    Cancelled.
+    """
     begun = time.time()
     todo = [
         _Check(kind, entry.name, entry.n_bytes, partial(_entry_fault, store, shelf, entry))
@@ -62,7 +78,9 @@ def verify(store: Store, on_step: OnStep) -> Verification:
     def read(n_bytes: int) -> None:
         nonlocal done
         done += n_bytes
-        on_step(Step("verify", done // 10**6, max(1, total // 10**6), unit="megabytes", message=message))
+        on_step(
+            Step("verify", done // 10**6, max(1, total // 10**6), unit="megabytes", message=message)
+        )
 
     for check in todo:
         message = f"{check.kind}: {check.name}"[:120]
@@ -94,11 +112,20 @@ def _entry_fault(store: Store, shelf: Shelf, entry: CacheEntry, read: OnBytes) -
 
 
 def _files(store: Store) -> Iterator[tuple[Checked, str, Path, str, Path | None, str]]:
-    """Of each file its kind, name, path, beginning of its hash, folder that must have it, and entry."""
+    """Of each file its kind, name, path, beginning of its hash, folder that must have it, and
+    entry.
+    """
     for model in unpacked_models(store):
         folder = store.folder / MODELS / model.name
         for name, digest in (noted_files(model.name, store) or {}).items():
-            yield "unpacked model", f"{model.name}/{name}", folder / name, digest, folder, model.name
+            yield (
+                "unpacked model",
+                f"{model.name}/{name}",
+                folder / name,
+                digest,
+                folder,
+                model.name,
+            )
     for reference in Uploads(store.folder).kept():
         if (file := file_of(reference, store.folder)) is not None:
             # The folder is the beginning of the hash; a file that is gone was deleted.
@@ -115,7 +142,9 @@ def _files(store: Store) -> Iterator[tuple[Checked, str, Path, str, Path | None,
 
 
 def _file_fault(file: Path, digest: str, folder: Path | None, read: OnBytes) -> str:
-    """digest: the sha256 of the content, or the beginning of it. folder: while it is there, the file must be there."""
+    """digest: the sha256 of the content, or the beginning of it. folder: while it is there, the
+    file must be there.
+    """
     whole = hashlib.sha256()
     try:
         with file.open("rb") as stream:

@@ -1,1 +1,3 @@
-"""The parts that pages are made of; beside app.py and pages/ the only code that imports Streamlit."""
+"""The parts that pages are made of; beside app.py and pages/ the only code that imports
+Streamlit.
+"""

@@ -1,7 +1,9 @@
 """Choices kept in the page's address, so that a refresh or a copied link shows the same.
 
-Select boxes, the measure of a chart, pages of a list, the fields of the tolerance. The latter write the address
-themselves: Streamlit drops a parameter that a page binds to a widget from links to other pages, and refuses to set it.
+Select boxes, the measure of a chart, pages of a list, the fields of the tolerance. The latter write
+the address
+themselves: Streamlit drops a parameter that a page binds to a widget from links to other pages, and
+refuses to set it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,7 +59,8 @@ def set_query(parameters: Mapping[str, str]) -> None:
 def bound(name: str) -> Literal["query-params"] | None:
     """The `bind` of a whole-number field; None where the address has an infinite value.
 
-    Streamlit keeps a bound field's own value for anything else that is no number, but raises for this.
+    Streamlit keeps a bound field's own value for anything else that is no number, but raises for
+    this.
     """
     with suppress(ValueError):
         if any(isinf(float(value)) for value in st.query_params.get_all(name)):
@@ -75,17 +78,20 @@ def select(
     noun: str = "",
     said_in: DeltaGenerator | None = None,
 ) -> str:
-    """The value of the parameter `name`, chosen in a select box; the usual one where the address names no option.
+    """The value of the parameter `name`, chosen in a select box; the usual one where the address
+    names no option.
 
-    options: the text of each value. along: other parameters that a change sets. noun: what the options are; where it is
-    given, a note says that the address asks for something else, in `said_in` or under the box.
+    options: the text of each value. along: other parameters that a change sets. noun: what the
+    options are; where it is given, a note says that the address asks for something else, in
+    `said_in` or under the box.
     """
     wanted, key = query_value(name), f"chosen-{name}"
     chosen = wanted if wanted in options else usual
     st.session_state[key] = chosen
 
     def keep() -> None:
-        # A fragment's timer may bring the value of a box that another choice took away, and the address before that.
+        # A fragment's timer may bring the value of a box that another choice took away, and the
+        # address before that.
         if st.session_state[key] != chosen:
             set_query({**(along or {}), name: st.session_state[key]})
 
@@ -113,7 +119,8 @@ def choose_budget(name: str, title: str, usual: Budget) -> Budget:
 def choose_view(views: Mapping[str, str], name: str = VIEW) -> str:
     """The view of the page, or of a part of it, chosen from a row of buttons; the address keeps it.
 
-    views: titles by the values of the parameter `name`. The first is the usual one; of a page it is empty.
+    views: titles by the values of the parameter `name`. The first is the usual one; of a page it is
+    empty.
     """
     wanted, key = query_value(name), f"chosen-{name}"
     st.session_state[key] = wanted if wanted in views else next(iter(views))
@@ -144,10 +151,14 @@ def choose_measure(measures: Sequence[Measure]) -> Measure:
 
 
 Step = tuple[str, str, Mapping[str, str] | None, str | None]
-"""A button: name, icon, the parameters of the address that it sets (None: disabled), and its key on the keyboard."""
+"""A button: name, icon, the parameters of the address that it sets (None: disabled), and its key on
+the keyboard.
+"""
 
 
-def draw_steps(key: str, steps: Sequence[Step], position: str, kind: Literal["secondary", "tertiary"]) -> None:
+def draw_steps(
+    key: str, steps: Sequence[Step], position: str, kind: Literal["secondary", "tertiary"]
+) -> None:
     """Draw buttons to what comes before and after, and the position in words."""
     with frame.row(f"{key}s"):
         for name, icon, to, shortcut in steps:
@@ -165,7 +176,9 @@ def draw_steps(key: str, steps: Sequence[Step], position: str, kind: Literal["se
 
 
 def page_of(runs: Sequence[T], size: int) -> tuple[Sequence[T], Callable[[], None]]:
-    """The page of a long list of runs that the address names, and a function that draws the buttons to other pages."""
+    """The page of a long list of runs that the address names, and a function that draws the buttons
+    to other pages.
+    """
     n_pages, wanted = max(1, -(-len(runs) // size)), query_value(PAGE)
     number = min(max(int(wanted[:6]) if wanted.isdecimal() else 1, 1), n_pages)
     first, last = (number - 1) * size, min(len(runs), number * size)
@@ -174,7 +187,10 @@ def page_of(runs: Sequence[T], size: int) -> tuple[Sequence[T], Callable[[], Non
         if n_pages > 1:
             before = {PAGE: str(number - 1) if number > 2 else ""} if number > 1 else None
             after = {PAGE: str(number + 1)} if number < n_pages else None
-            steps = [("Previous", "chevron_left", before, None), ("Next", "chevron_right", after, None)]
+            steps = [
+                ("Previous", "chevron_left", before, None),
+                ("Next", "chevron_right", after, None),
+            ]
             draw_steps("part", steps, f"{first + 1} to {last} of {len(runs)} runs", "secondary")
 
     return runs[first:last], draw
@@ -187,7 +203,8 @@ _RUNS_RULE = (
 
 
 def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ()) -> None:
-    """Draw the tolerance as a button that opens its two fields, and one of each task that is judged by accuracy.
+    """Draw the tolerance as a button that opens its two fields, and one of each task that is judged
+    by accuracy.
 
     rule: what the verdicts mean by it. results: of the tasks.
     """
@@ -195,29 +212,44 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
     points = f"{allowed.points:g} {'point' if allowed.points == 1 else 'points'}"
     text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {points}"
     row = field_rows(FindSettings)["points"]
-    judged = {each.task: each.own_limit for each in results if each.loss and each.loss.measure == "accuracy"}
+    judged = {
+        each.task: each.own_limit
+        for each in results
+        if each.loss and each.loss.measure == "accuracy"
+    }
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
         tolerance_fields(allowed)
         for task, limit in judged.items():
-            label, changed = f"{widget_label(task)}, points lost at most", partial(_with_task, allowed, task)
+            label, changed = (
+                f"{widget_label(task)}, points lost at most",
+                partial(_with_task, allowed, task),
+            )
             _limit_field(row, label, f"limit-{task}", limit or allowed.points, 0.5, changed)
         frame.note(rule)
 
 
 def tolerance_fields(allowed: Tolerance) -> bool:
-    """Draw the fields of the acceptable word perplexity, as a multiple of dense's, and of the points of accuracy.
+    """Draw the fields of the acceptable word perplexity, as a multiple of dense's, and of the
+    points of accuracy.
 
     Returns whether both values are possible; one that is not stays in its field, over the reason.
     """
     possible = []
     for name, value, step in (("ratio", allowed.ratio, 0.05), ("points", allowed.points, 0.5)):
         row = field_rows(FindSettings)[name]
-        possible.append(_limit_field(row, row.label, f"chosen-{row.key}", value, step, partial(_limit, row.key)))
+        possible.append(
+            _limit_field(row, row.label, f"chosen-{row.key}", value, step, partial(_limit, row.key))
+        )
     return all(possible)
 
 
 def _limit_field(
-    row: FieldRow, label: str, key: str, value: float, step: float, changed: Callable[[float], Mapping[str, str]]
+    row: FieldRow,
+    label: str,
+    key: str,
+    value: float,
+    step: float,
+    changed: Callable[[float], Mapping[str, str]],
 ) -> bool:
     """Draw the field of one limit. Returns whether its value is possible.
 
@@ -231,7 +263,8 @@ def _limit_field(
             set_query(changed(st.session_state[key]))
 
     with st.container():
-        # Streamlit keeps a value beyond its own limits to itself, and the page would go on with the former one.
+        # Streamlit keeps a value beyond its own limits to itself, and the page would go on with the
+        # former one.
         shown = "%.2f" if round(value, 2) == value else "%.6g"
         st.number_input(label, step=step, format=shown, key=key, on_change=set_limit)
         if problem := row.problem(st.session_state[key]):

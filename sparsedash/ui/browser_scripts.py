@@ -1,4 +1,6 @@
-"""Charts with their files, and the scripts that pages run in the browser: notices, screen readers, SVG and PNG."""
+"""Charts with their files, and the scripts that pages run in the browser: notices, screen readers,
+SVG and PNG.
+"""
 
 import base64
 import hashlib
@@ -24,7 +26,9 @@ _MENU = """(() => {
   }
   mark();
 })();"""
-"""Streamlit shows in bold alone which link leads to the page itself, and draws the links again as it likes."""
+"""Streamlit shows in bold alone which link leads to the page itself, and draws the links again as
+it likes.
+"""
 _PNG_SCALE = 3
 """Pixels of a PNG for each one on the page, for print."""
 
@@ -38,21 +42,28 @@ _OFFER = {
 
 
 def content_hashes(scripts: list[str]) -> list[str]:
-    """Scripts, and those of this module, as a content security policy names them: the browser runs no others."""
+    """Scripts, and those of this module, as a content security policy names them: the browser runs
+    no others.
+    """
     hashes = (
-        hashlib.sha256(script.encode()).digest() for script in (*scripts, _NOTICES, _CHARTS, _TYPED, _BACK, _MENU)
+        hashlib.sha256(script.encode()).digest()
+        for script in (*scripts, _NOTICES, _CHARTS, _TYPED, _BACK, _MENU)
     )
     return [f"'sha256-{base64.b64encode(found).decode()}'" for found in hashes]
 
 
 def offer_notices() -> None:
-    """Draw the button that asks the browser's permission, or why it is denied. The browser keeps the choice."""
+    """Draw the button that asks the browser's permission, or why it is denied. The browser keeps
+    the choice.
+    """
     button = element("button", type="button", hidden="hidden")
     _run(_NOTICES, button, element("span", role="status"), css="sd-browser-notice", **_OFFER)
 
 
 def notify(title: str, body: str, tag: str) -> None:
-    """Show a browser notice, if the user asked for them. Text may be foreign. tag: one notice of each is shown."""
+    """Show a browser notice, if the user asked for them. Text may be foreign. tag: one notice of
+    each is shown.
+    """
     css = "sd-browser-notice sd-unseen"
     _run(_NOTICES, css=css, data_title=visible(title), data_body=visible(body), data_tag=tag)
 
@@ -84,9 +95,14 @@ def mark_current_page(title: str) -> None:
 
 
 def show_chart(
-    figure: object, name: str, alt: str, key: str, on_select: Callable[[], None] | Literal["rerun", "ignore"] = "rerun"
+    figure: object,
+    name: str,
+    alt: str,
+    key: str,
+    on_select: Callable[[], None] | Literal["rerun", "ignore"] = "rerun",
 ) -> list[Any]:
-    """Draw a chart with its downloads as SVG and PNG. Returns the points that were pressed, where that reruns the page.
+    """Draw a chart with its downloads as SVG and PNG. Returns the points that were pressed, where
+    that reruns the page.
 
     name: of its files, without their ending.
     """
@@ -106,7 +122,13 @@ def show_chart(
         selection_mode="points",
     )
     buttons = [
-        element("button", escape(form.upper()), type="button", value=form, aria_label=f"The chart as {form.upper()}")
+        element(
+            "button",
+            escape(form.upper()),
+            type="button",
+            value=form,
+            aria_label=f"The chart as {form.upper()}",
+        )
         for form in ("svg", "png")
     ]
     _run(_CHARTS, *buttons, css="sd-take")

@@ -24,8 +24,8 @@ _SHORTEST, _LONGEST = 12, 64
 class ChosenRun:
     """The run that a page is about; every part may be missing.
 
-    key: empty without any run. asked: whether the address names it. run: as far as it is stored. job: the live one, or
-    else the newest.
+    key: empty without any run. asked: whether the address names it. run: as far as it is stored.
+    job: the live one, or else the newest.
     """
 
     key: str
@@ -35,18 +35,24 @@ class ChosenRun:
 
 
 def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
-    """The run that the address names; else the newest result, the next run under way, or the run that ended last.
+    """The run that the address names; else the newest result, the next run under way, or the run
+    that ended last.
 
     The menu's links lead to it, too. runs: the results that the page can show, newest first.
     """
-    jobs = [*jobs_under_way(backend, but=""), *(job for job in backend.jobs(JOBS_LISTED) if job.makes_run)]
+    jobs = [
+        *jobs_under_way(backend, but=""),
+        *(job for job in backend.jobs(JOBS_LISTED) if job.makes_run),
+    ]
     asked = _whole_key(backend, jobs, address_bar.query_value(navigation.RUN))
     # A job that is done has left its run among these, unless that was deleted.
     without_run = [job for job in jobs if job.state != "done"]
     key = asked or next(iter([*(run.key for run in runs), *(job.key for job in without_run)]), "")
     run = backend.run(key) if key else None
     navigation.adopt_search_tolerance(run.find if run else None)
-    job = next((job for job in jobs if job.key == key), None) or (backend.newest_job(key) if key else None)
+    job = next((job for job in jobs if job.key == key), None) or (
+        backend.newest_job(key) if key else None
+    )
     job = job if job is not None and job.makes_run else None
     found = ChosenRun(key=key, asked=bool(asked), run=run, job=job)
     navigation.remember({navigation.RUN: key if found.run or found.job else ""})
@@ -55,16 +61,24 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
 
 
 def _whole_key(backend: Backend, jobs: Sequence[Job], asked: str) -> str:
-    """The key of the one run that begins like this, as the shell prints it; `asked` itself where there is none."""
+    """The key of the one run that begins like this, as the shell prints it; `asked` itself where
+    there is none.
+    """
     if not _SHORTEST <= len(asked) < _LONGEST:
         return asked
-    keys = {*(run.key for run in backend.runs()), *(job.key for job in jobs), *backend.damaged_runs()}
+    keys = {
+        *(run.key for run in backend.runs()),
+        *(job.key for job in jobs),
+        *backend.damaged_runs(),
+    }
     found = [key for key in keys if key.startswith(asked)]
     return found[0] if len(found) == 1 else asked
 
 
 def choose_record(found: RunResults) -> Record:
-    """Draw the choice among the run's sparse models; the one that the answer names unless the address names another."""
+    """Draw the choice among the run's sparse models; the one that the answer names unless the
+    address names another.
+    """
     sparse = {name: record for name, record in found.records.items() if record.pruned}
     names = {name: name for name in sparse}
     # Until the first model is pruned there may be quantised ones alone.
@@ -78,7 +92,9 @@ def link_to_export(run: str, name: str) -> None:
 
 
 def show_example_note(run: Run | None) -> None:
-    """Draw that the run is the example, and the link to the form with its settings; nothing for other runs."""
+    """Draw that the run is the example, and the link to the form with its settings; nothing for
+    other runs.
+    """
     if run is None or not (said := example_words(run, brief=True)):
         return
     with frame.row("example"):
@@ -87,7 +103,9 @@ def show_example_note(run: Run | None) -> None:
 
 
 def show_incomplete(what: str, resume: Callable[[], object] | None = None) -> None:
-    """Draw what is missing of a run, in words; nothing where nothing is. resume: draws a button for it."""
+    """Draw what is missing of a run, in words; nothing where nothing is. resume: draws a button for
+    it.
+    """
     if not what:
         return
     with st.container(gap="xsmall"):

@@ -1,4 +1,6 @@
-"""Two models' answers to a task, of another program or of a run, question by question: filters, choices, texts."""
+"""Two models' answers to a task, of another program or of a run, question by question: filters,
+choices, texts.
+"""
 
 from collections import Counter
 
@@ -7,7 +9,12 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting.html import Html, Table, element, escape, paragraph
 from sparsedash.reporting.record_pair import KINDS, Kind, end_of, mark_divergence
-from sparsedash.reporting.task_report import answer_text, questions_by_kind, right_choice, target_text
+from sparsedash.reporting.task_report import (
+    answer_text,
+    questions_by_kind,
+    right_choice,
+    target_text,
+)
 from sparsedash.reporting.task_words import tasks_sentence
 from sparsedash.reporting.wording import likelihood, quantity
 from sparsedash.schema.question_records import AnsweredQuestion
@@ -47,7 +54,9 @@ def show_run_questions(backend: Backend, run: Run) -> None:
         frame.note("The run adds them model by model. Resume it if it has ended.")
         return
     place, names = st.container(), {name: name for name in judged}
-    name = address_bar.select(RIGHT, "Sparse model", names, next(iter(names)), along=_FORGET, noun="model")
+    name = address_bar.select(
+        RIGHT, "Sparse model", names, next(iter(names)), along=_FORGET, noun="model"
+    )
     _show(judged[name], name, name, place)
     with frame.row():
         frame.link("overview", "Back to all tasks", run=run.key, **{RIGHT: name})
@@ -58,7 +67,9 @@ def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -
     by_task = {result.task: result for result in judged.results}
     choosing, filtering, slicing = st.columns(3)
     with choosing:
-        task = address_bar.select(TASK, "Task", {name: name for name in by_task}, next(iter(by_task)), along=_FORGET)
+        task = address_bar.select(
+            TASK, "Task", {name: name for name in by_task}, next(iter(by_task)), along=_FORGET
+        )
     result = by_task[task]
     with place:
         frame.opening(tasks_sentence(name, [result]))
@@ -69,7 +80,9 @@ def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -
     chosen = ""
     if len(titles) > 1:
         with slicing:
-            chosen = address_bar.select(SLICE, "Slice", titles, "", along={KIND: "", QUESTION: ""}, noun="slice")
+            chosen = address_bar.select(
+                SLICE, "Slice", titles, "", along={KIND: "", QUESTION: ""}, noun="slice"
+            )
     kinds = {
         kind: [i for i in places if not chosen or chosen in slices[i]]
         for kind, places in questions_by_kind(result).items()
@@ -78,7 +91,9 @@ def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -
     titles = {kind: f"{KINDS[kind]} · {len(found):,}" for kind, found in kinds.items() if found}
     with filtering:
         kind = address_bar.select(KIND, "Answers", titles, usual, along={QUESTION: ""}, noun="kind")
-    _show_question(result, next(found for each, found in kinds.items() if each == kind), (TITLES[DENSE], title))
+    _show_question(
+        result, next(found for each, found in kinds.items() if each == kind), (TITLES[DENSE], title)
+    )
 
 
 _FORGET = {SLICE: "", KIND: "", QUESTION: ""}
@@ -97,7 +112,10 @@ def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str
     def query(n: int) -> dict[str, str] | None:
         return {QUESTION: str(places[n] + 1)} if 0 <= n < len(places) else None
 
-    steps = [("Previous", "chevron_left", query(at - 1), "K"), ("Next", "chevron_right", query(at + 1), "J")]
+    steps = [
+        ("Previous", "chevron_left", query(at - 1), "K"),
+        ("Next", "chevron_right", query(at + 1), "J"),
+    ]
     address_bar.draw_steps("step", steps, f"{at + 1:,} of {len(places):,}", "secondary")
     dense, other = result.pair.questions[places[at]]
     title = " · ".join([f"Question {places[at] + 1:,}", *_slices(dense)])
@@ -105,7 +123,9 @@ def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str
     text = element("p", escape(context), css="sd-passage")
     frame.show(
         element("h2", escape(title), css="sd-muted sd-small sd-passage-number"),
-        element("div", text, css="sd-reader", role="region", aria_label="The question", tabindex="0"),
+        element(
+            "div", text, css="sd-reader", role="region", aria_label="The question", tabindex="0"
+        ),
     )
     frame.show(_beside(dense, other, titles))
     if dense.right is not None:
@@ -130,7 +150,9 @@ def _beside(dense: AnsweredQuestion, other: AnsweredQuestion, titles: tuple[str,
             paragraph(_verdict(question), css="sd-muted"),
             css=f"sd-answer {css}",
         )
-        for title, css, text, question in zip(titles, ("sd-dense", "sd-sparse"), texts, (dense, other), strict=True)
+        for title, css, text, question in zip(
+            titles, ("sd-dense", "sd-sparse"), texts, (dense, other), strict=True
+        )
     ]
     return element("div", *sections, css="sd-answers")
 
@@ -138,7 +160,11 @@ def _beside(dense: AnsweredQuestion, other: AnsweredQuestion, titles: tuple[str,
 def _verdict(question: AnsweredQuestion) -> str:
     if question.right is None:
         return ""
-    found = f" · answer found: {question.answer}" if question.answer and question.answer != question.text else ""
+    found = (
+        f" · answer found: {question.answer}"
+        if question.answer and question.answer != question.text
+        else ""
+    )
     return f"{'✓ right' if question.right else '✕ wrong'}{found}"
 
 
@@ -148,7 +174,10 @@ def _document_words(question: AnsweredQuestion) -> str:
 
 def _choices(dense: AnsweredQuestion, other: AnsweredQuestion, titles: tuple[str, str]) -> Table:
     """Every choice with both models' probabilities."""
-    right, logs = right_choice(dense), list(zip(choice_logs(dense), choice_logs(other), strict=True))
+    right, logs = (
+        right_choice(dense),
+        list(zip(choice_logs(dense), choice_logs(other), strict=True)),
+    )
     rows = [
         [f"{choice.text.strip()}{' ✓' if i == right else ''}", *map(likelihood, logs[i])]
         for i, choice in enumerate(dense.choices)

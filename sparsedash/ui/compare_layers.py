@@ -1,4 +1,6 @@
-"""What each layer of a sparse model lost: sentence, at most three numbers, chart, tables of losses and sizes."""
+"""What each layer of a sparse model lost: sentence, at most three numbers, chart, tables of losses
+and sizes.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -35,8 +37,12 @@ _LOSSES = {
 """Fields of the record by the names of their columns."""
 
 
-def show_layers_of(backend: Backend, chosen: ChosenRun, found: RunResults, runs: Sequence[Run]) -> None:
-    """Draw the layers of one sparse model of the run, with the choice of both. runs: those that can be chosen."""
+def show_layers_of(
+    backend: Backend, chosen: ChosenRun, found: RunResults, runs: Sequence[Run]
+) -> None:
+    """Draw the layers of one sparse model of the run, with the choice of both. runs: those that can
+    be chosen.
+    """
     answer = st.container()
     left, right = st.columns(2)
     with left:
@@ -67,12 +73,20 @@ def _show_layers(made: Pruned, stem: str) -> None:
         numbers = _numbers(made)
         if numbers:
             frame.show(cards(numbers))
-        show_chart(layers_chart(made, frame.theme()), f"{stem}-layers", layers_sentence(made), "layers", "ignore")
+        show_chart(
+            layers_chart(made, frame.theme()),
+            f"{stem}-layers",
+            layers_sentence(made),
+            "layers",
+            "ignore",
+        )
     if made.healed:
         before = "" if made.method.takes_layers else " All losses of layers are those before it."
         frame.note(f"Healed: {wording.healing_words(made.healed)}.{before}")
     if made.quantised:
-        types = wording.first_upper(wording.tensor_types(made.quantised.tensors, made.quantised.fell_back))
+        types = wording.first_upper(
+            wording.tensor_types(made.quantised.tensors, made.quantised.fell_back)
+        )
         frame.note(f"{types}. All losses of layers are those before.")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made, stem))
@@ -95,12 +109,20 @@ def layers_sentence(made: Pruned) -> str:
         return "No channel was removed: every layer is dense's, quantised."
     if made.method.takes_layers:
         gone = [str(index) for index, width in enumerate(made.widths, 1) if not width]
-        name = f"{'Layers' if len(gone) > 1 else 'Layer'} {wording.and_join(gone)}" if gone else "No layer"
+        name = (
+            f"{'Layers' if len(gone) > 1 else 'Layer'} {wording.and_join(gone)}"
+            if gone
+            else "No layer"
+        )
         return f"{name} of {len(made.widths)} {'is' if len(gone) < 2 else 'are'} gone, attention and MLP."
     elsewhere = layer_mismatch(made)
-    held_out = median_error_ratio(_of_cut(made, made.held_out_errors), _of_cut(made, made.layer_errors))
+    held_out = median_error_ratio(
+        _of_cut(made, made.held_out_errors), _of_cut(made, made.layer_errors)
+    )
     if elsewhere is not None and elsewhere >= MISMATCH_ALARM:
-        more = f"half of the layers lose at least {elsewhere:.1f} times as much on the passages as on"
+        more = (
+            f"half of the layers lose at least {elsewhere:.1f} times as much on the passages as on"
+        )
         if not made.held_out_errors:
             return f"The calibration text is too short, or unlike the passages: {more} it."
         return f"The calibration text is unlike the passages: {more} held-out calibration text."
@@ -109,7 +131,9 @@ def layers_sentence(made: Pruned) -> str:
             f"Overfitted to the calibration text: half of the layers lose at least {held_out:.1f} times as much on "
             "held-out text. Calibrate on more text."
         )
-    errors, where = (made.layer_errors, "") if made.layer_errors else (made.passage_errors, " on the passages")
+    errors, where = (
+        (made.layer_errors, "") if made.layer_errors else (made.passage_errors, " on the passages")
+    )
     if not errors:
         return "The loss of the layers was not measured."
     worst = max(range(len(errors)), key=lambda i: errors[i])
@@ -137,7 +161,11 @@ def _cut_words(made: Pruned) -> str:
     n = len(_cut(made))
     if n == 1:
         return "the one layer that was cut"
-    return "the layers" if n == len(made.widths) else f"the {n} layers that were cut ({len(made.widths)} in all)"
+    return (
+        "the layers"
+        if n == len(made.widths)
+        else f"the {n} layers that were cut ({len(made.widths)} in all)"
+    )
 
 
 def _basis(record: Record, made: Pruned) -> str:
@@ -154,7 +182,10 @@ def _layers_table(made: Pruned, stem: str) -> Table:
     rows = list[list[Cell]]()
     losses = {name: found for name, field in _LOSSES.items() if (found := getattr(made, field))}
     for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True)):
-        kept, removed = f"{width:,} of {dense:,}" if width else "gone, with its attention", 1 - width / dense
+        kept, removed = (
+            f"{width:,} of {dense:,}" if width else "gone, with its attention",
+            1 - width / dense,
+        )
         row = [
             Cell("Layer", str(i + 1), {"layer": i + 1}),
             Cell("Channels kept", kept, {"channels_kept": width, "channels_dense": dense}),
@@ -166,10 +197,19 @@ def _layers_table(made: Pruned, stem: str) -> Table:
         if made.lost_without and made.layer_errors:
             without, fitted = made.lost_without[i], made.layer_errors[i]
             row.append(
-                Cell("Recovered by compensation", wording.percent(1 - fitted / without, 0) if without > 0 else "")
+                Cell(
+                    "Recovered by compensation",
+                    wording.percent(1 - fitted / without, 0) if without > 0 else "",
+                )
             )
         if made.alone:
-            row.append(Cell("Divergence alone, nats", f"{made.alone[i]:.4f}", {"divergence_alone_nats": made.alone[i]}))
+            row.append(
+                Cell(
+                    "Divergence alone, nats",
+                    f"{made.alone[i]:.4f}",
+                    {"divergence_alone_nats": made.alone[i]},
+                )
+            )
         rows.append(row)
     of_what = "the MLP's" if made.method.takes_channels else "the projections'"
     caption = (
@@ -180,17 +220,23 @@ def _layers_table(made: Pruned, stem: str) -> Table:
 
 
 def _numbers(made: Pruned) -> list[Html]:
-    """Figure cards of medians over the layers that were cut; a ratio of errors is a median of its own."""
+    """Figure cards of medians over the layers that were cut; a ratio of errors is a median of its
+    own.
+    """
     of_cut = partial(_of_cut, made)
     fitted, without = of_cut(made.layer_errors), of_cut(made.lost_without)
     shares = [1 - error / raw for raw, error in zip(without, fitted, strict=False) if raw > 0]
     held_out, passages = (
-        median_error_ratio(of_cut(each), fitted) for each in (made.held_out_errors, made.passage_errors)
+        median_error_ratio(of_cut(each), fitted)
+        for each in (made.held_out_errors, made.passage_errors)
     )
     more = {
-        "Lost on calibration text": held_out and f"{held_out:.2f}{wording.NBSP}× as much on held-out text",
-        "Lost on the passages": passages and f"{passages:.2f}{wording.NBSP}× that on calibration text",
-        "Without compensation": shares and f"compensation recovered {wording.percent(median(shares), 0)} of it",
+        "Lost on calibration text": held_out
+        and f"{held_out:.2f}{wording.NBSP}× as much on held-out text",
+        "Lost on the passages": passages
+        and f"{passages:.2f}{wording.NBSP}× that on calibration text",
+        "Without compensation": shares
+        and f"compensation recovered {wording.percent(median(shares), 0)} of it",
     }
     drawn = []
     for name, field in _LOSSES.items():
@@ -199,16 +245,22 @@ def _numbers(made: Pruned) -> list[Html]:
             ends = wording.percent(min(errors)), wording.percent(max(errors))
             reach = f"median of {_cut_words(made)}; from {ends[0]} to {ends[1]}"
             beside = f"{more[name]}; median of each layer's own" if more.get(name) else ""
-            drawn.append(card(name, wording.percent(median(errors)), reach, beside, css="sd-sparse"))
+            drawn.append(
+                card(name, wording.percent(median(errors)), reach, beside, css="sd-sparse")
+            )
     return drawn
 
 
 def _show_shapes(backend: Backend, record: Record, stem: str) -> None:
-    """Draw the table of shapes and bytes before and after, or why there is none. stem: of its file's name."""
+    """Draw the table of shapes and bytes before and after, or why there is none. stem: of its
+    file's name.
+    """
     made, shape = record.pruned, backend.model_shape(record)
     assert made is not None, "the page shows sparse models"
     with st.expander("Shapes and bytes, before and after"):
         if shape is None or not block_shapes(shape, made):
-            frame.note("The layer sizes are known once a run or a prompt has loaded this model again.")
+            frame.note(
+                "The layer sizes are known once a run or a prompt has loaded this model again."
+            )
             return
         frame.show_table(shapes_table(shape, made, record.dtype, stem))

@@ -1,4 +1,6 @@
-"""One passage or prompt: both models' answers, the heat strip of how far they differ, and their continuations."""
+"""One passage or prompt: both models' answers, the heat strip of how far they differ, and their
+continuations.
+"""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -26,7 +28,12 @@ from sparsedash.reporting.html import (
     visible,
     widget_label,
 )
-from sparsedash.reporting.job_status import job_activity, job_announcement, job_progress_words, stage_facts
+from sparsedash.reporting.job_status import (
+    job_activity,
+    job_announcement,
+    job_progress_words,
+    stage_facts,
+)
 from sparsedash.reporting.passage_analysis import change_words, first_choices
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, SIDES, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_reports import sampling_words
@@ -55,7 +62,14 @@ _PROMPT, _ALL = "own-prompt", "own-all"
 _ROWS = field_rows(ContinuationSettings)
 _DRAWS = "0: greedy decoding. Above 0 all models sample with the same random numbers, so that only the models differ."
 _SETTINGS: dict[str, tuple[Any, ...]] = {
-    "temperature_percent": ("Temperature", 0.0, _ROWS["temperature_percent"].high / 100, 0.0, 0.1, _DRAWS),
+    "temperature_percent": (
+        "Temperature",
+        0.0,
+        _ROWS["temperature_percent"].high / 100,
+        0.0,
+        0.1,
+        _DRAWS,
+    ),
     "seed": ("Seed", 0, _ROWS["seed"].high, 0, 1, "Another seed samples other words."),
     "n_tokens": ("Tokens to write", 1, _ROWS["n_tokens"].high, _ROWS["n_tokens"].default, 1, None),
 }
@@ -65,7 +79,9 @@ _AT_FIRST = 5
 
 
 def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
-    """Draw the continuations of the context as far as they are, or the button that asks for them."""
+    """Draw the continuations of the context as far as they are, or the button that asks for
+    them.
+    """
     try:
         request = ContinuationSettings(left=pair.left.key, right=pair.right.key, prompt=context)
     except SettingsError as error:
@@ -76,17 +92,25 @@ def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
         return
     job = backend.newest_job(request.key())
     # A job that is done has left a result; without one, somebody has cleared the store.
-    if backend.result(Continuation, request.key()) is not None or (job is not None and job.state != "done"):
+    if backend.result(Continuation, request.key()) is not None or (
+        job is not None and job.state != "done"
+    ):
         frame.section("Continued by both models")
         _show_written(backend, pair, request, {})
         return
     about = f"Both models continue the passage by {request.n_tokens} tokens, greedily."
     submit = partial(backend.submit, request)
-    frame.action_button("Continue with both models", submit, key="continue", icon="edit_note", help=about)
+    frame.action_button(
+        "Continue with both models", submit, key="continue", icon="edit_note", help=about
+    )
 
 
-def _show_written(backend: Backend, pair: Pair, request: ContinuationSettings, names: Mapping[str, str]) -> None:
-    """Draw what was or is being written. names: of the further models that write, by their records' keys."""
+def _show_written(
+    backend: Backend, pair: Pair, request: ContinuationSettings, names: Mapping[str, str]
+) -> None:
+    """Draw what was or is being written. names: of the further models that write, by their records'
+    keys.
+    """
     others = [names.get(key, key[:8]) for key in request.others]
     job, stored = backend.newest_job(request.key()), backend.written(request)
     if job is not None and job.live and (stored is None or stored.stopped):
@@ -126,7 +150,9 @@ def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: 
     with st.container(key=f"writing-{job.id}", gap="small"):
         with frame.row():
             frame.show(element("p", escape(progress), css="sd-progress"))
-            frame.action_button("Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=job.stopping)
+            frame.action_button(
+                "Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=job.stopping
+            )
         _draw_growing(pair, others, job)
     browser_scripts.announce(job_announcement(backend, job))
 
@@ -134,11 +160,15 @@ def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: 
 def _draw_growing(pair: Pair, others: Sequence[str], job: Job) -> None:
     """All texts under their models' names, with a sign in place of one to come."""
     texts = job.progress.texts or ("", "")
-    _draw_texts(pair, others, [escape(text.strip() or "…") for text in texts], "sd-written sd-growing")
+    _draw_texts(
+        pair, others, [escape(text.strip() or "…") for text in texts], "sd-written sd-growing"
+    )
 
 
 def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> None:
-    """All texts, each with a mark where it diverges from the left model's; among two also the left one."""
+    """All texts, each with a mark where it diverges from the left model's; among two also the left
+    one.
+    """
     left, right, *more = map(readable, texts)
     alone = pair.hidden or not others
     both = mark_divergence(left, right)
@@ -156,7 +186,8 @@ def _draw_texts(pair: Pair, others: Sequence[str], texts: Sequence[Html], css: s
 
 
 def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
-    """Draw the run's prompts, the field of another with its settings, and those tried with these two, newest first.
+    """Draw the run's prompts, the field of another with its settings, and those tried with these
+    two, newest first.
 
     All models of the run can write at once.
     """
@@ -166,7 +197,10 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         if key not in (pair.left.key, pair.right.key)
     }
     left, right, others = pair.left.key, pair.right.key, tuple(names)[:MOST_OTHERS]
-    of_run = [ContinuationSettings(left=left, right=right, others=others, prompt=each) for each in run.settings.prompts]
+    of_run = [
+        ContinuationSettings(left=left, right=right, others=others, prompt=each)
+        for each in run.settings.prompts
+    ]
     if written := [request for request in of_run if backend.written(request) is not None]:
         with st.expander("What the models of this run write"):
             for request in written:
@@ -176,7 +210,9 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         frame.note(_NOT_HERE)
         return
     about = "All models continue it at the same time."
-    st.text_area("Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about)
+    st.text_area(
+        "Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about
+    )
     if names:
         about = "Off: only the two that are compared. These start first; each other one starts once it is rebuilt."
         st.toggle(f"All {len(names) + 2} models of the run", value=True, key=_ALL, help=about)
@@ -186,12 +222,19 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
             column.number_input(label, low, high, usual, step, key=f"own-{name}", help=help_text)
 
     def submit() -> None:
-        """Submit the prompt and put it at the head of the list. Raises SettingsError for one that is empty or long."""
+        """Submit the prompt and put it at the head of the list. Raises SettingsError for one that
+        is empty or long.
+        """
         state = st.session_state
         values = {name: state.get(f"own-{name}", row[3]) for name, row in _SETTINGS.items()}
-        values |= {"temperature_percent": round(100 * values["temperature_percent"]), "prompt": state.get(_PROMPT, "")}
+        values |= {
+            "temperature_percent": round(100 * values["temperature_percent"]),
+            "prompt": state.get(_PROMPT, ""),
+        }
         others = tuple(names) if state.get(_ALL, False) else ()
-        request = ContinuationSettings(left=pair.left.key, right=pair.right.key, others=others, **values)
+        request = ContinuationSettings(
+            left=pair.left.key, right=pair.right.key, others=others, **values
+        )
         if backend.written(request) is None:
             backend.submit(request)
         backend.user_data.keep_prompt(request)
@@ -206,15 +249,24 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         with st.container(border=True, key=f"tried-{request.key()[:16]}"):
             _show_prompt(backend, pair, request, names, blind=blind)
             drop, key = partial(backend.user_data.drop_prompt, request), f"remove-{request.key()}"
-            frame.action_button("Remove from the list", drop, key=key, icon="close", kind="tertiary")
+            frame.action_button(
+                "Remove from the list", drop, key=key, icon="close", kind="tertiary"
+            )
     if not show_all:
         frame.show_all(len(tried), "all-prompts")
 
 
 def _show_prompt(
-    backend: Backend, pair: Pair, request: ContinuationSettings, names: Mapping[str, str], *, blind: bool
+    backend: Backend,
+    pair: Pair,
+    request: ContinuationSettings,
+    names: Mapping[str, str],
+    *,
+    blind: bool,
 ) -> None:
-    """Draw a prompt and what was written after it; blind: with hidden sides until they are judged."""
+    """Draw a prompt and what was written after it; blind: with hidden sides until they are
+    judged.
+    """
     text = element("p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage")
     frame.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
     of_prompt = sides(backend, pair, request.key(), blind)
@@ -225,9 +277,13 @@ def _show_prompt(
 
 
 LEVELS = (0.01, 0.05, 0.2, 0.8)
-"""Nats from which a token is drawn one step stronger; the same for every passage, so that passages can be compared."""
+"""Nats from which a token is drawn one step stronger; the same for every passage, so that passages
+can be compared.
+"""
 LARGEST, SHOWN_PLACES = 20, 3_000
-"""Tokens with their number in reach of the keyboard; and those that are drawn, from the end of the passage."""
+"""Tokens with their number in reach of the keyboard; and those that are drawn, from the end of the
+passage.
+"""
 SHOWN_CHARACTERS = 20_000
 """A longer context is shown from its end, where the target stands."""
 ROWS = 12
@@ -235,8 +291,12 @@ ROWS = 12
 _MOST_LETTERS = 40
 
 
-def show_passage(backend: Backend, shown: Shown, passages: Passages | None, at: int, *, blind: bool) -> None:
-    """Draw the passage at this place under the buttons to the others; blind: hidden sides until it is judged."""
+def show_passage(
+    backend: Backend, shown: Shown, passages: Passages | None, at: int, *, blind: bool
+) -> None:
+    """Draw the passage at this place under the buttons to the others; blind: hidden sides until it
+    is judged.
+    """
     steps = [
         ("Previous", "chevron_left", shown.query(at - 1), "K"),
         ("Next", "chevron_right", shown.query(at + 1), "J"),
@@ -259,17 +319,31 @@ def show_passage(backend: Backend, shown: Shown, passages: Passages | None, at: 
 
 
 def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
-    """The context with its target, and both answers; while the sides are hidden, without what tells which is right."""
+    """The context with its target, and both answers; while the sides are hidden, without what tells
+    which is right.
+    """
     left, right = pair.outcomes(position)
-    frame.show(element("h2", escape(f"Passage {left.index + 1:,}"), css="sd-muted sd-small sd-passage-number"))
+    frame.show(
+        element(
+            "h2", escape(f"Passage {left.index + 1:,}"), css="sd-muted sd-small sd-passage-number"
+        )
+    )
     if passages is None:
-        frame.note("The text of this passage is no longer stored. Run again with the same settings to restore it.")
+        frame.note(
+            "The text of this passage is no longer stored. Run again with the same settings to restore it."
+        )
     else:
         context = end_of(passages.contexts[position], SHOWN_CHARACTERS)
-        target = escape("…") if pair.hidden else element("span", escape(left.target), css="sd-target")
+        target = (
+            escape("…") if pair.hidden else element("span", escape(left.target), css="sd-target")
+        )
         text = element("p", escape(context), Html(" "), target, css="sd-passage")
         # On a phone it scrolls in itself, from its end, where the target stands.
-        frame.show(element("div", text, css="sd-reader", role="region", aria_label="The passage", tabindex="0"))
+        frame.show(
+            element(
+                "div", text, css="sd-reader", role="region", aria_label="The passage", tabindex="0"
+            )
+        )
     frame.show(pair.beside(_answer(left, pair.hidden), _answer(right, pair.hidden)))
     if pair.hidden:
         return
@@ -278,39 +352,60 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
     frame.offer_table(choices)
     if len(left.tokens) > 1 and [t.text for t in left.tokens] == [t.text for t in right.tokens]:
         rows = [
-            [one.text, *(f"{wording.likelihood(t.log_likelihood)}, rank {t.rank:,}" for t in (one, other))]
+            [
+                one.text,
+                *(f"{wording.likelihood(t.log_likelihood)}, rank {t.rank:,}" for t in (one, other)),
+            ]
             for one, other in zip(left.tokens, right.tokens, strict=True)
         ]
         data = [
             {"token": one.text}
-            | {f"{side}_log_likelihood_nats": t.log_likelihood for side, t in zip(SIDES, (one, other), strict=True)}
+            | {
+                f"{side}_log_likelihood_nats": t.log_likelihood
+                for side, t in zip(SIDES, (one, other), strict=True)
+            }
             | {f"{side}_rank": t.rank for side, t in zip(SIDES, (one, other), strict=True)}
             for one, other in zip(left.tokens, right.tokens, strict=True)
         ]
-        caption, firsts = "The right word token by token, each given the ones before", [token(row[0]) for row in rows]
+        caption, firsts = (
+            "The right word token by token, each given the ones before",
+            [token(row[0]) for row in rows],
+        )
         head = ["Token", *pair.titles]
-        frame.show_table(Table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem))
+        frame.show_table(
+            Table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem)
+        )
 
 
 def _answer(outcome: Outcome, hidden: bool) -> Html:
-    """The answer; unless it is hidden, whether it is right, and the right word's probability and rank."""
+    """The answer; unless it is hidden, whether it is right, and the right word's probability and
+    rank.
+    """
     right, text = outcome.last_word_right, escape(readable(outcome.answer))
     if hidden:
         return element("p", text, css="sd-word")
     sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
     ranks = wording.and_join([f"{t.rank:,}" for t in outcome.tokens])
     rank = f"{wording.plural(len(outcome.tokens), 'rank')} {ranks}"
-    verdict = element("span", element("span", escape(sign), css="sd-sign"), escape(f" {word}"), css=f"{css} sd-verdict")
+    verdict = element(
+        "span",
+        element("span", escape(sign), css="sd-sign"),
+        escape(f" {word}"),
+        css=f"{css} sd-verdict",
+    )
     return join(
         element("p", text, Html(" "), verdict, css="sd-word"),
         paragraph(
-            f"{quoted(outcome.target)} gets {wording.likelihood(outcome.log_likelihood)}, {rank}", css="sd-muted"
+            f"{quoted(outcome.target)} gets {wording.likelihood(outcome.log_likelihood)}, {rank}",
+            css="sd-muted",
         ),
     )
 
 
 def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
-    """Draw the heat strip where it is stored, else the job that computes it, else the button that asks for it."""
+    """Draw the heat strip where it is stored, else the job that computes it, else the button that
+    asks for it.
+    """
     try:
         request = DivergenceSettings(left=pair.left.key, right=pair.right.key, text=text)
     except SettingsError as error:
@@ -348,31 +443,51 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
                 f"{places[i].nats:.2f} nats: {left}, {right}",
                 f"sd-heat sd-heat-{bisect_right(LEVELS, places[i].nats)}",
             )
-            reach = {"data_tip": tip, "tabindex": "0", "role": "img", "aria_label": f"{text}: {tip}"}
-            spans.append(element("span", escape(text), css=css, title=tip, **(reach if i in largest else {})))
+            reach = {
+                "data_tip": tip,
+                "tabindex": "0",
+                "role": "img",
+                "aria_label": f"{text}: {tip}",
+            }
+            spans.append(
+                element("span", escape(text), css=css, title=tip, **(reach if i in largest else {}))
+            )
     bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
-    legend = [element("span", escape(words), css=f"sd-heat sd-heat-{step}") for step, words in enumerate(bounds)]
+    legend = [
+        element("span", escape(words), css=f"sd-heat sd-heat-{step}")
+        for step, words in enumerate(bounds)
+    ]
     frame.remark(
         "The thicker the line under a token, the further apart the two predictions. Point at a token for its number; "
         "Tab reaches the twenty largest, which the table lists."
     )
     frame.show(
         element("p", *legend, css="sd-heat-legend"),
-        element("p", escape("… " if skipped else found.opening), join(*spans), css="sd-passage sd-strip"),
+        element(
+            "p", escape("… " if skipped else found.opening), join(*spans), css="sd-passage sd-strip"
+        ),
     )
     caption = (
         f"The {len(largest)} largest of {n:,} tokens: KL({pair.left_name} ‖ {pair.right_name}) of the two "
         "predictions, in nats. 0: identical. Swap the models for the other direction."
     )
     head = ["Token", "Nats", f"{pair.left_name} predicts", f"{pair.right_name} predicts"]
-    said = [[_quoted(text) for text in (places[i].text, places[i].left, places[i].right)] for i in largest]
-    rows = [[text, f"{places[i].nats:.2f}", *both] for i, (text, *both) in zip(largest, said, strict=True)]
+    said = [
+        [_quoted(text) for text in (places[i].text, places[i].left, places[i].right)]
+        for i in largest
+    ]
+    rows = [
+        [text, f"{places[i].nats:.2f}", *both]
+        for i, (text, *both) in zip(largest, said, strict=True)
+    ]
     data: list[dict[str, Value]] = [
         {"token": at.text, "kl_nats": at.nats, "left_expects": at.left, "right_expects": at.right}
         for at in (places[i] for i in largest)
     ]
     with st.expander("The numbers as a table"):
-        frame.show_table(Table("Where the two models differ", caption, head, rows, data=data, of=pair.stem))
+        frame.show_table(
+            Table("Where the two models differ", caption, head, rows, data=data, of=pair.stem)
+        )
 
 
 def _quoted(text: str) -> str:
@@ -380,24 +495,51 @@ def _quoted(text: str) -> str:
 
 
 def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None:
-    """Draw the page of the table with the passage at this place, a button a passage, and the buttons to other pages."""
+    """Draw the page of the table with the passage at this place, a button a passage, and the
+    buttons to other pages.
+    """
     pair, positions, kind = shown
     first, n = at - at % ROWS, len(positions)
-    names = ["begins with"] if kind is None else ["Right word", pair.left_name, pair.right_name, "Change"]
+    names = (
+        ["begins with"]
+        if kind is None
+        else ["Right word", pair.left_name, pair.right_name, "Change"]
+    )
     heads = (element("span", escape(head)) for head in ("Passage", *names))
     with st.container(key="rows-hidden" if kind is None else "rows", gap=None):
         frame.show(element("div", *heads, css="sd-row-heads", aria_hidden="true"))
         for i, position in enumerate(positions[first : first + ROWS]):
             number = f"{pair.left.outcomes[position].index + 1:,}"
             opening = _short(passages.contexts[position]) if passages else ""
-            cells = f"**{opening}**" if kind is None and opening else _cells(position, pair) if kind else ""
+            cells = (
+                f"**{opening}**"
+                if kind is None and opening
+                else _cells(position, pair)
+                if kind
+                else ""
+            )
             # Marked in its words: a button of another type would be a new one, and lose the focus.
-            label, to = f"{f'`▸ {number}`' if first + i == at else number} {cells}", shown.query(first + i) or {}
-            st.button(label, f"row-{i}", type="tertiary", width="stretch", on_click=address_bar.set_query, args=(to,))
+            label, to = (
+                f"{f'`▸ {number}`' if first + i == at else number} {cells}",
+                shown.query(first + i) or {},
+            )
+            st.button(
+                label,
+                f"row-{i}",
+                type="tertiary",
+                width="stretch",
+                on_click=address_bar.set_query,
+                args=(to,),
+            )
     if n > ROWS:
         before, after = shown.query(first - ROWS), shown.query(first + ROWS)
-        steps = [("Earlier", "arrow_upward", before, None), ("Later", "arrow_downward", after, None)]
-        address_bar.draw_steps("page", steps, f"{first + 1:,} to {min(n, first + ROWS):,} of {n:,}", "tertiary")
+        steps = [
+            ("Earlier", "arrow_upward", before, None),
+            ("Later", "arrow_downward", after, None),
+        ]
+        address_bar.draw_steps(
+            "page", steps, f"{first + 1:,} to {min(n, first + ROWS):,} of {n:,}", "tertiary"
+        )
 
 
 def _short(text: str) -> str:
@@ -407,6 +549,9 @@ def _short(text: str) -> str:
 
 def _cells(position: int, pair: Pair) -> str:
     """The right word, "✓" or "✕" with the wrong answer for each model, and the change."""
-    answers = ["✓" if outcome.last_word_right else f"✕ {_short(outcome.answer)}" for outcome in pair.outcomes(position)]
+    answers = [
+        "✓" if outcome.last_word_right else f"✕ {_short(outcome.answer)}"
+        for outcome in pair.outcomes(position)
+    ]
     target, change = _short(pair.left.outcomes[position].target), signed_nats(-pair.fall(position))
     return f"**{target}** *{answers[0]}* *{answers[1]}* {change}"

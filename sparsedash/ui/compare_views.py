@@ -1,4 +1,6 @@
-"""The compare page around its passages: choices, filters, verdict or blind question, links, downloads."""
+"""The compare page around its passages: choices, filters, verdict or blind question, links,
+downloads.
+"""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -30,14 +32,18 @@ from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import RIGHT, ChosenRun, link_to_export, show_incomplete
 
 OTHER_WORDS, CHANGE = "words", "change"
-"""Parameters of the address: whether only passages with different answers are shown, and a range of changes."""
+"""Parameters of the address: whether only passages with different answers are shown, and a range of
+changes.
+"""
 _OPEN = "choices-open"
 _FIRST_KINDS: tuple[Kind, ...] = ("broke", "fixed", "both-wrong", "both-right", "all")
 """Without a kind in the address, the first of these that has passages is shown."""
 
 
 class Shown(NamedTuple):
-    """The passages to step through, in order. kind: theirs; None on the blind page, where it would show too much."""
+    """The passages to step through, in order. kind: theirs; None on the blind page, where it would
+    show too much.
+    """
 
     pair: Pair
     positions: list[int]
@@ -46,19 +52,28 @@ class Shown(NamedTuple):
     def query(self, at: int) -> dict[str, str] | None:
         """Parameters of the address for the passage at this place; None outside.
 
-        They name the kind again: of two clicks at once, the browser sends the second with the address before the first.
+        They name the kind again: of two clicks at once, the browser sends the second with the
+        address before the first.
         """
         if not 0 <= at < len(self.positions):
             return None
-        return {"filter": self.kind or "", "passage": str(self.pair.left.outcomes[self.positions[at]].index + 1)}
+        return {
+            "filter": self.kind or "",
+            "passage": str(self.pair.left.outcomes[self.positions[at]].index + 1),
+        }
 
 
 def begin_choices() -> DeltaGenerator:
-    """The container of the choices of run, models, search, order and files; on a phone behind one button."""
+    """The container of the choices of run, models, search, order and files; on a phone behind one
+    button.
+    """
     opened = bool(st.session_state.get(_OPEN, False))
     text, icon = ("Close", "close") if opened else ("Choose", "tune")
     with st.container(key="open-choices"):
-        turn, about = partial(st.session_state.update, {_OPEN: not opened}), "Run, models, search, order, files"
+        turn, about = (
+            partial(st.session_state.update, {_OPEN: not opened}),
+            "Run, models, search, order, files",
+        )
         frame.action_button(text, turn, key="open-choices-button", icon=icon, help=about)
     choices = st.container(key="choices")
     with choices:
@@ -77,25 +92,37 @@ def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
         prefix = f"{EXAMPLE_TITLE}: " if run.made_on else ""
         titles[run.key] = f"{prefix}{title}, {wording.moment(run.started_at, frame.zone())}"
     address_bar.select(
-        "run", "Run", record_pair.unique_names(titles), chosen, along={"passage": "", "left": "", "right": ""}
+        "run",
+        "Run",
+        record_pair.unique_names(titles),
+        chosen,
+        along={"passage": "", "left": "", "right": ""},
     )
 
 
 def choose_pair(backend: Backend, found: RunResults, runs: Sequence[Run]) -> Pair | None:
-    """Draw the choices of two records over the same passages, also of other runs; None where a chosen one is lost.
+    """Draw the choices of two records over the same passages, also of other runs; None where a
+    chosen one is lost.
 
     Unless the address names others: dense, and the sparse one that the run's answer names.
     """
     run = found.run
     choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
-    names, addresses = {to: each.name for to, each in choices.items()}, {each.key: to for to, each in choices.items()}
+    names, addresses = (
+        {to: each.name for to, each in choices.items()},
+        {each.key: to for to, each in choices.items()},
+    )
     named = found.headline.key if found.headline is not None else run.sparse[-1]
     columns, below, more = st.columns(2, wrap=False), st.container(), {"passage": ""}
     chosen = []
-    for column, side, usual in zip(columns, ("left", RIGHT), (addresses[run.dense], addresses[named]), strict=True):
+    for column, side, usual in zip(
+        columns, ("left", RIGHT), (addresses[run.dense], addresses[named]), strict=True
+    ):
         with column:
             title = side.capitalize()
-            picked = address_bar.select(side, title, names, usual, along=more, noun="model", said_in=below)
+            picked = address_bar.select(
+                side, title, names, usual, along=more, noun="model", said_in=below
+            )
         chosen.append(choices[picked])
     # Of a model of another run the name says more than can be in a file's.
     left, right = chosen
@@ -104,7 +131,9 @@ def choose_pair(backend: Backend, found: RunResults, runs: Sequence[Run]) -> Pai
 
 
 def search_passages(chosen: Pair, passages: Passages | None) -> Sequence[int]:
-    """Draw the search. Returns the passages that contain its text; all of them while it is empty."""
+    """Draw the search. Returns the passages that contain its text; all of them while it is
+    empty.
+    """
     searched = st.text_input(
         "Search in the passages and answers", key="search", bind=BOUND, max_chars=200, type="search"
     )
@@ -115,19 +144,31 @@ def choose_order() -> Order:
     """Draw the choice of the order."""
     about = "Largest fall from the left to the right model first; for fixed passages, largest rise first."
     title = "Sort by the right word's log-probability"
-    chosen: Order = st.selectbox(title, get_args(Order), key="sort", bind=BOUND, filter_mode=None, help=about)
+    chosen: Order = st.selectbox(
+        title, get_args(Order), key="sort", bind=BOUND, filter_mode=None, help=about
+    )
     return chosen
 
 
 def current_passage(shown: Shown) -> int | None:
-    """The place of the passage that the address names, or the first; None, and a note, where none is shown."""
+    """The place of the passage that the address names, or the first; None, and a note, where none
+    is shown.
+    """
     if not shown.positions:
-        undo = {"words": "switch “Only different words” off", "change": "show any change", "search": "clear the search"}
-        others = "".join(f", or {words}" for name, words in undo.items() if address_bar.query_value(name))
+        undo = {
+            "words": "switch “Only different words” off",
+            "change": "show any change",
+            "search": "clear the search",
+        }
+        others = "".join(
+            f", or {words}" for name, words in undo.items() if address_bar.query_value(name)
+        )
         frame.note(f"No passage matches. Choose another kind{others}.")
         return None
     outcomes, asked = shown.pair.left.outcomes, address_bar.query_value("passage")
-    return next((i for i, p in enumerate(shown.positions) if str(outcomes[p].index + 1) == asked), 0)
+    return next(
+        (i for i, p in enumerate(shown.positions) if str(outcomes[p].index + 1) == asked), 0
+    )
 
 
 def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
@@ -149,13 +190,27 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
         left, right = ("right" if verdict else "wrong" for verdict in verdicts)
         helps[kind] = widget_label(f"{pair.left_name} {left}, {pair.right_name} {right}")
     for kind, found in by_kind.items():
-        # The style sheet knows the chosen one by its icon: one of another type would be new, and lose the focus.
+        # The style sheet knows the chosen one by its icon: one of another type would be new, and
+        # lose the focus.
         icon = ":material/check:" if kind == chosen else None
-        st.button(f"{KINDS[kind]} · {len(found):,}", key=f"flip-{kind}", icon=icon, help=helps[kind], **show(kind))
+        st.button(
+            f"{KINDS[kind]} · {len(found):,}",
+            key=f"flip-{kind}",
+            icon=icon,
+            help=helps[kind],
+            **show(kind),
+        )
     about, icon = "Show the next kind that has passages.", ":material/filter_list:"
     only = following == chosen
     st.button(
-        "Change kind", "next-kind", about, shortcut="F", type="tertiary", icon=icon, disabled=only, **show(following)
+        "Change kind",
+        "next-kind",
+        about,
+        shortcut="F",
+        type="tertiary",
+        icon=icon,
+        disabled=only,
+        **show(following),
     )
     about = "Show only passages that the two models answer with different words."
     stay = partial(address_bar.set_query, {"filter": chosen, "passage": ""})
@@ -164,7 +219,9 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
 
 
 class ChangeFilter:
-    """The filter by change that the address asks for. chosen: place in `ranges`; None for any change."""
+    """The filter by change that the address asks for. chosen: place in `ranges`; None for any
+    change.
+    """
 
     def __init__(self, pair: Pair) -> None:
         self.stem = pair.stem
@@ -180,7 +237,9 @@ class ChangeFilter:
         return [position for position in positions if low <= self.changes[position] < high]
 
     def draw(self, positions: Sequence[int], kind: Kind) -> None:
-        """Draw the histogram of these passages, whose bars can be pressed, and the same as a select box."""
+        """Draw the histogram of these passages, whose bars can be pressed, and the same as a select
+        box.
+        """
         counts = count_by_range([self.changes[position] for position in positions], self.ranges)
         words, key = [each.words for each in self.ranges], f"changes-{self.chosen}"
         rest = {"filter": kind, "passage": ""}
@@ -189,15 +248,20 @@ class ChangeFilter:
             """Filter by the bar that was pressed; no longer if it was pressed before."""
             at = clicked_bar(st.session_state[key]["selection"]["points"], len(self.ranges))
             if at is not None:
-                address_bar.set_query({CHANGE: "" if at == self.chosen else self.ranges[at].address, **rest})
+                address_bar.set_query(
+                    {CHANGE: "" if at == self.chosen else self.ranges[at].address, **rest}
+                )
 
         bounds = tuple(each.high for each in self.ranges[:-1])
         chart = changes_chart(bounds, tuple(counts), tuple(words), self.chosen, frame.theme())
         show_chart(chart, f"{self.stem}-changes", changes_words(counts, words), key, press)
         options = {"": f"Any change · {len(positions):,}"} | {
-            each.address: f"{each.words.capitalize()} · {n:,}" for each, n in zip(self.ranges, counts, strict=True)
+            each.address: f"{each.words.capitalize()} · {n:,}"
+            for each, n in zip(self.ranges, counts, strict=True)
         }
-        address_bar.select(CHANGE, "Show passages of", options, "", along=rest, noun="range of changes")
+        address_bar.select(
+            CHANGE, "Show passages of", options, "", along=rest, noun="range of changes"
+        )
 
 
 _EXPLANATION = (
@@ -212,7 +276,9 @@ def can_be_compared(backend: Backend, run: Run | None) -> bool:
 
 
 def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
-    """Draw why there is nothing to compare: the run is under way, ended early, or does not exist."""
+    """Draw why there is nothing to compare: the run is under way, ended early, or does not
+    exist.
+    """
     job, run = chosen.job, chosen.run
     what = (
         "The dense and a sparse model will be compared here: both answers to each passage with their probabilities, "
@@ -225,7 +291,11 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
         frame.link("overview", "See this run", run=chosen.key)
         return
     if job is not None and (chosen.asked or (run is not None and run.sparse)):
-        why = f": its dense record {backend.why_missing(run.dense)}" if run is not None and run.sparse else ""
+        why = (
+            f": its dense record {backend.why_missing(run.dense)}"
+            if run is not None and run.sparse
+            else ""
+        )
         frame.opening(f"This run has no answers to compare{why}.")
         job_panel.draw_job(backend, job)
     elif chosen.asked and run is None:
@@ -240,24 +310,40 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
 
 
 def choose_blind() -> bool:
-    """Draw the switch of the blind view, which the address keeps; whether the models' names are hidden.
+    """Draw the switch of the blind view, which the address keeps; whether the models' names are
+    hidden.
 
-    What is filtered by shows which side is right: the address forgets it. Of fields that the blind view has not,
-    Streamlit takes the parameters away itself, and raises where somebody else does.
+    What is filtered by shows which side is right: the address forgets it. Of fields that the blind
+    view has not, Streamlit takes the parameters away itself, and raises where somebody else does.
     """
     forget = dict.fromkeys(("filter", CHANGE, "passage"), "")
     about = "Hides the models' names until you have chosen the better answer."
-    return st.toggle("Blind", key="blind", bind=BOUND, on_change=address_bar.set_query, args=(forget,), help=about)
+    return st.toggle(
+        "Blind",
+        key="blind",
+        bind=BOUND,
+        on_change=address_bar.set_query,
+        args=(forget,),
+        help=about,
+    )
 
 
 def note_offered(shown: Shown, n_searched: int) -> None:
-    """Draw how many passages the blind view offers. n_searched: those that hold the text that is searched for."""
+    """Draw how many passages the blind view offers. n_searched: those that hold the text that is
+    searched for.
+    """
     among = f"{n_searched:,} passages{' with this text' if n_searched < len(shown.pair.left.outcomes) else ''}"
-    frame.note(f"Offered: the {len(shown.positions):,} of {among} that the two models answer with different words.")
+    frame.note(
+        f"Offered: the {len(shown.positions):,} of {among} that the two models answer with different words."
+    )
 
 
-def show_verdict(backend: Backend, found: RunResults, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator) -> None:
-    """Open the page with the verdict on the right model; `cost`: what it lost; `about`: more, after the passages."""
+def show_verdict(
+    backend: Backend, found: RunResults, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator
+) -> None:
+    """Open the page with the verdict on the right model; `cost`: what it lost; `about`: more, after
+    the passages.
+    """
     sentence, lost, basis = comparison_words(found, pair)
     frame.opening(sentence)
     if lost:
@@ -266,7 +352,9 @@ def show_verdict(backend: Backend, found: RunResults, pair: Pair, cost: DeltaGen
     with about:
         frame.section("Behind the verdict")
         measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
-        against = f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, found.run)}"
+        against = (
+            f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, found.run)}"
+        )
         frame.show(paragraph(against, css="sd-basis"))
         frame.note(basis)
         frame.remark(_EXPLANATION)
@@ -282,7 +370,9 @@ def show_question(backend: Backend, run: Run, pair: Pair, about: DeltaGenerator)
         frame.note(tally(pair, chosen))
         if chosen:
             with st.popover("Reset the count", type="tertiary"):
-                frame.action_button(f"Forget all {len(chosen)} choices", forget, key="forget-choices")
+                frame.action_button(
+                    f"Forget all {len(chosen)} choices", forget, key="forget-choices"
+                )
 
 
 def _basis(backend: Backend, run: Run) -> str:
@@ -291,7 +381,9 @@ def _basis(backend: Backend, run: Run) -> str:
 
 
 def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
-    """Draw how the run ended, if early, and the links to its chart and to the export of the right model."""
+    """Draw how the run ended, if early, and the links to its chart and to the export of the right
+    model.
+    """
     show_incomplete(run_ending(run, chosen.job))
     with frame.row():
         frame.link("overview", "Back to the chart", run=chosen.key)
@@ -300,11 +392,15 @@ def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
 
 
 def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Pair:
-    """The two models for one passage or prompt, the `subject`; blind: hidden in random order until it is judged.
+    """The two models for one passage or prompt, the `subject`; blind: hidden in random order until
+    it is judged.
 
     What this session has shown with either model's name cannot be judged blind, and stays open.
     """
-    state, named = st.session_state, [f"named-{record.key}-{subject}" for record in (pair.left, pair.right)]
+    state, named = (
+        st.session_state,
+        [f"named-{record.key}-{subject}" for record in (pair.left, pair.right)],
+    )
     judged = subject in backend.user_data.choices(pair.left.key, pair.right.key)
     if not blind or judged or any(name in state for name in named):
         state.update(dict.fromkeys(named, True))
@@ -315,12 +411,18 @@ def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Pair:
 
 
 def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
-    """Draw the three buttons while the sides are hidden; else the choice and its undoing, or why there is none."""
+    """Draw the three buttons while the sides are hidden; else the choice and its undoing, or why
+    there is none.
+    """
     choices = partial(backend.user_data.choose, pair.left.key, pair.right.key, subject)
     if pair.hidden:
         first, second = pair.shown(pair.left.key, pair.right.key)
         with st.container(horizontal=True, key=f"judge-{subject}"):
-            for text, better in (("A is better", first), ("B is better", second), ("Both the same", "")):
+            for text, better in (
+                ("A is better", first),
+                ("B is better", second),
+                ("Both the same", ""),
+            ):
                 frame.action_button(text, partial(choices, better), key=f"{text}-{subject}")
         return
     chosen = backend.user_data.choices(pair.left.key, pair.right.key).get(subject)
@@ -331,12 +433,18 @@ def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
     answer = f"{name} was chosen as better." if chosen else "Both were called the same."
     with frame.row():
         frame.note(f"Judged blind: {answer}")
-        frame.action_button("Undo this choice", partial(choices, None), key=f"back-{subject}", kind="tertiary")
+        frame.action_button(
+            "Undo this choice", partial(choices, None), key=f"back-{subject}", kind="tertiary"
+        )
 
 
 def tally(pair: Pair, chosen: Sequence[str]) -> str:
     """The choices in words, each the key of the better record, or empty."""
-    one, other, n_one, n_other = pair.left_name, pair.right_name, *map(chosen.count, (pair.left.key, pair.right.key))
+    one, other, n_one, n_other = (
+        pair.left_name,
+        pair.right_name,
+        *map(chosen.count, (pair.left.key, pair.right.key)),
+    )
     total = n_one + n_other
     if not chosen:
         return f"No choice yet. A and B are {one} and {other}, in a new random order each time."
@@ -352,7 +460,9 @@ def tally(pair: Pair, chosen: Sequence[str]) -> str:
 
 
 def show_breaking(pair: Pair, passages: Passages) -> None:
-    """Draw groups of passages with their losses, computed once they are opened; the address keeps whether they are."""
+    """Draw groups of passages with their losses, computed once they are opened; the address keeps
+    whether they are.
+    """
     box = st.expander("Which passages break?", key="groups", on_change="rerun", bind=BOUND)
     if box.open:
         with box:
@@ -363,7 +473,9 @@ def show_breaking(pair: Pair, passages: Passages) -> None:
                 frame.note(found.caption)
 
 
-def offer_files(backend: Backend, found: RunResults, passages: Passages | None, view: Shown) -> None:
+def offer_files(
+    backend: Backend, found: RunResults, passages: Passages | None, view: Shown
+) -> None:
     """Draw the downloads; each file is made when its button is pressed."""
     pair, positions, kind = view
 
@@ -372,7 +484,11 @@ def offer_files(backend: Backend, found: RunResults, passages: Passages | None, 
         tasks = found.tasks.get(pair.right.key)
         if tasks and tasks.results:
             said = paragraph(tasks_sentence(pair.right_name, tasks.results))
-            written += [element("h2", escape("Tasks")), said, *task_sections(tasks.results, found.tolerance)]
+            written += [
+                element("h2", escape("Tasks")),
+                said,
+                *task_sections(tasks.results, found.tolerance),
+            ]
         step = next_step(found, backend.reach)
         return html_report(found, pair, passages, backend.newest_job(found.run.key), written, step)
 
@@ -380,14 +496,25 @@ def offer_files(backend: Backend, found: RunResults, passages: Passages | None, 
         to, key = f"{pair.stem}-{name}", f"take-{name}"
         frame.offer_file(widget_label(title), made, to, media_type, key=key, width="stretch")
 
-    title, of_pair = f"The {wording.quantity(len(positions), 'passage')} shown", (pair, positions, passages)
+    title, of_pair = (
+        f"The {wording.quantity(len(positions), 'passage')} shown",
+        (pair, positions, passages),
+    )
     named = "passages" if kind in (None, "all") else f"passages-{kind}"
     with st.popover("Download", icon=":material/download:"):
         offer("Report, one HTML file", "report.html", "text/html", report)
-        offer(f"{title}, CSV", f"{named}.csv", "text/csv", partial(record_pair.view_file, *of_pair, "csv"))
+        offer(
+            f"{title}, CSV",
+            f"{named}.csv",
+            "text/csv",
+            partial(record_pair.view_file, *of_pair, "csv"),
+        )
         parquet = partial(record_pair.view_file, *of_pair, "parquet")
         offer(f"{title}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", parquet)
-        for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
+        for side, name, record in (
+            ("left", pair.left_name, pair.left),
+            ("right", pair.right_name, pair.right),
+        ):
             if passages is not None:
                 of = f"{wording.quantity(len(passages.contexts), 'sample')} of {record_pair.side_title(name, record)}"
                 samples = partial(record_pair.harness_samples, record, passages)

@@ -1,4 +1,6 @@
-"""Addresses of the prune page: the parameters that fill in its form with given settings. Many pages link there."""
+"""Addresses of the prune page: the parameters that fill in its form with given settings. Many pages
+link there.
+"""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,8 +19,8 @@ GOALS = SWEEP, SEARCH = "Prune to chosen sparsities", "How much can go?"
 """The two goals, as the form and the address name them."""
 
 OWN, LAYERS, MASKS, QUANTISE = "own", "layers", "masks", "quantise"
-"""Keys of the fields of a custom method, of the presets that take whole layers and of those that set weights to zero,
-and of the quantised types.
+"""Keys of the fields of a custom method, of the presets that take whole layers and of those that
+set weights to zero, and of the quantised types.
 """
 
 PRESETS = {
@@ -38,8 +40,9 @@ CHOICES = ("saliency", "pattern", "compensation", "allocation")
 def form_address(settings: RunSettings | FindSettings) -> Query | None:
     """The parameters of the address that fills in the form with these settings.
 
-    None where the form has no room for them: it takes one custom method and one width multiple, and heals either none
-    or all of the methods that remove channels, beside the unhealed ones, and quantises them alike; in a search none.
+    None where the form has no room for them: it takes one custom method and one width multiple, and
+    heals either none or all of the methods that remove channels, beside the unhealed ones, and
+    quantises them alike; in a search none.
     """
     search = isinstance(settings, FindSettings)
     run = settings.run((1,)) if isinstance(settings, FindSettings) else settings
@@ -49,11 +52,16 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
     }
     steps = max(method.heal_steps for method in run.methods)
     kinds = run.quantised_to
-    plain = replace(run, methods=tuple(dict.fromkeys(method.unhealed.unquantised for method in run.methods)))
+    plain = replace(
+        run, methods=tuple(dict.fromkeys(method.unhealed.unquantised for method in run.methods))
+    )
     made = plain.healed(steps) if steps and not search else plain
     made = made.quantised(kinds) if kinds else made
     fits = not kinds if search else set(made.methods) == set(run.methods)
-    methods = [replace(each, width_multiple=usual.width_multiple, budget=usual.budget) for each in plain.methods]
+    methods = [
+        replace(each, width_multiple=usual.width_multiple, budget=usual.budget)
+        for each in plain.methods
+    ]
     own = [method for method in methods if method not in [preset.settings for preset in METHODS]]
     if len(own) > 1 or len(widths) > 1 or not fits:
         return None
@@ -64,15 +72,24 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
         **_setting_values(run.evaluation),
     }
     found |= {"width": str(widths.pop()), "budget": run.budget, "heal-steps": str(steps)}
-    found |= {"tasks": list(run.evaluation.tasks) or "", QUANTISE: [kind.upper() for kind in kinds] or ""}
+    found |= {
+        "tasks": list(run.evaluation.tasks) or "",
+        QUANTISE: [kind.upper() for kind in kinds] or "",
+    }
     for method in own:
         elsewhere = ("width_multiple", "budget", "heal_steps")
         rows = [each for each in field_rows(MethodSettings).values() if each.name not in elsewhere]
-        chosen = {row.key: _text(getattr(method, row.name)) for row in rows if method.uses(row.name)}
+        chosen = {
+            row.key: _text(getattr(method, row.name)) for row in rows if method.uses(row.name)
+        }
         found |= {OWN: "true", **chosen}
     if isinstance(settings, FindSettings):
         del found["sparsity"]
-        preset = {} if own else {"with": next(each.name for each in METHODS if each.settings == methods[0])}
+        preset = (
+            {}
+            if own
+            else {"with": next(each.name for each in METHODS if each.settings == methods[0])}
+        )
         return {"goal": SEARCH, **preset, **_setting_values(settings), **found}
     for key, presets in PRESETS.items():
         found[key] = [each.name for each in presets if each.settings in methods] or ""
@@ -82,7 +99,11 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
 def _setting_values(settings: "DataclassInstance") -> dict[str, str]:
     """The values of the settings with a row, by their keys; none of those that are off."""
     values = {row.key: getattr(settings, row.name) for row in field_rows(type(settings)).values()}
-    return {key: _text(value) for key, value in values.items() if value is not None and value is not False}
+    return {
+        key: _text(value)
+        for key, value in values.items()
+        if value is not None and value is not False
+    }
 
 
 def _text(value: Any) -> str:

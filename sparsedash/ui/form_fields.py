@@ -1,4 +1,6 @@
-"""Fields of the form, drawn from the rows of the field table, with errors underneath; uploads; estimates beside it."""
+"""Fields of the form, drawn from the rows of the field table, with errors underneath; uploads;
+estimates beside it.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -19,7 +21,12 @@ from sparsedash.reporting.html import Html, element, escape, fact_list, join, pa
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_CLOZE,
+    BUILTIN_CLOZE_402,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference
@@ -41,7 +48,9 @@ from sparsedash.ui.frame import JOB_S
 
 T = TypeVar("T")
 _REFUSED = "refused"
-"""Whether a field was refused since the last expander began; and after its key, whether it is to open."""
+"""Whether a field was refused since the last expander began; and after its key, whether it is to
+open.
+"""
 
 _UPLOAD_HELP = (
     "A .jsonl file has one JSON object with a text field in each line, a .txt file blank lines between its texts, a "
@@ -50,12 +59,22 @@ _UPLOAD_HELP = (
 
 
 def setting_field(row: FieldRow) -> Any:
-    """Draw the field of a setting. Returns its value, which may be one that is refused under it; empty, the default."""
+    """Draw the field of a setting. Returns its value, which may be one that is refused under it;
+    empty, the default.
+    """
     about = row.help or None
     match row.kind:
         case "lines":
             text = (
-                st.text_area(row.label, "\n".join(row.default), height=120, key=row.key, bind=BOUND, help=about) or ""
+                st.text_area(
+                    row.label,
+                    "\n".join(row.default),
+                    height=120,
+                    key=row.key,
+                    bind=BOUND,
+                    help=about,
+                )
+                or ""
             )
             return tuple(filter(None, (line.strip() for line in text.splitlines())))
         case "switch":
@@ -63,12 +82,19 @@ def setting_field(row: FieldRow) -> Any:
         case "choice":
             usual = row.options.index(row.default)
             chosen = st.selectbox(
-                row.label, row.options, index=usual, key=row.key, bind=BOUND, help=about, filter_mode=None
+                row.label,
+                row.options,
+                index=usual,
+                key=row.key,
+                bind=BOUND,
+                help=about,
+                filter_mode=None,
             )
             return chosen or row.default
         case _:
             number, step, shown = (int, 1, None) if row.kind == "whole" else (float, 0.01, "%.3g")
-            # Without limits: Streamlit keeps a value beyond them to itself, and a run would start with the former one.
+            # Without limits: Streamlit keeps a value beyond them to itself, and a run would start
+            # with the former one.
             value = st.number_input(
                 row.label,
                 value=row.default,
@@ -85,7 +111,9 @@ def setting_field(row: FieldRow) -> Any:
 
 
 def setting_fields(rows: Sequence[FieldRow], n_columns: int = 1) -> dict[str, Any]:
-    """Draw fields side by side in so many columns. Returns their values by the keys of the settings."""
+    """Draw fields side by side in so many columns. Returns their values by the keys of the
+    settings.
+    """
     values, columns = {}, list[DeltaGenerator]()
     for row in rows:
         columns = columns or st.columns(n_columns)
@@ -95,11 +123,13 @@ def setting_fields(rows: Sequence[FieldRow], n_columns: int = 1) -> dict[str, An
 
 
 def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -> str | None:
-    """Draw the field of a model or a text, and what the catalog says of it. Returns None where it cannot be used.
+    """Draw the field of a model or a text, and what the catalog says of it. Returns None where it
+    cannot be used.
 
     usual: its value until the user chooses another; None: the setting's default.
     """
-    # In a place of its own: Streamlit loses the address of a bound field that moves up because something above it goes.
+    # In a place of its own: Streamlit loses the address of a bound field that moves up because
+    # something above it goes.
     with st.container():
         names = [choice.name for choice in OFFERED[row.title]]
         is_text = row.title != "model"
@@ -107,10 +137,18 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
             names += backend.uploads.kept()
         usual, field = usual or row.default, cast(ReferenceField, row.title)
         follow_usual(row.key, usual)
-        if (typed := st.session_state.get(row.key)) and (named := hub_reference(typed.strip())) != typed:
+        if (typed := st.session_state.get(row.key)) and (
+            named := hub_reference(typed.strip())
+        ) != typed:
             st.session_state[row.key] = named
         name = st.selectbox(
-            row.label, names, index=names.index(usual), key=row.key, bind=BOUND, accept_new_options=True, help=row.help
+            row.label,
+            names,
+            index=names.index(usual),
+            key=row.key,
+            bind=BOUND,
+            accept_new_options=True,
+            help=row.help,
         )
 
         def usable_reference() -> str:
@@ -144,12 +182,16 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
             )
             if usable and usable.startswith(UPLOAD):
                 frame.show(element("p", _gives(backend, field, usable), css="sd-hint"))
-            file_popover("Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep)
+            file_popover(
+                "Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep
+            )
         return usable
 
 
 def follow_usual(key: str, usual: Any) -> None:
-    """Where a field's usual value has changed and the field still shows the former one, change it too."""
+    """Where a field's usual value has changed and the field still shows the former one, change it
+    too.
+    """
     before = st.session_state.get(f"usual-{key}", usual)
     st.session_state[f"usual-{key}"] = usual
     if before != usual and st.session_state.get(key) == before:
@@ -166,14 +208,19 @@ def _gives(backend: Backend, field: ReferenceField, reference: str) -> Html:
         return Html("")
     name, quantity = wording.reference_title(reference), wording.quantity
     if field == "calibration text":
-        return escape(f"{name}: {quantity(count.n_texts, 'text')}, about {count.n_characters // 4:,} tokens")
+        return escape(
+            f"{name}: {quantity(count.n_texts, 'text')}, about {count.n_characters // 4:,} tokens"
+        )
     passages = quantity(count.n_passages, "passage")
-    return join(escape(f"{name}: {passages}; first gap: "), element("b", escape(count.first_gap[:40])))
+    return join(
+        escape(f"{name}: {passages}; first gap: "), element("b", escape(count.first_gap[:40]))
+    )
 
 
 @contextmanager
 def expander(label: str, key: str, names: Sequence[str], opened: bool = False) -> Iterator[None]:
-    """An expander that is open at first where the address has a value for one of these fields, or if `opened`.
+    """An expander that is open at first where the address has a value for one of these fields, or
+    if `opened`.
 
     It opens where a field in it is refused.
     """
@@ -214,12 +261,21 @@ def show_problem(key: str, error: SparseDashError) -> None:
     )
     marked = ", ".join(f".st-key-{key} [data-testid={field}" for field in fields)
     wrong = error.message
-    message = element("p", escape(f"{wrong} {error.advice}".strip()), css="sd-field-error", role="alert")
-    frame.show(Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"), message)
+    message = element(
+        "p", escape(f"{wrong} {error.advice}".strip()), css="sd-field-error", role="alert"
+    )
+    frame.show(
+        Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"), message
+    )
 
 
 def file_popover(
-    text: str, label: str, kinds: Sequence[str] | None, key: str, about: str, keep: Callable[[UploadedFile], None]
+    text: str,
+    label: str,
+    kinds: Sequence[str] | None,
+    key: str,
+    about: str,
+    keep: Callable[[UploadedFile], None],
 ) -> None:
     """Draw the button that opens a field for a file.
 
@@ -240,8 +296,12 @@ def file_popover(
         finally:
             # Streamlit keeps two copies of a file for as long as the session lasts.
             context = get_script_run_ctx(suppress_warning=True)
-            if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
-                context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
+            if context is not None and isinstance(
+                context.uploaded_file_mgr, MemoryUploadedFileManager
+            ):
+                context.uploaded_file_mgr.remove_file(
+                    session_id=context.session_id, file_id=file.file_id
+                )
             file.seek(0)
             file.truncate()
 
@@ -250,17 +310,23 @@ def file_popover(
         if refused:
             # Above the file: the window may cut off what is below it.
             show_problem(key, refused)
-        st.file_uploader(label, kinds, key=key, max_upload_size=MAX_MEGABYTES, help=about, on_change=take)
+        st.file_uploader(
+            label, kinds, key=key, max_upload_size=MAX_MEGABYTES, help=about, on_change=take
+        )
 
 
 def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
-    """Draw the uploaded texts with their sizes and a delete button each; nothing where there are none.
+    """Draw the uploaded texts with their sizes and a delete button each; nothing where there are
+    none.
 
     usual: the text that a field goes back to, by its key, when the one it has chosen is deleted.
     """
     kept = backend.uploads.kept()
     # The label stays the same: another one would make another expander, which is closed.
-    if not kept or not (shown := st.expander("Uploaded texts", key="uploads", on_change="rerun")).open:
+    if (
+        not kept
+        or not (shown := st.expander("Uploaded texts", key="uploads", on_change="rerun")).open
+    ):
         return
 
     def delete(reference: str) -> None:
@@ -275,18 +341,26 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
         used = wording.size(sum(kept.values()))
         frame.remark(
             # An administrator sees the uploads of all.
-            f"{used} of {room} are in use." if rules is None or not backend.administers else f"{used} by all users.",
+            f"{used} of {room} are in use."
+            if rules is None or not backend.administers
+            else f"{used} by all users.",
             f"{_who().capitalize()} can choose these texts, and delete them.",
         )
         for reference, n_bytes in kept.items():
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
-                frame.show(paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}"))
+                frame.show(
+                    paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}")
+                )
                 question = f"Delete this text of {wording.size(n_bytes)}? This cannot be undone. Results stay."
                 frame.delete_button(f"delete-{reference}", question, partial(delete, reference))
 
 
 def _who() -> str:
-    return "everyone with access to this page" if serving_rules() is None else "you and the administrators"
+    return (
+        "everyone with access to this page"
+        if serving_rules() is None
+        else "you and the administrators"
+    )
 
 
 def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> bool:
@@ -303,12 +377,21 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
         if isinstance(settings, FindSettings) and time.startswith("about"):
             time += ", less where trials stop early"
         parts = [f"{name} {wording.duration_words(seconds)}" for name, seconds in duration.parts]
-        by_stage, room = ", ".join(parts[1:] and parts), wording.disk_words(disk.takes) if disk else ""
+        by_stage, room = (
+            ", ".join(parts[1:] and parts),
+            wording.disk_words(disk.takes) if disk else "",
+        )
         if disk is not None and disk.too_little:
             free = wording.size(disk.free_bytes or 0)
             notes.append(f"The data folder's disk has {free} left: the run is likely to fill it.")
-    sparse = f"{stored.sparse} of {stored.n_sparse} sparse {wording.plural(stored.n_sparse, 'model')}"
-    there = {"calibration": stored.calibration, "dense answers": stored.dense, sparse: stored.sparse}
+    sparse = (
+        f"{stored.sparse} of {stored.n_sparse} sparse {wording.plural(stored.n_sparse, 'model')}"
+    )
+    there = {
+        "calibration": stored.calibration,
+        "dense answers": stored.dense,
+        sparse: stored.sparse,
+    }
     reused = ", ".join(name for name, found in there.items() if found) or "nothing"
     rows = [("Time", time), ("By stage", by_stage), ("Memory", _memory(memory)), ("Disk", room)]
     frame.show(fact_list([row for row in (*rows, ("Reused from earlier runs", reused)) if row[1]]))
@@ -316,7 +399,9 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
         wait_for_rates(backend)
     if memory.too_little:
         what = f"This machine has {wording.size(memory.there_bytes or 0)} of memory"
-        notes.append(f"{what}: the run is likely to run out of it. A smaller model or bfloat16 takes less.")
+        notes.append(
+            f"{what}: the run is likely to run out of it. A smaller model or bfloat16 takes less."
+        )
     for text in notes:
         frame.note(text)
     for problem in before.problems:
@@ -367,18 +452,26 @@ _SIZES = {
 
 
 def usual_tasks(text: str) -> tuple[str, ...]:
-    """Tasks beside these passages until the user chooses others: the built-in ones where more than a look is wanted."""
-    decides = any(text == its_text for name, (its_text, _) in _SIZES.items() if name != "Quick look")
+    """Tasks beside these passages until the user chooses others: the built-in ones where more than
+    a look is wanted.
+    """
+    decides = any(
+        text == its_text for name, (its_text, _) in _SIZES.items() if name != "Quick look"
+    )
     return DECIDING_TASKS if decides else ()
 
 
 def other_passages_expander(*keys: str) -> AbstractContextManager[None]:
-    """The expander of other passages; open at first where the address names some. keys: of other fields in it."""
+    """The expander of other passages; open at first where the address names some. keys: of other
+    fields in it.
+    """
     other = query_value(_TEXT) not in ("", *(text for text, _ in _SIZES.values()))
     return expander("Other passages, or a text of your own", "others", keys, other)
 
 
-def evaluation_size_field(backend: Backend, place: DeltaGenerator, settings: RunSettings | FindSettings | None) -> None:
+def evaluation_size_field(
+    backend: Backend, place: DeltaGenerator, settings: RunSettings | FindSettings | None
+) -> None:
     """Draw the evaluation sizes in their place above the fields that they fill in.
 
     settings: of the form, for the times; None while a field is wrong.
@@ -389,17 +482,29 @@ def evaluation_size_field(backend: Backend, place: DeltaGenerator, settings: Run
             st.session_state.update({_TEXT: size[0], _N_PASSAGES: None})
 
     text, n_asked = str(st.session_state.get(_TEXT, "")), st.session_state.get(_N_PASSAGES)
-    chosen = next((name for name, (its_text, _) in _SIZES.items() if its_text == text and n_asked is None), _OTHER)
+    chosen = next(
+        (name for name, (its_text, _) in _SIZES.items() if its_text == text and n_asked is None),
+        _OTHER,
+    )
     captions = [_caption(backend, *size, settings) for size in _SIZES.values()]
     if chosen == _OTHER:
         known = _N_TEXTS.get(text, 0) or _n_uploaded(backend, text)
         captions.append(_detectable_words(min(n_asked or known, known or n_asked or 0), settings))
     st.session_state[_SIZE] = chosen
     names = [*_SIZES, *([_OTHER] if chosen == _OTHER else [])]
-    place.radio("How sure", names, key=_SIZE, captions=captions, label_visibility="collapsed", on_change=fill_in)
+    place.radio(
+        "How sure",
+        names,
+        key=_SIZE,
+        captions=captions,
+        label_visibility="collapsed",
+        on_change=fill_in,
+    )
 
 
-def _caption(backend: Backend, text: str, source: str, settings: RunSettings | FindSettings | None) -> str:
+def _caption(
+    backend: Backend, text: str, source: str, settings: RunSettings | FindSettings | None
+) -> str:
     n = _N_TEXTS[text]
     lacking = ", and the hub does not answer" if backend.lacks_text(text) else ""
     parts = [f"{n:,} passages, {source}{lacking}"]
@@ -409,9 +514,13 @@ def _caption(backend: Backend, text: str, source: str, settings: RunSettings | F
             tasks = usual_tasks(text)
         if names := [BUILTIN_TASKS[task].name for task in tasks if task in BUILTIN_TASKS]:
             parts.append(wording.and_join(names))
-        asked = replace(settings, evaluation=replace(now, corpus=text, n_passages=None, tasks=tasks))
+        asked = replace(
+            settings, evaluation=replace(now, corpus=text, n_passages=None, tasks=tasks)
+        )
         known = backend.preflight(asked).duration.total_s
-        parts.append("time not known yet" if known is None else f"about {wording.duration_words(known)}")
+        parts.append(
+            "time not known yet" if known is None else f"about {wording.duration_words(known)}"
+        )
     return " · ".join([*parts, _detectable_words(n, settings)])
 
 
@@ -426,7 +535,9 @@ def _n_uploaded(backend: Backend, reference: str) -> int:
 
 
 def _detectable_words(n_passages: int, settings: RunSettings | FindSettings | None) -> str:
-    """The smallest loss that so many passages show to be beyond the limit; nothing of an unknown number."""
+    """The smallest loss that so many passages show to be beyond the limit; nothing of an unknown
+    number.
+    """
     if n_passages < 1:
         return ""
     if n_passages < FEWEST_PASSAGES:

@@ -1,4 +1,6 @@
-"""The field of the model on the form: suggestions, the look-up on the hub, and what is known before it is loaded."""
+"""The field of the model on the form: suggestions, the look-up on the hub, and what is known before
+it is loaded.
+"""
 
 from functools import partial
 
@@ -14,7 +16,9 @@ from sparsedash.ui import form_fields, frame
 
 
 def model_field(backend: Backend, row: FieldRow) -> str | None:
-    """Draw the field, what is known of its model, and suggestions. Returns None where it cannot be used."""
+    """Draw the field, what is known of its model, and suggestions. Returns None where it cannot be
+    used.
+    """
     model = form_fields.reference_field(backend, row)
     with st.container():
         if model is not None:
@@ -31,10 +35,15 @@ def _suggest_models(field: str) -> None:
             st.session_state[field] = st.session_state[key]
 
     for group in dict.fromkeys(choice.group for choice in MODELS if choice.group):
-        titles, key = {each.name: each.title for each in MODELS if each.group == group}, f"suggested-{group}"
+        titles, key = (
+            {each.name: each.title for each in MODELS if each.group == group},
+            f"suggested-{group}",
+        )
         chosen = st.session_state[field]
         st.session_state[key] = chosen if chosen in titles else None
-        st.pills(group, titles, format_func=titles.__getitem__, key=key, on_change=choose, args=(key,))
+        st.pills(
+            group, titles, format_func=titles.__getitem__, key=key, on_change=choose, args=(key,)
+        )
 
 
 _NOT_FOUND = "look-up-failed"

@@ -1,4 +1,6 @@
-"""The form of the prune page: model, sparsities or a search for the largest one, methods, passages, more settings."""
+"""The form of the prune page: model, sparsities or a search for the largest one, methods, passages,
+more settings.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +21,13 @@ from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.find_settings import FindSettings, planned_run
-from sparsedash.schema.method_settings import Budget, MethodSettings, Quantisation, uses_parameter, with_budget
+from sparsedash.schema.method_settings import (
+    Budget,
+    MethodSettings,
+    Quantisation,
+    uses_parameter,
+    with_budget,
+)
 from sparsedash.schema.settings import (
     BUILTIN_MIXED,
     BUILTIN_MODEL,
@@ -36,7 +44,18 @@ from sparsedash.stats.sparsity_search import passages_to_search
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import browser_scripts, form_fields, frame
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
-from sparsedash.ui.form_address import CHOICES, FRESH, GOALS, LAYERS, MASKS, OWN, PRESETS, QUANTISE, SEARCH, SWEEP
+from sparsedash.ui.form_address import (
+    CHOICES,
+    FRESH,
+    GOALS,
+    LAYERS,
+    MASKS,
+    OWN,
+    PRESETS,
+    QUANTISE,
+    SEARCH,
+    SWEEP,
+)
 from sparsedash.ui.form_model import model_field
 from sparsedash.ui.navigation import parse_tolerance
 
@@ -47,7 +66,9 @@ _RUN, _METHOD = field_rows(RunSettings), field_rows(MethodSettings)
 _CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(EvaluationSettings)
 _KINDS = (RunSettings, CalibrationSettings, EvaluationSettings, FindSettings, MethodSettings)
 _ROWS = [row for kind in _KINDS for row in field_rows(kind).values()]
-_STEPS = replace(_METHOD["heal_steps"], help="Instead of minutes: repeats a healed model wherever it runs.")
+_STEPS = replace(
+    _METHOD["heal_steps"], help="Instead of minutes: repeats a healed model wherever it runs."
+)
 _AT_MOST = replace(
     _EVALUATION["n_passages"],
     label="Passages, at most",
@@ -90,10 +111,11 @@ _MASKS = "Single weights are set to zero in place: such masks do not make the mo
 
 
 def first_run_settings(backend: Backend) -> RunSettings:
-    """The settings of "Try the built-in model": a sparsity that few passages can confirm, and one that costs too much.
+    """The settings of "Try the built-in model": a sparsity that few passages can confirm, and one
+    that costs too much.
 
-    By `best` without its last refit and with three points a curve, on little of the text that ships with the
-    program, in the number format that this machine multiplies fastest.
+    By `best` without its last refit and with three points a curve, on little of the text that ships
+    with the program, in the number format that this machine multiplies fastest.
     """
     return RunSettings(
         dtype=backend.fastest_dtype(),
@@ -104,10 +126,22 @@ def first_run_settings(backend: Backend) -> RunSettings:
 
 
 def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
-    """Draw the form. Returns its settings, or None while a field is wrong; the error is under that field."""
+    """Draw the form. Returns its settings, or None while a field is wrong; the error is under that
+    field.
+    """
     if st.query_params.pop(FRESH, ""):
-        # Streamlit keeps the value of a field that left the page, over that of an address which equals its default.
-        for key in (*(row.key for row in (*_ROWS, _HEAL)), "goal", "with", "method", OWN, LAYERS, MASKS, QUANTISE):
+        # Streamlit keeps the value of a field that left the page, over that of an address which
+        # equals its default.
+        for key in (
+            *(row.key for row in (*_ROWS, _HEAL)),
+            "goal",
+            "with",
+            "method",
+            OWN,
+            LAYERS,
+            MASKS,
+            QUANTISE,
+        ):
             st.session_state.pop(key, None)
     frame.section("Which model?")
     values: dict[str, Any] = {"model": model_field(backend, _RUN["model"])}
@@ -128,11 +162,17 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     budget: Budget = values["budget"]
     about_run, about_methods = st.container(), st.container()
     title, key = (
-        ("Choose another method", "another") if search else ("Compare several methods, or choose another", "race")
+        ("Choose another method", "another")
+        if search
+        else ("Compare several methods, or choose another", "race")
     )
-    with form_fields.expander(title, key, ("with", OWN) if search else ("method", LAYERS, MASKS, OWN)):
+    with form_fields.expander(
+        title, key, ("with", OWN) if search else ("method", LAYERS, MASKS, OWN)
+    ):
         presets = _preset_fields(search)
-        own = _custom_method_fields("Use a method of your own instead" if search else "Add a method of your own")
+        own = _custom_method_fields(
+            "Use a method of your own instead" if search else "Add a method of your own"
+        )
     healing = st.container()
     with healing:
         values |= form_fields.setting_fields([_HEAL], 2)
@@ -146,7 +186,11 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         values |= _task_fields(backend, form_fields.usual_tasks(values["text"] or ""))
     values |= _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
-    accepted = values["sparsity"] and values["prompts"] is not None and not _refused((*_ROWS, _HEAL), values)
+    accepted = (
+        values["sparsity"]
+        and values["prompts"] is not None
+        and not _refused((*_ROWS, _HEAL), values)
+    )
     methods = [
         replace(method, width_multiple=values["width"]) if method.uses("width_multiple") else method
         for method in dict.fromkeys(chosen)
@@ -157,10 +201,18 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         if len(names) > 1:
             frame.show(paragraph(f"{len(names)} methods to compare: {', '.join(names)}."))
         elif names:
-            frame.show(paragraph(f"Method: {names[0]}{' (recommended)' if names[0] == DEFAULT_METHOD else ''}."))
+            frame.show(
+                paragraph(
+                    f"Method: {names[0]}{' (recommended)' if names[0] == DEFAULT_METHOD else ''}."
+                )
+            )
         elif own is not None:
-            form_fields.show_problem("method", SparseDashError("No method is chosen.", "Choose at least one."))
-        form_fields.show_hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name in names))
+            form_fields.show_problem(
+                "method", SparseDashError("No method is chosen.", "Choose at least one.")
+            )
+        form_fields.show_hint(
+            *(f"{method.name}: {method.summary}" for method in METHODS if method.name in names)
+        )
     settings: RunSettings | FindSettings | None = None
     if own is not None and methods:
         with about_run:
@@ -187,7 +239,9 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
 def _healed(
     backend: Backend, settings: RunSettings | FindSettings, minutes: int, steps: int
 ) -> RunSettings | FindSettings | None:
-    """The request with healing; None where it cannot be healed, or not yet, which the field says."""
+    """The request with healing; None where it cannot be healed, or not yet, which the field
+    says.
+    """
     if minutes and steps:
         form_fields.show_problem(_STEPS.key, SparseDashError("Enter minutes or steps, not both."))
         return None
@@ -218,7 +272,13 @@ def _quantise_field(backend: Backend, model: str | None) -> tuple[Quantisation, 
     about = "Adds the dense model and every sparse one as llama.cpp quantises them, over the size of their files."
     types = [kind.upper() for kind in get_args(Quantisation)]
     chosen = st.pills(
-        "Quantised too", types, selection_mode="multi", key=QUANTISE, bind=BOUND, help=about, disabled=bool(problem)
+        "Quantised too",
+        types,
+        selection_mode="multi",
+        key=QUANTISE,
+        bind=BOUND,
+        help=about,
+        disabled=bool(problem),
     )
     if problem:
         form_fields.show_hint(f"Not possible here: {problem}.")
@@ -227,7 +287,9 @@ def _quantise_field(backend: Backend, model: str | None) -> tuple[Quantisation, 
 
 
 def _quantised(settings: RunSettings, kinds: Sequence[Quantisation]) -> RunSettings | None:
-    """The run with quantised models, of which the number is drawn; None where it cannot have any, which is said."""
+    """The run with quantised models, of which the number is drawn; None where it cannot have any,
+    which is said.
+    """
     found = form_fields.validated(QUANTISE, lambda: settings.quantised(kinds))
     if found is not None:
         more, n_types = found.n_sparse - settings.n_sparse, len(kinds)
@@ -253,8 +315,12 @@ def _possible(backend: Backend, settings: RunSettings | FindSettings) -> RunSett
     return settings
 
 
-def _settings(values: Mapping[str, Any], methods: Sequence[MethodSettings], search: bool) -> RunSettings | FindSettings:
-    """The settings that these values make. values: by the keys of their rows. Raises SettingsError."""
+def _settings(
+    values: Mapping[str, Any], methods: Sequence[MethodSettings], search: bool
+) -> RunSettings | FindSettings:
+    """The settings that these values make. values: by the keys of their rows. Raises
+    SettingsError.
+    """
 
     def named(kind: "type[DataclassInstance]") -> dict[str, Any]:
         return {row.name: values[row.key] for row in field_rows(kind).values() if row.key in values}
@@ -278,7 +344,11 @@ def _amount_fields(search: bool) -> dict[str, Any]:
         with st.container(horizontal=True, vertical_alignment="bottom"):
             possible = tolerance_fields(tolerance)
             share = choose_budget(budget.key, budget.label, budget.default)
-        limits = {"within": tolerance.ratio, "points": tolerance.points} if possible else {"within": None}
+        limits = (
+            {"within": tolerance.ratio, "points": tolerance.points}
+            if possible
+            else {"within": None}
+        )
         return limits | {"sparsity": RunSettings.sparsities_permille, budget.key: share}
     row = _RUN["sparsities_permille"]
     first = percents_text(row.starts["form"])
@@ -288,7 +358,8 @@ def _amount_fields(search: bool) -> dict[str, Any]:
     with left:
         text = st.text_input(row.label, first, key=row.key, bind=BOUND, help=row.help) or ""
         asked = form_fields.validated(
-            row.key, lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille
+            row.key,
+            lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille,
         )
         if any(0 < permille < 10 for permille in asked or ()):
             form_fields.show_hint("In percent: 50 is half of them.")
@@ -298,15 +369,23 @@ def _amount_fields(search: bool) -> dict[str, Any]:
 def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
     """Draw the passages, and of a search their number."""
     with form_fields.other_passages_expander(*([_AT_MOST.key] if search else [])):
-        values: dict[str, Any] = {"text": form_fields.reference_field(backend, _EVALUATION["corpus"])}
+        values: dict[str, Any] = {
+            "text": form_fields.reference_field(backend, _EVALUATION["corpus"])
+        }
         if search:
             values |= form_fields.setting_fields([_AT_MOST])
     return values
 
 
 def _task_fields(backend: Backend, usual: Sequence[str]) -> dict[str, Any]:
-    """Draw the tasks beside the passages, and how much of them, where some are chosen. usual: until others are."""
-    row, offered, harness = _EVALUATION["tasks"], backend.offered_tasks(), find_spec("lm_eval") is not None
+    """Draw the tasks beside the passages, and how much of them, where some are chosen. usual: until
+    others are.
+    """
+    row, offered, harness = (
+        _EVALUATION["tasks"],
+        backend.offered_tasks(),
+        find_spec("lm_eval") is not None,
+    )
     form_fields.follow_usual(row.key, list(usual))
     chosen = st.multiselect(
         row.label,
@@ -332,23 +411,33 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
     usual, values = BUILTIN_MIXED if model == BUILTIN_MODEL else SELF, dict[str, Any]()
     elsewhere = (_EVALUATION["n_passages"], _EVALUATION["stop_early"]) if search else ()
     shown = {
-        heading: [[row for row in line if row not in elsewhere] for line in lines] for heading, lines in _MORE.items()
+        heading: [[row for row in line if row not in elsewhere] for line in lines]
+        for heading, lines in _MORE.items()
     }
-    keys = [_RUN["prompts"].key, *(row.key for lines in shown.values() for line in lines for row in line)]
+    keys = [
+        _RUN["prompts"].key,
+        *(row.key for lines in shown.values() for line in lines for row in line),
+    ]
     with form_fields.expander("More settings", "more", [_CALIBRATION["corpus"].key, *keys]):
         for heading, lines in shown.items():
             frame.show(element("h3", escape(heading), css="sd-group"))
             if heading == "Calibration":
-                values["calibration"] = form_fields.reference_field(backend, _CALIBRATION["corpus"], usual)
+                values["calibration"] = form_fields.reference_field(
+                    backend, _CALIBRATION["corpus"], usual
+                )
             for line in filter(None, lines):
                 values |= form_fields.setting_fields(line, len(line))
         values |= _prompt_field(backend)
-    form_fields.show_uploads(backend, {row.key: row.default for row in (_EVALUATION["corpus"], _CALIBRATION["corpus"])})
+    form_fields.show_uploads(
+        backend, {row.key: row.default for row in (_EVALUATION["corpus"], _CALIBRATION["corpus"])}
+    )
     return values
 
 
 def _prompt_field(backend: Backend) -> dict[str, Any]:
-    """Draw the prompts, which begin with the user's own, and the button that keeps them as these."""
+    """Draw the prompts, which begin with the user's own, and the button that keeps them as
+    these.
+    """
     frame.show(element("h3", escape("Prompts"), css="sd-group"))
     row, own = _RUN["prompts"], backend.user_data.own_prompts()
     kept = row.default if own is None else own
@@ -356,21 +445,29 @@ def _prompt_field(backend: Backend) -> dict[str, Any]:
     prompts = form_fields.validated(row.key, lambda: RunSettings(prompts=lines).prompts)
     if prompts is not None and prompts != kept:
         keep = partial(backend.user_data.keep_own_prompts, prompts)
-        frame.action_button("Keep as my prompts", keep, key="keep-prompts", icon="keep", kind="tertiary")
+        frame.action_button(
+            "Keep as my prompts", keep, key="keep-prompts", icon="keep", kind="tertiary"
+        )
     return {row.key: prompts}
 
 
 def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
-    """Draw the presets: one for a search; else those that remove channels or layers or zero weights, to race them."""
+    """Draw the presets: one for a search; else those that remove channels or layers or zero
+    weights, to race them.
+    """
     if search:
         names = [method.name for method in METHODS if method.searchable]
         usual = names.index(DEFAULT_METHOD)
         name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None)
         return (method_named(name or DEFAULT_METHOD),)
 
-    def chosen(title: str, key: str, usual: Sequence[str] = (), about: str | None = None) -> list[str]:
+    def chosen(
+        title: str, key: str, usual: Sequence[str] = (), about: str | None = None
+    ) -> list[str]:
         names = [method.name for method in PRESETS[key]]
-        return st.pills(title, names, selection_mode="multi", default=usual, key=key, bind=BOUND, help=about)
+        return st.pills(
+            title, names, selection_mode="multi", default=usual, key=key, bind=BOUND, help=about
+        )
 
     about = "Choose several to compare them on the same passages."
     names = [*chosen("Method", "method", [DEFAULT_METHOD], about)]
@@ -382,7 +479,8 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
 
 
 def _keep_method() -> None:
-    """Search with the first chosen method that can be, or prune by that of the search, once the goal is another.
+    """Search with the first chosen method that can be, or prune by that of the search, once the
+    goal is another.
 
     Streamlit writes a value into the address that the user gives, and none that is set here.
     """
@@ -392,13 +490,18 @@ def _keep_method() -> None:
         found = [method.name for method in METHODS if method.searchable and method.name in chosen]
         kept["with"] = next(iter(found), DEFAULT_METHOD)
     elif (searched := state.get("with")) and searched not in chosen:
-        kept = {key: [each.name for each in presets if each.name == searched] for key, presets in PRESETS.items()}
+        kept = {
+            key: [each.name for each in presets if each.name == searched]
+            for key, presets in PRESETS.items()
+        }
     for key, value in kept.items():
         state[key] = st.query_params[key] = value
 
 
 def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
-    """Draw the custom method, where it is wanted. Returns None where its choices do not go together."""
+    """Draw the custom method, where it is wanted. Returns None where its choices do not go
+    together.
+    """
     about = "Combine a saliency, a pattern, a compensation and an allocation."
     if not st.toggle(title, key=OWN, bind=BOUND, help=about):
         return ()
@@ -418,12 +521,16 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     made = form_fields.validated(OWN, lambda: MethodSettings(**by_name))
     if made is None:
         return None
-    form_fields.show_hint(f"Name in charts: {method_name(made)}", *([] if made.takes_channels else [_MASKS]))
+    form_fields.show_hint(
+        f"Name in charts: {method_name(made)}", *([] if made.takes_channels else [_MASKS])
+    )
     return (made,)
 
 
 def _show_sweep(settings: RunSettings) -> None:
-    """Draw the number of sparse models of a race, sparsities that a pattern decides itself, and other shares."""
+    """Draw the number of sparse models of a race, sparsities that a pattern decides itself, and
+    other shares.
+    """
     n_methods, n_sparsities = len(settings.methods), len(settings.sparsities_permille)
     n = settings.n_sparse
     if n_methods > 1:
@@ -434,7 +541,9 @@ def _show_sweep(settings: RunSettings) -> None:
     for method in settings.methods:
         own, title = method.sparsities(settings.sparsities_permille), wording.method_title(method)
         if own != settings.sparsities_permille:
-            form_fields.show_hint(f"{title}: {wording.sparsity_percents(own)}, which its pattern decides.")
+            form_fields.show_hint(
+                f"{title}: {wording.sparsity_percents(own)}, which its pattern decides."
+            )
         elif (share := wording.share_of(method)) != f"of the {BUDGET_TITLES[settings.budget]}":
             form_fields.show_hint(f"{title}: shares {share}.")
 

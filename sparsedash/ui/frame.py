@@ -1,4 +1,6 @@
-"""The frame of every page: set-up, opening sentence, notes, tables, buttons, links, errors, notices when jobs end."""
+"""The frame of every page: set-up, opening sentence, notes, tables, buttons, links, errors, notices
+when jobs end.
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,10 +56,11 @@ _opening_backend = threading.Lock()
 
 
 def page(title: str) -> Backend:
-    """Set the page up and return the backend as its user has it; the first call of every page, deep links included.
+    """Set the page up and return the backend as its user has it; the first call of every page, deep
+    links included.
 
-    Draws the menu and announces jobs that ended. Stops the script with an error in plain words when the data folder
-    cannot be used.
+    Draws the menu and announces jobs that ended. Stops the script with an error in plain words when
+    the data folder cannot be used.
     """
     st.set_page_config(page_title=f"{title} · SparseDash", page_icon=_MARK, layout="wide")
     st.logo(_WORDMARK)
@@ -105,15 +108,22 @@ def _announce_endings(backend: Backend) -> None:
         st.session_state[_ANNOUNCED].add((job.id, job.attempt))
         title, word = job_name(backend, job), STATES[job.state][1].lower()
         icon = f":material/{_ICONS.get(job.state, 'error')}:"
-        st.toast(f"{widget_label(title)}: {word}. [See the jobs](runs?view=jobs)", icon=icon, duration="long")
-        browser_scripts.notify("SparseDash", f"{title}: {word}.", f"sparsedash-{job.id}-{job.attempt}")
+        st.toast(
+            f"{widget_label(title)}: {word}. [See the jobs](runs?view=jobs)",
+            icon=icon,
+            duration="long",
+        )
+        browser_scripts.notify(
+            "SparseDash", f"{title}: {word}.", f"sparsedash-{job.id}-{job.attempt}"
+        )
     if any(job.live for job in jobs):
         _watch_endings(backend)
 
 
 @st.fragment(run_every=_NOTICE_S)
 def _watch_endings(backend: Backend) -> None:
-    # Announced by the page's next run: what a fragment draws is lost if another one reruns the page at the same moment.
+    # Announced by the page's next run: what a fragment draws is lost if another one reruns the page
+    # at the same moment.
     ended = []
     with suppress(SparseDashError):  # The next page that is opened says what is wrong.
         ended = _unannounced(backend.jobs(_JOBS_ANNOUNCED))
@@ -122,7 +132,9 @@ def _watch_endings(backend: Backend) -> None:
 
 
 def _unannounced(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs that ended since the session began, oldest first; a prompt's only if it failed: its page shows its text."""
+    """Jobs that ended since the session began, oldest first; a prompt's only if it failed: its page
+    shows its text.
+    """
     known = st.session_state[_ANNOUNCED]
     return [
         job
@@ -148,7 +160,9 @@ def offer_table(shown: Table, key: str = "") -> None:
     """Draw the download of a table as CSV. key: distinguishes tables of one name on a page."""
     name, about = table_file_name(shown), widget_label(f"{shown.name}, as a CSV file")
     key = f"take-{shown.name}{key}"
-    offer_file("CSV", lambda: table_csv(shown), name, "text/csv", key=key, kind="tertiary", help=about)
+    offer_file(
+        "CSV", lambda: table_csv(shown), name, "text/csv", key=key, kind="tertiary", help=about
+    )
 
 
 def offer_file(
@@ -162,7 +176,9 @@ def offer_file(
     width: Literal["content", "stretch"] = "content",
     help: str | None = None,
 ) -> None:
-    """Draw the download of a file that only this user may fetch. data: a function makes it when it is asked for."""
+    """Draw the download of a file that only this user may fetch. data: a function makes it when it
+    is asked for.
+    """
     st.download_button(
         text,
         data=data,
@@ -189,7 +205,9 @@ def action_button(
 ) -> None:
     """Draw a button; an error that its action raises is shown, and the page goes on."""
     shown = f":material/{icon}:" if icon else None
-    st.button(text, key, help, on_click=attempt, args=(action,), type=kind, icon=shown, disabled=disabled)
+    st.button(
+        text, key, help, on_click=attempt, args=(action,), type=kind, icon=shown, disabled=disabled
+    )
 
 
 def popover(text: str, key: str, draw: Callable[[], None], icon: str = "") -> None:
@@ -227,7 +245,9 @@ def ask_to_delete(
     def delete() -> None:
         done = backend.housekeeping.delete(chosen)
         then(done)
-        st.toast(widget_label(deletion_summary(done, titles)), icon=":material/delete:", duration="long")
+        st.toast(
+            widget_label(deletion_summary(done, titles)), icon=":material/delete:", duration="long"
+        )
 
     def draw() -> None:
         plan = backend.housekeeping.plan(chosen)
@@ -244,7 +264,9 @@ def opening(sentence: str, basis: str = "", *, also: str = "", grows: bool = Fal
 
     grows: leave room for a longer sentence to come.
     """
-    below = (paragraph(text, css=css) for text, css in ((also, "sd-also"), (basis, "sd-basis")) if text)
+    below = (
+        paragraph(text, css=css) for text, css in ((also, "sd-also"), (basis, "sd-basis")) if text
+    )
     said = heading(sentence, css="sd-opening"), *below
     show(element("div", *said, css="sd-grows") if grows else join(*said))
 
@@ -277,8 +299,15 @@ def remark(*texts: str) -> None:
 
 
 def show_all(n: int, state: str) -> None:
-    """Draw a button that shows all of a list from now on. state: the entry of the session that says so."""
-    st.button(f"Show all {n:,}", key=f"show-{state}", on_click=st.session_state.update, args=({state: True},))
+    """Draw a button that shows all of a list from now on. state: the entry of the session that says
+    so.
+    """
+    st.button(
+        f"Show all {n:,}",
+        key=f"show-{state}",
+        on_click=st.session_state.update,
+        args=({state: True},),
+    )
 
 
 def row(key: str | None = None) -> DeltaGenerator:
@@ -287,7 +316,9 @@ def row(key: str | None = None) -> DeltaGenerator:
 
 
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
-    """Draw a link to a page of ours, with the tolerance. text: a label, see `reporting.html.widget_label`."""
+    """Draw a link to a page of ours, with the tolerance. text: a label, see
+    `reporting.html.widget_label`.
+    """
     along = navigation.tolerance_query() if page_file in navigation.JUDGING else {}
     st.page_link(f"pages/{page_file}.py", label=text, query_params={**along, **query} or None)
 
@@ -302,7 +333,9 @@ def errors_in_words() -> Iterator[None]:
 
 
 def fragment(every_s: float) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Decorator: a part of a page that is drawn again every so many seconds and shows its errors in words."""
+    """Decorator: a part of a page that is drawn again every so many seconds and shows its errors in
+    words.
+    """
 
     def made(draw: Callable[P, None]) -> Callable[P, None]:
         @wraps(draw)
@@ -320,7 +353,11 @@ def attempt(action: Callable[[], object]) -> None:
     try:
         action()
     except SparseDashError as error:
-        st.toast(widget_label(f"{error.message} {error.advice}"), icon=":material/error:", duration="long")
+        st.toast(
+            widget_label(f"{error.message} {error.advice}"),
+            icon=":material/error:",
+            duration="long",
+        )
 
 
 def theme() -> Theme:

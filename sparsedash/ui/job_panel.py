@@ -1,4 +1,6 @@
-"""Jobs on a page: a job's panel with its buttons, kept up to date while it is live; live and ended ones."""
+"""Jobs on a page: a job's panel with its buttons, kept up to date while it is live; live and ended
+ones.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,31 +30,51 @@ _MOVES: dict[Move, tuple[str, str]] = {
     "up": ("Up", "arrow_upward"),
     "down": ("Down", "arrow_downward"),
 }
-_PRIORITIES: dict[Priority, str] = {"high": "High priority", "normal": "Normal priority", "low": "Low priority"}
+_PRIORITIES: dict[Priority, str] = {
+    "high": "High priority",
+    "normal": "Normal priority",
+    "low": "Low priority",
+}
 
 
 def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job] = ()) -> None:
     """Draw the job as it is now, with its buttons.
 
-    brief: on the page of its results: without details and links there, and as high once it is done as before.
-    queue: all waiting jobs in order: a waiting job then has buttons that move it, and a run its priority.
+    brief: on the page of its results: without details and links there, and as high once it is done
+    as before.
+    queue: all waiting jobs in order: a waiting job then has buttons that move it, and a run its
+    priority.
     """
     # A run that was resumed took less than was expected of the whole.
     fresh = job.makes_run and job.state == "done" and job.attempt == 1
     forecast = backend.forecast(job) if fresh else None
     sign, word = ("⊘", "Stopping") if job.stopping else job_status.STATES[job.state]
     state = element(
-        "span", element("span", escape(sign), css="sd-sign"), escape(f" {word}"), css=f"sd-state sd-state-{job.state}"
+        "span",
+        element("span", escape(sign), css="sd-sign"),
+        escape(f" {word}"),
+        css=f"sd-state sd-state-{job.state}",
     )
     head = element(
-        "div", state, element("span", escape(job_status.job_name(backend, job)), css="sd-job-title"), css="sd-job-head"
+        "div",
+        state,
+        element("span", escape(job_status.job_name(backend, job)), css="sd-job-title"),
+        css="sd-job-head",
     )
     # Who asked for the same does not learn who else did.
     own = job.owner in ("", login.current_user()) or not backend.sees_all
     owner = "" if own else f" · for {job.owner}"
-    details = [] if brief else [paragraph(f"{job_status.job_title(job)[1]}{owner}", css="sd-muted sd-small")]
+    details = (
+        []
+        if brief
+        else [paragraph(f"{job_status.job_title(job)[1]}{owner}", css="sd-muted sd-small")]
+    )
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
-        frame.show(element("div", head, *details, *_progress_lines(backend, job, brief, forecast), css="sd-job"))
+        frame.show(
+            element(
+                "div", head, *details, *_progress_lines(backend, job, brief, forecast), css="sd-job"
+            )
+        )
         if job.state == "cancelled":
             # On request: nothing went wrong.
             frame.note(f"{job.error_text} {job.error_advice}".strip())
@@ -66,9 +88,11 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
                 _offer_log(backend, job)
 
 
-def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Preflight | None) -> list[Html]:
-    """The bar and three lines under it: before a job runs, while it does, and after it if steady, so that nothing below
-    moves; else one line of times.
+def _progress_lines(
+    backend: Backend, job: Job, steady: bool, forecast: Preflight | None
+) -> list[Html]:
+    """The bar and three lines under it: before a job runs, while it does, and after it if steady,
+    so that nothing below moves; else one line of times.
     """
     took_s = job.took_s
     times = [f"submitted {wording.moment(job.queued_at, frame.zone())}"]
@@ -90,7 +114,10 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
                 job_status.stage_facts(job),
             )
         case "done" if steady:
-            share, whole = 1.0, "Done" if took_s is None else f"Done in {wording.duration_words(took_s)}"
+            share, whole = (
+                1.0,
+                "Done" if took_s is None else f"Done in {wording.duration_words(took_s)}",
+            )
             stage = escape(" · ".join(times))
         case _:
             return [paragraph(" · ".join(times), css="sd-muted sd-small")]
@@ -105,7 +132,11 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
         aria_valuenow=f"{100 * share:.0f}",
         aria_valuetext=whole,
     )
-    lines = paragraph(whole, css="sd-whole"), element("p", stage, css="sd-stage"), paragraph(facts, css="sd-facts")
+    lines = (
+        paragraph(whole, css="sd-whole"),
+        element("p", stage, css="sd-stage"),
+        paragraph(facts, css="sd-facts"),
+    )
     return [bar, *lines]
 
 
@@ -114,7 +145,9 @@ def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job])
     if job.live:
         stopping = job.cancel_requested_at is not None
         if may_stop:
-            frame.action_button("Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping)
+            frame.action_button(
+                "Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping
+            )
     elif job.state != "done":
         frame.action_button(
             "Resume",
@@ -132,7 +165,9 @@ def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job])
 
 
 def follow(again: Job, before: str) -> None:
-    """Have the address name the run of a job that was queued again. before: the key of the run that it stands for."""
+    """Have the address name the run of a job that was queued again. before: the key of the run that
+    it stands for.
+    """
     asked = address_bar.query_value(navigation.RUN)
     if asked and before.startswith(asked) and again.key != before:
         address_bar.set_query({navigation.RUN: again.key})
@@ -144,18 +179,28 @@ def link_to_form(asked: RunSettings | FindSettings, *, judged_here: bool) -> Non
     judged_here: the page judges them by its own tolerance, which goes along in place of a search's.
     """
     if (address := form_address(asked)) is not None:
-        limits = navigation.whole_tolerance_query(navigation.current_tolerance()) if judged_here else {}
+        limits = (
+            navigation.whole_tolerance_query(navigation.current_tolerance()) if judged_here else {}
+        )
         frame.link("prune", "Change the settings", **address | limits)
 
 
 def _draw_moves(backend: Backend, job: Job, peers: list[int]) -> None:
-    """The buttons that move a waiting job, and a run's priority. peers: ids of its priority's jobs, in order."""
-    is_first, is_last, may_order = peers[:1] == [job.id], peers[-1:] == [job.id], backend.administers
+    """The buttons that move a waiting job, and a run's priority. peers: ids of its priority's jobs,
+    in order.
+    """
+    is_first, is_last, may_order = (
+        peers[:1] == [job.id],
+        peers[-1:] == [job.id],
+        backend.administers,
+    )
     for to, (name, icon) in _MOVES.items() if len(peers) > 1 else ():
         if may_order or to == "down":
             nowhere = may_order and (is_last if to == "down" else is_first)
             move = partial(backend.move, job.id, to)
-            frame.action_button(name, move, key=f"{to}-{job.id}", icon=icon, kind="tertiary", disabled=nowhere)
+            frame.action_button(
+                name, move, key=f"{to}-{job.id}", icon=icon, kind="tertiary", disabled=nowhere
+            )
     if job.makes_run:
         key = f"priority-{job.id}"
         # As the job table has it: another user may have changed it.
@@ -187,11 +232,18 @@ def _link_to_results(backend: Backend, job: Job) -> None:
     else:
         run, _ = job_status.job_model(backend, job)
         if run is not None and job.kind == "timing":
-            runtime = {} if job.settings.get("runtime", "torch") == "torch" else {"runtime": job.settings["runtime"]}
+            runtime = (
+                {}
+                if job.settings.get("runtime", "torch") == "torch"
+                else {"runtime": job.settings["runtime"]}
+            )
             frame.link("overview", "See the speed-up", run=run.key, against="reading", **runtime)
         elif run is not None:
             names = {choice.key: choice.address for choice in record_choices(run, ())}
-            sides = {side: names.get(key := job.settings[side], key[:ADDRESS_LENGTH]) for side in ("left", "right")}
+            sides = {
+                side: names.get(key := job.settings[side], key[:ADDRESS_LENGTH])
+                for side in ("left", "right")
+            }
             frame.link("compare", "Compare passages", run=run.key, **sides)
 
 
@@ -209,7 +261,9 @@ def _offer_measurements(backend: Backend, job: Job, forecast: Preflight) -> None
         if run is None:
             frame.note("Its results are no longer stored.")
         elif run.cached:
-            frame.note(f"Not measured: parts were reused from earlier runs ({', '.join(run.cached)}).")
+            frame.note(
+                f"Not measured: parts were reused from earlier runs ({', '.join(run.cached)})."
+            )
         else:
             frame.show(job_status.measured_against_estimate(run, job.all_s, forecast).html)
 
@@ -222,7 +276,9 @@ def _offer_log(backend: Backend, job: Job) -> None:
         tail = "\n".join(lines[-LOG_LINES:])
         if len(lines) > LOG_LINES or len(tail) > LOG_CHARACTERS:
             frame.note(f"The end of the log; all of it: {job.log_path}.")
-        st.code(visible(tail[-LOG_CHARACTERS:]) or "The log is empty.", language=None, wrap_lines=True)
+        st.code(
+            visible(tail[-LOG_CHARACTERS:]) or "The log is empty.", language=None, wrap_lines=True
+        )
 
     frame.popover("Log", f"log-{job.id}", draw)
 
@@ -234,7 +290,8 @@ def watch_job(
     brief: bool = False,
     below: Callable[[Job], None] = lambda _: None,
 ) -> None:
-    """Draw the job's panel. Reruns the page when the job starts, ends or is to stop, or when `changed` says so.
+    """Draw the job's panel. Reruns the page when the job starts, ends or is to stop, or when
+    `changed` says so.
 
     brief: as in `draw_job`. below: draws what is kept up to date with the job, under its panel.
     """
@@ -247,7 +304,11 @@ def watch_job(
 
 @frame.fragment(JOB_S)
 def _watch_live_job(
-    backend: Backend, seen: Job, changed: Callable[[], bool], brief: bool, below: Callable[[Job], None]
+    backend: Backend,
+    seen: Job,
+    changed: Callable[[], bool],
+    brief: bool,
+    below: Callable[[Job], None],
 ) -> None:
     job = backend.job(seen.id)
     if (job.state, job.stopping) != (seen.state, seen.stopping) or changed():
@@ -260,12 +321,16 @@ def _watch_live_job(
 def live_states(backend: Backend, live: Sequence[Job]) -> dict[int, tuple[str, int]]:
     """State of each of these live jobs by its id, and the number of sparse models of a run."""
     runs = {job.id: backend.run(job.key) for job in live if job.makes_run}
-    return {job.id: (job.state, len(run.sparse) if (run := runs.get(job.id)) else -1) for job in live}
+    return {
+        job.id: (job.state, len(run.sparse) if (run := runs.get(job.id)) else -1) for job in live
+    }
 
 
 @frame.fragment(JOB_S)
 def watch_live_jobs(backend: Backend, before: dict[int, tuple[str, int]]) -> None:
-    """Draw the panels of all live jobs, running ones first. Reruns the page when their `live_states` change."""
+    """Draw the panels of all live jobs, running ones first. Reruns the page when their
+    `live_states` change.
+    """
     live, queue = jobs_under_way(backend), backend.queue()
     if not live or live_states(backend, live) != before:
         st.rerun()
@@ -280,7 +345,9 @@ def jobs_sentence(live: Sequence[Job]) -> str:
     waiting = len(live) - running
     if not live:
         return "Nothing is running."
-    return f"{running} running, {waiting} waiting." if waiting else f"{running} running, none waiting."
+    return (
+        f"{running} running, {waiting} waiting." if waiting else f"{running} running, none waiting."
+    )
 
 
 def show_ended_jobs(backend: Backend, ended: Sequence[Job]) -> None:
@@ -295,21 +362,29 @@ def show_ended_jobs(backend: Backend, ended: Sequence[Job]) -> None:
         frame.show_all(len(ended), "all-jobs")
 
 
-def jobs_under_way(backend: Backend, seen: Sequence[Job] | None = None, but: str | None = None) -> list[Job]:
+def jobs_under_way(
+    backend: Backend, seen: Sequence[Job] | None = None, but: str | None = None
+) -> list[Job]:
     """The live jobs, running ones first, the others in the order in which they will start.
 
-    but: of runs alone, without the one with this key. seen: reruns the page where they are others, or in other states.
+    but: of runs alone, without the one with this key. seen: reruns the page where they are others,
+    or in other states.
     """
     jobs = [
-        job for job in backend.jobs(JOBS_LISTED) if job.live and (but is None or (job.makes_run and job.key != but))
+        job
+        for job in backend.jobs(JOBS_LISTED)
+        if job.live and (but is None or (job.makes_run and job.key != but))
     ]
-    if seen is not None and {(job.id, job.state) for job in jobs} != {(job.id, job.state) for job in seen}:
+    if seen is not None and {(job.id, job.state) for job in jobs} != {
+        (job.id, job.state) for job in seen
+    }:
         st.rerun()
     return sorted(jobs, key=lambda job: (job.state != "running", queue_order(job)))
 
 
 def mention_other_runs(backend: Backend, shown: str) -> None:
-    """Draw a link to the next live run but the one with the key `shown`, its progress, and the number of others.
+    """Draw a link to the next live run but the one with the key `shown`, its progress, and the
+    number of others.
 
     Polls while there is such a run; reruns the page when one comes, starts or ends.
     """
@@ -326,7 +401,9 @@ def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
         state, about = "is under way", " · ".join(filter(None, activity))
     with st.container(gap=None):
         title = widget_label(f"Another run {state}: {job_status.job_name(backend, job)}")
-        frame.link("overview", title, run=job.key, **navigation.whole_tolerance_query(job_search(job)))
+        frame.link(
+            "overview", title, run=job.key, **navigation.whole_tolerance_query(job_search(job))
+        )
         frame.remark(about)
         if more:
             frame.link("runs", f"{len(more)} more in the list of jobs", view="jobs")

@@ -1,4 +1,6 @@
-"""The user of a request: proxy header or signed cookie, the login page, and downloads for one user alone."""
+"""The user of a request: proxy header or signed cookie, the login page, and downloads for one user
+alone.
+"""
 
 import hashlib
 import hmac
@@ -19,12 +21,16 @@ from sparsedash.reporting.html import element, escape
 from sparsedash.storage.users import LOCAL, Serving, serving_rules, visitor_name
 
 USER_HEADER = "x-sparsedash-visitor"
-"""The user's name, quoted. Set by the middleware alone: what a browser sends under this name is dropped."""
+"""The user's name, quoted. Set by the middleware alone: what a browser sends under this name is
+dropped.
+"""
 
 LOGIN_PATH = "/login"
 """Redirects to the login provider."""
 LOGIN_ROUTES = (LOGIN_PATH, "/auth/login", "/auth/logout", "/oauth2callback")
-"""The routes of the login itself; the only ones, beside the one-word health, that are open to everybody."""
+"""The routes of the login itself; the only ones, beside the one-word health, that are open to
+everybody.
+"""
 
 _MARK = "sparsedash-for"
 _SECRET = secrets.token_bytes(32)
@@ -34,7 +40,8 @@ _LONGEST_WANTED = 3000
 """Characters of the address to return to after the login: no cookie holds more than 4096."""
 
 _WORDMARK, _STYLE = (
-    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("wordmark.svg", "login.css")
+    Path(__file__).with_name(name).read_text(encoding="utf-8")
+    for name in ("wordmark.svg", "login.css")
 )
 
 
@@ -48,14 +55,24 @@ def draw_user() -> None:
     rules = serving_rules()
     if rules is None:
         return
-    with st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center", key="visitor"):
+    with st.container(
+        horizontal=True, horizontal_alignment="right", vertical_alignment="center", key="visitor"
+    ):
         st.html(element("p", escape(current_user()), css="sd-muted sd-small"), width="content")
         if rules.login == "oidc":
-            st.button("Log out", key="log-out", type="tertiary", icon=":material/logout:", on_click=st.logout)
+            st.button(
+                "Log out",
+                key="log-out",
+                type="tertiary",
+                icon=":material/logout:",
+                on_click=st.logout,
+            )
 
 
 def private_media_type(kind: str) -> str:
-    """The media type of a download, marked for the current user. Streamlit derives the address from it, too."""
+    """The media type of a download, marked for the current user. Streamlit derives the address from
+    it, too.
+    """
     return kind if serving_rules() is None else f"{kind}; {_MARK}={_mark(current_user())}"
 
 
@@ -71,7 +88,9 @@ def _mark(user: str) -> str:
 
 def authenticated_user(connection: HTTPConnection, rules: Serving) -> str | None:
     """The name of the user who has logged in; None where nobody has."""
-    name = _by_header(connection, rules) if rules.login == "header" else _by_cookie(connection, rules)
+    name = (
+        _by_header(connection, rules) if rules.login == "header" else _by_cookie(connection, rules)
+    )
     return None if name is None else visitor_name(name)
 
 
@@ -100,7 +119,9 @@ def _by_cookie(connection: HTTPConnection, rules: Serving) -> str | None:
     except (ValueError, TypeError):
         return None
     expected = {"is_logged_in": True, "origin": rules.origin, "provider": rules.oidc.provider}
-    if not isinstance(user, dict) or any(user.get(name) != value for name, value in expected.items()):
+    if not isinstance(user, dict) or any(
+        user.get(name) != value for name, value in expected.items()
+    ):
         return None
     # Some providers say it as a string.
     if rules.oidc.claim == "email" and str(user.get("email_verified")).lower() == "false":
@@ -111,7 +132,9 @@ def _by_cookie(connection: HTTPConnection, rules: Serving) -> str | None:
 
 def redirect_to_provider(rules: Serving) -> Response:
     """Redirect to the login provider, by Streamlit's route for it."""
-    return RedirectResponse(f"/auth/login?provider={encode_provider_token(rules.oidc.provider)}", status_code=302)
+    return RedirectResponse(
+        f"/auth/login?provider={encode_provider_token(rules.oidc.provider)}", status_code=302
+    )
 
 
 def login_page(rules: Serving, wanted: str) -> Response:
@@ -123,7 +146,9 @@ def login_page(rules: Serving, wanted: str) -> Response:
     answer = _page("Please log in.", text, (LOGIN_PATH, "Log in"), status=401)
     if len(wanted) <= _LONGEST_WANTED:
         secure = rules.origin.startswith("https:")
-        answer.set_cookie(_WANTED, wanted, max_age=_WANTED_S, httponly=True, samesite="lax", secure=secure)
+        answer.set_cookie(
+            _WANTED, wanted, max_age=_WANTED_S, httponly=True, samesite="lax", secure=secure
+        )
     return answer
 
 
@@ -145,7 +170,9 @@ def redirect_after_login(connection: HTTPConnection) -> Response | None:
     return answer
 
 
-def _page(title: str, text: str, link: tuple[str, str] | None = None, *, status: int) -> HTMLResponse:
+def _page(
+    title: str, text: str, link: tuple[str, str] | None = None, *, status: int
+) -> HTMLResponse:
     """A page of its own: without a login nothing of the dashboard is sent."""
     shown = "" if link is None else element("a", escape(link[1]), href=link[0])
     body = f"{_WORDMARK}<h1>{escape(title)}</h1><p>{escape(text)}</p>{shown}"

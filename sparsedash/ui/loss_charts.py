@@ -1,4 +1,6 @@
-"""Charts of loss, against sparsity, size or speed, with their hints, and the button that measures speed."""
+"""Charts of loss, against sparsity, size or speed, with their hints, and the button that measures
+speed.
+"""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -43,7 +45,10 @@ _AXES = {_SPARSITY: "Sparsity", **{name: GAIN_TITLES[name] for name in get_args(
 _FORMATS = {_AS_RUN: "As in the run", **{name: name for name in get_args(Dtype)}}
 _TORCH = "torch"
 _RUNTIMES = {name: name for name in get_args(Runtime)}
-_THREADS = {_ALL: "As many as torch uses", **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}}
+_THREADS = {
+    _ALL: "As many as torch uses",
+    **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)},
+}
 _CLICK = "Click a point to compare its answers with the dense model's."
 _BARS_95 = "Bars: 95 % intervals."
 _BARS = "Bars: confidence intervals behind the verdict."
@@ -67,7 +72,9 @@ _HELP: dict[Measure, str] = {
     "tasks have different limits. Documents are left out: their loss is one of perplexity.",
 }
 _SHIFTED = "Overlapping points are shifted sideways."
-_PAIRED = "Methods whose bars overlap may still differ: their paired difference stands under the chart."
+_PAIRED = (
+    "Methods whose bars overlap may still differ: their paired difference stands under the chart."
+)
 _HOLLOW = "Hollow marks: evaluated on fewer passages than the dense model."
 _FRONT = "Line: Pareto front."
 _BEATEN = "Pareto front: no other model is better on both axes."
@@ -83,14 +90,20 @@ def show_tradeoff_chart(
 ) -> str:
     """Draw the chart with its caption; return the key of the record whose point was clicked.
 
-    name: of its files. hints: about these lines, behind the "?". paired: whether the page tests method against method.
+    name: of its files. hints: about these lines, behind the "?". paired: whether the page tests
+    method against method.
     """
-    several, tradeoff = len(tradeoff.lines) > 1, replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
+    several, tradeoff = (
+        len(tradeoff.lines) > 1,
+        replace(tradeoff, highlighted=query_value(_HIGHLIGHT)),
+    )
     chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
     pressed = clicked_record(show_chart(chart, name, alt, key))
     hollow = any(point.hollow or point.live for line in tradeoff.lines.values() for point in line)
     caption = [
-        _NOT_JUDGED if measure == "accuracy" and measure not in tradeoff.allowed else _CAPTIONS[measure],
+        _NOT_JUDGED
+        if measure == "accuracy" and measure not in tradeoff.allowed
+        else _CAPTIONS[measure],
         _SHIFTED if several else "",
         _PAIRED if paired and _CAPTIONS[measure] == _SIGNS else "",
     ]
@@ -100,7 +113,9 @@ def show_tradeoff_chart(
 
 
 def show_caption(key: str, of: str, caption: Sequence[str], more: Sequence[str]) -> None:
-    """Draw the caption of a chart or table, and a "?" that opens the rest, a paragraph each. of: "chart: flips"."""
+    """Draw the caption of a chart or table, and a "?" that opens the rest, a paragraph each. of:
+    "chart: flips".
+    """
     with st.container(key=f"caption-{key}", horizontal=True, vertical_alignment="top", gap="small"):
         frame.remark(*caption)
         # The style sheet shows a "?" in place of the label.
@@ -124,7 +139,8 @@ def choose_highlight(labels: Collection[str]) -> None:
 def choose_axis(labels: Collection[str], asked: Budget) -> tuple[GainName | None, Budget]:
     """Draw the choices of the axis that loss is plotted against, and of the highlighted line.
 
-    Returns the gain, or None for sparsity, and the budget whose shares that is. asked: the run's budget.
+    Returns the gain, or None for sparsity, and the budget whose shares that is. asked: the run's
+    budget.
     """
     first, second, third = st.columns(3)
     with first:
@@ -146,10 +162,18 @@ def choose_share(asked: Budget) -> Budget:
     return choose_budget("share", "Sparsity axis", asked)
 
 
-def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name: GainName, measure: Measure) -> str:
-    """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or nothing."""
+def show_gains(
+    backend: Backend, found: RunResults, tradeoff: TradeoffData, name: GainName, measure: Measure
+) -> str:
+    """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or
+    nothing.
+    """
     is_timed, key = name in GAIN_PHASES, ""
-    timing_of = _choose_timing(backend, found) if is_timed else partial(TimingSettings, dense=found.dense.key)
+    timing_of = (
+        _choose_timing(backend, found)
+        if is_timed
+        else partial(TimingSettings, dense=found.dense.key)
+    )
     gained, omitted = run_gains(backend, found, name, timing_of)
     if gained.gains:
         tradeoff = replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
@@ -158,7 +182,9 @@ def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name
         file = file_name(wording.file_stem(found.run), measure, "against", name)
         key = clicked_record(show_chart(chart, file, alt, f"gain-{name}-{measure}"))
         bars = _BARS if measure in tradeoff.allowed else _BARS_95
-        caption, front = (_FRONT, f"{_BEATEN} {bars}") if measure != "tasks" else (_CAPTIONS[measure], "")
+        caption, front = (
+            (_FRONT, f"{_BEATEN} {bars}") if measure != "tasks" else (_CAPTIONS[measure], "")
+        )
         more = [front, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
         show_caption(f"gain-{name}", f"chart: {measure} against {name}", [caption], more)
     for why, models in omitted.items():
@@ -198,7 +224,9 @@ def _offer_timing(
 ) -> None:
     """Draw the jobs that measure, or the button that asks for them; a reason for the example."""
     if found.run.made_on:
-        frame.note("The example's models cannot be timed: their statistics do not ship. Run it here first.")
+        frame.note(
+            "The example's models cannot be timed: their statistics do not ship. Run it here first."
+        )
         return
     requests = [timing_of(sparse=each.record.key) for each in untimed]
     jobs = [job for request in requests if (job := backend.newest_job(request.key())) is not None]
@@ -220,8 +248,14 @@ def _offer_timing(
 
 def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.TimingOf) -> None:
     """Draw every measurement of this run as a table with its conditions."""
-    asked = {found.names[each.record.key]: timing_of(sparse=each.record.key) for each in found.judged}
-    measured = {name: timing for name, request in asked.items() if (timing := backend.result(Timing, request.key()))}
+    asked = {
+        found.names[each.record.key]: timing_of(sparse=each.record.key) for each in found.judged
+    }
+    measured = {
+        name: timing
+        for name, request in asked.items()
+        if (timing := backend.result(Timing, request.key()))
+    }
     if measured:
         with st.expander("Measured speeds"):
             for name, timing in measured.items():
@@ -230,13 +264,17 @@ def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.Tim
 
 
 def show_kinds(record: Record, name: str, stem: str) -> None:
-    """Draw what a sparse model lost by kind of text, where measured. name: of the model. stem: of the files."""
+    """Draw what a sparse model lost by kind of text, where measured. name: of the model. stem: of
+    the files.
+    """
     estimates = kind_estimates(record.by_kind)
     if not estimates:
         return
     sentence = forgotten_sentence(record)
     frame.remark(f"{name} on held-out text of each kind; bars: 95 % intervals. {sentence}".strip())
     figure = kind_chart(estimates, frame.theme())
-    show_chart(figure, file_name(stem, name, "forgotten"), kinds_words(estimates), "kinds", "ignore")
+    show_chart(
+        figure, file_name(stem, name, "forgotten"), kinds_words(estimates), "kinds", "ignore"
+    )
     with st.expander("The kinds of text as a table"):
         frame.show_table(kinds_table(record))

@@ -1,4 +1,5 @@
-"""ASGI middleware around Streamlit: host and origin checks, login, session ownership, upload limits, security headers.
+"""ASGI middleware around Streamlit: host and origin checks, login, session ownership, upload
+limits, security headers.
 
 `checked_serving_rules` decides before that whether the server may start at all.
 """
@@ -32,7 +33,9 @@ from sparsedash.ui import browser_scripts, login
 VISITOR = "sparsedash.visitor"
 """Key of a request's scope for the user who has logged in."""
 MOST_FILES = 2
-"""Uploads of each user in flight or unread in memory, 50 MB each. A page reads its file at once and frees it."""
+"""Uploads of each user in flight or unread in memory, 50 MB each. A page reads its file at once and
+frees it.
+"""
 
 _HEALTH, _MEDIA, _UPLOADS = "/health", "/media/", "/_stcore/upload_file/"
 _LEAST_SECRET = 32
@@ -40,20 +43,26 @@ _SEE = "docs/deployment.md says what a proxy must pass on."
 
 
 def checked_serving_rules() -> Serving | None:
-    """How others are served; None for this machine alone. Exits with a sentence where the configuration is not safe.
+    """How others are served; None for this machine alone. Exits with a sentence where the
+    configuration is not safe.
 
-    It also tells Streamlit the public host, or its WebSocket is refused, and that a session belongs to its user:
-    Streamlit then gives a session back only to the user that it began with.
+    It also tells Streamlit the public host, or its WebSocket is refused, and that a session belongs
+    to its user: Streamlit then gives a session back only to the user that it began with.
     """
     try:
         rules = serving_rules()
     except SparseDashError as error:
         sys.exit(f"SparseDash is not served. {error}")
     if problem := _address_problem() if rules is None else _login_problem(rules):
-        sys.exit(f"SparseDash is not served. {problem} docs/deployment.md says how, under “Serving others”.")
+        sys.exit(
+            f"SparseDash is not served. {problem} docs/deployment.md says how, under “Serving others”."
+        )
     if rules is not None:
         name, _, port = rules.host.rpartition(":")
-        config.set_option("server.allowedHosts", [name if port.isdecimal() else rules.host, "localhost", "127.0.0.1"])
+        config.set_option(
+            "server.allowedHosts",
+            [name if port.isdecimal() else rules.host, "localhost", "127.0.0.1"],
+        )
         config.set_option("server.trustedUserHeaders", {login.USER_HEADER: "visitor"})
     return rules
 
@@ -62,7 +71,11 @@ def _address_problem() -> str:
     address = config.get_option("server.address")
     if address and is_loopback(address):
         return ""
-    where = f"at {address}" if address else "at every address of this machine, since server.address names none"
+    where = (
+        f"at {address}"
+        if address
+        else "at every address of this machine, since server.address names none"
+    )
     return (
         f"It would listen {where}, and every client could read this user's files and delete every run: there is no "
         f"login. Let it listen at 127.0.0.1, or configure a login in the file named by {VARIABLE}."
@@ -71,7 +84,8 @@ def _address_problem() -> str:
 
 def _login_problem(rules: Serving) -> str:
     if rules.login == "header":
-        # The server under Streamlit would put the browser's address, as the header says it, in the proxy's place.
+        # The server under Streamlit would put the browser's address, as the header says it, in the
+        # proxy's place.
         if os.environ.get("FORWARDED_ALLOW_IPS") == "":
             return ""
         return (
@@ -117,7 +131,8 @@ def security_headers(app: ASGIApp) -> ASGIApp:
 def _content_security_policy() -> str:
     """Everything comes from this server, and nothing may frame it.
 
-    Streamlit styles with inline styles, and its front page has one inline script: that and our own are named by hash.
+    Streamlit styles with inline styles, and its front page has one inline script: that and our own
+    are named by hash.
     """
     page = (Path(streamlit.__file__).with_name("static") / "index.html").read_text(encoding="utf-8")
     hashes = browser_scripts.content_hashes(re.findall(r"<script>(.*?)</script>", page, re.DOTALL))
@@ -136,7 +151,9 @@ def access_check(app: ASGIApp, rules: Serving | None) -> ASGIApp:
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         is_socket = scope["type"] == "websocket"
-        refusal = _refusal(HTTPConnection(scope), rules) if is_socket or scope["type"] == "http" else None
+        refusal = (
+            _refusal(HTTPConnection(scope), rules) if is_socket or scope["type"] == "http" else None
+        )
         if refusal is not None:
             await (WebSocketClose(code=1008) if is_socket else refusal)(scope, receive, send)
             return
@@ -148,7 +165,9 @@ def access_check(app: ASGIApp, rules: Serving | None) -> ASGIApp:
 
 
 def _refusal(connection: HTTPConnection, rules: Serving | None) -> Response | None:
-    """The answer in the application's place; None for a request that is let through, with its user's name."""
+    """The answer in the application's place; None for a request that is let through, with its
+    user's name.
+    """
     if problem := _foreign(connection, rules):
         return PlainTextResponse(problem, status_code=403)
     headers = MutableHeaders(scope=connection.scope)
@@ -183,8 +202,13 @@ def _foreign(connection: HTTPConnection, rules: Serving | None) -> str:
     if rules is None:
         here = connection.scope.get("server")
         if here is not None and not is_loopback(here[0]):
-            return "This server has no login and answers only its own machine. See docs/deployment.md."
-        is_served, is_own = is_host_allowed(host), origin is None or urlsplit(origin).netloc.lower() == host
+            return (
+                "This server has no login and answers only its own machine. See docs/deployment.md."
+            )
+        is_served, is_own = (
+            is_host_allowed(host),
+            origin is None or urlsplit(origin).netloc.lower() == host,
+        )
     else:
         is_health = connection.scope["path"] == _HEALTH and is_host_allowed(host)
         is_served = host == rules.host or is_health
@@ -212,28 +236,43 @@ def _only_for(name: str, send: Send) -> Send:
             if kind:
                 headers["content-type"] = kind
             if refused:
-                message = {"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]}
+                message = {
+                    "type": "http.response.start",
+                    "status": 404,
+                    "headers": [(b"content-length", b"0")],
+                }
         elif refused:
-            message = {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
+            message = {
+                "type": "http.response.body",
+                "body": b"",
+                "more_body": message.get("more_body", False),
+            }
         await send(message)
 
     return send_own
 
 
 def upload_guard(app: ASGIApp) -> ASGIApp:
-    """The application with Streamlit's upload endpoint for own sessions only, and for few files at once.
+    """The application with Streamlit's upload endpoint for own sessions only, and for few files at
+    once.
 
-    Inside `access_check`. That nobody reconnects to another user's session is Streamlit's own check, by what
-    `checked_serving_rules` sets.
+    Inside `access_check`. That nobody reconnects to another user's session is Streamlit's own
+    check, by what `checked_serving_rules` sets.
     """
     arriving = Counter[str]()
 
     def n_unread(name: str) -> int:
-        return sum(len(kept) for session, kept in [*_files().file_storage.items()] if _is_session_of(session, name))
+        return sum(
+            len(kept)
+            for session, kept in [*_files().file_storage.items()]
+            if _is_session_of(session, name)
+        )
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         name, answer = scope.get(VISITOR) or LOCAL, app
-        _, is_upload, rest = scope["path"].partition(_UPLOADS) if scope["type"] == "http" else ("", "", "")
+        _, is_upload, rest = (
+            scope["path"].partition(_UPLOADS) if scope["type"] == "http" else ("", "", "")
+        )
         n = int(bool(is_upload) and scope["method"] == "PUT")
         if is_upload and not _is_session_of(rest.partition("/")[0], name):
             answer, n = PlainTextResponse("There is no such session of yours.", status_code=404), 0
@@ -263,7 +302,11 @@ def _files() -> MemoryUploadedFileManager:
 
 
 def _is_session_of(session: str, name: str) -> bool:
-    """Whether a page of this user is connected to the session; without logins all sessions are the one user's."""
+    """Whether a page of this user is connected to the session; without logins all sessions are the
+    one user's.
+    """
     client = None if name == LOCAL else Runtime.instance().get_client(session)
     context = client.client_context if client else None
-    return name == LOCAL or (context is not None and dict(context.headers).get(login.USER_HEADER) == quote(name))
+    return name == LOCAL or (
+        context is not None and dict(context.headers).get(login.USER_HEADER) == quote(name)
+    )

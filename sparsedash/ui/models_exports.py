@@ -7,11 +7,28 @@ import streamlit as st
 
 from sparsedash.catalog.families import FORMS, MADE_GGUF, forms_filled_up, is_gguf
 from sparsedash.reporting import wording
-from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
+from sparsedash.reporting.deployment import (
+    FORM_NAMES,
+    export_title,
+    proof_words,
+    runtime_rows,
+    upload_command,
+)
 from sparsedash.reporting.html import Table, element, escape, paragraph
 from sparsedash.reporting.run_results import RunResults, run_results, verdict_of
-from sparsedash.reporting.verdicts import accuracy_open, limits_sentence, model_verdict, verdict_sign
-from sparsedash.schema.export_settings import Export, ExportSettings, Form, Weights, possible_weights
+from sparsedash.reporting.verdicts import (
+    accuracy_open,
+    limits_sentence,
+    model_verdict,
+    verdict_sign,
+)
+from sparsedash.schema.export_settings import (
+    Export,
+    ExportSettings,
+    Form,
+    Weights,
+    possible_weights,
+)
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import address_bar, frame
@@ -58,7 +75,9 @@ def show_export(backend: Backend, export: Export) -> None:
         if export.form == "masked":
             frame.remark("Zeros alone give no speed-up.")
         with st.expander("Where it loads"):
-            caption = "Proven: loaded here by a fresh process. The rest is by the runtimes' source code."
+            caption = (
+                "Proven: loaded here by a fresh process. The rest is by the runtimes' source code."
+            )
             drawn = Table("Where it loads", caption, _HEAD, runtime_rows(export))
             frame.show(element("div", drawn.html, css="sd-wrapped"))
             frame.offer_table(drawn, key=export.key[:16])
@@ -87,9 +106,13 @@ def _card_verdict(backend: Backend, export: Export) -> str:
 
 
 def request_export(backend: Backend, found: RunResults) -> None:
-    """Draw the choice among the run's sparse models, of form and numbers, and the button; a reason for the example."""
+    """Draw the choice among the run's sparse models, of form and numbers, and the button; a reason
+    for the example.
+    """
     if found.run.made_on:
-        frame.note("The example's models cannot be exported: their statistics do not ship. Run it here first.")
+        frame.note(
+            "The example's models cannot be exported: their statistics do not ship. Run it here first."
+        )
         return
     left, middle, right = st.columns([2, 2, 1])
     with left:
@@ -106,14 +129,18 @@ def request_export(backend: Backend, found: RunResults) -> None:
     assert record.pruned is not None, "only sparse models are offered"
     named = backend.named_model(record.model)
     filled_up = forms_filled_up(record.pruned, named.family if named else None)
-    usual_form = next((form for form in possible if form not in ("masked", *filled_up)), possible[0])
+    usual_form = next(
+        (form for form in possible if form not in ("masked", *filled_up)), possible[0]
+    )
     with middle:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
         form = cast(Form, address_bar.select("form", "Form", shown, usual_form, noun="form"))
     weights = possible_weights(form)
     with right:
         usual = record.dtype if record.dtype in weights else "float32"
-        chosen = address_bar.select("weights", "Numbers", {str(each): str(each) for each in weights}, usual)
+        chosen = address_bar.select(
+            "weights", "Numbers", {str(each): str(each) for each in weights}, usual
+        )
     frame.remark(f"{wording.first_upper(FORMS[form])}.")
     if form in filled_up:
         frame.note("Saves nothing here: all blocks are padded to the dense width.")
@@ -124,13 +151,20 @@ def request_export(backend: Backend, found: RunResults) -> None:
             label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
             about, example = "Its tokenizer is copied into the export.", "/models/dense-f16.gguf"
             if named is not None and named.family in MADE_GGUF:
-                label, about = f"{label}, if you have one", f"{about} Without one it is made of the model's folder."
-            dense_gguf = st.text_input(label, key="dense-gguf", placeholder=example, help=about).strip()
+                label, about = (
+                    f"{label}, if you have one",
+                    f"{about} Without one it is made of the model's folder.",
+                )
+            dense_gguf = st.text_input(
+                label, key="dense-gguf", placeholder=example, help=about
+            ).strip()
     for other, why in problems.items():
         if why:
             frame.remark(f"Not possible as {other}: {why}.")
 
-    asked = partial(ExportSettings, run=found.run.key, dense=found.run.dense, sparse=record.key, form=form)
+    asked = partial(
+        ExportSettings, run=found.run.key, dense=found.run.dense, sparse=record.key, form=form
+    )
     limits = found.tolerance
     asked = partial(asked, weights=cast(Weights, chosen), ratio=limits.ratio, points=limits.points)
     asked = partial(asked, dense_gguf=dense_gguf, task_points=limits.tasks)

@@ -1,8 +1,9 @@
 """The menu on top of every page, and the run and tolerance that its links carry along.
 
-Pages about a run name it in their addresses. On the others it is kept in the session state, so that the way back still
-leads to the same run. Streamlit's own menu forgets the address, and a link to the page that is shown already tells the
-server of its parameters, but not the browser: the address would stay as it was, and Back would lead away.
+Pages about a run name it in their addresses. On the others it is kept in the session state, so that
+the way back still leads to the same run. Streamlit's own menu forgets the address, and a link to
+the page that is shown already tells the server of its parameters, but not the browser: the address
+would stay as it was, and Back would lead away.
 """
 
 from collections.abc import Mapping
@@ -20,14 +21,18 @@ from sparsedash.ui import browser_scripts
 
 RUN = "run"
 RATIO, POINTS = (field_rows(FindSettings)[name].key for name in ("ratio", "points"))
-"""Parameters of an address: the run's key, and the tolerance in word perplexity and in points of accuracy."""
+"""Parameters of an address: the run's key, and the tolerance in word perplexity and in points of
+accuracy.
+"""
 TASK_LIMITS = "limits"
 """The parameter with the points of single tasks: "piqa:3,boolq:5"."""
 _TOLERANCE = (RATIO, POINTS, TASK_LIMITS)
 ABOUT_A_RUN = ("overview", "compare", "models")
 """The files of the pages about one run."""
 JUDGING = (*ABOUT_A_RUN, "prune", "runs")
-"""The files of the pages that judge or search by the tolerance, and so have it in their addresses."""
+"""The files of the pages that judge or search by the tolerance, and so have it in their
+addresses.
+"""
 
 TITLES = {
     "overview": "Overview",
@@ -50,7 +55,9 @@ def current_tolerance() -> Tolerance:
 
 
 def parse_tolerance(parameters: Mapping[str, str]) -> Tolerance:
-    """The tolerance in these parameters of an address; the default of each that they do not hold, or not as valid."""
+    """The tolerance in these parameters of an address; the default of each that they do not hold,
+    or not as valid.
+    """
     found = Tolerance()
     with suppress(ValueError, SettingsError):
         found = replace(found, ratio=float(parameters.get(RATIO) or found.ratio))
@@ -70,16 +77,24 @@ def task_limits(tolerance: Tolerance) -> str:
 
 
 def tolerance_query() -> dict[str, str]:
-    """The tolerance as parameters of a link, as far as the address has it: without, a search is judged by its own."""
+    """The tolerance as parameters of a link, as far as the address has it: without, a search is
+    judged by its own.
+    """
     found = whole_tolerance_query(current_tolerance())
     return {name: value for name, value in found.items() if _state().get(name)}
 
 
 def whole_tolerance_query(allowed: Tolerance | FindSettings | None) -> dict[str, str]:
-    """This tolerance, or that of a search, as parameters of a link, the default as well; empty for None."""
+    """This tolerance, or that of a search, as parameters of a link, the default as well; empty for
+    None.
+    """
     if allowed is None:
         return {}
-    tasks = {TASK_LIMITS: task_limits(allowed)} if isinstance(allowed, Tolerance) and allowed.tasks else {}
+    tasks = (
+        {TASK_LIMITS: task_limits(allowed)}
+        if isinstance(allowed, Tolerance) and allowed.tasks
+        else {}
+    )
     return {RATIO: f"{allowed.ratio:g}", POINTS: f"{allowed.points:g}"} | tasks
 
 
@@ -108,7 +123,13 @@ def begin_menu(title: str) -> None:
     browser_scripts.shorten_back()
     _sync_address(title)
     page_file = next(name for name, shown in TITLES.items() if shown == title)
-    kept = (RUN, *_TOLERANCE) if page_file in ABOUT_A_RUN else _TOLERANCE if page_file in JUDGING else ()
+    kept = (
+        (RUN, *_TOLERANCE)
+        if page_file in ABOUT_A_RUN
+        else _TOLERANCE
+        if page_file in JUDGING
+        else ()
+    )
     remember({name: st.query_params.get(name, "") for name in kept})
     st.session_state[_PLACE] = st.container(key="menu").empty()
     draw_menu()
@@ -125,7 +146,9 @@ def draw_menu() -> None:
 
 
 def _sync_address(title: str) -> None:
-    """Have the browser show the address of a link to the same page; what it shows already adds no step to Back."""
+    """Have the browser show the address of a link to the same page; what it shows already adds no
+    step to Back.
+    """
     here = (title, {name: st.query_params.get_all(name) for name in st.query_params})
     before = st.session_state.get(_SEEN, here)
     if before[0] == title and before != here:

@@ -1,4 +1,6 @@
-"""A run on the overview page: answer, next step, numbers, prompts, chart and table; and the list of runs."""
+"""A run on the overview page: answer, next step, numbers, prompts, chart and table; and the list of
+runs.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +13,26 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure
 from sparsedash.reporting.deployment import structure_sentence
-from sparsedash.reporting.html import Html, card, cards, element, escape, file_name, paragraph, readable, widget_label
+from sparsedash.reporting.html import (
+    Html,
+    card,
+    cards,
+    element,
+    escape,
+    file_name,
+    paragraph,
+    readable,
+    widget_label,
+)
 from sparsedash.reporting.next_step import NextStep, next_step
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
-from sparsedash.reporting.run_results import PromptTexts, RunResults, live_model, prompt_texts, run_results
+from sparsedash.reporting.run_results import (
+    PromptTexts,
+    RunResults,
+    live_model,
+    prompt_texts,
+    run_results,
+)
 from sparsedash.schema.pair_records import NOT_CONTINUED, RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
@@ -33,7 +51,8 @@ _TO_COME, _NOT_STORED = "…", "(not stored)"
 
 
 def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
-    """Draw the sentence that a run's page opens with, its limits, the next step, and how the run ended, if early.
+    """Draw the sentence that a run's page opens with, its limits, the next step, and how the run
+    ended, if early.
 
     job: the run's newest.
     """
@@ -52,10 +71,14 @@ def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
     _show_next_step(backend, found, grows=grows)
     _offer_newer(backend, run)
     missing = "" if job is not None and job.live else run_answer.missing_records(run, found.missing)
-    show_incomplete(" ".join(filter(None, (ending, missing))), _resume_without_panel(backend, run, job))
+    show_incomplete(
+        " ".join(filter(None, (ending, missing))), _resume_without_panel(backend, run, job)
+    )
 
 
-def _resume_without_panel(backend: Backend, run: Run, job: Job | None) -> Callable[[], object] | None:
+def _resume_without_panel(
+    backend: Backend, run: Run, job: Job | None
+) -> Callable[[], object] | None:
     """What puts the run in the queue again; None where the panel of its job has the button."""
     if job is not None and job.state != "done":
         return None
@@ -63,22 +86,39 @@ def _resume_without_panel(backend: Backend, run: Run, job: Job | None) -> Callab
 
 
 def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) -> None:
-    """Draw the next step and its link, once the run is finished. grows: keep the room for it from the beginning."""
+    """Draw the next step and its link, once the run is finished. grows: keep the room for it from
+    the beginning.
+    """
     step = next_step(found, backend.reach) if found is not None else None
     if step is None and not grows:
         return
-    with st.container(key="next-step-grows" if grows else "next-step", horizontal=True, vertical_alignment="center"):
-        frame.show(paragraph(f"{step.said}{_takes(backend, found, step)}" if step and found else "", css="sd-next"))
+    with st.container(
+        key="next-step-grows" if grows else "next-step",
+        horizontal=True,
+        vertical_alignment="center",
+    ):
+        frame.show(
+            paragraph(
+                f"{step.said}{_takes(backend, found, step)}" if step and found else "",
+                css="sd-next",
+            )
+        )
         if found is None or step is None:
             return
         if step.link and step.asked is None and found.headline is not None:
             link_to_export(found.run.key, found.names[found.headline.key])
-        elif step.link and step.asked is not None and (address := form_address(step.asked)) is not None:
+        elif (
+            step.link
+            and step.asked is not None
+            and (address := form_address(step.asked)) is not None
+        ):
             frame.link("prune", step.link, **address)
 
 
 def _offer_newer(backend: Backend, run: Run) -> None:
-    """Draw that the hub has newer revisions of what the run read, and the button that runs it on them."""
+    """Draw that the hub has newer revisions of what the run read, and the button that runs it on
+    them.
+    """
     newer = backend.newer_revisions(run)
     if not newer:
         return
@@ -86,12 +126,16 @@ def _offer_newer(backend: Backend, run: Run) -> None:
     with st.container(key="newer-revision", horizontal=True, vertical_alignment="center"):
         frame.show(paragraph(wording.newer_words(newer), css="sd-muted"))
         frame.action_button(
-            "Run on the newer one", lambda: job_panel.follow(backend.submit(asked), run.key), key="run-newer"
+            "Run on the newer one",
+            lambda: job_panel.follow(backend.submit(asked), run.key),
+            key="run-newer",
         )
 
 
 def _takes(backend: Backend, found: RunResults, step: NextStep) -> str:
-    """What a step takes, as the end of its paragraph; nothing where that is not known, or it is what ran already."""
+    """What a step takes, as the end of its paragraph; nothing where that is not known, or it is
+    what ran already.
+    """
     if not step.link or step.asked in (None, found.run.find, found.run.settings):
         return ""
     seconds = backend.preflight(step.asked).duration.total_s
@@ -99,7 +143,8 @@ def _takes(backend: Backend, found: RunResults, step: NextStep) -> str:
 
 
 def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None) -> None:
-    """Draw the page of a run without results: its job, if any, stands where it stays when they come.
+    """Draw the page of a run without results: its job, if any, stands where it stays when they
+    come.
 
     run: None where its own record is missing, or not there yet.
     """
@@ -112,48 +157,71 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         )
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
-    frame.opening(sentence, " · ".join(job_status.job_title(job)) if job is not None else "", grows=grows)
+    frame.opening(
+        sentence, " · ".join(job_status.job_title(job)) if job is not None else "", grows=grows
+    )
     if grows:
         choose_tolerance()
     _show_next_step(backend, None, grows=grows)
     if run is not None and not live:
         show_incomplete("The other records are kept.", _resume_without_panel(backend, run, job))
     if job is not None:
-        job_panel.watch_job(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
-    if not live and (asked := (run and (run.find or run.settings)) or (job and job_status.job_request(job))):
+        job_panel.watch_job(
+            backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True
+        )
+    if not live and (
+        asked := (run and (run.find or run.settings)) or (job and job_status.job_request(job))
+    ):
         job_panel.link_to_form(asked, judged_here=True)
     if live:
-        frame.empty("The chart appears once the dense model is evaluated, and gains a point with every sparse model.")
+        frame.empty(
+            "The chart appears once the dense model is evaluated, and gains a point with every sparse model."
+        )
 
 
 def _grows(job: Job | None) -> bool:
-    """Whether a live job adds to the page, or did in this session: then its parts keep their places."""
+    """Whether a live job adds to the page, or did in this session: then its parts keep their
+    places.
+    """
     if job is not None and job.live:
         st.session_state[_GROWN] = job.id
     return job is not None and st.session_state.get(_GROWN) == job.id
 
 
 def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
-    """Draw the headline numbers, the chart and its table; above them the job that adds to them, if any."""
+    """Draw the headline numbers, the chart and its table; above them the job that adds to them, if
+    any.
+    """
 
     def draw(job: Job | None) -> None:
         live = job is not None and job.live
         grows = _grows(job)
-        frame.show(cards(_numbers(found, job is not None and job.live and not job.stopping, grows), grows=grows))
+        frame.show(
+            cards(
+                _numbers(found, job is not None and job.live and not job.stopping, grows),
+                grows=grows,
+            )
+        )
         if not live:
-            for note in filter(None, (run_answer.estimate_words(found), structure_sentence(backend, found))):
+            for note in filter(
+                None, (run_answer.estimate_words(found), structure_sentence(backend, found))
+            ):
                 frame.note(note)
         _show_prompts(backend, found, live=live, grows=grows)
         if not (found.judged or live):
             return
-        measures: tuple[Measure, ...] = (*OF_PASSAGES, "tasks") if found.has_task_lines else OF_PASSAGES
+        measures: tuple[Measure, ...] = (
+            (*OF_PASSAGES, "tasks") if found.has_task_lines else OF_PASSAGES
+        )
         measure = choose_measure(measures)
         lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
         gain, axis = loss_charts.choose_axis(lines, found.run.settings.axis)
         if measure == "tasks":
             tradeoff = found.task_tradeoff(axis)
         else:
-            tradeoff = found.tradeoff(axis, live_model(found, job) if job is not None and live else None)
+            tradeoff = found.tradeoff(
+                axis, live_model(found, job) if job is not None and live else None
+            )
         if gain is not None:
             pressed = loss_charts.show_gains(backend, found, tradeoff, gain, measure)
         else:
@@ -173,14 +241,22 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     if len(found.race) > 1:
         frame.show(verdicts.race_table(found).html)
     if found.headline is not None:
-        loss_charts.show_kinds(found.headline, found.names[found.headline.key], wording.file_stem(found.run))
+        loss_charts.show_kinds(
+            found.headline, found.names[found.headline.key], wording.file_stem(found.run)
+        )
     figures = run_answer.answer_figures(found, race=len(found.race) < 2)
     if found.judged:
         with st.expander("The numbers as a table"):
             limits = navigation.tolerance_query()
-            addresses = {key: f"compare?{urlencode(query | limits)}" for key, query in found.comparisons.items()}
+            addresses = {
+                key: f"compare?{urlencode(query | limits)}"
+                for key, query in found.comparisons.items()
+            }
             frame.show_table(verdicts.numbers_table(found, addresses))
-    stopped, source = verdicts.early_stopping_words(found.records), wording.source_note(found.run.source_type)
+    stopped, source = (
+        verdicts.early_stopping_words(found.records),
+        wording.source_note(found.run.source_type),
+    )
     for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
         # That stands under the prompts.
         if note != NOT_CONTINUED:
@@ -188,7 +264,8 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
 
 
 def _show_prompts(backend: Backend, found: RunResults, *, live: bool, grows: bool) -> None:
-    """Draw the run's prompts with both texts, and the link to those of the other models; nothing where none is stored.
+    """Draw the run's prompts with both texts, and the link to those of the other models; nothing
+    where none is stored.
 
     live: whether texts may come. grows: keep the room for them.
     """
@@ -197,21 +274,39 @@ def _show_prompts(backend: Backend, found: RunResults, *, live: bool, grows: boo
         return
     sparse, some = found.headline, any(row.sparse is not None for row in rows)
     name = f"Sparse, {found.names[sparse.key]}" if sparse is not None else "Sparse"
-    heads = [("Prompt", ""), ("Dense", "sd-dense"), *([(name, "sd-sparse")] if some or live else [])]
-    head = element("tr", *(element("th", escape(text), scope="col", css=css) for text, css in heads))
+    heads = [
+        ("Prompt", ""),
+        ("Dense", "sd-dense"),
+        *([(name, "sd-sparse")] if some or live else []),
+    ]
+    head = element(
+        "tr", *(element("th", escape(text), scope="col", css=css) for text, css in heads)
+    )
     missing = _TO_COME if live else _NOT_STORED
-    drawn = element("tbody", *(_prompt_row(row, name, missing if some or live else "") for row in rows))
+    drawn = element(
+        "tbody", *(_prompt_row(row, name, missing if some or live else "") for row in rows)
+    )
     css = "sd-prompts sd-grows" if grows else "sd-prompts"
-    frame.show(element("table", element("thead", head), drawn, css=css, aria_label="What the models write"))
+    frame.show(
+        element("table", element("thead", head), drawn, css=css, aria_label="What the models write")
+    )
     with frame.row("prompts"):
         remark = f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge."
         if not some:
-            why = NOT_CONTINUED if NOT_CONTINUED in found.run.warnings else "The sparse model's texts are not stored."
+            why = (
+                NOT_CONTINUED
+                if NOT_CONTINUED in found.run.warnings
+                else "The sparse model's texts are not stored."
+            )
             alone = f"Greedy decoding, by the dense model alone. {why if sparse else ''}"
             remark = "Greedy decoding." if live else alone.strip()
         frame.remark(remark)
         if sparse is not None:
-            others = "Other models, and prompts of your own" if len(found.sparse) > 1 else "Try a prompt of your own"
+            others = (
+                "Other models, and prompts of your own"
+                if len(found.sparse) > 1
+                else "Try a prompt of your own"
+            )
             if found.run.made_on:
                 others = "Other models"
             frame.link("compare", others, **found.comparisons[sparse.key])
@@ -223,20 +318,36 @@ def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
     name: of the sparse model. missing: in place of its text; nothing where it has no column.
     """
     dense, sparse = (" ".join(readable(text).split()) for text in (row.dense, row.sparse or ""))
-    left, right = mark_divergence(dense, sparse) if row.sparse is not None else (escape(dense), escape(missing))
-    cells = [element("th", escape(row.prompt), scope="row"), element("td", left, css="sd-dense", data_model="Dense")]
+    left, right = (
+        mark_divergence(dense, sparse)
+        if row.sparse is not None
+        else (escape(dense), escape(missing))
+    )
+    cells = [
+        element("th", escape(row.prompt), scope="row"),
+        element("td", left, css="sd-dense", data_model="Dense"),
+    ]
     if right:
         cells.append(element("td", right, css="sd-sparse", data_model=name))
     return element("tr", *cells)
 
 
 def link_to_answers(found: RunResults) -> None:
-    """Draw links to the passages, layers and export of the sparse model that the answer speaks of."""
+    """Draw links to the passages, layers and export of the sparse model that the answer speaks
+    of.
+    """
     if (record := found.headline) is not None:
         name = found.names[record.key]
-        frame.link("compare", "Compare the answers passage by passage", **found.comparisons[record.key])
+        frame.link(
+            "compare", "Compare the answers passage by passage", **found.comparisons[record.key]
+        )
         if record.pruned is not None and record.pruned.layer_errors:
-            frame.link("compare", "See what each layer lost", **found.comparisons[record.key], view="layers")
+            frame.link(
+                "compare",
+                "See what each layer lost",
+                **found.comparisons[record.key],
+                view="layers",
+            )
         link_to_export(found.run.key, name)
 
 
@@ -246,7 +357,11 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
     limits = navigation.whole_tolerance_query(navigation.current_tolerance())
     for run in runs:
         mark = marks.get(run.key, RunMark())
-        notes = {"not finished": not run.finished, "pinned": mark.pinned, "shown above": run.key == chosen}
+        notes = {
+            "not finished": not run.finished,
+            "pinned": mark.pinned,
+            "shown above": run.key == chosen,
+        }
         own = navigation.whole_tolerance_query(run.find)
         # Of a search its limits, where the page has others.
         details = wording.stored_run_details(replace(run, find=None) if own == limits else run)
@@ -258,12 +373,16 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
 
 
 def _numbers(found: RunResults, live: bool, grows: bool) -> list[Html]:
-    """Dense, and models of the best method: those that the answer names, then others; of a race the closest rival.
+    """Dense, and models of the best method: those that the answer names, then others; of a race the
+    closest rival.
 
-    live: whether more may come. grows: with a place for each number to come; of a search that is not known.
+    live: whether more may come. grows: with a place for each number to come; of a search that is
+    not known.
     """
     rows, run = {row.permille: row for row in found.best}, found.run
-    spoken_of = list(chain(*run_answer.answered({permille: row.verdict for permille, row in rows.items()})))
+    spoken_of = list(
+        chain(*run_answer.answered({permille: row.verdict for permille, row in rows.items()}))
+    )
     if found.search is not None and found.search.finished:
         ends = [found.search.answer, found.search.next_step]
         spoken_of = [step for step in ends if step is not None and step in rows] or spoken_of
@@ -272,15 +391,27 @@ def _numbers(found: RunResults, live: bool, grows: bool) -> list[Html]:
     shown = list(dict.fromkeys(spoken_of))[: _MOST_NUMBERS - bool(found.race)]
     numbers = [card("Dense", *verdicts.headline_baseline(found.dense), css="sd-dense")]
     for row in (rows[permille] for permille in sorted(shown)):
-        name = wording.model_words(row.method, row.permille, run.settings.names_methods, row.record.pruned)
+        name = wording.model_words(
+            row.method, row.permille, run.settings.names_methods, row.record.pruned
+        )
         # Of several lines each has a colour of its own in the chart.
         css = f"{'' if len(run.settings.methods) > 1 else 'sd-sparse '}sd-{row.verdict.perplexity.verdict}"
         numbers.append(card(name, *verdicts.headline_loss(row.verdict), css=css))
     for rival, difference in found.race[:1]:
         title, best = (wording.method_title(each.method) for each in (rival, found.best[0]))
-        numbers.append(card(f"{title} against {best}", *verdicts.headline_difference(best, difference), css="sd-race"))
+        numbers.append(
+            card(
+                f"{title} against {best}",
+                *verdicts.headline_difference(best, difference),
+                css="sd-race",
+            )
+        )
     if grows and not run.finished and run.find is None:
-        words = ("…", "once the model is evaluated") if live else ("–", "not evaluated: the run ended before")
+        words = (
+            ("…", "once the model is evaluated")
+            if live
+            else ("–", "not evaluated: the run ended before")
+        )
         to_come = card("Sparse", *words, css="sd-sparse")
         n_to_come = len(run.settings.made_permille) + (len(run.settings.methods) > 1)
         numbers += [to_come] * (1 + min(_MOST_NUMBERS, n_to_come) - len(numbers))
@@ -288,7 +419,8 @@ def _numbers(found: RunResults, live: bool, grows: bool) -> list[Html]:
 
 
 def show_first_run_duration(backend: Backend) -> None:
-    """Draw the time of the first run, and have a worker ready for it; asks again while the machine is being measured.
+    """Draw the time of the first run, and have a worker ready for it; asks again while the machine
+    is being measured.
 
     Not both at once: a worker that loads the engine would make the machine look slow.
     """
@@ -301,4 +433,6 @@ def show_first_run_duration(backend: Backend) -> None:
         return
     backend.expect_work()
     source = "this machine's measured speed" if duration.counted else "earlier runs"
-    frame.remark(f"Takes about {wording.duration_words(duration.seconds)} (from {source}); first answers come sooner.")
+    frame.remark(
+        f"Takes about {wording.duration_words(duration.seconds)} (from {source}); first answers come sooner."
+    )

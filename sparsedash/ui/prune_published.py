@@ -1,4 +1,6 @@
-"""The published results beside the form: the tables with our intervals and ratios, and all that is known of one row."""
+"""The published results beside the form: the tables with our intervals and ratios, and all that is
+known of one row.
+"""
 
 from sparsedash.catalog import published_results
 from sparsedash.reporting import wording
@@ -17,19 +19,33 @@ _CAPTION = (
 
 
 def show_summary() -> None:
-    """Draw how many published results show a difference, the basis of that, and where the tables were published."""
-    shown = sum(reproduction.published_interval(row).shown for row in published_results.PUBLISHED_ROWS)
-    results = (
-        f"{shown or 'None'} of {len(published_results.PUBLISHED_ROWS)} published results of pruning without retraining"
+    """Draw how many published results show a difference, the basis of that, and where the tables
+    were published.
+    """
+    shown = sum(
+        reproduction.published_interval(row).shown for row in published_results.PUBLISHED_ROWS
     )
-    frame.opening(f"{results} {'show' if shown > 1 else 'shows'} a difference from the dense model.")
-    ratios = [found for row in published_results.LAST_TOKEN if (found := reproduction.removed_ratio(row))]
+    results = (
+        f"{shown or 'None'} of {len(published_results.PUBLISHED_ROWS)} "
+        "published results of pruning without retraining"
+    )
+    frame.opening(
+        f"{results} {'show' if shown > 1 else 'shows'} a difference from the dense model."
+    )
+    ratios = [
+        found for row in published_results.LAST_TOKEN if (found := reproduction.removed_ratio(row))
+    ]
     basis = (
         "Judged by the published totals, which reveal less than paired answers. "
         f"{sum(found.reproduced for found in ratios)} of {len(ratios)} published shares of removed weights can be "
         "computed from the models' configs. Source: "
     )
-    link = element("a", escape(published_results.SOURCE), href=published_results.SOURCE_URL, rel="noopener noreferrer")
+    link = element(
+        "a",
+        escape(published_results.SOURCE),
+        href=published_results.SOURCE_URL,
+        rel="noopener noreferrer",
+    )
     frame.show(element("p", escape(basis), link, css="sd-basis"))
 
 
@@ -43,11 +59,15 @@ def show_tables() -> None:
         frame.section(title)
         n = rows[0].n_passages
         caption = _CAPTION.format(what=what, passages=n, one=100 / n)
-        frame.show_table(Table.of_cells(f"Published accuracies of {what}", caption, [*map(_cells, rows)]))
+        frame.show_table(
+            Table.of_cells(f"Published accuracies of {what}", caption, [*map(_cells, rows)])
+        )
 
 
 def show_row(backend: Backend) -> None:
-    """Draw one row: its flaws, what was measured here, the cost of repeating it, and the link to the form."""
+    """Draw one row: its flaws, what was measured here, the cost of repeating it, and the link to
+    the form.
+    """
     frame.section("Repeat a row")
     frame.note(
         f"Rows are repeated by {reproduction.METHOD}, with the calibration size, rounds and packing (512 tokens) of "
@@ -56,32 +76,50 @@ def show_row(backend: Backend) -> None:
     )
     by_name = {row.name: row for row in published_results.PUBLISHED_ROWS}
     titles = {name: _title(row) for name, row in by_name.items()}
-    row = by_name[address_bar.select("row", "Row", titles, published_results.PUBLISHED_ROWS[0].name, noun="row")]
+    row = by_name[
+        address_bar.select(
+            "row", "Row", titles, published_results.PUBLISHED_ROWS[0].name, noun="row"
+        )
+    ]
     frame.show(fact_list(_facts(backend, row)))
     for note in published_results.row_notes(row):
         frame.note(note)
     frame.link(
-        "prune", widget_label(f"Prune {_title(row)}"), **(form_address(reproduction.published_run_settings(row)) or {})
+        "prune",
+        widget_label(f"Prune {_title(row)}"),
+        **(form_address(reproduction.published_run_settings(row)) or {}),
     )
 
 
 def _cells(row: published_results.PublishedRow) -> list[Cell]:
     found, ratio = reproduction.published_interval(row), reproduction.removed_ratio(row)
-    model, sparsity = f"{_model(row)}, {wording.sparsity_percent(row.sparsity_permille)}", row.sparsity_permille / 10
-    (sparse_low, sparse_high), (low, high) = ([100 * end for end in ends] for ends in (found.sparse, found.interval))
+    model, sparsity = (
+        f"{_model(row)}, {wording.sparsity_percent(row.sparsity_permille)}",
+        row.sparsity_permille / 10,
+    )
+    (sparse_low, sparse_high), (low, high) = (
+        [100 * end for end in ends] for ends in (found.sparse, found.interval)
+    )
     stated = f"{_points(row.drop_percent / 100)}{wording.NBSP}%{'' if row.drop_follows else f'{wording.NBSP}*'}"
     cells = [
         Cell("Model", model, {"model": row.model, "sparsity_percent": sparsity}),
         Cell("Calibration", row.calibration, {"calibration": row.calibration}),
         Cell("Format", _FORMATS[row.dtype], {"format": row.dtype, "passages": row.n_passages}),
         Cell("Dense", wording.percent(row.dense, 2), {"dense_accuracy_percent": 100 * row.dense}),
-        Cell("Sparse", wording.percent(row.sparse, 2), {"sparse_accuracy_percent": 100 * row.sparse}),
+        Cell(
+            "Sparse", wording.percent(row.sparse, 2), {"sparse_accuracy_percent": 100 * row.sparse}
+        ),
         Cell(
             "95 % interval",
             wording.interval(found.sparse),
-            {"sparse_accuracy_percent_low": sparse_low, "sparse_accuracy_percent_high": sparse_high},
+            {
+                "sparse_accuracy_percent_low": sparse_low,
+                "sparse_accuracy_percent_high": sparse_high,
+            },
         ),
-        Cell("Change, points", _points(found.difference), {"change_points": 100 * found.difference}),
+        Cell(
+            "Change, points", _points(found.difference), {"change_points": 100 * found.difference}
+        ),
         Cell(
             "95 % interval",
             " to ".join(map(_points, found.interval)),
@@ -98,11 +136,20 @@ def _cells(row: published_results.PublishedRow) -> list[Cell]:
         ("of Linear weights, ours", "removed_share_of_linear", ratio and ratio.of_matmul),
         ("of all parameters, ours", "removed_share_of_all", ratio and ratio.of_parameters),
     )
-    return [*cells, *(Cell(head, f"{value:.4f}", {name: value}) for head, name, value in removed if value is not None)]
+    return [
+        *cells,
+        *(
+            Cell(head, f"{value:.4f}", {name: value})
+            for head, name, value in removed
+            if value is not None
+        ),
+    ]
 
 
 def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[str, str]]:
-    """Published and measured results, the cost of repeating the row, and its model, as pairs of name and value."""
+    """Published and measured results, the cost of repeating the row, and its model, as pairs of
+    name and value.
+    """
     (dense, sparse), ratio = row.n_right, reproduction.removed_ratio(row)
     facts = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
     if ratio is not None:
@@ -113,7 +160,10 @@ def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[
     if here is None:
         facts.append(("Measured here", "not yet"))
     else:
-        scores = [f"{wording.percent(score.accuracy, 2)} of {score.total:,}" for score in (here.dense, here.sparse)]
+        scores = [
+            f"{wording.percent(score.accuracy, 2)} of {score.total:,}"
+            for score in (here.dense, here.sparse)
+        ]
         change = f"{wording.signed_points(here.difference)} points, {wording.signed_interval(here.interval)}"
         facts += [("Measured here", " → ".join(scores)), ("Change, paired", change)]
         facts.append(("By", wording.run_details(here.run.settings)))
@@ -123,7 +173,9 @@ def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[
     )
     known = bool(duration.parts) and not duration.unknown
     disk = f"{wording.size(cost.download_bytes)} to fetch, {wording.size(cost.kept_bytes)} of statistics"
-    facts.append(("Time", f"about {wording.duration_words(duration.seconds)}" if known else "not known yet"))
+    facts.append(
+        ("Time", f"about {wording.duration_words(duration.seconds)}" if known else "not known yet")
+    )
     facts.append(("Memory", wording.least_memory_words(cost.memory)))
     facts.append(("Disk", f"{disk}, within SPARSEDASH_ARTEFACT_GB"))
     model = published_results.published_model(row.model)
@@ -146,5 +198,8 @@ def _model(row: published_results.PublishedRow) -> str:
 
 
 def _title(row: published_results.PublishedRow) -> str:
-    sparsity, measure = wording.sparsity_percent(row.sparsity_permille), row.measure.replace("-", " ")
+    sparsity, measure = (
+        wording.sparsity_percent(row.sparsity_permille),
+        row.measure.replace("-", " "),
+    )
     return f"{_model(row)}, {row.calibration}, {sparsity}, {measure}, {_FORMATS[row.dtype]}"

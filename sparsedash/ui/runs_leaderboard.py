@@ -1,4 +1,6 @@
-"""Models of the ticked runs by tasks: the choice of baseline, rows and order, the table, and its files."""
+"""Models of the ticked runs by tasks: the choice of baseline, rows and order, the table, and its
+files.
+"""
 
 from collections.abc import Sequence
 from urllib.parse import urlencode
@@ -6,7 +8,13 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from sparsedash.reporting.html import Html, element, escape, join, paragraph
-from sparsedash.reporting.leaderboard import MOST_MODELS, READING, Entry, leaderboard, leaderboard_entries
+from sparsedash.reporting.leaderboard import (
+    MOST_MODELS,
+    READING,
+    Entry,
+    leaderboard,
+    leaderboard_entries,
+)
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, navigation
@@ -33,28 +41,48 @@ def show_leaderboard(backend: Backend, found: Sequence[RunResults]) -> None:
     with second:
         only_beyond = select("rows", "Rows", _ROWS, "", noun="filter") == _BEYOND
     with third:
-        orders = {"": "By base model", **{name: f"Best first: {head}" for name, head in board.columns.items()}}
-        rows = board.rows(only_beyond, select("order", "Order of the models", orders, "", noun="column"))
+        orders = {
+            "": "By base model",
+            **{name: f"Best first: {head}" for name, head in board.columns.items()},
+        }
+        rows = board.rows(
+            only_beyond, select("order", "Order of the models", orders, "", noun="column")
+        )
     frame.show(paragraph(board.sentence if len(entries) > 1 else _ALONE))
     said = [board.caption, _TOGETHER if len(found) > 1 else "", _REGRESSIONS if only_beyond else ""]
     show_caption("leaderboard", "table", said, [*READING, _REGRESSIONS])
     table = board.table(rows, [_name(entries[key], key == baseline) for key in rows])
     frame.show(element("div", table.html, css="sd-board"))
-    more = f"Only the first {MOST_MODELS} models are shown; {left_out} are left out. Select fewer runs." * bool(
-        left_out
+    more = (
+        f"Only the first {MOST_MODELS} models are shown; {left_out} are left out. Select fewer runs."
+        * bool(left_out)
     )
     for note in filter(None, (more, *board.notes, "" if board.has_tasks else _NO_TASKS)):
         frame.note(note)
     with frame.row():
         frame.offer_table(table)
         name = "models-by-tasks.html"
-        frame.offer_file("Report, one HTML file", lambda: board.report(rows), name, "text/html", key="take-leaderboard")
+        frame.offer_file(
+            "Report, one HTML file",
+            lambda: board.report(rows),
+            name,
+            "text/html",
+            key="take-leaderboard",
+        )
 
 
 def _name(entry: Entry, pinned: bool) -> Html:
-    """The base model as a link to the run, or to the comparison with dense; under it what the model is called."""
+    """The base model as a link to the run, or to the comparison with dense; under it what the model
+    is called.
+    """
     query, to, about = {"run": entry.run.run.key, **navigation.tolerance_query()}, "./", entry.title
     if entry.model.record.pruned:
-        query[RIGHT], to, about = entry.run.names[entry.model.record.key], "compare", f"Compare {about} with dense"
+        query[RIGHT], to, about = (
+            entry.run.names[entry.model.record.key],
+            "compare",
+            f"Compare {about} with dense",
+        )
     link = element("a", escape(entry.base), href=f"{to}?{urlencode(query)}", aria_label=about)
-    return join(link, element("span", escape(f"{entry.name}{', baseline' * pinned}"), css="sd-under"))
+    return join(
+        link, element("span", escape(f"{entry.name}{', baseline' * pinned}"), css="sd-under")
+    )

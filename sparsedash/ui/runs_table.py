@@ -17,10 +17,22 @@ from sparsedash.service.deletion import Cleanup, Selection
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
-from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, choose_view, query_value, set_query
+from sparsedash.ui.address_bar import (
+    BOUND,
+    PAGE,
+    choose_measure,
+    choose_view,
+    query_value,
+    set_query,
+)
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.job_panel import JOBS_LISTED
-from sparsedash.ui.loss_charts import choose_highlight, choose_share, open_comparison, show_tradeoff_chart
+from sparsedash.ui.loss_charts import (
+    choose_highlight,
+    choose_share,
+    open_comparison,
+    show_tradeoff_chart,
+)
 from sparsedash.ui.runs_leaderboard import show_leaderboard
 from sparsedash.ui.task_answers import offer_to_open_answers
 
@@ -31,7 +43,9 @@ ROWS_A_PAGE = 25
 _BY_TASKS = "tasks"
 _OVERLAYS = {"1": "Chart", _BY_TASKS: "Models × tasks"}
 _TEXT = "contains"
-"""The parameter of the search. No field of another page may have this name: Streamlit hands values on."""
+"""The parameter of the search. No field of another page may have this name: Streamlit hands values
+on.
+"""
 _READING = "runs-reading"
 _LINES = {
     "Method": ("method", ""),
@@ -51,7 +65,11 @@ _UNDER = (
 def ticked_rows(rows: Sequence[RunRow]) -> list[RunRow]:
     """The ticked runs, in the order in which they were ticked; deleted ones are left out."""
     known = {row.address: row for row in rows}
-    return [known[address] for address in dict.fromkeys(st.query_params.get_all(CHOSEN)) if address in known]
+    return [
+        known[address]
+        for address in dict.fromkeys(st.query_params.get_all(CHOSEN))
+        if address in known
+    ]
 
 
 def tick_rows(addresses: Sequence[str]) -> None:
@@ -63,7 +81,9 @@ def tick_rows(addresses: Sequence[str]) -> None:
 
 
 def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
-    """Draw the search, the choice of a model and the order. Returns the rows they leave, in that order."""
+    """Draw the search, the choice of a model and the order. Returns the rows they leave, in that
+    order.
+    """
     back = {PAGE: ""}
     searching, rest = st.columns(2, gap="small")
     with searching:
@@ -76,7 +96,9 @@ def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
         titles = {"": "All models", **unique_names(by_title)}
         model = address_bar.select("model", "Model", titles, "", along=back, noun="model")
     with by:
-        order = address_bar.select("sort", "Order", run_list.ORDERS, next(iter(run_list.ORDERS)), along=back)
+        order = address_bar.select(
+            "sort", "Order", run_list.ORDERS, next(iter(run_list.ORDERS)), along=back
+        )
     return run_list.sort_rows(run_list.rows_matching(rows, text or "", model), order)
 
 
@@ -86,14 +108,22 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
     keys = {row.address: f"tick-{row.address}" for row in shown}
 
     def save_ticks() -> None:
-        """Read from all boxes that are shown: of two clicks at once the second brings the address before the first."""
+        """Read from all boxes that are shown: of two clicks at once the second brings the address
+        before the first.
+        """
         before = list(dict.fromkeys(st.query_params.get_all(CHOSEN)))
         now = [address for address, key in keys.items() if st.session_state.get(key)]
         kept = [address for address in before if address in now or address not in keys]
         tick_rows([*kept, *(address for address in now if address not in kept)])
 
     with st.container(key="runs", gap=None):
-        frame.show(element("div", *(element("span", escape(name)) for name in ("Run", *_LINES)), css="sd-runs-head"))
+        frame.show(
+            element(
+                "div",
+                *(element("span", escape(name)) for name in ("Run", *_LINES)),
+                css="sd-runs-head",
+            )
+        )
         for row in shown:
             with st.container(horizontal=True, key=f"run-row-{row.address}", gap=None):
                 key, text = keys[row.address], widget_label(f"Choose {row.title}")
@@ -123,8 +153,19 @@ def _cells(row: RunRow) -> list[Html]:
         if head == "Verdict" and row.model is not None:
             # Under a verdict the state is a remark; without one, it is what there is to say.
             classes = [f"sd-run-{row.model.verdict.verdict}", *["sd-muted"] * 3]
-        texts = [element("span", escape(text), css=name) for name, text in zip(classes, lines, strict=True) if text]
-        drawn.append(element("div", element("span", escape(f"{head}: "), css="sd-heard"), *texts, css=f"sd-run-{css}"))
+        texts = [
+            element("span", escape(text), css=name)
+            for name, text in zip(classes, lines, strict=True)
+            if text
+        ]
+        drawn.append(
+            element(
+                "div",
+                element("span", escape(f"{head}: "), css="sd-heard"),
+                *texts,
+                css=f"sd-run-{css}",
+            )
+        )
     return drawn
 
 
@@ -137,7 +178,9 @@ def read_on(rows: Sequence[RunRow]) -> None:
 @frame.fragment(0.3)
 def _read_on(n_unread: int, this_run: object) -> None:
     """this_run: of the page, so that it is drawn before it is run again."""
-    frame.note(f"The answers of {n_unread} {wording.plural(n_unread, 'run')} are being read for the first time.")
+    frame.note(
+        f"The answers of {n_unread} {wording.plural(n_unread, 'run')} are being read for the first time."
+    )
     if st.session_state.get(_READING) is this_run:
         st.rerun()
     st.session_state[_READING] = this_run
@@ -154,7 +197,9 @@ _OPEN = (
 )
 
 
-def show_toolbar(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]) -> None:
+def show_toolbar(
+    backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]
+) -> None:
     """Draw the actions on the ticked runs. rows: all runs. listed: those that the table shows."""
     with st.container(horizontal=True, vertical_alignment="center", key="runs-toolbar"):
         if chosen:
@@ -165,11 +210,16 @@ def show_toolbar(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunR
             offer_to_open_answers(backend)
 
 
-def _draw_actions(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]) -> None:
+def _draw_actions(
+    backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]
+) -> None:
     keys, overlaid = [row.key for row in chosen], is_overlaid()
     hidden = len(set(keys) - {row.key for row in listed})
     frame.show(
-        paragraph(f"{len(chosen)} chosen{f', {hidden} of them not in this list' if hidden else ''}", css="sd-count")
+        paragraph(
+            f"{len(chosen)} chosen{f', {hidden} of them not in this list' if hidden else ''}",
+            css="sd-count",
+        )
     )
     st.button(
         f"Close the {'table' if _shows_tasks() else 'chart'}"
@@ -200,7 +250,10 @@ def _draw_actions(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[Run
             gone = {run.key for run in removed.runs}
             tick_rows([row.address for row in stored if row.key not in gone])
 
-        selection, titles = Selection(runs=tuple(row.key for row in stored)), {row.key: row.title for row in rows}
+        selection, titles = (
+            Selection(runs=tuple(row.key for row in stored)),
+            {row.key: row.title for row in rows},
+        )
         frame.ask_to_delete(backend, "Delete", "runs-delete", selection, titles, keep_ticked)
     st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
 
@@ -214,8 +267,13 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
 
     def draw() -> None:
         about = "Shown wherever the run is. Leave it empty to remove the name."
-        with st.form(f"form-{row.address}", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
-            st.text_input("Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME, help=about)
+        with (
+            st.form(f"form-{row.address}", border=False),
+            st.container(horizontal=True, vertical_alignment="bottom"),
+        ):
+            st.text_input(
+                "Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME, help=about
+            )
             st.form_submit_button("Save", on_click=frame.attempt, args=(save,))
 
     # Shown once the browser knows that it is open: one saved before that could not be closed.
@@ -223,7 +281,9 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
 
 
 def _offer_run_file(backend: Backend, run: Run, called: str) -> None:
-    """Draw the export of a finished run as a file, made when its button is pressed. called: the name of the run."""
+    """Draw the export of a finished run as a file, made when its button is pressed. called: the
+    name of the run.
+    """
 
     def draw() -> None:
         packed, kind = backend.pack_run(run.key), "application/octet-stream"
@@ -247,7 +307,8 @@ def _offer_to_open_file(backend: Backend) -> None:
         st.toast(widget_label(f"{said}: {title}."), icon=":material/check_circle:")
 
     if backend.administers:
-        # Of any kind: the browser's part of the field refuses every name that ends in what has a hyphen.
+        # Of any kind: the browser's part of the field refuses every name that ends in what has a
+        # hyphen.
         file_popover("Open a file", f"The file of a run ({SUFFIX})", None, "run-file", _OPEN, keep)
 
 
@@ -261,12 +322,20 @@ def _shows_tasks() -> bool:
 
 
 def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
-    """Draw the chart of the ticked runs, what it leaves out and why, and its numbers; or their models by tasks."""
+    """Draw the chart of the ticked runs, what it leaves out and why, and its numbers; or their
+    models by tasks.
+    """
     with_results = [row for row in chosen if row.run is not None]
     looked_at, limits = with_results[:MOST_RUNS], navigation.current_tolerance()
-    found = [results for row in looked_at if (results := run_results(backend, row.run, limits, row.mark.name))]
+    found = [
+        results
+        for row in looked_at
+        if (results := run_results(backend, row.run, limits, row.mark.name))
+    ]
     by_tasks = _shows_tasks()
-    frame.section("Models by tasks" if by_tasks else "Overlay" if len(chosen) > 1 else "The chart of this run")
+    frame.section(
+        "Models by tasks" if by_tasks else "Overlay" if len(chosen) > 1 else "The chart of this run"
+    )
     if found:
         choose_view(_OVERLAYS, OVERLAID)
     if found and by_tasks:
@@ -287,7 +356,9 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
     with highlight:
         choose_highlight(drawn.tradeoff.lines)
-    pressed = show_tradeoff_chart(drawn.tradeoff, measure, file_name("runs", measure), f"together-{measure}", hint)
+    pressed = show_tradeoff_chart(
+        drawn.tradeoff, measure, file_name("runs", measure), f"together-{measure}", hint
+    )
     open_comparison(drawn.models.get(pressed))
     for note in drawn.notes:
         frame.note(note)
@@ -302,13 +373,17 @@ def _note_left_out(with_results: Sequence[RunRow]) -> None:
 
 
 def explain_no_runs(backend: Backend) -> None:
-    """Draw what will be here, and the ways to it; and that runs ended without a result, where some did."""
+    """Draw what will be here, and the ways to it; and that runs ended without a result, where some
+    did.
+    """
     frame.opening("No run has a result yet.")
     frame.empty(
         "Runs will be listed here with model, method, sparsity, verdict and cost. They can be overlaid in one chart, "
         "pinned, renamed, exported and deleted."
     )
-    if n_ended := sum(job.makes_run and not job.live and job.state != "done" for job in backend.jobs(JOBS_LISTED)):
+    if n_ended := sum(
+        job.makes_run and not job.live and job.state != "done" for job in backend.jobs(JOBS_LISTED)
+    ):
         frame.note(f"{wording.quantity(n_ended, 'run')} ended without a result.")
         frame.link("runs", "See why in the list of jobs", view="jobs")
     with frame.row():

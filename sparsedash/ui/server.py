@@ -58,9 +58,15 @@ def _reconcile(stop: threading.Event, rounds: _Rounds) -> None:
 
 
 def middleware() -> list[Middleware]:
-    """The middleware of every request, outermost first. Exits with a sentence rather than serve strangers."""
+    """The middleware of every request, outermost first. Exits with a sentence rather than serve
+    strangers.
+    """
     rules = checked_serving_rules()
-    return [Middleware(security_headers), Middleware(access_check, rules=rules), Middleware(upload_guard)]
+    return [
+        Middleware(security_headers),
+        Middleware(access_check, rules=rules),
+        Middleware(upload_guard),
+    ]
 
 
 @asynccontextmanager
@@ -68,7 +74,9 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
     """Reconcile the job table in a thread for as long as the server lives."""
     stop, rounds = threading.Event(), _Rounds()
     _rounds.append(rounds)
-    threading.Thread(target=_reconcile, args=(stop, rounds), name="reconcile-jobs", daemon=True).start()
+    threading.Thread(
+        target=_reconcile, args=(stop, rounds), name="reconcile-jobs", daemon=True
+    ).start()
     try:
         yield
     finally:
@@ -77,7 +85,8 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
 
 
 def health_route(request: Request) -> JSONResponse:
-    """The health of data folder and jobs as JSON; status 503 while they cannot be used or nobody reconciles the jobs.
+    """The health of data folder and jobs as JSON; status 503 while they cannot be used or nobody
+    reconciles the jobs.
 
     On a server with logins, a request without one gets the status alone.
     """
@@ -96,5 +105,7 @@ def health_route(request: Request) -> JSONResponse:
 
 
 def front_page(request: Request) -> RedirectResponse:
-    """Redirect /overview to the root: Streamlit knows its first page only there, and says "not found" besides."""
+    """Redirect /overview to the root: Streamlit knows its first page only there, and says "not
+    found" besides.
+    """
     return RedirectResponse(f"/?{request.url.query}")

@@ -1,4 +1,6 @@
-"""The data folder on the settings page: contents with their deletion, check of data integrity, size limit."""
+"""The data folder on the settings page: contents with their deletion, check of data integrity, size
+limit.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +19,10 @@ from sparsedash.ui.address_bar import page_of
 
 _HEADS = ("How many", "Size", "Last use")
 _SECTIONS = {
-    "kind": ("By kind", "Pinned runs, and data that live jobs or other runs need, are never deleted."),
+    "kind": (
+        "By kind",
+        "Pinned runs, and data that live jobs or other runs need, are never deleted.",
+    ),
     "model": ("By model", ""),
     "run": ("By run, the largest first", ""),
 }
@@ -37,7 +42,9 @@ _EVICTION = (
 
 
 def show_holdings(backend: Backend, held: Sequence[HeldRow], titles: Mapping[str, str]) -> None:
-    """Draw the rows by kind, by model and by run, a page of these at a time. titles: of the runs, by their keys."""
+    """Draw the rows by kind, by model and by run, a page of these at a time. titles: of the runs,
+    by their keys.
+    """
     for by, (heading, remark) in _SECTIONS.items():
         rows = [row for row in held if row.by == by]
         shown, draw_pages = page_of(rows, _ROWS_A_PAGE if by == "run" else max(1, len(rows)))
@@ -47,8 +54,12 @@ def show_holdings(backend: Backend, held: Sequence[HeldRow], titles: Mapping[str
         if remark:
             frame.remark(remark)
         with st.container(key=f"by-{by}", gap=None):
-            heads = element("div", *(element("span", escape(head)) for head in _HEADS), css="sd-held-cells")
-            frame.show(element("div", element("span", escape(by.capitalize())), heads, css="sd-held-head"))
+            heads = element(
+                "div", *(element("span", escape(head)) for head in _HEADS), css="sd-held-cells"
+            )
+            frame.show(
+                element("div", element("span", escape(by.capitalize())), heads, css="sd-held-head")
+            )
             for row in shown:
                 _draw_row(backend, row, titles)
         draw_pages()
@@ -72,7 +83,8 @@ def _draw_row(backend: Backend, row: HeldRow, titles: Mapping[str, str]) -> None
                 frame.remark(row.about)
         texts = zip(_HEADS, (row.number, row.size, row.used), strict=True)
         cells = [
-            element("div", element("span", escape(f"{head}: "), css="sd-heard"), escape(text)) for head, text in texts
+            element("div", element("span", escape(f"{head}: "), css="sd-heard"), escape(text))
+            for head, text in texts
         ]
         frame.show(element("div", *cells, css="sd-held-cells"))
         if row.chosen is not None:
@@ -80,7 +92,9 @@ def _draw_row(backend: Backend, row: HeldRow, titles: Mapping[str, str]) -> None
 
 
 def show_verification(backend: Backend) -> None:
-    """Draw the result of the last verification, and the button that starts one; or the job that is at it."""
+    """Draw the result of the last verification, and the button that starts one; or the job that is
+    at it.
+    """
     frame.section("Check data integrity")
     found = backend.housekeeping.verification()
     job = next((job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "verify"), None)
@@ -90,38 +104,54 @@ def show_verification(backend: Backend) -> None:
         frame.remark(_VERIFICATION)
     # One that ended early, and after the last result, is tried again on its panel.
     seen_at = found.finished_at if found is not None else -1.0
-    if job is not None and (job.live or (job.state != "done" and (job.finished_at or 0.0) > seen_at)):
+    if job is not None and (
+        job.live or (job.state != "done" and (job.finished_at or 0.0) > seen_at)
+    ):
         job_panel.watch_job(backend, job, brief=True)
     else:
         text = "Check everything" if found is None else "Check everything again"
-        frame.action_button(text, lambda: backend.submit(VerifySettings()), key="verify", icon="fact_check")
+        frame.action_button(
+            text, lambda: backend.submit(VerifySettings()), key="verify", icon="fact_check"
+        )
 
 
 def _show_found(backend: Backend, found: Verification) -> None:
-    sentence, basis = storage_words.verification_sentence(found, frame.zone()), storage_words.verification_basis(found)
+    sentence, basis = (
+        storage_words.verification_sentence(found, frame.zone()),
+        storage_words.verification_basis(found),
+    )
     if not found.n_damaged:
         frame.show(paragraph(sentence), paragraph(basis, css="sd-muted sd-small"))
         return
     frame.failure(sentence.removeprefix("✕ "), basis)
     damaged, items = storage_words.damaged_rows(found), []
     for what, name, fault, advice in damaged[:_MOST_DAMAGED]:
-        title = element("b", escape(f"{what} ")), element("span", escape(name), css="sd-damaged-name")
+        title = (
+            element("b", escape(f"{what} ")),
+            element("span", escape(name), css="sd-damaged-name"),
+        )
         wrong = paragraph(f"✕ {wording.first_upper(fault)}.", css="sd-damaged-fault")
         items.append(element("li", element("p", *title), wrong, paragraph(advice, css="sd-muted")))
     frame.show(element("ul", *items, css="sd-damaged"))
     if found.n_damaged > _MOST_DAMAGED:
         frame.note(f"The first {_MOST_DAMAGED} of {found.n_damaged:,}.")
     with frame.row():
-        frame.ask_to_delete(backend, "Delete what is damaged", "delete-found", Selection(damaged=True), {})
+        frame.ask_to_delete(
+            backend, "Delete what is damaged", "delete-found", Selection(damaged=True), {}
+        )
         head = ["Kind", "Name", "Fault", "Remedy"]
         frame.offer_table(Table("What is damaged", "", head, damaged))
 
 
 def show_limit(backend: Backend, held: Holdings) -> None:
-    """Draw the size limit of calibration data with the bytes in use; and its field, unless the environment sets it."""
+    """Draw the size limit of calibration data with the bytes in use; and its field, unless the
+    environment sets it.
+    """
     frame.section("Room for calibration")
     n_bytes = held.bytes_of(*ARTEFACTS)
-    used = f"{wording.size(n_bytes) if n_bytes else 'Nothing'} of {gigabytes(held.room_bytes)} in use."
+    used = (
+        f"{wording.size(n_bytes) if n_bytes else 'Nothing'} of {gigabytes(held.room_bytes)} in use."
+    )
     frame.remark(f"{used} {_EVICTION}")
     if held.room_fixed:
         frame.note(
@@ -138,6 +168,7 @@ def show_limit(backend: Backend, held: Holdings) -> None:
     form = st.form("room", border=False, enter_to_submit=True)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
         value = min(held.room_bytes / 1e9, MOST_GB)
-        # Without limits: Streamlit keeps a value beyond them to itself, and the former one would be saved.
+        # Without limits: Streamlit keeps a value beyond them to itself, and the former one would be
+        # saved.
         st.number_input("Room in GB", value=value, step=1.0, format="%.10g", key=_LIMIT, width=200)
         st.form_submit_button("Save", on_click=frame.attempt, args=(save,))

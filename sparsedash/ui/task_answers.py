@@ -1,4 +1,6 @@
-"""Answers to tasks on the overview: of other programs, by files in the address; and of a run's own models."""
+"""Answers to tasks on the overview: of other programs, by files in the address; and of a run's own
+models.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,11 +27,16 @@ from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.navigation import current_tolerance, tolerance_query
 
 OPEN, DENSE, OTHER = "answers", "dense", "other"
-"""Parameters of the address: that answers are shown, and the keys of each model's files, as many as there are tasks."""
+"""Parameters of the address: that answers are shown, and the keys of each model's files, as many as
+there are tasks.
+"""
 MOST_FILES = 20
 """Of one model: an address has an end. The shell judges folders."""
 TITLES = {DENSE: "Dense", OTHER: "Other model"}
-_LABELS = {DENSE: "A file of the dense model's answers", OTHER: "A file of the other model's answers"}
+_LABELS = {
+    DENSE: "A file of the dense model's answers",
+    OTHER: "A file of the other model's answers",
+}
 MODEL = "The other model"
 TASKS_VIEW = "tasks"
 """The view of the compare page that shows the questions of a run's tasks."""
@@ -56,7 +63,9 @@ _CAPTION = (
 
 
 class Opened(NamedTuple):
-    """The keys of each model's files that are stored, and what they say; judged: None while a side is missing."""
+    """The keys of each model's files that are stored, and what they say; judged: None while a side
+    is missing.
+    """
 
     dense: list[str]
     other: list[str]
@@ -77,7 +86,9 @@ def offer_to_open_answers(backend: Backend) -> None:
 
 def opened(backend: Backend) -> Opened:
     """What the address names."""
-    dense, other = ([key for key in _keys(name) if backend.answers.get(key)] for name in (DENSE, OTHER))
+    dense, other = (
+        [key for key in _keys(name) if backend.answers.get(key)] for name in (DENSE, OTHER)
+    )
     if not (dense and other):
         return Opened(dense, other, None, None)
     try:
@@ -99,7 +110,9 @@ def show_answers(backend: Backend) -> None:
         if shown.problem is not None:
             frame.failure(shown.problem.message, shown.problem.advice)
         show_files(backend, shown)
-        frame.empty(*(_ABOUT if backend.administers else (_ABOUT[0], "An administrator opens the files.")))
+        frame.empty(
+            *(_ABOUT if backend.administers else (_ABOUT[0], "An administrator opens the files."))
+        )
         return
     results = shown.judged.results
     frame.opening(tasks_sentence(MODEL, results), task_remarks(results))
@@ -109,13 +122,18 @@ def show_answers(backend: Backend) -> None:
 
 
 def _show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | list[str]]) -> None:
-    """Draw chart, table, links and report. name: of the model. address: of its questions on the compare page."""
+    """Draw chart, table, links and report. name: of the model. address: of its questions on the
+    compare page.
+    """
     results = judged.results
     if any(result.loss for result in results):
-        show_chart(task_chart(results, frame.theme()), "tasks", task_words(results), "task-chart", "ignore")
+        show_chart(
+            task_chart(results, frame.theme()), "tasks", task_words(results), "task-chart", "ignore"
+        )
         frame.remark(_CAPTION)
     links = [
-        f"compare?{urlencode({**address, 'task': each.task, **tolerance_query()}, doseq=True)}" for each in results
+        f"compare?{urlencode({**address, 'task': each.task, **tolerance_query()}, doseq=True)}"
+        for each in results
     ]
     frame.show_table(task_table(results, links))
     for note in judged.notes:
@@ -126,19 +144,30 @@ def _show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | 
         def report() -> bytes:
             return task_report(name, results, current_tolerance())
 
-        frame.offer_file("Report, one HTML file", report, "tasks-report.html", "text/html", key="take-task-report")
+        frame.offer_file(
+            "Report, one HTML file",
+            report,
+            "tasks-report.html",
+            "text/html",
+            key="take-task-report",
+        )
 
 
 def named_answers(run: Run, found: Mapping[str, JudgedAnswers]) -> dict[str, JudgedAnswers]:
-    """The verdicts on the tasks of a run's models, by their names within it; a note on those without any."""
+    """The verdicts on the tasks of a run's models, by their names within it; a note on those
+    without any.
+    """
     names = record_names(run)
-    for note in dict.fromkeys(note for judged in found.values() if not judged.results for note in judged.notes):
+    for note in dict.fromkeys(
+        note for judged in found.values() if not judged.results for note in judged.notes
+    ):
         frame.note(note)
     return {names[record]: judged for record, judged in found.items() if judged.results}
 
 
 def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None:
-    """Draw the section of the run's tasks: one model of it, the usual one unless the address names another.
+    """Draw the section of the run's tasks: one model of it, the usual one unless the address names
+    another.
 
     found: by the keys of the records.
     """
@@ -148,7 +177,9 @@ def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None
     names = {name: name for name in judged}
     name = select(RIGHT, "Sparse model", names, usual if usual in names else next(iter(names)))
     results = judged[name].results
-    frame.show(paragraph(" ".join(filter(None, (tasks_sentence(name, results), task_remarks(results))))))
+    frame.show(
+        paragraph(" ".join(filter(None, (tasks_sentence(name, results), task_remarks(results)))))
+    )
     frame.remark(_RULE)
     _show_results(judged[name], name, {"run": run.key, RIGHT: name, VIEW: TASKS_VIEW})
 
@@ -158,7 +189,10 @@ def show_files(backend: Backend, shown: Opened) -> None:
 
     def keep(name: str, file: UploadedFile) -> None:
         if len(_keys(name)) >= MOST_FILES:
-            raise CorpusError(f"At most {MOST_FILES} files a model.", "The shell judges folders: sparsedash judge.")
+            raise CorpusError(
+                f"At most {MOST_FILES} files a model.",
+                "The shell judges folders: sparsedash judge.",
+            )
         key = backend.open_answers(file.name, file.getvalue())
         st.query_params[name] = list(dict.fromkeys([*_keys(name), key]))
         st.query_params[OPEN] = "1"
@@ -170,7 +204,14 @@ def show_files(backend: Backend, shown: Opened) -> None:
         for name, keys in ((DENSE, shown.dense), (OTHER, shown.other)):
             text = f"{TITLES[name]}: {_tasks(backend, keys)}"
             if backend.administers:
-                file_popover(widget_label(text), _LABELS[name], None, f"answers-{name}", _HELP, partial(keep, name))
+                file_popover(
+                    widget_label(text),
+                    _LABELS[name],
+                    None,
+                    f"answers-{name}",
+                    _HELP,
+                    partial(keep, name),
+                )
             else:
                 frame.note(text)
         if backend.administers and (shown.dense or shown.other):

@@ -13,7 +13,9 @@ from tests.forks import forked
 
 ROOT = Path(__file__).parents[2]
 RUNNABLE = sorted(
-    path.stem for path in (ROOT / "benchmarks").glob("*.py") if "if __name__ ==" in path.read_text(encoding="utf-8")
+    path.stem
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if "if __name__ ==" in path.read_text(encoding="utf-8")
 )
 DRIVES_A_BROWSER = {"pages"}
 EXACT = {
@@ -28,7 +30,11 @@ def test_no_script_is_forgotten():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.browser] * (name in DRIVES_A_BROWSER)) for name in small.OPTIONS]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.browser] * (name in DRIVES_A_BROWSER))
+        for name in small.OPTIONS
+    ],
 )
 def test_it_runs_and_prints_its_figures(name, model_folder, tmp_path, monkeypatch):  # noqa: F811
     if name in ("quantised", "llama_speed"):

@@ -1,6 +1,7 @@
 """A real Chromium, and servers with data folders of their own.
 
-Without Chromium these tests are skipped; where the environment variable CI is set that is a failure.
+Without Chromium these tests are skipped; where the environment variable CI is set that is a
+failure.
 """
 
 import os
@@ -54,7 +55,9 @@ def browser():
 
 @pytest.fixture(scope="package")
 def tab(browser):
-    """The one tab of most tests: what Chromium has compiled of Streamlit's scripts stays with it."""
+    """The one tab of most tests: what Chromium has compiled of Streamlit's scripts stays with
+    it.
+    """
     context = browser.new_context()
     yield context.new_page()
     context.close()
@@ -91,8 +94,8 @@ def watched(page):
     page.complaints = []
 
     def hear(message):
-        # Streamlit looks for its own routes under the page's path first: those 404 are expected. So is that of a file
-        # which a rerun has replaced while the page asked for it.
+        # Streamlit looks for its own routes under the page's path first: those 404 are expected. So
+        # is that of a file which a rerun has replaced while the page asked for it.
         expected = "404 (Not Found)", "Download Button source error - 404"
         if message.type == "error" and not any(text in message.text for text in expected):
             page.complaints.append(message.text)
@@ -124,7 +127,8 @@ def start_server() -> Iterator[StartServer]:
 
 @pytest.fixture(scope="package")
 def finished(start_server, tmp_path_factory) -> Server:
-    """A server whose data folder holds a finished run, and an older one of hostile texts; tests leave it as it is.
+    """A server whose data folder holds a finished run, and an older one of hostile texts; tests
+    leave it as it is.
 
     hostile: the key of the older run.
     """

@@ -41,7 +41,9 @@ def fill(folder: Path) -> dict[str, str]:
 
 
 class Provider:
-    """A provider of logins on loopback, which lets everybody be whom they say. address: where it answers."""
+    """A provider of logins on loopback, which lets everybody be whom they say. address: where it
+    answers.
+    """
 
     def __init__(self) -> None:
         port = free_port()
@@ -49,8 +51,12 @@ class Provider:
         people = [{"sub": name, "email": f"{name}@example.org"} for name in (*NAMES, "root", "eve")]
         claims = [part for person in people for part in ("--user-claims", json.dumps(person))]
         # Apart from the tests, in which its warnings would be errors.
-        self.process = dies_with_us.start(["-m", "oidc_provider_mock", "--port", str(port), *claims])
-        assert answers(self.process, f"{self.address}/.well-known/openid-configuration"), "no provider came up"
+        self.process = dies_with_us.start(
+            ["-m", "oidc_provider_mock", "--port", str(port), *claims]
+        )
+        assert answers(self.process, f"{self.address}/.well-known/openid-configuration"), (
+            "no provider came up"
+        )
 
     def stop(self) -> None:
         """End it."""
@@ -58,10 +64,15 @@ class Provider:
 
 
 def serve(folder: Path, provider: Provider) -> Server:
-    """The dashboard, serving others by OpenID Connect; files are read in a folder `allowed` beside its own."""
+    """The dashboard, serving others by OpenID Connect; files are read in a folder `allowed` beside
+    its own.
+    """
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    rules, auth = folder.with_name(f"{folder.name}-serve.toml"), folder.with_name(f"{folder.name}-secrets.toml")
+    rules, auth = (
+        folder.with_name(f"{folder.name}-serve.toml"),
+        folder.with_name(f"{folder.name}-secrets.toml"),
+    )
     rules.write_text(
         f'address = "{address}"\nlogin = "oidc"\nadministrators = ["root@example.org"]\n'
         f'visitors = ["ada@*", "bob@*"]\nhub = ["org/*"]\nfolders = ["{folder.parent / "allowed"}"]\n'
@@ -72,7 +83,12 @@ def serve(folder: Path, provider: Provider) -> Server:
         f'server_metadata_url = "{provider.address}/.well-known/openid-configuration"\n'
     )
     server = Server(
-        folder, "--secrets.files", str(auth), port=port, SPARSEDASH_SERVE=str(rules), SPARSEDASH_WORKERS="0"
+        folder,
+        "--secrets.files",
+        str(auth),
+        port=port,
+        SPARSEDASH_SERVE=str(rules),
+        SPARSEDASH_WORKERS="0",
     )
     server.wait()
     return server
@@ -95,7 +111,10 @@ class RawUser:
         self._address, self._xsrf = address, generate_xsrf_token_string()
         self.cookies = self._logged_in(name) if name else {}
         cookies = self.cookies | {"_streamlit_xsrf": self._xsrf}
-        self.headers = {"Cookie": "; ".join(f"{key}={value}" for key, value in cookies.items()), **headers}
+        self.headers = {
+            "Cookie": "; ".join(f"{key}={value}" for key, value in cookies.items()),
+            **headers,
+        }
 
     def _logged_in(self, name: str) -> dict[str, str]:
         jar = CookieJar()
@@ -107,14 +126,25 @@ class RawUser:
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
         """Status and body of a request. path: or a whole address."""
-        return self._answer(urllib.request.Request(urljoin(self._address, path), headers=self.headers | headers))
+        return self._answer(
+            urllib.request.Request(urljoin(self._address, path), headers=self.headers | headers)
+        )
 
     @contextmanager
-    def connected(self, page: str = "", query: str = "", wanted: str = "", xsrf: bool = True, **headers: str):
-        """An open connection that has asked for a page, and the messages that come. wanted: the session asked for."""
+    def connected(
+        self, page: str = "", query: str = "", wanted: str = "", xsrf: bool = True, **headers: str
+    ):
+        """An open connection that has asked for a page, and the messages that come. wanted: the
+        session asked for.
+        """
         protocols = ["streamlit", self._xsrf if xsrf else "none", *([wanted] if wanted else [])]
         address = f"{self._address.replace('http', 'ws')}/_stcore/stream"
-        options = {"subprotocols": protocols, "max_size": None, "open_timeout": DEADLINE_S, "close_timeout": 0.5}
+        options = {
+            "subprotocols": protocols,
+            "max_size": None,
+            "open_timeout": DEADLINE_S,
+            "close_timeout": 0.5,
+        }
         headers = {"Origin": self._address} | self.headers | headers
         with connect(address, additional_headers=headers, **options) as opened:
             rerun = BackMsg()
@@ -133,9 +163,13 @@ class RawUser:
 
     @contextmanager
     def session(self, wanted: str = "", xsrf: bool = True):
-        """The id of a session, while a connection to it is open. wanted: the one that is asked for."""
+        """The id of a session, while a connection to it is open. wanted: the one that is asked
+        for.
+        """
         with self.connected(wanted=wanted, xsrf=xsrf) as messages:
-            new = next(message for message in messages if message.WhichOneof("type") == "new_session")
+            new = next(
+                message for message in messages if message.WhichOneof("type") == "new_session"
+            )
             yield new.new_session.initialize.session_id
 
     def shown(self, page: str, query: str = "") -> str:
@@ -155,7 +189,9 @@ class RawUser:
         kind = {"Content-Type": "multipart/form-data; boundary=edge"}
         own = {"Origin": self._address, "X-Xsrftoken": self._xsrf}
         path, body = f"/_stcore/upload_file/{session}/{file}", head + content + b"\r\n--edge--\r\n"
-        with closing(HTTPConnection(urlsplit(self._address).netloc, timeout=DEADLINE_S)) as connection:
+        with closing(
+            HTTPConnection(urlsplit(self._address).netloc, timeout=DEADLINE_S)
+        ) as connection:
             # A refusal may come, and the server hang up, before all has been sent.
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, path, body, {**self.headers, **own, **kind})

@@ -31,24 +31,36 @@ class Server:
     options: of `streamlit run`. port: a free one where none is named. environment: beside ours.
     """
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *options: str, port: int | None = None, **environment: str
+    ) -> None:
         self.folder = folder
         port = port or free_port()
         self.address = f"http://127.0.0.1:{port}"
         self.log = folder.with_name(f"{folder.name}-server.log")
         arguments = ["-m", "streamlit", "run", "app.py", "--server.port", str(port), *options]
-        ours = {"SPARSEDASH_DATA_DIR": str(self.folder), "SPARSEDASH_LINGER_S": "30", "PYTHONFAULTHANDLER": "1"}
+        ours = {
+            "SPARSEDASH_DATA_DIR": str(self.folder),
+            "SPARSEDASH_LINGER_S": "30",
+            "PYTHONFAULTHANDLER": "1",
+        }
         with self.log.open("wb") as log:
             everything = {**os.environ, **ours, **environment}
-            self.process = dies_with_us.start(arguments, cwd=ROOT, env=everything, stdout=log, stderr=log)
+            self.process = dies_with_us.start(
+                arguments, cwd=ROOT, env=everything, stdout=log, stderr=log
+            )
 
     def wait(self) -> None:
-        """Return once it answers. Fails with its log when it ends, takes too long, or another has its port."""
+        """Return once it answers. Fails with its log when it ends, takes too long, or another has
+        its port.
+        """
         if not answers(self.process, f"{self.address}/health") or not self._listens():
             raise AssertionError(f"the server did not come up:\n{self.log.read_text()}")
 
     def stop(self) -> None:
-        """End the server, killed if it takes longer, and its workers, which outlive it on purpose."""
+        """End the server, killed if it takes longer, and its workers, which outlive it on
+        purpose.
+        """
         dies_with_us.end(self.process, DEADLINE_S)
         workers = [p for p in psutil.process_iter(["cmdline"]) if self._owns(p.info["cmdline"])]
         for worker in workers:
@@ -58,7 +70,10 @@ class Server:
 
     def _listens(self) -> bool:
         own = psutil.Process(self.process.pid).net_connections("tcp")
-        return any(each.status == psutil.CONN_LISTEN and self.address.endswith(f":{each.laddr.port}") for each in own)
+        return any(
+            each.status == psutil.CONN_LISTEN and self.address.endswith(f":{each.laddr.port}")
+            for each in own
+        )
 
     def _owns(self, command: list[str] | None) -> bool:
         return bool(command) and "sparsedash.worker" in command and str(self.folder) in command
@@ -81,7 +96,9 @@ def ready(page) -> None:
 
 
 def press(page, name: str, **options: object) -> None:
-    """Press the first button of this name by its key, at the script's end: a press may be lost while pages redraw."""
+    """Press the first button of this name by its key, at the script's end: a press may be lost
+    while pages redraw.
+    """
     button = page.get_by_role("button", name=name, **options).first
     button.wait_for()
     ready(page)
@@ -103,7 +120,8 @@ def upload_text(page, address: str, file: dict | Path) -> None:
 def taken(page, button) -> tuple[str, bytes, str]:
     """Press a button that gives a file. Returns the file's name, its content and its address.
 
-    By its key: while a chart above is drawn for the first time, the button moves from under the mouse.
+    By its key: while a chart above is drawn for the first time, the button moves from under the
+    mouse.
     """
     button.wait_for()
     ready(page)
@@ -120,8 +138,8 @@ def download(page, name: str, **options: object) -> tuple[str, bytes, str]:
 def free_port() -> int:
     """A port that nobody listens on.
 
-    Each test process has ports of its own, below those that the system gives away: else another server may take it
-    before ours has started, and answer in its place.
+    Each test process has ports of its own, below those that the system gives away: else another
+    server may take it before ours has started, and answer in its place.
     """
     first = 10_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw"))
     # Not by the usual generator: what tests seed and fork would try the same ports everywhere.

@@ -24,11 +24,14 @@ def compare(page, finished):
     return opened
 
 
-def test_kinds_steps_and_rows_by_keys_and_buttons_keep_the_focus_and_the_address_brings_them_back(compare):
+def test_kinds_steps_and_rows_by_keys_and_buttons_keep_the_focus_and_the_address_brings_them_back(
+    compare,
+):
     page = compare()
     count = page.locator(".st-key-steps .sd-count")
     expect(count).to_have_text("1 of 9")
-    # The keys are listened to a moment after the buttons are drawn; at the first passage "k" does nothing.
+    # The keys are listened to a moment after the buttons are drawn; at the first passage "k" does
+    # nothing.
     eventually(lambda: page.keyboard.press("j") or count.inner_text() != "1 of 9")
     eventually(lambda: page.keyboard.press("k") or count.inner_text() == "1 of 9")
     ready(page)
@@ -82,7 +85,9 @@ def test_a_bar_that_is_pressed_filters_the_passages_and_pressed_again_does_not(c
     expect(page).not_to_have_url(re.compile("change="))
 
 
-def test_the_first_screen_shows_verdict_passage_answers_and_a_phone_the_steps_and_the_rest_by_one_button(compare):
+def test_the_first_screen_shows_verdict_passage_answers_and_a_phone_the_steps_and_the_rest_by_one_button(
+    compare,
+):
     page = compare("?filter=broke")
     page.set_viewport_size({"width": 1440, "height": 900})
     for seen in ("h1", ".sd-cost", ".sd-passage", ".sd-passage .sd-target"):
@@ -92,7 +97,10 @@ def test_the_first_screen_shows_verdict_passage_answers_and_a_phone_the_steps_an
     ready(page)
     for seen in (".sd-passage .sd-target", ".sd-answers", ".sd-change"):
         expect(page.locator(seen)).to_be_in_viewport(ratio=0.95)
-    change, bar = page.locator(".sd-change").bounding_box(), page.locator(".st-key-steps").bounding_box()
+    change, bar = (
+        page.locator(".sd-change").bounding_box(),
+        page.locator(".st-key-steps").bounding_box(),
+    )
     assert change["y"] + change["height"] <= bar["y"]
     assert page.get_by_role("button", name="Next").bounding_box()["y"] > PHONE["height"] * 0.85
     search = page.get_by_label("Search in the passages and answers").locator("visible=true")
@@ -114,7 +122,9 @@ def test_blind_judging_hides_the_sides_until_the_choice(compare):
     expect(page.locator(".sd-answer h3")).to_have_text(["A", "B"])
     source = page.get_by_test_id("stMain").evaluate("e => e.innerHTML")
     assert not re.search(r"sd-dense|sd-sparse|Sparse, 30|>Dense<", source)
-    colours = page.locator(".sd-answer").evaluate_all("all => all.map(e => getComputedStyle(e).borderTopColor)")
+    colours = page.locator(".sd-answer").evaluate_all(
+        "all => all.map(e => getComputedStyle(e).borderTopColor)"
+    )
     assert colours[0] == colours[1]
     press(page, "A is better")
     expect(page.locator(".sd-answer h3")).to_have_text(["Dense", "Sparse, 30 %"])
@@ -133,11 +143,23 @@ def test_hostile_text_shows_as_text_wherever_it_comes_from_and_a_very_long_one_l
     main = page.get_by_test_id("stMain")
     for width in (1440, 390):
         page.set_viewport_size({"width": width, "height": 900})
-        for place in (".sd-passage >> nth=0", ".sd-word >> nth=0", ".sd-strip", ".sd-written >> nth=1"):
+        for place in (
+            ".sd-passage >> nth=0",
+            ".sd-word >> nth=0",
+            ".sd-strip",
+            ".sd-written >> nth=1",
+        ):
             expect(page.locator(place)).to_contain_text(SHOWN)
         drawn = main.locator("[data-testid=stHtml]")
-        assert drawn.locator("img, script:not(.sd-take *, .sd-unseen *), strong, em, a, .katex").count() == 0
-        page.wait_for_function("document.querySelector('[data-testid=stMain]').scrollWidth <= innerWidth")
+        assert (
+            drawn.locator(
+                "img, script:not(.sd-take *, .sd-unseen *), strong, em, a, .katex"
+            ).count()
+            == 0
+        )
+        page.wait_for_function(
+            "document.querySelector('[data-testid=stMain]').scrollWidth <= innerWidth"
+        )
         assert "\u202e" not in main.inner_text() and "\x00" not in main.inner_text()
     page.set_viewport_size({"width": 1440, "height": 900})
     field = page.get_by_label("Search in the passages and answers")
@@ -154,7 +176,9 @@ def test_the_report_opens_from_disk_and_asks_for_nothing(compare, tmp_path):
     requests = []
     page.on("request", lambda request: requests.append(request.url))
     page.goto(path.as_uri())
-    expect(page.get_by_role("img", name=re.compile("Word perplexity over 120 passages"))).to_be_visible()
+    expect(
+        page.get_by_role("img", name=re.compile("Word perplexity over 120 passages"))
+    ).to_be_visible()
     expect(page.get_by_role("heading", name="Broke: 9")).to_be_visible()
     numbers = page.get_by_role("region", name="The numbers of this run")
     assert numbers.evaluate("e => e.scrollWidth - e.clientWidth") == 0

@@ -1,7 +1,8 @@
 """Every control of every page is pressed, and must lead to what LEADS_TO says of it.
 
-The pages themselves list their controls, so that a new one cannot be forgotten; what one opens is listed as well. With
-`pytest -s` the list is printed: page, control, what was seen. No worker runs: a job that a control asks for waits.
+The pages themselves list their controls, so that a new one cannot be forgotten; what one opens is
+listed as well. With `pytest -s` the list is printed: page, control, what was seen. No worker runs:
+a job that a control asks for waits.
 """
 
 import re
@@ -62,7 +63,9 @@ LIST = """withMenu => {
   }
   return found;
 }"""
-"""Kind, identity and name of everything on the page that can be pressed, each element marked with its number."""
+"""Kind, identity and name of everything on the page that can be pressed, each element marked with
+its number.
+"""
 
 LOOK = """() => {
   const all = selector => [...document.querySelectorAll(selector)];
@@ -83,10 +86,14 @@ SETTLED = """async patience => {
   while (busy() && Date.now() < end) await new Promise(next => setTimeout(next, 20));
   watch.disconnect();
 }"""
-"""Whether the page has come to rest. Watched inside of it: looks from outside at all its words take much longer."""
+"""Whether the page has come to rest. Watched inside of it: looks from outside at all its words take
+much longer.
+"""
 CUT = """() => [...document.querySelectorAll('[data-testid=stPopoverBody]')]
   .some(e => e.clientHeight < Math.min(e.scrollHeight - 1, 200))"""
-"""Whether a window is open that shows less of itself than there is room for: one that opened before its content."""
+"""Whether a window is open that shows less of itself than there is room for: one that opened before
+its content.
+"""
 IS_OPEN = "e => e.ariaExpanded === 'true' || e.parentElement.open === true"
 OPENS = ("part", "button", "switch")
 FREE = ("text", "number", "select", "outside")
@@ -155,10 +162,11 @@ LEADS_TO = {
     "button Reset the count": r"\+expand_less",
     "button forget-choices": r"\+No choice yet",
 }
-"""What each control, by a pattern of its kind and identity, must lead to: a pattern of what is seen after it.
+"""What each control, by a pattern of its kind and identity, must lead to: a pattern of what is seen
+after it.
 
-Seen is the address, where it is another one, with its opening sentence; then lines of the page that came (+) or went
-(-); or the name of the file. The first row that fits counts.
+Seen is the address, where it is another one, with its opening sentence; then lines of the page that
+came (+) or went (-); or the name of the file. The first row that fits counts.
 """
 MENU = "/settings"
 """The page where the menu is walked, since it is drawn again the soonest."""
@@ -203,9 +211,14 @@ def place(address: str) -> tuple[str, ...]:
 
 
 def when(control: Control) -> int:
-    """When it is pressed: choices after buttons and fields, then what leaves the page, then what takes away."""
+    """When it is pressed: choices after buttons and fields, then what leaves the page, then what
+    takes away.
+    """
     usual = {"select": 1, "switch": 1, "link": 2}.get(control.kind, 0)
-    return next((late for pattern, late in LATE if re.match(pattern, control.identity, re.IGNORECASE)), usual)
+    return next(
+        (late for pattern, late in LATE if re.match(pattern, control.identity, re.IGNORECASE)),
+        usual,
+    )
 
 
 def settled(page) -> None:
@@ -219,7 +232,8 @@ def settled(page) -> None:
 
 
 class Walk:
-    """A walk over one page, which prints what it presses and sees. known: what was pressed. gone: what could not be.
+    """A walk over one page, which prints what it presses and sees. known: what was pressed. gone:
+    what could not be.
 
     wrong: a sentence for each control that did not lead to what it must.
 
@@ -249,10 +263,13 @@ class Walk:
                 opened = control.kind in OPENS and page.url == before
                 again = [*path, control] if opened else path
                 waiting = {each for _, _, each in todo} | self.known
-                todo = [(page.url, again, each) for each in listed(page) if each not in waiting] + todo
+                todo = [
+                    (page.url, again, each) for each in listed(page) if each not in waiting
+                ] + todo
 
     def press(self, address: str, path: list[Control], control: Control) -> str:
-        """Press it, and look: where it is in view, else once its path is pressed, else on a new page.
+        """Press it, and look: where it is in view, else once its path is pressed, else on a new
+        page.
 
         A press may be lost while a page is drawn. Returns the address where it was.
         """
@@ -282,11 +299,17 @@ class Walk:
             if not self.ended:
                 self.gone.add(control)
             return before
-        print(f"  {control.kind:8} {control.identity[:40]:40} | {control.name[:40]:40} {seen[:150]!r}")
+        print(
+            f"  {control.kind:8} {control.identity[:40]:40} | {control.name[:40]:40} {seen[:150]!r}"
+        )
         if to is None:
-            self.wrong.append(f"“{control}” is new: LEADS_TO must say what it leads to. Seen: {seen[:300]!r}")
+            self.wrong.append(
+                f"“{control}” is new: LEADS_TO must say what it leads to. Seen: {seen[:300]!r}"
+            )
         elif control.kind not in FREE and not (seen and re.search(to, seen)):
-            self.wrong.append(f"“{control}” at {address} must lead to {to!r}, and led to {seen[:300]!r}")
+            self.wrong.append(
+                f"“{control}” at {address} must lead to {to!r}, and led to {seen[:300]!r}"
+            )
         if page.evaluate(CUT):
             self.wrong.append(f"The window of “{control}” at {address} is cut off")
         self.known.add(control)
@@ -306,7 +329,11 @@ class Walk:
             case "text" | "number":
                 element.fill(FIELDS[control.kind])
                 # What stands in a form is sent by its button.
-                element.press("Tab" if element.evaluate("e => e.closest('[data-testid=stForm]')") else "Control+Enter")
+                element.press(
+                    "Tab"
+                    if element.evaluate("e => e.closest('[data-testid=stForm]')")
+                    else "Control+Enter"
+                )
             case "select":
                 for key in ("ArrowDown", "ArrowDown", "Enter"):
                     element.press(key)
@@ -331,31 +358,47 @@ class Walk:
         page, after = self.page, self.page.evaluate(LOOK)
         if control.kind == "download" or (after[:3] == before[:3] and after[3] in before[3]):
             return ""
-        lines = (tuple(filter(str.strip, "\n".join(look[1::2]).split("\n"))) for look in (before, after))
-        changed = " ".join(line for line in unified_diff(*lines, n=0) if line[:2] not in ("++", "--", "@@"))
+        lines = (
+            tuple(filter(str.strip, "\n".join(look[1::2]).split("\n"))) for look in (before, after)
+        )
+        changed = " ".join(
+            line for line in unified_diff(*lines, n=0) if line[:2] not in ("++", "--", "@@")
+        )
         if after[0] != before[0]:
             sentence = " ".join(page.locator("h1.sd-opening").all_inner_texts())
             changed = f"/{after[0].partition('//')[2].partition('/')[2]}: {sentence} {changed}"
         return changed or "the same words in another state"
 
 
-RACE = replace(specimens.SETTINGS, methods=tuple(map(method_named, ("best", "least-squares", "random"))))
+RACE = replace(
+    specimens.SETTINGS, methods=tuple(map(method_named, ("best", "least-squares", "random")))
+)
 PART = replace(specimens.SETTINGS, sparsities_permille=(100, 250, 400))
 WAITING = [replace(specimens.SETTINGS, sparsities_permille=(permille,)) for permille in (600, 700)]
 
 
 @pytest.fixture(scope="module")
 def server(start_server, tmp_path_factory):
-    return start_server(tmp_path_factory.mktemp("controls") / "data", SPARSEDASH_WORKERS="0", HF_HUB_OFFLINE="1")
+    return start_server(
+        tmp_path_factory.mktemp("controls") / "data", SPARSEDASH_WORKERS="0", HF_HUB_OFFLINE="1"
+    )
 
 
 @pytest.fixture
 def filled(server):
     """A server, without workers, on a folder with runs and jobs of every kind."""
     backend = FilledBackend(server.folder)
-    sweep, race, search = (backend.add_run(each) for each in (specimens.run(), specimens.run(RACE), specimens.search()))
+    sweep, race, search = (
+        backend.add_run(each) for each in (specimens.run(), specimens.run(RACE), specimens.search())
+    )
     part = backend.add_run(specimens.run(PART, finished=False, n_sparse=1))
-    asked = [(sweep.settings, "done"), (RACE, "done"), (search.find, "done"), (PART, "crashed"), (WAITING[0], "failed")]
+    asked = [
+        (sweep.settings, "done"),
+        (RACE, "done"),
+        (search.find, "done"),
+        (PART, "crashed"),
+        (WAITING[0], "failed"),
+    ]
     asked += [(each, "queued") for each in WAITING]
     why = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
     backend.set_jobs(
@@ -370,8 +413,9 @@ def filled(server):
 
 
 STREAMLITS_OWN = "in _reset_triggers"
-"""Streamlit's own, seen once in some fifty walks: each script of a session locks its state by itself, so that one which
-begins may count its widgets while the last one of a page that was left still takes some away. The page is drawn again.
+"""Streamlit's own, seen once in some fifty walks: each script of a session locks its state by
+itself, so that one which begins may count its widgets while the last one of a page that was left
+still takes some away. The page is drawn again.
 """
 PAGES = {
     "settings": ("settings",),
@@ -400,7 +444,9 @@ def test_every_control_does_something_and_nothing_raises(name, page, filled):
     assert [each for each in raised if STREAMLITS_OWN not in each] == []
 
 
-def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_back(open_page, filled):
+def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_back(
+    open_page, filled
+):
     """The browser hears nothing of the choice until the server has answered a timer too."""
     page, held = open_page(), []
     holding = False
@@ -408,7 +454,9 @@ def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_b
     def between(socket):
         server = socket.connect_to_server()
         server.on_message(
-            lambda message: held.append(ForwardMsg.FromString(message)) if holding else socket.send(message)
+            lambda message: (
+                held.append(ForwardMsg.FromString(message)) if holding else socket.send(message)
+            )
         )
 
     page.route_web_socket("**/_stcore/stream", between)
@@ -422,7 +470,11 @@ def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_b
     while [each.WhichOneof("type") for each in after].count("script_finished") < 2:
         page.wait_for_timeout(50)
         after = list(dropwhile(lambda each: each.WhichOneof("type") != "page_info_changed", held))
-    asked = [each.page_info_changed.query_string for each in after if each.WhichOneof("type") == "page_info_changed"]
+    asked = [
+        each.page_info_changed.query_string
+        for each in after
+        if each.WhichOneof("type") == "page_info_changed"
+    ]
     assert set(asked) == {"against=writing"}
 
 
@@ -430,16 +482,23 @@ def test_choices_one_after_another_all_reach_the_address(filled, page):
     page.goto(f"{filled.address}/prune")
     settled(page)
     walk, names = Walk(page), ("Calibration text", "Token weights")
-    controls = [Control("part", "More settings", ""), *(Control("select", name, "") for name in names)]
+    controls = [
+        Control("part", "More settings", ""),
+        *(Control("select", name, "") for name in names),
+    ]
     for control in (*controls, Control("switch", "Pack the documents into full samples", "")):
         walk.touch(walk.find(control), control)
     assert dict(parse_qsl(urlsplit(page.url).query)).keys() == {"calibration", "weights", "packed"}
 
 
-def test_a_number_of_ones_own_method_reaches_the_address_after_the_field_above_it_went(filled, page):
+def test_a_number_of_ones_own_method_reaches_the_address_after_the_field_above_it_went(
+    filled, page
+):
     # A list that a rerun closes takes no key: it is opened again.
     for _ in range(6):
-        page.goto(f"{filled.address}/prune?own=true&saliency=random&allocation=curves&curve_levels=6")
+        page.goto(
+            f"{filled.address}/prune?own=true&saliency=random&allocation=curves&curve_levels=6"
+        )
         settled(page)
         for key in ("ArrowUp", "ArrowUp", "Enter"):
             page.get_by_role("combobox", name="Saliency").press(key)

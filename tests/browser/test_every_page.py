@@ -1,4 +1,6 @@
-"""Every page as a deep link: its sentence, no error, no fault of accessibility, nothing too wide, each of its files."""
+"""Every page as a deep link: its sentence, no error, no fault of accessibility, nothing too wide,
+each of its files.
+"""
 
 import csv
 import io
@@ -21,7 +23,9 @@ NOT_OURS = {"exclude": [["[data-testid=stToast]"]]}
 OPTIONS = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
 AT_REST = """*, *::before, *::after {transition: none !important; animation: none !important}
 [data-stale] {opacity: 1 !important}"""
-"""No colour that fades: neither into another one, nor of what a part of the page is about to replace."""
+"""No colour that fades: neither into another one, nor of what a part of the page is about to
+replace.
+"""
 FITS = """width => {
   const main = document.querySelector('[data-testid=stMain]');
   return [main, ...main.querySelectorAll('[class*=st-key-run-row-]')].every(e => e.scrollWidth <= e.clientWidth)
@@ -35,7 +39,9 @@ STOP = """() => {
     large: Math.min(box.width, box.height) >= 24 || stop.matches('label input'),
     seen: getComputedStyle(stop).visibility === 'visible' && !stop.closest('[aria-hidden=true]')};
 }"""
-"""The element with the focus. A field's own box may be small where its label, which is pressed as well, is not."""
+"""The element with the focus. A field's own box may be small where its label, which is pressed as
+well, is not.
+"""
 
 CHART = "svg png csv"
 SHOWN = [
@@ -57,7 +63,9 @@ SHOWN = [
     ("empty", "prune?sparsity=x&model=builtin:none", "Choose a model", ""),
     ("empty", "compare", "Nothing to compare yet.", ""),
 ]
-"""Each page: its server, path, sentence, and the kinds of the files that can be taken from it, in their order."""
+"""Each page: its server, path, sentence, and the kinds of the files that can be taken from it, in
+their order.
+"""
 
 
 def violations(page) -> dict[str, str]:
@@ -110,7 +118,8 @@ def test_every_page(number, page, request):
         [TITLES[urlsplit(page.url).path[1:] or "overview"]]
     )
     assert all(
-        box["x"] >= 0 and box["x"] + box["width"] <= width for box in (each.bounding_box() for each in menu.all())
+        box["x"] >= 0 and box["x"] + box["width"] <= width
+        for box in (each.bounding_box() for each in menu.all())
     )
     expect(page.get_by_test_id("stApp")).to_have_css("background-color", colour)
     ready(page)
@@ -121,6 +130,8 @@ def test_every_page(number, page, request):
     open_all(page)
     assert violations(page) == {}
     page.wait_for_function(FITS, arg=width)
-    drawn = page.get_by_test_id("stMain").locator("[data-testid=stDownloadButton] button, .sd-take button")
+    drawn = page.get_by_test_id("stMain").locator(
+        "[data-testid=stDownloadButton] button, .sd-take button"
+    )
     files = [taken(page, button) for button in drawn.locator("visible=true").all()]
     assert [checked_kind(name, content) for name, content, _ in files] == kinds.split()

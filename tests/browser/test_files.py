@@ -36,10 +36,15 @@ def server(start_server, tmp_path_factory):
 def test_runs_are_ticked_overlaid_searched_and_named(page, server):
     page.goto(f"{server.address}/runs")
     ready(page)
-    expect(page.get_by_text("Page not found")).to_have_count(0)  # The first page that this server was asked for.
+    expect(page.get_by_text("Page not found")).to_have_count(
+        0
+    )  # The first page that this server was asked for.
     # Rows grow as their answers are read, and a click would hit another one.
     expect(page.locator("[class*=st-key-run-row-]", has_text="undecided")).to_have_count(3)
-    titles, chart = page.locator("[class*=st-key-run-row-] a"), page.get_by_label(re.compile("Word perplexity over"))
+    titles, chart = (
+        page.locator("[class*=st-key-run-row-] a"),
+        page.get_by_label(re.compile("Word perplexity over")),
+    )
     labels = page.locator("[class*=st-key-tick-] label")
     expect(labels).to_have_count(3)
     boxes = [label.bounding_box() for label in labels.all()]
@@ -54,7 +59,8 @@ def test_runs_are_ticked_overlaid_searched_and_named(page, server):
     search = page.get_by_label("Search")
     search.fill("owner")
     expect(search).to_have_value("owner")
-    # A chart that was drawn just now may have the page run once more; what is entered meanwhile can be lost.
+    # A chart that was drawn just now may have the page run once more; what is entered meanwhile can
+    # be lost.
     page.wait_for_timeout(1500)
     ready(page)
     search.fill("owner")
@@ -66,7 +72,9 @@ def test_runs_are_ticked_overlaid_searched_and_named(page, server):
     expect(chart).to_be_attached()
     expect(page.get_by_text("2 chosen")).to_be_visible()
     press(page, "Clear", exact=True)
-    expect(page.get_by_text("2 chosen")).to_have_count(0)  # A box ticked before that would send the old ones again.
+    expect(page.get_by_text("2 chosen")).to_have_count(
+        0
+    )  # A box ticked before that would send the old ones again.
     ready(page)
     search.fill("")
     search.press("Enter")
@@ -93,11 +101,16 @@ def test_uploads_do_not_stay_in_the_server_s_memory(page, start_server, tmp_path
     ready(page)
     before = process.memory_info().rss
     upload_text(page, server.address, text)
-    expect(page.get_by_role("combobox", name="Passages to evaluate on")).to_have_value(re.compile("^upload:long.txt"))
+    expect(page.get_by_role("combobox", name="Passages to evaluate on")).to_have_value(
+        re.compile("^upload:long.txt")
+    )
     assert process.memory_info().rss - before < N_BYTES / 2
     before = process.memory_info().rss
     with raw.session() as session:
-        assert {raw.upload(session, f"file-{number}", b"x" * N_BYTES) for number in range(7)} == {204, 429}
+        assert {raw.upload(session, f"file-{number}", b"x" * N_BYTES) for number in range(7)} == {
+            204,
+            429,
+        }
         # One more for the page itself.
         assert process.memory_info().rss - before < (MOST_FILES + 2) * N_BYTES
     eventually(lambda: process.memory_info().rss - before <= 1.5 * N_BYTES, DEADLINE_S)

@@ -1,4 +1,6 @@
-"""Jobs while they run: this test is their worker, so that every moment can be looked at; notices when they end."""
+"""Jobs while they run: this test is their worker, so that every moment can be looked at; notices
+when they end.
+"""
 
 import re
 from contextlib import ExitStack
@@ -55,14 +57,18 @@ class Worker:
 
     def say(self, stage, point=None, done=0, total=1):
         taken = (Taken(stage, point, 1.0),)
-        self.table.report(self.job, Step(stage, done, total, unit="passages", point=point, taken=taken))
+        self.table.report(
+            self.job, Step(stage, done, total, unit="passages", point=point, taken=taken)
+        )
 
     def answer(self, n_sparse):
         """The dense model and so many sparse ones have answered."""
         for record in (*self.records[: n_sparse + 1], specimens.passages()):
             self.store.put(record.key, record)
         made = self.run.sparse[:n_sparse]
-        self.store.put(self.run.key, replace(self.run, sparse=made, finished=made == self.run.sparse))
+        self.store.put(
+            self.run.key, replace(self.run, sparse=made, finished=made == self.run.sparse)
+        )
 
     def end(self, state="done", *why):
         """The job has ended."""
@@ -88,7 +94,9 @@ def new_worker(server):
         yield made
 
 
-def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far_it_is(page, server, new_worker):
+def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far_it_is(
+    page, server, new_worker
+):
     worker, tops = new_worker(), []
     heading, heard = page.locator("h1"), page.locator("#sd-heard")
 
@@ -130,7 +138,9 @@ def test_a_search_started_on_the_form_opens_its_run_judged_by_the_same_tolerance
     expect(page.locator("h1")).to_have_text("This run has no results.")
 
 
-def test_a_run_that_is_cancelled_is_stopped_and_then_says_that_it_has_no_results(page, server, new_worker):
+def test_a_run_that_is_cancelled_is_stopped_and_then_says_that_it_has_no_results(
+    page, server, new_worker
+):
     worker = new_worker(sparsities_permille=(400,))
     worker.begin()
     page.goto(f"{server.address}/?run={worker.run.key}")
@@ -142,7 +152,9 @@ def test_a_run_that_is_cancelled_is_stopped_and_then_says_that_it_has_no_results
     expect(page.get_by_text("no result yet")).to_have_count(0)
 
 
-def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to(open_page, server, new_worker):
+def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to(
+    open_page, server, new_worker
+):
     jobs = [new_worker(model=f"{name}/{FOREIGN}") for name in "ab"]
     for each in jobs:
         each.begin()
@@ -151,7 +163,10 @@ def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to
     page.add_init_script(RECORDED)
     page.goto(f"{server.address}/runs?view=jobs")
     ready(page)
-    ask, toasts = page.get_by_role("button", name="Notify me when a run ends"), page.get_by_test_id("stToast")
+    ask, toasts = (
+        page.get_by_role("button", name="Notify me when a run ends"),
+        page.get_by_test_id("stToast"),
+    )
     expect(ask).to_be_visible()
     jobs[0].end()
     expect(toasts.first).to_be_visible()

@@ -1,4 +1,6 @@
-"""Serving others: logins by a provider on loopback, whose run is whose, and nginx with TLS in front."""
+"""Serving others: logins by a provider on loopback, whose run is whose, and nginx with TLS in
+front.
+"""
 
 import os
 import re
@@ -13,7 +15,16 @@ from playwright.sync_api import expect
 
 from sparsedash.ui.navigation import TITLES
 from tests.browser.logins import Provider, RawUser, fill, log_in, serve
-from tests.browser.served import DEADLINE_S, ROOT, Server, download, free_port, press, ready, upload_text
+from tests.browser.served import (
+    DEADLINE_S,
+    ROOT,
+    Server,
+    download,
+    free_port,
+    press,
+    ready,
+    upload_text,
+)
 from tests.faults.house import eventually
 
 OF_A_RUN = ("", "compare", "models", "runs")
@@ -35,7 +46,9 @@ def house(tmp_path_factory):
         yield server
 
 
-def test_a_deep_link_leads_through_the_login_to_its_page_and_its_files_and_logging_out_ends_it(open_page, house):
+def test_a_deep_link_leads_through_the_login_to_its_page_and_its_files_and_logging_out_ends_it(
+    open_page, house
+):
     page, asked = open_page(), re.compile("Please log in.")
     deep_link = f"{house.address}/compare?run={house.keys['ada']}&points=2"
     page.goto(deep_link)
@@ -71,7 +84,9 @@ def test_a_deep_link_shows_a_run_to_its_owner_and_to_administrators_alone(house)
         assert status == 401 and "Please log in." in body and "model-of" not in body, path
         assert "model-of-ada" not in house.users["bob"].shown(path, query), path
         if path in OF_A_RUN:
-            assert all("model-of-ada" in house.users[name].shown(path, query) for name in ("ada", "root")), path
+            assert all(
+                "model-of-ada" in house.users[name].shown(path, query) for name in ("ada", "root")
+            ), path
     assert "model-of-bob" in house.users["bob"].shown("runs")
 
 
@@ -83,7 +98,9 @@ def test_files_outside_of_the_listed_folders_are_refused_on_the_form(house):
 def test_a_websocket_opens_for_who_has_logged_in_from_the_server_s_own_pages(house):
     ada, nobody = house.users["ada"], RawUser(house.address)
     assert ada.connects() and not nobody.connects()
-    assert not ada.connects(Cookie=ada.headers["Cookie"].replace("_streamlit_user=", "_streamlit_user=x"))
+    assert not ada.connects(
+        Cookie=ada.headers["Cookie"].replace("_streamlit_user=", "_streamlit_user=x")
+    )
     for origin in ("http://127.0.0.1:9", "https://evil.example", "null"):
         assert not ada.connects(Origin=origin)
 
@@ -146,7 +163,12 @@ def proxied(tmp_path_factory):
         port = free_port()
         rules = folder / "serve.toml"
         rules.write_text(f'address = "https://localhost:{port}"\nlogin = "header"\n')
-        server = Server(folder / "data", SPARSEDASH_SERVE=str(rules), SPARSEDASH_WORKERS="0", FORWARDED_ALLOW_IPS="")
+        server = Server(
+            folder / "data",
+            SPARSEDASH_SERVE=str(rules),
+            SPARSEDASH_WORKERS="0",
+            FORWARDED_ALLOW_IPS="",
+        )
         at_the_end.callback(server.stop)
         server.wait()
         issued = trustme.CA().issue_cert("localhost")
@@ -156,8 +178,12 @@ def proxied(tmp_path_factory):
         # Started by root it would work as somebody who may not read this folder.
         user = "user root;" if os.getuid() == 0 else ""
         location = location_of_the_docs().replace("http://127.0.0.1:8501", server.address)
-        (folder / "nginx.conf").write_text(WHOLE.format(folder=folder, port=port, location=location, user=user))
-        nginx = subprocess.Popen([NGINX, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")])
+        (folder / "nginx.conf").write_text(
+            WHOLE.format(folder=folder, port=port, location=location, user=user)
+        )
+        nginx = subprocess.Popen(
+            [NGINX, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+        )
         at_the_end.callback(nginx.wait, DEADLINE_S)
         at_the_end.callback(nginx.terminate)
         eventually((folder / "nginx.pid").is_file)
@@ -168,10 +194,15 @@ def proxied(tmp_path_factory):
 @pytest.fixture
 def behind_nginx(open_page):
     """A page whose browser answers the proxy's question for a password."""
-    return open_page(ignore_https_errors=True, http_credentials={"username": "ada@example.org", "password": "open"})
+    return open_page(
+        ignore_https_errors=True,
+        http_credentials={"username": "ada@example.org", "password": "open"},
+    )
 
 
-def test_runs_uploads_and_downloads_pass_through_the_proxy_and_nothing_past_it(behind_nginx, proxied):
+def test_runs_uploads_and_downloads_pass_through_the_proxy_and_nothing_past_it(
+    behind_nginx, proxied
+):
     page = behind_nginx
     text = {
         "name": "mine.txt",
@@ -179,7 +210,9 @@ def test_runs_uploads_and_downloads_pass_through_the_proxy_and_nothing_past_it(b
         "buffer": b"\n\n".join(b"This was door %d" % n for n in range(5)),
     }
     upload_text(page, proxied.proxy, text)
-    expect(page.get_by_role("combobox", name="Passages to evaluate on")).to_have_value(re.compile("^upload:mine.txt"))
+    expect(page.get_by_role("combobox", name="Passages to evaluate on")).to_have_value(
+        re.compile("^upload:mine.txt")
+    )
     page.goto(f"{proxied.proxy}/overview?run={proxied.keys['bob']}")
     ready(page)
     assert "model-of-bob" not in page.locator("body").inner_text()

@@ -1,4 +1,6 @@
-"""The overview, the menu and the form: charts by mouse and by keyboard, and what the address remembers."""
+"""The overview, the menu and the form: charts by mouse and by keyboard, and what the address
+remembers.
+"""
 
 import re
 import urllib.request
@@ -15,13 +17,18 @@ FOCUSED = """() => {
 }"""
 
 
-def test_the_first_screen_says_how_much_at_what_cost_and_its_next_step_fills_the_form(page, finished):
+def test_the_first_screen_says_how_much_at_what_cost_and_its_next_step_fills_the_form(
+    page, finished
+):
     page.goto(finished.address)
     ready(page)
-    # Which step it is depends on whether the hub answers; where none of the form's would help it has no link.
+    # Which step it is depends on whether the hub answers; where none of the form's would help it
+    # has no link.
     numbers = page.locator(".sd-numbers > div")
     following = (
-        page.locator("[class*=st-key-next-step] a").or_(page.get_by_role("link", name="Change the settings")).first
+        page.locator("[class*=st-key-next-step] a")
+        .or_(page.get_by_role("link", name="Change the settings"))
+        .first
     )
     for width, height in ((1440, 900), (390, 844)):
         page.set_viewport_size({"width": width, "height": height})
@@ -57,11 +64,19 @@ def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every
     for name in ("Plot loss against", "Sparsity axis"):
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED)[0] == name
-    for name in ("The chart as SVG", "The chart as PNG", "How to read this chart: flips", "The numbers as a table"):
+    for name in (
+        "The chart as SVG",
+        "The chart as PNG",
+        "How to read this chart: flips",
+        "The numbers as a table",
+    ):
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED) == [name, True]
     page.keyboard.press("Enter")
-    for name in ("The numbers of this run", *(f"{share} % against dense" for share in (10, 20, 30))):
+    for name in (
+        "The numbers of this run",
+        *(f"{share} % against dense" for share in (10, 20, 30)),
+    ):
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED) == [name, True]
 
@@ -151,14 +166,24 @@ def test_what_is_typed_or_chosen_goes_into_the_address_and_survives_a_refresh(pa
     expect(page.get_by_label("Share to remove, percent", exact=True)).to_have_value("12.5, 40")
     expect(page.get_by_label("Model", exact=True)).to_have_value("some/model@main")
     expect(page.get_by_role("radio", name="Decide")).to_be_checked()
-    expect(page.get_by_label("Passages to evaluate on", exact=True)).to_have_value("builtin:cloze-402")
+    expect(page.get_by_label("Passages to evaluate on", exact=True)).to_have_value(
+        "builtin:cloze-402"
+    )
 
 
-def test_what_is_still_being_typed_counts_when_start_is_clicked_and_start_stays_in_view(page, empty):
+def test_what_is_still_being_typed_counts_when_start_is_clicked_and_start_stays_in_view(
+    page, empty
+):
     for width, height, label, typed, said in (
         (1440, 900, "Model", "no such model", "there is no model no such model"),
         (1440, 900, "Share to remove, percent", "abc", "Sparsity must be 0–90 %"),
-        (390, 844, "Samples", "-10", "Calibration samples must be a whole number from 1 to 100,000"),
+        (
+            390,
+            844,
+            "Samples",
+            "-10",
+            "Calibration samples must be a whole number from 1 to 100,000",
+        ),
     ):
         page.set_viewport_size({"width": width, "height": height})
         page.goto(f"{empty.address}/prune?seed=1")

@@ -1,4 +1,6 @@
-"""The main job with real workers: Start, a refresh, answers side by side, words that grow, Stop, the heat strip."""
+"""The main job with real workers: Start, a refresh, answers side by side, words that grow, Stop,
+the heat strip.
+"""
 
 import re
 from urllib.parse import urlencode
@@ -18,7 +20,9 @@ MANY_LAYERS = 12
 
 LENGTHS = "[...document.querySelectorAll('.sd-growing')].map(e => e.innerText.length)"
 """Of the texts that both models are writing."""
-GROWN = f"(now => now.length === 2 && now.every((length, i) => length > (before[i] ?? 1)))({LENGTHS})"
+GROWN = (
+    f"(now => now.length === 2 && now.every((length, i) => length > (before[i] ?? 1)))({LENGTHS})"
+)
 
 
 def slow_model(folder):
@@ -40,7 +44,9 @@ def start_and_wait(page) -> None:
     expect(page).to_have_url(re.compile(r"\?run=[0-9a-f]{64}"))
     page.reload()
     done = page.locator(".sd-state-done")
-    expect(done.or_(page.get_by_role("button", name="Resume"))).to_be_visible(timeout=JOB_TIMEOUT_MS)
+    expect(done.or_(page.get_by_role("button", name="Resume"))).to_be_visible(
+        timeout=JOB_TIMEOUT_MS
+    )
     assert done.is_visible(), page.locator(".sd-alert").inner_text()
 
 

@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.budgets import channel_share, mlp_share, most_permille, n_layers_gone, reached, require_possible
+from sparsedash.catalog.budgets import (
+    channel_share,
+    mlp_share,
+    most_permille,
+    n_layers_gone,
+    reached,
+    require_possible,
+)
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import SettingsError
@@ -14,7 +21,8 @@ from sparsedash.schema.settings import BUILTIN_MIXED, CalibrationSettings, RunSe
 from sparsedash.stats.sparsity_search import channel_steps
 from tests.catalog.test_model_shape import SHAPE
 
-# Two blocks of 8 channels of 12 weights and 2 biases, 64 other weights in each, a head of 40, 20 more parameters.
+# Two blocks of 8 channels of 12 weights and 2 biases, 64 other weights in each, a head of 40, 20
+# more parameters.
 BIASED = replace(SHAPE, bias_per_channel=2, n_parameters=2 * (96 + 64 + 16) + 40 + 20)
 BY_WEIGHTS = MethodSettings(budget="weights", width_multiple=2)
 SINGLE = MethodSettings(pattern="1x1")
@@ -22,7 +30,9 @@ SINGLE = MethodSettings(pattern="1x1")
 
 def test_half_of_the_channels_is_another_share_of_every_budget():
     found = reached(BIASED, (2, 6))
-    assert found == Reached(channels=8 / 16, weights=8 * 12 / 320, bytes=8 * 14 / 412, macs=8 * 12 / 360)
+    assert found == Reached(
+        channels=8 / 16, weights=8 * 12 / 320, bytes=8 * 14 / 412, macs=8 * 12 / 360
+    )
 
 
 @pytest.mark.parametrize("budget", ["channels", "weights", "bytes", "macs"])
@@ -44,7 +54,9 @@ def test_all_but_one_multiple_of_each_mlp_can_go_and_more_is_refused():
     assert most_permille(SHAPE, MethodSettings()) == 900
     require_possible(RunSettings(methods=(BY_WEIGHTS, SINGLE), sparsities_permille=(450,)), SHAPE)
     with pytest.raises(SettingsError, match=r"at most 45 % of the blocks' weights, not '45.1 %'"):
-        require_possible(RunSettings(methods=(BY_WEIGHTS, SINGLE), sparsities_permille=(451,)), SHAPE)
+        require_possible(
+            RunSettings(methods=(BY_WEIGHTS, SINGLE), sparsities_permille=(451,)), SHAPE
+        )
 
 
 def test_the_only_layer_of_a_model_stays():
@@ -68,5 +80,7 @@ def test_one_sample_cannot_be_half_the_mix():
     with pytest.raises(SettingsError, match="at least 2 with this method"):
         require_possible(RunSettings(methods=(best,), calibration=one), SHAPE)
     require_possible(RunSettings(methods=(best,), calibration=replace(one, n_samples=2)), SHAPE)
-    require_possible(RunSettings(methods=(best,), calibration=replace(one, corpus=BUILTIN_MIXED)), SHAPE)
+    require_possible(
+        RunSettings(methods=(best,), calibration=replace(one, corpus=BUILTIN_MIXED)), SHAPE
+    )
     require_possible(RunSettings(methods=(obs,), calibration=one), SHAPE)

@@ -16,7 +16,9 @@ from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 
 
 def test_the_questions_are_alike_on_every_machine():
-    """Another order of what is drawn would be another task under the same name: two machines could not be compared."""
+    """Another order of what is drawn would be another task under the same name: two machines could
+    not be compared.
+    """
     assert [task.identity(None)[:8] for task in BUILTIN_TASKS.values()] == [
         *("ed34dff0", "fd921492", "4642f950", "54c45d6a", "2164ec58", "1e88629e", "06ab8556")
     ]
@@ -26,7 +28,11 @@ def test_the_questions_are_alike_on_every_machine():
 def test_a_limit_takes_the_first_and_no_two_are_the_same(task):
     asked = task.questions()
     assert len({question.context for question in asked}) == len(asked) == task.n_questions
-    assert task.questions(5) == asked[:5] and task.n_asked(5) == 5 and task.identity(5) != task.identity(None)
+    assert (
+        task.questions(5) == asked[:5]
+        and task.n_asked(5) == 5
+        and task.identity(5) != task.identity(None)
+    )
     assert {question.part for question in asked[: len(task.parts)]} == set(task.parts)
 
 
@@ -102,7 +108,9 @@ def twice(text, answer):
 
 
 def named(text, answer):
-    ((place, first, last),) = re.findall(r"the (\w+) of (\w+), \w+ and (\w+):", text.splitlines()[-1])
+    ((place, first, last),) = re.findall(
+        r"the (\w+) of (\w+), \w+ and (\w+):", text.splitlines()[-1]
+    )
     assert answer == f" {first if place == 'first' else last}"
 
 
@@ -128,8 +136,16 @@ def test_every_answer_is_right(task):
 
 
 def test_the_facts_are_facts():
-    known = [("France", "Paris"), ("go", "went"), ("mouse", "mice"), ("hot", "cold"), ("Nigeria", "Abuja")]
+    known = [
+        ("France", "Paris"),
+        ("go", "went"),
+        ("mouse", "mice"),
+        ("hot", "cold"),
+        ("Nigeria", "Abuja"),
+    ]
     assert FACTS.issuperset(known) and len(FACTS) == 255
     # No question is asked twice with other examples.
-    asked = [question.context.splitlines()[-1] for question in BUILTIN_TASKS["builtin:facts"].questions()]
+    asked = [
+        question.context.splitlines()[-1] for question in BUILTIN_TASKS["builtin:facts"].questions()
+    ]
     assert len(set(asked)) == len(asked)

@@ -11,9 +11,15 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_MODEL, RunSettings
 
 
-@pytest.mark.parametrize("rows", [MODELS, EVALUATION_CORPORA, CALIBRATION_CORPORA, METHODS], ids=len)
+@pytest.mark.parametrize(
+    "rows", [MODELS, EVALUATION_CORPORA, CALIBRATION_CORPORA, METHODS], ids=len
+)
 def test_no_name_is_given_twice_and_each_is_described_in_one_line(rows):
-    assert len({row.name for row in rows}) == len({getattr(row, "title", row.name) for row in rows}) == len(rows)
+    assert (
+        len({row.name for row in rows})
+        == len({getattr(row, "title", row.name) for row in rows})
+        == len(rows)
+    )
     for row in rows:
         assert row.summary and "\n" not in row.summary and not row.summary.endswith("."), row.name
 

@@ -1,7 +1,16 @@
-"""The run that ships: whole, read by the program's own decoder, and never to be taken for a result made here."""
+"""The run that ships: whole, read by the program's own decoder, and never to be taken for a result
+made here.
+"""
 
 from sparsedash.catalog import choices
-from sparsedash.catalog.choices import EXAMPLE, EXAMPLE_FILE, example_key, example_result, is_example, write_example
+from sparsedash.catalog.choices import (
+    EXAMPLE,
+    EXAMPLE_FILE,
+    example_key,
+    example_result,
+    is_example,
+    write_example,
+)
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, Record, Run
 from tests.ui import specimens

@@ -1,9 +1,18 @@
-"""What is mapped or harmless in a GGUF file is a name that llama.cpp's writers write; all else is refused by name."""
+"""What is mapped or harmless in a GGUF file is a name that llama.cpp's writers write; all else is
+refused by name.
+"""
 
 import pytest
 from gguf import constants
 
-from sparsedash.catalog.gguf_names import ARCHITECTURES, HARMLESS, NEUTRAL, class_of_key, general_name, gguf_problem
+from sparsedash.catalog.gguf_names import (
+    ARCHITECTURES,
+    HARMLESS,
+    NEUTRAL,
+    class_of_key,
+    general_name,
+    gguf_problem,
+)
 
 
 def known_keys(group=constants.Keys):
@@ -22,10 +31,15 @@ def spelled(key, architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_is_mapped_or_harmless_is_a_key_or_tensor_of_the_writers(architecture):
     known = ARCHITECTURES[architecture]
-    keys = {general_name(spelled(key, architecture).removeprefix(f"{architecture}.")) for key in known_keys()}
+    keys = {
+        general_name(spelled(key, architecture).removeprefix(f"{architecture}."))
+        for key in known_keys()
+    }
     assert (known.keys.keys() | known.harmless) - keys == set()
     (kind,) = (arch for arch, name in constants.MODEL_ARCH_NAMES.items() if name == architecture)
-    names = {constants.TENSOR_NAMES[tensor].format(bid="#") for tensor in constants.MODEL_TENSORS[kind]}
+    names = {
+        constants.TENSOR_NAMES[tensor].format(bid="#") for tensor in constants.MODEL_TENSORS[kind]
+    }
     ours = {name.rpartition(".")[0] for name in known.tensors}
     assert ours - names <= {"rope_factors_long", "rope_factors_short", "output"}
     assert not (HARMLESS | known.harmless) & known.keys.keys()
@@ -99,4 +113,7 @@ def test_a_tensor_that_cannot_be_mapped_is_refused_by_name(name):
 
 
 def test_a_file_without_a_size_is_refused():
-    assert gguf_problem({k: v for k, v in PLAIN.items() if "block" not in k}, []) == "it lacks llama.block_count"
+    assert (
+        gguf_problem({k: v for k, v in PLAIN.items() if "block" not in k}, [])
+        == "it lacks llama.block_count"
+    )

@@ -1,4 +1,6 @@
-"""Names of the harness's tasks and of their data sets: found in its files as text, with its own package left alone."""
+"""Names of the harness's tasks and of their data sets: found in its files as text, with its own
+package left alone.
+"""
 
 import subprocess
 import sys
@@ -39,7 +41,11 @@ def test_tasks_groups_and_tags_are_found_however_they_are_written(folder):
     tops = harness_tasks.harness_tasks()
     sums = {"sums", "adding", "counting", "more_sums", "arithmetic", "digits"}
     assert {name for name, found in tops.items() if found == {"sums"}} == sums
-    assert {name for name, found in tops.items() if found == {"words"}} == {"all_words", "verbs", "nouns_(general)"}
+    assert {name for name, found in tops.items() if found == {"words"}} == {
+        "all_words",
+        "verbs",
+        "nouns_(general)",
+    }
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_one(folder):
@@ -47,7 +53,10 @@ def test_an_unknown_task_is_refused_with_the_nearest_one(folder):
     assert no_such_task("cuonting") == (
         "lm-evaluation-harness has no task cuonting. Did you mean counting? `lm_eval ls tasks` lists them."
     )
-    assert no_such_task("zzz") == "lm-evaluation-harness has no task zzz. `lm_eval ls tasks` lists them."
+    assert (
+        no_such_task("zzz")
+        == "lm-evaluation-harness has no task zzz. `lm_eval ls tasks` lists them."
+    )
 
 
 def test_the_installed_package_is_not_imported_for_it():
@@ -57,7 +66,9 @@ def test_the_installed_package_is_not_imported_for_it():
         "print(unusable_tasks(['piqa', 'piqaa']), 'lm_eval' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    said = "lm-evaluation-harness has no task piqaa. Did you mean piqa? `lm_eval ls tasks` lists them."
+    said = (
+        "lm-evaluation-harness has no task piqaa. Did you mean piqa? `lm_eval ls tasks` lists them."
+    )
     assert done.stdout.strip() == f"{said} False False"
 
 

@@ -1,4 +1,6 @@
-"""The built-in mix: its shares, held-out documents, identity, and what it has in common with the built-in tasks."""
+"""The built-in mix: its shares, held-out documents, identity, and what it has in common with the
+built-in tasks.
+"""
 
 from dataclasses import replace
 from itertools import islice
@@ -32,7 +34,10 @@ def test_neighbouring_seeds_share_no_drawn_document():
 
 def test_no_line_of_the_mix_is_a_line_of_a_built_in_task():
     asked = {
-        line.strip() for task in BUILTIN_TASKS.values() for question in task.questions() for line in _lines(question)
+        line.strip()
+        for task in BUILTIN_TASKS.values()
+        for question in task.questions()
+        for line in _lines(question)
     }
     read = set()
     for source in SOURCES:

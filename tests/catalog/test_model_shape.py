@@ -1,4 +1,6 @@
-"""What follows from a shape by hand; tests/engine/models/test_real_shapes.py compares shapes with the real models."""
+"""What follows from a shape by hand; tests/engine/models/test_real_shapes.py compares shapes with
+the real models.
+"""
 
 import json
 
@@ -19,7 +21,9 @@ from sparsedash.catalog.model_shape import (
 )
 
 
-@pytest.mark.parametrize("config", [{"model_type": "mamba"}, {"model_type": "llama", "hidden_size": 64}], ids=str)
+@pytest.mark.parametrize(
+    "config", [{"model_type": "mamba"}, {"model_type": "llama", "hidden_size": 64}], ids=str
+)
 def test_an_unknown_family_or_a_missing_size_is_refused(config):
     with pytest.raises(KeyError):
         model_shape(config)
@@ -27,7 +31,11 @@ def test_an_unknown_family_or_a_missing_size_is_refused(config):
 
 def test_the_weights_of_the_mlps_and_both_that_they_are_a_share_of_are_counted():
     found = shipped_shape("opt-1.3b")
-    assert (found.n_mlp, found.n_matmul, found.n_parameters) == (24 * 8192 * 2 * 2048, 1_310_916_608, 1_315_758_080)
+    assert (found.n_mlp, found.n_matmul, found.n_parameters) == (
+        24 * 8192 * 2 * 2048,
+        1_310_916_608,
+        1_315_758_080,
+    )
 
 
 def test_a_checkpoint_in_double_precision_has_a_shape():
@@ -40,8 +48,9 @@ def test_the_models_of_the_list_are_known_and_no_others():
     assert listed_shape("facebook/opt-1.3b-other") is None
 
 
-# Two blocks, d = 4, m = 8, gated without biases: 3 * 4 * 8 = 96 weights of an MLP; four projections of 16 weights each;
-# a head of 10 words that shares the embedding; 2 norms a block and one after them.
+# Two blocks, d = 4, m = 8, gated without biases: 3 * 4 * 8 = 96 weights of an MLP; four projections
+# of 16 weights each; a head of 10 words that shares the embedding; 2 norms a block and one after
+# them.
 SHAPE = ModelShape(
     family="llama",
     hidden=4,
@@ -61,27 +70,34 @@ HALF = (4, 4)
 
 
 def test_multiply_adds_count_linear_layers_attention_and_the_head_once_a_passage():
-    # 3 tokens through 320 weights, the head once; scores and sums: 2 * 4 * (1 + 2 + 3) in each of two blocks.
+    # 3 tokens through 320 weights, the head once; scores and sums: 2 * 4 * (1 + 2 + 3) in each of
+    # two blocks.
     assert prefill_multiply_adds(SHAPE, (8, 8), 3) == 3 * 320 + 40 + 2 * 48
     assert prefill_multiply_adds(SHAPE, HALF, 3) == 3 * (320 - 96) + 40 + 2 * 48
 
 
 def test_writing_reads_every_weight_once_and_the_keys_and_values_of_all_passages():
     # Keys and values: 2 * 4 in each of two blocks for 3 tokens of 5 passages.
-    assert decode_ceiling(SHAPE, HALF, batch=5, n_tokens=3) == (360 + 2 * 4 * 2 * 3 * 5) / (360 - 96 + 240)
+    assert decode_ceiling(SHAPE, HALF, batch=5, n_tokens=3) == (360 + 2 * 4 * 2 * 3 * 5) / (
+        360 - 96 + 240
+    )
 
 
 def test_ceilings_are_dense_over_sparse_and_fall_with_longer_passages():
     load = {"batch": 1, "n_tokens": 3}
     assert prefill_ceiling(SHAPE, HALF, 3) == pytest.approx(1096 / 808)
     assert decode_ceiling(SHAPE, HALF, **load) == pytest.approx(408 / 312)
-    assert prefill_ceiling(SHAPE, SHAPE.widths, 3) == decode_ceiling(SHAPE, SHAPE.widths, **load) == 1
+    assert (
+        prefill_ceiling(SHAPE, SHAPE.widths, 3) == decode_ceiling(SHAPE, SHAPE.widths, **load) == 1
+    )
     gains = [prefill_ceiling(SHAPE, HALF, n) for n in (8, 64, 512)]
     assert gains == sorted(gains, reverse=True)
 
 
 def test_parameters_count_each_shared_one_once_and_biases_leave_with_their_channel():
-    biased = ModelShape(**{**vars(SHAPE), "bias_per_channel": 2, "n_parameters": SHAPE.n_parameters + 32})
+    biased = ModelShape(
+        **{**vars(SHAPE), "bias_per_channel": 2, "n_parameters": SHAPE.n_parameters + 32}
+    )
     assert parameter_count(SHAPE, (7, 6)) == 380 - 3 * 12
     assert parameter_count(biased, (7, 6)) == 412 - 3 * 14
     assert weight_bytes(SHAPE, (7, 6), "float32") == 4 * (380 - 36)

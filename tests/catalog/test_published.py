@@ -33,9 +33,13 @@ from tests.factories import PRUNED, RECORD, RUN, outcome
 @pytest.mark.parametrize("config", RUNS_AT_SIZE)
 def test_what_was_run_at_its_real_size_is_a_published_model(config):
     run = RUNS_AT_SIZE[config]
-    assert config in {model.config for model in published_results.PUBLISHED_MODELS} and method_named(run.method)
+    assert config in {
+        model.config for model in published_results.PUBLISHED_MODELS
+    } and method_named(run.method)
     # Less than the weights, which stayed in their files, and what the engine takes itself.
-    assert RUNTIME_BYTES / 2 < run.peak_bytes < RUNTIME_BYTES + 2 * shipped_shape(config).n_parameters
+    assert (
+        RUNTIME_BYTES / 2 < run.peak_bytes < RUNTIME_BYTES + 2 * shipped_shape(config).n_parameters
+    )
 
 
 def test_published_ratios_follow_from_the_config_alone_but_one_that_divides_by_all_parameters():
@@ -66,7 +70,11 @@ def test_the_drop_of_one_bf16_row_is_that_of_its_fp32_row():
 
 
 def test_intervals_hold_what_was_published_and_not_even_the_largest_drop_shows_a_difference():
-    assert (len(LAST_TOKEN), len(LAST_WORD), len({row.name for row in PUBLISHED_ROWS})) == (8, 12, 20)
+    assert (len(LAST_TOKEN), len(LAST_WORD), len({row.name for row in PUBLISHED_ROWS})) == (
+        8,
+        12,
+        20,
+    )
     assert LAST_TOKEN[0].name == "gpt-j-6b-lambada-20-last-token-float32"
     for row in PUBLISHED_ROWS:
         found = published_interval(row)
@@ -100,7 +108,9 @@ def test_a_row_is_repeated_by_a_request_that_the_catalog_knows(row):
 
 def test_what_a_run_takes_follows_from_the_config_and_the_format():
     single, half = (published_run_cost(row) for row in LAST_WORD[:2])
-    weights = [row.memory.n_bytes - row.memory.beside_bytes - RUNTIME_BYTES for row in (single, half)]
+    weights = [
+        row.memory.n_bytes - row.memory.beside_bytes - RUNTIME_BYTES for row in (single, half)
+    ]
     assert weights == [4 * 6_050_882_784, 2 * 6_050_882_784]
     assert single.download_bytes == half.download_bytes == 4 * 6_050_882_784
     kept = 6_004 * 28 * 16384 * 4
@@ -113,7 +123,9 @@ def test_what_a_run_takes_follows_from_the_config_and_the_format():
 
 
 def test_what_a_row_takes_for_granted_about_its_calibration_is_said():
-    assumed = {row.calibration: any("assumed" in note for note in row_notes(row)) for row in PUBLISHED_ROWS}
+    assumed = {
+        row.calibration: any("assumed" in note for note in row_notes(row)) for row in PUBLISHED_ROWS
+    }
     assert assumed == {"lambada": True, "the_pile": True, "pile_10k": False}
 
 
@@ -136,7 +148,12 @@ def test_a_result_for_the_same_model_texts_and_sparsity_stands_beside_its_row():
 
 def test_a_result_for_anything_else_does_not():
     usual = RunSettings()
-    others = {"model": "gpt2", "dtype": "bfloat16", "calibration": usual.calibration, "evaluation": usual.evaluation}
+    others = {
+        "model": "gpt2",
+        "dtype": "bfloat16",
+        "calibration": usual.calibration,
+        "evaluation": usual.evaluation,
+    }
     for name, value in others.items():
         assert _found(LAST_WORD[0], **{name: value}) is None
     assert measured_row(LAST_WORD[0], [], {}.get) is None

@@ -23,7 +23,12 @@ from sparsedash.catalog.resources import (
     run_disk,
 )
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_TEXT,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from tests.catalog.test_model_shape import SHAPE
 
 SMALL = replace(
@@ -49,13 +54,18 @@ OF_FILE = EvaluationSettings(corpus="file:/x.txt")
 def settings(*names, **changes):
     calibration = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=64)
     methods = tuple(map(method_named, names)) or RunSettings().methods
-    made = RunSettings(methods=methods, calibration=calibration, evaluation=EvaluationSettings(n_passages=1))
+    made = RunSettings(
+        methods=methods, calibration=calibration, evaluation=EvaluationSettings(n_passages=1)
+    )
     return replace(made, **changes)
 
 
 def test_without_a_backward_pass_it_is_the_text_on_its_way_and_the_widest_layers_moments_twice():
     found = least_memory(SMALL, settings("wanda-channels", "flap"))
-    assert (found.beside_bytes, found.purpose) == (2 * 4 * 30 * 30 + N_TOKENS * 10 * 4, "calibration")
+    assert (found.beside_bytes, found.purpose) == (
+        2 * 4 * 30 * 30 + N_TOKENS * 10 * 4,
+        "calibration",
+    )
     assert found.n_bytes == RUNTIME_BYTES + 4 * 6_000 + found.beside_bytes
 
 
@@ -73,7 +83,10 @@ def test_single_weights_are_all_there_twice(scope, n_weights):
     little = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=1, length=8)
     methods = (MethodSettings(pattern="2:4", scope=scope, compensation="none"),)
     found = least_memory(SMALL, settings(calibration=little, dtype="bfloat16", methods=methods))
-    assert (found.beside_bytes, found.purpose) == (2 * (115 * A_TOKEN + n_weights), "the evaluation")
+    assert (found.beside_bytes, found.purpose) == (
+        2 * (115 * A_TOKEN + n_weights),
+        "the evaluation",
+    )
 
 
 def test_where_layers_go_only_the_out_projections_of_the_others_are_new():
@@ -105,7 +118,10 @@ def test_a_sequential_refit_holds_three_streams_and_the_activations_of_one_block
     assert found.beside_bytes == 2 * 4 * 30 * 30 + N_TOKENS * (3 * 10 + 30) * 4
     assert found.purpose == "the sequential refit"
     weights = least_memory(SMALL, settings("sparsegpt"))
-    assert (weights.purpose, weights.beside_bytes) == ("the sequential refit", 2 * 4 * 30 * 30 + N_TOKENS * 2 * 10 * 4)
+    assert (weights.purpose, weights.beside_bytes) == (
+        "the sequential refit",
+        2 * 4 * 30 * 30 + N_TOKENS * 2 * 10 * 4,
+    )
 
 
 @pytest.mark.parametrize("length", [64, 2 * FISHER_BATCH_TOKENS])
@@ -122,7 +138,10 @@ def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample(l
 
 def test_curves_keep_all_versions_of_an_mlp_and_the_scores_of_two_models():
     asked = settings("obs-by-curves", dtype="bfloat16")
-    assert resources._curve_bytes(SMALL, asked) == 5 * CURVE_TOKENS * 4 * 2 * (30 + 10) + 16 * 100 * CURVE_TOKENS
+    assert (
+        resources._curve_bytes(SMALL, asked)
+        == 5 * CURVE_TOKENS * 4 * 2 * (30 + 10) + 16 * 100 * CURVE_TOKENS
+    )
     assert resources._curve_bytes(SMALL, settings("flap")) == 0
 
 
@@ -132,25 +151,33 @@ def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_th
     passes = 512 * 2 * (20 * 10 + 6 * 30) * 4 + 24 * 2**23
     assert found.purpose == "healing"
     assert found.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + 8 * 2048 * 10 * 4
-    with_it, without = (run_disk(SMALL, asked, 1, ROOM, streamed=False).stays_bytes for asked in (healed, plain))
+    with_it, without = (
+        run_disk(SMALL, asked, 1, ROOM, streamed=False).stays_bytes for asked in (healed, plain)
+    )
     assert with_it - without == 4 * (SMALL.n_mlp * 4 // 5) + ANSWER_BYTES
 
 
 def test_quantising_takes_all_weights_twice_with_two_predictions_and_a_file_in_single_precision():
     plain = settings(sparsities_permille=(200,))
-    asked, (copy, scores) = plain.quantised(("q8_0",)), (4 * SMALL.n_parameters, 4 * 1600 * (JUDGED_VALUES // 1600))
+    asked, (copy, scores) = (
+        plain.quantised(("q8_0",)),
+        (4 * SMALL.n_parameters, 4 * 1600 * (JUDGED_VALUES // 1600)),
+    )
     found = least_memory(SMALL, asked)
     assert (found.purpose, found.beside_bytes) == ("quantising", 2 * (copy + scores))
     assert run_disk(SMALL, asked, 1, ROOM, streamed=False).passing_bytes >= 5 * SMALL.n_parameters
     file, folder = (
-        run_disk(SMALL, replace(asked, model=each), 1, ROOM, streamed=False) for each in ("a.gguf", "owner/name")
+        run_disk(SMALL, replace(asked, model=each), 1, ROOM, streamed=False)
+        for each in ("a.gguf", "owner/name")
     )
     assert folder.stays_bytes - file.stays_bytes == SMALL.n_parameters * SMALL.stored_bytes
 
 
 def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_written_at_once():
     def beside(n_samples, keys=2_500, **changes):
-        asked = settings(calibration=CalibrationSettings(n_samples=n_samples, length=100), **changes)
+        asked = settings(
+            calibration=CalibrationSettings(n_samples=n_samples, length=100), **changes
+        )
         found = least_memory(replace(SMALL, keys=keys), asked)
         assert found.purpose == "the text that the model writes"
         return found.beside_bytes
@@ -167,7 +194,9 @@ def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_wri
 
 def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
     def beside(shape, n_passages, **streamed):
-        asked = settings("random", evaluation=replace(OF_FILE, n_passages=n_passages), sparsities_permille=(0,))
+        asked = settings(
+            "random", evaluation=replace(OF_FILE, n_passages=n_passages), sparsities_permille=(0,)
+        )
         found = least_memory(shape, asked, **streamed)
         assert found.purpose == "the evaluation"
         return found.beside_bytes
@@ -182,7 +211,9 @@ def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
 
 
 @pytest.mark.parametrize(
-    ("names", "waits"), [(["least-squares"], True), (["least-squares", "flap"], True), (["flap"], False)], ids=str
+    ("names", "waits"),
+    [(["least-squares"], True), (["least-squares", "flap"], True), (["flap"], False)],
+    ids=str,
 )
 def test_in_one_walk_passages_wait_at_every_block(names, waits):
     asked = settings(*names, evaluation=replace(OF_FILE, n_passages=5))
@@ -197,12 +228,18 @@ D, M, N_BLOCKS = 576, 1536, 30
 ROOM = 10**12
 MUCH = {"calibration": CalibrationSettings(n_samples=2048, length=128)}
 HALF = {"sparsities_permille": (500,)}
-SETTINGS = RunSettings(sparsities_permille=(250, 500), calibration=CalibrationSettings(n_samples=64, length=128))
+SETTINGS = RunSettings(
+    sparsities_permille=(250, 500), calibration=CalibrationSettings(n_samples=64, length=128)
+)
 
 
 def takes(name="least-squares", *, streamed=False, n_passages=100, room=ROOM, **changed):
     return run_disk(
-        BUILTIN, replace(SETTINGS, methods=(method_named(name),), **changed), n_passages, room, streamed=streamed
+        BUILTIN,
+        replace(SETTINGS, methods=(method_named(name),), **changed),
+        n_passages,
+        room,
+        streamed=streamed,
     )
 
 
@@ -237,20 +274,30 @@ def test_of_much_text_a_sample_of_about_512_tokens_is_kept_and_of_few_passages_a
         ("sparsegpt", HALF, BUILTIN.n_block_weights // 8 + BUILTIN.n_block_weights * 4 // 2),
     ],
 )
-def test_the_sparsest_model_passes_masks_as_bits_or_hidden_states_where_there_is_much_text(name, changed, passing):
+def test_the_sparsest_model_passes_masks_as_bits_or_hidden_states_where_there_is_much_text(
+    name, changed, passing
+):
     assert takes(name, **changed).passing_bytes == passing
 
 
 def test_streamed_models_that_are_evaluated_side_by_side_are_put_aside_together():
     every, of_a_passage = 4 * N_BLOCKS * D * M, 115 * BUILTIN.cache_per_token * 4
     text = 64 * 128 * D * 4
-    assert takes(streamed=True, n_passages=7).passing_bytes == 2 * every * 1250 // 1000 + 3 * 7 * of_a_passage + text
+    assert (
+        takes(streamed=True, n_passages=7).passing_bytes
+        == 2 * every * 1250 // 1000 + 3 * 7 * of_a_passage + text
+    )
     # A method that looks back has done with its text before models are evaluated.
     back = takes("flap", streamed=True, n_passages=7)
     assert back.passing_bytes == 2 * every * 1250 // 1000 + 3 * 7 * of_a_passage
     many = tuple(range(100, 700, 100))
-    assert takes(streamed=True).stays_bytes - takes().stays_bytes == BUILTIN.n_parameters * 4, "a copy in FP32"
+    assert takes(streamed=True).stays_bytes - takes().stays_bytes == BUILTIN.n_parameters * 4, (
+        "a copy in FP32"
+    )
     halved = takes(streamed=True, n_passages=7, dtype="bfloat16")
-    assert halved.passing_bytes == (every + every // 2) * 1250 // 1000 + (3 * 7 * of_a_passage + text) // 2
+    assert (
+        halved.passing_bytes
+        == (every + every // 2) * 1250 // 1000 + (3 * 7 * of_a_passage + text) // 2
+    )
     found = takes(streamed=True, n_passages=10_000, sparsities_permille=many)
     assert found.passing_bytes == 2 * every * 3000 // 1000 + BUILTIN.n_parameters * 4 // 2 + text

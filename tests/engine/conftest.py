@@ -11,7 +11,9 @@ from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub
 from tests.engine.tiny import save_tiny, small_run
 
-WORDS = "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
+WORDS = (
+    "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
+)
 
 
 def write_jsonl(path, texts):
@@ -21,7 +23,10 @@ def write_jsonl(path, texts):
 
 def passages(n):
     words = WORDS.split()
-    return [" ".join(words[(i * 5 + j * (1 + i % 3)) % len(words)] for j in range(12 + 3 * (i % 7))) for i in range(n)]
+    return [
+        " ".join(words[(i * 5 + j * (1 + i % 3)) % len(words)] for j in range(12 + 3 * (i % 7)))
+        for i in range(n)
+    ]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,8 @@
-"""A child process that fetches from the hub it was started for: the hub's address is read when its client is imported.
+"""A child process that fetches from the hub it was started for: the hub's address is read when its
+client is imported.
 
-Reads one JSON request a line, answers with one JSON line: what was found, or the error's message and advice.
+Reads one JSON request a line, answers with one JSON line: what was found, or the error's message
+and advice.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""Tiny random models in the layouts of the hub, the published ones mostly with their families' tokenizers."""
+"""Tiny random models in the layouts of the hub, the published ones mostly with their families'
+tokenizers.
+"""
 
 import json
 from collections.abc import Callable
@@ -12,7 +14,9 @@ from tests.engine.hub_texts import serve_parquet, serve_pile
 from tests.engine.tiny import VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
 
 SHARD = "60KB"
-TEXT = ["the lamp and the boat and the letter went home to the harbour where Anna waited by the door"] * 4
+TEXT = [
+    "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
+] * 4
 
 PUBLISHED_FAMILIES = {
     "EleutherAI/gpt-j-6b": ("gptj", "bin"),
@@ -22,10 +26,14 @@ PUBLISHED_FAMILIES = {
     "bigscience/bloom-1b7": ("bloom", "safetensors"),
     "bigscience/bloom-7b1": ("bloom", "sharded safetensors"),
 }
-"""The models of the published tables by their reference: their family, and one of the layouts that the hub has."""
+"""The models of the published tables by their reference: their family, and one of the layouts that
+the hub has.
+"""
 
 
-def save(folder: Path, model_type: str = "llama", layout: str = "safetensors", seed: int = 0) -> Path:
+def save(
+    folder: Path, model_type: str = "llama", layout: str = "safetensors", seed: int = 0
+) -> Path:
     """A tiny random model as a repository of the hub holds one, with a tokenizer of no family."""
     save_tiny(folder, model_type, seed)
     _lay_out(folder, tiny_model(model_type, seed), layout)
@@ -56,7 +64,9 @@ def _save_bin_shards(state: dict[str, torch.Tensor], folder: Path) -> None:
 
 
 def _gptj_tokenizer(folder: Path) -> None:
-    """GPT2Tokenizer: vocab.json and merges.txt, the same as tokenizer.json, and no token at the beginning."""
+    """GPT2Tokenizer: vocab.json and merges.txt, the same as tokenizer.json, and no token at the
+    beginning.
+    """
     trained = _byte_level(["<|endoftext|>"])
     trained.save_model(str(folder))
     trained.save(str(folder / "tokenizer.json"))
@@ -73,7 +83,9 @@ def _opt_tokenizer(folder: Path) -> None:
 
 def _byte_level(special: list[str]) -> ByteLevelBPETokenizer:
     trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(TEXT, vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
+    trained.train_from_iterator(
+        TEXT, vocab_size=VOCABULARY, special_tokens=special, show_progress=False
+    )
     return trained
 
 
@@ -93,11 +105,15 @@ TOKENIZERS: dict[str, Callable[[Path], object]] = {
 
 
 ROW_WIDTH = 320
-"""Channels of the models whose rows are run: 10 % of them are one multiple of 32, as the rows ask for."""
+"""Channels of the models whose rows are run: 10 % of them are one multiple of 32, as the rows ask
+for.
+"""
 
 
 def save_for_a_row(folder: Path, reference: str) -> Path:
-    """A published model in small, with its family's tokenizer, that can be pruned with just a row's settings."""
+    """A published model in small, with its family's tokenizer, that can be pruned with just a row's
+    settings.
+    """
     widths: dict[str, dict[str, object]] = {
         "gptj": {"n_inner": ROW_WIDTH},
         "opt": {"ffn_dim": ROW_WIDTH},
@@ -113,13 +129,17 @@ def save_for_a_row(folder: Path, reference: str) -> Path:
 
 
 def serve_texts_of_rows(hub: Hub, folder: Path) -> None:
-    """The text sets that the rows name, in small: enough to calibrate on, a dozen passages to answer."""
+    """The text sets that the rows name, in small: enough to calibrate on, a dozen passages to
+    answer.
+    """
     documents = [" ".join((TEXT[0] + " ").split()[i % 7 :] * 3) for i in range(60)]
     passages = [" ".join(TEXT[0].split()[: 8 + i]) for i in range(12)]
     serve_parquet(hub, folder / "pile", "NeelNanda/pile-10k", "default", {"train": documents})
     lambada = {"train": documents, "validation": passages, "test": passages}
     serve_parquet(hub, folder / "lambada", "cimec/lambada", "plain_text", lambada)
-    serve_parquet(hub, folder / "openai", "EleutherAI/lambada_openai", "default", {"test": passages})
+    serve_parquet(
+        hub, folder / "openai", "EleutherAI/lambada_openai", "default", {"test": passages}
+    )
     # Short ones: as many as are streamed must be there, and all of them are calibrated on.
     short = ["the lamp"] * 10_000
     serve_pile(hub, folder / "whole", "monology/pile-uncopyrighted", [short])

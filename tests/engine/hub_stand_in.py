@@ -1,7 +1,8 @@
-"""A stand-in for the model hub on 127.0.0.1: the part of its HTTP interface that fetching models and text sets uses.
+"""A stand-in for the model hub on 127.0.0.1: the part of its HTTP interface that fetching models
+and text sets uses.
 
-It serves folders as repositories with commits and branches, and can be gated, break off a download, repeat the token
-that it was sent, or be stopped.
+It serves folders as repositories with commits and branches, and can be gated, break off a download,
+repeat the token that it was sent, or be stopped.
 """
 
 import hashlib
@@ -48,7 +49,9 @@ class Hub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.asked: list[str] = []
         self.refuses_with = 0
-        """A status: every request gets it, with the header that it was authorised by, as a careless hub would."""
+        """A status: every request gets it, with the header that it was authorised by, as a careless
+        hub would.
+        """
         self._port = 0
         self.start()
 
@@ -104,7 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
         except (KeyError, ValueError, IndexError) as error:
             # As the real one: it does not tell strangers what is missing from what is private.
             code = str(error.args[0]) if isinstance(error, KeyError) else "EntryNotFound"
-            self._refuse(401 if code in ("RepoNotFound", "GatedRepo") else 404, code, f"Refused: {code}")
+            self._refuse(
+                401 if code in ("RepoNotFound", "GatedRepo") else 404, code, f"Refused: {code}"
+            )
 
     do_HEAD = do_POST = do_GET
 
@@ -116,7 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
         files = repository.commits[commit]
         match what:
             case "revision":
-                siblings = [{"rfilename": file, "size": f.stat().st_size} for file, f in files.items()]
+                siblings = [
+                    {"rfilename": file, "size": f.stat().st_size} for file, f in files.items()
+                ]
                 about = {"id": repository.name, "sha": commit, "siblings": siblings}
                 self._json(about | {"private": False, "gated": False, "tags": [], "downloads": 0})
             case "tree":
@@ -168,14 +175,20 @@ class _Handler(BaseHTTPRequestHandler):
         data = json.dumps(value).encode()
         self._send(200, data, {"Content-Type": "application/json"}, len(data))
 
-    def _refuse(self, status: int, code: str, message: str, more: dict[str, str] | None = None) -> None:
+    def _refuse(
+        self, status: int, code: str, message: str, more: dict[str, str] | None = None
+    ) -> None:
         headers = {"X-Error-Code": code, "X-Error-Message": message} | (more or {})
         self._send(status, b"", headers, 0)
 
     def _repeat_what_came(self) -> None:
         said = f"Refused: Authorization: {self.headers.get('Authorization')}"
         data = json.dumps({"error": said}).encode()
-        headers = {"X-Error-Message": said, "X-Request-Id": said, "Content-Type": "application/json"}
+        headers = {
+            "X-Error-Message": said,
+            "X-Request-Id": said,
+            "Content-Type": "application/json",
+        }
         self._send(self.served.refuses_with, data, headers, len(data))
 
     def _send(self, status: int, data: bytes, headers: dict[str, str], size: int) -> None:

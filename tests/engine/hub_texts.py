@@ -28,7 +28,9 @@ def json_lines(texts: Iterable[str]) -> bytes:
     return "".join(json.dumps({"text": text, "meta": {}}) + "\n" for text in texts).encode()
 
 
-def serve_parquet(hub: Hub, folder: Path, path: str, config: str, splits: dict[str, list[str]]) -> Repository:
+def serve_parquet(
+    hub: Hub, folder: Path, path: str, config: str, splits: dict[str, list[str]]
+) -> Repository:
     """A text set of one parquet file a split."""
     for split, texts in splits.items():
         write_parquet(folder / config / f"{split}-00000-of-00001.parquet", texts)
@@ -37,7 +39,9 @@ def serve_parquet(hub: Hub, folder: Path, path: str, config: str, splits: dict[s
 
 
 def serve_pile(hub: Hub, folder: Path, path: str, parts: list[list[str]]) -> Repository:
-    """The Pile's layout: compressed JSON lines, of which those of training lie in a folder; the card says nothing."""
+    """The Pile's layout: compressed JSON lines, of which those of training lie in a folder; the
+    card says nothing.
+    """
     (folder / "train").mkdir(parents=True)
     for number, texts in enumerate(parts):
         packed = zstandard.compress(json_lines(texts))

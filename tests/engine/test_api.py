@@ -1,4 +1,6 @@
-"""From Python: the models, verdicts and files of a run, on models in memory, which stay as they were."""
+"""From Python: the models, verdicts and files of a run, on models in memory, which stay as they
+were.
+"""
 
 import copy
 import warnings
@@ -39,12 +41,16 @@ TOKENIZER, TEXTS, ASKED = tiny_tokenizer(), passages(40)[20:], passages(40)[:10]
 
 
 def sparse_of(model, method=EVEN, share=0.25, **more):
-    return sparsedash.prune(model, TOKENIZER, TEXTS, method=method, share=share, n_samples=40, length=32, **more)
+    return sparsedash.prune(
+        model, TOKENIZER, TEXTS, method=method, share=share, n_samples=40, length=32, **more
+    )
 
 
 @pytest.fixture
 def dense(model_folder):
-    return AutoModelForCausalLM.from_pretrained(model_folder, trust_remote_code=False, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(
+        model_folder, trust_remote_code=False, dtype=torch.float32
+    )
 
 
 def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and_loads(
@@ -57,7 +63,10 @@ def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and
         wanted = rebuilt.loaded.model(IDS).logits
     sparse = sparse_of(dense)
     assert torch.equal(sparse.model(IDS).logits, wanted)
-    assert (sparse.pruned.widths, sparse.pruned.reached) == (record.pruned.widths, record.pruned.reached)
+    assert (sparse.pruned.widths, sparse.pruned.reached) == (
+        record.pruned.widths,
+        record.pruned.reached,
+    )
     found = run_results(StoredResults(store), run)
     (judged,) = found.judged
     compared = sparsedash.compare(dense, sparse.model, TOKENIZER, ASKED)
@@ -100,7 +109,10 @@ def test_modes_of_torch_that_the_caller_is_in_change_nothing(dense, mode):
         assert torch.get_default_dtype() == (torch.float64 if mode == "dtype" else torch.float32)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert all(torch.equal(one, other) for one, other in zip(found.parameters(), wanted.parameters(), strict=True))
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(found.parameters(), wanted.parameters(), strict=True)
+    )
     found(IDS, labels=IDS).loss.backward()
 
 
@@ -108,10 +120,15 @@ def test_what_is_left_of_a_model_trains_as_it_did_before_and_a_new_bias_as_its_w
     dense.model.layers[0].requires_grad_(False)
     fewer = sparse_of(dense, method="random-layers", share=0.5)
     first_left = next(i for i, width in enumerate(fewer.pruned.widths) if width)
-    trains = [own.weight.requires_grad for own in (layer.mlp.down_proj for layer in fewer.model.model.layers)]
+    trains = [
+        own.weight.requires_grad
+        for own in (layer.mlp.down_proj for layer in fewer.model.model.layers)
+    ]
     assert trains[0] == (first_left > 0) and all(trains[1:])
     biased = sparse_of(dense, method="flap").model.model.layers
-    assert [own.mlp.down_proj.bias.requires_grad for own in biased] == [False] + [True] * (len(biased) - 1)
+    assert [own.mlp.down_proj.bias.requires_grad for own in biased] == [False] + [True] * (
+        len(biased) - 1
+    )
 
 
 def test_random_numbers_of_the_caller_are_left_alone(dense):
@@ -127,14 +144,19 @@ def test_random_numbers_of_the_caller_are_left_alone(dense):
 
 def test_the_mix_of_a_method_counts_among_what_healing_holds_out(dense):
     few = TEXTS[:15]
-    assert sparsedash.prune(dense, TOKENIZER, few, method=UNEVEN, heal_steps=1, n_samples=40, length=32).pruned.healed
+    assert sparsedash.prune(
+        dense, TOKENIZER, few, method=UNEVEN, heal_steps=1, n_samples=40, length=32
+    ).pruned.healed
 
 
-def test_blocks_of_different_widths_are_not_saved_by_stock_code_but_exported_and_proven(dense, tmp_path):
+def test_blocks_of_different_widths_are_not_saved_by_stock_code_but_exported_and_proven(
+    dense, tmp_path
+):
     sparse = sparse_of(dense, UNEVEN, 0.4)
     assert len(set(sparse.pruned.widths)) > 1 and sparse.forms == ("padded", "masked")
     with pytest.raises(
-        sparsedash.SparseDashError, match=r"its blocks have different widths.*sparsedash\.export, as padded or"
+        sparsedash.SparseDashError,
+        match=r"its blocks have different widths.*sparsedash\.export, as padded or",
     ):
         sparse.model.save_pretrained(tmp_path / "saved")
     for form, width in (("padded", max(sparse.pruned.widths)), ("masked", 96)):
@@ -150,7 +172,10 @@ def test_blocks_of_different_widths_are_not_saved_by_stock_code_but_exported_and
     ):
         with pytest.raises(sparsedash.SparseDashError, match=why):
             sparsedash.export(sparse, TOKENIZER, tmp_path / folder, form=form, on_step=steps.append)
-    for second, why in ((sparse, r"Give its \.model"), (torch.nn.Linear(2, 2), "Linear is no model")):
+    for second, why in (
+        (sparse, r"Give its \.model"),
+        (torch.nn.Linear(2, 2), "Linear is no model"),
+    ):
         with pytest.raises(sparsedash.SparseDashError, match=why):
             sparsedash.compare(dense, second, TOKENIZER, ASKED, on_step=steps.append)
     assert not steps
@@ -170,18 +195,24 @@ def test_blocks_of_different_widths_are_not_saved_by_stock_code_but_exported_and
 def test_what_stock_code_can_hold_is_saved_and_read(model, given, n_zero, tmp_path):
     model.get_submodule("model.layers.1" if n_zero else "").train()
     sparse = sparse_of(model, **given)
-    assert [own.training for own in sparse.model.modules()] == [own.training for own in model.modules()]
+    assert [own.training for own in sparse.model.modules()] == [
+        own.training for own in model.modules()
+    ]
     assert (sparse.pruned.healed is not None) == ("heal_steps" in given)
     assert sparse.pruned.reached[given.get("budget", "channels")] >= (0 if n_zero else 0.2)
     if n_zero:
-        assert (sparse.model.model.layers[0].mlp.down_proj.weight == 0).sum(dim=1).tolist() == [n_zero] * 32
+        assert (sparse.model.model.layers[0].mlp.down_proj.weight == 0).sum(dim=1).tolist() == [
+            n_zero
+        ] * 32
     sparse.model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
     assert torch.equal(again(IDS).logits, sparse.model.eval()(IDS).logits)
 
 
 def test_a_model_of_which_no_form_is_left_is_announced(tmp_path):
-    with pytest.warns(UserWarning, match=r"were given a bias.*cannot be exported either: choose another method"):
+    with pytest.warns(
+        UserWarning, match=r"were given a bias.*cannot be exported either: choose another method"
+    ):
         sparse = sparse_of(tiny_model("llama"), "flap", width_multiple=8)
     assert sparse.forms == ()
     with pytest.raises(sparsedash.SparseDashError, match="No form is possible"):
@@ -189,24 +220,41 @@ def test_a_model_of_which_no_form_is_left_is_announced(tmp_path):
 
 
 def test_a_mix_that_stands_in_for_the_user_s_is_announced(dense):
-    with pytest.warns(UserWarning, match=r"The texts give 634 of 1,\d+ .*the rest are the built-in mix"):
+    with pytest.warns(
+        UserWarning, match=r"The texts give 634 of 1,\d+ .*the rest are the built-in mix"
+    ):
         sparsedash.prune(dense, TOKENIZER, TEXTS, n_samples=80, length=32)
 
 
 @pytest.mark.parametrize(("kind", "n_warnings"), [("llama", 1), ("gpt2", 0)])
-def test_a_second_model_that_was_not_pruned_from_the_first_is_not_called_so(kind, n_warnings, recwarn):
-    first, second = tiny_model(kind, **({"intermediate_size": 64} if n_warnings else {})), tiny_model("llama")
+def test_a_second_model_that_was_not_pruned_from_the_first_is_not_called_so(
+    kind, n_warnings, recwarn
+):
+    first, second = (
+        tiny_model(kind, **({"intermediate_size": 64} if n_warnings else {})),
+        tiny_model("llama"),
+    )
     said = sparsedash.compare(first, second, TOKENIZER, ASKED).verdict
-    assert said.startswith("The second model ") and said.count("imit") == said.count("10 passages") == 1
+    assert (
+        said.startswith("The second model ")
+        and said.count("imit") == said.count("10 passages") == 1
+    )
     assert [str(each.message) for each in recwarn].count(SWAPPED) == n_warnings
 
 
 def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
-    same, tolerance = {"method": EVEN, "ratio": 1.5, "points": 50.0}, Tolerance(ratio=1.5, points=50.0)
+    same, tolerance = (
+        {"method": EVEN, "ratio": 1.5, "points": 50.0},
+        Tolerance(ratio=1.5, points=50.0),
+    )
     evaluation = replace(settings.evaluation, n_passages=None)
-    searched = FindSettings(model=settings.model, calibration=settings.calibration, evaluation=evaluation, **same)
+    searched = FindSettings(
+        model=settings.model, calibration=settings.calibration, evaluation=evaluation, **same
+    )
     wanted = search.find_sparsity(replace(searched, prompts=()), store)
-    found = sparsedash.find(dense, TOKENIZER, TEXTS, iter(passages(40)), n_samples=40, length=32, **same)
+    found = sparsedash.find(
+        dense, TOKENIZER, TEXTS, iter(passages(40)), n_samples=40, length=32, **same
+    )
     assert found.share == wanted.answer / 1000
     assert [each.permille for each in found.trials] == [each.permille for each in wanted.trials]
     run = run_results(StoredResults(store), store.get(Run, wanted.key), tolerance)
@@ -215,7 +263,10 @@ def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
 
 @pytest.mark.parametrize("asked", [passages(29), passages(29) * 2], ids=["few", "few, twice"])
 def test_a_search_on_too_few_different_passages_is_refused(dense, asked):
-    with pytest.raises(sparsedash.SparseDashError, match=r"Number of different passages must be at least 30.* not 29"):
+    with pytest.raises(
+        sparsedash.SparseDashError,
+        match=r"Number of different passages must be at least 30.* not 29",
+    ):
         sparsedash.find(dense, TOKENIZER, TEXTS, asked)
 
 
@@ -235,17 +286,35 @@ def test_repeated_passages_are_left_out_with_a_warning_and_progress_is_told(dens
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"model": MambaForCausalLM(MambaConfig(hidden_size=8, num_hidden_layers=1))}, "'mamba' cannot be pruned yet"),
-        ({"model": torch.nn.Linear(2, 2)}, r"no model of transformers\. Load it by AutoModelForCausalLM"),
-        ({"model": tiny_model("llama").model}, r"LlamaModel cannot be pruned; possible: LlamaForCausalLM"),
+        (
+            {"model": MambaForCausalLM(MambaConfig(hidden_size=8, num_hidden_layers=1))},
+            "'mamba' cannot be pruned yet",
+        ),
+        (
+            {"model": torch.nn.Linear(2, 2)},
+            r"no model of transformers\. Load it by AutoModelForCausalLM",
+        ),
+        (
+            {"model": tiny_model("llama").model},
+            r"LlamaModel cannot be pruned; possible: LlamaForCausalLM",
+        ),
         ({"model": tiny_model("llama").half()}, r"one of float32, bfloat16.*not float16 on cpu"),
         ({"texts": "one text"}, "Texts must be a list of texts"),
-        *(({"share": each}, r"Share must be 0 to 0\.9, in steps of 0\.001") for each in (0.1234, 0.95, nan, "0.2")),
+        *(
+            ({"share": each}, r"Share must be 0 to 0\.9, in steps of 0\.001")
+            for each in (0.1234, 0.95, nan, "0.2")
+        ),
         ({"method": "wanda-2:4"}, r"Share must be 0\.5 with method wanda-2:4, not 0\.2"),
-        ({"method": "wanda", "width_multiple": 8}, "Width multiple must be None with method wanda, not 8"),
+        (
+            {"method": "wanda", "width_multiple": 8},
+            "Width multiple must be None with method wanda, not 8",
+        ),
         ({"method": "bst"}, "one of best, "),
         ({"texts": iter(["a text", " "])}, r"Texts\[1\] must be a text that is not empty"),
-        ({"texts": ["half \ud800"]}, r"Texts\[0\] must be a text that is not empty, in whole characters"),
+        (
+            {"texts": ["half \ud800"]},
+            r"Texts\[0\] must be a text that is not empty, in whole characters",
+        ),
         ({"tokenizer": "gpt2"}, "str is no tokenizer of transformers"),
         ({"texts": TEXTS[:1]}, "71 calibration tokens are too few"),
         (
@@ -298,11 +367,23 @@ def with_another_forward(path, model):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (with_old_weight_norm, "cannot be copied: Only Tensors created explicitly.*remove what was added"),
-        (with_weight_norm, r"model\.layers\.1\.mlp\.up_proj of the given model is a .*ParametrizedLinear, not a torch"),
-        (with_a_sequence, r"model\.layers\.0\.mlp\.down_proj of the given model is a .*Sequential, not a torch"),
+        (
+            with_old_weight_norm,
+            "cannot be copied: Only Tensors created explicitly.*remove what was added",
+        ),
+        (
+            with_weight_norm,
+            r"model\.layers\.1\.mlp\.up_proj of the given model is a .*ParametrizedLinear, not a torch",
+        ),
+        (
+            with_a_sequence,
+            r"model\.layers\.0\.mlp\.down_proj of the given model is a .*Sequential, not a torch",
+        ),
         (without_an_mlp, r"model\.layers\.0\.mlp\.gate_proj of the given model is missing"),
-        (quantised, r"model\.layers\.0\.self_attn\.q_proj of the given model is a torch\.ao.*Linear, not a torch"),
+        (
+            quantised,
+            r"model\.layers\.0\.self_attn\.q_proj of the given model is a torch\.ao.*Linear, not a torch",
+        ),
         (
             partial(with_another_forward, "model.layers.1.mlp"),
             r"The forward of model\.layers\.1\.mlp of the given model was replaced",
@@ -323,7 +404,9 @@ def test_a_model_that_is_not_as_transformers_makes_it_is_refused_before_any_work
 
 
 def test_a_model_whose_own_forward_was_replaced_is_not_evaluated():
-    with pytest.raises(sparsedash.SparseDashError, match="The forward of the given model was replaced"):
+    with pytest.raises(
+        sparsedash.SparseDashError, match="The forward of the given model was replaced"
+    ):
         sparsedash.evaluate(with_another_forward("", tiny_model("llama")), TOKENIZER, ASKED)
 
 
@@ -351,6 +434,10 @@ def test_a_name_that_no_folder_has_is_refused_before_any_work(dense, folder, why
 
 
 def test_a_share_that_removes_nothing_is_a_warning():
-    with pytest.warns(UserWarning, match="Nothing was removed at 1 %: kept widths are multiples of 48 channels"):
-        sparse = sparsedash.prune(tiny_model("llama"), TOKENIZER, TEXTS, method=EVEN, share=0.01, width_multiple=48)
+    with pytest.warns(
+        UserWarning, match="Nothing was removed at 1 %: kept widths are multiples of 48 channels"
+    ):
+        sparse = sparsedash.prune(
+            tiny_model("llama"), TOKENIZER, TEXTS, method=EVEN, share=0.01, width_multiple=48
+        )
     assert set(sparse.pruned.widths) == {96}

@@ -12,22 +12,34 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 def printed_by(code: str, asked: dict[str, str]) -> list[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in (*ARRANGED, *WAITING)} | asked
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in (*ARRANGED, *WAITING)
+    } | asked
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     return done.stdout.split()
 
 
-OTHERS = {"HF_HUB_DISABLE_TELEMETRY": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "1", "OMP_WAIT_POLICY": "active"}
+OTHERS = {
+    "HF_HUB_DISABLE_TELEMETRY": "0",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "1",
+    "OMP_WAIT_POLICY": "active",
+}
 
 
-@pytest.mark.parametrize(("asked", "found"), [({}, ["1", "0", "20000"]), (OTHERS, ["0", "1", "None"])])
+@pytest.mark.parametrize(
+    ("asked", "found"), [({}, ["1", "0", "20000"]), (OTHERS, ["0", "1", "None"])]
+)
 def test_variables_are_arranged_before_torch_unless_somebody_says_otherwise(asked, found):
     names = [*ARRANGED, "GOMP_SPINCOUNT"]
     code = f"import os, sys, sparsedash.engine as _; print(*map(os.environ.get, {names}), 'torch' in sys.modules)"
     assert printed_by(code, asked) == [*found, "False"]
 
 
-@pytest.mark.parametrize(("asked", "found"), [({}, "True"), ({"HF_HUB_DISABLE_TELEMETRY": "0"}, "False")])
+@pytest.mark.parametrize(
+    ("asked", "found"), [({}, "True"), ({"HF_HUB_DISABLE_TELEMETRY": "0"}, "False")]
+)
 def test_the_hubs_client_tells_the_hub_nothing_about_its_user(asked, found):
     asked = {"DO_NOT_TRACK": "0", "DISABLE_TELEMETRY": "0", "HF_HUB_OFFLINE": "0"} | asked
     code = (
@@ -41,7 +53,8 @@ def test_the_hubs_client_tells_the_hub_nothing_about_its_user(asked, found):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is arranged")
 @pytest.mark.parametrize(("asked", "stays"), [({}, True), ({"MALLOC_ARENA_TEST": "8"}, False)])
 def test_freed_memory_stays_for_the_next_tensor_unless_somebody_says_otherwise(asked, stays):
-    # Cleared and freed again and again: new pages each time, where the system has got the old ones back.
+    # Cleared and freed again and again: new pages each time, where the system has got the old ones
+    # back.
     code = (
         "import resource, sparsedash.engine, torch\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

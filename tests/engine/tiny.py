@@ -1,11 +1,21 @@
-"""Tiny random models of every family, and a tokenizer that knows the words of the tests' own passages."""
+"""Tiny random models of every family, and a tokenizer that knows the words of the tests' own
+passages.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from tokenizers.decoders import ByteLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -50,11 +60,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gemma2": _GROUPED | {"sliding_window": 48},
     "gemma3_text": _GROUPED | {"sliding_window": 48},
     "gpt2": _GPT,
-    "gpt_neo": _SMALL | {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]},
+    "gpt_neo": _SMALL
+    | {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]},
     "gpt_neox": _SMALL,
     "gptj": _GPT | {"rotary_dim": 4},
     "granite": _GROUPED
-    | {"mlp_bias": True, "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
+    | {
+        "mlp_bias": True,
+        "embedding_multiplier": 2.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+    },
     "llama": _GROUPED | {"mlp_bias": True},
     "mistral": _GROUPED,
     "olmo2": _GROUPED,
@@ -69,7 +85,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
-    """A random model of this family, in FP32, with biases that are not zero. changes: to its row of CONFIGS."""
+    """A random model of this family, in FP32, with biases that are not zero. changes: to its row of
+    CONFIGS.
+    """
     torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, **CONFIGS[model_type] | changes)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -90,11 +108,15 @@ def tiny_loaded(model_type: str, seed: int = 0, **changes: Any) -> LoadedModel:
 def as_loaded(model: Any) -> LoadedModel:
     """A model with a tokenizer, as the engine works on it."""
     family = FAMILIES[model.config.model_type]
-    return LoadedModel(identity="tiny", dtype="float32", model=model, tokenizer=tiny_tokenizer(), family=family)
+    return LoadedModel(
+        identity="tiny", dtype="float32", model=model, tokenizer=tiny_tokenizer(), family=family
+    )
 
 
 def tiny_tokenizer(template: str = "$A") -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on the built-in openings; it can encode anything. template: with special tokens or not."""
+    """Byte-level BPE trained on the built-in openings; it can encode anything. template: with
+    special tokens or not.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevel()
@@ -105,19 +127,24 @@ def tiny_tokenizer(template: str = "$A") -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<|end|>", 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("<|end|>", 0)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>", pad_token="<|end|>"
     )
 
 
 def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
-    """BPE over words that begin with a space sign, with a token for each byte, as the converters of SentencePiece make.
+    """BPE over words that begin with a space sign, with a token for each byte, as the converters of
+    SentencePiece make.
 
     It was trained on the built-in openings.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=["<|end|>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))],
@@ -128,23 +155,39 @@ def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
     tokenizer.pre_tokenizer = None
     said = json.loads(tokenizer.to_str())
-    said["added_tokens"] = [each for each in said["added_tokens"] if not each["content"].startswith("<0x")]
+    said["added_tokens"] = [
+        each for each in said["added_tokens"] if not each["content"].startswith("<0x")
+    ]
     tokenizer = Tokenizer.from_str(json.dumps(said))
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>", unk_token="<unk>", pad_token="<|end|>"
+        tokenizer_object=tokenizer,
+        eos_token="<|end|>",
+        bos_token="<|end|>",
+        unk_token="<unk>",
+        pad_token="<|end|>",
     )
 
 
-def save_tiny(folder: Path, model_type: str = "llama", seed: int = 0, template: str = "$A", **changes: Any) -> Path:
-    """A tiny model and its tokenizer as a local folder. template: of the tokenizer. changes: to its row of CONFIGS."""
+def save_tiny(
+    folder: Path, model_type: str = "llama", seed: int = 0, template: str = "$A", **changes: Any
+) -> Path:
+    """A tiny model and its tokenizer as a local folder. template: of the tokenizer. changes: to its
+    row of CONFIGS.
+    """
     tiny_model(model_type, seed, **changes).save_pretrained(folder)
     tiny_tokenizer(template).save_pretrained(folder)
     return folder
 
 
-def small_run(model: Path | str, text: str, calibration: str = "", n_passages: int = 10, **changes: Any) -> RunSettings:
-    """One method at 25 %, evaluated on this text and calibrated on it or another. changes: to the settings."""
+def small_run(
+    model: Path | str, text: str, calibration: str = "", n_passages: int = 10, **changes: Any
+) -> RunSettings:
+    """One method at 25 %, evaluated on this text and calibrated on it or another. changes: to the
+    settings.
+    """
     own = {"methods": (MethodSettings(width_multiple=8),), "sparsities_permille": (250,)}
     return RunSettings(
         model=str(model),

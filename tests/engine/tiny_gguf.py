@@ -41,17 +41,22 @@ def write_tiny_gguf(
 ) -> Path:
     """The file at this path.
 
-    without: the names of keys and tensors to leave out, or one. keys, tensors: to be written as well or instead; `#` in
-    the name of a key is the architecture. quantised: the type of all matrices. changes: to its config.
+    without: the names of keys and tensors to leave out, or one. keys, tensors: to be written as
+    well or instead; `#` in the name of a key is the architecture. quantised: the type of all
+    matrices. changes: to its config.
     """
     kind = GGMLQuantizationType[quantised]
     model = tiny_gguf_model(family, seed, **changes)
     writer, without = GGUFWriter(path, family), (without,) if isinstance(without, str) else without
-    wanted = _keys(model.config, family) | {name.replace("#", family): value for name, value in (keys or {}).items()}
+    wanted = _keys(model.config, family) | {
+        name.replace("#", family): value for name, value in (keys or {}).items()
+    }
     for name, value in wanted.items():
         if name not in without:
             _add(writer, name, value)
-    written = {name: np.asarray(weight) for name, weight in _tensors(model, family).items()} | dict(tensors or {})
+    written = {name: np.asarray(weight) for name, weight in _tensors(model, family).items()} | dict(
+        tensors or {}
+    )
     for name, weight in written.items():
         if name not in without:
             values = np.ascontiguousarray(weight, dtype=np.float32)
@@ -76,13 +81,17 @@ def _keys(config: Any, family: str) -> dict[str, Any]:
         "feed_forward_length": _width(config),
         "vocab_size": config.vocab_size,
     }
-    if (few := getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)) is not None:
+    if (
+        few := getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
+    ) is not None:
         own["attention.head_count_kv"] = few
     rms = getattr(config, "rms_norm_eps", None)
     if rms is not None:
         own["attention.layer_norm_rms_epsilon"] = rms
     else:
-        own["attention.layer_norm_epsilon"] = getattr(config, "layer_norm_epsilon", None) or config.norm_epsilon
+        own["attention.layer_norm_epsilon"] = (
+            getattr(config, "layer_norm_epsilon", None) or config.norm_epsilon
+        )
     if getattr(config, "head_dim", None) and family not in ("falcon", "phi3"):
         own |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
     if family in ("gemma2", "gemma3"):
@@ -113,7 +122,9 @@ def _keys(config: Any, family: str) -> dict[str, Any]:
 
 
 def _width(config: Any) -> int:
-    named = (getattr(config, name, None) for name in ("ffn_hidden_size", "intermediate_size", "n_inner"))
+    named = (
+        getattr(config, name, None) for name in ("ffn_hidden_size", "intermediate_size", "n_inner")
+    )
     return next((width for width in named if width), 4 * config.hidden_size)
 
 
@@ -153,7 +164,9 @@ def _turned(name: str, weight: Any, config: Any, family: str) -> Any:
     heads, rest = config.num_attention_heads, weight.shape[1:]
     if family == "llama" and (".attn_q." in name or ".attn_k." in name):
         n = heads if ".attn_q." in name else config.num_key_value_heads
-        return weight.reshape(n, 2, len(weight) // n // 2, *rest).swapaxes(1, 2).reshape(weight.shape)
+        return (
+            weight.reshape(n, 2, len(weight) // n // 2, *rest).swapaxes(1, 2).reshape(weight.shape)
+        )
     if family in ("gemma2", "gemma3") and name.endswith("norm.weight"):
         return weight + 1
     if family == "gpt2" and weight.dim() == 2 and name.startswith("blk."):
@@ -169,4 +182,6 @@ def _turned(name: str, weight: Any, config: Any, family: str) -> Any:
 
 
 def _merges(state: bytes) -> list[str]:
-    return [" ".join(pair) if isinstance(pair, list) else pair for pair in json.loads(state)["merges"]]
+    return [
+        " ".join(pair) if isinstance(pair, list) else pair for pair in json.loads(state)["merges"]
+    ]

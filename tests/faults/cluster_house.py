@@ -1,4 +1,6 @@
-"""A cluster over TLS whose machines have fake children, and a server's data folder whose jobs it does."""
+"""A cluster over TLS whose machines have fake children, and a server's data folder whose jobs it
+does.
+"""
 
 import os
 import subprocess
@@ -60,8 +62,12 @@ class CountedStore:
 
 def cluster_runner(folder: Path, table: JobTable, grace_s: float = 60.0) -> ClusterRunner:
     """A server's part that looks after the jobs of a cluster, at work."""
-    connect = partial(Cluster, on_machine=OnMachine(do=do, facts=facts, artefact=cluster_machine.kept_artefact))
-    runner = ClusterRunner(folder, table, CountedStore(folder), named_scheduler(), connect=connect, grace_s=grace_s)
+    connect = partial(
+        Cluster, on_machine=OnMachine(do=do, facts=facts, artefact=cluster_machine.kept_artefact)
+    )
+    runner = ClusterRunner(
+        folder, table, CountedStore(folder), named_scheduler(), connect=connect, grace_s=grace_s
+    )
     runner.start()
     return runner
 
@@ -99,7 +105,9 @@ class ClusterHouse(DaskHouse):
         command = ["-c", f"from tests.faults.cluster_house import serve; serve({str(self.data)!r})"]
         known = {**os.environ, "PYTHONPATH": str(ROOT)}
         with (self.folder / "server.log").open("ab") as output:
-            self.processes.append(dies_with_us.start(command, env=known, cwd=ROOT, stdout=output, stderr=output))
+            self.processes.append(
+                dies_with_us.start(command, env=known, cwd=ROOT, stdout=output, stderr=output)
+            )
         return self.processes[-1]
 
     def submit(self, behaviour: str, points: tuple[int, ...] = SIX) -> Job:

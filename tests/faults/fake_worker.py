@@ -1,4 +1,6 @@
-"""A worker without the engine, of runs and of parts of runs: it does what the model's name says, faults to order."""
+"""A worker without the engine, of runs and of parts of runs: it does what the model's name says,
+faults to order.
+"""
 
 import faulthandler
 import os
@@ -16,7 +18,9 @@ from sparsedash.schema.settings import PartSettings, settings_from_plain
 from sparsedash.worker import main
 
 COMMAND = (sys.executable, "-P", __file__)
-PASSAGES = Passages(key=digest("passages"), indices=(0, 1), contexts=("a", "b"), targets=("door", "door"))
+PASSAGES = Passages(
+    key=digest("passages"), indices=(0, 1), contexts=("a", "b"), targets=("door", "door")
+)
 
 
 def begin(task, *steps):
@@ -41,7 +45,9 @@ def continue_prompt(task):
 def records_of(asked: PartSettings) -> tuple[Record, list[Record]]:
     from tests.factories import PRUNED, RECORD
 
-    dense = replace(RECORD, key=digest([asked.run_key, "dense"]), passages_key=PASSAGES.key, pruned=None)
+    dense = replace(
+        RECORD, key=digest([asked.run_key, "dense"]), passages_key=PASSAGES.key, pruned=None
+    )
     sparse = []
     for point in asked.points:
         pruned = replace(PRUNED, sparsity_permille=asked.run.points[point][1])
@@ -53,13 +59,25 @@ def make_part(task):
     from tests.factories import RUN
 
     asked = settings_from_plain(PartSettings, task.settings)
-    behave(asked.run.model, task.store.folder, lambda step: task.on_step(replace(step, point=asked.points[0])))
+    behave(
+        asked.run.model,
+        task.store.folder,
+        lambda step: task.on_step(replace(step, point=asked.points[0])),
+    )
     dense, sparse = records_of(asked)
     task.store.put(PASSAGES.key, PASSAGES)
     for record in (dense, *sparse):
         task.store.put(record.key, record)
     keys = tuple(record.key for record in sparse)
-    made = replace(RUN, key=task.key, settings=asked.run, dense=dense.key, sparse=keys, finished=True, finished_at=2.0)
+    made = replace(
+        RUN,
+        key=task.key,
+        settings=asked.run,
+        dense=dense.key,
+        sparse=keys,
+        finished=True,
+        finished_at=2.0,
+    )
     task.store.put(task.key, made)
 
 
@@ -126,7 +144,9 @@ def quits(folder: Path, on_step):
     os._exit(3)
 
 
-BEHAVIOURS = {f.__name__: f for f in (quick, steady, deaf, broken, unfindable, hungry, segfault, quits)}
+BEHAVIOURS = {
+    f.__name__: f for f in (quick, steady, deaf, broken, unfindable, hungry, segfault, quits)
+}
 BEHAVIOURS |= {"slow": slow, "slower": slower, "stubborn": stubborn}
 
 

@@ -1,8 +1,9 @@
-"""Workers with the real engine, one for each data folder named on the standard input: forked, since torch is slow to
-import. Prints the process of each.
+"""Workers with the real engine, one for each data folder named on the standard input: forked, since
+torch is slow to import. Prints the process of each.
 
-Everything that a long stage has done so far is kept at once; blocks, batches and steps are counted in the data
-folder's file `counted`, and its file `killed` names those at which the worker kills itself.
+Everything that a long stage has done so far is kept at once; blocks, batches and steps are counted
+in the data folder's file `counted`, and its file `killed` names those at which the worker kills
+itself.
 """
 
 import functools
@@ -34,7 +35,12 @@ COUNTED = {
 def keep_and_count_all(folder):
     """Make every stage a long one, of many blocks and batches."""
     store.EVERY_S = 0.0
-    resources.KEPT_BYTES, resources.KEPT_SHARE, resources.HELD_SHARE, evaluate.BATCH_TOKENS = 0, 0, 0, 64
+    resources.KEPT_BYTES, resources.KEPT_SHARE, resources.HELD_SHARE, evaluate.BATCH_TOKENS = (
+        0,
+        0,
+        0,
+        64,
+    )
     killed_at = json.loads((folder / "killed").read_text())
 
     def count(what):

@@ -1,11 +1,12 @@
-"""Fills the disk of a data folder when a stage begins, and tries again with room; for one model and text, every stage.
+"""Fills the disk of a data folder when a stage begins, and tries again with room; for one model and
+text, every stage.
 
     python full_disk.py FOLDER GGUF MODEL TEXT
 
-The first stage unpacks the .gguf file, the others take the model's folder. Prints, as JSON, what was said at each
-stage, and whether with room the records were those of a run that had it all along, the continuation was written, and
-the export was whole, after nothing of it had been left. A process of its own: what maps a file into memory can be
-ended by the kernel where the disk is full.
+The first stage unpacks the .gguf file, the others take the model's folder. Prints, as JSON, what
+was said at each stage, and whether with room the records were those of a run that had it all along,
+the continuation was written, and the export was whole, after nothing of it had been left. A process
+of its own: what maps a file into memory can be ended by the kernel where the disk is full.
 """
 
 import json
@@ -51,7 +52,9 @@ class Filler:
 
 def done(kind: str, settings, store: Store, on_step=ignore_steps):
     """What a worker's engine makes of a job that has just been loaded."""
-    task = JobTask(key=settings.key(), settings=asdict(settings), store=store, on_step=on_step, on_text=ignore)
+    task = JobTask(
+        key=settings.key(), settings=asdict(settings), store=store, on_step=on_step, on_text=ignore
+    )
     return load_job_handlers()[kind](task)
 
 
@@ -89,7 +92,10 @@ def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
     for stage in STAGES:
         settings, store = asked(gguf if stage == "load" else model, text), Store(disk / stage)
         said = filled("run", settings, store, stage)
-        results[stage] = [said, stage == "load" or records(done("run", settings, store), store) == expected]
+        results[stage] = [
+            said,
+            stage == "load" or records(done("run", settings, store), store) == expected,
+        ]
         store.close()
     run = done("run", asked(model, text), whole)
     pair = {"left": run.dense, "right": run.sparse[0]}
@@ -101,7 +107,10 @@ def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
     for stage in ("write", "prove"):
         to = disk / f"export-{stage}"
         wanted = ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded", to=str(to))
-        results[stage] = [filled("export", wanted, whole, stage), whole.get(Export, wanted.key()).proof.holds]
+        results[stage] = [
+            filled("export", wanted, whole, stage),
+            whole.get(Export, wanted.key()).proof.holds,
+        ]
         shutil.rmtree(to)
     whole.close()
     return results

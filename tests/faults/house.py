@@ -1,4 +1,5 @@
-"""A data folder with its job table, runners that start fake workers, and servers that do nothing but tend.
+"""A data folder with its job table, runners that start fake workers, and servers that do nothing
+but tend.
 
 python -m tests.faults.house FOLDER COMMAND...   such a server, once every 20 ms, until it is killed
 """
@@ -33,7 +34,9 @@ def gone(pid: int) -> bool:
 
 
 class Forking:
-    """Starts real workers without importing torch each time; their work is counted, see forking_worker."""
+    """Starts real workers without importing torch each time; their work is counted, see
+    forking_worker.
+    """
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", str(FORKING_WORKER)]

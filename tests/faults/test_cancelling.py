@@ -42,7 +42,9 @@ def test_a_job_that_does_not_stop_by_itself_is_ended_and_the_queue_moves_on(
     house.tend_until_state(waiting, "done")
 
 
-@pytest.mark.parametrize("delay_s", [0.1, *(pytest.param(s, marks=pytest.mark.long) for s in (0.0, 0.2, 0.4))])
+@pytest.mark.parametrize(
+    "delay_s", [0.1, *(pytest.param(s, marks=pytest.mark.long) for s in (0.0, 0.2, 0.4))]
+)
 def test_a_cancel_at_any_moment_ends_in_cancelled_or_done(house, delay_s):
     house.runner = house.new_runner(term_after_s=0.05, kill_after_s=0.2)
     first, second = house.submit("quick-1"), house.submit("quick-2")

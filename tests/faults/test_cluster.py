@@ -1,4 +1,6 @@
-"""Whatever dies of a cluster, a job goes on or says why not; no record is kept twice, no child left behind."""
+"""Whatever dies of a cluster, a job goes on or says why not; no record is kept twice, no child left
+behind.
+"""
 
 import random
 import time
@@ -24,10 +26,16 @@ def house(tmp_path, monkeypatch):
 
 
 def at_work(server, job):
-    return [seen for seen in server.view().machines if seen.job_id == job.id and seen.progress is not None]
+    return [
+        seen
+        for seen in server.view().machines
+        if seen.job_id == job.id and seen.progress is not None
+    ]
 
 
-def test_a_sweep_is_spread_says_how_far_it_is_and_who_is_at_work_and_stops_within_two_seconds(house):
+def test_a_sweep_is_spread_says_how_far_it_is_and_who_is_at_work_and_stops_within_two_seconds(
+    house,
+):
     house.begin("ann", "ben")
     server = house.serve()
     job = house.submit("quick")
@@ -81,7 +89,11 @@ def test_a_killed_machine_is_named_and_trying_again_makes_only_what_is_missing(h
     job = house.submit("slower", points)
     house.until_made(job, 2)
     # In the first half of a part, of about three seconds: between two it would not be missed.
-    eventually(lambda: any(0 < seen.progress.done < 50 for seen in at_work(server, job) if seen.name == "ann"))
+    eventually(
+        lambda: any(
+            0 < seen.progress.done < 50 for seen in at_work(server, job) if seen.name == "ann"
+        )
+    )
     before = house.kept()
     house.kill_worker("ann")
     crashed = house.until_state(job, "crashed", "done")
@@ -126,7 +138,9 @@ def test_a_scheduler_that_dies_ends_its_jobs_in_words_and_leaves_no_child(house)
 
 
 def kill_at(house, moment_s):
-    """A sweep during which one of two machines is killed at this moment, tried again until it is done."""
+    """A sweep during which one of two machines is killed at this moment, tried again until it is
+    done.
+    """
     house.start_worker("ann")
     eventually(lambda: len(house.server.view().machines) == 2)
     job = house.submit(f"slow-{moment_s}")
@@ -149,4 +163,6 @@ def test_a_machine_killed_at_any_moment_leaves_a_job_that_ends_and_no_record_twi
     house.serve()
     seeded = random.Random(10)
     ends = [kill_at(house, round(5 * seeded.random(), 2)) for _ in range(10)]
-    print(f"\nkilled at 10 moments: {ends.count('crashed')} said crashed, {ends.count('done')} went on")
+    print(
+        f"\nkilled at 10 moments: {ends.count('crashed')} said crashed, {ends.count('done')} went on"
+    )

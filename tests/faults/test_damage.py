@@ -1,5 +1,5 @@
-"""A data folder cut short or with bits turned over: nothing in it is run, nothing wrong is shown, and what fails says
-why.
+"""A data folder cut short or with bits turned over: nothing in it is run, nothing wrong is shown,
+and what fails says why.
 """
 
 import random
@@ -18,7 +18,10 @@ from sparsedash.storage.store import Store
 pytestmark = pytest.mark.faults
 
 N_ENTRIES = 12
-PLACES = [pytest.param(range(6), id="some"), pytest.param(range(6, 60), marks=pytest.mark.long, id="many")]
+PLACES = [
+    pytest.param(range(6), id="some"),
+    pytest.param(range(6, 60), marks=pytest.mark.long, id="many"),
+]
 
 
 def continuation(number: int) -> Continuation:
@@ -75,7 +78,9 @@ def questions(store: Store):
 @pytest.mark.parametrize("places", PLACES)
 @pytest.mark.parametrize("damage", [cut, flip])
 @pytest.mark.parametrize("name", ["records/cache.db", "artefacts/cache.db", "value"])
-def test_a_damaged_store_shows_what_was_put_there_or_says_why_not(sound, tmp_path, name, damage, places):
+def test_a_damaged_store_shows_what_was_put_there_or_says_why_not(
+    sound, tmp_path, name, damage, places
+):
     n_shown = 0
     for folder in damaged(sound, tmp_path, name, damage, places):
         try:
@@ -101,6 +106,9 @@ def test_a_job_table_that_was_cut_lists_jobs_or_says_why_not(sound, tmp_path, pl
     for folder in damaged(sound, tmp_path, "jobs.sqlite", cut, places):
         try:
             with closing(JobTable(folder / "jobs.sqlite")) as table:
-                assert all(job.settings["number"] in range(N_ENTRIES) for job in (*table.list(99), *table.queue()))
+                assert all(
+                    job.settings["number"] in range(N_ENTRIES)
+                    for job in (*table.list(99), *table.queue())
+                )
         except StoreError as error:
             assert str(folder / "jobs.sqlite") in error.message

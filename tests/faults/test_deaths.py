@@ -41,7 +41,9 @@ def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(hous
 AT_OTHERS = (0.0, 0.05, 0.2, 0.3, 0.5)
 
 
-@pytest.mark.parametrize("delay_s", [0.1, *(pytest.param(delay, marks=pytest.mark.long) for delay in AT_OTHERS)])
+@pytest.mark.parametrize(
+    "delay_s", [0.1, *(pytest.param(delay, marks=pytest.mark.long) for delay in AT_OTHERS)]
+)
 def test_a_worker_killed_at_any_moment_leaves_a_job_that_ends(house, delay_s):
     job = house.submit("quick")
     house.runner.reconcile()
@@ -56,7 +58,14 @@ def test_a_worker_killed_at_any_moment_leaves_a_job_that_ends(house, delay_s):
 @pytest.mark.parametrize(
     ("model", "state", "text", "advice", "logged", "stays"),
     [
-        ("segfault", "crashed", "segmentation fault", "", "Fatal Python error: Segmentation fault", False),
+        (
+            "segfault",
+            "crashed",
+            "segmentation fault",
+            "",
+            "Fatal Python error: Segmentation fault",
+            False,
+        ),
         ("quits", "crashed", "exit code 3", "out of patience", "out of patience", False),
         ("broken", "failed", "ValueError: a tensor of shape (3, 4)", "", "Traceback", False),
         ("unfindable", "failed", "There is no such model.", "Check the spelling.", "", True),
@@ -101,7 +110,9 @@ def test_a_worker_that_hangs_at_its_start_is_ended_and_given_up(house):
     house.runner = house.new_runner(hang, start_within_s=0.05)
     crashed = house.tend_until_state(house.submit("quick"), "crashed")
     assert "3 times in a row" in crashed.error_text
-    house.tend_until(lambda: all(child.returncode is not None for child in house.runner._children.values()))
+    house.tend_until(
+        lambda: all(child.returncode is not None for child in house.runner._children.values())
+    )
 
 
 def test_a_worker_that_hangs_at_its_end_does_not_hold_up_the_next_job(house, monkeypatch):
@@ -155,7 +166,9 @@ def test_when_server_and_worker_die_together_the_next_server_says_so(house):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_worker_shares_no_session_or_file_with_the_server_and_offers_itself_when_memory_runs_out(house):
+def test_a_worker_shares_no_session_or_file_with_the_server_and_offers_itself_when_memory_runs_out(
+    house,
+):
     (house.folder / "held-by-the-server").touch()
     with (house.folder / "held-by-the-server").open() as held:
         os.set_inheritable(held.fileno(), True)
@@ -178,11 +191,16 @@ def test_a_bound_worker_ends_with_whoever_started_it(house):
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_runs_that_a_cluster_takes_are_left_to_it_and_those_that_nobody_tells_of_any_more_say_so(house):
+def test_runs_that_a_cluster_takes_are_left_to_it_and_those_that_nobody_tells_of_any_more_say_so(
+    house,
+):
     with hold_lock(cluster_lock(house.folder)):
         run = house.submit("quick")
         healed = RunSettings(model="fake/quick").healed(8)
-        own = house.table.submit("run", "healed", asdict(healed)), house.table.submit("continuation", "a prompt", {})
+        own = (
+            house.table.submit("run", "healed", asdict(healed)),
+            house.table.submit("continuation", "a prompt", {}),
+        )
         for job in own:
             house.tend_until_state(job, "done")
         assert house.table.get(run.id).state == "queued"
@@ -192,7 +210,9 @@ def test_runs_that_a_cluster_takes_are_left_to_it_and_those_that_nobody_tells_of
 
 @pytest.mark.long
 @pytest.mark.parametrize("both", [False, True])
-def test_a_server_killed_at_any_moment_leaves_jobs_that_the_next_one_brings_to_their_end(house, both, monkeypatch):
+def test_a_server_killed_at_any_moment_leaves_jobs_that_the_next_one_brings_to_their_end(
+    house, both, monkeypatch
+):
     monkeypatch.setenv("SPARSEDASH_LINGER_S", "0")
     moments = random.Random(int(both))
     ended = Counter()
@@ -212,4 +232,6 @@ def test_a_server_killed_at_any_moment_leaves_jobs_that_the_next_one_brings_to_t
             assert both
             house.table.retry(job.id)
             house.tend_until_state(job, "done")
-    print(f"\n{'server and worker' if both else 'server'} killed {N_SERVERS_KILLED} times: {dict(ended)}")
+    print(
+        f"\n{'server and worker' if both else 'server'} killed {N_SERVERS_KILLED} times: {dict(ended)}"
+    )

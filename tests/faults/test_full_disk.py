@@ -1,4 +1,6 @@
-"""A disk that is full or may only be read: said in words, nothing half-done is kept, and with room it goes on."""
+"""A disk that is full or may only be read: said in words, nothing half-done is kept, and with room
+it goes on.
+"""
 
 import json
 import os
@@ -43,7 +45,9 @@ def disk(tmp_path):
 
 
 @pytest.mark.long
-def test_a_disk_that_is_full_at_any_stage_is_said_and_with_room_the_numbers_are_the_same(disk, tmp_path):
+def test_a_disk_that_is_full_at_any_stage_is_said_and_with_room_the_numbers_are_the_same(
+    disk, tmp_path
+):
     text = write_jsonl(tmp_path / "passages.jsonl", passages(40))
     models = str(write_tiny_gguf(tmp_path / "tiny.gguf")), str(save_tiny(tmp_path / "tiny"))
     command = [sys.executable, "-P", str(PROGRAM), str(disk), *models, str(text)]
@@ -79,6 +83,12 @@ def test_a_data_folder_that_may_only_be_read_is_said_in_words(disk, monkeypatch)
     backend = Backend(disk / "data")
     backend.close()
     mounted(disk, "-o", "remount,ro")
-    for opened in (Store, Backend, lambda folder: JobTable(folder / "jobs.sqlite").submit("run", "a", {})):
-        with pytest.raises(SparseDashError, match=r"cannot be used: (unable to open|attempt to write)"):
+    for opened in (
+        Store,
+        Backend,
+        lambda folder: JobTable(folder / "jobs.sqlite").submit("run", "a", {}),
+    ):
+        with pytest.raises(
+            SparseDashError, match=r"cannot be used: (unable to open|attempt to write)"
+        ):
             opened(disk / "data")

@@ -1,5 +1,5 @@
-"""Real workers killed at many blocks, batches and steps of every stage: each goes on at that one, nothing else is
-computed twice, and all results are the same, to the last bit.
+"""Real workers killed at many blocks, batches and steps of every stage: each goes on at that one,
+nothing else is computed twice, and all results are the same, to the last bit.
 """
 
 import json
@@ -16,7 +16,12 @@ from sparsedash.engine.export.export import file_hashes
 from sparsedash.schema.export_settings import Export, ExportSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, Residency, RunSettings
+from sparsedash.schema.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    Residency,
+    RunSettings,
+)
 from sparsedash.service.backend import Backend
 from sparsedash.storage.model_folders import unfinished_exports
 from sparsedash.storage.store import Store
@@ -34,7 +39,9 @@ NOWHERE: Mapping[str, list[int]] = {}
 
 @dataclass(frozen=True)
 class Calm:
-    """A run, a continuation and an export that nobody disturbs. counted: calls by what they are, as forking_worker."""
+    """A run, a continuation and an export that nobody disturbs. counted: calls by what they are, as
+    forking_worker.
+    """
 
     asked: RunSettings
     counted: Counter[str]
@@ -43,7 +50,9 @@ class Calm:
     @property
     def computed(self) -> dict[str, int]:
         """The blocks and batches among what is counted."""
-        return {what: n for what, n in sorted(self.counted.items()) if not what.startswith("steps of")}
+        return {
+            what: n for what, n in sorted(self.counted.items()) if not what.startswith("steps of")
+        }
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +77,9 @@ def calm(tmp_path_factory, forking) -> Calm:
 @pytest.fixture(scope="module")
 def calm_walk(tmp_path_factory, forking) -> Calm:
     """Of weights in files, by methods that do not look back: all is done in one walk."""
-    return undisturbed(tmp_path_factory.mktemp("walk"), forking, "least-squares", "wanda", residency="streamed")
+    return undisturbed(
+        tmp_path_factory.mktemp("walk"), forking, "least-squares", "wanda", residency="streamed"
+    )
 
 
 def undisturbed(folder: Path, forking: Forking, *names: str, residency: Residency = "auto") -> Calm:
@@ -92,17 +103,27 @@ def counted(folder: Path) -> Counter[str]:
 def results(folder: Path) -> dict[str, object]:
     """Every record, continuation and export of the folder, without the times that they took."""
     store = Store(folder)
-    records = {key: replace(store.get(Record, key), seconds=0.0, tokens_per_second=0.0) for key in store.keys(Record)}
+    records = {
+        key: replace(store.get(Record, key), seconds=0.0, tokens_per_second=0.0)
+        for key in store.keys(Record)
+    }
     written = {key: store.get(Continuation, key) for key in store.keys(Continuation)}
     exports = {key: store.get(Export, key) for key in store.keys(Export)}
     store.close()
     assert unfinished_exports(folder / "models") == []
     assert all(file_hashes(Path(export.folder)) == export.files for export in exports.values())
-    return records | written | {key: export.files["model.safetensors"] for key, export in exports.items()}
+    return (
+        records
+        | written
+        | {key: export.files["model.safetensors"] for key, export in exports.items()}
+    )
 
 
-def n_attempts(asked: RunSettings, folder: Path, forking: Forking, planned: Mapping[str, list[int]] = NOWHERE) -> int:
-    """How many workers it takes, one after another, until a run, a continuation and an export of it are done.
+def n_attempts(
+    asked: RunSettings, folder: Path, forking: Forking, planned: Mapping[str, list[int]] = NOWHERE
+) -> int:
+    """How many workers it takes, one after another, until a run, a continuation and an export of it
+    are done.
 
     planned: where they are killed.
     """
@@ -111,14 +132,20 @@ def n_attempts(asked: RunSettings, folder: Path, forking: Forking, planned: Mapp
     n = n_workers(backend, asked, forking)
     (run,) = backend.runs()
     assert isinstance(run, Run)
-    prompt = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="the lamp and the boat", n_tokens=6)
+    prompt = ContinuationSettings(
+        left=run.dense, right=run.sparse[0], prompt="the lamp and the boat", n_tokens=6
+    )
     n += n_workers(backend, prompt, forking)
-    n += n_workers(backend, ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded"), forking)
+    n += n_workers(
+        backend, ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded"), forking
+    )
     backend.close()
     return n
 
 
-def n_workers(backend: Backend, asked: RunSettings | ContinuationSettings | ExportSettings, forking: Forking) -> int:
+def n_workers(
+    backend: Backend, asked: RunSettings | ContinuationSettings | ExportSettings, forking: Forking
+) -> int:
     job, n = backend.submit(asked), 0
     while backend.job(job.id).state != "done":
         pid, n = forking.start(backend.data_dir), n + 1
@@ -133,10 +160,17 @@ def n_workers(backend: Backend, asked: RunSettings | ContinuationSettings | Expo
     return n
 
 
-def goes_on_after(n_each: int, calm: Calm, folder: Path, forking: Forking, *, in_one_walk: bool = False) -> None:
-    """Kill the workers `n_each` times in every long stage, or in everything that is done in the walk."""
+def goes_on_after(
+    n_each: int, calm: Calm, folder: Path, forking: Forking, *, in_one_walk: bool = False
+) -> None:
+    """Kill the workers `n_each` times in every long stage, or in everything that is done in the
+    walk.
+    """
     drawn = random.Random(n_each)
-    planned = {what: sorted(drawn.sample(range(1, n + 1), min(n_each, n))) for what, n in calm.computed.items()}
+    planned = {
+        what: sorted(drawn.sample(range(1, n + 1), min(n_each, n)))
+        for what, n in calm.computed.items()
+    }
     if in_one_walk:
         del planned["answered batches"]
     n_killed = {what: len(numbers) for what, numbers in planned.items()}
@@ -144,7 +178,8 @@ def goes_on_after(n_each: int, calm: Calm, folder: Path, forking: Forking, *, in
     now = counted(folder)
     again = {what: now[what] - n for what, n in calm.computed.items()}
     print(f"\nof {calm.computed}: killed at {planned}, computed again {again}")
-    # Each kill costs the one block or batch that was under way, in a walk the first passages' way as well.
+    # Each kill costs the one block or batch that was under way, in a walk the first passages' way
+    # as well.
     assert again == n_killed | ({"answered batches": sum(n_killed.values())} if in_one_walk else {})
     assert results(folder) == calm.results
 
@@ -161,7 +196,10 @@ def test_workers_killed_at_many_blocks_of_every_long_stage_go_on_there(calm, for
 
 @pytest.mark.long
 def test_a_worker_killed_at_any_step_of_any_stage_gives_the_same_results(calm, forking, tmp_path):
-    drawn, counts = random.Random(9), {f"steps of {stage}": calm.counted[f"steps of {stage}"] for stage in STEPS}
+    drawn, counts = (
+        random.Random(9),
+        {f"steps of {stage}": calm.counted[f"steps of {stage}"] for stage in STEPS},
+    )
     planned = {what: sorted(drawn.sample(range(1, n + 1), min(9, n))) for what, n in counts.items()}
     n_killed = sum(map(len, planned.values()))
     print(f"\nof {counts}: killed at {planned}")

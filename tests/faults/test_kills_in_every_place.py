@@ -1,4 +1,6 @@
-"""Runs killed in every other place of a stage resume as well; one place a stage is in tests/engine/run."""
+"""Runs killed in every other place of a stage resume as well; one place a stage is in
+tests/engine/run.
+"""
 
 import pytest
 

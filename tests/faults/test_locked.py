@@ -1,4 +1,6 @@
-"""What another process keeps locked is waited for by those who work, and told by those who are asked."""
+"""What another process keeps locked is waited for by those who work, and told by those who are
+asked.
+"""
 
 import os
 import signal
@@ -17,7 +19,9 @@ from tests.faults.house import eventually, gone
 pytestmark = pytest.mark.faults
 
 LOCKED_S = 0.8
-for_how_long = pytest.mark.parametrize("seconds", [LOCKED_S, pytest.param(90.0, marks=pytest.mark.long)])
+for_how_long = pytest.mark.parametrize(
+    "seconds", [LOCKED_S, pytest.param(90.0, marks=pytest.mark.long)]
+)
 
 
 @contextmanager

@@ -18,7 +18,14 @@ import pytest
 from sparsedash.catalog.presets import METHODS
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.schema.errors import JobError, ModelError, SettingsError
-from sparsedash.schema.method_settings import Allocation, Compensation, Pattern, Saliency, Schedule, Scope
+from sparsedash.schema.method_settings import (
+    Allocation,
+    Compensation,
+    Pattern,
+    Saliency,
+    Schedule,
+    Scope,
+)
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import run_problems
@@ -39,8 +46,42 @@ TEXTS = (
     "10,20", "90", "91", "12.55", "10,,20", "10 10", "obs,obs", "best", "wanda, random", "𝟙", "{}", "[]", "'",
     '"; DROP',
 )  # fmt: skip
-NUMBERS = (0, 1, -1, 2, 8, 32, 64, 100, 256, 900, 901, 2**31 - 1, 2**31, 2**63, 10**30, 0.5, 1.0, -0.1, 1e308)
-ODD = (*NUMBERS, float("nan"), float("inf"), True, False, None, "", "5", [], {}, [1], {"a": 1}, "x" * 5000)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    8,
+    32,
+    64,
+    100,
+    256,
+    900,
+    901,
+    2**31 - 1,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    1.0,
+    -0.1,
+    1e308,
+)
+ODD = (
+    *NUMBERS,
+    float("nan"),
+    float("inf"),
+    True,
+    False,
+    None,
+    "",
+    "5",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    "x" * 5000,
+)
 
 CHOICES: dict[str, Any] = {
     "saliency": Saliency,
@@ -53,9 +94,13 @@ CHOICES: dict[str, Any] = {
 
 
 def odd_settings(rng: random.Random) -> dict[str, Any]:
-    """A run's settings in their plain form, some values changed to odd ones or to others that do not fit."""
+    """A run's settings in their plain form, some values changed to odd ones or to others that do
+    not fit.
+    """
     made = json.loads(json.dumps(asdict(RunSettings())))
-    made["methods"] = [asdict(rng.choice(METHODS).settings) for _ in range(rng.choice((0, 1, 1, 1, 2, 5)))]
+    made["methods"] = [
+        asdict(rng.choice(METHODS).settings) for _ in range(rng.choice((0, 1, 1, 1, 2, 5)))
+    ]
     made["sparsities_permille"] = rng.sample(range(0, 950), rng.choice((0, 1, 2, 3, 51)))
     parts = [made, made["calibration"], made["evaluation"], *made["methods"]]
     for _ in range(rng.choice((0, 1, 1, 2, 5))):
@@ -104,7 +149,9 @@ def _config(**changes: Any) -> Callable[[Path], object]:
     def change(folder: Path) -> object:
         path = folder / "config.json"
         values = {**json.loads(path.read_text()), **changes}
-        return path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+        return path.write_text(
+            json.dumps({name: value for name, value in values.items() if value is not None})
+        )
 
     return change
 
@@ -137,7 +184,12 @@ MODEL_DAMAGE: tuple[Callable[[Path], object], ...] = (
     *(_instead(name, make) for name in (CONFIG, WEIGHTS) for make in (Path.mkdir, os.mkfifo)),
     *(_file(TOKENIZER, content) for content in (b"", b"{}", b"[" * 100_000)),
     _instead(CONFIG, lambda path: path.symlink_to(path)),
-    _instead(WEIGHTS, lambda path: Path(f"{path}.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')),
+    _instead(
+        WEIGHTS,
+        lambda path: Path(f"{path}.index.json").write_text(
+            '{"weight_map": {"a": "../../etc/passwd"}}'
+        ),
+    ),
     lambda folder: shutil.rmtree(folder),
 )
 """What is done to a whole model's folder."""

@@ -1,4 +1,6 @@
-"""Parts go to machines that can take one; one that waits for machines that are gone is lost. The client is a fake."""
+"""Parts go to machines that can take one; one that waits for machines that are gone is lost. The
+client is a fake.
+"""
 
 from types import SimpleNamespace
 
@@ -40,7 +42,11 @@ def machine(name, n_slots=1, problem=""):
     return ClusterMachine(address=f"tls://{name}:1", name=name, n_slots=n_slots, facts=facts)
 
 
-MACHINES = (machine("ann"), machine("ben", problem="Its data folder is full."), machine("cyd", n_slots=0))
+MACHINES = (
+    machine("ann"),
+    machine("ben", problem="Its data folder is full."),
+    machine("cyd", n_slots=0),
+)
 PART = Part(name="0", kind="part", key="k", settings={})
 
 
@@ -62,7 +68,9 @@ def test_a_part_is_sent_only_to_machines_that_can_take_one(client, connection):
     assert client.sent_to == [["tls://ann:1"]]
 
 
-def test_a_part_waits_while_one_of_its_machines_is_there_and_is_lost_once_none_is(client, connection):
+def test_a_part_waits_while_one_of_its_machines_is_there_and_is_lost_once_none_is(
+    client, connection
+):
     client.workers = {"tls://ann:1": {}, "tls://ben:1": {}}
     connection.submit("1.1/0", PART, MACHINES)
     assert connection.end("1.1/0") is None

@@ -15,8 +15,14 @@ def nothing_named(monkeypatch):
 @pytest.mark.parametrize(
     ("refused", "addresses"),
     [
-        ("", "tcp://127.0.0.1:8786 tcp://localhost:8786 tcp://[::1]:8786 tcp://127.8.9.1:1 tls://gpu-box:1"),
-        ("runs code on every machine", "tcp://10.0.0.7:8786 tcp://gpu-box:8786 tcp://0.0.0.0:1 tcp://[2001:db8::1]:1"),
+        (
+            "",
+            "tcp://127.0.0.1:8786 tcp://localhost:8786 tcp://[::1]:8786 tcp://127.8.9.1:1 tls://gpu-box:1",
+        ),
+        (
+            "runs code on every machine",
+            "tcp://10.0.0.7:8786 tcp://gpu-box:8786 tcp://0.0.0.0:1 tcp://[2001:db8::1]:1",
+        ),
         (
             r"as in tls://127\.0\.0\.1:8786",
             "gpu-box:8786 tls://gpu-box ws://127.0.0.1:8786 tls://a:99999 tls://a:0 tls://a_b!:1",

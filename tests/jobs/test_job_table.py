@@ -23,7 +23,9 @@ def order(table):
     return [job.id for job in table.queue()]
 
 
-REPORTED = Step("evaluate", 3, 9, unit="passages", message="dense", point=1, rate=2.0, texts=("\x1e“a”", ""))
+REPORTED = Step(
+    "evaluate", 3, 9, unit="passages", message="dense", point=1, rate=2.0, texts=("\x1e“a”", "")
+)
 
 
 def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(table, tmp_path):
@@ -32,7 +34,9 @@ def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(t
     assert submitted(table) == first
     job = table.claim(first.id, "slot-0", 1)
     assert submitted(table).id == first.id
-    assert not table.end(first, "crashed", "no worker"), "it is claimed, and not given up as one that never started"
+    assert not table.end(first, "crashed", "no worker"), (
+        "it is claimed, and not given up as one that never started"
+    )
     assert table.end(job, "done")
     assert not table.end(job, "crashed")
     newest = submitted(table)
@@ -76,7 +80,9 @@ def at_once(path, work):
 
 def test_of_many_at_once_all_get_one_job_one_claims_it_and_moves_lose_no_order(tmp_path):
     path = tmp_path / "jobs.sqlite"
-    assert {job.id for job in at_once(path, lambda own, n: own.submit("run", "the same", {}))} == {1}
+    assert {job.id for job in at_once(path, lambda own, n: own.submit("run", "the same", {}))} == {
+        1
+    }
     winners = list(filter(None, at_once(path, lambda own, n: own.claim(1, f"slot-{n}", n))))
     table = JobTable(path)
     assert [table.get(1)] == winners
@@ -111,7 +117,9 @@ def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes
             refused()
 
 
-def test_a_request_to_cancel_ends_a_queued_job_asks_a_running_one_once_and_comes_too_late_for_others(table):
+def test_a_request_to_cancel_ends_a_queued_job_asks_a_running_one_once_and_comes_too_late_for_others(
+    table,
+):
     queued = table.request_cancel(submitted(table).id)
     assert (queued.state, queued.error_text) == ("cancelled", "Cancelled before it started.")
     assert table.claim(queued.id, "slot-0", 1) is None
@@ -185,8 +193,12 @@ def test_a_file_that_cannot_be_used_is_reported_and_left_alone(tmp_path, table):
     assert path.read_bytes().startswith(b"not a database")
     with pytest.raises(StoreError, match="cannot be used"):
         JobTable(tmp_path / "nowhere" / "jobs.sqlite")
-    table._database._db.execute("UPDATE jobs SET settings = '{' WHERE id = ?", (submitted(table).id,))
-    with pytest.raises(StoreError, match=r"jobs.sqlite is damaged: job 1 .* move it and the folder"):
+    table._database._db.execute(
+        "UPDATE jobs SET settings = '{' WHERE id = ?", (submitted(table).id,)
+    )
+    with pytest.raises(
+        StoreError, match=r"jobs.sqlite is damaged: job 1 .* move it and the folder"
+    ):
         table.list(9)
 
 
@@ -203,13 +215,20 @@ def test_a_run_stands_before_a_prompt_only_where_it_was_put_there(table):
 
 def test_a_waiting_job_is_moved_up_down_and_to_the_front(table):
     a, b, c = (submitted(table, key).id for key in "abc")
-    moves = (c, "up", [a, c, b]), (a, "down", [c, a, b]), (b, "front", [b, c, a]), (b, "up", [b, c, a])
+    moves = (
+        (c, "up", [a, c, b]),
+        (a, "down", [c, a, b]),
+        (b, "front", [b, c, a]),
+        (b, "up", [b, c, a]),
+    )
     for job, to, expected in (*moves, (a, "down", [b, c, a])):
         assert table.move(job, to).id == job
         assert order(table) == expected
 
 
-def test_urgent_runs_go_first_those_that_can_wait_last_and_a_move_leads_past_the_same_priority_only(table):
+def test_urgent_runs_go_first_those_that_can_wait_last_and_a_move_leads_past_the_same_priority_only(
+    table,
+):
     a, b, c = (submitted(table, key).id for key in "abc")
     prompt = submitted(table, "d", "continuation").id
     assert table.prioritise(c, "high").priority == "high"
@@ -246,7 +265,11 @@ def test_a_job_is_whose_who_started_it_and_its_result_all_theirs_who_asked(table
     table.owners.forget("k")
     assert table.owners.of("k") == frozenset()
     table.submit("run", "b", {}, "bob")
-    assert [[job.key for job in table.list(9, name)] for name in ("ada", "bob", "")] == [["k"], ["b"], ["b", "n", "k"]]
+    assert [[job.key for job in table.list(9, name)] for name in ("ada", "bob", "")] == [
+        ["k"],
+        ["b"],
+        ["b", "n", "k"],
+    ]
 
 
 def test_one_job_too_many_is_refused_and_leaves_nothing(table):

@@ -1,4 +1,6 @@
-"""Workers: their number and environment, locks, and the words for their ends. What they do is in tests/faults."""
+"""Workers: their number and environment, locks, and the words for their ends. What they do is in
+tests/faults.
+"""
 
 import errno
 import os
@@ -33,16 +35,25 @@ def gpus(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("n_gpus", "visible", "given"),
     [
-        *((0, None, [None]), (2, None, ["0", "1"]), (4, "2,GPU-abc", ["2", "GPU-abc"]), (4, "", [""])),
+        *(
+            (0, None, [None]),
+            (2, None, ["0", "1"]),
+            (4, "2,GPU-abc", ["2", "GPU-abc"]),
+            (4, "", [""]),
+        ),
         *((4, "-1", ["-1"]), (4, "3, -1,2", ["3"])),
     ],
 )
-def test_there_is_a_worker_on_each_gpu_that_may_be_used_or_one(monkeypatch, gpus, n_gpus, visible, given):
+def test_there_is_a_worker_on_each_gpu_that_may_be_used_or_one(
+    monkeypatch, gpus, n_gpus, visible, given
+):
     gpus(n_gpus)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert n_slots() == len(given)
-    devices = [worker_environment(slot).get("CUDA_VISIBLE_DEVICES") for slot in range(len(given) + 1)]
+    devices = [
+        worker_environment(slot).get("CUDA_VISIBLE_DEVICES") for slot in range(len(given) + 1)
+    ]
     assert devices == [*given, given[0]]
 
 
@@ -53,7 +64,9 @@ def test_there_is_a_worker_on_each_gpu_that_may_be_used_or_one(monkeypatch, gpus
         ("SPARSEDASH_LINGER_S", ["x", "nan", "inf", "-1"]),
     ],
 )
-def test_a_nonsensical_variable_is_refused_before_a_worker_is_started(monkeypatch, tmp_path, table, name, refused):
+def test_a_nonsensical_variable_is_refused_before_a_worker_is_started(
+    monkeypatch, tmp_path, table, name, refused
+):
     assert linger_s() == 60.0
     for asked in refused:
         monkeypatch.setenv(name, asked)
@@ -102,7 +115,9 @@ def test_as_many_workers_are_started_as_jobs_wait_up_to_the_slots(house, keys, s
     assert house.started == started
 
 
-def test_an_idle_worker_is_left_to_take_the_job_and_is_enough_beforehand_and_a_busy_one_is_not_counted_on(house):
+def test_an_idle_worker_is_left_to_take_the_job_and_is_enough_beforehand_and_a_busy_one_is_not_counted_on(
+    house,
+):
     house.runner.prepare()
     assert house.started == [0], "one is started beforehand where work is expected"
     (job,) = house.submit("a")
@@ -127,27 +142,40 @@ def test_no_worker_is_started_where_none_is_wanted(tmp_path, monkeypatch):
     house.table.close()
 
 
-def test_a_held_lock_keeps_a_silent_job_alive_and_one_that_cannot_be_opened_crashes_its_job_alone(house):
+def test_a_held_lock_keeps_a_silent_job_alive_and_one_that_cannot_be_opened_crashes_its_job_alone(
+    house,
+):
     bad, job, waits = house.submit("bad", "a", "b")
     job_lock(house.folder, bad.id).mkdir(parents=True)
     house.table.claim(bad.id, "slot-0", 1)
     locks = house.run_in_slot(job, 0)
     house.table._database._db.execute("UPDATE jobs SET heartbeat_at = 0, started_at = 0")
     house.runner.reconcile()
-    assert [house.table.get(each.id).state for each in (bad, job, waits)] == ["crashed", "running", "queued"]
+    assert [house.table.get(each.id).state for each in (bad, job, waits)] == [
+        "crashed",
+        "running",
+        "queued",
+    ]
     for lock in locks:
         lock.close()
     house.runner.reconcile()
     assert house.table.get(job.id).state == "crashed"
 
 
-def test_a_stuck_worker_is_signalled_in_time_and_a_retried_job_has_its_time_again(house, monkeypatch):
+def test_a_stuck_worker_is_signalled_in_time_and_a_retried_job_has_its_time_again(
+    house, monkeypatch
+):
     sent, (job,) = [], house.submit("a")
     monkeypatch.setattr(house.runner, "_signal", lambda job, number: sent.append(number))
     for _ in range(2):
         locks = house.run_in_slot(job, 0)
         house.table.request_cancel(job.id)
-        for seconds, expected in ((0.0, []), (4.5, []), (0.6, [signal.SIGTERM]), (5.0, [signal.SIGKILL])):
+        for seconds, expected in (
+            (0.0, []),
+            (4.5, []),
+            (0.6, [signal.SIGTERM]),
+            (5.0, [signal.SIGKILL]),
+        ):
             for key in house.runner._stopping:
                 house.runner._stopping[key] -= seconds
             house.runner.reconcile()
@@ -165,7 +193,9 @@ def test_a_lock_that_cannot_be_opened_for_a_moment_ends_no_job(house, monkeypatc
     locks = house.run_in_slot(job, 0)
 
     def busy(path):
-        raise StoreError(f"{path} cannot be opened.") from OSError(errno.EMFILE, "Too many open files")
+        raise StoreError(f"{path} cannot be opened.") from OSError(
+            errno.EMFILE, "Too many open files"
+        )
 
     with monkeypatch.context() as patched:
         patched.setattr(local_runner, "is_lock_held", busy)
@@ -194,16 +224,23 @@ def test_a_lock_has_one_holder(tmp_path):
         (1, "exit code 1"),
     ],
 )
-def test_every_exit_code_has_its_words_and_the_last_line_of_the_log_is_quoted(table, tmp_path, exit_code, words):
+def test_every_exit_code_has_its_words_and_the_last_line_of_the_log_is_quoted(
+    table, tmp_path, exit_code, words
+):
     job = table.submit("run", "a", {})
     assert words in crash_reason(job, exit_code)[0]
     log = Path(job.log_path)
     log.parent.mkdir()
     log.write_text("first\nlast words\n")
-    assert ('ends with "last words"' in crash_reason(job, exit_code)[1]) == (exit_code not in (None, -9))
+    assert ('ends with "last words"' in crash_reason(job, exit_code)[1]) == (
+        exit_code not in (None, -9)
+    )
     log.unlink()
     log.mkdir()
-    assert exit_code in (None, -9) or "1.log cannot be opened: Is a directory" in crash_reason(job, exit_code)[1]
+    assert (
+        exit_code in (None, -9)
+        or "1.log cannot be opened: Is a directory" in crash_reason(job, exit_code)[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,7 +252,9 @@ def test_every_exit_code_has_its_words_and_the_last_line_of_the_log_is_quoted(ta
     ],
     ids=["empty", "a progress bar", "long"],
 )
-def test_the_last_lines_of_a_log_are_read_and_of_a_progress_bar_its_last_state(tmp_path, log, lines):
+def test_the_last_lines_of_a_log_are_read_and_of_a_progress_bar_its_last_state(
+    tmp_path, log, lines
+):
     path = tmp_path / "a.log"
     assert last_log_lines(path, 3) == []
     path.write_bytes(log)

@@ -20,9 +20,15 @@ def reporter(table, job, clock):
     return Reporter(table, job, StopFlag(), clock)
 
 
-def test_steps_within_a_fifth_of_a_second_are_not_written_and_texts_go_along_with_the_next(table, job, clock, reporter):
+def test_steps_within_a_fifth_of_a_second_are_not_written_and_texts_go_along_with_the_next(
+    table, job, clock, reporter
+):
     seen = []
-    for clock.now, done, texts in ((0.0, 1, ("one", "half \ud83d")), (0.15, 2, ("one two", "")), (0.26, 3, ("three",))):
+    for clock.now, done, texts in (
+        (0.0, 1, ("one", "half \ud83d")),
+        (0.15, 2, ("one two", "")),
+        (0.26, 3, ("three",)),
+    ):
         reporter.wrote(*texts)
         reporter(Step("continue", done, 10))
         progress = table.get(job.id).progress
@@ -30,7 +36,9 @@ def test_steps_within_a_fifth_of_a_second_are_not_written_and_texts_go_along_wit
     assert seen == [(1, ("one", "half ?")), (1, ("one", "half ?")), (3, ("three",))]
 
 
-def test_rate_time_and_log_line_are_of_each_stage_and_sparse_model(table, job, clock, reporter, caplog):
+def test_rate_time_and_log_line_are_of_each_stage_and_sparse_model(
+    table, job, clock, reporter, caplog
+):
     caplog.set_level("INFO")
     one, two = ("evaluate", None), ("evaluate", 0)
     rates = []
@@ -62,7 +70,9 @@ def test_a_new_stage_is_written_at_once_and_nothing_of_the_one_before_is_left(ta
     )
 
 
-def test_the_rate_is_of_the_last_half_minute_and_a_step_back_begins_a_new_one(table, job, clock, reporter):
+def test_the_rate_is_of_the_last_half_minute_and_a_step_back_begins_a_new_one(
+    table, job, clock, reporter
+):
     rates = {}
     done = [*range(1000, 1101), *range(1105, 1300, 5), 0, 4, 4, 4]
     for second, n in enumerate(done):
@@ -72,7 +82,9 @@ def test_the_rate_is_of_the_last_half_minute_and_a_step_back_begins_a_new_one(ta
     assert [rates[second] for second in (0, 100, 139, 140, 141)] == [None, 1.0, 5.0, None, 4.0]
 
 
-def test_work_that_is_cancelled_signalled_or_given_to_another_attempt_stops_at_its_next_written_step(table, job, clock):
+def test_work_that_is_cancelled_signalled_or_given_to_another_attempt_stops_at_its_next_written_step(
+    table, job, clock
+):
     stop = StopFlag()
     reporter = Reporter(table, job, stop, clock)
     reporter(Step("calibrate", 1, 10))

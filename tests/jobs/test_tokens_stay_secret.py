@@ -28,7 +28,8 @@ def test_a_token_that_a_hub_repeats_is_kept_nowhere_and_a_visitor_s_job_goes_wit
     for status, user, asked, said in (
         (401, "root", small_run("maker/other", text), f"Bearer {HIDDEN}"),
         (403, "bob", small_run("maker/refused", text), "Authorization: None"),
-        # The hub did repeat it, and the client's error did hold it: else this test would show nothing.
+        # The hub did repeat it, and the client's error did hold it: else this test would show
+        # nothing.
         (500, "root", small_run("maker/broken", text), f"Authorization: Bearer {HIDDEN}"),
         (403, "root", small_run(tiny, text, calibration="pile-10k"), ""),
         (0, "root", small_run("maker/tiny", text), ""),
@@ -36,11 +37,18 @@ def test_a_token_that_a_hub_repeats_is_kept_nowhere_and_a_visitor_s_job_goes_wit
         hub.refuses_with = status
         job = ended(backend, backend.seen_by(user, serving_rules()).submit(asked))
         log = Path(job.log_path).read_text()
-        assert (job.state, TOKEN in repr(job), said in log) == ("failed" if status else "done", False, True), log
+        assert (job.state, TOKEN in repr(job), said in log) == (
+            "failed" if status else "done",
+            False,
+            True,
+        ), log
     (worker,) = workers(backend)
     worker.send_signal(signal.SIGSEGV)
     worker.wait(30)
     hub.stop()
-    assert "Fatal Python error: Segmentation fault" in (backend.data_dir / "logs" / "slot-0.log").read_text()
+    assert (
+        "Fatal Python error: Segmentation fault"
+        in (backend.data_dir / "logs" / "slot-0.log").read_text()
+    )
     files = [path for path in backend.data_dir.rglob("*") if path.is_file()]
     assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []

@@ -49,7 +49,11 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Memory ran out.", "bfloat16"),
         (ModuleNotFoundError("x", name="torch"), "The package torch is not installed.", "pip"),
         (OSError(errno.ENOSPC, "No space left"), "The disk is full.", "“Resume”"),
-        (ValueError("sent Bearer 0123456789abcdef"), "ValueError: sent Bearer [hidden]", "The log has the details"),
+        (
+            ValueError("sent Bearer 0123456789abcdef"),
+            "ValueError: sent Bearer [hidden]",
+            "The log has the details",
+        ),
         (ValueError(), "ValueError: ValueError", "The log has the details"),
     ],
 )
@@ -61,7 +65,10 @@ def test_every_error_has_words_and_advice(error, text, advice):
 
 @pytest.mark.parametrize(
     ("kind", "advice"),
-    [("find", "smaller model, bfloat16 or less calibration text. Finished"), ("export", "Free some memory. Nothing")],
+    [
+        ("find", "smaller model, bfloat16 or less calibration text. Finished"),
+        ("export", "Free some memory. Nothing"),
+    ],
 )
 def test_memory_that_ran_out_is_advised_on_by_the_kind_of_the_job(kind, advice):
     said = describe_error(MemoryError(), SimpleNamespace(kind=kind))
@@ -80,7 +87,9 @@ def full(error):
     [
         OSError(errno.ENOSPC, "No space left on device"),
         sqlite3.OperationalError("database or disk is full"),
-        RuntimeError('Error while serializing: IoError(Os { code: 28, message: "No space left on device" })'),
+        RuntimeError(
+            'Error while serializing: IoError(Os { code: 28, message: "No space left on device" })'
+        ),
         full(sqlite3.OperationalError("database or disk is full")),
         full(OSError(errno.EDQUOT, "Disk quota exceeded")),
     ],

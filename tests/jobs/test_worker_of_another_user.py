@@ -1,4 +1,6 @@
-"""A server and a worker that share a data folder by their group: all that either makes is the group's."""
+"""A server and a worker that share a data folder by their group: all that either makes is the
+group's.
+"""
 
 import os
 
@@ -26,8 +28,12 @@ def shared(tmp_path, monkeypatch):
     os.umask(before)
 
 
-def test_what_one_asks_for_the_other_does_and_the_first_can_read_and_delete(shared, tmp_path, capfd):
-    text = shared.uploads.keep("text.jsonl", write_jsonl(tmp_path / "text.jsonl", passages(60)).read_bytes())
+def test_what_one_asks_for_the_other_does_and_the_first_can_read_and_delete(
+    shared, tmp_path, capfd
+):
+    text = shared.uploads.keep(
+        "text.jsonl", write_jsonl(tmp_path / "text.jsonl", passages(60)).read_bytes()
+    )
     job = shared.submit(small_run(save_tiny(tmp_path / "tiny"), text))
     assert worker.main(["--data-dir", str(shared.data_dir)]) == 0
     modes = {path: path.stat().st_mode & 0o777 for path in shared.data_dir.rglob("*")}

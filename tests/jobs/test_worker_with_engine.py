@@ -25,20 +25,30 @@ def test_every_kind_of_job_has_a_handler_and_verification_leaves_what_it_has_fou
     assert set(handlers) == set(get_args(JobKind))
     fill(store)
     harm_entry(store, "artefacts", "large")
-    handlers["verify"](JobTask(key=key, settings={}, store=store, on_step=ignore_steps, on_text=ignore))
+    handlers["verify"](
+        JobTask(key=key, settings={}, store=store, on_step=ignore_steps, on_text=ignore)
+    )
     assert [damage.name for damage in store.get(Verification, key).damaged] == ["large"]
 
 
 @pytest.mark.parametrize("kind", ["run", "part", "find"])
-def test_a_job_whose_text_has_changed_since_it_was_submitted_computes_nothing(kind, store, tmp_path):
+def test_a_job_whose_text_has_changed_since_it_was_submitted_computes_nothing(
+    kind, store, tmp_path
+):
     text = tmp_path / "a.txt"
     text.write_text("before")
     evaluation = EvaluationSettings(corpus=f"file:{text}")
-    settings = FindSettings(evaluation=evaluation) if kind == "find" else RunSettings(evaluation=evaluation)
+    settings = (
+        FindSettings(evaluation=evaluation)
+        if kind == "find"
+        else RunSettings(evaluation=evaluation)
+    )
     key = settings.key(contents(settings, store))
     asked = PartSettings(run=settings, run_key=key, points=(0,)) if kind == "part" else settings
     text.write_text("behind")
-    task = JobTask(key=key, settings=asdict(asked), store=store, on_step=ignore_steps, on_text=ignore)
+    task = JobTask(
+        key=key, settings=asdict(asked), store=store, on_step=ignore_steps, on_text=ignore
+    )
     with pytest.raises(JobError, match="was changed or removed after it was submitted"):
         load_job_handlers()[kind](task)
 
@@ -54,9 +64,14 @@ def test_a_run_and_a_prompt_go_through_a_worker(backend, text, tmp_path):
     assert backend.preflight(settings).duration.total_s == 0
     assert backend.submit(settings).id == job.id
 
-    prompt = ContinuationSettings(left=run.dense, right=run.sparse[1], prompt="the lamp and the", n_tokens=3)
+    prompt = ContinuationSettings(
+        left=run.dense, right=run.sparse[1], prompt="the lamp and the", n_tokens=3
+    )
     answered = ended(backend, backend.submit(prompt))
     assert (answered.state, answered.pid) == ("done", job.pid), backend.log_tail(answered.id)
     assert backend.result(Continuation, prompt.key()).prompt == "the lamp and the"
 
-    assert backend.model_shape(backend.record(run.dense)).widths == backend.record(run.sparse[0]).pruned.dense_widths
+    assert (
+        backend.model_shape(backend.record(run.dense)).widths
+        == backend.record(run.sparse[0]).pruned.dense_widths
+    )

@@ -22,7 +22,9 @@ class Held:
 
     @property
     def answers(self) -> OpenedAnswers:
-        kept = SimpleNamespace(has=lambda kind, key: key in self.sets, get=lambda kind, key: self.sets.get(key))
+        kept = SimpleNamespace(
+            has=lambda kind, key: key in self.sets, get=lambda kind, key: self.sets.get(key)
+        )
         kept.recall = kept.remember = lambda *note: None
         return OpenedAnswers(kept)
 
@@ -46,8 +48,12 @@ def results_of(
     sets: dict[str, QuestionSet] | None = None,
     **more: Any,
 ) -> RunResults:
-    """The results of a run with these records. sets: of answers, by their keys. more: as run_results takes it."""
-    results = run_results(Held({record.key: record for record in records}, found, sets or {}), run, **more)
+    """The results of a run with these records. sets: of answers, by their keys. more: as
+    run_results takes it.
+    """
+    results = run_results(
+        Held({record.key: record for record in records}, found, sets or {}), run, **more
+    )
     assert results is not None
     return results
 

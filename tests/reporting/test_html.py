@@ -47,7 +47,15 @@ def test_what_could_not_be_seen_or_turns_the_reading_direction_is_shown(foreign,
 
 @pytest.mark.parametrize(
     ("written", "shown"),
-    [(" the", "␣the"), ("the", "the"), ("\n", "⏎"), ("  ", "␣␣"), ("", "∅"), ("a ", "a␣"), ("\ta", "⇥a")],
+    [
+        (" the", "␣the"),
+        ("the", "the"),
+        ("\n", "⏎"),
+        ("  ", "␣␣"),
+        ("", "∅"),
+        ("a ", "a␣"),
+        ("\ta", "⇥a"),
+    ],
 )
 def test_a_token_shows_the_spaces_that_belong_to_it(written, shown):
     assert html.token(written) == shown
@@ -115,7 +123,10 @@ def test_a_file_holds_numbers_as_numbers_and_no_text_is_a_formula():
     shown = html.Table("Speed of 10 % / =evil", "", ["Model", "Right"], [["=1+1", f"20.5{NBSP}%"]])
     assert html.table_csv(shown).decode() == '"Model","Right"\n"\'=1+1","20.5 %"\n'
     assert html.table_file_name(shown) == "sparsedash-speed-of-10-evil.csv"
-    data = [{"model": 'a "b", c', "n": 1234}, {"model": "-\ud83d", "change_points": -2.5, "p": inf, "shown": True}]
+    data = [
+        {"model": 'a "b", c', "n": 1234},
+        {"model": "-\ud83d", "change_points": -2.5, "p": inf, "shown": True},
+    ]
     assert html.table_csv(replace(shown, data=data)).decode().splitlines() == [
         '"model","n","change_points","p","shown"',
         '"a ""b"", c",1234,,,',
@@ -125,4 +136,6 @@ def test_a_file_holds_numbers_as_numbers_and_no_text_is_a_formula():
 
 @pytest.mark.parametrize("name", ["../a/b?c&d#e", "<b>x</b>\u202e", "w" * 300, "👩‍🚀"])
 def test_every_machine_can_have_a_file_of_this_name(name):
-    assert re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,100}", html.file_name(name, "3fa9c1d2", ending=".csv"))
+    assert re.fullmatch(
+        r"[a-z0-9][a-z0-9.-]{0,100}", html.file_name(name, "3fa9c1d2", ending=".csv")
+    )

@@ -57,14 +57,22 @@ def test_a_passage_is_grouped_by_what_can_be_read_off_its_text():
 
 
 def test_a_word_is_rare_when_no_other_passage_has_it():
-    found = groups(("The door and the", "door"), ("A Door by the", "wall"), ("Nothing but the", "sea"))
-    for here, name in zip(found, ("in 1 to 4 others", "in no other passage", "in no other passage"), strict=True):
+    found = groups(
+        ("The door and the", "door"), ("A Door by the", "wall"), ("Nothing but the", "sea")
+    )
+    for here, name in zip(
+        found, ("in 1 to 4 others", "in no other passage", "in no other passage"), strict=True
+    ):
         assert name in here
     assert all("in 5 others and more" in here for here in groups(*[("a", "door")] * 6))
 
 
 @settings(max_examples=30)
-@given(st.lists(st.tuples(st.text(max_size=30), st.text(min_size=1, max_size=8)), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=30), st.text(min_size=1, max_size=8)), min_size=1, max_size=8
+    )
+)
 def test_every_passage_is_in_one_group_of_every_kind(pairs):
     found, kinds = analysis.passage_groups(texts(*pairs)), {}
     for (by, _), positions in found.items():
@@ -73,7 +81,9 @@ def test_every_passage_is_in_one_group_of_every_kind(pairs):
 
 
 def answered(target: tuple[str, float], *top: tuple[str, float]):
-    """An outcome with these first choices. target: the first token of the right word, with its probability."""
+    """An outcome with these first choices. target: the first token of the right word, with its
+    probability.
+    """
     return replace(
         outcome(),
         tokens=(TargetToken(text=target[0], log_likelihood=log(target[1]), rank=1),),
@@ -90,8 +100,14 @@ RECORDS = specimens.record([True]), specimens.record([True], 300)
 def choices(left, right, name="30 %"):
     """The rows of both models' first choices, and the widths of their bars."""
     one, other = (replace(r, outcomes=(o,)) for r, o in zip(RECORDS, (left, right), strict=True))
-    drawn, file = analysis.first_choices(Pair(left_name="dense", left=one, right_name=name, right=other), 0)
-    cells = ["–" if share is None else f"{share:.1f}{NBSP}%" for row in file.data for share in [*row.values()][2:]]
+    drawn, file = analysis.first_choices(
+        Pair(left_name="dense", left=one, right_name=name, right=other), 0
+    )
+    cells = [
+        "–" if share is None else f"{share:.1f}{NBSP}%"
+        for row in file.data
+        for share in [*row.values()][2:]
+    ]
     assert all(f"<td>{cell}</td>" in drawn for cell in cells) and "<b>" not in drawn
     return [tuple(row.values()) for row in file.data], [
         float(width) for width in re.findall(r"width: ([\d.]+)%", drawn)
@@ -112,14 +128,20 @@ def test_every_choice_of_either_stands_once_the_likeliest_first_with_bars_to_one
     ("left", "right", "named"),
     [
         # The right word is there although neither names it.
-        (answered((" door", 0.001), (" wall", 0.2)), answered((" door", 0.002), (" wall", 0.3)), [" wall", " door"]),
+        (
+            answered((" door", 0.001), (" wall", 0.2)),
+            answered((" door", 0.002), (" wall", 0.3)),
+            [" wall", " door"],
+        ),
         (SILENT, SILENT, []),
         (SILENT, SPARSE, [" wall", " old"]),
         (answered(("<b>", 0.5)), SPARSE, ["<b>", " wall", " old"]),
     ],
     ids=["unnamed", "both-silent", "one-silent", "markup"],
 )
-def test_the_right_word_is_listed_and_a_silent_model_leaves_the_choices_of_the_other(left, right, named):
+def test_the_right_word_is_listed_and_a_silent_model_leaves_the_choices_of_the_other(
+    left, right, named
+):
     rows, _ = choices(left, right, "<b>")
     assert [row[0] for row in rows] == named
 
@@ -169,19 +191,27 @@ def test_a_change_is_said_as_a_factor_first():
 
 
 def pair_of(**changes):
-    """Dense beside a model that loses nothing but on words of seven letters and more, where it loses about 1.5 nats."""
+    """Dense beside a model that loses nothing but on words of seven letters and more, where it
+    loses about 1.5 nats.
+    """
     _, (dense, *_, sparse) = specimens.run()
     outcomes = tuple(
         replace(o, log_likelihood=o.log_likelihood - (1 + i % 3 / 2 if len(o.target) >= 7 else 0.0))
         for i, o in enumerate(dense.outcomes)
     )
-    return Pair(left_name="dense", left=dense, right_name="<i>", right=replace(sparse, outcomes=outcomes, **changes))
+    return Pair(
+        left_name="dense",
+        left=dense,
+        right_name="<i>",
+        right=replace(sparse, outcomes=outcomes, **changes),
+    )
 
 
 def lost(pair, passages=None):
     """The table's rows by the names of the groups."""
     return {
-        row[0].partition(": ")[2]: row[1:] for row in analysis.group_losses(pair, passages or specimens.passages()).rows
+        row[0].partition(": ")[2]: row[1:]
+        for row in analysis.group_losses(pair, passages or specimens.passages()).rows
     }
 
 
@@ -211,10 +241,16 @@ def test_all_groups_share_the_chance_of_error_and_one_that_may_have_stopped_earl
 
 def test_small_groups_are_left_out_and_counted_and_without_any_other_there_is_one_sentence():
     passages = specimens.passages()
-    found = analysis.group_losses(pair_of(), replace(passages, targets=("1",) * 19 + passages.targets[19:]))
-    assert "Spelling: number or sign" not in [row["kind"] + ": " + row["group"] for row in found.data]
+    found = analysis.group_losses(
+        pair_of(), replace(passages, targets=("1",) * 19 + passages.targets[19:])
+    )
+    assert "Spelling: number or sign" not in [
+        row["kind"] + ": " + row["group"] for row in found.data
+    ]
     assert min(row["passages"] for row in found.data) >= 20
     assert "Left out: 2 groups of under 20 passages, 19 in all." in found.caption
-    short = replace(pair_of(), left=specimens.record([True] * 19), right=specimens.record([True] * 19, 300))
+    short = replace(
+        pair_of(), left=specimens.record([True] * 19), right=specimens.record([True] * 19, 300)
+    )
     empty = analysis.group_losses(short, specimens.passages(19))
     assert (empty.rows, empty.caption) == ([], "No group has 20 passages; 19 were compared.")

@@ -35,7 +35,9 @@ def found(dense_lost=0.02, pruned_lost=0.3, source_type=""):
         of = Quantised(**sizes, tensors=tensors, fell_back={"Q8_0": 1})
         gone = replace(PRUNED.reached, bytes=1 - n_mb / 200 if n_mb else 0.06)
         quantised = replace(of, divergence=0.04, n_tokens=500) if n_mb else None
-        return replace(PRUNED, method=method, sparsity_permille=permille, reached=gone, quantised=quantised)
+        return replace(
+            PRUNED, method=method, sparsity_permille=permille, reached=gone, quantised=quantised
+        )
 
     four = replace(METHOD, quantise="q4_0")
     sparse = [
@@ -43,7 +45,14 @@ def found(dense_lost=0.02, pruned_lost=0.3, source_type=""):
         losing("s", pruned_lost, N, pruned=made(METHOD, 100)),
         losing("s4", pruned_lost, N, pruned=made(four, 100, 75)),
     ]
-    run = replace(RUN, settings=SETTINGS, dense="d", sparse=("d4", "s", "s4"), finished=True, source_type=source_type)
+    run = replace(
+        RUN,
+        settings=SETTINGS,
+        dense="d",
+        sparse=("d4", "s", "s4"),
+        finished=True,
+        source_type=source_type,
+    )
     return results_of(run, [losing("d", 0.0, N), *sparse])
 
 
@@ -70,7 +79,8 @@ def test_a_base_that_was_quantised_is_labelled_and_not_ranked():
     assert list(again.names.values()) == ["dense", "dense, Q4_0 again", "10 %", "10 %, Q4_0 again"]
     first, second = quantised_figures(again)
     assert (
-        first.startswith("Quantised again: the dense model comes from a Q4_1 file") and "better" not in first + second
+        first.startswith("Quantised again: the dense model comes from a Q4_1 file")
+        and "better" not in first + second
     )
 
 
@@ -88,15 +98,25 @@ def test_answer_race_and_next_step_are_about_unquantised_models():
 def test_they_win_the_bytes_of_their_files_and_are_not_timed():
     backend = SimpleNamespace(model_shape=lambda _: SHAPE, result=lambda kind, key: None)
     gained, omitted = run_gains(backend, found(), "bytes", partial(TimingSettings, dense="d"))
-    assert {key: gained.gains[key].value for key in ("d4", "s4")} == {"d4": 200 / 80, "s4": 200 / 75} and not omitted
-    notes = [note.text for note in gain_chart(found().tradeoff(), gained, "word perplexity").layout.annotations]
-    assert any(text.endswith(" dense") for text in notes) and not any(text.endswith(" 0 %") for text in notes), notes
+    assert {key: gained.gains[key].value for key in ("d4", "s4")} == {
+        "d4": 200 / 80,
+        "s4": 200 / 75,
+    } and not omitted
+    notes = [
+        note.text
+        for note in gain_chart(found().tradeoff(), gained, "word perplexity").layout.annotations
+    ]
+    assert any(text.endswith(" dense") for text in notes) and not any(
+        text.endswith(" 0 %") for text in notes
+    ), notes
     _, omitted = run_gains(backend, found(), "reading", partial(TimingSettings, dense="d"))
     assert [(why, [each.record.key for each in models]) for why, models in omitted.items()] == [
         (QUANTISED, ["d4", "s4"]),
         (UNTIMED, ["s"]),
     ]
-    _, omitted = run_gains(backend, found(), "reading", partial(TimingSettings, dense="d", runtime="llama.cpp"))
+    _, omitted = run_gains(
+        backend, found(), "reading", partial(TimingSettings, dense="d", runtime="llama.cpp")
+    )
     assert [(why, len(models)) for why, models in omitted.items()] == [(UNTIMED, 3)]
 
 
@@ -112,7 +132,10 @@ def test_each_has_its_line_in_the_table_of_the_shell_and_in_the_document():
     ]
     # Of files of one kind.
     assert [round(each["bytes_removed_percent"]) for each in document["sparse"]] == [60, 5, 62]
-    assert document["sparse"][0]["quantised"]["n_bytes"] == 80 * 10**6 and document["sparse"][1]["quantised"] is None
+    assert (
+        document["sparse"][0]["quantised"]["n_bytes"] == 80 * 10**6
+        and document["sparse"][1]["quantised"] is None
+    )
 
 
 def test_the_best_estimate_is_a_share_of_the_budget_whatever_the_chart_s_axis_is():
@@ -125,6 +148,10 @@ def test_the_best_estimate_is_a_share_of_the_budget_whatever_the_chart_s_axis_is
 def test_dense_quantised_answers_nothing_until_a_model_is_pruned():
     results = found()
     begun = replace(results, models=results.models[:2])
-    assert [each.permille for each in begun.judged] == [0] and begun.headline is None and begun.best == []
+    assert (
+        [each.permille for each in begun.judged] == [0]
+        and begun.headline is None
+        and begun.best == []
+    )
     assert run_answer.answer_sentence(begun) == "The dense model is evaluated; no sparse model was."
     assert begun.tradeoff().leader == ""

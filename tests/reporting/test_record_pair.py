@@ -32,15 +32,24 @@ def test_only_passages_that_both_answered_are_compared_beside_their_own_texts(ba
     run, (dense, *_, sparse) = specimens.run()
     answered = tuple(outcome for outcome in sparse.outcomes if outcome.index % 3 == 1)
     backend.add_run((run, [dense, replace(sparse, outcomes=answered, stopping=STOPPED)]))
-    pair = load_pair(backend, *(RecordChoice(key=record.key, name="x", address="x") for record in (dense, sparse)))
+    pair = load_pair(
+        backend,
+        *(RecordChoice(key=record.key, name="x", address="x") for record in (dense, sparse)),
+    )
     indices = [outcome.index for outcome in pair.left.outcomes]
-    assert indices == [outcome.index for outcome in pair.right.outcomes] == [i for i in range(120) if i % 3 == 1]
+    assert (
+        indices
+        == [outcome.index for outcome in pair.right.outcomes]
+        == [i for i in range(120) if i % 3 == 1]
+    )
     kinds = pair.kinds(range(40))
     right = sum(o.last_word_right for o in dense.outcomes if o.index % 3 == 1)
     assert len(kinds["both-right"]) + len(kinds["broke"]) == right
     whole = specimens.passages()
     texts = pair.texts(whole)
-    assert list(texts.indices) == indices and texts.targets == tuple(whole.targets[i] for i in indices)
+    assert list(texts.indices) == indices and texts.targets == tuple(
+        whole.targets[i] for i in indices
+    )
     assert pair.texts(None) is None
 
 
@@ -52,7 +61,11 @@ def shown(drawn: str) -> str:
 @pytest.mark.parametrize(
     ("left", "right", "marked"),
     [
-        ("the harbour was quiet", "the harbour and the sea", ("the harbour ❘was quiet", "the harbour ❘and the sea")),
+        (
+            "the harbour was quiet",
+            "the harbour and the sea",
+            ("the harbour ❘was quiet", "the harbour ❘and the sea"),
+        ),
         ("old", "new", ("❘old", "❘new")),
         ("so it", "so it was", ("so it❘", "so it ❘was")),
         ("so it was", "so it was", ("so it was", "so it was")),
@@ -63,7 +76,9 @@ def shown(drawn: str) -> str:
 def test_the_mark_stands_behind_the_words_that_both_begin_with(left, right, marked):
     drawn = mark_divergence(left, right)
     assert tuple(map(shown, drawn)) == marked
-    assert all((DIVERGENCE_SIGN in each) == ('role="img" aria-label="parts"' in each) for each in drawn)
+    assert all(
+        (DIVERGENCE_SIGN in each) == ('role="img" aria-label="parts"' in each) for each in drawn
+    )
 
 
 @given(*[st.text(max_size=60).filter(lambda t: DIVERGENCE_SIGN not in t)] * 2)
@@ -89,8 +104,12 @@ PASSAGES = specimens.passages(3)
 
 
 def with_text(text: str):
-    record = replace(PAIR.left, outcomes=tuple(replace(o, target=text, answer=text) for o in PAIR.left.outcomes))
-    return replace(PAIR, left=record, right=record), replace(PASSAGES, contexts=(text,) * 3, targets=(text,) * 3)
+    record = replace(
+        PAIR.left, outcomes=tuple(replace(o, target=text, answer=text) for o in PAIR.left.outcomes)
+    )
+    return replace(PAIR, left=record, right=record), replace(
+        PASSAGES, contexts=(text,) * 3, targets=(text,) * 3
+    )
 
 
 def read_csv(data: bytes) -> list[dict[str, str]]:
@@ -113,7 +132,9 @@ def test_csv_and_parquet_hold_the_same_passages_in_the_order_of_the_view():
     assert list(rows[0]) == list(table[0])
     (row,) = read_csv(view_file(PAIR, [0], None, "csv"))
     assert row["context"] == "" and row["target"] == PAIR.left.outcomes[0].target
-    assert pq.read_schema(io.BytesIO(view_file(PAIR, [], PASSAGES, "parquet"))).names == list(table[0])
+    assert pq.read_schema(io.BytesIO(view_file(PAIR, [], PASSAGES, "parquet"))).names == list(
+        table[0]
+    )
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-2", "@SUM(A1)", " =1"])
@@ -124,19 +145,25 @@ def test_no_cell_begins_like_a_formula(text):
     assert read_parquet(view_file(pair, [0], passages, "parquet"))[0]["target"] == text
 
 
-@pytest.mark.parametrize("text", ['quo"te, comma\nline', "half \ud83d"], ids=["quotes", "surrogate"])
+@pytest.mark.parametrize(
+    "text", ['quo"te, comma\nline', "half \ud83d"], ids=["quotes", "surrogate"]
+)
 def test_any_text_comes_back_as_it_was(text):
     pair, passages = with_text(text)
     sent = text.encode("utf-8", "replace").decode()
     (kept,) = read_parquet(view_file(pair, [0], passages, "parquet"))
     sample = json.loads(harness_samples(pair.left, passages).splitlines()[0])
-    assert kept["context"] == kept["left_answer"] == sample["arguments"]["gen_args_0"]["arg_0"] == sent
+    assert (
+        kept["context"] == kept["left_answer"] == sample["arguments"]["gen_args_0"]["arg_0"] == sent
+    )
     assert read_csv(view_file(pair, [0], passages, "csv"))[0]["context"] == sent
 
 
 REAL = {
     "doc_id": 2,
-    "doc": {"text": "Zo\xeb said \u201cthe boat\u201d\nand the lamp went home \U0001f469\u200d\U0001f680"},
+    "doc": {
+        "text": "Zo\xeb said \u201cthe boat\u201d\nand the lamp went home \U0001f469\u200d\U0001f680"
+    },
     "target": " \U0001f469\u200d\U0001f680",
     "arguments": {
         "gen_args_0": {
@@ -154,15 +181,19 @@ REAL = {
     "perplexity": -82.546875,
     "acc": 0,
 }
-"""One line of a samples file of lm_eval 0.4.13: `lambada_openai`'s template over a local file, a tiny model,
-log_samples.
+"""One line of a samples file of lm_eval 0.4.13: `lambada_openai`'s template over a local file, a
+tiny model, log_samples.
 """
 
 
 def test_a_sample_equals_the_line_that_the_harness_wrote_of_the_same_passage():
     context, target = REAL["arguments"]["gen_args_0"].values()
     outcome = replace(
-        PAIR.left.outcomes[0], index=2, target=target.strip(), last_word_right=False, log_likelihood=REAL["perplexity"]
+        PAIR.left.outcomes[0],
+        index=2,
+        target=target.strip(),
+        last_word_right=False,
+        log_likelihood=REAL["perplexity"],
     )
     record = replace(PAIR.left, outcomes=(outcome,))
     passages = replace(PASSAGES, indices=(2,), contexts=(context,), targets=(target,))

@@ -1,4 +1,6 @@
-"""The sentences about one run or search, from verdicts made for them, and the same verdict everywhere else."""
+"""The sentences about one run or search, from verdicts made for them, and the same verdict
+everywhere else.
+"""
 
 import html
 from dataclasses import replace
@@ -47,11 +49,17 @@ LIMITS = "Limits: perplexity 1.10 ×, accuracy −2 points."
 OPEN = "accuracy is undecided on 120 passages"
 
 
-def sweep_of(*sparse: Record, finished: bool = True, tolerance: Tolerance | None = None) -> RunResults:
+def sweep_of(
+    *sparse: Record, finished: bool = True, tolerance: Tolerance | None = None
+) -> RunResults:
     dense = specimens.record(DENSE)
     methods = tuple(dict.fromkeys(r.pruned.method for r in sparse if r.pruned))
-    run, _ = specimens.run(replace(specimens.SETTINGS, methods=methods) if methods else specimens.SETTINGS)
-    run = replace(run, dense=dense.key, sparse=tuple(record.key for record in sparse), finished=finished)
+    run, _ = specimens.run(
+        replace(specimens.SETTINGS, methods=methods) if methods else specimens.SETTINGS
+    )
+    run = replace(
+        run, dense=dense.key, sparse=tuple(record.key for record in sparse), finished=finished
+    )
     return results_of(run, [dense, *sparse], tolerance=tolerance)
 
 
@@ -59,7 +67,9 @@ def said(*sparse: Record, **more) -> str:
     return plain(answers.answer_sentence(sweep_of(*sparse, **more)))
 
 
-def shifted(nats: float, permille: int, spread: float = 0.1, method: str = "least-squares") -> Record:
+def shifted(
+    nats: float, permille: int, spread: float = 0.1, method: str = "least-squares"
+) -> Record:
     """The dense answers with each target less likely by about this much; every verdict stays."""
     outcomes = tuple(
         replace(outcome, log_likelihood=outcome.log_likelihood - nats - spread * (i % 2 - 0.5))
@@ -72,20 +82,26 @@ WITHIN, UNDECIDED, BEYOND = shifted(0.01, 100), shifted(0.09, 200, spread=1.0), 
 
 
 def drawn(n, fall, spread, right, seed):
-    """n passages whose words lost so many nats, with so much spread; the first `right` of them answered right."""
+    """n passages whose words lost so many nats, with so much spread; the first `right` of them
+    answered right.
+    """
     rng = Random(seed)
     (one,) = answered("x", 1).outcomes
     noise = [spread * rng.gauss(0, 1) for _ in range(n)]
     middle = sum(noise) / n
     return tuple(
-        replace(one, index=i, last_word_right=i < right, log_likelihood=-4.0 - fall - value + middle)
+        replace(
+            one, index=i, last_word_right=i < right, log_likelihood=-4.0 - fall - value + middle
+        )
         for i, value in enumerate(noise)
     )
 
 
 def run_of(n, dense, *sparse):
     """A run over n passages. dense: right answers; sparse: (percent, nats lost, spread, right)."""
-    settings = RunSettings(methods=(RANDOM,), sparsities_permille=tuple(10 * percent for percent, *_ in sparse))
+    settings = RunSettings(
+        methods=(RANDOM,), sparsities_permille=tuple(10 * percent for percent, *_ in sparse)
+    )
     records = [answered(f"{n}-dense", n, outcomes=drawn(n, 0, 0, dense, 0))]
     for i, (percent, fall, spread, right) in enumerate(sparse):
         gone = replace(PRUNED.reached, channels=0.97 * percent / 100)
@@ -93,7 +109,9 @@ def run_of(n, dense, *sparse):
         outcomes = drawn(n, fall, spread, right, i + 1)
         records.append(answered(f"{n}-{percent}", n, pruned=made, outcomes=outcomes))
     keys = tuple(record.key for record in records[1:])
-    return results_of(replace(RUN, settings=settings, dense=records[0].key, sparse=keys, finished=True), records)
+    return results_of(
+        replace(RUN, settings=settings, dense=records[0].key, sparse=keys, finished=True), records
+    )
 
 
 def within(factor, more=OPEN):
@@ -128,7 +146,10 @@ CLOSE = "is too close to call on 120 passages."
             f"Removing up to 10 % of the MLP channels {within(1.01)}. 20 % {beyond(1.35)}.",
         ),
         ((UNDECIDED, BEYOND), f"Removing 30 % of the MLP channels {beyond(1.35)}. 20 % {CLOSE}"),
-        ((shifted(0.09, 100, spread=1.0), UNDECIDED), f"Removing 10 % or 20 % of the MLP channels {CLOSE} {LIMITS}"),
+        (
+            (shifted(0.09, 100, spread=1.0), UNDECIDED),
+            f"Removing 10 % or 20 % of the MLP channels {CLOSE} {LIMITS}",
+        ),
         ((), "The dense model is evaluated; no sparse model was."),
     ],
     ids=[
@@ -142,18 +163,26 @@ CLOSE = "is too close to call on 120 passages."
         "none",
     ],
 )
-def test_the_answer_names_the_largest_sparsity_within_the_smallest_beyond_and_what_is_undecided(sparse, sentence):
+def test_the_answer_names_the_largest_sparsity_within_the_smallest_beyond_and_what_is_undecided(
+    sparse, sentence
+):
     assert said(*sparse) == sentence
 
 
 @pytest.mark.parametrize(
     ("reached", "note"),
-    [(0.0, " (0.0 % after rounding the widths)"), (0.116, " (11.6 % after rounding the widths)"), (0.104, "")],
+    [
+        (0.0, " (0.0 % after rounding the widths)"),
+        (0.116, " (11.6 % after rounding the widths)"),
+        (0.104, ""),
+    ],
 )
 def test_a_share_that_the_widths_were_rounded_away_from_is_said(reached, note):
     gone = replace(WITHIN.pruned.reached, channels=reached)
     record = replace(WITHIN, pruned=replace(WITHIN.pruned, reached=gone))
-    assert said(record).startswith(f"Removing up to 10 % of the MLP channels{note} stays within your limit")
+    assert said(record).startswith(
+        f"Removing up to 10 % of the MLP channels{note} stays within your limit"
+    )
 
 
 def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
@@ -163,7 +192,9 @@ def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
         "24 %)."
     )
     within, beyond = map(plain, answers.answer_figures(found))
-    assert within.startswith("10 % (measured 10.4 % of the MLP channels, 7.8 % of the blocks' weights, 6.2 % of the")
+    assert within.startswith(
+        "10 % (measured 10.4 % of the MLP channels, 7.8 % of the blocks' weights, 6.2 % of the"
+    )
     assert "6.2 % of the multiply-adds): perplexity 1.01 × dense's" in within
     assert "dense's (1.00 to 1.02), accuracy 0.0 points (" in within
     assert within.endswith("; intervals of 99.2 % and 98.8 %.")
@@ -180,19 +211,30 @@ def test_the_limit_is_met_on_straight_lines_through_dense_and_the_models():
     assert alone.percent == pytest.approx(100 * 5 / 24 * log(1.1) / 0.1) and alone.high is None
     assert answers.limit_estimate(sweep_of(WITHIN)) is None, "nothing is known of more"
     near, far = (sweep_of(shifted(nats, 900, method="random")) for nats in (0.95, 0.96))
-    assert answers.limit_estimate(near) and answers.limit_estimate(far) is None, "losses do not grow evenly so far"
-    assert answers.limit_estimate(sweep_of()) is None is answers.limit_estimate(run_of(1, 0, (30, 9.8, 0, 0)))
+    assert answers.limit_estimate(near) and answers.limit_estimate(far) is None, (
+        "losses do not grow evenly so far"
+    )
+    assert (
+        answers.limit_estimate(sweep_of())
+        is None
+        is answers.limit_estimate(run_of(1, 0, (30, 9.8, 0, 0)))
+    )
 
 
 def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_that_it_began_from():
-    plain_one, done = shifted(0.3, 200), Healed(steps=8, kept_step=8, before=0.2, after=0.1, n_tokens=60, weights="x")
+    plain_one, done = (
+        shifted(0.3, 200),
+        Healed(steps=8, kept_step=8, before=0.2, after=0.1, n_tokens=60, weights="x"),
+    )
     undecided = shifted(0.05, 200, spread=1.0)
     made = replace(undecided.pruned, method=undecided.pruned.method.healed(8), healed=done)
     found = sweep_of(plain_one, replace(undecided, key="healed", pruned=made))
     figures = plain(" ".join(answers.answer_figures(found)))
     assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
     asked = next_step(found).asked
-    assert asked.methods == (made.method.unhealed, made.method) and asked.sparsities_permille == (200,)
+    assert asked.methods == (made.method.unhealed, made.method) and asked.sparsities_permille == (
+        200,
+    )
 
 
 def test_an_unfinished_run_speaks_for_so_far_and_has_no_next_step():
@@ -205,7 +247,9 @@ def test_an_unfinished_run_speaks_for_so_far_and_has_no_next_step():
 
 def test_the_method_with_the_largest_sparsity_within_is_the_best():
     weak = [shifted(0.3, permille, method="random") for permille in (100, 200)]
-    strong = [shifted(nats, permille, method="magnitude") for permille, nats in ((100, 0.01), (200, 0.3))]
+    strong = [
+        shifted(nats, permille, method="magnitude") for permille, nats in ((100, 0.01), (200, 0.3))
+    ]
     found = sweep_of(*weak, *strong)
     assert [row.record.key for row in found.best] == [record.key for record in strong]
     assert "Removing up to 10 % of the MLP channels with “magnitude” stays within" in plain(
@@ -215,7 +259,9 @@ def test_the_method_with_the_largest_sparsity_within_is_the_best():
 
 def race_of(**lost: float) -> RunResults:
     """Each method at 10 %, having lost so many nats; "magnitude" leads."""
-    return sweep_of(*(shifted(nats, 100, method=name) for name, nats in ({"magnitude": 0.01} | lost).items()))
+    return sweep_of(
+        *(shifted(nats, 100, method=name) for name, nats in ({"magnitude": 0.01} | lost).items())
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,12 +272,16 @@ def race_of(**lost: float) -> RunResults:
             "“magnitude” wins at 10 % (perplexity, p < 0.001 after Holm): it beats “flap” and “random”.",
         ),
         (
-            sweep_of(WITHIN, shifted(0.02, 100, 1.0, "magnitude"), shifted(0.4, 100, method="random")),
+            sweep_of(
+                WITHIN, shifted(0.02, 100, 1.0, "magnitude"), shifted(0.4, 100, method="random")
+            ),
             "“least-squares” beats “random” at 10 % (perplexity, p < 0.001 after Holm), but cannot be told apart from "
             "“magnitude” on 120 passages.",
         ),
         (
-            sweep_of(WITHIN, replace(WITHIN, key="same", pruned=shifted(0.01, 100, method="flap").pruned)),
+            sweep_of(
+                WITHIN, replace(WITHIN, key="same", pruned=shifted(0.01, 100, method="flap").pruned)
+            ),
             "“least-squares” cannot be told apart from “flap” at 10 % on 120 passages.",
         ),
         (
@@ -240,30 +290,49 @@ def race_of(**lost: float) -> RunResults:
             "there.",
         ),
         (
-            sweep_of(WITHIN, shifted(0.4, 100, method="random"), shifted(0.3, 100, method="magnitude-2:4")),
+            sweep_of(
+                WITHIN,
+                shifted(0.4, 100, method="random"),
+                shifted(0.3, 100, method="magnitude-2:4"),
+            ),
             "“least-squares” wins at 10 % (perplexity, p < 0.001 after Holm): it beats “random”.",
         ),
         (sweep_of(WITHIN, shifted(0.3, 200, method="flap")), ""),
         (sweep_of(WITHIN, shifted(0.3, 100, method="magnitude-2:4")), ""),
         (sweep_of(WITHIN), ""),
     ],
-    ids=["wins", "some", "identical", "some-missing", "beside-masks", "no-common-sparsity", "masks", "one-method"],
+    ids=[
+        "wins",
+        "some",
+        "identical",
+        "some-missing",
+        "beside-masks",
+        "no-common-sparsity",
+        "masks",
+        "one-method",
+    ],
 )
 def test_a_race_says_which_method_wins_or_that_they_cannot_be_told_apart(found, sentence):
     assert plain(answers.race_sentence(found)) == sentence
     whole, alone = (plain(answers.answer_sentence(found, race=race)) for race in (True, False))
     assert whole.startswith("Removing ") and whole == f"{alone} {sentence}".strip()
     raced = run_document(found, found.dense, found.sparse)["race"]
-    assert [each["is_shown"] for each in raced] == [difference.is_shown for _, difference in found.race]
+    assert [each["is_shown"] for each in raced] == [
+        difference.is_shown for _, difference in found.race
+    ]
     figures = " ".join(map(plain, answers.answer_figures(found)))
     assert figures.count("that of “") == len(found.race)
     assert "that of “" not in " ".join(answers.answer_figures(found, race=False))
-    assert ("Not compared: “magnitude-2:4”." in figures) == any(not each.method.takes_channels for each in found.judged)
+    assert ("Not compared: “magnitude-2:4”." in figures) == any(
+        not each.method.takes_channels for each in found.judged
+    )
 
 
 def test_a_race_of_several_is_a_table_with_each_method_s_own_level_and_one_p_value():
     table = race_table(race_of(random=0.6, flap=0.4))
-    assert plain(table.caption).startswith("Word perplexity as a multiple of that of “magnitude” at 10 %")
+    assert plain(table.caption).startswith(
+        "Word perplexity as a multiple of that of “magnitude” at 10 %"
+    )
     assert [[*map(plain, row)] for row in table.rows] == [
         ["flap", "1.48 ×\n1.48 to 1.48 (99.4 %)", "< 0.001"],
         ["random", "1.80 ×\n1.80 to 1.80 (99.4 %)", "< 0.001"],
@@ -277,11 +346,18 @@ def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
     for (left, left_name), (right, right_name) in (sides, sides[::-1]):
         pair = Pair(left_name=left_name, left=left, right_name=right_name, right=right)
         sentence, lost, basis = map(plain, comparison_words(found, pair))
-        assert sentence == "magnitude 10 % has a lower perplexity than flap 10 %, tested on 120 passages."
+        assert (
+            sentence
+            == "magnitude 10 % has a lower perplexity than flap 10 %, tested on 120 passages."
+        )
         factor = "1.48" if right is rival else "0.68"
-        assert lost.startswith(f"{right_name}: perplexity {factor} × that of {left_name} (99.4 % interval ")
+        assert lost.startswith(
+            f"{right_name}: perplexity {factor} × that of {left_name} (99.4 % interval "
+        )
         assert "p < 0.001, Holm over 9 pairs)" in lost
-        assert "within" not in f"{sentence}{lost}{basis}" and "imit" not in f"{sentence}{lost}{basis}"
+        assert (
+            "within" not in f"{sentence}{lost}{basis}" and "imit" not in f"{sentence}{lost}{basis}"
+        )
     # Three pairs at three sparsities, of which one pair is shown already.
     assert found.race[0][1].level == 1 - 0.05 / 8
 
@@ -316,7 +392,10 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
     pair = Pair(left_name="dense", left=found.dense, right_name=name, right=judged.record)
     step = next_step(found)
     report = plain(html.unescape(html_report(found, pair, None, step=step).decode()))
-    assert all(plain(sentence) in report for sentence in model_verdict(name, judged.verdict, found.tolerance))
+    assert all(
+        plain(sentence) in report
+        for sentence in model_verdict(name, judged.verdict, found.tolerance)
+    )
     assert ("no interval" in str(numbers_table(found))) == (found.dense.last_word.total == 1)
     document = run_document(found, found.dense, found.sparse, step)
     assert document["sentence"] == plain(answers.answer_sentence(found))
@@ -330,7 +409,11 @@ def test_a_model_against_itself_is_not_judged():
     itself = "is compared with itself: nothing changes."
     for name, record in found.records.items():
         pair = Pair(left_name=name, left=record, right_name=name, right=record)
-        assert comparison_words(found, pair) == (f"{name} {itself}", "", "0 answers broke, 0 fixed.")
+        assert comparison_words(found, pair) == (
+            f"{name} {itself}",
+            "",
+            "0 answers broke, 0 fixed.",
+        )
 
 
 def trial(permille, verdict, n=400):
@@ -346,7 +429,9 @@ def search(*trials, answer=None, finished=True, n=400):
 
 def judged(nats, n=400, broke=0):
     falls = [nats + (0.3 if i % 2 else -0.3) for i in range(n)]
-    lost = Losses(nats=moments(falls), broke=broke, fixed=0, n_right=n // 2, anytime=False, alpha=0.01)
+    lost = Losses(
+        nats=moments(falls), broke=broke, fixed=0, n_right=n // 2, anytime=False, alpha=0.01
+    )
     return judge_all([lost], Tolerance())[0]
 
 
@@ -359,7 +444,12 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
     ("result", "verdicts", "method", "sentence"),
     [
         # On 400 and on 50 passages.
-        (FOUND, ENDS, CHANNELS, f"Removing up to 20 % of the MLP channels {KEPT}. 30 % {beyond(2.46)}."),
+        (
+            FOUND,
+            ENDS,
+            CHANNELS,
+            f"Removing up to 20 % of the MLP channels {KEPT}. 30 % {beyond(2.46)}.",
+        ),
         (
             FOUND,
             ENDS,
@@ -367,7 +457,12 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
             "Removing up to 20 % of the MLP channels with “least-squares (healed 8 steps)” "
             f"{KEPT}. 30 % {beyond(2.46)}.",
         ),
-        (FOUND, ENDS, WEIGHTS, f"Setting up to 20 % of the MLPs' weights to zero {KEPT}. 30 % {beyond(2.46)}."),
+        (
+            FOUND,
+            ENDS,
+            WEIGHTS,
+            f"Setting up to 20 % of the MLPs' weights to zero {KEPT}. 30 % {beyond(2.46)}.",
+        ),
         (
             search(trial(200, "within"), trial(300, "within"), answer=300),
             {300: judged(0.02)},
@@ -427,17 +522,35 @@ ON = "of the 5,151 passages of LAMBADA, fetched once from the hub: 120 are too f
             (shifted(0.09, 100, spread=1.0), shifted(0.01, 200), BEYOND),
             f"Next: search for the largest sparsity within your limit, between 20 and 30 %, on 1,800 {ON}",
         ),
-        ((shifted(0.3, 100), shifted(0.01, 200, 0.6)), f"Next: see whether more than 20 % can be removed, on 650 {ON}"),
+        (
+            (shifted(0.3, 100), shifted(0.01, 200, 0.6)),
+            f"Next: see whether more than 20 % can be removed, on 650 {ON}",
+        ),
         (
             (WITHIN, shifted(0.3, 200), shifted(0.09, 400, 1.0)),
             f"Next: search for the largest sparsity within your limit, between 10 and 20 %, on 1,800 {ON}",
         ),
-        ((shifted(0.01, 100, 0.6),), f"Next: see whether more than 10 % can be removed, on 650 {ON}"),
-        ((shifted(0.3, 300, 0.6),), f"Next: see whether less than 30 % can be removed, on 650 {ON}"),
+        (
+            (shifted(0.01, 100, 0.6),),
+            f"Next: see whether more than 10 % can be removed, on 650 {ON}",
+        ),
+        (
+            (shifted(0.3, 300, 0.6),),
+            f"Next: see whether less than 30 % can be removed, on 650 {ON}",
+        ),
         ((BEYOND,), "Next: see whether less than 30 % can be removed."),
         ((BLIND,), f"Next: see whether less than 30 % can be removed with “best”, on 650 {ON}"),
     ],
-    ids=["undecided", "between", "beyond-below-within", "undecided-above-beyond", "more", "less", "enough", "blind"],
+    ids=[
+        "undecided",
+        "between",
+        "beyond-below-within",
+        "undecided-above-beyond",
+        "more",
+        "less",
+        "enough",
+        "blind",
+    ],
 )
 def test_the_next_step_depends_on_what_is_open(sparse, sentence):
     step = next_step(sweep_of(*sparse))
@@ -457,7 +570,9 @@ def test_the_limit_of_accuracy_is_drawn_only_where_accuracy_is_judged():
 
 
 @pytest.mark.parametrize(("n_answered", "more"), [(300, True), (60, False)])
-def test_what_stopped_early_is_tested_on_all_passages_where_these_should_decide_it(n_answered, more):
+def test_what_stopped_early_is_tested_on_all_passages_where_these_should_decide_it(
+    n_answered, more
+):
     whole = run_of(1000, 400, (10, 0.04, 0.7, 400))
     early = replace(whole.run.settings.evaluation, stop_early=True)
     settings = replace(whole.run.settings, evaluation=early)
@@ -475,7 +590,11 @@ def with_answers(swept: RunResults, dense: QuestionSet, *others: QuestionSet, **
     """The results with dense's answers, and those of the first sparse models."""
     sets = dict(zip("abcd", (dense, *others), strict=False))
     answers = {record: (key,) for record, key in zip(swept.run.records, sets, strict=False)}
-    return results_of(replace(swept.run, answers=answers, **more), [each.record for each in swept.models], sets=sets)
+    return results_of(
+        replace(swept.run, answers=answers, **more),
+        [each.record for each in swept.models],
+        sets=sets,
+    )
 
 
 def test_a_model_that_has_not_answered_the_tasks_is_never_within_and_a_task_that_is_not_judged_is_named():
@@ -485,7 +604,9 @@ def test_a_model_that_has_not_answered_the_tasks_is_never_within_and_a_task_that
     assert plain(verdict_words(second.verdict)) == "is undecided: not all tasks were answered"
     few, none = verdicts(both=3, wrong=50)
     found = with_answers(sweep_of(WITHIN), few, none)
-    assert plain(verdict_words(found.judged[0].verdict)).endswith("(limit 1.10 ×); sums is not judged; " + OPEN)
+    assert plain(verdict_words(found.judged[0].verdict)).endswith(
+        "(limit 1.10 ×); sums is not judged; " + OPEN
+    )
 
 
 def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
@@ -495,7 +616,8 @@ def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
     # Those to come count as well, so that no verdict is taken back once they are there.
     begun = with_answers(swept, dense, lost, finished=False)
     (one,), (other,), (early,) = (
-        found.judged[0].verdict.tasks for found in (with_answers(swept, dense, lost, **alone), gone, begun)
+        found.judged[0].verdict.tasks
+        for found in (with_answers(swept, dense, lost, **alone), gone, begun)
     )
     assert (one.verdict, other.verdict, early.verdict) == ("within", "undecided", "undecided")
 
@@ -515,8 +637,13 @@ def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
     ],
     ids=["more", "all-asked", "too-few-there"],
 )
-def test_where_tasks_alone_leave_a_model_undecided_more_of_their_questions_are_asked(limit, broke, task, said, n):
-    swept, (dense, lost) = sweep_of(shifted(0.01, 100)), verdicts(both=200 - broke, broke=broke, task=task)
+def test_where_tasks_alone_leave_a_model_undecided_more_of_their_questions_are_asked(
+    limit, broke, task, said, n
+):
+    swept, (dense, lost) = (
+        sweep_of(shifted(0.01, 100)),
+        verdicts(both=200 - broke, broke=broke, task=task),
+    )
     evaluation = replace(swept.run.settings.evaluation, tasks=(task,), task_limit=limit)
     settings = replace(swept.run.settings, evaluation=evaluation, sparsities_permille=(100,))
     found = with_answers(swept, dense, lost, settings=settings)
@@ -527,35 +654,52 @@ def test_where_tasks_alone_leave_a_model_undecided_more_of_their_questions_are_a
     step = next_step(found)
     assert step.said == said
     assert step.asked == (
-        run.settings if n is None else replace(run.settings, evaluation=replace(evaluation, task_limit=n))
+        run.settings
+        if n is None
+        else replace(run.settings, evaluation=replace(evaluation, task_limit=n))
     )
     assert bool(step.link) == (n is not None)
 
 
 @pytest.mark.parametrize(
     ("ratio", "on", "text", "at"),
-    [(1.27, "", "builtin:cloze", 3), (1.17, ", on the 402 built-in passages: 120 are too few", BUILTIN_CLOZE_402, 2)],
+    [
+        (1.27, "", "builtin:cloze", 3),
+        (1.17, ", on the 402 built-in passages: 120 are too few", BUILTIN_CLOZE_402, 2),
+    ],
 )
 def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text, at):
     found = sweep_of(shifted(0.9, 100, 0.6), tolerance=Tolerance(ratio=ratio))
     built_in = replace(found.run.settings.evaluation, corpus="builtin:cloze")
-    found = replace(found, run=replace(found.run, settings=replace(found.run.settings, evaluation=built_in)))
+    found = replace(
+        found, run=replace(found.run, settings=replace(found.run.settings, evaluation=built_in))
+    )
     step = next_step(found)
-    assert f"less than 10 % can be removed{on}" in plain(step.said) and step.asked.evaluation.corpus == text
+    assert (
+        f"less than 10 % can be removed{on}" in plain(step.said)
+        and step.asked.evaluation.corpus == text
+    )
     nearer = replace(found, tolerance=Tolerance(ratio=1.06))
     assert next_step(nearer).asked.evaluation.corpus == "lambada_openai"
     without = next_step(nearer, reach=Reach(lacks=lambda text: text == "lambada_openai"))
-    assert "more than any text within reach has" in plain(without.said), "one that is out of reach is not offered"
+    assert "more than any text within reach has" in plain(without.said), (
+        "one that is out of reach is not offered"
+    )
     far = next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
     assert plain(far.said).startswith(
         "A search at a limit of 1.01 × takes about 56,000 passages, more than any text within reach has. "
         f"Next: try {at} % on"
     )
-    assert far.asked.sparsities_permille == (10 * at,) and far.asked.evaluation.corpus == "lambada_openai"
+    assert (
+        far.asked.sparsities_permille == (10 * at,)
+        and far.asked.evaluation.corpus == "lambada_openai"
+    )
 
 
 def test_where_nothing_was_calibrated_the_usual_method_is_tried():
-    step = next_step(sweep_of(shifted(0.9, 20, 1.0, "random")), reach=Reach(lacks=lambda text: True))
+    step = next_step(
+        sweep_of(shifted(0.9, 20, 1.0, "random")), reach=Reach(lacks=lambda text: True)
+    )
     assert "Next: try 1 % with “best” (that may stay undecided), or upload" in plain(
         step.said
     ) and step.asked.methods == (method_named("best"),)
@@ -565,7 +709,9 @@ def test_where_nothing_was_calibrated_the_usual_method_is_tried():
 def test_the_next_step_has_calibration_text_enough_for_its_method(n, asked):
     found = sweep_of(shifted(0.9, 20, 1.0, "random"))
     calibration = replace(found.run.settings.calibration, n_samples=n)
-    found = replace(found, run=replace(found.run, settings=replace(found.run.settings, calibration=calibration)))
+    found = replace(
+        found, run=replace(found.run, settings=replace(found.run.settings, calibration=calibration))
+    )
     step = next_step(found, reach=Reach(lacks=lambda text: True))
     assert step.asked.calibration == replace(calibration, n_samples=asked)
 
@@ -582,20 +728,28 @@ def test_the_next_step_has_calibration_text_enough_for_its_method(n, asked):
     ],
 )
 def test_where_no_text_suffices_for_a_search_one_sparsity_between_is_tried(sparse, permille):
-    found = sweep_of(*(shifted(*each, spread=0.6) for each in sparse), tolerance=Tolerance(ratio=1.09))
+    found = sweep_of(
+        *(shifted(*each, spread=0.6) for each in sparse), tolerance=Tolerance(ratio=1.09)
+    )
     step = next_step(found, reach=Reach(lacks=lambda text: True))
     assert "passages, more than any text within reach has." in plain(step.said)
     if permille is None:
         assert step.link == "" and "Next: upload more passages" in step.said
     else:
-        assert step.asked.sparsities_permille == (permille,) and step.asked.evaluation == found.run.settings.evaluation
+        assert (
+            step.asked.sparsities_permille == (permille,)
+            and step.asked.evaluation == found.run.settings.evaluation
+        )
 
 
 def next_of(found, corpus="builtin:cloze", n_passages=None, reach=NOTHING_KNOWN):
     """The next step of the run, had its passages been of this text."""
     settings = found.run.settings
     evaluation = replace(settings.evaluation, corpus=corpus, n_passages=n_passages)
-    return next_step(replace(found, run=replace(found.run, settings=replace(settings, evaluation=evaluation))), reach)
+    return next_step(
+        replace(found, run=replace(found.run, settings=replace(settings, evaluation=evaluation))),
+        reach,
+    )
 
 
 TWO = run_of(132, 60, (10, 0.04, 0.4, 59), (20, 0.25, 0.7, 55))
@@ -624,7 +778,11 @@ NEVER, OWN = "Fewer than 30 passages can never confirm a model.", "upload:own.js
             "it, estimated from these 132, if as much is lost there.",
             ((100,), "lambada_openai", 3400),
         ),
-        (*(TWO, OWN, 132), "Next: test 10 % and 20 % on all passages of own.jsonl.", ((100, 200), OWN, None)),
+        (
+            *(TWO, OWN, 132),
+            "Next: test 10 % and 20 % on all passages of own.jsonl.",
+            ((100, 200), OWN, None),
+        ),
         (
             *(EIGHT, OWN, None),
             f"{NEVER} Next: test 10 % and 20 % on 960 of the 5,151 passages of LAMBADA, fetched once from the hub.",
@@ -648,14 +806,31 @@ NEVER, OWN = "Fewer than 30 passages can never confirm a model.", "upload:own.js
             ((50,), "lambada_openai", None),
         ),
     ],
-    ids=["fewest", "rest-of-the-text", "another-text", "own-part", "eight", "one", "near", "all-there-are"],
+    ids=[
+        "fewest",
+        "rest-of-the-text",
+        "another-text",
+        "own-part",
+        "eight",
+        "one",
+        "near",
+        "all-there-are",
+    ],
 )
-def test_the_next_step_asks_for_undecided_models_on_passages_that_there_are(found, corpus, n_passages, said, asked):
+def test_the_next_step_asks_for_undecided_models_on_passages_that_there_are(
+    found, corpus, n_passages, said, asked
+):
     # A text of the catalog has as many passages as it says, whatever was answered.
     if corpus == "lambada_openai" and n_passages is None:
-        found = replace(found, models=tuple(replace(e, record=larger(e.record)) for e in found.models))
+        found = replace(
+            found, models=tuple(replace(e, record=larger(e.record)) for e in found.models)
+        )
     step = next_of(found, corpus, n_passages)
-    wanted = step.asked.sparsities_permille, step.asked.evaluation.corpus, step.asked.evaluation.n_passages
+    wanted = (
+        step.asked.sparsities_permille,
+        step.asked.evaluation.corpus,
+        step.asked.evaluation.n_passages,
+    )
     assert plain(step.said).startswith(said) and wanted == asked
 
 
@@ -669,7 +844,9 @@ def test_one_passage_is_followed_by_the_longest_text_where_none_has_enough():
     found = run_of(1, 0, (10, 0.02, 0.6, 0))
     step = next_step(found, reach=Reach(lacks=lambda text: text == "lambada_openai"))
     assert plain(step.said) == f"{NEVER} Next: test 10 % on the 402 built-in passages."
-    assert step.asked.evaluation == replace(found.run.settings.evaluation, corpus="builtin:cloze-402", n_passages=None)
+    assert step.asked.evaluation == replace(
+        found.run.settings.evaluation, corpus="builtin:cloze-402", n_passages=None
+    )
 
 
 def test_the_next_step_of_a_race_asks_for_the_best_method_only():
@@ -680,12 +857,19 @@ def test_the_next_step_of_a_race_asks_for_the_best_method_only():
 
 def test_too_few_passages_for_a_verdict_are_not_searched_on():
     step = next_of(run_of(8, 3, (90, 9.0, 2.0, 0)), OWN)
-    assert step.asked.evaluation.n_passages == 4900 and plain(step.said).endswith("can never confirm a model.")
+    assert step.asked.evaluation.n_passages == 4900 and plain(step.said).endswith(
+        "can never confirm a model."
+    )
 
 
 def test_a_search_is_proposed_on_an_upload_only_where_all_of_it_has_enough_passages():
     part = run_of(8, 3, (90, 9.0, 2.0, 0))
-    for n_there, corpus in ((12, "lambada_openai"), (4_000, "lambada_openai"), (20_000, OWN), (0, "lambada_openai")):
+    for n_there, corpus in (
+        (12, "lambada_openai"),
+        (4_000, "lambada_openai"),
+        (20_000, OWN),
+        (0, "lambada_openai"),
+    ):
         evaluation = next_of(part, OWN, 8, Reach(n_passages={OWN: n_there}.get)).asked.evaluation
         assert (evaluation.corpus, evaluation.n_passages) == (corpus, 4_900)
 
@@ -697,7 +881,9 @@ def test_what_the_form_would_refuse_is_not_linked_to_and_the_reason_is_said():
 
     found = sweep_of(shifted(0.9, 100, 0.6), tolerance=Tolerance(ratio=1.27))
     step = next_step(found, Reach(problems=problems))
-    assert step.said.endswith("It cannot start: A search needs at least 30 passages; the text has 12.")
+    assert step.said.endswith(
+        "It cannot start: A search needs at least 30 passages; the text has 12."
+    )
     assert step.link == ""
 
 
@@ -709,16 +895,25 @@ def test_what_the_form_would_refuse_is_not_linked_to_and_the_reason_is_said():
         (60.0, "best", "Change the limits"),
     ],
 )
-def test_a_search_leads_to_its_model_to_the_recommended_method_or_to_other_limits(slope, method, link):
+def test_a_search_leads_to_its_model_to_the_recommended_method_or_to_other_limits(
+    slope, method, link
+):
     run, records, found = specimens.search(slope=slope)
-    run, best = replace(run, find=replace(run.find, method=method_named(method))), method_named("best")
+    run, best = (
+        replace(run, find=replace(run.find, method=method_named(method))),
+        method_named("best"),
+    )
     records = [
-        each if each.pruned is None else replace(each, pruned=replace(each.pruned, method=method_named(method)))
+        each
+        if each.pruned is None
+        else replace(each, pruned=replace(each.pruned, method=method_named(method)))
         for each in records
     ]
     results = results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0))
     step = next_step(results)
-    assert step.link == link and step.asked == (replace(run.find, method=best) if slope == 60.0 else None)
+    assert step.link == link and step.asked == (
+        replace(run.find, method=best) if slope == 60.0 else None
+    )
     other = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.02, points=3.0)))
     assert other.said.startswith("The search was made for perplexity 1.30 ×, accuracy −30 points. ")
     assert other.asked is None or (other.asked.ratio, other.asked.points) == (1.02, 3.0)
@@ -726,10 +921,18 @@ def test_a_search_leads_to_its_model_to_the_recommended_method_or_to_other_limit
 
 def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
     whole = sweep_of(sparse := shifted(0.0, 100), other := shifted(2.0, 100, method="random"))
-    few = results_of(whole.run, [replace(each, outcomes=each.outcomes[:29]) for each in (whole.dense, sparse, other)])
-    one = results_of(whole.run, [replace(each, outcomes=each.outcomes[:1]) for each in (whole.dense, sparse, other)])
+    few = results_of(
+        whole.run,
+        [replace(each, outcomes=each.outcomes[:29]) for each in (whole.dense, sparse, other)],
+    )
+    one = results_of(
+        whole.run,
+        [replace(each, outcomes=each.outcomes[:1]) for each in (whole.dense, sparse, other)],
+    )
     assert answers.race_sentence(one) == "1 passage is too few to rank methods; test on 30 or more."
-    assert answers.race_sentence(few) == "29 passages are too few to rank methods; test on 30 or more."
+    assert (
+        answers.race_sentence(few) == "29 passages are too few to rank methods; test on 30 or more."
+    )
     ((_, difference),) = few.race
     assert difference_p(difference) == "not tested on fewer than 30 passages"
     assert "are too few to say which is better" in difference_sentence("a", "b", difference)
@@ -741,7 +944,11 @@ def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
     ("state", "n_sparse", "sentence"),
     [
         ("cancelled", 1, "This run was stopped: 1 of its 3 sparse models is done."),
-        ("crashed", 0, "This run was interrupted (its worker process died): 0 of its 3 sparse models are done."),
+        (
+            "crashed",
+            0,
+            "This run was interrupted (its worker process died): 0 of its 3 sparse models are done.",
+        ),
         (None, 1, "This run did not finish: 1 of its 3 sparse models is done."),
         ("queued", 1, ""),
         ("running", 1, ""),
@@ -751,10 +958,17 @@ def test_an_unfinished_run_says_how_it_ended_and_what_there_is(state, n_sparse, 
     run, _ = specimens.run(finished=False, n_sparse=n_sparse)
     assert answers.run_ending(run, job(specimens.SETTINGS, state) if state else None) == sentence
     whole, _ = specimens.run()
-    assert answers.run_ending(whole, job(specimens.SETTINGS, "failed")) == answers.run_ending(whole, None) == ""
+    assert (
+        answers.run_ending(whole, job(specimens.SETTINGS, "failed"))
+        == answers.run_ending(whole, None)
+        == ""
+    )
 
 
 def test_what_is_still_to_come_is_not_on_its_way_while_it_waits_or_is_stopped():
-    jobs = [job(specimens.SETTINGS, **more) for more in ({}, {"state": "queued"}, {"cancel_requested_at": 1.0})]
+    jobs = [
+        job(specimens.SETTINGS, **more)
+        for more in ({}, {"state": "queued"}, {"cancel_requested_at": 1.0})
+    ]
     sentences = ["It is on its way.", "This run is queued.", "This run is stopping."]
     assert [answers.still_to_come(each, "It is on its way.") for each in jobs] == sentences

@@ -20,7 +20,10 @@ MAGNITUDE = method_named("magnitude")
 WIKITEXT = CalibrationSettings(corpus="wikitext-2")
 LIMITS = "perplexity 1.10 ×, accuracy −2 points"
 GENEROUS, LAX, USUAL = Tolerance(ratio=1000.0, points=100.0), Tolerance(ratio=1000.0), Tolerance()
-TITLE, SEARCH = "SmolLM2 135M (built in) at 10, 20, 30\u00a0%", "How much of SmolLM2 135M (built in) can go"
+TITLE, SEARCH = (
+    "SmolLM2 135M (built in) at 10, 20, 30\u00a0%",
+    "How much of SmolLM2 135M (built in) can go",
+)
 
 
 def rows(backend, tolerance=USUAL):
@@ -35,7 +38,9 @@ def add(backend, at=1_764_000_000.0, **changes):
 
 def said(row):
     """The lines of each cell, by its column."""
-    return dict(zip(("Method", "Removed", "Verdict", "Cost", "Started"), row.cells(None), strict=True))
+    return dict(
+        zip(("Method", "Removed", "Verdict", "Cost", "Started"), row.cells(None), strict=True)
+    )
 
 
 def test_a_row_says_the_verdict_and_the_loss_of_the_model_that_the_run_s_answer_names(backend):
@@ -64,7 +69,12 @@ def test_sparsities_are_named_one_by_one_while_they_are_few_and_a_search_counts_
 
 def test_an_unfinished_run_says_its_state_and_what_there_is(backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
-    states = {"running": "▶ running", "failed": "✕ failed", "crashed": "✕ interrupted", "cancelled": "⊘ cancelled"}
+    states = {
+        "running": "▶ running",
+        "failed": "✕ failed",
+        "crashed": "✕ interrupted",
+        "cancelled": "⊘ cancelled",
+    }
     for state, expected in {**states, None: "⊘ not finished"}.items():
         backend.set_jobs(*([job(SETTINGS, state)] if state else []))
         (row,) = rows(backend)
@@ -76,11 +86,18 @@ def test_an_unfinished_run_says_its_state_and_what_there_is(backend):
 def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_version(backend):
     backend.set_jobs(job(SETTINGS, "queued"), job(specimens.search()[0].find, "queued", id=2))
     waiting = ("", "", "◷ waiting", "")
-    assert {row.title: said(row)["Verdict"] for row in rows(backend)} == dict.fromkeys((TITLE, SEARCH), waiting)
-    backend.set_jobs(job(SETTINGS, "failed"), replace(job(SETTINGS, "queued"), id=2, key="k", settings={"model": 3}))
+    assert {row.title: said(row)["Verdict"] for row in rows(backend)} == dict.fromkeys(
+        (TITLE, SEARCH), waiting
+    )
+    backend.set_jobs(
+        job(SETTINGS, "failed"),
+        replace(job(SETTINGS, "queued"), id=2, key="k", settings={"model": 3}),
+    )
     assert rows(backend) == []
     older, newer = job(SETTINGS, id=1), job(SETTINGS, "failed", id=2)
-    assert newest_jobs([newer, older])[SETTINGS.key()] is older, "of a run's jobs the live one counts"
+    assert newest_jobs([newer, older])[SETTINGS.key()] is older, (
+        "of a run's jobs the live one counts"
+    )
     assert newest_jobs([replace(newer, id=3), newer])[SETTINGS.key()].id == 3
 
 
@@ -88,13 +105,24 @@ def test_answers_that_are_still_to_be_read_are_said_so(backend):
     add(backend)
     backend.costs.verdicts = lambda *_: {}
     (row,) = rows(backend)
-    assert not row.known and said(row)["Verdict"][:2] == ("…", "being read") and said(row)["Cost"] == ("", "", "")
+    assert (
+        not row.known
+        and said(row)["Verdict"][:2] == ("…", "being read")
+        and said(row)["Cost"] == ("", "", "")
+    )
 
 
 def test_rows_are_sorted_and_pinned_ones_come_first(backend):
-    # With verdict all are within and the most comes first; with made-up answers the one with most removed has lost
-    # least; what ties stays as it was.
-    expected = {"newest": "123", "oldest": "321", "model": "213", "removed": "321", "verdict": "321", "cost": "312"}
+    # With verdict all are within and the most comes first; with made-up answers the one with most
+    # removed has lost least; what ties stays as it was.
+    expected = {
+        "newest": "123",
+        "oldest": "321",
+        "model": "213",
+        "removed": "321",
+        "verdict": "321",
+        "cost": "312",
+    }
     expected |= dict.fromkeys(("longest", "method", "nonsense"), "123")
     runs = [
         add(backend, at=3e5, sparsities_permille=(100,), model="b/model"),
@@ -102,7 +130,10 @@ def test_rows_are_sorted_and_pinned_ones_come_first(backend):
         add(backend, at=1e5, sparsities_permille=(100, 300), model="c/model"),
     ]
     place, found = {run.key: i for i, run in enumerate(runs, 1)}, rows(backend, GENEROUS)
-    sorted_by = {order: "".join(str(place[row.key]) for row in run_list.sort_rows(found, order)) for order in expected}
+    sorted_by = {
+        order: "".join(str(place[row.key]) for row in run_list.sort_rows(found, order))
+        for order in expected
+    }
     assert sorted_by == expected
     backend.user_data.pin_runs([runs[1].key], pinned=True)
     assert place[run_list.sort_rows(rows(backend, GENEROUS), "oldest")[0].key] == 2
@@ -120,7 +151,9 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
         ("", "a/model"): ["For the Talk"],
         (named.key[:20], ""): ["For the Talk"],
     }
-    assert {asked: [row.title for row in run_list.rows_matching(found, *asked)] for asked in expected} == expected
+    assert {
+        asked: [row.title for row in run_list.rows_matching(found, *asked)] for asked in expected
+    } == expected
     assert len(run_list.rows_matching(found, " ", "")) == 2
 
 
@@ -132,23 +165,37 @@ def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     backend.set_jobs()
     assert run_list.runs_sentence(rows(backend), USUAL) == "No run has a verdict."
     add(backend)
-    assert run_list.runs_sentence(rows(backend), USUAL) == f"Your one run with a result has no {most}; 1 undecided."
+    assert (
+        run_list.runs_sentence(rows(backend), USUAL)
+        == f"Your one run with a result has no {most}; 1 undecided."
+    )
     add(backend, sparsities_permille=(100,))
-    assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs with a result has a {most}; 2 undecided."
+    assert (
+        run_list.runs_sentence(rows(backend), USUAL)
+        == f"None of 2 runs with a result has a {most}; 2 undecided."
+    )
     by_one = run_list.runs_sentence(rows(backend, LAX), LAX)
-    assert by_one.startswith("2 of 2 runs with a result have a model within your limits (perplexity 1,000 ×")
+    assert by_one.startswith(
+        "2 of 2 runs with a result have a model within your limits (perplexity 1,000 ×"
+    )
     assert by_one.endswith("accuracy −2 points), without a verdict on accuracy.")
 
 
 def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cell(backend):
     run = add(backend)
     (row,) = rows(backend)
-    assert row.texts.startswith("calibrated on ") and row.texts.endswith("tested on Cloze passages · float32")
+    assert row.texts.startswith("calibrated on ") and row.texts.endswith(
+        "tested on Cloze passages · float32"
+    )
     named = replace(row, mark=RunMark(name="Mine"))
     assert named.title == "Mine" and run.key.startswith(row.address)
     assert named.texts.startswith("SmolLM2 135M (built in) · calibrated on ")
     (found,) = run_list.runs_table([named], None).data
-    assert (found["run"], found["verdict"], found["judged_sparsity_percent"]) == ("Mine", "undecided", 10.0)
+    assert (found["run"], found["verdict"], found["judged_sparsity_percent"]) == (
+        "Mine",
+        "undecided",
+        10.0,
+    )
     assert (found["methods"], found["took_s"]) == ("least-squares", 300.0)
     assert found["change_points_low"] < found["change_points"] < found["change_points_high"]
 
@@ -168,8 +215,14 @@ def overlaid_run(name="", dense="dense", n=None, **changes):
 @pytest.mark.parametrize(
     ("runs", "labels"),
     [
-        ([{}, {"calibration": WIKITEXT}], ["The model's own text, least-squares", "WikiText-2, least-squares"]),
-        ([{}, {"model": "owner/model", "dense": "d"}], ["SmolLM2 135M, least-squares", "model, least-squares"]),
+        (
+            [{}, {"calibration": WIKITEXT}],
+            ["The model's own text, least-squares", "WikiText-2, least-squares"],
+        ),
+        (
+            [{}, {"model": "owner/model", "dense": "d"}],
+            ["SmolLM2 135M, least-squares", "model, least-squares"],
+        ),
         (
             [{"name": "Mine"}, {"name": "Two", "methods": (SETTINGS.methods[0], MAGNITUDE)}],
             ["Mine", "Two, least-squares", "Two, magnitude"],
@@ -189,7 +242,9 @@ def test_lines_are_called_by_what_tells_their_runs_apart(runs, labels):
 def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
     one, other = overlaid_run(calibration=WIKITEXT), overlaid_run("Short")
     found = overlay([one, other])
-    assert list(found.tradeoff.lines) == ["WikiText-2, least-squares", "Short"] and found.legend == ""
+    assert (
+        list(found.tradeoff.lines) == ["WikiText-2, least-squares", "Short"] and found.legend == ""
+    )
     long = overlaid_run("A name of nearly sixty characters, <b>as long as it may be</b>")
     found = overlay([one, long])
     assert list(found.tradeoff.lines) == ["A", "B"]
@@ -206,7 +261,9 @@ def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_word
     assert [each["run"] for each in overlay([fewer, one]).models.values()][:1] == [fewer.run.key], (
         "the first one counts"
     )
-    run, (dense, *_) = specimens.run(replace(SETTINGS, dtype="bfloat16"), finished=False, n_sparse=0)
+    run, (dense, *_) = specimens.run(
+        replace(SETTINGS, dtype="bfloat16"), finished=False, n_sparse=0
+    )
     empty = results_of(run, [dense])
     assert overlay([empty, one]).notes[0].endswith("has no sparse model yet.")
 
@@ -223,8 +280,13 @@ def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_mo
 
 
 def test_too_many_lines_become_the_best_method_of_each_run():
-    methods = tuple(method_named(name) for name in ("least-squares", "magnitude", "flap", "wanda-channels", "random"))
-    found = overlay([overlaid_run(dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")])
+    methods = tuple(
+        method_named(name)
+        for name in ("least-squares", "magnitude", "flap", "wanda-channels", "random")
+    )
+    found = overlay(
+        [overlaid_run(dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")]
+    )
     assert len(found.tradeoff.lines) == 2
     assert f"more than {MOST_LINES} lines cannot be told apart" in " ".join(found.notes)
 

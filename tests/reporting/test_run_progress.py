@@ -40,7 +40,9 @@ RACE = replace(
     calibration=CalibrationSettings(corpus="c4"),
     methods=tuple(map(method_named, ("best", "obs", "least-squares", "random"))),
 )
-THREE, FOUR = (replace(RUN, sparsities_permille=tuple(range(100, 100 * n + 1, 100))) for n in (3, 4))
+THREE, FOUR = (
+    replace(RUN, sparsities_permille=tuple(range(100, 100 * n + 1, 100))) for n in (3, 4)
+)
 SLOW = tuple((stage, point, 2 * seconds) for stage, point, seconds in TAKEN[:4])
 PACE = (160 + 20) / (80 + 20)
 """Of a run that took 160 s for what takes 80 s elsewhere; 20 s of earlier runs count beside it."""
@@ -78,14 +80,24 @@ CASES = {
         {"remaining": 20 + 3 * (4 + 20)},
     ),
     # Answers take the 40 s that the dense model took.
-    "half-the-pace": (RUN, KNOWN, after([*SLOW, ("calibrate", 0, 0.0)]), {"remaining": 30 * PACE + 8 * PACE + 80}),
+    "half-the-pace": (
+        RUN,
+        KNOWN,
+        after([*SLOW, ("calibrate", 0, 0.0)]),
+        {"remaining": 30 * PACE + 8 * PACE + 80},
+    ),
     "unknown": (
         RUN,
         NOTHING,
         at(3, 100.0, share=0.5, rest_s=100.0),
         {"remaining": None, "unmeasured": ("calibrate", "prune")},
     ),
-    "first-tells-of-second": (RUN, NOTHING, at(6, 10.0, share=0.5, rest_s=10.0), {"remaining": 10 + 4 + 20}),
+    "first-tells-of-second": (
+        RUN,
+        NOTHING,
+        at(6, 10.0, share=0.5, rest_s=10.0),
+        {"remaining": 10 + 4 + 20},
+    ),
     "first-tells-nothing-of-another-method": (
         replace(RACE, methods=RACE.methods[1:3]),
         NOTHING,
@@ -101,7 +113,12 @@ CASES = {
     ),
     "one-stored": (RUN, KNOWN, at(1, 1.0, **STORED, stored={1}), {"remaining": 1 + 4 + 20}),
     "all-stored": (RUN, KNOWN, at(1, 1.0, **STORED, stored={0, 1}), {"remaining": 1}),
-    "stages-left-out": (RUN, KNOWN, after([*TAKEN[:2], ("prune", 1, 2.0)], **STORED), {"remaining": 22}),
+    "stages-left-out": (
+        RUN,
+        KNOWN,
+        after([*TAKEN[:2], ("prune", 1, 2.0)], **STORED),
+        {"remaining": 22},
+    ),
     # Killed with half of the calibration done, which is resumed after 10 s of starting and loading.
     "resumed": (
         RUN,
@@ -110,7 +127,12 @@ CASES = {
         {"remaining": 15 + 48, "share": 1 - 63 / 168},
     ),
     # The text, the calibration, the dense answers and one model of two are 134 s of 168 s.
-    "resumed-late": (RUN, KNOWN, at(0, **RESUMED, calibrated=True, stored={0}), {"remaining": 34, "share": 134 / 168}),
+    "resumed-late": (
+        RUN,
+        KNOWN,
+        at(0, **RESUMED, calibrated=True, stored={0}),
+        {"remaining": 34, "share": 134 / 168},
+    ),
     "resumed-before-healing": (
         replace(RUN, sparsities_permille=(100,)).healed(8),
         KNOWN | {"heal": 50.0},
@@ -119,7 +141,12 @@ CASES = {
     ),
     "begun-with-stored": (RUN, KNOWN, at(0, **STORED, stored={0}), {"remaining": 34, "share": 0.0}),
     # The text: evaluations are to come three times.
-    "together-text": (RUN, KNOWN, at(2, 50.0, TOGETHER, rest_s=10.0, share=5 / 6), {"remaining": 10 + 30 + 8 + 60}),
+    "together-text": (
+        RUN,
+        KNOWN,
+        at(2, 50.0, TOGETHER, rest_s=10.0, share=5 / 6),
+        {"remaining": 10 + 30 + 8 + 60},
+    ),
     "together-pruning": (RUN, KNOWN, at(4, 1.0, TOGETHER), {"remaining": 3 + 4 + 60}),
     "together-answering": (RUN, KNOWN, at(6, 15.0, TOGETHER), {"remaining": 45}),
     "together-dense-stored": (RUN, KNOWN, after(TOGETHER[:6], answered=True), {"remaining": 40.4}),
@@ -132,15 +159,25 @@ CASES = {
     "walk": (RUN, KNOWN, at(3, 9.5, WALK, rest_s=28.5, share=0.25), {"remaining": 28.5 + 60}),
     "walk-by-usual-times": (RUN, KNOWN, at(3, 8.0, WALK), {"remaining": 30 + 60}),
     "walk-answering": (RUN, KNOWN, at(4, 15.0, WALK, calibrated=True), {"remaining": 45}),
-    # Answers took as long as was expected: 60 s for three. Of the first three models the last one's part is counted.
-    # Machines of a cluster: point 3, then 1, of four.
+    # Answers took as long as was expected: 60 s for three. Of the first three models the last one's
+    # part is counted. Machines of a cluster: point 3, then 1, of four.
     "walks-in-any-order": (
         FOUR,
         KNOWN,
-        after([*WALK[:3], ("walk", 3, 38.0), ("walk", 1, 1.0)], calibrated=True, answered=True, any_order=True),
+        after(
+            [*WALK[:3], ("walk", 3, 38.0), ("walk", 1, 1.0)],
+            calibrated=True,
+            answered=True,
+            any_order=True,
+        ),
         {"remaining": 3 + 2 * 4 + 4 * 20},
     ),
-    "second-walk": (FOUR, KNOWN, after([*WALK, ("walk", 3, 2.0)], calibrated=True), {"remaining": 46}),
+    "second-walk": (
+        FOUR,
+        KNOWN,
+        after([*WALK, ("walk", 3, 2.0)], calibrated=True),
+        {"remaining": 46},
+    ),
     # Its step says how long the rest takes; the unhealed model is done.
     "healing": (
         replace(RUN.healed(8), sparsities_permille=(200,)),
@@ -158,7 +195,15 @@ CASES = {
     "quantising": (
         replace(RUN, sparsities_permille=(200,)).quantised(("q8_0",)),
         KNOWN | {"quantise": 30.0},
-        after([*TAKEN[:3], ("prune", 0, 1.0), ("quantise", 0, 29.0), ("evaluate", 0, 20.0), ("prune", 1, 4.0)]),
+        after(
+            [
+                *TAKEN[:3],
+                ("prune", 0, 1.0),
+                ("quantise", 0, 29.0),
+                ("evaluate", 0, 20.0),
+                ("prune", 1, 4.0),
+            ]
+        ),
         {"remaining": 0.4 + 20 + 30 + 20},
     ),
     "search-beyond-its-plan": (RUN, KNOWN, after([*TAKEN, ("prune", 5, 1.0)]), {"remaining": 20.5}),
@@ -170,7 +215,9 @@ def test_the_time_left_is_the_sum_of_what_is_still_to_come(case):
     run, expected, now, said = CASES[case]
     found = run_progress(run, expected, now)
     if "remaining" in said:
-        assert (None if found.unmeasured else found.left_s) == (said["remaining"] and pytest.approx(said["remaining"]))
+        assert (None if found.unmeasured else found.left_s) == (
+            said["remaining"] and pytest.approx(said["remaining"])
+        )
     if "share" in said:
         assert found.share == pytest.approx(said["share"])
     assert found.unmeasured == said.get("unmeasured", ())
@@ -178,7 +225,9 @@ def test_the_time_left_is_the_sum_of_what_is_still_to_come(case):
 
 def test_a_walk_that_finds_its_statistics_is_expected_to_prune_alone():
     taken = (*TAKEN[:2], ("walk", 1, 1.0))
-    assert run_progress(RUN, KNOWN, after(taken, **STORED)).left_s == pytest.approx(2 * 4 - 1 + 2 * 20)
+    assert run_progress(RUN, KNOWN, after(taken, **STORED)).left_s == pytest.approx(
+        2 * 4 - 1 + 2 * 20
+    )
     unknown = run_progress(RUN, KNOWN | {"prune": None}, after(taken))
     assert unknown.unmeasured == ("walk",)
 
@@ -208,7 +257,9 @@ LOOK_S = 0.5
 
 
 def replayed(run, expected, stages, *, calibrated=False):
-    """What is seen every half second of these stages: (stage, point, seconds of each of its steps)."""
+    """What is seen every half second of these stages: (stage, point, seconds of each of its
+    steps).
+    """
     table, looks = Recorder(), []
     report = Reporter(table, None, StopFlag(), table.clock)
     for stage, point, steps in stages:
@@ -216,7 +267,9 @@ def replayed(run, expected, stages, *, calibrated=False):
             report(Step(stage, number, len(steps), point=point))
             end = table.now + seconds
             while table.now < end:
-                now = replace(JobPosition.of(table.step, table.now - table.at), calibrated=calibrated)
+                now = replace(
+                    JobPosition.of(table.step, table.now - table.at), calibrated=calibrated
+                )
                 looks.append(run_progress(run, expected, now, looks[-1] if looks else None))
                 table.now = min(end, table.now + LOOK_S)
     return looks
@@ -231,7 +284,11 @@ def timeline(pace=1.0, **changed):
     for stage, point, seconds in TAKEN:
         name = stage if point is None else f"{stage}{point}"
         pace = changed.get("from_" + name, pace)
-        yield stage, point, changed.get(name, steps(pace * seconds, 1 if stage in ("start", "load") else 20))
+        yield (
+            stage,
+            point,
+            changed.get(name, steps(pace * seconds, 1 if stage in ("start", "load") else 20)),
+        )
 
 
 TEN = replace(
@@ -249,17 +306,31 @@ TEN = replace(
     ),
 )
 PRUNES = (60, 40, 8, 4, 1, 1, 2, 55, 20, 90)
-OF_TEN = {("prune", method): 1.3 * seconds for method, seconds in zip(TEN.methods, PRUNES, strict=True)}
+OF_TEN = {
+    ("prune", method): 1.3 * seconds for method, seconds in zip(TEN.methods, PRUNES, strict=True)
+}
 SEARCH = planned_run(FindSettings(method=method_named("least-squares")))
 REPLAYED = {
     "as expected": (RUN, KNOWN, timeline()),
     "fast, then slow": (RUN, KNOWN, timeline(evaluate=steps(5), text0=steps(200))),
-    "a slow first batch": (RUN, KNOWN, timeline(evaluate=[12.0, *steps(18)], calibrate0=[15.0, *steps(28)])),
-    "thrice as slow midway": (RUN, KNOWN, timeline(calibrate0=[*steps(15, 10), *steps(45, 10)], from_prune0=3.0)),
+    "a slow first batch": (
+        RUN,
+        KNOWN,
+        timeline(evaluate=[12.0, *steps(18)], calibrate0=[15.0, *steps(28)]),
+    ),
+    "thrice as slow midway": (
+        RUN,
+        KNOWN,
+        timeline(calibrate0=[*steps(15, 10), *steps(45, 10)], from_prune0=3.0),
+    ),
     "thrice as slow in the last model": (RUN, KNOWN, timeline(from_prune1=3.0)),
     "half of what it takes was expected": (RUN, KNOWN, timeline(2.0)),
     "twice of what it takes was expected": (RUN, KNOWN, timeline(0.5)),
-    "calibrated already": (RUN, KNOWN, [each for each in timeline() if each[0] not in ("text", "calibrate")]),
+    "calibrated already": (
+        RUN,
+        KNOWN,
+        [each for each in timeline() if each[0] not in ("text", "calibrate")],
+    ),
     "a race of ten": (
         TEN,
         KNOWN | OF_TEN,
@@ -281,7 +352,11 @@ REPLAYED = {
         SEARCH,
         KNOWN,
         [*timeline()][:5]
-        + [(stage, point, steps(20)[:n]) for point in range(6) for stage, n in (("prune", 4), ("evaluate", 5))],
+        + [
+            (stage, point, steps(20)[:n])
+            for point in range(6)
+            for stage, n in (("prune", 4), ("evaluate", 5))
+        ],
     ),
 }
 
@@ -304,7 +379,9 @@ def test_the_time_left_counts_down_without_leaps_and_the_bar_follows(case):
 def test_pruning_that_takes_longer_than_expected_is_told_by_its_own_steps():
     run = replace(RUN, methods=(method_named("best"),), sparsities_permille=(200,))
     # 92 s for 20 expected: ten choices of 8 s, then ten refits.
-    looks = replayed(run, KNOWN | {"prune": 20.0}, timeline(prune0=[*steps(80, 10), *steps(12, 10)], text0=[0.1]))
+    looks = replayed(
+        run, KNOWN | {"prune": 20.0}, timeline(prune0=[*steps(80, 10), *steps(12, 10)], text0=[0.1])
+    )
     looks = looks[
         : next(i for i, look in enumerate(looks) if look.elapsed_s >= 172.1)
     ]  # Of RUN's two models the first.
@@ -319,6 +396,8 @@ def test_pruning_that_takes_longer_than_expected_is_told_by_its_own_steps():
     [("load", 0.0, None, None), ("calibrate", 0.5, 9.0, None), ("continue", 0.5, 4.0, 4.0)],
 )
 def test_only_the_last_stage_of_a_prompt_tells_the_time_left(stage, share, rest_s, left_s):
-    now = JobPosition(taken=[Taken("start", None, 6.0), Taken(stage, None, 4.0)], share=share, rest_s=rest_s)
+    now = JobPosition(
+        taken=[Taken("start", None, 6.0), Taken(stage, None, 4.0)], share=share, rest_s=rest_s
+    )
     found = job_progress(("start", "load", "read", "continue"), now)
     assert (found.left_s if not found.unmeasured else None) == left_s and 0 < found.share < 1

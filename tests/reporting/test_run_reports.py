@@ -12,7 +12,12 @@ from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart
 from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.record_pair import Pair
-from sparsedash.reporting.run_reports import POLICY, continuations_section, html_report, sampling_words
+from sparsedash.reporting.run_reports import (
+    POLICY,
+    continuations_section,
+    html_report,
+    sampling_words,
+)
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from tests.reporting.charts.test_tradeoff_chart import FAR_RACE
@@ -29,14 +34,18 @@ HOSTILE = (
 
 @pytest.fixture
 def stored(backend):
-    """Stores a run with changes of its own; its results, and its first and last record beside each other."""
+    """Stores a run with changes of its own; its results, and its first and last record beside each
+    other.
+    """
 
     def put(records=None, n_sparse=None, **changes):
         run, usual = specimens.run(n_sparse=n_sparse)
         records = records or usual
         run = backend.add_run((replace(run, **changes), records))
         name = f"{10 * len(run.sparse)} %"
-        return run_results(backend, run), Pair(left_name="dense", left=records[0], right_name=name, right=records[-1])
+        return run_results(backend, run), Pair(
+            left_name="dense", left=records[0], right_name=name, right=records[-1]
+        )
 
     return put
 
@@ -101,17 +110,31 @@ def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_sma
         for i, r in enumerate(records)
     ]
     passages = replace(specimens.passages(), contexts=(text,) * 120)
-    page = html_report(*stored(records, warnings=(text,), versions={"torch": text}), passages).decode()
+    page = html_report(
+        *stored(records, warnings=(text,), versions={"torch": text}), passages
+    ).decode()
     shows_as_text(page)
     assert len(page) < 1_000_000
-    assert not set(re.findall(r"<(\w+)", page)) & {"script", "img", "link", "iframe", "object", "a", "base"}
+    assert not set(re.findall(r"<(\w+)", page)) & {
+        "script",
+        "img",
+        "link",
+        "iframe",
+        "object",
+        "a",
+        "base",
+    }
     names = set(re.findall(r'([\w-]+)="', page))
-    assert not names & {"src", "href", "style", "srcdoc"} and not any(name.startswith("on") for name in names)
+    assert not names & {"src", "href", "style", "srcdoc"} and not any(
+        name.startswith("on") for name in names
+    )
     policy = f'<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">'
     assert page.count(policy) == 1 and POLICY.startswith("default-src 'none'")
 
 
-def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the_model_was_unpacked_from(stored):
+def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the_model_was_unpacked_from(
+    stored,
+):
     found, pair = stored(n_sparse=1, finished=False, made_on="a <mainframe>", source_type="Q4_<1>")
     page = html_report(found, pair, None, job(found.run.settings, "cancelled")).decode()
     for said in (
@@ -136,8 +159,14 @@ def house(backend, stored):
 def store(house, prompt, left="a", right="b", others=(), wrote=(), **more):
     """Put in what both wrote after a prompt."""
     backend, _, pair = house
-    request = ContinuationSettings(left=pair.left.key, right=pair.right.key, prompt=prompt, others=others)
-    backend.put(Continuation(key=request.key(), prompt=prompt, left=left, right=right, others=tuple(wrote), **more))
+    request = ContinuationSettings(
+        left=pair.left.key, right=pair.right.key, prompt=prompt, others=others
+    )
+    backend.put(
+        Continuation(
+            key=request.key(), prompt=prompt, left=left, right=right, others=tuple(wrote), **more
+        )
+    )
     return request
 
 
@@ -145,7 +174,9 @@ def written(house):
     """What the report shows, one text a prompt, after the heading and the legend."""
     backend, found, pair = house
     section = continuations_section(backend, found.run, pair, specimens.passages())
-    page = plain(html_report(found, pair, specimens.passages(), None, section)).partition("What the models wrote ")[2]
+    page = plain(html_report(found, pair, specimens.passages(), None, section)).partition(
+        "What the models wrote "
+    )[2]
     for drawn in section:
         shows_as_text(drawn)
     return re.split(r"(?=A prompt of a user|Passage \d+, )", page.partition(" Settings {")[0])
@@ -154,7 +185,9 @@ def written(house):
 def test_prompts_stand_first_with_every_model_that_wrote_and_marks(house):
     backend, found, _ = house
     settings = {"others": found.run.sparse[:1], "wrote": ("x",)}
-    backend.user_data.keep_prompt(store(house, "<b>Once\u202e", "the door <i>", "the wall <i>", **settings))
+    backend.user_data.keep_prompt(
+        store(house, "<b>Once\u202e", "the door <i>", "the wall <i>", **settings)
+    )
     store(house, specimens.passages().contexts[0], stopped=True)
     legend, first, passage, *rest = written(house)
     assert legend.startswith("❘ marks where a text diverges from that of dense.")
@@ -174,7 +207,9 @@ def test_a_prompt_of_the_run_that_a_user_tried_is_printed_once(house):
     assert sum(prompt in each for each in section) == 1
 
 
-def test_without_texts_or_anything_written_there_is_no_section_and_a_long_one_is_cut(house, monkeypatch):
+def test_without_texts_or_anything_written_there_is_no_section_and_a_long_one_is_cut(
+    house, monkeypatch
+):
     backend, found, pair = house
     assert continuations_section(backend, found.run, pair, specimens.passages()) == []
     store(house, specimens.passages().contexts[0])
@@ -184,5 +219,7 @@ def test_without_texts_or_anything_written_there_is_no_section_and_a_long_one_is
 
 
 def test_settings_are_said_as_they_were():
-    drawn = ContinuationSettings(left="l", right="r", prompt="p", temperature_percent=70, seed=5, n_tokens=12)
+    drawn = ContinuationSettings(
+        left="l", right="r", prompt="p", temperature_percent=70, seed=5, n_tokens=12
+    )
     assert sampling_words(drawn) == "temperature 0.7, seed 5, 12 tokens"

@@ -32,7 +32,9 @@ def test_a_comparison_has_its_verdict_among_all_of_the_run_and_by_itself_elsewhe
 def test_p_values_are_adjusted_for_the_number_of_comparisons():
     found = sweep_of(broken(6), broken(6, 200))
     assert found.judged[0].comparison.p_value == pytest.approx(0.03125)
-    assert [row.p_value for row in found.judged] == pytest.approx([0.09375, 0.09375]), "three were asked for"
+    assert [row.p_value for row in found.judged] == pytest.approx([0.09375, 0.09375]), (
+        "three were asked for"
+    )
 
 
 def test_of_a_search_without_an_answer_the_smallest_model_is_named_and_not_where_it_began():
@@ -55,7 +57,10 @@ def test_a_second_look_measures_nothing_again_but_finds_what_was_missing():
     second = run_results(held, run)
     assert [each.record.key for each in second.models] == [run.dense, *run.sparse]
     assert len(first.sparse) == 2 and first.dense is second.dense
-    assert all(one.comparison is other.comparison for one, other in zip(first.judged, second.judged, strict=False))
+    assert all(
+        one.comparison is other.comparison
+        for one, other in zip(first.judged, second.judged, strict=False)
+    )
 
 
 def test_a_lost_record_is_named_and_still_counts_as_a_comparison():
@@ -72,13 +77,19 @@ def test_a_lost_record_is_named_and_still_counts_as_a_comparison():
 
 def test_a_record_of_other_passages_is_left_out():
     found = sweep_of(replace(broken(1), passages_key="others"))
-    assert found.sparse == () and list(found.missing.values()) == ["answers other passages than the dense model"]
+    assert found.sparse == () and list(found.missing.values()) == [
+        "answers other passages than the dense model"
+    ]
 
 
 def test_a_record_that_answered_fewer_passages_is_compared_on_those():
     whole = broken(6)
     stopping = replace(STOPPED, decision="open", n_answered=80, p_value=0.1, interval=(-0.2, 0.1))
-    compared = sweep_of(replace(whole, outcomes=whole.outcomes[:80], stopping=stopping)).judged[0].comparison
+    compared = (
+        sweep_of(replace(whole, outcomes=whole.outcomes[:80], stopping=stopping))
+        .judged[0]
+        .comparison
+    )
     assert (compared.broke, compared.both_right, compared.both_wrong) == (6, 54, 20)
 
 

@@ -6,8 +6,18 @@ from sparsedash.reporting.storage_words import deletion_question, deletion_summa
 from sparsedash.service.deletion import Cleanup, Item, Staying
 from tests.factories import RUN
 
-NOTHING = {"runs": (), "refused": {}, "entries": frozenset(), "n_shared": 0, "n_named": 0, "items": (), "stays": ()}
-STAYING = "1 run stays: it is under way. 3 entries of “Calibration statistics” stay: a job needs them."
+NOTHING = {
+    "runs": (),
+    "refused": {},
+    "entries": frozenset(),
+    "n_shared": 0,
+    "n_named": 0,
+    "items": (),
+    "stays": (),
+}
+STAYING = (
+    "1 run stays: it is under way. 3 entries of “Calibration statistics” stay: a job needs them."
+)
 LOGS = tuple(Item("logs", name, 10_000_000) for name in "ab")
 
 
@@ -15,7 +25,12 @@ LOGS = tuple(Item("logs", name, 10_000_000) for name in "ab")
     ("plan", "question", "summary"),
     [
         (
-            {"runs": (RUN,), "entries": frozenset(["record/a", "timing/b"]), "items": LOGS, "n_bytes": 20_000_000},
+            {
+                "runs": (RUN,),
+                "entries": frozenset(["record/a", "timing/b"]),
+                "items": LOGS,
+                "n_bytes": 20_000_000,
+            },
             "Delete “Mine” with the answers of 1 model and 2 logs, 20\u00a0MB? This cannot be undone.",
             "Deleted: “Mine” with the answers of 1 model and 2 logs, 20\u00a0MB.",
         ),
@@ -25,7 +40,10 @@ LOGS = tuple(Item("logs", name, 10_000_000) for name in "ab")
             "Deleted: 2 runs. The answers of 1 model stay: other runs use them.",
         ),
         (
-            {"refused": {"s": "it is under way"}, "stays": (Staying("statistics", 3, "a job needs {them}"),)},
+            {
+                "refused": {"s": "it is under way"},
+                "stays": (Staying("statistics", 3, "a job needs {them}"),),
+            },
             f"Nothing here can be deleted now. {STAYING}",
             f"Nothing was deleted. {STAYING}",
         ),

@@ -1,4 +1,6 @@
-"""What is said of fewer layers beside narrower ones: which to choose, which went, and by what name they are shares."""
+"""What is said of fewer layers beside narrower ones: which to choose, which went, and by what name
+they are shares.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,19 +24,34 @@ from tests.reporting.charts.drawn import drawn, trace
 from tests.reporting.held_results import results_of
 
 NARROWER, FEWER = with_budget([method_named("least-squares"), method_named("layers")], "weights")
-UNMEASURED = {"layer_errors": (), "held_out_errors": (), "uncompensated_errors": (), "passage_errors": (), "alone": ()}
-GONE = replace(THREE_LAYERS, **UNMEASURED, method=FEWER, widths=(128, 0, 0), dense_widths=(128, 128, 128))
+UNMEASURED = {
+    "layer_errors": (),
+    "held_out_errors": (),
+    "uncompensated_errors": (),
+    "passage_errors": (),
+    "alone": (),
+}
+GONE = replace(
+    THREE_LAYERS, **UNMEASURED, method=FEWER, widths=(128, 0, 0), dense_widths=(128, 128, 128)
+)
 
 
 def found(lost=(0.1, 0.5), method=FEWER, beside=NARROWER):
     reached = Reached(channels=0.2, weights=0.2, bytes=0.15, macs=0.15, kv_cache=0.2)
     made = [
-        replace(THREE_LAYERS, method=beside, sparsity_permille=200, reached=replace(reached, kv_cache=0.0)),
+        replace(
+            THREE_LAYERS,
+            method=beside,
+            sparsity_permille=200,
+            reached=replace(reached, kv_cache=0.0),
+        ),
         replace(GONE, method=method, sparsity_permille=200, reached=reached),
     ]
     settings = RunSettings(methods=(beside, method), sparsities_permille=(200,))
     run = replace(RUN, settings=settings, dense="d", sparse=("n", "f"), finished=True)
-    sparse = [losing(key, fall, 60, pruned=own) for key, fall, own in zip("nf", lost, made, strict=True)]
+    sparse = [
+        losing(key, fall, 60, pruned=own) for key, fall, own in zip("nf", lost, made, strict=True)
+    ]
     return results_of(run, [losing("d", 0.0, 60), *sparse])
 
 
@@ -91,12 +108,20 @@ def test_which_structure_to_choose_is_said_by_the_runs_own_numbers(lost, ratios,
 
 def test_a_pair_at_one_of_several_sparsities_counts_all_pairs_of_the_two_structures():
     one = found()
-    run = replace(one.run, settings=replace(one.run.settings, sparsities_permille=(200, 300)), sparse=tuple("nfop"))
+    run = replace(
+        one.run,
+        settings=replace(one.run.settings, sparsities_permille=(200, 300)),
+        sparse=tuple("nfop"),
+    )
     more = [
         replace(each.record, key=key, pruned=replace(each.record.pruned, sparsity_permille=300))
-        for key, each in zip("op", sorted(one.judged, key=lambda own: own.record.key, reverse=True), strict=True)
+        for key, each in zip(
+            "op", sorted(one.judged, key=lambda own: own.record.key, reverse=True), strict=True
+        )
     ]
-    assert "97.5 % interval 1.49 to 1.49" in said(results_of(run, [each.record for each in one.models] + more))
+    assert "97.5 % interval 1.49 to 1.49" in said(
+        results_of(run, [each.record for each in one.models] + more)
+    )
 
 
 def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a_layer():
@@ -106,12 +131,22 @@ def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a
     swept = results_of(run, [losing("d", 0.0, 60), losing("f", 0.3, 60, pruned=made)])
     assert estimate_words(swept) == ""
     step = next_step(swept)
-    assert step.said == "Not even one layer can go with “layers”. Next: try “best”, which removes channels."
-    assert step.asked == replace(settings, methods=(replace(method_named("best"), budget="weights"),))
+    assert (
+        step.said
+        == "Not even one layer can go with “layers”. Next: try “best”, which removes channels."
+    )
+    assert step.asked == replace(
+        settings, methods=(replace(method_named("best"), budget="weights"),)
+    )
     run = replace(run, settings=replace(settings, sparsities_permille=(30, 60)), sparse=("f", "g"))
     two = losing("g", 0.3, 60, pruned=replace(GONE, sparsity_permille=60))
-    step = next_step(results_of(run, [losing("d", 0.0, 60), losing("f", 0.01, 60, pruned=made), two]))
-    assert step.said.startswith("One layer more costs too much. Next: export the model at 3") and step.asked is None
+    step = next_step(
+        results_of(run, [losing("d", 0.0, 60), losing("f", 0.01, 60, pruned=made), two])
+    )
+    assert (
+        step.said.startswith("One layer more costs too much. Next: export the model at 3")
+        and step.asked is None
+    )
 
 
 def test_a_share_that_was_rounded_to_layers_is_said_to_be():
@@ -139,7 +174,10 @@ def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_g
 
 def test_the_layers_that_are_gone_are_named_and_drawn():
     assert layers_sentence(GONE) == "Layers 2 and 3 of 3 are gone, attention and MLP."
-    assert layers_sentence(replace(GONE, widths=(128, 0, 128))) == "Layer 2 of 3 is gone, attention and MLP."
+    assert (
+        layers_sentence(replace(GONE, widths=(128, 0, 128)))
+        == "Layer 2 of 3 is gone, attention and MLP."
+    )
     figure = drawn(bar_charts.layers_chart(GONE))
     (bars,) = figure["data"]
     assert trace(figure, "y1")["y"] == [100, 0, 0] and "yaxis2" not in figure["layout"]

@@ -6,7 +6,13 @@ from dataclasses import replace
 
 from sparsedash.reporting.charts.task_chart import task_chart, task_words
 from sparsedash.reporting.task_report import answer_text, right_choice, target_text, task_report
-from sparsedash.reporting.task_words import idle_limits, judge_document, task_remarks, task_rows, tasks_sentence
+from sparsedash.reporting.task_words import (
+    idle_limits,
+    judge_document,
+    task_remarks,
+    task_rows,
+    tasks_sentence,
+)
 from sparsedash.schema.question_records import ScoredChoice
 from sparsedash.stats.task_pairs import pair_answers
 from sparsedash.stats.task_verdicts import judge_tasks
@@ -34,7 +40,10 @@ def test_the_sentence_says_where_a_model_is_beyond_within_and_undecided_and_rema
 
 
 def test_the_sentence_names_what_is_within_or_that_nothing_can_be_judged():
-    assert tasks_sentence("small", judged(WITHIN, (TEXT, TEXT))) == "small stays within the limit on piqa and wiki."
+    assert (
+        tasks_sentence("small", judged(WITHIN, (TEXT, TEXT)))
+        == "small stays within the limit on piqa and wiki."
+    )
     assert tasks_sentence("small", judged(HARD)) == "Nothing can be judged."
     few = judged(verdicts(29, task="few"))
     assert tasks_sentence("small", few) == "small is too close to call on few."
@@ -67,11 +76,20 @@ def test_the_table_has_a_row_a_task():
 
 def test_the_document_is_plain_json_even_without_an_interval():
     one, low = (answered(rolled(0, log_likelihood)) for log_likelihood in (-30.0, -1e9))
-    document = json.loads(json.dumps(judge_document("small", judged((one, low), BEYOND), Tolerance()), allow_nan=False))
+    document = json.loads(
+        json.dumps(
+            judge_document("small", judged((one, low), BEYOND), Tolerance()), allow_nan=False
+        )
+    )
     text, sums = document["tasks"]
     assert (document["format"], document["verdict"]) == ("sparsedash.judge/1", "beyond")
     assert (text["loss"]["low"], text["verdict"]) == (None, "undecided")
-    assert (sums["task"], sums["kind"], sums["broke"], sums["loss"]["most"]) == ("gsm8k", "generation", 300, 0.02)
+    assert (sums["task"], sums["kind"], sums["broke"], sums["loss"]["most"]) == (
+        "gsm8k",
+        "generation",
+        300,
+        0.02,
+    )
 
 
 def test_limits_that_hold_nowhere_are_named():
@@ -93,7 +111,10 @@ def test_the_chart_has_a_line_a_judged_task_and_what_is_far_beyond_stands_at_the
     assert list(points.marker.symbol) == ["circle", "triangle-right"]
     assert list(figure.layout.yaxis.ticktext) == ["piqa", "gsm8k"]
     assert [note.text for note in figure.layout.annotations] == ["✓", "✕", "5.0"]
-    assert task_words(found) == "Loss as a multiple of the acceptable loss: piqa 0.0, within; gsm8k 5.0, beyond."
+    assert (
+        task_words(found)
+        == "Loss as a multiple of the acceptable loss: piqa 0.0, within; gsm8k 5.0, beyond."
+    )
 
 
 def test_the_report_is_one_page_with_the_answers_that_broke_and_no_markup_of_theirs():
@@ -104,7 +125,10 @@ def test_the_report_is_one_page_with_the_answers_that_broke_and_no_markup_of_the
 
 
 def test_where_lower_is_better_the_table_and_the_document_say_so():
-    sets = [replace(each, measure="pct_stereotype", higher_is_better=False) for each in verdicts(80, 15, 5)]
+    sets = [
+        replace(each, measure="pct_stereotype", higher_is_better=False)
+        for each in verdicts(80, 15, 5)
+    ]
     results = judged(tuple(sets))
     head, row = task_rows(results)
     assert row[head.index("measure")] == "pct_stereotype (lower is better, inverted)"
@@ -118,12 +142,17 @@ def test_where_no_choice_is_the_first_one_none_is_shown():
 
 def test_the_right_choice_is_found_by_its_number_or_its_text():
     by_number, by_text = scored(-1, -2), replace(scored(-1, -2), target="choice 1")
-    assert (right_choice(by_number), target_text(by_text), right_choice(by_text)) == (0, "choice 1", 1)
+    assert (right_choice(by_number), target_text(by_text), right_choice(by_text)) == (
+        0,
+        "choice 1",
+        1,
+    )
     assert right_choice(replace(by_number, target="nothing")) is None
     assert right_choice(replace(by_number, target="00000019")) is None
     # The target "1" is the text of the first choice and the place of the second.
     numbers = [ScoredChoice(text=text, log_likelihood=-1.0) for text in ("1", "2", "3")]
     odd = replace(by_number, target="1", choices=tuple(numbers))
     assert [
-        right_choice(replace(odd, chosen=at, right=right)) for at, right in ((0, True), (0, False), (2, False))
+        right_choice(replace(odd, chosen=at, right=right))
+        for at, right in ((0, True), (0, False), (2, False))
     ] == [0, 1, None]

@@ -12,15 +12,27 @@ from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
 from tests.factories import RECORD, STOPPED, plain
 
 
-def judged(nats: float, deviation: float = 0.3, n: int = 1000, tolerance: Tolerance | None = None, **more: int):
+def judged(
+    nats: float,
+    deviation: float = 0.3,
+    n: int = 1000,
+    tolerance: Tolerance | None = None,
+    **more: int,
+):
     found = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
     counts = {"broke": 0, "fixed": 0, "n_right": 400} | more
     return judge_all([Losses(nats=found, anytime=False, **counts)], tolerance or Tolerance())[0]
 
 
 def test_the_flips_are_counted():
-    assert verdicts.flip_words(compare_verdicts([True] * 12, [True] * 3 + [False] * 9)) == "9 answers broke, 0 fixed."
-    assert verdicts.flip_words(compare_verdicts([True, False], [False, True])) == "1 answer broke, 1 fixed."
+    assert (
+        verdicts.flip_words(compare_verdicts([True] * 12, [True] * 3 + [False] * 9))
+        == "9 answers broke, 0 fixed."
+    )
+    assert (
+        verdicts.flip_words(compare_verdicts([True, False], [False, True]))
+        == "1 answer broke, 1 fixed."
+    )
 
 
 OPEN = "stays within your limit: perplexity 1.02 × (limit 1.10 ×)"
@@ -29,14 +41,23 @@ OPEN = "stays within your limit: perplexity 1.02 × (limit 1.10 ×)"
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (judged(0.02), "stays within your limits: perplexity 1.02 × (limit 1.10 ×), accuracy 0.0 points (limit −2)"),
+        (
+            judged(0.02),
+            "stays within your limits: perplexity 1.02 × (limit 1.10 ×), accuracy 0.0 points (limit −2)",
+        ),
         (judged(0.3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
         (judged(0.0, broke=90), "costs too much: accuracy −9.0 points (limit −2)"),
-        (judged(0.3, broke=90), "costs too much: perplexity 1.35 × (limit 1.10 ×), accuracy −9.0 points (limit −2)"),
+        (
+            judged(0.3, broke=90),
+            "costs too much: perplexity 1.35 × (limit 1.10 ×), accuracy −9.0 points (limit −2)",
+        ),
         (judged(0.02, broke=30, fixed=20), f"{OPEN}; accuracy is undecided on 1,000 passages"),
         (judged(0.02, n_right=3), f"{OPEN}; too few answers are right to judge accuracy"),
         (judged(0.3, n_right=3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
-        (judged(0.0, deviation=0.0, n=132, n_right=27), "stays within your limit: perplexity 1.00 × (limit 1.10 ×)"),
+        (
+            judged(0.0, deviation=0.0, n=132, n_right=27),
+            "stays within your limit: perplexity 1.00 × (limit 1.10 ×)",
+        ),
         (judged(0.09), "is too close to call on 1,000 passages"),
         (judged(0.0, n=1), "cannot be judged on 1 passage"),
     ],
@@ -45,14 +66,20 @@ OPEN = "stays within your limit: perplexity 1.02 × (limit 1.10 ×)"
         *("unchanged", "undecided", "too-few"),
     ],
 )
-def test_a_verdict_names_the_measures_that_decided_it_their_limits_and_what_within_leaves_open(found, said):
+def test_a_verdict_names_the_measures_that_decided_it_their_limits_and_what_within_leaves_open(
+    found, said
+):
     assert plain(verdicts.verdict_words(found)) == said
     assert plain(verdicts.model_verdict("20 %", found, Tolerance())[0]) == f"20 % {said}."
 
 
 @pytest.mark.parametrize(
     ("factor", "ratio", "told"),
-    [(12.46, 12.4, "12.5 × (limit 12.4 ×)"), (10.04, 10.0, "10.04 × (limit 10 ×)"), (14, 12.4, "14 × (limit 12.4 ×)")],
+    [
+        (12.46, 12.4, "12.5 × (limit 12.4 ×)"),
+        (10.04, 10.0, "10.04 × (limit 10 ×)"),
+        (14, 12.4, "14 × (limit 12.4 ×)"),
+    ],
 )
 def test_a_loss_of_many_times_is_shown_on_its_side_of_the_limit(factor, ratio, told):
     found = judged(log(factor), deviation=0.001, tolerance=Tolerance(ratio=ratio))
@@ -80,7 +107,12 @@ def task(name, verdict, lost=0.0):
             "costs too much: copying −12.0 points (limit −5)",
             ["✕ copying −12.0 points beyond", "✓ sums within"],
         ),
-        (0.02, [task("copying", "undecided")], "is too close to call on copying", ["? copying undecided"]),
+        (
+            0.02,
+            [task("copying", "undecided")],
+            "is too close to call on copying",
+            ["? copying undecided"],
+        ),
         (
             0.09,
             [task(name, "undecided") for name in "abcd"],
@@ -116,7 +148,10 @@ def test_limits_are_said_as_they_were_typed_of_the_measures_that_are_judged(rati
     assert verdicts.limits_sentence(judged(0.02), tolerance) == f"Limits: {said}."
     alone = said.partition(",")[0] if ratio < 1000 else "perplexity 1,000 ×"
     assert verdicts.limits_sentence(judged(0.02, n_right=3), tolerance) == f"Limit: {alone}."
-    own = replace(judged(0.02), tasks=(task("sums", "undecided"), replace(task("x", "within"), most=points / 100)))
+    own = replace(
+        judged(0.02),
+        tasks=(task("sums", "undecided"), replace(task("x", "within"), most=points / 100)),
+    )
     assert plain(verdicts.limits_sentence(own, tolerance)) == f"Limits: {said}, sums −5 points."
 
 
@@ -138,9 +173,13 @@ def test_a_card_says_the_verdict_of_either_measure_and_that_one_is_not_judged():
 
 def test_the_loss_is_said_on_both_measures_with_their_intervals():
     said = plain(verdicts.loss_words(judged(0.3, broke=30, fixed=10)))
-    assert said.startswith("perplexity 1.35 × dense's (1.32 to 1.38), accuracy −2.0 points (−3.5 to −0.7); ")
+    assert said.startswith(
+        "perplexity 1.35 × dense's (1.32 to 1.38), accuracy −2.0 points (−3.5 to −0.7); "
+    )
     assert said.endswith("; intervals of 97.5 % and 95 %")
-    assert plain(verdicts.loss_words(judged(0.3, n_right=3))).endswith("; too few answers are right to judge accuracy")
+    assert plain(verdicts.loss_words(judged(0.3, n_right=3))).endswith(
+        "; too few answers are right to judge accuracy"
+    )
     assert "(no interval)" in verdicts.loss_words(judged(0.3, n=1, n_right=0))
 
 
@@ -152,7 +191,9 @@ def test_the_loss_is_said_on_both_measures_with_their_intervals():
         (0.3, 0.3, "1.35 ×", "1.32 to 1.38"),
     ],
 )
-def test_no_end_of_an_interval_is_rounded_to_the_other_side_of_the_limit(nats, deviation, said, interval):
+def test_no_end_of_an_interval_is_rounded_to_the_other_side_of_the_limit(
+    nats, deviation, said, interval
+):
     loss = judged(nats, deviation=deviation).perplexity
     assert (plain(verdicts.loss_value(loss)), verdicts.loss_interval(loss)) == (said, interval)
 
@@ -165,12 +206,17 @@ def test_no_end_of_an_interval_is_rounded_to_the_other_side_of_the_limit(nats, d
             {"decision": "close"},
             "20 % stopped after 512 of 5,153 passages: the difference to the dense model is under 2 points.",
         ),
-        ({"decision": "beyond"}, "20 % stopped after 512 of 5,153 passages: decided by the limits of the search."),
+        (
+            {"decision": "beyond"},
+            "20 % stopped after 512 of 5,153 passages: decided by the limits of the search.",
+        ),
         ({"decision": "within", "n_answered": 5153}, "20 % answered all 5,153 passages. Intervals"),
     ],
 )
 def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
-    ended = replace(RECORD, stopping=replace(STOPPED, **{"n_answered": 512, "n_passages": 5153} | change))
+    ended = replace(
+        RECORD, stopping=replace(STOPPED, **{"n_answered": 512, "n_passages": 5153} | change)
+    )
     found = verdicts.early_stopping_words({"dense": RECORD, "20 %": ended})
     assert found.startswith(said)
     assert found.endswith("account for the repeated looks.")

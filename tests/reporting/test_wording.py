@@ -20,7 +20,10 @@ MAGNITUDE, ZEROS = method_named("magnitude"), method_named("magnitude-weights")
     ("words", "cases"),
     [
         (wording.percent, {0.34: "34.0 %"}),
-        (wording.probability, {0.123: "12.3 %", 0.0004: "under 0.1 %", 0.0: "0.0 %", 1.0: "100.0 %"}),
+        (
+            wording.probability,
+            {0.123: "12.3 %", 0.0004: "under 0.1 %", 0.0: "0.0 %", 1.0: "100.0 %"},
+        ),
         (wording.likelihood, {1e300: "100.0 %", -1e300: "0.0 %", -9: "under 0.1 %"}),
         (
             wording.perplexity,
@@ -44,8 +47,14 @@ MAGNITUDE, ZEROS = method_named("magnitude"), method_named("magnitude-weights")
         (wording.signed_points, {-0.03: "−3.0", 0.007: "+0.7", 0.0: "0.0", -0.0001: "0.0"}),
         (wording.signed_interval, {(-0.065, 0.004): "−6.5 to +0.4"}),
         (wording.interval, {(0.278, 0.408): "27.8 to 40.8 %"}),
-        (wording.p_value, {0.146: "p = 0.15", 0.00001: "p < 0.001", 1.0: "p = 1", 0.0351: "p = 0.035"}),
-        (wording.duration_words, {0.2: "0 s", 8: "8 s", 59.6: "1 min", 245: "4 min", 4800: "1 h 20 min"}),
+        (
+            wording.p_value,
+            {0.146: "p = 0.15", 0.00001: "p < 0.001", 1.0: "p = 1", 0.0351: "p = 0.035"},
+        ),
+        (
+            wording.duration_words,
+            {0.2: "0 s", 8: "8 s", 59.6: "1 min", 245: "4 min", 4800: "1 h 20 min"},
+        ),
         (
             wording.time_left,
             {0.0: "almost done", 1.9: "almost done", 3.4: "about 3 s left", 47.0: "about 45 s left"}
@@ -53,7 +62,14 @@ MAGNITUDE, ZEROS = method_named("magnitude"), method_named("magnitude-weights")
         ),
         (
             wording.size,
-            {12: "1 kB", 12_400: "12 kB", 999_600: "1 MB", 640e6: "640 MB", 999.6e6: "1.0 GB", 1.24e9: "1.2 GB"},
+            {
+                12: "1 kB",
+                12_400: "12 kB",
+                999_600: "1 MB",
+                640e6: "640 MB",
+                999.6e6: "1.0 GB",
+                1.24e9: "1.2 GB",
+            },
         ),
         (wording.round_up, {7: 7, 99: 99, 201: 210, 1234: 1300}),
         (wording.and_join, {("a",): "a", ("a", "b"): "a and b", ("a", "b", "c"): "a, b and c"}),
@@ -62,14 +78,19 @@ MAGNITUDE, ZEROS = method_named("magnitude"), method_named("magnitude-weights")
 )
 def test_numbers_have_as_many_digits_as_say_something(words, cases):
     said = {value: words(value) for value in cases}
-    assert {value: plain(each) if isinstance(each, str) else each for value, each in said.items()} == cases
+    assert {
+        value: plain(each) if isinstance(each, str) else each for value, each in said.items()
+    } == cases
 
 
 def test_moments_are_told_by_day_and_with_the_year_where_it_is_another():
     now = datetime.now(UTC).replace(hour=12, minute=5)
     assert wording.moment(now.timestamp(), UTC) == "today 12:05"
     assert wording.moment((now - timedelta(days=1)).timestamp(), UTC) == "yesterday 12:05"
-    assert wording.moment(datetime(2020, 6, 3, 14, 5, tzinfo=UTC).timestamp(), UTC) == "3 June 2020 14:05"
+    assert (
+        wording.moment(datetime(2020, 6, 3, 14, 5, tzinfo=UTC).timestamp(), UTC)
+        == "3 June 2020 14:05"
+    )
     assert wording.moment(math.inf, UTC) == "at an unknown time"
 
 
@@ -84,7 +105,10 @@ def test_a_method_says_what_is_unusual_about_it_and_its_width_multiple_once_for_
     assert wording.method_title(replace(method_named("obs"), damping=0.5)) == "obs (damping 0.5)"
     changed = replace(MAGNITUDE, width_multiple=64)
     assert wording.method_title(changed) == "magnitude"
-    assert wording.method_titles(RunSettings(methods=(changed,))) == "magnitude, widths in multiples of 64"
+    assert (
+        wording.method_titles(RunSettings(methods=(changed,)))
+        == "magnitude, widths in multiples of 64"
+    )
     assert wording.method_titles(RunSettings(methods=(MAGNITUDE,))) == "magnitude"
     layers, masks = method_named("layers"), method_named("wanda")
     both = RunSettings(methods=(changed, layers, masks))
@@ -104,20 +128,31 @@ def test_a_calibration_says_how_its_tokens_count_and_are_cut_where_that_is_not_a
 def test_a_run_says_the_type_of_the_quantised_file_that_its_model_is_unpacked_from():
     run = replace(RUN, model_identity="sha256:0")
     quantised = replace(run, source_type="Q4_1")
-    assert wording.stored_run_details(quantised) == f"{wording.stored_run_details(run)}, unpacked from Q4_1"
+    assert (
+        wording.stored_run_details(quantised)
+        == f"{wording.stored_run_details(run)}, unpacked from Q4_1"
+    )
     assert "come from a Q4_1 GGUF file" in wording.source_note("Q4_1")
     assert wording.source_note(RUN.source_type) == ""
 
 
 def test_a_run_names_the_revisions_that_it_read_and_the_hub_s_newer_ones():
-    read = tuple((f"{DATA_SET}a/{name}", commit * 40) for name, commit in zip("pqr", "123", strict=True))
+    read = tuple(
+        (f"{DATA_SET}a/{name}", commit * 40) for name, commit in zip("pqr", "123", strict=True)
+    )
     identity = f"owner/model@0123abc{'0' * 33}"
     run = replace(RUN, model_identity=identity, settings=replace(RUN.settings, revisions=read[:1]))
     assert wording.revision_words(run) == "revision 0123abc, data set a/p 1111111"
     assert wording.stored_run_details(run).endswith(f" · {wording.revision_words(run)}")
     more = replace(run, settings=replace(run.settings, revisions=read))
-    assert wording.revision_words(more).endswith("a/p 1111111, data set a/q 2222222, and 1 more data set")
-    assert wording.revision_words(replace(RUN, model_identity="sha256:0")) == wording.newer_words({}) == ""
+    assert wording.revision_words(more).endswith(
+        "a/p 1111111, data set a/q 2222222, and 1 more data set"
+    )
+    assert (
+        wording.revision_words(replace(RUN, model_identity="sha256:0"))
+        == wording.newer_words({})
+        == ""
+    )
     assert wording.newer_words(dict(read[:1])) == "The hub has a newer revision of a/p: 1111111."
     assert wording.newer_words(dict(read[:2])) == "The hub has newer revisions of a/p and a/q."
 
@@ -125,18 +160,39 @@ def test_a_run_names_the_revisions_that_it_read_and_the_hub_s_newer_ones():
 def test_a_run_names_the_records_that_are_there_dense_first_and_by_the_method_where_it_has_several():
     run, records = specimens.run()
     assert list(wording.record_names(run).items()) == [
-        (record.key, name) for record, name in zip(records, ("dense", "10 %", "20 %", "30 %"), strict=True)
+        (record.key, name)
+        for record, name in zip(records, ("dense", "10 %", "20 %", "30 %"), strict=True)
     ]
-    asked = replace(specimens.SETTINGS, methods=(*specimens.SETTINGS.methods, MAGNITUDE), sparsities_permille=(125,))
+    asked = replace(
+        specimens.SETTINGS,
+        methods=(*specimens.SETTINGS.methods, MAGNITUDE),
+        sparsities_permille=(125,),
+    )
     run, _ = specimens.run(asked)
-    assert list(wording.record_names(run).values()) == ["dense", "least-squares 12.5 %", "magnitude 12.5 %"]
+    assert list(wording.record_names(run).values()) == [
+        "dense",
+        "least-squares 12.5 %",
+        "magnitude 12.5 %",
+    ]
     part, _ = specimens.run(asked, finished=False, n_sparse=1)
     assert len(wording.record_names(part)) == 2
 
 
 def test_names_say_what_was_taken_and_of_what():
-    assert plain(wording.model_words(MAGNITUDE, 125, named=False)) == "12.5 % of the MLP channels removed"
-    assert plain(wording.model_words(MAGNITUDE, 200)) == "magnitude, 20 % of the MLP channels removed"
+    assert (
+        plain(wording.model_words(MAGNITUDE, 125, named=False))
+        == "12.5 % of the MLP channels removed"
+    )
+    assert (
+        plain(wording.model_words(MAGNITUDE, 200)) == "magnitude, 20 % of the MLP channels removed"
+    )
     assert plain(wording.model_words(ZEROS, 500)).endswith("weights set to zero")
-    assert wording.sparsity_axis_title([]) == wording.sparsity_axis_title([MAGNITUDE]) == "MLP channels removed"
-    assert wording.sparsity_axis_title([MAGNITUDE, ZEROS]) == "MLP channels removed, or MLP weights set to zero"
+    assert (
+        wording.sparsity_axis_title([])
+        == wording.sparsity_axis_title([MAGNITUDE])
+        == "MLP channels removed"
+    )
+    assert (
+        wording.sparsity_axis_title([MAGNITUDE, ZEROS])
+        == "MLP channels removed, or MLP weights set to zero"
+    )

@@ -5,7 +5,14 @@ import sys
 
 import pytest
 
-from sparsedash.schema.errors import HIDDEN, ModelError, SettingsError, encodable, looks_secret, redacted
+from sparsedash.schema.errors import (
+    HIDDEN,
+    ModelError,
+    SettingsError,
+    encodable,
+    looks_secret,
+    redacted,
+)
 from sparsedash.schema.settings import RunSettings
 
 HUB_TOKEN = "hf_" + "aB3" * 11
@@ -34,7 +41,9 @@ def test_what_looks_like_a_secret_is_hidden_and_the_rest_is_kept(text, shown):
     assert looks_secret(text) == (text != shown)
 
 
-def test_secrets_of_the_environment_are_hidden_however_they_look_the_longer_whole_and_nothing_else(monkeypatch):
+def test_secrets_of_the_environment_are_hidden_however_they_look_the_longer_whole_and_nothing_else(
+    monkeypatch,
+):
     for number, name in enumerate(("HF_TOKEN", "client_secret", "DB_PASSWORD", "SOME_API_KEY")):
         monkeypatch.setenv(name, f"open sesame {number}")
         assert redacted(f"he said open sesame {number}!") == f"he said {HIDDEN}!"

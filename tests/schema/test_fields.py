@@ -34,14 +34,18 @@ def test_no_two_settings_share_a_key_a_flag_or_a_label(column):
 
 def test_every_setting_has_a_key_and_a_label_and_every_parameter_of_a_method_a_help():
     assert [row.name for row in ROWS if not (row.key and row.label)] == []
-    assert [row.name for row in field_rows(MethodSettings).values() if not (row.help or row.flag_help)] == []
+    assert [
+        row.name for row in field_rows(MethodSettings).values() if not (row.help or row.flag_help)
+    ] == []
 
 
 def test_a_search_s_limits_are_the_usual_tolerance():
     assert Tolerance() == Tolerance(ratio=FindSettings().ratio, points=FindSettings().points)
 
 
-@pytest.mark.parametrize("row", [row for _, row in NUMBERS], ids=[f"{name}.{row.name}" for name, row in NUMBERS])
+@pytest.mark.parametrize(
+    "row", [row for _, row in NUMBERS], ids=[f"{name}.{row.name}" for name, row in NUMBERS]
+)
 def test_a_number_is_checked_at_its_limits(row):
     row.check(row.low if row.kind == "number" else int(row.low))
     row.check(row.high if row.kind == "number" else int(row.high))

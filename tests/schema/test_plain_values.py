@@ -12,7 +12,11 @@ from sparsedash.schema.plain_values import canonical_json, digest
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
         max_leaves=10,
     )
@@ -24,7 +28,16 @@ def test_canonical_json_ignores_the_order_of_keys_and_loses_nothing(value):
 
 
 def test_a_value_that_is_not_plain_is_refused_and_never_turned_into_text():
-    for value in (Path("/x"), {1, 2}, b"x", object(), 1j, {1: "x"}, [{None: 1}], {"a": ({True: 1},)}):
+    for value in (
+        Path("/x"),
+        {1, 2},
+        b"x",
+        object(),
+        1j,
+        {1: "x"},
+        [{None: 1}],
+        {"a": ({True: 1},)},
+    ):
         with pytest.raises(TypeError):
             canonical_json(value)
     for number in (float("nan"), float("inf")):

@@ -31,7 +31,10 @@ def test_a_record_comes_back_equal():
     assert to_json(asked) == to_json(RECORD), "scores are not written"
 
 
-@given(st.floats(max_value=0, allow_nan=False, allow_infinity=False), st.text(st.characters(exclude_categories=["Cs"])))
+@given(
+    st.floats(max_value=0, allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=["Cs"])),
+)
 def test_any_outcome_comes_back_equal_to_the_last_bit(number, text):
     any_outcome = replace(outcome(log_likelihood=number), target=text, answer=text)
     record = replace(RECORD, outcomes=(any_outcome,))
@@ -46,7 +49,17 @@ def test_a_number_that_is_not_finite_is_refused_when_written(number):
 
 @pytest.mark.parametrize(
     "damaged",
-    ["", "{", "null", "[]", "{}", "\x80", to_json(RECORD), to_json(RUN)[:-2], to_json(RUN).replace("[125]", "[950]")],
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        "{}",
+        "\x80",
+        to_json(RECORD),
+        to_json(RUN)[:-2],
+        to_json(RUN).replace("[125]", "[950]"),
+    ],
 )
 def test_damaged_json_and_another_kind_raise_a_store_error(damaged):
     with pytest.raises(StoreError, match="A stored run cannot be read"):
@@ -77,7 +90,9 @@ def test_scores_are_those_of_the_outcomes():
     ],
 )
 def test_what_cannot_belong_together_is_no_record(damaged):
-    with pytest.raises(StoreError, match=r"no answers|not belong together|a passage twice|more channels"):
+    with pytest.raises(
+        StoreError, match=r"no answers|not belong together|a passage twice|more channels"
+    ):
         damaged()
 
 
@@ -104,7 +119,11 @@ def test_a_value_that_cannot_be_is_refused(of, field, value):
     answer = plain["outcomes"][0]
     answer["top"] = [{"text": "a", "probability": 0.5}]
     part = {"record": plain, "pruned": plain["pruned"], "outcome": answer}
-    part |= {"token": answer["tokens"][0], "candidate": answer["top"][0], "reached": plain["pruned"]["reached"]}
+    part |= {
+        "token": answer["tokens"][0],
+        "candidate": answer["top"][0],
+        "reached": plain["pruned"]["reached"],
+    }
     assert from_json(Record, json.dumps(plain))
     part[of][field] = value
     with pytest.raises(StoreError, match="cannot be read"):

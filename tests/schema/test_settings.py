@@ -49,15 +49,30 @@ CHANGES = [
         if value is not None
     ],
     (RunSettings(methods=(SINGLE,)), {"methods": (replace(SINGLE, scope="decoder"),)}),
-    *[(FIND, {name: OTHER[RunSettings][name]}) for name in ("model", "dtype", "calibration", "evaluation")],
-    *[(FIND, change) for change in ({"ratio": 1.2}, {"points": 3}, {"method": replace(METHOD, width_multiple=64)})],
-    *[(PROMPT, change) for change in ({"left": "x"}, {"right": "x"}, {"prompt": "More"}, {"n_tokens": 41})],
+    *[
+        (FIND, {name: OTHER[RunSettings][name]})
+        for name in ("model", "dtype", "calibration", "evaluation")
+    ],
+    *[
+        (FIND, change)
+        for change in (
+            {"ratio": 1.2},
+            {"points": 3},
+            {"method": replace(METHOD, width_multiple=64)},
+        )
+    ],
+    *[
+        (PROMPT, change)
+        for change in ({"left": "x"}, {"right": "x"}, {"prompt": "More"}, {"n_tokens": 41})
+    ],
     (PROMPT, {"others": ("x",)}),
     (replace(PROMPT, temperature_percent=50), {"seed": 1}),
 ]
 
 
-@pytest.mark.parametrize(("usual", "change"), CHANGES, ids=[f"{n}-{next(iter(c))}" for n, (_, c) in enumerate(CHANGES)])
+@pytest.mark.parametrize(
+    ("usual", "change"), CHANGES, ids=[f"{n}-{next(iter(c))}" for n, (_, c) in enumerate(CHANGES)]
+)
 def test_a_request_s_key_changes_with_every_setting(usual, change):
     assert replace(usual, **change).key() != usual.key()
 
@@ -65,10 +80,17 @@ def test_a_request_s_key_changes_with_every_setting(usual, change):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (RunSettings(methods=(MethodSettings(damping=1),)), RunSettings(methods=(MethodSettings(damping=1.0),))),
+        (
+            RunSettings(methods=(MethodSettings(damping=1),)),
+            RunSettings(methods=(MethodSettings(damping=1.0),)),
+        ),
         (FindSettings(points=2), FindSettings(points=2.0)),
         (replace(PROMPT, seed=1), PROMPT),
-        *[(kind(residency=way), kind()) for kind in (RunSettings, FindSettings) for way in ("resident", "streamed")],
+        *[
+            (kind(residency=way), kind())
+            for kind in (RunSettings, FindSettings)
+            for way in ("resident", "streamed")
+        ],
     ],
 )
 def test_requests_of_one_result_have_one_key(one, other):
@@ -83,13 +105,20 @@ def test_a_key_changes_with_the_state_of_a_local_file(settings):
 
 @pytest.mark.parametrize("pattern", ["1x1", "2:4", "4:8"])
 def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(pattern):
-    kinds = {"saliency": Saliency, "compensation": Compensation, "allocation": Allocation, "budget": Budget}
+    kinds = {
+        "saliency": Saliency,
+        "compensation": Compensation,
+        "allocation": Allocation,
+        "budget": Budget,
+    }
     for name, allowed in allowed_choices(pattern).items():
         for value in get_args(kinds.get(name, Scope)):
             if value in allowed:
                 assert getattr(MethodSettings(pattern=pattern, **{name: value}), name) == value
                 continue
-            with pytest.raises(SettingsError, match=f"{', '.join(allowed)} with pattern {pattern}") as caught:
+            with pytest.raises(
+                SettingsError, match=f"{', '.join(allowed)} with pattern {pattern}"
+            ) as caught:
                 MethodSettings(pattern=pattern, **{name: value})
             assert caught.value.field == name
 
@@ -97,15 +126,25 @@ def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_th
 def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_asks_for():
     single, fixed = (MethodSettings(pattern=pattern, scope="decoder") for pattern in ("1x1", "2:4"))
     settings = RunSettings(methods=(METHOD, fixed, single), sparsities_permille=(100, 300))
-    assert settings.points == ((METHOD, 100), (METHOD, 300), (fixed, 500), (single, 100), (single, 300))
+    assert settings.points == (
+        (METHOD, 100),
+        (METHOD, 300),
+        (fixed, 500),
+        (single, 100),
+        (single, 300),
+    )
     assert settings.n_sparse == 5
 
 
 def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dense_is_quantised_once():
-    plain = RunSettings(methods=(replace(METHOD, width_multiple=96),), sparsities_permille=(0, 100)).healed(8)
+    plain = RunSettings(
+        methods=(replace(METHOD, width_multiple=96),), sparsities_permille=(0, 100)
+    ).healed(8)
     settings = plain.quantised(("q8_0", "q4_k_m"))
     assert {method.width_multiple for method in settings.methods} == {768}
-    assert [(m.quantise, permille) for m, permille in settings.points if m.quantise and not m.heal_steps] == [
+    assert [
+        (m.quantise, permille) for m, permille in settings.points if m.quantise and not m.heal_steps
+    ] == [
         ("q8_0", 0),
         ("q4_k_m", 0),
         ("q8_0", 100),
@@ -114,13 +153,20 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
     assert [permille for _, permille in settings.healings] == [100]
     layers = RunSettings(
         methods=(
-            MethodSettings(pattern="layer", saliency="block-influence", compensation="none", allocation="uniform"),
+            MethodSettings(
+                pattern="layer",
+                saliency="block-influence",
+                compensation="none",
+                allocation="uniform",
+            ),
         )
     )
     assert {method.width_multiple for method in layers.quantised(("q4_k_m",)).methods} == {
         MethodSettings().width_multiple
     }
-    alone = RunSettings(methods=(replace(MethodSettings(), quantise="q8_0"),), sparsities_permille=(0,))
+    alone = RunSettings(
+        methods=(replace(MethodSettings(), quantise="q8_0"),), sparsities_permille=(0,)
+    )
     assert (settings.made_permille, alone.made_permille) == (settings.sparsities_permille, (0,))
     with pytest.raises(SettingsError, match="float32 where models are quantised"):
         replace(settings, dtype="bfloat16")
@@ -130,7 +176,10 @@ def test_a_run_has_one_budget_which_single_weights_beside_do_not_share():
     single, other = MethodSettings(pattern="1x1"), MethodSettings(saliency="magnitude")
     methods = with_budget([METHOD, single, other], "bytes")
     assert [method.budget for method in methods] == ["bytes", "channels", "bytes"]
-    assert RunSettings(methods=methods).budget == "bytes" and RunSettings(methods=(single,)).budget == "channels"
+    assert (
+        RunSettings(methods=methods).budget == "bytes"
+        and RunSettings(methods=(single,)).budget == "channels"
+    )
     with pytest.raises(SettingsError, match="one for all methods of a run"):
         RunSettings(methods=(methods[0], other))
     with pytest.raises(SettingsError, match=r"Budget must be channels with.*not 'bytes'"):
@@ -138,10 +187,22 @@ def test_a_run_has_one_budget_which_single_weights_beside_do_not_share():
 
 
 @pytest.mark.parametrize(
-    "prompts", [("",), (" Once",), ("a\nb",), ("\ud800",), ("a\x00b",), ("x" * 301,), ("a", "a"), tuple("abcdefghijk")]
+    "prompts",
+    [
+        ("",),
+        (" Once",),
+        ("a\nb",),
+        ("\ud800",),
+        ("a\x00b",),
+        ("x" * 301,),
+        ("a", "a"),
+        tuple("abcdefghijk"),
+    ],
 )
 def test_prompts_are_few_short_different_lines(prompts):
-    assert RunSettings(prompts=()).prompts == () and FindSettings(prompts=("Once",)).run((100,)).prompts == ("Once",)
+    assert RunSettings(prompts=()).prompts == () and FindSettings(prompts=("Once",)).run(
+        (100,)
+    ).prompts == ("Once",)
     with pytest.raises(SettingsError, match="Prompts"):
         RunSettings(prompts=prompts)
 
@@ -199,7 +260,9 @@ REFUSED = [
     REFUSED,
     ids=[f"{kind.__name__}-{values}"[:50] for kind, values, *_ in REFUSED],
 )
-def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(kind, values, name, allowed):
+def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(
+    kind, values, name, allowed
+):
     with pytest.raises(SettingsError) as caught:
         kind(**values)
     (value,) = values.values()
@@ -219,7 +282,9 @@ def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(kind, v
         lambda: replace(PROMPT, n_tokens=0),
         lambda: replace(PROMPT, prompt="  "),
         lambda: FindSettings(evaluation=EvaluationSettings(stop_early=True)),
-        lambda: FindSettings(method=MethodSettings(pattern="2:4", saliency="magnitude", compensation="none")),
+        lambda: FindSettings(
+            method=MethodSettings(pattern="2:4", saliency="magnitude", compensation="none")
+        ),
         lambda: settings_from_plain(FindSettings, asdict(FIND) | {"wish": 1}),
     ],
 )
@@ -229,19 +294,30 @@ def test_what_makes_no_sense_is_refused(refused):
 
 
 @pytest.mark.parametrize(
-    "plain", [None, {"model": 5}, {"calibration": {"length": 1}}, {"modle": "gpt2"}, {"methods": [{"dampening": 0.1}]}]
+    "plain",
+    [
+        None,
+        {"model": 5},
+        {"calibration": {"length": 1}},
+        {"modle": "gpt2"},
+        {"methods": [{"dampening": 0.1}]},
+    ],
 )
 def test_plain_values_that_are_not_settings_are_refused(plain):
     with pytest.raises(SettingsError):
         settings_from_plain(RunSettings, plain)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("12.5 30 %", (125, 300)), (" 0 ,90,, 0.1%", (0, 900, 1))])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("12.5 30 %", (125, 300)), (" 0 ,90,, 0.1%", (0, 900, 1))]
+)
 def test_percents_become_per_mille(text, expected):
     assert parse_percents(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", " , ", "ten", "-1", "91", "12.55", "90.05", "nan", "inf", "1e400"])
+@pytest.mark.parametrize(
+    "text", ["", " , ", "ten", "-1", "91", "12.55", "90.05", "nan", "inf", "1e400"]
+)
 def test_a_percent_that_is_no_tenth_or_out_of_range_is_refused(text):
     with pytest.raises(SettingsError, match="parsit"):
         parse_percents(text)

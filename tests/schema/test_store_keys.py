@@ -1,4 +1,6 @@
-"""A stage's key changes if and only if a setting matters to the stage; notes have distinct names of one home."""
+"""A stage's key changes if and only if a setting matters to the stage; notes have distinct names of
+one home.
+"""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +12,12 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, quantised_dense
 from sparsedash.schema.plain_values import STAGE_VERSIONS
-from sparsedash.schema.settings import BUILTIN_MIXED, CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_MIXED,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.schema.store_keys import (
     NoteName,
     answers_key,
@@ -43,10 +50,14 @@ def dense(evaluation):
 
 
 @pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings))
-def test_keys_of_statistics_and_sampled_text_change_with_every_calibration_setting_that_matters(name, value):
+def test_keys_of_statistics_and_sampled_text_change_with_every_calibration_setting_that_matters(
+    name, value
+):
     changed = replace(CALIBRATION, **{name: value})
     identity = value if name == "corpus" else CORPUS
-    assert statistics_key(MODEL, "float32", identity, changed) != statistics_key(MODEL, "float32", CORPUS, CALIBRATION)
+    assert statistics_key(MODEL, "float32", identity, changed) != statistics_key(
+        MODEL, "float32", CORPUS, CALIBRATION
+    )
     key, other = (text_key(MODEL, "float32", each) for each in (CALIBRATION, changed))
     assert (key == other) == (name in ("token_weights", "packed"))
 
@@ -56,15 +67,29 @@ def test_keys_of_statistics_and_sampled_text_change_with_every_calibration_setti
     [
         ("wikitext-2", (USUAL,), ("wikitext-2",), 0.0, "id of wikitext-2"),
         ("wikitext-2", (USUAL,), (), 0.0, ""),
-        ("wikitext-2", (USUAL,), ("wikitext-2", BUILTIN_MIXED), 0.5, f"id of wikitext-2+0.5 of id of {BUILTIN_MIXED}"),
+        (
+            "wikitext-2",
+            (USUAL,),
+            ("wikitext-2", BUILTIN_MIXED),
+            0.5,
+            f"id of wikitext-2+0.5 of id of {BUILTIN_MIXED}",
+        ),
         ("wikitext-2", (USUAL,), ("wikitext-2",), 0.5, ""),
         ("wikitext-2", (USUAL,), (BUILTIN_MIXED,), 0.5, ""),
         ("wikitext-2", (RANDOM,), ("wikitext-2",), 0.0, "id of wikitext-2"),
         ("wikitext-2", (RANDOM,), (), 0.0, "unread:wikitext-2"),
-        ("self", (USUAL,), (), 0.0, f"self:{text_key(MODEL, 'float32', CalibrationSettings(corpus='self'))}"),
+        (
+            "self",
+            (USUAL,),
+            (),
+            0.0,
+            f"self:{text_key(MODEL, 'float32', CalibrationSettings(corpus='self'))}",
+        ),
     ],
 )
-def test_calibration_text_is_identified_as_far_as_what_is_read_of_it_is_known(corpus, methods, known, share, identity):
+def test_calibration_text_is_identified_as_far_as_what_is_read_of_it_is_known(
+    corpus, methods, known, share, identity
+):
     settings = RunSettings(methods=methods, calibration=CalibrationSettings(corpus=corpus))
     names = {each: f"id of {each}" for each in known}
     assert calibration_text_identity(settings, MODEL, share, names.get) == identity
@@ -81,7 +106,9 @@ def test_the_weights_of_tokens_leave_the_gradients_alone_and_packing_changes_all
     assert {name for name in keys if keys[name] == others[name]} == same
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(EvaluationSettings, ["corpus", "stop_early", *OF_TASKS]))
+@pytest.mark.parametrize(
+    ("name", "value"), other_values(EvaluationSettings, ["corpus", "stop_early", *OF_TASKS])
+)
 def test_an_outcomes_key_changes_with_every_evaluation_setting(name, value):
     assert dense(replace(EVALUATION, **{name: value})) != dense(EVALUATION)
 
@@ -92,7 +119,10 @@ def test_tasks_leave_the_answers_to_passages_alone_and_name_another_run_where_th
     assert outcomes(evaluation=changed) == outcomes()
     assert (RunSettings(evaluation=changed).key() == RunSettings().key()) == (name != "tasks")
     piqa = replace(EVALUATION, tasks=("piqa",))
-    assert RunSettings(evaluation=replace(changed, tasks=("boolq",))).key() != RunSettings(evaluation=piqa).key()
+    assert (
+        RunSettings(evaluation=replace(changed, tasks=("boolq",))).key()
+        != RunSettings(evaluation=piqa).key()
+    )
 
 
 def test_a_key_of_answers_changes_with_model_task_and_what_a_method_uses_alone():
@@ -100,7 +130,16 @@ def test_a_key_of_answers_changes_with_model_task_and_what_a_method_uses_alone()
         return answers_key(model, "float32", task, (STATISTICS, method, 100))
 
     assert (
-        len({key(), key("u"), key(model="n" * 64), key(method=RANDOM), answers_key(MODEL, "float32", "t", None)}) == 5
+        len(
+            {
+                key(),
+                key("u"),
+                key(model="n" * 64),
+                key(method=RANDOM),
+                answers_key(MODEL, "float32", "t", None),
+            }
+        )
+        == 5
     )
     assert key(method=replace(USUAL, seed=1)) == key()
 
@@ -120,7 +159,10 @@ MEASURED = MethodSettings(allocation="curves")
 @pytest.mark.parametrize(
     ("method", "change", "matters"),
     [
-        *[(USUAL, {name: OTHER[MethodSettings][name]}, False) for name in ("curve_levels", "rounds", "seed")],
+        *[
+            (USUAL, {name: OTHER[MethodSettings][name]}, False)
+            for name in ("curve_levels", "rounds", "seed")
+        ],
         (replace(USUAL, allocation="curves"), {"curve_levels": 8}, True),
         (RANDOM, {"seed": 1}, True),
         (RANDOM, {"damping": 0.5}, False),
@@ -137,7 +179,9 @@ MEASURED = MethodSettings(allocation="curves")
         (replace(MEASURED, compensation="none"), {"damping": 0.5}, False),
     ],
 )
-def test_an_outcomes_key_changes_with_the_parameters_that_its_method_uses_alone(method, change, matters):
+def test_an_outcomes_key_changes_with_the_parameters_that_its_method_uses_alone(
+    method, change, matters
+):
     assert (outcomes(replace(method, **change)) != outcomes(method)) == matters
 
 
@@ -149,19 +193,31 @@ def test_curves_serve_every_budget_and_refit_but_not_another_order():
     usual, key = method_named("obs-by-curves"), curves_key
     for same in ({"budget": "weights"}, {"heal_steps": 8}, {"compensation": "sequential"}):
         assert key(STATISTICS, replace(usual, **same)) == key(STATISTICS, usual)
-    for other in ({"saliency": "activation-aware"}, {"damping": 0.5}, {"curve_levels": 8}, {"width_multiple": 64}):
+    for other in (
+        {"saliency": "activation-aware"},
+        {"damping": 0.5},
+        {"curve_levels": 8},
+        {"width_multiple": 64},
+    ):
         assert key(STATISTICS, replace(usual, **other)) != key(STATISTICS, usual)
 
 
 def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_what_refits():
     def key(method, permille=100, weights="equal"):
-        keys = calibration_keys(MODEL, "float32", CORPUS, CalibrationSettings(token_weights=weights))
+        keys = calibration_keys(
+            MODEL, "float32", CORPUS, CalibrationSettings(token_weights=weights)
+        )
         return scheduled_gradients_key(keys, method, permille)
 
     usual = replace(ROUNDS, allocation="global")
     for same in ({"compensation": "none"}, {"width_multiple": 1}, {"damping": 0.5}, {"seed": 3}):
         assert key(replace(usual, **same)) == key(usual)
-    for other in ({"rounds": 5}, {"schedule": "linear"}, {"allocation": "uniform"}, {"budget": "bytes"}):
+    for other in (
+        {"rounds": 5},
+        {"schedule": "linear"},
+        {"allocation": "uniform"},
+        {"budget": "bytes"},
+    ):
         assert key(replace(usual, **other)) != key(usual)
     assert key(usual, permille=200) != key(usual)
     assert key(usual, weights="residual") == key(usual)
@@ -177,14 +233,18 @@ def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_wha
         ("healed", RANDOM.healed(8)),
     ],
 )
-def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(stage, method, monkeypatch):
+def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(
+    stage, method, monkeypatch
+):
     before = outcomes(method), outcomes(RANDOM)
     monkeypatch.setitem(STAGE_VERSIONS, stage, STAGE_VERSIONS[stage] + 1)
     assert outcomes(method) != before[0]
     assert outcomes(RANDOM) == before[1]
 
 
-def test_channels_drawn_at_random_have_the_version_of_their_draw_and_layers_drawn_at_random_do_not(monkeypatch):
+def test_channels_drawn_at_random_have_the_version_of_their_draw_and_layers_drawn_at_random_do_not(
+    monkeypatch,
+):
     layers = method_named("random-layers")
     before = outcomes(RANDOM), outcomes(layers)
     monkeypatch.setitem(STAGE_VERSIONS, "random", STAGE_VERSIONS["random"] + 1)
@@ -192,7 +252,9 @@ def test_channels_drawn_at_random_have_the_version_of_their_draw_and_layers_draw
     assert outcomes(layers) == before[1]
 
 
-def test_another_version_of_the_quantiser_does_not_answer_with_what_an_earlier_one_made(monkeypatch):
+def test_another_version_of_the_quantiser_does_not_answer_with_what_an_earlier_one_made(
+    monkeypatch,
+):
     quantised, before = quantised_dense("q6_k"), [outcomes(quantised_dense("q6_k")), outcomes()]
     monkeypatch.setattr(store_keys, "quantiser_version", lambda: "0.2")
     assert outcomes(quantised) != before[0] and outcomes() == before[1]
@@ -210,7 +272,10 @@ def test_outcomes_keys_tell_model_precision_text_statistics_and_sparsity_apart()
     usual = (MODEL, "float32", CORPUS, EVALUATION, (STATISTICS, USUAL, 100))
     others = ("n" * 64, "bfloat16", "d" * 64, EvaluationSettings(n_passages=1), None)
     keys = {outcomes_key(*usual[:at], other, *usual[at + 1 :]) for at, other in enumerate(others)}
-    keys |= {outcomes_key(*usual[:4], sparse) for sparse in ((STATISTICS, USUAL, 200), ("t" * 64, USUAL, 100))}
+    keys |= {
+        outcomes_key(*usual[:4], sparse)
+        for sparse in ((STATISTICS, USUAL, 200), ("t" * 64, USUAL, 100))
+    }
     assert len(keys | {outcomes_key(*usual)}) == 8
 
 
@@ -218,18 +283,24 @@ def test_only_the_key_of_a_sparse_model_that_stops_early_knows_of_it_and_of_how_
     early = EvaluationSettings(stop_early=True)
     assert dense(early) == dense(EVALUATION)
     assert outcomes(n_sparse=3) == outcomes()
-    assert len({outcomes(), outcomes(evaluation=early), outcomes(evaluation=early, n_sparse=3)}) == 3
+    assert (
+        len({outcomes(), outcomes(evaluation=early), outcomes(evaluation=early, n_sparse=3)}) == 3
+    )
 
 
 def test_the_keys_are_those_that_results_are_already_kept_under():
-    """Raise a stage's version to change one; anything else that changes them loses what people have computed."""
+    """Raise a stage's version to change one; anything else that changes them loses what people have
+    computed.
+    """
     keys = {
         "text": text_key(MODEL, "float32", CALIBRATION),
         **asdict(calibration_keys(MODEL, "float32", CORPUS, CALIBRATION)),
         "pruned": pruned_key(STATISTICS, SEQUENTIAL, 100),
         "dense": dense(EVALUATION),
         "best": outcomes(method_named("best")),
-        "published": outcomes(method_named("retrain-free (published)"), EvaluationSettings(rule="published")),
+        "published": outcomes(
+            method_named("retrain-free (published)"), EvaluationSettings(rule="published")
+        ),
         "run": RunSettings().key(),
     }
     assert {name: key[:8] for name, key in keys.items()} == KEPT
@@ -257,13 +328,19 @@ KEPT = {
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "sparsedash" / "schema" / "store_keys.py"
-OTHERS = sorted({*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")} - {HOME})
+OTHERS = sorted(
+    {*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")} - {HOME}
+)
 
 
 def test_no_two_notes_share_a_name_and_no_other_file_makes_one():
-    """mypy lets no plain text through to the store; what is left is to call a text a name, here or by a cast."""
+    """mypy lets no plain text through to the store; what is left is to call a text a name, here or
+    by a cast.
+    """
     names = {
-        name: make("a", "b") for name, make in vars(store_keys).items() if name.endswith("_note") and name[0] != "_"
+        name: make("a", "b")
+        for name, make in vars(store_keys).items()
+        if name.endswith("_note") and name[0] != "_"
     }
     assert len(set(names.values())) == len(names) > 20
     assert store_keys.model_identity_note("gpt2", "f") == "identity|gpt2|f"

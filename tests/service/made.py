@@ -40,7 +40,13 @@ TIMING = Timing(
 
 
 def run(settings: RunSettings = SETTINGS, **changes: object) -> Run:
-    usual = {"key": settings.key(), "model_identity": "m", "dense": "dense", "sparse": ("s1",), "finished": True}
+    usual = {
+        "key": settings.key(),
+        "model_identity": "m",
+        "dense": "dense",
+        "sparse": ("s1",),
+        "finished": True,
+    }
     return replace(RUN, settings=settings, **{**usual, **changes})
 
 
@@ -51,14 +57,27 @@ def finish(backend: Backend, job) -> None:
 
 def work(backend: Backend, job, suffix: str = "") -> None:
     """Do what a worker does: claim, store the results, finish."""
-    dense, sparse, texts = f"dense{suffix}", f"s1{suffix}", passages_key(f"texts{suffix}", SETTINGS.evaluation)
+    dense, sparse, texts = (
+        f"dense{suffix}",
+        f"s1{suffix}",
+        passages_key(f"texts{suffix}", SETTINGS.evaluation),
+    )
     claimed = backend._table.claim(job.id, "slot-0", 1)
     for key in (dense, sparse):
         backend._store.put(key, replace(answered(key, 3), passages_key=texts))
-    backend._store.put(texts, Passages(key=texts, indices=(0,), contexts=("Once",), targets=("upon",)))
+    backend._store.put(
+        texts, Passages(key=texts, indices=(0,), contexts=("Once",), targets=("upon",))
+    )
     settings = replace(SETTINGS, dtype=job.settings["dtype"])
     backend._store.put(
-        job.key, run(settings, key=job.key, dense=dense, sparse=(sparse,), corpora={"evaluation": f"texts{suffix}"})
+        job.key,
+        run(
+            settings,
+            key=job.key,
+            dense=dense,
+            sparse=(sparse,),
+            corpora={"evaluation": f"texts{suffix}"},
+        ),
     )
     backend._table.end(claimed, "done")
 
@@ -67,7 +86,9 @@ def stored_run(backend: Backend, name: str, **changes: object) -> Run:
     """A run under this name with its records; it shares the dense one with all others."""
     found, (dense, *sparse) = specimens.run()
     own = [replace(record, key=f"{name}-{i}") for i, record in enumerate(sparse)]
-    texts = replace(specimens.passages(), key=passages_key("sha256:4567", found.settings.evaluation))
+    texts = replace(
+        specimens.passages(), key=passages_key("sha256:4567", found.settings.evaluation)
+    )
     found = replace(found, key=name, sparse=tuple(record.key for record in own))
     found = replace(found, **changes)
     for part in (dense, *own, texts, found):

@@ -15,7 +15,12 @@ from sparsedash.schema.find_settings import PLANNED, FindSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Step, Taken
 from sparsedash.schema.records import Passages, Run, VerifySettings
-from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_TEXT,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.service.backend import Backend
 from sparsedash.service.time_forecast import START_S, Speeds
 from sparsedash.storage.file_hashes import contents
@@ -38,7 +43,11 @@ def test_the_same_request_is_one_job_until_its_results_are_lost(backend):
     health = backend.health()
     assert (health["status"], health["running"], health["queued"]) == ("ok", 0, 1)
     again = backend.submit(SETTINGS)
-    assert (again.state, backend.queue_position(2), backend.queue_position(again.id)) == ("queued", 1, 2)
+    assert (again.state, backend.queue_position(2), backend.queue_position(again.id)) == (
+        "queued",
+        1,
+        2,
+    )
 
 
 def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(backend, monkeypatch):
@@ -48,7 +57,13 @@ def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(backend, 
     job = backend.submit(settings)
     forecast = backend.forecast(job)
     assert replace(forecast, disk=before.disk) == before and forecast.duration.total_s is not None
-    assert dict(forecast.duration.parts).keys() == {"starting", "loading", "calibrating", "pruning", "evaluating"}
+    assert dict(forecast.duration.parts).keys() == {
+        "starting",
+        "loading",
+        "calibrating",
+        "pruning",
+        "evaluating",
+    }
     assert forecast.left_bytes == before.disk.takes.stays_bytes > 0
     stored = replace(before, stored=replace(before.stored, dense=True))
     assert stored.left_bytes is None, "of a run of which a part is stored"
@@ -56,14 +71,18 @@ def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(backend, 
     assert backend.forecast(job) is None
 
 
-def test_a_worker_that_is_there_spares_a_run_its_start_and_a_start_takes_as_long_as_ever(backend, monkeypatch):
+def test_a_worker_that_is_there_spares_a_run_its_start_and_a_start_takes_as_long_as_ever(
+    backend, monkeypatch
+):
     before = backend.expected_seconds(SETTINGS)["start"]
     monkeypatch.setattr(backend._runner, "has_worker", lambda: True)
     assert dict(backend.preflight(SETTINGS).duration.parts).get("starting", 0) == 0
     assert backend.expected_seconds(SETTINGS)["start"] == before == START_S
 
 
-def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_that_loaded_the_engine(backend):
+def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_that_loaded_the_engine(
+    backend,
+):
     for i, seconds in enumerate((90.0, 7.0, 12.0, 0.2, 0.1, 9.0)):
         job = backend.submit(replace(SETTINGS, sparsities_permille=(10 * (i + 1),)))
         claimed = backend._table.claim(job.id, "slot-0", 1)
@@ -72,21 +91,29 @@ def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_th
     assert backend.expected_seconds(SETTINGS)["start"] == 12.0
 
 
-@pytest.mark.parametrize(("bfloat16", "dtype"), [(2e11, "bfloat16"), (1.2e11, "float32"), (None, "float32")])
-def test_a_first_look_takes_the_format_that_is_clearly_faster(backend, monkeypatch, bfloat16, dtype):
+@pytest.mark.parametrize(
+    ("bfloat16", "dtype"), [(2e11, "bfloat16"), (1.2e11, "float32"), (None, "float32")]
+)
+def test_a_first_look_takes_the_format_that_is_clearly_faster(
+    backend, monkeypatch, bfloat16, dtype
+):
     speeds = bfloat16 and Speeds(float32=1e11, bfloat16=bfloat16)
     monkeypatch.setattr(backend._speed, "known", lambda: speeds)
     assert backend.fastest_dtype() == dtype
 
 
 def test_a_disk_without_room_for_a_job_is_not_healthy(backend, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**12, used=10**12, free=1000))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: SimpleNamespace(total=10**12, used=10**12, free=1000)
+    )
     with pytest.raises(StoreError, match="free"):
         backend.health()
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, FIND], ids=["run", "find"])
-def test_a_changed_text_file_makes_another_request_and_a_retry_is_the_new_one(backend, tmp_path, settings):
+def test_a_changed_text_file_makes_another_request_and_a_retry_is_the_new_one(
+    backend, tmp_path, settings
+):
     file = tmp_path / "a.txt"
     passages = "\n\n".join(f"this was door {n}" for n in range(30))
     file.write_text(passages)
@@ -99,7 +126,11 @@ def test_a_changed_text_file_makes_another_request_and_a_retry_is_the_new_one(ba
     file.write_text(f"{passages} once more")
     second = backend.retry(first.id)
     assert (second.id, second.kind) == (first.id + 1, first.kind)
-    assert second.key == settings.key(contents(settings, backend._store)) == backend.submit(settings).key
+    assert (
+        second.key
+        == settings.key(contents(settings, backend._store))
+        == backend.submit(settings).key
+    )
 
 
 def test_a_search_is_a_job_of_its_own_kind_that_is_done_once(backend):
@@ -135,7 +166,11 @@ def test_a_prompt_once_answered_stays_answered_and_a_verification_is_asked_for_a
 
 def test_a_look_and_a_new_server_notice_that_a_worker_is_gone(backend, tmp_path):
     job = backend.submit(SETTINGS)
-    for look in (lambda: backend.job(job.id), lambda: backend.jobs()[0], lambda: backend.newest_job(job.key)):
+    for look in (
+        lambda: backend.job(job.id),
+        lambda: backend.jobs()[0],
+        lambda: backend.newest_job(job.key),
+    ):
         backend._table.claim(job.id, "slot-0", 1)
         assert look().state == "crashed"
         backend.retry(job.id)
@@ -145,7 +180,9 @@ def test_a_look_and_a_new_server_notice_that_a_worker_is_gone(backend, tmp_path)
     next_server.close()
 
 
-def test_stored_runs_are_listed_newest_first_and_a_folder_that_cannot_be_used_is_said(backend, tmp_path):
+def test_stored_runs_are_listed_newest_first_and_a_folder_that_cannot_be_used_is_said(
+    backend, tmp_path
+):
     backend._store.put("old", run(key="old", started_at=1.0))
     backend._store.put("new", run(OTHER, key="new", started_at=2.0, finished=False))
     assert [each.key for each in backend.runs()] == ["new", "old"]
@@ -180,7 +217,9 @@ def test_a_backend_and_all_its_verbs_leave_torch_and_dask_alone(tmp_path, no_pro
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_a_run_without_its_passages_or_with_a_task_that_only_dense_has_answered_is_made_again(backend):
+def test_a_run_without_its_passages_or_with_a_task_that_only_dense_has_answered_is_made_again(
+    backend,
+):
     job = backend.submit(SETTINGS)
     work(backend, job)
     texts = backend._store.get(Run, job.key).corpora["evaluation"]
@@ -192,7 +231,10 @@ def test_a_run_without_its_passages_or_with_a_task_that_only_dense_has_answered_
     one = replace(verdicts(both=3)[0], key="a")
     backend._store.put("a", one)
     made = backend._store.get(Run, job.key)
-    for answers, state in (({"dense": ("a",), "s1": ("a",)}, "done"), ({"dense": ("a",)}, "queued")):
+    for answers, state in (
+        ({"dense": ("a",), "s1": ("a",)}, "done"),
+        ({"dense": ("a",)}, "queued"),
+    ):
         backend._store.drop(Run, job.key)
         backend._store.put(job.key, replace(made, answers=answers))
         assert backend.submit(SETTINGS).state == state

@@ -1,4 +1,6 @@
-"""A file that a run reads and that has changed makes another request, in whatever way it was changed."""
+"""A file that a run reads and that has changed makes another request, in whatever way it was
+changed.
+"""
 
 import json
 import os
@@ -18,7 +20,9 @@ TEXT = "\n\n".join(f"{BEFORE} {n} has a last word" for n in range(9))
 
 def with_data(folder):
     """A task whose data lie in a subfolder of its own, and that file."""
-    reference = write_task(folder, "mine", **MULTIPLE_CHOICE | {"dataset_kwargs": {"data_files": "data/mc.jsonl"}})
+    reference = write_task(
+        folder, "mine", **MULTIPLE_CHOICE | {"dataset_kwargs": {"data_files": "data/mc.jsonl"}}
+    )
     (folder / "data").mkdir()
     data = folder / "data" / "mc.jsonl"
     data.write_text(json.dumps({"question": BEFORE, "choices": ["a", "b"], "label": 0}))
@@ -62,7 +66,9 @@ def change(file, *, same_size=True, same_time=False):
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("way", ["in place", "same size", "same time", "through a link", "in a subfolder"])
+@pytest.mark.parametrize(
+    "way", ["in place", "same size", "same time", "through a link", "in a subfolder"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_file_makes_another_request(backend, tmp_path, kind, way):
     folder = tmp_path / "named"
@@ -82,7 +88,9 @@ def test_a_changed_file_makes_another_request(backend, tmp_path, kind, way):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_that_was_written_again_with_the_same_content_makes_the_same_request(backend, tmp_path, kind):
+def test_a_file_that_was_written_again_with_the_same_content_makes_the_same_request(
+    backend, tmp_path, kind
+):
     (tmp_path / "named").mkdir()
     settings, file = request(kind, tmp_path / "named")
     first = backend.submit(settings)

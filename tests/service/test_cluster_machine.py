@@ -18,7 +18,12 @@ from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.service import cluster_machine, cluster_runner
-from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, kept_calibration, perform_part
+from sparsedash.service.cluster_machine import (
+    PartMachine,
+    fetch_calibration,
+    kept_calibration,
+    perform_part,
+)
 from sparsedash.service.cluster_runner import ClusterRunner
 from sparsedash.storage.run_files import read_run_file
 from sparsedash.storage.store import Store
@@ -30,7 +35,9 @@ from tests.faults.fake_worker import COMMAND
 def part_of(behaviour, points=(0,)):
     run = RunSettings(model=f"fake/{behaviour}", sparsities_permille=(100, 200))
     asked = PartSettings(run=run, run_key=run.key(), points=points)
-    return Part(name="0", kind="part", key=asked.key(), settings=json.loads(canonical_json(asdict(asked))))
+    return Part(
+        name="0", kind="part", key=asked.key(), settings=json.loads(canonical_json(asdict(asked)))
+    )
 
 
 @pytest.fixture
@@ -69,7 +76,9 @@ def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of
     assert (newest.owner, may_use_token(newest.owner)) == ("bob", False)
     assert table.get(before.id).state == "cancelled", "what waited there before is not done first"
     table.close()
-    assert alone.do(left, "ann", told.append, lambda: True).state == "cancelled", "nobody wants it any more"
+    assert alone.do(left, "ann", told.append, lambda: True).state == "cancelled", (
+        "nobody wants it any more"
+    )
 
 
 def test_a_part_that_could_not_be_followed_does_not_hold_up_the_next_one(alone, monkeypatch):
@@ -95,7 +104,9 @@ def test_a_part_that_another_server_begins_while_this_one_connects_goes_on(tmp_p
 
     there = SimpleNamespace(held=held, drop=dropped.append)
     scheduler = SimpleNamespace(address="tcp://there")
-    runner = ClusterRunner(tmp_path, JobTable(tmp_path / "jobs.sqlite"), store, scheduler, connect=lambda *_: there)
+    runner = ClusterRunner(
+        tmp_path, JobTable(tmp_path / "jobs.sqlite"), store, scheduler, connect=lambda *_: there
+    )
     assert runner._connect() and not dropped
     store.close()
 
@@ -105,7 +116,10 @@ def test_a_machine_with_other_stages_than_the_server_makes_nothing(alone, monkey
     monkeypatch.setattr(cluster, "this_machine", lambda: ("tcp://here", "ann"))
     part = replace(part_of("quick"), stages=STAGE_VERSIONS | {"pruned": 0})
     end = perform_part(part, lambda progress: None, never, lambda *_: None)
-    assert (end.state, end.error_text) == ("failed", "ann has another version of SparseDash than the server.")
+    assert (end.state, end.error_text) == (
+        "failed",
+        "ann has another version of SparseDash than the server.",
+    )
 
 
 def test_two_workers_of_one_computer_have_a_folder_each(tmp_path, monkeypatch):
@@ -161,7 +175,9 @@ def test_all_that_belongs_to_a_calibration_is_fetched_and_nothing_else(stores):
     kept = calibration_in(has)
     assert fetch_calibration(kept, wants, fetch, lambda: True) == 0, "it was stopped"
     assert fetch_calibration(kept, wants, fetch, never) == 3
-    assert [wants.get_artefact(f"{STATISTICS}/{n}") for n in range(3)] == [bytes([n]) * 100 for n in range(3)]
+    assert [wants.get_artefact(f"{STATISTICS}/{n}") for n in range(3)] == [
+        bytes([n]) * 100 for n in range(3)
+    ]
     assert wants.get_artefact(f"{OTHER}/0") is None
     assert wants.recall(store_keys.calibrated_note(STATISTICS)) == "3"
     assert wants.recall(store_keys.calibration_warning_note(STATISTICS)) == ""
@@ -177,7 +193,9 @@ def test_where_a_part_is_gone_it_is_not_noted_that_all_are_there(stores, gone):
             raise OSError("no route to host")
         return has.get_artefact("gone" if name.endswith("/1") else name)
 
-    assert fetch_calibration(calibration_in(has), wants, fetch, never) == (1 if gone == "artefact" else 0)
+    assert fetch_calibration(calibration_in(has), wants, fetch, never) == (
+        1 if gone == "artefact" else 0
+    )
     assert wants.recall(store_keys.calibrated_note(STATISTICS)) is None
     for end, part in ((DONE, "another part"), (PartEnd(state="failed"), "part")):
         assert kept_calibration(end, part, "tls://127.0.0.1:1", has).calibration is None

@@ -1,4 +1,6 @@
-"""What of a job each machine does, and what becomes of what comes back; with a store, without a cluster."""
+"""What of a job each machine does, and what becomes of what comes back; with a store, without a
+cluster.
+"""
 
 import json
 from contextlib import closing
@@ -53,9 +55,13 @@ def made(part, machine, calibration=KEPT, **changes) -> PartEnd:
     machine.put(PASSAGES.key, PASSAGES)
     for record in (dense, *sparse):
         machine.put(record.key, record)
-    run = replace(RUN, key=part.key, settings=asked.run, dense=dense.key, sparse=tuple(r.key for r in sparse))
+    run = replace(
+        RUN, key=part.key, settings=asked.run, dense=dense.key, sparse=tuple(r.key for r in sparse)
+    )
     run = replace(run, finished=True, seconds={"evaluate": 2.0}, **changes)
-    return PartEnd(state="done", machine="ann", file=run_file(run, machine), calibration=calibration)
+    return PartEnd(
+        state="done", machine="ann", file=run_file(run, machine), calibration=calibration
+    )
 
 
 def keep(plan, machine, *names, **changes):
@@ -65,7 +71,9 @@ def keep(plan, machine, *names, **changes):
         plan.keep(part, made(part, machine, **changes))
 
 
-def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_back_first(job, store, machine):
+def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_back_first(
+    job, store, machine
+):
     plan, shown = ClusterPlan(job, store), []
     assert plan.left() == ("0",)
     assert (plan.part("0").known, plan.part("0").calibration) == (b"", None)
@@ -75,16 +83,22 @@ def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_bac
         shown.append((len(run.sparse), run.finished, plan.said(), *plan.left()))
         again = ClusterPlan(job, store)
         if not plan.whole:
-            assert again.left() == plan.left(), "neither another attempt nor another server asks for it again"
+            assert again.left() == plan.left(), (
+                "neither another attempt nor another server asks for it again"
+            )
             assert again.part("1").known and again.part("1").calibration == KEPT
     said = [f"{n} of 3 sparse models are made" for n in (1, 2, 3)]
     assert shown == [(1, False, said[0], "1", "2"), (1, False, said[1], "1"), (3, True, said[2])]
     assert run.seconds == {"evaluate": 6.0}
     assert [store.get(Record, key).sparsity_permille for key in run.sparse] == [100, 200, 300]
-    assert run.warnings == ("Layers lose 12.5 times more.", "Few tokens."), "each once, whatever its numbers"
+    assert run.warnings == ("Layers lose 12.5 times more.", "Few tokens."), (
+        "each once, whatever its numbers"
+    )
 
 
-def test_the_last_part_is_asked_for_again_where_the_whole_run_could_not_be_stored(job, store, machine, monkeypatch):
+def test_the_last_part_is_asked_for_again_where_the_whole_run_could_not_be_stored(
+    job, store, machine, monkeypatch
+):
     plan = ClusterPlan(job, store)
     keep(plan, machine, "0", "1")
     with monkeypatch.context() as patched:
@@ -115,7 +129,9 @@ def test_noted_parts_that_are_of_no_use_are_asked_for_again(job, store, machine,
         ({"corpora": {"calibration": "other", "evaluation": "b" * 40}}, "another model or text"),
     ],
 )
-def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(job, store, machine, changes, reason):
+def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(
+    job, store, machine, changes, reason
+):
     plan = ClusterPlan(job, store)
     keep(plan, machine, "0")
     part = plan.part("1")
@@ -129,19 +145,31 @@ def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(job, store, ma
 
 
 def test_uploads_go_along_and_one_that_is_gone_is_told(job, store, tmp_path):
-    content, other = (json.dumps({"text": text}).encode() for text in ("the lamp and the boat", "another text"))
-    reference, same_name = (Uploads(store.folder).keep("mine.jsonl", each) for each in (content, other))
-    calibration, evaluation = CalibrationSettings(corpus=reference), EvaluationSettings(corpus=same_name)
+    content, other = (
+        json.dumps({"text": text}).encode() for text in ("the lamp and the boat", "another text")
+    )
+    reference, same_name = (
+        Uploads(store.folder).keep("mine.jsonl", each) for each in (content, other)
+    )
+    calibration, evaluation = (
+        CalibrationSettings(corpus=reference),
+        EvaluationSettings(corpus=same_name),
+    )
     asked = replace(ASKED, calibration=calibration, evaluation=evaluation)
     plan = ClusterPlan(replace(job, settings=asdict(asked)), store)
-    assert {Uploads(tmp_path).keep(*each) for each in plan.part("0").texts.items()} == {reference, same_name}
+    assert {Uploads(tmp_path).keep(*each) for each in plan.part("0").texts.items()} == {
+        reference,
+        same_name,
+    }
     Uploads(store.folder).drop(reference, ())
     with pytest.raises(SparseDashError, match=r"mine\.jsonl"):
         plan.part("0")
 
 
 @pytest.mark.parametrize(("owner", "named"), [("", ""), ("root", ""), ("bob", "bob")])
-def test_a_part_names_the_visitor_whose_jobs_go_without_the_token(job, store, tmp_path, monkeypatch, owner, named):
+def test_a_part_names_the_visitor_whose_jobs_go_without_the_token(
+    job, store, tmp_path, monkeypatch, owner, named
+):
     rules = tmp_path / "serve.toml"
     rules.write_text('address = "https://localhost"\nlogin = "oidc"\nadministrators = ["root"]\n')
     monkeypatch.setenv("SPARSEDASH_SERVE", str(rules))
@@ -151,7 +179,9 @@ def test_a_part_names_the_visitor_whose_jobs_go_without_the_token(job, store, tm
 def test_the_first_part_calibrates_for_every_kind_of_method():
     plain = MethodSettings()
     other = MethodSettings(compensation="none")
-    single = MethodSettings(pattern="1x1", saliency="obs", compensation="none", allocation="uniform")
+    single = MethodSettings(
+        pattern="1x1", saliency="obs", compensation="none", allocation="uniform"
+    )
     blind = MethodSettings(saliency="magnitude", compensation="none", allocation="uniform")
     assert first_points(replace(ASKED, methods=(plain, other))) == (0,)
     assert first_points(replace(ASKED, methods=(plain, single))) == (0, 3)
@@ -159,6 +189,8 @@ def test_the_first_part_calibrates_for_every_kind_of_method():
     assert first_points(replace(ASKED, methods=(blind,))) == (0,)
     best, by_curves, sequential = map(method_named, ("least-squares", "obs-by-curves", "best"))
     methods = (replace(best, allocation="curves"), best, by_curves, sequential)
-    assert first_points(replace(ASKED, methods=methods)) == (0, 3, 6), "the last has the curves before it"
+    assert first_points(replace(ASKED, methods=methods)) == (0, 3, 6), (
+        "the last has the curves before it"
+    )
     in_sequence, in_one_pass = map(method_named, ("sparsegpt-2:4", "wanda-2:4"))
     assert first_points(replace(ASKED, methods=(in_sequence, in_one_pass))) == (0, 1)

@@ -1,5 +1,5 @@
-"""Two Dask workers over TLS, each with a data folder of its own, and the real engine give the same records as here; a
-scheduler that is dead or refused is said in words, and runs are done here.
+"""Two Dask workers over TLS, each with a data folder of its own, and the real engine give the same
+records as here; a scheduler that is dead or refused is said in words, and runs are done here.
 """
 
 from dataclasses import replace
@@ -26,8 +26,13 @@ def dask(tmp_path_factory):
     house.start_scheduler()
     for name in ("ann", "ben"):
         house.start_worker(name)
-    # A server gives a connection up after seconds, and the scheduler is there only once it has been imported.
-    eventually(lambda: all("Registered to" in (house.folder / f"{name}.log").read_text() for name in house.workers))
+    # A server gives a connection up after seconds, and the scheduler is there only once it has been
+    # imported.
+    eventually(
+        lambda: all(
+            "Registered to" in (house.folder / f"{name}.log").read_text() for name in house.workers
+        )
+    )
     yield house
     house.end()
 
@@ -47,7 +52,9 @@ def settings(tmp_path):
     text = f"file:{write_jsonl(tmp_path / 'passages.jsonl', passages(60))}"
     best = MethodSettings(width_multiple=8)
     methods = (best, replace(best, saliency="magnitude", compensation="none"))
-    made = small_run(save_tiny(tmp_path / "tiny"), text, methods=methods, sparsities_permille=(125, 500))
+    made = small_run(
+        save_tiny(tmp_path / "tiny"), text, methods=methods, sparsities_permille=(125, 500)
+    )
     return replace(made, evaluation=replace(made.evaluation, stop_early=True))
 
 
@@ -62,7 +69,9 @@ def answers(record: Record):
     return record.key, record.outcomes, record.pruned, record.stopping
 
 
-def test_a_sweep_on_two_machines_gives_the_records_that_it_gives_here(backend, dask, settings, tmp_path):
+def test_a_sweep_on_two_machines_gives_the_records_that_it_gives_here(
+    backend, dask, settings, tmp_path
+):
     here = Store(tmp_path / "here")
     expected = run(settings, here)
     healed = backend.submit(settings.healed(1))
@@ -110,10 +119,16 @@ def test_where_no_scheduler_is_to_be_had_the_reason_is_shown_and_runs_are_done_h
     if not address:
         assert backend.cluster() is None
     else:
-        said = "runs code on every machine" if "10.1" in address else f"No scheduler answers at {address}"
+        said = (
+            "runs code on every machine"
+            if "10.1" in address
+            else f"No scheduler answers at {address}"
+        )
         eventually(lambda: said in backend.cluster().trouble)
         assert backend.cluster().address == address
         queued = backend.submit(RunSettings())
         begun = replace(queued, state="running", worker=CLUSTER)
-        assert {backend._cluster.takes(queued), backend._cluster.takes(begun)} == {"127.0.0.1" in address}
+        assert {backend._cluster.takes(queued), backend._cluster.takes(begun)} == {
+            "127.0.0.1" in address
+        }
     backend.close()

@@ -1,4 +1,6 @@
-"""What the data folder holds, each byte once, and deletion: what goes, what stays and why. No worker is started."""
+"""What the data folder holds, each byte once, and deletion: what goes, what stays and why. No
+worker is started.
+"""
 
 from dataclasses import asdict, replace
 
@@ -62,8 +64,12 @@ def write_pair(backend, left, right, *others):
     for kind, settings in (("divergence", compared), ("continuation", written)):
         finish(backend, live(backend, settings, settings.key(), kind))
     places = (Place(text="upon", nats=0.1, left="a", right="b"),)
-    backend._store.put(compared.key(), Divergence(key=compared.key(), opening="Once", places=places))
-    backend._store.put(written.key(), Continuation(key=written.key(), prompt="Once", left="a", right="b"))
+    backend._store.put(
+        compared.key(), Divergence(key=compared.key(), opening="Once", places=places)
+    )
+    backend._store.put(
+        written.key(), Continuation(key=written.key(), prompt="Once", left="a", right="b")
+    )
     return compared.key(), written.key()
 
 
@@ -79,8 +85,14 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
     gone = delete_runs(backend, ["one", "example", "nowhere"])
     assert gone.n_records == len({run.dense, *run.sparse})
     assert (gone.n_shared, dict(gone.refused)) == (0, {})
-    assert backend.run("example") is not None and not keeper.plan(Selection(runs=("example",))).deletes
-    left = [key for kind in (Run, FindResult, Record, Passages, Timing) for key in backend._store.keys(kind)]
+    assert (
+        backend.run("example") is not None and not keeper.plan(Selection(runs=("example",))).deletes
+    )
+    left = [
+        key
+        for kind in (Run, FindResult, Record, Passages, Timing)
+        for key in backend._store.keys(kind)
+    ]
     assert left == []
     assert backend.user_data.marks() == {}
     assert backend._store.recall(store_keys.losses_note(run.dense, run.sparse[0])) is None
@@ -107,7 +119,9 @@ def test_healed_weights_stay_while_a_run_has_them_and_go_with_the_last_one(backe
     plan = backend.housekeeping.plan(Selection(runs=("other",)))
     assert plan.n_bytes == held.runs[0].n_bytes == held.kinds["runs"].n_bytes + n_bytes
     of_model = backend.housekeeping.plan(Selection(model=MODEL))
-    assert (of_model.n_bytes, of_model.stays, of_model.items) == (plan.n_bytes, (), ()), "it goes with the run"
+    assert (of_model.n_bytes, of_model.stays, of_model.items) == (plan.n_bytes, (), ()), (
+        "it goes with the run"
+    )
     delete_runs(backend, ["other"])
     assert artefacts(backend) == set()
 
@@ -122,18 +136,27 @@ def test_what_another_run_uses_stays_until_both_go_together(backend):
     assert [run.key for run in backend.runs()] == ["other"]
 
 
-def test_comparisons_prompts_and_choices_go_with_their_models_whether_or_not_a_list_of_prompts_names_them(backend):
+def test_comparisons_prompts_and_choices_go_with_their_models_whether_or_not_a_list_of_prompts_names_them(
+    backend,
+):
     one, other = stored_run(backend, "one"), stored_run(backend, "other")
-    gone = [*write_pair(backend, one.dense, one.sparse[0]), *write_pair(backend, "x", "y", one.sparse[1])[1:]]
+    gone = [
+        *write_pair(backend, one.dense, one.sparse[0]),
+        *write_pair(backend, "x", "y", one.sparse[1])[1:],
+    ]
     compared, written = write_pair(backend, other.dense, other.sparse[0])
     asked = ContinuationSettings(left=one.dense, right=one.sparse[0], prompt="Twice")
     for settings in (asked, replace(asked, left="x", right="y")):
         backend.user_data.keep_prompt(settings)
-        backend._store.put(settings.key(), Continuation(key=settings.key(), prompt="Twice", left="a", right="b"))
+        backend._store.put(
+            settings.key(), Continuation(key=settings.key(), prompt="Twice", left="a", right="b")
+        )
     backend.user_data.choose(one.dense, one.sparse[0], "3", one.sparse[0])
     assert backend.result(Divergence, gone[0]) and backend.result(Continuation, gone[1])
     delete_runs(backend, ["one"])
-    assert compared in backend._store.keys(Divergence) and gone[0] not in backend._store.keys(Divergence)
+    assert compared in backend._store.keys(Divergence) and gone[0] not in backend._store.keys(
+        Divergence
+    )
     assert list(backend._store.keys(Continuation)) == [written, settings.key()]
     assert backend.result(Divergence, gone[0]) is None, "nor is it cached in memory"
     assert len(list(backend._store.keys(Prompts))) == 1
@@ -168,7 +191,10 @@ def test_a_run_stays_while_jobs_need_it(backend):
     backend._table.end(backend._table.get(other.id), "done")
     for kind, settings in (
         ("timing", TimingSettings(dense=run.dense, sparse=run.sparse[0])),
-        ("continuation", ContinuationSettings(left="x", right="y", prompt="Once", others=("z", run.sparse[-1]))),
+        (
+            "continuation",
+            ContinuationSettings(left="x", right="y", prompt="Once", others=("z", run.sparse[-1])),
+        ),
     ):
         job = live(backend, settings, settings.key(), kind)
         assert "uses its models" in refusal()
@@ -187,7 +213,11 @@ def test_a_run_of_others_stays_and_a_shared_one_stays_theirs(house):
     assert (refused.runs, list(refused.refused)) == ((), [job.key])
     bob.submit(SETTINGS)
     shared = delete_runs(ada, [job.key])
-    assert ([each.key for each in shared.runs], shared.n_records, shared.n_shared) == ([job.key], 0, 2)
+    assert ([each.key for each in shared.runs], shared.n_records, shared.n_shared) == (
+        [job.key],
+        0,
+        2,
+    )
     assert ada.run(job.key) is None and bob.run(job.key) is not None
     bob.user_data.pin_runs([job.key], True)
     assert list(delete_runs(bob, [job.key]).refused) == [job.key], "pins are each user's own"
@@ -235,14 +265,18 @@ def test_pinned_runs_and_what_belongs_to_them_stay(backend, keeper):
         backend._store.put(timing.key, timing)
         kept["texts"] = write_pair(backend, run.dense, run.sparse[0])
         settings = replace(ASKED, dense=run.dense, sparse=run.sparse[0])
-        take_away(backend._store, backend.data_dir / "exports" / run.key, run.key, settings=settings)
+        take_away(
+            backend._store, backend.data_dir / "exports" / run.key, run.key, settings=settings
+        )
     backend.user_data.pin_runs(["one"], True)
     for kind in ("timings", "texts", "exports", "runs"):
         done = keeper.delete(Selection(kind=kind))
         assert {stay.why for stay in done.stays} <= {"a pinned run uses {them}"}
     assert [run.key for run in backend.runs()] == ["one"]
     assert list(backend._store.keys(Timing)) == ["timing-one"]
-    assert backend.result(Divergence, kept["texts"][0]) and backend.result(Continuation, kept["texts"][1])
+    assert backend.result(Divergence, kept["texts"][0]) and backend.result(
+        Continuation, kept["texts"][1]
+    )
     assert [export.key for export in backend.exports.listed()] == ["one"]
 
 
@@ -263,9 +297,12 @@ def test_deleting_a_model_takes_its_runs_its_artefacts_and_its_files(backend, ke
 
 
 @pytest.mark.parametrize(
-    ("what", "protects"), [("known model", "mine"), ("timed model", "mine"), ("unknown model", ""), ("lost record", "")]
+    ("what", "protects"),
+    [("known model", "mine"), ("timed model", "mine"), ("unknown model", ""), ("lost record", "")],
 )
-def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_known(backend, keeper, what, protects):
+def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_known(
+    backend, keeper, what, protects
+):
     run = stored_run(backend, "one")
     for name, model in (("mine", MODEL), ("yours", "another")):
         backend._store.put_artefact(name, b"x", about_artefact("gradients", model))
@@ -285,7 +322,9 @@ def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_k
 
 
 def test_texts_that_runs_or_jobs_read_stay(backend, keeper):
-    read, waited_for, free = (backend.uploads.keep(f"{name}.txt", name.encode()) for name in ("a", "b", "c"))
+    read, waited_for, free = (
+        backend.uploads.keep(f"{name}.txt", name.encode()) for name in ("a", "b", "c")
+    )
     texts = [
         replace(specimens.SETTINGS, calibration=CalibrationSettings(corpus=f"{name}[:9]"))
         for name in (read, waited_for)
@@ -311,7 +350,9 @@ def test_logs_of_workers_and_live_jobs_stay_and_what_cannot_be_deleted_is_told(b
     assert {file.name for file in logs.iterdir()} == left
 
 
-def test_folders_of_killed_exports_and_lost_records_go_and_those_elsewhere_stay(backend, keeper, tmp_path):
+def test_folders_of_killed_exports_and_lost_records_go_and_those_elsewhere_stay(
+    backend, keeper, tmp_path
+):
     exports = backend.data_dir / "exports"
     elsewhere = take_away(backend._store, tmp_path / "elsewhere", "elsewhere")
     take_away(backend._store, exports / "whole")
@@ -329,7 +370,9 @@ def test_folders_of_killed_exports_and_lost_records_go_and_those_elsewhere_stay(
         assert [(stay.n, stay.why) for stay in done.stays] == [(1, NEEDED)]
         assert done.n_bytes == 2 * len(LARGE) + 2 + 500
     keeper.delete(Selection(kind="exports"))
-    assert [export.key for export in backend.exports.listed()] == ["elsewhere"] and elsewhere.exists()
+    assert [export.key for export in backend.exports.listed()] == [
+        "elsewhere"
+    ] and elsewhere.exists()
     assert keeper.holdings().kinds["exports"].n == 0
 
 
@@ -350,7 +393,9 @@ def test_a_lower_limit_of_artefacts_deletes_but_not_under_a_job_unless_the_envir
         keeper.allow(3.0)
 
 
-def test_what_verification_found_damaged_can_be_deleted_and_then_nothing_is_damaged(backend, keeper):
+def test_what_verification_found_damaged_can_be_deleted_and_then_nothing_is_damaged(
+    backend, keeper
+):
     store = backend._store
     names = fill(store)
     for shelf, name in (("records", "timing/timing"), ("artefacts", "large")):
@@ -381,9 +426,17 @@ def test_every_kind_is_counted_and_its_bytes_are_those_of_the_entries_and_files(
     held = backend.housekeeping.holdings()
     kinds = held.kinds
     counted = {kind: kinds[kind].n for kind in kinds}
-    # A verification, names of runs, own prompts, a model's family and the files of an unpacked model.
-    # Three parts of no run.
-    expected = {"runs": 1, "texts": 4, "timings": 1, "statistics": 1, "written": 1, "models": 1, "uploads": 1}
+    # A verification, names of runs, own prompts, a model's family and the files of an unpacked
+    # model. Three parts of no run.
+    expected = {
+        "runs": 1,
+        "texts": 4,
+        "timings": 1,
+        "statistics": 1,
+        "written": 1,
+        "models": 1,
+        "uploads": 1,
+    }
     assert counted == {**expected, "unfinished": 3, "exports": 1, "jobs": 0, "notes": 5}
     assert kinds["statistics"].n_bytes == len(LARGE) + 32
     assert kinds["models"].n_bytes == len(LARGE) + 2
@@ -393,8 +446,14 @@ def test_every_kind_is_counted_and_its_bytes_are_those_of_the_entries_and_files(
     backend._store.get_artefact("large")
     assert backend.housekeeping.holdings().kinds["statistics"].used_at > 1e9, "when it was read"
     entries = [*backend._store.entries("records"), *backend._store.entries("artefacts")]
-    files = [file for name in ("models", "uploads", "exports") for file in (backend.data_dir / name).rglob("*")]
-    expected = sum(entry.n_bytes for entry in entries) + sum(f.stat().st_size for f in files if f.is_file())
+    files = [
+        file
+        for name in ("models", "uploads", "exports")
+        for file in (backend.data_dir / name).rglob("*")
+    ]
+    expected = sum(entry.n_bytes for entry in entries) + sum(
+        f.stat().st_size for f in files if f.is_file()
+    )
     assert held.bytes_of(*kinds) - kinds["jobs"].n_bytes == expected
 
 
@@ -405,14 +464,20 @@ def test_a_run_takes_what_only_it_uses_and_shares_the_rest(backend):
     own = {each.run.key: each.n_bytes for each in held.runs}
     assert own["one"] == bytes_of["run/one"] + sum(bytes_of[f"record/{key}"] for key in one.sparse)
     assert {each.shared_bytes for each in held.runs} == {
-        bytes_of[f"record/{other.dense}"] + sum(n for name, n in bytes_of.items() if name.startswith("passages/"))
+        bytes_of[f"record/{other.dense}"]
+        + sum(n for name, n in bytes_of.items() if name.startswith("passages/"))
     }
 
 
 def test_a_model_takes_its_answers_once_what_calibration_left_and_its_files(backend):
     stored_run(backend, "one")
     stored_run(backend, "other")
-    stored_run(backend, "third", model_identity="another", settings=replace(specimens.SETTINGS, model="owner/model"))
+    stored_run(
+        backend,
+        "third",
+        model_identity="another",
+        settings=replace(specimens.SETTINGS, model="owner/model"),
+    )
     backend._store.put_artefact("mine", b"x" * 100, about_artefact("statistics", MODEL))
     take_away(backend._store, backend.data_dir / "exports" / "a")
     unpack(backend._store, "tiny-0123")

@@ -1,4 +1,6 @@
-"""A name on the hub may lead to another commit tomorrow: a run pins what it reads, and a later one is another."""
+"""A name on the hub may lead to another commit tomorrow: a run pins what it reads, and a later one
+is another.
+"""
 
 import time
 from dataclasses import replace
@@ -42,7 +44,10 @@ def asked(monkeypatch):
 
     def look_up(names, *, with_token):
         asked.append(names)
-        return {name: {"commit": answers[name]} if name in answers else {"message": "gated"} for name in names}
+        return {
+            name: {"commit": answers[name]} if name in answers else {"message": "gated"}
+            for name in names
+        }
 
     answers = {}
     monkeypatch.setattr(hub_revisions, "look_up", look_up)
@@ -59,17 +64,23 @@ def test_a_name_is_resolved_by_a_child_and_a_moved_main_makes_another_request_af
     assert before.revisions == ((NAME, first),)
     second = moved(hub, tmp_path)
     n_asked = len(hub.asked)
-    assert pinned(settings, store, HERE, with_token=False) == before, "within the hour nobody is asked"
+    assert pinned(settings, store, HERE, with_token=False) == before, (
+        "within the hour nobody is asked"
+    )
     assert len(hub.asked) == n_asked
     later = time.time() + OLD_S
     monkeypatch.setattr(time, "time", lambda: later)
     after = pinned(settings, store, HERE, with_token=False)
     assert after.revisions == ((NAME, second),)
     assert after.key() != before.key()
-    assert pinned(before, store, HERE, with_token=False) == before, "a run keeps the commit that it was asked for"
+    assert pinned(before, store, HERE, with_token=False) == before, (
+        "a run keeps the commit that it was asked for"
+    )
 
 
-def test_a_hub_that_does_not_answer_is_not_asked_and_the_local_cache_says_what_will_be_read(hub, store, tmp_path):
+def test_a_hub_that_does_not_answer_is_not_asked_and_the_local_cache_says_what_will_be_read(
+    hub, store, tmp_path
+):
     settings = replace(SETTINGS, model=NAME)
     assert pinned(settings, store, GONE, with_token=False) == settings
     pinned(settings, store, HERE, with_token=False)
@@ -79,8 +90,12 @@ def test_a_hub_that_does_not_answer_is_not_asked_and_the_local_cache_says_what_w
     assert len(hub.asked) == n_asked
 
 
-def test_data_sets_of_tasks_are_pinned_and_what_cannot_be_had_is_left_to_the_run(asked, store, monkeypatch):
-    monkeypatch.setattr(hub_revisions, "data_sets", {"piqa": ("a/piqa",), "mmlu": ("b/gated", "a/piqa")}.get)
+def test_data_sets_of_tasks_are_pinned_and_what_cannot_be_had_is_left_to_the_run(
+    asked, store, monkeypatch
+):
+    monkeypatch.setattr(
+        hub_revisions, "data_sets", {"piqa": ("a/piqa",), "mmlu": ("b/gated", "a/piqa")}.get
+    )
     tasks = ("builtin:copying", "piqa", "mmlu", "file:mine.yaml")
     settings = RunSettings(evaluation=EvaluationSettings(tasks=tasks))
     asked[0][f"{DATA_SET}a/piqa"] = "a" * 40
@@ -104,7 +119,9 @@ def test_a_branch_is_a_name_of_its_own(asked, store):
     assert settings.model_commit == "d" * 40
 
 
-def test_a_run_is_told_the_newer_revision_of_what_it_read_also_where_it_was_not_pinned(asked, store):
+def test_a_run_is_told_the_newer_revision_of_what_it_read_also_where_it_was_not_pinned(
+    asked, store
+):
     read, new = "a" * 40, "b" * 40
     earlier = run(model_identity=f"{SETTINGS.model}@{read}")
     assert newer_revisions(earlier, store) == {}
@@ -112,4 +129,9 @@ def test_a_run_is_told_the_newer_revision_of_what_it_read_also_where_it_was_not_
     settings = pinned(SETTINGS, store, HERE, with_token=False)
     assert noted_commit(SETTINGS.model, store) == new
     assert newer_revisions(earlier, store) == {SETTINGS.model: new}
-    assert newer_revisions(replace(earlier, settings=settings, model_identity=f"{SETTINGS.model}@{new}"), store) == {}
+    assert (
+        newer_revisions(
+            replace(earlier, settings=settings, model_identity=f"{SETTINGS.model}@{new}"), store
+        )
+        == {}
+    )

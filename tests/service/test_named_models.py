@@ -20,7 +20,9 @@ def folder_with(tmp_path, **changes):
     return str(tmp_path)
 
 
-def test_a_model_is_known_by_its_config_by_the_one_that_ships_or_by_what_was_noted_when_it_was_loaded(store, tmp_path):
+def test_a_model_is_known_by_its_config_by_the_one_that_ships_or_by_what_was_noted_when_it_was_loaded(
+    store, tmp_path
+):
     found = named_model(folder_with(tmp_path), store)
     assert (found.family, found.shape, found.problem) == ("llama", shipped_shape("llama-7b"), "")
     assert named_model("facebook/opt-1.3b", store).shape == shipped_shape("opt-1.3b")
@@ -28,10 +30,15 @@ def test_a_model_is_known_by_its_config_by_the_one_that_ships_or_by_what_was_not
     store.remember(store_keys.model_identity_note("owner/model", ""), "id")
     store.remember(store_keys.model_shape_note("id"), SHAPE.plain())
     assert named_model("owner/model", store).shape == SHAPE
-    assert "'mamba' cannot be pruned yet" in named_model(folder_with(tmp_path, model_type="mamba"), store).problem
+    assert (
+        "'mamba' cannot be pruned yet"
+        in named_model(folder_with(tmp_path, model_type="mamba"), store).problem
+    )
 
 
-@pytest.mark.parametrize("changes", [{"num_attention_heads": 0}, {"hidden_size": None}, {"hidden_size": "x"}])
+@pytest.mark.parametrize(
+    "changes", [{"num_attention_heads": 0}, {"hidden_size": None}, {"hidden_size": "x"}]
+)
 def test_a_config_that_describes_no_model_counts_nothing(changes, store, tmp_path):
     assert named_model(folder_with(tmp_path, torch_dtype=None, **changes), store).shape is None
 
@@ -52,7 +59,9 @@ def hub(monkeypatch, tmp_path):
     found.stop()
 
 
-def test_a_model_that_was_never_fetched_is_known_by_its_config_alone_and_a_refusal_is_told(hub, store):
+def test_a_model_that_was_never_fetched_is_known_by_its_config_alone_and_a_refusal_is_told(
+    hub, store
+):
     assert named_model("owner/never-seen", store) is None
     fetch_config("owner/never-seen", with_token=True)
     assert named_model("owner/never-seen", store).shape == shipped_shape("llama-7b")
@@ -71,7 +80,9 @@ def test_a_model_that_was_never_fetched_is_known_by_its_config_alone_and_a_refus
         ("exec yes", "did not answer"),
     ],
 )
-def test_a_process_that_says_nothing_of_use_or_fails_after_its_last_word_is_told(does, why, monkeypatch, tmp_path):
+def test_a_process_that_says_nothing_of_use_or_fails_after_its_last_word_is_told(
+    does, why, monkeypatch, tmp_path
+):
     program = tmp_path / "does"
     program.write_text(f"#!/bin/sh\n{does}\n")
     program.chmod(0o700)

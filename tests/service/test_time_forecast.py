@@ -1,4 +1,6 @@
-"""Seconds of a run's stages, counted from operations and bytes at the measured speed of the machine."""
+"""Seconds of a run's stages, counted from operations and bytes at the measured speed of the
+machine.
+"""
 
 import os
 import platform
@@ -16,7 +18,13 @@ from sparsedash.schema.errors import JobError
 from sparsedash.schema.records import RESUMED
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import time_forecast
-from sparsedash.service.time_forecast import MachineSpeed, Speeds, counted_seconds, expected_seconds, healing_steps
+from sparsedash.service.time_forecast import (
+    MachineSpeed,
+    Speeds,
+    counted_seconds,
+    expected_seconds,
+    healing_steps,
+)
 from tests.factories import RUN
 
 SPEEDS = Speeds(float32=2e11, bfloat16=4e11, disk=1e9)
@@ -28,7 +36,9 @@ def counted(settings=WRITTEN, speeds=SPEEDS):
 
 
 def evaluated(n_passages):
-    return replace(WRITTEN, evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n_passages))
+    return replace(
+        WRITTEN, evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n_passages)
+    )
 
 
 def by(name, **changed):
@@ -52,25 +62,37 @@ GPT_J = large("EleutherAI/gpt-j-6b", "wanda-channels", 16, 256, 10)
 
 
 @pytest.mark.parametrize(("dtype", "tokens_a_second"), [("float32", 627), ("bfloat16", 982)])
-def test_evaluating_the_built_in_model_is_foreseen_within_a_third_of_what_was_measured(dtype, tokens_a_second):
+def test_evaluating_the_built_in_model_is_foreseen_within_a_third_of_what_was_measured(
+    dtype, tokens_a_second
+):
     """`benchmarks/speed.py` on two cores, see docs/results.md."""
-    asked = replace(WRITTEN, dtype=dtype, evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=200))
-    foreseen = 200 * TOKENS_A_PASSAGE / counted(asked, Speeds(float32=174e9, bfloat16=404e9))["evaluate"]
+    asked = replace(
+        WRITTEN, dtype=dtype, evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=200)
+    )
+    foreseen = (
+        200 * TOKENS_A_PASSAGE / counted(asked, Speeds(float32=174e9, bfloat16=404e9))["evaluate"]
+    )
     assert foreseen == pytest.approx(tokens_a_second, rel=1 / 3)
 
 
 def test_built_in_tasks_are_counted_by_their_tokens_and_others_are_not_known():
     def answering(*tasks, limit=None, asked=WRITTEN):
-        return counted(replace(asked, evaluation=EvaluationSettings(tasks=tasks, task_limit=limit))).get("answer")
+        return counted(
+            replace(asked, evaluation=EvaluationSettings(tasks=tasks, task_limit=limit))
+        ).get("answer")
 
     both = answering(*BUILTIN_TASKS)
-    n_passages = sum(task.n_questions * task.n_tokens for task in BUILTIN_TASKS.values()) / TOKENS_A_PASSAGE
+    n_passages = (
+        sum(task.n_questions * task.n_tokens for task in BUILTIN_TASKS.values()) / TOKENS_A_PASSAGE
+    )
     assert (
         both
         == pytest.approx(sum(map(answering, BUILTIN_TASKS)))
         == pytest.approx(counted(evaluated(round(n_passages)))["evaluate"], rel=0.3)
     )
-    assert answering("builtin:copying", limit=60) == pytest.approx(answering("builtin:copying") / 10)
+    assert answering("builtin:copying", limit=60) == pytest.approx(
+        answering("builtin:copying") / 10
+    )
     assert answering("builtin:copying", asked=LLAMA) > 100 * answering("builtin:copying", limit=60)
     assert answering() is answering("builtin:copying", "piqa") is None
 
@@ -78,12 +100,25 @@ def test_built_in_tasks_are_counted_by_their_tokens_and_others_are_not_known():
 @pytest.mark.parametrize(
     ("asked", "speeds", "calibrate", "prune", "evaluate"),
     [
-        pytest.param(LLAMA, Speeds(float32=224e9, bfloat16=278e9, disk=1.3e9), 3196, 1009, 2302, id="LLaMA-7B"),
-        pytest.param(GPT_J, Speeds(float32=330e9, bfloat16=330e9, disk=1.3e9), 187, 244, 247, id="GPT-J-6B"),
+        pytest.param(
+            LLAMA,
+            Speeds(float32=224e9, bfloat16=278e9, disk=1.3e9),
+            3196,
+            1009,
+            2302,
+            id="LLaMA-7B",
+        ),
+        pytest.param(
+            GPT_J, Speeds(float32=330e9, bfloat16=330e9, disk=1.3e9), 187, 244, 247, id="GPT-J-6B"
+        ),
     ],
 )
-def test_large_models_are_foreseen_within_a_third_of_what_was_measured(asked, speeds, calibrate, prune, evaluate):
-    """`benchmarks/streaming.py` on two cores with 24 GB, see docs/results.md: two sparse models and the dense one."""
+def test_large_models_are_foreseen_within_a_third_of_what_was_measured(
+    asked, speeds, calibrate, prune, evaluate
+):
+    """`benchmarks/streaming.py` on two cores with 24 GB, see docs/results.md: two sparse models and
+    the dense one.
+    """
     found = counted(asked, speeds)
     assert found["calibrate"] == pytest.approx(calibrate, rel=1 / 3)
     assert 3 * found["evaluate"] == pytest.approx(evaluate, rel=1 / 3)
@@ -96,17 +131,32 @@ N_AT_ONCE = TOGETHER_TOKENS // TOKENS_A_PASSAGE
 
 
 def passages(n):
-    return replace(STREAMED, evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n, stop_early=True))
+    return replace(
+        STREAMED,
+        evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n, stop_early=True),
+    )
 
 
 SLOWER = {
-    "streamed weights come from the disk": (STREAMED, replace(STREAMED, residency="resident"), "calibrate"),
+    "streamed weights come from the disk": (
+        STREAMED,
+        replace(STREAMED, residency="resident"),
+        "calibrate",
+    ),
     "again for each sparse model": (STREAMED, replace(STREAMED, residency="resident"), "prune"),
     "and for the passages": (STREAMED, replace(STREAMED, residency="resident"), "evaluate"),
     "more passages than go together": (passages(N_AT_ONCE + 1), passages(N_AT_ONCE), "evaluate"),
     "float32": (WRITTEN, replace(WRITTEN, dtype="bfloat16"), "load"),
-    "more text": (by("best"), by("best", calibration=replace(WRITTEN.calibration, n_samples=64)), "calibrate"),
-    "whole passages": (WRITTEN, replace(WRITTEN, evaluation=EvaluationSettings(n_passages=88)), "evaluate"),
+    "more text": (
+        by("best"),
+        by("best", calibration=replace(WRITTEN.calibration, n_samples=64)),
+        "calibrate",
+    ),
+    "whole passages": (
+        WRITTEN,
+        replace(WRITTEN, evaluation=EvaluationSettings(n_passages=88)),
+        "evaluate",
+    ),
     "curves": (by("least-squares-by-curves"), by("least-squares"), "prune"),
     "inverses": (by("obs"), by("least-squares"), "prune"),
     "walks": (by("best"), by("obs-by-curves"), "prune"),
@@ -138,7 +188,8 @@ def test_models_side_by_side_read_streamed_weights_once():
 
 def test_stages_halve_on_a_machine_twice_as_fast_each_at_the_speed_of_its_own_products():
     one, twice = (
-        counted(by("least-squares"), each) for each in (SPEEDS, Speeds(float32=4e11, bfloat16=8e11, disk=2e9))
+        counted(by("least-squares"), each)
+        for each in (SPEEDS, Speeds(float32=4e11, bfloat16=8e11, disk=2e9))
     )
     # But for making its modules.
     del one["load"], twice["load"]
@@ -148,10 +199,14 @@ def test_stages_halve_on_a_machine_twice_as_fast_each_at_the_speed_of_its_own_pr
         assert slower > 1.4 * counted(settings)["prune"], "solved in single precision"
     assert counted(speeds=replace(SPEEDS, bfloat16=8e11)) == counted()
     # A disk that could not be measured is a usual one.
-    assert counted(STREAMED, replace(SPEEDS, disk=0.0)) == counted(STREAMED, replace(SPEEDS, disk=1e9))
+    assert counted(STREAMED, replace(SPEEDS, disk=0.0)) == counted(
+        STREAMED, replace(SPEEDS, disk=1e9)
+    )
 
 
-@pytest.mark.parametrize(("name", "is_read"), [("least-squares", False), ("wanda", False), ("best", True)])
+@pytest.mark.parametrize(
+    ("name", "is_read"), [("least-squares", False), ("wanda", False), ("best", True)]
+)
 def test_in_one_walk_nothing_is_read_for_the_calibration_text(name, is_read):
     streamed = by(name, residency="streamed")
     one, other = (counted(streamed, replace(SPEEDS, disk=disk)) for disk in (1e8, 1e7))
@@ -178,7 +233,10 @@ def test_of_several_methods_it_is_the_mean_and_what_is_not_known_is_not_counted(
     expected = (counted(by("wanda"))["prune"] + counted(by("sparsegpt"))["prune"]) / 2
     assert counted(both)["prune"] == pytest.approx(expected)
     assert counted()["text"] == 0.0
-    assert counted(replace(WRITTEN, evaluation=EvaluationSettings(corpus="file:/x.txt")))["evaluate"] is None
+    assert (
+        counted(replace(WRITTEN, evaluation=EvaluationSettings(corpus="file:/x.txt")))["evaluate"]
+        is None
+    )
     assert set(counted(replace(WRITTEN, model="owner/model")).values()) == {None}
     assert set(counted(speeds=None).values()) == {None}
 
@@ -194,13 +252,23 @@ def healed_run(took, cached=()):
 def test_minutes_become_steps_by_what_healing_took_here_else_by_the_machine():
     shape, minutes = listed_shape(WRITTEN.model), 5
     counted_steps = healing_steps(minutes, WRITTEN, [], SPEEDS, shape)
-    assert 8 <= counted_steps < healing_steps(minutes, WRITTEN, [], replace(SPEEDS, float32=4e11), shape)
+    assert (
+        8
+        <= counted_steps
+        < healing_steps(minutes, WRITTEN, [], replace(SPEEDS, float32=4e11), shape)
+    )
     assert counted_steps % 8 == 0 and healing_steps(0.01, WRITTEN, [], SPEEDS, shape) == 8
     assert healing_steps(minutes, WRITTEN, [healed_run(2 * 48 * 2.9)], SPEEDS, shape) == 104
     assert (
-        healing_steps(minutes, WRITTEN, [healed_run(1.0, ("evaluation, 20 % sparse",))], SPEEDS, shape) == counted_steps
+        healing_steps(
+            minutes, WRITTEN, [healed_run(1.0, ("evaluation, 20 % sparse",))], SPEEDS, shape
+        )
+        == counted_steps
     )
-    assert healing_steps(minutes, WRITTEN, [healed_run(1.0, (RESUMED,))], SPEEDS, shape) == counted_steps
+    assert (
+        healing_steps(minutes, WRITTEN, [healed_run(1.0, (RESUMED,))], SPEEDS, shape)
+        == counted_steps
+    )
     for speeds, known, missing in ((None, shape, "speed"), (SPEEDS, None, "sizes")):
         with pytest.raises(JobError, match=missing):
             healing_steps(minutes, WRITTEN, [], speeds, known)
@@ -218,13 +286,17 @@ def test_healing_is_foreseen_for_the_healed_models_alone():
 
 def test_a_run_whose_tasks_have_all_failed_says_nothing_of_the_next_one():
     asked = replace(WRITTEN, evaluation=EvaluationSettings(tasks=("piqa",)))
-    run = replace(RUN, settings=asked, finished=True, seconds={"answer": 5.0}, answers={}, cached=())
+    run = replace(
+        RUN, settings=asked, finished=True, seconds={"answer": 5.0}, answers={}, cached=()
+    )
     assert expected_seconds(asked, [run], lambda key: None)[0]["answer"] is None
 
 
 def test_quantising_is_foreseen_by_what_it_took_here_and_is_no_part_of_pruning():
     quantised = by("best").quantised(("q8_0",))
-    run = replace(RUN, settings=quantised, finished=True, seconds={"prune": 8.0, "quantise": 30.0}, cached=())
+    run = replace(
+        RUN, settings=quantised, finished=True, seconds={"prune": 8.0, "quantise": 30.0}, cached=()
+    )
     n_pruned = len(quantised.sparsities_permille)
     for asked in (quantised, by("best").quantised(("q4_0",))):
         found = expected_seconds(asked, [run], lambda key: None)[0]
@@ -248,7 +320,11 @@ def speed(store):
 
 @pytest.mark.parametrize(
     ("script", "known"),
-    [(f"echo '{GOOD % 0}'", KNOWN), ("false", None), ("""echo '{"float32": 0, "bfloat16": 1}'""", None)],
+    [
+        (f"echo '{GOOD % 0}'", KNOWN),
+        ("false", None),
+        ("""echo '{"float32": 0, "bfloat16": 1}'""", None),
+    ],
     ids=["measured", "fails", "no speeds"],
 )
 def test_the_speed_is_known_once_it_was_measured_and_a_measurement_that_fails_is_not_repeated(
@@ -271,7 +347,9 @@ def test_the_speed_is_known_once_it_was_measured_and_a_measurement_that_fails_is
     [
         pytest.param("busy", True, False, id="old, while jobs run"),
         pytest.param("nan at yesterday", False, True, id="words"),
-        pytest.param('{"float32": 5e9, "bfloat16": 0, "disk": 1, "at": 1}', False, True, id="no speed"),
+        pytest.param(
+            '{"float32": 5e9, "bfloat16": 0, "disk": 1, "at": 1}', False, True, id="no speed"
+        ),
         pytest.param(GOOD % (time.time() + 1e6), True, True, id="of the future"),
         pytest.param(GOOD % 1, True, True, id="old, until there is a new one"),
         pytest.param(GOOD % "NOW", True, False, id="new"),

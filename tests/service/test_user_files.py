@@ -10,7 +10,14 @@ import msgspec
 import pytest
 
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import AccessError, CorpusError, ExportError, JobError, SparseDashError, StoreError
+from sparsedash.schema.errors import (
+    AccessError,
+    CorpusError,
+    ExportError,
+    JobError,
+    SparseDashError,
+    StoreError,
+)
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
@@ -39,8 +46,12 @@ def remove(folder):
     folder.rmdir()
 
 
-def test_exports_are_listed_newest_first_until_their_folder_is_gone_and_deleting_twice_is_no_fault(backend):
-    folders = [exported(backend, backend.data_dir / "exports" / f"{n}", f"{n}", float(n)) for n in range(3)]
+def test_exports_are_listed_newest_first_until_their_folder_is_gone_and_deleting_twice_is_no_fault(
+    backend,
+):
+    folders = [
+        exported(backend, backend.data_dir / "exports" / f"{n}", f"{n}", float(n)) for n in range(3)
+    ]
     remove(folders[1])
     assert [export.key for export in backend.exports.listed()] == ["2", "0"]
     for key in ("2", "2", "0"):
@@ -54,7 +65,9 @@ def test_exports_are_listed_newest_first_until_their_folder_is_gone_and_deleting
     assert backend.submit(ASKED).id != job.id
 
 
-@pytest.mark.parametrize("where", ["elsewhere", "data/exports/../../elsewhere", "data/exports/deeper/one"])
+@pytest.mark.parametrize(
+    "where", ["elsewhere", "data/exports/../../elsewhere", "data/exports/deeper/one"]
+)
 def test_exports_that_lie_elsewhere_are_never_deleted(where, backend, tmp_path):
     folder = exported(backend, tmp_path / where)
     with pytest.raises(ExportError, match="is outside the data folder"):
@@ -62,7 +75,9 @@ def test_exports_that_lie_elsewhere_are_never_deleted(where, backend, tmp_path):
     assert (folder / "model.safetensors").exists()
 
 
-def test_an_export_that_gets_its_name_meanwhile_is_not_taken_for_one_without_a_record(backend, monkeypatch):
+def test_an_export_that_gets_its_name_meanwhile_is_not_taken_for_one_without_a_record(
+    backend, monkeypatch
+):
     folder, listed = backend.exports._folder / "model-20pct", backend.exports._all
 
     def named_meanwhile():
@@ -82,7 +97,9 @@ def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):
     assert set(backend.exports.problems(even).values()) == {""}
     backend._store.remember(store_keys.model_type_note(RECORD.model_identity), "bloom")
     assert "computes its width" in backend.exports.problems(even)["uniform"]
-    masks = replace(RECORD, pruned=replace(PRUNED, method=MethodSettings(pattern="1x1", allocation="uniform")))
+    masks = replace(
+        RECORD, pruned=replace(PRUNED, method=MethodSettings(pattern="1x1", allocation="uniform"))
+    )
     assert [form for form, why in backend.exports.problems(masks).items() if not why] == ["masked"]
 
 
@@ -118,7 +135,11 @@ def test_an_export_of_another_is_neither_seen_nor_deleted_and_a_shared_one_stays
 def test_an_upload_is_its_user_s_and_the_same_one_by_two_users_stays_the_other_s(house):
     ada, bob = house.of("ada"), house.of("bob")
     reference = ada.uploads.keep("mine.jsonl", TEXT)
-    assert [list(user.uploads.kept()) for user in (ada, house.of("root"), bob)] == [[reference], [reference], []]
+    assert [list(user.uploads.kept()) for user in (ada, house.of("root"), bob)] == [
+        [reference],
+        [reference],
+        [],
+    ]
     assert not ada.reference_problem("evaluation text", f"{reference}[:5]")
     assert "no such upload of yours" in bob.reference_problem("evaluation text", f"{reference}[:1]")
     with pytest.raises(CorpusError, match="no upload"):
@@ -188,10 +209,14 @@ def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkey
     servers = [each.seen_by("ada", rules) for each in (house.backend, other)]
     if what == "exports":
         servers[0].submit(EXPORTS[0])
-        acts = [partial(server.submit, each) for server, each in zip(servers, EXPORTS[1:], strict=True)]
+        acts = [
+            partial(server.submit, each) for server, each in zip(servers, EXPORTS[1:], strict=True)
+        ]
     else:
         servers[0].uploads.keep("first.jsonl", TEXT)
-        acts = [partial(server.uploads.keep, f"{n}.jsonl", TEXT) for n, server in enumerate(servers)]
+        acts = [
+            partial(server.uploads.keep, f"{n}.jsonl", TEXT) for n, server in enumerate(servers)
+        ]
     of, name = (Exports, "kept_bytes") if what == "exports" else (Uploads, "kept")
     looked = getattr(of, name)
 

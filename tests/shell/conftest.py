@@ -1,4 +1,6 @@
-"""The commands of the shell on a tiny model; what they compute is reused by the tests of one module."""
+"""The commands of the shell on a tiny model; what they compute is reused by the tests of one
+module.
+"""
 
 import pytest
 
@@ -14,7 +16,8 @@ def data_folder(tmp_path_factory):
 @pytest.fixture
 def flags(model_folder, passage_file, data_folder, monkeypatch):  # noqa: F811
     """The flags of a run of the tiny model on twelve passages."""
-    # A command says so by a variable, before transformers is imported; these tests have imported it.
+    # A command says so by a variable, before transformers is imported; these tests have imported
+    # it.
     monkeypatch.setattr("transformers.utils.logging._tqdm_active", False)
     return [
         *("--model", str(model_folder)),

@@ -1,4 +1,6 @@
-"""Commands with bad arguments: one line of error and exit code 2, before anything is computed; --help."""
+"""Commands with bad arguments: one line of error and exit code 2, before anything is computed;
+--help.
+"""
 
 import contextlib
 import subprocess
@@ -25,12 +27,24 @@ from tests.engine.tiny import save_tiny
         ("run", ["--tasks", "piqa,piqa"], "Tasks must be named once each, not 'piqa'."),
         ("run", ["--wishes\n\x1b[31m"], "unrecognized arguments: --wishes\\n\\x1b[31m"),
         ("run", ["--tasks", "builtin:copying,piqaa"], "has no task piqaa. Did you mean piqa?"),
-        ("run", ["--within", "1"], "Allowed word perplexity must be more than 1, at most 1000, not 1.0"),
+        (
+            "run",
+            ["--within", "1"],
+            "Allowed word perplexity must be more than 1, at most 1000, not 1.0",
+        ),
         ("run", ["--within-task", "piqa"], "more than 0 and up to 100, such as piqa=3."),
         ("run", ["--json", "/nowhere/at/all.json"], "in a folder that exists"),
         ("run", ["--json", ""], "a name is needed"),
-        ("run", ["--json", "THESIS"], "must be a new file, an empty one or an earlier result of this program"),
-        ("run", ["--model", "/nowhere"], "sparsedash: Model: there is no model /nowhere on this machine"),
+        (
+            "run",
+            ["--json", "THESIS"],
+            "must be a new file, an empty one or an earlier result of this program",
+        ),
+        (
+            "run",
+            ["--model", "/nowhere"],
+            "sparsedash: Model: there is no model /nowhere on this machine",
+        ),
         ("run", ["--model", "a\0b"], "printable characters"),
         ("run", ["--calibration", "nosuch"], "-train, self, file:PATH, or an upload."),
         ("run", ["--data-dir", "/dev/null"], "The data folder /dev/null cannot be used"),
@@ -53,7 +67,11 @@ from tests.engine.tiny import save_tiny
             ["--form", "uniform", "--method", "wanda-2:4"],
             "one of these: masked, not 'uniform'. Reason: single weights were set",
         ),
-        ("export", ["--form", "gguf", "--dense-gguf", "nowhere.gguf"], "must be a GGUF file of the dense model"),
+        (
+            "export",
+            ["--form", "gguf", "--dense-gguf", "nowhere.gguf"],
+            "must be a GGUF file of the dense model",
+        ),
         ("export", ["--form", "padded", "--dense-gguf", "THESIS"], "nothing with --form padded"),
     ],
 )
@@ -65,7 +83,9 @@ def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, m
     places = {"THESIS": str(thesis)}
     where = flags.index("--sparsity")
     given = flags[:where] + flags[where + 2 :] if command == "find" else flags
-    assert said in refusal(command, *given, "--data-dir", str(data), *(places.get(word, word) for word in change))
+    assert said in refusal(
+        command, *given, "--data-dir", str(data), *(places.get(word, word) for word in change)
+    )
     assert thesis.read_text() == "written by hand"
 
 
@@ -83,7 +103,9 @@ def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, m
         ("magnitude,random", ["--mix", "0.5"], "--mix"),
     ],
 )
-def test_a_flag_that_none_of_the_methods_uses_is_refused(method, change, flag, model_folder, refusal, tmp_path):
+def test_a_flag_that_none_of_the_methods_uses_is_refused(
+    method, change, flag, model_folder, refusal, tmp_path
+):
     where = ["--model", str(model_folder), "--data-dir", str(tmp_path / "data")]
     line = refusal("run", *where, "--method", method, *change)
     assert f"None of these methods uses {flag}: {method.replace(',', ', ')}." in line
@@ -108,9 +130,12 @@ def test_a_flag_that_one_of_the_methods_uses_is_taken(model_folder, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("flags", "shares"), [([], [0.5, 0.0]), (["--mix", "0"], [0.0, 0.0]), (["--mix", "0.25"], [0.25, 0.25])]
+    ("flags", "shares"),
+    [([], [0.5, 0.0]), (["--mix", "0"], [0.0, 0.0]), (["--mix", "0.25"], [0.25, 0.25])],
 )
-def test_a_flag_that_is_not_named_leaves_each_method_as_it_is(flags, shares, model_folder, monkeypatch, tmp_path):
+def test_a_flag_that_is_not_named_leaves_each_method_as_it_is(
+    flags, shares, model_folder, monkeypatch, tmp_path
+):
     seen = []
 
     def start(settings, *_):
@@ -136,13 +161,20 @@ def test_a_flag_that_is_not_named_leaves_each_method_as_it_is(flags, shares, mod
             "wanda-channels",
             "one of these: padded, masked, gguf, not 'uniform'. Reason: the code of bloom computes",
         ),
-        ("phi3", "gguf", "wanda-channels", "No GGUF file can be made of this model: none of phi3 can be made here"),
+        (
+            "phi3",
+            "gguf",
+            "wanda-channels",
+            "No GGUF file can be made of this model: none of phi3 can be made here",
+        ),
     ],
 )
 def test_an_export_in_a_form_that_cannot_hold_the_model_is_refused_before_its_run(
     flags, family, form, method, said, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("sparsedash.engine.run.pipeline.run", lambda *_, **__: pytest.fail("it was run"))
+    monkeypatch.setattr(
+        "sparsedash.engine.run.pipeline.run", lambda *_, **__: pytest.fail("it was run")
+    )
     model = str(save_tiny(tmp_path / "tiny", family))
     to = ["--to", str(tmp_path / "out")]
     assert main(["export", *flags, "--model", model, "--form", form, "--method", method, *to]) == 2
@@ -150,7 +182,9 @@ def test_an_export_in_a_form_that_cannot_hold_the_model_is_refused_before_its_ru
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bad_variable_and_a_model_without_weights_are_refused(flags, refusal, capsys, tmp_path, monkeypatch):
+def test_a_bad_variable_and_a_model_without_weights_are_refused(
+    flags, refusal, capsys, tmp_path, monkeypatch
+):
     (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2}')
     assert main(["run", *flags, "--model", str(tmp_path)]) == 2
     printed = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
@@ -159,7 +193,9 @@ def test_a_bad_variable_and_a_model_without_weights_are_refused(flags, refusal, 
     assert refusal("run", *flags).startswith("sparsedash: SPARSEDASH_ARTEFACT_GB must be a number ")
 
 
-@pytest.mark.parametrize("said", [("--token", "hf_" + "aB3" * 11), ("--calibration", "https://me:hf_1@127.0.0.1/x")])
+@pytest.mark.parametrize(
+    "said", [("--token", "hf_" + "aB3" * 11), ("--calibration", "https://me:hf_1@127.0.0.1/x")]
+)
 def test_a_secret_that_is_typed_by_mistake_is_not_repeated(flags, capsys, said):
     # argparse raises, after its own line; what SparseDash refuses itself comes back as a code.
     with contextlib.suppress(SystemExit):
@@ -171,15 +207,21 @@ def test_a_secret_that_is_typed_by_mistake_is_not_repeated(flags, capsys, said):
 
 def test_help_names_every_method_and_text_the_exit_codes_and_how_to_begin_without_torch():
     program = (
-        "import sys; from sparsedash.shell.commands import main\ntry: main(sys.argv[1:])\nfinally: print(*sys.modules)"
+        "import sys; from sparsedash.shell.commands import main\n"
+        "try: main(sys.argv[1:])\nfinally: print(*sys.modules)"
     )
     said = []
     for command in ([], ["run"]):
-        done = subprocess.run([sys.executable, "-c", program, *command, "--help"], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, *command, "--help"], capture_output=True, text=True
+        )
         assert (done.returncode, " torch " in done.stdout) == (0, False)
         said.append("".join(done.stdout.split()))
     assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in said[0]
     ends = "(runandjudge,with--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find)"
-    assert f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,3beyondthetolerance{ends}," in said[0]
+    assert (
+        f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,3beyondthetolerance{ends},"
+        in said[0]
+    )
     offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
     assert not [each.name for each in offered if each.name.replace(" ", "") not in said[1]]

@@ -1,4 +1,6 @@
-"""`sparsedash cluster check`: what is said of a scheduler and its machines, and with which exit code."""
+"""`sparsedash cluster check`: what is said of a scheduler and its machines, and with which exit
+code.
+"""
 
 import pytest
 
@@ -34,12 +36,25 @@ def check(capsys, monkeypatch):
         ("", {}, 2, "SPARSEDASH_SCHEDULER"),
         ("tcp://10.1.2.3:8786", {}, 2, "Any client of one without certificates runs code"),
         ("tcp://127.0.0.1:PORT", {}, 1, "No scheduler answers at"),
-        ("tls://127.0.0.1:PORT", {}, 1, "SPARSEDASH_TLS_CA, SPARSEDASH_TLS_CERT and SPARSEDASH_TLS_KEY"),
+        (
+            "tls://127.0.0.1:PORT",
+            {},
+            1,
+            "SPARSEDASH_TLS_CA, SPARSEDASH_TLS_CERT and SPARSEDASH_TLS_KEY",
+        ),
         ("tls://127.0.0.1:PORT", {"CA": "BROKEN", "CERT": "BROKEN"}, 1, "SSLError"),
     ],
-    ids=["none", "without certificates", "nothing listens", "no certificates named", "broken certificate"],
+    ids=[
+        "none",
+        "without certificates",
+        "nothing listens",
+        "no certificates named",
+        "broken certificate",
+    ],
 )
-def test_a_scheduler_that_cannot_be_used_is_an_error(check, tmp_path, monkeypatch, address, certificates, code, said):
+def test_a_scheduler_that_cannot_be_used_is_an_error(
+    check, tmp_path, monkeypatch, address, certificates, code, said
+):
     monkeypatch.setattr("sparsedash.jobs.cluster.CONNECT_S", 0.5)
     (tmp_path / "BROKEN").write_text("no certificate")
     named = {f"SPARSEDASH_TLS_{name}": str(tmp_path / file) for name, file in certificates.items()}

@@ -1,4 +1,6 @@
-"""`sparsedash export`, `verify`, `runs`, `pack` and `unpack`: sparse models and finished runs as files."""
+"""`sparsedash export`, `verify`, `runs`, `pack` and `unpack`: sparse models and finished runs as
+files.
+"""
 
 import json
 import os
@@ -29,16 +31,25 @@ def test_an_export_is_proven_and_proven_again(flags, data_folder, tmp_path, caps
     assert main(again) == 0
     assert "Proven by transformers" in capsys.readouterr().out
     assert main(["verify", str(to), "--data-dir", str(tmp_path / "mistyped")]) == 2
-    assert "must be a data folder of SparseDash" in capsys.readouterr().err and not (tmp_path / "mistyped").exists()
+    assert (
+        "must be a data folder of SparseDash" in capsys.readouterr().err
+        and not (tmp_path / "mistyped").exists()
+    )
     (to / "tokenizer.json").write_text("{}")
     assert main(again) == 1
     assert "is not as exported: changed or new: tokenizer.json." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("form", "weights"), [("padded", "bfloat16"), ("gguf", "float32")])
-def test_the_weights_have_the_number_format_of_the_run_unless_the_form_has_none_such(flags, monkeypatch, form, weights):
+def test_the_weights_have_the_number_format_of_the_run_unless_the_form_has_none_such(
+    flags, monkeypatch, form, weights
+):
     asked = []
-    monkeypatch.setattr(file_commands, "complete_export", lambda settings, request, *_: asked.append(request) or 1 / 0)
+    monkeypatch.setattr(
+        file_commands,
+        "complete_export",
+        lambda settings, request, *_: asked.append(request) or 1 / 0,
+    )
     with pytest.raises(ZeroDivisionError):
         main(["export", *flags, "--dtype", "bfloat16", "--form", form])
     assert asked[0].weights == weights
@@ -51,7 +62,9 @@ def test_a_folder_that_is_no_export_of_this_data_folder_is_refused(made, tmp_pat
     if made != "nothing":
         folder.mkdir()
     if made in ("no json", "another"):
-        (folder / "recipe.json").write_text("{" if made == "no json" else json.dumps({"export": "abc"}))
+        (folder / "recipe.json").write_text(
+            "{" if made == "no json" else json.dumps({"export": "abc"})
+        )
     error = refusal("verify", str(folder), "--data-dir", str(tmp_path / "data"))
     assert re.search("holds no recipe.json|the data folder that this was exported from", error)
 
@@ -66,7 +79,9 @@ def run(tmp_path):
     return run
 
 
-def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folder(run, tmp_path, capsys, refusal):
+def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folder(
+    run, tmp_path, capsys, refusal
+):
     file, here, there = (tmp_path / name for name in ("a.sparsedash-run", "here", "there"))
     store = Store(here)
     UserData(store).name_run(run.key, "with \x1b[31m stories")
@@ -75,12 +90,18 @@ def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folde
     assert main(["runs", "--data-dir", str(here)]) == 0
     head, newest, oldest = capsys.readouterr().out.splitlines()
     assert head.split() == ["run", "started", "state", "about"]
-    assert newest.startswith(run.key[:16]) and "with \\x1b[31m stories: SmolLM2 135M" in newest and " done " in newest
+    assert (
+        newest.startswith(run.key[:16])
+        and "with \\x1b[31m stories: SmolLM2 135M" in newest
+        and " done " in newest
+    )
     assert "at 10, 20, 30 % · " in newest
     assert oldest.startswith("f" * 16) and "not finished" in oldest
 
     for asked in ("", "0", "zzzzzzzz", "../../etc"):
-        assert "6 digits of it at least, not" in refusal("pack", asked, str(file), "--data-dir", str(here))
+        assert "6 digits of it at least, not" in refusal(
+            "pack", asked, str(file), "--data-dir", str(here)
+        )
     (tmp_path / "thesis.txt").write_text("chapter one")
     refusal("pack", run.key, str(tmp_path / "thesis.txt"), "--data-dir", str(here))
     assert (tmp_path / "thesis.txt").read_text() == "chapter one" and not file.exists()
@@ -91,7 +112,10 @@ def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folde
     store = Store(there)
     assert store.get(Run, run.key) == run
     store.close()
-    for folder, said in (("mistyped", f"No runs: there is no folder {tmp_path}/mistyped."), ("new", "No runs.")):
+    for folder, said in (
+        ("mistyped", f"No runs: there is no folder {tmp_path}/mistyped."),
+        ("new", "No runs."),
+    ):
         assert main(["runs", "--data-dir", str(tmp_path / folder)]) == 0
         assert capsys.readouterr().out == f"{said}\n" and not (tmp_path / "mistyped").exists()
         (tmp_path / "new").mkdir(exist_ok=True)

@@ -13,9 +13,13 @@ from tests.question_sets import WRITTEN, samples
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two folders of 400 answers to sums, a quarter of them lost, and one task that only the first answered."""
+    """Two folders of 400 answers to sums, a quarter of them lost, and one task that only the first
+    answered.
+    """
     for name, n_right in (("dense", 400), ("small", 300)):
-        lines = [WRITTEN | {"doc_hash": f"{i}", "exact_match": float(i < n_right)} for i in range(400)]
+        lines = [
+            WRITTEN | {"doc_hash": f"{i}", "exact_match": float(i < n_right)} for i in range(400)
+        ]
         samples(tmp_path / name, *lines, task="sums")
     samples(tmp_path / "dense", WRITTEN, task="more")
     return str(tmp_path / "dense"), str(tmp_path / "small")
@@ -23,7 +27,9 @@ def folders(tmp_path):
 
 def test_two_folders_end_in_a_table_a_sentence_and_a_document(folders, tmp_path, capsys):
     file = tmp_path / "judged.json"
-    assert main(["judge", *folders, "--within-points", "5", "--json", str(file), "--fail-beyond"]) == 3
+    assert (
+        main(["judge", *folders, "--within-points", "5", "--json", str(file), "--fail-beyond"]) == 3
+    )
     printed = capsys.readouterr()
     (tmp_path / "pruned").mkdir()
     assert "small costs too much: sums −25.0 points (limit −5)." in printed.out
@@ -36,18 +42,41 @@ def test_two_folders_end_in_a_table_a_sentence_and_a_document(folders, tmp_path,
     main(["judge", folders[0], str(small)])
     main(["judge", folders[0], str(small.rename(tmp_path / "pruned" / "dense"))])
     printed = capsys.readouterr().out
-    assert "Llama-3.2-1B costs too much: sums" in printed and "pruned/dense costs too much: sums" in printed
+    assert (
+        "Llama-3.2-1B costs too much: sums" in printed
+        and "pruned/dense costs too much: sums" in printed
+    )
 
 
-def test_a_limit_of_one_task_overrules_that_of_all_and_one_that_nobody_answered_is_said(folders, capsys):
-    assert main(["judge", *folders, "--fail-beyond", "--within-task", "sums=40", "--within-task", "builtin:sum=3"]) == 0
+def test_a_limit_of_one_task_overrules_that_of_all_and_one_that_nobody_answered_is_said(
+    folders, capsys
+):
+    assert (
+        main(
+            [
+                "judge",
+                *folders,
+                "--fail-beyond",
+                "--within-task",
+                "sums=40",
+                "--within-task",
+                "builtin:sum=3",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr()
-    assert "Limit on sums: 40 points." in printed.out and "small stays within the limit on sums." in printed.out
+    assert (
+        "Limit on sums: 40 points." in printed.out
+        and "small stays within the limit on sums." in printed.out
+    )
     assert "sparsedash: warning: Limits name sum, but the answers are of sums." in printed.err
 
 
 def test_a_pair_that_was_asked_differently_is_refused(folders, tmp_path, refusal):
-    asked = [WRITTEN | {"doc_hash": f"{i}", "prompt_hash": "new" if i < 42 else "p"} for i in range(400)]
+    asked = [
+        WRITTEN | {"doc_hash": f"{i}", "prompt_hash": "new" if i < 42 else "p"} for i in range(400)
+    ]
     other = samples(tmp_path / "other", *asked, task="sums")
     (one,) = (tmp_path / "dense").glob("samples_sums_*")
     assert "the prompt differs in 42 of 400 questions" in refusal("judge", str(one), str(other))

@@ -29,7 +29,9 @@ def document(tmp_path):
     return ("--json", str(file)), lambda: json.loads(file.read_text())
 
 
-def test_a_run_prints_its_table_and_progress_and_writes_a_document(flags, document, tmp_path, capsys):
+def test_a_run_prints_its_table_and_progress_and_writes_a_document(
+    flags, document, tmp_path, capsys
+):
     to, read = document
     fresh = ["--data-dir", str(tmp_path / "data"), "--sparsity", "50,12.5"]
     assert main(["run", *flags, *fresh, "--token-weights", "residual", "--packed", *to]) == 0
@@ -39,8 +41,22 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(flags, docume
     for answers in (found["dense"], *found["sparse"]):
         assert [p["index"] for p in answers["passages"]] == list(range(12))
     sparse, passage = found["sparse"][0], found["sparse"][0]["passages"][0]
-    assert set(passage) == {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
-    assert set(sparse["paired"]) == {"broke", "fixed", "p_value", "p_adjusted", "difference", "interval"}
+    assert set(passage) == {
+        "index",
+        "target",
+        "last_word_right",
+        "last_token_right",
+        "log_likelihood",
+        "answer",
+    }
+    assert set(sparse["paired"]) == {
+        "broke",
+        "fixed",
+        "p_value",
+        "p_adjusted",
+        "difference",
+        "interval",
+    }
     assert {
         "last_word",
         "last_token",
@@ -59,7 +75,11 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(flags, docume
     # Without a terminal every stage is one line.
     lines = printed.err.splitlines()
     assert "\r" not in printed.err and len(lines) == len(set(lines))
-    assert {"Loading the model", "Evaluating, dense: 12 passages", "Evaluating, 12.5 %: 12 passages"} <= set(lines)
+    assert {
+        "Loading the model",
+        "Evaluating, dense: 12 passages",
+        "Evaluating, 12.5 %: 12 passages",
+    } <= set(lines)
 
 
 def test_every_model_continues_the_prompts_that_are_given(flags, document, capsys):
@@ -76,11 +96,17 @@ def test_every_model_continues_the_prompts_that_are_given(flags, document, capsy
 
 
 @pytest.mark.parametrize("how", [("--heal-steps", "8"), ("--heal", "0.1")])
-def test_every_model_is_healed_beside_the_unhealed_one(how, flags, document, tmp_path, capsys, monkeypatch):
+def test_every_model_is_healed_beside_the_unhealed_one(
+    how, flags, document, tmp_path, capsys, monkeypatch
+):
     to, read = document
     fresh = ("--data-dir", str(tmp_path / "data"))
-    monkeypatch.setattr("sparsedash.shell.run_commands.healing_steps", lambda minutes, *_: round(80 * minutes))
-    monkeypatch.setattr("sparsedash.service.time_forecast.MachineSpeed.measured", lambda speed: None)
+    monkeypatch.setattr(
+        "sparsedash.shell.run_commands.healing_steps", lambda minutes, *_: round(80 * minutes)
+    )
+    monkeypatch.setattr(
+        "sparsedash.service.time_forecast.MachineSpeed.measured", lambda speed: None
+    )
     assert main(["run", *flags, *to, "--method", "magnitude,magnitude-2:4", *how, *fresh]) == 0
     plain, healed, masked = read()["sparse"]
     assert [each["method"]["heal_steps"] for each in (plain, healed, masked)] == [0, 8, 0]
@@ -92,10 +118,21 @@ def test_every_model_is_healed_beside_the_unhealed_one(how, flags, document, tmp
 def test_healing_is_refused_where_it_is_not_possible(flags, refusal):
     assert "0 to 1,440 minutes" in refusal("run", *flags, "--heal", "-1")
     assert "Give one of them" in refusal("run", *flags, "--heal", "1", "--heal-steps", "8")
-    assert "0 with pattern 2:4" in refusal("run", *flags, "--method", "wanda-2:4", "--heal-steps", "8")
-    assert "leaves them in their files" in refusal("run", *flags, "--residency", "streamed", "--heal-steps", "8")
+    assert "0 with pattern 2:4" in refusal(
+        "run", *flags, "--method", "wanda-2:4", "--heal-steps", "8"
+    )
+    assert "leaves them in their files" in refusal(
+        "run", *flags, "--residency", "streamed", "--heal-steps", "8"
+    )
     assert "at least 16" in refusal(
-        "find", *flags[:4], "--calibration-samples", "15", "--data-dir", flags[-1], "--heal-steps", "8"
+        "find",
+        *flags[:4],
+        "--calibration-samples",
+        "15",
+        "--data-dir",
+        flags[-1],
+        "--heal-steps",
+        "8",
     )
 
 
@@ -106,7 +143,10 @@ def test_a_run_is_judged_and_can_fail_the_command(flags, document, capsys, monke
     (sparse,) = read()["sparse"]
     verdict = sparse["verdict"]
     # Twelve passages, of which the random model has next to nothing right.
-    assert (verdict["verdict"], verdict["tolerance"]) == ("undecided", {"ratio": 1.1, "points": 2.0, "tasks": {}})
+    assert (verdict["verdict"], verdict["tolerance"]) == (
+        "undecided",
+        {"ratio": 1.1, "points": 2.0, "tasks": {}},
+    )
     assert verdict["points"] is None
     assert verdict["ratio"]["low"] < verdict["ratio"]["value"] < verdict["ratio"]["high"]
     assert "undecided" in capsys.readouterr().out
@@ -114,22 +154,33 @@ def test_a_run_is_judged_and_can_fail_the_command(flags, document, capsys, monke
     beyond = read()
     beyond["sparse"][0]["verdict"]["verdict"] = "beyond"
     real = run_commands.stored_run_document
-    monkeypatch.setattr(run_commands, "stored_run_document", lambda *asked: (real(*asked)[0], beyond))
+    monkeypatch.setattr(
+        run_commands, "stored_run_document", lambda *asked: (real(*asked)[0], beyond)
+    )
     assert main(lax) == 3
     assert main(lax[:-1]) == 0
 
 
 @pytest.mark.parametrize(
     ("whole", "accuracy", "within"),
-    [("within", "within", True), ("within", None, True), ("within", "undecided", False), ("undecided", None, False)],
+    [
+        ("within", "within", True),
+        ("within", None, True),
+        ("within", "undecided", False),
+        ("undecided", None, False),
+    ],
 )
 def test_only_measures_that_are_all_within_pass_the_strict_gate(whole, accuracy, within):
-    document = {"sparse": [{"verdict": {"verdict": whole, "points": accuracy and {"verdict": accuracy}}}]}
+    document = {
+        "sparse": [{"verdict": {"verdict": whole, "points": accuracy and {"verdict": accuracy}}}]
+    }
     assert all_within(document, 1) == within
     assert not all_within(document, 2), "a model whose answers are gone was not shown to be within"
 
 
-def test_a_document_on_standard_output_is_all_that_is_printed_there(flags, capsys, tmp_path, monkeypatch):
+def test_a_document_on_standard_output_is_all_that_is_printed_there(
+    flags, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     real = run_commands.complete_run
     warned = lambda *asked: replace(real(*asked), warnings=("Read\x1b no .bin file.",))  # noqa: E731
@@ -150,13 +201,17 @@ def test_several_methods_race_in_one_run(flags, capsys):
     assert [line.split("  ")[0] for line in printed.out.splitlines()[1:4]] == names
 
 
-@pytest.mark.parametrize(("command", "sparsities"), [("run", (100, 200)), ("time", (200,)), ("export", (200,))])
+@pytest.mark.parametrize(
+    ("command", "sparsities"), [("run", (100, 200)), ("time", (200,)), ("export", (200,))]
+)
 def test_flags_that_are_not_given_are_the_defaults_of_the_settings(command, sparsities):
     arguments = _parser().parse_args([command, "--model", "a/b", "--method", "least-squares"])
     assert run_from_flags(arguments) == RunSettings(model="a/b", sparsities_permille=sparsities)
 
 
-def test_a_document_that_cannot_be_written_after_the_run_is_an_error(flags, capsys, monkeypatch, tmp_path):
+def test_a_document_that_cannot_be_written_after_the_run_is_an_error(
+    flags, capsys, monkeypatch, tmp_path
+):
     def fill(*_):
         raise StoreError("out.json could not be written: no space.")
 
@@ -182,12 +237,20 @@ def test_a_document_is_kept_where_the_output_fails(flags, capsys, monkeypatch, t
     ("error", "said"),
     [
         (MemoryError(), "Memory ran out. Free some memory"),
-        (RuntimeError("[enforce fail] can't allocate memory: you tried"), "Memory ran out. Free some memory"),
+        (
+            RuntimeError("[enforce fail] can't allocate memory: you tried"),
+            "Memory ran out. Free some memory",
+        ),
         (ModuleNotFoundError("No module named 'x'", name="x"), "The package x is not installed."),
-        (RuntimeError("strange"), "RuntimeError: strange. That should not happen: please report it."),
+        (
+            RuntimeError("strange"),
+            "RuntimeError: strange. That should not happen: please report it.",
+        ),
     ],
 )
-def test_an_error_that_is_not_ours_ends_in_one_line_that_says_why(error, said, flags, capsys, monkeypatch):
+def test_an_error_that_is_not_ours_ends_in_one_line_that_says_why(
+    error, said, flags, capsys, monkeypatch
+):
     def fail(*_):
         raise error
 
@@ -212,7 +275,9 @@ def test_the_table_has_a_line_a_model_and_a_note_on_the_published_rule():
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_answers_that_are_deleted_while_the_result_is_read_are_an_error_that_says_so(lost, monkeypatch):
+def test_answers_that_are_deleted_while_the_result_is_read_are_an_error_that_says_so(
+    lost, monkeypatch
+):
     held = [DENSE, RECORD]
     monkeypatch.setattr(run_commands, "run_results", lambda *_: results_of(RUN, held))
     there = {record.key: record for i, record in enumerate(held) if i != lost}
@@ -221,9 +286,21 @@ def test_answers_that_are_deleted_while_the_result_is_read_are_an_error_that_say
         run_commands.stored_run_document(RUN, store, Tolerance())
 
 
-def test_the_budget_is_that_of_all_methods_that_remove_channels_and_more_than_can_go_ends_with_2(tmp_path, capsys):
-    asked = ["run", "--model", "builtin:smollm2-135m", "--budget", "weights", "--data-dir", str(tmp_path)]
-    made = run_from_flags(_parser().parse_args([*asked, "--method", "magnitude,wanda", "--sparsity", "73.4"]))
+def test_the_budget_is_that_of_all_methods_that_remove_channels_and_more_than_can_go_ends_with_2(
+    tmp_path, capsys
+):
+    asked = [
+        "run",
+        "--model",
+        "builtin:smollm2-135m",
+        "--budget",
+        "weights",
+        "--data-dir",
+        str(tmp_path),
+    ]
+    made = run_from_flags(
+        _parser().parse_args([*asked, "--method", "magnitude,wanda", "--sparsity", "73.4"])
+    )
     assert [method.budget for method in made.methods] == ["weights", "channels"]
     assert main([*asked, "--sparsity", "73.5"]) == 2
     assert "at most 73.4 % of the blocks' weights" in capsys.readouterr().err
@@ -264,7 +341,9 @@ def test_a_search_ends_with_its_sentence_and_writes_its_trials(search_flags, doc
     assert [sparse["verdict"]["verdict"] for sparse in read()["sparse"]] == ["within", "within"]
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-2:] == [found["sentence"], f"Run {read()['key'][:16]}"]
-    assert found["sentence"].startswith("Removing up to 66.7 % of the MLP channels stays within your limit")
+    assert found["sentence"].startswith(
+        "Removing up to 66.7 % of the MLP channels stays within your limit"
+    )
     assert "Evaluating, trial 2: " in printed.err
 
 

@@ -1,4 +1,6 @@
-"""Differences looked at while they grow: error rates at every look, by algebra and by simulation; planned looks."""
+"""Differences looked at while they grow: error rates at every look, by algebra and by simulation;
+planned looks.
+"""
 
 from fractions import Fraction
 from functools import cache
@@ -39,7 +41,9 @@ def test_the_p_value_is_one_over_the_e_value_of_the_sign_test(broke, fixed):
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60), st.floats(-0.3, 0.3))
 def test_the_e_value_is_the_stake_averaged_over_every_bet(broke, fixed, same, mean):
     n = broke + fixed + same
-    found, _ = quad(lambda s: (1 + s) ** fixed * (1 - s) ** broke * (1 + s * mean) ** -n / 2, -1, 1, limit=500)
+    found, _ = quad(
+        lambda s: (1 + s) ** fixed * (1 - s) ** broke * (1 + s * mean) ** -n / 2, -1, 1, limit=500
+    )
     assert log_e_value(broke, fixed, n, mean) == pytest.approx(log(found), abs=2e-3)
 
 
@@ -81,18 +85,26 @@ def share_ended(found: np.ndarray, decision: str, looks: list[int]) -> float:
     decide_once = cache(decide_difference)
     ended = 0
     for run in found.tolist():
-        decisions = (decide_once(broke, fixed, n, 1) for n, (broke, fixed) in zip(looks, run, strict=True))
+        decisions = (
+            decide_once(broke, fixed, n, 1) for n, (broke, fixed) in zip(looks, run, strict=True)
+        )
         ended += next((d for d in decisions if d != "open"), "open") == decision
     return ended / len(found)
 
 
 @pytest.mark.parametrize("flips", [0.05, 0.3])
-def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_of_20_at_most(flips):
-    """Looks at the p-value alone, to the last passage, however early the evaluator might have stopped."""
+def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_of_20_at_most(
+    flips,
+):
+    """Looks at the p-value alone, to the last passage, however early the evaluator might have
+    stopped.
+    """
     rng = np.random.default_rng(5)
     looks = list(range(16, 2000 + 1, 16))
     found = flips_at_looks(rng, (flips / 2, flips / 2), 1000, looks)
-    p_values = {(b, m): anytime_p(b, m) for b, m in np.unique(found.reshape(-1, 2), axis=0).tolist()}
+    p_values = {
+        (b, m): anytime_p(b, m) for b, m in np.unique(found.reshape(-1, 2), axis=0).tolist()
+    }
     alarmed = sum(any(p_values[b, m] < ALPHA for b, m in run) for run in found.tolist())
     # 50 of 1,000 at most in expectation; three standard deviations of chance above it.
     assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5

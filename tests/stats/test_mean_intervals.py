@@ -44,12 +44,17 @@ def test_it_is_never_narrower_than_students(values):
 
 
 def test_an_interval_valid_at_any_look_is_wider_and_one_value_has_none():
-    assert mean_interval(moments([3.0]), 0.05) == anytime_mean_interval(moments([3.0]), 0.05) == (-inf, inf)
+    assert (
+        mean_interval(moments([3.0]), 0.05)
+        == anytime_mean_interval(moments([3.0]), 0.05)
+        == (-inf, inf)
+    )
     assert mean_interval(moments([3.0] * 10), 0.05) == (3.0, 3.0)
     found = moments([0.1, -0.2, 0.4, 0.0, -0.1] * 40)
     narrow, wide = mean_interval(found, 0.05), anytime_mean_interval(found, 0.05)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
-    # The formula of Waudby-Smith et al., of these values and one more like the most extreme on either side.
+    # The formula of Waudby-Smith et al., of these values and one more like the most extreme on
+    # either side.
     assert wide == pytest.approx((-0.006411, 0.087197), abs=1e-6)
 
 
@@ -69,7 +74,8 @@ def test_the_ratio_is_that_of_the_rounds_not_of_the_times():
 
 
 def test_a_quarter_is_trimmed_on_either_side_and_the_interval_is_yuens():
-    # Of eight two go on either side; of the logarithms 3, 4, 5, 6 are left, winsorised 3, 3, 3, 4, 5, 6, 6, 6.
+    # Of eight two go on either side; of the logarithms 3, 4, 5, 6 are left, winsorised 3, 3, 3, 4,
+    # 5, 6, 6, 6.
     found = speed_ratio([exp(x) for x in (1, 2, 3, 4, 5, 6, 7, 100)], [1.0] * 8)
     deviation = sqrt(sum((x - 4.5) ** 2 for x in (3, 3, 3, 4, 5, 6, 6, 6)) / 7)
     radius = 3.182446 * deviation * sqrt(7 / (4 * 3))
@@ -98,7 +104,8 @@ def test_very_few_rounds_have_an_interval_from_the_smallest_ratio_to_the_largest
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "narrow"), [(0.96, 1.04, True), (0.94, 1.01, False), (0.99, 1.06, False), (0.95, 1.0, False)]
+    ("low", "high", "narrow"),
+    [(0.96, 1.04, True), (0.94, 1.01, False), (0.99, 1.06, False), (0.95, 1.0, False)],
 )
 def test_narrow_means_that_both_ends_are_near(low, high, narrow):
     assert is_narrow(SpeedRatio(value=1.0, low=low, high=high), 0.05) is narrow

@@ -12,7 +12,9 @@ from tests.factories import STOPPED, answered
 def shifted(key, nats, spread=0.0, n=100, **more):
     record = answered(key, n)
     falls = [nats + spread * (1 if i % 2 else -1) for i in range(n)]
-    outcomes = [replace(o, log_likelihood=-1 - fall) for o, fall in zip(record.outcomes, falls, strict=True)]
+    outcomes = [
+        replace(o, log_likelihood=-1 - fall) for o, fall in zip(record.outcomes, falls, strict=True)
+    ]
     return replace(record, outcomes=tuple(outcomes), **more)
 
 
@@ -29,7 +31,12 @@ def test_the_second_model_loses_by_the_mean_of_the_paired_falls():
 
 def test_identical_answers_are_no_difference():
     (found,) = likelihood_differences([(FIRST, FIRST)])
-    assert (found.value, found.low, found.high, found.p_value) == (0, 0, 0, 1) and not found.is_shown
+    assert (found.value, found.low, found.high, found.p_value) == (
+        0,
+        0,
+        0,
+        1,
+    ) and not found.is_shown
 
 
 def test_one_passage_shows_nothing():
@@ -43,10 +50,20 @@ def test_a_handful_of_passages_shows_no_difference_however_narrow_the_interval()
 
 
 @pytest.mark.parametrize("stopping", [None, STOPPED])
-def test_interval_and_p_agree_after_holm_and_the_rest_is_compared_at_the_level_that_is_left(stopping):
-    pairs = [(FIRST, shifted(f"{lost}", 0.1 + lost, spread=1.0, stopping=stopping)) for lost in (0.0, 0.25, 0.35, 2.0)]
+def test_interval_and_p_agree_after_holm_and_the_rest_is_compared_at_the_level_that_is_left(
+    stopping,
+):
+    pairs = [
+        (FIRST, shifted(f"{lost}", 0.1 + lost, spread=1.0, stopping=stopping))
+        for lost in (0.0, 0.25, 0.35, 2.0)
+    ]
     none, some, more, most = found = likelihood_differences(pairs, n_compared=6)
     assert [each.is_shown for each in found] == [each.p_value <= 0.05 for each in found]
-    assert most.level == 1 - 0.05 / 6 and none.level == some.level and most.is_shown and not none.is_shown
+    assert (
+        most.level == 1 - 0.05 / 6
+        and none.level == some.level
+        and most.is_shown
+        and not none.is_shown
+    )
     assert none.level == pytest.approx(1 - 0.05 / (6 - sum(each.is_shown for each in found)))
     assert more.p_value > likelihood_differences(pairs[2:3])[0].p_value

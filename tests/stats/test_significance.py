@@ -34,7 +34,9 @@ def test_mcnemar_counts_more_than_a_float_can():
 def test_wilson_is_the_score_interval_of_scipy(right, wrong):
     total = right + wrong or 1
     expected = binomtest(right, total).proportion_ci(0.95, method="wilson")
-    assert significance.wilson_interval(right, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert significance.wilson_interval(right, total) == pytest.approx(
+        (expected.low, expected.high), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,11 +53,16 @@ def test_the_paired_interval_is_the_published_one(broke, fixed, n, published):
 
 
 def score_rejects(broke: int, fixed: int, n: int, difference: float) -> bool:
-    """The score test of one difference, with the likeliest shares under it found by search and not by formula."""
+    """The score test of one difference, with the likeliest shares under it found by search and not
+    by formula.
+    """
 
     def unlikeliness(share: float) -> float:
         shares = share, share + difference, 1 - 2 * share - difference
-        return -sum(xlogy(k, max(p, 1e-300)) for k, p in zip((broke, fixed, n - broke - fixed), shares, strict=True))
+        return -sum(
+            xlogy(k, max(p, 1e-300))
+            for k, p in zip((broke, fixed, n - broke - fixed), shares, strict=True)
+        )
 
     bounds = max(0.0, -difference), (1 - difference) / 2
     share = minimize_scalar(unlikeliness, bounds=bounds, options={"xatol": 1e-12}).x
@@ -98,15 +105,27 @@ def answers(right: dict[int, bool], stopping: Stopping | None = None) -> Record:
 
 
 STOPPED = Stopping(
-    decision="difference", n_answered=2, n_passages=4, p_value=0.01, interval=(-0.2, -0.1), margin=0.02, n_comparisons=1
+    decision="difference",
+    n_answered=2,
+    n_passages=4,
+    p_value=0.01,
+    interval=(-0.2, -0.1),
+    margin=0.02,
+    n_comparisons=1,
 )
 
 
 def test_a_passage_that_one_record_did_not_answer_is_not_counted():
     dense = answers(dict.fromkeys(range(4), True))
     sparse = answers({1: False, 3: True}, STOPPED)
-    assert [(one.index, two.index) for one, two in significance.shared_outcomes(dense, sparse)] == [(1, 1), (3, 3)]
-    for found in (significance.compare_records(dense, sparse), significance.compare_records(sparse, dense)):
+    assert [(one.index, two.index) for one, two in significance.shared_outcomes(dense, sparse)] == [
+        (1, 1),
+        (3, 3),
+    ]
+    for found in (
+        significance.compare_records(dense, sparse),
+        significance.compare_records(sparse, dense),
+    ):
         assert (found.both_right, found.broke + found.fixed, found.both_wrong) == (1, 1, 0)
         assert found.n_passages == 2
 
@@ -135,12 +154,17 @@ def test_holm_by_hand():
     assert significance.holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
     assert significance.holm([0.02]) == [0.02]
     assert significance.holm([]) == []
-    assert significance.holm([0.01, 0.03], n_compared=4) == significance.holm([0.01, 0.03, 1.0, 1.0])[:2]
+    assert (
+        significance.holm([0.01, 0.03], n_compared=4)
+        == significance.holm([0.01, 0.03, 1.0, 1.0])[:2]
+    )
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
 def test_holm_rejects_what_bonferroni_rejects_in_every_family_that_holds_it(p_values):
-    """Holm is the closed test: a p-value is adjusted to the largest Bonferroni p of the sets that it belongs to."""
+    """Holm is the closed test: a p-value is adjusted to the largest Bonferroni p of the sets that
+    it belongs to.
+    """
     sets = [s for n in range(1, len(p_values) + 1) for s in combinations(range(len(p_values)), n)]
     bonferroni = {s: min(1.0, len(s) * min(p_values[i] for i in s)) for s in sets}
     expected = [max(p for s, p in bonferroni.items() if i in s) for i in range(len(p_values))]

@@ -14,7 +14,9 @@ from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
 
 
 def searched(inside):
-    """The places tried and the answer, where `inside` says of every place whether its loss is within."""
+    """The places tried and the answer, where `inside` says of every place whether its loss is
+    within.
+    """
     tried = []
     while (place := sparsity_search.next_trial(len(inside), tried)) is not None:
         tried.append((place, inside[place]))
@@ -39,7 +41,11 @@ def test_a_width_that_is_no_multiple_begins_with_what_is_over():
 
 
 def test_the_widest_mlp_decides_the_steps():
-    assert sparsity_search.channel_steps([96, 128], 32) == sparsity_search.channel_steps([128], 32) == (250, 500, 750)
+    assert (
+        sparsity_search.channel_steps([96, 128], 32)
+        == sparsity_search.channel_steps([128], 32)
+        == (250, 500, 750)
+    )
 
 
 @pytest.mark.parametrize(("width", "multiple"), [(32, 32), (20, 32), (33, 1000)])
@@ -63,7 +69,11 @@ def test_every_threshold_is_found_within_the_trials_that_were_planned(n):
 def test_places_over_the_tolerance_are_tried_on_one_path_whatever_is_undecided_below_it():
     # What the search's error control rests on: see the module.
     draw, threshold = Random(1), 17
-    path = [place for place in searched([place <= threshold for place in range(43)])[0] if place > threshold]
+    path = [
+        place
+        for place in searched([place <= threshold for place in range(43)])[0]
+        if place > threshold
+    ]
     for _ in range(200):
         inside = [place <= threshold and draw.random() < 0.7 for place in range(43)]
         over = [place for place in searched(inside)[0] if place > threshold]
@@ -81,13 +91,17 @@ def test_it_is_what_the_definition_says_on_a_grid_of_points():
     def is_beaten(p):
         return any(q[0] >= p[0] and q[1] >= p[1] and q != p for q in points)
 
-    assert sorted(sparsity_search.pareto_front(points)) == [i for i, p in enumerate(points) if not is_beaten(p)]
+    assert sorted(sparsity_search.pareto_front(points)) == [
+        i for i, p in enumerate(points) if not is_beaten(p)
+    ]
 
 
 def test_on_the_passages_that_a_search_takes_half_the_limit_is_called_within_four_times_of_five():
     limit = log(1.5)
     n = passages_to_search(Tolerance(ratio=1.5), 0.85)
     drawn = np.random.default_rng(0).normal(limit / 2, 0.85, (1000, n))
-    within = [mean_interval(moments(fallen), TRIAL_ALPHA / 2)[1] <= limit for fallen in drawn.tolist()]
+    within = [
+        mean_interval(moments(fallen), TRIAL_ALPHA / 2)[1] <= limit for fallen in drawn.tolist()
+    ]
     assert 0.77 < np.mean(within) < 0.85
     assert passages_to_search(Tolerance(ratio=100), 0.1) == FEWEST_PASSAGES

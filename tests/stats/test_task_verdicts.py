@@ -1,4 +1,6 @@
-"""Verdicts over tasks: which questions are paired, what is judged, and how tasks are judged together."""
+"""Verdicts over tasks: which questions are paired, what is judged, and how tasks are judged
+together.
+"""
 
 from dataclasses import replace
 from math import exp, log
@@ -37,7 +39,10 @@ def test_questions_are_paired_by_document_in_any_order_and_one_that_repeats_anot
             answered(question(0), question(1, prompt_hash="x")),
             r"^sums was asked differently: the prompt differs in 1 of 2 questions",
         ),
-        (answered(question(0), question(1, target_hash="x")), "the expected answer differs in 1 of 2"),
+        (
+            answered(question(0), question(1, target_hash="x")),
+            "the expected answer differs in 1 of 2",
+        ),
         (answered(scored(-1, -2), scored(-1, -2, i=1)), "the kind of answer differs in 2 of 2"),
         (answered(question(7)), "no question of sums in common"),
         (answered(question(0), measure="f1"), "different measures: exact_match and f1"),
@@ -100,7 +105,10 @@ def test_an_impossible_limit_of_a_task_is_refused(tasks):
 def biased(n_stereotypes, n=1000, **values):
     """Answers of which so many are the stereotype, as the reader inverts them."""
     questions = [replace(scored(-1, -2, i=i), right=i >= n_stereotypes) for i in range(n)]
-    return answered(*questions, **{"task": "crows", "measure": "pct_stereotype", "higher_is_better": False, **values})
+    return answered(
+        *questions,
+        **{"task": "crows", "measure": "pct_stereotype", "higher_is_better": False, **values},
+    )
 
 
 def test_a_model_that_became_more_biased_costs_too_much_and_one_that_became_less_so_does_not():
@@ -120,12 +128,18 @@ def test_answers_stored_without_a_direction_or_with_another_one_are_refused_by_t
         with pytest.raises(CorpusError, match=why):
             pair_answers(biased(600), other)
     stored = biased(600, higher_is_better=None)
-    with pytest.raises(CorpusError, match="higher or lower is better of pct_stereotype, by which crows is judged"):
+    with pytest.raises(
+        CorpusError, match="higher or lower is better of pct_stereotype, by which crows is judged"
+    ):
         pair_answers(stored, stored)
 
 
 def test_the_chance_of_a_wrong_verdict_is_shared_by_all_tasks_that_are_judged_and_undecided():
-    alone, open_, unjudged = verdicts(900, 50, 50), verdicts(90, 5, 5, task="open"), verdicts(5, wrong=50, task="hard")
+    alone, open_, unjudged = (
+        verdicts(900, 50, 50),
+        verdicts(90, 5, 5, task="open"),
+        verdicts(5, wrong=50, task="hard"),
+    )
     assert judge(alone)[0].loss.level == 0.9
     found = judge(verdicts(1800, 100, 100), open_, unjudged)
     assert found[2].p_value is None
@@ -150,12 +164,17 @@ def test_a_dense_model_that_only_guesses_is_not_judged():
 
 
 def test_flips_wrong_answers_that_moved_and_the_divergence_of_the_choices_are_counted():
-    dense = answered(scored(-1, -1, i=0), scored(-3, -2, i=1, right=False), scored(-3, -2, i=2, right=False))
+    dense = answered(
+        scored(-1, -1, i=0), scored(-3, -2, i=1, right=False), scored(-3, -2, i=2, right=False)
+    )
     other = answered(
-        scored(log(0.9), log(0.1), i=0), scored(-2, -3, i=1, right=False), scored(-3, -2, i=2, right=False)
+        scored(log(0.9), log(0.1), i=0),
+        scored(-2, -3, i=1, right=False),
+        scored(-3, -2, i=2, right=False),
     )
     (found,) = judge((dense, other))
-    # KL of (1/2, 1/2) from (0.9, 0.1); of the swapped pair p log(p / q) + q log(q / p) with p - q = tanh(1/2).
+    # KL of (1/2, 1/2) from (0.9, 0.1); of the swapped pair p log(p / q) + q log(q / p) with p - q =
+    # tanh(1/2).
     p = 1 / (1 + exp(-1))
     expected = (0.5 * log(0.5 / 0.9) + 0.5 * log(0.5 / 0.1) + 2 * p - 1) / 3
     assert (found.broke, found.fixed, found.moved) == (0, 0, 1)
@@ -165,7 +184,9 @@ def test_flips_wrong_answers_that_moved_and_the_divergence_of_the_choices_are_co
 def test_documents_are_judged_by_word_perplexity_and_shown_in_bits_a_byte():
     def documents(more):
         fallen = [more * (1 + i % 2 + 0.1 * (-1) ** (i // 2)) for i in range(40)]
-        return answered(*(rolled(i, -30.0 - nats, n_words=10 + 10 * (i % 2)) for i, nats in enumerate(fallen)))
+        return answered(
+            *(rolled(i, -30.0 - nats, n_words=10 + 10 * (i % 2)) for i, nats in enumerate(fallen))
+        )
 
     (found,) = judge((documents(0), documents(0.5)))
     # 1.5 nats more in 30 words, with a little spread.
@@ -179,7 +200,9 @@ def test_documents_are_judged_by_word_perplexity_and_shown_in_bits_a_byte():
 @pytest.mark.parametrize("n", [2, 40])
 @pytest.mark.parametrize("fallen", [0.3, 30.0])
 def test_few_documents_or_all_with_the_same_change_settle_nothing(n, fallen):
-    dense, other = (answered(*(rolled(i, -30.0 - nats, n_words=3) for i in range(n))) for nats in (0.0, fallen))
+    dense, other = (
+        answered(*(rolled(i, -30.0 - nats, n_words=3) for i in range(n))) for nats in (0.0, fallen)
+    )
     (found,) = judge((dense, other))
     assert (found.verdict, found.p_value, found.loss.needed) == ("undecided", 1.0, None)
 

@@ -20,7 +20,9 @@ ALLOWED = Tolerance()
 """1.10 times, 0.0953 nats; 2 points."""
 
 
-def lost(nats: float, *, n=1000, deviation=0.3, broke=0, fixed=0, n_right=400, anytime=False) -> Losses:
+def lost(
+    nats: float, *, n=1000, deviation=0.3, broke=0, fixed=0, n_right=400, anytime=False
+) -> Losses:
     found = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
     return Losses(nats=found, broke=broke, fixed=fixed, n_right=n_right, anytime=anytime)
 
@@ -82,7 +84,8 @@ def test_with_under_twenty_right_there_is_too_little_accuracy_to_lose():
 def test_a_sweep_widens_its_intervals_by_what_is_undecided():
     alone = verdict(0.09)
     many = judge_all([lost(0.09), lost(0.09), lost(3.0), lost(3.0)], ALLOWED)
-    # Of eight losses the two of perplexity that are far beyond, and every accuracy, are decided at the first step.
+    # Of eight losses the two of perplexity that are far beyond, and every accuracy, are decided at
+    # the first step.
     assert alone.perplexity.level == pytest.approx(1 - 0.05)
     assert many[0].perplexity.level == pytest.approx(1 - 0.05 / 2)
     assert many[2].perplexity.level == pytest.approx(1 - 0.05 / 8)
@@ -92,13 +95,21 @@ def test_a_sweep_widens_its_intervals_by_what_is_undecided():
 def test_a_model_that_was_looked_at_on_the_way_needs_more_to_be_judged():
     at_the_end, looked = verdict(0.07), verdict(0.07, anytime=True)
     assert at_the_end.verdict == "within"
-    assert looked.perplexity.low < at_the_end.perplexity.low < at_the_end.perplexity.high < looked.perplexity.high
+    assert (
+        looked.perplexity.low
+        < at_the_end.perplexity.low
+        < at_the_end.perplexity.high
+        < looked.perplexity.high
+    )
     assert looked.verdict == "undecided"
 
 
 @pytest.mark.parametrize("n", [10, 40])
 def test_a_model_that_lost_nothing_at_all_is_judged_on_the_way_as_at_the_end(n):
-    found = [verdict(0.0, n=n, deviation=0.0, n_right=0, anytime=anytime).verdict for anytime in (False, True)]
+    found = [
+        verdict(0.0, n=n, deviation=0.0, n_right=0, anytime=anytime).verdict
+        for anytime in (False, True)
+    ]
     assert found == ["undecided" if n < 30 else "within"] * 2
 
 
@@ -112,10 +123,17 @@ def test_the_passages_needed_would_decide_it():
     looked = verdict(0.08, n=100, anytime=True).passages_needed
     assert looked is not None and looked > 1.9 * needed
     assert verdict(0.08, n=2 * looked, anytime=True).verdict == "within"
-    assert judge_all([lost(0.0, broke=9, fixed=9)], Tolerance(ratio=1.1, points=1e-200))[0].accuracy.needed is None
+    assert (
+        judge_all([lost(0.0, broke=9, fixed=9)], Tolerance(ratio=1.1, points=1e-200))[
+            0
+        ].accuracy.needed
+        is None
+    )
 
 
-@pytest.mark.parametrize(("ratio", "points"), [(1.0, 2.0), (0.9, 2.0), (float("nan"), 2.0), (1.1, 0.0), (1.1, 101.0)])
+@pytest.mark.parametrize(
+    ("ratio", "points"), [(1.0, 2.0), (0.9, 2.0), (float("nan"), 2.0), (1.1, 0.0), (1.1, 101.0)]
+)
 def test_a_tolerance_that_allows_nothing_or_everything_is_refused(ratio, points):
     with pytest.raises(SettingsError, match="Allowed"):
         Tolerance(ratio=ratio, points=points)
@@ -147,11 +165,20 @@ def test_a_model_that_is_missing_still_counts_as_a_comparison():
 
 
 def mild_losses():
-    """The example's passages at 10 % by the methods that refit: what each lost, in nats, model by model."""
+    """The example's passages at 10 % by the methods that refit: what each lost, in nats, model by
+    model.
+    """
     run = choices.example_result(Run, choices.EXAMPLE)
     dense, *records = (choices.example_result(Record, key) for key in (run.dense, *run.sparse))
-    mild = [each for each in records if each.sparsity_permille == 100 and each.pruned.method.compensation != "none"]
-    return [[d.log_likelihood - s.log_likelihood for d, s in shared_outcomes(dense, each)] for each in mild]
+    mild = [
+        each
+        for each in records
+        if each.sparsity_permille == 100 and each.pruned.method.compensation != "none"
+    ]
+    return [
+        [d.log_likelihood - s.log_likelihood for d, s in shared_outcomes(dense, each)]
+        for each in mild
+    ]
 
 
 def test_the_spread_and_the_reach_of_a_small_loss_are_those_of_the_run_that_ships():
@@ -169,7 +196,13 @@ def test_the_smallest_loss_beyond_is_called_so_four_times_of_five(n_passages, n_
     scale = tolerance.SPREAD_NATS / moments(fallen).deviation
     centred = [(nats - fmean(fallen)) * scale + log(ratio) for nats in fallen]
     for _ in range(400):
-        drawn = Losses(nats=moments(draw.choices(centred, k=n_passages)), broke=0, fixed=0, n_right=40, anytime=False)
+        drawn = Losses(
+            nats=moments(draw.choices(centred, k=n_passages)),
+            broke=0,
+            fixed=0,
+            n_right=40,
+            anytime=False,
+        )
         called += judge_all([drawn], ALLOWED, n_models)[0].perplexity.verdict == "beyond"
     assert 0.74 < called / 400 < 0.86
 

@@ -37,20 +37,32 @@ RECORDS = (
     specimens.passages(),
     answered(question(), key="answered"),
     Continuation(key="written", prompt="Once", left="upon", right="more"),
-    Divergence(key="apart", opening="Once", places=(Place(text="upon", nats=0.1, left="a", right="b"),)),
+    Divergence(
+        key="apart", opening="Once", places=(Place(text="upon", nats=0.1, left="a", right="b"),)
+    ),
     Prompts(key="tried", asked=(ASKED,)),
     OwnPrompts(key="own", prompts=("Once",)),
     Choices(key="chosen", better={"3": "d"}),
     RunMarks(key="runs", marks={"r": RunMark(name="mine")}),
     TIMING,
     MADE,
-    Verification(key="v", started_at=1.0, finished_at=2.0, n_checked={"record": 1}, n_bytes=3, damaged=(), n_damaged=0),
+    Verification(
+        key="v",
+        started_at=1.0,
+        finished_at=2.0,
+        n_checked={"record": 1},
+        n_bytes=3,
+        damaged=(),
+        n_damaged=0,
+    ),
 )
 """Of each class that is kept as a record one."""
 
 
 def fill(store):
-    """Put one value of every kind in; returns the names of all, as verification says them, by their kind."""
+    """Put one value of every kind in; returns the names of all, as verification says them, by their
+    kind.
+    """
     folder = store.folder
     for record in RECORDS:
         store.put(record.key, record)
@@ -61,7 +73,8 @@ def fill(store):
     unpacked = unpack(store, "tiny-0123")
     export = take_away(store, folder / "exports" / "taken")
     return {
-        "record": [f"{type(record).__name__.lower()}/{record.key}" for record in RECORDS] + ["note/family|m"],
+        "record": [f"{type(record).__name__.lower()}/{record.key}" for record in RECORDS]
+        + ["note/family|m"],
         "artefact": ["small", "large"],
         "unpacked model": [f"{unpacked.name}/model.safetensors", f"{unpacked.name}/config.json"],
         "upload": [upload],
@@ -86,7 +99,9 @@ def take_away(store, folder, key="taken", **changes):
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(LARGE)
     files = {"model.safetensors": hashlib.sha256(LARGE).hexdigest()}
-    store.put(key, replace(MADE, key=key, folder=str(folder), files=files, n_bytes=len(LARGE), **changes))
+    store.put(
+        key, replace(MADE, key=key, folder=str(folder), files=files, n_bytes=len(LARGE), **changes)
+    )
     return folder
 
 

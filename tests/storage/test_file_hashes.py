@@ -39,7 +39,9 @@ def refuse(folder):
 def test_contents_are_those_of_local_files_alone(store, tmp_path, monkeypatch):
     text = tmp_path / "a.txt"
     text.write_text("abc")
-    evaluation = EvaluationSettings(corpus=f"file:{text}[1:]", tasks=("piqa", f"file:{tmp_path}/none.yaml"))
+    evaluation = EvaluationSettings(
+        corpus=f"file:{text}[1:]", tasks=("piqa", f"file:{tmp_path}/none.yaml")
+    )
     settings = RunSettings(model="owner/model", evaluation=evaluation)
     assert contents(settings, store).keys() == {evaluation.corpus}
     text.chmod(0o600)

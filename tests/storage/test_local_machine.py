@@ -50,7 +50,9 @@ def places(tmp_path):
         ("allowed/a\0b", False),
     ],
 )
-def test_a_path_lies_below_a_folder_once_every_link_is_followed_and_never_with_two_dots(places, path, below):
+def test_a_path_lies_below_a_folder_once_every_link_is_followed_and_never_with_two_dots(
+    places, path, below
+):
     allowed, other = places
     (allowed / "links").mkdir()
     for link, to in (("out.txt", other / "secret.txt"), ("out", other), ("round", "round")):
@@ -66,7 +68,9 @@ def test_pipes_and_devices_are_told_from_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "zero.txt").symlink_to("/dev/zero")
     (tmp_path / "file.txt").touch()
-    kinds = [path_kind(tmp_path / name) for name in ("pipe.txt", "zero.txt", ".", "file.txt", "none")]
+    kinds = [
+        path_kind(tmp_path / name) for name in ("pipe.txt", "zero.txt", ".", "file.txt", "none")
+    ]
     assert kinds == ["other", "other", "folder", "file", "nothing"]
 
 
@@ -80,7 +84,9 @@ def test_too_little_room_is_told_with_the_folder_and_how_much_there_is(tmp_path,
 
 
 def test_a_folder_that_is_gone_is_named(tmp_path):
-    with pytest.raises(StoreError, match=f"The data folder {tmp_path / 'gone'} cannot be written to"):
+    with pytest.raises(
+        StoreError, match=f"The data folder {tmp_path / 'gone'} cannot be written to"
+    ):
         require_job_room(tmp_path / "gone")
 
 
@@ -102,7 +108,18 @@ def test_whatever_else_has_the_name_is_refused_by_the_name_of_the_field_and_left
     (tmp_path / "file").write_text('[{"format": "sparsedash.run/1"}]')
     (tmp_path / "round").symlink_to("round")
     before = sorted(tmp_path.iterdir())
-    for name in (".", "pipe", "file", "round", "gone/x", "file/x", "n" * 256, "a\0b", "/dev/null", "~nosuchuser/x"):
+    for name in (
+        ".",
+        "pipe",
+        "file",
+        "round",
+        "gone/x",
+        "file/x",
+        "n" * 256,
+        "a\0b",
+        "/dev/null",
+        "~nosuchuser/x",
+    ):
         with pytest.raises(SettingsError, match=r"^--json must be a new file"):
             writable_file(Path(name) if name[0] in "/~" else tmp_path / name, "--json")
     assert sorted(tmp_path.iterdir()) == before
@@ -146,10 +163,20 @@ print(full - kept, freed, full - held(), peak - peak_memory_bytes())
 PIECES = 16 * 2**24
 
 
-@pytest.mark.skipif(local_machine._mallinfo is None, reason="only a newer glibc tells what was freed")
-@pytest.mark.parametrize(("said", "is_kept"), [({}, True), ({"MALLOC_ARENA_TEST": "8"}, False)], ids=["ours", "said"])
-def test_freed_memory_is_kept_unless_the_environment_says_how_given_back_and_a_peak_forgotten(said, is_kept):
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+@pytest.mark.skipif(
+    local_machine._mallinfo is None, reason="only a newer glibc tells what was freed"
+)
+@pytest.mark.parametrize(
+    ("said", "is_kept"), [({}, True), ({"MALLOC_ARENA_TEST": "8"}, False)], ids=["ours", "said"]
+)
+def test_freed_memory_is_kept_unless_the_environment_says_how_given_back_and_a_peak_forgotten(
+    said, is_kept
+):
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))
+    }
     child = [sys.executable, "-c", CHILD]
     ran = subprocess.run(child, capture_output=True, text=True, check=True, env=plain | said)
     kept_less, freed, less, peak_less = map(float, ran.stdout.split())

@@ -1,4 +1,6 @@
-"""Folders of models: configs, unpacked ones, and exports: two at once, a kill, and what is swept."""
+"""Folders of models: configs, unpacked ones, and exports: two at once, a kill, and what is
+swept.
+"""
 
 import json
 import subprocess
@@ -39,7 +41,9 @@ def fetched(tmp_path, monkeypatch):
     (model / "refs" / "main").write_text("a" * 40)
 
 
-def test_a_folder_has_its_own_and_what_the_hub_gave_before_is_known_without_asking_it(fetched, tmp_path):
+def test_a_folder_has_its_own_and_what_the_hub_gave_before_is_known_without_asking_it(
+    fetched, tmp_path
+):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     assert model_config(str(tmp_path)) == model_config("owner/model") == CONFIG
     assert model_config(f"owner/model@{'a' * 40}") == CONFIG
@@ -47,7 +51,9 @@ def test_a_folder_has_its_own_and_what_the_hub_gave_before_is_known_without_aski
     assert model_config("owner/other") is None
 
 
-@pytest.mark.parametrize("name", ["", "a" * 200, "../../etc", "owner/model/more", "/nowhere", "\x00", "@main"])
+@pytest.mark.parametrize(
+    "name", ["", "a" * 200, "../../etc", "owner/model/more", "/nowhere", "\x00", "@main"]
+)
 def test_a_name_of_nothing_has_none(name, fetched):
     assert model_config(name) is None
 
@@ -67,9 +73,14 @@ def test_what_is_whole_is_listed_with_its_size_and_what_is_unfinished_is_not(sto
     assert model.identity.startswith("sha256:")
 
 
-def test_deleting_one_takes_its_folder_and_note_unless_it_is_being_unpacked_and_twice_is_no_fault(store):
+def test_deleting_one_takes_its_folder_and_note_unless_it_is_being_unpacked_and_twice_is_no_fault(
+    store,
+):
     folder = unpack(store, "tiny-0123")
-    with FileLock(folder.with_name("tiny-0123.lock")), pytest.raises(StoreError, match="being unpacked"):
+    with (
+        FileLock(folder.with_name("tiny-0123.lock")),
+        pytest.raises(StoreError, match="being unpacked"),
+    ):
         drop_unpacked("tiny-0123", store)
     assert folder.exists()
     drop_unpacked("tiny-0123", store)
@@ -136,7 +147,9 @@ def test_what_a_killed_process_leaves_has_another_name_and_is_swept_at_once(tmp_
         killed.wait()
         assert not out.exists()
         sweep_exports(tmp_path)
-        assert [is_being_written(left) for left in unfinished_exports(tmp_path)] == [True], "the living one's"
+        assert [is_being_written(left) for left in unfinished_exports(tmp_path)] == [True], (
+            "the living one's"
+        )
     finally:
         for process in (living, killed):
             process.kill()

@@ -1,4 +1,6 @@
-"""A run in one file: that it is the same in another data folder, and that nothing else than a whole run is taken."""
+"""A run in one file: that it is the same in another data folder, and that nothing else than a whole
+run is taken.
+"""
 
 import gzip
 import hashlib
@@ -16,7 +18,9 @@ from sparsedash.storage.store import Store
 from tests.storage.every_kind import flip
 from tests.ui import specimens
 
-TEXT = partial(Continuation, prompt=specimens.run()[0].settings.prompts[0], left="upon", right="upon")
+TEXT = partial(
+    Continuation, prompt=specimens.run()[0].settings.prompts[0], left="upon", right="upon"
+)
 
 
 def key(name):
@@ -26,7 +30,9 @@ def key(name):
 def named(run, records, passages):
     """The specimens under keys as the program makes them."""
     records = [replace(r, key=key(r.key), passages_key=key(passages.key)) for r in records]
-    run = replace(run, key=key(run.key), dense=records[0].key, sparse=tuple(r.key for r in records[1:]))
+    run = replace(
+        run, key=key(run.key), dense=records[0].key, sparse=tuple(r.key for r in records[1:])
+    )
     return run, records, replace(passages, key=key(passages.key))
 
 
@@ -54,10 +60,16 @@ def run(here):
 
 
 def everything(store):
-    return {(kind, k): store.get(kind, k) for kind in (Run, Record, Passages, Continuation) for k in store.keys(kind)}
+    return {
+        (kind, k): store.get(kind, k)
+        for kind in (Run, Record, Passages, Continuation)
+        for k in store.keys(kind)
+    }
 
 
-def test_a_run_is_the_same_in_another_data_folder_its_file_the_same_and_a_second_time_changes_nothing(here, there, run):
+def test_a_run_is_the_same_in_another_data_folder_its_file_the_same_and_a_second_time_changes_nothing(
+    here, there, run
+):
     data = run_file(run, here)
     assert run_file(run, here) == data
     for _ in range(2):
@@ -95,7 +107,11 @@ def written(lines):
 
 RUN, RECORDS, PASSAGES = named(*specimens.run(), specimens.passages())
 FEWER = {name: getattr(PASSAGES, name)[:1] for name in ("indices", "contexts", "targets")}
-LINES = [f"passages {to_json(PASSAGES)}", *(f"record {to_json(record)}" for record in RECORDS), f"run {to_json(RUN)}"]
+LINES = [
+    f"passages {to_json(PASSAGES)}",
+    *(f"record {to_json(record)}" for record in RECORDS),
+    f"run {to_json(RUN)}",
+]
 
 
 @pytest.mark.parametrize(
@@ -115,17 +131,45 @@ LINES = [f"passages {to_json(PASSAGES)}", *(f"record {to_json(record)}" for reco
         written([*LINES[:-1], f"run {to_json(replace(RUN, key='../../x'))}"]),
         written([*LINES[:-1], f"run {to_json(replace(RUN, model_identity='other'))}"]),
         written(
-            [*LINES[:-1], f"run {to_json(replace(RUN, dense=RUN.sparse[0], sparse=(RUN.dense, *RUN.sparse[1:])))}"]
+            [
+                *LINES[:-1],
+                f"run {to_json(replace(RUN, dense=RUN.sparse[0], sparse=(RUN.dense, *RUN.sparse[1:])))}",
+            ]
         ),
         written([f"passages {to_json(replace(PASSAGES, **FEWER))}", *LINES[1:]]),
         written([*LINES, f"passages {to_json(replace(PASSAGES, key=key('other')))}"]),
         written([*LINES, f"continuation {to_json(TEXT(key=key('other')))}"]),
-        written([*LINES, f"continuation {to_json(TEXT(key=next(iter(RUN.continuations)), prompt='Another'))}"]),
-        written([*LINES, f"continuation {to_json(TEXT(key=next(iter(RUN.continuations)), left='x' * 4_001))}"]),
+        written(
+            [
+                *LINES,
+                f"continuation {to_json(TEXT(key=next(iter(RUN.continuations)), prompt='Another'))}",
+            ]
+        ),
+        written(
+            [
+                *LINES,
+                f"continuation {to_json(TEXT(key=next(iter(RUN.continuations)), left='x' * 4_001))}",
+            ]
+        ),
     ],
     ids=[
-        *("nothing", "zip", "no header", "no passages", "no dense record", "a record of another run", "two runs"),
-        *("no run", "another kind", "no JSON", "the example", "a key that is a path", "another model"),
+        *(
+            "nothing",
+            "zip",
+            "no header",
+            "no passages",
+            "no dense record",
+            "a record of another run",
+            "two runs",
+        ),
+        *(
+            "no run",
+            "another kind",
+            "no JSON",
+            "the example",
+            "a key that is a path",
+            "another model",
+        ),
         *(
             "dense and sparse exchanged",
             "fewer passages than answers",

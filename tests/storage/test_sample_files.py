@@ -22,7 +22,12 @@ def sha(text):
 def test_choices_are_read_with_the_one_that_the_measure_takes(tmp_path):
     (found,) = read_answers(samples(tmp_path / "gpt", CHOICE))
     (one,) = found.questions
-    assert (found.model, found.task, found.kind, found.measure) == ("gpt", "colours", "choice", "acc_norm")
+    assert (found.model, found.task, found.kind, found.measure) == (
+        "gpt",
+        "colours",
+        "choice",
+        "acc_norm",
+    )
     assert one.choices[1] == ScoredChoice(text=" rust", log_likelihood=-6.0)
     # By characters the longer one is likelier, and it is wrong.
     assert (one.chosen, one.right, one.target) == (0, False, "1")
@@ -33,7 +38,9 @@ def test_choices_are_read_with_the_one_that_the_measure_takes(tmp_path):
 
 
 def test_a_metric_may_be_no_number(tmp_path):
-    (found,) = read_answers(samples(tmp_path, CHOICE, CHOICE | {"acc": float("nan"), "doc_hash": "e"}))
+    (found,) = read_answers(
+        samples(tmp_path, CHOICE, CHOICE | {"acc": float("nan"), "doc_hash": "e"})
+    )
     assert (found.measure, len(found.questions)) == ("acc_norm", 2)
 
 
@@ -41,7 +48,11 @@ def test_what_was_written_is_read_by_the_first_filter_of_the_file(tmp_path):
     other = WRITTEN | {"filter": "flexible-extract", "exact_match": 0.0}
     (found,) = read_answers(samples(tmp_path, WRITTEN, other, task="sums"))
     (one,) = found.questions
-    assert (found.kind, found.measure, found.filter) == ("generation", "exact_match", "strict-match")
+    assert (found.kind, found.measure, found.filter) == (
+        "generation",
+        "exact_match",
+        "strict-match",
+    )
     assert (one.text, one.answer, one.right) == (" It is 2", "2", True)
 
 
@@ -70,12 +81,20 @@ def test_a_file_of_an_old_version_gets_the_hashes_that_newer_ones_write(tmp_path
 
 def test_samples_in_memory_give_the_same_set_as_their_file(tmp_path):
     said = [((-12.0, False),), ((-6.0, False),)]
-    held = CHOICE | {"arguments": [("What is red?", " a field of long grass"), ("What is red?", " rust")]}
+    held = CHOICE | {
+        "arguments": [("What is red?", " a field of long grass"), ("What is red?", " rust")]
+    }
     held |= {"resps": said, "filtered_resps": [one for (one,) in said]}
-    rolled = ROLLING | {"arguments": [("A short text.",)], "resps": [[-20.5]], "bits_per_byte": (-20.5, 13)}
+    rolled = ROLLING | {
+        "arguments": [("A short text.",)],
+        "resps": [[-20.5]],
+        "bits_per_byte": (-20.5, 13),
+    }
     rolled |= {"filtered_resps": [-20.5], "word_perplexity": (-20.5, 3)}
     for sample, line in ((held, CHOICE), (rolled, ROLLING)):
-        assert [samples_set("gpt", "colours", [sample], {})] == read_answers(samples(tmp_path / "gpt", line))
+        assert [samples_set("gpt", "colours", [sample], {})] == read_answers(
+            samples(tmp_path / "gpt", line)
+        )
 
 
 def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(tmp_path):
@@ -83,7 +102,9 @@ def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(
     samples(tmp_path / "gpt", CHOICE, CHOICE, task="mmlu_law", date="2026-02-02T00-00-00.0")
     samples(tmp_path / "gpt", CHOICE | {"doc_hash": "e"}, task="mmlu_art")
     samples(tmp_path / "gpt", WRITTEN, task="sums")
-    (tmp_path / "gpt" / "results_2026-01-02T03-04-05.6.json").write_text('{"versions": {"sums": 3.0}, "loss": NaN}')
+    (tmp_path / "gpt" / "results_2026-01-02T03-04-05.6.json").write_text(
+        '{"versions": {"sums": 3.0}, "loss": NaN}'
+    )
     mmlu, sums = read_answers(tmp_path)
     assert [question.fields["part"] for question in mmlu.questions] == ["art", "law", "law"]
     assert (mmlu.task, sums.task, sums.version) == ("mmlu", "sums", "3.0")
@@ -105,11 +126,17 @@ def test_only_parts_of_one_form_of_a_task_are_pooled(tmp_path, name, task, part)
 
 
 def test_parts_with_the_same_documents_or_judged_differently_are_refused(tmp_path):
-    law, odd = samples(tmp_path, CHOICE, task="mmlu_law"), CHOICE | {"doc_hash": "e", "filter": "odd"}
+    law, odd = (
+        samples(tmp_path, CHOICE, task="mmlu_law"),
+        CHOICE | {"doc_hash": "e", "filter": "odd"},
+    )
     (one,) = read_answers(law)
     for parts, why in (
         ([one, one], "1 of 1 documents of mmlu are in two files"),
-        ([one, *read_answers(samples(tmp_path, odd, task="mmlu_art"))], "different filters: none, odd"),
+        (
+            [one, *read_answers(samples(tmp_path, odd, task="mmlu_art"))],
+            "different filters: none, odd",
+        ),
         ([replace(one, version="1"), replace(one, version="2")], "different versions: 1, 2"),
     ):
         with pytest.raises(CorpusError, match=why):
@@ -128,9 +155,9 @@ STEREOTYPE = {
 
 def results(file, **values):
     """What the harness writes beside a file of samples."""
-    file.with_name(file.name.replace("samples_colours", "results").replace(".jsonl", ".json")).write_text(
-        json.dumps(values)
-    )
+    file.with_name(
+        file.name.replace("samples_colours", "results").replace(".jsonl", ".json")
+    ).write_text(json.dumps(values))
 
 
 def test_where_lower_is_better_an_answer_is_right_where_the_measure_is_0(tmp_path):
@@ -149,13 +176,21 @@ def test_where_lower_is_better_an_answer_is_right_where_the_measure_is_0(tmp_pat
 
 @pytest.mark.parametrize(
     "said",
-    [None, {}, [], {"higher_is_better": {"colours": {"pct_stereotype": None}}}, {"higher_is_better": {"colours": 7}}],
+    [
+        None,
+        {},
+        [],
+        {"higher_is_better": {"colours": {"pct_stereotype": None}}},
+        {"higher_is_better": {"colours": 7}},
+    ],
 )
 def test_a_measure_whose_direction_is_unknown_is_refused_by_name(said, tmp_path):
     file = samples(tmp_path, STEREOTYPE)
     if said is not None:
         file.with_name("results_2026-01-02T03-04-05.6.json").write_text(json.dumps(said))
-    with pytest.raises(CorpusError, match="higher or lower is better of pct_stereotype, by which colours is judged"):
+    with pytest.raises(
+        CorpusError, match="higher or lower is better of pct_stereotype, by which colours is judged"
+    ):
         read_answers(file)
 
 
@@ -164,7 +199,11 @@ def test_more_of_the_usual_measures_is_better_where_nothing_says_so(measure, tmp
     line = {name: value for name, value in STEREOTYPE.items() if name != "pct_stereotype"}
     file = samples(tmp_path, line | {"metrics": [measure], measure: 1.0})
     (answers,) = read_answers(file)
-    assert (answers.measure, answers.higher_is_better, answers.questions[0].right) == (measure, True, True)
+    assert (answers.measure, answers.higher_is_better, answers.questions[0].right) == (
+        measure,
+        True,
+        True,
+    )
     # A task may say otherwise, as lingoly_nocontext does of exact_match.
     results(file, higher_is_better={"colours": {measure: False}})
     assert read_answers(file)[0].questions[0].right is False
@@ -199,7 +238,10 @@ def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
         (CHOICE | {"arguments": []}, "read: arguments is empty"),
         (CHOICE | {"arguments": {"gen_args_0": {}}}, "read: arguments is empty"),
         (CHOICE | {"doc_hash": 7}, "Expected `str`"),
-        (ROLLING | {"bits_per_byte": [-20.5, 0], "word_perplexity": [-20.5, 0], "target": ""}, "its length"),
+        (
+            ROLLING | {"bits_per_byte": [-20.5, 0], "word_perplexity": [-20.5, 0], "target": ""},
+            "its length",
+        ),
         ('{"doc": ' + "[" * 1990, "recursion"),
         ({"doc": {}}, "'target' is missing"),
         ("x" * 3000, "longer than"),
@@ -207,13 +249,18 @@ def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
 )
 def test_a_line_that_cannot_be_read_is_named_by_its_number(tmp_path, monkeypatch, bad, why):
     monkeypatch.setattr(sample_files, "MAX_LINE_BYTES", 2000)
-    with pytest.raises(CorpusError, match=r"Line 3 of samples_colours.* is no answer that can be read") as refused:
+    with pytest.raises(
+        CorpusError, match=r"Line 3 of samples_colours.* is no answer that can be read"
+    ) as refused:
         read_answers(samples(tmp_path, CHOICE, "", bad))
     assert why in str(refused.value)
 
 
 def test_what_is_too_large_or_nothing_is_refused(tmp_path, monkeypatch):
-    for path, said in ((tmp_path, "holds no files of answers"), (tmp_path / "nowhere", "nowhere does not exist")):
+    for path, said in (
+        (tmp_path, "holds no files of answers"),
+        (tmp_path / "nowhere", "nowhere does not exist"),
+    ):
         with pytest.raises(CorpusError, match=said):
             read_answers(path)
     with pytest.raises(CorpusError, match="holds no answers"):
@@ -230,12 +277,24 @@ def test_a_task_without_right_or_wrong_is_refused(tmp_path):
 
 def details(folder, *rows, task="lighteval|mmlu:law|5"):
     folder.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), folder / f"details_{task}_2026-01-02T03-04-05.parquet")
+    parquet.write_table(
+        pyarrow.Table.from_pylist(list(rows)),
+        folder / f"details_{task}_2026-01-02T03-04-05.parquet",
+    )
 
 
 def detail(**response):
-    doc = {"query": "What is red?", "choices": [" grass", " rust"], "gold_index": [1], "specific": {"subject": "art"}}
-    return {"doc": doc, "metric": {"acc": 1, "em": None}, "model_response": {"input": "Hi. What is red?", **response}}
+    doc = {
+        "query": "What is red?",
+        "choices": [" grass", " rust"],
+        "gold_index": [1],
+        "specific": {"subject": "art"},
+    }
+    return {
+        "doc": doc,
+        "metric": {"acc": 1, "em": None},
+        "model_response": {"input": "Hi. What is red?", **response},
+    }
 
 
 def test_details_of_lighteval_are_read(tmp_path):
@@ -268,7 +327,11 @@ def test_lighteval_s_results_say_which_end_of_a_measure_is_better(task, tmp_path
 def test_details_of_what_was_written_are_read_and_other_tables_refused(tmp_path):
     details(tmp_path / "new" / "2026", detail(logprobs=None, text=["rust"]), task="gsm8k|0")
     (found,) = read_answers(tmp_path / "new")
-    assert (found.task, found.questions[0].text, found.questions[0].target) == ("gsm8k|0", "rust", " rust")
+    assert (found.task, found.questions[0].text, found.questions[0].target) == (
+        "gsm8k|0",
+        "rust",
+        " rust",
+    )
     details(tmp_path / "old" / "2026", {"example": "What is red?"})
     with pytest.raises(CorpusError, match="no columns doc, metric and model_response"):
         read_answers(tmp_path / "old")

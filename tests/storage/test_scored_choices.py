@@ -45,4 +45,7 @@ def test_a_choice_without_a_letter_is_taken_as_numpy_takes_it():
 
 @pytest.mark.parametrize("measure", ["acc_norm", "acc_bytes", "acc_mutual_info"])
 def test_where_the_measure_s_inputs_are_not_known_no_choice_is_shown(measure):
-    assert chosen_place(measure, ScoredChoices(texts=None, log_likelihoods=[-1.0, -2.0]), right=True) is None
+    assert (
+        chosen_place(measure, ScoredChoices(texts=None, log_likelihoods=[-1.0, -2.0]), right=True)
+        is None
+    )

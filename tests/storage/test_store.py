@@ -1,4 +1,6 @@
-"""The data folder keeps what was put there, and neither runs nor shows what was planted or damaged."""
+"""The data folder keeps what was put there, and neither runs nor shows what was planted or
+damaged.
+"""
 
 import os
 import pickle
@@ -87,11 +89,17 @@ def test_healed_weights_are_evicted_until_they_are_protected_and_do_not_count_fr
         return {entry.name for entry in store.entries("artefacts")}
 
     left_of("a/healed/0", "unfinished")
-    assert left_of("b", "statistics") == {"a/healed/0", "b"} and left_of("c", "statistics") == {"b", "c"}
+    assert left_of("b", "statistics") == {"a/healed/0", "b"} and left_of("c", "statistics") == {
+        "b",
+        "c",
+    }
     left_of("a/healed/0", "unfinished")
     store.retag_artefacts("a/healed/", about_artefact("healed", "m"))
     free = store.artefact_left
-    assert left_of("d", "statistics") == {"a/healed/0", "c", "d"} and free - store.artefact_left > 70_000
+    assert (
+        left_of("d", "statistics") == {"a/healed/0", "c", "d"}
+        and free - store.artefact_left > 70_000
+    )
     assert left_of("e", "statistics") == {"a/healed/0", "d", "e"}
 
 
@@ -133,7 +141,9 @@ def test_the_folder_is_for_its_owner_only(tmp_path):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_planted_pickles_are_set_aside_reported_and_never_run_nor_hide_the_records(store, tmp_path, caplog):
+def test_planted_pickles_are_set_aside_reported_and_never_run_nor_hide_the_records(
+    store, tmp_path, caplog
+):
     pickle.loads(pickle.dumps(Trap(tmp_path / "trap works")))
     assert (tmp_path / "trap works").exists()
     store.put("sound", continuation("sound"))
@@ -153,7 +163,14 @@ def test_planted_pickles_are_set_aside_reported_and_never_run_nor_hide_the_recor
 
 def test_nothing_but_bytes_under_text_can_be_written(store):
     cache = diskcache.Cache(str(store.folder / "records"), disk=PlainDisk)
-    for key, value in (("a", "text"), ("a", None), ("a", [1]), (5, b""), (b"a", b""), (("a",), b"")):
+    for key, value in (
+        ("a", "text"),
+        ("a", None),
+        ("a", [1]),
+        (5, b""),
+        (b"a", b""),
+        (("a",), b""),
+    ):
         with pytest.raises(StoreError, match="in the store is"):
             cache.set(key, value)
     cache.close()
@@ -162,7 +179,10 @@ def test_nothing_but_bytes_under_text_can_be_written(store):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda path: path.write_bytes(flip(path.read_bytes(), 1.0)), "its checksum does not match"),
+        (
+            lambda path: path.write_bytes(flip(path.read_bytes(), 1.0)),
+            "its checksum does not match",
+        ),
         (lambda path: path.write_bytes(b""), "its checksum does not match"),
         (Path.unlink, "The file of an entry is gone"),
     ],
@@ -188,7 +208,9 @@ def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_a
     assert "Set aside the damaged entry continuation/a" in caplog.text
     assert (store.damaged_keys(Continuation), store.keys(Continuation)) == (["a"], [])
     store.put("a", continuation("a"))
-    assert store.get(Continuation, "a") == continuation("a") and store.damaged_keys(Continuation) == []
+    assert (
+        store.get(Continuation, "a") == continuation("a") and store.damaged_keys(Continuation) == []
+    )
     data, is_sound = store.raw_value("records", "damaged/continuation/a")
     assert b"tide" in data and not is_sound
     store.drop(Continuation, "a")
@@ -252,7 +274,8 @@ store.close()
 
 def test_two_processes_write_at_once_and_nothing_is_lost_or_torn(tmp_path):
     writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "data"), name]) for name in ("left", "right")
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "data"), name])
+        for name in ("left", "right")
     ]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     store = Store(tmp_path / "data")
@@ -279,17 +302,26 @@ def test_a_table_that_finds_no_room_is_a_store_error_and_the_old_value_stays(sto
     [
         ("file", b"in the way", "file", r"is a file\. Name a folder with .*SPARSEDASH_DATA_DIR"),
         ("file", b"in the way", "file/below", r"cannot be used: .*SPARSEDASH_DATA_DIR"),
-        ("jobs.sqlite", b"", ".", r"in another layout\. Name another folder .*, or delete this one\.$"),
+        (
+            "jobs.sqlite",
+            b"",
+            ".",
+            r"in another layout\. Name another folder .*, or delete this one\.$",
+        ),
         ("layout-99", b"", ".", "in another layout"),
         ("letters.txt", b"", ".", "is not a data folder"),
     ],
 )
-def test_a_folder_that_is_no_data_folder_is_refused_with_advice_and_left_as_it_is(tmp_path, there, content, name, said):
+def test_a_folder_that_is_no_data_folder_is_refused_with_advice_and_left_as_it_is(
+    tmp_path, there, content, name, said
+):
     (tmp_path / there).write_bytes(content)
     tmp_path.chmod(0o755)
     with pytest.raises(StoreError, match=said):
         Store(tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == [there] and tmp_path.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == [
+        there
+    ] and tmp_path.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_table_that_is_no_table_is_a_store_error(store):
@@ -302,7 +334,9 @@ def test_a_table_that_is_no_table_is_a_store_error(store):
 @contextmanager
 def locked(store: Store, cache: str, for_s: float | None = None):
     """Another connection writes for that long, or to the end of the block."""
-    db = sqlite3.connect(store.folder / cache / "cache.db", isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(
+        store.folder / cache / "cache.db", isolation_level=None, check_same_thread=False
+    )
     db.execute("BEGIN IMMEDIATE")
     ending = threading.Timer(for_s or 60.0, db.execute, ["ROLLBACK"])
     ending.start()
@@ -326,7 +360,9 @@ def open_again(store: Store) -> None:
     ],
     ids=["change", "put_artefact", "open"],
 )
-def test_a_lock_of_another_is_waited_for_and_said_when_patience_ends(tmp_path, monkeypatch, cache, work):
+def test_a_lock_of_another_is_waited_for_and_said_when_patience_ends(
+    tmp_path, monkeypatch, cache, work
+):
     # SQLite's own timeout, after which the store tries again.
     monkeypatch.setattr(disk_cache, "_TRY_S", 0.1)
     store = Store(tmp_path, patience_s=60.0)
@@ -387,7 +423,9 @@ def test_no_artefact_is_evicted_for_a_checkpoint(store, clock):
     assert [entry.name for entry in store.entries("artefacts")] == ["statistics"]
 
 
-def test_what_is_chosen_is_kept_and_holds_for_every_process_unless_the_environment_overrides(store, monkeypatch):
+def test_what_is_chosen_is_kept_and_holds_for_every_process_unless_the_environment_overrides(
+    store, monkeypatch
+):
     other = Store(store.folder)
     assert store.artefact_room == USUAL_GB * 10**9
     store.allow_artefacts(bytes_of(1.5))

@@ -21,7 +21,9 @@ def test_data_are_named_as_one_file_as_several_or_by_split(tmp_path, data, named
     assert named_data(file) == [tmp_path / name for name in named]
 
 
-@pytest.mark.parametrize("text", ["", "[", "a: 1", "dataset_kwargs: 3", "[" * 100_000, "- " * 100_000, "\0", "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "[", "a: 1", "dataset_kwargs: 3", "[" * 100_000, "- " * 100_000, "\0", "\xff"]
+)
 def test_what_is_no_task_names_none(tmp_path, text):
     file = tmp_path / "mine.yaml"
     file.write_text(text, encoding="latin-1")

@@ -1,4 +1,6 @@
-"""Text files: references, odd and huge files, uploads: their names, what is refused, and that nothing of it stays."""
+"""Text files: references, odd and huge files, uploads: their names, what is refused, and that
+nothing of it stays.
+"""
 
 import os
 import re
@@ -54,11 +56,16 @@ def unpacking_to(n_bytes):
     """A file that says in its footer that it unpacks to 8 bytes."""
     sink = pyarrow.BufferOutputStream()
     plain = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["abc def " * (n_bytes // 8)]}), sink, **plain)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": ["abc def " * (n_bytes // 8)]}), sink, **plain
+    )
     data = sink.getvalue().to_pybytes()
     start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     size = (
-        pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)).metadata.row_group(0).column(0).total_uncompressed_size
+        pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
+        .metadata.row_group(0)
+        .column(0)
+        .total_uncompressed_size
     )
     said, left = b"", 2 * size
     while left:
@@ -66,8 +73,12 @@ def unpacking_to(n_bytes):
     return data[:start] + data[start:].replace(said, bytes([0x90, *[0x80] * (len(said) - 2), 0]))
 
 
-def test_what_unpacks_to_more_than_it_says_is_refused_by_a_process_of_its_own(kept, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "count_texts", lambda texts: pytest.fail("it was unpacked here"))
+def test_what_unpacks_to_more_than_it_says_is_refused_by_a_process_of_its_own(
+    kept, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        text_files, "count_texts", lambda texts: pytest.fail("it was unpacked here")
+    )
     content = unpacking_to(MAX_TEXT_BYTES + 10**6)
     assert len(content) < 100_000
     with pytest.raises(CorpusError, match=r"packed\.parquet holds more than 200 MB of text"):
@@ -77,7 +88,9 @@ def test_what_unpacks_to_more_than_it_says_is_refused_by_a_process_of_its_own(ke
 
 def test_a_parquet_file_is_unpacked_by_a_process_of_its_own_alone(kept, tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "texts_of", lambda path: pytest.fail("it was unpacked here"))
-    content = parquet_bytes(["the lamp and the boat", "ein Haus, groß wie ein Baum", "one", "", "x" * 100_000])
+    content = parquet_bytes(
+        ["the lamp and the boat", "ein Haus, groß wie ein Baum", "one", "", "x" * 100_000]
+    )
     reference = kept.keep("mine.parquet", content)
     assert kept.keep("mine.parquet", content) == reference, "it is there already"
     count = named_text_count(reference, tmp_path)
@@ -90,12 +103,18 @@ def test_why_a_parquet_file_cannot_be_read_is_asked_once(tmp_path, monkeypatch):
     file = tmp_path / "odd.parquet"
     file.write_bytes(parquet_bytes(["a b", None]))
     for _ in range(2):
-        with pytest.raises(CorpusError, match=r"The column text of odd\.parquet holds values that are not text"):
+        with pytest.raises(
+            CorpusError, match=r"The column text of odd\.parquet holds values that are not text"
+        ):
             named_text_count(f"file:{file}", tmp_path)
-        monkeypatch.setattr(text_files, "trial_problem", lambda *_, **__: pytest.fail("asked again"))
+        monkeypatch.setattr(
+            text_files, "trial_problem", lambda *_, **__: pytest.fail("asked again")
+        )
 
 
-def test_an_upload_lies_under_its_contents_hash_and_is_named_by_both_and_the_same_again_is_the_same(kept, tmp_path):
+def test_an_upload_lies_under_its_contents_hash_and_is_named_by_both_and_the_same_again_is_the_same(
+    kept, tmp_path
+):
     reference = kept.keep("passages.jsonl", LINE)
     assert re.fullmatch(r"upload:passages\.jsonl@[0-9a-f]{32}", reference)
     path = file_of(reference, tmp_path)
@@ -109,7 +128,9 @@ def test_an_upload_lies_under_its_contents_hash_and_is_named_by_both_and_the_sam
     os.utime(file_of(text, tmp_path), (200, 200))
     (tmp_path / "uploads" / "abc").mkdir()
     (tmp_path / "uploads" / "abc" / "planted.txt").write_text("not ours")
-    assert list(kept.kept().items()) == [(text, len(LINE)), (reference, len(LINE))], "the newest first, nothing else"
+    assert list(kept.kept().items()) == [(text, len(LINE)), (reference, len(LINE))], (
+        "the newest first, nothing else"
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +155,12 @@ def test_a_hostile_name_becomes_a_harmless_one_inside_the_folder(kept, tmp_path,
 
 @pytest.mark.parametrize(
     "reference",
-    ["upload:../../etc/passwd.txt@" + "0" * 32, "upload:a.txt@../../../../etc", "upload:a.py@" + "0" * 32, "lambada"],
+    [
+        "upload:../../etc/passwd.txt@" + "0" * 32,
+        "upload:a.txt@../../../../etc",
+        "upload:a.py@" + "0" * 32,
+        "lambada",
+    ],
 )
 def test_no_reference_leads_out_of_the_folder_of_uploads(tmp_path, reference):
     assert file_of(reference, tmp_path) is None
@@ -196,13 +222,18 @@ def test_a_parquet_file_of_too_much_text_is_read_no_further(tmp_path, monkeypatc
     monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 100_000)
     file = tmp_path / "packed.parquet"
     # One value of a dictionary in many rows, and many different ones.
-    for packed in (parquet_bytes(["lamp " * 1000] * 1000), parquet_bytes([f"{i}" + " " * 30_000 for i in range(9)])):
+    for packed in (
+        parquet_bytes(["lamp " * 1000] * 1000),
+        parquet_bytes([f"{i}" + " " * 30_000 for i in range(9)]),
+    ):
         file.write_bytes(packed)
         with pytest.raises(CorpusError, match=r"packed\.parquet holds more than"):
             list(texts_of(file))
 
 
-def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(kept, tmp_path, monkeypatch):
+def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(
+    kept, tmp_path, monkeypatch
+):
     monkeypatch.setattr(text_files, "MAX_TOTAL_BYTES", 1_000_000)
     first = kept.keep("first.txt", b"word " * 150_000)
     with pytest.raises(CorpusError) as refused:
@@ -215,7 +246,9 @@ def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(
     assert list(kept.kept()) == [second]
 
 
-def test_an_upload_is_deleted_unless_a_job_reads_it_and_the_same_content_of_another_name_is_not(kept, tmp_path):
+def test_an_upload_is_deleted_unless_a_job_reads_it_and_the_same_content_of_another_name_is_not(
+    kept, tmp_path
+):
     lines, text = kept.keep("mine.jsonl", LINE), kept.keep("mine.txt", LINE)
     for read in (lines, f"{lines}[3:5]", f"file:{file_of(lines, tmp_path)}"):
         with pytest.raises(CorpusError, match=r"mine\.jsonl is read by a job that waits or runs"):
@@ -237,7 +270,8 @@ def test_nothing_but_an_upload_can_be_deleted(kept, tmp_path, reference):
 
 def test_a_run_reads_its_two_texts_and_a_prompt_those_its_models_were_calibrated_on():
     settings = RunSettings(
-        calibration=CalibrationSettings(corpus="c4"), evaluation=EvaluationSettings(corpus="lambada")
+        calibration=CalibrationSettings(corpus="c4"),
+        evaluation=EvaluationSettings(corpus="lambada"),
     )
     assert texts_read(asdict(settings), {}.get) == {"c4", "lambada"}
     records = {"dense": replace(RECORD, pruned=None), "sparse": RECORD}

@@ -1,4 +1,6 @@
-"""Programs that are tried: their limits count from when they begin, and their output is the problem alone."""
+"""Programs that are tried: their limits count from when they begin, and their output is the problem
+alone.
+"""
 
 from pathlib import Path
 

@@ -49,10 +49,18 @@ def test_without_the_variable_nobody_else_is_served_and_the_token_is_used(monkey
 def test_what_the_file_says_counts_and_the_rest_has_its_usual_value(written):
     written(WHOLE)
     rules = serving_rules()
-    assert (rules.login, rules.header.name, rules.header.proxies) == ("header", "X-Remote-User", ("10.0.0.2",))
+    assert (rules.login, rules.header.name, rules.header.proxies) == (
+        "header",
+        "X-Remote-User",
+        ("10.0.0.2",),
+    )
     assert (rules.hub, rules.quota.queued, rules.quota.uploads) == (("org/*",), 2, 20)
     assert not rules.see_each_other
-    assert [may_use_token(owner) for owner in ("", "ada@example.org", "bob@example.org")] == [True, True, False]
+    assert [may_use_token(owner) for owner in ("", "ada@example.org", "bob@example.org")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 HTTPS = "https://sparsedash.example.org"
@@ -70,7 +78,17 @@ HTTPS = "https://sparsedash.example.org"
         ("10.0.0.2", "nginx"),
         ('["10.0.0.2"]', "[]"),
         ("X-Remote-User", "X Remote"),
-        *[(HTTPS, address) for address in ("", HTTPS[8:], f"{HTTPS}/", "ftp://a.org", "https://", f"http{HTTPS[5:]}")],
+        *[
+            (HTTPS, address)
+            for address in (
+                "",
+                HTTPS[8:],
+                f"{HTTPS}/",
+                "ftp://a.org",
+                "https://",
+                f"http{HTTPS[5:]}",
+            )
+        ],
         *[(HTTPS, f"https://{host}") for host in ("A.org", "a.org:443", "me@a.org")],
     ],
 )
@@ -103,7 +121,9 @@ def test_what_is_no_name_is_nobody(said):
 def test_without_a_list_all_who_log_in_come_in_and_with_one_those_on_it_and_administrators():
     assert rules().lets_in("anybody@else.where")
     listed = rules(visitors=("*@Example.org",), administrators=("Root@ops.net",))
-    assert [listed.lets_in(name) for name in ("ada@example.org", "root@ops.net", "eve@evil.org")] == [True, True, False]
+    assert [
+        listed.lets_in(name) for name in ("ada@example.org", "root@ops.net", "eve@evil.org")
+    ] == [True, True, False]
     assert not listed.administers("ada@example.org")
     nobody = rules(visitors=(), administrators=("root",))
     assert [nobody.lets_in(name) for name in ("root", "ada")] == [True, False]
@@ -114,7 +134,9 @@ def test_models_of_the_hub_are_all_or_none_or_those_on_the_list_at_any_revision(
     assert rules().offers("any/model")
     assert not rules(hub=()).offers("any/model")
     some = rules(hub=("Org/*", "gpt2"))
-    offered = [some.offers(name) for name in ("org/a@main", "gpt2", "gpt2-xl", "other/org", "x/org/y")]
+    offered = [
+        some.offers(name) for name in ("org/a@main", "gpt2", "gpt2-xl", "other/org", "x/org/y")
+    ]
     assert offered == [True, True, False, False, False]
 
 
@@ -126,8 +148,15 @@ def visitors(store):
 def test_a_name_and_a_pin_are_kept_beside_each_other_and_a_mark_that_says_nothing_is_not(visitors):
     visitors.name_run("r", "  The one \n for the talk ")
     visitors.pin_runs(["r", "s"], pinned=True)
-    assert visitors.marks() == {"r": RunMark(name="The one for the talk", pinned=True), "s": RunMark(pinned=True)}
-    assert (visitors.name_of("r"), visitors.name_of("s"), visitors.name_of("t")) == ("The one for the talk", "", "")
+    assert visitors.marks() == {
+        "r": RunMark(name="The one for the talk", pinned=True),
+        "s": RunMark(pinned=True),
+    }
+    assert (visitors.name_of("r"), visitors.name_of("s"), visitors.name_of("t")) == (
+        "The one for the talk",
+        "",
+        "",
+    )
     visitors.name_run("r", " ")
     visitors.pin_runs(["r"], pinned=False)
     visitors.name_run("t", "Three")
@@ -136,13 +165,20 @@ def test_a_name_and_a_pin_are_kept_beside_each_other_and_a_mark_that_says_nothin
 
 
 def test_of_the_prompts_the_newest_are_kept(visitors):
-    asked = [ContinuationSettings(left="a", right="b", prompt=f"Once {n}") for n in range(MOST_PROMPTS + 2)]
+    asked = [
+        ContinuationSettings(left="a", right="b", prompt=f"Once {n}")
+        for n in range(MOST_PROMPTS + 2)
+    ]
     for each in asked:
         visitors.keep_prompt(each)
     assert visitors.prompts("a", "b") == tuple(reversed(asked[2:]))
 
 
-@pytest.mark.parametrize(("name", "kept"), [("x" * 1000, "x" * LONGEST_NAME), ("a \ud83d name", "a ? name")])
-def test_a_long_name_is_cut_and_one_that_no_file_can_hold_is_kept_without_that(visitors, name, kept):
+@pytest.mark.parametrize(
+    ("name", "kept"), [("x" * 1000, "x" * LONGEST_NAME), ("a \ud83d name", "a ? name")]
+)
+def test_a_long_name_is_cut_and_one_that_no_file_can_hold_is_kept_without_that(
+    visitors, name, kept
+):
     visitors.name_run("r", name)
     assert visitors.name_of("r") == kept

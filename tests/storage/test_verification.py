@@ -1,4 +1,6 @@
-"""Reading everything: a flipped bit is found wherever it is, nothing else is, and nothing is changed by looking."""
+"""Reading everything: a flipped bit is found wherever it is, nothing else is, and nothing is
+changed by looking.
+"""
 
 from typing import get_args
 
@@ -29,12 +31,15 @@ def test_there_is_a_value_of_every_kind():
     assert {type(record) for record in RECORDS} == set(get_args(Kept))
 
 
-def test_everything_is_read_without_counting_as_use_and_what_is_sound_is_not_called_damaged(store, names):
+def test_everything_is_read_without_counting_as_use_and_what_is_sound_is_not_called_damaged(
+    store, names
+):
     before = store.entries("artefacts")
     found = verify(store, ignore_steps)
     assert store.entries("artefacts") == before
     assert (found.damaged, found.n_damaged) == ((), 0)
-    # Beside those there are the entry of the export in its folder, and the note of the unpacked model.
+    # Beside those there are the entry of the export in its folder, and the note of the unpacked
+    # model.
     expected = {kind: len(of_kind) for kind, of_kind in names.items()}
     assert found.n_checked == {**expected, "record": expected["record"] + 2}
     assert set(found.n_checked) == set(get_args(Checked))
@@ -53,9 +58,15 @@ def test_a_bit_that_is_flipped_in_anything_is_found_and_nothing_is_dropped(store
 
 @pytest.mark.parametrize("kind", ["unpacked model", "upload", "export"])
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_bit_that_is_flipped_in_any_file_is_found_with_where_it_belongs(store, names, kind, share):
+def test_a_bit_that_is_flipped_in_any_file_is_found_with_where_it_belongs(
+    store, names, kind, share
+):
     for name in names[kind]:
-        path = {"unpacked model": store.folder / "models" / name, "upload": file_of(name, store.folder), "export": name}
+        path = {
+            "unpacked model": store.folder / "models" / name,
+            "upload": file_of(name, store.folder),
+            "export": name,
+        }
         harm_file(path[kind], share)
         entry = {"unpacked model": "tiny-0123", "upload": name, "export": "taken"}[kind]
         (damage,) = verify(store, ignore_steps).damaged
@@ -64,11 +75,15 @@ def test_a_bit_that_is_flipped_in_any_file_is_found_with_where_it_belongs(store,
     assert found_in(store) == []
 
 
-def test_a_file_that_is_missing_from_its_folder_is_damage_and_a_folder_that_is_gone_was_deleted(store, names):
+def test_a_file_that_is_missing_from_its_folder_is_damage_and_a_folder_that_is_gone_was_deleted(
+    store, names
+):
     export = take_away(store, store.folder / "exports" / "other", "other")
     (export / "model.safetensors").unlink()
     (damage,) = verify(store, ignore_steps).damaged
-    assert damage == Damage(kind="export", name=str(export / "model.safetensors"), what="it is missing", entry="other")
+    assert damage == Damage(
+        kind="export", name=str(export / "model.safetensors"), what="it is missing", entry="other"
+    )
     export.rmdir()
     assert found_in(store) == []
 
@@ -81,7 +96,10 @@ def test_a_file_that_is_missing_from_its_folder_is_damage_and_a_folder_that_is_g
             "it was damaged when it was read, and is set aside",
         ),
         ("UPDATE Cache SET key = 'run/s' WHERE key = 'run/r'", "its checksum does not match"),
-        ("UPDATE Cache SET mode = 4 WHERE key = 'run/r'", "The store holds a value that this program did not write."),
+        (
+            "UPDATE Cache SET mode = 4 WHERE key = 'run/r'",
+            "The store holds a value that this program did not write.",
+        ),
     ],
 )
 def test_an_entry_that_was_set_aside_or_renamed_and_a_pickle_are_found(store, names, change, fault):

@@ -36,7 +36,13 @@ def _long_file() -> str:
 
 if __name__ == "__main__":
     run_trial(
-        {"noisy": _noisy, "large": _large, "endless": _endless, "leaves": _leaves, "long": _long_file}[sys.argv[1]],
+        {
+            "noisy": _noisy,
+            "large": _large,
+            "endless": _endless,
+            "leaves": _leaves,
+            "long": _long_file,
+        }[sys.argv[1]],
         LIMIT,
         1,
     )

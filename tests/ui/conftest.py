@@ -58,7 +58,9 @@ def finished(backend: FilledBackend) -> FilledBackend:
 @pytest.fixture
 def two_runs(backend: FilledBackend) -> tuple[Run, Run]:
     """An older run and a newer one, of two models."""
-    run, records = specimens.run(replace(specimens.SETTINGS, model="owner/model", sparsities_permille=(100,)))
+    run, records = specimens.run(
+        replace(specimens.SETTINGS, model="owner/model", sparsities_permille=(100,))
+    )
     newer = replace(run, started_at=run.started_at + 60.0), records
     return backend.add_run(specimens.run()), backend.add_run(newer)
 
@@ -68,7 +70,9 @@ def example(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """The run that ships with the program."""
     run, records = specimens.run()
     texts = replace(specimens.passages(), key=example_key("passages"))
-    records = [replace(record, key=example_key(record.key), passages_key=texts.key) for record in records]
+    records = [
+        replace(record, key=example_key(record.key), passages_key=texts.key) for record in records
+    ]
     sparse = tuple(record.key for record in records[1:])
     shipped = replace(run, key=EXAMPLE, dense=records[0].key, sparse=sparse, made_on="a mainframe")
     choices.write_example([*records, texts, shipped], tmp_path / "example.jsonl.gz")
@@ -119,17 +123,26 @@ def words(app: AppTest) -> str:
 
 
 def links(app: AppTest) -> dict[str, str]:
-    """Where the page's links to other pages lead, by their label; those of the menu are left out."""
-    return {label: address for label, address in _all_links(app).items() if label not in TITLES.values()}
+    """Where the page's links to other pages lead, by their label; those of the menu are left
+    out.
+    """
+    return {
+        label: address for label, address in _all_links(app).items() if label not in TITLES.values()
+    }
 
 
 def menu_links(app: AppTest) -> dict[str, str]:
     """Where the links of the menu lead, by their label."""
-    return {label: address for label, address in _all_links(app).items() if label in TITLES.values()}
+    return {
+        label: address for label, address in _all_links(app).items() if label in TITLES.values()
+    }
 
 
 def _all_links(app: AppTest) -> dict[str, str]:
-    return {link.proto.label: f"{link.proto.page}?{link.proto.query_string}" for link in app.get("page_link")}
+    return {
+        link.proto.label: f"{link.proto.page}?{link.proto.query_string}"
+        for link in app.get("page_link")
+    }
 
 
 def query_of(address: str) -> dict[str, str]:
@@ -149,6 +162,8 @@ def opened(app: AppTest, key: str) -> AppTest:
 
 
 def shows_as_text(drawn: str) -> None:
-    """Fails where a character is left that turns the reading direction, ends a string, or cannot be sent."""
+    """Fails where a character is left that turns the reading direction, ends a string, or cannot be
+    sent.
+    """
     drawn.encode()
     assert not set(drawn) & set("\u202e\x00")

@@ -1,4 +1,6 @@
-"""The real backend over a folder of its own, filled by a test: no worker starts, nothing is measured or fetched."""
+"""The real backend over a folder of its own, filled by a test: no worker starts, nothing is
+measured or fetched.
+"""
 
 from dataclasses import asdict, fields, replace
 
@@ -24,7 +26,14 @@ COLUMNS = [field.name for field in fields(Job) if field.name != "log_path"]
 
 def job(settings, state: JobState = "running", **changes) -> Job:
     """A job half-way through its evaluation."""
-    step = {"stage": "evaluate", "done": 1234, "total": 2880, "unit": "tokens", "rate": 412.3, "message": "20 % sparse"}
+    step = {
+        "stage": "evaluate",
+        "done": 1234,
+        "total": 2880,
+        "unit": "tokens",
+        "rate": 412.3,
+        "message": "20 % sparse",
+    }
     made = Job(
         id=1,
         kind=_KINDS[type(settings)][0],
@@ -48,7 +57,9 @@ def job(settings, state: JobState = "running", **changes) -> Job:
 
 
 class FilledBackend(Backend):
-    """Remembers what was submitted and asked about; estimates are `before`; reading verdicts takes no time."""
+    """Remembers what was submitted and asked about; estimates are `before`; reading verdicts takes
+    no time.
+    """
 
     def __init__(self, folder):
         super().__init__(folder)
@@ -85,7 +96,10 @@ class FilledBackend(Backend):
         """Have these jobs in the table and no others."""
         rows = [[getattr(each, name) for name in COLUMNS] for each in jobs]
         plain = msgspec.json.encode
-        rows = [[plain(value).decode() if isinstance(value, dict | Step) else value for value in row] for row in rows]
+        rows = [
+            [plain(value).decode() if isinstance(value, dict | Step) else value for value in row]
+            for row in rows
+        ]
         with self._table._database.writing() as db:
             db.execute("DELETE FROM jobs")
             marks = ", ".join("?" * len(COLUMNS))

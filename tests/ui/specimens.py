@@ -1,4 +1,6 @@
-"""Made-up but believable records: one dense model and sparse ones that break more as more is removed."""
+"""Made-up but believable records: one dense model and sparse ones that break more as more is
+removed.
+"""
 
 import random
 from dataclasses import replace
@@ -16,7 +18,18 @@ from sparsedash.stats.tolerance import Tolerance
 
 SETTINGS = RunSettings(sparsities_permille=(100, 200, 300))
 DENSE_WIDTHS = (1536,) * 30
-_WORDS = ["letter", "garden", "kettle", "harbour", "violin", "lantern", "orchard", "window", "sister", "ladder"]
+_WORDS = [
+    "letter",
+    "garden",
+    "kettle",
+    "harbour",
+    "violin",
+    "lantern",
+    "orchard",
+    "window",
+    "sister",
+    "ladder",
+]
 _STORY = (
     "Mara had looked for it all morning: under the bed, behind the stove, in the pockets of every coat. "
     "“You had it yesterday,” her brother said without looking up, “when you came in from the rain.” She "
@@ -26,11 +39,15 @@ _STORY = (
 
 
 def outcome(index: int, target: str, right: bool, rng: random.Random) -> Outcome:
-    """One answer: a likely target where it is right, another word in its place where it is wrong."""
+    """One answer: a likely target where it is right, another word in its place where it is
+    wrong.
+    """
     probability = rng.uniform(0.3, 0.9) if right else rng.uniform(0.0005, 0.2)
     others = rng.sample([word for word in _WORDS if word != target], 4)
     rest = sorted((rng.uniform(0.001, 0.25) for _ in others), reverse=True)
-    top = [(f" {word}", share * (1 - probability)) for word, share in zip(others, rest, strict=True)]
+    top = [
+        (f" {word}", share * (1 - probability)) for word, share in zip(others, rest, strict=True)
+    ]
     top.append((f" {target}", probability))
     if not right:
         top[0] = (top[0][0], 0.25 + probability)
@@ -48,7 +65,9 @@ def outcome(index: int, target: str, right: bool, rng: random.Random) -> Outcome
     )
 
 
-def record(verdicts: list[bool], permille: int = 0, method: MethodSettings | None = None, seed: int = 0) -> Record:
+def record(
+    verdicts: list[bool], permille: int = 0, method: MethodSettings | None = None, seed: int = 0
+) -> Record:
     """A record with these verdicts; sparse when permille is given."""
     rng = random.Random(seed + permille)
     method = method or MethodSettings()
@@ -63,7 +82,9 @@ def record(verdicts: list[bool], permille: int = 0, method: MethodSettings | Non
         layer_errors=tuple(permille / 4000 for _ in DENSE_WIDTHS),
         held_out_errors=tuple(permille / 3500 for _ in DENSE_WIDTHS),
     )
-    outcomes = tuple(outcome(i, _WORDS[i % len(_WORDS)], right, rng) for i, right in enumerate(verdicts))
+    outcomes = tuple(
+        outcome(i, _WORDS[i % len(_WORDS)], right, rng) for i, right in enumerate(verdicts)
+    )
     return Record(
         key=f"{method.saliency}-{method.compensation}-{permille}-{seed}",
         model=SETTINGS.model,
@@ -86,7 +107,9 @@ def verdicts(n: int = 120) -> list[bool]:
 
 
 def harmed(dense: list[bool], permille: int) -> list[bool]:
-    """The verdicts after removing this much: some right answers break, a few wrong ones are fixed."""
+    """The verdicts after removing this much: some right answers break, a few wrong ones are
+    fixed.
+    """
     rng = random.Random(2 + permille)
     breaks, mends = permille / 1000 * 1.1, permille / 1000 * 0.12
     return [rng.random() >= breaks if right else rng.random() < mends for right in dense]
@@ -101,7 +124,8 @@ def run(
     for method in settings.methods:
         harm = 1.0 if method.compensation == "least-squares" else 1.7
         records += [
-            record(harmed(dense, round(permille * harm)), permille, method) for permille in settings.sparsities_permille
+            record(harmed(dense, round(permille * harm)), permille, method)
+            for permille in settings.sparsities_permille
         ]
     records = records if n_sparse is None else records[: 1 + n_sparse]
     found = Run(
@@ -133,22 +157,35 @@ def passages(n: int = 120) -> Passages:
 
 
 def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[Record], FindResult]:
-    """A search with its run and records. slope: nats lost by share that goes. n_trials: it goes on after these."""
+    """A search with its run and records. slope: nats lost by share that goes. n_trials: it goes on
+    after these.
+    """
     settings = FindSettings(evaluation=EvaluationSettings(n_passages=120), ratio=1.3, points=30.0)
     dense, steps, done = record(verdicts()), channel_steps(DENSE_WIDTHS, 32), n_trials is None
-    rule = StopRule(dense=dense.outcomes, n_comparisons=6, tolerance=Tolerance(ratio=1.3, points=30.0))
+    rule = StopRule(
+        dense=dense.outcomes, n_comparisons=6, tolerance=Tolerance(ratio=1.3, points=30.0)
+    )
     tried: list[tuple[int, bool]] = []
     records, trials = [dense], []
     while (place := next_trial(len(steps), tried)) is not None and len(trials) != n_trials:
         made = _tried(dense, rule, steps[place], slope)
         verdict = "undecided" if made.stopping.decision == "open" else made.stopping.decision
-        trials.append(Trial(permille=steps[place], record=made.key, verdict=verdict, n_passages=len(made.outcomes)))
+        trials.append(
+            Trial(
+                permille=steps[place],
+                record=made.key,
+                verdict=verdict,
+                n_passages=len(made.outcomes),
+            )
+        )
         records.append(made)
         tried.append((place, verdict == "within"))
     low, _ = search_bounds(len(steps), tried)
     answer = steps[low] if done and low >= 0 else None
     limits = {"ratio": 1.3, "points": 30.0, "n_passages": 120, "finished": done}
-    result = FindResult(key=settings.key(), steps=steps, trials=tuple(trials), answer=answer, **limits)
+    result = FindResult(
+        key=settings.key(), steps=steps, trials=tuple(trials), answer=answer, **limits
+    )
     permilles = tuple(trial.permille for trial in trials) + (() if done else (steps[place],))
     keys = tuple(each.key for each in records[1:])
     asked = {"key": settings.key(), "settings": settings.run(permilles), "find": settings}
@@ -160,7 +197,9 @@ def _tried(dense: Record, rule: StopRule, permille: int, slope: float) -> Record
     for chunk in evaluation_chunks(len(dense.outcomes)):
         for row in chunk:
             lost = slope * permille / 1000 * (1 + row % 5 / 5)
-            answered[row] = replace(dense.outcomes[row], log_likelihood=dense.outcomes[row].log_likelihood - lost)
+            answered[row] = replace(
+                dense.outcomes[row], log_likelihood=dense.outcomes[row].log_likelihood - lost
+            )
         stopping = rule.stopping(answered)
         if stopping and stopping.decision != "open":
             break

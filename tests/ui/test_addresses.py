@@ -1,4 +1,6 @@
-"""Every parameter of an address, found by what the pages bind and read: a page opened with it shows what it says."""
+"""Every parameter of an address, found by what the pages bind and read: a page opened with it shows
+what it says.
+"""
 
 from dataclasses import replace
 
@@ -16,7 +18,12 @@ from tests.ui.test_every_page import PAGES
 RUN = specimens.run()[0]
 OTHER = replace(specimens.SETTINGS, model="owner/other")
 RACE = replace(OTHER, methods=tuple(map(method_named, ("best", "flap", "magnitude"))))
-NEXT = {"own": "true"}, {"goal": SEARCH}, {"own": "true", "pattern": "n:m"}, {"own": "true", "rounds": "2"}
+NEXT = (
+    {"own": "true"},
+    {"goal": SEARCH},
+    {"own": "true", "pattern": "n:m"},
+    {"own": "true", "rounds": "2"},
+)
 OPENED = [
     ("overview", {"run": RACE.key()}),
     *PAGES,
@@ -59,17 +66,23 @@ def parameter(widget):
 
 
 def change(app, widget):
-    """Choose something else. Returns the parameter's value and the widget's; None for what has no value."""
+    """Choose something else. Returns the parameter's value and the widget's; None for what has no
+    value.
+    """
     match type(widget).__name__:
         case "Selectbox":
-            widget.select_index((widget.index or 0) + 1 if (widget.index or 0) + 1 < len(widget.options) else 0)
+            widget.select_index(
+                (widget.index or 0) + 1 if (widget.index or 0) + 1 < len(widget.options) else 0
+            )
         case "ButtonGroup":
             other = next(each for each in widget.options if each not in str(widget.value))
             widget.set_value([other] if isinstance(widget.value, list) else other)
         case "NumberInput":
             value = 40 if widget.value is None else widget.value
             widget.set_value(
-                value + widget.step if widget.max is None or value + widget.step <= widget.max else value - widget.step
+                value + widget.step
+                if widget.max is None or value + widget.step <= widget.max
+                else value - widget.step
             )
         case "TextInput" | "TextArea":
             widget.set_value("12.5")
@@ -81,9 +94,17 @@ def change(app, widget):
             return None
     if not getattr(widget.proto, "query_param_key", ""):
         name = parameter(widget)
-        return app.run().query_params[name], next(each.value for each in app.main if each.key == widget.key)
+        return app.run().query_params[name], next(
+            each.value for each in app.main if each.key == widget.key
+        )
     value = widget.value
-    text = value[0] if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
+    text = (
+        value[0]
+        if isinstance(value, list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
     return text.lower() if isinstance(value, bool) else text, value
 
 
@@ -92,14 +113,25 @@ def test_a_page_opened_with_a_parameter_shows_what_it_says(page, open_page, fill
     proxy, read, seen = query_params_proxy.QueryParamsProxy, set(), {"view"}
     for name in ("get", "get_all"):
         plain = getattr(proxy, name)
-        monkeypatch.setattr(proxy, name, lambda self, key, *rest, plain=plain: read.add(key) or plain(self, key, *rest))
+        monkeypatch.setattr(
+            proxy,
+            name,
+            lambda self, key, *rest, plain=plain: read.add(key) or plain(self, key, *rest),
+        )
     for address in (more for name, more in OPENED if name == page):
         read.clear()
         app = open_page(page, **address)
-        assert [each.value for each in app.main if each.key == "chosen-view"] in ([], [address.get("view", "")])
+        assert [each.value for each in app.main if each.key == "chosen-view"] in (
+            [],
+            [address.get("view", "")],
+        )
         widgets = {name: each.key for each in app.main if (name := parameter(each))}
         for name in sorted((read | set(widgets)) - seen - set(address)):
-            found = change(*(app, next(w for w in app.main if w.key == key))) if (key := widgets.get(name)) else None
+            found = (
+                change(*(app, next(w for w in app.main if w.key == key)))
+                if (key := widgets.get(name))
+                else None
+            )
             value, shown = found or SAID.get(name) or (FORMS.get(name, "1.07"), "")
             opened = open_page(page, **address | WITH.get(name, {}) | {name: value})
             if found:
@@ -122,7 +154,9 @@ def test_the_settings_are_changed_with_the_tolerance_that_was_chosen_here(open_p
 
 
 @pytest.mark.parametrize("asked", [RUN.key[:12], RUN.key[:16]])
-def test_a_run_is_named_by_the_beginning_of_its_key_where_no_other_begins_so(asked, open_page, finished):
+def test_a_run_is_named_by_the_beginning_of_its_key_where_no_other_begins_so(
+    asked, open_page, finished
+):
     assert query_of(menu_links(open_page("compare", run=asked))["Overview"]) == {"run": RUN.key}
     finished.put(replace(RUN, key=RUN.key[:20] + "0" * 44))
     assert "There is no run with this address." in words(open_page("compare", run=asked))

@@ -1,4 +1,6 @@
-"""Blind mode: nothing on the page tells the sides apart until there is a choice; choices are counted."""
+"""Blind mode: nothing on the page tells the sides apart until there is a choice; choices are
+counted.
+"""
 
 import secrets
 
@@ -18,8 +20,12 @@ def drawn(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("address", [{"words": "true"}, {"sort": "file order"}, {"filter": "broke", "change": "x"}])
-def test_the_blind_view_can_be_chosen_whatever_the_passages_are_sorted_and_filtered_by(open_compare, finished, address):
+@pytest.mark.parametrize(
+    "address", [{"words": "true"}, {"sort": "file order"}, {"filter": "broke", "change": "x"}]
+)
+def test_the_blind_view_can_be_chosen_whatever_the_passages_are_sorted_and_filtered_by(
+    open_compare, finished, address
+):
     app = open_compare(**address)
     app.toggle(key="blind").set_value(True).run()
     assert not app.exception and "Which answer is better?" in words(app)
@@ -32,7 +38,9 @@ def prompt(finished):
     run = finished.runs()[0]
     asked = ContinuationSettings(left=run.dense, right=run.sparse[-1], prompt="Once")
     finished.user_data.keep_prompt(asked)
-    finished.put(Continuation(key=asked.key(), prompt="Once", left=" of the dense", right=" of the sparse"))
+    finished.put(
+        Continuation(key=asked.key(), prompt="Once", left=" of the dense", right=" of the sparse")
+    )
     return asked
 
 
@@ -50,9 +58,15 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
     names = ("sd-dense", "sd-sparse", "Dense", "Sparse", "log-probability")
     answers = ("sd-target", "sd-verdict", "sd-top", "sd-meter", "rank", "✓", "✕")
     assert not [telling for telling in (*names, *answers) if telling in page]
-    assert not [text for text in labels(app) if text.startswith(("Broke", "Fixed", "Both right", "Show where"))]
+    assert not [
+        text
+        for text in labels(app)
+        if text.startswith(("Broke", "Fixed", "Both right", "Show where"))
+    ]
     assert not app.get("download_button")
-    first, second = [finished.record(key).outcomes[13].answer for key in (run.dense, run.sparse[-1])][:: 1 - 2 * drawn]
+    first, second = [
+        finished.record(key).outcomes[13].answer for key in (run.dense, run.sparse[-1])
+    ][:: 1 - 2 * drawn]
     assert f"went to fetch the … A {first} B {second}" in said
     rows = [each.label for each in app.button if each.key.startswith("row-")]
     assert {row.removeprefix("`▸ ").partition(" ")[2] for row in rows} == {
@@ -61,7 +75,11 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
     button(app, "A is better").click().run()
     chosen, said = "30 %" if drawn else "dense", words(app)
     assert "went to fetch the harbour" in said and "“harbour” gets" in said and "✓ right" in said
-    assert f"Judged blind: {chosen} was chosen as better." in said and "Dense" in said and "Sparse, 30 %" in said
+    assert (
+        f"Judged blind: {chosen} was chosen as better." in said
+        and "Dense" in said
+        and "Sparse, 30 %" in said
+    )
     assert f"1 judged: dense better {1 - drawn}, 30 % better {drawn}, the same 0." in said
     button(app, "Undo this choice").click().run()
     assert "No choice yet." in words(app) and "A is better" not in labels(app)
@@ -85,9 +103,15 @@ def test_what_was_shown_with_names_is_not_judged_blind(open_compare, finished, p
 def test_a_prompt_of_the_run_that_a_user_tries_is_judged_once(open_compare, finished):
     run = finished.runs()[0]
     others = run.sparse[:-1]
-    asked = ContinuationSettings(left=run.dense, right=run.sparse[-1], others=others, prompt=run.settings.prompts[0])
+    asked = ContinuationSettings(
+        left=run.dense, right=run.sparse[-1], others=others, prompt=run.settings.prompts[0]
+    )
     finished.user_data.keep_prompt(asked)
-    finished.put(Continuation(key=asked.key(), prompt=asked.prompt, left=" a", right=" b", others=(" c", " d")))
+    finished.put(
+        Continuation(
+            key=asked.key(), prompt=asked.prompt, left=" a", right=" b", others=(" c", " d")
+        )
+    )
     app = open_compare(blind="true")
     assert [each.key for each in app.button].count(f"A is better-{asked.key()}") == 1
 
@@ -107,8 +131,9 @@ def test_only_passages_with_different_answers_are_judged_in_file_order(open_comp
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
     different = [one.index for one, other in pairs if one.answer != other.answer]
     assert f"1 of {len(different)}" in words(app) and f"Passage {different[0] + 1}" in words(app)
-    assert f"Offered: the {len(different)} of 120 passages that the two models answer with different words." in words(
-        app
+    assert (
+        f"Offered: the {len(different)} of 120 passages that the two models answer with different words."
+        in words(app)
     )
     searched = words(open_compare(blind="true", search="violin"))
     assert " passages with this text that the two models answer" in searched
@@ -127,7 +152,10 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_compare, finished, prompt
     [
         ("", "No choice yet."),
         ("==", "2 judged: dense better 0, 30 % better 0, the same 2."),
-        ("l" * 5 + "r" * 4 + "===", "dense won 56 % (95 % interval 12 % to 93 %): no preference shown."),
+        (
+            "l" * 5 + "r" * 4 + "===",
+            "dense won 56 % (95 % interval 12 % to 93 %): no preference shown.",
+        ),
         ("llll", "dense won 100 % (95 % interval 26 % to 100 %): no preference shown."),
         ("ll" + "r" * 18, "30 % won 90 % (95 % interval 60 % to 100 %): 30 % is preferred."),
     ],

@@ -1,4 +1,6 @@
-"""What models write: a passage continued, prompts of one's own, watched while they grow, stopped, kept."""
+"""What models write: a passage continued, prompts of one's own, watched while they grow, stopped,
+kept.
+"""
 
 from dataclasses import replace
 
@@ -16,7 +18,9 @@ GROWING = {"stage": "continue", "done": 3, "total": 40, "rate": 9.0, "message": 
 
 
 def written(request, left, right, *others, **more):
-    return Continuation(key=request.key(), prompt=request.prompt, left=left, right=right, others=others, **more)
+    return Continuation(
+        key=request.key(), prompt=request.prompt, left=left, right=right, others=others, **more
+    )
 
 
 def submit(app, prompt="Once upon"):
@@ -36,7 +40,9 @@ def test_both_models_continue_a_passage_on_request(open_compare, finished):
     app = open_compare()
     button(app, "Continue with both models").click().run()
     (asked,) = finished.submitted
-    assert (asked.left, asked.right) == (PAIR.left, PAIR.right) and asked.prompt.endswith("went to fetch the")
+    assert (asked.left, asked.right) == (PAIR.left, PAIR.right) and asked.prompt.endswith(
+        "went to fetch the"
+    )
     assert "Waiting" in words(app)
     finished.set_jobs(job(asked, "failed", **FAILED))
     assert "The model cannot be reached." in words(app.run()) and button(app, "Resume")
@@ -45,7 +51,9 @@ def test_both_models_continue_a_passage_on_request(open_compare, finished):
     assert "❘ marks where a text diverges from the other." in words(app)
 
 
-def test_a_prompt_is_continued_by_all_models_and_stays_in_the_list_until_it_is_removed(open_compare, finished):
+def test_a_prompt_is_continued_by_all_models_and_stays_in_the_list_until_it_is_removed(
+    open_compare, finished
+):
     prompt = "<b>**x**</b> \u202eabc =1+1 nul\x00 👩‍🚀"
     app = open_compare()
     assert "Your prompts will be listed here" in words(app)
@@ -60,7 +68,9 @@ def test_a_prompt_is_continued_by_all_models_and_stays_in_the_list_until_it_is_r
     submit(app, "Another one")
     assert finished.submitted[-1] == replace(PAIR, prompt="Another one")
     again = open_compare()
-    assert words(again).index("Another one") < words(again).index("Dense <i>one</i> Sparse, 30 % ❘ two")
+    assert words(again).index("Another one") < words(again).index(
+        "Dense <i>one</i> Sparse, 30 % ❘ two"
+    )
     button(again, "Remove from the list").click().run()
     assert "Another one" not in words(again) + words(open_compare())
 
@@ -102,7 +112,9 @@ def test_until_the_first_word_the_page_says_what_is_done(open_compare, tried):
         assert expected in words(app.run())
 
 
-def test_what_was_written_when_it_was_stopped_failed_or_is_gone_is_shown_and_can_be_written_again(open_compare, tried):
+def test_what_was_written_when_it_was_stopped_failed_or_is_gone_is_shown_and_can_be_written_again(
+    open_compare, tried
+):
     app = open_compare()
     assert "The texts are no longer stored." in words(app)
     tried.set_jobs(job(PAIR, "failed", **FAILED, texts=(" there", "")))
@@ -124,12 +136,16 @@ def test_a_long_list_is_shown_when_it_is_asked_for_and_belongs_to_its_pair(open_
     finished.user_data.keep_prompt(replace(PAIR, prompt="prompt 2"))
     finished.user_data.keep_prompt(replace(PAIR, right="other"))
     app = open_compare()
-    assert words(app).index("prompt 2") < words(app).index("prompt 6") and "prompt 1" not in words(app)
+    assert words(app).index("prompt 2") < words(app).index("prompt 6") and "prompt 1" not in words(
+        app
+    )
     button(app, "Show all 7").click().run()
     assert words(app.run()).count("prompt 2") == words(app).count("prompt 0") == 1
 
 
-def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_the_blind_page(open_compare, tried):
+def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_the_blind_page(
+    open_compare, tried
+):
     tried.put(written(ALL, "a b c", "a b d", "a b c", "<x> b c"))
     said = words(open_compare())
     assert "Dense a b c Sparse, 30 % a b ❘ d Sparse, 10 % a b c Sparse, 20 % ❘ <x> b c" in said

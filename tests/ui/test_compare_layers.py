@@ -1,4 +1,6 @@
-"""What each layer lost: the empty, running, failed and done states, the alarms, and the links there and back."""
+"""What each layer lost: the empty, running, failed and done states, the alarms, and the links there
+and back.
+"""
 
 from dataclasses import replace
 
@@ -22,15 +24,21 @@ SETTINGS = specimens.SETTINGS
 def add(backend, **changes):
     """A run whose layers were measured in every way, but for these changes."""
     run, (dense, *sparse) = specimens.run()
-    pruned = [replace(LAYERS, sparsity_permille=each.sparsity_permille, **changes) for each in sparse]
-    return backend.add_run((run, [dense, *map(lambda each, made: replace(each, pruned=made), sparse, pruned)]))
+    pruned = [
+        replace(LAYERS, sparsity_permille=each.sparsity_permille, **changes) for each in sparse
+    ]
+    return backend.add_run(
+        (run, [dense, *map(lambda each, made: replace(each, pruned=made), sparse, pruned)])
+    )
 
 
 def test_without_a_pruned_layer_the_page_invites_or_shows_the_job(open_page, backend):
     assert "the loss of each layer" in words(open_page("compare", view="layers"))
     backend.set_jobs(job(SETTINGS, "failed", **FAILED))
     app = open_page("compare", view="layers", run=SETTINGS.key())
-    assert "The model cannot be reached. Name a local folder." in words(app) and button(app, "Resume")
+    assert "The model cannot be reached. Name a local folder." in words(app) and button(
+        app, "Resume"
+    )
     backend.add_run(specimens.run(finished=False, n_sparse=0))
     backend.set_jobs(job(SETTINGS))
     said = words(open_page("compare", view="layers"))
@@ -49,13 +57,17 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
     assert "compensation recovered 35 % of it; median of each layer's own" in said
     assert "1.10 × that on calibration text; median of each layer's own" in said
     assert "1.17 × as much on held-out text; median of each layer's own" in said
-    assert app.get("plotly_chart")[0].proto.alt.startswith("Half of the 2 layers that were cut (3 in all) lost at most")
+    assert app.get("plotly_chart")[0].proto.alt.startswith(
+        "Half of the 2 layers that were cut (3 in all) lost at most"
+    )
     assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 0.0400" in said
     found = links(app)
     assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
 
 
-def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_before(open_page, backend):
+def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_before(
+    open_page, backend
+):
     sizes = {"n_bytes": 50, "full_bytes": 90, "dense_bytes": 100}
     quantised = Quantised(**sizes, tensors={"F32": 7, "Q8_0": 9, "Q4_K": 20}, fell_back={"Q8_0": 9})
     add(backend, method=MethodSettings(quantise="q4_k_m"), quantised=quantised)
@@ -64,21 +76,34 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
         said.startswith("Before quantising, half of the 2 layers that were cut (3 in all) lost")
         and "· least-squares 20 %, Q4_K_M ·" in said
     )
-    assert "Tensors: 7 in F32, 20 in Q4_K; fallback for the length of their rows: 9 to Q8_0. All losses" in said
-    assert layers_sentence(replace(LAYERS, sparsity_permille=0, quantised=quantised)).startswith("No channel was")
+    assert (
+        "Tensors: 7 in F32, 20 in Q4_K; fallback for the length of their rows: 9 to Q8_0. All losses"
+        in said
+    )
+    assert layers_sentence(replace(LAYERS, sparsity_permille=0, quantised=quantised)).startswith(
+        "No channel was"
+    )
 
 
 def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page, backend):
-    add(backend, healed=Healed(steps=24, kept_step=16, before=0.27, after=0.231, n_tokens=1920, weights="w"))
+    add(
+        backend,
+        healed=Healed(steps=24, kept_step=16, before=0.27, after=0.231, n_tokens=1920, weights="w"),
+    )
     said = words(open_page("compare", view="layers", right="20 %"))
-    assert "best after step 16; KL divergence from dense on 1,920 held-out tokens 0.231, 0.270 before." in said
+    assert (
+        "best after step 16; KL divergence from dense on 1,920 held-out tokens 0.231, 0.270 before."
+        in said
+    )
     assert (
         said.startswith("Before healing, half of the 2 layers that were cut (3 in all) lost")
         and "those before it" in said
     )
 
 
-def test_a_model_is_chosen_by_the_address_and_the_one_that_the_answer_names_otherwise(open_page, finished):
+def test_a_model_is_chosen_by_the_address_and_the_one_that_the_answer_names_otherwise(
+    open_page, finished
+):
     assert "least-squares 20 % · " in words(open_page("compare", view="layers", right="20 %"))
     app = open_page("compare", view="layers", right="<b>nonsense")
     assert "“<b>nonsense” is no model here. Showing 10 %." in words(app)
@@ -94,7 +119,10 @@ UNMEASURED = {"layer_errors": (), "held_out_errors": ()}
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        (UNLIKE, "The calibration text is unlike the passages: half of the layers lose at least 2.5 times"),
+        (
+            UNLIKE,
+            "The calibration text is unlike the passages: half of the layers lose at least 2.5 times",
+        ),
         (
             UNLIKE | {"held_out_errors": ()},
             "The calibration text is too short, or unlike the passages: half of the layers lose at least",
@@ -103,12 +131,17 @@ UNMEASURED = {"layer_errors": (), "held_out_errors": ()}
             {"held_out_errors": (0.3, 0.06, 0.9)},
             "Overfitted to the calibration text: half of the layers lose at least 2.6",
         ),
-        ({"held_out_errors": (), "passage_errors": ()}, "Half of the 2 layers that were cut (3 in all)"),
+        (
+            {"held_out_errors": (), "passage_errors": ()},
+            "Half of the 2 layers that were cut (3 in all)",
+        ),
         (UNMEASURED | {"passage_errors": ()}, "The loss of the layers was not measured."),
     ],
     ids=["unlike", "none-held-out", "overfitted", "no-other-text", "unmeasured"],
 )
-def test_a_fit_to_the_wrong_text_is_said_first_of_all_and_what_was_not_measured_raises_no_alarm(changes, expected):
+def test_a_fit_to_the_wrong_text_is_said_first_of_all_and_what_was_not_measured_raises_no_alarm(
+    changes, expected
+):
     assert layers_sentence(replace(LAYERS, **changes)).startswith(expected)
 
 
@@ -116,12 +149,21 @@ def test_a_fit_to_the_wrong_text_is_said_first_of_all_and_what_was_not_measured_
     ("method", "changes", "why"),
     [
         ("random", {}, "so no loss on it was measured"),
-        ("wanda-channels", {"held_out_errors": LAYERS.held_out_errors}, "too little to measure the layers' loss on it"),
+        (
+            "wanda-channels",
+            {"held_out_errors": LAYERS.held_out_errors},
+            "too little to measure the layers' loss on it",
+        ),
     ],
     ids=["reads-no-text", "short-text"],
 )
-def test_a_model_without_calibration_losses_says_why_and_what_is_known(method, changes, why, open_page, backend):
-    add(backend, **UNMEASURED | {"method": method_named(method), "uncompensated_errors": ()} | changes)
+def test_a_model_without_calibration_losses_says_why_and_what_is_known(
+    method, changes, why, open_page, backend
+):
+    add(
+        backend,
+        **UNMEASURED | {"method": method_named(method), "uncompensated_errors": ()} | changes,
+    )
     said = words(open_page("compare", view="layers"))
     assert said.startswith(
         "Half of the 2 layers that were cut (3 in all) lost at most 26.0 % of their output on the passages; layer 3"
@@ -136,10 +178,13 @@ def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, back
     backend._store.remember(model_shape_note(records[0].model_identity), SHAPE.plain())
     app = open_page("compare", view="layers", right="30 %")
     said = words(app)
-    # At 30 % 448 of 1,536 channels are gone from each of 30 blocks, each of 3 * 576 weights of 4 bytes.
+    # At 30 % 448 of 1,536 channels are gone from each of 30 blocks, each of 3 * 576 weights of 4
+    # bytes.
     assert "1,536 × 576 → 1,088 × 576" in said and "Whole model 538.1 MB 445.2 MB 17.3 %" in said
     assert [each.proto.label for each in app.get("download_button")] == ["CSV", "CSV"]
 
 
 def test_the_example_is_marked(open_page, example):
-    assert "Example: this run ships with SparseDash" in words(open_page("compare", view="layers", run=EXAMPLE))
+    assert "Example: this run ships with SparseDash" in words(
+        open_page("compare", view="layers", run=EXAMPLE)
+    )

@@ -1,4 +1,6 @@
-"""The heat strip of a passage in each of its states, and the table of passages with the histogram above it."""
+"""The heat strip of a passage in each of its states, and the table of passages with the histogram
+above it.
+"""
 
 from dataclasses import replace
 
@@ -23,7 +25,9 @@ def strip_of(backend, *places):
     backend.put(Divergence(key=STRIP.key(), opening="Mara", places=places))
 
 
-def test_the_strip_is_computed_when_it_is_asked_for_and_its_job_shown_where_it_will_be(open_compare, finished):
+def test_the_strip_is_computed_when_it_is_asked_for_and_its_job_shown_where_it_will_be(
+    open_compare, finished
+):
     app = opened(open_compare)
     button(app, "Show where the two differ").click().run()
     assert finished.submitted == [STRIP] and "Waiting" in words(app)
@@ -46,7 +50,9 @@ def test_each_place_says_its_number_and_what_each_model_expects(open_compare, fi
     app = opened(open_compare)
     assert '<span class="sd-heat sd-heat-0"' in markup(app)
     assert 'title="1.23 nats: dense predicts “ been”, 30 % “ seen”"' in markup(app)
-    table = "“ looked” 1.23 “ been” “ seen” “ had” 0.00 “ had” “ had” a part of a character 0.00 “⏎”"
+    table = (
+        "“ looked” 1.23 “ been” “ seen” “ had” 0.00 “ had” “ had” a part of a character 0.00 “⏎”"
+    )
     assert table in words(app) and "KL(dense ‖ 30 %) of the two predictions, in nats" in words(app)
 
 
@@ -54,10 +60,13 @@ def test_the_largest_places_are_reached_by_the_keyboard_the_stronger_the_larger_
     open_compare, finished
 ):
     foreign = [
-        Place(text=text, nats=9.0, left=text, right=text) for text in ("<img src=x>", "a\u202eb\x00", '"><script>x')
+        Place(text=text, nats=9.0, left=text, right=text)
+        for text in ("<img src=x>", "a\u202eb\x00", '"><script>x')
     ]
     nats = [i / 100 for i in range(50)]
-    strip_of(finished, *foreign, *(Place(text=" x", nats=each, left="a", right="b") for each in nats))
+    strip_of(
+        finished, *foreign, *(Place(text=" x", nats=each, left="a", right="b") for each in nats)
+    )
     drawn = markup(opened(open_compare))
     assert drawn.count('data-tip="') == 20 and "9.00 nats" in drawn.partition('data-tip="')[2]
     levels = [drawn.count(f'class="sd-heat sd-heat-{level}"') for level in range(5)]
@@ -79,7 +88,9 @@ def numbers(app):
     return [int(row.label.replace("`", "").lstrip("▸ ").split()[0]) for row in rows(app)]
 
 
-def test_a_row_says_the_right_word_both_answers_and_the_change_and_opens_its_passage(open_compare, finished):
+def test_a_row_says_the_right_word_both_answers_and_the_change_and_opens_its_passage(
+    open_compare, finished
+):
     app = open_compare(sort="file order")
     assert "Passage Right word dense 30 % Change" in words(app)
     first, second, *_ = [row.label for row in rows(app)]
@@ -105,7 +116,10 @@ def test_the_table_has_pages_and_shows_the_one_of_the_passage_that_is_read(open_
 @pytest.mark.parametrize(
     ("text", "label"),
     [
-        ("**b** :red[x] `c` \u202ea <b>", "\\*\\*b\\*\\* :\N{WORD JOINER}red\\[x\\] \\`c\\` ⟨U+202E⟩a \\<b\\>"),
+        (
+            "**b** :red[x] `c` \u202ea <b>",
+            "\\*\\*b\\*\\* :\N{WORD JOINER}red\\[x\\] \\`c\\` ⟨U+202E⟩a \\<b\\>",
+        ),
         ("", "(nothing)"),
         ('"', '‘"’'),
     ],
@@ -113,7 +127,9 @@ def test_the_table_has_pages_and_shows_the_one_of_the_passage_that_is_read(open_
 )
 def test_words_from_models_do_not_become_markup(text, label, open_compare, backend):
     def changed(record):
-        outcomes = (replace(o, target=text, answer=text, last_word_right=False) for o in record.outcomes)
+        outcomes = (
+            replace(o, target=text, answer=text, last_word_right=False) for o in record.outcomes
+        )
         return replace(record, outcomes=tuple(outcomes))
 
     backend.add_run((RUN, list(map(changed, RECORDS))))
@@ -121,22 +137,30 @@ def test_words_from_models_do_not_become_markup(text, label, open_compare, backe
     assert first.label.startswith(f"`▸ 1` **{label}** *✕ {label}* *✕ {label}* ")
 
 
-def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_and_count(open_compare, finished):
+def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_and_count(
+    open_compare, finished
+):
     app = open_compare(filter="all")
     box = app.selectbox(key="chosen-change")
-    offered = {option.partition(" · ")[0]: int(option.partition(" · ")[2]) for option in box.options}
+    offered = {
+        option.partition(" · ")[0]: int(option.partition(" · ")[2]) for option in box.options
+    }
     assert offered.pop("Any change") == sum(offered.values()) == 120
     most = next(label for label in offered if label.startswith("Fell by") and offered[label] > 1)
     box.select(f"{most} · {offered[most]}").run()
     assert f"1 of {offered[most]}" in words(app)
     again = open_compare(filter="all", change=app.query_params["change"])
     assert f"1 of {offered[most]}" in words(again)
-    assert [each.label for each in again.button if each.key == "flip-all"] == [f"All · {offered[most]}"]
+    assert [each.label for each in again.button if each.key == "flip-all"] == [
+        f"All · {offered[most]}"
+    ]
     # The other ranges still say what they would leave.
     assert again.selectbox(key="chosen-change").options == box.options
 
 
-def test_a_range_that_is_none_and_choices_that_leave_nothing_are_answered_in_words(open_compare, finished):
+def test_a_range_that_is_none_and_choices_that_leave_nothing_are_answered_in_words(
+    open_compare, finished
+):
     said = words(open_compare(change="<b>7..8", search="no such words"))
     assert "“<b>7..8” is no range of changes here. Showing Any change" in said
     assert "Choose another kind" in said and "or clear the search." in said

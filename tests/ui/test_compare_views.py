@@ -1,4 +1,6 @@
-"""Two models side by side: the verdict, the kinds, the steps, the answers, and what is shown where there is nothing."""
+"""Two models side by side: the verdict, the kinds, the steps, the answers, and what is shown where
+there is nothing.
+"""
 
 from dataclasses import replace
 
@@ -58,8 +60,14 @@ def test_the_first_broken_passage_is_shown_with_both_answers(open_compare, finis
     app = open_compare(sort="file order")
     said = words(app)
     assert "Passage 14" in said and "went to fetch the harbour" in said
-    assert "Dense harbour ✓ right “harbour” gets 66.1 %, rank 1" in said and "Sparse, 30 % violin ✕ wrong" in said
-    assert markup(app).count('class="sd-top"') == 1 and "Next token Dense Sparse, 30 % ␣harbour ✓ 66.1 %" in said
+    assert (
+        "Dense harbour ✓ right “harbour” gets 66.1 %, rank 1" in said
+        and "Sparse, 30 % violin ✕ wrong" in said
+    )
+    assert (
+        markup(app).count('class="sd-top"') == 1
+        and "Next token Dense Sparse, 30 % ␣harbour ✓ 66.1 %" in said
+    )
     assert " times less likely. Its log-probability fell by " in said
 
 
@@ -82,7 +90,9 @@ def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_comp
     assert f"1 of {n}" in words(open_compare(filter="both-wrong", words="true"))
     button(app, "Both right").click().run()
     assert "No passage matches" in words(app)
-    assert app.toggle(key="words").label == "Only different words · 0", "both right: in the same words"
+    assert app.toggle(key="words").label == "Only different words · 0", (
+        "both right: in the same words"
+    )
 
 
 def test_passages_are_stepped_through_the_largest_fall_first(open_compare, finished):
@@ -93,7 +103,9 @@ def test_passages_are_stepped_through_the_largest_fall_first(open_compare, finis
     assert button(app, "Previous").disabled
     button(app, "Next").click().run()
     assert "2 of 9" in words(app) and not button(app, "Previous").disabled
-    assert "1 of 9" in words(open_compare(passage="9999", filter="broke")), "no such passage: the first"
+    assert "1 of 9" in words(open_compare(passage="9999", filter="broke")), (
+        "no such passage: the first"
+    )
 
 
 def test_two_records_are_chosen_by_the_address(open_compare, finished):
@@ -106,10 +118,14 @@ def test_two_records_are_chosen_by_the_address(open_compare, finished):
 
 def test_the_tolerance_is_the_one_of_the_address(open_compare, finished):
     said = words(open_compare(within="5", points="50"))
-    assert said.startswith("30 % stays within your limits: ") and "Limits: perplexity 5.00 ×" in said
+    assert (
+        said.startswith("30 % stays within your limits: ") and "Limits: perplexity 5.00 ×" in said
+    )
 
 
-def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_address(open_compare, finished):
+def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_address(
+    open_compare, finished
+):
     app = open_compare(search="HARBOUR", filter="both-wrong")
     found = [int(each.label.split(" · ")[1]) for each in kinds(app)[1:]]
     assert 0 < sum(found) < 120
@@ -118,8 +134,12 @@ def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_a
     assert kinds(open_compare(search="behind the stove"))[2].label == "Broke · 9"
 
 
-@pytest.mark.parametrize("address", [{}, {"view": "layers"}, {"name": "models"}], ids=["passages", "layers", "models"])
-def test_the_model_that_the_answer_names_is_opened_and_not_the_last_or_sparsest(address, open_page, backend):
+@pytest.mark.parametrize(
+    "address", [{}, {"view": "layers"}, {"name": "models"}], ids=["passages", "layers", "models"]
+)
+def test_the_model_that_the_answer_names_is_opened_and_not_the_last_or_sparsest(
+    address, open_page, backend
+):
     methods = (method_named("least-squares"), method_named("magnitude"))
     backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
     where, limits = {"name": "compare"} | address, {"within": "3", "points": "30"}
@@ -128,7 +148,9 @@ def test_the_model_that_the_answer_names_is_opened_and_not_the_last_or_sparsest(
         assert app.selectbox(key="chosen-right").value == f"least-squares {named}"
 
 
-def test_records_of_other_runs_are_offered_if_they_are_over_the_same_passages(open_compare, backend):
+def test_records_of_other_runs_are_offered_if_they_are_over_the_same_passages(
+    open_compare, backend
+):
     evaluation = replace(SETTINGS.evaluation, n_passages=60)
     backend.add_run(specimens.run(replace(SETTINGS, evaluation=evaluation)))
     run = backend.add_run(specimens.run())
@@ -158,9 +180,14 @@ def test_a_target_of_several_tokens_is_shown_token_by_token(open_compare, backen
         (token,) = outcome.tokens
         return replace(outcome, tokens=(replace(token, text=" har"), replace(token, text="bour")))
 
-    backend.add_run((run, [replace(each, outcomes=tuple(map(cut, each.outcomes))) for each in records]))
+    backend.add_run(
+        (run, [replace(each, outcomes=tuple(map(cut, each.outcomes))) for each in records])
+    )
     said = words(open_compare())
-    assert "The right word token by token, each given the ones before Token Dense Sparse, 30 % ␣har" in said
+    assert (
+        "The right word token by token, each given the ones before Token Dense Sparse, 30 % ␣har"
+        in said
+    )
 
 
 def test_files_are_made_only_when_they_are_asked_for(open_compare, finished, monkeypatch):
@@ -179,12 +206,16 @@ def test_files_are_made_only_when_they_are_asked_for(open_compare, finished, mon
     ]
 
 
-def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_not(open_compare, finished, example):
+def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_not(
+    open_compare, finished, example
+):
     app = open_compare(run=EXAMPLE)
     said = words(app)
     assert "Example: this run ships with SparseDash" in said and "30 % against dense" in said
     assert specimens.passages().contexts[0][:40] in said and "Run it here to try one." in said
-    assert not {"Continue with both models", "Show where the two differ"} & {each.label for each in app.button}
+    assert not {"Continue with both models", "Show where the two differ"} & {
+        each.label for each in app.button
+    }
     assert "Blind" not in [toggle.label for toggle in app.toggle]
     offered = app.selectbox(key="chosen-run").options
     assert [option for option in offered if option.startswith("Example:")] == offered[-1:]
@@ -192,7 +223,9 @@ def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_n
     assert "Example" not in words(own) + str([box.options for box in own.selectbox])
 
 
-def test_groups_of_passages_are_computed_when_they_are_opened_and_need_the_texts(open_compare, finished):
+def test_groups_of_passages_are_computed_when_they_are_opened_and_need_the_texts(
+    open_compare, finished
+):
     said = "groups, two intervals each"
     assert said not in words(open_compare())
     app = open_compare(groups="true")

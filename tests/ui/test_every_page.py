@@ -1,4 +1,6 @@
-"""What holds for every page: one heading, a data folder that cannot be used, foreign text, damaged records."""
+"""What holds for every page: one heading, a data folder that cannot be used, foreign text, damaged
+records.
+"""
 
 from dataclasses import replace
 
@@ -13,7 +15,17 @@ from sparsedash.ui.form_address import SEARCH
 from sparsedash.ui.navigation import TITLES
 from tests.storage.every_kind import harm_entry
 from tests.ui import specimens
-from tests.ui.conftest import STORABLE, button, client, links, markup, menu_links, query_of, shows_as_text, words
+from tests.ui.conftest import (
+    STORABLE,
+    button,
+    client,
+    links,
+    markup,
+    menu_links,
+    query_of,
+    shows_as_text,
+    words,
+)
 from tests.ui.filled_backend import job
 from tests.ui.test_models_exports import MADE as EXPORT
 from tests.ui.test_settings_storage import DAMAGED
@@ -21,15 +33,21 @@ from tests.ui.test_settings_storage import DAMAGED
 SETTINGS = specimens.SETTINGS
 VIEWS = {"prune": ("published",), "runs": ("jobs",), "compare": ("layers",)}
 RUN, RECORDS = specimens.run()
-PAGES = [(name, {"view": view} if view else {}) for name in TITLES for view in ("", *VIEWS.get(name, ()))]
+PAGES = [
+    (name, {"view": view} if view else {}) for name in TITLES for view in ("", *VIEWS.get(name, ()))
+]
 TOGETHER = ("runs", {"chosen": RUN.key[:RUN_ADDRESS_LENGTH], "together": "1"})
 NAME = "<img> <style>*{} [x](javascript:x) :red[x] \u202egnp nul\x00"
 """All of it fits the name of a run."""
 DENSE, LAST = RECORDS[0].key, RECORDS[-1].key
 
 
-def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_another_page_uses(open_page, finished):
-    """Streamlit drops a bound parameter from links to other pages, and raises where `switch_page` sets it."""
+def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_another_page_uses(
+    open_page, finished
+):
+    """Streamlit drops a bound parameter from links to other pages, and raises where `switch_page`
+    sets it.
+    """
     finished.set_jobs(job(SETTINGS, "done"))
     bound, linked = {}, {}
     for name, address in [*PAGES, ("prune", {"goal": SEARCH})]:
@@ -39,11 +57,22 @@ def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_anothe
         app.switch_page(f"pages/{name}.py").run()
         assert markup(app).count("<h1") == 1, name
         drawn = [element.proto for element in app.main if hasattr(element.proto, "query_param_key")]
-        bound.setdefault(name, set()).update(filter(None, (proto.query_param_key for proto in drawn)))
+        bound.setdefault(name, set()).update(
+            filter(None, (proto.query_param_key for proto in drawn))
+        )
         for target in (menu_links(app) | links(app)).values():
-            linked.setdefault(target.partition("?")[0].strip("/") or "overview", set()).update(query_of(target))
-    assert {"model", "sparsity"} <= bound["prune"] and {"run", "within", "right"} <= linked["compare"]
-    assert not [(on, to, found) for on in bound for to in linked if on != to and (found := bound[on] & linked[to])]
+            linked.setdefault(target.partition("?")[0].strip("/") or "overview", set()).update(
+                query_of(target)
+            )
+    assert {"model", "sparsity"} <= bound["prune"] and {"run", "within", "right"} <= linked[
+        "compare"
+    ]
+    assert not [
+        (on, to, found)
+        for on in bound
+        for to in linked
+        if on != to and (found := bound[on] & linked[to])
+    ]
 
 
 def refuse(*_):
@@ -62,7 +91,9 @@ def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_
     app, jobs, asked = open_page("overview"), backend.jobs, []
 
     def to_the_page_alone(limit):
-        """The notices ask too, for fewer; after table, list and live jobs, what the page watches is refused."""
+        """The notices ask too, for fewer; after table, list and live jobs, what the page watches is
+        refused.
+        """
         if limit == job_panel.JOBS_LISTED:
             asked.append(limit)
         return jobs(limit) if len(asked) <= 3 else refuse()
@@ -71,7 +102,9 @@ def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_
     app.query_params["view"] = "jobs"
     app.switch_page("pages/runs.py").run()
     assert not app.exception
-    assert "1 running, none waiting." in words(app) and "The data folder /x cannot be used." in words(app)
+    assert "1 running, none waiting." in words(
+        app
+    ) and "The data folder /x cannot be used." in words(app)
 
 
 def texts_as(text):
@@ -86,16 +119,24 @@ def texts_as(text):
 
 
 @pytest.mark.parametrize(("page", "address"), [*PAGES, TOGETHER], ids=str)
-def test_text_of_models_files_users_and_machines_is_shown_as_text(page, address, open_page, backend):
+def test_text_of_models_files_users_and_machines_is_shown_as_text(
+    page, address, open_page, backend
+):
     text = " ".join(STORABLE)
     model = "".join(filter(str.isprintable, text))
     backend.add_run((replace(RUN, settings=replace(SETTINGS, model=model)), texts_as(text)))
     damage = Damage(kind="export", name=model, what=model, entry="x")
     export = replace(EXPORT, model=model, folder=f"/{model}")
-    backend.put(replace(specimens.passages(), contexts=(text,) * 120), replace(DAMAGED, damaged=(damage,)), export)
+    backend.put(
+        replace(specimens.passages(), contexts=(text,) * 120),
+        replace(DAMAGED, damaged=(damage,)),
+        export,
+    )
     backend.user_data.name_run(RUN.key, NAME)
     other = replace(SETTINGS, sparsities_permille=(400,))
-    backend.set_jobs(job(SETTINGS, message=text, id=2), job(other, "failed", error_text=text, error_advice=text))
+    backend.set_jobs(
+        job(SETTINGS, message=text, id=2), job(other, "failed", error_text=text, error_advice=text)
+    )
     facts = MachineFacts(gpus=(text,), problem=text)
     machine = ClusterMachine(address="tls://x", name=text, n_slots=1, facts=facts)
     backend.known_cluster = ClusterView(address=text, trouble="", machines=(machine,))
@@ -108,16 +149,25 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(page, address,
 def test_a_model_named_like_markup_is_shown_as_text(open_page, backend):
     backend.add_run((replace(RUN, settings=replace(SETTINGS, model="<b>**x**</b>")), RECORDS))
     app = open_page("overview")
-    assert "<b>**x**</b>" in words(app).replace(" · ", " ") and r"\<b\>\*\*x\*\*\</b\> at 10, 20, 30 %" in links(app)
+    assert "<b>**x**</b>" in words(app).replace(
+        " · ", " "
+    ) and r"\<b\>\*\*x\*\*\</b\> at 10, 20, 30 %" in links(app)
 
 
 @pytest.mark.parametrize("view", ["", "layers"])
-def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it(view, open_page, backend):
+def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it(
+    view, open_page, backend
+):
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.set_jobs(job(SETTINGS, "cancelled", error_text="Stopped on request."))
     app, other = open_page("overview", run=run.key), open_page("compare", run=run.key, view=view)
-    assert [words(each).count(": 1 of its 3 sparse models is done.") for each in (app, other)] == [1, 1]
-    assert [each.label for each in app.button].count("Resume") == 1 and "Resume" not in str(other.button)
+    assert [words(each).count(": 1 of its 3 sparse models is done.") for each in (app, other)] == [
+        1,
+        1,
+    ]
+    assert [each.label for each in app.button].count("Resume") == 1 and "Resume" not in str(
+        other.button
+    )
     backend.set_jobs()
     button(open_page("overview", run=run.key), "Resume").click().run()
     assert [each.state for each in backend.jobs()] == ["queued"]
@@ -128,21 +178,36 @@ def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it
     ("kind", "key", "said"),
     [
         (Record, LAST, "The record of 30 % was damaged and is set aside."),
-        (Record, DENSE, "The results of this run are gone: its dense record was damaged and is set aside."),
-        (Run, RUN.key, "The results of this run are gone: its own record was damaged and is set aside."),
+        (
+            Record,
+            DENSE,
+            "The results of this run are gone: its dense record was damaged and is set aside.",
+        ),
+        (
+            Run,
+            RUN.key,
+            "The results of this run are gone: its own record was damaged and is set aside.",
+        ),
     ],
 )
-def test_a_damaged_record_is_named_on_the_page_whoever_looked_first(open_page, finished, kind, key, said):
+def test_a_damaged_record_is_named_on_the_page_whoever_looked_first(
+    open_page, finished, kind, key, said
+):
     harm_entry(finished._store, "records", f"{kind.__name__.lower()}/{key}")
     assert finished._store.get(kind, key) is None
     finished.set_jobs(job(SETTINGS, "done"))
     assert said in words(open_page("overview", run=RUN.key))
 
 
-@pytest.mark.parametrize(("kind", "key"), [(Run, RUN.key), (Record, DENSE), (Record, LAST), (Passages, "passages")])
+@pytest.mark.parametrize(
+    ("kind", "key"), [(Run, RUN.key), (Record, DENSE), (Record, LAST), (Passages, "passages")]
+)
 def test_damaged_results_count_as_lost_on_every_page(open_page, finished, kind, key):
     harm_entry(finished._store, "records", f"{kind.__name__.lower()}/{key}")
-    said = {name: words(open_page(name, right="30 %")) for name in ("overview", "runs", "compare", "models")}
+    said = {
+        name: words(open_page(name, right="30 %"))
+        for name in ("overview", "runs", "compare", "models")
+    }
     said["layers"] = words(open_page("compare", view="layers"))
     open_page("compare", blind="true")
     compare = {

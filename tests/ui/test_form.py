@@ -71,12 +71,26 @@ CALIBRATION = CalibrationSettings(
     corpus="wikitext-2", n_samples=7, length=99, seed=3, token_weights="residual", packed=True
 )
 EVALUATION = EvaluationSettings(corpus="lambada", n_passages=400, shuffle_seed=0, rule="published")
-EVERYTHING = {"model": "facebook/opt-1.3b", "dtype": "bfloat16", "residency": "streamed", "calibration": CALIBRATION}
-SEVERAL = (*map(method_named, ("obs", "best", "wanda-2:4")), MethodSettings(saliency="wifv", damping=0.3))
+EVERYTHING = {
+    "model": "facebook/opt-1.3b",
+    "dtype": "bfloat16",
+    "residency": "streamed",
+    "calibration": CALIBRATION,
+}
+SEVERAL = (
+    *map(method_named, ("obs", "best", "wanda-2:4")),
+    MethodSettings(saliency="wifv", damping=0.3),
+)
 REQUESTS = {
-    **{f"custom {name}": replace(SETTINGS, methods=(MethodSettings(**values),)) for name, values in CUSTOM.items()},
+    **{
+        f"custom {name}": replace(SETTINGS, methods=(MethodSettings(**values),))
+        for name, values in CUSTOM.items()
+    },
     "every field": RunSettings(
-        methods=tuple(replace(each, width_multiple=64) if each.uses("width_multiple") else each for each in SEVERAL),
+        methods=tuple(
+            replace(each, width_multiple=64) if each.uses("width_multiple") else each
+            for each in SEVERAL
+        ),
         sparsities_permille=(50, 125),
         evaluation=replace(EVALUATION, stop_early=True),
         prompts=("Once, a <b>", "Twice & 1 + 1 ="),
@@ -90,14 +104,18 @@ REQUESTS = {
         **EVERYTHING,
     ),
     "no prompts": replace(SETTINGS, prompts=()),
-    "budget": replace(SETTINGS, methods=with_budget([*map(method_named, ("best", "wanda"))], "weights")),
+    "budget": replace(
+        SETTINGS, methods=with_budget([*map(method_named, ("best", "wanda"))], "weights")
+    ),
     "search of a budget": FindSettings(method=MethodSettings(saliency="wifv", budget="bytes")),
     "healed": replace(SETTINGS, methods=tuple(map(method_named, ("obs", "wanda-2:4")))).healed(12),
     "healed, custom": replace(SETTINGS, methods=(MethodSettings(saliency="wifv"),)).healed(12),
-    "quantised": replace(SETTINGS, methods=tuple(map(method_named, ("obs", "wanda-2:4")))).quantised(
-        ("q8_0", "q4_k_m")
-    ),
-    "healed, quantised": replace(SETTINGS, methods=(method_named("obs"),)).healed(12).quantised(("q4_0",)),
+    "quantised": replace(
+        SETTINGS, methods=tuple(map(method_named, ("obs", "wanda-2:4")))
+    ).quantised(("q8_0", "q4_k_m")),
+    "healed, quantised": replace(SETTINGS, methods=(method_named("obs"),))
+    .healed(12)
+    .quantised(("q4_0",)),
     "search of healed models": FindSettings(method=method_named("best").healed(8)),
     "custom search": FindSettings(method=MethodSettings(saliency="wifv", damping=0.5)),
 }
@@ -128,7 +146,10 @@ def test_a_link_forgets_what_was_in_the_form_before(open_page, backend, name):
 def test_more_than_can_go_is_refused_beside_the_shares(open_page, backend):
     backend.named = NamedModel(family="llama", shape=shipped_shape("smollm2-135m"))
     app = open_page("prune", sparsity="60", budget="bytes")
-    assert "Sparsity must be at most 58 % of the file size" in words(app) and button(app, "Start").disabled
+    assert (
+        "Sparsity must be at most 58 % of the file size" in words(app)
+        and button(app, "Start").disabled
+    )
     app.selectbox(key="chosen-budget").select("weights").run()
     assert app.text_input(key="sparsity").value == "60" and app.query_params["budget"] == "weights"
     assert not button(app, "Start").disabled
@@ -155,7 +176,9 @@ def test_shares_that_are_not_of_the_chosen_budget_are_told(open_page):
     assert "best: shares" not in words(app)
 
 
-def test_prompts_that_are_kept_begin_the_next_form_and_one_that_is_too_long_is_refused(open_page, backend):
+def test_prompts_that_are_kept_begin_the_next_form_and_one_that_is_too_long_is_refused(
+    open_page, backend
+):
     app = open_page("prune")
     app.text_area(key="prompts").set_value("  Once  \n\nTwice").run()
     button(app, "Keep as my prompts").click().run()
@@ -167,12 +190,16 @@ def test_prompts_that_are_kept_begin_the_next_form_and_one_that_is_too_long_is_r
 def test_the_address_has_no_room_for_two_custom_methods_or_widths_or_a_healed_method_alone():
     own = [MethodSettings(damping=damping) for damping in (0.1, 0.2)]
     assert form_address(replace(SETTINGS, methods=tuple(own))) is None
-    assert form_address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
+    assert (
+        form_address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
+    )
     assert form_address(replace(SETTINGS, methods=(method_named("best").healed(8),))) is None
 
 
 @pytest.mark.parametrize("goal", [None, SEARCH])
-def test_minutes_of_healing_become_steps_of_every_method_that_removes_channels(goal, open_page, backend, monkeypatch):
+def test_minutes_of_healing_become_steps_of_every_method_that_removes_channels(
+    goal, open_page, backend, monkeypatch
+):
     monkeypatch.setattr(backend, "healing_steps", lambda minutes, settings: 8 * minutes)
     address = {"goal": goal} if goal else {"masks": "wanda-2:4"}
     app = open_page("prune", heal="6", **address)
@@ -204,7 +231,10 @@ def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, back
 
 def test_quantised_models_are_counted_and_refused_with_the_reason(open_page, backend):
     app = open_page("prune", quantise="Q6_K", sparsity="10,20")
-    assert "3 more models: dense and 2 sparse models, each in Q6_K. Widths are multiples of 256." in words(app)
+    assert (
+        "3 more models: dense and 2 sparse models, each in Q6_K. Widths are multiples of 256."
+        in words(app)
+    )
     app.selectbox(key="dtype").select("bfloat16").run()
     assert "float32 where models are quantised" in words(app) and button(app, "Start").disabled
     backend.named = NamedModel(family="phi3", shape=None)
@@ -220,7 +250,17 @@ def test_a_tolerance_in_the_address_that_is_not_allowed_leaves_the_default(odd, 
 
 @pytest.mark.parametrize("value", ["1e999", "9" * 400, "nan", "\x00"])
 def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value, open_page):
-    names = ("samples", "length", "seed", "passages", "shuffle", "width", "lot", "rounds", "damping")
+    names = (
+        "samples",
+        "length",
+        "seed",
+        "passages",
+        "shuffle",
+        "width",
+        "lot",
+        "rounds",
+        "damping",
+    )
     rows = {
         row.key: row.default
         for settings in (MethodSettings, CalibrationSettings, EvaluationSettings)
@@ -242,15 +282,35 @@ def test_less_than_one_percent_is_told_to_be_percent(sparsity, told, open_page):
 @pytest.mark.parametrize(
     ("address", "key", "complaint"),
     [
-        ({"sparsity": "10, abc"}, "sparsity", "Sparsity must be 0–90 %, at most one decimal, not 'abc'."),
+        (
+            {"sparsity": "10, abc"},
+            "sparsity",
+            "Sparsity must be 0–90 %, at most one decimal, not 'abc'.",
+        ),
         ({"sparsity": "10 10"}, "sparsity", "Sparsities must be all different, not '10, 10'."),
-        ({"samples": "-5"}, "samples", "Calibration samples must be a whole number from 1 to 100,000, not -5."),
-        ({"own": "true", "damping": "11"}, "damping", "Damping must be more than 0, at most 10, not 11.0."),
+        (
+            {"samples": "-5"},
+            "samples",
+            "Calibration samples must be a whole number from 1 to 100,000, not -5.",
+        ),
+        (
+            {"own": "true", "damping": "11"},
+            "damping",
+            "Damping must be more than 0, at most 10, not 11.0.",
+        ),
         ({"model": " "}, "model", "Choose a model."),
         ({"model": "/etc/hostname"}, "model", "there is no model /etc/hostname on this machine"),
-        ({"text": "upload:theirs.txt@0123456789abcdef0123456789abcdef"}, "text", "there is no file"),
+        (
+            {"text": "upload:theirs.txt@0123456789abcdef0123456789abcdef"},
+            "text",
+            "there is no file",
+        ),
         ({"own": "true", "allocation": "global", "saliency": "obs"}, "own", "uniform or curves"),
-        ({"own": "true", "pattern": "2:4", "compensation": "none", "goal": SEARCH}, "with", "pattern"),
+        (
+            {"own": "true", "pattern": "2:4", "compensation": "none", "goal": SEARCH},
+            "with",
+            "pattern",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_under_its_field(address, key, complaint, open_page):
@@ -300,10 +360,14 @@ def test_a_problem_is_shown_under_its_field_or_else_at_the_button(open_page, bac
 
 LEAST = LeastMemory(n_bytes=2_340_000_000, beside_bytes=1_800_000_000, purpose="the backward pass")
 BACKWARD = "Memory at least 2.3 GB, 1.8 GB of it for the backward pass"
-NEEDED = DiskNeed(takes=RunDisk(stays_bytes=1_200_000_000, passing_bytes=640_000_000), free_bytes=500_000_000)
+NEEDED = DiskNeed(
+    takes=RunDisk(stays_bytes=1_200_000_000, passing_bytes=640_000_000), free_bytes=500_000_000
+)
 
 
-READ_BY_BLOCK = f"{BACKWARD}. The weights are streamed block by block: in memory they would take 9.0 GB."
+READ_BY_BLOCK = (
+    f"{BACKWARD}. The weights are streamed block by block: in memory they would take 9.0 GB."
+)
 LIKELY_OUT_OF_MEMORY = "This machine has 1.0 GB of memory: the run is likely to run out of it."
 BY_STAGE = Duration(seconds=245.0, parts=(("loading", 5.0), ("pruning", 240.0)))
 SOME_KNOWN = "Time about 4 min, and pruning, which has not been measured here yet"
@@ -313,25 +377,41 @@ ESTIMATES = [
     ({"duration": BY_STAGE}, "By stage loading 5 s, pruning 4 min"),
     ({"disk": NEEDED}, "Disk about 1.2 GB, and up to 640 MB more while it runs"),
     ({"disk": NEEDED}, "The data folder's disk has 500 MB left: the run is likely to fill it."),
-    ({"duration": Duration(unknown=("evaluating", "pruning"))}, "no run like this has finished here yet"),
+    (
+        {"duration": Duration(unknown=("evaluating", "pruning"))},
+        "no run like this has finished here yet",
+    ),
     ({"duration": Duration(seconds=245.0, unknown=("pruning",))}, SOME_KNOWN),
     ({"memory": Memory()}, "Memory not known yet"),
     ({"memory": Memory(measured_bytes=10**9, least=LEAST, backward=True)}, BACKWARD),
-    ({"memory": Memory(measured_bytes=3 * 10**9, least=LEAST, backward=True)}, "Memory about 3.0 GB"),
-    ({"memory": Memory(measured_bytes=10**9, backward=True)}, "Memory about 1.0 GB, and more for the backward pass"),
-    ({"memory": Memory(least=replace(LEAST, streamed=True), resident_bytes=9 * 10**9)}, READ_BY_BLOCK),
+    (
+        {"memory": Memory(measured_bytes=3 * 10**9, least=LEAST, backward=True)},
+        "Memory about 3.0 GB",
+    ),
+    (
+        {"memory": Memory(measured_bytes=10**9, backward=True)},
+        "Memory about 1.0 GB, and more for the backward pass",
+    ),
+    (
+        {"memory": Memory(least=replace(LEAST, streamed=True), resident_bytes=9 * 10**9)},
+        READ_BY_BLOCK,
+    ),
     ({"memory": Memory(least=LEAST, there_bytes=10**9)}, LIKELY_OUT_OF_MEMORY),
 ]
 
 
 @pytest.mark.parametrize(("known", "sentence"), ESTIMATES, ids=range(len(ESTIMATES)))
-def test_the_estimate_shows_time_memory_disk_and_what_is_reused(open_page, backend, known, sentence):
+def test_the_estimate_shows_time_memory_disk_and_what_is_reused(
+    open_page, backend, known, sentence
+):
     backend.before = replace(backend.before, **known)
     assert sentence in words(open_page("prune"))
 
 
 def test_a_stored_run_opens_at_once(open_page, backend):
-    backend.before = replace(backend.before, stored=replace(backend.before.stored, points=(0, 1, 2)), disk=NEEDED)
+    backend.before = replace(
+        backend.before, stored=replace(backend.before.stored, points=(0, 1, 2)), disk=NEEDED
+    )
     shown = words(open_page("prune"))
     assert "seconds: all results are stored" in shown
     assert "Disk" not in shown and "disk has" not in shown
@@ -359,7 +439,10 @@ def test_an_evaluation_size_fills_in_the_passages(open_page, backend):
     app.number_input(key="passages").set_value(500).run()
     assert app.radio(key="sure").value == "As chosen below"
     app.radio(key="sure").set_value("Decide").run()
-    assert (app.selectbox(key="text").value, app.number_input(key="passages").value) == ("builtin:cloze-402", None)
+    assert (app.selectbox(key="text").value, app.number_input(key="passages").value) == (
+        "builtin:cloze-402",
+        None,
+    )
 
 
 def test_tasks_that_a_visitor_chose_stay_when_the_size_changes(open_page):
@@ -367,7 +450,9 @@ def test_tasks_that_a_visitor_chose_stay_when_the_size_changes(open_page):
     assert app.multiselect(key="tasks").value == ["builtin:copying"]
     app.radio(key="sure").set_value("Quick look").run()
     assert app.multiselect(key="tasks").value == ["builtin:copying"]
-    assert open_page("prune", text="builtin:cloze-402", tasks="").multiselect(key="tasks").value == []
+    assert (
+        open_page("prune", text="builtin:cloze-402", tasks="").multiselect(key="tasks").value == []
+    )
 
 
 def test_a_text_that_is_out_of_reach_is_told_beside_its_field_and_its_size(open_page, backend):
@@ -390,14 +475,17 @@ def test_one_method_is_recommended_until_others_are_chosen(open_page):
     assert not app.session_state["race"] and not app.session_state["more"]
     group(app, "Method").set_value(["least-squares", "random"]).run()
     assert "2 methods to compare: least-squares, random." in words(app)
-    assert "2 methods at 3 sparsities: 6 sparse models on one calibration, in one job." in words(app)
+    assert "2 methods at 3 sparsities: 6 sparse models on one calibration, in one job." in words(
+        app
+    )
     group(app, "Method").set_value([]).run()
     assert "No method is chosen. Choose at least one." in words(app)
     assert button(app, "Start").disabled
 
 
 @pytest.mark.parametrize(
-    ("address", "expander"), [({"method": "least-squares"}, "race"), ({"calibration": "no-such-text"}, "more")]
+    ("address", "expander"),
+    [({"method": "least-squares"}, "race"), ({"calibration": "no-such-text"}, "more")],
 )
 def test_an_expander_is_open_where_the_address_fills_in_its_fields(open_page, address, expander):
     assert open_page("prune", **address).session_state[expander]
@@ -417,8 +505,14 @@ LLAMA = NamedModel(family="llama", shape=shipped_shape("llama-7b"))
     ("named", "said"),
     [
         (None, "Not on this machine yet"),
-        (LLAMA, "Family: llama. 32 blocks of 11,008 channels, 6.7 billion weights, 27.0 GB in FP32."),
-        (NamedModel(family="phi3", shape=None), "Family: phi3. Sizes, memory and time are known once"),
+        (
+            LLAMA,
+            "Family: llama. 32 blocks of 11,008 channels, 6.7 billion weights, 27.0 GB in FP32.",
+        ),
+        (
+            NamedModel(family="phi3", shape=None),
+            "Family: phi3. Sizes, memory and time are known once",
+        ),
     ],
 )
 def test_the_facts_of_a_model_are_shown_as_soon_as_it_is_named(named, said, open_page, backend):
@@ -436,7 +530,9 @@ def test_a_model_that_is_not_here_is_looked_up_on_the_hub_on_demand(open_page, b
     backend.hub_says = ModelError("There is no the model on the hub.", "Check the spelling.")
     button(app, "Look it up on the hub").click().run()
     for _ in range(2):
-        assert not app.toast and "There is no the model on the hub. Check the spelling." in words(app)
+        assert not app.toast and "There is no the model on the hub. Check the spelling." in words(
+            app
+        )
         app.run()
     app.selectbox(key="model").set_value("facebook/opt-1.3b").run()
     assert "Check the spelling." not in words(app)
@@ -449,7 +545,9 @@ def test_a_model_that_is_not_here_is_looked_up_on_the_hub_on_demand(open_page, b
 
 
 def test_a_custom_method_races_with_the_presets_each_once(open_page, backend):
-    app = open_page("prune", own="true", saliency="random", compensation="none", allocation="global")
+    app = open_page(
+        "prune", own="true", saliency="random", compensation="none", allocation="global"
+    )
     assert "Name in charts: random + none + global" in words(app)
     own = MethodSettings(saliency="random", compensation="none", allocation="global")
     assert submitted(app, backend).methods == (method_named("best"), own)
@@ -460,12 +558,26 @@ def test_a_custom_method_races_with_the_presets_each_once(open_page, backend):
 @pytest.mark.parametrize(
     ("choices", "shown", "hidden"),
     [
-        ({"compensation": "sequential"}, {"damping", "strength"}, {"lot", "rounds", "curve_levels"}),
-        ({"compensation": "none", "saliency": "fisher"}, {"rounds"}, {"damping", "strength", "lot"}),
-        ({"allocation": "curves", "saliency": "random"}, {"damping", "curve_levels", "lot"}, {"strength"}),
+        (
+            {"compensation": "sequential"},
+            {"damping", "strength"},
+            {"lot", "rounds", "curve_levels"},
+        ),
+        (
+            {"compensation": "none", "saliency": "fisher"},
+            {"rounds"},
+            {"damping", "strength", "lot"},
+        ),
+        (
+            {"allocation": "curves", "saliency": "random"},
+            {"damping", "curve_levels", "lot"},
+            {"strength"},
+        ),
     ],
 )
-def test_a_custom_method_has_fields_for_the_parameters_of_its_choices(open_page, choices, shown, hidden):
+def test_a_custom_method_has_fields_for_the_parameters_of_its_choices(
+    open_page, choices, shown, hidden
+):
     keys = {field.key for field in open_page("prune", own="true", **choices).number_input}
     assert shown <= keys and not hidden & keys
 
@@ -474,11 +586,15 @@ def test_masks_have_fields_of_their_own_that_say_what_they_do_not_save(open_page
     app = open_page("prune")
     channels, layers = group(app, "Method"), group(app, "Methods that remove whole layers")
     masks = group(app, "Methods that set single weights to zero")
-    assert {"least-squares", "flap"} <= set(channels.options) and {"layers", "sleb"} <= set(layers.options)
+    assert {"least-squares", "flap"} <= set(channels.options) and {"layers", "sleb"} <= set(
+        layers.options
+    )
     assert len({*channels.options, *layers.options, *masks.options}) == len(METHODS)
     assert MASKS_SAVE_NOTHING in words(app)
     layers.set_value(["shortgpt"]).run()
     masks.set_value(["wanda-2:4"]).run()
-    assert submitted(app, backend).methods == tuple(map(method_named, ("best", "shortgpt", "wanda-2:4")))
+    assert submitted(app, backend).methods == tuple(
+        map(method_named, ("best", "shortgpt", "wanda-2:4"))
+    )
     app = open_page("prune", own="true", pattern="2:4", scope="decoder")
     assert MASKS_SAVE_NOTHING in words(app) and "50 %, which its pattern decides." in words(app)

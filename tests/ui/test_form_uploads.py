@@ -1,4 +1,6 @@
-"""A text of one's own on the prune page: brought, chosen, listed, used; or refused with the choice left as it was."""
+"""A text of one's own on the prune page: brought, chosen, listed, used; or refused with the choice
+left as it was.
+"""
 
 from dataclasses import replace
 
@@ -35,7 +37,10 @@ def test_a_text_that_is_brought_is_chosen_and_stands_in_the_address(open_page, b
 BAD = {
     "large.txt": (bytes(MAX_BYTES + 1), "large.txt is larger than 50 MB."),
     "few.jsonl": (LINES[:108] * 2, "few.jsonl gives 3 passages; 5 or more needed."),
-    "words.txt": (b"a lamp\n\n" + b"\n\n".join(b"lamp %d" % n for n in range(5)) + b"\n\ntea", "without a gap: 'tea'"),
+    "words.txt": (
+        b"a lamp\n\n" + b"\n\n".join(b"lamp %d" % n for n in range(5)) + b"\n\ntea",
+        "without a gap: 'tea'",
+    ),
 }
 
 
@@ -54,28 +59,42 @@ def test_a_refused_text_is_told_in_words_and_changes_nothing(open_page, backend,
 
 
 @pytest.mark.parametrize("content", [LINES, b"no json\n"], ids=["kept", "refused"])
-def test_the_form_goes_on_after_an_upload_whose_file_has_left_the_memory(open_page, monkeypatch, content):
+def test_the_form_goes_on_after_an_upload_whose_file_has_left_the_memory(
+    open_page, monkeypatch, content
+):
     form = bring(open_page("prune"), "text", "mine.jsonl", content)
     monkeypatch.setattr(MemoryUploadedFileManager, "get_files", lambda *_, **__: [])
     before = words(form)
     assert words(form.run()) == before and not form.exception
 
 
-def test_uploads_can_be_chosen_for_either_use_and_are_listed_with_their_sizes_and_the_room_there_is(open_page, backend):
+def test_uploads_can_be_chosen_for_either_use_and_are_listed_with_their_sizes_and_the_room_there_is(
+    open_page, backend
+):
     assert "Uploaded texts" not in str([e.label for e in open_page("prune").expander])
     reference = backend.uploads.keep("mine.jsonl", LINES * 42)
     backend.uploads.keep("yours.txt", b"a text")
     form = opened(open_page("prune"), "uploads")
     for text in ("12 kB of 1.0 GB are in use.", "mine.jsonl, 12 kB", "yours.txt, 1 kB"):
         assert text in words(form)
-    offering = {field: reference in form.selectbox(key=field).options for field in ("text", "calibration", "model")}
+    offering = {
+        field: reference in form.selectbox(key=field).options
+        for field in ("text", "calibration", "model")
+    }
     assert offering == {"text": True, "calibration": True, "model": False}
 
 
-def test_a_deleted_text_is_off_the_list_and_where_it_was_chosen_the_usual_one_is(open_page, backend):
+def test_a_deleted_text_is_off_the_list_and_where_it_was_chosen_the_usual_one_is(
+    open_page, backend
+):
     reference = backend.uploads.keep("mine.jsonl", LINES)
-    form = opened(opened(open_page("prune", text=reference, calibration="c4"), "uploads"), f"delete-{reference}")
-    assert "This cannot be undone. Results stay." in words(form) and list(backend.uploads.kept()) == [reference]
+    form = opened(
+        opened(open_page("prune", text=reference, calibration="c4"), "uploads"),
+        f"delete-{reference}",
+    )
+    assert "This cannot be undone. Results stay." in words(form) and list(
+        backend.uploads.kept()
+    ) == [reference]
     button(form, "Delete for good").click().run()
     assert backend.uploads.kept() == {}
     assert form.selectbox(key="text").value == "builtin:cloze"
@@ -87,7 +106,9 @@ def test_a_text_that_a_job_reads_stays_and_the_refusal_says_why(open_page, backe
     reference = backend.uploads.keep("mine.jsonl", LINES)
     calibration = replace(SETTINGS.calibration, corpus=reference)
     backend.set_jobs(job(replace(SETTINGS, calibration=calibration), "queued"))
-    form = opened(opened(open_page("prune", calibration=reference), "uploads"), f"delete-{reference}")
+    form = opened(
+        opened(open_page("prune", calibration=reference), "uploads"), f"delete-{reference}"
+    )
     button(form, "Delete for good").click().run()
     assert list(backend.uploads.kept()) == [reference]
     assert form.selectbox(key="calibration").value == reference

@@ -17,19 +17,26 @@ def notices(app):
 
 
 @pytest.mark.parametrize("page", ["overview", "runs"])
-def test_a_run_that_ends_is_told_once_on_every_page_whatever_the_clock_says(page, open_page, backend):
+def test_a_run_that_ends_is_told_once_on_every_page_whatever_the_clock_says(
+    page, open_page, backend
+):
     backend.set_jobs(job(SETTINGS))
     app = open_page(page)
     assert notices(app) == []
     backend.set_jobs(job(SETTINGS, "done", finished_at=1.0))
-    assert notices(app.run()) == ["SmolLM2 135M (built in) at 10, 20, 30 %: done. [See the jobs](runs?view=jobs)"]
+    assert notices(app.run()) == [
+        "SmolLM2 135M (built in) at 10, 20, 30 %: done. [See the jobs](runs?view=jobs)"
+    ]
     assert notices(app.run()) == []
 
 
 @pytest.mark.parametrize(
-    ("state", "words"), [("failed", ": failed."), ("crashed", ": interrupted."), ("cancelled", ": cancelled.")]
+    ("state", "words"),
+    [("failed", ": failed."), ("crashed", ": interrupted."), ("cancelled", ": cancelled.")],
 )
-def test_other_endings_are_told_as_what_they_are_and_another_attempt_again(state, words, open_page, backend):
+def test_other_endings_are_told_as_what_they_are_and_another_attempt_again(
+    state, words, open_page, backend
+):
     app = open_page("prune")
     for attempt in (1, 2):
         backend.set_jobs(job(SETTINGS, state, attempt=attempt))
@@ -37,7 +44,9 @@ def test_other_endings_are_told_as_what_they_are_and_another_attempt_again(state
         assert words in said
 
 
-def test_what_ended_before_the_session_is_no_news_and_a_prompt_only_if_it_failed(open_page, backend):
+def test_what_ended_before_the_session_is_no_news_and_a_prompt_only_if_it_failed(
+    open_page, backend
+):
     done = job(SETTINGS, "done", id=3)
     backend.set_jobs(done)
     app = open_page("overview")

@@ -1,4 +1,6 @@
-"""The list of jobs: none, live ones, ended ones, those of other kinds, and the machines of a cluster."""
+"""The list of jobs: none, live ones, ended ones, those of other kinds, and the machines of a
+cluster.
+"""
 
 import json
 import time
@@ -18,7 +20,8 @@ from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
 FORECAST = Preflight(
-    duration=Duration(seconds=120.0, parts=(("calibrating", 60.0),)), memory=Memory(measured_bytes=1_000_000_000)
+    duration=Duration(seconds=120.0, parts=(("calibrating", 60.0),)),
+    memory=Memory(measured_bytes=1_000_000_000),
 )
 WAITING = {"state": "queued", "stage": "start", "total": 0}
 
@@ -35,7 +38,12 @@ def test_running_waiting_and_ended_jobs_are_told_apart(open_page, backend):
     said = words(app)
     assert said.startswith("1 running, 2 waiting.") and "✕ Interrupted" in said
     moves = ("To the front", "Up", "Down")
-    assert [each.label for each in app.button if each.label not in moves] == ["Cancel", "Cancel", "Cancel", "Resume"]
+    assert [each.label for each in app.button if each.label not in moves] == [
+        "Cancel",
+        "Cancel",
+        "Cancel",
+        "Resume",
+    ]
     button(app, "Cancel").click().run()
     assert "Stopping" in words(app) and button(app, "Cancel").disabled
 
@@ -52,7 +60,9 @@ def test_a_measurement_that_an_earlier_version_asked_for_is_one_in_torch(open_pa
     done = job(TimingSettings(dense=run.dense, sparse=run.sparse[0]), "done")
     del done.settings["runtime"]
     finished.set_jobs(done)
-    assert query_of(links(open_page("runs", view="jobs"))["See the speed-up"])["against"] == "reading"
+    assert (
+        query_of(links(open_page("runs", view="jobs"))["See the speed-up"])["against"] == "reading"
+    )
 
 
 def test_a_job_that_says_nothing_any_more_is_told_of(open_page, backend):
@@ -79,11 +89,25 @@ def test_a_run_whose_results_were_deleted_links_to_none(open_page, finished):
 
 def test_a_continuation_is_a_job_like_others_and_leads_to_its_pair(open_page, finished):
     run = finished.runs()[0]
-    finished.set_jobs(job(ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once upon a time"), "done"))
+    finished.set_jobs(
+        job(
+            ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once upon a time"),
+            "done",
+        )
+    )
     app = open_page("runs", view="jobs")
     assert "Continuations of a text: 10 % of SmolLM2 135M (built in)" in words(app)
-    assert query_of(links(app)["Compare passages"]) == {"run": run.key, "left": "dense", "right": "10 %"}
-    finished.set_jobs(job(ContinuationSettings(left="f" * 64, right=run.sparse[0], prompt="Once upon a time"), "done"))
+    assert query_of(links(app)["Compare passages"]) == {
+        "run": run.key,
+        "left": "dense",
+        "right": "10 %",
+    }
+    finished.set_jobs(
+        job(
+            ContinuationSettings(left="f" * 64, right=run.sparse[0], prompt="Once upon a time"),
+            "done",
+        )
+    )
     asked = query_of(links(open_page("runs", view="jobs"))["Compare passages"])
     assert asked["left"] == "f" * 16, "a record of another run, by which the page finds it"
 
@@ -108,7 +132,11 @@ def took(open_page, backend, **changes):
 
 def test_every_part_of_a_run_that_is_done_stands_next_to_its_estimate(open_page, backend):
     said = took(open_page, backend, peak_bytes=900_000_000, disk_bytes=12_000_000)
-    for row in ("Time 5 min 2 min", "of it calibrating 2 min 1 min", "of it pruning 12 s not known"):
+    for row in (
+        "Time 5 min 2 min",
+        "of it calibrating 2 min 1 min",
+        "of it pruning 12 s not known",
+    ):
         assert row in said
     assert "Memory, at most 900 MB 1.0 GB" in said and "Left on the disk 12 MB not known" in said
     said = took(open_page, backend, cached=("calibration",))
@@ -116,7 +144,12 @@ def test_every_part_of_a_run_that_is_done_stands_next_to_its_estimate(open_page,
 
 
 @pytest.mark.parametrize(
-    ("kind", "kept"), [("run", "Finished models are kept"), ("export", "Nothing of it is kept"), ("verify", "Nothing")]
+    ("kind", "kept"),
+    [
+        ("run", "Finished models are kept"),
+        ("export", "Nothing of it is kept"),
+        ("verify", "Nothing"),
+    ],
 )
 def test_what_resuming_keeps_is_said_of_each_kind_of_job(kind, kept, open_page, backend):
     backend.set_jobs(replace(job(SETTINGS, "cancelled"), kind=kind))
@@ -128,28 +161,50 @@ def test_a_cancelled_job_is_told_as_no_error_and_by_the_name_of_its_run(open_pag
     backend.set_jobs(job(SETTINGS, "cancelled", **stopped))
     backend.user_data.name_run(SETTINGS.key(), "For the talk")
     app = open_page("runs", view="jobs")
-    assert "Stopped on request. What was finished is kept." in words(app) and 'role="alert"' not in markup(app)
+    assert "Stopped on request. What was finished is kept." in words(
+        app
+    ) and 'role="alert"' not in markup(app)
     assert "For the talk: SmolLM2 135M (built in) at 10, 20, 30 %" in words(app)
 
 
 @pytest.mark.parametrize(
     ("running", "shown", "hidden"),
     [
-        ({"stage": "prune", "point": 4}, "Pruning · sparse model 5 of 6: random, 20 % of the MLP channels removed", ""),
+        (
+            {"stage": "prune", "point": 4},
+            "Pruning · sparse model 5 of 6: random, 20 % of the MLP channels removed",
+            "",
+        ),
         ({"stage": "calibrate", "message": "", "point": 0}, "Calibrating", "sparse model"),
-        ({"stage": "calibrate", "message": "backward pass", "point": 1}, "Calibrating · sparse model 2 of 6", ""),
-        ({"stage": "calibrate", "unit": "batches", "done": 9, "total": 36}, "25 % of this stage", "batches"),
-        ({"stage": "load", "done": 0, "total": 1, "unit": "steps", "rate": None}, "Loading", "0 of 1"),
+        (
+            {"stage": "calibrate", "message": "backward pass", "point": 1},
+            "Calibrating · sparse model 2 of 6",
+            "",
+        ),
+        (
+            {"stage": "calibrate", "unit": "batches", "done": 9, "total": 36},
+            "25 % of this stage",
+            "batches",
+        ),
+        (
+            {"stage": "load", "done": 0, "total": 1, "unit": "steps", "rate": None},
+            "Loading",
+            "0 of 1",
+        ),
     ],
 )
-def test_a_running_job_says_its_stage_and_model_in_known_units(running, shown, hidden, open_page, backend):
+def test_a_running_job_says_its_stage_and_model_in_known_units(
+    running, shown, hidden, open_page, backend
+):
     asked = replace(SETTINGS, methods=(method_named("magnitude"), method_named("random")))
     backend.set_jobs(job(asked, **running))
     said = words(open_page("runs", view="jobs"))
     assert shown in said and (not hidden or hidden not in said)
 
 
-def test_waiting_jobs_stand_in_the_order_in_which_they_start_and_are_moved_by_buttons(open_page, backend):
+def test_waiting_jobs_stand_in_the_order_in_which_they_start_and_are_moved_by_buttons(
+    open_page, backend
+):
     retried = replace(waiting(1)[0], queued_at=1_764_000_900.0)
     backend.set_jobs(*waiting(4, 3, 2), retried)
     app = open_page("runs", view="jobs")
@@ -158,7 +213,9 @@ def test_waiting_jobs_stand_in_the_order_in_which_they_start_and_are_moved_by_bu
     can = {each.key: not each.disabled for each in app.button if not each.key.startswith("cancel-")}
     order = [2, 3, 4, 1]
     assert can == {
-        f"{to}-{i}": i != (order[-1] if to == "down" else order[0]) for i in order for to in ("front", "up", "down")
+        f"{to}-{i}": i != (order[-1] if to == "down" else order[0])
+        for i in order
+        for to in ("front", "up", "down")
     }
     for to, expected in (("down", [2, 4, 3, 1]), ("up", [2, 3, 4, 1]), ("front", [3, 2, 4, 1])):
         app.button(key=f"{to}-3").click().run()
@@ -175,7 +232,9 @@ def test_a_waiting_run_is_made_more_or_less_urgent_and_moves_among_its_like(open
     backend.set_jobs(replace(urgent, priority="high"), *others, job(prompt, id=1, **WAITING))
     app = open_page("runs", view="jobs")
     priorities = {"priority-4": "high", "priority-3": "normal", "priority-2": "normal"}
-    assert {box.key: box.value for box in app.selectbox if box.key.startswith("priority-")} == priorities
+    assert {
+        box.key: box.value for box in app.selectbox if box.key.startswith("priority-")
+    } == priorities
     assert [each.key for each in app.button if each.key.endswith("-4")] == ["cancel-4"]
     app.selectbox(key="priority-3").select("low").run()
     assert backend.job(3).priority == app.selectbox(key="priority-3").value == "low"
@@ -198,7 +257,9 @@ def test_a_job_that_has_just_begun_is_not_moved_and_the_page_says_why(open_page,
         ("x" * 50_000, "x" * 16_000),
     ],
 )
-def test_the_end_of_a_log_is_shown_as_plain_text_that_can_be_copied(text, shown, open_page, backend):
+def test_the_end_of_a_log_is_shown_as_plain_text_that_can_be_copied(
+    text, shown, open_page, backend
+):
     backend.set_jobs(job(SETTINGS, "done"))
     log = backend.data_dir / "logs" / "1.log"
     log.parent.mkdir(exist_ok=True)
@@ -210,8 +271,15 @@ def test_the_end_of_a_log_is_shown_as_plain_text_that_can_be_copied(text, shown,
 
 
 def machine(name="gpu-1", n_slots=1, **facts):
-    known = {"child_bytes": 2 * 10**9, "total_bytes": 64 * 10**9, "free_bytes": 40 * 10**9, "gpus": ("H100",)}
-    return ClusterMachine(address="tls://127.0.0.1:1", name=name, n_slots=n_slots, facts=MachineFacts(**known | facts))
+    known = {
+        "child_bytes": 2 * 10**9,
+        "total_bytes": 64 * 10**9,
+        "free_bytes": 40 * 10**9,
+        "gpus": ("H100",),
+    }
+    return ClusterMachine(
+        address="tls://127.0.0.1:1", name=name, n_slots=n_slots, facts=MachineFacts(**known | facts)
+    )
 
 
 PROGRESS = Step("evaluate", 30, 120, point=2, machine="gpu-1")
@@ -224,17 +292,30 @@ MACHINES = [
     (
         "",
         (BUSY, IDLE),
-        ("2 machines at tls://", "1 of them free.", "job 7, sparse model 3: Evaluating, 25 %", "40.0 GB"),
+        (
+            "2 machines at tls://",
+            "1 of them free.",
+            "job 7, sparse model 3: Evaluating, 25 %",
+            "40.0 GB",
+        ),
     ),
     ("", (TAKING_NOTHING, BROKEN), ("none of them free", "--resources SLOT=1", "Disk full.")),
-    ("No scheduler answers.", (), ("No scheduler answers.", "Runs use this machine, after a minute at most.")),
+    (
+        "No scheduler answers.",
+        (),
+        ("No scheduler answers.", "Runs use this machine, after a minute at most."),
+    ),
     ("", (), ("docs/cluster.md",)),
 ]
 
 
 @pytest.mark.parametrize(("trouble", "machines", "expected"), MACHINES, ids=range(len(MACHINES)))
-def test_the_machines_of_a_cluster_say_what_they_run_or_why_nothing(trouble, machines, expected, open_page, backend):
+def test_the_machines_of_a_cluster_say_what_they_run_or_why_nothing(
+    trouble, machines, expected, open_page, backend
+):
     assert "Machines of the cluster" not in words(open_page("settings"))
-    backend.known_cluster = ClusterView(address="tls://127.0.0.1:8786", trouble=trouble, machines=machines)
+    backend.known_cluster = ClusterView(
+        address="tls://127.0.0.1:8786", trouble=trouble, machines=machines
+    )
     said = words(open_page("settings"))
     assert not [text for text in expected if text not in said]

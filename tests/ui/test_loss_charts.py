@@ -1,4 +1,6 @@
-"""The overview's chart of loss against size and speed, what it leaves out, and the button that measures speed."""
+"""The overview's chart of loss against size and speed, what it leaves out, and the button that
+measures speed.
+"""
 
 import json
 from dataclasses import replace
@@ -15,7 +17,8 @@ from tests.ui import specimens
 from tests.ui.conftest import button, links, query_of, words
 from tests.ui.filled_backend import job
 
-# The built-in model's: 30 blocks, 576 wide, gate, up and down without biases, a head that shares the embedding.
+# The built-in model's: 30 blocks, 576 wide, gate, up and down without biases, a head that shares
+# the embedding.
 SHAPE = replace(shipped_shape("smollm2-135m"), vocabulary=10, block_rest=0, stored_bytes=4)
 
 
@@ -26,11 +29,17 @@ def asked(run, at):
 def timing(settings, ratio):
     def phase(name, batch):
         interval = SpeedRatio(value=ratio, low=ratio - 0.02, high=ratio + 0.02)
-        times = {"dense_s": (ratio,) * 3, "sparse_s": (1.0,) * 3, "dense_first": (True, False, True)}
+        times = {
+            "dense_s": (ratio,) * 3,
+            "sparse_s": (1.0,) * 3,
+            "dense_first": (True, False, True),
+        }
         return TimedPhase(phase=name, batch=batch, ratio=interval, ceiling=1.3, **times)
 
     phases = (phase("prefill", 1), phase("decode", 1))
-    return replace(TIMING, key=settings.key(), dense=settings.dense, sparse=settings.sparse, phases=phases)
+    return replace(
+        TIMING, key=settings.key(), dense=settings.dense, sparse=settings.sparse, phases=phases
+    )
 
 
 @pytest.fixture
@@ -48,7 +57,11 @@ def chart(app):
 
 
 def marks(figure):
-    return [trace for trace in figure["data"] if trace.get("mode") == "markers" and trace["name"] != "dense"]
+    return [
+        trace
+        for trace in figure["data"]
+        if trace.get("mode") == "markers" and trace["name"] != "dense"
+    ]
 
 
 def offered(app):
@@ -78,11 +91,15 @@ def test_the_sparsity_axis_can_be_the_share_of_any_budget(open_page, run):
 
 def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mark(open_page, run):
     app = open_page("overview")
-    assert "✓ within, ✕ beyond, ? undecided, by this measure. Bars: confidence intervals" in words(app)
+    assert "✓ within, ✕ beyond, ? undecided, by this measure. Bars: confidence intervals" in words(
+        app
+    )
     popovers = {each.proto.popover.label: each for each in app.get("popover")}
     help_ = popovers["How to read this chart: word perplexity"]
     assert "1.25 × means that" in words(help_)
-    assert not [box for box in app.selectbox if box.label == "Highlight"], "a single line needs none"
+    assert not [box for box in app.selectbox if box.label == "Highlight"], (
+        "a single line needs none"
+    )
 
 
 def test_one_of_many_lines_can_be_highlighted_and_the_address_keeps_it(open_page, backend):
@@ -101,21 +118,31 @@ def test_multiply_adds_count_attention_and_the_head_that_stay(open_page, run):
     assert sparse["x"][0] == pytest.approx(whole / (whole - 512 * 30 * 160 * 3 * 576))
 
 
-def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(open_page, backend, run):
+def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(
+    open_page, backend, run
+):
     app = open_page("overview", against="reading")
-    assert not app.get("plotly_chart") and "3 sparse models not shown: the speed was not measured" in words(app)
+    assert not app.get(
+        "plotly_chart"
+    ) and "3 sparse models not shown: the speed was not measured" in words(app)
     app.selectbox(key="chosen-numbers").select("bfloat16").run()
     app.selectbox(key="chosen-threads").select("1").run()
     assert (app.query_params["numbers"], app.query_params["threads"]) == ("bfloat16", "1")
     button(app, "Measure speed of 3 models").click().run()
-    assert backend.submitted == [replace(asked(run, at), dtype="bfloat16", n_threads=1) for at in range(3)]
+    assert backend.submitted == [
+        replace(asked(run, at), dtype="bfloat16", n_threads=1) for at in range(3)
+    ]
     assert "Waiting" in words(app) and not offered(app)
     backend.set_jobs()
     backend.put(timing(asked(run, 1), 1.15))
-    assert "3 sparse models not shown" in words(open_page("overview", against="reading", numbers="bfloat16"))
+    assert "3 sparse models not shown" in words(
+        open_page("overview", against="reading", numbers="bfloat16")
+    )
 
 
-def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(open_page, backend, run, monkeypatch):
+def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(
+    open_page, backend, run, monkeypatch
+):
     monkeypatch.setattr("sparsedash.ui.loss_charts.quantise_problem", lambda *model: "")
     app = open_page("overview", against="reading", numbers="bfloat16")
     app.selectbox(key="chosen-runtime").select("llama.cpp").run()
@@ -126,26 +153,46 @@ def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(open_page, b
     assert backend.submitted[1] == request
     versions = {"llama-cpp-py-sync": "1.0"}
     backend.set_jobs(job(request, "done"))
-    backend.put(replace(timing(request, 1.15), runtime="llama.cpp", weights="F16", versions=versions))
-    assert query_of(links(open_page("runs", view="jobs"))["See the speed-up"])["runtime"] == "llama.cpp"
+    backend.put(
+        replace(timing(request, 1.15), runtime="llama.cpp", weights="F16", versions=versions)
+    )
+    assert (
+        query_of(links(open_page("runs", view="jobs"))["See the speed-up"])["runtime"]
+        == "llama.cpp"
+    )
     app = open_page("overview", against="reading", runtime="llama.cpp")
-    assert marks(chart(app))[0]["x"] == [1.15] and "llama.cpp (binding 1.0), F16 versus dense in F16" in words(app)
+    assert marks(chart(app))[0]["x"] == [
+        1.15
+    ] and "llama.cpp (binding 1.0), F16 versus dense in F16" in words(app)
     assert "drifts on a shared machine" not in words(app)
-    backend.put(replace(timing(request, 1.15), runtime="llama.cpp", weights="Q8_0", versions=versions))
-    assert "drifts on a shared machine" in words(open_page("overview", against="reading", runtime="llama.cpp"))
+    backend.put(
+        replace(timing(request, 1.15), runtime="llama.cpp", weights="Q8_0", versions=versions)
+    )
+    assert "drifts on a shared machine" in words(
+        open_page("overview", against="reading", runtime="llama.cpp")
+    )
     monkeypatch.setattr("sparsedash.ui.loss_charts.quantise_problem", lambda *model: "no file")
     app = open_page("overview", against="reading", runtime="llama.cpp")
-    assert app.selectbox(key="chosen-runtime").options == ["torch"] and "Not in llama.cpp: no file." in words(app)
+    assert app.selectbox(key="chosen-runtime").options == [
+        "torch"
+    ] and "Not in llama.cpp: no file." in words(app)
 
 
-def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_conditions(open_page, backend, run):
-    measured = replace(timing(asked(run, 1), 1.15), dense_resident=540_000_000, sparse_resident=470_000_000)
+def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_conditions(
+    open_page, backend, run
+):
+    measured = replace(
+        timing(asked(run, 1), 1.15), dense_resident=540_000_000, sparse_resident=470_000_000
+    )
     backend.put(measured)
     app = open_page("overview", against="writing")
     (sparse,) = marks(chart(app))
     assert sparse["x"] == [1.15] and sparse["error_x"]["array"] == pytest.approx([0.02])
     said = words(app)
-    assert "2 sparse models not shown" in said and "weights in memory 540 MB 470 MB 1.15 × measured once" in said
+    assert (
+        "2 sparse models not shown" in said
+        and "weights in memory 540 MB 470 MB 1.15 × measured once" in said
+    )
     assert "prefill, 1 × 128 tokens" in said and "a mainframe, 2 threads, float32" in said
 
 
@@ -153,7 +200,9 @@ def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, back
     method = method_named("wanda")
     settings = replace(specimens.SETTINGS, methods=(method,), sparsities_permille=(100,))
     made, (dense, sparse, *_) = specimens.run()
-    masked = replace(sparse, pruned=replace(sparse.pruned, method=method, widths=specimens.DENSE_WIDTHS))
+    masked = replace(
+        sparse, pruned=replace(sparse.pruned, method=method, widths=specimens.DENSE_WIDTHS)
+    )
     backend.add_run((replace(made, settings=settings, sparse=made.sparse[:1]), [dense, masked]))
     app = open_page("overview", against="reading")
     assert "give no speed-up" in words(app) and not offered(app)
@@ -162,7 +211,9 @@ def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, back
 def test_a_model_whose_sizes_are_not_known_is_counted_as_missing(open_page, backend):
     run, records = specimens.run(replace(specimens.SETTINGS, model="owner/other"))
     backend.add_run((run, [replace(each, model="owner/other") for each in records]))
-    assert "3 sparse models not shown: the layer sizes" in words(open_page("overview", against="bytes"))
+    assert "3 sparse models not shown: the layer sizes" in words(
+        open_page("overview", against="bytes")
+    )
 
 
 def test_the_example_is_drawn_over_sizes_before_any_model_was_loaded_here(open_page):
@@ -170,7 +221,9 @@ def test_the_example_is_drawn_over_sizes_before_any_model_was_loaded_here(open_p
     assert app.get("plotly_chart") and "not shown" not in words(app)
 
 
-def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(open_page, backend, run):
+def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(
+    open_page, backend, run
+):
     backend.set_jobs(job(asked(run, 0), stage="time", message="reading, 1 at once, round 3"))
     app = open_page("overview", against="reading")
     assert "Timing both models in turn" in words(app) and not offered(app)

@@ -1,4 +1,6 @@
-"""Text that Streamlit reads as markdown is ours, or escaped: every call that shows any is looked at."""
+"""Text that Streamlit reads as markdown is ours, or escaped: every call that shows any is looked
+at.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -7,14 +9,40 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py")), *sorted((ROOT / "sparsedash/ui").glob("*.py"))]
+FILES = [
+    ROOT / "app.py",
+    *sorted((ROOT / "pages").glob("*.py")),
+    *sorted((ROOT / "sparsedash/ui").glob("*.py")),
+]
 _PLACES = {
     **dict.fromkeys(("link", "ask_to_delete"), 1),
-    **dict.fromkeys(("offer_file", "action_button", "popover", "file_popover", "expander", "toast", "button"), 0),
-    **dict.fromkeys(("download_button", "form_submit_button", "link_button", "checkbox", "toggle", "radio"), 0),
-    **dict.fromkeys(("selectbox", "multiselect", "select_slider", "pills", "segmented_control", "tabs"), 0),
-    **dict.fromkeys(("text_input", "text_area", "number_input", "slider", "file_uploader", "dialog", "metric"), 0),
-    **dict.fromkeys(("markdown", "caption", "write", "info", "error", "warning", "success", "status", "spinner"), 0),
+    **dict.fromkeys(
+        ("offer_file", "action_button", "popover", "file_popover", "expander", "toast", "button"), 0
+    ),
+    **dict.fromkeys(
+        ("download_button", "form_submit_button", "link_button", "checkbox", "toggle", "radio"), 0
+    ),
+    **dict.fromkeys(
+        ("selectbox", "multiselect", "select_slider", "pills", "segmented_control", "tabs"), 0
+    ),
+    **dict.fromkeys(
+        ("text_input", "text_area", "number_input", "slider", "file_uploader", "dialog", "metric"),
+        0,
+    ),
+    **dict.fromkeys(
+        (
+            "markdown",
+            "caption",
+            "write",
+            "info",
+            "error",
+            "warning",
+            "success",
+            "status",
+            "spinner",
+        ),
+        0,
+    ),
     **dict.fromkeys(("title", "header", "subheader", "progress", "badge", "page_link"), 0),
 }
 """Functions that show markdown, and the place of the text among their arguments."""
@@ -23,7 +51,10 @@ _HARMLESS = {"widget_label", "len", "wording.size", "kept"}
 _OURS = {
     ("address_bar.py", "limit_factor(allowed.ratio)"): "a number",
     ("address_bar.py", "title"): "what a select box chooses, from callers",
-    ("address_bar.py", "label"): "a field of a table, or the name of a task, escaped where it is named",
+    (
+        "address_bar.py",
+        "label",
+    ): "a field of a table, or the name of a task, escaped where it is named",
     ("address_bar.py", "name"): "steps to other passages and pages",
     ("compare_passage.py", "_short(passages.contexts[position])"): "escaped there",
     ("compare_passage.py", "_cells(position, pair)"): "escaped there, with stars of ours",
@@ -56,7 +87,11 @@ def shown_texts(tree: ast.AST) -> Iterator[ast.expr]:
     """The texts of calls that show markdown."""
     for call in ast.walk(tree):
         if isinstance(call, ast.Call):
-            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            name = (
+                call.func.attr
+                if isinstance(call.func, ast.Attribute)
+                else getattr(call.func, "id", "")
+            )
             if name in _PLACES:
                 place = _PLACES[name]
                 yield from call.args[place : place + 1]
@@ -64,23 +99,32 @@ def shown_texts(tree: ast.AST) -> Iterator[ast.expr]:
 
 
 def foreign(text: ast.expr, known: dict[str, list[ast.expr]]) -> Iterator[str]:
-    """What of the text is neither written in the file, nor a number, nor escaped. known: what names stand for."""
+    """What of the text is neither written in the file, nor a number, nor escaped. known: what names
+    stand for.
+    """
     match text:
         case ast.Constant() | ast.Lambda():
             return
-        case ast.FormattedValue(format_spec=ast.JoinedStr(values=[ast.Constant(value=str(spec))])) if (
-            spec[-1] in ",dfg"
-        ):
+        case ast.FormattedValue(
+            format_spec=ast.JoinedStr(values=[ast.Constant(value=str(spec))])
+        ) if spec[-1] in ",dfg":
             return
         case ast.Call(func=function) if ast.unparse(function) in _HARMLESS:
             return
-        case ast.Attribute(attr=name) if name.startswith("n_") or ast.unparse(text) in ("row.label", "row.help"):
+        case ast.Attribute(attr=name) if name.startswith("n_") or ast.unparse(text) in (
+            "row.label",
+            "row.help",
+        ):
             return
         case ast.JoinedStr(values=parts):
             inside = parts
         case ast.FormattedValue(value=value):
             inside = [value]
-        case ast.IfExp(body=one, orelse=other) | ast.BinOp(left=one, right=other) | ast.BoolOp(values=[one, other]):
+        case (
+            ast.IfExp(body=one, orelse=other)
+            | ast.BinOp(left=one, right=other)
+            | ast.BoolOp(values=[one, other])
+        ):
             inside = [one, other]
         case ast.Name(id=name) if known.get(name):
             inside, known = known[name], {**known, name: []}
@@ -92,10 +136,14 @@ def foreign(text: ast.expr, known: dict[str, list[ast.expr]]) -> Iterator[str]:
 
 
 def foreign_texts(source: str) -> set[str]:
-    """Texts that a file shows as markdown although a model, a file or a user may have written them."""
+    """Texts that a file shows as markdown although a model, a file or a user may have written
+    them.
+    """
     found, tree = set(), ast.parse(source)
     ours: dict[str, list[ast.expr]] = {}
-    for scope in sorted(tree.body, key=lambda each: isinstance(each, ast.FunctionDef | ast.ClassDef)):
+    for scope in sorted(
+        tree.body, key=lambda each: isinstance(each, ast.FunctionDef | ast.ClassDef)
+    ):
         known = ours if not isinstance(scope, ast.FunctionDef | ast.ClassDef) else {**ours}
         for node in ast.walk(scope):
             if isinstance(node, ast.Assign):

@@ -1,4 +1,6 @@
-"""Which requests and uploads the middleware lets through, and whether the server starts at all; without a server."""
+"""Which requests and uploads the middleware lets through, and whether the server starts at all;
+without a server.
+"""
 
 import asyncio
 import json
@@ -25,10 +27,20 @@ OWN = {"host": "sparse.example.org", "origin": "https://sparse.example.org"}
 HERE = ("127.0.0.1", 8501)
 
 
-def crossed(rules, path="/prune", kind="http", server=HERE, client=("10.0.0.2", 5), media_type="", **headers):
-    """What came of a request: the status (403 of a closed WebSocket), the body and headers, and the scope inside."""
+def crossed(
+    rules, path="/prune", kind="http", server=HERE, client=("10.0.0.2", 5), media_type="", **headers
+):
+    """What came of a request: the status (403 of a closed WebSocket), the body and headers, and the
+    scope inside.
+    """
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    more = {"query_string": b"", "scheme": "http", "server": server, "client": client, "headers": named}
+    more = {
+        "query_string": b"",
+        "scheme": "http",
+        "server": server,
+        "client": client,
+        "headers": named,
+    }
     seen, sent = [], []
 
     async def app(scope, receive, send):
@@ -45,7 +57,9 @@ def crossed(rules, path="/prune", kind="http", server=HERE, client=("10.0.0.2", 
     if kind == "websocket":
         return SimpleNamespace(status=200 if seen else 403, inside=seen)
     body = b"".join(message.get("body", b"") for message in sent)
-    return SimpleNamespace(status=sent[0]["status"], headers=dict(sent[0]["headers"]), body=body, inside=seen)
+    return SimpleNamespace(
+        status=sent[0]["status"], headers=dict(sent[0]["headers"]), body=body, inside=seen
+    )
 
 
 LOOPBACK = [
@@ -74,7 +88,10 @@ SERVED = [
     (ADA | {"origin": "http://sparse.example.org"}, 403),
     (ADA | {"origin": "https://sparse.example.org:8443"}, 403),
     (ADA | {"origin": "null"}, 403),
-    *((OWN | {"path": path}, 401) for path in ("/", "/static/js/index.js", "/media/abc.csv", "/_stcore/health")),
+    *(
+        (OWN | {"path": path}, 401)
+        for path in ("/", "/static/js/index.js", "/media/abc.csv", "/_stcore/health")
+    ),
     # The header counts from the proxy alone.
     (ADA | {"client": ("10.0.0.3", 5)}, 401),
     (ADA | {"client": None}, 401),
@@ -97,30 +114,63 @@ def test_a_page_of_the_server_itself_comes_in_with_its_user_s_name():
         assert (b"x-sparsedash-visitor", b"ada%20l%C3%B6ve") in scope["headers"]
     # A WebSocket without an origin is no page's.
     nameless = {"host": "sparse.example.org", "x_remote_user": "ada"}
-    assert [crossed(RULES, kind=kind, **nameless).status for kind in ("http", "websocket")] == [200, 403]
-    twice = Request({"type": "http", "client": ("10.0.0.2", 5), "headers": [(b"x-remote-user", b"ada")] * 2})
+    assert [crossed(RULES, kind=kind, **nameless).status for kind in ("http", "websocket")] == [
+        200,
+        403,
+    ]
+    twice = Request(
+        {"type": "http", "client": ("10.0.0.2", 5), "headers": [(b"x-remote-user", b"ada")] * 2}
+    )
     assert login.authenticated_user(twice, RULES) is None
 
 
 @pytest.mark.parametrize(
     ("verified", "name"),
-    [(True, "ada@x.org"), ("true", "ada@x.org"), (None, "ada@x.org"), (False, None), ("false", None)],
+    [
+        (True, "ada@x.org"),
+        ("true", "ada@x.org"),
+        (None, "ada@x.org"),
+        (False, None),
+        ("false", None),
+    ],
 )
 def test_an_address_that_its_provider_has_not_verified_is_nobody_s(monkeypatch, verified, name):
     rules = Serving(address="https://sparse.example.org", login="oidc")
-    said = {"is_logged_in": True, "origin": rules.origin, "provider": rules.oidc.provider, "email": "ada@x.org"}
+    said = {
+        "is_logged_in": True,
+        "origin": rules.origin,
+        "provider": rules.oidc.provider,
+        "email": "ada@x.org",
+    }
     said |= {} if verified is None else {"email_verified": verified}
-    monkeypatch.setattr(login, "get_cookie_with_chunks", lambda signed, of: json.dumps(said).encode())
+    monkeypatch.setattr(
+        login, "get_cookie_with_chunks", lambda signed, of: json.dumps(said).encode()
+    )
     assert login.authenticated_user(Request({"type": "http", "headers": []}), rules) == name
 
 
 @pytest.mark.parametrize(
-    "changed", [{"is_logged_in": False}, {"origin": "https://other.example.org"}, {"provider": "another"}, {"email": 5}]
+    "changed",
+    [
+        {"is_logged_in": False},
+        {"origin": "https://other.example.org"},
+        {"provider": "another"},
+        {"email": 5},
+    ],
 )
-def test_a_cookie_counts_only_for_a_login_here_by_the_provider_that_is_configured(monkeypatch, changed):
+def test_a_cookie_counts_only_for_a_login_here_by_the_provider_that_is_configured(
+    monkeypatch, changed
+):
     rules = Serving(address="https://sparse.example.org", login="oidc")
-    said = {"is_logged_in": True, "origin": rules.origin, "provider": rules.oidc.provider, "email": "ada@x.org"}
-    monkeypatch.setattr(login, "get_cookie_with_chunks", lambda signed, of: json.dumps(said | changed).encode())
+    said = {
+        "is_logged_in": True,
+        "origin": rules.origin,
+        "provider": rules.oidc.provider,
+        "email": "ada@x.org",
+    }
+    monkeypatch.setattr(
+        login, "get_cookie_with_chunks", lambda signed, of: json.dumps(said | changed).encode()
+    )
     assert login.authenticated_user(Request({"type": "http", "headers": []}), rules) is None
 
 
@@ -136,36 +186,51 @@ def test_a_cookie_counts_only_for_a_login_here_by_the_provider_that_is_configure
     ],
 )
 def test_a_login_leads_back_into_the_dashboard_and_nowhere_else(path, wanted, leads):
-    headers = [(b"host", b"sparse.example.org"), (b"cookie", f"sparsedash_wanted={wanted}".encode())]
+    headers = [
+        (b"host", b"sparse.example.org"),
+        (b"cookie", f"sparsedash_wanted={wanted}".encode()),
+    ]
     request = Request({"type": "http", "path": path, "query_string": b"", "headers": headers})
     answer = login.redirect_after_login(request)
     assert (answer is not None and answer.headers["location"] == wanted) is leads
 
 
-@pytest.mark.parametrize(("address", "secure"), [("https://sparse.example.org", True), ("http://localhost:1", False)])
+@pytest.mark.parametrize(
+    ("address", "secure"), [("https://sparse.example.org", True), ("http://localhost:1", False)]
+)
 def test_no_script_reads_where_a_login_leads_and_its_page_is_not_kept(address, secure):
     answer = login.login_page(Serving(address=address, login="oidc"), "/runs")
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=lax" in cookie and ("; secure" in cookie) is secure
     assert answer.headers["cache-control"] == "no-store"
-    assert "set-cookie" not in login.login_page(Serving(address=address, login="oidc"), "/" + "x" * 4000).headers
+    assert (
+        "set-cookie"
+        not in login.login_page(Serving(address=address, login="oidc"), "/" + "x" * 4000).headers
+    )
 
 
 def test_what_a_browser_says_of_itself_is_dropped():
     (scope,) = crossed(RULES, x_sparsedash_visitor="root", **ADA).inside
-    assert [value for name, value in scope["headers"] if name == b"x-sparsedash-visitor"] == [b"ada"]
+    assert [value for name, value in scope["headers"] if name == b"x-sparsedash-visitor"] == [
+        b"ada"
+    ]
     (scope,) = crossed(None, host="localhost", x_sparsedash_visitor="root").inside
     assert b"x-sparsedash-visitor" not in dict(scope["headers"])
 
 
 def test_who_is_not_on_the_list_is_told_so():
     listed = msgspec.structs.replace(RULES, visitors=("ada",))
-    assert [crossed(listed, x_remote_user=name, **OWN).status for name in ("ada", "root", "eve")] == [200, 200, 401]
+    assert [
+        crossed(listed, x_remote_user=name, **OWN).status for name in ("ada", "root", "eve")
+    ] == [200, 200, 401]
     refused = crossed(listed, x_remote_user="<b>eve", accept="text/html", **OWN)
     assert refused.status == 403 and b"&lt;b&gt;eve" in refused.body
     # The header is the proxy's, which alone could end that login.
     assert b"Log out" not in refused.body
-    assert b"Log out" in login.no_access_page(Serving(address="http://localhost:1", login="oidc"), "eve").body
+    assert (
+        b"Log out"
+        in login.no_access_page(Serving(address="http://localhost:1", login="oidc"), "eve").body
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +246,9 @@ def test_the_health_is_one_word_for_who_has_not_logged_in(monkeypatch, rules, he
     facts = {"status": "ok", "running": 3}
     monkeypatch.setattr(frame, "backend", lambda: SimpleNamespace(health=lambda: facts))
     (scope,) = crossed(rules, "/health", **headers).inside
-    assert json.loads(server.health_route(Request(scope)).body) == (facts if details else {"status": "ok"})
+    assert json.loads(server.health_route(Request(scope)).body) == (
+        facts if details else {"status": "ok"}
+    )
 
 
 def test_a_download_is_its_user_s_and_its_mark_stays_here(monkeypatch):
@@ -203,7 +270,8 @@ OPEN = {"tab": "ada", "second-tab": "ada", "other": "bob"}
 
 @pytest.fixture
 def streamlit(monkeypatch):
-    """Streamlit's part: the open sessions by the visitor of each, the files in memory, and the endpoint.
+    """Streamlit's part: the open sessions by the visitor of each, the files in memory, and the
+    endpoint.
 
     ask: a request to it; the endpoint waits for `arrived` and takes what it is sent.
     """
@@ -213,7 +281,9 @@ def streamlit(monkeypatch):
         context = SimpleNamespace(headers=[("x-sparsedash-visitor", pages.get(session))])
         return SimpleNamespace(client_context=context) if session in pages else None
 
-    runtime = SimpleNamespace(uploaded_file_mgr=files, is_active_session=pages.__contains__, get_client=client)
+    runtime = SimpleNamespace(
+        uploaded_file_mgr=files, is_active_session=pages.__contains__, get_client=client
+    )
     monkeypatch.setattr(middleware, "Runtime", SimpleNamespace(instance=lambda: runtime))
 
     async def endpoint(scope, receive, send):
@@ -234,12 +304,19 @@ def streamlit(monkeypatch):
         async def send(message):
             sent.append(message)
 
-        scope = {"type": kind, "method": method, "path": f"/_stcore/upload_file/{path}", "arrived": arrived}
+        scope = {
+            "type": kind,
+            "method": method,
+            "path": f"/_stcore/upload_file/{path}",
+            "arrived": arrived,
+        }
         await app(scope | ({} if name is None else {VISITOR: name}), None, send)
         return sent[0]["status"] if sent else None
 
     def held():
-        return sorted(f"{session}/{file}" for session, kept in files.file_storage.items() for file in kept)
+        return sorted(
+            f"{session}/{file}" for session, kept in files.file_storage.items() for file in kept
+        )
 
     return SimpleNamespace(files=files, pages=pages, ask=ask, held=held)
 
@@ -247,13 +324,19 @@ def streamlit(monkeypatch):
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 def test_nobody_uploads_to_or_deletes_from_another_s_session(streamlit, method):
     asked = [("ada", "tab/mine", "PUT"), ("bob", "tab/mine", method), ("bob", "gone/mine", method)]
-    assert [asyncio.run(streamlit.ask(name, path, method=by)) for name, path, by in asked] == [204, 404, 404]
+    assert [asyncio.run(streamlit.ask(name, path, method=by)) for name, path, by in asked] == [
+        204,
+        404,
+        404,
+    ]
     assert streamlit.held() == ["tab/mine"]
     assert asyncio.run(streamlit.ask("ada", "tab/mine", method=method)) == 204
 
 
 @pytest.mark.parametrize("name", ["ada", None])
-def test_of_each_visitor_few_files_are_in_memory_whatever_their_sessions_until_a_page_has_read_one(streamlit, name):
+def test_of_each_visitor_few_files_are_in_memory_whatever_their_sessions_until_a_page_has_read_one(
+    streamlit, name
+):
     async def bring():
         paths = ["tab/0", "second-tab/0", "tab/1", "second-tab/1"]
         before = [await streamlit.ask(name, path) for path in paths]
@@ -267,7 +350,9 @@ def test_of_each_visitor_few_files_are_in_memory_whatever_their_sessions_until_a
 def test_files_that_arrive_count_and_one_more_is_refused_until_one_is_here(streamlit):
     async def bring():
         arrived, ask = asyncio.Event(), streamlit.ask
-        slow = [asyncio.create_task(ask("ada", f"tab/{n}", arrived=arrived)) for n in range(MOST_FILES)]
+        slow = [
+            asyncio.create_task(ask("ada", f"tab/{n}", arrived=arrived)) for n in range(MOST_FILES)
+        ]
         await asyncio.sleep(0)
         assert await ask("ada", "tab/more") == 429
         assert await ask("bob", "other/his") == 204
@@ -334,7 +419,9 @@ def refused():
     return str(ended.value)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.2", "::1", "localhost", "0.0.0.0", "192.168.0.9", "example.org", None])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.2", "::1", "localhost", "0.0.0.0", "192.168.0.9", "example.org", None]
+)
 def test_without_a_login_it_listens_on_loopback_alone(options, address):
     options["server.address"] = address
     if address in ("127.0.0.2", "::1", "localhost"):
@@ -343,7 +430,9 @@ def test_without_a_login_it_listens_on_loopback_alone(options, address):
         assert "there is no login" in refused()
 
 
-def test_with_a_login_it_listens_anywhere_and_streamlit_knows_the_public_name(configured, options, monkeypatch):
+def test_with_a_login_it_listens_anywhere_and_streamlit_knows_the_public_name(
+    configured, options, monkeypatch
+):
     configured('login = "header"')
     assert refused().startswith("SparseDash is not served.")
     configured(HEADER)
@@ -360,7 +449,10 @@ def test_with_a_login_it_listens_anywhere_and_streamlit_knows_the_public_name(co
 
 @pytest.mark.parametrize("provider", ["", "work"])
 def test_a_provider_of_logins_is_described_whole(configured, provider):
-    own, text = {name: AUTH[name] for name in ("client_id", "client_secret", "server_metadata_url")}, OIDC
+    own, text = (
+        {name: AUTH[name] for name in ("client_id", "client_secret", "server_metadata_url")},
+        OIDC,
+    )
     whole = AUTH
     if provider:
         whole = {name: AUTH[name] for name in ("redirect_uri", "cookie_secret")} | {provider: own}
@@ -369,9 +461,16 @@ def test_a_provider_of_logins_is_described_whole(configured, provider):
     assert middleware.checked_serving_rules().login == "oidc"
     for missing in own:
         part = {name: value for name, value in own.items() if name != missing}
-        less = whole | {provider: part} if provider else {k: v for k, v in whole.items() if k != missing}
+        less = (
+            whole | {provider: part}
+            if provider
+            else {k: v for k, v in whole.items() if k != missing}
+        )
         configured(text, less)
         assert missing in refused()
-    for changed, said in (({"cookie_secret": "short"}, "32"), ({"redirect_uri": "http://x"}, "8501/oauth2callback")):
+    for changed, said in (
+        ({"cookie_secret": "short"}, "32"),
+        ({"redirect_uri": "http://x"}, "8501/oauth2callback"),
+    ):
         configured(text, whole | changed)
         assert said in refused()

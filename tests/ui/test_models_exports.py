@@ -1,4 +1,6 @@
-"""Exports: the empty, running, failed and done states, what is asked for, and what is shown of it."""
+"""Exports: the empty, running, failed and done states, what is asked for, and what is shown of
+it.
+"""
 
 from dataclasses import replace
 
@@ -81,66 +83,98 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
     assert "Limits: perplexity 5.00 ×, accuracy −50 points." in said
     # An export has the verdict of its card.
     assert (
-        "Model card: ? undecided. Limits: perplexity 1.10 ×, accuracy −2 points. This page uses other limits." in said
+        "Model card: ? undecided. Limits: perplexity 1.10 ×, accuracy −2 points. This page uses other limits."
+        in said
     )
     assert (
-        replace(ASKED, ratio=5.0, task_points=(("a", 1.0),)).key() == ASKED.key() != replace(ASKED, form="masked").key()
+        replace(ASKED, ratio=5.0, task_points=(("a", 1.0),)).key()
+        == ASKED.key()
+        != replace(ASKED, form="masked").key()
     )
     button(app, "Export").click().run()
     submitted = finished.submitted[0]
-    assert (submitted.ratio, submitted.points, submitted.task_points) == (5.0, 50.0, (("copying", 8.0),))
+    assert (submitted.ratio, submitted.points, submitted.task_points) == (
+        5.0,
+        50.0,
+        (("copying", 8.0),),
+    )
 
 
 def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finished):
     finished._store.remember(model_type_note(RUN.model_identity), "bloom")
     app = open_page("models", run=RUN.key, form="uniform")
     said = words(app)
-    assert "Not possible as uniform: the code of bloom computes its width from the hidden one" in said
+    assert (
+        "Not possible as uniform: the code of bloom computes its width from the hidden one" in said
+    )
     assert "is no form here" in said
     assert all("uniform" not in option for option in app.selectbox(key="chosen-form").options)
 
 
-def test_without_llama_cpp_no_gguf_file_is_offered_and_the_reason_is_said(open_page, backend, monkeypatch):
+def test_without_llama_cpp_no_gguf_file_is_offered_and_the_reason_is_said(
+    open_page, backend, monkeypatch
+):
     monkeypatch.setattr(families, "find_spec", lambda name: None)
     backend.add_run((RUN, RECORDS))
     app = open_page("models", run=RUN.key)
     assert not any("gguf" in option for option in app.selectbox(key="chosen-form").options)
-    assert "Not possible as gguf: llama.cpp, which “" in words(app) and "requirements-gguf.txt” installs" in words(app)
+    assert "Not possible as gguf: llama.cpp, which “" in words(
+        app
+    ) and "requirements-gguf.txt” installs" in words(app)
 
 
 def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backend, monkeypatch):
     def uneven(record):
         made = record.pruned
-        return record if made is None else replace(record, pruned=replace(made, widths=widths(made)))
+        return (
+            record if made is None else replace(record, pruned=replace(made, widths=widths(made)))
+        )
 
     def widths(made):
         return (made.dense_widths[0], *(width // 2 for width in made.dense_widths[1:]))
 
     backend.add_run((RUN, list(map(uneven, RECORDS))))
     app = open_page("models", run=RUN.key)
-    assert app.selectbox(key="chosen-form").value == "gguf" and "Saves nothing here" not in words(app)
+    assert app.selectbox(key="chosen-form").value == "gguf" and "Saves nothing here" not in words(
+        app
+    )
     app.selectbox(key="chosen-form").select("padded").run()
     assert "all blocks are padded to the dense width" in words(app)
-    monkeypatch.setattr(backend, "named_model", lambda _: NamedModel(family="gemma3_text", shape=None))
-    assert "all blocks are padded to the dense width" in words(open_page("models", run=RUN.key, form="gguf"))
+    monkeypatch.setattr(
+        backend, "named_model", lambda _: NamedModel(family="gemma3_text", shape=None)
+    )
+    assert "all blocks are padded to the dense width" in words(
+        open_page("models", run=RUN.key, form="gguf")
+    )
 
 
 def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page, backend):
     def quantised(record):
-        return replace(record, pruned=replace(record.pruned, method=replace(record.pruned.method, quantise="q4_0")))
+        return replace(
+            record,
+            pruned=replace(record.pruned, method=replace(record.pruned.method, quantise="q4_0")),
+        )
 
     dense, *sparse = RECORDS
     backend.add_run((RUN, [dense, *map(quantised, sparse)]))
     app = open_page("models", run=RUN.key)
-    assert "Not possible: it is quantised already. A sparse one is exported as gguf in q4_0 from the model" in words(
-        app
+    assert (
+        "Not possible: it is quantised already. A sparse one is exported as gguf in q4_0 from the model"
+        in words(app)
     )
     assert "Export" not in [each.label for each in app.button]
 
 
 def test_numbers_are_those_that_the_form_has(open_page, finished):
     app = open_page("models", run=RUN.key, form="gguf", weights="q8_0")
-    assert app.selectbox(key="chosen-weights").options == ["float32", "float16", "q8_0", "q6_k", "q4_k_m", "q4_0"]
+    assert app.selectbox(key="chosen-weights").options == [
+        "float32",
+        "float16",
+        "q8_0",
+        "q6_k",
+        "q4_k_m",
+        "q4_0",
+    ]
     assert "multiples of 256" in words(app)
     button(app, "Export").click().run()
     assert finished.submitted[0].weights == "q8_0"
@@ -156,7 +190,9 @@ def test_a_base_that_is_no_gguf_is_asked_for_one(open_page, backend, tmp_path):
 
 def test_a_job_under_way_is_shown_and_one_that_failed_says_why(open_page, finished):
     finished.set_jobs(job(ASKED, stage="prove", message="Evaluating the files"))
-    assert "Loading the files in a fresh process · Evaluating the files" in words(open_page("models"))
+    assert "Loading the files in a fresh process · Evaluating the files" in words(
+        open_page("models")
+    )
     finished.set_jobs(job(ASKED, "failed", **FAILED))
     app = open_page("models")
     assert "Export of a sparse model" in words(app) and "The model cannot be reached." in words(app)
@@ -188,30 +224,49 @@ def results(export, **settings):
 def test_where_files_load_depends_on_the_form_and_the_family():
     assert results(MADE)["vLLM"] == results(MADE)["OpenVINO"] == "should load"
     falcon = replace(MADE, model_type="falcon")
-    assert results(falcon)["vLLM"] == "✕ cannot" and results(falcon, form="masked")["vLLM"] == "should load"
+    assert (
+        results(falcon)["vLLM"] == "✕ cannot"
+        and results(falcon, form="masked")["vLLM"] == "should load"
+    )
     assert results(replace(MADE, model_type="gpt_neo"), form="masked")["vLLM"] == "✕ cannot"
     assert "OpenVINO GenAI" not in results(GGUF, form="gguf")
     even = replace(GGUF, layout="one width, architecture llama")
-    assert results(even, form="gguf")["OpenVINO GenAI"] == results(even, form="gguf")["transformers"] == "should load"
-    assert results(replace(even, model_type="gemma3_text"), form="gguf")["OpenVINO GenAI"] == "✕ cannot"
+    assert (
+        results(even, form="gguf")["OpenVINO GenAI"]
+        == results(even, form="gguf")["transformers"]
+        == "should load"
+    )
+    assert (
+        results(replace(even, model_type="gemma3_text"), form="gguf")["OpenVINO GenAI"]
+        == "✕ cannot"
+    )
     assert results(replace(even, model_type="olmo2"), form="gguf")["transformers"] == "✕ cannot"
 
 
-def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(open_page, finished, tmp_path):
+def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(
+    open_page, finished, tmp_path
+):
     add(finished, MADE)
     (outside,) = add(finished, GGUF, folder=tmp_path / "elsewhere")
     app = open_page("models")
     assert "Another user's, or outside the data folder; it cannot be deleted here." in words(app)
-    (ask,) = [key for each in app.get("popover") if (key := each.proto.id.partition("delete-export")[2])]
+    (ask,) = [
+        key for each in app.get("popover") if (key := each.proto.id.partition("delete-export")[2])
+    ]
     app = opened(app, f"delete-export{ask}")
-    assert "This cannot be undone. The run stays." in words(app) and len(finished.exports.listed()) == 2
+    assert (
+        "This cannot be undone. The run stays." in words(app)
+        and len(finished.exports.listed()) == 2
+    )
     button(app, "Delete for good").click().run()
     assert finished.exports.listed() == [outside]
 
 
 def test_a_page_about_a_sparse_model_leads_to_its_export(open_page, finished):
     (address,) = [
-        to for label, to in links(open_page("compare", view="layers")).items() if label == "Export this model"
+        to
+        for label, to in links(open_page("compare", view="layers")).items()
+        if label == "Export this model"
     ]
     assert address.startswith("models") and set(query_of(address)) == {"run", "right"}
     assert "is no model here" not in words(open_page("models", **query_of(address)))

@@ -6,7 +6,10 @@ from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui.navigation import parse_tolerance, whole_tolerance_query
 from tests.ui.conftest import links, menu_links, query_of
 
-JUDGING, ABOUT_A_RUN = ("Overview", "Prune", "Runs", "Compare", "Models"), ("Overview", "Compare", "Models")
+JUDGING, ABOUT_A_RUN = (
+    ("Overview", "Prune", "Runs", "Compare", "Models"),
+    ("Overview", "Compare", "Models"),
+)
 
 
 def menu(app):
@@ -15,7 +18,9 @@ def menu(app):
 
 
 @pytest.mark.parametrize("name", ["overview", "compare"])
-def test_the_run_that_is_shown_stays_chosen_and_every_link_has_the_tolerance(name, open_page, two_runs):
+def test_the_run_that_is_shown_stays_chosen_and_every_link_has_the_tolerance(
+    name, open_page, two_runs
+):
     older, newer = two_runs
     assert menu(open_page(name))["Models"] == {"run": newer.key}
     app = open_page(name, run=older.key, within="1.5")
@@ -24,7 +29,9 @@ def test_the_run_that_is_shown_stays_chosen_and_every_link_has_the_tolerance(nam
     assert asked and all(query["within"] == "1.5" for query in asked)
 
 
-def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(open_page, two_runs):
+def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(
+    open_page, two_runs
+):
     older, _ = two_runs
     app = open_page("compare", run=older.key, within="1.5", points="3")
     app.query_params.clear()
@@ -42,7 +49,9 @@ def test_limits_of_tasks_come_back_whatever_is_in_their_names():
     assert parse_tolerance(whole_tolerance_query(asked)) == asked
 
 
-def test_a_run_that_is_not_there_is_not_chosen_but_one_that_is_started_is(open_page, backend, two_runs):
+def test_a_run_that_is_not_there_is_not_chosen_but_one_that_is_started_is(
+    open_page, backend, two_runs
+):
     assert menu(open_page("overview", run="gone"))["Compare"] == {}
     app = open_page("prune")
     next(button for button in app.button if button.label == "Start").click().run()

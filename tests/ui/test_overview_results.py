@@ -24,9 +24,13 @@ SETTINGS = specimens.SETTINGS
 OTHER = replace(SETTINGS, sparsities_permille=(400,))
 
 
-def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_there(open_page, backend, example):
+def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_there(
+    open_page, backend, example
+):
     app = open_page("overview")
-    assert "Nothing has run here yet." in words(app) and "Takes about 4 min (from earlier runs)" in words(app)
+    assert "Nothing has run here yet." in words(
+        app
+    ) and "Takes about 4 min (from earlier runs)" in words(app)
     assert query_of(links(app)["Look at an example"]) == {"run": EXAMPLE}
     assert [each.label for each in app.button] == ["Try the built-in model"]
     button(app, "Try the built-in model").click().run()
@@ -50,7 +54,9 @@ def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_t
         ),
     ],
 )
-def test_the_button_says_how_long_it_takes(duration, measuring, expected, open_page, backend, monkeypatch):
+def test_the_button_says_how_long_it_takes(
+    duration, measuring, expected, open_page, backend, monkeypatch
+):
     monkeypatch.setattr(type(backend), "is_measuring", lambda self: measuring)
     backend.before = replace(backend.before, duration=duration)
     assert expected in words(open_page("overview"))
@@ -105,7 +111,9 @@ def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
     backend.expected = {"load": 2.0, "text": 0.0, "calibrate": 0.0, "prune": 4.0, "evaluate": 12.0}
     spent = [("start", None, 8.0), ("load", None, 2.0), ("prune", 0, 5.0), ("evaluate", 0, 15.0)]
     spent += [("prune", 1, 5.0), ("evaluate", 1, 15.0), ("prune", 2, 5.0), ("evaluate", 2, 5.0)]
-    backend.set_jobs(job(SETTINGS, point=2, done=0, rate=None, taken=tuple(Taken(*each) for each in spent)))
+    backend.set_jobs(
+        job(SETTINGS, point=2, done=0, rate=None, taken=tuple(Taken(*each) for each in spent))
+    )
     drawn = markup(open_page("overview"))
     # 60 s are over. Of the last model's answers, by the two before it, 10 s are left.
     assert 'role="progressbar"' in drawn and 'aria-valuenow="86"' in drawn
@@ -127,7 +135,9 @@ def test_a_run_that_failed_says_why_and_what_to_do(open_page, backend):
     assert (backend.job(1).state, backend.job(1).attempt) == ("queued", 2)
 
 
-def test_a_run_that_ended_early_offers_its_settings_once_and_the_page_follows_where_it_is_resumed(open_page, backend):
+def test_a_run_that_ended_early_offers_its_settings_once_and_the_page_follows_where_it_is_resumed(
+    open_page, backend
+):
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.put(replace(run, key="f" * 64))
     app = open_page("overview", run="f" * 64)
@@ -146,41 +156,63 @@ def test_where_results_were_deleted_or_never_were_the_page_says_so(open_page, ba
     assert "There is no run with this address." in words(open_page("overview", run="gone"))
 
 
-def test_a_finished_run_shows_a_number_a_model_a_chart_a_table_and_the_next_step(open_page, finished):
+def test_a_finished_run_shows_a_number_a_model_a_chart_a_table_and_the_next_step(
+    open_page, finished
+):
     app = open_page("overview")
     drawn, said = markup(app), words(app)
     assert drawn.count('class="sd-figure"') == 4 and "<table" in drawn
     assert "20 % asked, 20.8 % of the MLP channels removed" in said
     assert app.get("plotly_chart")[0].proto.alt.startswith("Word perplexity over 120 passages")
-    assert "Removing 10 %, 20 % or 30 % of the MLP channels is too close to call on 120 passages." in said
-    (more,) = (to for name, to in links(app).items() if to.startswith("prune") and name != "Change the settings")
+    assert (
+        "Removing 10 %, 20 % or 30 % of the MLP channels is too close to call on 120 passages."
+        in said
+    )
+    (more,) = (
+        to
+        for name, to in links(app).items()
+        if to.startswith("prune") and name != "Change the settings"
+    )
     asked = query_of(more)
     assert (asked["sparsity"], asked["text"]) == ("10, 20, 30", "lambada_openai")
 
 
-def test_every_sparse_model_in_the_table_is_a_link_and_its_head_says_once_what_cells_count(open_page, finished):
+def test_every_sparse_model_in_the_table_is_a_link_and_its_head_says_once_what_cells_count(
+    open_page, finished
+):
     app = open_page("overview")
     drawn, said = markup(app), words(app)
     for name, address in (("10 %", "10+%25"), ("20 %", "20+%25"), ("30 %", "30+%25")):
         link = f'href="compare?run={SETTINGS.key()}&amp;right={address}" aria-label="{name} against dense">{name}</a>'
         assert link in drawn
     assert drawn.count("<a ") == 3
-    assert "Right of 120 Accuracy Word perplexity Times dense Change, points p Broke Fixed Verdict" in said
+    assert (
+        "Right of 120 Accuracy Word perplexity Times dense Change, points p Broke Fixed Verdict"
+        in said
+    )
     losses = r"[\d.]+ × [\d.]+ to [\d.]+ [−+]?[\d.]+ [−+][\d.]+ to [−+][\d.]+ \S+ \d+ \d+"
     assert len(re.findall(rf"{losses} \? undecided", said)) == 3
 
 
-def test_a_model_that_answered_fewer_passages_says_how_many_and_has_a_hollow_mark(open_page, backend):
+def test_a_model_that_answered_fewer_passages_says_how_many_and_has_a_hollow_mark(
+    open_page, backend
+):
     run, (dense, *rest, last) = specimens.run()
     stopped = replace(STOPPED, decision="open", p_value=0.5, interval=(-0.3, 0.1))
     few = replace(last, outcomes=last.outcomes[:40], stopping=stopped)
     backend.add_run((replace(run, source_type="Q4_1"), [dense, *rest, few]))
     said = words(open_page("overview"))
-    assert "unpacked from Q4_1" in said and "What pruning costs the original weights is not measured" in said
+    assert (
+        "unpacked from Q4_1" in said
+        and "What pruning costs the original weights is not measured" in said
+    )
     assert "Hollow marks: evaluated on fewer passages" in said
     # Its change is beside the accuracy of dense on the same passages.
     right = sum(outcome.last_word_right for outcome in dense.outcomes[:40])
-    assert f"dense, same 40 0 0 {right} of 40 {right / 0.4:.1f} % " in said and said.count(" of 40 ") == 2
+    assert (
+        f"dense, same 40 0 0 {right} of 40 {right / 0.4:.1f} % " in said
+        and said.count(" of 40 ") == 2
+    )
 
 
 def test_results_are_shown_while_the_rest_still_runs_with_places_for_what_comes(open_page, backend):
@@ -193,7 +225,9 @@ def test_results_are_shown_while_the_rest_still_runs_with_places_for_what_comes(
     app = open_page("overview")
     said = words(app)
     assert "So far: Removing 10 % of the MLP channels is too close to call on 120 passages." in said
-    assert "Evaluating" in said and app.get("plotly_chart") and "once the model is evaluated" in said
+    assert (
+        "Evaluating" in said and app.get("plotly_chart") and "once the model is evaluated" in said
+    )
     backend.set_jobs(job(SETTINGS, "crashed"))
     assert "once the model is evaluated" not in words(open_page("overview"))
 
@@ -214,10 +248,18 @@ def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_
     app = open_page("overview")
     link = links(app)["Another run is under way: SmolLM2 135M (built in) at 40 %"]
     assert query_of(link) == {"run": OTHER.key()}
-    assert "Evaluating · sparse model 1 of 1: least-squares, 40 % of the MLP channels removed" in words(app)
+    assert (
+        "Evaluating · sparse model 1 of 1: least-squares, 40 % of the MLP channels removed"
+        in words(app)
+    )
     finished.set_jobs(job(OTHER, "done"), job(prompt, "queued", id=2))
     assert not any("Another run" in name for name in links(app.run()))
-    finished.set_jobs(*(job(replace(OTHER, sparsities_permille=(p,)), "queued", id=p) for p in (400, 300, 200, 100)))
+    finished.set_jobs(
+        *(
+            job(replace(OTHER, sparsities_permille=(p,)), "queued", id=p)
+            for p in (400, 300, 200, 100)
+        )
+    )
     found = links(open_page("overview"))
     assert [name for name in found if "Another run" in name] == [
         "Another run is waiting: SmolLM2 135M (built in) at 10 %"
@@ -247,24 +289,38 @@ def test_the_measure_of_the_chart_can_be_chosen(measure, said, bands, open_page,
     app.get("button_group")[0].set_value(measure).run()
     chart = app.get("plotly_chart")[0].proto
     assert chart.alt.startswith(said)
-    assert {trace["name"] for trace in json.loads(chart.spec)["data"] if trace.get("fill") == "toself"} == bands
+    assert {
+        trace["name"] for trace in json.loads(chart.spec)["data"] if trace.get("fill") == "toself"
+    } == bands
     assert words(app).count(" band") == len(bands)
 
 
 def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backend):
     masks = method_named("magnitude-2:4")
     run, records = specimens.run(replace(SETTINGS, methods=(*SETTINGS.methods, masks)))
-    mask = specimens.record([outcome.last_word_right for outcome in records[0].outcomes], 500, masks)
+    mask = specimens.record(
+        [outcome.last_word_right for outcome in records[0].outcomes], 500, masks
+    )
     backend.add_run((replace(run, sparse=(*run.sparse[:3], mask.key)), [*records[:4], mask]))
     app = open_page("overview")
     assert "of the MLP channels with “least-squares” is too close to call" in words(app)
     found, name = links(app), "least-squares 10 %"
-    assert query_of(found["See what each layer lost"]) == {"run": run.key, "right": name, "view": "layers"}
-    assert query_of(found["Compare the answers passage by passage"]) == {"run": run.key, "right": name}
+    assert query_of(found["See what each layer lost"]) == {
+        "run": run.key,
+        "right": name,
+        "view": "layers",
+    }
+    assert query_of(found["Compare the answers passage by passage"]) == {
+        "run": run.key,
+        "right": name,
+    }
     alone = replace(run, settings=replace(SETTINGS, methods=(masks,)), sparse=(mask.key,))
     backend.add_run((alone, [records[0], mask]))
     said = words(open_page("overview"))
-    assert "Setting 50 % of the decoder's weights to zero" in said and "MLP weights removed or zero" in said
+    assert (
+        "Setting 50 % of the decoder's weights to zero" in said
+        and "MLP weights removed or zero" in said
+    )
 
 
 def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(open_page, finished):
@@ -276,18 +332,28 @@ def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(op
     assert (asked["within"], asked["points"]) == ("5", "50")
 
 
-def test_both_models_texts_stand_side_by_side_as_text_and_the_others_are_on_the_compare_page(open_page, backend):
+def test_both_models_texts_stand_side_by_side_as_text_and_the_others_are_on_the_compare_page(
+    open_page, backend
+):
     run = backend.add_run(specimens.run(replace(SETTINGS, prompts=("Once <b>", "Twice"))))
     keys = list(run.continuations)
     assert "What the models write" not in markup(open_page("overview"))
     texts = [" upon **a** time", " is two", *(" upon\n<i>no</i> time", " is two") * 3]
-    backend.put(*(Continuation(key=k, prompt="", left=t, right=t) for k, t in zip(keys, texts, strict=True)))
+    backend.put(
+        *(Continuation(key=k, prompt="", left=t, right=t) for k, t in zip(keys, texts, strict=True))
+    )
     app = open_page("overview")
     said = words(app)
-    assert "Once <b> upon ❘ **a** time upon ❘ <i>no</i> time Twice is two is two Greedy decoding." in said
+    assert (
+        "Once <b> upon ❘ **a** time upon ❘ <i>no</i> time Twice is two is two Greedy decoding."
+        in said
+    )
     assert query_of(links(app)["Other models, and prompts of your own"])["right"] == "10 %"
     compared = words(open_page("compare", right="20 %"))
-    assert "Once <b> Greedy, 24 tokens Dense upon **a** time Sparse, 20 % upon ❘ <i>no</i> time" in compared
+    assert (
+        "Once <b> Greedy, 24 tokens Dense upon **a** time Sparse, 20 % upon ❘ <i>no</i> time"
+        in compared
+    )
 
 
 def test_texts_that_were_not_written_have_no_column_and_a_reason(open_page, backend):
@@ -305,9 +371,18 @@ def test_texts_that_were_not_written_have_no_column_and_a_reason(open_page, back
     assert "Sparse, 10 %</th>" not in markup(app)
 
 
-def test_a_run_that_ended_before_its_first_sparse_model_has_no_chart_and_nothing_of_two_texts(open_page, backend):
-    run = backend.add_run(specimens.run(replace(SETTINGS, prompts=("Once",)), finished=False, n_sparse=0))
-    backend.put(*(Continuation(key=key, prompt="", left=" upon", right=" upon") for key in run.continuations))
+def test_a_run_that_ended_before_its_first_sparse_model_has_no_chart_and_nothing_of_two_texts(
+    open_page, backend
+):
+    run = backend.add_run(
+        specimens.run(replace(SETTINGS, prompts=("Once",)), finished=False, n_sparse=0)
+    )
+    backend.put(
+        *(
+            Continuation(key=key, prompt="", left=" upon", right=" upon")
+            for key in run.continuations
+        )
+    )
     app = open_page("overview", run=run.key)
     assert (
         "Once upon Greedy decoding, by the dense model alone." in words(app)
@@ -318,9 +393,14 @@ def test_a_run_that_ended_before_its_first_sparse_model_has_no_chart_and_nothing
 
 
 def test_a_race_shows_the_paired_difference_beside_its_claim(open_page, backend):
-    backend.add_run(specimens.run(replace(SETTINGS, methods=(*SETTINGS.methods, method_named("magnitude")))))
+    backend.add_run(
+        specimens.run(replace(SETTINGS, methods=(*SETTINGS.methods, method_named("magnitude"))))
+    )
     said = words(open_page("overview"))
-    assert "magnitude against least-squares" in said and "the word perplexity of least-squares, paired, 98.3 %" in said
+    assert (
+        "magnitude against least-squares" in said
+        and "the word perplexity of least-squares, paired, 98.3 %" in said
+    )
     overlap = "Methods whose bars overlap may still differ"
     assert overlap in said and overlap not in words(open_page("overview", measure="flips"))
 
@@ -336,7 +416,14 @@ def test_the_list_names_the_limits_of_a_search_where_the_page_has_others(open_pa
 
 
 def test_a_text_to_come_has_its_place(open_page, backend):
-    run = backend.add_run(specimens.run(replace(SETTINGS, prompts=("Once",)), finished=False, n_sparse=0))
+    run = backend.add_run(
+        specimens.run(replace(SETTINGS, prompts=("Once",)), finished=False, n_sparse=0)
+    )
     backend.set_jobs(job(run.settings))
-    backend.put(*(Continuation(key=key, prompt="", left=" upon", right=" upon") for key in run.continuations))
+    backend.put(
+        *(
+            Continuation(key=key, prompt="", left=" upon", right=" upon")
+            for key in run.continuations
+        )
+    )
     assert "Once upon …" in words(open_page("overview", run=run.key))

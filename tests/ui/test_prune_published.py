@@ -4,19 +4,30 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.published_results import LAST_TOKEN, LAST_WORD, PUBLISHED_ROWS, RUNS_AT_SIZE, published_model
+from sparsedash.catalog.published_results import (
+    LAST_TOKEN,
+    LAST_WORD,
+    PUBLISHED_ROWS,
+    RUNS_AT_SIZE,
+    published_model,
+)
 from sparsedash.service.reproduction import published_run_settings
 from tests.ui import specimens
 from tests.ui.conftest import links, query_of, words
 
 
-def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and_the_cost_of_a_row(open_page):
+def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and_the_cost_of_a_row(
+    open_page,
+):
     said = words(open_page("prune", view="published", row=LAST_WORD[0].name))
     assert said.startswith(
         "None of 20 published results of pruning without retraining shows a difference from the dense model. Judged by "
         "the published totals"
     )
-    assert "7 of 8 published shares of removed weights can be computed from the models' configs." in said
+    assert (
+        "7 of 8 published shares of removed weights can be computed from the models' configs."
+        in said
+    )
     assert "gpt-j-6b, 20 % lambada FP32 79.17 % 80.38 % 79.2 to 81.5 % +1.21" in said
     assert "0.1242 0.1286 0.1242" in said and "−1.78 % *" in said
     assert "One passage is 0.019 points." in said and "One passage is 0.021 points." in said
@@ -29,14 +40,19 @@ def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and
 
 
 @pytest.mark.parametrize("row", PUBLISHED_ROWS[::4], ids=lambda r: r.name)
-def test_a_row_says_what_is_known_of_it_and_its_link_opens_the_form_with_exactly_its_settings(open_page, backend, row):
+def test_a_row_says_what_is_known_of_it_and_its_link_opens_the_form_with_exactly_its_settings(
+    open_page, backend, row
+):
     run = RUNS_AT_SIZE.get(published_model(row.model).config)
     app = open_page("prune", view="published", row=row.name)
     said = words(app)
     assert ("does not follow from the two accuracies, which give" in said) == (not row.drop_follows)
     assert ("Tried at its size" in said) == (run is not None)
     if run:
-        assert f"by {run.method} on {run.n_tokens:,} tokens and {run.n_passages} passages; in BF16, with random" in said
+        assert (
+            f"by {run.method} on {run.n_tokens:,} tokens and {run.n_passages} passages; in BF16, with random"
+            in said
+        )
     (link,) = links(app).values()
     form = open_page("prune", **query_of(link))
     next(each for each in form.button if each.label == "Start").click().run()
@@ -50,4 +66,6 @@ def test_what_was_measured_here_stands_next_to_its_row(open_page, backend):
     text = words(open_page("prune", view="published", row=LAST_WORD[0].name))
     dense, sparse = (record.last_word.accuracy for record in records[:2])
     assert f"Measured here {100 * dense:.2f} % of 120 → {100 * sparse:.2f} % of 120" in text
-    assert "Measured here not yet" in words(open_page("prune", view="published", row=LAST_WORD[1].name))
+    assert "Measured here not yet" in words(
+        open_page("prune", view="published", row=LAST_WORD[1].name)
+    )

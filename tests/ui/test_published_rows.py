@@ -1,5 +1,6 @@
-"""Every published model, from its row's link to a finished result beside the row: the real pages, backend and worker,
-and a stand-in for the hub that serves the models in small, in the layouts and with the tokenizers they have there.
+"""Every published model, from its row's link to a finished result beside the row: the real pages,
+backend and worker, and a stand-in for the hub that serves the models in small, in the layouts and
+with the tokenizers they have there.
 """
 
 import pytest

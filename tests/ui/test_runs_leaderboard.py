@@ -20,7 +20,10 @@ def two_runs(backend):
         run, records = specimens.run(replace(SETTINGS, model=name))
         records = [replace(each, key=f"{i}-{each.key}", model=name) for each in records]
         sets = verdicts(both=300, broke=100, task="sums")
-        answers = [replace(each, key=f"{record.key}-sums") for each, record in zip(sets, records, strict=True)]
+        answers = [
+            replace(each, key=f"{record.key}-sums")
+            for each, record in zip(sets, records, strict=True)
+        ]
         backend.put(*answers)
         dense, sparse = records
         asked = {record.key: (each.key,) for record, each in zip(records, answers, strict=True)}
@@ -34,13 +37,17 @@ def heads(app):
     return [each.partition("</th>")[0] for each in markup(app).split('<th scope="row">')[1:]]
 
 
-def test_the_table_of_two_base_models_is_reached_from_the_chart_and_says_the_verdicts(open_page, two_runs):
+def test_the_table_of_two_base_models_is_reached_from_the_chart_and_says_the_verdicts(
+    open_page, two_runs
+):
     app = open_page("runs", **two_runs | {"together": "1"})
     app.button_group(key="chosen-together").set_value("tasks").run()
     assert app.query_params["together"] == "tasks" and not app.get("plotly_chart")
     said = words(app)
     assert "Of 3 models against one, dense: 2 beyond a limit" in said and "✕ −25.0" in said
-    assert "intervals are wider than on the pages of single runs" in said and "<img" not in markup(app)
+    assert "intervals are wider than on the pages of single runs" in said and "<img" not in markup(
+        app
+    )
     shows_as_text(markup(app) + "".join(app.selectbox(key="chosen-baseline").options))
     button(app, "Close the table").click().run()
     assert "together" not in app.query_params
@@ -57,7 +64,11 @@ def test_baseline_filter_and_order_are_kept_in_the_address(open_page, backend, t
     kept = {name: app.query_params[name] for name in ("baseline", "rows", "order")}
     assert kept == {"baseline": backend.runs()[0].sparse[0], "rows": "beyond", "order": "task-sums"}
     again = open_page("runs", **two_runs | kept)
-    assert heads(again) == heads(app) and "baseline" in heads(again)[0] and "20\u00a0%" in heads(again)[0]
+    assert (
+        heads(again) == heads(app)
+        and "baseline" in heads(again)[0]
+        and "20\u00a0%" in heads(again)[0]
+    )
 
 
 def test_one_run_without_tasks_says_what_is_missing(open_page, finished):

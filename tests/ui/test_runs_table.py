@@ -1,4 +1,6 @@
-"""The page with all runs in its empty, running, failed and done state, and everything it keeps in its address."""
+"""The page with all runs in its empty, running, failed and done state, and everything it keeps in
+its address.
+"""
 
 from dataclasses import replace
 
@@ -33,7 +35,9 @@ def listed(app):
     return [label for label, address in links(app).items() if "run=" in address]
 
 
-def test_the_empty_page_invites_and_tells_of_runs_that_ended_without_a_result(open_page, backend, example):
+def test_the_empty_page_invites_and_tells_of_runs_that_ended_without_a_result(
+    open_page, backend, example
+):
     app = open_page("runs")
     assert words(app).startswith("No run has a result yet. Runs will be listed here")
     opens = "Open answers of lm-evaluation-harness"
@@ -41,18 +45,28 @@ def test_the_empty_page_invites_and_tells_of_runs_that_ended_without_a_result(op
     other = replace(SETTINGS, sparsities_permille=(700,))
     backend.set_jobs(job(SETTINGS, "failed", id=2), job(other, "cancelled", id=1))
     app = open_page("runs")
-    assert "2 runs ended without a result." in words(app) and "See why in the list of jobs" in links(app)
+    assert "2 runs ended without a result." in words(
+        app
+    ) and "See why in the list of jobs" in links(app)
 
 
-def test_every_run_but_the_example_is_a_row_with_a_link_to_its_page(open_page, backend, two_runs, example):
+def test_every_run_but_the_example_is_a_row_with_a_link_to_its_page(
+    open_page, backend, two_runs, example
+):
     older, _ = two_runs
     app = open_page("runs")
     said = words(app)
-    assert said.startswith("None of 2 runs with a result has a model within your limits (perplexity 1.10 ×")
+    assert said.startswith(
+        "None of 2 runs with a result has a model within your limits (perplexity 1.10 ×"
+    )
     assert listed(app) == ["owner/model", TITLE] and "Example" not in said
     assert query_of(links(app)[TITLE]) == {"run": older.key}
     assert "Method: least-squares" in said and "Removed: 10, 20, 30 %" in said
-    assert "Verdict: ? undecided at 10 %" in said and "Started: 24 November 2025" in said and "4 min" in said
+    assert (
+        "Verdict: ? undecided at 10 %" in said
+        and "Started: 24 November 2025" in said
+        and "4 min" in said
+    )
     assert "All runs as a table" in links(open_page("overview"))
 
 
@@ -71,7 +85,9 @@ def test_a_search_is_opened_judged_as_it_is_here(open_page, backend):
     assert query_of(links(app)[TITLE]) == {"run": run.key, "within": "1.1", "points": "2"}
 
 
-def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(open_page, backend, two_runs):
+def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(
+    open_page, backend, two_runs
+):
     app = open_page("runs", page="7")
     app.selectbox(key="chosen-sort").select("oldest").run()
     assert app.query_params["sort"] == "oldest" and "page" not in app.query_params
@@ -93,7 +109,9 @@ def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(open_page
     assert app.selectbox(key="text").value == "builtin:cloze" and "text" not in app.query_params
 
 
-def test_ticked_runs_stay_ticked_while_the_table_does_not_show_them_and_deleted_ones_are_left_out(open_page, two_runs):
+def test_ticked_runs_stay_ticked_while_the_table_does_not_show_them_and_deleted_ones_are_left_out(
+    open_page, two_runs
+):
     older, newer = two_runs
     app = open_page("runs", chosen=short(older), model="owner/model")
     assert "1 chosen, 1 of them not in this list" in words(app)
@@ -111,22 +129,31 @@ def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(op
     app = open_page("runs", chosen=settings.key()[:RUN_ADDRESS_LENGTH], together="1")
     said = words(app)
     assert said.startswith("1 run under way, no result yet.") and "▶ running 0 of 1 model" in said
-    assert "None of the chosen runs has a sparse model with answers yet." in said and "Delete" not in markup(app)
+    assert (
+        "None of the chosen runs has a sparse model with answers yet." in said
+        and "Delete" not in markup(app)
+    )
 
 
 def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, two_runs):
     older, newer = two_runs
     app = open_page("runs", chosen=short(newer))
     box(app, older).check().run()
-    assert ticked(app) == [short(newer), short(older)] and not app.get("plotly_chart"), "drawn when it is asked for"
+    assert ticked(app) == [short(newer), short(older)] and not app.get("plotly_chart"), (
+        "drawn when it is asked for"
+    )
     button(app, "Overlay").click().run()
     (chart,) = app.get("plotly_chart")
-    assert chart.proto.alt.startswith("Word perplexity over 120 passages against the share of MLP channels removed")
+    assert chart.proto.alt.startswith(
+        "Word perplexity over 120 passages against the share of MLP channels removed"
+    )
     assert "Each run against its own dense model." in words(app)
     button(app, "Close the chart").click().run()
     assert not app.get("plotly_chart") and "together" not in app.query_params
     box(app, newer).uncheck().run()
-    assert not [each for each in app.button if each.label == "Save"], "what is saved before it is open stays open"
+    assert not [each for each in app.button if each.label == "Save"], (
+        "what is saved before it is open stays open"
+    )
     app = opened(app, f"name-of-{short(older)}")
     app.text_input(key=f"name-{short(older)}").set_value("  For the talk ")
     button(app, "Save").click().run()
@@ -142,7 +169,10 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     app = opened(app, "runs-delete")
     assert "Delete “For the talk” with the answers of 2 models" in words(app)
     button(app, "Delete for good").click().run()
-    assert backend.runs() == [newer] and set(backend._store.keys(Record)) == {newer.dense, *newer.sparse}
+    assert backend.runs() == [newer] and set(backend._store.keys(Record)) == {
+        newer.dense,
+        *newer.sparse,
+    }
     assert "Deleted: “For the talk”" in app.toast[0].value
     assert "chosen" not in app.query_params and listed(app) == ["owner/model"]
 
@@ -156,16 +186,22 @@ def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open
     backend.drop(Run, run.key)
     app = open_page("runs")
     for file, refused in ((flip(data), True), (data, False)):
-        app.file_uploader(key="run-file").set_value([("a.run", file, "application/octet-stream")]).run()
+        app.file_uploader(key="run-file").set_value(
+            [("a.run", file, "application/octet-stream")]
+        ).run()
         assert ('role="alert"' in markup(app)) == refused
-        assert backend.runs() == ([] if refused else [run]) and ticked(app) == ([] if refused else short(run))
+        assert backend.runs() == ([] if refused else [run]) and ticked(app) == (
+            [] if refused else short(run)
+        )
 
 
 def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_page, backend):
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.set_jobs(job(SETTINGS))
     app = opened(open_page("runs", chosen=short(run)), "runs-delete")
-    assert "▶ running 1 of 3 models" in words(app) and "stays: it is under way; cancel it first." in words(app)
+    assert "▶ running 1 of 3 models" in words(
+        app
+    ) and "stays: it is under way; cancel it first." in words(app)
     assert not [each for each in app.button if each.label == "Delete for good"]
     backend.set_jobs(job(SETTINGS, "failed"))
     assert "✕ failed 1 of 3 models" in words(open_page("runs"))

@@ -15,7 +15,10 @@ def test_a_search_opens_with_how_much_can_go(open_page, backend):
     _, _, result = found = specimens.search()
     app, said = opened(open_page, backend, found)
     assert result.answer is not None and result.next_step is not None
-    assert f"Removing up to {result.answer / 10:g} % of the MLP channels stays within your limits" in said
+    assert (
+        f"Removing up to {result.answer / 10:g} % of the MLP channels stays within your limits"
+        in said
+    )
     assert f"Tried {len(result.trials)} of 43 possible sparsities" in said
     assert "How much of SmolLM2 135M (built in) can go" in links(app)
     _, said = opened(open_page, backend, specimens.search(slope=60.0))
@@ -29,7 +32,8 @@ def test_it_is_judged_by_its_own_tolerance_unless_the_address_has_another(open_p
     other, said = opened(open_page, backend, found, within="1.05", points="30")
     assert other.query_params["within"] == "1.05"
     assert "(limit 1.05 ×)" in said
-    # The usual limits as well go along where they were named, or the next page would judge by the search's own.
+    # The usual limits as well go along where they were named, or the next page would judge by the
+    # search's own.
     usual, _ = opened(open_page, backend, found, within="1.1", points="2")
     compare = query_of(menu_links(usual)["Compare"])
     assert (compare["within"], compare["points"]) == ("1.1", "2")
@@ -37,7 +41,9 @@ def test_it_is_judged_by_its_own_tolerance_unless_the_address_has_another(open_p
 
 def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_page, backend):
     run, *_ = found = specimens.search(n_trials=2)
-    backend.set_jobs(job(run.find, "running", point=2, done=60, total=120, n_right=20, unit="passages"))
+    backend.set_jobs(
+        job(run.find, "running", point=2, done=60, total=120, n_right=20, unit="passages")
+    )
     _, said = opened(open_page, backend, found)
     assert said.startswith("So far: Removing") and "Evaluating · trial 3: 20 % sparse" in said
     backend.set_jobs(job(run.find, "cancelled"))

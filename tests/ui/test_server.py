@@ -20,7 +20,13 @@ def headers_of(scope_type: str) -> dict[str, str]:
     sent = []
 
     async def app(scope, receive, send):
-        await send({"type": f"{scope_type}.response.start", "status": 200, "headers": [(b"x-own", b"kept")]})
+        await send(
+            {
+                "type": f"{scope_type}.response.start",
+                "status": 200,
+                "headers": [(b"x-own", b"kept")],
+            }
+        )
 
     async def send(message):
         sent.append(message)
@@ -37,11 +43,15 @@ def test_every_http_answer_gets_the_headers_and_keeps_its_own():
     policy = headers["content-security-policy"]
     (scripts,) = [part for part in policy.split("; ") if part.startswith("script-src")]
     assert "frame-ancestors 'none'" in policy and "'self'" in scripts and "unsafe" not in scripts
-    assert scripts.count("'sha256-") >= 3, "Streamlit's own script and ours are named by their hashes"
+    assert scripts.count("'sha256-") >= 3, (
+        "Streamlit's own script and ours are named by their hashes"
+    )
     assert headers_of("websocket") == {"x-own": "kept"}
 
 
-def test_health_says_what_the_backend_says_and_fails_while_the_data_folder_cannot_be_used(monkeypatch):
+def test_health_says_what_the_backend_says_and_fails_while_the_data_folder_cannot_be_used(
+    monkeypatch,
+):
     def refuse():
         raise StoreError("no room")
 
@@ -68,7 +78,9 @@ def while_living(monkeypatch, reconcile, look):
 
 
 @pytest.mark.parametrize("kind", [StoreError, MemoryError])
-def test_whatever_a_round_raises_the_next_one_comes_and_it_is_logged_once(monkeypatch, caplog, kind):
+def test_whatever_a_round_raises_the_next_one_comes_and_it_is_logged_once(
+    monkeypatch, caplog, kind
+):
     rounds = []
 
     def reconcile():
@@ -78,8 +90,12 @@ def test_whatever_a_round_raises_the_next_one_comes_and_it_is_logged_once(monkey
         return True
 
     assert while_living(monkeypatch, reconcile, lambda: len(rounds) > 5)
-    assert [record.message for record in caplog.records] == [f"Jobs cannot be reconciled: {kind('odd')}"]
-    assert bool(caplog.records[0].exc_info) == (kind is not StoreError), "a traceback of what nobody expects"
+    assert [record.message for record in caplog.records] == [
+        f"Jobs cannot be reconciled: {kind('odd')}"
+    ]
+    assert bool(caplog.records[0].exc_info) == (kind is not StoreError), (
+        "a traceback of what nobody expects"
+    )
 
 
 LATE = "The jobs have not been reconciled"
@@ -95,16 +111,22 @@ def test_health_fails_once_no_round_was_completed_for_long_and_says_why(monkeypa
         raise StoreError("no room")
 
     rounds, over = [], threading.Event()
-    assert while_living(monkeypatch, lambda: not rounds.append(True), lambda: len(rounds) > 9 and not unhealthy())
+    assert while_living(
+        monkeypatch, lambda: not rounds.append(True), lambda: len(rounds) > 9 and not unhealthy()
+    )
     monkeypatch.setattr(server, "LATE_S", 0.05)
     # Rounds that only meet another one, which does not end.
     assert while_living(
-        monkeypatch, lambda: False, lambda: unhealthy() == f"{LATE} for 0 s: the last round has not ended"
+        monkeypatch,
+        lambda: False,
+        lambda: unhealthy() == f"{LATE} for 0 s: the last round has not ended",
     )
     assert while_living(monkeypatch, reconcile, lambda: unhealthy() == f"{LATE} for 0 s: no room")
     try:
         assert while_living(
-            monkeypatch, over.wait, lambda: unhealthy() == f"{LATE} for 0 s: the last round has not ended"
+            monkeypatch,
+            over.wait,
+            lambda: unhealthy() == f"{LATE} for 0 s: the last round has not ended",
         )
     finally:
         over.set()

@@ -7,7 +7,12 @@ import pytest
 
 from tests.browser.served import Server
 
-WORDS = ("hf_secretsecretsecret", "client-word-of-the-provider", "cookie-word-of-the-server", "some-word-at-the-top")
+WORDS = (
+    "hf_secretsecretsecret",
+    "client-word-of-the-provider",
+    "cookie-word-of-the-server",
+    "some-word-at-the-top",
+)
 SECRETS = """\
 api_password = "{3}"
 [auth]
@@ -17,7 +22,15 @@ client_id = "sparsedash"
 client_secret = "{1}"
 server_metadata_url = "http://127.0.0.1:9/none"
 """
-ROUTES = ("/health", "/", "/overview", "/runs", "/_stcore/health", "/_stcore/host-config", "/.streamlit/secrets.toml")
+ROUTES = (
+    "/health",
+    "/",
+    "/overview",
+    "/runs",
+    "/_stcore/health",
+    "/_stcore/host-config",
+    "/.streamlit/secrets.toml",
+)
 
 
 @pytest.fixture
@@ -46,6 +59,10 @@ def test_no_answer_and_no_log_holds_a_secret(server, tmp_path):
     answers = [answer(f"{address}/health")]
     assert '"ok"' in answers[0]
     answers += [answer(address + route) for route in ROUTES]
-    kept = [path.read_bytes().decode(errors="replace") for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    kept = [
+        path.read_bytes().decode(errors="replace")
+        for path in (tmp_path / "data").rglob("*")
+        if path.is_file()
+    ]
     for word in WORDS:
         assert not [text for text in [*answers, *kept, log.read_text()] if word in text], word

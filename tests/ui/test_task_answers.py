@@ -1,4 +1,6 @@
-"""Answers of other programs on Overview and Compare: opened from files, judged, read question by question."""
+"""Answers of other programs on Overview and Compare: opened from files, judged, read question by
+question.
+"""
 
 import json
 from dataclasses import replace
@@ -14,7 +16,10 @@ from tests.ui.conftest import HOSTILE, links, markup, menu_links, query_of, show
 
 def lines(sample, *rights, measure="exact_match", **changes):
     """A file of these answers to different questions."""
-    made = [sample | {"doc_hash": str(i), measure: float(right)} | changes for i, right in enumerate(rights)]
+    made = [
+        sample | {"doc_hash": str(i), measure: float(right)} | changes
+        for i, right in enumerate(rights)
+    ]
     return "".join(f"{json.dumps(line)}\n" for line in made).encode()
 
 
@@ -35,16 +40,22 @@ def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_th
     to = links(open_page("runs"))["Open answers of lm-evaluation-harness"]
     app = open_page("overview", **query_of(to))
     assert words(app).startswith("How do two models compare on your tasks?")
-    app.file_uploader(key="answers-dense").set_value([(SUMS, lines(WRITTEN, *MANY), "text/plain")]).run()
+    app.file_uploader(key="answers-dense").set_value(
+        [(SUMS, lines(WRITTEN, *MANY), "text/plain")]
+    ).run()
     key = app.query_params["dense"]
     assert len(backend.answers.get(key).questions) == 400
     app.file_uploader(key="answers-other").set_value([("bad.jsonl", b"{", "text/plain")]).run()
     assert "Line 1 of bad.jsonl is no answer that can be read" in words(app)
-    app.file_uploader(key="answers-other").set_value([(SUMS, lines(WRITTEN, *FEWER), "text/plain")]).run()
+    app.file_uploader(key="answers-other").set_value(
+        [(SUMS, lines(WRITTEN, *FEWER), "text/plain")]
+    ).run()
     assert words(app).startswith("The other model costs too much: sums")
 
 
-def test_the_overview_of_answers_has_verdict_chart_table_and_a_link_to_the_questions(open_page, opened):
+def test_the_overview_of_answers_has_verdict_chart_table_and_a_link_to_the_questions(
+    open_page, opened
+):
     app = open_page("overview", **opened, points="5")
     assert "The other model costs too much: sums −25.0 points (limit −5)." in words(app)
     (chart,) = app.get("plotly_chart")
@@ -58,14 +69,20 @@ def test_what_was_asked_differently_or_deleted_is_said_in_words(open_page, backe
     odd = backend.answers.keep(SUMS, lines(WRITTEN, *MANY, prompt_hash="another"))
     app = open_page("overview", dense=opened["dense"], other=odd)
     assert "the prompt differs in 400 of 400 questions" in words(app)
-    assert "These answers cannot be compared." in words(open_page("compare", dense=opened["dense"], other=odd))
+    assert "These answers cannot be compared." in words(
+        open_page("compare", dense=opened["dense"], other=odd)
+    )
     backend._store.drop_entry("artefacts", f"answers/{odd}")
     assert "asked differently" not in words(open_page("overview", dense=opened["dense"], other=odd))
 
 
 def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(open_page, opened):
     app = open_page("compare", **opened)
-    assert app.selectbox(key="chosen-filter").options == ["All · 400", "Both right · 300", "Broke · 100"]
+    assert app.selectbox(key="chosen-filter").options == [
+        "All · 400",
+        "Both right · 300",
+        "Broke · 100",
+    ]
     assert "1 of 100" in words(app) and "✕ wrong · answer found: 2" in words(app)
     app.button(key="step-Next").click().run()
     assert app.query_params["question"] == "2" and "Question 2" in words(app)
@@ -87,7 +104,11 @@ def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
         for rights in ((True,) * 3, (True, False, False))
     )
     app = open_page("compare", dense=dense, other=other)
-    assert app.selectbox(key="chosen-slice").options == ["All · 5", "subject: cells · 3", "subject: stars · 2"]
+    assert app.selectbox(key="chosen-slice").options == [
+        "All · 5",
+        "subject: cells · 3",
+        "subject: stars · 2",
+    ]
     assert "1 of 2" in words(app)
     app.selectbox(key="chosen-slice").set_value("subject: stars").run()
     assert app.query_params["slice"] == "subject: stars"
@@ -97,7 +118,8 @@ def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
 def test_choices_are_shown_with_the_probabilities_of_both_models(open_page, backend):
     sure = CHOICE | {"resps": [[["-1.0", "False"]], [["-1.0", "False"]]]}
     dense, other = (
-        backend.answers.keep("samples_c.jsonl", lines(line, True, measure="acc")) for line in (CHOICE, sure)
+        backend.answers.keep("samples_c.jsonl", lines(line, True, measure="acc"))
+        for line in (CHOICE, sure)
     )
     app = open_page("compare", dense=dense, other=other)
     assert "rust ✓ 99.8 % 50.0 %" in words(app)
@@ -106,9 +128,16 @@ def test_choices_are_shown_with_the_probabilities_of_both_models(open_page, back
 
 @pytest.mark.parametrize("text", [text for text in HOSTILE if "\ud83d" not in text])
 def test_foreign_text_is_shown_as_text(open_page, backend, text):
-    hostile = WRITTEN | {"resps": [[text]], "filtered_resps": [text], "doc": {"subject": text}, "target": text}
+    hostile = WRITTEN | {
+        "resps": [[text]],
+        "filtered_resps": [text],
+        "doc": {"subject": text},
+        "target": text,
+    }
     hostile["arguments"] = {"gen_args_0": {"arg_0": text, "arg_1": {}}}
-    dense, other = (backend.answers.keep(f"{text}.jsonl", lines(hostile, *rights)) for rights in (MANY, FEWER))
+    dense, other = (
+        backend.answers.keep(f"{text}.jsonl", lines(hostile, *rights)) for rights in (MANY, FEWER)
+    )
     for page in ("overview", "compare"):
         drawn = markup(open_page(page, dense=dense, other=other))
         assert "<img" not in drawn and "<style>*" not in drawn
@@ -117,14 +146,20 @@ def test_foreign_text_is_shown_as_text(open_page, backend, text):
 
 def test_the_limits_of_tasks_are_explained_by_their_own_rule(open_page, opened):
     said = words(open_page("overview", **opened))
-    assert "interval of a task's accuracy" in said and "90 % where one task" in said and "95 %" not in said
+    assert (
+        "interval of a task's accuracy" in said
+        and "90 % where one task" in said
+        and "95 %" not in said
+    )
 
 
 def test_each_task_has_a_limit_of_its_own_that_goes_along(open_page, opened):
     app = open_page("overview", **opened)
     assert app.number_input(key="limit-sums").value == 2.0
     app.number_input(key="limit-sums").set_value(40.0).run()
-    assert app.query_params["limits"] == "sums:40" and "The other model stays within the limit on sums." in words(app)
+    assert app.query_params[
+        "limits"
+    ] == "sums:40" and "The other model stays within the limit on sums." in words(app)
     assert "Limit on sums: 40 points." in words(app)
     assert query_of(menu_links(app)["Runs"])["limits"] == "sums:40"
     app.number_input(key="limit-sums").set_value(0.0).run()
@@ -133,10 +168,15 @@ def test_each_task_has_a_limit_of_its_own_that_goes_along(open_page, opened):
     assert wrong.number_input(key="limit-sums").value == 9.0
 
 
-def test_who_may_not_open_files_reads_that_and_cannot_clear(open_page, backend, opened, monkeypatch):
+def test_who_may_not_open_files_reads_that_and_cannot_clear(
+    open_page, backend, opened, monkeypatch
+):
     monkeypatch.setattr(type(backend), "administers", False)
     app = open_page("overview", dense=opened["dense"])
-    assert "Other model: an administrator opens files" in words(app) and "add a file" not in words(app).lower()
+    assert (
+        "Other model: an administrator opens files" in words(app)
+        and "add a file" not in words(app).lower()
+    )
     assert not [button for button in app.button if button.key == "answers-clear"]
 
 
@@ -149,7 +189,9 @@ def tasked(backend):
     run, records = specimens.run()
     answers = {}
     for record in records:
-        dense, other = verdicts(both=300, broke=100) if record.key == run.sparse[0] else verdicts(both=400)
+        dense, other = (
+            verdicts(both=300, broke=100) if record.key == run.sparse[0] else verdicts(both=400)
+        )
         made = replace(dense if record.key == run.dense else other, key=f"{record.key}-sums")
         backend._store.put(made.key, made)
         answers[record.key] = (made.key,)
@@ -159,14 +201,20 @@ def tasked(backend):
 
 def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(open_page, tasked):
     app = open_page("overview", run=tasked.key, points="5")
-    assert words(app).startswith("Removing 10 % of the MLP channels costs too much: sums −25.0 points (limit −5). ")
+    assert words(app).startswith(
+        "Removing 10 % of the MLP channels costs too much: sums −25.0 points (limit −5). "
+    )
     assert "10 % costs too much: sums −25.0 points (limit −5)." in words(app)
     first, *_ = app.selectbox(key="chosen-right").options
     app.selectbox(key="chosen-right").set_value(first).run()
     to = query_of(links(app)["Compare the answers question by question"])
     assert to["view"] == "tasks" and to["right"] == first
     app = open_page("compare", **to)
-    assert app.selectbox(key="chosen-filter").options == ["All · 400", "Both right · 300", "Broke · 100"]
+    assert app.selectbox(key="chosen-filter").options == [
+        "All · 400",
+        "Both right · 300",
+        "Broke · 100",
+    ]
     assert "1 of 100" in words(app)
     gone = open_page("compare", run=tasked.key)
     assert "Tasks" in gone.get("button_group")[0].proto.options[-1].content
@@ -174,12 +222,18 @@ def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(ope
 
 def test_the_chart_has_a_line_for_each_task_where_there_are_any(open_page, backend, tasked):
     app = open_page("overview", run=tasked.key, measure="tasks", points="5")
-    (chart,) = [each for each in app.get("plotly_chart") if "Change of accuracy on tasks" in each.proto.alt]
-    assert "sums at 10.4 % −25.0 points, beyond; sums at 20.8 % 0.0 points, within" in chart.proto.alt
+    (chart,) = [
+        each for each in app.get("plotly_chart") if "Change of accuracy on tasks" in each.proto.alt
+    ]
+    assert (
+        "sums at 10.4 % −25.0 points, beyond; sums at 20.8 % 0.0 points, within" in chart.proto.alt
+    )
     plain, _ = specimens.run()
     backend.add_run((replace(plain, key="plain"), specimens.run()[1]))
     app = open_page("overview", run="plain", measure="tasks")
-    assert not app.exception and "tasks" not in [option.content for option in app.get("button_group")[0].proto.options]
+    assert not app.exception and "tasks" not in [
+        option.content for option in app.get("button_group")[0].proto.options
+    ]
 
 
 def test_the_form_asks_tasks_where_the_harness_is_installed_and_says_so_where_it_is_not(
@@ -187,7 +241,10 @@ def test_the_form_asks_tasks_where_the_harness_is_installed_and_says_so_where_it
 ):
     app = open_page("prune", tasks="piqa")
     assert app.multiselect(key="tasks").value == ["piqa"]
-    assert {each.label for each in app.number_input} >= {"Questions of each task", "Examples before each question"}
+    assert {each.label for each in app.number_input} >= {
+        "Questions of each task",
+        "Examples before each question",
+    }
     monkeypatch.setattr(form_run, "find_spec", lambda name: None)
     monkeypatch.setattr(request_checks, "find_spec", lambda name: None)
     app = open_page("prune", tasks="builtin:copying")

@@ -1,4 +1,6 @@
-"""Results of calibration for each block, and of a few passages; kept in the store, computed when first asked for."""
+"""Results of calibration for each block, and of a few passages; kept in the store, computed when
+first asked for.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +60,9 @@ from sparsedash.storage.store import StageCheckpoint, Store
 
 
 class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which no user meets
-    """Raised, with the key, where the store has evicted statistics or gradients; the note of them is dropped too."""
+    """Raised, with the key, where the store has evicted statistics or gradients; the note of them
+    is dropped too.
+    """
 
 
 _DIAGONAL = "diagonal"
@@ -69,8 +73,8 @@ _DIAGONAL = "diagonal"
 class Calibration:
     """Statistics, curves, gradients and scores on one calibration text; computed once, then stored.
 
-    load: gives the model. read: gives the token ids of the text. solves: whether a method of the run needs whole second
-    moments.
+    load: gives the model. read: gives the token ids of the text. solves: whether a method of the
+    run needs whole second moments.
     """
 
     store: Store
@@ -80,7 +84,9 @@ class Calibration:
     on_step: OnStep
     token_weights: TokenWeights
     solves: bool = True
-    _scores: dict[tuple[object, ...], Sequence[ChannelScores]] = field(default_factory=dict, init=False)
+    _scores: dict[tuple[object, ...], Sequence[ChannelScores]] = field(
+        default_factory=dict, init=False
+    )
 
     @property
     def _note(self) -> str | None:
@@ -98,14 +104,20 @@ class Calibration:
 
     @cached_property
     def few_tokens_warning(self) -> str | None:
-        """A warning of too little text, noted for later runs. Raises CalibrationError where there is far too little."""
+        """A warning of too little text, noted for later runs. Raises CalibrationError where there
+        is far too little.
+        """
         warning = few_tokens_warning(self.load(), sum(map(len, self.read())), solves=self.solves)
-        self.store.remember(store_keys.calibration_warning_note(self.keys.statistics), warning or "")
+        self.store.remember(
+            store_keys.calibration_warning_note(self.keys.statistics), warning or ""
+        )
         return warning
 
     @cached_property
     def data(self) -> CalibrationData:
-        """Input of the pruning functions; its functions raise CacheEvicted where the store lost the answer."""
+        """Input of the pruning functions; its functions raise CacheEvicted where the store lost the
+        answer.
+        """
         return CalibrationData(
             statistics=self._statistics,
             inputs=self._inputs,
@@ -115,11 +127,13 @@ class Calibration:
         )
 
     def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
-        """Input of the pruning functions for this method and sparsity: with mask gradients of its own where it prunes
-        in rounds; without statistics where it reads no text, whatever other methods read.
+        """Input of the pruning functions for this method and sparsity: with mask gradients of its
+        own where it prunes in rounds; without statistics where it reads no text, whatever other
+        methods read.
         """
         if not method.reads_text:
-            # Only what single weights take of it runs the model, to see which projections share their inputs.
+            # Only what single weights take of it runs the model, to see which projections share
+            # their inputs.
             return replace(
                 self.data,
                 statistics=lambda _: NO_STATISTICS,
@@ -127,10 +141,16 @@ class Calibration:
             )
         if not _has_rounds(method):
             return self.data
-        return replace(self.data, mask_gradients=partial(self._scheduled_gradients, method, permille))
+        return replace(
+            self.data, mask_gradients=partial(self._scheduled_gradients, method, permille)
+        )
 
-    def channel_scores(self, method: MethodSettings, permille: int, on_block: OnBlock) -> Sequence[ChannelScores]:
-        """Scores of every block's channels, computed once for all methods and sparsities with the same scores."""
+    def channel_scores(
+        self, method: MethodSettings, permille: int, on_block: OnBlock
+    ) -> Sequence[ChannelScores]:
+        """Scores of every block's channels, computed once for all methods and sparsities with the
+        same scores.
+        """
         data = self.data_for(method, permille)
         if _has_rounds(method):
             # Its gradients are those of this sparsity alone.
@@ -158,7 +178,9 @@ class Calibration:
         return data
 
     def reach(self, index: int) -> None:
-        """Collect the statistics of the MLPs up to this block; so again for one block after another."""
+        """Collect the statistics of the MLPs up to this block; so again for one block after
+        another.
+        """
         self._mlp_walk.reach(index)
 
     @cached_property
@@ -166,13 +188,22 @@ class Calibration:
         parts = [{str(index): mlp.out} for index, mlp in enumerate(self.load().mlps)]
 
         def note() -> None:
-            key, enough = self.keys.statistics, enough_tokens(self.load(), sum(map(len, self.read())))
-            self.store.remember(store_keys.calibrated_note(key), str(len(parts)) if enough else _DIAGONAL)
+            key, enough = (
+                self.keys.statistics,
+                enough_tokens(self.load(), sum(map(len, self.read()))),
+            )
+            self.store.remember(
+                store_keys.calibrated_note(key), str(len(parts)) if enough else _DIAGONAL
+            )
 
         return self._collector(self.keys.statistics, "statistics", parts, note)
 
     def _collector(
-        self, key: str, kind: ArtefactKind, parts: Sequence[Mapping[str, nn.Module]], over: Callable[[], None]
+        self,
+        key: str,
+        kind: ArtefactKind,
+        parts: Sequence[Mapping[str, nn.Module]],
+        over: Callable[[], None],
     ) -> LazyWalk:
         """parts: of each block, the watched modules by the last part of their keys."""
 
@@ -185,7 +216,9 @@ class Calibration:
 
         checkpoint = WalkCheckpoint(self._checkpoint(), f"{key}/hidden", has)
         given = self.load(), self.read, [[*own.values()] for own in parts], keep, self.on_step
-        return statistics_walk(*given, token_weights=self.token_weights, checkpoint=checkpoint, over=over)
+        return statistics_walk(
+            *given, token_weights=self.token_weights, checkpoint=checkpoint, over=over
+        )
 
     def _statistics(self, index: int) -> Statistics:
         # The weights of the block before are not needed any more.
@@ -195,21 +228,30 @@ class Calibration:
 
     @cached_property
     def groups(self) -> list[list[list[str]]]:
-        """Of each block, the names of its projections, grouped by their input; see `shared_inputs`."""
+        """Of each block, the names of its projections, grouped by their input; see
+        `shared_inputs`.
+        """
         return shared_inputs(self.load())
 
     def _inputs(self, index: int) -> list[tuple[list[str], Statistics]]:
-        """Statistics of all inputs of one block; from one more pass over all of the calibration text, done once."""
+        """Statistics of all inputs of one block; from one more pass over all of the calibration
+        text, done once.
+        """
         key, out = self.keys.inputs, self.load().family.out
         self.load().residency.drop()
         if not self.has_inputs and not self._input_walk.has_reached(index):
             self.reach_inputs(len(self.load().blocks) - 1)
 
         def of(number: int) -> Statistics:
-            return unpack_statistics(self._get(key, f"{index}/{number}", store_keys.inputs_gathered_note(key)))
+            return unpack_statistics(
+                self._get(key, f"{index}/{number}", store_keys.inputs_gathered_note(key))
+            )
 
         groups = enumerate(self.groups[index])
-        return [(names, self._statistics(index) if out in names else of(number)) for number, names in groups]
+        return [
+            (names, self._statistics(index) if out in names else of(number))
+            for number, names in groups
+        ]
 
     @property
     def has_inputs(self) -> bool:
@@ -217,7 +259,9 @@ class Calibration:
         return self.store.recall(store_keys.inputs_gathered_note(self.keys.inputs)) is not None
 
     def reach_inputs(self, index: int) -> None:
-        """Collect the statistics of all inputs up to this block; so again for one block after another."""
+        """Collect the statistics of all inputs up to this block; so again for one block after
+        another.
+        """
         self._input_walk.reach(index)
 
     @cached_property
@@ -225,14 +269,24 @@ class Calibration:
         """Of all inputs but those of the out-projections, which are there."""
         key, out = self.keys.inputs, self.load().family.out
         parts = [
-            {f"{index}/{number}": block[names[0]] for number, names in enumerate(groups) if out not in names}
-            for index, (block, groups) in enumerate(zip(self.load().projections("decoder"), self.groups, strict=True))
+            {
+                f"{index}/{number}": block[names[0]]
+                for number, names in enumerate(groups)
+                if out not in names
+            }
+            for index, (block, groups) in enumerate(
+                zip(self.load().projections("decoder"), self.groups, strict=True)
+            )
         ]
         note = store_keys.inputs_gathered_note(key)
-        return self._collector(key, "inputs", parts, lambda: self.store.remember(note, str(len(parts))))
+        return self._collector(
+            key, "inputs", parts, lambda: self.store.remember(note, str(len(parts)))
+        )
 
     def _scheduled_gradients(self, method: MethodSettings, permille: int, index: int) -> Tensor:
-        """Of one block; from a backward pass for this sparsity alone, over a model that gets there in rounds."""
+        """Of one block; from a backward pass for this sparsity alone, over a model that gets there
+        in rounds.
+        """
         mlps = self.load().mlps
         on_the_way = replace(method, compensation="none", width_multiple=1)
         share = channel_share(self.load().shape, method, permille)
@@ -243,20 +297,35 @@ class Calibration:
             reached = round(SCHEDULES[method.schedule](share, done), 3)
             scores = score_channels(mlps, so_far, on_the_way, on_block)
             kept = choose_channels(so_far, on_the_way, reached, scores, on_block)
-            return [torch.zeros(mlp.width).index_fill(0, own, 1) for own, mlp in zip(kept, mlps, strict=True)]
+            return [
+                torch.zeros(mlp.width).index_fill(0, own, 1)
+                for own, mlp in zip(kept, mlps, strict=True)
+            ]
 
-        return self._gradients(scheduled_gradients_key(self.keys, method, permille), method.rounds, masks, index)
+        return self._gradients(
+            scheduled_gradients_key(self.keys, method, permille), method.rounds, masks, index
+        )
 
     def _gradients(self, key: str, n_rounds: int, masks: Masks | None, index: int) -> Tensor:
-        """Of one block, from the store; all blocks' are computed where they are not there (any more)."""
+        """Of one block, from the store; all blocks' are computed where they are not there (any
+        more).
+        """
         note = store_keys.gradients_gathered_note(key)
-        data = self.store.get_artefact(f"{key}/{index}") if self.store.recall(note) is not None else None
+        data = (
+            self.store.get_artefact(f"{key}/{index}")
+            if self.store.recall(note) is not None
+            else None
+        )
         if data is None:
             checkpoint = self._checkpoint()
             made = checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors)
-            found = mask_gradients(self.load(), self.read(), self.on_step, n_rounds=n_rounds, masks=masks, made=made)
+            found = mask_gradients(
+                self.load(), self.read(), self.on_step, n_rounds=n_rounds, masks=masks, made=made
+            )
             if not all(bool(block.isfinite().all()) for block in found):
-                raise CalibrationError("Gradients are not finite.", "Use float32, or another method.")
+                raise CalibrationError(
+                    "Gradients are not finite.", "Use float32, or another method."
+                )
             for number, block in enumerate(found):
                 self._put(f"{key}/{number}", pack_tensors([block]), "gradients")
             self.store.remember(note, str(len(found)))
@@ -264,7 +333,9 @@ class Calibration:
             data = self._get(key, str(index), note)
         return unpack_tensors(data, "gradients")[0]
 
-    def _curve(self, method: MethodSettings, index: int, versions: Callable[[], list[PrunedMlp]]) -> list[float]:
+    def _curve(
+        self, method: MethodSettings, index: int, versions: Callable[[], list[PrunedMlp]]
+    ) -> list[float]:
         """The measured points of one block's curve; from the store where they are there."""
         key = f"{curves_key(self.keys.statistics, method)}/{index}"
         known = self.store.get_artefact(key)
@@ -278,7 +349,8 @@ class Calibration:
             losses = self._curves.losses(index, versions(), on_part)
             if not all(map(isfinite, losses)):
                 raise CalibrationError(
-                    f"With layer {index + 1} narrowed, predictions are not finite.", "Use float32, or another method."
+                    f"With layer {index + 1} narrowed, predictions are not finite.",
+                    "Use float32, or another method.",
                 )
             known = json.dumps(losses).encode()
             self._put(key, known, "curves")
@@ -299,7 +371,9 @@ class Calibration:
 
         def on_part(share: float) -> None:
             words = "measuring the model without each layer"
-            self.on_step(Step("calibrate", len(found), n_gone, unit="layers", message=words, ahead=share))
+            self.on_step(
+                Step("calibrate", len(found), n_gone, unit="layers", message=words, ahead=share)
+            )
 
         if len(found) < n_gone:
             for more in layer_order(self.load(), self.read, method, tuple(found), on_part):
@@ -326,7 +400,9 @@ def _unpack_scores(data: bytes) -> ChannelScores:
 
 
 class PassageActivations:
-    """Inputs of the dense model's projections on the first few passages; kept in the store, collected once."""
+    """Inputs of the dense model's projections on the first few passages; kept in the store,
+    collected once.
+    """
 
     def __init__(
         self,
@@ -338,7 +414,8 @@ class PassageActivations:
         *,
         token_weights: TokenWeights,
     ) -> None:
-        """watched: of each block, the names of the projections. on_block: called before a block reads the passages.
+        """watched: of each block, the names of the projections. on_block: called before a block
+        reads the passages.
 
         token_weights: those of the calibration.
         """
@@ -347,12 +424,16 @@ class PassageActivations:
         pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
         most = min(MISMATCH_TOKENS, loaded.max_length)
         self._sequences = [loaded.tokens(context + target)[:most] for context, target in pairs]
-        self.key = activations_key(loaded.identity, loaded.dtype, digest(self._sequences), digest(watched))
+        self.key = activations_key(
+            loaded.identity, loaded.dtype, digest(self._sequences), digest(watched)
+        )
         self._walk = LazyWalk(loaded, lambda: self._sequences, self._collect)
         self._has_room = True
 
     def of(self, index: int) -> list[Sample] | None:
-        """Inputs of a block's watched projections; None where the store has no room. Reads no further."""
+        """Inputs of a block's watched projections; None where the store has no room. Reads no
+        further.
+        """
         self._loaded.residency.drop()
         found = self._kept(index)
         if found is None and self._has_room:
@@ -367,7 +448,9 @@ class PassageActivations:
             return None
         tensors = unpack_tensors(data, "activations")
         weights = dict(zip(TOKEN_WEIGHTS, tensors, strict=False))[self._token_weights]
-        return [Sample(inputs=own.float(), weights=weights) for own in tensors[len(TOKEN_WEIGHTS) :]]
+        return [
+            Sample(inputs=own.float(), weights=weights) for own in tensors[len(TOKEN_WEIGHTS) :]
+        ]
 
     def _collect(self, index: int) -> None:
         names, block = self._watched[index], self._loaded.projections("decoder")[index]
@@ -377,7 +460,10 @@ class PassageActivations:
             reached = [(batch, hidden) for _, batch, hidden in self._walk.step(index)]
         # bfloat16: half the room, and its rounding is far below what the alarm looks for.
         real = [batch.mask.bool() for batch, _ in reached]
-        inputs = [torch.cat([x.reshape(*r.shape, -1)[r] for x, r in zip(own, real, strict=True)]) for own in seen]
+        inputs = [
+            torch.cat([x.reshape(*r.shape, -1)[r] for x, r in zip(own, real, strict=True)])
+            for own in seen
+        ]
         weights = [
             torch.cat([weigh(hidden)[r] for (_, hidden), r in zip(reached, real, strict=True)])
             for weigh in TOKEN_WEIGHTS.values()

@@ -1,4 +1,5 @@
-"""What the whole model loses with a part of it gone: curves of one MLP's channels, and the order in which layers go.
+"""What the whole model loses with a part of it gone: curves of one MLP's channels, and the order in
+which layers go.
 
 Dimensions: b sequences and t tokens of a batch, d hidden width, n judged tokens, v vocabulary.
 """
@@ -12,7 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from sparsedash.catalog.resources import CURVE_TOKENS, LAYER_TOKENS, LEAST_CURVE_LENGTH, judged_tokens
+from sparsedash.catalog.resources import (
+    CURVE_TOKENS,
+    LAYER_TOKENS,
+    LEAST_CURVE_LENGTH,
+    judged_tokens,
+)
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, beginnings, split_held_out
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
@@ -25,14 +31,17 @@ LEAST_CERTAIN = 0.1
 """Share of a measured loss that is not taken for rounding."""
 
 ROWS = 64
-"""Judged tokens whose logits are compared together: in new memory for all, it takes 2.6 times as long."""
+"""Judged tokens whose logits are compared together: in new memory for all, it takes 2.6 times as
+long.
+"""
 
 OnPart = Callable[[float], None]
 """Called with the share of a block's measurement that is done. May raise `Cancelled`."""
 
 
 class CurveMeasurement:
-    """Measures a model's loss with one narrower MLP, block after block; the text waits before each block.
+    """Measures a model's loss with one narrower MLP, block after block; the text waits before each
+    block.
 
     The loss is KL(dense || changed) of the next token in nats, on average over the judged tokens. All versions of an
     MLP go through the blocks behind it together. In half precision any change of a block also changes how the blocks
@@ -40,9 +49,11 @@ class CurveMeasurement:
     subtracted.
     """
 
-    def __init__(self, loaded: LoadedModel, text: Sequence[Sequence[int]], *, by: str = "divergence") -> None:
-        """text: token ids. by: the loss; "perplexity" is the surprise at the text's own next token, in nats,
-        at every token.
+    def __init__(
+        self, loaded: LoadedModel, text: Sequence[Sequence[int]], *, by: str = "divergence"
+    ) -> None:
+        """text: token ids. by: the loss; "perplexity" is the surprise at the text's own next token,
+        in nats, at every token.
         """
         self._loaded, self._by = loaded, by
         self._batches = [batch for _, batch in loaded.batches(text, BATCH_TOKENS)]
@@ -50,7 +61,9 @@ class CurveMeasurement:
         self._reached = 0
 
     @torch.no_grad()
-    def losses(self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart = lambda share: None) -> list[float]:
+    def losses(
+        self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart = lambda share: None
+    ) -> list[float]:
         """The loss with each version in place of this block's MLP.
 
         Blocks are asked for in order; an earlier one begins anew.
@@ -62,12 +75,17 @@ class CurveMeasurement:
         return [max(loss - rounding, LEAST_CERTAIN * loss) for loss in measured]
 
     @torch.no_grad()
-    def losses_without(self, gone: Collection[int], on_part: OnPart = lambda share: None) -> dict[int, float]:
+    def losses_without(
+        self, gone: Collection[int], on_part: OnPart = lambda share: None
+    ) -> dict[int, float]:
         """The loss without these layers and one more, by the index of that one.
 
         All go through a block together, so that streamed weights are read once.
         """
-        walk, left = self._new_walk(1), [index for index in range(len(self._loaded.blocks)) if index not in gone]
+        walk, left = (
+            self._new_walk(1),
+            [index for index in range(len(self._loaded.blocks)) if index not in gone],
+        )
         # By the layer that was left out; none so far.
         states: dict[int | None, list[Tensor]] = {None: walk.hidden}
         for n_done, index in enumerate(left):
@@ -102,8 +120,13 @@ class CurveMeasurement:
         return self._mean_losses(together, len(versions))
 
     def _mean_losses(self, walk: BlockWalk, n_versions: int) -> list[float]:
-        """The loss of each version whose hidden states this walk has, below one another in every batch."""
-        found, aims = torch.zeros(n_versions, dtype=torch.float64, device=self._loaded.model.device), self._aims
+        """The loss of each version whose hidden states this walk has, below one another in every
+        batch.
+        """
+        found, aims = (
+            torch.zeros(n_versions, dtype=torch.float64, device=self._loaded.model.device),
+            self._aims,
+        )
         for number, (rows, columns) in enumerate(self._judged):
             aim, entropy = aims[number]
             for version in range(n_versions):
@@ -125,7 +148,10 @@ class CurveMeasurement:
         return self._walk.hidden
 
     def _new_walk(self, n_versions: int) -> BlockWalk:
-        copies = [Batch(own.ids.repeat(n_versions, 1), own.mask.repeat(n_versions, 1)) for own in self._batches]
+        copies = [
+            Batch(own.ids.repeat(n_versions, 1), own.mask.repeat(n_versions, 1))
+            for own in self._batches
+        ]
         return self._loaded.walk(copies)
 
     @property
@@ -134,7 +160,9 @@ class CurveMeasurement:
 
     @cached_property
     def _judged(self) -> list[tuple[Tensor, Tensor]]:
-        """Rows and columns (n,) of the judged tokens of each batch, drawn: a stride would favour first tokens."""
+        """Rows and columns (n,) of the judged tokens of each batch, drawn: a stride would favour
+        first tokens.
+        """
         masks = [batch.mask for batch in self._batches]
         if self._by == "perplexity":
             # Nothing follows the last token.
@@ -144,13 +172,16 @@ class CurveMeasurement:
         n_all = sum(sizes)
         n_judged = n_all if self._by == "perplexity" else self._most_judged
         chosen = torch.randperm(n_all, generator=torch.Generator().manual_seed(0)) < n_judged
-        drawn = [own[some.to(own.device)] for own, some in zip(places, torch.split(chosen, sizes), strict=True)]
+        drawn = [
+            own[some.to(own.device)]
+            for own, some in zip(places, torch.split(chosen, sizes), strict=True)
+        ]
         return [(own[:, 0], own[:, 1]) for own in drawn]
 
     @cached_property
     def _aims(self) -> list[tuple[Tensor, float]]:
-        """Probabilities (n, v) of the dense model at the judged tokens of each batch, and their summed entropy; or the
-        tokens (n,) that follow, and 0.
+        """Probabilities (n, v) of the dense model at the judged tokens of each batch, and their
+        summed entropy; or the tokens (n,) that follow, and 0.
         """
         if self._by == "perplexity":
             together = zip(self._batches, self._judged, strict=True)
@@ -161,7 +192,12 @@ class CurveMeasurement:
         for number, places in enumerate(self._judged):
             scores = log_softmax(self._logits(walk, number, *places).float(), dim=-1)
             probabilities = scores.exp()
-            found.append((probabilities, -float(torch.linalg.vecdot(probabilities, scores).sum(dtype=torch.float64))))
+            found.append(
+                (
+                    probabilities,
+                    -float(torch.linalg.vecdot(probabilities, scores).sum(dtype=torch.float64)),
+                )
+            )
         return found
 
     def _logits(self, walk: BlockWalk, number: int, rows: Tensor, columns: Tensor) -> Tensor:
@@ -171,19 +207,27 @@ class CurveMeasurement:
 
 
 def _surprise(scores: Tensor, aim: Tensor) -> Tensor:
-    """Cross entropy, summed over n tokens. scores: (n, v). aim: probabilities (n, v), or what follows (n,)."""
-    meant = torch.linalg.vecdot(aim, scores) if aim.dim() > 1 else scores.gather(1, aim[:, None])[:, 0]
+    """Cross entropy, summed over n tokens. scores: (n, v). aim: probabilities (n, v), or what
+    follows (n,).
+    """
+    meant = (
+        torch.linalg.vecdot(aim, scores) if aim.dim() > 1 else scores.gather(1, aim[:, None])[:, 0]
+    )
     return (scores.logsumexp(dim=-1) - meant).sum(dtype=torch.float64)
 
 
 def _rounded_otherwise(mlp: Mlp) -> PrunedMlp:
     """The whole MLP, with some weights of its out-projection changed by their last bit."""
     weight = out_weight(mlp)
-    return PrunedMlp(torch.arange(mlp.width), (weight.float() * (1 + torch.finfo(weight.dtype).eps / 3)).cpu())
+    return PrunedMlp(
+        torch.arange(mlp.width), (weight.float() * (1 + torch.finfo(weight.dtype).eps / 3)).cpu()
+    )
 
 
 def judged_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """Beginnings of the held-out sequences, CURVE_TOKENS in all; of the first one where none is held out."""
+    """Beginnings of the held-out sequences, CURVE_TOKENS in all; of the first one where none is
+    held out.
+    """
     apart = split_held_out(sequences)[1] or sequences[:1]
     return beginnings(apart, CURVE_TOKENS, max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(apart)))
 
@@ -195,13 +239,14 @@ def layer_order(
     known: Sequence[int],
     on_part: OnPart,
 ) -> Iterator[list[int]]:
-    """The layers in the order of their removal, behind those that are known, by as many as are found at once.
+    """The layers in the order of their removal, behind those that are known, by as many as are
+    found at once.
 
-    It is nested: what goes at 10 % goes at 20 % too. At random by the seed; the least influence first (ShortGPT,
-    arXiv:2403.03853); or the one without which the model loses least, measured anew: SLEB (arXiv:2402.09025) by the
-    perplexity of the text, or by the divergence from dense. sequences: gives the calibration text, token ids. on_part:
-    called with the share of the work on the next one that is done; may raise. Raises CalibrationError where a loss is
-    not finite.
+    It is nested: what goes at 10 % goes at 20 % too. At random by the seed; the least influence
+    first (ShortGPT, arXiv:2403.03853); or the one without which the model loses least, measured
+    anew: SLEB (arXiv:2402.09025) by the perplexity of the text, or by the divergence from dense.
+    sequences: gives the calibration text, token ids. on_part: called with the share of the work on
+    the next one that is done; may raise. Raises CalibrationError where a loss is not finite.
     """
     n, gone = len(loaded.blocks), list(known)
     if method.saliency == "random":
@@ -217,14 +262,20 @@ def layer_order(
     while len(gone) < n:
         losses = measurement.losses_without(gone, on_part)
         if not all(map(isfinite, losses.values())):
-            raise CalibrationError("Without one of its layers, predictions are not finite.", "Use float32.")
+            raise CalibrationError(
+                "Without one of its layers, predictions are not finite.", "Use float32."
+            )
         gone.append(min(losses, key=losses.__getitem__))
         yield gone[-1:]
 
 
 @torch.no_grad()
-def _influences(loaded: LoadedModel, sequences: Sequence[Sequence[int]], on_part: OnPart) -> list[float]:
-    """Of each block 1 - the mean cosine, over all tokens, between the residual stream before and after it."""
+def _influences(
+    loaded: LoadedModel, sequences: Sequence[Sequence[int]], on_part: OnPart
+) -> list[float]:
+    """Of each block 1 - the mean cosine, over all tokens, between the residual stream before and
+    after it.
+    """
     found = list[float]()
     batches = [batch for _, batch in loaded.batches(sequences, BATCH_TOKENS)]
     walk = loaded.walk(batches)

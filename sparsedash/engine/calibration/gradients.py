@@ -25,7 +25,9 @@ OnBlock = Callable[[int, int], None]
 """Called between blocks with the steps done and their total. May raise `Cancelled`."""
 
 Masks = Callable[[float, list[Tensor], OnBlock], list[Tensor]]
-"""The mask (m,) of every block, 0 or 1, from the share of the rounds that are done and the gradients (s, m) so far."""
+"""The mask (m,) of every block, 0 or 1, from the share of the rounds that are done and the
+gradients (s, m) so far.
+"""
 
 
 def mask_gradients(
@@ -37,18 +39,25 @@ def mask_gradients(
     masks: Masks | None = None,
     made: Checkpointed[list[Tensor]] = without_checkpoint,
 ) -> list[Tensor]:
-    """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's mask.
+    """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's
+    mask.
 
-    n_rounds: the sequences are read in so many parts, at most one for each of them; the dense model reads the first,
-    with all masks at 1, and the others are read with what `masks` gives after each. A channel whose mask is 0 has a
-    derivative as well, and may come back. made: checkpoints each batch.
-    Source: arXiv:2204.09656, whose Fisher information is made of them; the rounds are those of the program behind the
-    published tables, PytorchRetrainFreePruner of neural-compressor.
+    n_rounds: the sequences are read in so many parts, at most one for each of them; the dense model
+    reads the first, with all masks at 1, and the others are read with what `masks` gives after
+    each. A channel whose mask is 0 has a derivative as well, and may come back. made: checkpoints
+    each batch.
+    Source: arXiv:2204.09656, whose Fisher information is made of them; the rounds are those of the
+    program behind the published tables, PytorchRetrainFreePruner of neural-compressor.
     """
     n_rounds = min(n_rounds, len(sequences))
     ends = [len(sequences) * number // n_rounds for number in range(n_rounds + 1)]
-    rounds = [loaded.batches(sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)]
-    step, n_done = Step("calibrate", 0, sum(map(len, rounds)), unit="batches", message="backward pass"), 0
+    rounds = [
+        loaded.batches(sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)
+    ]
+    step, n_done = (
+        Step("calibrate", 0, sum(map(len, rounds)), unit="batches", message="backward pass"),
+        0,
+    )
     found = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
 
     def on_block(done: int, total: int) -> None:
@@ -59,7 +68,8 @@ def mask_gradients(
         return masks(done, found, on_block) if done and masks else [None] * len(found)
 
     for number, batches in enumerate(rounds):
-        # Where the weights are streamed, what each block keeps for the way back would fill the memory instead.
+        # Where the weights are streamed, what each block keeps for the way back would fill the
+        # memory instead.
         with _recomputed(loaded) if loaded.residency.streamed else nullcontext():
             asked = partial(known_masks, number / n_rounds)
             parts = _backward(loaded, batches, asked, replace(step, done=n_done), on_step, made)
@@ -71,8 +81,11 @@ def mask_gradients(
     return found
 
 
-def _watched(mask: Tensor | None, out: nn.Module, real: Tensor, keep: Callable[[Tensor], None]) -> RemovableHandle:
-    """During a backward pass, keep (b, m) of an out-projection's inputs. real: (b, t), which tokens are.
+def _watched(
+    mask: Tensor | None, out: nn.Module, real: Tensor, keep: Callable[[Tensor], None]
+) -> RemovableHandle:
+    """During a backward pass, keep (b, m) of an out-projection's inputs. real: (b, t), which tokens
+    are.
 
     A mask times x has the derivative x * dL/d(mask x), summed over the tokens.
     """
@@ -100,11 +113,14 @@ def _backward(
     on_step: OnStep,
     made: Checkpointed[list[Tensor]],
 ) -> list[list[Tensor]]:
-    """The gradients of each batch, of each block. masks: called once, where a batch must be read."""
+    """The gradients of each batch, of each block. masks: called once, where a batch must be
+    read.
+    """
     known = cache(masks)
 
     def read(index: int, batch: Batch) -> list[Tensor]:
-        # No weight needs a gradient; the embedded tokens do, so that there is a way back through all blocks.
+        # No weight needs a gradient; the embedded tokens do, so that there is a way back through
+        # all blocks.
         embeddings: nn.Module = loaded.model.get_input_embeddings()
         found: dict[int, Tensor] = {}
 
@@ -113,9 +129,13 @@ def _backward(
             on_step(replace(step, done=index, ahead=len(found) / len(loaded.mlps)))
 
         with ExitStack() as watched, torch.enable_grad():
-            watched.callback(embeddings.register_forward_hook(lambda _, inputs, out: out.requires_grad_()).remove)
+            watched.callback(
+                embeddings.register_forward_hook(lambda _, inputs, out: out.requires_grad_()).remove
+            )
             for number, (mask, mlp) in enumerate(zip(known(), loaded.mlps, strict=True)):
-                watched.callback(_watched(mask, mlp.out, batch.mask.bool(), partial(keep, number)).remove)
+                watched.callback(
+                    _watched(mask, mlp.out, batch.mask.bool(), partial(keep, number)).remove
+                )
             _mean_loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
         return [found[number].cpu() for number in range(len(found))]
 
@@ -130,11 +150,15 @@ def _backward(
 
 @contextmanager
 def _recomputed(loaded: LoadedModel) -> Iterator[None]:
-    """Inside, a block keeps only its input and is run again in the backward pass: less memory for more time."""
+    """Inside, a block keeps only its input and is run again in the backward pass: less memory for
+    more time.
+    """
 
     # On the way back a block must find the same tensors as on the way there.
     how: Any = {"preserve_rng_state": False, "context_fn": lambda: (nullcontext(), same_products())}
-    again = [partial(checkpoint, block.forward, use_reentrant=False, **how) for block in loaded.blocks]
+    again = [
+        partial(checkpoint, block.forward, use_reentrant=False, **how) for block in loaded.blocks
+    ]
     with forward_replaced(loaded.blocks, again):
         yield
 

@@ -1,4 +1,5 @@
-"""Single weights chosen and compensated block after block, on what a model gives whose earlier blocks are sparse.
+"""Single weights chosen and compensated block after block, on what a model gives whose earlier
+blocks are sparse.
 
 Source: SparseGPT, arXiv:2301.00774, section 4.
 """
@@ -8,7 +9,12 @@ from itertools import count
 
 import torch
 
-from sparsedash.engine.calibration.statistics import BATCH_TOKENS, SeenBatch, WalkCheckpoint, block_statistics
+from sparsedash.engine.calibration.statistics import (
+    BATCH_TOKENS,
+    SeenBatch,
+    WalkCheckpoint,
+    block_statistics,
+)
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import reweighted
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, masked_block
@@ -29,15 +35,21 @@ def prune_sequentially(
     on_step: OnStep,
     checkpoint: WalkCheckpoint,
 ) -> Iterator[tuple[int, MaskedBlock]]:
-    """Each block's index and new weights, from the block on that the checkpoint of an interrupted pruning has reached.
+    """Each block's index and new weights, from the block on that the checkpoint of an interrupted
+    pruning has reached.
 
-    Every block is run twice over the text: with its dense weights, for the inputs of its projections, and with the new
-    ones. Held-out sequences are not fitted. Errors are not measured: those of other methods are on dense inputs.
+    Every block is run twice over the text: with its dense weights, for the inputs of its
+    projections, and with the new ones. Held-out sequences are not fitted. Errors are not measured:
+    those of other methods are on dense inputs.
     shared: see `shared_inputs`.
     """
     numbered = loaded.batches(sequences, BATCH_TOKENS)
     walk = loaded.walk([batch for _, batch in numbered])
-    first, blocks, lengths = checkpoint.resume(walk), loaded.projections(method.scope), list(map(len, sequences))
+    first, blocks, lengths = (
+        checkpoint.resume(walk),
+        loaded.projections(method.scope),
+        list(map(len, sequences)),
+    )
     steps = count(2 * first * len(numbered))
 
     def report() -> None:

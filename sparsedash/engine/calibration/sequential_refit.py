@@ -1,8 +1,9 @@
-"""Sequential least squares on the sparse model's own activations, aimed at the dense residual stream.
+"""Sequential least squares on the sparse model's own activations, aimed at the dense residual
+stream.
 
-What the blocks before have lost arrives at a block as a shift of the residual stream; each block makes up for a share
-of it as well as its own loss. Where layers behind it are gone, it aims at the stream after them. Dimensions: d hidden
-width, m inner width, k kept channels; b, t of one batch.
+What the blocks before have lost arrives at a block as a shift of the residual stream; each block
+makes up for a share of it as well as its own loss. Where layers behind it are gone, it aims at the
+stream after them. Dimensions: d hidden width, m inner width, k kept channels; b, t of one batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,13 @@ from torch.nn.functional import linear
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, held_out, residual_weights
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.pruning.linalg import add_second_moment_, complement, damped_solution, mirror_lower_, submatrix
+from sparsedash.engine.pruning.linalg import (
+    add_second_moment_,
+    complement,
+    damped_solution,
+    mirror_lower_,
+    submatrix,
+)
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 from sparsedash.schema.progress import OnStep, Step
 
@@ -33,23 +40,32 @@ def refit_sequentially(
     on_step: OnStep,
     checkpoint: WalkCheckpoint | None = None,
 ) -> Iterator[tuple[int, PrunedMlp]]:
-    """The MLPs with these channels and refitted out-projections, which make up for what earlier blocks lost as well.
+    """The MLPs with these channels and refitted out-projections, which make up for what earlier
+    blocks lost as well.
 
-    Yields each block's index and refit, from the block on that the checkpoint of an interrupted refit has reached.
+    Yields each block's index and refit, from the block on that the checkpoint of an interrupted
+    refit has reached.
 
     kept: (k,) of each MLP, ascending; empty where the whole layer is gone.
-    strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
-    Where a block does not add the MLP's output as it is (a norm or a factor stands between), it is 0: a shift of the
-    stream is then no shift of the output. Two forward passes over the text: of the dense model and the sparse one, or
-    there of the sparse one before and after each refit. Held-out sequences are not fitted.
+    strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the
+    dense residual stream. Where a block does not add the MLP's output as it is (a norm or a factor
+    stands between), it is 0: a shift of the stream is then no shift of the output. Two forward
+    passes over the text: of the dense model and the sparse one, or there of the sparse one before
+    and after each refit. Held-out sequences are not fitted.
     """
     device, numbered = loaded.model.device, loaded.batches(sequences, BATCH_TOKENS)
     batches = [batch for _, batch in numbered]
     adds, normed = _joins(loaded, batches[0])
-    if not adds and all(len(own) in (0, mlp.width) for own, mlp in zip(kept, loaded.mlps, strict=True)):
+    if not adds and all(
+        len(own) in (0, mlp.width) for own, mlp in zip(kept, loaded.mlps, strict=True)
+    ):
         # Nothing to make up for but what the blocks before have lost.
         for index, (own, mlp) in enumerate(zip(kept, loaded.mlps, strict=True)):
-            whole = PrunedMlp(own, _dense(mlp)[0], lost=0.0).held(loaded.residency.hold) if len(own) else _gone(mlp)
+            whole = (
+                PrunedMlp(own, _dense(mlp)[0], lost=0.0).held(loaded.residency.hold)
+                if len(own)
+                else _gone(mlp)
+            )
             loaded.residency.drop()
             yield index, whole
         return
@@ -64,7 +80,8 @@ def refit_sequentially(
     report()
     fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     pair = _Pair(dense, sparse, fitted, normed, report)
-    # Of the dense model, which goes ahead through layers that are gone; an interrupted one had done so.
+    # Of the dense model, which goes ahead through layers that are gone; an interrupted one had done
+    # so.
     n_through = 0 if first == 0 else _next_kept(kept, first)
     for index, (mlp, own) in list(enumerate(zip(loaded.mlps, kept, strict=True)))[first:]:
         if not len(own):
@@ -88,10 +105,11 @@ def refit_sequentially(
 
 @dataclass(eq=False)
 class _Pair:
-    """The sparse model and, where it aims at that, the dense one, through which the text goes in step.
+    """The sparse model and, where it aims at that, the dense one, through which the text goes in
+    step.
 
-    fitted: (b, t) bool of each batch, the tokens that are fitted. normed: whether a norm stands between an MLP's output
-    and the stream. report: called after each batch.
+    fitted: (b, t) bool of each batch, the tokens that are fitted. normed: whether a norm stands
+    between an MLP's output and the stream. report: called after each batch.
     """
 
     dense: BlockWalk | None
@@ -101,8 +119,8 @@ class _Pair:
     report: Callable[[], None]
 
     def collect(self, index: int, mlp: Mlp, *, keep: bool) -> tuple["_Sums", list[Tensor]]:
-        """Run the sparse model's block with its dense MLP: the sums of its refit, and what the out-projection is given
-        in each batch (b, t, m), where kept.
+        """Run the sparse model's block with its dense MLP: the sums of its refit, and what the
+        out-projection is given in each batch (b, t, m), where kept.
         """
         sums, inputs = _Sums(mlp, normed=self.normed), list[Tensor]()
         with capture_inputs([mlp.out], [inputs.append]):
@@ -117,9 +135,13 @@ class _Pair:
         return sums, inputs
 
     def add_change(self, mlp: Mlp, refitted: PrunedMlp, inputs: list[Tensor]) -> None:
-        """Take the sparse model to where its refit leads: the difference to the dense MLP is added. Empties inputs."""
+        """Take the sparse model to where its refit leads: the difference to the dense MLP is added.
+        Empties inputs.
+        """
         change = [own.to(inputs[0]) for own in refitted.change(*_dense(mlp))]
-        self.sparse.go_back([hidden.add_(linear(inputs.pop(0), *change)) for hidden in self.sparse.hidden])
+        self.sparse.go_back(
+            [hidden.add_(linear(inputs.pop(0), *change)) for hidden in self.sparse.hidden]
+        )
 
     def run_again(self, index: int, mlp: Mlp, refitted: PrunedMlp, before: list[Tensor]) -> None:
         """The same, by running the block with its refit from these hidden states."""
@@ -135,8 +157,9 @@ def _next_kept(kept: Sequence[Tensor], index: int) -> int:
 
 
 def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:
-    """How a block's MLP reaches the residual stream, seen on a few tokens of the first one: whether its output is added
-    as it is, and whether a norm takes away how large it is (Gemma 2 and 3, OLMo 2).
+    """How a block's MLP reaches the residual stream, seen on a few tokens of the first one: whether
+    its output is added as it is, and whether a norm takes away how large it is (Gemma 2 and 3, OLMo
+    2).
     """
     few = Batch(batch.ids[:1, :4], batch.mask[:1, :4])
     walk = loaded.walk([few])
@@ -144,7 +167,9 @@ def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:
 
     def stream(times: float, shift: float = 0.0) -> Tensor:
         walk.go_back(before)
-        with loaded.mlps[0].out.register_forward_hook(lambda module, inputs, output: times * output + shift):
+        with loaded.mlps[0].out.register_forward_hook(
+            lambda module, inputs, output: times * output + shift
+        ):
             list(walk.step(0))
         return walk.hidden[0]
 
@@ -159,9 +184,9 @@ def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:
 class _Sums:
     """Sums over the tokens of one block that its refit is solved from.
 
-    Each token is weighted by 1 / the mean square of its stream, the dense one where that is the aim, whatever the
-    calibration says: an enormous token's shift would outweigh all others. normed: by that of the MLP's output, since of
-    it the norm behind leaves the direction alone.
+    Each token is weighted by 1 / the mean square of its stream, the dense one where that is the
+    aim, whatever the calibration says: an enormous token's shift would outweigh all others. normed:
+    by that of the MLP's output, since of it the norm behind leaves the direction alone.
     """
 
     def __init__(self, mlp: Mlp, *, normed: bool) -> None:
@@ -169,11 +194,16 @@ class _Sums:
         weight = out_weight(mlp)
         d, m = weight.shape
         self._moment, self._shift = weight.new_zeros(m, m).float(), weight.new_zeros(d, m).float()
-        self._mean_input, self._mean_shift = (weight.new_zeros(m).float(), weight.new_zeros(d).float())
+        self._mean_input, self._mean_shift = (
+            weight.new_zeros(m).float(),
+            weight.new_zeros(d).float(),
+        )
         self._total = 0.0
 
     def add(self, inputs: Tensor, hidden: Tensor, aim: Tensor | None) -> None:
-        """inputs: (n, m). hidden: (n, d), the sparse stream after the block. aim: the dense one, if it is aimed at."""
+        """inputs: (n, m). hidden: (n, d), the sparse stream after the block. aim: the dense one, if
+        it is aimed at.
+        """
         # In the model's own type, whose rounding is far below what so few tokens tell.
         stream = hidden if aim is None else aim
         scale = linear(inputs, out_weight(self._mlp)) if self._normed else stream
@@ -188,7 +218,9 @@ class _Sums:
         self._total += float(wide.square().sum())
 
     def refit(self, kept: Tensor, damping: float, strength: float) -> PrunedMlp:
-        """The narrowed MLP with the best out-projection. A block that keeps everything is refitted as well."""
+        """The narrowed MLP with the best out-projection. A block that keeps everything is refitted
+        as well.
+        """
         moment = mirror_lower_(self._moment).div_(self._total).cpu()
         shift = (strength * self._shift / self._total).cpu()
         weight, bias = _dense(self._mlp)
@@ -197,7 +229,11 @@ class _Sums:
         mean = (self._mean_input / self._total).cpu()
         mean_shift = (strength * self._mean_shift / self._total).cpu()
         fitted = _solve_kept(
-            moment.addr_(mean, mean, alpha=-1), weight, kept, damping, shift.addr_(mean_shift, mean, alpha=-1)
+            moment.addr_(mean, mean, alpha=-1),
+            weight,
+            kept,
+            damping,
+            shift.addr_(mean_shift, mean, alpha=-1),
         )
         means = mean_shift + weight @ mean - fitted @ mean[kept]
         return PrunedMlp(kept, fitted, bias + means)
@@ -210,11 +246,20 @@ def _gone(mlp: Mlp) -> PrunedMlp:
 def _dense(mlp: Mlp) -> tuple[Tensor, Tensor | None]:
     """Copies of the out-projection (d, m) and its bias."""
     bias = mlp.out.bias
-    return out_weight(mlp).to("cpu", torch.float32, copy=True), None if bias is None else bias.float().cpu()
+    return out_weight(mlp).to(
+        "cpu", torch.float32, copy=True
+    ), None if bias is None else bias.float().cpu()
 
 
-def _solve_kept(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor) -> Tensor:
-    """The kept columns (d, k) that make up for the rest and move the output by y; shift: (d, m), the mean of y x^T."""
+def _solve_kept(
+    moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor
+) -> Tensor:
+    """The kept columns (d, k) that make up for the rest and move the output by y; shift: (d, m),
+    the mean of y x^T.
+    """
     gone = complement(kept, moment.shape[0])
     cross = submatrix(moment, kept, gone) @ weight[:, gone].T + shift[:, kept].T
-    return weight[:, kept] + damped_solution(lambda some: submatrix(moment, kept[some], kept), cross, damping)[0].T
+    return (
+        weight[:, kept]
+        + damped_solution(lambda some: submatrix(moment, kept[some], kept), cross, damping)[0].T
+    )

@@ -1,6 +1,8 @@
-"""Statistics of the projections' inputs over calibration text, collected block by block, and their bytes in the store.
+"""Statistics of the projections' inputs over calibration text, collected block by block, and their
+bytes in the store.
 
-The input of an MLP's out-projection is its inner activations: these are what pruning channels needs.
+The input of an MLP's out-projection is its inner activations: these are what pruning channels
+needs.
 
 Dimensions: m inner width, n tokens.
 """
@@ -37,34 +39,56 @@ def reading_stored(what: str) -> Iterator[None]:
     """Raises CalibrationError where the bytes read inside are not of the expected form."""
     try:
         yield
-    except (SafetensorError, DecodeError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
-        raise CalibrationError(f"Stored {what} cannot be read: {error}.", "Start the run again.") from error
+    except (
+        SafetensorError,
+        DecodeError,
+        KeyError,
+        IndexError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+    ) as error:
+        raise CalibrationError(
+            f"Stored {what} cannot be read: {error}.", "Start the run again."
+        ) from error
 
 
 def pack_tensors(tensors: Sequence[Tensor] | Mapping[str, Tensor]) -> bytes:
     """Tensors as safetensors bytes, by their names or by their numbers."""
-    named = tensors if isinstance(tensors, Mapping) else {str(number): own for number, own in enumerate(tensors)}
-    return bytes(safetensors.torch.save({name: own.contiguous().cpu() for name, own in named.items()}))
+    named = (
+        tensors
+        if isinstance(tensors, Mapping)
+        else {str(number): own for number, own in enumerate(tensors)}
+    )
+    return bytes(
+        safetensors.torch.save({name: own.contiguous().cpu() for name, own in named.items()})
+    )
 
 
 @contextmanager
 def unpacked(data: bytes, what: str) -> Iterator[dict[str, Tensor]]:
-    """The tensors that `pack_tensors` packed, by name. Raises CalibrationError on anything else, also from inside."""
+    """The tensors that `pack_tensors` packed, by name. Raises CalibrationError on anything else,
+    also from inside.
+    """
     with reading_stored(what):
         yield safetensors.torch.load(data)
 
 
 def unpack_tensors(data: bytes, what: str = "parts") -> list[Tensor]:
-    """The tensors that `pack_tensors` packed, by number. Raises CalibrationError on anything else."""
+    """The tensors that `pack_tensors` packed, by number. Raises CalibrationError on anything
+    else.
+    """
     with unpacked(data, what) as tensors:
         return [tensors[str(number)] for number in range(len(tensors))]
 
 
 def residual_weights(hidden: Tensor) -> Tensor:
-    """Token weights of 1 / the mean square of the token's residual stream; only their ratios matter.
+    """Token weights of 1 / the mean square of the token's residual stream; only their ratios
+    matter.
 
-    A later norm divides by its root, so that an error there arrives, squared, that many times smaller; the first tokens
-    of a passage, whose streams are enormous, decide nothing. hidden: (..., d). Returns (...) float32, positive.
+    A later norm divides by its root, so that an error there arrives, squared, that many times
+    smaller; the first tokens of a passage, whose streams are enormous, decide nothing. hidden:
+    (..., d). Returns (...) float32, positive.
     """
     return 1 / hidden.float().square().mean(dim=-1).clamp_min(1e-20)
 
@@ -73,19 +97,25 @@ TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "equal": lambda hidden: hidden.new_ones(hidden.shape[:-1], dtype=torch.float32),
     "residual": residual_weights,
 }
-"""How much each token counts in the statistics, by its residual stream after a block. One row adds a way."""
+"""How much each token counts in the statistics, by its residual stream after a block. One row adds
+a way.
+"""
 
 
 @dataclass(frozen=True)
 class WalkCheckpoint:
-    """Checkpoint of walks: all hidden states before a block. has: whether the store has the results of a block."""
+    """Checkpoint of walks: all hidden states before a block. has: whether the store has the results
+    of a block.
+    """
 
     _checkpoint: StageCheckpoint
     _key: str
     _has: Callable[[int], bool]
 
     def resume(self, *walks: BlockWalk) -> int:
-        """The next block: the first, or the one that interrupted walks had reached; `walks` are taken there."""
+        """The next block: the first, or the one that interrupted walks had reached; `walks` are
+        taken there.
+        """
         entered = [own for walk in walks for own in walk.hidden]
 
         def unpack(data: bytes) -> tuple[int, list[Tensor]]:
@@ -120,18 +150,26 @@ def held_out(rows: Sequence[int]) -> Tensor:
     return torch.tensor([[row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1] for row in rows])
 
 
-def split_held_out(sequences: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+def split_held_out(
+    sequences: Sequence[Sequence[int]],
+) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
     """The sequences that are fitted, and those kept out of every fit."""
     apart = held_out(range(len(sequences))).flatten().tolist()
     fitted = [own for own, out in zip(sequences, apart, strict=True) if not out]
     return fitted, [own for own, out in zip(sequences, apart, strict=True) if out]
 
 
-def beginnings(sequences: Sequence[Sequence[int]], n_tokens: int, length: int) -> list[Sequence[int]]:
-    """The first sequences, cut to this length so that there are many: n_tokens in all, but at least one."""
+def beginnings(
+    sequences: Sequence[Sequence[int]], n_tokens: int, length: int
+) -> list[Sequence[int]]:
+    """The first sequences, cut to this length so that there are many: n_tokens in all, but at least
+    one.
+    """
     short = [own[:length] for own in sequences]
     reached = accumulate(map(len, short))
-    return [own for own, n_so_far in zip(short, reached, strict=True) if n_so_far <= n_tokens] or short[:1]
+    return [
+        own for own, n_so_far in zip(short, reached, strict=True) if n_so_far <= n_tokens
+    ] or short[:1]
 
 
 def enough_tokens(loaded: LoadedModel, n_tokens: int) -> bool:
@@ -140,7 +178,9 @@ def enough_tokens(loaded: LoadedModel, n_tokens: int) -> bool:
 
 
 def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> str | None:
-    """A warning of too few tokens for a stable fit; CalibrationError if far too few and a method `solves`."""
+    """A warning of too few tokens for a stable fit; CalibrationError if far too few and a method
+    `solves`.
+    """
     width, enough = max(mlp.width for mlp in loaded.mlps), enough_tokens(loaded, n_tokens)
     if solves and not enough:
         raise CalibrationError(
@@ -159,15 +199,18 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> s
 
 
 SeenBatch = tuple[list[int], Batch, Tensor]
-"""The positions of a batch's sequences in the text, the batch, and its hidden states (b, t, d) after a block."""
+"""The positions of a batch's sequences in the text, the batch, and its hidden states (b, t, d)
+after a block.
+"""
 
 
 @dataclass(eq=False)
 class LazyWalk:
     """Lazy walk of a text through the dense model, no further than to the block that is asked for.
 
-    Begins at the first block asked for, and again after an error. block: takes the text through the block with this
-    index, with `step`. over: called after the last one. batches: with the positions of their sequences.
+    Begins at the first block asked for, and again after an error. block: takes the text through the
+    block with this index, with `step`. over: called after the last one. batches: with the positions
+    of their sequences.
     """
 
     loaded: LoadedModel
@@ -192,7 +235,9 @@ class LazyWalk:
 
     @torch.no_grad()
     def reach(self, index: int) -> None:
-        """Go through all blocks up to this one, where the text waits; so again for one block after another."""
+        """Go through all blocks up to this one, where the text waits; so again for one block after
+        another.
+        """
         loaded = self.loaded
         try:
             if self._walk is None:
@@ -231,10 +276,12 @@ def statistics_walk(
     checkpoint: WalkCheckpoint | None = None,
     over: Callable[[], None] = lambda: None,
 ) -> LazyWalk:
-    """A walk that collects statistics of the watched modules' inputs, one block's at a time in memory.
+    """A walk that collects statistics of the watched modules' inputs, one block's at a time in
+    memory.
 
-    Of covariances only the diagonal where tokens are few. Every HELD_OUT_EVERY-th sequence is held out. watched:
-    modules of each block. keep: called with each block's statistics, in their order. checkpoint, over: see LazyWalk.
+    Of covariances only the diagonal where tokens are few. Every HELD_OUT_EVERY-th sequence is held
+    out. watched: modules of each block. keep: called with each block's statistics, in their order.
+    checkpoint, over: see LazyWalk.
     """
 
     def report(done: int) -> None:
@@ -247,7 +294,10 @@ def statistics_walk(
             report(index * len(walk.batches) + number)
 
     def block(index: int) -> None:
-        keep(index, block_statistics(loaded, watched[index], through(index), walk.lengths, token_weights))
+        keep(
+            index,
+            block_statistics(loaded, watched[index], through(index), walk.lengths, token_weights),
+        )
 
     walk = LazyWalk(loaded, sequences, block, checkpoint, over)
     return walk
@@ -260,13 +310,16 @@ def block_statistics(
     lengths: Sequence[int],
     token_weights: TokenWeights,
 ) -> list[Statistics]:
-    """Statistics of the inputs that modules of one block are given while `through` takes the text through it.
+    """Statistics of the inputs that modules of one block are given while `through` takes the text
+    through it.
 
     lengths: of all sequences, in tokens.
     """
     weigh, device = TOKEN_WEIGHTS[token_weights], loaded.model.device
     # About HELD_OUT_TOKENS held-out tokens are kept.
-    share = HELD_OUT_TOKENS / max(HELD_OUT_TOKENS, sum(lengths[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]))
+    share = HELD_OUT_TOKENS / max(
+        HELD_OUT_TOKENS, sum(lengths[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
+    )
     whole = enough_tokens(loaded, sum(lengths))
     sums = [_RunningSums(device, share, whole=whole) for _ in watched]
     with capture_inputs(watched, [own.see for own in sums]):
@@ -279,9 +332,11 @@ def block_statistics(
 
 
 class _RunningSums:
-    """Running sums over the tokens that one module is given. whole: of the covariance, or of its diagonal alone.
+    """Running sums over the tokens that one module is given. whole: of the covariance, or of its
+    diagonal alone.
 
-    Of activations less the mean of the first batch: squares of a large mean would leave no digit of a variance.
+    Of activations less the mean of the first batch: squares of a large mean would leave no digit of
+    a variance.
     share: of the held-out tokens that are kept.
     """
 
@@ -294,19 +349,26 @@ class _RunningSums:
         self._n_tokens, self._total_weight = 0, 0.0
 
     def see(self, activations: Tensor) -> None:
-        """Hold the module's next input until the block is through. activations: (b, t, m), or (b * t, m)."""
+        """Hold the module's next input until the block is through. activations: (b, t, m), or (b *
+        t, m).
+        """
         self._seen = activations
 
     def add(self, fitted: Tensor, held_out: Tensor, weights: Tensor) -> None:
-        """Add what was seen. fitted, held_out: (b, t), the real tokens of either kind. weights: (b, t)."""
+        """Add what was seen. fitted, held_out: (b, t), the real tokens of either kind. weights: (b,
+        t).
+        """
         activations = self._seen.reshape(weights.numel(), -1)
         del self._seen
         if not len(self._sum):
             width = activations.shape[-1]
-            self._moment = torch.zeros((width, width) if self._whole else width, device=self._device)
+            self._moment = torch.zeros(
+                (width, width) if self._whole else width, device=self._device
+            )
             self._sum = torch.zeros(width, device=self._device)
         own = weights[fitted]
-        # In place: what is picked is a copy already, and there may be gigabytes of it. Weights of one cost nothing.
+        # In place: what is picked is a copy already, and there may be gigabytes of it. Weights of
+        # one cost nothing.
         roots = None if bool((own == 1).all()) else own.sqrt()[:, None]
         fit = _rows_at(activations, fitted).float()
         if len(fit) and not len(self._origin):
@@ -324,7 +386,9 @@ class _RunningSums:
         self._n_tokens += len(fit)
         self._total_weight += float(own.sum())
         kept = held_out.clone()
-        kept[held_out] = (torch.rand(int(held_out.sum()), generator=self._draw) < self._share).to(kept.device)
+        kept[held_out] = (torch.rand(int(held_out.sum()), generator=self._draw) < self._share).to(
+            kept.device
+        )
         self._held_out.append((_rows_at(activations, kept).float(), weights[kept]))
 
     def statistics(self) -> Statistics:
@@ -347,15 +411,21 @@ class _RunningSums:
 
 
 def _rows_at(rows: Tensor, chosen: Tensor) -> Tensor:
-    """The rows (n, m) that are chosen, (b, t) bool: by their numbers, which is faster than by a mask."""
+    """The rows (n, m) that are chosen, (b, t) bool: by their numbers, which is faster than by a
+    mask.
+    """
     return rows.index_select(0, chosen.flatten().nonzero().squeeze(1))
 
 
 def pack_statistics(statistics: Statistics) -> bytes:
-    """The statistics as safetensors bytes; of a symmetric matrix only the lower triangle, row after row."""
+    """The statistics as safetensors bytes; of a symmetric matrix only the lower triangle, row after
+    row.
+    """
     covariance = statistics.covariance
     if statistics.is_whole:
-        covariance = torch.from_numpy(np.concatenate([row[: i + 1] for i, row in enumerate(covariance.numpy())]))[None]
+        covariance = torch.from_numpy(
+            np.concatenate([row[: i + 1] for i, row in enumerate(covariance.numpy())])
+        )[None]
     return pack_tensors(
         {
             "covariance": covariance,
@@ -388,7 +458,9 @@ def unpack_statistics(data: bytes) -> Statistics:
 
 @torch.no_grad()
 def shared_inputs(loaded: LoadedModel) -> list[list[list[str]]]:
-    """Names of each block's projections that are called, grouped by the input tensor that they share."""
+    """Names of each block's projections that are called, grouped by the input tensor that they
+    share.
+    """
     blocks = loaded.projections("decoder")
     modules = [module for block in blocks for module in block.values()]
     # Kept until the end: the place of a tensor that is gone may be taken by another.
@@ -399,7 +471,9 @@ def shared_inputs(loaded: LoadedModel) -> list[list[list[str]]]:
     found = []
     for block in blocks:
         groups: dict[tuple[int, torch.Size], list[str]] = {}
-        for name, tensor in [(name, seen[module]) for name, module in block.items() if module in seen]:
+        for name, tensor in [
+            (name, seen[module]) for name, module in block.items() if module in seen
+        ]:
             groups.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
         found.append(list(groups.values()))
     return found

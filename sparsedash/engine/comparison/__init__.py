@@ -1,1 +1,3 @@
-"""Two models in one process: continuations of a prompt, divergence over a text, speed; rates of this machine."""
+"""Two models in one process: continuations of a prompt, divergence over a text, speed; rates of
+this machine.
+"""

@@ -2,8 +2,9 @@
 
     python -I llama_timer.py DENSE SPARSE THREADS LONGEST MOST
 
-LONGEST: tokens of a sequence at the most. MOST: sequences at once. Each line of standard input asks for one sample,
-"FILE PHASE BATCH PROMPT TOKENS" with FILE 0 or 1 and PHASE prefill or decode; the seconds that it took are printed.
+LONGEST: tokens of a sequence at the most. MOST: sequences at once. Each line of standard input asks
+for one sample, "FILE PHASE BATCH PROMPT TOKENS" with FILE 0 or 1 and PHASE prefill or decode; the
+seconds that it took are printed.
 """
 
 import sys
@@ -15,21 +16,30 @@ _PHYSICAL = 512
 
 
 class TimedFile:
-    """A file loaded by llama.cpp, as its own programs load it. Random tokens: the time does not depend on them."""
+    """A file loaded by llama.cpp, as its own programs load it. Random tokens: the time does not
+    depend on them.
+    """
 
     def __init__(self, file: str, n_threads: int, longest: int, most: int) -> None:
         from llama_cpp_py_sync import Llama
 
         n = longest * most
-        self._llama = Llama(file, n, n, n_threads, n_ubatch=_PHYSICAL, n_threads_batch=n_threads, n_seq_max=most)
+        self._llama = Llama(
+            file, n, n, n_threads, n_ubatch=_PHYSICAL, n_threads_batch=n_threads, n_seq_max=most
+        )
         self._read: tuple[int, int] = (0, 0)
 
     def prefill(self, batch: int, n_prompt: int, _: int = 0) -> float:
-        """Seconds of reading so many sequences of so many tokens, with logits of the last one of each."""
+        """Seconds of reading so many sequences of so many tokens, with logits of the last one of
+        each.
+        """
         lib, context = self._llama._lib, self._llama._ctx
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
         self._read = batch, n_prompt
-        return self._seconds([[(place, sequence) for sequence in range(batch) for place in range(n_prompt)]], n_prompt)
+        return self._seconds(
+            [[(place, sequence) for sequence in range(batch) for place in range(n_prompt)]],
+            n_prompt,
+        )
 
     def decode(self, batch: int, n_prompt: int, n_tokens: int) -> float:
         """Seconds of writing so many tokens after the prompts, one of each sequence at a time."""
@@ -43,7 +53,9 @@ class TimedFile:
         return self._seconds(steps, 1)
 
     def _seconds(self, steps: list[list[tuple[int, int]]], every: int) -> float:
-        """Of computing these places of sequences, step by step; every: one of so many tokens has logits."""
+        """Of computing these places of sequences, step by step; every: one of so many tokens has
+        logits.
+        """
         lib, context = self._llama._lib, self._llama._ctx
         batches = [self._batch(places, every) for places in steps]
         try:
@@ -61,7 +73,11 @@ class TimedFile:
         batch = self._llama._lib.llama_batch_init(len(places), 0, 1)
         batch.n_tokens = len(places)
         for i, (place, sequence) in enumerate(places):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i] = (7919 * i + place) % self._llama.n_vocab, place, 1
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = (
+                (7919 * i + place) % self._llama.n_vocab,
+                place,
+                1,
+            )
             batch.seq_id[i][0], batch.logits[i] = sequence, (i + 1) % every == 0
         return batch
 

@@ -1,4 +1,6 @@
-"""Speed in llama.cpp: GGUF files of a run's models, each timed in turn with the dense model's in 16 bits."""
+"""Speed in llama.cpp: GGUF files of a run's models, each timed in turn with the dense model's in 16
+bits.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -42,27 +44,37 @@ def time_files(
     on_step: OnStep = ignore_steps,
     clock: Callable[[], float] = time.monotonic,
 ) -> Timing:
-    """The speed of a record's GGUF file, of its type or of 16 bits, against dense's of 16 bits; stored when complete.
+    """The speed of a record's GGUF file, of its type or of 16 bits, against dense's of 16 bits;
+    stored when complete.
 
-    Raises JobError where a record is gone, its model has changed or has no GGUF file, and ExportError where llama.cpp
-    fails.
+    Raises JobError where a record is gone, its model has changed or has no GGUF file, and
+    ExportError where llama.cpp fails.
     """
     if known := store.get(Timing, settings.key()):
         return known
     record = store.get(Record, settings.sparse)
     if record is None or record.pruned is None:
-        raise JobError("There is no model to time: its result is no longer stored, or is dense.", "Run it again.")
+        raise JobError(
+            "There is no model to time: its result is no longer stored, or is dense.",
+            "Run it again.",
+        )
     model_type = store.recall(model_type_note(record.model_identity))
     if problem := quantise_problem(record.model, model_type, [record.pruned.method]):
         raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
     source = locate_model(record.model, store, commit=commit_of(record.model_identity))
-    dense_file = gguf_of(source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step))
+    dense_file = gguf_of(
+        source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step)
+    )
     method, started_at = record.pruned.method, time.time()
     # What its file is made of.
-    plain = replace(record, pruned=replace(record.pruned, method=method.unquantised, quantised=None))
+    plain = replace(
+        record, pruned=replace(record.pruned, method=method.unquantised, quantised=None)
+    )
     made = rebuild_model(plain, store, on_step, shelf)
     if made.loaded.residency.streamed:
-        raise JobError("A model streamed from disk cannot be timed in llama.cpp: its files are written from memory.")
+        raise JobError(
+            "A model streamed from disk cannot be timed in llama.cpp: its files are written from memory."
+        )
     sparse, shape = made.sparse, model_shape(made.loaded.model.config.to_dict())
     assert isinstance(sparse, PrunedChannels), "the shell and the page refuse the others"
     weights: list[tuple[PrunedChannels, Weights]] = [
@@ -74,13 +86,22 @@ def time_files(
     asked = replace(settings, n_prompt=max(1, min(settings.n_prompt, longest)), n_threads=n_threads)
     with swept_folder(store.folder / EXPORTS) as place:
         on_part = begin_parts(Step("write", 0, 1), on_step)
-        room, files = partial(require_export_room, place), [place / "dense.gguf", place / "sparse.gguf"]
+        room, files = (
+            partial(require_export_room, place),
+            [place / "dense.gguf", place / "sparse.gguf"],
+        )
         sizes = [
-            write_quantised(file, dense_file, *of, is_base=True, require_room=room, on_part=on_part).size
+            write_quantised(
+                file, dense_file, *of, is_base=True, require_room=room, on_part=on_part
+            ).size
             for file, of in zip(files, weights, strict=True)
         ]
         phases = _timed_phases(
-            files, asked, shape, sparse.widths, phase_timer(asked, 2 * len(asked.batches), on_step, clock)
+            files,
+            asked,
+            shape,
+            sparse.widths,
+            phase_timer(asked, 2 * len(asked.batches), on_step, clock),
         )
     found = Timing(
         key=settings.key(),
@@ -105,9 +126,15 @@ def time_files(
 
 
 def _timed_phases(
-    files: Sequence[Path], settings: TimingSettings, shape: ModelShape, widths: Sequence[int], timed: TimePhase
+    files: Sequence[Path],
+    settings: TimingSettings,
+    shape: ModelShape,
+    widths: Sequence[int],
+    timed: TimePhase,
 ) -> list[TimedPhase]:
-    """Prefill and decode at each batch, in one process with both files open. widths: of the sparse model."""
+    """Prefill and decode at each batch, in one process with both files open. widths: of the sparse
+    model.
+    """
     dense_bytes, sparse_bytes = map(_bytes_read, files)
     n_prompt, n_decode, in_file = settings.n_prompt, settings.n_decode, _widths_in(files[1], widths)
     sizes = (settings.n_threads, n_prompt + n_decode, max(settings.batches))
@@ -115,7 +142,9 @@ def _timed_phases(
     with talking_to(llama_timer.__file__, process, failed="llama.cpp could not be timed") as ask:
 
         def sample(phase: str, batch: int) -> TimeSample:
-            return lambda is_dense: float(ask(f"{int(not is_dense)} {phase} {batch} {n_prompt} {n_decode}"))
+            return lambda is_dense: float(
+                ask(f"{int(not is_dense)} {phase} {batch} {n_prompt} {n_decode}")
+            )
 
         for batch in settings.batches:
             reading = prefill_ceiling(shape, in_file, n_prompt)
@@ -128,7 +157,9 @@ def _timed_phases(
 
 
 def _bytes_read(file: Path) -> int:
-    """Of the file's tensors what is read for a token: only a row of an embedding that is not the head as well."""
+    """Of the file's tensors what is read for a token: only a row of an embedding that is not the
+    head as well.
+    """
     tensors = {tensor.name: int(tensor.n_bytes) for tensor in opened_gguf(file).tensors}
     if "output.weight" in tensors:
         del tensors["token_embd.weight"]
@@ -136,7 +167,9 @@ def _bytes_read(file: Path) -> int:
 
 
 def _widths_in(file: Path, widths: Sequence[int]) -> Sequence[int]:
-    """Widths as they are in a file: where it has room for one alone, all MLPs are filled up to the widest."""
+    """Widths as they are in a file: where it has room for one alone, all MLPs are filled up to the
+    widest.
+    """
     said = opened_gguf(file).values
     own = said[f"{said['general.architecture']}.feed_forward_length"]
     return widths if isinstance(own, list) else [max(widths) if width else 0 for width in widths]

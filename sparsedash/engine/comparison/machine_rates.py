@@ -1,4 +1,5 @@
-"""Rates of this machine, measured in a process of its own and printed: matrix products and disk reads per second.
+"""Rates of this machine, measured in a process of its own and printed: matrix products and disk
+reads per second.
 
 python -m sparsedash.engine.comparison.machine_rates FOLDER
 """
@@ -21,7 +22,9 @@ _TOKENS, _HIDDEN, _WIDTH = 2048, 576, 1536
 """The shapes of the built-in model's largest product over one batch."""
 
 _BURSTS, _BURST_S, _PAUSE_S = 8, 0.1, 0.2
-"""Spread over some seconds: the page that starts the measurement keeps the machine busy while it opens."""
+"""Spread over some seconds: the page that starts the measurement keeps the machine busy while it
+opens.
+"""
 
 _BLOCK_BYTES, _N_BLOCKS = 2**24, 8
 _ROOM = 4
@@ -29,8 +32,8 @@ _ROOM = 4
 
 
 def measure_machine(folder: Path, bursts: int = _BURSTS) -> dict[str, float]:
-    """Multiply-adds times two per second of `float32` and `bfloat16` products on all cores, and bytes per second read
-    from the `disk` of this folder, 0 where that cannot be measured.
+    """Multiply-adds times two per second of `float32` and `bfloat16` products on all cores, and
+    bytes per second read from the `disk` of this folder, 0 where that cannot be measured.
     """
     return {
         "float32": _products("float32", bursts),

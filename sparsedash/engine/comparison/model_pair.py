@@ -24,7 +24,9 @@ ROOM_BYTES = 2 * 2**30
 
 
 class ModelPart(NamedTuple):
-    """A module with its parameters and widths. forward: of a layer that is gone, and whose modules are no parts."""
+    """A module with its parameters and widths. forward: of a layer that is gone, and whose modules
+    are no parts.
+    """
 
     module: nn.Module
     weights: dict[str, nn.Parameter | None]
@@ -57,7 +59,9 @@ class ResidentModel:
         )
 
     def enter_(self) -> None:
-        """Make the modules this model: by reference, in about a millisecond for hundreds of them."""
+        """Make the modules this model: by reference, in about a millisecond for hundreds of
+        them.
+        """
         for module, weights, widths, forward in self.parts:
             module._parameters.update(weights)
             vars(module).update(widths)
@@ -68,7 +72,14 @@ class ResidentModel:
     @property
     def weights(self) -> list[nn.Parameter]:
         """All its weights; those that two modules share count once."""
-        return list({id(own): own for part in self.parts for own in part.weights.values() if own is not None}.values())
+        return list(
+            {
+                id(own): own
+                for part in self.parts
+                for own in part.weights.values()
+                if own is not None
+            }.values()
+        )
 
     @property
     def n_bytes(self) -> int:
@@ -78,10 +89,11 @@ class ResidentModel:
 
 @dataclass(frozen=True, eq=False)
 class RecordModel:
-    """The model of one record. dense, sparse: the modules in which it differs from the loaded model; none if dense.
+    """The model of one record. dense, sparse: the modules in which it differs from the loaded
+    model; none if dense.
 
-    streamed: the sparse model instead, where the weights stay in their files and each block is exchanged only while it
-    runs.
+    streamed: the sparse model instead, where the weights stay in their files and each block is
+    exchanged only while it runs.
     """
 
     loaded: LoadedModel
@@ -110,7 +122,8 @@ class RecordModel:
 
 
 class ModelPairCache:
-    """Models of records, kept from job to job, so that the next prompt for them need not rebuild them.
+    """Models of records, kept from job to job, so that the next prompt for them need not rebuild
+    them.
 
     room_bytes: for sparse weights that are not in use; those in use are always kept.
     """
@@ -120,16 +133,23 @@ class ModelPairCache:
         self._kept: dict[str, RecordModel] = {}
 
     @contextmanager
-    def models(self, keys: Sequence[str], store: Store, on_step: OnStep) -> Iterator[tuple[RecordModel, ...]]:
-        """The models of the records with these keys inside the `with`; after it the loaded models are dense again.
+    def models(
+        self, keys: Sequence[str], store: Store, on_step: OnStep
+    ) -> Iterator[tuple[RecordModel, ...]]:
+        """The models of the records with these keys inside the `with`; after it the loaded models
+        are dense again.
 
         Raises JobError when a record is gone or its model has changed.
         """
         wanted = [record for key in keys if (record := store.get(Record, key)) is not None]
         if len(wanted) < len(keys):
             raise JobError("One of the results is no longer stored.", "Run it again.")
-        # Before another model is read: the memory may not be enough for it and models that are not needed.
-        models, n_kept = {(record.model_identity, record.dtype) for record in wanted}, len(self._kept)
+        # Before another model is read: the memory may not be enough for it and models that are not
+        # needed.
+        models, n_kept = (
+            {(record.model_identity, record.dtype) for record in wanted},
+            len(self._kept),
+        )
         self._kept = {key: kept for key, kept in self._kept.items() if kept.loaded_as in models}
         if len(self._kept) < n_kept:
             gc.collect()
@@ -185,10 +205,12 @@ def _rebuild(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -
 def both_resident(
     dense: RecordModel, sparse: RecordModel, dtype: torch.dtype
 ) -> Iterator[tuple[ResidentModel, ResidentModel]]:
-    """Both models in this dtype, neither of them masked; after the `with` the loaded model is as before.
+    """Both models in this dtype, neither of them masked; after the `with` the loaded model is as
+    before.
 
-    The weights in which they differ are copied for both alike, so that neither has a better place in memory: weights
-    from a file and weights that were just computed may be read at different speeds.
+    The weights in which they differ are copied for both alike, so that neither has a better place
+    in memory: weights from a file and weights that were just computed may be read at different
+    speeds.
     """
     model, owned = dense.loaded.model, list[ResidentModel]()
     before = ResidentModel.of(model)
@@ -203,12 +225,18 @@ def both_resident(
             return weight
         if id(weight) not in copies:
             # The weight is held with its copy: an id is reused once its owner is gone.
-            copies[id(weight)] = weight, nn.Parameter(weight.detach().to(dtype, copy=True), requires_grad=False)
+            copies[id(weight)] = (
+                weight,
+                nn.Parameter(weight.detach().to(dtype, copy=True), requires_grad=False),
+            )
         return copies[id(weight)][1]
 
     def recast(of: ResidentModel) -> ResidentModel:
         return ResidentModel(
-            [part._replace(weights={name: copied(w) for name, w in part.weights.items()}) for part in of.parts]
+            [
+                part._replace(weights={name: copied(w) for name, w in part.weights.items()})
+                for part in of.parts
+            ]
         )
 
     try:

@@ -1,4 +1,6 @@
-"""Models compared on text: continuations of one prompt, token by token in turn; divergence over a text, in nats."""
+"""Models compared on text: continuations of one prompt, token by token in turn; divergence over a
+text, in nats.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -9,7 +11,13 @@ from torch import Tensor
 from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import Cancelled, JobError
-from sparsedash.schema.pair_records import Continuation, ContinuationSettings, Divergence, DivergenceSettings, Place
+from sparsedash.schema.pair_records import (
+    Continuation,
+    ContinuationSettings,
+    Divergence,
+    DivergenceSettings,
+    Place,
+)
 from sparsedash.schema.progress import OnStep, OnText, Step, ignore, ignore_steps
 from sparsedash.storage.store import Store
 
@@ -26,8 +34,9 @@ def continue_prompt(
 ) -> Continuation:
     """Continuations of a prompt by the models of records, stored under the settings' key.
 
-    A stopped job keeps its texts, marked as stopped; they are written anew on the next request. Raises JobError when a
-    record is gone or its model has changed, and errors of rebuilding the model.
+    A stopped job keeps its texts, marked as stopped; they are written anew on the next request.
+    Raises JobError when a record is gone or its model has changed, and errors of rebuilding the
+    model.
     """
     if (known := store.get(Continuation, settings.key())) and not known.stopped:
         return known
@@ -48,13 +57,16 @@ def continue_prompt(
         store.put(found.key, found)
         return found
 
-    # The two and those in memory write in turn, then one other model after another: so the first words do not wait for
-    # the last model, and a sparse model that is done makes room for the next.
+    # The two and those in memory write in turn, then one other model after another: so the first
+    # words do not wait for the last model, and a sparse model that is done makes room for the next.
     ready = [i for i, key in enumerate(keys) if i < 2 or pair_cache.holds(key)]
     try:
         for group in [ready, *([i] for i in range(len(keys)) if i not in ready)]:
             with pair_cache.models([keys[i] for i in group], store, on_step) as models:
-                writers = {i: ContinuationWriter(model, settings) for i, model in zip(group, models, strict=True)}
+                writers = {
+                    i: ContinuationWriter(model, settings)
+                    for i, model in zip(group, models, strict=True)
+                }
                 _write(writers, texts, settings.n_tokens, on_step, on_text)
                 n_unread = max(n_unread, *(writer.n_unread for writer in writers.values()))
     except Cancelled:
@@ -67,8 +79,8 @@ def continue_prompt(
 class ContinuationWriter:
     """One model that reads a prompt and writes on, token by token.
 
-    finished: it has ended its text, or its context is full. n_unread: tokens of the prompt's beginning that its context
-    has no room for.
+    finished: it has ended its text, or its context is full. n_unread: tokens of the prompt's
+    beginning that its context has no room for.
     """
 
     def __init__(self, record_model: RecordModel, settings: ContinuationSettings) -> None:
@@ -88,10 +100,14 @@ class ContinuationWriter:
 
     @torch.inference_mode()
     def read(self, on_step: OnStep) -> None:
-        """Read the prompt, or its end where it would leave no room in the model's context; half of that at least."""
+        """Read the prompt, or its end where it would leave no room in the model's context; half of
+        that at least.
+        """
         loaded = self._record_model.loaded
         front, own = loaded.front_and_own(self._settings.prompt)
-        room = max(1, max(loaded.max_length // 2, loaded.max_length - self._settings.n_tokens) - len(front))
+        room = max(
+            1, max(loaded.max_length // 2, loaded.max_length - self._settings.n_tokens) - len(front)
+        )
         ids, self.n_unread = front + own[-room:], max(0, len(own) - room)
         self._n_left = loaded.max_length - len(ids)
         for start in range(0, len(ids), CHUNK_TOKENS):
@@ -115,7 +131,9 @@ class ContinuationWriter:
     def _step(self, ids: Sequence[int]) -> None:
         with self._record_model.active() as loaded:
             given = torch.tensor([ids], device=loaded.model.device)
-            output = loaded.model(input_ids=given, cache=self._cache, use_cache=True, logits_to_keep=1)
+            output = loaded.model(
+                input_ids=given, cache=self._cache, use_cache=True, logits_to_keep=1
+            )
         self._cache, self._logits = output.cache, output.logits[0, -1]
 
     def _next_token(self) -> int:
@@ -124,17 +142,29 @@ class ContinuationWriter:
         if self._settings.temperature_percent == 0:
             return int(logits.argmax())
         # The largest of logits with Gumbel noise is a draw from their distribution.
-        noise = -torch.rand(logits.shape, generator=self._luck).clamp_(1e-20, 1 - 1e-7).log().neg().log()
+        noise = (
+            -torch.rand(logits.shape, generator=self._luck)
+            .clamp_(1e-20, 1 - 1e-7)
+            .log()
+            .neg()
+            .log()
+        )
         return int((logits / (self._settings.temperature_percent / 100) + noise).argmax())
 
 
 def _write(
-    writers: Mapping[int, ContinuationWriter], texts: list[str], n_tokens: int, on_step: OnStep, on_text: OnText
+    writers: Mapping[int, ContinuationWriter],
+    texts: list[str],
+    n_tokens: int,
+    on_step: OnStep,
+    on_text: OnText,
 ) -> None:
     """Write token by token in turn; each text is put into `texts` at its place."""
     n, message = len(writers), ""
     if n < len(texts):
-        message = f"{n} of {len(texts)} models" if n > 1 else f"model {min(writers) + 1} of {len(texts)}"
+        message = (
+            f"{n} of {len(texts)} models" if n > 1 else f"model {min(writers) + 1} of {len(texts)}"
+        )
     for writer in writers.values():
         writer.read(on_step)
     for number in range(n_tokens):
@@ -152,11 +182,16 @@ CHUNK_LOGITS = 2**24
 
 
 def measure_divergence(
-    settings: DivergenceSettings, store: Store, pair_cache: ModelPairCache, on_step: OnStep = ignore_steps
+    settings: DivergenceSettings,
+    store: Store,
+    pair_cache: ModelPairCache,
+    on_step: OnStep = ignore_steps,
 ) -> Divergence:
-    """Divergence of two records' models over a text, or its end if it is long; stored under the settings' key.
+    """Divergence of two records' models over a text, or its end if it is long; stored under the
+    settings' key.
 
-    Raises JobError when a record is gone, its model has changed, or the models do not share their tokens.
+    Raises JobError when a record is gone, its model has changed, or the models do not share their
+    tokens.
     """
     if known := store.get(Divergence, settings.key()):
         return known
@@ -167,7 +202,9 @@ def measure_divergence(
 
 
 @torch.inference_mode()
-def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_step: OnStep) -> Divergence:
+def _measured(
+    models: Sequence[RecordModel], settings: DivergenceSettings, on_step: OnStep
+) -> Divergence:
     left, right = (each.loaded for each in models)
     ids = left.tokens(settings.text)
     if ids != right.tokens(settings.text):
@@ -176,7 +213,10 @@ def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_st
             "Compare two models with the same tokenizer.",
         )
     # A long text loses its beginning, but for what begins every text.
-    n_front, most = len(left.front_and_own(settings.text)[0]), min(left.max_length, right.max_length)
+    n_front, most = (
+        len(left.front_and_own(settings.text)[0]),
+        min(left.max_length, right.max_length),
+    )
     cut, places = slice(n_front, n_front + max(0, len(ids) - most)), list[Place]()
     parts = _parts(left, settings.text, ids)
     opening = "".join(parts[: max(1, n_front) + cut.stop - cut.start])
@@ -184,7 +224,10 @@ def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_st
     for of_left, of_right in zip(*(_distributions(each, ids) for each in models), strict=True):
         on_step(Step("diverge", len(places), len(ids) - 1, unit="tokens"))
         if of_left.shape != of_right.shape:
-            raise JobError("The two models have vocabularies of different sizes.", "Compare models with one tokenizer.")
+            raise JobError(
+                "The two models have vocabularies of different sizes.",
+                "Compare models with one tokenizer.",
+            )
         nats = (of_left.exp() * (of_left - of_right)).sum(dim=-1).clamp_(min=0).tolist()
         choices = (logs.argmax(dim=-1).tolist() for logs in (of_left, of_right))
         for value, *chosen in zip(nats, *choices, strict=True):
@@ -199,17 +242,23 @@ def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Te
     step = max(1, CHUNK_LOGITS // head.weight.shape[0])
     for start in range(0, len(ids) - 1, step):
         with record_model.active() as loaded:
-            read = torch.tensor([ids[start : min(start + step, len(ids) - 1)]], device=loaded.model.device)
+            read = torch.tensor(
+                [ids[start : min(start + step, len(ids) - 1)]], device=loaded.model.device
+            )
             output = loaded.model(input_ids=read, cache=cache, use_cache=True)
         cache = output.cache
         yield output.logits[0].float().log_softmax(dim=-1).cpu()
 
 
 def _parts(loaded: LoadedModel, text: str, ids: Sequence[int]) -> list[str]:
-    """The parts of the text by token, together the text again; "" for a token within a character."""
+    """The parts of the text by token, together the text again; "" for a token within a
+    character.
+    """
     if not loaded.tokenizer.is_fast:
         return [str(loaded.tokenizer.decode([token])) for token in ids]
     special = loaded.prepends_to(text)
-    offsets = loaded.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True).offset_mapping
+    offsets = loaded.tokenizer(
+        text, add_special_tokens=special, return_offsets_mapping=True
+    ).offset_mapping
     ends = list(accumulate((end for _, end in offsets[: len(ids)]), max, initial=0))
     return [text[start:end] for start, end in pairwise(ends)]

@@ -1,4 +1,6 @@
-"""Speed of a sparse model against its dense one: prefill, decode and loading, timed in turn in one process."""
+"""Speed of a sparse model against its dense one: prefill, decode and loading, timed in turn in one
+process.
+"""
 
 import copy
 import gc
@@ -32,7 +34,9 @@ from sparsedash.stats.mean_intervals import is_narrow, speed_ratio
 from sparsedash.storage.store import Store
 
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 400
-"""Rounds of slow work, whatever the time, and of work so fast that its interval is narrow long before."""
+"""Rounds of slow work, whatever the time, and of work so fast that its interval is narrow long
+before.
+"""
 MOST_LOADS = 12
 """Rounds of loading, which fills the memory anew each time."""
 
@@ -55,10 +59,11 @@ def timed_rounds(
     clock: Callable[[], float] = time.monotonic,
     on_round: Callable[[int, float], None] = lambda n_rounds, spent_s: None,
 ) -> TimedPhase:
-    """Rounds in which both models do the same work, in random order, until the ratio's interval is narrow.
+    """Rounds in which both models do the same work, in random order, until the ratio's interval is
+    narrow.
 
-    clock: wall-clock seconds. on_round: called before every sample with the number of counted rounds and the seconds
-    spent; may raise Cancelled. What the work was, the caller fills in.
+    clock: wall-clock seconds. on_round: called before every sample with the number of counted
+    rounds and the seconds spent; may raise Cancelled. What the work was, the caller fills in.
     """
     order, n_warmup, started = random.Random(settings.seed), settings.n_warmup, clock()
     dense_s, sparse_s, dense_first = list[float](), list[float](), list[bool]()
@@ -66,7 +71,9 @@ def timed_rounds(
     def is_enough(n: int, spent_s: float) -> bool:
         if n < FEWEST_ROUNDS or spent_s >= settings.most_s or n >= MOST_ROUNDS:
             return n >= FEWEST_ROUNDS
-        return n >= settings.least_rounds and is_narrow(speed_ratio(dense_s, sparse_s), settings.within_permille / 1000)
+        return n >= settings.least_rounds and is_narrow(
+            speed_ratio(dense_s, sparse_s), settings.within_permille / 1000
+        )
 
     while n_warmup or not is_enough(len(dense_s), clock() - started):
         first, seconds = order.random() < 0.5, {}
@@ -92,7 +99,10 @@ def timed_rounds(
 
 
 def phase_timer(
-    settings: TimingSettings, n_phases: int, on_step: OnStep, clock: Callable[[], float] = time.monotonic
+    settings: TimingSettings,
+    n_phases: int,
+    on_step: OnStep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> TimePhase:
     """Times one phase after another, of so many in all."""
     activities: dict[Phase, str] = {"prefill": "reading", "decode": "writing", "load": "loading"}
@@ -103,12 +113,16 @@ def phase_timer(
         own = replace(settings, least_rounds=min(settings.least_rounds, most))
 
         def on_round(n_rounds: int, spent_s: float) -> None:
-            share = min(99, round(100 * max(min(n_rounds / own.least_rounds, 0.8), spent_s / own.most_s)))
+            share = min(
+                99, round(100 * max(min(n_rounds / own.least_rounds, 0.8), spent_s / own.most_s))
+            )
             message = f"{activities[phase]}{'' if phase == 'load' else f', {batch} at once'}, "
             message += f"round {n_rounds + 1}" if spent_s else "warming up"
             on_step(Step("time", 100 * n_done + share, 100 * n_phases, message=message))
 
-        return replace(timed_rounds(sample, own, clock, on_round), phase=phase, batch=batch, ceiling=ceiling)
+        return replace(
+            timed_rounds(sample, own, clock, on_round), phase=phase, batch=batch, ceiling=ceiling
+        )
 
     return timed
 
@@ -126,7 +140,8 @@ def prefill_sample(model: Any, pair: Pair, ids: Tensor) -> TimeSample:
 def decode_sample(model: Any, pair: Pair, ids: Tensor, n_tokens: int) -> TimeSample:
     """Decode: write so many tokens after these passages (batch, tokens), always the same ones.
 
-    Each model reads the passages once; a sample goes on from a copy of its cache, and the copy is not timed.
+    Each model reads the passages once; a sample goes on from a copy of its cache, and the copy is
+    not timed.
     """
     kept: dict[bool, Any] = {}
 
@@ -147,11 +162,11 @@ def decode_sample(model: Any, pair: Pair, ids: Tensor, n_tokens: int) -> TimeSam
 
 @contextmanager
 def load_sample(pair: Pair, folder: Path) -> Iterator[tuple[TimeSample, Callable[[bool], int]]]:
-    """Loading: bring all weights of one model from a file into memory, or onto the GPU; and the bytes that this takes,
-    measured, 0 where the system does not tell.
+    """Loading: bring all weights of one model from a file into memory, or onto the GPU; and the
+    bytes that this takes, measured, 0 where the system does not tell.
 
-    The files have no name, so that a crash leaves nothing. They were written just now: the system's cache is read, not
-    the disk.
+    The files have no name, so that a crash leaves nothing. They were written just now: the system's
+    cache is read, not the disk.
     """
     with ExitStack() as opened:
         files = [opened.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in pair]
@@ -178,11 +193,16 @@ def load_sample(pair: Pair, folder: Path) -> Iterator[tuple[TimeSample, Callable
 
 
 def _bytes_in_use(device: torch.device) -> int:
-    """Bytes of the GPU in tensors, or of memory in this process; 0 where the system does not tell."""
+    """Bytes of the GPU in tensors, or of memory in this process; 0 where the system does not
+    tell.
+    """
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     with suppress(OSError):
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+        return (
+            int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+            * resource.getpagesize()
+        )
     return 0
 
 
@@ -212,7 +232,8 @@ def time_models(
     on_step: OnStep = ignore_steps,
     clock: Callable[[], float] = time.monotonic,
 ) -> Timing:
-    """The speed of a sparse record's model against its dense one, stored under the settings' key when complete.
+    """The speed of a sparse record's model against its dense one, stored under the settings' key
+    when complete.
 
     Raises JobError when a record is gone, its model has changed, or there is nothing to time.
     """
@@ -222,7 +243,10 @@ def time_models(
     with pair_cache.models((settings.dense, settings.sparse), store, on_step) as (dense, sparse):
         loaded = dense.loaded
         if loaded is not sparse.loaded:
-            raise JobError("These are not a dense model and a sparse model of it.", "Choose two results of one run.")
+            raise JobError(
+                "These are not a dense model and a sparse model of it.",
+                "Choose two results of one run.",
+            )
         if loaded.residency.streamed:
             raise JobError(
                 "This model does not fit into memory: a timing would measure the disk.",
@@ -237,7 +261,9 @@ def time_models(
 
 
 def _widths(record: Record | None) -> tuple[int, ...]:
-    """The kept channels of each block. Raises JobError where the model only has zeros, or is quantised."""
+    """The kept channels of each block. Raises JobError where the model only has zeros, or is
+    quantised.
+    """
     if record is None or record.pruned is None:
         raise JobError(
             "There is no sparse model to time: its result is no longer stored, or is dense.",
@@ -299,7 +325,9 @@ def _timing(
         sparse_bytes=sparse.n_bytes,
         dense_resident=dense_resident,
         sparse_resident=sparse_resident,
-        precise=all(is_narrow(p.ratio, settings.within_permille / 1000) for p in phases if p.phase != "load"),
+        precise=all(
+            is_narrow(p.ratio, settings.within_permille / 1000) for p in phases if p.phase != "load"
+        ),
         started_at=started_at,
         versions=software_versions(),
     )
@@ -311,5 +339,7 @@ def machine_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     return platform.processor() or platform.machine()

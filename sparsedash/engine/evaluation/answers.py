@@ -1,4 +1,6 @@
-"""Answers of a model: scores of the target tokens, and greedy decoding of a wrong answer to the end of its word."""
+"""Answers of a model: scores of the target tokens, and greedy decoding of a wrong answer to the end
+of its word.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +29,8 @@ _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 class UnfinishedAnswers:
     """Unfinished answers after contexts of equal length, with their KV cache.
 
-    applied: context in which the loaded model writes them. written: the tokens of each so far; finishing adds to them.
+    applied: context in which the loaded model writes them. written: the tokens of each so far;
+    finishing adds to them.
     layers: of each, keys and values (r, heads, t, e).
     """
 
@@ -46,21 +49,29 @@ def unfinished_answers(
 ) -> list[UnfinishedAnswers]:
     """The answers that are not finished, grouped by the number of tokens read.
 
-    cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: the first tokens of each
-    answer, None for rows that need no answer. is_finished: None: once it is a whole word.
+    cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: the
+    first tokens of each answer, None for rows that need no answer. is_finished: None: once it is a
+    whole word.
     """
     is_finished = is_finished or partial(_is_whole_word, loaded)
     parts = dict[int, tuple[list[int], UnfinishedAnswers]]()
     for row, tokens in enumerate(begun):
         if tokens is not None and not is_finished(tokens):
-            # The columns of target tokens after the first wrong one were read, but the model did not write them.
-            rows, part = parts.setdefault(n_context[row] + len(tokens) - 1, ([], UnfinishedAnswers(applied, [], [])))
+            # The columns of target tokens after the first wrong one were read, but the model did
+            # not write them.
+            rows, part = parts.setdefault(
+                n_context[row] + len(tokens) - 1, ([], UnfinishedAnswers(applied, [], []))
+            )
             rows.append(row)
             part.written.append(tokens)
     while cache.layers:
         # Freed layer by layer: two copies of all layers may be gigabytes.
         layer = cache.layers.pop(0)
-        chosen = [of[rows, :, :length] for length, (rows, _) in parts.items() for of in (layer.keys, layer.values)]
+        chosen = [
+            of[rows, :, :length]
+            for length, (rows, _) in parts.items()
+            for of in (layer.keys, layer.values)
+        ]
         held = loaded.residency.hold_all(chosen) if chosen else []
         for (_, part), keys, values in zip(parts.values(), held[::2], held[1::2], strict=True):
             part.layers.append((keys, values))
@@ -74,14 +85,21 @@ def finish_answers_(
     is_finished: IsFinished | None = None,
     n_more: int = MAX_MORE_TOKENS,
 ) -> None:
-    """Greedy decoding of many batches' answers together, until each is finished or has n_more tokens more, in place.
+    """Greedy decoding of many batches' answers together, until each is finished or has n_more
+    tokens more, in place.
 
-    Each token costs a pass over all weights, for one answer as for a hundred. on_left: called before each block with
-    the share of the answers that are not finished; may raise. is_finished: None: once it is a whole word.
+    Each token costs a pass over all weights, for one answer as for a hundred. on_left: called
+    before each block with the share of the answers that are not finished; may raise. is_finished:
+    None: once it is a whole word.
     """
-    models, is_finished = dict.fromkeys(part.applied for part in parts), is_finished or partial(_is_whole_word, loaded)
+    models, is_finished = (
+        dict.fromkeys(part.applied for part in parts),
+        is_finished or partial(_is_whole_word, loaded),
+    )
     writing = [
-        _Decoding(loaded, each, [part for part in parts if part.applied == each], is_finished, n_more)
+        _Decoding(
+            loaded, each, [part for part in parts if part.applied == each], is_finished, n_more
+        )
         for each in models
     ]
     n_answers = sum(each.n_left for each in writing)
@@ -107,10 +125,11 @@ def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
 
 
 class _Decoding:
-    """Batched decoding of one model's answers, with one mask (r, t) and one cache; the parts lose theirs on the way.
+    """Batched decoding of one model's answers, with one mask (r, t) and one cache; the parts lose
+    theirs on the way.
 
-    Rows are left-padded, for sliding windows. Positions are in the keys already, or are counted from the mask. written:
-    the tokens of each; none when all are finished.
+    Rows are left-padded, for sliding windows. Positions are in the keys already, or are counted
+    from the mask. written: the tokens of each; none when all are finished.
     """
 
     def __init__(
@@ -127,12 +146,15 @@ class _Decoding:
         lengths = [part.layers[0][0].shape[2] for part in parts for _ in part.written]
         self.cache = DynamicCache()
         for _ in range(len(parts[0].layers)):
-            # Layer by layer, as above; and dropped, since the next one is as large and finds no room in the gaps.
+            # Layer by layer, as above; and dropped, since the next one is as large and finds no
+            # room in the gaps.
             layers, hold = [part.layers.pop(0) for part in parts], loaded.residency.hold_all
             self.cache.layers.append(RoomyLayer.ending_together(layers, n_more, hold))
             loaded.residency.drop()
         columns = torch.arange(max(lengths), device=self.cache.layers[0].device)
-        self._mask = (columns >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]).long()
+        self._mask = (
+            columns >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]
+        ).long()
 
     @property
     def n_left(self) -> int:
@@ -157,12 +179,17 @@ class _Decoding:
         if len(self._going_on) <= len(self.written) * 3 // 4:
             chosen = torch.tensor(self._going_on, dtype=torch.long, device=self._mask.device)
             self.cache.batch_select_indices(chosen)
-            self._mask, self.written = self._mask[chosen], [self.written[row] for row in self._going_on]
+            self._mask, self.written = (
+                self._mask[chosen],
+                [self.written[row] for row in self._going_on],
+            )
             self._going_on = list(range(len(self.written)))
 
 
 def _is_whole_word(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
-    """Whether the text begins with a whole word and something after it that does not belong to it."""
+    """Whether the text begins with a whole word and something after it that does not belong to
+    it.
+    """
     text = loaded.tokenizer.decode(tokens)
     if text.endswith("\ufffd"):
         # Half of a character: the rest of its bytes is in the next token.
@@ -176,7 +203,8 @@ N_TOP = 5
 
 @dataclass(frozen=True, eq=False)
 class TargetScore:
-    """Scores of one target: its token ids, the model's own choices in their place, and the scores of each.
+    """Scores of one target: its token ids, the model's own choices in their place, and the scores
+    of each.
 
     top: the model's first choices for the first token.
     """
@@ -196,13 +224,15 @@ class TargetScore:
 def target_scores(
     logits: Tensor, targets: Sequence[list[int]], decode: Callable[[list[int]], str]
 ) -> Iterator[TargetScore]:
-    """The score of each target. logits: (n, vocabulary), for the tokens of all targets. decode: token ids to text.
+    """The score of each target. logits: (n, vocabulary), for the tokens of all targets. decode:
+    token ids to text.
 
     Raises CalibrationError where they are not finite.
     """
     if not bool(logits.isfinite().all()):
         raise CalibrationError(
-            "The model's predictions are NaN or infinite.", "Remove less, calibrate on more text, or run in float32."
+            "The model's predictions are NaN or infinite.",
+            "Remove less, calibrate on more text, or run in float32.",
         )
     tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
     log_probabilities, choices = logits.log_softmax(dim=-1), logits.argmax(dim=-1).tolist()
@@ -217,7 +247,12 @@ def target_scores(
         yield TargetScore(
             target=target,
             choices=choices[own],
-            tokens=tuple(TargetToken(text=decode([i]), log_likelihood=value, rank=rank) for i, value, rank in scored),
-            top=tuple(Candidate(text=decode([i]), probability=probability) for i, probability in first),
+            tokens=tuple(
+                TargetToken(text=decode([i]), log_likelihood=value, rank=rank)
+                for i, value, rank in scored
+            ),
+            top=tuple(
+                Candidate(text=decode([i]), probability=probability) for i, probability in first
+            ),
         )
         start = own.stop

@@ -1,7 +1,9 @@
-"""Log-likelihoods of given continuations, and text written greedily, of one or several models on token ids.
+"""Log-likelihoods of given continuations, and text written greedily, of one or several models on
+token ids.
 
-Requests with the same context read it once: the continuations of a question's choices go on from its keys and values,
-and of one token need nothing more. Streamed weights are read once for all models, and for several batches.
+Requests with the same context read it once: the continuations of a question's choices go on from
+its keys and values, and of one token need nothing more. Streamed weights are read once for all
+models, and for several batches.
 """
 
 from collections import defaultdict
@@ -16,14 +18,24 @@ from transformers import Cache, DynamicCache
 from sparsedash.catalog.resources import BATCH_TOKENS, CACHE_BYTES, TOGETHER_TOKENS, texts_at_once
 from sparsedash.engine.evaluation.answers import finish_answers_, unfinished_answers
 from sparsedash.engine.evaluation.evaluate import n_fitting
-from sparsedash.engine.models.decoder_blocks import Applied, Batch, BlockWalk, RoomyLayer, head_sees_only
+from sparsedash.engine.models.decoder_blocks import (
+    Applied,
+    Batch,
+    BlockWalk,
+    RoomyLayer,
+    head_sees_only,
+)
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError, CorpusError
 
 _LOGITS = 2**25
-"""Logits that are computed at once: those of a whole batch would take gigabytes with a large vocabulary."""
+"""Logits that are computed at once: those of a whole batch would take gigabytes with a large
+vocabulary.
+"""
 _END_TOKENS = 8
-"""Tokens beside those of the longest stop text whose end is looked at: a character may take several."""
+"""Tokens beside those of the longest stop text whose end is looked at: a character may take
+several.
+"""
 
 Request = tuple[Sequence[int], Sequence[int]]
 """Token ids of a context, and of the continuation that is scored after it; neither is empty."""
@@ -46,9 +58,11 @@ class Scored:
 
 @dataclass(eq=False)
 class _Row:
-    """Tokens that are read in one go. wanted: at each column, tokens to be scored and the requests that they belong to.
+    """Tokens that are read in one go. wanted: at each column, tokens to be scored and the requests
+    that they belong to.
 
-    going_on: rows that are read after this one, on its keys and values. n_requests: answered once all these are read.
+    going_on: rows that are read after this one, on its keys and values. n_requests: answered once
+    all these are read.
     """
 
     tokens: tuple[int, ...]
@@ -64,12 +78,16 @@ class _Row:
 
 @torch.inference_mode()
 def score_continuations(
-    loaded: LoadedModel, models: Sequence[Applied], requests: Sequence[Request], on_answered: OnAnswered
+    loaded: LoadedModel,
+    models: Sequence[Applied],
+    requests: Sequence[Request],
+    on_answered: OnAnswered,
 ) -> list[list[Scored]]:
-    """The scores of every request by each model, in their order. A context that is too long loses its beginning.
+    """The scores of every request by each model, in their order. A context that is too long loses
+    its beginning.
 
-    Raises CorpusError for a continuation that is longer than the model can read, CalibrationError where predictions are
-    no numbers.
+    Raises CorpusError for a continuation that is longer than the model can read, CalibrationError
+    where predictions are no numbers.
     """
     rows = _rows(requests, loaded.max_length, share=not loaded.residency.streamed)
     numbered = loaded.batches([row.tokens for row in rows], BATCH_TOKENS)
@@ -80,7 +98,9 @@ def score_continuations(
         with models[own[0]]() if len(own) == 1 else nullcontext():
             for together in units:
                 reads = [(number, rows, batch) for rows, batch in together for number in own]
-                inside = [nullcontext if len(own) == 1 else models[number] for number, _, _ in reads]
+                inside = [
+                    nullcontext if len(own) == 1 else models[number] for number, _, _ in reads
+                ]
                 asked = [(found[number], rows, batch) for number, rows, batch in reads]
                 _score_(loaded, inside, asked, partial(on_answered, n_done))
                 n_done += len(own) * sum(row.n_requests for read, _ in together for row in read)
@@ -108,11 +128,15 @@ def _groups(
 
 
 def _rows(requests: Sequence[Request], max_length: int, *, share: bool) -> list[_Row]:
-    """What has to be read, each once. share: contexts are read by themselves where several continuations follow."""
+    """What has to be read, each once. share: contexts are read by themselves where several
+    continuations follow.
+    """
     whole, by_context = dict[tuple[int, ...], _Row](), defaultdict[tuple[int, ...], list[int]](list)
     for i, (context, continuation) in enumerate(requests):
         if len(continuation) > max_length:
-            raise CorpusError(f"A continuation of {len(continuation):,} tokens is longer than the model can read.")
+            raise CorpusError(
+                f"A continuation of {len(continuation):,} tokens is longer than the model can read."
+            )
         fits = len(context) + len(continuation) <= max_length
         # A single token costs less to read again than to keep.
         is_shared = share and fits and len(context) > 1
@@ -156,9 +180,15 @@ def _score_(
 
 
 def _score_rest_(
-    loaded: LoadedModel, rows: Sequence[_Row], cache: Cache, found: list[Scored], on_block: Callable[[], None]
+    loaded: LoadedModel,
+    rows: Sequence[_Row],
+    cache: Cache,
+    found: list[Scored],
+    on_block: Callable[[], None],
 ) -> None:
-    """Read what follows these rows, whose keys and values are in the cache, and add to the scores, in place."""
+    """Read what follows these rows, whose keys and values are in the cache, and add to the scores,
+    in place.
+    """
     left = [(number, after) for number, row in enumerate(rows) for after in row.going_on]
     left.sort(key=lambda each: -len(each[1].tokens))
     longest = max((len(row.tokens) for row in rows if row.going_on), default=0)
@@ -166,7 +196,8 @@ def _score_rest_(
     while left:
         n_new = len(left[0][1].tokens)
         n = max(1, min(BATCH_TOKENS // n_new, CACHE_BYTES // (a_token * (longest + n_new))))
-        # Each row has room in the model's context; padded to the longest, all must have (the mask of GPT-Neo).
+        # Each row has room in the model's context; padded to the longest, all must have (the mask
+        # of GPT-Neo).
         while max(len(rows[number].tokens) for number, _ in left[:n]) + n_new > loaded.max_length:
             n -= 1
         by_length = defaultdict[int, list[tuple[int, _Row]]](list)
@@ -183,17 +214,25 @@ def _score_part_(
     found: list[Scored],
     on_block: Callable[[], None],
 ) -> None:
-    """The same of one batch. parts: rows with their places in the cache, by the number of tokens read before them."""
+    """The same of one batch. parts: rows with their places in the cache, by the number of tokens
+    read before them.
+    """
     after = [row for own in parts.values() for _, row in own]
     n_new, longest, going = max(len(row.tokens) for row in after), max(parts), DynamicCache()
     for layer in cache.layers:
         held = [
-            tuple(of[[number for number, _ in own], :, :length] for of in (layer.keys, layer.values))
+            tuple(
+                of[[number for number, _ in own], :, :length] for of in (layer.keys, layer.values)
+            )
             for length, own in parts.items()
         ]
-        going.layers.append(RoomyLayer.ending_together([(keys, values) for keys, values in held], n_new))
+        going.layers.append(
+            RoomyLayer.ending_together([(keys, values) for keys, values in held], n_new)
+        )
     device = loaded.model.device
-    lengths = torch.tensor([length for length, own in parts.items() for _ in own], device=device)[:, None]
+    lengths = torch.tensor([length for length, own in parts.items() for _ in own], device=device)[
+        :, None
+    ]
     columns = torch.arange(longest + n_new, device=device)
     given = {
         # What is padded on the right no real token sees.
@@ -202,16 +241,22 @@ def _score_part_(
         "position_ids": (lengths + columns[:n_new]).clamp(max=loaded.max_length - 1),
     }
     pad = loaded.tokenizer.pad_token_id or 0
-    ids = torch.tensor([[*row.tokens, *[pad] * (n_new - len(row.tokens))] for row in after], device=device)
+    ids = torch.tensor(
+        [[*row.tokens, *[pad] * (n_new - len(row.tokens))] for row in after], device=device
+    )
     batch = Batch(ids, given["attention_mask"], given)
     walk = loaded.walk([batch], [going])
     walk.run([nullcontext], lambda _: on_block())
     _add_scores_(loaded, walk, 0, after, found)
 
 
-def _add_scores_(loaded: LoadedModel, walk: BlockWalk, number: int, rows: Sequence[_Row], found: list[Scored]) -> None:
+def _add_scores_(
+    loaded: LoadedModel, walk: BlockWalk, number: int, rows: Sequence[_Row], found: list[Scored]
+) -> None:
     """Add what a batch after its last block says of the tokens that its rows want, in place."""
-    places = [(n, column, wanted) for n, row in enumerate(rows) for column, wanted in row.wanted.items()]
+    places = [
+        (n, column, wanted) for n, row in enumerate(rows) for column, wanted in row.wanted.items()
+    ]
     n_at_once = max(1, _LOGITS // loaded.model.get_input_embeddings().weight.shape[0])
     for start in range(0, len(places), n_at_once):
         some, device = places[start : start + n_at_once], loaded.model.device
@@ -220,8 +265,12 @@ def _add_scores_(loaded: LoadedModel, walk: BlockWalk, number: int, rows: Sequen
             logits = walk.output(loaded.model, number).logits.float()
         whole, first = logits.logsumexp(dim=-1), logits.argmax(dim=-1).tolist()
         if not bool(whole.isfinite().all()):
-            raise CalibrationError("The model's predictions are NaN or infinite.", "Remove less, or run in float32.")
-        at = [(i, token, request) for i, (*_, wanted) in enumerate(some) for token, request in wanted]
+            raise CalibrationError(
+                "The model's predictions are NaN or infinite.", "Remove less, or run in float32."
+            )
+        at = [
+            (i, token, request) for i, (*_, wanted) in enumerate(some) for token, request in wanted
+        ]
         lines, tokens = (torch.tensor([one[axis] for one in at], device=device) for axis in (0, 1))
         scores = (logits[lines, tokens] - whole[lines]).tolist()
         for (i, token, request), score in zip(at, scores, strict=True):
@@ -239,22 +288,30 @@ def write_greedily(
     stops: Sequence[str],
     on_answered: OnAnswered,
 ) -> list[list[str]]:
-    """What each model writes after each prompt: n_new tokens at most, always its first choice, up to any stop text.
+    """What each model writes after each prompt: n_new tokens at most, always its first choice, up
+    to any stop text.
 
-    A prompt that leaves no room for them loses its beginning. Raises CorpusError where no prompt does.
+    A prompt that leaves no room for them loses its beginning. Raises CorpusError where no prompt
+    does.
     """
     most = loaded.max_length - n_new
     if most < 1:
-        raise CorpusError(f"{n_new:,} written tokens are more than the model's {loaded.max_length:,}.")
+        raise CorpusError(
+            f"{n_new:,} written tokens are more than the model's {loaded.max_length:,}."
+        )
     read = [list(prompt)[-most:] for prompt in prompts]
     found = [[""] * len(prompts) for _ in models]
     n_done, streamed = 0, loaded.residency.streamed
-    for own in [list(range(len(models)))] if streamed else [[number] for number in range(len(models))]:
+    for own in (
+        [list(range(len(models)))] if streamed else [[number] for number in range(len(models))]
+    ):
         with nullcontext() if streamed else models[own[0]]():
             inside = [models[number] if streamed else nullcontext for number in own]
             for places in _written_together(loaded, read, n_new, len(own)):
                 on_block = partial(on_answered, n_done)
-                texts = _write(loaded, inside, [read[place] for place in places], n_new, stops, on_block)
+                texts = _write(
+                    loaded, inside, [read[place] for place in places], n_new, stops, on_block
+                )
                 for number, written in zip(own, texts, strict=True):
                     for place, text in zip(places, written, strict=True):
                         found[number][place] = text
@@ -267,7 +324,9 @@ def write_greedily(
 def _written_together(
     loaded: LoadedModel, read: Sequence[Sequence[int]], n_new: int, n_models: int
 ) -> Iterator[list[int]]:
-    """Positions of prompts that are continued together, the longest first, as their keys and values have room."""
+    """Positions of prompts that are continued together, the longest first, as their keys and values
+    have room.
+    """
     a_token = n_models * loaded.cache_per_token
     left = sorted(range(len(read)), key=lambda i: -len(read[i]))
     while left:

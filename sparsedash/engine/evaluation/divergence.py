@@ -1,4 +1,5 @@
-"""How far the predictions of a changed model are from the dense one's, token by token: KL divergence in nats.
+"""How far the predictions of a changed model are from the dense one's, token by token: KL
+divergence in nats.
 
 Dimensions: n tokens, v vocabulary.
 """
@@ -17,7 +18,9 @@ _BATCH_TOKENS = 2048
 
 @torch.inference_mode()
 def next_token_scores(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Log-probabilities (n, v) of the next token after evenly spread tokens of each batch of these token ids."""
+    """Log-probabilities (n, v) of the next token after evenly spread tokens of each batch of these
+    token ids.
+    """
     model, found = loaded.model, list[Tensor]()
     n_most = compared_tokens(model.get_output_embeddings().weight.shape[0])
     every = -(-sum(map(len, texts)) // n_most)
@@ -31,5 +34,8 @@ def next_token_scores(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> li
 
 def mean_divergence(dense: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     """Mean KL(dense || other) over all tokens. Both: as `next_token_scores` gives them."""
-    kept = (float((of.exp() * (of - own)).sum(dtype=torch.float64)) for of, own in zip(dense, other, strict=True))
+    kept = (
+        float((of.exp() * (of - own)).sum(dtype=torch.float64))
+        for of, own in zip(dense, other, strict=True)
+    )
     return max(0.0, sum(kept) / sum(map(len, dense)))

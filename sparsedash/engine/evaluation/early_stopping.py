@@ -1,4 +1,6 @@
-"""Early stopping of an evaluation: the order of the passages, and the rules that end it at a look."""
+"""Early stopping of an evaluation: the order of the passages, and the rules that end it at a
+look.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +8,14 @@ from itertools import accumulate, pairwise
 from random import Random
 
 from sparsedash.schema.records import Decision, Outcome, Stopping
-from sparsedash.stats.anytime import ALPHA, MARGIN, anytime_interval, anytime_p, decide_difference, planned_looks
+from sparsedash.stats.anytime import (
+    ALPHA,
+    MARGIN,
+    anytime_interval,
+    anytime_p,
+    decide_difference,
+    planned_looks,
+)
 from sparsedash.stats.tolerance import FEWEST_RIGHT, Tolerance, judge_all, passage_losses
 
 FIRST_CHUNK, FIRST_LOOK = 256, 128
@@ -16,9 +25,9 @@ _ORDER_SEED = 0
 def evaluation_chunks(n_passages: int) -> list[list[int]]:
     """The positions of the passages in their order of evaluation, cut where an evaluation may stop.
 
-    Shuffled, so that the passages answered at a cut are a fair sample; cut at the planned looks, and between them into
-    chunks of a quarter of all before. The same for every model: batches are made within a chunk, and answers in BF16
-    depend on the batch.
+    Shuffled, so that the passages answered at a cut are a fair sample; cut at the planned looks,
+    and between them into chunks of a quarter of all before. The same for every model: batches are
+    made within a chunk, and answers in BF16 depend on the batch.
     """
     order, ends = list(range(n_passages)), [0]
     Random(_ORDER_SEED).shuffle(order)
@@ -26,7 +35,9 @@ def evaluation_chunks(n_passages: int) -> list[list[int]]:
         while (start := ends[-1]) < look.n_passages:
             size = max(FIRST_CHUNK, start // 4)
             # A short rest would be too little for batches of its own.
-            ends.append(look.n_passages if start + size + size // 2 >= look.n_passages else start + size)
+            ends.append(
+                look.n_passages if start + size + size // 2 >= look.n_passages else start + size
+            )
     return [order[start:end] for start, end in pairwise(ends)]
 
 
@@ -38,10 +49,12 @@ def look_counts(n_passages: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class StopRule:
-    """Stops when a sparse model's difference to the dense one is decided, or its loss against a tolerance.
+    """Stops when a sparse model's difference to the dense one is decided, or its loss against a
+    tolerance.
 
-    dense: the dense model's outcomes, of every passage. n_comparisons: sparse records of the run, or most trials of a
-    search, over which the chance of error is split. tolerance: None: the difference alone.
+    dense: the dense model's outcomes, of every passage. n_comparisons: sparse records of the run,
+    or most trials of a search, over which the chance of error is split. tolerance: None: the
+    difference alone.
     """
 
     dense: Sequence[Outcome]
@@ -49,7 +62,9 @@ class StopRule:
     tolerance: Tolerance | None = None
 
     def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping | None:
-        """The decision after these passages of the sparse model, by position; None where no look was planned."""
+        """The decision after these passages of the sparse model, by position; None where no look
+        was planned.
+        """
         n, n_passages, alpha = len(outcomes), len(self.dense), None
         decision: Decision = "open"
         pairs = [(self.dense[row], outcome) for row, outcome in outcomes.items()]
@@ -61,9 +76,12 @@ class StopRule:
                 return None
             alpha = ALPHA / self.n_comparisons * shares[n]
             (judged,) = judge_all([passage_losses(pairs, alpha=alpha)], self.tolerance)
-            # Before the last passage, within only where every measure is: until then accuracy may still be beyond, also
-            # where too few are right so far to judge it.
-            comes = judged.accuracy is None and sum(each.last_word_right for each in self.dense) >= FEWEST_RIGHT
+            # Before the last passage, within only where every measure is: until then accuracy may
+            # still be beyond, also where too few are right so far to judge it.
+            comes = (
+                judged.accuracy is None
+                and sum(each.last_word_right for each in self.dense) >= FEWEST_RIGHT
+            )
             is_early = n < n_passages and (comes or len(judged.deciding) < len(judged.losses))
             if judged.verdict == "beyond" or (judged.verdict == "within" and not is_early):
                 decision = judged.verdict

@@ -1,11 +1,14 @@
-"""Last-word evaluation (`lambada_openai`) of one or several models on passages, batch by batch, with checkpoints.
+"""Last-word evaluation (`lambada_openai`) of one or several models on passages, batch by batch,
+with checkpoints.
 
-The rule is the common harness's: context = text up to the last space, target = " " + last word, target tokens =
-enc(context + target) after enc(context); right when each of them is the model's first choice. Several batches go
-through the model together, block by block: a block whose weights lie in a file is read once for all of them.
+The rule is the common harness's: context = text up to the last space, target = " " + last word,
+target tokens = enc(context + target) after enc(context); right when each of them is the model's
+first choice. Several batches go through the model together, block by block: a block whose weights
+lie in a file is read once for all of them.
 
-The published runs judged the last token alone, over passages padded or cut to 196 tokens. The answer to one of more
-than 197 was read at an unrelated place: the `published` rule counts it as wrong.
+The published runs judged the last token alone, over passages padded or cut to 196 tokens. The
+answer to one of more than 197 was read at an unrelated place: the `published` rule counts it as
+wrong.
 """
 
 import time
@@ -44,17 +47,29 @@ _FINISHING = 0.15
 
 
 class EvaluatedModel:
-    """A model under evaluation, its outcomes by the positions of their passages, and the seconds spent on them.
+    """A model under evaluation, its outcomes by the positions of their passages, and the seconds
+    spent on them.
 
-    applied: context in which the loaded model is this one. checkpoint, key: where outcomes are kept on the way, and
-    those of an interrupted attempt; None: nowhere.
+    applied: context in which the loaded model is this one. checkpoint, key: where outcomes are kept
+    on the way, and those of an interrupted attempt; None: nowhere.
     """
 
     def __init__(
-        self, applied: Applied = nullcontext, checkpoint: StageCheckpoint | None = None, key: str = ""
+        self,
+        applied: Applied = nullcontext,
+        checkpoint: StageCheckpoint | None = None,
+        key: str = "",
     ) -> None:
-        self.applied, self.checkpoint, self.key, self.outcomes = applied, checkpoint, key, dict[int, Outcome]()
-        self._before, self._earlier = (checkpoint and checkpoint.get(key, _decode_answers)) or (0.0, {})
+        self.applied, self.checkpoint, self.key, self.outcomes = (
+            applied,
+            checkpoint,
+            key,
+            dict[int, Outcome](),
+        )
+        self._before, self._earlier = (checkpoint and checkpoint.get(key, _decode_answers)) or (
+            0.0,
+            {},
+        )
 
     def begin(self, n_together: int) -> None:
         """Start the clock; several models that answer together share the time."""
@@ -66,7 +81,8 @@ class EvaluatedModel:
         return self._before + (time.perf_counter() - self.started) / self._n_together
 
     def resume(self, rows: Sequence[int]) -> bool:
-        """Take over an earlier attempt's outcomes of exactly these passages, if none of them is missing.
+        """Take over an earlier attempt's outcomes of exactly these passages, if none of them is
+        missing.
 
         Whole batches only: another batch gives other last digits.
         """
@@ -84,12 +100,16 @@ def _decode_answers(data: bytes) -> tuple[float, dict[int, Outcome]]:
     try:
         return msgspec.json.decode(data, type=tuple[float, dict[int, Outcome]])
     except msgspec.DecodeError as error:
-        raise StoreError(f"Stored answers cannot be read: {error}.", "Start the run again.") from error
+        raise StoreError(
+            f"Stored answers cannot be read: {error}.", "Start the run again."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """Outcomes in corpus order, and their speed: input tokens without padding. stopping, words_cut: as in Record."""
+    """Outcomes in corpus order, and their speed: input tokens without padding. stopping, words_cut:
+    as in Record.
+    """
 
     outcomes: tuple[Outcome, ...]
     stopping: Stopping | None
@@ -99,7 +119,12 @@ class EvaluationResult:
 
 
 def evaluate_alone(
-    loaded: LoadedModel, passages: Passages, on_step: OnStep, *, rule: Rule = "plain", stop: StopRule | None = None
+    loaded: LoadedModel,
+    passages: Passages,
+    on_step: OnStep,
+    *,
+    rule: Rule = "plain",
+    stop: StopRule | None = None,
 ) -> EvaluationResult:
     """Evaluate the loaded model, as it is, on every passage, or on as many as `stop` needs."""
     return evaluate_together(loaded, passages, [EvaluatedModel()], on_step, rule=rule, stop=stop)[0]
@@ -117,14 +142,23 @@ def evaluate_together(
     stop: StopRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[EvaluationResult]:
-    """Evaluate several models together: a block is read once for all of them, and they share the time.
+    """Evaluate several models together: a block is read once for all of them, and they share the
+    time.
 
-    stop: for a single model. prepare: called before each block that passages go through, and at their end, as on_block
-    of BlockWalk.run; its time is not counted.
+    stop: for a single model. prepare: called before each block that passages go through, and at
+    their end, as on_block of BlockWalk.run; its time is not counted.
     """
     # Once: in memory a change takes all blocks at the same time.
-    in_place = not loaded.residency.streamed and len(models) == 1 and models[0].applied is not nullcontext
-    report = partial(Step, "evaluate", total=len(models) * len(passages.indices), unit="passages", message=message)
+    in_place = (
+        not loaded.residency.streamed and len(models) == 1 and models[0].applied is not nullcontext
+    )
+    report = partial(
+        Step,
+        "evaluate",
+        total=len(models) * len(passages.indices),
+        unit="passages",
+        message=message,
+    )
     with models[0].applied() if in_place else nullcontext():
         evaluation = _Evaluation(loaded, passages, models, rule, prepare, on_step, report, in_place)
         return evaluation.results(stop)
@@ -132,10 +166,11 @@ def evaluate_together(
 
 @dataclass(eq=False)
 class _Reading:
-    """One batch for one model; after `_read_` its scores and answers. rows: the positions of its passages.
+    """One batch for one model; after `_read_` its scores and answers. rows: the positions of its
+    passages.
 
-    begun: the tokens of each answer that differs from the target, None for the others. unfinished: those of them that
-    are no whole word yet; finishing them adds to `begun`.
+    begun: the tokens of each answer that differs from the target, None for the others. unfinished:
+    those of them that are no whole word yet; finishing them adds to `begun`.
     """
 
     model: EvaluatedModel
@@ -156,7 +191,8 @@ class _Reading:
 class _Evaluation:
     """Models, their questions, and the numbers of passages read and right so far.
 
-    prepare: see evaluate_together. step: a Step but for its numbers. in_place: the loaded model is the single model.
+    prepare: see evaluate_together. step: a Step but for its numbers. in_place: the loaded model is
+    the single model.
     ahead: as in Step.
     """
 
@@ -184,7 +220,8 @@ class _Evaluation:
         for model in self.models:
             model.begin(len(self.models))
         chunks = evaluation_chunks(len(questions))
-        # Answers are finished at the end of each part, which takes passes over all weights: one part without a rule.
+        # Answers are finished at the end of each part, which takes passes over all weights: one
+        # part without a rule.
         for parts in [[chunk] for chunk in chunks] if stop else [chunks]:
             self._answer(parts)
             stopping = stop.stopping(self.models[0].outcomes) if stop else None
@@ -196,7 +233,9 @@ class _Evaluation:
                 stopping=stopping,
                 seconds=max(model.seconds, 1e-9),
                 n_tokens=sum(len(questions[row].read) for row in model.outcomes),
-                words_cut=tuple(words for row in sorted(model.outcomes) if (words := questions[row].words_cut)),
+                words_cut=tuple(
+                    words for row in sorted(model.outcomes) if (words := questions[row].words_cut)
+                ),
             )
             for model in self.models
         ]
@@ -236,7 +275,9 @@ class _Evaluation:
             left = left[len(together) :]
             self._read_(together)
             self.n_read += sum(len(each.rows) for each in together)
-            self.n_right += sum(score.first_wrong is None for each in together for score in each.scores)
+            self.n_right += sum(
+                score.first_wrong is None for each in together for score in each.scores
+            )
             waiting += [each for each in together if each.unfinished]
             self._report_left(waiting)
             # Finished batches can be kept at once, should the job be killed.
@@ -247,7 +288,9 @@ class _Evaluation:
                 waiting, room, self.ahead = [], most, 0.0
 
     def _unread(self, parts: Sequence[Sequence[int]]) -> list[_Reading]:
-        """The batches of these positions that are left to read, without those of an earlier attempt."""
+        """The batches of these positions that are left to read, without those of an earlier
+        attempt.
+        """
         left = list[_Reading]()
         for part in parts:
             reads = [self.questions[row].read for row in part]
@@ -258,13 +301,18 @@ class _Evaluation:
                         self.n_read += len(rows)
                         self.n_right += sum(model.outcomes[row].last_word_right for row in rows)
                     else:
-                        left.append(_Reading(model, nullcontext if self.in_place else model.applied, rows, batch))
+                        left.append(
+                            _Reading(
+                                model, nullcontext if self.in_place else model.applied, rows, batch
+                            )
+                        )
         return left
 
     def _read_(self, together: Sequence[_Reading]) -> None:
         """Read these batches together, in place."""
         loaded = self.loaded
-        # Made without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
+        # Made without the config: one that forgets what is outside a sliding window cannot hold
+        # right-padded rows.
         caches = [DynamicCache() for _ in together]
         walk = loaded.walk([each.batch for each in together], caches)
         before, a_block = self.ahead, sum(len(each.rows) for each in together) / len(loaded.blocks)
@@ -284,12 +332,19 @@ class _Evaluation:
             where = torch.tensor(places, device=device), torch.tensor(columns, device=device)
             with head_sees_only(loaded.model, *where):
                 logits = walk.output(loaded.model, number).logits
-            each.scores = list(target_scores(logits.float(), [q.target for q in questions], loaded.tokenizer.decode))
+            each.scores = list(
+                target_scores(
+                    logits.float(), [q.target for q in questions], loaded.tokenizer.decode
+                )
+            )
             each.begun = [score.first_wrong for score in each.scores]
             n_context = [len(q.context) for q in questions]
             # Where the model's context is nearly full, the answer ends with its first wrong token.
             room = [loaded.max_length - n - MAX_MORE_TOKENS for n in n_context]
-            begun = [own if own and len(own) <= n + 1 else None for own, n in zip(each.begun, room, strict=True)]
+            begun = [
+                own if own and len(own) <= n + 1 else None
+                for own, n in zip(each.begun, room, strict=True)
+            ]
             each.unfinished = unfinished_answers(loaded, each.applied, cache, n_context, begun)
 
     def _finish_(self, reads: Sequence[_Reading]) -> None:
@@ -297,11 +352,15 @@ class _Evaluation:
         if not reads:
             return
         finish_answers_(
-            self.loaded, [part for each in reads for part in each.unfinished], partial(self._report_left, reads)
+            self.loaded,
+            [part for each in reads for part in each.unfinished],
+            partial(self._report_left, reads),
         )
         for each in reads:
             answered = zip(each.rows, each.scores, each.begun, strict=True)
-            each.model.outcomes |= {row: self._outcome(row, score, tokens) for row, score, tokens in answered}
+            each.model.outcomes |= {
+                row: self._outcome(row, score, tokens) for row, score, tokens in answered
+            }
         if (checkpoint := reads[0].model.checkpoint) is not None:
             # Of all models, if one is due.
             checkpoint.keep({each.model.key: each.model.encoded for each in reads})
@@ -309,7 +368,9 @@ class _Evaluation:
 
     def _outcome(self, row: int, score: TargetScore, tokens: list[int] | None) -> Outcome:
         question, loaded = self.questions[row], self.loaded
-        answer = loaded.tokenizer.decode(score.target) if tokens is None else first_word(loaded, tokens)
+        answer = (
+            loaded.tokenizer.decode(score.target) if tokens is None else first_word(loaded, tokens)
+        )
         too_long = len(question.context) + len(question.target) > PUBLISHED_LONGEST
         return Outcome(
             index=self.passages.indices[row],
@@ -317,7 +378,8 @@ class _Evaluation:
             answer=answer.strip() or "(line break)",
             last_word_right=score.choices == score.target,
             # The last word has one rule only.
-            last_token_right=score.choices[-1] == score.target[-1] and not (self.rule == "published" and too_long),
+            last_token_right=score.choices[-1] == score.target[-1]
+            and not (self.rule == "published" and too_long),
             log_likelihood=sum(token.log_likelihood for token in score.tokens),
             tokens=score.tokens,
             top=score.top,
@@ -325,5 +387,7 @@ class _Evaluation:
 
 
 def n_fitting(sizes: Iterable[int], n_tokens: float) -> int:
-    """How many of the first batches have at most so many tokens together, padding included; one at least."""
+    """How many of the first batches have at most so many tokens together, padding included; one at
+    least.
+    """
     return max(1, sum(together <= n_tokens for together in accumulate(sizes)))

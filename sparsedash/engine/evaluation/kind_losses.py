@@ -1,4 +1,5 @@
-"""What a sparse model forgot, by kind of text: KL divergence from dense on held-out text of every source of the mix.
+"""What a sparse model forgot, by kind of text: KL divergence from dense on held-out text of every
+source of the mix.
 
 KL(dense || sparse) of the next token in nats, as means over pieces of KIND_BLOCK_TOKENS tokens.
 """
@@ -22,7 +23,9 @@ _BATCH_TOKENS, _VALUES = 1024, 2**23
 
 
 class KindText:
-    """Held-out text of every kind, which the dense model has read. Made while the loaded model is the dense one."""
+    """Held-out text of every kind, which the dense model has read. Made while the loaded model is
+    the dense one.
+    """
 
     @torch.inference_mode()
     def __init__(self, loaded: LoadedModel, n_run_tokens: int) -> None:
@@ -41,17 +44,25 @@ class KindText:
         self._dense = self._read_by(nullcontext)
 
     @torch.inference_mode()
-    def losses(self, models: Sequence[Applied], on_block: Callable[[], None] = ignore) -> list[tuple[KindLoss, ...]]:
+    def losses(
+        self, models: Sequence[Applied], on_block: Callable[[], None] = ignore
+    ) -> list[tuple[KindLoss, ...]]:
         """What each of these models lost; streamed weights are read once for all of them.
 
-        Called while the loaded model is the dense one. on_block: called after each block; may raise.
+        Called while the loaded model is the dense one. on_block: called after each block; may
+        raise.
         """
         if not self._loaded.residency.streamed:
-            return [self._losses_of(applied, self._read_by(applied, on_block), 0) for applied in models]
+            return [
+                self._losses_of(applied, self._read_by(applied, on_block), 0) for applied in models
+            ]
         n_batches = len(self._batches)
         walk = self._loaded.walk(self._batches * len(models))
         walk.run([applied for applied in models for _ in range(n_batches)], lambda _: on_block())
-        return [self._losses_of(applied, walk, number * n_batches) for number, applied in enumerate(models)]
+        return [
+            self._losses_of(applied, walk, number * n_batches)
+            for number, applied in enumerate(models)
+        ]
 
     def _read_by(self, applied: Applied, on_block: Callable[[], None] = ignore) -> BlockWalk:
         """The walk of all batches through the blocks of a model."""
@@ -68,10 +79,15 @@ class KindText:
         blocks: dict[str, list[float]] = {kind: [] for kind in self._kinds}
         for batch in range(len(self._batches)):
             divergence = torch.cat(
-                [self._divergence(applied, walk, first, batch, places) for places in self._places(batch)]
+                [
+                    self._divergence(applied, walk, first, batch, places)
+                    for places in self._places(batch)
+                ]
             )
             lengths = self._batches[batch].mask.sum(dim=1).tolist()
-            for row, of_row in zip(self._rows[batch], torch.split(divergence, lengths), strict=True):
+            for row, of_row in zip(
+                self._rows[batch], torch.split(divergence, lengths), strict=True
+            ):
                 means = [float(block.mean()) for block in torch.split(of_row, KIND_BLOCK_TOKENS)]
                 blocks[self._kinds[row]] += means
         return tuple(KindLoss(kind=kind, blocks=tuple(means)) for kind, means in blocks.items())
@@ -81,7 +97,9 @@ class KindText:
         n_together = max(1, _VALUES // self._loaded.shape.vocabulary)
         return torch.split(self._batches[batch].mask.nonzero(), n_together)
 
-    def _divergence(self, applied: Applied, walk: BlockWalk, first: int, batch: int, places: Tensor) -> Tensor:
+    def _divergence(
+        self, applied: Applied, walk: BlockWalk, first: int, batch: int, places: Tensor
+    ) -> Tensor:
         """KL of the token after each of these: (n,)."""
         dense = self._log_probabilities(self._dense, batch, places)
         with applied():

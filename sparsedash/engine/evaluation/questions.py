@@ -1,4 +1,6 @@
-"""Evaluation questions: the passages chosen from a corpus, their contexts and targets in tokens, leaks found."""
+"""Evaluation questions: the passages chosen from a corpus, their contexts and targets in tokens,
+leaks found.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ N_GRAM, FEWEST_WORDS = 13, 8
 
 @dataclass(frozen=True)
 class Question:
-    """Token ids of one passage: the context and the target after it. words_cut: of a context that is too long."""
+    """Token ids of one passage: the context and the target after it. words_cut: of a context that
+    is too long.
+    """
 
     context: list[int]
     target: list[int]
@@ -26,15 +30,16 @@ class Question:
 
     @classmethod
     def of(cls, loaded: LoadedModel, context: str, target: str) -> "Question":
-        """Context and target in tokens; a context that is too long loses its beginning, but for a beginning-of-text
-        token.
+        """Context and target in tokens; a context that is too long loses its beginning, but for a
+        beginning-of-text token.
 
         Raises CorpusError for a target that is longer than the model can read.
         """
         front, whole = loaded.front_and_own(context + target)
         n_context = len(loaded.front_and_own(context)[1])
         if len(whole) <= n_context:
-            # The last word merged into the context's last token; the model can only be asked for that token.
+            # The last word merged into the context's last token; the model can only be asked for
+            # that token.
             n_context = len(whole) - 1
         start = max(0, len(front) + len(whole) - loaded.max_length - 1)
         if start > n_context or not front + whole[start:n_context]:
@@ -53,12 +58,15 @@ def distinct_passages(texts: Texts) -> list[int]:
 
     A repeated passage adds no evidence, but every paired test would count it as independent.
     """
-    first = {" ".join(text.split()): index for index, text in reversed(list(enumerate(texts.texts)))}
+    first = {
+        " ".join(text.split()): index for index, text in reversed(list(enumerate(texts.texts)))
+    }
     return sorted(first.values())
 
 
 def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
-    """Number of passages that share N_GRAM consecutive words with the calibration text, or all words of a shorter one.
+    """Number of passages that share N_GRAM consecutive words with the calibration text, or all
+    words of a shorter one.
 
     Passages of fewer than FEWEST_WORDS do not count: their words may occur anywhere.
     Source: Brown et al., arXiv:2005.14165, appendix C, contamination by 13-grams.
@@ -66,8 +74,13 @@ def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
     texts = [text.split() for text in calibration]
     asked = [f"{c}{t}".split() for c, t in zip(passages.contexts, passages.targets, strict=True)]
     asked = [words for words in asked if len(words) >= FEWEST_WORDS]
-    seen = {n: {gram for words in texts for gram in _grams(words, n)} for n in {min(N_GRAM, len(a)) for a in asked}}
-    return sum(not seen[min(N_GRAM, len(words))].isdisjoint(_grams(words, N_GRAM)) for words in asked)
+    seen = {
+        n: {gram for words in texts for gram in _grams(words, n)}
+        for n in {min(N_GRAM, len(a)) for a in asked}
+    }
+    return sum(
+        not seen[min(N_GRAM, len(words))].isdisjoint(_grams(words, N_GRAM)) for words in asked
+    )
 
 
 def _grams(words: Sequence[str], n: int) -> Iterator[int]:
@@ -86,20 +99,40 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
         Random(settings.shuffle_seed).shuffle(order)
     indices = tuple(sorted(order[: settings.n_passages]))
     contexts, targets = zip(*(_split(texts.texts[index], index) for index in indices), strict=True)
-    return Passages(key=passages_key(texts.identity, settings), indices=indices, contexts=contexts, targets=targets)
+    return Passages(
+        key=passages_key(texts.identity, settings),
+        indices=indices,
+        contexts=contexts,
+        targets=targets,
+    )
 
 
 def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Passages as plain values for another program: `ids` of context and target, `n_target` of them the target's, and
-    the `text` with its `tokens`, encoded with `special` tokens or without.
+    """Passages as plain values for another program: `ids` of context and target, `n_target` of them
+    the target's, and the `text` with its `tokens`, encoded with `special` tokens or without.
 
     pairs: context and target of each passage.
     """
     found = []
     for context, target in pairs:
-        question, text, special = Question.of(loaded, context, target), context + target, loaded.prepends_to(context)
-        ids, tokens = question.context + question.target, loaded.tokenizer(text, add_special_tokens=special).input_ids
-        found.append({"ids": ids, "n_target": len(question.target), "text": text, "special": special, "tokens": tokens})
+        question, text, special = (
+            Question.of(loaded, context, target),
+            context + target,
+            loaded.prepends_to(context),
+        )
+        ids, tokens = (
+            question.context + question.target,
+            loaded.tokenizer(text, add_special_tokens=special).input_ids,
+        )
+        found.append(
+            {
+                "ids": ids,
+                "n_target": len(question.target),
+                "text": text,
+                "special": special,
+                "tokens": tokens,
+            }
+        )
     return found
 
 

@@ -1,1 +1,3 @@
-"""Export of a sparse model: written under another name, proven by a fresh process that loads it, then renamed."""
+"""Export of a sparse model: written under another name, proven by a fresh process that loads it,
+then renamed.
+"""

@@ -1,4 +1,6 @@
-"""Export of a sparse model: rebuilt from its record, written, proven by a fresh process, then given its name."""
+"""Export of a sparse model: rebuilt from its record, written, proven by a fresh process, then given
+its name.
+"""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +14,13 @@ from safetensors import SafetensorError
 from sparsedash.catalog.families import FORMS, form_problem, require_form, shared_width
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.export_files import copy_base_files, write_folder
-from sparsedash.engine.export.model_card import CARD, CardFacts, model_card, public_model, recipe_json
+from sparsedash.engine.export.model_card import (
+    CARD,
+    CardFacts,
+    model_card,
+    public_model,
+    recipe_json,
+)
 from sparsedash.engine.export.reload_proof import prove_files
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import gguf_of
@@ -32,13 +40,21 @@ from sparsedash.schema.store_keys import model_type_note
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.file_hashes import content_hash
 from sparsedash.storage.local_machine import free_in_words, local_path
-from sparsedash.storage.model_folders import RECIPE, new_folder, require_export_room, require_new, sweep_exports
+from sparsedash.storage.model_folders import (
+    RECIPE,
+    new_folder,
+    require_export_room,
+    require_new,
+    sweep_exports,
+)
 from sparsedash.storage.store import Store
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Request:
-    """The stored results that a request names. sparse: with the names of model and texts in its run's settings."""
+    """The stored results that a request names. sparse: with the names of model and texts in its
+    run's settings.
+    """
 
     run: Run | None
     dense: Record
@@ -57,15 +73,24 @@ class _Request:
         if run is not None:
             # A record is found by content: it may name the first place that held the same bytes.
             pruned = replace(pruned, calibration=run.settings.calibration)
-            sparse = replace(sparse, model=run.settings.model, corpus=run.settings.evaluation.corpus, pruned=pruned)
+            sparse = replace(
+                sparse,
+                model=run.settings.model,
+                corpus=run.settings.evaluation.corpus,
+                pruned=pruned,
+            )
         return cls(run=run, dense=dense, sparse=sparse, pruned=pruned, passages=passages)
 
 
-def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: OnStep) -> Export:
+def export_model(
+    settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: OnStep
+) -> Export:
     """Write and prove the files of one record's sparse model; the export is recorded in the store.
 
-    An intact earlier export of the same request is returned. Raises SparseDashError, and then the folder does not
-    exist: its name is taken, the base has changed, the form does not apply, the disk is full, or the proof fails.
+    An intact earlier export of the same request is returned. Raises SparseDashError, and then the
+    folder does not
+    exist: its name is taken, the base has changed, the form does not apply, the disk is full, or
+    the proof fails.
     """
     request = _Request.of(settings, store)
     pruned, sparse, weights = request.pruned, request.sparse, settings.weights
@@ -73,14 +98,18 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
         f"{pruned.sparsity_permille / 10:g}pct",
         *([] if pruned.method.budget == "channels" else [pruned.method.budget]),
     )
-    name = settings.folder(store.folder, public_model(sparse), method_name(pruned.method), "-".join(at))
+    name = settings.folder(
+        store.folder, public_model(sparse), method_name(pruned.method), "-".join(at)
+    )
     folder = local_path(name).absolute()
     sweep_exports(folder.parent)
     known = store.get(Export, settings.key())
     dense_file = local_path(settings.dense_gguf)
     given = content_hash(dense_file) if settings.dense_gguf and dense_file.is_file() else ""
     # A file that is gone, as it may be by now, says nothing against the export that was made of it.
-    of_it = known is not None and (known.dense_gguf_hash == given or "" in (known.dense_gguf_hash, given))
+    of_it = known is not None and (
+        known.dense_gguf_hash == given or "" in (known.dense_gguf_hash, given)
+    )
     if known is not None and of_it and folder.is_dir() and file_hashes(folder) == known.files:
         return replace(known, folder=str(folder))
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
@@ -100,12 +129,18 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
         written = _write(inside, folder, settings, request, made, store, on_part)
         meant, types = _as_quantised(inside / written.file, settings, made, store)
         written = replace(written, layout=f"{written.layout}{types}")
-        proof = prove_files(inside / written.file, settings, sparse, request.passages, meant, shelf, on_step)
+        proof = prove_files(
+            inside / written.file, settings, sparse, request.passages, meant, shelf, on_step
+        )
         files = file_hashes(inside)
-        (inside / RECIPE).write_text(recipe_json(settings, sparse, made, proof, files), encoding="utf-8")
+        (inside / RECIPE).write_text(
+            recipe_json(settings, sparse, made, proof, files), encoding="utf-8"
+        )
         tolerance = Tolerance.of(settings)
         judged = _judged(request, tolerance, store)
-        facts = CardFacts(settings, made.source, request.dense, sparse, judged, tolerance, proof, written)
+        facts = CardFacts(
+            settings, made.source, request.dense, sparse, judged, tolerance, proof, written
+        )
         (inside / CARD).write_text(model_card(facts), encoding="utf-8")
         found = Export(
             key=settings.key(),
@@ -129,10 +164,14 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
 
 
 def refuse_form(form: Form, pruned: Pruned, model_type: str | None, forms: Iterable[Form]) -> None:
-    """Raise ExportError, with those of these forms that are possible, where the sparse model has no such form."""
+    """Raise ExportError, with those of these forms that are possible, where the sparse model has no
+    such form.
+    """
     if problem := form_problem(form, pruned, model_type):
         possible = ", ".join(each for each in forms if not form_problem(each, pruned, model_type))
-        advice = f"Possible: {possible}." if possible else "No form is possible: choose another method."
+        advice = (
+            f"Possible: {possible}." if possible else "No form is possible: choose another method."
+        )
         raise ExportError(f"This model cannot be written as {form}: {problem}.", advice)
 
 
@@ -146,19 +185,30 @@ def export_narrowed(
     passages: Passages,
     on_step: OnStep,
 ) -> Proof:
-    """Write and prove the folder of a model that is sparse itself, in its own type of weights, without card and recipe.
+    """Write and prove the folder of a model that is sparse itself, in its own type of weights,
+    without card and recipe.
 
-    form: one that is possible. pruned: how it was made. source, loaded: the sparse model. record: its answers to the
-    passages. Raises ExportError, and then the folder does not exist.
+    form: one that is possible. pruned: how it was made. source, loaded: the sparse model. record:
+    its answers to the passages. Raises ExportError, and then the folder does not exist.
     """
     made = PrunedChannels.whole(loaded)
-    width = max(pruned.dense_widths) if form == "masked" else shared_width(pruned, loaded.model.config.model_type)
+    width = (
+        max(pruned.dense_widths)
+        if form == "masked"
+        else shared_width(pruned, loaded.model.config.model_type)
+    )
     settings = ExportSettings(dense="-", sparse="-", form=form, weights=loaded.dtype)
     with _write_errors(folder), new_folder(folder) as inside:
         on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)
         require_room = partial(require_export_room, folder)
         write_folder(
-            inside, source, made, width=width, weights=loaded.dtype, require_room=require_room, on_part=on_part
+            inside,
+            source,
+            made,
+            width=width,
+            weights=loaded.dtype,
+            require_room=require_room,
+            on_part=on_part,
         )
         rebuilt = RebuiltModel(source=source, loaded=loaded, sparse=made)
         return prove_files(inside, settings, record, passages, rebuilt, ModelShelf(), on_step)
@@ -170,7 +220,9 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     No weights are read, but where a GGUF file has to be made of a folder first.
     """
     source = locate_model(run.model, store, commit=run.model_commit)
-    require_form(wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type)
+    require_form(
+        wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type
+    )
     if wanted.form == "gguf":
         file, is_base = _dense_gguf(source, wanted, store)
         reader = require_full_gguf(file, is_base=is_base)
@@ -178,14 +230,21 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
             require_known(reader)
 
 
-def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, on_step: OnStep) -> Proof:
+def prove_export(
+    found: Export, folder: Path, store: Store, shelf: ModelShelf, on_step: OnStep
+) -> Proof:
     """Proof of an earlier export, wherever its folder is now.
 
     Raises ExportError where a file is not what was written, or the proof fails.
     """
     now = file_hashes(folder)
-    if changed := sorted(name for name in found.files.keys() | now.keys() if found.files.get(name) != now.get(name)):
-        raise ExportError(f"{folder} is not as exported: changed or new: {', '.join(changed[:5])}.", "Export it again.")
+    if changed := sorted(
+        name for name in found.files.keys() | now.keys() if found.files.get(name) != now.get(name)
+    ):
+        raise ExportError(
+            f"{folder} is not as exported: changed or new: {', '.join(changed[:5])}.",
+            "Export it again.",
+        )
     request = _Request.of(found.settings, store)
     made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
     what = next(folder.glob("*.gguf"), folder)
@@ -195,7 +254,11 @@ def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, o
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """The sha256 of every file by its name, except the card, which may be edited."""
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    files = {
+        file.relative_to(folder).as_posix(): file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
     return {name: content_hash(file) for name, file in files.items() if name != CARD}
 
 
@@ -208,7 +271,8 @@ def _write_errors(folder: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(error)[:200]
         room = free_in_words(OSError(), folder.parent)
         raise ExportError(
-            f"{folder} could not be written: {reason}. {room}".strip(), "Free some space, or name another folder."
+            f"{folder} could not be written: {reason}. {room}".strip(),
+            "Free some space, or name another folder.",
         ) from error
 
 
@@ -221,7 +285,11 @@ def _write(
     store: Store,
     on_part: OnPart,
 ) -> WrittenFiles:
-    sparse, weights, require_room = made.sparse, settings.weights, partial(require_export_room, folder)
+    sparse, weights, require_room = (
+        made.sparse,
+        settings.weights,
+        partial(require_export_room, folder),
+    )
     assert sparse is not None
     if settings.form == "gguf":
         assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
@@ -232,26 +300,39 @@ def _write(
         )
         copy_base_files(made.source, inside)
         return written
-    width = None if settings.form == "masked" else shared_width(request.pruned, made.loaded.model.config.model_type)
+    width = (
+        None
+        if settings.form == "masked"
+        else shared_width(request.pruned, made.loaded.model.config.model_type)
+    )
     how = partial(write_folder, width=width, weights=weights, shard_mb=settings.shard_mb)
     return how(inside, made.source, sparse, require_room=require_room, on_part=on_part)
 
 
-def _as_quantised(file: Path, settings: ExportSettings, made: RebuiltModel, store: Store) -> tuple[RebuiltModel, str]:
-    """The model with the weights that llama.cpp's quantiser has left in the file, and their types in words.
+def _as_quantised(
+    file: Path, settings: ExportSettings, made: RebuiltModel, store: Store
+) -> tuple[RebuiltModel, str]:
+    """The model with the weights that llama.cpp's quantiser has left in the file, and their types
+    in words.
 
     Unchanged where it has made none.
     """
     if settings.weights not in MADE_BY_LLAMA_CPP:
         return made, ""
     assert isinstance(made.sparse, PrunedChannels), "form_problem has refused the other shape"
-    found = read_back(file, _dense_gguf(made.source, settings, store)[0], made.sparse, settings.weights)
+    found = read_back(
+        file, _dense_gguf(made.source, settings, store)[0], made.sparse, settings.weights
+    )
     sparse = made.sparse.holding(found.blocks, found.others)
     return replace(made, sparse=sparse), f"; {tensor_types(found.tensors, found.fell_back)}"
 
 
-def _dense_gguf(source: Source, settings: ExportSettings, store: Store, on_part: OnPart = ignore) -> tuple[Path, bool]:
-    """The dense model's GGUF file, made here where none is named; and whether its weights are those of the run."""
+def _dense_gguf(
+    source: Source, settings: ExportSettings, store: Store, on_part: OnPart = ignore
+) -> tuple[Path, bool]:
+    """The dense model's GGUF file, made here where none is named; and whether its weights are those
+    of the run.
+    """
     if settings.dense_gguf:
         return local_path(settings.dense_gguf), False
     return gguf_of(source, store, on_part), True
@@ -260,5 +341,9 @@ def _dense_gguf(source: Source, settings: ExportSettings, store: Store, on_part:
 def _judged(request: _Request, tolerance: Tolerance, store: Store) -> Judged:
     """The sparse model against dense, as on the pages of its run; alone where it has none."""
     results = run_results(StoredResults(store), request.run, tolerance)
-    of_run = (each for each in (results.judged if results else ()) if each.record.key == request.sparse.key)
+    of_run = (
+        each
+        for each in (results.judged if results else ())
+        if each.record.key == request.sparse.key
+    )
     return next(of_run, None) or judge([measure(request.dense, request.sparse)], tolerance)[0]

@@ -1,4 +1,6 @@
-"""Files of an exported model for transformers: a folder of safetensors with the base's other files."""
+"""Files of an exported model for transformers: a folder of safetensors with the base's other
+files.
+"""
 
 import json
 import shutil
@@ -22,9 +24,19 @@ from sparsedash.schema.errors import ExportError
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.local_machine import lies_below
 
-_LICENCES = tuple(f"{name}{end}" for name in ("license", "licence", "notice") for end in ("", ".txt", ".md"))
+_LICENCES = tuple(
+    f"{name}{end}" for name in ("license", "licence", "notice") for end in ("", ".txt", ".md")
+)
 _COPIED = (
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja"),
+    *(
+        "tokenizer*",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab*",
+        "merges.txt",
+        "*.model",
+        "*.jinja",
+    ),
     *("chat_template*", "generation_config.json", "license*", "licence*", "notice*"),
 )
 """The base's files that are copied: its tokenizer, and what its licence asks to be kept."""
@@ -45,12 +57,13 @@ def write_folder(
     require_room: Callable[[int], None] = lambda n_bytes: None,
     on_part: OnPart = ignore,
 ) -> WrittenFiles:
-    """Write weights in shards with their index, the config and the base's other files for transformers.
+    """Write weights in shards with their index, the config and the base's other files for
+    transformers.
 
-    width: see `block_tensors`. weights: a floating-point type. shard_mb: the largest shard. require_room: called with
-    the bytes of the weights before the first is written. on_part: called between tensors and between shards. The loaded
-    model must be the dense one. Raises ExportError for a tensor that stock code has no place for, or whose numbers this
-    type cannot represent.
+    width: see `block_tensors`. weights: a floating-point type. shard_mb: the largest shard.
+    require_room: called with the bytes of the weights before the first is written. on_part: called
+    between tensors and between shards. The loaded model must be the dense one. Raises ExportError
+    for a tensor that stock code has no place for, or whose numbers this type cannot represent.
     """
     loaded, dtype = made.loaded, getattr(torch, weights)
     tensors = _all_tensors(made, width, dtype, on_part)
@@ -62,7 +75,10 @@ def write_folder(
     if gone := made.gone:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
-    head, embedding = (of().weight for of in (loaded.model.get_output_embeddings, loaded.model.get_input_embeddings))
+    head, embedding = (
+        of().weight
+        for of in (loaded.model.get_output_embeddings, loaded.model.get_input_embeddings)
+    )
     if config.get("tie_word_embeddings", loaded.family.tied) and head is not embedding:
         # The checkpoint has a head of its own, which its config denies.
         config["tie_word_embeddings"] = False
@@ -72,17 +88,26 @@ def write_folder(
     mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
     most = min(shard_mb, STREAMED_SHARD_MB) if loaded.residency.streamed else shard_mb
     plan = split_torch_state_dict_into_shards(tensors, max_shard_size=most * 10**6)
-    for number, (file, names) in enumerate(plan.filename_to_tensors.items(), n := len(plan.filename_to_tensors)):
+    for number, (file, names) in enumerate(
+        plan.filename_to_tensors.items(), n := len(plan.filename_to_tensors)
+    ):
         on_part(number, 2 * n)
         save_file({name: tensors[name] for name in names}, folder / file, metadata={"format": "pt"})
         # The library gives the file to its owner only, whatever the umask.
         (folder / file).chmod(mode)
         loaded.residency.drop()
     if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": dict(sorted(plan.tensor_to_filename.items()))}
+        index = {
+            "metadata": plan.metadata,
+            "weight_map": dict(sorted(plan.tensor_to_filename.items())),
+        }
         _write_json(folder / "model.safetensors.index.json", index)
     copy_base_files(base, folder)
-    layout = f"{width:,} channels in every block" if width else "the dense widths, zeros where something is gone"
+    layout = (
+        f"{width:,} channels in every block"
+        if width
+        else "the dense widths, zeros where something is gone"
+    )
     if width and isinstance(made, PrunedChannels) and any(0 < own < width for own in made.widths):
         layout += ", padded with zeros where fewer are left"
     if gone:
@@ -91,8 +116,12 @@ def write_folder(
     return WrittenFiles(layout=layout, size=size, base_size=dense)
 
 
-def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype, on_part: OnPart) -> dict[str, Tensor]:
-    """Every tensor of the file by its name, on the CPU; shared ones once. on_part: as many are left for writing."""
+def _all_tensors(
+    made: SparseModel, width: int | None, dtype: torch.dtype, on_part: OnPart
+) -> dict[str, Tensor]:
+    """Every tensor of the file by its name, on the CPU; shared ones once. on_part: as many are left
+    for writing.
+    """
     loaded, changed, gone = made.loaded, dict[str, Tensor](), made.gone
     for index, block in enumerate(loaded.projections("decoder")):
         if index in gone:
@@ -100,11 +129,15 @@ def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype, on_pa
         if isinstance(made, PrunedChannels):
             tensors = block_tensors(made, index, width)
         else:
-            tensors = {f"{name}.weight": weight for name, weight in made.blocks[index].weights.items()}
+            tensors = {
+                f"{name}.weight": weight for name, weight in made.blocks[index].weights.items()
+            }
         for name, tensor in tensors.items():
             module, _, kind = name.rpartition(".")
             as_it_is = kind == "bias" or weight_of(block[module]) is block[module].weight
-            changed[f"{loaded.family.blocks}.{index}.{name}"] = loaded.residency.hold(tensor if as_it_is else tensor.T)
+            changed[f"{loaded.family.blocks}.{index}.{name}"] = loaded.residency.hold(
+                tensor if as_it_is else tensor.T
+            )
     if isinstance(made, PrunedChannels):
         changed |= made.others
     model, cast = loaded.model, dict[str, Tensor]()
@@ -143,9 +176,15 @@ def copy_base_files(base: Source, folder: Path) -> None:
     where = gguf.parent.resolve() if gguf else base.folder
     # Other files in a folder of downloads do not belong to the model.
     beside = [file for file in where.iterdir() if file.name.lower() in _LICENCES] if gguf else []
-    own = [file for file in base.folder.iterdir() if any(fnmatch(file.name.lower(), each) for each in _COPIED)]
+    own = [
+        file
+        for file in base.folder.iterdir()
+        if any(fnmatch(file.name.lower(), each) for each in _COPIED)
+    ]
     # The hub's own cache keeps contents beside its folders.
-    roots = [each for folder in (base.folder, where) for each in (folder, folder.parent.parent / "blobs")]
+    roots = [
+        each for folder in (base.folder, where) for each in (folder, folder.parent.parent / "blobs")
+    ]
     for file in (*own, *templates.glob("*.jinja"), *beside):
         if not file.is_file() or file.suffix == ".py":
             continue
@@ -154,6 +193,10 @@ def copy_base_files(base: Source, folder: Path) -> None:
                 f"{file.name} is a link out of the model's folder, which may lead anywhere.",
                 "Put the file itself in its place.",
             )
-        there = folder / file.relative_to(base.folder) if file.parent == templates else folder / file.name
+        there = (
+            folder / file.relative_to(base.folder)
+            if file.parent == templates
+            else folder / file.name
+        )
         there.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, there)

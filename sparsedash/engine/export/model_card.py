@@ -1,8 +1,9 @@
-"""Model card and recipe of an export: what it is made of, how, what that cost, how to load and to rebuild it.
+"""Model card and recipe of an export: what it is made of, how, what that cost, how to load and to
+rebuild it.
 
-Names of models, files, tasks and licences are foreign text: in the card's body all of them go through `_code`, which
-makes code spans; its metadata is YAML that the hub's library writes. The recipe is JSON with every setting and hash.
-Both are public: of local paths they hold names only.
+Names of models, files, tasks and licences are foreign text: in the card's body all of them go
+through `_code`, which makes code spans; its metadata is YAML that the hub's library writes. The
+recipe is JSON with every setting and hash. Both are public: of local paths they hold names only.
 """
 
 import json
@@ -50,7 +51,9 @@ _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Contents of the card. source: the base's files. judged: sparse against dense, as on the pages of its run."""
+    """Contents of the card. source: the base's files. judged: sparse against dense, as on the pages
+    of its run.
+    """
 
     settings: ExportSettings
     source: Source
@@ -66,7 +69,11 @@ def model_card(facts: CardFacts) -> str:
     """README.md: metadata and text."""
     made, settings, proof, written = facts.sparse.pruned, facts.settings, facts.proof, facts.written
     assert made is not None
-    channels, is_gguf, hub = made.method.takes_channels, settings.form == "gguf", hub_name(facts.sparse)
+    channels, is_gguf, hub = (
+        made.method.takes_channels,
+        settings.form == "gguf",
+        hub_name(facts.sparse),
+    )
     licence = base_licence(facts.source, facts.sparse)
     data = ModelCardData(
         base_model=hub or None,
@@ -131,9 +138,11 @@ def hub_name(record: Record) -> str:
 
 
 def base_licence(source: Source, record: Record) -> str:
-    """The licence that the base states in its GGUF file, or in its own card; empty where it states none.
+    """The licence that the base states in its GGUF file, or in its own card; empty where it states
+    none.
 
-    Models are downloaded without their card, so it is fetched if possible. source: the base's files.
+    Models are downloaded without their card, so it is fetched if possible. source: the base's
+    files.
     """
     if file := gguf_file(record.model):
         with suppress(ValueError):
@@ -156,22 +165,35 @@ def _licence_name(found: object) -> str:
 
 
 def recipe_json(
-    settings: ExportSettings, record: Record, made: RebuiltModel, proof: Proof, files: Mapping[str, str]
+    settings: ExportSettings,
+    record: Record,
+    made: RebuiltModel,
+    proof: Proof,
+    files: Mapping[str, str],
 ) -> str:
     """The recipe as JSON. files: the sha256 of each other file by its name."""
     pruned, sparse = record.pruned, made.sparse
     assert pruned is not None
-    kept = [narrow.kept.tolist() for narrow in sparse.blocks] if isinstance(sparse, PrunedChannels) else None
+    kept = (
+        [narrow.kept.tolist() for narrow in sparse.blocks]
+        if isinstance(sparse, PrunedChannels)
+        else None
+    )
     document = {
         "made_by": software_versions(),
         "export": settings.key(),
         "form": settings.form,
         "weights": settings.weights,
         "shard_mb": settings.shard_mb,
-        "base": {"model": public_model(record), "identity": record.model_identity, "dtype": record.dtype},
+        "base": {
+            "model": public_model(record),
+            "identity": record.model_identity,
+            "dtype": record.dtype,
+        },
         "method": asdict(pruned.method),
         "sparsity_permille": pruned.sparsity_permille,
-        "calibration": asdict(pruned.calibration) | {"corpus": public_name(pruned.calibration.corpus)},
+        "calibration": asdict(pruned.calibration)
+        | {"corpus": public_name(pruned.calibration.corpus)},
         "calibration_identity": made.calibration_identity,
         "dense_widths": list(pruned.dense_widths),
         "widths": list(pruned.widths),
@@ -186,13 +208,19 @@ def recipe_json(
 
 def public_name(reference: str) -> str:
     """A reference without the folders of this machine."""
-    kind, colon, path = reference.partition(":") if reference.startswith(("file:", "upload:")) else ("", "", reference)
+    kind, colon, path = (
+        reference.partition(":")
+        if reference.startswith(("file:", "upload:"))
+        else ("", "", reference)
+    )
     is_path = bool(colon) or path.startswith(("/", "~", "."))
     return f"{kind}{colon}{path.rstrip('/').rpartition('/')[2] if is_path else path}"
 
 
 def is_hub_model(record: Record) -> bool:
-    """Whether the record's model is from the hub: its identity is a commit there, not a hash of files."""
+    """Whether the record's model is from the hub: its identity is a commit there, not a hash of
+    files.
+    """
     return not record.model_identity.startswith("sha256:")
 
 
@@ -216,7 +244,10 @@ def _line(text: str) -> str:
 def _removed_words(made: Pruned) -> tuple[str, str]:
     """What was done, as a sentence without its end, and how much is gone."""
     if made.method.takes_layers:
-        return "whole layers were removed", f"{removed_layers(made.widths)} of {len(made.widths)} layers"
+        return (
+            "whole layers were removed",
+            f"{removed_layers(made.widths)} of {len(made.widths)} layers",
+        )
     share = f"{100 * made.reached.channels:.1f} % of the MLPs'"
     if made.method.takes_channels:
         return "inner channels of the MLPs were removed", f"{share} channels"
@@ -225,8 +256,13 @@ def _removed_words(made: Pruned) -> tuple[str, str]:
 
 def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
     text, method, dense, kept = made.calibration, made.method, made.dense_widths, made.widths
-    choices = [f"{name} {getattr(method, name)}" for name in ("saliency", "pattern", "compensation", "allocation")]
-    calibration = f"{_code(public_name(text.corpus))}, {text.n_samples:,} samples of {text.length:,} tokens"
+    choices = [
+        f"{name} {getattr(method, name)}"
+        for name in ("saliency", "pattern", "compensation", "allocation")
+    ]
+    calibration = (
+        f"{_code(public_name(text.corpus))}, {text.n_samples:,} samples of {text.length:,} tokens"
+    )
     whole = f"{dense[0]:,}" if one_width(dense) else ", ".join(map(str, dense))
     widths = f"{max(kept):,} channels" if one_width(kept) else ", ".join(map(str, kept))
     rows = {
@@ -238,7 +274,9 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
         "Healing": wording.healing_words(made.healed) if made.healed else "",
         "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
         "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
-        "Layers that are gone, counted from 1": ", ".join(str(n) for n, width in enumerate(kept, 1) if not width),
+        "Layers that are gone, counted from 1": ", ".join(
+            str(n) for n, width in enumerate(kept, 1) if not width
+        ),
         "In the files": facts.written.layout,
         "Calibration": calibration if method.reads_text else "none: the method reads no text",
         "Number format": facts.sparse.dtype,
@@ -254,7 +292,11 @@ def _loss_section(facts: CardFacts) -> str:
     right = [f"{100 * score.accuracy:.1f} % ({score.right} of {score.total})" for score in scores]
     rows = [
         ("last word right", *right, f"{change[0]} points", change[1]),
-        ("word perplexity", *(wording.perplexity(record.word_perplexity) for record in models), *times),
+        (
+            "word perplexity",
+            *(wording.perplexity(record.word_perplexity) for record in models),
+            *times,
+        ),
     ]
     limits = verdicts.limits_sentence(found, facts.tolerance)
     test = "valid under early stopping" if pairs.anytime else "exact McNemar"
@@ -272,7 +314,9 @@ intervals allow for every sparse model of the run.
 
 
 def _kinds_section(sparse: Record) -> str:
-    """What the model lost by kind of text, as a table with a sentence; empty where that was not measured."""
+    """What the model lost by kind of text, as a table with a sentence; empty where that was not
+    measured.
+    """
     rows = [tuple(cells) for cells in kind_cells(sparse)]
     if not rows:
         return ""
@@ -289,9 +333,16 @@ def _with_coded_tasks(judged: Judged) -> Judged:
 
 
 def _tasks_words(found: ToleranceVerdict) -> str:
-    """What it lost on tasks, each with its limit and verdict, as the beginning of a paragraph; nothing without any."""
-    lost = [f"{verdicts.loss_with_limit(loss)}, {verdicts.VERDICT_SIGNS[loss.verdict]}" for loss in found.tasks]
-    lost += [f"{task}, not judged" for task in found.unjudged] + ["some not answered"] * found.unanswered
+    """What it lost on tasks, each with its limit and verdict, as the beginning of a paragraph;
+    nothing without any.
+    """
+    lost = [
+        f"{verdicts.loss_with_limit(loss)}, {verdicts.VERDICT_SIGNS[loss.verdict]}"
+        for loss in found.tasks
+    ]
+    lost += [f"{task}, not judged" for task in found.unjudged] + [
+        "some not answered"
+    ] * found.unanswered
     return f"Tasks: {'; '.join(lost)}. " if lost else ""
 
 

@@ -1,9 +1,10 @@
-"""Proof of an export: a fresh process loads the files with stock code and answers as the expected model.
+"""Proof of an export: a fresh process loads the files with stock code and answers as the expected
+model.
 
-The expected model is the run's sparse model in this process, its weights rounded as the files keep them. Both compute
-in float32, so that the files are proven and not the rounding of another type's products; the verdicts of the run
-itself, in its own type, are counted too. A process of its own, because what this one has loaded or changed must not
-help.
+The expected model is the run's sparse model in this process, its weights rounded as the files keep
+them. Both compute in float32, so that the files are proven and not the rounding of another type's
+products; the verdicts of the run itself, in its own type, are counted too. A process of its own,
+because what this one has loaded or changed must not help.
 """
 
 import json
@@ -40,12 +41,14 @@ ALLOWED = 1e-3
 
 ALLOWED_GGUF = 2e-3
 ALLOWED_TIMES = 4.0
-"""Times the change of the logits when this process rounds as llama.cpp does: by some 1 % of their range, and by a
-third of it where the model is ruined.
+"""Times the change of the logits when this process rounds as llama.cpp does: by some 1 % of their
+range, and by a third of it where the model is ruined.
 """
 
 ALLOWED_GELU = 0.05
-"""Of any file in llama.cpp whose model has a GELU, which is looked up there in a table of float16 numbers."""
+"""Of any file in llama.cpp whose model has a GELU, which is looked up there in a table of float16
+numbers.
+"""
 
 _DIFFERING = 0.1
 """Share of the verdicts that may differ where llama.cpp rounds more than the weights."""
@@ -65,47 +68,63 @@ def prove_files(
     shelf: ModelShelf,
     on_step: OnStep,
 ) -> Proof:
-    """Proof of a folder by stock transformers, or of a GGUF file by llama.cpp. Raises ExportError unless it holds.
+    """Proof of a folder by stock transformers, or of a GGUF file by llama.cpp. Raises ExportError
+    unless it holds.
 
-    record: of the sparse model. made: its model, whose weights are rounded in place where the files round them.
+    record: of the sparse model. made: its model, whose weights are rounded in place where the files
+    round them.
     """
     loaded, outcomes, config = made.loaded, record.outcomes[:N_VERDICTS], made.loaded.model.config
     place = {index: row for row, index in enumerate(passages.indices)}
     rows = [place[outcome.index] for outcome in outcomes]
-    questions = questions_of(loaded, [(passages.contexts[row], passages.targets[row]) for row in rows])
+    questions = questions_of(
+        loaded, [(passages.contexts[row], passages.targets[row]) for row in rows]
+    )
     step = Step("prove", 0, 2 * len(questions), message="Evaluating the model in memory")
     on_step(step)
     is_rounded, is_gguf = settings.weights not in (loaded.dtype, "float32"), what.is_file()
     assert made.sparse is not None
     with made.sparse.applied(), torch.inference_mode():
         if is_rounded and settings.weights not in MADE_BY_LLAMA_CPP:
-            # In place, since a second model may not fit; the dense one is read again when it is needed.
+            # In place, since a second model may not fit; the dense one is read again when it is
+            # needed.
             shelf.let_go()
             round_weights_(loaded.model, settings.form, settings.weights)
-        right, logits = reloaded.answer_questions(loaded.model, questions, lambda n: on_step(replace(step, done=n)))
+        right, logits = reloaded.answer_questions(
+            loaded.model, questions, lambda n: on_step(replace(step, done=n))
+        )
         rounded = logits
         if is_gguf and settings.weights != "float32":
             answered = replace(step, done=len(questions))
             with _rounded_inputs(loaded.model, settings.weights):
                 first = questions[: reloaded.N_LOGITS]
-                _, rounded = reloaded.answer_questions(loaded.model, first, lambda n: on_step(answered))
+                _, rounded = reloaded.answer_questions(
+                    loaded.model, first, lambda n: on_step(answered)
+                )
     found, found_logits = _run_program(what, questions, on_step)
     n_allowed = round(_DIFFERING * len(right)) if is_gguf and settings.weights != "float32" else 0
     proof = Proof(
         runtime="llama.cpp" if is_gguf else "transformers",
         version=str(found["version"]),
         n_logits=len(logits),
-        logit_difference=max(_difference(found_logits[str(i)], rows) for i, rows in enumerate(logits)),
+        logit_difference=max(
+            _difference(found_logits[str(i)], rows) for i, rows in enumerate(logits)
+        ),
         logit_allowed=gguf_allowed(config, logits, rounded) if is_gguf else ALLOWED,
         n_verdicts=len(right),
         n_meant=sum(a == b for a, b in zip(found["right"], right, strict=True)),
-        n_run=sum(a == outcome.last_word_right for a, outcome in zip(found["right"], outcomes, strict=True)),
+        n_run=sum(
+            a == outcome.last_word_right
+            for a, outcome in zip(found["right"], outcomes, strict=True)
+        ),
         n_allowed=n_allowed,
         strict=not is_rounded and loaded.dtype == "float32" and n_allowed == 0,
         made_at=time.time(),
     )
     faults = {
-        f"stock code finds tensors missing or left over: {', '.join(found['holes'][:5])}": found["holes"],
+        f"stock code finds tensors missing or left over: {', '.join(found['holes'][:5])}": found[
+            "holes"
+        ],
         "its tokenizer reads the passages differently": not found["same_tokens"],
         "it needed SparseDash's code": found["ours"],
         f"logits differ by up to {proof.logit_difference:.2g} ({proof.logit_allowed:.2g} is allowed), and "
@@ -119,17 +138,24 @@ def prove_files(
 
 
 def _difference(own: Tensor, rows: Tensor) -> float:
-    return float((own - rows).abs().max().nan_to_num(nan=inf, posinf=inf)) if own.shape == rows.shape else inf
+    return (
+        float((own - rows).abs().max().nan_to_num(nan=inf, posinf=inf))
+        if own.shape == rows.shape
+        else inf
+    )
 
 
 def gguf_allowed(config: Any, logits: Sequence[Tensor], rounded: Sequence[Tensor]) -> float:
     """The largest difference of logits that is no fault of a file.
 
-    logits, rounded: (rows, vocabulary) each, as expected, and with inputs rounded as in `_rounded_inputs`.
+    logits, rounded: (rows, vocabulary) each, as expected, and with inputs rounded as in
+    `_rounded_inputs`.
     """
     # BLOOM's config does not name its GELU: its code has no other function.
     names = ("hidden_activation", "hidden_act", "activation_function", "activation")
-    is_gelu = config.model_type == "bloom" or any("gelu" in str(getattr(config, name, "")) for name in names)
+    is_gelu = config.model_type == "bloom" or any(
+        "gelu" in str(getattr(config, name, "")) for name in names
+    )
     change = max(_difference(*pair) for pair in zip(rounded, logits, strict=True))
     # What overflows shows nothing.
     by_rounding = ALLOWED_TIMES * change if isfinite(change) else 0.0
@@ -151,8 +177,8 @@ def _rounded_inputs(model: nn.Module, weights: Weights) -> Iterator[None]:
 
 
 def rounded_activations(activations: Tensor, weights: Weights) -> Tensor:
-    """Activations (..., n) as llama.cpp multiplies weights of this type with them: in 16 bits, or in 8 with a scale for
-    each block of neighbours.
+    """Activations (..., n) as llama.cpp multiplies weights of this type with them: in 16 bits, or
+    in 8 with a scale for each block of neighbours.
     """
     if weights == "float16":
         return activations.half().to(activations)
@@ -160,7 +186,9 @@ def rounded_activations(activations: Tensor, weights: Weights) -> Tensor:
     width = activations.shape[-1]
     padded = nn.functional.pad(activations, (0, -width % block))
     blocks = padded.reshape(*padded.shape[:-1], -1, block)
-    scales = (blocks.abs().amax(dim=-1, keepdim=True) / 127).clamp_min(torch.finfo(blocks.dtype).tiny)
+    scales = (blocks.abs().amax(dim=-1, keepdim=True) / 127).clamp_min(
+        torch.finfo(blocks.dtype).tiny
+    )
     rounded: Tensor = ((blocks / scales).round() * scales).flatten(-2)
     return rounded[..., :width]
 
@@ -168,7 +196,9 @@ def rounded_activations(activations: Tensor, weights: Weights) -> Tensor:
 def _run_program(
     what: Path, questions: list[dict[str, Any]], on_step: OnStep
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Answers of a fresh process; the job can be stopped while it runs. Raises ExportError if it fails."""
+    """Answers of a fresh process; the job can be stopped while it runs. Raises ExportError if it
+    fails.
+    """
     asked = {"questions": questions, "n_threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory(prefix="sparsedash-") as place:
         question_file, answers = Path(place) / "questions.json", Path(place) / "answers.json"
@@ -177,7 +207,14 @@ def _run_program(
 
         def report() -> None:
             n_answered = count.stat().st_size if count.exists() else 0
-            on_step(Step("prove", len(questions) + n_answered, 2 * len(questions), message="Evaluating the files"))
+            on_step(
+                Step(
+                    "prove",
+                    len(questions) + n_answered,
+                    2 * len(questions),
+                    message="Evaluating the files",
+                )
+            )
 
         run_program(
             reloaded.__file__,
@@ -188,13 +225,15 @@ def _run_program(
             environment={"HF_HUB_OFFLINE": "1", "HF_HOME": place, "PYTHONIOENCODING": "utf-8"},
         )
         # In memory, since the files are deleted.
-        return json.loads(answers.read_text(encoding="utf-8")), load(Path(f"{answers}.safetensors").read_bytes())
+        return json.loads(answers.read_text(encoding="utf-8")), load(
+            Path(f"{answers}.safetensors").read_bytes()
+        )
 
 
 @torch.no_grad()
 def round_weights_(model: nn.Module, form: Form, weights: Weights) -> None:
-    """Round every weight of the model to the type of the files, in place and kept in float32. GPT-2's learned
-    positions, too, which a GGUF file keeps as they are.
+    """Round every weight of the model to the type of the files, in place and kept in float32.
+    GPT-2's learned positions, too, which a GGUF file keeps as they are.
 
     Shared weights are rounded once; twice would change nothing.
     """
@@ -203,6 +242,8 @@ def round_weights_(model: nn.Module, form: Form, weights: Weights) -> None:
         for name, parameter in module.named_parameters(recurse=False):
             plain = weight_of(module) if name == "weight" and is_projection(module) else parameter  # type: ignore[arg-type]
             if form == "gguf":
-                plain.copy_(torch.from_numpy(gguf_rounded(plain.detach().float().cpu().numpy(), weights)))
+                plain.copy_(
+                    torch.from_numpy(gguf_rounded(plain.detach().float().cpu().numpy(), weights))
+                )
             else:
                 plain.copy_(plain.to(getattr(torch, weights)))

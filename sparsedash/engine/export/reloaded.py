@@ -2,8 +2,9 @@
 
     python -I reloaded.py FOLDER_OR_FILE QUESTIONS ANSWERS
 
-A folder is loaded by transformers, a GGUF file by llama.cpp. No network, no remote code, nothing of SparseDash. Writes
-ANSWERS, a JSON file, and the logits to ANSWERS.safetensors; on the way a byte for each answer to ANSWERS.count.
+A folder is loaded by transformers, a GGUF file by llama.cpp. No network, no remote code, nothing of
+SparseDash. Writes ANSWERS, a JSON file, and the logits to ANSWERS.safetensors; on the way a byte
+for each answer to ANSWERS.count.
 """
 
 import json
@@ -32,11 +33,11 @@ OnAnswer = Callable[[int], object]
 def answer_questions(
     model: Any, questions: Sequence[dict[str, Any]], on_answer: OnAnswer = lambda n: None
 ) -> tuple[list[bool], list[Tensor]]:
-    """Whether each target was the model's first choice, token by token, and logits (rows, vocabulary) of the first
-    N_LOGITS questions.
+    """Whether each target was the model's first choice, token by token, and logits (rows,
+    vocabulary) of the first N_LOGITS questions.
 
-    Computed in float32, whatever type the weights have. questions: `ids`, of context and target; `n_target`, number of
-    the target's.
+    Computed in float32, whatever type the weights have. questions: `ids`, of context and target;
+    `n_target`, number of the target's.
     """
 
     def logits_of(ids: list[int], n_rows: int) -> Tensor:
@@ -49,7 +50,9 @@ def answer_questions(
 
 
 def _answers(
-    logits_of: Callable[[list[int], int], Tensor], questions: Sequence[dict[str, Any]], on_answer: OnAnswer
+    logits_of: Callable[[list[int], int], Tensor],
+    questions: Sequence[dict[str, Any]],
+    on_answer: OnAnswer,
 ) -> tuple[list[bool], list[Tensor]]:
     """logits_of: of the last so many tokens; of all, a long text may have gigabytes."""
     right, logits = list[bool](), list[Tensor]()
@@ -67,7 +70,8 @@ def _answers(
 def _in_float32(model: nn.Module) -> Iterator[None]:
     """Weights of a narrower type are widened while their module runs, one module at a time.
 
-    A widened copy of the whole model might not fit into memory, and offloaded weights stay in their files.
+    A widened copy of the whole model might not fit into memory, and offloaded weights stay in their
+    files.
     """
     before: dict[nn.Module, tuple[dict[str, Any], dict[str, Any]]] = {}
 
@@ -78,15 +82,20 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
             for tensors in before[module]
         )
         if hasattr(module, "scalar_embed_scale"):
-            # Gemma's factor is not in the files: its code computes it, and rounds it to the type it is loaded in.
-            module._buffers["embed_scale"] = torch.tensor(module.scalar_embed_scale, device=module.weight.device)
+            # Gemma's factor is not in the files: its code computes it, and rounds it to the type it
+            # is loaded in.
+            module._buffers["embed_scale"] = torch.tensor(
+                module.scalar_embed_scale, device=module.weight.device
+            )
 
     def restore(module: nn.Module, *_: Any) -> None:
         module._parameters, module._buffers = before.pop(module)
 
     with ExitStack() as hooks:
         for module in model.modules():
-            if any(map(_is_narrow, module.parameters(recurse=False))) or hasattr(module, "scalar_embed_scale"):
+            if any(map(_is_narrow, module.parameters(recurse=False))) or hasattr(
+                module, "scalar_embed_scale"
+            ):
                 hooks.callback(module.register_forward_pre_hook(widen).remove)
                 hooks.callback(module.register_forward_hook(restore, always_call=True).remove)
         yield
@@ -97,7 +106,9 @@ def _is_narrow(tensor: Tensor | None) -> bool:
 
 
 class LlamaCppModel:
-    """A file loaded by llama.cpp. The KV cache is float32 and attention is not fused: differences are the file's."""
+    """A file loaded by llama.cpp. The KV cache is float32 and attention is not fused: differences
+    are the file's.
+    """
 
     def __init__(self, file: str, longest: int, n_threads: int) -> None:
         from llama_cpp_py_sync import Llama
@@ -106,7 +117,9 @@ class LlamaCppModel:
         self.llama = Llama(file, n, n, n_threads, flash_attn_type=0, type_k="f32", type_v="f32")
 
     def logits(self, ids: list[int], n_rows: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        """(n_rows, vocabulary): what follows each of the last tokens, of all where they are fewer."""
+        """(n_rows, vocabulary): what follows each of the last tokens, of all where they are
+        fewer.
+        """
         ffi, lib, context = self.llama._ffi, self.llama._lib, self.llama._ctx
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
         batch, first = lib.llama_batch_init(len(ids), 0, 1), max(0, len(ids) - n_rows)
@@ -118,22 +131,35 @@ class LlamaCppModel:
             if lib.llama_decode(context, batch) != 0:
                 raise SystemExit("llama.cpp could not run the model")
             rows = [lib.llama_get_logits_ith(context, i) for i in range(first, len(ids))]
-            return np.stack([np.frombuffer(ffi.buffer(row, 4 * self.llama.n_vocab), dtype=np.float32) for row in rows])
+            return np.stack(
+                [
+                    np.frombuffer(ffi.buffer(row, 4 * self.llama.n_vocab), dtype=np.float32)
+                    for row in rows
+                ]
+            )
         finally:
             lib.llama_batch_free(batch)
 
 
-def _by_llama_cpp(file: str, asked: dict[str, Any], on_answer: OnAnswer) -> tuple[dict[str, Any], list[Tensor]]:
+def _by_llama_cpp(
+    file: str, asked: dict[str, Any], on_answer: OnAnswer
+) -> tuple[dict[str, Any], list[Tensor]]:
     from llama_cpp_py_sync import __llama_cpp_tag__
 
     questions = asked["questions"]
     model = LlamaCppModel(file, max(len(q["ids"]) for q in questions), asked["n_threads"])
-    same = all(model.llama.tokenize(q["text"], q["special"], True) == q["tokens"] for q in questions)
-    right, logits = _answers(lambda *asked: torch.from_numpy(model.logits(*asked)), questions, on_answer)
+    same = all(
+        model.llama.tokenize(q["text"], q["special"], True) == q["tokens"] for q in questions
+    )
+    right, logits = _answers(
+        lambda *asked: torch.from_numpy(model.logits(*asked)), questions, on_answer
+    )
     return {"holes": [], "same_tokens": same, "right": right, "version": __llama_cpp_tag__}, logits
 
 
-def _by_transformers(folder: str, asked: dict[str, Any], on_answer: OnAnswer) -> tuple[dict[str, Any], list[Tensor]]:
+def _by_transformers(
+    folder: str, asked: dict[str, Any], on_answer: OnAnswer
+) -> tuple[dict[str, Any], list[Tensor]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -145,17 +171,27 @@ def _by_transformers(folder: str, asked: dict[str, Any], on_answer: OnAnswer) ->
     holes = sorted({*found["missing_keys"], *found["unexpected_keys"], *mismatched})
     tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     same = all(
-        tokenizer(q["text"], add_special_tokens=q["special"]).input_ids == q["tokens"] for q in asked["questions"]
+        tokenizer(q["text"], add_special_tokens=q["special"]).input_ids == q["tokens"]
+        for q in asked["questions"]
     )
     right, logits = answer_questions(model, asked["questions"], on_answer)
-    return {"holes": holes, "same_tokens": same, "right": right, "version": version("transformers")}, logits
+    return {
+        "holes": holes,
+        "same_tokens": same,
+        "right": right,
+        "version": version("transformers"),
+    }, logits
 
 
 def load_and_answer(
     what: str, asked: dict[str, Any], on_answer: OnAnswer = lambda n: None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Plain answers of a folder's or a file's model, and its logits. asked: `questions_of`'s, and `n_threads`."""
-    answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(what, asked, on_answer)
+    """Plain answers of a folder's or a file's model, and its logits. asked: `questions_of`'s, and
+    `n_threads`.
+    """
+    answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(
+        what, asked, on_answer
+    )
     ours = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
     return answers | {"ours": ours}, {str(i): rows for i, rows in enumerate(logits)}
 
@@ -169,7 +205,9 @@ if __name__ == "__main__":
     sys.addaudithook(_refuse_network)
     count = Path(f"{sys.argv[3]}.count")
     found, logits_found = load_and_answer(
-        sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), lambda n: count.write_bytes(bytes(n))
+        sys.argv[1],
+        json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")),
+        lambda n: count.write_bytes(bytes(n)),
     )
     save_file(logits_found, f"{sys.argv[3]}.safetensors")
     Path(sys.argv[3]).write_text(json.dumps(found), encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Healing of a sparse model: it learns the dense one's next-token distribution on the calibration text and more of it.
+"""Healing of a sparse model: it learns the dense one's next-token distribution on the calibration
+text and more of it.
 
-Trained are the narrowed MLPs and all norms, by AdamW on the KL divergence of the two distributions. Held-out sequences
-are not trained on: they decide which weights are kept, never worse ones than before. Dimensions: d hidden width, n
-tokens, v vocabulary.
+Trained are the narrowed MLPs and all norms, by AdamW on the KL divergence of the two distributions.
+Held-out sequences are not trained on: they decide which weights are kept, never worse ones than
+before. Dimensions: d hidden width, n tokens, v vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +16,31 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from sparsedash.catalog.resources import HEAL_BATCH_TOKENS, HEAL_LOGITS, HEAL_PASS_TOKENS, HELD_OUT_EVERY
+from sparsedash.catalog.resources import (
+    HEAL_BATCH_TOKENS,
+    HEAL_LOGITS,
+    HEAL_PASS_TOKENS,
+    HELD_OUT_EVERY,
+)
 from sparsedash.engine.calibration.statistics import pack_tensors, split_held_out, unpacked
 from sparsedash.engine.models.decoder_blocks import Batch, skipping
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.pruning.surgery import PrunedMlp, is_projection, pruned, reparametrised, weight_of
+from sparsedash.engine.pruning.surgery import (
+    PrunedMlp,
+    is_projection,
+    pruned,
+    reparametrised,
+    weight_of,
+)
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Healed
 from sparsedash.storage.store import StageCheckpoint
 
 RATE, WARM_STEPS = 1e-3, 4
-"""The largest rate of AdamW, reached after so many steps; then a cosine to 0. A share of the root mean square that a
-matrix has at the beginning: models differ tenfold in the size of their weights. See docs/adr/0045.
+"""The largest rate of AdamW, reached after so many steps; then a cosine to 0. A share of the root
+mean square that a matrix has at the beginning: models differ tenfold in the size of their weights.
+See docs/adr/0045.
 """
 
 VECTOR_SCALE = 0.2
@@ -42,7 +55,8 @@ JUDGED_TOKENS = 4096
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HealedWeights:
-    """Result of healing. norms: by the names of their parameters. figures: not kept yet, without `weights`.
+    """Result of healing. norms: by the names of their parameters. figures: not kept yet, without
+    `weights`.
 
     Where no step gained anything the blocks are those of before, and there are no norms.
     """
@@ -53,7 +67,9 @@ class HealedWeights:
 
 
 def require_resident(streamed: bool, what: str = "healed") -> None:
-    """Raise CalibrationError where a model cannot be healed or quantised since its weights stay in their files."""
+    """Raise CalibrationError where a model cannot be healed or quantised since its weights stay in
+    their files.
+    """
     if streamed:
         raise CalibrationError(
             f"A model streamed from disk cannot be {what}: that needs all weights in memory.",
@@ -83,12 +99,14 @@ def heal(
     on_step: OnStep,
     checkpoint: "HealingCheckpoint",
 ) -> HealedWeights:
-    """The healed model of these narrowed MLPs; the loaded model is the dense one, before and afterwards.
+    """The healed model of these narrowed MLPs; the loaded model is the dense one, before and
+    afterwards.
 
-    sequences: those of the calibration, some of which are held out. further: more text, all of which is trained on.
-    seed: of the order of the text. The dense model reads first what is needed of the text; its last hidden states are
-    kept. Same arguments, same weights, also from a checkpoint. Raises CalibrationError where there is too little text,
-    or a prediction is not finite.
+    sequences: those of the calibration, some of which are held out. further: more text, all of
+    which is trained on.
+    seed: of the order of the text. The dense model reads first what is needed of the text; its last
+    hidden states are kept. Same arguments, same weights, also from a checkpoint. Raises
+    CalibrationError where there is too little text, or a prediction is not finite.
     """
     require_resident(loaded.residency.streamed)
     require_held_out(len(sequences))
@@ -101,7 +119,9 @@ def heal(
         state = student.resume(checkpoint) or student.begin()
         for number in range(state.step, n_steps):
             student.train(
-                text.batches[number], _rate(number, n_steps), lambda share: on_step(state.reported(n_steps, share))
+                text.batches[number],
+                _rate(number, n_steps),
+                lambda share: on_step(state.reported(n_steps, share)),
             )
             state.step += 1
             if state.step % CHECK_EVERY == 0 or state.step == n_steps:
@@ -121,8 +141,8 @@ Piece = list[int]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Text:
-    """Text of a healing. batches: the pieces of every step. judged: those that decide. dense: the dense model's last
-    hidden states (n, d) of every piece, by the piece's identity.
+    """Text of a healing. batches: the pieces of every step. judged: those that decide. dense: the
+    dense model's last hidden states (n, d) of every piece, by the piece's identity.
     """
 
     batches: list[list[Piece]]
@@ -143,7 +163,9 @@ class _Text:
 
         def cut(text: Sequence[Sequence[int]]) -> Iterator[Piece]:
             for ids in map(list, text):
-                yield from loaded.windows(ids, HEAL_PASS_TOKENS) if len(ids) > HEAL_PASS_TOKENS else [ids]
+                yield from (
+                    loaded.windows(ids, HEAL_PASS_TOKENS) if len(ids) > HEAL_PASS_TOKENS else [ids]
+                )
 
         fitted, apart = map(cut, split_held_out(sequences))
         judged, n_judged = list[Piece](), 0
@@ -152,7 +174,10 @@ class _Text:
                 judged.append(piece)
                 n_judged += len(piece)
         batches = list(_drawn([*fitted, *cut(further)], n_steps, seed))
-        used, dense = list({id(piece): piece for piece in chain(judged, *batches)}.values()), dict[int, Tensor]()
+        used, dense = (
+            list({id(piece): piece for piece in chain(judged, *batches)}.values()),
+            dict[int, Tensor](),
+        )
         for rows, batch in loaded.batches(used, HEAL_BATCH_TOKENS):
             on_batch()
             own = [used[row] for row in rows]
@@ -162,7 +187,9 @@ class _Text:
 
 
 def _drawn(pieces: Sequence[Piece], n_steps: int, seed: int) -> Iterator[list[Piece]]:
-    """Batches of at most HEAL_BATCH_TOKENS tokens, or one piece; every piece once before any comes again."""
+    """Batches of at most HEAL_BATCH_TOKENS tokens, or one piece; every piece once before any comes
+    again.
+    """
     draw, waiting = Random(seed), list[Piece]()
     for _ in range(n_steps):
         batch, n_tokens = list[Piece](), 0
@@ -184,7 +211,8 @@ def _last_hidden(loaded: LoadedModel, batch: Batch) -> Tensor:
 
 @contextmanager
 def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[str]]]:
-    """Inside, the parameters of the MLPs and of all norms of layers that are left are copies to be trained.
+    """Inside, the parameters of the MLPs and of all norms of layers that are left are copies to be
+    trained.
 
     Gives their names: those of every block's MLP, and last those of the norms.
     """
@@ -206,14 +234,18 @@ def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[s
     ]
     names = [[name for module in (*mlp.inner, mlp.out) for name in of(module)] for mlp in mlps]
     names.append([name for module in norms for name in of(module)])
-    copies = {name: nn.Parameter(model.get_parameter(name).detach().clone()) for name in chain(*names)}
+    copies = {
+        name: nn.Parameter(model.get_parameter(name).detach().clone()) for name in chain(*names)
+    }
     with reparametrised(model, copies):
         yield names
 
 
 @dataclass(kw_only=True)
 class _State:
-    """step: those that are done. best: the least held-out divergence, after kept_step. before: at the beginning."""
+    """step: those that are done. best: the least held-out divergence, after kept_step. before: at
+    the beginning.
+    """
 
     best: float
     before: float
@@ -222,13 +254,15 @@ class _State:
 
     def reported(self, n_steps: int, share: float = 0.0) -> Step:
         """Progress with this share of the next step."""
-        said = f"step {self.step} of {n_steps}, held-out KL {self.best:.3f}, {self.before:.3f} before"
+        said = (
+            f"step {self.step} of {n_steps}, held-out KL {self.best:.3f}, {self.before:.3f} before"
+        )
         return Step("heal", self.step, n_steps, message=said, ahead=share)
 
 
 class _Student:
-    """The sparse model while it learns: its weights, in single precision where the model's own type is another, the
-    optimiser, and the best weights so far.
+    """The sparse model while it learns: its weights, in single precision where the model's own type
+    is another, the optimiser, and the best weights so far.
     """
 
     def __init__(self, loaded: LoadedModel, names: list[list[str]], text: _Text) -> None:
@@ -236,7 +270,9 @@ class _Student:
         self._weights = {name: loaded.model.get_parameter(name) for name in chain(*names)}
         wide = {name: own.detach().float().requires_grad_() for name, own in self._weights.items()}
         # The weights themselves where they are in single precision.
-        self._wide = {n: own if own.dtype == torch.float32 else wide[n] for n, own in self._weights.items()}
+        self._wide = {
+            n: own if own.dtype == torch.float32 else wide[n] for n, own in self._weights.items()
+        }
         groups = [{"params": [own], "scale": _scale(own)} for own in self._wide.values()]
         self._optimiser = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.0)
         self._best: dict[str, Tensor] = {}
@@ -244,14 +280,24 @@ class _Student:
         ids = torch.zeros(1, 1, dtype=torch.long, device=loaded.model.device)
         self._walk = loaded.walk([Batch(ids, torch.ones_like(ids))])
 
-    def train(self, pieces: Sequence[Piece], rate: float, on_share: Callable[[float], None]) -> None:
-        """One step on these pieces. on_share: called before each pass with the share that is done; may raise."""
+    def train(
+        self, pieces: Sequence[Piece], rate: float, on_share: Callable[[float], None]
+    ) -> None:
+        """One step on these pieces. on_share: called before each pass with the share that is done;
+        may raise.
+        """
         n_tokens, passes = sum(map(len, pieces)), self._loaded.batches(pieces, HEAL_PASS_TOKENS)
         for number, (rows, batch) in enumerate(passes):
             on_share(number / len(passes))
             with torch.enable_grad():
-                hidden, dense = _last_hidden(self._loaded, batch), self._dense([pieces[row] for row in rows])
-                parts = [self._gradient(own, of_dense, n_tokens) for own, of_dense in self._chunks(hidden, dense)]
+                hidden, dense = (
+                    _last_hidden(self._loaded, batch),
+                    self._dense([pieces[row] for row in rows]),
+                )
+                parts = [
+                    self._gradient(own, of_dense, n_tokens)
+                    for own, of_dense in self._chunks(hidden, dense)
+                ]
                 hidden.backward(torch.cat(parts))  # type: ignore[no-untyped-call]
             self._gather_gradients()
         for group in self._optimiser.param_groups:
@@ -261,10 +307,14 @@ class _Student:
         self._narrow()
 
     def begin(self) -> _State:
-        """The state before the first step. Raises CalibrationError where a prediction is not finite."""
+        """The state before the first step. Raises CalibrationError where a prediction is not
+        finite.
+        """
         before = self._divergence()
         if not isfinite(before):
-            raise CalibrationError("The sparse model's predictions are NaN or infinite.", "Remove less of it.")
+            raise CalibrationError(
+                "The sparse model's predictions are NaN or infinite.", "Remove less of it."
+            )
         return _State(best=before, before=before)
 
     def judge(self, state: _State) -> None:
@@ -286,7 +336,9 @@ class _Student:
             norms = {name: self._weights[name].detach() for name in self._names[-1]}
             for index, mlp in enumerate(self._loaded.mlps):
                 (weight, bias), inner = of(mlp.out), tuple(map(of, mlp.inner))
-                blocks[index] = replace(blocks[index], out_weight=weight, out_bias=bias, inner=inner)
+                blocks[index] = replace(
+                    blocks[index], out_weight=weight, out_bias=bias, inner=inner
+                )
         figures = Healed(
             steps=state.step,
             kept_step=state.kept_step,
@@ -310,7 +362,10 @@ class _Student:
             for name in names:
                 self._wide[name].copy_(data[name])
                 if f"{name} mean" in data:
-                    moments = {"exp_avg": data[f"{name} mean"], "exp_avg_sq": data[f"{name} square"]}
+                    moments = {
+                        "exp_avg": data[f"{name} mean"],
+                        "exp_avg_sq": data[f"{name} square"],
+                    }
                     device = self._wide[name].device
                     self._optimiser.state[self._wide[name]] = {
                         "step": torch.tensor(float(state.step)),
@@ -325,18 +380,29 @@ class _Student:
     def _packed(self, names: Sequence[str], state: _State) -> bytes:
         tensors = {"state": _as_tensor(state)}
         for name in names:
-            tensors[name], moments = self._wide[name].detach(), self._optimiser.state[self._wide[name]]
+            tensors[name], moments = (
+                self._wide[name].detach(),
+                self._optimiser.state[self._wide[name]],
+            )
             if moments:
-                tensors |= {f"{name} mean": moments["exp_avg"], f"{name} square": moments["exp_avg_sq"]}
+                tensors |= {
+                    f"{name} mean": moments["exp_avg"],
+                    f"{name} square": moments["exp_avg_sq"],
+                }
             if self._best and state.kept_step < state.step:
                 tensors[f"{name} best"] = self._best[name]
         return pack_tensors(tensors)
 
     def _divergence(self) -> float:
-        """Mean KL divergence from the dense model on the held-out text, in nats a token; inf where it is no number."""
+        """Mean KL divergence from the dense model on the held-out text, in nats a token; inf where
+        it is no number.
+        """
         found, pieces = 0.0, self._text.judged
         for rows, batch in self._loaded.batches(pieces, HEAL_PASS_TOKENS):
-            hidden, dense = _last_hidden(self._loaded, batch), self._dense([pieces[row] for row in rows])
+            hidden, dense = (
+                _last_hidden(self._loaded, batch),
+                self._dense([pieces[row] for row in rows]),
+            )
             found += sum(float(self._kl(*parts)) for parts in self._chunks(hidden, dense))
         return max(0.0, found / sum(map(len, pieces))) if isfinite(found) else inf
 
@@ -349,7 +415,9 @@ class _Student:
         return zip(torch.split(hidden.detach(), n), torch.split(dense, n), strict=True)
 
     def _kl(self, hidden: Tensor, dense: Tensor) -> Tensor:
-        """Sum over the tokens of the divergence from the dense model's distribution. hidden, dense: (n, d)."""
+        """Sum over the tokens of the divergence from the dense model's distribution. hidden, dense:
+        (n, d).
+        """
         with torch.no_grad():
             target = self._logits(dense).float().log_softmax(dim=-1)
         own = self._logits(hidden).float().log_softmax(dim=-1)
@@ -391,12 +459,15 @@ def _scale(weight: Tensor) -> float:
 
 
 def _as_tensor(state: _State) -> Tensor:
-    return torch.tensor([state.best, state.before, state.step, state.kept_step], dtype=torch.float64)
+    return torch.tensor(
+        [state.best, state.before, state.step, state.kept_step], dtype=torch.float64
+    )
 
 
 @dataclass
 class HealingCheckpoint:
-    """Checkpoint of a healing: weights, moments and best weights, block by block, so that no copy of all is made.
+    """Checkpoint of a healing: weights, moments and best weights, block by block, so that no copy
+    of all is made.
 
     Two are kept in turn: while one is written, the other is whole.
     """
@@ -411,14 +482,19 @@ class HealingCheckpoint:
         if self._checkpoint.is_due:
             turn = self._turn + 1
             # Where not all has room, the other one stays the whole one.
-            if self._checkpoint.keep({self._name(turn % 2, part): own for part, own in enumerate(pack)}):
+            if self._checkpoint.keep(
+                {self._name(turn % 2, part): own for part, own in enumerate(pack)}
+            ):
                 self._turn = turn
 
     def newest(self, n_parts: int) -> _State | None:
         """The state of the newest whole checkpoint, or None."""
         found = dict[int, tuple[float, ...]]()
         for turn in range(2):
-            states = {self._checkpoint.get(self._name(turn, part), _unpack_state) for part in range(n_parts)}
+            states = {
+                self._checkpoint.get(self._name(turn, part), _unpack_state)
+                for part in range(n_parts)
+            }
             if len(states) == 1 and (state := states.pop()) is not None:
                 found[turn] = state
         if not found:
@@ -431,7 +507,9 @@ class HealingCheckpoint:
         """The tensors of each part of this state."""
         for part in range(n_parts):
             data = self._checkpoint.get(self._name(self._turn % 2, part), _unpack_part)
-            assert data is not None and torch.equal(data["state"], _as_tensor(state)), "it was whole just now"
+            assert data is not None and torch.equal(data["state"], _as_tensor(state)), (
+                "it was whole just now"
+            )
             yield data
 
     def done(self) -> None:

@@ -1,1 +1,3 @@
-"""Models: find, check, convert and load them without remote code; run them block by block, resident or streamed."""
+"""Models: find, check, convert and load them without remote code; run them block by block, resident
+or streamed.
+"""

@@ -1,7 +1,8 @@
 """Read a checkpoint's config and weights, or refuse it with the names of what is wrong.
 
-A loader fills a hole with random numbers and says so in its log alone; every figure computed after that would be wrong.
-So nothing may be missing, left over, of another shape, or no number, and sizes are checked before anything is built.
+A loader fills a hole with random numbers and says so in its log alone; every figure computed after
+that would be wrong. So nothing may be missing, left over, of another shape, or no number, and sizes
+are checked before anything is built.
 """
 
 import json
@@ -30,27 +31,51 @@ from sparsedash.catalog.families import config_problem
 from sparsedash.schema.errors import ModelError, SparseDashError, first_line
 from sparsedash.storage.model_folders import model_config
 
-_OF_LIBRARIES = (ImportError, UnpicklingError, SafetensorError, StrictDataclassError, AssertionError, ArithmeticError)
-UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, *_OF_LIBRARIES)
+_OF_LIBRARIES = (
+    ImportError,
+    UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+    AssertionError,
+    ArithmeticError,
+)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    *_OF_LIBRARIES,
+)
 """Errors of libraries on files that are damaged or were never a model."""
 
 MOST_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
-"""Most weights that a config may describe for each byte of its files: tied ones are stored once, GGUF packs several."""
+"""Most weights that a config may describe for each byte of its files: tied ones are stored once,
+GGUF packs several.
+"""
 HARMLESS_WEIGHTS = 50_000_000
 """So many need no comparison with the files: they take little memory."""
 
 OTHER_CONFIG = "See whether config.json is whole, and that of this model."
 FLOAT_TYPES = ("float64", "float32", "float16", "bfloat16")
 _FORMS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin"))
-"""The whole file of each form, which a loader takes before an index, and the names that its shards may have."""
+"""The whole file of each form, which a loader takes before an index, and the names that its shards
+may have.
+"""
 _NAMED = 5
 _MASKS = re.compile(r"\.att(n|ention)(\.attention)?\.(masked_)?bias$")
-"""Causal masks, which earlier versions of transformers stored with GPT-2, -J, -Neo and -NeoX; nobody reads them."""
+"""Causal masks, which earlier versions of transformers stored with GPT-2, -J, -Neo and -NeoX;
+nobody reads them.
+"""
 
 
 @contextmanager
 def refusing(problem: str, advice: str) -> Iterator[None]:
-    """Raises ModelError with this problem and a library's reason where what is read inside is damaged or no model."""
+    """Raises ModelError with this problem and a library's reason where what is read inside is
+    damaged or no model.
+    """
     try:
         yield
     except UNREADABLE as error:
@@ -69,10 +94,15 @@ def refusing_tokenizer(problem: str, advice: str) -> Iterator[None]:
 
 
 def read_config(folder: Path, reference: str) -> PretrainedConfig:
-    """The config of a folder, without weights. Raises ModelError where none can be read, or where it is refused."""
+    """The config of a folder, without weights. Raises ModelError where none can be read, or where
+    it is refused.
+    """
     if (said := model_config(str(folder))) is None:
-        raise ModelError(f"{reference} holds no config.json that is JSON.", "Name what save_pretrained() wrote.")
-    # Before transformers reads it, which makes lists and dictionaries as long as the config asks for.
+        raise ModelError(
+            f"{reference} holds no config.json that is JSON.", "Name what save_pretrained() wrote."
+        )
+    # Before transformers reads it, which makes lists and dictionaries as long as the config asks
+    # for.
     refuse_impossible(said, reference)
     with refusing(f"The config of {reference} could not be read", OTHER_CONFIG):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -82,20 +112,29 @@ def read_config(folder: Path, reference: str) -> PretrainedConfig:
 
 
 def refuse_impossible(config: Mapping[str, Any], reference: str) -> None:
-    """Raises ModelError for a config of an unknown family, of a quantised model, or of impossible sizes."""
+    """Raises ModelError for a config of an unknown family, of a quantised model, or of impossible
+    sizes.
+    """
     if problem := config_problem(config, reference):
         raise ModelError(problem[0].upper() + problem[1:], OTHER_CONFIG)
 
 
-def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **where: Any) -> PreTrainedModel:
-    """The model with these weights and no others, on the CPU. where: of weights, as `from_pretrained` takes them.
+def read_model(
+    reference: str, config: PretrainedConfig, dtype: torch.dtype, **where: Any
+) -> PreTrainedModel:
+    """The model with these weights and no others, on the CPU. where: of weights, as
+    `from_pretrained` takes them.
 
     Raises ModelError with the names of tensors that are missing, left over, or of another shape.
     """
     advice = "The folder needs config.json, weights as .safetensors, and the tokenizer's files."
     with refusing(f"{reference} could not be read", advice):
         # The automatic class takes no weights without a place.
-        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if "state_dict" in where else AutoModelForCausalLM
+        kind = (
+            MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            if "state_dict" in where
+            else AutoModelForCausalLM
+        )
         model, found = kind.from_pretrained(
             **where,
             config=config,
@@ -107,8 +146,12 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
         )
     said = {
         "lacks": set(found["missing_keys"]),
-        "has, and its config knows nothing of,": {n for n in found["unexpected_keys"] if not _MASKS.search(n)},
-        "has in another shape than its config says": {name for name, *_ in found["mismatched_keys"]},
+        "has, and its config knows nothing of,": {
+            n for n in found["unexpected_keys"] if not _MASKS.search(n)
+        },
+        "has in another shape than its config says": {
+            name for name, *_ in found["mismatched_keys"]
+        },
     }
     if parts := [f"{verb} {_few(names)}" for verb, names in said.items() if names]:
         raise ModelError(
@@ -122,13 +165,18 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
 
 
 def refuse_damaged_files(folder: Path, reference: str) -> None:
-    """Raises ModelError for a weight file that is missing, cut off or holds other numbers than weights, or for none."""
+    """Raises ModelError for a weight file that is missing, cut off or holds other numbers than
+    weights, or for none.
+    """
     files = weight_files(folder, reference)
     if not files:
         advice = "Fetch them, or name a folder that has them."
         raise ModelError(f"The weights of {reference} are not on this machine.", advice)
     for file in files:
-        with refusing(f"{reference} could not be read: {file.name} is damaged", "Fetch or save the model again."):
+        with refusing(
+            f"{reference} could not be read: {file.name} is damaged",
+            "Fetch or save the model again.",
+        ):
             types = {
                 name: type_name(tensor.dtype)
                 for name, tensor in stored_tensors(file)
@@ -147,10 +195,14 @@ def type_name(dtype: torch.dtype) -> str:
 
 
 def stored_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file by name, each read when it is touched. Raises one of UNREADABLE for a damaged file."""
+    """The tensors of a file by name, each read when it is touched. Raises one of UNREADABLE for a
+    damaged file.
+    """
     if file.suffix == ".bin":
         # Files of the oldest form are no archives, and are read at once.
-        yield from torch.load(file, map_location="cpu", mmap=is_zipfile(file), weights_only=True).items()
+        yield from torch.load(
+            file, map_location="cpu", mmap=is_zipfile(file), weights_only=True
+        ).items()
         return
     with safe_open(file, framework="pt") as opened:
         for name in opened.keys():  # noqa: SIM118 - it is no dict
@@ -158,8 +210,9 @@ def stored_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def weight_files(folder: Path, reference: str) -> list[Path]:
-    """The files that a loader reads a folder's weights from; none where it has no weights. Raises ModelError for an
-    index that is none, or that names a file elsewhere: one that the model's identity does not know.
+    """The files that a loader reads a folder's weights from; none where it has no weights. Raises
+    ModelError for an index that is none, or that names a file elsewhere: one that the model's
+    identity does not know.
     """
     for whole, _ in _FORMS:
         index = folder / f"{whole}.index.json"
@@ -174,17 +227,27 @@ def _shards(index: Path, reference: str) -> list[Path]:
     advice = "Fetch the model again."
     with refusing(f"{index.name} of {reference} could not be read", advice):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        gone = [shard for shard in shards if Path(shard).name != shard or not index.with_name(shard).is_file()]
+        gone = [
+            shard
+            for shard in shards
+            if Path(shard).name != shard or not index.with_name(shard).is_file()
+        ]
     if gone:
-        raise ModelError(f"{index.name} of {reference} names {gone[0][:80]!r}, which is not in the folder.", advice)
+        raise ModelError(
+            f"{index.name} of {reference} names {gone[0][:80]!r}, which is not in the folder.",
+            advice,
+        )
     return [index.with_name(shard) for shard in sorted(shards)]
 
 
 def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
-    """Raises ModelError where the config describes no model, or far more weights, counted on the meta device, than fit
-    into its files. kind: of MOST_WEIGHTS_A_BYTE.
+    """Raises ModelError where the config describes no model, or far more weights, counted on the
+    meta device, than fit into its files. kind: of MOST_WEIGHTS_A_BYTE.
     """
-    with refusing(f"The config of {reference} describes no model", OTHER_CONFIG), torch.device("meta"):
+    with (
+        refusing(f"The config of {reference} describes no model", OTHER_CONFIG),
+        torch.device("meta"),
+    ):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     described = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
     if described > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
@@ -194,8 +257,12 @@ def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kin
         )
 
 
-def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callable[[], None] = lambda: None) -> None:
-    """Raises ModelError with the names of weights that are not finite; reads all. after_each: called between two."""
+def refuse_no_numbers(
+    reference: str, model: PreTrainedModel, after_each: Callable[[], None] = lambda: None
+) -> None:
+    """Raises ModelError with the names of weights that are not finite; reads all. after_each:
+    called between two.
+    """
 
     def is_finite(weight: Tensor) -> bool:
         # Without a copy of the weight: NaN and infinity both reach its least or largest value.

@@ -1,7 +1,8 @@
 """Running the decoder blocks of a model one by one over many batches.
 
-A model's own forward decides what every block is given (masks, position embeddings, which differ from layer to layer in
-some families); the walker asks it once per batch with the blocks stubbed out, then runs the real blocks itself.
+A model's own forward decides what every block is given (masks, position embeddings, which differ
+from layer to layer in some families); the walker asks it once per batch with the blocks stubbed
+out, then runs the real blocks itself.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,7 +26,9 @@ Applied = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real. given: further model inputs."""
+    """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real. given: further
+    model inputs.
+    """
 
     ids: Tensor
     mask: Tensor
@@ -44,7 +47,11 @@ class BlockWalk:
     """Takes batches through the decoder blocks, one block at a time over all of them."""
 
     def __init__(
-        self, body: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Batch], caches: Sequence[Cache] = ()
+        self,
+        body: nn.Module,
+        blocks: Sequence[nn.Module],
+        batches: Sequence[Batch],
+        caches: Sequence[Cache] = (),
     ) -> None:
         """body: the model without its output head. Runs the embeddings, none of the blocks.
 
@@ -52,13 +59,18 @@ class BlockWalk:
         """
         self._blocks, self._batches = blocks, batches
         self._tuples = _returns_tuples(body, blocks)
-        entered = [self._enter(body, *own) for own in zip(batches, caches or [None] * len(batches), strict=True)]
+        entered = [
+            self._enter(body, *own)
+            for own in zip(batches, caches or [None] * len(batches), strict=True)
+        ]
         self._calls = [calls for _, calls in entered]
         self._hidden = [hidden for hidden, _ in entered]
 
     @property
     def hidden(self) -> list[Tensor]:
-        """The hidden states (b, t, d) of every batch after the last step; the next step starts from them."""
+        """The hidden states (b, t, d) of every batch after the last step; the next step starts from
+        them.
+        """
         return list(self._hidden)
 
     def go_back(self, hidden: Sequence[Tensor]) -> None:
@@ -71,11 +83,14 @@ class BlockWalk:
             self._through(index, number)
             yield number
 
-    def run(self, inside: Sequence[Applied], on_block: Callable[[int], None] = lambda _: None) -> None:
+    def run(
+        self, inside: Sequence[Applied], on_block: Callable[[int], None] = lambda _: None
+    ) -> None:
         """Take every batch through all blocks, one block at a time.
 
-        inside: of each batch, what the model is while it reads that. on_block: called with the index of the block that
-        is next for all of them, with the number of blocks at the end, while the model is the dense one; may raise.
+        inside: of each batch, what the model is while it reads that. on_block: called with the
+        index of the block that is next for all of them, with the number of blocks at the end, while
+        the model is the dense one; may raise.
         """
         numbers = sorted(range(len(inside)), key=lambda number: inside.index(inside[number]))
         for index in range(len(self._blocks)):
@@ -87,7 +102,9 @@ class BlockWalk:
         on_block(len(self._blocks))
 
     def output(self, model: nn.Module, number: int) -> Any:
-        """The output of the model with its head for the hidden states of a batch after the last block."""
+        """The output of the model with its head for the hidden states of a batch after the last
+        block.
+        """
         hidden = self._hidden[number]
         given = (hidden,) if self._tuples else hidden
         with forward_replaced(self._blocks, [lambda *args, **kwargs: given] * len(self._blocks)):
@@ -98,7 +115,9 @@ class BlockWalk:
         output = self._blocks[index](self._hidden[number], *args, **kwargs)
         self._hidden[number] = output[0] if isinstance(output, tuple) else output
 
-    def _enter(self, body: nn.Module, batch: Batch, cache: Cache | None) -> tuple[Tensor, list[_Call]]:
+    def _enter(
+        self, body: nn.Module, batch: Batch, cache: Cache | None
+    ) -> tuple[Tensor, list[_Call]]:
         first: list[Tensor] = []
         calls: list[_Call] = []
 
@@ -110,26 +129,32 @@ class BlockWalk:
 
         kept = {} if cache is None else {"cache": cache}
         with forward_replaced(self._blocks, [stub] * len(self._blocks)):
-            # Without the mask: padding is on the right, where a causal model's real tokens never look, and attention
-            # without one is faster.
+            # Without the mask: padding is on the right, where a causal model's real tokens never
+            # look, and attention without one is faster.
             body(input_ids=batch.ids, use_cache=cache is not None, **batch.given, **kept)
         return first[0], calls
 
 
 @contextmanager
-def capture_inputs(modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tensor], None]]) -> Iterator[None]:
+def capture_inputs(
+    modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tensor], None]]
+) -> Iterator[None]:
     """Inside, every module hands its input to its sink before it runs."""
     with ExitStack() as hooks:
         for module, sink in zip(modules, sinks, strict=True):
-            hooks.callback(module.register_forward_pre_hook(lambda _, inputs, s=sink: s(inputs[0])).remove)
+            hooks.callback(
+                module.register_forward_pre_hook(lambda _, inputs, s=sink: s(inputs[0])).remove
+            )
         yield
 
 
 @contextmanager
 def head_sees_only(model: Any, rows: Tensor | slice, columns: Tensor | int) -> Iterator[None]:
-    """Inside, the output head is given the hidden states at these places only, and the logits are (n, vocabulary).
+    """Inside, the output head is given the hidden states at these places only, and the logits are
+    (n, vocabulary).
 
-    A vocabulary's worth of logits at every position would cost a fifth of the time and most of the memory. Two
+    A vocabulary's worth of logits at every position would cost a fifth of the time and most of the
+    memory. Two
     dimensions: of a slice of three, torch may copy the whole head for every row.
     """
     head: nn.Module = model.get_output_embeddings()
@@ -161,19 +186,25 @@ def skipping(body: nn.Module, blocks: Sequence[nn.Module], gone: Collection[int]
         return (hidden,) if is_tuple else hidden
 
     chosen = sorted(gone)
-    with forward_replaced([blocks[index] for index in chosen], [partial(skip, index) for index in chosen]):
+    with forward_replaced(
+        [blocks[index] for index in chosen], [partial(skip, index) for index in chosen]
+    ):
         yield
 
 
 def remove_blocks_(model: nn.Module, path: str, gone: Sequence[int]) -> None:
-    """Remove these blocks from the model and from its config, in place. path: to the list of its blocks."""
+    """Remove these blocks from the model and from its config, in place. path: to the list of its
+    blocks.
+    """
     owner, _, name = path.rpartition(".")
     blocks = list(model.get_submodule(path).children())
     kept = [index for index in range(len(blocks)) if index not in gone]
     for place, index in enumerate(kept):
         for module in blocks[index].modules():
             # Its place in a key-value cache.
-            vars(module).update({key: place for key in ("layer_idx", "layer_id") if key in vars(module)})
+            vars(module).update(
+                {key: place for key in ("layer_idx", "layer_id") if key in vars(module)}
+            )
     setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
     config: Any = model.config
     for key, value in fewer_layers(config.to_dict(), kept).items():
@@ -197,7 +228,9 @@ def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Itera
 
 
 def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
-    """Whether the blocks of this model return (hidden,) or hidden, seen once on one token of the first."""
+    """Whether the blocks of this model return (hidden,) or hidden, seen once on one token of the
+    first.
+    """
     if body in _TUPLES:
         return _TUPLES[body]
     seen: list[Any] = []
@@ -214,7 +247,9 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
 def batches_by_length(
     sequences: Sequence[Sequence[int]], budget: int, pad: int, device: torch.device
 ) -> list[tuple[list[int], Batch]]:
-    """Positions of sequences and their right-padded batch, longest first: `budget` tokens at most, or one sequence."""
+    """Positions of sequences and their right-padded batch, longest first: `budget` tokens at most,
+    or one sequence.
+    """
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
     batches = []
     start = 0
@@ -232,7 +267,9 @@ def batches_by_length(
 
 
 def roomy_cache(n_tokens: int) -> DynamicCache:
-    """An empty key-value cache with room for this many tokens a row, so that none is copied for the next one."""
+    """An empty key-value cache with room for this many tokens a row, so that none is copied for the
+    next one.
+    """
     cache = DynamicCache()
     cache.layer_class_to_replicate = partial(RoomyLayer, n_tokens)
     return cache
@@ -251,15 +288,21 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self._room: list[Tensor] = []
 
     @classmethod
-    def ending_together(cls, parts: Sequence[tuple[Tensor, Tensor]], n_more: int, hold: Hold = list) -> "RoomyLayer":
-        """A layer with the rows of all parts, zeros before the shorter ones, and room for more tokens.
+    def ending_together(
+        cls, parts: Sequence[tuple[Tensor, Tensor]], n_more: int, hold: Hold = list
+    ) -> "RoomyLayer":
+        """A layer with the rows of all parts, zeros before the shorter ones, and room for more
+        tokens.
 
-        parts: keys and values, (r, heads, t, e); r and t differ from part to part. hold: where the room is.
+        parts: keys and values, (r, heads, t, e); r and t differ from part to part. hold: where the
+        room is.
         """
         longest = max(keys.shape[2] for keys, _ in parts)
         layer = cls(longest + n_more, hold)
         n_rows = sum(len(keys) for keys, _ in parts)
-        layer.lazy_initialization(*(held.new_empty(n_rows, held.shape[1], 0, held.shape[3]) for held in parts[0]))
+        layer.lazy_initialization(
+            *(held.new_empty(n_rows, held.shape[1], 0, held.shape[3]) for held in parts[0])
+        )
         for room, own in zip(layer._room, zip(*parts, strict=True), strict=True):
             for rows, held in zip(torch.split(room, [len(held) for held in own]), own, strict=True):
                 # What is masked must be a number all the same: nothing times no number is none.
@@ -277,7 +320,9 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
             for states in (key_states, value_states)
         ]
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Add these tokens to every row; all keys and values so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

@@ -1,4 +1,6 @@
-"""A program of stock code in a process of its own: nothing of this process helps it, and its crash ends no worker."""
+"""A program of stock code in a process of its own: nothing of this process helps it, and its crash
+ends no worker.
+"""
 
 import os
 import subprocess
@@ -11,19 +13,34 @@ from typing import IO
 from sparsedash.schema.errors import ExportError
 
 _LOOK_S = 0.5
-_KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+_KEPT = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 @contextmanager
-def talking_to(program: str, arguments: Sequence[str], *, failed: str) -> Iterator[Callable[[str], str]]:
-    """A function that gives the answer of a file of Python, run alone, to a line; the process ends with the `with`.
+def talking_to(
+    program: str, arguments: Sequence[str], *, failed: str
+) -> Iterator[Callable[[str], str]]:
+    """A function that gives the answer of a file of Python, run alone, to a line; the process ends
+    with the `with`.
 
-    Raises ExportError, beginning with `failed`, with the last line of its errors, where it ends before it answers.
+    Raises ExportError, beginning with `failed`, with the last line of its errors, where it ends
+    before it answers.
     """
     command, pipe = _alone(program, arguments), subprocess.PIPE
     with (
         tempfile.TemporaryFile() as log,
-        subprocess.Popen(command, env=_environment(), stdin=pipe, stdout=pipe, stderr=log, text=True) as process,  # noqa: S603
+        subprocess.Popen(  # noqa: S603
+            command, env=_environment(), stdin=pipe, stdout=pipe, stderr=log, text=True
+        ) as process,
     ):
 
         def ask(line: str) -> str:
@@ -32,7 +49,9 @@ def talking_to(program: str, arguments: Sequence[str], *, failed: str) -> Iterat
                 print(line, file=process.stdin, flush=True)
             if answer := process.stdout.readline():
                 return answer.strip()
-            raise ExportError(f"{failed}: {_reason(process.wait(), log)}.", "Please report this with the model.")
+            raise ExportError(
+                f"{failed}: {_reason(process.wait(), log)}.", "Please report this with the model."
+            )
 
         try:
             yield ask
@@ -55,8 +74,8 @@ def run_program(
 ) -> None:
     """Run a file of Python alone (`python -I`) until it ends.
 
-    on_look: called twice a second; may raise, and then the process is killed. Raises ExportError, beginning with
-    `failed`, with the last line of what it printed, where it fails.
+    on_look: called twice a second; may raise, and then the process is killed. Raises ExportError,
+    beginning with `failed`, with the last line of what it printed, where it fails.
     """
     command, inherited = _alone(program, arguments), _environment() | dict(environment or {})
     with tempfile.TemporaryFile() as log:

@@ -1,7 +1,7 @@
 """Builds a dense model's GGUF file from its folder: the inverse of model_conversion.py.
 
-What llama.cpp makes of a model, sparse or quantised, is made from such a file. It is written once and kept among the
-converted models. What it cannot say of a model is refused, by reading it back.
+What llama.cpp makes of a model, sparse or quantised, is made from such a file. It is written once
+and kept among the converted models. What it cannot say of a model is refused, by reading it back.
 """
 
 import json
@@ -19,9 +19,21 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from transformers import AutoTokenizer, PretrainedConfig
 
 from sparsedash.catalog.families import MADE_GGUF
-from sparsedash.catalog.gguf_names import ARCHITECTURES, CUTS_OF, INDIVIDUAL_DIGITS, WHOLE_WORDS, WORDS_OF_BYTES
+from sparsedash.catalog.gguf_names import (
+    ARCHITECTURES,
+    CUTS_OF,
+    INDIVIDUAL_DIGITS,
+    WHOLE_WORDS,
+    WORDS_OF_BYTES,
+)
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.engine.models.checkpoint_reading import read_config, refusing, stored_tensors, type_name, weight_files
+from sparsedash.engine.models.checkpoint_reading import (
+    read_config,
+    refusing,
+    stored_tensors,
+    type_name,
+    weight_files,
+)
 from sparsedash.engine.models.gguf_writing import Array, GgufTensor, gguf_type, write_file
 from sparsedash.engine.models.loading import Source, gguf_file
 from sparsedash.engine.models.model_conversion import GgufModel, converted_folder
@@ -38,7 +50,14 @@ _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}
 _COMPUTED = ("rope_parameters", "layer_types")
 """Entries of a config that are written in a way of their own, or follow from others."""
 _ALSO_SAID = (
-    *("hidden_act", "hidden_activation", "attention_bias", "mlp_bias", "layer_types", "query_pre_attn_scalar"),
+    *(
+        "hidden_act",
+        "hidden_activation",
+        "attention_bias",
+        "mlp_bias",
+        "layer_types",
+        "query_pre_attn_scalar",
+    ),
     *("tie_word_embeddings", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping"),
 )
 """Entries that change what a model computes, beside those that have a key."""
@@ -51,7 +70,9 @@ _NORMALIZERS: tuple[Any, ...] = (
     {"type": "Sequence", "normalizers": [_PREFIX, _SPACES]},
     {"type": "Sequence", "normalizers": [_SPACES]},
 )
-"""What may become of a text before it is cut; llama.cpp does the same with spaces, and leaves the rest as it is."""
+"""What may become of a text before it is cut; llama.cpp does the same with spaces, and leaves the
+rest as it is.
+"""
 
 
 def gguf_of(source: Source, store: Store, on_part: OnPart = ignore) -> Path:
@@ -62,14 +83,17 @@ def gguf_of(source: Source, store: Store, on_part: OnPart = ignore) -> Path:
     if base := gguf_file(source.reference):
         return base
     name = f"{source.folder.name}-{digest(source.identity)[:16]}-gguf-{_VERSION}"
-    folder = converted_folder(name, lambda made: write_dense_gguf(source, made / "dense.gguf", on_part), store)
+    folder = converted_folder(
+        name, lambda made: write_dense_gguf(source, made / "dense.gguf", on_part), store
+    )
     return folder / "dense.gguf"
 
 
 def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> None:
     """Write the file in the folder's own types of weights.
 
-    Raises ModelError for a model that it cannot hold, before any weight is written, and where the disk is full.
+    Raises ModelError for a model that it cannot hold, before any weight is written, and where the
+    disk is full.
     """
     config = read_config(source.folder, source.reference)
     name = MADE_GGUF.get(config.model_type)
@@ -77,8 +101,12 @@ def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> No
         raise _impossible(f"none of {config.model_type} can be made here")
     if config.model_type == "mistral" and config.sliding_window:
         raise _impossible("llama.cpp reads no sliding window of a mistral model")
-    with refusing(f"The tokenizer of {source.reference} could not be read", "Fetch the model again."):
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    with refusing(
+        f"The tokenizer of {source.reference} could not be read", "Fetch the model again."
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.folder, trust_remote_code=False, local_files_only=True
+        )
     tensors = [*_rope_factors(config), *_tensors(source, config, name)]
     title = Path(source.reference).name
     keys = partial(_add_keys, config=config, title=title, tokenizer=tokenizer, tensors=tensors)
@@ -88,7 +116,9 @@ def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> No
         require_export_room(file.parent, sum(tensor.n_bytes for tensor in tensors))
         write_file(file, name, keys, tensors, on_part)
     except OSError as error:
-        raise ModelError(f"{file} could not be written: {error.strerror or error}.", "Free some space.") from error
+        raise ModelError(
+            f"{file} could not be written: {error.strerror or error}.", "Free some space."
+        ) from error
 
 
 def _impossible(reason: str) -> ModelError:
@@ -96,31 +126,45 @@ def _impossible(reason: str) -> ModelError:
 
 
 def _stand_in(tensor: GgufTensor) -> GgufTensor:
-    """One number under the name of a weight, so that a file's keys can be read back before its weights are written."""
+    """One number under the name of a weight, so that a file's keys can be read back before its
+    weights are written.
+    """
     if tensor.name == "rope_freqs.weight":
         return tensor
-    return replace(tensor, shape=(1,), kind=GGMLQuantizationType.F32, make=lambda: np.zeros(1, np.float32))
+    return replace(
+        tensor, shape=(1,), kind=GGMLQuantizationType.F32, make=lambda: np.zeros(1, np.float32)
+    )
 
 
 def _add_keys(
-    writer: GGUFWriter, config: PretrainedConfig, title: str, tokenizer: Any, tensors: Sequence[GgufTensor]
+    writer: GGUFWriter,
+    config: PretrainedConfig,
+    title: str,
+    tokenizer: Any,
+    tensors: Sequence[GgufTensor],
 ) -> None:
     writer.add_name(title)
     _add_config(writer, config, writer.arch)
     _add_tokenizer(writer, tokenizer, config)
     kinds = {tensor.kind.name for tensor in tensors}
-    writer.add_file_type(LlamaFileType[next(_FILE_TYPES[kind] for kind in ("BF16", "F16", "F32") if kind in kinds)])
+    writer.add_file_type(
+        LlamaFileType[next(_FILE_TYPES[kind] for kind in ("BF16", "F16", "F32") if kind in kinds)]
+    )
 
 
 def _require_said(file: Path, config: PretrainedConfig) -> None:
     """Raises ModelError where the config that the file is read back with computes otherwise."""
-    said = {*ARCHITECTURES[MADE_GGUF[config.model_type]].keys.values(), *_ALSO_SAID} - {"rope_parameters"}
+    said = {*ARCHITECTURES[MADE_GGUF[config.model_type]].keys.values(), *_ALSO_SAID} - {
+        "rope_parameters"
+    }
     found, wanted = GgufModel(opened_gguf(file)).config().to_dict(), config.to_dict()
     for entry in sorted(found.keys() & wanted.keys() & said):
         one, other = found[entry], wanted[entry]
         # Numbers of the file have 32 bits.
         if one != other and not (isinstance(one, float) and np.float32(one) == np.float32(other)):
-            raise _impossible(f"a file cannot hold {entry} = {str(wanted[entry])[:80]} of a {config.model_type} model")
+            raise _impossible(
+                f"a file cannot hold {entry} = {str(wanted[entry])[:80]} of a {config.model_type} model"
+            )
 
 
 def _add_config(writer: GGUFWriter, config: PretrainedConfig, name: str) -> None:
@@ -142,9 +186,15 @@ def _add_config(writer: GGUFWriter, config: PretrainedConfig, name: str) -> None
 
 
 def _rope(config: PretrainedConfig) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """RoPE parameters of full and, in Gemma 3, of sliding attention. Raises ModelError for another scaling."""
+    """RoPE parameters of full and, in Gemma 3, of sliding attention. Raises ModelError for another
+    scaling.
+    """
     said = config.rope_parameters
-    whole, sliding = (said["full_attention"], said["sliding_attention"]) if "full_attention" in said else (said, None)
+    whole, sliding = (
+        (said["full_attention"], said["sliding_attention"])
+        if "full_attention" in said
+        else (said, None)
+    )
     kinds = [each.get("rope_type", "default") for each in (whole, sliding) if each is not None]
     if kinds[0] not in ("default", "linear", "llama3") or kinds[1:] not in ([], ["default"]):
         raise _impossible(f"none with RoPE scaling {', '.join(kinds)} can be made here")
@@ -152,7 +202,8 @@ def _rope(config: PretrainedConfig) -> tuple[Mapping[str, Any], Mapping[str, Any
 
 
 def _rope_factors(config: PretrainedConfig) -> Iterator[GgufTensor]:
-    """What each RoPE frequency of a Llama 3 model is divided by: 1 above one frequency, the factor below another.
+    """What each RoPE frequency of a Llama 3 model is divided by: 1 above one frequency, the factor
+    below another.
 
     Source: Llama 3.1's `apply_scaling`, as transformers' `llama3` has it.
     """
@@ -171,7 +222,10 @@ def _rope_factors(config: PretrainedConfig) -> Iterator[GgufTensor]:
 
 def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[GgufTensor]:
     """The model's tensors under llama.cpp's names and in its order of rows."""
-    names, ends = {ours: theirs for theirs, ours in ARCHITECTURES[name].tensors.items()}, dict[str, torch.Tensor]()
+    names, ends = (
+        {ours: theirs for theirs, ours in ARCHITECTURES[name].tensors.items()},
+        dict[str, torch.Tensor](),
+    )
     for file in weight_files(source.folder, source.reference):
         for ours, tensor in stored_tensors(file):
             theirs = names.get(re.sub(r"\.\d+\.", ".#.", ours, count=1))
@@ -190,31 +244,43 @@ def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[Gg
             kind = gguf_type(full, tensor.shape, "float32" if tensor.dim() < 2 else "float16")
             if kind is not GGMLQuantizationType.F32:
                 kind = GGMLQuantizationType[_KINDS.get(type_name(tensor.dtype), "F32")]
-            yield GgufTensor(full, tuple(tensor.shape), kind, partial(_rows, tensor, theirs, config, name))
+            yield GgufTensor(
+                full, tuple(tensor.shape), kind, partial(_rows, tensor, theirs, config, name)
+            )
 
 
 def _rows(tensor: torch.Tensor, theirs: str, config: PretrainedConfig, name: str) -> Array:
-    """A tensor's numbers as llama.cpp's converter orders them; the way back of GgufModel's reordering."""
+    """A tensor's numbers as llama.cpp's converter orders them; the way back of GgufModel's
+    reordering.
+    """
     values: Array = tensor.float().numpy()
     part = theirs.removeprefix("blk.#.")
     if name == "llama" and part.startswith(("attn_q.", "attn_k.")):
-        heads = config.num_attention_heads if part.startswith("attn_q.") else config.num_key_value_heads
+        heads = (
+            config.num_attention_heads if part.startswith("attn_q.") else config.num_key_value_heads
+        )
         return values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
     return values + 1 if name.startswith("gemma") and theirs.endswith("norm.weight") else values
 
 
 def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig) -> None:
-    """Add the tokens, their merges and where words are cut. Raises ModelError for a tokenizer of another kind.
+    """Add the tokens, their merges and where words are cut. Raises ModelError for a tokenizer of
+    another kind.
 
-    Rows of the embeddings without a token get one that no text holds; added tokens without a row are left out.
+    Rows of the embeddings without a token get one that no text holds; added tokens without a row
+    are left out.
     """
     said, n_tokens = json.loads(tokenizer.backend_tokenizer.to_str()), config.vocab_size
     model, added = said["model"], {each["id"]: each for each in said["added_tokens"]}
     if model["type"] != "BPE":
         raise _impossible(f"its tokenizer is of the kind {model['type']}")
-    words = {number: word for word, number in model["vocab"].items()} | {i: own["content"] for i, own in added.items()}
+    words = {number: word for word, number in model["vocab"].items()} | {
+        i: own["content"] for i, own in added.items()
+    }
     if beyond := [i for i in words if i >= n_tokens and i not in added]:
-        raise _impossible(f"its tokenizer has {max(beyond) + 1:,} tokens, and the model {n_tokens:,}")
+        raise _impossible(
+            f"its tokenizer has {max(beyond) + 1:,} tokens, and the model {n_tokens:,}"
+        )
     merges = [" ".join(each) if isinstance(each, list) else each for each in model["merges"]]
     of_bytes = not model.get("byte_fallback")
     if said["normalizer"] not in _NORMALIZERS:
@@ -226,20 +292,28 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig)
         # Those are looked for in the text as it is written.
         spaced = (int(TokenType.USER_DEFINED), int(TokenType.CONTROL))
         listed = [
-            word.replace("\u2581", " ") if kind in spaced else word for word, kind in zip(listed, kinds, strict=True)
+            word.replace("\u2581", " ") if kind in spaced else word
+            for word, kind in zip(listed, kinds, strict=True)
         ]
     writer.add_token_list(listed)
     writer.add_token_types(kinds)
     if of_bytes:
         cut = _cut_by(said["pre_tokenizer"])
         if (cut in WHOLE_WORDS) != bool(model.get("ignore_merges")):
-            raise _impossible("its tokenizer merges words that are tokens otherwise than llama.cpp does")
+            raise _impossible(
+                "its tokenizer merges words that are tokens otherwise than llama.cpp does"
+            )
         writer.add_tokenizer_pre(cut)
         writer.add_token_merges(merges)
     elif _cuts_at_spaces(said["pre_tokenizer"]):
         # llama.cpp merges what makes the token of the highest score: the first merge that makes it.
-        scores = {merge.replace(" ", "", 1): -float(rank) for rank, merge in reversed([*enumerate(merges)])}
-        writer.add_token_scores([scores.get(words.get(i, ""), -float(len(merges))) for i in range(n_tokens)])
+        scores = {
+            merge.replace(" ", "", 1): -float(rank)
+            for rank, merge in reversed([*enumerate(merges)])
+        }
+        writer.add_token_scores(
+            [scores.get(words.get(i, ""), -float(len(merges))) for i in range(n_tokens)]
+        )
         first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0]
         writer.add_add_space_prefix(first.startswith("\u2581"))
     else:
@@ -266,9 +340,15 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig)
 
 
 def _cuts_at_spaces(pre_tokenizer: Mapping[str, Any] | None) -> bool:
-    """Whether words are cut at no more than spaces, which merges of SentencePiece never cross from left to right."""
+    """Whether words are cut at no more than spaces, which merges of SentencePiece never cross from
+    left to right.
+    """
     match pre_tokenizer:
-        case None | {"type": "Metaspace", "split": False} | {"type": "Split", "pattern": {"String": " "}}:
+        case (
+            None
+            | {"type": "Metaspace", "split": False}
+            | {"type": "Split", "pattern": {"String": " "}}
+        ):
             return True
         case _:
             return False

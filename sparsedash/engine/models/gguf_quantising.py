@@ -1,4 +1,6 @@
-"""Quantised GGUF files: made by llama.cpp's own quantiser from a full file, and read back as weights of the model."""
+"""Quantised GGUF files: made by llama.cpp's own quantiser from a full file, and read back as
+weights of the model.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +41,9 @@ MADE_BY_LLAMA_CPP: dict[Weights, LlamaFileType] = {
 
 _ALLOWED_ERRORS = {"F32": 1e-6, "F16": 1e-3, "Q8_0": 0.01, "Q6_K": 0.04}
 _ALLOWED_ERROR = 0.2
-"""Share of a tensor's norm that rounding to a type may cost, or to 4 or 5 bits; of another tensor it would be 1.4."""
+"""Share of a tensor's norm that rounding to a type may cost, or to 4 or 5 bits; of another tensor
+it would be 1.4.
+"""
 
 _ADVICE = "Choose other weights, and please report this with the model and the method."
 
@@ -47,7 +51,8 @@ _ADVICE = "Choose other weights, and please report this with the model and the m
 class ReadBack(NamedTuple):
     """What a file holds: MLPs, and all other parameters by name.
 
-    tensors: how many there are of each type; fell_back: of these, since their rows are no multiple of what was asked.
+    tensors: how many there are of each type; fell_back: of these, since their rows are no multiple
+    of what was asked.
     """
 
     blocks: list[PrunedMlp]
@@ -66,7 +71,8 @@ def write_quantised(
     require_room: Callable[[int], None],
     on_part: OnPart = ignore,
 ) -> WrittenFiles:
-    """As `write_gguf`, also in the types of llama.cpp's quantiser; of these base_size is the dense model's in float16.
+    """As `write_gguf`, also in the types of llama.cpp's quantiser; of these base_size is the dense
+    model's in float16.
 
     Raises ExportError where llama.cpp fails.
     """
@@ -76,8 +82,15 @@ def write_quantised(
     require_known(opened_gguf(dense_file))
     full = file.with_name(f"{file.stem}.full.gguf")
     # Beside the full file there is the one made of it.
-    written = write(full, weights="float32", require_room=lambda n_bytes: require_room(n_bytes + n_bytes // 4))
-    arguments = [str(full), str(file), str(int(MADE_BY_LLAMA_CPP[weights])), str(torch.get_num_threads())]
+    written = write(
+        full, weights="float32", require_room=lambda n_bytes: require_room(n_bytes + n_bytes // 4)
+    )
+    arguments = [
+        str(full),
+        str(file),
+        str(int(MADE_BY_LLAMA_CPP[weights])),
+        str(torch.get_num_threads()),
+    ]
     try:
         run_program(
             quantiser.__file__,
@@ -89,14 +102,20 @@ def write_quantised(
     finally:
         full.unlink()
     size = sum(int(tensor.n_bytes) for tensor in opened_gguf(file).tensors)
-    return replace(written, size=size, base_size=dense_bytes(opened_gguf(dense_file), "float16"), file=file.name)
+    return replace(
+        written,
+        size=size,
+        base_size=dense_bytes(opened_gguf(dense_file), "float16"),
+        file=file.name,
+    )
 
 
 @torch.no_grad()
 def read_back(file: Path, dense_file: Path, made: PrunedChannels, weights: Weights) -> ReadBack:
     """The weights in a file that was written of this model, in the model's own type.
 
-    Raises ExportError where they are those of another model: the loaded model must be the dense one.
+    Raises ExportError where they are those of another model: the loaded model must be the dense
+    one.
     """
     loaded, model, reader = made.loaded, made.loaded.model, opened_gguf(file)
     own = str(opened_gguf(dense_file).values["general.architecture"])
@@ -142,9 +161,17 @@ def _fell_back(tensor: Any, weights: Weights) -> bool:
 
 
 def _as_meant(value: Tensor, wanted: Tensor, name: str, kinds: Mapping[str, str]) -> Tensor:
-    """The value in the type of what was to be written. Raises ExportError where it is not that, rounded."""
-    wanted, allowed = wanted.detach().cpu(), _ALLOWED_ERRORS.get(kinds.get(name, "F32"), _ALLOWED_ERROR)
-    if value.shape != wanted.shape or (value - wanted.float()).norm() > allowed * wanted.float().norm() + 1e-6:
+    """The value in the type of what was to be written. Raises ExportError where it is not that,
+    rounded.
+    """
+    wanted, allowed = (
+        wanted.detach().cpu(),
+        _ALLOWED_ERRORS.get(kinds.get(name, "F32"), _ALLOWED_ERROR),
+    )
+    if (
+        value.shape != wanted.shape
+        or (value - wanted.float()).norm() > allowed * wanted.float().norm() + 1e-6
+    ):
         raise ExportError(f"{name} was read back from the file as another tensor.", _ADVICE)
     return value.to(wanted.dtype)
 
@@ -170,14 +197,25 @@ def _others(
 ) -> dict[str, Tensor]:
     """Every other parameter by each of its names. Raises ExportError where the file lacks one."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    mlps = {id(part) for mlp in made.loaded.mlps for module in (*mlp.inner, mlp.out) for part in module.parameters()}
+    mlps = {
+        id(part)
+        for mlp in made.loaded.mlps
+        for module in (*mlp.inner, mlp.out)
+        for part in module.parameters()
+    }
     shared: dict[int, nn.Parameter] = {}
     for name, value in found.items():
         like = parameters[name]
         wanted = made.others.get(name, like)
-        shared[id(like)] = nn.Parameter(_as_meant(value, wanted, name, kinds).to(like.device), requires_grad=False)
+        shared[id(like)] = nn.Parameter(
+            _as_meant(value, wanted, name, kinds).to(like.device), requires_grad=False
+        )
     blocks, gone = made.loaded.family.blocks, made.gone
-    wanted_names = {n: own for n, own in parameters.items() if id(own) not in mlps and renumbered(n, blocks, gone)}
+    wanted_names = {
+        n: own
+        for n, own in parameters.items()
+        if id(own) not in mlps and renumbered(n, blocks, gone)
+    }
     if missing := [name for name, own in wanted_names.items() if id(own) not in shared]:
         raise ExportError(f"The file lacks {missing[0]}.", _ADVICE)
     return {name: shared[id(own)] for name, own in wanted_names.items()}

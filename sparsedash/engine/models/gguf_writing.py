@@ -1,9 +1,10 @@
 """Writes a narrower model as one GGUF file for llama.cpp.
 
-llama.cpp reads one width for a whole model, but for its graphs `deci`, which runs LLaMA's block, and `openelm`: these
-take a width for each. Numpy shapes are torch's, (out, in); GGUF counts the other way. q and k of `llama` files have
-their rows in the order that `deci` rotates; those of `qwen2` have not. Widths of each block were tried by hand against
-llama.cpp b11739 (docs/adr/0019). Dimensions: d hidden width, m inner width, k kept channels, w width in the file.
+llama.cpp reads one width for a whole model, but for its graphs `deci`, which runs LLaMA's block,
+and `openelm`: these take a width for each. Numpy shapes are torch's, (out, in); GGUF counts the
+other way. q and k of `llama` files have their rows in the order that `deci` rotates; those of
+`qwen2` have not. Widths of each block were tried by hand against llama.cpp b11739 (docs/adr/0019).
+Dimensions: d hidden width, m inner width, k kept channels, w width in the file.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,7 +50,9 @@ _OTHER_MODEL = "Name one made from the model that was pruned."
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WrittenFiles:
-    """What was written. size, base_size: bytes of the weights, of the sparse model and of the dense one."""
+    """What was written. size, base_size: bytes of the weights, of the sparse model and of the dense
+    one.
+    """
 
     layout: str
     size: int
@@ -60,7 +63,8 @@ class WrittenFiles:
 def block_tensors(made: PrunedChannels, index: int, width: int | None) -> dict[str, Tensor]:
     """The tensors of one block's MLP by their names within the block, weights as (out, in).
 
-    width: channels that every MLP has in the file; None: the dense ones, each channel in its own place.
+    width: channels that every MLP has in the file; None: the dense ones, each channel in its own
+    place.
     """
     mlp, narrow, family = made.loaded.mlps[index], made.blocks[index], made.loaded.family
     kept, w = narrow.kept, mlp.width if width is None else width
@@ -90,17 +94,23 @@ def block_tensors(made: PrunedChannels, index: int, width: int | None) -> dict[s
 
 
 def renumbered(name: str, blocks: str, gone: Sequence[int]) -> str | None:
-    """A tensor's name without these layers; None where it is of one of them. blocks: what stands before the number."""
+    """A tensor's name without these layers; None where it is of one of them. blocks: what stands
+    before the number.
+    """
     number, _, rest = name.removeprefix(f"{blocks}.").partition(".")
     if not name.startswith(f"{blocks}.") or not number.isdigit():
         return name
     index = int(number)
-    return None if index in gone else f"{blocks}.{index - sum(each < index for each in gone)}.{rest}"
+    return (
+        None if index in gone else f"{blocks}.{index - sum(each < index for each in gone)}.{rest}"
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class GgufTensor:
-    """One tensor of a GGUF file: shape as torch has it; kind: its type in the file; make: its numbers, when written."""
+    """One tensor of a GGUF file: shape as torch has it; kind: its type in the file; make: its
+    numbers, when written.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -134,8 +144,9 @@ def write_gguf(
 ) -> WrittenFiles:
     """Write the sparse model's file from the dense model's, with one tensor in memory at a time.
 
-    is_base: that was pruned itself, and may be quantised. require_room: as in `write_folder`. on_part: called before
-    each tensor. Raises ModelError, ExportError or SettingsError where it is not a full file of the dense model.
+    is_base: that was pruned itself, and may be quantised. require_room: as in `write_folder`.
+    on_part: called before each tensor. Raises ModelError, ExportError or SettingsError where it is
+    not a full file of the dense model.
     """
     reader = require_full_gguf(dense_file, is_base=is_base)
     values = reader.values
@@ -151,10 +162,15 @@ def write_gguf(
     elif not one_width(widths):
         widths = [max(widths) if width else 0 for width in widths]
         layout = (
-            f"filled up to the widest block, architecture {own}: llama.cpp reads no width for each block of this family"
+            f"filled up to the widest block, architecture {own}: "
+            "llama.cpp reads no width for each block of this family"
         )
     dense = _with_norms(dense, reader, made)
-    kept = [tensor for tensor in dense if not any(f".ffn_{part}." in tensor.name for part in ("gate", "up", "down"))]
+    kept = [
+        tensor
+        for tensor in dense
+        if not any(f".ffn_{part}." in tensor.name for part in ("gate", "up", "down"))
+    ]
     tensors = [*_converted(kept, own, architecture, values), *_mlp_tensors(made, widths, weights)]
     if gone := made.gone:
         layout = f"{len(widths) - len(gone)} of {len(widths)} layers, {layout}"
@@ -164,7 +180,9 @@ def write_gguf(
     require_room(size)
     keys = partial(_add_keys, reader=reader, widths=widths, file_type=int(_GGUF_TYPES[weights][1]))
     write_file(file, architecture, keys, tensors, on_part)
-    return WrittenFiles(layout=layout, size=size, base_size=dense_bytes(reader, weights), file=file.name)
+    return WrittenFiles(
+        layout=layout, size=size, base_size=dense_bytes(reader, weights), file=file.name
+    )
 
 
 def write_file(
@@ -174,13 +192,17 @@ def write_file(
     tensors: Sequence[GgufTensor],
     on_part: OnPart = ignore,
 ) -> None:
-    """Write a file of these tensors, one in memory at a time. add_keys: adds all else. on_part: before each tensor."""
+    """Write a file of these tensors, one in memory at a time. add_keys: adds all else. on_part:
+    before each tensor.
+    """
     writer = GGUFWriter(file, architecture)
     try:
         add_keys(writer)
         for tensor in tensors:
             shape, number = quant_shape_to_byte_shape(tensor.shape, tensor.kind), np.dtype(np.uint8)
-            writer.add_tensor_info(tensor.name, shape, number, tensor.n_bytes, raw_dtype=tensor.kind)
+            writer.add_tensor_info(
+                tensor.name, shape, number, tensor.n_bytes, raw_dtype=tensor.kind
+            )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -193,19 +215,33 @@ def write_file(
 
 def dense_bytes(reader: GgufReader, weights: Weights) -> int:
     """Bytes that the tensors of the dense file take in this type."""
-    shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors}
+    shapes = {
+        tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors
+    }
     kinds = {name: gguf_type(name, shape, weights) for name, shape in shapes.items()}
-    return sum(int(np.prod(quant_shape_to_byte_shape(shapes[name], kind))) for name, kind in kinds.items())
+    return sum(
+        int(np.prod(quant_shape_to_byte_shape(shapes[name], kind))) for name, kind in kinds.items()
+    )
 
 
 _LEFT_OUT = (
     *("general.architecture", "general.file_type", "general.alignment"),
-    *("general.size_label", "general.quantization_version", "general.quantized_by", "quantize.", "imatrix."),
+    *(
+        "general.size_label",
+        "general.quantization_version",
+        "general.quantized_by",
+        "quantize.",
+        "imatrix.",
+    ),
 )
-"""Beginnings of keys that the library writes itself, and of those that tell of the dense file's weights."""
+"""Beginnings of keys that the library writes itself, and of those that tell of the dense file's
+weights.
+"""
 
 
-def _add_keys(writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], file_type: int) -> None:
+def _add_keys(
+    writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], file_type: int
+) -> None:
     """Add the dense file's keys under the new architecture, with the new widths and type."""
     values, own, architecture = reader.values, reader.values["general.architecture"], writer.arch
     for name, value in values.items():
@@ -218,7 +254,11 @@ def _add_keys(writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], fil
         if name == f"{own}.block_count":
             value = sum(width > 0 for width in widths)
         if name == f"{own}.feed_forward_length":
-            kind, sub_type, value = GGUFValueType.ARRAY, GGUFValueType.UINT32, [int(width) for width in widths if width]
+            kind, sub_type, value = (
+                GGUFValueType.ARRAY,
+                GGUFValueType.UINT32,
+                [int(width) for width in widths if width],
+            )
             if one_width(widths):
                 kind, sub_type, value = GGUFValueType.UINT32, None, value[0]
         renamed = f"{architecture}{name.removeprefix(own)}" if name.startswith(f"{own}.") else name
@@ -236,7 +276,9 @@ def gguf_rounded(values: Array, weights: Weights) -> Array:
 
 
 def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> GgufTensor:
-    """A tensor of the dense file in the numbers of the run, which are rounded ones where it ran in bfloat16."""
+    """A tensor of the dense file in the numbers of the run, which are rounded ones where it ran in
+    bfloat16.
+    """
     shape = tuple(int(n) for n in reversed(tensor.shape))
     # Gemma's files hold 1 more than its norms' weights.
     shift = float(own in _SHIFTED_NORMS and tensor.name.endswith("norm.weight"))
@@ -251,23 +293,40 @@ def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> Gguf
     return GgufTensor(tensor.name, shape, gguf_type(tensor.name, shape, weights), make)
 
 
-def _with_norms(dense: Sequence[GgufTensor], reader: GgufReader, made: PrunedChannels) -> list[GgufTensor]:
-    """The dense tensors with the norms of a healed model. Raises ExportError where one of them is not in the file."""
+def _with_norms(
+    dense: Sequence[GgufTensor], reader: GgufReader, made: PrunedChannels
+) -> list[GgufTensor]:
+    """The dense tensors with the norms of a healed model. Raises ExportError where one of them is
+    not in the file.
+    """
     left, found = dict(made.others), list[GgufTensor]()
     if not left:
         return list(dense)
     require_known(reader)
     own = str(reader.values["general.architecture"])
     for tensor in dense:
-        ours = ARCHITECTURES[own].tensors.get(general_name(tensor.name), "").replace("#", tensor.name.split(".")[1])
+        ours = (
+            ARCHITECTURES[own]
+            .tensors.get(general_name(tensor.name), "")
+            .replace("#", tensor.name.split(".")[1])
+        )
         # Falcon's norm before both parts of a block.
         norm = next(
-            (left.pop(name) for name in (ours, ours.replace("ln_mlp", "input_layernorm")) if name in left), None
+            (
+                left.pop(name)
+                for name in (ours, ours.replace("ln_mlp", "input_layernorm"))
+                if name in left
+            ),
+            None,
         )
         shift = float(own in _SHIFTED_NORMS)
-        found.append(tensor if norm is None else replace(tensor, make=partial(_shifted, norm, shift)))
+        found.append(
+            tensor if norm is None else replace(tensor, make=partial(_shifted, norm, shift))
+        )
     if left:
-        raise ExportError(f"The file has no place for {min(left)}, which was healed.", "Choose another form.")
+        raise ExportError(
+            f"The file has no place for {min(left)}, which was healed.", "Choose another form."
+        )
     return found
 
 
@@ -276,7 +335,9 @@ def _shifted(norm: Tensor, shift: float) -> Array:
     return values
 
 
-def _mlp_tensors(made: PrunedChannels, widths: Sequence[int], weights: Weights) -> Iterator[GgufTensor]:
+def _mlp_tensors(
+    made: PrunedChannels, widths: Sequence[int], weights: Weights
+) -> Iterator[GgufTensor]:
     family = made.loaded.family
     # A fused projection, or one without a gate, is GGUF's up.
     inner = ("ffn_gate", "ffn_up") if len(family.inner) > 1 else ("ffn_up",)
@@ -290,11 +351,17 @@ def _mlp_tensors(made: PrunedChannels, widths: Sequence[int], weights: Weights) 
         for name, tensor in (block_tensors(made, index, width) if width else {}).items():
             module, _, kind = name.rpartition(".")
             there, shape = f"blk.{index}.{names[module]}.{kind}", tuple(tensor.shape)
-            yield GgufTensor(there, shape, gguf_type(there, shape, weights), partial(make, index, width, name))
+            yield GgufTensor(
+                there, shape, gguf_type(there, shape, weights), partial(make, index, width, name)
+            )
 
 
-def _converted(dense: list[GgufTensor], own: str, architecture: str, values: Mapping[str, Any]) -> Iterator[GgufTensor]:
-    """The dense tensors as another architecture's graph reads them. values: of the dense file's keys."""
+def _converted(
+    dense: list[GgufTensor], own: str, architecture: str, values: Mapping[str, Any]
+) -> Iterator[GgufTensor]:
+    """The dense tensors as another architecture's graph reads them. values: of the dense file's
+    keys.
+    """
     count = int(values[f"{own}.attention.head_count"])
     heads = {"attn_q": count, "attn_k": int(values.get(f"{own}.attention.head_count_kv", count))}
     qkv, by_name = ("attn_q", "attn_k", "attn_v"), {tensor.name: tensor for tensor in dense}
@@ -321,10 +388,14 @@ def _interleaved(tensor: GgufTensor, n_heads: int) -> Array:
 
 
 def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
-    """The file's reader. Raises ModelError for another file, SettingsError for a quantised one that is not the base."""
+    """The file's reader. Raises ModelError for another file, SettingsError for a quantised one that
+    is not the base.
+    """
     reader = opened_gguf(file)
     if "general.architecture" not in reader.values:
-        raise ModelError(f"{file.name} holds no model: it names no architecture.", "Name a model's GGUF file.")
+        raise ModelError(
+            f"{file.name} holds no model: it names no architecture.", "Name a model's GGUF file."
+        )
     quantised = {t.tensor_type.name for t in reader.tensors} - set(_FULL)
     if quantised and not is_base:
         reason = f"Reason: it is quantised ({', '.join(sorted(quantised))}), and its weights would not be the model's."
@@ -333,8 +404,8 @@ def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
 
 
 def require_known(reader: GgufReader) -> None:
-    """Raise ExportError for a file whose tensors have no names here: healed norms find no place in it, and what
-    llama.cpp's quantiser leaves cannot be read back and proven.
+    """Raise ExportError for a file whose tensors have no names here: healed norms find no place in
+    it, and what llama.cpp's quantiser leaves cannot be read back and proven.
     """
     own = str(reader.values["general.architecture"])
     if own not in ARCHITECTURES:
@@ -350,6 +421,10 @@ def _require_same(file: Path, dense: dict[str, GgufTensor], made: PrunedChannels
     wanted = out_weight(made.loaded.mlps[0]).float().cpu().numpy()
     n_blocks = len({name.split(".")[1] for name in dense if name.startswith("blk.")})
     if own is None or own.shape != wanted.shape or n_blocks != len(made.widths):
-        raise ExportError(f"{file.name} is a file of another model: its blocks have other shapes.", _OTHER_MODEL)
+        raise ExportError(
+            f"{file.name} is a file of another model: its blocks have other shapes.", _OTHER_MODEL
+        )
     if np.abs(own.make() - wanted).max() > 0.01 * np.abs(wanted).max():
-        raise ExportError(f"{file.name} is a file of another model: its weights differ.", _OTHER_MODEL)
+        raise ExportError(
+            f"{file.name} is a file of another model: its weights differ.", _OTHER_MODEL
+        )

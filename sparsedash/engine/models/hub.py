@@ -1,10 +1,13 @@
-"""Fetch a model's files of one commit from the Hugging Face hub into its local cache, or say why it cannot be done.
+"""Fetch a model's files of one commit from the Hugging Face hub into its local cache, or say why it
+cannot be done.
 
-As a process of its own it asks to which commits names lead now, and fetches of models config.json alone:
+As a process of its own it asks to which commits names lead now, and fetches of models config.json
+alone:
 
     python -m sparsedash.engine.models.hub [--no-token] -- OWNER/NAME[@REVISION] datasets/OWNER/NAME ...
 
-and prints one JSON object: by name the `commit`, or `message` and `advice` where it could not be had.
+and prints one JSON object: by name the `commit`, or `message` and `advice` where it could not be
+had.
 """
 
 import json
@@ -24,8 +27,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-# The HTTP library under the hub's client has another name in every other version; this is what its errors have in
-# common.
+# The HTTP library under the hub's client has another name in every other version; this is what its
+# errors have in common.
 from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]
 
 from sparsedash.schema.errors import ModelError, first_line
@@ -39,7 +42,9 @@ _WRITE = f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BU
 
 
 def require_reachable(reference: str) -> None:
-    """Raise ModelError unless the hub can be asked for this model, which is not in the local cache."""
+    """Raise ModelError unless the hub can be asked for this model, which is not in the local
+    cache.
+    """
     if not reachable():
         raise _out_of_reach(reference)
 
@@ -56,10 +61,12 @@ def token_used(allowed: bool) -> Iterator[None]:
 
 
 def fetch(reference: str, revision: str, *patterns: str) -> Path:
-    """The folder of one commit, which it is named by, with the files that match. Those in subfolders are other formats.
+    """The folder of one commit, which it is named by, with the files that match. Those in
+    subfolders are other formats.
 
-    reference: owner/name, or with @revision; only its name counts. revision: branch, tag or commit; empty for the usual
-    one. Files that are here are not fetched again, and serve while the hub does not answer. Raises ModelError.
+    reference: owner/name, or with @revision; only its name counts. revision: branch, tag or commit;
+    empty for the usual one. Files that are here are not fetched again, and serve while the hub does
+    not answer. Raises ModelError.
     """
     name = reference.partition("@")[0]
     if not HUB_ID.fullmatch(reference):
@@ -83,8 +90,14 @@ _OF_TOKEN = "Start with a token in HF_TOKEN that may read it"
 _REFUSALS = {
     HFValidationError: ("{reference!r} is neither a hub id nor a path: {said}.", _WRITE),
     GatedRepoError: ("{name} is gated: ask for access on its page.", f"{_OF_TOKEN}, {_OTHERWISE}"),
-    RevisionNotFoundError: ("{name} has no revision {revision!r}.", "Write a branch, a tag or a commit after the @."),
-    RepositoryNotFoundError: ("There is no {name} on the hub, or it is private.", f"Check the spelling. {_OF_TOKEN}."),
+    RevisionNotFoundError: (
+        "{name} has no revision {revision!r}.",
+        "Write a branch, a tag or a commit after the @.",
+    ),
+    RepositoryNotFoundError: (
+        "There is no {name} on the hub, or it is private.",
+        f"Check the spelling. {_OF_TOKEN}.",
+    ),
 }
 _ADVICE = {401: _OF_TOKEN, 403: _OF_TOKEN, 429: "Try again in some minutes"}
 """By the status where the hub gives no other reason; a proxy on the way may have answered."""
@@ -95,9 +108,15 @@ def _refusal(reference: str, error: Exception) -> ModelError:
     said = first_line(error)
     for kind, (message, advice) in _REFUSALS.items():
         if isinstance(error, kind):
-            return ModelError(message.format(reference=reference, name=name, revision=revision, said=said), advice)
+            return ModelError(
+                message.format(reference=reference, name=name, revision=revision, said=said), advice
+            )
     if status := _status(error):
-        usual = "Try again later" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "Check the spelling"
+        usual = (
+            "Try again later"
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            else "Check the spelling"
+        )
         answer = f"{status} {responses.get(status, '')}".strip()
         advice = f"{_ADVICE.get(status, usual)}, {_OTHERWISE}"
         return ModelError(f"The hub refused {reference} (it answered {answer}).", advice)
@@ -109,7 +128,9 @@ def _refusal(reference: str, error: Exception) -> ModelError:
 
 def _out_of_reach(reference: str) -> ModelError:
     advice = f"Connect to the network once, {_OTHERWISE}"
-    return ModelError(f"{reference} is not in the local cache, and the hub cannot be reached.", advice)
+    return ModelError(
+        f"{reference} is not in the local cache, and the hub cannot be reached.", advice
+    )
 
 
 def _status(error: BaseException | None) -> int:

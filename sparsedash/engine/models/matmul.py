@@ -1,7 +1,8 @@
 """Bfloat16 matrix products in single precision, on processors where that is faster.
 
-Not every processor has units for bfloat16, and some that have them are slower with them. Either way a product is summed
-in single precision and rounded once at its end, so the numbers differ by the order of the sum alone.
+Not every processor has units for bfloat16, and some that have them are slower with them. Either way
+a product is summed in single precision and rounded once at its end, so the numbers differ by the
+order of the sum alone.
 """
 
 import time
@@ -23,20 +24,28 @@ _ROWS = 192
 """Inputs from which on it pays to widen a weight for them."""
 
 _ROWS_BY_COPY = 32
-"""The same for a weight that is there in single precision already, which is twice as much to read."""
+"""The same for a weight that is there in single precision already, which is twice as much to
+read.
+"""
 
 _PIECE = 2**22
-"""Values of a weight that are widened at once: all of a large one would take as much memory again, twice."""
+"""Values of a weight that are widened at once: all of a large one would take as much memory again,
+twice.
+"""
 
 _FASTER = 1.3
-"""So much faster must single precision be, that a noisy measurement does not decide otherwise the next time."""
+"""So much faster must single precision be, that a noisy measurement does not decide otherwise the
+next time.
+"""
 
 _TRIAL, _TRIALS = (512, 512), 9
 
 
 @contextmanager
 def fastest_products(dtype: Dtype) -> Iterator[None]:
-    """Inside, linear layers with weights of this type multiply in the way that is fastest on this machine."""
+    """Inside, linear layers with weights of this type multiply in the way that is fastest on this
+    machine.
+    """
     if not are_widened(dtype):
         yield
         return
@@ -54,9 +63,14 @@ def are_widened(dtype: Dtype) -> bool:
 
 
 def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
-    """Keep copies of all weights in single precision inside `fastest_products`, if `room` bytes hold them."""
+    """Keep copies of all weights in single precision inside `fastest_products`, if `room` bytes
+    hold them.
+    """
     mode, weights = _widens.get(), list(model.parameters())
-    if mode is not None and sum(weight.numel() for weight in weights) * torch.float32.itemsize <= room:
+    if (
+        mode is not None
+        and sum(weight.numel() for weight in weights) * torch.float32.itemsize <= room
+    ):
         for weight in weights:
             if weight.dim() == 2 and weight.device.type == "cpu":
                 mode.copies[weight] = weight.detach().float()
@@ -64,7 +78,9 @@ def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
 
 @contextmanager
 def few_inputs_by_copy() -> Iterator[None]:
-    """Inside, copies serve few inputs as well. Not for answers, which are to be those of a streamed model."""
+    """Inside, copies serve few inputs as well. Not for answers, which are to be those of a streamed
+    model.
+    """
     mode = _widens.get() or _Widened()
     before, mode.fewest = mode.fewest, _ROWS_BY_COPY
     try:
@@ -74,13 +90,17 @@ def few_inputs_by_copy() -> Iterator[None]:
 
 
 def same_products() -> AbstractContextManager[object]:
-    """The mode of now, to be entered again: torch leaves it in backward passes and recomputed blocks."""
+    """The mode of now, to be entered again: torch leaves it in backward passes and recomputed
+    blocks.
+    """
     return _widens.get() or nullcontext()
 
 
 @contextmanager
 def torch_threads(n: int | None = None) -> Iterator[None]:
-    """Inside, torch uses this number of threads, where one is given; afterwards the number it had before."""
+    """Inside, torch uses this number of threads, where one is given; afterwards the number it had
+    before.
+    """
     before = torch.get_num_threads()
     try:
         if n is not None:
@@ -92,11 +112,17 @@ def torch_threads(n: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def usual_modes(device: torch.device) -> Iterator[None]:
-    """As torch computes by default, whatever modes the caller is in: inference, autocast, another default type."""
+    """As torch computes by default, whatever modes the caller is in: inference, autocast, another
+    default type.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
             yield
     finally:
         torch.set_default_dtype(before)
@@ -104,9 +130,11 @@ def usual_modes(device: torch.device) -> Iterator[None]:
 
 @cache
 def float32_is_faster() -> bool:
-    """Whether this machine's products in single precision are clearly faster than in bfloat16; measured once.
+    """Whether this machine's products in single precision are clearly faster than in bfloat16;
+    measured once.
 
-    CPU time of one thread, the best of some: a run that resumes beside other work must find the same.
+    CPU time of one thread, the best of some: a run that resumes beside other work must find the
+    same.
     """
     factor = torch.rand(_TRIAL, generator=torch.Generator().manual_seed(0))
     with torch_threads(1):
@@ -126,7 +154,8 @@ def _seconds(factor: Tensor) -> float:
 class _Widened(TorchFunctionMode):
     """Multiplies linear layers in single precision, where weights are bfloat16.
 
-    copies: weights in single precision, as they are stored. fewest: inputs from which on it is done.
+    copies: weights in single precision, as they are stored. fewest: inputs from which on it is
+    done.
     """
 
     def __init__(self) -> None:
@@ -185,8 +214,11 @@ class _Product(torch.autograd.Function):
         )
 
 
-def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None, copy: Tensor | None = None) -> Tensor:
-    """inputs (..., n) times the transpose of weight (m, n), plus bias (m,), piece by piece of the outputs.
+def _product(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, copy: Tensor | None = None
+) -> Tensor:
+    """inputs (..., n) times the transpose of weight (m, n), plus bias (m,), piece by piece of the
+    outputs.
 
     copy: the weight in single precision, where it is there already. The sums are the same.
     """

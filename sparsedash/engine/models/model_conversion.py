@@ -1,7 +1,7 @@
 """Convert a GGUF file to safetensors, config and tokenizer, once, in the data folder.
 
-transformers reads part of a GGUF file's keys and skips those it does not know; here every name comes from
-catalog/gguf_names.py, and files with others are refused first.
+transformers reads part of a GGUF file's keys and skips those it does not know; here every name
+comes from catalog/gguf_names.py, and files with others are refused first.
 """
 
 import json
@@ -56,7 +56,8 @@ _LONGEST_NAME = 200
 
 
 def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> Path:
-    """The folder of this name among the converted models; made on the first call, or where a file in it has changed.
+    """The folder of this name among the converted models; made on the first call, or where a file
+    in it has changed.
 
     It appears when it is complete. write: fills an empty folder; what it raises is raised.
     """
@@ -74,7 +75,10 @@ def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> 
         with swept_folder(models) as made:
             write(made)
             if folder.is_dir():
-                log.warning("Files of %s have changed since they were converted; they are converted again.", name)
+                log.warning(
+                    "Files of %s have changed since they were converted; they are converted again.",
+                    name,
+                )
                 # A process that has them open goes on reading them.
                 delete_folder(folder)
             # Of another user of the data folder, too, where that is shared.
@@ -106,10 +110,14 @@ _PATTERN = {"gemma2": 2, "gemma3": 6}
 
 
 class GgufModel:
-    """One GGUF file, whose keys and tensors are all known: see `catalog.gguf_names.gguf_problem`."""
+    """One GGUF file, whose keys and tensors are all known: see
+    `catalog.gguf_names.gguf_problem`.
+    """
 
     def __init__(self, reader: GgufReader, own: str = "") -> None:
-        """own: the dense model's architecture, where the file has one that reads a width for each block."""
+        """own: the dense model's architecture, where the file has one that reads a width for each
+        block.
+        """
         self._values = reader.values
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._graph = str(self._values["general.architecture"])
@@ -119,14 +127,24 @@ class GgufModel:
         self._has_two_norms = "blk.0.attn_norm_2.weight" in self._tensors
 
     def config(self) -> PretrainedConfig:
-        """Its config. Raises ValueError, or what transformers raises, for values that no model of the family has."""
-        made = {entry: self._values.get(key) for key, entry in GENERAL.items() if entry in _SPECIAL_TOKENS}
+        """Its config. Raises ValueError, or what transformers raises, for values that no model of
+        the family has.
+        """
+        made = {
+            entry: self._values.get(key)
+            for key, entry in GENERAL.items()
+            if entry in _SPECIAL_TOKENS
+        }
         made |= {
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "vocab_size": len(self._values.get("tokenizer.ggml.tokens", ())),
             "_model_name_or_path": self._values.get("general.name", ""),
         }
-        said = {entry: self._own(key) for key, entry in self._known.keys.items() if entry not in _COMPUTED}
+        said = {
+            entry: self._own(key)
+            for key, entry in self._known.keys.items()
+            if entry not in _COMPUTED
+        }
         # 0 stands for none.
         made |= {entry: value or None for entry, value in said.items() if value is not None}
         made |= self._heads() | self._special()
@@ -134,8 +152,11 @@ class GgufModel:
             made["rope_parameters"] = self._rope()
         return AutoConfig.for_model(self._known.model_type, **made)
 
-    def weights(self, config: PretrainedConfig, on_part: OnPart = ignore) -> dict[str, torch.Tensor]:
-        """Every tensor by its name in the model, in FP32, its rows in the order that transformers has.
+    def weights(
+        self, config: PretrainedConfig, on_part: OnPart = ignore
+    ) -> dict[str, torch.Tensor]:
+        """Every tensor by its name in the model, in FP32, its rows in the order that transformers
+        has.
 
         on_part: called before each; as many parts again are left for writing them.
         """
@@ -153,10 +174,15 @@ class GgufModel:
                     self.kinds[ours] = tensor.tensor_type.name
                     found[ours] = torch.from_numpy(np.array(self._reordered(own, part, config)))
         if self._name == "llama":
-            # One projection with a bias gives one to all; llama.cpp adds nothing where a file has none.
+            # One projection with a bias gives one to all; llama.cpp adds nothing where a file has
+            # none.
             for name in [name for name in found if name.endswith("_proj.weight")]:
-                if getattr(config, "attention_bias" if ".self_attn." in name else "mlp_bias", False):
-                    found.setdefault(name.removesuffix("weight") + "bias", torch.zeros(len(found[name])))
+                if getattr(
+                    config, "attention_bias" if ".self_attn." in name else "mlp_bias", False
+                ):
+                    found.setdefault(
+                        name.removesuffix("weight") + "bias", torch.zeros(len(found[name]))
+                    )
         return found
 
     def tokenizer(self, file: Path) -> Tokenizer:
@@ -165,18 +191,26 @@ class GgufModel:
         # A family's own class has rules of its own, which would come back when it is loaded.
         kind = AutoTokenizer if family else PreTrainedTokenizerFast
         # In a folder of its own: nothing that lies beside the file is read.
-        refusing = refusing_tokenizer(f"The tokenizer of {file.name} could not be read", "Fetch the file again.")
+        refusing = refusing_tokenizer(
+            f"The tokenizer of {file.name} could not be read", "Fetch the file again."
+        )
         with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty, quick_gguf(), refusing:
             (Path(empty) / file.name).symlink_to(file.resolve())
-            made = kind.from_pretrained(empty, gguf_file=file.name, trust_remote_code=False, local_files_only=True)
+            made = kind.from_pretrained(
+                empty, gguf_file=file.name, trust_remote_code=False, local_files_only=True
+            )
         self._correct(made)
         return made
 
     def _is_gemma_without_prefix(self) -> bool:
-        return self._name.startswith("gemma") and not self._values.get("tokenizer.ggml.add_space_prefix", True)
+        return self._name.startswith("gemma") and not self._values.get(
+            "tokenizer.ggml.add_space_prefix", True
+        )
 
     def _correct(self, tokenizer: Any) -> None:
-        """Give the tokenizer this file's rules for where words are cut, where transformers has others."""
+        """Give the tokenizer this file's rules for where words are cut, where transformers has
+        others.
+        """
         backend = tokenizer.backend_tokenizer
         if self._values.get("tokenizer.ggml.model") != "gpt2":
             if not self._is_gemma_without_prefix():
@@ -193,20 +227,30 @@ class GgufModel:
                 tokenizer.add_bos_token = True
 
     def _correct_sentencepiece(self, backend: Any) -> None:
-        """A space before the text, unless the file says otherwise, and no word is cut before it is looked up."""
+        """A space before the text, unless the file says otherwise, and no word is cut before it is
+        looked up.
+        """
         prefix = self._values.get("tokenizer.ggml.add_space_prefix", True)
         spaces = normalizers.Replace(" ", "\u2581")
-        backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), spaces]) if prefix else spaces
+        backend.normalizer = (
+            normalizers.Sequence([normalizers.Prepend("\u2581"), spaces]) if prefix else spaces
+        )
         backend.pre_tokenizer = None
         steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
-        backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+        backend.decoder = decoders.Sequence(
+            [*steps, decoders.Strip(" ", 1, 0)] if prefix else steps
+        )
 
     def _own(self, key: str, otherwise: Any = None) -> Any:
         return self._values.get(f"{self._name}.{key}", otherwise)
 
     def _numbers(self, name: str) -> list[float] | None:
         tensor = self._tensors.get(name)
-        return None if tensor is None else quants.dequantize(tensor.data, tensor.tensor_type).ravel().tolist()
+        return (
+            None
+            if tensor is None
+            else quants.dequantize(tensor.data, tensor.tensor_type).ravel().tolist()
+        )
 
     @cached_property
     def _usual_head(self) -> int:
@@ -222,56 +266,95 @@ class GgufModel:
         return int(self._own("rope.scaling.original_context_length") or self._own("context_length"))
 
     def _heads(self) -> dict[str, Any]:
-        """The size of a head, where it is not the usual one or the family's configs always have it."""
+        """The size of a head, where it is not the usual one or the family's configs always have
+        it.
+        """
         if "attention.key_length" not in self._known.keys:
             return {}
-        few = {"num_key_value_heads": self._own("attention.head_count_kv") or self._own("attention.head_count")}
+        few = {
+            "num_key_value_heads": self._own("attention.head_count_kv")
+            or self._own("attention.head_count")
+        }
         always = self._name in ("llama", "qwen3", "gemma2", "gemma3")
         return few | ({"head_dim": self._head} if always or self._head != self._usual_head else {})
 
     def _special(self) -> dict[str, Any]:
         """Config entries of the family that follow from several keys or tensors."""
-        biased = {name.split(".")[2] for name in self._tensors if name.startswith("blk.") and name.endswith(".bias")}
+        biased = {
+            name.split(".")[2]
+            for name in self._tensors
+            if name.startswith("blk.") and name.endswith(".bias")
+        }
         match self._name:
             case "llama":
-                attention, mlp = {"attn_q", "attn_k", "attn_v", "attn_output"}, {"ffn_gate", "ffn_up", "ffn_down"}
+                attention, mlp = (
+                    {"attn_q", "attn_k", "attn_v", "attn_output"},
+                    {"ffn_gate", "ffn_up", "ffn_down"},
+                )
                 return {"attention_bias": bool(biased & attention), "mlp_bias": bool(biased & mlp)}
             case "starcoder2":
                 return {"use_bias": bool(biased - {"attn_norm", "ffn_norm"})}
             case "falcon":
                 few, two = self._own("attention.head_count_kv", 0), self._has_two_norms
-                return {"new_decoder_architecture": few != 1 or two, "num_ln_in_parallel_attn": 2 if two else 1}
+                return {
+                    "new_decoder_architecture": few != 1 or two,
+                    "num_ln_in_parallel_attn": 2 if two else 1,
+                }
             case "phi3":
                 window = self._own("attention.sliding_window") or None
-                return {"sliding_window": window, "original_max_position_embeddings": self._original}
+                return {
+                    "sliding_window": window,
+                    "original_max_position_embeddings": self._original,
+                }
             case "gemma2" | "gemma3":
                 blocks, usual = self._own("block_count"), _PATTERN[self._name]
                 pattern = self._own("attention.sliding_window_pattern", usual)
-                slides = pattern if isinstance(pattern, list) else [(i + 1) % max(1, pattern) for i in range(blocks)]
+                slides = (
+                    pattern
+                    if isinstance(pattern, list)
+                    else [(i + 1) % max(1, pattern) for i in range(blocks)]
+                )
                 large = blocks == _LARGE_GEMMA[self._name]
                 return {
                     "query_pre_attn_scalar": self._usual_head if large else self._head,
                     "sliding_window": self._own("attention.sliding_window"),
-                    "layer_types": ["sliding_attention" if each else "full_attention" for each in slides],
+                    "layer_types": [
+                        "sliding_attention" if each else "full_attention" for each in slides
+                    ],
                 }
             case _:
                 return {}
 
     def _rope(self) -> dict[str, Any]:
         """RoPE parameters; in llama.cpp a factor without a type is linear."""
-        kind, factor = self._own("rope.scaling.type", "linear"), float(self._own("rope.scaling.factor") or 1)
+        kind, factor = (
+            self._own("rope.scaling.type", "linear"),
+            float(self._own("rope.scaling.factor") or 1),
+        )
         louder = float(self._own("rope.scaling.attn_factor", 1))
         each = self._numbers("rope_freqs.weight")
-        short, long = self._numbers("rope_factors_short.weight"), self._numbers("rope_factors_long.weight")
+        short, long = (
+            self._numbers("rope_factors_short.weight"),
+            self._numbers("rope_factors_long.weight"),
+        )
         turned = self._own("rope.dimension_count", self._head)
-        made: dict[str, Any] = {"rope_type": "default", "rope_theta": float(self._own("rope.freq_base", 10_000.0))}
+        made: dict[str, Any] = {
+            "rope_type": "default",
+            "rope_theta": float(self._own("rope.freq_base", 10_000.0)),
+        }
         if self._name == "phi3":
             made["partial_rotary_factor"] = turned / self._head
-        if (short is None) != (long is None) or (kind == "longrope" and short is None and each is None):
-            raise ValueError("it has RoPE factors for short or long texts alone, or none where longrope needs them")
+        if (short is None) != (long is None) or (
+            kind == "longrope" and short is None and each is None
+        ):
+            raise ValueError(
+                "it has RoPE factors for short or long texts alone, or none where longrope needs them"
+            )
         if kind == "yarn":
             if each or short:
-                raise ValueError("it has YaRN and a factor for each RoPE frequency, and one of both is possible")
+                raise ValueError(
+                    "it has YaRN and a factor for each RoPE frequency, and one of both is possible"
+                )
             made |= {
                 "rope_type": "yarn",
                 "factor": factor,
@@ -280,7 +363,12 @@ class GgufModel:
                 "beta_fast": self._own("rope.scaling.yarn_beta_fast", 32.0),
                 "beta_slow": self._own("rope.scaling.yarn_beta_slow", 1.0),
             }
-        elif each or short or louder != 1 or (self._name == "phi3" and factor != 1 and kind == "linear"):
+        elif (
+            each
+            or short
+            or louder != 1
+            or (self._name == "phi3" and factor != 1 and kind == "linear")
+        ):
             factor = factor if kind != "none" else 1
             plain = each or [1.0] * (turned // 2)
             made |= {
@@ -295,13 +383,19 @@ class GgufModel:
         if self._name != "gemma3":
             return made
         theta = float(self._own("rope.freq_base_swa", 10_000.0))
-        return {"full_attention": made, "sliding_attention": {"rope_type": "default", "rope_theta": theta}}
+        return {
+            "full_attention": made,
+            "sliding_attention": {"rope_type": "default", "rope_theta": theta},
+        }
 
     def _parts(self, name: str, values: Array, config: PretrainedConfig) -> list[tuple[str, Array]]:
         """The tensor under its name; q, k and v where `openelm` has qwen3's one below the other."""
         if self._graph != "openelm" or ".attn_qkv." not in name:
             return [(name, values)]
-        n_q, n_kv = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+        n_q, n_kv = (
+            heads * config.head_dim
+            for heads in (config.num_attention_heads, config.num_key_value_heads)
+        )
         rows = np.split(values, [n_q, n_q + n_kv])
         return [(name.replace("qkv", part), own) for part, own in zip("qkv", rows, strict=True)]
 
@@ -309,15 +403,28 @@ class GgufModel:
         """Undo the reordering of llama.cpp's converter."""
         part, heads = name.removeprefix("blk.").partition(".")[2], config.num_attention_heads
         match self._name:
-            case "llama" | "qwen2" if self._graph in ("llama", "deci") and part.startswith(("attn_q.", "attn_k.")):
+            case "llama" | "qwen2" if self._graph in ("llama", "deci") and part.startswith(
+                ("attn_q.", "attn_k.")
+            ):
                 n = heads if part.startswith("attn_q.") else config.num_key_value_heads
-                return values.reshape(n, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+                return (
+                    values.reshape(n, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+                )
             case "gemma2" | "gemma3" if name.endswith("norm.weight"):
                 return values - 1
-            case "gpt2" if part in ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight"):
+            case "gpt2" if part in (
+                "attn_qkv.weight",
+                "attn_output.weight",
+                "ffn_up.weight",
+                "ffn_down.weight",
+            ):
                 return values.T
             case "bloom" if part.startswith("attn_qkv."):
-                return values.reshape(3, heads, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
+                return (
+                    values.reshape(3, heads, -1, *values.shape[1:])
+                    .swapaxes(0, 1)
+                    .reshape(values.shape)
+                )
             case "falcon" if part == "attn_qkv.weight" and config.new_decoder_architecture:
                 few, size = config.num_kv_heads, values.shape[1] // heads
                 q, k, v = np.split(values, [heads * size, (heads + few) * size])
@@ -332,7 +439,9 @@ _CONVERSION_VERSION = 2
 
 
 def dequantised(file: Path, store: Store, on_part: OnPart = ignore) -> Path:
-    """The folder with this .gguf file's model in FP32 and its tokenizer; see `converted_folder`. Raises ModelError."""
+    """The folder with this .gguf file's model in FP32 and its tokenizer; see `converted_folder`.
+    Raises ModelError.
+    """
     name = f"{file.stem}-{hash_file(file, store)[:16]}-{_CONVERSION_VERSION}"
     return converted_folder(name, lambda folder: _write_converted(file, folder, on_part), store)
 
@@ -352,7 +461,9 @@ def _write_converted(file: Path, folder: Path, on_part: OnPart) -> None:
     if problem := gguf_problem(reader.values, (tensor.name for tensor in reader.tensors)):
         raise ModelError(f"{file.name} could not be read as a GGUF model: {problem}.")
     said = GgufModel(reader)
-    with refusing(f"{file.name} could not be read as a GGUF model", "Name another file of this model."):
+    with refusing(
+        f"{file.name} could not be read as a GGUF model", "Name another file of this model."
+    ):
         config = said.config()
         refuse_impossible(config.to_dict(), file.name)
         refuse_oversized(file.name, config, file.stat().st_size, "gguf")
@@ -360,7 +471,9 @@ def _write_converted(file: Path, folder: Path, on_part: OnPart) -> None:
         on_part(1, 2)
     # Its own bars would tear the shell's.
     with redirect_stderr(StringIO()):
-        model = read_model(file.name, config, torch.float32, pretrained_model_name_or_path=None, state_dict=weights)
+        model = read_model(
+            file.name, config, torch.float32, pretrained_model_name_or_path=None, state_dict=weights
+        )
         refuse_no_numbers(file.name, model)
         with refusing(f"{file.name} could not be unpacked", "See whether the disk is full."):
             model.save_pretrained(folder)

@@ -1,7 +1,9 @@
-"""Residency of a model's weights while it runs: all in memory, or streamed from their files block by block.
+"""Residency of a model's weights while it runs: all in memory, or streamed from their files block
+by block.
 
-Streamed weights are views of mapped safetensors files: the system reads what is touched, and is told at every block
-that the next one comes soon and the one before is not needed any more. Numbers are the same, to the bit.
+Streamed weights are views of mapped safetensors files: the system reads what is touched, and is
+told at every block that the next one comes soon and the one before is not needed any more. Numbers
+are the same, to the bit.
 """
 
 import ctypes
@@ -20,7 +22,14 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sparsedash.schema.errors import ModelError
-from sparsedash.storage.local_machine import MUCH, free_in_words, freed_bytes, give_back_freed, mapped_files, mode_in
+from sparsedash.storage.local_machine import (
+    MUCH,
+    free_in_words,
+    freed_bytes,
+    give_back_freed,
+    mapped_files,
+    mode_in,
+)
 
 Change = Callable[[], AbstractContextManager[None]]
 """Gives the `with` inside which one block has other weights."""
@@ -32,7 +41,9 @@ class Resident:
     streamed = False
 
     def drop(self) -> None:
-        """Give back freed memory where it is much; the next step would only ask for a little again."""
+        """Give back freed memory where it is much; the next step would only ask for a little
+        again.
+        """
         if freed_bytes() > MUCH:
             give_back_freed()
 
@@ -54,7 +65,9 @@ class Resident:
 
 
 class Streamed:
-    """Weights stay in their files, and held numbers in nameless files. Only the block that runs is changed."""
+    """Weights stay in their files, and held numbers in nameless files. Only the block that runs is
+    changed.
+    """
 
     streamed = True
 
@@ -72,13 +85,15 @@ class Streamed:
             storage = parameter.untyped_storage()
             begin, end = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
             if not any(first <= begin and end <= last for first, last in files):
-                # Few, if any: what a family's code computes from what it reads; all, where no system tells.
+                # Few, if any: what a family's code computes from what it reads; all, where no
+                # system tells.
                 parameter.data = self.hold(parameter.data)
         # The dense weights, which outlive every change.
         self._weights = list(model.parameters())
         self._dense = [list(block.parameters()) for block in blocks]
         for index, block in enumerate(blocks):
-            # No hook: one would be called as well where something else stands in for the block's forward.
+            # No hook: one would be called as well where something else stands in for the block's
+            # forward.
             block.forward = self._entering(index, block.forward)
 
     def _entering(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,7 +106,9 @@ class Streamed:
         return entering
 
     def _enter(self, index: int) -> None:
-        """Bring a block in, with its change, in place of the last one; once for all models that run it."""
+        """Bring a block in, with its change, in place of the last one; once for all models that run
+        it.
+        """
         self._leave()
         if index != self._there:
             self.drop()
@@ -107,7 +124,9 @@ class Streamed:
         give_back_freed()
 
     def hold(self, tensor: Tensor) -> Tensor:
-        """The same numbers in a nameless file, gone with its last use. Raises ModelError when the disk is full."""
+        """The same numbers in a nameless file, gone with its last use. Raises ModelError when the
+        disk is full.
+        """
         if not tensor.numel():
             return tensor
         tensor = tensor.detach().cpu()
@@ -159,7 +178,9 @@ WeightResidency = Resident | Streamed
 
 
 def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
-    """Memory that is a new nameless file in this folder; Python's own mmap would keep thousands of files open."""
+    """Memory that is a new nameless file in this folder; Python's own mmap would keep thousands of
+    files open.
+    """
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     with NamedTemporaryFile(dir=folder, delete=False) as file:
         try:
@@ -181,7 +202,11 @@ _madvise = ctypes.CDLL(None, use_errno=True).madvise if _NOT_NEEDED is not None 
 
 
 def _advise(address: int, n_bytes: int, advice: int | None) -> None:
-    """Advise the system on all pages of these bytes of a mapped file: to drop them, or to read them meanwhile."""
+    """Advise the system on all pages of these bytes of a mapped file: to drop them, or to read them
+    meanwhile.
+    """
     if _madvise is not None and advice is not None:
         begin = address - address % mmap.PAGESIZE
-        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(address + n_bytes - begin), ctypes.c_int(advice))
+        _madvise(
+            ctypes.c_void_p(begin), ctypes.c_size_t(address + n_bytes - begin), ctypes.c_int(advice)
+        )

@@ -1,4 +1,5 @@
-"""What a sparse model of a run is: narrower MLPs, or single weights at zero. Both kinds answer the same questions.
+"""What a sparse model of a run is: narrower MLPs, or single weights at zero. Both kinds answer the
+same questions.
 
 All but `applied` is asked while the loaded model is the dense one.
 """
@@ -15,7 +16,13 @@ from sparsedash.engine.models.decoder_blocks import skipping
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import BlockErrors, passage_error
 from sparsedash.engine.pruning.layer import LazySequence, Sample
-from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned, reparametrised, reweighted
+from sparsedash.engine.pruning.surgery import (
+    PrunedMlp,
+    out_weight,
+    pruned,
+    reparametrised,
+    reweighted,
+)
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, weight_passage_error
 from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.records import Healed, Quantised, Reached
@@ -23,11 +30,12 @@ from sparsedash.schema.records import Healed, Quantised, Reached
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrunedChannels:
-    """A model whose MLPs have fewer channels, or that has fewer layers: its MLPs, their errors, losses where measured.
+    """A model whose MLPs have fewer channels, or that has fewer layers: its MLPs, their errors,
+    losses where measured.
 
-    gone: layers that are gone as a whole. alone: loss of the model by the cut of each block alone. others: parameters
-    beside the MLPs that are not dense's, by name: of a healed one its norms, of a quantised one all. healed, quantised:
-    what was done to it last; the errors are those before.
+    gone: layers that are gone as a whole. alone: loss of the model by the cut of each block alone.
+    others: parameters beside the MLPs that are not dense's, by name: of a healed one its norms, of
+    a quantised one all. healed, quantised: what was done to it last; the errors are those before.
     """
 
     loaded: LoadedModel
@@ -43,7 +51,12 @@ class PrunedChannels:
     def whole(cls, loaded: LoadedModel) -> "PrunedChannels":
         """The loaded model with all its channels."""
         blocks = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp)) for mlp in loaded.mlps]
-        return cls(loaded=loaded, blocks=LazySequence(len(blocks), blocks.__getitem__), errors=(), alone=list)
+        return cls(
+            loaded=loaded,
+            blocks=LazySequence(len(blocks), blocks.__getitem__),
+            errors=(),
+            alone=list,
+        )
 
     def round_(self, index: int) -> None:
         """Keep this block in the model's own type from now on, to which it is rounded in any case.
@@ -60,13 +73,16 @@ class PrunedChannels:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
         loaded = self.loaded
         changes = [
-            lambda index=index, mlp=mlp: pruned([mlp], [self.blocks[index]]) for index, mlp in enumerate(loaded.mlps)
+            lambda index=index, mlp=mlp: pruned([mlp], [self.blocks[index]])
+            for index, mlp in enumerate(loaded.mlps)
         ]
         without = skipping(loaded.model.base_model, loaded.blocks, self.gone)
         with reparametrised(loaded.model, self.others), loaded.residency.changed(changes), without:
             yield
 
-    def holding(self, blocks: Sequence[PrunedMlp], others: Mapping[str, Tensor]) -> "PrunedChannels":
+    def holding(
+        self, blocks: Sequence[PrunedMlp], others: Mapping[str, Tensor]
+    ) -> "PrunedChannels":
         """The same model with these weights."""
         return replace(self, blocks=LazySequence(len(blocks), blocks.__getitem__), others=others)
 
@@ -76,7 +92,9 @@ class PrunedChannels:
         return [len(narrow.kept) for narrow in self.blocks]
 
     def reached(self) -> Reached:
-        """What is gone, of every budget; of a quantised file's bytes, of those of the dense model in 16 bits."""
+        """What is gone, of every budget; of a quantised file's bytes, of those of the dense model
+        in 16 bits.
+        """
         found, of = reached(self.loaded.shape, self.widths), self.quantised
         return replace(found, bytes=max(0.0, 1 - of.n_bytes / of.dense_bytes)) if of else found
 
@@ -92,7 +110,9 @@ class PrunedChannels:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskedWeights:
-    """A model of the same shape with zeros among a scope's weights. groups: see `shared_inputs`. gone: no layer."""
+    """A model of the same shape with zeros among a scope's weights. groups: see `shared_inputs`.
+    gone: no layer.
+    """
 
     loaded: LoadedModel
     scope: Scope
@@ -128,7 +148,11 @@ class MaskedWeights:
     def reached(self) -> Reached:
         """What is zero, of every budget."""
         shape, mlp = self.loaded.shape, self.loaded.family.mlp
-        zeros = [(name, int((weight == 0).sum())) for block in self.blocks for name, weight in block.weights.items()]
+        zeros = [
+            (name, int((weight == 0).sum()))
+            for block in self.blocks
+            for name, weight in block.weights.items()
+        ]
         in_mlps, n = sum(n for name, n in zeros if name in mlp), sum(n for _, n in zeros)
         shares = in_mlps / shape.n_mlp, n / shape.n_block_weights, n / shape.n_matmul
         return Reached(channels=shares[0], weights=shares[1], bytes=0.0, macs=shares[2])

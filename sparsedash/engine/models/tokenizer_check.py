@@ -21,7 +21,9 @@ from sparsedash.storage.trials import run_trial, trial_problem
 
 TRIAL_BYTES = 10**9
 TRIAL_S = 10
-"""Of processor time, and of memory: the largest vocabulary of our families, Gemma's, takes 2 s and .4 GB."""
+"""Of processor time, and of memory: the largest vocabulary of our families, Gemma's, takes 2 s and
+.4 GB.
+"""
 
 _PASSAGES = Path(__file__).parents[2] / "catalog" / "texts" / "cloze.jsonl"
 _N_PASSAGES = 40
@@ -31,9 +33,11 @@ _PLAIN = frozenset(string.ascii_letters + string.digits)
 
 
 def require_usable(folder: Path, reference: str, n_known: int) -> None:
-    """Raise ModelError where the folder's tokenizer.json cannot read plain text in TRIAL_S and TRIAL_BYTES.
+    """Raise ModelError where the folder's tokenizer.json cannot read plain text in TRIAL_S and
+    TRIAL_BYTES.
 
-    n_known: tokens with an embedding. A folder without the file uses code of transformers, and is not tried.
+    n_known: tokens with an embedding. A folder without the file uses code of transformers, and is
+    not tried.
     """
     file, said = folder / "tokenizer.json", None
     with suppress(OSError, ValueError, RecursionError):
@@ -46,10 +50,14 @@ def require_usable(folder: Path, reference: str, n_known: int) -> None:
         )
     if not file.is_file():
         return
-    too_much = f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 1e9:.0f} GB for {_N_PASSAGES} passages"
+    too_much = (
+        f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 1e9:.0f} GB for {_N_PASSAGES} passages"
+    )
     problem = trial_problem(__name__, str(file), str(n_known), seconds=TRIAL_S, too_much=too_much)
     if problem:
-        raise ModelError(f"The tokenizer of {reference} {problem}.", "Fetch the tokenizer's files again.")
+        raise ModelError(
+            f"The tokenizer of {reference} {problem}.", "Fetch the tokenizer's files again."
+        )
 
 
 def main(file: str, n_known: str) -> None:
@@ -69,7 +77,9 @@ def _problems(file: str, n_known: int) -> Iterator[str]:
         if len(read.ids) > _MOST_A_BYTE * len(text.encode()):
             yield f"makes {len(read.ids):,} tokens of {len(text):,} letters"
         covered = {place for start, end in read.offsets for place in range(start, end)}
-        if missing := [letter for place, letter in enumerate(text) if letter in _PLAIN and place not in covered]:
+        if missing := [
+            letter for place, letter in enumerate(text) if letter in _PLAIN and place not in covered
+        ]:
             yield f"has no token for {missing[0]!r}"
         tokenizer.decode(read.ids)
 

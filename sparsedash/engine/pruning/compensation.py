@@ -1,8 +1,10 @@
-"""Compensation for removed channels (bias, least squares), and the reconstruction error that is left.
+"""Compensation for removed channels (bias, least squares), and the reconstruction error that is
+left.
 
-To add one: a refit, an error curve and a row. An error curve takes the channels (m,), the best first, and returns
-(m + 1,) float64: the mean squared error of the output over the calibration tokens with the first k kept. Reconstruction
-errors are shares of the dense output's energy. Dimensions: d hidden, m inner, k kept, p removed channels, t tokens.
+To add one: a refit, an error curve and a row. An error curve takes the channels (m,), the best
+first, and returns (m + 1,) float64: the mean squared error of the output over the calibration
+tokens with the first k kept. Reconstruction errors are shares of the dense output's energy.
+Dimensions: d hidden, m inner, k kept, p removed channels, t tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +28,11 @@ from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 
 
 class BlockErrors(NamedTuple):
-    """Reconstruction errors of one block's MLP, or of its projections on average; None where not known.
+    """Reconstruction errors of one block's MLP, or of its projections on average; None where not
+    known.
 
-    fitted: on the calibration tokens. uncompensated: on them, had the kept weights stayed as they are. held_out: on
-    tokens kept out of the fit, far larger where overfitted.
+    fitted: on the calibration tokens. uncompensated: on them, had the kept weights stayed as they
+    are. held_out: on tokens kept out of the fit, far larger where overfitted.
     """
 
     fitted: float | None = None
@@ -40,24 +43,34 @@ class BlockErrors(NamedTuple):
 def no_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     """The kept columns as they are."""
     gone = complement(kept, layer.width)
-    lost = energy(layer.out_weight[:, gone], layer.part(gone, gone)) if layer.statistics.is_whole else None
+    lost = (
+        energy(layer.out_weight[:, gone], layer.part(gone, gone))
+        if layer.statistics.is_whole
+        else None
+    )
     return PrunedMlp(kept, layer.out_weight[:, kept], layer.out_bias, lost)
 
 
 def bias_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
-    """The kept columns as they are, and in the bias the mean of the removed ones; a layer without a bias is given one.
+    """The kept columns as they are, and in the bias the mean of the removed ones; a layer without a
+    bias is given one.
 
     Source: FLAP, arXiv:2312.11983.
     """
     gone = complement(kept, layer.width)
     mean = layer.out_weight[:, gone].double() @ layer.mean[gone].double()
     before = 0.0 if layer.out_bias is None else layer.out_bias.double()
-    lost = energy(layer.out_weight[:, gone], layer.covariance_of(gone, gone)) if layer.statistics.is_whole else None
+    lost = (
+        energy(layer.out_weight[:, gone], layer.covariance_of(gone, gone))
+        if layer.statistics.is_whole
+        else None
+    )
     return PrunedMlp(kept, layer.out_weight[:, kept], (before + mean).float(), lost)
 
 
 def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
-    """The columns that best reproduce the dense output over the calibration tokens, pulled towards the dense columns.
+    """The columns that best reproduce the dense output over the calibration tokens, pulled towards
+    the dense columns.
 
     Minimises E ||W x - W' x_K||^2 + lam ||W' - W_K||^2, hence W' = W_K + W_P H_PK (H_KK + lam I)^-1, with
     lam = damping * median(diag H_KK). Where the layer has a bias, H is the covariance and the bias absorbs the means.
@@ -74,9 +87,11 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     solution, ridge = damped_solution(lambda some: layer.moment(kept[some], kept), right, damping)
     added = missing @ solution.T if few else solution.T
     cross = beside @ missing.T if few else right
-    # With A = H_KK + R and V = W_P H_PK A^-1, what is left is tr W_P H_PP W_P^T - tr V H_KP W_P^T - tr V R V^T: no
-    # further product with all of H.
-    explained = (added * cross.T).sum(dtype=torch.float64) + (added.square() @ ridge.float()).sum(dtype=torch.float64)
+    # With A = H_KK + R and V = W_P H_PK A^-1, what is left is tr W_P H_PP W_P^T - tr V H_KP W_P^T -
+    # tr V R V^T: no further product with all of H.
+    explained = (added * cross.T).sum(dtype=torch.float64) + (added.square() @ ridge.float()).sum(
+        dtype=torch.float64
+    )
     lost = max(0.0, energy(missing, layer.moment(gone)) - float(explained))
     fitted = weight[:, kept] + added
     if layer.out_bias is None:
@@ -89,8 +104,9 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
 def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
     """Error curve of least squares, with the cost of the ridge.
 
-    With H + R = L L^T in this order and R the ridge, keeping k leaves W_P (S - R_P) W_P^T, where S is the trailing
-    block of L times its transpose. So column c of W L is lost by every k <= c: one factorisation gives all.
+    With H + R = L L^T in this order and R the ridge, keeping k leaves W_P (S - R_P) W_P^T, where S
+    is the trailing block of L times its transpose. So column c of W L is lost by every k <= c: one
+    factorisation gives all.
     """
     factor, ridge = damped_factor(layer.moment(order), damping)
     weight = layer.out_weight[:, order].to(factor)
@@ -99,7 +115,9 @@ def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
 
 
 def _uncompensated(weight: Tensor, moment: Tensor, order: Tensor) -> Tensor:
-    """Error curve W_P H_PP W_P^T of channels that nothing compensates. moment: (m, m) in this order; overwritten."""
+    """Error curve W_P H_PP W_P^T of channels that nothing compensates. moment: (m, m) in this
+    order; overwritten.
+    """
     weight = weight[:, order]
     products = moment.mul_(weight.T @ weight)
     alone = products.diagonal().double()
@@ -107,16 +125,19 @@ def _uncompensated(weight: Tensor, moment: Tensor, order: Tensor) -> Tensor:
 
 
 def _cumulative_errors(lost: Tensor) -> Tensor:
-    """From the loss that each channel adds when it is removed after all that follow it in the order."""
+    """From the loss that each channel adds when it is removed after all that follow it in the
+    order.
+    """
     return torch.cat([lost.flip(0).cumsum(0).flip(0), lost.new_zeros(1)])
 
 
 @dataclass(frozen=True)
 class Compensation:
-    """refit: a layer with these channels kept, by its own statistics; the third argument is the damping.
+    """refit: a layer with these channels kept, by its own statistics; the third argument is the
+    damping.
 
-    errors: its error curve. `least-squares` and `sequential` have the same two, and so share curves:
-    `store_keys.curves_key` says so too.
+    errors: its error curve. `least-squares` and `sequential` have the same two, and so share
+    curves: `store_keys.curves_key` says so too.
     """
 
     refit: Callable[[Layer, Tensor, float], PrunedMlp]
@@ -125,11 +146,14 @@ class Compensation:
 
 COMPENSATIONS: dict[str, Compensation] = {
     "none": Compensation(
-        no_compensation, lambda layer, order, _: _uncompensated(layer.out_weight, layer.part(order, order), order)
+        no_compensation,
+        lambda layer, order, _: _uncompensated(layer.out_weight, layer.part(order, order), order),
     ),
     "bias": Compensation(
         bias_compensation,
-        lambda layer, order, _: _uncompensated(layer.out_weight, layer.covariance_of(order, order), order),
+        lambda layer, order, _: _uncompensated(
+            layer.out_weight, layer.covariance_of(order, order), order
+        ),
     ),
     "least-squares": Compensation(least_squares, refit_errors),
     # And once more, block after block, on the sparse model's own activations.
@@ -138,10 +162,13 @@ COMPENSATIONS: dict[str, Compensation] = {
 
 
 def channel_errors(
-    mlps: list[Mlp], calibration: CalibrationData, narrowed: Sequence[PrunedMlp], energies: dict[int, float]
+    mlps: list[Mlp],
+    calibration: CalibrationData,
+    narrowed: Sequence[PrunedMlp],
+    energies: dict[int, float],
 ) -> Sequence[BlockErrors]:
-    """Errors of each narrowed MLP, computed lazily, while the model is the dense one; without whole statistics only on
-    held-out tokens.
+    """Errors of each narrowed MLP, computed lazily, while the model is the dense one; without whole
+    statistics only on held-out tokens.
 
     energies: of each block's dense output by its index, as far as known; added to.
     """
@@ -150,10 +177,17 @@ def channel_errors(
         statistics = calibration.statistics(index)
         if statistics is NO_STATISTICS:
             return BlockErrors()
-        layer, narrow, sample = layer_of(mlps[index], statistics), narrowed[index], statistics.held_out
+        layer, narrow, sample = (
+            layer_of(mlps[index], statistics),
+            narrowed[index],
+            statistics.held_out,
+        )
         if index not in energies and statistics.is_whole:
             energies[index] = statistics.energy(layer.out_weight)
-        held_out, whole = passage_error(mlps[index], narrow, sample) if len(sample) else None, energies.get(index)
+        held_out, whole = (
+            passage_error(mlps[index], narrow, sample) if len(sample) else None,
+            energies.get(index),
+        )
         if whole is None:
             return BlockErrors(held_out=held_out)
         lost = narrow.lost
@@ -170,7 +204,9 @@ def channel_errors(
 
 @torch.no_grad()
 def passage_error(mlp: Mlp, narrow: PrunedMlp, sample: Sample) -> float:
-    """Error of a narrowed MLP on tokens that took no part in the fit. sample: of the dense model's activations."""
+    """Error of a narrowed MLP on tokens that took no part in the fit. sample: of the dense model's
+    activations.
+    """
     dense, bias = out_weight(mlp).float().cpu(), mlp.out.bias
     change, shift = narrow.change(dense, None if bias is None else bias.float().cpu())
     return sample_error(dense, change, sample, shift)
@@ -181,8 +217,12 @@ def share_lost(dense: Tensor, sparse: Tensor, inputs: Statistics) -> float:
     return _share(inputs.energy(sparse - dense), inputs.energy(dense))
 
 
-def sample_error(dense: Tensor, change: Tensor, sample: Sample, shift: Tensor | float = 0.0) -> float:
-    """Error of a projection (n, d) after an affine change (n, d), (n,), on a sample (t, d) of its inputs."""
+def sample_error(
+    dense: Tensor, change: Tensor, sample: Sample, shift: Tensor | float = 0.0
+) -> float:
+    """Error of a projection (n, d) after an affine change (n, d), (n,), on a sample (t, d) of its
+    inputs.
+    """
     lost = sample.weights @ (sample.inputs @ change.T + shift).square().sum(dim=1)
     whole = sample.weights @ (sample.inputs @ dense.T).square().sum(dim=1)
     return float(lost / whole) if whole > 0 else 0.0

@@ -1,4 +1,6 @@
-"""One MLP as pruning sees it: its weights and calibration statistics; and sequences whose items are computed lazily."""
+"""One MLP as pruning sees it: its weights and calibration statistics; and sequences whose items are
+computed lazily.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,8 @@ Item = TypeVar("Item")
 class LazySequence(Sequence[Item]):
     """Items that are made when first asked for, and kept; an item that raised is made again.
 
-    make: from the index, without gradients. made: see Checkpointed. on_made: called after each with its index.
+    make: from the index, without gradients. made: see Checkpointed. on_made: called after each with
+    its index.
     """
 
     n_items: int
@@ -64,9 +67,11 @@ class Sample:
 class Statistics:
     """Calibration statistics of the inner activations x of one MLP.
 
-    covariance: (m, m) float32, of x over the weighted tokens, or only its diagonal (m,) where the tokens are too few.
-    mean: (m,) float32, weighted as well. held_out: tokens that are in neither. n_tokens: in both. The second moment is
-    the covariance plus mean mean^T; the other way round a large mean would leave no digit of a variance.
+    covariance: (m, m) float32, of x over the weighted tokens, or only its diagonal (m,) where the
+    tokens are too few.
+    mean: (m,) float32, weighted as well. held_out: tokens that are in neither. n_tokens: in both.
+    The second moment is the covariance plus mean mean^T; the other way round a large mean would
+    leave no digit of a variance.
     """
 
     covariance: Tensor
@@ -108,9 +113,11 @@ NO_STATISTICS = Statistics(
 class Layer:
     """One MLP as the saliencies and the compensations see it: its weights and its statistics.
 
-    out_weight: (d, m). out_bias: (d,) or None. inner_weights: (m, d) each. statistics: of its inner activations.
-    seed: differs from block to block, for random draws. mask_gradients: (s, m), for each of s sequences the derivative
-    of its loss by each channel's mask; None where the saliency does not need it.
+    out_weight: (d, m). out_bias: (d,) or None. inner_weights: (m, d) each. statistics: of its inner
+    activations.
+    seed: differs from block to block, for random draws. mask_gradients: (s, m), for each of s
+    sequences the derivative of its loss by each channel's mask; None where the saliency does not
+    need it.
     """
 
     out_weight: Tensor
@@ -131,14 +138,17 @@ class Layer:
         return self.statistics.mean
 
     def moment(self, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
-        """The matrix (m, m) float32 of a fit of the out-projection, or these rows of it, and of them these columns.
+        """The matrix (m, m) float32 of a fit of the out-projection, or these rows of it, and of
+        them these columns.
 
-        The second moment; the covariance where the layer has a bias, which then absorbs the means. A part does not make
-        all of it: it may have gigabytes.
+        The second moment; the covariance where the layer has a bias, which then absorbs the means.
+        A part does not make all of it: it may have gigabytes.
         """
         rows = torch.arange(self.width) if rows is None else rows
         columns = rows if columns is None else columns
-        return self.part(rows, columns) if self.out_bias is None else self.covariance_of(rows, columns)
+        return (
+            self.part(rows, columns) if self.out_bias is None else self.covariance_of(rows, columns)
+        )
 
     def covariance_of(self, rows: Tensor, columns: Tensor) -> Tensor:
         """(rows, columns) float32, of the inner activations over the calibration tokens."""
@@ -153,10 +163,11 @@ class Layer:
 class CalibrationData:
     """Calibration of the blocks, one block at a time by its index.
 
-    statistics: of the MLP's inner activations. inputs: of the inputs of all projections, with the names of those that
-    share an input; only for single weights. mask_gradients: see Layer; only for saliencies by them.
-    curve: loss of the model, in nats, with each version of the block's MLP that its last argument makes; only by
-    curves.
+    statistics: of the MLP's inner activations. inputs: of the inputs of all projections, with the
+    names of those that share an input; only for single weights. mask_gradients: see Layer; only for
+    saliencies by them.
+    curve: loss of the model, in nats, with each version of the block's MLP that its last argument
+    makes; only by curves.
     """
 
     statistics: Callable[[int], Statistics]
@@ -165,11 +176,14 @@ class CalibrationData:
     curve: Callable[[MethodSettings, int, Callable[[], list[PrunedMlp]]], list[float]]
 
 
-def layer_of(mlp: Mlp, statistics: Statistics, seed: int = 0, mask_gradients: Tensor | None = None) -> Layer:
+def layer_of(
+    mlp: Mlp, statistics: Statistics, seed: int = 0, mask_gradients: Tensor | None = None
+) -> Layer:
     """One MLP with its statistics, on the CPU; float32 where it is computed with."""
     bias = mlp.out.bias
     return Layer(
-        # A copy: how a product rounds depends on where in memory its factors lie, and a file's tensors lie anywhere.
+        # A copy: how a product rounds depends on where in memory its factors lie, and a file's
+        # tensors lie anywhere.
         out_weight=out_weight(mlp).detach().to("cpu", torch.float32, copy=True),
         out_bias=None if bias is None else bias.detach().float().cpu(),
         inner_weights=[weight.detach().cpu() for weight in inner_weights(mlp)],

@@ -1,4 +1,6 @@
-"""Linear algebra of second moments: accumulation, damping (a ridge), Cholesky factors and solutions."""
+"""Linear algebra of second moments: accumulation, damping (a ridge), Cholesky factors and
+solutions.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -16,30 +18,42 @@ MOST_UNEXPLAINED = 1e-6
 """Share of a fit's explained energy that single precision may lose; real models lose some 1e-12."""
 
 ROWS_AT_ONCE = 512
-"""Rows or columns of a matrix that are processed together, so that it is never copied as a whole."""
+"""Rows or columns of a matrix that are processed together, so that it is never copied as a
+whole.
+"""
 
 _WHOLE_WIDTH = 192
 """Up to this width a second moment is accumulated as a whole, its upper triangle included."""
 
 
-def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE_ROUNDING) -> tuple[Tensor, Tensor]:
+def damped_factor(
+    moment: Tensor, damping: float, rounding: float = SINGLE_ROUNDING
+) -> tuple[Tensor, Tensor]:
     """Lower Cholesky factor (m, m) of moment + R, and the diagonal (m,) of R in float64.
 
-    R is lam = damping * the median of moment's diagonal, which a few enormous activations do not decide. Where the
-    factorisation fails, each of the diagonal grows by its own rounding first, since channels that are enormous at the
-    same tokens are collinear; then the damping grows tenfold while it fails. moment: (m, m) float32 or float64,
-    symmetric; the factor is of its type, or float64 where that does not suffice. rounding: relative error of the
-    moment's sums. Raises CalibrationError when it still fails, or when the moment is not finite.
+    R is lam = damping * the median of moment's diagonal, which a few enormous activations do not
+    decide. Where the factorisation fails, each of the diagonal grows by its own rounding first,
+    since channels that are enormous at the same tokens are collinear; then the damping grows
+    tenfold while it fails. moment: (m, m) float32 or float64, symmetric; the factor is of its type,
+    or float64 where that does not suffice. rounding: relative error of the moment's sums. Raises
+    CalibrationError when it still fails, or when the moment is not finite.
     """
-    return _factorise(lambda dtype: _column_major(len(moment), dtype).copy_(moment), moment.dtype, damping, rounding)
+    return _factorise(
+        lambda dtype: _column_major(len(moment), dtype).copy_(moment),
+        moment.dtype,
+        damping,
+        rounding,
+    )
 
 
-def damped_solution(rows: Callable[[slice], Tensor], right: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+def damped_solution(
+    rows: Callable[[slice], Tensor], right: Tensor, damping: float
+) -> tuple[Tensor, Tensor]:
     """(moment + R)^-1 right, and the diagonal (m,) of R, see `damped_factor`.
 
-    In single precision, and in double where that is off on one random combination of the columns. rows: gives these
-    rows of the moment (m, m), float32; moment and factor are never in memory together: at a width of 11,008 either
-    takes half a gigabyte. right: (m, n) float32.
+    In single precision, and in double where that is off on one random combination of the columns.
+    rows: gives these rows of the moment (m, m), float32; moment and factor are never in memory
+    together: at a width of 11,008 either takes half a gigabyte. right: (m, n) float32.
     """
 
     def copied(dtype: torch.dtype) -> Tensor:
@@ -50,19 +64,26 @@ def damped_solution(rows: Callable[[slice], Tensor], right: Tensor, damping: flo
 
     factor, ridge = _factorise(copied, torch.float32, damping, SINGLE_ROUNDING)
     solution = _cholesky_solve(factor, right)
-    if factor.dtype == torch.float64 or _unexplained(rows, ridge, right, solution, factor) <= MOST_UNEXPLAINED:
+    if (
+        factor.dtype == torch.float64
+        or _unexplained(rows, ridge, right, solution, factor) <= MOST_UNEXPLAINED
+    ):
         return solution.float(), ridge
     factor, ridge = _factorise(copied, torch.float64, damping, SINGLE_ROUNDING)
     return _cholesky_solve(factor, right).float(), ridge
 
 
 def _column_major(size: int, dtype: torch.dtype) -> Tensor:
-    """Empty matrix (size, size), column-major as in LAPACK, which would copy any other there and back."""
+    """Empty matrix (size, size), column-major as in LAPACK, which would copy any other there and
+    back.
+    """
     return torch.empty(size, size, dtype=dtype).T
 
 
 def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
-    """A^-1 right in the type of A's lower Cholesky factor; `cholesky_solve` would copy the factor."""
+    """A^-1 right in the type of A's lower Cholesky factor; `cholesky_solve` would copy the
+    factor.
+    """
     half: Tensor = torch.linalg.solve_triangular(factor, right.to(factor), upper=False)
     whole: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     return whole
@@ -71,13 +92,16 @@ def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
 def _factorise(
     copied: Callable[[torch.dtype], Tensor], first: torch.dtype, damping: float, rounding: float
 ) -> tuple[Tensor, Tensor]:
-    """See `damped_factor`. copied: gives the moment in a type, to be overwritten. first: the type to try first."""
+    """See `damped_factor`. copied: gives the moment in a type, to be overwritten. first: the type
+    to try first.
+    """
     ready = [copied(first)]
     diagonal = ready[0].diagonal().double().clone()
     # It suffices: an activation that is not finite has no finite square.
     if not torch.isfinite(diagonal).all():
         raise CalibrationError(
-            "The calibration statistics hold values that are not finite.", "Calibrate in float32, or on other text."
+            "The calibration statistics hold values that are not finite.",
+            "Calibrate in float32, or on other text.",
         )
     scale = float(diagonal.median())
     if scale <= 0:
@@ -89,27 +113,37 @@ def _factorise(
         for dtype in dict.fromkeys((first, torch.float64)):
             moment = ready.pop() if ready else copied(dtype)
             moment.diagonal().add_(ridge)
-            _, failed = torch.linalg.cholesky_ex(moment, out=(moment, torch.empty(0, dtype=torch.int32)))
+            _, failed = torch.linalg.cholesky_ex(
+                moment, out=(moment, torch.empty(0, dtype=torch.int32))
+            )
             if not failed:
                 return moment, ridge
             # Freed before the next copy: two may be a gigabyte.
             del moment
     raise CalibrationError(
-        "The least squares could not be solved even with heavy damping.", "Calibrate on more or more varied text."
+        "The least squares could not be solved even with heavy damping.",
+        "Calibrate on more or more varied text.",
     )
 
 
 def _unexplained(
     rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solution: Tensor, factor: Tensor
 ) -> float:
-    """Share of the explained energy lost by a solution in single precision, in one random combination of columns."""
-    signs = torch.randint(2, (right.shape[1],), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
+    """Share of the explained energy lost by a solution in single precision, in one random
+    combination of columns.
+    """
+    signs = (
+        torch.randint(2, (right.shape[1],), generator=torch.Generator().manual_seed(0)).double() * 2
+        - 1
+    )
     wanted, found = (torch.mv(part, signs) for part in (right.double(), solution.double()))
     left = wanted - ridge * found
     for some in row_slices(len(right)):
         left[some] -= rows(some).double() @ found
     both = torch.stack([left, wanted], dim=1).to(factor)
-    rest, whole = torch.linalg.solve_triangular(factor, both, upper=False).square().sum(dim=0).tolist()
+    rest, whole = (
+        torch.linalg.solve_triangular(factor, both, upper=False).square().sum(dim=0).tolist()
+    )
     return rest / whole if whole > 0 else 0.0
 
 
@@ -125,7 +159,9 @@ def energy(weight: Tensor, moment: Tensor) -> float:
 
 
 def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """These rows and columns of a matrix, (rows, columns), without a copy of all columns on the way."""
+    """These rows and columns of a matrix, (rows, columns), without a copy of all columns on the
+    way.
+    """
     found = matrix.new_empty(len(rows), len(columns))
     for some in row_slices(len(rows)):
         # Plain indexing takes three times as long.
@@ -134,9 +170,11 @@ def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
-    """Add x^T x to the lower triangle of `moment` (m, m), in place; the upper one is left undefined, half of the work.
+    """Add x^T x to the lower triangle of `moment` (m, m), in place; the upper one is left
+    undefined, half of the work.
 
-    activations: (n, m). The matrix is halved recursively, and the square below the diagonal is one product.
+    activations: (n, m). The matrix is halved recursively, and the square below the diagonal is one
+    product.
     """
     width = moment.shape[0]
     if width <= _WHOLE_WIDTH:
@@ -149,7 +187,9 @@ def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
 
 
 def mirror_lower_(moment: Tensor) -> Tensor:
-    """The symmetric matrix (m, m) with this lower triangle, in place: a second one may be a gigabyte."""
+    """The symmetric matrix (m, m) with this lower triangle, in place: a second one may be a
+    gigabyte.
+    """
     width = moment.shape[0]
     for some in row_slices(width):
         moment[some, some.stop :] = moment[some.stop :, some].T

@@ -1,8 +1,8 @@
 """Channel saliencies: magnitude, Wanda, WIFV, structured OBS, Fisher, random.
 
-To add one: one function, one row, and what it needs in `MethodSettings`. Where channels are kept by their scores the
-masks are nested: what 10 % removes, 30 % removes too. Dimensions: d hidden width, m inner width, s sequences. Every
-score is (m,); larger means keep.
+To add one: one function, one row, and what it needs in `MethodSettings`. Where channels are kept by
+their scores the masks are nested: what 10 % removes, 30 % removes too. Dimensions: d hidden width,
+m inner width, s sequences. Every score is (m,); larger means keep.
 """
 
 import math
@@ -20,7 +20,9 @@ OBS_DAMPING = 0.1
 """Of an elimination's inverse, whatever the method's damping: an order is shared by all of them."""
 _LAST_DIGITS = {torch.float32: 1e-6, torch.float64: 1e-13}
 OBS_ROUNDS = 256
-"""Most rounds of an elimination: one channel at a time up to this width, a few at a time above it."""
+"""Most rounds of an elimination: one channel at a time up to this width, a few at a time above
+it.
+"""
 _CANDIDATES = 3
 """Candidates of a round, as a multiple of the channels that it removes."""
 _TINY, _HUGE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
@@ -77,14 +79,20 @@ def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
         if 2 * n_left <= len(left):
             # Half the width is a quarter of the work.
             rest = left.nonzero().squeeze(1)
-            weight, inverse, channels = weight[:, rest], submatrix(inverse, rest, rest), channels[rest]
+            weight, inverse, channels = (
+                weight[:, rest],
+                submatrix(inverse, rest, rest),
+                channels[rest],
+            )
             left = torch.ones(n_left, dtype=torch.bool)
 
 
 def _next_to_leave(weight: Tensor, inverse: Tensor, among: Tensor, n: int) -> Tensor:
-    """The next n channels (n,) to remove, or all: one by one, each the cheapest after compensation of those before it.
+    """The next n channels (n,) to remove, or all: one by one, each the cheapest after compensation
+    of those before it.
 
-    So of two channels that could replace each other only one is removed. Chosen among those that are cheapest now.
+    So of two channels that could replace each other only one is removed. Chosen among those that
+    are cheapest now.
     """
     n = min(n, len(among))
     costs = (weight.square().sum(dim=0) / inverse.diagonal().clamp_min(_TINY))[among]
@@ -110,8 +118,11 @@ def _next_to_leave(weight: Tensor, inverse: Tensor, among: Tensor, n: int) -> Te
 
 
 def _downdate_(weight: Tensor, inverse: Tensor, leaving: Tensor) -> None:
-    """Compensate the removal of these channels, in place: W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1 P_J:."""
-    # After many rounds the inverse may have lost its last digits: then it is damped, as little as possible.
+    """Compensate the removal of these channels, in place: W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1
+    P_J:.
+    """
+    # After many rounds the inverse may have lost its last digits: then it is damped, as little as
+    # possible.
     digits = _LAST_DIGITS[inverse.dtype]
     factor = damped_factor(inverse[leaving][:, leaving], digits, rounding=0.0)[0].to(inverse)
     rows = torch.linalg.solve_triangular(factor, inverse[leaving], upper=False)
@@ -121,15 +132,18 @@ def _downdate_(weight: Tensor, inverse: Tensor, leaving: Tensor) -> None:
 
 
 def kept_channels(scores: Tensor, n_kept: int) -> Tensor:
-    """Indices of the channels with the largest scores, ascending. scores: (m,). Ties fall to the lower index."""
+    """Indices of the channels with the largest scores, ascending. scores: (m,). Ties fall to the
+    lower index.
+    """
     return torch.argsort(scores, descending=True, stable=True)[:n_kept].sort().values
 
 
 def keep_rearranged(mask_gradients: Tensor | None, scores: Tensor, n_kept: int) -> Tensor:
     """The channels kept by the published greedy rearrangement, (k,) ascending; not nested.
 
-    Starts by removing the lowest scores. Then each further channel, from low to high, joins the removed ones, and the
-    one is kept instead whose absence shortens their summed gradients most: channels that cancel are removed together.
+    Starts by removing the lowest scores. Then each further channel, from low to high, joins the
+    removed ones, and the one is kept instead whose absence shortens their summed gradients most:
+    channels that cancel are removed together.
     Source: arXiv:2204.09656, section 4.3.
     """
     n_gone = len(scores) - n_kept
@@ -153,10 +167,14 @@ def keep_rearranged(mask_gradients: Tensor | None, scores: Tensor, n_kept: int) 
 
 @dataclass(frozen=True)
 class Saliency:
-    """score: (m,) of a layer. choose: the kept channels from the layer's mask gradients and the scores."""
+    """score: (m,) of a layer. choose: the kept channels from the layer's mask gradients and the
+    scores.
+    """
 
     score: Callable[[Layer], Tensor]
-    choose: Callable[[Tensor | None, Tensor, int], Tensor] = lambda _, scores, n_kept: kept_channels(scores, n_kept)
+    choose: Callable[[Tensor | None, Tensor, int], Tensor] = lambda _, scores, n_kept: (
+        kept_channels(scores, n_kept)
+    )
 
 
 SALIENCIES: dict[str, Saliency] = {
@@ -164,15 +182,22 @@ SALIENCIES: dict[str, Saliency] = {
     "magnitude": Saliency(magnitude),
     "wifv": Saliency(wifv),
     "obs": Saliency(lambda layer: _rank(elimination_order(layer))),
-    # Diagonal Fisher information of the channels' mask: squared gradients, summed over the sequences; arXiv:2204.09656.
-    "fisher": Saliency(lambda layer: _given(layer.mask_gradients).square().sum(dim=0), keep_rearranged),
+    # Diagonal Fisher information of the channels' mask: squared gradients, summed over the
+    # sequences; arXiv:2204.09656.
+    "fisher": Saliency(
+        lambda layer: _given(layer.mask_gradients).square().sum(dim=0), keep_rearranged
+    ),
     # From the method's seed and the block's index: the baseline that a saliency must beat.
-    "random": Saliency(lambda layer: torch.rand(layer.width, generator=torch.Generator().manual_seed(layer.seed))),
+    "random": Saliency(
+        lambda layer: torch.rand(layer.width, generator=torch.Generator().manual_seed(layer.seed))
+    ),
 }
 
 
 def _rank(order: Tensor) -> Tensor:
-    return torch.empty(len(order)).index_copy_(0, order, torch.arange(len(order), dtype=torch.float32))
+    return torch.empty(len(order)).index_copy_(
+        0, order, torch.arange(len(order), dtype=torch.float32)
+    )
 
 
 def _given(mask_gradients: Tensor | None) -> Tensor:

@@ -1,4 +1,5 @@
-"""Weight surgery: narrow the MLPs of a model, exactly as if masked, or exchange weights, and undo it.
+"""Weight surgery: narrow the MLPs of a model, exactly as if masked, or exchange weights, and undo
+it.
 
 Dimensions: d hidden width, m inner width, k kept channels.
 """
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 class Mlp:
     """One block's MLP: the projections into the inner width and the one out of it.
 
-    Typed as Linear; may be GPT-2's Conv1D, which has the same attributes and a transposed weight. fused: number of
-    equal parts in the rows of a single inner projection (gate and up: 2).
+    Typed as Linear; may be GPT-2's Conv1D, which has the same attributes and a transposed weight.
+    fused: number of equal parts in the rows of a single inner projection (gate and up: 2).
     """
 
     inner: tuple[nn.Linear, ...]
@@ -33,10 +34,10 @@ class Mlp:
 class PrunedMlp:
     """The narrower MLP in place of a dense one.
 
-    kept: (k,) int64, ascending; empty where the whole layer is gone. out_weight: (d, k). out_bias: (d,), or None to
-    leave the bias as it is. lost: mean squared error of its output over the calibration tokens; None where it is not
-    known. inner: of a healed one, the weight (fused * k, d) and the bias of each projection into the inner width; empty
-    where those are the dense rows.
+    kept: (k,) int64, ascending; empty where the whole layer is gone. out_weight: (d, k). out_bias:
+    (d,), or None to leave the bias as it is. lost: mean squared error of its output over the
+    calibration tokens; None where it is not known. inner: of a healed one, the weight (fused * k,
+    d) and the bias of each projection into the inner width; empty where those are the dense rows.
     """
 
     kept: Tensor
@@ -56,18 +57,24 @@ class PrunedMlp:
         return replace(self, out_weight=hold(self.out_weight), inner=inner)
 
     def inner_part(self, mlp: Mlp, number: int) -> tuple[Tensor, Tensor | None]:
-        """Weight (fused * k, d) and bias of its projection of this number into the inner width. mlp: the dense one."""
+        """Weight (fused * k, d) and bias of its projection of this number into the inner width.
+        mlp: the dense one.
+        """
         if self.inner:
             return self.inner[number]
         module = mlp.inner[number]
         if len(self.kept) == mlp.width:
             return weight_of(module), module.bias
-        rows = torch.cat([self.kept + part * mlp.width for part in range(mlp.fused)]).to(module.weight.device)
+        rows = torch.cat([self.kept + part * mlp.width for part in range(mlp.fused)]).to(
+            module.weight.device
+        )
         bias = None if module.bias is None else module.bias.index_select(0, rows)
         return weight_of(module).index_select(0, rows), bias
 
     def change(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Difference to a dense out-projection (d, m) and its bias (d,), an affine map of all inner activations."""
+        """Difference to a dense out-projection (d, m) and its bias (d,), an affine map of all inner
+        activations.
+        """
         added = -weight
         added[:, self.kept] += self.out_weight.to(added)
         if self.out_bias is None:
@@ -101,12 +108,15 @@ def weight_of(module: nn.Linear) -> Tensor:
 
 
 Change = tuple[nn.Module, str, Tensor | None]
-"""A module, the name of one of its parameters, and what takes its place, as the module stores it."""
+"""A module, the name of one of its parameters, and what takes its place, as the module stores
+it.
+"""
 
 
 @contextmanager
 def exchanged(changes: Iterable[Change]) -> Iterator[None]:
-    """Modules with these parameters inside the `with`, in device and type of their own, which they have again after it.
+    """Modules with these parameters inside the `with`, in device and type of their own, which they
+    have again after it.
 
     changes: each is asked for once those before it are made. An `nn.Parameter` is put in unchanged.
     """
@@ -116,7 +126,9 @@ def exchanged(changes: Iterable[Change]) -> Iterator[None]:
             before.append((module, name, own := getattr(module, name)))
             like = module.get_parameter("weight") if own is None else own
             if value is not None and not isinstance(value, nn.Parameter):
-                value = nn.Parameter(value.to(like.device, like.dtype).contiguous(), requires_grad=False)
+                value = nn.Parameter(
+                    value.to(like.device, like.dtype).contiguous(), requires_grad=False
+                )
             _set_(module, name, value)
         yield
     finally:
@@ -139,19 +151,32 @@ def reweighted(
     )
 
 
-def reparametrised(model: nn.Module, parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+def reparametrised(
+    model: nn.Module, parameters: Mapping[str, Tensor]
+) -> AbstractContextManager[None]:
     """The model with these parameters, by their names, inside the `with`."""
     places = {name: name.rpartition(".") for name in parameters}
-    return exchanged((model.get_submodule(places[name][0]), places[name][2], new) for name, new in parameters.items())
+    return exchanged(
+        (model.get_submodule(places[name][0]), places[name][2], new)
+        for name, new in parameters.items()
+    )
 
 
 def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> AbstractContextManager[None]:
-    """The model of these MLPs is the sparse one inside the `with`: without the channels that are not kept."""
-    return exchanged(change for mlp, narrow in zip(mlps, narrowed, strict=True) for change in _narrowing(mlp, narrow))
+    """The model of these MLPs is the sparse one inside the `with`: without the channels that are
+    not kept.
+    """
+    return exchanged(
+        change
+        for mlp, narrow in zip(mlps, narrowed, strict=True)
+        for change in _narrowing(mlp, narrow)
+    )
 
 
 def _narrowing(mlp: Mlp, narrowed: PrunedMlp) -> Iterator[Change]:
-    """Weight and bias of every projection. The out-projection's last: `mlp.width` places fused rows."""
+    """Weight and bias of every projection. The out-projection's last: `mlp.width` places fused
+    rows.
+    """
     for number, module in enumerate(mlp.inner):
         weight, bias = narrowed.inner_part(mlp, number)
         yield module, "weight", _rows_out(module, weight)

@@ -1,1 +1,3 @@
-"""The main job: the stages of a run, each read from the store where it is known and computed where it is not."""
+"""The main job: the stages of a run, each read from the store where it is known and computed where
+it is not.
+"""

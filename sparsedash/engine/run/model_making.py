@@ -1,4 +1,6 @@
-"""Sparse models of a run are made from the dense one and its calibration, measured, healed, quantised, and rebuilt."""
+"""Sparse models of a run are made from the dense one and its calibration, measured, healed,
+quantised, and rebuilt.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +10,11 @@ import msgspec
 
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.resources import MORE_ROOM
-from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration, PassageActivations
+from sparsedash.engine.calibration.calibration_cache import (
+    CacheEvicted,
+    Calibration,
+    PassageActivations,
+)
 from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import HealingCheckpoint, heal
@@ -33,7 +39,9 @@ from sparsedash.storage.store import StageCheckpoint, Store
 
 
 class MeasuredModel:
-    """A sparse model and its errors, made block by block while the loaded model is the dense one."""
+    """A sparse model and its errors, made block by block while the loaded model is the dense
+    one.
+    """
 
     def __init__(self, run: RunContext, method: MethodSettings, permille: int) -> None:
         self._run, self._method, self._permille = run, method, permille
@@ -41,7 +49,9 @@ class MeasuredModel:
         self._passage_errors = LazySequence(len(self.model.errors), self._passage_error)
 
     def measure(self, index: int) -> None:
-        """Make this block, and measure its errors on calibration text and on passages; round it afterwards."""
+        """Make this block, and measure its errors on calibration text and on passages; round it
+        afterwards.
+        """
         _ = self.model.blocks[index]
         _ = self.model.errors[index], self._passage_errors[index]
         self.model.round_(index)
@@ -50,7 +60,8 @@ class MeasuredModel:
     def described(self) -> Pruned:
         """The record's part on pruning."""
         fitted, uncompensated, held_out = (
-            tuple(error for error in kind if error is not None) for kind in zip(*self.model.errors, strict=True)
+            tuple(error for error in kind if error is not None)
+            for kind in zip(*self.model.errors, strict=True)
         )
         known = [error for error in self._passage_errors if error is not None]
         return Pruned(
@@ -96,21 +107,29 @@ class MeasuredModel:
 
     @cached_property
     def _activations(self) -> PassageActivations:
-        """Those of the run's models that look at the same inputs, which read the passages together."""
+        """Those of the run's models that look at the same inputs, which read the passages
+        together.
+        """
         run, weights = self._run, self._run.settings.calibration.token_weights
         given = run.store, run.loaded, run.passages, self.model.watched, run.log.repeat
         found = PassageActivations(*given, token_weights=weights)
         return run.activations.setdefault(found.key, found)
 
     def _passage_error(self, index: int) -> float | None:
-        """None where whole layers go, or the store has no room for what the projections are given on passages."""
+        """None where whole layers go, or the store has no room for what the projections are given
+        on passages.
+        """
         samples = None if self._method.takes_layers else self._activations.of(index)
         return None if samples is None else self.model.passage_error(index, samples)
 
 
 def _text_identity(run: RunContext, method: MethodSettings) -> str:
     """Of the calibration text, as the method reads it; empty for one that reads none."""
-    return run.calibration_identity(mix_share(method, run.settings.calibration)) if method.reads_text else ""
+    return (
+        run.calibration_identity(mix_share(method, run.settings.calibration))
+        if method.reads_text
+        else ""
+    )
 
 
 def unchanged_warning(made: Pruned) -> str | None:
@@ -122,17 +141,22 @@ def unchanged_warning(made: Pruned) -> str | None:
 
 
 def prune_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
-    """The sparse model with all its blocks, not applied yet; calibrates first where that is missing."""
+    """The sparse model with all its blocks, not applied yet; calibrates first where that is
+    missing.
+    """
     return make_blocks(run, method, permille, lambda made, index: made.model.blocks[index]).model
 
 
 def make_blocks(
-    run: RunContext, method: MethodSettings, permille: int, block: Callable[[MeasuredModel, int], object]
+    run: RunContext,
+    method: MethodSettings,
+    permille: int,
+    block: Callable[[MeasuredModel, int], object],
 ) -> MeasuredModel:
     """The sparse model, after `block` was called with it for each block.
 
-    Calibrates where needed statistics are missing, and begins again where they are evicted meanwhile. Raises StoreError
-    where the store cannot hold them.
+    Calibrates where needed statistics are missing, and begins again where they are evicted
+    meanwhile. Raises StoreError where the store cannot hold them.
     """
     lost: set[str] = set()
     calibration = run.calibration(method)
@@ -155,19 +179,27 @@ def make_blocks(
             except CacheEvicted as gone:
                 if str(gone) in lost:
                     # It was computed again just now, and pushed out again.
-                    raise StoreError("The calibration data does not fit into the store.", MORE_ROOM) from None
+                    raise StoreError(
+                        "The calibration data does not fit into the store.", MORE_ROOM
+                    ) from None
                 lost.add(str(gone))
 
 
 def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
-    """Collect statistics up to this block. Raises CalibrationError where there is far too little text."""
+    """Collect statistics up to this block. Raises CalibrationError where there is far too little
+    text.
+    """
     with run.log.timed("calibrate"):
         run.log.warn(calibration.few_tokens_warning)
         calibration.reach(index)
 
 
-def missing_statistics(run: RunContext, methods: Sequence[MethodSettings]) -> Sequence[Callable[[int], None]]:
-    """Functions that collect, up to a block, statistics of these methods that the store does not have (any more)."""
+def missing_statistics(
+    run: RunContext, methods: Sequence[MethodSettings]
+) -> Sequence[Callable[[int], None]]:
+    """Functions that collect, up to a block, statistics of these methods that the store does not
+    have (any more).
+    """
     reading = [method for method in methods if method.needs_statistics]
     read = list(dict.fromkeys(map(run.calibration, reading)))
     masking = [run.calibration(method) for method in reading if not method.takes_channels]
@@ -183,8 +215,12 @@ def _note_calibrated(run: RunContext) -> None:
         run.log.note_cached("calibration")
 
 
-def _heal(run: RunContext, method: MethodSettings, permille: int, made: PrunedChannels) -> PrunedChannels:
-    """The model with the weights of its healing, which are kept: it needs many passes over the text."""
+def _heal(
+    run: RunContext, method: MethodSettings, permille: int, made: PrunedChannels
+) -> PrunedChannels:
+    """The model with the weights of its healing, which are kept: it needs many passes over the
+    text.
+    """
     calibration, loaded = run.calibration(method), run.loaded
     key = pruned_key(calibration.keys.statistics, method, permille)
     for index in range(len(made.blocks)):
@@ -222,14 +258,21 @@ def _heal(run: RunContext, method: MethodSettings, permille: int, made: PrunedCh
 
 
 def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
-    """The model with the weights of a file of this type, made as an export makes it, read back and deleted."""
+    """The model with the weights of a file of this type, made as an export makes it, read back and
+    deleted.
+    """
     dense_file = gguf_of(run.source, run.store)
     step = Step("quantise", 0, 1, message=kind.upper())
     with swept_folder(run.store.folder / EXPORTS) as place:
         file, room = place / "quantised.gguf", partial(require_export_room, place)
         on_part = begin_parts(step, run.log.on_step)
-        written = write_quantised(file, dense_file, made, kind, is_base=True, require_room=room, on_part=on_part)
-        found, full_bytes = read_back(file, dense_file, made, kind), dense_bytes(opened_gguf(file), "float16")
+        written = write_quantised(
+            file, dense_file, made, kind, is_base=True, require_room=room, on_part=on_part
+        )
+        found, full_bytes = (
+            read_back(file, dense_file, made, kind),
+            dense_bytes(opened_gguf(file), "float16"),
+        )
     figures = Quantised(
         n_bytes=written.size,
         full_bytes=full_bytes,
@@ -277,32 +320,41 @@ class RebuiltModel:
 def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RebuiltModel:
     """The model of a record, rebuilt bit for bit.
 
-    Raises JobError where its references name another model or calibration text by now, where another quantiser made it,
-    or where weights are gone that an earlier version healed.
+    Raises JobError where its references name another model or calibration text by now, where
+    another quantiser made it, or where weights are gone that an earlier version healed.
     """
     settings = RunSettings(model=record.model, dtype=record.dtype)
     if commit := commit_of(record.model_identity):
         settings = replace(settings, revisions=((record.model, commit),))
     if record.pruned is not None:
-        settings = replace(settings, calibration=record.pruned.calibration, methods=(record.pruned.method,))
+        settings = replace(
+            settings, calibration=record.pruned.calibration, methods=(record.pruned.method,)
+        )
     run = RunContext(settings, store, on_step, shelf)
     if run.identity != record.model_identity:
-        raise JobError(f"{record.model} has changed since this result was computed.", "Run it again.")
+        raise JobError(
+            f"{record.model} has changed since this result was computed.", "Run it again."
+        )
     if record.pruned and (of := record.pruned.quantised) and of.quantiser != quantiser_version():
         here = quantiser_version() or "none"
         raise JobError(
-            f"This result was quantised by llama.cpp's binding {of.quantiser}; here is {here}.", "Run it again."
+            f"This result was quantised by llama.cpp's binding {of.quantiser}; here is {here}.",
+            "Run it again.",
         )
     if record.pruned is None:
         return RebuiltModel(source=run.source, loaded=run.loaded, sparse=None)
     method, permille = record.pruned.method, record.pruned.sparsity_permille
     text = _text_identity(run, method)
     if record.pruned.calibration_identity not in ("", text):
-        raise JobError("The calibration text has changed since this result was computed.", "Run it again.")
+        raise JobError(
+            "The calibration text has changed since this result was computed.", "Run it again."
+        )
     if record.pruned.healed:
         run.healed_weights = record.pruned.healed.weights
     with fastest_products(record.dtype):
         sparse = prune_model(run, method, permille)
     run.pruning_checkpoint.done()
     protect_healed(record, store)
-    return RebuiltModel(source=run.source, loaded=run.loaded, sparse=sparse, calibration_identity=text)
+    return RebuiltModel(
+        source=run.source, loaded=run.loaded, sparse=sparse, calibration_identity=text
+    )

@@ -1,4 +1,5 @@
-"""Stages of a run: check, dense record, then prune and evaluate at every sparsity; each from the store where known.
+"""Stages of a run: check, dense record, then prune and evaluate at every sparsity; each from the
+store where known.
 
 Streamed models are evaluated several at a time, where possible in a single pass over the blocks.
 """
@@ -13,11 +14,21 @@ from functools import cache, partial
 
 from sparsedash.catalog.budgets import require_possible
 from sparsedash.catalog.families import quantise_problem
-from sparsedash.catalog.resources import MODELS_TOGETHER, MORE_ROOM, calibration_too_large, kept_bytes, needs_fisher
+from sparsedash.catalog.resources import (
+    MODELS_TOGETHER,
+    MORE_ROOM,
+    calibration_too_large,
+    kept_bytes,
+    needs_fisher,
+)
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import StopRule
-from sparsedash.engine.evaluation.evaluate import EvaluatedModel, EvaluationResult, evaluate_together
+from sparsedash.engine.evaluation.evaluate import (
+    EvaluatedModel,
+    EvaluationResult,
+    evaluate_together,
+)
 from sparsedash.engine.healing.healing import require_held_out, require_resident
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.decoder_blocks import Applied
@@ -46,7 +57,12 @@ from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
 from sparsedash.storage.file_hashes import contents
-from sparsedash.storage.local_machine import folder_size, forget_peak_memory, give_back_freed, peak_memory_bytes
+from sparsedash.storage.local_machine import (
+    folder_size,
+    forget_peak_memory,
+    give_back_freed,
+    peak_memory_bytes,
+)
 from sparsedash.storage.store import StageCheckpoint, Store
 
 log = logging.getLogger(__name__)
@@ -61,18 +77,25 @@ def run(
 ) -> Run:
     """Calibrate, prune and evaluate; results in the store are not computed again.
 
-    A new run is kept after every record, and with its warnings before every evaluation; a finished one is replaced only
-    by a finished one. shelf: keeps the model between jobs. run_key: its store key. Raises SparseDashError.
+    A new run is kept after every record, and with its warnings before every evaluation; a finished
+    one is replaced only by a finished one. shelf: keeps the model between jobs. run_key: its store
+    key. Raises SparseDashError.
     """
     context = RunContext(settings, store, on_step, shelf or ModelShelf())
-    return _run(context, run_key or settings.key(contents(settings, store)), range(len(settings.points)))
+    return _run(
+        context, run_key or settings.key(contents(settings, store)), range(len(settings.points))
+    )
 
 
 def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> Run:
-    """Part of a run, as a run with its own key and fewer sparse models; also notes the keys of its calibrations."""
+    """Part of a run, as a run with its own key and fewer sparse models; also notes the keys of its
+    calibrations.
+    """
     context = RunContext(settings.run, store, on_step, shelf)
     made = _run(context, settings.key(), settings.points)
-    store.remember(store_keys.part_calibrations_note(made.key), json.dumps(context.calibration_keys))
+    store.remember(
+        store_keys.part_calibrations_note(made.key), json.dumps(context.calibration_keys)
+    )
     return made
 
 
@@ -105,7 +128,9 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
 
 
 def keep_unfinished(grown: Run, context: RunContext) -> None:
-    """Keep a run so far with its warnings, unless it is finished: by this process before, or by another meanwhile."""
+    """Keep a run so far with its warnings, unless it is finished: by this process before, or by
+    another meanwhile.
+    """
     grown = replace(grown, warnings=tuple(context.log.warnings))
     context.store.change(Run, grown.key, lambda now: now if now and now.finished else grown)
 
@@ -123,7 +148,10 @@ def new_run(key: str, context: RunContext) -> Run:
         key=key,
         settings=settings,
         model_identity=source.identity,
-        corpora={"calibration": context.calibration_identity(), "evaluation": context.evaluation_texts.identity},
+        corpora={
+            "calibration": context.calibration_identity(),
+            "evaluation": context.evaluation_texts.identity,
+        },
         dense="",
         sparse=(),
         finished=False,
@@ -144,7 +172,8 @@ def finished_run(grown: Run, context: RunContext) -> Run:
         finished=True,
         finished_at=time.time(),
         seconds=context.log.seconds,
-        # Peak memory of this process, its earlier models' included; and the growth of the data folder.
+        # Peak memory of this process, its earlier models' included; and the growth of the data
+        # folder.
         peak_bytes=peak_memory_bytes(),
         disk_bytes=max(0, folder_size(context.store.folder).n_bytes - context.log.stored_before),
         cached=tuple(context.log.cached),
@@ -158,7 +187,8 @@ def with_answers(grown: Run, context: RunContext) -> Run:
 
 
 def _prepare_quantising(run: RunContext) -> None:
-    """Make the dense model's GGUF file where there is none, before anything is computed and counted as the run's.
+    """Make the dense model's GGUF file where there is none, before anything is computed and counted
+    as the run's.
 
     Raises SettingsError, ModelError.
     """
@@ -166,9 +196,15 @@ def _prepare_quantising(run: RunContext) -> None:
         return
     model_type = read_config(run.source.folder, run.source.reference).model_type
     if problem := quantise_problem(run.settings.model, model_type, run.settings.methods):
-        raise SettingsError("quantise", said=f"This model cannot be quantised: {problem}.", advice="Leave it out.")
+        raise SettingsError(
+            "quantise", said=f"This model cannot be quantised: {problem}.", advice="Leave it out."
+        )
     require_resident(run.streamed, "quantised")
-    gguf_of(run.source, run.store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), run.log.on_step))
+    gguf_of(
+        run.source,
+        run.store,
+        begin_parts(Step("load", 0, 1, message="a GGUF file of it"), run.log.on_step),
+    )
 
 
 def check_run(run: RunContext) -> None:
@@ -186,16 +222,26 @@ def check_run(run: RunContext) -> None:
     if run.tasks and settings.evaluation.stop_early:
         run.log.warn("Only passages stop early: tasks are answered in full.")
     unknown = {point[0] for point in settings.points if not _is_known(run, point)}
-    reading = tuple(method for method in settings.methods if method.reads_text and method in unknown)
+    reading = tuple(
+        method for method in settings.methods if method.reads_text and method in unknown
+    )
     read = [run.calibration(method) for method in reading]
     if not all(own.is_known and (own.is_whole or not settings.solves) for own in read):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
     if reading:
-        # Statistics and gradients that do not fit together would push each other out, again and again.
-        asked, mlps, room = replace(settings, methods=reading), run.loaded.mlps, run.store.artefact_room
-        # Without Fisher information their number does not matter, and the text need not be cut into tokens for it.
+        # Statistics and gradients that do not fit together would push each other out, again and
+        # again.
+        asked, mlps, room = (
+            replace(settings, methods=reading),
+            run.loaded.mlps,
+            run.store.artefact_room,
+        )
+        # Without Fisher information their number does not matter, and the text need not be cut into
+        # tokens for it.
         n_sequences = len(run.expected_lengths) if needs_fisher(asked) else 0
-        needed = kept_bytes([mlp.width for mlp in mlps], len(out_weight(mlps[0])), asked, n_sequences)
+        needed = kept_bytes(
+            [mlp.width for mlp in mlps], len(out_weight(mlps[0])), asked, n_sequences
+        )
         if too_large := calibration_too_large(needed, room):
             raise StoreError(too_large, MORE_ROOM)
     for method in settings.methods:
@@ -253,7 +299,9 @@ def sparse_record(
     """
     point, known = (method, permille), _known_record(run, (method, permille))
     made = None if known else _measured(run, method, permille)
-    model: Callable[[], SparseModel] = (lambda: made.model) if made else cache(partial(prune_model, run, *point))
+    model: Callable[[], SparseModel] = (
+        (lambda: made.model) if made else cache(partial(prune_model, run, *point))
+    )
     if known is None:
         announce()
     elif known.pruned is not None:
@@ -272,8 +320,12 @@ def sparse_record(
     return record
 
 
-def _measure_kinds(run: RunContext, models: Sequence[tuple[Record, Callable[[], Applied]]]) -> list[Record]:
-    """The stored records with what these models lost by kind of text. models: with how each is made."""
+def _measure_kinds(
+    run: RunContext, models: Sequence[tuple[Record, Callable[[], Applied]]]
+) -> list[Record]:
+    """The stored records with what these models lost by kind of text. models: with how each is
+    made.
+    """
     with run.log.timed("evaluate"):
         applied = [make() for _, make in models]
         # A share of the evaluation too small for a progress of its own.
@@ -300,16 +352,23 @@ def _measure_made(
 
 def _has_tasks(run: RunContext, record: Record) -> bool:
     """Whether the tasks can change the verdict: of a search where the passages are within."""
-    return run.stop_within is None or (record.stopping is not None and record.stopping.decision == "within")
+    return run.stop_within is None or (
+        record.stopping is not None and record.stopping.decision == "within"
+    )
 
 
-def _continue_prompts(run: RunContext, point: Point, model: Callable[[], SparseModel] | None = None) -> None:
-    """Keep what the model writes after each of the run's prompts. model: makes the sparse one; None: the dense one.
+def _continue_prompts(
+    run: RunContext, point: Point, model: Callable[[], SparseModel] | None = None
+) -> None:
+    """Keep what the model writes after each of the run's prompts. model: makes the sparse one;
+    None: the dense one.
 
     Streamed weights would be read once a token, which takes longer than all else.
     """
     key = run.record_key(point)
-    asked = [ContinuationSettings(left=key, right=key, prompt=prompt) for prompt in run.settings.prompts]
+    asked = [
+        ContinuationSettings(left=key, right=key, prompt=prompt) for prompt in run.settings.prompts
+    ]
     known = (run.store.get(Continuation, each.key()) for each in asked)
     new = [each for each, found in zip(asked, known, strict=True) if found is None or found.stopped]
     if not new:
@@ -319,9 +378,13 @@ def _continue_prompts(run: RunContext, point: Point, model: Callable[[], SparseM
         return
     loaded, applied = run.loaded, model().applied() if model else nullcontext()
     with run.log.timed("continue"), applied:
-        texts = continue_prompts(loaded, [each.prompt for each in new], new[0].n_tokens, run.log.on_step)
+        texts = continue_prompts(
+            loaded, [each.prompt for each in new], new[0].n_tokens, run.log.on_step
+        )
     for each, text in zip(new, texts, strict=True):
-        run.store.put(each.key(), Continuation(key=each.key(), prompt=each.prompt, left=text, right=text))
+        run.store.put(
+            each.key(), Continuation(key=each.key(), prompt=each.prompt, left=text, right=text)
+        )
 
 
 def _made(models: Sequence[tuple[Point, MeasuredModel | None]]) -> list[Answering]:
@@ -342,18 +405,30 @@ def evaluate_models(
     stop: StopRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[Record]:
-    """The records of these models, evaluated together, or one alone until `stop`. prepare: see evaluate_together."""
-    checkpoint, settings, passages = StageCheckpoint(run.store, run.identity), run.settings, run.passages
+    """The records of these models, evaluated together, or one alone until `stop`. prepare: see
+    evaluate_together.
+    """
+    checkpoint, settings, passages = (
+        StageCheckpoint(run.store, run.identity),
+        run.settings,
+        run.passages,
+    )
     keys = [run.record_key(point) for point, _ in models]
     evaluated = [
         EvaluatedModel(made.model.applied if made else nullcontext, checkpoint, f"{key}/answers")
         for key, (_, made) in zip(keys, models, strict=True)
     ]
     first, n_more = models[0][0], len(models) - 1
-    message = point_label(first) + " model" * (first is None) + f" and {n_more} more side by side" * (n_more > 0)
+    message = (
+        point_label(first)
+        + " model" * (first is None)
+        + f" and {n_more} more side by side" * (n_more > 0)
+    )
     with run.log.timed("evaluate"):
         loaded, rule, on_step = run.loaded, settings.evaluation.rule, run.log.on_step
-        found = evaluate_together(loaded, passages, evaluated, on_step, message, rule=rule, stop=stop, prepare=prepare)
+        found = evaluate_together(
+            loaded, passages, evaluated, on_step, message, rule=rule, stop=stop, prepare=prepare
+        )
     if prepare:
         # Also where all answers were known.
         prepare(len(run.loaded.blocks))
@@ -362,12 +437,18 @@ def evaluate_models(
     checkpoint.done()
     if run.shelf.n_loaded == 1:
         # This process has held no other model: its peak memory is this one's.
-        run.store.remember(store_keys.peak_memory_note(settings.model, settings.dtype), str(peak_memory_bytes()))
+        run.store.remember(
+            store_keys.peak_memory_note(settings.model, settings.dtype), str(peak_memory_bytes())
+        )
     return records
 
 
-def _kept_record(run: RunContext, key: str, made: MeasuredModel | None, result: EvaluationResult) -> Record:
-    """The record of an evaluated model, stored; its healed weights stay from now on. made: None: the dense one."""
+def _kept_record(
+    run: RunContext, key: str, made: MeasuredModel | None, result: EvaluationResult
+) -> Record:
+    """The record of an evaluated model, stored; its healed weights stay from now on. made: None:
+    the dense one.
+    """
     if made:
         _warn_of_model(run, made.described)
     settings = run.settings
@@ -395,18 +476,24 @@ def _kept_record(run: RunContext, key: str, made: MeasuredModel | None, result: 
 
 
 def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
-    """Evaluate the next models together where weights are streamed; in a single pass where no method looks back.
+    """Evaluate the next models together where weights are streamed; in a single pass where no
+    method looks back.
 
-    points: the sparse models in order; the dense model comes before them. An error is left to a model's own turn.
+    points: the sparse models in order; the dense model comes before them. An error is left to a
+    model's own turn.
     """
     if run.alone or not run.streamed:
         return
     if len(behind := _without_answers(run, points)) > 1:
         run.log.point = None
-        answer_tasks(run, [(point, point and cache(partial(prune_model, run, *point))) for point in behind])
+        answer_tasks(
+            run, [(point, point and cache(partial(prune_model, run, *point))) for point in behind]
+        )
     if not (together := _without_records(run, points)):
         return
-    asked: list[Point] = [None if number is None else run.settings.points[number] for number in together]
+    asked: list[Point] = [
+        None if number is None else run.settings.points[number] for number in together
+    ]
     looks_back = any(point[0].looks_back for point in asked if point)
     if together == [None] or (looks_back and len(together) == 1):
         return
@@ -432,14 +519,18 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
 
 
 def _without_answers(run: RunContext, points: Sequence[int]) -> list[Point]:
-    """The next models whose records are known and whose answers to tasks are not; empty where the next is no such."""
+    """The next models whose records are known and whose answers to tasks are not; empty where the
+    next is no such.
+    """
     asked: list[Point] = [None, *(run.settings.points[point] for point in points)]
     found = [point for point in asked if _is_known(run, point) and not has_answered(run, point)]
     return found[:MODELS_TOGETHER] if any(point in found for point in asked[:2]) else []
 
 
 def _without_records(run: RunContext, points: Sequence[int]) -> list[int | None]:
-    """The models whose records are needed next and not known, None for the dense one; empty where the next is known."""
+    """The models whose records are needed next and not known, None for the dense one; empty where
+    the next is known.
+    """
     dense = [] if _is_known(run, None) else [None]
     unknown = [point for point in points if not _is_known(run, run.settings.points[point])]
     if not dense and unknown[:1] != list(points[:1]):
@@ -464,7 +555,9 @@ def _warn_of_model(run: RunContext, made: Pruned) -> None:
 
 
 def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> None:
-    """Calibrate, prune and evaluate models in one pass: each block is made before passages go through it."""
+    """Calibrate, prune and evaluate models in one pass: each block is made before passages go
+    through it.
+    """
     models = [(point, point and MeasuredModel(run, *point)) for point in points]
     missing = missing_statistics(run, [point[0] for point in points if point])
     n_blocks, n_made = len(run.loaded.blocks), 0

@@ -34,7 +34,14 @@ from sparsedash.engine.evaluation.divergence import next_token_scores
 from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import read_config
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, locate_model, max_length, stream_model
+from sparsedash.engine.models.loading import (
+    LoadedModel,
+    ModelShelf,
+    Source,
+    locate_model,
+    max_length,
+    stream_model,
+)
 from sparsedash.engine.models.matmul import widen_once
 from sparsedash.engine.tasks.builtin_questions import BuiltinQuestions, load_builtin
 from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
@@ -71,8 +78,9 @@ Point = tuple[MethodSettings, int] | None
 class RunLog:
     """Log of one run: seconds of each stage, what was cached, warnings, progress.
 
-    stored_before: bytes of the data folder at the start. point: the sparse model at work, as in Step. walk: progress of
-    a single pass, reported instead of any other; calibration moves it within `walk_task`, a share of the block.
+    stored_before: bytes of the data folder at the start. point: the sparse model at work, as in
+    Step. walk: progress of a single pass, reported instead of any other; calibration moves it
+    within `walk_task`, a share of the block.
     """
 
     _on_step: OnStep
@@ -92,8 +100,12 @@ class RunLog:
         shown = replace(step, point=self.point)
         if self.walk is not None:
             # Of the block's calibration; it counts all blocks.
-            within = step.share * self.walk.total - self.walk.done if step.stage == "calibrate" else 0.0
-            shown = replace(self.walk, ahead=self.walk.ahead + min(1.0, max(0.0, within)) * self.walk_task)
+            within = (
+                step.share * self.walk.total - self.walk.done if step.stage == "calibrate" else 0.0
+            )
+            shown = replace(
+                self.walk, ahead=self.walk.ahead + min(1.0, max(0.0, within)) * self.walk_task
+            )
         self._last = shown
         self._on_step(shown)
 
@@ -104,7 +116,9 @@ class RunLog:
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Add the time inside to the seconds of a stage; time of another stage inside counts as that alone."""
+        """Add the time inside to the seconds of a stage; time of another stage inside counts as
+        that alone.
+        """
         outer = self._stage
         self._enter(stage)
         try:
@@ -135,15 +149,18 @@ def software_versions() -> dict[str, str]:
 
 
 class RunContext:
-    """One run: settings, store, log, and the dense model and the texts, each loaded when first asked for.
+    """One run: settings, store, log, and the dense model and the texts, each loaded when first
+    asked for.
 
-    answers: keys of the answers to tasks, by the key of the model's record. unanswered: names of tasks that a model
-    could not answer. dense: the dense record, once known. made: keys of the records made in this run. stop_within: of a
-    search; part of the records' keys. alone: models are evaluated one by one. energies: of dense outputs, by statistics
-    key.
+    answers: keys of the answers to tasks, by the key of the model's record. unanswered: names of
+    tasks that a model could not answer. dense: the dense record, once known. made: keys of the
+    records made in this run. stop_within: of a search; part of the records' keys. alone: models are
+    evaluated one by one. energies: of dense outputs, by statistics key.
     """
 
-    def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
+    def __init__(
+        self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf
+    ) -> None:
         self.settings, self.store, self.shelf = settings, store, shelf
         self._on_step = on_step
         self._located: Source | None = None
@@ -161,12 +178,15 @@ class RunContext:
         self._calibrations: dict[float, Calibration] = {}
         self._texts: dict[str, Texts] = {}
         self._sequences: dict[float, list[list[int]]] = {}
-        # Key of the healed weights of the record that is rebuilt: an earlier version may have made them.
+        # Key of the healed weights of the record that is rebuilt: an earlier version may have made
+        # them.
         self.healed_weights = ""
         self._further: dict[tuple[float, int], list[list[int]]] = {}
 
     def _report(self, step: Step) -> None:
-        """Report a step. Raises ModelError where the model's files have changed, before more of it is stored."""
+        """Report a step. Raises ModelError where the model's files have changed, before more of it
+        is stored.
+        """
         if self._located is not None:
             self._located.require_unchanged()
         self._on_step(step)
@@ -177,12 +197,18 @@ class RunContext:
         if self.shelf.given is not None:
             return self.shelf.given
         reference = self.settings.model
-        # Before the files are read: a change while they are read must not be noted under their new stamps.
+        # Before the files are read: a change while they are read must not be noted under their new
+        # stamps.
         note = store_keys.model_identity_note(reference, fingerprint(reference))
         with self.log.timed("load"):
             unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""
             step = Step("load", 0, 1, message=f"Finding {reference}{unpacked}")
-            found = locate_model(reference, self.store, begin_parts(step, self.log.on_step), self.settings.model_commit)
+            found = locate_model(
+                reference,
+                self.store,
+                begin_parts(step, self.log.on_step),
+                self.settings.model_commit,
+            )
         self.store.remember(note, found.identity)
         self._located = found
         return found
@@ -219,8 +245,12 @@ class RunContext:
             loaded = self.shelf.take(source, settings.dtype, stream)
             self.log.on_step(Step("load", 1, 1))
         if not streamed:
-            widen_once(loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - self._resident_bytes))
-        self.store.remember(store_keys.model_type_note(source.identity), loaded.model.config.model_type)
+            widen_once(
+                loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - self._resident_bytes)
+            )
+        self.store.remember(
+            store_keys.model_type_note(source.identity), loaded.model.config.model_type
+        )
         self.log.warnings |= dict.fromkeys(loaded.warnings)
         return loaded
 
@@ -253,28 +283,41 @@ class RunContext:
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """The tasks that are answered beside the passages. Raises CorpusError for one that cannot be."""
+        """The tasks that are answered beside the passages. Raises CorpusError for one that cannot
+        be.
+        """
         asked = self.settings.evaluation
         if not asked.tasks:
             return []
         with self.log.timed("text"):
             self.log.on_step(Step("text", 0, 1, message=f"Preparing {', '.join(asked.tasks)}"))
             builtin, others = load_builtin(asked.tasks, asked.task_limit)
-            harness = load_tasks(others, asked.task_limit, asked.task_shots, self.settings.revisions) if others else []
+            harness = (
+                load_tasks(others, asked.task_limit, asked.task_shots, self.settings.revisions)
+                if others
+                else []
+            )
         found: list[Task] = [*builtin, *harness]
         if twice := [name for name, n in Counter(task.name for task in found).items() if n > 1]:
             raise CorpusError(f"{twice[0]} is named twice.", "Name each task once.")
         most = max_length(read_config(self.source.folder, self.source.reference))
         for task in found:
             if task.n_written >= most:
-                raise CorpusError(f"{task.name} asks for {task.n_written:,} written tokens; the model has {most:,}.")
+                raise CorpusError(
+                    f"{task.name} asks for {task.n_written:,} written tokens; the model has {most:,}."
+                )
         return found
 
     @cached_property
     def first_passages(self) -> list[list[int]]:
         """Token ids of a few passages, on which predictions are compared token by token."""
-        chosen = zip(self.passages.contexts[:COMPARED_PASSAGES], self.passages.targets, strict=False)
-        return [self.loaded.tokens(context + target)[: self.loaded.max_length] for context, target in chosen]
+        chosen = zip(
+            self.passages.contexts[:COMPARED_PASSAGES], self.passages.targets, strict=False
+        )
+        return [
+            self.loaded.tokens(context + target)[: self.loaded.max_length]
+            for context, target in chosen
+        ]
 
     @cached_property
     def dense_scores(self) -> list[Tensor]:
@@ -285,7 +328,10 @@ class RunContext:
     def kind_text(self) -> KindText:
         """Held-out text of every kind. Asked while the loaded model is the dense one."""
         calibration = self.settings.calibration
-        n_tokens = calibration.n_samples * calibration.length + len(self.passages.indices) * TOKENS_A_PASSAGE
+        n_tokens = (
+            calibration.n_samples * calibration.length
+            + len(self.passages.indices) * TOKENS_A_PASSAGE
+        )
         return KindText(self.loaded, n_tokens)
 
     def warn_of_passages(self) -> None:
@@ -293,13 +339,18 @@ class RunContext:
         asked, texts = self.settings.evaluation.n_passages, self.evaluation_texts
         n_texts, found = len(texts.texts), len(distinct_passages(texts))
         if repeated := n_texts - found:
-            self.log.warn(f"Left out, since they repeat an earlier one: {repeated:,} of {n_texts:,} passages.")
+            self.log.warn(
+                f"Left out, since they repeat an earlier one: {repeated:,} of {n_texts:,} passages."
+            )
         # They are read here in any case: a run made again keeps their texts again.
         if asked is not None and len(self.passages.indices) < asked:
-            self.log.warn(f"Evaluated: {found:,} of {asked:,} passages, which are all that the text has.")
+            self.log.warn(
+                f"Evaluated: {found:,} of {asked:,} passages, which are all that the text has."
+            )
 
     def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:
-        """What a sparse model's results depend on beside the model: its statistics' key, its method and per mille.
+        """What a sparse model's results depend on beside the model: its statistics' key, its method
+        and per mille.
 
         Where the method reads no text, it depends on none.
         """
@@ -326,7 +377,9 @@ class RunContext:
             identity = self.calibration_identity(share)
             self._calibrations[share] = Calibration(
                 store=self.store,
-                keys=calibration_keys(self.identity, settings.dtype, identity, settings.calibration),
+                keys=calibration_keys(
+                    self.identity, settings.dtype, identity, settings.calibration
+                ),
                 load=lambda: self.loaded,
                 read=lambda: self.sequences(share),
                 on_step=self.log.on_step,
@@ -336,20 +389,30 @@ class RunContext:
         return self._calibrations[share]
 
     def warn_of_calibration(self, method: MethodSettings) -> None:
-        """Warn of passages in a method's calibration text; and of too little text, if it fits anything to it."""
+        """Warn of passages in a method's calibration text; and of too little text, if it fits
+        anything to it.
+        """
         calibration, asked = self.calibration(method), self.settings.calibration
         # Each document by itself: packed, a passage may lie across two samples.
-        apart = partial(self._chosen_sequences, mix_share(method, asked), replace(asked, packed=False))
+        apart = partial(
+            self._chosen_sequences, mix_share(method, asked), replace(asked, packed=False)
+        )
         self._warn_of_leaks(
-            calibration.keys.statistics, "calibration text", apart if asked.packed else calibration.read
+            calibration.keys.statistics,
+            "calibration text",
+            apart if asked.packed else calibration.read,
         )
         if method.needs_statistics or method.in_sequence:
-            self.log.warn(self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics)))
+            self.log.warn(
+                self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics))
+            )
 
     def warn_of_healing(self, method: MethodSettings) -> None:
         """Warn of passages in the text that healing reads beside that of the calibration."""
         key, n_tokens = self.calibration(method).keys.statistics, heal_tokens(method.heal_steps)
-        self._warn_of_leaks(f"{key}-{n_tokens}", "text that healing reads", lambda: self.text_to_heal(method))
+        self._warn_of_leaks(
+            f"{key}-{n_tokens}", "text that healing reads", lambda: self.text_to_heal(method)
+        )
 
     def _warn_of_leaks(self, key: str, what: str, read: Callable[[], list[list[int]]]) -> None:
         """key: of the text."""
@@ -373,28 +436,40 @@ class RunContext:
         """Store keys of this run's calibrations so far, and of the text that the model wrote."""
         found = {key for own in self._calibrations.values() for key in asdict(own.keys).values()}
         measured = [method for method in self.settings.methods if method.uses("curve_levels")]
-        found |= {curves_key(self.calibration(method).keys.statistics, method) for method in measured}
+        found |= {
+            curves_key(self.calibration(method).keys.statistics, method) for method in measured
+        }
         layers = [method for method in self.settings.methods if method.takes_layers]
         found |= {layers_key(self.calibration(method).keys.gradients, method) for method in layers}
-        return sorted(found | ({self._text_key} if self.settings.calibration.corpus == SELF else set()))
+        return sorted(
+            found | ({self._text_key} if self.settings.calibration.corpus == SELF else set())
+        )
 
     @property
     def _text_key(self) -> str:
         return text_key(self.identity, self.settings.dtype, self.settings.calibration)
 
     def calibration_identity(self, share: float = 0.0) -> str:
-        """Identity of the calibration text, with a share of the mix; the last known one where no method reads it."""
+        """Identity of the calibration text, with a share of the mix; the last known one where no
+        method reads it.
+        """
         reads = self.settings.reads_text
 
         def identity(reference: str) -> str | None:
             if reference == BUILTIN_MIXED:
                 return mixed_identity()
-            return self.texts(reference).identity if reads else self.store.recall(_identity_note(reference))
+            return (
+                self.texts(reference).identity
+                if reads
+                else self.store.recall(_identity_note(reference))
+            )
 
         return calibration_text_identity(self.settings, self.identity, share, identity)
 
     def sequences(self, share: float = 0.0) -> list[list[int]]:
-        """Token ids of the calibration text, of which a share is the mix: as many tokens either way."""
+        """Token ids of the calibration text, of which a share is the mix: as many tokens either
+        way.
+        """
         if share not in self._sequences:
             found = self._chosen_sequences(share, self.settings.calibration)
             if share or self.settings.calibration.corpus == BUILTIN_MIXED:
@@ -404,15 +479,17 @@ class RunContext:
         return self._sequences[share]
 
     def text_to_heal(self, method: MethodSettings) -> list[list[int]]:
-        """Token ids of the text that was named behind those of the calibration, as far as healing needs and finds more.
+        """Token ids of the text that was named behind those of the calibration, as far as healing
+        needs and finds more.
 
-        Empty where the model writes the calibration text, since writing takes longer than all else, and for a method
-        that reads the mix alone.
+        Empty where the model writes the calibration text, since writing takes longer than all else,
+        and for a method that reads the mix alone.
         """
         asked, share = self.settings.calibration, mix_share(method, self.settings.calibration)
         known = self.sequences(share)
         n_more = ceil(
-            (heal_tokens(method.heal_steps) - sum(map(len, known))) / min(asked.length, self.loaded.max_length)
+            (heal_tokens(method.heal_steps) - sum(map(len, known)))
+            / min(asked.length, self.loaded.max_length)
         )
         if asked.corpus == SELF or share == 1 or n_more < 1:
             return []
@@ -420,11 +497,17 @@ class RunContext:
             self._further[share, n_more] = self._sequences_beyond(known, share, n_more)
         return self._further[share, n_more]
 
-    def _sequences_beyond(self, known: Sequence[Sequence[int]], share: float, n_more: int) -> list[list[int]]:
-        """So many sequences of the text that was named, or of the mix where that was, which are not known."""
+    def _sequences_beyond(
+        self, known: Sequence[Sequence[int]], share: float, n_more: int
+    ) -> list[list[int]]:
+        """So many sequences of the text that was named, or of the mix where that was, which are not
+        known.
+        """
         asked = self.settings.calibration
         if asked.corpus == BUILTIN_MIXED:
-            longer = mixed_sequences(self.loaded, replace(asked, n_samples=asked.n_samples + n_more))
+            longer = mixed_sequences(
+                self.loaded, replace(asked, n_samples=asked.n_samples + n_more)
+            )
             already_read = set(map(tuple, known))
             return [sequence for sequence in longer if tuple(sequence) not in already_read]
         mixed = self._mixed_sequences(share, asked)
@@ -439,12 +522,16 @@ class RunContext:
     def _mixed_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
         if not share:
             return []
-        return mixed_sequences(self.loaded, replace(asked, n_samples=max(1, round(share * asked.n_samples))))
+        return mixed_sequences(
+            self.loaded, replace(asked, n_samples=max(1, round(share * asked.n_samples)))
+        )
 
     def _named_sequences(
         self, mixed: Sequence[Sequence[int]], asked: CalibrationSettings, n_more: int = 0
     ) -> list[list[int]]:
-        """Those of the text that was named, next to those of the mix, and so many more behind them."""
+        """Those of the text that was named, next to those of the mix, and so many more behind
+        them.
+        """
         length = min(asked.length, self.loaded.max_length)
         n_samples = asked.n_samples - ceil(sum(map(len, mixed)) / length) + n_more
         if n_samples < 1:
@@ -455,19 +542,27 @@ class RunContext:
     def n_sequences(self, method: MethodSettings) -> int:
         """Sequences of the text that a method reads, those of the mix included."""
         asked = self.settings.calibration
-        known = self.expected_lengths if asked.corpus == SELF else self.sequences(mix_share(method, asked))
+        known = (
+            self.expected_lengths
+            if asked.corpus == SELF
+            else self.sequences(mix_share(method, asked))
+        )
         return len(known)
 
     @property
     def expected_lengths(self) -> list[int]:
-        """Tokens of each calibration sequence; of text that the model would have to write first, those asked for."""
+        """Tokens of each calibration sequence; of text that the model would have to write first,
+        those asked for.
+        """
         asked = self.settings.calibration
         if asked.corpus == SELF:
             return [min(asked.length, self.loaded.max_length)] * asked.n_samples
         return list(map(len, self.sequences()))
 
     def _generated_texts(self) -> Texts:
-        """Calibration text by the model itself, kept because generating it takes longer than anything else."""
+        """Calibration text by the model itself, kept because generating it takes longer than
+        anything else.
+        """
         key, asked = self._text_key, self.settings.calibration
         known = self.store.get_artefact(key)
         if known is None:

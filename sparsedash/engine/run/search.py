@@ -22,7 +22,13 @@ from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
 from sparsedash.schema.store_keys import StopWithin
-from sparsedash.stats.sparsity_search import WEIGHT_STEPS, channel_steps, most_trials, next_trial, search_bounds
+from sparsedash.stats.sparsity_search import (
+    WEIGHT_STEPS,
+    channel_steps,
+    most_trials,
+    next_trial,
+    search_bounds,
+)
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run, overall_verdict
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.file_hashes import contents
@@ -36,11 +42,13 @@ def find_sparsity(
     shelf: ModelShelf | None = None,
     run_key: str | None = None,
 ) -> FindResult:
-    """Bisect over the sparsities that the model's widths can reach, until two neighbours are within and beyond.
+    """Bisect over the sparsities that the model's widths can reach, until two neighbours are within
+    and beyond.
 
-    Calibrates once; the dense model is evaluated on all passages, every trial on as many as its verdict takes. What the
-    store holds is not done again, so that an interrupted search resumes. The result and its run are kept after every
-    trial. run_key: the key of both. Raises SparseDashError, and nothing half-done is kept.
+    Calibrates once; the dense model is evaluated on all passages, every trial on as many as its
+    verdict takes. What the store holds is not done again, so that an interrupted search resumes.
+    The result and its run are kept after every trial. run_key: the key of both. Raises
+    SparseDashError, and nothing half-done is kept.
     """
     with fastest_products(settings.dtype):
         # The first step stands in until the model's widths are known.
@@ -66,7 +74,9 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         answer=None,
         finished=False,
     )
-    context.stop_within = StopWithin(ratio=settings.ratio, points=settings.points, n_trials=most_trials(len(steps)))
+    context.stop_within = StopWithin(
+        ratio=settings.ratio, points=settings.points, n_trials=most_trials(len(steps))
+    )
 
     def grown(trials: Sequence[Trial], *at_work: int) -> Run:
         tried = settings.run((*(trial.permille for trial in trials), *at_work))
@@ -88,21 +98,31 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
     result = replace(result, answer=steps[low] if low >= 0 else None, finished=True)
     store.put(key, result)
     # By rising sparsity, instead of the order they were made in.
-    store.put(key, finished_run(grown(sorted(result.trials, key=lambda trial: trial.permille)), context))
+    store.put(
+        key, finished_run(grown(sorted(result.trials, key=lambda trial: trial.permille)), context)
+    )
     return result
 
 
 def _tried(
-    context: RunContext, settings: FindSettings, permille: int, keep: Callable[[], None], run: Callable[[], Run]
+    context: RunContext,
+    settings: FindSettings,
+    permille: int,
+    keep: Callable[[], None],
+    run: Callable[[], Run],
 ) -> Trial:
-    """One sparsity made, evaluated and judged. run: gives the run so far, asked once the model's answers are there."""
+    """One sparsity made, evaluated and judged. run: gives the run so far, asked once the model's
+    answers are there.
+    """
     record = sparse_record(context, settings.method, permille, keep)
     assert record.stopping is not None, "every trial is to stop where it is decided"
     decision = record.stopping.decision
     verdict: TrialVerdict = decision if decision in ("within", "beyond") else "undecided"
     if verdict == "within":
         verdict = _verdict_on_tasks(replace(run(), sparse=(record.key,)), settings, context.store)
-    return Trial(permille=permille, record=record.key, verdict=verdict, n_passages=record.stopping.n_answered)
+    return Trial(
+        permille=permille, record=record.key, verdict=verdict, n_passages=record.stopping.n_answered
+    )
 
 
 def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVerdict:

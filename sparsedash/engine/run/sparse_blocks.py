@@ -1,6 +1,8 @@
-"""The blocks of a sparse model: each made by itself when it is first asked for, or all in sequence; kept in the store.
+"""The blocks of a sparse model: each made by itself when it is first asked for, or all in sequence;
+kept in the store.
 
-What is made by itself is kept until the model is evaluated, what takes passes over the text as an artefact.
+What is made by itself is kept until the model is evaluated, what takes passes over the text as an
+artefact.
 """
 
 import math
@@ -41,7 +43,9 @@ _BITS = {2: torch.int16, 4: torch.int32}
 
 
 def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
-    """The sparse model before healing, not applied yet, none of whose blocks is made; that may raise CacheEvicted."""
+    """The sparse model before healing, not applied yet, none of whose blocks is made; that may
+    raise CacheEvicted.
+    """
     calibration, loaded = run.calibration(method), run.loaded
     method = method.unhealed
     # Store key of its parts, until it has been evaluated.
@@ -54,7 +58,9 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
 
     if not method.takes_channels:
         return _masked(run, method, permille, data, key, on_block)
-    if method.takes_layers and getattr(loaded.model.config, "scale_attn_by_inverse_layer_idx", False):
+    if method.takes_layers and getattr(
+        loaded.model.config, "scale_attn_by_inverse_layer_idx", False
+    ):
         why = "This model divides attention by the number of the layer, so those behind a gap would be other layers."
         raise ModelError(why, "Choose a method that removes channels.")
     n_gone = n_layers_gone(loaded.shape, method, permille) if method.takes_layers else 0
@@ -70,15 +76,25 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
         if not permille or not method.by_curves:
             return []
         scores = calibration.channel_scores(method, permille, on_block)
-        return [float(own.losses[len(narrow.kept)]) for own, narrow in zip(scores, narrowed, strict=True)]
+        return [
+            float(own.losses[len(narrow.kept)])
+            for own, narrow in zip(scores, narrowed, strict=True)
+        ]
 
     return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, alone=alone, gone=gone)
 
 
 def _masked(
-    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str, on_block: OnBlock
+    run: RunContext,
+    method: MethodSettings,
+    permille: int,
+    data: CalibrationData,
+    key: str,
+    on_block: OnBlock,
 ) -> MaskedWeights:
-    """Single weights at zero: each block by itself, or block after block on what is already sparse."""
+    """Single weights at zero: each block by itself, or block after block on what is already
+    sparse.
+    """
     loaded, calibration, hold = run.loaded, run.calibration(method), run.loaded.residency.hold
     projections = loaded.projections(method.scope)
     pack = partial(_pack_masked, refitted=method.compensation != "none")
@@ -108,8 +124,12 @@ def _masked(
         checkpoint = StageCheckpoint(run.store, run.identity)
         blocks = _in_sequence(run, method, key, checkpoint, walk, pack, unpack)
     else:
-        blocks = prune_weights(projections, data, method, permille, on_block=on_block, hold=hold, made=made)
-    return MaskedWeights(loaded=loaded, scope=method.scope, blocks=blocks, groups=calibration.groups)
+        blocks = prune_weights(
+            projections, data, method, permille, on_block=on_block, hold=hold, made=made
+        )
+    return MaskedWeights(
+        loaded=loaded, scope=method.scope, blocks=blocks, groups=calibration.groups
+    )
 
 
 def _narrowed(
@@ -121,7 +141,9 @@ def _narrowed(
     gone: Sequence[int],
     on_block: OnBlock,
 ) -> LazySequence[PrunedMlp]:
-    """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
+    """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over
+    the text.
+    """
     loaded, mlps, hold = run.loaded, run.loaded.mlps, run.loaded.residency.hold
     scores = partial(run.calibration(method).channel_scores, method, permille, on_block)
     share = channel_share(loaded.shape, method, permille)
@@ -131,10 +153,14 @@ def _narrowed(
 
     def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, PrunedMlp]]:
         if method.takes_layers:
-            kept = [torch.arange(0 if index in gone else mlp.width) for index, mlp in enumerate(mlps)]
+            kept = [
+                torch.arange(0 if index in gone else mlp.width) for index, mlp in enumerate(mlps)
+            ]
         else:
             kept = choose_channels(data, method, share, scores(), on_block)
-        return refit_sequentially(loaded, text, kept, method.damping, method.strength, run.log.on_step, walked)
+        return refit_sequentially(
+            loaded, text, kept, method.damping, method.strength, run.log.on_step, walked
+        )
 
     if permille and method.in_sequence:
         # What leads to a refit is over once that is stored, before the model is evaluated.
@@ -162,8 +188,14 @@ def _in_sequence(
     pack: Callable[[T], bytes],
     unpack: Callable[[int, bytes], T],
 ) -> LazySequence[T]:
-    """Blocks that a walk of the text through all of them makes once any is asked for; they are kept in the store."""
-    store, about, n_blocks = run.store, about_artefact("weights", run.identity), len(run.loaded.blocks)
+    """Blocks that a walk of the text through all of them makes once any is asked for; they are kept
+    in the store.
+    """
+    store, about, n_blocks = (
+        run.store,
+        about_artefact("weights", run.identity),
+        len(run.loaded.blocks),
+    )
 
     def has(index: int) -> bool:
         return store.has_entry("artefacts", f"{key}/{index}")
@@ -174,7 +206,9 @@ def _in_sequence(
         if not all(map(has, range(n_blocks))):
             calibration = run.calibration(method)
             run.log.warn(calibration.few_tokens_warning)
-            for index, block in walk(calibration.read(), WalkCheckpoint(checkpoint, f"{key}/hidden", has)):
+            for index, block in walk(
+                calibration.read(), WalkCheckpoint(checkpoint, f"{key}/hidden", has)
+            ):
                 store.put_artefact(f"{key}/{index}", pack(block), about)
                 found[index] = block
             checkpoint.done()
@@ -199,7 +233,12 @@ def _packed(run: RunContext, pack: Callable[[T], bytes], part: T) -> bytes:
 def pack_narrowed(narrow: PrunedMlp) -> bytes:
     """A narrowed MLP as bytes."""
     lost = None if narrow.lost is None else torch.tensor(narrow.lost, dtype=torch.float64)
-    tensors = {"kept": narrow.kept, "out_weight": narrow.out_weight, "out_bias": narrow.out_bias, "lost": lost}
+    tensors = {
+        "kept": narrow.kept,
+        "out_weight": narrow.out_weight,
+        "out_bias": narrow.out_bias,
+        "lost": lost,
+    }
     for number, (weight, bias) in enumerate(narrow.inner):
         tensors |= {f"inner {number}": weight, f"inner {number} bias": bias}
     return pack_tensors({name: tensor for name, tensor in tensors.items() if tensor is not None})
@@ -210,8 +249,12 @@ def unpack_narrowed(data: bytes) -> PrunedMlp:
     with unpacked(data, "MLPs") as tensors:
         lost = float(tensors["lost"]) if "lost" in tensors else None
         n_inner = sum(name.startswith("inner ") and not name.endswith(" bias") for name in tensors)
-        inner = tuple((tensors[f"inner {n}"], tensors.get(f"inner {n} bias")) for n in range(n_inner))
-        return PrunedMlp(tensors["kept"], tensors["out_weight"], tensors.get("out_bias"), lost, inner)
+        inner = tuple(
+            (tensors[f"inner {n}"], tensors.get(f"inner {n} bias")) for n in range(n_inner)
+        )
+        return PrunedMlp(
+            tensors["kept"], tensors["out_weight"], tensors.get("out_bias"), lost, inner
+        )
 
 
 def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
@@ -226,15 +269,22 @@ def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
     return pack_tensors(tensors)
 
 
-def _unpack_masked(data: bytes, dense: Mapping[str, nn.Linear], hold: Callable[[Tensor], Tensor]) -> MaskedBlock:
+def _unpack_masked(
+    data: bytes, dense: Mapping[str, nn.Linear], hold: Callable[[Tensor], Tensor]
+) -> MaskedBlock:
     """dense: its projections by name."""
     with unpacked(data, "masks") as tensors:
-        errors = [[None if math.isnan(error) else error for error in own] for own in tensors.pop("errors").tolist()]
+        errors = [
+            [None if math.isnan(error) else error for error in own]
+            for own in tensors.pop("errors").tolist()
+        ]
         weights = {}
         for name in sorted({name.rpartition(" ")[0] for name in tensors}):
             before = weight_of(dense[name]).detach().cpu()
             bits = np.unpackbits(tensors[f"{name} stays"].numpy())[: before.numel()]
             stays = torch.from_numpy(bits).bool().reshape(before.shape)
             weight = weights[name] = torch.zeros(before.shape, dtype=before.dtype)
-            weight[stays] = tensors[f"{name} weights"] if f"{name} weights" in tensors else before[stays]
+            weight[stays] = (
+                tensors[f"{name} weights"] if f"{name} weights" in tensors else before[stays]
+            )
         return MaskedBlock(weights=weights, errors=[BlockErrors(*own) for own in errors]).held(hold)

@@ -1,4 +1,6 @@
-"""Answers of a run's models to its tasks, each kept under a key of its own, so that no task is answered twice."""
+"""Answers of a run's models to its tasks, each kept under a key of its own, so that no task is
+answered twice.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,8 +19,20 @@ from sparsedash.schema.store_keys import answers_key
 from sparsedash.stats.significance import wilson_interval
 
 _RULES_OF_WRITING = (
-    *("repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "min_length", "min_new_tokens"),
-    *("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"),
+    *(
+        "repetition_penalty",
+        "encoder_repetition_penalty",
+        "no_repeat_ngram_size",
+        "min_length",
+        "min_new_tokens",
+    ),
+    *(
+        "bad_words_ids",
+        "sequence_bias",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "forced_bos_token_id",
+    ),
 )
 
 _CAN_DO = 0.1
@@ -37,10 +51,12 @@ def point_label(point: Point) -> str:
 
 
 def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
-    """Answer every task of the run that one of these models has not answered; note the keys in the run.
+    """Answer every task of the run that one of these models has not answered; note the keys in the
+    run.
 
-    Models whose weights are streamed answer side by side. Tasks that are stored are not asked again. One that fails is
-    a warning, and is asked no more; so is a built-in one that the dense model cannot do.
+    Models whose weights are streamed answer side by side. Tasks that are stored are not asked
+    again. One that fails is a warning, and is asked no more; so is a built-in one that the dense
+    model cannot do.
     """
     for task in list(run.tasks):
         keys = [_key(run, task, point) for point, _ in models]
@@ -61,11 +77,16 @@ def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
             continue
         for (point, _), key in zip(models, keys, strict=True):
             record = run.record_key(point)
-            run.answers[record] = (*(known for known in run.answers.get(record, ()) if known != key), key)
+            run.answers[record] = (
+                *(known for known in run.answers.get(record, ()) if known != key),
+                key,
+            )
 
 
 def _beyond_dense(run: RunContext, task: BuiltinQuestions) -> str:
-    """Why there is nothing to lose in a task: the dense model cannot do it. Empty where it can, or is not known."""
+    """Why there is nothing to lose in a task: the dense model cannot do it. Empty where it can, or
+    is not known.
+    """
     answers = run.store.get(QuestionSet, _key(run, task, None))
     if answers is None:
         return ""
@@ -117,4 +138,6 @@ def _answer(run: RunContext, task: Task, models: Sequence[Answering], keys: Sequ
         run.log.warn(f"{task.name}: texts are written without {', '.join(rules)}, {why}.")
     if n := answering.n_cut:
         were = "1 prompt exceeds" if n == 1 else f"{n:,} prompts exceed"
-        run.log.warn(f"{task.name}: {were} the model's context; what is too long was dropped from the front.")
+        run.log.warn(
+            f"{task.name}: {were} the model's context; what is too long was dropped from the front."
+        )

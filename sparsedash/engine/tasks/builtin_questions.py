@@ -1,13 +1,19 @@
 """The built-in tasks, answered without lm-evaluation-harness.
 
-An answer is right where each of its tokens is the model's first choice: what greedy writing finds, in a single read.
+An answer is right where each of its tokens is the model's first choice: what greedy writing finds,
+in a single read.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, BuiltinTask, DrawnQuestion, unknown_builtin
+from sparsedash.catalog.builtin_tasks import (
+    BUILTIN_TASKS,
+    BuiltinTask,
+    DrawnQuestion,
+    unknown_builtin,
+)
 from sparsedash.engine.evaluation.continuations import Request
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
@@ -56,25 +62,42 @@ class BuiltinQuestions:
         )
 
 
-def load_builtin(references: Sequence[str], limit: int | None) -> tuple[list[BuiltinQuestions], list[str]]:
-    """The built-in tasks among these references, and the other references. Raises CorpusError for an unknown one."""
+def load_builtin(
+    references: Sequence[str], limit: int | None
+) -> tuple[list[BuiltinQuestions], list[str]]:
+    """The built-in tasks among these references, and the other references. Raises CorpusError for
+    an unknown one.
+    """
     if unknown := unknown_builtin(references):
         raise CorpusError(unknown)
-    found = [BuiltinQuestions(task=BUILTIN_TASKS[each], limit=limit) for each in references if each in BUILTIN_TASKS]
+    found = [
+        BuiltinQuestions(task=BUILTIN_TASKS[each], limit=limit)
+        for each in references
+        if each in BUILTIN_TASKS
+    ]
     return found, [each for each in references if each not in BUILTIN_TASKS]
 
 
 def _request(loaded: LoadedModel, question: DrawnQuestion) -> Request:
-    whole, n = loaded.tokens(question.context + question.answer), len(loaded.tokens(question.context))
+    whole, n = (
+        loaded.tokens(question.context + question.answer),
+        len(loaded.tokens(question.context)),
+    )
     # An answer that merges into the last token of its context is that token.
     n = min(n, len(whole) - 1)
     return whole[:n], whole[n:]
 
 
-def _answered(loaded: LoadedModel, asked: DrawnQuestion, request: Request, first: Sequence[int]) -> AnsweredQuestion:
-    """first: the model's first choices. Behind a wrong one they no longer are what it would write."""
+def _answered(
+    loaded: LoadedModel, asked: DrawnQuestion, request: Request, first: Sequence[int]
+) -> AnsweredQuestion:
+    """first: the model's first choices. Behind a wrong one they no longer are what it would
+    write.
+    """
     expected = request[1]
-    n_right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, expected, strict=True)))
+    n_right = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, expected, strict=True))
+    )
     written = str(loaded.tokenizer.decode(first[: n_right + 1])).strip()
     return AnsweredQuestion(
         doc_hash=sha256_of(asked.context),

@@ -1,8 +1,10 @@
-"""The door to lm-evaluation-harness: its tasks found, checked and answered, without running a user's code.
+"""The door to lm-evaluation-harness: its tasks found, checked and answered, without running a
+user's code.
 
-Of the harness's own tasks the installed package's code runs, but for those marked as unsafe and metrics that would be
-downloaded as code. A user's task is a .yaml file of texts: no `!function`, no `include`, its data beside it, its
-templates in jinja2's sandbox. The harness's own cache, which is pickled, stays off.
+Of the harness's own tasks the installed package's code runs, but for those marked as unsafe and
+metrics that would be downloaded as code. A user's task is a .yaml file of texts: no `!function`, no
+`include`, its data beside it, its templates in jinja2's sandbox. The harness's own cache, which is
+pickled, stays off.
 """
 
 import json
@@ -46,7 +48,9 @@ _SEED = 1234
 """With which the harness draws examples for all models alike."""
 _MOST_TASKS = 200
 _TRIAL_S, _TRIAL_BYTES = 20, 2 * 10**9
-"""Of preparing a user's tasks, beside what the harness itself takes: 10,000 questions with ten examples take 6 s."""
+"""Of preparing a user's tasks, beside what the harness itself takes: 10,000 questions with ten
+examples take 6 s.
+"""
 _MOST_BYTES = 10**6
 """Of a user's .yaml file."""
 _DATA = ("json", "parquet")
@@ -69,10 +73,11 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HarnessTask:
-    """A task that can be answered. task: the harness's own object. identity: digest of all that its answers depend on.
+    """A task that can be answered. task: the harness's own object. identity: digest of all that its
+    answers depend on.
 
-    n_questions, n_requests: of one model: a choice is a request. n_written: tokens that an answer may have. limit:
-    questions at most.
+    n_questions, n_requests: of one model: a choice is a request. n_written: tokens that an answer
+    may have. limit: questions at most.
     """
 
     name: str
@@ -91,18 +96,24 @@ class HarnessTask:
         return self.answered_by(HarnessModel(answers, number))
 
     def answered_by(self, lm: Any) -> QuestionSet:
-        """The answers of one model. lm: an LM of the harness. Raises CorpusError where they cannot be judged."""
+        """The answers of one model. lm: an LM of the harness. Raises CorpusError where they cannot
+        be judged.
+        """
         with _refusing(self.name):
             return _answered(self.name, self.task, self.limit, lm)
 
 
 def load_tasks(
-    references: Sequence[str], limit: int | None, n_shots: int | None, revisions: Sequence[tuple[str, str]] = ()
+    references: Sequence[str],
+    limit: int | None,
+    n_shots: int | None,
+    revisions: Sequence[tuple[str, str]] = (),
 ) -> list[HarnessTask]:
-    """The tasks of these names and files, groups as their parts, with all that can fail tried on two questions.
+    """The tasks of these names and files, groups as their parts, with all that can fail tried on
+    two questions.
 
-    revisions: as in RunSettings. Raises CorpusError in one sentence for what cannot be had. A user's files are tried in
-    a process of its own first.
+    revisions: as in RunSettings. Raises CorpusError in one sentence for what cannot be had. A
+    user's files are tried in a process of its own first.
     """
     if find_spec("lm_eval") is None:
         raise CorpusError(NO_HARNESS)
@@ -112,18 +123,24 @@ def load_tasks(
 
 
 def _require_affordable(users_files: Sequence[str], limit: int | None, n_shots: int | None) -> None:
-    """Raise CorpusError where a user's files take too much time or memory before the first question, or are refused.
+    """Raise CorpusError where a user's files take too much time or memory before the first
+    question, or are refused.
 
     Their templates are programs, which count as far and write as much as they like.
     """
-    too_much = f"takes more than {_TRIAL_S} s or {_TRIAL_BYTES / 1e9:.0f} GB before its first question"
+    too_much = (
+        f"takes more than {_TRIAL_S} s or {_TRIAL_BYTES / 1e9:.0f} GB before its first question"
+    )
     request = json.dumps([users_files, limit, n_shots])
     problem = trial_problem(__name__, request, seconds=_TRIAL_S, too_much=too_much)
     if problem.endswith("."):
         raise CorpusError(problem)
     if problem:
         names = ", ".join(Path(reference).name for reference in users_files)
-        raise CorpusError(f"{names} {problem}.", "Make its templates simpler, or ask fewer questions: --task-limit.")
+        raise CorpusError(
+            f"{names} {problem}.",
+            "Make its templates simpler, or ask fewer questions: --task-limit.",
+        )
 
 
 def main(request: str) -> None:
@@ -143,7 +160,10 @@ def main(request: str) -> None:
 
 
 def _loaded(
-    references: Sequence[str], limit: int | None, n_shots: int | None, revisions: Sequence[tuple[str, str]] = ()
+    references: Sequence[str],
+    limit: int | None,
+    n_shots: int | None,
+    revisions: Sequence[tuple[str, str]] = (),
 ) -> list[HarnessTask]:
     from sparsedash.engine.tasks.harness_model import Nobody
 
@@ -161,7 +181,9 @@ def _loaded(
             if reference.startswith(FILE):
                 users_tasks |= loaded.keys()
     if len(found) > _MOST_TASKS:
-        raise CorpusError(f"These are {len(found):,} tasks; at most {_MOST_TASKS} at once.", "Name fewer.")
+        raise CorpusError(
+            f"These are {len(found):,} tasks; at most {_MOST_TASKS} at once.", "Name fewer."
+        )
     made, tried = [], []
     for name, task in found.items():
         with _refusing(name), _quiet_and_safe(offline=True):
@@ -207,7 +229,8 @@ def _refusing(name: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet_and_safe(*, offline: bool) -> Iterator[None]:
-    """Inside, the harness draws no bars, downloads no metric, and fills its templates in a sandbox. offline: no data.
+    """Inside, the harness draws no bars, downloads no metric, and fills its templates in a sandbox.
+    offline: no data.
 
     Only the last is set back.
     """
@@ -222,7 +245,9 @@ def _quiet_and_safe(*, offline: bool) -> Iterator[None]:
         module.tqdm = _no_bar
     if not isinstance(lm_eval.utils.env, ImmutableSandboxedEnvironment):
         filters = lm_eval.utils.env.filters
-        sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        sandbox = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, keep_trailing_newline=True
+        )
         sandbox.filters.update(filters)
         # The harness compiles a template anew for every question and every example before it.
         sandbox.from_string = lru_cache(sandbox.from_string)  # type: ignore[assignment, method-assign]
@@ -279,7 +304,9 @@ def _refuse_metric(name: str, *_: Any, **__: Any) -> None:
 
 
 def _of_the_harness(name: str) -> dict[str, Any]:
-    """The task of this name, or the parts of the group. Only its own folder is indexed: all take a quarter minute."""
+    """The task of this name, or the parts of the group. Only its own folder is indexed: all take a
+    quarter minute.
+    """
     import lm_eval.tasks
 
     if problem := no_such_task(name):
@@ -287,7 +314,9 @@ def _of_the_harness(name: str) -> dict[str, Any]:
     folders = [str(folder) for folder in task_folders(name)]
     manager = lm_eval.tasks.TaskManager(include_path=folders, include_defaults=False)
     if name not in manager.task_index:
-        raise CorpusError(f"lm-evaluation-harness has no task {name}.", "`lm_eval ls tasks` lists them.")
+        raise CorpusError(
+            f"lm-evaluation-harness has no task {name}.", "`lm_eval ls tasks` lists them."
+        )
     return dict(manager.load([name])["tasks"])
 
 
@@ -300,8 +329,12 @@ def _own(reference: str) -> dict[str, Any]:
     if not files:
         raise CorpusError(f"{path} holds no .yaml file.")
     configs = [_checked_config(file) for file in files]
-    if twice := [name for name, n in Counter(config["task"] for config in configs).items() if n > 1]:
-        raise CorpusError(f"{path} holds two tasks named {twice[0]}.", "Give each a name of its own.")
+    if twice := [
+        name for name, n in Counter(config["task"] for config in configs).items() if n > 1
+    ]:
+        raise CorpusError(
+            f"{path} holds two tasks named {twice[0]}.", "Give each a name of its own."
+        )
     # A user's questions stay out of the cache that all runs share.
     with TemporaryDirectory() as cache:
         for config in configs:
@@ -317,22 +350,30 @@ def _harness_task(config: dict[str, Any]) -> Any:
     except (IndexError, TypeError) as error:
         # The harness fills the first question, and looks up its target among its choices.
         fields = "doc_to_text, doc_to_target or doc_to_choice"
-        raise CorpusError(f"{config['task']}: question 1 has no such {fields}: {first_line(error)}.") from error
+        raise CorpusError(
+            f"{config['task']}: question 1 has no such {fields}: {first_line(error)}."
+        ) from error
 
 
 def _checked_config(file: Path) -> dict[str, Any]:
-    """The fields of a user's task, its data with whole paths. Raises CorpusError where it would run code."""
+    """The fields of a user's task, its data with whole paths. Raises CorpusError where it would run
+    code.
+    """
     from lm_eval.api.registry import metric_registry
 
     # A pipe would be waited for.
     if path_kind(file) != "file" or file.stat().st_size > _MOST_BYTES:
         limit = f"{_MOST_BYTES // 10**6} MB"
-        raise CorpusError(f"{file.name} is no file of at most {limit}.", "Put questions into its data.")
+        raise CorpusError(
+            f"{file.name} is no file of at most {limit}.", "Put questions into its data."
+        )
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         why = "it runs code" if "!function" in str(error) else first_line(error)
-        raise CorpusError(f"{file.name} is not read: {why}.", "A task of one's own is plain YAML.") from error
+        raise CorpusError(
+            f"{file.name} is not read: {why}.", "A task of one's own is plain YAML."
+        ) from error
     if not isinstance(config, dict) or not isinstance(config.get("task"), str):
         raise CorpusError(f"{file.name} names no task.", "It needs a line `task: NAME`.")
     require_fields(file.name, config)
@@ -341,7 +382,9 @@ def _checked_config(file: Path) -> dict[str, Any]:
         f"fewshot_config.{name}" for name in set(examples) - _EXAMPLES
     }
     if unknown:
-        raise CorpusError(f"{file.name} has fields that could run code: {', '.join(map(shown, sorted(unknown)))}.")
+        raise CorpusError(
+            f"{file.name} has fields that could run code: {', '.join(map(shown, sorted(unknown)))}."
+        )
     if config.get("dataset_path") not in _DATA or set(data) != {"data_files"}:
         raise CorpusError(
             f"{file.name} names no data in its folder.",
@@ -350,19 +393,29 @@ def _checked_config(file: Path) -> dict[str, Any]:
     for metric in config.get("metric_list") or ():
         name = metric.get("metric") if isinstance(metric, dict) else None
         if not isinstance(name, str) or name not in metric_registry or metric.get("hf_evaluate"):
-            raise CorpusError(f"{file.name} names the metric {shown(name)}, which would be downloaded as code.")
+            raise CorpusError(
+                f"{file.name} names the metric {shown(name)}, which would be downloaded as code."
+            )
     files = data["data_files"]
     by_split = files if isinstance(files, dict) else {"train": files}
-    whole = {str(split): _beside(file, names, config["dataset_path"]) for split, names in by_split.items()}
+    whole = {
+        str(split): _beside(file, names, config["dataset_path"])
+        for split, names in by_split.items()
+    }
     seen = {str(path.resolve()) for path in named_data(file)}
     if not seen.issuperset(chain.from_iterable(whole.values())):
         # A change of such a file would go unseen.
-        raise CorpusError(f"{file.name} hides the names of its data.", "Write data_files as plain text, without <<.")
+        raise CorpusError(
+            f"{file.name} hides the names of its data.",
+            "Write data_files as plain text, without <<.",
+        )
     return config | {"dataset_kwargs": {"data_files": whole}}
 
 
 def _beside(file: Path, names: Any, kind: str) -> list[str]:
-    """Whole paths of data files of this kind, all of which lie in the folder of the task and hold plain values."""
+    """Whole paths of data files of this kind, all of which lie in the folder of the task and hold
+    plain values.
+    """
     from datasets import Features
     from datasets.features.features import require_decoding
     from pyarrow.parquet import read_schema
@@ -372,7 +425,9 @@ def _beside(file: Path, names: Any, kind: str) -> list[str]:
         path = file.parent / str(name)
         if path_kind(path) != "file" or not lies_below(path, [str(file.parent)]):
             raise CorpusError(f"{file.name} names {shown(name)}, which is no file in its folder.")
-        if kind == "parquet" and any(map(require_decoding, Features.from_arrow_schema(read_schema(path)).values())):
+        if kind == "parquet" and any(
+            map(require_decoding, Features.from_arrow_schema(read_schema(path)).values())
+        ):
             # Such a column may name files and addresses that would be opened.
             raise CorpusError(f"{file.name} names {name}, which holds pictures or sounds.")
         found.append(str(path.resolve()))
@@ -386,7 +441,9 @@ def _require_possible(name: str, task: Any) -> None:
         raise CorpusError(f"{name} asks about pictures or sounds, which these models do not read.")
     rules = task.get_config("generation_kwargs") or {}
     if _normal(rules)["do_sample"]:
-        raise CorpusError(f"{name} draws its answers at random, so that two models cannot be paired.")
+        raise CorpusError(
+            f"{name} draws its answers at random, so that two models cannot be paired."
+        )
     if unknown := sorted(rules.keys() - _GREEDY):
         raise CorpusError(f"{name} sets {', '.join(unknown)}, which greedy decoding ignores.")
     metrics: Mapping[str, Any] = getattr(task, "_metric_fn_list", {})
@@ -429,9 +486,20 @@ def _normal(rules: dict[str, Any]) -> dict[str, Any]:
 
 
 def _identity(task: Any, requests: Sequence[Any]) -> str:
-    config = {name: value for name, value in task.dump_config().items() if name not in ("metadata", "dataset_kwargs")}
+    config = {
+        name: value
+        for name, value in task.dump_config().items()
+        if name not in ("metadata", "dataset_kwargs")
+    }
     asked = [
-        [each.request_type, each.doc_id, each.doc, each.idx, each.args, task.doc_to_target(each.doc)]
+        [
+            each.request_type,
+            each.doc_id,
+            each.doc,
+            each.idx,
+            each.args,
+            task.doc_to_target(each.doc),
+        ]
         for each in requests
     ]
     plain = json.dumps([config, asked], sort_keys=True, default=str)
@@ -443,7 +511,9 @@ def _answered(name: str, task: Any, limit: int | None, lm: Any) -> QuestionSet:
 
     _seed()
     task.set_fewshot_seed(seed=_SEED)
-    results = evaluate(lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=0, log_samples=True)
+    results = evaluate(
+        lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=0, log_samples=True
+    )
     doc_to_choice = task.doc_to_choice if task.OUTPUT_TYPE == "multiple_choice" else None
     return samples_set("", name, results["samples"][name], results, doc_to_choice)
 

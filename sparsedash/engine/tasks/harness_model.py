@@ -25,7 +25,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """The token that ends a text."""
         eos = self.tokenizer.eos_token_id
         if eos is None:
-            raise CorpusError("The model's tokenizer has no token for the end of a text, which tasks need.")
+            raise CorpusError(
+                "The model's tokenizer has no token for the end of a text, which tasks need."
+            )
         return int(eos)
 
     @property
@@ -34,17 +36,25 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids of a text. add_special_tokens: None: as the tokenizer does, unless they are there."""
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Token ids of a text. add_special_tokens: None: as the tokenizer does, unless they are
+        there.
+        """
         front, own = self._loaded.front_and_own(string)
         return own if add_special_tokens is False else front + own
 
-    def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any) -> list[Any]:
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[Any]:
         if not all(context and continuation for _, context, continuation in requests):
             raise CorpusError("A question has a choice without a token of its own.")
         return self._scores(requests, len(requests))
 
-    def _scores(self, requests: Sequence[tuple[Any, list[int], list[int]]], n_asked: int) -> list[Any]:
+    def _scores(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], n_asked: int
+    ) -> list[Any]:
         pairs = [(context, continuation) for _, context, continuation in requests]
         return self._answers.scores(pairs, n_asked)[self._number]
 
@@ -79,16 +89,20 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             rules = normalize_gen_kwargs(requests[places[0]].args[1])
             stops = [stop for stop in rules.get("until") or () if stop]
             prompts = [requests[place].args[0] for place in places]
-            texts = self._answers.texts(prompts, int(rules["max_gen_toks"]), stops, self.prefix_token_id)[self._number]
+            texts = self._answers.texts(
+                prompts, int(rules["max_gen_toks"]), stops, self.prefix_token_id
+            )[self._number]
             for place, text in zip(places, texts, strict=True):
                 found[place] = text
         return found
 
 
 class Nobody(LM):  # type: ignore[misc]
-    """Stands for a model where it is tried whether a task works: nothing is probable, and too much is written.
+    """Stands for a model where it is tried whether a task works: nothing is probable, and too much
+    is written.
 
-    target: gives what a document expects. What holds it and more is half right by measures that are not right or wrong.
+    target: gives what a document expects. What holds it and more is half right by measures that are
+    not right or wrong.
     """
 
     def __init__(self, target: Callable[[Any], Any]) -> None:
@@ -96,7 +110,9 @@ class Nobody(LM):  # type: ignore[misc]
         self._target = target
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Improbable, by no whole nats: a difference of 1 would pass for a measure of right or wrong."""
+        """Improbable, by no whole nats: a difference of 1 would pass for a measure of right or
+        wrong.
+        """
         return [(-1.3 * (i + 1), False) for i, _ in enumerate(requests)]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
@@ -106,4 +122,7 @@ class Nobody(LM):  # type: ignore[misc]
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         """What is expected, and more."""
         targets = (self._target(request.doc) for request in requests)
-        return [f"{target[0] if isinstance(target, list) and target else target} and more" for target in targets]
+        return [
+            f"{target[0] if isinstance(target, list) and target else target} and more"
+            for target in targets
+        ]

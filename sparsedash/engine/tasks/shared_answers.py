@@ -1,11 +1,19 @@
-"""Answers of several models to the same requests, computed for all of them at once by our evaluator."""
+"""Answers of several models to the same requests, computed for all of them at once by our
+evaluator.
+"""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from sparsedash.engine.evaluation.continuations import OnAnswered, Request, Scored, score_continuations, write_greedily
+from sparsedash.engine.evaluation.continuations import (
+    OnAnswered,
+    Request,
+    Scored,
+    score_continuations,
+    write_greedily,
+)
 from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.loading import LoadedModel
 
@@ -13,18 +21,23 @@ T = TypeVar("T")
 
 
 class SharedAnswers:
-    """Answers of several models to the same requests, computed for all of them when the first is asked.
+    """Answers of several models to the same requests, computed for all of them when the first is
+    asked.
 
-    on_answered: see continuations. n_cut: requests that exceed the model's context and lose their beginning.
+    on_answered: see continuations. n_cut: requests that exceed the model's context and lose their
+    beginning.
     """
 
-    def __init__(self, loaded: LoadedModel, models: Sequence[Applied], on_answered: OnAnswered) -> None:
+    def __init__(
+        self, loaded: LoadedModel, models: Sequence[Applied], on_answered: OnAnswered
+    ) -> None:
         self.loaded, self._models, self._on_answered = loaded, models, on_answered
         self._known: dict[str, Any] = {}
         self._n_before = self.n_cut = 0
 
     def scores(self, requests: Sequence[Request], n_asked: int) -> list[list[tuple[float, bool]]]:
-        """Of each model, the log-likelihoods of these continuations and whether they are its first choice.
+        """Of each model, the log-likelihoods of these continuations and whether they are its first
+        choice.
 
         n_asked: the harness's requests; a document may be several continuations.
         """
@@ -36,15 +49,21 @@ class SharedAnswers:
         return self._once(["scores", requests], n_asked, answer)
 
     def first_choices(self, requests: Sequence[Request]) -> list[list[list[int]]]:
-        """Of each model, the token it takes in place of each token of these continuations, after those before it."""
+        """Of each model, the token it takes in place of each token of these continuations, after
+        those before it.
+        """
 
         def answer() -> list[list[list[int]]]:
             return [[each.first for each in own] for own in self._scored(requests, len(requests))]
 
         return self._once(["first choices", requests], len(requests), answer)
 
-    def texts(self, prompts: Sequence[str], n_new: int, stops: Sequence[str], front: int) -> list[list[str]]:
-        """Of each model, what it writes after these prompts. front: the token that stands for a prompt without any."""
+    def texts(
+        self, prompts: Sequence[str], n_new: int, stops: Sequence[str], front: int
+    ) -> list[list[str]]:
+        """Of each model, what it writes after these prompts. front: the token that stands for a
+        prompt without any.
+        """
 
         def answer() -> list[list[str]]:
             tokens = [self.loaded.tokens(prompt) or [front] for prompt in prompts]
@@ -56,7 +75,10 @@ class SharedAnswers:
     def _scored(self, requests: Sequence[Request], n_asked: int) -> list[list[Scored]]:
         self._count_cut(len(context) + len(continuation) - 1 for context, continuation in requests)
         return score_continuations(
-            self.loaded, self._models, requests, lambda n: self._answered(n * n_asked // len(requests))
+            self.loaded,
+            self._models,
+            requests,
+            lambda n: self._answered(n * n_asked // len(requests)),
         )
 
     def _once(self, asked: list[Any], n_requests: int, answer: Callable[[], T]) -> T:

@@ -26,7 +26,9 @@ class _Rule(NamedTuple):
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and 0 < len(value.strip()) <= _LONGEST_NAME
+    return (
+        isinstance(value, str) and value.isprintable() and 0 < len(value.strip()) <= _LONGEST_NAME
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -54,7 +56,11 @@ def _is_function(value: Any) -> bool:
 
 
 def _is_filter(value: Any) -> bool:
-    return isinstance(value, dict) and _is_text(value.get("name")) and _is_list_of(_is_function, value.get("filter"))
+    return (
+        isinstance(value, dict)
+        and _is_text(value.get("name"))
+        and _is_list_of(_is_function, value.get("filter"))
+    )
 
 
 def _are_stops(value: Any) -> bool:
@@ -67,22 +73,33 @@ _FLAG = _Rule("true or false", lambda value: isinstance(value, bool))
 _FIELDS = _Rule("fields with values", lambda value: isinstance(value, dict))
 _NUMBER = _Rule("a number", _is_number)
 _LENGTH = _Rule(
-    f"a whole number, 1 to {_MOST_WRITTEN:,}", lambda value: _is_whole(value) and 1 <= value <= _MOST_WRITTEN
+    f"a whole number, 1 to {_MOST_WRITTEN:,}",
+    lambda value: _is_whole(value) and 1 <= value <= _MOST_WRITTEN,
 )
 _RULES: Mapping[str, _Rule] = {
-    **dict.fromkeys(("task", "training_split", "validation_split", "test_split", "fewshot_split"), _NAME),
+    **dict.fromkeys(
+        ("task", "training_split", "validation_split", "test_split", "fewshot_split"), _NAME
+    ),
     **dict.fromkeys(("description", "gen_prefix", "target_delimiter", "fewshot_delimiter"), _TEXT),
     **dict.fromkeys(("dataset_kwargs", "generation_kwargs", "fewshot_config"), _FIELDS),
     "output_type": _Rule(f"one of {', '.join(_KINDS)}", lambda value: value in _KINDS),
     "num_fewshot": _Rule(
-        f"a whole number, 0 to {_MOST_SHOTS}", lambda value: _is_whole(value) and 0 <= value <= _MOST_SHOTS
+        f"a whole number, 0 to {_MOST_SHOTS}",
+        lambda value: _is_whole(value) and 0 <= value <= _MOST_SHOTS,
     ),
-    "doc_to_text": _Rule("a text or a whole number", lambda value: _is_text(value) or _is_whole(value)),
+    "doc_to_text": _Rule(
+        "a text or a whole number", lambda value: _is_text(value) or _is_whole(value)
+    ),
     "doc_to_target": _Rule(
-        "a text, a whole number or a list", lambda value: _is_text(value) or _is_whole(value) or isinstance(value, list)
+        "a text, a whole number or a list",
+        lambda value: _is_text(value) or _is_whole(value) or isinstance(value, list),
     ),
-    "doc_to_choice": _Rule("a text, or a list or fields of texts", lambda value: isinstance(value, str | list | dict)),
-    "metric_list": _Rule("a list, each with a metric", lambda value: _is_list_of(_is_measure, value)),
+    "doc_to_choice": _Rule(
+        "a text, or a list or fields of texts", lambda value: isinstance(value, str | list | dict)
+    ),
+    "metric_list": _Rule(
+        "a list, each with a metric", lambda value: _is_list_of(_is_measure, value)
+    ),
     "filter_list": _Rule(
         "a list, each with a name, and a filter that is a list, each with a function",
         lambda value: _is_list_of(_is_filter, value),
@@ -91,7 +108,9 @@ _RULES: Mapping[str, _Rule] = {
     "doc_to_decontamination_query": _TEXT,
     "generation_kwargs.until": _Rule("a text or a list of texts", _are_stops),
     "generation_kwargs.do_sample": _FLAG,
-    **dict.fromkeys((f"generation_kwargs.{name}" for name in ("temperature", "top_p", "top_k")), _NUMBER),
+    **dict.fromkeys(
+        (f"generation_kwargs.{name}" for name in ("temperature", "top_p", "top_k")), _NUMBER
+    ),
     **dict.fromkeys(
         (
             f"generation_kwargs.{name}"
@@ -101,7 +120,9 @@ _RULES: Mapping[str, _Rule] = {
     ),
     "fewshot_config.split": _NAME,
     "fewshot_config.sampler": _NAME,
-    "fewshot_config.samples": _Rule("a list of questions", lambda value: _is_list_of(_FIELDS.holds, value)),
+    "fewshot_config.samples": _Rule(
+        "a list of questions", lambda value: _is_list_of(_FIELDS.holds, value)
+    ),
 }
 """By the field; one that is null is as one that is not there."""
 
@@ -109,7 +130,9 @@ _RULES: Mapping[str, _Rule] = {
 def require_fields(file: str, config: Mapping[str, Any]) -> None:
     """Raise CorpusError with the field that holds what it may not. file: its name."""
     if not _holds_few(config):
-        raise CorpusError(f"{file} holds more than {_MOST_VALUES:,} values.", "Put questions into its data.")
+        raise CorpusError(
+            f"{file} holds more than {_MOST_VALUES:,} values.", "Put questions into its data."
+        )
     values = dict(config)
     for outer in ("generation_kwargs", "fewshot_config"):
         if isinstance(inner := config.get(outer), dict):
@@ -121,12 +144,20 @@ def require_fields(file: str, config: Mapping[str, Any]) -> None:
 
 
 def _holds_few(config: Mapping[str, Any]) -> bool:
-    """Whether a file has no more values than one needs, however often its aliases repeat or hold one another."""
+    """Whether a file has no more values than one needs, however often its aliases repeat or hold
+    one another.
+    """
     waiting: list[Any] = [config]
     n_values = 1
     while waiting:
         value = waiting.pop()
-        inside = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+        inside = (
+            list(value.values())
+            if isinstance(value, dict)
+            else value
+            if isinstance(value, list)
+            else []
+        )
         n_values += len(inside)
         if n_values > _MOST_VALUES:
             return False
@@ -135,7 +166,9 @@ def _holds_few(config: Mapping[str, Any]) -> bool:
 
 
 def shown(value: object) -> str:
-    """A name out of a task file for an error: as it is, or with what cannot be printed spelt out; never long."""
+    """A name out of a task file for an error: as it is, or with what cannot be printed spelt out;
+    never long.
+    """
     text = str(value)
     return _short(text if text.isprintable() else repr(text))
 
@@ -145,7 +178,8 @@ def _short(text: str) -> str:
 
 
 def require_targets(name: str, task: Any, docs: Iterable[Any]) -> None:
-    """Raise CorpusError with the first question whose target is no choice: no model could be right there.
+    """Raise CorpusError with the first question whose target is no choice: no model could be right
+    there.
 
     task: the harness's own object.
     """
@@ -162,4 +196,6 @@ def require_targets(name: str, task: Any, docs: Iterable[Any]) -> None:
         is_text_of_one = isinstance(target, str) and target in choices
         if not is_text_of_one and not all(place in range(len(choices)) for place in places):
             problem = f"{name}: {field} of question {number:,} is {_short(repr(target))}, which is no choice."
-            raise CorpusError(problem, f"Name a choice by its number, 0 to {len(choices) - 1}, or by its text.")
+            raise CorpusError(
+                problem, f"Name a choice by its number, 0 to {len(choices) - 1}, or by its text."
+            )

@@ -1,7 +1,8 @@
 """Text sets for calibration and evaluation by their references, and their token sequences.
 
-A small one is downloaded once into the local cache of `datasets`; of a big one the first texts are streamed, always as
-many, and kept there. References: a name of catalog.choices, or a file (see sparsedash.storage.text_files).
+A small one is downloaded once into the local cache of `datasets`; of a big one the first texts are
+streamed, always as many, and kept there. References: a name of catalog.choices, or a file (see
+sparsedash.storage.text_files).
 """
 
 import hashlib
@@ -20,7 +21,14 @@ from sparsedash.schema.errors import CorpusError, first_line
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_MIXED, CalibrationSettings
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import data_folder, path_kind, write_atomically
-from sparsedash.storage.text_files import file_of, is_running, json_lines, names_file, text_slice, texts_of
+from sparsedash.storage.text_files import (
+    file_of,
+    is_running,
+    json_lines,
+    names_file,
+    text_slice,
+    texts_of,
+)
 
 TEXTS = Path(__file__).parents[2] / "catalog" / "texts"
 
@@ -35,11 +43,16 @@ class Texts:
 
 
 def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
-    """The texts of a reference. data_dir: of uploads; None: the usual data folder. Raises CorpusError."""
+    """The texts of a reference. data_dir: of uploads; None: the usual data folder. Raises
+    CorpusError.
+    """
     if reference == BUILTIN_MIXED:
         found, running = mixed_documents(), False
     elif reference in SHIPPED_TEXTS:
-        found, running = [text for file in SHIPPED_TEXTS[reference] for text in json_lines(TEXTS / file)], False
+        found, running = (
+            [text for file in SHIPPED_TEXTS[reference] for text in json_lines(TEXTS / file)],
+            False,
+        )
     elif names_file(reference):
         path, part = file_of(reference, data_dir or data_folder()), text_slice(reference)
         if path is None or path_kind(path) != "file":
@@ -50,7 +63,9 @@ def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
         found, running = _read_hub(reference, HUB_TEXTS[reference]), HUB_TEXTS[reference].running
     else:
         names = ", ".join([*SHIPPED_TEXTS, *sorted(HUB_TEXTS)])
-        raise CorpusError(f"There is no text set {reference!r}; possible: {names}, file:PATH, upload:NAME@HASH.")
+        raise CorpusError(
+            f"There is no text set {reference!r}; possible: {names}, file:PATH, upload:NAME@HASH."
+        )
     texts = tuple(text for text in found if text.strip())
     if not texts:
         raise CorpusError(f"{reference} holds no text.", "Name another text set.")
@@ -62,7 +77,9 @@ def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
 
 
 def story_openings() -> tuple[str, ...]:
-    """Short story openings that lead the model into the right register when it writes its own calibration text."""
+    """Short story openings that lead the model into the right register when it writes its own
+    calibration text.
+    """
     return tuple(json_lines(TEXTS / "openings.jsonl"))
 
 
@@ -70,20 +87,28 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
     # Slow to import, and most runs read no text of the hub.
     import datasets
 
-    # Each attempt asks the hub five times more by itself: the usual twenty wait ten minutes for a hub that is gone.
+    # Each attempt asks the hub five times more by itself: the usual twenty wait ten minutes for a
+    # hub that is gone.
     datasets.config.STREAMING_READ_MAX_RETRIES = 2
     # In the local cache of `datasets`, which keeps no streamed texts itself.
     n_streamed = corpus.n_streamed
     parts = (corpus.path.replace("/", "--"), corpus.config, corpus.split, n_streamed)
-    kept = Path(datasets.config.HF_DATASETS_CACHE) / "streamed" / f"{'-'.join(str(p) for p in parts if p)}.jsonl"
+    kept = (
+        Path(datasets.config.HF_DATASETS_CACHE)
+        / "streamed"
+        / f"{'-'.join(str(p) for p in parts if p)}.jsonl"
+    )
     if n_streamed and kept.is_file():
         return list(json_lines(kept))
-    # Where the hub does not answer, `datasets` goes straight to its cache: it would try again for more than a minute.
+    # Where the hub does not answer, `datasets` goes straight to its cache: it would try again for
+    # more than a minute.
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = offline = before or not reachable()
     texts: list[str] = []
     try:
-        rows = datasets.load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=bool(n_streamed))
+        rows = datasets.load_dataset(
+            corpus.path, corpus.config, split=corpus.split, streaming=bool(n_streamed)
+        )
         for row in islice(rows, n_streamed):
             texts.append(row["text"])
         if n_streamed:
@@ -92,16 +117,29 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
                 raise EOFError("there were no more")
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(kept, "".join(json.dumps({"text": text}) + "\n" for text in texts))
-    except (OSError, EOFError, ValueError, KeyError, HTTPError, datasets.exceptions.DatasetsError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        HTTPError,
+        datasets.exceptions.DatasetsError,
+    ) as error:
         raise _hub_problem(name, corpus, error, n_texts=len(texts), offline=offline) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = before
     return texts
 
 
-def _hub_problem(name: str, corpus: HubCorpus, error: Exception, *, n_texts: int, offline: bool) -> CorpusError:
+def _hub_problem(
+    name: str, corpus: HubCorpus, error: Exception, *, n_texts: int, offline: bool
+) -> CorpusError:
     reason = first_line(error)
-    if isinstance(error, ConnectionError | EOFError) and corpus.n_streamed is not None and not offline:
+    if (
+        isinstance(error, ConnectionError | EOFError)
+        and corpus.n_streamed is not None
+        and not offline
+    ):
         message = f"{name} ended after {n_texts:,} of {corpus.n_streamed:,} texts: {reason}."
         advice = "Nothing of it was kept. Start again when the hub answers."
     elif isinstance(error, ConnectionError):
@@ -109,16 +147,22 @@ def _hub_problem(name: str, corpus: HubCorpus, error: Exception, *, n_texts: int
         advice = f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}."
     else:
         message = f"{name} could not be read from the hub: {reason}."
-        advice = "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN."
+        advice = (
+            "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN."
+        )
     return CorpusError(message, advice)
 
 
-def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: CalibrationSettings) -> list[list[int]]:
-    """Token ids of the calibration text: documents in an order drawn by the seed, at most n_samples * length tokens.
+def calibration_sequences(
+    loaded: LoadedModel, texts: Texts, settings: CalibrationSettings
+) -> list[list[int]]:
+    """Token ids of the calibration text: documents in an order drawn by the seed, at most n_samples
+    * length tokens.
 
-    A long document is cut to `length`, a short one stays short, so that each begins as evaluated passages begin;
-    packed, what is chosen so is joined and cut again. A running text is joined first and cut into pieces of `length`,
-    each with the token that begins every text, where there is one.
+    A long document is cut to `length`, a short one stays short, so that each begins as evaluated
+    passages begin; packed, what is chosen so is joined and cut again. A running text is joined
+    first and cut into pieces of `length`, each with the token that begins every text, where there
+    is one.
     Raises CorpusError where nothing is left.
     """
     length = min(settings.length, loaded.max_length)
@@ -141,5 +185,7 @@ def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: Calibrati
         chosen = packed_sequences(chosen, length)
     # One token has nothing to predict.
     if not (found := [own for own in chosen if len(own) >= 2]):
-        raise CorpusError("The calibration text has no sample of two tokens or more.", "Choose another text.")
+        raise CorpusError(
+            "The calibration text has no sample of two tokens or more.", "Choose another text."
+        )
     return found

@@ -10,23 +10,28 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.settings import CalibrationSettings
 
 _FIXED_DATE = (
-    "{%- macro strftime_now(format) -%}1 January 2026{%- endmacro -%}{%- set date_string = '1 January 2026' -%}"
+    "{%- macro strftime_now(format) -%}1 January 2026{%- endmacro -%}"
+    "{%- set date_string = '1 January 2026' -%}"
 )
-"""What stands before every chat template: calibration text that depends on the day would be another text each day."""
+"""What stands before every chat template: calibration text that depends on the day would be another
+text each day.
+"""
 
 
 def mixed_sequences(loaded: LoadedModel, settings: CalibrationSettings) -> list[list[int]]:
     """Token ids of the mixed text, source after source: at most n_samples * length tokens.
 
-    Of a larger budget the same documents and more. Where a file of texts runs out, all sources give less, so that the
-    shares stay. Packed, the documents of one source are joined and cut again.
+    Of a larger budget the same documents and more. Where a file of texts runs out, all sources give
+    less, so that the shares stay. Packed, the documents of one source are joined and cut again.
     """
     length = min(settings.length, loaded.max_length)
     n_tokens = settings.n_samples * length
     documents_by_source: list[list[list[int]]] = []
     for source in mixed_text.SOURCES:
         budget = round(source.share * n_tokens)
-        tokenized = _tokenized(loaded, source.documents(settings.seed), None if settings.packed else length)
+        tokenized = _tokenized(
+            loaded, source.documents(settings.seed), None if settings.packed else length
+        )
         documents = list(_until(budget, tokenized))
         documents_by_source.append(documents)
         n_read = sum(map(len, documents))
@@ -40,7 +45,9 @@ def mixed_sequences(loaded: LoadedModel, settings: CalibrationSettings) -> list[
 
 
 def held_out_sequences(loaded: LoadedModel, source: TextSource, n_tokens: int) -> list[list[int]]:
-    """Token ids of the beginnings of the documents of a source that no calibration reads: at most n_tokens."""
+    """Token ids of the beginnings of the documents of a source that no calibration reads: at most
+    n_tokens.
+    """
     documents = source.held_out()
     length = min(n_tokens // len(documents), loaded.max_length)
     return list(_tokenized(loaded, documents, length))
@@ -61,7 +68,9 @@ def _until(n_tokens: int, documents: Iterable[list[int]]) -> Iterator[list[int]]
         n_tokens -= len(document)
 
 
-def _tokenized(loaded: LoadedModel, documents: Iterable[Document], length: int | None) -> Iterator[list[int]]:
+def _tokenized(
+    loaded: LoadedModel, documents: Iterable[Document], length: int | None
+) -> Iterator[list[int]]:
     for document in documents:
         text = document if isinstance(document, str) else _rendered(loaded, document)
         yield loaded.tokens(text)[:length]
@@ -70,14 +79,20 @@ def _tokenized(loaded: LoadedModel, documents: Iterable[Document], length: int |
 def _rendered(loaded: LoadedModel, exchange: Exchange) -> str:
     """The exchange in the model's chat template; plain where it has none that can be used.
 
-    Part of every key by way of the model's identity, which covers the template. A date in it is always the same.
+    Part of every key by way of the model's identity, which covers the template. A date in it is
+    always the same.
     """
     if not loaded.tokenizer.chat_template:
         return exchange.plain
-    messages = [{"role": "user", "content": exchange.instruction}, {"role": "assistant", "content": exchange.reply}]
+    messages = [
+        {"role": "user", "content": exchange.instruction},
+        {"role": "assistant", "content": exchange.reply},
+    ]
     try:
         template = _FIXED_DATE + loaded.tokenizer.get_chat_template()
-        text = loaded.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+        text = loaded.tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False
+        )
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
         return exchange.plain
     return str(text)

@@ -1,1 +1,3 @@
-"""Points as plotly figures: what is to be drawn comes in, a figure and its words go out. Nothing here reads answers."""
+"""Points as plotly figures: what is to be drawn comes in, a figure and its words go out. Nothing
+here reads answers.
+"""

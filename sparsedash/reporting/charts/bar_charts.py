@@ -1,4 +1,6 @@
-"""Charts with bars: what each layer lost and kept, and the histogram of the right word's log-probability."""
+"""Charts with bars: what each layer lost and kept, and the histogram of the right word's
+log-probability.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -26,7 +28,9 @@ _CURVES = (
 
 
 def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
-    """The share of its MLP output that each layer lost, if measured; below it kept widths, and what each cut costs."""
+    """The share of its MLP output that each layer lost, if measured; below it kept widths, and what
+    each cut costs.
+    """
     colours, layers, highest = PALETTES[theme], list(range(1, len(made.widths) + 1)), 0.1
     traces, labels = [], []
     for i, (name, field, symbol, sign, dash) in enumerate(_CURVES):
@@ -41,25 +45,45 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
             {
                 "mode": "lines+markers",
                 "line": {"color": colour, "width": 2 if dash == "solid" else 1.25, "dash": dash},
-                "marker": {"color": colour, "symbol": symbol, "size": 6, "line": {"color": colour, "width": 1.5}},
+                "marker": {
+                    "color": colour,
+                    "symbol": symbol,
+                    "size": 6,
+                    "line": {"color": colour, "width": 1.5},
+                },
                 "cliponaxis": False,
                 **_hovered(name, layers, values, said),
             }
         )
     widths = list(zip(made.widths, made.dense_widths, strict=True))
     kept = [100 * w / dense for w, dense in widths]
-    said = [f"{w:,} of {dense:,} channels kept" if w else "the whole layer is gone" for w, dense in widths]
+    said = [
+        f"{w:,} of {dense:,} channels kept" if w else "the whole layer is gone"
+        for w, dense in widths
+    ]
     shares: dict[str, Any] = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
-    panels = [("Layers kept" if made.method.takes_layers else "Channels kept, % of dense", kept, said, shares)]
+    panels = [
+        (
+            "Layers kept" if made.method.takes_layers else "Channels kept, % of dense",
+            kept,
+            said,
+            shares,
+        )
+    ]
     if made.alone:
         said = [f"{value:.4f} nats of divergence" for value in made.alone]
         nats = {"rangemode": "tozero", "nticks": 3}
-        panels.append(("Divergence from dense by this layer's cut alone, nats", list(made.alone), said, nats))
+        panels.append(
+            ("Divergence from dense by this layer's cut alone, nats", list(made.alone), said, nats)
+        )
     heights = [max(_ERRORS, style.room_for(labels))] * bool(traces) + [_SMALL] * len(panels)
     whole, y = sum(heights) + _GAP * (len(heights) - 1), style.y_axis(colours)
     # Where each panel is, from the top down, as shares of the plot's height.
     tops = [whole - sum(heights[:i]) - _GAP * i for i in range(len(heights))]
-    domains = [(max(0.0, (top - height) / whole), top / whole) for top, height in zip(tops, heights, strict=True)]
+    domains = [
+        (max(0.0, (top - height) / whole), top / whole)
+        for top, height in zip(tops, heights, strict=True)
+    ]
     output = "MLP output" if made.method.takes_channels else "projections' output"
     layout = style.chart_frame(
         f"Loss of each layer's {output}, %" if traces else "",
@@ -76,32 +100,57 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         ),
     )
     if traces:
-        layout["yaxis"] = y | {"range": [0, highest], "domain": domains[0], "ticksuffix": " %", "nticks": 6}
+        layout["yaxis"] = y | {
+            "range": [0, highest],
+            "domain": domains[0],
+            "ticksuffix": " %",
+            "nticks": 6,
+        }
         layout |= style.label_layout(labels, (0, highest), heights[0], colours, domain=domains[0])
     below = domains[-len(panels) :]
-    for n, ((title, values, said, axis), domain) in enumerate(zip(panels, below, strict=True), 1 + bool(traces)):
+    for n, ((title, values, said, axis), domain) in enumerate(
+        zip(panels, below, strict=True), 1 + bool(traces)
+    ):
         number = str(n) if n > 1 else ""
         layout[f"yaxis{number}"] = y | axis | {"domain": domain}
-        note = style.annotation(title, 0, domain[1], colours.muted, xref="paper", yref="paper", xanchor="left")
-        layout.setdefault("annotations", []).append(note | {"yanchor": "bottom", "xshift": -_LEFT, "yshift": 8})
+        note = style.annotation(
+            title, 0, domain[1], colours.muted, xref="paper", yref="paper", xanchor="left"
+        )
+        layout.setdefault("annotations", []).append(
+            note | {"yanchor": "bottom", "xshift": -_LEFT, "yshift": 8}
+        )
         marker = {"color": colours.muted, "opacity": 0.6, "line": {"width": 0}}
         words = [f"layer {i}<br>{text}" for i, text in enumerate(said, 1)]
         traces.append(
-            {"type": "bar", "yaxis": f"y{number}", "marker": marker} | _hovered(f"y{n}", layers, values, words)
+            {"type": "bar", "yaxis": f"y{number}", "marker": marker}
+            | _hovered(f"y{n}", layers, values, words)
         )
     return go.Figure(traces, layout)
 
 
-def _hovered(name: str, x: Sequence[float], y: Sequence[float], said: Sequence[str]) -> dict[str, Any]:
+def _hovered(
+    name: str, x: Sequence[float], y: Sequence[float], said: Sequence[str]
+) -> dict[str, Any]:
     """The part of a trace that places its points and says what the pointer shows at each."""
-    return {"name": name, "x": x, "y": y, "customdata": said, "hovertemplate": "%{customdata}<extra></extra>"}
+    return {
+        "name": name,
+        "x": x,
+        "y": y,
+        "customdata": said,
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
 
 
 @lru_cache(maxsize=64)
 def changes_chart(
-    ends: tuple[float, ...], counts: tuple[int, ...], words: tuple[str, ...], chosen: int | None, theme: Theme
+    ends: tuple[float, ...],
+    counts: tuple[int, ...],
+    words: tuple[str, ...],
+    chosen: int | None,
+    theme: Theme,
 ) -> go.Figure:
-    """Bars of equal width over the ranges between `ends`, the outermost of which are open; a click selects a range.
+    """Bars of equal width over the ranges between `ends`, the outermost of which are open; a click
+    selects a range.
 
     counts, words: of each range, one more than ends. chosen: the range that is filtered by.
     """
@@ -127,7 +176,11 @@ def changes_chart(
         margin={"l": 4, "r": 4, "t": 34, "b": 26},
         clickmode="event+select",
         xaxis=style.fixed_axis(
-            colours, range=[0, len(counts)], tickvals=list(ticks), ticktext=list(ticks.values()), showgrid=False
+            colours,
+            range=[0, len(counts)],
+            tickvals=list(ticks),
+            ticktext=list(ticks.values()),
+            showgrid=False,
         ),
         yaxis=style.fixed_axis(colours, showticklabels=False, showgrid=False, rangemode="tozero"),
     )

@@ -1,7 +1,9 @@
-"""Style of every chart: colours of both themes, frame, axes, bands, error bars, and labels at the ends of lines.
+"""Style of every chart: colours of both themes, frame, axes, bands, error bars, and labels at the
+ends of lines.
 
-Dense is blue everywhere, sparse orange where it is one line; several lines differ by symbol, dash, colour and label.
-Lines carry their own labels, so there is no legend. Traces and notes are dicts in plotly's own terms.
+Dense is blue everywhere, sparse orange where it is one line; several lines differ by symbol, dash,
+colour and label. Lines carry their own labels, so there is no legend. Traces and notes are dicts in
+plotly's own terms.
 """
 
 import re
@@ -26,9 +28,11 @@ _NEAR = 0.1
 
 
 class Palette(NamedTuple):
-    """Colours of one theme. Text in any but `sparse` and `faded` reaches a contrast of 4.5 on that theme's ground.
+    """Colours of one theme. Text in any but `sparse` and `faded` reaches a contrast of 4.5 on that
+    theme's ground.
 
-    lines: of several lines, in their order; apart from each other and from dense for colour-blind eyes too.
+    lines: of several lines, in their order; apart from each other and from dense for colour-blind
+    eyes too.
     """
 
     dense: str
@@ -73,15 +77,20 @@ _LINES = (
 COLOUR_PAIRS = [*_COLOURS.values(), *_LINES[1:]]
 """Each colour of the light theme with that of the dark one."""
 PALETTES: dict[Theme, Palette] = {
-    theme: Palette(**{name: pair[i] for name, pair in _COLOURS.items()}, lines=tuple(pair[i] for pair in _LINES))
+    theme: Palette(
+        **{name: pair[i] for name, pair in _COLOURS.items()},
+        lines=tuple(pair[i] for pair in _LINES),
+    )
     for i, theme in enumerate(get_args(Theme))
 }
 
 
 def theme_switch_css() -> str:
-    """CSS that repaints a drawn chart when the theme changes, which the server does not learn of; and its lines' names.
+    """CSS that repaints a drawn chart when the theme changes, which the server does not learn of;
+    and its lines' names.
 
-    Each colour of one theme is found by the value that plotly has written and gets the other theme's beside it.
+    Each colour of one theme is found by the value that plotly has written and gets the other
+    theme's beside it.
     """
     rules = []
     for light, dark in COLOUR_PAIRS:
@@ -92,12 +101,17 @@ def theme_switch_css() -> str:
                 f" {{ {what}: light-dark({light}, {dark}) !important }}"
                 for what in ("fill", "stroke")
             ]
-    rules += [f".sd-line-{i} {{ color: light-dark({light}, {dark}) }}" for i, (light, dark) in enumerate(_LINES)]
+    rules += [
+        f".sd-line-{i} {{ color: light-dark({light}, {dark}) }}"
+        for i, (light, dark) in enumerate(_LINES)
+    ]
     return "\n".join(rules)
 
 
 def chart_frame(title: str, height: int, colours: Palette, **more: Any) -> dict[str, Any]:
-    """The layout that every chart begins with: a title at the left edge, no legend, nothing that can be dragged."""
+    """The layout that every chart begins with: a title at the left edge, no legend, nothing that
+    can be dragged.
+    """
     return {
         "height": height,
         "paper_bgcolor": "rgba(0, 0, 0, 0)",
@@ -105,7 +119,11 @@ def chart_frame(title: str, height: int, colours: Palette, **more: Any) -> dict[
         "font": {"family": FONT, "size": 14, "color": colours.text},
         "showlegend": False,
         "dragmode": False,
-        "hoverlabel": {"bgcolor": colours.ground, "bordercolor": colours.grid, "font": {"color": colours.text}},
+        "hoverlabel": {
+            "bgcolor": colours.ground,
+            "bordercolor": colours.grid,
+            "font": {"color": colours.text},
+        },
         "title": {
             "text": title,
             "font": {"size": 14, "color": colours.muted, "weight": 400},
@@ -126,7 +144,9 @@ def fixed_axis(colours: Palette, **more: Any) -> dict[str, Any]:
 def x_axis(title: str, colours: Palette, **more: Any) -> dict[str, Any]:
     """The line under a chart with its title and without a grid. more: range and numbers."""
     named = {"text": title, "font": {"color": colours.muted, "size": 14}}
-    return fixed_axis(colours, showgrid=False, showline=True, linecolor=colours.grid, title=named, **more)
+    return fixed_axis(
+        colours, showgrid=False, showline=True, linecolor=colours.grid, title=named, **more
+    )
 
 
 def y_axis(colours: Palette, **more: Any) -> dict[str, Any]:
@@ -134,7 +154,9 @@ def y_axis(colours: Palette, **more: Any) -> dict[str, Any]:
     return fixed_axis(colours, gridcolor=colours.grid, ticklabelstandoff=6, **more)
 
 
-def annotation(text: str, x: float, y: float, colour: str, size: int = 14, **more: Any) -> dict[str, Any]:
+def annotation(
+    text: str, x: float, y: float, colour: str, size: int = 14, **more: Any
+) -> dict[str, Any]:
     """Text at a place of the plot, without an arrow; by default at values of both axes, centred."""
     font = {"color": colour, "size": size}
     place = {"x": x, "y": y, "xref": "x", "yref": "y", "xanchor": "center", "yanchor": "middle"}
@@ -159,7 +181,8 @@ def error_bars(
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What stands at the right edge for a line that ends at x, y; where there is no y yet, only its room is kept.
+    """What stands at the right edge for a line that ends at x, y; where there is no y yet, only its
+    room is kept.
 
     x: None where the line ends at the edge.
     """
@@ -184,26 +207,53 @@ def label_layout(
     domain: tuple[float, float] = (0.0, 1.0),
     x_range: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, Any]:
-    """The part of a layout that puts labels at the right edge, none on another, with the margin that they need.
+    """The part of a layout that puts labels at the right edge, none on another, with the margin
+    that they need.
 
-    A label that had to move, or whose line ends before the edge, has a leader line: dotted, grey, from the line's end
-    to the edge and on to the label. height: of the plot in pixels. domain: the lower and upper end of the labels' axis,
-    as shares of it.
+    A label that had to move, or whose line ends before the edge, has a leader line: dotted, grey,
+    from the line's end to the edge and on to the label. height: of the plot in pixels. domain: the
+    lower and upper end of the labels' axis, as shares of it.
     """
     size, (low, high), (bottom, top), (left, right) = _label_size(labels), y_range, domain, x_range
-    ends = [(label, height * (high - label.y) / (high - low)) for label in labels if label.y is not None]
+    ends = [
+        (label, height * (high - label.y) / (high - low)) for label in labels if label.y is not None
+    ]
     heights = [_HEIGHT_OF_LINE * size * len(label.lines) for label, _ in ends]
     notes, leaders = [], []
-    for (label, at), middle in zip(ends, spread_apart([at for _, at in ends], heights, height), strict=True):
+    for (label, at), middle in zip(
+        ends, spread_apart([at for _, at in ends], heights, height), strict=True
+    ):
         wanted, found = (top - (top - bottom) * place / height for place in (at, middle))
-        edge = {"xref": "paper", "yref": "paper", "xanchor": "left", "xshift": AWAY, "align": "left"}
-        notes.append(annotation("<br>".join(map(plain, label.lines)), 1, found, label.colour, size, **edge))
+        edge = {
+            "xref": "paper",
+            "yref": "paper",
+            "xanchor": "left",
+            "xshift": AWAY,
+            "align": "left",
+        }
+        notes.append(
+            annotation("<br>".join(map(plain, label.lines)), 1, found, label.colour, size, **edge)
+        )
         notes[-1]["font"]["weight"] = 600
-        line = {"type": "line", "yref": "paper", "y0": wanted, "layer": "below", "line": leader(colours)}
+        line = {
+            "type": "line",
+            "yref": "paper",
+            "y0": wanted,
+            "layer": "below",
+            "line": leader(colours),
+        }
         ends_early = label.x is not None and right - label.x > _NEAR * (right - left)
         if ends_early or abs(at - middle) > size / 2:
             leaders.append(
-                line | {"xref": "paper", "xsizemode": "pixel", "xanchor": 1, "x0": 0, "x1": AWAY - 3, "y1": found}
+                line
+                | {
+                    "xref": "paper",
+                    "xsizemode": "pixel",
+                    "xanchor": 1,
+                    "x0": 0,
+                    "x1": AWAY - 3,
+                    "y1": found,
+                }
             )
             if label.x is not None:
                 leaders.append(line | {"xref": "x", "x0": label.x, "x1": right, "y1": wanted})
@@ -213,7 +263,9 @@ def label_layout(
 
 
 def leader(colours: Palette) -> dict[str, Any]:
-    """The stroke of a line that leads from a mark to its label: no line of data is grey, or as thin."""
+    """The stroke of a line that leads from a mark to its label: no line of data is grey, or as
+    thin.
+    """
     return {"color": colours.muted, "width": 1, "dash": "1px,2px"}
 
 
@@ -227,7 +279,8 @@ def plain(text: str) -> str:
 
 
 def wrap_label(text: str, sign: str = "", longest: int = LONGEST) -> list[str]:
-    """The text on as few lines of this length as can be, all about as long, cut after a space or a hyphen.
+    """The text on as few lines of this length as can be, all about as long, cut after a space or a
+    hyphen.
 
     sign: stands before it.
     """
@@ -242,11 +295,15 @@ def wrap_label(text: str, sign: str = "", longest: int = LONGEST) -> list[str]:
         return [line.rstrip() for line in lines]
 
     n_lines = len(filled(longest))
-    first, *others = next(lines for length in range(longest + 1) if len(lines := filled(length)) == n_lines)
+    first, *others = next(
+        lines for length in range(longest + 1) if len(lines := filled(length)) == n_lines
+    )
     return [sign + first, *others]
 
 
-def spread_apart(wanted: Sequence[float], heights: Sequence[float], room: float | None = None) -> list[float]:
+def spread_apart(
+    wanted: Sequence[float], heights: Sequence[float], room: float | None = None
+) -> list[float]:
     """Middles as near to the wanted ones as can be, none on another; in the order given.
 
     room: from 0 to it they must stand; what needs more than that stands beyond its end.
@@ -254,7 +311,8 @@ def spread_apart(wanted: Sequence[float], heights: Sequence[float], room: float 
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     offsets = list(accumulate((heights[i] + heights[j]) / 2 for i, j in pairwise(order)))
     offsets, n = [0.0, *offsets], len(order)
-    # Without its offset every middle only has to be no less than the one before: isotonic regression.
+    # Without its offset every middle only has to be no less than the one before: isotonic
+    # regression.
     free = [wanted[i] - offset for i, offset in zip(order, offsets, strict=False)]
     middles = [0.0] * n
     for k, i in enumerate(order):

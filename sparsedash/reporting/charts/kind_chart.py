@@ -14,7 +14,9 @@ _ROW, _TOP, _BOTTOM = 26, 40, 44
 
 
 def kind_chart(estimates: Sequence[KindEstimate], theme: Theme = "light") -> go.Figure:
-    """KL from dense of each kind of text with its interval, in the given order, from the top down."""
+    """KL from dense of each kind of text with its interval, in the given order, from the top
+    down.
+    """
     colours = PALETTES[theme]
     places = list(range(len(estimates), 0, -1))
     intervals = [(estimate.value, estimate.low, estimate.high) for estimate in estimates]

@@ -1,4 +1,6 @@
-"""The chart of a verdict over tasks: a line a task with its loss as a multiple of what is acceptable."""
+"""The chart of a verdict over tasks: a line a task with its loss as a multiple of what is
+acceptable.
+"""
 
 from collections.abc import Sequence
 
@@ -17,27 +19,45 @@ _SYMBOLS = ("circle", "triangle-right")
 
 
 def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figure:
-    """Every judged task's loss with the interval behind its verdict; the acceptable range is shaded, 1 is the limit."""
+    """Every judged task's loss with the interval behind its verdict; the acceptable range is
+    shaded, 1 is the limit.
+    """
     colours = PALETTES[theme]
     rows = [(each, each.loss) for each in results if each.loss is not None]
     places = list(range(len(rows), 0, -1))
     spans = [
-        (_placed(loss.value / loss.most), _placed(loss.low / loss.most), _placed(loss.high / loss.most))
+        (
+            _placed(loss.value / loss.most),
+            _placed(loss.low / loss.most),
+            _placed(loss.high / loss.most),
+        )
         for _, loss in rows
     ]
     # A gain is never so far that it matters: it stands at the left edge without a sign.
     far = [loss.value / loss.most >= _FARTHEST for _, loss in rows]
-    low, high = min([-1.0, *(span[1] for span in spans)]) - 0.15, max([1.5, *(span[2] for span in spans)]) + 0.15
+    low, high = (
+        min([-1.0, *(span[1] for span in spans)]) - 0.15,
+        max([1.5, *(span[2] for span in spans)]) + 0.15,
+    )
     said = [f"{style.plain(each.task)}: {each.verdict}" for each, _ in rows]
     band = [low, 1.0, 1.0, low]
     traces = [
-        {"x": band, "y": [0.4, 0.4, len(rows) + 0.6, len(rows) + 0.6], "fill": "toself", "fillcolor": colours.allowed}
+        {
+            "x": band,
+            "y": [0.4, 0.4, len(rows) + 0.6, len(rows) + 0.6],
+            "fill": "toself",
+            "fillcolor": colours.allowed,
+        }
         | {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"},
         {
             "x": [span[0] for span in spans],
             "y": places,
             "mode": "markers",
-            "marker": {"color": colours.sparse, "size": 9, "symbol": [_SYMBOLS[is_far] for is_far in far]},
+            "marker": {
+                "color": colours.sparse,
+                "size": 9,
+                "symbol": [_SYMBOLS[is_far] for is_far in far],
+            },
             "error_x": style.error_bars(spans, colours.sparse, 1.5, 4),
             "cliponaxis": False,
             "customdata": said,
@@ -45,15 +65,21 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
         },
     ]
     names = [each.task for each, _ in rows]
-    names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
+    names = [
+        name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names
+    ]
     inks = {"within": colours.fixed, "beyond": colours.broke}
     edge = {"xref": "paper", "xanchor": "left", "xshift": 8}
     signs = [
-        style.annotation(VERDICT_GLYPHS[loss.verdict], 1, y, inks.get(loss.verdict, colours.muted), 15, **edge)
+        style.annotation(
+            VERDICT_GLYPHS[loss.verdict], 1, y, inks.get(loss.verdict, colours.muted), 15, **edge
+        )
         for y, (_, loss) in zip(places, rows, strict=True)
     ]
     signs += [
-        style.annotation(f"{loss.value / loss.most:.1f}", span[0], y, colours.text, xanchor="right", xshift=-10)
+        style.annotation(
+            f"{loss.value / loss.most:.1f}", span[0], y, colours.text, xanchor="right", xshift=-10
+        )
         for y, (_, loss), span, is_far in zip(places, rows, spans, far, strict=True)
         if is_far
     ]
@@ -76,7 +102,8 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
         annotations=signs,
         shapes=[
             upright | {"x0": 0, "x1": 0, "line": {"color": colours.dense, "width": 2}},
-            upright | {"x0": 1, "x1": 1, "line": {"color": colours.muted, "width": 1, "dash": "dot"}},
+            upright
+            | {"x0": 1, "x1": 1, "line": {"color": colours.muted, "width": 1, "dash": "dot"}},
         ],
     )
     return go.Figure(traces, layout)
@@ -88,5 +115,9 @@ def _placed(multiple: float) -> float:
 
 def task_words(results: Sequence[TaskResult]) -> str:
     """What the chart shows, for screen readers."""
-    parts = [f"{each.task} {each.loss.value / each.loss.most:.1f}, {each.verdict}" for each in results if each.loss]
+    parts = [
+        f"{each.task} {each.loss.value / each.loss.most:.1f}, {each.verdict}"
+        for each in results
+        if each.loss
+    ]
     return f"{TASKS_TITLE}: {'; '.join(parts)}."

@@ -1,7 +1,8 @@
-"""The charts of loss: against measured sparsity, a line for each method, and against what is won in speed or bytes.
+"""The charts of loss: against measured sparsity, a line for each method, and against what is won in
+speed or bytes.
 
-Intervals at every point, dense drawn across. A point far below the others stands at the lower edge, with an arrow and,
-where there is room, its value.
+Intervals at every point, dense drawn across. A point far below the others stands at the lower edge,
+with an arrow and, where there is room, its value.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,15 @@ from sparsedash.reporting.charts import chart_style as style
 from sparsedash.reporting.charts import tradeoff_data
 from sparsedash.reporting.charts.chart_style import PALETTES, Label, Palette, Theme
 from sparsedash.reporting.charts.label_places import WIDTHS, Room
-from sparsedash.reporting.charts.tradeoff_data import Gained, LossAxis, Measure, Point, Reading, Role, TradeoffData
+from sparsedash.reporting.charts.tradeoff_data import (
+    Gained,
+    LossAxis,
+    Measure,
+    Point,
+    Reading,
+    Role,
+    TradeoffData,
+)
 from sparsedash.reporting.wording import quantity
 from sparsedash.stats.sparsity_search import pareto_front
 from sparsedash.stats.tolerance import Verdict
@@ -40,21 +49,36 @@ SYMBOLS = {
     "hexagon": "⬢",
     "bowtie": "⧓",
 }
-"""The marks that tell methods apart, by plotly's names, with the sign that stands before the method's label."""
-DASHES = ("solid", "7px,4px", "2px,3px", "9px,3px,2px,3px", "14px,4px", "4px,8px", "9px,3px,2px,3px,2px,3px", "1px,6px")
+"""The marks that tell methods apart, by plotly's names, with the sign that stands before the
+method's label.
+"""
+DASHES = (
+    "solid",
+    "7px,4px",
+    "2px,3px",
+    "9px,3px,2px,3px",
+    "14px,4px",
+    "4px,8px",
+    "9px,3px,2px,3px,2px,3px",
+    "1px,6px",
+)
 VERDICT_GLYPHS: dict[Verdict, str] = {"within": "✓", "beyond": "✕", "undecided": "?"}
 PUBLISHED = "published"
 _HEIGHT, _GAIN_HEIGHT = 380, 400
 _TOP, _BOTTOM, _LEFT = 44, 52, 52
 _FEW = 3
 _LEAST_APART, _MOST_APART = 0.02, 0.08
-"""Shares of the axis by which the points of two methods are drawn apart at least, and those of all together at most."""
+"""Shares of the axis by which the points of two methods are drawn apart at least, and those of all
+together at most.
+"""
 _TOGETHER = 0.12
 """Share of the axis within which verdicts of one sparsity stand one below the other."""
 _ARROW = 18
 """Pixels from a mark down to the tip of its arrow."""
 _VERDICT_ROW, _VERDICT = 18, 12
-"""Pixels from row to row of verdicts under the axis, and from one to the next in a row, at least."""
+"""Pixels from row to row of verdicts under the axis, and from one to the next in a row, at
+least.
+"""
 _AXIS_TITLE, _TITLE_LINE = 30, 18
 """Characters of an axis title that a phone has room for, and pixels of another line of it."""
 _AIR = 0.06
@@ -63,15 +87,25 @@ Mark = tuple[float, Point, Reading]
 """A point with one of its readings, and its place on the x axis."""
 
 
-def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light") -> go.Figure:
-    """The chart of one measure against the measured share of a budget, every value with its interval."""
-    colours, end, axis = PALETTES[theme], tradeoff.sparsity_end, tradeoff_data.loss_axis(tradeoff, measure)
+def tradeoff_chart(
+    tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light"
+) -> go.Figure:
+    """The chart of one measure against the measured share of a budget, every value with its
+    interval.
+    """
+    colours, end, axis = (
+        PALETTES[theme],
+        tradeoff.sparsity_end,
+        tradeoff_data.loss_axis(tradeoff, measure),
+    )
     at, x_range = places(tradeoff, end), (-tradeoff_data.MARGIN * end, end)
     labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
     rows: list[list[tuple[float, Point]]] = []
     lines: list[tuple[bool, list[dict[str, Any]]]] = []
     for i, (label, points) in enumerate(tradeoff.lines.items()):
-        shown = sorted((p for p in points if measure in p.readings), key=lambda p: (p.live, p.sparsity))
+        shown = sorted(
+            (p for p in points if measure in p.readings), key=lambda p: (p.live, p.sparsity)
+        )
         placed = [(at[label, point.permille], point) for point in shown]
         rows.append([(x, point) for x, point in placed if not point.live])
         drawn, ends = _line(tradeoff, axis, i, placed, colours)
@@ -79,13 +113,19 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity",
         labels += ends
     # The strongest line lies above the others.
     drawn = list(chain(*(drawn for _, drawn in sorted(lines, key=lambda line: line[0]))))
-    traces = [*_ground(tradeoff, measure, x_range, colours), *drawn, _dense_point(tradeoff, 0, measure, colours)]
+    traces = [
+        *_ground(tradeoff, measure, x_range, colours),
+        *drawn,
+        _dense_point(tradeoff, 0, measure, colours),
+    ]
     is_published = measure == "share right" and bool(tradeoff.published)
     if is_published:
         traces.append(_published_trace(tradeoff.published, colours))
     height = max(_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
     room, below = Room(traces, x_range, axis.range, height), 0
-    notes = _far_notes(tradeoff, [(i, x, p) for i, row in enumerate(rows) for x, p in row], axis, room, colours)
+    notes = _far_notes(
+        tradeoff, [(i, x, p) for i, row in enumerate(rows) for x, p in row], axis, room, colours
+    )
     if is_published:
         place = (traces[-1]["x"][-1], traces[-1]["y"][-1])
         notes += room.note(PUBLISHED, place, colours.muted, colours.muted)
@@ -118,19 +158,35 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity",
 
 
 def _line(
-    tradeoff: TradeoffData, axis: LossAxis, at: int, placed: Sequence[tuple[float, Point]], colours: Palette
+    tradeoff: TradeoffData,
+    axis: LossAxis,
+    at: int,
+    placed: Sequence[tuple[float, Point]],
+    colours: Palette,
 ) -> tuple[list[dict[str, Any]], list[Label]]:
-    """The traces of a method's line and its labels: one that only keeps the room where it has no point yet.
+    """The traces of a method's line and its labels: one that only keeps the room where it has no
+    point yet.
 
     at: which line it is. placed: its points with their place on the x axis, a live one last.
     """
-    n, label, measure, strong = len(tradeoff.lines), list(tradeoff.lines)[at], axis.measure, _is_strong(tradeoff, at)
-    symbol, dash, sign = list(SYMBOLS)[at % len(SYMBOLS)], DASHES[at % len(DASHES)], "" if n == 1 else f"{_sign(at)} "
+    n, label, measure, strong = (
+        len(tradeoff.lines),
+        list(tradeoff.lines)[at],
+        axis.measure,
+        _is_strong(tradeoff, at),
+    )
+    symbol, dash, sign = (
+        list(SYMBOLS)[at % len(SYMBOLS)],
+        DASHES[at % len(DASHES)],
+        "" if n == 1 else f"{_sign(at)} ",
+    )
     settled = [each for each in placed if not each[1].live]
     ink, text_ink = _inks(tradeoff, at, "sparse", colours)
     traces, labels = [], []
     for x, live in placed[len(settled) :]:
-        marks = _marks(label, symbol, [(x, live, live.readings[measure][0])], axis, ink, strong=True)
+        marks = _marks(
+            label, symbol, [(x, live, live.readings[measure][0])], axis, ink, strong=True
+        )
         marks["marker"] |= {"symbol": f"{symbol}-open-dot", "size": 12}
         traces.append(marks | {"name": "live"})
     if not settled:
@@ -138,15 +194,25 @@ def _line(
         return traces, [Label(**end, lines=style.wrap_label(label, sign), colour=text_ink)]
     # Broken and fixed answers are two strands of marks.
     for readings in zip(*(point.readings[measure] for _, point in settled), strict=True):
-        role, drawn = readings[0].role, [(x, p, r) for (x, p), r in zip(settled, readings, strict=True)]
+        role, drawn = (
+            readings[0].role,
+            [(x, p, r) for (x, p), r in zip(settled, readings, strict=True)],
+        )
         ink, text_ink = _inks(tradeoff, at, role, colours)
         marks = _marks(label, symbol, drawn, axis, ink, strong=strong, size=7 if n > _FEW else 9)
         if _is_faded(tradeoff, at):
             del marks["error_y"]
-        # Through points at the edge the line leads to where they belong, and is cut off by the plot.
+        # Through points at the edge the line leads to where they belong, and is cut off by the
+        # plot.
         heights = [tradeoff.dense_value(measure), *(reading.value for reading in readings)]
         stroke = {"color": ink, "width": 2.5 if strong else 1.5, "dash": dash}
-        line = {"x": [0.0, *marks["x"]], "y": heights, "mode": "lines", "line": stroke, "hoverinfo": "skip"}
+        line = {
+            "x": [0.0, *marks["x"]],
+            "y": heights,
+            "mode": "lines",
+            "line": stroke,
+            "hoverinfo": "skip",
+        }
         traces += [line | {"name": "line"}, marks | {"name": role}]
         if n == 1 or role != "fixed":
             text = {"sparse": label, "broke": "broke", "fixed": "fixed"}[role] if n == 1 else label
@@ -155,20 +221,33 @@ def _line(
     return traces, labels
 
 
-def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: Theme = "light") -> go.Figure:
-    """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains are drawn."""
+def gain_chart(
+    tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: Theme = "light"
+) -> go.Figure:
+    """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains
+    are drawn.
+    """
     colours, axis = PALETTES[theme], tradeoff_data.loss_axis(tradeoff, measure)
     front = _front(tradeoff, gained, measure)
-    gains = {point.key: gained.gains[point.key] for point in tradeoff.sparse if point.key in gained.gains}
+    gains = {
+        point.key: gained.gains[point.key] for point in tradeoff.sparse if point.key in gained.gains
+    }
     bounds = [1.0, 1.05, *(bound for gain in gains.values() for bound in (gain.low, gain.high))]
     air = _AIR * (max(bounds) - min(bounds))
     x_range = low, high = min(bounds) - air, max(bounds) + air
     # The dense model's own interval would need a label.
-    traces = [each for each in _ground(tradeoff, measure, x_range, colours) if not each["name"].startswith("95 %")]
+    traces = [
+        each
+        for each in _ground(tradeoff, measure, x_range, colours)
+        if not each["name"].startswith("95 %")
+    ]
     traces[-1]["name"] = "across"
     joined = {"mode": "lines", "line": {"color": colours.faded, "width": 2}, "hoverinfo": "skip"}
     if front:
-        traces.append({"x": [x for _, x, _ in front], "y": [y for *_, y in front], "name": "unbeaten"} | joined)
+        traces.append(
+            {"x": [x for _, x, _ in front], "y": [y for *_, y in front], "name": "unbeaten"}
+            | joined
+        )
     won: list[tuple[int, float, Point]] = []
     labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
     for i, (label, points) in enumerate(tradeoff.lines.items()):
@@ -177,8 +256,17 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
             continue
         known = [gains[point.key] for _, point, _ in drawn]
         ink, text_ink = _inks(tradeoff, i, "sparse", colours)
-        marks = _marks(label, list(SYMBOLS)[i % len(SYMBOLS)], drawn, axis, ink, said=[gain.words for gain in known])
-        marks["error_x"] = style.error_bars([(gain.value, gain.low, gain.high) for gain in known], ink)
+        marks = _marks(
+            label,
+            list(SYMBOLS)[i % len(SYMBOLS)],
+            drawn,
+            axis,
+            ink,
+            said=[gain.words for gain in known],
+        )
+        marks["error_x"] = style.error_bars(
+            [(gain.value, gain.low, gain.high) for gain in known], ink
+        )
         traces.append(marks)
         won += [(i, x, point) for x, point, _ in drawn]
         x, y = max(zip(marks["x"], marks["y"], strict=True))
@@ -204,7 +292,10 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM},
         xaxis=style.x_axis(
-            "<br>".join(style.wrap_label(gained.name, longest=_AXIS_TITLE)), colours, range=[low, high], nticks=6
+            "<br>".join(style.wrap_label(gained.name, longest=_AXIS_TITLE)),
+            colours,
+            range=[low, high],
+            nticks=6,
         ),
         yaxis=style.y_axis(colours, range=list(axis.range), **axis.ticks),
     )
@@ -226,7 +317,12 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
     parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if shares else []
     for label, points in tradeoff.lines.items():
         parts += [
-            ", ".join([f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}", *_verdict(p, measure)])
+            ", ".join(
+                [
+                    f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}",
+                    *_verdict(p, measure),
+                ]
+            )
             for p in sorted(points, key=lambda point: point.sparsity)
             if not p.live
         ]
@@ -268,17 +364,25 @@ def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
         point.readings[measure][0].value < tradeoff_data.loss_axis(tradeoff, measure).bottom
         for point in tradeoff.sparse
     )
-    return "An arrow at the lower edge: the point lies farther down; the table has its value." if far else ""
+    return (
+        "An arrow at the lower edge: the point lies farther down; the table has its value."
+        if far
+        else ""
+    )
 
 
 def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
-    """Where on the x axis each point stands, by its line and the per mille asked for. end: of the axis.
+    """Where on the x axis each point stands, by its line and the per mille asked for. end: of the
+    axis.
 
-    That is at its sparsity, in percent, and where methods would cover each other as near to it as can be, but never
-    among the points of another sparsity. Points that are asked for and not there yet keep their place.
+    That is at its sparsity, in percent, and where methods would cover each other as near to it as
+    can be, but never among the points of another sparsity. Points that are asked for and not there
+    yet keep their place.
     """
     wanted = {place: place[1] / 10 for place in product(tradeoff.lines, tradeoff.asked)}
-    wanted |= {(label, p.permille): p.sparsity for label, points in tradeoff.lines.items() for p in points}
+    wanted |= {
+        (label, p.permille): p.sparsity for label, points in tradeoff.lines.items() for p in points
+    }
     asked = sorted({permille for _, permille in wanted})
     closest = min((high - low for low, high in pairwise(asked)), default=1000) / 10
     n = max(1, len(tradeoff.lines))
@@ -286,7 +390,11 @@ def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
     found: dict[tuple[str, int], float] = {}
     for permille in asked:
         group = [place for place in wanted if place[1] == permille]
-        found |= zip(group, style.spread_apart([wanted[place] for place in group], [step] * len(group)), strict=True)
+        found |= zip(
+            group,
+            style.spread_apart([wanted[place] for place in group], [step] * len(group)),
+            strict=True,
+        )
     return found
 
 
@@ -294,8 +402,11 @@ def _sign(at: int) -> str:
     return list(SYMBOLS.values())[at % len(SYMBOLS)]
 
 
-def _front(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> list[tuple[str, float, float]]:
-    """The Pareto front of dense and the sparse models, by rising gain: each key with its gain and its loss.
+def _front(
+    tradeoff: TradeoffData, gained: Gained, measure: Measure
+) -> list[tuple[str, float, float]]:
+    """The Pareto front of dense and the sparse models, by rising gain: each key with its gain and
+    its loss.
 
     None over tasks: an easy one of a model would stand for the model.
     """
@@ -344,13 +455,17 @@ def _verdict(point: Point, measure: Measure) -> list[Verdict]:
 
 
 def _verdict_ink(point: Point, measure: Measure, colours: Palette) -> str:
-    return {"within": colours.fixed, "beyond": colours.broke}.get(point.verdicts.get(measure, ""), colours.muted)
+    return {"within": colours.fixed, "beyond": colours.broke}.get(
+        point.verdicts.get(measure, ""), colours.muted
+    )
 
 
 def _ground(
     tradeoff: TradeoffData, measure: Measure, ends: tuple[float, float], colours: Palette
 ) -> list[dict[str, Any]]:
-    """The ground of a chart: the tolerance as a band under dense, dense across, with its interval if it has one."""
+    """The ground of a chart: the tolerance as a band under dense, dense across, with its interval
+    if it has one.
+    """
     top, bands = tradeoff.dense_value(measure), list[tuple[float, float, str, str]]()
     if measure in tradeoff.allowed:
         bands.append((top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
@@ -363,11 +478,18 @@ def _ground(
         across | shade | {"x": x, "y": [low, low, high, high], "fillcolor": colour, "name": name}
         for low, high, colour, name in bands
     ]
-    line = {"x": list(ends), "y": [top, top], "line": {"color": colours.dense, "width": 2}, "name": "dense"}
+    line = {
+        "x": list(ends),
+        "y": [top, top],
+        "line": {"color": colours.dense, "width": 2},
+        "name": "dense",
+    }
     return [*traces, across | line]
 
 
-def _dense_point(tradeoff: TradeoffData, x: float, measure: Measure, colours: Palette) -> dict[str, Any]:
+def _dense_point(
+    tradeoff: TradeoffData, x: float, measure: Measure, colours: Palette
+) -> dict[str, Any]:
     return {
         "x": [x],
         "y": [tradeoff.dense_value(measure)],
@@ -375,7 +497,8 @@ def _dense_point(tradeoff: TradeoffData, x: float, measure: Measure, colours: Pa
         "marker": {"color": colours.dense, "size": 10},
         "cliponaxis": False,
         "name": "dense",
-        "hovertemplate": "<br>".join(["dense", *map(style.plain, tradeoff.dense.facts)]) + "<extra></extra>",
+        "hovertemplate": "<br>".join(["dense", *map(style.plain, tradeoff.dense.facts)])
+        + "<extra></extra>",
     }
 
 
@@ -390,13 +513,17 @@ def _marks(
     strong: bool = False,
     size: int = 9,
 ) -> dict[str, Any]:
-    """Marks with intervals; hollow ones answered fewer passages than dense. said: more about each, when pointed at."""
+    """Marks with intervals; hollow ones answered fewer passages than dense. said: more about each,
+    when pointed at.
+    """
     points = [point for _, point, _ in marks]
     words = [
         "<br>".join(filter(None, [f"{style.plain(label)}, {reading.words}", more, *point.facts]))
         for (_, point, reading), more in zip(marks, said or [""] * len(marks), strict=True)
     ]
-    bars = [(r.value, r.low, r.high) if r.value >= axis.bottom else (axis.edge,) * 3 for *_, r in marks]
+    bars = [
+        (r.value, r.low, r.high) if r.value >= axis.bottom else (axis.edge,) * 3 for *_, r in marks
+    ]
     return {
         "x": [x for x, *_ in marks],
         "y": [value for value, *_ in bars],
@@ -407,7 +534,10 @@ def _marks(
             "symbol": [f"{symbol}-open" if point.hollow else symbol for point in points],
             "size": size,
             "opacity": 1,
-            "line": {"color": ink, "width": [2 if point.hollow or point.live else 0 for point in points]},
+            "line": {
+                "color": ink,
+                "width": [2 if point.hollow or point.live else 0 for point in points],
+            },
         },
         "error_y": style.error_bars(bars, ink, 1.25 if strong else 0.75, 5 if strong else 3),
         "cliponaxis": False,
@@ -433,7 +563,9 @@ def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str
             "symbol": symbols,
             "line": {"color": colours.muted, "width": 1.5},
         },
-        "customdata": [f"published, {name}<br>{y:.2f} %" for name, (_, y) in zip(names, points, strict=True)],
+        "customdata": [
+            f"published, {name}<br>{y:.2f} %" for name, (_, y) in zip(names, points, strict=True)
+        ],
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 
@@ -445,9 +577,11 @@ def _verdict_rows(
     x_range: tuple[float, float],
     colours: Palette,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Notes under the axis, a row for each line with its verdicts under the sparsities, and their height in pixels.
+    """Notes under the axis, a row for each line with its verdicts under the sparsities, and their
+    height in pixels.
 
-    A verdict too near to the one before it on a phone goes one row down. at: the places of all points.
+    A verdict too near to the one before it on a phone goes one row down. at: the places of all
+    points.
     """
     (left, right), groups = x_range, dict[int, list[tuple[str, int]]]()
     for place in at:
@@ -468,7 +602,9 @@ def _verdict_rows(
         row: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i * n_levels + 0.7)}
         name, size = (_sign(i), 14) if len(tradeoff.lines) > 1 else ("verdict", 12)
         ink = colours.muted if name == "verdict" else _inks(tradeoff, i, "sparse", colours)[1]
-        notes.append(style.annotation(name, 0, 0, ink, size, xref="paper", xanchor="right", xshift=-8, **row))
+        notes.append(
+            style.annotation(name, 0, 0, ink, size, xref="paper", xanchor="right", xshift=-8, **row)
+        )
         for point in points:
             for verdict in _verdict(point, measure):
                 x, tint = middles[label, point.permille], _verdict_ink(point, measure, colours)
@@ -478,12 +614,25 @@ def _verdict_rows(
 
 
 def _far_notes(
-    tradeoff: TradeoffData, points: Iterable[tuple[int, float, Point]], axis: LossAxis, room: Room, colours: Palette
+    tradeoff: TradeoffData,
+    points: Iterable[tuple[int, float, Point]],
+    axis: LossAxis,
+    room: Room,
+    colours: Palette,
 ) -> list[dict[str, Any]]:
-    """Arrows and values of points at the edge as annotations. points: each with its line and its x."""
+    """Arrows and values of points at the edge as annotations. points: each with its line and its
+    x.
+    """
     far = [(i, x, p.readings[axis.measure][0]) for i, x, p in points]
     far = [each for each in far if each[2].value < axis.bottom]
-    arrow = {"ax": 0, "ay": -_ARROW, "yshift": -_ARROW, "showarrow": True, "arrowhead": 2, "arrowwidth": 1.25}
+    arrow = {
+        "ax": 0,
+        "ay": -_ARROW,
+        "yshift": -_ARROW,
+        "showarrow": True,
+        "arrowhead": 2,
+        "arrowwidth": 1.25,
+    }
     arrows, values = [], []
     for i, x, _ in far:
         ink, _ = _inks(tradeoff, i, "sparse", colours)

@@ -1,4 +1,6 @@
-"""Data of the charts of loss: a point for each model with its values on every measure, its gains, and the loss axis."""
+"""Data of the charts of loss: a point for each model with its values on every measure, its gains,
+and the loss axis.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +13,10 @@ from sparsedash.reporting.wording import LEAST_FACTOR, MOST_FACTOR, nats_as_fact
 from sparsedash.stats.tolerance import Verdict
 
 Measure = Literal["word perplexity", "accuracy", "flips", "share right", "tasks"]
-"""How likely the right word was; right last words more or fewer than dense's; answers that broke or were fixed; the
-share of right last words, which is no difference but stands beside published ones; and right answers to tasks more or
-fewer than dense's, with a line for each task. Of the passages the most sensitive one first.
+"""How likely the right word was; right last words more or fewer than dense's; answers that broke or
+were fixed; the share of right last words, which is no difference but stands beside published ones;
+and right answers to tasks more or fewer than dense's, with a line for each task. Of the passages
+the most sensitive one first.
 """
 
 OF_PASSAGES: tuple[Measure, ...] = ("word perplexity", "accuracy", "flips", "share right")
@@ -25,10 +28,10 @@ Role = Literal["sparse", "broke", "fixed"]
 class Reading:
     """A value with its interval, in the unit of its axis, larger is better; and the same in words.
 
-    role: what it counts. For perplexity the mean change of the target's log-likelihood in nats, as far as the chart
-    reaches; for accuracy and tasks the change in percentage points; for flips the share of passages in percent, of
-    broken ones below zero; for the share right that in percent. low, high: the interval behind the verdict, where the
-    measure has one, else of 95 %.
+    role: what it counts. For perplexity the mean change of the target's log-likelihood in nats, as
+    far as the chart reaches; for accuracy and tasks the change in percentage points; for flips the
+    share of passages in percent, of broken ones below zero; for the share right that in percent.
+    low, high: the interval behind the verdict, where the measure has one, else of 95 %.
     """
 
     value: float
@@ -39,15 +42,18 @@ class Reading:
 
 
 Readings = Mapping[Measure, Sequence[Reading]]
-"""What was measured on one model: two readings for flips, broken answers before fixed ones, else one."""
+"""What was measured on one model: two readings for flips, broken answers before fixed ones, else
+one.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One model on the chart.
 
-    key: of its record. permille: the sparsity asked for. sparsity: measured, in percent. facts: what is said of it
-    whatever the measure is. hollow: it answered fewer passages than dense. verdicts: by each measure that was judged.
+    key: of its record. permille: the sparsity asked for. sparsity: measured, in percent. facts:
+    what is said of it whatever the measure is. hollow: it answered fewer passages than dense.
+    verdicts: by each measure that was judged.
     live: it is being evaluated, and only its share of right words so far is known.
     """
 
@@ -65,11 +71,13 @@ class Point:
 class TradeoffData:
     """What one chart shows: sparse models on their lines against the dense one.
 
-    lines: points by the label of their line, in drawing order; none yet for a method still to come. n_passages: what
-    dense answered. taken: what the sparsity is a share of. asked: sparsities in per mille that the axis leaves room
-    for, so that nothing moves while a run fills the chart. leader: the label of the line to be drawn strongest.
-    highlighted: that of the only one in colour. published: rows that stand beside the shares of right words. allowed:
-    how far below dense a model may be, in the unit of each measure's axis; for those that are judged.
+    lines: points by the label of their line, in drawing order; none yet for a method still to come.
+    n_passages: what dense answered. taken: what the sparsity is a share of. asked: sparsities in
+    per mille that the axis leaves room for, so that nothing moves while a run fills the chart.
+    leader: the label of the line to be drawn strongest.
+    highlighted: that of the only one in colour. published: rows that stand beside the shares of
+    right words. allowed: how far below dense a model may be, in the unit of each measure's axis;
+    for those that are judged.
     """
 
     dense: Point
@@ -91,7 +99,9 @@ class TradeoffData:
     def sparsity_end(self) -> float:
         """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
         asked = [*self.asked, *(row.sparsity_permille for row in self.published)]
-        largest = max([*(point.sparsity for point in self.sparse), *(value / 10 for value in asked), 1.0])
+        largest = max(
+            [*(point.sparsity for point in self.sparse), *(value / 10 for value in asked), 1.0]
+        )
         return min(100.0, largest * 1.06)
 
     def dense_value(self, measure: Measure) -> float:
@@ -101,24 +111,52 @@ class TradeoffData:
 
 @dataclass(frozen=True, kw_only=True)
 class Gained:
-    """One axis of gains. name: its title. gains: factors over dense that are known, by the keys of records."""
+    """One axis of gains. name: its title. gains: factors over dense that are known, by the keys of
+    records.
+    """
 
     name: str
     gains: Mapping[str, Reading]
 
 
 FARTHEST_BELOW, FARTHEST_ABOVE = log(MOST_FACTOR), log(LEAST_FACTOR)
-"""Change of the log-likelihood, in nats, at which a point stands at the lower and at the upper edge of the chart."""
+"""Change of the log-likelihood, in nats, at which a point stands at the lower and at the upper edge
+of the chart.
+"""
 
 MARGIN = 0.02
-"""Air left of zero, as a share of the axis, so that the dense point does not stand on the tick labels."""
+"""Air left of zero, as a share of the axis, so that the dense point does not stand on the tick
+labels.
+"""
 _BANDS, _DEEPEST, _MIDDLE = 12, 2, 4
-"""A point may stand at its own place so many times as far below dense as the tolerance, and so many times as far as
-the deepest point of the leading line, unless its middle one says less: a sweep up to 90 % draws its axis out by itself.
+"""A point may stand at its own place so many times as far below dense as the tolerance, and so many
+times as far as the deepest point of the leading line, unless its middle one says less: a sweep up
+to 90 % draws its axis out by itself.
 """
 _FAR_ROOM = 0.14
 """Of the height of the others, kept free below them for the points at the edge."""
-_FACTORS = (1, 1.01, 1.02, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5, 10, 20, 50, 100, 300, 1000, 10_000, 100_000, MOST_FACTOR)
+_FACTORS = (
+    1,
+    1.01,
+    1.02,
+    1.05,
+    1.1,
+    1.2,
+    1.35,
+    1.5,
+    2,
+    3,
+    5,
+    10,
+    20,
+    50,
+    100,
+    300,
+    1000,
+    10_000,
+    100_000,
+    MOST_FACTOR,
+)
 _SHORT = {10_000: "10⁴ ×", 100_000: "10⁵ ×", MOST_FACTOR: "> 10⁶ ×"}
 """Factors that would be wider than the room left of the axis."""
 _ABOVE = (0.5, 0.1, 0.01)
@@ -128,7 +166,9 @@ _STEPS = (0.5, 1, 2, 5, 10, 20, 50)
 
 @dataclass(frozen=True, kw_only=True)
 class LossAxis:
-    """The y axis of one measure. Values below `bottom` stand at `edge`, which the range leaves room for."""
+    """The y axis of one measure. Values below `bottom` stand at `edge`, which the range leaves room
+    for.
+    """
 
     measure: Measure
     range: tuple[float, float]
@@ -137,7 +177,9 @@ class LossAxis:
 
     @property
     def ticks(self) -> dict[str, Any]:
-        """Places and words of the numbers: log-likelihoods as factors, broken answers without a minus."""
+        """Places and words of the numbers: log-likelihoods as factors, broken answers without a
+        minus.
+        """
         # Beside points that do not stand where they belong no number of the axis holds.
         low, high = max(self.range[0], self.edge), self.range[1]
         if self.measure != "word perplexity":
@@ -145,18 +187,26 @@ class LossAxis:
             is_change = self.measure in ("accuracy", "tasks")
             words = [signed_tick(place) if is_change else f"{abs(place):g} %" for place in places]
             return {"tickvals": places, "ticktext": words}
-        below = _thin_out([-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low)
-        above = _thin_out([0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low)
+        below = _thin_out(
+            [-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low
+        )
+        above = _thin_out(
+            [0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low
+        )
         places = [*(-place for place in above[1:]), *below]
         short = {-log(factor): words for factor, words in _SHORT.items()}
-        return {"tickvals": places, "ticktext": [short.get(place) or nats_as_factor(-place) for place in places]}
+        return {
+            "tickvals": places,
+            "ticktext": [short.get(place) or nats_as_factor(-place) for place in places],
+        }
 
 
 def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
     """The axis that holds every interval with some air; shares stay within 0 to 100 percent.
 
-    Word perplexity has no bound, so points far below the others, which would lie in one band, stand at the edge: never
-    an undecided one, whose whole interval has to be seen, nor one that the others leave room for.
+    Word perplexity has no bound, so points far below the others, which would lie in one band, stand
+    at the edge: never an undecided one, whose whole interval has to be seen, nor one that the
+    others leave room for.
     """
     points = [tradeoff.dense, *(point for points in tradeoff.lines.values() for point in points)]
     readings = [reading for point in points for reading in point.readings.get(measure, ())]
@@ -175,12 +225,19 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
 
 
 def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
-    """The perplexity below which points stand at the edge, and the edge; both infinitely low where none does."""
+    """The perplexity below which points stand at the edge, and the edge; both infinitely low where
+    none does.
+    """
     every = [(point, point.readings["word perplexity"][0]) for point in tradeoff.sparse]
-    leading = [r for point, r in every if point in tradeoff.lines.get(tradeoff.leader, ())] or [r for _, r in every]
+    leading = [r for point, r in every if point in tradeoff.lines.get(tradeoff.leader, ())] or [
+        r for _, r in every
+    ]
     if not leading:
         return -inf, -inf
-    depths, allowed = [-reading.low for reading in leading], tradeoff.allowed.get("word perplexity", 0.0)
+    depths, allowed = (
+        [-reading.low for reading in leading],
+        tradeoff.allowed.get("word perplexity", 0.0),
+    )
     limit = -max(_BANDS * allowed, min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)))
     near = [
         reading

@@ -1,4 +1,6 @@
-"""Measured curves: the loss of the whole model by one narrower MLP, and what is between two measured widths."""
+"""Measured curves: the loss of the whole model by one narrower MLP, and what is between two
+measured widths.
+"""
 
 import pytest
 import torch
@@ -20,11 +22,15 @@ def loaded(request):
 
 
 def data(inputs, losses, asked=()):
-    """Calibration on these inputs of one MLP, with these losses at the measured widths. asked: takes the versions."""
+    """Calibration on these inputs of one MLP, with these losses at the measured widths. asked:
+    takes the versions.
+    """
     sample = Sample(inputs=inputs, weights=torch.ones(len(inputs)))
     apart = inputs - inputs.mean(0)
     covariance = apart.T @ apart / len(inputs)
-    statistics = Statistics(covariance=covariance, mean=inputs.mean(0), held_out=sample, n_tokens=len(inputs))
+    statistics = Statistics(
+        covariance=covariance, mean=inputs.mean(0), held_out=sample, n_tokens=len(inputs)
+    )
 
     def curve(method, index, versions):
         found = versions()
@@ -33,7 +39,10 @@ def data(inputs, losses, asked=()):
         return losses
 
     return CalibrationData(
-        statistics=lambda _: statistics, inputs=lambda _: [], mask_gradients=lambda _: torch.empty(0), curve=curve
+        statistics=lambda _: statistics,
+        inputs=lambda _: [],
+        mask_gradients=lambda _: torch.empty(0),
+        curve=curve,
     )
 
 
@@ -58,18 +67,24 @@ def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(loaded, 
             assert loss == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
         assert found[0] < 1e-6 < found[2]
     # An earlier block is measured as it was.
-    assert measurement.losses(1, versions[1:]) == CurveMeasurement(loaded, judged_text(SEQUENCES)).losses(
-        1, versions[1:]
-    )
+    assert measurement.losses(1, versions[1:]) == CurveMeasurement(
+        loaded, judged_text(SEQUENCES)
+    ).losses(1, versions[1:])
 
 
 @torch.no_grad()
 def test_in_half_precision_what_rounding_alone_makes_is_subtracted():
     loaded = tiny_loaded("llama")
     loaded.model.bfloat16()
-    ids, measurement = torch.tensor(judged_text(SEQUENCES)), CurveMeasurement(loaded, judged_text(SEQUENCES))
+    ids, measurement = (
+        torch.tensor(judged_text(SEQUENCES)),
+        CurveMeasurement(loaded, judged_text(SEQUENCES)),
+    )
     dense = loaded.model(ids).logits.float().log_softmax(-1)
-    other, half = curves._rounded_otherwise(loaded.mlps[0]), narrower(loaded.mlps[0], loaded.mlps[0].width // 2)
+    other, half = (
+        curves._rounded_otherwise(loaded.mlps[0]),
+        narrower(loaded.mlps[0], loaded.mlps[0].width // 2),
+    )
     with pruned([loaded.mlps[0]], [other]):
         changed = loaded.model(ids).logits.float().log_softmax(-1)
     rounding = float((dense.exp() * (dense - changed)).sum(-1).mean())
@@ -80,7 +95,9 @@ def test_in_half_precision_what_rounding_alone_makes_is_subtracted():
     assert found == pytest.approx([curves.LEAST_CERTAIN * raw[0], raw[1] - raw[0]], rel=0.05)
 
 
-def test_held_out_text_is_judged_and_where_the_vocabulary_is_large_fewer_tokens_of_it(loaded, monkeypatch):
+def test_held_out_text_is_judged_and_where_the_vocabulary_is_large_fewer_tokens_of_it(
+    loaded, monkeypatch
+):
     assert judged_text(SEQUENCES) == [SEQUENCES[15], SEQUENCES[31]]
     assert judged_text(SEQUENCES[:3]) == SEQUENCES[:1]
     assert [len(own) for own in judged_text([[7] * 900] * 64)] == [128] * 2
@@ -91,7 +108,10 @@ def test_held_out_text_is_judged_and_where_the_vocabulary_is_large_fewer_tokens_
 
 @torch.no_grad()
 def test_widths_that_lose_only_dead_channels_cost_nothing_and_spoil_no_other_width():
-    method, mlp = MethodSettings(allocation="curves", width_multiple=1, curve_levels=4), tiny_loaded("opt").mlps[0]
+    method, mlp = (
+        MethodSettings(allocation="curves", width_multiple=1, curve_levels=4),
+        tiny_loaded("opt").mlps[0],
+    )
     inputs = torch.randn(200, mlp.width, generator=torch.Generator().manual_seed(1))
     inputs[:, : mlp.width // 4] = 0
     (scores,) = score_channels([mlp], data(inputs, [0.01, 0.05, 0.2]), method, lambda *_: None)
@@ -101,12 +121,18 @@ def test_widths_that_lose_only_dead_channels_cost_nothing_and_spoil_no_other_wid
 
 @torch.no_grad()
 def test_where_every_width_of_a_curve_loses_only_dead_channels_the_first_that_costs_is_measured():
-    method, mlp = MethodSettings(allocation="curves", width_multiple=2, curve_levels=4), tiny_loaded("opt").mlps[0]
+    method, mlp = (
+        MethodSettings(allocation="curves", width_multiple=2, curve_levels=4),
+        tiny_loaded("opt").mlps[0],
+    )
     inputs = torch.randn(200, mlp.width, generator=torch.Generator().manual_seed(1))
     inputs[:, 10:] = 0
     (scores,) = score_channels([mlp], data(inputs, [0.25], asked := []), method, lambda *_: None)
     assert [len(narrow.kept) for narrow in asked] == [8]
-    assert scores.losses[8] == pytest.approx(0.25) and scores.losses[:8].min() > 0.25 > 1e-6 > scores.losses[10:].max()
+    assert (
+        scores.losses[8] == pytest.approx(0.25)
+        and scores.losses[:8].min() > 0.25 > 1e-6 > scores.losses[10:].max()
+    )
 
 
 @torch.no_grad()
@@ -114,10 +140,14 @@ def test_between_measured_widths_a_curve_follows_the_error_of_the_layer(loaded):
     method = MethodSettings(allocation="curves", width_multiple=1, curve_levels=4)
     mlp, asked = loaded.mlps[0], []
     inputs = torch.randn(200, mlp.width, generator=torch.Generator().manual_seed(1))
-    (scores,) = score_channels([mlp], data(inputs, [0.5, 1.0, 1.5, 4.0], asked), method, lambda *_: None)
+    (scores,) = score_channels(
+        [mlp], data(inputs, [0.5, 1.0, 1.5, 4.0], asked), method, lambda *_: None
+    )
     losses = scores.losses
     widths = curve_widths(mlp.width, method)
-    assert [len(narrow.kept) for narrow in asked] == widths and widths == sorted(widths, reverse=True)
+    assert [len(narrow.kept) for narrow in asked] == widths and widths == sorted(
+        widths, reverse=True
+    )
     assert losses[widths].tolist() == pytest.approx([0.5, 1.0, 1.5, 4.0])
     between = losses[widths[2] : widths[1]]
     assert losses[-1] == 0 and between.min() > 0.9 and between.max() < 1.7

@@ -48,11 +48,15 @@ def test_mask_gradients_equal_finite_differences(double, block, channel):
     assert found.shape == (len(SEQUENCES), double.mlps[block].width)
     for row, ids in enumerate(SEQUENCES):
         above, below = (loss(double, ids, block, channel, 1 + step) for step in (STEP, -STEP))
-        assert float(found[row, channel]) == pytest.approx((above - below) / (2 * STEP), rel=5e-3, abs=1e-6)
+        assert float(found[row, channel]) == pytest.approx(
+            (above - below) / (2 * STEP), rel=5e-3, abs=1e-6
+        )
 
 
 def test_rounds_read_the_sequences_in_order_each_with_the_masks_of_those_before(double):
-    """Two rounds: the dense model reads two sequences, then channel 3 of the first block is masked."""
+    """Two rounds: the dense model reads two sequences, then channel 3 of the first block is
+    masked.
+    """
     asked = []
 
     def masks(done, so_far, on_block):
@@ -78,7 +82,9 @@ def test_rounds_read_the_sequences_in_order_each_with_the_masks_of_those_before(
 
 def test_rounds_are_as_many_as_sequences_at_most_and_tell_their_steps_as_parts_of_one_whole(double):
     steps = []
-    found = mask_gradients(double, SEQUENCES, steps.append, n_rounds=9, masks=lambda *_: ones(double))
+    found = mask_gradients(
+        double, SEQUENCES, steps.append, n_rounds=9, masks=lambda *_: ones(double)
+    )
     assert all(map(torch.allclose, found, mask_gradients(double, SEQUENCES, ignore_steps)))
     assert {step.total for step in steps} == {3}
     assert [step.done for step in steps] == sorted(step.done for step in steps)

@@ -1,4 +1,6 @@
-"""The alarm before the evaluation: what layers lose on the passages beside what they lose on the calibration text."""
+"""The alarm before the evaluation: what layers lose on the passages beside what they lose on the
+calibration text.
+"""
 
 from dataclasses import replace
 
@@ -34,7 +36,9 @@ def passages():
 
 def kept_of(store, loaded, passages, token_weights="equal"):
     watched = [[loaded.family.out]] * len(loaded.blocks)
-    return PassageActivations(store, loaded, passages, watched, lambda: None, token_weights=token_weights)
+    return PassageActivations(
+        store, loaded, passages, watched, lambda: None, token_weights=token_weights
+    )
 
 
 @pytest.mark.parametrize("token_weights", WEIGHTS)
@@ -42,7 +46,9 @@ def test_the_activations_are_those_of_the_first_few_passages_with_their_weights(
     token_weights, loaded, store, passages, monkeypatch
 ):
     pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
-    read = [loaded.tokenizer(context + target).input_ids[:MISMATCH_TOKENS] for context, target in pairs]
+    read = [
+        loaded.tokenizer(context + target).input_ids[:MISMATCH_TOKENS] for context, target in pairs
+    ]
     inputs, streams = seen_by(loaded, sorted(read, key=len, reverse=True))
     made = kept_of(store, loaded, passages)
     for index in range(len(loaded.mlps)):
@@ -53,7 +59,9 @@ def test_the_activations_are_those_of_the_first_few_passages_with_their_weights(
     for index in range(len(loaded.mlps)):
         (sample,) = kept.of(index)
         assert torch.allclose(sample.inputs, torch.cat(inputs[index]), rtol=0.01, atol=1e-3)
-        assert torch.allclose(sample.weights, WEIGHTS[token_weights](torch.cat(streams[index])), rtol=1e-3)
+        assert torch.allclose(
+            sample.weights, WEIGHTS[token_weights](torch.cat(streams[index])), rtol=1e-3
+        )
 
 
 def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
@@ -65,7 +73,9 @@ def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
     sample = Sample(inputs=x, weights=weights)
     for mlp, narrow in zip(mlps, narrowed, strict=True):
         dense, sparse = x @ out_weight(mlp).T, x[:, kept] @ out_weight(mlp)[:, kept].T
-        lost, whole = (float((weights[:, None] * y.square()).sum()) for y in (dense - sparse, dense))
+        lost, whole = (
+            float((weights[:, None] * y.square()).sum()) for y in (dense - sparse, dense)
+        )
         assert passage_error(mlp, narrow, sample) == pytest.approx(lost / whole)
 
 
@@ -90,8 +100,12 @@ def test_the_alarm_compares_passages_with_held_out_text(fitted, held_out, passag
     assert not times or ("held-out" in warning) == bool(held_out)
 
 
-def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(settings, store, monkeypatch):
-    assert not any("unlike the passages" in line for line in ran(settings, store, run_key="no alarm").warnings)
+def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(
+    settings, store, monkeypatch
+):
+    assert not any(
+        "unlike the passages" in line for line in ran(settings, store, run_key="no alarm").warnings
+    )
     monkeypatch.setattr(calibration_cache, "MISMATCH_ALARM", 0.0)
     seen = []
 
@@ -106,7 +120,11 @@ def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(
 
 
 def test_the_record_holds_what_each_layer_loses(settings, store):
-    methods = (CHANNELS, replace(CHANNELS, allocation="curves"), replace(CHANNELS, compensation="none"))
+    methods = (
+        CHANNELS,
+        replace(CHANNELS, allocation="curves"),
+        replace(CHANNELS, compensation="none"),
+    )
     run = ran(replace(settings, methods=methods, sparsities_permille=(250,)), store)
     usual, measured, plain = (store.get(Record, key).pruned for key in run.sparse)
     for made in (usual, measured):

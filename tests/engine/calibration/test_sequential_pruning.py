@@ -1,4 +1,6 @@
-"""Single weights pruned in sequence: all that the scope names, each block by what the sparse blocks before it give."""
+"""Single weights pruned in sequence: all that the scope names, each block by what the sparse blocks
+before it give.
+"""
 
 from dataclasses import replace
 
@@ -33,15 +35,25 @@ def test_half_of_every_projection_that_the_scope_names_is_zero(model_type, scope
     for block, own in zip(loaded.projections(scope), found, strict=True):
         # Some families have projections that they never call.
         assert own.weights.keys() <= block.keys() and set(loaded.family.mlp) <= own.weights.keys()
-        assert all(float((w == 0).float().mean()) == pytest.approx(0.5, abs=0.01) for w in own.weights.values())
+        assert all(
+            float((w == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
+            for w in own.weights.values()
+        )
     assert [step.done for step in steps] == list(range(steps[-1].total + 1))
 
 
 def test_a_block_is_fitted_to_what_the_sparse_blocks_before_it_give(store):
     loaded, ids = tiny_loaded("llama"), torch.tensor(TEXT)
-    found, blocks, last = pruned(loaded, store), loaded.projections("decoder"), len(loaded.blocks) - 1
+    found, blocks, last = (
+        pruned(loaded, store),
+        loaded.projections("decoder"),
+        len(loaded.blocks) - 1,
+    )
     inputs, (name, module) = [], next(iter(blocks[last].items()))
-    with reweighted(blocks[:last], [own.weights for own in found[:last]]), capture_inputs([module], [inputs.append]):
+    with (
+        reweighted(blocks[:last], [own.weights for own in found[:last]]),
+        capture_inputs([module], [inputs.append]),
+    ):
         loaded.model.base_model(ids)
     before = weight_of(module).detach().clone()
     # Compensation is worth something on these inputs: less is lost than by the same zeros alone.

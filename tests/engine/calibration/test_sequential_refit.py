@@ -1,4 +1,6 @@
-"""The refit on the sparse model's own activations: nothing gone is nothing changed, full strength gets closer."""
+"""The refit on the sparse model's own activations: nothing gone is nothing changed, full strength
+gets closer.
+"""
 
 from copy import deepcopy
 
@@ -16,7 +18,10 @@ from tests.engine.tiny import as_loaded, tiny_loaded
 
 def refit_sequentially(loaded, sequences, cut, *given):
     kept = [own.kept for own in cut]
-    return [refitted for _, refitted in sequential_refit.refit_sequentially(loaded, sequences, kept, *given)]
+    return [
+        refitted
+        for _, refitted in sequential_refit.refit_sequentially(loaded, sequences, kept, *given)
+    ]
 
 
 @pytest.fixture(scope="module", params=["llama", "gptj", "opt"])
@@ -74,8 +79,13 @@ def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(a
     half = as_loaded(deepcopy(model.model).bfloat16())
     assert {sequential_refit._joins(each, batch) for each in (model, half)} == {(not other, normed)}
     texts, cut = sequences(), narrowed(model, 0.75)
-    none, full = (refit_sequentially(model, texts, cut, 0.01, strength, ignore_steps) for strength in (0.0, 1.0))
-    same = [torch.equal(one.out_weight, other.out_weight) for one, other in zip(none, full, strict=True)]
+    none, full = (
+        refit_sequentially(model, texts, cut, 0.01, strength, ignore_steps)
+        for strength in (0.0, 1.0)
+    )
+    same = [
+        torch.equal(one.out_weight, other.out_weight) for one, other in zip(none, full, strict=True)
+    ]
     # Before the first block nothing is lost that could be made up for.
     assert all(same) if other else not any(same[1:])
 
@@ -87,11 +97,18 @@ def test_a_stream_that_is_normed_after_the_sum_is_not_aimed_at():
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "granite", "llama"])
-def test_beside_a_layer_that_is_gone_only_a_block_that_adds_its_output_as_it_is_is_refitted(architecture):
+def test_beside_a_layer_that_is_gone_only_a_block_that_adds_its_output_as_it_is_is_refitted(
+    architecture,
+):
     model = tiny_loaded(architecture)
     kept = [torch.arange(mlp.width if index else 0) for index, mlp in enumerate(model.mlps)]
-    refits = dict(sequential_refit.refit_sequentially(model, sequences(), kept, 0.01, 0.5, ignore_steps))
-    unchanged = [torch.equal(refits[index].out_weight, out_weight(model.mlps[index])) for index in range(1, len(kept))]
+    refits = dict(
+        sequential_refit.refit_sequentially(model, sequences(), kept, 0.01, 0.5, ignore_steps)
+    )
+    unchanged = [
+        torch.equal(refits[index].out_weight, out_weight(model.mlps[index]))
+        for index in range(1, len(kept))
+    ]
     assert unchanged == [architecture != "llama"] * len(unchanged)
 
 
@@ -102,7 +119,9 @@ def test_held_out_sequences_decide_nothing(tiny):
     for row in (first, second):
         other[row] = [token + 1 for token in texts[row]]
     assert len(texts[first]) == len(other[first])
-    once, again = (refit_sequentially(tiny, t, cut, 0.01, 0.5, ignore_steps) for t in (texts, other))
+    once, again = (
+        refit_sequentially(tiny, t, cut, 0.01, 0.5, ignore_steps) for t in (texts, other)
+    )
     for one, same in zip(once, again, strict=True):
         assert torch.allclose(one.out_weight, same.out_weight, atol=1e-5)
     other[0] = [token + 1 for token in texts[0]]
@@ -112,7 +131,9 @@ def test_held_out_sequences_decide_nothing(tiny):
 
 @pytest.mark.parametrize("architecture", sorted(FAMILIES))
 def test_the_stream_that_is_walked_is_the_sparse_models(architecture, monkeypatch):
-    """Whatever lies between the MLP and the stream: some families norm its output, some add it to attention's."""
+    """Whatever lies between the MLP and the stream: some families norm its output, some add it to
+    attention's.
+    """
     model, walks, walk = tiny_loaded(architecture), [], LoadedModel.walk
 
     def walking(*arguments):
@@ -121,7 +142,9 @@ def test_the_stream_that_is_walked_is_the_sparse_models(architecture, monkeypatc
 
     monkeypatch.setattr(LoadedModel, "walk", walking)
     made = refit_sequentially(model, sequences(), narrowed(model, 0.75), 0.01, 0.5, ignore_steps)
-    batches = [b for _, b in batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")]
+    batches = [
+        b for _, b in batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
+    ]
     with torch.no_grad(), pruned(model.mlps, made):
         again = walk(model, batches)
         for index in range(len(model.blocks)):

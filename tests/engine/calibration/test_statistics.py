@@ -29,8 +29,13 @@ from tests.engine.tiny import tiny_loaded, tiny_tokenizer
 
 def _statistics(loaded, sequences, token_weights="equal"):
     kept = {}
-    watched, keep = [[mlp.out] for mlp in loaded.mlps], lambda index, found: kept.__setitem__(index, found[0])
-    walk = statistics_walk(loaded, lambda: sequences, watched, keep, ignore_steps, token_weights=token_weights)
+    watched, keep = (
+        [[mlp.out] for mlp in loaded.mlps],
+        lambda index, found: kept.__setitem__(index, found[0]),
+    )
+    walk = statistics_walk(
+        loaded, lambda: sequences, watched, keep, ignore_steps, token_weights=token_weights
+    )
     walk.reach(len(loaded.blocks) - 1)
     return kept
 
@@ -71,11 +76,17 @@ def test_a_variance_is_right_where_the_mean_is_a_thousand_times_the_deviation(wh
     weights = torch.ones(8, 4, 512)
     if token_weights == "by token":
         weights = torch.rand(8, 4, 512, generator=draw) + 0.1
-    sums, everything = statistics._RunningSums(torch.device("cpu"), 1.0, whole=whole), torch.ones(4, 512, dtype=bool)
+    sums, everything = (
+        statistics._RunningSums(torch.device("cpu"), 1.0, whole=whole),
+        torch.ones(4, 512, dtype=bool),
+    )
     for batch, weight in zip(x, weights, strict=True):
         sums.see(batch)
         sums.add(everything, ~everything, weight)
-    seen, shares = x.reshape(-1, 2).double(), (weights.double() / weights.double().sum()).reshape(-1, 1)
+    seen, shares = (
+        x.reshape(-1, 2).double(),
+        (weights.double() / weights.double().sum()).reshape(-1, 1),
+    )
     mean = (shares * seen).sum(dim=0)
     variance = (shares * (seen - mean).square()).sum(dim=0)
     assert sums.statistics().variances.tolist() == pytest.approx(variance.tolist(), rel=1e-3)
@@ -106,7 +117,9 @@ def test_a_second_moment_is_summed_in_its_lower_triangle_and_mirrored_in_its_pla
 
 def _sequences(loaded, texts, running=False, **settings):
     return calibration_sequences(
-        loaded, Texts(texts=tuple(texts), identity="t", running=running), CalibrationSettings(corpus="t", **settings)
+        loaded,
+        Texts(texts=tuple(texts), identity="t", running=running),
+        CalibrationSettings(corpus="t", **settings),
     )
 
 
@@ -139,7 +152,9 @@ def test_each_piece_of_a_running_text_begins_as_every_text_does():
     text = " ".join(passages(30))
     found = _sequences(loaded, [text], running=True, n_samples=200, length=16)
     front, own = loaded.front_and_own(text)
-    assert {(len(piece), *piece[:1]) for piece in found} == {(16, *front)} and len(found) == len(own) // 15
+    assert {(len(piece), *piece[:1]) for piece in found} == {(16, *front)} and len(found) == len(
+        own
+    ) // 15
     assert sorted(found)[0][1:] in [own[start : start + 15] for start in range(0, len(own), 15)]
     assert loaded.windows([*front, 7], 16) == loaded.windows([7], 16) == [[*front, 7]]
 
@@ -150,7 +165,9 @@ def test_too_few_tokens_are_refused_and_few_are_told(loaded):
         few_tokens_warning(loaded, 3 * width, solves=True)
     assert "too few to refit" in (few_tokens_warning(loaded, 3 * width, solves=False) or "")
     for solves in (False, True):
-        assert "8 calibration tokens per channel" in (few_tokens_warning(loaded, 8 * width, solves=solves) or "")
+        assert "8 calibration tokens per channel" in (
+            few_tokens_warning(loaded, 8 * width, solves=solves) or ""
+        )
         assert few_tokens_warning(loaded, 24 * width, solves=solves) is None
 
 
@@ -168,7 +185,9 @@ def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, t
         assert torch.equal(own.held_out.inputs, one.held_out.inputs)
 
 
-@pytest.mark.parametrize(("width", "whole"), [(1, True), (2, True), (7, True), (8, True), (6, False)])
+@pytest.mark.parametrize(
+    ("width", "whole"), [(1, True), (2, True), (7, True), (8, True), (6, False)]
+)
 def test_packed_statistics_come_back_to_the_bit(width, whole):
     x = torch.randn(20, width)
     held_out = Sample(inputs=x[:3], weights=torch.rand(3))

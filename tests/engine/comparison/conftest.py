@@ -18,12 +18,16 @@ PROMPT = "the lamp and the boat and"
 
 def settings_of(folder, text, sparsities=(250, 500), **changes):
     text = f"file:{text}"
-    return small_run(folder, text, f"{text}[20:]", n_passages=3, sparsities_permille=sparsities, **changes)
+    return small_run(
+        folder, text, f"{text}[20:]", n_passages=3, sparsities_permille=sparsities, **changes
+    )
 
 
 @pytest.fixture(scope="package")
 def runs(tmp_path_factory):
-    """A store with a run of one tiny model, its runs by single weights, and one of another model in bfloat16."""
+    """A store with a run of one tiny model, its runs by single weights, and one of another model in
+    bfloat16.
+    """
     folder = tmp_path_factory.mktemp("runs")
     text = write_jsonl(folder / "passages.jsonl", passages(60))
     store = Store(folder / "data")
@@ -50,7 +54,9 @@ class House:
         self.cache = ModelPairCache(ModelShelf(), **room)
 
     def write(self, left, right, on_step=ignore_steps, on_text=lambda *_: None, **settings):
-        return continue_prompt(asked(left, right, **settings), self.store, self.cache, on_step, on_text)
+        return continue_prompt(
+            asked(left, right, **settings), self.store, self.cache, on_step, on_text
+        )
 
     def models(self, *keys):
         return self.cache.models(keys, self.store, ignore_steps)

@@ -17,7 +17,14 @@ from tests.engine.tiny_gguf import write_tiny_gguf
 from tests.factories import PRUNED, answered
 
 REQUEST = TimingSettings(
-    dense="-", sparse="-", n_prompt=8, n_decode=2, least_rounds=3, most_s=1, n_threads=1, runtime="llama.cpp"
+    dense="-",
+    sparse="-",
+    n_prompt=8,
+    n_decode=2,
+    least_rounds=3,
+    most_s=1,
+    n_threads=1,
+    runtime="llama.cpp",
 )
 
 
@@ -35,7 +42,10 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
     for each in found:
         phases = [("prefill", 1), ("decode", 1), ("prefill", 8), ("decode", 8)]
         assert [(phase.phase, phase.batch) for phase in each.phases] == phases
-        assert all(min(phase.dense_s) > 0 and len(phase.dense_s) == len(phase.sparse_s) >= 3 for phase in each.phases)
+        assert all(
+            min(phase.dense_s) > 0 and len(phase.dense_s) == len(phase.sparse_s) >= 3
+            for phase in each.phases
+        )
     assert dense_8.timed("prefill").ceiling == 1 < sparse.timed("prefill").ceiling
     assert 1 < sparse.timed("decode").ceiling < sparse_8.timed("decode").ceiling
 

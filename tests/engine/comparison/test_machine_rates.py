@@ -1,4 +1,6 @@
-"""The measurement of this machine: products a second in both types of number, and bytes from the disk."""
+"""The measurement of this machine: products a second in both types of number, and bytes from the
+disk.
+"""
 
 import os
 

@@ -1,4 +1,6 @@
-"""Continuations token by token: the same as by one model alone, by the store's own settings and widths; divergences."""
+"""Continuations token by token: the same as by one model alone, by the store's own settings and
+widths; divergences.
+"""
 
 import itertools
 from dataclasses import replace
@@ -39,11 +41,17 @@ def test_a_writer_writes_what_its_model_writes_alone(model_type):
         writer.write()
     ids = loaded.tokenizer(PROMPT, return_tensors="pt").input_ids
     output = loaded.model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
-    assert writer.text == loaded.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).rstrip("\ufffd")
+    assert writer.text == loaded.tokenizer.decode(
+        output[0, ids.shape[1] :], skip_special_tokens=True
+    ).rstrip("\ufffd")
 
 
-def test_a_long_prompt_is_read_in_parts_with_the_same_outcome_and_a_longer_one_keeps_its_end(monkeypatch):
-    whole, parted, long = (writer_of(tiny_loaded("llama"), prompt=text) for text in (PROMPT, PROMPT, "boat " * 400))
+def test_a_long_prompt_is_read_in_parts_with_the_same_outcome_and_a_longer_one_keeps_its_end(
+    monkeypatch,
+):
+    whole, parted, long = (
+        writer_of(tiny_loaded("llama"), prompt=text) for text in (PROMPT, PROMPT, "boat " * 400)
+    )
     whole.read(ignore_steps)
     monkeypatch.setattr("sparsedash.engine.comparison.text_comparison.CHUNK_TOKENS", 3)
     parted.read(ignore_steps)
@@ -51,7 +59,12 @@ def test_a_long_prompt_is_read_in_parts_with_the_same_outcome_and_a_longer_one_k
     seen = []
     long.read(lambda step: seen.append(step.total))
     assert set(seen) == {256 - 6}
-    assert whole.n_unread == 0 < long.n_unread == len(long._record_model.loaded.tokens("boat " * 400)) - (256 - 6)
+    assert (
+        whole.n_unread
+        == 0
+        < long.n_unread
+        == len(long._record_model.loaded.tokens("boat " * 400)) - (256 - 6)
+    )
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "llama"])
@@ -71,7 +84,12 @@ def test_all_models_of_a_run_write_as_in_pairs_and_the_two_do_not_wait_for_the_o
 
     def three(prompt, texts, steps):
         return house.write(
-            dense, second, steps.append, lambda *written: texts.append(written), prompt=prompt, others=(first,)
+            dense,
+            second,
+            steps.append,
+            lambda *written: texts.append(written),
+            prompt=prompt,
+            others=(first,),
         )
 
     together = three("the letter", texts, steps)
@@ -79,7 +97,9 @@ def test_all_models_of_a_run_write_as_in_pairs_and_the_two_do_not_wait_for_the_o
     assert (together.left, together.right, together.others) == (two.left, two.right, (alone.right,))
     assert texts[5] == (two.left, two.right, "")
     assert texts[-1] == (two.left, two.right, alone.right)
-    assert [step.message for step in steps if step.stage == "continue"] == ["2 of 3 models"] * 6 + ["model 3 of 3"] * 6
+    assert [step.message for step in steps if step.stage == "continue"] == ["2 of 3 models"] * 6 + [
+        "model 3 of 3"
+    ] * 6
     three("a boat", again, [])
     assert len(again) == 6, "all three are in memory by now, and write in turn"
 
@@ -93,7 +113,11 @@ def test_the_loaded_model_is_the_dense_one_again_also_after_an_interrupted_excha
         before = left.loaded.model(ids).logits
         with right.active() as loaded:
             assert not torch.equal(loaded.model(ids).logits, before)
-            assert widths(loaded) == set(house.store.get(Record, house.sparse[1]).pruned.widths) == {48}
+            assert (
+                widths(loaded)
+                == set(house.store.get(Record, house.sparse[1]).pruned.widths)
+                == {48}
+            )
         assert torch.equal(left.loaded.model(ids).logits, before)
         interrupted = right.active()
         interrupted.__enter__()
@@ -138,7 +162,11 @@ def test_only_so_much_memory_is_kept_for_models_that_are_not_in_use(room, n_kept
 
 
 def test_a_stopped_continuation_is_kept_and_written_anew_on_the_next_request(house):
-    pair, more, texts = (house.dense, house.sparse[0]), {"prompt": "the letter went", "n_tokens": 9}, []
+    pair, more, texts = (
+        (house.dense, house.sparse[0]),
+        {"prompt": "the letter went", "n_tokens": 9},
+        [],
+    )
     with pytest.raises(Cancelled):
         house.write(*pair, stop_at("read", 0), **more)
     assert house.store.get(Continuation, asked(*pair, **more).key()) is None
@@ -203,16 +231,24 @@ def test_it_is_the_divergence_of_the_right_distribution_from_the_left_one(house,
                 ids = torch.tensor([loaded.tokenizer(PROMPT).input_ids])
                 logs.append(loaded.model(ids).logits[0].log_softmax(-1))
     expected = torch.nn.functional.kl_div(logs[1], logs[0], log_target=True, reduction="none")
-    assert [place.nats for place in found.places] == pytest.approx(expected.sum(-1)[:-1].tolist(), abs=1e-5)
+    assert [place.nats for place in found.places] == pytest.approx(
+        expected.sum(-1)[:-1].tolist(), abs=1e-5
+    )
 
 
-@pytest.mark.parametrize(("text", "n_places"), [("the 👩‍🚀 boat", None), (" ".join(["boat"] * 400), 255)])
+@pytest.mark.parametrize(
+    ("text", "n_places"), [("the 👩‍🚀 boat", None), (" ".join(["boat"] * 400), 255)]
+)
 def test_the_places_are_the_text_again_of_a_long_one_only_the_end_and_characters_of_many_tokens_once(
     text, n_places, house
 ):
     found = house.diverge(house.sparse[0], text)
     assert found.opening + "".join(place.text for place in found.places) == text
-    assert len(found.places) == n_places if n_places else any(place.text == "" for place in found.places)
+    assert (
+        len(found.places) == n_places
+        if n_places
+        else any(place.text == "" for place in found.places)
+    )
 
 
 def test_of_a_long_text_a_model_reads_its_end_after_what_begins_every_text():
@@ -232,6 +268,11 @@ def test_of_a_long_text_a_model_reads_its_end_after_what_begins_every_text():
 
 def test_models_with_other_tokens_are_refused_in_words():
     loaded = tiny_loaded("llama")
-    models = RecordModel(loaded), RecordModel(replace(loaded, tokenizer=tiny_tokenizer("<|end|> $A")))
+    models = (
+        RecordModel(loaded),
+        RecordModel(replace(loaded, tokenizer=tiny_tokenizer("<|end|> $A"))),
+    )
     with pytest.raises(JobError, match="tokenise this text differently"):
-        text_comparison._measured(models, DivergenceSettings(left="l", right="r", text=PROMPT), ignore_steps)
+        text_comparison._measured(
+            models, DivergenceSettings(left="l", right="r", text=PROMPT), ignore_steps
+        )

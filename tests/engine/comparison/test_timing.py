@@ -16,13 +16,21 @@ from sparsedash.schema.records import Record
 
 
 def request(house, **changes):
-    usual = {"dense": house.dense, "sparse": house.sparse[1], "n_prompt": 8, "n_decode": 2, "batches": (1, 2)}
+    usual = {
+        "dense": house.dense,
+        "sparse": house.sparse[1],
+        "n_prompt": 8,
+        "n_decode": 2,
+        "batches": (1, 2),
+    }
     return TimingSettings(**usual | {"least_rounds": 3, "most_s": 1} | changes)
 
 
 def timed(house, on_step=ignore_steps, **changes):
     # A second goes by with every look at the clock.
-    return time_models(request(house, **changes), house.store, house.cache, on_step, itertools.count().__next__)
+    return time_models(
+        request(house, **changes), house.store, house.cache, on_step, itertools.count().__next__
+    )
 
 
 def widths_of(house):
@@ -39,13 +47,20 @@ def test_every_phase_is_timed_at_every_batch_and_kept_with_all_its_rounds(house)
     assert (found.dtype, found.n_prompt, found.n_decode, found.n_threads) == ("float32", 8, 2, 1)
     assert torch.get_num_threads() == before
     assert found.machine
-    assert house.store.get(Timing, request(house, n_threads=1).key()) == found == timed(house, n_threads=1)
+    assert (
+        house.store.get(Timing, request(house, n_threads=1).key())
+        == found
+        == timed(house, n_threads=1)
+    )
 
 
 def test_the_bytes_are_those_of_the_narrowed_model(house):
     found, half = timed(house, seed=1), timed(house, seed=1, dtype="bfloat16")
-    # 3 matrices of 32 weights a channel and, in this tiny model, a bias in two of them; 4 bytes each.
-    assert found.dense_bytes - found.sparse_bytes == 4 * (3 * 96 - sum(widths_of(house))) * (3 * 32 + 2)
+    # 3 matrices of 32 weights a channel and, in this tiny model, a bias in two of them; 4 bytes
+    # each.
+    assert found.dense_bytes - found.sparse_bytes == 4 * (3 * 96 - sum(widths_of(house))) * (
+        3 * 32 + 2
+    )
     assert half.dtype == "bfloat16"
     assert (2 * half.dense_bytes, 2 * half.sparse_bytes) == (found.dense_bytes, found.sparse_bytes)
 
@@ -83,7 +98,11 @@ def test_weights_that_both_have_are_in_memory_once_and_the_others_are_copied_for
 
 def test_what_cannot_be_timed_is_refused_in_words(house):
     nothing = "no sparse model to time"
-    for sparse, why in ((house.masked.sparse[0], "no speed-up"), (house.dense, nothing), ("gone", nothing)):
+    for sparse, why in (
+        (house.masked.sparse[0], "no speed-up"),
+        (house.dense, nothing),
+        ("gone", nothing),
+    ):
         with pytest.raises(JobError, match=why):
             timed(house, sparse=sparse)
 
@@ -104,7 +123,9 @@ def test_stopped_at_any_sample_nothing_is_kept_and_the_model_is_dense_again(numb
 
 
 def test_the_memory_that_weights_take_is_measured_and_their_files_have_no_name(tmp_path):
-    pair = tuple(SimpleNamespace(weights=[torch.ones(n_megabytes, 250_000)]) for n_megabytes in (80, 60))
+    pair = tuple(
+        SimpleNamespace(weights=[torch.ones(n_megabytes, 250_000)]) for n_megabytes in (80, 60)
+    )
     with load_sample(pair, tmp_path) as (loading, resident):
         assert resident(True) == pytest.approx(80e6, rel=0.05)
         assert resident(False) == pytest.approx(60e6, rel=0.05)
@@ -122,7 +143,9 @@ STOP = TimingSettings(dense="a", sparse="b")
 
 
 class Bench:
-    """Dense takes 1.2 s and sparse 1 s, each times what `slow` says of that call; remembers who went when."""
+    """Dense takes 1.2 s and sparse 1 s, each times what `slow` says of that call; remembers who
+    went when.
+    """
 
     def __init__(self, slow=lambda n: 1.0):
         self.now, self.went, self._slow = 0.0, [], slow
@@ -152,9 +175,13 @@ def test_both_models_go_once_in_every_round_in_an_order_that_changes():
 
 def test_warm_up_rounds_do_not_count_and_do_not_use_up_the_time():
     for n_warmup, slow_s in ((2, 5.0), (1, 100.0)):
-        bench = Bench(lambda n, n_warmup=n_warmup, slow_s=slow_s: slow_s if n < 2 * n_warmup else 1.0)
+        bench = Bench(
+            lambda n, n_warmup=n_warmup, slow_s=slow_s: slow_s if n < 2 * n_warmup else 1.0
+        )
         found = ran(bench)
-        assert len(bench.went) == 2 * (len(found.dense_s) + n_warmup), "slow work is warm after one round"
+        assert len(bench.went) == 2 * (len(found.dense_s) + n_warmup), (
+            "slow work is warm after one round"
+        )
         assert max(found.dense_s) == 1.2
     loaded_now_and_then = ran(Bench(lambda n: 3.0 if n // 2 % 3 else 1.0))
     assert found.ratio.value == pytest.approx(1.2) == loaded_now_and_then.ratio.value
@@ -165,7 +192,11 @@ WIDE = (0.5, 1.0, 2.0)
 
 @pytest.mark.parametrize(
     ("slow", "clock", "n_rounds"),
-    [(lambda n: 1.0, None, 15), (lambda n: 500.0, None, 3), (lambda n: WIDE[n % 3], lambda: 0.0, MOST_ROUNDS)],
+    [
+        (lambda n: 1.0, None, 15),
+        (lambda n: 500.0, None, 3),
+        (lambda n: WIDE[n % 3], lambda: 0.0, MOST_ROUNDS),
+    ],
     ids=["narrow by then", "long work", "a clock that stands still"],
 )
 def test_it_ends_at_the_least_and_the_largest_number_of_rounds(slow, clock, n_rounds):

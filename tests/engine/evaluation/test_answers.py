@@ -1,4 +1,6 @@
-"""The word a model writes instead: the same alone and in a batch with longer passages; target scores."""
+"""The word a model writes instead: the same alone and in a batch with longer passages; target
+scores.
+"""
 
 from contextlib import nullcontext
 from itertools import pairwise
@@ -8,7 +10,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.evaluation.answers import finish_answers_, first_word, target_scores, unfinished_answers
+from sparsedash.engine.evaluation.answers import (
+    finish_answers_,
+    first_word,
+    target_scores,
+    unfinished_answers,
+)
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError
 from tests.engine.tiny import CONFIGS, tiny_loaded, tiny_tokenizer
@@ -36,7 +43,9 @@ def loaded_of(model_type):
 
 
 def begun_in_one_batch(loaded, contexts):
-    """The first tokens of the answers to contexts that are read in one batch, and what is left to be finished."""
+    """The first tokens of the answers to contexts that are read in one batch, and what is left to
+    be finished.
+    """
     ids = [loaded.tokenizer(context).input_ids for context in contexts]
     longest = max(map(len, ids))
     read = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
@@ -47,7 +56,9 @@ def begun_in_one_batch(loaded, contexts):
 
 
 def words(loaded, *batches):
-    """The words that a model answers contexts with that are read batch by batch and finished together."""
+    """The words that a model answers contexts with that are read batch by batch and finished
+    together.
+    """
     read = [begun_in_one_batch(loaded, contexts) for contexts in batches]
     finish_answers_(loaded, [part for _, parts in read for part in parts])
     return [first_word(loaded, tokens) for begun, _ in read for tokens in begun]
@@ -66,7 +77,9 @@ LONG = "the lamp and the boat and the letter went home " * 5
 
 
 @pytest.mark.parametrize("model_type", WINDOWED)
-def test_padding_counts_for_nothing_in_a_window_and_batches_are_finished_together_as_by_themselves(model_type):
+def test_padding_counts_for_nothing_in_a_window_and_batches_are_finished_together_as_by_themselves(
+    model_type,
+):
     loaded = loaded_of(model_type)
     alone = [words(loaded, [context])[0] for context in SHORT]
     assert words(loaded, [*SHORT, LONG])[:-1] == alone
@@ -78,15 +91,18 @@ def test_padding_counts_for_nothing_in_a_window_and_batches_are_finished_togethe
 
 
 def speller(word):
-    """A model that goes on to spell this word, a letter at a time: its blocks change nothing, and its head maps each
-    letter to the next.
+    """A model that goes on to spell this word, a letter at a time: its blocks change nothing, and
+    its head maps each letter to the next.
     """
     loaded = tiny_loaded("llama")
     spelled = [loaded.tokenizer(letter).input_ids[0] for letter in f" {word} "]
     with torch.no_grad():
         for name, weight in loaded.model.named_parameters():
             weight.fill_(1.0 if "norm" in name else 0.0)
-        embeddings, head = loaded.model.get_input_embeddings().weight, loaded.model.get_output_embeddings().weight
+        embeddings, head = (
+            loaded.model.get_input_embeddings().weight,
+            loaded.model.get_output_embeddings().weight,
+        )
         for place, (letter, following) in enumerate(pairwise(spelled)):
             embeddings[letter, place] = head[following, place] = 1.0
     return loaded

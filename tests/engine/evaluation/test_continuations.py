@@ -9,7 +9,11 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CorpusError
 from tests.engine.tiny import CONFIGS, tiny_loaded
 
-CHOICES = [(list(range(5, 5 + n)), tail) for n in (9, 4) for tail in ([7], [8], [7, 9, 11], [7, 9], [3, 1, 4, 1, 5])]
+CHOICES = [
+    (list(range(5, 5 + n)), tail)
+    for n in (9, 4)
+    for tail in ([7], [8], [7, 9, 11], [7, 9], [3, 1, 4, 1, 5])
+]
 REQUESTS = [*CHOICES, ([1], [2, 3]), ([1], [2, 3]), (list(range(60)), [61, 62])]
 
 
@@ -17,7 +21,12 @@ def plain_scores(loaded, requests):
     found = []
     for context, continuation in requests:
         whole = [*context, *continuation][-loaded.max_length - 1 :]
-        logits = loaded.model(torch.tensor([whole[:-1]])).logits[0, -len(continuation) :].float().log_softmax(-1)
+        logits = (
+            loaded.model(torch.tensor([whole[:-1]]))
+            .logits[0, -len(continuation) :]
+            .float()
+            .log_softmax(-1)
+        )
         chosen = logits.argmax(-1).tolist() == list(continuation)
         found.append((float(sum(logits[i, token] for i, token in enumerate(continuation))), chosen))
     return found
@@ -37,7 +46,9 @@ def first_choices(loaded, context, n):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_shared_or_not(family, monkeypatch):
+def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_shared_or_not(
+    family, monkeypatch
+):
     # Several batches, and several of what goes on from each.
     monkeypatch.setattr(continuations, "BATCH_TOKENS", 16)
     loaded, seen = tiny_loaded(family), list[int]()
@@ -72,14 +83,22 @@ def test_a_context_that_is_too_long_loses_its_beginning_and_a_longer_continuatio
     requests = [(list(range(20)), [5, 6]), (list(range(20)), [7, 8])]
     require_plain_scores(loaded, requests)
     with pytest.raises(CorpusError, match="longer than the model can read"):
-        score_continuations(loaded, [torch.inference_mode], [([1], list(range(17)))], lambda n: None)
+        score_continuations(
+            loaded, [torch.inference_mode], [([1], list(range(17)))], lambda n: None
+        )
 
 
 def test_continuations_that_fit_one_by_one_fit_together():
-    # GPT-Neo's mask has as many columns as it reads tokens; the longest context and continuation have more.
+    # GPT-Neo's mask has as many columns as it reads tokens; the longest context and continuation
+    # have more.
     loaded = tiny_loaded("gpt_neo", max_position_embeddings=16)
     long, short = list(range(13)), list(range(20, 29))
-    requests = [(long, [5, 6]), (long, [7, 8]), (short, [5, 6, 7, 8, 9, 10, 11]), (short, [7, 8, 9, 10, 11, 12, 13])]
+    requests = [
+        (long, [5, 6]),
+        (long, [7, 8]),
+        (short, [5, 6, 7, 8, 9, 10, 11]),
+        (short, [7, 8, 9, 10, 11, 12, 13]),
+    ]
     require_plain_scores(loaded, requests)
 
 
@@ -90,7 +109,9 @@ def test_texts_are_the_first_choices_of_the_plain_forward_up_to_a_stop_text(fami
     for prompt in prompts:
         new = first_choices(loaded, prompt, 10)
         whole.append(loaded.tokenizer.decode(new[: new.index(0)] if 0 in new else new))
-    assert write_greedily(loaded, [torch.inference_mode], prompts, 10, [], lambda n: None) == [whole]
+    assert write_greedily(loaded, [torch.inference_mode], prompts, 10, [], lambda n: None) == [
+        whole
+    ]
     longest = max(whole, key=len)
     stop = longest[len(longest) // 2 :][:2]
     written = write_greedily(loaded, [torch.inference_mode], prompts, 10, [stop], lambda n: None)

@@ -33,25 +33,44 @@ def test_the_order_is_shuffled_and_the_same_each_time():
     assert chunks == evaluation_chunks(5153)
     first = [*chunks[0], *chunks[1]]
     # Later ones grow, so that batches stay full.
-    assert [len(chunk) for chunk in chunks] == [161, 161, 322, 256, 256, 132, 322, 402, 564, 644, 805, 1128]
+    assert [len(chunk) for chunk in chunks] == [
+        161,
+        161,
+        322,
+        256,
+        256,
+        132,
+        322,
+        402,
+        564,
+        644,
+        805,
+        1128,
+    ]
     # The first chunks are spread over the file: 322 of 5,153 in each tenth of it within chance.
     tenths = [sum(i * 10 // 5153 == tenth for i in first) for tenth in range(10)]
     assert min(tenths) > 14 and max(tenths) < 52
 
 
 def stop_rule(dense, n_comparisons=1):
-    return StopRule(dense=[outcome(i, verdict) for i, verdict in enumerate(dense)], n_comparisons=n_comparisons)
+    return StopRule(
+        dense=[outcome(i, verdict) for i, verdict in enumerate(dense)], n_comparisons=n_comparisons
+    )
 
 
 def decided(right, n_comparisons=1):
     """What the rule says of these answers, where the dense model has all 1,000 right."""
-    return stop_rule([True] * 1000, n_comparisons).stopping({i: outcome(i, verdict) for i, verdict in right.items()})
+    return stop_rule([True] * 1000, n_comparisons).stopping(
+        {i: outcome(i, verdict) for i, verdict in right.items()}
+    )
 
 
 def test_nothing_is_stopped_before_the_first_128_passages():
     assert decided(dict.fromkeys(range(124), False)) is None
     assert decided(dict.fromkeys(range(look_counts(1000)[0]), False)).decision == "difference"
-    assert all(128 <= look_counts(n)[0] <= 256 and look_counts(n)[-1] == n for n in (256, 700, 1000, 5153))
+    assert all(
+        128 <= look_counts(n)[0] <= 256 and look_counts(n)[-1] == n for n in (256, 700, 1000, 5153)
+    )
 
 
 def test_a_stop_says_what_was_found_and_after_how_many_of_how_many():
@@ -62,7 +81,9 @@ def test_a_stop_says_what_was_found_and_after_how_many_of_how_many():
     alike = decided(dict.fromkeys(range(900), True))
     assert (alike.decision, alike.p_value) == ("close", 1.0)
     few, many = (decided({i: i not in range(9) for i in range(500)}, n) for n in (1, 20))
-    assert (few.decision, many.decision) == ("difference", "open"), "more comparisons ask for a clearer difference"
+    assert (few.decision, many.decision) == ("difference", "open"), (
+        "more comparisons ask for a clearer difference"
+    )
     assert few.p_value == many.p_value
 
 
@@ -73,7 +94,9 @@ def a_search(n=400, n_comparisons=6):
 
 
 def after(rule, n_answered, lost, breaks=0):
-    """What the rule says where every answer has lost about so many nats, and the first so many right ones broke."""
+    """What the rule says where every answer has lost about so many nats, and the first so many
+    right ones broke.
+    """
     rows = [row for chunk in evaluation_chunks(len(rule.dense)) for row in chunk][:n_answered]
     broke = [row for row in rows if rule.dense[row].last_word_right][:breaks]
     answered = {
@@ -88,7 +111,11 @@ def after(rule, n_answered, lost, breaks=0):
 
 
 def test_a_trial_is_looked_at_only_where_that_was_planned():
-    looked = [n for n in (1, 49, 50, 51, 99, 100, 128, 200, 256, 399, 400) if after(a_search(), n, lost=0.0)]
+    looked = [
+        n
+        for n in (1, 49, 50, 51, 99, 100, 128, 200, 256, 399, 400)
+        if after(a_search(), n, lost=0.0)
+    ]
     assert looked == [50, 100, 200, 400]
 
 
@@ -109,12 +136,16 @@ def test_a_trial_ends_early_as_beyond_by_either_measure_and_as_within_only_where
     stopped = after(a_search(), n_answered, lost, breaks)
     assert (stopped.decision, stopped.n_answered, stopped.n_passages) == (decision, n_answered, 400)
     share = {50: 0.05, 400: 0.85}.get(n_answered)
-    assert share is None or stopped.alpha == pytest.approx(ALPHA / 6 * share), "the last look has nearly all"
+    assert share is None or stopped.alpha == pytest.approx(ALPHA / 6 * share), (
+        "the last look has nearly all"
+    )
 
 
 def test_a_trial_is_not_within_while_too_few_are_right_so_far_to_judge_accuracy():
     rule = StopRule(
-        dense=[outcome(i, i % 20 == 0, -1.0 - i % 7 / 10) for i in range(1000)], n_comparisons=1, tolerance=Tolerance()
+        dense=[outcome(i, i % 20 == 0, -1.0 - i % 7 / 10) for i in range(1000)],
+        n_comparisons=1,
+        tolerance=Tolerance(),
     )
     (first, *_) = planned_looks(1000)
     stopped = after(rule, first.n_passages, lost=-5.0)
@@ -149,7 +180,9 @@ def _stopped(loaded, texts, dense):
     return evaluate_alone(loaded, _chosen(texts), ignore_steps, stop=stop_rule(dense))
 
 
-def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_have(loaded, texts, whole):
+def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_have(
+    loaded, texts, whole
+):
     opposite = [not outcome.last_word_right for outcome in whole.outcomes]
     stopped = _stopped(loaded, texts, opposite)
     answered = sorted(chain(*evaluation_chunks(N)[:2]))
@@ -179,10 +212,17 @@ class Asking(StopRule):
         return found and replace(found, decision="open")
 
 
-def test_in_bf16_a_passage_has_the_same_answer_whether_or_where_its_evaluation_may_stop(texts, monkeypatch):
-    monkeypatch.setattr("sparsedash.engine.evaluation.evaluate.finish_answers_", lambda loaded, parts, on_left: None)
+def test_in_bf16_a_passage_has_the_same_answer_whether_or_where_its_evaluation_may_stop(
+    texts, monkeypatch
+):
+    monkeypatch.setattr(
+        "sparsedash.engine.evaluation.evaluate.finish_answers_", lambda loaded, parts, on_left: None
+    )
     chosen, rounded = _chosen(texts[:200]), tiny_loaded("llama")
     rounded.model.bfloat16()
     free = evaluate_alone(rounded, chosen, ignore_steps).outcomes
-    for rule in (Asking(dense=free, n_comparisons=4, tolerance=Tolerance()), StopRule(dense=free, n_comparisons=1)):
+    for rule in (
+        Asking(dense=free, n_comparisons=4, tolerance=Tolerance()),
+        StopRule(dense=free, n_comparisons=1),
+    ):
         assert evaluate_alone(rounded, chosen, ignore_steps, stop=rule).outcomes == free

@@ -1,4 +1,6 @@
-"""The evaluator agrees with reading one passage at a time, as the common harness does, however it batches."""
+"""The evaluator agrees with reading one passage at a time, as the common harness does, however it
+batches.
+"""
 
 import math
 from contextlib import nullcontext
@@ -21,11 +23,15 @@ from tests.engine.tiny import CONFIGS, tiny_loaded, tiny_tokenizer
 
 
 def _chosen(texts, **settings):
-    return choose_passages(Texts(texts=tuple(texts), identity="t"), EvaluationSettings(corpus="t", **settings))
+    return choose_passages(
+        Texts(texts=tuple(texts), identity="t"), EvaluationSettings(corpus="t", **settings)
+    )
 
 
 def _one_by_one(loaded, text):
-    """Log-likelihood and greediness of the last word, by the harness's rule, one forward and all logits."""
+    """Log-likelihood and greediness of the last word, by the harness's rule, one forward and all
+    logits.
+    """
     context, target = text.rsplit(" ", 1)
     whole = loaded.tokenizer(context + " " + target).input_ids
     n_context = len(loaded.tokenizer(context).input_ids)
@@ -47,7 +53,9 @@ def test_batched_answers_equal_those_read_one_by_one(model_type):
         assert (outcome.last_word_right, outcome.last_token_right) == (all(greedy), greedy[-1])
         assert outcome.target == text.split(" ")[-1]
         assert (outcome.tokens[0].rank == 1) == greedy[0]
-        assert sum(token.log_likelihood for token in outcome.tokens) == pytest.approx(likelihood, abs=2e-4)
+        assert sum(token.log_likelihood for token in outcome.tokens) == pytest.approx(
+            likelihood, abs=2e-4
+        )
         shares = [candidate.probability for candidate in outcome.top]
         assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
 
@@ -75,7 +83,10 @@ def test_white_space_before_the_last_word_belongs_to_the_target_and_a_word_alone
 def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
     loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A <|end|>"))
     context = " ".join(f"boat{i}" for i in range(300))
-    question, own = Question.of(loaded, context, " home"), tiny_tokenizer()(context + " home").input_ids
+    question, own = (
+        Question.of(loaded, context, " home"),
+        tiny_tokenizer()(context + " home").input_ids,
+    )
     assert (question.read, question.target) == ([0, *own[-256:-1]], own[-1:])
     left = len(loaded.tokenizer.decode(own[-256:-1]).split())
     assert len(context.split()) - question.words_cut == pytest.approx(left, abs=1)
@@ -93,7 +104,9 @@ def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(family, n_
         while len(loaded.tokens(" ".join(words))) > loaded.max_length - n_free:
             words.pop()
     finished = []
-    monkeypatch.setattr(evaluating, "finish_answers_", lambda loaded, parts, on_left: finished.extend(parts))
+    monkeypatch.setattr(
+        evaluating, "finish_answers_", lambda loaded, parts, on_left: finished.extend(parts)
+    )
     (outcome,) = evaluate_alone(loaded, _chosen([f"{' '.join(words)} home"]), ignore_steps).outcomes
     assert math.isfinite(outcome.log_likelihood) and not outcome.last_word_right and finished == []
 
@@ -111,7 +124,9 @@ def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(family, n_
 )
 def test_a_passage_that_shares_thirteen_words_with_the_calibration_text_is_leaked(text, n):
     long = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-    assert n_leaked(_chosen([long, "a b c d e f g h", "two of these"]), ["something else", text]) == n
+    assert (
+        n_leaked(_chosen([long, "a b c d e f g h", "two of these"]), ["something else", text]) == n
+    )
 
 
 def test_as_many_batches_go_together_as_fit_and_one_at_least():
@@ -130,7 +145,9 @@ def answers(loaded, steps=ignore_steps, n=30):
     return evaluate_alone(loaded, _chosen(passages(n)), steps).outcomes
 
 
-def test_a_streamed_models_blocks_are_read_once_for_several_batches(model_folder, store, entered, monkeypatch):
+def test_a_streamed_models_blocks_are_read_once_for_several_batches(
+    model_folder, store, entered, monkeypatch
+):
     source = locate_model(str(model_folder), store)
     streamed = stream_model(source, "float32", store)
     enter = type(streamed.residency)._enter
@@ -152,10 +169,14 @@ def test_a_streamed_models_blocks_are_read_once_for_several_batches(model_folder
     assert set(together) < set(alone)
 
 
-def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(model_folder, store, entered, monkeypatch):
+def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(
+    model_folder, store, entered, monkeypatch
+):
     streamed = stream_model(locate_model(str(model_folder), store), "float32", store)
     parts = []
-    monkeypatch.setattr(evaluating, "finish_answers_", lambda loaded, unfinished, on_left: parts.extend(unfinished))
+    monkeypatch.setattr(
+        evaluating, "finish_answers_", lambda loaded, unfinished, on_left: parts.extend(unfinished)
+    )
     answers(streamed)
 
     def in_files(tensors):
@@ -171,16 +192,22 @@ def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(model_folder, 
     assert all(in_files(layer._room) for layer in cache.layers)
 
 
-def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(entered, monkeypatch):
+def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(
+    entered, monkeypatch
+):
     loaded, steps, fits = tiny_loaded("llama"), [], []
-    monkeypatch.setattr(evaluating, "n_fitting", lambda sizes, n: fits.append(n) or n_fitting(sizes, n))
+    monkeypatch.setattr(
+        evaluating, "n_fitting", lambda sizes, n: fits.append(n) or n_fitting(sizes, n)
+    )
     right = sum(outcome.last_word_right for outcome in answers(loaded, steps.append))
     assert len(fits) > 3 and set(fits) == {0}
     assert steps[0] == Step("evaluate", 0, 30, unit="passages", n_right=0)
     # Answers that are not finished yet count in part.
     assert replace(steps[-1], ahead=0.0) == Step("evaluate", 30, 30, unit="passages", n_right=right)
     assert steps[-1].ahead < 0 < max(step.ahead for step in steps)
-    by_count = [sum(step.done == done for step in steps) for done in sorted({step.done for step in steps})]
+    by_count = [
+        sum(step.done == done for step in steps) for done in sorted({step.done for step in steps})
+    ]
     # At the beginning and between blocks; behind the last one, the batch counts as read.
     assert set(by_count[:-1]) == {len(loaded.blocks)}
 
@@ -190,7 +217,8 @@ def test_the_rules_differ_in_the_last_token_of_passages_that_are_too_long_and_in
     loaded.model.lm_head.bias[loaded.tokenizer(" the").input_ids[-1]] = 1e4
     chosen = _chosen([" the" * length for length in (40, 196, 197, 198, 230)])
     plain, published = (
-        evaluate_alone(loaded, chosen, ignore_steps, rule=rule).outcomes for rule in ("plain", "published")
+        evaluate_alone(loaded, chosen, ignore_steps, rule=rule).outcomes
+        for rule in ("plain", "published")
     )
     assert [outcome.last_token_right for outcome in plain] == [True] * 5
     assert [outcome.last_token_right for outcome in published] == [True, True, True, False, False]

@@ -1,4 +1,6 @@
-"""What a model forgot by kind of text, next to the same divergence computed sequence by sequence."""
+"""What a model forgot by kind of text, next to the same divergence computed sequence by
+sequence.
+"""
 
 from contextlib import contextmanager, nullcontext
 

@@ -18,7 +18,14 @@ from tests.engine.tiny import small_run
 
 def run_settings(model, text, methods, dtype="float32"):
     methods = tuple(replace(presets.method_named(name), width_multiple=8) for name in methods)
-    return small_run(model, f"file:{text}", n_passages=20, dtype=dtype, methods=methods, sparsities_permille=(400,))
+    return small_run(
+        model,
+        f"file:{text}",
+        n_passages=20,
+        dtype=dtype,
+        methods=methods,
+        sparsities_permille=(400,),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +37,11 @@ def finished_run(tmp_path_factory, passage_file):
     def made(model, methods=("best", "least-squares", "wanda-2:4"), dtype="float32"):
         store, shelf = Store(tmp_path_factory.mktemp("data")), ModelShelf()
         opened.append(store)
-        return store, shelf, pipeline.run(run_settings(model, passage_file, methods, dtype), store, shelf=shelf)
+        return (
+            store,
+            shelf,
+            pipeline.run(run_settings(model, passage_file, methods, dtype), store, shelf=shelf),
+        )
 
     yield made
     for store in opened:
@@ -44,7 +55,9 @@ def run(finished_run, model_folder):
 
 def asked(run, number, form, to, **changes):
     """A request for one of the run's sparse models."""
-    return ExportSettings(run=run.key, dense=run.dense, sparse=run.sparse[number], form=form, to=str(to), **changes)
+    return ExportSettings(
+        run=run.key, dense=run.dense, sparse=run.sparse[number], form=form, to=str(to), **changes
+    )
 
 
 def exported(finished, number, form, to, on_step=ignore_steps, **changes):
@@ -55,14 +68,18 @@ def exported(finished, number, form, to, on_step=ignore_steps, **changes):
 
 @pytest.fixture
 def fresh_process():
-    """For tests of the process that proves an export; all others are proven in this one, which takes no time."""
+    """For tests of the process that proves an export; all others are proven in this one, which
+    takes no time.
+    """
 
 
 @pytest.fixture(autouse=True)
 def proofs(request, monkeypatch):
     def run_here(what, questions, on_step):
         on_step(Step("prove", 1, 2))
-        answers, logits = reloaded.load_and_answer(str(what), {"questions": questions, "n_threads": 1})
+        answers, logits = reloaded.load_and_answer(
+            str(what), {"questions": questions, "n_threads": 1}
+        )
         return answers | {"ours": []}, logits
 
     if "fresh_process" not in request.fixturenames:

@@ -52,7 +52,10 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
     if width and family in NO_FIELD:
         width = made.loaded.mlps[0].width
     target.mkdir()
-    source, shard_mb = Source(reference="tiny", folder=folder, identity="t"), 0 if form == "uniform" else 5_000
+    source, shard_mb = (
+        Source(reference="tiny", folder=folder, identity="t"),
+        0 if form == "uniform" else 5_000,
+    )
     write_folder(target, source, made, width=width, weights=dtype, shard_mb=shard_mb)
     files = {file.name for file in target.glob("*.safetensors")}
     if form == "uniform":
@@ -61,7 +64,9 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
     else:
         assert files == {"model.safetensors"}
     ids = [torch.randint(1, 300, (9,)).tolist() for _ in range(3)]
-    questions = [{"ids": own, "n_target": 2, "text": "", "special": False, "tokens": []} for own in ids]
+    questions = [
+        {"ids": own, "n_target": 2, "text": "", "special": False, "tokens": []} for own in ids
+    ]
     with made.applied():
         right, logits = answer_questions(made.loaded.model, questions)
     answers, found = load_and_answer(str(target), {"questions": questions})

@@ -1,4 +1,6 @@
-"""The export of a sparse model: its files, that a fresh process proves them, and what is refused."""
+"""The export of a sparse model: its files, that a fresh process proves them, and what is
+refused.
+"""
 
 import hashlib
 import json
@@ -36,21 +38,35 @@ def left_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize(("number", "form"), [(EVEN, "uniform"), (BEST, "padded"), (MASKS, "masked")])
-def test_the_folder_holds_all_that_is_needed_and_is_proven(number, form, run, model_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "form"), [(EVEN, "uniform"), (BEST, "padded"), (MASKS, "masked")]
+)
+def test_the_folder_holds_all_that_is_needed_and_is_proven(
+    number, form, run, model_folder, tmp_path
+):
     made, out = exported(run, number, form, tmp_path / "out"), tmp_path / "out"
-    assert {"model.safetensors", "config.json", "tokenizer.json", "recipe.json", "README.md"} <= set(left_in(out))
+    assert {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "recipe.json",
+        "README.md",
+    } <= set(left_in(out))
     assert left_in(tmp_path) == ["out"]
     assert (out / "tokenizer.json").read_bytes() == (model_folder / "tokenizer.json").read_bytes()
     assert made.proof.holds and made.proof.logit_difference <= 1e-4
     assert (made.proof.n_logits, made.proof.n_verdicts, made.proof.n_run) == (16, 20, 20)
     assert run[0].get(Export, made.key) == made == exported(run, number, form, out)
     assert made.n_bytes == sum(path.stat().st_size for path in out.iterdir())
-    before, after = (json.loads((folder / "config.json").read_text()) for folder in (model_folder, out))
+    before, after = (
+        json.loads((folder / "config.json").read_text()) for folder in (model_folder, out)
+    )
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     assert changed == ({"intermediate_size"} if form != "masked" else set())
     if form == "uniform":
-        assert after["intermediate_size"] == run[0].get(Record, run[2].sparse[EVEN]).pruned.widths[0]
+        assert (
+            after["intermediate_size"] == run[0].get(Record, run[2].sparse[EVEN]).pruned.widths[0]
+        )
 
 
 def test_a_fresh_process_proves_a_folder_wherever_it_lies_and_a_changed_file_is_named(
@@ -95,11 +111,15 @@ def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_th
 def test_weights_of_another_type_are_stated_as_such_and_proven_as_rounded(run, tmp_path):
     made = exported(run, BEST, "padded", tmp_path / "out", weights="bfloat16")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
-    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
     assert made.proof.n_meant == made.proof.n_verdicts
     assert made.proof.logit_difference <= 1e-4
     again = exported(run, BEST, "padded", tmp_path / "two")
-    assert again.proof.n_run == again.proof.n_verdicts, "rounding in memory must not reach the next export"
+    assert again.proof.n_run == again.proof.n_verdicts, (
+        "rounding in memory must not reach the next export"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -112,9 +132,15 @@ def narrow_model(tmp_path_factory):
     ("number", "form", "weights"),
     [(BEST, "padded", "bfloat16"), (MASKS, "masked", "bfloat16"), (BEST, "masked", "float16")],
 )
-def test_a_bfloat16_run_is_proven_by_what_its_files_hold(number, form, weights, narrow_model, finished_run, tmp_path):
+def test_a_bfloat16_run_is_proven_by_what_its_files_hold(
+    number, form, weights, narrow_model, finished_run, tmp_path
+):
     proof = exported(
-        finished_run(narrow_model, dtype="bfloat16"), number, form, tmp_path / "out", weights=weights
+        finished_run(narrow_model, dtype="bfloat16"),
+        number,
+        form,
+        tmp_path / "out",
+        weights=weights,
     ).proof
     assert proof.logit_difference <= 1e-4 < proof.logit_allowed == 1e-3
     assert proof.n_meant == proof.n_verdicts
@@ -141,7 +167,10 @@ def test_a_bias_that_stock_code_or_llama_cpp_has_no_place_for_is_refused_at_once
 ):
     finished = finished_run(save_tiny(tmp_path / "tiny", family), ("flap",))
     monkeypatch.setattr(module, "rebuild_model", lambda *_: pytest.fail("nothing is made"))
-    for form, why in (("padded", "this family's stock code has"), ("gguf", f"llama.cpp's graph of {family} has")):
+    for form, why in (
+        ("padded", "this family's stock code has"),
+        ("gguf", f"llama.cpp's graph of {family} has"),
+    ):
         with pytest.raises(ExportError, match=f"bias.*for which {why} no place"):
             exported(finished, 0, form, tmp_path / "out")
 
@@ -165,7 +194,9 @@ def killed(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_a_kill_between_the_record_and_the_name_leaves_nothing_that_is_listed(run, tmp_path, monkeypatch):
+def test_a_kill_between_the_record_and_the_name_leaves_nothing_that_is_listed(
+    run, tmp_path, monkeypatch
+):
     store, _, finished = run
     request = asked(finished, EVEN, "uniform", tmp_path / "out")
     with monkeypatch.context() as changed, pytest.raises(KeyboardInterrupt):
@@ -187,7 +218,9 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
         (found,) = exports_of(moved).listed()
         assert found == replace(made, folder=made.folder.replace("/here/", "/there/"))
         assert exports_of(moved).is_ours(found)
-        assert exported((moved, shelf, run), 0, "uniform", "") == found, "it is found, and not made again"
+        assert exported((moved, shelf, run), 0, "uniform", "") == found, (
+            "it is found, and not made again"
+        )
     finally:
         moved.close()
 
@@ -205,7 +238,9 @@ def test_after_a_kill_the_next_attempt_finds_nothing_left(run, tmp_path, monkeyp
 
 def test_a_base_that_has_changed_since_is_refused(passage_file, store, tmp_path):
     base = save_tiny(tmp_path / "tiny")
-    finished = pipeline.run(run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf())
+    finished = pipeline.run(
+        run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf()
+    )
     save_tiny(base, seed=7)
     with pytest.raises(JobError, match="has changed since this result was computed"):
         exported((store, ModelShelf(), finished), 0, "padded", tmp_path / "out")
@@ -216,14 +251,20 @@ def test_a_calibration_text_that_has_changed_since_is_refused(passage_file, stor
     base, text = save_tiny(tmp_path / "tiny"), tmp_path / "read.jsonl"
     shutil.copy(passage_file, text)
     calibration = CalibrationSettings(corpus=f"file:{text}", n_samples=16, length=48)
-    settings = replace(run_settings(base, passage_file, ("least-squares",)), calibration=calibration)
+    settings = replace(
+        run_settings(base, passage_file, ("least-squares",)), calibration=calibration
+    )
     finished = pipeline.run(settings, store, shelf=ModelShelf())
     text.write_text("".join(reversed(text.read_text().splitlines(keepends=True))))
-    with pytest.raises(JobError, match="calibration text has changed since this result was computed"):
+    with pytest.raises(
+        JobError, match="calibration text has changed since this result was computed"
+    ):
         exported((store, ModelShelf(), finished), 0, "padded", tmp_path / "out")
 
 
-def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_refused(passage_file, store, tmp_path):
+def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_refused(
+    passage_file, store, tmp_path
+):
     base, secret = save_tiny(tmp_path / "tiny", tie_word_embeddings=False), tmp_path / "secret"
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
@@ -232,7 +273,9 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     (base / "NOTICE").write_text("for all")
     (base / "additional_chat_templates").mkdir()
     (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
-    finished = pipeline.run(run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf())
+    finished = pipeline.run(
+        run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf()
+    )
     run, out = (store, ModelShelf(), finished), tmp_path / "out"
     with pytest.raises(ExportError, match="LICENSE is a link out of the model's folder"):
         exported(run, 0, "padded", out)
@@ -258,7 +301,9 @@ def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp
         return written
 
     monkeypatch.setattr(module, "write_folder", one_weight_off)
-    with pytest.raises(ExportError, match=r"are not the sparse model: logits differ by up to [0-9.]+ \(0\.001") as told:
+    with pytest.raises(
+        ExportError, match=r"are not the sparse model: logits differ by up to [0-9.]+ \(0\.001"
+    ) as told:
         exported(run, EVEN, "uniform", tmp_path / "out")
     assert left_in(tmp_path) == []
     assert "the run and its results are kept. Try another form" in told.value.advice
@@ -282,13 +327,27 @@ def stop_the_proof(step):
 @pytest.mark.parametrize(
     ("changed", "value", "on_step", "error", "words"),
     [
-        ("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}), ignore_steps, ExportError, "are free for"),
-        ("sys.executable", "/bin/false", ignore_steps, ExportError, "not load the files: exit code 1: no output"),
+        (
+            "shutil.disk_usage",
+            lambda _: type("Usage", (), {"free": 1000}),
+            ignore_steps,
+            ExportError,
+            "are free for",
+        ),
+        (
+            "sys.executable",
+            "/bin/false",
+            ignore_steps,
+            ExportError,
+            "not load the files: exit code 1: no output",
+        ),
         ("sys.executable", sys.executable, stop_the_proof, Cancelled, None),
     ],
     ids=["a disk without room", "files that cannot be loaded", "a cancelled proof"],
 )
-def test_what_fails_leaves_nothing(fresh_process, run, tmp_path, monkeypatch, changed, value, on_step, error, words):
+def test_what_fails_leaves_nothing(
+    fresh_process, run, tmp_path, monkeypatch, changed, value, on_step, error, words
+):
     monkeypatch.setattr(changed, value)
     with pytest.raises(error, match=words):
         exported(run, EVEN, "uniform", tmp_path / "out", on_step)

@@ -1,4 +1,6 @@
-"""A healed model is exported in every form: its projections into the inner width and its norms are others as well."""
+"""A healed model is exported in every form: its projections into the inner width and its norms are
+others as well.
+"""
 
 from dataclasses import replace
 
@@ -25,8 +27,14 @@ def healed_run(passage_file, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "RATE", 1e-2)
 
     def made(model, methods=("least-squares",)):
-        asked, store, shelf = run_settings(model, passage_file, methods), Store(tmp_path / "data"), ModelShelf()
-        asked = replace(asked, methods=tuple(replace(method, heal_steps=4) for method in asked.methods))
+        asked, store, shelf = (
+            run_settings(model, passage_file, methods),
+            Store(tmp_path / "data"),
+            ModelShelf(),
+        )
+        asked = replace(
+            asked, methods=tuple(replace(method, heal_steps=4) for method in asked.methods)
+        )
         run = pipeline.run(asked, store, shelf=shelf)
         assert store.get(Record, run.sparse[0]).pruned.healed.kept_step
         return store, shelf, run
@@ -34,7 +42,9 @@ def healed_run(passage_file, tmp_path, monkeypatch):
     return made
 
 
-@pytest.mark.parametrize(("family", "method"), [("llama", "least-squares"), ("gpt2", "best"), ("phi3", "best")])
+@pytest.mark.parametrize(
+    ("family", "method"), [("llama", "least-squares"), ("gpt2", "best"), ("phi3", "best")]
+)
 def test_the_files_are_proven(family, method, healed_run, tmp_path):
     finished = healed_run(save_tiny(tmp_path / "tiny", family), (method,))
     for form in ("padded" if method == "best" else "uniform", "masked"):
@@ -55,14 +65,23 @@ def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family=family)
     store, shelf, run = healed_run(dense)
     made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, shelf)
-    write_gguf(tmp_path / "out.gguf", dense, made.sparse, "float32", is_base=True, require_room=lambda n_bytes: None)
+    write_gguf(
+        tmp_path / "out.gguf",
+        dense,
+        made.sparse,
+        "float32",
+        is_base=True,
+        require_room=lambda n_bytes: None,
+    )
     again = load_model(locate_model(str(tmp_path / "out.gguf"), store), "float32")
     norms = dict(again.model.named_parameters())
     for name, norm in made.sparse.others.items():
         assert norms[name].tolist() == pytest.approx(norm.tolist(), abs=1e-6)
 
 
-def test_a_file_whose_tensors_have_no_names_here_is_neither_healed_nor_quantised(healed_run, tmp_path, monkeypatch):
+def test_a_file_whose_tensors_have_no_names_here_is_neither_healed_nor_quantised(
+    healed_run, tmp_path, monkeypatch
+):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family="gpt2")
     store, shelf, run = healed_run(dense)
     made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, shelf).sparse

@@ -1,4 +1,6 @@
-"""The card and the recipe of an export: the run's model, its loss as on the pages, foreign words as text."""
+"""The card and the recipe of an export: the run's model, its loss as on the pages, foreign words as
+text.
+"""
 
 import json
 import re
@@ -11,7 +13,14 @@ from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from sparsedash.engine.export.model_card import BUILTIN_BASE, CardFacts, base_licence, hub_name, model_card, public_name
+from sparsedash.engine.export.model_card import (
+    BUILTIN_BASE,
+    CardFacts,
+    base_licence,
+    hub_name,
+    model_card,
+    public_name,
+)
 from sparsedash.engine.models.gguf_writing import WrittenFiles
 from sparsedash.engine.models.loading import ModelShelf, Source
 from sparsedash.engine.run import pipeline
@@ -45,19 +54,36 @@ def one_line(word):
 
 
 def judged_on_tasks(sparse, name):
-    """The verdict on a model that loses on a task of this name, by a limit of its own, and on another not judged."""
+    """The verdict on a model that loses on a task of this name, by a limit of its own, and on
+    another not judged.
+    """
     (judged,) = judge([measure(DENSE, sparse)], Tolerance())
-    lost = replace(judged.verdict.perplexity, measure="accuracy", value=0.5, most=0.05, verdict="beyond", task=name)
+    lost = replace(
+        judged.verdict.perplexity,
+        measure="accuracy",
+        value=0.5,
+        most=0.05,
+        verdict="beyond",
+        task=name,
+    )
     return replace(judged, verdict=replace(judged.verdict, tasks=(lost,), unjudged=(name,)))
 
 
 def facts(word, folder, form="gguf"):
-    """A card's facts with this word wherever one comes from a model, a file, a task or a licence."""
+    """A card's facts with this word wherever one comes from a model, a file, a task or a
+    licence.
+    """
     line = one_line(word)
     calibration = replace(PRUNED.calibration, corpus=f"file:{line}")
-    pruned = replace(PRUNED, calibration=calibration, method=replace(PRUNED.method, compensation="least-squares"))
-    sparse = replace(RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned)
-    folder.joinpath("README.md").write_text(f"---\n{yaml.dump({'license': line})}---\n", encoding="utf-8")
+    pruned = replace(
+        PRUNED, calibration=calibration, method=replace(PRUNED.method, compensation="least-squares")
+    )
+    sparse = replace(
+        RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned
+    )
+    folder.joinpath("README.md").write_text(
+        f"---\n{yaml.dump({'license': line})}---\n", encoding="utf-8"
+    )
     return CardFacts(
         settings=ExportSettings(dense="d", sparse="k", form=form),
         source=Source(reference=word, folder=folder, identity=f"sha256:{word}"),
@@ -81,7 +107,12 @@ def skeleton(text):
 def test_no_word_of_a_model_a_file_a_task_or_a_licence_is_markup_or_metadata(word, tmp_path):
     card, plain = (ModelCard(model_card(facts(each, tmp_path))) for each in (word, "plain"))
     assert skeleton(card.text) == skeleton(plain.text)
-    assert not {kind for kind, _ in skeleton(card.text)} & {"html_inline", "html_block", "link_open", "image"}
+    assert not {kind for kind, _ in skeleton(card.text)} & {
+        "html_inline",
+        "html_block",
+        "link_open",
+        "image",
+    }
     assert card.data.to_dict() == plain.data.to_dict() | {
         "license": one_line(word) if len(one_line(word)) < 60 else "unknown"
     }
@@ -98,7 +129,9 @@ def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path)
     assert card.data.tags == ["pruned", "width-pruning"]
     assert card.data.base_model is None, "a folder of somebody's own is no model of the hub"
     assert card.data.license == "unknown"
-    (factor, interval), (change, accuracy), *_ = (cell.text.split("\n") for cell in loss_cells(judged)[:2])
+    (factor, interval), (change, accuracy), *_ = (
+        cell.text.split("\n") for cell in loss_cells(judged)[:2]
+    )
     for part in (
         f"| {factor} | {interval} |",
         f"| {change} points | {accuracy} |",
@@ -121,7 +154,9 @@ def test_the_recipe_is_enough_to_make_the_same_and_names_no_folder_of_this_machi
     text = (tmp_path / "out" / "recipe.json").read_text()
     assert str(tmp_path.parent) not in text
     recipe, pruned = json.loads(text), store.get(Record, finished.sparse[0]).pruned
-    assert recipe["widths"] == list(pruned.widths) == [len(kept) for kept in recipe["kept_channels"]]
+    assert (
+        recipe["widths"] == list(pruned.widths) == [len(kept) for kept in recipe["kept_channels"]]
+    )
     assert recipe["export"] == made.key
     assert recipe["base"]["identity"] == finished.model_identity
     # Half of what `best` was calibrated on are plain stories.
@@ -140,7 +175,9 @@ def test_the_recipe_is_enough_to_make_the_same_and_names_no_folder_of_this_machi
         ("owner/name", "sha256:0", "owner/name", ""),
     ],
 )
-def test_a_public_name_has_no_folder_and_only_what_came_from_the_hub_is_a_base_there(reference, identity, public, hub):
+def test_a_public_name_has_no_folder_and_only_what_came_from_the_hub_is_a_base_there(
+    reference, identity, public, hub
+):
     assert public_name(reference) == public
     assert hub_name(replace(RECORD, model=reference, model_identity=identity)) == hub
 
@@ -187,12 +224,16 @@ def stated_licence(model, folder):
         ('license: "mit\\nbase_model: evil"', ""),
     ],
 )
-def test_the_licence_is_what_the_base_s_own_card_states_whatever_that_holds(metadata, licence, tmp_path):
+def test_the_licence_is_what_the_base_s_own_card_states_whatever_that_holds(
+    metadata, licence, tmp_path
+):
     (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\nA model.")
     assert stated_licence(str(tmp_path), tmp_path) == licence
 
 
-@pytest.mark.parametrize(("stated", "licence"), [(b"mit", "mit"), (b"\xff\xfe", ""), (b"a\nb", ""), (None, "")])
+@pytest.mark.parametrize(
+    ("stated", "licence"), [(b"mit", "mit"), (b"\xff\xfe", ""), (b"a\nb", ""), (None, "")]
+)
 def test_the_licence_of_a_gguf_file_is_its_own_field(stated, licence, tmp_path):
     writer = GGUFWriter(tmp_path / "base.gguf", "llama")
     if stated is not None:

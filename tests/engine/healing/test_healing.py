@@ -1,4 +1,6 @@
-"""Healing brings a sparse model nearer to the dense one, or leaves it as it is; killed and resumed it ends the same."""
+"""Healing brings a sparse model nearer to the dense one, or leaves it as it is; killed and resumed
+it ends the same.
+"""
 
 from dataclasses import replace
 
@@ -19,8 +21,15 @@ N_STEPS = 6
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """A step of a tiny model is as good as many of a large one, and every second one is looked at and kept."""
-    for name, value in {"RATE": 1e-2, "WARM_STEPS": 1, "CHECK_EVERY": 2, "HEAL_BATCH_TOKENS": 256}.items():
+    """A step of a tiny model is as good as many of a large one, and every second one is looked at
+    and kept.
+    """
+    for name, value in {
+        "RATE": 1e-2,
+        "WARM_STEPS": 1,
+        "CHECK_EVERY": 2,
+        "HEAL_BATCH_TOKENS": 256,
+    }.items():
         monkeypatch.setattr(healing, name, value)
     # Logits in two parts of a pass, and sequences cut in two.
     monkeypatch.setattr(healing, "HEAL_LOGITS", 400 * 40)
@@ -46,9 +55,21 @@ def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key
 
 def numbers(found):
     """All weights of a healed model, and its figures."""
-    blocks = [(b.out_weight, b.out_bias, *(part for own in b.inner for part in own)) for b in found.blocks]
-    weights = [part for block in [*blocks, tuple(found.norms.values())] for part in block if part is not None]
-    return [part.tolist() for part in weights], found.figures.kept_step, found.figures.before, found.figures.after
+    blocks = [
+        (b.out_weight, b.out_bias, *(part for own in b.inner for part in own)) for b in found.blocks
+    ]
+    weights = [
+        part
+        for block in [*blocks, tuple(found.norms.values())]
+        for part in block
+        if part is not None
+    ]
+    return (
+        [part.tolist() for part in weights],
+        found.figures.kept_step,
+        found.figures.before,
+        found.figures.after,
+    )
 
 
 def distance(loaded, blocks, norms):
@@ -64,18 +85,29 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
     loaded = tiny_loaded(model_type)
     before, dense = narrowed(loaded), loaded.model(IDS).logits
     found = healed(loaded, store)
-    assert found.figures.after < 0.98 * found.figures.before and found.figures.kept_step in (2, 4, 6)
+    assert found.figures.after < 0.98 * found.figures.before and found.figures.kept_step in (
+        2,
+        4,
+        6,
+    )
     assert distance(loaded, found.blocks, found.norms) < distance(loaded, before, {})
     assert torch.equal(loaded.model(IDS).logits, dense)
     assert not any(weight.requires_grad for weight in loaded.model.parameters())
-    names = {name for name, weight in loaded.model.named_parameters() if weight.dim() == 1 and "norm" in name}
+    names = {
+        name
+        for name, weight in loaded.model.named_parameters()
+        if weight.dim() == 1 and "norm" in name
+    }
     assert names <= set(found.norms)
 
 
 def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
     loaded, more = tiny_loaded("llama"), torch.randint(1, 400, (64, 70)).tolist()
     alone, beside = healed(loaded, store), healed(loaded, store, further=more, key="beside")
-    assert (alone.figures.before, alone.figures.n_tokens) == (beside.figures.before, beside.figures.n_tokens)
+    assert (alone.figures.before, alone.figures.n_tokens) == (
+        beside.figures.before,
+        beside.figures.n_tokens,
+    )
     assert alone.figures.after != beside.figures.after < beside.figures.before
     text = healing._Text.of(loaded, sequences(), more, 40, 0, lambda: None)
     trained = [piece for batch in text.batches for piece in batch]
@@ -88,7 +120,9 @@ def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(st
     loaded = replace(as_loaded(tiny_model("llama").bfloat16()), dtype="bfloat16")
     found = healed(loaded, store)
     assert found.figures.after < 0.98 * found.figures.before
-    assert {found.blocks[0].out_weight.dtype, *(own.dtype for own in found.norms.values())} == {torch.bfloat16}
+    assert {found.blocks[0].out_weight.dtype, *(own.dtype for own in found.norms.values())} == {
+        torch.bfloat16
+    }
 
 
 @pytest.mark.parametrize("rate", [300.0, 1e30], ids=["worse", "not finite"])
@@ -96,14 +130,25 @@ def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
     loaded = tiny_loaded("llama")
     monkeypatch.setattr(healing, "RATE", rate)
     found = healed(loaded, store)
-    assert (found.figures.kept_step, found.figures.after, found.norms) == (0, found.figures.before, {})
-    assert [block.out_weight.tolist() for block in found.blocks] == [b.out_weight.tolist() for b in narrowed(loaded)]
+    assert (found.figures.kept_step, found.figures.after, found.norms) == (
+        0,
+        found.figures.before,
+        {},
+    )
+    assert [block.out_weight.tolist() for block in found.blocks] == [
+        b.out_weight.tolist() for b in narrowed(loaded)
+    ]
 
 
 def test_held_out_sequences_are_not_trained_on(store):
     loaded, texts = tiny_loaded("llama"), sequences()
-    other = [[399 - token for token in ids] if row % 16 == 15 else ids for row, ids in enumerate(texts)]
-    found = [numbers(healed(loaded, store, texts=each, n_steps=1, key=str(each[15]))) for each in (texts, other)]
+    other = [
+        [399 - token for token in ids] if row % 16 == 15 else ids for row, ids in enumerate(texts)
+    ]
+    found = [
+        numbers(healed(loaded, store, texts=each, n_steps=1, key=str(each[15])))
+        for each in (texts, other)
+    ]
     assert found[0][0] == found[1][0] and found[0][2:] != found[1][2:]
 
 
@@ -126,7 +171,10 @@ def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, st
         with pytest.raises(Killed):
             healed(loaded, stores.Store(folder), on_step)
         again, opened = [], stores.Store(folder)
-        assert numbers(healed(loaded, opened, lambda step, again=again: again.append(step.done))) == whole
+        assert (
+            numbers(healed(loaded, opened, lambda step, again=again: again.append(step.done)))
+            == whole
+        )
         assert min((done for done in again if done), default=N_STEPS) >= place // 2 * 2
         opened.close()
 
@@ -166,7 +214,8 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_whole_one(store, monkey
     monkeypatch.setattr(stores.Store, "artefact_left", property(lambda _: room[0]))
 
     def on_step(step):
-        # Of what comes after the first check the norms alone have room, in the second one and in the third.
+        # Of what comes after the first check the norms alone have room, in the second one and in
+        # the third.
         room[0] = 10**9 if step.done < 3 else 8_000
         if step.done == N_STEPS:
             raise Killed

@@ -23,7 +23,10 @@ def test_walking_block_by_block_gives_the_hidden_states_of_a_plain_forward(model
     def note(index, output):
         plain[index].append(output[0] if isinstance(output, tuple) else output)
 
-    hooks = [b.register_forward_hook(lambda _, inputs, out, i=i: note(i, out)) for i, b in enumerate(blocks)]
+    hooks = [
+        b.register_forward_hook(lambda _, inputs, out, i=i: note(i, out))
+        for i, b in enumerate(blocks)
+    ]
     for batch in batches:
         model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     for hook in hooks:

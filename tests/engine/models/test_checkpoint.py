@@ -1,4 +1,6 @@
-"""Checkpoints that are incomplete or wrong: refused with the names, never filled with random numbers."""
+"""Checkpoints that are incomplete or wrong: refused with the names, never filled with random
+numbers.
+"""
 
 import json
 import re
@@ -52,9 +54,18 @@ def of_type(dtype):
 
 WEIGHTS = {
     "a hole": (lambda weights: weights.pop(DOWN), f"lacks {DOWN}."),
-    "one more": (lambda weights: weights.update({THIRD: torch.zeros(2)}), f"knows nothing of, {THIRD}"),
-    "another shape": (lambda weights: weights.update({DOWN: torch.zeros(33, 96)}), f"than its config says {DOWN}"),
-    **{f"{value}": (holding(float(value)), f"NaN or infinite values in {DOWN}") for value in ("nan", "inf", "-inf")},
+    "one more": (
+        lambda weights: weights.update({THIRD: torch.zeros(2)}),
+        f"knows nothing of, {THIRD}",
+    ),
+    "another shape": (
+        lambda weights: weights.update({DOWN: torch.zeros(33, 96)}),
+        f"than its config says {DOWN}",
+    ),
+    **{
+        f"{value}": (holding(float(value)), f"NaN or infinite values in {DOWN}")
+        for value in ("nan", "inf", "-inf")
+    },
     **{
         str(dtype): (of_type(dtype), f"none of float64, float32, float16, bfloat16: {DOWN} (")
         for dtype in (torch.int8, torch.bool, torch.int32, torch.float8_e4m3fn)
@@ -82,14 +93,27 @@ MASKED = {
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_every_family_as_it_is_saved_is_whole_and_without_one_tensor_is_not(family, store, tmp_path):
+def test_every_family_as_it_is_saved_is_whole_and_without_one_tensor_is_not(
+    family, store, tmp_path
+):
     folder = save_tiny(tmp_path / "whole", family)
     if attention := MASKED.get(family):
         # Masks that old checkpoints keep are no weights.
-        names = [f"{attention.format(i)}.{name}" for i in range(3) for name in ("bias", "masked_bias")]
-        rewrite(folder, lambda weights: weights.update({name: torch.ones(1, dtype=torch.uint8) for name in names}))
+        names = [
+            f"{attention.format(i)}.{name}" for i in range(3) for name in ("bias", "masked_bias")
+        ]
+        rewrite(
+            folder,
+            lambda weights: weights.update(
+                {name: torch.ones(1, dtype=torch.uint8) for name in names}
+            ),
+        )
     load_model(locate_model(str(folder), store), "float32")
-    name = next(name for name in load_file(folder / "model.safetensors") if ".0." in name and name.endswith("weight"))
+    name = next(
+        name
+        for name in load_file(folder / "model.safetensors")
+        if ".0." in name and name.endswith("weight")
+    )
     rewrite(folder, lambda weights: weights.pop(name))
     assert "lacks" in refused(folder, store)
 
@@ -114,7 +138,10 @@ def index_of(text):
 
 
 SHARDS = {
-    "missing": (lambda folder: min(folder.glob("*.safetensors")).unlink(), "which is not in the folder"),
+    "missing": (
+        lambda folder: min(folder.glob("*.safetensors")).unlink(),
+        "which is not in the folder",
+    ),
     "cut off": (lambda folder: cut(min(folder.glob("*.safetensors")), 8), "is damaged"),
     **{
         f"at {to}": (pointing(to), "which is not in the folder")
@@ -122,7 +149,8 @@ SHARDS = {
     },
     "a number": (pointing(7), "index.json of"),
     **{
-        f"index {text[:9]}": (index_of(text), "index.json of") for text in ("", "[]", '{"weight_map": 3}', "[" * 10_000)
+        f"index {text[:9]}": (index_of(text), "index.json of")
+        for text in ("", "[]", '{"weight_map": 3}', "[" * 10_000)
     },
 }
 
@@ -154,11 +182,23 @@ def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
         ({"return_dict": False}, "return_dict = False; possible: True"),
         ({"slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact = True; possible: False"),
         ({"pad_token_id": 10**9}, "describes no model: Padding_idx"),
-        ({"model_type": "gpt_neo", "attention_types": [[["global"], 10**8]]}, "attention_types = 100000000"),
-        ({"model_type": "gpt_neo", "attention_types": [[["local"] * 1500, 1]] * 2}, "attention_types = 3000"),
-        ({"model_type": "gpt_neo", "attention_types": [["local"]]}, "attention_types = [['local']]"),
+        (
+            {"model_type": "gpt_neo", "attention_types": [[["global"], 10**8]]},
+            "attention_types = 100000000",
+        ),
+        (
+            {"model_type": "gpt_neo", "attention_types": [[["local"] * 1500, 1]] * 2},
+            "attention_types = 3000",
+        ),
+        (
+            {"model_type": "gpt_neo", "attention_types": [["local"]]},
+            "attention_types = [['local']]",
+        ),
         ({"is_causal": False}, "is_causal = False: a model that sees what it is to predict"),
-        ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention = all: a model that sees"),
+        (
+            {"use_bidirectional_attention": "all"},
+            "use_bidirectional_attention = all: a model that sees",
+        ),
     ],
 )
 def test_an_impossible_config_is_refused_before_a_model_is_built(folder, store, changes, said):
@@ -168,7 +208,9 @@ def test_an_impossible_config_is_refused_before_a_model_is_built(folder, store, 
     assert "lacks" not in said or re.search(r", .* and \d+ more", message)
 
 
-@pytest.mark.parametrize("text", ["", "null", '"llama"', '{"model_type": 7}', "{" * 10_000, '{"a":' * 50_000])
+@pytest.mark.parametrize(
+    "text", ["", "null", '"llama"', '{"model_type": 7}', "{" * 10_000, '{"a":' * 50_000]
+)
 def test_a_config_that_is_none_is_refused(folder, store, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(ModelError):
@@ -177,8 +219,12 @@ def test_a_config_that_is_none_is_refused(folder, store, text):
 
 def test_a_config_that_asks_for_code_beside_it_runs_none(folder, store, tmp_path):
     proof = tmp_path / "ran"
-    (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\nclass Config: pass\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}))
+    (folder / "evil.py").write_text(
+        f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\nclass Config: pass\n"
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
+    )
     assert "tokenizer" in refused(folder, store)
     reconfigure(folder, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
     refused(folder, store)
@@ -187,10 +233,15 @@ def test_a_config_that_asks_for_code_beside_it_runs_none(folder, store, tmp_path
 
 def test_an_attention_that_the_config_names_is_not_used(folder, store):
     reconfigure(folder, _attn_implementation="paged|eager", attn_implementation="paged|eager")
-    assert load_model(locate_model(str(folder), store), "float32").model.config._attn_implementation == "sdpa"
+    assert (
+        load_model(locate_model(str(folder), store), "float32").model.config._attn_implementation
+        == "sdpa"
+    )
 
 
-def test_a_whole_file_comes_before_an_index_as_in_transformers_and_an_index_of_bin_files_stays_in_its_folder(tmp_path):
+def test_a_whole_file_comes_before_an_index_as_in_transformers_and_an_index_of_bin_files_stays_in_its_folder(
+    tmp_path,
+):
     folder = save_tiny(tmp_path / "m")
     tiny_model("llama", seed=7).save_pretrained(folder, max_shard_size="40KB")
     assert weight_files(folder, "m") == [folder / "model.safetensors"]

@@ -1,4 +1,6 @@
-"""Models from .gguf files: unpacked once, and again where that was changed; no code from beside the file is run."""
+"""Models from .gguf files: unpacked once, and again where that was changed; no code from beside the
+file is run.
+"""
 
 import json
 import os
@@ -62,7 +64,9 @@ def harm_file(folder, harm):
 
 
 @pytest.mark.parametrize("harm", ["cut", "removed", "added"])
-def test_a_changed_folder_is_converted_again_and_the_numbers_are_the_same(whole, unpacked, store, harm, caplog):
+def test_a_changed_folder_is_converted_again_and_the_numbers_are_the_same(
+    whole, unpacked, store, harm, caplog
+):
     first, identity = logits(whole, store), locate_model(str(whole), store).identity
     harm_file(unpacked, harm)
     assert bool(damaged_files(store)) is (harm != "added")
@@ -77,7 +81,9 @@ def test_what_killed_processes_left_is_removed(whole, store):
     models = store.folder / "models"
     models.mkdir()
     found = dequantised(whole, store)
-    at_work, given_up, made_now = (models / f"{UNFINISHED_EXPORT}{n}" for n in ("at-work", "given-up", "made-now"))
+    at_work, given_up, made_now = (
+        models / f"{UNFINISHED_EXPORT}{n}" for n in ("at-work", "given-up", "made-now")
+    )
     for left in (at_work, given_up, made_now):
         left.mkdir()
     (given_up / "lock").touch()
@@ -136,8 +142,14 @@ def at(data, name, n_bytes, value):
 
 # After a tensor's name: number of dimensions, two of them, type, offset.
 HARMS = {
-    **{f"cut at {share}": (lambda data, s=share: data[: int(len(data) * s)]) for share in (0, 0.0001, 0.2, 0.999)},
-    **{f"a tensor at {n}": (lambda data, n=n: at(data, "blk.1.ffn_up.weight", 24, n)) for n in (32, 10**9)},
+    **{
+        f"cut at {share}": (lambda data, s=share: data[: int(len(data) * s)])
+        for share in (0, 0.0001, 0.2, 0.999)
+    },
+    **{
+        f"a tensor at {n}": (lambda data, n=n: at(data, "blk.1.ffn_up.weight", 24, n))
+        for n in (32, 10**9)
+    },
     "an endless array": lambda data: at(data, "tokenizer.ggml.tokens", 8, 2**62),
     "an endless word": lambda data: at(data, "tokenizer.ggml.tokens", 16, 2**63),
 }
@@ -163,7 +175,11 @@ def test_a_missing_tensor_is_refused_by_name_and_a_long_name_is_none(store, tmp_
     [
         ("gpt2", {"gpt2.attention.key_length": [16, 16]}, "would be another model without"),
         ("llama", {"general.type": "ÿ"}, "it holds no model: general.type is '\ufffd"),
-        ("llama", {"tokenizer.ggml.tokens": ["x" * 1001]}, "one of its tokens has 1,001 bytes; possible: 1,000"),
+        (
+            "llama",
+            {"tokenizer.ggml.tokens": ["x" * 1001]},
+            "one of its tokens has 1,001 bytes; possible: 1,000",
+        ),
     ],
 )
 def test_an_odd_value_is_named(family, keys, said, store, tmp_path):
@@ -178,7 +194,12 @@ def test_code_that_lies_beside_the_file_is_neither_asked_for_nor_run(store, tmp_
     proof = tmp_path / "ran"
     file = write_tiny_gguf(tmp_path / "tiny.gguf")
     (tmp_path / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\n")
-    asks = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"], "AutoConfig": "evil.Tokenizer"}}
+    asks = {
+        "auto_map": {
+            "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
+            "AutoConfig": "evil.Tokenizer",
+        }
+    }
     for name in ("tokenizer_config.json", "config.json"):
         (tmp_path / name).write_text(json.dumps(asks))
     assert load_model(locate_model(str(file), store), "float32").tokenizer("the lamp").input_ids
@@ -211,13 +232,23 @@ def test_what_is_no_regular_file_is_refused_and_not_read(store, tmp_path, kind):
 )
 def test_a_quantised_file_is_called_by_its_own_name_where_its_tensors_agree(held, stated, called):
     types = gguf.GGMLQuantizationType
-    tensors = [SimpleNamespace(tensor_type=types[name], n_elements=count) for name, count in held.items()]
-    fields = {} if stated is None else {"general.file_type": SimpleNamespace(contents=lambda: stated)}
+    tensors = [
+        SimpleNamespace(tensor_type=types[name], n_elements=count) for name, count in held.items()
+    ]
+    fields = (
+        {} if stated is None else {"general.file_type": SimpleNamespace(contents=lambda: stated)}
+    )
     assert quantised_type(SimpleNamespace(tensors=tensors, fields=fields, values={})) == called
 
 
 def test_the_type_of_a_file_is_read_once(whole, store, tmp_path, monkeypatch):
     quantised = write_tiny_gguf(tmp_path / "q.gguf", quantised="Q4_0")
-    assert [locate_model(str(file), store).source_type for file in (quantised, whole)] == ["Q4_0", ""]
+    assert [locate_model(str(file), store).source_type for file in (quantised, whole)] == [
+        "Q4_0",
+        "",
+    ]
     monkeypatch.setattr("sparsedash.engine.models.model_conversion.opened_gguf", None)
-    assert [locate_model(str(file), store).source_type for file in (quantised, whole)] == ["Q4_0", ""]
+    assert [locate_model(str(file), store).source_type for file in (quantised, whole)] == [
+        "Q4_0",
+        "",
+    ]

@@ -1,4 +1,6 @@
-"""A .gguf file computes what the model computes that it was made from, and what llama.cpp computes."""
+"""A .gguf file computes what the model computes that it was made from, and what llama.cpp
+computes.
+"""
 
 import json
 import random
@@ -16,10 +18,21 @@ from tests.engine.tiny_gguf import FAMILIES, tiny_gguf_model, write_tiny_gguf
 IDS = [(7 * i) % 300 + 1 for i in range(60)]
 SCALING = "#.rope.scaling."
 FREQUENCIES = np.array([1.0, 2.5, 4.0, 8.0], np.float32)
-LONG_AND_SHORT = {"rope_factors_long.weight": 2 * FREQUENCIES, "rope_factors_short.weight": FREQUENCIES}
-LONGROPE = {"rope_type": "longrope", "short_factor": FREQUENCIES.tolist(), "long_factor": (2 * FREQUENCIES).tolist()}
+LONG_AND_SHORT = {
+    "rope_factors_long.weight": 2 * FREQUENCIES,
+    "rope_factors_short.weight": FREQUENCIES,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": FREQUENCIES.tolist(),
+    "long_factor": (2 * FREQUENCIES).tolist(),
+}
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}
-YARN_KEYS = {SCALING + "type": "yarn", SCALING + "factor": 8.0, SCALING + "original_context_length": 32}
+YARN_KEYS = {
+    SCALING + "type": "yarn",
+    SCALING + "factor": 8.0,
+    SCALING + "original_context_length": 32,
+}
 LINEAR_KEYS = {SCALING + "type": "linear", SCALING + "factor": 8.0}
 LOUDER, BASE = {SCALING + "attn_factor": 1.3}, {"#.rope.freq_base": 1e6}
 BETAS = {SCALING + "yarn_beta_fast": 16.0, SCALING + "yarn_beta_slow": 2.0}
@@ -32,17 +45,28 @@ def rope(**parameters):
 
 def gemma_rope(local=10_000.0, **parameters):
     whole = {"rope_type": "default", "rope_theta": 1e6} | parameters
-    both = {"full_attention": whole, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
+    both = {
+        "full_attention": whole,
+        "sliding_attention": {"rope_type": "default", "rope_theta": local},
+    }
     return {"num_hidden_layers": 7, "rope_parameters": both}
 
 
 def every_factor(factors, louder=1.0):
-    same = {"short_factor": [*factors], "long_factor": [*factors], "original_max_position_embeddings": 256}
+    same = {
+        "short_factor": [*factors],
+        "long_factor": [*factors],
+        "original_max_position_embeddings": 256,
+    }
     return rope(rope_type="longrope", attention_factor=louder, **same)
 
 
 def longrope(family, original):
-    keys = {SCALING + "type": "longrope", SCALING + "original_context_length": original, SCALING + "attn_factor": 1.2}
+    keys = {
+        SCALING + "type": "longrope",
+        SCALING + "original_context_length": original,
+        SCALING + "attn_factor": 1.2,
+    }
     said = {"original_max_position_embeddings": original}
     return (
         family,
@@ -76,18 +100,57 @@ MAPPED = {
     "yarn llama": ("llama", YARN_KEYS, {}, rope(**YARN)),
     "yarn qwen2": ("qwen2", YARN_KEYS, {}, rope(**YARN)),
     "yarn gemma3": ("gemma3", YARN_KEYS | BASE, {}, gemma_rope(**YARN)),
-    "yarn louder": ("llama", YARN_KEYS | LOUDER, {}, rope(**YARN, attention_factor=1.3 * (1 + 0.1 * np.log(8)))),
+    "yarn louder": (
+        "llama",
+        YARN_KEYS | LOUDER,
+        {},
+        rope(**YARN, attention_factor=1.3 * (1 + 0.1 * np.log(8))),
+    ),
     "yarn betas": ("llama", YARN_KEYS | BETAS, {}, rope(**YARN, beta_fast=16.0, beta_slow=2.0)),
     "frequencies": ("llama", {}, EACH, every_factor(FREQUENCIES.tolist())),
-    "frequencies and linear": ("llama", LINEAR_KEYS, EACH, every_factor((8 * FREQUENCIES).tolist())),
-    **{f"longrope {name} from {n}": longrope(name, n) for name in ("llama", "phi3") for n in (32, 256)},
-    "part of a head": ("phi3", {"#.rope.dimension_count": 4}, {}, rope(rope_type="default", partial_rotary_factor=0.5)),
-    "another base": ("starcoder2", {"#.rope.freq_base": 500.0}, {}, rope(rope_theta=500.0, rope_type="default")),
+    "frequencies and linear": (
+        "llama",
+        LINEAR_KEYS,
+        EACH,
+        every_factor((8 * FREQUENCIES).tolist()),
+    ),
+    **{
+        f"longrope {name} from {n}": longrope(name, n)
+        for name in ("llama", "phi3")
+        for n in (32, 256)
+    },
+    "part of a head": (
+        "phi3",
+        {"#.rope.dimension_count": 4},
+        {},
+        rope(rope_type="default", partial_rotary_factor=0.5),
+    ),
+    "another base": (
+        "starcoder2",
+        {"#.rope.freq_base": 500.0},
+        {},
+        rope(rope_theta=500.0, rope_type="default"),
+    ),
     "local base": ("gemma3", BASE | {"#.rope.freq_base_swa": 500.0}, {}, gemma_rope(local=500.0)),
     "a pattern": ("gemma2", {PATTERN: 3}, {}, slides(True, True, False)),
-    "patterns": ("gemma3", BASE | {PATTERN: [False, True, True]}, {}, gemma_rope() | THREE | slides(False, True, True)),
-    "soft caps": ("gemma2", {}, {}, {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.0}),
-    "a soft cap": ("gemma3", {"#.final_logit_softcapping": 2.0}, {}, {"final_logit_softcapping": 2.0}),
+    "patterns": (
+        "gemma3",
+        BASE | {PATTERN: [False, True, True]},
+        {},
+        gemma_rope() | THREE | slides(False, True, True),
+    ),
+    "soft caps": (
+        "gemma2",
+        {},
+        {},
+        {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.0},
+    ),
+    "a soft cap": (
+        "gemma3",
+        {"#.final_logit_softcapping": 2.0},
+        {},
+        {"final_logit_softcapping": 2.0},
+    ),
     "biases of attention": ("llama", {}, {}, {"attention_bias": True}),
     "biases of MLPs": ("llama", {}, {}, {"mlp_bias": True}),
     "heads of another size": ("llama", {}, {}, {"head_dim": 16}),
@@ -100,7 +163,12 @@ MAPPED = {
 
 
 def logits_of(file, store):
-    return load_model(locate_model(str(file), store), "float32").model(torch.tensor([IDS])).logits[0].numpy()
+    return (
+        load_model(locate_model(str(file), store), "float32")
+        .model(torch.tensor([IDS]))
+        .logits[0]
+        .numpy()
+    )
 
 
 def llama_cpp(file):
@@ -113,17 +181,23 @@ def llama_cpp(file):
 @pytest.mark.parametrize("said", MAPPED)
 def test_what_a_key_says_is_computed(said, store, tmp_path):
     family, keys, tensors, changes = MAPPED[said]
-    file = write_tiny_gguf(tmp_path / "tiny.gguf", family=family, keys=keys, tensors=tensors, **changes)
+    file = write_tiny_gguf(
+        tmp_path / "tiny.gguf", family=family, keys=keys, tensors=tensors, **changes
+    )
     meant = tiny_gguf_model(family, **changes)(torch.tensor([IDS])).logits[0].numpy()
     found = logits_of(file, store)
     assert np.abs(found - meant).max() < 1e-5
-    if "phi3 from 256" not in said:  # llama.cpp rounds its context up to 256, and takes the long factors from there on
+    if (
+        "phi3 from 256" not in said
+    ):  # llama.cpp rounds its context up to 256, and takes the long factors from there on
         # GELU is looked up in half precision there.
         assert np.abs(found - llama_cpp(file).logits(IDS, len(IDS))).max() < 0.01
     if keys or tensors:
         size = {name: changes[name] for name in ("num_hidden_layers",) if name in changes}
         plain = tiny_gguf_model(family, **size)(torch.tensor([IDS])).logits[0].numpy()
-        assert np.abs(found - plain).max() > 0.01 or said == "a factor of no type", "the key changes something"
+        assert np.abs(found - plain).max() > 0.01 or said == "a factor of no type", (
+            "the key changes something"
+        )
 
 
 def test_what_a_file_has_not_is_none(store, tmp_path):
@@ -137,7 +211,9 @@ def test_what_a_file_has_not_is_none(store, tmp_path):
     model = tiny_gguf_model("llama", attention_bias=True, num_key_value_heads=4)
     for block in model.model.layers:
         block.self_attn.o_proj.bias.zero_()
-    assert np.abs(logits_of(file, store) - model(torch.tensor([IDS])).logits[0].numpy()).max() < 1e-5
+    assert (
+        np.abs(logits_of(file, store) - model(torch.tensor([IDS])).logits[0].numpy()).max() < 1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +238,9 @@ TEXT = (
 
 @pytest.fixture(scope="module")
 def merged():
-    """A vocabulary whose merges go across every place where some rule cuts: its tokens and merges."""
+    """A vocabulary whose merges go across every place where some rule cuts: its tokens and
+    merges.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
@@ -175,7 +253,9 @@ def merged():
     tokenizer.train_from_iterator(parts * 3, trainer)
     vocabulary = tokenizer.get_vocab()
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [*sorted(vocabulary, key=vocabulary.__getitem__), "ĠWhole"], [" ".join(pair) for pair in merges]
+    return [*sorted(vocabulary, key=vocabulary.__getitem__), "ĠWhole"], [
+        " ".join(pair) for pair in merges
+    ]
 
 
 def samples():
@@ -184,7 +264,9 @@ def samples():
     return [TEXT, " a Whole word", *(TEXT[i : i + 40] for i in range(0, len(TEXT), 9)), *drawn]
 
 
-@pytest.mark.parametrize("cut", ["smollm", "falcon", "bloom", "viking", "default", *WHOLE_WORDS[:3], "gpt-2", "gpt-4o"])
+@pytest.mark.parametrize(
+    "cut", ["smollm", "falcon", "bloom", "viking", "default", *WHOLE_WORDS[:3], "gpt-2", "gpt-4o"]
+)
 def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
     tokens, merges = merged
     keys = {
@@ -194,7 +276,9 @@ def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
         "tokenizer.ggml.pre": cut,
     }
     size = {"vocab_size": len(tokens), "num_hidden_layers": 1}
-    file = write_tiny_gguf(tmp_path / "tiny.gguf", keys=keys, without="tokenizer.ggml.add_bos_token", **size)
+    file = write_tiny_gguf(
+        tmp_path / "tiny.gguf", keys=keys, without="tokenizer.ggml.add_bos_token", **size
+    )
     ours, theirs = load_model(locate_model(str(file), store), "float32").tokenizer, llama_cpp(file)
     assert cut in PRE_TOKENIZERS
     assert [ours(text).input_ids for text in samples()] == [
@@ -209,7 +293,11 @@ def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, sto
     letters = sorted(set(spaced) - {"\n", "\r", "\t"})
     pieces = sorted({spaced[i : i + n] for i in range(len(spaced)) for n in (2, 3, 4)})
     pieces = [piece for piece in pieces if not set(piece) & {"\n", "\r", "\t"}]
-    tokens = list(dict.fromkeys(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *letters, *pieces]))
+    tokens = list(
+        dict.fromkeys(
+            ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *letters, *pieces]
+        )
+    )
     keys = {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": tokens,
@@ -222,7 +310,9 @@ def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, sto
     keys |= {} if prefix is None else {"tokenizer.ggml.add_space_prefix": prefix}
     without = ("tokenizer.ggml.merges", "tokenizer.ggml.add_bos_token")
     size = {"vocab_size": len(tokens), "num_hidden_layers": 1}
-    file = write_tiny_gguf(tmp_path / "tiny.gguf", family=family, keys=keys, without=without, **size)
+    file = write_tiny_gguf(
+        tmp_path / "tiny.gguf", family=family, keys=keys, without=without, **size
+    )
     ours, theirs = load_model(locate_model(str(file), store), "float32").tokenizer, llama_cpp(file)
     assert [ours(text).input_ids for text in samples()] == [
         theirs.llama.tokenize(text, True, True) for text in samples()
@@ -233,17 +323,35 @@ def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, sto
 def drawn_change(rng, family):
     """A key or tensor more, less, or of another value, as `write_tiny_gguf` takes it."""
     known = ARCHITECTURES[family]
-    without = rng.choice([f"{family}.{key}" for key in known.keys] + [name.replace("#", "1") for name in known.tensors])
+    without = rng.choice(
+        [f"{family}.{key}" for key in known.keys]
+        + [name.replace("#", "1") for name in known.tensors]
+    )
     value = rng.choice([0, 1, 2, 8, 0.5, 8.0, True, False, "linear", "yarn", "odd", [1, 2], [0.5]])
     key = rng.choice(
-        [*known.keys, "odd", "attention.scale", "rope.scaling.finetuned", "attention.causal", "pooling_type"]
+        [
+            *known.keys,
+            "odd",
+            "attention.scale",
+            "rope.scaling.finetuned",
+            "attention.causal",
+            "pooling_type",
+        ]
     )
     if key.startswith("rope.scaling.") and type(value) is int:
         value = float(value)  # llama.cpp refuses some of them in another type
     kind, size = rng.choice(["weight", "bias", "scale"]), rng.choice([(4,), (32,), (32, 32), (96,)])
-    place = rng.choice(["blk.0.attn_q", "blk.1.ffn_up", "blk.0.odd", "rope_freqs", "outputs", "blk.2.ffn_gate_inp"])
+    place = rng.choice(
+        ["blk.0.attn_q", "blk.1.ffn_up", "blk.0.odd", "rope_freqs", "outputs", "blk.2.ffn_gate_inp"]
+    )
     values = np.random.default_rng(rng.randrange(1000)).uniform(0.5, 2.0, size).astype(np.float32)
-    return rng.choice([{"without": without}, {"keys": {f"#.{key}": value}}, {"tensors": {f"{place}.{kind}": values}}])
+    return rng.choice(
+        [
+            {"without": without},
+            {"keys": {f"#.{key}": value}},
+            {"tensors": {f"{place}.{kind}": values}},
+        ]
+    )
 
 
 def test_a_changed_file_is_refused_or_computes_what_llama_cpp_computes(store, tmp_path):
@@ -251,7 +359,9 @@ def test_a_changed_file_is_refused_or_computes_what_llama_cpp_computes(store, tm
     for seed in range(40):
         family = FAMILIES[seed % len(FAMILIES)]
         name = f"{seed}.gguf"
-        file = write_tiny_gguf(tmp_path / name, family=family, **drawn_change(random.Random(seed), family))
+        file = write_tiny_gguf(
+            tmp_path / name, family=family, **drawn_change(random.Random(seed), family)
+        )
         try:
             found = logits_of(file, store)
         except ModelError:

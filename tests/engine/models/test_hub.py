@@ -1,6 +1,8 @@
-"""Models fetched from a stand-in for the hub that serves real file layouts, and every way it can fail.
+"""Models fetched from a stand-in for the hub that serves real file layouts, and every way it can
+fail.
 
-The client is a process of its own, since the hub's address is read once, when its library is imported.
+The client is a process of its own, since the hub's address is read once, when its library is
+imported.
 """
 
 import json
@@ -41,7 +43,9 @@ def test_a_revision_is_a_model_of_its_own(hub, client, tmp_path):
     hub.add("models", "owner/revised", save(tmp_path / "new", seed=1))
     old = hub.add("models", "owner/revised", save(tmp_path / "old", seed=2), "v1", "feature/x")
     commit = old.refs["v1"]
-    newest, *others = (client.ask(model=f"owner/revised{at}") for at in ("", "@v1", f"@{commit}", "@feature/x"))
+    newest, *others = (
+        client.ask(model=f"owner/revised{at}") for at in ("", "@v1", f"@{commit}", "@feature/x")
+    )
     assert newest["logits"] == pytest.approx(logits_of(seed=1), abs=1e-5)
     for found in others:
         assert found["logits"] == pytest.approx(logits_of(seed=2), abs=1e-5)
@@ -49,7 +53,9 @@ def test_a_revision_is_a_model_of_its_own(hub, client, tmp_path):
 
 
 @pytest.mark.parametrize("revision", ["..", "refs/../x", "/etc", "a//b", ".git"])
-def test_a_revision_that_leads_elsewhere_is_refused_before_the_hub_is_asked_or_a_folder_made(hub, client, revision):
+def test_a_revision_that_leads_elsewhere_is_refused_before_the_hub_is_asked_or_a_folder_made(
+    hub, client, revision
+):
     before, seen = sorted(client.home.rglob("*")), len(hub.asked)
     assert "neither a hub id nor a path" in client.ask(model=f"owner/revised@{revision}")["error"]
     assert sorted(client.home.rglob("*")) == before
@@ -105,7 +111,9 @@ def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(hub, cl
 
 
 def test_a_download_that_breaks_off_is_told_and_goes_on_when_started_again(hub, client, tmp_path):
-    repository = hub.add("models", "owner/broken", save(tmp_path / "m", layout="sharded safetensors"))
+    repository = hub.add(
+        "models", "owner/broken", save(tmp_path / "m", layout="sharded safetensors")
+    )
     repository.breaks_off = {"model-00002-of-00005.safetensors": 20_000}
     found = client.ask(model="owner/broken")
     assert "owner/broken could not be fetched" in found["error"]

@@ -26,7 +26,9 @@ def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder
     assert not loaded.model.training
 
 
-def test_the_identity_is_that_of_the_content_and_the_shape_is_noted_under_it(model_folder, store, tmp_path):
+def test_the_identity_is_that_of_the_content_and_the_shape_is_noted_under_it(
+    model_folder, store, tmp_path
+):
     first = locate_model(str(model_folder), store).identity
     config = json.loads((model_folder / "config.json").read_text())
     assert known_shape(store, first) == model_shape(config)
@@ -110,7 +112,9 @@ def test_the_shelf_keeps_one_model_and_reads_it_once(model_folder, store, tmp_pa
     assert shelf.take(source, "bfloat16").model.dtype == torch.bfloat16
 
 
-def test_a_model_whose_files_were_changed_in_place_is_read_again_for_a_copy_of_what_they_were(store, tmp_path):
+def test_a_model_whose_files_were_changed_in_place_is_read_again_for_a_copy_of_what_they_were(
+    store, tmp_path
+):
     folder = save_tiny(tmp_path / "m")
     copied = shutil.copytree(folder, tmp_path / "copy")
     shelf, ids = ModelShelf(), torch.tensor([[1, 2, 3]])
@@ -123,15 +127,21 @@ def test_a_model_whose_files_were_changed_in_place_is_read_again_for_a_copy_of_w
 
 
 @pytest.mark.parametrize("after", ["", " <|end|>"])
-@pytest.mark.parametrize(("before", "front"), [("", []), ("<|end|> ", [0]), ("<|end|> <|end|> ", [0, 0])])
+@pytest.mark.parametrize(
+    ("before", "front"), [("", []), ("<|end|> ", [0]), ("<|end|> <|end|> ", [0, 0])]
+)
 def test_tokens_have_what_the_tokenizer_prepends_and_nothing_that_it_appends(before, front, after):
     loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer(f"{before}$A{after}"))
     own = tiny_tokenizer()("the lamp").input_ids
     assert loaded.tokens("the lamp") == front + own
-    assert loaded.front_and_own("<|end|>the lamp") == ([0], own), "a text that has the token is given no second one"
+    assert loaded.front_and_own("<|end|>the lamp") == ([0], own), (
+        "a text that has the token is given no second one"
+    )
 
 
-def test_a_text_that_the_tokenizer_breaks_down_on_or_the_model_has_no_embedding_for_is_refused(loaded):
+def test_a_text_that_the_tokenizer_breaks_down_on_or_the_model_has_no_embedding_for_is_refused(
+    loaded,
+):
     def changed(tokenizer):
         return replace(loaded, tokenizer=tokenizer)
 
@@ -140,7 +150,9 @@ def test_a_text_that_the_tokenizer_breaks_down_on_or_the_model_has_no_embedding_
     with pytest.raises(ModelError, match=r"cannot read 'a 🦊': token 4\d\d is none of its 400"):
         changed(beyond).tokens("a 🦊")
     bomb = copy.deepcopy(loaded.tokenizer)
-    bomb.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"^(([a-z ])+.)+[A-Z]([a-z ])+$"), "isolated")
+    bomb.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"^(([a-z ])+.)+[A-Z]([a-z ])+$"), "isolated"
+    )
     with pytest.raises(ModelError, match=r"cannot read 'aaa.*retry-limit-in-match over"):
         changed(bomb).tokens("a" * 200)
 

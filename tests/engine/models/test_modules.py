@@ -32,9 +32,19 @@ def test_narrowing_gives_the_same_logits_as_masking(model_type):
     assert {tuple(weight.shape) for mlp in mlps for weight in inner_weights(mlp)} == {(96, hidden)}
     kept = [_kept(mlp.width, mlp.width * 2 // 3, i) for i, mlp in enumerate(mlps)]
 
-    shared = [own.data_ptr() for mlp in mlps for module in (*mlp.inner, mlp.out) for own in module.parameters()]
+    shared = [
+        own.data_ptr()
+        for mlp in mlps
+        for module in (*mlp.inner, mlp.out)
+        for own in module.parameters()
+    ]
     with pruned(mlps, [PrunedMlp(torch.arange(96), out_weight(mlp)) for mlp in mlps]):
-        now = [own.data_ptr() for mlp in mlps for module in (*mlp.inner, mlp.out) for own in module.parameters()]
+        now = [
+            own.data_ptr()
+            for mlp in mlps
+            for module in (*mlp.inner, mlp.out)
+            for own in module.parameters()
+        ]
         assert now == shared, "what keeps all its channels is not copied"
         assert torch.equal(model(ids).logits, dense)
     with pruned(mlps, [PrunedMlp(k, out_weight(m)[:, k]) for m, k in zip(mlps, kept, strict=True)]):
@@ -48,15 +58,18 @@ def test_narrowing_gives_the_same_logits_as_masking(model_type):
     assert (narrowed - masked).abs().max() <= EXACT
     assert (narrowed - dense).abs().max() > 100 * EXACT, "the channels taken out made no difference"
     # The dense model comes back, also after an error.
-    with pytest.raises(ValueError), pruned(mlps, [PrunedMlp(kept[0], out_weight(mlps[0])[:, kept[0]])]):
+    with (
+        pytest.raises(ValueError),
+        pruned(mlps, [PrunedMlp(kept[0], out_weight(mlps[0])[:, kept[0]])]),
+    ):
         pass
     assert torch.equal(model(ids).logits, dense)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "phi3", "opt"])
 def test_weights_on_another_device_are_narrowed_there(model_type):
-    """On fake tensors that say they are on a GPU; real ones refuse what is chosen by indices from elsewhere as these
-    do.
+    """On fake tensors that say they are on a GPU; real ones refuse what is chosen by indices from
+    elsewhere as these do.
     """
     model = tiny_model(model_type)
     mlps = as_loaded(model).mlps

@@ -1,4 +1,6 @@
-"""Products of bfloat16 numbers by way of single precision: the same numbers, only where it is faster and allowed."""
+"""Products of bfloat16 numbers by way of single precision: the same numbers, only where it is
+faster and allowed.
+"""
 
 from contextlib import nullcontext
 
@@ -28,13 +30,19 @@ def drawn(*shape, seed=0):
 
 def wide(inputs, weight, bias=None):
     """The product, rounded once."""
-    return nn.functional.linear(inputs.double(), weight.double(), None if bias is None else bias.double()).bfloat16()
+    return nn.functional.linear(
+        inputs.double(), weight.double(), None if bias is None else bias.double()
+    ).bfloat16()
 
 
 def is_rounded_alike(found, expected):
-    """Whether they are the same but for a last digit, where another order of summing moved a number over an edge."""
+    """Whether they are the same but for a last digit, where another order of summing moved a number
+    over an edge.
+    """
     apart = (found.double() - expected.double()).abs()
-    return found.dtype == expected.dtype and bool((apart <= 2**-7 * expected.double().abs() + 2**-14).all())
+    return found.dtype == expected.dtype and bool(
+        (apart <= 2**-7 * expected.double().abs() + 2**-14).all()
+    )
 
 
 PRODUCTS = {
@@ -45,7 +53,9 @@ PRODUCTS = {
 
 @pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
 @pytest.mark.parametrize("piece", [1, 1000, 2**22])
-def test_a_product_is_that_of_double_precision_rounded_once_however_it_is_cut(faster, monkeypatch, product, piece):
+def test_a_product_is_that_of_double_precision_rounded_once_however_it_is_cut(
+    faster, monkeypatch, product, piece
+):
     monkeypatch.setattr(matmul, "_PIECE", piece)
     inputs, weight, bias = drawn(N_TOKENS, 64), drawn(96, 64, seed=1), drawn(96, seed=2)
     with fastest_products("bfloat16"):
@@ -57,7 +67,9 @@ def test_a_product_is_that_of_double_precision_rounded_once_however_it_is_cut(fa
 @pytest.mark.parametrize("learns", [(True, True, True), (False, True, False)])
 def test_weights_that_learn_get_the_gradient_of_double_precision(faster, product, learns):
     values = drawn(N_TOKENS, 64), drawn(96, 64, seed=1), drawn(96, seed=2)
-    by_way, exact = ([own.detach().to(dtype) for own in values] for dtype in (torch.bfloat16, torch.float64))
+    by_way, exact = (
+        [own.detach().to(dtype) for own in values] for dtype in (torch.bfloat16, torch.float64)
+    )
     for own, mode in ((by_way, fastest_products("bfloat16")), (exact, nullcontext())):
         for part, does in zip(own, learns, strict=True):
             part.requires_grad_(does)
@@ -68,8 +80,12 @@ def test_weights_that_learn_get_the_gradient_of_double_precision(faster, product
         assert found.grad is None or is_rounded_alike(found.grad, expected.grad.bfloat16())
 
 
-@pytest.mark.parametrize(("dtype", "is_faster"), [("float32", True), ("bfloat16", True), ("bfloat16", False)])
-def test_nothing_changes_for_single_precision_and_where_bfloat16_is_as_fast(monkeypatch, dtype, is_faster):
+@pytest.mark.parametrize(
+    ("dtype", "is_faster"), [("float32", True), ("bfloat16", True), ("bfloat16", False)]
+)
+def test_nothing_changes_for_single_precision_and_where_bfloat16_is_as_fast(
+    monkeypatch, dtype, is_faster
+):
     calls, inputs, weight = counted(monkeypatch), drawn(N_TOKENS, 64), drawn(96, 64, seed=1)
     monkeypatch.setattr(matmul, "float32_is_faster", lambda: is_faster)
     with fastest_products(dtype):
@@ -86,7 +102,9 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "opt", "bloom", "gptj"])
-def test_all_projections_of_a_model_go_that_way_with_nearly_the_same_logits(faster, monkeypatch, model_type):
+def test_all_projections_of_a_model_go_that_way_with_nearly_the_same_logits(
+    faster, monkeypatch, model_type
+):
     model = tiny_model(model_type).bfloat16().eval().requires_grad_(False)
     ids = torch.randint(1, 400, (8, 40), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -117,7 +135,9 @@ def layer(bias=True):
         (N_TOKENS, False, False, 1, 0),
     ],
 )
-def test_a_copy_serves_few_inputs_only_where_it_may(faster, monkeypatch, n_tokens, few, copied, n_products, n_by_copy):
+def test_a_copy_serves_few_inputs_only_where_it_may(
+    faster, monkeypatch, n_tokens, few, copied, n_products, n_by_copy
+):
     calls, own, inputs = counted(monkeypatch), layer(), drawn(n_tokens, 64)
     with fastest_products("bfloat16"):
         if copied:
@@ -155,16 +175,24 @@ def test_other_weights_in_the_place_of_the_first_are_multiplied_by_and_not_by_it
         assert torch.equal(own(inputs), first)
 
 
-@pytest.mark.parametrize(("single", "is_faster"), [(1.0, True), (1.9, False), (2.1, False), (1.5, True)])
+@pytest.mark.parametrize(
+    ("single", "is_faster"), [(1.0, True), (1.9, False), (2.1, False), (1.5, True)]
+)
 def test_single_precision_must_be_clearly_faster(monkeypatch, single, is_faster):
-    monkeypatch.setattr(matmul, "_seconds", lambda factor: single if factor.dtype == torch.float32 else 2.0)
+    monkeypatch.setattr(
+        matmul, "_seconds", lambda factor: single if factor.dtype == torch.float32 else 2.0
+    )
     matmul.float32_is_faster.cache_clear()
     assert matmul.float32_is_faster() is is_faster
     matmul.float32_is_faster.cache_clear()
 
 
-def test_blocks_that_run_again_on_the_way_back_are_multiplied_as_on_the_way_there(faster, monkeypatch, tmp_path, store):
-    """Where one way is not the other, torch finds other tensors than it kept, and the backward pass fails."""
+def test_blocks_that_run_again_on_the_way_back_are_multiplied_as_on_the_way_there(
+    faster, monkeypatch, tmp_path, store
+):
+    """Where one way is not the other, torch finds other tensors than it kept, and the backward pass
+    fails.
+    """
     loaded = load_model(locate_model(str(save_tiny(tmp_path / "model")), store), "bfloat16")
     ids = torch.randint(1, 400, (16, 40), generator=torch.Generator().manual_seed(2)).tolist()
     expected = mask_gradients(loaded, ids, ignore_steps)

@@ -1,4 +1,6 @@
-"""The shape counted from a config, and what follows from it, against the real modules of every family."""
+"""The shape counted from a config, and what follows from it, against the real modules of every
+family.
+"""
 
 import json
 
@@ -25,14 +27,25 @@ OTHERS = {
     "qwen3-biased": TINY["qwen3"] | {"model_type": "qwen3", "attention_bias": True},
     "phi-normed": TINY["phi"] | {"model_type": "phi", "qk_layernorm": True},
     "smollm3-untied": TINY["smollm3"] | {"model_type": "smollm3", "tie_word_embeddings": False},
-    "falcon-40b": TINY["falcon"] | {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon-40b": TINY["falcon"]
+    | {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2},
     "falcon-11b": TINY["falcon"]
-    | {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
-    "falcon-rw": TINY["falcon"] | {"model_type": "falcon", "multi_query": False, "parallel_attn": False},
+    | {
+        "model_type": "falcon",
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "num_ln_in_parallel_attn": 1,
+    },
+    "falcon-rw": TINY["falcon"]
+    | {"model_type": "falcon", "multi_query": False, "parallel_attn": False},
     "starcoder2-unbiased": TINY["starcoder2"] | {"model_type": "starcoder2", "use_bias": False},
     "opt-350m": SHIPPED["opt-1.3b"] | {"word_embed_proj_dim": 512, "do_layer_norm_before": False},
 }
-MODELS = {**{f"tiny-{name}": each | {"model_type": name} for name, each in TINY.items()}, **SHIPPED, **OTHERS}
+MODELS = {
+    **{f"tiny-{name}": each | {"model_type": name} for name, each in TINY.items()},
+    **SHIPPED,
+    **OTHERS,
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -46,10 +59,17 @@ def test_every_count_is_that_of_the_real_model(name):
     biases = (part.bias for mlp in mlps for part in mlp.inner if part.bias is not None)
     assert sum(shape.widths) * shape.bias_per_channel == sum(bias.numel() for bias in biases)
     head = model.get_output_embeddings().weight
-    products = (part for part in model.modules() if is_projection(part) or isinstance(part, torch.nn.Conv1d))
-    assert (shape.n_matmul, shape.n_head) == (sum(part.weight.numel() for part in products), head.numel())
+    products = (
+        part for part in model.modules() if is_projection(part) or isinstance(part, torch.nn.Conv1d)
+    )
+    assert (shape.n_matmul, shape.n_head) == (
+        sum(part.weight.numel() for part in products),
+        head.numel(),
+    )
     blocks = as_loaded(model).projections("decoder")
-    assert shape.n_block_weights == sum(part.weight.numel() for block in blocks for part in block.values())
+    assert shape.n_block_weights == sum(
+        part.weight.numel() for block in blocks for part in block.values()
+    )
     assert shape.n_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (shape.family, shape.vocabulary) == (config.model_type, len(head))
 
@@ -57,7 +77,9 @@ def test_every_count_is_that_of_the_real_model(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_config_file_is_counted_as_transformers_reads_it(name):
     full = AutoConfig.for_model(**SHIPPED[name]).to_dict()
-    assert vars(model_shape(full)) | {"stored_bytes": 0} == vars(shipped_shape(name)) | {"stored_bytes": 0}
+    assert vars(model_shape(full)) | {"stored_bytes": 0} == vars(shipped_shape(name)) | {
+        "stored_bytes": 0
+    }
 
 
 def test_every_family_is_counted_and_every_published_model_ships_its_config():

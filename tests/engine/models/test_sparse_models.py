@@ -1,4 +1,6 @@
-"""Sparse models: masked weights of every family in place and out again, the runs that make them, and their bytes."""
+"""Sparse models: masked weights of every family in place and out again, the runs that make them,
+and their bytes.
+"""
 
 import copy
 from dataclasses import replace
@@ -10,7 +12,11 @@ from torch import nn
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.calibration.calibration_cache import Calibration
-from sparsedash.engine.calibration.statistics import shared_inputs, unpack_statistics, unpack_tensors
+from sparsedash.engine.calibration.statistics import (
+    shared_inputs,
+    unpack_statistics,
+    unpack_tensors,
+)
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock
 from sparsedash.engine.run.sparse_blocks import _pack_masked, _unpack_masked, unpack_narrowed
@@ -26,13 +32,19 @@ WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
 
 @pytest.fixture
 def masked_run(settings):
-    return replace(settings, methods=(SPARSEGPT,), evaluation=replace(settings.evaluation, n_passages=5))
+    return replace(
+        settings, methods=(SPARSEGPT,), evaluation=replace(settings.evaluation, n_passages=5)
+    )
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_new_weights_do_what_setting_them_by_hand_does_and_the_dense_model_comes_back(model_type):
     loaded = tiny_loaded(model_type)
-    dense, projections, by_hand = loaded.model(IDS).logits, loaded.projections("decoder"), copy.deepcopy(loaded)
+    dense, projections, by_hand = (
+        loaded.model(IDS).logits,
+        loaded.projections("decoder"),
+        copy.deepcopy(loaded),
+    )
     weights = []
     for block, own in zip(by_hand.projections("decoder"), projections, strict=True):
         for part in block.values():
@@ -52,12 +64,17 @@ def test_a_run_measures_what_masked_weights_lose(model_type, masked_run, store, 
     made = store.get(Record, run.sparse[0]).pruned
     assert run.finished and made.sparsity_permille == 500 and made.widths == made.dense_widths
     loaded = tiny_loaded(model_type)
-    decoder = sum(p.weight.numel() for block in loaded.projections("decoder") for p in block.values())
+    decoder = sum(
+        p.weight.numel() for block in loaded.projections("decoder") for p in block.values()
+    )
     assert (made.reached.channels, made.reached.weights, made.reached.bytes) == (0.5, 0.5, 0)
     assert made.reached.macs == pytest.approx(decoder / 2 / loaded.shape.n_matmul, abs=1e-9)
     for errors in (made.layer_errors, made.held_out_errors, made.passage_errors):
         assert len(errors) == 3 and all(0 < error < 1.5 for error in errors)
-    assert all(fitted < plain for fitted, plain in zip(made.layer_errors, made.uncompensated_errors, strict=True))
+    assert all(
+        fitted < plain
+        for fitted, plain in zip(made.layer_errors, made.uncompensated_errors, strict=True)
+    )
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
@@ -66,7 +83,9 @@ def test_projections_are_grouped_by_the_input_that_they_share(model_type):
     blocks = loaded.projections("decoder")
     for number, block in enumerate(blocks):
         for name, part in block.items():
-            part.register_forward_pre_hook(lambda _, args, key=(number, name): seen.__setitem__(key, args[0]))
+            part.register_forward_pre_hook(
+                lambda _, args, key=(number, name): seen.__setitem__(key, args[0])
+            )
     groups = shared_inputs(loaded)
     loaded.model(IDS)
     for number, (block, found) in enumerate(zip(blocks, groups, strict=True)):
@@ -78,7 +97,9 @@ def test_projections_are_grouped_by_the_input_that_they_share(model_type):
 
 
 def test_a_pattern_with_its_own_sparsity_is_one_record_next_to_a_sweep(masked_run, store):
-    run = ran(replace(masked_run, methods=(SPARSEGPT, replace(SPARSEGPT, scope="mlp"), CHANNELS)), store)
+    run = ran(
+        replace(masked_run, methods=(SPARSEGPT, replace(SPARSEGPT, scope="mlp"), CHANNELS)), store
+    )
     _, decoder, mlp, *channels = (record.pruned for record in records(store, run))
     assert decoder.sparsity_permille == mlp.sparsity_permille == 500
     assert [made.sparsity_permille for made in channels] == [250, 500]
@@ -89,10 +110,17 @@ def test_a_pattern_with_its_own_sparsity_is_one_record_next_to_a_sweep(masked_ru
 
 def test_inputs_are_collected_once_and_only_where_single_weights_go(masked_run, store, monkeypatch):
     passes = count_calls(monkeypatch, Calibration, "reach_inputs")
-    for methods, n_passes in (((CHANNELS,), 0), ((SPARSEGPT, WANDA), 1), ((replace(SPARSEGPT, pattern="4:8"),), 1)):
+    for methods, n_passes in (
+        ((CHANNELS,), 0),
+        ((SPARSEGPT, WANDA), 1),
+        ((replace(SPARSEGPT, pattern="4:8"),), 1),
+    ):
         ran(replace(masked_run, methods=methods), store)
         assert len(passes) == n_passes
-    ran(replace(masked_run, calibration=replace(masked_run.calibration, token_weights="residual")), store)
+    ran(
+        replace(masked_run, calibration=replace(masked_run.calibration, token_weights="residual")),
+        store,
+    )
     assert len(passes) == 2
 
 
@@ -108,7 +136,9 @@ ERRORS = [(0.1, 1 / 3, None), (0.25, 0.5, 2 / 3)]
 
 
 def masked(dense, factor=1.0, errors=ERRORS):
-    """Every second weight is gone; of the others one is a zero of the other sign, which is none that is gone."""
+    """Every second weight is gone; of the others one is a zero of the other sign, which is none
+    that is gone.
+    """
     weights = {name: module.weight.clone() * factor for name, module in dense.items()}
     for weight in weights.values():
         weight.view(-1)[::2] = 0.0
@@ -116,7 +146,10 @@ def masked(dense, factor=1.0, errors=ERRORS):
 
 
 def projections(dtype=torch.float32, width=5):
-    made = {"up": nn.Linear(width, width + 2, bias=False), "down": nn.Linear(width + 2, width, bias=False)}
+    made = {
+        "up": nn.Linear(width, width + 2, bias=False),
+        "down": nn.Linear(width + 2, width, bias=False),
+    }
     return {name: module.to(dtype).requires_grad_(False) for name, module in made.items()}
 
 
@@ -130,7 +163,9 @@ def test_a_masked_block_comes_back_to_the_bit(dtype, refitted, errors):
     assert back.errors == errors
     assert back.weights.keys() == block.weights.keys()
     bits = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
-    assert all(torch.equal(back.weights[name].view(bits), block.weights[name].view(bits)) for name in dense)
+    assert all(
+        torch.equal(back.weights[name].view(bits), block.weights[name].view(bits)) for name in dense
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Weights that stay in their files: where they are, what is given back, what a changed block is, and other types."""
+"""Weights that stay in their files: where they are, what is given back, what a changed block is,
+and other types.
+"""
 
 import errno
 import os
@@ -47,11 +49,16 @@ def cut(loaded):
 
 
 def changes_of(streamed, made):
-    return [lambda m=mlp, n=narrow: pruned([m], [n]) for mlp, narrow in zip(streamed.mlps, made, strict=True)]
+    return [
+        lambda m=mlp, n=narrow: pruned([m], [n])
+        for mlp, narrow in zip(streamed.mlps, made, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
-def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(model_type, kept, tmp_path):
+def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(
+    model_type, kept, tmp_path
+):
     source = locate_model(str(save_tiny(tmp_path / "model", model_type)), kept)
     resident, streamed = load_model(source, "float32"), stream_model(source, "float32", kept)
     assert streamed.residency.streamed and not resident.residency.streamed
@@ -67,7 +74,9 @@ def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(source, kept,
     stream_model(source, "float32", kept)
 
 
-def test_where_no_system_tells_what_is_mapped_weights_are_copied_to_files(source, kept, loaded, monkeypatch):
+def test_where_no_system_tells_what_is_mapped_weights_are_copied_to_files(
+    source, kept, loaded, monkeypatch
+):
     monkeypatch.setattr(residency, "mapped_files", list)
     streamed = stream_model(source, "float32", kept)
     assert n_held(streamed) == len(list(streamed.model.parameters()))
@@ -77,12 +86,18 @@ def test_where_no_system_tells_what_is_mapped_weights_are_copied_to_files(source
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is in memory")
 def test_what_was_read_is_given_back_after_every_block_and_read_again(kept, tmp_path):
     # Large enough that what the system reads around a page does not matter.
-    folder = save_tiny(tmp_path / "model", hidden_size=256, intermediate_size=2048, num_hidden_layers=4)
+    folder = save_tiny(
+        tmp_path / "model", hidden_size=256, intermediate_size=2048, num_hidden_layers=4
+    )
     streamed = stream_model(locate_model(str(folder), kept), "float32", kept)
     (file,), weight = folder.glob("*.safetensors"), streamed.mlps[0].out.weight
 
     def resident_bytes():
-        return sum(mapped.rss for mapped in psutil.Process().memory_maps() if mapped.path == str(file.resolve()))
+        return sum(
+            mapped.rss
+            for mapped in psutil.Process().memory_maps()
+            if mapped.path == str(file.resolve())
+        )
 
     before = weight.sum()
     assert resident_bytes() >= weight.nbytes
@@ -123,7 +138,11 @@ def test_what_is_held_is_equal_leaves_no_file_behind_and_goes_with_its_last_view
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
 def test_what_is_held_together_is_equal_and_lies_in_one_file(streamed, dtype):
-    tensors = [torch.randn(2, 3, 5)[:, :2].to(dtype), torch.randn(7).to(dtype), torch.randn(1, 0, 2).to(dtype)]
+    tensors = [
+        torch.randn(2, 3, 5)[:, :2].to(dtype),
+        torch.randn(7).to(dtype),
+        torch.randn(1, 0, 2).to(dtype),
+    ]
     held = streamed.residency.hold_all(tensors)
     assert all(map(torch.equal, held, tensors))
     assert n_held(streamed) == 1
@@ -158,14 +177,18 @@ def test_a_block_is_changed_while_it_runs_and_dense_outside_of_it(streamed, load
 
 def test_the_next_block_is_asked_for_while_one_runs(streamed, monkeypatch):
     asked, soon, advise = [], residency._NEEDED_SOON, residency._advise
-    monkeypatch.setattr(residency, "_advise", lambda *of: asked.append(of[0]) if of[2] == soon else advise(*of))
+    monkeypatch.setattr(
+        residency, "_advise", lambda *of: asked.append(of[0]) if of[2] == soon else advise(*of)
+    )
     streamed.model(IDS)
     assert asked == [own.data_ptr() for block in streamed.blocks[1:] for own in block.parameters()]
 
 
 def test_what_stands_in_for_a_block_brings_no_weights_in(streamed, monkeypatch):
     monkeypatch.setattr(streamed.residency, "_enter", lambda block: pytest.fail("brought in"))
-    with forward_replaced(streamed.blocks, [lambda hidden, *args, **kwargs: hidden] * len(streamed.blocks)):
+    with forward_replaced(
+        streamed.blocks, [lambda hidden, *args, **kwargs: hidden] * len(streamed.blocks)
+    ):
         streamed.model(IDS)
     with pytest.raises(pytest.fail.Exception):
         streamed.model(IDS)
@@ -174,7 +197,9 @@ def test_what_stands_in_for_a_block_brings_no_weights_in(streamed, monkeypatch):
 # Copies in another type, and what is refused.
 
 
-@pytest.mark.parametrize(("form", "dtype"), [("one file", "bfloat16"), ("shards", "bfloat16"), ("bin", "float32")])
+@pytest.mark.parametrize(
+    ("form", "dtype"), [("one file", "bfloat16"), ("shards", "bfloat16"), ("bin", "float32")]
+)
 def test_another_type_or_form_is_written_once_and_equals_what_loading_rounds_to(
     form, dtype, model_folder, store, tmp_path, monkeypatch
 ):
@@ -186,15 +211,25 @@ def test_another_type_or_form_is_written_once_and_equals_what_loading_rounds_to(
     source = locate_model(str(folder), store)
     resident, streamed = load_model(source, dtype), stream_model(source, dtype, store)
     assert streamed.identity == resident.identity
-    assert (len(list((store.folder / "models").glob("*/model-*.safetensors"))) > 1) is (form == "shards")
+    assert (len(list((store.folder / "models").glob("*/model-*.safetensors"))) > 1) is (
+        form == "shards"
+    )
     assert torch.equal(streamed.model(IDS).logits, resident.model(IDS).logits)
     monkeypatch.setattr(loading, "_recast", lambda *_: pytest.fail("it was written again"))
     stream_model(source, dtype, store)
 
 
-def test_weights_are_read_for_what_is_no_number_once_while_the_files_stay(model_folder, store, tmp_path, monkeypatch):
-    folder, looked, look = shutil.copytree(model_folder, tmp_path / "copy"), [], loading.refuse_no_numbers
-    monkeypatch.setattr(loading, "refuse_no_numbers", lambda *given: looked.append(1) or look(*given))
+def test_weights_are_read_for_what_is_no_number_once_while_the_files_stay(
+    model_folder, store, tmp_path, monkeypatch
+):
+    folder, looked, look = (
+        shutil.copytree(model_folder, tmp_path / "copy"),
+        [],
+        loading.refuse_no_numbers,
+    )
+    monkeypatch.setattr(
+        loading, "refuse_no_numbers", lambda *given: looked.append(1) or look(*given)
+    )
     source = locate_model(str(folder), store)
     for n_looked in (1, 1):
         stream_model(source, "float32", store)

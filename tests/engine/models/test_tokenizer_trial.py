@@ -18,20 +18,37 @@ def replaced(n, by, pattern):
 
 def split_by(pattern):
     rule = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    bytes_too = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    bytes_too = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
     return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [rule, bytes_too]}}
 
 
 def starting_with(*ids):
     special = {"id": "<|end|>", "ids": list(ids), "tokens": ["<|end|>"] * len(ids)}
-    parts = [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    template = {"type": "TemplateProcessing", "single": parts, "pair": parts, "special_tokens": {"<|end|>": special}}
+    parts = [
+        {"SpecialToken": {"id": "<|end|>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    template = {
+        "type": "TemplateProcessing",
+        "single": parts,
+        "pair": parts,
+        "special_tokens": {"<|end|>": special},
+    }
     return {"post_processor": template}
 
 
 def with_ids(of):
     """Another vocabulary: of each letter, its own id or None for none."""
-    ids = {letter: number for number, letter in enumerate(map(chr, range(33, 127))) if of(letter, number) is not None}
+    ids = {
+        letter: number
+        for number, letter in enumerate(map(chr, range(33, 127)))
+        if of(letter, number) is not None
+    }
     vocabulary = {letter: of(letter, number) for letter, number in ids.items()}
     return {"model": {"type": "BPE", "vocab": vocabulary, "merges": []}, "added_tokens": []}
 
@@ -62,7 +79,11 @@ def test_a_hostile_tokenizer_is_refused_before_any_weight_is_read(tmp_path, stor
 def test_a_file_that_is_not_tried_is_not_read(tmp_path):
     folder = save_tiny(tmp_path / "m")
     file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}))
+    file.write_text(
+        json.dumps(
+            json.loads(file.read_text()) | {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}
+        )
+    )
     with pytest.raises(ModelError, match="has several files"):
         tokenizer_check.require_usable(folder, "m", VOCABULARY)
 

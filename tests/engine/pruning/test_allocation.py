@@ -15,7 +15,12 @@ def prospect(width=64, scores=None, slope=1.0):
     """A block whose loss grows with the square of what it gives."""
     gone = torch.arange(width, -1, -1).double()
     drawn = torch.rand(width, generator=torch.Generator().manual_seed(width))
-    return ChannelScores(width=width, cost=1, scores=drawn if scores is None else scores, losses=slope * gone.square())
+    return ChannelScores(
+        width=width,
+        cost=1,
+        scores=drawn if scores is None else scores,
+        losses=slope * gone.square(),
+    )
 
 
 def widths(name, blocks, permille, multiple=8):
@@ -50,19 +55,26 @@ def test_uniform_is_the_same_share_everywhere():
 
 
 @pytest.mark.parametrize("width", [1536, 1537, 5461])
-def test_what_is_removed_is_spread_evenly_over_equal_blocks_whether_or_not_they_are_multiples_wide(width):
+def test_what_is_removed_is_spread_evenly_over_equal_blocks_whether_or_not_they_are_multiples_wide(
+    width,
+):
     kept = widths("curves", [prospect(width) for _ in range(30)], 100, multiple=32)
     assert len(kept) == 30 and max(kept) - min(kept) <= 64
     assert sum(kept) == pytest.approx(0.9 * 30 * width, abs=16)
 
 
 @pytest.mark.parametrize("name", ["global", "standardised"])
-@pytest.mark.parametrize(("n_blocks", "multiple", "permille"), [(7, 32, 900), (26, 32, 500), (9, 256, 800)])
+@pytest.mark.parametrize(
+    ("n_blocks", "multiple", "permille"), [(7, 32, 900), (26, 32, 500), (9, 256, 800)]
+)
 def test_blocks_that_keep_one_multiple_though_all_should_go_are_made_up_for_by_others(
     name, n_blocks, multiple, permille
 ):
     drawn = torch.rand(n_blocks, 1536, generator=torch.Generator().manual_seed(0))
-    blocks = [prospect(1536, scores=own * 4.0**i + (i % 3 == 0) * own.square()) for i, own in enumerate(drawn)]
+    blocks = [
+        prospect(1536, scores=own * 4.0**i + (i % 3 == 0) * own.square())
+        for i, own in enumerate(drawn)
+    ]
     kept = widths(name, blocks, permille, multiple)
     assert abs(sum(kept) - n_blocks * 1536 * (1 - permille / 1000)) <= multiple / 2
     assert all(k % multiple == 0 for k in kept) and min(kept) >= multiple
@@ -87,15 +99,22 @@ def test_a_block_whose_channels_all_score_alike_gives_as_the_others_do():
 
 @pytest.mark.parametrize("permille", [130, 400, 660])
 def test_curves_give_the_least_sum_of_losses_among_all_widths_that_remove_as_much(permille):
-    """Whatever the shape of the curves, also where a further multiple is cheaper than the one before."""
+    """Whatever the shape of the curves, also where a further multiple is cheaper than the one
+    before.
+    """
     random = torch.Generator().manual_seed(permille)
-    blocks = [replace(prospect(width), losses=torch.rand(width + 1, generator=random)) for width in (32, 40, 24, 36)]
+    blocks = [
+        replace(prospect(width), losses=torch.rand(width + 1, generator=random))
+        for width in (32, 40, 24, 36)
+    ]
     kept = widths("curves", blocks, permille)
 
     def loss(found):
         return sum(float(block.losses[k]) for block, k in zip(blocks, found, strict=True))
 
-    choices = ([k for k in range(block.width, 0, -1) if k % 8 == 0 or k == block.width] for block in blocks)
+    choices = (
+        [k for k in range(block.width, 0, -1) if k % 8 == 0 or k == block.width] for block in blocks
+    )
     every = list(product(*choices))
     # 36 is no multiple: its first step saves four channels, and so sums of four can be reached.
     alike = [each for each in every if sum(each) == sum(kept)]
@@ -105,7 +124,9 @@ def test_curves_give_the_least_sum_of_losses_among_all_widths_that_remove_as_muc
 
 
 def test_of_few_unequal_steps_the_nearest_is_taken():
-    assert widths("curves", [prospect(65)], 300, multiple=32) == [32], "13.5 channels off, where 64 would be 18.5"
+    assert widths("curves", [prospect(65)], 300, multiple=32) == [32], (
+        "13.5 channels off, where 64 would be 18.5"
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,5 +141,7 @@ def test_half_way_to_64_percent(schedule, half_way):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_it_begins_with_the_dense_model_ends_at_the_target_and_never_falls(schedule):
     reached = [SCHEDULES[schedule](0.3, done / 6) for done in range(7)]
-    assert (reached[0], reached[-1]) == (0, pytest.approx(0.3)) and set(SCHEDULES) == set(get_args(Schedule))
+    assert (reached[0], reached[-1]) == (0, pytest.approx(0.3)) and set(SCHEDULES) == set(
+        get_args(Schedule)
+    )
     assert reached == sorted(reached)

@@ -1,4 +1,6 @@
-"""Refits against other solutions, damping, and error curves against one number of channels at a time."""
+"""Refits against other solutions, damping, and error curves against one number of channels at a
+time.
+"""
 
 import pytest
 import torch
@@ -27,7 +29,10 @@ def test_least_squares_is_ordinary_regression_with_an_intercept_where_there_is_a
     made = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e-9)
     given, target = x[:, KEPT], x @ one.out_weight.double().T
     if has_bias:
-        given, target = torch.cat([given, torch.ones(len(x), 1).double()], dim=1), target + one.out_bias.double()
+        given, target = (
+            torch.cat([given, torch.ones(len(x), 1).double()], dim=1),
+            target + one.out_bias.double(),
+        )
     solution = torch.linalg.lstsq(given, target).solution.T
     assert torch.allclose(made.out_weight.double(), solution[:, : len(KEPT)], atol=1e-3)
     assert not has_bias or torch.allclose(made.out_bias.double(), solution[:, -1], atol=1e-3)
@@ -35,8 +40,12 @@ def test_least_squares_is_ordinary_regression_with_an_intercept_where_there_is_a
 
 def test_heavy_damping_leaves_the_dense_columns_as_no_compensation_does():
     one = layer(bias=True)
-    damped, plain = (COMPENSATIONS[name].refit(one, KEPT, 1e9) for name in ("least-squares", "none"))
-    assert torch.equal(plain.out_weight, one.out_weight[:, KEPT]) and torch.equal(plain.out_bias, one.out_bias)
+    damped, plain = (
+        COMPENSATIONS[name].refit(one, KEPT, 1e9) for name in ("least-squares", "none")
+    )
+    assert torch.equal(plain.out_weight, one.out_weight[:, KEPT]) and torch.equal(
+        plain.out_bias, one.out_bias
+    )
     assert torch.allclose(damped.out_weight, plain.out_weight, atol=1e-4)
 
 
@@ -55,7 +64,9 @@ def test_a_moment_without_full_rank_is_damped_until_it_can_be_solved():
 
 
 def test_channels_that_are_enormous_together_cost_the_others_no_damping():
-    """As at the first token of every text: rounded in single precision, such channels contradict each other."""
+    """As at the first token of every text: rounded in single precision, such channels contradict
+    each other.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2000, 24, generator=generator)
     x[::50, :6] = 2e4 * torch.rand(6, generator=generator)
@@ -92,7 +103,9 @@ def test_a_fit_is_solved_in_single_precision_and_is_as_good():
 
 def test_where_single_precision_does_not_reach_it_is_solved_in_double():
     """Eigenvalues that differ by more than its digits: what it gives is off."""
-    turned = torch.linalg.qr(torch.randn(60, 60, generator=torch.Generator().manual_seed(0))).Q.double()
+    turned = torch.linalg.qr(
+        torch.randn(60, 60, generator=torch.Generator().manual_seed(0))
+    ).Q.double()
     moment = (turned * torch.logspace(0, -7, 60).double()) @ turned.T
     moment, right = ((moment + moment.T) / 2).float(), inputs(3, 60)
     damping = 1e-7 / float(moment.diagonal().median())
@@ -114,7 +127,9 @@ TINY = 1e-9
 
 
 def error(one, kept, name, damping=TINY):
-    """What the output loses when only these channels are kept, by the second moment of all channels."""
+    """What the output loses when only these channels are kept, by the second moment of all
+    channels.
+    """
     made = COMPENSATIONS[name].refit(one, kept, damping)
     change, shift = made.change(one.out_weight, one.out_bias)
     return one.statistics.energy(change, 0.0 if shift is None else shift)
@@ -143,7 +158,9 @@ def test_what_is_left_is_known_without_another_product_with_the_moment(name, bia
 
 
 def test_the_ridge_itself_is_no_damage():
-    """Of a channel that is never active nothing is lost, however large its weights and the damping."""
+    """Of a channel that is never active nothing is lost, however large its weights and the
+    damping.
+    """
     x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
     x[:, 5] = 0
     one = layer(m=8, x=x)
@@ -156,7 +173,9 @@ def test_a_mean_square_is_that_of_the_outputs():
     x, weight, bias = inputs(6), torch.randn(3, 6), torch.randn(3)
     for shift in (0.0, bias):
         outputs = (x @ weight.T + shift).square().sum(dim=1)
-        assert layer(m=6, x=x).statistics.energy(weight, shift) == pytest.approx(float(outputs.mean()), rel=1e-4)
+        assert layer(m=6, x=x).statistics.energy(weight, shift) == pytest.approx(
+            float(outputs.mean()), rel=1e-4
+        )
 
 
 def test_an_index_error_while_an_item_is_made_is_not_the_end_of_the_items():

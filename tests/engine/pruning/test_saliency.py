@@ -124,10 +124,16 @@ def test_every_step_takes_the_channel_that_costs_least(seed):
 def test_channels_that_are_never_active_go_first():
     one = layer(m=9)
     dead = torch.tensor([2, 5])
-    covariance, mean, weight = one.statistics.covariance.clone(), one.mean.clone(), one.out_weight.clone()
+    covariance, mean, weight = (
+        one.statistics.covariance.clone(),
+        one.mean.clone(),
+        one.out_weight.clone(),
+    )
     covariance[dead] = covariance[:, dead] = mean[dead] = 0
     weight[:, dead] *= 100
-    silent = replace(one, statistics=replace(one.statistics, covariance=covariance, mean=mean), out_weight=weight)
+    silent = replace(
+        one, statistics=replace(one.statistics, covariance=covariance, mean=mean), out_weight=weight
+    )
     assert set(elimination_order(silent)[:2].tolist()) == {2, 5}
 
 

@@ -16,7 +16,12 @@ from sparsedash.engine.pruning.weight_pruning import (
     needs_factor,
     sparse_weight,
 )
-from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings, Pattern, allowed_choices
+from sparsedash.schema.method_settings import (
+    FIXED_PERMILLE,
+    MethodSettings,
+    Pattern,
+    allowed_choices,
+)
 from tests.engine.pruning.layers import inputs
 
 
@@ -26,13 +31,19 @@ def scores(rows, columns, seed=0):
 
 def test_every_pattern_and_saliency_that_can_be_asked_for_has_a_row():
     assert {*PATTERNS, "channelx1", "layer"} == set(get_args(Pattern))
-    assert all(set(allowed_choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES) for pattern in PATTERNS)
+    assert all(
+        set(allowed_choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES) for pattern in PATTERNS
+    )
     decided = {name: 1000 * row.n_zero // row.group for name, row in PATTERNS.items() if row.group}
     assert decided == FIXED_PERMILLE
 
 
-@given(st.sampled_from(["2:4", "4:8"]), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**31))
-def test_every_full_group_has_exactly_its_zeros_and_the_rest_of_a_row_stays(name, rows, columns, seed):
+@given(
+    st.sampled_from(["2:4", "4:8"]), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**31)
+)
+def test_every_full_group_has_exactly_its_zeros_and_the_rest_of_a_row_stays(
+    name, rows, columns, seed
+):
     pattern = PATTERNS[name]
     gone = pattern.zeros(scores(rows, columns, seed), 500, by_row=True)
     n_full = columns // pattern.group
@@ -90,7 +101,9 @@ def made(weight, known, method, permille=500):
 def test_zeros_by_hand(pattern, saliency, permille, expected):
     x = torch.diag(torch.tensor([20.0, 2, 4, 1]))
     weight = torch.tensor([[1.0, -3, 2, 4], [0.1, 5, 1, -9]])
-    method = MethodSettings(pattern=pattern, saliency=saliency, compensation="none", scope="decoder")
+    method = MethodSettings(
+        pattern=pattern, saliency=saliency, compensation="none", scope="decoder"
+    )
     assert torch.equal(made(weight, statistics(x), method, permille), torch.tensor(expected))
 
 
@@ -100,7 +113,9 @@ def damped(known, damping):
 
 
 def by_fresh_inverses(weight, moment, pattern, choose):
-    """Column after column with the inverse of what is left, made anew each time: the definition, without the factor."""
+    """Column after column with the inverse of what is left, made anew each time: the definition,
+    without the factor.
+    """
     weight = weight.double().clone()
     d = weight.shape[1]
     pivots = [moment[j:, j:].inverse()[0, 0] for j in range(d)]
@@ -134,7 +149,9 @@ def test_more_columns_than_one_block_give_the_same_as_fresh_inverses():
     method = MethodSettings(pattern="2:4", saliency="magnitude", scope="decoder", damping=0.1)
     gone = pattern.zeros(weight.abs(), 500, by_row=False)
     parts = iter(gone.split(4, dim=1))
-    expected = by_fresh_inverses(weight, damped(known, 0.1), pattern, lambda part, pivots: next(parts))
+    expected = by_fresh_inverses(
+        weight, damped(known, 0.1), pattern, lambda part, pivots: next(parts)
+    )
     assert torch.allclose(made(weight, known, method).double(), expected, rtol=1e-2, atol=1e-2)
 
 

@@ -1,4 +1,6 @@
-"""Built-in tasks of a run: answered without lm-evaluation-harness, as greedy writing would answer them."""
+"""Built-in tasks of a run: answered without lm-evaluation-harness, as greedy writing would answer
+them.
+"""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,12 +23,16 @@ def asked(settings, monkeypatch):
     return replace(settings, evaluation=replace(settings.evaluation, tasks=tasks, task_limit=6))
 
 
-def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greedily(asked, store, loaded):
+def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greedily(
+    asked, store, loaded
+):
     steps = []
     run = pipeline.run(asked, store, steps.append)
     sets = [[store.get(QuestionSet, key) for key in run.answers[record]] for record in run.records]
     every_task = [(task.name, 6, task.points) for task in BUILTIN_TASKS.values()]
-    assert [[(own.task, len(own.questions), own.points) for own in each] for each in sets] == [every_task] * 3
+    assert [[(own.task, len(own.questions), own.points) for own in each] for each in sets] == [
+        every_task
+    ] * 3
     parts = {part for task in BUILTIN_TASKS.values() for part in task.parts}
     assert {question.part for own in sets[0] for question in own.questions} == parts
     for question in (question for own in sets[0] for question in own.questions):
@@ -42,8 +48,15 @@ def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greed
 
 
 def test_a_task_that_the_dense_model_cannot_do_is_left_out_with_a_reason(asked, store):
-    asked = replace(asked, evaluation=replace(asked.evaluation, tasks=("builtin:copying",), task_limit=60))
+    asked = replace(
+        asked, evaluation=replace(asked.evaluation, tasks=("builtin:copying",), task_limit=60)
+    )
     run = pipeline.run(asked, store)
-    assert run.warnings.count("builtin:copying was left out: the dense model has 0 of 60 answers right.") == 1
+    assert (
+        run.warnings.count(
+            "builtin:copying was left out: the dense model has 0 of 60 answers right."
+        )
+        == 1
+    )
     assert not run.unanswered and not any(run.answers.values())
     assert pipeline.run(asked, store).answers == run.answers

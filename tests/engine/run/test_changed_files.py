@@ -37,14 +37,19 @@ def files(tmp_path, model_folder):
     task.write_text(task.read_text().replace("mine.jsonl", "questions/mine.jsonl"))
     changed = {file: file.read_bytes().replace(b"lamp", b"boat") for file in (text, data, task)}
     return {"weights": (weights, other)} | {
-        name: (file, changed[file]) for name, file in (("text", text), ("data", data), ("yaml", task))
+        name: (file, changed[file])
+        for name, file in (("text", text), ("data", data), ("yaml", task))
     }
 
 
 @pytest.mark.parametrize("kind", ["weights", "text", "data", "yaml"])
-def test_a_file_of_the_same_size_and_time_is_answered_anew(kind, files, passage_file, store, tmp_path):
+def test_a_file_of_the_same_size_and_time_is_answered_anew(
+    kind, files, passage_file, store, tmp_path
+):
     pytest.importorskip("lm_eval")
-    settings = small_run(tmp_path / "model", f"file:{tmp_path / 'a.jsonl'}", f"file:{passage_file}", prompts=())
+    settings = small_run(
+        tmp_path / "model", f"file:{tmp_path / 'a.jsonl'}", f"file:{passage_file}", prompts=()
+    )
     tasks = (f"file:{tmp_path / 'mine.yaml'}",)
     settings = replace(settings, evaluation=replace(settings.evaluation, tasks=tasks))
     before = pipeline.run(settings, store, ignore_steps)
@@ -58,7 +63,9 @@ def test_a_file_of_the_same_size_and_time_is_answered_anew(kind, files, passage_
         assert after.answers[after.dense] != before.answers[before.dense]
 
 
-def test_weights_that_change_while_a_model_is_evaluated_leave_no_record(files, passage_file, store, tmp_path):
+def test_weights_that_change_while_a_model_is_evaluated_leave_no_record(
+    files, passage_file, store, tmp_path
+):
     settings = small_run(tmp_path / "model", f"file:{passage_file}", prompts=())
 
     def change(step):

@@ -1,4 +1,6 @@
-"""Searches on a tiny model: trials are records, the run grows by them, and an interrupted search resumes."""
+"""Searches on a tiny model: trials are records, the run grows by them, and an interrupted search
+resumes.
+"""
 
 from dataclasses import replace
 
@@ -22,7 +24,12 @@ from tests.question_sets import verdicts
 @pytest.fixture
 def asked(settings, passage_file):
     evaluation = EvaluationSettings(corpus=f"file:{passage_file}")
-    return FindSettings(model=settings.model, method=CHANNELS, calibration=settings.calibration, evaluation=evaluation)
+    return FindSettings(
+        model=settings.model,
+        method=CHANNELS,
+        calibration=settings.calibration,
+        evaluation=evaluation,
+    )
 
 
 @pytest.fixture
@@ -54,7 +61,9 @@ def key_of(asked, store):
     return asked.key(contents(asked, store))
 
 
-def test_it_ends_at_neighbours_one_width_multiple_apart_and_its_run_has_every_trial(asked, store, within):
+def test_it_ends_at_neighbours_one_width_multiple_apart_and_its_run_has_every_trial(
+    asked, store, within
+):
     within(300)
     result = find_sparsity(asked, store)
     run = store.get(Run, result.key)
@@ -80,7 +89,9 @@ def test_every_trial_of_a_search_among_healed_models_is_healed(asked, store, wit
     [(0, "beyond", None, 83), (900, "beyond", 833, None), (100, "open", 83, 167)],
     ids=["nothing within", "all within", "undecided counts as beyond"],
 )
-def test_the_answer_is_the_largest_step_within(permille, otherwise, answer, next_step, asked, store, within):
+def test_the_answer_is_the_largest_step_within(
+    permille, otherwise, answer, next_step, asked, store, within
+):
     within(permille, otherwise)
     result = find_sparsity(asked, store)
     assert (result.answer, result.next_step) == (answer, next_step)
@@ -90,7 +101,9 @@ def test_the_answer_is_the_largest_step_within(permille, otherwise, answer, next
 
 @pytest.mark.parametrize("n", [1, 10])
 def test_too_few_passages_find_nothing(asked, store, n):
-    result = find_sparsity(replace(asked, evaluation=replace(asked.evaluation, n_passages=n)), store)
+    result = find_sparsity(
+        replace(asked, evaluation=replace(asked.evaluation, n_passages=n)), store
+    )
     assert result.answer is None and result.n_passages == n
     assert "within" not in {trial.verdict for trial in result.trials}
 
@@ -110,7 +123,10 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
     asked = replace(asked, evaluation=replace(asked.evaluation, tasks=("builtin:copying",)))
     result = find_sparsity(asked, store)
     assert (result.answer, result.next_step) == (167, 250)
-    run, records = store.get(Run, result.key), {trial.permille: trial.record for trial in result.trials}
+    run, records = (
+        store.get(Run, result.key),
+        {trial.permille: trial.record for trial in result.trials},
+    )
     assert run.answers.keys() == {run.dense, records[167], records[250]}
     found = run_results(StoredResults(store), run)
     assert {each.permille: each.verdict.verdict for each in found.judged if each.verdict.tasks} == {
@@ -119,17 +135,23 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
     }
 
 
-def test_a_finished_search_is_repeated_from_the_store_and_shown_whole_meanwhile(asked, store, within):
+def test_a_finished_search_is_repeated_from_the_store_and_shown_whole_meanwhile(
+    asked, store, within
+):
     within(300)
     first, stages, shown = find_sparsity(asked, store), [], []
     assert find_sparsity(asked, store, lambda step: stages.append(step.stage)) == first
     assert not {"calibrate", "prune", "evaluate"} & set(stages)
     store.drop_entry("records", f"record/{first.trials[0].record}")
-    find_sparsity(asked, store, lambda step: shown.append(store.get(FindResult, first.key).finished))
+    find_sparsity(
+        asked, store, lambda step: shown.append(store.get(FindResult, first.key).finished)
+    )
     assert all(shown)
 
 
-def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(asked, store, within, monkeypatch):
+def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(
+    asked, store, within, monkeypatch
+):
     within(300)
     seen = []
 
@@ -149,7 +171,9 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(asked, 
     assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (417, 167, 250)
     monkeypatch.setattr(Calibration, "reach", must_not_run)
     made = []
-    result = find_sparsity(asked, store, lambda step: made.append(step.point) if step.stage == "prune" else None)
+    result = find_sparsity(
+        asked, store, lambda step: made.append(step.point) if step.stage == "prune" else None
+    )
     assert result.answer == 250 and {point for point in made if point is not None} == {2, 3}
     # What the first attempt has done took none of the seconds that are noted.
     assert RESUMED in store.get(Run, key_of(asked, store)).cached
@@ -158,7 +182,9 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(asked, 
 def test_trials_have_other_keys_than_records_of_all_passages(asked, store):
     result = find_sparsity(asked, store)
     record = store.get(Record, result.trials[0].record)
-    assert record.stopping.alpha == pytest.approx(0.05 / 4 * early_stopping.planned_looks(40)[-1].share)
+    assert record.stopping.alpha == pytest.approx(
+        0.05 / 4 * early_stopping.planned_looks(40)[-1].share
+    )
     other = find_sparsity(replace(asked, ratio=1.5), store)
     assert other.trials[0].record != result.trials[0].record
     assert store.get(Run, other.key).dense == store.get(Run, result.key).dense

@@ -1,4 +1,6 @@
-"""Runs with healed models: points of their own, whose weights are kept, found again, and exchanged like any others."""
+"""Runs with healed models: points of their own, whose weights are kept, found again, and exchanged
+like any others.
+"""
 
 from dataclasses import replace
 
@@ -16,7 +18,15 @@ from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.storage import store as stores
-from tests.engine.run.small_runs import CHANNELS, SHELF, count_calls, must_not_run, ran, records, stages_of
+from tests.engine.run.small_runs import (
+    CHANNELS,
+    SHELF,
+    count_calls,
+    must_not_run,
+    ran,
+    records,
+    stages_of,
+)
 from tests.engine.tiny import IDS
 
 
@@ -40,12 +50,18 @@ def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(asked, s
     assert plain.healed is None is bare.healed
     for before, after in ((plain, healed), (bare, bare_healed)):
         done = after.healed
-        assert (done.steps, done.kept_step) == (4, 4) and 0 < done.after < done.before and done.n_tokens > 0
+        assert (
+            (done.steps, done.kept_step) == (4, 4)
+            and 0 < done.after < done.before
+            and done.n_tokens > 0
+        )
         assert (after.widths, after.layer_errors) == (before.widths, before.layer_errors)
     assert len({record.outcomes for record in records(store, run)}) == 5
 
 
-def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(asked, store, monkeypatch):
+def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
+    asked, store, monkeypatch
+):
     run = ran(asked, store)
     first = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
     with first.sparse.applied():
@@ -53,17 +69,25 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(asked,
     with monkeypatch.context() as patch:
         patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
         # The two models that exchange weights by reference.
-        with ModelPairCache(SHELF).models([run.dense, run.sparse[1]], store, ignore_steps) as (dense, healed):
+        with ModelPairCache(SHELF).models([run.dense, run.sparse[1]], store, ignore_steps) as (
+            dense,
+            healed,
+        ):
             for model, expected in ((healed, logits), (dense, first.loaded.model(IDS).logits)):
                 with model.active() as loaded:
                     assert torch.equal(loaded.model(IDS).logits, expected)
         other = replace(asked, evaluation=replace(asked.evaluation, n_passages=5))
-        assert records(store, ran(other, store))[2].pruned.healed == records(store, run)[2].pruned.healed
+        assert (
+            records(store, ran(other, store))[2].pruned.healed
+            == records(store, run)[2].pruned.healed
+        )
         # Also where the memory has become too small.
         patch.setattr(run_context, "memory_bytes", lambda: 1)
         streamed = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
         with streamed.sparse.applied():
-            assert streamed.loaded.residency.streamed and torch.equal(streamed.loaded.model(IDS).logits, logits)
+            assert streamed.loaded.residency.streamed and torch.equal(
+                streamed.loaded.model(IDS).logits, logits
+            )
     with monkeypatch.context() as patch:
         # Those of a version that healed otherwise.
         patch.setitem(STAGE_VERSIONS, "healed", 1000)
@@ -77,24 +101,36 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(asked,
             rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
     again = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
     with again.sparse.applied():
-        assert torch.equal(again.loaded.model(IDS).logits, logits), "healed anew, to the same weights"
+        assert torch.equal(again.loaded.model(IDS).logits, logits), (
+            "healed anew, to the same weights"
+        )
 
 
 @pytest.mark.parametrize(
     ("writing", "steps"),
     [("/healing/0/1", [0, 1]), ("/healed/1", [0]), ("/answers", [])],
-    ids=["while the second best state is written", "before the weights are whole", "in the evaluation after it"],
+    ids=[
+        "while the second best state is written",
+        "before the weights are whole",
+        "in the evaluation after it",
+    ],
 )
 def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_with_the_same_record(
     writing, steps, asked, store, monkeypatch
 ):
-    """steps: the first two, of four, that the second attempt reports; of none it reads the text alone."""
+    """steps: the first two, of four, that the second attempt reports; of none it reads the text
+    alone.
+    """
     monkeypatch.setattr(healing, "CHECK_EVERY", 1)
     monkeypatch.setattr(stores, "EVERY_S", 0.0)
     one, put, seen = replace(asked, methods=asked.methods[1:2]), stores.Store.put_artefact, []
 
     def tags():
-        return {entry.name: entry.tag.split()[0] for entry in store.entries("artefacts") if "/heal" in entry.name}
+        return {
+            entry.name: entry.tag.split()[0]
+            for entry in store.entries("artefacts")
+            if "/heal" in entry.name
+        }
 
     def killed(store, key, data, about=""):
         if writing in key and any("/heal" in name for name in tags()):
@@ -110,7 +146,12 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
         patch.setattr(stores.Store, "put_artefact", killed)
         ran(one, store)
     assert set(tags().values()) == {"unfinished"}
-    assert records(store, ran(one, store, lambda step: step.stage == "heal" and seen.append(step.done))) == whole
+    assert (
+        records(
+            store, ran(one, store, lambda step: step.stage == "heal" and seen.append(step.done))
+        )
+        == whole
+    )
     assert sorted(set(seen))[:2] == steps, "it went on where it was"
     assert tags() == dict.fromkeys(healed, "healed")
 

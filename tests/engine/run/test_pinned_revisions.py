@@ -1,4 +1,6 @@
-"""A run reads the commits of the hub that it pins, whatever names lead to by then; the next one reads the newer."""
+"""A run reads the commits of the hub that it pins, whatever names lead to by then; the next one
+reads the newer.
+"""
 
 import json
 from dataclasses import replace
@@ -24,7 +26,10 @@ MODEL, QUESTIONS = "owner/moving", f"{DATA_SET}baber/piqa"
 
 def serve_piqa(hub, folder, first):
     """A commit of the task's data set, which begins with this question."""
-    rows = [{"goal": goal, "sol1": "the lamp", "sol2": "the boat", "label": i % 2} for i, goal in enumerate(first)]
+    rows = [
+        {"goal": goal, "sol1": "the lamp", "sol2": "the boat", "label": i % 2}
+        for i, goal in enumerate(first)
+    ]
     for split in ("train", "validation"):
         folder.mkdir(parents=True, exist_ok=True)
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{split}.parquet")
@@ -34,7 +39,9 @@ def serve_piqa(hub, folder, first):
 
 @pytest.fixture
 def shell(client, tmp_path, passage_file):
-    """Runs `sparsedash run` on a model of the hub and returns its document. later: an hour after the last time."""
+    """Runs `sparsedash run` on a model of the hub and returns its document. later: an hour after
+    the last time.
+    """
 
     def run(*more, later=()):
         folder, out = tmp_path / "data", tmp_path / "out.json"
@@ -44,11 +51,29 @@ def shell(client, tmp_path, passage_file):
                 store.forget(hub_commit_note(name))
             store.close()
         flags = [
-            *("--model", MODEL, "--evaluation", f"file:{passage_file}", "--calibration", f"file:{passage_file}"),
+            *(
+                "--model",
+                MODEL,
+                "--evaluation",
+                f"file:{passage_file}",
+                "--calibration",
+                f"file:{passage_file}",
+            ),
             *("--passages", "8", "--calibration-samples", "40", "--calibration-length", "32"),
-            *("--method", "wanda-channels", "--width-multiple", "8", "--sparsity", "25", "--prompt", "the"),
+            *(
+                "--method",
+                "wanda-channels",
+                "--width-multiple",
+                "8",
+                "--sparsity",
+                "25",
+                "--prompt",
+                "the",
+            ),
         ]
-        assert client.ask(shell=["run", *flags, *more, "--data-dir", str(folder), "--json", str(out)]) == {"code": 0}
+        assert client.ask(
+            shell=["run", *flags, *more, "--data-dir", str(folder), "--json", str(out)]
+        ) == {"code": 0}
         return json.loads(out.read_text())
 
     return run
@@ -67,7 +92,9 @@ def test_a_model_that_moved_is_another_run_and_within_the_hour_it_is_the_same(hu
     assert after["dense"]["word_perplexity"] != before["dense"]["word_perplexity"]
 
 
-def test_a_task_whose_data_set_moved_is_answered_anew_and_one_that_is_pinned_is_not(hub, shell, tmp_path):
+def test_a_task_whose_data_set_moved_is_answered_anew_and_one_that_is_pinned_is_not(
+    hub, shell, tmp_path
+):
     pytest.importorskip("lm_eval")
     hub.add("models", MODEL, save(tmp_path / "model", seed=1))
     asked = ("--tasks", "piqa", "--task-limit", "2")
@@ -86,13 +113,17 @@ def test_a_task_whose_data_set_moved_is_answered_anew_and_one_that_is_pinned_is_
 
 
 @pytest.mark.parametrize("commit", ["", "c" * 40])
-def test_a_model_is_made_again_of_the_commit_that_its_record_read(settings, store, monkeypatch, commit):
+def test_a_model_is_made_again_of_the_commit_that_its_record_read(
+    settings, store, monkeypatch, commit
+):
     run = pipeline.run(settings, store)
     record = store.get(Record, run.dense)
     if commit:
         record = replace(record, model_identity=f"{record.model}@{commit}")
     located = []
-    source = Source(reference=record.model, folder=Path(record.model), identity=record.model_identity)
+    source = Source(
+        reference=record.model, folder=Path(record.model), identity=record.model_identity
+    )
     monkeypatch.setattr(run_context, "locate_model", lambda *given: located.append(given) or source)
     rebuild_model(record, store, ignore_steps, ModelShelf())
     assert [given[-1] for given in located] == [commit]

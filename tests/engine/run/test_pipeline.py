@@ -14,7 +14,13 @@ from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
-from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, SettingsError, StoreError
+from sparsedash.schema.errors import (
+    CalibrationError,
+    Cancelled,
+    ModelError,
+    SettingsError,
+    StoreError,
+)
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
@@ -75,14 +81,18 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, known
     assert [outcome.index for outcome in dense.outcomes] == list(range(10))
     assert known.get(Passages, dense.passages_key).indices == tuple(range(10))
     assert {"load", "text", "calibrate", "prune", "evaluate"} <= set(known.stages)
-    assert 10**8 < run.peak_bytes < 10**11 and 0 < run.disk_bytes <= folder_size(known.folder).n_bytes
+    assert (
+        10**8 < run.peak_bytes < 10**11 and 0 < run.disk_bytes <= folder_size(known.folder).n_bytes
+    )
     again, stages = stages_of(settings, known, run_key="again")
     assert (again.dense, again.sparse) == (run.dense, run.sparse)
     assert not {"calibrate", "prune", "evaluate"} & set(stages)
     assert len(again.cached) == 3 and again.disk_bytes < 10**5
 
 
-def test_a_second_sparsity_runs_no_calibration_and_repeats_its_warning(settings, known, no_calibration):
+def test_a_second_sparsity_runs_no_calibration_and_repeats_its_warning(
+    settings, known, no_calibration
+):
     assert any("tokens per channel" in warning for warning in known.first.warnings)
     no_calibration()
     run = ran(one(settings), known)
@@ -101,7 +111,9 @@ ZEROED = {
 
 
 @pytest.mark.parametrize("name", ZEROED)
-def test_zero_percent_gives_the_dense_answers_without_a_backward_pass(name, settings, known, monkeypatch):
+def test_zero_percent_gives_the_dense_answers_without_a_backward_pass(
+    name, settings, known, monkeypatch
+):
     monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
     dense, zero = records(known, ran(one(settings, 0, methods=(ZEROED[name],)), known))
     assert zero.outcomes == dense.outcomes
@@ -111,7 +123,9 @@ def test_zero_percent_gives_the_dense_answers_without_a_backward_pass(name, sett
 
 
 @pytest.mark.parametrize("budget", ["weights", "bytes", "macs"])
-def test_a_share_of_any_budget_is_reached_and_more_than_can_go_is_refused(budget, settings, known, monkeypatch):
+def test_a_share_of_any_budget_is_reached_and_more_than_can_go_is_refused(
+    budget, settings, known, monkeypatch
+):
     method = replace(CHANNELS, budget=budget, width_multiple=1)
     (made,) = pruned(known, ran(one(settings, methods=(method,)), known))
     assert made.reached[budget] == pytest.approx(0.125, abs=0.005) and made.reached.channels > 0.15
@@ -123,13 +137,20 @@ def test_a_share_of_any_budget_is_reached_and_more_than_can_go_is_refused(budget
 def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, known, monkeypatch):
     calls = count_calls(monkeypatch, saliency, "elimination_order")
     obs = MethodSettings(saliency="obs", width_multiple=8)
-    run = ran(replace(settings, methods=(obs,), sparsities_permille=tuple(range(100, 900, 100))), known)
+    run = ran(
+        replace(settings, methods=(obs,), sparsities_permille=tuple(range(100, 900, 100))), known
+    )
     assert len(run.sparse) == 8 and len(calls) == 3
 
 
-def test_a_record_is_measured_before_the_model_is_rounded_to_its_type(settings, store, tmp_path, monkeypatch):
+def test_a_record_is_measured_before_the_model_is_rounded_to_its_type(
+    settings, store, tmp_path, monkeypatch
+):
     asked = one(settings, 400, dtype="bfloat16", methods=(method_named("least-squares"),))
-    calls, rounded = count_calls(monkeypatch, PrunedChannels, "round_"), records(store, ran(asked, store))
+    calls, rounded = (
+        count_calls(monkeypatch, PrunedChannels, "round_"),
+        records(store, ran(asked, store)),
+    )
     assert len(calls) == 3
     monkeypatch.setattr(PrunedChannels, "round_", lambda *_: None)
     assert fresh_records(asked, tmp_path / "whole") == rounded
@@ -138,7 +159,9 @@ def test_a_record_is_measured_before_the_model_is_rounded_to_its_type(settings, 
 # Gradients and rounds.
 
 
-def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(settings, known, monkeypatch):
+def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
+    settings, known, monkeypatch
+):
     usual = one(settings, 250, methods=(FISHER,))
     calibration = replace(settings.calibration, token_weights="residual")
     (plain,) = pruned(known, ran(usual, known))
@@ -156,16 +179,23 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     asked, chosen = replace(settings, methods=(rounds,)), []
     choose = calibration_cache.choose_channels
     monkeypatch.setattr(
-        calibration_cache, "choose_channels", lambda *given: chosen.append(choose(*given)) or chosen[-1]
+        calibration_cache,
+        "choose_channels",
+        lambda *given: chosen.append(choose(*given)) or chosen[-1],
     )
     assert [made.sparsity_permille for made in pruned(known, ran(asked, known))] == [250, 500]
-    # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so on.
+    # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so
+    # on.
     assert [sum(map(len, kept)) for kept in chosen] == [262, 238, 229, 181]
     monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
-    assert ran(replace(asked, methods=(replace(rounds, compensation="least-squares"),)), known).finished
+    assert ran(
+        replace(asked, methods=(replace(rounds, compensation="least-squares"),)), known
+    ).finished
 
 
-def test_lost_gradients_are_computed_again_without_a_calibration(settings, store, monkeypatch, no_calibration):
+def test_lost_gradients_are_computed_again_without_a_calibration(
+    settings, store, monkeypatch, no_calibration
+):
     asked = replace(settings, methods=(FISHER,))
     ran(asked, store)
     for entry in store.entries("artefacts"):
@@ -185,7 +215,9 @@ def test_methods_without_calibration_text_never_ask_for_it(
     name, settings, store, tmp_path, monkeypatch, no_calibration
 ):
     method = replace(method_named(name), width_multiple=8)
-    asked = replace(settings, methods=(method,), calibration=CalibrationSettings(n_samples=40, length=24))
+    asked = replace(
+        settings, methods=(method,), calibration=CalibrationSettings(n_samples=40, length=24)
+    )
     whole = Store(tmp_path / "whole")
     both = ran(replace(asked, methods=(method, CHANNELS)), whole)
     monkeypatch.setattr(RunContext, "sequences", must_not_run)
@@ -201,9 +233,13 @@ def test_methods_without_calibration_text_never_ask_for_it(
     whole.close()
 
 
-@pytest.mark.parametrize("calibration", [{"corpus": "file:/nowhere.txt"}, {"n_samples": 1}], ids=["missing", "short"])
+@pytest.mark.parametrize(
+    "calibration", [{"corpus": "file:/nowhere.txt"}, {"n_samples": 1}], ids=["missing", "short"]
+)
 def test_a_text_that_no_method_reads_may_be_missing_or_short(calibration, settings, store):
-    asked = replace(settings, methods=(RANDOM,), calibration=replace(settings.calibration, **calibration))
+    asked = replace(
+        settings, methods=(RANDOM,), calibration=replace(settings.calibration, **calibration)
+    )
     run = ran(asked, store)
     assert run.finished and run.warnings == ()
     assert preflight.stored_parts(run.settings, store).sparse == len(run.sparse)
@@ -213,7 +249,11 @@ def test_results_of_a_method_without_text_stay_once_another_has_read_it(
     settings, passage_file, store, tmp_path, monkeypatch
 ):
     text = shutil.copy(passage_file, tmp_path / "read.jsonl")
-    asked = replace(settings, methods=(RANDOM,), calibration=replace(settings.calibration, corpus=f"file:{text}"))
+    asked = replace(
+        settings,
+        methods=(RANDOM,),
+        calibration=replace(settings.calibration, corpus=f"file:{text}"),
+    )
     first = ran(asked, store)
     ran(replace(asked, methods=(CHANNELS,)), store)
     monkeypatch.setattr(pipeline, "make_blocks", must_not_run)
@@ -260,7 +300,9 @@ def test_forgotten_or_damaged_statistics_are_computed_again(settings, store):
     assert run.finished and first.dense == run.dense
 
 
-def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_others_ended(settings, known):
+def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_others_ended(
+    settings, known
+):
     whole = known.first
     run = ran(replace(settings, evaluation=replace(settings.evaluation, stop_early=True)), known)
     assert run.dense == whole.dense
@@ -274,7 +316,9 @@ def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_o
 # Refusals and warnings.
 
 
-def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(settings, store, monkeypatch):
+def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(
+    settings, store, monkeypatch
+):
     first = ran(settings, store)
     store.allow_artefacts(1)
     # What is stored already needs no room.
@@ -284,7 +328,9 @@ def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_comp
         ran(one(settings), store)
 
 
-def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(settings, store, monkeypatch):
+def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(
+    settings, store, monkeypatch
+):
     store.allow_artefacts(1)
     monkeypatch.setattr(pipeline, "kept_bytes", lambda *_: 0)
     calibrations = count_calls(monkeypatch, Calibration, "reach")
@@ -300,14 +346,20 @@ def test_a_bad_model_leaves_no_run(settings, known):
 
 
 @pytest.mark.parametrize("corpus", ["self", None])
-def test_too_little_calibration_text_is_refused_before_anything_is_evaluated(settings, known, corpus, monkeypatch):
-    little = replace(settings.calibration, n_samples=2, corpus=corpus or settings.calibration.corpus)
+def test_too_little_calibration_text_is_refused_before_anything_is_evaluated(
+    settings, known, corpus, monkeypatch
+):
+    little = replace(
+        settings.calibration, n_samples=2, corpus=corpus or settings.calibration.corpus
+    )
     monkeypatch.setattr(pipeline, "evaluate_models", must_not_run)
     with pytest.raises(CalibrationError, match="too few"):
         ran(replace(settings, calibration=little), known)
 
 
-def test_methods_that_refit_nothing_need_little_text_and_lose_only_the_errors_on_it(settings, known):
+def test_methods_that_refit_nothing_need_little_text_and_lose_only_the_errors_on_it(
+    settings, known
+):
     little = replace(settings.calibration, n_samples=2)
     names = ("wanda-channels", "flap", "wanda")
     plain = replace(settings, calibration=little, methods=tuple(map(method_named, names)))
@@ -320,16 +372,22 @@ def test_methods_that_refit_nothing_need_little_text_and_lose_only_the_errors_on
 def test_only_methods_that_fit_to_text_are_told_that_it_is_little(settings, known):
     little = replace(settings, calibration=replace(settings.calibration, n_samples=2))
     told = [
-        ran(replace(little, methods=(method_named(name),), sparsities_permille=(340,)), known).warnings
+        ran(
+            replace(little, methods=(method_named(name),), sparsities_permille=(340,)), known
+        ).warnings
         for name in ("wanda-channels", "shortgpt")
     ]
     assert [any("too few to refit" in line for line in lines) for lines in told] == [True, False]
 
 
-def test_widths_that_rounding_left_whole_are_told_when_they_are_made_and_when_they_are_known(settings, store):
+def test_widths_that_rounding_left_whole_are_told_when_they_are_made_and_when_they_are_known(
+    settings, store
+):
     asked = replace(settings, sparsities_permille=(10,))
     for run in (ran(asked, store), ran(asked, store)):
-        assert "Nothing was removed at 1 %: kept widths are multiples of 8 channels." in run.warnings
+        assert (
+            "Nothing was removed at 1 %: kept widths are multiples of 8 channels." in run.warnings
+        )
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -338,16 +396,23 @@ def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_wa
 ):
     texts = [" ".join(f"{name}{place}" for place in range(15)) for name in "abcdef"]
     asked = write_jsonl(tmp_path / "asked.jsonl", [*texts, *texts[:2]])
-    read = write_jsonl(tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]])
+    read = write_jsonl(
+        tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]]
+    )
     settings = replace(
         settings,
-        calibration=CalibrationSettings(corpus=f"file:{read}", n_samples=100, length=64, packed=packed),
+        calibration=CalibrationSettings(
+            corpus=f"file:{read}", n_samples=100, length=64, packed=packed
+        ),
         evaluation=EvaluationSettings(corpus=f"file:{asked}", n_passages=500),
     )
     run = ran(settings, store)
     assert "Evaluated: 6 of 500 passages, which are all that the text has." in run.warnings
     assert "Left out, since they repeat an earlier one: 2 of 8 passages." in run.warnings
-    assert any(line.startswith("3 of 6 passages also occur in the calibration text") for line in run.warnings)
+    assert any(
+        line.startswith("3 of 6 passages also occur in the calibration text")
+        for line in run.warnings
+    )
     assert store.get(Record, run.dense).last_word.total == 6
     assert ran(settings, store).warnings == run.warnings
 
@@ -357,10 +422,14 @@ def test_a_short_passage_in_the_calibration_text_is_found_behind_a_token_that_th
 ):
     folder = save_tiny(tmp_path / "begins", template="<|end|> $A")
     texts = [" ".join(f"{name}{place}" for place in range(10)) for name in "abcdef"]
-    read = write_jsonl(tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]])
+    read = write_jsonl(
+        tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]]
+    )
     calibration = CalibrationSettings(corpus=f"file:{read}", n_samples=100, length=64)
     asked = EvaluationSettings(corpus=f"file:{write_jsonl(tmp_path / 'asked.jsonl', texts)}")
-    run = ran(replace(settings, model=str(folder), calibration=calibration, evaluation=asked), store)
+    run = ran(
+        replace(settings, model=str(folder), calibration=calibration, evaluation=asked), store
+    )
     assert any(line.startswith("3 of 6 passages also occur") for line in run.warnings)
 
 
@@ -368,14 +437,17 @@ def test_a_dense_model_that_answers_nothing_is_warned_of(settings, store, passag
     assert not any("none of" in line for line in ran(settings, store).warnings)
     all_of_them = replace(settings.evaluation, n_passages=40)
     assert any(
-        "none of 40 last words right" in line for line in ran(replace(settings, evaluation=all_of_them), store).warnings
+        "none of 40 last words right" in line
+        for line in ran(replace(settings, evaluation=all_of_them), store).warnings
     )
 
 
 # Text by the model itself.
 
 
-def test_generated_text_is_kept_and_the_same_for_the_same_seed(settings, store, tmp_path, monkeypatch):
+def test_generated_text_is_kept_and_the_same_for_the_same_seed(
+    settings, store, tmp_path, monkeypatch
+):
     own = replace(settings, calibration=CalibrationSettings(n_samples=40, length=24))
     other = Store(tmp_path / "other")
     for each in (store, other):
@@ -390,7 +462,9 @@ def test_generated_text_is_kept_and_the_same_for_the_same_seed(settings, store, 
 # What was forgotten, by kind of text.
 
 
-def test_every_sparse_model_is_measured_by_kind_of_text_after_its_verdict_is_kept(settings, store, monkeypatch):
+def test_every_sparse_model_is_measured_by_kind_of_text_after_its_verdict_is_kept(
+    settings, store, monkeypatch
+):
     n_kept, measure = [], KindText.losses
 
     def watched(*arguments):

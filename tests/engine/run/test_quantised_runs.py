@@ -1,4 +1,6 @@
-"""Runs with quantised models: points of their own, answered with the weights of a file that llama.cpp made."""
+"""Runs with quantised models: points of their own, answered with the weights of a file that
+llama.cpp made.
+"""
 
 from dataclasses import replace
 
@@ -25,7 +27,9 @@ WIDE = {"hidden_size": 256, "intermediate_size": 1024}
 def asked(settings, tmp_path):
     """Dense and one sparse model, plain, in 8 and in 4 bits, of rows that are multiples of 256."""
     model = str(write_tiny_gguf(tmp_path / "wide.gguf", **WIDE))
-    plain = replace(settings, model=model, methods=(RANDOM,), sparsities_permille=(500,), prompts=())
+    plain = replace(
+        settings, model=model, methods=(RANDOM,), sparsities_permille=(500,), prompts=()
+    )
     return plain.quantised(("q8_0", "q4_k_m"))
 
 
@@ -47,19 +51,27 @@ def test_dense_and_every_sparse_model_are_also_points_of_each_type(asked, store,
     assert not list(store.folder.glob("**/*.gguf"))
 
 
-def test_a_method_of_any_budget_is_also_quantised_and_dense_once_whatever_the_calibration(settings, store, tmp_path):
+def test_a_method_of_any_budget_is_also_quantised_and_dense_once_whatever_the_calibration(
+    settings, store, tmp_path
+):
     method = replace(BIASED, budget="weights")
     model = str(write_tiny_gguf(tmp_path / "narrow.gguf"))
-    plain = replace(settings, model=model, methods=(method,), sparsities_permille=(200,), prompts=())
+    plain = replace(
+        settings, model=model, methods=(method,), sparsities_permille=(200,), prompts=()
+    )
     asked = plain.quantised(("q8_0",))
     of_dense, *others = records(store, ran(asked, store))[1:]
     assert [each.pruned.method.quantise for each in others] == ["", "q8_0"]
     more = replace(asked, calibration=replace(asked.calibration, seed=asked.calibration.seed + 1))
     again, *other = records(store, ran(more, store))[1:]
-    assert again.key == of_dense.key and not {each.key for each in others} & {each.key for each in other}
+    assert again.key == of_dense.key and not {each.key for each in others} & {
+        each.key for each in other
+    }
 
 
-def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(asked, store, monkeypatch):
+def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
+    asked, store, monkeypatch
+):
     run = ran(asked, store)
     made = rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, SHELF)
     model, dense = made.loaded.model, made.loaded.model(IDS).logits
@@ -77,7 +89,10 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(a
 
 @pytest.mark.parametrize(
     ("missing", "model", "why"),
-    [(True, None, "pip install -r requirements-gguf.txt"), (False, "folder", "cannot hold hidden_act = gelu")],
+    [
+        (True, None, "pip install -r requirements-gguf.txt"),
+        (False, "folder", "cannot hold hidden_act = gelu"),
+    ],
 )
 def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
     missing, model, why, asked, store, tmp_path, monkeypatch
@@ -86,8 +101,16 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
         monkeypatch.setattr(families, "find_spec", lambda name: None)
     monkeypatch.setattr(pipeline, "dense_record", must_not_run)
     with pytest.raises((ModelError, SettingsError), match=why):
-        ran(replace(asked, model=str(save_tiny(tmp_path / model, hidden_act="gelu")) if model else asked.model), store)
-    biased = replace(asked, model=str(write_tiny_gguf(tmp_path / "q.gguf", family="qwen3")), methods=(BIASED,))
+        ran(
+            replace(
+                asked,
+                model=str(save_tiny(tmp_path / model, hidden_act="gelu")) if model else asked.model,
+            ),
+            store,
+        )
+    biased = replace(
+        asked, model=str(write_tiny_gguf(tmp_path / "q.gguf", family="qwen3")), methods=(BIASED,)
+    )
     with pytest.raises(SettingsError, match=why if missing else "graph of qwen3 has no place"):
         ran(biased.quantised(("q8_0",)), store)
     with pytest.raises(SettingsError, match="nothing with pattern 2:4"):

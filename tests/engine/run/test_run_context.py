@@ -1,4 +1,6 @@
-"""Texts of a run: shares of the mix in the calibration, and tokenizers that append or prepend a token."""
+"""Texts of a run: shares of the mix in the calibration, and tokenizers that append or prepend a
+token.
+"""
 
 from dataclasses import replace
 
@@ -27,7 +29,9 @@ HALF = replace(CHANNELS, mix=0.5)
 @pytest.fixture
 def mixed(settings):
     calibration = replace(settings.calibration, n_samples=18, packed=True)
-    return replace(settings, methods=(CHANNELS, HALF), sparsities_permille=(250,), calibration=calibration)
+    return replace(
+        settings, methods=(CHANNELS, HALF), sparsities_permille=(250,), calibration=calibration
+    )
 
 
 def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
@@ -35,7 +39,9 @@ def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
     own, half, mix = map(run.sequences, (0.0, 0.5, 1.0))
     n_own, n_half = sum(map(len, own)), sum(map(len, half))
     assert abs(n_own - n_half) <= length
-    assert sum(len(ids) for ids in half if ids not in own) == pytest.approx(n_half / 2, abs=2 * length)
+    assert sum(len(ids) for ids in half if ids not in own) == pytest.approx(
+        n_half / 2, abs=2 * length
+    )
     assert half == RunContext(mixed, store, ignore_steps, SHELF).sequences(0.5)
     # Both are among the first, and among those kept out of the fit.
     assert {ids in own for ids in half[:12]} == {True, False}
@@ -50,7 +56,9 @@ def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(mixed, sto
 
 
 def test_a_text_of_single_tokens_is_refused_in_words(mixed, store, monkeypatch):
-    monkeypatch.setattr(run_context, "read_texts", lambda *_: corpora.Texts(texts=("the",), identity="o" * 64))
+    monkeypatch.setattr(
+        run_context, "read_texts", lambda *_: corpora.Texts(texts=("the",), identity="o" * 64)
+    )
     with pytest.raises(CorpusError, match="no sample of two tokens or more"):
         RunContext(mixed, store, ignore_steps, SHELF).sequences(0.0)
 
@@ -71,7 +79,8 @@ def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, s
 def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, monkeypatch):
     cuts = count_calls(monkeypatch, run_context, "calibration_sequences")
     both = ran(mixed, store)
-    # That of the usual method, and half of the other's; passages are looked for in single documents.
+    # That of the usual method, and half of the other's; passages are looked for in single
+    # documents.
     assert [asked.packed for _, _, asked in cuts].count(True) == 2
     alone = ran(replace(mixed, methods=(HALF,)), store)
     assert alone.sparse == both.sparse[1:] and both.sparse[0] != both.sparse[1]
@@ -99,7 +108,9 @@ PROMPT = "the lamp and the boat and"
 
 
 def found(settings, folder, template):
-    """All that depends on tokens: answers, layer errors, what is written after a prompt, and a divergence."""
+    """All that depends on tokens: answers, layer errors, what is written after a prompt, and a
+    divergence.
+    """
     store, shelf = Store(folder / "data"), ModelShelf()
     model = str(save_tiny(folder / "model", template=template))
     own = CalibrationSettings(corpus=SELF, n_samples=20, length=32)
@@ -111,12 +122,21 @@ def found(settings, folder, template):
     apart = measure_divergence(DivergenceSettings(**pair, text=PROMPT), store, cache)
     store.close()
     layers = sparse.pruned.layer_errors, sparse.pruned.passage_errors
-    return dense.outcomes, sparse.outcomes, layers, written.left, written.right, apart.opening, apart.places
+    return (
+        dense.outcomes,
+        sparse.outcomes,
+        layers,
+        written.left,
+        written.right,
+        apart.opening,
+        apart.places,
+    )
 
 
 def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(settings, tmp_path):
     bos, both = (
-        found(settings, tmp_path / name, f"<|end|> $A{after}") for name, after in (("a", ""), ("b", " <|end|>"))
+        found(settings, tmp_path / name, f"<|end|> $A{after}")
+        for name, after in (("a", ""), ("b", " <|end|>"))
     )
     assert both == bos
 
@@ -124,14 +144,27 @@ def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(settings, t
 @pytest.mark.parametrize(
     ("lasts", "counted"),
     [
-        (["home"], "1 of 3 passages exceeds the model's context: 45 words were dropped from the front."),
-        (["home", "the"], "2 of 4 passages exceed the model's context: 90 words were dropped from the front."),
+        (
+            ["home"],
+            "1 of 3 passages exceeds the model's context: 45 words were dropped from the front.",
+        ),
+        (
+            ["home", "the"],
+            "2 of 4 passages exceed the model's context: 90 words were dropped from the front.",
+        ),
     ],
 )
-def test_passages_that_are_too_long_are_counted_in_a_warning(lasts, counted, settings, store, tmp_path):
+def test_passages_that_are_too_long_are_counted_in_a_warning(
+    lasts, counted, settings, store, tmp_path
+):
     long = [" ".join([*["boat"] * 300, last]) for last in lasts]
     file = write_jsonl(tmp_path / "long.jsonl", [*passages(2), *long])
     model = str(save_tiny(tmp_path / "model", template="<|end|> $A"))
-    run = ran(replace(settings, model=model, evaluation=replace(settings.evaluation, corpus=f"file:{file}")), store)
+    run = ran(
+        replace(
+            settings, model=model, evaluation=replace(settings.evaluation, corpus=f"file:{file}")
+        ),
+        store,
+    )
     (warning,) = (line for line in run.warnings if "context" in line)
     assert warning == counted

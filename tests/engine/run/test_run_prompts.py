@@ -1,4 +1,6 @@
-"""The prompts of a run: what each of its models writes after them, kept once, as the compare page asks for it."""
+"""The prompts of a run: what each of its models writes after them, kept once, as the compare page
+asks for it.
+"""
 
 from dataclasses import replace
 
@@ -29,8 +31,12 @@ def test_every_model_writes_what_it_writes_on_request_and_a_stored_text_is_not_w
     asking, store, monkeypatch
 ):
     run = ran(asking, store)
-    assert len(texts(store, run)) == len(run.records) * len(PROMPTS) and len(set(texts(store, run))) > len(PROMPTS)
-    asked = ContinuationSettings(left=run.dense, right=run.sparse[0], others=run.sparse[1:], prompt=PROMPTS[1])
+    assert len(texts(store, run)) == len(run.records) * len(PROMPTS) and len(
+        set(texts(store, run))
+    ) > len(PROMPTS)
+    asked = ContinuationSettings(
+        left=run.dense, right=run.sparse[0], others=run.sparse[1:], prompt=PROMPTS[1]
+    )
     in_run = joined(asked, lambda each: store.get(Continuation, each.key()))
     assert continue_prompt(asked, store, ModelPairCache(ModelShelf())) == in_run
     monkeypatch.setattr(pipeline, "continue_prompts", must_not_run)
@@ -59,4 +65,6 @@ def test_a_stopped_run_goes_on_with_the_texts_that_are_missing_and_new_prompts_n
 
 def test_a_streamed_run_says_why_it_continues_nothing(asking, store):
     run = ran(replace(asking, residency="streamed"), store)
-    assert any("prompts were not continued" in line for line in run.warnings) and not list(store.keys(Continuation))
+    assert any("prompts were not continued" in line for line in run.warnings) and not list(
+        store.keys(Continuation)
+    )

@@ -1,4 +1,6 @@
-"""Tasks of a run: every model answers them, once, also streamed and after a run that was broken off."""
+"""Tasks of a run: every model answers them, once, also streamed and after a run that was broken
+off.
+"""
 
 import json
 import shutil
@@ -36,22 +38,31 @@ def texts(store, run):
     return [[(each.chosen, each.text) for each in own.questions] for own in sets]
 
 
-def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_their_records(asked, settings, store):
+def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_their_records(
+    asked, settings, store
+):
     steps = []
     run = pipeline.run(asked, store, steps.append)
     assert list(run.answers) == [run.dense, *run.sparse]
     assert [len(own) for own in texts(store, run)] == [5, 5] * 3
-    assert {step.message for step in steps if step.stage == "answer"} >= {"choice: dense", "written: 50 % sparse"}
+    assert {step.message for step in steps if step.stage == "answer"} >= {
+        "choice: dense",
+        "written: 50 % sparse",
+    }
     steps.clear()
     again = pipeline.run(asked, store, steps.append)
     assert again.answers == run.answers and "answers to tasks" in again.cached
     assert not [step for step in steps if step.stage == "answer"]
     assert pipeline.run(settings, store, ignore_steps).records == run.records
     judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
-    assert [[each.task for each in answers.results] for answers in judged.values()] == [["choice", "written"]] * 2
+    assert [[each.task for each in answers.results] for answers in judged.values()] == [
+        ["choice", "written"]
+    ] * 2
 
 
-def test_a_finished_run_that_gets_tasks_and_prompts_makes_each_model_once(asked, settings, store, monkeypatch):
+def test_a_finished_run_that_gets_tasks_and_prompts_makes_each_model_once(
+    asked, settings, store, monkeypatch
+):
     pipeline.run(settings, store, ignore_steps)
     made = count_calls(monkeypatch, pipeline, "prune_model")
     run = pipeline.run(replace(asked, prompts=("The boat", "Once")), store, ignore_steps)
@@ -85,7 +96,9 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(asked, store, monke
     run = pipeline.run(asked, store, ignore_steps)
     assert run.finished and "choice was not answered. It broke." in run.warnings
     judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
-    assert [[each.task for each in answers.results] for answers in judged.values()] == [["written"]] * 2
+    assert [[each.task for each in answers.results] for answers in judged.values()] == [
+        ["written"]
+    ] * 2
     # Not even a model that gives every answer of dense is within on tasks that nobody could answer.
     assert run.unanswered == ("choice",)
     assert all(is_unanswered(run, record, judged) for record in run.sparse)
@@ -96,23 +109,36 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(asked, store, monke
 def test_rules_of_writing_that_are_not_heeded_are_said(asked, store, tmp_path):
     folder = shutil.copytree(asked.model, tmp_path / "m")
     file = folder / "generation_config.json"
-    file.write_text(json.dumps({"repetition_penalty": 1.3, "no_repeat_ngram_size": 0, "temperature": 0.7}))
-    found = pipeline.run(replace(asked, model=str(folder), sparsities_permille=(500,)), store, ignore_steps).warnings
+    file.write_text(
+        json.dumps({"repetition_penalty": 1.3, "no_repeat_ngram_size": 0, "temperature": 0.7})
+    )
+    found = pipeline.run(
+        replace(asked, model=str(folder), sparsities_permille=(500,)), store, ignore_steps
+    ).warnings
     (said,) = (each for each in found if "without" in each)
-    assert said.startswith("written: texts are written without repetition_penalty = 1.3, which the model's")
+    assert said.startswith(
+        "written: texts are written without repetition_penalty = 1.3, which the model's"
+    )
 
 
 def test_more_written_tokens_than_the_model_has_end_a_run_at_once(asked, store, tmp_path):
-    task = write_task(tmp_path, "long", passages(3), **WRITTEN | {"generation_kwargs": {"max_gen_toks": 10**6}})
+    task = write_task(
+        tmp_path, "long", passages(3), **WRITTEN | {"generation_kwargs": {"max_gen_toks": 10**6}}
+    )
     with pytest.raises(CorpusError, match="long asks for 1,000,000 written tokens"):
-        pipeline.run(replace(asked, evaluation=replace(asked.evaluation, tasks=(task,))), store, ignore_steps)
+        pipeline.run(
+            replace(asked, evaluation=replace(asked.evaluation, tasks=(task,))), store, ignore_steps
+        )
 
 
 @pytest.mark.parametrize("passages_known", [False, True])
 def test_streamed_models_answer_side_by_side_and_say_the_same(
     asked, settings, passages_known, store, tmp_path, monkeypatch
 ):
-    resident, together = pipeline.run(asked, store, ignore_steps), count_calls(monkeypatch, task_answering, "_answer")
+    resident, together = (
+        pipeline.run(asked, store, ignore_steps),
+        count_calls(monkeypatch, task_answering, "_answer"),
+    )
     other = Store(tmp_path / "other")
     if passages_known:
         pipeline.run(replace(settings, residency="streamed"), other, ignore_steps)

@@ -1,4 +1,6 @@
-"""Streamed = resident, one pass = several, together = alone, resumed = whole: the same records to the bit."""
+"""Streamed = resident, one pass = several, together = alone, resumed = whole: the same records to
+the bit.
+"""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -37,7 +39,8 @@ LOCAL = ("least-squares", "wanda-channels", "wanda", ONE_PASS)
 
 
 class Kill(NamedTuple):
-    """At the n-th step of a stage. most: calls of a function in both attempts together; 0: as many as are reported.
+    """At the n-th step of a stage. most: calls of a function in both attempts together; 0: as many
+    as are reported.
 
     others: steps at which tests/faults kills as well.
     """
@@ -82,13 +85,19 @@ ROWS: dict[str, Row] = {
     "masks in sequence": Row(("sparsegpt",), Kill("refit", 3, MASKED, N_BLOCKS, (1, 4, 5))),
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS + 1, (1,))),
-    "gradients": Row(("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))),
-    # Two steps a block, and one before the first: killed in the second block, or in the first and the last.
+    "gradients": Row(
+        ("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))
+    ),
+    # Two steps a block, and one before the first: killed in the second block, or in the first and
+    # the last.
     "refit": Row(("best",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS, (1, 5))),
     "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
     "evaluation": Row(BEST, Kill("evaluate", 3 * ROUND, MEASURED, N_BLOCKS, (2 * ROUND,))),
-    "streamed evaluation": Row(BEST, Kill("evaluate", 2 * ROUND, MEASURED, 2 * N_BLOCKS, (ROUND,)), way="streamed"),
-    # Blocks that were calibrated and pruned in a single pass are not again, but passages begin again.
+    "streamed evaluation": Row(
+        BEST, Kill("evaluate", 2 * ROUND, MEASURED, 2 * N_BLOCKS, (ROUND,)), way="streamed"
+    ),
+    # Blocks that were calibrated and pruned in a single pass are not again, but passages begin
+    # again.
     "walk": Row(LOCAL[:1], Kill("walk", 8, REFITTED, N_BLOCKS, (2, 5)), way="streamed"),
 }
 
@@ -103,7 +112,13 @@ def everything_is_long():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stores, "EVERY_S", 0.0)
         patch.setattr(evaluate, "BATCH_TOKENS", 128)
-        few = {"KEPT_BYTES": 1, "KEPT_SHARE": 0, "HELD_SHARE": 0, "MOST_TEXTS": 2, "FEWEST_TEXTS": 2}
+        few = {
+            "KEPT_BYTES": 1,
+            "KEPT_SHARE": 0,
+            "HELD_SHARE": 0,
+            "MOST_TEXTS": 2,
+            "FEWEST_TEXTS": 2,
+        }
         for name, value in few.items():
             patch.setattr(resources, name, value)
         patch.setattr(gradients, "FISHER_BATCH_TOKENS", 256)
@@ -116,7 +131,9 @@ def asked(settings, names, way):
     methods = [one_pass if name == ONE_PASS else method_named(name) for name in names]
     return replace(
         settings,
-        methods=tuple(replace(each, width_multiple=8) if each.takes_channels else each for each in methods),
+        methods=tuple(
+            replace(each, width_multiple=8) if each.takes_channels else each for each in methods
+        ),
         sparsities_permille=(400,),
         evaluation=replace(settings.evaluation, n_passages=N_PASSAGES),
         residency=way,
@@ -160,20 +177,28 @@ def killed_at(stage, at, seen):
 
 
 def resumed(settings, folder, kill):
-    """The records after a kill and a second attempt, what that reports, and the parts left in the store."""
+    """The records after a kill and a second attempt, what that reports, and the parts left in the
+    store.
+    """
     store = Store(folder)
     with pytest.raises(Killed):
         ran(settings, store, killed_at(kill.stage, kill.at, []))
     store.close()
     store, again = Store(folder), []
     found = records(store, ran(settings, store, killed_at(kill.stage, None, again)))
-    left = [entry.name for entry in store.entries("artefacts") if any(part in entry.name for part in PARTS)]
+    left = [
+        entry.name
+        for entry in store.entries("artefacts")
+        if any(part in entry.name for part in PARTS)
+    ]
     store.close()
     return found, again, left
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_way_and_every_kill_gives_the_same_records(name, settings, whole, tmp_path, monkeypatch):
+def test_every_way_and_every_kill_gives_the_same_records(
+    name, settings, whole, tmp_path, monkeypatch
+):
     check_row(ROWS[name], settings, whole, tmp_path, monkeypatch)
 
 
@@ -186,14 +211,19 @@ def check_row(row, settings, whole, tmp_path, monkeypatch):
         found = records(store, ran(settings, store))
         store.close()
     else:
-        calls, rows = count_calls(monkeypatch, *kill.counted), count_calls(monkeypatch, evaluate._Evaluation, "_read_")
+        calls, rows = (
+            count_calls(monkeypatch, *kill.counted),
+            count_calls(monkeypatch, evaluate._Evaluation, "_read_"),
+        )
         found, again, left = resumed(settings, tmp_path / "data", kill)
         assert left == []
         # A backward pass reads as many batches as it reports.
         assert len(calls) <= (kill.most or again[-1])
         n_asked = sum(len(reading.rows) for _, together in rows for reading in together)
         # In a single pass, passages begin again; else the batch that was under way.
-        assert n_asked <= 2 * N_PASSAGES + (2 * N_PASSAGES if kill.stage == "walk" else PASSAGES_IN_BATCH)
+        assert n_asked <= 2 * N_PASSAGES + (
+            2 * N_PASSAGES if kill.stage == "walk" else PASSAGES_IN_BATCH
+        )
     assert len(found) == len(names) + 1
     assert found == [whole.by_key[record.key] for record in found]
 
@@ -206,17 +236,23 @@ def test_a_single_pass_without_text_gives_the_same_records(settings, store, tmp_
 
 def test_text_that_the_model_writes_goes_on_where_it_was(settings, tmp_path, monkeypatch):
     own = asked(settings, ("wanda-channels",), "resident")
-    own = replace(own, calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64), prompts=())
+    own = replace(
+        own, calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64), prompts=()
+    )
     store = Store(tmp_path / "whole")
     expected = records(store, ran(own, store))
     store.close()
     calls = count_calls(monkeypatch, generation, "_generate")
-    found, _, left = resumed(own, tmp_path / "killed", Kill("text", 60, (generation, "_generate"), 0))
+    found, _, left = resumed(
+        own, tmp_path / "killed", Kill("text", 60, (generation, "_generate"), 0)
+    )
     assert found == expected and left == [] and len(calls) <= N_TEXTS + 1
 
 
 def generated(store, shelf, run):
-    asked = ContinuationSettings(left=run.dense, right=run.sparse[0], others=run.sparse[2:4], prompt="the lamp")
+    asked = ContinuationSettings(
+        left=run.dense, right=run.sparse[0], others=run.sparse[2:4], prompt="the lamp"
+    )
     return continue_prompt(replace(asked, n_tokens=8), store, ModelPairCache(shelf))
 
 
@@ -226,7 +262,9 @@ def diverged(store, shelf, run):
 
 
 def rebuilt(store, shelf, run):
-    blocks = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, shelf).sparse.blocks
+    blocks = rebuild_model(
+        store.get(Record, run.sparse[0]), store, ignore_steps, shelf
+    ).sparse.blocks
     return [(block.kept.tolist(), block.out_weight.tolist()) for block in blocks]
 
 

@@ -45,7 +45,9 @@ def passed(streamed, tmp_path_factory):
 
 
 def note_readings(patch, read):
-    """Note the blocks in the order in which they are brought in, those that are there already not counted."""
+    """Note the blocks in the order in which they are brought in, those that are there already not
+    counted.
+    """
     enter = Streamed._enter
 
     def watched(self, index):
@@ -59,8 +61,13 @@ def note_readings(patch, read):
 @pytest.fixture
 def together(monkeypatch):
     """How many models were evaluated at a time."""
-    asked, evaluate = [], pipeline.evaluate_models
-    watched = lambda run, models, *given, **more: asked.append(len(models)) or evaluate(run, models, *given, **more)  # noqa: E731
+    asked = []
+    evaluate = pipeline.evaluate_models
+
+    def watched(run, models, *given, **more):
+        asked.append(len(models))
+        return evaluate(run, models, *given, **more)
+
     monkeypatch.setattr(pipeline, "evaluate_models", watched)
     return asked
 
@@ -89,17 +96,26 @@ def test_progress_is_that_of_the_pass_until_passages_are_through(passed):
     begin = steps.index(walk[0])
     assert steps[begin : begin + len(walk)] == walk
     assert [step.done for step in walk] == sorted(step.done for step in walk)
-    assert {step.done for step in walk} == set(range(N_BLOCKS)) and {step.total for step in walk} == {N_BLOCKS}
-    assert {(step.point, step.message) for step in walk} == {(1, "calibrating, pruning and evaluating")}
+    assert {step.done for step in walk} == set(range(N_BLOCKS)) and {
+        step.total for step in walk
+    } == {N_BLOCKS}
+    assert {(step.point, step.message) for step in walk} == {
+        (1, "calibrating, pruning and evaluating")
+    }
     assert not {"calibrate", "prune"} & {step.stage for step in steps}
     assert steps[begin + len(walk)].stage == "evaluate"
     # Every stage has its own seconds.
     assert run.seconds["calibrate"] > 0 and run.seconds["prune"] > 0
-    assert sum(store.get(Record, key).seconds for key in (run.dense, *run.sparse)) <= run.seconds["evaluate"]
+    assert (
+        sum(store.get(Record, key).seconds for key in (run.dense, *run.sparse))
+        <= run.seconds["evaluate"]
+    )
     assert not run.cached
 
 
-def test_a_second_pass_does_not_calibrate_again_and_lists_only_earlier_records_as_cached(passed, streamed):
+def test_a_second_pass_does_not_calibrate_again_and_lists_only_earlier_records_as_cached(
+    passed, streamed
+):
     store, first, *_ = passed
     steps = []
     run = ran(replace(streamed, sparsities_permille=(100, 400)), store, steps.append)
@@ -110,7 +126,11 @@ def test_a_second_pass_does_not_calibrate_again_and_lists_only_earlier_records_a
 
 @pytest.mark.parametrize(
     ("way", "stop_early", "n_together"),
-    [("streamed", False, [MODELS_TOGETHER, 1]), ("streamed", True, [1] * 5), ("resident", False, [1] * 5)],
+    [
+        ("streamed", False, [MODELS_TOGETHER, 1]),
+        ("streamed", True, [1] * 5),
+        ("resident", False, [1] * 5),
+    ],
 )
 def test_streamed_models_are_evaluated_together_unless_they_may_stop_early(
     way, stop_early, n_together, streamed, store, together
@@ -124,13 +144,22 @@ def test_streamed_models_are_evaluated_together_unless_they_may_stop_early(
             shown.add((bool(run.dense), len(run.sparse)))
 
     asked = replace(streamed, sparsities_permille=(200, 400), residency=way)
-    ran(replace(asked, evaluation=replace(asked.evaluation, stop_early=stop_early)), store, watch, run_key="shown")
+    ran(
+        replace(asked, evaluation=replace(asked.evaluation, stop_early=stop_early)),
+        store,
+        watch,
+        run_key="shown",
+    )
     assert together == n_together
     # A page sees all records that there are, before the rest is made.
     assert shown == ({(True, 3)} if max(n_together) > 1 else set())
-    part = PartSettings(run=replace(asked, sparsities_permille=(300, 500)), run_key="r", points=(0, 2))
+    part = PartSettings(
+        run=replace(asked, sparsities_permille=(300, 500)), run_key="r", points=(0, 2)
+    )
     made = pipeline.run_part(part, store, ignore_steps, SHELF)
-    assert len(made.sparse) == 2 and together[len(n_together) :] == ([1, 1] if way == "resident" else [2])
+    assert len(made.sparse) == 2 and together[len(n_together) :] == (
+        [1, 1] if way == "resident" else [2]
+    )
 
 
 # Errors on the way.
@@ -160,7 +189,9 @@ def test_an_error_of_one_model_is_left_to_its_own_turn(streamed, store, expected
     assert not {"walk"} & {step.stage for step in steps}
 
 
-def test_statistics_that_are_lost_on_the_way_are_collected_again(streamed, store, expected, monkeypatch):
+def test_statistics_that_are_lost_on_the_way_are_collected_again(
+    streamed, store, expected, monkeypatch
+):
     lost, get = [], Store.get_artefact
 
     def loses(self, key):
@@ -174,7 +205,9 @@ def test_statistics_that_are_lost_on_the_way_are_collected_again(streamed, store
     assert lost
 
 
-def test_a_broken_model_ends_the_run_when_those_before_it_have_records(streamed, store, together, monkeypatch):
+def test_a_broken_model_ends_the_run_when_those_before_it_have_records(
+    streamed, store, together, monkeypatch
+):
     sparse_model = model_making.sparse_model
 
     def breaks(run, method, permille):
@@ -193,21 +226,31 @@ def test_a_broken_model_ends_the_run_when_those_before_it_have_records(streamed,
 # Memory.
 
 
-def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(passed, tmp_path, monkeypatch):
+def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(
+    passed, tmp_path, monkeypatch
+):
     store, run, *_ = passed
     # As on a machine whose memory is too small: rebuilding a record's model asks for neither way.
     monkeypatch.setattr(run_context, "memory_bytes", lambda: 1)
     settings = ExportSettings(
-        dense=run.dense, sparse=run.sparse[0], form="padded", to=str(tmp_path / "rounded"), weights="bfloat16"
+        dense=run.dense,
+        sparse=run.sparse[0],
+        form="padded",
+        to=str(tmp_path / "rounded"),
+        weights="bfloat16",
     )
     with pytest.raises(ExportError, match="does not fit into memory"):
         export_model(settings, store, SHELF, ignore_steps)
     assert not (tmp_path / "rounded").exists()
     with pytest.raises(JobError, match="a timing would measure the disk"):
-        time_models(TimingSettings(dense=run.dense, sparse=run.sparse[0]), store, ModelPairCache(SHELF))
+        time_models(
+            TimingSettings(dense=run.dense, sparse=run.sparse[0]), store, ModelPairCache(SHELF)
+        )
 
 
-@pytest.mark.parametrize(("memory", "way", "streams"), [(2**40, None, False), (1, None, True), (1, "resident", False)])
+@pytest.mark.parametrize(
+    ("memory", "way", "streams"), [(2**40, None, False), (1, None, True), (1, "resident", False)]
+)
 def test_memory_decides_by_default_and_what_is_left_of_it_is_for_widened_weights(
     memory, way, streams, settings, store, monkeypatch
 ):

@@ -1,4 +1,6 @@
-"""Tasks of a user are prepared here alone, without their trial in a process of its own, which takes seconds."""
+"""Tasks of a user are prepared here alone, without their trial in a process of its own, which takes
+seconds.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""Task files that would take all time or memory, or hold what no field may: by name, with the words of the refusal."""
+"""Task files that would take all time or memory, or hold what no field may: by name, with the words
+of the refusal.
+"""
 
 import json
 import os
@@ -12,7 +14,9 @@ LONG_LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}
 EMPTY_LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 DOUBLING = "{% set n = namespace(t='x') %}{% for a in range(99) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}"
 THREE_GB = "{{ 'a' * 3000000000 }}"
-LAST_ONLY = "{% if question == '" + passages(3)[2] + "' %}" + EMPTY_LOOP + "{% endif %}{{ question }}"
+LAST_ONLY = (
+    "{% if question == '" + passages(3)[2] + "' %}" + EMPTY_LOOP + "{% endif %}{{ question }}"
+)
 
 
 def with_rules(**rules):
@@ -25,11 +29,20 @@ REFUSED_BY_FIELD = {
     "a name read backwards": (WRITTEN | {"task": "\u202egnp"}, "task must be "),
     "an empty name": (WRITTEN | {"task": ""}, "task must be "),
     "an endless name": (WRITTEN | {"task": "a" * 10_000}, "task must be "),
-    "a negative length": (with_rules(max_gen_toks=-5), "generation_kwargs.max_gen_toks must be .*, not -5"),
-    "a length of zero": (with_rules(max_new_tokens=0), "generation_kwargs.max_new_tokens must be .*, not 0"),
+    "a negative length": (
+        with_rules(max_gen_toks=-5),
+        "generation_kwargs.max_gen_toks must be .*, not -5",
+    ),
+    "a length of zero": (
+        with_rules(max_new_tokens=0),
+        "generation_kwargs.max_new_tokens must be .*, not 0",
+    ),
     "a length in words": (with_rules(max_tokens="many"), "generation_kwargs.max_tokens must be "),
     "half a token": (with_rules(max_gen_toks=1.5), "generation_kwargs.max_gen_toks must be "),
-    "a length without end": (with_rules(max_gen_toks=float("inf")), "generation_kwargs.max_gen_toks must be "),
+    "a length without end": (
+        with_rules(max_gen_toks=float("inf")),
+        "generation_kwargs.max_gen_toks must be ",
+    ),
     "a huge length": (with_rules(max_gen_toks=10**30), "generation_kwargs.max_gen_toks must be "),
     "a stop that is a number": (with_rules(until=5), "generation_kwargs.until must be "),
     "rules as a list": (WRITTEN | {"generation_kwargs": ["until"]}, "generation_kwargs must be "),
@@ -38,8 +51,14 @@ REFUSED_BY_FIELD = {
     "examples in words": (WRITTEN | {"num_fewshot": "five"}, "num_fewshot must be "),
     "a number of measures": (WRITTEN | {"metric_list": 5}, "metric_list must be "),
     "measures without fields": (WRITTEN | {"metric_list": ["acc"]}, "metric_list must be "),
-    "a filter without a name": (WRITTEN | {"filter_list": [{"filter": []}]}, "filter_list must be "),
-    "a filter without functions": (WRITTEN | {"filter_list": [{"name": "a", "filter": [5]}]}, "filter_list must be "),
+    "a filter without a name": (
+        WRITTEN | {"filter_list": [{"filter": []}]},
+        "filter_list must be ",
+    ),
+    "a filter without functions": (
+        WRITTEN | {"filter_list": [{"name": "a", "filter": [5]}]},
+        "filter_list must be ",
+    ),
     "a number of data": (WRITTEN | {"dataset_kwargs": 5}, "dataset_kwargs must be "),
     "examples as text": (WRITTEN | {"fewshot_config": "first"}, "fewshot_config must be "),
     "a list of prompts": (WRITTEN | {"doc_to_text": ["question"]}, "doc_to_text must be "),
@@ -47,10 +66,22 @@ REFUSED_BY_FIELD = {
     "an unknown kind": (WRITTEN | {"output_type": "nonsense"}, "output_type must be one of "),
     "a description that is a number": (WRITTEN | {"description": 5}, "description must be "),
     "a split that is a number": (WRITTEN | {"test_split": 5}, "test_split must be "),
-    "a flag that is text": (WRITTEN | {"should_decontaminate": "yes"}, "should_decontaminate must be "),
-    "data with NUL": (WRITTEN | {"dataset_kwargs": {"data_files": {"test": "a\0b"}}}, r"names 'a\\x00b', which is no"),
-    "data of two lines": (WRITTEN | {"dataset_kwargs": {"data_files": "a\nb"}}, r"names 'a\\nb', which is no"),
-    "a measure with NUL": (WRITTEN | {"metric_list": [{"metric": "a\0b"}]}, r"names the metric 'a\\x00b'"),
+    "a flag that is text": (
+        WRITTEN | {"should_decontaminate": "yes"},
+        "should_decontaminate must be ",
+    ),
+    "data with NUL": (
+        WRITTEN | {"dataset_kwargs": {"data_files": {"test": "a\0b"}}},
+        r"names 'a\\x00b', which is no",
+    ),
+    "data of two lines": (
+        WRITTEN | {"dataset_kwargs": {"data_files": "a\nb"}},
+        r"names 'a\\nb', which is no",
+    ),
+    "a measure with NUL": (
+        WRITTEN | {"metric_list": [{"metric": "a\0b"}]},
+        r"names the metric 'a\\x00b'",
+    ),
     "a field with a line break": (WRITTEN | {"a\nb": 1}, r"could run code: 'a\\nb'"),
     "a first target beyond the choices": (
         MULTIPLE_CHOICE | {"doc_to_target": 7},
@@ -60,7 +91,10 @@ REFUSED_BY_FIELD = {
         MULTIPLE_CHOICE | {"doc_to_target": "{{ 7 if label else 0 }}"},
         "doc_to_target of question 2 is 7, which is no choice",
     ),
-    "a target before the choices": (MULTIPLE_CHOICE | {"doc_to_target": -1}, "doc_to_target of question 1 is -1"),
+    "a target before the choices": (
+        MULTIPLE_CHOICE | {"doc_to_target": -1},
+        "doc_to_target of question 1 is -1",
+    ),
     "a target in other words": (
         MULTIPLE_CHOICE | {"doc_to_target": "{{ 'none of these' }}"},
         "doc_to_target of question 1 is 'none of these', which is no choice",
@@ -85,7 +119,9 @@ REFUSED_BY_FIELD = {
 """Fields of a file, and the words of its refusal."""
 
 LAUGHS = "".join(f"  l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 10))
-MERGED = "".join(f"  l{n}: &l{n}\n    <<: [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 10))
+MERGED = "".join(
+    f"  l{n}: &l{n}\n    <<: [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
 REFUSED_AS_YAML = {
     "aliases of aliases": (f"task: bad\nmetadata:\n  l0: &l0 [{'x, ' * 9}]\n{LAUGHS}", "values"),
     "an alias of itself": ("task: bad\nmetadata: &a [*a]\n", "values"),
@@ -102,7 +138,9 @@ REFUSED_AS_YAML = {
 }
 """Texts of files, and the words of their refusal."""
 
-TOO_MUCH_AS_YAML = {"merged aliases": f"task: bad\nmetadata:\n  l0: &l0 {{a: 1, b: 2, c: 3}}\n{MERGED}"}
+TOO_MUCH_AS_YAML = {
+    "merged aliases": f"task: bad\nmetadata:\n  l0: &l0 {{a: 1, b: 2, c: 3}}\n{MERGED}"
+}
 TOO_MUCH = {
     "loops in a loop": WRITTEN | {"doc_to_text": LONG_LOOP},
     "empty loops in a loop": WRITTEN | {"doc_to_text": EMPTY_LOOP},
@@ -128,7 +166,9 @@ TOO_MUCH = {
 
 def write_text(folder, text):
     """The reference of a task file of this text, and its question."""
-    (folder / "bad.jsonl").write_text(json.dumps({"question": "what", "choices": ["a", "b"], "label": 0}) + "\n")
+    (folder / "bad.jsonl").write_text(
+        json.dumps({"question": "what", "choices": ["a", "b"], "label": 0}) + "\n"
+    )
     (folder / "bad.yaml").write_text(text, encoding="utf-8")
     return f"file:{folder / 'bad.yaml'}"
 

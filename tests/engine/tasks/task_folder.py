@@ -38,7 +38,11 @@ def write_task(folder, name, passages=(), **config):
     ]
     if rows:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}}, "test_split": "test"}
+    data = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
+        "test_split": "test",
+    }
     # JSON is YAML.
     (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **data, **config}))
     return f"file:{folder / name}.yaml"

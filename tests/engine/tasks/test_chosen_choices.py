@@ -1,4 +1,6 @@
-"""The choice shown is the one that the harness scored: 200 questions with odd white space, by every measure."""
+"""The choice shown is the one that the harness scored: 200 questions with odd white space, by every
+measure.
+"""
 
 import json
 import random
@@ -23,7 +25,9 @@ WORDS = ("rust", "a field of long grass", "Füße", "川", "no", "no more")
 
 
 class Guesser(LM):
-    """Draws a log-likelihood from the request and a seed, by length like a model, and one in five is a first choice."""
+    """Draws a log-likelihood from the request and a seed, by length like a model, and one in five
+    is a first choice.
+    """
 
     def __init__(self, seed):
         super().__init__()
@@ -48,7 +52,9 @@ class Guesser(LM):
 def rows(draw):
     for i in range(N_QUESTIONS):
         n_choices = draw.randint(2, 5)
-        choices = [draw.choice(SPACES) + draw.choice(WORDS) + draw.choice(SPACES) for _ in range(n_choices)]
+        choices = [
+            draw.choice(SPACES) + draw.choice(WORDS) + draw.choice(SPACES) for _ in range(n_choices)
+        ]
         yield {"question": f"Question {i}:", "choices": choices, "label": draw.randrange(n_choices)}
 
 
@@ -69,13 +75,19 @@ def write_choices(request, tmp_path):
 
 
 def scored_by_harness(task, lm, measure):
-    """Of every question, the places of the choices that the harness's own rule takes, and whether it is right."""
+    """Of every question, the places of the choices that the harness's own rule takes, and whether
+    it is right.
+    """
     answers = []
     for doc in task.test_docs():
         requests = task.construct_requests(doc, doc["question"], metadata=("odd", 0, 1))
         results = [lm.scored(*request.args) for request in requests]
         places = range(len(doc["choices"]))
-        taken = [place for place in places if task.process_results(doc | {"label": place}, results)[measure] == 1]
+        taken = [
+            place
+            for place in places
+            if task.process_results(doc | {"label": place}, results)[measure] == 1
+        ]
         answers.append((taken, task.process_results(doc, results)[measure] == 1))
     return answers
 
@@ -92,7 +104,9 @@ def counted(dense, sparse):
 
 def samples_file(folder, task, lm):
     """The folder of files as the harness itself writes them."""
-    results = evaluate(lm=lm, task_dict={"tasks": {"odd": task}}, bootstrap_iters=0, log_samples=True)
+    results = evaluate(
+        lm=lm, task_dict={"tasks": {"odd": task}}, bootstrap_iters=0, log_samples=True
+    )
     samples = results.pop("samples")
     tracker = EvaluationTracker(output_path=str(folder))
     tracker.general_config_tracker.model_name_sanitized = "model"
@@ -115,7 +129,8 @@ def test_chosen_right_broke_fixed_and_moved_are_the_harness_s_own(measure, write
             assert (answers.measure, len(answers.questions)) == (measure, N_QUESTIONS)
             for question, (taken, right) in zip(answers.questions, of_harness, strict=True):
                 assert question.right == right
-                # Several can be a first choice, as one that begins with another; the right one is shown, if any.
+                # Several can be a first choice, as one that begins with another; the right one is
+                # shown, if any.
                 assert question.chosen in (taken or [None])
                 assert right is False or question.chosen == int(question.target)
         (result,) = judge_tasks([pair_answers(*sets)], Tolerance())

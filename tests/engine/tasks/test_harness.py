@@ -1,4 +1,6 @@
-"""Tasks of lm-evaluation-harness: answered as its own HFLM answers them, and refused where they would run code."""
+"""Tasks of lm-evaluation-harness: answered as its own HFLM answers them, and refused where they
+would run code.
+"""
 
 import json
 import random
@@ -32,15 +34,26 @@ def close(found):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_those_of_the_harness_s_own_model(kind, loaded, tmp_path):
-    (task,) = load_tasks([write_task(tmp_path, kind, passages(12), **KINDS[kind])], limit=10, n_shots=None)
+    (task,) = load_tasks(
+        [write_task(tmp_path, kind, passages(12), **KINDS[kind])], limit=10, n_shots=None
+    )
     lm = HarnessModel(SharedAnswers(loaded, [nullcontext], lambda n: None), 0)
     ours = task.answered_by(lm)
-    theirs = task.answered_by(HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=4))
+    theirs = task.answered_by(
+        HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=4)
+    )
     assert task.n_questions == len(ours.questions) == 10
     for one, two in zip(ours.questions, theirs.questions, strict=True):
-        assert (one.right, one.chosen, one.text, one.prompt_hash) == (two.right, two.chosen, two.text, two.prompt_hash)
+        assert (one.right, one.chosen, one.text, one.prompt_hash) == (
+            two.right,
+            two.chosen,
+            two.text,
+            two.prompt_hash,
+        )
         assert one.log_likelihood == (two.log_likelihood and close(two.log_likelihood))
-        assert [each.log_likelihood for each in one.choices] == close([each.log_likelihood for each in two.choices])
+        assert [each.log_likelihood for each in one.choices] == close(
+            [each.log_likelihood for each in two.choices]
+        )
 
 
 def test_a_folder_is_all_its_tasks_and_an_identity_changes_with_what_is_asked_alone(tmp_path):
@@ -50,7 +63,10 @@ def test_a_folder_is_all_its_tasks_and_an_identity_changes_with_what_is_asked_al
     assert [each.name for each in found] == ["first", "second"]
     again, _ = load_tasks([f"file:{tmp_path}"], limit=None, n_shots=None)
     fewer, _ = load_tasks([f"file:{tmp_path}"], limit=3, n_shots=None)
-    rows = [json.loads(line) | {"subject": "sums"} for line in (tmp_path / "first.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) | {"subject": "sums"}
+        for line in (tmp_path / "first.jsonl").read_text().splitlines()
+    ]
     (tmp_path / "first.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sliced, _ = load_tasks([f"file:{tmp_path}"], limit=None, n_shots=None)
     assert again.identity == found[0].identity
@@ -58,7 +74,9 @@ def test_a_folder_is_all_its_tasks_and_an_identity_changes_with_what_is_asked_al
 
 
 def test_what_a_task_draws_is_alike_for_all_models(tmp_path):
-    (task,) = load_tasks([write_task(tmp_path, "drawn", passages(4), **MULTIPLE_CHOICE)], limit=None, n_shots=None)
+    (task,) = load_tasks(
+        [write_task(tmp_path, "drawn", passages(4), **MULTIPLE_CHOICE)], limit=None, n_shots=None
+    )
     task.task.config.doc_to_text = lambda doc: str((random.random(), numpy.random.rand()))
     one, two = (task.answered_by(Nobody(str)).questions for _ in range(2))
     assert one == two and len({each.context for each in one}) == 4
@@ -67,12 +85,16 @@ def test_what_a_task_draws_is_alike_for_all_models(tmp_path):
 def test_a_visitor_s_questions_stay_out_of_the_shared_cache(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-    load_tasks([write_task(tmp_path, "own", passages(4), **MULTIPLE_CHOICE)], limit=None, n_shots=None)
+    load_tasks(
+        [write_task(tmp_path, "own", passages(4), **MULTIPLE_CHOICE)], limit=None, n_shots=None
+    )
     assert not cache.exists()
 
 
 def test_what_fails_while_a_task_is_answered_is_a_sentence(tmp_path, monkeypatch):
-    (task,) = load_tasks([write_task(tmp_path, "own", passages(4), **MULTIPLE_CHOICE)], limit=None, n_shots=None)
+    (task,) = load_tasks(
+        [write_task(tmp_path, "own", passages(4), **MULTIPLE_CHOICE)], limit=None, n_shots=None
+    )
     monkeypatch.setattr(Nobody, "loglikelihood", lambda *_: [][0])
     with pytest.raises(CorpusError, match="The task own cannot be used: list index"):
         task.answered_by(Nobody(str))
@@ -113,7 +135,9 @@ BESIDE = {"data_files": {"test": "../secret.jsonl"}}
         ({"generation_kwargs": {"num_beams": 4, "until": []}}, "num_beams, which"),
     ],
 )
-def test_a_task_that_would_run_code_or_cannot_be_had_is_refused_in_a_sentence(change, why, tmp_path):
+def test_a_task_that_would_run_code_or_cannot_be_had_is_refused_in_a_sentence(
+    change, why, tmp_path
+):
     folder = tmp_path / "tasks"
     folder.mkdir()
     (tmp_path / "secret.jsonl").write_text("{}")
@@ -133,7 +157,9 @@ def test_a_measure_of_shares_is_refused_where_it_is_neither_right_nor_wrong(tmp_
 
 def test_pictures_in_a_parquet_file_are_refused_before_they_are_opened(tmp_path):
     schema = datasets.Features({"question": datasets.Image()}).arrow_schema
-    rows = pyarrow.table({"question": [{"bytes": None, "path": "http://localhost:1/x.png"}]}, schema=schema)
+    rows = pyarrow.table(
+        {"question": [{"bytes": None, "path": "http://localhost:1/x.png"}]}, schema=schema
+    )
     pyarrow.parquet.write_table(rows, tmp_path / "own.parquet")
     data = {"dataset_path": "parquet", "dataset_kwargs": {"data_files": {"test": "own.parquet"}}}
     with pytest.raises(CorpusError, match=r"own\.parquet, which holds pictures"):
@@ -147,12 +173,19 @@ def test_prompts_that_lose_their_beginning_are_counted(loaded):
 
 
 def test_after_a_prompt_without_tokens_the_model_writes_as_after_its_first_token(loaded):
-    answers, front = SharedAnswers(loaded, [nullcontext], lambda n: None), loaded.tokenizer.decode([5])
-    together, alone, named = (answers.texts(prompts, 4, [], 5) for prompts in (["", "the lamp"], [""], [front]))
+    answers, front = (
+        SharedAnswers(loaded, [nullcontext], lambda n: None),
+        loaded.tokenizer.decode([5]),
+    )
+    together, alone, named = (
+        answers.texts(prompts, 4, [], 5) for prompts in (["", "the lamp"], [""], [front])
+    )
     assert together[0][0] == alone[0][0] == named[0][0]
 
 
-def test_data_whose_names_are_copied_into_their_place_are_refused_since_a_change_of_them_would_go_unseen(tmp_path):
+def test_data_whose_names_are_copied_into_their_place_are_refused_since_a_change_of_them_would_go_unseen(
+    tmp_path,
+):
     write_task(tmp_path, "own", passages(4), **MULTIPLE_CHOICE)
     lines = ["task: copied", "dataset_path: json", "dataset_kwargs: {<<: {data_files: own.jsonl}}"]
     (tmp_path / "copied.yaml").write_text("\n".join(lines))
@@ -166,15 +199,26 @@ def test_a_data_set_that_is_pinned_is_loaded_in_its_revision_or_refused(here, re
 
     def load(path, **options):
         loaded.append((path, options))
-        return {"test": SimpleNamespace(cache_files=[{"filename": f"/cache/{path}/0.0.0/{here}/test.arrow"}])}
+        return {
+            "test": SimpleNamespace(
+                cache_files=[{"filename": f"/cache/{path}/0.0.0/{here}/test.arrow"}]
+            )
+        }
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     pinned = "a" * 40
     with harness._pinned({f"{DATA_SET}owner/set": pinned}):
         datasets.load_dataset(path="owner/other", name="x")
-        with pytest.raises(CorpusError, match="Revision aaaaaaa of owner/set is not") if refused else nullcontext():
+        with (
+            pytest.raises(CorpusError, match="Revision aaaaaaa of owner/set is not")
+            if refused
+            else nullcontext()
+        ):
             datasets.load_dataset(path="owner/set", name="x")
-    assert loaded == [("owner/other", {"name": "x"}), ("owner/set", {"name": "x", "revision": pinned})]
+    assert loaded == [
+        ("owner/other", {"name": "x"}),
+        ("owner/set", {"name": "x", "revision": pinned}),
+    ]
     assert datasets.load_dataset is load
 
 

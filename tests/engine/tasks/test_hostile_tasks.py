@@ -1,4 +1,6 @@
-"""Task files that would take all time or memory: refused by field, or at the limits of a process of their own."""
+"""Task files that would take all time or memory: refused by field, or at the limits of a process of
+their own.
+"""
 
 import resource
 import time
@@ -28,7 +30,10 @@ FILES = {
         name: lambda folder, config=config: write_task(folder, "bad", passages(3), **config)
         for name, config in TOO_MUCH.items()
     },
-    **{name: lambda folder, text=text: write_text(folder, text) for name, text in TOO_MUCH_AS_YAML.items()},
+    **{
+        name: lambda folder, text=text: write_text(folder, text)
+        for name, text in TOO_MUCH_AS_YAML.items()
+    },
     "nested data": nested_data,
     "packed data": packed_data,
 }
@@ -62,18 +67,26 @@ def test_data_that_cannot_be_read_are_refused_with_the_reason(tmp_path):
 
 def test_targets_by_number_by_text_and_of_several_are_accepted(tmp_path):
     for target in ("label", "{{ choices[1] }}", "{{ [0, 1] }}"):
-        reference = write_task(tmp_path, "good", passages(3), **MULTIPLE_CHOICE | {"doc_to_target": target})
+        reference = write_task(
+            tmp_path, "good", passages(3), **MULTIPLE_CHOICE | {"doc_to_target": target}
+        )
         assert load_tasks([reference], None, None)[0].n_questions == 3
 
 
 def test_the_process_says_what_is_refused_and_nothing_of_what_is_not(fresh_process, tmp_path):
     (task,) = load_tasks([write_task(tmp_path, "good", passages(3), **MULTIPLE_CHOICE)], None, None)
     assert task.n_questions == 3
-    with pytest.raises(CorpusError, match=r"^bad\.yaml: num_fewshot must be a whole number, 0 to 100, not -1\.$"):
-        load_tasks([write_task(tmp_path, "bad", passages(3), **WRITTEN | {"num_fewshot": -1})], None, None)
+    with pytest.raises(
+        CorpusError, match=r"^bad\.yaml: num_fewshot must be a whole number, 0 to 100, not -1\.$"
+    ):
+        load_tasks(
+            [write_task(tmp_path, "bad", passages(3), **WRITTEN | {"num_fewshot": -1})], None, None
+        )
 
 
-def test_a_template_without_end_stops_at_the_limits_and_what_it_leaves_is_deleted(fresh_process, tmp_path, monkeypatch):
+def test_a_template_without_end_stops_at_the_limits_and_what_it_leaves_is_deleted(
+    fresh_process, tmp_path, monkeypatch
+):
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -94,7 +107,9 @@ def test_no_file_takes_more_than_its_limits_or_touches_this_process(name, fresh_
         load_tasks([reference], None, None)
     child = resource.getrusage(resource.RUSAGE_CHILDREN)
     took = time.monotonic() - started
-    print(f"{name}: {took:.1f} s, peak of all so far {child.ru_maxrss / 1e6:.2f} GB: {refused.value}")
+    print(
+        f"{name}: {took:.1f} s, peak of all so far {child.ru_maxrss / 1e6:.2f} GB: {refused.value}"
+    )
     assert took < 6 * harness._TRIAL_S
     assert child.ru_maxrss * 1000 < 4e9
     assert peak_memory_bytes() - before < 50e6

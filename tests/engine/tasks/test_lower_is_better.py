@@ -1,4 +1,6 @@
-"""What becomes of every task folder of lm-evaluation-harness 0.4.13 with a measure of which less is better."""
+"""What becomes of every task folder of lm-evaluation-harness 0.4.13 with a measure of which less is
+better.
+"""
 
 import json
 import re
@@ -30,20 +32,32 @@ BIASED = {
     "question": "Who was late?",
     "stereotyped_groups": ["Young"],
     "additional_metadata": {"stereotyped_groups": ["Young"]},
-    "answer_info": {"ans0": ["Ann", "Young"], "ans1": ["Tom", "Old"], "ans2": ["unknown", "unknown"]},
+    "answer_info": {
+        "ans0": ["Ann", "Young"],
+        "ans1": ["Tom", "Old"],
+        "ans2": ["unknown", "unknown"],
+    },
     "category": "Age",
     "label": 0,
     "ans0": "Ann",
     "ans1": "Tom",
     "ans2": "Not known",
 }
-BOTH_CONDITIONS = [BIASED | {"context_condition": "ambig"}, BIASED | {"context_condition": "disambig"}]
+BOTH_CONDITIONS = [
+    BIASED | {"context_condition": "ambig"},
+    BIASED | {"context_condition": "disambig"},
+]
 LANGUAGES = ("cat", "deu", "eng", "eus", "fra", "glg", "ita", "por", "spa")
 FLORES = [{f"sentence_{language}_Latn": TEXT for language in LANGUAGES}]
 APPLICANT = {"filled_template": TEXT, "age": 20, "decision_question_id": 1}
 SHEET = {
     "questions": json.dumps(
-        [{"prompt": TEXT, "subprompts": [{"questionpart_n": "1", "question": TEXT, "answer": "lamp"}]}]
+        [
+            {
+                "prompt": TEXT,
+                "subprompts": [{"questionpart_n": "1", "question": TEXT, "answer": "lamp"}],
+            }
+        ]
     ),
     "preamble": TEXT,
     "context": TEXT,
@@ -58,7 +72,14 @@ DOCUMENTS = {
     "crows_pairs": [{"sent_more": f"{TEXT}.", "sent_less": f"{TEXT}!", "bias_type": "age"}],
     "darija_bench": [
         {"messages": [{"content": TEXT}, {"content": TEXT}], "direction": f"{source}_{target}"}
-        for source, target in (("dr", "en"), ("en", "dr"), ("dr", "fr"), ("fr", "dr"), ("dr", "msa"), ("msa", "dr"))
+        for source, target in (
+            ("dr", "en"),
+            ("en", "dr"),
+            ("dr", "fr"),
+            ("fr", "dr"),
+            ("dr", "msa"),
+            ("msa", "dr"),
+        )
     ],
     "discrim_eval": [
         APPLICANT | {"race": race, "gender": gender, "age": age}
@@ -93,31 +114,42 @@ REFUSALS = {
 
 def documented_rows():
     """The rows of the table, by folder."""
-    section = METHODOLOGY.read_text().partition("\n### Where lower is better\n")[2].partition("\n### ")[0]
+    section = (
+        METHODOLOGY.read_text().partition("\n### Where lower is better\n")[2].partition("\n### ")[0]
+    )
     return {line.split("`")[1]: line for line in section.splitlines() if line.startswith("| `")}
 
 
 def lower_measures(config):
     """The measures that a task declares, or a group of tasks, of which less is better."""
-    lower = [metric["metric"] for metric in config.get("metric_list") or () if metric.get("higher_is_better") is False]
+    lower = [
+        metric["metric"]
+        for metric in config.get("metric_list") or ()
+        if metric.get("higher_is_better") is False
+    ]
     return tuple(str(measure).rpartition(".")[2] for measure in lower)
 
 
 def fill(folder, monkeypatch):
     """Give the tasks of a folder documents in the form of their own.
 
-    Returns the names of those that declare it, by their kind: measures, and how they are asked and judged.
+    Returns the names of those that declare it, by their kind: measures, and how they are asked and
+    judged.
     """
     manager = TaskManager(include_path=[str(HARNESS / folder)], include_defaults=False)
     documents = datasets.Dataset.from_list(DOCUMENTS.get(folder, [{"text": TEXT}]) * 10)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: defaultdict(lambda: documents))
-    monkeypatch.setattr(harness, "_of_the_harness", lambda name: dict(manager.load([name])["tasks"]))
+    monkeypatch.setattr(
+        harness, "_of_the_harness", lambda name: dict(manager.load([name])["tasks"])
+    )
     monkeypatch.delenv("PERSPECTIVE_API_KEY", raising=False)
     names = defaultdict(list)
     for name, entry in sorted(manager.task_index.items()):
         config = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {}
         if measures := lower_measures(config):
-            names[measures, config.get("output_type"), str(config.get("process_results"))].append(name)
+            names[measures, config.get("output_type"), str(config.get("process_results"))].append(
+                name
+            )
     return names
 
 
@@ -156,7 +188,11 @@ def row(folder, monkeypatch):
 
 
 def test_the_table_holds_every_folder_that_declares_a_measure_of_which_less_is_better():
-    files = (file for file in HARNESS.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc", ".md"))
+    files = (
+        file
+        for file in HARNESS.rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc", ".md")
+    )
     folders = {
         file.relative_to(HARNESS).parts[0]
         for file in files
@@ -170,12 +206,17 @@ def test_in_a_run_the_likelier_stereotype_is_a_wrong_answer(monkeypatch):
     (task,) = load_tasks(["crows_pairs_english"], limit=2, n_shots=None)
     # To nobody the first of two sentences, the stereotype, is the likelier one.
     answers = task.answered_by(Nobody(str))
-    assert [(question.chosen, question.right) for question in answers.questions] == [(0, False), (0, False)]
+    assert [(question.chosen, question.right) for question in answers.questions] == [
+        (0, False),
+        (0, False),
+    ]
     assert answers.questions[0].target == f"not {TEXT}."
 
 
 @pytest.mark.parametrize("folder", documented_rows())
-def test_a_folder_of_the_harness_is_inverted_judged_or_refused_as_the_table_says(folder, monkeypatch):
+def test_a_folder_of_the_harness_is_inverted_judged_or_refused_as_the_table_says(
+    folder, monkeypatch
+):
     # Some of the harness's tasks warn whatever the filters say.
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("ignore")

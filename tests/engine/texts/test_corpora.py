@@ -6,7 +6,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, HUB_TEXTS, SHIPPED_TEXTS
+from sparsedash.catalog.choices import (
+    CALIBRATION_CORPORA,
+    EVALUATION_CORPORA,
+    HUB_TEXTS,
+    SHIPPED_TEXTS,
+)
 from sparsedash.engine.texts.corpora import read_texts, story_openings
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT
@@ -17,7 +22,10 @@ FIRST_PASSAGES = "sha256:1feb799f53783ced0feb97519a67952d9cd147f95da02e31ef82f65
 
 def test_every_corpus_of_the_catalog_can_be_read_by_name():
     offered = {choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA)}
-    assert offered == {*HUB_TEXTS, *SHIPPED_TEXTS, "self"} and not HUB_TEXTS.keys() & SHIPPED_TEXTS.keys()
+    assert (
+        offered == {*HUB_TEXTS, *SHIPPED_TEXTS, "self"}
+        and not HUB_TEXTS.keys() & SHIPPED_TEXTS.keys()
+    )
 
 
 def test_the_built_in_passages_differ_end_on_a_word_and_begin_with_the_published_ones():
@@ -45,7 +53,9 @@ def test_the_text_by_the_built_in_model_follows_many_short_openings():
 def test_json_lines_text_and_parquet_give_their_texts(tmp_path):
     texts = ["one two three", "fünf — sechs \u2028 sieben"]
     jsonl, parquet, txt = (tmp_path / f"x.{kind}" for kind in ("jsonl", "parquet", "txt"))
-    jsonl.write_text("\n".join(json.dumps({"text": t}, ensure_ascii=False) for t in texts) + "\n\n", "utf-8")
+    jsonl.write_text(
+        "\n".join(json.dumps({"text": t}, ensure_ascii=False) for t in texts) + "\n\n", "utf-8"
+    )
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), parquet)
     txt.write_text("\n\n".join(texts), "utf-8")
     assert read_texts(f"file:{jsonl}").texts == tuple(texts)

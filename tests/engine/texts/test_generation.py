@@ -1,4 +1,6 @@
-"""Generated text is that of reading everything anew for every token; in threads it is that of one thread."""
+"""Generated text is that of reading everything anew for every token; in threads it is that of one
+thread.
+"""
 
 import threading
 import time
@@ -13,7 +15,12 @@ from sparsedash.engine.models import matmul
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import fastest_products, same_products, torch_threads
 from sparsedash.engine.texts import generation
-from sparsedash.engine.texts.generation import continue_prompts, generate_texts, n_threads, run_in_threads
+from sparsedash.engine.texts.generation import (
+    continue_prompts,
+    generate_texts,
+    n_threads,
+    run_in_threads,
+)
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings
 from tests.engine.tiny import CONFIGS, tiny_loaded
@@ -34,13 +41,18 @@ def asked(n_samples=3, length=LENGTH, seed=5):
 
 
 def written_anew(loaded, opening, luck, n_new):
-    """The text after one opening, alone, without a cache, each token drawn as the definition says."""
+    """The text after one opening, alone, without a cache, each token drawn as the definition
+    says.
+    """
     ids = loaded.tokenizer(opening).input_ids
     for number in range(n_new):
         logits = loaded.model(torch.tensor([ids])).logits[0, -1]
         logits[0] = float("-inf")
         sums = list(accumulate(logits.double().softmax(-1).tolist()))
-        ids = [*ids, next(token for token, upto in enumerate(sums) if upto > luck[number] * sums[-1])]
+        ids = [
+            *ids,
+            next(token for token, upto in enumerate(sums) if upto > luck[number] * sums[-1]),
+        ]
     return loaded.tokenizer.decode(ids, skip_special_tokens=True)
 
 
@@ -56,7 +68,9 @@ def test_prompts_are_continued_together_as_each_alone_up_to_its_end(model_type):
     together = continue_prompts(loaded, OPENINGS, 12, ignore_steps)
     for opening, text in zip(OPENINGS, together, strict=True):
         ids = loaded.tokenizer(opening, return_tensors="pt").input_ids
-        alone = loaded.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+        alone = loaded.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[
+            0, ids.shape[1] :
+        ]
         assert text == loaded.tokenizer.decode(alone, skip_special_tokens=True).rstrip("\ufffd")
 
 
@@ -74,9 +88,13 @@ def test_texts_written_in_two_threads_are_those_written_in_one(two_threads, monk
     alone = generate_texts(loaded, OPENINGS, asked(), ignore_steps)
     monkeypatch.setattr(generation, "FEWEST_TEXTS", 1)
     threads, steps, write = set(), [], generation._generate
-    monkeypatch.setattr(generation, "_generate", lambda *own: threads.add(threading.get_ident()) or write(*own))
+    monkeypatch.setattr(
+        generation, "_generate", lambda *own: threads.add(threading.get_ident()) or write(*own)
+    )
     assert generate_texts(loaded, OPENINGS, asked(), steps.append) == alone
-    assert len(threads) == 2 and threading.get_ident() not in threads and torch.get_num_threads() == 2
+    assert (
+        len(threads) == 2 and threading.get_ident() not in threads and torch.get_num_threads() == 2
+    )
     done = [step.done for step in steps]
     assert done == sorted(done) and done[-1] == 3 * LENGTH
     # Another seed gives others, and other random numbers are left alone.
@@ -102,7 +120,9 @@ def test_fewer_texts_are_written_at_once_where_what_is_kept_of_them_takes_much_r
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neo"])
 def test_no_text_is_longer_than_the_model_reads(family):
-    loaded = tiny_loaded(family, **({"n_positions": 24} if family == "gpt2" else {"max_position_embeddings": 24}))
+    loaded = tiny_loaded(
+        family, **({"n_positions": 24} if family == "gpt2" else {"max_position_embeddings": 24})
+    )
     texts = generate_texts(loaded, OPENINGS, asked(4, 64), ignore_steps)
     assert max(len(loaded.tokens(text)) for text in texts) > 12
 

@@ -1,4 +1,6 @@
-"""Text sets fetched from a stand-in for the hub: whole or streamed, once, and what is said when that breaks off."""
+"""Text sets fetched from a stand-in for the hub: whole or streamed, once, and what is said when
+that breaks off.
+"""
 
 import gzip
 import re
@@ -11,7 +13,9 @@ from tests.engine.hub_texts import json_lines, serve_parquet, serve_pile, write_
 SPLITS = ("train", "validation", "test")
 
 
-@pytest.mark.parametrize("name", [name for name, row in HUB_TEXTS.items() if row.n_streamed is None])
+@pytest.mark.parametrize(
+    "name", [name for name, row in HUB_TEXTS.items() if row.n_streamed is None]
+)
 def test_a_small_text_set_is_downloaded_as_parquet(hub, client, tmp_path, name):
     row = HUB_TEXTS[name]
     splits = {split: [f"the {split}", "a door"] for split in {row.split, *SPLITS}}
@@ -50,7 +54,9 @@ def serve_c4(hub, folder, path, texts):
 
 
 # Words that do not compress, so that the breaking point lies in the middle of the documents.
-DOCUMENTS = [f"document {pow(7, i, 10**40 + 7):x} {pow(11, i, 10**40 + 9):x}" for i in range(1, 4000)]
+DOCUMENTS = [
+    f"document {pow(7, i, 10**40 + 7):x} {pow(11, i, 10**40 + 9):x}" for i in range(1, 4000)
+]
 STREAMS = {"zst": "train/00.jsonl.zst", "gz": "en/c4-train.00000-of-01024.json.gz"}
 
 
@@ -63,13 +69,20 @@ HARMS = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_again(hub, client, tmp_path, harm):
+def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_again(
+    hub, client, tmp_path, harm
+):
     kind, texts, what, said = HARMS[harm]
     path, file = f"owner/{harm.replace(', ', '-').replace(' ', '-')}", STREAMS[kind]
     serve = serve_c4 if kind == "gz" else serve_pile
     repository = serve(hub, tmp_path, path, texts if kind == "gz" else [texts])
     stored = next(iter(repository.commits.values()))[file]
-    row = {"path": path, "config": "en" if kind == "gz" else None, "split": "train", "n_streamed": 3_900}
+    row = {
+        "path": path,
+        "config": "en" if kind == "gz" else None,
+        "split": "train",
+        "n_streamed": 3_900,
+    }
     whole = stored.read_bytes()
     repository.breaks_off = {file: len(whole) // 2} if what == "breaks" else {}
     if what == "cut":
@@ -85,18 +98,25 @@ def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_agai
         assert len(list(client.home.rglob(kept))) == 1
 
 
-def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without_the_hub(hub, client, tmp_path):
+def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without_the_hub(
+    hub, client, tmp_path
+):
     repository = serve_parquet(hub, tmp_path, "owner/whole", "default", {"train": DOCUMENTS})
     repository.breaks_off = {"default/train-00000-of-00001.parquet": 10_000}
     row = {"path": "owner/whole", "config": "default", "split": "train"}
-    assert "owner/whole could not be read from the hub" in client.ask(texts="owner/whole", row=row)["error"]
+    assert (
+        "owner/whole could not be read from the hub"
+        in client.ask(texts="owner/whole", row=row)["error"]
+    )
     repository.breaks_off = {}
     assert client.ask(texts="owner/whole", row=row)["texts"] == DOCUMENTS
     hub.stop()
     try:
         assert client.ask(texts="owner/whole", row=row)["texts"] == DOCUMENTS
         for more in ({}, {"n_streamed": 10}):
-            never = client.ask(texts=f"never{len(more)}", row=row | {"path": f"owner/never{len(more)}"} | more)
+            never = client.ask(
+                texts=f"never{len(more)}", row=row | {"path": f"owner/never{len(more)}"} | more
+            )
             assert "not in the local cache, and the hub cannot be reached" in never["error"]
             assert "builtin:cloze" in never["advice"]
     finally:

@@ -1,4 +1,6 @@
-"""Token sequences of the built-in mix: shares, chat templates, scarce sources, and overlap with the built-in tasks."""
+"""Token sequences of the built-in mix: shares, chat templates, scarce sources, and overlap with the
+built-in tasks.
+"""
 
 from dataclasses import replace
 from itertools import islice
@@ -21,7 +23,9 @@ N_IN_A_ROW = 8
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")
-    return load_model(locate_model(str(save_tiny(folder / "model", "llama")), Store(folder / "data")), "float32")
+    return load_model(
+        locate_model(str(save_tiny(folder / "model", "llama")), Store(folder / "data")), "float32"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,9 @@ def test_each_source_has_its_share_of_the_tokens(packed, loaded, monkeypatch):
         assert sum(map(len, sequences)) == pytest.approx(0.25 * 40 * 64, abs=2)
         assert max(map(len, sequences)) <= 64
     monkeypatch.undo()
-    assert sum(map(len, mixed_sequences(loaded, SETTINGS))) == pytest.approx(40 * 64, abs=2 * len(SOURCES))
+    assert sum(map(len, mixed_sequences(loaded, SETTINGS))) == pytest.approx(
+        40 * 64, abs=2 * len(SOURCES)
+    )
 
 
 def test_a_larger_budget_reads_the_same_documents_and_more(loaded):
@@ -52,7 +58,9 @@ def test_a_larger_budget_reads_the_same_documents_and_more(loaded):
 
 def test_where_a_source_runs_out_all_give_less(loaded, monkeypatch):
     scarce, plentiful = SOURCES[0], next(source for source in SOURCES if source.draws)
-    monkeypatch.setattr(mixed_text, "SOURCES", (replace(scarce, share=0.5), replace(plentiful, share=0.5)))
+    monkeypatch.setattr(
+        mixed_text, "SOURCES", (replace(scarce, share=0.5), replace(plentiful, share=0.5))
+    )
     n_scarce = sum(map(len, mixed_sequences(loaded, replace(SETTINGS, n_samples=100_000)))) / 2
     monkeypatch.setattr(mixed_text, "SOURCES", (replace(scarce, share=1.0),))
     assert n_scarce == pytest.approx(
@@ -64,11 +72,15 @@ def test_instructions_stand_in_the_model_s_own_chat_template(loaded, monkeypatch
     only = TextSource(name="instructions", title="", share=1.0, file="instructions.jsonl")
     monkeypatch.setattr(mixed_text, "SOURCES", (only,))
     plain = mixed_sequences(loaded, SETTINGS)
-    template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{{ strftime_now('%Y') }}"
+    template = (
+        "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{{ strftime_now('%Y') }}"
+    )
     monkeypatch.setattr(loaded.tokenizer, "chat_template", template)
     rendered = mixed_sequences(loaded, SETTINGS)
     assert rendered != plain
-    monkeypatch.setattr(loaded.tokenizer, "chat_template", "{{ raise_exception('no system role') }}")
+    monkeypatch.setattr(
+        loaded.tokenizer, "chat_template", "{{ raise_exception('no system role') }}"
+    )
     assert mixed_sequences(loaded, SETTINGS) == plain
 
 

@@ -40,15 +40,22 @@ def read(what: Measure, dense: Record, record: Record) -> Sequence[Reading]:
     return model_readings(alone(dense, record))[what]
 
 
-def tradeoff_data(dense: Record, lines: Mapping[str, Sequence[Record]], **more: Any) -> TradeoffData:
+def tradeoff_data(
+    dense: Record, lines: Mapping[str, Sequence[Record]], **more: Any
+) -> TradeoffData:
     """These records on these lines."""
     run, _ = specimens.run()
     models = {r.key: alone(dense, r) for r in (dense, *chain(*lines.values()))}
     found = RunResults(run=run, models=tuple(models.values()), tolerance=Tolerance())
     return TradeoffData(
         dense=found.point_of(models[dense.key], "channels"),
-        lines={label: [found.point_of(alone(dense, r), "channels") for r in rs] for label, rs in lines.items()},
+        lines={
+            label: [found.point_of(alone(dense, r), "channels") for r in rs]
+            for label, rs in lines.items()
+        },
         n_passages=dense.last_word.total,
-        taken=sparsity_axis_title(record.pruned.method for record in chain(*lines.values()) if record.pruned),
+        taken=sparsity_axis_title(
+            record.pruned.method for record in chain(*lines.values()) if record.pruned
+        ),
         **more,
     )

@@ -41,7 +41,12 @@ def test_what_was_not_measured_is_left_out():
     figure = drawn(bar_charts.layers_chart(nothing))
     assert figure["layout"]["yaxis"]["range"][1] > 0 and trace(figure, "y3")["y"] == [0, 0]
     figure = drawn(bar_charts.layers_chart(replace(MADE, alone=(), passage_errors=())))
-    assert {t["name"] for t in figure["data"]} == {"calibration", "held-out text", "uncompensated", "y2"}
+    assert {t["name"] for t in figure["data"]} == {
+        "calibration",
+        "held-out text",
+        "uncompensated",
+        "y2",
+    }
     assert "yaxis3" not in figure["layout"]
 
 
@@ -49,7 +54,10 @@ WORDS = ("fell by 1 or more", "fell by 0 to 1", "rose by 0 or more")
 
 
 def test_every_range_has_a_bar_of_its_count_with_labelled_ends_and_the_chosen_one_stands_out():
-    figure, colours = bar_charts.changes_chart((-1.0, 0.0), (2, 0, 5), WORDS, 0, "light"), PALETTES["light"]
+    figure, colours = (
+        bar_charts.changes_chart((-1.0, 0.0), (2, 0, 5), WORDS, 0, "light"),
+        PALETTES["light"],
+    )
     (bars,), axis = figure.data, figure.layout.xaxis
     assert list(bars.y) == [2, 0, 5]
     assert (list(axis.tickvals), list(axis.ticktext)) == ([1, 2], ["−1", "0"])

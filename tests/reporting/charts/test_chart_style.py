@@ -9,11 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedash.catalog.presets import METHODS
-from sparsedash.reporting.charts.chart_style import PALETTES, Palette, spread_apart, theme_switch_css, wrap_label
+from sparsedash.reporting.charts.chart_style import (
+    PALETTES,
+    Palette,
+    spread_apart,
+    theme_switch_css,
+    wrap_label,
+)
 from sparsedash.ui import frame
 
 STYLE = frame._STYLE.read_text(encoding="utf-8")
-TOKENS = dict(re.findall(r"^\s+--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", STYLE, flags=re.MULTILINE))
+TOKENS = dict(
+    re.findall(r"^\s+--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", STYLE, flags=re.MULTILINE)
+)
 TEXT_TOKENS = ("dense", "sparse-text", "broke", "fixed", "muted", "bar")
 GROUNDS = ("ground", "panel")
 BODY_TEXT = "#22262b, #e8e6e1"
@@ -40,7 +48,14 @@ def dot(row, column) -> float:
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
 def test_text_in_a_chart_reaches_four_and_a_half_and_marks_three(palette: Palette):
-    texts = (palette.text, palette.muted, palette.dense, palette.sparse_text, palette.broke, palette.fixed)
+    texts = (
+        palette.text,
+        palette.muted,
+        palette.dense,
+        palette.sparse_text,
+        palette.broke,
+        palette.fixed,
+    )
     for colour in (*texts, *palette.lines):
         assert contrast(colour, palette.ground) >= 4.5
     assert contrast(palette.sparse, palette.ground) >= 3
@@ -52,7 +67,9 @@ SEEN = {
     "deutan": ((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)),
     "tritan": ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
 }
-"""Linear colours as people without one kind of cones see them (Machado, Oliveira and Fernandes 2009)."""
+"""Linear colours as people without one kind of cones see them (Machado, Oliveira and Fernandes
+2009).
+"""
 
 
 def oklab(colour: str, seen: str) -> tuple[float, ...]:
@@ -94,14 +111,21 @@ def test_chart_and_page_have_the_same_colours():
 
 def test_no_colour_of_a_theme_means_two_things():
     for palette in PALETTES.values():
-        colours = [colour for name, colour in palette._asdict().items() if name not in ("band", "allowed", "lines")]
+        colours = [
+            colour
+            for name, colour in palette._asdict().items()
+            if name not in ("band", "allowed", "lines")
+        ]
         assert len({*colours, *palette.lines[1:]}) == len(colours) + len(palette.lines) - 1
 
 
 def test_a_drawn_chart_is_repainted_from_either_theme_to_the_other():
     both = "light-dark(#2F5D9B, #8DB4E8)"
     assert f'[style*="fill: rgb(47, 93, 155)"] {{ fill: {both} !important }}' in theme_switch_css()
-    assert f'[style*="stroke: rgb(141, 180, 232)"] {{ stroke: {both} !important }}' in theme_switch_css()
+    assert (
+        f'[style*="stroke: rgb(141, 180, 232)"] {{ stroke: {both} !important }}'
+        in theme_switch_css()
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,13 @@ from sparsedash.reporting.charts.tradeoff_chart import (
     tradeoff_chart,
     tradeoff_words,
 )
-from sparsedash.reporting.charts.tradeoff_data import Gained, Point, Reading, TradeoffData, loss_axis
+from sparsedash.reporting.charts.tradeoff_data import (
+    Gained,
+    Point,
+    Reading,
+    TradeoffData,
+    loss_axis,
+)
 from sparsedash.reporting.run_results import live_point, published_beside
 from sparsedash.reporting.wording import nats_as_factor
 from sparsedash.stats.significance import share_interval, wilson_interval
@@ -43,7 +49,9 @@ def sparse_traces(figure):
 
 def answering(tradeoff, label, point):
     """The same chart with a model that is answering."""
-    return replace(tradeoff, lines={**tradeoff.lines, label: [*tradeoff.lines.get(label, ()), point]})
+    return replace(
+        tradeoff, lines={**tradeoff.lines, label: [*tradeoff.lines.get(label, ()), point]}
+    )
 
 
 def test_a_line_leads_from_dense_by_measured_sparsity_with_an_interval_at_every_point():
@@ -56,9 +64,19 @@ def test_a_line_leads_from_dense_by_measured_sparsity_with_an_interval_at_every_
     assert line["y"] == [50.0, 45.0, 25.0] == [50.0, *marks["y"]]
     low, high = wilson_interval(30, 120)
     bars = marks["error_y"]
-    assert (bars["array"][-1], bars["arrayminus"][-1]) == pytest.approx((100 * high - 25, 25 - 100 * low))
-    assert [clicked_record([{"customdata": data}]) for data in marks["customdata"]] == [TEN.key, THIRTY.key]
-    assert clicked_record([]) == clicked_record([{"x": 0}]) == clicked_record([{"customdata": "published"}]) == ""
+    assert (bars["array"][-1], bars["arrayminus"][-1]) == pytest.approx(
+        (100 * high - 25, 25 - 100 * low)
+    )
+    assert [clicked_record([{"customdata": data}]) for data in marks["customdata"]] == [
+        TEN.key,
+        THIRTY.key,
+    ]
+    assert (
+        clicked_record([])
+        == clicked_record([{"x": 0}])
+        == clicked_record([{"customdata": "published"}])
+        == ""
+    )
 
 
 def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_of_its_verdict():
@@ -68,7 +86,12 @@ def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_
     (alone,) = judge_all([record_losses(DENSE, THIRTY)], Tolerance())
     assert change["error_y"]["arrayminus"][-1] == pytest.approx(100 * alone.accuracy.high - 25)
     assert change["error_y"]["array"][-1] == pytest.approx(25 - 100 * alone.accuracy.low)
-    assert dict(zip(marks["tickvals"], marks["ticktext"], strict=True)) == {-30: "−30", -20: "−20", -10: "−10", 0: "0"}
+    assert dict(zip(marks["tickvals"], marks["ticktext"], strict=True)) == {
+        -30: "−30",
+        -20: "−20",
+        -10: "−10",
+        0: "0",
+    }
 
 
 def test_the_dense_line_and_its_band_cross_the_whole_chart():
@@ -77,10 +100,17 @@ def test_the_dense_line_and_its_band_cross_the_whole_chart():
     line, band = trace(figure, "dense"), trace(figure, "95 % interval of dense")
     assert (line["x"], line["y"]) == ([left, right], [50.0, 50.0])
     assert (min(band["x"]), max(band["x"])) == (left, right)
-    assert (min(band["y"]), max(band["y"])) == pytest.approx([100 * b for b in wilson_interval(60, 120)])
+    assert (min(band["y"]), max(band["y"])) == pytest.approx(
+        [100 * b for b in wilson_interval(60, 120)]
+    )
     low, high = figure["layout"]["yaxis"]["range"]
-    assert labels(figure) == pytest.approx({"dense": (50 - low) / (high - low), "sparse": (25 - low) / (high - low)})
-    assert figure["layout"]["xaxis"]["ticksuffix"] == " %" and figure["layout"]["yaxis"]["ticktext"][0] == "20 %"
+    assert labels(figure) == pytest.approx(
+        {"dense": (50 - low) / (high - low), "sparse": (25 - low) / (high - low)}
+    )
+    assert (
+        figure["layout"]["xaxis"]["ticksuffix"] == " %"
+        and figure["layout"]["yaxis"]["ticktext"][0] == "20 %"
+    )
 
 
 def test_methods_differ_by_mark_dash_and_colour_as_their_labels_show_and_the_leader_is_strongest():
@@ -93,13 +123,18 @@ def test_methods_differ_by_mark_dash_and_colour_as_their_labels_show_and_the_lea
     assert inks == [PALETTES["light"].dense, one["color"], other["color"]] and len(set(inks)) == 3
     assert set(labels(figure)) == {"dense", "● least-squares", "■ magnitude"}
     ends = [100 * record.pruned.reached.channels for record in (TEN, THIRTY)]
-    assert [t["x"][0] for t in (first, second)] == pytest.approx(ends), "points that are apart stay where they are"
+    assert [t["x"][0] for t in (first, second)] == pytest.approx(ends), (
+        "points that are apart stay where they are"
+    )
 
 
 def test_all_but_a_highlighted_line_are_grey_and_without_bars():
     figure, colours = chart(replace(TWO, highlighted="least-squares")), PALETTES["light"]
     faded, strong = (t for t in figure["data"] if t["name"] == "sparse")
-    assert (faded["marker"]["color"], strong["marker"]["color"]) == (colours.faded, colours.lines[0])
+    assert (faded["marker"]["color"], strong["marker"]["color"]) == (
+        colours.faded,
+        colours.lines[0],
+    )
     assert "error_y" not in faded and "error_y" in strong
     assert chart(replace(TWO, highlighted="gone")) == chart(TWO)
 
@@ -117,29 +152,42 @@ def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_tex
     near = specimens.record([True] * 53 + [False] * 67, 105)
     near = replace(near, pruned=replace(near.pruned, sparsity_permille=100))
     both = chart(tradeoff_data(DENSE, {"one": [TEN], "other": [near], "same": [TEN]}))
-    (first, left), (second, right), (third, _) = ((t["x"][0], t["customdata"][0][0]) for t in sparse_traces(both))
+    (first, left), (second, right), (third, _) = (
+        (t["x"][0], t["customdata"][0][0]) for t in sparse_traces(both)
+    )
     gap = 0.02 * both["layout"]["xaxis"]["range"][1]
     ordered = sorted((first, second, third))
     assert [b - a >= 0.99 * gap for a, b in itertools.pairwise(ordered)] == [True, True]
-    assert "10.4 % removed" in left and f"{100 * near.pruned.reached.channels:.1f} % removed" in right
+    assert (
+        "10.4 % removed" in left and f"{100 * near.pruned.reached.channels:.1f} % removed" in right
+    )
     assert all(abs(x - 10.4) < 1.5 * gap for x in ordered)
 
 
 def test_no_point_of_a_dense_sweep_stands_among_those_of_another_sparsity():
     asked = tuple(range(10, 310, 10))
-    at = places(far_race(**{name: [far_point("p", p, 0.1) for p in asked] for name in ("one", "other", "third")}), 31.8)
+    at = places(
+        far_race(
+            **{name: [far_point("p", p, 0.1) for p in asked] for name in ("one", "other", "third")}
+        ),
+        31.8,
+    )
     assert all(abs(x - permille / 10) <= 0.5 for (_, permille), x in at.items()) and len(at) == 90
 
 
 def test_nothing_moves_while_a_run_fills_the_chart():
     asked = (100, 300)
-    half, empty = (chart(tradeoff_data(DENSE, lines, asked=asked)) for lines in ({"sparse": [TEN]}, {}))
+    half, empty = (
+        chart(tradeoff_data(DENSE, lines, asked=asked)) for lines in ({"sparse": [TEN]}, {})
+    )
     assert half["layout"]["xaxis"]["range"][1] == pytest.approx(31.8)
     assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
     coming = replace(TWO, lines={**TWO.lines, "a-much-longer-name": []})
     live = answering(coming, "a-much-longer-name", live_point(100, right=5, done=10))
     before, after = chart(coming), chart(live)
-    assert all(before["layout"][key] == after["layout"][key] for key in ("margin", "height", "xaxis"))
+    assert all(
+        before["layout"][key] == after["layout"][key] for key in ("margin", "height", "xaxis")
+    )
     assert set(labels(after)) - set(labels(before)) == {"◆ a-much-<br>longer-name"}
 
 
@@ -153,14 +201,19 @@ def test_the_range_holds_every_interval_and_never_leaves_0_to_100():
 
 def test_the_words_say_every_point_with_its_interval():
     said = tradeoff_words(RACE, "share right")
-    assert said.startswith("Share of last words right over 120 passages") and "dense 50.0 % (41.2 to 58.8)" in said
+    assert (
+        said.startswith("Share of last words right over 120 passages")
+        and "dense 50.0 % (41.2 to 58.8)" in said
+    )
     assert said.index("sparse at 10.4 % 45.0 %") < said.index("sparse at 29.2 % 25.0 %")
     assert "sparse at 29.2 % 30 broke, 0 fixed" in tradeoff_words(RACE, "flips")
 
 
 def test_fewer_passages_than_dense_make_a_hollow_mark():
     few = replace(THIRTY, outcomes=THIRTY.outcomes[:40], stopping=STOPPED)
-    symbols = trace(chart(tradeoff_data(DENSE, {"sparse": [TEN, few]})), "sparse")["marker"]["symbol"]
+    symbols = trace(chart(tradeoff_data(DENSE, {"sparse": [TEN, few]})), "sparse")["marker"][
+        "symbol"
+    ]
     assert symbols == ["circle", "circle-open"]
 
 
@@ -172,8 +225,12 @@ def test_perplexity_is_the_change_of_the_log_likelihood_with_the_interval_of_its
     assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
     assert trace(chart(measure=PERPLEXITY), "sparse")["y"][0] == reading.value
     # One passage has no bar, which would be as high as the chart.
-    (reading,) = read(PERPLEXITY, *(replace(record, outcomes=record.outcomes[:1]) for record in (DENSE, TEN)))
-    assert reading.low == reading.value == reading.high and reading.words.endswith(" that of dense (no interval)")
+    (reading,) = read(
+        PERPLEXITY, *(replace(record, outcomes=record.outcomes[:1]) for record in (DENSE, TEN))
+    )
+    assert reading.low == reading.value == reading.high and reading.words.endswith(
+        " that of dense (no interval)"
+    )
 
 
 def test_the_axis_of_perplexity_speaks_of_factors_and_that_of_flips_has_no_minus():
@@ -186,7 +243,9 @@ def test_the_axis_of_perplexity_speaks_of_factors_and_that_of_flips_has_no_minus
 
 @pytest.mark.parametrize("fall", [25.0, 1e308])
 def test_a_hopeless_model_stands_at_the_edge_and_the_axis_stays_readable(fall):
-    hopeless = replace(THIRTY, outcomes=tuple(replace(o, log_likelihood=-fall) for o in THIRTY.outcomes))
+    hopeless = replace(
+        THIRTY, outcomes=tuple(replace(o, log_likelihood=-fall) for o in THIRTY.outcomes)
+    )
     (reading,) = read(PERPLEXITY, DENSE, hopeless)
     assert reading.value == pytest.approx(-log(1_000_000), abs=2)
     assert reading.words.startswith("over 1,000,000 × that of dense (")
@@ -196,7 +255,10 @@ def test_a_hopeless_model_stands_at_the_edge_and_the_axis_stays_readable(fall):
     assert 4 <= len(axis["ticktext"]) <= 8 and "1.00 ×" in axis["ticktext"]
     better = tradeoff_data(hopeless, {"sparse": [TEN]})
     (reading,) = read(PERPLEXITY, hopeless, TEN)
-    assert reading.words.startswith("under 0.01 × that of dense (") and loss_axis(better, PERPLEXITY).range[1] < 6
+    assert (
+        reading.words.startswith("under 0.01 × that of dense (")
+        and loss_axis(better, PERPLEXITY).range[1] < 6
+    )
 
 
 def test_broken_answers_stand_below_zero_and_fixed_ones_above_with_their_intervals():
@@ -206,13 +268,19 @@ def test_broken_answers_stand_below_zero_and_fixed_ones_above_with_their_interva
     assert (broke["y"], trace(figure, "fixed")["y"]) == ([-10], [5])
     assert set(labels(figure)) == {"dense", "broke", "fixed"}
     low, high = (100 * bound for bound in share_interval(12, 120, anytime=True))
-    assert (broke["error_y"]["array"][0], broke["error_y"]["arrayminus"][0]) == pytest.approx((10 - low, high - 10))
+    assert (broke["error_y"]["array"][0], broke["error_y"]["arrayminus"][0]) == pytest.approx(
+        (10 - low, high - 10)
+    )
 
 
 def test_the_live_point_stands_at_the_sparsity_asked_for_apart_from_others_and_moves_as_answers_come():
     race = answering(RACE, "sparse", live_point(200, right=30, done=80))
     point = trace(chart(race), "live")
-    assert (point["x"], point["y"], clicked_record([{"customdata": point["customdata"][0]}])) == ([20.0], [37.5], "")
+    assert (point["x"], point["y"], clicked_record([{"customdata": point["customdata"][0]}])) == (
+        [20.0],
+        [37.5],
+        "",
+    )
     _, high = wilson_interval(30, 80)
     assert point["error_y"]["array"] == pytest.approx([100 * high - 37.5])
     beside = trace(chart(answering(TWO, "magnitude", live_point(100, right=30, done=80))), "live")
@@ -222,7 +290,11 @@ def test_the_live_point_stands_at_the_sparsity_asked_for_apart_from_others_and_m
 
 def verdict_signs(figure):
     """The signs under the axis: the text of every row's notes, from the first row down."""
-    below = [note for note in figure["layout"]["annotations"] if note["yref"] == "paper" and note.get("yshift", 0) < 0]
+    below = [
+        note
+        for note in figure["layout"]["annotations"]
+        if note["yref"] == "paper" and note.get("yshift", 0) < 0
+    ]
     rows = sorted({note["yshift"] for note in below}, reverse=True)
     return [[note["text"] for note in below if note["yshift"] == row] for row in rows]
 
@@ -232,7 +304,9 @@ def judged(tradeoff, **verdicts):
     lines = {
         label: [
             replace(point, verdicts={PERPLEXITY: verdict, "accuracy": "undecided"})
-            for point, verdict in zip(sorted(points, key=lambda p: p.sparsity), verdicts[label], strict=True)
+            for point, verdict in zip(
+                sorted(points, key=lambda p: p.sparsity), verdicts[label], strict=True
+            )
         ]
         for label, points in tradeoff.lines.items()
     }
@@ -244,7 +318,11 @@ def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
     data = judged(both, flap=("within", "undecided"), magnitude=("within", "beyond"))
     figure = chart(data, PERPLEXITY)
     assert verdict_signs(figure) == [["●", "✓", "?"], ["■", "✓", "✕"]]
-    below = [note for note in figure["layout"]["annotations"] if note["yref"] == "paper" and note.get("yshift", 0) < 0]
+    below = [
+        note
+        for note in figure["layout"]["annotations"]
+        if note["yref"] == "paper" and note.get("yshift", 0) < 0
+    ]
     ink, colours = {note["text"]: note["font"]["color"] for note in below}, PALETTES["light"]
     assert (ink["✓"], ink["✕"], ink["?"]) == (colours.fixed, colours.broke, colours.muted)
     # One below the other, whatever moved their marks apart.
@@ -258,15 +336,29 @@ def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
 
 
 def test_verdicts_of_one_sparsity_stand_under_their_points_where_these_are_far_apart():
-    data = judged(tradeoff_data(DENSE, {"plain": [TEN], "quantised": [TEN]}), plain=("within",), quantised=("beyond",))
-    lines = {name: [replace(data.lines[name][0], sparsity=x)] for name, x in (("plain", 12.0), ("quantised", 70.0))}
+    data = judged(
+        tradeoff_data(DENSE, {"plain": [TEN], "quantised": [TEN]}),
+        plain=("within",),
+        quantised=("beyond",),
+    )
+    lines = {
+        name: [replace(data.lines[name][0], sparsity=x)]
+        for name, x in (("plain", 12.0), ("quantised", 70.0))
+    }
     figure = chart(replace(data, lines=lines, asked=()), PERPLEXITY)
-    below = {note["text"]: note["x"] for note in figure["layout"]["annotations"] if note["text"] in "✓✕"}
+    below = {
+        note["text"]: note["x"] for note in figure["layout"]["annotations"] if note["text"] in "✓✕"
+    }
     assert below == {"✓": 12.0, "✕": 70.0}
 
 
 def test_verdicts_too_near_to_each_other_for_a_phone_stand_one_row_lower():
-    near = far_race(search=[far_point(f"s{p}", p, 0.1, verdicts={PERPLEXITY: "within"}) for p in (100, 110, 120, 500)])
+    near = far_race(
+        search=[
+            far_point(f"s{p}", p, 0.1, verdicts={PERPLEXITY: "within"})
+            for p in (100, 110, 120, 500)
+        ]
+    )
     assert verdict_signs(chart(near, PERPLEXITY)) == [["verdict", "✓", "✓"], ["✓"], ["✓"]]
 
 
@@ -275,8 +367,15 @@ def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more)
     words = f"{nats_as_factor(nats)} that of dense"
     one = Reading(value=-nats, low=-nats - spread, high=-nats + spread, words=words)
     other = Reading(value=-1.0, low=-2.0, high=0.0, words="")
-    readings = {PERPLEXITY: (one,), "accuracy": (other,), "flips": (other,), "share right": (other,)}
-    return Point(key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[], **more)
+    readings = {
+        PERPLEXITY: (one,),
+        "accuracy": (other,),
+        "flips": (other,),
+        "share right": (other,),
+    }
+    return Point(
+        key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[], **more
+    )
 
 
 def far_race(**lines: list[Point]) -> TradeoffData:
@@ -292,14 +391,25 @@ def far_race(**lines: list[Point]) -> TradeoffData:
 
 BEYOND = {PERPLEXITY: "beyond"}
 GOOD = [far_point("g1", 100, 0.1), far_point("g2", 200, 0.4), far_point("g3", 300, 0.8)]
-FAIR = [far_point("f1", 100, 0.2), far_point("f2", 200, 0.9), far_point("f3", 300, 7.0, verdicts=BEYOND)]
-FAR = [far_point(f"h{p}", p, nats, verdicts=BEYOND) for p, nats in ((100, 7.0), (200, 9.5), (300, 13.8155106))]
+FAIR = [
+    far_point("f1", 100, 0.2),
+    far_point("f2", 200, 0.9),
+    far_point("f3", 300, 7.0, verdicts=BEYOND),
+]
+FAR = [
+    far_point(f"h{p}", p, nats, verdicts=BEYOND)
+    for p, nats in ((100, 7.0), (200, 9.5), (300, 13.8155106))
+]
 FAR_RACE = far_race(good=GOOD, fair=FAIR, hopeless=FAR)
 
 
 def edge_notes(figure):
     """What stands at the edge, with the arrows counted."""
-    notes = [note for note in figure["layout"]["annotations"] if note.get("xref") == "x" and note.get("yref") == "y"]
+    notes = [
+        note
+        for note in figure["layout"]["annotations"]
+        if note.get("xref") == "x" and note.get("yref") == "y"
+    ]
     texts = [note["text"] for note in notes if "×" in note["text"]]
     return texts, sum(note["showarrow"] and not note["text"] for note in notes)
 
@@ -311,17 +421,30 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_their_value_and_the_axis
     # At 30 % two stand so near to each other that a phone has room for one value.
     assert edge_notes(figure) == (["1.1k×", "1.1k×", "13k×"], 4)
     heights = [y for t in marks for y in t["y"]]
-    assert min(axis["tickvals"]) > min(heights) > axis["range"][0] > -1.6, "no number stands beside the edge"
-    assert [[data[1] for data in t["customdata"]] for t in marks][-1] == ["g1", "g2", "g3"], "the leader is on top"
+    assert min(axis["tickvals"]) > min(heights) > axis["range"][0] > -1.6, (
+        "no number stands beside the edge"
+    )
+    assert [[data[1] for data in t["customdata"]] for t in marks][-1] == ["g1", "g2", "g3"], (
+        "the leader is on top"
+    )
     assert "1,097 × that of dense" in tradeoff_words(FAR_RACE)
     assert "farther down" in far_words(FAR_RACE, PERPLEXITY)
     lines = [t for t in figure["data"] if t["name"] == "line"]
-    assert sorted(min(t["y"]) for t in lines) == pytest.approx([-13.8155106, -7.0, -0.8]), "cut off by the plot"
+    assert sorted(min(t["y"]) for t in lines) == pytest.approx([-13.8155106, -7.0, -0.8]), (
+        "cut off by the plot"
+    )
     assert edge_notes(chart(FAR_RACE, "accuracy")) == ([], 0), "which has bounds"
-    gains = {p.key: Reading(value=1.0 + i / 10, low=1.0, high=2.0, words="") for i, p in enumerate(FAR_RACE.sparse)}
+    gains = {
+        p.key: Reading(value=1.0 + i / 10, low=1.0, high=2.0, words="")
+        for i, p in enumerate(FAR_RACE.sparse)
+    }
     gained = drawn(gain_chart(FAR_RACE, Gained(name="bytes", gains=gains), PERPLEXITY))
     texts, n_arrows = edge_notes(gained)
-    assert ">1M×" in texts and n_arrows == 4 and min(trace(gained, "unbeaten")["y"]) == pytest.approx(-13.8155106)
+    assert (
+        ">1M×" in texts
+        and n_arrows == 4
+        and min(trace(gained, "unbeaten")["y"]) == pytest.approx(-13.8155106)
+    )
 
 
 @pytest.mark.parametrize(
@@ -329,7 +452,12 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_their_value_and_the_axis
     [
         far_race(good=GOOD, other=[far_point("o", 300, 7.0, verdicts={PERPLEXITY: "undecided"})]),
         far_race(good=GOOD, other=[far_point("w", 100, 1.2, spread=8.0), far_point("x", 200, 8.0)]),
-        far_race(good=[far_point(f"s{p}", p, nats, 0.01) for p, nats in ((100, 0.01), (200, 0.02), (300, 1.1))]),
+        far_race(
+            good=[
+                far_point(f"s{p}", p, nats, 0.01)
+                for p, nats in ((100, 0.01), (200, 0.02), (300, 1.1))
+            ]
+        ),
         far_race(good=FAR),
         far_race(good=GOOD),
     ],
@@ -338,7 +466,9 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_their_value_and_the_axis
 def test_other_points_stay_where_they_belong(tradeoff):
     low, _ = loss_axis(tradeoff, PERPLEXITY).range
     assert low < min(point.readings[PERPLEXITY][0].low for point in tradeoff.sparse)
-    assert edge_notes(chart(tradeoff, PERPLEXITY)) == ([], 0) and far_words(tradeoff, PERPLEXITY) == ""
+    assert (
+        edge_notes(chart(tradeoff, PERPLEXITY)) == ([], 0) and far_words(tradeoff, PERPLEXITY) == ""
+    )
 
 
 OPT = replace(
@@ -351,7 +481,11 @@ OPT = replace(
 ROWS = published_beside(OPT)
 OPT_RACE = tradeoff_data(
     OPT,
-    {"sparse": [replace(OPT, pruned=replace(PRUNED, reached=replace(PRUNED.reached, channels=0.05)))]},
+    {
+        "sparse": [
+            replace(OPT, pruned=replace(PRUNED, reached=replace(PRUNED.reached, channels=0.05)))
+        ]
+    },
     published=ROWS,
 )
 
@@ -360,13 +494,19 @@ def test_a_published_row_of_the_same_model_passages_and_format_is_a_grey_diamond
     (row,), (half,) = ROWS, published_beside(replace(OPT, dtype="bfloat16"))
     assert (row.model, row.dtype, half.dense) == ("facebook/opt-1.3b", "float32", 0.5629)
     assert published_beside(replace(OPT, model="huggyllama/llama-7b"))[0].dense == 0.7361
-    assert published_beside(replace(OPT, corpus="lambada")) == () == published_beside(replace(OPT, model="gpt2"))
+    assert (
+        published_beside(replace(OPT, corpus="lambada"))
+        == ()
+        == published_beside(replace(OPT, model="gpt2"))
+    )
     figure = drawn(tradeoff_chart(OPT_RACE, "share right"))
     points, (low, high) = trace(figure, "published"), figure["layout"]["yaxis"]["range"]
     assert (points["x"], points["y"]) == ([0, 10], [57.89, 56.86])
     assert points["marker"]["symbol"] == ["diamond-open", "diamond"]
     assert figure["layout"]["xaxis"]["range"][1] > 10 and low < 56.86 and high > 57.89
-    assert tradeoff_words(OPT_RACE, "share right").endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
+    assert tradeoff_words(OPT_RACE, "share right").endswith(
+        " Published: dense 57.89 %, at 10 % 56.86 %."
+    )
 
 
 def gain(value, wide=0.0):
@@ -393,7 +533,10 @@ def test_known_gains_stand_at_what_they_win_with_both_intervals(tradeoff):
     assert one["y"] == [point.readings["accuracy"][0].value for point in tradeoff.lines["one"]]
     assert [data[1] for data in one["customdata"]] == [first, second]
     assert "other" not in [t["name"] for t in figure["data"]]
-    assert trace(drawn(gain_chart(tradeoff, gained, "flips", "dark")), "across")["line"]["color"] == "#8DB4E8"
+    assert (
+        trace(drawn(gain_chart(tradeoff, gained, "flips", "dark")), "across")["line"]["color"]
+        == "#8DB4E8"
+    )
 
 
 def at_share(point, value):
@@ -406,16 +549,24 @@ def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
     known = replace(
         tradeoff,
         dense=at_share(tradeoff.dense, 50.0),
-        lines={"one": [at_share(first, 48.0), at_share(second, 46.0)], "other": [at_share(third, 44.0)]},
+        lines={
+            "one": [at_share(first, 48.0), at_share(second, 46.0)],
+            "other": [at_share(third, 44.0)],
+        },
     )
     # The third wins less than the second and loses more.
-    gained = Gained(name="Speed", gains={first.key: gain(1.1), second.key: gain(1.2), third.key: gain(1.15)})
+    gained = Gained(
+        name="Speed", gains={first.key: gain(1.1), second.key: gain(1.2), third.key: gain(1.15)}
+    )
     front = trace(drawn(gain_chart(known, gained, "share right")), "unbeaten")
     assert (front["x"], front["y"]) == ([1.0, 1.1, 1.2], [50.0, 48.0, 46.0])
     assert gain_words(known, gained, "share right").count("on the Pareto front") == 2
     # Over tasks an easy one of a model would stand for the model.
     of_tasks = {"tasks": known.sparse[0].readings["share right"]}
-    tasks = {label: [replace(p, readings=of_tasks) for p in points] for label, points in known.lines.items()}
+    tasks = {
+        label: [replace(p, readings=of_tasks) for p in points]
+        for label, points in known.lines.items()
+    }
     over = replace(known, lines=tasks)
     assert "on the Pareto front" not in gain_words(over, gained, "tasks")
     figure = drawn(gain_chart(over, gained, "tasks"))
