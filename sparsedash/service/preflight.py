@@ -31,6 +31,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.service.hub_revisions import noted_commit
 from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
 from sparsedash.service.stored_results import known_shape
@@ -211,7 +212,7 @@ def run_problems(
     return tuple(filter(None, found))
 
 
-def _left(settings: RunSettings, stored: Cached) -> list[tuple[MethodSettings, int]]:
+def _left(settings: RunSettings, stored: Cached) -> list[SparseSpec]:
     """The points that are not stored."""
     return [point for at, point in enumerate(settings.points) if at not in stored.points]
 
@@ -372,12 +373,8 @@ def expected_duration(
     n_sparse, there = len(left), {settings.points[at] for at in stored.points}
     # The points as they are before quantising; healed weights are kept with a model that is not
     # quantised.
-    pruned = {
-        (method.unquantised, permille)
-        for method, permille in left
-        if permille or not method.quantise
-    }
-    healed = {point for point in pruned - there if point[0].heal_steps and point[1]}
+    pruned = {spec.before_quantising for spec in left if spec.method}
+    healed = {spec for spec in pruned - there if spec.heal_steps}
     n_models = n_sparse + (not stored.dense)
     calibrates = n_sparse and settings.reads_text and not stored.calibration
     n_calibrations = len(store_keys.shares_read(settings)) if calibrates else 0
@@ -386,7 +383,7 @@ def expected_duration(
         "evaluating": ((n_models, "evaluate"),),
         "answering tasks": ((n_models if settings.evaluation.tasks else 0, "answer"),),
         "pruning": ((len(pruned), "prune"),),
-        "quantising": ((sum(bool(method.quantise) for method, _ in left), "quantise"),),
+        "quantising": ((sum(bool(spec.quantise) for spec in left), "quantise"),),
         "healing": ((len(healed), "heal"),),
         "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
     }
