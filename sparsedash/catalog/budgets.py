@@ -121,7 +121,8 @@ def require_possible(settings: RunSettings, shape: ModelShape) -> None:
                 "A part of them is the built-in mix.",
             )
     for method, permille in settings.points:
-        multiple, widest = method.width_multiple, max(shape.widths)
+        multiple = method.width_multiple
+        widest = max(shape.widths)
         if (
             permille
             and method.takes_channels
@@ -132,10 +133,8 @@ def require_possible(settings: RunSettings, shape: ModelShape) -> None:
                 "width multiple", multiple, f"less than the {widest:,} channels of the MLPs"
             )
         if permille > (most := most_permille(shape, method)):
-            what, budget = (
-                "layers" if method.takes_layers else "MLP channels",
-                BUDGET_TITLES[method.budget],
-            )
+            what = "layers" if method.takes_layers else "MLP channels"
+            budget = BUDGET_TITLES[method.budget]
             if not (most or method.takes_layers):
                 said = f"Removing MLP channels frees nothing of the {BUDGET_TITLES[method.budget]}."
                 advice = "Choose another budget, or a method that removes whole layers."

@@ -42,7 +42,8 @@ def test_a_share_of_a_budget_is_reached_by_its_share_of_the_channels(budget):
 
 
 def test_every_step_of_a_search_is_reached_by_its_own_width():
-    shape, method = shipped_shape("smollm2-135m"), MethodSettings(budget="bytes")
+    shape = shipped_shape("smollm2-135m")
+    method = MethodSettings(budget="bytes")
     steps = channel_steps(shape.widths, 32, mlp_share(shape, "bytes"))
     kept = [round(1536 * (1 - channel_share(shape, method, step)) / 32) for step in steps]
     assert kept == list(range(47, 0, -1)) and steps[-1] == most_permille(shape, method) == 580
@@ -60,7 +61,8 @@ def test_all_but_one_multiple_of_each_mlp_can_go_and_more_is_refused():
 
 
 def test_the_only_layer_of_a_model_stays():
-    shape, method = replace(SHAPE, widths=(8,)), method_named("layers")
+    shape = replace(SHAPE, widths=(8,))
+    method = method_named("layers")
     assert n_layers_gone(shape, method, 900) == 0
     with pytest.raises(SettingsError, match="at most 0 %"):
         require_possible(RunSettings(methods=(method,), sparsities_permille=(500,)), shape)
