@@ -10,14 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import sparsedash
 from sparsedash.catalog.choices import example_key, is_example
 from sparsedash.catalog.model_shape import ModelShape, listed_shape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import CLUSTER, Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
-from sparsedash.schema import pair_records, store_keys
+from sparsedash.schema import __version__, pair_records, store_keys
 from sparsedash.schema.errors import AccessError, JobError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import (
@@ -497,7 +496,7 @@ class Backend:
         self._store.recall(store_keys.health_note())
         return {
             "status": "ok",
-            "version": sparsedash.__version__,
+            "version": __version__,
             "running": len(self._table.running()),
             "queued": len(self._table.queue()),
         }

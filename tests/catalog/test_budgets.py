@@ -39,7 +39,8 @@ def test_a_share_of_a_budget_is_reached_by_its_share_of_the_channels(budget):
 
 
 def test_every_step_of_a_search_is_reached_by_its_own_width():
-    shape, method = shipped_shape("smollm2-135m"), MethodSettings(budget="bytes")
+    shape = shipped_shape("smollm2-135m")
+    method = MethodSettings(budget="bytes")
     steps = channel_steps(shape.widths, 32, mlp_share(shape, "bytes"))
     kept = [round(1536 * (1 - channel_share(shape, method, step)) / 32) for step in steps]
     assert kept == list(range(47, 0, -1)) and steps[-1] == most_permille(shape, method) == 580
