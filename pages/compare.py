@@ -37,7 +37,8 @@ assert found is not None, "the page has read the dense record already"
 if view:
     show_layers_of(backend, chosen, found, offered)
     st.stop()
-verdict, cost = st.container(), st.container(key="cost")
+verdict = st.container()
+cost = st.container(key="cost")
 choices = compare_views.begin_choices()
 with choices:
     choice_of_run, choice_of_records, choice_of_view = st.columns(

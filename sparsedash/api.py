@@ -20,13 +20,12 @@ from typing import Any, NoReturn
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparsedash.catalog.budgets import require_possible
 from sparsedash.catalog.families import FAMILIES, FORMS, form_problem, one_width
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_name, method_named
+from sparsedash.catalog.run_rules import require_healable, require_possible
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.export.export import export_narrowed, refuse_form
 from sparsedash.engine.export.reload_proof import N_VERDICTS
-from sparsedash.engine.healing.healing import require_held_out
 from sparsedash.engine.models.decoder_blocks import remove_blocks_
 from sparsedash.engine.models.loading import (
     LoadedModel,
@@ -160,7 +159,7 @@ def prune(
         )
         require_possible(run.settings, run.shape)
         if chosen.heal_steps:
-            require_held_out(run.n_sequences(chosen))
+            require_healable(run.n_sequences(chosen), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
             made = prune_model(run, chosen, permille)
             with made.applied():

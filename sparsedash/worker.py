@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -96,6 +97,7 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     from sparsedash.engine.models.loading import ModelCache
     from sparsedash.engine.run import pipeline
     from sparsedash.engine.run.search import find_sparsity
+    from sparsedash.reporting.model_card import stored_card
 
     model_cache = ModelCache()
     pairs = ModelPairCache(model_cache)
@@ -133,13 +135,15 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
         require_unchanged(settings.run, settings.run_key, task.store)
         return pipeline.run_part(settings, task.store, task.on_step, model_cache)
 
+    def export(settings: ExportSettings, task: JobTask) -> object:
+        card = partial(stored_card, task.store)
+        return export_model(settings, task.store, model_cache, task.on_step, card)
+
     return {
         "run": handler(RunSettings, run),
         "part": handler(PartSettings, part),
         "find": handler(FindSettings, find),
-        "export": handler(
-            ExportSettings, lambda s, t: export_model(s, t.store, model_cache, t.on_step)
-        ),
+        "export": handler(ExportSettings, export),
         "continuation": handler(
             ContinuationSettings,
             lambda s, t: continue_prompt(s, t.store, pairs, t.on_step, t.on_text),

@@ -5,6 +5,7 @@ answers as files.
 import argparse
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sparsedash.catalog.families import require_form
@@ -97,6 +98,7 @@ def complete_export(
         from sparsedash.engine.export.export import export_model, require_exportable
         from sparsedash.engine.models.loading import ModelCache
         from sparsedash.engine.run import pipeline
+        from sparsedash.reporting.model_card import stored_card
 
         # Before the run, which may take hours.
         require_exportable(settings, request, store)
@@ -104,7 +106,10 @@ def complete_export(
         run = pipeline.run(settings, store, bar, model_cache)
         print_warnings(run.warnings)
         request = replace(request, run=run.key, dense=run.dense, sparse=run.sparse[0])
-        return export_model(request, store, model_cache, lambda step: bar(replace(step, point=0)))
+        card = partial(stored_card, store)
+        return export_model(
+            request, store, model_cache, lambda step: bar(replace(step, point=0)), card
+        )
 
 
 def verify_command(arguments: argparse.Namespace) -> Work:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.families import llama_cpp_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.model_shape import ModelShape, model_shape, prefill_ceiling, removed_layers
 from sparsedash.engine.comparison import llama_timer
@@ -59,7 +59,7 @@ def time_files(
             "Run it again.",
         )
     model_type = store.recall(model_type_note(record.model_identity))
-    if problem := quantise_problem(record.model, model_type, [record.pruned.method]):
+    if problem := llama_cpp_problem(record.model, model_type, [record.pruned.method]):
         raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
     source = locate_model(record.model, store, commit=commit_of(record.model_identity))
     dense_file = gguf_of(

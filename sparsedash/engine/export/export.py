@@ -12,32 +12,38 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from sparsedash.catalog.families import FORMS, form_problem, require_form, shared_width
+from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.export_files import copy_base_files, write_folder
-from sparsedash.engine.export.model_card import (
-    CARD,
-    CardFacts,
-    model_card,
-    public_model,
-    recipe_json,
-)
+from sparsedash.engine.export.recipe import base_licence, recipe_json
 from sparsedash.engine.export.reload_proof import prove_files
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
-from sparsedash.engine.models.gguf_writing import WrittenFiles, require_full_gguf, require_known
-from sparsedash.engine.models.loading import LoadedModel, ModelCache, Source, locate_model
+from sparsedash.engine.models.gguf_writing import require_full_gguf, require_known
+from sparsedash.engine.models.loading import (
+    LoadedModel,
+    ModelCache,
+    Source,
+    gguf_file,
+    locate_model,
+)
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import RebuiltModel, rebuild_model
-from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
-from sparsedash.reporting.wording import tensor_types
+from sparsedash.schema.card_facts import CardFacts, RenderCard, public_model
 from sparsedash.schema.errors import ExportError, JobError
-from sparsedash.schema.export_settings import Export, ExportSettings, Form, Proof
+from sparsedash.schema.export_settings import (
+    CARD,
+    Export,
+    ExportSettings,
+    Form,
+    Proof,
+    WrittenFiles,
+)
 from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts, ignore
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import model_type_note
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.file_hashes import content_hash
 from sparsedash.storage.local_machine import free_in_words, local_path
 from sparsedash.storage.model_folders import (
@@ -83,14 +89,17 @@ class _Request:
 
 
 def export_model(
-    settings: ExportSettings, store: Store, model_cache: ModelCache, on_step: OnStep
+    settings: ExportSettings,
+    store: Store,
+    model_cache: ModelCache,
+    on_step: OnStep,
+    render_card: RenderCard,
 ) -> Export:
     """Write and prove the files of one record's sparse model; the export is recorded in the store.
 
     An intact earlier export of the same request is returned. Raises SparseDashError, and then the
-    folder does not
-    exist: its name is taken, the base has changed, the form does not apply, the disk is full, or
-    the proof fails.
+    folder does not exist: its name is taken, the base has changed, the form does not apply, the
+    disk is full, or the proof fails.
     """
     request = _Request.of(settings, store)
     pruned, sparse, weights = request.pruned, request.sparse, settings.weights
@@ -136,12 +145,19 @@ def export_model(
         (inside / RECIPE).write_text(
             recipe_json(settings, sparse, made, proof, files), encoding="utf-8"
         )
-        tolerance = Tolerance.of(settings)
-        judged = _judged(request, tolerance, store)
+        base_file = gguf_file(sparse.model)
         facts = CardFacts(
-            settings, made.source, request.dense, sparse, judged, tolerance, proof, written
+            settings=settings,
+            run=request.run,
+            dense=request.dense,
+            sparse=sparse,
+            proof=proof,
+            written=written,
+            licence=base_licence(made.source, sparse),
+            source_type=made.source.source_type,
+            source_bytes=base_file.stat().st_size if base_file else 0,
         )
-        (inside / CARD).write_text(model_card(facts), encoding="utf-8")
+        (inside / CARD).write_text(render_card(facts), encoding="utf-8")
         found = Export(
             key=settings.key(),
             settings=settings,
@@ -338,14 +354,3 @@ def _dense_gguf(
     if settings.dense_gguf:
         return local_path(settings.dense_gguf), False
     return gguf_of(source, store, on_part), True
-
-
-def _judged(request: _Request, tolerance: Tolerance, store: Store) -> Judged:
-    """The sparse model against dense, as on the pages of its run; alone where it has none."""
-    results = run_results(StoredResults(store), request.run, tolerance)
-    of_run = (
-        each
-        for each in (results.judged if results else ())
-        if each.record.key == request.sparse.key
-    )
-    return next(of_run, None) or judge([measure(request.dense, request.sparse)], tolerance)[0]

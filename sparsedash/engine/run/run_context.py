@@ -15,7 +15,6 @@ import msgspec
 import torch
 from torch import Tensor
 
-import sparsedash
 from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape, model_shape
@@ -48,7 +47,7 @@ from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.engine.texts.mixed_sequences import mixed_sequences
-from sparsedash.schema import store_keys
+from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
@@ -144,7 +143,7 @@ class RunLog:
 
 def software_versions() -> dict[str, str]:
     """Versions that numbers can depend on: this program, Python, torch, transformers."""
-    own = {"sparsedash": sparsedash.__version__, "python": platform.python_version()}
+    own = {"sparsedash": __version__, "python": platform.python_version()}
     return own | {name: version(name) for name in ("torch", "transformers")}
 
 

@@ -1,7 +1,7 @@
 """A finished run over a tiny model, and requests to export its sparse models."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 
@@ -10,6 +10,7 @@ from sparsedash.engine.export import reload_proof, reloaded
 from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
+from sparsedash.reporting.model_card import stored_card
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.progress import Step, ignore_steps
 from sparsedash.storage.store import Store
@@ -65,7 +66,13 @@ def asked(run, number, form, to, **changes):
 def exported(finished, number, form, to, on_step=ignore_steps, **changes):
     """The export of one sparse model of a finished run."""
     store, model_cache, run = finished
-    return export_model(asked(run, number, form, to, **changes), store, model_cache, on_step)
+    return export_model(
+        asked(run, number, form, to, **changes),
+        store,
+        model_cache,
+        on_step,
+        partial(stored_card, store),
+    )
 
 
 @pytest.fixture

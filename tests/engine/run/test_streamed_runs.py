@@ -240,7 +240,7 @@ def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(
         weights="bfloat16",
     )
     with pytest.raises(ExportError, match="does not fit into memory"):
-        export_model(settings, store, SHELF, ignore_steps)
+        export_model(settings, store, SHELF, ignore_steps, lambda facts: "")
     assert not (tmp_path / "rounded").exists()
     with pytest.raises(JobError, match="a timing would measure the disk"):
         time_models(
