@@ -78,7 +78,7 @@ class Attempt:
         self.job = job
         if self._to_take_up:
             # Parts that this or another server has submitted are not done twice.
-            held = cluster.moved_to()
+            held = cluster.held()
             for name in self._plan.left():
                 if self._key(name) in held:
                     self._submit([name], cluster, machines)
@@ -312,7 +312,7 @@ class ClusterRunner:
         log.info("The scheduler at %s answers.", self._address)
         # Stop the parts of attempts that are over by now. Asked in this order: one may begin in
         # between.
-        held = self._connection.moved_to()
+        held = self._connection.held()
         wanted = {_attempt_name(job) for job in self._running()}
         for key in held:
             if key.rpartition("/")[0] not in wanted:

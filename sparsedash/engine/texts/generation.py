@@ -83,8 +83,8 @@ def continue_prompts(
 
     continuations: list[list[int]] = []
     generated = _generate(loaded, prompt_ids, n_tokens, choose, report)
-    for prompt, ids in zip(prompt_ids, generated, strict=True):
-        new_ids = ids[len(prompt) :]
+    for read_ids, ids in zip(prompt_ids, generated, strict=True):
+        new_ids = ids[len(read_ids) :]
         continuations.append(list(takewhile(lambda token: token not in loaded.eos_ids, new_ids)))
     texts = loaded.tokenizer.batch_decode(continuations, skip_special_tokens=True)
     # Half a character at the end is none.
