@@ -329,7 +329,7 @@ def test_nobody_uploads_to_or_deletes_from_another_s_session(streamlit, method):
         404,
         404,
     ]
-    assert streamlit.moved_to() == ["tab/mine"]
+    assert streamlit.held() == ["tab/mine"]
     assert asyncio.run(streamlit.ask("ada", "tab/mine", method=method)) == 204
 
 
@@ -360,7 +360,7 @@ def test_files_that_arrive_count_and_one_more_is_refused_until_one_is_here(strea
         assert await asyncio.gather(*slow) == [204] * MOST_FILES
 
     asyncio.run(bring())
-    assert streamlit.moved_to() == ["other/his", "tab/0", "tab/1"]
+    assert streamlit.held() == ["other/his", "tab/0", "tab/1"]
 
 
 def test_a_closed_page_leaves_nothing_and_what_arrives_after_it_neither(streamlit):
@@ -369,7 +369,7 @@ def test_a_closed_page_leaves_nothing_and_what_arrives_after_it_neither(streamli
             await streamlit.ask("ada", path)
         del streamlit.pages["tab"]
         await streamlit.ask("ada", kind="websocket")
-        assert streamlit.moved_to() == ["second-tab/kept"]
+        assert streamlit.held() == ["second-tab/kept"]
         arrived = asyncio.Event()
         late = asyncio.create_task(streamlit.ask("ada", "second-tab/late", arrived=arrived))
         await asyncio.sleep(0)
@@ -378,7 +378,7 @@ def test_a_closed_page_leaves_nothing_and_what_arrives_after_it_neither(streamli
         await late
 
     asyncio.run(close())
-    assert streamlit.moved_to() == []
+    assert streamlit.held() == []
 
 
 HEADER = 'address = "https://sparse.example.org:8443"\nlogin = "header"\n'
