@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import check_settings, setting
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.plain_values import require_reference, stage_key
+from sparsedash.schema.sparse_spec import Quantisation
 
 Form = Literal["uniform", "padded", "masked", "gguf"]
 """uniform: one narrower width. padded: widths of each block, filled up with zeros to one. masked:
