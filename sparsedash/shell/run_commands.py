@@ -293,12 +293,12 @@ def _timed_run(
         from sparsedash.engine.comparison.llama_timing import time_files
         from sparsedash.engine.comparison.model_pair import ModelPairCache
         from sparsedash.engine.comparison.timing import time_models
-        from sparsedash.engine.models.loading import ModelShelf
+        from sparsedash.engine.models.loading import ModelCache
         from sparsedash.engine.run import pipeline
 
-        shelf = ModelShelf()
-        run = pipeline.run(settings, store, bar, shelf)
+        model_cache = ModelCache()
+        run = pipeline.run(settings, store, bar, model_cache)
         requests = [replace(request, dense=run.dense, sparse=key) for key in run.sparse]
         if request.runtime == "torch":
-            return run, [time_models(requests[-1], store, ModelPairCache(shelf), bar)]
-        return run, [time_files(request, store, shelf, bar) for request in requests]
+            return run, [time_models(requests[-1], store, ModelPairCache(model_cache), bar)]
+        return run, [time_files(request, store, model_cache, bar) for request in requests]
