@@ -59,6 +59,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
 from sparsedash.stats.significance import PairedComparison
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
@@ -149,28 +150,31 @@ def prune(
     are read, and by healing as many as its steps need, up to 262,144; no more than `length` of one
     text.
     """
-    chosen = _method(method, budget=budget, width_multiple=width_multiple, heal_steps=heal_steps)
-    permille = _permille(share, chosen)
+    chosen = _method(method, budget=budget, width_multiple=width_multiple)
+    spec = SparseSpec(chosen, _permille(share, chosen), heal_steps or 0)
     with _in_memory(model, tokenizer) as given:
         _require_prunable(given.loaded)
-        calibration = given.calibration(texts, chosen, n_samples, length)
+        calibration = given.calibration(texts, spec, n_samples, length)
         run = given.run(
-            on_step, methods=(chosen,), sparsities_permille=(permille,), calibration=calibration
+            on_step,
+            methods=(chosen,),
+            sparsities_permille=(spec.permille,),
+            heal_steps=(spec.heal_steps,),
+            calibration=calibration,
         )
         require_possible(run.settings, run.shape)
-        if chosen.heal_steps:
-            require_healable(run.n_sequences(chosen), streamed=False)
+        if spec.heal_steps:
+            require_healable(run.n_sequences(spec), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
-            made = prune_model(run, chosen, permille)
+            made = prune_model(run, spec)
             with made.applied():
                 sparse = copy.deepcopy(given.loaded.model)
             _set_modes_(sparse, model)
             if made.gone:
                 remove_blocks_(sparse, given.loaded.family.blocks, made.gone)
         pruned = Pruned(
-            method=chosen,
+            spec=spec,
             calibration=replace(calibration, corpus="texts"),
-            sparsity_permille=permille,
             widths=tuple(made.widths),
             dense_widths=run.shape.widths,
             reached=made.reached(),
@@ -274,10 +278,12 @@ def find(
         raise SettingsError("number of different passages", n, allowed)
     with _in_memory(model, tokenizer) as given:
         _require_prunable(given.loaded)
+        # Any sparsity: what a model reads does not depend on it.
+        spec = SparseSpec(chosen, 1)
         settings = FindSettings(
             **given.shared,
             method=chosen,
-            calibration=given.calibration(texts, chosen, n_samples, length),
+            calibration=given.calibration(texts, spec, n_samples, length),
             evaluation=EvaluationSettings(corpus=given.corpus("passages", passages)),
             ratio=ratio,
             points=points,
@@ -372,22 +378,20 @@ class _Given:
         return f"file:{file}"
 
     def calibration(
-        self, texts: Sequence[str], method: MethodSettings, n_samples: int, length: int
+        self, texts: Sequence[str], spec: SparseSpec, n_samples: int, length: int
     ) -> CalibrationSettings:
         """Settings that read these texts. Warns where they fill less than their part next to a
         method's mix.
 
         Raises CalibrationError where they are too few, whatever the mix adds, as a run does.
         """
-        corpus = self.corpus("texts", texts) if method.reads_text else CalibrationSettings.corpus
+        corpus = self.corpus("texts", texts) if spec.reads_text else CalibrationSettings.corpus
         settings = CalibrationSettings(corpus=corpus, n_samples=n_samples, length=length)
-        if method.reads_text:
-            run, share = (
-                self.run(ignore_steps, methods=(method,), calibration=settings),
-                mix_share(method, settings),
-            )
+        if spec.reads_text:
+            run = self.run(ignore_steps, methods=(spec.pruning,), calibration=settings)
+            share = mix_share(spec, settings)
             own, read = (sum(map(len, run.sequences(part))) for part in (0.0, share))
-            few_tokens_warning(self.loaded, own, solves=method.solves)
+            few_tokens_warning(self.loaded, own, solves=spec.pruning.solves)
             if own < (1 - share) * read:
                 said = f"The texts give {own:,} of {read:,} calibration tokens, the rest are the built-in mix."
                 _warn(
@@ -493,9 +497,6 @@ def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
     """
     chosen = method if isinstance(method, MethodSettings) else method_named(method)
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if chosen.quantise:
-        said = "Models are not quantised from Python."
-        raise SettingsError("quantise", said=said, advice="Use `sparsedash run --quantise`.")
     for name, value in changes.items():
         if not chosen.uses(name):
             raise SettingsError(

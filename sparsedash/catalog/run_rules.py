@@ -119,15 +119,13 @@ def require_artefact_room(
 ) -> None:
     """Raise StoreError where the calibration data of these methods exceeds the limit.
 
-    methods: those with models that are not stored. room: the limit, in bytes.
+    methods: those with models that read text and are not stored. room: the limit, in bytes.
     """
-    # Statistics and gradients that do not fit together would evict each other, again and again.
-    reading = tuple(
-        method for method in settings.methods if method.reads_text and method in methods
-    )
-    if not reading:
+    if not methods:
         return
-    calibrated = replace(settings, methods=reading)
+    # Statistics and gradients that do not fit together would evict each other, again and again.
+    reading = tuple(method for method in settings.methods if method in methods)
+    calibrated = replace(settings, methods=reading, heal_steps=(0,), quantise=())
     needed = kept_bytes(shape.widths, shape.hidden, calibrated, n_sequences)
     if needed > room:
         raise StoreError(

@@ -181,12 +181,7 @@ def healed_weights(runs: Iterable[Run], record: Callable[[str], Record | None]) 
     """Keys of the healed weights that models of these runs have. record: gives the record of a
     key.
     """
-    keys = (
-        key
-        for run in runs
-        if any(method.heal_steps for method in run.settings.methods)
-        for key in run.sparse
-    )
+    keys = (key for run in runs if any(run.settings.heal_steps) for key in run.sparse)
     made = (found.pruned for found in map(record, keys) if found is not None)
     return frozenset(
         each.healed.weights for each in made if each is not None and each.healed is not None

@@ -12,7 +12,6 @@ from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.schema import store_keys
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.question_records import QuestionSet
@@ -22,7 +21,7 @@ from sparsedash.schema.settings import (
     SELF,
     RunSettings,
 )
-from sparsedash.schema.sparse_spec import SparseSpec
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.service.hub_revisions import noted_commit
 from sparsedash.service.run_checks import main_memory
 from sparsedash.service.stored_results import known_shape
@@ -154,9 +153,7 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     """
     model = _model_identity(settings, store)
     passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
-    # Of dense quantised as well, which is none of the methods.
-    methods = dict.fromkeys(method for method, _ in settings.points)
-    statistics = {method: _statistics_key(settings, method, model, store) for method in methods}
+    statistics = {spec: _statistics_key(settings, spec, model, store) for spec in settings.points}
     shape = known_shape(store, model) if model else None
     streamed = shape and resources.chosen_memory(shape, settings, main_memory()).streamed
     prompts = () if streamed or settings.residency == "streamed" else settings.prompts
@@ -168,13 +165,15 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
         if task in BUILTIN_TASKS
     ]
 
-    def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
-        if model is None or passages is None:
+    def answered(spec: SparseSpec, read: str | None) -> bool:
+        if model is None or passages is None or read is None:
             return False
         key = store_keys.outcomes_key(
-            model, settings.dtype, passages, asked, made, n_sparse=settings.n_sparse
+            model, settings.dtype, passages, asked, spec, read, n_sparse=settings.n_sparse
         )
-        tasks = (store_keys.answers_key(model, settings.dtype, task, made) for task in builtin)
+        tasks = (
+            store_keys.answers_key(model, settings.dtype, task, spec, read) for task in builtin
+        )
         texts = (
             ContinuationSettings(left=key, right=key, prompt=prompt).key() for prompt in prompts
         )
@@ -184,7 +183,7 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
         return store.has(Record, key) and whole
 
     def calibrated() -> bool:
-        keys = [key for key, method, _ in points if method.needs_statistics]
+        keys = [key for spec, key in statistics.items() if spec.pruning.needs_statistics]
         if (
             not keys
             and settings.reads_text
@@ -198,14 +197,11 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
             key and store.recall(store_keys.calibrated_note(key)) is not None for key in keys
         )
 
-    points = [(statistics[method], method, permille) for method, permille in settings.points]
     return Cached(
         calibration=calibrated(),
-        dense=answered(None),
+        dense=answered(DENSE, ""),
         points=tuple(
-            at
-            for at, (key, method, permille) in enumerate(points)
-            if key is not None and answered((key, method, permille))
+            place for place, (spec, read) in enumerate(statistics.items()) if answered(spec, read)
         ),
         n_sparse=settings.n_sparse,
     )
@@ -305,16 +301,16 @@ def _noted(
 
 
 def _statistics_key(
-    settings: RunSettings, method: MethodSettings, model: str | None, store: Store
+    settings: RunSettings, spec: SparseSpec, model: str | None, store: Store
 ) -> str | None:
-    """The key of what calibrating leaves for this method; None where the model or the text was not
+    """The key of what calibrating leaves for this model; None where the model or the text was not
     used here before, empty where it reads none.
     """
     if model is None:
         return None
-    if not method.reads_text:
+    if not spec.reads_text:
         return ""
-    share = store_keys.mix_share(method, settings.calibration)
+    share = store_keys.mix_share(spec, settings.calibration)
     text = store_keys.calibration_text_identity(
         settings, model, share, partial(_noted, store, store_keys.text_identity_note)
     )

@@ -28,7 +28,8 @@ from sparsedash.schema.pair_records import TimedPhase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import commit_of
-from sparsedash.schema.store_keys import model_type_note, quantiser_version
+from sparsedash.schema.sparse_spec import quantiser_version
+from sparsedash.schema.store_keys import model_type_note
 from sparsedash.stats.mean_intervals import is_narrow
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import Store
@@ -65,11 +66,10 @@ def time_files(
     dense_file = gguf_of(
         source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step)
     )
-    method, started_at = record.pruned.method, time.time()
+    spec, started_at = record.pruned.spec, time.time()
     # What its file is made of.
-    plain = replace(
-        record, pruned=replace(record.pruned, method=method.unquantised, quantised=None)
-    )
+    full = replace(record.pruned, spec=spec.before_quantising, quantised=None)
+    plain = replace(record, pruned=full)
     made = rebuild_model(plain, store, on_step, model_cache)
     if made.loaded.residency.streamed:
         raise JobError(
@@ -79,7 +79,7 @@ def time_files(
     assert isinstance(sparse, PrunedChannels), "the shell and the page refuse the others"
     weights: list[tuple[PrunedChannels, Weights]] = [
         (PrunedChannels.whole(made.loaded), "float16"),
-        (sparse, method.quantise or "float16"),
+        (sparse, spec.quantise or "float16"),
     ]
     longest = made.loaded.max_length - settings.n_decode
     n_threads = settings.n_threads or torch.get_num_threads()
@@ -110,7 +110,7 @@ def time_files(
         machine=machine_name(torch.device("cpu")),
         dtype=record.dtype,
         runtime="llama.cpp",
-        weights=(method.quantise or "f16").upper(),
+        weights=(spec.quantise or "f16").upper(),
         n_threads=n_threads,
         n_prompt=asked.n_prompt,
         n_decode=asked.n_decode,

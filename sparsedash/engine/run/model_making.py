@@ -29,11 +29,11 @@ from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.sparse_blocks import pack_narrowed, sparse_model, unpack_narrowed
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.export_settings import EXPORTS
-from sparsedash.schema.method_settings import MethodSettings, Quantisation
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_artefact
 from sparsedash.schema.settings import RunSettings, commit_of
-from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key, quantiser_version
+from sparsedash.schema.sparse_spec import Quantisation, SparseSpec, quantiser_version
+from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import StageCheckpoint, Store
 
@@ -43,9 +43,9 @@ class MeasuredModel:
     one.
     """
 
-    def __init__(self, run: RunContext, method: MethodSettings, permille: int) -> None:
-        self._run, self._method, self._permille = run, method, permille
-        self.model = sparse_model(run, method.unquantised, permille)
+    def __init__(self, run: RunContext, spec: SparseSpec) -> None:
+        self._run, self._spec = run, spec
+        self.model = sparse_model(run, spec)
         self._passage_errors = LazySequence(len(self.model.errors), self._passage_error)
 
     def measure(self, index: int) -> None:
@@ -65,9 +65,8 @@ class MeasuredModel:
         )
         known = [error for error in self._passage_errors if error is not None]
         return Pruned(
-            method=self._method,
+            spec=self._spec,
             calibration=self._run.settings.calibration,
-            sparsity_permille=self._permille,
             widths=tuple(self.model.widths),
             dense_widths=tuple(mlp.width for mlp in self._run.loaded.mlps),
             reached=self.model.reached(),
@@ -78,7 +77,7 @@ class MeasuredModel:
             alone=tuple(self.model.alone()),
             healed=self.model.healed if isinstance(self.model, PrunedChannels) else None,
             quantised=self._quantised_figures,
-            calibration_identity=_text_identity(self._run, self._method),
+            calibration_identity=_text_identity(self._run, self._spec),
         )
 
     def finish(self) -> None:
@@ -88,11 +87,11 @@ class MeasuredModel:
         """
         if not isinstance(self.model, PrunedChannels):
             return
-        if self._method.heal_steps and self._permille:
-            self.model = _heal(self._run, self._method.unquantised, self._permille, self.model)
-        if self._method.quantise:
+        if self._spec.heal_steps:
+            self.model = _heal(self._run, self._spec, self.model)
+        if self._spec.quantise:
             with self._run.log.timed("quantise"):
-                self.model = _quantise(self._run, self._method.quantise, self.model)
+                self.model = _quantise(self._run, self._spec.quantise, self.model)
 
     @cached_property
     def _quantised_figures(self) -> Quantised | None:
@@ -119,38 +118,35 @@ class MeasuredModel:
         """None where whole layers go, or the store has no room for what the projections are given
         on passages.
         """
-        samples = None if self._method.takes_layers else self._activations.of(index)
+        samples = None if self._spec.pruning.takes_layers else self._activations.of(index)
         return None if samples is None else self.model.passage_error(index, samples)
 
 
-def _text_identity(run: RunContext, method: MethodSettings) -> str:
-    """Of the calibration text, as the method reads it; empty for one that reads none."""
-    return (
-        run.calibration_identity(mix_share(method, run.settings.calibration))
-        if method.reads_text
-        else ""
-    )
+def _text_identity(run: RunContext, spec: SparseSpec) -> str:
+    """Of the calibration text, as the model reads it; empty for one that reads none."""
+    if not spec.reads_text:
+        return ""
+    return run.calibration_identity(mix_share(spec, run.settings.calibration))
 
 
 def unchanged_warning(made: Pruned) -> str | None:
     """A warning where rounding the widths kept every channel."""
-    permille, method = made.sparsity_permille, made.method
+    permille, method = made.spec.permille, made.method
     if not (permille and method.takes_channels and made.widths == made.dense_widths):
         return None
     return f"Nothing was removed at {permille / 10:g} %: kept widths are multiples of {method.width_multiple} channels."
 
 
-def prune_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
+def prune_model(run: RunContext, spec: SparseSpec) -> SparseModel:
     """The sparse model with all its blocks, not applied yet; calibrates first where that is
     missing.
     """
-    return make_blocks(run, method, permille, lambda made, index: made.model.blocks[index]).model
+    return make_blocks(run, spec, lambda made, index: made.model.blocks[index]).model
 
 
 def make_blocks(
     run: RunContext,
-    method: MethodSettings,
-    permille: int,
+    spec: SparseSpec,
     block: Callable[[MeasuredModel, int], object],
 ) -> MeasuredModel:
     """The sparse model, after `block` was called with it for each block.
@@ -159,9 +155,9 @@ def make_blocks(
     meanwhile. Raises StoreError where the store cannot hold them.
     """
     lost: set[str] = set()
-    calibration = run.calibration(method)
+    calibration = run.calibration(spec)
     while True:
-        if method.needs_statistics:
+        if spec.pruning.needs_statistics:
             if calibration.is_known:
                 _note_calibrated(run)
             else:
@@ -169,7 +165,7 @@ def make_blocks(
         with run.log.timed("prune"):
             run.log.on_step(Step("prune", 0, len(run.loaded.blocks)))
             try:
-                made = MeasuredModel(run, method, permille)
+                made = MeasuredModel(run, spec)
                 for index in range(len(run.loaded.blocks)):
                     block(made, index)
                 made.finish()
@@ -195,14 +191,14 @@ def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
 
 
 def missing_statistics(
-    run: RunContext, methods: Sequence[MethodSettings]
+    run: RunContext, specs: Sequence[SparseSpec]
 ) -> Sequence[Callable[[int], None]]:
-    """Functions that collect, up to a block, statistics of these methods that the store does not
+    """Functions that collect, up to a block, statistics of these models that the store does not
     have (any more).
     """
-    reading = [method for method in methods if method.needs_statistics]
+    reading = [spec for spec in specs if spec.method and spec.method.needs_statistics]
     read = list(dict.fromkeys(map(run.calibration, reading)))
-    masking = [run.calibration(method) for method in reading if not method.takes_channels]
+    masking = [run.calibration(spec) for spec in reading if not spec.pruning.takes_channels]
     if read and all(own.is_known for own in read):
         _note_calibrated(run)
     inputs = [own.reach_inputs for own in read if own in masking and not own.has_inputs]
@@ -215,14 +211,12 @@ def _note_calibrated(run: RunContext) -> None:
         run.log.note_cached("calibration")
 
 
-def _heal(
-    run: RunContext, method: MethodSettings, permille: int, made: PrunedChannels
-) -> PrunedChannels:
+def _heal(run: RunContext, spec: SparseSpec, made: PrunedChannels) -> PrunedChannels:
     """The model with the weights of its healing, which are kept: it needs many passes over the
     text.
     """
-    calibration, loaded = run.calibration(method), run.loaded
-    key = pruned_key(calibration.keys.statistics, method, permille)
+    calibration, loaded = run.calibration(spec), run.loaded
+    key = pruned_key(calibration.keys.statistics, spec.before_quantising)
     for index in range(len(made.blocks)):
         # What is evaluated unhealed is what is healed.
         made.round_(index)
@@ -239,8 +233,8 @@ def _heal(
             loaded,
             made.blocks,
             calibration.read(),
-            run.text_to_heal(method),
-            n_steps=method.heal_steps,
+            run.text_to_heal(spec),
+            n_steps=spec.heal_steps,
             seed=run.settings.calibration.seed,
             on_step=run.log.on_step,
             checkpoint=checkpoint,
@@ -330,7 +324,11 @@ def rebuild_model(
         settings = replace(settings, revisions=((record.model, commit),))
     if record.pruned is not None:
         settings = replace(
-            settings, calibration=record.pruned.calibration, methods=(record.pruned.method,)
+            settings,
+            methods=(record.pruned.method,),
+            sparsities_permille=(record.pruned.spec.permille,),
+            heal_steps=(record.pruned.spec.heal_steps,),
+            calibration=record.pruned.calibration,
         )
     run = RunContext(settings, store, on_step, model_cache)
     if run.identity != record.model_identity:
@@ -345,8 +343,8 @@ def rebuild_model(
         )
     if record.pruned is None:
         return RebuiltModel(source=run.source, loaded=run.loaded, sparse=None)
-    method, permille = record.pruned.method, record.pruned.sparsity_permille
-    text = _text_identity(run, method)
+    spec = record.pruned.spec
+    text = _text_identity(run, spec)
     if record.pruned.calibration_identity not in ("", text):
         raise JobError(
             "The calibration text has changed since this result was computed.", "Run it again."
@@ -354,7 +352,7 @@ def rebuild_model(
     if record.pruned.healed:
         run.healed_weights = record.pruned.healed.weights
     with bf16_matmul_in_fp32(record.dtype):
-        sparse = prune_model(run, method, permille)
+        sparse = prune_model(run, spec)
     run.pruning_checkpoint.done()
     protect_healed(record, store)
     return RebuiltModel(

@@ -41,17 +41,16 @@ from sparsedash.engine.run.model_making import (
     prune_model,
     unchanged_warning,
 )
-from sparsedash.engine.run.run_context import Point, RunContext, software_versions
-from sparsedash.engine.run.task_answering import Answering, answer_tasks, has_answered, point_label
+from sparsedash.engine.run.run_context import RunContext, software_versions
+from sparsedash.engine.run.task_answering import Answering, answer_tasks, has_answered, model_label
 from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SparseDashError
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
-from sparsedash.schema.sparse_spec import SparseSpec
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
 from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.local_machine import (
@@ -119,7 +118,7 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
             _evaluate_ahead(context, left)
             context.log.point = left.pop(0)
             spec = context.settings.points[context.log.point]
-            sparse_record(context, spec.nested, spec.permille, keep, keep_record)
+            sparse_record(context, spec, keep, keep_record)
         finished = finished_run(grown, context)
         store.put(key, finished)
     return finished
@@ -190,7 +189,7 @@ def _prepare_quantising(run: RunContext) -> None:
 
     Raises SettingsError, ModelError, CalibrationError.
     """
-    if not run.settings.quantised_to:
+    if not run.settings.quantise:
         return
     model_type = read_config(run.source.folder, run.source.reference).model_type
     require_quantisable(run.settings, model_type, streamed=run.streamed)
@@ -208,54 +207,58 @@ def check_run(run: RunContext) -> None:
     """
     settings = run.settings
     require_possible(settings, run.shape)
-    for method in settings.methods:
-        if method.heal_steps:
-            require_healable(run.n_sequences(method), streamed=run.streamed)
+    # One of each method and steps of healing: what they read does not depend on the sparsity.
+    variants = {(spec.method, spec.heal_steps): spec for spec in settings.points}
+    for spec in variants.values():
+        if spec.heal_steps:
+            require_healable(run.n_sequences(spec), streamed=run.streamed)
     run.warn_of_passages()
     if run.tasks and settings.evaluation.stop_early:
         run.log.warn("Only passages stop early: tasks are answered in full.")
-    unknown = {point[0] for point in settings.points if not _is_known(run, point)}
-    reading = tuple(
-        method for method in settings.methods if method.reads_text and method in unknown
-    )
-    read = [run.calibration(method) for method in reading]
+    unknown = [spec for spec in settings.points if not _is_known(run, spec)]
+    reading = [spec for spec in unknown if spec.reads_text]
+    read = [run.calibration(spec) for spec in reading]
     if not all(own.is_known and (own.is_whole or not settings.solves) for own in read):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
     # Without Fisher information their number does not matter, and the text need not be cut into
     # tokens for it.
-    by_gradient = any(method.by_gradient for method in reading)
+    by_gradient = any(spec.pruning.by_gradient for spec in reading)
     n_sequences = len(run.expected_lengths) if by_gradient else 0
     require_artefact_room(
-        settings, run.shape, unknown, n_sequences=n_sequences, room=run.store.artefact_room
+        settings,
+        run.shape,
+        {spec.pruning for spec in reading},
+        n_sequences=n_sequences,
+        room=run.store.artefact_room,
     )
-    for method in settings.methods:
-        if method.reads_text:
-            run.warn_of_calibration(method)
-        if method.heal_steps:
-            run.warn_of_healing(method)
+    for spec in variants.values():
+        if spec.reads_text:
+            run.warn_of_calibration(spec)
+        if spec.heal_steps:
+            run.warn_of_healing(spec)
 
 
-def _is_known(run: RunContext, point: Point) -> bool:
-    return run.store.has(Record, run.record_key(point))
+def _is_known(run: RunContext, spec: SparseSpec) -> bool:
+    return run.store.has(Record, run.record_key(spec))
 
 
-def _known_record(run: RunContext, point: Point) -> Record | None:
+def _known_record(run: RunContext, spec: SparseSpec) -> Record | None:
     """The record from the store, or None."""
-    key = run.record_key(point)
+    key = run.record_key(spec)
     record = run.store.get(Record, key)
     if record is not None and key not in run.made:
         # Again: an end of the process may have come between the record and this.
         protect_healed(record, run.store)
-        run.log.note_cached(f"evaluation, {point_label(point)}")
+        run.log.note_cached(f"evaluation, {model_label(spec)}")
     return record
 
 
 def dense_record(run: RunContext) -> Record:
     """The dense model's record, of all passages."""
     if run.dense is None:
-        _continue_prompts(run, None)
-        answer_tasks(run, [(None, None)])
-        run.dense = _known_record(run, None) or evaluate_models(run, [(None, None)])[0]
+        _continue_prompts(run, DENSE)
+        answer_tasks(run, [(DENSE, None)])
+        run.dense = _known_record(run, DENSE) or evaluate_models(run, [(DENSE, None)])[0]
         if not run.dense.last_word.right and (n := run.dense.last_word.total) >= FEWEST_PASSAGES:
             run.log.warn(
                 f"The dense model has none of {n:,} last words right, so its losses say little. Check that its weights "
@@ -272,8 +275,7 @@ def dense_record(run: RunContext) -> Record:
 
 def sparse_record(
     run: RunContext,
-    method: MethodSettings,
-    permille: int,
+    spec: SparseSpec,
     announce: Callable[[], None] = lambda: None,
     on_verdict: Callable[[Record], None] = lambda _: None,
 ) -> Record:
@@ -281,23 +283,22 @@ def sparse_record(
 
     on_verdict: called with the record before the losses by kind of text are measured.
     """
-    point = SparseSpec.of(method, permille)
-    known = _known_record(run, point)
-    made = None if known else _measured(run, method, permille)
+    known = _known_record(run, spec)
+    made = None if known else _measured(run, spec)
     model: Callable[[], SparseModel] = (
-        (lambda: made.model) if made else cache(partial(prune_model, run, *point))
+        (lambda: made.model) if made else cache(partial(prune_model, run, spec))
     )
     if known is None:
         announce()
     elif known.pruned is not None:
         _warn_of_model(run, known.pruned)
     # Before the record is there, which the pages take for all of a model's results.
-    _continue_prompts(run, point, model)
+    _continue_prompts(run, spec, model)
     if run.stop_within is None:
-        answer_tasks(run, [(point, model)])
-    record = known or evaluate_models(run, [(point, made)], _stop_rule(run))[0]
+        answer_tasks(run, [(spec, model)])
+    record = known or evaluate_models(run, [(spec, made)], _stop_rule(run))[0]
     if run.stop_within is not None and _has_tasks(run, record):
-        answer_tasks(run, [(point, model)])
+        answer_tasks(run, [(spec, model)])
     on_verdict(record)
     if not record.by_kind:
         (record,) = _measure_kinds(run, [(record, lambda: model().applied)])
@@ -323,7 +324,9 @@ def _measure_kinds(
 
 
 def _measure_made(
-    run: RunContext, records: Sequence[Record], models: Sequence[tuple[Point, MeasuredModel | None]]
+    run: RunContext,
+    records: Sequence[Record],
+    models: Sequence[tuple[SparseSpec, MeasuredModel | None]],
 ) -> None:
     """Measure the losses by kind of the sparse models among these, together."""
     sparse = [
@@ -343,14 +346,14 @@ def _has_tasks(run: RunContext, record: Record) -> bool:
 
 
 def _continue_prompts(
-    run: RunContext, point: Point, model: Callable[[], SparseModel] | None = None
+    run: RunContext, spec: SparseSpec, model: Callable[[], SparseModel] | None = None
 ) -> None:
     """Keep what the model writes after each of the run's prompts. model: makes the sparse one;
     None: the dense one.
 
     Streamed weights would be read once a token, which takes longer than all else.
     """
-    key = run.record_key(point)
+    key = run.record_key(spec)
     asked = [
         ContinuationSettings(left=key, right=key, prompt=prompt) for prompt in run.settings.prompts
     ]
@@ -372,7 +375,7 @@ def _continue_prompts(
         )
 
 
-def _made(models: Sequence[tuple[Point, MeasuredModel | None]]) -> list[Answering]:
+def _made(models: Sequence[tuple[SparseSpec, MeasuredModel | None]]) -> list[Answering]:
     return [(point, partial(getattr, each, "model") if each else None) for point, each in models]
 
 
@@ -386,7 +389,7 @@ def _stop_rule(run: RunContext) -> StopRule | None:
 
 def evaluate_models(
     run: RunContext,
-    models: Sequence[tuple[Point, MeasuredModel | None]],
+    models: Sequence[tuple[SparseSpec, MeasuredModel | None]],
     stop: StopRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[Record]:
@@ -398,15 +401,15 @@ def evaluate_models(
         run.settings,
         run.passages,
     )
-    keys = [run.record_key(point) for point, _ in models]
+    keys = [run.record_key(spec) for spec, _ in models]
     evaluated = [
         EvaluatedModel(made.model.applied if made else nullcontext, checkpoint, f"{key}/answers")
         for key, (_, made) in zip(keys, models, strict=True)
     ]
     first, n_more = models[0][0], len(models) - 1
     message = (
-        point_label(first)
-        + " model" * (first is None)
+        model_label(first)
+        + " model" * (first == DENSE)
         + f" and {n_more} more side by side" * (n_more > 0)
     )
     with run.log.timed("evaluate"):
@@ -474,30 +477,28 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
         answer_tasks(
             run,
             [
-                (point, cache(partial(prune_model, run, *point)) if point else None)
-                for point in behind
+                (spec, cache(partial(prune_model, run, spec)) if spec != DENSE else None)
+                for spec in behind
             ],
         )
     if not (together := _without_records(run, points)):
         return
-    asked: list[Point] = [
-        None if number is None else run.settings.points[number] for number in together
-    ]
-    looks_back = any(point[0].looks_back for point in asked if point)
+    specs = [DENSE if number is None else run.settings.points[number] for number in together]
+    looks_back = any(spec.looks_back for spec in specs)
     if together == [None] or (looks_back and len(together) == 1):
         return
     try:
         if looks_back:
             models = []
-            for run.log.point, point in zip(together, asked, strict=True):
-                models.append((point, _measured(run, *point) if point else None))
+            for run.log.point, spec in zip(together, specs, strict=True):
+                models.append((spec, _measured(run, spec) if spec != DENSE else None))
             run.log.point = None
             records = evaluate_models(run, models)
             answer_tasks(run, _made(models))
             _measure_made(run, records, models)
         else:
             run.log.point = None
-            _single_pass(run, asked, together[-1])
+            _single_pass(run, specs, together[-1])
     except Cancelled:
         raise
     except (SparseDashError, CacheEvicted) as error:
@@ -507,29 +508,29 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
         run.pruning_checkpoint.done()
 
 
-def _without_answers(run: RunContext, points: Sequence[int]) -> list[Point]:
+def _without_answers(run: RunContext, points: Sequence[int]) -> list[SparseSpec]:
     """The next models whose records are known and whose answers to tasks are not; empty where the
     next is no such.
     """
-    asked: list[Point] = [None, *(run.settings.points[point] for point in points)]
-    found = [point for point in asked if _is_known(run, point) and not has_answered(run, point)]
-    return found[:MODELS_TOGETHER] if any(point in found for point in asked[:2]) else []
+    specs = [DENSE, *(run.settings.points[point] for point in points)]
+    behind = [spec for spec in specs if _is_known(run, spec) and not has_answered(run, spec)]
+    return behind[:MODELS_TOGETHER] if any(spec in behind for spec in specs[:2]) else []
 
 
 def _without_records(run: RunContext, points: Sequence[int]) -> list[int | None]:
     """The models whose records are needed next and not known, None for the dense one; empty where
     the next is known.
     """
-    dense = [] if _is_known(run, None) else [None]
+    dense = [] if _is_known(run, DENSE) else [None]
     unknown = [point for point in points if not _is_known(run, run.settings.points[point])]
     if not dense and unknown[:1] != list(points[:1]):
         return []
     return [*dense, *unknown][:MODELS_TOGETHER]
 
 
-def _measured(run: RunContext, method: MethodSettings, permille: int) -> MeasuredModel:
+def _measured(run: RunContext, spec: SparseSpec) -> MeasuredModel:
     """A sparse model all of whose blocks are made."""
-    made = make_blocks(run, method, permille, MeasuredModel.measure)
+    made = make_blocks(run, spec, MeasuredModel.measure)
     _warn_of_model(run, made.described)
     return made
 
@@ -543,12 +544,12 @@ def _warn_of_model(run: RunContext, made: Pruned) -> None:
         run.warned_of_mismatch = warning is not None
 
 
-def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> None:
+def _single_pass(run: RunContext, specs: Sequence[SparseSpec], last: int | None) -> None:
     """Calibrate, prune and evaluate models in one pass: each block is made before passages go
     through it.
     """
-    models = [(point, MeasuredModel(run, *point) if point else None) for point in points]
-    missing = missing_statistics(run, [point[0] for point in points if point])
+    models = [(spec, MeasuredModel(run, spec) if spec != DENSE else None) for spec in specs]
+    missing = missing_statistics(run, specs)
     n_blocks, n_made = len(run.loaded.blocks), 0
     # Of a block's work: to calibrate, to make each model, and to answer.
     tasks = [*missing, *(made.measure for _, made in models if made)]

@@ -49,7 +49,6 @@ from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.engine.texts.mixed_sequences import mixed_sequences
 from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
 from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, RunSettings
@@ -69,9 +68,6 @@ from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 
 Task = BuiltinQuestions | HarnessTask
-
-Point = SparseSpec | None
-"""A sparse model; None for the dense one."""
 
 
 @dataclass(eq=False)
@@ -348,33 +344,27 @@ class RunContext:
                 f"Evaluated: {found:,} of {asked:,} passages, which are all that the text has."
             )
 
-    def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:
-        """What a sparse model's results depend on beside the model: its statistics' key, its method
-        and per mille.
+    def statistics_key(self, spec: SparseSpec) -> str:
+        """Key of the calibration that a model depends on; empty where it reads no text."""
+        return self.calibration(spec).keys.statistics if spec.reads_text else ""
 
-        Where the method reads no text, it depends on none.
-        """
-        if point is None:
-            return None
-        method, permille = point
-        statistics = self.calibration(method).keys.statistics if method.reads_text else ""
-        return statistics, method, permille
-
-    def record_key(self, point: Point) -> str:
+    def record_key(self, spec: SparseSpec) -> str:
         """Key of a model's record."""
         return outcomes_key(
             self.identity,
             self.settings.dtype,
             self.evaluation_texts.identity,
             self.settings.evaluation,
-            self.made_of(point),
+            spec,
+            self.statistics_key(spec),
             n_sparse=self.settings.n_sparse,
             stop_within=self.stop_within,
         )
 
-    def calibration(self, method: MethodSettings) -> Calibration:
-        """The calibration on the text that this method reads."""
-        settings, share = self.settings, mix_share(method, self.settings.calibration)
+    def calibration(self, spec: SparseSpec) -> Calibration:
+        """The calibration on the text that this model reads."""
+        settings = self.settings
+        share = mix_share(spec, settings.calibration)
         if share not in self._calibrations:
             identity = self.calibration_identity(share)
             self._calibrations[share] = Calibration(
@@ -390,30 +380,30 @@ class RunContext:
             )
         return self._calibrations[share]
 
-    def warn_of_calibration(self, method: MethodSettings) -> None:
-        """Warn of passages in a method's calibration text; and of too little text, if it fits
-        anything to it.
-        """
-        calibration, asked = self.calibration(method), self.settings.calibration
+    def warn_of_calibration(self, spec: SparseSpec) -> None:
+        """Warn of passages in a model's calibration text, and of too little text to fit to."""
+        calibration = self.calibration(spec)
+        asked = self.settings.calibration
         # Each document by itself: packed, a passage may lie across two samples.
         apart = partial(
-            self._chosen_sequences, mix_share(method, asked), replace(asked, packed=False)
+            self._chosen_sequences, mix_share(spec, asked), replace(asked, packed=False)
         )
         self._warn_of_leaks(
             calibration.keys.statistics,
             "calibration text",
             apart if asked.packed else calibration.read,
         )
-        if method.needs_statistics or method.in_sequence:
+        if spec.pruning.needs_statistics or spec.pruning.in_sequence:
             self.log.warn(
                 self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics))
             )
 
-    def warn_of_healing(self, method: MethodSettings) -> None:
+    def warn_of_healing(self, spec: SparseSpec) -> None:
         """Warn of passages in the text that healing reads beside that of the calibration."""
-        key, n_tokens = self.calibration(method).keys.statistics, heal_tokens(method.heal_steps)
+        key = self.calibration(spec).keys.statistics
+        n_tokens = heal_tokens(spec.heal_steps)
         self._warn_of_leaks(
-            f"{key}-{n_tokens}", "text that healing reads", lambda: self.text_to_heal(method)
+            f"{key}-{n_tokens}", "text that healing reads", lambda: self.text_to_heal(spec)
         )
 
     def _warn_of_leaks(self, key: str, what: str, read: Callable[[], list[list[int]]]) -> None:
@@ -437,12 +427,12 @@ class RunContext:
     def calibration_keys(self) -> list[str]:
         """Store keys of this run's calibrations so far, and of the text that the model wrote."""
         found = {key for own in self._calibrations.values() for key in asdict(own.keys).values()}
-        measured = [method for method in self.settings.methods if method.uses("curve_levels")]
-        found |= {
-            curves_key(self.calibration(method).keys.statistics, method) for method in measured
-        }
-        layers = [method for method in self.settings.methods if method.takes_layers]
-        found |= {layers_key(self.calibration(method).keys.gradients, method) for method in layers}
+        for spec in self.settings.points:
+            method = spec.pruning
+            if method.uses("curve_levels"):
+                found.add(curves_key(self.calibration(spec).keys.statistics, method))
+            if method.takes_layers:
+                found.add(layers_key(self.calibration(spec).keys.gradients, method))
         return sorted(
             found | ({self._text_key} if self.settings.calibration.corpus == SELF else set())
         )
@@ -480,17 +470,18 @@ class RunContext:
             self._sequences[share] = found
         return self._sequences[share]
 
-    def text_to_heal(self, method: MethodSettings) -> list[list[int]]:
+    def text_to_heal(self, spec: SparseSpec) -> list[list[int]]:
         """Token ids of the text that was named behind those of the calibration, as far as healing
         needs and finds more.
 
         Empty where the model writes the calibration text, since writing takes longer than all else,
         and for a method that reads the mix alone.
         """
-        asked, share = self.settings.calibration, mix_share(method, self.settings.calibration)
+        asked = self.settings.calibration
+        share = mix_share(spec, asked)
         known = self.sequences(share)
         n_more = ceil(
-            (heal_tokens(method.heal_steps) - sum(map(len, known)))
+            (heal_tokens(spec.heal_steps) - sum(map(len, known)))
             / min(asked.length, self.loaded.max_length)
         )
         if asked.corpus == SELF or share == 1 or n_more < 1:
@@ -541,13 +532,13 @@ class RunContext:
         texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
         return calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_samples))
 
-    def n_sequences(self, method: MethodSettings) -> int:
-        """Sequences of the text that a method reads, those of the mix included."""
+    def n_sequences(self, spec: SparseSpec) -> int:
+        """Sequences of the text that a model reads, those of the mix included."""
         asked = self.settings.calibration
         known = (
             self.expected_lengths
             if asked.corpus == SELF
-            else self.sequences(mix_share(method, asked))
+            else self.sequences(mix_share(spec, asked))
         )
         return len(known)
 

@@ -21,6 +21,7 @@ from sparsedash.schema.find_settings import FindResult, FindSettings, Trial, Tri
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import StopWithin
 from sparsedash.stats.sparsity_search import (
     WEIGHT_STEPS,
@@ -114,7 +115,8 @@ def _tried(
     """One sparsity made, evaluated and judged. run: gives the run so far, asked once the model's
     answers are there.
     """
-    record = sparse_record(context, settings.method, permille, keep)
+    spec = SparseSpec(settings.method, permille, settings.heal_steps)
+    record = sparse_record(context, spec, keep)
     assert record.stopping is not None, "every trial is to stop where it is decided"
     decision = record.stopping.decision
     verdict: TrialVerdict = decision if decision in ("within", "beyond") else "undecided"

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.sparse_models import SparseModel
-from sparsedash.engine.run.run_context import Point, RunContext, Task
+from sparsedash.engine.run.run_context import RunContext, Task
 from sparsedash.engine.tasks.builtin_questions import BuiltinQuestions
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import TASKS_CACHED
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.schema.store_keys import answers_key
 from sparsedash.stats.significance import wilson_interval
 
@@ -38,16 +39,14 @@ _RULES_OF_WRITING = (
 _CAN_DO = 0.1
 """A task of which the dense model is shown to know less than this share is not asked."""
 
-Answering = tuple[Point, Callable[[], SparseModel] | None]
+Answering = tuple[SparseSpec, Callable[[], SparseModel] | None]
 """A model that answers, and how it is made where it is a sparse one."""
 
 
-def point_label(point: Point) -> str:
+def model_label(spec: SparseSpec) -> str:
     """The model in words: "dense", "20 % sparse, Q8_0"."""
-    if point is None:
-        return "dense"
-    kind, name = point[0].quantise, f"{point[1] / 10:g} % sparse"
-    return f"{name if point[1] else 'dense'}, {kind.upper()}" if kind else name
+    name = f"{spec.permille / 10:g} % sparse" if spec.method else "dense"
+    return f"{name}, {spec.quantise.upper()}" if spec.quantise else name
 
 
 def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
@@ -59,7 +58,7 @@ def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
     model cannot do.
     """
     for task in list(run.tasks):
-        keys = [_key(run, task, point) for point, _ in models]
+        keys = [_key(run, task, spec) for spec, _ in models]
         left = [i for i, key in enumerate(keys) if not run.store.has(QuestionSet, key)]
         if len(left) < len(models):
             run.log.note_cached(TASKS_CACHED)
@@ -75,8 +74,8 @@ def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
             run.log.warn(problem)
             run.tasks.remove(task)
             continue
-        for (point, _), key in zip(models, keys, strict=True):
-            record = run.record_key(point)
+        for (spec, _), key in zip(models, keys, strict=True):
+            record = run.record_key(spec)
             run.answers[record] = (
                 *(known for known in run.answers.get(record, ()) if known != key),
                 key,
@@ -87,7 +86,7 @@ def _beyond_dense(run: RunContext, task: BuiltinQuestions) -> str:
     """Why there is nothing to lose in a task: the dense model cannot do it. Empty where it can, or
     is not known.
     """
-    answers = run.store.get(QuestionSet, _key(run, task, None))
+    answers = run.store.get(QuestionSet, _key(run, task, DENSE))
     if answers is None:
         return ""
     n_asked = len(answers.questions)
@@ -97,13 +96,15 @@ def _beyond_dense(run: RunContext, task: BuiltinQuestions) -> str:
     return f"builtin:{task.name} was left out: the dense model has {n_right} of {n_asked} answers right."
 
 
-def has_answered(run: RunContext, point: Point) -> bool:
+def has_answered(run: RunContext, spec: SparseSpec) -> bool:
     """Whether the model's answers to all tasks are stored."""
-    return all(run.store.has(QuestionSet, _key(run, task, point)) for task in run.tasks)
+    return all(run.store.has(QuestionSet, _key(run, task, spec)) for task in run.tasks)
 
 
-def _key(run: RunContext, task: Task, point: Point) -> str:
-    return answers_key(run.identity, run.settings.dtype, task.identity, run.made_of(point))
+def _key(run: RunContext, task: Task, spec: SparseSpec) -> str:
+    return answers_key(
+        run.identity, run.settings.dtype, task.identity, spec, run.statistics_key(spec)
+    )
 
 
 def _unheeded_rules(run: RunContext) -> list[str]:
@@ -121,7 +122,7 @@ def _answer(run: RunContext, task: Task, models: Sequence[Answering], keys: Sequ
         0,
         task.n_questions * len(models),
         unit="questions",
-        message=f"{task.name}: {point_label(first)}{beside}",
+        message=f"{task.name}: {model_label(first)}{beside}",
     )
 
     def on_answered(n: int) -> None:
