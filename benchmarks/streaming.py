@@ -31,9 +31,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from benchmarks.arguments import run_parser, run_settings
 from benchmarks.child import answer_of
+from sparsedash.catalog.cost_model import least_memory
 from sparsedash.catalog.model_shape import CONFIGS, model_shape
 from sparsedash.catalog.presets import METHODS, method_named
-from sparsedash.catalog.resources import least_memory
 from sparsedash.engine.comparison.machine_rates import measure_machine
 from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.loading import ModelShelf, locate_model

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import n_layers_gone
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, BuiltinTask
+from sparsedash.catalog.cost_model import is_streamed, least_memory
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.jobs.local_runner import child_environment
 from sparsedash.schema import store_keys
@@ -407,8 +408,8 @@ def counted_seconds(
     moved, read = _A_NUMBER / speeds.float32, 1 / (speeds.disk or _USUAL_DISK)
     seconds = np.array([1 / products, 1 / speeds.float32, moved, read, 1.0])
     itemsize, n_tokens = WEIGHT_BYTES[settings.dtype], _n_tokens(settings.calibration)
-    streamed = resources.is_streamed(
-        settings.residency, resources.least_memory(shape, settings).n_bytes, memory_bytes()
+    streamed = is_streamed(
+        settings.residency, least_memory(shape, settings).n_bytes, memory_bytes()
     )
     walk = shape.n_block_weights * itemsize * streamed * READ
     # In one walk with the passages nothing is read for text.

@@ -9,10 +9,10 @@ import pytest
 from huggingface_hub import constants
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.cost_model import LeastMemory, least_memory
 from sparsedash.catalog.model_shape import CONFIGS, listed_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.catalog.published_results import PUBLISHED_MODELS
-from sparsedash.catalog.resources import LeastMemory, least_memory
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
