@@ -187,13 +187,6 @@ def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: in
 MORE_ROOM = "Raise the limit on the settings page or by SPARSEDASH_ARTEFACT_GB."
 
 
-def calibration_too_large(needed: int, room: int) -> str:
-    """Why calibration data of so many bytes cannot be kept within the limit; empty where it can."""
-    if needed <= room:
-        return ""
-    return f"The calibration data takes {needed / 1e9:.1f} GB; the limit is {room / 1e9:.1f} GB."
-
-
 def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequences: int) -> int:
     """Least bytes that calibrating leaves in the store for one sparsity: half of each second
     moment, and gradients.

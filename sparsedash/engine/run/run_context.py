@@ -34,13 +34,13 @@ from sparsedash.engine.evaluation.questions import choose_passages, distinct_pas
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import (
     LoadedModel,
-    ModelShelf,
+    ModelCache,
     Source,
     locate_model,
     max_length,
     stream_model,
 )
-from sparsedash.engine.models.matmul import widen_once
+from sparsedash.engine.models.matmul import keep_fp32_copies
 from sparsedash.engine.tasks.builtin_questions import BuiltinQuestions, load_builtin
 from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
@@ -157,9 +157,9 @@ class RunContext:
     """
 
     def __init__(
-        self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf
+        self, settings: RunSettings, store: Store, on_step: OnStep, model_cache: ModelCache
     ) -> None:
-        self.settings, self.store, self.shelf = settings, store, shelf
+        self.settings, self.store, self.model_cache = settings, store, model_cache
         self._on_step = on_step
         self._located: Source | None = None
         self.log = RunLog(self._report)
@@ -192,8 +192,8 @@ class RunContext:
     @cached_property
     def source(self) -> Source:
         """The model's files and identity."""
-        if self.shelf.given is not None:
-            return self.shelf.given
+        if self.model_cache.given is not None:
+            return self.model_cache.given
         reference = self.settings.model
         # Before the files are read: a change while they are read must not be noted under their new
         # stamps.
@@ -240,10 +240,10 @@ class RunContext:
             by_block = " block by block" if streamed else ""
             self.log.on_step(Step("load", 0, 1, message=f"Reading {settings.model}{by_block}"))
             stream = partial(stream_model, store=self.store) if streamed else None
-            loaded = self.shelf.take(source, settings.dtype, stream)
+            loaded = self.model_cache.take(source, settings.dtype, stream)
             self.log.on_step(Step("load", 1, 1))
         if not streamed:
-            widen_once(
+            keep_fp32_copies(
                 loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - self._resident_bytes)
             )
         self.store.remember(
