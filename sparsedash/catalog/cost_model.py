@@ -353,7 +353,7 @@ def _calibration_bytes(run: Workload) -> int:
 def _solving_bytes(run: Workload) -> int:
     """Of the matrices that are solved, and the blocks of which single weights are masked."""
     masked = [
-        resources.masked_weights(run.shape, method)
+        resources.n_masked_weights(run.shape, method)
         for method in run.settings.methods
         if not method.takes_channels
     ]
@@ -417,7 +417,7 @@ def _healing_bytes(run: Workload) -> int:
     """Of the weights that healing trains, what the blocks keep of each token for the way back, the
     logits, and the dense model's last hidden states.
     """
-    healed = resources.healed_weights(run.shape, run.settings)
+    healed = resources.n_healed_weights(run.shape, run.settings)
     if not healed:
         return 0
     weight_bytes = resources.HEALED_WEIGHT_BYTES * max(healed)
@@ -460,7 +460,7 @@ def _evaluation_bytes(run: Workload) -> int:
     if run.streamed:
         # Sparse models are made block by block.
         return cache_bytes // run.n_blocks + _quantised_bytes(run)
-    sparse = max((resources.own_weights(shape, *point) for point in settings.prunings), default=0)
+    sparse = max((resources.n_own_weights(shape, *point) for point in settings.prunings), default=0)
     return cache_bytes + max(_quantised_bytes(run), run.itemsize * sparse)
 
 

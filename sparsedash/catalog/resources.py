@@ -229,7 +229,7 @@ def heal_tokens(n_steps: int) -> int:
     return min(HEAL_BATCH_TOKENS * n_steps, HEAL_TEXT_TOKENS)
 
 
-def healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
+def n_healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
     """Weights that are left in the MLPs of each healed model."""
     return [round(shape.n_mlp * (1 - channel_share(shape, *point))) for point in settings.healings]
 
@@ -251,7 +251,7 @@ def run_disk(
         _model_bytes(shape, point.nested, point.permille, itemsize) for point in sequential
     )
     stays = min(stays, room) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
-    healed = healed_weights(shape, settings)
+    healed = n_healed_weights(shape, settings)
     stays += sum(healed) * itemsize
     if streamed and shape.stored_bytes != itemsize:
         # A copy in the run's own type, which can be read block by block.
@@ -288,7 +288,7 @@ def run_disk(
         held = sorted(
             _out_bytes(shape, method, permille) * itemsize // 4
             if method.takes_channels
-            else masked_weights(shape, method) * itemsize
+            else n_masked_weights(shape, method) * itemsize
             for method, permille in settings.points
         )
         passing.append(sum(models[-n_together:]) + sum(held[-n_together:]) + kept)
@@ -321,17 +321,17 @@ def _out_bytes(shape: ModelShape, method: MethodSettings, permille: int) -> int:
     )
 
 
-def masked_weights(shape: ModelShape, method: MethodSettings) -> int:
+def n_masked_weights(shape: ModelShape, method: MethodSettings) -> int:
     """Weights of the layers whose single weights the method sets to zero."""
     return shape.n_mlp if method.scope == "mlp" else shape.n_block_weights
 
 
-def own_weights(shape: ModelShape, method: MethodSettings, permille: int) -> int:
+def n_own_weights(shape: ModelShape, method: MethodSettings, permille: int) -> int:
     """Weights of a sparse model that are not those of the dense one; where layers go, the other
     out-projections.
     """
     if not method.takes_channels:
-        return masked_weights(shape, method)
+        return n_masked_weights(shape, method)
     if not permille:
         return 0
     left = shape.n_mlp * (1 - channel_share(shape, method, permille))
@@ -344,5 +344,5 @@ def _model_bytes(shape: ModelShape, method: MethodSettings, permille: int, items
     """
     if method.takes_channels:
         return _out_bytes(shape, method, permille)
-    n = masked_weights(shape, method)
+    n = n_masked_weights(shape, method)
     return n // 8 + n * itemsize * (1000 - permille) // 1000 * (method.compensation != "none")
