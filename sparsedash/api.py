@@ -301,7 +301,7 @@ def find(
     return Found(
         share=None if found.answer is None else found.answer / 1000,
         verdict=find_sentence(
-            found, chosen, {each.permille: each.verdict for each in judged}
+            found, spec, {each.permille: each.verdict for each in judged}
         ).replace(NBSP, " "),
         trials=found.trials,
     )

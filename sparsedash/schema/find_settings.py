@@ -29,7 +29,8 @@ known on the way.
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    heal_steps: of healing of every model that is tried. evaluation: a model answers at most its passages, and its tasks where these are within.
+    heal_steps: of healing of every model that is tried. evaluation: a model answers at most its
+    passages, and its tasks where these are within.
     residency, prompts,
     revisions: see RunSettings.
     """

@@ -255,6 +255,8 @@ class RunSettings:
         help="One or several, 0 to 90, at most one decimal. One calibration serves them all; some methods reread text.",
         flag_help="share of the budget to remove, percent. One or several, 0 to 90, at most one decimal",
     )
+    heal_steps: tuple[int, ...] = (0,)
+    quantise: tuple[Quantisation, ...] = ()
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     residency: Residency = setting(
@@ -263,8 +265,6 @@ class RunSettings:
         label="Weights in memory",
         help="auto: all where they fit. streamed: block by block from disk; less memory, same results.",
     )
-    heal_steps: tuple[int, ...] = (0,)
-    quantise: tuple[Quantisation, ...] = ()
     prompts: tuple[str, ...] = setting(
         PROMPTS,
         flag="--prompt",

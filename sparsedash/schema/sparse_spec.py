@@ -79,6 +79,11 @@ class SparseSpec:
         """Whether a block depends on more than the first pass of the calibration text up to it."""
         return self.pruning.looks_back or bool(self.heal_steps or self.quantise)
 
+    def method_document(self) -> dict[str, Any]:
+        """The choices of pruning, the steps of healing and the type, as JSON values."""
+        added = {"heal_steps": self.heal_steps, "quantise": self.quantise}
+        return asdict(self.pruning) | added
+
     @property
     def key(self) -> str:
         """Digest of what makes the model, beside dense and the text; empty for the dense model."""

@@ -8,9 +8,10 @@ from functools import partial
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.cost_model import LeastMemory, chosen_memory, least_memory
 from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape
-from sparsedash.catalog.resources import LeastMemory, RunDisk
+from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
@@ -155,7 +156,7 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
     statistics = {spec: _statistics_key(settings, spec, model, store) for spec in settings.points}
     shape = known_shape(store, model) if model else None
-    streamed = shape and resources.chosen_memory(shape, settings, main_memory()).streamed
+    streamed = shape and chosen_memory(shape, settings, main_memory()).streamed
     prompts = () if streamed or settings.residency == "streamed" else settings.prompts
 
     asked = settings.evaluation
@@ -271,8 +272,8 @@ def expected_room(
     if shape is None:
         return memory, None
     least, resident = (
-        resources.chosen_memory(shape, settings, there),
-        resources.least_memory(shape, settings),
+        chosen_memory(shape, settings, there),
+        least_memory(shape, settings),
     )
     n_passages = resources.n_passages(settings) or 0
     takes = resources.run_disk(

@@ -170,9 +170,8 @@ def _cut_words(made: Pruned) -> str:
 
 def _basis(record: Record, made: Pruned) -> str:
     """The basis of the sentence: the model, how it was pruned, and the text it was fitted to."""
-    name = f"{wording.method_title(made.method.unquantised)} {made.sparsity_permille / 10:g} %"
-    name = wording.typed(name, made.method, made.sparsity_permille)
-    read = made.method.reads_text or made.layer_errors
+    name = wording.model_name(made.spec, named=True)
+    read = made.spec.reads_text or made.layer_errors
     calibrated = wording.calibration_words(made.calibration) if read else wording.NO_TEXT
     return f"{wording.reference_title(record.model)} · {name} · {calibrated} · {record.dtype}"
 

@@ -108,7 +108,10 @@ def export_model(
         *([] if pruned.method.budget == "channels" else [pruned.method.budget]),
     )
     name = settings.folder(
-        store.folder, public_model(sparse), method_name(pruned.method), "-".join(at)
+        store.folder,
+        public_model(sparse),
+        method_name(pruned.method, pruned.spec.heal_steps),
+        "-".join(at),
     )
     folder = local_path(name).absolute()
     sweep_exports(folder.parent)
