@@ -24,11 +24,11 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
+from sparsedash.schema.tolerance import Tolerance
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.preflight import run_problems
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import data_folder, local_path, path_kind
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.run_files import SUFFIX
@@ -78,12 +78,12 @@ def _flags_of(*tables: "type[DataclassInstance]") -> dict[str, FieldRow]:
 
 _OF_METHODS, _OF_CALIBRATION = _flags_of(MethodSettings), _flags_of(CalibrationSettings)
 _RUN = _flags_of(RunSettings, CalibrationSettings, MethodSettings, EvaluationSettings)
-_SETTINGS = _RUN | _flags_of(FindSettings, TimingSettings, ExportSettings)
+_SETTINGS = _RUN | _flags_of(Tolerance, TimingSettings, ExportSettings)
 
 RUN_FLAGS = (*_RUN, "--method", "--data-dir")
 _OF_RUNS = ("--sparsity", "--stop-early")
 SEARCH_FLAGS = tuple(flag for flag in RUN_FLAGS if flag not in _OF_RUNS)
-TOLERANCE_FLAGS = tuple(_flags_of(FindSettings))
+TOLERANCE_FLAGS = tuple(_flags_of(Tolerance))
 
 
 class _Noted(argparse.Action):
@@ -255,16 +255,17 @@ def quantised_from_flags(settings: RunSettings, arguments: argparse.Namespace) -
 
 def search_from_flags(arguments: argparse.Namespace) -> FindSettings:
     """The search that the flags describe. Raises SettingsError."""
-    limits = _values(arguments, FindSettings)
     return FindSettings(
-        **_request(arguments), **limits, method=_methods([arguments.method], arguments)[0]
+        **_request(arguments),
+        method=_methods([arguments.method], arguments)[0],
+        tolerance=tolerance_from_flags(arguments),
     )
 
 
 def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
     """The tolerance. Raises SettingsError."""
     return Tolerance(
-        **_values(arguments, FindSettings),
+        **_values(arguments, Tolerance),
         tasks=tuple(getattr(arguments, "within_task", None) or ()),
     )
 

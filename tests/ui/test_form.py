@@ -15,6 +15,7 @@ from sparsedash.schema.fields import field_rows
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, with_budget
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.tolerance import Tolerance
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import DiskNeed, Duration, Memory
 from sparsedash.ui.form_address import FRESH, SEARCH, SWEEP, form_address
@@ -99,8 +100,7 @@ REQUESTS = {
     "search": FindSettings(
         method=replace(method_named("best"), width_multiple=64),
         evaluation=EVALUATION,
-        ratio=1.2,
-        points=3.0,
+        tolerance=Tolerance(ratio=1.2, points=3.0),
         **EVERYTHING,
     ),
     "no prompts": replace(SETTINGS, prompts=()),
@@ -245,7 +245,7 @@ def test_quantised_models_are_counted_and_refused_with_the_reason(open_page, bac
 
 @pytest.mark.parametrize("odd", ["inf", "0.5"])
 def test_a_tolerance_in_the_address_that_is_not_allowed_leaves_the_default(odd, open_page, backend):
-    assert submitted(open_page("prune", goal=SEARCH, within=odd), backend).ratio == 1.1
+    assert submitted(open_page("prune", goal=SEARCH, limits=odd), backend).tolerance.ratio == 1.1
 
 
 @pytest.mark.parametrize("value", ["1e999", "9" * 400, "nan", "\x00"])

@@ -37,7 +37,7 @@ from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts, ignore
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import model_type_note
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance import Tolerance
 from sparsedash.storage.file_hashes import content_hash
 from sparsedash.storage.local_machine import free_in_words, local_path
 from sparsedash.storage.model_folders import (
@@ -136,7 +136,7 @@ def export_model(
         (inside / RECIPE).write_text(
             recipe_json(settings, sparse, made, proof, files), encoding="utf-8"
         )
-        tolerance = Tolerance.of(settings)
+        tolerance = settings.tolerance
         judged = _judged(request, tolerance, store)
         facts = CardFacts(
             settings, made.source, request.dense, sparse, judged, tolerance, proof, written

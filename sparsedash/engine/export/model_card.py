@@ -37,7 +37,8 @@ from sparsedash.schema.export_settings import ExportSettings, Proof
 from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
+from sparsedash.schema.tolerance import Tolerance
+from sparsedash.stats.tolerance import ToleranceVerdict
 from sparsedash.storage.model_folders import RECIPE
 
 BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
