@@ -242,9 +242,11 @@ def tolerance_fields(allowed: Tolerance) -> bool:
         return whole_tolerance_query(replace(allowed, points=value))
 
     fields = [
-        _limit_field(ratio, ratio.label, f"chosen-{ratio.key}", allowed.ratio, 0.05, with_ratio),
         _limit_field(
-            points, points.label, f"chosen-{points.key}", allowed.points, 0.5, with_points
+            ratio, ratio.label, f"tolerance-{ratio.name}", allowed.ratio, 0.05, with_ratio
+        ),
+        _limit_field(
+            points, points.label, f"tolerance-{points.name}", allowed.points, 0.5, with_points
         ),
     ]
     return all(fields)

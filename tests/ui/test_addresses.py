@@ -151,7 +151,7 @@ def test_the_settings_are_changed_with_the_tolerance_that_was_chosen_here(open_p
             links(open_page("overview", run=run.key, limits=limits))["Change the settings"]
         )
         shown = open_page("prune", **form)
-        found = [shown.number_input(key=f"chosen-{name}").value for name in ("within", "points")]
+        found = [shown.number_input(key=f"tolerance-{name}").value for name in ("ratio", "points")]
         assert found == [float(value) for value in limits.split(",")]
 
 

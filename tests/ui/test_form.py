@@ -321,7 +321,7 @@ def test_a_wrong_value_is_refused_under_its_field(address, key, complaint, open_
 
 
 def test_a_click_together_with_a_refused_value_starts_nothing(open_page, backend):
-    for key, value in (("sparsity", "-10"), ("chosen-within", 0.5), ("chosen-points", -1.0)):
+    for key, value in (("sparsity", "-10"), ("tolerance-ratio", 0.5), ("tolerance-points", -1.0)):
         app = open_page("prune", **({} if key == "sparsity" else {"goal": SEARCH}))
         (app.text_input if key == "sparsity" else app.number_input)(key=key).set_value(value)
         button(app, "Start").click().run()

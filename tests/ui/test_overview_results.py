@@ -326,8 +326,8 @@ def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backe
 
 def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(open_page, finished):
     app = open_page("overview")
-    app.number_input(key="chosen-within").set_value(5.0).run()
-    app.number_input(key="chosen-points").set_value(50.0).run()
+    app.number_input(key="tolerance-ratio").set_value(5.0).run()
+    app.number_input(key="tolerance-points").set_value(50.0).run()
     assert "Removing up to 30 % of the MLP channels stays within your limits: " in words(app)
     asked = query_of(links(app)["Compare the answers passage by passage"])
     assert asked["limits"] == "5,50"
