@@ -31,7 +31,7 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Healed, Record
 from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
 from sparsedash.schema.tolerance import Tolerance
-from sparsedash.service.preflight import Reach
+from sparsedash.service.run_checks import Reach
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, judge_all

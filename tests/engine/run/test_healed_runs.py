@@ -158,7 +158,7 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
 
 def test_what_cannot_be_healed_is_refused_before_anything_is_computed(asked, store, monkeypatch):
     evaluated = count_calls(monkeypatch, run_context.RunContext, "warn_of_calibration")
-    with pytest.raises(CalibrationError, match="streamed from disk"):
+    with pytest.raises(CalibrationError, match="streams them from disk"):
         ran(replace(asked, residency="streamed"), store)
     assert evaluated == [] and list(store.keys(Record)) == []
 
