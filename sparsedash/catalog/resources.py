@@ -448,7 +448,9 @@ def run_disk(
     stays = kept_bytes(shape.widths, shape.hidden, settings, calibration.n_samples)
     stays += _sample_bytes(shape, settings, n_passages)
     sequential = [point for point in settings.points if point[0].in_sequence]
-    stays += sum(_model_bytes(shape, *point, itemsize) for point in sequential)
+    stays += sum(
+        _model_bytes(shape, point.nested, point.permille, itemsize) for point in sequential
+    )
     stays = min(stays, room) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
     healed = _healed_weights(shape, settings)
     stays += sum(healed) * itemsize
