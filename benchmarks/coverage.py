@@ -28,7 +28,7 @@ from sparsedash.engine.run import pipeline
 from sparsedash.reporting.wording import method_title
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.anytime import ALPHA, log_e_value
 from sparsedash.stats.mean_intervals import (
     Moments,

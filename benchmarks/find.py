@@ -21,7 +21,7 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.tolerance import judge_all, record_losses
 from sparsedash.storage.store import Store
 

@@ -60,7 +60,7 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 from sparsedash.schema.store_keys import mix_share
-from sparsedash.schema.tolerance import Tolerance as Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance as Tolerance
 from sparsedash.stats.significance import PairedComparison
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, ToleranceVerdict
 from sparsedash.storage.local_machine import local_path

@@ -27,7 +27,7 @@ from sparsedash.reporting.verdicts import (
 )
 from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity, tolerance_words
 from sparsedash.schema.pair_records import Timing, TimingSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.stored_results import AnswersBeside
 from sparsedash.stats.task_verdicts import judge_losses, own_limit

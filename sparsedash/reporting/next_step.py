@@ -32,7 +32,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.run_checks import Reach
 from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import first_crossing, passages_to_search

@@ -28,7 +28,7 @@ from sparsedash.reporting.wording import and_join, limit_factor, quantity, spars
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Run
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.sparsity_search import first_crossing
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, ToleranceVerdict
 

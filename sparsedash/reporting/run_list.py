@@ -25,7 +25,7 @@ from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 
 FEW = 3

@@ -45,7 +45,7 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import Passages, Record, Run
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.stats.kind_estimates import kind_estimates
 from sparsedash.stats.races import LikelihoodDifference

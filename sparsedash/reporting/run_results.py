@@ -23,7 +23,7 @@ from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.stored_results import OpenedAnswers, joined
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import (

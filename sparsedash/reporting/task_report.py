@@ -10,7 +10,7 @@ from sparsedash.reporting.run_reports import CONTEXT_SHOWN, FLIPS_SHOWN, html_pa
 from sparsedash.reporting.task_words import task_remarks, task_rows, tasks_sentence
 from sparsedash.reporting.wording import first_upper, tolerance_words
 from sparsedash.schema.question_records import AnsweredQuestion
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult
 
 _CAPTION = (

@@ -15,7 +15,7 @@ from sparsedash.reporting.verdicts import (
     loss_with_limit,
 )
 from sparsedash.reporting.wording import and_join
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict, overall_verdict
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT
 

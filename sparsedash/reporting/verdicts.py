@@ -15,7 +15,7 @@ from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import NBSP, and_join, percent, plural, quantity
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Record
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import (

@@ -19,7 +19,7 @@ from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
-from sparsedash.schema.tolerance import LossMeasure, Tolerance
+from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"

@@ -9,7 +9,7 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import check_settings, setting
 from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.plain_values import require_reference, stage_key
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 
 Form = Literal["uniform", "padded", "masked", "gguf"]
 """uniform: one narrower width. padded: widths of each block, filled up with zeros to one. masked:

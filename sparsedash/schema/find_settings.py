@@ -16,7 +16,7 @@ from sparsedash.schema.settings import (
     request_key,
     settings_from_plain,
 )
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 
 PLANNED = (450, 225, 113, 57, 28, 14)
 """Sparsities (per mille) of a search in which every trial fails, for estimates: the real ones are

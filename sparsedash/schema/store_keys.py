@@ -20,7 +20,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 
 
 def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:

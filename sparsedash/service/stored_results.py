@@ -25,7 +25,7 @@ from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet, pool_parts
 from sparsedash.schema.records import Passages, R, Record, Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.task_pairs import pair_answers, pair_tasks, pairs_of
 from sparsedash.stats.task_verdicts import (

@@ -22,7 +22,7 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.service.run_checks import run_problems

@@ -25,7 +25,7 @@ from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.run_checks import Reach, lacks_text, passages_there, run_problems

@@ -13,7 +13,7 @@ from itertools import pairwise
 from math import log
 
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, passages_to_judge
 

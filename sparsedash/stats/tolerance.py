@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from sparsedash.schema.find_settings import TrialVerdict
 from sparsedash.schema.records import Outcome, Record
-from sparsedash.schema.tolerance import LossMeasure, Tolerance
+from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
 from sparsedash.stats.anytime import ALPHA, anytime_interval, bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes

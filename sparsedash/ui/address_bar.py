@@ -23,7 +23,7 @@ from sparsedash.reporting.verdicts import LEVELS
 from sparsedash.reporting.wording import first_upper, limit_factor, plural
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.method_settings import Budget
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult
 from sparsedash.ui import frame
 from sparsedash.ui.navigation import current_tolerance, whole_tolerance_query

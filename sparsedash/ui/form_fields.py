@@ -27,7 +27,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference

@@ -39,7 +39,7 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.time_forecast import MOST_MINUTES, STEP_MULTIPLE
 from sparsedash.stats.sparsity_search import passages_to_search

@@ -15,7 +15,7 @@ import streamlit as st
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.ui import browser_scripts
 
 RUN = "run"

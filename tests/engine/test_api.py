@@ -24,7 +24,7 @@ from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import proofs  # noqa: F401 - a fixture
 from tests.engine.tiny import tiny_model, tiny_tokenizer

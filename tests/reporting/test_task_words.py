@@ -14,7 +14,7 @@ from sparsedash.reporting.task_words import (
     tasks_sentence,
 )
 from sparsedash.schema.question_records import ScoredChoice
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_pairs import pair_answers
 from sparsedash.stats.task_verdicts import judge_tasks
 from tests.factories import plain

@@ -6,7 +6,7 @@ from math import log
 import pytest
 
 from sparsedash.reporting import verdicts, wording
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.significance import compare_verdicts
 from sparsedash.stats.tolerance import Losses, judge_all

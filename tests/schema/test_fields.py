@@ -12,7 +12,7 @@ from sparsedash.schema.fields import field_rows
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 
 TABLES = (RunSettings, CalibrationSettings, EvaluationSettings, MethodSettings, Tolerance)
 ROWS = list(chain.from_iterable(field_rows(table).values() for table in TABLES))

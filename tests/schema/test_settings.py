@@ -31,7 +31,7 @@ from sparsedash.schema.settings import (
     settings_from_plain,
 )
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.other_values import OTHER
 
 

@@ -13,7 +13,7 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import EvaluationSettings, RunSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.storage.store import Store
 from tests.dask_house import DaskHouse, eventually, free_port

@@ -12,7 +12,7 @@ from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service import stored_results
 from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, recalled
 from sparsedash.stats.mean_intervals import Moments

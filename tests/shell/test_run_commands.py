@@ -12,7 +12,7 @@ from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.shell import run_commands
 from sparsedash.shell.commands import _parser, main
 from sparsedash.shell.flags import run_from_flags

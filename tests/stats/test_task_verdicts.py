@@ -8,7 +8,7 @@ from math import exp, log
 import pytest
 
 from sparsedash.schema.errors import CorpusError, SettingsError
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_pairs import pair_answers, pair_tasks
 from sparsedash.stats.task_verdicts import judge_tasks, overall_verdict
 from tests.question_sets import answered, question, rolled, scored, verdicts

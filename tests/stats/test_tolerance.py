@@ -10,7 +10,7 @@ import pytest
 from sparsedash.catalog import choices
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats import tolerance
 from sparsedash.stats.mean_intervals import Moments, moments
 from sparsedash.stats.significance import shared_outcomes

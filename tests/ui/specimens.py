@@ -13,7 +13,7 @@ from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
 from sparsedash.schema.settings import EvaluationSettings, RunSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.sparsity_search import channel_steps, next_trial, search_bounds
 
 SETTINGS = RunSettings(sparsities_permille=(100, 200, 300))

@@ -16,7 +16,7 @@ from sparsedash.schema.fields import field_rows
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, with_budget
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import DiskNeed, Duration, Memory
 from sparsedash.ui.form_address import FRESH, SEARCH, SWEEP, form_address

@@ -10,7 +10,7 @@ from sparsedash.catalog import families
 from sparsedash.reporting.deployment import runtime_rows
 from sparsedash.schema.export_settings import Export, ExportSettings
 from sparsedash.schema.store_keys import model_type_note
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.model_lookup import NamedModel
 from tests.factories import PROOF
 from tests.ui import specimens

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.ui.navigation import limits_text, parse_limits
 from tests.ui.conftest import links, menu_links, query_of
 

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from random import Random
 
 from sparsedash.schema.records import Decision, Outcome, Stopping
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.anytime import (
     ALPHA,
     MARGIN,

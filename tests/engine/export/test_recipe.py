@@ -14,7 +14,7 @@ from sparsedash.engine.run import pipeline
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.reporting.verdicts import limits_sentence, loss_cells, verdict_sign
 from sparsedash.schema.records import Record
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.engine.export.conftest import exported, run_settings
 from tests.engine.tiny import save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf

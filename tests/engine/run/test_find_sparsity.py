@@ -16,7 +16,7 @@ from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import RESUMED, Record, Run
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.storage.file_hashes import contents
 from tests.engine.run.small_runs import CHANNELS, must_not_run
 from tests.question_sets import verdicts

@@ -25,7 +25,7 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixture
 from tests.engine.run.small_runs import RANDOM, SHELF, fresh_records, must_not_run, ran, records

@@ -25,7 +25,7 @@ from sparsedash.reporting.charts.tradeoff_data import (
 )
 from sparsedash.reporting.run_results import live_point, published_beside
 from sparsedash.reporting.wording import nats_as_factor
-from sparsedash.schema.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.significance import share_interval, wilson_interval
 from sparsedash.stats.tolerance import judge_all, record_losses
 from tests.factories import PRUNED, RECORD, STOPPED, outcome
