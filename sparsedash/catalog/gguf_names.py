@@ -140,6 +140,19 @@ def general_name(name: str) -> str:
     return _MANY.sub(r"\1#", re.sub(r"^blk\.\d+\.", "blk.#.", name))
 
 
+def tensor_types(tensors: Mapping[str, int], fell_back: Mapping[str, int]) -> str:
+    """ "tensors: 30 in Q4_K, 61 in F32; fallback for the length of their rows: 150 to Q5_0".
+
+    tensors: how many there are of each type; fell_back: of these, by the length of their rows.
+    """
+    chosen = {name: n - fell_back.get(name, 0) for name, n in tensors.items()}
+    text = "tensors: " + ", ".join(f"{n:,} in {name}" for name, n in chosen.items() if n)
+    if fell_back:
+        replaced = ", ".join(f"{n:,} to {name}" for name, n in fell_back.items())
+        text += f"; fallback for the length of their rows: {replaced}"
+    return text
+
+
 def class_of_key(name: str, architecture: str) -> Class:
     """The class of a key in a file of this architecture."""
     known = ARCHITECTURES[architecture]

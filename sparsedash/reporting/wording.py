@@ -11,8 +11,9 @@ from sys import float_info
 
 from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.catalog.cost_model import LeastMemory
 from sparsedash.catalog.presets import method_name
-from sparsedash.catalog.resources import LeastMemory, RunDisk
+from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
@@ -359,17 +360,6 @@ def healing_words(done: Healed) -> str:
         return f"{steps} gained nothing, so the weights are those before; {text} {done.before:.3f}"
     kept = "" if done.kept_step == done.steps else f", best after step {done.kept_step:,}"
     return f"{steps}{kept}; {text} {done.after:.3f}, {done.before:.3f} before"
-
-
-def tensor_types(tensors: Mapping[str, int], fell_back: Mapping[str, int]) -> str:
-    """ "tensors: 30 in Q4_K, 61 in F32; fallback for the length of their rows: 150 to Q5_0".
-
-    tensors: how many there are of each type; fell_back: of these, by the length of their rows.
-    """
-    own = {name: n - fell_back.get(name, 0) for name, n in tensors.items()}
-    fell = "; fallback for the length of their rows: " * bool(fell_back)
-    fell += ", ".join(f"{n:,} to {name}" for name, n in fell_back.items())
-    return f"tensors: {', '.join(f'{n:,} in {name}' for name, n in own.items() if n)}{fell}"
 
 
 def removed_or_zeroed(settings: MethodSettings) -> str:

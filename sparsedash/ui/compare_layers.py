@@ -8,6 +8,7 @@ from statistics import median
 
 import streamlit as st
 
+from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart
 from sparsedash.reporting.deployment import block_shapes, shapes_table
@@ -84,9 +85,7 @@ def _show_layers(made: Pruned, stem: str) -> None:
         before = "" if made.method.takes_layers else " All losses of layers are those before it."
         frame.note(f"Healed: {wording.healing_words(made.healed)}.{before}")
     if made.quantised:
-        types = wording.first_upper(
-            wording.tensor_types(made.quantised.tensors, made.quantised.fell_back)
-        )
+        types = wording.first_upper(tensor_types(made.quantised.tensors, made.quantised.fell_back))
         frame.note(f"{types}. All losses of layers are those before.")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made, stem))

@@ -10,7 +10,7 @@ from typing import get_args
 
 import streamlit as st
 
-from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.families import llama_cpp_problem
 from sparsedash.reporting import deployment, wording
 from sparsedash.reporting.charts.kind_chart import kind_chart, kinds_words
 from sparsedash.reporting.charts.tradeoff_chart import (
@@ -203,7 +203,7 @@ def _choose_timing(backend: Backend, found: RunResults) -> deployment.TimingOf:
     (first, second, third) = st.columns(3)
     model = found.run.settings.model
     named = backend.named_model(model)
-    problem = quantise_problem(model, named.family if named else None)
+    problem = llama_cpp_problem(model, named.family if named else None)
     with first:
         runtime = select("runtime", "Timed in", {_TORCH: _TORCH} if problem else _RUNTIMES, _TORCH)
         if problem:
