@@ -61,10 +61,10 @@ def verify(store: Store, on_step: OnStep) -> Verification:
     """
     started_at = time.time()
     todo = []
-    for shelf, kind in _SHELVES.items():
-        for entry in store.entries(shelf):
-            look = partial(_entry_fault, store, shelf, entry)
-            todo.append(_Check(kind, entry.name, entry.n_bytes, look))
+    for shelf, shelf_kind in _SHELVES.items():
+        for stored in store.entries(shelf):
+            look = partial(_entry_fault, store, shelf, stored)
+            todo.append(_Check(shelf_kind, stored.name, stored.n_bytes, look))
     for kind, name, file, digest, folder, entry in _files(store):
         n_bytes = 0
         with suppress(OSError):
