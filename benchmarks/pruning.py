@@ -38,6 +38,7 @@ from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import SELF, RunSettings, TokenWeights, parse_percents
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.storage.store import Store
 
 PUBLISHED = "retrain-free (published)"
@@ -151,12 +152,11 @@ def _child(arguments):
             "answers": {DENSE: _log_likelihoods(dense_record(run))},
         }
     permilles = settings.sparsities_permille
-    seconds = _seconds(prune_model, run, *methods, permilles[0])
+    first, *rest = (SparseSpec(method, permille) for method in methods for permille in permilles)
+    seconds = _seconds(prune_model, run, first)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    others = [_seconds(prune_model, run, *methods, permille) for permille in permilles[1:]]
-    answers = {
-        permille: _log_likelihoods(sparse_record(run, *methods, permille)) for permille in permilles
-    }
+    others = [_seconds(prune_model, run, spec) for spec in rest]
+    answers = {spec.permille: _log_likelihoods(sparse_record(run, spec)) for spec in (first, *rest)}
     return {
         "seconds": seconds,
         "next_seconds": fmean(others) if others else 0.0,

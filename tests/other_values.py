@@ -23,8 +23,6 @@ OTHER = {
         "schedule": None,
         "curve_levels": 8,
         "mix": 0.5,
-        "heal_steps": 24,
-        "quantise": "q8_0",
     },
     CalibrationSettings: {
         "corpus": "wikitext-2",

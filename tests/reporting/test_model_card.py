@@ -54,7 +54,9 @@ def card_of(word):
     line = one_line(word)
     calibration = replace(PRUNED.calibration, corpus=f"file:{line}")
     pruned = replace(
-        PRUNED, calibration=calibration, method=replace(PRUNED.method, compensation="least-squares")
+        PRUNED,
+        calibration=calibration,
+        spec=replace(PRUNED.spec, method=refitted),
     )
     sparse = replace(
         RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned

@@ -30,6 +30,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Healed, Record
 from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.run_checks import Reach
 from sparsedash.shell.terminal import run_table
@@ -106,7 +107,7 @@ def run_of(n, dense, *sparse):
     records = [answered(f"{n}-dense", n, outcomes=drawn(n, 0, 0, dense, 0))]
     for i, (percent, fall, spread, right) in enumerate(sparse):
         gone = replace(PRUNED.reached, channels=0.97 * percent / 100)
-        made = replace(PRUNED, method=RANDOM, sparsity_permille=10 * percent, reached=gone)
+        made = replace(PRUNED, spec=SparseSpec(RANDOM, 10 * percent), reached=gone)
         outcomes = drawn(n, fall, spread, right, i + 1)
         records.append(answered(f"{n}-{percent}", n, pruned=made, outcomes=outcomes))
     keys = tuple(record.key for record in records[1:])
@@ -228,14 +229,13 @@ def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_
         Healed(steps=8, kept_step=8, before=0.2, after=0.1, n_tokens=60, weights="x"),
     )
     undecided = shifted(0.05, 200, spread=1.0)
-    made = replace(undecided.pruned, method=undecided.pruned.method.healed(8), healed=done)
+    spec = replace(undecided.pruned.spec, heal_steps=8)
+    made = replace(undecided.pruned, spec=spec, healed=done)
     found = sweep_of(plain_one, replace(undecided, key="healed", pruned=made))
     figures = plain(" ".join(answers.answer_figures(found)))
     assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
     asked = next_step(found).asked
-    assert asked.methods == (made.method.unhealed, made.method) and asked.sparsities_permille == (
-        200,
-    )
+    assert asked.points == (spec.before_healing, spec)
 
 
 def test_an_unfinished_run_speaks_for_so_far_and_has_no_next_step():

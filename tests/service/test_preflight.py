@@ -303,7 +303,7 @@ def test_before_the_first_run_all_is_known_of_every_model_whose_config_is(
 
 
 def test_a_quantised_run_prunes_every_model_once_and_quantises_dense_as_well(store):
-    quantised = replace(SETTINGS, methods=(method_named("best"),)).quantised(("q8_0", "q6_k"))
+    quantised = replace(SETTINGS, methods=(method_named("best"),), quantise=("q8_0", "q6_k"))
     stored = stored_parts(quantised, store)
     assert stored == replace(NOTHING, n_sparse=8)
     known = dict.fromkeys(("load", "text", "calibrate", "evaluate"), 1.0) | {
@@ -313,8 +313,10 @@ def test_a_quantised_run_prunes_every_model_once_and_quantises_dense_as_well(sto
     parts = dict(expected_duration(quantised, stored, known, ()).parts)
     assert (parts["pruning"], parts["quantising"], parts["evaluating"]) == (20.0, 600.0, 9.0)
     # What is there unquantised, healed included, is neither pruned nor healed for itself again.
-    healed = replace(SETTINGS, methods=(method_named("best"),)).healed(8).quantised(("q8_0",))
-    plain = tuple(at for at, (method, _) in enumerate(healed.points) if not method.quantise)
+    healed = replace(
+        SETTINGS, methods=(method_named("best"),), heal_steps=(0, 8), quantise=("q8_0",)
+    )
+    plain = tuple(at for at, spec in enumerate(healed.points) if not spec.quantise)
     parts = dict(
         expected_duration(
             healed, replace(stored, dense=True, points=plain), known | {"heal": 5.0}, ()

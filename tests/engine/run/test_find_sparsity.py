@@ -113,9 +113,9 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
     asked, store, within, monkeypatch
 ):
     def answer(run, models):
-        for point, _ in models:
-            record = run.record_key(point)
-            own = verdicts(both=1200, broke=300)[point is not None and point[1] > 200]
+        for spec, _ in models:
+            record = run.record_key(spec)
+            own = verdicts(both=1200, broke=300)[spec.permille > 200]
             run.store.put(key := f"answers of {record}", replace(own, key=key))
             run.answers[record] = (key,)
 
