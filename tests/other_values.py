@@ -47,6 +47,8 @@ OTHER = {
         "dtype": "bfloat16",
         "methods": (RANDOM,),
         "sparsities_permille": (100,),
+        "heal_steps": (0, 24),
+        "quantise": ("q8_0",),
         "calibration": CalibrationSettings(seed=1),
         "evaluation": EvaluationSettings(n_passages=10),
         "residency": "streamed",

@@ -53,6 +53,7 @@ def card_of(word):
     """A card with this word wherever one comes from a model, a file, a task or a licence."""
     line = one_line(word)
     calibration = replace(PRUNED.calibration, corpus=f"file:{line}")
+    refitted = replace(PRUNED.method, compensation="least-squares")
     pruned = replace(
         PRUNED,
         calibration=calibration,

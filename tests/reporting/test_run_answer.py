@@ -442,59 +442,59 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
 
 
 @pytest.mark.parametrize(
-    ("result", "verdicts", "method", "sentence"),
+    ("result", "verdicts", "spec", "sentence"),
     [
         # On 400 and on 50 passages.
         (
             FOUND,
             ENDS,
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"Removing up to 20 % of the MLP channels {KEPT}. 30 % {beyond(2.46)}.",
         ),
         (
             FOUND,
             ENDS,
-            CHANNELS.healed(8),
+            SparseSpec(CHANNELS, 100, 8),
             "Removing up to 20 % of the MLP channels with “least-squares (healed 8 steps)” "
             f"{KEPT}. 30 % {beyond(2.46)}.",
         ),
         (
             FOUND,
             ENDS,
-            WEIGHTS,
+            SparseSpec(WEIGHTS, 100),
             f"Setting up to 20 % of the MLPs' weights to zero {KEPT}. 30 % {beyond(2.46)}.",
         ),
         (
             search(trial(200, "within"), trial(300, "within"), answer=300),
             {300: judged(0.02)},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"Removing up to 30 % of the MLP channels {KEPT}. It is the largest sparsity that a search tries.",
         ),
         (
             search(trial(200, "beyond"), trial(100, "beyond")),
             {200: judged(0.9), 100: judged(0.9)},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"No sparsity was found that stays within your limit. Removing 10 % of the MLP channels {beyond(2.46)}. "
             "Tested on 400 passages.",
         ),
         (
             search(trial(200, "within"), trial(300, "beyond"), answer=200),
             {300: judged(0.9)},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"20 % stayed within your limit; its record is missing. Removing 30 % of the MLP channels {beyond(2.46)}. "
             "Tested on 400 passages.",
         ),
         (
             search(trial(200, "undecided", 8), trial(100, "undecided", 8), n=8),
             {},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             "Fewer than 30 passages can never confirm a model.",
         ),
     ],
     ids=["beyond", "healed", "weights", "most", "none", "lost", "eight"],
 )
-def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, method, sentence):
-    assert plain(answers.find_sentence(result, method, verdicts)) == sentence
+def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, spec, sentence):
+    assert plain(answers.find_sentence(result, spec, verdicts)) == sentence
 
 
 def test_a_result_whose_trials_are_none_of_its_steps_is_refused():
@@ -907,7 +907,12 @@ def test_a_search_leads_to_its_model_to_the_recommended_method_or_to_other_limit
     records = [
         each
         if each.pruned is None
-        else replace(each, pruned=replace(each.pruned, method=method_named(method)))
+        else replace(
+            each,
+            pruned=replace(
+                each.pruned, spec=replace(each.pruned.spec, method=method_named(method))
+            ),
+        )
         for each in records
     ]
     results = results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0))

@@ -325,11 +325,11 @@ KEPT = {
     "statistics": "0ce7349f",
     "inputs": "19f700eb",
     "gradients": "fffdb6a2",
-    "pruned": "ba58cccc",
-    "dense": "0ba23d96",
-    "best": "5e4db2ba",
-    "published": "1b50c474",
-    "run": "e10b1455",
+    "pruned": "fc1a59e9",
+    "dense": "7f4fdab8",
+    "best": "30f020ee",
+    "published": "7ace3144",
+    "run": "f30b34fb",
 }
 
 
