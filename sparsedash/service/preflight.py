@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.cost_model import LeastMemory, chosen_memory, least_memory
 from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape
-from sparsedash.catalog.resources import LeastMemory, RunDisk
+from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
@@ -151,7 +152,7 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     if keys is None:
         return Cached(n_sparse=settings.n_sparse)
     shape = known_shape(store, keys.model)
-    streamed = shape and resources.chosen_memory(shape, settings, main_memory()).streamed
+    streamed = shape and chosen_memory(shape, settings, main_memory()).streamed
     prompts = () if streamed or settings.residency == "streamed" else settings.prompts
     stored = []
     for place, spec in enumerate(settings.points):
@@ -292,8 +293,8 @@ def expected_room(
     if shape is None:
         return memory, None
     least, resident = (
-        resources.chosen_memory(shape, settings, there),
-        resources.least_memory(shape, settings),
+        chosen_memory(shape, settings, there),
+        least_memory(shape, settings),
     )
     n_passages = resources.n_passages(settings) or 0
     takes = resources.run_disk(
