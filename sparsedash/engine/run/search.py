@@ -27,6 +27,7 @@ from sparsedash.stats.sparsity_search import (
     channel_steps,
     most_trials,
     next_trial,
+    require_passages,
     search_bounds,
 )
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run, overall_verdict
@@ -59,6 +60,7 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
     store, new = context.store, replace(new_run(key, context), find=settings)
     before, known = store.get(FindResult, key), store.get(Run, key)
     check_run(context)
+    require_passages(len(context.passages.indices))
     dense = dense_record(context)
     # The steps of an earlier search on the very same model save loading it.
     is_same = known is not None and known.model_identity == new.model_identity
