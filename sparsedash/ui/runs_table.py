@@ -13,7 +13,7 @@ from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow,
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Cleanup, Selection
+from sparsedash.service.deletion import RunDeletion
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
@@ -244,17 +244,16 @@ def _draw_actions(
         _offer_rename(backend, chosen[0])
         if (run := chosen[0].run) is not None and run.finished:
             _offer_run_file(backend, run, chosen[0].mark.name)
-    if stored := [row for row in chosen if row.run is not None]:
+    stored = [row for row in chosen if row.run is not None]
+    if stored:
 
-        def keep_ticked(removed: Cleanup) -> None:
-            gone = {run.key for run in removed.runs}
-            tick_rows([row.address for row in stored if row.key not in gone])
+        def keep_ticked(deletion: RunDeletion) -> None:
+            deleted = {run.key for run in deletion.runs}
+            tick_rows([row.address for row in stored if row.key not in deleted])
 
-        selection, titles = (
-            Selection(runs=tuple(row.key for row in stored)),
-            {row.key: row.title for row in rows},
-        )
-        frame.ask_to_delete(backend, "Delete", "runs-delete", selection, titles, keep_ticked)
+        stored_keys = tuple(row.key for row in stored)
+        titles = {row.key: row.title for row in rows}
+        frame.ask_to_delete_runs(backend, "runs-delete", stored_keys, titles, keep_ticked)
     st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
 
 
