@@ -37,7 +37,8 @@ assert found is not None, "the page has read the dense record already"
 if view:
     show_layers_of(backend, chosen, found, offered)
     st.stop()
-verdict, cost = st.container(), st.container(key="cost")
+verdict = st.container()
+cost = st.container(key="cost")
 choices = compare_views.begin_choices()
 with choices:
     choice_of_run, choice_of_records, choice_of_view = st.columns(
@@ -77,13 +78,15 @@ if blind:
 else:
     by = ChangeFilter(pair)
     with kinds:
-        kind, only_different = compare_views.choose_kind(pair, by.held(searched))
+        kind, only_different = compare_views.choose_kind(pair, by.moved_to(searched))
     with listing:
         by.draw(pair.of_kind(searched, kind, only_different), kind)
     with sorting:
         order = compare_views.choose_order()
     shown = Shown(
-        pair, pair.ordered(pair.of_kind(by.held(searched), kind, only_different), kind, order), kind
+        pair,
+        pair.ordered(pair.of_kind(by.moved_to(searched), kind, only_different), kind, order),
+        kind,
     )
     with taking:
         compare_views.offer_files(backend, found, passages, shown)

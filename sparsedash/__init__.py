@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.2.0"
+from sparsedash.schema import __version__ as __version__
 
 __all__ = [
     "Comparison",

@@ -20,22 +20,21 @@ from typing import Any, NoReturn
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparsedash.catalog.budgets import require_possible
 from sparsedash.catalog.families import FAMILIES, FORMS, form_problem, one_width
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_name, method_named
+from sparsedash.catalog.run_rules import require_healable, require_possible
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.export.export import export_narrowed, refuse_form
 from sparsedash.engine.export.reload_proof import N_VERDICTS
-from sparsedash.engine.healing.healing import require_held_out
 from sparsedash.engine.models.decoder_blocks import remove_blocks_
 from sparsedash.engine.models.loading import (
     LoadedModel,
-    ModelShelf,
+    ModelCache,
     Source,
     model_in_memory,
     require_stock_projections,
 )
-from sparsedash.engine.models.matmul import fastest_products, usual_modes
+from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import prune_model, unchanged_warning
 from sparsedash.engine.run.pipeline import dense_record
@@ -160,8 +159,8 @@ def prune(
         )
         require_possible(run.settings, run.shape)
         if chosen.heal_steps:
-            require_held_out(run.n_sequences(chosen))
-        with fastest_products(run.settings.dtype):
+            require_healable(run.n_sequences(chosen), streamed=False)
+        with bf16_matmul_in_fp32(run.settings.dtype):
             made = prune_model(run, chosen, permille)
             with made.applied():
                 sparse = copy.deepcopy(given.loaded.model)
@@ -283,7 +282,7 @@ def find(
             ratio=ratio,
             points=points,
         )
-        found, store = find_sparsity(settings, given.store, on_step, given.shelf), given.store
+        found, store = find_sparsity(settings, given.store, on_step, given.model_cache), given.store
         run = store.get(Run, found.key)
         assert run is not None, "the search keeps its run"
         dense, *tried = (
@@ -343,8 +342,8 @@ class _Given:
     store: Store
 
     @property
-    def shelf(self) -> ModelShelf:
-        return ModelShelf(self.source, self.loaded)
+    def model_cache(self) -> ModelCache:
+        return ModelCache(self.source, self.loaded)
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -359,7 +358,9 @@ class _Given:
         }
 
     def run(self, on_step: OnStep, **settings: Any) -> RunContext:
-        return RunContext(RunSettings(**self.shared, **settings), self.store, on_step, self.shelf)
+        return RunContext(
+            RunSettings(**self.shared, **settings), self.store, on_step, self.model_cache
+        )
 
     def corpus(self, name: str, texts: Sequence[str]) -> str:
         """The reference of these texts, which are written to a file. Raises SettingsError unless
@@ -411,7 +412,7 @@ class _Given:
         evaluation = EvaluationSettings(corpus=corpus, n_passages=n_passages)
         # Asked as a run asks its dense model, whose name would stand there.
         run = self.run(lambda step: on_step(replace(step, message="")), evaluation=evaluation)
-        with fastest_products(run.settings.dtype):
+        with bf16_matmul_in_fp32(run.settings.dtype):
             record = dense_record(run)
         if n_passages is None:
             run.warn_of_passages()
@@ -433,7 +434,7 @@ def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> It
         # Nothing of it stays, so that only the disk limits it.
         store.allow_artefacts(shutil.disk_usage(place).free)
         try:
-            with usual_modes(model.device):
+            with default_torch_modes(model.device):
                 yield _Given(source, loaded, store)
         finally:
             store.close()

@@ -25,7 +25,8 @@ def forked(module: str, *options: str, environment: dict[str, str] | None = None
     try:
         os.dup2(write, 1)
         warnings.simplefilter("default")
-        sys.stdout, sys.argv = os.fdopen(1, "w", closefd=False), [module, *options]
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.argv = [module, *options]
         os.environ |= environment or {}
         runpy.run_module(module, run_name="__main__")
         status = 0

@@ -59,7 +59,8 @@ def listed_in_tree(text: str) -> list[str]:
     lines = (
         section(text, "The tree").partition("    sparsedash/")[2].partition("\n")[2].splitlines()
     )
-    found, folders = list[str](), dict[int, str]()
+    found = list[str]()
+    folders = dict[int, str]()
     for line in takewhile(lambda line: line.startswith(" " * 5), lines):
         depth = len(line) - len(line.lstrip())
         folders = {d: folder for d, folder in folders.items() if d < depth}

@@ -23,7 +23,8 @@ def test_it_prunes_compares_and_exports(model_folder, tmp_path):  # noqa: F811
         "prune_from_python",
         "shipped_run",
     }
-    lines, out = tmp_path / "lines", tmp_path / "out"
+    lines = tmp_path / "lines"
+    out = tmp_path / "out"
     lines.write_text("\n".join(passages(120)), encoding="utf-8")
     said = re.fullmatch(
         SAID, forked("examples.prune_from_python", str(model_folder), str(lines), str(out))

@@ -17,11 +17,9 @@ from sparsedash.catalog.model_shape import (
     removed_layers,
     removed_weights,
 )
-from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.records import Reached
-from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE, RunSettings, percents_text
-from sparsedash.schema.store_keys import mix_share
+from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
 
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
 BUDGET_TITLES: dict[Budget, str] = {
@@ -104,45 +102,3 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
     if method.takes_layers:
         kept = [*shape.widths[:1], *[0] * (len(shape.widths) - 1)]
     return min(MAX_SPARSITY_PERMILLE, round(1000 * reached(shape, kept)[method.budget]))
-
-
-def require_possible(settings: RunSettings, shape: ModelShape) -> None:
-    """Raise SettingsError where a sparsity of the run is more than its methods can remove of this
-    model.
-
-    And where its one calibration sample would have to be the built-in mix in part.
-    """
-    for method in settings.methods:
-        if 0 < mix_share(method, settings.calibration) < 1 and settings.calibration.n_samples == 1:
-            raise SettingsError(
-                "calibration samples",
-                1,
-                "at least 2 with this method",
-                "A part of them is the built-in mix.",
-            )
-    for method, permille in settings.points:
-        multiple, widest = method.width_multiple, max(shape.widths)
-        if (
-            permille
-            and method.takes_channels
-            and not method.takes_layers
-            and multiple >= widest > 1
-        ):
-            raise SettingsError(
-                "width multiple", multiple, f"less than the {widest:,} channels of the MLPs"
-            )
-        if permille > (most := most_permille(shape, method)):
-            what, budget = (
-                "layers" if method.takes_layers else "MLP channels",
-                BUDGET_TITLES[method.budget],
-            )
-            if not (most or method.takes_layers):
-                said = f"Removing MLP channels frees nothing of the {BUDGET_TITLES[method.budget]}."
-                advice = "Choose another budget, or a method that removes whole layers."
-                raise SettingsError("budget", said=said, advice=advice)
-            raise SettingsError(
-                "sparsity",
-                f"{percents_text((permille,))} %",
-                f"at most {most / 10:g} % of the {budget}",
-                f"The rest of this model is not in {what} that can go.",
-            )

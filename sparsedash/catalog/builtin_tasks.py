@@ -83,7 +83,8 @@ def _drawn(name: str) -> list[DrawnQuestion]:
 
 
 def _draw(task: BuiltinTask) -> Iterator[DrawnQuestion]:
-    random, seen = Random(_SEED), set[str]()
+    random = Random(_SEED)
+    seen = set[str]()
     for part, draw in cycle(task.parts.items()):
         context, answer = draw(random)
         while _distinct_part(task, context) in seen:

@@ -153,7 +153,8 @@ def a_sum(random: Random) -> Question:
 
 def counting_on(random: Random) -> Question:
     """The next number of a row."""
-    first, step = random.randint(1, 80), random.choice((1, 2, 3, 5, 10))
+    first = random.randint(1, 80)
+    step = random.choice((1, 2, 3, 5, 10))
     return ", ".join(str(first + step * i) for i in range(5)) + ",", f" {first + step * 5}"
 
 
@@ -252,7 +253,8 @@ def dates(random: Random) -> Question:
     """The next day, date or month."""
     match random.choice(("month", "row", "iso")):
         case "month":
-            month, first = random.choice(_MONTHS), random.randint(1, 23)
+            month = random.choice(_MONTHS)
+            first = random.randint(1, 23)
             row = [f"{day} {month}" for day in range(first, first + 5)]
         case "row":
             names = random.choice((_DAYS, _MONTHS))

@@ -139,14 +139,16 @@ _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
 def _added_things(random: Random) -> str:
-    person, thing = random.choice(_PEOPLE), random.choice(_THINGS)
+    person = random.choice(_PEOPLE)
+    thing = random.choice(_THINGS)
     first = random.randint(1, 30)
     second = random.randint(1, 20)
     return f"{person} has {first} {thing} and gets {second} more. Now {person} has {first + second} {thing}."
 
 
 def _taken_things(random: Random) -> str:
-    person, thing = random.choice(_PEOPLE), random.choice(_THINGS)
+    person = random.choice(_PEOPLE)
+    thing = random.choice(_THINGS)
     first = random.randint(5, 40)
     second = random.randint(1, first)
     return f"There were {first} {thing}. {person} took {second} of them, so {first - second} were left."
@@ -190,7 +192,8 @@ def _spoken_sums(random: Random) -> str:
 
 
 def _receipt(random: Random) -> str:
-    lines, total = [], 0
+    lines = []
+    total = 0
     for thing in random.sample(_THINGS, 4):
         cents = random.randint(1, 99) * 5
         total += cents
@@ -617,11 +620,9 @@ def _worked_examples(random: Random) -> str:
         pairs = [tuple(pair.split()) for pair in random.sample(random.choice(_RELATIONS), 5)]
     else:
         pairs = [operation(random) for _ in range(random.randint(4, 6))]
-    opening, arrow, closing = (
-        random.choice(_OPENINGS),
-        random.choice(_ARROWS),
-        random.choice(("", "", ".", ";")),
-    )
+    opening = random.choice(_OPENINGS)
+    arrow = random.choice(_ARROWS)
+    closing = random.choice(("", "", ".", ";"))
     return "\n".join(f"{opening}{given}{arrow}{result}{closing}" for given, result in pairs)
 
 
@@ -694,7 +695,8 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 def _diary(random: Random) -> str:
     """Days that follow each other, each with an entry."""
-    day, number = random.randrange(7), random.randint(1, 24)
+    day = random.randrange(7)
+    number = random.randint(1, 24)
     lines = []
     for ahead in range(4):
         lines.append(f"{_DAYS[(day + ahead) % 7]} {number + ahead}.: {_sentence(random)}")

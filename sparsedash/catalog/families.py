@@ -220,12 +220,12 @@ def _no_llama_cpp() -> str:
     )
 
 
-def quantise_problem(
+def llama_cpp_problem(
     model: str, model_type: str | None = None, methods: Iterable[MethodSettings] = ()
 ) -> str:
-    """Why models of a run of this one cannot be quantised here; empty where they can.
+    """Why llama.cpp can neither quantise nor run this model here; empty where it can.
 
-    model_type: None: not known. methods: that make its sparse models.
+    model_type: None if not known. methods: of its sparse models.
     """
     if missing := _no_llama_cpp():
         return missing

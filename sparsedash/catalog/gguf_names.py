@@ -140,9 +140,23 @@ def general_name(name: str) -> str:
     return _MANY.sub(r"\1#", re.sub(r"^blk\.\d+\.", "blk.#.", name))
 
 
+def tensor_types(tensors: Mapping[str, int], fell_back: Mapping[str, int]) -> str:
+    """ "tensors: 30 in Q4_K, 61 in F32; fallback for the length of their rows: 150 to Q5_0".
+
+    tensors: how many there are of each type; fell_back: of these, by the length of their rows.
+    """
+    chosen = {name: n - fell_back.get(name, 0) for name, n in tensors.items()}
+    text = "tensors: " + ", ".join(f"{n:,} in {name}" for name, n in chosen.items() if n)
+    if fell_back:
+        replaced = ", ".join(f"{n:,} to {name}" for name, n in fell_back.items())
+        text += f"; fallback for the length of their rows: {replaced}"
+    return text
+
+
 def class_of_key(name: str, architecture: str) -> Class:
     """The class of a key in a file of this architecture."""
-    known, key = ARCHITECTURES[architecture], general_name(name.removeprefix(f"{architecture}."))
+    known = ARCHITECTURES[architecture]
+    key = general_name(name.removeprefix(f"{architecture}."))
     if key in known.keys or key in GENERAL:
         return "mapped"
     return "harmless" if key in known.harmless | HARMLESS else "refused"
@@ -171,7 +185,8 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
     """The first mapped key with an impossible value, in words. own: the values, without the
     architecture's name.
     """
-    mapped, n_blocks = ARCHITECTURES[architecture].keys, own.get("block_count", 1)
+    mapped = ARCHITECTURES[architecture].keys
+    n_blocks = own.get("block_count", 1)
     if type(n_blocks) is not int or not 0 < n_blocks <= MOST_LAYERS:
         return f"{architecture}.block_count is {str(n_blocks)[:40]}; possible: 1 to {MOST_LAYERS:,}"
     required = [*_REQUIRED, *(key for key in mapped if key.endswith("epsilon"))]
@@ -181,10 +196,8 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
     for key in sorted(
         mapped.keys() & own.keys() - {"rope.scaling.type", "attention.sliding_window_pattern"}
     ):
-        value, none = (
-            own[key],
-            (architecture, key) == ("phi3", "attention.sliding_window") or "softcapping" in key,
-        )
+        value = own[key]
+        none = (architecture, key) == ("phi3", "attention.sliding_window") or "softcapping" in key
         counts = key in ("rope.dimension_count", "rope.scaling.original_context_length")
         counts = counts or not (key.startswith("rope.") or "epsilon" in key or "softcapping" in key)
         kinds = (int,) if counts else (int, float)
@@ -220,7 +233,8 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
 
 def _odd_tokenizer(values: Mapping[str, Any], architecture: str) -> str:
     possible = QWEN_PRE_TOKENIZERS if architecture.startswith("qwen") else tuple(PRE_TOKENIZERS)
-    model, cut = values.get("tokenizer.ggml.model"), values.get("tokenizer.ggml.pre", "default")
+    model = values.get("tokenizer.ggml.model")
+    cut = values.get("tokenizer.ggml.pre", "default")
     if model not in ("gpt2", "llama") or (model == "llama" and architecture.startswith("qwen")):
         return f"its tokenizer is {str(model)[:40]!r}; possible: gpt2{', llama' * (possible != QWEN_PRE_TOKENIZERS)}"
     if model == "gpt2" and cut not in possible:
@@ -229,10 +243,8 @@ def _odd_tokenizer(values: Mapping[str, Any], architecture: str) -> str:
         return f"{odd[0]} is {str(values[odd[0]])[:40]}; possible: true, false"
     tokens = values.get("tokenizer.ggml.tokens")
     tokens = tokens if isinstance(tokens, list) else []
-    n_tokens, longest = (
-        len(tokens),
-        max((len(each) for each in tokens if isinstance(each, bytes)), default=0),
-    )
+    n_tokens = len(tokens)
+    longest = max((len(each) for each in tokens if isinstance(each, bytes)), default=0)
     if longest > _MOST_TOKEN_BYTES:
         return f"one of its tokens has {longest:,} bytes; possible: {_MOST_TOKEN_BYTES:,}"
     if values.get("vocab_size", n_tokens) != n_tokens:

@@ -60,13 +60,17 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
     ) -> tuple[int, list[Any], list[int], list[Any]]:
         if raw_type != gguf.GGUFValueType.ARRAY:
             return super()._get_field_parts(orig_offs, raw_type)  # type: ignore[no-any-return]
-        kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
-        item, n_items, start = int(kind[0]), int(count[0]), orig_offs + _ARRAY_HEAD_BYTES
+        kind = self._get(orig_offs, np.uint32)
+        count = self._get(orig_offs + 4, np.uint64)
+        item = int(kind[0])
+        n_items = int(count[0])
+        start = orig_offs + _ARRAY_HEAD_BYTES
         if item == gguf.GGUFValueType.STRING:
             items, end = self._strings(start, n_items)
         elif item in self.gguf_scalar_to_np:
             values = self._get(start, self.gguf_scalar_to_np[item], n_items)
-            items, end = list(values.reshape(-1, 1)), start + values.nbytes
+            items = list(values.reshape(-1, 1))
+            end = start + values.nbytes
         else:
             return super()._get_field_parts(orig_offs, raw_type)  # type: ignore[no-any-return]
         types = [gguf.GGUFValueType.ARRAY, *([gguf.GGUFValueType(item)] if n_items else [])]
@@ -77,7 +81,8 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
         asks.
         """
         super()._build_tensors(start_offs, fields)
-        expected, alignment = start_offs, int(self.alignment)
+        expected = start_offs
+        alignment = int(self.alignment)
         for tensor in self.tensors:
             if tensor.data_offset != expected:
                 raise ValueError(
@@ -87,7 +92,8 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
 
     def _strings(self, at: int, count: int) -> tuple[list[bytes], int]:
         """So many strings from here on, and where they end."""
-        content, found = memoryview(self.data), []
+        content = memoryview(self.data)
+        found = []
         if at + count * _LENGTH_BYTES > len(content):
             raise ValueError("it is cut off")
         order: Any = (

@@ -96,16 +96,13 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     """
     name = config["model_type"]
     family = FAMILIES[name]
-    d, n_blocks = (
-        _size(config, "hidden_size", "n_embd"),
-        _size(config, "num_hidden_layers", "n_layer", "num_layers"),
-    )
-    heads, words = (
-        _size(config, "num_attention_heads", "n_head", "num_heads"),
-        int(config["vocab_size"]),
-    )
+    d = _size(config, "hidden_size", "n_embd")
+    n_blocks = _size(config, "num_hidden_layers", "n_layer", "num_layers")
+    heads = _size(config, "num_attention_heads", "n_head", "num_heads")
+    words = int(config["vocab_size"])
     head = config.get("head_dim") or d // heads
-    queries, keys = head * heads, head * _key_heads(config, heads)
+    queries = head * heads
+    keys = head * _key_heads(config, heads)
     n_projections = len(family.inner) * family.fused + 1
     # A gated MLP has no usual width.
     m = config[family.width] if n_projections == 3 else config.get(family.width) or 4 * d

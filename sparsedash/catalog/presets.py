@@ -23,7 +23,8 @@ class Method:
         return self.settings.pattern not in FIXED_PERMILLE
 
 
-_USUAL, _BARE = MethodSettings(), MethodSettings(compensation="none")
+_USUAL = MethodSettings()
+_BARE = MethodSettings(compensation="none")
 _BY_CURVES = MethodSettings(saliency="obs", allocation="curves", damping=0.1, mix=0.5)
 _SPARSEGPT = MethodSettings(
     saliency="obs", pattern="1x1", compensation="sequential", scope="decoder"
@@ -163,7 +164,8 @@ def method_name(settings: MethodSettings) -> str:
 
     nearest = min(alike, key=lambda method: len(changes(method.settings)), default=None)
     # The choices that nearly every method shares only where they are others.
-    usual, always = asdict(MethodSettings()), ("saliency", "compensation", "allocation")
+    usual = asdict(MethodSettings())
+    always = ("saliency", "compensation", "allocation")
     others = [field for field in chosen if field not in always and chosen[field] != usual[field]]
     name = nearest.name if nearest else " + ".join(chosen[field] for field in (*always, *others))
     changed = changes(nearest.settings if nearest else MethodSettings())

@@ -49,7 +49,8 @@ class PublishedModel:
 CALIBRATION_LENGTH = 512
 
 _OF_SCRIPT = "The calibration size and the rounds are those of the script for {}."
-_OF_OPT, _OF_BLOOM = _OF_SCRIPT.format("opt-125m"), _OF_SCRIPT.format("bloom-3b")
+_OF_OPT = _OF_SCRIPT.format("opt-125m")
+_OF_BLOOM = _OF_SCRIPT.format("bloom-3b")
 
 PUBLISHED_MODELS = (
     PublishedModel("EleutherAI/gpt-j-6b", "EleutherAI/gpt-j-6b", "gpt-j-6b", 6_004, 6),

@@ -32,7 +32,8 @@ room on the disk, and none finishes before the others.
 FISHER_BATCH_TOKENS = 1024
 """Tokens in one batch of a backward pass."""
 
-CURVE_TOKENS, LEAST_CURVE_LENGTH = 256, 128
+CURVE_TOKENS = 256
+LEAST_CURVE_LENGTH = 128
 """Held-out tokens that curves are measured on, and the fewest of each sequence."""
 LAYER_TOKENS = 1024
 """Tokens of the text by which layers are ordered; their loss is measured at CURVE_TOKENS of
@@ -43,7 +44,8 @@ JUDGED_VALUES = 2**26
 vocabulary is large.
 """
 
-MOST_TEXTS, FEWEST_TEXTS = 128, 32
+MOST_TEXTS = 128
+FEWEST_TEXTS = 32
 CACHE_BYTES = 3 * 2**29
 """Texts that a model writes at once: the most, but no more than have room for their keys and values
 in this, or the fewest, which are also the fewest worth a thread of their own: each of them reads
@@ -55,18 +57,22 @@ WIDE_BYTES = 2**30
 faster.
 """
 
-KEPT_BYTES, KEPT_SHARE, HELD_SHARE = 256 * 2**20, 1 / 8, 1 / 2
+KEPT_BYTES = 256 * 2**20
+KEPT_SHARE = 1 / 8
+HELD_SHARE = 1 / 2
 """Unfinished answers are completed together once their passages' caches take so much, or this share
 of the model's weights where that is more: each token takes a pass over all weights. The second
 share is for streamed models, whose caches lie in files.
 """
 
-HELD_OUT_EVERY, HELD_OUT_TOKENS = 16, 512
+HELD_OUT_EVERY = 16
+HELD_OUT_TOKENS = 512
 """Which calibration sequences are kept out of every fit, and about how many tokens of them are
 kept.
 """
 
-HEAL_BATCH_TOKENS, HEAL_PASS_TOKENS = 2048, 512
+HEAL_BATCH_TOKENS = 2048
+HEAL_PASS_TOKENS = 512
 """Tokens of a step of healing, and of the passes that its gradient is gathered from; longer
 sequences are cut.
 """
@@ -81,7 +87,8 @@ Two copies, gradient, moments and best value would be 24.
 HEAL_LOGITS = 2**23
 """Logits that healing holds at once, in each of about six tensors: of a part of the tokens."""
 
-MISMATCH_PASSAGES, MISMATCH_TOKENS = 8, 128
+MISMATCH_PASSAGES = 8
+MISMATCH_TOKENS = 128
 """The passages that calibration text is compared with, and the most tokens of each."""
 
 COMPARED_PASSAGES = 64
@@ -146,7 +153,8 @@ class RunDisk:
 
 def n_passages(settings: RunSettings) -> int | None:
     """How many passages are evaluated, as far as is known before the text is read."""
-    asked, corpus = settings.evaluation.n_passages, settings.evaluation.corpus
+    asked = settings.evaluation.n_passages
+    corpus = settings.evaluation.corpus
     known = next((each.n_texts for each in EVALUATION_CORPORA if each.name == corpus), 0)
     return min(asked, known) if asked and known else asked or known or None
 
@@ -174,17 +182,16 @@ def least_memory(
     """The least memory of a run of this model. streamed: whether its weights are read block by
     block.
     """
-    d, m, n_blocks, itemsize = (
-        shape.hidden,
-        max(shape.widths),
-        len(shape.widths),
-        WEIGHT_BYTES[settings.dtype],
-    )
+    d = shape.hidden
+    m = max(shape.widths)
+    n_blocks = len(shape.widths)
+    itemsize = WEIGHT_BYTES[settings.dtype]
     n_at_once = 1 if streamed else n_blocks
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     whole = settings.reads_text and collects_whole_moments(shape.widths, settings)
     # The sum of one block's second moments, and what is made of it.
-    streams, moments = n_tokens * d * itemsize * settings.reads_text, 2 * 4 * m**2 * whole
+    streams = n_tokens * d * itemsize * settings.reads_text
+    moments = 2 * 4 * m**2 * whole
     # Of quantised models: all weights once more, and what dense predicts.
     n_scores = shape.vocabulary * compared_tokens(shape.vocabulary)
     copy, scores = (4 * n * bool(settings.quantised_to) for n in (shape.n_parameters, n_scores))
@@ -274,7 +281,8 @@ def compared_tokens(vocabulary: int) -> int:
 KIND_BLOCK_TOKENS = 16
 """Tokens whose mean divergence is one observation of what was forgotten."""
 
-_MOST_KIND_TOKENS, _LEAST_KIND_TOKENS = 512, 128
+_MOST_KIND_TOKENS = 512
+_LEAST_KIND_TOKENS = 128
 _KIND_SHARE = 0.05
 
 
@@ -297,13 +305,6 @@ def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: in
 
 
 MORE_ROOM = "Raise the limit on the settings page or by SPARSEDASH_ARTEFACT_GB."
-
-
-def calibration_too_large(needed: int, room: int) -> str:
-    """Why calibration data of so many bytes cannot be kept within the limit; empty where it can."""
-    if needed <= room:
-        return ""
-    return f"The calibration data takes {needed / 1e9:.1f} GB; the limit is {room / 1e9:.1f} GB."
 
 
 def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequences: int) -> int:
@@ -374,12 +375,10 @@ def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) ->
     """
     if not needs_fisher(settings):
         return 0
-    d, m, n_blocks, itemsize = (
-        shape.hidden,
-        max(shape.widths),
-        len(shape.widths),
-        WEIGHT_BYTES[settings.dtype],
-    )
+    d = shape.hidden
+    m = max(shape.widths)
+    n_blocks = len(shape.widths)
+    itemsize = WEIGHT_BYTES[settings.dtype]
     # A sequence is never divided.
     n_tokens = max(FISHER_BATCH_TOKENS, settings.calibration.length)
     activations = itemsize * (4 * n_at_once * (m + d) + n_blocks * (m + d) * (n_at_once < n_blocks))
@@ -410,12 +409,10 @@ def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
     """The weights of the MLPs that are left; of each token of a pass what the blocks keep for the
     way back; logits, and the dense model's last hidden states.
     """
-    d, m, n_blocks, itemsize = (
-        shape.hidden,
-        max(shape.widths),
-        len(shape.widths),
-        WEIGHT_BYTES[settings.dtype],
-    )
+    d = shape.hidden
+    m = max(shape.widths)
+    n_blocks = len(shape.widths)
+    itemsize = WEIGHT_BYTES[settings.dtype]
     healed = _healed_weights(shape, settings)
     if not healed:
         return 0
@@ -446,11 +443,14 @@ def run_disk(
     room: the limit of calibration data, beyond which the oldest is deleted. streamed: read block by
     block.
     """
-    itemsize, calibration = WEIGHT_BYTES[settings.dtype], settings.calibration
+    itemsize = WEIGHT_BYTES[settings.dtype]
+    calibration = settings.calibration
     stays = kept_bytes(shape.widths, shape.hidden, settings, calibration.n_samples)
     stays += _sample_bytes(shape, settings, n_passages)
     sequential = [point for point in settings.points if point[0].in_sequence]
-    stays += sum(_model_bytes(shape, *point, itemsize) for point in sequential)
+    stays += sum(
+        _model_bytes(shape, point.nested, point.permille, itemsize) for point in sequential
+    )
     stays = min(stays, room) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
     healed = _healed_weights(shape, settings)
     stays += sum(healed) * itemsize
@@ -503,10 +503,8 @@ def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> 
     if all(method.takes_layers for method in settings.methods):
         return 0
     inputs = sum(shape.widths)
-    streams, masks = (
-        STREAM_INPUTS * shape.hidden * len(shape.widths),
-        [m for m in settings.methods if not m.takes_channels],
-    )
+    streams = STREAM_INPUTS * shape.hidden * len(shape.widths)
+    masks = [m for m in settings.methods if not m.takes_channels]
     kept_out = settings.calibration.n_samples * settings.calibration.length // HELD_OUT_EVERY
     kept_out //= max(1, kept_out // HELD_OUT_TOKENS)
     passages = min(n_passages, MISMATCH_PASSAGES) * min(TOKENS_A_PASSAGE, MISMATCH_TOKENS)

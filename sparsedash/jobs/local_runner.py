@@ -16,7 +16,6 @@ from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
-import sparsedash
 from sparsedash.jobs.job import CLUSTER, Job, kept, memory_advice
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import is_lock_held, job_lock, open_log, open_own, slot_lock
@@ -343,7 +342,7 @@ def child_environment() -> dict[str, str]:
     """Environment of a new process: ours, with this package on the path, wherever we were
     started.
     """
-    path = [str(Path(sparsedash.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 

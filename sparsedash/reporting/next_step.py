@@ -33,7 +33,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
-from sparsedash.service.preflight import Reach
+from sparsedash.service.run_checks import Reach
 from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import first_crossing, passages_to_search
 from sparsedash.stats.tolerance import (

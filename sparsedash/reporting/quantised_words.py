@@ -6,6 +6,7 @@ Plain text: escape it before it becomes markup.
 
 from collections.abc import Iterator
 
+from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.verdicts import level_words
@@ -28,7 +29,7 @@ def quantised_figures(found: RunResults) -> list[str]:
         if of_kind:
             first = of_kind[0][1]
             text = f"mean KL divergence from dense on {first.n_tokens:,} tokens of the passages, without an interval"
-            types = wording.first_upper(wording.tensor_types(first.tensors, first.fell_back))
+            types = wording.first_upper(tensor_types(first.tensors, first.fell_back))
             said.append(f"{kind.upper()}: {models} ({text}). {types}.")
     return [each for each in said if each] if found.run.settings.quantised_to else []
 

@@ -361,17 +361,6 @@ def healing_words(done: Healed) -> str:
     return f"{steps}{kept}; {text} {done.after:.3f}, {done.before:.3f} before"
 
 
-def tensor_types(tensors: Mapping[str, int], fell_back: Mapping[str, int]) -> str:
-    """ "tensors: 30 in Q4_K, 61 in F32; fallback for the length of their rows: 150 to Q5_0".
-
-    tensors: how many there are of each type; fell_back: of these, by the length of their rows.
-    """
-    own = {name: n - fell_back.get(name, 0) for name, n in tensors.items()}
-    fell = "; fallback for the length of their rows: " * bool(fell_back)
-    fell += ", ".join(f"{n:,} to {name}" for name, n in fell_back.items())
-    return f"tensors: {', '.join(f'{n:,} in {name}' for name, n in own.items() if n)}{fell}"
-
-
 def removed_or_zeroed(settings: MethodSettings) -> str:
     """What happens to the weights that a method takes."""
     return "removed" if settings.takes_channels else "set to zero"

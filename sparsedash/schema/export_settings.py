@@ -21,6 +21,7 @@ Weights = Literal["float32", "bfloat16", "float16", Quantisation]
 
 Runtime = Literal["transformers", "llama.cpp"]
 
+CARD = "README.md"
 EXPORTS = "exports"
 """Subfolder of the data folder for exports without another place."""
 
@@ -32,6 +33,19 @@ _DASHED = re.compile(r"[^A-Za-z0-9._]+")
 def possible_weights(form: Form) -> tuple[Weights, ...]:
     """The possible types of weights in this form."""
     return _OF_GGUF if form == "gguf" else _OF_SAFETENSORS
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WrittenFiles:
+    """What was written. size, base_size: bytes of the weights, sparse and dense. layout: in words.
+
+    file: the name of a GGUF file.
+    """
+
+    layout: str
+    size: int
+    base_size: int
+    file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import sparsedash
 from sparsedash.catalog.choices import example_key, is_example
 from sparsedash.catalog.model_shape import ModelShape, listed_shape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import CLUSTER, Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
-from sparsedash.schema import pair_records, store_keys
+from sparsedash.schema import __version__, pair_records, store_keys
 from sparsedash.schema.errors import AccessError, JobError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import (
@@ -29,13 +28,14 @@ from sparsedash.schema.find_settings import (
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
 from sparsedash.schema.settings import Dtype, RunSettings, settings_from_plain
-from sparsedash.service import preflight, request_checks
+from sparsedash.service import preflight, request_checks, run_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
-from sparsedash.service.preflight import Cached, Preflight, Reach
+from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
+from sparsedash.service.run_checks import Reach
 from sparsedash.service.stored_results import (
     OpenedAnswers,
     ResultCache,
@@ -366,7 +366,7 @@ class Backend:
         """Whether this is a text of the hub that was never read here, while the hub does not
         answer.
         """
-        return preflight.lacks_text(reference, self._store, self._hub)
+        return run_checks.lacks_text(reference, self._store, self._hub)
 
     @property
     def reach(self) -> Reach:
@@ -379,17 +379,17 @@ class Backend:
         """As `passages_there`; 0 of what the user may not read."""
         if self._access.reference_problem("evaluation text", reference):
             return 0
-        return preflight.passages_there(reference, self.data_dir)
+        return run_checks.passages_there(reference, self.data_dir)
 
     def _refusals(self, settings: RunSettings) -> tuple[str, ...]:
         """What the user may not use of what a run names."""
-        references = self._access.reference_problems(*preflight.named_references(settings))
+        references = self._access.reference_problems(*run_checks.named_references(settings))
         return *references, *self._access.tasks_problems(settings.evaluation.tasks)
 
     def _request_problems(self, asked: RunSettings | FindSettings) -> tuple[str, ...]:
         """Why a run or a search cannot start, as far as that shows at once."""
         settings = planned_run(asked)
-        return self._refusals(settings) or preflight.run_problems(
+        return self._refusals(settings) or run_checks.run_problems(
             asked, self.data_dir, self._shape(settings)
         )
 
@@ -401,10 +401,9 @@ class Backend:
             return Preflight(problems=refused)
         stored, shape = self.cached(settings), self._shape(settings)
         memory, disk = preflight.expected_room(settings, self._store, shape)
-        problems = preflight.run_problems(asked, self.data_dir, shape)
-        unfit = preflight.residency_problem(settings, memory.least) or preflight.room_problem(
-            settings, stored, shape, self._store.artefact_room
-        )
+        problems = run_checks.run_problems(asked, self.data_dir, shape)
+        unstored = [place for place in range(settings.n_sparse) if place not in stored.points]
+        too_large = run_checks.room_problem(settings, unstored, shape, self._store.artefact_room)
         return Preflight(
             stored=stored,
             duration=preflight.expected_duration(
@@ -412,7 +411,7 @@ class Backend:
             ),
             memory=memory,
             disk=disk,
-            problems=(*problems, unfit) if unfit else problems,
+            problems=(*problems, too_large) if too_large else problems,
         )
 
     def forecast(self, job: Job) -> Preflight | None:
@@ -497,7 +496,7 @@ class Backend:
         self._store.recall(store_keys.health_note())
         return {
             "status": "ok",
-            "version": sparsedash.__version__,
+            "version": __version__,
             "running": len(self._table.running()),
             "queued": len(self._table.queue()),
         }
@@ -516,7 +515,7 @@ class Backend:
         """Raises AccessError for what the user may not read or do."""
         match asked:
             case RunSettings() | FindSettings():
-                self._access.require_allowed(*preflight.named_references(asked))
+                self._access.require_allowed(*run_checks.named_references(asked))
                 for problem in self._access.tasks_problems(asked.evaluation.tasks):
                     raise AccessError(problem)
             case VerifySettings():

@@ -20,13 +20,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-import sparsedash
 from sparsedash.jobs.cluster_parts import Fetch, KeptCalibration, Part, PartEnd, Report, failed_part
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import NVIDIA, LocalRunner, last_log_lines, visible_gpus
 from sparsedash.jobs.lock_files import hold_lock, make_folder
-from sparsedash.schema import store_keys
+from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.progress import STARTING
@@ -170,7 +169,7 @@ def machine_facts() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     known: dict[str, Any] = {
         "hostname": socket.gethostname(),
-        "sparsedash": sparsedash.__version__,
+        "sparsedash": __version__,
         **_packages(),
     }
     known |= {"gpus": _gpu_names(), "total_bytes": memory.total, "free_bytes": memory.available}

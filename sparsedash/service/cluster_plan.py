@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-import sparsedash
 from sparsedash.jobs.cluster_parts import ClusterMachine, KeptCalibration, Part, PartEnd, Scheduler
 from sparsedash.jobs.job import Job
-from sparsedash.schema import store_keys
+from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import JobError, StoreError, install_command
 from sparsedash.schema.find_settings import FindSettings, planned_run, run_or_find_settings
 from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json
@@ -292,7 +291,7 @@ def _problems(
     known = [machine for machine in machines if machine.facts and machine.facts.sparsedash]
     for package in ("sparsedash", *_OF_THE_ENGINE):
         found[package] = {each.name: str(getattr(each.facts, package)) for each in known}
-    found["sparsedash"]["this server"] = sparsedash.__version__
+    found["sparsedash"]["this server"] = __version__
     for package, by_machine in found.items():
         versions_of = {
             value: [n for n, each in by_machine.items() if each == value]

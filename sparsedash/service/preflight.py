@@ -2,23 +2,16 @@
 stored already.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from sparsedash.catalog import resources
-from sparsedash.catalog.budgets import require_possible
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
-from sparsedash.catalog.choices import HUB_TEXTS
-from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.resources import LeastMemory, RunDisk
-from sparsedash.jobs.local_runner import NVIDIA, visible_gpus
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
@@ -26,40 +19,17 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import (
     BUILTIN_MIXED,
-    MIN_TOKENS_PER_CHANNEL,
     SELF,
-    EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.service.hub_revisions import noted_commit
-from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
+from sparsedash.service.run_checks import main_memory
 from sparsedash.service.stored_results import known_shape
 from sparsedash.service.time_forecast import START_S
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.storage.file_hashes import fingerprint
-from sparsedash.storage.hub_reach import HubReach
-from sparsedash.storage.local_machine import free_bytes, memory_bytes
+from sparsedash.storage.local_machine import free_bytes
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import named_text_count, names_file
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reach:
-    """What can be asked for here: the rules of the form, for whoever proposes a request.
-
-    lacks: see `lacks_text`. n_passages: see `passages_there`. problems: why a request cannot start,
-    in words.
-    """
-
-    lacks: Callable[[str], bool] = lambda reference: False
-    n_passages: Callable[[str], int | None] = lambda reference: None
-    problems: Callable[[RunSettings | FindSettings], Sequence[str]] = lambda request: ()
-
-
-def lacks_text(reference: str, store: Store, hub: HubReach) -> bool:
-    """Whether this is a text of the hub that was never read here, while the hub does not answer."""
-    known = reference not in HUB_TEXTS or store.recall(store_keys.text_identity_note(reference, ""))
-    return not known and not hub.answers()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,126 +141,9 @@ class Preflight:
         return self.disk.takes.stays_bytes if self.disk is not None and not there else None
 
 
-def named_references(settings: RunSettings | FindSettings) -> list[tuple[ReferenceField, str]]:
-    """The model and the texts of a request, by the fields that name them."""
-    texts = settings.calibration.corpus, settings.evaluation.corpus
-    return [
-        ("model", settings.model),
-        ("calibration text", texts[0]),
-        ("evaluation text", texts[1]),
-    ]
-
-
-def run_problems(
-    request: RunSettings | FindSettings, data_dir: Path, shape: ModelShape | None = None
-) -> tuple[str, ...]:
-    """Everything that would end the run at once, or leave a search without an answer.
-
-    data_dir: where uploads lie. shape: of the model, where it is known.
-    """
-    settings = planned_run(request)
-    found = [reference_problem(*named, data_dir) for named in named_references(settings)]
-    found.append(unusable_tasks(settings.evaluation.tasks))
-    if isinstance(request, FindSettings) and not any(found):
-        found.append(_too_few_passages(request.evaluation, data_dir))
-    if shape is not None:
-        try:
-            # A search tries more than this only where there is so much.
-            require_possible(
-                request if isinstance(request, RunSettings) else request.run((1,)), shape
-            )
-        except SettingsError as error:
-            found.append(f"{error.message} {error.advice}")
-    family = shape.family if shape else None
-    if settings.quantised_to and (
-        why := quantise_problem(settings.model, family, settings.methods)
-    ):
-        found.append(f"Its models cannot be quantised: {why}.")
-    if shape is not None and not any(found):
-        found.append(_too_little_text(settings, shape, data_dir))
-    return tuple(filter(None, found))
-
-
-def _left(settings: RunSettings, stored: Cached) -> list[tuple[MethodSettings, int]]:
+def _left(settings: RunSettings, stored: Cached) -> list[SparseSpec]:
     """The points that are not stored."""
     return [point for at, point in enumerate(settings.points) if at not in stored.points]
-
-
-def room_problem(settings: RunSettings, stored: Cached, shape: ModelShape | None, room: int) -> str:
-    """Why what calibrating leaves for the models that are not stored finds no place, or nothing.
-    room: in bytes.
-    """
-    left = {method for method, _ in _left(settings, stored)}
-    reading = tuple(method for method in settings.methods if method.reads_text and method in left)
-    if shape is None or not reading:
-        return ""
-    asked = replace(settings, methods=reading)
-    needed = resources.kept_bytes(shape.widths, shape.hidden, asked, settings.calibration.n_samples)
-    too_large = resources.calibration_too_large(needed, room)
-    return f"{too_large} {resources.MORE_ROOM}" if too_large else ""
-
-
-def residency_problem(settings: RunSettings, least: LeastMemory | None) -> str:
-    """Why the run's models cannot be healed or quantised, or nothing. least: of its memory, as far
-    as that is known.
-    """
-    heals = any(method.heal_steps for method in settings.methods)
-    if not heals and not settings.quantised_to:
-        return ""
-    if least is not None and least.streamed:
-        why = (
-            ""
-            if settings.residency == "streamed"
-            else ": with them it would take more memory than there is"
-        )
-        what = "Healing" if heals else "Quantising"
-        return f"{what} needs all weights in memory, and this run leaves them in their files{why}."
-    if heals and settings.calibration.n_samples < resources.HELD_OUT_EVERY:
-        return f"Healing needs at least {resources.HELD_OUT_EVERY} calibration samples, one of which is held out."
-    return ""
-
-
-def _too_little_text(settings: RunSettings, shape: ModelShape, data_dir: Path) -> str:
-    """Why there are surely too few calibration tokens to fit this model, or nothing."""
-    asked, needed = settings.calibration, MIN_TOKENS_PER_CHANNEL * max(shape.widths)
-    count = named_text_count(asked.corpus, data_dir) if names_file(asked.corpus) else None
-    most = asked.n_samples * asked.length
-    # A token is at least a byte, and few characters have more than three.
-    own = 3 * count.n_characters + count.n_texts if count else most
-    shares = [store_keys.mix_share(method, asked) for method in settings.methods if method.solves]
-    if all(share * most + min(own, (1 - share) * most) >= needed for share in shares):
-        return ""
-    few = f"{asked.n_samples:,} × {asked.length:,} tokens"
-    if most >= needed and count:
-        few = f"the {count.n_characters:,} characters of the text"
-    return (
-        f"Calibration: {few} are too few for this model; needed: {needed:,} tokens, {MIN_TOKENS_PER_CHANNEL} per "
-        f"channel of its widest layer ({asked.fewest_samples(shape.widths):,} samples)."
-    )
-
-
-def passages_there(reference: str, data_dir: Path) -> int | None:
-    """Passages of a file or an upload, 0 where it cannot be used; None of other texts, and of a
-    file too large.
-    """
-    if not names_file(reference):
-        return None
-    if reference_problem("evaluation text", reference, data_dir):
-        return 0
-    count = named_text_count(reference, data_dir)
-    return None if count is None else count.n_passages
-
-
-def _too_few_passages(asked: EvaluationSettings, data_dir: Path) -> str:
-    """Why a search on these passages could confirm no model, or nothing."""
-    there = passages_there(asked.corpus, data_dir)
-    if there is None:
-        there = FEWEST_PASSAGES
-    if min(there, asked.n_passages or there) >= FEWEST_PASSAGES:
-        return ""
-    given = "the text has" if there < FEWEST_PASSAGES else "asked for:"
-    few = f"{given} {there if there < FEWEST_PASSAGES else asked.n_passages}"
-    return f"A search needs at least {FEWEST_PASSAGES} passages; {few}."
 
 
 def stored_parts(settings: RunSettings, store: Store) -> Cached:
@@ -305,7 +158,7 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     methods = dict.fromkeys(method for method, _ in settings.points)
     statistics = {method: _statistics_key(settings, method, model, store) for method in methods}
     shape = known_shape(store, model) if model else None
-    streamed = shape and resources.chosen_memory(shape, settings, _there_bytes()).streamed
+    streamed = shape and resources.chosen_memory(shape, settings, main_memory()).streamed
     prompts = () if streamed or settings.residency == "streamed" else settings.prompts
 
     asked = settings.evaluation
@@ -372,12 +225,8 @@ def expected_duration(
     n_sparse, there = len(left), {settings.points[at] for at in stored.points}
     # The points as they are before quantising; healed weights are kept with a model that is not
     # quantised.
-    pruned = {
-        (method.unquantised, permille)
-        for method, permille in left
-        if permille or not method.quantise
-    }
-    healed = {point for point in pruned - there if point[0].heal_steps and point[1]}
+    pruned = {spec.before_quantising for spec in left if spec.method}
+    healed = {spec for spec in pruned - there if spec.heal_steps}
     n_models = n_sparse + (not stored.dense)
     calibrates = n_sparse and settings.reads_text and not stored.calibration
     n_calibrations = len(store_keys.shares_read(settings)) if calibrates else 0
@@ -386,7 +235,7 @@ def expected_duration(
         "evaluating": ((n_models, "evaluate"),),
         "answering tasks": ((n_models if settings.evaluation.tasks else 0, "answer"),),
         "pruning": ((len(pruned), "prune"),),
-        "quantising": ((sum(bool(method.quantise) for method, _ in left), "quantise"),),
+        "quantising": ((sum(bool(spec.quantise) for spec in left), "quantise"),),
         "healing": ((len(healed), "heal"),),
         "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
     }
@@ -417,7 +266,7 @@ def expected_room(
     known.
     """
     measured = store.recall(store_keys.peak_memory_note(settings.model, settings.dtype))
-    there = _there_bytes()
+    there = main_memory()
     memory = Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
         backward=resources.needs_fisher(settings),
@@ -435,11 +284,6 @@ def expected_room(
     )
     disk = DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
     return replace(memory, least=least, resident_bytes=resident.n_bytes), disk
-
-
-def _there_bytes() -> int | None:
-    """Memory of this machine; None where the model runs on a GPU."""
-    return None if NVIDIA.is_dir() and visible_gpus() else memory_bytes()
 
 
 def _model_identity(settings: RunSettings, store: Store) -> str | None:

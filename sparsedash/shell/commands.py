@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sparsedash import __version__
 from sparsedash.jobs.cluster_parts import SCHEDULER, ClusterMachine, MachineFacts, named_scheduler
 from sparsedash.reporting import wording
+from sparsedash.schema import __version__
 from sparsedash.schema.errors import (
     Cancelled,
     CorpusError,

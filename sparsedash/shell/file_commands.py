@@ -5,6 +5,7 @@ answers as files.
 import argparse
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sparsedash.catalog.families import require_form
@@ -95,16 +96,20 @@ def complete_export(
     settings = pinned(settings, store, HubReach(), with_token=True)
     with ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.export.export import export_model, require_exportable
-        from sparsedash.engine.models.loading import ModelShelf
+        from sparsedash.engine.models.loading import ModelCache
         from sparsedash.engine.run import pipeline
+        from sparsedash.reporting.model_card import stored_card
 
         # Before the run, which may take hours.
         require_exportable(settings, request, store)
-        shelf = ModelShelf()
-        run = pipeline.run(settings, store, bar, shelf)
+        model_cache = ModelCache()
+        run = pipeline.run(settings, store, bar, model_cache)
         print_warnings(run.warnings)
         request = replace(request, run=run.key, dense=run.dense, sparse=run.sparse[0])
-        return export_model(request, store, shelf, lambda step: bar(replace(step, point=0)))
+        card = partial(stored_card, store)
+        return export_model(
+            request, store, model_cache, lambda step: bar(replace(step, point=0)), card
+        )
 
 
 def verify_command(arguments: argparse.Namespace) -> Work:
@@ -126,10 +131,10 @@ def verify_command(arguments: argparse.Namespace) -> Work:
     yield
     with ProgressBar(run, arguments.quiet) as bar:
         from sparsedash.engine.export.export import prove_export
-        from sparsedash.engine.models.loading import ModelShelf
+        from sparsedash.engine.models.loading import ModelCache
 
         proof = prove_export(
-            export, folder, store, ModelShelf(), lambda step: bar(replace(step, point=0))
+            export, folder, store, ModelCache(), lambda step: bar(replace(step, point=0))
         )
     store.put(export.key, replace(export, proof=proof))
     print(proof_words(proof))

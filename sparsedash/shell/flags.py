@@ -25,8 +25,8 @@ from sparsedash.schema.settings import (
     percents_text,
 )
 from sparsedash.service.model_lookup import named_model
-from sparsedash.service.preflight import run_problems
 from sparsedash.service.request_checks import is_hub_id
+from sparsedash.service.run_checks import run_problems
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import data_folder, local_path, path_kind
@@ -285,15 +285,20 @@ def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Nam
     """
     _require_used(planned_run(settings), arguments)
     store = open_store(arguments)
-    named = named_model(settings.model, store)
-    if found := run_problems(settings, store.folder, None if named is None else named.shape):
-        raise SparseDashError(" ".join(found))
+    require_startable(settings, store)
     if is_hub_id(settings.model) and model_config(settings.model) is None:
         # Before the engine is loaded, which takes seconds.
         from sparsedash.engine.models.hub import require_reachable
 
         require_reachable(settings.model)
     return store
+
+
+def require_startable(settings: RunSettings | FindSettings, store: Store) -> None:
+    """Raise SparseDashError with every reason why the run cannot start."""
+    named = named_model(settings.model, store)
+    if problems := run_problems(settings, store.folder, named.shape if named else None):
+        raise SparseDashError(" ".join(problems))
 
 
 def _require_used(settings: RunSettings, arguments: argparse.Namespace) -> None:

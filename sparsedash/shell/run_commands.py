@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.families import llama_cpp_problem
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.reporting import deployment
 from sparsedash.reporting.next_step import next_step
@@ -21,20 +21,13 @@ from sparsedash.reporting.task_words import idle_limits, task_remarks, task_rows
 from sparsedash.reporting.verdicts import early_stopping_words
 from sparsedash.reporting.wording import newer_words, record_names, revision_words, source_note
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
-from sparsedash.schema.find_settings import FindResult, planned_run
+from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.model_lookup import named_model
-from sparsedash.service.preflight import (
-    Reach,
-    expected_room,
-    lacks_text,
-    passages_there,
-    residency_problem,
-    run_problems,
-)
+from sparsedash.service.run_checks import Reach, lacks_text, passages_there, run_problems
 from sparsedash.service.stored_results import ResultCache
 from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
@@ -42,6 +35,7 @@ from sparsedash.shell.file_commands import short_run_key
 from sparsedash.shell.flags import (
     open_store_for,
     quantised_from_flags,
+    require_startable,
     run_from_flags,
     search_from_flags,
     tolerance_from_flags,
@@ -62,8 +56,7 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     store = open_store_for(settings, arguments)
     if n_steps := _steps_to_heal(settings, store, arguments):
         settings = settings.healed(n_steps)
-    if n_steps or settings.quantised_to:
-        _require_resident(settings, store)
+        require_startable(settings, store)
     write = terminal.result_writer(arguments)
     yield
     run = complete_run(settings, store, arguments.quiet)
@@ -124,15 +117,6 @@ def _steps_to_heal(settings: RunSettings, store: Store, arguments: argparse.Name
 def _shape(settings: RunSettings, store: Store) -> ModelShape | None:
     named = named_model(settings.model, store)
     return named.shape if named else None
-
-
-def _require_resident(settings: RunSettings, store: Store) -> None:
-    """Raise SparseDashError where the models of the run cannot be healed or quantised, as far as
-    its model is known.
-    """
-    memory, _ = expected_room(settings, store, _shape(settings, store))
-    if problem := residency_problem(settings, memory.least):
-        raise SparseDashError(problem)
 
 
 def all_within(document: dict[str, Any], n_sparse: int) -> bool:
@@ -215,7 +199,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     store = open_store_for(settings, arguments)
     if n_steps := _steps_to_heal(settings.run((1,)), store, arguments):
         settings = settings.healed(n_steps)
-        _require_resident(planned_run(settings), store)
+        require_startable(settings, store)
     yield
     settings = pinned(settings, store, HubReach(), with_token=True)
     with terminal.ProgressBar(None, arguments.quiet) as bar:
@@ -262,7 +246,7 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
     store = open_store_for(settings, arguments)
     named = None if in_torch else named_model(settings.model, store)
     family = named.family if named else None
-    if not in_torch and (problem := quantise_problem(settings.model, family, settings.methods)):
+    if not in_torch and (problem := llama_cpp_problem(settings.model, family, settings.methods)):
         raise SettingsError(
             "--runtime", request.runtime, "torch for this model", f"Reason: {problem}."
         )
@@ -300,12 +284,12 @@ def _timed_run(
         from sparsedash.engine.comparison.llama_timing import time_files
         from sparsedash.engine.comparison.model_pair import ModelPairCache
         from sparsedash.engine.comparison.timing import time_models
-        from sparsedash.engine.models.loading import ModelShelf
+        from sparsedash.engine.models.loading import ModelCache
         from sparsedash.engine.run import pipeline
 
-        shelf = ModelShelf()
-        run = pipeline.run(settings, store, bar, shelf)
+        model_cache = ModelCache()
+        run = pipeline.run(settings, store, bar, model_cache)
         asked = [replace(request, dense=run.dense, sparse=key) for key in run.sparse]
         if request.runtime == "torch":
-            return run, [time_models(asked[-1], store, ModelPairCache(shelf), bar)]
-        return run, [time_files(each, store, shelf, bar) for each in asked]
+            return run, [time_models(asked[-1], store, ModelPairCache(model_cache), bar)]
+        return run, [time_files(each, store, model_cache, bar) for each in asked]

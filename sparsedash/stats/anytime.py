@@ -40,7 +40,9 @@ _PRECISION = 1e-6
 _TURNS = np.linspace(-np.pi / 2, np.pi / 2, 4097)[1:-1]
 _S = np.sin(_TURNS)
 """Where the integrand is summed: dense at both ends, where it is steep."""
-_UP, _DOWN, _WEIGHTS = np.log1p(_S), np.log1p(-_S), np.log(np.cos(_TURNS) * np.pi / 4096 / 2)
+_UP = np.log1p(_S)
+_DOWN = np.log1p(-_S)
+_WEIGHTS = np.log(np.cos(_TURNS) * np.pi / 4096 / 2)
 
 _EARLY_SHARE = 0.05
 _MOST_EARLY = 5

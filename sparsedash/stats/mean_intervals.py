@@ -28,7 +28,8 @@ class Moments:
 
 def moments(values: Sequence[float]) -> Moments:
     """The moments of at least one loss."""
-    n, mean = len(values), sum(values) / len(values)
+    n = len(values)
+    mean = sum(values) / len(values)
     # Products, which end at infinity where powers raise.
     squares = sum((value - mean) * (value - mean) for value in values)
     deviation = sqrt(squares / max(1, n - 1)) if isfinite(squares) else inf
@@ -60,7 +61,8 @@ def anytime_mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
         grown = each.n * tuned + 1
         return each.deviation * sqrt(2 * grown / (each.n**2 * tuned) * log(sqrt(grown) / alpha))
 
-    (low, high), fixed = _ends(of, radius), mean_interval(of, alpha)
+    (low, high) = _ends(of, radius)
+    fixed = mean_interval(of, alpha)
     return min(low, fixed[0]), max(high, fixed[1])
 
 
@@ -72,11 +74,13 @@ def _ends(of: Moments, radius: Callable[[Moments], float]) -> tuple[float, float
         return -inf, inf
 
     def with_one_more(value: float) -> Moments:
-        n, away = of.n + 1, value - of.mean
+        n = of.n + 1
+        away = value - of.mean
         squares = (of.n - 1) * of.deviation**2 + away * away * of.n / n
         return replace(of, n=n, mean=of.mean + away / n, deviation=sqrt(squares / of.n))
 
-    below, above = with_one_more(of.lowest), with_one_more(of.highest)
+    below = with_one_more(of.lowest)
+    above = with_one_more(of.highest)
     return min(of.mean - radius(of), below.mean - radius(below)), max(
         of.mean + radius(of), above.mean + radius(above)
     )
@@ -120,7 +124,9 @@ def student_quantile(p: float, degrees: int) -> float:
     return sqrt(degrees * y)
 
 
-_TRIMMED, _LEAST_LEFT, _SPEED_LEVEL = 0.25, 3, 0.95
+_TRIMMED = 0.25
+_LEAST_LEFT = 3
+_SPEED_LEVEL = 0.95
 
 
 def speed_ratio(before_s: Sequence[float], after_s: Sequence[float]) -> SpeedRatio:

@@ -12,7 +12,8 @@ from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean
 from sparsedash.stats.significance import holm, shared_outcomes
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
 
-_SMALLEST, _LARGEST = -12.0, log10(0.5)
+_SMALLEST = -12.0
+_LARGEST = log10(0.5)
 """Decimal logarithms between which a p-value is looked for; a larger one is called 1."""
 
 
@@ -62,7 +63,8 @@ def likelihood_differences(
     ]
     p_values = [mean_p_value(of, any_look) for of, any_look in zip(falls, anytime, strict=True)]
     n_compared = max(n_compared, len(pairs))
-    n_open, alphas = n_compared, [ALPHA] * len(pairs)
+    n_open = n_compared
+    alphas = [ALPHA] * len(pairs)
     for i in sorted(range(len(pairs)), key=lambda i: p_values[i]):
         alphas[i] = ALPHA / n_open
         n_open -= p_values[i] <= alphas[i]

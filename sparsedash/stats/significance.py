@@ -86,7 +86,9 @@ def compare_verdicts(
     anytime: as in PairedComparison.
     """
     counts = Counter(zip(dense, sparse, strict=True))
-    n, broke, fixed = len(dense), counts[True, False], counts[False, True]
+    n = len(dense)
+    broke = counts[True, False]
+    fixed = counts[False, True]
     return PairedComparison(
         both_right=counts[True, True],
         broke=broke,
@@ -159,15 +161,11 @@ def unpaired_interval(
     models that share their weights mostly agree. Source: Newcombe, Statistics in Medicine 17
     (1998), the hybrid score for independent shares.
     """
-    (before, after), (below, above) = (
-        (right / total for right, total in (dense, sparse)),
-        wilson_interval(*dense, z),
-    )
+    (before, after) = (right / total for right, total in (dense, sparse))
+    (below, above) = wilson_interval(*dense, z)
     low, high = wilson_interval(*sparse, z)
-    down, up = (
-        sqrt((after - low) ** 2 + (above - before) ** 2),
-        sqrt((high - after) ** 2 + (before - below) ** 2),
-    )
+    down = sqrt((after - low) ** 2 + (above - before) ** 2)
+    up = sqrt((high - after) ** 2 + (before - below) ** 2)
     return after - before - down, after - before + up
 
 
@@ -181,7 +179,8 @@ def holm(p_values: Sequence[float], n_compared: int = 0) -> list[float]:
     """
     n_comparisons = max(n_compared, len(p_values))
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, highest = [0.0] * len(p_values), 0.0
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
     for position, i in enumerate(order):
         adjusted[i] = highest = max(highest, min(1.0, (n_comparisons - position) * p_values[i]))
     return adjusted

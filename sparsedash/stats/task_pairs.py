@@ -117,7 +117,8 @@ def pairs_of(
     dense: Sequence[QuestionSet], other: Sequence[QuestionSet]
 ) -> tuple[list[TaskPair], list[str]]:
     """The tasks that can be judged, and sentences on the others."""
-    pairs, notes = list[TaskPair](), list[str]()
+    pairs = list[TaskPair]()
+    notes = list[str]()
     for task in dict.fromkeys(each.task for each in (*dense, *other)):
         sides = [[each for each in side if each.task == task] for side in (dense, other)]
         if not all(sides):
@@ -126,7 +127,8 @@ def pairs_of(
         try:
             found, own = pair_tasks(*map(pool_parts, sides))
         except CorpusError as error:
-            found, own = [], [f"{task} is not judged. {error}"]
+            found = []
+            own = [f"{task} is not judged. {error}"]
         pairs += found
         notes += own
     return pairs, notes

@@ -236,8 +236,10 @@ def judge_losses(
     """
 
     def judge(i: int, share: float) -> Loss:
-        task, width = tasks[i], 2 * share
-        of, measure = task.of, task.measure
+        task = tasks[i]
+        width = 2 * share
+        of = task.of
+        measure = task.measure
         share_lost = measure == "accuracy"
         interval = (
             lost_share_interval(task.broke, task.fixed, of.n, width)
@@ -312,7 +314,8 @@ def _loss_moments(pair: TaskPair) -> Moments:
 def _not_judged(pair: TaskPair) -> NotJudged | None:
     if pair.dense.kind == "rolling":
         return None
-    n, n_right = len(pair.questions), sum(one.right is True for one, _ in pair.questions)
+    n = len(pair.questions)
+    n_right = sum(one.right is True for one, _ in pair.questions)
     if n_right < FEWEST_RIGHT:
         return "few right"
     if pair.dense.inverted:

@@ -239,7 +239,9 @@ def judge_all(
 
 def lost_accuracy_interval(model: Losses, alpha: float) -> tuple[float, float]:
     """Interval of the share of right answers that was lost: that of sparse minus dense, negated."""
-    n, broke, fixed = model.nats.n, model.broke, model.fixed
+    n = model.nats.n
+    broke = model.broke
+    fixed = model.fixed
     if model.anytime:
         low, high = anytime_interval(broke, fixed, n, alpha)
         return -high, -low
@@ -289,7 +291,8 @@ def judge_in_steps(
     """
     found: dict[K, Loss] = {}
     while waiting:
-        share, n_before = alpha / (len(waiting) + n_lost), len(waiting)
+        share = alpha / (len(waiting) + n_lost)
+        n_before = len(waiting)
         found |= {one: judge(one, share) for one in waiting}
         waiting = [one for one in waiting if found[one].verdict == "undecided"]
         if len(waiting) == n_before:
@@ -323,7 +326,8 @@ def flip_moments(broke: int, fixed: int, n: int) -> Moments:
     """Moments of n verdicts: 1 where it broke, -1 where it was fixed, else 0."""
     value = (broke - fixed) / n
     spread = sqrt(max(0.0, (broke + fixed) / n - value**2))
-    lowest, highest = -1.0 if fixed else 0.0, 1.0 if broke else 0.0
+    lowest = -1.0 if fixed else 0.0
+    highest = 1.0 if broke else 0.0
     return Moments(n=n, mean=value, deviation=spread, lowest=lowest, highest=highest)
 
 

@@ -30,7 +30,8 @@ KEPT = about_artefact("healed", "")
 """Beginning of the tags of artefacts that are never evicted: they go with the runs that have
 them.
 """
-LEAST_GB, MOST_GB = 0.1, 1_000_000.0
+LEAST_GB = 0.1
+MOST_GB = 1_000_000.0
 _ALLOWED = f"a number from {LEAST_GB:g} to {MOST_GB:,.0f}"
 
 _TRY_S = 1.0
@@ -158,7 +159,8 @@ def sweep_orphans(cache: Any) -> None:
 
     Not those of the last hour, whose entries may be on their way.
     """
-    folder, before = Path(cache.directory), time.time() - _HOUR_S
+    folder = Path(cache.directory)
+    before = time.time() - _HOUR_S
     with suppress(OSError):
         old = [file for file in folder.rglob("*.val") if file.stat().st_mtime < before]
         known = {

@@ -21,8 +21,11 @@ class HubReach:
 
     def __init__(self, address: str = "" if HF_HUB_OFFLINE else ENDPOINT) -> None:
         """address: an empty one is never asked, and does not answer."""
-        self._address, self._answered, self._asked_at = address, False, -inf
-        self._lock, self._over = Lock(), Event()
+        self._address = address
+        self._answered = False
+        self._asked_at = -inf
+        self._lock = Lock()
+        self._over = Event()
 
     def answers(self, wait_s: float = _PAGE_S) -> bool:
         """Whether it answered when it was asked last. wait_s: how long the first answer is waited

@@ -258,8 +258,10 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-_KEPT_BYTES, _LARGEST_BYTES = 256 * 2**20, 32 * 2**20
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES = 256 * 2**20
+_LARGEST_BYTES = 32 * 2**20
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 MUCH = 2 * _KEPT_BYTES
 """Freed bytes that are worth returning to the system: twice what stays at the end of the heap

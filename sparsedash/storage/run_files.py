@@ -55,7 +55,9 @@ def run_file(run: Run, store: Store) -> bytes:
     """The file of a run. Raises StoreError when parts of it are gone, or it is larger than could be
     read again.
     """
-    written, digest, n_bytes = io.BytesIO(), hashlib.sha256(), 0
+    written = io.BytesIO()
+    digest = hashlib.sha256()
+    n_bytes = 0
     with gzip.GzipFile(fileobj=written, mode="wb", mtime=0) as packed:
         for part in _parts_in(store, run):
             line = to_line(part).encode()
@@ -78,7 +80,10 @@ def read_run_file(data: bytes) -> RunFile:
     runs: list[Run] = []
     records: dict[str, tuple[str, bool, str, int]] = {}
     n_texts: dict[str, int] = {}
-    searches, written, longest, answers = [], dict[str, str](), 0, set[str]()
+    searches = []
+    written = dict[str, str]()
+    longest = 0
+    answers = set[str]()
     for line, part in _lines(packed):
         digest.update(line)
         if isinstance(part, Run):
@@ -198,7 +203,8 @@ def _lines(packed: bytes) -> Iterator[tuple[bytes, Part]]:
 
 def _require_small(of_line: int, of_all: int, problem: str) -> None:
     if of_line > MAX_LINE_BYTES or of_all > MAX_BYTES:
-        most, of_one = f"{MAX_BYTES // 10**6:,} MB", f"{MAX_LINE_BYTES // 10**6:,} MB"
+        most = f"{MAX_BYTES // 10**6:,} MB"
+        of_one = f"{MAX_LINE_BYTES // 10**6:,} MB"
         raise StoreError(
             f"{problem}: it unpacks to more than {most}, or to {of_one} of one record."
         )

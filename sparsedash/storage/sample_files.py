@@ -30,7 +30,8 @@ MAX_BYTES = 2_000_000_000
 """Of all files of one model: MMLU with five examples before each question is a tenth of that."""
 MAX_LINE_BYTES = 32_000_000
 _MAX_FILES = 2_000
-_BATCH_ROWS, _BATCH_SHARE = 256, 8
+_BATCH_ROWS = 256
+_BATCH_SHARE = 8
 
 _DATED = r"_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)"
 _SAMPLES = re.compile(rf"(?:.*-)?samples_(?P<task>.+?)(?:{_DATED})?\.jsonl", re.DOTALL)
@@ -361,7 +362,8 @@ def _sample_answer(
     delimiter: str,
     doc_to_choice: Callable[[Any], Sequence[str]] | None = None,
 ) -> _Answer:
-    doc, target = sample["doc"], str(sample["target"])
+    doc = sample["doc"]
+    target = str(sample["target"])
     _require_answered(sample)
     requests = _requests(sample["arguments"])
     raw = [answers[0] for answers in sample["resps"]]
@@ -529,11 +531,10 @@ def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _lighteval_answer(row: Mapping[str, Any]) -> _Answer:
-    doc, response = row["doc"], row["model_response"]
-    texts, asked = (
-        [str(text) for text in doc["choices"] or ()],
-        response.get("input") or doc["query"],
-    )
+    doc = row["doc"]
+    response = row["model_response"]
+    texts = [str(text) for text in doc["choices"] or ()]
+    asked = response.get("input") or doc["query"]
     golds = doc["gold_index"] if isinstance(doc["gold_index"], list) else [doc["gold_index"]]
     target = ", ".join(
         map(str, golds) if response.get("logprobs") else [texts[gold] for gold in golds]

@@ -76,7 +76,8 @@ class Store:
 
     def __init__(self, folder: Path, *, patience_s: float = PATIENCE_S) -> None:
         self.folder = folder
-        self._patience_s, self._opened_at = patience_s, time.time()
+        self._patience_s = patience_s
+        self._opened_at = time.time()
         # Nonsense is refused now, and not when the first artefact is written.
         room_of_environment()
         claim_data_folder(folder)
@@ -375,7 +376,8 @@ class StageCheckpoint:
         clock: Callable[[], float] = time.monotonic,
         kind: ArtefactKind = "unfinished",
     ) -> None:
-        self._store, self._clock = store, clock
+        self._store = store
+        self._clock = clock
         self._about = about_artefact(kind, model_identity)
         self._kept_at = clock()
         self._pending: dict[str, Callable[[], bytes]] = {}

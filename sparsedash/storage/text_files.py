@@ -26,7 +26,8 @@ from sparsedash.storage.local_machine import file_stamp, local_path, mode_in, pa
 from sparsedash.storage.model_folders import swept_folder
 from sparsedash.storage.trials import run_trial, trial_problem
 
-FILE, UPLOAD = "file:", "upload:"
+FILE = "file:"
+UPLOAD = "upload:"
 _UPLOADS = "uploads"
 """Subfolder of the data folder; each upload lies in a folder named by the hash of its content."""
 TEXT_KINDS = (".jsonl", ".txt", ".parquet")
@@ -68,7 +69,8 @@ memory.
 """
 
 _BATCH_ROWS = 1024
-_TRIAL_S, _TRIAL_BYTES = 60, 2 * 10**9
+_TRIAL_S = 60
+_TRIAL_BYTES = 2 * 10**9
 _LONGEST_SHOWN = 200
 """Characters that are kept of a text to be shown."""
 
@@ -142,7 +144,8 @@ def _column(path: Path) -> Iterator[str]:
     try:
         # As a dictionary, so that a value that stands in a million rows is in memory once.
         with parquet.ParquetFile(path, read_dictionary=["text"]) as file:
-            about, schema = file.metadata, file.metadata.schema
+            about = file.metadata
+            schema = file.metadata.schema
             column = [schema.column(i).path for i in range(len(schema))].index("text")
             groups = (about.row_group(i).column(column) for i in range(about.num_row_groups))
             # By the file's own header; each distinct value counts once.
@@ -225,9 +228,15 @@ def split_passage(text: str) -> tuple[str, str] | None:
 
 def count_texts(texts: Iterable[str]) -> TextCount:
     """What these texts give."""
-    seen, n_texts, n_characters, first_gap, no_gap = set[int](), 0, 0, "", ""
+    seen = set[int]()
+    n_texts = 0
+    n_characters = 0
+    first_gap = ""
+    no_gap = ""
     for text in filter(str.strip, texts):
-        n_texts, n_characters, parts = n_texts + 1, n_characters + len(text), split_passage(text)
+        n_texts = n_texts + 1
+        n_characters = n_characters + len(text)
+        parts = split_passage(text)
         if parts:
             # By its hash, and not split into words: one text may have millions.
             seen.add(hash(re.sub(r"\s+", " ", text.strip())))
@@ -292,7 +301,8 @@ MAX_BYTES = MAX_MEGABYTES * 1024 * 1024
 MAX_TOTAL_BYTES = 1_000_000_000
 """Of all uploads of a data folder, so that they cannot fill the disk."""
 
-_LOCK, _PATIENCE_S = "quotas.lock", 60.0
+_LOCK = "quotas.lock"
+_PATIENCE_S = 60.0
 _HASH_DIGITS = 32
 _NAME_LETTERS = 60
 

@@ -219,7 +219,8 @@ class UserData:
     def __init__(self, store: Store, owner: str = LOCAL) -> None:
         self._store = store
         self._owner = owner
-        self._marks, self._own_prompts = digest(["marks", owner]), digest(["own prompts", owner])
+        self._marks = digest(["marks", owner])
+        self._own_prompts = digest(["own prompts", owner])
 
     def prompts(self, left: str, right: str) -> tuple[ContinuationSettings, ...]:
         """The prompts tried with these two records on these sides, newest first."""

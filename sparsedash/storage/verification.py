@@ -70,7 +70,8 @@ def verify(store: Store, on_step: OnStep) -> Verification:
         with suppress(OSError):
             n_bytes = file.stat().st_size
         todo.append(_Check(kind, name, n_bytes, partial(_file_fault, file, digest, folder), entry))
-    total, done = sum(check.n_bytes for check in todo), 0
+    total = sum(check.n_bytes for check in todo)
+    done = 0
     damaged = []
     message = ""
     n_checked: dict[str, int] = dict.fromkeys(get_args(Checked), 0)

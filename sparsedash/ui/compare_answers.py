@@ -26,7 +26,10 @@ from sparsedash.ui.chosen_run import RIGHT
 from sparsedash.ui.navigation import current_tolerance
 from sparsedash.ui.task_answers import DENSE, MODEL, OPEN, OTHER, TITLES
 
-TASK, SLICE, KIND, QUESTION = "task", "slice", "filter", "question"
+TASK = "task"
+SLICE = "slice"
+KIND = "filter"
+QUESTION = "question"
 """Parameters of the address."""
 _SHOWN_CHARACTERS = 20_000
 _FIRST_KINDS: tuple[Kind, ...] = ("broke", "fixed", "both-wrong", "all")
@@ -53,7 +56,8 @@ def show_run_questions(backend: Backend, run: Run) -> None:
         frame.opening("There are no answers to the tasks yet.")
         frame.note("The run adds them model by model. Resume it if it has ended.")
         return
-    place, names = st.container(), {name: name for name in judged}
+    place = st.container()
+    names = {name: name for name in judged}
     name = address_bar.select(
         RIGHT, "Sparse model", names, next(iter(names)), along=_FORGET, noun="model"
     )
@@ -174,10 +178,8 @@ def _document_words(question: AnsweredQuestion) -> str:
 
 def _choices(dense: AnsweredQuestion, other: AnsweredQuestion, titles: tuple[str, str]) -> Table:
     """Every choice with both models' probabilities."""
-    right, logs = (
-        right_choice(dense),
-        list(zip(choice_logs(dense), choice_logs(other), strict=True)),
-    )
+    right = right_choice(dense)
+    logs = list(zip(choice_logs(dense), choice_logs(other), strict=True))
     rows = [
         [f"{choice.text.strip()}{' ✓' if i == right else ''}", *map(likelihood, logs[i])]
         for i, choice in enumerate(dense.choices)

@@ -8,6 +8,7 @@ from statistics import median
 
 import streamlit as st
 
+from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart
 from sparsedash.reporting.deployment import block_shapes, shapes_table
@@ -84,9 +85,7 @@ def _show_layers(made: Pruned, stem: str) -> None:
         before = "" if made.method.takes_layers else " All losses of layers are those before it."
         frame.note(f"Healed: {wording.healing_words(made.healed)}.{before}")
     if made.quantised:
-        types = wording.first_upper(
-            wording.tensor_types(made.quantised.tensors, made.quantised.fell_back)
-        )
+        types = wording.first_upper(tensor_types(made.quantised.tensors, made.quantised.fell_back))
         frame.note(f"{types}. All losses of layers are those before.")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made, stem))
@@ -137,7 +136,8 @@ def layers_sentence(made: Pruned) -> str:
     if not errors:
         return "The loss of the layers was not measured."
     worst = max(range(len(errors)), key=lambda i: errors[i])
-    lost, middle = wording.percent(errors[worst]), wording.percent(median(_of_cut(made, errors)))
+    lost = wording.percent(errors[worst])
+    middle = wording.percent(median(_of_cut(made, errors)))
     before = "healing" if made.healed else "quantising"
     half = f"Before {before}, half" if made.healed or made.quantised else "Half"
     most = f"layer {worst + 1} lost the most, {lost}"
@@ -182,10 +182,8 @@ def _layers_table(made: Pruned, stem: str) -> Table:
     rows = list[list[Cell]]()
     losses = {name: found for name, field in _LOSSES.items() if (found := getattr(made, field))}
     for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True)):
-        kept, removed = (
-            f"{width:,} of {dense:,}" if width else "gone, with its attention",
-            1 - width / dense,
-        )
+        kept = f"{width:,} of {dense:,}" if width else "gone, with its attention"
+        removed = 1 - width / dense
         row = [
             Cell("Layer", str(i + 1), {"layer": i + 1}),
             Cell("Channels kept", kept, {"channels_kept": width, "channels_dense": dense}),
@@ -195,7 +193,8 @@ def _layers_table(made: Pruned, stem: str) -> Table:
             column = f"{name.lower().replace(' ', '_').replace('-', '_')}_percent"
             row.append(Cell(name, wording.percent(found[i]), {column: 100 * found[i]}))
         if made.lost_without and made.layer_errors:
-            without, fitted = made.lost_without[i], made.layer_errors[i]
+            without = made.lost_without[i]
+            fitted = made.layer_errors[i]
             row.append(
                 Cell(
                     "Recovered by compensation",
@@ -224,7 +223,8 @@ def _numbers(made: Pruned) -> list[Html]:
     own.
     """
     of_cut = partial(_of_cut, made)
-    fitted, without = of_cut(made.layer_errors), of_cut(made.lost_without)
+    fitted = of_cut(made.layer_errors)
+    without = of_cut(made.lost_without)
     shares = [1 - error / raw for raw, error in zip(without, fitted, strict=False) if raw > 0]
     held_out, passages = (
         median_error_ratio(of_cut(each), fitted)
@@ -255,7 +255,8 @@ def _show_shapes(backend: Backend, record: Record, stem: str) -> None:
     """Draw the table of shapes and bytes before and after, or why there is none. stem: of its
     file's name.
     """
-    made, shape = record.pruned, backend.model_shape(record)
+    made = record.pruned
+    shape = backend.model_shape(record)
     assert made is not None, "the page shows sparse models"
     with st.expander("Shapes and bytes, before and after"):
         if shape is None or not block_shapes(shape, made):

@@ -58,7 +58,8 @@ _NOT_HERE = (
     "A prompt of your own needs the models, and only the results of this example ship with SparseDash. Run it here to "
     "try one."
 )
-_PROMPT, _ALL = "own-prompt", "own-all"
+_PROMPT = "own-prompt"
+_ALL = "own-all"
 _ROWS = field_rows(ContinuationSettings)
 _DRAWS = "0: greedy decoding. Above 0 all models sample with the same random numbers, so that only the models differ."
 _SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -112,7 +113,8 @@ def _show_written(
     keys.
     """
     others = [names.get(key, key[:8]) for key in request.others]
-    job, stored = backend.newest_job(request.key()), backend.written(request)
+    job = backend.newest_job(request.key())
+    stored = backend.written(request)
     if job is not None and job.live and (stored is None or stored.stopped):
         _watch_writing(backend, pair, others, job.id)
         return
@@ -131,7 +133,8 @@ def _show_written(
     if remark:
         with frame.row():
             frame.note(remark)
-            submit, key = partial(backend.submit, request), f"again-{request.key()}"
+            submit = partial(backend.submit, request)
+            key = f"again-{request.key()}"
             frame.action_button("Write it again", submit, key=key, icon="refresh", kind="tertiary")
 
 
@@ -196,7 +199,9 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         for key, name in wording.record_names(run).items()
         if key not in (pair.left.key, pair.right.key)
     }
-    left, right, others = pair.left.key, pair.right.key, tuple(names)[:MOST_OTHERS]
+    left = pair.left.key
+    right = pair.right.key
+    others = tuple(names)[:MOST_OTHERS]
     of_run = [
         ContinuationSettings(left=left, right=right, others=others, prompt=each)
         for each in run.settings.prompts
@@ -248,7 +253,8 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     for request in tried if show_all else tried[:_AT_FIRST]:
         with st.container(border=True, key=f"tried-{request.key()[:16]}"):
             _show_prompt(backend, pair, request, names, blind=blind)
-            drop, key = partial(backend.user_data.drop_prompt, request), f"remove-{request.key()}"
+            drop = partial(backend.user_data.drop_prompt, request)
+            key = f"remove-{request.key()}"
             frame.action_button(
                 "Remove from the list", drop, key=key, icon="close", kind="tertiary"
             )
@@ -280,7 +286,8 @@ LEVELS = (0.01, 0.05, 0.2, 0.8)
 """Nats from which a token is drawn one step stronger; the same for every passage, so that passages
 can be compared.
 """
-LARGEST, SHOWN_PLACES = 20, 3_000
+LARGEST = 20
+SHOWN_PLACES = 3_000
 """Tokens with their number in reach of the keyboard; and those that are drawn, from the end of the
 passage.
 """
@@ -367,10 +374,8 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
             | {f"{side}_rank": t.rank for side, t in zip(SIDES, (one, other), strict=True)}
             for one, other in zip(left.tokens, right.tokens, strict=True)
         ]
-        caption, firsts = (
-            "The right word token by token, each given the ones before",
-            [token(row[0]) for row in rows],
-        )
+        caption = "The right word token by token, each given the ones before"
+        firsts = [token(row[0]) for row in rows]
         head = ["Token", *pair.titles]
         frame.show_table(
             Table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem)
@@ -381,7 +386,8 @@ def _answer(outcome: Outcome, hidden: bool) -> Html:
     """The answer; unless it is hidden, whether it is right, and the right word's probability and
     rank.
     """
-    right, text = outcome.last_word_right, escape(readable(outcome.answer))
+    right = outcome.last_word_right
+    text = escape(readable(outcome.answer))
     if hidden:
         return element("p", text, css="sd-word")
     sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
@@ -429,20 +435,17 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
 
 
 def _draw_strip(pair: Pair, found: Divergence) -> None:
-    places, n = found.places, len(found.places)
+    places = found.places
+    n = len(found.places)
     largest = sorted(range(n), key=lambda i: -places[i].nats)[:LARGEST]
     skipped = max(0, n - SHOWN_PLACES)
     spans = []
     for i in range(skipped, n):
         if text := places[i].text:
-            left, right = (
-                f"{pair.left_name} predicts {_quoted(places[i].left)}",
-                f"{pair.right_name} {_quoted(places[i].right)}",
-            )
-            tip, css = (
-                f"{places[i].nats:.2f} nats: {left}, {right}",
-                f"sd-heat sd-heat-{bisect_right(LEVELS, places[i].nats)}",
-            )
+            left = f"{pair.left_name} predicts {_quoted(places[i].left)}"
+            right = f"{pair.right_name} {_quoted(places[i].right)}"
+            tip = f"{places[i].nats:.2f} nats: {left}, {right}"
+            css = f"sd-heat sd-heat-{bisect_right(LEVELS, places[i].nats)}"
             reach = {
                 "data_tip": tip,
                 "tabindex": "0",
@@ -499,7 +502,8 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
     buttons to other pages.
     """
     pair, positions, kind = shown
-    first, n = at - at % ROWS, len(positions)
+    first = at - at % ROWS
+    n = len(positions)
     names = (
         ["begins with"]
         if kind is None
@@ -519,10 +523,8 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
                 else ""
             )
             # Marked in its words: a button of another type would be a new one, and lose the focus.
-            label, to = (
-                f"{f'`▸ {number}`' if first + i == at else number} {cells}",
-                shown.query(first + i) or {},
-            )
+            label = f"{f'`▸ {number}`' if first + i == at else number} {cells}"
+            to = shown.query(first + i) or {}
             st.button(
                 label,
                 f"row-{i}",
@@ -532,7 +534,8 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
                 args=(to,),
             )
     if n > ROWS:
-        before, after = shown.query(first - ROWS), shown.query(first + ROWS)
+        before = shown.query(first - ROWS)
+        after = shown.query(first + ROWS)
         steps = [
             ("Earlier", "arrow_upward", before, None),
             ("Later", "arrow_downward", after, None),
@@ -553,5 +556,6 @@ def _cells(position: int, pair: Pair) -> str:
         "✓" if outcome.last_word_right else f"✕ {_short(outcome.answer)}"
         for outcome in pair.outcomes(position)
     ]
-    target, change = _short(pair.left.outcomes[position].target), signed_nats(-pair.fall(position))
+    target = _short(pair.left.outcomes[position].target)
+    change = signed_nats(-pair.fall(position))
     return f"**{target}** *{answers[0]}* *{answers[1]}* {change}"

@@ -31,7 +31,8 @@ from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import RIGHT, ChosenRun, link_to_export, show_incomplete
 
-OTHER_WORDS, CHANGE = "words", "change"
+OTHER_WORDS = "words"
+CHANGE = "change"
 """Parameters of the address: whether only passages with different answers are shown, and a range of
 changes.
 """
@@ -70,10 +71,8 @@ def begin_choices() -> DeltaGenerator:
     opened = bool(st.session_state.get(_OPEN, False))
     text, icon = ("Close", "close") if opened else ("Choose", "tune")
     with st.container(key="open-choices"):
-        turn, about = (
-            partial(st.session_state.update, {_OPEN: not opened}),
-            "Run, models, search, order, files",
-        )
+        turn = partial(st.session_state.update, {_OPEN: not opened})
+        about = "Run, models, search, order, files"
         frame.action_button(text, turn, key="open-choices-button", icon=icon, help=about)
     choices = st.container(key="choices")
     with choices:
@@ -86,7 +85,8 @@ def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
     """Draw the choice among the runs; the address names the one that is shown."""
     if chosen not in {run.key for run in runs}:
         return
-    titles, marks = {}, backend.user_data.marks()
+    titles = {}
+    marks = backend.user_data.marks()
     for run in runs:
         title = wording.stored_run_title(run, marks[run.key].name if run.key in marks else "")
         prefix = f"{EXAMPLE_TITLE}: " if run.made_on else ""
@@ -108,12 +108,12 @@ def choose_pair(backend: Backend, found: RunResults, runs: Sequence[Run]) -> Pai
     """
     run = found.run
     choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
-    names, addresses = (
-        {to: each.name for to, each in choices.items()},
-        {each.key: to for to, each in choices.items()},
-    )
+    names = {to: each.name for to, each in choices.items()}
+    addresses = {each.key: to for to, each in choices.items()}
     named = found.headline.key if found.headline is not None else run.sparse[-1]
-    columns, below, more = st.columns(2, wrap=False), st.container(), {"passage": ""}
+    columns = st.columns(2, wrap=False)
+    below = st.container()
+    more = {"passage": ""}
     chosen = []
     for column, side, usual in zip(
         columns, ("left", RIGHT), (addresses[run.dense], addresses[named]), strict=True
@@ -165,7 +165,8 @@ def current_passage(shown: Shown) -> int | None:
         )
         frame.note(f"No passage matches. Choose another kind{others}.")
         return None
-    outcomes, asked = shown.pair.left.outcomes, address_bar.query_value("passage")
+    outcomes = shown.pair.left.outcomes
+    asked = address_bar.query_value("passage")
     return next(
         (i for i, p in enumerate(shown.positions) if str(outcomes[p].index + 1) == asked), 0
     )
@@ -176,7 +177,9 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
 
     Returns the kind that is shown, and whether only passages with different answers are.
     """
-    by_kind, names, asked = pair.kinds(positions), list(KINDS), address_bar.query_value("filter")
+    by_kind = pair.kinds(positions)
+    names = list(KINDS)
+    asked = address_bar.query_value("filter")
     usual = next((kind for kind in _FIRST_KINDS if by_kind[kind]), _FIRST_KINDS[0])
     chosen: Kind = next((kind for kind in KINDS if kind == asked), usual)
     at = names.index(chosen)
@@ -200,7 +203,8 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
             help=helps[kind],
             **show(kind),
         )
-    about, icon = "Show the next kind that has passages.", ":material/filter_list:"
+    about = "Show the next kind that has passages."
+    icon = ":material/filter_list:"
     only = following == chosen
     st.button(
         "Change kind",
@@ -226,14 +230,16 @@ class ChangeFilter:
     def __init__(self, pair: Pair) -> None:
         self.stem = pair.stem
         self.changes = [-pair.fall(position) for position in range(len(pair.left.outcomes))]
-        self.ranges, asked = change_ranges(self.changes), address_bar.query_value(CHANGE)
+        self.ranges = change_ranges(self.changes)
+        asked = address_bar.query_value(CHANGE)
         self.chosen = next((i for i, each in enumerate(self.ranges) if each.address == asked), None)
 
     def held(self, positions: Sequence[int]) -> Sequence[int]:
         """Those passages whose change is in the chosen range."""
         if self.chosen is None:
             return positions
-        low, high = self.ranges[self.chosen].low, self.ranges[self.chosen].high
+        low = self.ranges[self.chosen].low
+        high = self.ranges[self.chosen].high
         return [position for position in positions if low <= self.changes[position] < high]
 
     def draw(self, positions: Sequence[int], kind: Kind) -> None:
@@ -241,7 +247,8 @@ class ChangeFilter:
         box.
         """
         counts = count_by_range([self.changes[position] for position in positions], self.ranges)
-        words, key = [each.words for each in self.ranges], f"changes-{self.chosen}"
+        words = [each.words for each in self.ranges]
+        key = f"changes-{self.chosen}"
         rest = {"filter": kind, "passage": ""}
 
         def press() -> None:
@@ -279,7 +286,8 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
     """Draw why there is nothing to compare: the run is under way, ended early, or does not
     exist.
     """
-    job, run = chosen.job, chosen.run
+    job = chosen.job
+    run = chosen.run
     what = (
         "The dense and a sparse model will be compared here: both answers to each passage with their probabilities, "
         "and the loss of each layer."
@@ -397,10 +405,8 @@ def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Pair:
 
     What this session has shown with either model's name cannot be judged blind, and stays open.
     """
-    state, named = (
-        st.session_state,
-        [f"named-{record.key}-{subject}" for record in (pair.left, pair.right)],
-    )
+    state = st.session_state
+    named = [f"named-{record.key}-{subject}" for record in (pair.left, pair.right)]
     judged = subject in backend.user_data.choices(pair.left.key, pair.right.key)
     if not blind or judged or any(name in state for name in named):
         state.update(dict.fromkeys(named, True))
@@ -493,13 +499,12 @@ def offer_files(
         return html_report(found, pair, passages, backend.newest_job(found.run.key), written, step)
 
     def offer(title: str, name: str, media_type: str, made: Callable[[], bytes]) -> None:
-        to, key = f"{pair.stem}-{name}", f"take-{name}"
+        to = f"{pair.stem}-{name}"
+        key = f"take-{name}"
         frame.offer_file(widget_label(title), made, to, media_type, key=key, width="stretch")
 
-    title, of_pair = (
-        f"The {wording.quantity(len(positions), 'passage')} shown",
-        (pair, positions, passages),
-    )
+    title = f"The {wording.quantity(len(positions), 'passage')} shown"
+    of_pair = (pair, positions, passages)
     named = "passages" if kind in (None, "all") else f"passages-{kind}"
     with st.popover("Download", icon=":material/download:"):
         offer("Report, one HTML file", "report.html", "text/html", report)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import streamlit as st
 
 from sparsedash.catalog import resources
-from sparsedash.catalog.budgets import BUDGET_TITLES, require_possible
+from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import NO_HARNESS
-from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.families import llama_cpp_problem
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
+from sparsedash.catalog.run_rules import require_possible
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
@@ -268,7 +269,7 @@ def _healed(
 def _quantise_field(backend: Backend, model: str | None) -> tuple[Quantisation, ...]:
     """Draw the types that models are also quantised to; where there can be none, why."""
     named = backend.named_model(model) if model else None
-    problem = quantise_problem(model, named.family if named else None) if model else ""
+    problem = llama_cpp_problem(model, named.family if named else None) if model else ""
     about = "Adds the dense model and every sparse one as llama.cpp quantises them, over the size of their files."
     types = [kind.upper() for kind in get_args(Quantisation)]
     chosen = st.pills(

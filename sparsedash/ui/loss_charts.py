@@ -10,7 +10,7 @@ from typing import get_args
 
 import streamlit as st
 
-from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.families import llama_cpp_problem
 from sparsedash.reporting import deployment, wording
 from sparsedash.reporting.charts.kind_chart import kind_chart, kinds_words
 from sparsedash.reporting.charts.tradeoff_chart import (
@@ -40,7 +40,9 @@ _HIGHLIGHT = "highlight"
 """The parameter of the address: the label of the highlighted line."""
 _FEW = 2
 """Up to so many lines none has to be highlighted to be followed."""
-_SPARSITY, _AS_RUN, _ALL = "sparsity", "run", "all"
+_SPARSITY = "sparsity"
+_AS_RUN = "run"
+_ALL = "all"
 _AXES = {_SPARSITY: "Sparsity", **{name: GAIN_TITLES[name] for name in get_args(GainName)}}
 _FORMATS = {_AS_RUN: "As in the run", **{name: name for name in get_args(Dtype)}}
 _TORCH = "torch"
@@ -93,11 +95,10 @@ def show_tradeoff_chart(
     name: of its files. hints: about these lines, behind the "?". paired: whether the page tests
     method against method.
     """
-    several, tradeoff = (
-        len(tradeoff.lines) > 1,
-        replace(tradeoff, highlighted=query_value(_HIGHLIGHT)),
-    )
-    chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
+    several = len(tradeoff.lines) > 1
+    tradeoff = replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
+    chart = tradeoff_chart(tradeoff, measure, frame.theme())
+    alt = tradeoff_words(tradeoff, measure)
     pressed = clicked_record(show_chart(chart, name, alt, key))
     hollow = any(point.hollow or point.live for line in tradeoff.lines.values() for point in line)
     caption = [
@@ -168,7 +169,8 @@ def show_gains(
     """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or
     nothing.
     """
-    is_timed, key = name in GAIN_PHASES, ""
+    is_timed = name in GAIN_PHASES
+    key = ""
     timing_of = (
         _choose_timing(backend, found)
         if is_timed
@@ -198,9 +200,10 @@ def show_gains(
 
 def _choose_timing(backend: Backend, found: RunResults) -> deployment.TimingOf:
     """Draw the choices of runtime, number format and threads for a measurement of speed."""
-    (first, second, third), model = st.columns(3), found.run.settings.model
+    (first, second, third) = st.columns(3)
+    model = found.run.settings.model
     named = backend.named_model(model)
-    problem = quantise_problem(model, named.family if named else None)
+    problem = llama_cpp_problem(model, named.family if named else None)
     with first:
         runtime = select("runtime", "Timed in", {_TORCH: _TORCH} if problem else _RUNTIMES, _TORCH)
         if problem:

@@ -26,7 +26,9 @@ from sparsedash.ui.chosen_run import RIGHT
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.navigation import current_tolerance, tolerance_query
 
-OPEN, DENSE, OTHER = "answers", "dense", "other"
+OPEN = "answers"
+DENSE = "dense"
+OTHER = "other"
 """Parameters of the address: that answers are shown, and the keys of each model's files, as many as
 there are tasks.
 """

@@ -116,7 +116,8 @@ def test_what_a_run_takes_follows_from_the_config_and_the_format():
     kept = 6_004 * 28 * 16384 * 4
     assert single.kept_bytes == half.kept_bytes == 28 * 16384 * 16384 * 2 + kept
     # The hidden states of all tokens on their way are more than the backward pass takes.
-    streams, moments = 6_004 * 512 * 4096, 8 * 16384 * 16384
+    streams = 6_004 * 512 * 4096
+    moments = 8 * 16384 * 16384
     assert single.memory.beside_bytes == 4 * streams + moments
     assert half.memory.beside_bytes == 2 * streams + moments
     assert single.memory.purpose == half.memory.purpose == "calibration"

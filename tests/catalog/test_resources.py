@@ -130,7 +130,8 @@ def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample(l
     text = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=length)
     asked = settings("retrain-free (published)", calibration=text)
     assert gradient_bytes(SMALL.widths, asked, 7) == 4 * 7 * 50
-    n_tokens, a_block = max(FISHER_BATCH_TOKENS, length), 30 + 10
+    n_tokens = max(FISHER_BATCH_TOKENS, length)
+    a_block = 30 + 10
     for streamed, vectors in ((False, 2 * 4 * a_block), (True, 4 * a_block + 2 * a_block)):
         found = least_memory(SMALL, asked, streamed=streamed)
         assert found.beside_bytes == 4 * 7 * 50 + n_tokens * (16 * 100 + 4 * vectors)
@@ -147,7 +148,8 @@ def test_curves_keep_all_versions_of_an_mlp_and_the_scores_of_two_models():
 
 def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_the_weights():
     plain = settings(sparsities_permille=(200,))
-    found, healed = least_memory(SMALL, plain.healed(8)), plain.healed(8)
+    found = least_memory(SMALL, plain.healed(8))
+    healed = plain.healed(8)
     passes = 512 * 2 * (20 * 10 + 6 * 30) * 4 + 24 * 2**23
     assert found.purpose == "healing"
     assert found.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + 8 * 2048 * 10 * 4
@@ -159,10 +161,8 @@ def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_th
 
 def test_quantising_takes_all_weights_twice_with_two_predictions_and_a_file_in_single_precision():
     plain = settings(sparsities_permille=(200,))
-    asked, (copy, scores) = (
-        plain.quantised(("q8_0",)),
-        (4 * SMALL.n_parameters, 4 * 1600 * (JUDGED_VALUES // 1600)),
-    )
+    asked = plain.quantised(("q8_0",))
+    (copy, scores) = (4 * SMALL.n_parameters, 4 * 1600 * (JUDGED_VALUES // 1600))
     found = least_memory(SMALL, asked)
     assert (found.purpose, found.beside_bytes) == ("quantising", 2 * (copy + scores))
     assert run_disk(SMALL, asked, 1, ROOM, streamed=False).passing_bytes >= 5 * SMALL.n_parameters
@@ -182,7 +182,8 @@ def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_wri
         assert found.purpose == "the text that the model writes"
         return found.beside_bytes
 
-    a_text, drawing = 100 * 10_000 * 4, 3 * 4 * 100
+    a_text = 100 * 10_000 * 4
+    drawing = 3 * 4 * 100
     assert beside(7) == 7 * (a_text + drawing)
     assert beside(1000) == MOST_TEXTS * (a_text + drawing)
     assert beside(7, dtype="bfloat16") == 7 * (a_text // 2 + drawing)
@@ -202,7 +203,8 @@ def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
         return found.beside_bytes
 
     usual = replace(SMALL, keys=2_500)
-    large, batch = replace(usual, n_parameters=10**9), BATCH_TOKENS * 10_000 * 4
+    large = replace(usual, n_parameters=10**9)
+    batch = BATCH_TOKENS * 10_000 * 4
     assert beside(usual, 5) == 5 * 115 * 10_000 * 4
     assert beside(usual, 5_000) == beside(usual, None) == KEPT_BYTES + batch
     assert beside(large, None) == 10**9 * 4 // 8 + batch
@@ -224,7 +226,9 @@ def test_in_one_walk_passages_wait_at_every_block(names, waits):
 
 
 BUILTIN = shipped_shape("smollm2-135m")
-D, M, N_BLOCKS = 576, 1536, 30
+D = 576
+M = 1536
+N_BLOCKS = 30
 ROOM = 10**12
 MUCH = {"calibration": CalibrationSettings(n_samples=2048, length=128)}
 HALF = {"sparsities_permille": (500,)}
@@ -244,7 +248,8 @@ def takes(name="least-squares", *, streamed=False, n_passages=100, room=ROOM, **
 
 
 def test_half_of_every_second_moment_a_sample_of_tokens_and_the_answers_stay():
-    kept_out, of_passages = 64 * 128 // 16, 8 * 115
+    kept_out = 64 * 128 // 16
+    of_passages = 8 * 115
     sample = N_BLOCKS * M * (4 * kept_out + 2 * of_passages)
     assert takes().stays_bytes == 2 * N_BLOCKS * M * M + sample + 3 * 100 * ANSWER_BYTES
 
@@ -281,7 +286,8 @@ def test_the_sparsest_model_passes_masks_as_bits_or_hidden_states_where_there_is
 
 
 def test_streamed_models_that_are_evaluated_side_by_side_are_put_aside_together():
-    every, of_a_passage = 4 * N_BLOCKS * D * M, 115 * BUILTIN.cache_per_token * 4
+    every = 4 * N_BLOCKS * D * M
+    of_a_passage = 115 * BUILTIN.cache_per_token * 4
     text = 64 * 128 * D * 4
     assert (
         takes(streamed=True, n_passages=7).passing_bytes

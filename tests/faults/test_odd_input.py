@@ -28,7 +28,7 @@ from sparsedash.schema.method_settings import (
 )
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
-from sparsedash.service.preflight import run_problems
+from sparsedash.service.run_checks import run_problems
 from sparsedash.ui import frame
 from tests.engine.tiny import save_tiny
 from tests.ui import specimens

@@ -30,7 +30,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Healed, Record
 from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
-from sparsedash.service.preflight import Reach
+from sparsedash.service.run_checks import Reach
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all

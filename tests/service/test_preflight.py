@@ -30,8 +30,6 @@ from sparsedash.service.preflight import (
     Memory,
     expected_duration,
     expected_room,
-    residency_problem,
-    room_problem,
     stored_parts,
 )
 from sparsedash.service.time_forecast import Speeds, expected_seconds
@@ -323,30 +321,3 @@ def test_a_quantised_run_prunes_every_model_once_and_quantises_dense_as_well(sto
         ).parts
     )
     assert (parts["quantising"], "healing" in parts, parts["evaluating"]) == (500.0, False, 5.0)
-
-
-def test_calibration_data_beyond_its_limit_is_said_before_the_run_unless_all_of_it_is_there():
-    asked, shape = replace(SETTINGS, methods=(BEST,)), listed_shape(BUILTIN_MODEL)
-    said = "The calibration data takes 0.1 GB; the limit is 0.0 GB. Raise the limit on the settings page"
-    assert room_problem(asked, NOTHING, shape, 10**6).startswith(said)
-    whole = replace(NOTHING, points=tuple(range(asked.n_sparse)))
-    free = replace(asked, methods=(method_named("random"),))
-    assert (
-        room_problem(asked, NOTHING, shape, 10**9) == room_problem(asked, whole, shape, 10**6) == ""
-    )
-    assert (
-        room_problem(free, NOTHING, shape, 10**6) == room_problem(asked, NOTHING, None, 10**6) == ""
-    )
-
-
-def test_healing_is_refused_where_the_weights_stay_in_their_files_or_nothing_is_held_out():
-    healed, shape = replace(SETTINGS, model=BUILTIN_MODEL).healed(8), listed_shape(BUILTIN_MODEL)
-    streamed = least_memory(shape, healed, streamed=True)
-    assert residency_problem(healed, None) == "" == residency_problem(SETTINGS, streamed)
-    assert "more memory than there is" in residency_problem(healed, streamed)
-    assert "than there is" not in residency_problem(replace(healed, residency="streamed"), streamed)
-    assert residency_problem(SETTINGS.quantised(("q8_0",)), streamed).startswith(
-        "Quantising needs all"
-    )
-    few = replace(healed, calibration=replace(healed.calibration, n_samples=15))
-    assert residency_problem(few, None).startswith("Healing needs at least")

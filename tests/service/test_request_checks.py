@@ -30,8 +30,8 @@ from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
 from sparsedash.service import request_checks
 from sparsedash.service.backend import Backend
-from sparsedash.service.preflight import run_problems
 from sparsedash.service.request_checks import hub_reference, reference_problem
+from sparsedash.service.run_checks import run_problems
 from sparsedash.storage import text_files
 from sparsedash.storage.text_files import Uploads
 from tests.engine.tiny_gguf import write_tiny_gguf
@@ -300,7 +300,7 @@ def test_too_little_calibration_text_or_the_absence_of_the_built_in_model_is_sai
     shape = listed_shape(BUILTIN_MODEL)
     (problem,) = run_problems(few, NOWHERE, shape)
     assert problem.startswith(
-        "Calibration: 5 × 256 tokens are too few for this model; needed: 6,144 tokens,"
+        "1,280 calibration tokens are too few for this model: it needs 6,144,"
     )
     assert run_problems(enough, NOWHERE, shape) == run_problems(few, NOWHERE) == ()
     (tmp_path / "short.txt").write_text("The boat was gone.")
@@ -308,8 +308,8 @@ def test_too_little_calibration_text_or_the_absence_of_the_built_in_model_is_sai
         enough, calibration=replace(enough.calibration, corpus=f"file:{tmp_path / 'short.txt'}")
     )
     for method, wrong in (("best", True), ("least-squares", True), ("wanda-channels", False)):
-        found = run_problems(replace(short, methods=(method_named(method),)), NOWHERE, shape)
-        assert [" the 18 characters of the text are too few" in each for each in found] == [
+        problems = run_problems(replace(short, methods=(method_named(method),)), NOWHERE, shape)
+        assert ["calibration tokens are too few" in problem for problem in problems] == [
             True
         ] * wrong
     monkeypatch.setattr(request_checks, "find_spec", lambda name: None)

@@ -121,7 +121,7 @@ def test_healing_is_refused_where_it_is_not_possible(flags, refusal):
     assert "0 with pattern 2:4" in refusal(
         "run", *flags, "--method", "wanda-2:4", "--heal-steps", "8"
     )
-    assert "leaves them in their files" in refusal(
+    assert "streams them from disk" in refusal(
         "run", *flags, "--residency", "streamed", "--heal-steps", "8"
     )
     assert "at least 16" in refusal(

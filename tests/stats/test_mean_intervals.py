@@ -51,7 +51,8 @@ def test_an_interval_valid_at_any_look_is_wider_and_one_value_has_none():
     )
     assert mean_interval(moments([3.0] * 10), 0.05) == (3.0, 3.0)
     found = moments([0.1, -0.2, 0.4, 0.0, -0.1] * 40)
-    narrow, wide = mean_interval(found, 0.05), anytime_mean_interval(found, 0.05)
+    narrow = mean_interval(found, 0.05)
+    wide = anytime_mean_interval(found, 0.05)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
     # The formula of Waudby-Smith et al., of these values and one more like the most extreme on
     # either side.

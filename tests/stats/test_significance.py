@@ -131,7 +131,8 @@ def test_a_passage_that_one_record_did_not_answer_is_not_counted():
 
 
 def test_a_record_that_was_to_stop_early_is_compared_by_what_is_valid_at_any_look():
-    dense, sparse = answers(dict.fromkeys(range(30), True)), answers({i: i > 8 for i in range(30)})
+    dense = answers(dict.fromkeys(range(30), True))
+    sparse = answers({i: i > 8 for i in range(30)})
     fixed = significance.compare_records(dense, sparse)
     assert (fixed.anytime, fixed.p_value) == (False, significance.mcnemar(9, 0))
     anytime = significance.compare_records(dense, replace(sparse, stopping=STOPPED))

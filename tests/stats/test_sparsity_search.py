@@ -68,7 +68,8 @@ def test_every_threshold_is_found_within_the_trials_that_were_planned(n):
 
 def test_places_over_the_tolerance_are_tried_on_one_path_whatever_is_undecided_below_it():
     # What the search's error control rests on: see the module.
-    draw, threshold = Random(1), 17
+    draw = Random(1)
+    threshold = 17
     path = [
         place
         for place in searched([place <= threshold for place in range(43)])[0]

@@ -135,11 +135,9 @@ def test_answers_stored_without_a_direction_or_with_another_one_are_refused_by_t
 
 
 def test_the_chance_of_a_wrong_verdict_is_shared_by_all_tasks_that_are_judged_and_undecided():
-    alone, open_, unjudged = (
-        verdicts(900, 50, 50),
-        verdicts(90, 5, 5, task="open"),
-        verdicts(5, wrong=50, task="hard"),
-    )
+    alone = verdicts(900, 50, 50)
+    open_ = verdicts(90, 5, 5, task="open")
+    unjudged = verdicts(5, wrong=50, task="hard")
     assert judge(alone)[0].loss.level == 0.9
     found = judge(verdicts(1800, 100, 100), open_, unjudged)
     assert found[2].p_value is None

@@ -93,7 +93,8 @@ def test_a_sweep_widens_its_intervals_by_what_is_undecided():
 
 
 def test_a_model_that_was_looked_at_on_the_way_needs_more_to_be_judged():
-    at_the_end, looked = verdict(0.07), verdict(0.07, anytime=True)
+    at_the_end = verdict(0.07)
+    looked = verdict(0.07, anytime=True)
     assert at_the_end.verdict == "within"
     assert (
         looked.perplexity.low
@@ -142,7 +143,8 @@ def test_a_tolerance_that_allows_nothing_or_everything_is_refused(ratio, points)
 def test_a_model_with_its_own_share_of_the_error_is_judged_by_itself_and_changes_no_other():
     usual = lost(0.02)
     planned = replace(usual, alpha=0.01)
-    together, (alone,) = judge_all([usual, planned, usual], ALLOWED), judge_all([planned], ALLOWED)
+    together = judge_all([usual, planned, usual], ALLOWED)
+    (alone,) = judge_all([planned], ALLOWED)
     assert (alone.perplexity.level, alone.accuracy.level) == (0.995, 0.995)
     assert together[1] == alone
     assert [together[0], together[2]] == judge_all([usual, usual], ALLOWED)
@@ -158,7 +160,8 @@ def test_a_record_keeps_the_share_that_its_search_has_set_aside():
 
 def test_a_model_that_is_missing_still_counts_as_a_comparison():
     there = lost(0.09)
-    both, (alone,) = judge_all([there, there], ALLOWED), judge_all([there], ALLOWED, n_compared=2)
+    both = judge_all([there, there], ALLOWED)
+    (alone,) = judge_all([there], ALLOWED, n_compared=2)
     assert both[0].perplexity.level == pytest.approx(1 - 0.05 / 2), "both are within by accuracy"
     assert alone.perplexity.level == pytest.approx(1 - 0.05 / 3), "of the lost one nobody knows"
     assert judge_all([there], ALLOWED, n_compared=1) == judge_all([there], ALLOWED)
@@ -191,8 +194,10 @@ def test_the_spread_and_the_reach_of_a_small_loss_are_those_of_the_run_that_ship
 
 @pytest.mark.parametrize(("n_passages", "n_models"), [(132, 1), (132, 2), (402, 2)])
 def test_the_smallest_loss_beyond_is_called_so_four_times_of_five(n_passages, n_models):
-    ratio, draw = tolerance.detectable_ratio(n_passages, 1.1, 0.05 / 2 / n_models), Random(0)
-    (fallen, *_), called = mild_losses(), 0
+    ratio = tolerance.detectable_ratio(n_passages, 1.1, 0.05 / 2 / n_models)
+    draw = Random(0)
+    (fallen, *_) = mild_losses()
+    called = 0
     scale = tolerance.SPREAD_NATS / moments(fallen).deviation
     centred = [(nats - fmean(fallen)) * scale + log(ratio) for nats in fallen]
     for _ in range(400):

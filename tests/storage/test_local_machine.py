@@ -27,7 +27,8 @@ from tests.reporting.held_results import document_of
 
 @pytest.fixture
 def places(tmp_path):
-    allowed, other = tmp_path / "allowed", tmp_path / "other"
+    allowed = tmp_path / "allowed"
+    other = tmp_path / "other"
     for folder in (allowed / "model", other / "model"):
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")

@@ -105,7 +105,9 @@ def test_the_size_of_a_folder_follows_no_link(tmp_path):
 
 
 def test_of_two_at_the_same_time_one_wins_and_the_other_says_so(tmp_path):
-    out, both, said = tmp_path / "out", threading.Barrier(2), []
+    out = tmp_path / "out"
+    both = threading.Barrier(2)
+    said = []
 
     def write(name):
         try:
@@ -137,7 +139,8 @@ with new_folder(Path(sys.argv[1])) as inside:
 
 
 def test_what_a_killed_process_leaves_has_another_name_and_is_swept_at_once(tmp_path):
-    out, command = tmp_path / "out", [sys.executable, "-c", KILLED, str(tmp_path / "out")]
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "out")]
     living = subprocess.Popen(command, stdout=subprocess.PIPE)
     killed = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:

@@ -126,10 +126,8 @@ def test_only_parts_of_one_form_of_a_task_are_pooled(tmp_path, name, task, part)
 
 
 def test_parts_with_the_same_documents_or_judged_differently_are_refused(tmp_path):
-    law, odd = (
-        samples(tmp_path, CHOICE, task="mmlu_law"),
-        CHOICE | {"doc_hash": "e", "filter": "odd"},
-    )
+    law = samples(tmp_path, CHOICE, task="mmlu_law")
+    odd = CHOICE | {"doc_hash": "e", "filter": "odd"}
     (one,) = read_answers(law)
     for parts, why in (
         ([one, one], "1 of 1 documents of mmlu are in two files"),

@@ -221,7 +221,8 @@ def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_a
 def test_a_record_that_another_replaces_while_it_is_read_is_not_damaged(store, monkeypatch):
     old, new = (continuation("a", letter * LARGE) for letter in "on")
     store.put("a", old)
-    fetch, other = PlainDisk.fetch, [Store(store.folder)]
+    fetch = PlainDisk.fetch
+    other = [Store(store.folder)]
 
     def late(disk, *asked):
         while other:

@@ -67,9 +67,11 @@ def unpacking_to(n_bytes):
         .column(0)
         .total_uncompressed_size
     )
-    said, left = b"", 2 * size
+    said = b""
+    left = 2 * size
     while left:
-        said, left = said + bytes([left & 0x7F | 0x80 * (left > 0x7F)]), left >> 7
+        said = said + bytes([left & 0x7F | 0x80 * (left > 0x7F)])
+        left = left >> 7
     return data[:start] + data[start:].replace(said, bytes([0x90, *[0x80] * (len(said) - 2), 0]))
 
 
@@ -249,7 +251,8 @@ def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(
 def test_an_upload_is_deleted_unless_a_job_reads_it_and_the_same_content_of_another_name_is_not(
     kept, tmp_path
 ):
-    lines, text = kept.keep("mine.jsonl", LINE), kept.keep("mine.txt", LINE)
+    lines = kept.keep("mine.jsonl", LINE)
+    text = kept.keep("mine.txt", LINE)
     for read in (lines, f"{lines}[3:5]", f"file:{file_of(lines, tmp_path)}"):
         with pytest.raises(CorpusError, match=r"mine\.jsonl is read by a job that waits or runs"):
             kept.drop(lines, in_use=("self", read))

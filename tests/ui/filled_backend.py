@@ -63,8 +63,11 @@ class FilledBackend(Backend):
 
     def __init__(self, folder):
         super().__init__(folder)
-        self.before, self.expected = BEFORE, dict.fromkeys(STAGE_TITLES)
-        self.submitted, self.asked_about, self.looked_up = [], [], []
+        self.before = BEFORE
+        self.expected = dict.fromkeys(STAGE_TITLES)
+        self.submitted = []
+        self.asked_about = []
+        self.looked_up = []
         self.out_of_reach = ()
         self.refused: dict[str, str] = {}
         self.hub_says = self.named = self.known_cluster = None

@@ -111,7 +111,8 @@ def harmed(dense: list[bool], permille: int) -> list[bool]:
     fixed.
     """
     rng = random.Random(2 + permille)
-    breaks, mends = permille / 1000 * 1.1, permille / 1000 * 0.12
+    breaks = permille / 1000 * 1.1
+    mends = permille / 1000 * 0.12
     return [rng.random() >= breaks if right else rng.random() < mends for right in dense]
 
 
@@ -161,12 +162,15 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
     after these.
     """
     settings = FindSettings(evaluation=EvaluationSettings(n_passages=120), ratio=1.3, points=30.0)
-    dense, steps, done = record(verdicts()), channel_steps(DENSE_WIDTHS, 32), n_trials is None
+    dense = record(verdicts())
+    steps = channel_steps(DENSE_WIDTHS, 32)
+    done = n_trials is None
     rule = StopRule(
         dense=dense.outcomes, n_comparisons=6, tolerance=Tolerance(ratio=1.3, points=30.0)
     )
     tried: list[tuple[int, bool]] = []
-    records, trials = [dense], []
+    records = [dense]
+    trials = []
     while (place := next_trial(len(steps), tried)) is not None and len(trials) != n_trials:
         made = _tried(dense, rule, steps[place], slope)
         verdict = "undecided" if made.stopping.decision == "open" else made.stopping.decision

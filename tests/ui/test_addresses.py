@@ -110,7 +110,9 @@ def change(app, widget):
 
 @pytest.mark.parametrize("page", TITLES)
 def test_a_page_opened_with_a_parameter_shows_what_it_says(page, open_page, filled, monkeypatch):
-    proxy, read, seen = query_params_proxy.QueryParamsProxy, set(), {"view"}
+    proxy = query_params_proxy.QueryParamsProxy
+    read = set()
+    seen = {"view"}
     for name in ("get", "get_all"):
         plain = getattr(proxy, name)
         monkeypatch.setattr(

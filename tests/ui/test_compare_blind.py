@@ -53,7 +53,8 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
 ):
     run = finished.runs()[0]
     app = open_compare(blind="true", passage="14")
-    said, page = words(app), markup(app).split("</style>")[-1]
+    said = words(app)
+    page = markup(app).split("</style>")[-1]
     assert "Which answer is better?" in said
     names = ("sd-dense", "sd-sparse", "Dense", "Sparse", "log-probability")
     answers = ("sd-target", "sd-verdict", "sd-top", "sd-meter", "rank", "✓", "✕")
@@ -73,7 +74,8 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
         "**Mara had looked for it all morning: unde**"
     }
     button(app, "A is better").click().run()
-    chosen, said = "30 %" if drawn else "dense", words(app)
+    chosen = "30 %" if drawn else "dense"
+    said = words(app)
     assert "went to fetch the harbour" in said and "“harbour” gets" in said and "✓ right" in said
     assert (
         f"Judged blind: {chosen} was chosen as better." in said
@@ -90,7 +92,8 @@ def test_what_was_shown_with_names_is_not_judged_blind(open_compare, finished, p
     assert "Passage 14 " in words(app) and "Sparse, 10 %" in words(app)
     app.toggle(key="blind").set_value(True).run()
     assert "filter" not in app.query_params, "what it filters by would tell"
-    app.query_params["right"], app.query_params["passage"] = "30 %", "14"
+    app.query_params["right"] = "30 %"
+    app.query_params["passage"] = "14"
     assert "shown with the models' names before, so it cannot be judged blind" in words(app.run())
     assert "A is better-passage-13" not in [each.key for each in app.button]
     app.toggle(key="blind").set_value(False).run()

@@ -142,7 +142,8 @@ def test_the_model_that_the_answer_names_is_opened_and_not_the_last_or_sparsest(
 ):
     methods = (method_named("least-squares"), method_named("magnitude"))
     backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
-    where, limits = {"name": "compare"} | address, {"within": "3", "points": "30"}
+    where = {"name": "compare"} | address
+    limits = {"within": "3", "points": "30"}
     for tolerance, named in (({}, "10 %"), (limits, "30 %")):
         app = open_page(**where | tolerance, right="")
         assert app.selectbox(key="chosen-right").value == f"least-squares {named}"

@@ -39,7 +39,8 @@ PAGES = [
 TOGETHER = ("runs", {"chosen": RUN.key[:RUN_ADDRESS_LENGTH], "together": "1"})
 NAME = "<img> <style>*{} [x](javascript:x) :red[x] \u202egnp nul\x00"
 """All of it fits the name of a run."""
-DENSE, LAST = RECORDS[0].key, RECORDS[-1].key
+DENSE = RECORDS[0].key
+LAST = RECORDS[-1].key
 
 
 def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_another_page_uses(
@@ -49,7 +50,8 @@ def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_anothe
     sets it.
     """
     finished.set_jobs(job(SETTINGS, "done"))
-    bound, linked = {}, {}
+    bound = {}
+    linked = {}
     for name, address in [*PAGES, ("prune", {"goal": SEARCH})]:
         app = open_page("overview", run=RUN.key, within="1.3", points="5")
         for key, value in address.items():
@@ -88,7 +90,9 @@ def test_a_data_folder_that_cannot_be_used_is_said_in_words(name, monkeypatch):
 
 def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_page, backend):
     backend.set_jobs(job(SETTINGS))
-    app, jobs, asked = open_page("overview"), backend.jobs, []
+    app = open_page("overview")
+    jobs = backend.jobs
+    asked = []
 
     def to_the_page_alone(limit):
         """The notices ask too, for fewer; after table, list and live jobs, what the page watches is
@@ -160,7 +164,8 @@ def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it
 ):
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.set_jobs(job(SETTINGS, "cancelled", error_text="Stopped on request."))
-    app, other = open_page("overview", run=run.key), open_page("compare", run=run.key, view=view)
+    app = open_page("overview", run=run.key)
+    other = open_page("compare", run=run.key, view=view)
     assert [words(each).count(": 1 of its 3 sparse models is done.") for each in (app, other)] == [
         1,
         1,

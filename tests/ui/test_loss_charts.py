@@ -143,7 +143,7 @@ def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(
 def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(
     open_page, backend, run, monkeypatch
 ):
-    monkeypatch.setattr("sparsedash.ui.loss_charts.quantise_problem", lambda *model: "")
+    monkeypatch.setattr("sparsedash.ui.loss_charts.llama_cpp_problem", lambda *model: "")
     app = open_page("overview", against="reading", numbers="bfloat16")
     app.selectbox(key="chosen-runtime").select("llama.cpp").run()
     assert app.query_params["runtime"] == "llama.cpp"
@@ -171,7 +171,7 @@ def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(
     assert "drifts on a shared machine" in words(
         open_page("overview", against="reading", runtime="llama.cpp")
     )
-    monkeypatch.setattr("sparsedash.ui.loss_charts.quantise_problem", lambda *model: "no file")
+    monkeypatch.setattr("sparsedash.ui.loss_charts.llama_cpp_problem", lambda *model: "no file")
     app = open_page("overview", against="reading", runtime="llama.cpp")
     assert app.selectbox(key="chosen-runtime").options == [
         "torch"

@@ -127,7 +127,8 @@ def foreign(text: ast.expr, known: dict[str, list[ast.expr]]) -> Iterator[str]:
         ):
             inside = [one, other]
         case ast.Name(id=name) if known.get(name):
-            inside, known = known[name], {**known, name: []}
+            inside = known[name]
+            known = {**known, name: []}
         case _:
             yield ast.unparse(text)
             return
@@ -139,7 +140,8 @@ def foreign_texts(source: str) -> set[str]:
     """Texts that a file shows as markdown although a model, a file or a user may have written
     them.
     """
-    found, tree = set(), ast.parse(source)
+    found = set()
+    tree = ast.parse(source)
     ours: dict[str, list[ast.expr]] = {}
     for scope in sorted(
         tree.body, key=lambda each: isinstance(each, ast.FunctionDef | ast.ClassDef)

@@ -22,7 +22,8 @@ RUN_HERE = (*LAST_TOKEN, LAST_WORD[1])
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """A backend whose worker fetches from the stand-in."""
-    folder, hub = tmp_path_factory.mktemp("rows"), Hub()
+    folder = tmp_path_factory.mktemp("rows")
+    hub = Hub()
     for number, reference in enumerate(PUBLISHED_FAMILIES):
         hub.add("models", reference, save_for_a_row(folder / f"model-{number}", reference))
     serve_texts_of_rows(hub, folder / "texts")

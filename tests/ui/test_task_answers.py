@@ -24,7 +24,8 @@ def lines(sample, *rights, measure="exact_match", **changes):
 
 
 SUMS = "samples_sums_2026-01-02T03-04-05.6.jsonl"
-MANY, FEWER = [True] * 400, [False] * 100 + [True] * 300
+MANY = [True] * 400
+FEWER = [False] * 100 + [True] * 300
 
 
 @pytest.fixture

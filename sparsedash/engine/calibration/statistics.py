@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sparsedash.catalog.resources import HELD_OUT_EVERY, HELD_OUT_TOKENS
+from sparsedash.catalog.run_rules import require_calibration_tokens
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample, Statistics
@@ -130,7 +131,7 @@ class WalkCheckpoint:
             return 0
         found = iter([own.to(first.device) for own, first in zip(hidden, entered, strict=True)])
         for walk in walks:
-            walk.go_back(list(islice(found, len(walk.hidden))))
+            walk.restart_from(list(islice(found, len(walk.hidden))))
         return index
 
     def reached(self, index: int, *walks: BlockWalk) -> None:
@@ -181,13 +182,10 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> s
     """A warning of too few tokens for a stable fit; CalibrationError if far too few and a method
     `solves`.
     """
-    width, enough = max(mlp.width for mlp in loaded.mlps), enough_tokens(loaded, n_tokens)
-    if solves and not enough:
-        raise CalibrationError(
-            f"{n_tokens:,} calibration tokens are too few: {width:,} channels need {MIN_TOKENS_PER_CHANNEL} each.",
-            "Use more or longer samples or a larger text set, or choose a method that refits nothing.",
-        )
-    if not enough:
+    width = max(mlp.width for mlp in loaded.mlps)
+    if solves:
+        require_calibration_tokens(n_tokens, [width])
+    if not enough_tokens(loaded, n_tokens):
         return (
             f"{n_tokens:,} calibration tokens for {width:,} channels: enough to rank channels, too few to refit. Only "
             "held-out tokens, if there are any, measure the loss of the layers."
@@ -253,7 +251,9 @@ class LazyWalk:
                     self.checkpoint.reached(self._n_done, self._walk)
             if self._n_done < len(loaded.blocks):
                 # Something else is done in the meantime.
-                self._walk.go_back([loaded.residency.hold(own) for own in self._walk.hidden])
+                self._walk.restart_from(
+                    [loaded.residency.offload(own) for own in self._walk.hidden]
+                )
                 return
         except BaseException:
             # Some of the text may be further than the rest.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.families import llama_cpp_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.model_shape import ModelShape, model_shape, prefill_ceiling, removed_layers
 from sparsedash.engine.comparison import llama_timer
@@ -18,7 +18,7 @@ from sparsedash.engine.comparison.timing import TimePhase, TimeSample, machine_n
 from sparsedash.engine.models.fresh_process import talking_to
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import write_quantised
-from sparsedash.engine.models.loading import ModelShelf, locate_model
+from sparsedash.engine.models.loading import ModelCache, locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions
@@ -40,7 +40,7 @@ _CACHE_BYTES = 2
 def time_files(
     settings: TimingSettings,
     store: Store,
-    shelf: ModelShelf,
+    model_cache: ModelCache,
     on_step: OnStep = ignore_steps,
     clock: Callable[[], float] = time.monotonic,
 ) -> Timing:
@@ -59,7 +59,7 @@ def time_files(
             "Run it again.",
         )
     model_type = store.recall(model_type_note(record.model_identity))
-    if problem := quantise_problem(record.model, model_type, [record.pruned.method]):
+    if problem := llama_cpp_problem(record.model, model_type, [record.pruned.method]):
         raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
     source = locate_model(record.model, store, commit=commit_of(record.model_identity))
     dense_file = gguf_of(
@@ -70,7 +70,7 @@ def time_files(
     plain = replace(
         record, pruned=replace(record.pruned, method=method.unquantised, quantised=None)
     )
-    made = rebuild_model(plain, store, on_step, shelf)
+    made = rebuild_model(plain, store, on_step, model_cache)
     if made.loaded.residency.streamed:
         raise JobError(
             "A model streamed from disk cannot be timed in llama.cpp: its files are written from memory."

@@ -22,7 +22,7 @@ from sparsedash.engine.models.decoder_blocks import (
     Applied,
     Batch,
     BlockWalk,
-    RoomyLayer,
+    PreallocatedLayer,
     head_sees_only,
 )
 from sparsedash.engine.models.loading import LoadedModel
@@ -227,7 +227,7 @@ def _score_part_(
             for length, own in parts.items()
         ]
         going.layers.append(
-            RoomyLayer.ending_together([(keys, values) for keys, values in held], n_new)
+            PreallocatedLayer.right_aligned([(keys, values) for keys, values in held], n_new)
         )
     device = loaded.model.device
     lengths = torch.tensor([length for length, own in parts.items() for _ in own], device=device)[
@@ -370,7 +370,7 @@ def _write(
 
 def _ends(loaded: LoadedModel) -> set[int | None]:
     """Tokens that end a text: the tokenizer's too, as in the harness."""
-    return {*loaded.ends, loaded.tokenizer.eos_token_id}
+    return {*loaded.eos_ids, loaded.tokenizer.eos_token_id}
 
 
 def _text(loaded: LoadedModel, tokens: Sequence[int], stops: Sequence[str]) -> str:

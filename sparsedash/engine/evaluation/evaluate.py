@@ -321,7 +321,7 @@ class _Evaluation:
             self.ahead = before + index * a_block * (1 - _FINISHING)
             for cache in caches if index else ():
                 layer = cache.layers[-1]
-                layer.keys, layer.values = loaded.residency.hold_all([layer.keys, layer.values])
+                layer.keys, layer.values = loaded.residency.offload_all([layer.keys, layer.values])
             self._on_block(index)
 
         walk.run([each.applied for each in together], on_block)

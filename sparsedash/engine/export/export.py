@@ -12,32 +12,38 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from sparsedash.catalog.families import FORMS, form_problem, require_form, shared_width
+from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.export_files import copy_base_files, write_folder
-from sparsedash.engine.export.model_card import (
-    CARD,
-    CardFacts,
-    model_card,
-    public_model,
-    recipe_json,
-)
+from sparsedash.engine.export.recipe import base_licence, recipe_json
 from sparsedash.engine.export.reload_proof import prove_files
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
-from sparsedash.engine.models.gguf_writing import WrittenFiles, require_full_gguf, require_known
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, locate_model
+from sparsedash.engine.models.gguf_writing import require_full_gguf, require_known
+from sparsedash.engine.models.loading import (
+    LoadedModel,
+    ModelCache,
+    Source,
+    gguf_file,
+    locate_model,
+)
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import RebuiltModel, rebuild_model
-from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
-from sparsedash.reporting.wording import tensor_types
+from sparsedash.schema.card_facts import CardFacts, RenderCard, public_model
 from sparsedash.schema.errors import ExportError, JobError
-from sparsedash.schema.export_settings import Export, ExportSettings, Form, Proof
+from sparsedash.schema.export_settings import (
+    CARD,
+    Export,
+    ExportSettings,
+    Form,
+    Proof,
+    WrittenFiles,
+)
 from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts, ignore
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import model_type_note
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.file_hashes import content_hash
 from sparsedash.storage.local_machine import free_in_words, local_path
 from sparsedash.storage.model_folders import (
@@ -83,14 +89,17 @@ class _Request:
 
 
 def export_model(
-    settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: OnStep
+    settings: ExportSettings,
+    store: Store,
+    model_cache: ModelCache,
+    on_step: OnStep,
+    render_card: RenderCard,
 ) -> Export:
     """Write and prove the files of one record's sparse model; the export is recorded in the store.
 
     An intact earlier export of the same request is returned. Raises SparseDashError, and then the
-    folder does not
-    exist: its name is taken, the base has changed, the form does not apply, the disk is full, or
-    the proof fails.
+    folder does not exist: its name is taken, the base has changed, the form does not apply, the
+    disk is full, or the proof fails.
     """
     request = _Request.of(settings, store)
     pruned, sparse, weights = request.pruned, request.sparse, settings.weights
@@ -116,7 +125,7 @@ def export_model(
         raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
     require_new(folder)
     refuse_form(settings.form, pruned, store.recall(model_type_note(sparse.model_identity)), FORMS)
-    made = rebuild_model(sparse, store, on_step, shelf)
+    made = rebuild_model(sparse, store, on_step, model_cache)
     model_type = made.loaded.model.config.model_type
     refuse_form(settings.form, pruned, model_type, FORMS)
     if made.loaded.residency.streamed and weights not in (made.loaded.dtype, "float32"):
@@ -130,18 +139,25 @@ def export_model(
         meant, types = _as_quantised(inside / written.file, settings, made, store)
         written = replace(written, layout=f"{written.layout}{types}")
         proof = prove_files(
-            inside / written.file, settings, sparse, request.passages, meant, shelf, on_step
+            inside / written.file, settings, sparse, request.passages, meant, model_cache, on_step
         )
         files = file_hashes(inside)
         (inside / RECIPE).write_text(
             recipe_json(settings, sparse, made, proof, files), encoding="utf-8"
         )
-        tolerance = Tolerance.of(settings)
-        judged = _judged(request, tolerance, store)
+        base_file = gguf_file(sparse.model)
         facts = CardFacts(
-            settings, made.source, request.dense, sparse, judged, tolerance, proof, written
+            settings=settings,
+            run=request.run,
+            dense=request.dense,
+            sparse=sparse,
+            proof=proof,
+            written=written,
+            licence=base_licence(made.source, sparse),
+            source_type=made.source.source_type,
+            source_bytes=base_file.stat().st_size if base_file else 0,
         )
-        (inside / CARD).write_text(model_card(facts), encoding="utf-8")
+        (inside / CARD).write_text(render_card(facts), encoding="utf-8")
         found = Export(
             key=settings.key(),
             settings=settings,
@@ -211,7 +227,7 @@ def export_narrowed(
             on_part=on_part,
         )
         rebuilt = RebuiltModel(source=source, loaded=loaded, sparse=made)
-        return prove_files(inside, settings, record, passages, rebuilt, ModelShelf(), on_step)
+        return prove_files(inside, settings, record, passages, rebuilt, ModelCache(), on_step)
 
 
 def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -> None:
@@ -220,18 +236,18 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     No weights are read, but where a GGUF file has to be made of a folder first.
     """
     source = locate_model(run.model, store, commit=run.model_commit)
-    require_form(
-        wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type
-    )
+    spec = run.points[0]
+    model_type = read_config(source.folder, source.reference).model_type
+    require_form(wanted.form, spec.nested, spec.permille, model_type)
     if wanted.form == "gguf":
         file, is_base = _dense_gguf(source, wanted, store)
         reader = require_full_gguf(file, is_base=is_base)
-        if run.points[0][0].heal_steps or wanted.weights in MADE_BY_LLAMA_CPP:
+        if spec.heal_steps or wanted.weights in MADE_BY_LLAMA_CPP:
             require_known(reader)
 
 
 def prove_export(
-    found: Export, folder: Path, store: Store, shelf: ModelShelf, on_step: OnStep
+    found: Export, folder: Path, store: Store, model_cache: ModelCache, on_step: OnStep
 ) -> Proof:
     """Proof of an earlier export, wherever its folder is now.
 
@@ -246,10 +262,12 @@ def prove_export(
             "Export it again.",
         )
     request = _Request.of(found.settings, store)
-    made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
+    made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, model_cache)
     what = next(folder.glob("*.gguf"), folder)
     made, _ = _as_quantised(what, found.settings, made, store)
-    return prove_files(what, found.settings, request.sparse, request.passages, made, shelf, on_step)
+    return prove_files(
+        what, found.settings, request.sparse, request.passages, made, model_cache, on_step
+    )
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -336,14 +354,3 @@ def _dense_gguf(
     if settings.dense_gguf:
         return local_path(settings.dense_gguf), False
     return gguf_of(source, store, on_part), True
-
-
-def _judged(request: _Request, tolerance: Tolerance, store: Store) -> Judged:
-    """The sparse model against dense, as on the pages of its run; alone where it has none."""
-    results = run_results(StoredResults(store), request.run, tolerance)
-    of_run = (
-        each
-        for each in (results.judged if results else ())
-        if each.record.key == request.sparse.key
-    )
-    return next(of_run, None) or judge([measure(request.dense, request.sparse)], tolerance)[0]

@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsedash.catalog.families import fewer_layers
-from sparsedash.engine.models.gguf_writing import WrittenFiles, block_tensors, renumbered
+from sparsedash.engine.models.gguf_writing import block_tensors, renumbered
 from sparsedash.engine.models.loading import Source, gguf_file
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.schema.errors import ExportError
+from sparsedash.schema.export_settings import WrittenFiles
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.local_machine import lies_below
 
@@ -135,7 +136,7 @@ def _all_tensors(
         for name, tensor in tensors.items():
             module, _, kind = name.rpartition(".")
             as_it_is = kind == "bias" or weight_of(block[module]) is block[module].weight
-            changed[f"{loaded.family.blocks}.{index}.{name}"] = loaded.residency.hold(
+            changed[f"{loaded.family.blocks}.{index}.{name}"] = loaded.residency.offload(
                 tensor if as_it_is else tensor.T
             )
     if isinstance(made, PrunedChannels):

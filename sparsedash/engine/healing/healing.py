@@ -20,8 +20,8 @@ from sparsedash.catalog.resources import (
     HEAL_BATCH_TOKENS,
     HEAL_LOGITS,
     HEAL_PASS_TOKENS,
-    HELD_OUT_EVERY,
 )
+from sparsedash.catalog.run_rules import require_healable
 from sparsedash.engine.calibration.statistics import pack_tensors, split_held_out, unpacked
 from sparsedash.engine.models.decoder_blocks import Batch, skipping
 from sparsedash.engine.models.loading import LoadedModel
@@ -66,27 +66,6 @@ class HealedWeights:
     figures: Healed
 
 
-def require_resident(streamed: bool, what: str = "healed") -> None:
-    """Raise CalibrationError where a model cannot be healed or quantised since its weights stay in
-    their files.
-    """
-    if streamed:
-        raise CalibrationError(
-            f"A model streamed from disk cannot be {what}: that needs all weights in memory.",
-            f"Run it without being {what}, choose a smaller model or bfloat16, or use a machine with more memory.",
-        )
-
-
-def require_held_out(n_sequences: int) -> None:
-    """Raise CalibrationError where no sequence of the text would be held out."""
-    if n_sequences < HELD_OUT_EVERY:
-        raise CalibrationError(
-            f"Healing needs {HELD_OUT_EVERY} calibration samples, one of which is held out and decides; there: "
-            f"{n_sequences}.",
-            "Ask for more samples, or do not heal.",
-        )
-
-
 @torch.no_grad()
 def heal(
     loaded: LoadedModel,
@@ -108,8 +87,7 @@ def heal(
     hidden states are kept. Same arguments, same weights, also from a checkpoint. Raises
     CalibrationError where there is too little text, or a prediction is not finite.
     """
-    require_resident(loaded.residency.streamed)
-    require_held_out(len(sequences))
+    require_healable(len(sequences), streamed=loaded.residency.streamed)
     begun = Step("heal", 0, n_steps, message="reading the text with the dense model")
     text = _Text.of(loaded, sequences, further, n_steps, seed, lambda: on_step(begun))
     gone = [index for index, narrow in enumerate(narrowed) if narrow.is_gone]

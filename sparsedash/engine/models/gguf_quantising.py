@@ -17,7 +17,6 @@ from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.models import quantiser
 from sparsedash.engine.models.fresh_process import run_program
 from sparsedash.engine.models.gguf_writing import (
-    WrittenFiles,
     block_tensors,
     dense_bytes,
     renumbered,
@@ -28,7 +27,7 @@ from sparsedash.engine.models.model_conversion import GgufModel
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.schema.errors import ExportError
-from sparsedash.schema.export_settings import Weights
+from sparsedash.schema.export_settings import Weights, WrittenFiles
 from sparsedash.schema.method_settings import ROW_MULTIPLE
 from sparsedash.schema.progress import OnPart, ignore
 

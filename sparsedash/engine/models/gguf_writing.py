@@ -25,7 +25,7 @@ from sparsedash.catalog.gguf_reader import SOURCE_TYPE, GgufReader, opened_gguf,
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError
-from sparsedash.schema.export_settings import Weights
+from sparsedash.schema.export_settings import Weights, WrittenFiles
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.schema.settings import Dtype
 
@@ -46,18 +46,6 @@ _GROUP = 32
 _SHIFTED_NORMS = ("gemma", "gemma2", "gemma3")
 
 _OTHER_MODEL = "Name one made from the model that was pruned."
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class WrittenFiles:
-    """What was written. size, base_size: bytes of the weights, of the sparse model and of the dense
-    one.
-    """
-
-    layout: str
-    size: int
-    base_size: int
-    file: str = ""
 
 
 def block_tensors(made: PrunedChannels, index: int, width: int | None) -> dict[str, Tensor]:

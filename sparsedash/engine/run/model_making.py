@@ -21,8 +21,8 @@ from sparsedash.engine.healing.healing import HealingCheckpoint, heal
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import dense_bytes
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
-from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.loading import LoadedModel, ModelCache, Source
+from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.run.run_context import RunContext
@@ -293,7 +293,7 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
     if None in found:
         return None
     *blocks, norms, figures = (data for data in found if data is not None)
-    narrowed = [unpack_narrowed(data).held(run.loaded.residency.hold) for data in blocks]
+    narrowed = [unpack_narrowed(data).moved_to(run.loaded.residency.offload) for data in blocks]
     with unpacked(norms, "norms") as tensors, reading_stored("healing"):
         healed = msgspec.json.decode(figures, type=Healed)
     run.log.note_cached("healed weights")
@@ -317,7 +317,9 @@ class RebuiltModel:
     calibration_identity: str = ""
 
 
-def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RebuiltModel:
+def rebuild_model(
+    record: Record, store: Store, on_step: OnStep, model_cache: ModelCache
+) -> RebuiltModel:
     """The model of a record, rebuilt bit for bit.
 
     Raises JobError where its references name another model or calibration text by now, where
@@ -330,7 +332,7 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
         settings = replace(
             settings, calibration=record.pruned.calibration, methods=(record.pruned.method,)
         )
-    run = RunContext(settings, store, on_step, shelf)
+    run = RunContext(settings, store, on_step, model_cache)
     if run.identity != record.model_identity:
         raise JobError(
             f"{record.model} has changed since this result was computed.", "Run it again."
@@ -351,7 +353,7 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
         )
     if record.pruned.healed:
         run.healed_weights = record.pruned.healed.weights
-    with fastest_products(record.dtype):
+    with bf16_matmul_in_fp32(record.dtype):
         sparse = prune_model(run, method, permille)
     run.pruning_checkpoint.done()
     protect_healed(record, store)

@@ -12,14 +12,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 
-from sparsedash.catalog.budgets import require_possible
-from sparsedash.catalog.families import quantise_problem
-from sparsedash.catalog.resources import (
-    MODELS_TOGETHER,
-    MORE_ROOM,
-    calibration_too_large,
-    kept_bytes,
-    needs_fisher,
+from sparsedash.catalog.resources import MODELS_TOGETHER
+from sparsedash.catalog.run_rules import (
+    require_artefact_room,
+    require_healable,
+    require_possible,
+    require_quantisable,
 )
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
@@ -29,14 +27,12 @@ from sparsedash.engine.evaluation.evaluate import (
     EvaluationResult,
     evaluate_together,
 )
-from sparsedash.engine.healing.healing import require_held_out, require_resident
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.gguf_making import gguf_of
-from sparsedash.engine.models.loading import ModelShelf
-from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.loading import ModelCache
+from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.models.sparse_models import SparseModel
-from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.model_making import (
     MeasuredModel,
     make_blocks,
@@ -49,12 +45,13 @@ from sparsedash.engine.run.run_context import Point, RunContext, software_versio
 from sparsedash.engine.run.task_answering import Answering, answer_tasks, has_answered, point_label
 from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
+from sparsedash.schema.errors import Cancelled, SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
 from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.local_machine import (
@@ -72,26 +69,26 @@ def run(
     settings: RunSettings,
     store: Store,
     on_step: OnStep = ignore_steps,
-    shelf: ModelShelf | None = None,
+    model_cache: ModelCache | None = None,
     run_key: str | None = None,
 ) -> Run:
     """Calibrate, prune and evaluate; results in the store are not computed again.
 
     A new run is kept after every record, and with its warnings before every evaluation; a finished
-    one is replaced only by a finished one. shelf: keeps the model between jobs. run_key: its store
+    one is replaced only by a finished one. model_cache: keeps the model between jobs. run_key: its store
     key. Raises SparseDashError.
     """
-    context = RunContext(settings, store, on_step, shelf or ModelShelf())
+    context = RunContext(settings, store, on_step, model_cache or ModelCache())
     return _run(
         context, run_key or settings.key(contents(settings, store)), range(len(settings.points))
     )
 
 
-def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> Run:
+def run_part(settings: PartSettings, store: Store, on_step: OnStep, model_cache: ModelCache) -> Run:
     """Part of a run, as a run with its own key and fewer sparse models; also notes the keys of its
     calibrations.
     """
-    context = RunContext(settings.run, store, on_step, shelf)
+    context = RunContext(settings.run, store, on_step, model_cache)
     made = _run(context, settings.key(), settings.points)
     store.remember(
         store_keys.part_calibrations_note(made.key), json.dumps(context.calibration_keys)
@@ -101,7 +98,7 @@ def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: Model
 
 def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
     """points: the sparse models that are made."""
-    with fastest_products(context.settings.dtype):
+    with bf16_matmul_in_fp32(context.settings.dtype):
         _prepare_quantising(context)
         grown, store = new_run(key, context), context.store
         check_run(context)
@@ -121,7 +118,8 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
         while left:
             _evaluate_ahead(context, left)
             context.log.point = left.pop(0)
-            sparse_record(context, *context.settings.points[context.log.point], keep, keep_record)
+            spec = context.settings.points[context.log.point]
+            sparse_record(context, spec.nested, spec.permille, keep, keep_record)
         finished = finished_run(grown, context)
         store.put(key, finished)
     return finished
@@ -190,16 +188,12 @@ def _prepare_quantising(run: RunContext) -> None:
     """Make the dense model's GGUF file where there is none, before anything is computed and counted
     as the run's.
 
-    Raises SettingsError, ModelError.
+    Raises SettingsError, ModelError, CalibrationError.
     """
     if not run.settings.quantised_to:
         return
     model_type = read_config(run.source.folder, run.source.reference).model_type
-    if problem := quantise_problem(run.settings.model, model_type, run.settings.methods):
-        raise SettingsError(
-            "quantise", said=f"This model cannot be quantised: {problem}.", advice="Leave it out."
-        )
-    require_resident(run.streamed, "quantised")
+    require_quantisable(run.settings, model_type, streamed=run.streamed)
     gguf_of(
         run.source,
         run.store,
@@ -216,8 +210,7 @@ def check_run(run: RunContext) -> None:
     require_possible(settings, run.shape)
     for method in settings.methods:
         if method.heal_steps:
-            require_resident(run.streamed)
-            require_held_out(run.n_sequences(method))
+            require_healable(run.n_sequences(method), streamed=run.streamed)
     run.warn_of_passages()
     if run.tasks and settings.evaluation.stop_early:
         run.log.warn("Only passages stop early: tasks are answered in full.")
@@ -228,22 +221,13 @@ def check_run(run: RunContext) -> None:
     read = [run.calibration(method) for method in reading]
     if not all(own.is_known and (own.is_whole or not settings.solves) for own in read):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
-    if reading:
-        # Statistics and gradients that do not fit together would push each other out, again and
-        # again.
-        asked, mlps, room = (
-            replace(settings, methods=reading),
-            run.loaded.mlps,
-            run.store.artefact_room,
-        )
-        # Without Fisher information their number does not matter, and the text need not be cut into
-        # tokens for it.
-        n_sequences = len(run.expected_lengths) if needs_fisher(asked) else 0
-        needed = kept_bytes(
-            [mlp.width for mlp in mlps], len(out_weight(mlps[0])), asked, n_sequences
-        )
-        if too_large := calibration_too_large(needed, room):
-            raise StoreError(too_large, MORE_ROOM)
+    # Without Fisher information their number does not matter, and the text need not be cut into
+    # tokens for it.
+    by_gradient = any(method.by_gradient for method in reading)
+    n_sequences = len(run.expected_lengths) if by_gradient else 0
+    require_artefact_room(
+        settings, run.shape, unknown, n_sequences=n_sequences, room=run.store.artefact_room
+    )
     for method in settings.methods:
         if method.reads_text:
             run.warn_of_calibration(method)
@@ -297,7 +281,8 @@ def sparse_record(
 
     on_verdict: called with the record before the losses by kind of text are measured.
     """
-    point, known = (method, permille), _known_record(run, (method, permille))
+    point = SparseSpec.of(method, permille)
+    known = _known_record(run, point)
     made = None if known else _measured(run, method, permille)
     model: Callable[[], SparseModel] = (
         (lambda: made.model) if made else cache(partial(prune_model, run, *point))
@@ -435,7 +420,7 @@ def evaluate_models(
     each = zip(keys, models, found, strict=True)
     records = [_kept_record(run, key, made, result) for key, (_, made), result in each]
     checkpoint.done()
-    if run.shelf.n_loaded == 1:
+    if run.model_cache.n_loaded == 1:
         # This process has held no other model: its peak memory is this one's.
         run.store.remember(
             store_keys.peak_memory_note(settings.model, settings.dtype), str(peak_memory_bytes())
@@ -487,7 +472,11 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
     if len(behind := _without_answers(run, points)) > 1:
         run.log.point = None
         answer_tasks(
-            run, [(point, point and cache(partial(prune_model, run, *point))) for point in behind]
+            run,
+            [
+                (point, cache(partial(prune_model, run, *point)) if point else None)
+                for point in behind
+            ],
         )
     if not (together := _without_records(run, points)):
         return
@@ -501,7 +490,7 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
         if looks_back:
             models = []
             for run.log.point, point in zip(together, asked, strict=True):
-                models.append((point, point and _measured(run, *point)))
+                models.append((point, _measured(run, *point) if point else None))
             run.log.point = None
             records = evaluate_models(run, models)
             answer_tasks(run, _made(models))
@@ -558,7 +547,7 @@ def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> 
     """Calibrate, prune and evaluate models in one pass: each block is made before passages go
     through it.
     """
-    models = [(point, point and MeasuredModel(run, *point)) for point in points]
+    models = [(point, MeasuredModel(run, *point) if point else None) for point in points]
     missing = missing_statistics(run, [point[0] for point in points if point])
     n_blocks, n_made = len(run.loaded.blocks), 0
     # Of a block's work: to calibrate, to make each model, and to answer.

@@ -15,7 +15,6 @@ import msgspec
 import torch
 from torch import Tensor
 
-import sparsedash
 from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape, model_shape
@@ -36,24 +35,25 @@ from sparsedash.engine.evaluation.questions import choose_passages, distinct_pas
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import (
     LoadedModel,
-    ModelShelf,
+    ModelCache,
     Source,
     locate_model,
     max_length,
     stream_model,
 )
-from sparsedash.engine.models.matmul import widen_once
+from sparsedash.engine.models.matmul import keep_fp32_copies
 from sparsedash.engine.tasks.builtin_questions import BuiltinQuestions, load_builtin
 from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.engine.texts.mixed_sequences import mixed_sequences
-from sparsedash.schema import store_keys
+from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
 from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import (
     StopWithin,
     calibration_keys,
@@ -70,8 +70,8 @@ from sparsedash.storage.store import StageCheckpoint, Store
 
 Task = BuiltinQuestions | HarnessTask
 
-Point = tuple[MethodSettings, int] | None
-"""Method and per mille of a sparse model; None for the dense one."""
+Point = SparseSpec | None
+"""A sparse model; None for the dense one."""
 
 
 @dataclass(eq=False)
@@ -144,7 +144,7 @@ class RunLog:
 
 def software_versions() -> dict[str, str]:
     """Versions that numbers can depend on: this program, Python, torch, transformers."""
-    own = {"sparsedash": sparsedash.__version__, "python": platform.python_version()}
+    own = {"sparsedash": __version__, "python": platform.python_version()}
     return own | {name: version(name) for name in ("torch", "transformers")}
 
 
@@ -159,9 +159,9 @@ class RunContext:
     """
 
     def __init__(
-        self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf
+        self, settings: RunSettings, store: Store, on_step: OnStep, model_cache: ModelCache
     ) -> None:
-        self.settings, self.store, self.shelf = settings, store, shelf
+        self.settings, self.store, self.model_cache = settings, store, model_cache
         self._on_step = on_step
         self._located: Source | None = None
         self.log = RunLog(self._report)
@@ -194,8 +194,8 @@ class RunContext:
     @cached_property
     def source(self) -> Source:
         """The model's files and identity."""
-        if self.shelf.given is not None:
-            return self.shelf.given
+        if self.model_cache.given is not None:
+            return self.model_cache.given
         reference = self.settings.model
         # Before the files are read: a change while they are read must not be noted under their new
         # stamps.
@@ -242,10 +242,10 @@ class RunContext:
             by_block = " block by block" if streamed else ""
             self.log.on_step(Step("load", 0, 1, message=f"Reading {settings.model}{by_block}"))
             stream = partial(stream_model, store=self.store) if streamed else None
-            loaded = self.shelf.take(source, settings.dtype, stream)
+            loaded = self.model_cache.take(source, settings.dtype, stream)
             self.log.on_step(Step("load", 1, 1))
         if not streamed:
-            widen_once(
+            keep_fp32_copies(
                 loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - self._resident_bytes)
             )
         self.store.remember(
@@ -356,7 +356,9 @@ class RunContext:
         """
         if point is None:
             return None
-        return (self.calibration(point[0]).keys.statistics if point[0].reads_text else "", *point)
+        method, permille = point
+        statistics = self.calibration(method).keys.statistics if method.reads_text else ""
+        return statistics, method, permille
 
     def record_key(self, point: Point) -> str:
         """Key of a model's record."""

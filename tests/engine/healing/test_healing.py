@@ -228,5 +228,5 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_whole_one(store, monkey
 
 @pytest.mark.parametrize("n", [0, 15])
 def test_too_little_text_is_refused(n, store):
-    with pytest.raises(CalibrationError, match="Healing needs 16"):
+    with pytest.raises(CalibrationError, match="Healing needs at least 16"):
         healed(tiny_loaded("llama"), store, texts=sequences(n) or [[1]])

@@ -1,72 +1,52 @@
-"""Model card and recipe of an export: what it is made of, how, what that cost, how to load and to
-rebuild it.
+"""Model card of an export: base, method, loss, usage and reproduction.
 
 Names of models, files, tasks and licences are foreign text: in the card's body all of them go
-through `_code`, which makes code spans; its metadata is YAML that the hub's library writes. The
-recipe is JSON with every setting and hash. Both are public: of local paths they hold names only.
+through `_code`, which makes code spans; its metadata is YAML that the hub's library writes. It is
+public: of local paths it holds names only.
 """
 
-import json
 import shlex
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
-from huggingface_hub import ModelCard, ModelCardData, metadata_load
-from yaml import YAMLError
+from huggingface_hub import ModelCard, ModelCardData
 
 from sparsedash.catalog import presets
 from sparsedash.catalog.families import one_width
-from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.model_shape import removed_layers
-from sparsedash.engine.models.gguf_writing import WrittenFiles
-from sparsedash.engine.models.hub import fetch
-from sparsedash.engine.models.loading import Source, gguf_file
-from sparsedash.engine.models.sparse_models import PrunedChannels
-from sparsedash.engine.run.model_making import RebuiltModel
-from sparsedash.engine.run.run_context import software_versions
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.html import visible
 from sparsedash.reporting.kind_words import forgotten_sentence, kind_cells
-from sparsedash.reporting.run_results import Judged
+from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
 from sparsedash.reporting.verdicts import loss_cells
-from sparsedash.schema.errors import ModelError
-from sparsedash.schema.export_settings import ExportSettings, Proof
+from sparsedash.schema.card_facts import CardFacts, hub_name, public_model, public_name
 from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Pruned, Record
-from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
 from sparsedash.storage.model_folders import RECIPE
+from sparsedash.storage.store import Store
 
-BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-CARD = "README.md"
 _UNKNOWN = "licence unknown: the base's files state none; check it before you share this model"
-_LONGEST = 60
 _KIND_TAGS: dict[str, list[str]] = {"channelx1": ["width-pruning"], "layer": ["depth-pruning"]}
 _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`|\\"})
 """Would end a code span, or the cell of its table."""
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """Contents of the card. source: the base's files. judged: sparse against dense, as on the pages
-    of its run.
-    """
-
-    settings: ExportSettings
-    source: Source
-    dense: Record
-    sparse: Record
-    judged: Judged
-    tolerance: Tolerance
-    proof: Proof
-    written: WrittenFiles
+def stored_card(store: Store, facts: CardFacts) -> str:
+    """The card of an export, with the verdict of its run's pages; of its own where it has none."""
+    tolerance = Tolerance.of(facts.settings)
+    results = run_results(StoredResults(store), facts.run, tolerance)
+    for judged in results.judged if results else ():
+        if judged.record.key == facts.sparse.key:
+            return model_card(facts, judged)
+    (judged,) = judge([measure(facts.dense, facts.sparse)], tolerance)
+    return model_card(facts, judged)
 
 
-def model_card(facts: CardFacts) -> str:
-    """README.md: metadata and text."""
+def model_card(facts: CardFacts, judged: Judged) -> str:
+    """README.md: metadata and text. judged: sparse against dense."""
     made, settings, proof, written = facts.sparse.pruned, facts.settings, facts.proof, facts.written
     assert made is not None
     channels, is_gguf, hub = (
@@ -74,10 +54,9 @@ def model_card(facts: CardFacts) -> str:
         settings.form == "gguf",
         hub_name(facts.sparse),
     )
-    licence = base_licence(facts.source, facts.sparse)
     data = ModelCardData(
         base_model=hub or None,
-        license=licence or "unknown",
+        license=facts.licence or "unknown",
         library_name="llama.cpp" if is_gguf else "transformers",
         pipeline_tag="text-generation",
         tags=["pruned", *_KIND_TAGS.get(made.method.pattern, ()), *(["gguf"] if is_gguf else [])],
@@ -87,9 +66,9 @@ def model_card(facts: CardFacts) -> str:
     if made.healed and made.healed.kept_step:
         removed += ", and the MLPs and norms that are left were trained to predict as the dense model does,"
     note = "" if channels else "Zeros alone make a model neither smaller nor faster."
-    if facts.source.source_type and (file := gguf_file(facts.sparse.model)):
-        size = file.stat().st_size / 1e6
-        note += f" {wording.source_note(facts.source.source_type)} The file of the dense model takes {size:,.1f} MB."
+    if facts.source_type and facts.source_bytes:
+        note += f" {wording.source_note(facts.source_type)}"
+        note += f" The file of the dense model takes {facts.source_bytes / 1e6:,.1f} MB."
     if settings.weights in get_args(Quantisation):
         note += f" What is said of losses was measured before the weights were rounded to {settings.weights}."
     usage = f"""```python
@@ -108,11 +87,11 @@ In {settings.weights} it takes {written.size / 1e6:,.1f} MB, the dense model in 
 
 ## Method
 
-{_making_table(facts, made, licence)}
+{_making_table(facts, made)}
 
 ## Loss
 
-{_loss_section(facts)}
+{_loss_section(facts, judged)}
 
 Nothing else was measured: other tasks, other languages and safety may have suffered more.
 
@@ -128,107 +107,6 @@ Nothing else was measured: other tasks, other languages and safety may have suff
 versions. From the same base and text SparseDash rebuilds the same weights, bit for bit on the same machine."""
     # Parsed by the hub's own class: metadata that cannot be read raises here.
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
-
-
-def hub_name(record: Record) -> str:
-    """The name of the record's model on the hub; empty where it is from elsewhere."""
-    if record.model == BUILTIN_MODEL:
-        return BUILTIN_BASE
-    return record.model.partition("@")[0] if is_hub_model(record) else ""
-
-
-def base_licence(source: Source, record: Record) -> str:
-    """The licence that the base states in its GGUF file, or in its own card; empty where it states
-    none.
-
-    Models are downloaded without their card, so it is fetched if possible. source: the base's
-    files.
-    """
-    if file := gguf_file(record.model):
-        with suppress(ValueError):
-            field = opened_gguf(file).fields.get("general.license")
-            return _licence_name(field and field.contents())
-        return ""
-    card = source.folder / CARD
-    if is_hub_model(record) and not card.is_file():
-        with suppress(ModelError):
-            # The folder is named by its commit.
-            fetch(record.model, source.folder.name, CARD)
-    with suppress(OSError, ValueError, YAMLError, RecursionError):
-        return _licence_name((metadata_load(card) or {}).get("license"))
-    return ""
-
-
-def _licence_name(found: object) -> str:
-    """A licence's name, or nothing where it cannot be one."""
-    return found if isinstance(found, str) and len(found) < _LONGEST and found.isprintable() else ""
-
-
-def recipe_json(
-    settings: ExportSettings,
-    record: Record,
-    made: RebuiltModel,
-    proof: Proof,
-    files: Mapping[str, str],
-) -> str:
-    """The recipe as JSON. files: the sha256 of each other file by its name."""
-    pruned, sparse = record.pruned, made.sparse
-    assert pruned is not None
-    kept = (
-        [narrow.kept.tolist() for narrow in sparse.blocks]
-        if isinstance(sparse, PrunedChannels)
-        else None
-    )
-    document = {
-        "made_by": software_versions(),
-        "export": settings.key(),
-        "form": settings.form,
-        "weights": settings.weights,
-        "shard_mb": settings.shard_mb,
-        "base": {
-            "model": public_model(record),
-            "identity": record.model_identity,
-            "dtype": record.dtype,
-        },
-        "method": asdict(pruned.method),
-        "sparsity_permille": pruned.sparsity_permille,
-        "calibration": asdict(pruned.calibration)
-        | {"corpus": public_name(pruned.calibration.corpus)},
-        "calibration_identity": made.calibration_identity,
-        "dense_widths": list(pruned.dense_widths),
-        "widths": list(pruned.widths),
-        "healed": pruned.healed and asdict(pruned.healed),
-        "kept_channels": kept,
-        "evaluation": {"corpus": public_name(record.corpus), "identity": record.corpus_identity},
-        "proof": asdict(proof),
-        "sha256": dict(files),
-    }
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
-
-
-def public_name(reference: str) -> str:
-    """A reference without the folders of this machine."""
-    kind, colon, path = (
-        reference.partition(":")
-        if reference.startswith(("file:", "upload:"))
-        else ("", "", reference)
-    )
-    is_path = bool(colon) or path.startswith(("/", "~", "."))
-    return f"{kind}{colon}{path.rstrip('/').rpartition('/')[2] if is_path else path}"
-
-
-def is_hub_model(record: Record) -> bool:
-    """Whether the record's model is from the hub: its identity is a commit there, not a hash of
-    files.
-    """
-    return not record.model_identity.startswith("sha256:")
-
-
-def public_model(record: Record) -> str:
-    """The reference of the record's model without the folders of this machine."""
-    if is_hub_model(record) or record.model == BUILTIN_MODEL:
-        return record.model
-    return record.model.rstrip("/").rpartition("/")[2]
 
 
 def _code(text: str) -> str:
@@ -254,7 +132,7 @@ def _removed_words(made: Pruned) -> tuple[str, str]:
     return "single weights were set to zero", f"{share} weights"
 
 
-def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
+def _making_table(facts: CardFacts, made: Pruned) -> str:
     text, method, dense, kept = made.calibration, made.method, made.dense_widths, made.widths
     choices = [
         f"{name} {getattr(method, name)}"
@@ -268,8 +146,8 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
     rows = {
         "Base": _code(public_model(facts.sparse)),
         "Revision": _code(facts.sparse.model_identity),
-        "Type that the base was rounded to": facts.source.source_type,
-        "Licence of the base": _code(licence) if licence else _UNKNOWN,
+        "Type that the base was rounded to": facts.source_type,
+        "Licence of the base": _code(facts.licence) if facts.licence else _UNKNOWN,
         "Method": f"{presets.method_name(method)}: {', '.join(choices)}",
         "Healing": wording.healing_words(made.healed) if made.healed else "",
         "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
@@ -284,8 +162,9 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
     return _table(("", ""), [row for row in rows.items() if row[1]])
 
 
-def _loss_section(facts: CardFacts) -> str:
-    models, judged = (facts.dense, facts.sparse), _with_coded_tasks(facts.judged)
+def _loss_section(facts: CardFacts, judged: Judged) -> str:
+    models = (facts.dense, facts.sparse)
+    judged = _with_coded_tasks(judged)
     pairs, found = judged.comparison, judged.verdict
     times, change = (cell.text.split("\n") for cell in loss_cells(judged)[:2])
     scores = (record.last_word for record in models)
@@ -298,7 +177,7 @@ def _loss_section(facts: CardFacts) -> str:
             *times,
         ),
     ]
-    limits = verdicts.limits_sentence(found, facts.tolerance)
+    limits = verdicts.limits_sentence(found, Tolerance.of(facts.settings))
     test = "valid under early stopping" if pairs.anytime else "exact McNemar"
     return f"""**{verdicts.verdict_sign(found)}**{verdicts.accuracy_open(found)}. {limits}
 

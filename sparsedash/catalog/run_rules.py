@@ -1,0 +1,136 @@
+"""Rules for what a run may ask, by which the form, the shell, Python and the engine refuse alike.
+
+The front checks them before the start, as far as it knows the model and the texts; the engine, once
+it has read both. Each raises the error that both show.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from sparsedash.catalog.budgets import BUDGET_TITLES, most_permille
+from sparsedash.catalog.families import llama_cpp_problem
+from sparsedash.catalog.model_shape import ModelShape
+from sparsedash.catalog.resources import HELD_OUT_EVERY, MORE_ROOM, kept_bytes
+from sparsedash.schema.errors import CalibrationError, SettingsError, StoreError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import (
+    MIN_TOKENS_PER_CHANNEL,
+    CalibrationSettings,
+    RunSettings,
+    percents_text,
+)
+from sparsedash.schema.store_keys import mix_share
+
+
+def require_possible(settings: RunSettings, shape: ModelShape) -> None:
+    """Raise SettingsError where a method cannot remove so much of this model."""
+    for method in settings.methods:
+        _require_samples_beside_mix(method, settings.calibration)
+    for method, permille in settings.points:
+        if permille:
+            _require_removable(method, permille, shape)
+
+
+def _require_samples_beside_mix(method: MethodSettings, calibration: CalibrationSettings) -> None:
+    if calibration.n_samples == 1 and 0 < mix_share(method, calibration) < 1:
+        raise SettingsError(
+            "calibration samples",
+            1,
+            "at least 2 with this method",
+            "A part of them is the built-in mix.",
+        )
+
+
+def _require_removable(method: MethodSettings, permille: int, shape: ModelShape) -> None:
+    widest = max(shape.widths)
+    cuts_channels = method.takes_channels and not method.takes_layers
+    if cuts_channels and method.width_multiple >= widest > 1:
+        allowed = f"less than the {widest:,} channels of the MLPs"
+        raise SettingsError("width multiple", method.width_multiple, allowed)
+    most = most_permille(shape, method)
+    if permille <= most:
+        return
+    budget = BUDGET_TITLES[method.budget]
+    if not most and not method.takes_layers:
+        raise SettingsError(
+            "budget",
+            said=f"Removing MLP channels frees nothing of the {budget}.",
+            advice="Choose another budget, or a method that removes whole layers.",
+        )
+    what = "layers" if method.takes_layers else "MLP channels"
+    raise SettingsError(
+        "sparsity",
+        f"{percents_text((permille,))} %",
+        f"at most {most / 10:g} % of the {budget}",
+        f"The rest of this model is not in {what} that can go.",
+    )
+
+
+def require_quantisable(settings: RunSettings, family: str | None, *, streamed: bool) -> None:
+    """Raise where the run's models cannot be quantised. family: None if not known."""
+    if not settings.quantised_to:
+        return
+    if problem := llama_cpp_problem(settings.model, family, settings.methods):
+        raise SettingsError(
+            "quantise",
+            said=f"These models cannot be quantised: {problem}.",
+            advice="Leave it out.",
+        )
+    _require_resident("Quantising", streamed)
+
+
+def require_healable(n_sequences: int, *, streamed: bool) -> None:
+    """Raise CalibrationError where a model cannot be healed. n_sequences: of calibration text."""
+    _require_resident("Healing", streamed)
+    if n_sequences < HELD_OUT_EVERY:
+        raise CalibrationError(
+            f"Healing needs at least {HELD_OUT_EVERY} calibration samples, one of which is held "
+            f"out; there are {n_sequences}.",
+            "Ask for more samples, or do not heal.",
+        )
+
+
+def _require_resident(work: str, streamed: bool) -> None:
+    if streamed:
+        raise CalibrationError(
+            f"{work} needs all weights in memory, and this run streams them from disk.",
+            "Leave it out, choose a smaller model or bfloat16, or run where all weights fit.",
+        )
+
+
+def require_calibration_tokens(n_tokens: int, widths: Sequence[int]) -> None:
+    """Raise CalibrationError where there are too few tokens to fit MLPs of these widths."""
+    needed = MIN_TOKENS_PER_CHANNEL * max(widths)
+    if n_tokens < needed:
+        raise CalibrationError(
+            f"{n_tokens:,} calibration tokens are too few for this model: it needs {needed:,}, "
+            f"{MIN_TOKENS_PER_CHANNEL} per channel of its widest layer.",
+            "Use more or longer samples, a larger text, or a method that refits nothing.",
+        )
+
+
+def require_artefact_room(
+    settings: RunSettings,
+    shape: ModelShape,
+    methods: Collection[MethodSettings],
+    *,
+    n_sequences: int,
+    room: int,
+) -> None:
+    """Raise StoreError where the calibration data of these methods exceeds the limit.
+
+    methods: those with models that are not stored. room: the limit, in bytes.
+    """
+    # Statistics and gradients that do not fit together would evict each other, again and again.
+    reading = tuple(
+        method for method in settings.methods if method.reads_text and method in methods
+    )
+    if not reading:
+        return
+    calibrated = replace(settings, methods=reading)
+    needed = kept_bytes(shape.widths, shape.hidden, calibrated, n_sequences)
+    if needed > room:
+        raise StoreError(
+            f"The calibration data takes {needed / 1e9:.1f} GB; the limit is {room / 1e9:.1f} GB.",
+            MORE_ROOM,
+        )
