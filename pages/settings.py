@@ -21,7 +21,7 @@ if backend.administers:
         frame.show(cards(headlines))
         settings_storage.show_verification(backend)
         settings_storage.show_runs(backend, held)
-        settings_storage.show_files(backend, held)
+        settings_storage.show_stored_files(backend, held)
     settings_storage.show_cache(backend, held)
 else:
     frame.opening("Administrators manage the data folder.")

@@ -50,7 +50,7 @@ def show_runs(backend: Backend, held: Holdings) -> None:
     frame.link("runs", "Rename, pin and export runs, or delete several")
 
 
-def show_files(backend: Backend, held: Holdings) -> None:
+def show_stored_files(backend: Backend, held: Holdings) -> None:
     """Draw every export, upload and converted model with its size and deletion, largest first."""
     if not held.files:
         return
