@@ -8,9 +8,10 @@ from functools import partial
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.cost_model import LeastMemory, chosen_memory, least_memory
 from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape
-from sparsedash.catalog.resources import LeastMemory, RunDisk
+from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
@@ -158,7 +159,7 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     methods = dict.fromkeys(method for method, _ in settings.points)
     statistics = {method: _statistics_key(settings, method, model, store) for method in methods}
     shape = known_shape(store, model) if model else None
-    streamed = shape and resources.chosen_memory(shape, settings, main_memory()).streamed
+    streamed = shape and chosen_memory(shape, settings, main_memory()).streamed
     prompts = () if streamed or settings.residency == "streamed" else settings.prompts
 
     asked = settings.evaluation
@@ -275,8 +276,8 @@ def expected_room(
     if shape is None:
         return memory, None
     least, resident = (
-        resources.chosen_memory(shape, settings, there),
-        resources.least_memory(shape, settings),
+        chosen_memory(shape, settings, there),
+        least_memory(shape, settings),
     )
     n_passages = resources.n_passages(settings) or 0
     takes = resources.run_disk(

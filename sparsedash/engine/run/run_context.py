@@ -15,6 +15,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from sparsedash.catalog.cost_model import is_streamed, least_memory
 from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape, model_shape
@@ -24,8 +25,6 @@ from sparsedash.catalog.resources import (
     USABLE,
     WIDE_BYTES,
     heal_tokens,
-    is_streamed,
-    least_memory,
 )
 from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
