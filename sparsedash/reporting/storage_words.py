@@ -13,7 +13,7 @@ from sparsedash.reporting.html import Table
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Damage, Verification
 from sparsedash.service.deletion import RunDeletion
-from sparsedash.service.holdings import Cache, CachePart, FileKind, Holdings, StoredFile
+from sparsedash.service.holdings import CacheContents, CachePart, FileKind, Holdings, StoredFile
 from sparsedash.storage.disk_cache import DAMAGED
 
 _NO_AMOUNT = "–"
@@ -116,7 +116,7 @@ def file_question(file: StoredFile) -> str:
     return f"Delete this {noun}, {wording.size(file.n_bytes)}? {consequence}"
 
 
-def cache_table(cache: Cache) -> Table:
+def cache_table(cache: CacheContents) -> Table:
     """The parts of the cache with their sizes, and what becomes of each when it is emptied."""
     rows = []
     for part, (title, consequence) in _CACHE.items():
@@ -127,7 +127,7 @@ def cache_table(cache: Cache) -> Table:
     return Table("The cache", "", ["Part", "Entries", "Size", "When emptied"], rows)
 
 
-def cache_question(cache: Cache) -> list[str]:
+def cache_question(cache: CacheContents) -> list[str]:
     """What is asked before the cache is emptied, in sentences."""
     spared = []
     if cache.spared:
@@ -142,7 +142,7 @@ def cache_question(cache: Cache) -> list[str]:
     return [f"Delete {wording.size(cache.n_bytes)}?", *consequences, *spared]
 
 
-def cache_summary(cache: Cache) -> str:
+def cache_summary(cache: CacheContents) -> str:
     """What emptying the cache deleted."""
     return f"Deleted from the cache: {wording.size(cache.n_bytes)}."
 

@@ -17,7 +17,7 @@ from sparsedash.schema.pair_records import RunMark, records_read
 from sparsedash.schema.records import Run, Verification, VerifySettings
 from sparsedash.schema.store_keys import healed_key
 from sparsedash.service import holdings
-from sparsedash.service.holdings import Cache, CacheItem, Holdings, StoredFile
+from sparsedash.service.holdings import CacheContents, CacheItem, Holdings, StoredFile
 from sparsedash.service.request_checks import Access
 from sparsedash.service.stored_results import ResultCache, RunCosts
 from sparsedash.service.user_files import Exports, UserUploads
@@ -178,7 +178,7 @@ class Housekeeping:
         self._drop_logs(dropped)
         return replace(plan, entries=entries)
 
-    def cache(self) -> Cache:
+    def cache(self) -> CacheContents:
         """What emptying the cache would delete, and what it would spare."""
         self._access.require_house()
         verification = self._store.get(Verification, VerifySettings().key())
@@ -193,9 +193,9 @@ class Housekeeping:
                 spared.append(item)
             else:
                 items.append(item)
-        return Cache(items=tuple(items), spared=tuple(spared))
+        return CacheContents(items=tuple(items), spared=tuple(spared))
 
-    def empty_cache(self) -> Cache:
+    def empty_cache(self) -> CacheContents:
         """Delete what `cache` says, and return it."""
         cache = self.cache()
         for item in cache.items:

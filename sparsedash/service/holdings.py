@@ -69,7 +69,7 @@ class RunHolding(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cache:
+class CacheContents:
     """What emptying the cache deletes, and what it spares for live jobs."""
 
     items: tuple[CacheItem, ...]
@@ -97,7 +97,7 @@ class Holdings:
 
     runs: tuple[RunHolding, ...]
     run_bytes: int
-    cache: Cache
+    cache: CacheContents
     files: tuple[StoredFile, ...]
     n_bytes: int
     free_bytes: int
@@ -231,7 +231,7 @@ def stored_files(store: Store, exports: Exports, uploads: UserUploads) -> list[S
 
 
 def measure_holdings(
-    store: Store, results: ResultCache, cache: Cache, files: Sequence[StoredFile]
+    store: Store, results: ResultCache, cache: CacheContents, files: Sequence[StoredFile]
 ) -> Holdings:
     """The sizes of what the data folder holds."""
     bytes_of = Counter[str]()

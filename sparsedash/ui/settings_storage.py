@@ -39,14 +39,14 @@ def show_runs(backend: Backend, held: Holdings) -> None:
         name = marks[run.key].name if run.key in marks else ""
         titles[run.key] = wording.stored_run_title(run, name)
     rows = storage_words.run_rows(held, marks, frame.zone())
-    shown, draw_pages = page_of(list(rows), _ROWS_A_PAGE)
     frame.section("Runs, the largest first")
-    with st.container(key="runs-by-size", gap=None):
+    listing = st.container(key="runs-by-size", gap=None)
+    shown = page_of(list(rows), _ROWS_A_PAGE)
+    with listing:
         _draw_heads("Run", storage_words.RUN_HEADS)
         for key in shown:
             delete = partial(frame.ask_to_delete_runs, backend, f"delete-{key}", (key,), titles)
             _draw_row(key, rows[key], storage_words.RUN_HEADS, delete, run=key)
-    draw_pages()
     frame.link("runs", "Rename, pin and export runs, or delete several")
 
 

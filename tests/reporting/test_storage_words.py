@@ -4,7 +4,7 @@ import pytest
 
 from sparsedash.reporting.storage_words import cache_question, deletion_question, deletion_summary
 from sparsedash.service.deletion import RunDeletion
-from sparsedash.service.holdings import Cache, CacheItem
+from sparsedash.service.holdings import CacheContents, CacheItem
 from tests.factories import RUN
 
 NOTHING = {"runs": (), "refused": {}, "entries": frozenset(), "n_shared": 0, "n_named": 0}
@@ -52,5 +52,5 @@ def test_a_deletion_says_before_and_after_what_goes_and_what_stays(plan, questio
 def test_emptying_the_cache_says_what_is_lost_and_what_a_job_needs(items, question):
     spared = CacheItem("statistics", "artefacts", "a", 2_000_000)
     stays = "2\u00a0MB stay: a waiting or running job may need them."
-    asked = cache_question(Cache(items=items, spared=(spared,)))
+    asked = cache_question(CacheContents(items=items, spared=(spared,)))
     assert " ".join(asked) == f"{question} {stays}"
