@@ -52,7 +52,7 @@ from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
+from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.local_machine import (
     folder_size,
@@ -147,7 +147,7 @@ def new_run(key: str, context: RunContext) -> Run:
         settings=settings,
         model_identity=source.identity,
         corpora={
-            "calibration": context.calibration_identity(),
+            "calibration": context.keys.calibration_text(),
             "evaluation": context.evaluation_texts.identity,
         },
         dense="",
@@ -379,7 +379,7 @@ def _made(models: Sequence[tuple[Point, MeasuredModel | None]]) -> list[Answerin
 def _stop_rule(run: RunContext) -> StopRule | None:
     if within := run.stop_within:
         dense = dense_record(run).outcomes
-        return StopRule(dense=dense, n_comparisons=within.n_trials, tolerance=Tolerance.of(within))
+        return StopRule(dense=dense, n_comparisons=within.n_trials, tolerance=within.tolerance)
     early, n_sparse = run.settings.evaluation.stop_early, run.settings.n_sparse
     return StopRule(dense=dense_record(run).outcomes, n_comparisons=n_sparse) if early else None
 
