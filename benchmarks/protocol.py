@@ -27,7 +27,7 @@ from sparsedash.catalog.presets import METHODS, method_name, method_named
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.model_making import prune_model
+from sparsedash.engine.run.model_making import RunModel
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.method_settings import Budget, with_budget
 from sparsedash.schema.progress import ignore_steps
@@ -99,7 +99,7 @@ def next_token_divergences(settings, store, arguments):
     context = RunContext(settings, store, ignore_steps, ModelShelf())
     divergences = {}
     with fastest_products(settings.dtype):
-        models = [prune_model(context, *point) for point in settings.points]
+        models = [RunModel(context, point).sparse for point in settings.points]
         for sparse in models:
             # All blocks are made while the model is the dense one.
             list(sparse.blocks)

@@ -36,10 +36,11 @@ from sparsedash.engine.models.loading import (
 )
 from sparsedash.engine.models.matmul import fastest_products, usual_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels
-from sparsedash.engine.run.model_making import prune_model, unchanged_warning
+from sparsedash.engine.run.model_making import RunModel, unchanged_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
+from sparsedash.engine.run.task_answering import TaskAnswers
 from sparsedash.reporting.run_answer import find_sentence, verdicts_sentence
 from sparsedash.reporting.run_results import judge, measure
 from sparsedash.reporting.verdicts import loss_words
@@ -161,7 +162,7 @@ def prune(
         if chosen.heal_steps:
             require_healable(run.n_sequences(chosen), streamed=False)
         with fastest_products(run.settings.dtype):
-            made = prune_model(run, chosen, permille)
+            made = RunModel(run, (chosen, permille)).sparse
             with made.applied():
                 sparse = copy.deepcopy(given.loaded.model)
             _set_modes_(sparse, model)
@@ -411,7 +412,7 @@ class _Given:
         # Asked as a run asks its dense model, whose name would stand there.
         run = self.run(lambda step: on_step(replace(step, message="")), evaluation=evaluation)
         with fastest_products(run.settings.dtype):
-            record = dense_record(run)
+            record = dense_record(run, TaskAnswers(run))
         if n_passages is None:
             run.warn_of_passages()
         model = f"The {who} model" if who else "The model"

@@ -2,10 +2,10 @@
 
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from math import ceil
@@ -38,17 +38,13 @@ from sparsedash.engine.models.loading import (
     ModelShelf,
     Source,
     locate_model,
-    max_length,
     stream_model,
 )
 from sparsedash.engine.models.matmul import widen_once
-from sparsedash.engine.tasks.builtin_questions import BuiltinQuestions, load_builtin
-from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.engine.texts.mixed_sequences import mixed_sequences
 from sparsedash.schema import __version__, store_keys
-from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
@@ -67,46 +63,67 @@ from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 
-Task = BuiltinQuestions | HarnessTask
-
 Point = tuple[MethodSettings, int] | None
 """Method and per mille of a sparse model; None for the dense one."""
 
 
-@dataclass(eq=False)
-class RunLog:
-    """Log of one run: seconds of each stage, what was cached, warnings, progress.
+def point_label(point: Point) -> str:
+    """The model in words: "dense", "20 % sparse, Q8_0"."""
+    if point is None:
+        return "dense"
+    method, permille = point
+    name = f"{permille / 10:g} % sparse" if permille else "dense"
+    return f"{name}, {method.quantise.upper()}" if method.quantise else name
 
-    stored_before: bytes of the data folder at the start. point: the sparse model at work, as in
-    Step. walk: progress of a single pass, reported instead of any other; calibration moves it
-    within `walk_task`, a share of the block.
+
+@dataclass(eq=False)
+class SinglePass:
+    """Progress of a single pass over the blocks, reported instead of that of its stages.
+
+    task_share: of a block's work, that of one task. Calibration moves the progress within a task.
     """
 
-    _on_step: OnStep
-    point: int | None = None
-    walk: Step | None = None
-    walk_task: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-    cached: dict[str, None] = field(default_factory=dict)
-    warnings: dict[str, None] = field(default_factory=dict)
-    stored_before: int = 0
-    _stage: Stage | None = None
-    _last: Step | None = None
-    _since: float = 0.0
+    step: Step
+    task_share: float
+    is_over: bool = False
+
+    def at(self, block: int, n_tasks_done: int) -> Step:
+        """The progress from now on: so many tasks of this block are done."""
+        self.step = replace(self.step, done=block, ahead=n_tasks_done * self.task_share)
+        return self.step
+
+    def progress(self, step: Step) -> Step:
+        """What to report instead of a stage's step."""
+        if step.stage != "calibrate":
+            return self.step
+        # The calibration counts all blocks.
+        share = min(1.0, max(0.0, step.share * self.step.total - self.step.done))
+        return replace(self.step, ahead=self.step.ahead + share * self.task_share)
+
+
+class RunLog:
+    """Log of one run: seconds of each stage, what was cached, warnings, progress."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self.seconds: dict[str, float] = {}
+        self.cached: dict[str, None] = {}
+        self.warnings: dict[str, None] = {}
+        self._on_step = on_step
+        self._point: int | None = None
+        self._single_pass: SinglePass | None = None
+        self._warned_topics: set[str] = set()
+        self._last: Step | None = None
+        self._stage: Stage | None = None
+        self._since = 0.0
 
     def on_step(self, step: Step) -> None:
         """Report progress, and on which sparse model."""
-        shown = replace(step, point=self.point)
-        if self.walk is not None:
-            # Of the block's calibration; it counts all blocks.
-            within = (
-                step.share * self.walk.total - self.walk.done if step.stage == "calibrate" else 0.0
-            )
-            shown = replace(
-                self.walk, ahead=self.walk.ahead + min(1.0, max(0.0, within)) * self.walk_task
-            )
-        self._last = shown
-        self._on_step(shown)
+        if self._single_pass is None or self._single_pass.is_over:
+            step = replace(step, point=self._point)
+        else:
+            step = self._single_pass.progress(step)
+        self._last = step
+        self._on_step(step)
 
     def repeat(self) -> None:
         """Report the last progress again, so that the work can be stopped."""
@@ -114,10 +131,26 @@ class RunLog:
             self._on_step(self._last)
 
     @contextmanager
+    def at_point(self, number: int) -> Iterator[None]:
+        """Inside, progress is that of the sparse model with this number."""
+        self._point = number
+        try:
+            yield
+        finally:
+            self._point = None
+
+    @contextmanager
+    def in_single_pass(self, single_pass: SinglePass) -> Iterator[None]:
+        """Inside, progress is that of the single pass until it is over."""
+        self._single_pass = single_pass
+        try:
+            yield
+        finally:
+            self._single_pass = None
+
+    @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Add the time inside to the seconds of a stage; time of another stage inside counts as
-        that alone.
-        """
+        """Add the time inside to a stage's seconds, but that of another stage inside."""
         outer = self._stage
         self._enter(stage)
         try:
@@ -130,15 +163,20 @@ class RunLog:
         now = time.perf_counter()
         if self._stage is not None:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
-        self._stage, self._since = stage, now
+        self._stage = stage
+        self._since = now
 
     def note_cached(self, what: str) -> None:
         """Note, once, that this was read from the store."""
-        self.cached |= {what: None}
+        self.cached[what] = None
 
-    def warn(self, line: str | None) -> None:
-        """Add a warning, once; None is no warning."""
-        self.warnings |= {line: None} if line else {}
+    def warn(self, line: str | None, topic: str = "") -> None:
+        """Add a warning, once; of a topic only the first. None is no warning."""
+        if not line or topic in self._warned_topics:
+            return
+        self.warnings[line] = None
+        if topic:
+            self._warned_topics.add(topic)
 
 
 def software_versions() -> dict[str, str]:
@@ -148,39 +186,42 @@ def software_versions() -> dict[str, str]:
 
 
 class RunContext:
-    """One run: settings, store, log, and the dense model and the texts, each loaded when first
-    asked for.
+    """One run: settings, store, log, and the dense model and the texts, each loaded on first use.
 
-    answers: keys of the answers to tasks, by the key of the model's record. unanswered: names of
-    tasks that a model could not answer. dense: the dense record, once known. made: keys of the
-    records made in this run. stop_within: of a search; part of the records' keys. alone: models are
-    evaluated one by one. energies: of dense outputs, by statistics key.
+    stop_within: of a search's trials; part of their records' keys. healed_weights: key of the
+    healed weights of a record that is rebuilt, which an earlier version may have made.
     """
 
     def __init__(
-        self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf
+        self,
+        settings: RunSettings,
+        store: Store,
+        on_step: OnStep,
+        shelf: ModelShelf,
+        *,
+        healed_weights: str = "",
     ) -> None:
-        self.settings, self.store, self.shelf = settings, store, shelf
+        self.settings = settings
+        self.store = store
+        self.shelf = shelf
+        self.log = RunLog(self._report)
+        self.stop_within: StopWithin | None = None
+        self.healed_weights = healed_weights
         self._on_step = on_step
         self._located: Source | None = None
-        self.log = RunLog(self._report)
-        self.dense: Record | None = None
-        self.made: set[str] = set()
-        self.answers: dict[str, tuple[str, ...]] = {}
-        self.unanswered: list[str] = []
-        self.stop_within: StopWithin | None = None
-        self.warned_of_mismatch = False
-        # What is decided early says when the others need not be evaluated.
-        self.alone = settings.evaluation.stop_early
-        self.energies: dict[str, dict[int, float]] = {}
-        self.activations: dict[str, PassageActivations] = {}
+        self._new_records: set[str] = set()
+        self._energies: dict[str, dict[int, float]] = {}
+        self._activations: dict[str, PassageActivations] = {}
         self._calibrations: dict[float, Calibration] = {}
         self._texts: dict[str, Texts] = {}
         self._sequences: dict[float, list[list[int]]] = {}
-        # Key of the healed weights of the record that is rebuilt: an earlier version may have made
-        # them.
-        self.healed_weights = ""
         self._further: dict[tuple[float, int], list[list[int]]] = {}
+
+    def for_trials(self, stop_within: StopWithin) -> "RunContext":
+        """The same run, whose sparse models are evaluated until they are within or beyond."""
+        trials = copy(self)
+        trials.stop_within = stop_within
+        return trials
 
     def _report(self, step: Step) -> None:
         """Report a step. Raises ModelError where the model's files have changed, before more of it
@@ -281,33 +322,6 @@ class RunContext:
         return chosen
 
     @cached_property
-    def tasks(self) -> list[Task]:
-        """The tasks that are answered beside the passages. Raises CorpusError for one that cannot
-        be.
-        """
-        asked = self.settings.evaluation
-        if not asked.tasks:
-            return []
-        with self.log.timed("text"):
-            self.log.on_step(Step("text", 0, 1, message=f"Preparing {', '.join(asked.tasks)}"))
-            builtin, others = load_builtin(asked.tasks, asked.task_limit)
-            harness = (
-                load_tasks(others, asked.task_limit, asked.task_shots, self.settings.revisions)
-                if others
-                else []
-            )
-        found: list[Task] = [*builtin, *harness]
-        if twice := [name for name, n in Counter(task.name for task in found).items() if n > 1]:
-            raise CorpusError(f"{twice[0]} is named twice.", "Name each task once.")
-        most = max_length(read_config(self.source.folder, self.source.reference))
-        for task in found:
-            if task.n_written >= most:
-                raise CorpusError(
-                    f"{task.name} asks for {task.n_written:,} written tokens; the model has {most:,}."
-                )
-        return found
-
-    @cached_property
     def first_passages(self) -> list[list[int]]:
         """Token ids of a few passages, on which predictions are compared token by token."""
         chosen = zip(
@@ -368,6 +382,42 @@ class RunContext:
             n_sparse=self.settings.n_sparse,
             stop_within=self.stop_within,
         )
+
+    def has_record(self, point: Point) -> bool:
+        """Whether the model's record is stored."""
+        return self.store.has(Record, self.record_key(point))
+
+    def stored_record(self, point: Point) -> Record | None:
+        """The model's record from the store; noted as cached unless this run made it."""
+        record = self.store.get(Record, self.record_key(point))
+        if record is not None and record.key not in self._new_records:
+            # Again: the process may have ended between the record and this.
+            protect_healed(record, self.store)
+            self.log.note_cached(f"evaluation, {point_label(point)}")
+        return record
+
+    def keep_record(self, record: Record) -> None:
+        """Store a new record; its healed weights stay from now on."""
+        self.source.require_unchanged()
+        self.store.put(record.key, record)
+        protect_healed(record, self.store)
+        self._new_records.add(record.key)
+
+    def energies(self, calibration: Calibration) -> dict[int, float]:
+        """Energies of the dense outputs by block, filled where they are measured first."""
+        return self._energies.setdefault(calibration.keys.statistics, {})
+
+    def passage_activations(self, watched: list[list[str]]) -> PassageActivations:
+        """Inputs of the watched projections on passages: models that watch the same share them."""
+        activations = PassageActivations(
+            self.store,
+            self.loaded,
+            self.passages,
+            watched,
+            self.log.repeat,
+            token_weights=self.settings.calibration.token_weights,
+        )
+        return self._activations.setdefault(activations.key, activations)
 
     def calibration(self, method: MethodSettings) -> Calibration:
         """The calibration on the text that this method reads."""
@@ -573,6 +623,13 @@ class RunContext:
             self.store.put_artefact(key, known, about_artefact("text", self.identity))
             checkpoint.done()
         return Texts(texts=tuple(_unpack_texts(known)), identity=self.calibration_identity())
+
+
+def protect_healed(record: Record, store: Store) -> None:
+    """Exempt the healed weights that a record refers to from eviction and from the limit."""
+    if record.pruned is not None and record.pruned.healed is not None:
+        parts = store_keys.healed_part(record.pruned.healed.weights, "")
+        store.retag_artefacts(parts, about_artefact("healed", record.model_identity))
 
 
 def _unpack_texts(data: bytes) -> list[str]:

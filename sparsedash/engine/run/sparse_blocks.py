@@ -66,8 +66,7 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
     n_gone = n_layers_gone(loaded.shape, method, permille) if method.takes_layers else 0
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
     narrowed = _narrowed(run, method, permille, data, key, gone, on_block)
-    energies = run.energies.setdefault(calibration.keys.statistics, {})
-    errors = channel_errors(loaded.mlps, data, narrowed, energies)
+    errors = channel_errors(loaded.mlps, data, narrowed, run.energies(calibration))
     if method.takes_layers:
         # What a layer that takes over puts out is meant to be another than dense's.
         errors = [BlockErrors()] * len(narrowed)

@@ -10,6 +10,7 @@ from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.evaluation import early_stopping
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.search import find_sparsity
+from sparsedash.engine.run.task_answering import TaskAnswers
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.errors import Cancelled, SettingsError
 from sparsedash.schema.find_settings import FindResult, FindSettings
@@ -111,15 +112,15 @@ def test_too_few_passages_find_nothing(asked, store, n):
 def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not_answer_them(
     asked, store, within, monkeypatch
 ):
-    def answer(run, models):
-        for point, _ in models:
-            record = run.record_key(point)
-            own = verdicts(both=1200, broke=300)[point is not None and point[1] > 200]
-            run.store.put(key := f"answers of {record}", replace(own, key=key))
-            run.answers[record] = (key,)
+    def answer(tasks, models):
+        for model in models:
+            is_dense = model.point is None
+            answers = verdicts(both=1200, broke=300)[not is_dense and model.point[1] > 200]
+            store.put(key := f"answers of {model.key}", replace(answers, key=key))
+            tasks._keys[model.key] = (key,)
 
     within(300)
-    monkeypatch.setattr(pipeline, "answer_tasks", answer)
+    monkeypatch.setattr(TaskAnswers, "answer", answer)
     asked = replace(asked, evaluation=replace(asked.evaluation, tasks=("builtin:copying",)))
     result = find_sparsity(asked, store)
     assert (result.answer, result.next_step) == (167, 250)

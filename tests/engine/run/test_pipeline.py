@@ -13,6 +13,7 @@ from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context
+from sparsedash.engine.run.model_making import RunModel
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import (
     CalibrationError,
@@ -256,7 +257,7 @@ def test_results_of_a_method_without_text_stay_once_another_has_read_it(
     )
     first = ran(asked, store)
     ran(replace(asked, methods=(CHANNELS,)), store)
-    monkeypatch.setattr(pipeline, "make_blocks", must_not_run)
+    monkeypatch.setattr(RunModel, "begin", must_not_run)
     assert ran(asked, store).sparse == first.sparse
     assert preflight.stored_parts(asked, store).sparse == len(first.sparse)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.engine.run import pipeline, task_answering
+from sparsedash.engine.run.model_making import RunModel
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.errors import Cancelled, CorpusError
 from sparsedash.schema.progress import ignore_steps
@@ -64,7 +65,7 @@ def test_a_finished_run_that_gets_tasks_and_prompts_makes_each_model_once(
     asked, settings, store, monkeypatch
 ):
     pipeline.run(settings, store, ignore_steps)
-    made = count_calls(monkeypatch, pipeline, "prune_model")
+    made = count_calls(monkeypatch, RunModel, "begin")
     run = pipeline.run(replace(asked, prompts=("The boat", "Once")), store, ignore_steps)
     assert len(made) == len(run.sparse) == 2
     assert [len(own) for own in texts(store, run)] == [5, 5] * 3
