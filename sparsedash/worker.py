@@ -91,7 +91,7 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     from sparsedash.engine.comparison.llama_timing import time_files
     from sparsedash.engine.comparison.model_pair import ModelPairCache
     from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
-    from sparsedash.engine.comparison.timing import time_models
+    from sparsedash.engine.comparison.torch_timing import time_models
     from sparsedash.engine.export.export import export_model
     from sparsedash.engine.models.hub import token_used
     from sparsedash.engine.models.loading import ModelShelf

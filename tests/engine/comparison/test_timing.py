@@ -1,6 +1,7 @@
 """Two tiny models timed in turn, and rounds by a clock that a test moves."""
 
 import itertools
+from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from sparsedash.engine.comparison.model_pair import RecordModel, both_resident
-from sparsedash.engine.comparison.timing import MOST_ROUNDS, load_sample, time_models, timed_rounds
+from sparsedash.engine.comparison.timing import MOST_ROUNDS, timed_rounds
+from sparsedash.engine.comparison.torch_timing import LoadFiles, time_models
 from sparsedash.schema.errors import Cancelled, JobError, SettingsError
 from sparsedash.schema.pair_records import Timing, TimingSettings
 from sparsedash.schema.progress import ignore_steps
@@ -126,10 +128,10 @@ def test_the_memory_that_weights_take_is_measured_and_their_files_have_no_name(t
     pair = tuple(
         SimpleNamespace(weights=[torch.ones(n_megabytes, 250_000)]) for n_megabytes in (80, 60)
     )
-    with load_sample(pair, tmp_path) as (loading, resident):
-        assert resident(True) == pytest.approx(80e6, rel=0.05)
-        assert resident(False) == pytest.approx(60e6, rel=0.05)
-        assert loading(True) > 0 and loading(False) > 0
+    with closing(LoadFiles(pair, tmp_path)) as files:
+        assert files.resident_bytes(True) == pytest.approx(80e6, rel=0.05)
+        assert files.resident_bytes(False) == pytest.approx(60e6, rel=0.05)
+        assert files.sample(True) > 0 and files.sample(False) > 0
         assert list(tmp_path.iterdir()) == []
 
 

@@ -213,7 +213,7 @@ def check_row(row, settings, whole, tmp_path, monkeypatch):
     else:
         calls, rows = (
             count_calls(monkeypatch, *kill.counted),
-            count_calls(monkeypatch, evaluate._Evaluation, "_read_"),
+            count_calls(monkeypatch, evaluate._Evaluation, "_forward"),
         )
         found, again, left = resumed(settings, tmp_path / "data", kill)
         assert left == []

@@ -7,7 +7,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import MODELS_TOGETHER, WIDE_BYTES
 from sparsedash.engine.comparison.model_pair import ModelPairCache
-from sparsedash.engine.comparison.timing import time_models
+from sparsedash.engine.comparison.torch_timing import time_models
 from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.run import model_making, pipeline, run_context
