@@ -14,7 +14,7 @@ counted.
 
 from benchmarks.arguments import calibration_settings, run_parser
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.search import find_sparsity
 from sparsedash.schema.find_settings import FindSettings
@@ -28,11 +28,11 @@ from sparsedash.storage.store import Store
 def main() -> None:
     arguments = _arguments()
     store = Store(arguments.data_dir)
-    shelf = ModelShelf()
+    model_cache = ModelCache()
     searches = []
     for seed in map(int, arguments.seeds.split(",")):
         settings = _settings(arguments, seed)
-        result = find_sparsity(settings, store, ignore_steps, shelf)
+        result = find_sparsity(settings, store, ignore_steps, model_cache)
         searches.append((settings, result))
         trials = [
             f"{trial.permille / 10:g} % {trial.verdict} ({trial.n_passages})"
@@ -43,14 +43,14 @@ def main() -> None:
             flush=True,
         )
     for settings, result in searches:
-        print(_compared(settings, result, 10 * arguments.most, store, shelf), flush=True)
+        print(_compared(settings, result, 10 * arguments.most, store, model_cache), flush=True)
 
 
-def _compared(settings, result, most, store, shelf):
+def _compared(settings, result, most, store, model_cache):
     """The line of one seed, once every step has been swept."""
     steps = [step for step in result.steps if step <= most]
     nearest = sorted(steps, key=lambda step: abs(step - (result.answer or 0)))
-    run = pipeline.run(settings.run(tuple(nearest)), store, ignore_steps, shelf)
+    run = pipeline.run(settings.run(tuple(nearest)), store, ignore_steps, model_cache)
     dense = store.get(Record, run.dense)
     losses = [record_losses(dense, store.get(Record, key)) for key in run.sparse]
     verdicts = judge_all(losses, Tolerance.of(settings))

@@ -24,8 +24,8 @@ import torch
 
 from benchmarks.arguments import run_settings, texts_parser
 from sparsedash.catalog.presets import METHODS, method_name, method_named
-from sparsedash.engine.models.loading import ModelShelf
-from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.loading import ModelCache
+from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import RunModel
 from sparsedash.engine.run.run_context import RunContext
@@ -96,9 +96,9 @@ def next_token_divergences(settings, store, arguments):
     """By text and sparsity in per mille, by method: KL from dense at every token of the beginnings
     of the texts.
     """
-    context = RunContext(settings, store, ignore_steps, ModelShelf())
+    context = RunContext(settings, store, ignore_steps, ModelCache())
     divergences = {}
-    with fastest_products(settings.dtype):
+    with bf16_matmul_in_fp32(settings.dtype):
         models = [RunModel(context, point).sparse for point in settings.points]
         for sparse in models:
             # All blocks are made while the model is the dense one.
@@ -131,14 +131,14 @@ def _tokens(context, reference, n_tokens):
     """
     ids = []
     for text in context.texts(reference).texts:
-        ids += context.loaded.front_and_own(text)[1]
+        ids += context.loaded.prefix_and_ids(text)[1]
         if len(ids) >= n_tokens:
             break
     n_pieces = min(n_tokens, len(ids)) // _PIECE
     if not n_pieces:
         raise SystemExit(f"{reference} and --tokens must give at least {_PIECE} tokens.")
     together = max(1, _LOGITS // _PIECE // context.shape.vocabulary)
-    front, _ = context.loaded.front_and_own("")
+    front, _ = context.loaded.prefix_and_ids("")
     pieces = context.loaded.windows(ids[: n_pieces * _PIECE], len(front) + _PIECE)
     return torch.tensor(pieces, device=context.loaded.model.device).split(together)
 

@@ -31,7 +31,7 @@ from benchmarks.child import answer_of, folder_of
 from benchmarks.machine import calibrate
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.models.decoder_blocks import batches_by_length
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run.model_making import RunModel
 from sparsedash.engine.run.pipeline import dense_record, sparse_record
 from sparsedash.engine.run.run_context import RunContext
@@ -137,7 +137,7 @@ def _child(arguments):
     settings = run_settings(arguments, methods, calibration=arguments.text)
     calibration = replace(settings.calibration, token_weights=arguments.token_weights)
     settings = replace(settings, calibration=calibration)
-    run = RunContext(settings, Store(Path(arguments.folder)), ignore_steps, ModelShelf())
+    run = RunContext(settings, Store(Path(arguments.folder)), ignore_steps, ModelCache())
     # Read now, in no method's time.
     sequences = run.sequences()
     if arguments.child == SELF:

@@ -31,7 +31,7 @@ from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.models.decoder_blocks import batches_by_length
 from sparsedash.engine.models.loading import load_model, locate_model
-from sparsedash.engine.models.matmul import are_widened, fastest_products, widen_once
+from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, keep_fp32_copies, uses_fp32_matmul
 from sparsedash.engine.texts.corpora import story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema.progress import ignore_steps
@@ -120,14 +120,14 @@ class _Table:
         )
 
     def _pace(self):
-        dtype = torch.float32 if are_widened(self._loaded.dtype) else self._loaded.model.dtype
+        dtype = torch.float32 if uses_fp32_matmul(self._loaded.dtype) else self._loaded.model.dtype
         return Pace(dtype, self._arguments.side)
 
     @contextmanager
     def _products(self):
         """Inside, products are computed as in a run of this model."""
-        with fastest_products(self._loaded.dtype):
-            widen_once(self._loaded.model)
+        with bf16_matmul_in_fp32(self._loaded.dtype):
+            keep_fp32_copies(self._loaded.model)
             yield
 
     @torch.inference_mode()

@@ -32,12 +32,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from benchmarks.arguments import run_parser, run_settings
 from benchmarks.child import answer_of
+from sparsedash.catalog.cost_model import Speeds, least_memory
 from sparsedash.catalog.model_shape import CONFIGS, model_shape
 from sparsedash.catalog.presets import METHODS, method_named
-from sparsedash.catalog.resources import least_memory
 from sparsedash.engine.comparison.machine_rates import measure_machine
 from sparsedash.engine.export.export import export_model
-from sparsedash.engine.models.loading import ModelShelf, locate_model
+from sparsedash.engine.models.loading import ModelCache, locate_model
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.reporting.model_card import stored_card
@@ -45,7 +45,7 @@ from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_TEXT, RunSettings
-from sparsedash.service.time_forecast import Speeds, counted_seconds
+from sparsedash.service.time_forecast import counted_seconds
 from sparsedash.storage.local_machine import forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import Store
 
@@ -184,9 +184,9 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
     folder = arguments.folder
     speeds = measure_machine(folder)
     store = Store(folder / f"data-{arguments.one_way}")
-    shelf = ModelShelf()
+    model_cache = ModelCache()
     peaks = Peaks()
-    run = pipeline.run(_settings(arguments), store, peaks, shelf)
+    run = pipeline.run(_settings(arguments), store, peaks, model_cache)
     seconds = dict(run.seconds)
     if arguments.export:
         if arguments.one_way == "streamed":
@@ -196,7 +196,7 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
             dense=run.dense, sparse=run.sparse[-1], form="uniform", weights=arguments.dtype
         )
         begun = time.perf_counter()
-        export_model(settings, store, shelf, peaks, partial(stored_card, store))
+        export_model(settings, store, model_cache, peaks, partial(stored_card, store))
         seconds["export"] = time.perf_counter() - begun
     peaks.measure()
     answers, verdicts = [], []

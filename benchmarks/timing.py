@@ -20,7 +20,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel
 from sparsedash.engine.comparison.timing import timed_rounds
 from sparsedash.engine.comparison.torch_timing import decode_sample, prefill_sample, time_models
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, load_model, locate_model
+from sparsedash.engine.models.loading import LoadedModel, ModelCache, load_model, locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.deployment import timing_conditions
 from sparsedash.schema.pair_records import TimedPhase, TimingSettings
@@ -55,10 +55,10 @@ def main() -> None:
 
 def print_speed_up(settings: RunSettings, timing: TimingSettings, store: Store) -> None:
     """Print the run's sparse model next to dense, a line for each phase."""
-    shelf = ModelShelf()
-    run = pipeline.run(settings, store, shelf=shelf)
+    model_cache = ModelCache()
+    run = pipeline.run(settings, store, model_cache=model_cache)
     times = time_models(
-        replace(timing, dense=run.dense, sparse=run.sparse[-1]), store, ModelPairCache(shelf)
+        replace(timing, dense=run.dense, sparse=run.sparse[-1]), store, ModelPairCache(model_cache)
     )
     (permille,) = settings.sparsities_permille
     print(f"{permille / 10:g} %, {timing_conditions(times)}")

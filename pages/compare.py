@@ -78,13 +78,15 @@ if blind:
 else:
     by = ChangeFilter(pair)
     with kinds:
-        kind, only_different = compare_views.choose_kind(pair, by.held(searched))
+        kind, only_different = compare_views.choose_kind(pair, by.moved_to(searched))
     with listing:
         by.draw(pair.of_kind(searched, kind, only_different), kind)
     with sorting:
         order = compare_views.choose_order()
     shown = Shown(
-        pair, pair.ordered(pair.of_kind(by.held(searched), kind, only_different), kind, order), kind
+        pair,
+        pair.ordered(pair.of_kind(by.moved_to(searched), kind, only_different), kind, order),
+        kind,
     )
     with taking:
         compare_views.offer_files(backend, found, passages, shown)

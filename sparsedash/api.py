@@ -29,12 +29,12 @@ from sparsedash.engine.export.reload_proof import N_VERDICTS
 from sparsedash.engine.models.decoder_blocks import remove_blocks_
 from sparsedash.engine.models.loading import (
     LoadedModel,
-    ModelShelf,
+    ModelCache,
     Source,
     model_in_memory,
     require_stock_projections,
 )
-from sparsedash.engine.models.matmul import fastest_products, usual_modes
+from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import RunModel, unchanged_warning
 from sparsedash.engine.run.pipeline import dense_record
@@ -161,7 +161,7 @@ def prune(
         require_possible(run.settings, run.shape)
         if chosen.heal_steps:
             require_healable(run.n_sequences(chosen), streamed=False)
-        with fastest_products(run.settings.dtype):
+        with bf16_matmul_in_fp32(run.settings.dtype):
             made = RunModel(run, (chosen, permille)).sparse
             with made.applied():
                 sparse = copy.deepcopy(given.loaded.model)
@@ -283,7 +283,7 @@ def find(
             ratio=ratio,
             points=points,
         )
-        found, store = find_sparsity(settings, given.store, on_step, given.shelf), given.store
+        found, store = find_sparsity(settings, given.store, on_step, given.model_cache), given.store
         run = store.get(Run, found.key)
         assert run is not None, "the search keeps its run"
         dense, *tried = (
@@ -343,8 +343,8 @@ class _Given:
     store: Store
 
     @property
-    def shelf(self) -> ModelShelf:
-        return ModelShelf(self.source, self.loaded)
+    def model_cache(self) -> ModelCache:
+        return ModelCache(self.source, self.loaded)
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -359,7 +359,9 @@ class _Given:
         }
 
     def run(self, on_step: OnStep, **settings: Any) -> RunContext:
-        return RunContext(RunSettings(**self.shared, **settings), self.store, on_step, self.shelf)
+        return RunContext(
+            RunSettings(**self.shared, **settings), self.store, on_step, self.model_cache
+        )
 
     def corpus(self, name: str, texts: Sequence[str]) -> str:
         """The reference of these texts, which are written to a file. Raises SettingsError unless
@@ -411,7 +413,7 @@ class _Given:
         evaluation = EvaluationSettings(corpus=corpus, n_passages=n_passages)
         # Asked as a run asks its dense model, whose name would stand there.
         run = self.run(lambda step: on_step(replace(step, message="")), evaluation=evaluation)
-        with fastest_products(run.settings.dtype):
+        with bf16_matmul_in_fp32(run.settings.dtype):
             record = dense_record(run, TaskAnswers(run))
         if n_passages is None:
             run.warn_of_passages()
@@ -433,7 +435,7 @@ def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> It
         # Nothing of it stays, so that only the disk limits it.
         store.allow_artefacts(shutil.disk_usage(place).free)
         try:
-            with usual_modes(model.device):
+            with default_torch_modes(model.device):
                 yield _Given(source, loaded, store)
         finally:
             store.close()

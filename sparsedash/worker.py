@@ -94,13 +94,13 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     from sparsedash.engine.comparison.torch_timing import time_models
     from sparsedash.engine.export.export import export_model
     from sparsedash.engine.models.hub import token_used
-    from sparsedash.engine.models.loading import ModelShelf
+    from sparsedash.engine.models.loading import ModelCache
     from sparsedash.engine.run import pipeline
     from sparsedash.engine.run.search import find_sparsity
     from sparsedash.reporting.model_card import stored_card
 
-    shelf = ModelShelf()
-    pairs = ModelPairCache(shelf)
+    model_cache = ModelCache()
+    pairs = ModelPairCache(model_cache)
 
     def handler(
         kind: type[S], do: Callable[[S, JobTask], object], *, pair: bool = False
@@ -121,23 +121,23 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
         if settings.runtime == "torch":
             return time_models(settings, task.store, pairs, task.on_step)
         pairs.let_go()
-        return time_files(settings, task.store, shelf, task.on_step)
+        return time_files(settings, task.store, model_cache, task.on_step)
 
     def run(settings: RunSettings, task: JobTask) -> object:
         require_unchanged(settings, task.key, task.store)
-        return pipeline.run(settings, task.store, task.on_step, shelf, task.key)
+        return pipeline.run(settings, task.store, task.on_step, model_cache, task.key)
 
     def find(settings: FindSettings, task: JobTask) -> object:
         require_unchanged(settings, task.key, task.store)
-        return find_sparsity(settings, task.store, task.on_step, shelf, task.key)
+        return find_sparsity(settings, task.store, task.on_step, model_cache, task.key)
 
     def part(settings: PartSettings, task: JobTask) -> object:
         require_unchanged(settings.run, settings.run_key, task.store)
-        return pipeline.run_part(settings, task.store, task.on_step, shelf)
+        return pipeline.run_part(settings, task.store, task.on_step, model_cache)
 
     def export(settings: ExportSettings, task: JobTask) -> object:
         card = partial(stored_card, task.store)
-        return export_model(settings, task.store, shelf, task.on_step, card)
+        return export_model(settings, task.store, model_cache, task.on_step, card)
 
     return {
         "run": handler(RunSettings, run),

@@ -11,8 +11,9 @@ from sys import float_info
 
 from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.catalog.cost_model import LeastMemory
 from sparsedash.catalog.presets import method_name
-from sparsedash.catalog.resources import LeastMemory, RunDisk
+from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 import sparsedash
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.matmul import float32_is_faster
 from sparsedash.engine.run import pipeline, search
 from sparsedash.engine.run.model_making import rebuild_model
@@ -58,7 +58,7 @@ def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and
 ):
     run = pipeline.run(replace(settings, sparsities_permille=(250,), prompts=()), store)
     record = store.get(Record, run.sparse[0])
-    rebuilt = rebuild_model(record, store, ignore_steps, ModelShelf())
+    rebuilt = rebuild_model(record, store, ignore_steps, ModelCache())
     with rebuilt.sparse.applied():
         wanted = rebuilt.loaded.model(IDS).logits
     sparse = sparse_of(dense)

@@ -30,6 +30,7 @@ from sparsedash.schema.settings import (
     parse_percents,
     settings_from_plain,
 )
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from tests.other_values import OTHER
 
 
@@ -127,13 +128,18 @@ def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_ask
     single, fixed = (MethodSettings(pattern=pattern, scope="decoder") for pattern in ("1x1", "2:4"))
     settings = RunSettings(methods=(METHOD, fixed, single), sparsities_permille=(100, 300))
     assert settings.points == (
-        (METHOD, 100),
-        (METHOD, 300),
-        (fixed, 500),
-        (single, 100),
-        (single, 300),
+        SparseSpec(METHOD, 100),
+        SparseSpec(METHOD, 300),
+        SparseSpec(fixed, 500),
+        SparseSpec(single, 100),
+        SparseSpec(single, 300),
     )
     assert settings.n_sparse == 5
+
+
+def test_a_method_that_removes_nothing_is_the_dense_model_and_is_not_healed():
+    assert SparseSpec(METHOD, 0, heal_steps=10) == DENSE
+    assert SparseSpec(METHOD, 0, quantise="q8_0") == SparseSpec(quantise="q8_0") != DENSE
 
 
 def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dense_is_quantised_once():
@@ -143,7 +149,9 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
     settings = plain.quantised(("q8_0", "q4_k_m"))
     assert {method.width_multiple for method in settings.methods} == {768}
     assert [
-        (m.quantise, permille) for m, permille in settings.points if m.quantise and not m.heal_steps
+        (spec.quantise, spec.permille)
+        for spec in settings.points
+        if spec.quantise and not spec.heal_steps
     ] == [
         ("q8_0", 0),
         ("q4_k_m", 0),
@@ -167,7 +175,7 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
     alone = RunSettings(
         methods=(replace(MethodSettings(), quantise="q8_0"),), sparsities_permille=(0,)
     )
-    assert (settings.made_permille, alone.made_permille) == (settings.sparsities_permille, (0,))
+    assert (settings.made_permille, alone.made_permille) == ((100,), (0,))
     with pytest.raises(SettingsError, match="float32 where models are quantised"):
         replace(settings, dtype="bfloat16")
 

@@ -7,9 +7,10 @@ import pytest
 from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.catalog.builtin_tasks import DECIDING_TASKS
+from sparsedash.catalog.cost_model import LeastMemory
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import METHODS, method_named
-from sparsedash.catalog.resources import LeastMemory, RunDisk
+from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema.errors import JobError, ModelError
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.find_settings import FindSettings

@@ -92,13 +92,13 @@ class CurveMeasurement:
             on_part(n_done * (n_done + 1) / (len(left) * (len(left) + 1)))
             before = states[None]
             for out, hidden in states.items():
-                walk.go_back(hidden)
+                walk.restart_from(hidden)
                 list(walk.step(index))
                 states[out] = walk.hidden
             states[index] = before
         found = {}
         for index in left:
-            walk.go_back(states.pop(index))
+            walk.restart_from(states.pop(index))
             (found[index],) = self._mean_losses(walk, 1)
         return found
 
@@ -107,13 +107,13 @@ class CurveMeasurement:
         mlp, n_blocks = self._loaded.mlps[index], len(self._loaded.blocks)
         start, after = self._before(index), list[list[Tensor]]()
         for narrow in versions:
-            self._walk.go_back(start)
+            self._walk.restart_from(start)
             with pruned([mlp], [narrow]):
                 list(self._walk.step(index))
             after.append(self._walk.hidden)
-        self._walk.go_back(start)
+        self._walk.restart_from(start)
         together = self._new_walk(len(versions))
-        together.go_back([torch.cat(own) for own in zip(*after, strict=True)])
+        together.restart_from([torch.cat(own) for own in zip(*after, strict=True)])
         for behind in range(index + 1, n_blocks):
             on_part((behind - index) / (n_blocks - index))
             list(together.step(behind))

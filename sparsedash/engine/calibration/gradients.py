@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsedash.catalog.resources import FISHER_BATCH_TOKENS
 from sparsedash.engine.models.decoder_blocks import Batch, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.matmul import same_products
+from sparsedash.engine.models.matmul import current_matmul_mode
 from sparsedash.schema.progress import Checkpointed, OnStep, Step, without_checkpoint
 
 OnBlock = Callable[[int, int], None]
@@ -155,7 +155,10 @@ def _recomputed(loaded: LoadedModel) -> Iterator[None]:
     """
 
     # On the way back a block must find the same tensors as on the way there.
-    how: Any = {"preserve_rng_state": False, "context_fn": lambda: (nullcontext(), same_products())}
+    how: Any = {
+        "preserve_rng_state": False,
+        "context_fn": lambda: (nullcontext(), current_matmul_mode()),
+    }
     again = [
         partial(checkpoint, block.forward, use_reentrant=False, **how) for block in loaded.blocks
     ]

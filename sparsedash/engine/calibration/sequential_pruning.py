@@ -66,10 +66,12 @@ def prune_sequentially(
         groups = [own for names in together if (own := [name for name in names if name in block])]
         watched = [block[names[0]] for names in groups]
         found = block_statistics(loaded, watched, through(index), lengths, token_weights)
-        walk.go_back(before)
+        walk.restart_from(before)
         del before
         inputs = list(zip(groups, found, strict=True))
-        made = masked_block(block, inputs, method, permille, loaded.residency.hold, measured=False)
+        made = masked_block(
+            block, inputs, method, permille, loaded.residency.offload, measured=False
+        )
         yield index, made
         with reweighted([block], [made.weights]):
             for _ in through(index):

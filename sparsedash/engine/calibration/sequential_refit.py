@@ -62,7 +62,7 @@ def refit_sequentially(
         # Nothing to make up for but what the blocks before have lost.
         for index, (own, mlp) in enumerate(zip(kept, loaded.mlps, strict=True)):
             whole = (
-                PrunedMlp(own, _dense(mlp)[0], lost=0.0).held(loaded.residency.hold)
+                PrunedMlp(own, _dense(mlp)[0], lost=0.0).moved_to(loaded.residency.offload)
                 if len(own)
                 else _gone(mlp)
             )
@@ -93,7 +93,7 @@ def refit_sequentially(
             n_through += 1
         before = [] if adds else sparse.hidden
         sums, inputs = pair.collect(index, mlp, keep=adds)
-        refitted = sums.refit(own, damping, strength).held(loaded.residency.hold)
+        refitted = sums.refit(own, damping, strength).moved_to(loaded.residency.offload)
         yield index, refitted
         if adds:
             pair.add_change(mlp, refitted, inputs)
@@ -139,13 +139,13 @@ class _Pair:
         Empties inputs.
         """
         change = [own.to(inputs[0]) for own in refitted.change(*_dense(mlp))]
-        self.sparse.go_back(
+        self.sparse.restart_from(
             [hidden.add_(linear(inputs.pop(0), *change)) for hidden in self.sparse.hidden]
         )
 
     def run_again(self, index: int, mlp: Mlp, refitted: PrunedMlp, before: list[Tensor]) -> None:
         """The same, by running the block with its refit from these hidden states."""
-        self.sparse.go_back(before)
+        self.sparse.restart_from(before)
         with pruned([mlp], [refitted]):
             for _ in self.sparse.step(index):
                 self.report()
@@ -166,7 +166,7 @@ def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:
     before = walk.hidden
 
     def stream(times: float, shift: float = 0.0) -> Tensor:
-        walk.go_back(before)
+        walk.restart_from(before)
         with loaded.mlps[0].out.register_forward_hook(
             lambda module, inputs, output: times * output + shift
         ):

@@ -131,7 +131,7 @@ class WalkCheckpoint:
             return 0
         found = iter([own.to(first.device) for own, first in zip(hidden, entered, strict=True)])
         for walk in walks:
-            walk.go_back(list(islice(found, len(walk.hidden))))
+            walk.restart_from(list(islice(found, len(walk.hidden))))
         return index
 
     def reached(self, index: int, *walks: BlockWalk) -> None:
@@ -251,7 +251,9 @@ class LazyWalk:
                     self.checkpoint.reached(self._n_done, self._walk)
             if self._n_done < len(loaded.blocks):
                 # Something else is done in the meantime.
-                self._walk.go_back([loaded.residency.hold(own) for own in self._walk.hidden])
+                self._walk.restart_from(
+                    [loaded.residency.offload(own) for own in self._walk.hidden]
+                )
                 return
         except BaseException:
             # Some of the text may be further than the rest.

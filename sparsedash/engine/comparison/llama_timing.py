@@ -26,7 +26,7 @@ from sparsedash.engine.comparison.timing import (
 from sparsedash.engine.models.fresh_process import talking_to
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import write_quantised
-from sparsedash.engine.models.loading import ModelShelf, locate_model
+from sparsedash.engine.models.loading import ModelCache, locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions
@@ -47,7 +47,7 @@ _CACHE_BYTES = 2
 def time_files(
     settings: TimingSettings,
     store: Store,
-    shelf: ModelShelf,
+    model_cache: ModelCache,
     on_step: OnStep = ignore_steps,
     clock: Clock = time.monotonic,
 ) -> Timing:
@@ -78,7 +78,7 @@ def time_files(
     plain = replace(
         record, pruned=replace(record.pruned, method=method.unquantised, quantised=None)
     )
-    rebuilt = rebuild_model(plain, store, on_step, shelf)
+    rebuilt = rebuild_model(plain, store, on_step, model_cache)
     loaded, sparse = rebuilt.loaded, rebuilt.sparse
     if loaded.residency.streamed:
         raise JobError(

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.schema.settings import Dtype
 
 _TOKENS, _HIDDEN, _WIDTH = 2048, 576, 1536
@@ -47,7 +47,7 @@ def _products(dtype: Dtype, bursts: int) -> float:
     """Rate of the fastest quarter of the products, multiplied as in a run."""
     inputs, weight = (torch.rand(n, _HIDDEN).to(getattr(torch, dtype)) for n in (_TOKENS, _WIDTH))
     taken: list[float] = []
-    with fastest_products(dtype):
+    with bf16_matmul_in_fp32(dtype):
         nn.functional.linear(inputs, weight)  # the first one wakes the library's threads
         for _ in range(bursts):
             burst_ends = time.perf_counter() + _BURST_S

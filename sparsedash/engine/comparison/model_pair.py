@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf
+from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.sparse_models import SparseModel
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import JobError
@@ -128,8 +128,8 @@ class ModelPairCache:
     room_bytes: for sparse weights that are not in use; those in use are always kept.
     """
 
-    def __init__(self, shelf: ModelShelf, room_bytes: int = ROOM_BYTES) -> None:
-        self._shelf, self._room_bytes = shelf, room_bytes
+    def __init__(self, model_cache: ModelCache, room_bytes: int = ROOM_BYTES) -> None:
+        self._model_cache, self._room_bytes = model_cache, room_bytes
         self._kept: dict[str, RecordModel] = {}
 
     @contextmanager
@@ -175,15 +175,15 @@ class ModelPairCache:
         if record.key not in self._kept:
             for other in self._kept.values():
                 if other.loaded_as == (record.model_identity, record.dtype):
-                    self._shelf.keep(other.loaded)
-            self._kept[record.key] = _rebuild(record, store, on_step, self._shelf)
+                    self._model_cache.put(other.loaded)
+            self._kept[record.key] = _rebuild(record, store, on_step, self._model_cache)
         # The last ones used are dropped last.
         self._kept[record.key] = self._kept.pop(record.key)
         return self._kept[record.key]
 
 
-def _rebuild(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RecordModel:
-    made = rebuild_model(record, store, on_step, shelf)
+def _rebuild(record: Record, store: Store, on_step: OnStep, model_cache: ModelCache) -> RecordModel:
+    made = rebuild_model(record, store, on_step, model_cache)
     if made.sparse is None or made.loaded.residency.streamed:
         return RecordModel(made.loaded, streamed=made.sparse)
     dense = ResidentModel.of(made.loaded.model)

@@ -104,7 +104,7 @@ class ContinuationWriter:
         that at least.
         """
         loaded = self._record_model.loaded
-        front, own = loaded.front_and_own(self._settings.prompt)
+        front, own = loaded.prefix_and_ids(self._settings.prompt)
         room = max(
             1, max(loaded.max_length // 2, loaded.max_length - self._settings.n_tokens) - len(front)
         )
@@ -122,7 +122,7 @@ class ContinuationWriter:
         if self._written:
             self._step(self._written[-1:])
         token = self._next_token()
-        self.finished = token in self._record_model.loaded.ends
+        self.finished = token in self._record_model.loaded.eos_ids
         if not self.finished:
             self._written.append(token)
             # The last one need not be read.
@@ -214,7 +214,7 @@ def _measured(
         )
     # A long text loses its beginning, but for what begins every text.
     n_front, most = (
-        len(left.front_and_own(settings.text)[0]),
+        len(left.prefix_and_ids(settings.text)[0]),
         min(left.max_length, right.max_length),
     )
     cut, places = slice(n_front, n_front + max(0, len(ids) - most)), list[Place]()
@@ -256,7 +256,7 @@ def _parts(loaded: LoadedModel, text: str, ids: Sequence[int]) -> list[str]:
     """
     if not loaded.tokenizer.is_fast:
         return [str(loaded.tokenizer.decode([token])) for token in ids]
-    special = loaded.prepends_to(text)
+    special = loaded.adds_special_tokens(text)
     offsets = loaded.tokenizer(
         text, add_special_tokens=special, return_offsets_mapping=True
     ).offset_mapping

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from sparsedash.engine.models.decoder_blocks import Applied, Batch, RoomyLayer
+from sparsedash.engine.models.decoder_blocks import Applied, Batch, PreallocatedLayer
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.records import Candidate, TargetToken
@@ -72,7 +72,7 @@ def unfinished_answers(
             for length, (rows, _) in parts.items()
             for of in (layer.keys, layer.values)
         ]
-        held = loaded.residency.hold_all(chosen) if chosen else []
+        held = loaded.residency.offload_all(chosen) if chosen else []
         for (_, part), keys, values in zip(parts.values(), held[::2], held[1::2], strict=True):
             part.layers.append((keys, values))
     return [part for _, part in parts.values()]
@@ -148,8 +148,8 @@ class _Decoding:
         for _ in range(len(parts[0].layers)):
             # Layer by layer, as above; and dropped, since the next one is as large and finds no
             # room in the gaps.
-            layers, hold = [part.layers.pop(0) for part in parts], loaded.residency.hold_all
-            self.cache.layers.append(RoomyLayer.ending_together(layers, n_more, hold))
+            layers, hold = [part.layers.pop(0) for part in parts], loaded.residency.offload_all
+            self.cache.layers.append(PreallocatedLayer.right_aligned(layers, n_more, hold))
             loaded.residency.drop()
         columns = torch.arange(max(lengths), device=self.cache.layers[0].device)
         self._mask = (

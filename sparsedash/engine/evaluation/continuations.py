@@ -24,7 +24,7 @@ from sparsedash.engine.models.decoder_blocks import (
     Applied,
     Batch,
     BlockWalk,
-    RoomyLayer,
+    PreallocatedLayer,
     head_sees_only,
 )
 from sparsedash.engine.models.loading import LoadedModel
@@ -265,7 +265,7 @@ def _score_tail_batch_(
         for length, part in parts.items():
             places = [number for number, _ in part]
             ending.append((layer.keys[places, :, :length], layer.values[places, :, :length]))
-        tail_cache.layers.append(RoomyLayer.ending_together(ending, n_new))
+        tail_cache.layers.append(PreallocatedLayer.right_aligned(ending, n_new))
     before = torch.tensor(lengths, device=device)[:, None]
     columns = torch.arange(longest + n_new, device=device)
     inputs = {
@@ -383,7 +383,7 @@ def _write(
     device = loaded.model.device
     decode = loaded.tokenizer.decode
     # The tokenizer's too, as in the harness.
-    ends = {*loaded.ends, loaded.tokenizer.eos_token_id}
+    ends = {*loaded.eos_ids, loaded.tokenizer.eos_token_id}
     n_last = max([0, *map(len, stops)]) + _END_TOKENS
 
     def is_finished(tokens: Sequence[int]) -> bool:

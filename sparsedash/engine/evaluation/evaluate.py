@@ -330,7 +330,9 @@ class _Evaluation:
             if index:
                 for cache in caches:
                     layer = cache.layers[-1]
-                    layer.keys, layer.values = loaded.residency.hold_all([layer.keys, layer.values])
+                    layer.keys, layer.values = loaded.residency.offload_all(
+                        [layer.keys, layer.values]
+                    )
             self._on_block(index)
 
         walk.run([item.applied for item in together], on_block)

@@ -35,8 +35,8 @@ class Question:
 
         Raises CorpusError for a target that is longer than the model can read.
         """
-        front, whole = loaded.front_and_own(context + target)
-        n_context = len(loaded.front_and_own(context)[1])
+        front, whole = loaded.prefix_and_ids(context + target)
+        n_context = len(loaded.prefix_and_ids(context)[1])
         if len(whole) <= n_context:
             # The last word merged into the context's last token; the model can only be asked for
             # that token.
@@ -118,7 +118,7 @@ def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[
         question, text, special = (
             Question.of(loaded, context, target),
             context + target,
-            loaded.prepends_to(context),
+            loaded.adds_special_tokens(context),
         )
         ids, tokens = (
             question.context + question.target,

@@ -23,7 +23,7 @@ from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_bac
 from sparsedash.engine.models.gguf_writing import require_full_gguf, require_known
 from sparsedash.engine.models.loading import (
     LoadedModel,
-    ModelShelf,
+    ModelCache,
     Source,
     gguf_file,
     locate_model,
@@ -91,7 +91,7 @@ class _Request:
 def export_model(
     settings: ExportSettings,
     store: Store,
-    shelf: ModelShelf,
+    model_cache: ModelCache,
     on_step: OnStep,
     render_card: RenderCard,
 ) -> Export:
@@ -125,7 +125,7 @@ def export_model(
         raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
     require_new(folder)
     refuse_form(settings.form, pruned, store.recall(model_type_note(sparse.model_identity)), FORMS)
-    made = rebuild_model(sparse, store, on_step, shelf)
+    made = rebuild_model(sparse, store, on_step, model_cache)
     model_type = made.loaded.model.config.model_type
     refuse_form(settings.form, pruned, model_type, FORMS)
     if made.loaded.residency.streamed and weights not in (made.loaded.dtype, "float32"):
@@ -139,7 +139,7 @@ def export_model(
         meant, types = _as_quantised(inside / written.file, settings, made, store)
         written = replace(written, layout=f"{written.layout}{types}")
         proof = prove_files(
-            inside / written.file, settings, sparse, request.passages, meant, shelf, on_step
+            inside / written.file, settings, sparse, request.passages, meant, model_cache, on_step
         )
         files = file_hashes(inside)
         (inside / RECIPE).write_text(
@@ -227,7 +227,7 @@ def export_narrowed(
             on_part=on_part,
         )
         rebuilt = RebuiltModel(source=source, loaded=loaded, sparse=made)
-        return prove_files(inside, settings, record, passages, rebuilt, ModelShelf(), on_step)
+        return prove_files(inside, settings, record, passages, rebuilt, ModelCache(), on_step)
 
 
 def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -> None:
@@ -236,18 +236,18 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     No weights are read, but where a GGUF file has to be made of a folder first.
     """
     source = locate_model(run.model, store, commit=run.model_commit)
-    require_form(
-        wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type
-    )
+    spec = run.points[0]
+    model_type = read_config(source.folder, source.reference).model_type
+    require_form(wanted.form, spec.nested, spec.permille, model_type)
     if wanted.form == "gguf":
         file, is_base = _dense_gguf(source, wanted, store)
         reader = require_full_gguf(file, is_base=is_base)
-        if run.points[0][0].heal_steps or wanted.weights in MADE_BY_LLAMA_CPP:
+        if spec.heal_steps or wanted.weights in MADE_BY_LLAMA_CPP:
             require_known(reader)
 
 
 def prove_export(
-    found: Export, folder: Path, store: Store, shelf: ModelShelf, on_step: OnStep
+    found: Export, folder: Path, store: Store, model_cache: ModelCache, on_step: OnStep
 ) -> Proof:
     """Proof of an earlier export, wherever its folder is now.
 
@@ -262,10 +262,12 @@ def prove_export(
             "Export it again.",
         )
     request = _Request.of(found.settings, store)
-    made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
+    made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, model_cache)
     what = next(folder.glob("*.gguf"), folder)
     made, _ = _as_quantised(what, found.settings, made, store)
-    return prove_files(what, found.settings, request.sparse, request.passages, made, shelf, on_step)
+    return prove_files(
+        what, found.settings, request.sparse, request.passages, made, model_cache, on_step
+    )
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -136,7 +136,7 @@ def _all_tensors(
         for name, tensor in tensors.items():
             module, _, kind = name.rpartition(".")
             as_it_is = kind == "bias" or weight_of(block[module]) is block[module].weight
-            changed[f"{loaded.family.blocks}.{index}.{name}"] = loaded.residency.hold(
+            changed[f"{loaded.family.blocks}.{index}.{name}"] = loaded.residency.offload(
                 tensor if as_it_is else tensor.T
             )
     if isinstance(made, PrunedChannels):

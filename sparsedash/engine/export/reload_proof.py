@@ -26,7 +26,7 @@ from sparsedash.engine.export import reloaded
 from sparsedash.engine.models.fresh_process import run_program
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP
 from sparsedash.engine.models.gguf_writing import gguf_rounded
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.pruning.surgery import is_projection, weight_of
 from sparsedash.engine.run.model_making import RebuiltModel
 from sparsedash.schema.errors import ExportError
@@ -65,7 +65,7 @@ def prove_files(
     record: Record,
     passages: Passages,
     made: RebuiltModel,
-    shelf: ModelShelf,
+    model_cache: ModelCache,
     on_step: OnStep,
 ) -> Proof:
     """Proof of a folder by stock transformers, or of a GGUF file by llama.cpp. Raises ExportError
@@ -88,7 +88,7 @@ def prove_files(
         if is_rounded and settings.weights not in MADE_BY_LLAMA_CPP:
             # In place, since a second model may not fit; the dense one is read again when it is
             # needed.
-            shelf.let_go()
+            model_cache.clear()
             round_weights_(loaded.model, settings.form, settings.weights)
         right, logits = reloaded.answer_questions(
             loaded.model, questions, lambda n: on_step(replace(step, done=n))

@@ -73,7 +73,7 @@ class BlockWalk:
         """
         return list(self._hidden)
 
-    def go_back(self, hidden: Sequence[Tensor]) -> None:
+    def restart_from(self, hidden: Sequence[Tensor]) -> None:
         """Let the next step start from these hidden states, which an earlier step left."""
         self._hidden = list(hidden)
 
@@ -266,20 +266,20 @@ def batches_by_length(
     return batches
 
 
-def roomy_cache(n_tokens: int) -> DynamicCache:
+def preallocated_cache(n_tokens: int) -> DynamicCache:
     """An empty key-value cache with room for this many tokens a row, so that none is copied for the
     next one.
     """
     cache = DynamicCache()
-    cache.layer_class_to_replicate = partial(RoomyLayer, n_tokens)
+    cache.layer_class_to_replicate = partial(PreallocatedLayer, n_tokens)
     return cache
 
 
 Hold = Callable[[Sequence[Tensor]], list[Tensor]]
-"""Gives the same numbers where there is room for them; see `Resident.hold_all`."""
+"""Gives the same numbers where there is room for them; see `Resident.offload_all`."""
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """A layer of a key-value cache with room for a number of tokens from the beginning."""
 
     def __init__(self, n_tokens: int, hold: Hold = list) -> None:
@@ -288,9 +288,9 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self._room: list[Tensor] = []
 
     @classmethod
-    def ending_together(
+    def right_aligned(
         cls, parts: Sequence[tuple[Tensor, Tensor]], n_more: int, hold: Hold = list
-    ) -> "RoomyLayer":
+    ) -> "PreallocatedLayer":
         """A layer with the rows of all parts, zeros before the shorter ones, and room for more
         tokens.
 

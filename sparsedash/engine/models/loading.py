@@ -53,8 +53,8 @@ from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.model_conversion import (
     converted_folder,
-    dequantised,
     gguf_source_type,
+    unpack_gguf,
 )
 from sparsedash.engine.models.residency import Resident, Streamed, WeightResidency
 from sparsedash.engine.models.tokenizer_check import require_usable
@@ -183,7 +183,7 @@ class LoadedModel:
         return max_length(self.model.config)
 
     @property
-    def ends(self) -> list[int]:
+    def eos_ids(self) -> list[int]:
         """Tokens that end a text, of those that the model has an embedding of."""
         said = self.model.generation_config.eos_token_id
         ends = said if isinstance(said, list) else [said]
@@ -195,14 +195,14 @@ class LoadedModel:
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a text: with what the tokenizer prepends, without what it appends."""
-        front, own = self.front_and_own(text)
+        front, own = self.prefix_and_ids(text)
         return front + own
 
-    def front_and_own(self, text: str) -> tuple[list[int], list[int]]:
+    def prefix_and_ids(self, text: str) -> tuple[list[int], list[int]]:
         """The same ids in two parts: what begins every text, such as a beginning-of-text token, and
         the text's own.
         """
-        special = self.prepends_to(text)
+        special = self.adds_special_tokens(text)
         n_before, n_after = self._n_special if special else (1, 0)
         ids = self._ids(text, special)
         return ids[:n_before], ids[n_before : len(ids) - n_after]
@@ -211,12 +211,12 @@ class LoadedModel:
         """A text's token ids in pieces of this length, the last one maybe shorter; each begins as
         every text does.
         """
-        front, _ = self.front_and_own("")
+        front, _ = self.prefix_and_ids("")
         own = ids[len(front) :] if ids[: len(front)] == front else ids
         step = max(1, length - len(front))
         return [front + own[start : start + step] for start in range(0, max(1, len(own)), step)]
 
-    def prepends_to(self, text: str) -> bool:
+    def adds_special_tokens(self, text: str) -> bool:
         """Whether the tokenizer may add its special tokens: not to a text that has the
         beginning-of-text token.
         """
@@ -252,7 +252,7 @@ class LoadedModel:
 ReadModel = Callable[[Source, Dtype], LoadedModel]
 
 
-class ModelShelf:
+class ModelCache:
     """Keeps the model loaded last for the next job. n_loaded: with the first, peak memory is the
     model's own.
 
@@ -286,12 +286,12 @@ class ModelShelf:
             self.n_loaded += 1
         return kept
 
-    def let_go(self) -> None:
+    def clear(self) -> None:
         """Keep none: whoever holds the last one is about to change it."""
         self._kept = None
 
-    def keep(self, loaded: LoadedModel) -> None:
-        """Make this the one kept, where somebody still holds a model that this shelf has let go."""
+    def put(self, loaded: LoadedModel) -> None:
+        """Make this the one kept, where somebody still holds a model that this model_cache has let go."""
         self._kept = loaded
 
 
@@ -365,7 +365,7 @@ def _found(reference: str, store: Store, on_part: OnPart, pinned: str) -> Source
             identity=f"{name}@{folder.name}",
             stamps=model_stamps(folder),
         )
-    folder = dequantised(file, store, on_part) if file else path.resolve()
+    folder = unpack_gguf(file, store, on_part) if file else path.resolve()
     # Before its weights are hashed.
     read_config(folder, reference)
     source_type = gguf_source_type(file, store) if file else ""

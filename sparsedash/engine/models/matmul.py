@@ -42,11 +42,11 @@ _TRIAL, _TRIALS = (512, 512), 9
 
 
 @contextmanager
-def fastest_products(dtype: Dtype) -> Iterator[None]:
+def bf16_matmul_in_fp32(dtype: Dtype) -> Iterator[None]:
     """Inside, linear layers with weights of this type multiply in the way that is fastest on this
     machine.
     """
-    if not are_widened(dtype):
+    if not uses_fp32_matmul(dtype):
         yield
         return
     before = _widens.set(mode := _Widened())
@@ -57,13 +57,13 @@ def fastest_products(dtype: Dtype) -> Iterator[None]:
         _widens.reset(before)
 
 
-def are_widened(dtype: Dtype) -> bool:
+def uses_fp32_matmul(dtype: Dtype) -> bool:
     """Whether the fastest way for such numbers is that of single precision."""
     return dtype == "bfloat16" and float32_is_faster()
 
 
-def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
-    """Keep copies of all weights in single precision inside `fastest_products`, if `room` bytes
+def keep_fp32_copies(model: nn.Module, room: int = WIDE_BYTES) -> None:
+    """Keep copies of all weights in single precision inside `bf16_matmul_in_fp32`, if `room` bytes
     hold them.
     """
     mode, weights = _widens.get(), list(model.parameters())
@@ -77,7 +77,7 @@ def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
 
 
 @contextmanager
-def few_inputs_by_copy() -> Iterator[None]:
+def use_fp32_copies_for_small_batches() -> Iterator[None]:
     """Inside, copies serve few inputs as well. Not for answers, which are to be those of a streamed
     model.
     """
@@ -89,7 +89,7 @@ def few_inputs_by_copy() -> Iterator[None]:
         mode.fewest = before
 
 
-def same_products() -> AbstractContextManager[object]:
+def current_matmul_mode() -> AbstractContextManager[object]:
     """The mode of now, to be entered again: torch leaves it in backward passes and recomputed
     blocks.
     """
@@ -111,7 +111,7 @@ def torch_threads(n: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def usual_modes(device: torch.device) -> Iterator[None]:
+def default_torch_modes(device: torch.device) -> Iterator[None]:
     """As torch computes by default, whatever modes the caller is in: inference, autocast, another
     default type.
     """
@@ -190,7 +190,7 @@ class _Widened(TorchFunctionMode):
 
 
 _widens: ContextVar[_Widened | None] = ContextVar("widens", default=None)
-"""The mode inside `fastest_products`, where it makes a difference."""
+"""The mode inside `bf16_matmul_in_fp32`, where it makes a difference."""
 
 
 class _Product(torch.autograd.Function):

@@ -438,7 +438,7 @@ _CONVERSION_VERSION = 2
 """Raise it where the same file is converted to other numbers or other tokens."""
 
 
-def dequantised(file: Path, store: Store, on_part: OnPart = ignore) -> Path:
+def unpack_gguf(file: Path, store: Store, on_part: OnPart = ignore) -> Path:
     """The folder with this .gguf file's model in FP32 and its tokenizer; see `converted_folder`.
     Raises ModelError.
     """

@@ -47,12 +47,12 @@ class Resident:
         if freed_bytes() > MUCH:
             give_back_freed()
 
-    def hold(self, tensor: Tensor) -> Tensor:
+    def offload(self, tensor: Tensor) -> Tensor:
         """The tensor, kept where there is room for as many numbers as the model has."""
         return tensor
 
-    def hold_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """As `hold`, for tensors of one type that are needed equally long."""
+    def offload_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """As `offload`, for tensors of one type that are needed equally long."""
         return list(tensors)
 
     @contextmanager
@@ -87,7 +87,7 @@ class Streamed:
             if not any(first <= begin and end <= last for first, last in files):
                 # Few, if any: what a family's code computes from what it reads; all, where no
                 # system tells.
-                parameter.data = self.hold(parameter.data)
+                parameter.data = self.offload(parameter.data)
         # The dense weights, which outlive every change.
         self._weights = list(model.parameters())
         self._dense = [list(block.parameters()) for block in blocks]
@@ -123,7 +123,7 @@ class Streamed:
         self._let_go()
         give_back_freed()
 
-    def hold(self, tensor: Tensor) -> Tensor:
+    def offload(self, tensor: Tensor) -> Tensor:
         """The same numbers in a nameless file, gone with its last use. Raises ModelError when the
         disk is full.
         """
@@ -143,9 +143,9 @@ class Streamed:
         self._let_go()
         return held
 
-    def hold_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """As `hold`, in one file."""
-        held = self.hold(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+    def offload_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """As `offload`, in one file."""
+        held = self.offload(torch.cat([tensor.reshape(-1) for tensor in tensors]))
         pieces = torch.split(held, [tensor.numel() for tensor in tensors])
         return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 

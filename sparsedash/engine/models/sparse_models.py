@@ -66,7 +66,7 @@ class PrunedChannels:
         narrow, dtype = self.blocks[index], self.loaded.mlps[index].out.weight.dtype
         if narrow.out_weight.dtype != dtype:
             rounded = replace(narrow, out_weight=narrow.out_weight.to(dtype))
-            self.blocks.replace(index, rounded.held(self.loaded.residency.hold))
+            self.blocks.replace(index, rounded.moved_to(self.loaded.residency.offload))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

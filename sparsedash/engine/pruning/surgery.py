@@ -51,7 +51,7 @@ class PrunedMlp:
         """Whether nothing of its layer is left."""
         return not len(self.kept)
 
-    def held(self, hold: Callable[[Tensor], Tensor]) -> "PrunedMlp":
+    def moved_to(self, hold: Callable[[Tensor], Tensor]) -> "PrunedMlp":
         """The same with its weights where `hold` keeps them."""
         inner = tuple((hold(weight), bias) for weight, bias in self.inner)
         return replace(self, out_weight=hold(self.out_weight), inner=inner)
@@ -132,7 +132,7 @@ def exchanged(changes: Iterable[Change]) -> Iterator[None]:
             _set_(module, name, value)
         yield
     finally:
-        # The very parameters: `widen_once` finds its copies by them.
+        # The very parameters: `keep_fp32_copies` finds its copies by them.
         for change in before:
             _set_(*change)
 

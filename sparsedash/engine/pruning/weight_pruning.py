@@ -189,7 +189,7 @@ class MaskedBlock:
             )
         )
 
-    def held(self, hold: Callable[[Tensor], Tensor]) -> "MaskedBlock":
+    def moved_to(self, hold: Callable[[Tensor], Tensor]) -> "MaskedBlock":
         """The same with its weights where `hold` keeps them."""
         return replace(self, weights={name: hold(weight) for name, weight in self.weights.items()})
 

@@ -19,8 +19,8 @@ from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import dense_bytes
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
-from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.loading import LoadedModel, ModelCache, Source
+from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.run.run_context import Point, RunContext, protect_healed
@@ -310,7 +310,7 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
     if None in found:
         return None
     *blocks, norms, figures = (data for data in found if data is not None)
-    narrowed = [unpack_narrowed(data).held(run.loaded.residency.hold) for data in blocks]
+    narrowed = [unpack_narrowed(data).moved_to(run.loaded.residency.offload) for data in blocks]
     with unpacked(norms, "norms") as tensors, reading_stored("healing"):
         healed = msgspec.json.decode(figures, type=Healed)
     run.log.note_cached("healed weights")
@@ -327,7 +327,9 @@ class RebuiltModel:
     calibration_identity: str = ""
 
 
-def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RebuiltModel:
+def rebuild_model(
+    record: Record, store: Store, on_step: OnStep, model_cache: ModelCache
+) -> RebuiltModel:
     """The model of a record, rebuilt bit for bit.
 
     Raises JobError where its references name another model or calibration text by now, where
@@ -340,7 +342,7 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
     if pruned is not None:
         settings = replace(settings, calibration=pruned.calibration, methods=(pruned.method,))
     healed_weights = pruned.healed.weights if pruned and pruned.healed else ""
-    run = RunContext(settings, store, on_step, shelf, healed_weights=healed_weights)
+    run = RunContext(settings, store, on_step, model_cache, healed_weights=healed_weights)
     if run.identity != record.model_identity:
         raise JobError(
             f"{record.model} has changed since this result was computed.", "Run it again."
@@ -358,7 +360,7 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
         raise JobError(
             "The calibration text has changed since this result was computed.", "Run it again."
         )
-    with fastest_products(record.dtype):
+    with bf16_matmul_in_fp32(record.dtype):
         sparse = RunModel(run, (pruned.method, pruned.sparsity_permille)).sparse
     run.pruning_checkpoint.done()
     protect_healed(record, store)

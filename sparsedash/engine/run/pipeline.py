@@ -28,8 +28,8 @@ from sparsedash.engine.evaluation.evaluate import (
 )
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import gguf_of
-from sparsedash.engine.models.loading import ModelShelf
-from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.loading import ModelCache
+from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.run.model_making import RunModel, missing_statistics, unchanged_warning
 from sparsedash.engine.run.run_context import (
     Point,
@@ -64,26 +64,26 @@ def run(
     settings: RunSettings,
     store: Store,
     on_step: OnStep = ignore_steps,
-    shelf: ModelShelf | None = None,
+    model_cache: ModelCache | None = None,
     run_key: str | None = None,
 ) -> Run:
     """Calibrate, prune and evaluate; results in the store are not computed again.
 
     A new run is kept after every record, and with its warnings before every evaluation; a finished
-    one is replaced only by a finished one. shelf: keeps the model between jobs. run_key: its store
+    one is replaced only by a finished one. model_cache: keeps the model between jobs. run_key: its store
     key. Raises SparseDashError.
     """
-    context = RunContext(settings, store, on_step, shelf or ModelShelf())
+    context = RunContext(settings, store, on_step, model_cache or ModelCache())
     return _run(
         context, run_key or settings.key(contents(settings, store)), range(len(settings.points))
     )
 
 
-def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> Run:
+def run_part(settings: PartSettings, store: Store, on_step: OnStep, model_cache: ModelCache) -> Run:
     """Part of a run, as a run with its own key and fewer sparse models; also notes the keys of its
     calibrations.
     """
-    context = RunContext(settings.run, store, on_step, shelf)
+    context = RunContext(settings.run, store, on_step, model_cache)
     made = _run(context, settings.key(), settings.points)
     store.remember(
         store_keys.part_calibrations_note(made.key), json.dumps(context.calibration_keys)
@@ -94,7 +94,7 @@ def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: Model
 def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
     """points: the sparse models that are made."""
     settings = context.settings
-    with fastest_products(settings.dtype):
+    with bf16_matmul_in_fp32(settings.dtype):
         _prepare_quantising(context)
         tasks = TaskAnswers(context)
         draft = RunDraft(key, context, tasks)
@@ -390,7 +390,7 @@ def evaluate_models(
         run.keep_record(record)
         records.append(record)
     checkpoint.done()
-    if run.shelf.n_loaded == 1:
+    if run.model_cache.n_loaded == 1:
         # This process has held no other model: its peak memory is this one's.
         note = store_keys.peak_memory_note(run.settings.model, run.settings.dtype)
         run.store.remember(note, str(peak_memory_bytes()))

@@ -15,6 +15,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from sparsedash.catalog.cost_model import is_streamed, least_memory
 from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape, model_shape
@@ -24,8 +25,6 @@ from sparsedash.catalog.resources import (
     USABLE,
     WIDE_BYTES,
     heal_tokens,
-    is_streamed,
-    least_memory,
 )
 from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
@@ -35,12 +34,12 @@ from sparsedash.engine.evaluation.questions import choose_passages, distinct_pas
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import (
     LoadedModel,
-    ModelShelf,
+    ModelCache,
     Source,
     locate_model,
     stream_model,
 )
-from sparsedash.engine.models.matmul import widen_once
+from sparsedash.engine.models.matmul import keep_fp32_copies
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.engine.texts.mixed_sequences import mixed_sequences
@@ -49,6 +48,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
 from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import (
     StopWithin,
     calibration_keys,
@@ -63,8 +63,8 @@ from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 
-Point = tuple[MethodSettings, int] | None
-"""Method and per mille of a sparse model; None for the dense one."""
+Point = SparseSpec | tuple[MethodSettings, int] | None
+"""A sparse model; None for the dense one."""
 
 
 def point_label(point: Point) -> str:
@@ -197,13 +197,13 @@ class RunContext:
         settings: RunSettings,
         store: Store,
         on_step: OnStep,
-        shelf: ModelShelf,
+        model_cache: ModelCache,
         *,
         healed_weights: str = "",
     ) -> None:
         self.settings = settings
         self.store = store
-        self.shelf = shelf
+        self.model_cache = model_cache
         self.log = RunLog(self._report)
         self.stop_within: StopWithin | None = None
         self.healed_weights = healed_weights
@@ -234,8 +234,8 @@ class RunContext:
     @cached_property
     def source(self) -> Source:
         """The model's files and identity."""
-        if self.shelf.given is not None:
-            return self.shelf.given
+        if self.model_cache.given is not None:
+            return self.model_cache.given
         reference = self.settings.model
         # Before the files are read: a change while they are read must not be noted under their new
         # stamps.
@@ -282,10 +282,10 @@ class RunContext:
             by_block = " block by block" if streamed else ""
             self.log.on_step(Step("load", 0, 1, message=f"Reading {settings.model}{by_block}"))
             stream = partial(stream_model, store=self.store) if streamed else None
-            loaded = self.shelf.take(source, settings.dtype, stream)
+            loaded = self.model_cache.take(source, settings.dtype, stream)
             self.log.on_step(Step("load", 1, 1))
         if not streamed:
-            widen_once(
+            keep_fp32_copies(
                 loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - self._resident_bytes)
             )
         self.store.remember(
@@ -369,7 +369,9 @@ class RunContext:
         """
         if point is None:
             return None
-        return (self.calibration(point[0]).keys.statistics if point[0].reads_text else "", *point)
+        method, permille = point
+        statistics = self.calibration(method).keys.statistics if method.reads_text else ""
+        return statistics, method, permille
 
     def record_key(self, point: Point) -> str:
         """Key of a model's record."""

@@ -6,8 +6,8 @@ from functools import partial
 
 from sparsedash.catalog.budgets import layer_share, mlp_share
 from sparsedash.engine.evaluation.early_stopping import StopRule
-from sparsedash.engine.models.loading import ModelShelf
-from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.loading import ModelCache
+from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.run.pipeline import RunDraft, check_run, dense_record, sparse_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.task_answering import TaskAnswers
@@ -33,7 +33,7 @@ def find_sparsity(
     settings: FindSettings,
     store: Store,
     on_step: OnStep = ignore_steps,
-    shelf: ModelShelf | None = None,
+    model_cache: ModelCache | None = None,
     run_key: str | None = None,
 ) -> FindResult:
     """Bisect over the sparsities that the model's widths can reach, until two neighbours are within
@@ -44,9 +44,9 @@ def find_sparsity(
     The result and its run are kept after every trial. run_key: the key of both. Raises
     SparseDashError, and nothing half-done is kept.
     """
-    with fastest_products(settings.dtype):
+    with bf16_matmul_in_fp32(settings.dtype):
         # The first step stands in until the model's widths are known.
-        context = RunContext(settings.run((1,)), store, on_step, shelf or ModelShelf())
+        context = RunContext(settings.run((1,)), store, on_step, model_cache or ModelCache())
         return _bisect(settings, context, run_key or settings.key(contents(settings, store)))
 
 

@@ -94,7 +94,7 @@ def _masked(
     """Single weights at zero: each block by itself, or block after block on what is already
     sparse.
     """
-    loaded, calibration, hold = run.loaded, run.calibration(method), run.loaded.residency.hold
+    loaded, calibration, hold = run.loaded, run.calibration(method), run.loaded.residency.offload
     projections = loaded.projections(method.scope)
     pack = partial(_pack_masked, refitted=method.compensation != "none")
 
@@ -143,12 +143,12 @@ def _narrowed(
     """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over
     the text.
     """
-    loaded, mlps, hold = run.loaded, run.loaded.mlps, run.loaded.residency.hold
+    loaded, mlps, hold = run.loaded, run.loaded.mlps, run.loaded.residency.offload
     scores = partial(run.calibration(method).channel_scores, method, permille, on_block)
     share = channel_share(loaded.shape, method, permille)
 
     def unpack(_: int, packed: bytes) -> PrunedMlp:
-        return unpack_narrowed(packed).held(hold)
+        return unpack_narrowed(packed).moved_to(hold)
 
     def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, PrunedMlp]]:
         if method.takes_layers:
@@ -170,7 +170,7 @@ def _narrowed(
     keep = run.pruning_checkpoint.numbered(f"{key}/chosen", pack, partial(unpack, 0))
 
     def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
-        found: PrunedMlp = keep(index, lambda: make().held(hold))
+        found: PrunedMlp = keep(index, lambda: make().moved_to(hold))
         return found
 
     if method.takes_layers:
@@ -286,4 +286,6 @@ def _unpack_masked(
             weight[stays] = (
                 tensors[f"{name} weights"] if f"{name} weights" in tensors else before[stays]
             )
-        return MaskedBlock(weights=weights, errors=[BlockErrors(*own) for own in errors]).held(hold)
+        return MaskedBlock(weights=weights, errors=[BlockErrors(*own) for own in errors]).moved_to(
+            hold
+        )

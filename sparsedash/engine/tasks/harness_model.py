@@ -42,7 +42,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """Token ids of a text. add_special_tokens: None: as the tokenizer does, unless they are
         there.
         """
-        front, own = self._loaded.front_and_own(string)
+        front, own = self._loaded.prefix_and_ids(string)
         return own if add_special_tokens is False else front + own
 
     def _loglikelihood_tokens(

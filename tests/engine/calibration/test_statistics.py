@@ -151,7 +151,7 @@ def test_each_piece_of_a_running_text_begins_as_every_text_does():
     loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A"))
     text = " ".join(passages(30))
     found = _sequences(loaded, [text], running=True, n_samples=200, length=16)
-    front, own = loaded.front_and_own(text)
+    front, own = loaded.prefix_and_ids(text)
     assert {(len(piece), *piece[:1]) for piece in found} == {(16, *front)} and len(found) == len(
         own
     ) // 15

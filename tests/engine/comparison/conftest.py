@@ -5,7 +5,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
@@ -51,7 +51,7 @@ class House:
     def __init__(self, runs, **room):
         self.store, self.run, self.other, self.masked = runs
         self.dense, self.sparse = self.run.dense, self.run.sparse
-        self.cache = ModelPairCache(ModelShelf(), **room)
+        self.cache = ModelPairCache(ModelCache(), **room)
 
     def write(self, left, right, on_step=ignore_steps, on_text=lambda *_: None, **settings):
         return continue_prompt(

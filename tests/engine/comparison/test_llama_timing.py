@@ -7,7 +7,7 @@ import pytest
 from sparsedash.catalog import families
 from sparsedash.engine.comparison.llama_timing import time_files
 from sparsedash.engine.models.fresh_process import talking_to
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.errors import ExportError, JobError
 from sparsedash.schema.pair_records import TimingSettings
@@ -32,9 +32,12 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
     pytest.importorskip("llama_cpp_py_sync")
     text = write_jsonl(tmp_path / "passages.jsonl", passages(60))
     plain = settings_of(write_tiny_gguf(tmp_path / "tiny.gguf"), text, sparsities=(500,))
-    run, shelf = pipeline.run(replace(plain, prompts=()).quantised(("q8_0",)), store), ModelShelf()
+    run, model_cache = (
+        pipeline.run(replace(plain, prompts=()).quantised(("q8_0",)), store),
+        ModelCache(),
+    )
     asked = [replace(REQUEST, dense=run.dense, sparse=key) for key in run.sparse]
-    found, again = ([time_files(each, store, shelf) for each in asked] for _ in range(2))
+    found, again = ([time_files(each, store, model_cache) for each in asked] for _ in range(2))
     assert again == found and not list(store.folder.glob("**/*.gguf"))
     dense_8, sparse, sparse_8 = found
     assert [each.weights for each in found] == ["Q8_0", "F16", "Q8_0"]
@@ -54,7 +57,7 @@ def test_where_llama_cpp_is_not_installed_nothing_is_loaded(store, monkeypatch):
     monkeypatch.setattr(families, "find_spec", lambda name: None)
     store.put("s", answered("s", 1, model="owner/name", pruned=PRUNED))
     with pytest.raises(JobError, match="cannot be timed in llama"):
-        time_files(replace(REQUEST, sparse="s"), store, ModelShelf())
+        time_files(replace(REQUEST, sparse="s"), store, ModelCache())
 
 
 def test_a_program_that_ends_before_it_answers_is_an_error_with_its_last_line(tmp_path):

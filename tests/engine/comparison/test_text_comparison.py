@@ -261,7 +261,7 @@ def test_of_a_long_text_a_model_reads_its_end_after_what_begins_every_text():
     loaded.model.register_forward_pre_hook(hook, with_kwargs=True)
     settings = DivergenceSettings(left="l", right="r", text=text)
     found = text_comparison._measured((RecordModel(loaded),) * 2, settings, ignore_steps)
-    front, own = loaded.front_and_own(text)
+    front, own = loaded.prefix_and_ids(text)
     assert read == [*front, *own[-255:-1]] * 2
     assert found.opening + "".join(place.text for place in found.places) == text
 

@@ -8,7 +8,7 @@ import pytest
 from sparsedash.catalog import presets
 from sparsedash.engine.export import reload_proof, reloaded
 from sparsedash.engine.export.export import export_model
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.model_card import stored_card
 from sparsedash.schema.export_settings import ExportSettings
@@ -31,17 +31,19 @@ def run_settings(model, text, methods, dtype="float32"):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, passage_file):
-    """Gives the store, the shelf and the run of some methods over a model, each made once."""
+    """Gives the store, the model_cache and the run of some methods over a model, each made once."""
     opened = []
 
     @cache
     def made(model, methods=("best", "least-squares", "wanda-2:4"), dtype="float32"):
-        store, shelf = Store(tmp_path_factory.mktemp("data")), ModelShelf()
+        store, model_cache = Store(tmp_path_factory.mktemp("data")), ModelCache()
         opened.append(store)
         return (
             store,
-            shelf,
-            pipeline.run(run_settings(model, passage_file, methods, dtype), store, shelf=shelf),
+            model_cache,
+            pipeline.run(
+                run_settings(model, passage_file, methods, dtype), store, model_cache=model_cache
+            ),
         )
 
     yield made
@@ -63,9 +65,13 @@ def asked(run, number, form, to, **changes):
 
 def exported(finished, number, form, to, on_step=ignore_steps, **changes):
     """The export of one sparse model of a finished run."""
-    store, shelf, run = finished
+    store, model_cache, run = finished
     return export_model(
-        asked(run, number, form, to, **changes), store, shelf, on_step, partial(stored_card, store)
+        asked(run, number, form, to, **changes),
+        store,
+        model_cache,
+        on_step,
+        partial(stored_card, store),
     )
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from sparsedash.engine.export import export as module
 from sparsedash.engine.export.export import prove_export
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.errors import Cancelled, ExportError, JobError
 from sparsedash.schema.export_settings import Export
@@ -75,14 +75,14 @@ def test_a_fresh_process_proves_a_folder_wherever_it_lies_and_a_changed_file_is_
     with monkeypatch.context() as unproven:
         unproven.setattr(module, "prove_files", lambda *_: PROOF)
         made = exported(run, EVEN, "uniform", tmp_path / "out")
-    store, shelf, _ = run
+    store, model_cache, _ = run
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     (moved / "README.md").write_text("My own words.")
-    proof = prove_export(made, moved, store, shelf, ignore_steps)
+    proof = prove_export(made, moved, store, model_cache, ignore_steps)
     assert proof.holds and proof.n_run == 20
     (moved / "config.json").write_text("{}")
     with pytest.raises(ExportError, match=r"is not as exported: changed or new: config\.json\."):
-        prove_export(made, moved, store, shelf, ignore_steps)
+        prove_export(made, moved, store, model_cache, ignore_steps)
 
 
 def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_the_umask(
@@ -208,9 +208,11 @@ def test_a_kill_between_the_record_and_the_name_leaves_nothing_that_is_listed(
 
 
 def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_folder, tmp_path):
-    store, shelf = Store(tmp_path / "here"), ModelShelf()
-    run = pipeline.run(run_settings(model_folder, passage_file, ("magnitude",)), store, shelf=shelf)
-    made = exported((store, shelf, run), 0, "uniform", "")
+    store, model_cache = Store(tmp_path / "here"), ModelCache()
+    run = pipeline.run(
+        run_settings(model_folder, passage_file, ("magnitude",)), store, model_cache=model_cache
+    )
+    made = exported((store, model_cache, run), 0, "uniform", "")
     assert re.fullmatch(r".*/here/exports/[\w.-]+-40pct-uniform-float32-[\w.-]{6}", made.folder)
     store.close()
     moved = Store((tmp_path / "here").rename(tmp_path / "there"))
@@ -218,7 +220,7 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
         (found,) = exports_of(moved).listed()
         assert found == replace(made, folder=made.folder.replace("/here/", "/there/"))
         assert exports_of(moved).is_ours(found)
-        assert exported((moved, shelf, run), 0, "uniform", "") == found, (
+        assert exported((moved, model_cache, run), 0, "uniform", "") == found, (
             "it is found, and not made again"
         )
     finally:
@@ -239,11 +241,11 @@ def test_after_a_kill_the_next_attempt_finds_nothing_left(run, tmp_path, monkeyp
 def test_a_base_that_has_changed_since_is_refused(passage_file, store, tmp_path):
     base = save_tiny(tmp_path / "tiny")
     finished = pipeline.run(
-        run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf()
+        run_settings(base, passage_file, ("magnitude",)), store, model_cache=ModelCache()
     )
     save_tiny(base, seed=7)
     with pytest.raises(JobError, match="has changed since this result was computed"):
-        exported((store, ModelShelf(), finished), 0, "padded", tmp_path / "out")
+        exported((store, ModelCache(), finished), 0, "padded", tmp_path / "out")
     assert left_in(tmp_path) == ["data", "tiny"]
 
 
@@ -254,12 +256,12 @@ def test_a_calibration_text_that_has_changed_since_is_refused(passage_file, stor
     settings = replace(
         run_settings(base, passage_file, ("least-squares",)), calibration=calibration
     )
-    finished = pipeline.run(settings, store, shelf=ModelShelf())
+    finished = pipeline.run(settings, store, model_cache=ModelCache())
     text.write_text("".join(reversed(text.read_text().splitlines(keepends=True))))
     with pytest.raises(
         JobError, match="calibration text has changed since this result was computed"
     ):
-        exported((store, ModelShelf(), finished), 0, "padded", tmp_path / "out")
+        exported((store, ModelCache(), finished), 0, "padded", tmp_path / "out")
 
 
 def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_refused(
@@ -274,9 +276,9 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     (base / "additional_chat_templates").mkdir()
     (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
     finished = pipeline.run(
-        run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf()
+        run_settings(base, passage_file, ("magnitude",)), store, model_cache=ModelCache()
     )
-    run, out = (store, ModelShelf(), finished), tmp_path / "out"
+    run, out = (store, ModelCache(), finished), tmp_path / "out"
     with pytest.raises(ExportError, match="LICENSE is a link out of the model's folder"):
         exported(run, 0, "padded", out)
     assert not out.exists()
@@ -287,7 +289,7 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     assert "additional_chat_templates/tool_use.jinja" in made.files
     (out / "additional_chat_templates" / "more.py").touch()
     with pytest.raises(ExportError, match=r"changed or new: additional_chat_templates/more\.py"):
-        module.prove_export(made, out, store, ModelShelf(), ignore_steps)
+        module.prove_export(made, out, store, ModelCache(), ignore_steps)
 
 
 def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from sparsedash.catalog.gguf_names import ARCHITECTURES
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.gguf_writing import write_gguf
-from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model
+from sparsedash.engine.models.loading import ModelCache, load_model, locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import ExportError
@@ -27,17 +27,17 @@ def healed_run(passage_file, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "RATE", 1e-2)
 
     def made(model, methods=("least-squares",)):
-        asked, store, shelf = (
+        asked, store, model_cache = (
             run_settings(model, passage_file, methods),
             Store(tmp_path / "data"),
-            ModelShelf(),
+            ModelCache(),
         )
         asked = replace(
             asked, methods=tuple(replace(method, heal_steps=4) for method in asked.methods)
         )
-        run = pipeline.run(asked, store, shelf=shelf)
+        run = pipeline.run(asked, store, model_cache=model_cache)
         assert store.get(Record, run.sparse[0]).pruned.healed.kept_step
-        return store, shelf, run
+        return store, model_cache, run
 
     return made
 
@@ -63,8 +63,8 @@ def test_a_gguf_file_is_proven(healed_run, tmp_path):
 @pytest.mark.parametrize("family", ["falcon", "gemma2", "gemma3", "gpt2", "qwen3"])
 def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family=family)
-    store, shelf, run = healed_run(dense)
-    made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, shelf)
+    store, model_cache, run = healed_run(dense)
+    made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache)
     write_gguf(
         tmp_path / "out.gguf",
         dense,
@@ -83,8 +83,8 @@ def test_a_file_whose_tensors_have_no_names_here_is_neither_healed_nor_quantised
     healed_run, tmp_path, monkeypatch
 ):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family="gpt2")
-    store, shelf, run = healed_run(dense)
-    made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, shelf).sparse
+    store, model_cache, run = healed_run(dense)
+    made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache).sparse
     monkeypatch.delitem(ARCHITECTURES, "gpt2")
     options = {"is_base": True, "require_room": lambda n_bytes: None}
     for weights, healed in (("float32", made), ("q4_k_m", replace(made, others={}))):

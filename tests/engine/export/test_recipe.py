@@ -9,7 +9,7 @@ from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 
 from sparsedash.engine.export.recipe import base_licence
-from sparsedash.engine.models.loading import ModelShelf, Source
+from sparsedash.engine.models.loading import ModelCache, Source
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.reporting.verdicts import limits_sentence, loss_cells, verdict_sign
@@ -63,7 +63,7 @@ def test_the_recipe_is_enough_to_make_the_same_and_names_no_folder_of_this_machi
     assert recipe["base"]["identity"] == finished.model_identity
     # Half of what `best` was calibrated on are plain stories.
     assert recipe["calibration_identity"].startswith(f"{finished.corpora['calibration']}+0.5 of ")
-    again = exported((store, ModelShelf(), finished), 0, "padded", tmp_path / "two")
+    again = exported((store, ModelCache(), finished), 0, "padded", tmp_path / "two")
     assert again.files["model.safetensors"] == made.files["model.safetensors"]
 
 
@@ -71,11 +71,11 @@ def test_the_base_is_the_model_of_this_run(store, passage_file, tmp_path):
     first = save_tiny(tmp_path / "first")
     second = shutil.copytree(first, tmp_path / "second")
     (first / "README.md").write_text("---\nlicense: mit\n---\n")
-    shelf = ModelShelf()
+    model_cache = ModelCache()
     settings = [run_settings(place, passage_file, ("wanda-channels",)) for place in (first, second)]
-    runs = [pipeline.run(each, store, shelf=shelf) for each in settings]
+    runs = [pipeline.run(each, store, model_cache=model_cache) for each in settings]
     assert runs[0].sparse == runs[1].sparse, "the test needs a record that both runs share"
-    found = [exported((store, shelf, run), 0, "padded", tmp_path / run.key) for run in runs]
+    found = [exported((store, model_cache, run), 0, "padded", tmp_path / run.key) for run in runs]
     assert [made.model for made in found] == [str(first), str(second)]
     cards = [ModelCard.load(tmp_path / run.key / "README.md") for run in runs]
     assert [card.data.license for card in cards] == ["mit", "unknown"]
@@ -85,8 +85,10 @@ def test_the_base_is_the_model_of_this_run(store, passage_file, tmp_path):
 
 def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file, tmp_path):
     base = write_tiny_gguf(tmp_path / "base.gguf", quantised="Q8_0")
-    run = pipeline.run(run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf())
-    exported((store, ModelShelf(), run), 0, "padded", tmp_path / "out")
+    run = pipeline.run(
+        run_settings(base, passage_file, ("magnitude",)), store, model_cache=ModelCache()
+    )
+    exported((store, ModelCache(), run), 0, "padded", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "weights come from a Q8_0 GGUF file" in text
     assert f"The file of the dense model takes {base.stat().st_size / 1e6:,.1f} MB" in text

@@ -16,7 +16,7 @@ from filelock import FileLock
 from sparsedash.catalog.gguf_reader import quantised_type
 from sparsedash.engine.models import model_conversion
 from sparsedash.engine.models.loading import load_model, locate_model
-from sparsedash.engine.models.model_conversion import dequantised
+from sparsedash.engine.models.model_conversion import unpack_gguf
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def unpacked(whole, store):
-    return dequantised(whole, store)
+    return unpack_gguf(whole, store)
 
 
 def damaged_files(store):
@@ -45,7 +45,7 @@ def logits(whole, store):
 
 def test_it_is_unpacked_once_and_then_found_under_its_identity(whole, unpacked, store):
     before, library = unpacked.stat().st_ino, gguf.GGUFReader
-    assert dequantised(whole, store) == unpacked and gguf.GGUFReader == library
+    assert unpack_gguf(whole, store) == unpacked and gguf.GGUFReader == library
     assert unpacked.stat().st_ino == before
     (found,) = unpacked_models(store)
     assert (found.name, found.identity) == (unpacked.name, locate_model(str(whole), store).identity)
@@ -80,7 +80,7 @@ def test_a_changed_folder_is_converted_again_and_the_numbers_are_the_same(
 def test_what_killed_processes_left_is_removed(whole, store):
     models = store.folder / "models"
     models.mkdir()
-    found = dequantised(whole, store)
+    found = unpack_gguf(whole, store)
     at_work, given_up, made_now = (
         models / f"{UNFINISHED_EXPORT}{n}" for n in ("at-work", "given-up", "made-now")
     )
@@ -90,7 +90,7 @@ def test_what_killed_processes_left_is_removed(whole, store):
     (found / "model.safetensors").unlink()
     with FileLock(at_work / "lock"):
         os.utime(at_work, (0, 0))  # as if the clock had been put forward since
-        dequantised(whole, store)
+        unpack_gguf(whole, store)
         # What was made a moment ago may not be locked yet.
         assert [left.exists() for left in (at_work, given_up, made_now)] == [True, False, True]
     assert [model.name for model in unpacked_models(store)] == [found.name]
@@ -121,7 +121,7 @@ def test_a_kill_while_a_changed_folder_is_replaced_leaves_the_former_one_or_none
             patch.setattr(model_conversion, "_write_converted", killed)
         else:
             patch.setattr(Path, "rename", killed_last)
-        dequantised(whole, store)
+        unpack_gguf(whole, store)
     assert {file.name for file in unpacked.glob("*")} == (left if step == "write" else set())
     assert torch.equal(logits(whole, store), first)
     assert [path for path in unpacked.parent.glob("*/") if path != unpacked] == []
@@ -129,7 +129,7 @@ def test_a_kill_while_a_changed_folder_is_replaced_leaves_the_former_one_or_none
 
 def test_two_at_once_unpack_it_once(whole, store):
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: dequantised(whole, store).stat().st_ino, range(2)))
+        found = list(pool.map(lambda _: unpack_gguf(whole, store).stat().st_ino, range(2)))
     assert len(set(found)) == 1
     assert len(list((store.folder / "models").glob("*/"))) == 1
 

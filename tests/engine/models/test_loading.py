@@ -11,7 +11,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from sparsedash.catalog.model_shape import model_shape
 from sparsedash.engine.models import loading
-from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model
+from sparsedash.engine.models.loading import ModelCache, load_model, locate_model
 from sparsedash.schema.errors import ModelError
 from sparsedash.service.stored_results import known_shape
 from tests.engine.tiny import save_tiny, tiny_loaded, tiny_model, tiny_tokenizer
@@ -104,12 +104,12 @@ def test_a_missing_built_in_model_is_told_with_the_command(store, monkeypatch):
 
 
 def test_the_shelf_keeps_one_model_and_reads_it_once(model_folder, store, tmp_path):
-    shelf, source = ModelShelf(), locate_model(str(model_folder), store)
-    first = shelf.take(source, "float32")
-    assert shelf.take(source, "float32") is first
+    model_cache, source = ModelCache(), locate_model(str(model_folder), store)
+    first = model_cache.take(source, "float32")
+    assert model_cache.take(source, "float32") is first
     other = locate_model(str(save_tiny(tmp_path / "m", seed=5)), store)
-    assert shelf.take(other, "float32") is not first
-    assert shelf.take(source, "bfloat16").model.dtype == torch.bfloat16
+    assert model_cache.take(other, "float32") is not first
+    assert model_cache.take(source, "bfloat16").model.dtype == torch.bfloat16
 
 
 def test_a_model_whose_files_were_changed_in_place_is_read_again_for_a_copy_of_what_they_were(
@@ -117,12 +117,12 @@ def test_a_model_whose_files_were_changed_in_place_is_read_again_for_a_copy_of_w
 ):
     folder = save_tiny(tmp_path / "m")
     copied = shutil.copytree(folder, tmp_path / "copy")
-    shelf, ids = ModelShelf(), torch.tensor([[1, 2, 3]])
-    expected = shelf.take(locate_model(str(folder), store), "float32").model(ids).logits
+    model_cache, ids = ModelCache(), torch.tensor([[1, 2, 3]])
+    expected = model_cache.take(locate_model(str(folder), store), "float32").model(ids).logits
     other = (save_tiny(tmp_path / "other", seed=5) / "model.safetensors").read_bytes()
     with (folder / "model.safetensors").open("r+b") as weights:
         weights.write(other)
-    again = shelf.take(locate_model(str(copied), store), "float32").model(ids).logits
+    again = model_cache.take(locate_model(str(copied), store), "float32").model(ids).logits
     assert torch.equal(again, expected)
 
 
@@ -134,7 +134,7 @@ def test_tokens_have_what_the_tokenizer_prepends_and_nothing_that_it_appends(bef
     loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer(f"{before}$A{after}"))
     own = tiny_tokenizer()("the lamp").input_ids
     assert loaded.tokens("the lamp") == front + own
-    assert loaded.front_and_own("<|end|>the lamp") == ([0], own), (
+    assert loaded.prefix_and_ids("<|end|>the lamp") == ([0], own), (
         "a text that has the token is given no second one"
     )
 
@@ -160,9 +160,9 @@ def test_a_text_that_the_tokenizer_breaks_down_on_or_the_model_has_no_embedding_
 def test_end_and_padding_tokens_without_an_embedding_are_not_used(store, tmp_path):
     folder = save_tiny(tmp_path / "m", vocab_size=len(tiny_tokenizer()))
     loaded = load_model(locate_model(str(folder), store), "float32")
-    assert (loaded.ends, loaded.tokenizer.pad_token_id) == ([0], 0)
+    assert (loaded.eos_ids, loaded.tokenizer.pad_token_id) == ([0], 0)
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 1000000000]}')
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": "[PAD]"}))
     loaded = load_model(locate_model(str(folder), store), "float32")
-    assert (loaded.ends, loaded.tokenizer.pad_token_id) == ([7], None)
+    assert (loaded.eos_ids, loaded.tokenizer.pad_token_id) == ([7], None)

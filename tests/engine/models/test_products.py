@@ -11,7 +11,11 @@ from torch import nn
 from sparsedash.engine.calibration.gradients import mask_gradients
 from sparsedash.engine.models import matmul
 from sparsedash.engine.models.loading import load_model, locate_model
-from sparsedash.engine.models.matmul import fastest_products, few_inputs_by_copy, widen_once
+from sparsedash.engine.models.matmul import (
+    bf16_matmul_in_fp32,
+    keep_fp32_copies,
+    use_fp32_copies_for_small_batches,
+)
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import save_tiny, tiny_model
 
@@ -58,7 +62,7 @@ def test_a_product_is_that_of_double_precision_rounded_once_however_it_is_cut(
 ):
     monkeypatch.setattr(matmul, "_PIECE", piece)
     inputs, weight, bias = drawn(N_TOKENS, 64), drawn(96, 64, seed=1), drawn(96, seed=2)
-    with fastest_products("bfloat16"):
+    with bf16_matmul_in_fp32("bfloat16"):
         found = product(inputs, weight, bias)
     assert is_rounded_alike(found, wide(inputs, weight, bias))
 
@@ -70,7 +74,7 @@ def test_weights_that_learn_get_the_gradient_of_double_precision(faster, product
     by_way, exact = (
         [own.detach().to(dtype) for own in values] for dtype in (torch.bfloat16, torch.float64)
     )
-    for own, mode in ((by_way, fastest_products("bfloat16")), (exact, nullcontext())):
+    for own, mode in ((by_way, bf16_matmul_in_fp32("bfloat16")), (exact, nullcontext())):
         for part, does in zip(own, learns, strict=True):
             part.requires_grad_(does)
         with mode:
@@ -88,7 +92,7 @@ def test_nothing_changes_for_single_precision_and_where_bfloat16_is_as_fast(
 ):
     calls, inputs, weight = counted(monkeypatch), drawn(N_TOKENS, 64), drawn(96, 64, seed=1)
     monkeypatch.setattr(matmul, "float32_is_faster", lambda: is_faster)
-    with fastest_products(dtype):
+    with bf16_matmul_in_fp32(dtype):
         nn.functional.linear(inputs.float(), weight.float())
         assert not calls
         nn.functional.linear(inputs, weight)
@@ -110,7 +114,7 @@ def test_all_projections_of_a_model_go_that_way_with_nearly_the_same_logits(
     with torch.inference_mode():
         expected = model(ids).logits.float()
         calls = counted(monkeypatch)
-        with fastest_products("bfloat16"):
+        with bf16_matmul_in_fp32("bfloat16"):
             found = model(ids).logits.float()
     assert len(calls) >= 4 * model.config.num_hidden_layers
     assert (found - expected).abs().max() < 0.05 * expected.abs().max()
@@ -139,10 +143,10 @@ def test_a_copy_serves_few_inputs_only_where_it_may(
     faster, monkeypatch, n_tokens, few, copied, n_products, n_by_copy
 ):
     calls, own, inputs = counted(monkeypatch), layer(), drawn(n_tokens, 64)
-    with fastest_products("bfloat16"):
+    with bf16_matmul_in_fp32("bfloat16"):
         if copied:
-            widen_once(own)
-        with few_inputs_by_copy() if few else nullcontext():
+            keep_fp32_copies(own)
+        with use_fp32_copies_for_small_batches() if few else nullcontext():
             found = own(inputs)
     assert (len(calls), sum(len(call) > 3 for call in calls)) == (n_products, n_by_copy)
     assert is_rounded_alike(found, wide(inputs, own.weight, own.bias))
@@ -155,9 +159,9 @@ def test_answers_are_the_same_by_a_copy_as_without_one(faster, monkeypatch, bias
     """Whether a model is in memory or in its files is no part of what results are stored by."""
     monkeypatch.setattr(matmul, "_PIECE", piece)
     calls, own, inputs, found = counted(monkeypatch), layer(bias), drawn(N_TOKENS, 64), []
-    with fastest_products("bfloat16"):
+    with bf16_matmul_in_fp32("bfloat16"):
         found.append(own(inputs))
-        widen_once(own, room)
+        keep_fp32_copies(own, room)
         found.append(own(inputs))
     assert torch.equal(*found)
     assert [len(call) > 3 for call in calls] == [False, room == 2**20]
@@ -166,8 +170,8 @@ def test_answers_are_the_same_by_a_copy_as_without_one(faster, monkeypatch, bias
 def test_other_weights_in_the_place_of_the_first_are_multiplied_by_and_not_by_its_copy(faster):
     own, inputs = layer(), drawn(N_TOKENS, 64)
     before = own.weight
-    with fastest_products("bfloat16"):
-        widen_once(own)
+    with bf16_matmul_in_fp32("bfloat16"):
+        keep_fp32_copies(own)
         first = own(inputs)
         own.weight = nn.Parameter(drawn(96, 64, seed=9), requires_grad=False)
         assert is_rounded_alike(own(inputs), wide(inputs, own.weight, own.bias))
@@ -197,7 +201,7 @@ def test_blocks_that_run_again_on_the_way_back_are_multiplied_as_on_the_way_ther
     ids = torch.randint(1, 400, (16, 40), generator=torch.Generator().manual_seed(2)).tolist()
     expected = mask_gradients(loaded, ids, ignore_steps)
     calls = counted(monkeypatch)
-    with fastest_products("bfloat16"):
+    with bf16_matmul_in_fp32("bfloat16"):
         found = mask_gradients(loaded, ids, ignore_steps)
     assert calls
     for own, other in zip(found, expected, strict=True):

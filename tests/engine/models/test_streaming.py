@@ -70,7 +70,7 @@ def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
 def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(source, kept, monkeypatch):
-    monkeypatch.setattr(residency.Streamed, "hold", lambda *_: pytest.fail("copied"))
+    monkeypatch.setattr(residency.Streamed, "offload", lambda *_: pytest.fail("copied"))
     stream_model(source, "float32", kept)
 
 
@@ -118,13 +118,13 @@ def n_held(streamed):
 def test_what_is_held_keeps_no_file_open(streamed):
     files = Path("/proc/self/fd")
     n_open = len(list(files.iterdir()))
-    kept = [streamed.residency.hold(torch.ones(5)) for _ in range(50)]
+    kept = [streamed.residency.offload(torch.ones(5)) for _ in range(50)]
     assert len(list(files.iterdir())) == n_open and n_held(streamed) >= len(kept)
 
 
 def test_what_is_held_is_equal_leaves_no_file_behind_and_goes_with_its_last_view(streamed, kept):
     tensor = torch.arange(5000.0).reshape(50, 100)
-    held = streamed.residency.hold(tensor)
+    held = streamed.residency.offload(tensor)
     streamed.residency.drop()
     assert torch.equal(held, tensor)
     assert list((kept.folder / loading.SCRATCH).iterdir()) == []
@@ -143,7 +143,7 @@ def test_what_is_held_together_is_equal_and_lies_in_one_file(streamed, dtype):
         torch.randn(7).to(dtype),
         torch.randn(1, 0, 2).to(dtype),
     ]
-    held = streamed.residency.hold_all(tensors)
+    held = streamed.residency.offload_all(tensors)
     assert all(map(torch.equal, held, tensors))
     assert n_held(streamed) == 1
 
@@ -154,7 +154,7 @@ def test_a_full_disk_is_an_error_in_words(streamed, monkeypatch):
 
     monkeypatch.setattr(residency, "_new_mapping", full)
     with pytest.raises(ModelError, match="could not be written: No space left"):
-        streamed.residency.hold(torch.ones(5000))
+        streamed.residency.offload(torch.ones(5000))
 
 
 # Blocks that are brought in and changed.

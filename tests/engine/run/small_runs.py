@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
@@ -15,12 +15,12 @@ RANDOM = MethodSettings(saliency="random", compensation="none", width_multiple=8
 FISHER = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
 
 
-SHELF = ModelShelf()
+MODEL_CACHE = ModelCache()
 """Keeps the tiny model from test to test, as a worker does from job to job; also after a kill."""
 
 
 def ran(settings, store, on_step=ignore_steps, **more):
-    return pipeline.run(settings, store, on_step, SHELF, **more)
+    return pipeline.run(settings, store, on_step, MODEL_CACHE, **more)
 
 
 def records(store, run):

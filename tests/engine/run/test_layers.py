@@ -18,7 +18,7 @@ from sparsedash.engine.calibration import calibration_cache, curves
 from sparsedash.engine.calibration.curves import layer_order
 from sparsedash.engine.comparison.model_pair import ModelPairCache, both_resident
 from sparsedash.engine.healing import healing
-from sparsedash.engine.models.decoder_blocks import roomy_cache, skipping
+from sparsedash.engine.models.decoder_blocks import preallocated_cache, skipping
 from sparsedash.engine.run.search import find_sparsity
 from sparsedash.schema.errors import ModelError, SettingsError
 from sparsedash.schema.find_settings import FindSettings
@@ -60,7 +60,7 @@ def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(mode
     loaded = tiny_loaded(model_type)
     dense, by_hand = loaded.model(IDS).logits, without_by_hand(loaded, gone)
     with skipping(loaded.model.base_model, loaded.blocks, gone):
-        cache = roomy_cache(16)
+        cache = preallocated_cache(16)
         read = loaded.model(IDS, cache=cache, use_cache=True).logits
         assert cache.get_seq_length() == 12
         after = loaded.model(IDS[:, :1], cache=cache, use_cache=True).logits

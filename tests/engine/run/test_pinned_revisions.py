@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sparsedash.engine.models.loading import ModelShelf, Source
+from sparsedash.engine.models.loading import ModelCache, Source
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.progress import ignore_steps
@@ -125,5 +125,5 @@ def test_a_model_is_made_again_of_the_commit_that_its_record_read(
         reference=record.model, folder=Path(record.model), identity=record.model_identity
     )
     monkeypatch.setattr(run_context, "locate_model", lambda *given: located.append(given) or source)
-    rebuild_model(record, store, ignore_steps, ModelShelf())
+    rebuild_model(record, store, ignore_steps, ModelCache())
     assert [given[-1] for given in located] == [commit]

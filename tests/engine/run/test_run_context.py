@@ -8,7 +8,7 @@ import pytest
 
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.texts import corpora
@@ -20,7 +20,7 @@ from sparsedash.schema.store_keys import mix_share
 from sparsedash.service import preflight
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
-from tests.engine.run.small_runs import CHANNELS, RANDOM, SHELF, count_calls, ran, records
+from tests.engine.run.small_runs import CHANNELS, MODEL_CACHE, RANDOM, count_calls, ran, records
 from tests.engine.tiny import save_tiny
 
 HALF = replace(CHANNELS, mix=0.5)
@@ -35,21 +35,21 @@ def mixed(settings):
 
 
 def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
-    run, length = RunContext(mixed, store, ignore_steps, SHELF), mixed.calibration.length
+    run, length = RunContext(mixed, store, ignore_steps, MODEL_CACHE), mixed.calibration.length
     own, half, mix = map(run.sequences, (0.0, 0.5, 1.0))
     n_own, n_half = sum(map(len, own)), sum(map(len, half))
     assert abs(n_own - n_half) <= length
     assert sum(len(ids) for ids in half if ids not in own) == pytest.approx(
         n_half / 2, abs=2 * length
     )
-    assert half == RunContext(mixed, store, ignore_steps, SHELF).sequences(0.5)
+    assert half == RunContext(mixed, store, ignore_steps, MODEL_CACHE).sequences(0.5)
     # Both are among the first, and among those kept out of the fit.
     assert {ids in own for ids in half[:12]} == {True, False}
     assert all(ids not in own for ids in mix)
 
 
 def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(mixed, store, monkeypatch):
-    run, length = RunContext(mixed, store, ignore_steps, SHELF), mixed.calibration.length
+    run, length = RunContext(mixed, store, ignore_steps, MODEL_CACHE), mixed.calibration.length
     monkeypatch.setattr(type(run.loaded), "max_length", length // 2)
     n_own, n_half = (sum(map(len, run.sequences(share))) for share in (0.0, 0.5))
     assert abs(n_own - n_half) <= length
@@ -60,20 +60,22 @@ def test_a_text_of_single_tokens_is_refused_in_words(mixed, store, monkeypatch):
         run_context, "read_texts", lambda *_: corpora.Texts(texts=("the",), identity="o" * 64)
     )
     with pytest.raises(CorpusError, match="no sample of two tokens or more"):
-        RunContext(mixed, store, ignore_steps, SHELF).sequences(0.0)
+        RunContext(mixed, store, ignore_steps, MODEL_CACHE).sequences(0.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, store, monkeypatch):
     monkeypatch.setattr("sparsedash.catalog.resources.HEAL_BATCH_TOKENS", 120)
     method, length = replace(CHANNELS, mix=share), mixed.calibration.length
-    run = RunContext(mixed, store, ignore_steps, SHELF)
+    run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
     own, (few, more) = run.sequences(share), [run.text_to_heal(method.healed(n)) for n in (5, 8)]
     assert run.text_to_heal(method.healed(1)) == [] and more[: len(few)] == few
     assert sum(map(len, [*own, *few])) == pytest.approx(600, abs=length)
     assert not {tuple(ids) for ids in own} & {tuple(ids) for ids in more}
     written = replace(mixed, calibration=replace(mixed.calibration, corpus=SELF))
-    assert RunContext(written, store, ignore_steps, SHELF).text_to_heal(method.healed(8)) == []
+    assert (
+        RunContext(written, store, ignore_steps, MODEL_CACHE).text_to_heal(method.healed(8)) == []
+    )
 
 
 def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, monkeypatch):
@@ -111,13 +113,13 @@ def found(settings, folder, template):
     """All that depends on tokens: answers, layer errors, what is written after a prompt, and a
     divergence.
     """
-    store, shelf = Store(folder / "data"), ModelShelf()
+    store, model_cache = Store(folder / "data"), ModelCache()
     model = str(save_tiny(folder / "model", template=template))
     own = CalibrationSettings(corpus=SELF, n_samples=20, length=32)
     asked = replace(settings, model=model, calibration=own, sparsities_permille=(500,))
-    run = pipeline.run(asked, store, shelf=shelf)
+    run = pipeline.run(asked, store, model_cache=model_cache)
     dense, sparse = records(store, run)
-    pair, cache = {"left": run.dense, "right": run.sparse[0]}, ModelPairCache(shelf)
+    pair, cache = {"left": run.dense, "right": run.sparse[0]}, ModelPairCache(model_cache)
     written = continue_prompt(ContinuationSettings(**pair, prompt=PROMPT, n_tokens=6), store, cache)
     apart = measure_divergence(DivergenceSettings(**pair, text=PROMPT), store, cache)
     store.close()

@@ -8,7 +8,7 @@ import pytest
 
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.comparison.text_comparison import continue_prompt
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.errors import Cancelled
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
@@ -38,7 +38,7 @@ def test_every_model_writes_what_it_writes_on_request_and_a_stored_text_is_not_w
         left=run.dense, right=run.sparse[0], others=run.sparse[1:], prompt=PROMPTS[1]
     )
     in_run = joined(asked, lambda each: store.get(Continuation, each.key()))
-    assert continue_prompt(asked, store, ModelPairCache(ModelShelf())) == in_run
+    assert continue_prompt(asked, store, ModelPairCache(ModelCache())) == in_run
     monkeypatch.setattr(pipeline, "continue_prompts", must_not_run)
     ran(asking, store)
 

@@ -14,7 +14,7 @@ from sparsedash.engine.calibration import curves, gradients, sequential_refit, s
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
 from sparsedash.engine.evaluation import evaluate
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.model_making import rebuild_model
@@ -122,7 +122,6 @@ def everything_is_long():
         for name, value in few.items():
             patch.setattr(resources, name, value)
         patch.setattr(gradients, "FISHER_BATCH_TOKENS", 256)
-        patch.setattr(generation, "FEWEST_TEXTS", 2)
         yield
 
 
@@ -141,10 +140,10 @@ def asked(settings, names, way):
 
 
 class Made(NamedTuple):
-    """Every preset, in one run: its settings, store, shelf, run, and records by their keys."""
+    """Every preset, in one run: its settings, store, model_cache, run, and records by their keys."""
 
     store: Store
-    shelf: ModelShelf
+    model_cache: ModelCache
     run: Any
     by_key: dict[str, Record]
 
@@ -152,9 +151,9 @@ class Made(NamedTuple):
 @pytest.fixture(scope="module")
 def whole(settings, tmp_path_factory):
     """Resident, without a kill."""
-    store, shelf = Store(tmp_path_factory.mktemp("resident")), ModelShelf()
-    run = pipeline.run(asked(settings, ALL, "resident"), store, shelf=shelf)
-    yield Made(store, shelf, run, {record.key: record for record in records(store, run)})
+    store, model_cache = Store(tmp_path_factory.mktemp("resident")), ModelCache()
+    run = pipeline.run(asked(settings, ALL, "resident"), store, model_cache=model_cache)
+    yield Made(store, model_cache, run, {record.key: record for record in records(store, run)})
     store.close()
 
 
@@ -249,21 +248,21 @@ def test_text_that_the_model_writes_goes_on_where_it_was(settings, tmp_path, mon
     assert found == expected and left == [] and len(calls) <= N_TEXTS + 1
 
 
-def generated(store, shelf, run):
+def generated(store, model_cache, run):
     asked = ContinuationSettings(
         left=run.dense, right=run.sparse[0], others=run.sparse[2:4], prompt="the lamp"
     )
-    return continue_prompt(replace(asked, n_tokens=8), store, ModelPairCache(shelf))
+    return continue_prompt(replace(asked, n_tokens=8), store, ModelPairCache(model_cache))
 
 
-def diverged(store, shelf, run):
+def diverged(store, model_cache, run):
     asked = DivergenceSettings(left=run.dense, right=run.sparse[0], text="the lamp and the boat")
-    return measure_divergence(asked, store, ModelPairCache(shelf))
+    return measure_divergence(asked, store, ModelPairCache(model_cache))
 
 
-def rebuilt(store, shelf, run):
+def rebuilt(store, model_cache, run):
     blocks = rebuild_model(
-        store.get(Record, run.sparse[0]), store, ignore_steps, shelf
+        store.get(Record, run.sparse[0]), store, ignore_steps, model_cache
     ).sparse.blocks
     return [(block.kept.tolist(), block.out_weight.tolist()) for block in blocks]
 
@@ -271,10 +270,10 @@ def rebuilt(store, shelf, run):
 @pytest.mark.parametrize("do", [generated, diverged, rebuilt])
 def test_rebuilt_models_are_the_same_block_by_block(do, whole, monkeypatch):
     monkeypatch.setattr(whole.store, "put", lambda *_: None)
-    resident = do(whole.store, whole.shelf, whole.run)
+    resident = do(whole.store, whole.model_cache, whole.run)
     # As on a machine whose memory is too small: rebuilding a record's model asks for neither way.
     monkeypatch.setattr(run_context, "memory_bytes", lambda: 1)
-    shelf = ModelShelf()
+    model_cache = ModelCache()
     with torch.inference_mode():
-        assert do(whole.store, shelf, whole.run) == resident
-    assert shelf._kept.residency.streamed
+        assert do(whole.store, model_cache, whole.run) == resident
+    assert model_cache._kept.residency.streamed

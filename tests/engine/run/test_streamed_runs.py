@@ -255,7 +255,7 @@ def test_memory_decides_by_default_and_what_is_left_of_it_is_for_widened_weights
     memory, way, streams, settings, store, monkeypatch
 ):
     said, rooms = [], []
-    monkeypatch.setattr(run_context, "widen_once", lambda _, room: rooms.append(room))
+    monkeypatch.setattr(run_context, "keep_fp32_copies", lambda _, room: rooms.append(room))
     monkeypatch.setattr(run_context, "memory_bytes", lambda: memory)
     asked = replace(settings, residency=way or settings.residency)
     run = run_context.RunContext(asked, store, lambda step: said.append(step.message), SHELF)
