@@ -79,7 +79,8 @@ def time_files(
         record, pruned=replace(record.pruned, method=method.unquantised, quantised=None)
     )
     rebuilt = rebuild_model(plain, store, on_step, model_cache)
-    loaded, sparse = rebuilt.loaded, rebuilt.sparse
+    loaded = rebuilt.loaded
+    sparse = rebuilt.sparse
     if loaded.residency.streamed:
         raise JobError(
             "A model streamed from disk cannot be timed in llama.cpp: its files are written from memory."

@@ -14,7 +14,8 @@ from sparsedash.schema.pair_records import Phase, SpeedRatio, TimedPhase, Timing
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.stats.mean_intervals import is_narrow, speed_ratio
 
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 400
+FEWEST_ROUNDS = 3
+MOST_ROUNDS = 400
 """Rounds of slow work, whatever the time, and of work so fast that its interval is narrow long
 before.
 """

@@ -107,7 +107,8 @@ class LoadFiles:
 
     def _load(self, is_dense: bool) -> Tensor:
         """All weights in one piece: where many small ones are placed is up to the allocator."""
-        model, file = self._pair[not is_dense], self._files[not is_dense]
+        model = self._pair[not is_dense]
+        file = self._files[not is_dense]
         file.seek(0)
         n_bytes = sum(weight.nbytes for weight in model.weights)
         place = torch.empty(n_bytes, dtype=torch.uint8)

@@ -196,7 +196,8 @@ def _text_identity(run: RunContext, method: MethodSettings) -> str:
 
 def unchanged_warning(made: Pruned) -> str | None:
     """A warning where rounding the widths kept every channel."""
-    permille, method = made.sparsity_permille, made.method
+    permille = made.sparsity_permille
+    method = made.method
     if not (permille and method.takes_channels and made.widths == made.dense_widths):
         return None
     return f"Nothing was removed at {permille / 10:g} %: kept widths are multiples of {method.width_multiple} channels."
@@ -220,10 +221,16 @@ def missing_statistics(
     reading = [method for method in methods if method.needs_statistics]
     read = list(dict.fromkeys(map(run.calibration, reading)))
     masking = [run.calibration(method) for method in reading if not method.takes_channels]
-    if read and all(own.is_known for own in read):
+    if read and all(calibration.is_known for calibration in read):
         _note_calibrated(run)
-    inputs = [own.reach_inputs for own in read if own in masking and not own.has_inputs]
-    return [partial(_reach, run, own) for own in read if not own.is_known] + inputs
+    inputs = [
+        calibration.reach_inputs
+        for calibration in read
+        if calibration in masking and not calibration.has_inputs
+    ]
+    return [
+        partial(_reach, run, calibration) for calibration in read if not calibration.is_known
+    ] + inputs
 
 
 def _note_calibrated(run: RunContext) -> None:
@@ -238,7 +245,8 @@ def _heal(
     """The model with the weights of its healing, which are kept: it needs many passes over the
     text.
     """
-    calibration, loaded = run.calibration(method), run.loaded
+    calibration = run.calibration(method)
+    loaded = run.loaded
     key = pruned_key(calibration.keys.statistics, method, permille)
     for index in range(len(made.blocks)):
         # What is evaluated unhealed is what is healed.
@@ -252,7 +260,7 @@ def _heal(
         )
     checkpoint = HealingCheckpoint(StageCheckpoint(run.store, run.identity), key)
     with run.log.timed("heal"):
-        found = heal(
+        healed = heal(
             loaded,
             made.blocks,
             calibration.read(),
@@ -262,16 +270,16 @@ def _heal(
             on_step=run.log.on_step,
             checkpoint=checkpoint,
         )
-    figures = replace(found.figures, weights=key)
+    figures = replace(healed.figures, weights=key)
     # Evictable as any checkpoint: a run that is given up here leaves nothing that stays.
     about = about_artefact("unfinished", run.identity)
-    for index, block in enumerate(found.blocks):
+    for index, block in enumerate(healed.blocks):
         run.store.put_artefact(healed_part(key, str(index)), pack_narrowed(block), about)
-    run.store.put_artefact(healed_part(key, "norms"), pack_tensors(found.norms), about)
+    run.store.put_artefact(healed_part(key, "norms"), pack_tensors(healed.norms), about)
     # The last one: with it they are whole.
     run.store.put_artefact(healed_part(key, "figures"), msgspec.json.encode(figures), about)
     checkpoint.done()
-    return replace(made.holding(found.blocks, found.norms), healed=figures)
+    return replace(made.holding(healed.blocks, healed.norms), healed=figures)
 
 
 def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
@@ -281,24 +289,23 @@ def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> Prun
     dense_file = gguf_of(run.source, run.store)
     step = Step("quantise", 0, 1, message=kind.upper())
     with swept_folder(run.store.folder / EXPORTS) as place:
-        file, room = place / "quantised.gguf", partial(require_export_room, place)
+        file = place / "quantised.gguf"
+        room = partial(require_export_room, place)
         on_part = begin_parts(step, run.log.on_step)
         written = write_quantised(
             file, dense_file, made, kind, is_base=True, require_room=room, on_part=on_part
         )
-        found, full_bytes = (
-            read_back(file, dense_file, made, kind),
-            dense_bytes(opened_gguf(file), "float16"),
-        )
+        stored = read_back(file, dense_file, made, kind)
+        full_bytes = dense_bytes(opened_gguf(file), "float16")
     figures = Quantised(
         n_bytes=written.size,
         full_bytes=full_bytes,
         dense_bytes=dense_bytes(opened_gguf(dense_file), "float16"),
-        tensors=found.tensors,
-        fell_back=found.fell_back,
+        tensors=stored.tensors,
+        fell_back=stored.fell_back,
         quantiser=quantiser_version(),
     )
-    return replace(made.holding(found.blocks, found.others), quantised=figures)
+    return replace(made.holding(stored.blocks, stored.others), quantised=figures)
 
 
 def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChannels | None:
@@ -306,10 +313,10 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
     names = [*map(str, range(len(made.blocks))), "norms", "figures"]
     if not run.store.has_entry("artefacts", healed_part(key, "figures")):
         return None
-    found = [run.store.get_artefact(healed_part(key, name)) for name in names]
-    if None in found:
+    parts = [run.store.get_artefact(healed_part(key, name)) for name in names]
+    if None in parts:
         return None
-    *blocks, norms, figures = (data for data in found if data is not None)
+    *blocks, norms, figures = (data for data in parts if data is not None)
     narrowed = [unpack_narrowed(data).moved_to(run.loaded.residency.offload) for data in blocks]
     with unpacked(norms, "norms") as tensors, reading_stored("healing"):
         healed = msgspec.json.decode(figures, type=Healed)

@@ -84,11 +84,11 @@ def run_part(settings: PartSettings, store: Store, on_step: OnStep, model_cache:
     calibrations.
     """
     context = RunContext(settings.run, store, on_step, model_cache)
-    made = _run(context, settings.key(), settings.points)
+    part = _run(context, settings.key(), settings.points)
     store.remember(
-        store_keys.part_calibrations_note(made.key), json.dumps(context.calibration_keys)
+        store_keys.part_calibrations_note(part.key), json.dumps(context.calibration_keys)
     )
-    return made
+    return part
 
 
 def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
@@ -186,7 +186,8 @@ class RunDraft:
 
     def finish(self) -> Run:
         """The run with its times, memory and disk, stored."""
-        log, store = self._context.log, self._context.store
+        log = self._context.log
+        store = self._context.store
         run = replace(
             self.so_far(),
             finished=True,
@@ -237,7 +238,10 @@ def check_run(run: RunContext, tasks: Sequence[Task]) -> None:
         method for method in settings.methods if method.reads_text and method in unknown
     )
     read = [run.calibration(method) for method in reading]
-    if not all(each.is_known and (each.is_whole or not settings.solves) for each in read):
+    if not all(
+        calibration.is_known and (calibration.is_whole or not settings.solves)
+        for calibration in read
+    ):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
     # Without Fisher information their number does not matter, and the text need not be cut into
     # tokens for it.
@@ -341,7 +345,8 @@ def _continue_prompts(run: RunContext, model: RunModel) -> None:
     if run.streamed:
         run.log.warn(NOT_CONTINUED)
         return
-    loaded, applied = run.loaded, model.applied()
+    loaded = run.loaded
+    applied = model.applied()
     prompts = [settings.prompt for settings in missing]
     with run.log.timed("continue"), applied:
         texts = continue_prompts(loaded, prompts, missing[0].n_tokens, run.log.on_step)

@@ -181,8 +181,8 @@ class RunLog:
 
 def software_versions() -> dict[str, str]:
     """Versions that numbers can depend on: this program, Python, torch, transformers."""
-    own = {"sparsedash": __version__, "python": platform.python_version()}
-    return own | {name: version(name) for name in ("torch", "transformers")}
+    versions = {"sparsedash": __version__, "python": platform.python_version()}
+    return versions | {name: version(name) for name in ("torch", "transformers")}
 
 
 class RunContext:
@@ -243,15 +243,15 @@ class RunContext:
         with self.log.timed("load"):
             unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""
             step = Step("load", 0, 1, message=f"Finding {reference}{unpacked}")
-            found = locate_model(
+            source = locate_model(
                 reference,
                 self.store,
                 begin_parts(step, self.log.on_step),
                 self.settings.model_commit,
             )
-        self.store.remember(note, found.identity)
-        self._located = found
-        return found
+        self.store.remember(note, source.identity)
+        self._located = source
+        return source
 
     @property
     def identity(self) -> str:
@@ -277,7 +277,9 @@ class RunContext:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The dense model in memory, or streamed from its files block by block."""
-        source, settings, streamed = self.source, self.settings, self.streamed
+        source = self.source
+        settings = self.settings
+        streamed = self.streamed
         with self.log.timed("load"):
             by_block = " block by block" if streamed else ""
             self.log.on_step(Step("load", 0, 1, message=f"Reading {settings.model}{by_block}"))
@@ -349,16 +351,18 @@ class RunContext:
 
     def warn_of_passages(self) -> None:
         """Warn of passages that occur more than once, and of fewer passages than were asked for."""
-        asked, texts = self.settings.evaluation.n_passages, self.evaluation_texts
-        n_texts, found = len(texts.texts), len(distinct_passages(texts))
-        if repeated := n_texts - found:
+        n_requested = self.settings.evaluation.n_passages
+        texts = self.evaluation_texts
+        n_texts = len(texts.texts)
+        n_distinct = len(distinct_passages(texts))
+        if repeated := n_texts - n_distinct:
             self.log.warn(
                 f"Left out, since they repeat an earlier one: {repeated:,} of {n_texts:,} passages."
             )
         # They are read here in any case: a run made again keeps their texts again.
-        if asked is not None and len(self.passages.indices) < asked:
+        if n_requested is not None and len(self.passages.indices) < n_requested:
             self.log.warn(
-                f"Evaluated: {found:,} of {asked:,} passages, which are all that the text has."
+                f"Evaluated: {n_distinct:,} of {n_requested:,} passages, which are all that the text has."
             )
 
     def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:
@@ -423,7 +427,8 @@ class RunContext:
 
     def calibration(self, method: MethodSettings) -> Calibration:
         """The calibration on the text that this method reads."""
-        settings, share = self.settings, mix_share(method, self.settings.calibration)
+        settings = self.settings
+        share = mix_share(method, self.settings.calibration)
         if share not in self._calibrations:
             identity = self.calibration_identity(share)
             self._calibrations[share] = Calibration(
@@ -443,15 +448,16 @@ class RunContext:
         """Warn of passages in a method's calibration text; and of too little text, if it fits
         anything to it.
         """
-        calibration, asked = self.calibration(method), self.settings.calibration
+        calibration = self.calibration(method)
+        settings = self.settings.calibration
         # Each document by itself: packed, a passage may lie across two samples.
         apart = partial(
-            self._chosen_sequences, mix_share(method, asked), replace(asked, packed=False)
+            self._chosen_sequences, mix_share(method, settings), replace(settings, packed=False)
         )
         self._warn_of_leaks(
             calibration.keys.statistics,
             "calibration text",
-            apart if asked.packed else calibration.read,
+            apart if settings.packed else calibration.read,
         )
         if method.needs_statistics or method.in_sequence:
             self.log.warn(
@@ -460,7 +466,8 @@ class RunContext:
 
     def warn_of_healing(self, method: MethodSettings) -> None:
         """Warn of passages in the text that healing reads beside that of the calibration."""
-        key, n_tokens = self.calibration(method).keys.statistics, heal_tokens(method.heal_steps)
+        key = self.calibration(method).keys.statistics
+        n_tokens = heal_tokens(method.heal_steps)
         self._warn_of_leaks(
             f"{key}-{n_tokens}", "text that healing reads", lambda: self.text_to_heal(method)
         )
@@ -470,30 +477,34 @@ class RunContext:
         if self.settings.calibration.corpus == SELF:
             return
         note = store_keys.leaked_passages_note(key, self.passages.key)
-        found = self.store.recall(note)
-        if found is None:
+        n_leaks = self.store.recall(note)
+        if n_leaks is None:
             # What a tokenizer prepends is no word of the text.
             decode = partial(self.loaded.tokenizer.decode, skip_special_tokens=True)
-            found = str(n_leaked(self.passages, map(decode, read())))
-            self.store.remember(note, found)
-        if found != "0":
+            n_leaks = str(n_leaked(self.passages, map(decode, read())))
+            self.store.remember(note, n_leaks)
+        if n_leaks != "0":
             self.log.warn(
-                f"{int(found):,} of {len(self.passages.indices):,} passages also occur in the {what}: the measured "
+                f"{int(n_leaks):,} of {len(self.passages.indices):,} passages also occur in the {what}: the measured "
                 "loss may be too small. Calibrate on other text."
             )
 
     @property
     def calibration_keys(self) -> list[str]:
         """Store keys of this run's calibrations so far, and of the text that the model wrote."""
-        found = {key for own in self._calibrations.values() for key in asdict(own.keys).values()}
+        keys = {
+            key
+            for calibration in self._calibrations.values()
+            for key in asdict(calibration.keys).values()
+        }
         measured = [method for method in self.settings.methods if method.uses("curve_levels")]
-        found |= {
+        keys |= {
             curves_key(self.calibration(method).keys.statistics, method) for method in measured
         }
         layers = [method for method in self.settings.methods if method.takes_layers]
-        found |= {layers_key(self.calibration(method).keys.gradients, method) for method in layers}
+        keys |= {layers_key(self.calibration(method).keys.gradients, method) for method in layers}
         return sorted(
-            found | ({self._text_key} if self.settings.calibration.corpus == SELF else set())
+            keys | ({self._text_key} if self.settings.calibration.corpus == SELF else set())
         )
 
     @property
@@ -522,11 +533,11 @@ class RunContext:
         way.
         """
         if share not in self._sequences:
-            found = self._chosen_sequences(share, self.settings.calibration)
+            sequences = self._chosen_sequences(share, self.settings.calibration)
             if share or self.settings.calibration.corpus == BUILTIN_MIXED:
                 # The held-out sequences, and the first ones, shall be of both.
-                Random(self.settings.calibration.seed).shuffle(found)
-            self._sequences[share] = found
+                Random(self.settings.calibration.seed).shuffle(sequences)
+            self._sequences[share] = sequences
         return self._sequences[share]
 
     def text_to_heal(self, method: MethodSettings) -> list[list[int]]:
@@ -536,13 +547,14 @@ class RunContext:
         Empty where the model writes the calibration text, since writing takes longer than all else,
         and for a method that reads the mix alone.
         """
-        asked, share = self.settings.calibration, mix_share(method, self.settings.calibration)
+        settings = self.settings.calibration
+        share = mix_share(method, self.settings.calibration)
         known = self.sequences(share)
         n_more = ceil(
             (heal_tokens(method.heal_steps) - sum(map(len, known)))
-            / min(asked.length, self.loaded.max_length)
+            / min(settings.length, self.loaded.max_length)
         )
-        if asked.corpus == SELF or share == 1 or n_more < 1:
+        if settings.corpus == SELF or share == 1 or n_more < 1:
             return []
         if (share, n_more) not in self._further:
             self._further[share, n_more] = self._sequences_beyond(known, share, n_more)
@@ -554,49 +566,49 @@ class RunContext:
         """So many sequences of the text that was named, or of the mix where that was, which are not
         known.
         """
-        asked = self.settings.calibration
-        if asked.corpus == BUILTIN_MIXED:
+        settings = self.settings.calibration
+        if settings.corpus == BUILTIN_MIXED:
             longer = mixed_sequences(
-                self.loaded, replace(asked, n_samples=asked.n_samples + n_more)
+                self.loaded, replace(settings, n_samples=settings.n_samples + n_more)
             )
             already_read = set(map(tuple, known))
             return [sequence for sequence in longer if tuple(sequence) not in already_read]
-        mixed = self._mixed_sequences(share, asked)
-        return self._named_sequences(mixed, asked, n_more)[len(known) - len(mixed) :]
+        mixed = self._mixed_sequences(share, settings)
+        return self._named_sequences(mixed, settings, n_more)[len(known) - len(mixed) :]
 
-    def _chosen_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
-        if asked.corpus == BUILTIN_MIXED:
-            return mixed_sequences(self.loaded, asked)
-        mixed = self._mixed_sequences(share, asked)
-        return mixed + self._named_sequences(mixed, asked)
+    def _chosen_sequences(self, share: float, settings: CalibrationSettings) -> list[list[int]]:
+        if settings.corpus == BUILTIN_MIXED:
+            return mixed_sequences(self.loaded, settings)
+        mixed = self._mixed_sequences(share, settings)
+        return mixed + self._named_sequences(mixed, settings)
 
-    def _mixed_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
+    def _mixed_sequences(self, share: float, settings: CalibrationSettings) -> list[list[int]]:
         if not share:
             return []
         return mixed_sequences(
-            self.loaded, replace(asked, n_samples=max(1, round(share * asked.n_samples)))
+            self.loaded, replace(settings, n_samples=max(1, round(share * settings.n_samples)))
         )
 
     def _named_sequences(
-        self, mixed: Sequence[Sequence[int]], asked: CalibrationSettings, n_more: int = 0
+        self, mixed: Sequence[Sequence[int]], settings: CalibrationSettings, n_more: int = 0
     ) -> list[list[int]]:
         """Those of the text that was named, next to those of the mix, and so many more behind
         them.
         """
-        length = min(asked.length, self.loaded.max_length)
-        n_samples = asked.n_samples - ceil(sum(map(len, mixed)) / length) + n_more
+        length = min(settings.length, self.loaded.max_length)
+        n_samples = settings.n_samples - ceil(sum(map(len, mixed)) / length) + n_more
         if n_samples < 1:
             return []
-        texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
-        return calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_samples))
+        texts = self._generated_texts() if settings.corpus == SELF else self.texts(settings.corpus)
+        return calibration_sequences(self.loaded, texts, replace(settings, n_samples=n_samples))
 
     def n_sequences(self, method: MethodSettings) -> int:
         """Sequences of the text that a method reads, those of the mix included."""
-        asked = self.settings.calibration
+        settings = self.settings.calibration
         known = (
             self.expected_lengths
-            if asked.corpus == SELF
-            else self.sequences(mix_share(method, asked))
+            if settings.corpus == SELF
+            else self.sequences(mix_share(method, settings))
         )
         return len(known)
 
@@ -605,22 +617,25 @@ class RunContext:
         """Tokens of each calibration sequence; of text that the model would have to write first,
         those asked for.
         """
-        asked = self.settings.calibration
-        if asked.corpus == SELF:
-            return [min(asked.length, self.loaded.max_length)] * asked.n_samples
+        settings = self.settings.calibration
+        if settings.corpus == SELF:
+            return [min(settings.length, self.loaded.max_length)] * settings.n_samples
         return list(map(len, self.sequences()))
 
     def _generated_texts(self) -> Texts:
         """Calibration text by the model itself, kept because generating it takes longer than
         anything else.
         """
-        key, asked = self._text_key, self.settings.calibration
+        key = self._text_key
+        settings = self.settings.calibration
         known = self.store.get_artefact(key)
         if known is None:
             checkpoint = StageCheckpoint(self.store, self.identity)
-            made = checkpoint.numbered(f"{key}/written", msgspec.json.encode, _unpack_texts)
+            numbered = checkpoint.numbered(f"{key}/written", msgspec.json.encode, _unpack_texts)
             with self.log.timed("text"):
-                texts = generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made)
+                texts = generate_texts(
+                    self.loaded, story_openings(), settings, self.log.on_step, numbered
+                )
             known = msgspec.json.encode(texts)
             self.store.put_artefact(key, known, about_artefact("text", self.identity))
             checkpoint.done()

@@ -57,7 +57,8 @@ def test_every_phase_is_timed_at_every_batch_and_kept_with_all_its_rounds(house)
 
 
 def test_the_bytes_are_those_of_the_narrowed_model(house):
-    found, half = timed(house, seed=1), timed(house, seed=1, dtype="bfloat16")
+    found = timed(house, seed=1)
+    half = timed(house, seed=1, dtype="bfloat16")
     # 3 matrices of 32 weights a channel and, in this tiny model, a bias in two of them; 4 bytes
     # each.
     assert found.dense_bytes - found.sparse_bytes == 4 * (3 * 96 - sum(widths_of(house))) * (
@@ -70,13 +71,15 @@ def test_the_bytes_are_those_of_the_narrowed_model(house):
 def test_a_resident_model_is_narrow_not_masked_and_answers_as_the_record_model_does(house):
     ids = torch.tensor([[1, 2, 3, 4, 5]])
     with house.models(house.dense, house.sparse[1]) as (dense, sparse), torch.inference_mode():
-        model, wanted = dense.loaded.model, []
+        model = dense.loaded.model
+        wanted = []
         for each in (dense, sparse):
             with each.active():
                 wanted.append(model(input_ids=ids).logits)
         before = [id(parameter) for parameter in model.parameters()]
         with both_resident(dense, sparse, torch.float32) as pair:
-            logits, widths = [], []
+            logits = []
+            widths = []
             for resident in pair:
                 resident.enter_()
                 logits.append(model(input_ids=ids).logits)
@@ -150,7 +153,9 @@ class Bench:
     """
 
     def __init__(self, slow=lambda n: 1.0):
-        self.now, self.went, self._slow = 0.0, [], slow
+        self.now = 0.0
+        self.went = []
+        self._slow = slow
 
     def clock(self):
         return self.now

@@ -124,10 +124,8 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
     asked = replace(asked, evaluation=replace(asked.evaluation, tasks=("builtin:copying",)))
     result = find_sparsity(asked, store)
     assert (result.answer, result.next_step) == (167, 250)
-    run, records = (
-        store.get(Run, result.key),
-        {trial.permille: trial.record for trial in result.trials},
-    )
+    run = store.get(Run, result.key)
+    records = {trial.permille: trial.record for trial in result.trials}
     assert run.answers.keys() == {run.dense, records[167], records[250]}
     found = run_results(StoredResults(store), run)
     assert {each.permille: each.verdict.verdict for each in found.judged if each.verdict.tasks} == {
@@ -140,7 +138,9 @@ def test_a_finished_search_is_repeated_from_the_store_and_shown_whole_meanwhile(
     asked, store, within
 ):
     within(300)
-    first, stages, shown = find_sparsity(asked, store), [], []
+    first = find_sparsity(asked, store)
+    stages = []
+    shown = []
     assert find_sparsity(asked, store, lambda step: stages.append(step.stage)) == first
     assert not {"calibrate", "prune", "evaluate"} & set(stages)
     store.drop_entry("records", f"record/{first.trials[0].record}")
@@ -167,7 +167,8 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(
         find_sparsity(asked, store, stops)
     # A page sees the run grow by one trial at a time.
     assert sorted(set(seen)) == [(n, n, n + 1) for n in range(3)]
-    run, so_far = store.get(Run, key_of(asked, store)), store.get(FindResult, key_of(asked, store))
+    run = store.get(Run, key_of(asked, store))
+    so_far = store.get(FindResult, key_of(asked, store))
     assert not run.finished and not so_far.finished
     assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (417, 167, 250)
     monkeypatch.setattr(Calibration, "reach", must_not_run)
