@@ -39,6 +39,7 @@ from sparsedash.engine.run.task_answering import TaskAnswers
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import SELF, RunSettings, TokenWeights, parse_percents
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.storage.store import Store
 
 PUBLISHED = "retrain-free (published)"
@@ -152,12 +153,13 @@ def _child(arguments):
             "answers": {DENSE: _log_likelihoods(dense_record(run, TaskAnswers(run)))},
         }
     permilles = settings.sparsities_permille
-    points = [(*methods, permille) for permille in permilles]
+    points = [SparseSpec.of(*methods, permille) for permille in permilles]
     seconds = _seconds(_prune, run, points[0])
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     others = [_seconds(_prune, run, point) for point in points[1:]]
     answers = {
-        point[1]: _log_likelihoods(sparse_record(run, TaskAnswers(run), point)) for point in points
+        point.permille: _log_likelihoods(sparse_record(run, TaskAnswers(run), point))
+        for point in points
     }
     return {
         "seconds": seconds,

@@ -35,7 +35,7 @@ from sparsedash.engine.models.loading import (
     require_stock_projections,
 )
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
-from sparsedash.engine.models.sparse_models import PrunedChannels
+from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.run.model_making import RunModel, unchanged_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
@@ -60,14 +60,17 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
+from sparsedash.schema.tolerance_settings import Tolerance as Tolerance
 from sparsedash.stats.significance import PairedComparison
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, ToleranceVerdict
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.model_folders import require_new
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import count_texts
 
+USUAL_TOLERANCE = Tolerance()
 _FORMS = tuple(form for form in FORMS if form != "gguf")
 
 
@@ -162,7 +165,9 @@ def prune(
         if chosen.heal_steps:
             require_healable(run.n_sequences(chosen), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
-            sparse_model = RunModel(run, (chosen, permille)).sparse
+            sparse_model: SparseModel = PrunedChannels.whole(in_memory.loaded)
+            if permille:
+                sparse_model = RunModel(run, SparseSpec.of(chosen, permille)).sparse
             with sparse_model.applied():
                 sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
@@ -206,16 +211,13 @@ def compare(
     tokenizer: PreTrainedTokenizerBase,
     passages: Sequence[str],
     *,
-    ratio: float = FindSettings.ratio,
-    points: float = FindSettings.points,
+    tolerance: Tolerance = USUAL_TOLERANCE,
     on_step: OnStep = ignore_steps,
 ) -> Comparison:
     """The paired verdict on a sparse model: is its loss on these passages within the limits?
 
-    ratio: of word perplexity to the dense model's, at most, above 1. points: of accuracy, lost at
-    most. With fewer than 30 passages no loss is called within.
+    tolerance: the acceptable loss. With fewer than 30 passages no loss is called within.
     """
-    tolerance = Tolerance(ratio=ratio, points=points)
     passages = _texts("passages", passages)
     with _in_memory(dense, tokenizer) as first, _in_memory(sparse, tokenizer) as second:
         shapes = [
@@ -255,8 +257,7 @@ def find(
     passages: Sequence[str],
     *,
     method: str | MethodSettings = DEFAULT_METHOD,
-    ratio: float = FindSettings.ratio,
-    points: float = FindSettings.points,
+    tolerance: Tolerance = USUAL_TOLERANCE,
     budget: Budget | None = None,
     width_multiple: int | None = None,
     n_samples: int = CalibrationSettings.n_samples,
@@ -266,8 +267,8 @@ def find(
     """The largest share of a budget that can go within the limits, by bisection over the model's
     possible widths.
 
-    texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages, ratio,
-    points: as of `compare`; each trial answers as many as it takes.
+    texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages,
+    tolerance: as of `compare`; each trial answers as many as it takes.
     """
     chosen = _method(method, budget=budget, width_multiple=width_multiple)
     passages = _texts("passages", passages)
@@ -281,8 +282,7 @@ def find(
             method=chosen,
             calibration=in_memory.calibration(texts, chosen, n_samples, length),
             evaluation=EvaluationSettings(corpus=in_memory.corpus("passages", passages)),
-            ratio=ratio,
-            points=points,
+            tolerance=tolerance,
         )
         result = find_sparsity(settings, in_memory.store, on_step, in_memory.model_cache)
         store = in_memory.store
@@ -291,9 +291,7 @@ def find(
         dense, *tried = (
             record for key in run.records if (record := store.get(Record, key)) is not None
         )
-        judged = judge(
-            [measure(dense, record) for record in tried], Tolerance(ratio=ratio, points=points)
-        )
+        judged = judge([measure(dense, record) for record in tried], tolerance)
         _warn(run.warnings)
     return Found(
         share=None if result.answer is None else result.answer / 1000,

@@ -25,6 +25,7 @@ from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.run_checks import Reach, lacks_text, passages_there, run_problems
@@ -40,7 +41,6 @@ from sparsedash.shell.flags import (
     search_from_flags,
     tolerance_from_flags,
 )
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.store import Store
 

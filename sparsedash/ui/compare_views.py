@@ -234,7 +234,7 @@ class ChangeFilter:
         asked = address_bar.query_value(CHANGE)
         self.chosen = next((i for i, each in enumerate(self.ranges) if each.address == asked), None)
 
-    def held(self, positions: Sequence[int]) -> Sequence[int]:
+    def moved_to(self, positions: Sequence[int]) -> Sequence[int]:
         """Those passages whose change is in the chosen range."""
         if self.chosen is None:
             return positions

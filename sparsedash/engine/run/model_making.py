@@ -31,6 +31,7 @@ from sparsedash.schema.method_settings import MethodSettings, Quantisation
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_artefact
 from sparsedash.schema.settings import RunSettings, commit_of
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key, quantiser_version
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import StageCheckpoint, Store
@@ -188,7 +189,7 @@ class RunModel:
 def _text_identity(run: RunContext, method: MethodSettings) -> str:
     """Of the calibration text, as the method reads it; empty for one that reads none."""
     return (
-        run.calibration_identity(mix_share(method, run.settings.calibration))
+        run.keys.calibration_text(mix_share(method, run.settings.calibration))
         if method.reads_text
         else ""
     )
@@ -368,7 +369,7 @@ def rebuild_model(
             "The calibration text has changed since this result was computed.", "Run it again."
         )
     with bf16_matmul_in_fp32(record.dtype):
-        sparse = RunModel(run, (pruned.method, pruned.sparsity_permille)).sparse
+        sparse = RunModel(run, SparseSpec.of(pruned.method, pruned.sparsity_permille)).sparse
     run.pruning_checkpoint.done()
     protect_healed(record, store)
     return RebuiltModel(

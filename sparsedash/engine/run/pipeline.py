@@ -149,7 +149,7 @@ class RunDraft:
             settings=context.settings,
             model_identity=source.identity,
             corpora={
-                "calibration": context.calibration_identity(),
+                "calibration": context.keys.calibration_text(),
                 "evaluation": context.evaluation_texts.identity,
             },
             dense="",

@@ -15,6 +15,7 @@ from sparsedash.schema.find_settings import FindResult, FindSettings, Trial, Tri
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import StopWithin
 from sparsedash.stats.sparsity_search import (
     WEIGHT_STEPS,
@@ -24,7 +25,6 @@ from sparsedash.stats.sparsity_search import (
     search_bounds,
 )
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run, overall_verdict
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.store import Store
 
@@ -64,8 +64,7 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
     steps = before.steps if before is not None and is_same else _steps(settings, context)
     result = FindResult(
         key=key,
-        ratio=settings.ratio,
-        points=settings.points,
+        tolerance=settings.tolerance,
         n_passages=len(dense.outcomes),
         steps=steps,
         trials=(),
@@ -73,10 +72,8 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         finished=False,
     )
     n_trials = most_trials(len(steps))
-    trials = context.for_trials(
-        StopWithin(ratio=settings.ratio, points=settings.points, n_trials=n_trials)
-    )
-    stop = StopRule(dense=dense.outcomes, n_comparisons=n_trials, tolerance=Tolerance.of(settings))
+    trials = context.for_trials(StopWithin(tolerance=settings.tolerance, n_trials=n_trials))
+    stop = StopRule(dense=dense.outcomes, n_comparisons=n_trials, tolerance=settings.tolerance)
     verdicts: list[tuple[int, bool]] = []
     while (place := next_trial(len(steps), verdicts)) is not None:
         permille = steps[place]
@@ -84,7 +81,9 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         keep = partial(_keep, result, draft, store)
         keep()
         with context.log.at_point(len(verdicts)):
-            record = sparse_record(trials, tasks, (settings.method, permille), stop, on_pruned=keep)
+            record = sparse_record(
+                trials, tasks, SparseSpec.of(settings.method, permille), stop, on_pruned=keep
+            )
         trial = _judged(record, permille, draft.so_far(), settings, store)
         result = replace(result, trials=(*result.trials, trial))
         verdicts.append((place, trial.verdict == "within"))
@@ -128,7 +127,7 @@ def _judged(record: Record, permille: int, run: Run, settings: FindSettings, sto
 
 def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVerdict:
     """The verdict on the one model of this run by its tasks; within where none can be judged."""
-    judged = judge_run(run, partial(store.get, QuestionSet), Tolerance.of(settings))
+    judged = judge_run(run, partial(store.get, QuestionSet), settings.tolerance)
     verdict = overall_verdict([result for answers in judged.values() for result in answers.results])
     if verdict == "beyond" or not is_unanswered(run, run.sparse[0], judged):
         return "within" if verdict == "not judged" else verdict
