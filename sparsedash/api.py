@@ -64,7 +64,8 @@ from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
 from sparsedash.schema.tolerance_settings import Tolerance as Tolerance
 from sparsedash.stats.significance import PairedComparison
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, ToleranceVerdict
+from sparsedash.stats.sparsity_search import require_passages
+from sparsedash.stats.tolerance import ToleranceVerdict
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.model_folders import require_new
 from sparsedash.storage.store import Store
@@ -272,9 +273,7 @@ def find(
     """
     chosen = _method(method, budget=budget, width_multiple=width_multiple)
     passages = _texts("passages", passages)
-    if (n := count_texts(passages).n_passages) < FEWEST_PASSAGES:
-        allowed = f"at least {FEWEST_PASSAGES}: fewer can never confirm a model"
-        raise SettingsError("number of different passages", n, allowed)
+    require_passages(count_texts(passages).n_passages)
     with _in_memory(model, tokenizer) as in_memory:
         _require_prunable(in_memory.loaded)
         settings = FindSettings(

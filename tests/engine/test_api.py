@@ -264,7 +264,7 @@ def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
 def test_a_search_on_too_few_different_passages_is_refused(dense, asked):
     with pytest.raises(
         sparsedash.SparseDashError,
-        match=r"Number of different passages must be at least 30.* not 29",
+        match="A search needs at least 30 different passages, not 29",
     ):
         sparsedash.find(dense, TOKENIZER, TEXTS, asked)
 

@@ -22,6 +22,7 @@ from sparsedash.stats.sparsity_search import (
     channel_steps,
     most_trials,
     next_trial,
+    require_passages,
     search_bounds,
 )
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run, overall_verdict
@@ -57,6 +58,7 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
     tasks = TaskAnswers(context)
     draft = RunDraft(key, context, tasks, settings)
     check_run(context, tasks.tasks)
+    require_passages(len(context.passages.indices))
     dense = dense_record(context, tasks)
     draft.grow(dense=dense.key)
     # The steps of an earlier search on the very same model save loading it.

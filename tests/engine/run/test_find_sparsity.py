@@ -101,13 +101,11 @@ def test_the_answer_is_the_largest_step_within(
     assert {trial.verdict for trial in result.trials} <= {"within", other}
 
 
-@pytest.mark.parametrize("n", [1, 10])
-def test_too_few_passages_find_nothing(asked, store, n):
-    result = find_sparsity(
-        replace(asked, evaluation=replace(asked.evaluation, n_passages=n)), store
-    )
-    assert result.answer is None and result.n_passages == n
-    assert "within" not in {trial.verdict for trial in result.trials}
+def test_too_few_passages_are_refused_before_any_is_answered(asked, store):
+    few = replace(asked.evaluation, n_passages=29)
+    with pytest.raises(SettingsError, match="at least 30 different passages, not 29"):
+        find_sparsity(replace(asked, evaluation=few), store)
+    assert not list(store.keys(Record))
 
 
 def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not_answer_them(

@@ -257,11 +257,14 @@ def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
 
 
 def test_a_search_tries_numbers_of_layers(asked, store):
-    shared = {name: getattr(asked, name) for name in ("model", "calibration", "evaluation")}
-    found = find_sparsity(
-        FindSettings(method=SHORTGPT, tolerance=Tolerance(ratio=1000.0, points=100.0), **shared),
-        store,
+    search = FindSettings(
+        model=asked.model,
+        calibration=asked.calibration,
+        evaluation=replace(asked.evaluation, n_passages=30),
+        method=SHORTGPT,
+        tolerance=Tolerance(ratio=1000.0, points=100.0),
     )
+    found = find_sparsity(search, store)
     assert found.steps == (333, 667) and found.trials
     made = [store.get(Record, key).pruned.widths for key in store.get(Run, found.key).sparse]
     assert all(0 in widths for widths in made)
