@@ -32,9 +32,10 @@ from benchmarks.machine import calibrate
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.models.decoder_blocks import batches_by_length
 from sparsedash.engine.models.loading import ModelCache
-from sparsedash.engine.run.model_making import prune_model
+from sparsedash.engine.run.model_making import RunModel
 from sparsedash.engine.run.pipeline import dense_record, sparse_record
 from sparsedash.engine.run.run_context import RunContext
+from sparsedash.engine.run.task_answering import TaskAnswers
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import SELF, RunSettings, TokenWeights, parse_percents
@@ -149,20 +150,27 @@ def _child(arguments):
                 calibrate, run.loaded, sequences, arguments.token_weights
             ),
             "n_tokens": sum(map(len, sequences)),
-            "answers": {DENSE: _log_likelihoods(dense_record(run))},
+            "answers": {DENSE: _log_likelihoods(dense_record(run, TaskAnswers(run)))},
         }
     permilles = settings.sparsities_permille
-    first, *rest = (SparseSpec(method, permille) for method in methods for permille in permilles)
-    seconds = _seconds(prune_model, run, first)
+    points = [SparseSpec(*methods, permille) for permille in permilles]
+    seconds = _seconds(_prune, run, points[0])
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    others = [_seconds(prune_model, run, spec) for spec in rest]
-    answers = {spec.permille: _log_likelihoods(sparse_record(run, spec)) for spec in (first, *rest)}
+    others = [_seconds(_prune, run, point) for point in points[1:]]
+    answers = {
+        point.permille: _log_likelihoods(sparse_record(run, TaskAnswers(run), point))
+        for point in points
+    }
     return {
         "seconds": seconds,
         "next_seconds": fmean(others) if others else 0.0,
         "peak_bytes": peak_bytes,
         "answers": answers,
     }
+
+
+def _prune(run, point):
+    return RunModel(run, point).sparse
 
 
 @torch.inference_mode()
