@@ -166,7 +166,8 @@ def test_a_model_without_calibration_losses_says_why_and_what_is_known(
 ):
     add(
         backend,
-        **UNMEASURED | {"method": method_named(method), "uncompensated_errors": ()} | changes,
+        SparseSpec(method_named(method), 100),
+        **UNMEASURED | {"uncompensated_errors": ()} | changes,
     )
     said = words(open_page("compare", view="layers"))
     assert said.startswith(
