@@ -34,8 +34,8 @@ from sparsedash.engine.models.loading import (
     require_stock_projections,
 )
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
-from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
-from sparsedash.engine.run.model_making import RunModel, unchanged_warning
+from sparsedash.engine.models.sparse_models import PrunedChannels
+from sparsedash.engine.run.model_making import prune_model, unchanged_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
@@ -163,9 +163,7 @@ def prune(
         if chosen.heal_steps:
             require_healable(run.n_sequences(chosen), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
-            sparse_model: SparseModel = PrunedChannels.whole(in_memory.loaded)
-            if permille:
-                sparse_model = RunModel(run, SparseSpec.of(chosen, permille)).sparse
+            sparse_model = prune_model(run, SparseSpec.of(chosen, permille))
             with sparse_model.applied():
                 sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)

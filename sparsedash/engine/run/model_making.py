@@ -184,6 +184,11 @@ class RunModel:
         return None if samples is None else self._begun.passage_error(index, samples)
 
 
+def prune_model(run: RunContext, spec: SparseSpec) -> SparseModel:
+    """The sparse model, not applied; with all its channels where the spec is the dense model."""
+    return PrunedChannels.whole(run.loaded) if spec.is_dense else RunModel(run, spec).sparse
+
+
 def _text_identity(run: RunContext, method: MethodSettings) -> str:
     """Of the calibration text, as the method reads it; empty for one that reads none."""
     return (
@@ -359,7 +364,7 @@ def rebuild_model(
             "The calibration text has changed since this result was computed.", "Run it again."
         )
     with bf16_matmul_in_fp32(record.dtype):
-        sparse = RunModel(run, SparseSpec.of(pruned.method, pruned.sparsity_permille)).sparse
+        sparse = prune_model(run, SparseSpec.of(pruned.method, pruned.sparsity_permille))
     run.pruning_checkpoint.done()
     protect_healed(record, store)
     return RebuiltModel(
