@@ -15,7 +15,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
 from sparsedash.storage.users import HeaderLogin, Serving
 from sparsedash.ui import frame, login, middleware, server
-from sparsedash.ui.middleware import MOST_FILES, VISITOR, access_check, upload_guard
+from sparsedash.ui.middleware import MOST_FILES, USER, access_check, upload_guard
 
 RULES = Serving(
     address="https://sparse.example.org",
@@ -310,7 +310,7 @@ def streamlit(monkeypatch):
             "path": f"/_stcore/upload_file/{path}",
             "arrived": arrived,
         }
-        await app(scope | ({} if name is None else {VISITOR: name}), None, send)
+        await app(scope | ({} if name is None else {USER: name}), None, send)
         return sent[0]["status"] if sent else None
 
     def held():
