@@ -16,7 +16,7 @@ from sparsedash.catalog.model_shape import ModelShape, model_shape, prefill_ceil
 from sparsedash.engine.comparison import llama_timer
 from sparsedash.engine.comparison.timing import TimePhase, TimeSample, machine_name, phase_timer
 from sparsedash.engine.models.fresh_process import talking_to
-from sparsedash.engine.models.gguf_making import gguf_of
+from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.loading import ModelCache, locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
@@ -62,7 +62,7 @@ def time_files(
     if problem := llama_cpp_problem(record.model, model_type, [record.pruned.method]):
         raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
     source = locate_model(record.model, store, commit=commit_of(record.model_identity))
-    dense_file = gguf_of(
+    dense_file = dense_gguf_file(
         source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step)
     )
     method, started_at = record.pruned.method, time.time()
@@ -78,7 +78,7 @@ def time_files(
     sparse, shape = made.sparse, model_shape(made.loaded.model.config.to_dict())
     assert isinstance(sparse, PrunedChannels), "the shell and the page refuse the others"
     weights: list[tuple[PrunedChannels, Weights]] = [
-        (PrunedChannels.whole(made.loaded), "float16"),
+        (PrunedChannels.dense(made.loaded), "float16"),
         (sparse, method.quantise or "float16"),
     ]
     longest = made.loaded.max_length - settings.n_decode

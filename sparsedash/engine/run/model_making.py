@@ -18,7 +18,7 @@ from sparsedash.engine.calibration.calibration_cache import (
 from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import HealingCheckpoint, heal
-from sparsedash.engine.models.gguf_making import gguf_of
+from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import dense_bytes
 from sparsedash.engine.models.loading import LoadedModel, ModelCache, Source
@@ -75,7 +75,7 @@ class MeasuredModel:
             held_out_errors=held_out,
             uncompensated_errors=uncompensated,
             passage_errors=tuple(known) if len(known) == len(self._passage_errors) else (),
-            alone=tuple(self.model.alone()),
+            alone=tuple(self.model.block_losses()),
             healed=self.model.healed if isinstance(self.model, PrunedChannels) else None,
             quantised=self._quantised_figures,
             calibration_identity=_text_identity(self._run, self._method),
@@ -162,7 +162,7 @@ def make_blocks(
     calibration = run.calibration(method)
     while True:
         if method.needs_statistics:
-            if calibration.is_known:
+            if calibration.statistics.is_known:
                 _note_calibrated(run)
             else:
                 _reach(run, calibration, len(run.loaded.blocks) - 1)
@@ -191,7 +191,7 @@ def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
     """
     with run.log.timed("calibrate"):
         run.log.warn(calibration.few_tokens_warning)
-        calibration.reach(index)
+        calibration.statistics.reach(index)
 
 
 def missing_statistics(
@@ -201,12 +201,18 @@ def missing_statistics(
     have (any more).
     """
     reading = [method for method in methods if method.needs_statistics]
-    read = list(dict.fromkeys(map(run.calibration, reading)))
+    calibrations = list(dict.fromkeys(map(run.calibration, reading)))
     masking = [run.calibration(method) for method in reading if not method.takes_channels]
-    if read and all(own.is_known for own in read):
+    collectors: list[Callable[[int], None]] = []
+    for calibration in calibrations:
+        if not calibration.statistics.is_known:
+            collectors.append(partial(_reach, run, calibration))
+    if calibrations and not collectors:
         _note_calibrated(run)
-    inputs = [own.reach_inputs for own in read if own in masking and not own.has_inputs]
-    return [partial(_reach, run, own) for own in read if not own.is_known] + inputs
+    for calibration in calibrations:
+        if calibration in masking and not calibration.inputs.is_known:
+            collectors.append(calibration.inputs.reach)
+    return collectors
 
 
 def _note_calibrated(run: RunContext) -> None:
@@ -254,14 +260,14 @@ def _heal(
     # The last one: with it they are whole.
     run.store.put_artefact(healed_part(key, "figures"), msgspec.json.encode(figures), about)
     checkpoint.done()
-    return replace(made.holding(found.blocks, found.norms), healed=figures)
+    return replace(made.with_weights(found.blocks, found.norms), healed=figures)
 
 
 def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
     """The model with the weights of a file of this type, made as an export makes it, read back and
     deleted.
     """
-    dense_file = gguf_of(run.source, run.store)
+    dense_file = dense_gguf_file(run.source, run.store)
     step = Step("quantise", 0, 1, message=kind.upper())
     with swept_folder(run.store.folder / EXPORTS) as place:
         file, room = place / "quantised.gguf", partial(require_export_room, place)
@@ -281,7 +287,7 @@ def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> Prun
         fell_back=found.fell_back,
         quantiser=quantiser_version(),
     )
-    return replace(made.holding(found.blocks, found.others), quantised=figures)
+    return replace(made.with_weights(found.blocks, found.others), quantised=figures)
 
 
 def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChannels | None:
@@ -297,7 +303,7 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
     with unpacked(norms, "norms") as tensors, reading_stored("healing"):
         healed = msgspec.json.decode(figures, type=Healed)
     run.log.note_cached("healed weights")
-    return replace(made.holding(narrowed, tensors), healed=healed)
+    return replace(made.with_weights(narrowed, tensors), healed=healed)
 
 
 def protect_healed(record: Record, store: Store) -> None:

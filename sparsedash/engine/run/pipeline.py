@@ -29,7 +29,7 @@ from sparsedash.engine.evaluation.evaluate import (
 )
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.decoder_blocks import Applied
-from sparsedash.engine.models.gguf_making import gguf_of
+from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.models.sparse_models import SparseModel
@@ -192,7 +192,7 @@ def _prepare_quantising(run: RunContext) -> None:
         return
     model_type = read_config(run.source.folder, run.source.reference).model_type
     require_quantisable(run.settings, model_type, streamed=run.streamed)
-    gguf_of(
+    dense_gguf_file(
         run.source,
         run.store,
         begin_parts(Step("load", 0, 1, message="a GGUF file of it"), run.log.on_step),
@@ -217,7 +217,7 @@ def check_run(run: RunContext) -> None:
         method for method in settings.methods if method.reads_text and method in unknown
     )
     read = [run.calibration(method) for method in reading]
-    if not all(own.is_known and (own.is_whole or not settings.solves) for own in read):
+    if not all(own.statistics.is_known and (own.is_whole or not settings.solves) for own in read):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
     # Without Fisher information their number does not matter, and the text need not be cut into
     # tokens for it.
