@@ -32,9 +32,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from benchmarks.arguments import run_parser, run_settings
 from benchmarks.child import answer_of
+from sparsedash.catalog.cost_model import Speeds, least_memory
 from sparsedash.catalog.model_shape import CONFIGS, model_shape
 from sparsedash.catalog.presets import METHODS, method_named
-from sparsedash.catalog.resources import least_memory
 from sparsedash.engine.comparison.machine_rates import measure_machine
 from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.loading import ModelCache, locate_model
@@ -45,7 +45,7 @@ from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_TEXT, RunSettings
-from sparsedash.service.time_forecast import Speeds, counted_seconds
+from sparsedash.service.time_forecast import counted_seconds
 from sparsedash.storage.local_machine import forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import Store
 

@@ -13,6 +13,7 @@ __all__ = [
     "Record",
     "SparseDashError",
     "Step",
+    "Tolerance",
     "compare",
     "evaluate",
     "export",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from sparsedash.schema.method_settings import MethodSettings
     from sparsedash.schema.progress import Step
     from sparsedash.schema.records import Record
+    from sparsedash.schema.tolerance_settings import Tolerance
 else:
 
     def __getattr__(name: str) -> object:

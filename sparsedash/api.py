@@ -60,13 +60,15 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 from sparsedash.schema.store_keys import mix_share
+from sparsedash.schema.tolerance_settings import Tolerance as Tolerance
 from sparsedash.stats.significance import PairedComparison
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, ToleranceVerdict
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.model_folders import require_new
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import count_texts
 
+USUAL_TOLERANCE = Tolerance()
 _FORMS = tuple(form for form in FORMS if form != "gguf")
 
 
@@ -205,16 +207,14 @@ def compare(
     tokenizer: PreTrainedTokenizerBase,
     passages: Sequence[str],
     *,
-    ratio: float = FindSettings.ratio,
-    points: float = FindSettings.points,
+    tolerance: Tolerance = USUAL_TOLERANCE,
     on_step: OnStep = ignore_steps,
 ) -> Comparison:
     """The paired verdict on a sparse model: is its loss on these passages within the limits?
 
-    ratio: of word perplexity to the dense model's, at most, above 1. points: of accuracy, lost at
-    most. With fewer than 30 passages no loss is called within.
+    tolerance: the acceptable loss. With fewer than 30 passages no loss is called within.
     """
-    tolerance, passages = Tolerance(ratio=ratio, points=points), _texts("passages", passages)
+    passages = _texts("passages", passages)
     with _in_memory(dense, tokenizer) as first, _in_memory(sparse, tokenizer) as second:
         shapes = [
             (own.shape.family, own.shape.hidden, len(own.mlps))
@@ -251,8 +251,7 @@ def find(
     passages: Sequence[str],
     *,
     method: str | MethodSettings = DEFAULT_METHOD,
-    ratio: float = FindSettings.ratio,
-    points: float = FindSettings.points,
+    tolerance: Tolerance = USUAL_TOLERANCE,
     budget: Budget | None = None,
     width_multiple: int | None = None,
     n_samples: int = CalibrationSettings.n_samples,
@@ -262,8 +261,8 @@ def find(
     """The largest share of a budget that can go within the limits, by bisection over the model's
     possible widths.
 
-    texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages, ratio,
-    points: as of `compare`; each trial answers as many as it takes.
+    texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages,
+    tolerance: as of `compare`; each trial answers as many as it takes.
     """
     chosen, passages = (
         _method(method, budget=budget, width_multiple=width_multiple),
@@ -279,8 +278,7 @@ def find(
             method=chosen,
             calibration=given.calibration(texts, chosen, n_samples, length),
             evaluation=EvaluationSettings(corpus=given.corpus("passages", passages)),
-            ratio=ratio,
-            points=points,
+            tolerance=tolerance,
         )
         found, store = find_sparsity(settings, given.store, on_step, given.model_cache), given.store
         run = store.get(Run, found.key)
@@ -288,9 +286,7 @@ def find(
         dense, *tried = (
             record for key in run.records if (record := store.get(Record, key)) is not None
         )
-        judged = judge(
-            [measure(dense, record) for record in tried], Tolerance(ratio=ratio, points=points)
-        )
+        judged = judge([measure(dense, record) for record in tried], tolerance)
         _warn(run.warnings)
     return Found(
         share=None if found.answer is None else found.answer / 1000,

@@ -1,18 +1,14 @@
-"""Memory and disk that a run needs, counted from the model's shape.
-
-Nothing is loaded or downloaded. The engine works by the same limits.
-"""
+"""Sizes that the engine works by and the cost model counts with, and the disk that a run takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, SELF, Dtype, Residency, RunSettings
+from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, Dtype, RunSettings
 from sparsedash.schema.store_keys import shares_read
 
 BATCH_TOKENS = 1024
@@ -111,35 +107,6 @@ USABLE = 0.9
 ANSWER_BYTES = 1000
 """One answer in a record, about."""
 
-_MATRICES = 4
-"""Float32 matrices of the widest MLP's inner width that solving holds at once."""
-
-Purpose = Literal[
-    "the text that the model writes",
-    "calibration",
-    "the curves",
-    "pruning",
-    "the sequential refit",
-    "the backward pass",
-    "quantising",
-    "healing",
-    "the evaluation",
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeastMemory:
-    """n_bytes: the engine, the weights in memory, and the largest need beside them.
-
-    beside_bytes: of that, what purpose needs. streamed: whether the weights are read block by
-    block.
-    """
-
-    n_bytes: int
-    beside_bytes: int
-    purpose: Purpose
-    streamed: bool = False
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunDisk:
@@ -174,93 +141,6 @@ def in_one_walk(settings: RunSettings, *, some: bool = False) -> bool:
     """
     forward = [not method.looks_back for method in settings.methods]
     return not settings.evaluation.stop_early and (any(forward) if some else all(forward))
-
-
-def least_memory(
-    shape: ModelShape, settings: RunSettings, *, streamed: bool = False
-) -> LeastMemory:
-    """The least memory of a run of this model. streamed: whether its weights are read block by
-    block.
-    """
-    d = shape.hidden
-    m = max(shape.widths)
-    n_blocks = len(shape.widths)
-    itemsize = WEIGHT_BYTES[settings.dtype]
-    n_at_once = 1 if streamed else n_blocks
-    n_tokens = settings.calibration.n_samples * settings.calibration.length
-    whole = settings.reads_text and collects_whole_moments(shape.widths, settings)
-    # The sum of one block's second moments, and what is made of it.
-    streams = n_tokens * d * itemsize * settings.reads_text
-    moments = 2 * 4 * m**2 * whole
-    # Of quantised models: all weights once more, and what dense predicts.
-    n_scores = shape.vocabulary * compared_tokens(shape.vocabulary)
-    copy, scores = (4 * n * bool(settings.quantised_to) for n in (shape.n_parameters, n_scores))
-    # The sparse model stands beside the dense one, which comes back; streamed it is made block by
-    # block.
-    sparse = (
-        0
-        if streamed
-        else itemsize * max((_own_weights(shape, *each) for each in settings.prunings), default=0)
-    )
-    answering = _answering_bytes(shape, settings, streamed=streamed) + max(copy + scores, sparse)
-    # At each block, passages wait in memory for what else is done there; calibration text waits in
-    # files.
-    waiting = answering if streamed and in_one_walk(settings, some=True) else 0
-    masked = max(
-        (_masked_weights(shape, each) for each in settings.methods if not each.takes_channels),
-        default=0,
-    )
-    beside: dict[Purpose, int] = {
-        "the text that the model writes": _writing_bytes(shape, settings),
-        "the evaluation": answering,
-        "calibration": streams + moments + waiting,
-        "pruning": _MATRICES * 4 * m**2 * settings.solves
-        + masked * n_at_once // n_blocks * itemsize
-        + waiting,
-        "the backward pass": _backward_bytes(shape, settings, n_at_once),
-        "the curves": _curve_bytes(shape, settings),
-        "healing": _healing_bytes(shape, settings),
-        # As they are read back from the file, and as the model keeps them; what it predicts, beside
-        # dense.
-        "quantising": 2 * (copy + scores),
-    }
-    if walked := {method.takes_channels for method in settings.methods if method.in_sequence}:
-        # Channels are refitted beside the dense stream, with the inner activations of one block.
-        beside["the sequential refit"] = (
-            2 * streams + moments + (streams + streams * m // d) * (True in walked)
-        )
-    purpose = max(beside, key=beside.__getitem__)
-    n_weights = shape.n_parameters
-    if streamed:
-        # Embeddings and head, and of the blocks one as it is and one as it becomes.
-        n_weights += 2 * shape.n_block_weights // n_blocks - shape.n_block_weights
-    return LeastMemory(
-        n_bytes=RUNTIME_BYTES + n_weights * itemsize + beside[purpose],
-        beside_bytes=beside[purpose],
-        purpose=purpose,
-        streamed=streamed,
-    )
-
-
-def chosen_memory(shape: ModelShape, settings: RunSettings, there_bytes: int | None) -> LeastMemory:
-    """The least memory in the way the run is made: as asked for, or streamed where it would not
-    fit.
-
-    there_bytes: of the machine; None where the model runs on a GPU.
-    """
-    resident = least_memory(shape, settings)
-    if is_streamed(settings.residency, resident.n_bytes, there_bytes):
-        return least_memory(shape, settings, streamed=True)
-    return resident
-
-
-def is_streamed(asked: Residency, resident_bytes: int, there_bytes: int | None) -> bool:
-    """Whether the weights are read block by block. resident_bytes: the least memory of the run
-    where they are not.
-    """
-    if asked == "auto":
-        return there_bytes is not None and resident_bytes > USABLE * there_bytes
-    return asked == "streamed"
 
 
 def needs_fisher(settings: RunSettings) -> bool:
@@ -344,93 +224,12 @@ def texts_at_once(n_bytes: int) -> int:
     return min(MOST_TEXTS, max(FEWEST_TEXTS, CACHE_BYTES // n_bytes))
 
 
-def _writing_bytes(shape: ModelShape, settings: RunSettings) -> int:
-    """Keys and values of the texts written at once, and the float32 scores that next tokens are
-    drawn from.
-    """
-    asked = settings.calibration
-    if asked.corpus != SELF or not settings.reads_text:
-        return 0
-    a_text = asked.length * shape.cache_per_token * WEIGHT_BYTES[settings.dtype]
-    return min(asked.n_samples, texts_at_once(a_text)) * (a_text + 3 * 4 * shape.vocabulary)
-
-
-def _answering_bytes(shape: ModelShape, settings: RunSettings, *, streamed: bool) -> int:
-    """Keys and values of passages with unfinished answers, and of the next batch; of one block if
-    streamed.
-    """
-    a_token = shape.cache_per_token * WEIGHT_BYTES[settings.dtype]
-    most = unfinished_bytes(shape, settings.dtype, streamed=streamed) + BATCH_TOKENS * a_token
-    if (asked := n_passages(settings)) is not None:
-        most = min(most, asked * TOKENS_A_PASSAGE * a_token)
-    return most // len(shape.widths) if streamed else most
-
-
-def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) -> int:
-    """Four vectors of each of the two widths of the blocks in memory, and the inputs of all blocks,
-    of each token.
-
-    Besides, four vectors of the vocabulary and the gradients. n_at_once: blocks of which
-    activations are in memory together.
-    """
-    if not needs_fisher(settings):
-        return 0
-    d = shape.hidden
-    m = max(shape.widths)
-    n_blocks = len(shape.widths)
-    itemsize = WEIGHT_BYTES[settings.dtype]
-    # A sequence is never divided.
-    n_tokens = max(FISHER_BATCH_TOKENS, settings.calibration.length)
-    activations = itemsize * (4 * n_at_once * (m + d) + n_blocks * (m + d) * (n_at_once < n_blocks))
-    gradients = gradient_bytes(shape.widths, settings, settings.calibration.n_samples)
-    return gradients + n_tokens * (4 * 4 * shape.vocabulary + activations)
-
-
-def _curve_bytes(shape: ModelShape, settings: RunSettings) -> int:
-    """Of the versions of one MLP, or of a model without one layer, that go through the blocks
-    together, and their scores beside the dense ones.
-    """
-    levels = [method.curve_levels for method in settings.methods if method.uses("curve_levels")]
-    itemsize = WEIGHT_BYTES[settings.dtype]
-    versions = (
-        (max(levels, default=-1) + 1)
-        * CURVE_TOKENS
-        * 4
-        * itemsize
-        * (max(shape.widths) + shape.hidden)
-    )
-    layers = any(method.saliency in ("divergence", "perplexity") for method in settings.methods)
-    states = len(shape.widths) * LAYER_TOKENS * itemsize * shape.hidden * layers
-    scores = 4 * 4 * shape.vocabulary * judged_tokens(shape.vocabulary)
-    return max(versions, states) + scores if versions or states else 0
-
-
-def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
-    """The weights of the MLPs that are left; of each token of a pass what the blocks keep for the
-    way back; logits, and the dense model's last hidden states.
-    """
-    d = shape.hidden
-    m = max(shape.widths)
-    n_blocks = len(shape.widths)
-    itemsize = WEIGHT_BYTES[settings.dtype]
-    healed = _healed_weights(shape, settings)
-    if not healed:
-        return 0
-    weights = HEALED_WEIGHT_BYTES * max(healed)
-    most = n_calibrated = settings.calibration.n_samples * settings.calibration.length
-    if settings.calibration.corpus != SELF:
-        most = max(n_calibrated, HEAL_TEXT_TOKENS)
-    n_read = min(most, HEAL_BATCH_TOKENS * max(method.heal_steps for method in settings.methods))
-    passed = HEAL_PASS_TOKENS * n_blocks * (20 * d + 6 * m) * itemsize
-    return weights + passed + 6 * 4 * HEAL_LOGITS + n_read * d * itemsize
-
-
 def heal_tokens(n_steps: int) -> int:
     """Tokens of text that healing for so many steps asks for, those of the calibration included."""
     return min(HEAL_BATCH_TOKENS * n_steps, HEAL_TEXT_TOKENS)
 
 
-def _healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
+def n_healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
     """Weights that are left in the MLPs of each healed model."""
     return [round(shape.n_mlp * (1 - channel_share(shape, *point))) for point in settings.healings]
 
@@ -448,9 +247,11 @@ def run_disk(
     stays = kept_bytes(shape.widths, shape.hidden, settings, calibration.n_samples)
     stays += _sample_bytes(shape, settings, n_passages)
     sequential = [point for point in settings.points if point[0].in_sequence]
-    stays += sum(_model_bytes(shape, *point, itemsize) for point in sequential)
+    stays += sum(
+        _model_bytes(shape, point.nested, point.permille, itemsize) for point in sequential
+    )
     stays = min(stays, room) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
-    healed = _healed_weights(shape, settings)
+    healed = n_healed_weights(shape, settings)
     stays += sum(healed) * itemsize
     if streamed and shape.stored_bytes != itemsize:
         # A copy in the run's own type, which can be read block by block.
@@ -487,7 +288,7 @@ def run_disk(
         held = sorted(
             _out_bytes(shape, method, permille) * itemsize // 4
             if method.takes_channels
-            else _masked_weights(shape, method) * itemsize
+            else n_masked_weights(shape, method) * itemsize
             for method, permille in settings.points
         )
         passing.append(sum(models[-n_together:]) + sum(held[-n_together:]) + kept)
@@ -520,16 +321,17 @@ def _out_bytes(shape: ModelShape, method: MethodSettings, permille: int) -> int:
     )
 
 
-def _masked_weights(shape: ModelShape, method: MethodSettings) -> int:
+def n_masked_weights(shape: ModelShape, method: MethodSettings) -> int:
+    """Weights of the layers whose single weights the method sets to zero."""
     return shape.n_mlp if method.scope == "mlp" else shape.n_block_weights
 
 
-def _own_weights(shape: ModelShape, method: MethodSettings, permille: int) -> int:
+def n_own_weights(shape: ModelShape, method: MethodSettings, permille: int) -> int:
     """Weights of a sparse model that are not those of the dense one; where layers go, the other
     out-projections.
     """
     if not method.takes_channels:
-        return _masked_weights(shape, method)
+        return n_masked_weights(shape, method)
     if not permille:
         return 0
     left = shape.n_mlp * (1 - channel_share(shape, method, permille))
@@ -542,5 +344,5 @@ def _model_bytes(shape: ModelShape, method: MethodSettings, permille: int, items
     """
     if method.takes_channels:
         return _out_bytes(shape, method, permille)
-    n = _masked_weights(shape, method)
+    n = n_masked_weights(shape, method)
     return n // 8 + n * itemsize * (1000 - permille) // 1000 * (method.compensation != "none")

@@ -23,15 +23,15 @@ from sparsedash.reporting.verdicts import (
     finite_ratio,
     loss_interval,
     loss_value,
-    tolerance_words,
     verdict_values,
 )
-from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity
+from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity, tolerance_words
 from sparsedash.schema.pair_records import Timing, TimingSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.stored_results import AnswersBeside
 from sparsedash.stats.task_verdicts import judge_losses, own_limit
-from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Tolerance, Verdict
+from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Verdict
 
 MOST_MODELS = 32
 """Of one table: more could not be read at a glance, and together they would be judged with little

@@ -23,6 +23,7 @@ from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.stored_results import OpenedAnswers, joined
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import (
@@ -33,7 +34,7 @@ from sparsedash.stats.significance import (
     shared_outcomes,
 )
 from sparsedash.stats.task_verdicts import JudgedAnswers
-from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
+from sparsedash.stats.tolerance import Losses, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
 
 if TYPE_CHECKING:

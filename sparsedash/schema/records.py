@@ -37,6 +37,7 @@ from sparsedash.schema.plain_values import (
 )
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 
 ArtefactKind = Literal[
     "statistics",
@@ -273,6 +274,11 @@ class Pruned:
             raise StoreError("Its layers do not belong together.")
         if any(kept > dense for kept, dense in zip(self.widths, self.dense_widths, strict=True)):
             raise StoreError("It keeps more channels than the dense model has.")
+
+    @property
+    def spec(self) -> SparseSpec:
+        """How the model was pruned, healed and quantised."""
+        return SparseSpec.of(self.method, self.sparsity_permille)
 
     @property
     def lost_without(self) -> tuple[float, ...]:

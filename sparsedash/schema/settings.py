@@ -16,9 +16,9 @@ from sparsedash.schema.method_settings import (
     Budget,
     MethodSettings,
     Quantisation,
-    quantised_dense,
 )
 from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json, digest, require_whole
+from sparsedash.schema.sparse_spec import SparseSpec
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -304,20 +304,19 @@ class RunSettings:
         return len(self.points)
 
     @property
-    def points(self) -> tuple[tuple[MethodSettings, int], ...]:
-        """Every model beside dense: dense quantised, then method by method, each at every sparsity
-        in per mille.
+    def points(self) -> tuple[SparseSpec, ...]:
+        """Every model beside dense: dense quantised, then method by method at every sparsity.
 
-        A pattern with a sparsity of its own comes once, at that; what is quantised never at 0,
-        where it is dense's.
+        A pattern with a fixed sparsity comes once, at that.
         """
+        quantised_dense = (SparseSpec(quantise=kind) for kind in self.quantised_to)
         sparse = (
-            (method, permille)
+            SparseSpec.of(method, permille)
             for method in self.methods
             for permille in method.sparsities(self.sparsities_permille)
-            if permille or not method.quantise
+            if permille
         )
-        return (*((quantised_dense(kind), 0) for kind in self.quantised_to), *sparse)
+        return (*quantised_dense, *sparse)
 
     @property
     def quantised_to(self) -> tuple[Quantisation, ...]:

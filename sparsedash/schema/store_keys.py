@@ -20,6 +20,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.tolerance_settings import Tolerance
 
 
 def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
@@ -173,12 +174,11 @@ def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StopWithin:
-    """Tolerance at which a sparse model of a search may stop: ratio, points. n_trials: the most
-    trials there can be.
+    """Tolerance at which a sparse model of a search may stop. n_trials: the most trials there can
+    be.
     """
 
-    ratio: float
-    points: float
+    tolerance: Tolerance
     n_trials: int
 
 

@@ -8,9 +8,10 @@ from functools import partial
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.cost_model import LeastMemory, chosen_memory, least_memory
 from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape
-from sparsedash.catalog.resources import LeastMemory, RunDisk
+from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
@@ -22,6 +23,7 @@ from sparsedash.schema.settings import (
     SELF,
     RunSettings,
 )
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.service.hub_revisions import noted_commit
 from sparsedash.service.run_checks import main_memory
 from sparsedash.service.stored_results import known_shape
@@ -140,7 +142,7 @@ class Preflight:
         return self.disk.takes.stays_bytes if self.disk is not None and not there else None
 
 
-def _left(settings: RunSettings, stored: Cached) -> list[tuple[MethodSettings, int]]:
+def _left(settings: RunSettings, stored: Cached) -> list[SparseSpec]:
     """The points that are not stored."""
     return [point for at, point in enumerate(settings.points) if at not in stored.points]
 
@@ -157,7 +159,7 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     methods = dict.fromkeys(method for method, _ in settings.points)
     statistics = {method: _statistics_key(settings, method, model, store) for method in methods}
     shape = known_shape(store, model) if model else None
-    streamed = shape and resources.chosen_memory(shape, settings, main_memory()).streamed
+    streamed = shape and chosen_memory(shape, settings, main_memory()).streamed
     prompts = () if streamed or settings.residency == "streamed" else settings.prompts
 
     asked = settings.evaluation
@@ -224,12 +226,8 @@ def expected_duration(
     n_sparse, there = len(left), {settings.points[at] for at in stored.points}
     # The points as they are before quantising; healed weights are kept with a model that is not
     # quantised.
-    pruned = {
-        (method.unquantised, permille)
-        for method, permille in left
-        if permille or not method.quantise
-    }
-    healed = {point for point in pruned - there if point[0].heal_steps and point[1]}
+    pruned = {spec.before_quantising for spec in left if spec.method}
+    healed = {spec for spec in pruned - there if spec.heal_steps}
     n_models = n_sparse + (not stored.dense)
     calibrates = n_sparse and settings.reads_text and not stored.calibration
     n_calibrations = len(store_keys.shares_read(settings)) if calibrates else 0
@@ -238,7 +236,7 @@ def expected_duration(
         "evaluating": ((n_models, "evaluate"),),
         "answering tasks": ((n_models if settings.evaluation.tasks else 0, "answer"),),
         "pruning": ((len(pruned), "prune"),),
-        "quantising": ((sum(bool(method.quantise) for method, _ in left), "quantise"),),
+        "quantising": ((sum(bool(spec.quantise) for spec in left), "quantise"),),
         "healing": ((len(healed), "heal"),),
         "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
     }
@@ -278,8 +276,8 @@ def expected_room(
     if shape is None:
         return memory, None
     least, resident = (
-        resources.chosen_memory(shape, settings, there),
-        resources.least_memory(shape, settings),
+        chosen_memory(shape, settings, there),
+        least_memory(shape, settings),
     )
     n_passages = resources.n_passages(settings) or 0
     takes = resources.run_disk(

@@ -7,8 +7,8 @@ from typing import ParamSpec
 
 from sparsedash.catalog import run_rules
 from sparsedash.catalog.choices import HUB_TEXTS
+from sparsedash.catalog.cost_model import chosen_memory
 from sparsedash.catalog.model_shape import ModelShape
-from sparsedash.catalog.resources import chosen_memory
 from sparsedash.jobs.local_runner import NVIDIA, visible_gpus
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError

@@ -25,6 +25,7 @@ from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet, pool_parts
 from sparsedash.schema.records import Passages, R, Record, Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.task_pairs import pair_answers, pair_tasks, pairs_of
 from sparsedash.stats.task_verdicts import (
@@ -38,14 +39,7 @@ from sparsedash.stats.task_verdicts import (
     task_losses,
     task_score,
 )
-from sparsedash.stats.tolerance import (
-    Loss,
-    Losses,
-    Tolerance,
-    ToleranceVerdict,
-    judge_all,
-    record_losses,
-)
+from sparsedash.stats.tolerance import Loss, Losses, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.model_folders import swept_folder
 from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store

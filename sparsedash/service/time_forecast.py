@@ -12,9 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from math import ceil
-from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import n_layers_gone
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, BuiltinTask
+from sparsedash.catalog.cost_model import Speeds, is_streamed, least_memory
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.jobs.local_runner import child_environment
 from sparsedash.schema import store_keys
@@ -80,23 +80,6 @@ tokens.
 _Seconds = dict[Stage, float | None]
 _Work = NDArray[np.float64]
 """Amounts of the units below."""
-
-_Rate = Annotated[float, msgspec.Meta(gt=1e6, lt=1e18)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speeds:
-    """Measured rates of a machine.
-
-    float32, bfloat16: operations (multiply-adds times two) per second of matrix products on all
-    cores. disk: bytes read per second; 0 where that could not be measured. at: when it was
-    measured, in seconds since the epoch.
-    """
-
-    float32: _Rate
-    bfloat16: _Rate
-    disk: Annotated[float, msgspec.Meta(ge=0.0, lt=1e18)] = 0.0
-    at: float = field(default=0.0, compare=False)
 
 
 class MachineSpeed:
@@ -407,8 +390,8 @@ def counted_seconds(
     moved, read = _A_NUMBER / speeds.float32, 1 / (speeds.disk or _USUAL_DISK)
     seconds = np.array([1 / products, 1 / speeds.float32, moved, read, 1.0])
     itemsize, n_tokens = WEIGHT_BYTES[settings.dtype], _n_tokens(settings.calibration)
-    streamed = resources.is_streamed(
-        settings.residency, resources.least_memory(shape, settings).n_bytes, memory_bytes()
+    streamed = is_streamed(
+        settings.residency, least_memory(shape, settings).n_bytes, memory_bytes()
     )
     walk = shape.n_block_weights * itemsize * streamed * READ
     # In one walk with the passages nothing is read for text.

@@ -1,6 +1,4 @@
-"""`sparsedash export`, `verify`, `runs`, `pack`, `unpack` and `judge`: models, finished runs and
-answers as files.
-"""
+"""`sparsedash export`, `verify`, `runs`, `pack`, `unpack` and `judge`: commands about files."""
 
 import argparse
 import os
@@ -12,7 +10,7 @@ from sparsedash.catalog.families import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.task_words import idle_limits, judge_document, task_rows
-from sparsedash.reporting.verdicts import tolerance_words
+from sparsedash.reporting.wording import tolerance_words
 from sparsedash.schema.errors import JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, possible_weights
 from sparsedash.schema.records import Record, Run
@@ -48,38 +46,33 @@ def export_command(arguments: argparse.Namespace) -> Work:
     """Write the files of one sparse model, and prove that they load."""
     settings = run_from_flags(arguments)
     if settings.n_sparse != 1:
-        said = f"An export is of one sparse model, not {settings.n_sparse}."
         raise SettingsError(
-            "sparse models", said=said, advice="Name one --method and one --sparsity."
+            "sparse models",
+            said=f"An export is of one sparse model, not {settings.n_sparse}.",
+            advice="Name one --method and one --sparsity.",
         )
-    form, given = arguments.form, arguments.dense_gguf
+    form = arguments.form
     # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
     usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"
-    to, dense = (
-        "" if path is None else str(local_path(str(path)).absolute())
-        for path in (arguments.to, given)
-    )
+    to = _absolute(arguments.to)
     if to:
         require_new(Path(to))
-    weights, shard_mb = arguments.weights or usual, arguments.shard_mb
-    files = {"form": form, "weights": weights, "shard_mb": shard_mb, "to": to, "dense_gguf": dense}
-    request = ExportSettings(dense="", sparse="", **files)
-    if dense and form != "gguf":
-        raise SettingsError(
-            "--dense-gguf",
-            str(given),
-            f"nothing with --form {form}: it is what a GGUF file is made of",
-        )
-    if dense and (problem := gguf_file_problem(Path(dense))):
-        raise SettingsError("--dense-gguf", str(given), "a GGUF file of the dense model", problem)
-    require_form(form, *settings.points[0])
-    ((_, made),) = settings.points
-    if made not in settings.sparsities_permille:
-        print_warnings(
-            [
-                f"The pattern of {arguments.method} decides the sparsity: {wording.sparsity_percent(made)}."
-            ]
-        )
+    request = ExportSettings(
+        dense="",
+        sparse="",
+        form=form,
+        weights=arguments.weights or usual,
+        shard_mb=arguments.shard_mb,
+        to=to,
+        dense_gguf=_absolute(arguments.dense_gguf),
+    )
+    if request.dense_gguf:
+        _require_gguf(request)
+    ((method, permille),) = settings.points
+    require_form(form, method, permille)
+    if permille not in settings.sparsities_permille:
+        percent = wording.sparsity_percent(permille)
+        print_warnings([f"The pattern of {arguments.method} decides the sparsity: {percent}."])
     store = open_store_for(settings, arguments)
     yield
     export = complete_export(settings, request, store, arguments.quiet)
@@ -87,6 +80,19 @@ def export_command(arguments: argparse.Namespace) -> Work:
     print(f"{export.layout}; {wording.size(export.n_bytes)} in {export.settings.weights}")
     print(proof_words(export.proof))
     return 0
+
+
+def _absolute(path: Path | None) -> str:
+    return "" if path is None else str(local_path(str(path)).absolute())
+
+
+def _require_gguf(request: ExportSettings) -> None:
+    file = request.dense_gguf
+    if request.form != "gguf":
+        allowed = f"nothing with --form {request.form}: it is what a GGUF file is made of"
+        raise SettingsError("--dense-gguf", file, allowed)
+    if problem := gguf_file_problem(Path(file)):
+        raise SettingsError("--dense-gguf", file, "a GGUF file of the dense model", problem)
 
 
 def complete_export(
@@ -161,7 +167,7 @@ def runs_command(arguments: argparse.Namespace) -> Work:
         about = f"{wording.stored_run_title(run, name_of(run.key))} · {wording.method_titles(run.settings)}"
         state = "done" if run.finished else "not finished"
         rows.append([run.key[:_DIGITS_SHOWN], wording.moment(run.started_at), state, about])
-    print(*(align_columns(rows) if rows[1:] else ["No runs."]), sep="\n")
+    print(*(align_columns(rows) if len(rows) > 1 else ["No runs."]), sep="\n")
     return 0
 
 
@@ -180,9 +186,9 @@ def pack_command(arguments: argparse.Namespace) -> Work:
 def _finished_run(beginning: str, store: Store) -> Run:
     keys = [key for key in store.keys(Run) if key.startswith(beginning)]
     if len(beginning) < _FEWEST_DIGITS or len(keys) != 1:
-        found = f"{len(keys) or 'No'} keys of runs in {store.folder} begin so."
         allowed = f"the key of one run, {_FEWEST_DIGITS} digits of it at least"
-        raise SettingsError("RUN", beginning, allowed, f"{found} List them with `sparsedash runs`.")
+        advice = f"{len(keys)} runs in {store.folder} match. List them with `sparsedash runs`."
+        raise SettingsError("RUN", beginning, allowed, advice)
     run = store.get(Run, keys[0])
     if run is None or not run.finished:
         raise JobError("This run has not finished.", "Wait for it, or start it again.")
@@ -207,20 +213,29 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     """Judge a model against dense by answers in files of lm-evaluation-harness or lighteval."""
     tolerance = tolerance_from_flags(arguments)
     write = result_writer(arguments)
-    dense, other = (local_path(str(path)).absolute() for path in (arguments.dense, arguments.other))
+    dense = Path(_absolute(arguments.dense))
+    other = Path(_absolute(arguments.other))
     yield
-    pairs, alone = pair_tasks(read_answers(dense), read_answers(other))
-    print_warnings(alone)
+    pairs, unpaired = pair_tasks(read_answers(dense), read_answers(other))
+    print_warnings(unpaired)
     results = judge_tasks(pairs, tolerance)
     print_warnings(idle_limits(results, tolerance))
     document = judge_document(_title(other, dense), results, tolerance)
-    table = align_columns(task_rows(results), numbers=True)
-    said = [one_line(document[part]) for part in ("sentence", "remarks") if document[part]]
-    write([*table, "", *said, f"Limits: {tolerance_words(tolerance)}."], document)
+    lines = [
+        *align_columns(task_rows(results), numbers=True),
+        "",
+        *map(one_line, filter(None, [document["sentence"], document["remarks"]])),
+        f"Limits: {tolerance_words(tolerance)}.",
+    ]
+    write(lines, document)
     return EXIT_BEYOND if arguments.fail_beyond and document["verdict"] == "beyond" else 0
 
 
-def _title(path: Path, beside: Path) -> str:
-    """The name of a file or folder, with its parent's where the other has the same."""
-    name, other = (each.stem if path_kind(each) == "file" else each.name for each in (path, beside))
-    return name if name != other else f"{path.parent.name}/{name}"
+def _title(path: Path, dense: Path) -> str:
+    """The name of a file or folder, with its parent's where the dense one has the same."""
+    name = _name(path)
+    return f"{path.parent.name}/{name}" if name == _name(dense) else name
+
+
+def _name(path: Path) -> str:
+    return path.stem if path_kind(path) == "file" else path.name

@@ -1,6 +1,4 @@
-"""Flags of the commands, made from the field table where they are settings, and the settings they
-give.
-"""
+"""Flags of the commands, most of them made from the field table, and the settings they give."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,11 +22,11 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.service.run_checks import run_problems
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import data_folder, local_path, path_kind
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.run_files import SUFFIX
@@ -68,22 +66,23 @@ def _file_or_stdout(text: str) -> Path | str:
     return STDOUT if text == STDOUT else path_argument(text)
 
 
-def _names(offered: Iterable[CatalogEntry | presets.Method]) -> str:
-    return ", ".join(each.name for each in offered)
+def _names(entries: Iterable[CatalogEntry | presets.Method]) -> str:
+    return ", ".join(entry.name for entry in entries)
 
 
-def _flags_of(*tables: "type[DataclassInstance]") -> dict[str, FieldRow]:
-    return {row.flag: row for table in tables for row in field_rows(table).values() if row.flag}
+def _flags_of(table: "type[DataclassInstance]") -> dict[str, FieldRow]:
+    return {row.flag: row for row in field_rows(table).values() if row.flag}
 
 
-_OF_METHODS, _OF_CALIBRATION = _flags_of(MethodSettings), _flags_of(CalibrationSettings)
-_RUN = _flags_of(RunSettings, CalibrationSettings, MethodSettings, EvaluationSettings)
-_SETTINGS = _RUN | _flags_of(FindSettings, TimingSettings, ExportSettings)
+_OF_METHODS = _flags_of(MethodSettings)
+_OF_CALIBRATION = _flags_of(CalibrationSettings)
+_OF_TOLERANCE = _flags_of(Tolerance)
+_OF_RUNS = _flags_of(RunSettings) | _OF_CALIBRATION | _OF_METHODS | _flags_of(EvaluationSettings)
+_SETTINGS = _OF_RUNS | _OF_TOLERANCE | _flags_of(TimingSettings) | _flags_of(ExportSettings)
 
-RUN_FLAGS = (*_RUN, "--method", "--data-dir")
-_OF_RUNS = ("--sparsity", "--stop-early")
-SEARCH_FLAGS = tuple(flag for flag in RUN_FLAGS if flag not in _OF_RUNS)
-TOLERANCE_FLAGS = tuple(_flags_of(FindSettings))
+RUN_FLAGS = (*_OF_RUNS, "--method", "--data-dir")
+SEARCH_FLAGS = tuple(flag for flag in RUN_FLAGS if flag not in ("--sparsity", "--stop-early"))
+TOLERANCE_FLAGS = tuple(_OF_TOLERANCE)
 
 
 class _Noted(argparse.Action):
@@ -108,20 +107,20 @@ def _named(arguments: argparse.Namespace) -> tuple[str, ...]:
 _FILE = {"type": path_argument, "metavar": "FILE"}
 _FOLDER = {"type": path_argument, "metavar": "DIR"}
 _SWITCH = {"action": "store_true"}
-_METHOD = {"default": presets.DEFAULT_METHOD}
-_ONE_METHOD = _METHOD | {
+_ONE_METHOD = {
+    "default": presets.DEFAULT_METHOD,
     "metavar": "NAME",
-    "choices": [each.name for each in presets.METHODS],
+    "choices": [method.name for method in presets.METHODS],
     "help": "one of %(choices)s (%(default)s)",
 }
 _OTHERS: dict[str, dict[str, Any]] = {
-    "--method": _METHOD
-    | {
+    "--method": {
+        "default": presets.DEFAULT_METHOD,
         "metavar": "NAMES",
         "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)",
     },
     "find --method": _ONE_METHOD
-    | {"choices": [each.name for each in presets.METHODS if each.searchable]},
+    | {"choices": [method.name for method in presets.METHODS if method.searchable]},
     "time --method": _ONE_METHOD,
     "export --method": _ONE_METHOD,
     "--within-task": {
@@ -193,10 +192,10 @@ def add_flags(parser: argparse.ArgumentParser, command: str, flags: Iterable[str
         if flag in _SETTINGS:
             _add_setting(parser, command, _SETTINGS[flag])
         else:
-            about = _OTHERS.get(f"{command} {flag}") or _OTHERS[flag]
-            parser.add_argument(
-                flag, **about | ({"default": data_folder()} if flag == "--data-dir" else {})
-            )
+            options = _OTHERS.get(f"{command} {flag}") or _OTHERS[flag]
+            if flag == "--data-dir":
+                options = options | {"default": data_folder()}
+            parser.add_argument(flag, **options)
 
 
 def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -> None:
@@ -236,35 +235,36 @@ def run_from_flags(arguments: argparse.Namespace) -> RunSettings:
     """The run that the flags describe. Raises SettingsError."""
     return RunSettings(
         **_request(arguments) | {"sparsities_permille": parse_percents(arguments.sparsity)},
-        methods=_methods([name.strip() for name in arguments.method.split(",")], arguments),
+        methods=_methods(_split(arguments.method), arguments),
     )
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def quantised_from_flags(settings: RunSettings, arguments: argparse.Namespace) -> RunSettings:
     """The run with the quantised models that --quantise names. Raises SettingsError."""
-    names = dict.fromkeys(
-        name.strip().lower() for name in str(arguments.quantise).split(",") if name.strip()
-    )
-    kinds = [kind for kind in get_args(Quantisation) if kind in names]
-    if unknown := [name for name in names if name not in kinds]:
-        raise SettingsError(
-            "--quantise", unknown[0], f"one or several of {', '.join(get_args(Quantisation))}"
-        )
+    names = [name.lower() for name in _split(arguments.quantise)]
+    types = get_args(Quantisation)
+    for name in names:
+        if name not in types:
+            raise SettingsError("--quantise", name, f"one or several of {', '.join(types)}")
+    kinds = [kind for kind in types if kind in names]
     return settings.quantised(kinds) if kinds else settings
 
 
 def search_from_flags(arguments: argparse.Namespace) -> FindSettings:
     """The search that the flags describe. Raises SettingsError."""
-    limits = _values(arguments, FindSettings)
-    return FindSettings(
-        **_request(arguments), **limits, method=_methods([arguments.method], arguments)[0]
-    )
+    (method,) = _methods([arguments.method], arguments)
+    tolerance = tolerance_from_flags(arguments)
+    return FindSettings(**_request(arguments), method=method, tolerance=tolerance)
 
 
 def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
     """The tolerance. Raises SettingsError."""
     return Tolerance(
-        **_values(arguments, FindSettings),
+        **_values(arguments, Tolerance),
         tasks=tuple(getattr(arguments, "within_task", None) or ()),
     )
 
@@ -304,7 +304,7 @@ def require_startable(settings: RunSettings | FindSettings, store: Store) -> Non
 def _require_used(settings: RunSettings, arguments: argparse.Namespace) -> None:
     """Raise SettingsError for the first flag that was named and that none of the methods uses."""
     heals = bool(getattr(arguments, "heal", 0))
-    methods = ", ".join(name.strip() for name in arguments.method.split(","))
+    methods = ", ".join(_split(arguments.method))
     for flag in _named(arguments):
         if not _uses(settings, flag, heals=heals):
             raise SettingsError(
@@ -328,20 +328,20 @@ def _uses(settings: RunSettings, flag: str, *, heals: bool) -> bool:
 
 def _values(arguments: argparse.Namespace, settings: "type[DataclassInstance]") -> dict[str, Any]:
     """The values of the flags that belong to these settings, by the names of the settings."""
-    dests = {row.name: flag[2:].replace("-", "_") for flag, row in _flags_of(settings).items()}
-    found = {
-        name: getattr(arguments, dest) for name, dest in dests.items() if hasattr(arguments, dest)
-    }
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
-    }
+    values = dict[str, Any]()
+    for flag, row in _flags_of(settings).items():
+        argument = flag[2:].replace("-", "_")
+        if hasattr(arguments, argument):
+            value = getattr(arguments, argument)
+            values[row.name] = tuple(value) if isinstance(value, list) else value
+    return values
 
 
 def _request(arguments: argparse.Namespace) -> dict[str, Any]:
     calibration = CalibrationSettings(**_values(arguments, CalibrationSettings))
-    asked = _values(arguments, EvaluationSettings)
-    tasks = [name.strip() for names in asked.pop("tasks", ()) for name in names.split(",")]
-    evaluation = EvaluationSettings(**asked, tasks=tuple(filter(None, tasks)))
+    about_passages = _values(arguments, EvaluationSettings)
+    tasks = tuple(_split(",".join(about_passages.pop("tasks", ()))))
+    evaluation = EvaluationSettings(**about_passages, tasks=tasks)
     return _values(arguments, RunSettings) | {"calibration": calibration, "evaluation": evaluation}
 
 

@@ -25,6 +25,7 @@ from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.run_checks import Reach, lacks_text, passages_there, run_problems
@@ -40,7 +41,6 @@ from sparsedash.shell.flags import (
     search_from_flags,
     tolerance_from_flags,
 )
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.store import Store
 
@@ -54,47 +54,41 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     tolerance = tolerance_from_flags(arguments)
     # Before the file of the result: only a data folder that exists can be told from any other.
     store = open_store_for(settings, arguments)
-    if n_steps := _steps_to_heal(settings, store, arguments):
+    if n_steps := _healing_steps(settings, store, arguments):
         settings = settings.healed(n_steps)
         require_startable(settings, store)
     write = terminal.result_writer(arguments)
     yield
     run = complete_run(settings, store, arguments.quiet)
-    found, document = stored_run_document(run, store, tolerance)
-    results = [result for each in found.tasks.values() for result in each.results]
-    document["warnings"] += idle_limits(results, tolerance)
+    results, document = stored_run_document(run, store, tolerance)
+    answers = [answer for tasks in results.tasks.values() for answer in tasks.results]
+    document["warnings"] += idle_limits(answers, tolerance)
     terminal.print_warnings(document["warnings"])
-    ended = early_stopping_words(found.records)
     summary = [
         document["sentence"],
-        estimate_words(found),
-        *answer_figures(found),
-        ended,
+        estimate_words(results),
+        *answer_figures(results),
+        early_stopping_words(results.records),
         document["next"],
         source_note(run.source_type),
         *revision_lines(run, store),
     ]
-    texts = terminal.prompt_lines(StoredResults(store), found)
-    tasks = task_lines(found)
-    write(
-        [
-            *terminal.run_table(found),
-            "",
-            *texts,
-            *tasks,
-            *filter(None, summary),
-            short_run_key(run),
-        ],
-        document,
-    )
-    failed = arguments.fail_beyond and any(
-        each["verdict"]["verdict"] == "beyond" for each in document["sparse"]
-    )
-    failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
-    return terminal.EXIT_BEYOND if failed else 0
+    lines = [
+        *terminal.run_table(results),
+        "",
+        *terminal.prompt_lines(StoredResults(store), results),
+        *task_lines(results),
+        *filter(None, summary),
+        short_run_key(run),
+    ]
+    write(lines, document)
+    if arguments.fail_unless_within and not all_within(document, settings.n_sparse):
+        return terminal.EXIT_BEYOND
+    verdicts = [sparse["verdict"]["verdict"] for sparse in document["sparse"]]
+    return terminal.EXIT_BEYOND if arguments.fail_beyond and "beyond" in verdicts else 0
 
 
-def _steps_to_heal(settings: RunSettings, store: Store, arguments: argparse.Namespace) -> int:
+def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Namespace) -> int:
     """Steps that --heal-steps names, or that --heal MINUTES takes here. Raises SettingsError."""
     minutes, n_steps = float(arguments.heal), int(arguments.heal_steps)
     if not 0 <= minutes <= MOST_MINUTES:
@@ -120,26 +114,26 @@ def _shape(settings: RunSettings, store: Store) -> ModelShape | None:
 
 
 def all_within(document: dict[str, Any], n_sparse: int) -> bool:
-    """Whether all of so many sparse models are within the tolerance by every measure and task that
-    is judged.
-    """
+    """True if all n_sparse models are within the tolerance by every judged measure and task."""
     verdicts = [sparse["verdict"] for sparse in document["sparse"]]
-    points = [verdict["points"]["verdict"] for verdict in verdicts if verdict["points"] is not None]
-    return len(verdicts) == n_sparse and {
-        *points,
-        *(verdict["verdict"] for verdict in verdicts),
-    } <= {"within"}
+    if len(verdicts) < n_sparse:
+        return False
+    return all(
+        verdict["verdict"] == "within"
+        and (verdict["points"] is None or verdict["points"]["verdict"] == "within")
+        for verdict in verdicts
+    )
 
 
-def task_lines(found: RunResults) -> Iterator[str]:
+def task_lines(results: RunResults) -> Iterator[str]:
     """The verdict of every model over the run's tasks, as sentence and table."""
-    for record, answers in found.tasks.items():
-        said = [
-            tasks_sentence(found.names[record], answers.results),
+    for record, answers in results.tasks.items():
+        sentences = [
+            tasks_sentence(results.names[record], answers.results),
             task_remarks(answers.results),
             *answers.notes,
         ]
-        yield from map(terminal.one_line, filter(None, said))
+        yield from map(terminal.one_line, filter(None, sentences))
         if answers.results:
             yield from terminal.align_columns(task_rows(answers.results), numbers=True)
         yield ""
@@ -161,35 +155,35 @@ def revision_lines(run: Run, store: Store) -> list[str]:
     return [read, newer_words(newer_revisions(run, store))]
 
 
-def _still_stored(found: T | None) -> T:
+def _still_stored(result: T | None) -> T:
     """What was stored a moment ago. Raises JobError where it was deleted meanwhile."""
-    if found is None:
+    if result is None:
         raise JobError("Results of this run were deleted while it ran.", "Run it again.")
-    return found
+    return result
 
 
 def stored_run_document(
     run: Run, store: Store, tolerance: Tolerance
 ) -> tuple[RunResults, dict[str, Any]]:
     """The results of a stored run, and its document."""
-    found = _still_stored(run_results(StoredResults(store), run, tolerance))
-    dense, *sparse = (_still_stored(store.get(Record, each.record.key)) for each in found.models)
+    stored = StoredResults(store)
+    results = _still_stored(run_results(stored, run, tolerance))
+    records = [_still_stored(store.get(Record, model.record.key)) for model in results.models]
     reach = Reach(
         lacks=partial(lacks_text, store=store, hub=HubReach()),
         n_passages=partial(passages_there, data_dir=store.folder),
         problems=partial(run_problems, data_dir=store.folder, shape=_shape(run.settings, store)),
     )
-    step = next_step(found, reach)
-    document, results = run_document(found, dense, sparse, step), StoredResults(store)
-    for answers, record in zip(
-        (document["dense"], *document["sparse"]), (dense, *sparse), strict=True
-    ):
-        asked = (
-            ContinuationSettings(left=record.key, right=record.key, prompt=each)
-            for each in run.settings.prompts
-        )
-        answers["continuations"] = [found and found.left for found in map(results.written, asked)]
-    return found, document
+    document = run_document(results, records[0], records[1:], next_step(results, reach))
+    models = [document["dense"], *document["sparse"]]
+    for model, record in zip(models, records, strict=True):
+        continuations = []
+        for prompt in run.settings.prompts:
+            request = ContinuationSettings(left=record.key, right=record.key, prompt=prompt)
+            continuation = stored.written(request)
+            continuations.append(continuation.left if continuation else None)
+        model["continuations"] = continuations
+    return results, document
 
 
 def find_command(arguments: argparse.Namespace) -> terminal.Work:
@@ -197,7 +191,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     settings = search_from_flags(arguments)
     write = terminal.result_writer(arguments)
     store = open_store_for(settings, arguments)
-    if n_steps := _steps_to_heal(settings.run((1,)), store, arguments):
+    if n_steps := _healing_steps(settings.run((1,)), store, arguments):
         settings = settings.healed(n_steps)
         require_startable(settings, store)
     yield
@@ -205,24 +199,24 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     with terminal.ProgressBar(None, arguments.quiet) as bar:
         from sparsedash.engine.run.search import find_sparsity
 
-        result: FindResult = find_sparsity(settings, store, bar)
-    run = _still_stored(store.get(Run, result.key))
+        search: FindResult = find_sparsity(settings, store, bar)
+    run = _still_stored(store.get(Run, search.key))
     terminal.print_warnings(run.warnings)
-    found, document = stored_run_document(run, store, tolerance_from_flags(arguments))
+    results, document = stored_run_document(run, store, tolerance_from_flags(arguments))
     lines = [
-        *task_lines(found),
+        *terminal.run_table(results),
+        "",
+        *task_lines(results),
         document["find"]["sentence"],
         *filter(None, revision_lines(run, store)),
+        short_run_key(run),
     ]
-    lines.append(short_run_key(run))
-    write([*terminal.run_table(found), "", *lines], document)
+    write(lines, document)
     return terminal.EXIT_BEYOND if document["find"]["answer_percent"] is None else 0
 
 
 def time_command(arguments: argparse.Namespace) -> terminal.Work:
-    """Measure the speed of a sparse model versus its dense one, or in llama.cpp that of all models
-    of its run.
-    """
+    """Measure the speed of a sparse model versus its dense one, or in llama.cpp of all models."""
     settings = run_from_flags(arguments)
     (method, permille), *others = settings.points
     if others or not permille:
@@ -230,54 +224,69 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
             "Only one model can be timed.", "Name one --method and one --sparsity above 0."
         )
     if not method.takes_channels:
-        why = "Zeros in single weights give no speed-up, so they are not timed."
-        raise SparseDashError(why, "Name a --method that removes channels.")
+        raise SparseDashError(
+            "Zeros in single weights give no speed-up, so they are not timed.",
+            "Name a --method that removes channels.",
+        )
     settings = quantised_from_flags(settings, arguments)
     request = TimingSettings(
         dense="-", sparse="-", n_threads=arguments.threads, runtime=arguments.runtime
     )
     in_torch = request.runtime == "torch"
     if in_torch and settings.quantised_to:
-        said = "Quantised models run in llama.cpp alone."
         raise SettingsError(
-            "--quantise", said=said, advice="Add --runtime llama.cpp, or leave out --quantise."
+            "--quantise",
+            said="Quantised models run in llama.cpp alone.",
+            advice="Add --runtime llama.cpp, or leave out --quantise.",
         )
     write = terminal.result_writer(arguments)
     store = open_store_for(settings, arguments)
-    named = None if in_torch else named_model(settings.model, store)
-    family = named.family if named else None
-    if not in_torch and (problem := llama_cpp_problem(settings.model, family, settings.methods)):
-        raise SettingsError(
-            "--runtime", request.runtime, "torch for this model", f"Reason: {problem}."
-        )
+    if not in_torch:
+        named = named_model(settings.model, store)
+        family = named.family if named else None
+        if problem := llama_cpp_problem(settings.model, family, settings.methods):
+            raise SettingsError(
+                "--runtime", request.runtime, "torch for this model", f"Reason: {problem}."
+            )
     yield
-    run, found = _timed_run(settings, request, store, arguments.quiet)
+    run, timings = _timed_run(settings, request, store, arguments.quiet)
     terminal.print_warnings(run.warnings)
-    lines, names = list[str](), record_names(run)
-    for timing in found:
-        shown = deployment.speed_table("", timing)
-        lines += [] if in_torch else [names[timing.sparse]]
-        lines += terminal.align_columns([shown.head, *shown.rows], numbers=True)
-        lines += [
-            deployment.timing_conditions(timing),
-            deployment.ceiling_words(timing),
-            *([] if in_torch else [""]),
-        ]
-    of_each = [{"name": names[timing.sparse], **asdict(timing)} for timing in found]
-    timings = {"timing": asdict(found[0])} if in_torch else {"timings": of_each}
-    # What begins with a format of ours may be written over by the next.
-    write(
-        lines,
-        {"format": TIMING_FORMAT, "model": settings.model, "settings": asdict(settings), **timings},
-    )
+    document: dict[str, Any] = {
+        # What begins with a format of ours may be overwritten by the next.
+        "format": TIMING_FORMAT,
+        "model": settings.model,
+        "settings": asdict(settings),
+    }
+    lines = list[str]()
+    if in_torch:
+        document["timing"] = asdict(timings[0])
+        lines += _timing_lines(timings[0])
+    else:
+        document["timings"] = []
+        names = record_names(run)
+        for timing in timings:
+            name = names[timing.sparse]
+            document["timings"].append({"name": name, **asdict(timing)})
+            lines += [name, *_timing_lines(timing), ""]
+    write(lines, document)
     return 0
+
+
+def _timing_lines(timing: Timing) -> list[str]:
+    table = deployment.speed_table("", timing)
+    return [
+        *terminal.align_columns([table.head, *table.rows], numbers=True),
+        deployment.timing_conditions(timing),
+        deployment.ceiling_words(timing),
+    ]
 
 
 def _timed_run(
     settings: RunSettings, request: TimingSettings, store: Store, quiet: bool
 ) -> tuple[Run, list[Timing]]:
-    """A run, and timings: by torch of its last model, in llama.cpp of each. request: its records
-    become the run's.
+    """A run, and its timings: by torch of its last model, in llama.cpp of each.
+
+    request: without the keys of the run's records.
     """
     settings = pinned(settings, store, HubReach(), with_token=True)
     with terminal.ProgressBar(settings, quiet) as bar:
@@ -289,7 +298,7 @@ def _timed_run(
 
         model_cache = ModelCache()
         run = pipeline.run(settings, store, bar, model_cache)
-        asked = [replace(request, dense=run.dense, sparse=key) for key in run.sparse]
+        requests = [replace(request, dense=run.dense, sparse=key) for key in run.sparse]
         if request.runtime == "torch":
-            return run, [time_models(asked[-1], store, ModelPairCache(model_cache), bar)]
-        return run, [time_files(each, store, model_cache, bar) for each in asked]
+            return run, [time_models(requests[-1], store, ModelPairCache(model_cache), bar)]
+        return run, [time_files(request, store, model_cache, bar) for request in requests]

@@ -38,9 +38,9 @@ Work = Generator[None, None, int]
 class Parser(argparse.ArgumentParser):
     """A parser of whole flags whose errors are one line; the exit code is that of argparse."""
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         # --heal counts minutes, and would stand for --heal-steps where a command has only that.
-        super().__init__(**given, allow_abbrev=False)
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """End the program with this error."""
@@ -84,11 +84,8 @@ def print_error(error: SparseDashError, code: int) -> int:
 
 
 def silence_libraries() -> None:
-    """Switch off progress bars and notices of libraries, which would break ours; errors still come
-    through.
-    """
-    # Here, since it takes a moment; by name, since the hub's client read its environment when it
-    # was imported.
+    """Switch off progress bars and notices of libraries, which would break ours, but not errors."""
+    # By name, since the hub's client read its environment when it was imported.
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
@@ -105,60 +102,58 @@ def one_line(text: str) -> str:
     return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]} …"
 
 
-def run_table(found: RunResults) -> Iterator[str]:
-    """The lines of a run's table: of each model the share of every budget that is gone, and its
-    answers.
+def run_table(results: RunResults) -> Iterator[str]:
+    """The lines of a run's table: the removed share of every budget, answers and verdict by model.
 
     The KV cache has a column where any of it is gone.
     """
-    settings = found.run.settings
-    gone = {budget: [found.removed(each, budget) for each in found.models] for budget in BUDGETS}
-    if not any(gone["kv-cache"]):
-        del gone["kv-cache"]
-    asked = "" if settings.budget == "channels" else f"% of the {BUDGET_TITLES[settings.budget]}"
-    rows = [[asked, *gone, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
-    for each, *shares in zip(found.models, *gone.values(), strict=True):
-        record, pairs = each.record, each.comparison
-        word, token = record.last_word, record.last_token
-        cells = [found.names[record.key], *(f"{100 * share:.1f} %" for share in shares)]
-        cells += [f"{word.right} of {word.total}", f"{100 * token.right / token.total:.1f} %"]
-        against = (
-            [str(pairs.broke), str(pairs.fixed), each.verdict.verdict]
-            if record.pruned
-            else [""] * 3
-        )
-        rows.append([*cells, wording.perplexity(record.word_perplexity), *against])
+    settings = results.run.settings
+    budgets = [
+        budget
+        for budget in BUDGETS
+        if budget != "kv-cache" or any(results.removed(model, budget) for model in results.models)
+    ]
+    title = "" if settings.budget == "channels" else f"% of the {BUDGET_TITLES[settings.budget]}"
+    rows = [[title, *budgets, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
+    for model in results.models:
+        record = model.record
+        word = record.last_word
+        token = record.last_token
+        row = [results.names[record.key]]
+        row += [f"{100 * results.removed(model, budget):.1f} %" for budget in budgets]
+        row += [f"{word.right} of {word.total}", f"{100 * token.right / token.total:.1f} %"]
+        row.append(wording.perplexity(record.word_perplexity))
+        if record.pruned:
+            pairs = model.comparison
+            row += [str(pairs.broke), str(pairs.fixed), model.verdict.verdict]
+        else:
+            row += ["", "", ""]
+        rows.append(row)
     yield from align_columns(rows, numbers=True)
     if settings.evaluation.rule == "published":
         yield "last token by the published rule: a passage of more than 197 tokens is wrong"
 
 
-def prompt_lines(results: Results, found: RunResults) -> Iterator[str]:
-    """The run's prompts, each with what the dense and the headline model write; an empty line after
-    each.
-    """
-    name = found.names[found.headline.key] if found.headline else ""
-    for each in prompt_texts(results, found):
-        rows = [["  dense", readable(each.dense)], [f"  {name}", readable(each.sparse or "")]]
-        yield from (
-            one_line(each.prompt),
-            *align_columns(rows[: 1 + (each.sparse is not None)]),
-            "",
-        )
+def prompt_lines(stored: Results, results: RunResults) -> Iterator[str]:
+    """The run's prompts, each with what the dense and the headline model write."""
+    for texts in prompt_texts(stored, results):
+        rows = [["  dense", readable(texts.dense)]]
+        if texts.sparse is not None and results.headline:
+            rows.append([f"  {results.names[results.headline.key]}", readable(texts.sparse)])
+        yield one_line(texts.prompt)
+        yield from align_columns(rows)
+        yield ""
 
 
 def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Iterator[str]:
-    """The rows as lines with their columns aligned, each cell in one line. numbers: all but the
-    first to the right.
-    """
+    """The rows as lines with aligned columns. numbers: all but the first to the right."""
     rows = [list(map(one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        padded = (
-            cell.rjust(w) if numbers and i else cell.ljust(w) for i, (cell, w) in enumerate(cells)
-        )
-        yield "  ".join(padded).rstrip()
+    for first, *cells in rows:
+        line = [first.ljust(widths[0])]
+        for cell, width in zip(cells, widths[1:], strict=True):
+            line.append(cell.rjust(width) if numbers else cell.ljust(width))
+        yield "  ".join(line).rstrip()
 
 
 class ProgressBar:
@@ -170,7 +165,8 @@ class ProgressBar:
     """
 
     def __init__(self, settings: RunSettings | None, quiet: bool = False) -> None:
-        self._settings, self._quiet = settings, quiet
+        self._settings = settings
+        self._quiet = quiet
         self._titles: list[str] = []
         self._bar: Any = None
         self._output = ExitStack()

@@ -13,8 +13,9 @@ from itertools import pairwise
 from math import log
 
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.anytime import ALPHA
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, Tolerance, passages_to_judge
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, passages_to_judge
 
 WEIGHT_STEPS = tuple(range(10, MAX_SPARSITY_PERMILLE + 1, 10))
 """Sparsities (per mille) that are tried in the pruning of single weights, which have no width to be

@@ -20,14 +20,13 @@ from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import element, escape, paragraph, visible, widget_label
 from sparsedash.reporting.verdicts import LEVELS
-from sparsedash.reporting.wording import first_upper, limit_factor
+from sparsedash.reporting.wording import first_upper, limit_factor, plural
 from sparsedash.schema.fields import FieldRow, field_rows
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import Budget
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import frame
-from sparsedash.ui.navigation import TASK_LIMITS, current_tolerance, task_limits
+from sparsedash.ui.navigation import current_tolerance, whole_tolerance_query
 
 T = TypeVar("T")
 Query = dict[str, str | list[str]]
@@ -209,9 +208,9 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
     rule: what the verdicts mean by it. results: of the tasks.
     """
     allowed = current_tolerance()
-    points = f"{allowed.points:g} {'point' if allowed.points == 1 else 'points'}"
+    points = f"{allowed.points:g} {plural(allowed.points, 'point')}"
     text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {points}"
-    row = field_rows(FindSettings)["points"]
+    row = field_rows(Tolerance)["points"]
     judged = {
         each.task: each.own_limit
         for each in results
@@ -234,13 +233,23 @@ def tolerance_fields(allowed: Tolerance) -> bool:
 
     Returns whether both values are possible; one that is not stays in its field, over the reason.
     """
-    possible = []
-    for name, value, step in (("ratio", allowed.ratio, 0.05), ("points", allowed.points, 0.5)):
-        row = field_rows(FindSettings)[name]
-        possible.append(
-            _limit_field(row, row.label, f"chosen-{row.key}", value, step, partial(_limit, row.key))
-        )
-    return all(possible)
+    ratio, points = field_rows(Tolerance).values()
+
+    def with_ratio(value: float) -> Mapping[str, str]:
+        return whole_tolerance_query(replace(allowed, ratio=value))
+
+    def with_points(value: float) -> Mapping[str, str]:
+        return whole_tolerance_query(replace(allowed, points=value))
+
+    fields = [
+        _limit_field(
+            ratio, ratio.label, f"tolerance-{ratio.name}", allowed.ratio, 0.05, with_ratio
+        ),
+        _limit_field(
+            points, points.label, f"tolerance-{points.name}", allowed.points, 0.5, with_points
+        ),
+    ]
+    return all(fields)
 
 
 def _limit_field(
@@ -272,9 +281,6 @@ def _limit_field(
     return problem is None
 
 
-def _limit(parameter: str, value: float) -> dict[str, str]:
-    return {parameter: f"{value:g}"}
-
-
 def _with_task(allowed: Tolerance, task: str, points: float) -> dict[str, str]:
-    return {TASK_LIMITS: task_limits(replace(allowed, tasks=(*allowed.tasks, (task, points))))}
+    limits = {**dict(allowed.tasks), task: points}
+    return whole_tolerance_query(replace(allowed, tasks=tuple(limits.items())))

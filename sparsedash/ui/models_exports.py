@@ -30,7 +30,6 @@ from sparsedash.schema.export_settings import (
     possible_weights,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.chosen_run import choose_record
 from sparsedash.ui.navigation import current_tolerance
@@ -95,7 +94,7 @@ def show_export(backend: Backend, export: Export) -> None:
 def _card_verdict(backend: Backend, export: Export) -> str:
     """The verdict on the export's card, and by which limits; nothing where its run is gone."""
     asked = export.settings
-    limits = Tolerance.of(asked)
+    limits = asked.tolerance
     results = run_results(backend, backend.run(asked.run), limits)
     judged = results.judged if results else ()
     found = next((each.verdict for each in judged if each.record.key == asked.sparse), None)
@@ -165,7 +164,6 @@ def request_export(backend: Backend, found: RunResults) -> None:
     asked = partial(
         ExportSettings, run=found.run.key, dense=found.run.dense, sparse=record.key, form=form
     )
-    limits = found.tolerance
-    asked = partial(asked, weights=cast(Weights, chosen), ratio=limits.ratio, points=limits.points)
-    asked = partial(asked, dense_gguf=dense_gguf, task_points=limits.tasks)
+    asked = partial(asked, weights=cast(Weights, chosen), tolerance=found.tolerance)
+    asked = partial(asked, dense_gguf=dense_gguf)
     frame.action_button("Export", lambda: backend.submit(asked()), kind="primary")

@@ -130,7 +130,7 @@ LEADS_TO = {
     "button Measure speed of # models": r"\+Speed of a sparse model",
     # Prune.
     "button start": r"^/\?run=[0-9a-f]{64}: This run is queued",
-    "button start How much can go[?]": r"^/\?run=[0-9a-f]{64}&within=[\d.]+&points=[\d.]+: This run is queued",
+    "button start How much can go[?]": r"^/\?run=[0-9a-f]{64}&limits=[\d.]+%2C[\d.]+: This run is queued",
     "button keep-prompts": r"-Keep as my prompts",
     "button Look it up on the hub.*": "hub cannot be reached",
     "file text-upload": r"\+x.txt gives no passage",

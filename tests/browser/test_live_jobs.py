@@ -130,10 +130,10 @@ def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far
 
 
 def test_a_search_started_on_the_form_opens_its_run_judged_by_the_same_tolerance(page, server):
-    page.goto(f"{server.address}/prune?goal=How+much+can+go%3F&within=1.3")
+    page.goto(f"{server.address}/prune?goal=How+much+can+go%3F&limits=1.3")
     press(page, "Start")
     expect(page.locator("h1")).to_have_text("This run is queued.")
-    expect(page).to_have_url(re.compile(r"/\?run=\w+&within=1\.3$"))
+    expect(page).to_have_url(re.compile(r"/\?run=\w+&limits=1\.3%2C2$"))
     press(page, "Cancel")
     expect(page.locator("h1")).to_have_text("This run has no results.")
 

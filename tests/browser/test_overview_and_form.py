@@ -84,13 +84,13 @@ def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every
 def test_the_menu_takes_run_and_tolerance_along_back_goes_one_step_back_and_a_point_leads_to_its_comparison(
     page, finished
 ):
-    page.goto(f"{finished.address}/?within=1.5")
+    page.goto(f"{finished.address}/?limits=1.5")
     ready(page)
     menu = page.locator(".st-key-menu")
     for title, found in (
-        ("Compare", r"/compare\?run=[0-9a-f]{64}&within=1.5$"),
+        ("Compare", r"/compare\?run=[0-9a-f]{64}&limits=1.5%2C2$"),
         ("Settings", r"/settings$"),
-        ("Models", r"/models\?run=[0-9a-f]{64}&within=1.5$"),
+        ("Models", r"/models\?run=[0-9a-f]{64}&limits=1.5%2C2$"),
     ):
         menu.get_by_role("link", name=title).press("Enter")
         expect(page).to_have_url(re.compile(found))
@@ -100,7 +100,7 @@ def test_the_menu_takes_run_and_tolerance_along_back_goes_one_step_back_and_a_po
     page.go_back()
     expect(page).to_have_url(re.compile(r"/compare\?run="))
     page.go_back()
-    expect(page).to_have_url(f"{finished.address}/?within=1.5")
+    expect(page).to_have_url(f"{finished.address}/?limits=1.5")
     expect(page.locator("h1")).to_contain_text("limit 1.50 ×")
     ready(page)
     sparse = page.locator(".js-plotly-plot .trace:has(.errorbars) .points path")

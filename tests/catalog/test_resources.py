@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import resources
+from sparsedash.catalog.cost_model import Workload, _curve_bytes, least_memory
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import (
@@ -19,7 +19,6 @@ from sparsedash.catalog.resources import (
     RUNTIME_BYTES,
     gradient_bytes,
     kept_bytes,
-    least_memory,
     run_disk,
 )
 from sparsedash.schema.method_settings import MethodSettings
@@ -140,10 +139,10 @@ def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample(l
 def test_curves_keep_all_versions_of_an_mlp_and_the_scores_of_two_models():
     asked = settings("obs-by-curves", dtype="bfloat16")
     assert (
-        resources._curve_bytes(SMALL, asked)
+        _curve_bytes(Workload(shape=SMALL, settings=asked))
         == 5 * CURVE_TOKENS * 4 * 2 * (30 + 10) + 16 * 100 * CURVE_TOKENS
     )
-    assert resources._curve_bytes(SMALL, settings("flap")) == 0
+    assert _curve_bytes(Workload(shape=SMALL, settings=settings("flap"))) == 0
 
 
 def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_the_weights():

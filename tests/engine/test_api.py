@@ -24,7 +24,7 @@ from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import proofs  # noqa: F401 - a fixture
 from tests.engine.tiny import tiny_model, tiny_tokenizer
@@ -244,7 +244,7 @@ def test_a_second_model_that_was_not_pruned_from_the_first_is_not_called_so(
 
 def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
     same, tolerance = (
-        {"method": EVEN, "ratio": 1.5, "points": 50.0},
+        {"method": EVEN, "tolerance": Tolerance(ratio=1.5, points=50.0)},
         Tolerance(ratio=1.5, points=50.0),
     )
     evaluation = replace(settings.evaluation, n_passages=None)

@@ -10,7 +10,7 @@ from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.reporting.held_results import results_of
 from tests.ui import specimens
 from tests.ui.filled_backend import job

@@ -30,6 +30,8 @@ from sparsedash.schema.settings import (
     parse_percents,
     settings_from_plain,
 )
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.other_values import OTHER
 
 
@@ -56,8 +58,8 @@ CHANGES = [
     *[
         (FIND, change)
         for change in (
-            {"ratio": 1.2},
-            {"points": 3},
+            {"tolerance": Tolerance(ratio=1.2)},
+            {"tolerance": Tolerance(points=3)},
             {"method": replace(METHOD, width_multiple=64)},
         )
     ],
@@ -84,7 +86,10 @@ def test_a_request_s_key_changes_with_every_setting(usual, change):
             RunSettings(methods=(MethodSettings(damping=1),)),
             RunSettings(methods=(MethodSettings(damping=1.0),)),
         ),
-        (FindSettings(points=2), FindSettings(points=2.0)),
+        (
+            FindSettings(tolerance=Tolerance(points=2)),
+            FindSettings(tolerance=Tolerance(points=2.0)),
+        ),
         (replace(PROMPT, seed=1), PROMPT),
         *[
             (kind(residency=way), kind())
@@ -127,13 +132,18 @@ def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_ask
     single, fixed = (MethodSettings(pattern=pattern, scope="decoder") for pattern in ("1x1", "2:4"))
     settings = RunSettings(methods=(METHOD, fixed, single), sparsities_permille=(100, 300))
     assert settings.points == (
-        (METHOD, 100),
-        (METHOD, 300),
-        (fixed, 500),
-        (single, 100),
-        (single, 300),
+        SparseSpec(METHOD, 100),
+        SparseSpec(METHOD, 300),
+        SparseSpec(fixed, 500),
+        SparseSpec(single, 100),
+        SparseSpec(single, 300),
     )
     assert settings.n_sparse == 5
+
+
+def test_a_method_that_removes_nothing_is_the_dense_model_and_is_not_healed():
+    assert SparseSpec(METHOD, 0, heal_steps=10) == DENSE
+    assert SparseSpec(METHOD, 0, quantise="q8_0") == SparseSpec(quantise="q8_0") != DENSE
 
 
 def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dense_is_quantised_once():
@@ -143,7 +153,9 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
     settings = plain.quantised(("q8_0", "q4_k_m"))
     assert {method.width_multiple for method in settings.methods} == {768}
     assert [
-        (m.quantise, permille) for m, permille in settings.points if m.quantise and not m.heal_steps
+        (spec.quantise, spec.permille)
+        for spec in settings.points
+        if spec.quantise and not spec.heal_steps
     ] == [
         ("q8_0", 0),
         ("q4_k_m", 0),
@@ -167,7 +179,7 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
     alone = RunSettings(
         methods=(replace(MethodSettings(), quantise="q8_0"),), sparsities_permille=(0,)
     )
-    assert (settings.made_permille, alone.made_permille) == (settings.sparsities_permille, (0,))
+    assert (settings.made_permille, alone.made_permille) == ((100,), (0,))
     with pytest.raises(SettingsError, match="float32 where models are quantised"):
         replace(settings, dtype="bfloat16")
 
@@ -221,7 +233,12 @@ def test_one_round_has_no_schedule():
         (RunSettings(methods=(METHOD, replace(METHOD, damping=10), SINGLE)), "run"),
         (RunSettings(methods=(MethodSettings(saliency="fisher", schedule="cubic"),)), "run"),
         (FIND, "find"),
-        (FindSettings(ratio=2, points=1, evaluation=EvaluationSettings(n_passages=9)), "find"),
+        (
+            FindSettings(
+                tolerance=Tolerance(ratio=2, points=1), evaluation=EvaluationSettings(n_passages=9)
+            ),
+            "find",
+        ),
     ],
 )
 def test_settings_come_back_equal_through_json_and_keep_their_key(settings, kind):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sparsedash.catalog.cost_model import Speeds
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError, SparseDashError, StoreError
 from sparsedash.schema.find_settings import PLANNED, FindSettings
@@ -22,7 +23,7 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.service.time_forecast import START_S, Speeds
+from sparsedash.service.time_forecast import START_S
 from sparsedash.storage.file_hashes import contents
 from tests.question_sets import verdicts
 from tests.service.made import SETTINGS, finish, run, work

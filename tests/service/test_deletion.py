@@ -25,8 +25,8 @@ from sparsedash.schema.pair_records import (
 from sparsedash.schema.records import Healed, Passages, Record, Run, VerifySettings, about_artefact
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.schema.store_keys import healed_part
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.deletion import Selection
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
 from sparsedash.storage.users import UserData
 from sparsedash.storage.verification import verify

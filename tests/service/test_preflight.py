@@ -9,10 +9,10 @@ import pytest
 from huggingface_hub import constants
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.cost_model import LeastMemory, Speeds, least_memory
 from sparsedash.catalog.model_shape import CONFIGS, listed_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.catalog.published_results import PUBLISHED_MODELS
-from sparsedash.catalog.resources import LeastMemory, least_memory
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
@@ -32,7 +32,7 @@ from sparsedash.service.preflight import (
     expected_room,
     stored_parts,
 )
-from sparsedash.service.time_forecast import Speeds, expected_seconds
+from sparsedash.service.time_forecast import expected_seconds
 from sparsedash.storage.file_hashes import fingerprint
 from tests.factories import RUN, answered
 from tests.question_sets import verdicts

@@ -12,11 +12,12 @@ from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service import stored_results
 from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, recalled
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.task_verdicts import judge_run
-from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
+from sparsedash.stats.tolerance import Losses, judge_all, record_losses
 from sparsedash.storage.store import Store
 from tests.factories import answered
 from tests.question_sets import CHOICE, verdicts

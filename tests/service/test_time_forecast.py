@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.cost_model import Speeds
 from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
@@ -20,7 +21,6 @@ from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, 
 from sparsedash.service import time_forecast
 from sparsedash.service.time_forecast import (
     MachineSpeed,
-    Speeds,
     counted_seconds,
     expected_seconds,
     healing_steps,

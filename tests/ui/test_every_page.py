@@ -53,7 +53,7 @@ def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_anothe
     bound = {}
     linked = {}
     for name, address in [*PAGES, ("prune", {"goal": SEARCH})]:
-        app = open_page("overview", run=RUN.key, within="1.3", points="5")
+        app = open_page("overview", run=RUN.key, limits="1.3,5")
         for key, value in address.items():
             app.query_params[key] = value
         app.switch_page(f"pages/{name}.py").run()
@@ -66,7 +66,7 @@ def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_anothe
             linked.setdefault(target.partition("?")[0].strip("/") or "overview", set()).update(
                 query_of(target)
             )
-    assert {"model", "sparsity"} <= bound["prune"] and {"run", "within", "right"} <= linked[
+    assert {"model", "sparsity"} <= bound["prune"] and {"run", "limits", "right"} <= linked[
         "compare"
     ]
     assert not [

@@ -71,18 +71,18 @@ def test_every_run_but_the_example_is_a_row_with_a_link_to_its_page(
 
 
 def test_the_tolerance_is_in_the_address_and_in_every_link(open_page, finished):
-    app = open_page("runs", within="1000", points="100")
+    app = open_page("runs", limits="1000,100")
     assert "Verdict: ✓ within at 30 %" in words(app)
-    assert query_of(links(app)[TITLE]) == {"run": SETTINGS.key(), "within": "1000", "points": "100"}
-    assert query_of(menu_links(app)["Runs"]) == {"within": "1000", "points": "100"}
+    assert query_of(links(app)[TITLE]) == {"run": SETTINGS.key(), "limits": "1000,100"}
+    assert query_of(menu_links(app)["Runs"]) == {"limits": "1000,100"}
     assert query_of(menu_links(app)["Settings"]) == {}
 
 
 def test_a_search_is_opened_judged_as_it_is_here(open_page, backend):
     run = backend.add_run(specimens.search())
-    app = open_page("runs", within="1.1", points="2")
+    app = open_page("runs", limits="1.1,2")
     assert "Removed: a search" in words(app)
-    assert query_of(links(app)[TITLE]) == {"run": run.key, "within": "1.1", "points": "2"}
+    assert query_of(links(app)[TITLE]) == {"run": run.key, "limits": "1.1,2"}
 
 
 def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(

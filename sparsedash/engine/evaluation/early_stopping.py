@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from random import Random
 
 from sparsedash.schema.records import Decision, Outcome, Stopping
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.anytime import (
     ALPHA,
     MARGIN,
@@ -16,7 +17,7 @@ from sparsedash.stats.anytime import (
     decide_difference,
     planned_looks,
 )
-from sparsedash.stats.tolerance import FEWEST_RIGHT, Tolerance, judge_all, passage_losses
+from sparsedash.stats.tolerance import FEWEST_RIGHT, judge_all, passage_losses
 
 FIRST_CHUNK, FIRST_LOOK = 256, 128
 _ORDER_SEED = 0

@@ -236,13 +236,13 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     No weights are read, but where a GGUF file has to be made of a folder first.
     """
     source = locate_model(run.model, store, commit=run.model_commit)
-    require_form(
-        wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type
-    )
+    spec = run.points[0]
+    model_type = read_config(source.folder, source.reference).model_type
+    require_form(wanted.form, spec.nested, spec.permille, model_type)
     if wanted.form == "gguf":
         file, is_base = _dense_gguf(source, wanted, store)
         reader = require_full_gguf(file, is_base=is_base)
-        if run.points[0][0].heal_steps or wanted.weights in MADE_BY_LLAMA_CPP:
+        if spec.heal_steps or wanted.weights in MADE_BY_LLAMA_CPP:
             require_known(reader)
 
 

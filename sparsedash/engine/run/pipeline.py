@@ -51,7 +51,8 @@ from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, Continua
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
+from sparsedash.schema.sparse_spec import SparseSpec
+from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.local_machine import (
     folder_size,
@@ -117,7 +118,8 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
         while left:
             _evaluate_ahead(context, left)
             context.log.point = left.pop(0)
-            sparse_record(context, *context.settings.points[context.log.point], keep, keep_record)
+            spec = context.settings.points[context.log.point]
+            sparse_record(context, spec.nested, spec.permille, keep, keep_record)
         finished = finished_run(grown, context)
         store.put(key, finished)
     return finished
@@ -279,7 +281,8 @@ def sparse_record(
 
     on_verdict: called with the record before the losses by kind of text are measured.
     """
-    point, known = (method, permille), _known_record(run, (method, permille))
+    point = SparseSpec.of(method, permille)
+    known = _known_record(run, point)
     made = None if known else _measured(run, method, permille)
     model: Callable[[], SparseModel] = (
         (lambda: made.model) if made else cache(partial(prune_model, run, *point))
@@ -376,7 +379,7 @@ def _made(models: Sequence[tuple[Point, MeasuredModel | None]]) -> list[Answerin
 def _stop_rule(run: RunContext) -> StopRule | None:
     if within := run.stop_within:
         dense = dense_record(run).outcomes
-        return StopRule(dense=dense, n_comparisons=within.n_trials, tolerance=Tolerance.of(within))
+        return StopRule(dense=dense, n_comparisons=within.n_trials, tolerance=within.tolerance)
     early, n_sparse = run.settings.evaluation.stop_early, run.settings.n_sparse
     return StopRule(dense=dense_record(run).outcomes, n_comparisons=n_sparse) if early else None
 
@@ -469,7 +472,11 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
     if len(behind := _without_answers(run, points)) > 1:
         run.log.point = None
         answer_tasks(
-            run, [(point, point and cache(partial(prune_model, run, *point))) for point in behind]
+            run,
+            [
+                (point, cache(partial(prune_model, run, *point)) if point else None)
+                for point in behind
+            ],
         )
     if not (together := _without_records(run, points)):
         return
@@ -483,7 +490,7 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
         if looks_back:
             models = []
             for run.log.point, point in zip(together, asked, strict=True):
-                models.append((point, point and _measured(run, *point)))
+                models.append((point, _measured(run, *point) if point else None))
             run.log.point = None
             records = evaluate_models(run, models)
             answer_tasks(run, _made(models))
@@ -540,7 +547,7 @@ def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> 
     """Calibrate, prune and evaluate models in one pass: each block is made before passages go
     through it.
     """
-    models = [(point, point and MeasuredModel(run, *point)) for point in points]
+    models = [(point, MeasuredModel(run, *point) if point else None) for point in points]
     missing = missing_statistics(run, [point[0] for point in points if point])
     n_blocks, n_made = len(run.loaded.blocks), 0
     # Of a block's work: to calibrate, to make each model, and to answer.

@@ -15,6 +15,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from sparsedash.catalog.cost_model import is_streamed, least_memory
 from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape, model_shape
@@ -24,8 +25,6 @@ from sparsedash.catalog.resources import (
     USABLE,
     WIDE_BYTES,
     heal_tokens,
-    is_streamed,
-    least_memory,
 )
 from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
@@ -53,6 +52,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
 from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import (
     StopWithin,
     calibration_keys,
@@ -69,8 +69,8 @@ from sparsedash.storage.store import StageCheckpoint, Store
 
 Task = BuiltinQuestions | HarnessTask
 
-Point = tuple[MethodSettings, int] | None
-"""Method and per mille of a sparse model; None for the dense one."""
+Point = SparseSpec | None
+"""A sparse model; None for the dense one."""
 
 
 @dataclass(eq=False)
@@ -355,7 +355,9 @@ class RunContext:
         """
         if point is None:
             return None
-        return (self.calibration(point[0]).keys.statistics if point[0].reads_text else "", *point)
+        method, permille = point
+        statistics = self.calibration(method).keys.statistics if method.reads_text else ""
+        return statistics, method, permille
 
     def record_key(self, point: Point) -> str:
         """Key of a model's record."""

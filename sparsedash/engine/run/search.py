@@ -30,7 +30,6 @@ from sparsedash.stats.sparsity_search import (
     search_bounds,
 )
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run, overall_verdict
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.store import Store
 
@@ -66,17 +65,14 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
     steps = before.steps if before is not None and is_same else _steps(settings, context)
     result = FindResult(
         key=key,
-        ratio=settings.ratio,
-        points=settings.points,
+        tolerance=settings.tolerance,
         n_passages=len(dense.outcomes),
         steps=steps,
         trials=(),
         answer=None,
         finished=False,
     )
-    context.stop_within = StopWithin(
-        ratio=settings.ratio, points=settings.points, n_trials=most_trials(len(steps))
-    )
+    context.stop_within = StopWithin(tolerance=settings.tolerance, n_trials=most_trials(len(steps)))
 
     def grown(trials: Sequence[Trial], *at_work: int) -> Run:
         tried = settings.run((*(trial.permille for trial in trials), *at_work))
@@ -127,7 +123,7 @@ def _tried(
 
 def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVerdict:
     """The verdict on the one model of this run by its tasks; within where none can be judged."""
-    judged = judge_run(run, partial(store.get, QuestionSet), Tolerance.of(settings))
+    judged = judge_run(run, partial(store.get, QuestionSet), settings.tolerance)
     found = overall_verdict([result for each in judged.values() for result in each.results])
     if found == "beyond" or not is_unanswered(run, run.sparse[0], judged):
         return "within" if found == "not judged" else found

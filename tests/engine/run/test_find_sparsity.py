@@ -16,6 +16,7 @@ from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import RESUMED, Record, Run
 from sparsedash.schema.settings import EvaluationSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.storage.file_hashes import contents
 from tests.engine.run.small_runs import CHANNELS, must_not_run
 from tests.question_sets import verdicts
@@ -185,7 +186,7 @@ def test_trials_have_other_keys_than_records_of_all_passages(asked, store):
     assert record.stopping.alpha == pytest.approx(
         0.05 / 4 * early_stopping.planned_looks(40)[-1].share
     )
-    other = find_sparsity(replace(asked, ratio=1.5), store)
+    other = find_sparsity(replace(asked, tolerance=Tolerance(ratio=1.5)), store)
     assert other.trials[0].record != result.trials[0].record
     assert store.get(Run, other.key).dense == store.get(Run, result.key).dense
 

@@ -167,9 +167,3 @@ def test_a_method_that_needs_no_statistics_is_healed_without_any(asked, store):
     magnitude = replace(method_named("magnitude"), width_multiple=8).healed(8)
     run = ran(replace(asked, methods=(magnitude,), sparsities_permille=(250,)), store)
     assert "heal" in run.seconds and "calibrate" not in run.seconds
-
-
-def test_nothing_is_healed_where_nothing_was_removed(asked, store, monkeypatch):
-    monkeypatch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
-    run = ran(replace(asked, sparsities_permille=(0,), methods=asked.methods[1:2]), store)
-    assert store.get(Record, run.sparse[0]).pruned.healed is None

@@ -25,6 +25,7 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixture
 from tests.engine.run.small_runs import RANDOM, SHELF, fresh_records, must_not_run, ran, records
@@ -251,7 +252,8 @@ def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
 def test_a_search_tries_numbers_of_layers(asked, store):
     shared = {name: getattr(asked, name) for name in ("model", "calibration", "evaluation")}
     found = find_sparsity(
-        FindSettings(method=SHORTGPT, ratio=1000.0, points=100.0, **shared), store
+        FindSettings(method=SHORTGPT, tolerance=Tolerance(ratio=1000.0, points=100.0), **shared),
+        store,
     )
     assert found.steps == (333, 667) and found.trials
     made = [store.get(Record, key).pruned.widths for key in store.get(Run, found.key).sparse]

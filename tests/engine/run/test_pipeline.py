@@ -100,26 +100,10 @@ def test_a_second_sparsity_runs_no_calibration_and_repeats_its_warning(
     assert "calibration" in run.cached and run.warnings == known.first.warnings
 
 
-ZEROED = {
-    "channels": CHANNELS,
-    "random": RANDOM,
-    "fisher": FISHER,
-    "fisher in rounds": replace(FISHER, rounds=3),
-    "weights": MethodSettings(compensation="none", pattern="1x1", scope="decoder"),
-    "weights, refitted": MethodSettings(saliency="obs", pattern="1x1", scope="decoder"),
-}
-
-
-@pytest.mark.parametrize("name", ZEROED)
-def test_zero_percent_gives_the_dense_answers_without_a_backward_pass(
-    name, settings, known, monkeypatch
-):
-    monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
-    dense, zero = records(known, ran(one(settings, 0, methods=(ZEROED[name],)), known))
-    assert zero.outcomes == dense.outcomes
-    assert zero.pruned.widths == zero.pruned.dense_widths
-    assert zero.pruned.reached.channels == zero.pruned.reached.macs == 0
-    assert set(zero.pruned.layer_errors) <= {0.0}
+def test_zero_percent_is_the_dense_model_and_reads_no_calibration(settings, known, no_calibration):
+    no_calibration()
+    run = ran(one(settings, 0), known)
+    assert (run.dense, run.sparse) == (known.first.dense, ())
 
 
 @pytest.mark.parametrize("budget", ["weights", "bytes", "macs"])

@@ -14,8 +14,8 @@ from sparsedash.schema.errors import Cancelled, CorpusError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages
