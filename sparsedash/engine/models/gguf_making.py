@@ -170,7 +170,8 @@ def _require_same_config(file: Path, config: PretrainedConfig) -> None:
 
 
 def _head_size(config: PretrainedConfig) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    usual = config.hidden_size // config.num_attention_heads
+    return int(getattr(config, "head_dim", None) or usual)
 
 
 def _add_config(writer: GGUFWriter, config: PretrainedConfig, name: str) -> None:
@@ -321,12 +322,14 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig)
         (writer.add_unk_token_id, "unk_token_id"),
         (writer.add_pad_token_id, "pad_token_id"),
     ):
-        number = getattr(tokenizer, token)
-        # llama.cpp has numbers of its own for those that a file does not name.
-        number = getattr(config, token, None) if number is None else number
-        number = next(iter(number), None) if isinstance(number, list) else number
-        if number is not None and 0 <= number < n_tokens:
-            add(number)
+        token_id = getattr(tokenizer, token)
+        if token_id is None:
+            # llama.cpp has defaults of its own for those that a file does not name.
+            token_id = getattr(config, token, None)
+        if isinstance(token_id, list):
+            token_id = next(iter(token_id), None)
+        if token_id is not None and 0 <= token_id < n_tokens:
+            add(token_id)
     ids = tokenizer("a")["input_ids"]
     writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(len(ids) > 1 and ids[-1] == tokenizer.eos_token_id)

@@ -144,7 +144,7 @@ def read_back(file: Path, dense_file: Path, sparse: PrunedChannels, weights: Wei
         checked = _checked(value, sparse.others.get(name, parameter), name, kinds)
         shared[id(parameter)] = nn.Parameter(checked.to(parameter.device), requires_grad=False)
     in_mlps = _mlp_parameters(sparse)
-    others = {}
+    others: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         if id(parameter) in in_mlps or renumbered(name, path, sparse.gone) is None:
             continue
@@ -161,7 +161,7 @@ def read_back(file: Path, dense_file: Path, sparse: PrunedChannels, weights: Wei
 
 def _mlp_parameters(sparse: PrunedChannels) -> set[int]:
     """Identities of all parameters of the dense model's MLPs."""
-    ids = set()
+    ids = set[int]()
     for mlp in sparse.loaded.mlps:
         for module in (*mlp.inner, mlp.out):
             ids.update(map(id, module.parameters()))

@@ -215,7 +215,7 @@ class GgufModel:
 
     def _correct_sentencepiece_(self, backend: Any) -> None:
         """Set SentencePiece's rules: a space before the text, unless the file says otherwise."""
-        steps = [normalizers.Replace(" ", "\u2581")]
+        steps: list[Any] = [normalizers.Replace(" ", "\u2581")]
         decoding = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
         if self._values.get("tokenizer.ggml.add_space_prefix", True):
             steps.insert(0, normalizers.Prepend("\u2581"))

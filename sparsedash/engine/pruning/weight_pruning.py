@@ -131,13 +131,12 @@ def sparse_weight(
         scores = saliency.score(part, sizes[columns], pivots[columns])
         return pattern.zeros(scores, permille, saliency.by_row)
 
-    compensates = factor is not None and method.compensation != "none"
-    if compensates and saliency.rescores:
+    if factor is None or method.compensation == "none":
+        return weight.masked_fill(find_zeros(weight, slice(None)), 0)
+    if saliency.rescores:
         return _sparsegpt(weight, factor, pattern.group, find_zeros)
     zeros = find_zeros(weight, slice(None))
-    if compensates:
-        return _sparsegpt(weight, factor, pattern.group, lambda _, columns: zeros[:, columns])
-    return weight.masked_fill(zeros, 0)
+    return _sparsegpt(weight, factor, pattern.group, lambda _, columns: zeros[:, columns])
 
 
 def _sparsegpt(

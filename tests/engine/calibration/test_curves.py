@@ -102,7 +102,7 @@ def test_held_out_text_is_judged_and_where_the_vocabulary_is_large_fewer_tokens_
     assert judged_text(SEQUENCES[:3]) == SEQUENCES[:1]
     assert [len(own) for own in judged_text([[7] * 900] * 64)] == [128] * 2
     monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 20)
-    judged = CurveMeasurement(loaded, judged_text(SEQUENCES))._judged
+    judged = CurveMeasurement(loaded, judged_text(SEQUENCES))._scored
     assert sum(len(rows) for rows, _ in judged) == 20
 
 
