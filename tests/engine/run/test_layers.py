@@ -28,7 +28,14 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixture
-from tests.engine.run.small_runs import RANDOM, SHELF, fresh_records, must_not_run, ran, records
+from tests.engine.run.small_runs import (
+    MODEL_CACHE,
+    RANDOM,
+    fresh_records,
+    must_not_run,
+    ran,
+    records,
+)
 from tests.engine.tiny import IDS, tiny_loaded, tiny_model, tiny_tokenizer
 
 LAYERS, SLEB, SHORTGPT = (method_named(name) for name in ("layers", "sleb", "shortgpt"))
@@ -233,9 +240,9 @@ def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
     _, plain, healed = (record.pruned for record in records(store, run))
     assert healed.healed.after < healed.healed.before and healed.widths == plain.widths
     for number in range(2):
-        done = exported((store, SHELF, run), number, "uniform", tmp_path / str(number))
+        done = exported((store, MODEL_CACHE, run), number, "uniform", tmp_path / str(number))
         assert done.proof.holds and done.layout == "2 of 3 layers, 96 channels in every block"
-    with ModelPairCache(SHELF).models([run.dense, run.sparse[0]], store, ignore_steps) as (
+    with ModelPairCache(MODEL_CACHE).models([run.dense, run.sparse[0]], store, ignore_steps) as (
         dense,
         sparse,
     ):

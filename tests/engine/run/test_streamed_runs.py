@@ -18,7 +18,7 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import PartSettings
 from sparsedash.storage.store import Store
-from tests.engine.run.small_runs import N_BLOCKS, SHELF, fresh_records, ran, records
+from tests.engine.run.small_runs import MODEL_CACHE, N_BLOCKS, fresh_records, ran, records
 
 TWO = tuple(map(method_named, ("wanda-channels", "least-squares")))
 
@@ -156,7 +156,7 @@ def test_streamed_models_are_evaluated_together_unless_they_may_stop_early(
     part = PartSettings(
         run=replace(asked, sparsities_permille=(300, 500)), run_key="r", points=(0, 2)
     )
-    made = pipeline.run_part(part, store, ignore_steps, SHELF)
+    made = pipeline.run_part(part, store, ignore_steps, MODEL_CACHE)
     assert len(made.sparse) == 2 and together[len(n_together) :] == (
         [1, 1] if way == "resident" else [2]
     )
@@ -240,11 +240,13 @@ def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(
         weights="bfloat16",
     )
     with pytest.raises(ExportError, match="does not fit into memory"):
-        export_model(settings, store, SHELF, ignore_steps, lambda facts: "")
+        export_model(settings, store, MODEL_CACHE, ignore_steps, lambda facts: "")
     assert not (tmp_path / "rounded").exists()
     with pytest.raises(JobError, match="a timing would measure the disk"):
         time_models(
-            TimingSettings(dense=run.dense, sparse=run.sparse[0]), store, ModelPairCache(SHELF)
+            TimingSettings(dense=run.dense, sparse=run.sparse[0]),
+            store,
+            ModelPairCache(MODEL_CACHE),
         )
 
 
@@ -258,7 +260,7 @@ def test_memory_decides_by_default_and_what_is_left_of_it_is_for_widened_weights
     monkeypatch.setattr(run_context, "keep_fp32_copies", lambda _, room: rooms.append(room))
     monkeypatch.setattr(run_context, "memory_bytes", lambda: memory)
     asked = replace(settings, residency=way or settings.residency)
-    run = run_context.RunContext(asked, store, lambda step: said.append(step.message), SHELF)
+    run = run_context.RunContext(asked, store, lambda step: said.append(step.message), MODEL_CACHE)
     assert run.loaded.residency.streamed is streams
     assert (f"Reading {settings.model} block by block" in said) is streams
     assert [room == WIDE_BYTES for room in rooms] == [memory == 2**40] * (not streams)
