@@ -91,7 +91,7 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     from sparsedash.engine.comparison.llama_timing import time_files
     from sparsedash.engine.comparison.model_pair import ModelPairCache
     from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
-    from sparsedash.engine.comparison.timing import time_models
+    from sparsedash.engine.comparison.torch_timing import time_models
     from sparsedash.engine.export.export import export_model
     from sparsedash.engine.models.hub import token_used
     from sparsedash.engine.models.loading import ModelCache
@@ -186,7 +186,8 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
     redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
-        wait_s, patience_s = linger_s(), environment_seconds(PATIENCE, WORK_PATIENCE_S)
+        wait_s = linger_s()
+        patience_s = environment_seconds(PATIENCE, WORK_PATIENCE_S)
     except SettingsError as error:
         parser.error(str(error))
     faulthandler.enable()
@@ -229,7 +230,10 @@ class Worker:
     def __init__(
         self, folder: Path, name: str, load: LoadHandlers, stop: StopFlag, patience_s: float
     ) -> None:
-        self._folder, self._name, self._load, self._stop = folder, name, load, stop
+        self._folder = folder
+        self._name = name
+        self._load = load
+        self._stop = stop
         self._patience_s = patience_s
         self._table = JobTable(folder / "jobs.sqlite", self._patience_s)
         self._handlers: Mapping[str, JobHandler] | None = None
@@ -338,9 +342,9 @@ def describe_error(
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     match error:
         case _ if is_full(error):
-            said = error.message if isinstance(error, SparseDashError) else "The disk is full."
+            message = error.message if isinstance(error, SparseDashError) else "The disk is full."
             return (
-                f"{said} {free_in_words(error, folder)}".strip(),
+                f"{message} {free_in_words(error, folder)}".strip(),
                 f"Free some space. {kept(kind)}",
             )
         case SparseDashError():
@@ -376,7 +380,8 @@ def _die_with_parent() -> None:
 def _output_to(file: IO[bytes]) -> Iterator[None]:
     """Append the output of this process, that of C libraries too, to a file."""
 
-    streams, kept = (sys.stdout, sys.stderr), [os.dup(1), os.dup(2)]
+    streams = (sys.stdout, sys.stderr)
+    kept = [os.dup(1), os.dup(2)]
     for stream, number in zip(streams, (1, 2), strict=True):
         stream.flush()
         os.dup2(file.fileno(), number)

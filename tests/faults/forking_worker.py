@@ -27,7 +27,7 @@ COUNTED = {
     "scored and solved blocks": (channel_pruning, "layer_of"),
     "measured blocks": (compensation, "passage_error"),
     "masked blocks": (weight_pruning, "MaskedBlock"),
-    "answered batches": (evaluate._Evaluation, "_read_"),
+    "answered batches": (evaluate._Evaluation, "_forward"),
 }
 """What is called once for each of them."""
 

@@ -33,7 +33,8 @@ class TimedFile:
         """Seconds of reading so many sequences of so many tokens, with logits of the last one of
         each.
         """
-        lib, context = self._llama._lib, self._llama._ctx
+        lib = self._llama._lib
+        context = self._llama._ctx
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
         self._read = batch, n_prompt
         return self._seconds(
@@ -45,7 +46,8 @@ class TimedFile:
         """Seconds of writing so many tokens after the prompts, one of each sequence at a time."""
         if self._read != (batch, n_prompt):
             self.prefill(batch, n_prompt)
-        lib, memory = self._llama._lib, self._llama._lib.llama_get_memory(self._llama._ctx)
+        lib = self._llama._lib
+        memory = self._llama._lib.llama_get_memory(self._llama._ctx)
         for sequence in range(batch):
             # What an earlier sample has written.
             lib.llama_memory_seq_rm(memory, sequence, n_prompt, -1)
@@ -56,7 +58,8 @@ class TimedFile:
         """Of computing these places of sequences, step by step; every: one of so many tokens has
         logits.
         """
-        lib, context = self._llama._lib, self._llama._ctx
+        lib = self._llama._lib
+        context = self._llama._ctx
         batches = [self._batch(places, every) for places in steps]
         try:
             started = time.perf_counter()
@@ -73,12 +76,11 @@ class TimedFile:
         batch = self._llama._lib.llama_batch_init(len(places), 0, 1)
         batch.n_tokens = len(places)
         for i, (place, sequence) in enumerate(places):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i] = (
-                (7919 * i + place) % self._llama.n_vocab,
-                place,
-                1,
-            )
-            batch.seq_id[i][0], batch.logits[i] = sequence, (i + 1) % every == 0
+            batch.token[i] = (7919 * i + place) % self._llama.n_vocab
+            batch.pos[i] = place
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = (i + 1) % every == 0
         return batch
 
 

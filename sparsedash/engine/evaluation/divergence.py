@@ -21,21 +21,22 @@ def next_token_scores(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> li
     """Log-probabilities (n, v) of the next token after evenly spread tokens of each batch of these
     token ids.
     """
-    model, found = loaded.model, list[Tensor]()
+    model = loaded.model
+    scores = list[Tensor]()
     n_most = compared_tokens(model.get_output_embeddings().weight.shape[0])
     every = -(-sum(map(len, texts)) // n_most)
     for _, batch in loaded.batches(texts, _BATCH_TOKENS):
         places = batch.mask.nonzero()[::every]
         with head_sees_only(model, places[:, 0], places[:, 1]):
             logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
-        found.append(logits.float().log_softmax(dim=-1))
-    return found
+        scores.append(logits.float().log_softmax(dim=-1))
+    return scores
 
 
 def mean_divergence(dense: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     """Mean KL(dense || other) over all tokens. Both: as `next_token_scores` gives them."""
-    kept = (
-        float((of.exp() * (of - own)).sum(dtype=torch.float64))
-        for of, own in zip(dense, other, strict=True)
+    divergences = (
+        float((dense_scores.exp() * (dense_scores - other_scores)).sum(dtype=torch.float64))
+        for dense_scores, other_scores in zip(dense, other, strict=True)
     )
-    return max(0.0, sum(kept) / sum(map(len, dense)))
+    return max(0.0, sum(divergences) / sum(map(len, dense)))

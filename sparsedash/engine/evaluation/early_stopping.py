@@ -19,7 +19,8 @@ from sparsedash.stats.anytime import (
 )
 from sparsedash.stats.tolerance import FEWEST_RIGHT, judge_all, passage_losses
 
-FIRST_CHUNK, FIRST_LOOK = 256, 128
+FIRST_CHUNK = 256
+FIRST_LOOK = 128
 _ORDER_SEED = 0
 
 
@@ -30,7 +31,8 @@ def evaluation_chunks(n_passages: int) -> list[list[int]]:
     and between them into chunks of a quarter of all before. The same for every model: batches are
     made within a chunk, and answers in BF16 depend on the batch.
     """
-    order, ends = list(range(n_passages)), [0]
+    order = list(range(n_passages))
+    ends = [0]
     Random(_ORDER_SEED).shuffle(order)
     for look in planned_looks(n_passages):
         while (start := ends[-1]) < look.n_passages:
@@ -66,7 +68,9 @@ class StopRule:
         """The decision after these passages of the sparse model, by position; None where no look
         was planned.
         """
-        n, n_passages, alpha = len(outcomes), len(self.dense), None
+        n = len(outcomes)
+        n_passages = len(self.dense)
+        alpha = None
         decision: Decision = "open"
         pairs = [(self.dense[row], outcome) for row, outcome in outcomes.items()]
         broke = sum(dense.last_word_right and not sparse.last_word_right for dense, sparse in pairs)

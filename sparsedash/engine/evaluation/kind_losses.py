@@ -18,7 +18,8 @@ from sparsedash.engine.texts.mixed_sequences import held_out_sequences
 from sparsedash.schema.progress import ignore
 from sparsedash.schema.records import KindLoss
 
-_BATCH_TOKENS, _VALUES = 1024, 2**23
+_BATCH_TOKENS = 1024
+_VALUES = 2**23
 """Tokens that go through the blocks together, and logits that are in memory at the same time."""
 
 

@@ -15,7 +15,8 @@ from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.schema.store_keys import passages_key
 from sparsedash.storage.text_files import split_passage
 
-N_GRAM, FEWEST_WORDS = 13, 8
+N_GRAM = 13
+FEWEST_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,17 @@ def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
     Source: Brown et al., arXiv:2005.14165, appendix C, contamination by 13-grams.
     """
     texts = [text.split() for text in calibration]
-    asked = [f"{c}{t}".split() for c, t in zip(passages.contexts, passages.targets, strict=True)]
-    asked = [words for words in asked if len(words) >= FEWEST_WORDS]
+    passage_words = [
+        f"{c}{t}".split() for c, t in zip(passages.contexts, passages.targets, strict=True)
+    ]
+    passage_words = [words for words in passage_words if len(words) >= FEWEST_WORDS]
     seen = {
         n: {gram for words in texts for gram in _grams(words, n)}
-        for n in {min(N_GRAM, len(a)) for a in asked}
+        for n in {min(N_GRAM, len(a)) for a in passage_words}
     }
     return sum(
-        not seen[min(N_GRAM, len(words))].isdisjoint(_grams(words, N_GRAM)) for words in asked
+        not seen[min(N_GRAM, len(words))].isdisjoint(_grams(words, N_GRAM))
+        for words in passage_words
     )
 
 
@@ -113,18 +117,14 @@ def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[
 
     pairs: context and target of each passage.
     """
-    found = []
+    questions = []
     for context, target in pairs:
-        question, text, special = (
-            Question.of(loaded, context, target),
-            context + target,
-            loaded.adds_special_tokens(context),
-        )
-        ids, tokens = (
-            question.context + question.target,
-            loaded.tokenizer(text, add_special_tokens=special).input_ids,
-        )
-        found.append(
+        question = Question.of(loaded, context, target)
+        text = context + target
+        special = loaded.adds_special_tokens(context)
+        ids = question.context + question.target
+        tokens = loaded.tokenizer(text, add_special_tokens=special).input_ids
+        questions.append(
             {
                 "ids": ids,
                 "n_target": len(question.target),
@@ -133,7 +133,7 @@ def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[
                 "tokens": tokens,
             }
         )
-    return found
+    return questions
 
 
 def _split(text: str, index: int) -> tuple[str, str]:

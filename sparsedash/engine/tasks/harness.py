@@ -47,7 +47,8 @@ from sparsedash.storage.trials import run_trial, trial_problem
 _SEED = 1234
 """With which the harness draws examples for all models alike."""
 _MOST_TASKS = 200
-_TRIAL_S, _TRIAL_BYTES = 20, 2 * 10**9
+_TRIAL_S = 20
+_TRIAL_BYTES = 2 * 10**9
 """Of preparing a user's tasks, beside what the harness itself takes: 10,000 questions with ten
 examples take 6 s.
 """
@@ -167,7 +168,7 @@ def _loaded(
 ) -> list[HarnessTask]:
     from sparsedash.engine.tasks.harness_model import Nobody
 
-    found = dict[str, Any]()
+    tasks = dict[str, Any]()
     users_tasks = set[str]()
     # A hub that is gone is waited for once.
     offline = all(reference.startswith(FILE) for reference in references) or not reachable()
@@ -175,38 +176,39 @@ def _loaded(
         with _refusing(reference), _quiet_and_safe(offline=offline), _pinned(dict(revisions)):
             _seed()
             loaded = _own(reference) if reference.startswith(FILE) else _of_the_harness(reference)
-            if both := sorted(found.keys() & loaded.keys()):
+            if both := sorted(tasks.keys() & loaded.keys()):
                 raise CorpusError(f"{both[0]} is named twice.", "Name each task once.")
-            found |= loaded
+            tasks |= loaded
             if reference.startswith(FILE):
                 users_tasks |= loaded.keys()
-    if len(found) > _MOST_TASKS:
+    if len(tasks) > _MOST_TASKS:
         raise CorpusError(
-            f"These are {len(found):,} tasks; at most {_MOST_TASKS} at once.", "Name fewer."
+            f"These are {len(tasks):,} tasks; at most {_MOST_TASKS} at once.", "Name fewer."
         )
-    made, tried = [], []
-    for name, task in found.items():
+    harness_tasks = []
+    samples = []
+    for name, task in tasks.items():
         with _refusing(name), _quiet_and_safe(offline=True):
             _require_possible(name, task)
             _set_shots(task, n_shots)
             if name in users_tasks:
                 require_targets(name, task, islice(task.eval_docs, limit))
-            tried.append(_answered(name, task, 2, Nobody(task.doc_to_target)))
+            samples.append(_answered(name, task, 2, Nobody(task.doc_to_target)))
             requests = _built(task, limit)
-            made.append(
+            harness_tasks.append(
                 HarnessTask(
                     name=name,
                     task=task,
                     identity=_identity(task, requests),
-                    n_questions=len({each.doc_id for each in requests}),
+                    n_questions=len({request.doc_id for request in requests}),
                     n_requests=len(requests),
                     n_written=max([0, *map(_n_written, requests)]),
                     limit=limit,
                 )
             )
     # Parts that cannot be judged together would say so only after the work.
-    pool_parts(tried)
-    return made
+    pool_parts(samples)
+    return harness_tasks
 
 
 @contextmanager
@@ -377,7 +379,8 @@ def _checked_config(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("task"), str):
         raise CorpusError(f"{file.name} names no task.", "It needs a line `task: NAME`.")
     require_fields(file.name, config)
-    examples, data = config.get("fewshot_config") or {}, config.get("dataset_kwargs") or {}
+    examples = config.get("fewshot_config") or {}
+    data = config.get("dataset_kwargs") or {}
     unknown = {str(name) for name in config} - _ALLOWED | {
         f"fewshot_config.{name}" for name in set(examples) - _EXAMPLES
     }
@@ -420,7 +423,7 @@ def _beside(file: Path, names: Any, kind: str) -> list[str]:
     from datasets.features.features import require_decoding
     from pyarrow.parquet import read_schema
 
-    found = []
+    paths = []
     for name in names if isinstance(names, list) else [names]:
         path = file.parent / str(name)
         if path_kind(path) != "file" or not lies_below(path, [str(file.parent)]):
@@ -430,8 +433,8 @@ def _beside(file: Path, names: Any, kind: str) -> list[str]:
         ):
             # Such a column may name files and addresses that would be opened.
             raise CorpusError(f"{file.name} names {name}, which holds pictures or sounds.")
-        found.append(str(path.resolve()))
-    return found
+        paths.append(str(path.resolve()))
+    return paths
 
 
 def _require_possible(name: str, task: Any) -> None:
@@ -491,18 +494,18 @@ def _identity(task: Any, requests: Sequence[Any]) -> str:
         for name, value in task.dump_config().items()
         if name not in ("metadata", "dataset_kwargs")
     }
-    asked = [
+    questions = [
         [
-            each.request_type,
-            each.doc_id,
-            each.doc,
-            each.idx,
-            each.args,
-            task.doc_to_target(each.doc),
+            request.request_type,
+            request.doc_id,
+            request.doc,
+            request.idx,
+            request.args,
+            task.doc_to_target(request.doc),
         ]
-        for each in requests
+        for request in requests
     ]
-    plain = json.dumps([config, asked], sort_keys=True, default=str)
+    plain = json.dumps([config, questions], sort_keys=True, default=str)
     return digest([version("lm_eval"), str(task.VERSION), _ADDRESS.sub("", plain)])
 
 

@@ -31,7 +31,9 @@ class SharedAnswers:
     def __init__(
         self, loaded: LoadedModel, models: Sequence[Applied], on_answered: OnAnswered
     ) -> None:
-        self.loaded, self._models, self._on_answered = loaded, models, on_answered
+        self.loaded = loaded
+        self._models = models
+        self._on_answered = on_answered
         self._known: dict[str, Any] = {}
         self._n_before = self.n_cut = 0
 
@@ -43,8 +45,11 @@ class SharedAnswers:
         """
 
         def answer() -> list[list[tuple[float, bool]]]:
-            found = self._scored(requests, n_asked)
-            return [[(each.log_likelihood, each.greedy) for each in own] for own in found]
+            scores = self._scored(requests, n_asked)
+            return [
+                [(score.log_likelihood, score.greedy) for score in model_scores]
+                for model_scores in scores
+            ]
 
         return self._once(["scores", requests], n_asked, answer)
 
@@ -54,7 +59,10 @@ class SharedAnswers:
         """
 
         def answer() -> list[list[list[int]]]:
-            return [[each.first for each in own] for own in self._scored(requests, len(requests))]
+            return [
+                [score.first for score in model_scores]
+                for model_scores in self._scored(requests, len(requests))
+            ]
 
         return self._once(["first choices", requests], len(requests), answer)
 
@@ -81,18 +89,18 @@ class SharedAnswers:
             lambda n: self._answered(n * n_asked // len(requests)),
         )
 
-    def _once(self, asked: list[Any], n_requests: int, answer: Callable[[], T]) -> T:
+    def _once(self, request: list[Any], n_requests: int, answer: Callable[[], T]) -> T:
         if len(self._models) == 1:
             # It asks once: naming a million tokens and keeping their answers would be for nothing.
-            alone = answer()
+            answers = answer()
             self._n_before += n_requests
-            return alone
-        name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+            return answers
+        name = hashlib.sha256(json.dumps(request).encode()).hexdigest()
         if name not in self._known:
             self._known[name] = answer()
             self._n_before += n_requests * len(self._models)
-        found: T = self._known[name]
-        return found
+        known: T = self._known[name]
+        return known
 
     def _count_cut(self, lengths: Iterable[int]) -> None:
         self.n_cut += sum(length > self.loaded.max_length for length in lengths)

@@ -74,7 +74,8 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
 ):
     run = ran(asked, store)
     made = rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, MODEL_CACHE)
-    model, dense = made.loaded.model, made.loaded.model(IDS).logits
+    model = made.loaded.model
+    dense = made.loaded.model(IDS).logits
     head = model.get_output_embeddings().weight.clone()
     with made.sparse.applied():
         assert len(made.loaded.mlps[0].inner[0].weight[0, :32].unique()) <= 16, "4 bits"

@@ -7,7 +7,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import MODELS_TOGETHER, WIDE_BYTES
 from sparsedash.engine.comparison.model_pair import ModelPairCache
-from sparsedash.engine.comparison.timing import time_models
+from sparsedash.engine.comparison.torch_timing import time_models
 from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.run import model_making, pipeline, run_context
@@ -36,7 +36,9 @@ def expected(streamed, tmp_path_factory):
 @pytest.fixture(scope="module")
 def passed(streamed, tmp_path_factory):
     """The store, run and steps of a single pass, and the blocks that it read."""
-    store, steps, read = Store(tmp_path_factory.mktemp("passed")), [], []
+    store = Store(tmp_path_factory.mktemp("passed"))
+    steps = []
+    read = []
     with pytest.MonkeyPatch.context() as patch:
         note_readings(patch, read)
         run = ran(streamed, store, lambda step: steps.append((step, len(read))))
@@ -176,7 +178,9 @@ def test_a_cancelled_pass_is_not_begun_again_one_by_one(streamed, store, togethe
 
 
 def test_an_error_of_one_model_is_left_to_its_own_turn(streamed, store, expected, monkeypatch):
-    sparse_model, made, steps = model_making.sparse_model, [], []
+    sparse_model = model_making.sparse_model
+    made = []
+    steps = []
 
     def breaks(*asked):
         made.append(asked)
@@ -192,7 +196,8 @@ def test_an_error_of_one_model_is_left_to_its_own_turn(streamed, store, expected
 def test_statistics_that_are_lost_on_the_way_are_collected_again(
     streamed, store, expected, monkeypatch
 ):
-    lost, get = [], Store.get_artefact
+    lost = []
+    get = Store.get_artefact
 
     def loses(self, key):
         if key.endswith("/1") and not lost and self.has_entry("artefacts", key):
@@ -256,7 +261,8 @@ def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(
 def test_memory_decides_by_default_and_what_is_left_of_it_is_for_widened_weights(
     memory, way, streams, settings, store, monkeypatch
 ):
-    said, rooms = [], []
+    said = []
+    rooms = []
     monkeypatch.setattr(run_context, "keep_fp32_copies", lambda _, room: rooms.append(room))
     monkeypatch.setattr(run_context, "memory_bytes", lambda: memory)
     asked = replace(settings, residency=way or settings.residency)
