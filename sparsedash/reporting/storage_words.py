@@ -28,11 +28,11 @@ _CACHE: dict[CachePart, tuple[str, str]] = {
     "gradients": ("Gradients", _RECOMPUTED),
     "text": ("Calibration text written by models", "written again when a run needs it"),
     "weights": ("Refitted weights", _RECOMPUTED),
-    "answers": ("Opened answers of other programs", "lost: open their files again"),
-    "unfinished": ("Checkpoints of unfinished jobs", "lost: those jobs start from the beginning"),
-    "timings": ("Measured speed", "lost: measure again"),
+    "answers": ("Opened answers of other programs", "lost until you open their files again"),
+    "unfinished": ("Checkpoints of unfinished jobs", "lost; those jobs start from the beginning"),
+    "timings": ("Measured speed", "lost until measured again"),
     "exports": ("Remains of unfinished exports", "of no use"),
-    "damaged": ("Damaged entries", "never used"),
+    "damaged": ("Damaged entries", "of no use"),
 }
 """Titles of the parts of the cache, and what becomes of each."""
 _FILES: dict[FileKind, tuple[str, str]] = {
@@ -75,7 +75,7 @@ def gigabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:,.10g}{wording.NBSP}GB"
 
 
-RUN_HEADS = ("Sparse models", "Size", "Started")
+RUN_HEADS = ("Contents", "Size", "Started")
 
 
 def run_rows(
@@ -94,7 +94,8 @@ def run_rows(
         if shared_bytes:
             remarks.append(f"shares {wording.size(shared_bytes)} with other runs")
         started = wording.moment(run.started_at, zone)
-        cells = (f"{len(run.sparse):,}", _size_or_dash(n_bytes), started)
+        models = wording.quantity(len(run.sparse), "sparse model")
+        cells = (models, _size_or_dash(n_bytes), started)
         rows[run.key] = HeldRow(mark.name or title, " · ".join(remarks), cells)
     return rows
 
@@ -135,10 +136,15 @@ def cache_question(cache: CacheContents) -> list[str]:
         spared = [f"{wording.size(n_bytes)} stay: a waiting or running job may need them."]
     if not cache.items:
         return ["Nothing here can be deleted now.", *spared]
-    consequences = []
+    titles: dict[str, list[str]] = {}
+    parts = {item.part for item in cache.items}
     for part, (title, consequence) in _CACHE.items():
-        if any(item.part == part for item in cache.items):
-            consequences.append(f"{title}: {consequence}.")
+        if part in parts:
+            titles.setdefault(consequence, []).append(title)
+    consequences = [
+        f"{wording.first_upper(consequence)}: {', '.join(names)}."
+        for consequence, names in titles.items()
+    ]
     return [f"Delete {wording.size(cache.n_bytes)}?", *consequences, *spared]
 
 

@@ -158,8 +158,8 @@ def entries_of(run: Run) -> frozenset[str]:
     """
     answers = [f"questionset/{key}" for keys in run.answers.values() for key in keys]
     continuations = [f"continuation/{key}" for key in run.continuations]
-    own = (f"run/{run.key}", f"findresult/{run.key}", f"passages/{run_passages(run)}")
-    return _record_names(*run.records).union(own, answers, continuations)
+    results = (f"run/{run.key}", f"findresult/{run.key}", f"passages/{run_passages(run)}")
+    return _record_names(*run.records).union(results, answers, continuations)
 
 
 def only_of(
@@ -167,13 +167,11 @@ def only_of(
 ) -> frozenset[str]:
     """The names that only the deleted runs of all runs have. names: gives those of a run."""
     keys = {run.key for run in deleted}
-    found = frozenset[str]().union(*map(names, deleted))
+    unshared = frozenset[str]().union(*map(names, deleted))
     for run in runs:
-        if not found:
-            break
-        if run.key not in keys:
-            found -= names(run)
-    return found
+        if unshared and run.key not in keys:
+            unshared -= names(run)
+    return unshared
 
 
 def healed_weights(run: Run, record: Callable[[str], Record | None]) -> frozenset[str]:

@@ -1,9 +1,9 @@
 """Choices kept in the page's address, so that a refresh or a copied link shows the same.
 
-Select boxes, the measure of a chart, pages of a list, the fields of the tolerance. The latter write
-the address
-themselves: Streamlit drops a parameter that a page binds to a widget from links to other pages, and
-refuses to set it.
+Streamlit binds a widget to a parameter by `bind="query-params"`, which is used wherever it can do
+it. It cannot (1.67) where several pages have the parameter, since it drops one that is bound on
+another page; where code sets the parameter, which raises; and where options have texts of their
+own, since it writes the texts into the address.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +34,8 @@ Query = dict[str, str | list[str]]
 
 BOUND: Literal["query-params"] = "query-params"
 """The `bind` of a widget whose key and value Streamlit keeps in the address."""
-PAGE, VIEW = "page", "view"
+PAGE = "page"
+VIEW = "view"
 """The parameters for the page of a long list, from 1, and for the view of a page that has two."""
 
 _LONGEST_SHOWN = 80
@@ -84,7 +85,8 @@ def select(
     options are; where it is given, a note says that the address asks for something else, in
     `said_in` or under the box.
     """
-    wanted, key = query_value(name), f"chosen-{name}"
+    wanted = query_value(name)
+    key = f"chosen-{name}"
     chosen = wanted if wanted in options else usual
     st.session_state[key] = chosen
 
@@ -121,7 +123,8 @@ def choose_view(views: Mapping[str, str], name: str = VIEW) -> str:
     views: titles by the values of the parameter `name`. The first is the usual one; of a page it is
     empty.
     """
-    wanted, key = query_value(name), f"chosen-{name}"
+    wanted = query_value(name)
+    key = f"chosen-{name}"
     st.session_state[key] = wanted if wanted in views else next(iter(views))
     st.segmented_control(
         "View",

@@ -45,7 +45,7 @@ def test_a_deletion_says_before_and_after_what_goes_and_what_stays(plan, questio
 @pytest.mark.parametrize(
     ("items", "question"),
     [
-        ((TIMING,), "Delete 3\u00a0MB? Measured speed: lost: measure again."),
+        ((TIMING,), "Delete 3\u00a0MB? Lost until measured again: Measured speed."),
         ((), "Nothing here can be deleted now."),
     ],
 )

@@ -218,5 +218,5 @@ def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_pa
 
 
 def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
-    backend.costs.verdicts = lambda runs, tolerance: {}
+    backend.verdict_cache.verdicts = lambda runs, tolerance: {}
     assert "The answers of 2 runs are being read for the first time." in words(open_page("runs"))

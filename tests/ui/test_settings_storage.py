@@ -81,7 +81,7 @@ def test_a_pinned_run_says_so_and_stays_without_a_button_to_delete_it(open_page,
 
 def test_the_cache_is_emptied_after_a_question_that_says_what_must_be_recomputed(open_page, filled):
     app = opened(open_page("settings"), "delete-cache")
-    question = "Delete 1 MB? Calibration statistics: recomputed when a run needs it."
+    question = "Delete 1 MB? Recomputed when a run needs it: Calibration statistics."
     assert question in words(app)
     app.button(key="cache-sure").click().run()
     assert app.toast[0].value == "Deleted from the cache: 1\u00a0MB."
