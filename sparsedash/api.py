@@ -166,7 +166,7 @@ def prune(
         if chosen.heal_steps:
             require_healable(run.n_sequences(chosen), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
-            sparse_model: SparseModel = PrunedChannels.whole(in_memory.loaded)
+            sparse_model: SparseModel = PrunedChannels.dense(in_memory.loaded)
             if permille:
                 sparse_model = RunModel(run, SparseSpec.of(chosen, permille)).sparse
             with sparse_model.applied():

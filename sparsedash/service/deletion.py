@@ -19,7 +19,7 @@ from sparsedash.schema.store_keys import healed_key
 from sparsedash.service import holdings
 from sparsedash.service.holdings import CacheContents, CacheItem, Holdings, StoredFile
 from sparsedash.service.request_checks import Access
-from sparsedash.service.stored_results import ResultCache, RunCosts
+from sparsedash.service.stored_results import ResultCache, VerdictCache
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.disk_cache import DAMAGED, VARIABLE, bytes_of, room_of_environment
 from sparsedash.storage.model_folders import drop_unpacked, is_being_written, unpacked_models
@@ -60,7 +60,7 @@ class Housekeeping:
         store: Store,
         table: JobTable,
         results: ResultCache,
-        costs: RunCosts,
+        costs: VerdictCache,
         files: tuple[Exports, UserUploads],
         access: Access,
     ) -> None:

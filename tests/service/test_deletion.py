@@ -89,7 +89,7 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
     backend._store.put("one", replace(specimens.search()[2], key="one"))
     backend._store.put("timing", replace(TIMING, dense=run.dense, sparse=run.sparse[0]))
     backend.user_data.name_run("one", "The first")
-    backend.costs.verdicts([run], Tolerance())
+    backend.verdict_cache.verdicts([run], Tolerance())
     job = live(backend, key="one")
     backend.cancel(job.id)
     log = Path(backend._table.get(job.id).log_path)

@@ -206,5 +206,5 @@ def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open
 
 
 def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
-    backend.costs.verdicts = lambda runs, tolerance: {}
+    backend.verdict_cache.verdicts = lambda runs, tolerance: {}
     assert "The answers of 2 runs are being read for the first time." in words(open_page("runs"))
