@@ -22,7 +22,7 @@ from sparsedash.engine.comparison.timing import (
     time_phases,
 )
 from sparsedash.engine.models.fresh_process import talking_to
-from sparsedash.engine.models.gguf_making import gguf_of
+from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.loading import ModelCache, locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
@@ -66,7 +66,7 @@ def time_files(
     if problem := llama_cpp_problem(record.model, model_type, [record.pruned.method]):
         raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
     source = locate_model(record.model, store, commit=commit_of(record.model_identity))
-    dense_file = gguf_of(
+    dense_file = dense_gguf_file(
         source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step)
     )
     started_at = time.time()
@@ -95,7 +95,7 @@ def time_files(
             on_part=begin_parts(Step("write", 0, 1), on_step),
         )
         files = [folder / "dense.gguf", folder / "sparse.gguf"]
-        dense = write(files[0], dense_file, PrunedChannels.whole(loaded), "float16")
+        dense = write(files[0], dense_file, PrunedChannels.dense(loaded), "float16")
         pruned = write(files[1], dense_file, sparse, method.quantise or "float16")
         shape = model_shape(loaded.model.config.to_dict())
         with _llama_cpp(files, adapted) as ask:

@@ -16,7 +16,7 @@ from sparsedash.engine.export.export_files import copy_base_files, write_folder
 from sparsedash.engine.export.recipe import base_licence, recipe_json
 from sparsedash.engine.export.reload_proof import prove_files
 from sparsedash.engine.models.checkpoint_reading import read_config
-from sparsedash.engine.models.gguf_making import gguf_of
+from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import require_full_gguf, require_known
 from sparsedash.engine.models.loading import (
@@ -213,7 +213,7 @@ def export_narrowed(
     form: one that is possible. pruned: how it was made. source, loaded: the sparse model. record:
     its answers to the passages. Raises ExportError, and then the folder does not exist.
     """
-    sparse = PrunedChannels.whole(loaded)
+    sparse = PrunedChannels.dense(loaded)
     width = (
         max(pruned.dense_widths)
         if form == "masked"
@@ -348,7 +348,7 @@ def _as_quantised(
     stored = read_back(
         file, _dense_gguf(rebuilt.source, settings, store)[0], rebuilt.sparse, settings.weights
     )
-    sparse = rebuilt.sparse.holding(stored.blocks, stored.others)
+    sparse = rebuilt.sparse.with_weights(stored.blocks, stored.others)
     return replace(rebuilt, sparse=sparse), f"; {tensor_types(stored.tensors, stored.fell_back)}"
 
 
@@ -358,4 +358,4 @@ def _dense_gguf(
     """The dense model's GGUF file, made if none is named; and whether it has the run's weights."""
     if settings.dense_gguf:
         return local_path(settings.dense_gguf), False
-    return gguf_of(source, store, on_part), True
+    return dense_gguf_file(source, store, on_part), True

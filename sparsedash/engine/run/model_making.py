@@ -14,7 +14,7 @@ from sparsedash.engine.calibration.statistics import pack_tensors, reading_store
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import HealingCheckpoint, heal
 from sparsedash.engine.models.decoder_blocks import Applied
-from sparsedash.engine.models.gguf_making import gguf_of
+from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import dense_bytes
 from sparsedash.engine.models.loading import LoadedModel, ModelCache, Source
@@ -100,7 +100,7 @@ class RunModel:
         lost: set[str] = set()
         while True:
             if method.needs_statistics:
-                if calibration.is_known:
+                if calibration.statistics.is_known:
                     _note_calibrated(run)
                 else:
                     _reach(run, calibration, n_blocks - 1)
@@ -155,7 +155,7 @@ class RunModel:
             held_out_errors=held_out,
             uncompensated_errors=uncompensated,
             passage_errors=passage_errors if is_complete else (),
-            alone=tuple(sparse.alone()),
+            alone=tuple(sparse.block_losses()),
             healed=sparse.healed if isinstance(sparse, PrunedChannels) else None,
             quantised=self._quantised_figures(),
             calibration_identity=_text_identity(run, method),
@@ -186,7 +186,7 @@ class RunModel:
 
 def prune_model(run: RunContext, spec: SparseSpec) -> SparseModel:
     """The sparse model, not applied; with all its channels where the spec is the dense model."""
-    return PrunedChannels.whole(run.loaded) if spec.is_dense else RunModel(run, spec).sparse
+    return PrunedChannels.dense(run.loaded) if spec.is_dense else RunModel(run, spec).sparse
 
 
 def _text_identity(run: RunContext, method: MethodSettings) -> str:
@@ -211,7 +211,7 @@ def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
     """Collect statistics up to this block. Raises CalibrationError for far too little text."""
     with run.log.timed("calibrate"):
         run.log.warn(calibration.few_tokens_warning)
-        calibration.reach(index)
+        calibration.statistics.reach(index)
 
 
 def missing_statistics(
@@ -221,15 +221,17 @@ def missing_statistics(
     reading = [method for method in methods if method.needs_statistics]
     read = list(dict.fromkeys(map(run.calibration, reading)))
     masking = [run.calibration(method) for method in reading if not method.takes_channels]
-    if read and all(calibration.is_known for calibration in read):
+    if read and all(calibration.statistics.is_known for calibration in read):
         _note_calibrated(run)
     inputs = [
-        calibration.reach_inputs
+        calibration.inputs.reach
         for calibration in read
-        if calibration in masking and not calibration.has_inputs
+        if calibration in masking and not calibration.inputs.is_known
     ]
     return [
-        partial(_reach, run, calibration) for calibration in read if not calibration.is_known
+        partial(_reach, run, calibration)
+        for calibration in read
+        if not calibration.statistics.is_known
     ] + inputs
 
 
@@ -277,12 +279,12 @@ def _heal(
     # The last one: with it they are whole.
     run.store.put_artefact(healed_part(key, "figures"), msgspec.json.encode(figures), about)
     checkpoint.done()
-    return replace(made.holding(healed.blocks, healed.norms), healed=figures)
+    return replace(made.with_weights(healed.blocks, healed.norms), healed=figures)
 
 
 def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
     """The model with weights read back from a temporary file, written as an export writes it."""
-    dense_file = gguf_of(run.source, run.store)
+    dense_file = dense_gguf_file(run.source, run.store)
     step = Step("quantise", 0, 1, message=kind.upper())
     with swept_folder(run.store.folder / EXPORTS) as place:
         file = place / "quantised.gguf"
@@ -301,7 +303,7 @@ def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> Prun
         fell_back=stored.fell_back,
         quantiser=quantiser_version(),
     )
-    return replace(made.holding(stored.blocks, stored.others), quantised=figures)
+    return replace(made.with_weights(stored.blocks, stored.others), quantised=figures)
 
 
 def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChannels | None:
@@ -317,7 +319,7 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
     with unpacked(norms, "norms") as tensors, reading_stored("healing"):
         healed = msgspec.json.decode(figures, type=Healed)
     run.log.note_cached("healed weights")
-    return replace(made.holding(narrowed, tensors), healed=healed)
+    return replace(made.with_weights(narrowed, tensors), healed=healed)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -26,7 +26,7 @@ from sparsedash.engine.evaluation.evaluate import (
     evaluate_together,
 )
 from sparsedash.engine.models.checkpoint_reading import read_config
-from sparsedash.engine.models.gguf_making import gguf_of
+from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.run.model_making import RunModel, missing_statistics, unchanged_warning
@@ -212,7 +212,7 @@ def _prepare_quantising(run: RunContext) -> None:
         return
     model_type = read_config(run.source.folder, run.source.reference).model_type
     require_quantisable(run.settings, model_type, streamed=run.streamed)
-    gguf_of(
+    dense_gguf_file(
         run.source,
         run.store,
         begin_parts(Step("load", 0, 1, message="a GGUF file of it"), run.log.on_step),
@@ -238,7 +238,7 @@ def check_run(run: RunContext, tasks: Sequence[Task]) -> None:
     )
     read = [run.calibration(method) for method in reading]
     if not all(
-        calibration.is_known and (calibration.is_whole or not settings.solves)
+        calibration.statistics.is_known and (calibration.is_whole or not settings.solves)
         for calibration in read
     ):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)

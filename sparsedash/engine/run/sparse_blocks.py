@@ -69,7 +69,7 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
         # What a layer that takes over puts out is meant to be another than dense's.
         errors = [BlockErrors()] * len(narrowed)
 
-    def alone() -> list[float]:
+    def block_losses() -> list[float]:
         if not permille or not method.by_curves:
             return []
         scores = calibration.channel_scores(method, permille, on_block)
@@ -78,7 +78,9 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
             for block_scores, narrow in zip(scores, narrowed, strict=True)
         ]
 
-    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, alone=alone, gone=gone)
+    return PrunedChannels(
+        loaded=loaded, blocks=narrowed, errors=errors, block_losses=block_losses, gone=gone
+    )
 
 
 def _masked(
@@ -123,7 +125,7 @@ def _masked(
         blocks = _in_sequence(run, method, key, checkpoint, walk, pack, unpack)
     else:
         blocks = prune_weights(
-            projections, data, method, permille, on_block=on_block, hold=hold, made=made
+            projections, data, method, permille, on_block=on_block, offload=hold, checkpointed=made
         )
     return MaskedWeights(
         loaded=loaded, scope=method.scope, blocks=blocks, groups=calibration.groups
@@ -174,7 +176,9 @@ def _narrowed(
 
     if method.takes_layers:
         return remove_layers(mlps, gone, lambda index: on_block(index + 1, len(mlps)), made)
-    return prune_channels(mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
+    return prune_channels(
+        mlps, data, method, share, scores=scores, on_layer=on_block, checkpointed=made
+    )
 
 
 def _in_sequence(
