@@ -34,7 +34,7 @@ def main() -> None:
     passages = chosen_passages(arguments)
     questions = questions_of(loaded, list(zip(passages.contexts, passages.targets, strict=True)))
     longest = max(len(question["ids"]) for question in questions)
-    dense = PrunedChannels.whole(loaded)
+    dense = PrunedChannels.dense(loaded)
     dense_file = gguf_file(arguments.model)
 
     def our_logits(ids):
@@ -48,7 +48,7 @@ def main() -> None:
                 file, dense_file, dense, kind, is_base=True, require_room=lambda n_bytes: None
             )
             weights = read_back(file, dense_file, dense, kind)
-            with dense.holding(weights.blocks, weights.others).applied():
+            with dense.with_weights(weights.blocks, weights.others).applied():
                 ours = _scores(questions, our_logits)
             llama = LlamaCppModel(str(file), longest, torch.get_num_threads())
             theirs = _scores(questions, _logits_by(llama))

@@ -1,6 +1,4 @@
-"""Sparse models of a run are made from the dense one and its calibration, measured, healed,
-quantised, and rebuilt.
-"""
+"""Models of a run: pruned, measured, healed, quantised; and rebuilt from a record."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -16,7 +14,7 @@ from sparsedash.engine.calibration.statistics import pack_tensors, reading_store
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import HealingCheckpoint, heal
 from sparsedash.engine.models.decoder_blocks import Applied
-from sparsedash.engine.models.gguf_making import gguf_of
+from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import dense_bytes
 from sparsedash.engine.models.loading import LoadedModel, ModelCache, Source
@@ -97,7 +95,7 @@ class RunModel:
         lost: set[str] = set()
         while True:
             if self.spec.pruning.needs_statistics:
-                if calibration.is_known:
+                if calibration.statistics.is_known:
                     _note_calibrated(run)
                 else:
                     _reach(run, calibration, n_blocks - 1)
@@ -148,7 +146,7 @@ class RunModel:
             held_out_errors=held_out,
             uncompensated_errors=uncompensated,
             passage_errors=passage_errors if is_complete else (),
-            alone=tuple(sparse.alone()),
+            alone=tuple(sparse.block_losses()),
             healed=sparse.healed if isinstance(sparse, PrunedChannels) else None,
             quantised=self._quantised_figures(),
             calibration_identity=_text_identity(run, self.spec),
@@ -176,6 +174,11 @@ class RunModel:
         return None if samples is None else self._begun.passage_error(index, samples)
 
 
+def prune_model(run: RunContext, spec: SparseSpec) -> SparseModel:
+    """The sparse model, not applied; with all its channels where the spec is the dense model."""
+    return PrunedChannels.dense(run.loaded) if spec == DENSE else RunModel(run, spec).sparse
+
+
 def _text_identity(run: RunContext, spec: SparseSpec) -> str:
     """Of the calibration text, as the model reads it; empty for one that reads none."""
     if not spec.reads_text:
@@ -193,32 +196,30 @@ def unchanged_warning(made: Pruned) -> str | None:
 
 
 def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
-    """Collect statistics up to this block. Raises CalibrationError where there is far too little
-    text.
-    """
+    """Collect statistics up to this block. Raises CalibrationError for far too little text."""
     with run.log.timed("calibrate"):
         run.log.warn(calibration.few_tokens_warning)
-        calibration.reach(index)
+        calibration.statistics.reach(index)
 
 
 def missing_statistics(
     run: RunContext, specs: Sequence[SparseSpec]
 ) -> Sequence[Callable[[int], None]]:
-    """Functions that collect, up to a block, statistics of these models that the store does not
-    have (any more).
-    """
+    """Functions that collect, up to a block, the statistics that the store lacks."""
     reading = [spec for spec in specs if spec.pruning.needs_statistics]
     read = list(dict.fromkeys(map(run.calibration, reading)))
     masking = [run.calibration(spec) for spec in reading if not spec.pruning.takes_channels]
-    if read and all(calibration.is_known for calibration in read):
+    if read and all(calibration.statistics.is_known for calibration in read):
         _note_calibrated(run)
     inputs = [
-        calibration.reach_inputs
+        calibration.inputs.reach
         for calibration in read
-        if calibration in masking and not calibration.has_inputs
+        if calibration in masking and not calibration.inputs.is_known
     ]
     return [
-        partial(_reach, run, calibration) for calibration in read if not calibration.is_known
+        partial(_reach, run, calibration)
+        for calibration in read
+        if not calibration.statistics.is_known
     ] + inputs
 
 
@@ -229,9 +230,7 @@ def _note_calibrated(run: RunContext) -> None:
 
 
 def _heal(run: RunContext, spec: SparseSpec, made: PrunedChannels) -> PrunedChannels:
-    """The model with the weights of its healing, which are kept: it needs many passes over the
-    text.
-    """
+    """The model with healed weights, which are stored: healing needs many passes over the text."""
     calibration = run.calibration(spec)
     loaded = run.loaded
     key = pruned_key(calibration.keys.statistics, spec.before_quantising)
@@ -266,14 +265,12 @@ def _heal(run: RunContext, spec: SparseSpec, made: PrunedChannels) -> PrunedChan
     # The last one: with it they are whole.
     run.store.put_artefact(healed_part(key, "figures"), msgspec.json.encode(figures), about)
     checkpoint.done()
-    return replace(made.holding(healed.blocks, healed.norms), healed=figures)
+    return replace(made.with_weights(healed.blocks, healed.norms), healed=figures)
 
 
 def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
-    """The model with the weights of a file of this type, made as an export makes it, read back and
-    deleted.
-    """
-    dense_file = gguf_of(run.source, run.store)
+    """The model with weights read back from a temporary file, written as an export writes it."""
+    dense_file = dense_gguf_file(run.source, run.store)
     step = Step("quantise", 0, 1, message=kind.upper())
     with swept_folder(run.store.folder / EXPORTS) as place:
         file = place / "quantised.gguf"
@@ -292,7 +289,7 @@ def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> Prun
         fell_back=stored.fell_back,
         quantiser=quantiser_version(),
     )
-    return replace(made.holding(stored.blocks, stored.others), quantised=figures)
+    return replace(made.with_weights(stored.blocks, stored.others), quantised=figures)
 
 
 def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChannels | None:
@@ -308,7 +305,7 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
     with unpacked(norms, "norms") as tensors, reading_stored("healing"):
         healed = msgspec.json.decode(figures, type=Healed)
     run.log.note_cached("healed weights")
-    return replace(made.holding(narrowed, tensors), healed=healed)
+    return replace(made.with_weights(narrowed, tensors), healed=healed)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -361,7 +358,7 @@ def rebuild_model(
             "The calibration text has changed since this result was computed.", "Run it again."
         )
     with bf16_matmul_in_fp32(record.dtype):
-        sparse = RunModel(run, pruned.spec).sparse
+        sparse = prune_model(run, pruned.spec)
     run.pruning_checkpoint.done()
     protect_healed(record, store)
     return RebuiltModel(

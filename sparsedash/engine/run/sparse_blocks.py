@@ -1,5 +1,4 @@
-"""The blocks of a sparse model: each made by itself when it is first asked for, or all in sequence;
-kept in the store.
+"""The blocks of a sparse model, made one by one on first use, or all in sequence.
 
 What is made by itself is kept until the model is evaluated, what takes passes over the text as an
 artefact.
@@ -43,9 +42,7 @@ _BITS = {2: torch.int16, 4: torch.int32}
 
 
 def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
-    """The sparse model before healing, not applied yet, none of whose blocks is made; that may
-    raise CacheEvicted.
-    """
+    """The sparse model before healing, with no block made yet. May raise CacheEvicted."""
     calibration = run.calibration(spec)
     loaded = run.loaded
     method, permille = spec.pruning, spec.permille
@@ -72,7 +69,7 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
         # What a layer that takes over puts out is meant to be another than dense's.
         errors = [BlockErrors()] * len(narrowed)
 
-    def alone() -> list[float]:
+    def block_losses() -> list[float]:
         if not permille or not method.by_curves:
             return []
         scores = calibration.channel_scores(method, permille, on_block)
@@ -81,7 +78,9 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
             for block_scores, narrow in zip(scores, narrowed, strict=True)
         ]
 
-    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, alone=alone, gone=gone)
+    return PrunedChannels(
+        loaded=loaded, blocks=narrowed, errors=errors, block_losses=block_losses, gone=gone
+    )
 
 
 def _masked(
@@ -92,9 +91,7 @@ def _masked(
     key: str,
     on_block: OnBlock,
 ) -> MaskedWeights:
-    """Single weights at zero: each block by itself, or block after block on what is already
-    sparse.
-    """
+    """Single weights at zero: each block by itself, or each on the output of the pruned ones."""
     loaded = run.loaded
     method, permille = spec.pruning, spec.permille
     hold = run.loaded.residency.offload
@@ -128,7 +125,7 @@ def _masked(
         blocks = _in_sequence(run, calibration, key, checkpoint, walk, pack, unpack)
     else:
         blocks = prune_weights(
-            projections, data, method, permille, on_block=on_block, hold=hold, made=made
+            projections, data, method, permille, on_block=on_block, offload=hold, checkpointed=made
         )
     return MaskedWeights(
         loaded=loaded, scope=method.scope, blocks=blocks, groups=calibration.groups
@@ -144,9 +141,7 @@ def _narrowed(
     gone: Sequence[int],
     on_block: OnBlock,
 ) -> LazySequence[PrunedMlp]:
-    """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over
-    the text.
-    """
+    """Every narrowed MLP, by itself or by a sequential refit, which is stored."""
     loaded = run.loaded
     mlps = run.loaded.mlps
     hold = run.loaded.residency.offload
@@ -182,7 +177,9 @@ def _narrowed(
 
     if method.takes_layers:
         return remove_layers(mlps, gone, lambda index: on_block(index + 1, len(mlps)), made)
-    return prune_channels(mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
+    return prune_channels(
+        mlps, data, method, share, scores=scores, on_layer=on_block, checkpointed=made
+    )
 
 
 def _in_sequence(
@@ -194,9 +191,7 @@ def _in_sequence(
     pack: Callable[[T], bytes],
     unpack: Callable[[int, bytes], T],
 ) -> LazySequence[T]:
-    """Blocks that a walk of the text through all of them makes once any is asked for; they are kept
-    in the store.
-    """
+    """Blocks that one pass of the text makes when the first is needed; stored."""
     store = run.store
     about = about_artefact("weights", run.identity)
     n_blocks = len(run.loaded.blocks)
