@@ -130,7 +130,7 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     """
     monkeypatch.setattr(healing, "CHECK_EVERY", 1)
     monkeypatch.setattr(stores, "EVERY_S", 0.0)
-    one = replace(asked, methods=asked.methods[1:2])
+    one = replace(asked, methods=asked.methods[:1], heal_steps=(4,))
     put = stores.Store.put_artefact
     seen = []
 

@@ -110,7 +110,7 @@ def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, 
     ],
 )
 def test_the_mix_is_added_to_any_text_but_itself(method, corpus, share):
-    assert mix_share(method, CalibrationSettings(corpus=corpus)) == share
+    assert mix_share(SparseSpec(method, 100), CalibrationSettings(corpus=corpus)) == share
 
 
 PROMPT = "the lamp and the boat and"
