@@ -11,7 +11,7 @@ from typing import Literal
 from sparsedash.catalog import model_shape
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.model_shape import ModelShape
-from sparsedash.catalog.presets import method_name
+from sparsedash.catalog.presets import spec_name
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
 from sparsedash.reporting.html import Table, Value
@@ -76,7 +76,7 @@ def run_gains(
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense)
     for each in found.judged:
         asked = timing_of(sparse=each.record.key)
-        if each.spec.quantise and name in GAIN_PHASES and asked.runtime == "torch":
+        if each.spec.is_quantised and name in GAIN_PHASES and asked.runtime == "torch":
             gain, why = None, QUANTISED
         elif name not in GAIN_PHASES:
             gain, why = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), UNKNOWN
@@ -110,7 +110,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
         method = each.method
         if (
             method.takes_channels
-            and not each.spec.quantise
+            and not each.spec.is_quantised
             and each.permille
             and method.budget != "channels"
         ):
@@ -376,8 +376,8 @@ def export_title(export: Export, record: Record | None) -> str:
     model = wording.reference_title(export.model)
     if record is None or record.pruned is None:
         return model
-    spec, method = record.pruned.spec, record.pruned.method
-    return f"{model}, {method_name(method, spec.heal_steps)} {wording.sparsity_words(record.sparsity_permille, method)}"
+    spec = record.pruned.spec
+    return f"{model}, {spec_name(spec)} {wording.sparsity_words(spec.permille, spec.pruning)}"
 
 
 def upload_command(export: Export) -> str:

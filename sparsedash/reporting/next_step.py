@@ -101,7 +101,7 @@ def _next_step(found: RunResults, reach: Reach) -> NextStep:
     within, beyond = largest_within(rows), smallest_beyond(rows)
     low, high = within.permille if within else -1, beyond.permille if beyond else 1001
     spec = rows[0].spec
-    method, is_plain = spec.pruning, not spec.heal_steps
+    method, is_plain = spec.pruning, not spec.is_healed
     if run.find is not None and within is not None:
         said = (
             f"Next: export the model at {sparsity_percent(low)}, or see which answers it changed."
@@ -243,13 +243,11 @@ def _try(settings: RunSettings, spec: SparseSpec, why: str, end: str) -> NextSte
 
 def _with_models(settings: RunSettings, specs: Sequence[SparseSpec]) -> RunSettings:
     """The run of these models of one method; where they are healed, with those before it."""
-    return replace(
-        settings,
-        methods=(specs[0].pruning,),
-        heal_steps=tuple(dict.fromkeys((0, specs[0].heal_steps))),
-        quantise=(),
+    plain = replace(
+        settings.of_methods([specs[0].pruning]),
         sparsities_permille=tuple(spec.permille for spec in specs),
     )
+    return plain.healed(specs[0].heal_steps) if specs[0].is_healed else plain
 
 
 def _by_limits(search: FindSettings, tolerance: Tolerance) -> FindSettings:

@@ -31,7 +31,7 @@ def quantised_figures(found: RunResults) -> list[str]:
             text = f"mean KL divergence from dense on {first.n_tokens:,} tokens of the passages, without an interval"
             types = wording.first_upper(tensor_types(first.tensors, first.fell_back))
             said.append(f"{kind.upper()}: {models} ({text}). {types}.")
-    return [each for each in said if each] if found.run.settings.quantise else []
+    return [each for each in said if each] if found.run.settings.quantises else []
 
 
 def _again(found: RunResults) -> str:
@@ -82,7 +82,7 @@ def _better(
     both = shared_outcomes(dense[0].record, rival[0].record)
     right = sum(own.last_word_right - other.last_word_right for own, other in both)
     more = f"{abs(right):,} {'more' if right > 0 else 'fewer'}" if right else "as many"
-    other += " in 16 bits" * (not rival[0].spec.quantise)
+    other += " in 16 bits" * (not rival[0].spec.is_quantised)
     return (
         f"Quantising alone does better: {name} ({wording.size(dense[1])}) beats every pruned file that is not smaller. "
         f"The best of them, {other} ({wording.size(rival[1])}), loses {lost.value:.3f} nats a word more "

@@ -48,7 +48,7 @@ def answer_sentence(found: RunResults, ended: bool = False, race: bool = True) -
     rows, search = found.best, _search(found)
     if not rows:
         if found.judged and not any(found.run.settings.made_permille):
-            quantised = [each for each in found.judged if each.spec.quantise]
+            quantised = [each for each in found.judged if each.spec.is_quantised]
             said = [
                 f"{found.names[each.record.key]} {verdict_words(each.verdict)}."
                 for each in quantised
@@ -130,7 +130,7 @@ def find_sentence(
     per mille.
     """
     method = spec.pruning
-    by = f" with {quoted_method(spec)}" if spec.heal_steps else ""
+    by = f" with {quoted_method(spec)}" if spec.is_healed else ""
     ends = {
         step: verdicts[step]
         for step in (result.answer, result.next_step)

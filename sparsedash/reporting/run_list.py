@@ -470,7 +470,7 @@ def _lines(
         )
         steps, method = (
             wording.sparsity_steps(asked),
-            wording.with_type(wording.spec_title(models[-1].spec), models[-1].spec.quantise),
+            wording.with_type(wording.spec_title(models[-1].spec), models[-1].spec),
         )
         model = _short_title(asked.model).rpartition("/")[2]
         facets.append(

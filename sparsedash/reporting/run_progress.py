@@ -329,9 +329,11 @@ def _work(
     # Models to evaluate, -1 the dense one: at once, or together when others are made.
     waiting = set() if now.answered else {-1}
     # What a quantised model is made of was pruned, and healed, for another point.
-    healing = {model for model, spec in enumerate(points) if spec.heal_steps and not spec.quantise}
+    healing = {
+        model for model, spec in enumerate(points) if spec.is_healed and not spec.is_quantised
+    }
     made: list[tuple[Stage, MethodSettings | None]] = [
-        ("quantise", None) if spec.quantise else ("prune", spec.method) for spec in points
+        ("quantise", None) if spec.is_quantised else ("prune", spec.method) for spec in points
     ]
     spent, work, begun = defaultdict[Part, float](float), dict[Part, list[Unit]](), set[int]()
 

@@ -144,7 +144,7 @@ def best_method(models: Sequence[W]) -> list[W]:
     by_method: dict[str, list[W]] = {}
     # What quantising costs says nothing of the method: its models are judged as they are before.
     for model in models:
-        if model.permille and not model.spec.quantise:
+        if model.permille and not model.spec.is_quantised:
             by_method.setdefault(wording.spec_title(model.spec), []).append(model)
     ordered = [sorted(rows, key=lambda row: row.permille) for rows in by_method.values()]
     channels = [rows for rows in ordered if rows[0].method.takes_channels]
@@ -331,7 +331,7 @@ class RunResults:
             return by_title
         channels = self._named.method.takes_channels
         for spec in self.run.settings.points:
-            if spec.method and not spec.quantise and spec.method.takes_channels == channels:
+            if spec.method and not spec.is_quantised and spec.method.takes_channels == channels:
                 by_title.setdefault(wording.spec_title(spec), []).append(spec)
         return by_title
 
@@ -351,7 +351,7 @@ class RunResults:
         rivals = [
             each
             for each in self.judged
-            if each.permille == best.permille and not each.spec.quantise
+            if each.permille == best.permille and not each.spec.is_quantised
         ]
         rivals = [each for each in rivals if wording.spec_title(each.spec) in titles]
         pairs, n = [(best.record, each.record) for each in rivals], len(raced)
@@ -380,9 +380,9 @@ class RunResults:
         """
         if spec.method is None:
             alike = (own for own in self.run.settings.points if own.method)
-            spec = next((own for own in alike if own.quantise == spec.quantise), spec)
+            spec = next((own for own in alike if own.weights == spec.weights), spec)
         name = wording.spec_title(spec) if self.run.settings.names_methods else "sparse"
-        return wording.with_type(name, spec.quantise, again=bool(self.run.source_type))
+        return wording.with_type(name, spec, again=bool(self.run.source_type))
 
     @property
     def lines(self) -> list[str]:

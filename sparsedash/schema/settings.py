@@ -362,12 +362,26 @@ class RunSettings:
         """The run with its models healed as well, where channels go. Raises SettingsError."""
         return replace(self, heal_steps=(0, n_steps))
 
+    def of_methods(self, methods: Sequence[MethodSettings]) -> "RunSettings":
+        """The run of these methods alone, neither healed nor quantised."""
+        return replace(self, methods=tuple(methods), heal_steps=(0,), quantise=())
+
+    @property
+    def heals(self) -> bool:
+        """Whether any of its models is healed."""
+        return any(self.heal_steps)
+
+    @property
+    def quantises(self) -> bool:
+        """Whether any of its models is quantised."""
+        return bool(self.quantise)
+
     @property
     def names_methods(self) -> bool:
         """Whether its sparse models are called by their methods: by several, and wherever one is
         healed.
         """
-        return len(self.methods) > 1 or any(self.heal_steps)
+        return len(self.methods) > 1 or self.heals
 
     @property
     def budget(self) -> Budget:
@@ -379,7 +393,7 @@ class RunSettings:
         """The budget whose shares its chart shows: of quantised models, of which no channels go,
         the bytes.
         """
-        return "bytes" if self.quantise else self.budget
+        return "bytes" if self.quantises else self.budget
 
     @property
     def reads_text(self) -> bool:

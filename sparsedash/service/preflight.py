@@ -244,7 +244,7 @@ def expected_duration(
     # The points as they are before quantising; healed weights are kept with a model that is not
     # quantised.
     pruned = {spec.before_quantising for spec in left if spec.method}
-    healed = {spec for spec in pruned - there if spec.heal_steps}
+    healed = {spec for spec in pruned - there if spec.is_healed}
     n_models = n_sparse + (not stored.dense)
     calibrates = n_sparse and settings.reads_text and not stored.calibration
     n_calibrations = len(store_keys.shares_read(settings)) if calibrates else 0
@@ -253,7 +253,7 @@ def expected_duration(
         "evaluating": ((n_models, "evaluate"),),
         "answering tasks": ((n_models if settings.evaluation.tasks else 0, "answer"),),
         "pruning": ((len(pruned), "prune"),),
-        "quantising": ((sum(bool(spec.quantise) for spec in left), "quantise"),),
+        "quantising": ((sum(spec.is_quantised for spec in left), "quantise"),),
         "healing": ((len(healed), "heal"),),
         "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
     }

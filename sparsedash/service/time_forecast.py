@@ -179,7 +179,7 @@ def expected_seconds(
         measured["answer"] = _task_seconds(settings, whole)
     if steps := _healing_steps(settings):
         measured["heal"] = (step_s := _measured_step_s(whole)) and step_s * steps
-    if settings.quantise:
+    if settings.quantises:
         measured["quantise"] = next(filter(None, map(_quantising_seconds, whole)), None)
     counted = counted_seconds(settings, speeds, shape)
     if measured["prune"] is None and counted["prune"] is None:
@@ -204,7 +204,7 @@ def _task_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
 
 def _quantising_seconds(run: Run) -> float | None:
     """For one model, by a run that quantised all of its models itself."""
-    n = sum(bool(spec.quantise) for spec in run.settings.points)
+    n = sum(spec.is_quantised for spec in run.settings.points)
     found = any(what.rpartition(", ")[2].lower() in run.settings.quantise for what in run.cached)
     return run.seconds["quantise"] / n if n and "quantise" in run.seconds and not found else None
 
@@ -243,7 +243,7 @@ def healing_steps(
         unknown = "this model's sizes" if shape is None else "this machine's speed"
         raise JobError(
             f"How long healing takes is not known yet, nor {unknown}.",
-            "Run the model unhealed first.",
+            "Run it once without healing.",
         )
     steps = STEP_MULTIPLE * round(60 * minutes / step_s / STEP_MULTIPLE)
     return min(MAX_HEAL_STEPS, max(STEP_MULTIPLE, steps))
@@ -257,7 +257,7 @@ def _healing_steps(settings: RunSettings) -> float:
 
 def _steps_of_healed(settings: RunSettings) -> list[int]:
     """Steps of each model that is healed: those of several types have the same healed weights."""
-    return [spec.heal_steps for spec in settings.points if spec.heal_steps and not spec.quantise]
+    return [spec.heal_steps for spec in settings.points if spec.is_healed and not spec.is_quantised]
 
 
 def _measured_step_s(before: Sequence[Run]) -> float | None:
@@ -366,7 +366,7 @@ def _n_pruned(run: Run) -> int:
     """Sparse models that the run's seconds of pruning are of; those of a quantised one are as good
     as none.
     """
-    n_pruned = sum(not spec.quantise for spec in run.settings.points)
+    n_pruned = sum(not spec.is_quantised for spec in run.settings.points)
     n_pruned -= sum(what.endswith("sparse") for what in run.cached)
     return n_pruned if "prune" in run.seconds else 0
 
@@ -387,7 +387,7 @@ def counted_seconds(
     found: _Seconds = dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
     if steps := _healing_steps(settings):
         found["heal"] = (step_s := _counted_step_s(speeds, shape)) and step_s * steps
-    if settings.quantise:
+    if settings.quantises:
         found["quantise"] = None
     if shape is None or speeds is None:
         return found
@@ -412,7 +412,7 @@ def counted_seconds(
         )
         + np.mean([_choosing_layers(each, shape, settings, text_walk) for each in plain], axis=0),
     }
-    if settings.quantise:
+    if settings.quantises:
         work["quantise"] = _quantising(shape, token)
     if (n_asked := resources.n_passages(settings)) is not None:
         n_asked *= resources.TOKENS_A_PASSAGE

@@ -119,7 +119,7 @@ class RunModel:
 
     def _heal_and_quantise(self) -> None:
         """Healed weights are from the store where they are known; a quantised file is made anew."""
-        if isinstance(self._sparse, PrunedChannels) and self.spec.heal_steps:
+        if isinstance(self._sparse, PrunedChannels) and self.spec.is_healed:
             self._sparse = _heal(self._run, self.spec, self._sparse)
         if isinstance(self._sparse, PrunedChannels) and self.spec.quantise:
             with self._run.log.timed("quantise"):
