@@ -338,9 +338,9 @@ class RunSettings:
             allowed = "off where no method removes channels or layers"
             raise SettingsError("healing", steps, allowed)
         if self.quantise:
-            said = "Only models with fewer channels or layers are quantised."
+            problem = "Only models with fewer channels or layers are quantised."
             advice = "Add such a method, or quantise none."
-            raise SettingsError("quantise", said=said, advice=advice)
+            raise SettingsError("quantise", said=problem, advice=advice)
 
     @cached_property
     def points(self) -> tuple[SparseSpec, ...]:
@@ -438,18 +438,16 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
     """The settings of this kind that `dataclasses.asdict` made plain, checked again. Raises
     SettingsError.
     """
-    other = "These settings were written by another version of SparseDash"
+    reason = ""
     try:
-        made = msgspec.convert(plain, kind)
-        is_same = canonical_json(asdict(made)) == canonical_json(plain)
+        settings = msgspec.convert(plain, kind)
+        if canonical_json(asdict(settings)) == canonical_json(plain):
+            return settings
     except ValueError as error:
         # Of a wrong type or value, or not finite in a field that is not known.
-        raise SettingsError(
-            kind.__name__, said=f"{other}: {error}.", advice="Ask for it again."
-        ) from error
-    if not is_same:
-        raise SettingsError(kind.__name__, said=f"{other}.", advice="Ask for it again.")
-    return made
+        reason = f": {error}"
+    problem = f"These settings were written by another version of SparseDash{reason}."
+    raise SettingsError(kind.__name__, said=problem, advice="Ask for it again.")
 
 
 def request_key(
@@ -463,13 +461,10 @@ def request_key(
 
     evaluation: its own. contents: hashes of the local files that it names, as of now.
     """
-    found = {name: value for name, value in asdict(settings).items() if name != "residency"}
-    if not found["revisions"]:
-        # So that a request that reads nothing of the hub keeps the name that it had before there
-        # were any.
-        del found["revisions"]
-    asked = found if evaluation.tasks else found | {"evaluation": evaluation.about_passages}
-    return digest({kind: asked, "stamps": dict(contents or {}), "stages": STAGE_VERSIONS})
+    values = {name: value for name, value in asdict(settings).items() if name != "residency"}
+    if not evaluation.tasks:
+        values["evaluation"] = evaluation.about_passages
+    return digest({kind: values, "stamps": dict(contents or {}), "stages": STAGE_VERSIONS})
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:
@@ -481,7 +476,7 @@ def parse_percents(text: str) -> tuple[int, ...]:
     """Per mille from "10,20" or "12.5 30 %". Raises SettingsError on anything finer than a
     tenth.
     """
-    found = []
+    permilles = []
     for word in text.replace("%", " ").replace(",", " ").split():
         try:
             permille = 10 * Decimal(word)
@@ -491,10 +486,10 @@ def parse_percents(text: str) -> tuple[int, ...]:
         if not possible:
             limit = MAX_SPARSITY_PERMILLE // 10
             raise SettingsError("sparsity", word, f"0–{limit} %, at most one decimal")
-        found.append(int(permille))
-    if not found:
+        permilles.append(int(permille))
+    if not permilles:
         raise SettingsError("sparsity", text, "one or several percentages, such as 10, 20")
-    return tuple(found)
+    return tuple(permilles)
 
 
 @dataclass(frozen=True, kw_only=True)
