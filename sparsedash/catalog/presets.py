@@ -147,9 +147,9 @@ def method_name(settings: MethodSettings) -> str:
     # A run has one budget, which is said where its sparsities are.
     if settings.quantise:
         return f"{method_name(settings.unquantised)}, {settings.quantise.upper()}"
-    own = asdict(replace(settings, budget="channels"))
-    del own["quantise"]
-    chosen = {name: value for name, value in own.items() if isinstance(value, str)}
+    choices = asdict(replace(settings, budget="channels"))
+    del choices["quantise"]
+    chosen = {name: value for name, value in choices.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
     if settings.heal_steps:
         # It was trained again.
@@ -158,7 +158,7 @@ def method_name(settings: MethodSettings) -> str:
     def changes(usual: MethodSettings) -> list[str]:
         return [
             field
-            for field, value in own.items()
+            for field, value in choices.items()
             if field not in chosen and value != getattr(usual, field)
         ]
 
@@ -172,7 +172,9 @@ def method_name(settings: MethodSettings) -> str:
     if not changed:
         return name
     words = [
-        _PARAMETERS.get(field, f"{field} {{:g}}").format(own[field], s="s" * (own[field] != 1))
+        _PARAMETERS.get(field, f"{field} {{:g}}").format(
+            choices[field], s="s" * (choices[field] != 1)
+        )
         for field in changed
     ]
     return f"{name} ({', '.join(words)})"
