@@ -23,7 +23,7 @@ from sparsedash.service.stored_results import ResultCache, VerdictCache
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.disk_cache import DAMAGED, VARIABLE, bytes_of, room_of_environment
 from sparsedash.storage.model_folders import drop_unpacked, is_being_written, unpacked_models
-from sparsedash.storage.store import Shelf, Store
+from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
 
 _PINNED_ELSEWHERE = "another user has pinned it"
@@ -92,22 +92,9 @@ class Housekeeping:
             self._store.shrink_artefacts()
 
     def verification(self) -> Verification | None:
-        """The last verification, without the damaged things that are gone; None before the first."""
+        """The last verification, without what was deleted here since; None before the first."""
         self._access.require_house()
-        verification = self._store.get(Verification, VerifySettings().key())
-        if verification is None:
-            return None
-        names = {"record": self._entry_names("records"), "artefact": self._entry_names("artefacts")}
-        names["upload"] = self._uploads.kept().keys()
-        names["unpacked model"] = {model.name for model in unpacked_models(self._store)}
-        names["export"] = {export.key for export in self._exports.listed()}
-        damaged = tuple(
-            damage
-            for damage in verification.damaged
-            if (damage.entry or damage.name.removeprefix(DAMAGED)) in names[damage.kind]
-        )
-        n_gone = len(verification.damaged) - len(damaged)
-        return replace(verification, damaged=damaged, n_damaged=verification.n_damaged - n_gone)
+        return self._store.get(Verification, VerifySettings().key())
 
     def plan_deletion(self, keys: Collection[str]) -> RunDeletion:
         """What deleting these runs would delete; nothing is deleted yet."""
@@ -170,12 +157,13 @@ class Housekeeping:
                 self._store.drop_entry("artefacts", entry.name)
         UserData(self._store).forget_runs([run.key for run in deleted])
         self._drop_logs(dropped)
+        self._forget_damage(dropped)
         return replace(plan, entries=entries)
 
     def cache(self) -> CacheContents:
         """What emptying the cache would delete, and what it would spare."""
         self._access.require_house()
-        verification = self._store.get(Verification, VerifySettings().key())
+        verification = self.verification()
         damaged = {damage.name for damage in verification.damaged} if verification else set()
         items = []
         spared = []
@@ -197,7 +185,9 @@ class Housekeeping:
                 self._exports.drop_nameless(item.name)
             else:
                 self._store.drop_entry(item.shelf, item.name)
-        self._drop_logs({item.name for item in cache.items if item.part == "timings"})
+        names = {item.name.removeprefix(DAMAGED) for item in cache.items}
+        self._drop_logs(names)
+        self._forget_damage(names)
         return cache
 
     def delete_file(self, file: StoredFile) -> None:
@@ -221,9 +211,19 @@ class Housekeeping:
                         "Wait until that is done, or cancel it.",
                     )
                 drop_unpacked(file.name, self._store)
+        self._forget_damage([file.name])
 
-    def _entry_names(self, shelf: Shelf) -> Collection[str]:
-        return {entry.name.removeprefix(DAMAGED) for entry in self._store.entries(shelf)}
+    def _forget_damage(self, names: Collection[str]) -> None:
+        """Leave these deleted entries and files out of the last verification."""
+        verification = self._store.get(Verification, VerifySettings().key())
+        if verification is None:
+            return
+        damaged = tuple(
+            damage for damage in verification.damaged if (damage.entry or damage.name) not in names
+        )
+        n_damaged = verification.n_damaged - len(verification.damaged) + len(damaged)
+        verification = replace(verification, damaged=damaged, n_damaged=n_damaged)
+        self._store.put(verification.key, verification)
 
     def _only_of(self, runs: Collection[Run]) -> tuple[frozenset[str], frozenset[str]]:
         """Names of the records, and keys of the healed weights, that only these runs have."""

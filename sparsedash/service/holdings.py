@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
@@ -20,10 +20,8 @@ from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.model_folders import unpacked_models
 from sparsedash.storage.store import Shelf, Store
 
-ArtefactPart = Literal["statistics", "gradients", "text", "weights", "answers", "unfinished"]
-CachePart = Literal[ArtefactPart, "timings", "exports", "damaged"]
-"""text: for calibration, written by a model. weights: refitted ones, and healed ones of no run.
-answers: of other programs. unfinished: checkpoints, and records of no run. exports: folders that
+CachePart = Literal["calibration", "answers", "unfinished", "timings", "exports", "damaged"]
+"""answers: of other programs. unfinished: checkpoints, and records of no run. exports: folders that
 killed exports left. damaged: set aside, or found by the last verification.
 """
 FileKind = Literal["exports", "uploads", "models"]
@@ -155,7 +153,9 @@ def entries_of(run: Run) -> frozenset[str]:
     """The names of a run's entries: its own, and records, passages, answers to tasks and
     continuations, which other runs may share.
     """
-    answers = [f"questionset/{key}" for keys in run.answers.values() for key in keys]
+    answers: list[str] = []
+    for keys in run.answers.values():
+        answers += [f"questionset/{key}" for key in keys]
     continuations = [f"continuation/{key}" for key in run.continuations]
     results = (f"run/{run.key}", f"findresult/{run.key}", f"passages/{run_passages(run)}")
     return _record_names(*run.records).union(results, answers, continuations)
@@ -203,14 +203,13 @@ def cache_items(
             yield CacheItem("timings", "records", entry.name, entry.n_bytes)
         elif kind in _RUN_PARTS and entry.name not in in_runs:
             yield CacheItem("unfinished", "records", entry.name, entry.n_bytes)
-    parts: dict[str, CachePart] = {part: part for part in get_args(ArtefactPart)}
-    parts["healed"] = "weights"
+    parts: dict[str, CachePart] = {"answers": "answers", "unfinished": "unfinished"}
     for entry in store.entries("artefacts"):
         kind, _, model = entry.tag.partition(" ")
         if entry.name in damaged:
             yield CacheItem("damaged", "artefacts", entry.name, entry.n_bytes)
         elif healed_key(entry.name) not in healed:
-            part = parts.get(kind, "statistics")
+            part = parts.get(kind, "calibration")
             yield CacheItem(part, "artefacts", entry.name, entry.n_bytes, model)
     for folder in exports.nameless():
         yield CacheItem("exports", "exports", folder.name, folder_size(folder).n_bytes)

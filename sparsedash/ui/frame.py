@@ -30,7 +30,6 @@ from sparsedash.reporting.job_status import STATES, job_name
 from sparsedash.reporting.storage_words import deletion_question, deletion_summary
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import RunDeletion
 from sparsedash.storage.local_machine import data_folder
 from sparsedash.storage.users import Serving, serving_rules
 from sparsedash.ui import browser_scripts, login, navigation
@@ -233,17 +232,14 @@ def ask_to_delete_runs(
     key: str,
     runs: Collection[str],
     titles: Mapping[str, str],
-    then: Callable[[RunDeletion], None] | None = None,
 ) -> None:
     """Draw the button that opens the question: what goes, what stays, and the button that deletes.
 
-    titles: of the runs, by their keys. then: what follows a deletion.
+    titles: of the runs, by their keys.
     """
 
     def delete() -> None:
         deletion = backend.housekeeping.delete_runs(runs)
-        if then is not None:
-            then(deletion)
         summary = widget_label(deletion_summary(deletion, titles))
         st.toast(summary, icon=":material/delete:", duration="long")
 

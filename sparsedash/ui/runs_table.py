@@ -13,7 +13,6 @@ from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow,
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import RunDeletion
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
@@ -231,16 +230,10 @@ def _draw_actions(
         run = chosen[0].run
         if run is not None and run.finished:
             _offer_run_file(backend, run, chosen[0].mark.name)
-    stored = [row for row in chosen if row.run is not None]
+    stored = [row.key for row in chosen if row.run is not None]
     if stored:
-
-        def keep_ticked(deletion: RunDeletion) -> None:
-            deleted = {run.key for run in deletion.runs}
-            tick_rows([row.address for row in stored if row.key not in deleted])
-
-        stored_keys = tuple(row.key for row in stored)
         titles = {row.key: row.title for row in rows}
-        frame.ask_to_delete_runs(backend, "runs-delete", stored_keys, titles, keep_ticked)
+        frame.ask_to_delete_runs(backend, "runs-delete", stored, titles)
     st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
 
 
@@ -331,7 +324,8 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     if not any(results_of_run.judged for results_of_run in results):
         frame.note("None of the chosen runs has a sparse model with answers yet.")
         return
-    chart, (share, highlight) = st.container(), st.columns(2)
+    chart = st.container()
+    share, highlight = st.columns(2)
     budgets = {results_of_run.run.settings.budget for results_of_run in results}
     with share:
         axis = choose_share(budgets.pop() if len(budgets) == 1 else "channels")

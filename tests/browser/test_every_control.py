@@ -192,8 +192,8 @@ class Control:
     @property
     def leads_to(self) -> str | None:
         """The pattern of what must be seen after it; None where no row of the table names it."""
-        found = (to for pattern, to in LEADS_TO.items() if re.fullmatch(pattern, str(self)))
-        return next(found, "" if self.kind in FREE else None)
+        places = (to for pattern, to in LEADS_TO.items() if re.fullmatch(pattern, str(self)))
+        return next(places, "" if self.kind in FREE else None)
 
 
 def listed(page) -> list[Control]:
@@ -207,7 +207,8 @@ def listed(page) -> list[Control]:
 
 def place(address: str) -> tuple[str, ...]:
     """What an address shows: page, run and view. Other views are walked by themselves."""
-    page, query = urlsplit(address).path, dict(parse_qsl(urlsplit(address).query))
+    page = urlsplit(address).path
+    query = dict(parse_qsl(urlsplit(address).query))
     return page, *(query.get(name, "") for name in ("run", "view", "goal", "blind"))
 
 
@@ -243,7 +244,8 @@ class Walk:
 
     def __init__(self, page) -> None:
         self.page = page
-        self.known, self.gone = set[Control](), set[Control]()
+        self.known = set[Control]()
+        self.gone = set[Control]()
         self.wrong: list[str] = []
         self.files: list[str] = []
 
@@ -252,7 +254,8 @@ class Walk:
         page = self.page
         page.goto(address)
         settled(page)
-        self.home, self.ended = place(page.url), False
+        self.home = place(page.url)
+        self.ended = False
         todo = [(page.url, [], each) for each in listed(page)]
         while todo:
             todo.sort(key=lambda each: when(each[2]))
@@ -274,7 +277,9 @@ class Walk:
 
         A press may be lost while a page is drawn. Returns the address where it was.
         """
-        page, seen, to = self.page, "", control.leads_to
+        page = self.page
+        seen = ""
+        to = control.leads_to
         for _ in range(2):
             if place(page.url) != self.home:
                 page.go_back()
@@ -286,7 +291,8 @@ class Walk:
             for step in path if attempt else ():
                 if (element := self.find(step)) and not element.evaluate(IS_OPEN):
                     self.touch(element, step)
-            before, element = page.url, self.find(control)
+            before = page.url
+            element = self.find(control)
             if path and attempt and not element:
                 page.wait_for_timeout(500)  # What opens may be drawn a moment later.
                 element = self.find(control)
@@ -320,12 +326,13 @@ class Walk:
 
     def find(self, control: Control):
         """The element of a control; None where it is not there."""
-        found = [i for i, each in enumerate(listed(self.page)) if each == control]
-        return self.page.locator(f'[data-control="{found[0]}"]').first if found else None
+        places = [i for i, each in enumerate(listed(self.page)) if each == control]
+        return self.page.locator(f'[data-control="{places[0]}"]').first if places else None
 
     def touch(self, element, control: Control) -> str:
         """Press or fill it. Returns what is seen then."""
-        before, n_files = self.page.evaluate(LOOK), len(self.files)
+        before = self.page.evaluate(LOOK)
+        n_files = len(self.files)
         match control.kind:
             case "text" | "number":
                 element.fill(FIELDS[control.kind])
@@ -356,7 +363,8 @@ class Walk:
 
     def seen(self, before: list[str], control: Control) -> str:
         """What a press changed, in a few words; of a download only its file counts."""
-        page, after = self.page, self.page.evaluate(LOOK)
+        page = self.page
+        after = self.page.evaluate(LOOK)
         if control.kind == "download" or (after[:3] == before[:3] and after[3] in before[3]):
             return ""
         lines = (
@@ -393,19 +401,19 @@ def filled(server):
         backend.add_run(each) for each in (specimens.run(), specimens.run(RACE), specimens.search())
     )
     part = backend.add_run(specimens.run(PART, finished=False, n_sparse=1))
-    asked = [
+    requests = [
         (sweep.settings, "done"),
         (RACE, "done"),
         (search.find, "done"),
         (PART, "crashed"),
         (WAITING[0], "failed"),
     ]
-    asked += [(each, "queued") for each in WAITING]
+    requests += [(each, "queued") for each in WAITING]
     why = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
     backend.set_jobs(
         *(
             job(settings, state, id=i, **(why if state in ("failed", "crashed") else {}))
-            for i, (settings, state) in enumerate(asked, 1)
+            for i, (settings, state) in enumerate(requests, 1)
         )
     )
     backend.close()
@@ -449,40 +457,45 @@ def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_b
     open_page, filled
 ):
     """The browser hears nothing of the choice until the server has answered a timer too."""
-    page, held = open_page(), []
+    page = open_page()
+    messages = []
     holding = False
 
     def between(socket):
         server = socket.connect_to_server()
         server.on_message(
             lambda message: (
-                held.append(ForwardMsg.FromString(message)) if holding else socket.send(message)
+                messages.append(ForwardMsg.FromString(message)) if holding else socket.send(message)
             )
         )
 
     page.route_web_socket("**/_stcore/stream", between)
     page.goto(filled.address)
     settled(page)
-    field, holding = page.get_by_label("Plot loss against"), True
+    field = page.get_by_label("Plot loss against")
+    holding = True
     for key in ("ArrowDown", "ArrowDown", "Enter"):
         field.press(key)
     after: list[ForwardMsg] = []
     # The run of the choice ends, then that of a timer.
     while [each.WhichOneof("type") for each in after].count("script_finished") < 2:
         page.wait_for_timeout(50)
-        after = list(dropwhile(lambda each: each.WhichOneof("type") != "page_info_changed", held))
-    asked = [
+        after = list(
+            dropwhile(lambda each: each.WhichOneof("type") != "page_info_changed", messages)
+        )
+    requests = [
         each.page_info_changed.query_string
         for each in after
         if each.WhichOneof("type") == "page_info_changed"
     ]
-    assert set(asked) == {"against=writing"}
+    assert set(requests) == {"against=writing"}
 
 
 def test_choices_one_after_another_all_reach_the_address(filled, page):
     page.goto(f"{filled.address}/prune")
     settled(page)
-    walk, names = Walk(page), ("Calibration text", "Token weights")
+    walk = Walk(page)
+    names = ("Calibration text", "Token weights")
     controls = [
         Control("part", "More settings", ""),
         *(Control("select", name, "") for name in names),
@@ -510,5 +523,10 @@ def test_a_number_of_ones_own_method_reaches_the_address_after_the_field_above_i
     levels.fill("7")
     levels.press("Enter")
     page.wait_for_function("location.search.includes('curve_levels=7')")
-    asked = dict(parse_qsl(urlsplit(page.url).query))
-    assert asked == {"allocation": "curves", "curve_levels": "7", "own": "true", "saliency": "obs"}
+    requests = dict(parse_qsl(urlsplit(page.url).query))
+    assert requests == {
+        "allocation": "curves",
+        "curve_levels": "7",
+        "own": "true",
+        "saliency": "obs",
+    }

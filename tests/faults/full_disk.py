@@ -60,7 +60,8 @@ def done(kind: str, settings, store: Store, on_step=ignore_steps):
 
 def filled(kind: str, settings, store: Store, stage: str) -> list[str]:
     """What a job says whose disk is full from this stage on; then it is done again, with room."""
-    filler, said = Filler(store.folder.parent, stage), []
+    filler = Filler(store.folder.parent, stage)
+    said = []
     try:
         done(kind, settings, store, filler)
     except Exception as error:  # noqa: BLE001 - as the worker does
@@ -87,10 +88,12 @@ def asked(model: str, text: str) -> RunSettings:
 
 
 def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
-    results, whole = dict[str, object](), Store(disk / "whole")
+    results = dict[str, object]()
+    whole = Store(disk / "whole")
     expected = records(done("run", asked(model, text), whole), whole)
     for stage in STAGES:
-        settings, store = asked(gguf if stage == "load" else model, text), Store(disk / stage)
+        settings = asked(gguf if stage == "load" else model, text)
+        store = Store(disk / stage)
         said = filled("run", settings, store, stage)
         results[stage] = [
             said,

@@ -35,7 +35,8 @@ def artefact(number: int) -> bytes:
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sound") / "data"
-    store, table = Store(folder), JobTable(folder / "jobs.sqlite")
+    store = Store(folder)
+    table = JobTable(folder / "jobs.sqlite")
     for number in range(N_ENTRIES):
         store.put(f"k{number}", continuation(number))
         store.put_artefact(f"a{number}", artefact(number))

@@ -23,7 +23,8 @@ N_SERVERS_KILLED = 20
 
 
 def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(house):
-    job, other = house.at_work("steady"), house.submit("quick")
+    job = house.at_work("steady")
+    other = house.submit("quick")
     os.kill(job.pid, signal.SIGKILL)
     crashed = house.tend_until_state(job, "crashed")
     assert "most often because memory ran out" in crashed.error_text
@@ -140,7 +141,8 @@ def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(house):
 
 def served(house):
     """A server that is at work on a job."""
-    server, job = house.start_server(), house.submit("steady")
+    server = house.start_server()
+    job = house.submit("steady")
     eventually(lambda: house.table.get(job.id).progress.stage == "calibrate")
     return server, job
 

@@ -172,7 +172,9 @@ def _instead(name: str, make: Callable[[Path], object]) -> Callable[[Path], obje
     return change
 
 
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
 MODEL_DAMAGE: tuple[Callable[[Path], object], ...] = (
     *(_config(num_hidden_layers=value) for value in (10**9, "many")),
     *(_config(**{name: -1}) for name in ("num_attention_heads", "vocab_size")),
