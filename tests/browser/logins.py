@@ -122,7 +122,7 @@ class RawUser:
         with opener.open(f"{self._address}/login", timeout=DEADLINE_S) as form:
             url = form.url
         opener.open(url, data=f"sub={name}".encode(), timeout=DEADLINE_S).close()
-        return {each.name: each.value or "" for each in jar}
+        return {cookie.name: cookie.value or "" for cookie in jar}
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
         """Status and body of a request. path: or a whole address."""

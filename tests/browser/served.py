@@ -71,8 +71,9 @@ class Server:
     def _listens(self) -> bool:
         connections = psutil.Process(self.process.pid).net_connections("tcp")
         return any(
-            each.status == psutil.CONN_LISTEN and self.address.endswith(f":{each.laddr.port}")
-            for each in connections
+            connection.status == psutil.CONN_LISTEN
+            and self.address.endswith(f":{connection.laddr.port}")
+            for connection in connections
         )
 
     def _owns(self, command: list[str] | None) -> bool:

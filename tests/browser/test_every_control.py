@@ -200,8 +200,8 @@ def listed(page) -> list[Control]:
     """What can be pressed now."""
     goal = dict(parse_qsl(urlsplit(page.url).query)).get("goal", "")
     return [
-        Control(kind, f"{re.sub(NUMBERS, '#', own)} {goal * (kind == 'button')}".strip(), name)
-        for kind, own, name in page.evaluate(LIST, urlsplit(page.url).path == MENU)
+        Control(kind, f"{re.sub(NUMBERS, '#', identity)} {goal * (kind == 'button')}".strip(), name)
+        for kind, identity, name in page.evaluate(LIST, urlsplit(page.url).path == MENU)
     ]
 
 
@@ -256,9 +256,9 @@ class Walk:
         settled(page)
         self.home = place(page.url)
         self.ended = False
-        todo = [(page.url, [], each) for each in listed(page)]
+        todo = [(page.url, [], control) for control in listed(page)]
         while todo:
-            todo.sort(key=lambda each: when(each[2]))
+            todo.sort(key=lambda step: when(step[2]))
             address, path, control = todo.pop(0)
             if control in self.known:
                 continue
@@ -266,10 +266,8 @@ class Walk:
             if place(page.url) == self.home:
                 opened = control.kind in OPENS and page.url == before
                 again = [*path, control] if opened else path
-                waiting = {each for _, _, each in todo} | self.known
-                todo = [
-                    (page.url, again, each) for each in listed(page) if each not in waiting
-                ] + todo
+                waiting = {control for _, _, control in todo} | self.known
+                todo = [(page.url, again, new) for new in listed(page) if new not in waiting] + todo
 
     def press(self, address: str, path: list[Control], control: Control) -> str:
         """Press it, and look: where it is in view, else once its path is pressed, else on a new
@@ -326,7 +324,7 @@ class Walk:
 
     def find(self, control: Control):
         """The element of a control; None where it is not there."""
-        places = [i for i, each in enumerate(listed(self.page)) if each == control]
+        places = [i for i, present in enumerate(listed(self.page)) if present == control]
         return self.page.locator(f'[data-control="{places[0]}"]').first if places else None
 
     def touch(self, element, control: Control) -> str:
@@ -398,7 +396,8 @@ def filled(server):
     """A server, without workers, on a folder with runs and jobs of every kind."""
     backend = FilledBackend(server.folder)
     sweep, race, search = (
-        backend.add_run(each) for each in (specimens.run(), specimens.run(RACE), specimens.search())
+        backend.add_run(specimen)
+        for specimen in (specimens.run(), specimens.run(RACE), specimens.search())
     )
     part = backend.add_run(specimens.run(PART, finished=False, n_sparse=1))
     requests = [
@@ -408,7 +407,7 @@ def filled(server):
         (PART, "crashed"),
         (WAITING[0], "failed"),
     ]
-    requests += [(each, "queued") for each in WAITING]
+    requests += [(settings, "queued") for settings in WAITING]
     why = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
     backend.set_jobs(
         *(
@@ -450,7 +449,7 @@ def test_every_control_does_something_and_nothing_raises(name, page, filled):
     assert not walk.wrong, "\n".join(walk.wrong)
     assert not walk.gone, "these were shown, and could not be pressed"
     _, *raised = filled.log.read_text().split("Traceback")
-    assert [each for each in raised if STREAMLITS_OWN not in each] == []
+    assert [error for error in raised if STREAMLITS_OWN not in error] == []
 
 
 def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_back(
@@ -478,15 +477,15 @@ def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_b
         field.press(key)
     after: list[ForwardMsg] = []
     # The run of the choice ends, then that of a timer.
-    while [each.WhichOneof("type") for each in after].count("script_finished") < 2:
+    while [message.WhichOneof("type") for message in after].count("script_finished") < 2:
         page.wait_for_timeout(50)
         after = list(
-            dropwhile(lambda each: each.WhichOneof("type") != "page_info_changed", messages)
+            dropwhile(lambda message: message.WhichOneof("type") != "page_info_changed", messages)
         )
     requests = [
-        each.page_info_changed.query_string
-        for each in after
-        if each.WhichOneof("type") == "page_info_changed"
+        message.page_info_changed.query_string
+        for message in after
+        if message.WhichOneof("type") == "page_info_changed"
     ]
     assert set(requests) == {"against=writing"}
 

@@ -79,7 +79,7 @@ def violations(page) -> dict[str, str]:
         # On a busy machine a part may still be drawn: what is at fault is so a second later.
         page.wait_for_timeout(1000)
         faults = axe.Axe().run(page, NOT_OURS, OPTIONS).response["violations"]
-    return {each["id"]: "{html}: {failureSummary}".format(**each["nodes"][0]) for each in faults}
+    return {fault["id"]: "{html}: {failureSummary}".format(**fault["nodes"][0]) for fault in faults}
 
 
 def open_all(page) -> None:
@@ -120,7 +120,7 @@ def test_every_page(number, page, request):
     )
     assert all(
         box["x"] >= 0 and box["x"] + box["width"] <= width
-        for box in (each.bounding_box() for each in menu.all())
+        for box in (link.bounding_box() for link in menu.all())
     )
     expect(page.get_by_test_id("stApp")).to_have_css("background-color", colour)
     ready(page)

@@ -136,8 +136,8 @@ def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to
     open_page, server, new_worker
 ):
     jobs = [new_worker(model=f"{name}/{FOREIGN}") for name in "ab"]
-    for each in jobs:
-        each.begin()
+    for worker in jobs:
+        worker.begin()
     page = open_page()
     page.context.grant_permissions(["notifications"], origin=server.address)
     page.add_init_script(RECORDED)

@@ -91,12 +91,12 @@ def test_a_damaged_store_shows_what_was_put_there_or_says_why_not(
             continue
         for read, whole in questions(store):
             try:
-                found = read()
+                value = read()
             except StoreError as error:
                 assert "data folder could not be" in error.message
             else:
-                assert found in (None, whole)
-                n_shown += found is not None
+                assert value in (None, whole)
+                n_shown += value is not None
         store.close()
     if damage is not cut:
         assert n_shown

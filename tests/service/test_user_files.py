@@ -211,11 +211,12 @@ def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkey
     second_backend = Backend(house.folder / "data")
     both = threading.Barrier(2)
     rules = msgspec.structs.replace(house.rules, quota=Quota(uploads=2, kept_gb=1))
-    servers = [each.seen_by("ada", rules) for each in (house.backend, second_backend)]
+    servers = [server.seen_by("ada", rules) for server in (house.backend, second_backend)]
     if what == "exports":
         servers[0].submit(EXPORTS[0])
         acts = [
-            partial(server.submit, each) for server, each in zip(servers, EXPORTS[1:], strict=True)
+            partial(server.submit, settings)
+            for server, settings in zip(servers, EXPORTS[1:], strict=True)
         ]
     else:
         servers[0].uploads.keep("first.jsonl", TEXT)

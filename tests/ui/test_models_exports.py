@@ -162,7 +162,7 @@ def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page
         "Not possible: it is quantised already. A sparse one is exported as gguf in q4_0 from the model"
         in words(app)
     )
-    assert "Export" not in [each.label for each in app.button]
+    assert "Export" not in [element.label for element in app.button]
 
 
 def test_numbers_are_those_that_the_form_has(open_page, finished):
@@ -253,7 +253,9 @@ def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(
     app = open_page("models")
     assert "Another user's, or outside the data folder; it cannot be deleted here." in words(app)
     (ask,) = [
-        key for each in app.get("popover") if (key := each.proto.id.partition("delete-export")[2])
+        key
+        for element in app.get("popover")
+        if (key := element.proto.id.partition("delete-export")[2])
     ]
     app = opened(app, f"delete-export{ask}")
     assert (

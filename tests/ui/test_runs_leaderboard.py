@@ -18,17 +18,15 @@ def two_runs(backend):
     chosen = []
     for i, name in enumerate(("owner/one", HOSTILE[0])):
         run, records = specimens.run(replace(SETTINGS, model=name))
-        records = [replace(each, key=f"{i}-{each.key}", model=name) for each in records]
+        records = [replace(row, key=f"{i}-{row.key}", model=name) for row in records]
         sets = verdicts(both=300, broke=100, task="sums")
         answers = [
-            replace(each, key=f"{record.key}-sums")
-            for each, record in zip(sets, records, strict=True)
+            replace(row, key=f"{record.key}-sums")
+            for row, record in zip(sets, records, strict=True)
         ]
         backend.put(*answers)
         dense, sparse = records
-        answer_keys = {
-            record.key: (each.key,) for record, each in zip(records, answers, strict=True)
-        }
+        answer_keys = {record.key: (row.key,) for record, row in zip(records, answers, strict=True)}
         run = replace(
             run, dense=dense.key, sparse=(sparse.key,), answers=answer_keys, started_at=1.0 - i
         )
@@ -38,7 +36,7 @@ def two_runs(backend):
 
 def heads(app):
     """The first cells of the table's rows."""
-    return [each.partition("</th>")[0] for each in markup(app).split('<th scope="row">')[1:]]
+    return [row.partition("</th>")[0] for row in markup(app).split('<th scope="row">')[1:]]
 
 
 def test_the_table_of_two_base_models_is_reached_from_the_chart_and_says_the_verdicts(

@@ -164,13 +164,13 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     button(app, "Close the chart").click().run()
     assert not app.get("plotly_chart") and "together" not in app.query_params
     box(app, newer).uncheck().run()
-    assert not [each for each in app.button if each.label == "Save"], (
+    assert not [button for button in app.button if button.label == "Save"], (
         "what is saved before it is open stays open"
     )
     app = opened(app, f"name-of-{short(older)}")
     app.text_input(key=f"name-{short(older)}").set_value("  For the talk ")
     button(app, "Save").click().run()
-    assert not [each for each in app.button if each.label == "Save"]
+    assert not [button for button in app.button if button.label == "Save"]
     button(app, "Pin").click().run()
     assert backend.user_data.marks() == {older.key: RunMark(name="For the talk", pinned=True)}
     assert listed(app) == ["For the talk", "owner/model"] and "★ pinned" in words(app)
@@ -194,7 +194,7 @@ def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open
     run, records, passages = named(*specimens.run(), specimens.passages())
     backend.put(*records, passages, run)
     app = opened(open_page("runs", chosen=short(run)), "run-along")
-    assert any(each.proto.label.startswith("Download,") for each in app.get("download_button"))
+    assert any(button.proto.label.startswith("Download,") for button in app.get("download_button"))
     data = backend.pack_run(run.key)
     backend.drop(Run, run.key)
     app = open_page("runs")

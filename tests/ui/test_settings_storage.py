@@ -111,14 +111,16 @@ def test_many_runs_are_shown_in_pages(open_page, backend):
 
 def verify_buttons(app):
     return [
-        each.label for each in app.button if each.label.startswith(("Check everything", "Resume"))
+        element.label
+        for element in app.button
+        if element.label.startswith(("Check everything", "Resume"))
     ]
 
 
 def test_verification_is_asked_for_followed_and_not_asked_for_twice(open_page, filled):
     app = open_page("settings")
     button(app, "Check everything").click().run()
-    (verify,) = (each for each in filled.jobs() if each.kind == "verify")
+    (verify,) = (element for element in filled.jobs() if element.kind == "verify")
     filled.set_jobs(
         job(
             VerifySettings(),
