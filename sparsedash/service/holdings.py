@@ -150,9 +150,7 @@ def referring_entries(store: Store, table: JobTable) -> dict[str, frozenset[str]
 
 
 def entries_of(run: Run) -> frozenset[str]:
-    """The names of a run's entries: its own, and records, passages, answers to tasks and
-    continuations, which other runs may share.
-    """
+    """Names of the entries of a run and of all it refers to, which other runs may share."""
     answers: list[str] = []
     for keys in run.answers.values():
         answers += [f"questionset/{key}" for key in keys]
@@ -174,9 +172,7 @@ def only_of(
 
 
 def healed_weights(run: Run, record: Callable[[str], Record | None]) -> frozenset[str]:
-    """Keys of the healed weights that models of this run have. record: gives the record of a
-    key.
-    """
+    """Keys of the healed weights of this run's models. record: gives the record of a key."""
     if not any(method.heal_steps for method in run.settings.methods):
         return frozenset()
     keys = set()

@@ -174,9 +174,7 @@ def offer_file(
     width: Literal["content", "stretch"] = "content",
     help: str | None = None,
 ) -> None:
-    """Draw the download of a file that only this user may fetch. data: or a function that makes
-    it.
-    """
+    """Draw the download of a file, for this user alone. data: bytes, or a function for them."""
     st.download_button(
         text,
         data=data,

@@ -107,9 +107,7 @@ def _card_verdict(backend: Backend, export: Export) -> str:
 
 
 def request_export(backend: Backend, results: RunResults) -> None:
-    """Draw the choices of model, form and number format, and the button; why not for the
-    example.
-    """
+    """Draw the choices of model, form and number format, and the button that exports."""
     if results.run.made_on:
         frame.note(
             "The example's models cannot be exported: their statistics do not ship. Run it here first."

@@ -109,9 +109,7 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
     keys = {row.address: f"tick-{row.address}" for row in shown}
 
     def save_ticks() -> None:
-        """Read from all boxes that are shown: of two clicks at once the second brings the address
-        before the first.
-        """
+        """Read all boxes: the second of two quick clicks comes with the address before the first."""
         before = list(dict.fromkeys(st.query_params.get_all(CHOSEN)))
         ticked = [address for address, key in keys.items() if st.session_state.get(key)]
         kept = [address for address in before if address in ticked or address not in keys]
@@ -301,9 +299,7 @@ def _shows_tasks() -> bool:
 
 
 def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
-    """Draw the chart of the ticked runs, what it leaves out and why, and its numbers; or their
-    models by tasks.
-    """
+    """Draw the chart of the ticked runs with its numbers, or their models by tasks."""
     with_results = [row for row in chosen if row.run is not None]
     limits = navigation.current_tolerance()
     results = []
@@ -357,9 +353,7 @@ def _note_left_out(with_results: Sequence[RunRow]) -> None:
 
 
 def explain_no_runs(backend: Backend) -> None:
-    """Draw what will be here, and the ways to it; and that runs ended without a result, where some
-    did.
-    """
+    """Draw what will be listed here, how to get there, and that runs ended without a result."""
     frame.opening("No run has a result yet.")
     frame.empty(
         "Runs will be listed here with model, method, sparsity, verdict and cost. They can be overlaid in one chart, "
