@@ -15,7 +15,6 @@ from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.export_settings import EXPORTS
 from sparsedash.schema.pair_records import RunMark, records_read
 from sparsedash.schema.records import Run, Verification, VerifySettings
-from sparsedash.schema.store_keys import healed_key
 from sparsedash.service import holdings
 from sparsedash.service.holdings import CacheContents, CacheItem, Holdings, StoredFile
 from sparsedash.service.request_checks import Access
@@ -34,7 +33,7 @@ _OTHERS = "it belongs to another user; an administrator can delete it"
 class RunDeletion:
     """Runs that can be deleted, with what goes and what stays.
 
-    refused: why other runs stay, by key. entries: names of the records that only these runs have.
+    refused: why other runs stay, by key. entries: names of what only these runs have.
     """
 
     runs: tuple[Run, ...]
@@ -115,15 +114,12 @@ class Housekeeping:
                 refused[run.key] = reason
             else:
                 deletable.append(run)
-        entries, healed = self._only_of(
-            [run for run in deletable if not self._access.is_shared(run.key)]
-        )
+        unshared = [run for run in deletable if not self._access.is_shared(run.key)]
+        entries = holdings.only_of(unshared, self._results)
         n_bytes = 0
-        if deletable:
-            records = self._store.entries("records")
-            artefacts = self._store.entries("artefacts")
-            n_bytes += sum(entry.n_bytes for entry in records if entry.name in entries)
-            n_bytes += sum(entry.n_bytes for entry in artefacts if healed_key(entry.name) in healed)
+        for entry in (*self._store.entries("records"), *self._store.entries("artefacts")):
+            if holdings.entry_name(entry.name) in entries:
+                n_bytes += entry.n_bytes
         return RunDeletion(
             runs=tuple(deletable),
             refused=refused,
@@ -140,7 +136,7 @@ class Housekeeping:
         deleted = [run for run in plan.runs if not self._access.give_up(run.key)]
         if not deleted:
             return replace(plan, entries=frozenset())
-        entries, healed = self._only_of(deleted)
+        entries = holdings.only_of(deleted, self._results)
         dropped = set(entries)
         for name, records in holdings.referring_entries(self._store, self._table).items():
             if records & entries:
@@ -153,7 +149,7 @@ class Housekeeping:
         for name in dropped:
             self._store.drop_entry("records", name)
         for entry in self._store.entries("artefacts"):
-            if healed_key(entry.name) in healed:
+            if holdings.entry_name(entry.name) in entries:
                 self._store.drop_entry("artefacts", entry.name)
         UserData(self._store).forget_runs([run.key for run in deleted])
         self._drop_logs(dropped)
@@ -224,15 +220,6 @@ class Housekeeping:
         n_damaged = verification.n_damaged - len(verification.damaged) + len(damaged)
         verification = replace(verification, damaged=damaged, n_damaged=n_damaged)
         self._store.put(verification.key, verification)
-
-    def _only_of(self, runs: Collection[Run]) -> tuple[frozenset[str], frozenset[str]]:
-        """Names of the records, and keys of the healed weights, that only these runs have."""
-        all_runs = self._results.runs()
-        entries = holdings.only_of(runs, all_runs, holdings.entries_of)
-        healed = holdings.only_of(
-            runs, all_runs, lambda run: holdings.healed_weights(run, self._results.record)
-        )
-        return entries, healed
 
     def _is_needed(
         self, item: CacheItem, needed: Collection[str], live_keys: Collection[str]
