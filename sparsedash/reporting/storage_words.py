@@ -21,7 +21,7 @@ _KEY_LENGTH = 16
 
 _CACHE: dict[CachePart, tuple[str, str]] = {
     "calibration": (
-        "Calibration data: statistics, gradients, text, refitted weights",
+        "Calibration data (statistics, gradients, text, refitted weights)",
         "recomputed when a run needs it",
     ),
     "answers": ("Opened answers of other programs", "lost until you open their files again"),

@@ -61,7 +61,7 @@ def test_it_opens_with_what_there_is_and_lists_runs_files_and_the_cache(open_pag
     page_text = words(app)
     assert page_text.startswith("The data folder takes ") and "of 20 GB allowed" in page_text
     assert "tiny-0123 Kind: converted model Size: 96 kB Written: today" in page_text
-    assert "refitted weights 2 1 MB recomputed when a run needs it" in page_text
+    assert "refitted weights) 2 1 MB recomputed when a run needs it" in page_text
     assert query_of(links(app)[TITLE])["run"] == RUN.key
 
 
