@@ -88,8 +88,8 @@ class CacheContents:
 class Holdings:
     """What the data folder holds. runs, files: largest first.
 
-    run_bytes: of all runs, shared parts once. n_bytes: of the folder. room_bytes: limit of the
-    artefacts. room_fixed: whether the environment sets that.
+    run_bytes: of all runs, shared parts once. n_bytes: of all but the table of jobs. room_bytes:
+    limit of the artefacts. room_fixed: whether the environment sets that.
     """
 
     runs: tuple[RunHolding, ...]
@@ -237,16 +237,20 @@ def measure_holdings(
     users = Counter[str]()
     for names_of_run in names:
         users.update(names_of_run)
+    # The two caches may have hundreds of thousands of files, so only the other folders are walked.
+    n_bytes = bytes_of.total() + folder_size(store.folder / "logs").n_bytes
+    n_bytes += sum(file.n_bytes for file in files)
+    n_bytes += sum(item.n_bytes for item in cache.items if item.shelf == "exports")
     holdings = []
     for run, names_of_run in zip(runs, names, strict=True):
-        n_bytes = sum(bytes_of[name] for name in names_of_run if users[name] == 1)
-        holdings.append(RunHolding(run, n_bytes))
+        alone = [name for name in names_of_run if users[name] == 1]
+        holdings.append(RunHolding(run, sum(bytes_of[name] for name in alone)))
     return Holdings(
         runs=tuple(sorted(holdings, key=lambda holding: holding.n_bytes, reverse=True)),
         run_bytes=sum(bytes_of[name] for name in users),
         cache=cache,
         files=tuple(files),
-        n_bytes=folder_size(store.folder).n_bytes,
+        n_bytes=n_bytes,
         free_bytes=shutil.disk_usage(store.folder).free,
         room_bytes=store.artefact_room,
         room_fixed=room_of_environment() is not None,

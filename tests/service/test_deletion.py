@@ -386,7 +386,7 @@ def test_damage_that_verification_found_goes_with_the_cache_and_with_its_files(b
 def test_an_empty_folder_holds_nothing(backend):
     holdings = backend.housekeeping.holdings()
     assert holdings.is_empty and holdings.run_bytes == 0
-    assert holdings.free_bytes > 0 and holdings.n_bytes > 0
+    assert holdings.free_bytes > 0 and holdings.n_bytes < 1000
 
 
 def test_the_size_of_a_run_is_what_only_it_uses(backend):
