@@ -263,6 +263,9 @@ def test_emptying_the_cache_takes_what_can_be_made_again_and_nothing_else(backen
     counts = {"calibration": 2, "timings": 1, "exports": 1, "damaged": 1, "unfinished": 3}
     assert parts(before.cache.items) == counts
     assert before.cache.artefact_bytes == len(LARGE) + len(b"few bytes") + 2 * 32
+    entries = (*backend._store.entries("records"), *backend._store.entries("artefacts"))
+    n_bytes = sum(part.n_bytes for part in (*entries, *before.files))
+    assert before.n_bytes == n_bytes + 500, "each byte once, and those of the killed export"
     emptied = keeper.empty_cache()
     assert emptied == before.cache and emptied.spared == ()
     after = keeper.holdings()
