@@ -27,7 +27,7 @@ from sparsedash.catalog.presets import METHODS, method_name, method_named
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.model_making import RunModel
+from sparsedash.engine.run.model_making import prune_model
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.method_settings import Budget, with_budget
 from sparsedash.schema.progress import ignore_steps
@@ -99,7 +99,7 @@ def next_token_divergences(settings, store, arguments):
     context = RunContext(settings, store, ignore_steps, ModelCache())
     divergences = {}
     with bf16_matmul_in_fp32(settings.dtype):
-        models = [RunModel(context, point).sparse for point in settings.points]
+        models = [prune_model(context, point) for point in settings.points]
         for sparse in models:
             # All blocks are made while the model is the dense one.
             list(sparse.blocks)

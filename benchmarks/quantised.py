@@ -15,7 +15,7 @@ from typing import get_args
 import torch
 
 from benchmarks.arguments import answers_parser, chosen_passages
-from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.families import llama_cpp_problem
 from sparsedash.engine.evaluation.divergence import mean_divergence
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export.reloaded import LlamaCppModel
@@ -28,7 +28,7 @@ from sparsedash.storage.store import Store
 
 def main() -> None:
     arguments = _arguments()
-    if problem := quantise_problem(arguments.model):
+    if problem := llama_cpp_problem(arguments.model):
         raise SystemExit(problem)
     loaded = load_model(locate_model(arguments.model, Store(arguments.data_dir)), "float32")
     passages = chosen_passages(arguments)

@@ -1,5 +1,4 @@
-"""Prune, compare, evaluate, search and export from Python: the engine on models and texts in memory
-(docs/python.md).
+"""Prune, compare, evaluate, search and export models in memory from Python (docs/python.md).
 
 Every call works in a temporary folder that is gone at its end, and leaves the given models as they
 were. Progress goes to `on_step`; what it raises stops the work. Everything raises SparseDashError,
@@ -35,8 +34,8 @@ from sparsedash.engine.models.loading import (
     require_stock_projections,
 )
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
-from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
-from sparsedash.engine.run.model_making import RunModel, unchanged_warning
+from sparsedash.engine.models.sparse_models import PrunedChannels
+from sparsedash.engine.run.model_making import prune_model, unchanged_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
@@ -118,8 +117,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """How much can go. share: the largest that is within the limits, 0 to 0.9; None where none was
-    found.
+    """How much can go. share: the largest within the limits, 0 to 0.9; None if there is none.
 
     verdict: a sentence. trials: in the order they were made; the records that they name are not
     kept.
@@ -144,8 +142,7 @@ def prune(
     length: int = CalibrationSettings.length,
     on_step: OnStep = ignore_steps,
 ) -> PrunedModel:
-    """The sparse model in which this share of a budget is gone, fitted to the activations that the
-    texts cause.
+    """The sparse model with this share of a budget removed, fitted to activations on the texts.
 
     method: a name of docs/choices.md, or choices of one's own, of which budget, width_multiple and
     heal_steps, where given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
@@ -166,9 +163,7 @@ def prune(
         if chosen.heal_steps:
             require_healable(run.n_sequences(chosen), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
-            sparse_model: SparseModel = PrunedChannels.dense(in_memory.loaded)
-            if permille:
-                sparse_model = RunModel(run, SparseSpec.of(chosen, permille)).sparse
+            sparse_model = prune_model(run, SparseSpec.of(chosen, permille))
             with sparse_model.applied():
                 sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
@@ -265,8 +260,7 @@ def find(
     length: int = CalibrationSettings.length,
     on_step: OnStep = ignore_steps,
 ) -> Found:
-    """The largest share of a budget that can go within the limits, by bisection over the model's
-    possible widths.
+    """The largest share of a budget that can go within the limits, by bisection.
 
     texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages,
     tolerance: as of `compare`; each trial answers as many as it takes.
@@ -312,8 +306,7 @@ def export(
     passages: Sequence[str] | None = None,
     on_step: OnStep = ignore_steps,
 ) -> Proof:
-    """Write the sparse model as a folder that stock transformers loads, in its type of weights, and
-    prove it.
+    """Write the sparse model as a folder for transformers, in its own dtype, and prove it.
 
     folder: new. form: one of `sparse.forms`; None: the first. passages: None: built-in ones. A
     fresh process loads the folder and must give the logits and answers of the model in memory on
@@ -356,9 +349,7 @@ class _InMemoryModel:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What a run and a search are told alike: nothing is streamed, and no prompt is
-        continued.
-        """
+        """Settings that a run and a search have in common."""
         return {
             "model": self.source.reference,
             "dtype": self.loaded.dtype,
@@ -372,9 +363,7 @@ class _InMemoryModel:
         )
 
     def corpus(self, name: str, texts: Sequence[str]) -> str:
-        """The reference of these texts, which are written to a file. Raises SettingsError unless
-        they are texts.
-        """
+        """The reference of these texts, written to a file. Raises SettingsError if they are none."""
         lines = [json.dumps({"text": text}) + "\n" for text in _texts(name, texts)]
         file = self.store.folder.parent / f"{name}.jsonl"
         file.write_text("".join(lines), encoding="utf-8")
@@ -383,8 +372,7 @@ class _InMemoryModel:
     def calibration(
         self, texts: Sequence[str], method: MethodSettings, n_samples: int, length: int
     ) -> CalibrationSettings:
-        """Settings that read these texts. Warns where they fill less than their part next to a
-        method's mix.
+        """Settings that read these texts. Warns where they are less than their part beside the mix.
 
         Raises CalibrationError where they are too few, whatever the mix adds, as a run does.
         """
@@ -412,8 +400,9 @@ class _InMemoryModel:
         n_passages: int | None = None,
         who: str = "",
     ) -> tuple[Record, Passages]:
-        """The model's answers, and the passages they are of. passages None: built-in ones. who:
-        which of two it is.
+        """The model's answers, and their passages. passages None: built-in ones.
+
+        who: "first" or "second" of two models.
         """
         corpus = BUILTIN_CLOZE if passages is None else self.corpus("passages", passages)
         evaluation = EvaluationSettings(corpus=corpus, n_passages=n_passages)
@@ -432,9 +421,7 @@ class _InMemoryModel:
 def _in_memory(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[_InMemoryModel]:
-    """The model and all that is made of it, computed as by default, whatever modes of torch the
-    caller is in.
-    """
+    """The model with a temporary store, in torch's default modes."""
     if isinstance(model, PrunedModel):
         raise ModelError("A PrunedModel is no model of transformers.", "Give its .model.")
     with TemporaryDirectory(prefix="sparsedash-") as place:
@@ -450,9 +437,7 @@ def _in_memory(
 
 
 def _set_modes_(sparse: PreTrainedModel, dense: PreTrainedModel) -> None:
-    """Have the parts of the sparse model train, or not, as those of the dense one; a new bias as
-    its weight.
-    """
+    """Copy training mode and requires_grad from the dense model; a new bias as its weight."""
     dense_parameters = dict(dense.named_parameters())
     modules = dict(dense.named_modules())
     for name, parameter in sparse.named_parameters():
@@ -504,9 +489,7 @@ def _texts(name: str, given: Iterable[str]) -> list[str]:
 
 
 def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
-    """The choices, or those of this name, with what is given. Raises SettingsError where they do
-    not use it.
-    """
+    """The named method with these changes. Raises SettingsError where it does not use one."""
     chosen = method if isinstance(method, MethodSettings) else method_named(method)
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if chosen.quantise:
@@ -521,9 +504,7 @@ def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
 
 
 def _permille(share: float, method: MethodSettings) -> int:
-    """The share in per mille. Raises SettingsError where there is no such share, or the pattern has
-    another.
-    """
+    """The share in per mille. Raises SettingsError where the pattern has another or none."""
     permille_asked = (
         round(1000 * share) if isinstance(share, int | float) and 0 <= share <= 1 else -1
     )
@@ -543,9 +524,7 @@ def _permille(share: float, method: MethodSettings) -> int:
 
 
 def _require_prunable(loaded: LoadedModel) -> None:
-    """Raise ModelError unless every block is as transformers makes it, and as wide as the config
-    says.
-    """
+    """Raise ModelError unless every block is stock, and as wide as the config says."""
     require_stock_projections(loaded)
     if tuple(mlp.width for mlp in loaded.mlps) != loaded.shape.widths:
         raise ModelError(

@@ -1,6 +1,4 @@
-"""Speed in llama.cpp: GGUF files of a run's models, each timed in turn with the dense model's in 16
-bits.
-"""
+"""Speed in llama.cpp: a sparse model's GGUF file timed in turn with the dense one's."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,8 +49,7 @@ def time_files(
     on_step: OnStep = ignore_steps,
     clock: Clock = time.monotonic,
 ) -> Timing:
-    """The speed of a record's GGUF file, of its type or of 16 bits, against dense's of 16 bits;
-    stored when complete.
+    """The speed of a record's GGUF file against the dense one in 16 bits; stored when complete.
 
     Raises JobError where a record is gone, its model has changed or has no GGUF file, and
     ExportError where llama.cpp fails.
@@ -169,9 +166,7 @@ def _works(
 
 
 def _bytes_read(file: Path) -> int:
-    """Of the file's tensors what is read for a token: only a row of an embedding that is not the
-    head as well.
-    """
+    """Bytes of the file read for each token: of an embedding apart from the head, only a row."""
     tensors = {tensor.name: int(tensor.n_bytes) for tensor in opened_gguf(file).tensors}
     if "output.weight" in tensors:
         del tensors["token_embd.weight"]
@@ -179,9 +174,7 @@ def _bytes_read(file: Path) -> int:
 
 
 def _widths_in(file: Path, widths: Sequence[int]) -> Sequence[int]:
-    """Widths as they are in a file: where it has room for one alone, all MLPs are filled up to the
-    widest.
-    """
+    """Widths as in the file: all the widest, where its format has room for one width."""
     values = opened_gguf(file).values
     in_file = values[f"{values['general.architecture']}.feed_forward_length"]
     if isinstance(in_file, list):

@@ -1,6 +1,4 @@
-"""Sparse models of a run are made from the dense one and its calibration, measured, healed,
-quantised, and rebuilt.
-"""
+"""Models of a run: pruned, measured, healed, quantised; and rebuilt from a record."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -186,6 +184,11 @@ class RunModel:
         return None if samples is None else self._begun.passage_error(index, samples)
 
 
+def prune_model(run: RunContext, spec: SparseSpec) -> SparseModel:
+    """The sparse model, not applied; with all its channels where the spec is the dense model."""
+    return PrunedChannels.dense(run.loaded) if spec.is_dense else RunModel(run, spec).sparse
+
+
 def _text_identity(run: RunContext, method: MethodSettings) -> str:
     """Of the calibration text, as the method reads it; empty for one that reads none."""
     return (
@@ -205,9 +208,7 @@ def unchanged_warning(made: Pruned) -> str | None:
 
 
 def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
-    """Collect statistics up to this block. Raises CalibrationError where there is far too little
-    text.
-    """
+    """Collect statistics up to this block. Raises CalibrationError for far too little text."""
     with run.log.timed("calibrate"):
         run.log.warn(calibration.few_tokens_warning)
         calibration.statistics.reach(index)
@@ -216,9 +217,7 @@ def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
 def missing_statistics(
     run: RunContext, methods: Sequence[MethodSettings]
 ) -> Sequence[Callable[[int], None]]:
-    """Functions that collect, up to a block, statistics of these methods that the store does not
-    have (any more).
-    """
+    """Functions that collect, up to a block, the statistics that the store lacks."""
     reading = [method for method in methods if method.needs_statistics]
     read = list(dict.fromkeys(map(run.calibration, reading)))
     masking = [run.calibration(method) for method in reading if not method.takes_channels]
@@ -245,9 +244,7 @@ def _note_calibrated(run: RunContext) -> None:
 def _heal(
     run: RunContext, method: MethodSettings, permille: int, made: PrunedChannels
 ) -> PrunedChannels:
-    """The model with the weights of its healing, which are kept: it needs many passes over the
-    text.
-    """
+    """The model with healed weights, which are stored: healing needs many passes over the text."""
     calibration = run.calibration(method)
     loaded = run.loaded
     key = pruned_key(calibration.keys.statistics, method, permille)
@@ -286,9 +283,7 @@ def _heal(
 
 
 def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
-    """The model with the weights of a file of this type, made as an export makes it, read back and
-    deleted.
-    """
+    """The model with weights read back from a temporary file, written as an export writes it."""
     dense_file = dense_gguf_file(run.source, run.store)
     step = Step("quantise", 0, 1, message=kind.upper())
     with swept_folder(run.store.folder / EXPORTS) as place:
@@ -371,7 +366,7 @@ def rebuild_model(
             "The calibration text has changed since this result was computed.", "Run it again."
         )
     with bf16_matmul_in_fp32(record.dtype):
-        sparse = RunModel(run, SparseSpec.of(pruned.method, pruned.sparsity_permille)).sparse
+        sparse = prune_model(run, SparseSpec.of(pruned.method, pruned.sparsity_permille))
     run.pruning_checkpoint.done()
     protect_healed(record, store)
     return RebuiltModel(

@@ -1,5 +1,4 @@
-"""Stages of a run: check, dense record, then prune and evaluate at every sparsity; each from the
-store where known.
+"""Stages of a run: check, dense record, then prune and evaluate each sparse model.
 
 Streamed models are evaluated several at a time, where possible in a single pass over the blocks.
 """
@@ -80,8 +79,9 @@ def run(
 
 
 def run_part(settings: PartSettings, store: Store, on_step: OnStep, model_cache: ModelCache) -> Run:
-    """Part of a run, as a run with its own key and fewer sparse models; also notes the keys of its
-    calibrations.
+    """Part of a run, as a run with its own key and fewer sparse models.
+
+    Also notes the keys of its calibrations.
     """
     context = RunContext(settings.run, store, on_step, model_cache)
     part = _run(context, settings.key(), settings.points)
@@ -204,8 +204,7 @@ class RunDraft:
 
 
 def _prepare_quantising(run: RunContext) -> None:
-    """Make the dense model's GGUF file where there is none, before anything is computed and counted
-    as the run's.
+    """Convert the dense model to GGUF if needed, before the run's clock and counters start.
 
     Raises SettingsError, ModelError, CalibrationError.
     """
@@ -361,8 +360,9 @@ def evaluate_models(
     stop: StopRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[Record]:
-    """The records of these models, evaluated together, or one alone until `stop`. prepare: see
-    evaluate_together.
+    """The records of these models, evaluated together, or one alone until `stop`.
+
+    prepare: see evaluate_together.
     """
     checkpoint = StageCheckpoint(run.store, run.identity)
     evaluated = [
@@ -470,9 +470,7 @@ def _without_answers(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int]
 
 
 def _without_records(run: RunContext, numbers: Sequence[int]) -> list[int | None]:
-    """The models whose records are needed next and not known, None for the dense one; empty where
-    the next is known.
-    """
+    """The next models without records, None for dense; empty where the next one has a record."""
     unknown = [number for number in numbers if not run.has_record(run.settings.points[number])]
     if not run.has_record(None):
         return [None, *unknown][:MODELS_TOGETHER]
@@ -495,8 +493,9 @@ def _warn_of_model(run: RunContext, pruned: Pruned) -> None:
 
 
 def _single_pass(run: RunContext, models: Sequence[RunModel], last: int | None) -> list[Record]:
-    """Calibrate, prune and evaluate models in one pass: each block is made before passages go
-    through it. last: the number of the last one.
+    """Calibrate, prune and evaluate models in one pass over the blocks.
+
+    Each block is made before passages go through it. last: the number of the last model.
     """
     sparse = [model for model in models if model.point]
     for model in sparse:

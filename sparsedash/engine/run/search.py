@@ -37,8 +37,7 @@ def find_sparsity(
     model_cache: ModelCache | None = None,
     run_key: str | None = None,
 ) -> FindResult:
-    """Bisect over the sparsities that the model's widths can reach, until two neighbours are within
-    and beyond.
+    """Bisect the reachable sparsities until two neighbours are within and beyond.
 
     Calibrates once; the dense model is evaluated on all passages, every trial on as many as its
     verdict takes. What the store holds is not done again, so that an interrupted search resumes.

@@ -1,5 +1,4 @@
-"""The blocks of a sparse model: each made by itself when it is first asked for, or all in sequence;
-kept in the store.
+"""The blocks of a sparse model, made one by one on first use, or all in sequence.
 
 What is made by itself is kept until the model is evaluated, what takes passes over the text as an
 artefact.
@@ -43,9 +42,7 @@ _BITS = {2: torch.int16, 4: torch.int32}
 
 
 def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
-    """The sparse model before healing, not applied yet, none of whose blocks is made; that may
-    raise CacheEvicted.
-    """
+    """The sparse model before healing, with no block made yet. May raise CacheEvicted."""
     calibration = run.calibration(method)
     loaded = run.loaded
     method = method.unhealed
@@ -94,9 +91,7 @@ def _masked(
     key: str,
     on_block: OnBlock,
 ) -> MaskedWeights:
-    """Single weights at zero: each block by itself, or block after block on what is already
-    sparse.
-    """
+    """Single weights at zero: each block by itself, or each on the output of the pruned ones."""
     loaded = run.loaded
     calibration = run.calibration(method)
     hold = run.loaded.residency.offload
@@ -146,9 +141,7 @@ def _narrowed(
     gone: Sequence[int],
     on_block: OnBlock,
 ) -> LazySequence[PrunedMlp]:
-    """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over
-    the text.
-    """
+    """Every narrowed MLP, by itself or by a sequential refit, which is stored."""
     loaded = run.loaded
     mlps = run.loaded.mlps
     hold = run.loaded.residency.offload
@@ -197,9 +190,7 @@ def _in_sequence(
     pack: Callable[[T], bytes],
     unpack: Callable[[int, bytes], T],
 ) -> LazySequence[T]:
-    """Blocks that a walk of the text through all of them makes once any is asked for; they are kept
-    in the store.
-    """
+    """Blocks that one pass of the text makes when the first is needed; stored."""
     store = run.store
     about = about_artefact("weights", run.identity)
     n_blocks = len(run.loaded.blocks)

@@ -1,6 +1,4 @@
-"""Answers of a run's models to its tasks, each kept under a key of its own, so that no task is
-answered twice.
-"""
+"""Answers of a run's models to its tasks, each stored under its own key."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -124,9 +122,7 @@ def _answer_missing(run: RunContext, task: Task, models: Sequence[RunModel]) -> 
 
 
 def _beyond_dense(run: RunContext, task: Task) -> str:
-    """Why there is nothing to lose in a built-in task: the dense model cannot do it. Empty where it
-    can, or is not known.
-    """
+    """Reason to drop a built-in task: the dense model cannot do it. Empty otherwise."""
     if not isinstance(task, BuiltinQuestions):
         return ""
     answers = run.store.get(QuestionSet, _key(run, task, None))
