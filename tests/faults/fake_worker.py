@@ -50,7 +50,7 @@ def records_of(settings: PartSettings) -> tuple[Record, list[Record]]:
     )
     sparse = []
     for point in settings.points:
-        pruned = replace(PRUNED, sparsity_permille=settings.run.points[point][1])
+        pruned = replace(PRUNED, spec=settings.run.points[point])
         sparse.append(replace(dense, key=digest([settings.run_key, point]), pruned=pruned))
     return dense, sparse
 
