@@ -27,14 +27,10 @@ def healed_run(passage_file, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "RATE", 1e-2)
 
     def made(model, methods=("least-squares",)):
-        asked, store, model_cache = (
-            run_settings(model, passage_file, methods),
-            Store(tmp_path / "data"),
-            ModelCache(),
-        )
-        asked = replace(
-            asked, methods=tuple(replace(method, heal_steps=4) for method in asked.methods)
-        )
+        asked = run_settings(model, passage_file, methods)
+        store = Store(tmp_path / "data")
+        model_cache = ModelCache()
+        asked = replace(asked, heal_steps=(4,))
         run = pipeline.run(asked, store, model_cache=model_cache)
         assert store.get(Record, run.sparse[0]).pruned.healed.kept_step
         return store, model_cache, run
