@@ -151,8 +151,8 @@ def method_name(method: MethodSettings) -> str:
 def spec_name(spec: SparseSpec) -> str:
     """The name of the method of a model, with the steps of healing: "best (healed 48 steps)"."""
     # A run has one budget, which is said where its sparsities are.
-    own = asdict(replace(spec.pruning, budget="channels"))
-    chosen = {name: value for name, value in own.items() if isinstance(value, str)}
+    choices = asdict(replace(spec.pruning, budget="channels"))
+    chosen = {name: value for name, value in choices.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
     if spec.is_healed:
         # It was trained again.
@@ -161,7 +161,7 @@ def spec_name(spec: SparseSpec) -> str:
     def changes(usual: MethodSettings) -> list[str]:
         return [
             field
-            for field, value in own.items()
+            for field, value in choices.items()
             if field not in chosen and value != getattr(usual, field)
         ]
 
@@ -172,7 +172,7 @@ def spec_name(spec: SparseSpec) -> str:
     others = [field for field in chosen if field not in always and chosen[field] != usual[field]]
     name = nearest.name if nearest else " + ".join(chosen[field] for field in (*always, *others))
     words = [
-        _PARAMETERS.get(field, f"{field} {{:g}}").format(own[field])
+        _PARAMETERS.get(field, f"{field} {{:g}}").format(choices[field])
         for field in changes(nearest.settings if nearest else MethodSettings())
     ]
     if spec.is_healed:
