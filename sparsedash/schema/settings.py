@@ -410,8 +410,8 @@ class RunSettings:
         """The sparsities of all points, each once; 0 where the dense model is quantised and nothing
         else.
         """
-        made = (spec.permille for spec in self.points if spec.method)
-        return tuple(dict.fromkeys(made)) or (0,)
+        permilles = (spec.permille for spec in self.points if spec.method)
+        return tuple(dict.fromkeys(permilles)) or (0,)
 
     def key(self, contents: Mapping[str, str] | None = None) -> str:
         """The name of this request. contents: hashes of the local files that it names, as of
