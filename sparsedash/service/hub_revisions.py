@@ -89,11 +89,11 @@ def _hub_names(settings: RunSettings | FindSettings) -> list[str]:
 
 def _ask(names: list[str], store: Store, *, with_token: bool) -> None:
     """Note the commits of names that the hub was not asked for within the hour."""
-    now = time.time()
+    asked_at = time.time()
     old = []
     for name in names:
         note = _noted(name, store)
-        if note is None or not 0 <= now - note.asked_at < _OLD_S:
+        if note is None or not 0 <= asked_at - note.asked_at < _OLD_S:
             old.append(name)
     if not old:
         return
@@ -104,7 +104,7 @@ def _ask(names: list[str], store: Store, *, with_token: bool) -> None:
         return
     for name, answer in answers.items():
         if commit := answer.get("commit"):
-            note = NotedCommit(commit=commit, asked_at=now)
+            note = NotedCommit(commit=commit, asked_at=asked_at)
             store.remember(store_keys.hub_commit_note(name), msgspec.json.encode(note).decode())
 
 

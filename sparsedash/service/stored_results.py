@@ -191,8 +191,8 @@ class ResultCache:
             n_answered = {len(run.answers.get(record, ())) for record in run.records}
             if len(n_answered) > 1:
                 return False
-        answers = chain.from_iterable(run.answers.values())
-        return all(self._store.has(QuestionSet, each) for each in answers)
+        sets = chain.from_iterable(run.answers.values())
+        return all(self._store.has(QuestionSet, answers) for answers in sets)
 
 
 class VerdictCache:

@@ -74,9 +74,9 @@ def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, m
     data.mkdir()
     places = {"THESIS": str(thesis)}
     where = flags.index("--sparsity")
-    given = flags[:where] + flags[where + 2 :] if command == "find" else flags
+    arguments = flags[:where] + flags[where + 2 :] if command == "find" else flags
     assert said in refusal(
-        command, *given, "--data-dir", str(data), *(places.get(word, word) for word in change)
+        command, *arguments, "--data-dir", str(data), *(places.get(word, word) for word in change)
     )
     assert thesis.read_text() == "written by hand"
 
@@ -202,18 +202,18 @@ def test_help_names_every_method_and_text_the_exit_codes_and_how_to_begin_withou
         "import sys; from sparsedash.shell.commands import main\n"
         "try: main(sys.argv[1:])\nfinally: print(*sys.modules)"
     )
-    said = []
+    pages = []
     for command in ([], ["run"]):
         done = subprocess.run(
             [sys.executable, "-c", program, *command, "--help"], capture_output=True, text=True
         )
         assert (done.returncode, " torch " in done.stdout) == (0, False)
-        said.append("".join(done.stdout.split()))
-    assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in said[0]
+        pages.append("".join(done.stdout.split()))
+    assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in pages[0]
     ends = "(runandjudge,with--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find)"
     assert (
         f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,3beyondthetolerance{ends},"
-        in said[0]
+        in pages[0]
     )
     offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
-    assert not [each.name for each in offered if each.name.replace(" ", "") not in said[1]]
+    assert not [entry.name for entry in offered if entry.name.replace(" ", "") not in pages[1]]
