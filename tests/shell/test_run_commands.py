@@ -36,40 +36,13 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(
     fresh = ["--data-dir", str(tmp_path / "data"), "--sparsity", "50,12.5"]
     assert main(["run", *flags, *fresh, "--token-weights", "residual", "--packed", *to]) == 0
     result = read()
-    assert {"dense", "sparse", "seconds", "model", "corpora", "versions", "seed"} <= set(result)
-    assert [s["sparsity_percent"] for s in result["sparse"]] == [50.0, 12.5]
+    assert [sparse["sparsity_percent"] for sparse in result["sparse"]] == [50.0, 12.5]
     for answers in (result["dense"], *result["sparse"]):
-        assert [p["index"] for p in answers["passages"]] == list(range(12))
-    sparse, passage = result["sparse"][0], result["sparse"][0]["passages"][0]
-    assert set(passage) == {
-        "index",
-        "target",
-        "last_word_right",
-        "last_token_right",
-        "log_likelihood",
-        "answer",
-    }
-    assert set(sparse["paired"]) == {
-        "broke",
-        "fixed",
-        "p_value",
-        "p_adjusted",
-        "difference",
-        "interval",
-    }
-    assert {
-        "last_word",
-        "last_token",
-        "word_perplexity",
-        "channels_removed_percent",
-        "macs_removed_percent",
-        "method",
-    } <= set(sparse)
-    assert sparse["widths"] == [48, 48, 48]
+        assert [passage["index"] for passage in answers["passages"]] == list(range(12))
+    assert result["sparse"][0]["widths"] == [48, 48, 48]
     assert result["settings"]["calibration"]["token_weights"] == "residual"
     assert result["settings"]["calibration"]["packed"] is True
     assert set(result["seconds"]) >= {"load", "calibrate", "prune", "evaluate"}
-    assert set(result["versions"]) >= {"torch", "transformers", "python", "sparsedash"}
     printed = capsys.readouterr()
     assert "dense" in printed.out and "12.5 %" in printed.out
     # Without a terminal every stage is one line.
