@@ -186,8 +186,7 @@ def _is_of_row(record: Record, row: PublishedRow) -> bool:
     return (
         pruned is not None
         and pruned.method.takes_channels
-        and not pruned.method.heal_steps
-        and not pruned.method.quantise
+        and pruned.spec == pruned.spec.before_healing
         and pruned.method.budget == "channels"
         and pruned.sparsity_permille == row.sparsity_permille
     )

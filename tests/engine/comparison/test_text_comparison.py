@@ -145,7 +145,7 @@ def held(house, *keys):
 def test_models_in_memory_are_neither_rebuilt_nor_read_again(house, monkeypatch):
     held(house, house.dense, house.other.dense)
     held(house, house.sparse[0], house.other.sparse[0])
-    assert house.cache._shelf.n_loaded == 2
+    assert house.cache._model_cache.n_loaded == 2
     house.write(house.dense, house.sparse[1], prompt="the lamp")
     monkeypatch.setattr("sparsedash.engine.comparison.model_pair.rebuild_model", None)
     house.write(house.dense, house.sparse[1], prompt="the boat")

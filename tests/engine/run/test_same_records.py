@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
 BEST = ("best",)
 CALIBRATED = statistics._RunningSums, "statistics"
-SCORED = channel_pruning, "_method_layer"
+SCORED = channel_pruning, "layer_of"
 REFITTED = compensation, "damped_solution"
 """Once a block for the refit."""
 MASKED = weight_pruning, "MaskedBlock"
