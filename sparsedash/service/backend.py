@@ -204,9 +204,7 @@ class Backend:
         return self._table.move(job_id, to)
 
     def prioritise(self, job_id: int, priority: Priority) -> Job:
-        """Make a waiting run more or less urgent. Raises JobError when it does not wait (any more),
-        or is a prompt.
-        """
+        """Change the priority of a waiting run. Raises JobError for a prompt, or if it does not wait."""
         self._access.require_order(self._table.get(job_id), priority)
         return self._table.prioritise(job_id, priority)
 
@@ -421,30 +419,22 @@ class Backend:
         )
 
     def is_measuring(self) -> bool:
-        """Whether this machine's speed is being measured, so that more will be known of a run's
-        time soon.
-        """
+        """Whether the speed of this machine is being measured, so that estimates come soon."""
         return self._speed.is_measuring()
 
     def named_model(self, reference: str) -> NamedModel | None:
-        """Family and sizes of a model as soon as it is named; None where nothing of it is on this
-        machine.
-        """
+        """Family and sizes of a named model; None where nothing of it is on this machine."""
         if self._access.reference_problem("model", reference):
             return None
         return named_model(reference, self._store)
 
     def fetch_config(self, reference: str) -> None:
-        """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises
-        ModelError, AccessError.
-        """
+        """Fetch a hub model's config for `named_model`. Raises ModelError, AccessError."""
         self._access.require_allowed(("model", reference))
         fetch_config(reference, with_token=self._access.unlimited)
 
     def newer_revisions(self, run: Run) -> dict[str, str]:
-        """Of the names on the hub that a run read, those that have led to another commit since,
-        with that commit.
-        """
+        """The names on the hub that a run read and that have moved since, with the new commit."""
         return newer_revisions(run, self._store)
 
     def cluster(self) -> ClusterView | None:
@@ -459,9 +449,7 @@ class Backend:
         return self._runner.reconcile()
 
     def fastest_dtype(self) -> Dtype:
-        """The number format in which this machine multiplies clearly faster, as measured; float32
-        until it is.
-        """
+        """bfloat16 where this machine multiplies clearly faster in it, as measured; else float32."""
         speeds = self._speed.known()
         return (
             "bfloat16"

@@ -1,6 +1,4 @@
-"""Commits that names on the hub lead to: asked at most hourly, when a job is submitted, and pinned
-in its request.
-"""
+"""Commits of names on the hub: asked at most hourly when a job is submitted, and pinned."""
 
 import time
 from dataclasses import dataclass, replace
@@ -36,8 +34,7 @@ class NotedCommit:
 
 
 def pinned(settings: Asked, store: Store, hub: HubReach, *, with_token: bool) -> Asked:
-    """The request with the commits that its names on the hub lead to now; one that has some is left
-    as it is.
+    """The request with the current commits of its names on the hub; unchanged if it has some.
 
     Where the hub does not answer: as the local cache has them, or as they were noted. What has no
     commit is left out, and the run says why. with_token: see `fetch_config`.
@@ -62,9 +59,7 @@ def noted_commit(name: str, store: Store) -> str:
 
 
 def newer_revisions(run: Run, store: Store) -> dict[str, str]:
-    """Of the names that a run read, those that have led to another commit since, with that
-    commit.
-    """
+    """The names that a run read and that have moved since, with the new commit."""
     read = dict(run.settings.revisions)
     if commit := commit_of(run.model_identity):
         read.setdefault(run.settings.model, commit)

@@ -48,8 +48,7 @@ class PublishedInterval(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A row's share of removed weights, published, and computed from the model's config at the
-    row's MLP sparsity.
+    """A row's share of removed weights: published, and computed from the model's config.
 
     of_matmul: over all Linear and Conv weights, the output head included. of_parameters: over all
     parameters.
@@ -71,8 +70,9 @@ class Ratio(NamedTuple):
 
 
 class RunCost(NamedTuple):
-    """The least cost of a run that repeats a row. download_bytes: from the hub. kept_bytes: of its
-    statistics.
+    """The least cost of repeating a row.
+
+    download_bytes: from the hub. kept_bytes: of its statistics.
     """
 
     memory: LeastMemory
@@ -99,9 +99,7 @@ def published_interval(row: PublishedRow) -> PublishedInterval:
 
 
 def removed_ratio(row: PublishedRow) -> Ratio | None:
-    """The share of removed weights, published and computed; None where the row's table has no such
-    column.
-    """
+    """The share of removed weights; None where the row's table has no such column."""
     if row.matmul_ratio is None or row.mlp_sparsity is None:
         return None
     shape = _shape(row)

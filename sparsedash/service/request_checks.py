@@ -1,5 +1,4 @@
-"""Checks where a request enters: access rights of each user, and models and texts that cannot be
-used.
+"""Checks of a request: access rights of each user, and models and texts that cannot be used.
 
     sees a run, a job, an export      who asked for it, administrators; everybody with `see_each_other`
     cancels a job, moves it back      who started it, administrators
@@ -139,9 +138,7 @@ class Access:
         return wanted <= self._results_seen
 
     def sees_job(self, job: Job) -> bool:
-        """Whether the user sees the job, its progress and its log. A prompt is seen by whoever has
-        asked it.
-        """
+        """Whether the user sees the job, its progress and its log; of a prompt only their own."""
         if self.unlimited or job.owner == self.user:
             return True
         return (
@@ -176,9 +173,7 @@ class Access:
             )
 
     def require_order(self, job: Job, to: Move | Priority) -> None:
-        """As `require_to_stop`, and AccessError for what would put the job before those of
-        others.
-        """
+        """As `require_to_stop`; AccessError for moving the job ahead of those of others as well."""
         self.require_to_stop(job)
         if to in ("front", "up", "high"):
             self.require_administrator(
@@ -198,9 +193,7 @@ class Access:
         return tuple(filter(None, starmap(self.reference_problem, named)))
 
     def require_allowed(self, *named: tuple[ReferenceField, str]) -> None:
-        """Raises AccessError for the first of these fields and references that the user may not
-        use.
-        """
+        """Raises AccessError for the first of these references that the user may not use."""
         for problem in self.reference_problems(*named):
             raise AccessError(problem)
 
@@ -224,9 +217,7 @@ class Access:
         return [*BUILTIN_TASKS, *(name for name in suggested if not self.tasks_problems([name]))]
 
     def require_path(self, path: str) -> None:
-        """Raises AccessError for a path on this machine that is not below the folders of the
-        configuration.
-        """
+        """Raises AccessError for a path that is not below the folders of the configuration."""
         if not self._may_read(local_path(path)):
             raise AccessError(f"{path[:200]}: {self._where()}")
 
@@ -257,9 +248,7 @@ class Access:
 
 
 def unusable_tasks(tasks: Sequence[str]) -> str:
-    """Why a run with these tasks would end at once, as far as that shows without the harness; or
-    nothing.
-    """
+    """Why a run with these tasks cannot start, checked without the harness; empty if it can."""
     if unknown := unknown_builtin(tasks):
         return unknown
     if not BUILTIN_TASKS.keys() >= set(tasks) and find_spec("lm_eval") is None:

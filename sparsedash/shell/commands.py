@@ -130,9 +130,7 @@ Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond t
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command of the command line. Returns the exit code, one of those that `--help`
-    lists.
-    """
+    """Run a command line; returns the exit code, one of those that `--help` lists."""
     try:
         code = _run(argv)
         sys.stdout.flush()
