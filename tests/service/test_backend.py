@@ -35,7 +35,7 @@ FIND = FindSettings(model="owner/model")
 
 def test_the_same_request_is_one_job_until_its_results_are_lost(backend):
     job = backend.submit(SETTINGS)
-    assert backend.submit(RunSettings(**vars(SETTINGS))) == job
+    assert backend.submit(replace(SETTINGS)) == job
     assert backend.submit(OTHER).id == 2
     work(backend, job)
     done = backend.submit(SETTINGS)
