@@ -201,7 +201,12 @@ def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, back
     settings = replace(specimens.SETTINGS, methods=(method,), sparsities_permille=(100,))
     made, (dense, sparse, *_) = specimens.run()
     masked = replace(
-        sparse, pruned=replace(sparse.pruned, method=method, widths=specimens.DENSE_WIDTHS)
+        sparse,
+        pruned=replace(
+            sparse.pruned,
+            spec=replace(sparse.pruned.spec, method=method),
+            widths=specimens.DENSE_WIDTHS,
+        ),
     )
     backend.add_run((replace(made, settings=settings, sparse=made.sparse[:1]), [dense, masked]))
     app = open_page("overview", against="reading")
