@@ -64,8 +64,8 @@ def requirements(part: str) -> list[Requirement]:
 
 
 def files_in(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return {str(path.relative_to(folder)) for path in found}
+    result = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {str(path.relative_to(folder)) for path in result}
 
 
 def test_the_wheel_holds_the_package_with_every_data_file_and_nothing_else(wheel):

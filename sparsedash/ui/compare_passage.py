@@ -508,16 +508,14 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         frame.show(element("div", *heads, css="sd-row-heads", aria_hidden="true"))
         for i, position in enumerate(positions[first : first + ROWS]):
             number = f"{pair.left.outcomes[position].index + 1:,}"
-            if first + i == at:
-                # Marked in its words: a button of another type would be new, and lose the focus.
-                number = f"`▸ {number}`"
             cells = ""
             if kind:
                 cells = _cells(position, pair)
             elif passages:
                 cells = f"**{_short(passages.contexts[position])}**"
             st.button(
-                f"{number} {cells}",
+                # Marked in its words: a button of another type would be new, and lose the focus.
+                f"`▸ {number}` {cells}" if first + i == at else f"{number} {cells}",
                 f"row-{i}",
                 type="tertiary",
                 width="stretch",

@@ -26,8 +26,8 @@ SINGLE = MethodSettings(pattern="1x1")
 
 
 def test_half_of_the_channels_is_another_share_of_every_budget():
-    found = reached(BIASED, (2, 6))
-    assert found == Reached(
+    prunings = reached(BIASED, (2, 6))
+    assert prunings == Reached(
         channels=8 / 16, weights=8 * 12 / 320, bytes=8 * 14 / 412, macs=8 * 12 / 360
     )
 

@@ -96,7 +96,8 @@ def test_fitting_needs_four_tokens_for_each_channel_of_the_widest_layer():
 
 
 def test_the_calibration_data_of_the_models_still_to_be_made_has_to_fit_its_limit():
-    best, random = method_named("best"), method_named("random")
+    best = method_named("best")
+    random = method_named("random")
     settings = asked(best, random)
 
     def require(methods, room):

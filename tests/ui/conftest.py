@@ -43,9 +43,9 @@ FAILED = {"error_text": "The model cannot be reached.", "error_advice": "Name a 
 def backend(tmp_path, monkeypatch) -> Iterator[FilledBackend]:
     """A backend with nothing in it."""
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
-    made = FilledBackend(tmp_path / "data")
-    yield made
-    made.close()
+    filled = FilledBackend(tmp_path / "data")
+    yield filled
+    filled.close()
 
 
 @pytest.fixture
