@@ -198,49 +198,49 @@ def model_in(folder, family="llama"):
     return folder
 
 
-def test_local_files_are_read_below_the_listed_folders_alone(house):
-    ada = house.of("ada")
-    inside, outside = model_in(house.allowed / "model"), model_in(house.folder / "elsewhere")
+@pytest.fixture
+def folders(house):
+    """A model and a text below the listed folders, and the same elsewhere."""
+    inside = model_in(house.allowed / "model")
+    outside = model_in(house.folder / "elsewhere")
     for folder in (inside, outside):
         (folder / "text.jsonl").write_bytes(TEXT)
     (house.allowed / "link").symlink_to(outside)
-    assert (
-        ada.reach.n_passages(f"file:{outside}/text.jsonl")
-        == 0
-        != ada.reach.n_passages(f"file:{inside}/text.jsonl")
-    )
-    assert (
-        ada.reference_problem("model", str(inside))
-        == ada.reference_problem("evaluation text", f"file:{inside}/text.jsonl[:3]")
-        == ""
-    )
-    for path in (
-        outside,
-        house.allowed / "link",
-        house.allowed / ".." / "elsewhere",
-        "/nowhere",
-        "~root",
-    ):
-        by_model = replace(SETTINGS, model=str(path))
-        assert (
-            "only below" in ada.reference_problem("model", by_model.model)
-            and ada.named_model(by_model.model) is None
-        ), path
-        text = f"file:{path}/text.jsonl[0:1]"
-        assert "Evaluation text: files on this machine are read only" in ada.reference_problem(
-            "evaluation text", text
-        )
-        by_text = replace(SETTINGS, calibration=CalibrationSettings(corpus=text))
-        assert "only below" in ada.preflight(by_text).problems[0]
-        for refused in (by_model, by_text):
-            with pytest.raises(AccessError, match="only below"):
-                ada.submit(refused)
-    assert "only below" in house.of("root").reference_problem("model", str(outside)), (
-        "an administrator is held to the list too"
-    )
-    nothing = house.of("ada", folders=())
-    assert "that the configuration names" in nothing.reference_problem("model", str(inside))
-    assert nothing.reference_problem("model", "builtin:smollm2-135m") == ""
+    return inside, outside
+
+
+def test_local_files_are_read_below_the_listed_folders(house, folders):
+    inside, outside = folders
+    ada = house.of("ada")
+    text = f"file:{inside}/text.jsonl"
+    assert ada.reach.n_passages(text) > 0 == ada.reach.n_passages(f"file:{outside}/text.jsonl")
+    assert ada.reference_problem("model", str(inside)) == ""
+    assert ada.reference_problem("evaluation text", f"{text}[:3]") == ""
+    root = house.of("root")
+    assert "only below" in root.reference_problem("model", str(outside)), "the same for all"
+    unlisted = house.of("ada", folders=())
+    assert "that the configuration names" in unlisted.reference_problem("model", str(inside))
+    assert unlisted.reference_problem("model", "builtin:smollm2-135m") == ""
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["HOUSE/elsewhere", "HOUSE/allowed/link", "HOUSE/allowed/../elsewhere", "/nowhere", "~root"],
+)
+def test_local_files_elsewhere_are_refused(place, house, folders):
+    path = place.replace("HOUSE", str(house.folder))
+    ada = house.of("ada")
+    text = f"file:{path}/text.jsonl[0:1]"
+    by_model = replace(SETTINGS, model=path)
+    by_text = replace(SETTINGS, calibration=CalibrationSettings(corpus=text))
+    assert "only below" in ada.reference_problem("model", by_model.model)
+    assert ada.named_model(by_model.model) is None
+    refusal = ada.reference_problem("evaluation text", text)
+    assert "Evaluation text: files on this machine are read only" in refusal
+    assert "only below" in ada.preflight(by_text).problems[0]
+    for request in (by_model, by_text):
+        with pytest.raises(AccessError, match="only below"):
+            ada.submit(request)
     assert house.backend.jobs() == ()
 
 
