@@ -100,7 +100,12 @@ class CurveMeasurement:
             (losses[index],) = self._mean_losses(walk, 1)
         return losses
 
-    def _measured(self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart) -> list[float]:
+    def _measured(
+        self,
+        index: int,
+        versions: Sequence[PrunedMlp],
+        on_part: OnPart,
+    ) -> list[float]:
         on_part(0.0)
         mlp = self._loaded.mlps[index]
         n_blocks = len(self._loaded.blocks)
@@ -128,14 +133,23 @@ class CurveMeasurement:
     def _mean_losses(self, walk: BlockWalk, n_versions: int) -> list[float]:
         """The loss of each version in this walk, one below another in every batch."""
         device = self._loaded.model.device
-        losses = torch.zeros(n_versions, dtype=torch.float64, device=device)
+        losses = torch.zeros(
+            n_versions,
+            dtype=torch.float64,
+            device=device,
+        )
         for number, (rows, columns) in enumerate(self._scored):
             target, entropy = self._targets[number]
             for version in range(n_versions):
                 first_row = version * len(self._batches[number].ids)
                 losses[version] -= entropy
                 for part in row_slices(len(rows), self._most_scored):
-                    logits = self._logits(walk, number, rows[part] + first_row, columns[part])
+                    logits = self._logits(
+                        walk,
+                        number,
+                        rows[part] + first_row,
+                        columns[part],
+                    )
                     for chunk in row_slices(len(logits), ROWS):
                         scores = logits[chunk].float()
                         losses[version] += _cross_entropy(scores, target[part][chunk])
@@ -194,7 +208,13 @@ class CurveMeasurement:
             targets.append((probabilities, -float(dot.sum(dtype=torch.float64))))
         return targets
 
-    def _logits(self, walk: BlockWalk, number: int, rows: Tensor, columns: Tensor) -> Tensor:
+    def _logits(
+        self,
+        walk: BlockWalk,
+        number: int,
+        rows: Tensor,
+        columns: Tensor,
+    ) -> Tensor:
         with head_sees_only(self._loaded.model, rows, columns):
             logits: Tensor = walk.output(self._loaded.model, number).logits
             return logits

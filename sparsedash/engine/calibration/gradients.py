@@ -52,7 +52,13 @@ def mask_gradients(
         loaded.batches(sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)
     ]
     n_batches = sum(map(len, rounds))
-    step = Step("calibrate", 0, n_batches, unit="batches", message="backward pass")
+    step = Step(
+        "calibrate",
+        0,
+        n_batches,
+        unit="batches",
+        message="backward pass",
+    )
     gradients = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
     n_done = 0
 
@@ -74,7 +80,14 @@ def mask_gradients(
             for _, batch in batches:
                 batch_step = replace(step, done=n_done)
                 on_step(batch_step)
-                read = partial(_batch_gradients, loaded, batch, round_masks, batch_step, on_step)
+                read = partial(
+                    _batch_gradients,
+                    loaded,
+                    batch,
+                    round_masks,
+                    batch_step,
+                    on_step,
+                )
                 # A copy: the checkpoint may still have to write the part itself.
                 parts.append(list(checkpointed(n_done, read)))
                 n_done += 1

@@ -105,7 +105,11 @@ def read_config(folder: Path, reference: str) -> PretrainedConfig:
     # for.
     refuse_impossible(said, reference)
     with refusing(f"The config of {reference} could not be read", OTHER_CONFIG):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
     # A file may name an attention without a causal mask, or code of a hub.
     config._attn_implementation = None
     return config
@@ -240,7 +244,12 @@ def _shards(index: Path, reference: str) -> list[Path]:
     return [index.with_name(shard) for shard in sorted(shards)]
 
 
-def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
+def refuse_oversized(
+    reference: str,
+    config: PretrainedConfig,
+    n_bytes: int,
+    kind: str,
+) -> None:
     """Raises ModelError where the config describes no model, or far more weights, counted on the
     meta device, than fit into its files. kind: of MOST_WEIGHTS_A_BYTE.
     """

@@ -62,7 +62,12 @@ class BlockWalk:
         for batch, cache in zip(batches, caches or [None] * len(batches), strict=True):
             self._embed(body, batch, cache)
 
-    def _embed(self, body: nn.Module, batch: Batch, cache: Cache | None) -> None:
+    def _embed(
+        self,
+        body: nn.Module,
+        batch: Batch,
+        cache: Cache | None,
+    ) -> None:
         calls: list[_Call] = []
         embeddings: list[Tensor] = []
 
@@ -76,7 +81,12 @@ class BlockWalk:
         with forward_replaced(self._blocks, [stub] * len(self._blocks)):
             # Without the mask: padding is on the right, where a causal model's real tokens never
             # look, and attention without one is faster.
-            body(input_ids=batch.ids, use_cache=cache is not None, **batch.given, **cached)
+            body(
+                input_ids=batch.ids,
+                use_cache=cache is not None,
+                **batch.given,
+                **cached,
+            )
         self._hidden.append(embeddings[0])
         self._calls.append(calls)
 
@@ -168,7 +178,12 @@ def skipping(body: nn.Module, blocks: Sequence[nn.Module], gone: Collection[int]
         for cache in (*args, *kwargs.values()):
             if isinstance(cache, Cache):
                 # A cache counts no tokens by keys without a number.
-                placeholder = hidden.new_zeros(len(hidden), 1, hidden.shape[1], 1)
+                placeholder = hidden.new_zeros(
+                    len(hidden),
+                    1,
+                    hidden.shape[1],
+                    1,
+                )
                 cache.update(placeholder, placeholder, index)
         return (hidden,) if is_tuple else hidden
 
@@ -217,7 +232,12 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
     """True if the blocks of this model return (hidden,) instead of hidden, tried on one token."""
     if body not in _RETURNS_TUPLES:
         outputs: list[Any] = []
-        token = torch.zeros(1, 1, dtype=torch.long, device=next(body.parameters()).device)
+        token = torch.zeros(
+            1,
+            1,
+            dtype=torch.long,
+            device=next(body.parameters()).device,
+        )
         with (
             blocks[0].register_forward_hook(lambda module, inputs, output: outputs.append(output)),
             forward_replaced(blocks[1:], [lambda *_, **__: outputs[0]] * (len(blocks) - 1)),

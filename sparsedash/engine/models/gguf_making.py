@@ -113,9 +113,20 @@ def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> No
         )
     tensors = [*_rope_factors(config), *_tensors(source, config, name)]
     title = Path(source.reference).name
-    keys = partial(_add_keys, config=config, title=title, tokenizer=tokenizer, tensors=tensors)
+    keys = partial(
+        _add_keys,
+        config=config,
+        title=title,
+        tokenizer=tokenizer,
+        tensors=tensors,
+    )
     try:
-        write_file(file, name, keys, [_placeholder(tensor) for tensor in tensors])
+        write_file(
+            file,
+            name,
+            keys,
+            [_placeholder(tensor) for tensor in tensors],
+        )
         _require_same_config(file, config)
         require_export_room(file.parent, sum(tensor.n_bytes for tensor in tensors))
         write_file(file, name, keys, tensors, on_part)
@@ -249,13 +260,23 @@ def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[Gg
         yield GgufTensor(full_name, tuple(tensor.shape), kind, make)
 
 
-def _rows(tensor: torch.Tensor, gguf_name: str, config: PretrainedConfig, name: str) -> Array:
+def _rows(
+    tensor: torch.Tensor,
+    gguf_name: str,
+    config: PretrainedConfig,
+    name: str,
+) -> Array:
     """A tensor's values as llama.cpp's converter orders them; undone by GgufModel._reordered."""
     values: Array = tensor.float().numpy()
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     part = gguf_name.removeprefix("blk.#.").partition(".")[0]
     if name == "llama" and part in heads:
-        halves = values.reshape(heads[part], 2, -1, *values.shape[1:])
+        halves = values.reshape(
+            heads[part],
+            2,
+            -1,
+            *values.shape[1:],
+        )
         return halves.swapaxes(1, 2).reshape(values.shape)
     return values + 1 if name.startswith("gemma") and gguf_name.endswith("norm.weight") else values
 

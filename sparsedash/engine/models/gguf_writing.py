@@ -178,10 +178,20 @@ def write_gguf(
     size = sum(tensor.n_bytes for tensor in tensors)
     require_room(size)
     file_type = int(_GGUF_TYPES[weights][1])
-    keys = partial(_add_keys, reader=reader, widths=widths, file_type=file_type)
+    keys = partial(
+        _add_keys,
+        reader=reader,
+        widths=widths,
+        file_type=file_type,
+    )
     write_file(file, architecture, keys, tensors, on_part)
     base_size = dense_bytes(reader, weights)
-    return WrittenFiles(layout=layout, size=size, base_size=base_size, file=file.name)
+    return WrittenFiles(
+        layout=layout,
+        size=size,
+        base_size=base_size,
+        file=file.name,
+    )
 
 
 def write_file(
@@ -257,7 +267,12 @@ def _add_keys(
         elif kind == GGUFValueType.ARRAY and is_own and len(value) == len(widths):
             value = [entry for entry, width in zip(value, widths, strict=True) if width]
         new_name = f"{writer.arch}{name.removeprefix(own)}" if is_own else name
-        writer.add_key_value(new_name, value, kind, sub_type=sub_type)
+        writer.add_key_value(
+            new_name,
+            value,
+            kind,
+            sub_type=sub_type,
+        )
     source_type = quantised_type(reader)
     if source_type and SOURCE_TYPE not in reader.values:
         writer.add_string(SOURCE_TYPE, source_type)
@@ -271,7 +286,12 @@ def gguf_rounded(values: Array, weights: Weights) -> Array:
     return rounded
 
 
-def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> GgufTensor:
+def _dense_tensor(
+    tensor: Any,
+    own: str,
+    dtype: Dtype,
+    weights: Weights,
+) -> GgufTensor:
     """A tensor of the dense file with the run's values: rounded if it ran in bfloat16."""
     shape = torch_shape(tensor)
     # Gemma's files hold 1 more than its norms' weights.
@@ -283,7 +303,12 @@ def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> Gguf
             values = (torch.tensor(values - shift).bfloat16().float() + shift).numpy()
         return values
 
-    return GgufTensor(tensor.name, shape, gguf_type(tensor.name, shape, weights), make)
+    return GgufTensor(
+        tensor.name,
+        shape,
+        gguf_type(tensor.name, shape, weights),
+        make,
+    )
 
 
 def _with_norms(
@@ -377,7 +402,12 @@ def _stacked(tensors: Sequence[GgufTensor]) -> Array:
 def _interleaved(tensor: GgufTensor, n_heads: int) -> Array:
     """Rows of every head: halves one after the other become pairs, as `deci` rotates them."""
     values = tensor.make()
-    halves = values.reshape(n_heads, 2, len(values) // n_heads // 2, *values.shape[1:])
+    halves = values.reshape(
+        n_heads,
+        2,
+        len(values) // n_heads // 2,
+        *values.shape[1:],
+    )
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
 
 
@@ -394,7 +424,12 @@ def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
     quantised = {tensor.tensor_type.name for tensor in reader.tensors} - {"F32", "F16", "BF16"}
     if quantised and not is_base:
         reason = f"Reason: it is quantised ({', '.join(sorted(quantised))}), and its weights would not be the model's."
-        raise SettingsError("dense GGUF", file.name, "a file with F32, F16 or BF16 weights", reason)
+        raise SettingsError(
+            "dense GGUF",
+            file.name,
+            "a file with F32, F16 or BF16 weights",
+            reason,
+        )
     return reader
 
 

@@ -145,11 +145,21 @@ class LoadedModel:
     ) -> list[tuple[list[int], Batch]]:
         """Positions of sequences and their batch; see `batches_by_length`."""
         pad = self.tokenizer.pad_token_id or 0
-        return batches_by_length(sequences, n_tokens, pad, self.model.device)
+        return batches_by_length(
+            sequences,
+            n_tokens,
+            pad,
+            self.model.device,
+        )
 
     def walk(self, batches: Sequence[Batch], caches: Sequence[Cache] = ()) -> BlockWalk:
         """A walk of these batches through the decoder blocks; see `BlockWalk`."""
-        return BlockWalk(self.model.base_model, self.blocks, batches, caches)
+        return BlockWalk(
+            self.model.base_model,
+            self.blocks,
+            batches,
+            caches,
+        )
 
     @property
     def mlps(self) -> list[Mlp]:
@@ -252,7 +262,12 @@ class ModelCache:
         self._source: Source | None = None
         self.n_loaded = 0
 
-    def take(self, source: Source, dtype: Dtype, stream: ReadModel | None = None) -> LoadedModel:
+    def take(
+        self,
+        source: Source,
+        dtype: Dtype,
+        stream: ReadModel | None = None,
+    ) -> LoadedModel:
         """The model kept if it is the same, else a new one. stream: reads it streamed."""
         kept = self._kept
         request = (source.identity, dtype, stream is not None)
@@ -321,7 +336,12 @@ def locate_model(
     return source
 
 
-def _locate_files(reference: str, store: Store, on_part: OnPart, pinned: str) -> Source:
+def _locate_files(
+    reference: str,
+    store: Store,
+    on_part: OnPart,
+    pinned: str,
+) -> Source:
     path = local_path(reference)
     name, _, revision = reference.partition("@")
     if reference.startswith("builtin:") and reference != BUILTIN_MODEL:
@@ -391,7 +411,12 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         )
     config = read_config(folder, reference)
     n_bytes = sum(file.stat().st_size for file in files)
-    refuse_oversized(reference, config, n_bytes, "safetensors" if is_safe else "bin")
+    refuse_oversized(
+        reference,
+        config,
+        n_bytes,
+        "safetensors" if is_safe else "bin",
+    )
     model = read_model(
         reference,
         config,
@@ -479,7 +504,11 @@ def model_in_memory(
     copied.config.to_json_file(folder / "config.json")
     copied.generation_config.to_json_file(folder / "generation_config.json")
     tokenizer.save_pretrained(folder)
-    source = Source(reference=IN_MEMORY, folder=folder, identity=IN_MEMORY)
+    source = Source(
+        reference=IN_MEMORY,
+        folder=folder,
+        identity=IN_MEMORY,
+    )
     return source, _loaded(source, cast(Dtype, dtype), copied, tokenizer)
 
 
@@ -550,7 +579,12 @@ def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
     return converted_folder(name, partial(_recast, source, files, getattr(torch, dtype)), store)
 
 
-def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path) -> None:
+def _recast(
+    source: Source,
+    files: list[Path],
+    dtype: torch.dtype,
+    folder: Path,
+) -> None:
     """Write the weights in this type, a gigabyte at a time, and copy all other files."""
     shard: dict[str, Tensor] = {}
     n_bytes = 0

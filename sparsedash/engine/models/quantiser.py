@@ -9,7 +9,12 @@ import os
 import sys
 
 
-def quantise(full: str, new: str, file_type: int, n_threads: int) -> int:
+def quantise(
+    full: str,
+    new: str,
+    file_type: int,
+    n_threads: int,
+) -> int:
     """Write the new file from the full one; llama.cpp's code of what went wrong, or 0."""
     from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 

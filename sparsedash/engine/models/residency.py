@@ -68,7 +68,12 @@ class Streamed:
 
     streamed = True
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], scratch: Path) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[nn.Module],
+        scratch: Path,
+    ) -> None:
         """scratch: folder for offloaded tensors. Weights that are no views of a file go there."""
         self._scratch = scratch
         self._offloaded: list[tuple[StorageWeakRef, int, int]] = []
@@ -177,7 +182,11 @@ def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
     with NamedTemporaryFile(dir=folder, delete=False) as file:
         try:
             os.truncate(file.fileno(), n_bytes)
-            storage = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=n_bytes)
+            storage = torch.UntypedStorage.from_file(
+                file.name,
+                shared=True,
+                nbytes=n_bytes,
+            )
         finally:
             # Unnamed from here on: a kill leaves nothing.
             Path(file.name).unlink()

@@ -89,7 +89,11 @@ class PrunedChannels:
         self, blocks: Sequence[PrunedMlp], others: Mapping[str, Tensor]
     ) -> "PrunedChannels":
         """The same model with these weights."""
-        return replace(self, blocks=LazySequence(len(blocks), blocks.__getitem__), others=others)
+        return replace(
+            self,
+            blocks=LazySequence(len(blocks), blocks.__getitem__),
+            others=others,
+        )
 
     @property
     def widths(self) -> list[int]:
@@ -178,7 +182,12 @@ class MaskedWeights:
     def passage_error(self, index: int, samples: list[Sample]) -> float:
         """Error of this block on samples of the inputs of its `watched` projections."""
         block = self.loaded.projections(self.scope)[index]
-        return weight_passage_error(block, self.groups[index], samples, self.blocks[index].weights)
+        return weight_passage_error(
+            block,
+            self.groups[index],
+            samples,
+            self.blocks[index].weights,
+        )
 
 
 SparseModel = PrunedChannels | MaskedWeights

@@ -53,7 +53,13 @@ def require_usable(folder: Path, reference: str, n_known: int) -> None:
     too_much = (
         f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 1e9:.0f} GB for {_N_PASSAGES} passages"
     )
-    problem = trial_problem(__name__, str(file), str(n_known), seconds=TRIAL_S, too_much=too_much)
+    problem = trial_problem(
+        __name__,
+        str(file),
+        str(n_known),
+        seconds=TRIAL_S,
+        too_much=too_much,
+    )
     if problem:
         raise ModelError(
             f"The tokenizer of {reference} {problem}.", "Fetch the tokenizer's files again."

@@ -266,13 +266,29 @@ def score_channels(
         needs_statistics = not method.by_gradient or method.by_curves
         statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
         gradients = calibration.mask_gradients(index) if method.by_gradient else None
-        layer = layer_of(mlps[index], statistics, _block_seed(method.seed, index), gradients)
+        layer = layer_of(
+            mlps[index],
+            statistics,
+            _block_seed(method.seed, index),
+            gradients,
+        )
         scores = SALIENCIES[method.saliency].score(layer)
         losses = torch.empty(0)
         if method.by_curves:
-            losses = _curve(layer, scores, index, calibration, method)
+            losses = _curve(
+                layer,
+                scores,
+                index,
+                calibration,
+                method,
+            )
         cost = weights_per_channel(mlps[index])
-        return ChannelScores(width=layer.width, cost=cost, scores=scores, losses=losses)
+        return ChannelScores(
+            width=layer.width,
+            cost=cost,
+            scores=scores,
+            losses=losses,
+        )
 
     def on_scored(index: int) -> None:
         on_layer(2 * index + 1 if method.per_block else index + 1, 2 * n)

@@ -58,13 +58,23 @@ def damped_solution(
             moment[part] = rows(part)
         return moment
 
-    factor, ridge = _factorise(copied, torch.float32, damping, SINGLE_ROUNDING)
+    factor, ridge = _factorise(
+        copied,
+        torch.float32,
+        damping,
+        SINGLE_ROUNDING,
+    )
     solution = _cholesky_solve(factor, right)
     if (
         factor.dtype == torch.float32
         and _unexplained(rows, ridge, right, solution, factor) > MOST_UNEXPLAINED
     ):
-        factor, ridge = _factorise(copied, torch.float64, damping, SINGLE_ROUNDING)
+        factor, ridge = _factorise(
+            copied,
+            torch.float64,
+            damping,
+            SINGLE_ROUNDING,
+        )
         solution = _cholesky_solve(factor, right)
     return solution.float(), ridge
 
@@ -152,7 +162,12 @@ def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     selected = matrix.new_empty(len(rows), len(columns))
     for part in row_slices(len(rows)):
         # Plain indexing takes three times as long.
-        torch.index_select(matrix.index_select(0, rows[part]), 1, columns, out=selected[part])
+        torch.index_select(
+            matrix.index_select(0, rows[part]),
+            1,
+            columns,
+            out=selected[part],
+        )
     return selected
 
 

@@ -53,7 +53,11 @@ class PrunedMlp:
     def moved_to(self, offload: Callable[[Tensor], Tensor]) -> "PrunedMlp":
         """The same with offloaded weights."""
         inner = tuple((offload(weight), bias) for weight, bias in self.inner)
-        return replace(self, out_weight=offload(self.out_weight), inner=inner)
+        return replace(
+            self,
+            out_weight=offload(self.out_weight),
+            inner=inner,
+        )
 
     def inner_part(self, mlp: Mlp, number: int) -> tuple[Tensor, Tensor | None]:
         """Weight (fused * k, d) and bias of an inner projection, by number. mlp: the dense one."""

@@ -39,9 +39,18 @@ def scored(mlp, losses, *, multiple, active=None):
         mask_gradients=lambda _: torch.empty(0),
         curve=curve,
     )
-    method = MethodSettings(allocation="curves", width_multiple=multiple, curve_levels=4)
+    method = MethodSettings(
+        allocation="curves",
+        width_multiple=multiple,
+        curve_levels=4,
+    )
     with torch.no_grad():
-        (scores,) = score_channels([mlp], data, method, lambda *_: None)
+        (scores,) = score_channels(
+            [mlp],
+            data,
+            method,
+            lambda *_: None,
+        )
     return scores, widths
 
 
@@ -82,7 +91,12 @@ def test_in_half_precision_the_loss_of_rounding_alone_is_subtracted():
     mlp = loaded.mlps[0]
     rounded = curves._rounded_otherwise(mlp)
     half = narrower(mlp, mlp.width // 2)
-    rounding = divergence(loaded, torch.tensor(text), mlp, rounded)
+    rounding = divergence(
+        loaded,
+        torch.tensor(text),
+        mlp,
+        rounded,
+    )
     raw = measurement._measured(0, [rounded, half], lambda share: None)
     assert raw[0] == pytest.approx(rounding, rel=0.2)
     assert rounding > 0
@@ -112,7 +126,11 @@ def test_dead_channels_cost_nothing_and_the_first_width_that_costs_is_measured()
 def test_between_measured_widths_a_curve_follows_the_error_of_the_layer(loaded):
     mlp = loaded.mlps[0]
     scores, widths = scored(mlp, [0.5, 1.0, 1.5, 4.0], multiple=1)
-    method = MethodSettings(allocation="curves", width_multiple=1, curve_levels=4)
+    method = MethodSettings(
+        allocation="curves",
+        width_multiple=1,
+        curve_levels=4,
+    )
     assert widths == curve_widths(mlp.width, method) == sorted(widths, reverse=True)
     assert scores.losses[widths].tolist() == pytest.approx([0.5, 1.0, 1.5, 4.0])
     between = scores.losses[widths[2] : widths[1]]

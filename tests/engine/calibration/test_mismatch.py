@@ -50,7 +50,11 @@ def test_the_activations_are_those_of_the_first_few_passages_with_their_weights(
     sequences = []
     for context, target in zip(passages.contexts, passages.targets, strict=True):
         sequences.append(loaded.tokenizer(context + target).input_ids[:MISMATCH_TOKENS])
-    first = sorted(sequences[:MISMATCH_PASSAGES], key=len, reverse=True)
+    first = sorted(
+        sequences[:MISMATCH_PASSAGES],
+        key=len,
+        reverse=True,
+    )
     inputs, streams = seen_by(loaded, first)
     samples(store, loaded, passages)
     # Stored once for all weights.
@@ -63,7 +67,12 @@ def test_the_activations_are_those_of_the_first_few_passages_with_their_weights(
 
 def test_of_a_short_context_as_much_is_read_as_it_holds(store):
     loaded = tiny_loaded("gpt2", n_positions=100)
-    long = Passages(key="p", indices=(0,), contexts=(" ".join(texts(40)),), targets=(" end",))
+    long = Passages(
+        key="p",
+        indices=(0,),
+        contexts=(" ".join(texts(40)),),
+        targets=(" end",),
+    )
     assert len(samples(store, loaded, long)[0].inputs) == 100
 
 
@@ -97,7 +106,12 @@ def test_an_error_on_passages_is_the_lost_share_of_the_output(loaded):
         ((0.1,) * 3, (), (0.4,) * 3, "4.0"),
     ],
 )
-def test_the_alarm_compares_passages_with_held_out_text(fitted, held_out, passages, times):
+def test_the_alarm_compares_passages_with_held_out_text(
+    fitted,
+    held_out,
+    passages,
+    times,
+):
     n = len(held_out or fitted)
     pruned = replace(
         PRUNED,
@@ -127,7 +141,12 @@ def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(
         if step.stage == "evaluate" and step.done == 0 and "sparse" in step.message:
             before_evaluation.append(store.get(Run, "watched").warnings)
 
-    ran(replace(settings, sparsities_permille=(300,)), store, watch, run_key="watched")
+    ran(
+        replace(settings, sparsities_permille=(300,)),
+        store,
+        watch,
+        run_key="watched",
+    )
     assert any(UNLIKE in line for line in before_evaluation[0])
     again = ran(settings, store, run_key="again")
     assert sum(UNLIKE in line for line in again.warnings) == 1

@@ -115,19 +115,39 @@ def test_a_second_moment_is_summed_in_its_lower_triangle_and_mirrored_in_its_pla
 
 
 def _sequences(loaded, texts, running=False, **settings):
-    corpus = Texts(texts=tuple(texts), identity="t", running=running)
+    corpus = Texts(
+        texts=tuple(texts),
+        identity="t",
+        running=running,
+    )
     return calibration_sequences(loaded, corpus, CalibrationSettings(corpus="t", **settings))
 
 
 def test_documents_are_cut_to_length_and_the_budget_is_kept(loaded):
-    chosen = _sequences(loaded, passages(50), n_samples=4, length=20)
+    chosen = _sequences(
+        loaded,
+        passages(50),
+        n_samples=4,
+        length=20,
+    )
     assert 60 < sum(map(len, chosen)) <= 80
     assert max(map(len, chosen)) <= 20
 
 
 def test_packed_documents_are_the_same_tokens_in_full_sequences(loaded):
-    apart = _sequences(loaded, passages(50), n_samples=8, length=24)
-    packed = _sequences(loaded, passages(50), n_samples=8, length=24, packed=True)
+    apart = _sequences(
+        loaded,
+        passages(50),
+        n_samples=8,
+        length=24,
+    )
+    packed = _sequences(
+        loaded,
+        passages(50),
+        n_samples=8,
+        length=24,
+        packed=True,
+    )
     assert list(chain(*packed)) == list(chain(*apart))
     assert {len(ids) for ids in packed[:-1]} == {24}
     assert 2 <= len(packed[-1]) <= 24
@@ -136,7 +156,13 @@ def test_packed_documents_are_the_same_tokens_in_full_sequences(loaded):
 
 def test_a_running_text_is_cut_into_whole_pieces_in_a_drawn_order(loaded):
     text = [" ".join(passages(30))]
-    first = _sequences(loaded, text, running=True, n_samples=5, length=16)
+    first = _sequences(
+        loaded,
+        text,
+        running=True,
+        n_samples=5,
+        length=16,
+    )
     assert [len(piece) for piece in first] == [16] * 5
     assert first == _sequences(loaded, text, running=True, n_samples=5, length=16)
     assert first != _sequences(loaded, text, running=True, n_samples=5, length=16, seed=1)
@@ -145,7 +171,13 @@ def test_a_running_text_is_cut_into_whole_pieces_in_a_drawn_order(loaded):
 def test_each_piece_of_a_running_text_begins_as_every_text_does():
     loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A"))
     text = " ".join(passages(30))
-    pieces = _sequences(loaded, [text], running=True, n_samples=200, length=16)
+    pieces = _sequences(
+        loaded,
+        [text],
+        running=True,
+        n_samples=200,
+        length=16,
+    )
     prefix, ids = loaded.prefix_and_ids(text)
     expected = [prefix + ids[start : start + 15] for start in range(0, len(ids), 15)]
     assert sorted(pieces) == sorted(piece for piece in expected if len(piece) == 16)
@@ -166,7 +198,12 @@ def test_far_too_few_tokens_are_refused_and_too_few_a_warning(loaded):
 
 @pytest.mark.parametrize("token_weights", ["equal", "residual"])
 def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, token_weights):
-    sequences = _sequences(loaded, passages(50), n_samples=20, length=24)
+    sequences = _sequences(
+        loaded,
+        passages(50),
+        n_samples=20,
+        length=24,
+    )
     monkeypatch.setattr(statistics, "enough_tokens", lambda *_: True)
     whole = _statistics(loaded, sequences, token_weights)
     monkeypatch.setattr(statistics, "enough_tokens", lambda *_: False)
@@ -186,7 +223,12 @@ def test_packed_statistics_come_back_to_the_bit(width, whole):
     x = torch.randn(20, width)
     held_out = Sample(inputs=x[:3], weights=torch.rand(3))
     covariance = x.T @ x if whole else x.square().sum(0)
-    known = Statistics(covariance=covariance, mean=x.mean(0), held_out=held_out, n_tokens=20)
+    known = Statistics(
+        covariance=covariance,
+        mean=x.mean(0),
+        held_out=held_out,
+        n_tokens=20,
+    )
     back = unpack_statistics(pack_statistics(known))
     assert back.is_whole is whole and back.n_tokens == 20
     expected = covariance.tril() + covariance.tril(-1).T if whole else covariance

@@ -30,7 +30,11 @@ def test_walking_block_by_block_gives_the_hidden_states_of_a_plain_forward(model
         for index, block in enumerate(blocks):
             hooks.enter_context(block.register_forward_hook(partial(note, index)))
         for batch in batches:
-            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+            model(
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                use_cache=False,
+            )
     walk = BlockWalk(model.base_model, blocks, batches)
     for index, outputs in enumerate(plain):
         list(walk.step(index))

@@ -75,7 +75,13 @@ WEIGHTS = {
 
 @pytest.mark.parametrize(("kind", "dtype"), [("safetensors", "float32"), ("bin", "bfloat16")])
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_wrong_weights_are_refused_by_name(name, kind, dtype, folder, store):
+def test_wrong_weights_are_refused_by_name(
+    name,
+    kind,
+    dtype,
+    folder,
+    store,
+):
     change, said = WEIGHTS[name]
     rewrite(folder, change)
     if kind == "bin":
@@ -201,7 +207,12 @@ def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
         ),
     ],
 )
-def test_an_impossible_config_is_refused_before_a_model_is_built(folder, store, changes, said):
+def test_an_impossible_config_is_refused_before_a_model_is_built(
+    folder,
+    store,
+    changes,
+    said,
+):
     reconfigure(folder, **changes)
     message = refused(folder, store)
     assert said in message
@@ -226,13 +237,21 @@ def test_a_config_that_asks_for_code_beside_it_runs_none(folder, store, tmp_path
         json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
     )
     assert "tokenizer" in refused(folder, store)
-    reconfigure(folder, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
+    reconfigure(
+        folder,
+        model_type="evil",
+        auto_map={"AutoConfig": "evil.Config"},
+    )
     refused(folder, store)
     assert not proof.exists()
 
 
 def test_an_attention_that_the_config_names_is_not_used(folder, store):
-    reconfigure(folder, _attn_implementation="paged|eager", attn_implementation="paged|eager")
+    reconfigure(
+        folder,
+        _attn_implementation="paged|eager",
+        attn_implementation="paged|eager",
+    )
     assert (
         load_model(locate_model(str(folder), store), "float32").model.config._attn_implementation
         == "sdpa"

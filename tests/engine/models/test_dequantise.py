@@ -156,7 +156,12 @@ HARMS = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_file_is_refused_at_once(harm, whole, store, tmp_path):
+def test_a_damaged_file_is_refused_at_once(
+    harm,
+    whole,
+    store,
+    tmp_path,
+):
     file = tmp_path / "harmed.gguf"
     file.write_bytes(HARMS[harm](whole.read_bytes()))
     with pytest.raises(ModelError, match=r"harmed\.gguf could not be read as a GGUF model: ."):
@@ -182,8 +187,18 @@ def test_a_missing_tensor_is_refused_by_name_and_a_long_name_is_none(store, tmp_
         ),
     ],
 )
-def test_an_odd_value_is_named(family, keys, said, store, tmp_path):
-    file = write_tiny_gguf(tmp_path / "tiny.gguf", family=family, keys=keys)
+def test_an_odd_value_is_named(
+    family,
+    keys,
+    said,
+    store,
+    tmp_path,
+):
+    file = write_tiny_gguf(
+        tmp_path / "tiny.gguf",
+        family=family,
+        keys=keys,
+    )
     file.write_bytes(file.read_bytes().replace("ÿ".encode(), b"\xff\xff"))
     with pytest.raises(ModelError, match=said):
         locate_model(str(file), store)
@@ -241,7 +256,12 @@ def test_a_quantised_file_is_called_by_its_own_name_where_its_tensors_agree(held
     assert quantised_type(SimpleNamespace(tensors=tensors, fields=fields, values={})) == called
 
 
-def test_the_type_of_a_file_is_read_once(whole, store, tmp_path, monkeypatch):
+def test_the_type_of_a_file_is_read_once(
+    whole,
+    store,
+    tmp_path,
+    monkeypatch,
+):
     quantised = write_tiny_gguf(tmp_path / "q.gguf", quantised="Q4_0")
     assert [locate_model(str(file), store).source_type for file in (quantised, whole)] == [
         "Q4_0",

@@ -57,7 +57,11 @@ def every_factor(factors, louder=1.0):
         "long_factor": [*factors],
         "original_max_position_embeddings": 256,
     }
-    return rope(rope_type="longrope", attention_factor=louder, **same)
+    return rope(
+        rope_type="longrope",
+        attention_factor=louder,
+        **same,
+    )
 
 
 def longrope(family, original):
@@ -204,7 +208,11 @@ def test_a_missing_bias_is_zero(store, tmp_path):
         attention_bias=True,
         num_key_value_heads=4,
     )
-    model = tiny_gguf_model("llama", attention_bias=True, num_key_value_heads=4)
+    model = tiny_gguf_model(
+        "llama",
+        attention_bias=True,
+        num_key_value_heads=4,
+    )
     for block in model.model.layers:
         block.self_attn.o_proj.bias.zero_()
     assert is_near(logits_of(loaded_from(file, store).model), logits_of(model))
@@ -217,8 +225,17 @@ def test_a_missing_bias_is_zero(store, tmp_path):
         ({"rope_freqs.weight": FREQUENCIES}, "one of both is possible"),
     ],
 )
-def test_factors_that_contradict_each_other_are_refused(tensors, message, store, tmp_path):
-    file = write_tiny_gguf(tmp_path / "tiny.gguf", tensors=tensors, keys=YARN_KEYS)
+def test_factors_that_contradict_each_other_are_refused(
+    tensors,
+    message,
+    store,
+    tmp_path,
+):
+    file = write_tiny_gguf(
+        tmp_path / "tiny.gguf",
+        tensors=tensors,
+        keys=YARN_KEYS,
+    )
     with pytest.raises(ModelError, match=message):
         locate_model(str(file), store)
 
@@ -267,7 +284,12 @@ def tokenizer_equal_to_llama_cpp(file, store):
 @pytest.mark.parametrize(
     "cut", ["smollm", "falcon", "bloom", "viking", "default", *WHOLE_WORDS[:3], "gpt-2", "gpt-4o"]
 )
-def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
+def test_words_are_cut_as_llama_cpp_cuts_them(
+    cut,
+    merged,
+    store,
+    tmp_path,
+):
     tokens, merges = merged
     keys = {
         "tokenizer.ggml.tokens": tokens,
@@ -285,7 +307,12 @@ def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "starcoder2"])
 @pytest.mark.parametrize("prefix", [True, False, None])
-def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, store, tmp_path):
+def test_sentences_begin_with_a_space_where_the_file_says_so(
+    family,
+    prefix,
+    store,
+    tmp_path,
+):
     spaced = TEXT.replace(" ", "\u2581")
     letters = sorted(set(spaced) - {"\n", "\r", "\t"})
     pieces = sorted({spaced[i : i + n] for i in range(len(spaced)) for n in (2, 3, 4)})

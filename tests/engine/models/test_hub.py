@@ -22,7 +22,12 @@ def logits_of(model_type="llama", seed=0):
 
 
 @pytest.mark.parametrize("layout", ["sharded safetensors", "bin", "sharded bin"])
-def test_a_model_is_fetched_whole_and_named_by_its_commit(hub, client, tmp_path, layout):
+def test_a_model_is_fetched_whole_and_named_by_its_commit(
+    hub,
+    client,
+    tmp_path,
+    layout,
+):
     name = f"owner/{layout.replace(' ', '-')}"
     folder = save(tmp_path / "m", layout=layout)
     (folder / "flax_model.msgpack").write_bytes(b"not read")
@@ -41,7 +46,13 @@ def test_a_model_is_fetched_whole_and_named_by_its_commit(hub, client, tmp_path,
 
 def test_a_revision_is_a_model_of_its_own(hub, client, tmp_path):
     hub.add("models", "owner/revised", save(tmp_path / "new", seed=1))
-    old = hub.add("models", "owner/revised", save(tmp_path / "old", seed=2), "v1", "feature/x")
+    old = hub.add(
+        "models",
+        "owner/revised",
+        save(tmp_path / "old", seed=2),
+        "v1",
+        "feature/x",
+    )
     commit = old.refs["v1"]
     newest, *others = (
         client.ask(model=f"owner/revised{at}") for at in ("", "@v1", f"@{commit}", "@feature/x")
@@ -87,7 +98,12 @@ TOLD = {
 
 
 @pytest.mark.parametrize("asked", TOLD)
-def test_what_the_hub_refuses_is_told_in_words(hub, client, tmp_path, asked):
+def test_what_the_hub_refuses_is_told_in_words(
+    hub,
+    client,
+    tmp_path,
+    asked,
+):
     folder, (message, advice) = save(tmp_path / "m"), TOLD[asked]
     hub.add("models", "owner/plain", folder)
     hub.add("models", "owner/gated", folder).gated = True

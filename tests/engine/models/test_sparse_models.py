@@ -26,14 +26,26 @@ from sparsedash.schema.records import Record
 from tests.engine.run.small_runs import CHANNELS, count_calls, ran
 from tests.engine.tiny import IDS, save_tiny, tiny_loaded
 
-SPARSEGPT = MethodSettings(saliency="obs", pattern="2:4", scope="decoder")
-WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
+SPARSEGPT = MethodSettings(
+    saliency="obs",
+    pattern="2:4",
+    scope="decoder",
+)
+WANDA = MethodSettings(
+    compensation="none",
+    pattern="1x1",
+    scope="decoder",
+)
 
 
 @pytest.fixture
 def masked_run(settings):
     evaluation = replace(settings.evaluation, n_passages=5)
-    return replace(settings, methods=(SPARSEGPT,), evaluation=evaluation)
+    return replace(
+        settings,
+        methods=(SPARSEGPT,),
+        evaluation=evaluation,
+    )
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
@@ -55,7 +67,12 @@ def test_new_weights_equal_zeros_set_by_hand_and_the_dense_model_comes_back(mode
 
 
 @pytest.mark.parametrize("model_type", ["bloom", "gpt2", "phi3"])
-def test_a_run_measures_the_loss_of_masked_weights(model_type, masked_run, store, tmp_path):
+def test_a_run_measures_the_loss_of_masked_weights(
+    model_type,
+    masked_run,
+    store,
+    tmp_path,
+):
     folder = save_tiny(tmp_path / "m", model_type)
     run = ran(replace(masked_run, model=str(folder)), store)
     pruned = store.get(Record, run.sparse[0]).pruned
@@ -146,7 +163,11 @@ def test_a_masked_block_is_read_back_to_the_bit(dtype, refitted, errors):
     ids=["empty", "garbage", "another form"],
 )
 def test_bytes_of_another_form_are_refused(data):
-    unpack_masked = partial(_unpack_masked, dense={"up": nn.Linear(9, 9)}, hold=torch.clone)
+    unpack_masked = partial(
+        _unpack_masked,
+        dense={"up": nn.Linear(9, 9)},
+        hold=torch.clone,
+    )
     for unpack in (unpack_narrowed, unpack_masked, unpack_statistics, unpack_tensors):
         with pytest.raises(CalibrationError, match="cannot be read"):
             unpack(data)

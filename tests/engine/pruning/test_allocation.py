@@ -16,7 +16,12 @@ def block(width=64, scores=None, slope=1.0):
     removed = torch.arange(width, -1, -1).double()
     if scores is None:
         scores = torch.rand(width, generator=torch.Generator().manual_seed(width))
-    return ChannelScores(width=width, cost=1, scores=scores, losses=slope * removed.square())
+    return ChannelScores(
+        width=width,
+        cost=1,
+        scores=scores,
+        losses=slope * removed.square(),
+    )
 
 
 def widths(name, blocks, permille, multiple=8):
@@ -51,7 +56,12 @@ def test_uniform_removes_the_same_share_everywhere():
 
 @pytest.mark.parametrize("width", [1536, 1537, 5461])
 def test_curves_spread_over_equal_blocks_whether_or_not_their_widths_are_multiples(width):
-    kept = widths("curves", [block(width)] * 30, 100, multiple=32)
+    kept = widths(
+        "curves",
+        [block(width)] * 30,
+        100,
+        multiple=32,
+    )
     assert max(kept) - min(kept) <= 64
     assert sum(kept) == pytest.approx(0.9 * 30 * width, abs=16)
 
@@ -60,7 +70,12 @@ def test_curves_spread_over_equal_blocks_whether_or_not_their_widths_are_multipl
 @pytest.mark.parametrize(
     ("n_blocks", "multiple", "permille"), [(7, 32, 900), (26, 32, 500), (9, 256, 800)]
 )
-def test_other_blocks_make_up_for_those_that_keep_one_multiple(name, n_blocks, multiple, permille):
+def test_other_blocks_make_up_for_those_that_keep_one_multiple(
+    name,
+    n_blocks,
+    multiple,
+    permille,
+):
     drawn = torch.rand(n_blocks, 1536, generator=torch.Generator().manual_seed(0))
     blocks = []
     for index, scores in enumerate(drawn):

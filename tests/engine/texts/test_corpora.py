@@ -87,7 +87,12 @@ def test_an_upload_is_read_from_the_data_folder_it_lies_in(tmp_path):
         ("none.jsonl", None, "There is no file"),
     ],
 )
-def test_a_bad_file_is_refused_with_the_place(tmp_path, name, content, said):
+def test_a_bad_file_is_refused_with_the_place(
+    tmp_path,
+    name,
+    content,
+    said,
+):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(CorpusError, match=said):

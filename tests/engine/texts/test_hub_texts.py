@@ -16,10 +16,21 @@ SPLITS = ("train", "validation", "test")
 @pytest.mark.parametrize(
     "name", [name for name, row in HUB_TEXTS.items() if row.n_streamed is None]
 )
-def test_a_small_text_set_is_downloaded_as_parquet(hub, client, tmp_path, name):
+def test_a_small_text_set_is_downloaded_as_parquet(
+    hub,
+    client,
+    tmp_path,
+    name,
+):
     row = HUB_TEXTS[name]
     splits = {split: [f"the {split}", "a door"] for split in {row.split, *SPLITS}}
-    serve_parquet(hub, tmp_path, row.path, row.config or "default", splits)
+    serve_parquet(
+        hub,
+        tmp_path,
+        row.path,
+        row.config or "default",
+        splits,
+    )
     found = client.ask(texts=name)
     assert found["texts"] == [f"the {row.split}", "a door"]
     assert found["running"] == (name == "wikitext-2")
@@ -27,7 +38,12 @@ def test_a_small_text_set_is_downloaded_as_parquet(hub, client, tmp_path, name):
 
 def test_the_pile_is_streamed_from_its_compressed_files(hub, client, tmp_path):
     parts = [[f"document {part} {i}" for i in range(6_000)] for part in range(2)]
-    serve_pile(hub, tmp_path, "monology/pile-uncopyrighted", parts)
+    serve_pile(
+        hub,
+        tmp_path,
+        "monology/pile-uncopyrighted",
+        parts,
+    )
     found = client.ask(texts="the_pile")["texts"]
     assert len(found) == HUB_TEXTS["the_pile"].n_streamed == 10_000
     assert (found[0], found[-1]) == ("document 0 0", "document 1 3999")
@@ -75,7 +91,12 @@ def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_agai
     kind, texts, what, said = HARMS[harm]
     path, file = f"owner/{harm.replace(', ', '-').replace(' ', '-')}", STREAMS[kind]
     serve = serve_c4 if kind == "gz" else serve_pile
-    repository = serve(hub, tmp_path, path, texts if kind == "gz" else [texts])
+    repository = serve(
+        hub,
+        tmp_path,
+        path,
+        texts if kind == "gz" else [texts],
+    )
     stored = next(iter(repository.commits.values()))[file]
     row = {
         "path": path,
@@ -101,7 +122,13 @@ def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_agai
 def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without_the_hub(
     hub, client, tmp_path
 ):
-    repository = serve_parquet(hub, tmp_path, "owner/whole", "default", {"train": DOCUMENTS})
+    repository = serve_parquet(
+        hub,
+        tmp_path,
+        "owner/whole",
+        "default",
+        {"train": DOCUMENTS},
+    )
     repository.breaks_off = {"default/train-00000-of-00001.parquet": 10_000}
     row = {"path": "owner/whole", "config": "default", "split": "train"}
     assert (

@@ -68,7 +68,12 @@ def test_where_a_source_runs_out_all_give_less(loaded, monkeypatch):
 
 
 def test_instructions_stand_in_the_model_s_own_chat_template(loaded, monkeypatch):
-    only = TextSource(name="instructions", title="", share=1.0, file="instructions.jsonl")
+    only = TextSource(
+        name="instructions",
+        title="",
+        share=1.0,
+        file="instructions.jsonl",
+    )
     monkeypatch.setattr(mixed_text, "SOURCES", (only,))
     plain = mixed_sequences(loaded, SETTINGS)
     template = (
