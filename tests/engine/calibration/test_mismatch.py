@@ -106,12 +106,7 @@ def test_an_error_on_passages_is_the_lost_share_of_the_output(loaded):
         ((0.1,) * 3, (), (0.4,) * 3, "4.0"),
     ],
 )
-def test_the_alarm_compares_passages_with_held_out_text(
-    fitted,
-    held_out,
-    passages,
-    times,
-):
+def test_the_alarm_compares_passages_with_held_out_text(fitted, held_out, passages, times):
     n = len(held_out or fitted)
     pruned = replace(
         PRUNED,

@@ -1,6 +1,4 @@
-"""Checkpoints that are incomplete or wrong: refused with the names, never filled with random
-numbers.
-"""
+"""Incomplete or wrong checkpoints are refused by name, never filled with random numbers."""
 
 import json
 import re
@@ -75,19 +73,13 @@ WEIGHTS = {
 
 @pytest.mark.parametrize(("kind", "dtype"), [("safetensors", "float32"), ("bin", "bfloat16")])
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_wrong_weights_are_refused_by_name(
-    name,
-    kind,
-    dtype,
-    folder,
-    store,
-):
-    change, said = WEIGHTS[name]
+def test_wrong_weights_are_refused_by_name(name, kind, dtype, folder, store):
+    change, message = WEIGHTS[name]
     rewrite(folder, change)
     if kind == "bin":
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-    assert said in refused(folder, store, dtype)
+    assert message in refused(folder, store, dtype)
 
 
 MASKED = {
@@ -105,15 +97,12 @@ def test_every_family_as_it_is_saved_is_whole_and_without_one_tensor_is_not(
     folder = save_tiny(tmp_path / "whole", family)
     if attention := MASKED.get(family):
         # Masks that old checkpoints keep are no weights.
-        names = [
-            f"{attention.format(i)}.{name}" for i in range(3) for name in ("bias", "masked_bias")
-        ]
-        rewrite(
-            folder,
-            lambda weights: weights.update(
-                {name: torch.ones(1, dtype=torch.uint8) for name in names}
-            ),
-        )
+        mask = torch.ones(1, dtype=torch.uint8)
+        masks = {}
+        for index in range(3):
+            path = attention.format(index)
+            masks |= {f"{path}.bias": mask.clone(), f"{path}.masked_bias": mask.clone()}
+        rewrite(folder, lambda weights: weights.update(masks))
     load_model(locate_model(str(folder), store), "float32")
     name = next(
         name
@@ -170,9 +159,9 @@ def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
     if harm is None:
         assert len(load_model(locate_model(str(folder), store), "float32").mlps) == 3
     else:
-        do, said = SHARDS[harm]
-        do(folder)
-        assert said in refused(folder, store)
+        damage, message = SHARDS[harm]
+        damage(folder)
+        assert message in refused(folder, store)
 
 
 @pytest.mark.parametrize(
@@ -207,12 +196,7 @@ def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
         ),
     ],
 )
-def test_an_impossible_config_is_refused_before_a_model_is_built(
-    folder,
-    store,
-    changes,
-    said,
-):
+def test_an_impossible_config_is_refused_before_a_model_is_built(folder, store, changes, said):
     reconfigure(folder, **changes)
     message = refused(folder, store)
     assert said in message
@@ -252,10 +236,8 @@ def test_an_attention_that_the_config_names_is_not_used(folder, store):
         _attn_implementation="paged|eager",
         attn_implementation="paged|eager",
     )
-    assert (
-        load_model(locate_model(str(folder), store), "float32").model.config._attn_implementation
-        == "sdpa"
-    )
+    loaded = load_model(locate_model(str(folder), store), "float32")
+    assert loaded.model.config._attn_implementation == "sdpa"
 
 
 def test_a_whole_file_comes_before_an_index_as_in_transformers_and_an_index_of_bin_files_stays_in_its_folder(

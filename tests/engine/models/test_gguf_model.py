@@ -225,12 +225,7 @@ def test_a_missing_bias_is_zero(store, tmp_path):
         ({"rope_freqs.weight": FREQUENCIES}, "one of both is possible"),
     ],
 )
-def test_factors_that_contradict_each_other_are_refused(
-    tensors,
-    message,
-    store,
-    tmp_path,
-):
+def test_factors_that_contradict_each_other_are_refused(tensors, message, store, tmp_path):
     file = write_tiny_gguf(
         tmp_path / "tiny.gguf",
         tensors=tensors,
@@ -284,12 +279,7 @@ def tokenizer_equal_to_llama_cpp(file, store):
 @pytest.mark.parametrize(
     "cut", ["smollm", "falcon", "bloom", "viking", "default", *WHOLE_WORDS[:3], "gpt-2", "gpt-4o"]
 )
-def test_words_are_cut_as_llama_cpp_cuts_them(
-    cut,
-    merged,
-    store,
-    tmp_path,
-):
+def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
     tokens, merges = merged
     keys = {
         "tokenizer.ggml.tokens": tokens,
@@ -307,12 +297,7 @@ def test_words_are_cut_as_llama_cpp_cuts_them(
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "starcoder2"])
 @pytest.mark.parametrize("prefix", [True, False, None])
-def test_sentences_begin_with_a_space_where_the_file_says_so(
-    family,
-    prefix,
-    store,
-    tmp_path,
-):
+def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, store, tmp_path):
     spaced = TEXT.replace(" ", "\u2581")
     letters = sorted(set(spaced) - {"\n", "\r", "\t"})
     pieces = sorted({spaced[i : i + n] for i in range(len(spaced)) for n in (2, 3, 4)})

@@ -67,12 +67,7 @@ def test_new_weights_equal_zeros_set_by_hand_and_the_dense_model_comes_back(mode
 
 
 @pytest.mark.parametrize("model_type", ["bloom", "gpt2", "phi3"])
-def test_a_run_measures_the_loss_of_masked_weights(
-    model_type,
-    masked_run,
-    store,
-    tmp_path,
-):
+def test_a_run_measures_the_loss_of_masked_weights(model_type, masked_run, store, tmp_path):
     folder = save_tiny(tmp_path / "m", model_type)
     run = ran(replace(masked_run, model=str(folder)), store)
     pruned = store.get(Record, run.sparse[0]).pruned

@@ -66,12 +66,7 @@ def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(source, kept,
     stream_model(source, "float32", kept)
 
 
-def test_without_a_list_of_mappings_weights_are_copied_to_files(
-    source,
-    kept,
-    loaded,
-    monkeypatch,
-):
+def test_without_a_list_of_mappings_weights_are_copied_to_files(source, kept, loaded, monkeypatch):
     monkeypatch.setattr(residency, "mapped_files", list)
     streamed = stream_model(source, "float32", kept)
     assert n_offloaded(streamed) == len(list(streamed.model.parameters()))

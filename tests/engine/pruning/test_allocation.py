@@ -70,12 +70,7 @@ def test_curves_spread_over_equal_blocks_whether_or_not_their_widths_are_multipl
 @pytest.mark.parametrize(
     ("n_blocks", "multiple", "permille"), [(7, 32, 900), (26, 32, 500), (9, 256, 800)]
 )
-def test_other_blocks_make_up_for_those_that_keep_one_multiple(
-    name,
-    n_blocks,
-    multiple,
-    permille,
-):
+def test_other_blocks_make_up_for_those_that_keep_one_multiple(name, n_blocks, multiple, permille):
     drawn = torch.rand(n_blocks, 1536, generator=torch.Generator().manual_seed(0))
     blocks = []
     for index, scores in enumerate(drawn):
