@@ -52,8 +52,9 @@ class CurveMeasurement:
     def __init__(
         self, loaded: LoadedModel, text: Sequence[Sequence[int]], *, by: str = "divergence"
     ) -> None:
-        """text: token ids. by: the loss; "perplexity" is the mean negative log-likelihood of the
-        text's own next token, at every token.
+        """text: token ids. by: the loss.
+
+        "perplexity" is the mean negative log-likelihood of the text's own next token, at every token.
         """
         self._loaded = loaded
         self._by = by

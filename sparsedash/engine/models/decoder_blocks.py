@@ -250,8 +250,9 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
 def batches_by_length(
     sequences: Sequence[Sequence[int]], budget: int, pad: int, device: torch.device
 ) -> list[tuple[list[int], Batch]]:
-    """Positions of sequences and their right-padded batch, longest first: `budget` tokens at most,
-    or one sequence.
+    """Positions of sequences and their right-padded batch, longest first.
+
+    A batch has `budget` tokens at most, or one sequence.
     """
     order = sorted(range(len(sequences)), key=lambda row: (-len(sequences[row]), row))
     batches = []
@@ -293,8 +294,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     def right_aligned(
         cls, parts: Sequence[tuple[Tensor, Tensor]], n_more: int, offload: Offload = list
     ) -> "PreallocatedLayer":
-        """A layer with the rows of all parts, zeros before the shorter ones, and memory for n_more
-        tokens.
+        """A layer with the rows of all parts, right-aligned, and memory for n_more tokens.
 
         parts: keys and values, (r, heads, t, e); r and t differ from part to part. offload: of the
         buffers.

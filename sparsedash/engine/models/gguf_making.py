@@ -217,8 +217,7 @@ def _rope(config: PretrainedConfig) -> list[Mapping[str, Any]]:
 
 
 def _rope_factors(config: PretrainedConfig) -> Iterator[GgufTensor]:
-    """Divisors of a Llama 3 model's RoPE frequencies: 1 above one frequency, the factor below
-    another.
+    """Divisors of a Llama 3 model's RoPE frequencies: from 1 for high ones to the factor for low.
 
     Source: Llama 3.1's `apply_scaling`, as transformers' `llama3` has it.
     """

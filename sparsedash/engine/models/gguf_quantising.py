@@ -67,10 +67,9 @@ def write_quantised(
     require_room: Callable[[int], None],
     on_part: OnPart = ignore,
 ) -> WrittenFiles:
-    """As `write_gguf`, also in the types of llama.cpp's quantiser, next to the dense file's float16
-    bytes.
+    """As `write_gguf`, also in the types of llama.cpp's quantiser.
 
-    Raises ExportError if llama.cpp fails.
+    Of these base_size is that of float16. Raises ExportError if llama.cpp fails.
     """
     write = partial(
         write_gguf, dense_file=dense_file, sparse=sparse, is_base=is_base, on_part=on_part

@@ -62,8 +62,9 @@ class Resident:
 
 
 class Streamed:
-    """Weights stay in their files, offloaded tensors in unnamed ones; only the running block is
-    changed.
+    """Weights stay in their files, offloaded tensors in unnamed ones.
+
+    Only the running block is changed.
     """
 
     streamed = True
@@ -128,8 +129,9 @@ class Streamed:
         give_back_freed()
 
     def offload(self, tensor: Tensor) -> Tensor:
-        """The same numbers in an unnamed file, gone with the last view; ModelError if the disk is
-        full.
+        """The same numbers in an unnamed file, deleted with the last view.
+
+        Raises ModelError if the disk is full.
         """
         if not tensor.numel():
             return tensor

@@ -101,8 +101,9 @@ class PrunedChannels:
         return [len(narrow.kept) for narrow in self.blocks]
 
     def reached(self) -> Reached:
-        """The share removed of every budget; a quantised file's bytes against the dense one's in 16
-        bits.
+        """The share removed of every budget.
+
+        Bytes of a quantised file are compared with the dense one's in 16 bits.
         """
         shares = reached(self.loaded.shape, self.widths)
         if self.quantised is None:

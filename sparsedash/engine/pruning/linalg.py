@@ -130,8 +130,9 @@ def _factorise(
 def _unexplained(
     rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solution: Tensor, factor: Tensor
 ) -> float:
-    """Share of the explained energy that a float32 solution loses, in a random combination of
-    columns.
+    """Share of the explained energy that a float32 solution loses.
+
+    Estimated from one random combination of the columns.
     """
     random = torch.Generator().manual_seed(0)
     signs = torch.randint(2, (right.shape[1],), generator=random).double() * 2 - 1

@@ -91,7 +91,7 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
     import datasets
 
     # Each attempt asks the hub five times more by itself: the usual twenty wait ten minutes for a
-    # hub that is gone.
+    # hub that does not answer.
     datasets.config.STREAMING_READ_MAX_RETRIES = 2
     # In the local cache of `datasets`, which keeps no streamed texts itself.
     n_streamed = corpus.n_streamed
