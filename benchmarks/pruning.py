@@ -32,7 +32,7 @@ from benchmarks.machine import calibrate
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.models.decoder_blocks import batches_by_length
 from sparsedash.engine.models.loading import ModelCache
-from sparsedash.engine.run.model_making import RunModel
+from sparsedash.engine.run.model_making import prune_model
 from sparsedash.engine.run.pipeline import dense_record, sparse_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.task_answering import TaskAnswers
@@ -153,10 +153,10 @@ def _child(arguments):
             "answers": {DENSE: _log_likelihoods(dense_record(run, TaskAnswers(run)))},
         }
     permilles = settings.sparsities_permille
-    points = [SparseSpec.of(*methods, permille) for permille in permilles]
-    seconds = _seconds(_prune, run, points[0])
+    points = [SparseSpec(*methods, permille) for permille in permilles]
+    seconds = _seconds(prune_model, run, points[0])
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    others = [_seconds(_prune, run, point) for point in points[1:]]
+    others = [_seconds(prune_model, run, point) for point in points[1:]]
     answers = {
         point.permille: _log_likelihoods(sparse_record(run, TaskAnswers(run), point))
         for point in points
@@ -167,10 +167,6 @@ def _child(arguments):
         "peak_bytes": peak_bytes,
         "answers": answers,
     }
-
-
-def _prune(run, point):
-    return RunModel(run, point).sparse
 
 
 @torch.inference_mode()

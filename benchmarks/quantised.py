@@ -15,20 +15,20 @@ from typing import get_args
 import torch
 
 from benchmarks.arguments import answers_parser, chosen_passages
-from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.families import llama_cpp_problem
 from sparsedash.engine.evaluation.divergence import mean_divergence
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export.reloaded import LlamaCppModel
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.loading import gguf_file, load_model, locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
-from sparsedash.schema.method_settings import Quantisation
+from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.storage.store import Store
 
 
 def main() -> None:
     arguments = _arguments()
-    if problem := quantise_problem(arguments.model):
+    if problem := llama_cpp_problem(arguments.model):
         raise SystemExit(problem)
     loaded = load_model(locate_model(arguments.model, Store(arguments.data_dir)), "float32")
     passages = chosen_passages(arguments)

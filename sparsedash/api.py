@@ -1,5 +1,4 @@
-"""Prune, compare, evaluate, search and export from Python: the engine on models and texts in memory
-(docs/python.md).
+"""Prune, compare, evaluate, search and export models in memory from Python (docs/python.md).
 
 Every call works in a temporary folder that is gone at its end, and leaves the given models as they
 were. Progress goes to `on_step`; what it raises stops the work. Everything raises SparseDashError,
@@ -35,8 +34,8 @@ from sparsedash.engine.models.loading import (
     require_stock_projections,
 )
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
-from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
-from sparsedash.engine.run.model_making import RunModel, unchanged_warning
+from sparsedash.engine.models.sparse_models import PrunedChannels
+from sparsedash.engine.run.model_making import prune_model, unchanged_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
@@ -118,8 +117,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """How much can go. share: the largest that is within the limits, 0 to 0.9; None where none was
-    found.
+    """How much can go. share: the largest within the limits, 0 to 0.9; None if there is none.
 
     verdict: a sentence. trials: in the order they were made; the records that they name are not
     kept.
@@ -144,40 +142,40 @@ def prune(
     length: int = CalibrationSettings.length,
     on_step: OnStep = ignore_steps,
 ) -> PrunedModel:
-    """The sparse model in which this share of a budget is gone, fitted to the activations that the
-    texts cause.
+    """The sparse model with this share of a budget removed, fitted to activations on the texts.
 
-    method: a name of docs/choices.md, or choices of one's own, of which budget, width_multiple and
-    heal_steps, where given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
+    method: a name of docs/choices.md, or choices of one's own, of which budget and width_multiple,
+    where given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
     4:8. budget: what it is a share of.
     heal_steps: of training by the dense model, 2,048 tokens each. At most n_samples * length tokens
     are read, and by healing as many as its steps need, up to 262,144; no more than `length` of one
     text.
     """
-    chosen = _method(method, budget=budget, width_multiple=width_multiple, heal_steps=heal_steps)
-    permille = _permille(share, chosen)
+    chosen = _method(method, budget=budget, width_multiple=width_multiple)
+    spec = SparseSpec(chosen, _permille(share, chosen), heal_steps or 0)
     with _in_memory(model, tokenizer) as in_memory:
         _require_prunable(in_memory.loaded)
-        calibration = in_memory.calibration(texts, chosen, n_samples, length)
+        calibration = in_memory.calibration(texts, spec, n_samples, length)
         run = in_memory.run(
-            on_step, methods=(chosen,), sparsities_permille=(permille,), calibration=calibration
+            on_step,
+            methods=(chosen,),
+            sparsities_permille=(spec.permille,),
+            heal_steps=(spec.heal_steps,),
+            calibration=calibration,
         )
         require_possible(run.settings, run.shape)
-        if chosen.heal_steps:
-            require_healable(run.n_sequences(chosen), streamed=False)
+        if spec.heal_steps:
+            require_healable(run.n_sequences(spec), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
-            sparse_model: SparseModel = PrunedChannels.dense(in_memory.loaded)
-            if permille:
-                sparse_model = RunModel(run, SparseSpec.of(chosen, permille)).sparse
+            sparse_model = prune_model(run, spec)
             with sparse_model.applied():
                 sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
             if sparse_model.gone:
                 remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.gone)
         pruned = Pruned(
-            method=chosen,
+            spec=spec,
             calibration=replace(calibration, corpus="texts"),
-            sparsity_permille=permille,
             widths=tuple(sparse_model.widths),
             dense_widths=run.shape.widths,
             reached=sparse_model.reached(),
@@ -265,8 +263,7 @@ def find(
     length: int = CalibrationSettings.length,
     on_step: OnStep = ignore_steps,
 ) -> Found:
-    """The largest share of a budget that can go within the limits, by bisection over the model's
-    possible widths.
+    """The largest share of a budget that can go within the limits, by bisection.
 
     texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages,
     tolerance: as of `compare`; each trial answers as many as it takes.
@@ -276,10 +273,12 @@ def find(
     require_passages(count_texts(passages).n_passages)
     with _in_memory(model, tokenizer) as in_memory:
         _require_prunable(in_memory.loaded)
+        # What a model reads does not depend on the sparsity.
+        any_sparsity = SparseSpec(chosen, 1)
         settings = FindSettings(
             **in_memory.shared,
             method=chosen,
-            calibration=in_memory.calibration(texts, chosen, n_samples, length),
+            calibration=in_memory.calibration(texts, any_sparsity, n_samples, length),
             evaluation=EvaluationSettings(corpus=in_memory.corpus("passages", passages)),
             tolerance=tolerance,
         )
@@ -296,7 +295,7 @@ def find(
         share=None if result.answer is None else result.answer / 1000,
         verdict=find_sentence(
             result,
-            chosen,
+            any_sparsity,
             {model_verdict.permille: model_verdict.verdict for model_verdict in judged},
         ).replace(NBSP, " "),
         trials=result.trials,
@@ -312,8 +311,7 @@ def export(
     passages: Sequence[str] | None = None,
     on_step: OnStep = ignore_steps,
 ) -> Proof:
-    """Write the sparse model as a folder that stock transformers loads, in its type of weights, and
-    prove it.
+    """Write the sparse model as a folder for transformers, in its own dtype, and prove it.
 
     folder: new. form: one of `sparse.forms`; None: the first. passages: None: built-in ones. A
     fresh process loads the folder and must give the logits and answers of the model in memory on
@@ -356,9 +354,7 @@ class _InMemoryModel:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What a run and a search are told alike: nothing is streamed, and no prompt is
-        continued.
-        """
+        """Settings that a run and a search have in common."""
         return {
             "model": self.source.reference,
             "dtype": self.loaded.dtype,
@@ -372,29 +368,26 @@ class _InMemoryModel:
         )
 
     def corpus(self, name: str, texts: Sequence[str]) -> str:
-        """The reference of these texts, which are written to a file. Raises SettingsError unless
-        they are texts.
-        """
+        """The reference of these texts, written to a file. Raises SettingsError if they are none."""
         lines = [json.dumps({"text": text}) + "\n" for text in _texts(name, texts)]
         file = self.store.folder.parent / f"{name}.jsonl"
         file.write_text("".join(lines), encoding="utf-8")
         return f"file:{file}"
 
     def calibration(
-        self, texts: Sequence[str], method: MethodSettings, n_samples: int, length: int
+        self, texts: Sequence[str], spec: SparseSpec, n_samples: int, length: int
     ) -> CalibrationSettings:
-        """Settings that read these texts. Warns where they fill less than their part next to a
-        method's mix.
+        """Settings that read these texts. Warns where they are less than their part beside the mix.
 
         Raises CalibrationError where they are too few, whatever the mix adds, as a run does.
         """
-        corpus = self.corpus("texts", texts) if method.reads_text else CalibrationSettings.corpus
+        corpus = self.corpus("texts", texts) if spec.reads_text else CalibrationSettings.corpus
         settings = CalibrationSettings(corpus=corpus, n_samples=n_samples, length=length)
-        if method.reads_text:
-            run = self.run(ignore_steps, methods=(method,), calibration=settings)
-            share = mix_share(method, settings)
+        if spec.reads_text:
+            run = self.run(ignore_steps, methods=(spec.pruning,), calibration=settings)
+            share = mix_share(spec, settings)
             n_own, n_read = (sum(map(len, run.sequences(part))) for part in (0.0, share))
-            few_tokens_warning(self.loaded, n_own, solves=method.solves)
+            few_tokens_warning(self.loaded, n_own, solves=spec.pruning.solves)
             if n_own < (1 - share) * n_read:
                 problem = f"The texts give {n_own:,} of {n_read:,} calibration tokens, the rest are the built-in mix."
                 _warn(
@@ -412,8 +405,9 @@ class _InMemoryModel:
         n_passages: int | None = None,
         who: str = "",
     ) -> tuple[Record, Passages]:
-        """The model's answers, and the passages they are of. passages None: built-in ones. who:
-        which of two it is.
+        """The model's answers, and their passages. passages None: built-in ones.
+
+        who: "first" or "second" of two models.
         """
         corpus = BUILTIN_CLOZE if passages is None else self.corpus("passages", passages)
         evaluation = EvaluationSettings(corpus=corpus, n_passages=n_passages)
@@ -432,9 +426,7 @@ class _InMemoryModel:
 def _in_memory(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[_InMemoryModel]:
-    """The model and all that is made of it, computed as by default, whatever modes of torch the
-    caller is in.
-    """
+    """The model with a temporary store, in torch's default modes."""
     if isinstance(model, PrunedModel):
         raise ModelError("A PrunedModel is no model of transformers.", "Give its .model.")
     with TemporaryDirectory(prefix="sparsedash-") as place:
@@ -450,9 +442,7 @@ def _in_memory(
 
 
 def _set_modes_(sparse: PreTrainedModel, dense: PreTrainedModel) -> None:
-    """Have the parts of the sparse model train, or not, as those of the dense one; a new bias as
-    its weight.
-    """
+    """Copy training mode and requires_grad from the dense model; a new bias as its weight."""
     dense_parameters = dict(dense.named_parameters())
     modules = dict(dense.named_modules())
     for name, parameter in sparse.named_parameters():
@@ -504,14 +494,9 @@ def _texts(name: str, given: Iterable[str]) -> list[str]:
 
 
 def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
-    """The choices, or those of this name, with what is given. Raises SettingsError where they do
-    not use it.
-    """
+    """The named method with these changes. Raises SettingsError where it does not use one."""
     chosen = method if isinstance(method, MethodSettings) else method_named(method)
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if chosen.quantise:
-        problem = "Models are not quantised from Python."
-        raise SettingsError("quantise", said=problem, advice="Use `sparsedash run --quantise`.")
     for name, value in changes.items():
         if not chosen.uses(name):
             raise SettingsError(
@@ -521,9 +506,7 @@ def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
 
 
 def _permille(share: float, method: MethodSettings) -> int:
-    """The share in per mille. Raises SettingsError where there is no such share, or the pattern has
-    another.
-    """
+    """The share in per mille. Raises SettingsError where the pattern has another or none."""
     permille_asked = (
         round(1000 * share) if isinstance(share, int | float) and 0 <= share <= 1 else -1
     )
@@ -543,9 +526,7 @@ def _permille(share: float, method: MethodSettings) -> int:
 
 
 def _require_prunable(loaded: LoadedModel) -> None:
-    """Raise ModelError unless every block is as transformers makes it, and as wide as the config
-    says.
-    """
+    """Raise ModelError unless every block is stock, and as wide as the config says."""
     require_stock_projections(loaded)
     if tuple(mlp.width for mlp in loaded.mlps) != loaded.shape.widths:
         raise ModelError(

@@ -3,8 +3,7 @@
 Plain text: whoever shows it escapes it.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from typing import NamedTuple
 
@@ -17,8 +16,6 @@ from sparsedash.service.holdings import CacheContents, CachePart, FileKind, Hold
 from sparsedash.storage.disk_cache import DAMAGED
 
 _NO_AMOUNT = "–"
-_MOST_NAMED = 3
-"""Refused runs that are listed by name; of more, their number is given."""
 _KEY_LENGTH = 16
 """Characters of a key that are shown."""
 
@@ -83,7 +80,7 @@ def run_rows(
 ) -> dict[str, HeldRow]:
     """A row for every run, by its key."""
     rows = {}
-    for run, n_bytes, shared_bytes in held.runs:
+    for run, n_bytes in held.runs:
         mark = marks.get(run.key, RunMark())
         title = wording.stored_run_title(run)
         remarks = [wording.method_titles(run.settings)]
@@ -91,8 +88,6 @@ def run_rows(
             remarks.insert(0, title)
         if mark.pinned:
             remarks.insert(0, "★ pinned, so it stays")
-        if shared_bytes:
-            remarks.append(f"shares {wording.size(shared_bytes)} with other runs")
         started = wording.moment(run.started_at, zone)
         models = wording.quantity(len(run.sparse), "sparse model")
         cells = (models, _size_or_dash(n_bytes), started)
@@ -161,9 +156,6 @@ def deletion_question(plan: RunDeletion, titles: Mapping[str, str]) -> list[str]
     if not plan.runs:
         return ["Nothing here can be deleted now.", *_staying(plan, titles)]
     sentences = [f"Delete {_parts(plan, titles)}? This cannot be undone."]
-    if len(plan.runs) > 1 and plan.n_named:
-        have = "has a name" if plan.n_named == 1 else "have names"
-        sentences.append(f"{plan.n_named} of these runs {have}.")
     # A run that others have too is only given up.
     if plan.entries:
         sentences += [
@@ -183,30 +175,28 @@ def deletion_summary(deletion: RunDeletion, titles: Mapping[str, str]) -> str:
 
 def _parts(plan: RunDeletion, titles: Mapping[str, str]) -> str:
     """ "12 runs with the answers of 30 models, 20 MB"."""
-    runs = wording.quantity(len(plan.runs), "run")
-    if len(plan.runs) == 1:
-        key = plan.runs[0].key
-        runs = f"“{titles.get(key, key)}”"
+    runs = _runs([run.key for run in plan.runs], titles)
     if plan.n_records:
         runs += f" with the answers of {wording.quantity(plan.n_records, 'model')}"
     return f"{runs}, {wording.size(plan.n_bytes)}" if plan.n_bytes else runs
 
 
 def _staying(plan: RunDeletion, titles: Mapping[str, str]) -> list[str]:
+    keys_by_reason: dict[str, list[str]] = {}
+    for key, reason in plan.refused.items():
+        keys_by_reason.setdefault(reason, []).append(key)
     sentences = []
-    for reason, n in Counter(plan.refused.values()).items():
-        keys = [key for key, why in plan.refused.items() if why == reason]
-        names = [f"“{titles[key]}”" for key in keys if key in titles]
-        runs = wording.quantity(n, "run")
-        if len(names) == n <= _MOST_NAMED:
-            runs = wording.and_join(names)
-        stay = "stays" if n == 1 else "stay"
-        sentences.append(f"{runs} {stay}: {reason}.")
-    if n := plan.n_shared:
-        sentences.append(
-            f"The answers of {wording.quantity(n, 'model')} stay: other runs use them."
-        )
+    for reason, keys in keys_by_reason.items():
+        stay = "stays" if len(keys) == 1 else "stay"
+        sentences.append(f"{_runs(keys, titles)} {stay}: {reason}.")
     return sentences
+
+
+def _runs(keys: Sequence[str], titles: Mapping[str, str]) -> str:
+    """A run by its title; of several, their number."""
+    if len(keys) == 1 and keys[0] in titles:
+        return f"“{titles[keys[0]]}”"
+    return wording.quantity(len(keys), "run")
 
 
 def verification_sentence(verification: Verification, zone: tzinfo | None) -> str:

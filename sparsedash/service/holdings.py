@@ -61,11 +61,10 @@ class StoredFile(NamedTuple):
 
 
 class RunHolding(NamedTuple):
-    """One run: the bytes that it alone takes, and those that it shares with other runs."""
+    """One run, and the bytes that no other run uses."""
 
     run: Run
     n_bytes: int
-    shared_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +177,7 @@ def healed_weights(run: Run, record: Callable[[str], Record | None]) -> frozense
     """Keys of the healed weights that models of this run have. record: gives the record of a
     key.
     """
-    if not any(method.heal_steps for method in run.settings.methods):
+    if not any(run.settings.heal_steps):
         return frozenset()
     keys = set()
     for sparse in map(record, run.sparse):
@@ -242,9 +241,8 @@ def measure_holdings(
         users.update(names_of_run)
     holdings = []
     for run, names_of_run in zip(runs, names, strict=True):
-        alone = sum(bytes_of[name] for name in names_of_run if users[name] == 1)
-        shared = sum(bytes_of[name] for name in names_of_run if users[name] > 1)
-        holdings.append(RunHolding(run, alone, shared))
+        n_bytes = sum(bytes_of[name] for name in names_of_run if users[name] == 1)
+        holdings.append(RunHolding(run, n_bytes))
     return Holdings(
         runs=tuple(sorted(holdings, key=lambda holding: holding.n_bytes, reverse=True)),
         run_bytes=sum(bytes_of[name] for name in users),

@@ -16,9 +16,7 @@ _PHYSICAL = 512
 
 
 class TimedFile:
-    """A file loaded by llama.cpp, as its own programs load it. Random tokens: the time does not
-    depend on them.
-    """
+    """A file loaded by llama.cpp. Random tokens: the time does not depend on them."""
 
     def __init__(self, file: str, n_threads: int, longest: int, most: int) -> None:
         from llama_cpp_py_sync import Llama
@@ -30,9 +28,7 @@ class TimedFile:
         self._read: tuple[int, int] = (0, 0)
 
     def prefill(self, batch: int, n_prompt: int, _: int = 0) -> float:
-        """Seconds of reading so many sequences of so many tokens, with logits of the last one of
-        each.
-        """
+        """Seconds of reading a batch of prompts, with logits of the last token of each."""
         lib = self._llama._lib
         context = self._llama._ctx
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
@@ -55,9 +51,7 @@ class TimedFile:
         return self._seconds(steps, 1)
 
     def _seconds(self, steps: list[list[tuple[int, int]]], every: int) -> float:
-        """Of computing these places of sequences, step by step; every: one of so many tokens has
-        logits.
-        """
+        """Seconds of computing these places of sequences step by step. every: tokens per logits."""
         lib = self._llama._lib
         context = self._llama._ctx
         batches = [self._batch(places, every) for places in steps]

@@ -1,6 +1,4 @@
-"""Speed in llama.cpp: GGUF files of a run's models, each timed in turn with the dense model's in 16
-bits.
-"""
+"""Speed in llama.cpp: a sparse model's GGUF file timed in turn with the dense one's."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +34,8 @@ from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import commit_of
-from sparsedash.schema.store_keys import model_type_note, quantiser_version
+from sparsedash.schema.sparse_spec import quantiser_version
+from sparsedash.schema.store_keys import model_type_note
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import Store
 
@@ -51,8 +50,7 @@ def time_files(
     on_step: OnStep = ignore_steps,
     clock: Clock = time.monotonic,
 ) -> Timing:
-    """The speed of a record's GGUF file, of its type or of 16 bits, against dense's of 16 bits;
-    stored when complete.
+    """The speed of a record's GGUF file against the dense one in 16 bits; stored when complete.
 
     Raises JobError where a record is gone, its model has changed or has no GGUF file, and
     ExportError where llama.cpp fails.
@@ -73,12 +71,10 @@ def time_files(
         source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step)
     )
     started_at = time.time()
-    method = record.pruned.method
+    spec = record.pruned.spec
     # What its file is made of.
-    plain = replace(
-        record, pruned=replace(record.pruned, method=method.unquantised, quantised=None)
-    )
-    rebuilt = rebuild_model(plain, store, on_step, model_cache)
+    full = replace(record.pruned, spec=spec.before_quantising, quantised=None)
+    rebuilt = rebuild_model(replace(record, pruned=full), store, on_step, model_cache)
     loaded = rebuilt.loaded
     sparse = rebuilt.sparse
     if loaded.residency.streamed:
@@ -99,7 +95,7 @@ def time_files(
         )
         files = [folder / "dense.gguf", folder / "sparse.gguf"]
         dense = write(files[0], dense_file, PrunedChannels.dense(loaded), "float16")
-        pruned = write(files[1], dense_file, sparse, method.quantise or "float16")
+        pruned = write(files[1], dense_file, sparse, spec.quantise or "float16")
         shape = model_shape(loaded.model.config.to_dict())
         with _llama_cpp(files, adapted) as ask:
             works = _works(ask, files, adapted, shape, sparse.widths)
@@ -111,7 +107,7 @@ def time_files(
         machine=machine_name(torch.device("cpu")),
         dtype=record.dtype,
         runtime="llama.cpp",
-        weights=(method.quantise or "f16").upper(),
+        weights=(spec.quantise or "f16").upper(),
         n_threads=n_threads,
         n_prompt=n_prompt,
         n_decode=settings.n_decode,
@@ -169,9 +165,7 @@ def _works(
 
 
 def _bytes_read(file: Path) -> int:
-    """Of the file's tensors what is read for a token: only a row of an embedding that is not the
-    head as well.
-    """
+    """Bytes of the file read for each token: of an embedding apart from the head, only a row."""
     tensors = {tensor.name: int(tensor.n_bytes) for tensor in opened_gguf(file).tensors}
     if "output.weight" in tensors:
         del tensors["token_embd.weight"]
@@ -179,9 +173,7 @@ def _bytes_read(file: Path) -> int:
 
 
 def _widths_in(file: Path, widths: Sequence[int]) -> Sequence[int]:
-    """Widths as they are in a file: where it has room for one alone, all MLPs are filled up to the
-    widest.
-    """
+    """Widths as in the file: all the widest, where its format has room for one width."""
     values = opened_gguf(file).values
     in_file = values[f"{values['general.architecture']}.feed_forward_length"]
     if isinstance(in_file, list):

@@ -1,5 +1,4 @@
-"""Rates of this machine, measured in a process of its own and printed: matrix products and disk
-reads per second.
+"""Rates of this machine, printed by a process of its own: matrix products and disk reads.
 
 python -m sparsedash.engine.comparison.machine_rates FOLDER
 """
@@ -37,8 +36,9 @@ _ROOM = 4
 
 
 def measure_machine(folder: Path, bursts: int = _BURSTS) -> dict[str, float]:
-    """Multiply-adds times two per second of `float32` and `bfloat16` products on all cores, and
-    bytes per second read from the `disk` of this folder, 0 where that cannot be measured.
+    """Rates per second of `float32` and `bfloat16` products and of reading from `disk`.
+
+    Products in multiply-adds times two, on all cores; disk in bytes, 0 where it cannot be measured.
     """
     return {
         "float32": _products("float32", bursts),

@@ -24,9 +24,7 @@ ROOM_BYTES = 2 * 2**30
 
 
 class ModelPart(NamedTuple):
-    """A module with its parameters and widths. forward: of a layer that is gone, and whose modules
-    are no parts.
-    """
+    """A module with its parameters and widths. forward: of a layer that is skipped."""
 
     module: nn.Module
     weights: dict[str, nn.Parameter | None]
@@ -59,9 +57,7 @@ class ResidentModel:
         )
 
     def enter_(self) -> None:
-        """Make the modules this model: by reference, in about a millisecond for hundreds of
-        them.
-        """
+        """Make the modules this model, by reference: about a millisecond for hundreds of them."""
         for module, weights, widths, forward in self.parts:
             module._parameters.update(weights)
             vars(module).update(widths)
@@ -89,8 +85,7 @@ class ResidentModel:
 
 @dataclass(frozen=True, eq=False)
 class RecordModel:
-    """The model of one record. dense, sparse: the modules in which it differs from the loaded
-    model; none if dense.
+    """The model of one record. dense, sparse: the modules that differ; none if it is dense.
 
     streamed: the sparse model instead, where the weights stay in their files and each block is
     exchanged only while it runs.
@@ -122,8 +117,7 @@ class RecordModel:
 
 
 class ModelPairCache:
-    """Models of records, kept from job to job, so that the next prompt for them need not rebuild
-    them.
+    """Models of records, kept from job to job to save rebuilding them.
 
     room_bytes: for sparse weights that are not in use; those in use are always kept.
     """
@@ -137,8 +131,7 @@ class ModelPairCache:
     def models(
         self, keys: Sequence[str], store: Store, on_step: OnStep
     ) -> Iterator[tuple[RecordModel, ...]]:
-        """The models of the records with these keys inside the `with`; after it the loaded models
-        are dense again.
+        """The models of these records; on exit the loaded models are dense again.
 
         Raises JobError when a record is gone or its model has changed.
         """
@@ -204,8 +197,7 @@ def _rebuild(record: Record, store: Store, on_step: OnStep, model_cache: ModelCa
 def both_resident(
     dense: RecordModel, sparse: RecordModel, dtype: torch.dtype
 ) -> Iterator[tuple[ResidentModel, ResidentModel]]:
-    """Both models in this dtype, neither of them masked; after the `with` the loaded model is as
-    before.
+    """Both models in this dtype, narrowed; afterwards the loaded model is as before.
 
     The weights in which they differ are copied for both alike, so that neither has a better place
     in memory: weights from a file and weights that were just computed may be read at different

@@ -1,6 +1,4 @@
-"""Models compared on text: continuations of one prompt, token by token in turn; divergence over a
-text, in nats.
-"""
+"""Models compared on text: continuations of a prompt, and divergence over a text in nats."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -104,9 +102,7 @@ class ContinuationWriter:
 
     @torch.inference_mode()
     def read(self, on_step: OnStep) -> None:
-        """Read the prompt, or its end where it would leave no room in the model's context; half of
-        that at least.
-        """
+        """Read the prompt, or its end where it leaves no room: at least half of the context."""
         loaded = self._record_model.loaded
         front, prompt_ids = loaded.prefix_and_ids(self._settings.prompt)
         room = max(
@@ -194,8 +190,7 @@ def measure_divergence(
     pair_cache: ModelPairCache,
     on_step: OnStep = ignore_steps,
 ) -> Divergence:
-    """Divergence of two records' models over a text, or its end if it is long; stored under the
-    settings' key.
+    """Divergence of two records' models over a text, or its end; stored under the key.
 
     Raises JobError when a record is gone, its model has changed, or the models do not share their
     tokens.
@@ -258,9 +253,7 @@ def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Te
 
 
 def _parts(loaded: LoadedModel, text: str, ids: Sequence[int]) -> list[str]:
-    """The parts of the text by token, together the text again; "" for a token within a
-    character.
-    """
+    """The text split by token; "" for a token within a character."""
     if not loaded.tokenizer.is_fast:
         return [str(loaded.tokenizer.decode([token])) for token in ids]
     special = loaded.adds_special_tokens(text)

@@ -87,8 +87,7 @@ def timed_rounds(
     clock: Clock = time.monotonic,
     on_round: Callable[[int, float], None] = lambda n_rounds, spent_s: None,
 ) -> TimedPhase:
-    """Rounds in which both models do the same work, in random order, until the ratio's interval is
-    narrow.
+    """Rounds of the same work by both models, in random order, until the interval is narrow.
 
     on_round: called before every sample with the number of counted rounds and the seconds spent;
     may raise Cancelled. What the work was, the caller fills in.

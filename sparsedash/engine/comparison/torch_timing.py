@@ -1,6 +1,4 @@
-"""Speed of a sparse model against its dense one in torch: prefill, decode and loading, timed in
-turn in one process.
-"""
+"""Speed of a sparse model against its dense one in torch: prefill, decode and loading."""
 
 import copy
 import gc
@@ -117,9 +115,7 @@ class LoadFiles:
 
 
 def _bytes_in_use(device: torch.device) -> int:
-    """Bytes of the GPU in tensors, or of memory in this process; 0 where the system does not
-    tell.
-    """
+    """Bytes of GPU tensors, or of this process's memory; 0 where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     with suppress(OSError):
@@ -154,8 +150,7 @@ def time_models(
     on_step: OnStep = ignore_steps,
     clock: Clock = time.monotonic,
 ) -> Timing:
-    """The speed of a sparse record's model against its dense one, stored under the settings' key
-    when complete.
+    """The speed of a sparse record's model against its dense one; stored when complete.
 
     Raises JobError when a record is gone, its model has changed, or there is nothing to time.
     """
@@ -183,9 +178,7 @@ def time_models(
 
 
 def _widths(record: Record | None) -> tuple[int, ...]:
-    """The kept channels of each block. Raises JobError where the model only has zeros, or is
-    quantised.
-    """
+    """The kept channels of each block. Raises JobError if it is masked or quantised."""
     if record is None or record.pruned is None:
         raise JobError(
             "There is no sparse model to time: its result is no longer stored, or is dense.",
@@ -197,7 +190,7 @@ def _widths(record: Record | None) -> tuple[int, ...]:
             "expected from them.",
             "Time a method that removes channels.",
         )
-    if record.pruned.method.quantise:
+    if record.pruned.spec.quantise:
         raise JobError(
             "A quantised model is not timed: here its weights are full numbers again, as fast as before.",
             "Time the model that it was made of.",

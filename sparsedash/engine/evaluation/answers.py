@@ -1,6 +1,4 @@
-"""Answers of a model: scores of the target tokens, and greedy decoding of a wrong answer to the end
-of its word.
-"""
+"""Answers of a model: scores of the target tokens, and greedy decoding of wrong words."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -87,8 +85,7 @@ def finish_answers_(
     is_finished: IsFinished | None = None,
     n_more: int = MAX_MORE_TOKENS,
 ) -> None:
-    """Greedy decoding of many batches' answers together, until each is finished or has n_more
-    tokens more, in place.
+    """Greedy decoding of many batches' answers together, up to n_more tokens, in place.
 
     Each token costs a pass over all weights, for one answer as for a hundred. on_left: called
     before each block with the share of the answers that are not finished; may raise. is_finished:
@@ -125,8 +122,9 @@ def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
 
 
 class _Decoding:
-    """Batched decoding of one model's answers, with one mask (r, t) and one cache; the parts lose
-    theirs on the way.
+    """Batched decoding of one model's answers, with one mask (r, t) and one cache.
+
+    The parts give up their caches on the way.
 
     Rows are left-padded, for sliding windows. Positions are in the keys already, or are counted
     from the mask. written: the tokens of each; none when all are finished.
@@ -187,9 +185,7 @@ class _Decoding:
 
 
 def _is_whole_word(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
-    """Whether the text begins with a whole word and something after it that does not belong to
-    it.
-    """
+    """Whether the text begins with a whole word followed by something else."""
     text = loaded.tokenizer.decode(tokens)
     if text.endswith("\ufffd"):
         # Half of a character: the rest of its bytes is in the next token.
@@ -203,8 +199,7 @@ N_TOP = 5
 
 @dataclass(frozen=True, eq=False)
 class TargetScore:
-    """Scores of one target: its token ids, the model's own choices in their place, and the scores
-    of each.
+    """Scores of one target: its token ids, the model's choices, and the score of each token.
 
     top: the model's first choices for the first token.
     """
@@ -224,8 +219,9 @@ class TargetScore:
 def target_scores(
     logits: Tensor, targets: Sequence[list[int]], decode: Callable[[list[int]], str]
 ) -> Iterator[TargetScore]:
-    """The score of each target. logits: (n, vocabulary), for the tokens of all targets. decode:
-    token ids to text.
+    """The score of each target. logits: (n, vocabulary), for the tokens of all targets.
+
+    decode: token ids to text.
 
     Raises CalibrationError where they are not finite.
     """

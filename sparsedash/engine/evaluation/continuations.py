@@ -6,7 +6,7 @@ and for several batches.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,7 +19,7 @@ from sparsedash.engine.evaluation.answers import (
     finish_answers_,
     unfinished_answers,
 )
-from sparsedash.engine.evaluation.evaluate import n_fitting
+from sparsedash.engine.evaluation.side_by_side import model_groups, n_fitting, reading
 from sparsedash.engine.models.decoder_blocks import (
     Applied,
     Batch,
@@ -97,8 +97,8 @@ def score_continuations(
         batches.append(([rows[place] for place in places], batch))
     scores = [[Scored() for _ in requests] for _ in models]
     n_answered = 0
-    for numbers in _model_groups(loaded, models):
-        with _reading(loaded, models, numbers) as inside:
+    for numbers in model_groups(loaded, models):
+        with reading(loaded, models, numbers) as inside:
             for together in _batch_groups(batches, len(numbers), streamed=streamed):
                 _score_(
                     loaded,
@@ -112,25 +112,6 @@ def score_continuations(
                 on_answered(n_answered)
                 loaded.residency.drop()
     return scores
-
-
-def _model_groups(loaded: LoadedModel, models: Sequence[Applied]) -> list[list[int]]:
-    """Numbers of the models that read together: all whose weights are streamed, else each alone."""
-    numbers = list(range(len(models)))
-    return [numbers] if loaded.residency.streamed else [[number] for number in numbers]
-
-
-@contextmanager
-def _reading(
-    loaded: LoadedModel, models: Sequence[Applied], numbers: Sequence[int]
-) -> Iterator[list[Applied]]:
-    """What to apply while each of these models reads; inside, one in memory is applied already."""
-    if loaded.residency.streamed:
-        yield [models[number] for number in numbers]
-        return
-    (number,) = numbers
-    with models[number]():
-        yield [nullcontext]
 
 
 def _batch_groups(
@@ -218,9 +199,7 @@ def _score_tails_(
     scores: list[Scored],
     on_block: Callable[[], None],
 ) -> None:
-    """Read what follows these rows, whose keys and values are in the cache, and add to the scores,
-    in place.
-    """
+    """Read the tails of these rows from their KV cache, and add to the scores, in place."""
     waiting = [(number, tail) for number, row in enumerate(rows) for tail in row.tails]
     waiting.sort(key=lambda pair: -len(pair[1].tokens))
     longest = max((len(row.tokens) for row in rows if row.tails), default=0)
@@ -248,9 +227,7 @@ def _score_tail_batch_(
     scores: list[Scored],
     on_block: Callable[[], None],
 ) -> None:
-    """One batch of tails. parts: tails with the places of their rows in the cache, by the number
-    of tokens read before them.
-    """
+    """One batch of tails. parts: tails and places in the cache, by tokens read before."""
     device = loaded.model.device
     tails: list[_Row] = []
     lengths: list[int] = []
@@ -342,8 +319,8 @@ def write_greedily(
     cut_prompts = [list(prompt)[-most:] for prompt in prompts]
     texts = [[""] * len(prompts) for _ in models]
     n_answered = 0
-    for numbers in _model_groups(loaded, models):
-        with _reading(loaded, models, numbers) as inside:
+    for numbers in model_groups(loaded, models):
+        with reading(loaded, models, numbers) as inside:
             for places in _prompt_groups(loaded, cut_prompts, n_new, len(numbers)):
                 together = [cut_prompts[place] for place in places]
                 on_block = partial(on_answered, n_answered)
@@ -360,9 +337,7 @@ def write_greedily(
 def _prompt_groups(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], n_new: int, n_models: int
 ) -> Iterator[list[int]]:
-    """Positions of prompts that are continued together, the longest first, as their keys and values
-    have room.
-    """
+    """Positions of prompts that fit into memory together, longest first."""
     waiting = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     while waiting:
         n_tokens = len(prompts[waiting[0]]) + n_new

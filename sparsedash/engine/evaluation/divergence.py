@@ -1,5 +1,4 @@
-"""How far the predictions of a changed model are from the dense one's, token by token: KL
-divergence in nats.
+"""KL divergence of a changed model's predictions from the dense model's, in nats.
 
 Dimensions: n tokens, v vocabulary.
 """
@@ -18,9 +17,7 @@ _BATCH_TOKENS = 2048
 
 @torch.inference_mode()
 def next_token_scores(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Log-probabilities (n, v) of the next token after evenly spread tokens of each batch of these
-    token ids.
-    """
+    """Log-probabilities (n, v) of the next token at evenly spread places of these texts."""
     model = loaded.model
     scores = list[Tensor]()
     n_most = compared_tokens(model.get_output_embeddings().weight.shape[0])

@@ -1,6 +1,4 @@
-"""Early stopping of an evaluation: the order of the passages, and the rules that end it at a
-look.
-"""
+"""Early stopping of an evaluation: the order of passages and the stopping rules."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,8 +50,7 @@ def look_counts(n_passages: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class StopRule:
-    """Stops when a sparse model's difference to the dense one is decided, or its loss against a
-    tolerance.
+    """Stops when a model's difference to dense, or its loss against a tolerance, is decided.
 
     dense: the dense model's outcomes, of every passage. n_comparisons: sparse records of the run,
     or most trials of a search, over which the chance of error is split. tolerance: None: the
@@ -65,9 +62,7 @@ class StopRule:
     tolerance: Tolerance | None = None
 
     def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping | None:
-        """The decision after these passages of the sparse model, by position; None where no look
-        was planned.
-        """
+        """The decision after these passages, by position; None where no look was planned."""
         n = len(outcomes)
         n_passages = len(self.dense)
         alpha = None

@@ -11,11 +11,10 @@ wrong.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import accumulate
 
 import msgspec
 import torch
@@ -33,6 +32,7 @@ from sparsedash.engine.evaluation.answers import (
 )
 from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
 from sparsedash.engine.evaluation.questions import Question
+from sparsedash.engine.evaluation.side_by_side import n_fitting
 from sparsedash.engine.models.decoder_blocks import Applied, Batch, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import StoreError
@@ -109,8 +109,9 @@ def _decode_answers(data: bytes) -> tuple[float, dict[int, Outcome]]:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """Outcomes in corpus order, and their speed: input tokens without padding. stopping, words_cut:
-    as in Record.
+    """Outcomes in corpus order and their speed in input tokens without padding.
+
+    stopping, words_cut: as in Record.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -144,8 +145,7 @@ def evaluate_together(
     stop: StopRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[EvaluationResult]:
-    """Evaluate several models together: a block is read once for all of them, and they share the
-    time.
+    """Evaluate several models together: a block is read once for all, and they share the time.
 
     stop: for a single model, which then answers as many passages as it needs. prepare: called
     before each block that passages go through, and at their end, as on_block of BlockWalk.run; its
@@ -165,8 +165,7 @@ def evaluate_together(
 
 @dataclass(eq=False)
 class _ModelBatch:
-    """One batch for one model; after `_forward` its scores and answers. rows: positions of its
-    passages.
+    """One batch for one model; `_forward` adds its scores and answers.
 
     partial_answers: the tokens of each answer that differs from the target, None for the others.
     unfinished: those of them that are no whole word yet; finishing them adds to `partial_answers`.
@@ -295,9 +294,7 @@ class _Evaluation:
                 self.ahead = 0.0
 
     def _unread(self, parts: Sequence[Sequence[int]]) -> list[_ModelBatch]:
-        """The batches of these positions that are still to be read, without those of an earlier
-        attempt.
-        """
+        """The batches of these positions that an earlier attempt has not answered."""
         unread: list[_ModelBatch] = []
         for part in parts:
             inputs = [self.questions[row].read for row in part]
@@ -393,10 +390,3 @@ class _Evaluation:
             tokens=score.tokens,
             top=score.top,
         )
-
-
-def n_fitting(sizes: Iterable[int], n_tokens: float) -> int:
-    """How many of the first batches have at most so many tokens together, padding included; one at
-    least.
-    """
-    return max(1, sum(together <= n_tokens for together in accumulate(sizes)))

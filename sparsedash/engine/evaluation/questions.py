@@ -1,6 +1,4 @@
-"""Evaluation questions: the passages chosen from a corpus, their contexts and targets in tokens,
-leaks found.
-"""
+"""Evaluation questions: passages chosen from a corpus, tokenised; leaks into calibration."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +19,7 @@ FEWEST_WORDS = 8
 
 @dataclass(frozen=True)
 class Question:
-    """Token ids of one passage: the context and the target after it. words_cut: of a context that
-    is too long.
-    """
+    """Token ids of one passage: context and target. words_cut: of a context that is too long."""
 
     context: list[int]
     target: list[int]
@@ -31,8 +27,7 @@ class Question:
 
     @classmethod
     def of(cls, loaded: LoadedModel, context: str, target: str) -> "Question":
-        """Context and target in tokens; a context that is too long loses its beginning, but for a
-        beginning-of-text token.
+        """Context and target in tokens; too long a context loses its beginning, but for BOS.
 
         Raises CorpusError for a target that is longer than the model can read.
         """
@@ -66,8 +61,9 @@ def distinct_passages(texts: Texts) -> list[int]:
 
 
 def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
-    """Number of passages that share N_GRAM consecutive words with the calibration text, or all
-    words of a shorter one.
+    """Number of passages that share N_GRAM consecutive words with the calibration text.
+
+    A shorter passage counts if all its words occur in a row.
 
     Passages of fewer than FEWEST_WORDS do not count: their words may occur anywhere.
     Source: Brown et al., arXiv:2005.14165, appendix C, contamination by 13-grams.
@@ -112,8 +108,10 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
 
 
 def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Passages as plain values for another program: `ids` of context and target, `n_target` of them
-    the target's, and the `text` with its `tokens`, encoded with `special` tokens or without.
+    """Passages as plain values for another program.
+
+    `ids` of context and target, `n_target` of them the target's, and the `text` with its `tokens`,
+    encoded with `special` tokens or without.
 
     pairs: context and target of each passage.
     """

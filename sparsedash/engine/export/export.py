@@ -1,6 +1,4 @@
-"""Export of a sparse model: rebuilt from its record, written, proven by a fresh process, then given
-its name.
-"""
+"""Export of a sparse model: rebuilt, written, proven by a fresh process, then renamed."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -58,9 +56,7 @@ from sparsedash.storage.store import Store
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Request:
-    """The stored results that a request names. sparse: with the names of model and texts in its
-    run's settings.
-    """
+    """The stored results of a request. sparse: with the names in its run's settings."""
 
     run: Run | None
     dense: Record
@@ -112,7 +108,10 @@ def export_model(
         *([] if pruned.method.budget == "channels" else [pruned.method.budget]),
     )
     name = settings.folder(
-        store.folder, public_model(sparse), method_name(pruned.method), "-".join(shares)
+        store.folder,
+        public_model(sparse),
+        method_name(pruned.method, pruned.spec.heal_steps),
+        "-".join(shares),
     )
     folder = local_path(name).absolute()
     sweep_exports(folder.parent)
@@ -189,9 +188,7 @@ def export_model(
 
 
 def refuse_form(form: Form, pruned: Pruned, model_type: str | None, forms: Iterable[Form]) -> None:
-    """Raise ExportError, with those of these forms that are possible, where the sparse model has no
-    such form.
-    """
+    """Raise ExportError, naming the possible forms, where the model has no such form."""
     if problem := form_problem(form, pruned, model_type):
         possible = ", ".join(
             other_form for other_form in forms if not form_problem(other_form, pruned, model_type)
@@ -212,8 +209,9 @@ def export_narrowed(
     passages: Passages,
     on_step: OnStep,
 ) -> Proof:
-    """Write and prove the folder of a model that is sparse itself, in its own type of weights,
-    without card and recipe.
+    """Write and prove the folder of a model that is sparse itself, without card and recipe.
+
+    Its weights keep their type.
 
     form: one that is possible. pruned: how it was made. source, loaded: the sparse model. record:
     its answers to the passages. Raises ExportError, and then the folder does not exist.
@@ -249,7 +247,7 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     source = locate_model(run.model, store, commit=run.model_commit)
     spec = run.points[0]
     model_type = read_config(source.folder, source.reference).model_type
-    require_form(wanted.form, spec.nested, spec.permille, model_type)
+    require_form(wanted.form, spec, model_type)
     if wanted.form == "gguf":
         file, is_base = _dense_gguf(source, wanted, store)
         reader = require_full_gguf(file, is_base=is_base)
@@ -343,8 +341,7 @@ def _write(
 def _as_quantised(
     file: Path, settings: ExportSettings, rebuilt: RebuiltModel, store: Store
 ) -> tuple[RebuiltModel, str]:
-    """The model with the weights that llama.cpp's quantiser has left in the file, and their types
-    in words.
+    """The model with the weights that llama.cpp's quantiser left, and their types in words.
 
     Unchanged where it has made none.
     """
@@ -361,9 +358,7 @@ def _as_quantised(
 def _dense_gguf(
     source: Source, settings: ExportSettings, store: Store, on_part: OnPart = ignore
 ) -> tuple[Path, bool]:
-    """The dense model's GGUF file, made here where none is named; and whether its weights are those
-    of the run.
-    """
+    """The dense model's GGUF file, made if none is named; and whether it has the run's weights."""
     if settings.dense_gguf:
         return local_path(settings.dense_gguf), False
     return dense_gguf_file(source, store, on_part), True

@@ -1,6 +1,4 @@
-"""Files of an exported model for transformers: a folder of safetensors with the base's other
-files.
-"""
+"""Files of an exported model for transformers: safetensors and the base's other files."""
 
 import json
 import shutil
@@ -58,8 +56,7 @@ def write_folder(
     require_room: Callable[[int], None] = lambda n_bytes: None,
     on_part: OnPart = ignore,
 ) -> WrittenFiles:
-    """Write weights in shards with their index, the config and the base's other files for
-    transformers.
+    """Write weights in shards, their index, the config and the base's other files.
 
     width: see `block_tensors`. weights: a floating-point type. shard_mb: the largest shard.
     require_room: called with the bytes of the weights before the first is written. on_part: called
@@ -125,8 +122,9 @@ def write_folder(
 def _all_tensors(
     sparse: SparseModel, width: int | None, dtype: torch.dtype, on_part: OnPart
 ) -> dict[str, Tensor]:
-    """Every tensor of the file by its name, on the CPU; shared ones once. on_part: as many are left
-    for writing.
+    """Every tensor of the file by name, on the CPU; shared ones once.
+
+    on_part: as many parts are left for writing.
     """
     loaded = sparse.loaded
     changed = dict[str, Tensor]()

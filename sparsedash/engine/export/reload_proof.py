@@ -1,5 +1,4 @@
-"""Proof of an export: a fresh process loads the files with stock code and answers as the expected
-model.
+"""Proof of an export: a fresh process loads the files and answers as the expected model.
 
 The expected model is the run's sparse model in this process, its weights rounded as the files keep
 them. Both compute in float32, so that the files are proven and not the rounding of another type's
@@ -68,8 +67,9 @@ def prove_files(
     model_cache: ModelCache,
     on_step: OnStep,
 ) -> Proof:
-    """Proof of a folder by stock transformers, or of a GGUF file by llama.cpp. Raises ExportError
-    unless it holds.
+    """Proof of a folder by transformers, or of a GGUF file by llama.cpp.
+
+    Raises ExportError unless it holds.
 
     record: of the sparse model. made: its model, whose weights are rounded in place where the files
     round them.
@@ -180,8 +180,9 @@ def _rounded_inputs(model: nn.Module, weights: Weights) -> Iterator[None]:
 
 
 def rounded_activations(activations: Tensor, weights: Weights) -> Tensor:
-    """Activations (..., n) as llama.cpp multiplies weights of this type with them: in 16 bits, or
-    in 8 with a scale for each block of neighbours.
+    """Activations (..., n) rounded as llama.cpp rounds them for weights of this type.
+
+    To 16 bits, or to 8 with a scale for each block of neighbours.
     """
     if weights == "float16":
         return activations.half().to(activations)
@@ -199,9 +200,7 @@ def rounded_activations(activations: Tensor, weights: Weights) -> Tensor:
 def _run_program(
     what: Path, questions: list[dict[str, Any]], on_step: OnStep
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Answers of a fresh process; the job can be stopped while it runs. Raises ExportError if it
-    fails.
-    """
+    """Answers of a fresh process, which can be stopped. Raises ExportError if it fails."""
     request = {"questions": questions, "n_threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory(prefix="sparsedash-") as place:
         question_file = Path(place) / "questions.json"
@@ -236,7 +235,8 @@ def _run_program(
 
 @torch.no_grad()
 def round_weights_(model: nn.Module, form: Form, weights: Weights) -> None:
-    """Round every weight of the model to the type of the files, in place and kept in float32.
+    """Round every weight of the model to the type of the files, in place, kept in float32.
+
     GPT-2's learned positions, too, which a GGUF file keeps as they are.
 
     Shared weights are rounded once; twice would change nothing.

@@ -34,8 +34,9 @@ OnAnswer = Callable[[int], object]
 def answer_questions(
     model: Any, questions: Sequence[dict[str, Any]], on_answer: OnAnswer = lambda n: None
 ) -> tuple[list[bool], list[Tensor]]:
-    """Whether each target was the model's first choice, token by token, and logits (rows,
-    vocabulary) of the first N_LOGITS questions.
+    """Whether each target was the model's first choice, and logits of the first N_LOGITS.
+
+    Logits: (rows, vocabulary) of each question.
 
     Computed in float32, whatever type the weights have. questions: `ids`, of context and target;
     `n_target`, number of the target's.
@@ -112,9 +113,7 @@ def _is_narrow(tensor: Tensor | None) -> bool:
 
 
 class LlamaCppModel:
-    """A file loaded by llama.cpp. The KV cache is float32 and attention is not fused: differences
-    are the file's.
-    """
+    """A file loaded by llama.cpp, with a float32 KV cache and attention that is not fused."""
 
     def __init__(self, file: str, longest: int, n_threads: int) -> None:
         from llama_cpp_py_sync import Llama
@@ -124,9 +123,7 @@ class LlamaCppModel:
         self.llama = Llama(file, n, n, n_threads, flash_attn_type=0, type_k="f32", type_v="f32")
 
     def logits(self, ids: list[int], n_rows: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        """(n_rows, vocabulary): what follows each of the last tokens, of all where they are
-        fewer.
-        """
+        """(n_rows, vocabulary): logits at the last tokens, at all where they are fewer."""
         ffi = self.llama._ffi
         lib = self.llama._lib
         context = self.llama._ctx
@@ -199,8 +196,9 @@ def _by_transformers(
 def load_and_answer(
     what: str, request: dict[str, Any], on_answer: OnAnswer = lambda n: None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Plain answers of a folder's or a file's model, and its logits. asked: `questions_of`'s, and
-    `n_threads`.
+    """Answers of a folder's or a file's model, and its logits.
+
+    request: `questions_of`'s, and `n_threads`.
     """
     answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(
         what, request, on_answer

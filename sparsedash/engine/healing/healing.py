@@ -1,5 +1,4 @@
-"""Healing of a sparse model: it learns the dense one's next-token distribution on the calibration
-text and more of it.
+"""Healing: a sparse model learns the dense one's next-token distribution.
 
 Trained are the narrowed MLPs and all norms, by AdamW on the KL divergence of the two distributions.
 Held-out sequences are not trained on: they decide which weights are kept, never worse ones than
@@ -56,8 +55,7 @@ JUDGED_TOKENS = 4096
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HealedWeights:
-    """Result of healing. norms: by the names of their parameters. figures: not kept yet, without
-    `weights`.
+    """Result of healing. norms: by parameter name. figures: without `weights`, the key.
 
     Where no step gained anything the blocks are those of before, and there are no norms.
     """
@@ -79,8 +77,7 @@ def heal(
     on_step: OnStep,
     checkpoint: "HealingCheckpoint",
 ) -> HealedWeights:
-    """The healed model of these narrowed MLPs; the loaded model is the dense one, before and
-    afterwards.
+    """The healed model of these narrowed MLPs; the loaded model stays the dense one.
 
     sequences: those of the calibration, some of which are held out. further: more text, all of
     which is trained on.
@@ -120,8 +117,9 @@ Piece = list[int]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Text:
-    """Text of a healing. batches: the pieces of every step. judged: those that decide. dense: the
-    dense model's last hidden states (n, d) of every piece, by the piece's identity.
+    """Text of a healing. batches: pieces of every step. judged: held-out pieces.
+
+    dense: the dense model's last hidden states (n, d) of every piece, by the piece's identity.
     """
 
     batches: list[list[Piece]]
@@ -165,9 +163,7 @@ class _Text:
 
 
 def _drawn(pieces: Sequence[Piece], n_steps: int, seed: int) -> Iterator[list[Piece]]:
-    """Batches of at most HEAL_BATCH_TOKENS tokens, or one piece; every piece once before any comes
-    again.
-    """
+    """Batches of at most HEAL_BATCH_TOKENS tokens, or one piece; an epoch at a time."""
     draw = Random(seed)
     waiting = list[Piece]()
     for _ in range(n_steps):
@@ -193,8 +189,7 @@ def _last_hidden(loaded: LoadedModel, batch: Batch) -> Tensor:
 
 @contextmanager
 def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[str]]]:
-    """Inside, the parameters of the MLPs and of all norms of layers that are left are copies to be
-    trained.
+    """Inside, the parameters of the MLPs and norms of remaining layers are trainable copies.
 
     Gives their names: those of every block's MLP, and last those of the norms.
     """
@@ -226,9 +221,7 @@ def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[s
 
 @dataclass(kw_only=True)
 class _State:
-    """step: those that are done. best: the least held-out divergence, after kept_step. before: at
-    the beginning.
-    """
+    """step: steps done. best: least held-out divergence, after kept_step. before: initial one."""
 
     best: float
     before: float
@@ -244,9 +237,7 @@ class _State:
 
 
 class _Student:
-    """The sparse model while it learns: its weights, in single precision where the model's own type
-    is another, the optimiser, and the best weights so far.
-    """
+    """The sparse model in training: float32 weights, optimiser, and the best weights so far."""
 
     def __init__(self, loaded: LoadedModel, names: list[list[str]], text: _Text) -> None:
         self._loaded = loaded
@@ -271,9 +262,7 @@ class _Student:
     def train(
         self, pieces: Sequence[Piece], rate: float, on_share: Callable[[float], None]
     ) -> None:
-        """One step on these pieces. on_share: called before each pass with the share that is done;
-        may raise.
-        """
+        """One step on these pieces. on_share: called before each pass with the share done."""
         n_tokens = sum(map(len, pieces))
         passes = self._loaded.batches(pieces, HEAL_PASS_TOKENS)
         for number, (rows, batch) in enumerate(passes):
@@ -294,9 +283,7 @@ class _Student:
         self._narrow()
 
     def begin(self) -> _State:
-        """The state before the first step. Raises CalibrationError where a prediction is not
-        finite.
-        """
+        """The state before the first step. Raises CalibrationError if a prediction is not finite."""
         before = self._divergence()
         if not isfinite(before):
             raise CalibrationError(
@@ -382,9 +369,7 @@ class _Student:
         return pack_tensors(tensors)
 
     def _divergence(self) -> float:
-        """Mean KL divergence from the dense model on the held-out text, in nats a token; inf where
-        it is no number.
-        """
+        """Mean KL divergence from dense on the held-out text, nats a token; inf if not finite."""
         total = 0.0
         pieces = self._text.judged
         for rows, batch in self._loaded.batches(pieces, HEAL_PASS_TOKENS):
@@ -402,9 +387,7 @@ class _Student:
         return zip(torch.split(hidden.detach(), n), torch.split(dense, n), strict=True)
 
     def _kl(self, hidden: Tensor, dense: Tensor) -> Tensor:
-        """Sum over the tokens of the divergence from the dense model's distribution. hidden, dense:
-        (n, d).
-        """
+        """Sum over the tokens of the KL divergence from dense. hidden, dense: (n, d)."""
         with torch.no_grad():
             target = self._logits(dense).float().log_softmax(dim=-1)
         log_probabilities = self._logits(hidden).float().log_softmax(dim=-1)
@@ -455,8 +438,7 @@ def _as_tensor(state: _State) -> Tensor:
 
 @dataclass
 class HealingCheckpoint:
-    """Checkpoint of a healing: weights, moments and best weights, block by block, so that no copy
-    of all is made.
+    """Checkpoint of a healing, written block by block to avoid a copy of everything.
 
     Two are kept in turn: while one is written, the other is whole.
     """

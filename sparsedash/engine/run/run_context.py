@@ -44,28 +44,21 @@ from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_t
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.engine.texts.mixed_sequences import mixed_sequences
 from sparsedash.schema import __version__, store_keys
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
 from sparsedash.schema.run_keys import RunKeys
 from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, RunSettings
-from sparsedash.schema.sparse_spec import DENSE, SparseSpec
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import StopWithin, curves_key, layers_key, mix_share
 from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 
-Point = SparseSpec | None
-"""A sparse model; None for the dense one."""
 
-
-def point_label(point: Point) -> str:
+def model_label(spec: SparseSpec) -> str:
     """The model in words: "dense", "20 % sparse, Q8_0"."""
-    if point is None:
-        return "dense"
-    method, permille = point
-    name = f"{permille / 10:g} % sparse" if permille else "dense"
-    return f"{name}, {method.quantise.upper()}" if method.quantise else name
+    name = f"{spec.permille / 10:g} % sparse" if spec.method else "dense"
+    return f"{name}, {spec.quantise.upper()}" if spec.quantise else name
 
 
 @dataclass(eq=False)
@@ -216,9 +209,7 @@ class RunContext:
         return trials
 
     def _report(self, step: Step) -> None:
-        """Report a step. Raises ModelError where the model's files have changed, before more of it
-        is stored.
-        """
+        """Report a step. Raises ModelError where the model's files have changed meanwhile."""
         if self._located is not None:
             self._located.require_unchanged()
         self._on_step(step)
@@ -373,21 +364,21 @@ class RunContext:
             return self.texts(reference).identity
         return self.store.recall(_identity_note(reference)) or f"unread:{reference}"
 
-    def record_key(self, point: Point) -> str:
+    def record_key(self, spec: SparseSpec) -> str:
         """Key of a model's record."""
-        return self.keys.record(point or DENSE, self.stop_within)
+        return self.keys.record(spec, self.stop_within)
 
-    def has_record(self, point: Point) -> bool:
+    def has_record(self, spec: SparseSpec) -> bool:
         """Whether the model's record is stored."""
-        return self.store.has(Record, self.record_key(point))
+        return self.store.has(Record, self.record_key(spec))
 
-    def stored_record(self, point: Point) -> Record | None:
+    def stored_record(self, spec: SparseSpec) -> Record | None:
         """The model's record from the store; noted as cached unless this run made it."""
-        record = self.store.get(Record, self.record_key(point))
+        record = self.store.get(Record, self.record_key(spec))
         if record is not None and record.key not in self._new_records:
             # Again: the process may have ended between the record and this.
             protect_healed(record, self.store)
-            self.log.note_cached(f"evaluation, {point_label(point)}")
+            self.log.note_cached(f"evaluation, {model_label(spec)}")
         return record
 
     def keep_record(self, record: Record) -> None:
@@ -413,14 +404,14 @@ class RunContext:
         )
         return self._activations.setdefault(activations.key, activations)
 
-    def calibration(self, method: MethodSettings) -> Calibration:
-        """The calibration on the text that this method reads."""
+    def calibration(self, spec: SparseSpec) -> Calibration:
+        """The calibration on the text that this model reads."""
         settings = self.settings
-        share = mix_share(method, self.settings.calibration)
+        share = mix_share(spec, self.settings.calibration)
         if share not in self._calibrations:
             self._calibrations[share] = Calibration(
                 store=self.store,
-                keys=self.keys.calibration(method),
+                keys=self.keys.calibration(spec),
                 load=lambda: self.loaded,
                 read=lambda: self.sequences(share),
                 on_step=self.log.on_step,
@@ -429,32 +420,30 @@ class RunContext:
             )
         return self._calibrations[share]
 
-    def warn_of_calibration(self, method: MethodSettings) -> None:
-        """Warn of passages in a method's calibration text; and of too little text, if it fits
-        anything to it.
-        """
-        calibration = self.calibration(method)
+    def warn_of_calibration(self, spec: SparseSpec) -> None:
+        """Warn of passages in a model's calibration text, and of too little text to fit to."""
+        calibration = self.calibration(spec)
         settings = self.settings.calibration
         # Each document by itself: packed, a passage may lie across two samples.
         apart = partial(
-            self._chosen_sequences, mix_share(method, settings), replace(settings, packed=False)
+            self._chosen_sequences, mix_share(spec, settings), replace(settings, packed=False)
         )
         self._warn_of_leaks(
             calibration.keys.statistics,
             "calibration text",
             apart if settings.packed else calibration.read,
         )
-        if method.needs_statistics or method.in_sequence:
+        if spec.pruning.needs_statistics or spec.pruning.in_sequence:
             self.log.warn(
                 self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics))
             )
 
-    def warn_of_healing(self, method: MethodSettings) -> None:
+    def warn_of_healing(self, spec: SparseSpec) -> None:
         """Warn of passages in the text that healing reads beside that of the calibration."""
-        key = self.calibration(method).keys.statistics
-        n_tokens = heal_tokens(method.heal_steps)
+        key = self.calibration(spec).keys.statistics
+        n_tokens = heal_tokens(spec.heal_steps)
         self._warn_of_leaks(
-            f"{key}-{n_tokens}", "text that healing reads", lambda: self.text_to_heal(method)
+            f"{key}-{n_tokens}", "text that healing reads", lambda: self.text_to_heal(spec)
         )
 
     def _warn_of_leaks(self, key: str, what: str, read: Callable[[], list[list[int]]]) -> None:
@@ -482,21 +471,19 @@ class RunContext:
             for calibration in self._calibrations.values()
             for key in asdict(calibration.keys).values()
         }
-        measured = [method for method in self.settings.methods if method.uses("curve_levels")]
-        keys |= {
-            curves_key(self.calibration(method).keys.statistics, method) for method in measured
-        }
-        layers = [method for method in self.settings.methods if method.takes_layers]
-        keys |= {layers_key(self.calibration(method).keys.gradients, method) for method in layers}
+        for spec in self.settings.points:
+            method = spec.pruning
+            if method.uses("curve_levels"):
+                keys.add(curves_key(self.calibration(spec).keys.statistics, method))
+            if method.takes_layers:
+                keys.add(layers_key(self.calibration(spec).keys.gradients, method))
         return sorted(
             keys
             | ({self.keys.generated_text} if self.settings.calibration.corpus == SELF else set())
         )
 
     def sequences(self, share: float = 0.0) -> list[list[int]]:
-        """Token ids of the calibration text, of which a share is the mix: as many tokens either
-        way.
-        """
+        """Token ids of the calibration text. share: of the mix; the number of tokens is the same."""
         if share not in self._sequences:
             sequences = self._chosen_sequences(share, self.settings.calibration)
             if share or self.settings.calibration.corpus == BUILTIN_MIXED:
@@ -505,18 +492,17 @@ class RunContext:
             self._sequences[share] = sequences
         return self._sequences[share]
 
-    def text_to_heal(self, method: MethodSettings) -> list[list[int]]:
-        """Token ids of the text that was named behind those of the calibration, as far as healing
-        needs and finds more.
+    def text_to_heal(self, spec: SparseSpec) -> list[list[int]]:
+        """Token ids following the calibration samples in the same corpus, up to what healing needs.
 
         Empty where the model writes the calibration text, since writing takes longer than all else,
         and for a method that reads the mix alone.
         """
         settings = self.settings.calibration
-        share = mix_share(method, self.settings.calibration)
+        share = mix_share(spec, self.settings.calibration)
         known = self.sequences(share)
         n_more = ceil(
-            (heal_tokens(method.heal_steps) - sum(map(len, known)))
+            (heal_tokens(spec.heal_steps) - sum(map(len, known)))
             / min(settings.length, self.loaded.max_length)
         )
         if settings.corpus == SELF or share == 1 or n_more < 1:
@@ -528,9 +514,7 @@ class RunContext:
     def _sequences_beyond(
         self, known: Sequence[Sequence[int]], share: float, n_more: int
     ) -> list[list[int]]:
-        """So many sequences of the text that was named, or of the mix where that was, which are not
-        known.
-        """
+        """The next n_more sequences of the corpus, or of the mix, after the known ones."""
         settings = self.settings.calibration
         if settings.corpus == BUILTIN_MIXED:
             longer = mixed_sequences(
@@ -557,9 +541,7 @@ class RunContext:
     def _named_sequences(
         self, mixed: Sequence[Sequence[int]], settings: CalibrationSettings, n_more: int = 0
     ) -> list[list[int]]:
-        """Those of the text that was named, next to those of the mix, and so many more behind
-        them.
-        """
+        """Sequences of the corpus beside those of the mix, and n_more after them."""
         length = min(settings.length, self.loaded.max_length)
         n_samples = settings.n_samples - ceil(sum(map(len, mixed)) / length) + n_more
         if n_samples < 1:
@@ -567,30 +549,26 @@ class RunContext:
         texts = self._generated_texts() if settings.corpus == SELF else self.texts(settings.corpus)
         return calibration_sequences(self.loaded, texts, replace(settings, n_samples=n_samples))
 
-    def n_sequences(self, method: MethodSettings) -> int:
-        """Sequences of the text that a method reads, those of the mix included."""
+    def n_sequences(self, spec: SparseSpec) -> int:
+        """Sequences of the text that a model reads, those of the mix included."""
         settings = self.settings.calibration
         known = (
             self.expected_lengths
             if settings.corpus == SELF
-            else self.sequences(mix_share(method, settings))
+            else self.sequences(mix_share(spec, settings))
         )
         return len(known)
 
     @property
     def expected_lengths(self) -> list[int]:
-        """Tokens of each calibration sequence; of text that the model would have to write first,
-        those asked for.
-        """
+        """Tokens of each calibration sequence; for text still to be generated, those requested."""
         settings = self.settings.calibration
         if settings.corpus == SELF:
             return [min(settings.length, self.loaded.max_length)] * settings.n_samples
         return list(map(len, self.sequences()))
 
     def _generated_texts(self) -> Texts:
-        """Calibration text by the model itself, kept because generating it takes longer than
-        anything else.
-        """
+        """Calibration text generated by the model, stored because generating it is slow."""
         key = self.keys.generated_text
         settings = self.settings.calibration
         known = self.store.get_artefact(key)

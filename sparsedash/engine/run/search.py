@@ -37,8 +37,7 @@ def find_sparsity(
     model_cache: ModelCache | None = None,
     run_key: str | None = None,
 ) -> FindResult:
-    """Bisect over the sparsities that the model's widths can reach, until two neighbours are within
-    and beyond.
+    """Bisect the reachable sparsities until two neighbours are within and beyond.
 
     Calibrates once; the dense model is evaluated on all passages, every trial on as many as its
     verdict takes. What the store holds is not done again, so that an interrupted search resumes.
@@ -84,7 +83,11 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         keep()
         with context.log.at_point(len(verdicts)):
             record = sparse_record(
-                trials, tasks, SparseSpec.of(settings.method, permille), stop, on_pruned=keep
+                trials,
+                tasks,
+                SparseSpec(settings.method, permille, settings.heal_steps),
+                stop,
+                on_pruned=keep,
             )
         trial = _judged(record, permille, draft.so_far(), settings, store)
         result = replace(result, trials=(*result.trials, trial))

@@ -66,8 +66,9 @@ class BuiltinQuestions:
 def load_builtin(
     references: Sequence[str], limit: int | None
 ) -> tuple[list[BuiltinQuestions], list[str]]:
-    """The built-in tasks among these references, and the other references. Raises CorpusError for
-    an unknown one.
+    """The built-in tasks among these references, and the others.
+
+    Raises CorpusError for an unknown one.
     """
     if unknown := unknown_builtin(references):
         raise CorpusError(unknown)
@@ -90,9 +91,7 @@ def _request(loaded: LoadedModel, question: DrawnQuestion) -> Request:
 def _answered(
     loaded: LoadedModel, question: DrawnQuestion, request: Request, first: Sequence[int]
 ) -> AnsweredQuestion:
-    """first: the model's first choices. Behind a wrong one they no longer are what it would
-    write.
-    """
+    """first: the model's first choices. After a wrong one they are not what it would write."""
     expected = request[1]
     n_right = sum(
         1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, expected, strict=True))

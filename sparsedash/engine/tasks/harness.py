@@ -1,5 +1,4 @@
-"""The door to lm-evaluation-harness: its tasks found, checked and answered, without running a
-user's code.
+"""lm-evaluation-harness's tasks: loaded, checked and answered, without running user code.
 
 Of the harness's own tasks the installed package's code runs, but for those marked as unsafe and
 metrics that would be downloaded as code. A user's task is a .yaml file of texts: no `!function`, no
@@ -74,8 +73,9 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HarnessTask:
-    """A task that can be answered. task: the harness's own object. identity: digest of all that its
-    answers depend on.
+    """A task that can be answered. task: the harness's own object.
+
+    identity: digest of all that its answers depend on.
 
     n_questions, n_requests: of one model: a choice is a request. n_written: tokens that an answer
     may have. limit: questions at most.
@@ -97,9 +97,7 @@ class HarnessTask:
         return self.answered_by(HarnessModel(answers, number))
 
     def answered_by(self, lm: Any) -> QuestionSet:
-        """The answers of one model. lm: an LM of the harness. Raises CorpusError where they cannot
-        be judged.
-        """
+        """The answers of one model, an LM of the harness. Raises CorpusError if not judgeable."""
         with _refusing(self.name):
             return _answered(self.name, self.task, self.limit, lm)
 
@@ -110,8 +108,7 @@ def load_tasks(
     n_shots: int | None,
     revisions: Sequence[tuple[str, str]] = (),
 ) -> list[HarnessTask]:
-    """The tasks of these names and files, groups as their parts, with all that can fail tried on
-    two questions.
+    """The tasks of these names and files, groups as their parts, tried on two questions.
 
     revisions: as in RunSettings. Raises CorpusError in one sentence for what cannot be had. A
     user's files are tried in a process of its own first.
@@ -124,8 +121,7 @@ def load_tasks(
 
 
 def _require_affordable(users_files: Sequence[str], limit: int | None, n_shots: int | None) -> None:
-    """Raise CorpusError where a user's files take too much time or memory before the first
-    question, or are refused.
+    """Raise CorpusError where preparing a user's files is refused, too slow or too large.
 
     Their templates are programs, which count as far and write as much as they like.
     """
@@ -231,8 +227,9 @@ def _refusing(name: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet_and_safe(*, offline: bool) -> Iterator[None]:
-    """Inside, the harness draws no bars, downloads no metric, and fills its templates in a sandbox.
-    offline: no data.
+    """Inside, the harness shows no bars, downloads no metric and sandboxes its templates.
+
+    offline: loads no data from the hub.
 
     Only the last is set back.
     """
@@ -306,9 +303,7 @@ def _refuse_metric(name: str, *_: Any, **__: Any) -> None:
 
 
 def _of_the_harness(name: str) -> dict[str, Any]:
-    """The task of this name, or the parts of the group. Only its own folder is indexed: all take a
-    quarter minute.
-    """
+    """The task of this name, or the parts of the group. Indexing all takes 15 s: only its folder."""
     import lm_eval.tasks
 
     if problem := no_such_task(name):
@@ -358,9 +353,7 @@ def _harness_task(config: dict[str, Any]) -> Any:
 
 
 def _checked_config(file: Path) -> dict[str, Any]:
-    """The fields of a user's task, its data with whole paths. Raises CorpusError where it would run
-    code.
-    """
+    """The fields of a user's task, with full data paths. Raises CorpusError if it runs code."""
     from lm_eval.api.registry import metric_registry
 
     # A pipe would be waited for.
@@ -416,9 +409,7 @@ def _checked_config(file: Path) -> dict[str, Any]:
 
 
 def _beside(file: Path, names: Any, kind: str) -> list[str]:
-    """Whole paths of data files of this kind, all of which lie in the folder of the task and hold
-    plain values.
-    """
+    """Full paths of data files of plain values, all in the task's folder."""
     from datasets import Features
     from datasets.features.features import require_decoding
     from pyarrow.parquet import read_schema

@@ -41,9 +41,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Token ids of a text. add_special_tokens: None: as the tokenizer does, unless they are
-        there.
-        """
+        """Token ids of a text. add_special_tokens: None: as the tokenizer does, if not there yet."""
         front, ids = self._loaded.prefix_and_ids(string)
         return ids if add_special_tokens is False else front + ids
 
@@ -101,8 +99,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
 
 class Nobody(LM):  # type: ignore[misc]
-    """Stands for a model where it is tried whether a task works: nothing is probable, and too much
-    is written.
+    """A stand-in model to try a task: nothing is probable, and it writes too much.
 
     target: gives what a document expects. What holds it and more is half right by measures that are
     not right or wrong.
@@ -113,9 +110,7 @@ class Nobody(LM):  # type: ignore[misc]
         self._target = target
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Improbable, by no whole nats: a difference of 1 would pass for a measure of right or
-        wrong.
-        """
+        """Improbable, by no whole nats: a difference of 1 would pass for right or wrong."""
         return [(-1.3 * (i + 1), False) for i, _ in enumerate(requests)]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:

@@ -1,6 +1,4 @@
-"""Answers of several models to the same requests, computed for all of them at once by our
-evaluator.
-"""
+"""Answers of several models to the same requests, computed together by our evaluator."""
 
 import hashlib
 import json
@@ -21,8 +19,7 @@ T = TypeVar("T")
 
 
 class SharedAnswers:
-    """Answers of several models to the same requests, computed for all of them when the first is
-    asked.
+    """Answers of several models, computed for all when the first is requested.
 
     on_answered: see continuations. n_cut: requests that exceed the model's context and lose their
     beginning.
@@ -38,8 +35,7 @@ class SharedAnswers:
         self._n_before = self.n_cut = 0
 
     def scores(self, requests: Sequence[Request], n_asked: int) -> list[list[tuple[float, bool]]]:
-        """Of each model, the log-likelihoods of these continuations and whether they are its first
-        choice.
+        """Each model's log-likelihoods of these continuations, and whether they are greedy.
 
         n_asked: the harness's requests; a document may be several continuations.
         """
@@ -54,9 +50,7 @@ class SharedAnswers:
         return self._once(["scores", requests], n_asked, answer)
 
     def first_choices(self, requests: Sequence[Request]) -> list[list[list[int]]]:
-        """Of each model, the token it takes in place of each token of these continuations, after
-        those before it.
-        """
+        """Each model's first choice at every token of these continuations."""
 
         def answer() -> list[list[list[int]]]:
             return [
@@ -69,9 +63,7 @@ class SharedAnswers:
     def texts(
         self, prompts: Sequence[str], n_new: int, stops: Sequence[str], front: int
     ) -> list[list[str]]:
-        """Of each model, what it writes after these prompts. front: the token that stands for a
-        prompt without any.
-        """
+        """What each model writes after these prompts. front: stands for a prompt without tokens."""
 
         def answer() -> list[list[str]]:
             tokens = [self.loaded.tokens(prompt) or [front] for prompt in prompts]

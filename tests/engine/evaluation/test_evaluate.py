@@ -11,8 +11,9 @@ import torch
 
 from sparsedash.engine.evaluation import evaluate as evaluating
 from sparsedash.engine.evaluation.answers import _Decoding
-from sparsedash.engine.evaluation.evaluate import evaluate_alone, n_fitting
+from sparsedash.engine.evaluation.evaluate import evaluate_alone
 from sparsedash.engine.evaluation.questions import Question, choose_passages, n_leaked
+from sparsedash.engine.evaluation.side_by_side import n_fitting
 from sparsedash.engine.models.loading import locate_model, stream_model
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CorpusError
