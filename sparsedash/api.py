@@ -171,8 +171,8 @@ def prune(
             with sparse_model.applied():
                 sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
-            if sparse_model.gone:
-                remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.gone)
+            if sparse_model.removed_layers:
+                remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.removed_layers)
         pruned = Pruned(
             spec=spec,
             calibration=replace(calibration, corpus="texts"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration.curves import CurveMeasurement, judged_text, layer_order
+from sparsedash.engine.calibration.curves import CurveMeasurement, layer_order, scored_text
 from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients
 from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,
@@ -366,7 +366,7 @@ class Calibration:
 
     @cached_property
     def _curves(self) -> CurveMeasurement:
-        return CurveMeasurement(self.load(), judged_text(self.read()))
+        return CurveMeasurement(self.load(), scored_text(self.read()))
 
 
 @dataclass(eq=False)

@@ -237,7 +237,7 @@ def _rounded_otherwise(mlp: Mlp) -> PrunedMlp:
     return PrunedMlp(torch.arange(mlp.width), changed.cpu())
 
 
-def judged_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+def scored_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     """Beginnings of the held-out sequences, CURVE_TOKENS in all; else of the first sequence."""
     texts = split_held_out(sequences)[1] or sequences[:1]
     return beginnings(texts, CURVE_TOKENS, max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(texts)))

@@ -28,12 +28,12 @@ Applied = Callable[[], AbstractContextManager[None]]
 class Batch:
     """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real.
 
-    given: further model inputs.
+    model_inputs: further arguments of the model.
     """
 
     ids: Tensor
     mask: Tensor
-    given: Mapping[str, Tensor] = field(default_factory=dict)
+    model_inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -84,7 +84,7 @@ class BlockWalk:
             body(
                 input_ids=batch.ids,
                 use_cache=cache is not None,
-                **batch.given,
+                **batch.model_inputs,
                 **cached,
             )
         self._hidden.append(embeddings[0])

@@ -130,7 +130,7 @@ def read_back(
     values = gguf_model.weights(model.config)
     # By the layers' numbers in the dense model.
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    names = {renumbered(name, path, sparse.gone): name for name in parameters}
+    names = {renumbered(name, path, sparse.removed_layers): name for name in parameters}
     values = {names.get(name, name): value for name, value in values.items()}
     kinds = {names.get(name, name): kind for name, kind in gguf_model.kinds.items()}
     per_block = reader.values["general.architecture"] != architecture
@@ -168,7 +168,7 @@ def read_back(
     in_mlps = _mlp_parameters(sparse)
     others: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        if id(parameter) in in_mlps or renumbered(name, path, sparse.gone) is None:
+        if id(parameter) in in_mlps or renumbered(name, path, sparse.removed_layers) is None:
             continue
         if id(parameter) not in shared:
             raise ExportError(f"The file lacks {name}.", _ADVICE)

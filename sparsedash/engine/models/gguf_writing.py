@@ -170,10 +170,12 @@ def write_gguf(
         *_converted(outside_mlps, source, architecture, reader.values),
         *_mlp_tensors(sparse, widths, weights),
     ]
-    if sparse.gone:
+    if sparse.removed_layers:
         n_layers = len(widths)
-        layout = f"{n_layers - len(sparse.gone)} of {n_layers} layers, {layout}"
-        numbered = [(renumbered(tensor.name, "blk", sparse.gone), tensor) for tensor in tensors]
+        layout = f"{n_layers - len(sparse.removed_layers)} of {n_layers} layers, {layout}"
+        numbered = [
+            (renumbered(tensor.name, "blk", sparse.removed_layers), tensor) for tensor in tensors
+        ]
         tensors = [replace(tensor, name=name) for name, tensor in numbered if name is not None]
     size = sum(tensor.n_bytes for tensor in tensors)
     require_room(size)

@@ -252,12 +252,12 @@ ReadModel = Callable[[Source, Dtype], LoadedModel]
 class ModelCache:
     """Keeps the model loaded last for the next job.
 
-    n_loaded: while 1, peak memory is that of one model. given: of a model in memory, the only one
-    in this cache.
+    n_loaded: while 1, peak memory is that of one model. in_memory: of a model that the caller
+    holds, the only one in this cache.
     """
 
-    def __init__(self, given: Source | None = None, kept: LoadedModel | None = None) -> None:
-        self.given = given
+    def __init__(self, in_memory: Source | None = None, kept: LoadedModel | None = None) -> None:
+        self.in_memory = in_memory
         self._kept = kept
         self._source: Source | None = None
         self.n_loaded = 0

@@ -33,15 +33,15 @@ class PrunedChannels:
     """A model whose MLPs have fewer channels, or that has fewer layers.
 
     errors: of the MLPs before healing and quantising. block_losses: loss of the model by the cut of
-    each block alone, where measured. gone: layers removed as a whole. others: parameters outside
-    the MLPs that are not the dense ones, by name: norms of a healed model, all of a quantised one.
+    each block alone, where measured. others: parameters outside the MLPs that are not the dense
+    ones, by name: norms of a healed model, all of a quantised one.
     """
 
     loaded: LoadedModel
     blocks: LazySequence[PrunedMlp]
     errors: Sequence[BlockErrors]
     block_losses: Callable[[], list[float]]
-    gone: Sequence[int] = ()
+    removed_layers: Sequence[int] = ()
     others: Mapping[str, Tensor] = field(default_factory=dict)
     healed: Healed | None = None
     quantised: Quantised | None = None
@@ -81,7 +81,7 @@ class PrunedChannels:
         with (
             reparametrised(loaded.model, self.others),
             loaded.residency.changed(changes),
-            skipping(loaded.model.base_model, loaded.blocks, self.gone),
+            skipping(loaded.model.base_model, loaded.blocks, self.removed_layers),
         ):
             yield
 
@@ -129,7 +129,7 @@ class MaskedWeights:
     scope: Scope
     blocks: Sequence[MaskedBlock]
     groups: list[list[list[str]]]
-    gone: Sequence[int] = ()
+    removed_layers: Sequence[int] = ()
 
     def round_(self, index: int) -> None:
         """Do nothing: the weights have the model's own type already."""

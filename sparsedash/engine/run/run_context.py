@@ -217,8 +217,8 @@ class RunContext:
     @cached_property
     def source(self) -> Source:
         """The model's files and identity."""
-        if self.model_cache.given is not None:
-            return self.model_cache.given
+        if self.model_cache.in_memory is not None:
+            return self.model_cache.in_memory
         reference = self.settings.model
         # Before the files are read: a change while they are read must not be noted under their new
         # stamps.
