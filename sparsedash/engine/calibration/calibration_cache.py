@@ -298,7 +298,12 @@ class Calibration:
             return block_masks
 
         key = store_keys.scheduled_gradients_key(self.keys, method, permille)
-        return self._gradients(key, method.rounds, masks, index)
+        return self._gradients(
+            key,
+            method.rounds,
+            masks,
+            index,
+        )
 
     def _gradients(
         self,

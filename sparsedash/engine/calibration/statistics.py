@@ -276,7 +276,13 @@ def statistics_walk(
         )
         keep(index, statistics)
 
-    walk = LazyWalk(loaded, sequences, block, checkpoint, on_end)
+    walk = LazyWalk(
+        loaded,
+        sequences,
+        block,
+        checkpoint,
+        on_end,
+    )
     return walk
 
 

@@ -47,7 +47,11 @@ def talking_to(
         def ask(line: str) -> str:
             assert process.stdin and process.stdout, "both are pipes"
             with suppress(BrokenPipeError):
-                print(line, file=process.stdin, flush=True)
+                print(
+                    line,
+                    file=process.stdin,
+                    flush=True,
+                )
             if answer := process.stdout.readline():
                 return answer.strip()
             raise ExportError(

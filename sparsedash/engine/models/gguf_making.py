@@ -255,7 +255,13 @@ def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[Gg
         kind = gguf_type(full_name, tensor.shape, "float16")
         if kind is not GGMLQuantizationType.F32:
             kind = GGMLQuantizationType[_KINDS.get(type_name(tensor.dtype), "F32")]
-        make = partial(_rows, tensor, gguf_name, config, name)
+        make = partial(
+            _rows,
+            tensor,
+            gguf_name,
+            config,
+            name,
+        )
         yield GgufTensor(full_name, tuple(tensor.shape), kind, make)
 
 

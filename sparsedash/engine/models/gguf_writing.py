@@ -186,7 +186,13 @@ def write_gguf(
         widths=widths,
         file_type=file_type,
     )
-    write_file(file, architecture, keys, tensors, on_part)
+    write_file(
+        file,
+        architecture,
+        keys,
+        tensors,
+        on_part,
+    )
     base_size = dense_bytes(reader, weights)
     return WrittenFiles(
         layout=layout,

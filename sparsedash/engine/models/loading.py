@@ -323,7 +323,12 @@ def locate_model(
     on_part: called while a .gguf file is unpacked. commit: of a model of the hub; empty: the
     current one. Raises ModelError for files that loading would refuse.
     """
-    source = _locate_files(reference, store, on_part, commit)
+    source = _locate_files(
+        reference,
+        store,
+        on_part,
+        commit,
+    )
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
@@ -430,7 +435,13 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    return _loaded(source, dtype, model, tokenizer, warnings)
+    return _loaded(
+        source,
+        dtype,
+        model,
+        tokenizer,
+        warnings,
+    )
 
 
 def _loaded(

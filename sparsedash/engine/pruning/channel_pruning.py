@@ -214,7 +214,11 @@ def _curve(
     measured factors.
     """
     compensation = COMPENSATIONS[method.compensation]
-    order = torch.argsort(scores, descending=True, stable=True)
+    order = torch.argsort(
+        scores,
+        descending=True,
+        stable=True,
+    )
     errors = compensation.errors(layer, order, method.damping).clamp_min(0).numpy()
     # Where only channels that are never active are removed, the loss is rounding: the first width
     # that costs is measured.
@@ -293,7 +297,12 @@ def score_channels(
     def on_scored(index: int) -> None:
         on_layer(2 * index + 1 if method.per_block else index + 1, 2 * n)
 
-    return LazySequence(n, score, checkpointed, on_scored)
+    return LazySequence(
+        n,
+        score,
+        checkpointed,
+        on_scored,
+    )
 
 
 def score_dependencies(method: MethodSettings) -> tuple[object, ...]:
@@ -362,7 +371,12 @@ def prune_channels(
         if share:
             on_layer(_n_done(index, n, method), 2 * n)
 
-    return LazySequence(n, narrow, checkpointed, on_narrowed)
+    return LazySequence(
+        n,
+        narrow,
+        checkpointed,
+        on_narrowed,
+    )
 
 
 @torch.no_grad()
@@ -397,7 +411,12 @@ def remove_layers(
         weight = out_weight(mlps[index]).float().cpu()
         return PrunedMlp(torch.arange(0), weight[:, :0]) if index in gone else _unpruned(weight)
 
-    return LazySequence(len(mlps), keep, checkpointed, on_layer)
+    return LazySequence(
+        len(mlps),
+        keep,
+        checkpointed,
+        on_layer,
+    )
 
 
 def _block_seed(seed: int, index: int) -> int:

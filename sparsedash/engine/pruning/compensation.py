@@ -85,7 +85,12 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     """
     weight = layer.out_weight
     if len(kept) == layer.width:
-        return PrunedMlp(kept, weight, layer.out_bias, 0.0)
+        return PrunedMlp(
+            kept,
+            weight,
+            layer.out_bias,
+            0.0,
+        )
     gone = complement(kept, layer.width)
     removed = weight[:, gone]
     kept_with_gone = layer.moment(kept, gone)
