@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -92,7 +92,8 @@ def mask_gradients(
                 parts.append(list(checkpointed(n_done, read)))
                 n_done += 1
         on_step(replace(step, done=n_done))
-        order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
+        rows = list(chain.from_iterable(batch_rows for batch_rows, _ in batches))
+        order = torch.argsort(torch.tensor(rows))
         for block, before in enumerate(gradients):
             # One block after another, and nothing kept twice: all of them may be gigabytes.
             in_order = torch.cat([part.pop(0) for part in parts])[order]

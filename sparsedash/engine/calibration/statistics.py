@@ -450,7 +450,7 @@ def unpack_statistics(data: bytes) -> Statistics:
 def shared_inputs(loaded: LoadedModel) -> list[list[list[str]]]:
     """Names of each block's called projections, grouped by the input tensor that they share."""
     blocks = loaded.projections("decoder")
-    modules = [module for block in blocks for module in block.values()]
+    modules = list(chain.from_iterable(block.values() for block in blocks))
     # Kept until the end: another tensor may take the memory of one that is freed.
     inputs: dict[nn.Module, Tensor] = {}
     with capture_inputs(modules, [partial(inputs.__setitem__, module) for module in modules]):

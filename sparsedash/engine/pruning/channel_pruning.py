@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, pairwise
 from random import Random
 
 import numpy as np
@@ -83,10 +82,10 @@ def least_total_loss(
         for block, options in zip(blocks, widths, strict=True)
     ]
     # In the largest unit that divides all savings.
-    unit = math.gcd(*(int(saving) for saving in chain.from_iterable(savings))) or 1
-    steps = [[int(saving) // unit for saving in block_savings] for block_savings in savings]
+    unit = int(np.gcd.reduce(np.concatenate(savings))) or 1
+    steps = [(block_savings // unit).tolist() for block_savings in savings]
     target = share * sum(block.width * block.cost for block in blocks) / unit
-    half_step = max(max(b - a for a, b in pairwise([0, *block_steps])) for block_steps in steps) / 2
+    half_step = max(np.diff([0, *block_steps]).max() for block_steps in steps) / 2
     capacity = min(sum(block_steps[-1] for block_steps in steps), math.ceil(target + half_step))
     # least[n]: the least loss of the blocks so far with n units saved.
     least = np.full(capacity + 1, np.inf)

@@ -114,8 +114,8 @@ def test_a_cache_keeps_one_model_and_reads_it_once(model_folder, store, tmp_path
     source = locate_model(str(model_folder), store)
     first = model_cache.take(source, "float32")
     assert model_cache.take(source, "float32") is first
-    other = locate_model(str(save_tiny(tmp_path / "m", seed=5)), store)
-    assert model_cache.take(other, "float32") is not first
+    second = locate_model(str(save_tiny(tmp_path / "m", seed=5)), store)
+    assert model_cache.take(second, "float32") is not first
     assert model_cache.take(source, "bfloat16").model.dtype == torch.bfloat16
 
 

@@ -1,6 +1,7 @@
 """For every family: removing channels gives the same logits as setting them to zero."""
 
 from contextlib import ExitStack
+from itertools import chain
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ EXACT = 1e-5
 
 
 def projections(mlps):
-    return [module for mlp in mlps for module in (*mlp.inner, mlp.out)]
+    return list(chain.from_iterable((*mlp.inner, mlp.out) for mlp in mlps))
 
 
 def addresses(mlps):
-    return [p.data_ptr() for module in projections(mlps) for p in module.parameters()]
+    parameters = chain.from_iterable(module.parameters() for module in projections(mlps))
+    return [parameter.data_ptr() for parameter in parameters]
 
 
 def narrow(mlp, kept):
@@ -39,7 +41,8 @@ def test_narrowing_gives_the_same_logits_as_masking(model_type):
     mlps = as_loaded(model).mlps
     hidden = model.config.hidden_size
     assert [out_weight(mlp).shape for mlp in mlps] == [(hidden, 96)] * 3
-    assert all(weight.shape == (96, hidden) for mlp in mlps for weight in inner_weights(mlp))
+    inner = chain.from_iterable(map(inner_weights, mlps))
+    assert {tuple(weight.shape) for weight in inner} == {(96, hidden)}
     dense = model(IDS).logits
     shared = addresses(mlps)
     with pruned(mlps, [narrow(mlp, torch.arange(96)) for mlp in mlps]):

@@ -75,11 +75,8 @@ def test_a_run_measures_the_loss_of_masked_weights(model_type, masked_run, store
     assert pruned.sparsity_permille == 500
     assert pruned.widths == pruned.dense_widths
     loaded = tiny_loaded(model_type)
-    n_weights = sum(
-        module.weight.numel()
-        for block in loaded.projections("decoder")
-        for module in block.values()
-    )
+    modules = chain.from_iterable(block.values() for block in loaded.projections("decoder"))
+    n_weights = sum(module.weight.numel() for module in modules)
     reached = pruned.reached
     assert (reached.channels, reached.weights, reached.bytes) == (0.5, 0.5, 0)
     assert reached.macs == pytest.approx(n_weights / 2 / loaded.shape.n_matmul, abs=1e-9)

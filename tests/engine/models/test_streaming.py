@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -172,7 +173,7 @@ def test_the_next_block_is_read_ahead_while_one_runs(streamed, monkeypatch):
 
     monkeypatch.setattr(residency, "_advise", note)
     streamed.model(IDS)
-    later = [parameter for block in streamed.blocks[1:] for parameter in block.parameters()]
+    later = chain.from_iterable(block.parameters() for block in streamed.blocks[1:])
     assert addresses == [parameter.data_ptr() for parameter in later]
 
 
