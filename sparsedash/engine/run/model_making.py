@@ -264,7 +264,7 @@ def _heal(
             loaded,
             made.blocks,
             calibration.read(),
-            run.text_to_heal(method),
+            run.calibration_texts.to_heal(method),
             n_steps=method.heal_steps,
             seed=run.settings.calibration.seed,
             on_step=run.log.on_step,

@@ -13,8 +13,8 @@ from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context
+from sparsedash.engine.run.calibration_texts import CalibrationTexts
 from sparsedash.engine.run.model_making import RunModel
-from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import (
     CalibrationError,
     Cancelled,
@@ -204,7 +204,7 @@ def test_methods_without_calibration_text_never_ask_for_it(
     )
     whole = Store(tmp_path / "whole")
     both = ran(replace(asked, methods=(method, CHANNELS)), whole)
-    monkeypatch.setattr(RunContext, "sequences", must_not_run)
+    monkeypatch.setattr(CalibrationTexts, "sequences", must_not_run)
     no_calibration()
     run = ran(asked, store)
     assert run.corpora["calibration"].startswith("self:")
