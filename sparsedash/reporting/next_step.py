@@ -32,6 +32,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.run_checks import Reach
 from sparsedash.stats.anytime import ALPHA
@@ -99,7 +100,8 @@ def _next_step(found: RunResults, reach: Reach) -> NextStep:
     rows, run, settings = found.best, found.run, found.run.settings
     within, beyond = largest_within(rows), smallest_beyond(rows)
     low, high = within.permille if within else -1, beyond.permille if beyond else 1001
-    method = rows[0].method
+    spec = rows[0].spec
+    method, is_plain = spec.pruning, not spec.heal_steps
     if run.find is not None and within is not None:
         said = (
             f"Next: export the model at {sparsity_percent(low)}, or see which answers it changed."
@@ -114,26 +116,27 @@ def _next_step(found: RunResults, reach: Reach) -> NextStep:
         return _ask_more(found, unknown)
     if run.find is not None:
         search, other = _by_limits(run.find, found.tolerance), _recommended(method)
-        if other == method:
+        if other == method and is_plain:
             return NextStep(
                 said="Next: allow more, and search again.", link="Change the limits", asked=search
             )
-        said = f"Next: search with {quoted_method(other)}."
-        return NextStep(said=said, link="Search again", asked=replace(search, method=other))
+        said = f"Next: search with “{wording.method_title(other)}”."
+        search = replace(search, method=other, heal_steps=0)
+        return NextStep(said=said, link="Search again", asked=search)
     if method.pattern in FIXED_PERMILLE:
         return _race_others(settings, method)
     if is_one_layer_apart(within, beyond):
-        return _no_layer_more(settings, method, within)
+        return _no_layer_more(settings, spec, within)
     if within is not None and low < high < 1001:
         said = f"search for the largest sparsity within your limit, between {low / 10:g} and {sparsity_percent(high)}"
     elif within is not None:
         said = f"see whether more than {sparsity_percent(low)} can be removed"
     else:
         said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed"
-        if not method.reads_text and (other := _recommended(method)) != method:
+        if not spec.reads_text and (other := _recommended(method)) != method:
             # A method that knows nothing of the activations is no way to find how much can go.
             method = other
-            said += f" with {quoted_method(method)}"
+            said += f" with “{wording.method_title(method)}”"
     evaluation, on = _deciding_passages(found, reach)
     if evaluation is None:
         # Twice of what does not cost too much, or where the loss would be the limit; half way by
@@ -151,11 +154,13 @@ def _next_step(found: RunResults, reach: Reach) -> NextStep:
                 link="",
                 asked=settings,
             )
-        return _try_on_all(found, method, between, on, reach)
+        spec = SparseSpec(method, between, spec.heal_steps)
+        return _try_on_all(found, spec, on, reach)
     search = FindSettings(
         model=settings.model,
         dtype=settings.dtype,
         method=method,
+        heal_steps=spec.heal_steps,
         calibration=settings.calibration,
         evaluation=replace(evaluation, stop_early=False),
         tolerance=found.tolerance,
@@ -173,23 +178,22 @@ def _at_limit(within: Judged | None, beyond: Judged) -> int:
     return max(low + 10, 10 * round((half_way if at is None else at) / 10))
 
 
-def _no_layer_more(
-    settings: RunSettings, method: MethodSettings, within: Judged | None
-) -> NextStep:
+def _no_layer_more(settings: RunSettings, spec: SparseSpec, within: Judged | None) -> NextStep:
     """What can be done where one layer more is beyond the limits."""
     if within is not None:
         name = sparsity_percent(within.permille)
         said = f"One layer more costs too much. Next: export the model at {name}, or see which answers it changed."
         return NextStep(said=said, link="Export this model", asked=None)
+    method = spec.pruning
     other, instead = _recommended(method), ""
-    if other == method.unhealed:
+    if other == method:
         # No channel is part of the cache.
         budget = "weights" if method.budget == "kv-cache" else method.budget
         other, instead = (
             replace(method_named(DEFAULT_METHOD), budget=budget),
             ", which removes channels",
         )
-    said = f"Not even one layer can go with {quoted_method(method)}. Next: try {quoted_method(other)}{instead}."
+    said = f"Not even one layer can go with {quoted_method(spec)}. Next: try “{wording.method_title(other)}”{instead}."
     asked = replace(settings, methods=(other,))
     return NextStep(said=said, link=f"Try {wording.method_title(other)}", asked=asked)
 
@@ -216,12 +220,10 @@ def _recommended(method: MethodSettings) -> MethodSettings:
     )
 
 
-def _try_on_all(
-    found: RunResults, method: MethodSettings, permille: int, why: str, reach: Reach
-) -> NextStep:
+def _try_on_all(found: RunResults, spec: SparseSpec, why: str, reach: Reach) -> NextStep:
     """Where no text has the passages for a search: one sparsity, on the most there are."""
     evaluation = found.run.settings.evaluation
-    on = f" with {quoted_method(method)}" if method != found.best[0].method else ""
+    on = f" with {quoted_method(spec)}" if spec.method != found.best[0].method else ""
     if texts := _longer_texts(evaluation, found.dense.last_word.total, reach):
         text = max(texts, key=lambda text: text.n_texts or _MOST_PASSAGES)
         evaluation, on = (
@@ -229,23 +231,25 @@ def _try_on_all(
             f"{on} on {text.title}",
         )
     asked = replace(found.run.settings, evaluation=evaluation)
-    return _try(
-        asked, method, permille, why, f"{on} (that may stay undecided), or upload more passages."
-    )
+    return _try(asked, spec, why, f"{on} (that may stay undecided), or upload more passages.")
 
 
-def _try(
-    settings: RunSettings, method: MethodSettings, permille: int, why: str, end: str
-) -> NextStep:
+def _try(settings: RunSettings, spec: SparseSpec, why: str, end: str) -> NextStep:
     """Try one sparsity more. end: of the sentence."""
-    name = sparsity_percent(permille)
-    asked = replace(settings, methods=_beside_unhealed(method), sparsities_permille=(permille,))
+    name = sparsity_percent(spec.permille)
+    asked = _with_models(settings, [spec])
     return NextStep(said=f"{why} Next: try {name}{end}", link=f"Try {name}", asked=asked)
 
 
-def _beside_unhealed(method: MethodSettings) -> tuple[MethodSettings, ...]:
-    """The method; a healed one comes beside the one that it began from."""
-    return tuple(dict.fromkeys((method.unhealed, method)))
+def _with_models(settings: RunSettings, specs: Sequence[SparseSpec]) -> RunSettings:
+    """The run of these models of one method; where they are healed, with those before it."""
+    return replace(
+        settings,
+        methods=(specs[0].pruning,),
+        heal_steps=tuple(dict.fromkeys((0, specs[0].heal_steps))),
+        quantise=(),
+        sparsities_permille=tuple(spec.permille for spec in specs),
+    )
 
 
 def _by_limits(search: FindSettings, tolerance: Tolerance) -> FindSettings:
@@ -332,8 +336,7 @@ def _asked_again(
     settings: RunSettings, rows: Sequence[Judged], evaluation: EvaluationSettings
 ) -> RunSettings:
     """These models of a run once more, evaluated like this."""
-    methods, permilles = _beside_unhealed(rows[0].method), tuple(row.permille for row in rows)
-    return replace(settings, methods=methods, evaluation=evaluation, sparsities_permille=permilles)
+    return replace(_with_models(settings, [row.spec for row in rows]), evaluation=evaluation)
 
 
 def _test_again(found: RunResults, unknown: Sequence[Judged], reach: Reach) -> NextStep | None:
@@ -480,7 +483,8 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextSt
     between = (max(low, 0) + unknown[0].permille) // 20 * 10
     decides = n_tested >= _search_needs(found) and method.pattern not in FIXED_PERMILLE
     if isinstance(asked, RunSettings) and decides and between > max(low, 0):
-        return _try(asked, method, between, why, ", or allow a larger loss.")
+        spec = replace(unknown[0].spec, permille=between)
+        return _try(asked, spec, why, ", or allow a larger loss.")
     said = f"{why} Next: upload more passages, or allow a larger loss."
     if isinstance(asked, FindSettings):
         return NextStep(

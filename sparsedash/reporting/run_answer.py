@@ -28,6 +28,7 @@ from sparsedash.reporting.wording import and_join, limit_factor, quantity, spars
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Run
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.sparsity_search import first_crossing
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, ToleranceVerdict
@@ -47,7 +48,7 @@ def answer_sentence(found: RunResults, ended: bool = False, race: bool = True) -
     rows, search = found.best, _search(found)
     if not rows:
         if found.judged and not any(found.run.settings.made_permille):
-            quantised = [each for each in found.judged if each.method.quantise]
+            quantised = [each for each in found.judged if each.spec.quantise]
             said = [
                 f"{found.names[each.record.key]} {verdict_words(each.verdict)}."
                 for each in quantised
@@ -61,8 +62,8 @@ def answer_sentence(found: RunResults, ended: bool = False, race: bool = True) -
         return f"The dense model is evaluated; {rest}."
     method, verdicts = rows[0].method, {row.permille: row.verdict for row in rows}
     if search is not None and search.finished:
-        return find_sentence(search, method, verdicts)
-    by = f" with {quoted_method(method)}" if found.run.settings.names_methods else ""
+        return find_sentence(search, rows[0].spec, verdicts)
+    by = f" with {quoted_method(rows[0].spec)}" if found.run.settings.names_methods else ""
     notes = {row.permille: _rounding_note(row) for row in rows}
     said = [
         verdicts_sentence(verdicts, method, found.tolerance, by, notes),
@@ -72,9 +73,9 @@ def answer_sentence(found: RunResults, ended: bool = False, race: bool = True) -
     return sentence if found.run.finished or ended else f"So far: {sentence}"
 
 
-def quoted_method(method: MethodSettings) -> str:
+def quoted_method(spec: SparseSpec) -> str:
     """The title of a method in quotation marks."""
-    return f"“{wording.method_title(method)}”"
+    return f"“{wording.spec_title(spec)}”"
 
 
 def race_sentence(found: RunResults) -> str:
@@ -83,13 +84,13 @@ def race_sentence(found: RunResults) -> str:
     """
     if not found.race:
         return ""
-    best, at = quoted_method(found.best[0].method), sparsity_percent(found.race[0][0].permille)
+    best, at = quoted_method(found.best[0].spec), sparsity_percent(found.race[0][0].permille)
     if (fewest := min(difference.n_passages for _, difference in found.race)) < FEWEST_PASSAGES:
         return f"{wording.too_few(fewest, 'passage')} to rank methods; test on {FEWEST_PASSAGES} or more."
     groups: dict[int, list[str]] = {-1: [], 0: [], 1: []}
     for rival, difference in found.race:
         groups[difference.is_shown * (1 if difference.value > 0 else -1)].append(
-            quoted_method(rival.method)
+            quoted_method(rival.spec)
         )
     ahead, alike, beaten = groups.values()
     p = max(
@@ -123,12 +124,13 @@ def _some(methods: Sequence[str], race: Sequence[object]) -> str:
 
 
 def find_sentence(
-    result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]
+    result: FindResult, spec: SparseSpec, verdicts: Mapping[int, ToleranceVerdict]
 ) -> str:
     """How much can be removed, by a finished search. verdicts: on the trials, by their sparsity in
     per mille.
     """
-    by = f" with {quoted_method(method)}" if method.heal_steps else ""
+    method = spec.pruning
+    by = f" with {quoted_method(spec)}" if spec.heal_steps else ""
     ends = {
         step: verdicts[step]
         for step in (result.answer, result.next_step)
@@ -270,7 +272,7 @@ def estimate_words(found: RunResults) -> str:
         else f"{at.low:.2g} to {at.high:.2g}{wording.NBSP}%"
     )
     limit, gone = limit_factor(found.tolerance.ratio), wording.removed_or_zeroed(method)
-    by = f" by {quoted_method(method)}" if found.run.settings.names_methods else ""
+    by = f" by {quoted_method(found.best[0].spec)}" if found.run.settings.names_methods else ""
     share = f"{at.percent:.2g}{wording.NBSP}% {wording.share_of(method)} {gone}{by}"
     return (
         f"By linear interpolation perplexity reaches {limit} at {share} (by the intervals {ends})."
@@ -296,7 +298,7 @@ def answer_figures(found: RunResults, race: bool = True) -> list[str]:
         if row.record.pruned
     ]
     said += [
-        f"{quoted_method(row.method)} at {sparsity_percent(row.permille)}: "
+        f"{quoted_method(row.spec)} at {sparsity_percent(row.permille)}: "
         f"{wording.healing_words(row.record.pruned.healed)}."
         for row in (*named, *(rival for rival, _ in found.race))
         if row.record.pruned and row.record.pruned.healed
@@ -307,12 +309,14 @@ def answer_figures(found: RunResults, race: bool = True) -> list[str]:
         )
         return [*said, find_steps(search), *tasks] if search.finished else said
     said += [
-        f"{quoted_method(rival.method)} at {sparsity_percent(rival.permille)}: "
-        f"{difference_words(difference, quoted_method(rows[0].method))}."
+        f"{quoted_method(rival.spec)} at {sparsity_percent(rival.permille)}: "
+        f"{difference_words(difference, quoted_method(rows[0].spec))}."
         for rival, difference in (found.race if race else ())
     ]
     zeros = [
-        quoted_method(method) for method in found.run.settings.methods if not method.takes_channels
+        f"“{wording.method_title(method)}”"
+        for method in found.run.settings.methods
+        if not method.takes_channels
     ]
     if rows and rows[0].method.takes_channels and zeros:
         said.append(
@@ -359,12 +363,12 @@ def find_steps(result: FindResult) -> str:
 
 
 def find_document(
-    result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]
+    result: FindResult, spec: SparseSpec, verdicts: Mapping[int, ToleranceVerdict]
 ) -> dict[str, Any]:
     """The search as JSON values; docs/cli.md describes its fields."""
     return {
         "answer_percent": None if result.answer is None else result.answer / 10,
-        "sentence": find_sentence(result, method, verdicts).replace(wording.NBSP, " "),
+        "sentence": find_sentence(result, spec, verdicts).replace(wording.NBSP, " "),
         "tolerance": result.tolerance.as_document(),
         "passages": result.n_passages,
         "steps_percent": [step / 10 for step in result.steps],

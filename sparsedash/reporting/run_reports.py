@@ -294,7 +294,7 @@ def run_document(
     order.
     """
     run, asked, result = found.run, found.run.settings, found.search
-    method, by_permille = asked.methods[0], {each.permille: each.verdict for each in found.judged}
+    by_permille = {each.permille: each.verdict for each in found.judged}
     return {
         "format": RESULT_FORMAT,
         "key": run.key,
@@ -319,7 +319,7 @@ def run_document(
         "sentence": answer_sentence(found, ended=not run.finished).replace(wording.NBSP, " "),
         "estimate": (at := limit_estimate(found)) and at._asdict(),
         "next": step and step.said.replace(wording.NBSP, " "),
-        "find": result and find_document(result, method, by_permille),
+        "find": result and find_document(result, asked.points[0], by_permille),
         "race": [_rival(*each) for each in found.race],
         "dense": _answers(dense),
         "sparse": [
@@ -356,7 +356,7 @@ def _rival(judged: Judged, difference: LikelihoodDifference) -> dict[str, Any]:
     ratio, low, high = (
         verdicts.finite_ratio(nats) for nats in (difference.value, difference.low, difference.high)
     )
-    at = {"method": asdict(judged.method), "sparsity_percent": judged.permille / 10}
+    at = {"method": judged.spec.method_document(), "sparsity_percent": judged.permille / 10}
     shown = {name: getattr(difference, name) for name in ("level", "is_shown", "n_passages")}
     return at | {"ratio": ratio, "low": low, "high": high, "p_adjusted": difference.p_value} | shown
 
@@ -368,7 +368,7 @@ def _sparse(found: RunResults, judged: Judged, record: Record) -> dict[str, Any]
     per_layer = ("widths", *errors, "alone")
     paired = {name: getattr(pairs, name) for name in ("broke", "fixed", "p_value", "difference")}
     return {
-        "method": asdict(pruned.method),
+        "method": pruned.spec.method_document(),
         "sparsity_percent": pruned.sparsity_permille / 10,
         **verdicts.reached_percents(found, judged),
         "healed": pruned.healed and asdict(pruned.healed),

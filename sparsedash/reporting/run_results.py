@@ -23,6 +23,7 @@ from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.stored_results import AnswerCache, joined_continuation
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
@@ -91,15 +92,20 @@ class Judged:
     verdict: ToleranceVerdict
 
     @property
-    def method(self) -> MethodSettings:
-        """The method that made it."""
+    def spec(self) -> SparseSpec:
+        """How the model was pruned, healed and quantised."""
         assert self.record.pruned is not None, "a judged model is sparse"
-        return self.record.pruned.method
+        return self.record.pruned.spec
+
+    @property
+    def method(self) -> MethodSettings:
+        """The choices of pruning."""
+        return self.spec.pruning
 
     @property
     def permille(self) -> int:
         """The sparsity asked for."""
-        return self.record.sparsity_permille
+        return self.spec.permille
 
 
 Measured = tuple[Record, PairedComparison, Losses]
@@ -108,13 +114,20 @@ Measured = tuple[Record, PairedComparison, Losses]
 
 @dataclass(frozen=True, kw_only=True)
 class Weighed:
-    """A sparse model of a run without its record: what made it, the sparsity asked for, its
-    verdict.
-    """
+    """A sparse model of a run without its record, and its verdict."""
 
-    method: MethodSettings
-    permille: int
+    spec: SparseSpec
     verdict: ToleranceVerdict
+
+    @property
+    def method(self) -> MethodSettings:
+        """The choices of pruning."""
+        return self.spec.pruning
+
+    @property
+    def permille(self) -> int:
+        """The sparsity asked for."""
+        return self.spec.permille
 
 
 W = TypeVar("W", Judged, Weighed)
@@ -130,8 +143,9 @@ def best_method(models: Sequence[W]) -> list[W]:
     """
     by_method: dict[str, list[W]] = {}
     # What quantising costs says nothing of the method: its models are judged as they are before.
-    for each in (own for own in models if own.permille and not own.method.quantise):
-        by_method.setdefault(wording.method_title(each.method), []).append(each)
+    for model in models:
+        if model.permille and not model.spec.quantise:
+            by_method.setdefault(wording.spec_title(model.spec), []).append(model)
     ordered = [sorted(rows, key=lambda row: row.permille) for rows in by_method.values()]
     channels = [rows for rows in ordered if rows[0].method.takes_channels]
 
@@ -310,17 +324,16 @@ class RunResults:
         return headline_model(self.judged, search=self.run.find is not None)
 
     @property
-    def raced(self) -> dict[str, MethodSettings]:
-        """The methods that are compared with the best one, itself included, by their titles."""
+    def raced(self) -> dict[str, list[SparseSpec]]:
+        """Models that are compared with the best ones, these included, by their method's title."""
+        by_title: dict[str, list[SparseSpec]] = {}
         if self._named is None:
-            return {}
+            return by_title
         channels = self._named.method.takes_channels
-        own = [
-            each
-            for each in self.run.settings.methods
-            if each.takes_channels == channels and not each.quantise
-        ]
-        return {wording.method_title(method): method for method in own}
+        for spec in self.run.settings.points:
+            if spec.method and not spec.quantise and spec.method.takes_channels == channels:
+                by_title.setdefault(wording.spec_title(spec), []).append(spec)
+        return by_title
 
     @cached_property
     def race(self) -> list[tuple[Judged, LikelihoodDifference]]:
@@ -333,20 +346,14 @@ class RunResults:
         best, raced = self._named, self.raced
         if best is None:
             return []
-        asked = self.run.settings.sparsities_permille
-        shares = {
-            permille
-            for method in raced.values()
-            for permille in method.sparsities(asked)
-            if permille
-        }
-        titles = raced.keys() - {wording.method_title(best.method)}
+        shares = {spec.permille for specs in raced.values() for spec in specs}
+        titles = raced.keys() - {wording.spec_title(best.spec)}
         rivals = [
             each
             for each in self.judged
-            if each.permille == best.permille and not each.method.quantise
+            if each.permille == best.permille and not each.spec.quantise
         ]
-        rivals = [each for each in rivals if wording.method_title(each.method) in titles]
+        rivals = [each for each in rivals if wording.spec_title(each.spec) in titles]
         pairs, n = [(best.record, each.record) for each in rivals], len(raced)
         found = likelihood_differences(pairs, n * (n - 1) // 2 * len(shares))
         return sorted(zip(rivals, found, strict=True), key=lambda each: each[1].value)
@@ -366,25 +373,22 @@ class RunResults:
         """The names of its records within the run, by their keys, dense first."""
         return wording.record_names(self.run)
 
-    def line_method(self, method: MethodSettings) -> MethodSettings:
-        """The method whose line a model is on: dense quantised begins that of the first one
-        quantised alike.
-        """
-        if not method.quantise or method in self.run.settings.methods:
-            return method
-        return next(own for own in self.run.settings.methods if own.quantise == method.quantise)
+    def line_of(self, spec: SparseSpec) -> str:
+        """The label of a model's line in a chart: "sparse", or its method where that has to be said.
 
-    def line_of(self, method: MethodSettings) -> str:
-        """The label of a method's line in a chart: "sparse", or its name where it has to be
-        said.
+        Dense quantised begins the line of the first method that is quantised alike.
         """
-        method = self.line_method(method)
-        name = (
-            wording.method_title(method.unquantised)
-            if self.run.settings.names_methods
-            else "sparse"
-        )
-        return wording.typed(name, method, again=bool(self.run.source_type))
+        if spec.method is None:
+            alike = (own for own in self.run.settings.points if own.method)
+            spec = next((own for own in alike if own.quantise == spec.quantise), spec)
+        name = wording.spec_title(spec) if self.run.settings.names_methods else "sparse"
+        return wording.with_type(name, spec.quantise, again=bool(self.run.source_type))
+
+    @property
+    def lines(self) -> list[str]:
+        """The labels of all lines of its chart, in the order of its methods."""
+        pruned = [spec for spec in self.run.settings.points if spec.method]
+        return list(dict.fromkeys(map(self.line_of, pruned or self.run.settings.points)))
 
     def file_bytes(self, model: Judged) -> tuple[int, int] | None:
         """Bytes of a model's GGUF file and of dense's in 16 bits; None where nothing was quantised
@@ -398,10 +402,7 @@ class RunResults:
             if made and own and (of := own.quantised):
                 if own is made:
                     return of.n_bytes, of.dense_bytes
-                if (own.method.unquantised, own.sparsity_permille) == (
-                    made.method,
-                    made.sparsity_permille,
-                ):
+                if own.spec.before_quantising == made.spec:
                     return of.full_bytes, of.dense_bytes
         return None
 
@@ -423,11 +424,9 @@ class RunResults:
         for.
         """
         asked, axis = self.run.settings.budget, axis or self.run.settings.axis
-        lines: dict[str, list[Point]] = {
-            self.line_of(method): [] for method in self.run.settings.methods
-        }
+        lines: dict[str, list[Point]] = {label: [] for label in self.lines}
         for each in self.judged:
-            lines.setdefault(self.line_of(each.method), []).append(self.point_of(each, axis))
+            lines.setdefault(self.line_of(each.spec), []).append(self.point_of(each, axis))
         if live is not None and axis == asked:
             lines[live[0]].append(live[1])
         return TradeoffData(
@@ -436,7 +435,7 @@ class RunResults:
             n_passages=self.dense.last_word.total,
             taken=wording.sparsity_axis_title((each.method for each in self.judged), axis),
             asked=self.run.settings.made_permille if axis == asked else (),
-            leader=self.line_of(self.best[0].method) if self.best else "",
+            leader=self.line_of(self.best[0].spec) if self.best else "",
             published=published_beside(self.dense) if axis == "channels" else (),
             allowed=self.allowed,
         )
@@ -642,8 +641,8 @@ def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
         return None
     if not len(found.run.sparse) <= at.point < len(points):
         return None
-    method, permille = points[at.point]
-    return found.line_of(method), live_point(permille, at.n_right, at.done)
+    spec = points[at.point]
+    return found.line_of(spec), live_point(spec.permille, at.n_right, at.done)
 
 
 def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:

@@ -177,7 +177,7 @@ def healed_weights(run: Run, record: Callable[[str], Record | None]) -> frozense
     """Keys of the healed weights that models of this run have. record: gives the record of a
     key.
     """
-    if not any(method.heal_steps for method in run.settings.methods):
+    if not any(run.settings.heal_steps):
         return frozenset()
     keys = set()
     for sparse in map(record, run.sparse):

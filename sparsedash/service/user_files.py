@@ -11,8 +11,8 @@ from sparsedash.jobs.job import Job
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import AccessError, CorpusError, ExportError
 from sparsedash.schema.export_settings import EXPORTS, Export, ExportSettings, Form
-from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Record
+from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.service.request_checks import Access, upload_named
 from sparsedash.service.stored_results import known_shape
 from sparsedash.storage.model_folders import (

@@ -214,7 +214,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
             (*OF_PASSAGES, "tasks") if found.has_task_lines else OF_PASSAGES
         )
         measure = choose_measure(measures)
-        lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
+        lines = found.lines
         gain, axis = loss_charts.choose_axis(lines, found.run.settings.axis)
         if measure == "tasks":
             tradeoff = found.task_tradeoff(axis)
@@ -391,14 +391,12 @@ def _numbers(found: RunResults, live: bool, grows: bool) -> list[Html]:
     shown = list(dict.fromkeys(spoken_of))[: _MOST_NUMBERS - bool(found.race)]
     numbers = [card("Dense", *verdicts.headline_baseline(found.dense), css="sd-dense")]
     for row in (rows[permille] for permille in sorted(shown)):
-        name = wording.model_words(
-            row.method, row.permille, run.settings.names_methods, row.record.pruned
-        )
+        name = wording.model_words(row.spec, run.settings.names_methods, row.record.pruned)
         # Of several lines each has a colour of its own in the chart.
         css = f"{'' if len(run.settings.methods) > 1 else 'sd-sparse '}sd-{row.verdict.perplexity.verdict}"
         numbers.append(card(name, *verdicts.headline_loss(row.verdict), css=css))
     for rival, difference in found.race[:1]:
-        title, best = (wording.method_title(each.method) for each in (rival, found.best[0]))
+        title, best = (wording.spec_title(each.spec) for each in (rival, found.best[0]))
         numbers.append(
             card(
                 f"{title} against {best}",

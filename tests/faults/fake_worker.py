@@ -50,7 +50,7 @@ def records_of(asked: PartSettings) -> tuple[Record, list[Record]]:
     )
     sparse = []
     for point in asked.points:
-        pruned = replace(PRUNED, sparsity_permille=asked.run.points[point][1])
+        pruned = replace(PRUNED, spec=asked.run.points[point])
         sparse.append(replace(dense, key=digest([asked.run_key, point]), pruned=pruned))
     return dense, sparse
 

@@ -19,7 +19,6 @@ from sparsedash.schema.errors import (
 )
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.find_settings import FindResult
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import (
     Choices,
     Continuation,
@@ -114,7 +113,7 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
 
 def test_healed_weights_stay_while_a_run_has_them_and_go_with_the_last_one(backend):
     done = Healed(steps=4, kept_step=4, before=0.2, after=0.1, n_tokens=60, weights="one")
-    settings = replace(specimens.SETTINGS, methods=(MethodSettings(heal_steps=4),))
+    settings = replace(specimens.SETTINGS, heal_steps=(4,))
     for name in ("one", "other"):
         run = stored_run(backend, name, settings=settings)
         record = backend._store.get(Record, run.sparse[0])

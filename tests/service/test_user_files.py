@@ -21,6 +21,7 @@ from sparsedash.schema.errors import (
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.service.backend import Backend
 from sparsedash.service.user_files import Exports
 from sparsedash.storage.model_folders import RECIPE
@@ -98,7 +99,10 @@ def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):
     backend._store.remember(store_keys.model_type_note(RECORD.model_identity), "bloom")
     assert "computes its width" in backend.exports.problems(even)["uniform"]
     masks = replace(
-        RECORD, pruned=replace(PRUNED, method=MethodSettings(pattern="1x1", allocation="uniform"))
+        RECORD,
+        pruned=replace(
+            PRUNED, spec=SparseSpec(MethodSettings(pattern="1x1", allocation="uniform"), 125)
+        ),
     )
     assert [form for form, why in backend.exports.problems(masks).items() if not why] == ["masked"]
 

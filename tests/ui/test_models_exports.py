@@ -149,7 +149,7 @@ def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page
     def quantised(record):
         return replace(
             record,
-            pruned=replace(record.pruned, method=replace(record.pruned.method, quantise="q4_0")),
+            pruned=replace(record.pruned, spec=replace(record.pruned.spec, quantise="q4_0")),
         )
 
     dense, *sparse = RECORDS

@@ -9,8 +9,8 @@ from sparsedash.catalog.resources import heal_tokens
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences
 from sparsedash.engine.texts.mixed_sequences import mixed_sequences
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
 
 Sequences = list[list[int]]
@@ -48,15 +48,15 @@ class CalibrationTexts:
         """The same number of samples, each of a single document."""
         return self._samples(share, replace(self._settings, packed=False))
 
-    def to_heal(self, method: MethodSettings) -> Sequences:
+    def to_heal(self, spec: SparseSpec) -> Sequences:
         """Sequences following the samples in the same corpus, up to what healing needs.
 
         Empty where the model writes the calibration text, since generation is slow, and for a
         method that reads the mix alone.
         """
-        share = mix_share(method, self._settings)
+        share = mix_share(spec, self._settings)
         samples = self.sequences(share)
-        n_missing = heal_tokens(method.heal_steps) - sum(map(len, samples))
+        n_missing = heal_tokens(spec.heal_steps) - sum(map(len, samples))
         n_more = ceil(n_missing / self._length)
         if self._settings.corpus == SELF or share == 1 or n_more < 1:
             return []
@@ -64,11 +64,11 @@ class CalibrationTexts:
             self._to_heal[share, n_more] = self._following(samples, share, n_more)
         return self._to_heal[share, n_more]
 
-    def n_sequences(self, method: MethodSettings) -> int:
-        """Number of samples that a method reads, those of the mix included."""
+    def n_sequences(self, spec: SparseSpec) -> int:
+        """Number of samples that a model reads, those of the mix included."""
         if self._settings.corpus == SELF:
             return len(self.expected_lengths)
-        return len(self.sequences(mix_share(method, self._settings)))
+        return len(self.sequences(mix_share(spec, self._settings)))
 
     @property
     def expected_lengths(self) -> list[int]:
