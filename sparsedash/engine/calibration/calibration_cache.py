@@ -129,7 +129,11 @@ class Calibration:
     @cached_property
     def few_tokens_warning(self) -> str | None:
         """A warning of too little text, noted for later runs; CalibrationError if far too little."""
-        warning = few_tokens_warning(self.load(), sum(map(len, self.read())), solves=self.solves)
+        warning = few_tokens_warning(
+            self.load(),
+            sum(map(len, self.read())),
+            solves=self.solves,
+        )
         note = store_keys.calibration_warning_note(self.keys.statistics)
         self.store.remember(note, warning or "")
         return warning
@@ -150,7 +154,11 @@ class Calibration:
             curve=self._curve,
         )
 
-    def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
+    def data_for(
+        self,
+        method: MethodSettings,
+        permille: int,
+    ) -> CalibrationData:
         """Input of the pruning functions for this method and sparsity.
 
         With mask gradients of its own if it prunes in rounds; without statistics if it reads no
@@ -185,7 +193,11 @@ class Calibration:
         if dependencies not in self._scores:
             key = store_keys.scores_key(self.keys.statistics, method)
             # They stay, for the next sparsity.
-            checkpoint = self.checkpoint("scores").numbered(key, _pack_scores, _unpack_scores)
+            checkpoint = self.checkpoint("scores").numbered(
+                key,
+                _pack_scores,
+                _unpack_scores,
+            )
             scores = score_channels(
                 self.load().mlps,
                 data,
@@ -196,7 +208,11 @@ class Calibration:
             self._scores[dependencies] = scores
         return self._scores[dependencies]
 
-    def removed_layers(self, method: MethodSettings, n_gone: int) -> list[int]:
+    def removed_layers(
+        self,
+        method: MethodSettings,
+        n_gone: int,
+    ) -> list[int]:
         """The layers that are removed first, in order."""
         key = store_keys.layers_key(self.keys.gradients, method)
         stored = self.store.get_artefact(key)
@@ -227,7 +243,11 @@ class Calibration:
         kind: ArtefactKind,
     ) -> None:
         """Store an artefact of this model."""
-        self.store.put_artefact(key, data, about_artefact(kind, self.load().identity))
+        self.store.put_artefact(
+            key,
+            data,
+            about_artefact(kind, self.load().identity),
+        )
 
     def get(
         self,
@@ -275,7 +295,11 @@ class Calibration:
         )
         share = channel_share(self.load().shape, method, permille)
 
-        def masks(done: float, gradients: list[Tensor], on_block: OnBlock) -> list[Tensor]:
+        def masks(
+            done: float,
+            gradients: list[Tensor],
+            on_block: OnBlock,
+        ) -> list[Tensor]:
             data = replace(self.data, mask_gradients=gradients.__getitem__)
             # In whole per mille.
             reached = round(SCHEDULES[method.schedule](share, done), 3)

@@ -70,11 +70,19 @@ class CurveMeasurement:
         mlp = self._loaded.mlps[index]
         if out_weight(mlp).dtype == torch.float32:
             return self._measured(index, versions, on_part)
-        rounding, *losses = self._measured(index, [_rounded_otherwise(mlp), *versions], on_part)
+        rounding, *losses = self._measured(
+            index,
+            [_rounded_otherwise(mlp), *versions],
+            on_part,
+        )
         return [max(loss - rounding, LEAST_CERTAIN * loss) for loss in losses]
 
     @torch.no_grad()
-    def losses_without(self, gone: Collection[int], on_part: OnPart = _ignore) -> dict[int, float]:
+    def losses_without(
+        self,
+        gone: Collection[int],
+        on_part: OnPart = _ignore,
+    ) -> dict[int, float]:
         """The loss without these layers and one more, by the index of that one.
 
         All go through a block together, so that streamed weights are read once.
@@ -131,7 +139,11 @@ class CurveMeasurement:
             list(walk.step(later))
         return self._mean_losses(walk, len(versions))
 
-    def _mean_losses(self, walk: BlockWalk, n_versions: int) -> list[float]:
+    def _mean_losses(
+        self,
+        walk: BlockWalk,
+        n_versions: int,
+    ) -> list[float]:
         """The loss of each version in this walk, one below another in every batch."""
         device = self._loaded.model.device
         losses = torch.zeros(
@@ -240,7 +252,11 @@ def _rounded_otherwise(mlp: Mlp) -> PrunedMlp:
 def scored_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     """Beginnings of the held-out sequences, CURVE_TOKENS in all; else of the first sequence."""
     texts = split_held_out(sequences)[1] or sequences[:1]
-    return beginnings(texts, CURVE_TOKENS, max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(texts)))
+    return beginnings(
+        texts,
+        CURVE_TOKENS,
+        max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(texts)),
+    )
 
 
 def layer_order(

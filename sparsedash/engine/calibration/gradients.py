@@ -171,5 +171,9 @@ def _mean_loss(model: Any, batch: Batch) -> Tensor:
     weights = real / real.sum(dim=1, keepdim=True).clamp_min(1)
     with head_sees_only(model, *real.nonzero(as_tuple=True)):
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
-    losses = nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][real], reduction="none")
+    losses = nn.functional.cross_entropy(
+        logits.float(),
+        batch.ids[:, 1:][real],
+        reduction="none",
+    )
     return (losses * weights[real]).sum()

@@ -233,5 +233,9 @@ def _solve_kept(
     """
     gone = complement(kept, moment.shape[0])
     cross = submatrix(moment, kept, gone) @ weight[:, gone].T + shift[:, kept].T
-    change, _ = damped_solution(lambda rows: submatrix(moment, kept[rows], kept), cross, damping)
+    change, _ = damped_solution(
+        lambda rows: submatrix(moment, kept[rows], kept),
+        cross,
+        damping,
+    )
     return weight[:, kept] + change.T

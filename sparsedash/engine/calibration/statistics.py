@@ -160,7 +160,12 @@ def enough_tokens(loaded: LoadedModel, n_tokens: int) -> bool:
     return n_tokens >= MIN_TOKENS_PER_CHANNEL * max(mlp.width for mlp in loaded.mlps)
 
 
-def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> str | None:
+def few_tokens_warning(
+    loaded: LoadedModel,
+    n_tokens: int,
+    *,
+    solves: bool,
+) -> str | None:
     """A warning of too few tokens for a stable fit; CalibrationError if a method `solves`."""
     width = max(mlp.width for mlp in loaded.mlps)
     if solves:

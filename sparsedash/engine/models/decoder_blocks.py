@@ -141,7 +141,11 @@ def capture_inputs(
 ) -> Iterator[None]:
     """Inside, every module passes its input to its sink before it runs."""
 
-    def pass_on(sink: Callable[[Tensor], None], _: nn.Module, inputs: tuple[Tensor]) -> None:
+    def pass_on(
+        sink: Callable[[Tensor], None],
+        _: nn.Module,
+        inputs: tuple[Tensor],
+    ) -> None:
         sink(inputs[0])
 
     with ExitStack() as hooks:
@@ -151,7 +155,11 @@ def capture_inputs(
 
 
 @contextmanager
-def head_sees_only(model: Any, rows: Tensor | slice, columns: Tensor | int) -> Iterator[None]:
+def head_sees_only(
+    model: Any,
+    rows: Tensor | slice,
+    columns: Tensor | int,
+) -> Iterator[None]:
     """Inside, the output head gets the hidden states at these places; logits are (n, vocabulary).
 
     Logits at every position would cost a fifth of the time and most of the memory. Two dimensions:
@@ -163,7 +171,11 @@ def head_sees_only(model: Any, rows: Tensor | slice, columns: Tensor | int) -> I
 
 
 @contextmanager
-def skipping(body: nn.Module, blocks: Sequence[nn.Module], gone: Collection[int]) -> Iterator[None]:
+def skipping(
+    body: nn.Module,
+    blocks: Sequence[nn.Module],
+    gone: Collection[int],
+) -> Iterator[None]:
     """Inside, these blocks return the hidden states that they are given.
 
     body: the model without its output head. In a key-value cache such a block counts the tokens.
@@ -193,7 +205,11 @@ def skipping(body: nn.Module, blocks: Sequence[nn.Module], gone: Collection[int]
         yield
 
 
-def remove_blocks_(model: nn.Module, path: str, gone: Sequence[int]) -> None:
+def remove_blocks_(
+    model: nn.Module,
+    path: str,
+    gone: Sequence[int],
+) -> None:
     """Remove these blocks from the model and its config, in place. path: of the list of blocks."""
     owner, _, name = path.rpartition(".")
     blocks = list(model.get_submodule(path).children())
@@ -203,7 +219,11 @@ def remove_blocks_(model: nn.Module, path: str, gone: Sequence[int]) -> None:
             # Its place in a key-value cache.
             for key in {"layer_idx", "layer_id"} & vars(module).keys():
                 setattr(module, key, place)
-    setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
+    setattr(
+        model.get_submodule(owner),
+        name,
+        nn.ModuleList(blocks[index] for index in kept),
+    )
     config: Any = model.config
     for key, value in fewer_layers(config.to_dict(), kept).items():
         setattr(config, key, value)
@@ -284,7 +304,11 @@ Offload = Callable[[Sequence[Tensor]], list[Tensor]]
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """A layer of a key-value cache with memory for n_tokens a row from the beginning."""
 
-    def __init__(self, n_tokens: int, offload: Offload = list) -> None:
+    def __init__(
+        self,
+        n_tokens: int,
+        offload: Offload = list,
+    ) -> None:
         super().__init__()
         self._n_tokens = n_tokens
         self._offload = offload
@@ -320,7 +344,11 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         layer._show(longest)
         return layer
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+    def lazy_initialization(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+    ) -> None:
         """Allocate buffers for rows like these."""
         super().lazy_initialization(key_states, value_states)
         self._buffers = [

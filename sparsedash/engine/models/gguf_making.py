@@ -77,7 +77,11 @@ _NORMALIZERS: tuple[Any, ...] = (
 """Normalizers that llama.cpp equals: it replaces spaces, and leaves the text as it is otherwise."""
 
 
-def dense_gguf_file(source: Source, store: Store, on_part: OnPart = ignore) -> Path:
+def dense_gguf_file(
+    source: Source,
+    store: Store,
+    on_part: OnPart = ignore,
+) -> Path:
     """The GGUF file that the model is read from, or else one made of its folder.
 
     on_part: called before each tensor that is written. Raises ModelError if none can be made.
@@ -93,7 +97,11 @@ def dense_gguf_file(source: Source, store: Store, on_part: OnPart = ignore) -> P
     return converted_folder(name, write, store) / "dense.gguf"
 
 
-def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> None:
+def write_dense_gguf(
+    source: Source,
+    file: Path,
+    on_part: OnPart = ignore,
+) -> None:
     """Write the file in the folder's own types of weights.
 
     Raises ModelError for a model that it cannot represent, before any weight is written, and if the
@@ -185,7 +193,11 @@ def _head_size(config: PretrainedConfig) -> int:
     return int(getattr(config, "head_dim", None) or usual)
 
 
-def _add_config(writer: GGUFWriter, config: PretrainedConfig, name: str) -> None:
+def _add_config(
+    writer: GGUFWriter,
+    config: PretrainedConfig,
+    name: str,
+) -> None:
     """Add the keys of the architecture."""
     for key, entry in ARCHITECTURES[name].keys.items():
         value = _head_size(config) if entry == "head_dim" else getattr(config, entry, None)
@@ -233,7 +245,11 @@ def _rope_factors(config: PretrainedConfig) -> Iterator[GgufTensor]:
     yield GgufTensor("rope_freqs.weight", values.shape, GGMLQuantizationType.F32, lambda: values)
 
 
-def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[GgufTensor]:
+def _tensors(
+    source: Source,
+    config: PretrainedConfig,
+    name: str,
+) -> Iterator[GgufTensor]:
     """The model's tensors under llama.cpp's names and in its order of rows."""
     gguf_names = {ours: theirs for theirs, ours in ARCHITECTURES[name].tensors.items()}
     tied: list[torch.Tensor] = []
@@ -286,7 +302,11 @@ def _rows(
     return values + 1 if name.startswith("gemma") and gguf_name.endswith("norm.weight") else values
 
 
-def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig) -> None:
+def _add_tokenizer(
+    writer: GGUFWriter,
+    tokenizer: Any,
+    config: PretrainedConfig,
+) -> None:
     """Add the tokens, their merges and the rules of the pre-tokenizer.
 
     Rows of the embeddings without a token get one that no text holds; added tokens without a row
@@ -380,7 +400,11 @@ def _cuts_at_spaces(pre_tokenizer: Mapping[str, Any] | None) -> bool:
             return False
 
 
-def _kind(word: str | None, added: Mapping[str, Any] | None, unknown: str | None) -> TokenType:
+def _kind(
+    word: str | None,
+    added: Mapping[str, Any] | None,
+    unknown: str | None,
+) -> TokenType:
     """The token's type in llama.cpp."""
     if word is None:
         return TokenType.UNUSED

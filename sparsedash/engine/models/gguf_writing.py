@@ -47,7 +47,11 @@ _SHIFTED_NORMS = ("gemma", "gemma2", "gemma3")
 _OTHER_MODEL = "Name one made from the model that was pruned."
 
 
-def block_tensors(sparse: PrunedChannels, index: int, width: int | None) -> dict[str, Tensor]:
+def block_tensors(
+    sparse: PrunedChannels,
+    index: int,
+    width: int | None,
+) -> dict[str, Tensor]:
     """The tensors of one block's MLP by their names within the block, weights as (out, in).
 
     width: channels of every MLP in the file; None: the dense ones, each channel in its own place.
@@ -81,7 +85,11 @@ def block_tensors(sparse: PrunedChannels, index: int, width: int | None) -> dict
     return tensors
 
 
-def renumbered(name: str, blocks: str, gone: Sequence[int]) -> str | None:
+def renumbered(
+    name: str,
+    blocks: str,
+    gone: Sequence[int],
+) -> str | None:
     """A tensor's name once these layers are removed; None if it is of one. blocks: their path."""
     number, _, suffix = name.removeprefix(f"{blocks}.").partition(".")
     if not name.startswith(f"{blocks}.") or not number.isdigit():
@@ -120,7 +128,11 @@ def torch_shape(tensor: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in reversed(tensor.shape))
 
 
-def gguf_type(name: str, shape: Sequence[int], weights: Weights) -> GGMLQuantizationType:
+def gguf_type(
+    name: str,
+    shape: Sequence[int],
+    weights: Weights,
+) -> GGMLQuantizationType:
     """Type of a tensor in the file: vectors and norms in float32, whatever the weights."""
     if len(shape) < 2 or any(part in name for part in _KEPT_FULL):
         return GGMLQuantizationType.F32
@@ -455,7 +467,11 @@ def require_known(reader: GgufReader) -> None:
         )
 
 
-def _require_same(file: Path, dense: Mapping[str, GgufTensor], sparse: PrunedChannels) -> None:
+def _require_same(
+    file: Path,
+    dense: Mapping[str, GgufTensor],
+    sparse: PrunedChannels,
+) -> None:
     """Raises ExportError unless the file holds the dense model's first MLP."""
     down = dense.get("blk.0.ffn_down.weight")
     expected = out_weight(sparse.loaded.mlps[0]).float().cpu().numpy()

@@ -152,7 +152,11 @@ class LoadedModel:
             self.model.device,
         )
 
-    def walk(self, batches: Sequence[Batch], caches: Sequence[Cache] = ()) -> BlockWalk:
+    def walk(
+        self,
+        batches: Sequence[Batch],
+        caches: Sequence[Cache] = (),
+    ) -> BlockWalk:
         """A walk of these batches through the decoder blocks; see `BlockWalk`."""
         return BlockWalk(
             self.model.base_model,
@@ -210,7 +214,11 @@ class LoadedModel:
         ids = self._ids(text, special)
         return ids[:n_before], ids[n_before : len(ids) - n_after]
 
-    def windows(self, ids: list[int], length: int) -> list[list[int]]:
+    def windows(
+        self,
+        ids: list[int],
+        length: int,
+    ) -> list[list[int]]:
         """A text's token ids in pieces of this length, each beginning as every text does."""
         prefix, _ = self.prefix_and_ids("")
         if ids[: len(prefix)] == prefix:
@@ -256,7 +264,11 @@ class ModelCache:
     holds, the only one in this cache.
     """
 
-    def __init__(self, in_memory: Source | None = None, kept: LoadedModel | None = None) -> None:
+    def __init__(
+        self,
+        in_memory: Source | None = None,
+        kept: LoadedModel | None = None,
+    ) -> None:
         self.in_memory = in_memory
         self._kept = kept
         self._source: Source | None = None
@@ -560,7 +572,11 @@ SCRATCH = "scratch"
 _SHARD_BYTES = 2**30
 
 
-def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
+def stream_model(
+    source: Source,
+    dtype: Dtype,
+    store: Store,
+) -> LoadedModel:
     """The dense model, streamed from its files, on the CPU. Raises ModelError.
 
     If the files hold another type, a copy in this one is written to the data folder, once.
@@ -578,7 +594,11 @@ def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
     return replace(loaded, residency=residency)
 
 
-def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
+def _folder_in(
+    source: Source,
+    dtype: Dtype,
+    store: Store,
+) -> Path:
     """The folder of the source, or one with a copy of its weights in this type."""
     files = weight_files(source.folder, source.reference)
     tensors = chain.from_iterable(map(stored_tensors, files))
@@ -587,7 +607,11 @@ def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
     if is_safe and kinds.intersection(FLOAT_TYPES) <= {dtype}:
         return source.folder
     name = f"{digest(source.identity)[:16]}-{dtype}"
-    return converted_folder(name, partial(_recast, source, files, getattr(torch, dtype)), store)
+    return converted_folder(
+        name,
+        partial(_recast, source, files, getattr(torch, dtype)),
+        store,
+    )
 
 
 def _recast(

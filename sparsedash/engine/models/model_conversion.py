@@ -55,7 +55,11 @@ _LONGEST_NAME = 200
 """Bytes; most file systems allow 255, and the lock has a longer name."""
 
 
-def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> Path:
+def converted_folder(
+    name: str,
+    write: Callable[[Path], None],
+    store: Store,
+) -> Path:
     """The folder of this name among the converted models; written once, and again after a change.
 
     An atomic write. write: fills an empty folder; its errors are raised.
@@ -111,7 +115,11 @@ _PATTERN = {"gemma2": 2, "gemma3": 6}
 class GgufModel:
     """A GGUF file with known keys and tensors: see `catalog.gguf_names.gguf_problem`."""
 
-    def __init__(self, reader: GgufReader, architecture: str = "") -> None:
+    def __init__(
+        self,
+        reader: GgufReader,
+        architecture: str = "",
+    ) -> None:
         """architecture: the dense model's, if the file's is one that reads a width a block."""
         self._values = reader.values
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -402,10 +410,18 @@ _CONVERSION_VERSION = 2
 """Raise it if the same file is converted to other numbers or other tokens."""
 
 
-def unpack_gguf(file: Path, store: Store, on_part: OnPart = ignore) -> Path:
+def unpack_gguf(
+    file: Path,
+    store: Store,
+    on_part: OnPart = ignore,
+) -> Path:
     """The folder with this file's model in FP32 and its tokenizer. Raises ModelError."""
     name = f"{file.stem}-{hash_file(file, store)[:16]}-{_CONVERSION_VERSION}"
-    return converted_folder(name, lambda folder: _write_converted(file, folder, on_part), store)
+    return converted_folder(
+        name,
+        lambda folder: _write_converted(file, folder, on_part),
+        store,
+    )
 
 
 def gguf_source_type(file: Path, store: Store) -> str:
@@ -418,7 +434,11 @@ def gguf_source_type(file: Path, store: Store) -> str:
     return source_type
 
 
-def _write_converted(file: Path, folder: Path, on_part: OnPart) -> None:
+def _write_converted(
+    file: Path,
+    folder: Path,
+    on_part: OnPart,
+) -> None:
     unreadable = f"{file.name} could not be read as a GGUF model"
     reader = opened_gguf(file)
     problem = gguf_problem(reader.values, (tensor.name for tensor in reader.tensors))

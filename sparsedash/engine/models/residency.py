@@ -98,7 +98,11 @@ class Streamed:
             # No hook: a hook would also run where a stub replaces the block's forward.
             block.forward = self._streaming(index, block.forward)
 
-    def _streaming(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _streaming(
+        self,
+        index: int,
+        forward: Callable[..., Any],
+    ) -> Callable[..., Any]:
         @wraps(forward)
         def streaming(*args: Any, **kwargs: Any) -> Any:
             if index != self._running:
@@ -142,7 +146,11 @@ class Streamed:
             reason = f"{error.strerror}. {free_in_words(error, self._scratch)}".strip()
             message = f"Data that does not fit into memory could not be written: {reason}"
             raise ModelError(message, "Free some space.") from error
-        mapped: Tensor = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
+        mapped: Tensor = torch.empty(0, dtype=tensor.dtype).set_(
+            storage,
+            0,
+            tensor.shape,
+        )  # type: ignore[call-overload]
         mapped.copy_(tensor)
         reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         self._offloaded.append((reference, storage.data_ptr(), storage.nbytes()))
@@ -204,7 +212,11 @@ _WILL_NEED: int | None = getattr(mmap, "MADV_WILLNEED", None)
 _madvise = ctypes.CDLL(None, use_errno=True).madvise if _DONT_NEED is not None else None
 
 
-def _advise(address: int, n_bytes: int, advice: int | None) -> None:
+def _advise(
+    address: int,
+    n_bytes: int,
+    advice: int | None,
+) -> None:
     """Advise the system on the pages of these bytes of a mapped file."""
     if _madvise is None or advice is None:
         return

@@ -116,7 +116,11 @@ class PrunedChannels:
         """Names of the projections of each block whose inputs `passage_error` takes."""
         return [[self.loaded.family.out]] * len(self.blocks)
 
-    def passage_error(self, index: int, samples: list[Sample]) -> float:
+    def passage_error(
+        self,
+        index: int,
+        samples: list[Sample],
+    ) -> float:
         """Error of this block on samples of the inputs of its `watched` projections."""
         return passage_error(self.loaded.mlps[index], self.blocks[index], samples[0])
 
@@ -180,7 +184,11 @@ class MaskedWeights:
         """Names of the projections of each block whose inputs `passage_error` takes."""
         return [[names[0] for names in block] for block in self.groups]
 
-    def passage_error(self, index: int, samples: list[Sample]) -> float:
+    def passage_error(
+        self,
+        index: int,
+        samples: list[Sample],
+    ) -> float:
         """Error of this block on samples of the inputs of its `watched` projections."""
         block = self.loaded.projections(self.scope)[index]
         return weight_passage_error(

@@ -30,7 +30,11 @@ _MOST_A_BYTE = 4
 _PLAIN = frozenset(string.ascii_letters + string.digits)
 
 
-def require_usable(folder: Path, reference: str, n_known: int) -> None:
+def require_usable(
+    folder: Path,
+    reference: str,
+    n_known: int,
+) -> None:
     """Raise ModelError unless the tokenizer.json reads plain text in TRIAL_S and TRIAL_BYTES.
 
     n_known: tokens with an embedding. A folder without the file uses code of transformers, and is

@@ -48,7 +48,11 @@ class ChannelScores:
     losses: Tensor
 
 
-def uniform(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
+def uniform(
+    blocks: Sequence[ChannelScores],
+    share: float,
+    method: MethodSettings,
+) -> list[int]:
     """The same share of every block removed, to the nearest multiple."""
     multiple = method.width_multiple
     widths = []
@@ -120,7 +124,11 @@ def _multiples_below(width: int, multiple: int) -> range:
     return range((width - 1) // multiple * multiple, 0, -multiple)
 
 
-def _by_threshold(scores: Sequence[Tensor], share: float, method: MethodSettings) -> list[int]:
+def _by_threshold(
+    scores: Sequence[Tensor],
+    share: float,
+    method: MethodSettings,
+) -> list[int]:
     """As many channels of each block as are among the highest scores of the whole model."""
     pooled = torch.cat(list(scores))
     widths = [len(block) for block in scores]
@@ -131,7 +139,11 @@ def _by_threshold(scores: Sequence[Tensor], share: float, method: MethodSettings
     return _rounded(wanted, widths, method.width_multiple)
 
 
-def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> list[int]:
+def _rounded(
+    wanted: Sequence[float],
+    widths: Sequence[int],
+    multiple: int,
+) -> list[int]:
     """Largest-remainder rounding to multiples, at least one each, preserving the total."""
     kept = []
     for target, width in zip(wanted, widths, strict=True):
@@ -154,7 +166,11 @@ def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> l
     return kept
 
 
-def _globally(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
+def _globally(
+    blocks: Sequence[ChannelScores],
+    share: float,
+    method: MethodSettings,
+) -> list[int]:
     return _by_threshold([block.scores for block in blocks], share, method)
 
 
@@ -360,10 +376,18 @@ def prune_channels(
             return _unpruned(out_weight(mlps[index]).float().cpu())
         n_kept = width()(index)
         gradients = calibration.mask_gradients(index) if method.by_gradient else None
-        layer = layer_of(mlps[index], calibration.statistics(index), mask_gradients=gradients)
+        layer = layer_of(
+            mlps[index],
+            calibration.statistics(index),
+            mask_gradients=gradients,
+        )
         if n_kept == layer.width:
             return _unpruned(layer.out_weight)
-        kept = SALIENCIES[method.saliency].choose(gradients, blocks()[index].scores, n_kept)
+        kept = SALIENCIES[method.saliency].choose(
+            gradients,
+            blocks()[index].scores,
+            n_kept,
+        )
         return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
 
     def on_narrowed(index: int) -> None:

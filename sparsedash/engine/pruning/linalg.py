@@ -86,7 +86,11 @@ def _column_major(size: int, dtype: torch.dtype) -> Tensor:
 
 def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
     """A^-1 right in the type of A's lower factor, which `cholesky_solve` would copy."""
-    half: Tensor = torch.linalg.solve_triangular(factor, right.to(factor), upper=False)
+    half: Tensor = torch.linalg.solve_triangular(
+        factor,
+        right.to(factor),
+        upper=False,
+    )
     whole: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     return whole
 
@@ -158,7 +162,11 @@ def energy(weight: Tensor, moment: Tensor) -> float:
     return float(((weight @ moment) * weight).sum(dtype=torch.float64))
 
 
-def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def submatrix(
+    matrix: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+) -> Tensor:
     """These rows and columns of a matrix, without an intermediate copy of all columns."""
     selected = matrix.new_empty(len(rows), len(columns))
     for part in row_slices(len(rows)):

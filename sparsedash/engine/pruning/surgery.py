@@ -60,7 +60,11 @@ class PrunedMlp:
             inner=inner,
         )
 
-    def inner_part(self, mlp: Mlp, number: int) -> tuple[Tensor, Tensor | None]:
+    def inner_part(
+        self,
+        mlp: Mlp,
+        number: int,
+    ) -> tuple[Tensor, Tensor | None]:
         """Weight (fused * k, d) and bias of an inner projection, by number. mlp: the dense one."""
         if self.inner:
             return self.inner[number]
@@ -73,7 +77,11 @@ class PrunedMlp:
         bias = None if module.bias is None else module.bias.index_select(0, rows)
         return weight_of(module).index_select(0, rows), bias
 
-    def change(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    def change(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         """Difference to a dense out-projection (d, m) and its bias (d,): an affine map."""
         difference = -weight
         difference[:, self.kept] += self.out_weight.to(difference)
@@ -190,7 +198,11 @@ def _rows_out(module: nn.Linear, weight: Tensor) -> Tensor:
     return weight.T if _is_transposed(module) else weight
 
 
-def _set_(module: nn.Module, name: str, value: Tensor | None) -> None:
+def _set_(
+    module: nn.Module,
+    name: str,
+    value: Tensor | None,
+) -> None:
     """Set a parameter of a module, and the widths that a projection states."""
     assert value is None or isinstance(value, nn.Parameter)
     module.register_parameter(name, value)

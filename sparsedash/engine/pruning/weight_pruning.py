@@ -294,11 +294,19 @@ def weight_passage_error(
     return fmean(errors)
 
 
-def _weight_errors(dense: Tensor, sparse: Tensor, statistics: Statistics) -> BlockErrors:
+def _weight_errors(
+    dense: Tensor,
+    sparse: Tensor,
+    statistics: Statistics,
+) -> BlockErrors:
     fitted = uncompensated = held_out = None
     if statistics.is_whole:
         fitted = share_lost(dense, sparse, statistics)
-        uncompensated = share_lost(dense, dense.masked_fill(sparse == 0, 0), statistics)
+        uncompensated = share_lost(
+            dense,
+            dense.masked_fill(sparse == 0, 0),
+            statistics,
+        )
     if len(statistics.held_out):
         held_out = sample_error(dense, sparse - dense, statistics.held_out)
     return BlockErrors(fitted, uncompensated, held_out)

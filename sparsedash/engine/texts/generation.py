@@ -145,7 +145,11 @@ def _generate(
     return [row[real].tolist() for row, real in rows]
 
 
-def _sample_tokens(loaded: LoadedModel, logits: Tensor, uniform: Tensor) -> Tensor:
+def _sample_tokens(
+    loaded: LoadedModel,
+    logits: Tensor,
+    uniform: Tensor,
+) -> Tensor:
     """One token a row (n, 1), never an end of text. logits: (n, vocabulary), changed in place.
 
     Inverse transform sampling: one random number a row, where multinomial sampling takes one for

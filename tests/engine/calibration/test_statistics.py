@@ -120,7 +120,11 @@ def _sequences(loaded, texts, running=False, **settings):
         identity="t",
         running=running,
     )
-    return calibration_sequences(loaded, corpus, CalibrationSettings(corpus="t", **settings))
+    return calibration_sequences(
+        loaded,
+        corpus,
+        CalibrationSettings(corpus="t", **settings),
+    )
 
 
 def test_documents_are_cut_to_length_and_the_budget_is_kept(loaded):

@@ -31,7 +31,11 @@ def products(monkeypatch):
     """The arguments of every product in float32, as the list grows."""
     calls = []
     linear = matmul._linear
-    monkeypatch.setattr(matmul, "_linear", lambda *args: calls.append(args) or linear(*args))
+    monkeypatch.setattr(
+        matmul,
+        "_linear",
+        lambda *args: calls.append(args) or linear(*args),
+    )
     return calls
 
 

@@ -63,7 +63,11 @@ def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(
 
 @linux_only
 def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(source, kept, monkeypatch):
-    monkeypatch.setattr(residency.Streamed, "offload", lambda *_: pytest.fail("copied"))
+    monkeypatch.setattr(
+        residency.Streamed,
+        "offload",
+        lambda *_: pytest.fail("copied"),
+    )
     stream_model(source, "float32", kept)
 
 
@@ -178,7 +182,11 @@ def test_the_next_block_is_read_ahead_while_one_runs(streamed, monkeypatch):
 
 
 def test_a_stub_of_a_block_brings_no_weights_in(streamed, monkeypatch):
-    monkeypatch.setattr(streamed.residency, "_enter", lambda block: pytest.fail("brought in"))
+    monkeypatch.setattr(
+        streamed.residency,
+        "_enter",
+        lambda block: pytest.fail("brought in"),
+    )
     stubs = [lambda hidden, *args, **kwargs: hidden] * len(streamed.blocks)
     with forward_replaced(streamed.blocks, stubs):
         streamed.model(IDS)
@@ -218,7 +226,11 @@ def test_weights_are_checked_for_nan_once_until_a_file_changes(
     folder = shutil.copytree(model_folder, tmp_path / "copy")
     calls = []
     check = loading.refuse_no_numbers
-    monkeypatch.setattr(loading, "refuse_no_numbers", lambda *a: calls.append(a) or check(*a))
+    monkeypatch.setattr(
+        loading,
+        "refuse_no_numbers",
+        lambda *a: calls.append(a) or check(*a),
+    )
     source = locate_model(str(folder), store)
     for _ in range(2):
         stream_model(source, "float32", store)
