@@ -20,6 +20,7 @@ from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
 from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
+from sparsedash.stats.tolerance import FEWEST_PASSAGES
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
@@ -31,6 +32,7 @@ MOST_FACTOR, LEAST_FACTOR = 1_000_000, 100
 """A word perplexity of more times dense's, or of less than dense's divided by so much, is not told
 more exactly.
 """
+TOO_FEW = f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model"
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
 _TITLES = {
@@ -63,6 +65,11 @@ def sparsity_percent(value: int) -> str:
 def sparsity_percents(values: Iterable[int]) -> str:
     """(100, 125) -> "10, 12.5 %"."""
     return ", ".join(f"{value / 10:g}" for value in values) + f"{NBSP}%"
+
+
+def percents(permilles: Iterable[int]) -> str:
+    """(100, 125) -> "10 % and 12.5 %"."""
+    return and_join([sparsity_percent(permille) for permille in permilles])
 
 
 def and_join(words: Sequence[str], last: str = "and") -> str:
@@ -319,6 +326,11 @@ def stage_title(name: str) -> str:
 def method_title(settings: MethodSettings) -> str:
     """The name of a method, whatever its width multiple is: that is said once for a whole run."""
     return method_name(replace(settings, width_multiple=MethodSettings().width_multiple))
+
+
+def quoted_method(settings: MethodSettings) -> str:
+    """The name of a method in quotation marks."""
+    return f"“{method_title(settings)}”"
 
 
 def typed(

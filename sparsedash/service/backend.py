@@ -39,7 +39,7 @@ from sparsedash.service.run_checks import Reach
 from sparsedash.service.stored_results import (
     OpenedAnswers,
     ResultCache,
-    RunCosts,
+    VerdictCache,
     joined,
     known_shape,
     note_derived,
@@ -108,7 +108,7 @@ class Backend:
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._results = ResultCache(self._store)
         self.answers = OpenedAnswers(self._store)
-        self.costs = RunCosts(self._store, answers=self.answers)
+        self.costs = VerdictCache(self._store, answers=self.answers)
         # What its machines send is kept while a connection is in use: not that of the pages.
         self._cluster_table = JobTable(self.data_dir / "jobs.sqlite", WORK_PATIENCE_S)
         self._cluster = cluster_runner(self.data_dir, self._cluster_table, self._store)

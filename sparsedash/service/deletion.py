@@ -19,7 +19,7 @@ from sparsedash.schema.store_keys import healed_key
 from sparsedash.service import holdings
 from sparsedash.service.holdings import HoldingKind, Holdings, Item
 from sparsedash.service.request_checks import Access
-from sparsedash.service.stored_results import ResultCache, RunCosts
+from sparsedash.service.stored_results import ResultCache, VerdictCache
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.disk_cache import VARIABLE, CacheEntry, bytes_of, room_of_environment
 from sparsedash.storage.model_folders import drop_unpacked, is_being_written
@@ -106,7 +106,7 @@ class Housekeeping:
         store: Store,
         table: JobTable,
         results: ResultCache,
-        costs: RunCosts,
+        costs: VerdictCache,
         files: tuple[Exports, UserUploads],
         access: Access,
     ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -204,7 +205,7 @@ class ResultCache:
         return len(set(answered)) < 2 and all(self._store.has(QuestionSet, each) for each in sets)
 
 
-class RunCosts:
+class VerdictCache:
     """Verdicts on the runs of one store. Safe to share between threads; every method may raise
     StoreError.
 
@@ -245,13 +246,8 @@ class RunCosts:
             name = (run.dense, there, run.n_compared, asked, run.find is None, tolerance)
             known: Verdicts | None = self._verdicts.get(name)
             if known is None and (not n_new or self._clock() < until):
-                lost = self._lost(run.dense, there)
-                known = dict(
-                    zip(
-                        lost, judge_all(list(lost.values()), tolerance, run.n_compared), strict=True
-                    )
-                )
-                known = self._answers.with_tasks(run, known, tolerance)
+                losses = self._losses(run.dense, there)
+                known = self._answers.verdicts(run, losses, tolerance)
                 n_new += 1
                 self._verdicts.put(name, known)
             if known is not None:
@@ -263,7 +259,7 @@ class RunCosts:
         self._store.forget(store_keys.losses_note(run.dense, sparse))
         self._store.forget(_task_losses_note(run, sparse))
 
-    def _lost(self, dense: str, sparse: Sequence[str]) -> dict[str, Losses]:
+    def _losses(self, dense: str, sparse: Sequence[str]) -> dict[str, Losses]:
         """The losses of each model, in the order of the keys. The dense record is read once, and
         only if needed.
         """
@@ -375,36 +371,40 @@ class OpenedAnswers:
             self._cache.put(name, known)
         return known
 
-    def with_tasks(self, run: Run, verdicts: Verdicts, tolerance: Tolerance) -> Verdicts:
-        """The verdicts on a run's sparse models with those on its tasks; losses are read once and
-        stored.
+    def verdicts(self, run: Run, losses: Mapping[str, Losses], tolerance: Tolerance) -> Verdicts:
+        """The joint verdicts on a run's sparse models, by their passages and its tasks.
+
+        losses: on the passages, by record. Those on tasks are read once and stored.
         """
+        judged = judge_all(list(losses.values()), tolerance, run.n_compared)
+        verdicts = dict(zip(losses, judged, strict=True))
         if not run.answers.get(run.dense) and not run.unanswered:
             return verdicts
         dense: list[QuestionSet] = []
         stored = {key for keys in run.answers.values() for key in self._stored(keys)}
-        lost = {
-            each: self._lost_on_tasks(run, each, dense)
-            for each in run.sparse
-            if _is_answered(run, each, stored)
+        losses_on_tasks = {
+            record: self._lost_on_tasks(run, record, dense)
+            for record in run.sparse
+            if _is_answered(run, record, stored)
         }
-        judged: dict[str, list[Loss | None]] = {}
+        judged_tasks: dict[str, list[Loss | None]] = {}
         n_tasks = {
-            record: sum(task.not_judged is None for task in own) for record, own in lost.items()
+            record: sum(task.not_judged is None for task in tasks)
+            for record, tasks in losses_on_tasks.items()
         }
         for records, alpha, n_lost in judged_together(run, n_tasks):
-            losses = iter(
-                judge_losses(
-                    [task for record in records for task in lost[record]], tolerance, alpha, n_lost
-                )
-            )
-            judged |= {record: [next(losses) for _ in lost[record]] for record in records}
+            pooled = list(chain.from_iterable(losses_on_tasks[record] for record in records))
+            judged_losses = iter(judge_losses(pooled, tolerance, alpha, n_lost))
+            for record in records:
+                judged_tasks[record] = list(islice(judged_losses, len(losses_on_tasks[record])))
         return {
             record: replace(
                 verdict,
-                tasks=tuple(filter(None, judged.get(record, ()))),
-                unjudged=tuple(task.task for task in lost.get(record, ()) if task.not_judged),
-                unanswered=is_unanswered(run, record, judged),
+                tasks=tuple(filter(None, judged_tasks.get(record, ()))),
+                unjudged=tuple(
+                    task.task for task in losses_on_tasks.get(record, ()) if task.not_judged
+                ),
+                unanswered=is_unanswered(run, record, judged_tasks),
             )
             for record, verdict in verdicts.items()
         }
