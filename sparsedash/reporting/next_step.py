@@ -3,6 +3,7 @@
 Plain text: escape it before it becomes markup.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -62,7 +63,7 @@ def _suggestion(results: RunResults, reach: Reach) -> NextStep:
     ends = named_shares(results.best)
     within = ends.within
     if ends.undecided and not (search and within):
-        return _more_passages(results, ends, reach)
+        return _more_passages(results, ends.undecided, reach)
     no_share_between = (
         search is not None
         or method.pattern in FIXED_PERMILLE
@@ -104,40 +105,40 @@ def _suggestion(results: RunResults, reach: Reach) -> NextStep:
     return NextStep(kind="search", sentence=sentence, link="Set up a search", request=request)
 
 
-def _more_passages(results: RunResults, ends: Shares[ModelResult], reach: Reach) -> NextStep:
-    """More passages for the largest undecided share that some text can decide, and for the smaller
-    ones that it decides too.
-    """
+def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach: Reach) -> NextStep:
+    """More passages for all undecided shares that some text within reach can decide."""
     run = results.run
-    needed = {model.permille: _needed(results, model) for model in ends.undecided}
-    for most in sorted(needed, reverse=True):
-        n = needed[most]
-        evaluation = _evaluation(results, n, reach) if n else None
-        if n is None or evaluation is None:
-            continue
-        shares = tuple(share for share in needed if (needed[share] or n + 1) <= n)
-        method = ends.undecided[0].method
-        request: RunSettings | FindSettings = replace(
-            run.settings,
-            methods=tuple(dict.fromkeys((method.unhealed, method))),
-            sparsities_permille=shares,
-            evaluation=evaluation,
-        )
-        verb = f"test {wording.percents(shares)}"
-        if run.find is not None:
-            request = replace(run.find, evaluation=evaluation, tolerance=results.tolerance)
-            verb = "search again"
-        title = wording.reference_title(evaluation.corpus)
-        return NextStep(
-            kind="more passages",
-            sentence=f"Next: {verb} on about {wording.round_up(n):,} passages of {title}, "
-            "which should settle it.",
-            link="Test on more passages",
-            request=request,
-        )
-    names = wording.percents(needed)
-    sentence = f"The passages within reach cannot settle {names}. {_LARGER_LOSS}"
-    return NextStep(kind="more passages", sentence=sentence)
+    needed = dict[int, int]()
+    for model in undecided:
+        n = _needed(results, model)
+        if n is not None and _evaluation(results, n, reach) is not None:
+            needed[model.permille] = n
+    if not needed:
+        names = wording.percents(model.permille for model in undecided)
+        sentence = f"The passages within reach cannot settle {names}. {_LARGER_LOSS}"
+        return NextStep(kind="more passages", sentence=sentence)
+    n = max(needed.values())
+    evaluation = _evaluation(results, n, reach)
+    assert evaluation is not None, "some text has as many"
+    method = undecided[0].method
+    request: RunSettings | FindSettings = replace(
+        run.settings,
+        methods=tuple(dict.fromkeys((method.unhealed, method))),
+        sparsities_permille=tuple(needed),
+        evaluation=evaluation,
+    )
+    verb = f"test {wording.percents(needed)}"
+    if run.find is not None:
+        request = replace(run.find, evaluation=evaluation, tolerance=results.tolerance)
+        verb = "search again"
+    title = wording.reference_title(evaluation.corpus)
+    n_passages = f"about {wording.round_up(n):,} passages of {title}"
+    return NextStep(
+        kind="more passages",
+        sentence=f"Next: {verb} on {n_passages}, which should settle it.",
+        link="Test on more passages",
+        request=request,
+    )
 
 
 def _another_share(results: RunResults, ends: Shares[ModelResult], n_search: int) -> NextStep:

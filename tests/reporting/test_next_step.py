@@ -10,9 +10,9 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_CLOZE_402
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.run_checks import Reach
-from tests.factories import plain
+from tests.factories import STOPPED, plain
 from tests.reporting.held_results import results_of
-from tests.reporting.test_run_answer import BEYOND, WITHIN, run_of, shifted, sweep_of
+from tests.reporting.test_run_answer import BEYOND, WITHIN, drawn, run_of, shifted, sweep_of
 from tests.ui import specimens
 
 NOTHING = Reach(lacks=lambda reference: reference != "builtin:cloze")
@@ -60,7 +60,7 @@ def test_a_search_keeps_the_method_unless_that_reads_no_text_or_has_one_share_on
         assert (request.method, request.tolerance) == (method, Tolerance())
 
 
-def test_the_largest_undecided_share_that_a_text_can_decide_is_tested_with_the_smaller_ones():
+def test_all_undecided_shares_that_a_text_can_decide_are_tested_on_it():
     results = run_of(132, 60, (10, 0.04, 0.4, 59), (20, 0.25, 0.7, 55))
     step = next_step(on_built_in(results), NOTHING)
     assert "The passages within reach cannot settle 10 % and 20 %." in plain(step.sentence)
@@ -74,8 +74,8 @@ def test_the_largest_undecided_share_that_a_text_can_decide_is_tested_with_the_s
 def test_models_that_stopped_early_are_tested_on_all_passages_where_these_are_enough():
     results = run_of(1000, 400, (10, 0.04, 0.7, 400))
     (model,) = results.judged
-    stopped = replace(specimens.STOPPED, decision="close", n_answered=300, n_passages=1000)
-    record = replace(model.record, outcomes=model.record.outcomes[:300], stopping=stopped)
+    stopped = replace(STOPPED, decision="close", n_answered=300, n_passages=1000)
+    record = replace(model.record, outcomes=drawn(300, 0.01, 0.6, 300, 2), stopping=stopped)
     early = replace(results.run.settings.evaluation, stop_early=True)
     run = replace(results.run, settings=replace(results.run.settings, evaluation=early))
     request = next_step(results_of(run, [results.dense, record])).request
@@ -85,8 +85,8 @@ def test_models_that_stopped_early_are_tested_on_all_passages_where_these_are_en
 def test_a_search_takes_the_first_text_that_can_decide_else_a_share_between_is_tried():
     results = on_built_in(sweep_of(shifted(0.0, 20, 0.6), shifted(0.9, 300, 0.6)))
     for ratio, corpus in (
-        (1.4, "builtin:cloze"),
-        (1.2, BUILTIN_CLOZE_402),
+        (2.0, "builtin:cloze"),
+        (1.5, BUILTIN_CLOZE_402),
         (1.1, "lambada_openai"),
     ):
         step = next_step(replace(results, tolerance=Tolerance(ratio=ratio)))

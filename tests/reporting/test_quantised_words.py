@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sparsedash.reporting import run_answer
 from sparsedash.reporting.charts.tradeoff_chart import gain_chart
 from sparsedash.reporting.deployment import QUANTISED, UNTIMED, run_gains
 from sparsedash.reporting.findings import estimate_limit
