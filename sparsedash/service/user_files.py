@@ -68,6 +68,8 @@ class Exports:
             raise ExportError(
                 "The export is not deleted: it belongs to another user; an administrator can delete it."
             )
+        if any(job.key == key for job in self._live()):
+            raise ExportError("The export is being written.", "Wait for its job, or cancel it.")
         found = self._found(key)
         if self._access.give_up(key):
             return

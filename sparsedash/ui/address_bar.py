@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from math import isinf
+from math import ceil, isinf
 from typing import Literal, TypeVar
 
 import streamlit as st
@@ -174,25 +174,15 @@ def draw_steps(
         frame.show(paragraph(position, css="sd-muted sd-count"))
 
 
-def page_of(runs: Sequence[T], size: int) -> tuple[Sequence[T], Callable[[], None]]:
-    """The page of a long list of runs that the address names, and a function that draws the buttons
-    to other pages.
-    """
-    n_pages, wanted = max(1, -(-len(runs) // size)), query_value(PAGE)
-    number = min(max(int(wanted[:6]) if wanted.isdecimal() else 1, 1), n_pages)
-    first, last = (number - 1) * size, min(len(runs), number * size)
-
-    def draw() -> None:
-        if n_pages > 1:
-            before = {PAGE: str(number - 1) if number > 2 else ""} if number > 1 else None
-            after = {PAGE: str(number + 1)} if number < n_pages else None
-            steps = [
-                ("Previous", "chevron_left", before, None),
-                ("Next", "chevron_right", after, None),
-            ]
-            draw_steps("part", steps, f"{first + 1} to {last} of {len(runs)} runs", "secondary")
-
-    return runs[first:last], draw
+def page_of(runs: Sequence[T], size: int) -> Sequence[T]:
+    """The page of a long list of runs that the address names; draws the choice of another page."""
+    if len(runs) <= size:
+        return runs
+    number = st.pagination(ceil(len(runs) / size), key=PAGE, bind=BOUND)
+    first = (number - 1) * size
+    last = min(len(runs), first + size)
+    frame.remark(f"{first + 1} to {last} of {len(runs)} runs")
+    return runs[first:last]
 
 
 _RUNS_RULE = (

@@ -3,7 +3,7 @@ when jobs end.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import tzinfo
 from functools import lru_cache, wraps
@@ -32,7 +32,7 @@ from sparsedash.reporting.job_status import STATES, job_name
 from sparsedash.reporting.storage_words import deletion_question, deletion_summary
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Cleanup, Selection
+from sparsedash.service.deletion import RunDeletion
 from sparsedash.storage.local_machine import data_folder
 from sparsedash.storage.users import Serving, serving_rules
 from sparsedash.ui import browser_scripts, login, navigation
@@ -229,13 +229,12 @@ def delete_button(key: str, question: str, drop: Callable[[], object]) -> None:
     popover("Delete", key, draw, "delete")
 
 
-def ask_to_delete(
+def ask_to_delete_runs(
     backend: Backend,
-    text: str,
     key: str,
-    chosen: Selection,
+    runs: Collection[str],
     titles: Mapping[str, str],
-    then: Callable[[Cleanup], None] = lambda _: None,
+    then: Callable[[RunDeletion], None] | None = None,
 ) -> None:
     """Draw the button that opens the question: what goes, what stays, and the button that deletes.
 
@@ -243,20 +242,20 @@ def ask_to_delete(
     """
 
     def delete() -> None:
-        done = backend.housekeeping.delete(chosen)
-        then(done)
-        st.toast(
-            widget_label(deletion_summary(done, titles)), icon=":material/delete:", duration="long"
-        )
+        deletion = backend.housekeeping.delete_runs(runs)
+        if then is not None:
+            then(deletion)
+        summary = widget_label(deletion_summary(deletion, titles))
+        st.toast(summary, icon=":material/delete:", duration="long")
 
     def draw() -> None:
-        plan = backend.housekeeping.plan(chosen)
+        plan = backend.housekeeping.plan_deletion(runs)
         question, *more = deletion_question(plan, titles)
         show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
-        if plan.deletes:
+        if plan.runs:
             action_button("Delete for good", delete, key=f"{key}-sure", kind="primary")
 
-    popover(text, key, draw, "delete")
+    popover("Delete", key, draw, "delete")
 
 
 def opening(sentence: str, basis: str = "", *, also: str = "", grows: bool = False) -> None:

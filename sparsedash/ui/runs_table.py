@@ -13,7 +13,7 @@ from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow,
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Cleanup, Selection
+from sparsedash.service.deletion import RunDeletion
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
@@ -46,6 +46,7 @@ _TEXT = "contains"
 """The parameter of the search. No field of another page may have this name: Streamlit hands values
 on.
 """
+_FILTERS = "runs-filters"
 _READING = "runs-reading"
 _LINES = {
     "Method": ("method", ""),
@@ -84,7 +85,6 @@ def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
     """Draw the search, the choice of a model and the order. Returns the rows they leave, in that
     order.
     """
-    back = {PAGE: ""}
     searching, rest = st.columns(2, gap="small")
     with searching:
         text = st.text_input("Search", key=_TEXT, bind=BOUND, max_chars=100, type="search")
@@ -94,17 +94,22 @@ def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
         models = {row.settings.model: wording.reference_title(row.settings.model) for row in rows}
         by_title = dict(sorted(models.items(), key=lambda pair: (pair[1].casefold(), pair[0])))
         titles = {"": "All models", **unique_names(by_title)}
-        model = address_bar.select("model", "Model", titles, "", along=back, noun="model")
+        model = address_bar.select("model", "Model", titles, "", noun="model")
     with by:
-        order = address_bar.select(
-            "sort", "Order", run_list.ORDERS, next(iter(run_list.ORDERS)), along=back
-        )
+        usual_order = next(iter(run_list.ORDERS))
+        order = address_bar.select("sort", "Order", run_list.ORDERS, usual_order)
+    # Another filter or order begins at the first page.
+    filters = (text, model, order)
+    if st.session_state.get(_FILTERS, filters) != filters:
+        st.session_state[PAGE] = 1
+    st.session_state[_FILTERS] = filters
     return run_list.sort_rows(run_list.rows_matching(rows, text or "", model), order)
 
 
 def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
     """Draw a page of these rows with boxes to tick. chosen: the keys of the ticked ones."""
-    shown, draw_pages = address_bar.page_of(rows, ROWS_A_PAGE)
+    listing = st.container(key="runs", gap=None)
+    shown = address_bar.page_of(rows, ROWS_A_PAGE)
     keys = {row.address: f"tick-{row.address}" for row in shown}
 
     def save_ticks() -> None:
@@ -116,7 +121,7 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
         kept = [address for address in before if address in now or address not in keys]
         tick_rows([*kept, *(address for address in now if address not in kept)])
 
-    with st.container(key="runs", gap=None):
+    with listing:
         frame.show(
             element(
                 "div",
@@ -130,7 +135,6 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
                 st.session_state[key] = row.key in chosen
                 st.checkbox(text, key=key, label_visibility="collapsed", on_change=save_ticks)
                 _draw_run(row)
-    draw_pages()
     frame.offer_table(run_list.runs_table(rows, frame.zone()))
     frame.remark(_UNDER)
 
@@ -244,17 +248,16 @@ def _draw_actions(
         _offer_rename(backend, chosen[0])
         if (run := chosen[0].run) is not None and run.finished:
             _offer_run_file(backend, run, chosen[0].mark.name)
-    if stored := [row for row in chosen if row.run is not None]:
+    stored = [row for row in chosen if row.run is not None]
+    if stored:
 
-        def keep_ticked(removed: Cleanup) -> None:
-            gone = {run.key for run in removed.runs}
-            tick_rows([row.address for row in stored if row.key not in gone])
+        def keep_ticked(deletion: RunDeletion) -> None:
+            deleted = {run.key for run in deletion.runs}
+            tick_rows([row.address for row in stored if row.key not in deleted])
 
-        selection, titles = (
-            Selection(runs=tuple(row.key for row in stored)),
-            {row.key: row.title for row in rows},
-        )
-        frame.ask_to_delete(backend, "Delete", "runs-delete", selection, titles, keep_ticked)
+        stored_keys = tuple(row.key for row in stored)
+        titles = {row.key: row.title for row in rows}
+        frame.ask_to_delete_runs(backend, "runs-delete", stored_keys, titles, keep_ticked)
     st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
 
 

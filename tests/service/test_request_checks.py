@@ -30,7 +30,6 @@ from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
 from sparsedash.service import request_checks
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Selection
 from sparsedash.service.request_checks import hub_reference, reference_problem
 from sparsedash.service.run_checks import run_problems
 from sparsedash.storage import text_files
@@ -98,7 +97,7 @@ def test_who_gives_up_a_run_sees_its_records_no_more(house):
     bob.submit(SETTINGS)
     dense = bob.run(job.key).dense
     assert bob.record(dense) is not None
-    bob.housekeeping.delete(Selection(runs=(job.key,)))
+    bob.housekeeping.delete_runs([job.key])
     assert bob.run(job.key) is None and bob.record(dense) is None
     assert ada.record(dense) is not None
 

@@ -36,7 +36,6 @@ SAID = {
     "passage": ("20", "Passage 20"),
     "filter": ("both-wrong", "1 of 8"),
     "groups": ("true", "groups, two intervals each"),
-    "page": ("2", "to 2"),
     "chosen": (RUN.key[:16], "1 chosen"),
     "together": ("1", "The chart of this run"),
 }
@@ -84,6 +83,8 @@ def change(app, widget):
                 if widget.max is None or value + widget.step <= widget.max
                 else value - widget.step
             )
+        case "Pagination":
+            widget.set_value(2)
         case "TextInput" | "TextArea":
             widget.set_value("12.5")
         case "Toggle":

@@ -28,7 +28,7 @@ from tests.ui.conftest import (
 )
 from tests.ui.filled_backend import job
 from tests.ui.test_models_exports import MADE as EXPORT
-from tests.ui.test_settings_storage import DAMAGED
+from tests.ui.test_settings_storage import FOUND
 
 SETTINGS = specimens.SETTINGS
 VIEWS = {"prune": ("published",), "runs": ("jobs",), "compare": ("layers",)}
@@ -129,11 +129,11 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
     text = " ".join(STORABLE)
     model = "".join(filter(str.isprintable, text))
     backend.add_run((replace(RUN, settings=replace(SETTINGS, model=model)), texts_as(text)))
-    damage = Damage(kind="export", name=model, what=model, entry="x")
+    damage = Damage(kind="record", name=f"record/{RUN.sparse[0]}", what=model)
     export = replace(EXPORT, model=model, folder=f"/{model}")
     backend.put(
         replace(specimens.passages(), contexts=(text,) * 120),
-        replace(DAMAGED, damaged=(damage,)),
+        replace(FOUND, n_damaged=1, damaged=(damage,)),
         export,
     )
     backend.user_data.name_run(RUN.key, NAME)

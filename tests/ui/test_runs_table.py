@@ -7,6 +7,7 @@ from dataclasses import replace
 from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Record, Run
+from sparsedash.ui.runs_table import ROWS_A_PAGE
 from tests.storage.every_kind import flip
 from tests.storage.test_run_files import named
 from tests.ui import specimens
@@ -88,9 +89,9 @@ def test_a_search_is_opened_judged_as_it_is_here(open_page, backend):
 def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(
     open_page, backend, two_runs
 ):
-    app = open_page("runs", page="7")
+    app = open_page("runs")
     app.selectbox(key="chosen-sort").select("oldest").run()
-    assert app.query_params["sort"] == "oldest" and "page" not in app.query_params
+    assert app.query_params["sort"] == "oldest"
     assert listed(open_page("runs", sort="oldest")) == [TITLE, "owner/model"]
     app.selectbox(key="chosen-model").select("owner/model").run()
     assert listed(app) == listed(open_page("runs", model="owner/model")) == ["owner/model"]
@@ -121,6 +122,15 @@ def test_ticked_runs_stay_ticked_while_the_table_does_not_show_them_and_deleted_
     assert "chosen" not in app.query_params and "Select runs to overlay" in words(app)
     gone = open_page("runs", chosen="0123456789abcdef", together="1")
     assert "Select runs to overlay" in words(gone) and not gone.get("plotly_chart")
+
+
+def test_another_order_leads_back_to_the_first_page(open_page, backend):
+    for i in range(ROWS_A_PAGE + 1):
+        backend.put(replace(specimens.run()[0], key=f"{i:064d}"[::-1]))
+    app = open_page("runs", page="2")
+    assert "26 to 26 of 26 runs" in words(app)
+    app.selectbox(key="chosen-sort").select("oldest").run()
+    assert "1 to 25 of 26 runs" in words(app)
 
 
 def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(open_page, backend):

@@ -126,7 +126,7 @@ class MeasuredModel:
 def _text_identity(run: RunContext, method: MethodSettings) -> str:
     """Of the calibration text, as the method reads it; empty for one that reads none."""
     return (
-        run.calibration_identity(mix_share(method, run.settings.calibration))
+        run.keys.calibration_text(mix_share(method, run.settings.calibration))
         if method.reads_text
         else ""
     )

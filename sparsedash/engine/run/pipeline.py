@@ -147,7 +147,7 @@ def new_run(key: str, context: RunContext) -> Run:
         settings=settings,
         model_identity=source.identity,
         corpora={
-            "calibration": context.calibration_identity(),
+            "calibration": context.keys.calibration_text(),
             "evaluation": context.evaluation_texts.identity,
         },
         dense="",

@@ -51,18 +51,10 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
+from sparsedash.schema.run_keys import RunKeys
 from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, RunSettings
-from sparsedash.schema.sparse_spec import SparseSpec
-from sparsedash.schema.store_keys import (
-    StopWithin,
-    calibration_keys,
-    calibration_text_identity,
-    curves_key,
-    layers_key,
-    mix_share,
-    outcomes_key,
-    text_key,
-)
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
+from sparsedash.schema.store_keys import StopWithin, curves_key, layers_key, mix_share
 from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
@@ -347,40 +339,34 @@ class RunContext:
                 f"Evaluated: {found:,} of {asked:,} passages, which are all that the text has."
             )
 
-    def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:
-        """What a sparse model's results depend on beside the model: its statistics' key, its method
-        and per mille.
+    @cached_property
+    def keys(self) -> RunKeys:
+        """Keys of what this run stores."""
+        return RunKeys(
+            settings=self.settings,
+            model=self.identity,
+            text_identity=self._text_identity,
+            mix_identity=mixed_identity(),
+        )
 
-        Where the method reads no text, it depends on none.
-        """
-        if point is None:
-            return None
-        method, permille = point
-        statistics = self.calibration(method).keys.statistics if method.reads_text else ""
-        return statistics, method, permille
+    def _text_identity(self, reference: str) -> str:
+        """Identity of a text; of one that no method reads the last known one."""
+        if self.settings.reads_text or reference == self.settings.evaluation.corpus:
+            return self.texts(reference).identity
+        return self.store.recall(_identity_note(reference)) or f"unread:{reference}"
 
     def record_key(self, point: Point) -> str:
         """Key of a model's record."""
-        return outcomes_key(
-            self.identity,
-            self.settings.dtype,
-            self.evaluation_texts.identity,
-            self.settings.evaluation,
-            self.made_of(point),
-            n_sparse=self.settings.n_sparse,
-            stop_within=self.stop_within,
-        )
+        return self.keys.record(point or DENSE, self.stop_within)
 
     def calibration(self, method: MethodSettings) -> Calibration:
         """The calibration on the text that this method reads."""
-        settings, share = self.settings, mix_share(method, self.settings.calibration)
+        settings = self.settings
+        share = mix_share(method, settings.calibration)
         if share not in self._calibrations:
-            identity = self.calibration_identity(share)
             self._calibrations[share] = Calibration(
                 store=self.store,
-                keys=calibration_keys(
-                    self.identity, settings.dtype, identity, settings.calibration
-                ),
+                keys=self.keys.calibration(method),
                 load=lambda: self.loaded,
                 read=lambda: self.sequences(share),
                 on_step=self.log.on_step,
@@ -443,29 +429,9 @@ class RunContext:
         layers = [method for method in self.settings.methods if method.takes_layers]
         found |= {layers_key(self.calibration(method).keys.gradients, method) for method in layers}
         return sorted(
-            found | ({self._text_key} if self.settings.calibration.corpus == SELF else set())
+            found
+            | ({self.keys.generated_text} if self.settings.calibration.corpus == SELF else set())
         )
-
-    @property
-    def _text_key(self) -> str:
-        return text_key(self.identity, self.settings.dtype, self.settings.calibration)
-
-    def calibration_identity(self, share: float = 0.0) -> str:
-        """Identity of the calibration text, with a share of the mix; the last known one where no
-        method reads it.
-        """
-        reads = self.settings.reads_text
-
-        def identity(reference: str) -> str | None:
-            if reference == BUILTIN_MIXED:
-                return mixed_identity()
-            return (
-                self.texts(reference).identity
-                if reads
-                else self.store.recall(_identity_note(reference))
-            )
-
-        return calibration_text_identity(self.settings, self.identity, share, identity)
 
     def sequences(self, share: float = 0.0) -> list[list[int]]:
         """Token ids of the calibration text, of which a share is the mix: as many tokens either
@@ -564,7 +530,7 @@ class RunContext:
         """Calibration text by the model itself, kept because generating it takes longer than
         anything else.
         """
-        key, asked = self._text_key, self.settings.calibration
+        key, asked = self.keys.generated_text, self.settings.calibration
         known = self.store.get_artefact(key)
         if known is None:
             checkpoint = StageCheckpoint(self.store, self.identity)
@@ -574,7 +540,7 @@ class RunContext:
             known = msgspec.json.encode(texts)
             self.store.put_artefact(key, known, about_artefact("text", self.identity))
             checkpoint.done()
-        return Texts(texts=tuple(_unpack_texts(known)), identity=self.calibration_identity())
+        return Texts(texts=tuple(_unpack_texts(known)), identity=self.keys.calibration_text())
 
 
 def _unpack_texts(data: bytes) -> list[str]:

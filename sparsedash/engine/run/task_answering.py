@@ -15,7 +15,7 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import TASKS_CACHED
-from sparsedash.schema.store_keys import answers_key
+from sparsedash.schema.sparse_spec import DENSE
 from sparsedash.stats.significance import wilson_interval
 
 _RULES_OF_WRITING = (
@@ -103,7 +103,7 @@ def has_answered(run: RunContext, point: Point) -> bool:
 
 
 def _key(run: RunContext, task: Task, point: Point) -> str:
-    return answers_key(run.identity, run.settings.dtype, task.identity, run.made_of(point))
+    return run.keys.answers(point or DENSE, task.identity)
 
 
 def _unheeded_rules(run: RunContext) -> list[str]:
