@@ -168,7 +168,7 @@ def _needed(results: RunResults, model: ModelResult) -> int | None:
     if results.n_passages < FEWEST_PASSAGES:
         # So few say nothing of how many it takes.
         return passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2)
-    n = model.verdict.perplexity.needed
+    n = replace(model.verdict, tasks=(), unanswered=False).passages_needed
     if n is None or model.record.stopping:
         return n
     return max(n, results.n_passages + 1)

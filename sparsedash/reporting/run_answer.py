@@ -209,7 +209,7 @@ def _tested_on(models: Sequence[M]) -> str:
     if len({model.verdict.n_passages for model in models}) > 1:
         return ""
     tasks = {tuple(task_names(model.verdict.tasks)) for model in models}
-    task_words = task_names(first.tasks) if len(tasks) == 1 else []
+    task_words: list[str] = task_names(first.tasks) if len(tasks) == 1 else []
     passages = quantity(first.n_passages, "passage")
     return f"Tested on {and_join([passages, *task_words])}."
 
