@@ -30,4 +30,5 @@ else:
         frame.link("runs", "Your runs")
         frame.link("models", "Your exported models")
         frame.link("prune", "Your uploaded texts")
-settings_machines.watch_machines(backend)
+if backend.cluster() is not None:
+    settings_machines.watch_machines(backend)

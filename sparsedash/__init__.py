@@ -48,8 +48,8 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from sparsedash import api
 
-        globals()[name] = found = getattr(api, name)
-        return found
+        globals()[name] = value = getattr(api, name)
+        return value
 
     def __dir__() -> list[str]:
         return list({*globals(), *__all__})

@@ -196,7 +196,7 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
         backend.user_data.marks(),
         newest_jobs(backend.jobs(JOBS_LOOKED_AT)),
     )
-    judged = backend.costs.verdicts(runs, tolerance)
+    judged = backend.verdict_cache.verdicts(runs, tolerance)
     rows = {}
     for run in runs:
         found, job = judged.get(run.key), jobs.get(run.key)

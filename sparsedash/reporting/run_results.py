@@ -25,7 +25,7 @@ from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.stored_results import OpenedAnswers, joined
+from sparsedash.service.stored_results import AnswerCache, joined_continuation
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import (
     PairedComparison,
@@ -64,13 +64,15 @@ class StoredResults:
         return self.store.get(FindResult, key)
 
     @cached_property
-    def answers(self) -> OpenedAnswers:
+    def answers(self) -> AnswerCache:
         """The answers to tasks."""
-        return OpenedAnswers(self.store)
+        return AnswerCache(self.store)
 
     def written(self, asked: ContinuationSettings) -> Continuation | None:
         """What runs had these models write, or None."""
-        return joined(asked, lambda request: self.store.get(Continuation, request.key()))
+        return joined_continuation(
+            asked, lambda request: self.store.get(Continuation, request.key())
+        )
 
     def why_missing(self, key: str) -> str:
         """Why there is no record with this key, as the end of a sentence."""

@@ -3,8 +3,7 @@
 Plain text: whoever shows it escapes it.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from typing import NamedTuple
 
@@ -17,8 +16,6 @@ from sparsedash.service.holdings import CacheContents, CachePart, FileKind, Hold
 from sparsedash.storage.disk_cache import DAMAGED
 
 _NO_AMOUNT = "–"
-_MOST_NAMED = 3
-"""Refused runs that are listed by name; of more, their number is given."""
 _KEY_LENGTH = 16
 """Characters of a key that are shown."""
 
@@ -28,11 +25,11 @@ _CACHE: dict[CachePart, tuple[str, str]] = {
     "gradients": ("Gradients", _RECOMPUTED),
     "text": ("Calibration text written by models", "written again when a run needs it"),
     "weights": ("Refitted weights", _RECOMPUTED),
-    "answers": ("Opened answers of other programs", "lost: open their files again"),
-    "unfinished": ("Checkpoints of unfinished jobs", "lost: those jobs start from the beginning"),
-    "timings": ("Measured speed", "lost: measure again"),
+    "answers": ("Opened answers of other programs", "lost until you open their files again"),
+    "unfinished": ("Checkpoints of unfinished jobs", "lost; those jobs start from the beginning"),
+    "timings": ("Measured speed", "lost until measured again"),
     "exports": ("Remains of unfinished exports", "of no use"),
-    "damaged": ("Damaged entries", "never used"),
+    "damaged": ("Damaged entries", "of no use"),
 }
 """Titles of the parts of the cache, and what becomes of each."""
 _FILES: dict[FileKind, tuple[str, str]] = {
@@ -75,7 +72,7 @@ def gigabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:,.10g}{wording.NBSP}GB"
 
 
-RUN_HEADS = ("Sparse models", "Size", "Started")
+RUN_HEADS = ("Contents", "Size", "Started")
 
 
 def run_rows(
@@ -83,7 +80,7 @@ def run_rows(
 ) -> dict[str, HeldRow]:
     """A row for every run, by its key."""
     rows = {}
-    for run, n_bytes, shared_bytes in held.runs:
+    for run, n_bytes in held.runs:
         mark = marks.get(run.key, RunMark())
         title = wording.stored_run_title(run)
         remarks = [wording.method_titles(run.settings)]
@@ -91,10 +88,9 @@ def run_rows(
             remarks.insert(0, title)
         if mark.pinned:
             remarks.insert(0, "★ pinned, so it stays")
-        if shared_bytes:
-            remarks.append(f"shares {wording.size(shared_bytes)} with other runs")
         started = wording.moment(run.started_at, zone)
-        cells = (f"{len(run.sparse):,}", _size_or_dash(n_bytes), started)
+        models = wording.quantity(len(run.sparse), "sparse model")
+        cells = (models, _size_or_dash(n_bytes), started)
         rows[run.key] = HeldRow(mark.name or title, " · ".join(remarks), cells)
     return rows
 
@@ -135,10 +131,15 @@ def cache_question(cache: CacheContents) -> list[str]:
         spared = [f"{wording.size(n_bytes)} stay: a waiting or running job may need them."]
     if not cache.items:
         return ["Nothing here can be deleted now.", *spared]
-    consequences = []
+    titles: dict[str, list[str]] = {}
+    parts = {item.part for item in cache.items}
     for part, (title, consequence) in _CACHE.items():
-        if any(item.part == part for item in cache.items):
-            consequences.append(f"{title}: {consequence}.")
+        if part in parts:
+            titles.setdefault(consequence, []).append(title)
+    consequences = [
+        f"{wording.first_upper(consequence)}: {', '.join(names)}."
+        for consequence, names in titles.items()
+    ]
     return [f"Delete {wording.size(cache.n_bytes)}?", *consequences, *spared]
 
 
@@ -155,9 +156,6 @@ def deletion_question(plan: RunDeletion, titles: Mapping[str, str]) -> list[str]
     if not plan.runs:
         return ["Nothing here can be deleted now.", *_staying(plan, titles)]
     sentences = [f"Delete {_parts(plan, titles)}? This cannot be undone."]
-    if len(plan.runs) > 1 and plan.n_named:
-        have = "has a name" if plan.n_named == 1 else "have names"
-        sentences.append(f"{plan.n_named} of these runs {have}.")
     # A run that others have too is only given up.
     if plan.entries:
         sentences += [
@@ -177,30 +175,28 @@ def deletion_summary(deletion: RunDeletion, titles: Mapping[str, str]) -> str:
 
 def _parts(plan: RunDeletion, titles: Mapping[str, str]) -> str:
     """ "12 runs with the answers of 30 models, 20 MB"."""
-    runs = wording.quantity(len(plan.runs), "run")
-    if len(plan.runs) == 1:
-        key = plan.runs[0].key
-        runs = f"“{titles.get(key, key)}”"
+    runs = _runs([run.key for run in plan.runs], titles)
     if plan.n_records:
         runs += f" with the answers of {wording.quantity(plan.n_records, 'model')}"
     return f"{runs}, {wording.size(plan.n_bytes)}" if plan.n_bytes else runs
 
 
 def _staying(plan: RunDeletion, titles: Mapping[str, str]) -> list[str]:
+    keys_by_reason: dict[str, list[str]] = {}
+    for key, reason in plan.refused.items():
+        keys_by_reason.setdefault(reason, []).append(key)
     sentences = []
-    for reason, n in Counter(plan.refused.values()).items():
-        keys = [key for key, why in plan.refused.items() if why == reason]
-        names = [f"“{titles[key]}”" for key in keys if key in titles]
-        runs = wording.quantity(n, "run")
-        if len(names) == n <= _MOST_NAMED:
-            runs = wording.and_join(names)
-        stay = "stays" if n == 1 else "stay"
-        sentences.append(f"{runs} {stay}: {reason}.")
-    if n := plan.n_shared:
-        sentences.append(
-            f"The answers of {wording.quantity(n, 'model')} stay: other runs use them."
-        )
+    for reason, keys in keys_by_reason.items():
+        stay = "stays" if len(keys) == 1 else "stay"
+        sentences.append(f"{_runs(keys, titles)} {stay}: {reason}.")
     return sentences
+
+
+def _runs(keys: Sequence[str], titles: Mapping[str, str]) -> str:
+    """A run by its title; of several, their number."""
+    if len(keys) == 1 and keys[0] in titles:
+        return f"“{titles[keys[0]]}”"
+    return wording.quantity(len(keys), "run")
 
 
 def verification_sentence(verification: Verification, zone: tzinfo | None) -> str:

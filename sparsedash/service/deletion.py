@@ -35,14 +35,11 @@ class RunDeletion:
     """Runs that can be deleted, with what goes and what stays.
 
     refused: why other runs stay, by key. entries: names of the records that only these runs have.
-    n_shared: records of theirs that other runs or users have too. n_named: runs with a name.
     """
 
     runs: tuple[Run, ...]
     refused: Mapping[str, str]
     entries: frozenset[str]
-    n_shared: int
-    n_named: int
     n_bytes: int
 
     @property
@@ -140,13 +137,10 @@ class Housekeeping:
             artefacts = self._store.entries("artefacts")
             n_bytes += sum(entry.n_bytes for entry in records if entry.name in entries)
             n_bytes += sum(entry.n_bytes for entry in artefacts if healed_key(entry.name) in healed)
-        answers = {key for run in deletable for key in run.records}
         return RunDeletion(
             runs=tuple(deletable),
             refused=refused,
             entries=entries,
-            n_shared=sum(f"record/{key}" not in entries for key in answers),
-            n_named=sum(bool(marks.get(run.key, RunMark()).name) for run in deletable),
             n_bytes=n_bytes,
         )
 

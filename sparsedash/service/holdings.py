@@ -61,11 +61,10 @@ class StoredFile(NamedTuple):
 
 
 class RunHolding(NamedTuple):
-    """One run: the bytes that it alone takes, and those that it shares with other runs."""
+    """One run, and the bytes that no other run uses."""
 
     run: Run
     n_bytes: int
-    shared_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +157,8 @@ def entries_of(run: Run) -> frozenset[str]:
     """
     answers = [f"questionset/{key}" for keys in run.answers.values() for key in keys]
     continuations = [f"continuation/{key}" for key in run.continuations]
-    own = (f"run/{run.key}", f"findresult/{run.key}", f"passages/{run_passages(run)}")
-    return _record_names(*run.records).union(own, answers, continuations)
+    results = (f"run/{run.key}", f"findresult/{run.key}", f"passages/{run_passages(run)}")
+    return _record_names(*run.records).union(results, answers, continuations)
 
 
 def only_of(
@@ -167,13 +166,11 @@ def only_of(
 ) -> frozenset[str]:
     """The names that only the deleted runs of all runs have. names: gives those of a run."""
     keys = {run.key for run in deleted}
-    found = frozenset[str]().union(*map(names, deleted))
+    unshared = frozenset[str]().union(*map(names, deleted))
     for run in runs:
-        if not found:
-            break
-        if run.key not in keys:
-            found -= names(run)
-    return found
+        if unshared and run.key not in keys:
+            unshared -= names(run)
+    return unshared
 
 
 def healed_weights(run: Run, record: Callable[[str], Record | None]) -> frozenset[str]:
@@ -244,9 +241,8 @@ def measure_holdings(
         users.update(names_of_run)
     holdings = []
     for run, names_of_run in zip(runs, names, strict=True):
-        alone = sum(bytes_of[name] for name in names_of_run if users[name] == 1)
-        shared = sum(bytes_of[name] for name in names_of_run if users[name] > 1)
-        holdings.append(RunHolding(run, alone, shared))
+        n_bytes = sum(bytes_of[name] for name in names_of_run if users[name] == 1)
+        holdings.append(RunHolding(run, n_bytes))
     return Holdings(
         runs=tuple(sorted(holdings, key=lambda holding: holding.n_bytes, reverse=True)),
         run_bytes=sum(bytes_of[name] for name in users),

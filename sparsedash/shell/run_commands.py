@@ -292,7 +292,7 @@ def _timed_run(
     with terminal.ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.comparison.llama_timing import time_files
         from sparsedash.engine.comparison.model_pair import ModelPairCache
-        from sparsedash.engine.comparison.timing import time_models
+        from sparsedash.engine.comparison.torch_timing import time_models
         from sparsedash.engine.models.loading import ModelCache
         from sparsedash.engine.run import pipeline
 

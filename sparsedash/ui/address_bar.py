@@ -1,9 +1,9 @@
 """Choices kept in the page's address, so that a refresh or a copied link shows the same.
 
-Select boxes, the measure of a chart, pages of a list, the fields of the tolerance. The latter write
-the address
-themselves: Streamlit drops a parameter that a page binds to a widget from links to other pages, and
-refuses to set it.
+Streamlit binds a widget to a parameter by `bind="query-params"`, which is used wherever it can do
+it. It cannot (1.67) where several pages have the parameter, since it drops one that is bound on
+another page; where code sets the parameter, which raises; and where options have texts of their
+own, since it writes the texts into the address.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +34,8 @@ Query = dict[str, str | list[str]]
 
 BOUND: Literal["query-params"] = "query-params"
 """The `bind` of a widget whose key and value Streamlit keeps in the address."""
-PAGE, VIEW = "page", "view"
+PAGE = "page"
+VIEW = "view"
 """The parameters for the page of a long list, from 1, and for the view of a page that has two."""
 
 _LONGEST_SHOWN = 80
@@ -75,16 +76,16 @@ def select(
     *,
     along: Mapping[str, str] | None = None,
     noun: str = "",
-    said_in: DeltaGenerator | None = None,
+    note_in: DeltaGenerator | None = None,
 ) -> str:
     """The value of the parameter `name`, chosen in a select box; the usual one where the address
     names no option.
 
     options: the text of each value. along: other parameters that a change sets. noun: what the
-    options are; where it is given, a note says that the address asks for something else, in
-    `said_in` or under the box.
+    options are, for a note that the address names no such option, in `note_in` or under the box.
     """
-    wanted, key = query_value(name), f"chosen-{name}"
+    wanted = query_value(name)
+    key = f"chosen-{name}"
     chosen = wanted if wanted in options else usual
     st.session_state[key] = chosen
 
@@ -103,7 +104,7 @@ def select(
         format_func=lambda value: visible(options[value]),
     )
     if noun and wanted and wanted != chosen:
-        with said_in or st.container():
+        with note_in or st.container():
             frame.note(f"“{wanted[:_LONGEST_SHOWN]}” is no {noun} here. Showing {options[chosen]}.")
     return chosen
 
@@ -116,12 +117,12 @@ def choose_budget(name: str, title: str, usual: Budget) -> Budget:
 
 
 def choose_view(views: Mapping[str, str], name: str = VIEW) -> str:
-    """The view of the page, or of a part of it, chosen from a row of buttons; the address keeps it.
+    """The view of the page, or of a part of it, chosen from a row of buttons.
 
-    views: titles by the values of the parameter `name`. The first is the usual one; of a page it is
-    empty.
+    views: titles by the values of the parameter `name`; the first is the usual one.
     """
-    wanted, key = query_value(name), f"chosen-{name}"
+    wanted = query_value(name)
+    key = f"chosen-{name}"
     st.session_state[key] = wanted if wanted in views else next(iter(views))
     st.segmented_control(
         "View",
@@ -192,8 +193,7 @@ _RUNS_RULE = (
 
 
 def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ()) -> None:
-    """Draw the tolerance as a button that opens its two fields, and one of each task that is judged
-    by accuracy.
+    """Draw the button that opens the fields of the tolerance, and of each task judged by accuracy.
 
     rule: what the verdicts mean by it. results: of the tasks.
     """
@@ -201,25 +201,19 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
     points = f"{allowed.points:g} {plural(allowed.points, 'point')}"
     text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {points}"
     row = field_rows(Tolerance)["points"]
-    judged = {
-        each.task: each.own_limit
-        for each in results
-        if each.loss and each.loss.measure == "accuracy"
-    }
+    judged = [result for result in results if result.loss and result.loss.measure == "accuracy"]
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
         tolerance_fields(allowed)
-        for task, limit in judged.items():
-            label, changed = (
-                f"{widget_label(task)}, points lost at most",
-                partial(_with_task, allowed, task),
-            )
-            _limit_field(row, label, f"limit-{task}", limit or allowed.points, 0.5, changed)
+        for result in judged:
+            label = f"{widget_label(result.task)}, points lost at most"
+            limit = result.own_limit or allowed.points
+            changed = partial(_with_task, allowed, result.task)
+            _limit_field(row, label, f"limit-{result.task}", limit, 0.5, changed)
         frame.note(rule)
 
 
 def tolerance_fields(allowed: Tolerance) -> bool:
-    """Draw the fields of the acceptable word perplexity, as a multiple of dense's, and of the
-    points of accuracy.
+    """Draw the fields of the tolerance: the ratio of word perplexity, and the points of accuracy.
 
     Returns whether both values are possible; one that is not stays in its field, over the reason.
     """

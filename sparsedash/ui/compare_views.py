@@ -125,7 +125,7 @@ def choose_pair(backend: Backend, found: RunResults, runs: Sequence[Run]) -> Pai
                 default,
                 along={"passage": ""},
                 noun="model",
-                said_in=below,
+                note_in=below,
             )
         pair.append(choices[address])
     # The name of a model of another run says more than fits a file's name.
@@ -299,13 +299,13 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
         job_panel.watch_job(backend, job, lambda: can_be_compared(backend, backend.run(chosen.key)))
         frame.link("overview", "See this run", run=chosen.key)
         return
-    if job is not None and (chosen.asked or (run is not None and run.sparse)):
+    if job is not None and (chosen.in_address or (run is not None and run.sparse)):
         reason = ""
         if run is not None and run.sparse:
             reason = f": its dense record {backend.why_missing(run.dense)}"
         frame.opening(f"This run has no answers to compare{reason}.")
         job_panel.draw_job(backend, job)
-    elif chosen.asked and run is None:
+    elif chosen.in_address and run is None:
         frame.opening("There is no run with this address.")
         frame.empty("It may be in another data folder.")
         frame.link("compare", "Compare the newest run")

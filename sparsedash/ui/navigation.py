@@ -24,9 +24,7 @@ LIMITS = "limits"
 ABOUT_A_RUN = ("overview", "compare", "models")
 """The files of the pages about one run."""
 JUDGING = (*ABOUT_A_RUN, "prune", "runs")
-"""The files of the pages that judge or search by the tolerance, and so have it in their
-addresses.
-"""
+"""The files of the pages that have the tolerance in their addresses."""
 
 TITLES = {
     "overview": "Overview",
@@ -102,8 +100,8 @@ def adopt_search_tolerance(search: FindSettings | None) -> None:
 
 
 def _state() -> Mapping[str, str]:
-    found: Mapping[str, str] = st.session_state.get(_STATE, {})
-    return found
+    state: Mapping[str, str] = st.session_state.get(_STATE, {})
+    return state
 
 
 def remember(changed: Mapping[str, str]) -> None:
@@ -116,8 +114,10 @@ def begin_menu(title: str) -> None:
     browser_scripts.shorten_back()
     _sync_address(title)
     page_file = next(name for name, shown in TITLES.items() if shown == title)
-    kept = (RUN, LIMITS) if page_file in ABOUT_A_RUN else (LIMITS,) if page_file in JUDGING else ()
-    remember({name: st.query_params.get(name, "") for name in kept})
+    if page_file in ABOUT_A_RUN:
+        remember({RUN: st.query_params.get(RUN, "")})
+    if page_file in JUDGING:
+        remember({LIMITS: st.query_params.get(LIMITS, "")})
     st.session_state[_PLACE] = st.container(key="menu").empty()
     draw_menu()
 
@@ -126,16 +126,17 @@ def draw_menu() -> None:
     """Draw the menu again in its place, once the page has chosen its run."""
     with st.session_state[_PLACE].container(horizontal=True):
         for name, title in TITLES.items():
-            run = _state().get(RUN, "") if name in ABOUT_A_RUN else ""
-            query = ({RUN: run} if run else {}) | (tolerance_query() if name in JUDGING else {})
+            query = {}
+            if name in ABOUT_A_RUN and _state().get(RUN):
+                query[RUN] = _state()[RUN]
+            if name in JUDGING:
+                query |= tolerance_query()
             st.page_link(f"pages/{name}.py", label=title, query_params=query or None)
         browser_scripts.mark_current_page(st.session_state[_SEEN][0])
 
 
 def _sync_address(title: str) -> None:
-    """Have the browser show the address of a link to the same page; what it shows already adds no
-    step to Back.
-    """
+    """Have the browser show the address of a link to the same page; this adds no step to Back."""
     here = (title, {name: st.query_params.get_all(name) for name in st.query_params})
     before = st.session_state.get(_SEEN, here)
     if before[0] == title and before != here:

@@ -110,9 +110,7 @@ def show_cache(backend: Backend, held: Holdings) -> None:
         def ask() -> None:
             cache = housekeeping.cache()
             question, *more = storage_words.cache_question(cache)
-            frame.show(paragraph(question))
-            for sentence in more:
-                frame.remark(sentence)
+            frame.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
             if cache.items:
                 frame.action_button("Empty the cache", empty, key="cache-sure", kind="primary")
 

@@ -114,7 +114,7 @@ LEADS_TO = {
     "link (SmolLM.*|How much of .*|x<b>)": r"^/\?run=",
     "link (Prune|Change the settings|Set up a search|Test on more passages|Allow a larger loss|Try #) ?.*": "^/prune",
     "button Clear all": "^/prune",
-    "link (Runs|Rename, pin and export runs|All runs as a table|# more in the list of jobs)": "^/runs",
+    "link (Runs|Rename, pin and export.*|All runs as a table|# more in the list of jobs)": "^/runs",
     "link (Compare.*|See what each layer lost|# % against dense)": r"^/compare\?run=",
     "link (Models|Export this model)": r"^/models\?run=",
     "button cancel-#": "[Cc]ancelled|1 waiting",
@@ -124,7 +124,8 @@ LEADS_TO = {
     "button verify": r"\+Verification of the data folder",
     "button FormSubmitter-room-Save": "of 7 GB allowed",
     "button delete-.*-sure|button runs-delete-sure": r"\+0 runs",
-    "button (runs-delete|delete-.*)": "cannot be undone|cannot be deleted now|Nothing here can be deleted now",
+    "button cache-sure": r"\+Deleted from the cache",
+    "button (runs-delete|delete-.*)": "cannot be undone|Nothing here can be deleted|Delete this|MB?",
     "button Export": r"\+Export of a sparse model",
     # Overview.
     "button Measure speed of # models": r"\+Speed of a sparse model",

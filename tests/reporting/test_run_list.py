@@ -103,7 +103,7 @@ def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_
 
 def test_answers_that_are_still_to_be_read_are_said_so(backend):
     add(backend)
-    backend.costs.verdicts = lambda *_: {}
+    backend.verdict_cache.verdicts = lambda *_: {}
     (row,) = rows(backend)
     assert (
         not row.known

@@ -7,7 +7,7 @@ from sparsedash.service.deletion import RunDeletion
 from sparsedash.service.holdings import CacheContents, CacheItem
 from tests.factories import RUN
 
-NOTHING = {"runs": (), "refused": {}, "entries": frozenset(), "n_shared": 0, "n_named": 0}
+NOTHING = {"runs": (), "refused": {}, "entries": frozenset()}
 TIMING = CacheItem("timings", "records", "timing/a", 3_000_000)
 
 
@@ -24,9 +24,9 @@ TIMING = CacheItem("timings", "records", "timing/a", 3_000_000)
             "Deleted: “Mine” with the answers of 1 model, 20\u00a0MB.",
         ),
         (
-            {"runs": (RUN, RUN), "n_shared": 1, "n_named": 2},
-            "Delete 2 runs? This cannot be undone. 2 of these runs have names.",
-            "Deleted: 2 runs. The answers of 1 model stay: other runs use them.",
+            {"runs": (RUN, RUN), "refused": {RUN.key: "it is pinned"}},
+            "Delete 2 runs? This cannot be undone. “Mine” stays: it is pinned.",
+            "Deleted: 2 runs. “Mine” stays: it is pinned.",
         ),
         (
             {"refused": {"s": "it is under way"}},
@@ -45,7 +45,7 @@ def test_a_deletion_says_before_and_after_what_goes_and_what_stays(plan, questio
 @pytest.mark.parametrize(
     ("items", "question"),
     [
-        ((TIMING,), "Delete 3\u00a0MB? Measured speed: lost: measure again."),
+        ((TIMING,), "Delete 3\u00a0MB? Lost until measured again: Measured speed."),
         ((), "Nothing here can be deleted now."),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
     backend._store.put("one", replace(specimens.search()[2], key="one"))
     backend._store.put("timing", replace(TIMING, dense=run.dense, sparse=run.sparse[0]))
     backend.user_data.name_run("one", "The first")
-    backend.costs.verdicts([run], Tolerance())
+    backend.verdict_cache.verdicts([run], Tolerance())
     job = live(backend, key="one")
     backend.cancel(job.id)
     log = Path(backend._table.get(job.id).log_path)
@@ -98,11 +98,10 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
         log.with_name(name).write_text("x")
     held = backend.housekeeping.holdings()
     plan = backend.housekeeping.plan_deletion(["one"])
-    assert (plan.n_bytes, plan.n_named) == (held.run_bytes, 1)
-    assert plan.n_bytes == held.runs[0].n_bytes
+    assert plan.n_bytes == held.run_bytes == held.runs[0].n_bytes
     deletion = delete_runs(backend, ["one", "example", "nowhere"])
     assert deletion.n_records == len({run.dense, *run.sparse})
-    assert (deletion.n_shared, dict(deletion.refused)) == (0, {})
+    assert deletion.refused == {}
     assert backend.run("example") is not None
     assert not backend.housekeeping.plan_deletion(["example"]).runs
     for kind in (Run, FindResult, Record, Passages, Timing):
@@ -124,7 +123,7 @@ def test_healed_weights_stay_while_a_run_has_them_and_go_with_the_last_one(backe
         backend._store.put_artefact(name, bytes(10**6), about_artefact("healed", MODEL))
     n_bytes = 10**6 + 32
     held = backend.housekeeping.holdings()
-    assert {run.shared_bytes > n_bytes for run in held.runs} == {True}
+    assert max(run.n_bytes for run in held.runs) < n_bytes < held.run_bytes
     assert backend.housekeeping.empty_cache().n_bytes == 2 * n_bytes
     assert artefacts(backend) == {healed_part("one", "0")}
     assert delete_runs(backend, ["one"]).n_bytes < n_bytes
@@ -138,9 +137,7 @@ def test_healed_weights_stay_while_a_run_has_them_and_go_with_the_last_one(backe
 
 def test_what_another_run_uses_stays_until_both_go_together(backend):
     one, other = stored_run(backend, "one"), stored_run(backend, "other")
-    assert backend.housekeeping.plan_deletion(["one", "other"]).n_shared == 0
-    gone = delete_runs(backend, ["one"])
-    assert (gone.n_records, gone.n_shared) == (len(one.sparse), 1)
+    assert delete_runs(backend, ["one"]).n_records == len(one.sparse)
     assert records(backend) == {other.dense, *other.sparse}
     assert len(list(backend._store.keys(Passages))) == 1
     assert [run.key for run in backend.runs()] == ["other"]
@@ -221,11 +218,7 @@ def test_a_run_of_others_stays_and_a_shared_one_stays_theirs(house):
     assert (refused.runs, list(refused.refused)) == ((), [job.key])
     bob.submit(SETTINGS)
     shared = delete_runs(ada, [job.key])
-    assert ([each.key for each in shared.runs], shared.n_records, shared.n_shared) == (
-        [job.key],
-        0,
-        2,
-    )
+    assert ([run.key for run in shared.runs], shared.n_records) == ([job.key], 0)
     assert ada.run(job.key) is None and bob.run(job.key) is not None
     bob.user_data.pin_runs([job.key], True)
     assert list(delete_runs(bob, [job.key]).refused) == [job.key], "pins are each user's own"
@@ -388,16 +381,12 @@ def test_an_empty_folder_holds_nothing(backend):
     assert held.free_bytes > 0 and held.n_bytes > 0
 
 
-def test_a_run_takes_what_only_it_uses_and_shares_the_rest(backend):
-    one, other = stored_run(backend, "one"), stored_run(backend, "other")
-    held = backend.housekeeping.holdings()
+def test_the_size_of_a_run_is_what_only_it_uses(backend):
+    one, _ = stored_run(backend, "one"), stored_run(backend, "other")
     bytes_of = {entry.name: entry.n_bytes for entry in backend._store.entries("records")}
-    own = {each.run.key: each.n_bytes for each in held.runs}
-    assert own["one"] == bytes_of["run/one"] + sum(bytes_of[f"record/{key}"] for key in one.sparse)
-    assert {each.shared_bytes for each in held.runs} == {
-        bytes_of[f"record/{other.dense}"]
-        + sum(n for name, n in bytes_of.items() if name.startswith("passages/"))
-    }
+    names = {"run/one", *(f"record/{key}" for key in one.sparse)}
+    sizes = {held.run.key: held.n_bytes for held in backend.housekeeping.holdings().runs}
+    assert sizes["one"] == sum(bytes_of[name] for name in names)
 
 
 def test_an_administrator_s_cleanup_leaves_the_runs_that_others_have_pinned(backend, keeper):

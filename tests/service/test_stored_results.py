@@ -14,7 +14,7 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service import stored_results
-from sparsedash.service.stored_results import OpenedAnswers, ResultCache, VerdictCache, recalled
+from sparsedash.service.stored_results import AnswerCache, ResultCache, VerdictCache, recalled
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.task_verdicts import judge_run
 from sparsedash.stats.tolerance import Losses, judge_all, record_losses
@@ -197,10 +197,10 @@ def test_a_note_is_the_value_that_was_kept_infinite_ones_too_or_none(store):
 
 
 def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_damaged(store):
-    answers, line = OpenedAnswers(store), json.dumps(CHOICE).encode()
+    answers, line = AnswerCache(store), json.dumps(CHOICE).encode()
     key = answers.keep("samples_colours_2026-01-02T03-04-05.6.jsonl", line)
     assert answers.keep("../samples_colours.jsonl", line) == key
-    found = OpenedAnswers(store).get(key)
+    found = AnswerCache(store).get(key)
     assert found is not None and (found.task, found.questions[0].context) == (
         "colours",
         "What is red?",
@@ -239,12 +239,14 @@ def test_answers_that_were_lost_are_judged_once_they_are_made_again(store):
     store.put("b", replace(worse, key="b"))
     asked, answers = (
         replace(one, answers={one.dense: ("a",), one.sparse[0]: ("b",)}),
-        OpenedAnswers(store),
+        AnswerCache(store),
     )
     assert (
-        not answers.of_run(asked, TOLERANCE) and answers.beside(["a"], ["b"])["sums"].losses is None
+        not answers.of_run(asked, TOLERANCE)
+        and answers.compared(["a"], ["b"])["sums"].losses is None
     )
     store.put("a", replace(dense, key="a"))
     assert (
-        answers.of_run(asked, TOLERANCE) and answers.beside(["a"], ["b"])["sums"].losses is not None
+        answers.of_run(asked, TOLERANCE)
+        and answers.compared(["a"], ["b"])["sums"].losses is not None
     )

@@ -71,7 +71,7 @@ class FilledBackend(Backend):
         self.out_of_reach = ()
         self.refused: dict[str, str] = {}
         self.hub_says = self.named = self.known_cluster = None
-        self.costs._clock = lambda: 0.0
+        self.verdict_cache._clock = lambda: 0.0
 
     def submit(self, settings):
         submitted = super().submit(settings)

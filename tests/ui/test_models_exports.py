@@ -164,7 +164,7 @@ def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page
 
 def test_numbers_are_those_that_the_form_has(open_page, finished):
     app = open_page("models", run=RUN.key, form="gguf", weights="q8_0")
-    assert app.selectbox(key="chosen-weights").options == [
+    assert app.selectbox(key="weights").options == [
         "float32",
         "float16",
         "q8_0",

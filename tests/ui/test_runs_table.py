@@ -205,18 +205,6 @@ def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open
         )
 
 
-def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_page, backend):
-    run = backend.add_run(specimens.run(finished=False, n_sparse=1))
-    backend.set_jobs(job(SETTINGS))
-    app = opened(open_page("runs", chosen=short(run)), "runs-delete")
-    assert "▶ running 1 of 3 models" in words(
-        app
-    ) and "stays: it is under way; cancel it first." in words(app)
-    assert not [each for each in app.button if each.label == "Delete for good"]
-    backend.set_jobs(job(SETTINGS, "failed"))
-    assert "✕ failed 1 of 3 models" in words(open_page("runs"))
-
-
 def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
-    backend.costs.verdicts = lambda runs, tolerance: {}
+    backend.verdict_cache.verdicts = lambda runs, tolerance: {}
     assert "The answers of 2 runs are being read for the first time." in words(open_page("runs"))

@@ -72,16 +72,9 @@ def test_before_a_run_is_deleted_it_says_what_goes(open_page, filled):
     assert filled.runs() == [] and app.toast[0].value.startswith(f"Deleted: {title}")
 
 
-def test_a_pinned_run_says_so_and_stays_without_a_button_to_delete_it(open_page, filled):
-    filled.user_data.pin_runs([RUN.key], True)
-    app = opened(open_page("settings"), f"delete-{RUN.key}")
-    assert "★ pinned" in words(app) and "it is pinned; unpin it first" in words(app)
-    assert not any(button.label == "Delete for good" for button in app.button)
-
-
 def test_the_cache_is_emptied_after_a_question_that_says_what_must_be_recomputed(open_page, filled):
     app = opened(open_page("settings"), "delete-cache")
-    question = "Delete 1 MB? Calibration statistics: recomputed when a run needs it."
+    question = "Delete 1 MB? Recomputed when a run needs it: Calibration statistics."
     assert question in words(app)
     app.button(key="cache-sure").click().run()
     assert app.toast[0].value == "Deleted from the cache: 1\u00a0MB."

@@ -158,7 +158,8 @@ N = 360
 
 @pytest.fixture(scope="module")
 def texts():
-    made, number = passages(40), random.Random(1)
+    made = passages(40)
+    number = random.Random(1)
     return [" ".join([str(number.randrange(10**6)), made[i % 40]]) for i in range(N)]
 
 
@@ -218,7 +219,8 @@ def test_in_bf16_a_passage_has_the_same_answer_whether_or_where_its_evaluation_m
     monkeypatch.setattr(
         "sparsedash.engine.evaluation.evaluate.finish_answers_", lambda loaded, parts, on_left: None
     )
-    chosen, rounded = _chosen(texts[:200]), tiny_loaded("llama")
+    chosen = _chosen(texts[:200])
+    rounded = tiny_loaded("llama")
     rounded.model.bfloat16()
     free = evaluate_alone(rounded, chosen, ignore_steps).outcomes
     for rule in (

@@ -55,7 +55,8 @@ def test_the_recipe_is_enough_to_make_the_same_and_names_no_folder_of_this_machi
     made = exported(run, 0, "padded", tmp_path / "out")
     text = (tmp_path / "out" / "recipe.json").read_text()
     assert str(tmp_path.parent) not in text
-    recipe, pruned = json.loads(text), store.get(Record, finished.sparse[0]).pruned
+    recipe = json.loads(text)
+    pruned = store.get(Record, finished.sparse[0]).pruned
     assert (
         recipe["widths"] == list(pruned.widths) == [len(kept) for kept in recipe["kept_channels"]]
     )
