@@ -15,6 +15,7 @@ from sparsedash.schema.export_settings import Form
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned
 from sparsedash.schema.settings import BUILTIN_MODEL
+from sparsedash.schema.sparse_spec import SparseSpec
 
 Bias = bool | tuple[str, bool]
 """Whether there is a bias, or the config's key for it with the family's default."""
@@ -252,19 +253,16 @@ def form_problem(form: Form, made: Pruned, model_type: str | None) -> str:
     Whether a GGUF file can be written depends on the dense model's as well, and is known when that
     is read.
     """
-    return _problem(form, made.method, model_type, is_even=one_width(made.widths))
+    return _problem(form, made.spec, model_type, is_even=one_width(made.widths))
 
 
-def require_form(
-    form: Form, method: MethodSettings, permille: int, model_type: str | None = None
-) -> None:
-    """Raise SettingsError where what this method makes at this sparsity cannot be written in this
-    form.
+def require_form(form: Form, spec: SparseSpec, model_type: str | None = None) -> None:
+    """Raise SettingsError where this model cannot be written in this form.
 
     Asked before there is such a model; as far as the model's type is known.
     """
-    is_even = method.per_block or not permille
-    problems = {each: _problem(each, method, model_type, is_even=is_even) for each in FORMS}
+    is_even = spec.pruning.per_block
+    problems = {each: _problem(each, spec, model_type, is_even=is_even) for each in FORMS}
     if problem := problems[form]:
         possible = (
             ", ".join(other for other in FORMS if not problems[other]) or "none with this method"
@@ -272,10 +270,11 @@ def require_form(
         raise SettingsError("form", form, f"one of these: {possible}", f"Reason: {problem}.")
 
 
-def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_even: bool) -> str:
+def _problem(form: Form, spec: SparseSpec, model_type: str | None, *, is_even: bool) -> str:
+    method = spec.pruning
     family = FAMILIES.get(model_type or "")
-    if method.quantise:
-        name = method.quantise
+    if spec.quantise:
+        name = spec.quantise
         return f"it is quantised already. A sparse one is exported as gguf in {name} from the model before that"
     if form == "gguf" and (missing := _no_llama_cpp()):
         # No file is exported without its proof.

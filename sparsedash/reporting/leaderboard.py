@@ -433,7 +433,7 @@ def _cost_cells(
     # A dense model has a file to compare with where one of its run was quantised.
     files = [sizes for each in ([model] if made else run.judged) if (sizes := run.file_bytes(each))]
     n_bytes = files[0][0 if made else 1] if files else None if n is None else 2 * n
-    kind = made.method.quantise.upper() if made and made.quantised else "16 bits"
+    kind = made.spec.quantise.upper() if made and made.quantised else "16 bits"
     ms = 1000 * timed[0] if timed else None
     return {
         "weights": _Cell(
