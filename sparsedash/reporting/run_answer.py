@@ -44,7 +44,8 @@ _ANSWERS = {
     AnswerKind.NOTHING_REMOVED: "Nothing was removed: at 0 % the sparse model is the dense one. "
     "{verdicts}",
     AnswerKind.VERDICTS: "{verdicts}",
-    AnswerKind.SEARCH_TOO_FEW: f"{wording.TOO_FEW}. {{verdicts}}",
+    AnswerKind.SEARCH_TOO_FEW: f"Fewer than {FEWEST_PASSAGES} passages can never confirm a "
+    "model. {verdicts}",
     AnswerKind.SEARCH_NONE: "No sparsity was found that stays within your limit. {verdicts}",
     AnswerKind.SEARCH_MISSING: "{answer} stayed within your limit; its record is missing. "
     "{verdicts}",

@@ -21,7 +21,6 @@ from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
@@ -33,7 +32,6 @@ MOST_FACTOR, LEAST_FACTOR = 1_000_000, 100
 """A word perplexity of more times dense's, or of less than dense's divided by so much, is not told
 more exactly.
 """
-TOO_FEW = f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model"
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
 _TITLES = {
