@@ -283,9 +283,7 @@ def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
 
 
 def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
-    """The store in the data folder that is asked for. new: whether it may be made. Raises
-    SparseDashError.
-    """
+    """The store of --data-dir. new: whether it may be created. Raises SparseDashError."""
     folder = local_path(arguments.data_dir).absolute()
     if not new and path_kind(folder) != "folder":
         raise SettingsError("--data-dir", str(folder), "a data folder of SparseDash")
@@ -293,9 +291,7 @@ def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
 
 
 def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Namespace) -> Store:
-    """The store, where the run can start. Raises SparseDashError with every problem, or a flag
-    without effect.
-    """
+    """The store, if the run can start and uses all flags; else raises SparseDashError."""
     _require_used(planned_run(settings), arguments)
     store = open_store(arguments)
     require_startable(settings, store)
@@ -328,9 +324,7 @@ def _require_used(settings: RunSettings, arguments: argparse.Namespace) -> None:
 
 
 def _uses(settings: RunSettings, flag: str, *, heals: bool) -> bool:
-    """Whether any method of the run uses this flag. heals: whether they will be healed, on the
-    calibration text.
-    """
+    """Whether any method uses this flag. heals: whether models are healed, on the same text."""
     if flag in _OF_CALIBRATION:
         return settings.reads_text or heals
     if flag == "--sparsity":

@@ -90,7 +90,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
 
 def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Namespace) -> int:
     """Steps that --heal-steps names, or that --heal MINUTES takes here. Raises SettingsError."""
-    minutes, n_steps = float(arguments.heal), int(arguments.heal_steps)
+    minutes = float(arguments.heal)
+    n_steps = int(arguments.heal_steps)
     if not 0 <= minutes <= MOST_MINUTES:
         raise SettingsError("--heal", minutes, f"0 to {MOST_MINUTES:,} minutes")
     if minutes and n_steps:

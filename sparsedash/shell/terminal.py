@@ -157,8 +157,7 @@ def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Itera
 
 
 class ProgressBar:
-    """Progress on standard error: a bar for each stage and sparse model, or a line each without a
-    terminal.
+    """Progress on standard error: a bar for each stage and model; lines without a terminal.
 
     settings: of a run; None of a search. quiet: show nothing. Inside, all that libraries print goes
     to standard error: standard output may be a document.

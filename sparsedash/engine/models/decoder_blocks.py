@@ -28,12 +28,12 @@ Applied = Callable[[], AbstractContextManager[None]]
 class Batch:
     """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real.
 
-    given: further model inputs.
+    model_inputs: further arguments of the model.
     """
 
     ids: Tensor
     mask: Tensor
-    given: Mapping[str, Tensor] = field(default_factory=dict)
+    model_inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -62,7 +62,12 @@ class BlockWalk:
         for batch, cache in zip(batches, caches or [None] * len(batches), strict=True):
             self._embed(body, batch, cache)
 
-    def _embed(self, body: nn.Module, batch: Batch, cache: Cache | None) -> None:
+    def _embed(
+        self,
+        body: nn.Module,
+        batch: Batch,
+        cache: Cache | None,
+    ) -> None:
         calls: list[_Call] = []
         embeddings: list[Tensor] = []
 
@@ -76,7 +81,12 @@ class BlockWalk:
         with forward_replaced(self._blocks, [stub] * len(self._blocks)):
             # Without the mask: padding is on the right, where a causal model's real tokens never
             # look, and attention without one is faster.
-            body(input_ids=batch.ids, use_cache=cache is not None, **batch.given, **cached)
+            body(
+                input_ids=batch.ids,
+                use_cache=cache is not None,
+                **batch.model_inputs,
+                **cached,
+            )
         self._hidden.append(embeddings[0])
         self._calls.append(calls)
 
@@ -168,7 +178,12 @@ def skipping(body: nn.Module, blocks: Sequence[nn.Module], gone: Collection[int]
         for cache in (*args, *kwargs.values()):
             if isinstance(cache, Cache):
                 # A cache counts no tokens by keys without a number.
-                placeholder = hidden.new_zeros(len(hidden), 1, hidden.shape[1], 1)
+                placeholder = hidden.new_zeros(
+                    len(hidden),
+                    1,
+                    hidden.shape[1],
+                    1,
+                )
                 cache.update(placeholder, placeholder, index)
         return (hidden,) if is_tuple else hidden
 
@@ -217,7 +232,12 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
     """True if the blocks of this model return (hidden,) instead of hidden, tried on one token."""
     if body not in _RETURNS_TUPLES:
         outputs: list[Any] = []
-        token = torch.zeros(1, 1, dtype=torch.long, device=next(body.parameters()).device)
+        token = torch.zeros(
+            1,
+            1,
+            dtype=torch.long,
+            device=next(body.parameters()).device,
+        )
         with (
             blocks[0].register_forward_hook(lambda module, inputs, output: outputs.append(output)),
             forward_replaced(blocks[1:], [lambda *_, **__: outputs[0]] * (len(blocks) - 1)),
@@ -230,8 +250,9 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
 def batches_by_length(
     sequences: Sequence[Sequence[int]], budget: int, pad: int, device: torch.device
 ) -> list[tuple[list[int], Batch]]:
-    """Positions of sequences and their right-padded batch, longest first: `budget` tokens at most,
-    or one sequence.
+    """Positions of sequences and their right-padded batch, longest first.
+
+    A batch has `budget` tokens at most, or one sequence.
     """
     order = sorted(range(len(sequences)), key=lambda row: (-len(sequences[row]), row))
     batches = []
@@ -273,8 +294,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     def right_aligned(
         cls, parts: Sequence[tuple[Tensor, Tensor]], n_more: int, offload: Offload = list
     ) -> "PreallocatedLayer":
-        """A layer with the rows of all parts, zeros before the shorter ones, and memory for n_more
-        tokens.
+        """A layer with the rows of all parts, right-aligned, and memory for n_more tokens.
 
         parts: keys and values, (r, heads, t, e); r and t differ from part to part. offload: of the
         buffers.

@@ -113,9 +113,20 @@ def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> No
         )
     tensors = [*_rope_factors(config), *_tensors(source, config, name)]
     title = Path(source.reference).name
-    keys = partial(_add_keys, config=config, title=title, tokenizer=tokenizer, tensors=tensors)
+    keys = partial(
+        _add_keys,
+        config=config,
+        title=title,
+        tokenizer=tokenizer,
+        tensors=tensors,
+    )
     try:
-        write_file(file, name, keys, [_placeholder(tensor) for tensor in tensors])
+        write_file(
+            file,
+            name,
+            keys,
+            [_placeholder(tensor) for tensor in tensors],
+        )
         _require_same_config(file, config)
         require_export_room(file.parent, sum(tensor.n_bytes for tensor in tensors))
         write_file(file, name, keys, tensors, on_part)
@@ -206,8 +217,7 @@ def _rope(config: PretrainedConfig) -> list[Mapping[str, Any]]:
 
 
 def _rope_factors(config: PretrainedConfig) -> Iterator[GgufTensor]:
-    """Divisors of a Llama 3 model's RoPE frequencies: 1 above one frequency, the factor below
-    another.
+    """Divisors of a Llama 3 model's RoPE frequencies: from 1 for high ones to the factor for low.
 
     Source: Llama 3.1's `apply_scaling`, as transformers' `llama3` has it.
     """
@@ -245,17 +255,33 @@ def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[Gg
         kind = gguf_type(full_name, tensor.shape, "float16")
         if kind is not GGMLQuantizationType.F32:
             kind = GGMLQuantizationType[_KINDS.get(type_name(tensor.dtype), "F32")]
-        make = partial(_rows, tensor, gguf_name, config, name)
+        make = partial(
+            _rows,
+            tensor,
+            gguf_name,
+            config,
+            name,
+        )
         yield GgufTensor(full_name, tuple(tensor.shape), kind, make)
 
 
-def _rows(tensor: torch.Tensor, gguf_name: str, config: PretrainedConfig, name: str) -> Array:
+def _rows(
+    tensor: torch.Tensor,
+    gguf_name: str,
+    config: PretrainedConfig,
+    name: str,
+) -> Array:
     """A tensor's values as llama.cpp's converter orders them; undone by GgufModel._reordered."""
     values: Array = tensor.float().numpy()
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     part = gguf_name.removeprefix("blk.#.").partition(".")[0]
     if name == "llama" and part in heads:
-        halves = values.reshape(heads[part], 2, -1, *values.shape[1:])
+        halves = values.reshape(
+            heads[part],
+            2,
+            -1,
+            *values.shape[1:],
+        )
         return halves.swapaxes(1, 2).reshape(values.shape)
     return values + 1 if name.startswith("gemma") and gguf_name.endswith("norm.weight") else values
 

@@ -350,7 +350,12 @@ class GgufModel:
         sliding = {"rope_type": "default", "rope_theta": theta}
         return {"full_attention": rope, "sliding_attention": sliding}
 
-    def _parts(self, name: str, values: Array, config: PretrainedConfig) -> list[tuple[str, Array]]:
+    def _parts(
+        self,
+        name: str,
+        values: Array,
+        config: PretrainedConfig,
+    ) -> list[tuple[str, Array]]:
         """The tensor under its name; q, k and v where `openelm` has qwen3's one below the other."""
         if self._graph != "openelm" or ".attn_qkv." not in name:
             return [(name, values)]
@@ -361,7 +366,12 @@ class GgufModel:
             (name.replace("qkv", q_k_v), part) for q_k_v, part in zip("qkv", parts, strict=True)
         ]
 
-    def _reordered(self, name: str, values: Array, config: PretrainedConfig) -> Array:
+    def _reordered(
+        self,
+        name: str,
+        values: Array,
+        config: PretrainedConfig,
+    ) -> Array:
         """Undo the reordering of llama.cpp's converter."""
         part = name.removeprefix("blk.").partition(".")[2]
         projection = part.partition(".")[0]
@@ -418,7 +428,12 @@ def _write_converted(file: Path, folder: Path, on_part: OnPart) -> None:
     with refusing(unreadable, "Name another file of this model."):
         config = gguf_model.config()
         refuse_impossible(config.to_dict(), file.name)
-        refuse_oversized(file.name, config, file.stat().st_size, "gguf")
+        refuse_oversized(
+            file.name,
+            config,
+            file.stat().st_size,
+            "gguf",
+        )
         tokenizer = gguf_model.tokenizer(file)
         weights = gguf_model.weights(config, on_part)
         on_part(1, 2)

@@ -62,13 +62,19 @@ class Resident:
 
 
 class Streamed:
-    """Weights stay in their files, offloaded tensors in unnamed ones; only the running block is
-    changed.
+    """Weights stay in their files, offloaded tensors in unnamed ones.
+
+    Only the running block is changed.
     """
 
     streamed = True
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], scratch: Path) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[nn.Module],
+        scratch: Path,
+    ) -> None:
         """scratch: folder for offloaded tensors. Weights that are no views of a file go there."""
         self._scratch = scratch
         self._offloaded: list[tuple[StorageWeakRef, int, int]] = []
@@ -123,8 +129,9 @@ class Streamed:
         give_back_freed()
 
     def offload(self, tensor: Tensor) -> Tensor:
-        """The same numbers in an unnamed file, gone with the last view; ModelError if the disk is
-        full.
+        """The same numbers in an unnamed file, deleted with the last view.
+
+        Raises ModelError if the disk is full.
         """
         if not tensor.numel():
             return tensor
@@ -177,7 +184,11 @@ def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
     with NamedTemporaryFile(dir=folder, delete=False) as file:
         try:
             os.truncate(file.fileno(), n_bytes)
-            storage = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=n_bytes)
+            storage = torch.UntypedStorage.from_file(
+                file.name,
+                shared=True,
+                nbytes=n_bytes,
+            )
         finally:
             # Unnamed from here on: a kill leaves nothing.
             Path(file.name).unlink()

@@ -41,7 +41,12 @@ class BlockErrors(NamedTuple):
 def no_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     """The kept columns, unchanged."""
     lost = _energy_of_removed(layer, kept, layer.second_moment)
-    return PrunedMlp(kept, layer.out_weight[:, kept], layer.out_bias, lost)
+    return PrunedMlp(
+        kept,
+        layer.out_weight[:, kept],
+        layer.out_bias,
+        lost,
+    )
 
 
 def bias_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
@@ -53,7 +58,12 @@ def bias_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     mean = layer.out_weight[:, gone].double() @ layer.mean[gone].double()
     bias = 0.0 if layer.out_bias is None else layer.out_bias.double()
     lost = _energy_of_removed(layer, kept, layer.covariance)
-    return PrunedMlp(kept, layer.out_weight[:, kept], (bias + mean).float(), lost)
+    return PrunedMlp(
+        kept,
+        layer.out_weight[:, kept],
+        (bias + mean).float(),
+        lost,
+    )
 
 
 def _energy_of_removed(
@@ -75,7 +85,12 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     """
     weight = layer.out_weight
     if len(kept) == layer.width:
-        return PrunedMlp(kept, weight, layer.out_bias, 0.0)
+        return PrunedMlp(
+            kept,
+            weight,
+            layer.out_bias,
+            0.0,
+        )
     gone = complement(kept, layer.width)
     removed = weight[:, gone]
     kept_with_gone = layer.moment(kept, gone)

@@ -69,7 +69,12 @@ def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
     present = torch.ones(layer.width, dtype=torch.bool)
     order: list[Tensor] = []
     while True:
-        removed = _next_removed(weight, inverse, present.nonzero().squeeze(1), at_once)
+        removed = _next_removed(
+            weight,
+            inverse,
+            present.nonzero().squeeze(1),
+            at_once,
+        )
         order.append(channels[removed])
         present[removed] = False
         n_present = int(present.sum())
@@ -85,7 +90,12 @@ def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
             present = torch.ones(n_present, dtype=torch.bool)
 
 
-def _next_removed(weight: Tensor, inverse: Tensor, present: Tensor, n: int) -> Tensor:
+def _next_removed(
+    weight: Tensor,
+    inverse: Tensor,
+    present: Tensor,
+    n: int,
+) -> Tensor:
     """The next n channels (n,) to remove, one by one: each the cheapest after compensation.
 
     So of two channels that could replace each other only one is removed. Chosen among those that

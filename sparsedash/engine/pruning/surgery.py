@@ -6,6 +6,7 @@ Dimensions: d hidden width, m inner width, k kept channels.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,11 @@ class PrunedMlp:
     def moved_to(self, offload: Callable[[Tensor], Tensor]) -> "PrunedMlp":
         """The same with offloaded weights."""
         inner = tuple((offload(weight), bias) for weight, bias in self.inner)
-        return replace(self, out_weight=offload(self.out_weight), inner=inner)
+        return replace(
+            self,
+            out_weight=offload(self.out_weight),
+            inner=inner,
+        )
 
     def inner_part(self, mlp: Mlp, number: int) -> tuple[Tensor, Tensor | None]:
         """Weight (fused * k, d) and bias of an inner projection, by number. mlp: the dense one."""
@@ -84,7 +89,8 @@ def out_weight(mlp: Mlp) -> Tensor:
 
 def inner_weights(mlp: Mlp) -> list[Tensor]:
     """Every projection into the inner width as (m, d); fused ones one by one."""
-    return [part for module in mlp.inner for part in weight_of(module).chunk(mlp.fused)]
+    parts = [weight_of(module).chunk(mlp.fused) for module in mlp.inner]
+    return list(chain.from_iterable(parts))
 
 
 def weights_per_channel(mlp: Mlp) -> int:

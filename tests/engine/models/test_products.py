@@ -111,7 +111,12 @@ def test_all_projections_of_a_model_multiply_so_with_nearly_the_same_logits(
     faster, products, model_type
 ):
     model = tiny_model(model_type).bfloat16().eval().requires_grad_(False)
-    ids = torch.randint(1, 400, (8, 40), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(
+        1,
+        400,
+        (8, 40),
+        generator=torch.Generator().manual_seed(1),
+    )
     with torch.inference_mode():
         expected = model(ids).logits.float()
         with bf16_matmul_in_fp32("bfloat16"):
