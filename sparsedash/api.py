@@ -40,8 +40,8 @@ from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
 from sparsedash.engine.run.task_answering import TaskAnswers
-from sparsedash.reporting.run_answer import find_sentence, verdicts_sentence
-from sparsedash.reporting.run_results import judge, measure
+from sparsedash.reporting.run_answer import find_sentence, shares_sentence
+from sparsedash.reporting.run_results import ModelVerdict, judge, measure
 from sparsedash.reporting.verdicts import loss_words
 from sparsedash.reporting.wording import NBSP, first_upper
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError, encodable
@@ -236,9 +236,8 @@ def compare(
     if gone < 0:
         _warn(["The second model has more channels than the first: the dense model comes first."])
     name = "" if gone > 0 else "The second model"
-    sentence = verdicts_sentence(
-        {max(gone, 0): judged.verdict}, MethodSettings(), tolerance, model=name
-    )
+    model = ModelVerdict(spec=SparseSpec(MethodSettings(), max(gone, 0)), verdict=judged.verdict)
+    sentence = shares_sentence([model], tolerance, model_name=name)
     return Comparison(
         verdict=sentence.replace(NBSP, " "),
         figures=f"{first_upper(loss_words(judged.verdict))}.".replace(NBSP, " "),
@@ -293,11 +292,7 @@ def find(
         _warn(run.warnings)
     return Found(
         share=None if result.answer is None else result.answer / 1000,
-        verdict=find_sentence(
-            result,
-            any_sparsity,
-            {model_verdict.permille: model_verdict.verdict for model_verdict in judged},
-        ).replace(NBSP, " "),
+        verdict=find_sentence(result, judged).replace(NBSP, " "),
         trials=result.trials,
     )
 
