@@ -241,9 +241,7 @@ class VerdictCache:
             judged: Verdicts | None = self._verdicts.get(name)
             if judged is None and (not n_new or self._clock() < deadline):
                 losses = self._losses(run.dense, stored)
-                joint = judge_all(list(losses.values()), tolerance, run.n_compared)
-                judged = dict(zip(losses, joint, strict=True))
-                judged = self._answers.with_tasks(run, judged, tolerance)
+                judged = self._answers.verdicts(run, losses, tolerance)
                 n_new += 1
                 self._verdicts.put(name, judged)
             if judged is not None:
@@ -355,8 +353,15 @@ class AnswerCache:
             self._cache.put(name, judged)
         return judged
 
-    def with_tasks(self, run: Run, verdicts: Verdicts, tolerance: Tolerance) -> Verdicts:
-        """The verdicts on a run's sparse models with those on its tasks; losses are stored."""
+    def verdicts(
+        self, run: Run, passage_losses: Mapping[str, Losses], tolerance: Tolerance
+    ) -> Verdicts:
+        """The joint verdicts on a run's sparse models, by their passages and its tasks.
+
+        passage_losses: by record. Those on tasks are stored once they are known.
+        """
+        joint = judge_all(list(passage_losses.values()), tolerance, run.n_compared)
+        verdicts = dict(zip(passage_losses, joint, strict=True))
         if not run.answers.get(run.dense) and not run.unanswered:
             return verdicts
         stored = set(chain.from_iterable(map(self._stored, run.answers.values())))
