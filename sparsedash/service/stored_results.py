@@ -379,16 +379,16 @@ class AnswerCache:
             judged_losses = iter(judge_losses(together, tolerance, alpha, n_lost))
             for record in records:
                 judged[record] = list(islice(judged_losses, len(losses[record])))
-        joint = {}
+        with_tasks = {}
         for record, verdict in verdicts.items():
             tasks = losses.get(record, [])
-            joint[record] = replace(
+            with_tasks[record] = replace(
                 verdict,
                 tasks=tuple(filter(None, judged.get(record, ()))),
                 unjudged=tuple(task.task for task in tasks if task.not_judged),
                 unanswered=is_unanswered(run, record, judged),
             )
-        return joint
+        return with_tasks
 
     def _task_losses(
         self, run: Run, record: str, read_dense: Callable[[], list[QuestionSet]]
