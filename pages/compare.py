@@ -32,7 +32,12 @@ show_example_note(run)
 if view == task_answers.TASKS_VIEW:
     compare_answers.show_run_questions(backend, run)
     st.stop()
-results = run_results(backend, run, current_tolerance(), backend.user_data.name_of(run.key))
+results = run_results(
+    backend,
+    run,
+    current_tolerance(),
+    backend.user_data.name_of(run.key),
+)
 assert results is not None, "the page has read the dense record already"
 if view:
     show_layers_of(backend, chosen, results, offered)
@@ -58,7 +63,12 @@ if pair is None:
     st.stop()
 with choice_of_view:
     blind = not run.made_on and compare_views.choose_blind()
-kinds = st.container(key="kinds", horizontal=True, vertical_alignment="center", gap="small")
+kinds = st.container(
+    key="kinds",
+    horizontal=True,
+    vertical_alignment="center",
+    gap="small",
+)
 # On a phone the columns stand one below the other: the passage first.
 with st.container(key="compared"):
     reading, listing = st.columns([3, 2], gap="large")

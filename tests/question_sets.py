@@ -21,15 +21,32 @@ def scored(*log_likelihoods, i=0, right=True):
     choices = tuple(
         ScoredChoice(text=f"choice {k}", log_likelihood=ll) for k, ll in enumerate(log_likelihoods)
     )
-    return question(i, right, choices=choices, chosen=log_likelihoods.index(max(log_likelihoods)))
+    return question(
+        i,
+        right,
+        choices=choices,
+        chosen=log_likelihoods.index(max(log_likelihoods)),
+    )
 
 
 def rolled(i, log_likelihood, n_words=10):
-    return question(i, None, log_likelihood=log_likelihood, n_bytes=6 * n_words, n_words=n_words)
+    return question(
+        i,
+        None,
+        log_likelihood=log_likelihood,
+        n_bytes=6 * n_words,
+        n_words=n_words,
+    )
 
 
 def answered(*questions, task="sums", measure="exact_match", **values):
-    return QuestionSet(model="m", task=task, measure=measure, questions=questions, **values)
+    return QuestionSet(
+        model="m",
+        task=task,
+        measure=measure,
+        questions=questions,
+        **values,
+    )
 
 
 def verdicts(both=0, broke=0, fixed=0, wrong=0, task="sums"):

@@ -39,10 +39,25 @@ def wheel(tmp_path_factory):
     copytree(
         ROOT,
         folder / "tree",
-        ignore=ignore_patterns(".*", "__pycache__", "docs", "build", "*.egg-info"),
+        ignore=ignore_patterns(
+            ".*",
+            "__pycache__",
+            "docs",
+            "build",
+            "*.egg-info",
+        ),
     )
     offline = ("--no-index", "--no-deps", "--no-build-isolation", "--check-build-dependencies")
-    done = run("-m", "pip", "wheel", *offline, "--wheel-dir", str(folder), ".", cwd=folder / "tree")
+    done = run(
+        "-m",
+        "pip",
+        "wheel",
+        *offline,
+        "--wheel-dir",
+        str(folder),
+        ".",
+        cwd=folder / "tree",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = folder.glob("*.whl")
     with zipfile.ZipFile(file) as opened:

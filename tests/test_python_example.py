@@ -27,6 +27,12 @@ def test_it_prunes_compares_and_exports(model_folder, tmp_path):  # noqa: F811
     out = tmp_path / "out"
     lines.write_text("\n".join(passages(120)), encoding="utf-8")
     match = re.fullmatch(
-        SAID, forked("examples.prune_from_python", str(model_folder), str(lines), str(out))
+        SAID,
+        forked(
+            "examples.prune_from_python",
+            str(model_folder),
+            str(lines),
+            str(out),
+        ),
     )
     assert match and Path(match["folder"]) == out and (out / "model.safetensors").is_file()

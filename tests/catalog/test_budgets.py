@@ -20,7 +20,11 @@ from tests.catalog.test_model_shape import SHAPE
 
 # Two blocks of 8 channels of 12 weights and 2 biases, 64 other weights in each, a head of 40, 20
 # more parameters.
-BIASED = replace(SHAPE, bias_per_channel=2, n_parameters=2 * (96 + 64 + 16) + 40 + 20)
+BIASED = replace(
+    SHAPE,
+    bias_per_channel=2,
+    n_parameters=2 * (96 + 64 + 16) + 40 + 20,
+)
 BY_WEIGHTS = MethodSettings(budget="weights", width_multiple=2)
 SINGLE = MethodSettings(pattern="1x1")
 

@@ -65,7 +65,11 @@ def test_the_installed_package_is_not_imported_for_it():
         "import sys; from sparsedash.service.request_checks import unusable_tasks\n"
         "print(unusable_tasks(['piqa', 'piqaa']), 'lm_eval' in sys.modules, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+    )
     text = (
         "lm-evaluation-harness has no task piqaa. Did you mean piqa? `lm_eval ls tasks` lists them."
     )

@@ -133,8 +133,19 @@ def test_what_a_row_takes_for_granted_about_its_calibration_is_said():
 def _found(row, **changes):
     """What is found for a row when one run with its settings, changed like this, is there."""
     settings = replace(published_run_settings(row), **changes)
-    run = replace(RUN, settings=settings, dense="d", sparse=("k",), finished=True)
-    dense = replace(RECORD, key="d", pruned=None, outcomes=(outcome(0), outcome(1)))
+    run = replace(
+        RUN,
+        settings=settings,
+        dense="d",
+        sparse=("k",),
+        finished=True,
+    )
+    dense = replace(
+        RECORD,
+        key="d",
+        pruned=None,
+        outcomes=(outcome(0), outcome(1)),
+    )
     pruned = replace(PRUNED, spec=replace(PRUNED.spec, permille=row.sparsity_permille))
     records = {"d": dense, "k": replace(RECORD, pruned=pruned)}
     return measured_row(row, [run], records.get)

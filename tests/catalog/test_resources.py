@@ -51,7 +51,11 @@ OF_FILE = EvaluationSettings(corpus="file:/x.txt")
 
 
 def settings(*names, **changes):
-    calibration = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=64)
+    calibration = CalibrationSettings(
+        corpus=BUILTIN_TEXT,
+        n_samples=7,
+        length=64,
+    )
     methods = tuple(map(method_named, names)) or RunSettings().methods
     run_settings = RunSettings(
         methods=methods, calibration=calibration, evaluation=EvaluationSettings(n_passages=1)
@@ -81,7 +85,14 @@ def test_single_weights_are_all_there_twice(scope, n_weights):
     # Eight tokens are too few for whole moments.
     little = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=1, length=8)
     methods = (MethodSettings(pattern="2:4", scope=scope, compensation="none"),)
-    memory = least_memory(SMALL, settings(calibration=little, dtype="bfloat16", methods=methods))
+    memory = least_memory(
+        SMALL,
+        settings(
+            calibration=little,
+            dtype="bfloat16",
+            methods=methods,
+        ),
+    )
     assert (memory.beside_bytes, memory.purpose) == (
         2 * (115 * A_TOKEN + n_weights),
         "the evaluation",
@@ -176,7 +187,11 @@ def test_quantising_takes_all_weights_twice_with_two_predictions_and_a_file_in_s
 def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_written_at_once():
     def beside(n_samples, keys=2_500, **changes):
         requested = settings(
-            calibration=CalibrationSettings(n_samples=n_samples, length=100), **changes
+            calibration=CalibrationSettings(
+                n_samples=n_samples,
+                length=100,
+            ),
+            **changes,
         )
         memory = least_memory(replace(SMALL, keys=keys), requested)
         assert memory.purpose == "the text that the model writes"
@@ -233,7 +248,11 @@ ROOM = 10**12
 MUCH = {"calibration": CalibrationSettings(n_samples=2048, length=128)}
 HALF = {"sparsities_permille": (500,)}
 SETTINGS = RunSettings(
-    sparsities_permille=(250, 500), calibration=CalibrationSettings(n_samples=64, length=128)
+    sparsities_permille=(250, 500),
+    calibration=CalibrationSettings(
+        n_samples=64,
+        length=128,
+    ),
 )
 
 

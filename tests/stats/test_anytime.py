@@ -38,7 +38,12 @@ def test_the_p_value_is_one_over_the_e_value_of_the_sign_test(broke, fixed):
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60), st.floats(-0.3, 0.3))
+@given(
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.integers(0, 60),
+    st.floats(-0.3, 0.3),
+)
 def test_the_e_value_is_the_stake_averaged_over_every_bet(broke, fixed, same, mean):
     n = broke + fixed + same
     integral, _ = quad(

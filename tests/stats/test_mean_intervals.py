@@ -26,7 +26,12 @@ def test_the_quantiles_are_those_of_students_t(degrees, p):
 
 
 def students(values, alpha=0.05):
-    return stats.t.interval(1 - alpha, len(values) - 1, np.mean(values), stats.sem(values))
+    return stats.t.interval(
+        1 - alpha,
+        len(values) - 1,
+        np.mean(values),
+        stats.sem(values),
+    )
 
 
 def test_either_end_is_students_with_one_more_like_the_most_extreme_on_its_side():

@@ -42,7 +42,13 @@ def test_wilson_is_the_score_interval_of_scipy(right, wrong):
 @pytest.mark.parametrize(
     ("broke", "fixed", "n", "published"),
     [
-        pytest.param(1, 7, 21, (-0.026, -0.517), id="Fagerland 2014, airway reactivity"),
+        pytest.param(
+            1,
+            7,
+            21,
+            (-0.026, -0.517),
+            id="Fagerland 2014, airway reactivity",
+        ),
         pytest.param(12, 2, 50, (0.345, 0.061), id="Newcombe 1998, 36 12 2 0"),
     ],
 )
@@ -65,7 +71,11 @@ def score_rejects(broke: int, fixed: int, n: int, difference: float) -> bool:
         )
 
     bounds = max(0.0, -difference), (1 - difference) / 2
-    share = minimize_scalar(unlikeliness, bounds=bounds, options={"xatol": 1e-12}).x
+    share = minimize_scalar(
+        unlikeliness,
+        bounds=bounds,
+        options={"xatol": 1e-12},
+    ).x
     variance = n * (2 * share + difference - difference**2)
     return (fixed - broke - n * difference) ** 2 > significance.Z_95**2 * variance
 

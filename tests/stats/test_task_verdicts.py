@@ -19,8 +19,18 @@ def judge(*tasks, **tolerance):
 
 
 def test_questions_are_paired_by_document_in_any_order_and_one_that_repeats_another_is_left_out():
-    dense = answered(question(0), question(1), question(0, right=False), question(2))
-    other_answers = answered(question(3), question(0), question(0, right=False), question(1))
+    dense = answered(
+        question(0),
+        question(1),
+        question(0, right=False),
+        question(2),
+    )
+    other_answers = answered(
+        question(3),
+        question(0),
+        question(0, right=False),
+        question(1),
+    )
     pair = pair_answers(dense, other_answers)
     assert [(one.doc_hash, one.right, two.right) for one, two in pair.questions] == [
         ("doc 0", True, True),
@@ -95,7 +105,11 @@ def test_a_task_s_own_limit_holds_where_the_tolerance_is_narrower():
     assert (wide.loss.most, wide.verdict) == (0.08, "within")
     # Named, the limit is the visitor's even where the task's is wider.
     (named,) = judge_tasks(
-        [pair_answers(*own_points)], Tolerance(points=8.0, tasks=((own_points[0].task, 3.0),))
+        [pair_answers(*own_points)],
+        Tolerance(
+            points=8.0,
+            tasks=((own_points[0].task, 3.0),),
+        ),
     )
     assert (named.loss.most, named.own_limit) == (0.03, 3.0) and wide.own_limit is None
 
@@ -167,7 +181,19 @@ def test_a_dense_model_that_only_guesses_is_not_judged():
 
 def test_flips_wrong_answers_that_moved_and_the_divergence_of_the_choices_are_counted():
     dense = answered(
-        scored(-1, -1, i=0), scored(-3, -2, i=1, right=False), scored(-3, -2, i=2, right=False)
+        scored(-1, -1, i=0),
+        scored(
+            -3,
+            -2,
+            i=1,
+            right=False,
+        ),
+        scored(
+            -3,
+            -2,
+            i=2,
+            right=False,
+        ),
     )
     sparse = answered(
         scored(log(0.9), log(0.1), i=0),

@@ -24,8 +24,20 @@ ALLOWED = Tolerance()
 def lost(
     nats: float, *, n=1000, deviation=0.3, broke=0, fixed=0, n_right=400, anytime=False
 ) -> Losses:
-    sample = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
-    return Losses(nats=sample, broke=broke, fixed=fixed, n_right=n_right, anytime=anytime)
+    sample = Moments(
+        n=n,
+        mean=nats,
+        deviation=deviation,
+        lowest=nats,
+        highest=nats,
+    )
+    return Losses(
+        nats=sample,
+        broke=broke,
+        fixed=fixed,
+        n_right=n_right,
+        anytime=anytime,
+    )
 
 
 def verdict(*args, tolerance=ALLOWED, **kwargs):

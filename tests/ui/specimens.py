@@ -62,7 +62,13 @@ def outcome(index: int, target: str, right: bool, rng: random.Random) -> Outcome
         last_word_right=right,
         last_token_right=right or rng.random() < 0.2,
         log_likelihood=log(probability),
-        tokens=(TargetToken(text=f" {target}", log_likelihood=log(probability), rank=rank),),
+        tokens=(
+            TargetToken(
+                text=f" {target}",
+                log_likelihood=log(probability),
+                rank=rank,
+            ),
+        ),
         top=tuple(Candidate(text=text, probability=share) for text, share in ranked),
     )
 
@@ -166,7 +172,10 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
     """A search with its run and records. slope: nats lost by share that goes. n_trials: it goes on
     after these.
     """
-    settings = FindSettings(evaluation=EvaluationSettings(n_passages=120), tolerance=WIDE)
+    settings = FindSettings(
+        evaluation=EvaluationSettings(n_passages=120),
+        tolerance=WIDE,
+    )
     dense = record(verdicts())
     steps = channel_steps(DENSE_WIDTHS, 32)
     done = n_trials is None
@@ -196,7 +205,15 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
     permilles = tuple(trial.permille for trial in trials) + (() if done else (steps[place],))
     keys = tuple(one_record.key for one_record in records[1:])
     request = {"key": settings.key(), "settings": settings.run(permilles), "find": settings}
-    return replace(run(finished=done)[0], sparse=keys, **request), records, result
+    return (
+        replace(
+            run(finished=done)[0],
+            sparse=keys,
+            **request,
+        ),
+        records,
+        result,
+    )
 
 
 def _tried(dense: Record, rule: StopRule, permille: int, slope: float) -> Record:
@@ -211,4 +228,8 @@ def _tried(dense: Record, rule: StopRule, permille: int, slope: float) -> Record
         if stopping and stopping.decision != "open":
             break
     outcomes = tuple(answered[row] for row in sorted(answered))
-    return replace(record([True], permille), outcomes=outcomes, stopping=stopping)
+    return replace(
+        record([True], permille),
+        outcomes=outcomes,
+        stopping=stopping,
+    )

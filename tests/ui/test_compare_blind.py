@@ -36,10 +36,19 @@ def test_the_blind_view_can_be_chosen_whatever_the_passages_are_sorted_and_filte
 def prompt(finished):
     """A prompt to the dense and the last sparse model, and what they wrote."""
     run = finished.runs()[0]
-    request = ContinuationSettings(left=run.dense, right=run.sparse[-1], prompt="Once")
+    request = ContinuationSettings(
+        left=run.dense,
+        right=run.sparse[-1],
+        prompt="Once",
+    )
     finished.user_data.keep_prompt(request)
     finished.put(
-        Continuation(key=request.key(), prompt="Once", left=" of the dense", right=" of the sparse")
+        Continuation(
+            key=request.key(),
+            prompt="Once",
+            left=" of the dense",
+            right=" of the sparse",
+        )
     )
     return request
 
@@ -175,5 +184,10 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_compare, finished, prompt
     ],
 )
 def test_the_count_is_said_with_an_interval_that_holds_after_every_choice(chosen, expected):
-    pair = Pair(left_name="dense", left=answered("l", 1), right_name="30 %", right=answered("r", 1))
+    pair = Pair(
+        left_name="dense",
+        left=answered("l", 1),
+        right_name="30 %",
+        right=answered("r", 1),
+    )
     assert expected in plain(tally(pair, [better.strip("=") for better in chosen]))

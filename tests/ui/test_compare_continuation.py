@@ -12,7 +12,11 @@ from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
 from tests.ui.filled_backend import job
 
 RUN = specimens.run()[0]
-PAIR = ContinuationSettings(left=RUN.dense, right=RUN.sparse[-1], prompt="Once upon")
+PAIR = ContinuationSettings(
+    left=RUN.dense,
+    right=RUN.sparse[-1],
+    prompt="Once upon",
+)
 ALL = replace(PAIR, others=RUN.sparse[:-1])
 GROWING = {"stage": "continue", "done": 3, "total": 40, "rate": 9.0, "message": ""}
 
@@ -91,7 +95,13 @@ def test_other_settings_draw_and_are_said_next_to_the_prompt(open_compare, finis
 
 def test_all_texts_are_shown_under_their_names_while_they_grow(open_compare, tried):
     texts = (" there <b>was", " a\u202e", " ten")
-    tried.set_jobs(job(ALL, **GROWING | {"message": "model 3 of 4"}, texts=texts))
+    tried.set_jobs(
+        job(
+            ALL,
+            **GROWING | {"message": "model 3 of 4"},
+            texts=texts,
+        )
+    )
     app = open_compare()
     text = words(app)
     assert "▶ Writing continuations · model 3 of 4 · 3 of 40 tokens · 9.0 tokens a second" in text

@@ -72,7 +72,11 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
     open_page, backend
 ):
     sizes = {"n_bytes": 50, "full_bytes": 90, "dense_bytes": 100}
-    quantised = Quantised(**sizes, tensors={"F32": 7, "Q8_0": 9, "Q4_K": 20}, fell_back={"Q8_0": 9})
+    quantised = Quantised(
+        **sizes,
+        tensors={"F32": 7, "Q8_0": 9, "Q4_K": 20},
+        fell_back={"Q8_0": 9},
+    )
     add(backend, SparseSpec(MethodSettings(), 100, quantise="q4_k_m"), quantised=quantised)
     text = words(open_page("compare", view="layers", right="20 %"))
     assert (
@@ -91,7 +95,14 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
 def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page, backend):
     add(
         backend,
-        healed=Healed(steps=24, kept_step=16, before=0.27, after=0.231, n_tokens=1920, weights="w"),
+        healed=Healed(
+            steps=24,
+            kept_step=16,
+            before=0.27,
+            after=0.231,
+            n_tokens=1920,
+            weights="w",
+        ),
     )
     text = words(open_page("compare", view="layers", right="20 %"))
     assert (

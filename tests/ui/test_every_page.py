@@ -136,11 +136,30 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
     backend.user_data.name_run(RUN.key, NAME)
     second = replace(SETTINGS, sparsities_permille=(400,))
     backend.set_jobs(
-        job(SETTINGS, message=text, id=2), job(second, "failed", error_text=text, error_advice=text)
+        job(
+            SETTINGS,
+            message=text,
+            id=2,
+        ),
+        job(
+            second,
+            "failed",
+            error_text=text,
+            error_advice=text,
+        ),
     )
     facts = MachineFacts(gpus=(text,), problem=text)
-    machine = ClusterMachine(address="tls://x", name=text, n_slots=1, facts=facts)
-    backend.known_cluster = ClusterView(address=text, trouble="", machines=(machine,))
+    machine = ClusterMachine(
+        address="tls://x",
+        name=text,
+        n_slots=1,
+        facts=facts,
+    )
+    backend.known_cluster = ClusterView(
+        address=text,
+        trouble="",
+        machines=(machine,),
+    )
     app = open_page(page, **address)
     drawn = markup(app)
     assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
@@ -222,7 +241,15 @@ def test_damaged_results_count_as_lost_on_every_page(open_page, finished, kind, 
 
 def test_a_job_at_a_model_that_its_run_has_not_raises_nowhere(open_page, backend):
     settings = replace(SETTINGS, sparsities_permille=(100,))
-    backend.put(replace(RUN, key=settings.key(), settings=settings, sparse=(), finished=False))
+    backend.put(
+        replace(
+            RUN,
+            key=settings.key(),
+            settings=settings,
+            sparse=(),
+            finished=False,
+        )
+    )
     backend.set_jobs(job(settings, point=99, n_right=1, done=2))
     open_page("overview", run=settings.key())
     open_page("runs")

@@ -20,7 +20,12 @@ from tests.ui.filled_backend import job
 
 # The built-in model's: 30 blocks, 576 wide, gate, up and down without biases, a head that shares
 # the embedding.
-SHAPE = replace(shipped_shape("smollm2-135m"), vocabulary=10, block_rest=0, stored_bytes=4)
+SHAPE = replace(
+    shipped_shape("smollm2-135m"),
+    vocabulary=10,
+    block_rest=0,
+    stored_bytes=4,
+)
 
 
 def asked(run, at):
@@ -35,7 +40,13 @@ def timing(settings, ratio):
             "sparse_s": (1.0,) * 3,
             "dense_first": (True, False, True),
         }
-        return TimedPhase(phase=name, batch=batch, ratio=interval, ceiling=1.3, **times)
+        return TimedPhase(
+            phase=name,
+            batch=batch,
+            ratio=interval,
+            ceiling=1.3,
+            **times,
+        )
 
     phases = (phase("prefill", 1), phase("decode", 1))
     return replace(
@@ -149,7 +160,12 @@ def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(
     versions = {"llama-cpp-py-sync": "1.0"}
     backend.set_jobs(job(request, "done"))
     backend.put(
-        replace(timing(request, 1.15), runtime="llama.cpp", weights="F16", versions=versions)
+        replace(
+            timing(request, 1.15),
+            runtime="llama.cpp",
+            weights="F16",
+            versions=versions,
+        )
     )
     assert (
         query_of(links(open_page("runs", view="jobs"))["See the speed-up"])["runtime"]
@@ -161,7 +177,12 @@ def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(
     ] and "llama.cpp (binding 1.0), F16 versus dense in F16" in words(app)
     assert "drifts on a shared machine" not in words(app)
     backend.put(
-        replace(timing(request, 1.15), runtime="llama.cpp", weights="Q8_0", versions=versions)
+        replace(
+            timing(request, 1.15),
+            runtime="llama.cpp",
+            weights="Q8_0",
+            versions=versions,
+        )
     )
     assert "drifts on a shared machine" in words(
         open_page("overview", against="reading", runtime="llama.cpp")
@@ -193,12 +214,25 @@ def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_condit
 
 def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, backend):
     method = method_named("wanda")
-    settings = replace(specimens.SETTINGS, methods=(method,), sparsities_permille=(100,))
+    settings = replace(
+        specimens.SETTINGS,
+        methods=(method,),
+        sparsities_permille=(100,),
+    )
     run, (dense, sparse, *_) = specimens.run()
     spec = SparseSpec(method, 100)
     pruned = replace(sparse.pruned, spec=spec, widths=specimens.DENSE_WIDTHS)
     masked = replace(sparse, pruned=pruned)
-    backend.add_run((replace(run, settings=settings, sparse=run.sparse[:1]), [dense, masked]))
+    backend.add_run(
+        (
+            replace(
+                run,
+                settings=settings,
+                sparse=run.sparse[:1],
+            ),
+            [dense, masked],
+        )
+    )
     app = open_page("overview", against="reading")
     assert "give no speed-up" in words(app) and not offered(app)
 
@@ -214,7 +248,13 @@ def test_a_model_whose_sizes_are_not_known_is_counted_as_missing(open_page, back
 def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(
     open_page, backend, run
 ):
-    backend.set_jobs(job(asked(run, 0), stage="time", message="reading, 1 at once, round 3"))
+    backend.set_jobs(
+        job(
+            asked(run, 0),
+            stage="time",
+            message="reading, 1 at once, round 3",
+        )
+    )
     app = open_page("overview", against="reading")
     assert "Timing both models in turn" in words(app) and not offered(app)
     backend.set_jobs(job(asked(run, 0), "done"))

@@ -42,7 +42,15 @@ def test_it_is_judged_by_its_own_tolerance_unless_the_address_has_another(open_p
 def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_page, backend):
     run, *_ = search = specimens.search(n_trials=2)
     backend.set_jobs(
-        job(run.find, "running", point=2, done=60, total=120, n_right=20, unit="passages")
+        job(
+            run.find,
+            "running",
+            point=2,
+            done=60,
+            total=120,
+            n_right=20,
+            unit="passages",
+        )
     )
     _, text = opened(open_page, backend, search)
     assert text.startswith("So far: Removing") and "Evaluating · trial 3: 20 % sparse" in text

@@ -93,7 +93,12 @@ def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(open_
 
 def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
     def subject_lines(subject, *rights):
-        text = lines(WRITTEN, *rights, doc={"subject": subject}, prompt_hash=subject)
+        text = lines(
+            WRITTEN,
+            *rights,
+            doc={"subject": subject},
+            prompt_hash=subject,
+        )
         return text.replace(b'hash": "', b'hash": "' + subject[:1].encode())
 
     keys = []
@@ -157,7 +162,11 @@ def test_each_task_has_a_limit_of_its_own_that_goes_along(open_page, opened):
     assert query_of(menu_links(app)["Runs"])["limits"] == "1.1,2,sums:40"
     app.number_input(key="limit-sums").set_value(0.0).run()
     assert app.query_params["limits"] == "1.1,2,sums:40" and "must be" in words(app)
-    wrong = open_page("overview", **opened, limits="x,,sums,sums:x,:3,sums:nan,sums:9")
+    wrong = open_page(
+        "overview",
+        **opened,
+        limits="x,,sums,sums:x,:3,sums:nan,sums:9",
+    )
     assert wrong.number_input(key="limit-sums").value == 9.0
 
 
