@@ -218,7 +218,11 @@ class Housekeeping:
             damage for damage in verification.damaged if (damage.entry or damage.name) not in names
         )
         n_damaged = verification.n_damaged - len(verification.damaged) + len(damaged)
-        verification = replace(verification, damaged=damaged, n_damaged=n_damaged)
+        verification = replace(
+            verification,
+            damaged=damaged,
+            n_damaged=n_damaged,
+        )
         self._store.put(verification.key, verification)
 
     def _is_needed(

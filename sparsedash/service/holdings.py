@@ -246,7 +246,13 @@ def measure_holdings(
         alone = [name for name in names_of_run if users[name] == 1]
         holdings.append(RunHolding(run, sum(bytes_of[name] for name in alone)))
     return Holdings(
-        runs=tuple(sorted(holdings, key=lambda holding: holding.n_bytes, reverse=True)),
+        runs=tuple(
+            sorted(
+                holdings,
+                key=lambda holding: holding.n_bytes,
+                reverse=True,
+            )
+        ),
         run_bytes=sum(bytes_of[name] for name in users),
         cache=cache,
         files=tuple(files),

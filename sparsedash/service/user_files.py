@@ -135,7 +135,11 @@ class Exports:
 
     def _all(self) -> list[Export]:
         exports = [export for key in self._store.keys(Export) if (export := self._get(key))]
-        return sorted(filter(is_there, exports), key=lambda export: export.made_at, reverse=True)
+        return sorted(
+            filter(is_there, exports),
+            key=lambda export: export.made_at,
+            reverse=True,
+        )
 
     def _get(self, key: str) -> Export | None:
         export = self._store.get(Export, key)

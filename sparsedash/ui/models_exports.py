@@ -55,7 +55,11 @@ def exports_sentence(exports: list[Export]) -> str:
 
 def show_export(backend: Backend, export: Export) -> None:
     """Draw an export: size, proof, where it loads, the command to the hub, and its deletion."""
-    with st.container(border=True, key=f"export-{export.key[:16]}", gap="xsmall"):
+    with st.container(
+        border=True,
+        key=f"export-{export.key[:16]}",
+        gap="xsmall",
+    ):
         title = export_title(export, backend.record(export.settings.sparse))
         share = wording.percent(export.n_bytes / export.base_bytes, 0)
         facts = [

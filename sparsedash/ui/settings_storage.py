@@ -113,7 +113,12 @@ def show_cache(backend: Backend, held: Holdings) -> None:
             question, *more = storage_words.cache_question(cache)
             frame.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
             if cache.items:
-                frame.action_button("Empty the cache", empty, key="cache-sure", kind="primary")
+                frame.action_button(
+                    "Empty the cache",
+                    empty,
+                    key="cache-sure",
+                    kind="primary",
+                )
 
         frame.popover("Empty the cache", "delete-cache", ask, "delete")
     _show_limit(backend, held)
