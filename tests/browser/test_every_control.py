@@ -399,7 +399,13 @@ def filled(server):
         backend.add_run(specimen)
         for specimen in (specimens.run(), specimens.run(RACE), specimens.search())
     )
-    part = backend.add_run(specimens.run(PART, finished=False, n_sparse=1))
+    part = backend.add_run(
+        specimens.run(
+            PART,
+            finished=False,
+            n_sparse=1,
+        )
+    )
     requests = [
         (sweep.settings, "done"),
         (RACE, "done"),
@@ -411,7 +417,12 @@ def filled(server):
     why = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
     backend.set_jobs(
         *(
-            job(settings, state, id=i, **(why if state in ("failed", "crashed") else {}))
+            job(
+                settings,
+                state,
+                id=i,
+                **(why if state in ("failed", "crashed") else {}),
+            )
             for i, (settings, state) in enumerate(requests, 1)
         )
     )

@@ -182,7 +182,12 @@ def proxied(tmp_path_factory):
         user = "user root;" if os.getuid() == 0 else ""
         location = location_of_the_docs().replace("http://127.0.0.1:8501", server.address)
         (folder / "nginx.conf").write_text(
-            WHOLE.format(folder=folder, port=port, location=location, user=user)
+            WHOLE.format(
+                folder=folder,
+                port=port,
+                location=location,
+                user=user,
+            )
         )
         nginx = subprocess.Popen(
             [NGINX, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]

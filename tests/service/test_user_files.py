@@ -32,13 +32,25 @@ from tests.factories import PRUNED, RECORD
 from tests.service.made import SETTINGS, TEXT, finish
 from tests.ui.test_models_exports import MADE
 
-ASKED = ExportSettings(dense="dense-float32", sparse="s1-float32", form="masked")
+ASKED = ExportSettings(
+    dense="dense-float32",
+    sparse="s1-float32",
+    form="masked",
+)
 
 
 def exported(backend, folder, key="k", made_at=1.0):
     folder.mkdir(parents=True)
     (folder / "model.safetensors").touch()
-    backend._store.put(key, replace(MADE, key=key, folder=str(folder), made_at=made_at))
+    backend._store.put(
+        key,
+        replace(
+            MADE,
+            key=key,
+            folder=str(folder),
+            made_at=made_at,
+        ),
+    )
     return folder
 
 
@@ -115,7 +127,15 @@ def test_an_export_goes_where_an_administrator_says_and_below_the_folders_then(h
     for user, settings, why in (
         (house.of("ada"), inside, "administrator"),
         (root, replace(ASKED, to="/tmp/x"), "only below"),
-        (root, replace(ASKED, form="gguf", dense_gguf="/etc/hostname"), "only below"),
+        (
+            root,
+            replace(
+                ASKED,
+                form="gguf",
+                dense_gguf="/etc/hostname",
+            ),
+            "only below",
+        ),
     ):
         with pytest.raises(AccessError, match=why):
             user.submit(settings)

@@ -50,7 +50,14 @@ WITH = {"passage": {"filter": "all"}, "together": {"chosen": RUN.key[:16]}}
 def filled(finished):
     """Three runs with results, and more than one page of those without."""
     for i in range(26):
-        finished.put(replace(RUN, key=f"{i:064d}"[::-1], sparse=(), started_at=1.0))
+        finished.put(
+            replace(
+                RUN,
+                key=f"{i:064d}"[::-1],
+                sparse=(),
+                started_at=1.0,
+            )
+        )
     for settings in (OTHER, RACE):
         finished.add_run(specimens.run(settings))
     finished.put(replace(RUN, started_at=RUN.started_at + 1))
@@ -151,7 +158,13 @@ def test_the_settings_are_changed_with_the_tolerance_that_was_chosen_here(open_p
     run = backend.add_run(specimens.search())
     for limits in ("1.7,4", "1.3,30"):
         form = query_of(
-            links(open_page("overview", run=run.key, limits=limits))["Change the settings"]
+            links(
+                open_page(
+                    "overview",
+                    run=run.key,
+                    limits=limits,
+                )
+            )["Change the settings"]
         )
         shown = open_page("prune", **form)
         found = [shown.number_input(key=f"tolerance-{name}").value for name in ("ratio", "points")]

@@ -117,7 +117,13 @@ def texts_as(text):
     def changed(outcome):
         tokens = tuple(replace(each, text=text) for each in outcome.tokens)
         top = tuple(replace(each, text=text) for each in outcome.top)
-        return replace(outcome, target=text, answer=text, tokens=tokens, top=top)
+        return replace(
+            outcome,
+            target=text,
+            answer=text,
+            tokens=tokens,
+            top=top,
+        )
 
     return [replace(each, outcomes=tuple(map(changed, each.outcomes))) for each in RECORDS]
 
@@ -129,7 +135,11 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
     text = " ".join(STORABLE)
     model = "".join(filter(str.isprintable, text))
     backend.add_run((replace(RUN, settings=replace(SETTINGS, model=model)), texts_as(text)))
-    damage = Damage(kind="record", name=f"record/{RUN.sparse[0]}", what=model)
+    damage = Damage(
+        kind="record",
+        name=f"record/{RUN.sparse[0]}",
+        what=model,
+    )
     export = replace(EXPORT, model=model, folder=f"/{model}")
     backend.put(
         replace(specimens.passages(), contexts=(text,) * 120),
@@ -139,11 +149,26 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
     backend.user_data.name_run(RUN.key, NAME)
     second = replace(SETTINGS, sparsities_permille=(400,))
     backend.set_jobs(
-        job(SETTINGS, message=text, id=2), job(second, "failed", error_text=text, error_advice=text)
+        job(SETTINGS, message=text, id=2),
+        job(
+            second,
+            "failed",
+            error_text=text,
+            error_advice=text,
+        ),
     )
     facts = MachineFacts(gpus=(text,), problem=text)
-    machine = ClusterMachine(address="tls://x", name=text, n_slots=1, facts=facts)
-    backend.known_cluster = ClusterView(address=text, trouble="", machines=(machine,))
+    machine = ClusterMachine(
+        address="tls://x",
+        name=text,
+        n_slots=1,
+        facts=facts,
+    )
+    backend.known_cluster = ClusterView(
+        address=text,
+        trouble="",
+        machines=(machine,),
+    )
     app = open_page(page, **address)
     drawn = markup(app)
     assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
@@ -176,7 +201,13 @@ def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it
     backend.set_jobs()
     button(open_page("overview", run=run.key), "Resume").click().run()
     assert [each.state for each in backend.jobs()] == ["queued"]
-    assert "1 of its 3 sparse models" not in words(open_page("compare", run=run.key, view=view))
+    assert "1 of its 3 sparse models" not in words(
+        open_page(
+            "compare",
+            run=run.key,
+            view=view,
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +256,15 @@ def test_damaged_results_count_as_lost_on_every_page(open_page, finished, kind, 
 
 def test_a_job_at_a_model_that_its_run_has_not_raises_nowhere(open_page, backend):
     settings = replace(SETTINGS, sparsities_permille=(100,))
-    backend.put(replace(RUN, key=settings.key(), settings=settings, sparse=(), finished=False))
+    backend.put(
+        replace(
+            RUN,
+            key=settings.key(),
+            settings=settings,
+            sparse=(),
+            finished=False,
+        )
+    )
     backend.set_jobs(job(settings, point=99, n_right=1, done=2))
     open_page("overview", run=settings.key())
     open_page("runs")
