@@ -262,12 +262,12 @@ def require_form(form: Form, spec: SparseSpec, model_type: str | None = None) ->
     Asked before there is such a model; as far as the model's type is known.
     """
     is_even = spec.pruning.per_block
-    problems = {each: _problem(each, spec, model_type, is_even=is_even) for each in FORMS}
-    if problem := problems[form]:
-        possible = (
-            ", ".join(other for other in FORMS if not problems[other]) or "none with this method"
-        )
-        raise SettingsError("form", form, f"one of these: {possible}", f"Reason: {problem}.")
+    problem = _problem(form, spec, model_type, is_even=is_even)
+    if not problem:
+        return
+    possible = [name for name in FORMS if not _problem(name, spec, model_type, is_even=is_even)]
+    allowed = ", ".join(possible) or "none with this method"
+    raise SettingsError("form", form, f"one of these: {allowed}", f"Reason: {problem}.")
 
 
 def _problem(form: Form, spec: SparseSpec, model_type: str | None, *, is_even: bool) -> str:
@@ -284,22 +284,18 @@ def _problem(form: Form, spec: SparseSpec, model_type: str | None, *, is_even: b
     if method.takes_layers:
         if form == "gguf" and model_type in COUNTED_LAYERS:
             return f"llama.cpp takes from a layer's number which attention it has in {model_type}"
-        return (
-            "whole layers are gone, and nothing is left to fill up"
-            if form in ("padded", "masked")
-            else ""
-        )
+        if form in ("padded", "masked"):
+            return "whole layers are gone, and nothing is left to fill up"
+        return ""
     if form == "gguf" and (problem := _bias_problem(method, model_type)):
         return problem
     unbiased = family is not None and (len(family.inner) > 1 or not family.mlp_bias)
     if method.compensation == "bias" and form != "gguf" and unbiased:
         return "its blocks were given a bias, for which this family's stock code has no place"
     if not method.takes_channels:
-        return (
-            ""
-            if form == "masked"
-            else "single weights were set to zero, and no channel was removed"
-        )
+        if form == "masked":
+            return ""
+        return "single weights were set to zero, and no channel was removed"
     if form == "uniform" and family is not None and not family.width:
         return (
             f"the code of {model_type} computes its width from the hidden one, and reads no other"
@@ -317,9 +313,9 @@ def one_width(widths: Sequence[int]) -> bool:
 def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """What changes in a config.json, given with all defaults, where only these layers are left."""
     changed: dict[str, Any] = {name: len(kept) for name in _N_LAYERS if config.get(name)}
-    changed |= {
-        name: [config[name][index] for index in kept] for name in _OF_LAYERS if config.get(name)
-    }
+    for name in _OF_LAYERS:
+        if config.get(name):
+            changed[name] = [config[name][index] for index in kept]
     if "max_window_layers" in config:
         # The list says it of each layer; vLLM's Qwen 2 wants the number to be that of all.
         changed["max_window_layers"] = len(kept)

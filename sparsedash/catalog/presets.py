@@ -145,8 +145,8 @@ def method_named(name: str) -> MethodSettings:
 def method_name(settings: MethodSettings, heal_steps: int = 0) -> str:
     """The name of these choices, or the choices themselves; then each unusual parameter."""
     # A run has one budget, which is said where its sparsities are.
-    own = asdict(replace(settings, budget="channels"))
-    chosen = {name: value for name, value in own.items() if isinstance(value, str)}
+    choices = asdict(replace(settings, budget="channels"))
+    chosen = {name: value for name, value in choices.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
     if heal_steps:
         # It was trained again.
@@ -155,7 +155,7 @@ def method_name(settings: MethodSettings, heal_steps: int = 0) -> str:
     def changes(usual: MethodSettings) -> list[str]:
         return [
             field
-            for field, value in own.items()
+            for field, value in choices.items()
             if field not in chosen and value != getattr(usual, field)
         ]
 
@@ -166,7 +166,7 @@ def method_name(settings: MethodSettings, heal_steps: int = 0) -> str:
     others = [field for field in chosen if field not in always and chosen[field] != usual[field]]
     name = nearest.name if nearest else " + ".join(chosen[field] for field in (*always, *others))
     words = [
-        _PARAMETERS.get(field, f"{field} {{:g}}").format(own[field])
+        _PARAMETERS.get(field, f"{field} {{:g}}").format(choices[field])
         for field in changes(nearest.settings if nearest else MethodSettings())
     ]
     if heal_steps:

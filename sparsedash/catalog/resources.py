@@ -121,10 +121,10 @@ class RunDisk:
 
 def n_passages(settings: RunSettings) -> int | None:
     """How many passages are evaluated, as far as is known before the text is read."""
-    asked = settings.evaluation.n_passages
+    limit = settings.evaluation.n_passages
     corpus = settings.evaluation.corpus
-    known = next((each.n_texts for each in EVALUATION_CORPORA if each.name == corpus), 0)
-    return min(asked, known) if asked and known else asked or known or None
+    n_texts = next((entry.n_texts for entry in EVALUATION_CORPORA if entry.name == corpus), 0)
+    return min(limit, n_texts) if limit and n_texts else limit or n_texts or None
 
 
 def n_side_by_side(settings: RunSettings) -> int:
@@ -337,8 +337,8 @@ def n_own_weights(shape: ModelShape, spec: SparseSpec) -> int:
         return 0
     if not method.takes_channels:
         return n_masked_weights(shape, method)
-    left = shape.n_mlp * (1 - channel_share(shape, method, spec.permille))
-    return round(left * shape.hidden / shape.per_channel if method.takes_layers else left)
+    kept = shape.n_mlp * (1 - channel_share(shape, method, spec.permille))
+    return round(kept * shape.hidden / shape.per_channel if method.takes_layers else kept)
 
 
 def _model_bytes(shape: ModelShape, spec: SparseSpec, itemsize: int) -> int:

@@ -368,10 +368,10 @@ def _task_cells(
             change = _change(loss)
             values |= _loss_values(task, loss)
         elif lost is not None and key != baseline:
-            change = _unjudged(wording.signed_points(-lost.of.mean))
+            change = _unjudged(wording.signed_points(-lost.moments.mean))
         most = max(own.n, found[baseline][task].n) if lost is not None else own.n
-        if lost is not None and lost.of.n < most:
-            change += f"\non {lost.of.n:,} of {most:,}"
+        if lost is not None and lost.moments.n < most:
+            change += f"\non {lost.moments.n:,} of {most:,}"
         rank = own.score if own.rolling else -own.score
         return _Cell(f"{score}\n{change}", rank, values, loss.verdict if loss else None)
 
