@@ -169,8 +169,8 @@ def _show_limit(backend: Backend, holdings: Holdings) -> None:
     frame.remark(f"{used} of {gigabytes(holdings.room_bytes)} in use. {_EVICTION}")
     if holdings.room_fixed:
         frame.note(
-            f"Set to {gigabytes(holdings.room_bytes)} by {VARIABLE}, which overrides this page. To change it, set or unset "
-            "the variable and restart the server."
+            f"Set to {gigabytes(holdings.room_bytes)} by {VARIABLE}, which overrides this page. To change it, set or "
+            "unset the variable and restart the server."
         )
         return
 
