@@ -185,7 +185,7 @@ class Backend:
             asked = settings_from_plain(ExportSettings, job.settings)
             self._require(asked)
         elif job.kind == "verify":
-            self._access.require_house()
+            self._access.require_folder_access()
         with self.exports.room_for(asked):
             job = self._table.retry(job_id, self._access.user, self._access.most_jobs)
         self._try_to_reconcile()
@@ -521,7 +521,7 @@ class Backend:
                 for problem in self._access.tasks_problems(asked.evaluation.tasks):
                     raise AccessError(problem)
             case VerifySettings():
-                self._access.require_house()
+                self._access.require_folder_access()
             case ExportSettings():
                 self._access.require_records(asked.dense, asked.sparse, run=asked.run)
                 if asked.dense_gguf:

@@ -88,7 +88,7 @@ def show_export(backend: Backend, export: Export) -> None:
         with st.expander("Upload to the hub"):
             frame.note("SparseDash uploads nothing. In your own shell, after hf auth login:")
             st.code(upload_command(export), language="sh", wrap_lines=True)
-        if backend.exports.is_ours(export):
+        if backend.exports.may_delete(export):
             question = f"Delete this folder of {wording.size(export.n_bytes)}? This cannot be undone. The run stays."
             drop = partial(backend.exports.drop, export.key)
             frame.delete_button(f"delete-export-{export.key[:16]}", question, drop)

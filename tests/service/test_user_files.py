@@ -101,9 +101,9 @@ def test_an_export_that_gets_its_name_meanwhile_is_not_taken_for_one_without_a_r
         return exports
 
     monkeypatch.setattr(backend.exports, "_all", named_meanwhile)
-    assert backend.exports.nameless() == []
+    assert backend.exports.unrecorded() == []
     monkeypatch.undo()
-    assert backend.exports.nameless() == [folder]
+    assert backend.exports.unrecorded() == [folder]
 
 
 def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):
@@ -154,7 +154,7 @@ def test_an_export_of_another_is_neither_seen_nor_deleted_and_a_shared_one_stays
     owners.add("k", "bob")
     ada.exports.drop("k")
     assert ada.exports.listed() == [] and folder.exists()
-    assert bob.exports.is_ours(*bob.exports.listed())
+    assert bob.exports.may_delete(*bob.exports.listed())
     bob.exports.drop("k")
     assert not folder.exists()
 
