@@ -123,7 +123,7 @@ LEADS_TO = {
     # Settings and Models.
     "button verify": r"\+Verification of the data folder",
     "button FormSubmitter-room-Save": "of 7 GB allowed",
-    "button delete-.*-sure|button runs-delete-sure": r"\+0 runs",
+    "button delete-.*-sure|button runs-delete-sure": r"\+[01] runs?",
     "button cache-sure": r"\+Deleted from the cache",
     "button (runs-delete|delete-.*)": "cannot be undone|Nothing here can be deleted|Delete this|MB?",
     "button Export": r"\+Export of a sparse model",
