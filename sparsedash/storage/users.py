@@ -138,7 +138,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Whether this user is an administrator. visitor: a `visitor_name`; likewise below."""
         return visitor in map(visitor_name, self.administrators)
 
-    def lets_in(self, visitor: str) -> bool:
+    def allows_user(self, visitor: str) -> bool:
         """Whether this user is allowed at all."""
         return (
             self.visitors is None or self.administers(visitor) or _matches(visitor, self.visitors)

@@ -116,14 +116,14 @@ def test_what_is_no_name_is_nobody(said):
 
 
 def test_without_a_list_all_who_log_in_come_in_and_with_one_those_on_it_and_administrators():
-    assert rules().lets_in("anybody@else.where")
+    assert rules().allows_user("anybody@else.where")
     listed = rules(visitors=("*@Example.org",), administrators=("Root@ops.net",))
     assert [
-        listed.lets_in(name) for name in ("ada@example.org", "root@ops.net", "eve@evil.org")
+        listed.allows_user(name) for name in ("ada@example.org", "root@ops.net", "eve@evil.org")
     ] == [True, True, False]
     assert not listed.administers("ada@example.org")
     nobody = rules(visitors=(), administrators=("root",))
-    assert [nobody.lets_in(name) for name in ("root", "ada")] == [True, False]
+    assert [nobody.allows_user(name) for name in ("root", "ada")] == [True, False]
     assert listed.administers("root@ops.net")
 
 

@@ -126,7 +126,11 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
     text = " ".join(STORABLE)
     model = "".join(filter(str.isprintable, text))
     backend.add_run((replace(RUN, settings=replace(SETTINGS, model=model)), texts_as(text)))
-    damage = Damage(kind="record", name=f"record/{RUN.sparse[0]}", what=model)
+    damage = Damage(
+        kind="record",
+        name=f"record/{RUN.sparse[0]}",
+        what=model,
+    )
     export = replace(EXPORT, model=model, folder=f"/{model}")
     backend.put(
         replace(specimens.passages(), contexts=(text,) * 120),
