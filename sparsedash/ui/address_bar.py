@@ -200,7 +200,6 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
     points = f"{allowed.points:g} {plural(allowed.points, 'point')}"
     text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {points}"
     row = field_rows(Tolerance)["points"]
-<<<<<<< HEAD
     # One field a task, whatever number of models answered it.
     judged = {
         result.task: result.own_limit
@@ -208,15 +207,6 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
         if result.loss and result.loss.measure == "accuracy"
     }
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
-=======
-    judged = [result for result in results if result.loss and result.loss.measure == "accuracy"]
-    with st.popover(
-        text,
-        type="tertiary",
-        icon=":material/tune:",
-        key="tolerance",
-    ):
->>>>>>> main
         tolerance_fields(allowed)
         for task, limit in judged.items():
             label = f"{widget_label(task)}, points lost at most"
