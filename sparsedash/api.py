@@ -40,8 +40,8 @@ from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
 from sparsedash.engine.run.task_answering import TaskAnswers
-from sparsedash.reporting.run_answer import find_sentence, verdicts_sentence
-from sparsedash.reporting.run_results import judge, measure
+from sparsedash.reporting.run_answer import find_sentence, shares_sentence
+from sparsedash.reporting.run_results import ModelVerdict, judge, measure
 from sparsedash.reporting.verdicts import loss_words
 from sparsedash.reporting.wording import NBSP, first_upper
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError, encodable
@@ -165,14 +165,14 @@ def prune(
         )
         require_possible(run.settings, run.shape)
         if spec.heal_steps:
-            require_healable(run.n_sequences(spec), streamed=False)
+            require_healable(run.calibration_texts.n_sequences(spec), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
             sparse_model = prune_model(run, spec)
             with sparse_model.applied():
                 sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
-            if sparse_model.gone:
-                remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.gone)
+            if sparse_model.removed_layers:
+                remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.removed_layers)
         pruned = Pruned(
             spec=spec,
             calibration=replace(calibration, corpus="texts"),
@@ -236,9 +236,8 @@ def compare(
     if gone < 0:
         _warn(["The second model has more channels than the first: the dense model comes first."])
     name = "" if gone > 0 else "The second model"
-    sentence = verdicts_sentence(
-        {max(gone, 0): judged.verdict}, MethodSettings(), tolerance, model=name
-    )
+    model = ModelVerdict(spec=SparseSpec(MethodSettings(), max(gone, 0)), verdict=judged.verdict)
+    sentence = shares_sentence([model], tolerance, model_name=name)
     return Comparison(
         verdict=sentence.replace(NBSP, " "),
         figures=f"{first_upper(loss_words(judged.verdict))}.".replace(NBSP, " "),
@@ -293,11 +292,7 @@ def find(
         _warn(run.warnings)
     return Found(
         share=None if result.answer is None else result.answer / 1000,
-        verdict=find_sentence(
-            result,
-            any_sparsity,
-            {model_verdict.permille: model_verdict.verdict for model_verdict in judged},
-        ).replace(NBSP, " "),
+        verdict=find_sentence(result, judged).replace(NBSP, " "),
         trials=result.trials,
     )
 
@@ -386,7 +381,9 @@ class _InMemoryModel:
         if spec.reads_text:
             run = self.run(ignore_steps, methods=(spec.pruning,), calibration=settings)
             share = mix_share(spec, settings)
-            n_own, n_read = (sum(map(len, run.sequences(part))) for part in (0.0, share))
+            n_own, n_read = (
+                sum(map(len, run.calibration_texts.sequences(part))) for part in (0.0, share)
+            )
             few_tokens_warning(self.loaded, n_own, solves=spec.pruning.solves)
             if n_own < (1 - share) * n_read:
                 problem = f"The texts give {n_own:,} of {n_read:,} calibration tokens, the rest are the built-in mix."

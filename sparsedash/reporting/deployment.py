@@ -15,10 +15,17 @@ from sparsedash.catalog.presets import spec_name
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
 from sparsedash.reporting.html import Table, Value
-from sparsedash.reporting.run_answer import quoted_method
-from sparsedash.reporting.run_results import Judged, RunResults
+from sparsedash.reporting.run_results import ModelResult, RunResults
 from sparsedash.reporting.verdicts import level_words, loss_value
-from sparsedash.reporting.wording import NBSP, factor, nats_as_factor, percent, quantity, size
+from sparsedash.reporting.wording import (
+    NBSP,
+    factor,
+    nats_as_factor,
+    percent,
+    quantity,
+    quoted_method,
+    size,
+)
 from sparsedash.schema.export_settings import Export, Proof
 from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
@@ -68,11 +75,11 @@ TimingOf = Callable[..., TimingSettings]
 
 def run_gains(
     backend: Backend, found: RunResults, name: GainName, timing_of: TimingOf
-) -> tuple[Gained, Mapping[str, Sequence[Judged]]]:
+) -> tuple[Gained, Mapping[str, Sequence[ModelResult]]]:
     """What the models of this run win on one axis; and those of which that is not known, by the
     reason.
     """
-    known, omitted = dict[str, Reading](), dict[str, list[Judged]]()
+    known, omitted = dict[str, Reading](), dict[str, list[ModelResult]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense)
     for each in found.judged:
         asked = timing_of(sparse=each.record.key)
@@ -105,7 +112,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     The best method of each, at the sparsity that the answer names, or else the largest that both
     have; nothing without both, nor of shares of the MLP channels, which leave models of two sizes.
     """
-    kinds: list[dict[int, list[Judged]]] = [{}, {}]
+    kinds: list[dict[int, list[ModelResult]]] = [{}, {}]
     for each in sorted(found.judged, key=lambda own: own.verdict.perplexity.value):
         method = each.method
         if (

@@ -14,7 +14,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, Table, Value, element, heading, paragraph
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_reports import html_page
-from sparsedash.reporting.run_results import Judged, RunResults, judge, measure_beside
+from sparsedash.reporting.run_results import ModelResult, RunResults, judge, measure_beside
 from sparsedash.reporting.task_words import limit_on
 from sparsedash.reporting.verdicts import (
     LEVELS,
@@ -61,7 +61,7 @@ class Entry:
     """
 
     run: RunResults
-    model: Judged
+    model: ModelResult
     base: str
     name: str
     answers: tuple[str, ...]

@@ -19,7 +19,7 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.html import visible
 from sparsedash.reporting.kind_words import forgotten_sentence, kind_cells
-from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
+from sparsedash.reporting.run_results import ModelResult, StoredResults, judge, measure, run_results
 from sparsedash.reporting.verdicts import loss_cells
 from sparsedash.schema.card_facts import CardFacts, hub_name, public_model, public_name
 from sparsedash.schema.records import Pruned, Record
@@ -45,7 +45,7 @@ def stored_card(store: Store, facts: CardFacts) -> str:
     return model_card(facts, judged)
 
 
-def model_card(facts: CardFacts, judged: Judged) -> str:
+def model_card(facts: CardFacts, judged: ModelResult) -> str:
     """README.md: metadata and text. judged: sparse against dense."""
     made, settings, proof, written = facts.sparse.pruned, facts.settings, facts.proof, facts.written
     assert made is not None
@@ -162,7 +162,7 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
     return _table(("", ""), [row for row in rows.items() if row[1]])
 
 
-def _loss_section(facts: CardFacts, judged: Judged) -> str:
+def _loss_section(facts: CardFacts, judged: ModelResult) -> str:
     models = (facts.dense, facts.sparse)
     judged = _with_coded_tasks(judged)
     pairs, found = judged.comparison, judged.verdict
@@ -203,7 +203,7 @@ def _kinds_section(sparse: Record) -> str:
     return f"\n{forgotten_sentence(sparse)}\n\n{table}"
 
 
-def _with_coded_tasks(judged: Judged) -> Judged:
+def _with_coded_tasks(judged: ModelResult) -> ModelResult:
     """The verdict whose sentences show the tasks' names, which are foreign text, as code spans."""
     verdict = judged.verdict
     tasks = tuple(replace(loss, task=_code(loss.task)) for loss in verdict.tasks)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.reporting import wording
-from sparsedash.reporting.run_results import Judged, RunResults
+from sparsedash.reporting.run_results import ModelResult, RunResults
 from sparsedash.reporting.verdicts import level_words
 from sparsedash.schema.records import Quantised
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
@@ -74,8 +74,8 @@ def quantised_sentence(found: RunResults) -> str:
 
 def _better(
     found: RunResults,
-    dense: tuple[Judged, int],
-    rival: tuple[Judged, int],
+    dense: tuple[ModelResult, int],
+    rival: tuple[ModelResult, int],
     lost: LikelihoodDifference,
 ) -> str:
     name, other = (found.names[each.record.key] for each, _ in (dense, rival))
@@ -91,7 +91,7 @@ def _better(
     )
 
 
-def _quantised(found: RunResults) -> Iterator[tuple[Judged, Quantised]]:
+def _quantised(found: RunResults) -> Iterator[tuple[ModelResult, Quantised]]:
     for each in found.judged:
         if each.record.pruned and each.record.pruned.quantised:
             yield each, each.record.pruned.quantised

@@ -18,7 +18,7 @@ from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure, Trad
 from sparsedash.reporting.html import Cell, Html, Table, Value, element, escape, join, visible
 from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.record_pair import unique_names
-from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
+from sparsedash.reporting.run_results import ModelResult, ModelVerdict, RunResults, headline_model
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget
@@ -59,7 +59,7 @@ class RunRow:
     at: float
     run: Run | None = None
     job: Job | None = None
-    model: Weighed | None = None
+    model: ModelVerdict | None = None
     known: bool = True
     earlier_s: float = 0.0
 
@@ -199,7 +199,7 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
     for run in runs:
         found, job = judged.get(run.key), jobs.get(run.key)
         weighed = [
-            Weighed(spec=spec, verdict=found[key])
+            ModelVerdict(spec=spec, verdict=found[key])
             for key, spec in zip(run.sparse, run.settings.points, strict=False)
             if found and key in found
         ]
@@ -446,13 +446,13 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
 
 def _lines(
     runs: Sequence[RunResults], notes: list[str]
-) -> dict[str, tuple[RunResults, Sequence[Judged]]]:
+) -> dict[str, tuple[RunResults, Sequence[ModelResult]]]:
     """A line for every method of every run; of each run only the best one where these would be too
     many.
     """
-    parts: list[tuple[RunResults, Sequence[Judged], bool]] = []
+    parts: list[tuple[RunResults, Sequence[ModelResult], bool]] = []
     for run in runs:
-        methods: dict[str, list[Judged]] = {}
+        methods: dict[str, list[ModelResult]] = {}
         for each in run.judged:
             methods.setdefault(run.line_of(each.spec), []).append(each)
         parts += [(run, models, len(methods) > 1) for models in methods.values()]

@@ -66,6 +66,11 @@ def sparsity_percents(values: Iterable[int]) -> str:
     return ", ".join(f"{value / 10:g}" for value in values) + f"{NBSP}%"
 
 
+def percents(permilles: Iterable[int]) -> str:
+    """(100, 125) -> "10 % and 12.5 %"."""
+    return and_join([sparsity_percent(permille) for permille in permilles])
+
+
 def and_join(words: Sequence[str], last: str = "and") -> str:
     """ "10 %, 20 % and 30 %". last: the word before the last one."""
     return f" {last} ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
@@ -326,6 +331,11 @@ def spec_title(spec: SparseSpec) -> str:
     """The name of how a model is pruned and healed, whatever the width multiple."""
     usual = replace(spec.pruning, width_multiple=MethodSettings().width_multiple)
     return spec_name(replace(spec, method=usual))
+
+
+def quoted_method(spec: SparseSpec) -> str:
+    """The name of how a model is pruned and healed, in quotation marks."""
+    return f"“{spec_title(spec)}”"
 
 
 def with_type(name: str, spec: SparseSpec, again: bool = False) -> str:

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 from sparsedash.catalog.families import llama_cpp_problem
@@ -61,8 +62,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     yield
     run = complete_run(settings, store, arguments.quiet)
     results, document = stored_run_document(run, store, tolerance)
-    answers = [answer for tasks in results.tasks.values() for answer in tasks.results]
-    document["warnings"] += idle_limits(answers, tolerance)
+    tasks = chain.from_iterable(answers.results for answers in results.tasks.values())
+    document["warnings"] += idle_limits(list(tasks), tolerance)
     terminal.print_warnings(document["warnings"])
     summary = [
         document["sentence"],

@@ -10,6 +10,7 @@ import pytest
 from sparsedash.reporting import run_answer
 from sparsedash.reporting.charts.tradeoff_chart import gain_chart
 from sparsedash.reporting.deployment import QUANTISED, UNTIMED, run_gains
+from sparsedash.reporting.findings import estimate_limit
 from sparsedash.reporting.quantised_words import quantised_figures
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.schema.method_settings import MethodSettings
@@ -140,7 +141,7 @@ def test_the_best_estimate_is_a_share_of_the_budget_whatever_the_chart_s_axis_is
     results = found(pruned_lost=0.3)
     assert (results.run.settings.axis, results.run.settings.budget) == ("bytes", "channels")
     share = 100 * PRUNED.reached.channels * log(1.1) / 0.3
-    assert run_answer.limit_estimate(results).percent == pytest.approx(share)
+    assert estimate_limit(results).percent == pytest.approx(share)
 
 
 def test_dense_quantised_answers_nothing_until_a_model_is_pruned():

@@ -320,11 +320,6 @@ def test_a_search_ends_with_its_sentence_and_writes_its_trials(search_flags, doc
     assert "Evaluating, trial 2: " in printed.err
 
 
-def test_a_search_on_too_few_passages_is_refused(search_flags, capsys):
-    assert main(["find", *search_flags, "--passages", "1"]) == 2
-    assert "A search needs at least 30 different passages, not 1." in capsys.readouterr().err
-
-
 @dataclass(frozen=True, kw_only=True)
 class QuickTiming(TimingSettings):
     n_prompt: int = 8
