@@ -74,7 +74,6 @@ _HELP: dict[Measure, str] = {
     "tasks": f"−2 means two fewer right answers in a hundred, of the same questions. {_BAND} It is not drawn if "
     "tasks have different limits. Documents are left out: their loss is one of perplexity.",
 }
-_SHIFTED = "Overlapping points are shifted sideways."
 _PAIRED = (
     "Methods whose bars overlap may still differ: their paired difference stands under the chart."
 )
@@ -105,8 +104,6 @@ def show_tradeoff_chart(
     caption = [_CAPTIONS[measure]]
     if measure == "accuracy" and measure not in tradeoff.allowed:
         caption = [_NOT_JUDGED]
-    if len(tradeoff.lines) > 1:
-        caption.append(_SHIFTED)
     if paired and _CAPTIONS[measure] == _SIGNS:
         caption.append(_PAIRED)
     more = [*hints, _HELP[measure], far_words(tradeoff, measure), hollow, _CLICK]
