@@ -274,7 +274,7 @@ def _heal_s(run: Workload, method: MethodSettings) -> float:
     speeds = run.speeds
     rate = min(max(speeds.float32, speeds.bfloat16), _HEAL_SPEEDUP * speeds.float32)
     token_s = n_operations / rate + n_moved * run.move_s
-    return method.heal_steps * resources.HEAL_BATCH_TOKENS * token_s
+    return max(run.settings.heal_steps) * resources.HEAL_BATCH_TOKENS * token_s
 
 
 def _quantise_s(run: Workload, method: MethodSettings) -> float:
@@ -424,7 +424,7 @@ def _healing_bytes(run: Workload) -> int:
     n_text = run.n_calibrated
     if run.settings.calibration.corpus != SELF:
         n_text = max(n_text, resources.HEAL_TEXT_TOKENS)
-    n_steps = max(method.heal_steps for method in run.settings.methods)
+    n_steps = max(run.settings.heal_steps)
     n_read = min(n_text, resources.HEAL_BATCH_TOKENS * n_steps)
     kept_width = 20 * run.shape.hidden + 6 * max(run.shape.widths)
     pass_bytes = resources.HEAL_PASS_TOKENS * run.n_blocks * kept_width * run.itemsize
@@ -434,7 +434,7 @@ def _healing_bytes(run: Workload) -> int:
 
 def _quantised_bytes(run: Workload) -> int:
     """Of all weights once more, and the logits of dense."""
-    if not run.settings.quantised_to:
+    if not run.settings.quantise:
         return 0
     vocabulary = run.shape.vocabulary
     n_scores = vocabulary * resources.compared_tokens(vocabulary)
@@ -460,7 +460,7 @@ def _evaluation_bytes(run: Workload) -> int:
     if run.streamed:
         # Sparse models are made block by block.
         return cache_bytes // run.n_blocks + _quantised_bytes(run)
-    sparse = max((resources.n_own_weights(shape, *point) for point in settings.prunings), default=0)
+    sparse = max((resources.n_own_weights(shape, spec) for spec in settings.points), default=0)
     return cache_bytes + max(_quantised_bytes(run), run.itemsize * sparse)
 
 

@@ -83,7 +83,7 @@ def run_gains(
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense)
     for each in found.judged:
         asked = timing_of(sparse=each.record.key)
-        if each.method.quantise and name in GAIN_PHASES and asked.runtime == "torch":
+        if each.spec.quantise and name in GAIN_PHASES and asked.runtime == "torch":
             gain, why = None, QUANTISED
         elif name not in GAIN_PHASES:
             gain, why = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), UNKNOWN
@@ -117,7 +117,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
         method = each.method
         if (
             method.takes_channels
-            and not method.quantise
+            and not each.spec.quantise
             and each.permille
             and method.budget != "channels"
         ):
@@ -127,7 +127,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     named = found.headline.sparsity_permille if found.headline else None
     permille = named if named in common else max(common)
     pair = tuple(kind[permille][0] for kind in kinds)
-    narrower, fewer = names = [quoted_method(each.method) for each in pair]
+    narrower, fewer = names = [quoted_method(each.spec) for each in pair]
     first, second = (loss_value(each.verdict.perplexity) for each in pair)
     share = wording.sparsity_words(permille, pair[0].method)
     said = [
@@ -383,10 +383,8 @@ def export_title(export: Export, record: Record | None) -> str:
     model = wording.reference_title(export.model)
     if record is None or record.pruned is None:
         return model
-    method = record.pruned.method
-    return (
-        f"{model}, {method_name(method)} {wording.sparsity_words(record.sparsity_permille, method)}"
-    )
+    spec, method = record.pruned.spec, record.pruned.method
+    return f"{model}, {method_name(method, spec.heal_steps)} {wording.sparsity_words(record.sparsity_permille, method)}"
 
 
 def upload_command(export: Export) -> str:

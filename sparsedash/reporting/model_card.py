@@ -22,8 +22,8 @@ from sparsedash.reporting.kind_words import forgotten_sentence, kind_cells
 from sparsedash.reporting.run_results import ModelResult, StoredResults, judge, measure, run_results
 from sparsedash.reporting.verdicts import loss_cells
 from sparsedash.schema.card_facts import CardFacts, hub_name, public_model, public_name
-from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Pruned, Record
+from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.stats.tolerance import ToleranceVerdict
 from sparsedash.storage.model_folders import RECIPE
 from sparsedash.storage.store import Store
@@ -148,7 +148,7 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
         "Revision": _code(facts.sparse.model_identity),
         "Type that the base was rounded to": facts.source_type,
         "Licence of the base": _code(facts.licence) if facts.licence else _UNKNOWN,
-        "Method": f"{presets.method_name(method)}: {', '.join(choices)}",
+        "Method": f"{presets.method_name(method, made.spec.heal_steps)}: {', '.join(choices)}",
         "Healing": wording.healing_words(made.healed) if made.healed else "",
         "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
         "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",

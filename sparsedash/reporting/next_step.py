@@ -59,7 +59,9 @@ def next_step(results: RunResults, reach: Reach = ANYTHING) -> NextStep | None:
 
 
 def _suggestion(results: RunResults, reach: Reach) -> NextStep:
-    search, method = results.run.find, results.best[0].method
+    search = results.run.find
+    spec = results.best[0].spec
+    method, heal_steps = spec.pruning, spec.heal_steps
     ends = named_shares(results.best)
     within = ends.within
     if ends.undecided and not (search and within):
@@ -79,17 +81,15 @@ def _suggestion(results: RunResults, reach: Reach) -> NextStep:
         # No channel is part of the cache.
         budget = "weights" if method.budget == "kv-cache" else method.budget
         other = replace(method_named(DEFAULT_METHOD), budget=budget)
-        if search and method == other:
+        if search and method == other and not heal_steps:
             return NextStep(kind="search", sentence="Next: allow a larger loss, and search again.")
-        method = other
+        method, heal_steps = other, 0
     settings = results.run.settings
     n = passages_to_search(results.tolerance)
     evaluation = _evaluation(results, n, reach)
     if evaluation is None:
         return _another_share(results, ends, n)
-    with_method = (
-        "" if method == results.best[0].method else f" with {wording.quoted_method(method)}"
-    )
+    with_method = "" if method == spec.pruning else f" with “{wording.method_title(method)}”"
     on = ""
     if evaluation.corpus != settings.evaluation.corpus:
         on = f", on {wording.reference_title(evaluation.corpus)}"
@@ -97,6 +97,7 @@ def _suggestion(results: RunResults, reach: Reach) -> NextStep:
         model=settings.model,
         dtype=settings.dtype,
         method=method,
+        heal_steps=heal_steps,
         calibration=settings.calibration,
         evaluation=evaluation,
         tolerance=results.tolerance,
@@ -120,10 +121,12 @@ def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach:
     n = max(needed.values())
     evaluation = _evaluation(results, n, reach)
     assert evaluation is not None, "some text has as many"
-    method = undecided[0].method
+    spec = undecided[0].spec
     request: RunSettings | FindSettings = replace(
         run.settings,
-        methods=tuple(dict.fromkeys((method.unhealed, method))),
+        methods=(spec.pruning,),
+        heal_steps=tuple(dict.fromkeys((0, spec.heal_steps))),
+        quantise=(),
         sparsities_permille=tuple(needed),
         evaluation=evaluation,
     )

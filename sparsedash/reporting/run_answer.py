@@ -44,7 +44,8 @@ _ANSWERS = {
     AnswerKind.NOTHING_REMOVED: "Nothing was removed: at 0 % the sparse model is the dense one. "
     "{verdicts}",
     AnswerKind.VERDICTS: "{verdicts}",
-    AnswerKind.SEARCH_TOO_FEW: f"{wording.TOO_FEW}. {{verdicts}}",
+    AnswerKind.SEARCH_TOO_FEW: f"Fewer than {FEWEST_PASSAGES} passages can never confirm a "
+    "model. {verdicts}",
     AnswerKind.SEARCH_NONE: "No sparsity was found that stays within your limit. {verdicts}",
     AnswerKind.SEARCH_MISSING: "{answer} stayed within your limit; its record is missing. "
     "{verdicts}",
@@ -87,7 +88,7 @@ def _verdicts(results: RunResults, found: Findings) -> str:
     models.
     """
     if found.kind is AnswerKind.NOTHING_REMOVED:
-        quantised = [model for model in results.judged if model.method.quantise]
+        quantised = [model for model in results.judged if model.spec.quantise]
         return " ".join(
             f"{results.names[model.record.key]} {verdict_words(model.verdict)}."
             for model in quantised
@@ -98,15 +99,15 @@ def _verdicts(results: RunResults, found: Findings) -> str:
         return _search_verdicts(search, models)
     with_method = ""
     if models and results.run.settings.names_methods:
-        with_method = f" with {quoted_method(models[0].method)}"
+        with_method = f" with {quoted_method(models[0].spec)}"
     return shares_sentence(models, results.tolerance, with_method)
 
 
 def _search_verdicts(search: FindResult, models: Sequence[M]) -> str:
     ends = search_ends(search, models)
     with_method = ""
-    if ends and ends[0].method.heal_steps:
-        with_method = f" with {quoted_method(ends[0].method)}"
+    if ends and ends[0].spec.heal_steps:
+        with_method = f" with {quoted_method(ends[0].spec)}"
     return shares_sentence(ends, search.tolerance, with_method)
 
 
@@ -135,7 +136,7 @@ def race_words(race: Race) -> str:
     n_rivals = len(race.ahead) + len(race.tied) + len(race.beaten)
     holm = f" after{NBSP}Holm" if race.n_compared > 1 else ""
     return _RACES[race.kind].format(
-        best=quoted_method(race.best.method),
+        best=quoted_method(race.best.spec),
         share=sparsity_percent(race.best.permille),
         ahead=and_join(_methods(race.ahead)),
         beat="beats" if len(race.ahead) == 1 else "beat",
@@ -150,7 +151,7 @@ def race_words(race: Race) -> str:
 
 
 def _methods(models: Sequence[ModelResult]) -> list[str]:
-    return [quoted_method(model.method) for model in models]
+    return [quoted_method(model.spec) for model in models]
 
 
 def _some(models: Sequence[ModelResult], n_rivals: int) -> str:
@@ -224,7 +225,9 @@ def estimate_words(results: RunResults) -> str:
     if estimate.high is not None:
         ends = f"{estimate.low:.2g} to {estimate.high:.2g}{NBSP}%"
     limit = wording.limit_factor(results.tolerance.ratio)
-    by_method = f" by {quoted_method(method)}" if results.run.settings.names_methods else ""
+    by_method = (
+        f" by {quoted_method(results.best[0].spec)}" if results.run.settings.names_methods else ""
+    )
     share = f"{estimate.percent:.2g}{NBSP}% {wording.share_of(method)}"
     return (
         f"By linear interpolation perplexity reaches {limit} at {share} "
@@ -258,10 +261,10 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
                 figures.append("Trials whose passages are within answer the tasks as well.")
         return figures
     for rival, difference in results.race if race else ():
-        words = difference_words(difference, quoted_method(models[0].method))
+        words = difference_words(difference, quoted_method(models[0].spec))
         figures.append(f"{_method_at_share(rival)}: {words}.")
     zeros = [
-        quoted_method(method)
+        f"“{wording.method_title(method)}”"
         for method in results.run.settings.methods
         if not method.takes_channels
     ]
@@ -273,7 +276,7 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
 
 
 def _method_at_share(model: ModelResult) -> str:
-    return f"{quoted_method(model.method)} at {sparsity_percent(model.permille)}"
+    return f"{quoted_method(model.spec)} at {sparsity_percent(model.permille)}"
 
 
 def rounding_note(model: ModelResult | ModelVerdict) -> str:

@@ -328,16 +328,15 @@ def _work(
     )
     # Models to evaluate, -1 the dense one: at once, or together when others are made.
     waiting = set() if now.answered else {-1}
-    unquantised = [(method.unquantised, permille) for method, permille in points]
-    healing = {unquantised.index(point) for point in settings.healings}
-    # What a quantised model is made of was pruned for another point.
+    # What a quantised model is made of was pruned, and healed, for another point.
+    healing = {model for model, spec in enumerate(points) if spec.heal_steps and not spec.quantise}
     made: list[tuple[Stage, MethodSettings | None]] = [
-        ("quantise", None) if method.quantise else ("prune", method) for method, _ in points
+        ("quantise", None) if spec.quantise else ("prune", spec.method) for spec in points
     ]
     spent, work, begun = defaultdict[Part, float](float), dict[Part, list[Unit]](), set[int]()
 
     def read_for(models: Iterable[int]) -> list[Unit]:
-        shares = {mix_share(points[model][0], settings.calibration) for model in models} & unread
+        shares = {mix_share(points[model], settings.calibration) for model in models} & unread
         unread.difference_update(shares)
         return [("calibrate", None)] * len(shares)
 
@@ -370,7 +369,7 @@ def _work(
                 begun.update(models)
                 last = point
             case "heal" if point is not None:
-                units = [("heal", points[point][0])]
+                units = [("heal", points[point].method)]
                 healing.discard(point)
             case "evaluate":
                 units, waiting = units * max(1, len(waiting)), set()
@@ -389,14 +388,13 @@ def _work(
     # The first model that reads the text lets it be written.
     if (
         not now.calibrated
-        and next((model for model, (method, _) in enumerate(points) if method.reads_text), -1)
-        in later
+        and next((model for model, spec in enumerate(points) if spec.reads_text), -1) in later
         and settings.calibration.corpus == SELF
         and not {"text", "calibrate"} & {stage for stage, _ in work}
     ):
         coming.append(("text", None))
     coming += [*calibrations, *(made[model] for model in later)]
-    coming += [("heal", points[model][0]) for model in (last, *later) if model in healing]
+    coming += [("heal", points[model].method) for model in (last, *later) if model in healing]
     n_left = len(waiting) + len(later)
     # A model answers its tasks before its passages.
     n_tasked = max(0, n_left - (part[0] == "answer")) if settings.evaluation.tasks else 0

@@ -357,7 +357,7 @@ def _rival(judged: ModelResult, difference: LikelihoodDifference) -> dict[str, A
     ratio, low, high = (
         verdicts.finite_ratio(nats) for nats in (difference.value, difference.low, difference.high)
     )
-    at = {"method": asdict(judged.method), "sparsity_percent": judged.permille / 10}
+    at = {"method": judged.spec.method_document(), "sparsity_percent": judged.permille / 10}
     shown = {name: getattr(difference, name) for name in ("level", "is_shown", "n_passages")}
     return at | {"ratio": ratio, "low": low, "high": high, "p_adjusted": difference.p_value} | shown
 
@@ -369,7 +369,7 @@ def _sparse(found: RunResults, judged: ModelResult, record: Record) -> dict[str,
     per_layer = ("widths", *errors, "alone")
     paired = {name: getattr(pairs, name) for name in ("broke", "fixed", "p_value", "difference")}
     return {
-        "method": asdict(pruned.method),
+        "method": pruned.spec.method_document(),
         "sparsity_percent": pruned.sparsity_permille / 10,
         **verdicts.reached_percents(found, judged),
         "healed": pruned.healed and asdict(pruned.healed),

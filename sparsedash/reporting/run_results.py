@@ -24,6 +24,7 @@ from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Pruned, Record, Run
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.stored_results import AnswerCache, joined_continuation
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
@@ -107,14 +108,19 @@ class ModelResult:
         return self.record.pruned
 
     @property
+    def spec(self) -> SparseSpec:
+        """How the model was pruned, healed and quantised."""
+        return self.pruned.spec
+
+    @property
     def method(self) -> MethodSettings:
-        """The method that made it."""
-        return self.pruned.method
+        """The choices of pruning."""
+        return self.spec.pruning
 
     @property
     def permille(self) -> int:
         """The sparsity asked for."""
-        return self.record.sparsity_permille
+        return self.spec.permille
 
 
 Measured = tuple[Record, PairedComparison, Losses]
@@ -123,13 +129,20 @@ Measured = tuple[Record, PairedComparison, Losses]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVerdict:
-    """A sparse model of a run without its record: what made it, the sparsity asked for, its
-    verdict.
-    """
+    """A sparse model of a run without its record, and its verdict."""
 
-    method: MethodSettings
-    permille: int
+    spec: SparseSpec
     verdict: ToleranceVerdict
+
+    @property
+    def method(self) -> MethodSettings:
+        """The choices of pruning."""
+        return self.spec.pruning
+
+    @property
+    def permille(self) -> int:
+        """The sparsity asked for."""
+        return self.spec.permille
 
 
 W = TypeVar("W", ModelResult, ModelVerdict)
@@ -147,8 +160,8 @@ def best_method(models: Sequence[W]) -> list[W]:
     for model in sorted(models, key=lambda model: model.permille):
         # What quantising costs says nothing of the method: its models are judged as they are
         # before.
-        if model.permille and not model.method.quantise:
-            by_method.setdefault(wording.method_title(model.method), []).append(model)
+        if model.permille and not model.spec.quantise:
+            by_method.setdefault(wording.spec_title(model.spec), []).append(model)
     candidates = list(by_method.values())
     channels = [models for models in candidates if models[0].method.takes_channels]
 
@@ -345,16 +358,16 @@ class RunResults:
         return headline_model(self.judged, search=self.run.find is not None)
 
     @property
-    def raced(self) -> dict[str, MethodSettings]:
-        """The methods that are compared with the best one, itself included, by their titles."""
+    def raced(self) -> dict[str, list[SparseSpec]]:
+        """Models that are compared with the best ones, these included, by their method's title."""
+        by_title: dict[str, list[SparseSpec]] = {}
         if self._named is None:
-            return {}
+            return by_title
         channels = self._named.method.takes_channels
-        return {
-            wording.method_title(method): method
-            for method in self.run.settings.methods
-            if method.takes_channels == channels and not method.quantise
-        }
+        for spec in self.run.settings.points:
+            if spec.method and not spec.quantise and spec.method.takes_channels == channels:
+                by_title.setdefault(wording.spec_title(spec), []).append(spec)
+        return by_title
 
     @cached_property
     def race(self) -> list[tuple[ModelResult, LikelihoodDifference]]:
@@ -367,16 +380,14 @@ class RunResults:
         best, raced = self._named, self.raced
         if best is None:
             return []
-        shares = set[int]()
-        for method in raced.values():
-            shares |= {*method.sparsities(self.run.settings.sparsities_permille)} - {0}
-        titles = raced.keys() - {wording.method_title(best.method)}
+        shares = {spec.permille for specs in raced.values() for spec in specs}
+        titles = raced.keys() - {wording.spec_title(best.spec)}
         rivals = [
             model
             for model in self.judged
             if model.permille == best.permille
-            and not model.method.quantise
-            and wording.method_title(model.method) in titles
+            and not model.spec.quantise
+            and wording.spec_title(model.spec) in titles
         ]
         pairs = [(best.record, rival.record) for rival in rivals]
         n_pairs = len(raced) * (len(raced) - 1) // 2 * len(shares)
@@ -399,25 +410,22 @@ class RunResults:
         """The names of its records within the run, by their keys, dense first."""
         return wording.record_names(self.run)
 
-    def line_method(self, method: MethodSettings) -> MethodSettings:
-        """The method whose line a model is on: dense quantised begins that of the first one
-        quantised alike.
-        """
-        if not method.quantise or method in self.run.settings.methods:
-            return method
-        return next(line for line in self.run.settings.methods if line.quantise == method.quantise)
+    def line_of(self, spec: SparseSpec) -> str:
+        """The label of a model's line in a chart: "sparse", or its method where that has to be said.
 
-    def line_of(self, method: MethodSettings) -> str:
-        """The label of a method's line in a chart: "sparse", or its name where it has to be
-        said.
+        Dense quantised begins the line of the first method that is quantised alike.
         """
-        method = self.line_method(method)
-        name = (
-            wording.method_title(method.unquantised)
-            if self.run.settings.names_methods
-            else "sparse"
-        )
-        return wording.typed(name, method, again=bool(self.run.source_type))
+        if spec.method is None:
+            alike = (own for own in self.run.settings.points if own.method)
+            spec = next((own for own in alike if own.quantise == spec.quantise), spec)
+        name = wording.spec_title(spec) if self.run.settings.names_methods else "sparse"
+        return wording.with_type(name, spec.quantise, again=bool(self.run.source_type))
+
+    @property
+    def lines(self) -> list[str]:
+        """The labels of all lines of its chart, in the order of its methods."""
+        pruned = [spec for spec in self.run.settings.points if spec.method]
+        return list(dict.fromkeys(map(self.line_of, pruned or self.run.settings.points)))
 
     def file_bytes(self, model: ModelResult) -> tuple[int, int] | None:
         """Bytes of a model's GGUF file and of dense's in 16 bits; None where nothing was quantised
@@ -432,8 +440,7 @@ class RunResults:
         if made.quantised:
             return made.quantised.n_bytes, made.quantised.dense_bytes
         for sibling in (model.pruned for model in self.judged):
-            is_source = sibling.method.unquantised == made.method
-            if sibling.quantised and is_source and sibling.sparsity_permille == model.permille:
+            if sibling.quantised and sibling.spec.before_quantising == made.spec:
                 return sibling.quantised.full_bytes, sibling.quantised.dense_bytes
         return None
 
@@ -456,11 +463,9 @@ class RunResults:
         """
         budget = self.run.settings.budget
         axis = axis or self.run.settings.axis
-        lines: dict[str, list[Point]] = {
-            self.line_of(method): [] for method in self.run.settings.methods
-        }
+        lines: dict[str, list[Point]] = {label: [] for label in self.lines}
         for model in self.judged:
-            lines.setdefault(self.line_of(model.method), []).append(self.point_of(model, axis))
+            lines.setdefault(self.line_of(model.spec), []).append(self.point_of(model, axis))
         if live is not None and axis == budget:
             lines[live[0]].append(live[1])
         return TradeoffData(
@@ -469,7 +474,7 @@ class RunResults:
             n_passages=self.n_passages,
             taken=wording.sparsity_axis_title((model.method for model in self.judged), axis),
             asked=self.run.settings.made_permille if axis == budget else (),
-            leader=self.line_of(self.best[0].method) if self.best else "",
+            leader=self.line_of(self.best[0].spec) if self.best else "",
             published=published_beside(self.dense) if axis == "channels" else (),
             allowed=self.allowed,
         )
@@ -695,8 +700,8 @@ def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
         return None
     if not progress.done or not len(found.run.sparse) <= progress.point < len(points):
         return None
-    method, permille = points[progress.point]
-    return found.line_of(method), live_point(permille, progress.n_right, progress.done)
+    spec = points[progress.point]
+    return found.line_of(spec), live_point(spec.permille, progress.n_right, progress.done)
 
 
 def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:

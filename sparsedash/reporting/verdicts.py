@@ -281,7 +281,7 @@ def race_table(found: RunResults) -> Table:
     closest first.
     """
     best, at = (
-        wording.method_title(found.best[0].method),
+        wording.spec_title(found.best[0].spec),
         wording.sparsity_percent(found.race[0][0].permille),
     )
     rows = []
@@ -294,7 +294,7 @@ def race_table(found: RunResults) -> Table:
         p = difference_p(difference) if few else _p_number(difference.p_value)
         rows.append(
             [
-                wording.method_title(rival.method),
+                wording.spec_title(rival.spec),
                 f"{wording.nats_as_factor(difference.value)}\n{under}",
                 p,
             ]

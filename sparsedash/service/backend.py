@@ -402,7 +402,9 @@ class Backend:
         stored, shape = self.cached(settings), self._shape(settings)
         memory, disk = preflight.expected_room(settings, self._store, shape)
         problems = run_checks.run_problems(asked, self.data_dir, shape)
-        unstored = [place for place in range(settings.n_sparse) if place not in stored.points]
+        unstored = [
+            spec for place, spec in enumerate(settings.points) if place not in stored.points
+        ]
         too_large = run_checks.room_problem(settings, unstored, shape, self._store.artefact_room)
         return Preflight(
             stored=stored,

@@ -160,8 +160,7 @@ def measured_row(
             asked = (
                 made
                 and made.method.takes_channels
-                and not made.method.heal_steps
-                and not made.method.quantise
+                and made.spec == made.spec.before_healing
                 and (made.method.budget, made.sparsity_permille)
             )
             if (

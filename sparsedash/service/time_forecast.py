@@ -27,10 +27,11 @@ from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.jobs.local_runner import child_environment
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError
-from sparsedash.schema.method_settings import MAX_HEAL_STEPS, MethodSettings
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import RESUMED, TASKS_CACHED, Record, Run
 from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
+from sparsedash.schema.sparse_spec import MAX_HEAL_STEPS
 from sparsedash.schema.store_keys import shares_read
 from sparsedash.service.stored_results import note_derived, recalled
 from sparsedash.storage.local_machine import memory_bytes
@@ -178,7 +179,7 @@ def expected_seconds(
         measured["answer"] = _task_seconds(settings, whole)
     if steps := _healing_steps(settings):
         measured["heal"] = (step_s := _measured_step_s(whole)) and step_s * steps
-    if settings.quantised_to:
+    if settings.quantise:
         measured["quantise"] = next(filter(None, map(_quantising_seconds, whole)), None)
     counted = counted_seconds(settings, speeds, shape)
     if measured["prune"] is None and counted["prune"] is None:
@@ -203,10 +204,8 @@ def _task_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
 
 def _quantising_seconds(run: Run) -> float | None:
     """For one model, by a run that quantised all of its models itself."""
-    n = sum(bool(method.quantise) for method, _ in run.settings.points)
-    found = any(
-        what.rpartition(", ")[2].lower() in run.settings.quantised_to for what in run.cached
-    )
+    n = sum(bool(spec.quantise) for spec in run.settings.points)
+    found = any(what.rpartition(", ")[2].lower() in run.settings.quantise for what in run.cached)
     return run.seconds["quantise"] / n if n and "quantise" in run.seconds and not found else None
 
 
@@ -252,14 +251,19 @@ def healing_steps(
 
 def _healing_steps(settings: RunSettings) -> float:
     """Of one healed model; 0 where none is."""
-    steps = [method.heal_steps for method, _ in settings.healings]
+    steps = _steps_of_healed(settings)
     return sum(steps) / len(steps) if steps else 0.0
+
+
+def _steps_of_healed(settings: RunSettings) -> list[int]:
+    """Steps of each model that is healed: those of several types have the same healed weights."""
+    return [spec.heal_steps for spec in settings.points if spec.heal_steps and not spec.quantise]
 
 
 def _measured_step_s(before: Sequence[Run]) -> float | None:
     """Seconds of a step, by the newest run that healed all of its models itself."""
     for run in before:
-        n_steps = sum(method.heal_steps for method, _ in run.settings.healings)
+        n_steps = sum(_steps_of_healed(run.settings))
         found = any(what.endswith("sparse") or what == "healed weights" for what in run.cached)
         if n_steps and "heal" in run.seconds and not found:
             return run.seconds["heal"] / n_steps
@@ -331,8 +335,8 @@ def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | No
 
 
 def _plain_methods(settings: RunSettings) -> set[MethodSettings]:
-    """Its methods whatever their budget, unhealed and unquantised: they prune in the same time."""
-    return {replace(method.unhealed.unquantised, budget="channels") for method in settings.methods}
+    """Its methods whatever their budget: they prune in the same time."""
+    return {replace(method, budget="channels") for method in settings.methods}
 
 
 def _others_pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
@@ -362,7 +366,8 @@ def _n_pruned(run: Run) -> int:
     """Sparse models that the run's seconds of pruning are of; those of a quantised one are as good
     as none.
     """
-    n_pruned = len(run.settings.prunings) - sum(what.endswith("sparse") for what in run.cached)
+    n_pruned = sum(not spec.quantise for spec in run.settings.points)
+    n_pruned -= sum(what.endswith("sparse") for what in run.cached)
     return n_pruned if "prune" in run.seconds else 0
 
 
@@ -382,7 +387,7 @@ def counted_seconds(
     found: _Seconds = dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
     if steps := _healing_steps(settings):
         found["heal"] = (step_s := _counted_step_s(speeds, shape)) and step_s * steps
-    if settings.quantised_to:
+    if settings.quantise:
         found["quantise"] = None
     if shape is None or speeds is None:
         return found
@@ -397,7 +402,7 @@ def counted_seconds(
     # In one walk with the passages nothing is read for text.
     text_walk = walk * (not resources.in_one_walk(settings))
     whole = settings.reads_text and resources.collects_whole_moments(shape.widths, settings)
-    token, plain = _token(shape), dict.fromkeys(method.unquantised for method in settings.methods)
+    token, plain = _token(shape), settings.methods
     work: dict[Stage, _Work] = {
         "load": shape.n_parameters * itemsize * READ + _MODULES_S * SECOND,
         "text": _writing(shape, settings.calibration) * (settings.calibration.corpus == SELF),
@@ -407,7 +412,7 @@ def counted_seconds(
         )
         + np.mean([_choosing_layers(each, shape, settings, text_walk) for each in plain], axis=0),
     }
-    if settings.quantised_to:
+    if settings.quantise:
         work["quantise"] = _quantising(shape, token)
     if (n_asked := resources.n_passages(settings)) is not None:
         n_asked *= resources.TOKENS_A_PASSAGE

@@ -68,10 +68,10 @@ def export_command(arguments: argparse.Namespace) -> Work:
     )
     if request.dense_gguf:
         _require_gguf(request)
-    ((method, permille),) = settings.points
-    require_form(form, method, permille)
-    if permille not in settings.sparsities_permille:
-        percent = wording.sparsity_percent(permille)
+    (spec,) = settings.points
+    require_form(form, spec)
+    if spec.permille not in settings.sparsities_permille:
+        percent = wording.sparsity_percent(spec.permille)
         print_warnings([f"The pattern of {arguments.method} decides the sparsity: {percent}."])
     store = open_store_for(settings, arguments)
     yield

@@ -213,5 +213,5 @@ class ProgressBar:
             return "dense"
         if self._settings is None:
             return f"trial {point + 1}"
-        method, permille = self._settings.points[point]
-        return wording.point_name(method, permille, self._settings.names_methods)
+        spec = self._settings.points[point]
+        return wording.model_name(spec, self._settings.names_methods)

@@ -212,7 +212,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
             (*OF_PASSAGES, "tasks") if found.has_task_lines else OF_PASSAGES
         )
         measure = choose_measure(measures)
-        lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
+        lines = found.lines
         gain, axis = loss_charts.choose_axis(lines, found.run.settings.axis)
         if measure == "tasks":
             tradeoff = found.task_tradeoff(axis)
@@ -387,15 +387,13 @@ def _numbers(found: RunResults, live: bool, grows: bool) -> list[Html]:
     shown = named[: _MOST_NUMBERS - bool(found.race)]
     numbers = [card("Dense", *verdicts.headline_baseline(found.dense), css="sd-dense")]
     # Of several lines each has a colour of its own in the chart.
-    colour = "" if len(run.settings.methods) > 1 else "sd-sparse "
+    colour = "" if len(found.lines) > 1 else "sd-sparse "
     for model in sorted(shown, key=lambda model: model.permille):
-        name = wording.model_words(
-            model.method, model.permille, run.settings.names_methods, model.pruned
-        )
+        name = wording.model_words(model.spec, run.settings.names_methods, model.pruned)
         css = f"{colour}sd-{model.verdict.perplexity.verdict}"
         numbers.append(card(name, *verdicts.headline_loss(model.verdict), css=css))
     for rival, difference in found.race[:1]:
-        title, best = (wording.method_title(each.method) for each in (rival, found.best[0]))
+        title, best = (wording.spec_title(each.spec) for each in (rival, found.best[0]))
         numbers.append(
             card(
                 f"{title} against {best}",

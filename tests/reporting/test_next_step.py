@@ -130,8 +130,8 @@ def test_a_search_leads_to_its_model_or_to_the_recommended_method(slope, method,
     run = replace(run, find=replace(run.find, method=method_named(method)))
     for i, record in enumerate(records):
         if record.pruned:
-            pruned = replace(record.pruned, method=method_named(method))
-            records[i] = replace(record, pruned=pruned)
+            spec = replace(record.pruned.spec, method=method_named(method))
+            records[i] = replace(record, pruned=replace(record.pruned, spec=spec))
     step = next_step(results_of(run, records, search, tolerance=run.find.tolerance))
     assert (step.kind, bool(step.link)) == (kind, has_link)
     other = next_step(results_of(run, records, search, tolerance=Tolerance(ratio=1.02)))

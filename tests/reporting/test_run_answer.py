@@ -30,6 +30,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Healed, Record
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.run_checks import Reach
 from sparsedash.shell.terminal import run_table
@@ -106,7 +107,7 @@ def run_of(n, dense, *sparse):
     records = [answered(f"{n}-dense", n, outcomes=drawn(n, 0, 0, dense, 0))]
     for i, (percent, fall, spread, right) in enumerate(sparse):
         gone = replace(PRUNED.reached, channels=0.97 * percent / 100)
-        made = replace(PRUNED, method=RANDOM, sparsity_permille=10 * percent, reached=gone)
+        made = replace(PRUNED, spec=SparseSpec(RANDOM, 10 * percent), reached=gone)
         outcomes = drawn(n, fall, spread, right, i + 1)
         records.append(answered(f"{n}-{percent}", n, pruned=made, outcomes=outcomes))
     keys = tuple(record.key for record in records[1:])
@@ -222,13 +223,12 @@ def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_
         Healed(steps=8, kept_step=8, before=0.2, after=0.1, n_tokens=60, weights="x"),
     )
     undecided = shifted(0.05, 200, spread=1.0)
-    made = replace(undecided.pruned, method=undecided.pruned.method.healed(8), healed=done)
+    spec = replace(undecided.pruned.spec, heal_steps=8)
+    made = replace(undecided.pruned, spec=spec, healed=done)
     found = sweep_of(plain_one, replace(undecided, key="healed", pruned=made))
     figures = plain(" ".join(answers.answer_figures(found)))
     assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
-    request = next_step(found).request
-    assert request.methods == (made.method.unhealed, made.method)
-    assert request.sparsities_permille == (200,)
+    assert next_step(found).request.points == (spec.before_healing, spec)
 
 
 def test_an_unfinished_run_speaks_for_so_far():
@@ -434,60 +434,60 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
 
 
 @pytest.mark.parametrize(
-    ("result", "verdicts", "method", "sentence"),
+    ("result", "verdicts", "spec", "sentence"),
     [
         # On 400 and on 50 passages.
         (
             FOUND,
             ENDS,
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"Removing up to 20 % of the MLP channels {KEPT}. 30 % {beyond(2.46)}.",
         ),
         (
             FOUND,
             ENDS,
-            CHANNELS.healed(8),
+            SparseSpec(CHANNELS, 100, 8),
             "Removing up to 20 % of the MLP channels with “least-squares (healed 8 steps)” "
             f"{KEPT}. 30 % {beyond(2.46)}.",
         ),
         (
             FOUND,
             ENDS,
-            WEIGHTS,
+            SparseSpec(WEIGHTS, 100),
             f"Setting up to 20 % of the MLPs' weights to zero {KEPT}. 30 % {beyond(2.46)}.",
         ),
         (
             search(trial(200, "within"), trial(300, "within"), answer=300),
             {300: judged(0.02)},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"Removing up to 30 % of the MLP channels {KEPT}. It is the largest sparsity that a search tries.",
         ),
         (
             search(trial(200, "beyond"), trial(100, "beyond")),
             {200: judged(0.9), 100: judged(0.9)},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"No sparsity was found that stays within your limit. Removing 10 % of the MLP channels {beyond(2.46)}. "
             "Tested on 400 passages.",
         ),
         (
             search(trial(200, "within"), trial(300, "beyond"), answer=200),
             {300: judged(0.9)},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"20 % stayed within your limit; its record is missing. Removing 30 % of the MLP channels {beyond(2.46)}. "
             "Tested on 400 passages.",
         ),
         (
             search(trial(200, "undecided", 8), trial(100, "undecided", 8), n=8),
             {},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             "Fewer than 30 passages can never confirm a model.",
         ),
     ],
     ids=["beyond", "healed", "weights", "most", "none", "lost", "eight"],
 )
-def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, method, sentence):
+def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, spec, sentence):
     models = [
-        ModelVerdict(method=method, permille=permille, verdict=verdict)
+        ModelVerdict(spec=replace(spec, permille=permille), verdict=verdict)
         for permille, verdict in verdicts.items()
     ]
     assert plain(answers.find_sentence(result, models)) == sentence

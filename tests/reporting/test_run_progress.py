@@ -193,7 +193,7 @@ CASES = {
     ),
     # Dense and one sparse model in 8 bits: what these are made of is read in no time.
     "quantising": (
-        replace(RUN, sparsities_permille=(200,)).quantised(("q8_0",)),
+        replace(RUN, sparsities_permille=(200,), quantise=("q8_0",)),
         KNOWN | {"quantise": 30.0},
         after(
             [

@@ -293,12 +293,12 @@ def test_a_run_whose_tasks_have_all_failed_says_nothing_of_the_next_one():
 
 
 def test_quantising_is_foreseen_by_what_it_took_here_and_is_no_part_of_pruning():
-    quantised = by("best").quantised(("q8_0",))
+    quantised = replace(by("best"), quantise=("q8_0",))
     run = replace(
         RUN, settings=quantised, finished=True, seconds={"prune": 8.0, "quantise": 30.0}, cached=()
     )
     n_pruned = len(quantised.sparsities_permille)
-    for asked in (quantised, by("best").quantised(("q4_0",))):
+    for asked in (quantised, replace(by("best"), quantise=("q4_0",))):
         found = expected_seconds(asked, [run], lambda key: None)[0]
         assert (found["prune"], found["quantise"]) == (8.0 / n_pruned, 30.0 / (n_pruned + 1))
     other = replace(run, cached=("evaluation, 20 % sparse, Q8_0",))

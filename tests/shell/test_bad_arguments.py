@@ -95,7 +95,6 @@ def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, m
         ("magnitude", ["--curve-levels", "4"], "--curve-levels"),
         ("wanda", ["--width-multiple", "32"], "--width-multiple"),
         ("wanda,sparsegpt", ["--budget", "channels"], "--budget"),
-        ("wanda,sparsegpt", ["--heal-steps", "8"], "--heal-steps"),
         ("wanda,sparsegpt", ["--heal", "1"], "--heal"),
         ("wanda-2:4", ["--sparsity", "30"], "--sparsity"),
         ("magnitude,random", ["--token-weights", "residual"], "--token-weights"),

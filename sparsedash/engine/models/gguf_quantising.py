@@ -26,8 +26,8 @@ from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.export_settings import Weights, WrittenFiles
-from sparsedash.schema.method_settings import ROW_MULTIPLE
 from sparsedash.schema.progress import OnPart, ignore
+from sparsedash.schema.sparse_spec import ROW_MULTIPLE
 
 MADE_BY_LLAMA_CPP: dict[Weights, LlamaFileType] = {
     "q6_k": LlamaFileType.MOSTLY_Q6_K,

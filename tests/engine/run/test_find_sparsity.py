@@ -113,8 +113,7 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
 ):
     def answer(tasks, models):
         for model in models:
-            is_dense = model.point is None
-            answers = verdicts(both=1200, broke=300)[not is_dense and model.point[1] > 200]
+            answers = verdicts(both=1200, broke=300)[model.spec.permille > 200]
             store.put(key := f"answers of {model.key}", replace(answers, key=key))
             tasks._keys[model.key] = (key,)
 

@@ -16,6 +16,7 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import BUILTIN_MIXED, BUILTIN_TEXT, SELF, CalibrationSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
 from sparsedash.service import preflight
 from sparsedash.storage.store import Store
@@ -73,13 +74,14 @@ def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, s
     length = mixed.calibration.length
     run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
     own = run.sequences(share)
-    (few, more) = [run.text_to_heal(method.healed(n)) for n in (5, 8)]
-    assert run.text_to_heal(method.healed(1)) == [] and more[: len(few)] == few
+    (few, more) = [run.text_to_heal(SparseSpec(method, 1, n)) for n in (5, 8)]
+    assert run.text_to_heal(SparseSpec(method, 1, 1)) == [] and more[: len(few)] == few
     assert sum(map(len, [*own, *few])) == pytest.approx(600, abs=length)
     assert not {tuple(ids) for ids in own} & {tuple(ids) for ids in more}
     written = replace(mixed, calibration=replace(mixed.calibration, corpus=SELF))
     assert (
-        RunContext(written, store, ignore_steps, MODEL_CACHE).text_to_heal(method.healed(8)) == []
+        RunContext(written, store, ignore_steps, MODEL_CACHE).text_to_heal(SparseSpec(method, 1, 8))
+        == []
     )
 
 
@@ -108,7 +110,7 @@ def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, 
     ],
 )
 def test_the_mix_is_added_to_any_text_but_itself(method, corpus, share):
-    assert mix_share(method, CalibrationSettings(corpus=corpus)) == share
+    assert mix_share(SparseSpec(method, 100), CalibrationSettings(corpus=corpus)) == share
 
 
 PROMPT = "the lamp and the boat and"
