@@ -61,8 +61,11 @@ DASHES = (
 )
 VERDICT_GLYPHS: dict[Verdict, str] = {"within": "✓", "beyond": "✕", "undecided": "?"}
 PUBLISHED = "published"
-_HEIGHT, _GAIN_HEIGHT = 380, 400
-_TOP, _BOTTOM, _LEFT = 44, 52, 52
+_HEIGHT = 380
+_GAIN_HEIGHT = 400
+_TOP = 44
+_BOTTOM = 52
+_LEFT = 52
 _FEW = 3
 _NOTE = 16
 """Pixels from a mark up to the middle of its note."""
@@ -70,7 +73,8 @@ _ARROW = 18
 """Pixels from a mark down to the tip of its arrow."""
 _VERDICT_ROW = 18
 """Pixels from row to row of verdicts under the axis."""
-_AXIS_TITLE, _TITLE_LINE = 30, 18
+_AXIS_TITLE = 30
+_TITLE_LINE = 18
 """Characters of an axis title that a phone has room for, and pixels of another line of it."""
 _AIR = 0.06
 
@@ -161,7 +165,8 @@ def _line(
     sign = "" if n == 1 else f"{_sign(at)} "
     settled = [point for point in points if not point.live]
     ink, text_ink = _inks(tradeoff, at, "sparse", colours)
-    traces, labels = [], []
+    traces = []
+    labels = []
     for live in points[len(settled) :]:
         mark = (live.sparsity, live, live.readings[axis.measure][0])
         marks = _marks(label, symbol, [mark], axis, ink, strong=True)
@@ -206,7 +211,8 @@ def gain_chart(
     """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains
     are drawn.
     """
-    colours, axis = PALETTES[theme], tradeoff_data.loss_axis(tradeoff, measure)
+    colours = PALETTES[theme]
+    axis = tradeoff_data.loss_axis(tradeoff, measure)
     front = _front(tradeoff, gained, measure)
     gains = {
         point.key: gained.gains[point.key] for point in tradeoff.sparse if point.key in gained.gains
@@ -291,8 +297,9 @@ def clicked_record(points: Sequence[Mapping[str, Any]]) -> str:
 
 def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity") -> str:
     """What `tradeoff_chart` shows, for screen readers."""
-    shares, of = measure == "share right", _of_all(tradeoff)
-    over = f" over {quantity(tradeoff.n_passages, 'passage')}" if of else ""
+    shares = measure == "share right"
+    n_of = _of_all(tradeoff)
+    over = f" over {quantity(tradeoff.n_passages, 'passage')}" if n_of else ""
     parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if shares else []
     for label, points in tradeoff.lines.items():
         parts += [
@@ -308,7 +315,7 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
     what = {
         "word perplexity": f"Word perplexity{over}",
         "accuracy": f"Change of accuracy{over}",
-        "flips": f"Answers{of} that broke or were fixed",
+        "flips": f"Answers{n_of} that broke or were fixed",
         "share right": f"Share of last words right{over}",
         "tasks": "Change of accuracy on tasks",
     }[measure]
@@ -418,14 +425,16 @@ def _ground(
     """The ground of a chart: the tolerance as a band under dense, dense across, with its interval
     if it has one.
     """
-    top, bands = tradeoff.dense_value(measure), list[tuple[float, float, str, str]]()
+    top = tradeoff.dense_value(measure)
+    bands = list[tuple[float, float, str, str]]()
     if measure in tradeoff.allowed:
         bands.append((top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
     if measure == "share right":
         (reading,) = tradeoff.dense.readings[measure]
         bands.append((reading.low, reading.high, colours.band, "95 % interval of dense"))
     across: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip"}
-    shade, x = {"fill": "toself", "line": {"width": 0}}, [*ends, *reversed(ends)]
+    shade = {"fill": "toself", "line": {"width": 0}}
+    x = [*ends, *reversed(ends)]
     traces = [
         across | shade | {"x": x, "y": [low, low, high, high], "fillcolor": colour, "name": name}
         for low, high, colour, name in bands
@@ -502,7 +511,8 @@ def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str
     """Published results as grey diamonds, open for dense."""
     ends = [((0.0, row.dense), (row.sparsity_permille / 10, row.sparse)) for row in rows]
     points = [(x, 100 * share) for pair in ends for x, share in pair]
-    names, symbols = ["dense", "sparse"] * len(rows), ["diamond-open", "diamond"] * len(rows)
+    names = ["dense", "sparse"] * len(rows)
+    symbols = ["diamond-open", "diamond"] * len(rows)
     return {
         "x": [x for x, _ in points],
         "y": [y for _, y in points],
@@ -529,12 +539,16 @@ def _verdict_rows(
     notes = []
     several = len(tradeoff.lines) > 1
     for i, points in enumerate(tradeoff.lines.values()):
-        row = {"yref": "paper", "yshift": -_VERDICT_ROW * (i + 0.7)}
-        name, size, ink = "verdict", 12, colours.muted
+        row: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i + 0.7)}
+        name = "verdict"
+        size = 12
+        ink = colours.muted
         if several:
-            name, size, ink = _sign(i), 14, _inks(tradeoff, i, "sparse", colours)[1]
-        left = {"xref": "paper", "xanchor": "right", "xshift": -8}
-        notes.append(style.annotation(name, 0, 0, ink, size, **left, **row))
+            name = _sign(i)
+            size = 14
+            ink = _inks(tradeoff, i, "sparse", colours)[1]
+        beside: dict[str, Any] = {"xref": "paper", "xanchor": "right", "xshift": -8}
+        notes.append(style.annotation(name, 0, 0, ink, size, **beside, **row))
         for point in points:
             for verdict in _verdict(point, measure):
                 tint = _verdict_ink(point, measure, colours)

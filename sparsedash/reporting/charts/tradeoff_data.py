@@ -98,9 +98,9 @@ class TradeoffData:
     @property
     def sparsity_end(self) -> float:
         """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
-        asked = [*self.asked, *(row.sparsity_permille for row in self.published)]
+        planned = [*self.asked, *(row.sparsity_permille for row in self.published)]
         largest = max(
-            [*(point.sparsity for point in self.sparse), *(value / 10 for value in asked), 1.0]
+            [*(point.sparsity for point in self.sparse), *(value / 10 for value in planned), 1.0]
         )
         return min(100.0, largest * 1.06)
 
@@ -119,7 +119,8 @@ class Gained:
     gains: Mapping[str, Reading]
 
 
-FARTHEST_BELOW, FARTHEST_ABOVE = log(MOST_FACTOR), log(LEAST_FACTOR)
+FARTHEST_BELOW = log(MOST_FACTOR)
+FARTHEST_ABOVE = log(LEAST_FACTOR)
 """Change of the log-likelihood, in nats, at which a point stands at the lower and at the upper edge
 of the chart.
 """
@@ -128,7 +129,9 @@ MARGIN = 0.02
 """Air left of zero, as a share of the axis, so that the dense point does not stand on the tick
 labels.
 """
-_BANDS, _DEEPEST, _MIDDLE = 12, 2, 4
+_BANDS = 12
+_DEEPEST = 2
+_MIDDLE = 4
 """A point may stand at its own place so many times as far below dense as the tolerance, and so many
 times as far as the deepest point of the leading line, unless its middle one says less: a sweep up
 to 90 % draws its axis out by itself.
@@ -181,7 +184,8 @@ class LossAxis:
         minus.
         """
         # Beside points that do not stand where they belong no number of the axis holds.
-        low, high = max(self.range[0], self.edge), self.range[1]
+        low = max(self.range[0], self.edge)
+        high = self.range[1]
         if self.measure != "word perplexity":
             places = round_ticks(low, high)
             is_change = self.measure in ("accuracy", "tasks")
@@ -210,7 +214,9 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
     """
     points = [tradeoff.dense, *(point for points in tradeoff.lines.values() for point in points)]
     readings = [reading for point in points for reading in point.readings.get(measure, ())]
-    shares, bottom, edge = measure == "share right", -inf, -inf
+    shares = measure == "share right"
+    bottom = -inf
+    edge = -inf
     if measure == "word perplexity":
         bottom, edge = _edge(tradeoff)
     bounds = [edge if r.value < bottom else bound for r in readings for bound in (r.low, r.high)]
@@ -219,7 +225,8 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
     if measure in tradeoff.allowed:
         bounds.append(tradeoff.dense_value(measure) - tradeoff.allowed[measure])
     air = max(0.02 if measure == "word perplexity" else 2.0, 0.08 * (max(bounds) - min(bounds)))
-    low, high = min(bounds) - air, max(bounds) + air
+    low = min(bounds) - air
+    high = max(bounds) + air
     ends = (max(0.0, low), min(100.0, high)) if shares else (low, high)
     return LossAxis(measure=measure, range=ends, bottom=bottom, edge=edge)
 
@@ -234,10 +241,8 @@ def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
     ]
     if not leading:
         return -inf, -inf
-    depths, allowed = (
-        [-reading.low for reading in leading],
-        tradeoff.allowed.get("word perplexity", 0.0),
-    )
+    depths = [-reading.low for reading in leading]
+    allowed = tradeoff.allowed.get("word perplexity", 0.0)
     limit = -max(_BANDS * allowed, min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)))
     near = [
         reading
