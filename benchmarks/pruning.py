@@ -140,7 +140,7 @@ def _child(arguments):
     settings = replace(settings, calibration=calibration)
     run = RunContext(settings, Store(Path(arguments.folder)), ignore_steps, ModelCache())
     # Read now, in no method's time.
-    sequences = run.sequences()
+    sequences = run.calibration_texts.sequences()
     if arguments.child == SELF:
         return [run.loaded.tokenizer.decode(ids) for ids in sequences]
     if arguments.child == DENSE:

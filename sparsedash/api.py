@@ -165,14 +165,14 @@ def prune(
         )
         require_possible(run.settings, run.shape)
         if spec.heal_steps:
-            require_healable(run.n_sequences(spec), streamed=False)
+            require_healable(run.calibration_texts.n_sequences(spec), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
             sparse_model = prune_model(run, spec)
             with sparse_model.applied():
                 sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
-            if sparse_model.gone:
-                remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.gone)
+            if sparse_model.removed_layers:
+                remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.removed_layers)
         pruned = Pruned(
             spec=spec,
             calibration=replace(calibration, corpus="texts"),
@@ -381,7 +381,9 @@ class _InMemoryModel:
         if spec.reads_text:
             run = self.run(ignore_steps, methods=(spec.pruning,), calibration=settings)
             share = mix_share(spec, settings)
-            n_own, n_read = (sum(map(len, run.sequences(part))) for part in (0.0, share))
+            n_own, n_read = (
+                sum(map(len, run.calibration_texts.sequences(part))) for part in (0.0, share)
+            )
             few_tokens_warning(self.loaded, n_own, solves=spec.pruning.solves)
             if n_own < (1 - share) * n_read:
                 problem = f"The texts give {n_own:,} of {n_read:,} calibration tokens, the rest are the built-in mix."

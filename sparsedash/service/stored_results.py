@@ -129,15 +129,17 @@ def joined_continuation(
         if continuation is None or continuation.stopped:
             return None
         texts.append(continuation.left)
-    left, right, *others = texts
     return Continuation(
-        key=request.key(), prompt=request.prompt, left=left, right=right, others=tuple(others)
+        key=request.key(),
+        prompt=request.prompt,
+        left=texts[0],
+        right=texts[1],
+        others=tuple(texts[2:]),
     )
 
 
 class ResultCache:
-    """The results in one store, whoever owns them, the last ones cached. Every method may raise
-    StoreError.
+    """The results in one store, of all users, cached. Every method may raise StoreError.
 
     As many are cached as have MAX_PASSAGES_IN_MEMORY passages between them, each until it is
     written again.
@@ -191,8 +193,8 @@ class ResultCache:
             n_answered = {len(run.answers.get(record, ())) for record in run.records}
             if len(n_answered) > 1:
                 return False
-        answers = chain.from_iterable(run.answers.values())
-        return all(self._store.has(QuestionSet, each) for each in answers)
+        sets = chain.from_iterable(run.answers.values())
+        return all(self._store.has(QuestionSet, answers) for answers in sets)
 
 
 class VerdictCache:
@@ -309,9 +311,7 @@ class AnswerCache:
         self._comparisons = _Cache(MOST_RUNS, lambda comparisons: 1)
 
     def keep(self, name: str, content: bytes) -> str:
-        """The key of a file of this name. Raises CorpusError where it cannot be read, and
-        StoreError.
-        """
+        """The key of a file of this name. Raises CorpusError if it cannot be read, and StoreError."""
         last = re.split(r"[/\\]", name)[-1]
         try:
             with swept_folder(self._store.folder) as folder:
@@ -370,25 +370,25 @@ class AnswerCache:
         for record in run.sparse:
             if _is_answered(run, record, stored):
                 losses[record] = self._task_losses(run, record, read_dense)
-        n_judged = {
-            record: sum(task.not_judged is None for task in tasks)
-            for record, tasks in losses.items()
-        }
+        n_judged = {}
+        for record, tasks in losses.items():
+            n_judged[record] = sum(task.not_judged is None for task in tasks)
         judged: dict[str, list[Loss | None]] = {}
         for records, alpha, n_lost in judged_together(run, n_judged):
             together = list(chain.from_iterable(losses[record] for record in records))
             judged_losses = iter(judge_losses(together, tolerance, alpha, n_lost))
             for record in records:
                 judged[record] = list(islice(judged_losses, len(losses[record])))
-        return {
-            record: replace(
+        with_tasks = {}
+        for record, verdict in verdicts.items():
+            tasks = losses.get(record, [])
+            with_tasks[record] = replace(
                 verdict,
                 tasks=tuple(filter(None, judged.get(record, ()))),
-                unjudged=tuple(task.task for task in losses.get(record, ()) if task.not_judged),
+                unjudged=tuple(task.task for task in tasks if task.not_judged),
                 unanswered=is_unanswered(run, record, judged),
             )
-            for record, verdict in verdicts.items()
-        }
+        return with_tasks
 
     def _task_losses(
         self, run: Run, record: str, read_dense: Callable[[], list[QuestionSet]]
@@ -403,9 +403,7 @@ class AnswerCache:
         return losses
 
     def _stored(self, keys: Iterable[str]) -> tuple[str, ...]:
-        """Those of which there are answers: part of a cache's key, since lost ones are computed
-        again.
-        """
+        """Those that are stored; part of a cache key, since lost answers are computed again."""
         return tuple(key for key in keys if self._store.has(QuestionSet, key))
 
     def _sets(self, keys: Iterable[str]) -> list[QuestionSet]:

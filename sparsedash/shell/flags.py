@@ -1,7 +1,7 @@
 """Flags of the commands, most of them made from the field table, and the settings they give."""
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -283,9 +283,7 @@ def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
 
 
 def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
-    """The store in the data folder that is asked for. new: whether it may be made. Raises
-    SparseDashError.
-    """
+    """The store of --data-dir. new: whether it may be created. Raises SparseDashError."""
     folder = local_path(arguments.data_dir).absolute()
     if not new and path_kind(folder) != "folder":
         raise SettingsError("--data-dir", str(folder), "a data folder of SparseDash")
@@ -293,9 +291,7 @@ def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
 
 
 def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Namespace) -> Store:
-    """The store, where the run can start. Raises SparseDashError with every problem, or a flag
-    without effect.
-    """
+    """The store, if the run can start and uses all flags; else raises SparseDashError."""
     _require_used(planned_run(settings), arguments)
     store = open_store(arguments)
     require_startable(settings, store)
@@ -328,9 +324,7 @@ def _require_used(settings: RunSettings, arguments: argparse.Namespace) -> None:
 
 
 def _uses(settings: RunSettings, flag: str, *, heals: bool) -> bool:
-    """Whether any method of the run uses this flag. heals: whether they will be healed, on the
-    calibration text.
-    """
+    """Whether any method uses this flag. heals: whether models are healed, on the same text."""
     if flag in _OF_CALIBRATION:
         return settings.reads_text or heals
     if flag == "--sparsity":
@@ -362,16 +356,15 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _methods(names: Sequence[str], arguments: argparse.Namespace) -> tuple[MethodSettings, ...]:
     """The named methods as the flags change them. Raises SettingsError."""
-    named = {
-        row.name for flag, row in _flags_of(MethodSettings).items() if flag in _named(arguments)
-    }
     values = _values(arguments, MethodSettings)
     budget = values.pop("budget")
     # What is not named is as in the preset.
-    values = {name: value for name, value in values.items() if name in named}
-    return with_budget([_method(name, values) for name in names], budget)
-
-
-def _method(name: str, values: Mapping[str, Any]) -> MethodSettings:
-    usual = presets.method_named(name)
-    return replace(usual, **{name: value for name, value in values.items() if usual.uses(name)})
+    named = [_OF_METHODS[flag].name for flag in _named(arguments) if flag in _OF_METHODS]
+    methods = []
+    for name in names:
+        preset = presets.method_named(name)
+        changes = {
+            field: values[field] for field in named if field in values and preset.uses(field)
+        }
+        methods.append(replace(preset, **changes))
+    return with_budget(methods, budget)

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 from sparsedash.catalog.families import llama_cpp_problem
@@ -61,8 +62,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     yield
     run = complete_run(settings, store, arguments.quiet)
     results, document = stored_run_document(run, store, tolerance)
-    answers = [answer for tasks in results.tasks.values() for answer in tasks.results]
-    document["warnings"] += idle_limits(answers, tolerance)
+    tasks = chain.from_iterable(answers.results for answers in results.tasks.values())
+    document["warnings"] += idle_limits(list(tasks), tolerance)
     terminal.print_warnings(document["warnings"])
     summary = [
         document["sentence"],
@@ -90,7 +91,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
 
 def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Namespace) -> int:
     """Steps that --heal-steps names, or that --heal MINUTES takes here. Raises SettingsError."""
-    minutes, n_steps = float(arguments.heal), int(arguments.heal_steps)
+    minutes = float(arguments.heal)
+    n_steps = int(arguments.heal_steps)
     if not 0 <= minutes <= MOST_MINUTES:
         raise SettingsError("--heal", minutes, f"0 to {MOST_MINUTES:,} minutes")
     if minutes and n_steps:

@@ -1,8 +1,6 @@
 """What pages may rely on, with one user. No worker is started here; tests/faults has real ones."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +33,7 @@ FIND = FindSettings(model="owner/model")
 
 def test_the_same_request_is_one_job_until_its_results_are_lost(backend):
     job = backend.submit(SETTINGS)
-    assert backend.submit(RunSettings(**vars(SETTINGS))) == job
+    assert backend.submit(replace(SETTINGS)) == job
     assert backend.submit(OTHER).id == 2
     work(backend, job)
     done = backend.submit(SETTINGS)
@@ -155,14 +153,14 @@ def test_a_retry_is_the_live_job_and_one_that_is_done_or_cannot_be_read_is_refus
 
 
 def test_a_prompt_once_answered_stays_answered_and_a_verification_is_asked_for_again(backend):
-    for asked in (PROMPT, VerifySettings()):
-        job = backend.submit(asked)
-        assert backend.submit(asked) == job
-        made = Continuation(key=PROMPT.key(), prompt=PROMPT.prompt, left="a", right="b")
-        backend._store.put(made.key, made)
+    for request in (PROMPT, VerifySettings()):
+        job = backend.submit(request)
+        assert backend.submit(request) == job
+        answer = Continuation(key=PROMPT.key(), prompt=PROMPT.prompt, left="a", right="b")
+        backend._store.put(answer.key, answer)
         finish(backend, job)
-        assert (backend.submit(asked).id == job.id) == (asked is PROMPT)
-    assert backend.result(Continuation, PROMPT.key()) == made
+        assert (backend.submit(request).id == job.id) == (request is PROMPT)
+    assert backend.result(Continuation, PROMPT.key()) == answer
 
 
 def test_a_look_and_a_new_server_notice_that_a_worker_is_gone(backend, tmp_path):
@@ -205,19 +203,6 @@ def test_the_end_of_a_log_is_text_and_a_job_that_is_not_there_a_clear_error(back
             look(9)
 
 
-def test_a_backend_and_all_its_verbs_leave_torch_and_dask_alone(tmp_path, no_process):
-    program = (
-        "import sys; from pathlib import Path; from sparsedash.service.backend import Backend\n"
-        "from sparsedash.schema.settings import RunSettings\n"
-        f"backend = Backend(Path({str(tmp_path)!r})); settings = RunSettings()\n"
-        "job = backend.submit(settings); backend.preflight(settings); backend.jobs()\n"
-        "backend.cancel(job.id); backend.runs(); backend.health(); backend.close()\n"
-        "print([m for m in ('torch', 'transformers', 'datasets', 'distributed') if m in sys.modules])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
-
-
 def test_a_run_without_its_passages_or_with_a_task_that_only_dense_has_answered_is_made_again(
     backend,
 ):
@@ -231,11 +216,11 @@ def test_a_run_without_its_passages_or_with_a_task_that_only_dense_has_answered_
     work(backend, backend.newest_job(job.key))
     one = replace(verdicts(both=3)[0], key="a")
     backend._store.put("a", one)
-    made = backend._store.get(Run, job.key)
+    stored = backend._store.get(Run, job.key)
     for answers, state in (
         ({"dense": ("a",), "s1": ("a",)}, "done"),
         ({"dense": ("a",)}, "queued"),
     ):
         backend._store.drop(Run, job.key)
-        backend._store.put(job.key, replace(made, answers=answers))
+        backend._store.put(job.key, replace(stored, answers=answers))
         assert backend.submit(SETTINGS).state == state

@@ -250,7 +250,7 @@ def _heal(run: RunContext, spec: SparseSpec, made: PrunedChannels) -> PrunedChan
             loaded,
             made.blocks,
             calibration.read(),
-            run.text_to_heal(spec),
+            run.calibration_texts.to_heal(spec),
             n_steps=spec.heal_steps,
             seed=run.settings.calibration.seed,
             on_step=run.log.on_step,

@@ -32,10 +32,10 @@ from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.run.model_making import RunModel, missing_statistics, unchanged_warning
 from sparsedash.engine.run.run_context import (
     RunContext,
-    SinglePass,
     model_label,
     software_versions,
 )
+from sparsedash.engine.run.run_log import SinglePass
 from sparsedash.engine.run.task_answering import Task, TaskAnswers
 from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
@@ -230,7 +230,7 @@ def check_run(run: RunContext, tasks: Sequence[Task]) -> None:
     variants = {(spec.method, spec.heal_steps): spec for spec in settings.points}
     for spec in variants.values():
         if spec.heal_steps:
-            require_healable(run.n_sequences(spec), streamed=run.streamed)
+            require_healable(run.calibration_texts.n_sequences(spec), streamed=run.streamed)
     run.warn_of_passages()
     if tasks and settings.evaluation.stop_early:
         run.log.warn("Only passages stop early: tasks are answered in full.")
@@ -240,11 +240,13 @@ def check_run(run: RunContext, tasks: Sequence[Task]) -> None:
         calibration.statistics.is_known and (calibration.is_whole or not settings.solves)
         for calibration in read
     ):
-        few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
+        few_tokens_warning(
+            run.loaded, sum(run.calibration_texts.expected_lengths), solves=settings.solves
+        )
     # Without Fisher information their number does not matter, and the text need not be cut into
     # tokens for it.
     by_gradient = any(spec.pruning.by_gradient for spec in reading)
-    n_sequences = len(run.expected_lengths) if by_gradient else 0
+    n_sequences = len(run.calibration_texts.expected_lengths) if by_gradient else 0
     require_artefact_room(
         settings,
         run.shape,

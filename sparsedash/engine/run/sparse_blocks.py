@@ -79,7 +79,11 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
         ]
 
     return PrunedChannels(
-        loaded=loaded, blocks=narrowed, errors=errors, block_losses=block_losses, gone=gone
+        loaded=loaded,
+        blocks=narrowed,
+        errors=errors,
+        block_losses=block_losses,
+        removed_layers=gone,
     )
 
 

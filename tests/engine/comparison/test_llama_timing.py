@@ -65,8 +65,3 @@ def test_a_program_that_ends_before_it_answers_is_an_error_with_its_last_line(tm
         assert ask("once") == "ONCE"
         with pytest.raises(ExportError, match="It failed: exit code 1: no more"):
             ask("twice")
-
-
-def test_the_key_of_a_timing_by_torch_is_as_before():
-    assert REQUEST.key() != replace(REQUEST, runtime="torch").key()
-    assert TimingSettings(dense="a", sparse="b").key()[:8] == "f61e6a47"
