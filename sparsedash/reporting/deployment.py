@@ -18,6 +18,7 @@ from sparsedash.reporting.html import Table, Value
 from sparsedash.reporting.run_results import ModelResult, RunResults
 from sparsedash.reporting.verdicts import level_words, loss_value
 from sparsedash.reporting.wording import (
+    LEVEL,
     NBSP,
     factor,
     nats_as_factor,
@@ -48,7 +49,7 @@ QUANTISED = "torch unpacks quantised weights, so only llama.cpp can time them"
 UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model again"
 """Reasons why models are not shown."""
 PREFILL_TOKENS = 512
-_SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
+_SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", f"{LEVEL} interval", "Ceiling")
 FORM_NAMES = {
     "uniform": "one width, or fewer layers",
     "padded": "padded with zeros",
@@ -99,7 +100,7 @@ def run_gains(
             if phase is not None:
                 speed = phase.ratio
                 most = factor(phase.ceiling)
-                interval = f"95 % interval {speed.low:.2f} to {speed.high:.2f}"
+                interval = f"{LEVEL} interval {speed.low:.2f} to {speed.high:.2f}"
                 words = f"{factor(speed.value)} as fast, {interval}; ceiling {most}"
                 gain = Reading(speed.value, speed.low, speed.high, words)
         else:

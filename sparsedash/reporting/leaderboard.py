@@ -27,7 +27,7 @@ from sparsedash.reporting.verdicts import (
 )
 from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity, tolerance_words
 from sparsedash.schema.pair_records import Timing, TimingSettings
-from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.stored_results import TaskComparison
 from sparsedash.stats.task_verdicts import judge_losses, own_limit
@@ -41,8 +41,8 @@ READING = (
     "Under each score: its change from the baseline on the same questions, in points; that of perplexity and of "
     "documents as a multiple. Then the interval behind the verdict.",
     "All models and tasks are judged together, whichever rows are shown: by Holm's steps the chance that any verdict "
-    f"on a task is wrong is at most 5{NBSP}%. More models make wider intervals. Passages are judged together likewise, "
-    f"at {LEVELS}",
+    f"on a task is wrong is at most {100 * ALPHA:g}{NBSP}%. More models make "
+    f"wider intervals. Passages are judged together likewise, at {LEVELS}",
     "Other questions: another prompt, other examples or another measure, so nothing is paired. No baseline: the "
     "baseline did not answer this task. –: the model did not.",
     "Weights: of the whole model, and the share of its blocks' that is gone or zero. Bytes: of the weights in 16 bits, "

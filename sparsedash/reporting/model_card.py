@@ -204,7 +204,9 @@ def _kinds_section(sparse: Record) -> str:
     rows = [tuple(cells) for cells in kind_cells(sparse)]
     if not rows:
         return ""
-    table = _table(("kind of text", "KL from dense, nats a token", "95 % interval"), rows)
+    table = _table(
+        ("kind of text", "KL from dense, nats a token", f"{wording.LEVEL} interval"), rows
+    )
     return f"\n{forgotten_sentence(sparse)}\n\n{table}"
 
 

@@ -16,8 +16,8 @@ from sparsedash.reporting.wording import sparsity_percent
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import FIXED_PERMILLE
 from sparsedash.schema.settings import BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
+from sparsedash.schema.tolerance_settings import ALPHA
 from sparsedash.service.run_checks import Reach
-from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import passages_to_search
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, passages_to_judge
 

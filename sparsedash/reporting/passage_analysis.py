@@ -19,7 +19,7 @@ from sparsedash.reporting.html import Html, Table, Value, element, escape, quote
 from sparsedash.reporting.record_pair import SIDES, Pair
 from sparsedash.reporting.verdicts import finite_ratio
 from sparsedash.schema.records import Passages
-from sparsedash.stats.anytime import ALPHA
+from sparsedash.schema.tolerance_settings import ALPHA
 from sparsedash.stats.mean_intervals import anytime_mean_interval, mean_interval
 from sparsedash.stats.tolerance import lost_accuracy_interval, passage_losses
 
@@ -317,7 +317,7 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
     left_out = f"{wording.quantity(len(small), 'group')} of under {FEWEST_IN_GROUP} passages"
     caption = (
         f"{nothing}{pair.right_name} against {pair.left_name}, paired. {wording.quantity(len(rows), 'group')}, two "
-        f"intervals each at {100 * (1 - alpha):.2f}{wording.NBSP}%, jointly 95{wording.NBSP}%. Marked: the whole "
+        f"intervals each at {100 * (1 - alpha):.2f}{wording.NBSP}%, jointly {wording.LEVEL}. Marked: the whole "
         f"interval is above or below the loss of all passages ({wording.nats_as_factor(mean)}). Confirm a marked group "
         f"on other passages.{f' Left out: {left_out}, {len({*chain(*small)}):,} in all.' if small else ''}"
     )

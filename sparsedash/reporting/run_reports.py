@@ -164,7 +164,7 @@ def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
         sentence = verdicts.difference_sentence(left_name, right_name, difference)
         words = verdicts.difference_words(difference, left_name)
         points = wording.signed_points(compared.difference)
-        interval = f"95{wording.NBSP}% interval {wording.signed_interval(compared.interval)}"
+        interval = f"{wording.LEVEL} interval {wording.signed_interval(compared.interval)}"
         lost = f"{right_name}: {words}. Accuracy {points} points ({interval}, {wording.p_value(compared.p_value)})."
     return sentence, lost, " ".join(filter(None, basis))
 

@@ -15,7 +15,7 @@ from sparsedash.reporting.run_results import ModelResult, RunResults
 from sparsedash.reporting.wording import NBSP, and_join, percent, plural, quantity
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Record
-from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import (
@@ -33,8 +33,8 @@ VERDICT_SIGNS: dict[Verdict, str] = {
 }
 """A verdict with its sign."""
 LEVELS = (
-    f"95{NBSP}% where one verdict is made, more where several are, so that the chance that any of them is wrong stays "
-    f"under 5{NBSP}%."
+    f"{wording.LEVEL} where one verdict is made, more where several are, so that the "
+    f"chance that any of them is wrong stays under {100 * ALPHA:g}{NBSP}%."
 )
 """The levels of the intervals behind verdicts, and why they differ, as the end of a sentence."""
 _MOST_NAMED = 3
@@ -213,7 +213,8 @@ def headline_baseline(dense: Record) -> tuple[str, str, str]:
     accuracy.
     """
     score = dense.last_word
-    right = f"{score.right:,} of {score.total:,} right, 95{NBSP}% interval {wording.interval(accuracy_interval(dense))}"
+    interval = wording.interval(accuracy_interval(dense))
+    right = f"{score.right:,} of {score.total:,} right, {wording.LEVEL} interval {interval}"
     below = f"word perplexity {wording.perplexity(dense.word_perplexity)}"
     return f"1{NBSP}×", below, f"accuracy {percent(score.accuracy)}: {right}"
 
@@ -501,8 +502,10 @@ def _numbers_caption(found: RunResults) -> str:
     early = any(record.stopping for record in found.sparse)
     looked = " With early stopping, intervals and p are valid at any look." if early else ""
     accuracies = "Dense interval" if early else "Accuracies"
+    test = "" if early else ", exact McNemar"
+    holm = f", Holm over {n} comparisons" if n > 1 else ""
     return (
-        f"Last word of each passage; intervals stand under their numbers. {accuracies}: Wilson, 95{NBSP}%. Changes are "
-        f"paired with dense, their intervals the verdict's: {LEVELS}{looked} p: equal accuracy"
-        f"{'' if early else ', exact McNemar'}{f', Holm over {n} comparisons' if n > 1 else ''}."
+        f"Last word of each passage; intervals stand under their numbers. {accuracies}: Wilson, "
+        f"{wording.LEVEL}. Changes are paired with dense, their intervals the verdict's: "
+        f"{LEVELS}{looked} p: equal accuracy{test}{holm}."
     )

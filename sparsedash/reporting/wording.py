@@ -20,10 +20,12 @@ from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
 from sparsedash.schema.sparse_spec import SparseSpec
-from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
+from sparsedash.schema.tolerance_settings import ALPHA, LossMeasure, Tolerance
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
+LEVEL = f"{100 * (1 - ALPHA):g}{NBSP}%"
+"""Of an interval by itself: "95 %"."""
 MEASURE_NAMES: dict[LossMeasure, str] = {"word perplexity": "perplexity", "accuracy": "accuracy"}
 NO_TEXT = "needs no calibration text"
 EXAMPLE_TITLE = "Example"

@@ -224,7 +224,7 @@ def gain_chart(
     traces = [
         each
         for each in _ground(tradeoff, measure, x_range, colours)
-        if not each["name"].startswith("95 %")
+        if each["name"] != "dense interval"
     ]
     traces[-1]["name"] = "across"
     joined = {"mode": "lines", "line": {"color": colours.faded, "width": 2}, "hoverinfo": "skip"}
@@ -431,7 +431,7 @@ def _ground(
         bands.append((top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
     if measure == "share right":
         (reading,) = tradeoff.dense.readings[measure]
-        bands.append((reading.low, reading.high, colours.band, "95 % interval of dense"))
+        bands.append((reading.low, reading.high, colours.band, "dense interval"))
     across: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip"}
     shade = {"fill": "toself", "line": {"width": 0}}
     x = [*ends, *reversed(ends)]

@@ -96,7 +96,7 @@ def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_
 def test_the_dense_line_and_its_band_cross_the_whole_chart():
     figure = chart()
     left, right = figure["layout"]["xaxis"]["range"]
-    line, band = trace(figure, "dense"), trace(figure, "95 % interval of dense")
+    line, band = trace(figure, "dense"), trace(figure, "dense interval")
     assert (line["x"], line["y"]) == ([left, right], [50.0, 50.0])
     assert (min(band["x"]), max(band["x"])) == (left, right)
     assert (min(band["y"]), max(band["y"])) == pytest.approx(
