@@ -54,7 +54,8 @@ def answering(tradeoff, label, point):
 
 
 def test_a_line_leads_from_dense_by_measured_sparsity_with_an_interval_at_every_point():
-    line, marks = trace(chart(), "line"), trace(chart(), "sparse")
+    line = trace(chart(), "line")
+    marks = trace(chart(), "sparse")
     assert (
         line["x"]
         == [0.0, 100 * TEN.pruned.reached.channels, 100 * THIRTY.pruned.reached.channels]
@@ -80,7 +81,8 @@ def test_a_line_leads_from_dense_by_measured_sparsity_with_an_interval_at_every_
 
 def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_of_its_verdict():
     figure = chart(measure="accuracy")
-    change, marks = trace(figure, "sparse"), figure["layout"]["yaxis"]
+    change = trace(figure, "sparse")
+    marks = figure["layout"]["yaxis"]
     assert change["y"] == [pytest.approx(-5.0), pytest.approx(-25.0)]
     (alone,) = judge_all([record_losses(DENSE, THIRTY)], Tolerance())
     assert change["error_y"]["arrayminus"][-1] == pytest.approx(100 * alone.accuracy.high - 25)
@@ -96,7 +98,8 @@ def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_
 def test_the_dense_line_and_its_band_cross_the_whole_chart():
     figure = chart()
     left, right = figure["layout"]["xaxis"]["range"]
-    line, band = trace(figure, "dense"), trace(figure, "dense interval")
+    line = trace(figure, "dense")
+    band = trace(figure, "dense interval")
     assert (line["x"], line["y"]) == ([left, right], [50.0, 50.0])
     assert (min(band["x"]), max(band["x"])) == (left, right)
     assert (min(band["y"]), max(band["y"])) == pytest.approx(
@@ -128,7 +131,8 @@ def test_methods_differ_by_mark_dash_and_colour_as_their_labels_show_and_the_lea
 
 
 def test_all_but_a_highlighted_line_are_grey_and_without_bars():
-    figure, colours = chart(replace(TWO, highlighted="least-squares")), PALETTES["light"]
+    figure = chart(replace(TWO, highlighted="least-squares"))
+    colours = PALETTES["light"]
     faded, strong = (t for t in figure["data"] if t["name"] == "sparse")
     assert (faded["marker"]["color"], strong["marker"]["color"]) == (
         colours.faded,
@@ -141,7 +145,8 @@ def test_all_but_a_highlighted_line_are_grey_and_without_bars():
 def test_a_leader_line_leads_from_a_line_that_ends_early_to_its_label():
     early = chart(tradeoff_data(DENSE, {"sparse": [TEN]}, asked=(100, 300)))
     gutter, across = early["layout"]["shapes"]
-    end, right = 100 * TEN.pruned.reached.channels, early["layout"]["xaxis"]["range"][1]
+    end = 100 * TEN.pruned.reached.channels
+    right = early["layout"]["xaxis"]["range"][1]
     assert (across["xref"], across["x0"], across["x1"]) == ("x", end, right)
     assert gutter["y0"] == gutter["y1"] == across["y0"] == pytest.approx(labels(early)["sparse"])
     assert "shapes" not in chart()["layout"] or chart()["layout"]["shapes"] == []
@@ -156,7 +161,8 @@ def test_nothing_moves_while_a_run_fills_the_chart():
     assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
     coming = replace(TWO, lines={**TWO.lines, "a-much-longer-name": []})
     live = answering(coming, "a-much-longer-name", live_point(100, right=5, done=10))
-    before, after = chart(coming), chart(live)
+    before = chart(coming)
+    after = chart(live)
     assert all(
         before["layout"][key] == after["layout"][key] for key in ("margin", "height", "xaxis")
     )
@@ -172,12 +178,12 @@ def test_the_range_holds_every_interval_and_never_leaves_0_to_100():
 
 
 def test_the_words_say_every_point_with_its_interval():
-    said = tradeoff_words(RACE, "share right")
+    text = tradeoff_words(RACE, "share right")
     assert (
-        said.startswith("Share of last words right over 120 passages")
-        and "dense 50.0 % (41.2 to 58.8)" in said
+        text.startswith("Share of last words right over 120 passages")
+        and "dense 50.0 % (41.2 to 58.8)" in text
     )
-    assert said.index("sparse at 10.4 % 45.0 %") < said.index("sparse at 29.2 % 25.0 %")
+    assert text.index("sparse at 10.4 % 45.0 %") < text.index("sparse at 29.2 % 25.0 %")
     assert "sparse at 29.2 % 30 broke, 0 fixed" in tradeoff_words(RACE, "flips")
 
 
@@ -293,7 +299,8 @@ def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
         for note in figure["layout"]["annotations"]
         if note["yref"] == "paper" and note.get("yshift", 0) < 0
     ]
-    ink, colours = {note["text"]: note["font"]["color"] for note in below}, PALETTES["light"]
+    ink = {note["text"]: note["font"]["color"] for note in below}
+    colours = PALETTES["light"]
     assert (ink["✓"], ink["✕"], ink["?"]) == (colours.fixed, colours.broke, colours.muted)
     assert len({note["x"] for note in below if note["text"] in "✓✕?"}) == 2
     assert verdict_signs(chart(data, "flips")) == []
@@ -352,7 +359,8 @@ def n_arrows(figure):
 
 def test_far_points_stand_at_the_edge_with_an_arrow_and_the_axis_follows_the_leader():
     figure = chart(FAR_RACE, PERPLEXITY)
-    axis, marks = figure["layout"]["yaxis"], sparse_traces(figure)
+    axis = figure["layout"]["yaxis"]
+    marks = sparse_traces(figure)
     assert -1.6 < axis["range"][0] < -1.0 and 0.0 < axis["range"][1] < 0.5
     assert n_arrows(figure) == 4
     heights = [y for t in marks for y in t["y"]]
@@ -421,7 +429,8 @@ OPT_RACE = tradeoff_data(
 
 
 def test_a_published_row_of_the_same_model_passages_and_format_is_a_grey_diamond_within_the_axes():
-    (row,), (half,) = ROWS, published_beside(replace(OPT, dtype="bfloat16"))
+    (row,) = ROWS
+    (half,) = published_beside(replace(OPT, dtype="bfloat16"))
     assert (row.model, row.dtype, half.dense) == ("facebook/opt-1.3b", "float32", 0.5629)
     assert published_beside(replace(OPT, model="huggyllama/llama-7b"))[0].dense == 0.7361
     assert (
@@ -430,7 +439,8 @@ def test_a_published_row_of_the_same_model_passages_and_format_is_a_grey_diamond
         == published_beside(replace(OPT, model="gpt2"))
     )
     figure = drawn(tradeoff_chart(OPT_RACE, "share right"))
-    points, (low, high) = trace(figure, "published"), figure["layout"]["yaxis"]["range"]
+    points = trace(figure, "published")
+    (low, high) = figure["layout"]["yaxis"]["range"]
     assert (points["x"], points["y"]) == ([0, 10], [57.89, 56.86])
     assert points["marker"]["symbol"] == ["diamond-open", "diamond"]
     assert figure["layout"]["xaxis"]["range"][1] > 10 and low < 56.86 and high > 57.89
