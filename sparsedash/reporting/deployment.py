@@ -430,7 +430,8 @@ def runtime_rows(export: Export) -> list[list[str]]:
                 ["transformers, vLLM, OpenVINO", _CANNOT, "read one width for the whole model"],
             ]
         reads = export.model_type not in _NO_READER
-        about = f"its GGUF reader {'has' if reads else 'lacks'} the base's architecture (integrations/ggml.py, 5.24.0)"
+        verb = "has" if reads else "lacks"
+        about = f"its GGUF reader {verb} the base's architecture (integrations/ggml.py, 5.24.0)"
         rows.append(["transformers", _SHOULD if reads else _CANNOT, about])
         genai = _SHOULD if export.model_type in _GENAI else _CANNOT
         return [*rows, ["OpenVINO GenAI", genai, f"reads GGUF of {', '.join(_GENAI)}"]]

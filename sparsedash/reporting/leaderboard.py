@@ -372,9 +372,9 @@ def _task_cells(
             return _Cell("–", inf, {})
         share = 1 if comparison.rolling else 100
         score = f"{comparison.score:.3f}" if comparison.rolling else percent(comparison.score)
+        unit = "bits_a_byte" if comparison.rolling else "percent"
         values: dict[str, Value] = {
-            f"{task}_{'bits_a_byte' if comparison.rolling else 'percent'}": share
-            * comparison.score,
+            f"{task}_{unit}": share * comparison.score,
             f"{task}_questions": comparison.n,
         }
         loss = judged.get((key, task))
@@ -426,11 +426,10 @@ def _task_notes(answers: Iterable[tuple[str, TaskComparison]], tolerance: Tolera
         if comparison.why:
             notes.append(comparison.why)
         elif comparison.losses is not None and comparison.losses.not_judged:
-            chance = comparison.losses.not_judged == "chance"
-            few = f"has fewer than {FEWEST_RIGHT} right answers"
-            notes.append(
-                f"{task} is not judged: the baseline {'is not shown to do better than guessing' if chance else few}."
-            )
+            why = f"has fewer than {FEWEST_RIGHT} right answers"
+            if comparison.losses.not_judged == "chance":
+                why = "is not shown to do better than guessing"
+            notes.append(f"{task} is not judged: the baseline {why}.")
         elif comparison.losses is not None and (limit := own_limit(comparison.losses, tolerance)):
             notes.append(f"{limit_on([task], limit)}.")
     return list(dict.fromkeys(notes))

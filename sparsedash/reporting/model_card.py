@@ -147,6 +147,7 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
     )
     whole = f"{dense[0]:,}" if one_width(dense) else ", ".join(map(str, dense))
     widths = f"{max(kept):,} channels" if one_width(kept) else ", ".join(map(str, kept))
+    where = " in every block" if one_width(kept) else ", block by block"
     rows = {
         "Base": _code(public_model(facts.sparse)),
         "Revision": _code(facts.sparse.model_identity),
@@ -155,7 +156,7 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
         "Method": f"{presets.method_name(method, made.spec.heal_steps)}: {', '.join(choices)}",
         "Healing": wording.healing_words(made.healed) if made.healed else "",
         "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
-        "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
+        "Widths": f"{widths} of {whole}{where}",
         "Layers that are gone, counted from 1": ", ".join(
             str(n) for n, width in enumerate(kept, 1) if not width
         ),

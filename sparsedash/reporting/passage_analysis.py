@@ -71,7 +71,7 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         bars = [
             element(
                 "span",
-                css=f"sd-meter {'' if n is None else css}",
+                css="sd-meter" if n is None else f"sd-meter {css}",
                 style=f"width: {100 * (n or 0.0) / largest:.1f}%",
             )
             for n, css in zip(row, pair.colours, strict=True)
@@ -124,7 +124,8 @@ class ChangeRange(NamedTuple):
         if 0 in (self.low, self.high):
             most = self.high or -self.low
             verb = "fell" if self.high == 0 else "stayed, or rose"
-            return f"{verb} by {'any amount' if isinf(most) else f'up to {most:g}'}"
+            amount = "any amount" if isinf(most) else f"up to {most:g}"
+            return f"{verb} by {amount}"
         verb = "fell by" if self.high <= 0 else "rose by"
         near, far = sorted((abs(self.low), abs(self.high)))
         return f"{verb} {near:g} or more" if far == inf else f"{verb} {near:g} to {far:g}"
@@ -314,11 +315,15 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
         )
     nothing = "" if any(row[-1] for row in rows) else "No group stands out. "
     small = [positions for name, positions in every.items() if name not in groups]
-    left_out = f"{wording.quantity(len(small), 'group')} of under {FEWEST_IN_GROUP} passages"
+    left_out = ""
+    if small:
+        n_left_out = len({*chain.from_iterable(small)})
+        left_out = f" Left out: {wording.quantity(len(small), 'group')} of under "
+        left_out += f"{FEWEST_IN_GROUP} passages, {n_left_out:,} in all."
     caption = (
         f"{nothing}{pair.right_name} against {pair.left_name}, paired. {wording.quantity(len(rows), 'group')}, two "
         f"intervals each at {100 * (1 - alpha):.2f}{wording.NBSP}%, jointly {wording.LEVEL}. Marked: the whole "
         f"interval is above or below the loss of all passages ({wording.nats_as_factor(mean)}). Confirm a marked group "
-        f"on other passages.{f' Left out: {left_out}, {len({*chain(*small)}):,} in all.' if small else ''}"
+        f"on other passages.{left_out}"
     )
     return Table("Which passages break", caption, head, rows, data=data, of=pair.stem)

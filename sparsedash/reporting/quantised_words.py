@@ -91,11 +91,12 @@ def _better(
 ) -> str:
     name, rival_name = (found.names[model.record.key] for model, _ in (dense, rival))
     both = shared_outcomes(dense[0].record, rival[0].record)
-    right = sum(
-        outcome.last_word_right - rival_name.last_word_right for outcome, rival_name in both
-    )
-    more = f"{abs(right):,} {'more' if right > 0 else 'fewer'}" if right else "as many"
-    rival_name += " in 16 bits" * (not rival[0].spec.quantise)
+    right = sum(first.last_word_right - second.last_word_right for first, second in both)
+    more = "as many"
+    if right:
+        more = f"{right:,} more" if right > 0 else f"{-right:,} fewer"
+    if not rival[0].spec.quantise:
+        rival_name += " in 16 bits"
     return (
         f"Quantising alone does better: {name} ({wording.size(dense[1])}) beats every pruned file that is not smaller. "
         f"The best of them, {rival_name} ({wording.size(rival[1])}), loses {lost.value:.3f} nats a word more "

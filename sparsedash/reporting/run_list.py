@@ -335,20 +335,23 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
         n_live = sum(row.live for row in rows)
         live = f"{quantity(n_live, 'run')} under way, no result yet."
         return live if n_live else "No run has a verdict."
-    count = Counter(verdict.verdict for verdict in judged)
+    count = Counter[str](judgement.verdict for judgement in judged)
     n = count["within"]
     n_runs = len(judged)
-    alone = sum(map(bool, map(verdicts.accuracy_open, judged)))
-    left_open = (
-        f", {'' if alone == n else f'{alone} '}without a verdict on accuracy" if alone else ""
-    )
-    other_verdicts = left_open + "".join(
-        f"; {count[verdict]} {verdict}" for verdict in ("undecided", "beyond") if count[verdict]
-    )
-    runs = f"{n or 'None'} of {n_runs} runs with a result {'have' if n > 1 else 'has'} a model"
+    n_open = sum(bool(verdicts.accuracy_open(judgement)) for judgement in judged)
+    more = ""
+    if n_open:
+        number = "" if n_open == n else f"{n_open} "
+        more = f", {number}without a verdict on accuracy"
+    for verdict in ("undecided", "beyond"):
+        if count[verdict]:
+            more += f"; {count[verdict]} {verdict}"
+    verb = "have" if n > 1 else "has"
+    runs = f"{n or 'None'} of {n_runs} runs with a result {verb} a model"
     if n_runs == 1:
-        runs = f"Your one run with a result has {'a' if n else 'no'} model"
-    return f"{runs} within your limits ({wording.tolerance_words(tolerance)}){other_verdicts}."
+        number = "a" if n else "no"
+        runs = f"Your one run with a result has {number} model"
+    return f"{runs} within your limits ({wording.tolerance_words(tolerance)}){more}."
 
 
 @dataclass(frozen=True, kw_only=True)

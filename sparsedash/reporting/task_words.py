@@ -86,7 +86,7 @@ def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str
 
 def limit_on(tasks: Sequence[str], points: float) -> str:
     """The limit of these tasks' own, without a full stop."""
-    return f"Limit on {and_join(list(tasks))}: {points:g} {'point' if points == 1 else 'points'}"
+    return f"Limit on {and_join(list(tasks))}: {points:g} {wording.plural(points, 'point')}"
 
 
 def _with(verdict: TaskVerdict, results: Sequence[TaskResult]) -> list[TaskResult]:

@@ -79,8 +79,9 @@ def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
     if found.verdict == "beyond":
         return f"costs too much: {', '.join(map(loss_with_limit, found.deciding))}"
     also = f", and on {wording.and_join(tasks)}" if tasks else ""
-    open_ = wording.and_join(found.unjudged)
-    also += f"; {open_} {'is' if len(found.unjudged) == 1 else 'are'} not judged" if open_ else ""
+    if found.unjudged:
+        be = "is" if len(found.unjudged) == 1 else "are"
+        also += f"; {wording.and_join(found.unjudged)} {be} not judged"
     phrase = f"stays within your {plural(len(found.deciding), 'limit')}"
     return f"{phrase}: {', '.join(map(loss_with_limit, decisive))}{also}{accuracy_open(found)}"
 

@@ -159,7 +159,8 @@ def p_number(p: float) -> str:
 
 def p_value(p: float) -> str:
     """ "p = 0.15", "p < 0.001"."""
-    return f"p{NBSP}{'' if p < 0.001 else f'={NBSP}'}{p_number(p)}"
+    equals = "" if p < 0.001 else f"={NBSP}"
+    return f"p{NBSP}{equals}{p_number(p)}"
 
 
 def p_at_most(p: float) -> str:
@@ -188,7 +189,8 @@ def quantity(count: int, noun: str) -> str:
 
 def too_few(count: int, noun: str) -> str:
     """ "1 passage is too few", "29 passages are too few"."""
-    return f"{quantity(count, noun)} {'is' if count == 1 else 'are'} too few"
+    verb = "is" if count == 1 else "are"
+    return f"{quantity(count, noun)} {verb} too few"
 
 
 def first_upper(text: str) -> str:
@@ -213,8 +215,8 @@ def limit_words(measure: LossMeasure, most: float) -> str:
     """ "1.10 ×", "−2 points": a limit in the unit of `Loss`."""
     if measure == "word perplexity":
         return limit_factor(exp(most))
-    points = f"{100 * most:g}"
-    return f"{MINUS}{points} {'point' if points == '1' else 'points'}"
+    points = round(100 * most, 6)
+    return f"{MINUS}{points:g} {plural(points, 'point')}"
 
 
 def tolerance_words(
@@ -349,7 +351,8 @@ def with_type(name: str, quantise: str, again: bool = False) -> str:
     """
     if not quantise:
         return name
-    return f"{name}, {quantise.upper()}{' again' if again else ''}"
+    kind = quantise.upper()
+    return f"{name}, {kind} again" if again else f"{name}, {kind}"
 
 
 def method_titles(settings: RunSettings) -> str:
@@ -538,10 +541,10 @@ def run_details(settings: RunSettings | FindSettings) -> str:
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
     rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"
     early = ", may stop early" if evaluation.stop_early else ""
-    return (
-        f"{method_titles(settings)} · {calibration_words(settings.calibration) if settings.reads_text else NO_TEXT} · "
-        f"passages: {reference_title(evaluation.corpus)}, {passages}{rule}{early} · {settings.dtype}"
-    )
+    text = calibration_words(settings.calibration) if settings.reads_text else NO_TEXT
+    corpus = reference_title(evaluation.corpus)
+    details = f"passages: {corpus}, {passages}{rule}{early}"
+    return f"{method_titles(settings)} · {text} · {details} · {settings.dtype}"
 
 
 def example_words(run: Run | None, brief: bool = False) -> str:

@@ -302,8 +302,10 @@ def _show_prompts(backend: Backend, found: RunResults, *, live: bool, grows: boo
                 if NOT_CONTINUED in found.run.warnings
                 else "The sparse model's texts are not stored."
             )
-            alone = f"Greedy decoding, by the dense model alone. {why if sparse else ''}"
-            remark = "Greedy decoding." if live else alone.strip()
+            remark = "Greedy decoding."
+            if not live:
+                remark = "Greedy decoding, by the dense model alone."
+                remark += f" {why}" if sparse else ""
         frame.remark(remark)
         if sparse is not None:
             others = (
@@ -430,7 +432,7 @@ def show_first_run_duration(backend: Backend) -> None:
     duration = backend.preflight(first_run_settings(backend)).duration
     if duration.total_s is None:
         measuring = backend.is_measuring()
-        frame.remark(f"Time: {'being estimated' if measuring else 'not known yet'}.")
+        frame.remark("Time: being estimated." if measuring else "Time: not known yet.")
         if measuring:
             wait_for_rates(backend)
         return

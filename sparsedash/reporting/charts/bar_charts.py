@@ -112,7 +112,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
             "Layer",
             colours,
             range=[0.4, len(layers) + 0.6],
-            anchor=f"y{len(domains) if len(domains) > 1 else ''}",
+            anchor="y" if len(domains) == 1 else f"y{len(domains)}",
             nticks=12,
         ),
     )

@@ -334,13 +334,14 @@ def _of_all(tradeoff: TradeoffData) -> str:
 def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:
     """What `gain_chart` shows, for screen readers."""
     front = {key for key, _, _ in _front(tradeoff, gained, measure)}
-    parts = [
-        f"{label} at {point.sparsity:.1f} % {gained.gains[point.key].words}, "
-        f"{point.readings[measure][0].words}{' (on the Pareto front)' if point.key in front else ''}"
-        for label, points in tradeoff.lines.items()
-        for point in points
-        if point.key in gained.gains
-    ]
+    parts = []
+    for label, points in tradeoff.lines.items():
+        for point in points:
+            if point.key not in gained.gains:
+                continue
+            gain, loss = gained.gains[point.key].words, point.readings[measure][0].words
+            place = " (on the Pareto front)" if point.key in front else ""
+            parts.append(f"{label} at {point.sparsity:.1f} % {gain}, {loss}{place}")
     return f"{measure.capitalize()} against {gained.name}: {'; '.join(parts) or 'no model yet'}."
 
 
