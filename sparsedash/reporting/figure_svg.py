@@ -94,8 +94,10 @@ class _Drawing:
             )
             ys = (self._place(0, shape[end], "y")[1] for end in ("y0", "y1"))
             parts.append(_polyline(list(zip((x0, x1), ys, strict=True)), shape["line"]))
-        parts += [part for trace in self.traces for part in self._trace(trace)]
-        parts += [part for note in self.layout["annotations"] for part in self._note(note)]
+        for trace in self.traces:
+            parts += self._trace(trace)
+        for note in self.layout["annotations"]:
+            parts += self._note(note)
         box = f"0 0 {_WIDTHS[self.form]} {self.layout['height']}"
         return element("svg", *parts, viewBox=box, role="img", aria_label=self.words, css=self.form)
 

@@ -5,6 +5,7 @@ prompts.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
+from itertools import chain
 from math import isinf
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
@@ -382,7 +383,7 @@ class RunResults:
         raced = self.raced
         if best is None:
             return []
-        shares = {spec.permille for specs in raced.values() for spec in specs}
+        shares = {spec.permille for spec in chain.from_iterable(raced.values())}
         titles = raced.keys() - {wording.spec_title(best.spec)}
         rivals = [
             model
@@ -403,8 +404,8 @@ class RunResults:
         record's key.
         """
         return {
-            key: {"run": self.run.key, "right": self.names[key]}
-            for key in (record.key for record in self.sparse)
+            record.key: {"run": self.run.key, "right": self.names[record.key]}
+            for record in self.sparse
         }
 
     @cached_property
@@ -495,7 +496,10 @@ class RunResults:
     @property
     def has_task_lines(self) -> bool:
         """Whether a share of right answers to a task was judged of the best method."""
-        return any(loss.measure == "accuracy" for row in self.best for loss in row.verdict.tasks)
+        return any(
+            loss.measure == "accuracy"
+            for loss in chain.from_iterable(model.verdict.tasks for model in self.best)
+        )
 
     def task_tradeoff(self, axis: Budget) -> TradeoffData:
         """The data of the chart with a line for each task, of the best method."""

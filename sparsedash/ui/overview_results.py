@@ -4,6 +4,7 @@ runs.
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -71,7 +72,7 @@ def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
         grows=grows,
     )
     choose_tolerance(
-        results=[result for answers in found.tasks.values() for result in answers.results]
+        results=chain.from_iterable(answers.results for answers in found.tasks.values())
     )
     _show_next_step(backend, found, grows=grows)
     _offer_newer(backend, run)

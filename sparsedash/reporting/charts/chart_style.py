@@ -9,7 +9,7 @@ plotly's own terms.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from statistics import fmean
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -264,7 +264,7 @@ def label_layout(
             )
             if label.x is not None:
                 leaders.append(line | {"xref": "x", "x0": label.x, "x1": x_high, "y1": wanted})
-    longest = max(len(line) for label in labels for line in label.lines)
+    longest = max(map(len, chain.from_iterable(label.lines for label in labels)))
     margin = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
     return {"annotations": notes, "shapes": leaders, "margin_r": margin}
 

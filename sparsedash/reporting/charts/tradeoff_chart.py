@@ -217,7 +217,9 @@ def gain_chart(
     gains = {
         point.key: gained.gains[point.key] for point in tradeoff.sparse if point.key in gained.gains
     }
-    bounds = [1.0, 1.05, *(bound for gain in gains.values() for bound in (gain.low, gain.high))]
+    bounds = [1.0, 1.05]
+    for gain in gains.values():
+        bounds += [gain.low, gain.high]
     air = _AIR * (max(bounds) - min(bounds))
     x_range = low, high = min(bounds) - air, max(bounds) + air
     # The dense model's own interval would need a label.
@@ -511,7 +513,7 @@ def _marks(
 def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str, Any]:
     """Published results as grey diamonds, open for dense."""
     ends = [((0.0, row.dense), (row.sparsity_permille / 10, row.sparse)) for row in rows]
-    points = [(x, 100 * share) for pair in ends for x, share in pair]
+    points = [(x, 100 * share) for x, share in chain.from_iterable(ends)]
     names = ["dense", "sparse"] * len(rows)
     symbols = ["diamond-open", "diamond"] * len(rows)
     return {

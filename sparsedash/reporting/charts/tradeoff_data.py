@@ -4,6 +4,7 @@ and the loss axis.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import ceil, floor, inf, log
 from statistics import median_high
 from typing import Any, Literal
@@ -93,7 +94,7 @@ class TradeoffData:
     @property
     def sparse(self) -> list[Point]:
         """The points of every line, live ones left out."""
-        return [point for points in self.lines.values() for point in points if not point.live]
+        return [point for point in chain.from_iterable(self.lines.values()) if not point.live]
 
     @property
     def sparsity_end(self) -> float:
@@ -212,16 +213,20 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
     at the edge: never an undecided one, whose whole interval has to be seen, nor one that the
     others leave room for.
     """
-    points = [tradeoff.dense, *(point for points in tradeoff.lines.values() for point in points)]
-    readings = [reading for point in points for reading in point.readings.get(measure, ())]
+    points = [tradeoff.dense, *chain.from_iterable(tradeoff.lines.values())]
+    readings = list(chain.from_iterable(point.readings.get(measure, ()) for point in points))
     shares = measure == "share right"
     bottom = -inf
     edge = -inf
     if measure == "word perplexity":
         bottom, edge = _edge(tradeoff)
-    bounds = [edge if r.value < bottom else bound for r in readings for bound in (r.low, r.high)]
+    bounds = []
+    for reading in readings:
+        is_far = reading.value < bottom
+        bounds += [edge, edge] if is_far else [reading.low, reading.high]
     if shares:
-        bounds += [100 * share for row in tradeoff.published for share in (row.dense, row.sparse)]
+        for row in tradeoff.published:
+            bounds += [100 * row.dense, 100 * row.sparse]
     if measure in tradeoff.allowed:
         bounds.append(tradeoff.dense_value(measure) - tradeoff.allowed[measure])
     air = max(0.02 if measure == "word perplexity" else 2.0, 0.08 * (max(bounds) - min(bounds)))
