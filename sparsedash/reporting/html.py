@@ -107,8 +107,8 @@ def element(name: str, *inside: Html, **attributes: str) -> Html:
     pairs = ""
     for key, value in attributes.items():
         if value:
-            name = "class" if key == "css" else key.replace("_", "-")
-            pairs += f' {name}="{html.escape(visible(value))}"'
+            attribute = "class" if key == "css" else key.replace("_", "-")
+            pairs += f' {attribute}="{html.escape(visible(value))}"'
     return Html(f"<{name}{pairs}>{''.join(inside)}</{name}>")
 
 
