@@ -95,8 +95,8 @@ class Access:
         if not self.unlimited:
             raise AccessError(f"Only an administrator {does}.", advice)
 
-    def require_house(self) -> None:
-        """Raises AccessError for whoever may not look into the data folder."""
+    def require_data_folder_access(self) -> None:
+        """Raises AccessError for users who may not look into the data folder."""
         self.require_administrator("looks into the data folder", "Your own runs are on their page.")
 
     def owned(self) -> frozenset[str]:
