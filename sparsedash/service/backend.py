@@ -181,7 +181,7 @@ class Backend:
             request = settings_from_plain(ExportSettings, job.settings)
             self._require(request)
         elif job.kind == "verify":
-            self._access.require_data_folder_access()
+            self._access.require_folder_access()
         with self.exports.room_for(request):
             job = self._table.retry(job_id, self._access.user, self._access.most_jobs)
         self._try_to_reconcile()
@@ -490,7 +490,7 @@ class Backend:
                 for problem in self._access.tasks_problems(request.evaluation.tasks):
                     raise AccessError(problem)
             case VerifySettings():
-                self._access.require_data_folder_access()
+                self._access.require_folder_access()
             case ExportSettings():
                 self._access.require_records(request.dense, request.sparse, run=request.run)
                 if request.dense_gguf:

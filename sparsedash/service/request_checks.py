@@ -95,7 +95,7 @@ class Access:
         if not self.unlimited:
             raise AccessError(f"Only an administrator {does}.", advice)
 
-    def require_data_folder_access(self) -> None:
+    def require_folder_access(self) -> None:
         """Raises AccessError for users who may not look into the data folder."""
         self.require_administrator("looks into the data folder", "Your own runs are on their page.")
 
