@@ -28,7 +28,8 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.service.preflight import Duration, Memory
+from sparsedash.service.estimates import Duration
+from sparsedash.service.preflight import Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference
 from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA

@@ -40,7 +40,7 @@ from sparsedash.schema.settings import (
     percents_text,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.service.time_forecast import MOST_MINUTES, STEP_MULTIPLE
+from sparsedash.service.estimates import MOST_MINUTES, STEP_MULTIPLE
 from sparsedash.stats.sparsity_search import passages_to_search
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import browser_scripts, form_fields, frame

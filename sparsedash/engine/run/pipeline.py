@@ -170,6 +170,7 @@ def finished_run(grown: Run, context: RunContext) -> Run:
         finished=True,
         finished_at=time.time(),
         seconds=context.log.seconds,
+        busy=context.log.busy,
         # Peak memory of this process, its earlier models' included; and the growth of the data
         # folder.
         peak_bytes=peak_memory_bytes(),

@@ -64,7 +64,7 @@ from sparsedash.schema.store_keys import (
     text_key,
 )
 from sparsedash.storage.file_hashes import fingerprint
-from sparsedash.storage.local_machine import memory_bytes
+from sparsedash.storage.local_machine import is_busy, memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 
 Task = BuiltinQuestions | HarnessTask
@@ -79,7 +79,7 @@ class RunLog:
 
     stored_before: bytes of the data folder at the start. point: the sparse model at work, as in
     Step. walk: progress of a single pass, reported instead of any other; calibration moves it
-    within `walk_task`, a share of the block.
+    within `walk_task`, a share of the block. busy: whether the machine was at the end of a stage.
     """
 
     _on_step: OnStep
@@ -90,6 +90,7 @@ class RunLog:
     cached: dict[str, None] = field(default_factory=dict)
     warnings: dict[str, None] = field(default_factory=dict)
     stored_before: int = 0
+    busy: bool = False
     _stage: Stage | None = None
     _last: Step | None = None
     _since: float = 0.0
@@ -130,6 +131,7 @@ class RunLog:
         now = time.perf_counter()
         if self._stage is not None:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+            self.busy = self.busy or is_busy()
         self._stage, self._since = stage, now
 
     def note_cached(self, what: str) -> None:
