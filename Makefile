@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 # The tools of audit, licences and sbom are kept apart from what they look at.
 AUDIT := .venv/audit
 
-.PHONY: help install run test quick check format lint types unit coverage faults bench audit licences sbom example clean
+.PHONY: help install run test quick check format lint types unit coverage faults bench audit licences sbom example docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -108,6 +108,10 @@ sbom: .venv/installed .venv/built-in-model .venv/command $(AUDIT)/installed
 # the keys of runs rest on it.
 example: .venv/installed .venv/built-in-model
 	$(BIN)/python -m examples.shipped_run run
+
+# The tables of flags, methods and settings in docs/; tests/test_papers.py holds that they are current.
+docs: .venv/installed
+	$(BIN)/python -m docs.tables
 
 clean:
 	rm -rf sbom.json .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

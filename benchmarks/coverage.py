@@ -28,6 +28,7 @@ from sparsedash.engine.run import pipeline
 from sparsedash.reporting.wording import method_title
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.anytime import ALPHA, log_e_value
 from sparsedash.stats.mean_intervals import (
     Moments,
@@ -40,7 +41,6 @@ from sparsedash.stats.tolerance import (
     FEWEST_PASSAGES,
     FEWEST_RIGHT,
     Losses,
-    Tolerance,
     judge_all,
     lost_share_interval,
 )

@@ -21,7 +21,8 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
+from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.stats.tolerance import judge_all, record_losses
 from sparsedash.storage.store import Store
 
 
@@ -53,7 +54,7 @@ def _compared(settings, result, most, store, model_cache):
     run = pipeline.run(settings.run(tuple(nearest)), store, ignore_steps, model_cache)
     dense = store.get(Record, run.dense)
     losses = [record_losses(dense, store.get(Record, key)) for key in run.sparse]
-    verdicts = judge_all(losses, Tolerance.of(settings))
+    verdicts = judge_all(losses, settings.tolerance)
     within = [
         step for step, model in zip(nearest, verdicts, strict=True) if model.verdict == "within"
     ]
@@ -86,8 +87,7 @@ def _settings(arguments, seed):
         evaluation=EvaluationSettings(
             corpus=arguments.evaluation, n_passages=arguments.passages, shuffle_seed=seed
         ),
-        ratio=arguments.within,
-        points=arguments.within_points,
+        tolerance=Tolerance(ratio=arguments.within, points=arguments.within_points),
     )
 
 

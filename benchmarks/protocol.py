@@ -99,7 +99,7 @@ def next_token_divergences(settings, store, arguments):
     context = RunContext(settings, store, ignore_steps, ModelCache())
     divergences = {}
     with bf16_matmul_in_fp32(settings.dtype):
-        models = [prune_model(context, *point) for point in settings.points]
+        models = [prune_model(context, point) for point in settings.points]
         for sparse in models:
             # All blocks are made while the model is the dense one.
             list(sparse.blocks)

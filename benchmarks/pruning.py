@@ -35,9 +35,11 @@ from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run.model_making import prune_model
 from sparsedash.engine.run.pipeline import dense_record, sparse_record
 from sparsedash.engine.run.run_context import RunContext
+from sparsedash.engine.run.task_answering import TaskAnswers
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import SELF, RunSettings, TokenWeights, parse_percents
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.storage.store import Store
 
 PUBLISHED = "retrain-free (published)"
@@ -148,14 +150,16 @@ def _child(arguments):
                 calibrate, run.loaded, sequences, arguments.token_weights
             ),
             "n_tokens": sum(map(len, sequences)),
-            "answers": {DENSE: _log_likelihoods(dense_record(run))},
+            "answers": {DENSE: _log_likelihoods(dense_record(run, TaskAnswers(run)))},
         }
     permilles = settings.sparsities_permille
-    seconds = _seconds(prune_model, run, *methods, permilles[0])
+    points = [SparseSpec.of(*methods, permille) for permille in permilles]
+    seconds = _seconds(prune_model, run, points[0])
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    others = [_seconds(prune_model, run, *methods, permille) for permille in permilles[1:]]
+    others = [_seconds(prune_model, run, point) for point in points[1:]]
     answers = {
-        permille: _log_likelihoods(sparse_record(run, *methods, permille)) for permille in permilles
+        point.permille: _log_likelihoods(sparse_record(run, TaskAnswers(run), point))
+        for point in points
     }
     return {
         "seconds": seconds,

@@ -15,7 +15,7 @@ from typing import get_args
 import torch
 
 from benchmarks.arguments import answers_parser, chosen_passages
-from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.families import llama_cpp_problem
 from sparsedash.engine.evaluation.divergence import mean_divergence
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export.reloaded import LlamaCppModel
@@ -28,13 +28,13 @@ from sparsedash.storage.store import Store
 
 def main() -> None:
     arguments = _arguments()
-    if problem := quantise_problem(arguments.model):
+    if problem := llama_cpp_problem(arguments.model):
         raise SystemExit(problem)
     loaded = load_model(locate_model(arguments.model, Store(arguments.data_dir)), "float32")
     passages = chosen_passages(arguments)
     questions = questions_of(loaded, list(zip(passages.contexts, passages.targets, strict=True)))
     longest = max(len(question["ids"]) for question in questions)
-    dense = PrunedChannels.whole(loaded)
+    dense = PrunedChannels.dense(loaded)
     dense_file = gguf_file(arguments.model)
 
     def our_logits(ids):
@@ -48,7 +48,7 @@ def main() -> None:
                 file, dense_file, dense, kind, is_base=True, require_room=lambda n_bytes: None
             )
             weights = read_back(file, dense_file, dense, kind)
-            with dense.holding(weights.blocks, weights.others).applied():
+            with dense.with_weights(weights.blocks, weights.others).applied():
                 ours = _scores(questions, our_logits)
             llama = LlamaCppModel(str(file), longest, torch.get_num_threads())
             theirs = _scores(questions, _logits_by(llama))

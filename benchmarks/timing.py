@@ -18,12 +18,8 @@ import torch
 from benchmarks.arguments import run_parser, run_settings
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel
-from sparsedash.engine.comparison.timing import (
-    decode_sample,
-    prefill_sample,
-    time_models,
-    timed_rounds,
-)
+from sparsedash.engine.comparison.timing import timed_rounds
+from sparsedash.engine.comparison.torch_timing import decode_sample, prefill_sample, time_models
 from sparsedash.engine.models.loading import LoadedModel, ModelCache, load_model, locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.deployment import timing_conditions

@@ -76,27 +76,25 @@ if blind:
     with listing:
         compare_views.note_offered(shown, len(searched))
 else:
-    by = ChangeFilter(pair)
+    changes = ChangeFilter(pair)
+    matching = changes.matching(searched)
     with kinds:
-        kind, only_different = compare_views.choose_kind(pair, by.moved_to(searched))
+        kind, only_different = compare_views.choose_kind(pair, matching)
     with listing:
-        by.draw(pair.of_kind(searched, kind, only_different), kind)
+        changes.draw(pair.of_kind(searched, kind, only_different), kind)
     with sorting:
         order = compare_views.choose_order()
-    shown = Shown(
-        pair,
-        pair.ordered(pair.of_kind(by.moved_to(searched), kind, only_different), kind, order),
-        kind,
-    )
+    positions = pair.of_kind(matching, kind, only_different)
+    shown = Shown(pair, pair.ordered(positions, kind, order), kind)
     with taking:
         compare_views.offer_files(backend, found, passages, shown)
 with reading:
-    at = compare_views.current_passage(shown)
-if at is not None:
+    place = compare_views.current_passage(shown)
+if place is not None:
     with reading:
-        show_passage(backend, shown, passages, at, blind=blind)
+        show_passage(backend, shown, passages, place, blind=blind)
     with listing:
-        show_passage_table(shown, passages, at)
+        show_passage_table(shown, passages, place)
 with about:
     compare_views.show_links(run, chosen, pair)
 if not blind and passages is not None:

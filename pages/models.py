@@ -17,7 +17,7 @@ if found is not None and found.sparse:
     frame.section(f"Files of {found.title}")
     models_exports.request_export(backend, found)
 else:
-    if chosen.asked:
+    if chosen.in_address:
         under_way = chosen.job is not None and chosen.job.live
         frame.note(
             "This run has no sparse model yet; it is under way."

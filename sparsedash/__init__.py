@@ -13,6 +13,7 @@ __all__ = [
     "Record",
     "SparseDashError",
     "Step",
+    "Tolerance",
     "compare",
     "evaluate",
     "export",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from sparsedash.schema.method_settings import MethodSettings
     from sparsedash.schema.progress import Step
     from sparsedash.schema.records import Record
+    from sparsedash.schema.tolerance_settings import Tolerance
 else:
 
     def __getattr__(name: str) -> object:
@@ -46,8 +48,8 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from sparsedash import api
 
-        globals()[name] = found = getattr(api, name)
-        return found
+        globals()[name] = value = getattr(api, name)
+        return value
 
     def __dir__() -> list[str]:
         return list({*globals(), *__all__})

@@ -1,5 +1,4 @@
-"""Prune, compare, evaluate, search and export from Python: the engine on models and texts in memory
-(docs/python.md).
+"""Prune, compare, evaluate, search and export models in memory from Python (docs/python.md).
 
 Every call works in a temporary folder that is gone at its end, and leaves the given models as they
 were. Progress goes to `on_step`; what it raises stops the work. Everything raises SparseDashError,
@@ -40,6 +39,7 @@ from sparsedash.engine.run.model_making import prune_model, unchanged_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
+from sparsedash.engine.run.task_answering import TaskAnswers
 from sparsedash.reporting.run_answer import find_sentence, verdicts_sentence
 from sparsedash.reporting.run_results import judge, measure
 from sparsedash.reporting.verdicts import loss_words
@@ -59,14 +59,18 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
+from sparsedash.schema.tolerance_settings import Tolerance as Tolerance
 from sparsedash.stats.significance import PairedComparison
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
+from sparsedash.stats.sparsity_search import require_passages
+from sparsedash.stats.tolerance import ToleranceVerdict
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.model_folders import require_new
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import count_texts
 
+USUAL_TOLERANCE = Tolerance()
 _FORMS = tuple(form for form in FORMS if form != "gguf")
 
 
@@ -113,8 +117,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """How much can go. share: the largest that is within the limits, 0 to 0.9; None where none was
-    found.
+    """How much can go. share: the largest within the limits, 0 to 0.9; None if there is none.
 
     verdict: a sentence. trials: in the order they were made; the records that they name are not
     kept.
@@ -139,8 +142,7 @@ def prune(
     length: int = CalibrationSettings.length,
     on_step: OnStep = ignore_steps,
 ) -> PrunedModel:
-    """The sparse model in which this share of a budget is gone, fitted to the activations that the
-    texts cause.
+    """The sparse model with this share of a budget removed, fitted to activations on the texts.
 
     method: a name of docs/choices.md, or choices of one's own, of which budget, width_multiple and
     heal_steps, where given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
@@ -151,32 +153,32 @@ def prune(
     """
     chosen = _method(method, budget=budget, width_multiple=width_multiple, heal_steps=heal_steps)
     permille = _permille(share, chosen)
-    with _in_memory(model, tokenizer) as given:
-        _require_prunable(given.loaded)
-        calibration = given.calibration(texts, chosen, n_samples, length)
-        run = given.run(
+    with _in_memory(model, tokenizer) as in_memory:
+        _require_prunable(in_memory.loaded)
+        calibration = in_memory.calibration(texts, chosen, n_samples, length)
+        run = in_memory.run(
             on_step, methods=(chosen,), sparsities_permille=(permille,), calibration=calibration
         )
         require_possible(run.settings, run.shape)
         if chosen.heal_steps:
             require_healable(run.n_sequences(chosen), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
-            made = prune_model(run, chosen, permille)
-            with made.applied():
-                sparse = copy.deepcopy(given.loaded.model)
+            sparse_model = prune_model(run, SparseSpec.of(chosen, permille))
+            with sparse_model.applied():
+                sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
-            if made.gone:
-                remove_blocks_(sparse, given.loaded.family.blocks, made.gone)
+            if sparse_model.gone:
+                remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.gone)
         pruned = Pruned(
             method=chosen,
             calibration=replace(calibration, corpus="texts"),
             sparsity_permille=permille,
-            widths=tuple(made.widths),
+            widths=tuple(sparse_model.widths),
             dense_widths=run.shape.widths,
-            reached=made.reached(),
+            reached=sparse_model.reached(),
             layer_errors=(),
             held_out_errors=(),
-            healed=made.healed if isinstance(made, PrunedChannels) else None,
+            healed=sparse_model.healed if isinstance(sparse_model, PrunedChannels) else None,
         )
         _warn(run.log.warnings)
         _warn(filter(None, [unchanged_warning(pruned)]))
@@ -195,8 +197,8 @@ def evaluate(
     last_word.accuracy: 0 to 1. word_perplexity: of the last words, 1 is best. outcomes: one a
     passage, in order; a passage that repeats an earlier one is left out, with a warning.
     """
-    with _in_memory(model, tokenizer) as given:
-        return given.answers(passages, on_step)[0]
+    with _in_memory(model, tokenizer) as in_memory:
+        return in_memory.answers(passages, on_step)[0]
 
 
 def compare(
@@ -205,25 +207,25 @@ def compare(
     tokenizer: PreTrainedTokenizerBase,
     passages: Sequence[str],
     *,
-    ratio: float = FindSettings.ratio,
-    points: float = FindSettings.points,
+    tolerance: Tolerance = USUAL_TOLERANCE,
     on_step: OnStep = ignore_steps,
 ) -> Comparison:
     """The paired verdict on a sparse model: is its loss on these passages within the limits?
 
-    ratio: of word perplexity to the dense model's, at most, above 1. points: of accuracy, lost at
-    most. With fewer than 30 passages no loss is called within.
+    tolerance: the acceptable loss. With fewer than 30 passages no loss is called within.
     """
-    tolerance, passages = Tolerance(ratio=ratio, points=points), _texts("passages", passages)
+    passages = _texts("passages", passages)
     with _in_memory(dense, tokenizer) as first, _in_memory(sparse, tokenizer) as second:
         shapes = [
-            (own.shape.family, own.shape.hidden, len(own.mlps))
-            for own in (first.loaded, second.loaded)
+            (in_memory.shape.family, in_memory.shape.hidden, len(in_memory.mlps))
+            for in_memory in (first.loaded, second.loaded)
         ]
-        widths = [sum(mlp.width for mlp in own.mlps) for own in (first.loaded, second.loaded)]
+        widths = [
+            sum(mlp.width for mlp in in_memory.mlps) for in_memory in (first.loaded, second.loaded)
+        ]
         records = [
-            given.answers(passages, on_step, who=who)[0]
-            for given, who in ((first, "first"), (second, "second"))
+            model.answers(passages, on_step, who=who)[0]
+            for model, who in ((first, "first"), (second, "second"))
         ]
     (judged,) = judge([measure(*records)], tolerance)
     # Of models of another shape the width says nothing.
@@ -231,11 +233,11 @@ def compare(
     if gone < 0:
         _warn(["The second model has more channels than the first: the dense model comes first."])
     name = "" if gone > 0 else "The second model"
-    said = verdicts_sentence(
+    sentence = verdicts_sentence(
         {max(gone, 0): judged.verdict}, MethodSettings(), tolerance, model=name
     )
     return Comparison(
-        verdict=said.replace(NBSP, " "),
+        verdict=sentence.replace(NBSP, " "),
         figures=f"{first_upper(loss_words(judged.verdict))}.".replace(NBSP, " "),
         judged=judged.verdict,
         paired=judged.comparison,
@@ -251,53 +253,47 @@ def find(
     passages: Sequence[str],
     *,
     method: str | MethodSettings = DEFAULT_METHOD,
-    ratio: float = FindSettings.ratio,
-    points: float = FindSettings.points,
+    tolerance: Tolerance = USUAL_TOLERANCE,
     budget: Budget | None = None,
     width_multiple: int | None = None,
     n_samples: int = CalibrationSettings.n_samples,
     length: int = CalibrationSettings.length,
     on_step: OnStep = ignore_steps,
 ) -> Found:
-    """The largest share of a budget that can go within the limits, by bisection over the model's
-    possible widths.
+    """The largest share of a budget that can go within the limits, by bisection.
 
-    texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages, ratio,
-    points: as of `compare`; each trial answers as many as it takes.
+    texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages,
+    tolerance: as of `compare`; each trial answers as many as it takes.
     """
-    chosen, passages = (
-        _method(method, budget=budget, width_multiple=width_multiple),
-        _texts("passages", passages),
-    )
-    if (n := count_texts(passages).n_passages) < FEWEST_PASSAGES:
-        allowed = f"at least {FEWEST_PASSAGES}: fewer can never confirm a model"
-        raise SettingsError("number of different passages", n, allowed)
-    with _in_memory(model, tokenizer) as given:
-        _require_prunable(given.loaded)
+    chosen = _method(method, budget=budget, width_multiple=width_multiple)
+    passages = _texts("passages", passages)
+    require_passages(count_texts(passages).n_passages)
+    with _in_memory(model, tokenizer) as in_memory:
+        _require_prunable(in_memory.loaded)
         settings = FindSettings(
-            **given.shared,
+            **in_memory.shared,
             method=chosen,
-            calibration=given.calibration(texts, chosen, n_samples, length),
-            evaluation=EvaluationSettings(corpus=given.corpus("passages", passages)),
-            ratio=ratio,
-            points=points,
+            calibration=in_memory.calibration(texts, chosen, n_samples, length),
+            evaluation=EvaluationSettings(corpus=in_memory.corpus("passages", passages)),
+            tolerance=tolerance,
         )
-        found, store = find_sparsity(settings, given.store, on_step, given.model_cache), given.store
-        run = store.get(Run, found.key)
+        result = find_sparsity(settings, in_memory.store, on_step, in_memory.model_cache)
+        store = in_memory.store
+        run = store.get(Run, result.key)
         assert run is not None, "the search keeps its run"
         dense, *tried = (
             record for key in run.records if (record := store.get(Record, key)) is not None
         )
-        judged = judge(
-            [measure(dense, record) for record in tried], Tolerance(ratio=ratio, points=points)
-        )
+        judged = judge([measure(dense, record) for record in tried], tolerance)
         _warn(run.warnings)
     return Found(
-        share=None if found.answer is None else found.answer / 1000,
+        share=None if result.answer is None else result.answer / 1000,
         verdict=find_sentence(
-            found, chosen, {each.permille: each.verdict for each in judged}
+            result,
+            chosen,
+            {model_verdict.permille: model_verdict.verdict for model_verdict in judged},
         ).replace(NBSP, " "),
-        trials=found.trials,
+        trials=result.trials,
     )
 
 
@@ -310,8 +306,7 @@ def export(
     passages: Sequence[str] | None = None,
     on_step: OnStep = ignore_steps,
 ) -> Proof:
-    """Write the sparse model as a folder that stock transformers loads, in its type of weights, and
-    prove it.
+    """Write the sparse model as a folder for transformers, in its own dtype, and prove it.
 
     folder: new. form: one of `sparse.forms`; None: the first. passages: None: built-in ones. A
     fresh process loads the folder and must give the logits and answers of the model in memory on
@@ -326,15 +321,22 @@ def export(
     if not isinstance(folder, str | Path) or not str(folder).strip():
         raise SettingsError("folder", folder, "the name of a new folder")
     require_new(where := local_path(folder).absolute())
-    with _in_memory(sparse.model, tokenizer) as given:
-        record, asked = given.answers(passages, on_step, N_VERDICTS)
+    with _in_memory(sparse.model, tokenizer) as in_memory:
+        record, passages_asked = in_memory.answers(passages, on_step, N_VERDICTS)
         return export_narrowed(
-            where, form, sparse.pruned, given.source, given.loaded, record, asked, on_step
+            where,
+            form,
+            sparse.pruned,
+            in_memory.source,
+            in_memory.loaded,
+            record,
+            passages_asked,
+            on_step,
         )
 
 
 @dataclass(frozen=True, eq=False)
-class _Given:
+class _InMemoryModel:
     """A model in memory with a temporary store for all that is computed of it."""
 
     source: Source
@@ -347,9 +349,7 @@ class _Given:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What a run and a search are told alike: nothing is streamed, and no prompt is
-        continued.
-        """
+        """Settings that a run and a search have in common."""
         return {
             "model": self.source.reference,
             "dtype": self.loaded.dtype,
@@ -363,9 +363,7 @@ class _Given:
         )
 
     def corpus(self, name: str, texts: Sequence[str]) -> str:
-        """The reference of these texts, which are written to a file. Raises SettingsError unless
-        they are texts.
-        """
+        """The reference of these texts, written to a file. Raises SettingsError if they are none."""
         lines = [json.dumps({"text": text}) + "\n" for text in _texts(name, texts)]
         file = self.store.folder.parent / f"{name}.jsonl"
         file.write_text("".join(lines), encoding="utf-8")
@@ -374,25 +372,22 @@ class _Given:
     def calibration(
         self, texts: Sequence[str], method: MethodSettings, n_samples: int, length: int
     ) -> CalibrationSettings:
-        """Settings that read these texts. Warns where they fill less than their part next to a
-        method's mix.
+        """Settings that read these texts. Warns where they are less than their part beside the mix.
 
         Raises CalibrationError where they are too few, whatever the mix adds, as a run does.
         """
         corpus = self.corpus("texts", texts) if method.reads_text else CalibrationSettings.corpus
         settings = CalibrationSettings(corpus=corpus, n_samples=n_samples, length=length)
         if method.reads_text:
-            run, share = (
-                self.run(ignore_steps, methods=(method,), calibration=settings),
-                mix_share(method, settings),
-            )
-            own, read = (sum(map(len, run.sequences(part))) for part in (0.0, share))
-            few_tokens_warning(self.loaded, own, solves=method.solves)
-            if own < (1 - share) * read:
-                said = f"The texts give {own:,} of {read:,} calibration tokens, the rest are the built-in mix."
+            run = self.run(ignore_steps, methods=(method,), calibration=settings)
+            share = mix_share(method, settings)
+            n_own, n_read = (sum(map(len, run.sequences(part))) for part in (0.0, share))
+            few_tokens_warning(self.loaded, n_own, solves=method.solves)
+            if n_own < (1 - share) * n_read:
+                problem = f"The texts give {n_own:,} of {n_read:,} calibration tokens, the rest are the built-in mix."
                 _warn(
                     [
-                        f'{said} Give more texts, or a method that reads yours alone, such as "least-squares".'
+                        f'{problem} Give more texts, or a method that reads yours alone, such as "least-squares".'
                     ],
                     stacklevel=4,
                 )
@@ -405,15 +400,16 @@ class _Given:
         n_passages: int | None = None,
         who: str = "",
     ) -> tuple[Record, Passages]:
-        """The model's answers, and the passages they are of. passages None: built-in ones. who:
-        which of two it is.
+        """The model's answers, and their passages. passages None: built-in ones.
+
+        who: "first" or "second" of two models.
         """
         corpus = BUILTIN_CLOZE if passages is None else self.corpus("passages", passages)
         evaluation = EvaluationSettings(corpus=corpus, n_passages=n_passages)
         # Asked as a run asks its dense model, whose name would stand there.
         run = self.run(lambda step: on_step(replace(step, message="")), evaluation=evaluation)
         with bf16_matmul_in_fp32(run.settings.dtype):
-            record = dense_record(run)
+            record = dense_record(run, TaskAnswers(run))
         if n_passages is None:
             run.warn_of_passages()
         model = f"The {who} model" if who else "The model"
@@ -422,10 +418,10 @@ class _Given:
 
 
 @contextmanager
-def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Given]:
-    """The model and all that is made of it, computed as by default, whatever modes of torch the
-    caller is in.
-    """
+def _in_memory(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[_InMemoryModel]:
+    """The model with a temporary store, in torch's default modes."""
     if isinstance(model, PrunedModel):
         raise ModelError("A PrunedModel is no model of transformers.", "Give its .model.")
     with TemporaryDirectory(prefix="sparsedash-") as place:
@@ -435,19 +431,20 @@ def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> It
         store.allow_artefacts(shutil.disk_usage(place).free)
         try:
             with default_torch_modes(model.device):
-                yield _Given(source, loaded, store)
+                yield _InMemoryModel(source, loaded, store)
         finally:
             store.close()
 
 
 def _set_modes_(sparse: PreTrainedModel, dense: PreTrainedModel) -> None:
-    """Have the parts of the sparse model train, or not, as those of the dense one; a new bias as
-    its weight.
-    """
-    given, modules = dict(dense.named_parameters()), dict(dense.named_modules())
+    """Copy training mode and requires_grad from the dense model; a new bias as its weight."""
+    dense_parameters = dict(dense.named_parameters())
+    modules = dict(dense.named_modules())
     for name, parameter in sparse.named_parameters():
-        of = name if name in given else f"{name.rpartition('.')[0]}.weight"
-        parameter.requires_grad_(of in given and given[of].requires_grad)
+        dense_name = name if name in dense_parameters else f"{name.rpartition('.')[0]}.weight"
+        parameter.requires_grad_(
+            dense_name in dense_parameters and dense_parameters[dense_name].requires_grad
+        )
     for name, module in sparse.named_modules():
         module.training = modules[name].training
 
@@ -457,17 +454,21 @@ def _finished(sparse: PreTrainedModel, pruned: Pruned) -> PrunedModel:
     model_type = sparse.config.model_type
     if one_width(pruned.widths) and FAMILIES[model_type].width:
         setattr(sparse.config, FAMILIES[model_type].width, max(pruned.widths))
-    made = PrunedModel(model=sparse, pruned=pruned)
+    pruned_model = PrunedModel(model=sparse, pruned=pruned)
     if pruned.method.takes_channels and (why := form_problem("uniform", pruned, model_type)):
         # It would write a folder that stock code cannot load, and say nothing.
-        by_export = f"Write it by sparsedash.export, as {' or '.join(made.forms)}."
-        advice = by_export if made.forms else "It cannot be exported either: choose another method."
+        by_export = f"Write it by sparsedash.export, as {' or '.join(pruned_model.forms)}."
+        advice = (
+            by_export
+            if pruned_model.forms
+            else "It cannot be exported either: choose another method."
+        )
         error = ExportError(
             f"save_pretrained cannot write this model for stock transformers: {why}.", advice
         )
         sparse.save_pretrained = partial(_refuse, error)
-        _warn([] if made.forms else [str(error)], stacklevel=4)
-    return made
+        _warn([] if pruned_model.forms else [str(error)], stacklevel=4)
+    return pruned_model
 
 
 def _refuse(error: ExportError, *_: Any, **__: Any) -> NoReturn:
@@ -488,14 +489,12 @@ def _texts(name: str, given: Iterable[str]) -> list[str]:
 
 
 def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
-    """The choices, or those of this name, with what is given. Raises SettingsError where they do
-    not use it.
-    """
+    """The named method with these changes. Raises SettingsError where it does not use one."""
     chosen = method if isinstance(method, MethodSettings) else method_named(method)
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if chosen.quantise:
-        said = "Models are not quantised from Python."
-        raise SettingsError("quantise", said=said, advice="Use `sparsedash run --quantise`.")
+        problem = "Models are not quantised from Python."
+        raise SettingsError("quantise", said=problem, advice="Use `sparsedash run --quantise`.")
     for name, value in changes.items():
         if not chosen.uses(name):
             raise SettingsError(
@@ -505,16 +504,19 @@ def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
 
 
 def _permille(share: float, method: MethodSettings) -> int:
-    """The share in per mille. Raises SettingsError where there is no such share, or the pattern has
-    another.
-    """
-    asked = round(1000 * share) if isinstance(share, int | float) and 0 <= share <= 1 else -1
-    if not 0 <= asked <= MAX_SPARSITY_PERMILLE or abs(asked - 1000 * share) > 1e-6:
+    """The share in per mille. Raises SettingsError where the pattern has another or none."""
+    permille_asked = (
+        round(1000 * share) if isinstance(share, int | float) and 0 <= share <= 1 else -1
+    )
+    if (
+        not 0 <= permille_asked <= MAX_SPARSITY_PERMILLE
+        or abs(permille_asked - 1000 * share) > 1e-6
+    ):
         raise SettingsError(
             "share", share, f"0 to {MAX_SPARSITY_PERMILLE / 1000:g}, in steps of 0.001"
         )
-    (permille,) = method.sparsities((asked,))
-    if permille != asked:
+    (permille,) = method.sparsities((permille_asked,))
+    if permille != permille_asked:
         raise SettingsError(
             "share", share, f"{permille / 1000:g} with method {method_name(method)}"
         )
@@ -522,9 +524,7 @@ def _permille(share: float, method: MethodSettings) -> int:
 
 
 def _require_prunable(loaded: LoadedModel) -> None:
-    """Raise ModelError unless every block is as transformers makes it, and as wide as the config
-    says.
-    """
+    """Raise ModelError unless every block is stock, and as wide as the config says."""
     require_stock_projections(loaded)
     if tuple(mlp.width for mlp in loaded.mlps) != loaded.shape.widths:
         raise ModelError(

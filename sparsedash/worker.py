@@ -1,5 +1,4 @@
-"""Worker process: takes jobs from the table one after another, runs them through the engine, and
-records their end.
+"""Worker process: takes jobs one after another, runs them, and records their end.
 
     python -m sparsedash.worker --data-dir DIR --slot N
 
@@ -85,13 +84,14 @@ LoadHandlers = Callable[[], Mapping[str, JobHandler]]
 
 
 def load_job_handlers() -> Mapping[str, JobHandler]:
-    """The handler of every kind of job; the last models stay loaded from job to job. Imports
-    torch.
+    """The handler of every kind of job. Imports torch.
+
+    The last models stay loaded from job to job.
     """
     from sparsedash.engine.comparison.llama_timing import time_files
     from sparsedash.engine.comparison.model_pair import ModelPairCache
     from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
-    from sparsedash.engine.comparison.timing import time_models
+    from sparsedash.engine.comparison.torch_timing import time_models
     from sparsedash.engine.export.export import export_model
     from sparsedash.engine.models.hub import token_used
     from sparsedash.engine.models.loading import ModelCache
@@ -105,9 +105,7 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     def handler(
         kind: type[S], do: Callable[[S, JobTask], object], *, pair: bool = False
     ) -> JobHandler:
-        """pair: whether the two models of a pair stay in memory, which only prompts and timings
-        need.
-        """
+        """pair: keep the two models of a pair in memory, which prompts and timings need."""
 
         def handle(task: JobTask) -> object:
             if not pair:
@@ -162,8 +160,7 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
 
 
 def require_unchanged(settings: RunSettings | FindSettings, key: str, store: Store) -> None:
-    """Raise JobError where a file that a run or a search reads is not what it was when the job was
-    submitted.
+    """Raise JobError where a file of a run or search has changed since it was submitted.
 
     Its results would be found by the contents of then. key: of the request.
     """
@@ -173,9 +170,7 @@ def require_unchanged(settings: RunSettings | FindSettings, key: str, store: Sto
 
 
 def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handlers) -> int:
-    """Serve one slot until no job has come for a while; 0 also when another worker has the slot
-    already.
-    """
+    """Serve one slot until no job comes for a while; 0 also where another worker has it."""
     parser = argparse.ArgumentParser(prog="python -m sparsedash.worker", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--slot", type=int, default=0)
@@ -186,7 +181,8 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
     redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
-        wait_s, patience_s = linger_s(), environment_seconds(PATIENCE, WORK_PATIENCE_S)
+        wait_s = linger_s()
+        patience_s = environment_seconds(PATIENCE, WORK_PATIENCE_S)
     except SettingsError as error:
         parser.error(str(error))
     faulthandler.enable()
@@ -215,21 +211,23 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
 
 
 def _program_written_at() -> int:
-    """When the newest file of the program was written, in nanoseconds; another number after an
-    upgrade.
-    """
+    """Modification time of the program's newest file, ns: it changes with an upgrade."""
     return max(file.stat().st_mtime_ns for file in Path(__file__).parent.rglob("*.py"))
 
 
 class Worker:
-    """Serves the jobs of one data folder. name: as the job table shows it. patience_s: with a
-    locked table or store.
+    """Serves the jobs of one data folder. name: as in the job table.
+
+    patience_s: with a locked table or store.
     """
 
     def __init__(
         self, folder: Path, name: str, load: LoadHandlers, stop: StopFlag, patience_s: float
     ) -> None:
-        self._folder, self._name, self._load, self._stop = folder, name, load, stop
+        self._folder = folder
+        self._name = name
+        self._load = load
+        self._stop = stop
         self._patience_s = patience_s
         self._table = JobTable(folder / "jobs.sqlite", self._patience_s)
         self._handlers: Mapping[str, JobHandler] | None = None
@@ -238,9 +236,7 @@ class Worker:
         self._written_at = _program_written_at()
 
     def serve(self, linger_s: float) -> None:
-        """Run queued jobs; return after `linger_s` without one, when asked to stop, or after an
-        unexpected error.
-        """
+        """Run queued jobs until `linger_s` without one, a request to stop, or an unexpected error."""
         idle_since = time.monotonic()
         while self._sound and not self._stop.requested:
             if taken := self._take():
@@ -257,9 +253,7 @@ class Worker:
                 time.sleep(_LOOK_S)
 
     def _take(self) -> tuple[Job, IO[bytes]] | None:
-        """Claim the first job that nobody holds; none after an upgrade, which a new worker must
-        load.
-        """
+        """Claim the first free job; none after an upgrade, which needs a new worker."""
         queue = self._table.queue()
         if queue and _program_written_at() != self._written_at:
             self._sound = False
@@ -338,9 +332,9 @@ def describe_error(
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     match error:
         case _ if is_full(error):
-            said = error.message if isinstance(error, SparseDashError) else "The disk is full."
+            message = error.message if isinstance(error, SparseDashError) else "The disk is full."
             return (
-                f"{said} {free_in_words(error, folder)}".strip(),
+                f"{message} {free_in_words(error, folder)}".strip(),
                 f"Free some space. {kept(kind)}",
             )
         case SparseDashError():
@@ -363,9 +357,7 @@ def describe_error(
 
 
 def _die_with_parent() -> None:
-    """Kill this process and its own children once its parent has ended in any way: their work is
-    not needed.
-    """
+    """Kill this process and its children once its parent has ended."""
     while os.read(0, 1):
         pass
     # The runner starts it as the leader of a group.
@@ -376,7 +368,8 @@ def _die_with_parent() -> None:
 def _output_to(file: IO[bytes]) -> Iterator[None]:
     """Append the output of this process, that of C libraries too, to a file."""
 
-    streams, kept = (sys.stdout, sys.stderr), [os.dup(1), os.dup(2)]
+    streams = (sys.stdout, sys.stderr)
+    kept = [os.dup(1), os.dup(2)]
     for stream, number in zip(streams, (1, 2), strict=True):
         stream.flush()
         os.dup2(file.fileno(), number)

@@ -4,15 +4,14 @@ import re
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
 import sparsedash
-from sparsedash.catalog import choices, presets
+from docs import tables
+from sparsedash.catalog import choices
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.schema.method_settings import Allocation, Compensation, Pattern, Saliency, Schedule
 from sparsedash.shell.commands import COMMANDS, main
 from tests.factories import RECORD, RUN
 from tests.reporting.held_results import document_of
@@ -89,23 +88,19 @@ def test_every_field_of_the_document_is_described():
     assert set(document["sparse"][0]) <= named_in_tables(text)
 
 
-def test_methods_families_and_texts_are_the_ones_of_the_catalog():
+def test_the_tables_of_the_documents_are_those_of_the_code():
+    for name in ("docs/cli.md", "docs/choices.md"):
+        text = read(name)
+        assert "<!-- generated: " in text
+        assert tables.with_tables(text) == text, "run make docs"
+
+
+def test_families_and_texts_are_the_ones_of_the_catalog():
     text = read("docs/choices.md")
-    named = set(re.findall(r"`([^`]+)`", text))
     families = section(text, "Models").partition("must be one of: ")[2].partition(".")[0]
     assert tuple(re.findall(r"\w+", families)) == tuple(FAMILIES)
     texts = {choice.name for choice in (*choices.EVALUATION_CORPORA, *choices.CALIBRATION_CORPORA)}
     assert texts == set(re.findall(r"^\|[^|]*\| *`([^`]+)`", section(text, "Texts"), re.MULTILINE))
-    titles = (
-        ("Methods that remove channels", lambda settings: settings.pattern == "channelx1"),
-        ("Methods that remove whole layers", lambda settings: settings.takes_layers),
-        ("Methods that set single weights to zero", lambda settings: not settings.takes_channels),
-    )
-    for title, takes in titles:
-        methods = {m.name for m in presets.METHODS if takes(m.settings)}
-        assert named_in_tables(section(text, title)) == methods
-    for closed in (Pattern, Saliency, Compensation, Allocation, Schedule):
-        assert set(get_args(closed)) <= named
 
 
 def test_every_variable_that_is_read_is_described_and_every_described_one_is_read():

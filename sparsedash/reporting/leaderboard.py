@@ -23,15 +23,15 @@ from sparsedash.reporting.verdicts import (
     finite_ratio,
     loss_interval,
     loss_value,
-    tolerance_words,
     verdict_values,
 )
-from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity
+from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity, tolerance_words
 from sparsedash.schema.pair_records import Timing, TimingSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
-from sparsedash.service.stored_results import AnswersBeside
+from sparsedash.service.stored_results import TaskComparison
 from sparsedash.stats.task_verdicts import judge_losses, own_limit
-from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Tolerance, Verdict
+from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Verdict
 
 MOST_MODELS = 32
 """Of one table: more could not be read at a glance, and together they would be judged with little
@@ -258,7 +258,7 @@ def leaderboard(
 ) -> Leaderboard:
     """The entries judged together beside the baseline, one of their keys."""
     found = {
-        key: backend.answers.beside(entries[baseline].answers, each.answers)
+        key: backend.answers.compared(entries[baseline].answers, each.answers)
         for key, each in entries.items()
     }
     tasks = dict.fromkeys(task for each in (found[baseline], *found.values()) for task in each)
@@ -338,7 +338,7 @@ def _passage_cells(
 
 
 def _task_cells(
-    found: Mapping[str, Mapping[str, AnswersBeside]],
+    found: Mapping[str, Mapping[str, TaskComparison]],
     tasks: Sequence[str],
     baseline: str,
     tolerance: Tolerance,
@@ -402,7 +402,7 @@ def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
     return dict(zip(names, values, strict=True)) | of
 
 
-def _task_notes(answers: Iterable[tuple[str, AnswersBeside]], tolerance: Tolerance) -> list[str]:
+def _task_notes(answers: Iterable[tuple[str, TaskComparison]], tolerance: Tolerance) -> list[str]:
     """Why answers are not paired, why tasks are not judged, and limits of their own."""
     said = list[str]()
     for task, own in answers:

@@ -24,7 +24,7 @@ from sparsedash.reporting.verdicts import loss_cells
 from sparsedash.schema.card_facts import CardFacts, hub_name, public_model, public_name
 from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Pruned, Record
-from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
+from sparsedash.stats.tolerance import ToleranceVerdict
 from sparsedash.storage.model_folders import RECIPE
 from sparsedash.storage.store import Store
 
@@ -36,7 +36,7 @@ _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`
 
 def stored_card(store: Store, facts: CardFacts) -> str:
     """The card of an export, with the verdict of its run's pages; of its own where it has none."""
-    tolerance = Tolerance.of(facts.settings)
+    tolerance = facts.settings.tolerance
     results = run_results(StoredResults(store), facts.run, tolerance)
     for judged in results.judged if results else ():
         if judged.record.key == facts.sparse.key:
@@ -177,7 +177,7 @@ def _loss_section(facts: CardFacts, judged: Judged) -> str:
             *times,
         ),
     ]
-    limits = verdicts.limits_sentence(found, Tolerance.of(facts.settings))
+    limits = verdicts.limits_sentence(found, facts.settings.tolerance)
     test = "valid under early stopping" if pairs.anytime else "exact McNemar"
     return f"""**{verdicts.verdict_sign(found)}**{verdicts.accuracy_open(found)}. {limits}
 

@@ -21,8 +21,7 @@ from sparsedash.reporting.run_results import (
     smallest_beyond,
 )
 from sparsedash.reporting.task_words import most_times
-from sparsedash.reporting.verdicts import tolerance_words
-from sparsedash.reporting.wording import and_join, sparsity_percent
+from sparsedash.reporting.wording import and_join, sparsity_percent, tolerance_words
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.records import Record
@@ -33,13 +32,13 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.run_checks import Reach
 from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import first_crossing, passages_to_search
 from sparsedash.stats.tolerance import (
     FEWEST_PASSAGES,
     SPREAD_NATS,
-    Tolerance,
     passages_to_judge,
     record_losses,
 )
@@ -74,7 +73,7 @@ def next_step(found: RunResults, reach: Reach = NOTHING_KNOWN) -> NextStep | Non
     step, asked = _with_enough_text(_next_step(found, reach), found.best[0].record), found.run.find
     if step.link and step.asked is not None and (problems := reach.problems(step.asked)):
         step = replace(step, said=f"{step.said} It cannot start: {problems[0]}", link="")
-    if asked is None or (limits := Tolerance.of(asked)) == replace(found.tolerance, tasks=()):
+    if asked is None or (limits := asked.tolerance) == found.tolerance:
         return step
     return replace(step, said=f"The search was made for {tolerance_words(limits)}. {step.said}")
 
@@ -159,8 +158,7 @@ def _next_step(found: RunResults, reach: Reach) -> NextStep:
         method=method,
         calibration=settings.calibration,
         evaluation=replace(evaluation, stop_early=False),
-        ratio=found.tolerance.ratio,
-        points=found.tolerance.points,
+        tolerance=found.tolerance,
     )
     return NextStep(said=f"Next: {said}{on}", link="Set up a search", asked=search)
 
@@ -251,7 +249,7 @@ def _beside_unhealed(method: MethodSettings) -> tuple[MethodSettings, ...]:
 
 
 def _by_limits(search: FindSettings, tolerance: Tolerance) -> FindSettings:
-    return replace(search, ratio=tolerance.ratio, points=tolerance.points)
+    return replace(search, tolerance=tolerance)
 
 
 def _deciding_passages(found: RunResults, reach: Reach) -> tuple[EvaluationSettings | None, str]:

@@ -4,7 +4,6 @@ Plain text: escape it before it becomes markup.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -29,8 +28,9 @@ from sparsedash.reporting.wording import and_join, limit_factor, quantity, spars
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.sparsity_search import first_crossing
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, ToleranceVerdict
 
 TOO_FEW = f"fewer than {FEWEST_PASSAGES} passages can never confirm a model"
 _ENDED: dict[JobState, str] = {
@@ -128,14 +128,13 @@ def find_sentence(
     """How much can be removed, by a finished search. verdicts: on the trials, by their sparsity in
     per mille.
     """
-    tolerance = Tolerance.of(result)
     by = f" with {quoted_method(method)}" if method.heal_steps else ""
     ends = {
         step: verdicts[step]
         for step in (result.answer, result.next_step)
         if step is not None and step in verdicts
     }
-    said = [verdicts_sentence(ends, method, tolerance, by)] if ends else []
+    said = [verdicts_sentence(ends, method, result.tolerance, by)] if ends else []
     if result.answer not in ends and result.n_passages < FEWEST_PASSAGES:
         said.insert(0, f"{wording.first_upper(TOO_FEW)}.")
     elif result.answer is None:
@@ -327,9 +326,9 @@ def _search(found: RunResults) -> FindResult | None:
     None.
     """
     search = found.search
-    # A limit of a task alone is not one that it was asked for.
-    same = search is not None and replace(found.tolerance, tasks=()) == Tolerance.of(search)
-    return search if same else None
+    if search is None or search.tolerance != found.tolerance:
+        return None
+    return search
 
 
 def _rounding_note(row: Judged) -> str:
@@ -366,7 +365,7 @@ def find_document(
     return {
         "answer_percent": None if result.answer is None else result.answer / 10,
         "sentence": find_sentence(result, method, verdicts).replace(wording.NBSP, " "),
-        "tolerance": Tolerance.of(result).as_document(),
+        "tolerance": result.tolerance.as_document(),
         "passages": result.n_passages,
         "steps_percent": [step / 10 for step in result.steps],
         "trials": [

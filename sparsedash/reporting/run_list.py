@@ -25,8 +25,8 @@ from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
-from sparsedash.stats.tolerance import Tolerance
 
 FEW = 3
 """Sparsities that are named one by one."""
@@ -196,7 +196,7 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
         backend.user_data.marks(),
         newest_jobs(backend.jobs(JOBS_LOOKED_AT)),
     )
-    judged = backend.costs.verdicts(runs, tolerance)
+    judged = backend.verdict_cache.verdicts(runs, tolerance)
     rows = {}
     for run in runs:
         found, job = judged.get(run.key), jobs.get(run.key)
@@ -339,7 +339,7 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     runs = f"{n or 'None'} of {n_runs} runs with a result {'have' if n > 1 else 'has'} a model"
     if n_runs == 1:
         runs = f"Your one run with a result has {'a' if n else 'no'} model"
-    return f"{runs} within your limits ({verdicts.tolerance_words(tolerance)}){rest}."
+    return f"{runs} within your limits ({wording.tolerance_words(tolerance)}){rest}."
 
 
 @dataclass(frozen=True, kw_only=True)

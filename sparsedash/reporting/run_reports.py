@@ -45,11 +45,12 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import Passages, Record, Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.stats.kind_estimates import kind_estimates
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import compare_records
-from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict
+from sparsedash.stats.tolerance import Loss, ToleranceVerdict
 from sparsedash.storage.local_machine import RESULT_FORMAT
 
 MOST_CONTINUATIONS = 100

@@ -23,7 +23,8 @@ from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
-from sparsedash.service.stored_results import OpenedAnswers, joined
+from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.stored_results import AnswerCache, joined_continuation
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import (
     PairedComparison,
@@ -33,7 +34,7 @@ from sparsedash.stats.significance import (
     shared_outcomes,
 )
 from sparsedash.stats.task_verdicts import JudgedAnswers
-from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
+from sparsedash.stats.tolerance import Losses, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
 
 if TYPE_CHECKING:
@@ -55,13 +56,13 @@ class StoredResults:
         return self.store.get(FindResult, key)
 
     @cached_property
-    def answers(self) -> OpenedAnswers:
+    def answers(self) -> AnswerCache:
         """The answers to tasks."""
-        return OpenedAnswers(self.store)
+        return AnswerCache(self.store)
 
     def written(self, asked: ContinuationSettings) -> Continuation | None:
         """What runs had these models write, or None."""
-        return joined(asked, lambda each: self.store.get(Continuation, each.key()))
+        return joined_continuation(asked, lambda each: self.store.get(Continuation, each.key()))
 
     def why_missing(self, key: str) -> str:
         """Why there is no record with this key, as the end of a sentence."""

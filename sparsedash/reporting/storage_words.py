@@ -3,101 +3,49 @@
 Plain text: whoever shows it escapes it.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from typing import NamedTuple
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Table, Value
+from sparsedash.reporting.html import Table
 from sparsedash.schema.pair_records import RunMark
-from sparsedash.schema.records import Verification
-from sparsedash.service.deletion import Cleanup, Selection
-from sparsedash.service.holdings import (
-    ARTEFACTS,
-    DELETABLE,
-    Holding,
-    HoldingKind,
-    Holdings,
-    RunHolding,
-)
+from sparsedash.schema.records import Damage, Verification
+from sparsedash.service.deletion import RunDeletion
+from sparsedash.service.holdings import CacheContents, CachePart, FileKind, Holdings, StoredFile
 from sparsedash.storage.disk_cache import DAMAGED
 
-NO_AMOUNT = "–"
-_MOST_NAMED = 3
-"""Runs that stay and are named; of more, their number is said."""
-_IDENTITY_LENGTH, _KEY_LENGTH = 12, 16
-"""Characters of an identity that no run here has a name for, and of a key."""
+_NO_AMOUNT = "–"
+_KEY_LENGTH = 16
+"""Characters of a key that are shown."""
 
-
-class _Kind(NamedTuple):
-    """Words for one kind of things. noun: of one. about: under the title. afterwards: said when
-    some are deleted.
-    """
-
-    title: str
-    noun: str
-    about: str = ""
-    afterwards: str = ""
-
-
-_AGAIN = "Calibration data is recomputed when a run needs it."
-_WITH_RUNS = "Timings, comparisons, prompts and blind choices of its models are deleted too."
-_LOST_TEXTS = "Continuations and comparisons can be recomputed; prompts and blind choices are lost."
-_KINDS: dict[HoldingKind, _Kind] = {
-    "runs": _Kind("Runs and their answers", "run", "with their passages", _WITH_RUNS),
-    "healed": _Kind("Healed weights", "entry", "deleted with their runs"),
-    "texts": _Kind(
-        "Continuations, comparisons, prompts", "entry", "and blind choices", _LOST_TEXTS
-    ),
-    "timings": _Kind("Measured speed", "timing", "", "They can be measured again."),
-    "statistics": _Kind(
-        "Calibration statistics", "entry", "second moments, inputs, curves", _AGAIN
-    ),
-    "gradients": _Kind("Gradients", "entry", "of the masks", _AGAIN),
-    "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
-    "weights": _Kind("Refitted weights", "entry", "", _AGAIN),
-    "answers": _Kind(
-        "Opened answers", "file", "of other programs", "Their files can be opened again."
-    ),
-    "unfinished": _Kind("Checkpoints of unfinished jobs", "entry", "to resume from", _AGAIN),
-    "models": _Kind(
-        "Converted models",
-        "converted model",
-        "from or to another format or type",
-        "Made again when needed.",
-    ),
-    "uploads": _Kind(
-        "Uploaded texts", "uploaded text", "", "Results that were computed from these texts stay."
-    ),
-    "exports": _Kind(
-        "Exported models",
-        "export",
-        "in this folder alone",
-        "They can be written again from their runs.",
-    ),
-    "logs": _Kind("Logs", "log", "of jobs and workers", "The jobs themselves stay in the list."),
-    "damaged": _Kind("Damaged records", "entry", "set aside, never read"),
-    "jobs": _Kind("List of jobs", "job", "kept"),
-    "notes": _Kind("Names, pins and short facts", "note", "kept: other entries refer to them"),
+_RECOMPUTED = "recomputed when a run needs it"
+_CACHE: dict[CachePart, tuple[str, str]] = {
+    "statistics": ("Calibration statistics", _RECOMPUTED),
+    "gradients": ("Gradients", _RECOMPUTED),
+    "text": ("Calibration text written by models", "written again when a run needs it"),
+    "weights": ("Refitted weights", _RECOMPUTED),
+    "answers": ("Opened answers of other programs", "lost until you open their files again"),
+    "unfinished": ("Checkpoints of unfinished jobs", "lost; those jobs start from the beginning"),
+    "timings": ("Measured speed", "lost until measured again"),
+    "exports": ("Remains of unfinished exports", "of no use"),
+    "damaged": ("Damaged entries", "of no use"),
 }
+"""Titles of the parts of the cache, and what becomes of each."""
+_FILES: dict[FileKind, tuple[str, str]] = {
+    "exports": ("exported model", "It can be exported again from its run."),
+    "uploads": ("uploaded text", "Results computed from it stay."),
+    "models": ("converted model", "It is converted again when a run needs it."),
+}
+"""Nouns of files, and what is said before one is deleted."""
 
 
 class HeldRow(NamedTuple):
-    """One row, by kind, model or run: title, a line under it, how many, their size, the last use;
-    what is deleted.
+    """One run or file of a list: title, a line under it, and three cells."""
 
-    values: the row of the downloaded table.
-    """
-
-    by: str
     title: str
     about: str
-    number: str
-    size: str
-    used: str
-    chosen: Selection | None
-    values: Mapping[str, Value]
+    cells: tuple[str, str, str]
 
 
 def holdings_sentence(held: Holdings) -> str:
@@ -105,23 +53,17 @@ def holdings_sentence(held: Holdings) -> str:
     free = f"{wording.size(held.free_bytes)} are free on its disk"
     if held.is_empty:
         return f"The data folder holds nothing yet; {free}."
-    return f"The data folder takes {wording.size(held.bytes_of(*held.kinds))}; {free}."
+    return f"The data folder takes {wording.size(held.n_bytes)}; {free}."
 
 
 def holdings_cards(held: Holdings) -> list[tuple[str, str, str]]:
     """The headline numbers, each with its name before and a remark behind it."""
-    results, files = (
-        held.bytes_of("runs", "healed", "texts", "timings"),
-        held.bytes_of("models", "exports", "uploads"),
-    )
+    file_bytes = sum(file.n_bytes for file in held.files)
+    cache_bytes = sum(item.n_bytes for item in (*held.cache.items, *held.cache.spared))
     return [
-        ("Results", _size_or_dash(results), _count("runs", len(held.runs))),
-        (
-            "Calibration",
-            _size_or_dash(held.bytes_of(*ARTEFACTS)),
-            f"of {gigabytes(held.room_bytes)} allowed",
-        ),
-        ("Models and texts in files", _size_or_dash(files), "unpacked, exported, uploaded"),
+        ("Runs", _size_or_dash(held.run_bytes), wording.quantity(len(held.runs), "run")),
+        ("Cache", _size_or_dash(cache_bytes), f"of {gigabytes(held.room_bytes)} allowed"),
+        ("Files", _size_or_dash(file_bytes), "exported, uploaded, converted"),
     ]
 
 
@@ -130,120 +72,155 @@ def gigabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:,.10g}{wording.NBSP}GB"
 
 
-def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None) -> list[HeldRow]:
-    """A row for every kind that is there, every model and every run. What stays whatever happens is
-    not deleted.
-    """
+RUN_HEADS = ("Contents", "Size", "Started")
 
-    rows = list[HeldRow]()
 
-    def add(
-        by: str,
-        title: str,
-        about: list[str],
-        number: str,
-        of: Holding | RunHolding,
-        chosen: Selection | None,
-    ) -> None:
-        used_at = of.run.started_at if isinstance(of, RunHolding) else of.used_at
-        used, size = (
-            wording.moment(used_at, zone) if used_at else NO_AMOUNT,
-            _size_or_dash(of.n_bytes),
-        )
-        words = " · ".join(filter(None, about))
-        counted = of.n if isinstance(of, Holding) else len(of.run.sparse)
-        values: dict[str, Value] = {
-            "by": by,
-            "what": title,
-            "about": words,
-            "number": counted,
-            "of": number.partition(" ")[2],
-        }
-        values |= {
-            "bytes": of.n_bytes,
-            "last_used": wording.iso_moment(used_at, zone) if used_at else None,
-        }
-        rows.append(HeldRow(by, title, words, number, size, used, chosen, values))
-
-    for kind, words in _KINDS.items():
-        if holding := held.kinds.get(kind):
-            chosen = Selection(kind=kind) if kind in DELETABLE else None
-            add("kind", words.title, [words.about], _count(kind, holding.n), holding, chosen)
-    for identity, model in held.models.items():
-        shown = identity.removeprefix("sha256:")[:_IDENTITY_LENGTH]
-        title = ", ".join(dict.fromkeys(map(wording.reference_title, model.names)))
-        title = title or f"Unnamed model ({shown})"
-        parts = [f"{name} {wording.size(n)}" for name, n in model.parts.items() if n]
-        number = _count("runs", model.n) if model.n else "no run"
-        add("model", title, parts, number, model, Selection(model=identity))
-    for found in held.runs:
-        run, mark, title = (
-            found.run,
-            marks.get(found.run.key, RunMark()),
-            wording.stored_run_title(found.run),
-        )
-        about = [
-            "★ pinned, so it stays" if mark.pinned else "",
-            title if mark.name else "",
-            wording.method_titles(run.settings),
-            f"shares {wording.size(found.shared_bytes)} with other runs"
-            if found.shared_bytes
-            else "",
-        ]
-        number = wording.quantity(len(run.sparse), "sparse model")
-        add("run", mark.name or title, about, number, found, Selection(runs=(run.key,)))
+def run_rows(
+    held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None
+) -> dict[str, HeldRow]:
+    """A row for every run, by its key."""
+    rows = {}
+    for run, n_bytes in held.runs:
+        mark = marks.get(run.key, RunMark())
+        title = wording.stored_run_title(run)
+        remarks = [wording.method_titles(run.settings)]
+        if mark.name:
+            remarks.insert(0, title)
+        if mark.pinned:
+            remarks.insert(0, "★ pinned, so it stays")
+        started = wording.moment(run.started_at, zone)
+        models = wording.quantity(len(run.sparse), "sparse model")
+        cells = (models, _size_or_dash(n_bytes), started)
+        rows[run.key] = HeldRow(mark.name or title, " · ".join(remarks), cells)
     return rows
 
 
-def holdings_table(rows: Sequence[HeldRow]) -> Table:
-    """All rows as one table to download."""
-    return Table("What the data folder holds", "", [], [], data=[row.values for row in rows])
+FILE_HEADS = ("Kind", "Size", "Written")
 
 
-def deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
-    """What goes, what comes of it, and what stays and why, in sentences. titles: of the runs, by
-    their keys.
+def file_row(file: StoredFile, zone: tzinfo | None) -> HeldRow:
+    """The row of a file."""
+    noun, _ = _FILES[file.kind]
+    written = wording.moment(file.written_at, zone) if file.written_at else _NO_AMOUNT
+    cells = (noun, _size_or_dash(file.n_bytes), written)
+    return HeldRow(wording.reference_title(file.title), "", cells)
+
+
+def file_question(file: StoredFile) -> str:
+    """What is asked before a file is deleted."""
+    noun, consequence = _FILES[file.kind]
+    return f"Delete this {noun}, {wording.size(file.n_bytes)}? {consequence}"
+
+
+def cache_table(cache: CacheContents) -> Table:
+    """The parts of the cache with their sizes, and what becomes of each when it is emptied."""
+    rows = []
+    for part, (title, consequence) in _CACHE.items():
+        items = [item for item in (*cache.items, *cache.spared) if item.part == part]
+        if items:
+            size = wording.size(sum(item.n_bytes for item in items))
+            rows.append([title, f"{len(items):,}", size, consequence])
+    return Table("The cache", "", ["Part", "Entries", "Size", "When emptied"], rows)
+
+
+def cache_question(cache: CacheContents) -> list[str]:
+    """What is asked before the cache is emptied, in sentences."""
+    spared = []
+    if cache.spared:
+        n_bytes = sum(item.n_bytes for item in cache.spared)
+        spared = [f"{wording.size(n_bytes)} stay: a waiting or running job may need them."]
+    if not cache.items:
+        return ["Nothing here can be deleted now.", *spared]
+    titles: dict[str, list[str]] = {}
+    parts = {item.part for item in cache.items}
+    for part, (title, consequence) in _CACHE.items():
+        if part in parts:
+            titles.setdefault(consequence, []).append(title)
+    consequences = [
+        f"{wording.first_upper(consequence)}: {', '.join(names)}."
+        for consequence, names in titles.items()
+    ]
+    return [f"Delete {wording.size(cache.n_bytes)}?", *consequences, *spared]
+
+
+def cache_summary(cache: CacheContents) -> str:
+    """What emptying the cache deleted."""
+    return f"Deleted from the cache: {wording.size(cache.n_bytes)}."
+
+
+def deletion_question(plan: RunDeletion, titles: Mapping[str, str]) -> list[str]:
+    """What goes with runs, what comes of it, and what stays and why, in sentences.
+
+    titles: of the runs, by their keys.
     """
-    if not plan.deletes:
+    if not plan.runs:
         return ["Nothing here can be deleted now.", *_staying(plan, titles)]
-    said = [f"Delete {_parts(plan, titles)}? This cannot be undone."]
-    if plan.n_named and len(plan.runs) > 1:
-        said.append(
-            f"{plan.n_named} of these runs {'has a name' if plan.n_named == 1 else 'have names'}."
-        )
+    sentences = [f"Delete {_parts(plan, titles)}? This cannot be undone."]
     # A run that others have too is only given up.
-    kinds: list[HoldingKind] = ["runs"] if plan.runs and plan.entries else []
-    kinds += [item.kind for item in plan.items]
-    said += filter(None, dict.fromkeys(_KINDS[kind].afterwards for kind in kinds))
-    if "runs" in kinds and "exports" not in kinds:
-        said.append("Exported models stay.")
-    return [*said, *_staying(plan, titles)]
+    if plan.entries:
+        sentences += [
+            "Timings, comparisons, prompts, blind choices and logs of its models are deleted too.",
+            "Start the run again to recompute it. Exported models stay.",
+        ]
+    return [*sentences, *_staying(plan, titles)]
 
 
-def deletion_summary(done: Cleanup, titles: Mapping[str, str]) -> str:
+def deletion_summary(deletion: RunDeletion, titles: Mapping[str, str]) -> str:
     """What was deleted, in one line."""
-    deleted = f"Deleted: {_parts(done, titles)}." if done.deletes else "Nothing was deleted."
-    return " ".join([deleted, *_staying(done, titles)])
+    deleted = "Nothing was deleted."
+    if deletion.runs:
+        deleted = f"Deleted: {_parts(deletion, titles)}."
+    return " ".join([deleted, *_staying(deletion, titles)])
 
 
-def verification_sentence(found: Verification, zone: tzinfo | None) -> str:
+def _parts(plan: RunDeletion, titles: Mapping[str, str]) -> str:
+    """ "12 runs with the answers of 30 models, 20 MB"."""
+    runs = _runs([run.key for run in plan.runs], titles)
+    if plan.n_records:
+        runs += f" with the answers of {wording.quantity(plan.n_records, 'model')}"
+    return f"{runs}, {wording.size(plan.n_bytes)}" if plan.n_bytes else runs
+
+
+def _staying(plan: RunDeletion, titles: Mapping[str, str]) -> list[str]:
+    keys_by_reason: dict[str, list[str]] = {}
+    for key, reason in plan.refused.items():
+        keys_by_reason.setdefault(reason, []).append(key)
+    sentences = []
+    for reason, keys in keys_by_reason.items():
+        stay = "stays" if len(keys) == 1 else "stay"
+        sentences.append(f"{_runs(keys, titles)} {stay}: {reason}.")
+    return sentences
+
+
+def _runs(keys: Sequence[str], titles: Mapping[str, str]) -> str:
+    """A run by its title; of several, their number."""
+    if len(keys) == 1 and keys[0] in titles:
+        return f"“{titles[keys[0]]}”"
+    return wording.quantity(len(keys), "run")
+
+
+def verification_sentence(verification: Verification, zone: tzinfo | None) -> str:
     """What verification found, and when."""
-    n, when = sum(found.n_checked.values()), wording.moment(found.finished_at, zone)
-    if found.n_damaged:
-        were = "was" if found.n_damaged == 1 else "were"
-        return f"✕ {found.n_damaged:,} of {n:,} {were} damaged (checked {when})."
+    n = sum(verification.n_checked.values())
+    when = wording.moment(verification.finished_at, zone)
+    if verification.n_damaged:
+        were = "was" if verification.n_damaged == 1 else "were"
+        return f"✕ {verification.n_damaged:,} of {n:,} {were} damaged (checked {when})."
     return f"✓ All files intact (checked {when})."
 
 
-def verification_basis(found: Verification) -> str:
+def verification_basis(verification: Verification) -> str:
     """What verification read."""
     parts = [
         wording.quantity(n, _CHECKED[kind])
-        for kind, n in found.n_checked.items()
+        for kind, n in verification.n_checked.items()
         if n and kind in _CHECKED
     ]
-    took = wording.duration_words(max(0.0, found.finished_at - found.started_at))
-    return f"{', '.join(parts)}: {wording.size(found.n_bytes)} in {took}." if parts else ""
+    if not parts:
+        return ""
+    seconds = max(0.0, verification.finished_at - verification.started_at)
+    took = wording.duration_words(seconds)
+    return f"{', '.join(parts)}: {wording.size(verification.n_bytes)} in {took}."
 
 
 _CHECKED = {
@@ -254,10 +231,13 @@ _CHECKED = {
     "export": "exported file",
 }
 _LOST = "It is lost, unless a backup of the data folder has it."
-_NOTHING = "Nothing: it is recomputed when needed."
+_EMPTY = "Empty the cache."
 _ASK_AGAIN = "Ask for it again on the compare page."
 _DAMAGED = {
-    "record": ("Answers of a model", "Start its run again: only these answers are recomputed."),
+    "record": (
+        "Answers of a model",
+        "Empty the cache and start its run again: only these answers are recomputed.",
+    ),
     "run": ("A run", "Start it again: stored parts are reused."),
     "findresult": ("The result of a search", "Start the search again: stored trials are reused."),
     "passages": ("Passages", "Start a run on this text again: it restores them."),
@@ -266,16 +246,22 @@ _DAMAGED = {
     "prompts": ("A list of prompts", _LOST),
     "choices": ("Blind choices", _LOST),
     "ownprompts": ("A user's own prompts", _LOST),
-    "questionset": ("Answers to a task", "Start its run again: only these answers are recomputed."),
-    "answers": ("Opened answers", "Open the file again."),
-    "healed": ("Healed weights", "Start their run again: the model is healed once more."),
+    "questionset": (
+        "Answers to a task",
+        "Empty the cache and start its run again: only these answers are recomputed.",
+    ),
+    "answers": ("Opened answers", "Empty the cache and open the file again."),
+    "healed": (
+        "Healed weights",
+        "Empty the cache and start their run again: the model is healed once more.",
+    ),
     "runmarks": ("Names and pins of runs", _LOST),
-    "timing": ("Measured speed", "Measure it again."),
+    "timing": ("Measured speed", "Empty the cache and measure it again."),
     "export": ("The entry of an export", "Export the model again."),
-    "verification": ("An earlier verification", "Nothing: the next one replaces it."),
-    "note": ("A short fact", _NOTHING),
-    "artefact": ("Calibration data", "Nothing: it is recomputed when a run needs it."),
-    "unpacked model": ("A converted model", "Delete it: it is made again when it is needed."),
+    "verification": ("An earlier verification", "Nothing to do: the next one replaces it."),
+    "note": ("A short fact", "Nothing to do: it is recomputed when needed."),
+    "artefact": ("Calibration data", "Empty the cache; it is recomputed when a run needs it."),
+    "unpacked model": ("A converted model", "Delete it: it is converted again when needed."),
     "upload": ("An uploaded text", "Delete it, and upload the file again."),
     "export file": (
         "A file of an exported model",
@@ -285,76 +271,31 @@ _DAMAGED = {
 """What damaged things are called, and what to do about them: records by their kinds, then files."""
 
 
-def damaged_rows(found: Verification) -> list[list[str]]:
+def damaged_rows(verification: Verification) -> list[list[str]]:
     """What is damaged: what it is, its name, the fault, and what to do about it."""
-    rows = []
-    for damage in found.damaged:
-        kind, name = str(damage.kind), damage.name.removeprefix(DAMAGED)
-        if kind == "record":
+    return [_damaged_row(damage) for damage in verification.damaged]
+
+
+def _damaged_row(damage: Damage) -> list[str]:
+    name = damage.name.removeprefix(DAMAGED)
+    kind: str = damage.kind
+    match damage.kind:
+        case "record":
             kind, _, name = name.partition("/")
-        elif kind == "artefact":
-            kind = next((part for part in ("answers", "healed") if part in name.split("/")), kind)
-        what, advice = _DAMAGED.get(
-            "export file" if damage.kind == "export" else kind, ("An entry", _NOTHING)
-        )
-        name = wording.reference_title(name) if kind == "upload" else name
-        name = name[:_KEY_LENGTH] if damage.kind in ("record", "artefact") else name
-        rows.append([what, name, damage.what, advice])
-    return rows
-
-
-def _count(kind: HoldingKind, n: int) -> str:
-    """ "12 runs", "1 entry"."""
-    noun = _KINDS[kind].noun
-    return f"{n:,} entries" if noun == "entry" and n != 1 else wording.quantity(n, noun)
-
-
-def _of_kind(kind: HoldingKind, n: int) -> str:
-    """ "2 unpacked models", "40 entries of “Calibration statistics”"."""
-    return _count(kind, n) + (f" of “{_KINDS[kind].title}”" if _KINDS[kind].noun == "entry" else "")
+            name = name[:_KEY_LENGTH]
+        case "artefact":
+            parts = name.split("/")
+            kind = next((part for part in ("answers", "healed") if part in parts), "artefact")
+            name = name[:_KEY_LENGTH]
+        case "upload":
+            name = wording.reference_title(name)
+        case "export":
+            kind = "export file"
+        case "unpacked model":
+            pass
+    title, advice = _DAMAGED.get(kind, ("An entry", _EMPTY))
+    return [title, name, damage.what, advice]
 
 
 def _size_or_dash(n_bytes: int) -> str:
-    return wording.size(n_bytes) if n_bytes else NO_AMOUNT
-
-
-def _parts(plan: Cleanup, titles: Mapping[str, str]) -> str:
-    """ "12 runs with the answers of 30 models, 2 logs and 1 unpacked model, 20 MB"."""
-    parts = [_of_kind(kind, n) for kind, n in Counter(item.kind for item in plan.items).items()]
-    if plan.runs:
-        first = plan.runs[0].key
-        what = (
-            f"“{titles.get(first, first)}”"
-            if len(plan.runs) == 1
-            else _count("runs", len(plan.runs))
-        )
-        answers = (
-            f" with the answers of {wording.quantity(plan.n_records, 'model')}"
-            if plan.n_records
-            else ""
-        )
-        parts.insert(0, what + answers)
-    return wording.and_join(parts) + (f", {wording.size(plan.n_bytes)}" if plan.n_bytes else "")
-
-
-def _staying(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
-    stays = []
-    for why, n in Counter(plan.refused.values()).items():
-        names = [
-            f"“{titles[key]}”"
-            for key, reason in plan.refused.items()
-            if reason == why and key in titles
-        ]
-        stays.append(
-            (
-                wording.and_join(names) if len(names) == n <= _MOST_NAMED else _count("runs", n),
-                n,
-                why,
-            )
-        )
-    stays += [(_of_kind(kind, n), n, why) for kind, n, why in plan.stays]
-    said = [f"{what} stays: {why}." if n == 1 else f"{what} stay: {why}." for what, n, why in stays]
-    said = [each.replace("{them}", "it" if " stays: " in each else "them") for each in said]
-    if n := plan.n_shared:
-        said.append(f"The answers of {wording.quantity(n, 'model')} stay: other runs use them.")
-    return said
+    return wording.size(n_bytes) if n_bytes else _NO_AMOUNT

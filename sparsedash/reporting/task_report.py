@@ -8,11 +8,10 @@ from sparsedash.reporting.html import Html, Table, element, escape, heading, par
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, end_of
 from sparsedash.reporting.run_reports import CONTEXT_SHOWN, FLIPS_SHOWN, html_page
 from sparsedash.reporting.task_words import task_remarks, task_rows, tasks_sentence
-from sparsedash.reporting.verdicts import tolerance_words
-from sparsedash.reporting.wording import first_upper
+from sparsedash.reporting.wording import first_upper, tolerance_words
 from sparsedash.schema.question_records import AnsweredQuestion
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult
-from sparsedash.stats.tolerance import Tolerance
 
 _CAPTION = (
     "Interval: behind the verdict, at the level in the next column. Still wrong: wrong answers that became other "

@@ -15,8 +15,9 @@ from sparsedash.reporting.verdicts import (
     loss_with_limit,
 )
 from sparsedash.reporting.wording import and_join
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict, overall_verdict
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Tolerance
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT
 
 JUDGE_FORMAT = "sparsedash.judge/1"
 _HEAD = ("task", "verdict", "measure", "questions", "dense", "other", "change", "interval", "level")

@@ -12,17 +12,16 @@ from sparsedash.catalog.budgets import BUDGETS, removed_percent_field
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Cell, Table, Value, element, escape
 from sparsedash.reporting.run_results import Judged, RunResults
-from sparsedash.reporting.wording import MINUS, NBSP, and_join, percent, plural, quantity
+from sparsedash.reporting.wording import NBSP, and_join, percent, plural, quantity
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Record
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import (
     FEWEST_PASSAGES,
     FEWEST_RIGHT,
     Loss,
-    LossMeasure,
-    Tolerance,
     ToleranceVerdict,
     Verdict,
 )
@@ -38,7 +37,6 @@ LEVELS = (
     f"under 5{NBSP}%."
 )
 """The levels of the intervals behind verdicts, and why they differ, as the end of a sentence."""
-_NAMES: dict[LossMeasure, str] = {"word perplexity": "perplexity", "accuracy": "accuracy"}
 _MOST_NAMED = 3
 _MOST_NATS = 700.0
 """More than any exponential of a float is."""
@@ -50,16 +48,6 @@ def flip_words(comparison: PairedComparison) -> str:
     return f"{quantity(comparison.broke, 'answer')} broke, {comparison.fixed:,} fixed."
 
 
-def tolerance_words(
-    tolerance: Tolerance, measures: Sequence[LossMeasure] = ("word perplexity", "accuracy")
-) -> str:
-    """ "perplexity 1.10 ×, accuracy −2 points": the limits of these measures."""
-    return ", ".join(
-        f"{_NAMES[measure]} {_limit_words(measure, tolerance.most(measure))}"
-        for measure in measures
-    )
-
-
 def limits_sentence(found: ToleranceVerdict, tolerance: Tolerance) -> str:
     """ "Limits: perplexity 1.10 ×, accuracy −2 points.": of the measures that are judged, and tasks
     with their own.
@@ -67,17 +55,10 @@ def limits_sentence(found: ToleranceVerdict, tolerance: Tolerance) -> str:
     measures = [loss.measure for loss in found.losses]
     own = [loss for loss in found.tasks if loss.most != tolerance.most(loss.measure)]
     limits = [
-        tolerance_words(tolerance, measures),
-        *(f"{each.task} {_limit_words(each.measure, each.most)}" for each in own),
+        wording.tolerance_words(tolerance, measures),
+        *(f"{each.task} {wording.limit_words(each.measure, each.most)}" for each in own),
     ]
     return f"{plural(len(measures) + len(own), 'Limit')}: {', '.join(limits)}."
-
-
-def _limit_words(measure: LossMeasure, most: float) -> str:
-    if measure == "accuracy":
-        points = f"{100 * most:g}"
-        return f"{MINUS}{points} {'point' if points == '1' else 'points'}"
-    return wording.limit_factor(exp(most))
 
 
 def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
@@ -113,12 +94,12 @@ def loss_with_limit(loss: Loss) -> str:
     """ "perplexity 1.35 × (limit 1.10 ×)", "accuracy −3.1 points (limit −2)", "copying −9.0 points
     (limit −5)".
     """
-    limit = _limit_words(loss.measure, loss.most).split(" point")[0]
+    limit = wording.limit_words(loss.measure, loss.most).split(" point")[0]
     return f"{_name(loss)} {loss_value(loss)} (limit {limit})"
 
 
 def _name(loss: Loss) -> str:
-    return loss.task or _NAMES[loss.measure]
+    return loss.task or wording.MEASURE_NAMES[loss.measure]
 
 
 def loss_value(loss: Loss) -> str:

@@ -19,9 +19,11 @@ from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
+from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
+MEASURE_NAMES: dict[LossMeasure, str] = {"word perplexity": "perplexity", "accuracy": "accuracy"}
 NO_TEXT = "needs no calibration text"
 EXAMPLE_TITLE = "Example"
 DENSE = "dense"
@@ -196,6 +198,24 @@ def limit_factor(ratio: float) -> str:
     """
     whole, _, digits = f"{ratio:,g}".partition(".")
     return f"{whole}.{digits:0<2} ×" if len(whole) == 1 else f"{ratio:,g} ×"
+
+
+def limit_words(measure: LossMeasure, most: float) -> str:
+    """ "1.10 ×", "−2 points": a limit in the unit of `Loss`."""
+    if measure == "word perplexity":
+        return limit_factor(exp(most))
+    points = f"{100 * most:g}"
+    return f"{MINUS}{points} {'point' if points == '1' else 'points'}"
+
+
+def tolerance_words(
+    tolerance: Tolerance, measures: Sequence[LossMeasure] = ("word perplexity", "accuracy")
+) -> str:
+    """ "perplexity 1.10 ×, accuracy −2 points": the limits of these measures."""
+    return ", ".join(
+        f"{MEASURE_NAMES[measure]} {limit_words(measure, tolerance.most(measure))}"
+        for measure in measures
+    )
 
 
 def duration_words(seconds: float) -> str:
@@ -489,8 +509,7 @@ def calibration_words(calibration: CalibrationSettings) -> str:
 def run_details(settings: RunSettings | FindSettings) -> str:
     """How a run is made, in one line; of a search its limits first."""
     if isinstance(settings, FindSettings):
-        points = f"{settings.points:g} {plural(settings.points, 'point')}"
-        limits = f"perplexity {limit_factor(settings.ratio)}, accuracy −{points}"
+        limits = tolerance_words(settings.tolerance)
         return f"search made for {limits} · {run_details(planned_run(settings))}"
     evaluation = settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"

@@ -1,15 +1,15 @@
 """Request for an export of a sparse model, its reload proof and the export."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import check_settings, setting
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.plain_values import require_reference, stage_key
+from sparsedash.schema.tolerance_settings import Tolerance
 
 Form = Literal["uniform", "padded", "masked", "gguf"]
 """uniform: one narrower width. padded: widths of each block, filled up with zeros to one. masked:
@@ -57,8 +57,7 @@ class ExportSettings:
     shard_mb: the largest file of weights, in millions of bytes. to: the new folder; empty: one of
     the data folder.
     dense_gguf: a GGUF file of the dense model with full weights, for the form gguf of a model that
-    is none. ratio,
-    points, task_points: the tolerance by which the card judges, the last one of single tasks.
+    is none. tolerance: by which the card judges.
     """
 
     dense: str
@@ -76,13 +75,10 @@ class ExportSettings:
     )
     to: str = ""
     dense_gguf: str = ""
-    ratio: float = FindSettings.ratio
-    points: float = FindSettings.points
-    task_points: tuple[tuple[str, float], ...] = ()
+    tolerance: Tolerance = field(default_factory=Tolerance)
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_settings(self, FindSettings)
         if self.weights not in possible_weights(self.form):
             raise SettingsError(
                 "weights",
@@ -104,10 +100,9 @@ class ExportSettings:
         """The name of this request and of its result: the same files have one, by whatever limits a
         card judges.
         """
-        limits = ("ratio", "points", "task_points")
-        return stage_key(
-            "export", **{name: value for name, value in asdict(self).items() if name not in limits}
-        )
+        values = asdict(self)
+        del values["tolerance"]
+        return stage_key("export", **values)
 
     def folder(self, data_dir: Path, model: str, method: str, sparsity: str) -> Path:
         """The new folder; inside the data folder it has a readable name.

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sparsedash.schema.errors import SettingsError, StoreError
-from sparsedash.schema.fields import check_settings, setting
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.plain_values import Count, Permille
 from sparsedash.schema.settings import (
@@ -17,6 +16,7 @@ from sparsedash.schema.settings import (
     request_key,
     settings_from_plain,
 )
+from sparsedash.schema.tolerance_settings import Tolerance
 
 PLANNED = (450, 225, 113, 57, 28, 14)
 """Sparsities (per mille) of a search in which every trial fails, for estimates: the real ones are
@@ -38,27 +38,7 @@ class FindSettings:
     method: MethodSettings = field(default_factory=MethodSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    ratio: float = setting(
-        1.10,
-        title="allowed word perplexity",
-        above=1.0,
-        low=1.01,
-        high=1000.0,
-        key="within",
-        flag="--within",
-        label="Word perplexity, at most times dense's",
-        flag_help="word perplexity may be at most this many times the dense model's",
-    )
-    points: float = setting(
-        2.0,
-        title="allowed points of accuracy",
-        above=0.0,
-        low=0.1,
-        high=100.0,
-        flag="--within-points",
-        label="Accuracy, points lost at most",
-        flag_help="accuracy may fall by at most this many points",
-    )
+    tolerance: Tolerance = field(default_factory=Tolerance)
     residency: Residency = RunSettings.residency
     prompts: tuple[str, ...] = RunSettings.prompts
     revisions: tuple[tuple[str, str], ...] = RunSettings.revisions
@@ -73,7 +53,6 @@ class FindSettings:
             raise SettingsError(
                 "stop early", True, "false (a search always stops at a decided verdict)"
             )
-        check_settings(self)
 
     def healed(self, n_steps: int) -> "FindSettings":
         """The search among healed models. Raises SettingsError."""
@@ -138,15 +117,14 @@ class Trial:
 class FindResult:
     """Result of a search so far, stored under the key of its run after every trial.
 
-    ratio, points: the tolerance. n_passages: the most that a trial answers. steps: possible
+    n_passages: the most that a trial answers. steps: possible
     sparsities (per mille), ascending. trials: in the order they were made. answer: the largest step
     that is within while the next is not; None if not even the first is, or while the search goes
     on.
     """
 
     key: str
-    ratio: float
-    points: float
+    tolerance: Tolerance
     n_passages: Count
     steps: tuple[Permille, ...]
     trials: tuple[Trial, ...]
@@ -154,7 +132,6 @@ class FindResult:
     finished: bool
 
     def __post_init__(self) -> None:
-        check_settings(self, FindSettings)
         tried = [trial.permille for trial in self.trials]
         if not self.steps or not {*tried, *([] if self.answer is None else [self.answer])} <= set(
             self.steps

@@ -14,12 +14,12 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS, digest, stage_key
 from sparsedash.schema.settings import (
     BUILTIN_MIXED,
-    SELF,
     CalibrationSettings,
     Dtype,
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.tolerance_settings import Tolerance
 
 
 def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
@@ -41,28 +41,6 @@ def shares_read(settings: RunSettings) -> tuple[float, ...]:
     """
     readers = (method for method in settings.methods if method.needs_statistics)
     return tuple(dict.fromkeys(mix_share(method, settings.calibration) for method in readers))
-
-
-def calibration_text_identity(
-    settings: RunSettings, model: str, share: float, identity: Callable[[str], str | None]
-) -> str:
-    """Identity of a run's calibration text, of which a share is the mix; empty where a text that it
-    reads is not known.
-
-    model: its identity. identity: that of a text by its reference, if known. Of text by the model
-    itself it is known before the text is; of text that no method reads, it need not be.
-    """
-    calibration = settings.calibration
-    if calibration.corpus == SELF:
-        own = f"{SELF}:{text_key(model, settings.dtype, calibration)}"
-    else:
-        own = identity(calibration.corpus) or (
-            "" if settings.reads_text else f"unread:{calibration.corpus}"
-        )
-    if not share:
-        return own
-    mixed = identity(BUILTIN_MIXED)
-    return f"{own}+{share:g} of {mixed}" if own and mixed else ""
 
 
 def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> str:
@@ -173,12 +151,11 @@ def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StopWithin:
-    """Tolerance at which a sparse model of a search may stop: ratio, points. n_trials: the most
-    trials there can be.
+    """Tolerance at which a sparse model of a search may stop. n_trials: the most trials there can
+    be.
     """
 
-    ratio: float
-    points: float
+    tolerance: Tolerance
     n_trials: int
 
 

@@ -41,10 +41,10 @@ from sparsedash.service.preflight import Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
 from sparsedash.service.run_checks import Reach
 from sparsedash.service.stored_results import (
-    OpenedAnswers,
+    AnswerCache,
     ResultCache,
-    RunCosts,
-    joined,
+    VerdictCache,
+    joined_continuation,
     known_shape,
     note_derived,
     recalled,
@@ -110,8 +110,8 @@ class Backend:
         self._store.tidy()
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._results = ResultCache(self._store)
-        self.answers = OpenedAnswers(self._store)
-        self.costs = RunCosts(self._store, answers=self.answers)
+        self.answers = AnswerCache(self._store)
+        self.verdict_cache = VerdictCache(self._store, answers=self.answers)
         # What its machines send is kept while a connection is in use: not that of the pages.
         self._cluster_table = JobTable(self.data_dir / "jobs.sqlite", WORK_PATIENCE_S)
         self._cluster = cluster_runner(self.data_dir, self._cluster_table, self._store)
@@ -143,7 +143,7 @@ class Backend:
         self.exports = Exports(store, self._all_uploads, access, lambda: live_jobs(table))
         self.uploads = UserUploads(self._all_uploads, self.exports, access, self._texts_in_use)
         self.housekeeping = Housekeeping(
-            store, table, results, self.costs, (self.exports, self.uploads), access
+            store, table, results, self.verdict_cache, (self.exports, self.uploads), access
         )
 
     def submit(self, asked: Request) -> Job:
@@ -290,7 +290,7 @@ class Backend:
             asked.left, asked.right, *asked.others
         ):
             return found
-        return joined(asked, alone)
+        return joined_continuation(asked, alone)
 
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
         """Why there is no such record, or run, as the end of a sentence."""
@@ -537,7 +537,7 @@ class Backend:
             return self._store.has(made, key)
         if kind == "export":
             return self.exports.is_whole(key)
-        return kind != "verify" and self._results.is_whole(key)
+        return kind != "verify" and self._results.is_complete(key)
 
     def _texts_in_use(self) -> set[str]:
         return {

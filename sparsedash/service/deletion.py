@@ -1,80 +1,46 @@
-"""Deletion planner: what goes with runs, a model or a kind of things, what stays and why.
+"""Deletion in the data folder: runs with the data only they use, the cache, one file at a time.
 
-Nothing goes that a live job or a pinned run refers to; with a run go its records and all that
-refers to them, unless another run does (see holdings).
+What a live job may need stays, and so do pinned runs.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import get_args
 
-from sparsedash.jobs.job import Job
+from sparsedash.jobs.job import Job, JobKind
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.schema.errors import SettingsError, SparseDashError, StoreError
+from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.export_settings import EXPORTS
-from sparsedash.schema.pair_records import records_read
-from sparsedash.schema.records import KINDS, Checked, Run, Verification, VerifySettings
+from sparsedash.schema.pair_records import RunMark, records_read
+from sparsedash.schema.records import Run, Verification, VerifySettings
 from sparsedash.schema.store_keys import healed_key
 from sparsedash.service import holdings
-from sparsedash.service.holdings import HoldingKind, Holdings, Item
+from sparsedash.service.holdings import CacheContents, CacheItem, Holdings, StoredFile
 from sparsedash.service.request_checks import Access
-from sparsedash.service.stored_results import ResultCache, RunCosts
+from sparsedash.service.stored_results import ResultCache, VerdictCache
 from sparsedash.service.user_files import Exports, UserUploads
-from sparsedash.storage.disk_cache import VARIABLE, CacheEntry, bytes_of, room_of_environment
-from sparsedash.storage.model_folders import drop_unpacked, is_being_written
-from sparsedash.storage.store import Store
+from sparsedash.storage.disk_cache import DAMAGED, VARIABLE, bytes_of, room_of_environment
+from sparsedash.storage.model_folders import drop_unpacked, is_being_written, unpacked_models
+from sparsedash.storage.store import Shelf, Store
 from sparsedash.storage.users import UserData
 
-_DELETABLE = tuple(kind for kind in holdings.DELETABLE if kind != "runs")
-"""Kinds of single items that can be deleted."""
-
-NEEDED = "a job that waits or runs may need {them}"
 _PINNED_ELSEWHERE = "another user has pinned it"
 _OTHERS = "it belongs to another user; an administrator can delete it"
-_PINNED = "a pinned run uses {them}"
-_HEALED = "healed models of runs here have {them}; delete the runs"
-_READ = "runs were calibrated or evaluated on {them}"
-_OF_DAMAGE: dict[Checked, HoldingKind] = {
-    "artefact": "statistics",
-    "unpacked model": "models",
-    "upload": "uploads",
-    "export": "exports",
-}
-
-
-class Staying(NamedTuple):
-    """`n` things of a kind stay. why: with {them} in place of them."""
-
-    kind: HoldingKind
-    n: int
-    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cleanup:
-    """What goes, and why the rest stays.
+class RunDeletion:
+    """Runs that can be deleted, with what goes and what stays.
 
-    runs: those that go; refused: why others stay, by their keys. entries: names of what goes with
-    the runs alone.
-    n_shared: records of theirs that stay, since other runs or users have them too. n_named: runs
-    that have a name.
-    items: other things that go.
+    refused: why other runs stay, by key. entries: names of the records that only these runs have.
     """
 
     runs: tuple[Run, ...]
     refused: Mapping[str, str]
     entries: frozenset[str]
-    n_shared: int
-    n_named: int
-    items: tuple[Item, ...]
-    stays: tuple[Staying, ...]
     n_bytes: int
-
-    @property
-    def deletes(self) -> bool:
-        """Whether there is anything to delete."""
-        return bool(self.items or self.runs)
 
     @property
     def n_records(self) -> int:
@@ -82,23 +48,11 @@ class Cleanup:
         return sum(name.startswith("record/") for name in self.entries)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Things to delete: a kind, or a model by its identity, or runs by their keys, or all damage of
-    the last check.
-    """
-
-    kind: HoldingKind | None = None
-    model: str = ""
-    runs: tuple[str, ...] | None = None
-    damaged: bool = False
-
-
 class Housekeeping:
-    """What the data folder holds, deletion by kind, model or run, and the limit of artefacts.
+    """What the data folder holds, its deletion, and the limit of the artefacts.
 
-    Each user may delete runs of their own; all else is for administrators. Every method may raise
-    StoreError.
+    Users may delete their own runs; all else is for administrators. Every method may raise
+    StoreError, and AccessError.
     """
 
     def __init__(
@@ -106,24 +60,27 @@ class Housekeeping:
         store: Store,
         table: JobTable,
         results: ResultCache,
-        costs: RunCosts,
+        costs: VerdictCache,
         files: tuple[Exports, UserUploads],
         access: Access,
     ) -> None:
-        self._store, self._table, self._results, self._costs = store, table, results, costs
+        self._store = store
+        self._table = table
+        self._results = results
+        self._costs = costs
         self._exports, self._uploads = files
         self._access = access
 
     def holdings(self) -> Holdings:
         """What the data folder holds now."""
-        self._access.require_house()
-        exports = holdings.own_exports(self._exports)
-        runs, record = self._results.runs(), self._results.record
-        return holdings.measure_holdings(self._items(), runs, exports, self._store, record)
+        cache = self.cache()
+        files = holdings.stored_files(self._store, self._exports, self._uploads)
+        return holdings.measure_holdings(self._store, self._results, cache, files)
 
     def allow(self, gigabytes: float) -> None:
-        """Limit artefacts to so many GB; the rest goes, unless a job is live. Raises
-        SettingsError.
+        """Limit the artefacts to this size; the oldest beyond it go, unless a job is live.
+
+        Raises SettingsError.
         """
         self._access.require_house()
         if room_of_environment() is not None:
@@ -135,222 +92,179 @@ class Housekeeping:
             self._store.shrink_artefacts()
 
     def verification(self) -> Verification | None:
-        """The last verification, or None."""
+        """The last verification, without the damaged things that are gone; None before the first."""
         self._access.require_house()
-        return self._store.get(Verification, VerifySettings().key())
-
-    def plan(self, chosen: Selection) -> Cleanup:
-        """What deleting this would delete; nothing is deleted yet."""
-        every, keys, found = self._results.runs(), chosen.runs or (), list[Item]()
-        if chosen.runs is None:
-            self._access.require_house()
-            if chosen.damaged:
-                found = self._damaged()
-            elif chosen.model or chosen.kind:
-                of_model = holdings.named("model", chosen.model) if chosen.model else frozenset()
-                wanted = (
-                    item for item in self._items() if item.n and chosen.kind in (None, item.kind)
-                )
-                found = [
-                    item
-                    for item in wanted
-                    if item.kind in _DELETABLE and of_model <= item.references
-                ]
-            if chosen.model or chosen.kind == "runs":
-                keys = tuple(run.key for run in every if chosen.model in ("", run.model_identity))
-        own = UserData(self._store, self._access.user)
-        marks = own.marks()
-        mine = {run for run, mark in marks.items() if mark.pinned}
-        # Whoever may delete the runs of others leaves those that they have pinned.
-        keep = own.pinned_by_anybody() if self._access.unlimited else mine
-        pinned = {run.key: run for run in every if run.key in keep}
-        refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
-        asked, live = (
-            [run for run in every if run.key in keys and run.key not in refused],
-            live_jobs(self._table),
+        verification = self._store.get(Verification, VerifySettings().key())
+        if verification is None:
+            return None
+        names = {"record": self._entry_names("records"), "artefact": self._entry_names("artefacts")}
+        names["upload"] = self._uploads.kept().keys()
+        names["unpacked model"] = {model.name for model in unpacked_models(self._store)}
+        names["export"] = {export.key for export in self._exports.listed()}
+        damaged = tuple(
+            damage
+            for damage in verification.damaged
+            if (damage.entry or damage.name.removeprefix(DAMAGED)) in names[damage.kind]
         )
-        reasons = {run.key: _why_run_stays(run, live, run.key in mine) for run in asked}
-        reasons |= {key: _PINNED_ELSEWHERE for key in pinned if reasons.get(key) == ""}
-        refused |= {key: why for key, why in reasons.items() if why}
-        going = tuple(run for run in asked if run.key not in refused)
-        alone = [run for run in going if not self._access.is_shared(run.key)]
-        entries, healed = holdings.entries_alone(alone, every), self._healed_alone(alone)
-        records = self._store.entries("records") if going else []
-        going_bytes = sum(e.n_bytes for e in (*healed, *(e for e in records if e.name in entries)))
-        used = _InUse(self._store, self._table, self._results, pinned.values())
-        # What is damaged is of no use to anybody, but for a model in whose folder a job may read.
-        kinds = ("models",) if chosen.damaged else _DELETABLE
-        with_runs = {entry.name for entry in healed}
-        found = [item for item in found if item.name not in with_runs]
-        whys = [(item, used.why_stays(item) if item.kind in kinds else "") for item in found]
-        items = tuple(item for item, why in whys if not why)
-        stays = Counter((item.kind, why) for item, why in whys if why)
-        return Cleanup(
-            runs=going,
+        n_gone = len(verification.damaged) - len(damaged)
+        return replace(verification, damaged=damaged, n_damaged=verification.n_damaged - n_gone)
+
+    def plan_deletion(self, keys: Collection[str]) -> RunDeletion:
+        """What deleting these runs would delete; nothing is deleted yet."""
+        user_data = UserData(self._store, self._access.user)
+        marks = user_data.marks()
+        jobs = live_jobs(self._table)
+        refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
+        # Administrators may delete the runs of others, but not those that they have pinned.
+        pinned = user_data.pinned_by_anybody() if self._access.unlimited else frozenset[str]()
+        deletable = []
+        for run in self._results.runs():
+            if run.key not in keys or run.key in refused:
+                continue
+            reason = _why_run_stays(run, jobs, marks.get(run.key, RunMark()).pinned)
+            if not reason and run.key in pinned:
+                reason = _PINNED_ELSEWHERE
+            if reason:
+                refused[run.key] = reason
+            else:
+                deletable.append(run)
+        entries, healed = self._only_of(
+            [run for run in deletable if not self._access.is_shared(run.key)]
+        )
+        n_bytes = 0
+        if deletable:
+            records = self._store.entries("records")
+            artefacts = self._store.entries("artefacts")
+            n_bytes += sum(entry.n_bytes for entry in records if entry.name in entries)
+            n_bytes += sum(entry.n_bytes for entry in artefacts if healed_key(entry.name) in healed)
+        return RunDeletion(
+            runs=tuple(deletable),
             refused=refused,
             entries=entries,
-            n_shared=len(
-                holdings.named("record", *(key for run in going for key in run.records)) - entries
-            ),
-            n_named=sum(bool(marks[run.key].name) for run in going if run.key in marks),
-            items=items,
-            stays=tuple(Staying(kind, n, why) for (kind, why), n in stays.items()),
-            n_bytes=sum(item.n_bytes for item in items) + going_bytes,
+            n_bytes=n_bytes,
         )
 
-    def delete(self, chosen: Selection) -> Cleanup:
-        """Delete what `plan` says as far as possible, and return what went."""
-        plan = self.plan(chosen)
-        entries = self._drop_runs(plan.runs)
-        done, stays = list[Item](), list(plan.stays)
-        for item in plan.items:
-            try:
-                self._drop(item)
-                done.append(item)
-            except SparseDashError as error:
-                stays.append(Staying(item.kind, 1, error.message.rstrip(".")))
-        if chosen.damaged:
-            self._store.drop(Verification, VerifySettings().key())
-        n_bytes = (
-            plan.n_bytes
-            - sum(item.n_bytes for item in plan.items)
-            + sum(item.n_bytes for item in done)
-        )
-        return replace(
-            plan, entries=entries, items=tuple(done), stays=tuple(stays), n_bytes=n_bytes
-        )
+    def delete_runs(self, keys: Collection[str]) -> RunDeletion:
+        """Delete these runs and what only they have; of one that others own, take it from the user.
 
-    def _items(self) -> Iterable[Item]:
-        return holdings.stored_items(
-            self._store, self._table, self._results.runs(), self._exports, self._uploads
-        )
-
-    def _damaged(self) -> list[Item]:
-        found = self.verification()
-        return [
-            # Which model it was of is not known.
-            Item(
-                _OF_DAMAGE.get(kind) or holdings.kind_of_record(name),
-                name,
-                0,
-                references=holdings.named("model", ""),
-            )
-            for kind, name in dict.fromkeys(
-                (d.kind, d.entry or d.name) for d in (found.damaged if found else ())
-            )
-        ]
-
-    def _drop_runs(self, runs: Iterable[Run]) -> frozenset[str]:
-        """Delete runs and what only they have; one that others own too is only taken from the user.
-
-        The run goes first: a page never shows half of one, and what a crash leaves behind no run
-        refers to.
+        Returns what went. The run goes first: a page never shows half of one.
         """
-        deleted = [run for run in runs if not self._access.give_up(run.key)]
-        entries = holdings.entries_alone(deleted, self._results.runs())
-        healed = self._healed_alone(deleted)
-        referring = holdings.referring_entries(self._store, self._table).items() if deleted else ()
+        plan = self.plan_deletion(keys)
+        deleted = [run for run in plan.runs if not self._access.give_up(run.key)]
+        if not deleted:
+            return replace(plan, entries=frozenset())
+        entries, healed = self._only_of(deleted)
+        dropped = set(entries)
+        for name, records in holdings.referring_entries(self._store, self._table).items():
+            if records & entries:
+                dropped.add(name)
         for run in deleted:
             self._store.drop(Run, run.key)
             self._access.owners.forget(run.key)
             for sparse in run.sparse:
                 self._costs.forget(run, sparse)
-        for name in [*(name for name, found in referring if found & entries), *entries]:
-            self._drop_record(name)
-        for entry in healed:
-            self._store.drop_entry("artefacts", entry.name)
-        if deleted:
-            UserData(self._store).forget_runs([run.key for run in deleted])
-        return entries
-
-    def _healed_alone(self, runs: Collection[Run]) -> list[CacheEntry]:
-        """The parts of healed models that only these runs of all runs have."""
-        keys, record = {run.key for run in runs}, self._results.record
-        others = (run for run in self._results.runs() if run.key not in keys)
-        alone = holdings.healed_weights(runs, record)
-        alone -= holdings.healed_weights(others, record) if alone else frozenset()
-        return (
-            [entry for entry in self._store.entries("artefacts") if healed_key(entry.name) in alone]
-            if alone
-            else []
-        )
-
-    def _drop_record(self, name: str) -> None:
-        folder, _, key = name.partition("/")
-        if folder in KINDS:
-            self._store.drop(KINDS[folder], key)
-        else:
+        for name in dropped:
             self._store.drop_entry("records", name)
+        for entry in self._store.entries("artefacts"):
+            if healed_key(entry.name) in healed:
+                self._store.drop_entry("artefacts", entry.name)
+        UserData(self._store).forget_runs([run.key for run in deleted])
+        self._drop_logs(dropped)
+        return replace(plan, entries=entries)
 
-    def _drop(self, item: Item) -> None:
-        folder, _, key = item.name.partition("/")
-        match item.kind:
+    def cache(self) -> CacheContents:
+        """What emptying the cache would delete, and what it would spare."""
+        self._access.require_house()
+        verification = self._store.get(Verification, VerifySettings().key())
+        damaged = {damage.name for damage in verification.damaged} if verification else set()
+        items = []
+        spared = []
+        jobs = live_jobs(self._table)
+        needed = holdings.needed_models(jobs, self._store, self._results)
+        keys = {job.key for job in jobs}
+        for item in holdings.cache_items(self._store, self._results, self._exports, damaged):
+            if self._is_needed(item, needed, keys):
+                spared.append(item)
+            else:
+                items.append(item)
+        return CacheContents(items=tuple(items), spared=tuple(spared))
+
+    def empty_cache(self) -> CacheContents:
+        """Delete what `cache` says, and return it."""
+        cache = self.cache()
+        for item in cache.items:
+            if item.shelf == "exports":
+                self._exports.drop_nameless(item.name)
+            else:
+                self._store.drop_entry(item.shelf, item.name)
+        self._drop_logs({item.name for item in cache.items if item.part == "timings"})
+        return cache
+
+    def delete_file(self, file: StoredFile) -> None:
+        """Delete an export, an upload or a converted model.
+
+        Raises ExportError, CorpusError or StoreError while a live job needs it.
+        """
+        match file.kind:
+            case "exports":
+                self._exports.drop(file.name)
+                self._drop_logs({f"export/{file.name}"})
+            case "uploads":
+                self._uploads.drop(file.name)
             case "models":
-                drop_unpacked(item.name, self._store)
-            case "uploads":
-                self._uploads.drop(item.name)
-            case "exports" if folder == EXPORTS:
-                self._exports.drop_nameless(key)
-            case "exports" if not key:
-                self._exports.drop(item.name)
-            case "logs":
-                file = self._store.folder / "logs" / item.name
-                try:
-                    file.unlink(missing_ok=True)
-                except OSError as error:
-                    raise StoreError(f"{file} could not be deleted: {error.strerror}.") from error
-            case _ if item.kind in (*holdings.ARTEFACTS, "healed") and folder not in KINDS:
-                self._store.drop_entry("artefacts", item.name)
-            case _:
-                self._drop_record(item.name)
+                self._access.require_house()
+                needed = holdings.needed_models(live_jobs(self._table), self._store, self._results)
+                models = {model.name: model.identity for model in unpacked_models(self._store)}
+                if _reads(needed, models.get(file.name, "")):
+                    raise StoreError(
+                        f"{file.name} stays: a waiting or running job may need it.",
+                        "Wait until that is done, or cancel it.",
+                    )
+                drop_unpacked(file.name, self._store)
 
+    def _entry_names(self, shelf: Shelf) -> Collection[str]:
+        return {entry.name.removeprefix(DAMAGED) for entry in self._store.entries(shelf)}
 
-class _InUse:
-    """What live jobs, pinned runs and, of uploads, all runs refer to."""
-
-    def __init__(
-        self, store: Store, table: JobTable, results: ResultCache, pinned: Iterable[Run]
-    ) -> None:
-        self._folder, jobs = store.folder, live_jobs(table)
-        self._ids, self._keys = {job.id for job in jobs}, {job.key for job in jobs}
-        self._needed = frozenset[str]().union(
-            *(holdings.job_references(job, store, results) for job in jobs)
+    def _only_of(self, runs: Collection[Run]) -> tuple[frozenset[str], frozenset[str]]:
+        """Names of the records, and keys of the healed weights, that only these runs have."""
+        all_runs = self._results.runs()
+        entries = holdings.only_of(runs, all_runs, holdings.entries_of)
+        healed = holdings.only_of(
+            runs, all_runs, lambda run: holdings.healed_weights(run, self._results.record)
         )
-        self._read = frozenset[str]().union(*map(holdings.references, results.runs()))
-        self._healed = holdings.healed_weights(results.runs(), results.record)
-        self._pinned = {name for run in pinned for name in holdings.named("record", *run.records)}
-        self._pinned_sparse = {
-            name for run in pinned for name in holdings.named("record", *run.sparse)
-        }
+        return entries, healed
 
-    def why_stays(self, item: Item) -> str:
-        """Why this stays, with {them} in place of it; empty where it goes."""
-        key, found = item.name.rpartition("/")[2], item.references
-        match item.kind:
-            case "uploads":
-                return NEEDED if found & self._needed else _READ if found & self._read else ""
-            case "logs":
-                return NEEDED if int(key.removesuffix(".log")) in self._ids else ""
-            case "exports" if item.name.startswith(f"{EXPORTS}/"):
-                return NEEDED if is_being_written(self._folder / item.name) else ""
-            case "texts" | "timings" | "exports":
-                records = {name for name in found if name.startswith("record/")}
-                # A dense record alone is that of other runs as well.
-                pinned = records & self._pinned_sparse or (records and records <= self._pinned)
-                return NEEDED if key in self._keys else _PINNED if pinned else ""
-            case "healed" if healed_key(item.name) in self._healed:
-                return _HEALED
+    def _is_needed(
+        self, item: CacheItem, needed: Collection[str], live_keys: Collection[str]
+    ) -> bool:
+        """Whether a live job may need this. needed: as `needed_models` has them."""
+        match item.part:
             case "damaged":
-                return ""
+                return False
+            case "timings":
+                return item.name.partition("/")[2] in live_keys
+            case "exports":
+                return is_being_written(self._store.folder / EXPORTS / item.name)
             case _:
-                # The empty name is that of any model.
-                models = {name for name in self._needed if name.startswith("model/")}
-                return NEEDED if models and ("model/" in models | found or found & models) else ""
+                return _reads(needed, item.model)
+
+    def _drop_logs(self, names: Collection[str]) -> None:
+        """Delete the logs of the jobs whose results had these names."""
+        for job in self._table.of_kinds(*get_args(JobKind)):
+            kind = "run" if job.makes_run else job.kind
+            if f"{kind}/{job.key}" in names:
+                with suppress(OSError):
+                    Path(job.log_path).unlink()
 
 
 def live_jobs(table: JobTable) -> tuple[Job, ...]:
     """The jobs that run or wait."""
     return (*table.running(), *table.queue())
+
+
+def _reads(needed: Collection[str], model: str) -> bool:
+    """Whether a live job may read data of this model; of an unknown one on either side it may."""
+    return bool(needed) and ("" in needed or not model or model in needed)
 
 
 def _why_run_stays(run: Run, live: Iterable[Job], pinned: bool) -> str:

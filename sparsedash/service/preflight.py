@@ -2,9 +2,8 @@
 stored already.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
@@ -13,15 +12,12 @@ from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema import store_keys
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import (
-    BUILTIN_MIXED,
-    SELF,
-    RunSettings,
-)
+from sparsedash.schema.run_keys import RunKeys
+from sparsedash.schema.settings import SELF, RunSettings
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.service.estimates import Cached, Duration
 from sparsedash.service.hub_revisions import noted_commit
 from sparsedash.service.run_checks import main_memory
@@ -108,63 +104,85 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     A model counts with its answers to built-in tasks, and with what it writes after the run's
     prompts, which a streamed one does not.
     """
-    model = _model_identity(settings, store)
-    passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
-    # Of dense quantised as well, which is none of the methods.
-    methods = dict.fromkeys(method for method, _ in settings.points)
-    statistics = {method: _statistics_key(settings, method, model, store) for method in methods}
-    shape = known_shape(store, model) if model else None
+    keys = _run_keys(settings, store)
+    if keys is None:
+        return Cached(n_sparse=settings.n_sparse)
+    shape = known_shape(store, keys.model)
     streamed = shape and chosen_memory(shape, settings, main_memory()).streamed
     prompts = () if streamed or settings.residency == "streamed" else settings.prompts
-
-    asked = settings.evaluation
-    builtin = [
-        BUILTIN_TASKS[task].identity(asked.task_limit)
-        for task in asked.tasks
-        if task in BUILTIN_TASKS
-    ]
-
-    def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
-        if model is None or passages is None:
-            return False
-        key = store_keys.outcomes_key(
-            model, settings.dtype, passages, asked, made, n_sparse=settings.n_sparse
-        )
-        tasks = (store_keys.answers_key(model, settings.dtype, task, made) for task in builtin)
-        texts = (
-            ContinuationSettings(left=key, right=key, prompt=prompt).key() for prompt in prompts
-        )
-        whole = all(store.has(Continuation, text) for text in texts) and all(
-            store.has(QuestionSet, t) for t in tasks
-        )
-        return store.has(Record, key) and whole
-
-    def calibrated() -> bool:
-        keys = [key for key, method, _ in points if method.needs_statistics]
-        if (
-            not keys
-            and settings.reads_text
-            and settings.calibration.corpus == SELF
-            and model is not None
-        ):
-            return store.has_entry(
-                "artefacts", store_keys.text_key(model, settings.dtype, settings.calibration)
-            )
-        return bool(keys) and all(
-            key and store.recall(store_keys.calibrated_note(key)) is not None for key in keys
-        )
-
-    points = [(statistics[method], method, permille) for method, permille in settings.points]
+    stored = []
+    for place, spec in enumerate(settings.points):
+        if _is_answered(spec, keys, prompts, store):
+            stored.append(place)
     return Cached(
-        calibration=calibrated(),
-        dense=answered(None),
-        points=tuple(
-            at
-            for at, (key, method, permille) in enumerate(points)
-            if key is not None and answered((key, method, permille))
-        ),
+        calibration=_is_calibrated(keys, store),
+        dense=_is_answered(DENSE, keys, prompts, store),
+        points=tuple(stored),
         n_sparse=settings.n_sparse,
     )
+
+
+def _run_keys(settings: RunSettings, store: Store) -> RunKeys | None:
+    """The keys of what a run stores; None where its model was not used here before."""
+
+    def text_identity(reference: str) -> str:
+        note = store_keys.text_identity_note(reference, fingerprint(reference))
+        identity = store.recall(note)
+        if identity is None:
+            raise LookupError(f"{reference} was not read yet")
+        return identity
+
+    # The commit that the run is pinned to, or that its model's name led to last.
+    commit = settings.model_commit or noted_commit(settings.model, store)
+    if commit:
+        model: str | None = f"{settings.model.partition('@')[0]}@{commit}"
+    else:
+        fingerprinted = settings.model, fingerprint(settings.model)
+        model = store.recall(store_keys.model_identity_note(*fingerprinted))
+    if model is None:
+        return None
+    return RunKeys(
+        settings=settings,
+        model=model,
+        text_identity=text_identity,
+        mix_identity=mixed_identity(),
+    )
+
+
+def _is_answered(spec: SparseSpec, keys: RunKeys, prompts: Sequence[str], store: Store) -> bool:
+    """Whether the model's answers to passages, prompts and built-in tasks are stored."""
+    evaluation = keys.settings.evaluation
+    try:
+        record = keys.record(spec)
+        answers = [
+            keys.answers(spec, BUILTIN_TASKS[task].identity(evaluation.task_limit))
+            for task in evaluation.tasks
+            if task in BUILTIN_TASKS
+        ]
+    except LookupError:
+        return False
+    continuations = [
+        ContinuationSettings(left=record, right=record, prompt=prompt).key() for prompt in prompts
+    ]
+    return (
+        store.has(Record, record)
+        and all(store.has(QuestionSet, key) for key in answers)
+        and all(store.has(Continuation, key) for key in continuations)
+    )
+
+
+def _is_calibrated(keys: RunKeys, store: Store) -> bool:
+    """Whether the statistics of all methods that need any are stored, or else the text they read."""
+    settings = keys.settings
+    methods = [method for method in settings.methods if method.needs_statistics]
+    if not methods:
+        generates = settings.reads_text and settings.calibration.corpus == SELF
+        return generates and store.has_entry("artefacts", keys.generated_text)
+    try:
+        statistics = {keys.calibration(method).statistics for method in methods}
+    except LookupError:
+        return False
+    return all(store.recall(store_keys.calibrated_note(key)) is not None for key in statistics)
 
 
 def expected_room(
@@ -192,42 +210,3 @@ def expected_room(
     )
     disk = DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
     return replace(memory, least=least, resident_bytes=resident.n_bytes), disk
-
-
-def _model_identity(settings: RunSettings, store: Store) -> str | None:
-    """The identity of the model, of the commit that the run is pinned to or that its name led to
-    last; if known.
-    """
-    commit = settings.model_commit or noted_commit(settings.model, store)
-    if commit:
-        return f"{settings.model.partition('@')[0]}@{commit}"
-    return _noted(store, store_keys.model_identity_note, settings.model)
-
-
-def _noted(
-    store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str
-) -> str | None:
-    if reference == BUILTIN_MIXED:
-        return mixed_identity()
-    return store.recall(name(reference, fingerprint(reference)))
-
-
-def _statistics_key(
-    settings: RunSettings, method: MethodSettings, model: str | None, store: Store
-) -> str | None:
-    """The key of what calibrating leaves for this method; None where the model or the text was not
-    used here before, empty where it reads none.
-    """
-    if model is None:
-        return None
-    if not method.reads_text:
-        return ""
-    share = store_keys.mix_share(method, settings.calibration)
-    text = store_keys.calibration_text_identity(
-        settings, model, share, partial(_noted, store, store_keys.text_identity_note)
-    )
-    return (
-        store_keys.statistics_key(model, settings.dtype, text, settings.calibration)
-        if text
-        else None
-    )

@@ -13,9 +13,9 @@ from sparsedash.jobs.local_runner import NVIDIA, visible_gpus
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.find_settings import FindSettings, planned_run
-from sparsedash.schema.settings import EvaluationSettings, RunSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.stats.sparsity_search import require_passages
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import Store
@@ -59,7 +59,11 @@ def run_problems(
     ]
     is_readable = not any(problems)
     if is_readable and isinstance(request, FindSettings):
-        problems.append(_search_problem(request.evaluation, data_dir))
+        n_named = passages_there(request.evaluation.corpus, data_dir)
+        n_requested = request.evaluation.n_passages
+        known = [n for n in (n_named, n_requested) if n is not None]
+        if known:
+            problems.append(_refusal(require_passages, min(known)))
     streamed = False
     if shape is not None:
         # A search tries more than its first step only where so much can go.
@@ -133,18 +137,6 @@ def passages_there(reference: str, data_dir: Path) -> int | None:
         return 0
     count = named_text_count(reference, data_dir)
     return None if count is None else count.n_passages
-
-
-def _search_problem(evaluation: EvaluationSettings, data_dir: Path) -> str:
-    """Why a search on these passages could confirm no model, or nothing."""
-    n_there = passages_there(evaluation.corpus, data_dir)
-    if n_there is not None and n_there < FEWEST_PASSAGES:
-        few = f"the text has {n_there}"
-    elif evaluation.n_passages is not None and evaluation.n_passages < FEWEST_PASSAGES:
-        few = f"asked for: {evaluation.n_passages}"
-    else:
-        return ""
-    return f"A search needs at least {FEWEST_PASSAGES} passages; {few}."
 
 
 def lacks_text(reference: str, store: Store, hub: HubReach) -> bool:

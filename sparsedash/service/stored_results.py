@@ -1,6 +1,4 @@
-"""Stored results: runs, records and what belongs to them, answers of other programs, and verdicts
-on them.
-"""
+"""Stored results, cached: runs and their records, answers to tasks, and verdicts on both."""
 
 import hashlib
 import json
@@ -10,7 +8,8 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -25,6 +24,7 @@ from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet, pool_parts
 from sparsedash.schema.records import Passages, R, Record, Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.task_pairs import pair_answers, pair_tasks, pairs_of
 from sparsedash.stats.task_verdicts import (
@@ -38,14 +38,7 @@ from sparsedash.stats.task_verdicts import (
     task_losses,
     task_score,
 )
-from sparsedash.stats.tolerance import (
-    Loss,
-    Losses,
-    Tolerance,
-    ToleranceVerdict,
-    judge_all,
-    record_losses,
-)
+from sparsedash.stats.tolerance import Loss, Losses, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.model_folders import swept_folder
 from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
@@ -53,34 +46,31 @@ from sparsedash.storage.store import Store
 MAX_PASSAGES_IN_MEMORY = 80_000
 
 BUDGET_S = 0.1
-"""How long one look at all runs may take for verdicts that are not known yet; the next look
-continues.
-"""
+"""Seconds for verdicts that are not known yet; the next call continues."""
 
 MOST_RUNS = 4_000
 """Runs whose verdicts are kept in memory, each under one tolerance."""
 
-_NAME_LETTERS, _KEY_DIGITS = 150, 32
+_NAME_LETTERS = 150
+_KEY_DIGITS = 32
 _TASK_RULES = 2
-"""Raise it where the losses of the same answers, or which of them can be judged, become others."""
+"""To be raised where the losses of the same answers, or which can be judged, change."""
 _ANSWERS_FORMAT = b"2"
-"""Raise it when a stored set of answers changes its form."""
+"""To be raised where a stored set of answers changes its form."""
 
 T = TypeVar("T")
 
 Verdicts = Mapping[str, ToleranceVerdict]
-"""Of a run's sparse records by their keys, without those that are lost or answer other passages
-than dense.
-"""
+"""By the keys of a run's sparse records, without lost ones and those of other passages."""
 
 
 class _Cache:
-    """The values used last, as many as weigh `budget` together, and at least one. Safe to share
-    between threads.
-    """
+    """A thread-safe LRU cache of at least one value, and as many as weigh `budget` together."""
 
     def __init__(self, budget: int, weight: Callable[[Any], int]) -> None:
-        self._budget, self._weight, self._lock = budget, weight, threading.Lock()
+        self._budget = budget
+        self._weight = weight
+        self._lock = threading.Lock()
         self._kept: dict[Hashable, Any] = {}
 
     def get(self, name: Hashable) -> Any:
@@ -96,16 +86,15 @@ class _Cache:
             self._kept.pop(name, None)
             if value is not None:
                 self._kept[name] = value
-            while (
-                len(self._kept) > 1 and sum(map(self._weight, self._kept.values())) > self._budget
-            ):
+            while len(self._kept) > 1 and self._total() > self._budget:
                 del self._kept[next(iter(self._kept))]
+
+    def _total(self) -> int:
+        return sum(map(self._weight, self._kept.values()))
 
 
 def note_derived(store: Store, note: NoteName, value: object) -> None:
-    """Keep what can be computed again; a full disk takes no note, and shows everything all the
-    same.
-    """
+    """Keep what can be computed again, unless the disk is full."""
     with suppress(StoreError):
         store.remember(note, json.dumps(value))
 
@@ -125,28 +114,24 @@ def known_shape(store: Store, identity: str) -> ModelShape | None:
 
 
 def run_passages(run: Run) -> str:
-    """The key of the passages of a run's records; no record is read for it. Empty before its texts
-    were read.
-    """
-    evaluation = run.corpora.get("evaluation")
-    return (
-        "" if evaluation is None else store_keys.passages_key(evaluation, run.settings.evaluation)
-    )
+    """The key of the passages of a run's records; empty before its texts were read."""
+    text = run.corpora.get("evaluation")
+    return store_keys.passages_key(text, run.settings.evaluation) if text is not None else ""
 
 
-def joined(
-    asked: ContinuationSettings, alone: Callable[[ContinuationSettings], Continuation | None]
+def joined_continuation(
+    request: ContinuationSettings, stored: Callable[[ContinuationSettings], Continuation | None]
 ) -> Continuation | None:
-    """A continuation put together from what runs had each model write alone; None where one of them
-    is missing.
-    """
-    found = [alone(asked.by_one(record)) for record in (asked.left, asked.right, *asked.others)]
-    texts = [each.left for each in found if each is not None and not each.stopped]
-    if len(texts) < len(found):
-        return None
+    """A continuation put together from what runs had each model write; None if one is missing."""
+    texts = []
+    for record in (request.left, request.right, *request.others):
+        continuation = stored(request.by_one(record))
+        if continuation is None or continuation.stopped:
+            return None
+        texts.append(continuation.left)
     left, right, *others = texts
     return Continuation(
-        key=asked.key(), prompt=asked.prompt, left=left, right=right, others=tuple(others)
+        key=request.key(), prompt=request.prompt, left=left, right=right, others=tuple(others)
     )
 
 
@@ -167,13 +152,13 @@ class ResultCache:
         """The result of this kind and key, or None; of the shipped example as well."""
         if is_example(key):
             return example_result(kind, key)
-        written = self._store.written_at(kind, key)
-        known = self._cache.get((kind, key))
-        if known is not None and known[0] == written:
-            return cast(R, known[1])
-        found = self._store.get(kind, key)
-        self._cache.put((kind, key), (written, found) if found else None)
-        return found
+        written_at = self._store.written_at(kind, key)
+        cached = self._cache.get((kind, key))
+        if cached is not None and cached[0] == written_at:
+            return cast(R, cached[1])
+        result = self._store.get(kind, key)
+        self._cache.put((kind, key), (written_at, result) if result else None)
+        return result
 
     def record(self, key: str) -> Record | None:
         """The record, or None."""
@@ -181,38 +166,37 @@ class ResultCache:
 
     def runs(self, only: Collection[str] | None = None) -> list[Run]:
         """Every stored run, newest first. only: of these keys."""
-        found = [self.get(Run, key) for key in self._store.keys(Run) if only is None or key in only]
-        return sorted((run for run in found if run), key=lambda run: run.started_at, reverse=True)
+        runs = []
+        for key in self._store.keys(Run):
+            if only is None or key in only:
+                run = self.get(Run, key)
+                if run is not None:
+                    runs.append(run)
+        return sorted(runs, key=lambda run: run.started_at, reverse=True)
 
-    def is_whole(self, key: str) -> bool:
-        """Whether the run with this key has finished and everything is stored that it gives, and
-        can be made again.
-        """
+    def is_complete(self, key: str) -> bool:
+        """Whether the run with this key has finished and all that it gives is stored."""
         run = self.get(Run, key)
-        if (
-            run is None
-            or not run.finished
-            or not all(self._store.has(Record, each) for each in run.records)
-        ):
+        if run is None or not run.finished:
             return False
-        if not self._store.has(Passages, run_passages(run)) or (
-            run.find and not self._store.has(FindResult, key)
-        ):
+        if not all(self._store.has(Record, record) for record in run.records):
             return False
-        # A task that only some of a sweep's models have answered is asked again; a search asks
-        # those within alone.
-        answered = (
-            [len(run.answers.get(each, ())) for each in run.records]
-            if run.answers and not run.find
-            else []
-        )
-        sets = (each for keys in run.answers.values() for each in keys)
-        return len(set(answered)) < 2 and all(self._store.has(QuestionSet, each) for each in sets)
+        if not self._store.has(Passages, run_passages(run)):
+            return False
+        if run.find and not self._store.has(FindResult, key):
+            return False
+        if run.answers and not run.find:
+            # A task that only some of a sweep's models have answered is asked again; a search asks
+            # those within alone.
+            n_answered = {len(run.answers.get(record, ())) for record in run.records}
+            if len(n_answered) > 1:
+                return False
+        answers = chain.from_iterable(run.answers.values())
+        return all(self._store.has(QuestionSet, each) for each in answers)
 
 
-class RunCosts:
-    """Verdicts on the runs of one store. Safe to share between threads; every method may raise
-    StoreError.
+class VerdictCache:
+    """Verdicts on the runs of one store. Thread-safe; every method may raise StoreError.
 
     Losses, a few numbers a model, are stored once its answers were read; verdicts on them are
     cached in memory.
@@ -222,10 +206,12 @@ class RunCosts:
         self,
         store: Store,
         clock: Callable[[], float] = time.monotonic,
-        answers: "OpenedAnswers | None" = None,
+        answers: "AnswerCache | None" = None,
     ) -> None:
         """answers: of the same store, with its cache."""
-        self._store, self._clock, self._answers = store, clock, answers or OpenedAnswers(store)
+        self._store = store
+        self._clock = clock
+        self._answers = answers or AnswerCache(store)
         self._verdicts = _Cache(MOST_RUNS, lambda verdicts: 1)
 
     def verdicts(
@@ -236,69 +222,60 @@ class RunCosts:
         budget_s: after it, runs without a cached verdict are left out, except the first of them, so
         that asking again comes to an end.
         """
-        stored, sets = set(self._store.keys(Record)), set[str]()
+        records = set(self._store.keys(Record))
+        sets = set[str]()
         if any(run.answers for run in runs):
             sets |= set(self._store.keys(QuestionSet))
-        until = self._clock() + budget_s
-        found: dict[str, Verdicts] = {}
+        deadline = self._clock() + budget_s
+        verdicts: dict[str, Verdicts] = {}
         n_new = 0
         for run in runs:
-            there = tuple(key for key in run.sparse if key in stored) if run.dense in stored else ()
+            stored = tuple(key for key in run.sparse if key in records and run.dense in records)
             answered = tuple(
-                keys for each, keys in run.answers.items() if _is_answered(run, each, sets)
+                keys for record, keys in run.answers.items() if _is_answered(run, record, sets)
             )
-            asked = (answered, run.answers.get(run.dense, ()), run.unanswered)
-            name = (run.dense, there, run.n_compared, asked, run.find is None, tolerance)
-            known: Verdicts | None = self._verdicts.get(name)
-            if known is None and (not n_new or self._clock() < until):
-                lost = self._lost(run.dense, there)
-                known = dict(
-                    zip(
-                        lost, judge_all(list(lost.values()), tolerance, run.n_compared), strict=True
-                    )
-                )
-                known = self._answers.with_tasks(run, known, tolerance)
+            tasks = answered, run.answers.get(run.dense, ()), run.unanswered
+            name = run.dense, stored, run.n_compared, tasks, run.find is None, tolerance
+            judged: Verdicts | None = self._verdicts.get(name)
+            if judged is None and (not n_new or self._clock() < deadline):
+                losses = self._losses(run.dense, stored)
+                joint = judge_all(list(losses.values()), tolerance, run.n_compared)
+                judged = dict(zip(losses, joint, strict=True))
+                judged = self._answers.with_tasks(run, judged, tolerance)
                 n_new += 1
-                self._verdicts.put(name, known)
-            if known is not None:
-                found[run.key] = known
-        return found
+                self._verdicts.put(name, judged)
+            if judged is not None:
+                verdicts[run.key] = judged
+        return verdicts
 
     def forget(self, run: Run, sparse: str) -> None:
         """Delete the losses of a sparse record of a run against its dense one."""
         self._store.forget(store_keys.losses_note(run.dense, sparse))
         self._store.forget(_task_losses_note(run, sparse))
 
-    def _lost(self, dense: str, sparse: Sequence[str]) -> dict[str, Losses]:
-        """The losses of each model, in the order of the keys. The dense record is read once, and
-        only if needed.
-        """
-        read: list[Record | None] = []
-        found: dict[str, Losses] = {}
+    def _losses(self, dense_key: str, sparse: Sequence[str]) -> dict[str, Losses]:
+        """The losses of each model with comparable answers, in the order of the keys."""
+        # Not through the cache, which would drop what the pages show; read once, and only if needed.
+        read_dense = cache(partial(self._store.get, Record, dense_key))
+        losses: dict[str, Losses] = {}
         for key in sparse:
-            note = store_keys.losses_note(dense, key)
+            note = store_keys.losses_note(dense_key, key)
             known = recalled(self._store, note, Losses)
             if known is None:
-                # Not through the cache, which would drop what the pages show.
-                read = read or [self._store.get(Record, dense)]
-                before, after = read[0], self._store.get(Record, key)
-                if (
-                    not before
-                    or not after
-                    or before.passages_key != after.passages_key
-                    or before.pruned
-                ):
+                dense = read_dense()
+                record = self._store.get(Record, key)
+                if dense is None or record is None or dense.pruned:
                     continue
-                if not shared_outcomes(before, after):
+                if dense.passages_key != record.passages_key or not shared_outcomes(dense, record):
                     continue
-                known = record_losses(before, after)
+                known = record_losses(dense, record)
                 note_derived(self._store, note, asdict(known))
-            found[key] = known
-        return found
+            losses[key] = known
+        return losses
 
 
-class AnswersBeside(NamedTuple):
-    """One model's answers to a task, and what it lost against a baseline, without the questions.
+class TaskComparison(NamedTuple):
+    """One model's score in a task, and what it lost against a baseline.
 
     score: of all n questions: see `task_score`. rolling: whether they are documents. losses: on the
     questions that both answered; None where these cannot be paired: why says the reason, empty
@@ -314,196 +291,197 @@ class AnswersBeside(NamedTuple):
 
 def _is_answered(run: Run, record: str, stored: Collection[str]) -> bool:
     """Whether the sets of a record and of the dense one are among the stored ones."""
-    keys, asked = run.answers.get(record, ()), run.answers.get(run.dense, ())
-    return bool(keys and asked) and all(key in stored for key in (*keys, *asked))
+    keys = run.answers.get(record, ())
+    dense_keys = run.answers.get(run.dense, ())
+    return bool(keys and dense_keys) and all(key in stored for key in (*keys, *dense_keys))
 
 
 def _task_losses_note(run: Run, record: str) -> NoteName:
-    answers = [run.answers.get(each, ()) for each in (run.dense, record)]
+    answers = [run.answers.get(key, ()) for key in (run.dense, record)]
     return store_keys.task_losses_note(run.dense, record, digest([_TASK_RULES, *answers]))
 
 
-class OpenedAnswers:
-    """Files of answers that a page opened, as artefacts, by keys that hash them, and the answers of
-    runs.
-
-    The last ones are cached in memory.
-    """
+class AnswerCache:
+    """Answers to tasks: those of runs, and files that a page opened, kept as artefacts by hash."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._cache = _Cache(MAX_PASSAGES_IN_MEMORY, _n_passages)
-        # Of a few numbers each: questions that come shall not push them out.
-        self._beside = _Cache(MOST_RUNS, lambda answers: 1)
+        # Of a few numbers each: questions shall not push them out.
+        self._comparisons = _Cache(MOST_RUNS, lambda comparisons: 1)
 
     def keep(self, name: str, content: bytes) -> str:
         """The key of a file of this name. Raises CorpusError where it cannot be read, and
         StoreError.
         """
+        last = re.split(r"[/\\]", name)[-1]
         try:
             with swept_folder(self._store.folder) as folder:
-                last = re.split(r"[/\\]", name)[-1]
                 file = folder / re.sub(r"[^\w.|:+-]+", "-", last)[-_NAME_LETTERS:]
                 file.write_bytes(content)
-                (found,) = read_answers(file)
+                (answers,) = read_answers(file)
         except OSError as error:
             raise StoreError(f"The file could not be kept: {error.strerror}.") from error
-        packed = msgspec.msgpack.encode(replace(found, model=""))
+        packed = msgspec.msgpack.encode(replace(answers, model=""))
         key = hashlib.sha256(_ANSWERS_FORMAT + packed).hexdigest()[:_KEY_DIGITS]
         self._store.put_artefact(_entry(key), packed, about_artefact("answers", ""))
         return key
 
     def get(self, key: str) -> QuestionSet | None:
-        """The answers with this key; None where they were deleted, or are no answers."""
-        if not re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", key) or not self._store.has_entry(
-            "artefacts", _entry(key)
-        ):
+        """The opened answers with this key; None where they were deleted, or are no answers."""
+        entry = _entry(key)
+        is_key = re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", key)
+        if not is_key or not self._store.has_entry("artefacts", entry):
             return None
-        known: QuestionSet | None = self._cache.get(key)
-        if known is None and (packed := self._store.get_artefact(_entry(key))) is not None:
+        answers: QuestionSet | None = self._cache.get(key)
+        if answers is None and (packed := self._store.get_artefact(entry)) is not None:
             try:
-                known = msgspec.msgpack.decode(packed, type=QuestionSet)
+                answers = msgspec.msgpack.decode(packed, type=QuestionSet)
             except (msgspec.MsgspecError, CorpusError):
                 # So that it is not read again.
-                self._store.drop_entry("artefacts", _entry(key))
+                self._store.drop_entry("artefacts", entry)
                 return None
-            self._cache.put(key, known)
-        return known
+            self._cache.put(key, answers)
+        return answers
 
     def of_run(self, run: Run, tolerance: Tolerance) -> dict[str, JudgedAnswers]:
-        """`judge_run` of this run, as far as it is; empty where it has no tasks."""
+        """`judge_run` of this run so far; empty where it has no tasks."""
         if not run.answers:
             return {}
         name = (run.key, *map(self._stored, run.answers.values()), tuple(run.sparse), tolerance)
-        known: dict[str, JudgedAnswers] | None = self._cache.get(name)
-        if known is None:
-            known = judge_run(run, partial(self._store.get, QuestionSet), tolerance)
-            self._cache.put(name, known)
-        return known
+        judged: dict[str, JudgedAnswers] | None = self._cache.get(name)
+        if judged is None:
+            judged = judge_run(run, partial(self._store.get, QuestionSet), tolerance)
+            self._cache.put(name, judged)
+        return judged
 
     def with_tasks(self, run: Run, verdicts: Verdicts, tolerance: Tolerance) -> Verdicts:
-        """The verdicts on a run's sparse models with those on its tasks; losses are read once and
-        stored.
-        """
+        """The verdicts on a run's sparse models with those on its tasks; losses are stored."""
         if not run.answers.get(run.dense) and not run.unanswered:
             return verdicts
-        dense: list[QuestionSet] = []
-        stored = {key for keys in run.answers.values() for key in self._stored(keys)}
-        lost = {
-            each: self._lost_on_tasks(run, each, dense)
-            for each in run.sparse
-            if _is_answered(run, each, stored)
+        stored = set(chain.from_iterable(map(self._stored, run.answers.values())))
+        read_dense = cache(lambda: self._sets(run.answers[run.dense]))
+        losses: dict[str, list[TaskLosses]] = {}
+        for record in run.sparse:
+            if _is_answered(run, record, stored):
+                losses[record] = self._task_losses(run, record, read_dense)
+        n_judged = {
+            record: sum(task.not_judged is None for task in tasks)
+            for record, tasks in losses.items()
         }
         judged: dict[str, list[Loss | None]] = {}
-        n_tasks = {
-            record: sum(task.not_judged is None for task in own) for record, own in lost.items()
-        }
-        for records, alpha, n_lost in judged_together(run, n_tasks):
-            losses = iter(
-                judge_losses(
-                    [task for record in records for task in lost[record]], tolerance, alpha, n_lost
-                )
-            )
-            judged |= {record: [next(losses) for _ in lost[record]] for record in records}
+        for records, alpha, n_lost in judged_together(run, n_judged):
+            together = list(chain.from_iterable(losses[record] for record in records))
+            judged_losses = iter(judge_losses(together, tolerance, alpha, n_lost))
+            for record in records:
+                judged[record] = list(islice(judged_losses, len(losses[record])))
         return {
             record: replace(
                 verdict,
                 tasks=tuple(filter(None, judged.get(record, ()))),
-                unjudged=tuple(task.task for task in lost.get(record, ()) if task.not_judged),
+                unjudged=tuple(task.task for task in losses.get(record, ()) if task.not_judged),
                 unanswered=is_unanswered(run, record, judged),
             )
             for record, verdict in verdicts.items()
         }
 
-    def _lost_on_tasks(self, run: Run, record: str, dense: list[QuestionSet]) -> list[TaskLosses]:
-        """The losses of a sparse record on the run's tasks. dense: the dense model's sets, filled
-        in once needed.
-        """
+    def _task_losses(
+        self, run: Run, record: str, read_dense: Callable[[], list[QuestionSet]]
+    ) -> list[TaskLosses]:
+        """The losses of a sparse record on the run's tasks. read_dense: the dense model's sets."""
         note = _task_losses_note(run, record)
-        known = recalled(self._store, note, list[TaskLosses])
-        if known is None:
-            dense += [] if dense else self._sets(run.answers[run.dense])
-            known = [
-                task_losses(pair) for pair in pairs_of(dense, self._sets(run.answers[record]))[0]
-            ]
-            note_derived(self._store, note, [asdict(each) for each in known])
-        return known
+        losses = recalled(self._store, note, list[TaskLosses])
+        if losses is None:
+            pairs, _ = pairs_of(read_dense(), self._sets(run.answers[record]))
+            losses = [task_losses(pair) for pair in pairs]
+            note_derived(self._store, note, [asdict(task) for task in losses])
+        return losses
 
     def _stored(self, keys: Iterable[str]) -> tuple[str, ...]:
-        """Those of which there are answers: part of what is cached by, since a run makes lost ones
+        """Those of which there are answers: part of a cache's key, since lost ones are computed
         again.
         """
         return tuple(key for key in keys if self._store.has(QuestionSet, key))
 
     def _sets(self, keys: Iterable[str]) -> list[QuestionSet]:
-        return [found for key in keys if (found := self._set(key)) is not None]
+        """The stored ones of these sets of a run."""
+        sets = []
+        for key in keys:
+            answers: QuestionSet | None = self._cache.get(key) or self._store.get(QuestionSet, key)
+            self._cache.put(key, answers)
+            if answers is not None:
+                sets.append(answers)
+        return sets
 
-    def beside(self, baseline: Sequence[str], model: Sequence[str]) -> Mapping[str, AnswersBeside]:
-        """What a model answered to each task beside a baseline, by the task. baseline, model: keys
-        of answers of runs.
+    def compared(
+        self, baseline: Sequence[str], model: Sequence[str]
+    ) -> Mapping[str, TaskComparison]:
+        """Per-task results of a model against a baseline. Arguments: keys of a run's answers.
 
         Questions are read only where these two were not compared before.
         """
-        known: dict[str, AnswersBeside] | None = self._beside.get(
-            name := (self._stored(baseline), self._stored(model))
-        )
-        if known is None:
-            others = self._by_task(baseline) if name[0] != name[1] else {}
-            known = {
-                task: _beside(others.get(task), own) for task, own in self._by_task(model).items()
-            }
-            self._beside.put(name, known)
-        return known
+        name = self._stored(baseline), self._stored(model)
+        comparisons: dict[str, TaskComparison] | None = self._comparisons.get(name)
+        if comparisons is None:
+            comparisons = {}
+            baseline_tasks = self._by_task(baseline) if name[0] != name[1] else {}
+            for task, answers in self._by_task(model).items():
+                comparisons[task] = _comparison(baseline_tasks.get(task), answers)
+            self._comparisons.put(name, comparisons)
+        return comparisons
 
     def _by_task(self, keys: Sequence[str]) -> dict[str, QuestionSet]:
-        """The stored ones of these sets of a run by their tasks; one whose parts do not belong
-        together is left out.
-        """
+        """The stored ones of these sets by task, without those whose parts do not fit together."""
         sets = self._sets(keys)
         tasks = dict[str, QuestionSet]()
-        for task in dict.fromkeys(each.task for each in sets):
+        for task in dict.fromkeys(part.task for part in sets):
             with suppress(CorpusError):
-                (tasks[task],) = pool_parts(each for each in sets if each.task == task)
+                (tasks[task],) = pool_parts(part for part in sets if part.task == task)
         return tasks
-
-    def _set(self, key: str) -> QuestionSet | None:
-        found: QuestionSet | None = self._cache.get(key) or self._store.get(QuestionSet, key)
-        self._cache.put(key, found)
-        return found
 
     def judge(
         self, dense: Sequence[str], other: Sequence[str], tolerance: Tolerance
     ) -> JudgedAnswers:
-        """The verdicts on the answers with these keys. Raises CorpusError where they cannot be
-        paired.
-        """
-        sides = tuple(
-            tuple(key for key in dict.fromkeys(keys) if self.get(key) is not None)
-            for keys in (dense, other)
-        )
-        known: JudgedAnswers | CorpusError | None = self._cache.get(name := (sides, tolerance))
-        if known is None:
+        """The verdicts on opened answers. Raises CorpusError where they cannot be paired."""
+        dense_sets, dense_keys = self._opened(dense)
+        other_sets, other_keys = self._opened(other)
+        name = dense_keys, other_keys, tolerance
+        judged: JudgedAnswers | CorpusError | None = self._cache.get(name)
+        if judged is None:
             try:
-                pairs, notes = pair_tasks(
-                    *(pool_parts(filter(None, map(self.get, keys))) for keys in sides)
-                )
-                known = JudgedAnswers(judge_tasks(pairs, tolerance), notes)
+                pairs, notes = pair_tasks(pool_parts(dense_sets), pool_parts(other_sets))
+                judged = JudgedAnswers(judge_tasks(pairs, tolerance), notes)
             except CorpusError as error:
-                known = error
-            self._cache.put(name, known)
-        if isinstance(known, CorpusError):
-            raise CorpusError(known.message, known.advice)
-        return known
+                judged = error
+            self._cache.put(name, judged)
+        if isinstance(judged, CorpusError):
+            raise CorpusError(judged.message, judged.advice)
+        return judged
+
+    def _opened(self, keys: Sequence[str]) -> tuple[list[QuestionSet], tuple[str, ...]]:
+        """The sets with these keys that are there, and their keys."""
+        sets = {}
+        for key in keys:
+            answers = self.get(key)
+            if answers is not None:
+                sets[key] = answers
+        return list(sets.values()), tuple(sets)
 
 
-def _beside(baseline: QuestionSet | None, own: QuestionSet) -> AnswersBeside:
-    losses, why = None, ""
-    try:
-        losses = task_losses(pair_answers(baseline, own)) if baseline else None
-    except CorpusError as error:
-        why = error.message
-    return AnswersBeside(
-        task_score(own.questions), len(own.questions), own.kind == "rolling", losses, why
+def _comparison(baseline: QuestionSet | None, answers: QuestionSet) -> TaskComparison:
+    losses = None
+    why = ""
+    if baseline is not None:
+        try:
+            losses = task_losses(pair_answers(baseline, answers))
+        except CorpusError as error:
+            why = error.message
+    return TaskComparison(
+        score=task_score(answers.questions),
+        n=len(answers.questions),
+        rolling=answers.kind == "rolling",
+        losses=losses,
+        why=why,
     )
 
 
@@ -517,10 +495,8 @@ def _n_passages(result: object) -> int:
     if isinstance(result, dict):
         return sum(map(_n_passages, result.values())) or 1
     if isinstance(result, JudgedAnswers):
-        return sum(len(each.pair.questions) for each in result.results)
-    return (
-        len(getattr(result, "questions", ()))
-        or len(getattr(result, "outcomes", ()))
-        or len(getattr(result, "indices", ()))
-        or 1
-    )
+        return sum(len(task.pair.questions) for task in result.results)
+    for name in ("questions", "outcomes", "indices"):
+        if parts := getattr(result, name, ()):
+            return len(parts)
+    return 1

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
@@ -40,17 +39,20 @@ class Exports:
     def __init__(
         self, store: Store, uploads: Uploads, access: Access, live: Callable[[], Iterable[Job]]
     ) -> None:
-        self._store, self._uploads, self._access, self._live = store, uploads, access, live
+        self._store = store
+        self._uploads = uploads
+        self._access = access
+        self._live = live
         self._folder = store.folder / EXPORTS
 
     def listed(self) -> list[Export]:
-        """The exports that the user sees and whose folder is still there, newest first."""
+        """The exports that the user sees and whose folder is there, newest first."""
         return [export for export in self._all() if self._access.sees(export.key)]
 
     def is_whole(self, key: str) -> bool:
         """Whether the export with this key is known, whoever asked for it, and its folder there."""
-        found = self._found(key)
-        return found is not None and Path(found.folder).is_dir()
+        export = self._get(key)
+        return export is not None and Path(export.folder).is_dir()
 
     def problems(self, record: Record) -> dict[Form, str]:
         """For each form, why this record's model cannot be written in it; empty where it can."""
@@ -68,82 +70,78 @@ class Exports:
             raise ExportError(
                 "The export is not deleted: it belongs to another user; an administrator can delete it."
             )
-        found = self._found(key)
+        if any(job.key == key for job in self._live()):
+            raise ExportError("The export is being written.", "Wait for its job, or cancel it.")
+        export = self._get(key)
         if self._access.give_up(key):
             return
-        if found is not None:
-            if not self._is_inside(found):
+        if export is not None:
+            if not self._is_inside(export):
                 raise ExportError(
-                    f"{found.folder} is outside the data folder.", "Delete it manually."
+                    f"{export.folder} is outside the data folder.", "Delete it manually."
                 )
-            _delete(Path(found.folder))
+            _delete(Path(export.folder))
             self._store.drop(Export, key)
         self._access.owners.forget(key)
 
     def nameless(self) -> list[Path]:
-        """Folders of the data folder that no record names: of exports under way, of killed ones, of
-        lost records.
+        """Folders in the data folder that no record names: exports under way, remains of killed
+        ones, and those of lost records.
         """
         # Folders first: one that gets its name meanwhile has its record by then.
-        whole = [recipe.parent for recipe in self._folder.glob(f"[!.]*/{RECIPE}")]
+        finished = [recipe.parent for recipe in self._folder.glob(f"[!.]*/{RECIPE}")]
         named = {Path(export.folder).name for export in self._all()}
-        return [
-            *unfinished_exports(self._folder),
-            *(folder for folder in whole if folder.name not in named),
-        ]
+        lost = [folder for folder in finished if folder.name not in named]
+        return [*unfinished_exports(self._folder), *lost]
 
     def drop_nameless(self, name: str) -> None:
         """Delete a folder that `nameless` gave. Raises ExportError where that fails."""
         _delete(self._folder / name)
 
-    def kept_bytes(self, *coming: ExportSettings) -> int:
-        """Bytes of the user's exports: those that are there, those under way and `coming`."""
+    def kept_bytes(self, *requested: ExportSettings) -> int:
+        """Bytes of the user's exports: those that are there, those under way and `requested`."""
         # Jobs first: one that ends meanwhile is among the others by then.
-        live = [
-            job for job in self._live() if job.kind == "export" and self._access.is_owner(job.key)
-        ]
-        asked = {job.key: job.settings for job in live} | {
-            each.key(): asdict(each) for each in coming
-        }
-        sizes = {
-            key: self._expected_bytes(each["dense"], each["weights"]) for key, each in asked.items()
-        }
-        there = [
-            each for each in self._all() if each.key in asked or self._access.is_owner(each.key)
-        ]
-        return sum((sizes | {each.key: each.n_bytes for each in there}).values())
+        sizes = {}
+        for job in self._live():
+            if job.kind == "export" and self._access.is_owner(job.key):
+                sizes[job.key] = self._expected_bytes(
+                    job.settings["dense"], job.settings["weights"]
+                )
+        for settings in requested:
+            sizes[settings.key()] = self._expected_bytes(settings.dense, settings.weights)
+        for export in self._all():
+            if export.key in sizes or self._access.is_owner(export.key):
+                sizes[export.key] = export.n_bytes
+        return sum(sizes.values())
 
     @contextmanager
-    def room_for(self, asked: object) -> Iterator[None]:
-        """Hold the quota while this is put into the queue, if it is an export. Raises AccessError
-        beyond it.
-        """
+    def room_for(self, request: object) -> Iterator[None]:
+        """Hold the quota while an export is put into the queue. Raises AccessError beyond it."""
         access = self._access
-        if access.rules is None or not isinstance(asked, ExportSettings):
+        if access.rules is None or not isinstance(request, ExportSettings):
             yield
             return
-        if asked.to:
+        if request.to:
             access.require_administrator(
                 "chooses where files are written", "Leave the folder empty."
             )
-            access.require_path(asked.to)
+            access.require_path(request.to)
         with self._uploads.changing():
             if not access.unlimited:
-                own = sum(
-                    size for name, size in self._uploads.kept().items() if access.is_owner(name)
-                )
-                most = access.rules.quota.kept_gb
-                if own + self.kept_bytes(asked) >= most * 1_000_000_000:
-                    raise AccessError(f"{_KEPT.format(most)}, this export included.", _ADVICE)
+                uploads = self._uploads.kept().items()
+                upload_bytes = sum(size for name, size in uploads if access.is_owner(name))
+                limit_gb = access.rules.quota.kept_gb
+                if upload_bytes + self.kept_bytes(request) >= limit_gb * 10**9:
+                    raise AccessError(f"{_KEPT.format(limit_gb)}, this export included.", _ADVICE)
             yield
 
     def _all(self) -> list[Export]:
-        found = [export for key in self._store.keys(Export) if (export := self._found(key))]
-        return sorted(filter(is_there, found), key=lambda export: export.made_at, reverse=True)
+        exports = [export for key in self._store.keys(Export) if (export := self._get(key))]
+        return sorted(filter(is_there, exports), key=lambda export: export.made_at, reverse=True)
 
-    def _found(self, key: str) -> Export | None:
-        found = self._store.get(Export, key)
-        return found and located_export(found, self._store.folder)
+    def _get(self, key: str) -> Export | None:
+        export = self._store.get(Export, key)
+        return export and located_export(export, self._store.folder)
 
     def _is_inside(self, export: Export) -> bool:
         # Resolved: neither a link nor `..` leads out of it.
@@ -169,12 +167,10 @@ class UserUploads:
         access: Access,
         texts_in_use: Callable[[], Collection[str]],
     ) -> None:
-        self._uploads, self._exports, self._access, self._texts_in_use = (
-            uploads,
-            exports,
-            access,
-            texts_in_use,
-        )
+        self._uploads = uploads
+        self._exports = exports
+        self._access = access
+        self._texts_in_use = texts_in_use
 
     def keep(self, name: str, content: bytes, n_passages: int = 0) -> str:
         """Store a file as this user's; see `Uploads.keep`. Raises CorpusError beyond the quota as
@@ -210,21 +206,15 @@ class UserUploads:
     def _require_quota(self, n_bytes: int) -> None:
         if self._access.unlimited or self._access.rules is None:
             return
-        quota, kept = self._access.rules.quota, self.kept()
-        total = sum(kept.values()) + n_bytes
-        for over, limit in (
-            (len(kept) >= quota.uploads, f"Your uploads are limited to {quota.uploads}"),
-            (
-                total > quota.upload_mb * 1_000_000,
-                f"Your uploads may have {quota.upload_mb} MB together",
-            ),
-            (
-                total + self._exports.kept_bytes() > quota.kept_gb * 10**9,
-                _KEPT.format(quota.kept_gb),
-            ),
-        ):
-            if over:
-                raise CorpusError(f"{limit}.", _ADVICE)
+        quota = self._access.rules.quota
+        kept = self.kept()
+        upload_bytes = sum(kept.values()) + n_bytes
+        if len(kept) >= quota.uploads:
+            raise CorpusError(f"Your uploads are limited to {quota.uploads}.", _ADVICE)
+        if upload_bytes > quota.upload_mb * 10**6:
+            raise CorpusError(f"Your uploads may have {quota.upload_mb} MB together.", _ADVICE)
+        if upload_bytes + self._exports.kept_bytes() > quota.kept_gb * 10**9:
+            raise CorpusError(f"{_KEPT.format(quota.kept_gb)}.", _ADVICE)
 
 
 def _delete(folder: Path) -> None:

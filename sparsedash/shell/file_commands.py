@@ -10,7 +10,7 @@ from sparsedash.catalog.families import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.task_words import idle_limits, judge_document, task_rows
-from sparsedash.reporting.verdicts import tolerance_words
+from sparsedash.reporting.wording import tolerance_words
 from sparsedash.schema.errors import JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, possible_weights
 from sparsedash.schema.records import Record, Run

@@ -22,11 +22,11 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.service.run_checks import run_problems
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import data_folder, local_path, path_kind
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.run_files import SUFFIX
@@ -76,13 +76,13 @@ def _flags_of(table: "type[DataclassInstance]") -> dict[str, FieldRow]:
 
 _OF_METHODS = _flags_of(MethodSettings)
 _OF_CALIBRATION = _flags_of(CalibrationSettings)
-_OF_SEARCHES = _flags_of(FindSettings)
+_OF_TOLERANCE = _flags_of(Tolerance)
 _OF_RUNS = _flags_of(RunSettings) | _OF_CALIBRATION | _OF_METHODS | _flags_of(EvaluationSettings)
-_SETTINGS = _OF_RUNS | _OF_SEARCHES | _flags_of(TimingSettings) | _flags_of(ExportSettings)
+_SETTINGS = _OF_RUNS | _OF_TOLERANCE | _flags_of(TimingSettings) | _flags_of(ExportSettings)
 
 RUN_FLAGS = (*_OF_RUNS, "--method", "--data-dir")
 SEARCH_FLAGS = tuple(flag for flag in RUN_FLAGS if flag not in ("--sparsity", "--stop-early"))
-TOLERANCE_FLAGS = tuple(_OF_SEARCHES)
+TOLERANCE_FLAGS = tuple(_OF_TOLERANCE)
 
 
 class _Noted(argparse.Action):
@@ -257,13 +257,14 @@ def quantised_from_flags(settings: RunSettings, arguments: argparse.Namespace) -
 def search_from_flags(arguments: argparse.Namespace) -> FindSettings:
     """The search that the flags describe. Raises SettingsError."""
     (method,) = _methods([arguments.method], arguments)
-    return FindSettings(**_request(arguments), **_values(arguments, FindSettings), method=method)
+    tolerance = tolerance_from_flags(arguments)
+    return FindSettings(**_request(arguments), method=method, tolerance=tolerance)
 
 
 def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
     """The tolerance. Raises SettingsError."""
     return Tolerance(
-        **_values(arguments, FindSettings),
+        **_values(arguments, Tolerance),
         tasks=tuple(getattr(arguments, "within_task", None) or ()),
     )
 

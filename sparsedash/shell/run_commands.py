@@ -25,6 +25,7 @@ from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.estimates import MOST_MINUTES, healing_steps, run_workload
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
@@ -41,7 +42,6 @@ from sparsedash.shell.flags import (
     search_from_flags,
     tolerance_from_flags,
 )
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.store import Store
 
@@ -297,7 +297,7 @@ def _timed_run(
     with terminal.ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.comparison.llama_timing import time_files
         from sparsedash.engine.comparison.model_pair import ModelPairCache
-        from sparsedash.engine.comparison.timing import time_models
+        from sparsedash.engine.comparison.torch_timing import time_models
         from sparsedash.engine.models.loading import ModelCache
         from sparsedash.engine.run import pipeline
 

@@ -12,14 +12,26 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from math import log
 
+from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.anytime import ALPHA
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, Tolerance, passages_to_judge
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, passages_to_judge
 
 WEIGHT_STEPS = tuple(range(10, MAX_SPARSITY_PERMILLE + 1, 10))
 """Sparsities (per mille) that are tried in the pruning of single weights, which have no width to be
 a multiple of.
 """
+
+
+def require_passages(n_passages: int) -> None:
+    """Raise SettingsError where there are too few different passages for a search."""
+    if n_passages < FEWEST_PASSAGES:
+        raise SettingsError(
+            "passages",
+            said=f"A search needs at least {FEWEST_PASSAGES} different passages, not {n_passages}.",
+            advice="Fewer can never confirm a model.",
+        )
 
 
 def channel_steps(

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
 from sparsedash.schema.records import Run
+from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
 from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.mean_intervals import Moments, mean_interval, moments
 from sparsedash.stats.races import mean_p_value
@@ -25,8 +26,6 @@ from sparsedash.stats.tolerance import (
     FEWEST_PASSAGES,
     FEWEST_RIGHT,
     Loss,
-    LossMeasure,
-    Tolerance,
     Verdict,
     flip_moments,
     judge_in_steps,
@@ -205,7 +204,7 @@ def judge_run(
 
 def own_limit(task: TaskLosses, tolerance: Tolerance) -> float | None:
     """Points that may be lost on a task, where they are others than on all tasks."""
-    share = tolerance.share_of(task.task, task.least)
+    share = tolerance.most_on(task.task, task.least)
     return (
         round(100 * share, 6)
         if task.measure == "accuracy" and share != tolerance.most("accuracy")
@@ -246,7 +245,7 @@ def judge_losses(
             if share_lost
             else mean_interval(of, width)
         )
-        most = tolerance.share_of(task.task, task.least) if share_lost else tolerance.most(measure)
+        most = tolerance.most_on(task.task, task.least) if share_lost else tolerance.most(measure)
         loss = loss_of(measure, of, interval, width, most)
         # Of few flips, or none, it is not known how many questions would do.
         needed = None if loss.needed and loss.needed <= of.n else loss.needed

@@ -11,20 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, exp, inf, isfinite, log, sqrt
 from statistics import NormalDist
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
-from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.export_settings import ExportSettings
-from sparsedash.schema.fields import check_settings, field_rows
-from sparsedash.schema.find_settings import FindResult, FindSettings, TrialVerdict
+from sparsedash.schema.find_settings import TrialVerdict
 from sparsedash.schema.records import Outcome, Record
-from sparsedash.schema.store_keys import StopWithin
+from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
 from sparsedash.stats.anytime import ALPHA, anytime_interval, bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes
 
 Verdict = TrialVerdict
-LossMeasure = Literal["word perplexity", "accuracy"]
 K = TypeVar("K")
 
 FEWEST_PASSAGES = 30
@@ -42,47 +38,6 @@ _REACH = 3.1
 _MOST_NATS = 10.0
 _Z_POWER = NormalDist().inv_cdf(0.8)
 _STEPS = 40
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """Acceptable loss. ratio: of word perplexity to the dense model's. points: of accuracy, in
-    percentage points.
-
-    tasks: points of single tasks, by name, in order of the names.
-    """
-
-    ratio: float = FindSettings.ratio
-    points: float = FindSettings.points
-    tasks: tuple[tuple[str, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        check_settings(self, FindSettings)
-        for name, points in self.tasks:
-            field_rows(FindSettings)["points"].check(points)
-            if not name:
-                raise SettingsError("task", name, "the name of a task")
-        object.__setattr__(self, "tasks", tuple(sorted(dict(self.tasks).items())))
-
-    @classmethod
-    def of(cls, asked: FindSettings | FindResult | StopWithin | ExportSettings) -> "Tolerance":
-        """That of a search, or of an export's card."""
-        return cls(ratio=asked.ratio, points=asked.points, tasks=getattr(asked, "task_points", ()))
-
-    def most(self, measure: LossMeasure) -> float:
-        """The limit, in the unit of `Loss`."""
-        return log(self.ratio) if measure == "word perplexity" else self.points / 100
-
-    def as_document(self) -> dict[str, Any]:
-        """The limits as plain values for JSON."""
-        return {"ratio": self.ratio, "points": self.points, "tasks": dict(self.tasks)}
-
-    def share_of(self, task: str, least: float) -> float:
-        """The share of a task's right answers that may be lost: its own points, or all tasks', but
-        at least `least`.
-        """
-        own = dict(self.tasks).get(task)
-        return max(self.points / 100, least) if own is None else own / 100
 
 
 @dataclass(frozen=True, kw_only=True)

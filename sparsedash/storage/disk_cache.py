@@ -111,12 +111,10 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         parts = iter((digest, value, b""))
         return super().store(SimpleNamespace(read=lambda n: next(parts)), True, key)
 
-    def _write(self, full_path: str, *more: Any, **given: Any) -> Any:
-        """As diskcache's own, which leaves the piece of a file that a full disk or a cancelled job
-        cuts off.
-        """
+    def _write(self, full_path: str, *args: Any, **kwargs: Any) -> Any:
+        """Write a file, or nothing: diskcache leaves a piece where a disk is full, or a job ends."""
         try:
-            return super()._write(full_path, *more, **given)
+            return super()._write(full_path, *args, **kwargs)
         except BaseException:
             Path(full_path).unlink(missing_ok=True)
             raise
@@ -126,13 +124,13 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         missing file.
         """
         try:
-            plain = mode in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY) and not read
-            found = super().fetch(mode, filename, value, read) if plain else None
+            is_plain = mode in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY) and not read
+            data = super().fetch(mode, filename, value, read) if is_plain else None
         except (FileNotFoundError, TypeError, ValueError) as error:
             raise DamagedEntry("The file of an entry is gone.") from error
-        if type(found) is not bytes:
+        if type(data) is not bytes:
             raise DamagedEntry("The store holds a value that this program did not write.")
-        return found
+        return data
 
 
 def open_cache(folder: Path, policy: str, patience_s: float) -> Any:
@@ -163,14 +161,9 @@ def sweep_orphans(cache: Any) -> None:
     before = time.time() - _HOUR_S
     with suppress(OSError):
         old = [file for file in folder.rglob("*.val") if file.stat().st_mtime < before]
-        known = {
-            name
-            for (name,) in cache._sql(
-                "SELECT filename FROM Cache WHERE filename IS NOT NULL"
-            ).fetchall()
-        }
+        rows = cache._sql("SELECT filename FROM Cache WHERE filename IS NOT NULL").fetchall()
         for file in old:
-            if str(file.relative_to(folder)) not in known:
+            if (str(file.relative_to(folder)),) not in rows:
                 file.unlink(missing_ok=True)
 
 
@@ -234,21 +227,13 @@ def room_of_environment() -> int | None:
     """The limit of the artefacts in bytes by the environment, or None. Raises SettingsError on
     nonsense.
     """
-    asked = os.environ.get(VARIABLE)
-    if not asked:
+    limit = os.environ.get(VARIABLE)
+    if not limit:
         return None
     try:
-        return bytes_of(float(asked))
+        return bytes_of(float(limit))
     except (ValueError, SettingsError):
-        raise SettingsError(VARIABLE, asked, _ALLOWED) from None
-
-
-def uncounted_bytes(cache: Any) -> int:
-    """Bytes of the entries whose tag begins with KEPT."""
-    ((n_bytes,),) = cache._sql(
-        f"SELECT total({_N_BYTES}) {_OURS} AND tag LIKE ?", (f"{KEPT}%",)
-    ).fetchall()
-    return int(n_bytes)
+        raise SettingsError(VARIABLE, limit, _ALLOWED) from None
 
 
 def evict_oldest(cache: Any, room: int, written: str = "") -> None:
@@ -257,15 +242,14 @@ def evict_oldest(cache: Any, room: int, written: str = "") -> None:
 
     Those whose tag begins with KEPT are neither evicted nor counted.
     """
-    # What the clock has not come to yet was used before it was set back, which was before all
-    # since.
     oldest = (
         "SELECT key FROM Cache WHERE raw = 1 AND key != ? AND ifnull(tag, '') NOT LIKE ? "
-        "ORDER BY access_time <= ?, access_time LIMIT 1"
+        "ORDER BY access_time LIMIT 1"
     )
-    room += uncounted_bytes(cache)
-    while cache.volume() > room:
-        rows = cache._sql(oldest, (written, f"{KEPT}%", time.time())).fetchall()
+    kept_bytes = f"SELECT total({_N_BYTES}) {_OURS} AND tag LIKE ?"
+    ((uncounted,),) = cache._sql(kept_bytes, (f"{KEPT}%",)).fetchall()
+    while cache.volume() > room + uncounted:
+        rows = cache._sql(oldest, (written, f"{KEPT}%")).fetchall()
         if not rows:
             return
         cache.delete(rows[0][0])

@@ -52,7 +52,9 @@ def path_kind(path: Path) -> Kind:
         mode = path.stat().st_mode
     except (OSError, ValueError):
         return "nothing"
-    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+    if stat.S_ISREG(mode):
+        return "file"
+    return "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def file_stamp(path: Path) -> str:
@@ -79,18 +81,17 @@ def lies_below(path: Path, folders: Collection[str]) -> bool:
 
     Nothing is opened. `..` is refused, wherever it leads.
     """
-
-    def is_below(each: Path) -> bool:
-        return any(
-            Path(os.path.realpath(each)).is_relative_to(os.path.realpath(folder))
-            for folder in folders
-        )
-
+    roots = list(map(os.path.realpath, folders))
+    if ".." in path.parts:
+        return False
     try:
-        found = ".." not in path.parts and is_below(path)
-        return found and (path_kind(path) != "folder" or all(map(is_below, path.iterdir())))
+        paths = [path, *path.iterdir()] if path_kind(path) == "folder" else [path]
+        for real in map(Path, map(os.path.realpath, paths)):
+            if not any(map(real.is_relative_to, roots)):
+                return False
     except (OSError, ValueError):
         return False
+    return True
 
 
 def data_folder() -> Path:
@@ -113,16 +114,17 @@ def folder_size(folder: Path) -> FolderSize:
     """The size of a folder and all in it, by the file system; no link is followed. 0 for one that
     cannot be read.
     """
-    files = []
+    n_bytes = 0
+    written_at = 0.0
     for parent, _, names in os.walk(folder):
         for name in names:
             # Files may be deleted meanwhile.
             with suppress(OSError):
-                files.append(Path(parent, name).lstat())
-    files = [file for file in files if stat.S_ISREG(file.st_mode)]
-    return FolderSize(
-        sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0.0)
-    )
+                file = Path(parent, name).lstat()
+                if stat.S_ISREG(file.st_mode):
+                    n_bytes += file.st_size
+                    written_at = max(written_at, file.st_mtime)
+    return FolderSize(n_bytes, written_at)
 
 
 def require_job_room(folder: Path) -> None:
@@ -157,13 +159,12 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def free_in_words(error: BaseException, folder: Path | None) -> str:
-    """Free space at the place of an error: the folder of the file that it names, or else this
-    one.
-    """
-    named = getattr(error, "filename", None)
-    where = Path(named).parent if isinstance(named, str) else folder
-    free = None if where is None else free_bytes(where)
-    return "" if free is None else f"{megabytes(free)} are free for {where}."
+    """Free space in the folder of the file that the error names, or else in this folder."""
+    file = getattr(error, "filename", None)
+    if isinstance(file, str):
+        folder = Path(file).parent
+    free = None if folder is None else free_bytes(folder)
+    return "" if free is None else f"{megabytes(free)} are free for {folder}."
 
 
 def megabytes(n_bytes: int) -> str:
@@ -178,20 +179,17 @@ def writable_file(path: Path, field: str) -> Path:
     this name that is neither empty nor a result of ours.
     """
     with suppress(OSError, ValueError, RuntimeError):
-        found = local_path(path).resolve()
-        if found.parent.is_dir() and os.access(found.parent, os.W_OK) and _is_replaceable(found):
-            return found
+        target = local_path(path).resolve()
+        if target.parent.is_dir() and os.access(target.parent, os.W_OK):
+            if not target.exists():
+                return target
+            if target.is_file():
+                with target.open("rb") as file:
+                    start = file.read(_LOOKED_AT_BYTES)
+                if not start or _OURS.match(start):
+                    return target
     allowed = "a new file, an empty one or an earlier result of this program, in a folder that exists and is writable"
     raise SettingsError(field, str(path), allowed, "Name another file.")
-
-
-def _is_replaceable(path: Path) -> bool:
-    """Whether the path is free, or names an empty file or a result of ours."""
-    if not path.is_file():
-        return not path.exists()
-    with path.open("rb") as file:
-        start = file.read(_LOOKED_AT_BYTES)
-    return not start or _OURS.match(start) is not None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -219,12 +217,12 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 def memory_bytes(limits: tuple[Path, ...] = _LIMITS) -> int:
     """Memory of the machine, or the limit of this container."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in limits:
         with suppress(OSError, ValueError):
             # "max" without a limit.
-            found.append(int(limit.read_text(encoding="ascii")))
-    return min(found)
+            n_bytes = min(n_bytes, int(limit.read_text(encoding="ascii")))
+    return n_bytes
 
 
 _BUSY_LOAD = 1.25
@@ -241,11 +239,9 @@ def mapped_files() -> list[tuple[int, int]]:
     tell.
     """
     with suppress(OSError):
-        lines = (_SELF / "maps").read_text(encoding="utf-8", errors="replace").splitlines()
-        places = [
-            line.partition(" ")[0].split("-") for line in lines if line.endswith(".safetensors")
-        ]
-        return [(int(begin, 16), int(end, 16)) for begin, end in places]
+        maps = (_SELF / "maps").read_text(encoding="utf-8", errors="replace")
+        ranges = re.findall(r"^(\w+)-(\w+) .*\.safetensors$", maps, re.MULTILINE)
+        return [(int(begin, 16), int(end, 16)) for begin, end in ranges]
     return []
 
 
@@ -258,10 +254,9 @@ def forget_peak_memory() -> None:
 def peak_memory_bytes() -> int:
     """Peak memory of this process since `forget_peak_memory`, or since its start."""
     with suppress(OSError):
-        if found := re.search(
-            r"^VmHWM:\s+(\d+) kB$", (_SELF / "status").read_text(encoding="ascii"), re.MULTILINE
-        ):
-            return int(found[1]) * 1024
+        status = (_SELF / "status").read_text(encoding="ascii")
+        if peak_kb := re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE):
+            return int(peak_kb[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # macOS counts in bytes, other systems in kilobytes.
     return peak if sys.platform == "darwin" else peak * 1024

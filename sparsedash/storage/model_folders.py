@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import filterfalse
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,17 +46,17 @@ def model_config(reference: str) -> Mapping[str, Any] | None:
     reference: a folder's path, or OWNER/NAME[@REVISION] of a hub model that was downloaded before.
     """
     folder = local_path(reference)
-    path = folder / "config.json" if path_kind(folder) == "folder" else _fetched(reference)
-    config = None
+    path = folder / "config.json" if path_kind(folder) == "folder" else _cached_config(reference)
+    if path is None or path_kind(path) != "file":
+        return None
     with suppress(OSError, ValueError, RecursionError):
-        if path is not None and path_kind(path) == "file":
-            with path.open("rb") as file:
-                text = file.read(MAX_CONFIG_BYTES + 1)
-            config = json.loads(text) if len(text) <= MAX_CONFIG_BYTES else None
-    return config if isinstance(config, dict) else None
+        if path.stat().st_size <= MAX_CONFIG_BYTES:
+            config = json.loads(path.read_bytes())
+            return config if isinstance(config, dict) else None
+    return None
 
 
-def _fetched(reference: str) -> Path | None:
+def _cached_config(reference: str) -> Path | None:
     if not HUB_ID.fullmatch(reference):
         return None
     # A third of a second, which a page without such a model need not wait for.
@@ -65,17 +64,15 @@ def _fetched(reference: str) -> Path | None:
 
     name, _, revision = reference.partition("@")
     try:
-        found = try_to_load_from_cache(name, "config.json", revision=revision or None)
+        config = try_to_load_from_cache(name, "config.json", revision=revision or None)
     except (ValueError, OSError):
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(config) if isinstance(config, str) else None
 
 
 def cached_commit(reference: str) -> str:
-    """The commit that a model's name leads to in the local cache of the hub; empty where it is not
-    there.
-    """
-    config = _fetched(reference)
+    """The commit of a model in the local cache of the hub; "" where it is not there."""
+    config = _cached_config(reference)
     return config.parent.name if config else ""
 
 
@@ -98,13 +95,13 @@ class UnpackedModel(NamedTuple):
 
 def unpacked_models(store: Store) -> list[UnpackedModel]:
     """All unpacked models, by name."""
-    found = []
+    models = []
     for folder in sorted((store.folder / MODELS).glob("*/")):
         if not folder.name.startswith(UNFINISHED_EXPORT) and not folder.is_symlink():
             hashes = noted_files(folder.name, store)
             identity = identity_of(hashes.items()) if hashes else ""
-            found.append(UnpackedModel(folder.name, identity, folder_size(folder)))
-    return found
+            models.append(UnpackedModel(folder.name, identity, folder_size(folder)))
+    return models
 
 
 def noted_files(folder: str, store: Store) -> dict[str, str] | None:
@@ -233,8 +230,9 @@ def delete_folder(folder: Path) -> None:
 
 def sweep_exports(parent: Path) -> None:
     """Delete the leftovers of killed exports in this folder."""
-    for left in filterfalse(is_being_written, unfinished_exports(parent)):
-        shutil.rmtree(left, ignore_errors=True)
+    for folder in unfinished_exports(parent):
+        if not is_being_written(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def unfinished_exports(parent: Path) -> list[Path]:
@@ -242,16 +240,15 @@ def unfinished_exports(parent: Path) -> list[Path]:
     return sorted(parent.glob(f"{UNFINISHED_EXPORT}*/"))
 
 
-def is_being_written(left: Path) -> bool:
-    """Whether a process still writes this folder: it holds the lock inside, or made the folder a
-    moment ago.
-    """
-    if not left.name.startswith(UNFINISHED_EXPORT):
+def is_being_written(folder: Path) -> bool:
+    """Whether a process holds the lock of this folder, or made the folder a moment ago."""
+    if not folder.name.startswith(UNFINISHED_EXPORT):
         return False
+    lock = folder / _LOCK
     try:
-        if not (left / _LOCK).exists() and 0 <= time.time() - left.stat().st_mtime < _UNLOCKED_S:
+        if not lock.exists() and 0 <= time.time() - folder.stat().st_mtime < _UNLOCKED_S:
             return True
-        with FileLock(left / _LOCK, timeout=0):
+        with FileLock(lock, timeout=0):
             return False
     except (Timeout, OSError) as error:
         # Any other is of one that was deleted meanwhile, or that cannot be read.
@@ -263,7 +260,9 @@ def located_export(export: Export, data_dir: Path) -> Export:
     it.
     """
     here = data_dir / EXPORTS / Path(export.folder).name
-    return replace(export, folder=str(here)) if not export.settings.to and here.is_dir() else export
+    if export.settings.to or not here.is_dir():
+        return export
+    return replace(export, folder=str(here))
 
 
 def is_there(export: Export) -> bool:
@@ -283,7 +282,8 @@ def export_key_of(folder: Path) -> str:
     one.
     """
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        if isinstance(key := json.loads((folder / RECIPE).read_bytes())["export"], str):
+        key = json.loads((folder / RECIPE).read_bytes())["export"]
+        if isinstance(key, str):
             return key
     raise ExportError(
         f"{folder} holds no {RECIPE} that can be read.",

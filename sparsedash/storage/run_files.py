@@ -12,7 +12,8 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import chain
+from typing import NamedTuple, TypeVar
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.find_settings import FindResult
@@ -30,8 +31,6 @@ MAX_LINE_BYTES = 64_000_000
 """Limit of one line: the answers to 80,000 passages, or to the 10,042 questions of HellaSwag with
 ten examples before each. In memory a line can take ten times as much.
 """
-LONGEST_TEXT = 4_000
-"""Limit of what a model wrote, in characters: its few tokens are never that long."""
 _MAGIC = f"sparsedash-run {LAYOUT}"
 _MAX_HEADER = 200
 _KEY = re.compile("[0-9a-f]{64}")
@@ -71,62 +70,85 @@ def run_file(run: Run, store: Store) -> bytes:
 def read_run_file(data: bytes) -> RunFile:
     """The run in a file. Raises StoreError for anything that `run_file` did not write."""
     header, _, packed = data.partition(b"\n")
-    magic, _, stated = header[:_MAX_HEADER].decode(errors="replace").rpartition(" ")
+    magic, _, checksum = header[:_MAX_HEADER].decode(errors="replace").rpartition(" ")
     if magic != _MAGIC:
         raise StoreError(
             "This is not a run file of this version.", f"Choose one that ends in {SUFFIX}."
         )
     digest = hashlib.sha256()
-    runs: list[Run] = []
-    records: dict[str, tuple[str, bool, str, int]] = {}
-    n_texts: dict[str, int] = {}
-    searches = []
-    written = dict[str, str]()
-    longest = 0
-    answers = set[str]()
+    contents = _Contents()
     for line, part in _lines(packed):
         digest.update(line)
-        if isinstance(part, Run):
-            runs.append(part)
-        elif isinstance(part, Record):
-            about = (
-                part.model_identity,
-                part.pruned is not None,
-                part.passages_key,
-                len(part.outcomes),
-            )
-            records[part.key] = about
-        elif isinstance(part, Passages):
-            n_texts[part.key] = len(part.indices)
-        elif isinstance(part, Continuation):
-            written[part.key] = part.prompt
-            longest = max(longest, *map(len, (part.left, part.right, *part.others)))
-        elif isinstance(part, QuestionSet):
-            answers.add(part.key)
-        else:
-            searches.append(part.key)
-    if digest.hexdigest() != stated:
+        contents.add(part)
+    if digest.hexdigest() != checksum:
         raise StoreError("This file was changed, or a part of it is missing.", _ADVICE)
-    is_whole = (
-        len(runs) == 1
-        and records.keys() == {runs[0].dense, *runs[0].sparse}
-        and not runs[0].made_on
-    )
-    is_whole = (
-        is_whole
-        and written.keys() <= runs[0].continuations.keys()
-        and set(written.values()) <= set(runs[0].settings.prompts)
-        and longest <= LONGEST_TEXT
-        and answers == {key for keys in runs[0].answers.values() for key in keys}
-        and searches in ([], [runs[0].key])
-        and n_texts.keys() == {of[2] for of in records.values()}
-    )
-    for key, (model, is_sparse, texts, n_answers) in records.items() if is_whole else ():
-        is_whole &= model == runs[0].model_identity and is_sparse == (key != runs[0].dense)
-        is_whole &= n_answers <= n_texts[texts]
-    if not is_whole or not all(map(_KEY.fullmatch, (runs[0].key, *records, *n_texts, *answers))):
+    run = contents.run
+    if run is None or not contents.is_complete(run):
         raise StoreError("This file is not one complete run.", _ADVICE)
-    return RunFile(run=runs[0], has_search=bool(searches), packed=packed)
+    return RunFile(run=run, has_search=run.key in contents.searches, packed=packed)
+
+
+class _RecordSummary(NamedTuple):
+    model_identity: str
+    is_sparse: bool
+    passages_key: str
+    n_answers: int
+
+
+class _Contents:
+    """What a file holds, without texts and answers, which may be more than fits in memory."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.searches = set[str]()
+        self._records = dict[str, _RecordSummary]()
+        self._n_passages = dict[str, int]()
+        self._prompts = dict[str, str]()
+        self._answers = set[str]()
+        self._n_runs = 0
+
+    def add(self, part: Part) -> None:
+        match part:
+            case Run():
+                self._n_runs += 1
+                self.run = part
+            case Record():
+                self._records[part.key] = _RecordSummary(
+                    part.model_identity,
+                    part.pruned is not None,
+                    part.passages_key,
+                    len(part.outcomes),
+                )
+            case Passages():
+                self._n_passages[part.key] = len(part.indices)
+            case Continuation():
+                self._prompts[part.key] = part.prompt
+            case QuestionSet():
+                self._answers.add(part.key)
+            case FindResult():
+                self.searches.add(part.key)
+
+    def is_complete(self, run: Run) -> bool:
+        """Whether the parts are those of this one run and no others."""
+        if self._n_runs > 1 or run.made_on or self._records.keys() != {run.dense, *run.sparse}:
+            return False
+        for key, record in self._records.items():
+            if record.model_identity != run.model_identity:
+                return False
+            if record.is_sparse != (key != run.dense):
+                return False
+            if record.n_answers > self._n_passages.get(record.passages_key, -1):
+                return False
+        return (
+            self._n_passages.keys() == {record.passages_key for record in self._records.values()}
+            and self._answers == set(chain.from_iterable(run.answers.values()))
+            and self._prompts.keys() <= run.continuations.keys()
+            and set(self._prompts.values()) <= set(run.settings.prompts)
+            and self.searches <= {run.key}
+            and all(
+                map(_KEY.fullmatch, (run.key, *self._records, *self._n_passages, *self._answers))
+            )
+        )
 
 
 def keep_run(file: RunFile, store: Store) -> Run:
@@ -155,20 +177,21 @@ def _parts_in(store: Store, run: Run) -> Iterator[Part]:
     """Every part of a run; the run comes last."""
 
     def stored(kind: type[P], key: str) -> P:
-        if (found := store.get(kind, key)) is None:
+        part = store.get(kind, key)
+        if part is None:
             raise StoreError(
                 "Some results of this run are no longer in the data folder.", "Run it again."
             )
-        return found
+        return part
 
-    texts: dict[str, None] = {}
+    passages_keys: dict[str, None] = {}
     for key in dict.fromkeys((run.dense, *run.sparse)):
         record = stored(Record, key)
-        texts[record.passages_key] = None
+        passages_keys[record.passages_key] = None
         yield record
-    for key in texts:
+    for key in passages_keys:
         yield stored(Passages, key)
-    for key in dict.fromkeys(key for keys in run.answers.values() for key in keys):
+    for key in dict.fromkeys(chain.from_iterable(run.answers.values())):
         yield stored(QuestionSet, key)
     for key in run.continuations:
         if written := store.get(Continuation, key):
@@ -186,25 +209,15 @@ def _lines(packed: bytes) -> Iterator[tuple[bytes, Part]]:
             while line := lines.readline(MAX_LINE_BYTES + 1):
                 n_bytes += len(line)
                 _require_small(len(line), n_bytes, "This file is too large")
-                try:
-                    parts = list(from_lines(line.decode(errors="replace"), _KINDS))
-                except StoreError as error:
-                    if error.__cause__ is None:
-                        # Not damaged, but of a kind that this version does not know.
-                        raise
-                    raise StoreError(
-                        "This file is damaged: a part of it cannot be read.", _ADVICE
-                    ) from error
-                for part in parts:
+                for part in from_lines(line.decode(errors="replace"), _KINDS):
                     yield line, part
     except (OSError, EOFError, zlib.error) as error:
         raise StoreError("This file is damaged: it cannot be unpacked.", _ADVICE) from error
 
 
-def _require_small(of_line: int, of_all: int, problem: str) -> None:
-    if of_line > MAX_LINE_BYTES or of_all > MAX_BYTES:
-        most = f"{MAX_BYTES // 10**6:,} MB"
-        of_one = f"{MAX_LINE_BYTES // 10**6:,} MB"
+def _require_small(line_bytes: int, file_bytes: int, problem: str) -> None:
+    if line_bytes > MAX_LINE_BYTES or file_bytes > MAX_BYTES:
         raise StoreError(
-            f"{problem}: it unpacks to more than {most}, or to {of_one} of one record."
+            f"{problem}: it unpacks to more than {MAX_BYTES // 10**6:,} MB, "
+            f"or to {MAX_LINE_BYTES // 10**6:,} MB of one record."
         )

@@ -110,28 +110,26 @@ def read_answers(path: Path) -> list[QuestionSet]:
 
 def _files(path: Path) -> dict[str, Path]:
     """The newest file of every task, by the task's whole name."""
-    if (kind := path_kind(path)) == "file":
+    kind = path_kind(path)
+    if kind == "file":
         return {_named(path)[0]: path}
     if kind == "nothing":
         raise CorpusError(f"{path} does not exist.", "Name a file of answers or a folder of such.")
-    below = (
-        file for pattern in ("samples_*.jsonl", "details_*.parquet") for file in path.rglob(pattern)
-    )
-    found = sorted((file for file in below if file.is_file()), key=lambda file: _named(file)[1])
-    if not found or len(found) > _MAX_FILES:
-        many = f"more than {_MAX_FILES:,}" if found else "no"
+    paths = [*path.rglob("samples_*.jsonl"), *path.rglob("details_*.parquet")]
+    files = sorted(filter(Path.is_file, paths), key=lambda file: _named(file)[1])
+    if not files or len(files) > _MAX_FILES:
+        number = f"more than {_MAX_FILES:,}" if files else "no"
         raise CorpusError(
-            f"{path} holds {many} files of answers.",
+            f"{path} holds {number} files of answers.",
             "They are samples_*.jsonl or details_*.parquet.",
         )
-    if len(models := sorted({_model_folder(file) for file in found})) > 1:
-        named = ", ".join(
-            str(model.relative_to(path) if path in model.parents else model) for model in models[:5]
-        )
+    models = sorted(set(map(_model_folder, files)))
+    if len(models) > 1:
+        names = ", ".join(str(model).removeprefix(f"{path}/") for model in models[:5])
         raise CorpusError(
-            f"{path} holds answers of several models: {named}.", "Name the folder of one."
+            f"{path} holds answers of several models: {names}.", "Name the folder of one."
         )
-    return {_named(file)[0]: file for file in found}
+    return {_named(file)[0]: file for file in files}
 
 
 def _named(file: Path) -> tuple[str, str]:
@@ -146,13 +144,11 @@ def _model_folder(file: Path) -> Path:
 
 
 def _read_file(name: str, file: Path) -> QuestionSet:
-    answers: Iterable[_Answer]
     declared = _declared(_results_beside(file), name)
     if file.suffix == ".parquet":
         answers = _lighteval(file)
-        shots = re.search(r"\|\d+$", name)
-        n_examples = shots[0] if shots else ""
-        name = name.removesuffix(n_examples).split("|")[-1] + n_examples
+        # suite|task|n_examples, of which a suite or the number may be missing.
+        name = re.sub(r"^.*\|(?!\d+$)", "", name)
     else:
         read = partial(_line_answer, delimiter=declared.delimiter)
         answers = _checked(_lines(file), file.name, "Line", read)
@@ -182,18 +178,15 @@ def _question_set(
     answers: Iterable[_Answer], source: str, model: str, name: str, declared: _Declared
 ) -> QuestionSet:
     kept = list[_Answer]()
-    first = ""
     for answer in answers:
-        first = first or answer.filter
-        if answer.filter == first:
+        if not kept or answer.filter == kept[0].filter:
             kept.append(answer)
     if not kept:
         raise CorpusError(f"{source} holds no answers.")
     measure = _measure(kept, source)
-    rolling = kept[0].question.kind == "rolling"
-    higher = (
-        None if rolling else known_direction(name, measure, declared.higher_is_better.get(measure))
-    )
+    higher = None
+    if kept[0].question.kind != "rolling":
+        higher = known_direction(name, measure, declared.higher_is_better.get(measure))
     task, part = _parts(name)
     return QuestionSet(
         model=model,
@@ -201,15 +194,13 @@ def _question_set(
         version=declared.version,
         measure=measure,
         higher_is_better=higher,
-        filter=first,
+        filter=kept[0].filter,
         questions=tuple(_question(answer, measure, higher is False, part) for answer in kept),
     )
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """The task that is judged, with its form and lighteval's number of examples, and which part
-    this is, or empty.
-    """
+    """The pooled task, with its form and lighteval's number of examples; and the part, or ""."""
     task, bar, n_examples = name.partition("|")
     form = next(filter(task.endswith, _FORMS), "")
     for group in _POOLED:
@@ -221,16 +212,16 @@ def _parts(name: str) -> tuple[str, str]:
 
 
 def _results_beside(file: Path) -> Any:
-    """The results that were written with a file of answers, or nothing where they cannot be read.
+    """The results written with a file of answers, or None where they cannot be read.
 
-    lighteval has them in a folder next to that of its details.
+    lighteval writes them to `results`, next to its folder `details`.
     """
     folder = file.parent
     name = f"results_{_named(file)[1]}.json"
-    model = _model_folder(file)
+    model = _model_folder(file.absolute())
     if file.suffix == ".parquet" and not (folder / name).exists() and "details" in model.parts:
-        at = len(model.parts) - 1 - model.parts[::-1].index("details")
-        folder = Path(*model.parts[:at], "results", *model.parts[at + 1 :])
+        above, _, below = f"{model}/".rpartition("/details/")
+        folder = Path(f"{above}/results/{below}")
     try:
         with (folder / name).open("rb") as stream:
             # Not msgspec: a result may be NaN.
@@ -283,20 +274,18 @@ def _lighteval_directions(results: Any, task: str) -> dict[str, Any]:
 
 
 def _measure(answers: Sequence[_Answer], source: str) -> str:
-    """The measure that judges every answer: the preferred one of those there."""
+    """The preferred measure of those that every answer has."""
     if answers[0].question.kind == "rolling":
         return "bits a byte"
-    names = [name for name in answers[0].right if all(name in answer.right for answer in answers)]
-    for name in (*_PREFERRED, *names):
-        if name in names:
+    shared = set(answers[0].right).intersection(*(answer.right for answer in answers))
+    for name in (*_PREFERRED, *answers[0].right):
+        if name in shared:
             return name
     raise CorpusError(f"{source} has no measure by which every answer is right or wrong.")
 
 
 def _question(answer: _Answer, measure: str, inverted: bool, part: str) -> AnsweredQuestion:
-    """The question as the measure judges it. inverted: an answer is right where the measure is
-    0.
-    """
+    """The question as the measure judges it. inverted: a measure of 0 is right."""
     question = answer.question
     if part:
         question = replace(question, fields={"part": part, **question.fields})
@@ -307,16 +296,10 @@ def _question(answer: _Answer, measure: str, inverted: bool, part: str) -> Answe
     if answer.choices is not None:
         chosen = chosen_place(measure, answer.choices, is_one)
     if inverted:
-        question = replace(question, target=_unwanted(question))
+        place = question.target_place
+        unwanted = question.target if place is None else question.choices[place].text
+        question = replace(question, target=f"not {unwanted.strip()}")
     return replace(question, right=is_one is not inverted, chosen=chosen)
-
-
-def _unwanted(question: AnsweredQuestion) -> str:
-    """What stands in place of the expected answer where that is the one to avoid."""
-    place = question.target_place
-    if place is None:
-        return f"not {question.target.strip()}"
-    return f"not {question.choices[place].text.strip()}"
 
 
 def _lines(file: Path) -> Iterator[bytes]:
@@ -326,23 +309,24 @@ def _lines(file: Path) -> Iterator[bytes]:
 
 
 def _checked(
-    items: Iterable[Any], source: str, called: str, read: Callable[[Any], _Answer | None]
+    items: Iterable[Any], source: str, unit: str, read: Callable[[Any], _Answer | None]
 ) -> Iterator[_Answer]:
-    """What is read of the items. Raises CorpusError with the number of one that cannot be."""
+    """The answers `read` finds. Raises CorpusError with the number of the item that it refuses."""
     number = 0
     try:
         for item in items:
             number += 1
-            if (answer := read(item)) is not None:
+            answer = read(item)
+            if answer is not None:
                 yield answer
     except OSError as error:
         raise CorpusError(f"{source} could not be read: {first_line(error)}.") from error
     except _UNREADABLE as error:
-        why = (
-            f"{first_line(error)} is missing" if isinstance(error, KeyError) else first_line(error)
-        )
+        reason = first_line(error)
+        if isinstance(error, KeyError):
+            reason += " is missing"
         raise CorpusError(
-            f"{called} {number:,} of {source} is no answer that can be read: {why}."
+            f"{unit} {number:,} of {source} is no answer that can be read: {reason}."
         ) from error
 
 
@@ -352,7 +336,8 @@ def _line_answer(line: bytes, delimiter: str) -> _Answer | None:
     if len(line) > MAX_LINE_BYTES:
         raise CorpusError(f"it is longer than {MAX_LINE_BYTES // 10**6} MB")
     # Not by msgspec: a metric that is not used may be NaN.
-    if not isinstance(sample := json.loads(line), dict):
+    sample = json.loads(line)
+    if not isinstance(sample, dict):
         raise CorpusError("it is no JSON object")
     return _sample_answer(sample, delimiter)
 
@@ -364,9 +349,12 @@ def _sample_answer(
 ) -> _Answer:
     doc = sample["doc"]
     target = str(sample["target"])
-    _require_answered(sample)
-    requests = _requests(sample["arguments"])
-    raw = [answers[0] for answers in sample["resps"]]
+    requests = [
+        list(request.values()) if isinstance(request, dict) else list(request)
+        for request in _entries(sample, "arguments")
+    ]
+    context = str(requests[0][0])
+    raw = [answers[0] for answers in _entries(sample, "resps")]
     filtered = sample.get("filtered_resps") or raw
     names = sample.get("metrics") or [name for name in sample if name not in _OF_HARNESS]
     choices = None
@@ -374,9 +362,9 @@ def _sample_answer(
         # As the harness hashes them, for versions that did not.
         "doc_hash": sample.get("doc_hash")
         or sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
-        "prompt_hash": sample.get("prompt_hash") or sha256_of(str(requests[0][0])),
+        "prompt_hash": sample.get("prompt_hash") or sha256_of(context),
         "target_hash": sample.get("target_hash") or sha256_of(target),
-        "context": str(requests[0][0]),
+        "context": context,
         "target": target,
         "fields": _slices(doc),
     }
@@ -384,11 +372,11 @@ def _sample_answer(
         sizes = {
             name: sample[name][1] for name in _ROLLING if isinstance(sample.get(name), list | tuple)
         }
-        text = {"bytes": len(target.encode()), "words": len(re.split(r"\s+", target))}
-        n_bytes = sizes.get("bits_per_byte") or sizes.get("byte_perplexity") or text["bytes"]
-        values |= {"n_bytes": n_bytes, "n_words": sizes.get("word_perplexity") or text["words"]}
+        n_bytes = sizes.get("bits_per_byte") or sizes.get("byte_perplexity")
+        values["n_bytes"] = n_bytes or len(target.encode())
+        values["n_words"] = sizes.get("word_perplexity") or len(re.split(r"\s+", target))
         values["log_likelihood"] = float(_first(filtered))
-    elif all(_is_scored(each) for each in raw):
+    elif all(map(_is_scored, raw)):
         if len(raw) != len(requests):
             raise CorpusError(f"resps holds {len(raw)} responses to {len(requests)} requests")
         n_choices = len(raw)
@@ -402,9 +390,8 @@ def _sample_answer(
             shown = [str(request[0]) for request in requests[:n_choices]]
             texts = None
         if doc_to_choice is not None:
-            texts = doc_to_choice(doc)
-        if texts is not None and len(texts) != n_choices:
-            texts = None
+            declared_texts = doc_to_choice(doc)
+            texts = declared_texts if len(declared_texts) == n_choices else None
         scores = [float(log_likelihood) for log_likelihood, _ in raw]
         values["choices"] = _choices(shown, scores[:n_choices])
         if n_choices > 1:
@@ -438,15 +425,19 @@ def _answer(
     return _Answer(name, right, question, choices)
 
 
-def _requests(arguments: Any) -> list[list[Any]]:
-    """What was asked, each a list of its arguments: as a list of lists, or by names in newer
-    versions.
+def _entries(sample: Mapping[str, Any], name: str) -> list[Any]:
+    """The requests or responses of a sample: a list, or in newer versions a mapping by name.
+
+    Raises CorpusError where it is empty, or one of them is.
     """
-    requests = arguments.values() if isinstance(arguments, dict) else arguments
-    return [
-        list(request.values()) if isinstance(request, dict) else list(request)
-        for request in requests
-    ]
+    entries = sample[name]
+    if isinstance(entries, dict):
+        entries = list(entries.values())
+    if not isinstance(entries, list | tuple):
+        raise CorpusError(f"{name} is no list")
+    if not entries or any(entry in ([], (), {}) for entry in entries):
+        raise CorpusError(f"{name} is empty")
+    return list(entries)
 
 
 def _is_scored(response: Any) -> bool:
@@ -459,33 +450,24 @@ def _is_scored(response: Any) -> bool:
 
 
 def _choices(texts: Sequence[str], log_likelihoods: Sequence[float]) -> tuple[dict[str, Any], ...]:
-    return tuple(
-        {"text": a, "log_likelihood": b} for a, b in zip(texts, log_likelihoods, strict=True)
-    )
+    pairs = zip(texts, log_likelihoods, strict=True)
+    return tuple({"text": text, "log_likelihood": score} for text, score in pairs)
 
 
 def _slices(doc: Any) -> dict[str, str]:
-    found = {name: doc.get(name) for name in _SLICES} if isinstance(doc, dict) else {}
-    kept = {name: str(value) for name, value in found.items() if isinstance(value, str | int)}
-    return {name: value for name, value in kept.items() if 0 < len(value) <= _LONGEST_SLICE}
+    """The fields of a document that group questions, such as its subject."""
+    slices = {}
+    for name in _SLICES:
+        value = _entry(doc, name)
+        if isinstance(value, str | int) and 0 < len(str(value)) <= _LONGEST_SLICE:
+            slices[name] = str(value)
+    return slices
 
 
 def _first(value: Any) -> Any:
     while isinstance(value, list | tuple):
         value = value[0] if value else ""
     return value
-
-
-def _require_answered(sample: Mapping[str, Any]) -> None:
-    """Raise CorpusError with the field of a sample that asks nothing, or has no response."""
-    for name in ("arguments", "resps"):
-        parts = sample[name]
-        if isinstance(parts, dict):
-            parts = list(parts.values())
-        if not isinstance(parts, list | tuple):
-            raise CorpusError(f"{name} is no list")
-        if not parts or any(part in ([], (), {}) for part in parts):
-            raise CorpusError(f"{name} is empty")
 
 
 def sha256_of(text: str) -> str:
@@ -504,24 +486,18 @@ def _lighteval(file: Path) -> Iterator[_Answer]:
                 raise CorpusError(
                     f"{file.name} has no columns doc, metric and model_response, as lighteval 0.10 has."
                 )
-            sizes = [
-                table.metadata.row_group(i).total_byte_size
-                for i in range(table.metadata.num_row_groups)
-            ]
-            # By the file's own header: a small compressed file can hold more than memory.
-            if sum(sizes) > MAX_BYTES:
-                raise CorpusError(
-                    f"{file.name} holds more than {MAX_BYTES // 10**9} GB of answers."
-                )
+            about = table.metadata
+            sizes = [about.row_group(i).total_byte_size for i in range(about.num_row_groups)]
             # One text of the header's size can stand in every row.
-            at_once = max(1, min(_BATCH_ROWS, MAX_BYTES // _BATCH_SHARE // max([1, *sizes])))
-            batches = table.iter_batches(at_once, columns=["doc", "metric", "model_response"])
+            batch_rows = max(1, min(_BATCH_ROWS, MAX_BYTES // _BATCH_SHARE // max([1, *sizes])))
+            batches = table.iter_batches(batch_rows, columns=["doc", "metric", "model_response"])
             yield from _checked(_rows(batches), file.name, "Row", _lighteval_answer)
     except (pyarrow.ArrowException, OSError) as error:
         raise CorpusError(f"{file.name} could not be read: {first_line(error)}.") from error
 
 
 def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a table. Raises CorpusError at the limit: small files can unpack to much."""
     n_bytes = 0
     for batch in batches:
         n_bytes += batch.nbytes
@@ -534,12 +510,12 @@ def _lighteval_answer(row: Mapping[str, Any]) -> _Answer:
     doc = row["doc"]
     response = row["model_response"]
     texts = [str(text) for text in doc["choices"] or ()]
-    asked = response.get("input") or doc["query"]
+    prompt = response.get("input") or doc["query"]
+    if not isinstance(prompt, str):
+        prompt = json.dumps(prompt, ensure_ascii=False)
     golds = doc["gold_index"] if isinstance(doc["gold_index"], list) else [doc["gold_index"]]
-    target = ", ".join(
-        map(str, golds) if response.get("logprobs") else [texts[gold] for gold in golds]
-    )
-    prompt = asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)
+    log_likelihoods = response.get("logprobs")
+    target = ", ".join(str(gold) if log_likelihoods else texts[gold] for gold in golds)
     values: dict[str, Any] = {
         "doc_hash": sha256_of(json.dumps([doc["query"], texts], ensure_ascii=False)),
         "prompt_hash": sha256_of(prompt),
@@ -549,18 +525,16 @@ def _lighteval_answer(row: Mapping[str, Any]) -> _Answer:
         "fields": _slices(doc.get("specific")),
     }
     choices = None
-    if response.get("logprobs"):
-        values["choices"] = _choices(texts, response["logprobs"])
+    if log_likelihoods:
+        values["choices"] = _choices(texts, log_likelihoods)
         if len(texts) > 1:
             choices = ScoredChoices(
                 texts=[text.removeprefix(" ") for text in texts],
-                log_likelihoods=response["logprobs"],
+                log_likelihoods=log_likelihoods,
                 target=target,
             )
     else:
-        written = str(_first(response["text"]))
-        values |= {
-            "text": written,
-            "answer": str(_first(response.get("text_post_processed") or written)),
-        }
+        values["text"] = str(_first(response["text"]))
+        extracted = response.get("text_post_processed") or values["text"]
+        values["answer"] = str(_first(extracted))
     return _answer(row["metric"], values, choices)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import sub
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,11 +36,11 @@ def chosen_place(measure: str, choices: ScoredChoices, right: bool) -> int | Non
     if measure == "acc_mutual_info":
         if len(choices.unconditional) != len(scores):
             return None
-        scores = [given - alone for given, alone in zip(scores, choices.unconditional, strict=True)]
+        scores = list(map(sub, scores, choices.unconditional))
     if measure in _LENGTHS:
         if choices.texts is None:
             return None
-        scores = _by_length(scores, [_LENGTHS[measure](text) for text in choices.texts])
+        scores = list(map(_by_length, scores, map(_LENGTHS[measure], choices.texts)))
     return scores.index(max(scores))
 
 
@@ -48,24 +49,18 @@ def _n_bytes(text: str) -> int:
 
 
 _LENGTHS: Mapping[str, Callable[[str], int]] = {"acc_norm": len, "acc_bytes": _n_bytes}
-"""By what of a choice a measure divides its log-likelihood."""
+"""The length of a choice by which a measure divides its log-likelihood."""
 
 
-def _by_length(log_likelihoods: Sequence[float], lengths: Sequence[int]) -> list[float]:
-    scores = list[float]()
-    for log_likelihood, length in zip(log_likelihoods, lengths, strict=True):
-        if length:
-            scores.append(log_likelihood / length)
-        else:
-            # numpy, by which the harness divides, takes nothing by nothing for the largest.
-            scores.append(-inf if log_likelihood < 0 else inf)
-    return scores
+def _by_length(log_likelihood: float, length: int) -> float:
+    if length:
+        return log_likelihood / length
+    # numpy, by which the harness divides, gives NaN for 0 / 0, and takes it for the largest.
+    return -inf if log_likelihood < 0 else inf
 
 
 def _greedy_place(choices: ScoredChoices, right: bool) -> int | None:
-    """Of several first choices, as one that begins with another, the one that agrees with being
-    right or wrong.
-    """
+    """The greedy choice; of several, as one that begins with another, the one `right` agrees with."""
     places = [place for place, greedy in enumerate(choices.greedy) if greedy]
     agreeing = [place for place in places if _is_target(choices, place) == right]
     return next(iter(agreeing or places), None)

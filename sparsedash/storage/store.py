@@ -78,7 +78,7 @@ class Store:
         self.folder = folder
         self._patience_s = patience_s
         self._opened_at = time.time()
-        # Nonsense is refused now, and not when the first artefact is written.
+        # Validate the limit early.
         room_of_environment()
         claim_data_folder(folder)
         try:
@@ -108,8 +108,10 @@ class Store:
         """The record, or None; a damaged one is set aside and counts as none."""
         name = _name(kind, key)
         data = self._read("records", name)
+        if data is None:
+            return None
         try:
-            return None if data is None else from_json(kind, data.decode())
+            return from_json(kind, data.decode())
         except StoreError as error:
             self._drop("records", name, error)
             return None
@@ -120,10 +122,9 @@ class Store:
 
     def written_at(self, kind: type[R], key: str) -> float | None:
         """When the record was written, in seconds since the epoch; None where there is none."""
-        found = self._select(
-            "records", "SELECT store_time FROM Cache WHERE key = ? AND raw = 1", _name(kind, key)
-        )
-        return found[0][0] if found else None
+        query = "SELECT store_time FROM Cache WHERE key = ? AND raw = 1"
+        rows = self._select("records", query, _name(kind, key))
+        return rows[0][0] if rows else None
 
     def why_missing(self, kind: type[R], key: str) -> str:
         """Why `get` does not give this record, as the end of a sentence."""
@@ -131,7 +132,7 @@ class Store:
         return "was damaged and is set aside" if damaged else "is no longer stored"
 
     def damaged_keys(self, kind: type[R]) -> list[str]:
-        """Keys of the damaged records of a kind that were set aside and not made again."""
+        """Keys of the damaged records of a kind that were set aside and not computed again."""
         return [key for key in self._keys(DAMAGED + _name(kind, "")) if not self.has(kind, key)]
 
     def keys(self, kind: type[R]) -> list[str]:
@@ -141,8 +142,7 @@ class Store:
     def _keys(self, prefix: str) -> list[str]:
         # A range of the index: a prefix would have every entry looked at.
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        found = self._select("records", KEYS, prefix, end)
-        return [name.removeprefix(prefix) for (name,) in found]
+        return [name.removeprefix(prefix) for (name,) in self._select("records", KEYS, prefix, end)]
 
     def drop(self, kind: type[R], key: str) -> None:
         """Delete the record, if it exists, and one of this name that was set aside."""
@@ -151,17 +151,13 @@ class Store:
 
     @property
     def artefact_room(self) -> int:
-        """Limit of all artefacts in bytes: by the environment, else by the data folder, else the
-        usual one.
-        """
+        """Limit of all artefacts in bytes: by the environment, the data folder, or the default."""
         noted = self.recall(store_keys.artefact_room_note())
-        return room_of_environment() or (int(noted) if noted else bytes_of(USUAL_GB))
+        return room_of_environment() or int(noted or bytes_of(USUAL_GB))
 
     @property
     def artefact_left(self) -> int:
-        """Bytes that can be stored without evicting an artefact that was used since this store was
-        opened.
-        """
+        """Bytes free without evicting an artefact that was used since this store was opened."""
         ((used,),) = self._select("artefacts", USED_SINCE, f"{KEPT}%", self._opened_at)
         return max(0, self.artefact_room - int(used))
 
@@ -175,20 +171,14 @@ class Store:
         self.shrink_artefacts(key)
 
     def shrink_artefacts(self, written: str = "") -> None:
-        """Evict the least recently used artefacts down to the limit, but never the one just
-        written.
-        """
+        """Evict the least recently used artefacts down to the limit; the one just written stays."""
         room = self.artefact_room
         self._patiently("written", lambda: evict_oldest(self._caches["artefacts"], room, written))
 
     def retag_artefacts(self, prefix: str, about: str) -> None:
-        """Change kind and model of the artefacts whose keys begin so. about: as in
-        `put_artefact`.
-        """
+        """Change kind and model of the artefacts with this prefix. about: as in `put_artefact`."""
         query = "UPDATE Cache SET tag = ? WHERE substr(key, 1, ?) = ? AND raw = 1"
-        self._patiently(
-            "written", lambda: self._caches["artefacts"]._sql(query, (about, len(prefix), prefix))
-        )
+        self._select("artefacts", query, about, len(prefix), prefix)
 
     def get_artefact(self, key: str) -> bytes | None:
         """The bytes, or None; damaged ones are dropped and count as none."""
@@ -212,14 +202,12 @@ class Store:
         self._patiently("written", lambda: self._caches[of].delete(name))
 
     def raw_value(self, of: Shelf, name: str) -> tuple[bytes, bool] | None:
-        """An entry's bytes and whether its checksum holds, or None; neither counted as use nor
-        dropped.
+        """An entry's bytes and whether its checksum holds, or None; not counted as use.
 
         Raises DamagedEntry when it cannot be read.
         """
-        rows = self._select(
-            of, "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", name
-        )
+        query = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1"
+        rows = self._select(of, query, name)
         if not rows:
             return None
         data = self._patiently("read", lambda: self._caches[of].disk.fetch(*rows[0], False))
@@ -279,25 +267,21 @@ class Store:
 
     def _drop(self, of: Shelf, name: str, error: Exception) -> None:
         """Set a record or note aside, drop an artefact."""
-        log.warning(
-            "%s the damaged entry %s: %s",
-            "Set aside" if of == "records" else "Dropped",
-            name,
-            error,
-        )
+        if of == "artefacts":
+            log.warning("Dropped the damaged entry %s: %s", name, error)
+            self.drop_entry(of, name)
+            return
+        log.warning("Set aside the damaged entry %s: %s", name, error)
+        cache = self._caches[of]
+        query = "UPDATE Cache SET key = ? WHERE key = ? AND raw = 1"
 
         def set_aside() -> None:
-            cache = self._caches[of]
             with cache.transact():
                 if name in cache:
                     cache.delete(DAMAGED + name)
-                    cache._sql(
-                        "UPDATE Cache SET key = ? WHERE key = ? AND raw = 1", (DAMAGED + name, name)
-                    )
+                    cache._sql(query, (DAMAGED + name, name))
 
-        self._patiently(
-            "written", set_aside if of == "records" else lambda: self._caches[of].delete(name)
-        )
+        self._patiently("written", set_aside)
 
     def _patiently(self, verb: str, action: Callable[[], T]) -> T:
         """The action's result. verb: what failed, in the StoreError for a failure."""
@@ -325,11 +309,9 @@ def claim_data_folder(folder: Path) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found = {entry.name for entry in folder.iterdir()}
-        if found and not note.exists():
-            if any(
-                name in ("records", "jobs.sqlite") or name.startswith("layout-") for name in found
-            ):
+        names = [entry.name for entry in folder.iterdir()]
+        if names and not note.exists():
+            if any(name.startswith(("records", "jobs.sqlite", "layout-")) for name in names):
                 raise StoreError(
                     f"The data folder {folder} was written by another version of SparseDash in another layout.",
                     "Name another folder with --data-dir or SPARSEDASH_DATA_DIR, or delete this one.",
@@ -341,7 +323,7 @@ def claim_data_folder(folder: Path) -> None:
         closed = 0o2770 if mode & 0o2070 == 0o2070 else 0o700
         if stat.S_IMODE(mode) != closed:
             folder.chmod(closed)
-        if not found:
+        if not names:
             note.touch(mode=mode_in(folder, 0o600))
     except OSError as error:
         raise _unusable(folder, error) from error
@@ -381,7 +363,7 @@ class StageCheckpoint:
         self._about = about_artefact(kind, model_identity)
         self._kept_at = clock()
         self._pending: dict[str, Callable[[], bytes]] = {}
-        self._left: set[str] = set()
+        self._stored: set[str] = set()
 
     @property
     def is_due(self) -> bool:
@@ -389,9 +371,7 @@ class StageCheckpoint:
         return self._clock() - self._kept_at >= EVERY_S
 
     def get(self, key: str, unpack: Callable[[bytes], T]) -> T | None:
-        """A part of an earlier attempt, or None; one that `unpack` refuses is dropped, to be
-        computed again.
-        """
+        """A part of an earlier attempt, or None; one that `unpack` refuses is dropped."""
         data = self._store.get_artefact(key)
         if data is None:
             return None
@@ -401,13 +381,13 @@ class StageCheckpoint:
             log.warning("Dropped a checkpoint that cannot be read, %s: %s", key, error)
             self._store.drop_entry("artefacts", key)
             return None
-        self._left.add(key)
+        self._stored.add(key)
         return part
 
     def keep(self, parts: Mapping[str, Callable[[], bytes]]) -> bool:
         """Keep parts by their keys, with all earlier ones, once they are due and if there is room.
 
-        Their functions are called for their bytes then. Returns whether all were kept.
+        parts: functions that give the bytes, called then. Returns whether all were kept.
         """
         self._pending.update(parts)
         if not self.is_due:
@@ -417,7 +397,7 @@ class StageCheckpoint:
             data = packed()
             if len(data) <= self._store.artefact_left:
                 self._store.put_artefact(name, data, self._about)
-                self._left.add(name)
+                self._stored.add(name)
             else:
                 had_room = False
         self._pending.clear()
@@ -446,15 +426,13 @@ class StageCheckpoint:
         return lambda number, make: self.made(f"{key}/{number}", make, pack, unpack)
 
     def let_go(self) -> None:
-        """Keep nothing in memory: what is not written yet, the work of EVERY_S seconds at most, is
-        never written.
-        """
+        """Forget the parts that are not written yet, the work of EVERY_S seconds at most."""
         self._pending.clear()
 
     def done(self) -> None:
         """Drop the parts: the result of the stage is stored elsewhere."""
         self._pending.clear()
-        for key in self._left:
+        for key in self._stored:
             self._store.drop_entry("artefacts", key)
-        self._left.clear()
+        self._stored.clear()
         self._kept_at = self._clock()

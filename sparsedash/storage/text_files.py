@@ -57,10 +57,16 @@ def text_slice(reference: str) -> slice:
 
 
 def _parted(reference: str) -> tuple[str, slice]:
-    named = _SLICED.fullmatch(reference.partition(":")[2])
-    name, *ends = named.groups() if named else ("",)
-    # No file has more texts than a machine can count.
-    return name, slice(*(min(int(end), sys.maxsize) if end else None for end in ends or (None,)))
+    match = _SLICED.fullmatch(reference.partition(":")[2])
+    if not match:
+        return "", slice(None)
+    name, start, stop = match.groups()
+    return name, slice(_slice_end(start), _slice_end(stop))
+
+
+def _slice_end(digits: str | None) -> int | None:
+    # `islice` takes no more than sys.maxsize, and no file has so many texts.
+    return min(int(digits), sys.maxsize) if digits else None
 
 
 MAX_TEXT_BYTES = 200 * 1024 * 1024
@@ -152,12 +158,13 @@ def _column(path: Path) -> Iterator[str]:
             if sum(group.total_uncompressed_size for group in groups) > MAX_TEXT_BYTES:
                 raise _too_large(path)
             batches = file.iter_batches(_BATCH_ROWS, columns=["text"])
-            for text in (value.as_py() for batch in batches for value in batch.column("text")):
-                if not isinstance(text, str):
-                    raise CorpusError(
-                        f"The column text of {path.name} holds values that are not text."
-                    )
-                yield text
+            for batch in batches:
+                for text in batch.column("text").to_pylist():
+                    if not isinstance(text, str):
+                        raise CorpusError(
+                            f"The column text of {path.name} holds values that are not text."
+                        )
+                    yield text
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise CorpusError(
             f"{path.name} could not be read: {first_line(error)}.", "It needs a column named text."
@@ -204,8 +211,8 @@ class TextCount:
         """
         rule = "A passage has two words or more, the last is the gap; repeats count once."
         if self.n_passages < fewest:
-            given = f"{self.n_passages or 'no'} {'passages' if self.n_passages > 1 else 'passage'}"
-            return f"gives {given}; {fewest} or more needed. {rule}"
+            unit = "passages" if self.n_passages > 1 else "passage"
+            return f"gives {self.n_passages or 'no'} {unit}; {fewest} or more needed. {rule}"
         if fewest < FEWEST_UPLOADED or not self.no_gap:
             return ""
         return f"holds a text without a gap: {self.no_gap[:40]!r}. {rule}"
@@ -259,29 +266,24 @@ def named_text_count(reference: str, data_dir: Path) -> TextCount | None:
     path = file_of(reference, data_dir)
     if path is None or path_kind(path) != "file" or path.stat().st_size > MAX_BYTES:
         return None
-    return _named_count(reference, path, file_stamp(path))
+    part = text_slice(reference)
+    return _count_file(path, part.start, part.stop, file_stamp(path))
 
 
 @lru_cache(maxsize=64)
-def _named_count(reference: str, path: Path, mark: str) -> TextCount:
-    return _count_file(path, text_slice(reference), mark)
-
-
-def _count_file(path: Path, part: slice, mark: str) -> TextCount:
-    """What a part of a file gives, which is read to its end. mark: its stamp. Raises
-    CorpusError.
-    """
+def _count_file(path: Path, start: int | None, stop: int | None, stamp: str) -> TextCount:
+    """The count of a part of a file, cached until its stamp changes. Raises CorpusError."""
     if path.suffix != ".parquet":
-        return count_texts(islice(texts_of(path), part.start, part.stop))
-    count = _parquet_count(path, part.start, part.stop, mark)
+        return count_texts(islice(texts_of(path), start, stop))
+    count = _parquet_count(path, start, stop, stamp)
     if isinstance(count, str):
         raise CorpusError(count)
     return count
 
 
 @lru_cache(maxsize=64)
-def _parquet_count(path: Path, start: int | None, stop: int | None, _mark: str) -> TextCount | str:
-    """What a part of a Parquet file gives, or why it cannot be read: by a process of its own.
+def _parquet_count(path: Path, start: int | None, stop: int | None, _stamp: str) -> TextCount | str:
+    """The count of a part of a Parquet file, or why it cannot be read, from a process of its own.
 
     A file may unpack to far more than its header says, and what is unpacked at once has no limit.
     """
@@ -352,12 +354,12 @@ class Uploads:
                 if path.is_file() and path.read_bytes() == content:
                     _require_texts(path, n_passages)
                     return reference
-                left = MAX_TOTAL_BYTES - sum(self.kept().values())
-                if len(content) > left:
-                    has, room = (f"{n / 1e6:,.1f} MB" for n in (len(content), max(0, left)))
-                    advice = "Delete some that are no longer needed."
+                room = max(0, MAX_TOTAL_BYTES - sum(self.kept().values()))
+                if len(content) > room:
                     raise CorpusError(
-                        f"{called} has {has}; uploads have room for {room} more.", advice
+                        f"{called} has {len(content) / 1e6:,.1f} MB; "
+                        f"uploads have room for {room / 1e6:,.1f} MB more.",
+                        "Delete some that are no longer needed.",
                     )
                 _put(path, content, n_passages)
         except OSError as error:
@@ -370,14 +372,14 @@ class Uploads:
 
     def kept(self) -> dict[str, int]:
         """Size in bytes of every upload by reference, newest first."""
-        found = []
+        uploads = []
         for path in (self._data_dir / _UPLOADS).glob("*/*"):
             reference = f"{UPLOAD}{path.name}@{path.parent.name}"
             # It may be deleted meanwhile.
             with suppress(OSError):
                 if path.is_file() and file_of(reference, self._data_dir) is not None:
-                    found.append((path.stat().st_mtime, reference, path.stat().st_size))
-        return {reference: size for _, reference, size in sorted(found, reverse=True)}
+                    uploads.append((path.stat().st_mtime, reference, path.stat().st_size))
+        return {reference: size for _, reference, size in sorted(uploads, reverse=True)}
 
     def drop(self, reference: str, in_use: Collection[str]) -> None:
         """Delete an upload, if it exists. Raises CorpusError. in_use: references of the texts that
@@ -386,7 +388,7 @@ class Uploads:
         path = file_of(reference, self._data_dir)
         if path is None or not reference.startswith(UPLOAD):
             raise CorpusError(f"There is no upload {reference}.")
-        if any(file_of(other, self._data_dir) == path for other in in_use):
+        if path in (file_of(text, self._data_dir) for text in in_use):
             raise CorpusError(
                 f"{path.name} is read by a job that waits or runs.",
                 "Wait until it has ended, or cancel it on the runs page.",
@@ -402,18 +404,20 @@ class Uploads:
 
 
 def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None]) -> set[str]:
-    """References of the texts that a job with these settings may read, also to calibrate its models
-    again.
+    """References of the texts that a job with these settings may read, and those that its models
+    were calibrated on.
 
     record: gives the record of a key.
     """
-    named = {
+    texts = {
         str(part["corpus"])
         for part in request.values()
         if isinstance(part, Mapping) and "corpus" in part
     }
-    compared = map(record, records_read(request))
-    return named | {found.pruned.calibration.corpus for found in compared if found and found.pruned}
+    for compared in map(record, records_read(request)):
+        if compared and compared.pruned:
+            texts.add(compared.pruned.calibration.corpus)
+    return texts
 
 
 def _put(path: Path, content: bytes, n_passages: int) -> None:
@@ -431,7 +435,7 @@ def _put(path: Path, content: bytes, n_passages: int) -> None:
 
 def _require_texts(file: Path, n_passages: int) -> None:
     # Every text is read, so that any that cannot be is refused now.
-    count = _count_file(file, slice(None), file_stamp(file))
+    count = _count_file(file, None, None, file_stamp(file))
     if not count.n_texts:
         raise CorpusError(f"{file.name} holds no text.", "Upload another file.")
     if n_passages and (problem := count.passages_problem(n_passages)):
@@ -439,17 +443,15 @@ def _require_texts(file: Path, n_passages: int) -> None:
 
 
 def main(file: str, start: str, stop: str) -> None:
-    """Read a part of a file's texts in this process, and print what they give as JSON, or why that
-    fails.
-    """
+    """Print the count of a part of a file's texts as JSON, or why it cannot be read."""
 
     def count() -> str:
-        texts = islice(
-            texts_of(Path(file)), int(start) if start else None, int(stop) if stop else None
-        )
+        texts = texts_of(Path(file))
         try:
             # In ASCII, whatever this process prints in.
-            return json.dumps(asdict(count_texts(texts)))
+            return json.dumps(
+                asdict(count_texts(islice(texts, _slice_end(start), _slice_end(stop))))
+            )
         except CorpusError as error:
             return str(error)
 
@@ -463,10 +465,11 @@ def _harmless(name: str) -> str:
     """
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
     stem, _, kind = last.rpartition(".")
-    if f".{kind.lower()}" not in TEXT_KINDS:
+    suffix = f".{kind.lower()}"
+    if suffix not in TEXT_KINDS:
         raise _unreadable_kind(last[:_NAME_LETTERS])
     letters = re.sub(r"[^\w-]+", "-", stem).strip("-")[:_NAME_LETTERS]
-    return f"{letters or 'text'}.{kind.lower()}"
+    return (letters or "text") + suffix
 
 
 if __name__ == "__main__":

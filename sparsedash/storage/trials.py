@@ -11,7 +11,6 @@ from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
-from typing import Any
 
 
 def trial_problem(module: str, *arguments: str, seconds: int, too_much: str) -> str:
@@ -24,17 +23,17 @@ def trial_problem(module: str, *arguments: str, seconds: int, too_much: str) -> 
     path = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     )
-    how: dict[str, Any] = {
-        "capture_output": True,
-        "text": True,
-        "errors": "replace",
-        "timeout": 6 * seconds,
-    }
     # One that is killed leaves its temporary files.
     with TemporaryDirectory() as scratch:
-        environment = os.environ | {"PYTHONPATH": path, "TMPDIR": scratch}
         try:
-            done = subprocess.run(command, env=environment, **how)  # noqa: S603 - our own
+            done = subprocess.run(  # noqa: S603 - our own
+                command,
+                env=os.environ | {"PYTHONPATH": path, "TMPDIR": scratch},
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=6 * seconds,
+            )
         except subprocess.TimeoutExpired:
             return too_much
     if done.returncode > 0:
@@ -61,12 +60,12 @@ def run_trial(problem: Callable[[], str], n_bytes: int, seconds: int) -> None:
                 resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (most, most))
     try:
         with redirect_stdout(sys.stderr):
-            found = problem()
+            answer = problem()
     except MemoryError:
         os.abort()
     except BaseException as error:  # noqa: BLE001 - a panic of tokenizers is no Exception
-        found = f"could not be read: {' '.join(str(error).split())[:300]}"
-    sys.stdout.write(found)
+        answer = f"could not be read: {' '.join(str(error).split())[:300]}"
+    sys.stdout.write(answer)
 
 
 def _address_bytes() -> int:

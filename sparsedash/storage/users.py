@@ -113,17 +113,10 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         is_safe = parts.scheme == "https" or (
             parts.scheme == "http" and parts.hostname in _THIS_MACHINE
         )
-        # Browsers name no usual port, and no capital letters.
-        is_theirs = (
-            parts.netloc == parts.netloc.lower() and (parts.scheme, parts.port) not in _USUAL_PORTS
-        )
-        if not (
-            is_safe
-            and is_theirs
-            and parts.hostname
-            and "@" not in parts.netloc
-            and self.address == self.origin
-        ):
+        # As browsers send it: without the usual port, and without capital letters.
+        is_normal = self.address == self.origin.lower() and "@" not in self.address
+        has_usual_port = (parts.scheme, parts.port) in _USUAL_PORTS
+        if not (is_safe and is_normal and parts.hostname) or has_usual_port:
             allowed = (
                 "https:// (or http:// and localhost), a host name in small letters and perhaps a port other than the "
                 "usual one, with nothing after it"
@@ -134,7 +127,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def origin(self) -> str:
         """Scheme, host and port of the address, as browsers send them."""
         parts = urlsplit(self.address)
-        return f"{parts.scheme}://{parts.netloc}"
+        return f"{parts.scheme}://{self.host}"
 
     @property
     def host(self) -> str:
@@ -160,10 +153,10 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return not task.startswith(FILE) and _matches(task, self.tasks)
 
 
-def visitor_name(said: str) -> str | None:
+def visitor_name(name: str) -> str | None:
     """The normal form of a user's name; None for an impossible one."""
     # Not casefold, which makes one user of gross and groß.
-    name = unicodedata.normalize("NFC", said).strip().lower()
+    name = unicodedata.normalize("NFC", name).strip().lower()
     return name if 0 < len(name) <= _LONGEST_NAME and name.isprintable() else None
 
 
@@ -179,8 +172,8 @@ def serving_rules() -> Serving | None:
 
     It is read once: a change counts from the next start.
     """
-    named = os.environ.get(VARIABLE, "")
-    return _read(local_path(named)) if named else None
+    file = os.environ.get(VARIABLE, "")
+    return _read(local_path(file)) if file else None
 
 
 def may_use_token(owner: str) -> bool:
@@ -227,13 +220,13 @@ class UserData:
         kept = self._store.get(Prompts, digest([left, right, self._owner]))
         return kept.asked if kept else ()
 
-    def keep_prompt(self, asked: ContinuationSettings) -> None:
+    def keep_prompt(self, prompt: ContinuationSettings) -> None:
         """Put the prompt at the head of its list, which drops the oldest above MOST_PROMPTS."""
-        self._relist(asked, (asked,))
+        self._change_prompts(prompt, (prompt,))
 
-    def drop_prompt(self, asked: ContinuationSettings) -> None:
+    def drop_prompt(self, prompt: ContinuationSettings) -> None:
         """Remove the prompt from its list; its continuation stays in the store."""
-        self._relist(asked, ())
+        self._change_prompts(prompt, ())
 
     def own_prompts(self) -> tuple[str, ...] | None:
         """The prompts that runs begin with; None where the owner has kept none."""
@@ -242,26 +235,25 @@ class UserData:
 
     def keep_own_prompts(self, prompts: tuple[str, ...]) -> None:
         """Let later runs begin with these prompts."""
-        self._store.put(
-            self._own_prompts, OwnPrompts(key=self._own_prompts, prompts=prompts, owner=self._owner)
-        )
+        key = self._own_prompts
+        self._store.put(key, OwnPrompts(key=key, prompts=prompts, owner=self._owner))
 
     def choices(self, one: str, other: str) -> dict[str, str]:
-        """The record chosen for each passage or prompt, see pair_records.Choices, on either
-        side.
-        """
+        """The record chosen by passage or prompt, see pair_records.Choices, in either order."""
         kept = self._store.get(Choices, self._pair(one, other))
         return kept.better if kept else {}
 
     def choose(self, one: str, other: str, subject: str, better: str | None) -> None:
         """Record a choice in place of an earlier one; None undoes it."""
+        key = self._pair(one, other)
 
         def changed(kept: Choices | None) -> Choices:
-            found = (kept.better if kept else {}) | {subject: better}
-            chosen = {name: record for name, record in found.items() if record is not None}
-            return Choices(key=key, better=chosen, owner=self._owner)
+            choices = dict(kept.better) if kept else {}
+            choices.pop(subject, None)
+            if better is not None:
+                choices[subject] = better
+            return Choices(key=key, better=choices, owner=self._owner)
 
-        key = self._pair(one, other)
         self._store.change(Choices, key, changed)
 
     def forget_choices(self, one: str, other: str) -> None:
@@ -278,13 +270,15 @@ class UserData:
 
     def pinned_by_anybody(self) -> frozenset[str]:
         """The keys of the runs that any user has pinned."""
-        return frozenset(
-            run for kept in self._of_all_users() for run, mark in kept.marks.items() if mark.pinned
-        )
+        pinned = set[str]()
+        for kept in self._marks_of_all():
+            pinned |= {run for run, mark in kept.marks.items() if mark.pinned}
+        return frozenset(pinned)
 
-    def _of_all_users(self) -> list[RunMarks]:
-        found = (self._store.get(RunMarks, key) for key in list(self._store.keys(RunMarks)))
-        return [kept for kept in found if kept]
+    def _marks_of_all(self) -> list[RunMarks]:
+        return [
+            kept for key in self._store.keys(RunMarks) if (kept := self._store.get(RunMarks, key))
+        ]
 
     def name_of(self, run: str) -> str:
         """The user's name for a run, or empty."""
@@ -304,24 +298,30 @@ class UserData:
 
     def forget_runs(self, runs: Iterable[str]) -> None:
         """Delete all users' names and pins of these runs."""
-        gone = list(runs)
-        for kept in self._of_all_users():
-            if kept.marks.keys() & set(gone):
-                UserData(self._store, kept.owner)._mark(gone, lambda mark: RunMark())
+        deleted = set(runs)
+        for kept in self._marks_of_all():
+            if deleted & kept.marks.keys():
+                UserData(self._store, kept.owner)._mark(deleted, lambda mark: RunMark())
 
     def _mark(self, runs: Iterable[str], change: Callable[[RunMark], RunMark]) -> None:
         def changed(kept: RunMarks | None) -> RunMarks:
             marks = dict(kept.marks) if kept else {}
-            marks |= {run: change(marks.get(run, RunMark())) for run in runs}
-            left = {run: mark for run, mark in marks.items() if mark != RunMark()}
-            return RunMarks(key=self._marks, marks=left, owner=self._owner)
+            for run in runs:
+                mark = change(marks.pop(run, RunMark()))
+                if mark != RunMark():
+                    marks[run] = mark
+            return RunMarks(key=self._marks, marks=marks, owner=self._owner)
 
         self._store.change(RunMarks, self._marks, changed)
 
-    def _relist(self, asked: ContinuationSettings, head: tuple[ContinuationSettings, ...]) -> None:
-        def changed(kept: Prompts | None) -> Prompts:
-            rest = (other for other in (kept.asked if kept else ()) if other.key() != asked.key())
-            return Prompts(key=key, asked=(*head, *rest)[:MOST_PROMPTS], owner=self._owner)
+    def _change_prompts(
+        self, prompt: ContinuationSettings, head: tuple[ContinuationSettings, ...]
+    ) -> None:
+        key = digest([prompt.left, prompt.right, self._owner])
 
-        key = digest([asked.left, asked.right, self._owner])
+        def changed(kept: Prompts | None) -> Prompts:
+            earlier = kept.asked if kept else ()
+            tail = tuple(known for known in earlier if known.key() != prompt.key())
+            return Prompts(key=key, asked=(head + tail)[:MOST_PROMPTS], owner=self._owner)
+
         self._store.change(Prompts, key, changed)

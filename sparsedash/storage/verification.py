@@ -59,12 +59,12 @@ def verify(store: Store, on_step: OnStep) -> Verification:
     """The result of reading everything; `on_step` gets the megabytes that were read, and may raise
     Cancelled.
     """
-    begun = time.time()
-    todo = [
-        _Check(kind, entry.name, entry.n_bytes, partial(_entry_fault, store, shelf, entry))
-        for shelf, kind in _SHELVES.items()
-        for entry in store.entries(shelf)
-    ]
+    started_at = time.time()
+    todo = []
+    for shelf, shelf_kind in _SHELVES.items():
+        for stored in store.entries(shelf):
+            look = partial(_entry_fault, store, shelf, stored)
+            todo.append(_Check(shelf_kind, stored.name, stored.n_bytes, look))
     for kind, name, file, digest, folder, entry in _files(store):
         n_bytes = 0
         with suppress(OSError):
@@ -92,7 +92,7 @@ def verify(store: Store, on_step: OnStep) -> Verification:
             damaged.append(Damage(kind=check.kind, name=check.name, what=fault, entry=check.entry))
     return Verification(
         key=VerifySettings().key(),
-        started_at=begun,
+        started_at=started_at,
         finished_at=time.time(),
         n_checked=n_checked,
         n_bytes=total,
@@ -103,13 +103,16 @@ def verify(store: Store, on_step: OnStep) -> Verification:
 
 def _entry_fault(store: Store, shelf: Shelf, entry: CacheEntry, read: OnBytes) -> str:
     try:
-        found = store.raw_value(shelf, entry.name)
+        value = store.raw_value(shelf, entry.name)
     except DamagedEntry as error:
         return str(error) if store.has_entry(shelf, entry.name) else ""
     read(entry.n_bytes)
-    if found and entry.name.startswith(DAMAGED):
+    if value is None:
+        return ""
+    if entry.name.startswith(DAMAGED):
         return "it was damaged when it was read, and is set aside"
-    return "its checksum does not match" if found and not found[1] else ""
+    _, is_sound = value
+    return "" if is_sound else "its checksum does not match"
 
 
 def _files(store: Store) -> Iterator[tuple[Checked, str, Path, str, Path | None, str]]:
@@ -134,9 +137,9 @@ def _files(store: Store) -> Iterator[tuple[Checked, str, Path, str, Path | None,
     for key in store.keys(Export):
         # Of undamaged entries only: the others are listed already.
         with suppress(StoreError):
-            found = store.raw_value("records", f"export/{key}")
-            if found and found[1]:
-                export = located_export(from_json(Export, found[0].decode()), store.folder)
+            data, is_sound = store.raw_value("records", f"export/{key}") or (b"", False)
+            if is_sound:
+                export = located_export(from_json(Export, data.decode()), store.folder)
                 folder = Path(export.folder)
                 for name, digest in export.files.items() if is_there(export) else ():
                     yield "export", str(folder / name), folder / name, digest, folder, key

@@ -1,16 +1,16 @@
 """Choices kept in the page's address, so that a refresh or a copied link shows the same.
 
-Select boxes, the measure of a chart, pages of a list, the fields of the tolerance. The latter write
-the address
-themselves: Streamlit drops a parameter that a page binds to a widget from links to other pages, and
-refuses to set it.
+Streamlit binds a widget to a parameter by `bind="query-params"`, which is used wherever it can do
+it. It cannot (1.67) where several pages have the parameter, since it drops one that is bound on
+another page; where code sets the parameter, which raises; and where options have texts of their
+own, since it writes the texts into the address.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from math import isinf
+from math import ceil, isinf
 from typing import Literal, TypeVar
 
 import streamlit as st
@@ -20,14 +20,13 @@ from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import element, escape, paragraph, visible, widget_label
 from sparsedash.reporting.verdicts import LEVELS
-from sparsedash.reporting.wording import first_upper, limit_factor
+from sparsedash.reporting.wording import first_upper, limit_factor, plural
 from sparsedash.schema.fields import FieldRow, field_rows
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import Budget
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import frame
-from sparsedash.ui.navigation import TASK_LIMITS, current_tolerance, task_limits
+from sparsedash.ui.navigation import current_tolerance, whole_tolerance_query
 
 T = TypeVar("T")
 Query = dict[str, str | list[str]]
@@ -35,7 +34,8 @@ Query = dict[str, str | list[str]]
 
 BOUND: Literal["query-params"] = "query-params"
 """The `bind` of a widget whose key and value Streamlit keeps in the address."""
-PAGE, VIEW = "page", "view"
+PAGE = "page"
+VIEW = "view"
 """The parameters for the page of a long list, from 1, and for the view of a page that has two."""
 
 _LONGEST_SHOWN = 80
@@ -76,16 +76,16 @@ def select(
     *,
     along: Mapping[str, str] | None = None,
     noun: str = "",
-    said_in: DeltaGenerator | None = None,
+    note_in: DeltaGenerator | None = None,
 ) -> str:
     """The value of the parameter `name`, chosen in a select box; the usual one where the address
     names no option.
 
     options: the text of each value. along: other parameters that a change sets. noun: what the
-    options are; where it is given, a note says that the address asks for something else, in
-    `said_in` or under the box.
+    options are, for a note that the address names no such option, in `note_in` or under the box.
     """
-    wanted, key = query_value(name), f"chosen-{name}"
+    wanted = query_value(name)
+    key = f"chosen-{name}"
     chosen = wanted if wanted in options else usual
     st.session_state[key] = chosen
 
@@ -104,7 +104,7 @@ def select(
         format_func=lambda value: visible(options[value]),
     )
     if noun and wanted and wanted != chosen:
-        with said_in or st.container():
+        with note_in or st.container():
             frame.note(f"“{wanted[:_LONGEST_SHOWN]}” is no {noun} here. Showing {options[chosen]}.")
     return chosen
 
@@ -117,12 +117,12 @@ def choose_budget(name: str, title: str, usual: Budget) -> Budget:
 
 
 def choose_view(views: Mapping[str, str], name: str = VIEW) -> str:
-    """The view of the page, or of a part of it, chosen from a row of buttons; the address keeps it.
+    """The view of the page, or of a part of it, chosen from a row of buttons.
 
-    views: titles by the values of the parameter `name`. The first is the usual one; of a page it is
-    empty.
+    views: titles by the values of the parameter `name`; the first is the usual one.
     """
-    wanted, key = query_value(name), f"chosen-{name}"
+    wanted = query_value(name)
+    key = f"chosen-{name}"
     st.session_state[key] = wanted if wanted in views else next(iter(views))
     st.segmented_control(
         "View",
@@ -175,25 +175,15 @@ def draw_steps(
         frame.show(paragraph(position, css="sd-muted sd-count"))
 
 
-def page_of(runs: Sequence[T], size: int) -> tuple[Sequence[T], Callable[[], None]]:
-    """The page of a long list of runs that the address names, and a function that draws the buttons
-    to other pages.
-    """
-    n_pages, wanted = max(1, -(-len(runs) // size)), query_value(PAGE)
-    number = min(max(int(wanted[:6]) if wanted.isdecimal() else 1, 1), n_pages)
-    first, last = (number - 1) * size, min(len(runs), number * size)
-
-    def draw() -> None:
-        if n_pages > 1:
-            before = {PAGE: str(number - 1) if number > 2 else ""} if number > 1 else None
-            after = {PAGE: str(number + 1)} if number < n_pages else None
-            steps = [
-                ("Previous", "chevron_left", before, None),
-                ("Next", "chevron_right", after, None),
-            ]
-            draw_steps("part", steps, f"{first + 1} to {last} of {len(runs)} runs", "secondary")
-
-    return runs[first:last], draw
+def page_of(runs: Sequence[T], size: int) -> Sequence[T]:
+    """The page of a long list of runs that the address names; draws the choice of another page."""
+    if len(runs) <= size:
+        return runs
+    number = st.pagination(ceil(len(runs) / size), key=PAGE, bind=BOUND)
+    first = (number - 1) * size
+    last = min(len(runs), first + size)
+    frame.remark(f"{first + 1} to {last} of {len(runs)} runs")
+    return runs[first:last]
 
 
 _RUNS_RULE = (
@@ -203,44 +193,47 @@ _RUNS_RULE = (
 
 
 def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ()) -> None:
-    """Draw the tolerance as a button that opens its two fields, and one of each task that is judged
-    by accuracy.
+    """Draw the button that opens the fields of the tolerance, and of each task judged by accuracy.
 
     rule: what the verdicts mean by it. results: of the tasks.
     """
     allowed = current_tolerance()
-    points = f"{allowed.points:g} {'point' if allowed.points == 1 else 'points'}"
+    points = f"{allowed.points:g} {plural(allowed.points, 'point')}"
     text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {points}"
-    row = field_rows(FindSettings)["points"]
-    judged = {
-        each.task: each.own_limit
-        for each in results
-        if each.loss and each.loss.measure == "accuracy"
-    }
+    row = field_rows(Tolerance)["points"]
+    judged = [result for result in results if result.loss and result.loss.measure == "accuracy"]
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
         tolerance_fields(allowed)
-        for task, limit in judged.items():
-            label, changed = (
-                f"{widget_label(task)}, points lost at most",
-                partial(_with_task, allowed, task),
-            )
-            _limit_field(row, label, f"limit-{task}", limit or allowed.points, 0.5, changed)
+        for result in judged:
+            label = f"{widget_label(result.task)}, points lost at most"
+            limit = result.own_limit or allowed.points
+            changed = partial(_with_task, allowed, result.task)
+            _limit_field(row, label, f"limit-{result.task}", limit, 0.5, changed)
         frame.note(rule)
 
 
 def tolerance_fields(allowed: Tolerance) -> bool:
-    """Draw the fields of the acceptable word perplexity, as a multiple of dense's, and of the
-    points of accuracy.
+    """Draw the fields of the tolerance: the ratio of word perplexity, and the points of accuracy.
 
     Returns whether both values are possible; one that is not stays in its field, over the reason.
     """
-    possible = []
-    for name, value, step in (("ratio", allowed.ratio, 0.05), ("points", allowed.points, 0.5)):
-        row = field_rows(FindSettings)[name]
-        possible.append(
-            _limit_field(row, row.label, f"chosen-{row.key}", value, step, partial(_limit, row.key))
-        )
-    return all(possible)
+    ratio, points = field_rows(Tolerance).values()
+
+    def with_ratio(value: float) -> Mapping[str, str]:
+        return whole_tolerance_query(replace(allowed, ratio=value))
+
+    def with_points(value: float) -> Mapping[str, str]:
+        return whole_tolerance_query(replace(allowed, points=value))
+
+    fields = [
+        _limit_field(
+            ratio, ratio.label, f"tolerance-{ratio.name}", allowed.ratio, 0.05, with_ratio
+        ),
+        _limit_field(
+            points, points.label, f"tolerance-{points.name}", allowed.points, 0.5, with_points
+        ),
+    ]
+    return all(fields)
 
 
 def _limit_field(
@@ -272,9 +265,6 @@ def _limit_field(
     return problem is None
 
 
-def _limit(parameter: str, value: float) -> dict[str, str]:
-    return {parameter: f"{value:g}"}
-
-
 def _with_task(allowed: Tolerance, task: str, points: float) -> dict[str, str]:
-    return {TASK_LIMITS: task_limits(replace(allowed, tasks=(*allowed.tasks, (task, points))))}
+    limits = {**dict(allowed.tasks), task: points}
+    return whole_tolerance_query(replace(allowed, tasks=tuple(limits.items())))

@@ -1,6 +1,4 @@
-"""Charts with their files, and the scripts that pages run in the browser: notices, screen readers,
-SVG and PNG.
-"""
+"""Charts with their files, and the scripts of pages: notices, screen readers, downloads."""
 
 import base64
 import hashlib
@@ -42,20 +40,16 @@ _OFFER = {
 
 
 def content_hashes(scripts: list[str]) -> list[str]:
-    """Scripts, and those of this module, as a content security policy names them: the browser runs
-    no others.
-    """
-    hashes = (
-        hashlib.sha256(script.encode()).digest()
-        for script in (*scripts, _NOTICES, _CHARTS, _TYPED, _BACK, _MENU)
-    )
-    return [f"'sha256-{base64.b64encode(found).decode()}'" for found in hashes]
+    """Hashes of these scripts and of this module's, as a content security policy lists them."""
+    hashes = []
+    for script in (*scripts, _NOTICES, _CHARTS, _TYPED, _BACK, _MENU):
+        digest = hashlib.sha256(script.encode()).digest()
+        hashes.append(f"'sha256-{base64.b64encode(digest).decode()}'")
+    return hashes
 
 
 def offer_notices() -> None:
-    """Draw the button that asks the browser's permission, or why it is denied. The browser keeps
-    the choice.
-    """
+    """Draw the button that asks the browser's permission for notices, or why it is denied."""
     button = element("button", type="button", hidden="hidden")
     _run(_NOTICES, button, element("span", role="status"), css="sd-browser-notice", **_OFFER)
 
@@ -101,8 +95,7 @@ def show_chart(
     key: str,
     on_select: Callable[[], None] | Literal["rerun", "ignore"] = "rerun",
 ) -> list[Any]:
-    """Draw a chart with its downloads as SVG and PNG. Returns the points that were pressed, where
-    that reruns the page.
+    """Draw a chart with its downloads. Returns the pressed points, where that reruns the page.
 
     name: of its files, without their ending.
     """
@@ -121,15 +114,10 @@ def show_chart(
         on_select=on_select,
         selection_mode="points",
     )
-    buttons = [
-        element(
-            "button",
-            escape(form.upper()),
-            type="button",
-            value=form,
-            aria_label=f"The chart as {form.upper()}",
-        )
-        for form in ("svg", "png")
-    ]
+    buttons = []
+    for form in ("svg", "png"):
+        label = f"The chart as {form.upper()}"
+        text = escape(form.upper())
+        buttons.append(element("button", text, type="button", value=form, aria_label=label))
     _run(_CHARTS, *buttons, css="sd-take")
     return drawn["selection"]["points"] if on_select == "rerun" else []

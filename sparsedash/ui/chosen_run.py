@@ -16,7 +16,8 @@ from sparsedash.ui.job_panel import JOBS_LISTED, jobs_under_way
 
 RIGHT = "right"
 """The parameter of the address for a sparse model, by its name within the run."""
-_SHORTEST, _LONGEST = 12, 64
+_SHORTEST = 12
+_LONGEST = 64
 """Characters of a run's key that name it where no other begins so, and of a whole one."""
 
 
@@ -24,12 +25,12 @@ _SHORTEST, _LONGEST = 12, 64
 class ChosenRun:
     """The run that a page is about; every part may be missing.
 
-    key: empty without any run. asked: whether the address names it. run: as far as it is stored.
-    job: the live one, or else the newest.
+    key: empty without any run. in_address: whether the address names it. job: the live one, or
+    else the newest.
     """
 
     key: str
-    asked: bool
+    in_address: bool
     run: Run | None
     job: Job | None
 
@@ -40,49 +41,46 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
 
     The menu's links lead to it, too. runs: the results that the page can show, newest first.
     """
-    jobs = [
-        *jobs_under_way(backend, but=""),
-        *(job for job in backend.jobs(JOBS_LISTED) if job.makes_run),
-    ]
-    asked = _whole_key(backend, jobs, address_bar.query_value(navigation.RUN))
-    # A job that is done has left its run among these, unless that was deleted.
-    without_run = [job for job in jobs if job.state != "done"]
-    key = asked or next(iter([*(run.key for run in runs), *(job.key for job in without_run)]), "")
+    jobs = [*jobs_under_way(backend, but="")]
+    jobs += [job for job in backend.jobs(JOBS_LISTED) if job.makes_run]
+    wanted = _whole_key(backend, jobs, address_bar.query_value(navigation.RUN))
+    key = wanted
+    if not key:
+        # A job that is done has left its run among these, unless that was deleted.
+        unfinished = [job.key for job in jobs if job.state != "done"]
+        key = next(iter([*(run.key for run in runs), *unfinished]), "")
     run = backend.run(key) if key else None
     navigation.adopt_search_tolerance(run.find if run else None)
-    job = next((job for job in jobs if job.key == key), None) or (
-        backend.newest_job(key) if key else None
-    )
-    job = job if job is not None and job.makes_run else None
-    found = ChosenRun(key=key, asked=bool(asked), run=run, job=job)
-    navigation.remember({navigation.RUN: key if found.run or found.job else ""})
+    job = next((job for job in jobs if job.key == key), None)
+    if job is None and key:
+        newest = backend.newest_job(key)
+        job = newest if newest is not None and newest.makes_run else None
+    navigation.remember({navigation.RUN: key if run or job else ""})
     navigation.draw_menu()
-    return found
+    return ChosenRun(key=key, in_address=bool(wanted), run=run, job=job)
 
 
-def _whole_key(backend: Backend, jobs: Sequence[Job], asked: str) -> str:
-    """The key of the one run that begins like this, as the shell prints it; `asked` itself where
-    there is none.
-    """
-    if not _SHORTEST <= len(asked) < _LONGEST:
-        return asked
-    keys = {
-        *(run.key for run in backend.runs()),
-        *(job.key for job in jobs),
-        *backend.damaged_runs(),
-    }
-    found = [key for key in keys if key.startswith(asked)]
-    return found[0] if len(found) == 1 else asked
+def _whole_key(backend: Backend, jobs: Sequence[Job], prefix: str) -> str:
+    """The key of the one run that begins like this; the prefix itself where there is none."""
+    if not _SHORTEST <= len(prefix) < _LONGEST:
+        return prefix
+    keys = {run.key for run in backend.runs()}
+    keys.update(job.key for job in jobs)
+    keys.update(backend.damaged_runs())
+    matching = [key for key in keys if key.startswith(prefix)]
+    return matching[0] if len(matching) == 1 else prefix
 
 
-def choose_record(found: RunResults) -> Record:
+def choose_record(results: RunResults) -> Record:
     """Draw the choice among the run's sparse models; the one that the answer names unless the
     address names another.
     """
-    sparse = {name: record for name, record in found.records.items() if record.pruned}
+    sparse = {name: record for name, record in results.records.items() if record.pruned}
     names = {name: name for name in sparse}
     # Until the first model is pruned there may be quantised ones alone.
-    usual = found.names[found.headline.key] if found.headline else next(iter(sparse))
+    usual = next(iter(sparse))
+    if results.headline:
+        usual = results.names[results.headline.key]
     return sparse[address_bar.select(RIGHT, "Sparse model", names, usual, noun="model")]
 
 
@@ -92,20 +90,17 @@ def link_to_export(run: str, name: str) -> None:
 
 
 def show_example_note(run: Run | None) -> None:
-    """Draw that the run is the example, and the link to the form with its settings; nothing for
-    other runs.
-    """
-    if run is None or not (said := example_words(run, brief=True)):
+    """Draw that the run is the example, with a link to its settings; nothing for other runs."""
+    remark = example_words(run, brief=True) if run else ""
+    if run is None or not remark:
         return
     with frame.row("example"):
-        frame.note(said)
+        frame.note(remark)
         frame.link("prune", "Run this here", **(form_address(run.settings) or {}))
 
 
 def show_incomplete(what: str, resume: Callable[[], object] | None = None) -> None:
-    """Draw what is missing of a run, in words; nothing where nothing is. resume: draws a button for
-    it.
-    """
+    """Draw what is missing of a run; nothing if nothing is. resume: what its button does."""
     if not what:
         return
     with st.container(gap="xsmall"):

@@ -3,6 +3,7 @@ choices, texts.
 """
 
 from collections import Counter
+from itertools import chain
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -78,26 +79,27 @@ def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -
     with place:
         frame.opening(tasks_sentence(name, [result]))
     slices = [_slices(dense) for dense, _ in result.pair.questions]
-    counts = Counter(each for own in slices for each in own)
+    counts = Counter(chain.from_iterable(slices))
     titles = {"": f"All · {len(slices):,}"}
-    titles |= {each: f"{each} · {n:,}" for each, n in counts.items() if n < len(slices)}
+    titles |= {name: f"{name} · {n:,}" for name, n in counts.items() if n < len(slices)}
     chosen = ""
     if len(titles) > 1:
         with slicing:
             chosen = address_bar.select(
                 SLICE, "Slice", titles, "", along={KIND: "", QUESTION: ""}, noun="slice"
             )
-    kinds = {
-        kind: [i for i in places if not chosen or chosen in slices[i]]
-        for kind, places in questions_by_kind(result).items()
-    }
+    kinds = dict[str, list[int]]()
+    titles = {}
+    for kind, places in questions_by_kind(result).items():
+        kinds[kind] = [i for i in places if not chosen or chosen in slices[i]]
+        if kinds[kind]:
+            titles[kind] = f"{KINDS[kind]} · {len(kinds[kind]):,}"
     usual = next(kind for kind in _FIRST_KINDS if kinds[kind])
-    titles = {kind: f"{KINDS[kind]} · {len(found):,}" for kind, found in kinds.items() if found}
     with filtering:
-        kind = address_bar.select(KIND, "Answers", titles, usual, along={QUESTION: ""}, noun="kind")
-    _show_question(
-        result, next(found for each, found in kinds.items() if each == kind), (TITLES[DENSE], title)
-    )
+        shown = address_bar.select(
+            KIND, "Answers", titles, usual, along={QUESTION: ""}, noun="kind"
+        )
+    _show_question(result, kinds[shown], (TITLES[DENSE], title))
 
 
 _FORGET = {SLICE: "", KIND: "", QUESTION: ""}
@@ -110,79 +112,90 @@ def _slices(question: AnsweredQuestion) -> list[str]:
 
 def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str]) -> None:
     """titles: of the two models."""
-    asked = address_bar.query_value(QUESTION)
-    at = next((n for n, i in enumerate(places) if str(i + 1) == asked), 0)
+    numbers = [str(i + 1) for i in places]
+    number = address_bar.query_value(QUESTION)
+    place = numbers.index(number) if number in numbers else 0
 
     def query(n: int) -> dict[str, str] | None:
-        return {QUESTION: str(places[n] + 1)} if 0 <= n < len(places) else None
+        return {QUESTION: numbers[n]} if 0 <= n < len(numbers) else None
 
-    steps = [
-        ("Previous", "chevron_left", query(at - 1), "K"),
-        ("Next", "chevron_right", query(at + 1), "J"),
-    ]
-    address_bar.draw_steps("step", steps, f"{at + 1:,} of {len(places):,}", "secondary")
-    dense, other = result.pair.questions[places[at]]
-    title = " · ".join([f"Question {places[at] + 1:,}", *_slices(dense)])
+    address_bar.draw_steps(
+        "step",
+        [
+            ("Previous", "chevron_left", query(place - 1), "K"),
+            ("Next", "chevron_right", query(place + 1), "J"),
+        ],
+        f"{place + 1:,} of {len(places):,}",
+        "secondary",
+    )
+    questions = result.pair.questions[places[place]]
+    dense = questions[0]
+    title = " · ".join([f"Question {places[place] + 1:,}", *_slices(dense)])
     context = end_of(dense.context, _SHOWN_CHARACTERS)
-    text = element("p", escape(context), css="sd-passage")
     frame.show(
         element("h2", escape(title), css="sd-muted sd-small sd-passage-number"),
         element(
-            "div", text, css="sd-reader", role="region", aria_label="The question", tabindex="0"
+            "div",
+            element("p", escape(context), css="sd-passage"),
+            css="sd-reader",
+            role="region",
+            aria_label="The question",
+            tabindex="0",
         ),
     )
-    frame.show(_beside(dense, other, titles))
+    frame.show(_answers(questions, titles))
     if dense.right is not None:
         frame.show(paragraph(f"Expected: {target_text(dense)}"))
     if len(dense.choices) > 1:
-        frame.show_table(_choices(dense, other, titles))
+        frame.show_table(_choices(questions, titles))
 
 
-def _beside(dense: AnsweredQuestion, other: AnsweredQuestion, titles: tuple[str, str]) -> Html:
+def _answers(questions: tuple[AnsweredQuestion, AnsweredQuestion], titles: tuple[str, str]) -> Html:
     """Both answers with their verdicts; of written ones a mark where they diverge."""
+    dense = questions[0]
     if dense.right is None:
-        texts = [escape(_document_words(each)) for each in (dense, other)]
+        texts = [
+            escape(f"{question.log_likelihood:,.1f} nats over {quantity(question.n_bytes, 'byte')}")
+            for question in questions
+        ]
     elif dense.choices:
-        texts = [escape(answer_text(each)) for each in (dense, other)]
+        texts = [escape(answer_text(question)) for question in questions]
     else:
-        texts = list(mark_divergence(*(answer_text(each) for each in (dense, other))))
-    sections = [
-        element(
+        texts = list(mark_divergence(*map(answer_text, questions)))
+    sections = []
+    for title, css, text, question in zip(
+        titles, ("sd-dense", "sd-sparse"), texts, questions, strict=True
+    ):
+        section = element(
             "section",
             element("h3", escape(title)),
             element("p", text, css="sd-written"),
             paragraph(_verdict(question), css="sd-muted"),
             css=f"sd-answer {css}",
         )
-        for title, css, text, question in zip(
-            titles, ("sd-dense", "sd-sparse"), texts, (dense, other), strict=True
-        )
-    ]
+        sections.append(section)
     return element("div", *sections, css="sd-answers")
 
 
 def _verdict(question: AnsweredQuestion) -> str:
     if question.right is None:
         return ""
-    found = (
-        f" · answer found: {question.answer}"
-        if question.answer and question.answer != question.text
-        else ""
-    )
-    return f"{'✓ right' if question.right else '✕ wrong'}{found}"
+    verdict = "✓ right" if question.right else "✕ wrong"
+    if question.answer in ("", question.text):
+        return verdict
+    return f"{verdict} · answer found: {question.answer}"
 
 
-def _document_words(question: AnsweredQuestion) -> str:
-    return f"{(question.log_likelihood or 0.0):,.1f} nats over {quantity(question.n_bytes, 'byte')}"
-
-
-def _choices(dense: AnsweredQuestion, other: AnsweredQuestion, titles: tuple[str, str]) -> Table:
+def _choices(
+    questions: tuple[AnsweredQuestion, AnsweredQuestion], titles: tuple[str, str]
+) -> Table:
     """Every choice with both models' probabilities."""
+    dense = questions[0]
+    texts = [choice.text.strip() for choice in dense.choices]
     right = right_choice(dense)
-    logs = list(zip(choice_logs(dense), choice_logs(other), strict=True))
-    rows = [
-        [f"{choice.text.strip()}{' ✓' if i == right else ''}", *map(likelihood, logs[i])]
-        for i, choice in enumerate(dense.choices)
-    ]
+    if right is not None:
+        texts[right] += " ✓"
+    probabilities = [map(likelihood, choice_logs(question)) for question in questions]
+    rows = [list(row) for row in zip(texts, *probabilities, strict=True)]
     caption = "Probabilities among the choices: the softmax of their log-likelihoods. ✓: the expected one."
     return Table("Choices", caption, ["Choice", *titles], rows)

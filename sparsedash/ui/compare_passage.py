@@ -172,20 +172,22 @@ def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> No
     """All texts, each with a mark where it diverges from the left model's; among two also the left
     one.
     """
-    left, right, *more = map(readable, texts)
-    alone = pair.hidden or not others
-    both = mark_divergence(left, right)
-    rest = [mark_divergence(left, text)[1] for text in more]
-    _draw_texts(pair, others, [both[0] if alone else escape(left), both[1], *rest], "sd-written")
-    beside = "the other" if alone else f"that of {pair.left_name}"
-    parts = f"{DIVERGENCE_SIGN} marks where a text diverges from {beside}."
-    frame.remark("Both texts are identical." if alone and left == right else parts)
+    first, *following = map(readable, texts)
+    marked = [mark_divergence(first, text) for text in following]
+    is_pair = pair.hidden or not others
+    drawn_first = marked[0][0] if is_pair else escape(first)
+    _draw_texts(pair, others, [drawn_first, *(text for _, text in marked)], "sd-written")
+    if is_pair and first == following[0]:
+        frame.remark("Both texts are identical.")
+        return
+    reference = "the other" if is_pair else f"that of {pair.left_name}"
+    frame.remark(f"{DIVERGENCE_SIGN} marks where a text diverges from {reference}.")
 
 
 def _draw_texts(pair: Pair, others: Sequence[str], texts: Sequence[Html], css: str) -> None:
-    left, right, *more = (element("p", text, css=css) for text in texts)
+    first, second, *more = (element("p", text, css=css) for text in texts)
     waiting = element("p", escape("…"), css="sd-written sd-growing")
-    frame.show(pair.beside(left, right, dict(zip_longest(others, more, fillvalue=waiting))))
+    frame.show(pair.beside(first, second, dict(zip_longest(others, more, fillvalue=waiting))))
 
 
 def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
@@ -199,14 +201,14 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         for key, name in wording.record_names(run).items()
         if key not in (pair.left.key, pair.right.key)
     }
-    left = pair.left.key
-    right = pair.right.key
-    others = tuple(names)[:MOST_OTHERS]
-    of_run = [
-        ContinuationSettings(left=left, right=right, others=others, prompt=each)
-        for each in run.settings.prompts
-    ]
-    if written := [request for request in of_run if backend.written(request) is not None]:
+    settings_of = partial(ContinuationSettings, left=pair.left.key, right=pair.right.key)
+    written = []
+    for prompt in run.settings.prompts:
+        others = tuple(names)[:MOST_OTHERS]
+        request = settings_of(others=others, prompt=prompt)
+        if backend.written(request) is not None:
+            written.append(request)
+    if written:
         with st.expander("What the models of this run write"):
             for request in written:
                 _show_prompt(backend, pair, request, names, blind=blind)
@@ -227,26 +229,21 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
             column.number_input(label, low, high, usual, step, key=f"own-{name}", help=help_text)
 
     def submit() -> None:
-        """Submit the prompt and put it at the head of the list. Raises SettingsError for one that
-        is empty or long.
-        """
+        """Submit the prompt and put it at the head of the list. Raises SettingsError."""
         state = st.session_state
         values = {name: state.get(f"own-{name}", row[3]) for name, row in _SETTINGS.items()}
-        values |= {
-            "temperature_percent": round(100 * values["temperature_percent"]),
-            "prompt": state.get(_PROMPT, ""),
-        }
-        others = tuple(names) if state.get(_ALL, False) else ()
-        request = ContinuationSettings(
-            left=pair.left.key, right=pair.right.key, others=others, **values
-        )
+        values["temperature_percent"] = round(100 * values["temperature_percent"])
+        values["prompt"] = state.get(_PROMPT, "")
+        values["others"] = tuple(names) if state.get(_ALL, False) else ()
+        request = settings_of(**values)
         if backend.written(request) is None:
             backend.submit(request)
         backend.user_data.keep_prompt(request)
 
     frame.action_button("Continue this prompt", submit, key="continue-own", icon="edit_note")
-    above = {request.key() for request in written}
-    tried = [each for each in backend.user_data.prompts(left, right) if each.key() not in above]
+    shown = {request.key() for request in written}
+    prompts = backend.user_data.prompts(pair.left.key, pair.right.key)
+    tried = [request for request in prompts if request.key() not in shown]
     if not tried:
         frame.note("Your prompts will be listed here, also after a reload.")
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
@@ -329,57 +326,56 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
     """The context with its target, and both answers; while the sides are hidden, without what tells
     which is right.
     """
-    left, right = pair.outcomes(position)
-    frame.show(
-        element(
-            "h2", escape(f"Passage {left.index + 1:,}"), css="sd-muted sd-small sd-passage-number"
-        )
-    )
+    outcomes = pair.outcomes(position)
+    dense = outcomes[0]
+    number = escape(f"Passage {dense.index + 1:,}")
+    frame.show(element("h2", number, css="sd-muted sd-small sd-passage-number"))
     if passages is None:
         frame.note(
             "The text of this passage is no longer stored. Run again with the same settings to restore it."
         )
     else:
         context = end_of(passages.contexts[position], SHOWN_CHARACTERS)
-        target = (
-            escape("…") if pair.hidden else element("span", escape(left.target), css="sd-target")
-        )
+        target = element("span", escape(dense.target), css="sd-target")
+        if pair.hidden:
+            target = escape("…")
         text = element("p", escape(context), Html(" "), target, css="sd-passage")
         # On a phone it scrolls in itself, from its end, where the target stands.
         frame.show(
             element(
-                "div", text, css="sd-reader", role="region", aria_label="The passage", tabindex="0"
+                "div",
+                text,
+                css="sd-reader",
+                role="region",
+                aria_label="The passage",
+                tabindex="0",
             )
         )
-    frame.show(pair.beside(_answer(left, pair.hidden), _answer(right, pair.hidden)))
+    answers = [_answer(outcome, pair.hidden) for outcome in outcomes]
+    frame.show(pair.beside(answers[0], answers[1]))
     if pair.hidden:
         return
     drawn, choices = first_choices(pair, position)
-    frame.show(paragraph(change_words(-pair.fall(position), left.target), css="sd-change"), drawn)
+    frame.show(paragraph(change_words(-pair.fall(position), dense.target), css="sd-change"), drawn)
     frame.offer_table(choices)
-    if len(left.tokens) > 1 and [t.text for t in left.tokens] == [t.text for t in right.tokens]:
-        rows = [
-            [
-                one.text,
-                *(f"{wording.likelihood(t.log_likelihood)}, rank {t.rank:,}" for t in (one, other)),
-            ]
-            for one, other in zip(left.tokens, right.tokens, strict=True)
-        ]
-        data = [
-            {"token": one.text}
-            | {
-                f"{side}_log_likelihood_nats": t.log_likelihood
-                for side, t in zip(SIDES, (one, other), strict=True)
-            }
-            | {f"{side}_rank": t.rank for side, t in zip(SIDES, (one, other), strict=True)}
-            for one, other in zip(left.tokens, right.tokens, strict=True)
-        ]
-        caption = "The right word token by token, each given the ones before"
-        firsts = [token(row[0]) for row in rows]
-        head = ["Token", *pair.titles]
-        frame.show_table(
-            Table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem)
-        )
+    texts = [answer.text for answer in dense.tokens]
+    if len(texts) > 1 and texts == [answer.text for answer in outcomes[1].tokens]:
+        frame.show_table(_tokens_table(pair, outcomes, texts))
+
+
+def _tokens_table(pair: Pair, outcomes: tuple[Outcome, Outcome], texts: Sequence[str]) -> Table:
+    """The likelihood and rank of each token of the right word, by both models."""
+    rows = [[text] for text in texts]
+    data: list[dict[str, Value]] = [{"token": text} for text in texts]
+    for side, outcome in zip(SIDES, outcomes, strict=True):
+        for row, numbers, answer in zip(rows, data, outcome.tokens, strict=True):
+            row.append(f"{wording.likelihood(answer.log_likelihood)}, rank {answer.rank:,}")
+            numbers[f"{side}_log_likelihood_nats"] = answer.log_likelihood
+            numbers[f"{side}_rank"] = answer.rank
+    caption = "The right word token by token, each given the ones before"
+    head = ["Token", *pair.titles]
+    firsts = list(map(token, texts))
+    return Table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem)
 
 
 def _answer(outcome: Outcome, hidden: bool) -> Html:
@@ -434,27 +430,28 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
     )
 
 
-def _draw_strip(pair: Pair, found: Divergence) -> None:
-    places = found.places
-    n = len(found.places)
+def _draw_strip(pair: Pair, divergence: Divergence) -> None:
+    places = divergence.places
+    n = len(places)
     largest = sorted(range(n), key=lambda i: -places[i].nats)[:LARGEST]
     skipped = max(0, n - SHOWN_PLACES)
     spans = []
     for i in range(skipped, n):
-        if text := places[i].text:
-            left = f"{pair.left_name} predicts {_quoted(places[i].left)}"
-            right = f"{pair.right_name} {_quoted(places[i].right)}"
-            tip = f"{places[i].nats:.2f} nats: {left}, {right}"
-            css = f"sd-heat sd-heat-{bisect_right(LEVELS, places[i].nats)}"
-            reach = {
-                "data_tip": tip,
-                "tabindex": "0",
-                "role": "img",
-                "aria_label": f"{text}: {tip}",
-            }
-            spans.append(
-                element("span", escape(text), css=css, title=tip, **(reach if i in largest else {}))
+        place = places[i]
+        if place.text:
+            predictions = (
+                f"{pair.left_name} predicts {_quoted(place.left)}, "
+                f"{pair.right_name} {_quoted(place.right)}"
             )
+            tip = f"{place.nats:.2f} nats: {predictions}"
+            attributes = {"title": tip}
+            if i in largest:
+                attributes["data_tip"] = tip
+                attributes["tabindex"] = "0"
+                attributes["role"] = "img"
+                attributes["aria_label"] = f"{place.text}: {tip}"
+            css = f"sd-heat sd-heat-{bisect_right(LEVELS, place.nats)}"
+            spans.append(element("span", escape(place.text), css=css, **attributes))
     bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
     legend = [
         element("span", escape(words), css=f"sd-heat sd-heat-{step}")
@@ -467,7 +464,10 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
     frame.show(
         element("p", *legend, css="sd-heat-legend"),
         element(
-            "p", escape("… " if skipped else found.opening), join(*spans), css="sd-passage sd-strip"
+            "p",
+            escape("… " if skipped else divergence.opening),
+            *spans,
+            css="sd-passage sd-strip",
         ),
     )
     caption = (
@@ -475,18 +475,14 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
         "predictions, in nats. 0: identical. Swap the models for the other direction."
     )
     head = ["Token", "Nats", f"{pair.left_name} predicts", f"{pair.right_name} predicts"]
-    said = [
-        [_quoted(text) for text in (places[i].text, places[i].left, places[i].right)]
-        for i in largest
-    ]
-    rows = [
-        [text, f"{places[i].nats:.2f}", *both]
-        for i, (text, *both) in zip(largest, said, strict=True)
-    ]
-    data: list[dict[str, Value]] = [
-        {"token": at.text, "kl_nats": at.nats, "left_expects": at.left, "right_expects": at.right}
-        for at in (places[i] for i in largest)
-    ]
+    rows = []
+    data = list[dict[str, Value]]()
+    for place in map(places.__getitem__, largest):
+        nats = f"{place.nats:.2f}"
+        rows.append([_quoted(place.text), nats, _quoted(place.left), _quoted(place.right)])
+        numbers: dict[str, Value] = {"token": place.text, "kl_nats": place.nats}
+        numbers |= {"left_expects": place.left, "right_expects": place.right}
+        data.append(numbers)
     with st.expander("The numbers as a table"):
         frame.show_table(
             Table("Where the two models differ", caption, head, rows, data=data, of=pair.stem)
@@ -504,34 +500,29 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
     pair, positions, kind = shown
     first = at - at % ROWS
     n = len(positions)
-    names = (
-        ["begins with"]
-        if kind is None
-        else ["Right word", pair.left_name, pair.right_name, "Change"]
-    )
-    heads = (element("span", escape(head)) for head in ("Passage", *names))
-    with st.container(key="rows-hidden" if kind is None else "rows", gap=None):
+    names = ["Passage", "begins with"]
+    if kind:
+        names = ["Passage", "Right word", pair.left_name, pair.right_name, "Change"]
+    heads = (element("span", escape(name)) for name in names)
+    with st.container(key="rows" if kind else "rows-hidden", gap=None):
         frame.show(element("div", *heads, css="sd-row-heads", aria_hidden="true"))
         for i, position in enumerate(positions[first : first + ROWS]):
             number = f"{pair.left.outcomes[position].index + 1:,}"
-            opening = _short(passages.contexts[position]) if passages else ""
-            cells = (
-                f"**{opening}**"
-                if kind is None and opening
-                else _cells(position, pair)
-                if kind
-                else ""
-            )
-            # Marked in its words: a button of another type would be a new one, and lose the focus.
-            label = f"{f'`▸ {number}`' if first + i == at else number} {cells}"
-            to = shown.query(first + i) or {}
+            if first + i == at:
+                # Marked in its words: a button of another type would be new, and lose the focus.
+                number = f"`▸ {number}`"
+            cells = ""
+            if kind:
+                cells = _cells(position, pair)
+            elif passages:
+                cells = f"**{_short(passages.contexts[position])}**"
             st.button(
-                label,
+                f"{number} {cells}",
                 f"row-{i}",
                 type="tertiary",
                 width="stretch",
                 on_click=address_bar.set_query,
-                args=(to,),
+                args=(shown.query(first + i) or {},),
             )
     if n > ROWS:
         before = shown.query(first - ROWS)

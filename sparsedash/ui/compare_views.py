@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -77,7 +77,8 @@ def begin_choices() -> DeltaGenerator:
     choices = st.container(key="choices")
     with choices:
         # Drawn either way: what follows would else move by one place, and be drawn anew.
-        frame.show(element("span", css=f"sd-unseen{' sd-choices-open' if opened else ''}"))
+        css = "sd-unseen sd-choices-open" if opened else "sd-unseen"
+        frame.show(element("span", css=css))
     return choices
 
 
@@ -108,26 +109,28 @@ def choose_pair(backend: Backend, found: RunResults, runs: Sequence[Run]) -> Pai
     """
     run = found.run
     choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
-    names = {to: each.name for to, each in choices.items()}
-    addresses = {each.key: to for to, each in choices.items()}
-    named = found.headline.key if found.headline is not None else run.sparse[-1]
+    names = {address: choice.name for address, choice in choices.items()}
+    addresses = {choice.key: address for address, choice in choices.items()}
+    headline = found.headline.key if found.headline is not None else run.sparse[-1]
     columns = st.columns(2, wrap=False)
     below = st.container()
-    more = {"passage": ""}
-    chosen = []
-    for column, side, usual in zip(
-        columns, ("left", RIGHT), (addresses[run.dense], addresses[named]), strict=True
-    ):
+    defaults = {"left": addresses[run.dense], RIGHT: addresses[headline]}
+    pair = []
+    for column, (side, default) in zip(columns, defaults.items(), strict=True):
         with column:
-            title = side.capitalize()
-            picked = address_bar.select(
-                side, title, names, usual, along=more, noun="model", said_in=below
+            address = address_bar.select(
+                side,
+                side.capitalize(),
+                names,
+                default,
+                along={"passage": ""},
+                noun="model",
+                note_in=below,
             )
-        chosen.append(choices[picked])
-    # Of a model of another run the name says more than can be in a file's.
-    left, right = chosen
-    stem = file_name(wording.file_stem(run), right.name.partition(" · ")[0])
-    return record_pair.load_pair(backend, left, right, stem)
+        pair.append(choices[address])
+    # The name of a model of another run says more than fits a file's name.
+    stem = file_name(wording.file_stem(run), pair[1].name.partition(" · ")[0])
+    return record_pair.load_pair(backend, pair[0], pair[1], stem)
 
 
 def search_passages(chosen: Pair, passages: Passages | None) -> Sequence[int]:
@@ -166,10 +169,11 @@ def current_passage(shown: Shown) -> int | None:
         frame.note(f"No passage matches. Choose another kind{others}.")
         return None
     outcomes = shown.pair.left.outcomes
-    asked = address_bar.query_value("passage")
-    return next(
-        (i for i, p in enumerate(shown.positions) if str(outcomes[p].index + 1) == asked), 0
-    )
+    number = address_bar.query_value("passage")
+    for place, position in enumerate(shown.positions):
+        if str(outcomes[position].index + 1) == number:
+            return place
+    return 0
 
 
 def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
@@ -179,42 +183,40 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
     """
     by_kind = pair.kinds(positions)
     names = list(KINDS)
-    asked = address_bar.query_value("filter")
     usual = next((kind for kind in _FIRST_KINDS if by_kind[kind]), _FIRST_KINDS[0])
-    chosen: Kind = next((kind for kind in KINDS if kind == asked), usual)
-    at = names.index(chosen)
-    following = next((kind for kind in names[at + 1 :] + names[:at] if by_kind[kind]), chosen)
+    named = address_bar.query_value("filter")
+    chosen: Kind = next((kind for kind in KINDS if kind == named), usual)
+    place = names.index(chosen)
+    following = names[place + 1 :] + names[:place]
+    next_kind = next((kind for kind in following if by_kind[kind]), chosen)
 
     def show(kind: Kind) -> dict[str, Any]:
         return {"on_click": address_bar.set_query, "args": ({"filter": kind, "passage": ""},)}
 
     helps: dict[Kind, str] = {"all": "All passages: the other four kinds together"}
     for verdicts, kind in KIND_OF.items():
-        left, right = ("right" if verdict else "wrong" for verdict in verdicts)
-        helps[kind] = widget_label(f"{pair.left_name} {left}, {pair.right_name} {right}")
-    for kind, found in by_kind.items():
+        words = ["right" if verdict else "wrong" for verdict in verdicts]
+        helps[kind] = widget_label(f"{pair.left_name} {words[0]}, {pair.right_name} {words[1]}")
+    for kind, places in by_kind.items():
         # The style sheet knows the chosen one by its icon: one of another type would be new, and
         # lose the focus.
         icon = ":material/check:" if kind == chosen else None
         st.button(
-            f"{KINDS[kind]} · {len(found):,}",
+            f"{KINDS[kind]} · {len(places):,}",
             key=f"flip-{kind}",
             icon=icon,
             help=helps[kind],
             **show(kind),
         )
-    about = "Show the next kind that has passages."
-    icon = ":material/filter_list:"
-    only = following == chosen
     st.button(
         "Change kind",
         "next-kind",
-        about,
+        "Show the next kind that has passages.",
         shortcut="F",
         type="tertiary",
-        icon=icon,
-        disabled=only,
-        **show(following),
+        icon=":material/filter_list:",
+        disabled=next_kind == chosen,
+        **show(next_kind),
     )
     about = "Show only passages that the two models answer with different words."
     stay = partial(address_bar.set_query, {"filter": chosen, "passage": ""})
@@ -231,10 +233,11 @@ class ChangeFilter:
         self.stem = pair.stem
         self.changes = [-pair.fall(position) for position in range(len(pair.left.outcomes))]
         self.ranges = change_ranges(self.changes)
-        asked = address_bar.query_value(CHANGE)
-        self.chosen = next((i for i, each in enumerate(self.ranges) if each.address == asked), None)
+        addresses = [changes.address for changes in self.ranges]
+        named = address_bar.query_value(CHANGE)
+        self.chosen = addresses.index(named) if named in addresses else None
 
-    def held(self, positions: Sequence[int]) -> Sequence[int]:
+    def matching(self, positions: Sequence[int]) -> Sequence[int]:
         """Those passages whose change is in the chosen range."""
         if self.chosen is None:
             return positions
@@ -247,27 +250,25 @@ class ChangeFilter:
         box.
         """
         counts = count_by_range([self.changes[position] for position in positions], self.ranges)
-        words = [each.words for each in self.ranges]
+        words = [changes.words for changes in self.ranges]
         key = f"changes-{self.chosen}"
-        rest = {"filter": kind, "passage": ""}
+        along = {"filter": kind, "passage": ""}
 
         def press() -> None:
             """Filter by the bar that was pressed; no longer if it was pressed before."""
-            at = clicked_bar(st.session_state[key]["selection"]["points"], len(self.ranges))
-            if at is not None:
-                address_bar.set_query(
-                    {CHANGE: "" if at == self.chosen else self.ranges[at].address, **rest}
-                )
+            bar = clicked_bar(st.session_state[key]["selection"]["points"], len(self.ranges))
+            if bar is not None:
+                address = "" if bar == self.chosen else self.ranges[bar].address
+                address_bar.set_query({CHANGE: address, **along})
 
-        bounds = tuple(each.high for each in self.ranges[:-1])
+        bounds = tuple(changes.high for changes in self.ranges[:-1])
         chart = changes_chart(bounds, tuple(counts), tuple(words), self.chosen, frame.theme())
         show_chart(chart, f"{self.stem}-changes", changes_words(counts, words), key, press)
-        options = {"": f"Any change · {len(positions):,}"} | {
-            each.address: f"{each.words.capitalize()} · {n:,}"
-            for each, n in zip(self.ranges, counts, strict=True)
-        }
+        options = {"": f"Any change · {len(positions):,}"}
+        for changes, n in zip(self.ranges, counts, strict=True):
+            options[changes.address] = f"{changes.words.capitalize()} · {n:,}"
         address_bar.select(
-            CHANGE, "Show passages of", options, "", along=rest, noun="range of changes"
+            CHANGE, "Show passages of", options, "", along=along, noun="range of changes"
         )
 
 
@@ -298,15 +299,13 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
         job_panel.watch_job(backend, job, lambda: can_be_compared(backend, backend.run(chosen.key)))
         frame.link("overview", "See this run", run=chosen.key)
         return
-    if job is not None and (chosen.asked or (run is not None and run.sparse)):
-        why = (
-            f": its dense record {backend.why_missing(run.dense)}"
-            if run is not None and run.sparse
-            else ""
-        )
-        frame.opening(f"This run has no answers to compare{why}.")
+    if job is not None and (chosen.in_address or (run is not None and run.sparse)):
+        reason = ""
+        if run is not None and run.sparse:
+            reason = f": its dense record {backend.why_missing(run.dense)}"
+        frame.opening(f"This run has no answers to compare{reason}.")
         job_panel.draw_job(backend, job)
-    elif chosen.asked and run is None:
+    elif chosen.in_address and run is None:
         frame.opening("There is no run with this address.")
         frame.empty("It may be in another data folder.")
         frame.link("compare", "Compare the newest run")
@@ -337,12 +336,12 @@ def choose_blind() -> bool:
 
 
 def note_offered(shown: Shown, n_searched: int) -> None:
-    """Draw how many passages the blind view offers. n_searched: those that hold the text that is
-    searched for.
-    """
-    among = f"{n_searched:,} passages{' with this text' if n_searched < len(shown.pair.left.outcomes) else ''}"
+    """Draw how many passages the blind view offers. n_searched: those that match the search."""
+    is_searched = n_searched < len(shown.pair.left.outcomes)
+    condition = " with this text" if is_searched else ""
     frame.note(
-        f"Offered: the {len(shown.positions):,} of {among} that the two models answer with different words."
+        f"Offered: the {len(shown.positions):,} of {n_searched:,} passages{condition} "
+        "that the two models answer with different words."
     )
 
 
@@ -446,18 +445,19 @@ def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
 
 def tally(pair: Pair, chosen: Sequence[str]) -> str:
     """The choices in words, each the key of the better record, or empty."""
-    one, other, n_one, n_other = (
-        pair.left_name,
-        pair.right_name,
-        *map(chosen.count, (pair.left.key, pair.right.key)),
-    )
-    total = n_one + n_other
+    names = (pair.left_name, pair.right_name)
     if not chosen:
-        return f"No choice yet. A and B are {one} and {other}, in a new random order each time."
-    counts = f"{len(chosen)} judged: {one} better {n_one}, {other} better {n_other}, the same {chosen.count('')}."
+        return f"No choice yet. A and B are {names[0]} and {names[1]}, in a new random order each time."
+    wins = (chosen.count(pair.left.key), chosen.count(pair.right.key))
+    counts = (
+        f"{len(chosen)} judged: {names[0]} better {wins[0]}, {names[1]} better {wins[1]}, "
+        f"the same {chosen.count('')}."
+    )
+    total = sum(wins)
     if total == 0:
         return counts
-    ahead, count = (one, n_one) if n_one >= n_other else (other, n_other)
+    count = max(wins)
+    ahead = names[wins.index(count)]
     # Read after every choice, so it must hold at every look.
     low, high = ((1 + end) / 2 for end in anytime_interval(total - count, count, total))
     interval = f"95 % interval {wording.percent(low, 0)} to {wording.percent(high, 0)}"
@@ -472,11 +472,11 @@ def show_breaking(pair: Pair, passages: Passages) -> None:
     box = st.expander("Which passages break?", key="groups", on_change="rerun", bind=BOUND)
     if box.open:
         with box:
-            found = group_losses(pair, passages)
-            if found.rows:
-                frame.show_table(found)
+            table = group_losses(pair, passages)
+            if table.rows:
+                frame.show_table(table)
             else:
-                frame.note(found.caption)
+                frame.note(table.caption)
 
 
 def offer_files(
@@ -486,46 +486,39 @@ def offer_files(
     pair, positions, kind = view
 
     def report() -> bytes:
-        written = continuations_section(backend, found.run, pair, passages)
+        sections = continuations_section(backend, found.run, pair, passages)
         tasks = found.tasks.get(pair.right.key)
         if tasks and tasks.results:
-            said = paragraph(tasks_sentence(pair.right_name, tasks.results))
-            written += [
-                element("h2", escape("Tasks")),
-                said,
-                *task_sections(tasks.results, found.tolerance),
-            ]
+            sections.append(element("h2", escape("Tasks")))
+            sections.append(paragraph(tasks_sentence(pair.right_name, tasks.results)))
+            sections += task_sections(tasks.results, found.tolerance)
         step = next_step(found, backend.reach)
-        return html_report(found, pair, passages, backend.newest_job(found.run.key), written, step)
+        return html_report(found, pair, passages, backend.newest_job(found.run.key), sections, step)
 
-    def offer(title: str, name: str, media_type: str, made: Callable[[], bytes]) -> None:
-        to = f"{pair.stem}-{name}"
-        key = f"take-{name}"
-        frame.offer_file(widget_label(title), made, to, media_type, key=key, width="stretch")
+    def offer(title: str, name: str, media_type: str, content: Callable[[], bytes]) -> None:
+        file = f"{pair.stem}-{name}"
+        label = widget_label(title)
+        frame.offer_file(label, content, file, media_type, key=f"take-{name}", width="stretch")
 
-    title = f"The {wording.quantity(len(positions), 'passage')} shown"
-    of_pair = (pair, positions, passages)
-    named = "passages" if kind in (None, "all") else f"passages-{kind}"
+    def offer_view(form: Literal["csv", "parquet"], title: str, media_type: str) -> None:
+        name = "passages" if kind in (None, "all") else f"passages-{kind}"
+        content = partial(record_pair.view_file, pair, positions, passages, form)
+        shown = wording.quantity(len(positions), "passage")
+        offer(f"The {shown} shown, {title}", f"{name}.{form}", media_type, content)
+
     with st.popover("Download", icon=":material/download:"):
         offer("Report, one HTML file", "report.html", "text/html", report)
-        offer(
-            f"{title}, CSV",
-            f"{named}.csv",
-            "text/csv",
-            partial(record_pair.view_file, *of_pair, "csv"),
-        )
-        parquet = partial(record_pair.view_file, *of_pair, "parquet")
-        offer(f"{title}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", parquet)
-        for side, name, record in (
-            ("left", pair.left_name, pair.left),
-            ("right", pair.right_name, pair.right),
-        ):
-            if passages is not None:
-                of = f"{wording.quantity(len(passages.contexts), 'sample')} of {record_pair.side_title(name, record)}"
-                samples = partial(record_pair.harness_samples, record, passages)
-                offer(
-                    f"{of}, in the format of lm-evaluation-harness",
-                    f"{side}-samples_passages.jsonl",
-                    "application/jsonl",
-                    samples,
-                )
+        offer_view("csv", "CSV", "text/csv")
+        offer_view("parquet", "parquet", "application/vnd.apache.parquet")
+        if passages is None:
+            return
+        sides = {"left": (pair.left_name, pair.left), "right": (pair.right_name, pair.right)}
+        n_samples = wording.quantity(len(passages.contexts), "sample")
+        for side, (name, record) in sides.items():
+            title = record_pair.side_title(name, record)
+            offer(
+                f"{n_samples} of {title}, in the format of lm-evaluation-harness",
+                f"{side}-samples_passages.jsonl",
+                "application/jsonl",
+                partial(record_pair.harness_samples, record, passages),
+            )

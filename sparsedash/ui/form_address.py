@@ -11,6 +11,7 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings, percents_text
 from sparsedash.ui.address_bar import Query
+from sparsedash.ui.navigation import whole_tolerance_query
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -90,7 +91,7 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
             if own
             else {"with": next(each.name for each in METHODS if each.settings == methods[0])}
         )
-        return {"goal": SEARCH, **preset, **_setting_values(settings), **found}
+        return {"goal": SEARCH, **preset, **whole_tolerance_query(settings.tolerance), **found}
     for key, presets in PRESETS.items():
         found[key] = [each.name for each in presets if each.settings in methods] or ""
     return found

@@ -27,6 +27,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.estimates import Duration
 from sparsedash.service.preflight import Memory
@@ -543,9 +544,9 @@ def _detectable_words(n_passages: int, settings: RunSettings | FindSettings | No
         return ""
     if n_passages < FEWEST_PASSAGES:
         return f"{wording.quantity(n_passages, 'passage')}: fewer than {FEWEST_PASSAGES} can never confirm a model"
-    limit, alpha = FindSettings.ratio, ALPHA / 2
+    limit, alpha = Tolerance().ratio, ALPHA / 2
     if isinstance(settings, FindSettings):
-        limit, alpha = settings.ratio, TRIAL_ALPHA / 2
+        limit, alpha = settings.tolerance.ratio, TRIAL_ALPHA / 2
     elif settings is not None:
         alpha /= max(1, settings.n_sparse)
     ratio = wording.factor(detectable_ratio(n_passages, limit, alpha))

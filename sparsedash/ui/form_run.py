@@ -39,10 +39,10 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.estimates import MOST_MINUTES, STEP_MULTIPLE
 from sparsedash.stats.sparsity_search import passages_to_search
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import browser_scripts, form_fields, frame
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import (
@@ -58,14 +58,14 @@ from sparsedash.ui.form_address import (
     SWEEP,
 )
 from sparsedash.ui.form_model import model_field
-from sparsedash.ui.navigation import parse_tolerance
+from sparsedash.ui.navigation import LIMITS, parse_limits
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _RUN, _METHOD = field_rows(RunSettings), field_rows(MethodSettings)
 _CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(EvaluationSettings)
-_KINDS = (RunSettings, CalibrationSettings, EvaluationSettings, FindSettings, MethodSettings)
+_KINDS = (RunSettings, CalibrationSettings, EvaluationSettings, MethodSettings)
 _ROWS = [row for kind in _KINDS for row in field_rows(kind).values()]
 _STEPS = replace(
     _METHOD["heal_steps"], help="Instead of minutes: repeats a healed model wherever it runs."
@@ -189,6 +189,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     chosen = (own or presets) if search else (*presets, *(own or ()))
     accepted = (
         values["sparsity"]
+        and values["tolerance"]
         and values["prompts"] is not None
         and not _refused((*_ROWS, _HEAL), values)
     )
@@ -334,23 +335,22 @@ def _settings(
     if not search:
         return RunSettings(methods=tuple(methods), **asked)
     del asked["sparsities_permille"]
-    return FindSettings(method=methods[0], **named(FindSettings), **asked)
+    return FindSettings(method=methods[0], tolerance=values["tolerance"], **asked)
 
 
 def _amount_fields(search: bool) -> dict[str, Any]:
     """Draw the sparsities, or the tolerance of a search; and what they are shares of."""
     budget = _METHOD["budget"]
     if search:
-        tolerance = parse_tolerance(st.query_params)
+        tolerance = parse_limits(st.query_params.get(LIMITS, ""))
         with st.container(horizontal=True, vertical_alignment="bottom"):
             possible = tolerance_fields(tolerance)
             share = choose_budget(budget.key, budget.label, budget.default)
-        limits = (
-            {"within": tolerance.ratio, "points": tolerance.points}
-            if possible
-            else {"within": None}
-        )
-        return limits | {"sparsity": RunSettings.sparsities_permille, budget.key: share}
+        return {
+            "tolerance": tolerance if possible else None,
+            "sparsity": RunSettings.sparsities_permille,
+            budget.key: share,
+        }
     row = _RUN["sparsities_permille"]
     first = percents_text(row.starts["form"])
     left, right = st.columns([2, 1])
@@ -364,7 +364,7 @@ def _amount_fields(search: bool) -> dict[str, Any]:
         )
         if any(0 < permille < 10 for permille in asked or ()):
             form_fields.show_hint("In percent: 50 is half of them.")
-    return {row.key: asked, budget.key: share}
+    return {"tolerance": Tolerance(), row.key: asked, budget.key: share}
 
 
 def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
@@ -551,8 +551,8 @@ def _show_sweep(settings: RunSettings) -> None:
 
 def _show_search(settings: FindSettings) -> None:
     """Draw how many passages the limits of a search take."""
-    needed = wording.round_up(passages_to_search(Tolerance.of(settings)))
+    needed = wording.round_up(passages_to_search(settings.tolerance))
     form_fields.show_hint(
-        f"A search at a limit of {wording.limit_factor(settings.ratio)} takes about {needed:,} passages. "
+        f"A search at a limit of {wording.limit_factor(settings.tolerance.ratio)} takes about {needed:,} passages. "
         "On fewer most of its steps may stay undecided, which counts as too much."
     )

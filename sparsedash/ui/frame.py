@@ -1,9 +1,7 @@
-"""The frame of every page: set-up, opening sentence, notes, tables, buttons, links, errors, notices
-when jobs end.
-"""
+"""The frame of every page: set-up, notes, tables, buttons, links, errors, announced jobs."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import tzinfo
 from functools import lru_cache, wraps
@@ -32,7 +30,7 @@ from sparsedash.reporting.job_status import STATES, job_name
 from sparsedash.reporting.storage_words import deletion_question, deletion_summary
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Cleanup, Selection
+from sparsedash.service.deletion import RunDeletion
 from sparsedash.storage.local_machine import data_folder
 from sparsedash.storage.users import Serving, serving_rules
 from sparsedash.ui import browser_scripts, login, navigation
@@ -56,11 +54,10 @@ _opening_backend = threading.Lock()
 
 
 def page(title: str) -> Backend:
-    """Set the page up and return the backend as its user has it; the first call of every page, deep
-    links included.
+    """Set the page up and return the backend with the rights of its user; the first call of a page.
 
-    Draws the menu and announces jobs that ended. Stops the script with an error in plain words when
-    the data folder cannot be used.
+    Draws the menu and announces jobs that ended. Stops the script with an error message when the
+    data folder cannot be used.
     """
     st.set_page_config(page_title=f"{title} · SparseDash", page_icon=_MARK, layout="wide")
     st.logo(_WORDMARK)
@@ -69,7 +66,8 @@ def page(title: str) -> Backend:
     navigation.begin_menu(title)
     login.draw_user()
     try:
-        opened, rules = backend(), serving_rules()
+        opened = backend()
+        rules = serving_rules()
         if rules is not None:
             opened = _seen_by(opened, login.current_user(), rules)
         if _ANNOUNCED not in st.session_state:
@@ -106,7 +104,8 @@ def _announce_endings(backend: Backend) -> None:
     jobs = backend.jobs(_JOBS_ANNOUNCED)
     for job in _unannounced(jobs):
         st.session_state[_ANNOUNCED].add((job.id, job.attempt))
-        title, word = job_name(backend, job), STATES[job.state][1].lower()
+        title = job_name(backend, job)
+        word = STATES[job.state][1].lower()
         icon = f":material/{_ICONS.get(job.state, 'error')}:"
         st.toast(
             f"{widget_label(title)}: {word}. [See the jobs](runs?view=jobs)",
@@ -124,17 +123,13 @@ def _announce_endings(backend: Backend) -> None:
 def _watch_endings(backend: Backend) -> None:
     # Announced by the page's next run: what a fragment draws is lost if another one reruns the page
     # at the same moment.
-    ended = []
     with suppress(SparseDashError):  # The next page that is opened says what is wrong.
-        ended = _unannounced(backend.jobs(_JOBS_ANNOUNCED))
-    if ended:
-        st.rerun()
+        if _unannounced(backend.jobs(_JOBS_ANNOUNCED)):
+            st.rerun()
 
 
 def _unannounced(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs that ended since the session began, oldest first; a prompt's only if it failed: its page
-    shows its text.
-    """
+    """Jobs that ended since the session began, oldest first; prompts only if they failed."""
     known = st.session_state[_ANNOUNCED]
     return [
         job
@@ -158,10 +153,14 @@ def show_table(shown: Table) -> None:
 
 def offer_table(shown: Table, key: str = "") -> None:
     """Draw the download of a table as CSV. key: distinguishes tables of one name on a page."""
-    name, about = table_file_name(shown), widget_label(f"{shown.name}, as a CSV file")
-    key = f"take-{shown.name}{key}"
     offer_file(
-        "CSV", lambda: table_csv(shown), name, "text/csv", key=key, kind="tertiary", help=about
+        "CSV",
+        lambda: table_csv(shown),
+        table_file_name(shown),
+        "text/csv",
+        key=f"take-{shown.name}{key}",
+        kind="tertiary",
+        help=widget_label(f"{shown.name}, as a CSV file"),
     )
 
 
@@ -176,8 +175,8 @@ def offer_file(
     width: Literal["content", "stretch"] = "content",
     help: str | None = None,
 ) -> None:
-    """Draw the download of a file that only this user may fetch. data: a function makes it when it
-    is asked for.
+    """Draw the download of a file that only this user may fetch. data: or a function that makes
+    it.
     """
     st.download_button(
         text,
@@ -229,13 +228,12 @@ def delete_button(key: str, question: str, drop: Callable[[], object]) -> None:
     popover("Delete", key, draw, "delete")
 
 
-def ask_to_delete(
+def ask_to_delete_runs(
     backend: Backend,
-    text: str,
     key: str,
-    chosen: Selection,
+    runs: Collection[str],
     titles: Mapping[str, str],
-    then: Callable[[Cleanup], None] = lambda _: None,
+    then: Callable[[RunDeletion], None] | None = None,
 ) -> None:
     """Draw the button that opens the question: what goes, what stays, and the button that deletes.
 
@@ -243,20 +241,20 @@ def ask_to_delete(
     """
 
     def delete() -> None:
-        done = backend.housekeeping.delete(chosen)
-        then(done)
-        st.toast(
-            widget_label(deletion_summary(done, titles)), icon=":material/delete:", duration="long"
-        )
+        deletion = backend.housekeeping.delete_runs(runs)
+        if then is not None:
+            then(deletion)
+        summary = widget_label(deletion_summary(deletion, titles))
+        st.toast(summary, icon=":material/delete:", duration="long")
 
     def draw() -> None:
-        plan = backend.housekeeping.plan(chosen)
+        plan = backend.housekeeping.plan_deletion(runs)
         question, *more = deletion_question(plan, titles)
         show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
-        if plan.deletes:
+        if plan.runs:
             action_button("Delete for good", delete, key=f"{key}-sure", kind="primary")
 
-    popover(text, key, draw, "delete")
+    popover("Delete", key, draw, "delete")
 
 
 def opening(sentence: str, basis: str = "", *, also: str = "", grows: bool = False) -> None:
@@ -264,11 +262,14 @@ def opening(sentence: str, basis: str = "", *, also: str = "", grows: bool = Fal
 
     grows: leave room for a longer sentence to come.
     """
-    below = (
-        paragraph(text, css=css) for text, css in ((also, "sd-also"), (basis, "sd-basis")) if text
-    )
-    said = heading(sentence, css="sd-opening"), *below
-    show(element("div", *said, css="sd-grows") if grows else join(*said))
+    parts = [heading(sentence, css="sd-opening")]
+    if also:
+        parts.append(paragraph(also, css="sd-also"))
+    if basis:
+        parts.append(paragraph(basis, css="sd-basis"))
+    if grows:
+        parts = [element("div", *parts, css="sd-grows")]
+    show(*parts)
 
 
 def section(heading: str) -> None:
@@ -299,9 +300,7 @@ def remark(*texts: str) -> None:
 
 
 def show_all(n: int, state: str) -> None:
-    """Draw a button that shows all of a list from now on. state: the entry of the session that says
-    so.
-    """
+    """Draw a button that shows all of a list from now on. state: its entry in the session."""
     st.button(
         f"Show all {n:,}",
         key=f"show-{state}",
@@ -316,11 +315,12 @@ def row(key: str | None = None) -> DeltaGenerator:
 
 
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
-    """Draw a link to a page of ours, with the tolerance. text: a label, see
-    `reporting.html.widget_label`.
-    """
-    along = navigation.tolerance_query() if page_file in navigation.JUDGING else {}
-    st.page_link(f"pages/{page_file}.py", label=text, query_params={**along, **query} or None)
+    """Draw a link to a page, with the tolerance. text: as `reporting.html.widget_label` gives it."""
+    parameters: dict[str, str | list[str]] = {}
+    if page_file in navigation.JUDGING:
+        parameters |= navigation.tolerance_query()
+    parameters |= query
+    st.page_link(f"pages/{page_file}.py", label=text, query_params=parameters or None)
 
 
 @contextmanager
@@ -333,11 +333,9 @@ def errors_in_words() -> Iterator[None]:
 
 
 def fragment(every_s: float) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Decorator: a part of a page that is drawn again every so many seconds and shows its errors in
-    words.
-    """
+    """Decorator: redraw a part of a page at this interval; errors are shown in its place."""
 
-    def made(draw: Callable[P, None]) -> Callable[P, None]:
+    def decorate(draw: Callable[P, None]) -> Callable[P, None]:
         @wraps(draw)
         def drawn(*args: P.args, **kwargs: P.kwargs) -> None:
             with errors_in_words():
@@ -345,7 +343,7 @@ def fragment(every_s: float) -> Callable[[Callable[P, None]], Callable[P, None]]
 
         return st.fragment(drawn, run_every=every_s)
 
-    return made
+    return decorate
 
 
 def attempt(action: Callable[[], object]) -> None:

@@ -222,7 +222,7 @@ def _link_to_results(backend: Backend, job: Job) -> None:
         with st.container(width="content"):
             frame.note("Its results were deleted.")
     elif job.makes_run:
-        judged = navigation.whole_tolerance_query(job_search(job))
+        judged = navigation.search_tolerance_query(job_search(job))
         frame.link("overview", "See what it cost", run=job.key, **judged)
         frame.link("compare", "Compare passages", run=job.key, **judged)
     elif job.kind == "export":
@@ -402,7 +402,7 @@ def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
     with st.container(gap=None):
         title = widget_label(f"Another run {state}: {job_status.job_name(backend, job)}")
         frame.link(
-            "overview", title, run=job.key, **navigation.whole_tolerance_query(job_search(job))
+            "overview", title, run=job.key, **navigation.search_tolerance_query(job_search(job))
         )
         frame.remark(about)
         if more:

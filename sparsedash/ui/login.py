@@ -1,6 +1,4 @@
-"""The user of a request: proxy header or signed cookie, the login page, and downloads for one user
-alone.
-"""
+"""The user of a request by proxy header or cookie, the login page, downloads for one user."""
 
 import hashlib
 import hmac
@@ -88,9 +86,8 @@ def _mark(user: str) -> str:
 
 def authenticated_user(connection: HTTPConnection, rules: Serving) -> str | None:
     """The name of the user who has logged in; None where nobody has."""
-    name = (
-        _by_header(connection, rules) if rules.login == "header" else _by_cookie(connection, rules)
-    )
+    find_name = _by_header if rules.login == "header" else _by_cookie
+    name = find_name(connection, rules)
     return None if name is None else visitor_name(name)
 
 
@@ -119,9 +116,7 @@ def _by_cookie(connection: HTTPConnection, rules: Serving) -> str | None:
     except (ValueError, TypeError):
         return None
     expected = {"is_logged_in": True, "origin": rules.origin, "provider": rules.oidc.provider}
-    if not isinstance(user, dict) or any(
-        user.get(name) != value for name, value in expected.items()
-    ):
+    if not isinstance(user, dict) or not expected.items() <= user.items():
         return None
     # Some providers say it as a string.
     if rules.oidc.claim == "email" and str(user.get("email_verified")).lower() == "false":
@@ -143,13 +138,13 @@ def login_page(rules: Serving, wanted: str) -> Response:
         text = "The proxy before this dashboard has sent no user name. Ask its administrator."
         return _page("You are not logged in.", text, status=401)
     text = "Log in to see your runs. You return to the page that you asked for."
-    answer = _page("Please log in.", text, (LOGIN_PATH, "Log in"), status=401)
+    response = _page("Please log in.", text, (LOGIN_PATH, "Log in"), status=401)
     if len(wanted) <= _LONGEST_WANTED:
         secure = rules.origin.startswith("https:")
-        answer.set_cookie(
+        response.set_cookie(
             _WANTED, wanted, max_age=_WANTED_S, httponly=True, samesite="lax", secure=secure
         )
-    return answer
+    return response
 
 
 def no_access_page(rules: Serving, user: str) -> Response:
@@ -165,9 +160,9 @@ def redirect_after_login(connection: HTTPConnection) -> Response | None:
     # Two slashes, or one of the other kind, would lead to another host.
     if connection.url.path != "/" or not wanted.startswith("/") or wanted[1:2] in ("/", "\\"):
         return None
-    answer = RedirectResponse(wanted, status_code=302)
-    answer.delete_cookie(_WANTED)
-    return answer
+    response = RedirectResponse(wanted, status_code=302)
+    response.delete_cookie(_WANTED)
+    return response
 
 
 def _page(

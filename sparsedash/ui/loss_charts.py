@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import get_args
 
 import streamlit as st
@@ -95,20 +96,20 @@ def show_tradeoff_chart(
     name: of its files. hints: about these lines, behind the "?". paired: whether the page tests
     method against method.
     """
-    several = len(tradeoff.lines) > 1
     tradeoff = replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
     chart = tradeoff_chart(tradeoff, measure, frame.theme())
     alt = tradeoff_words(tradeoff, measure)
     pressed = clicked_record(show_chart(chart, name, alt, key))
-    hollow = any(point.hollow or point.live for line in tradeoff.lines.values() for point in line)
-    caption = [
-        _NOT_JUDGED
-        if measure == "accuracy" and measure not in tradeoff.allowed
-        else _CAPTIONS[measure],
-        _SHIFTED if several else "",
-        _PAIRED if paired and _CAPTIONS[measure] == _SIGNS else "",
-    ]
-    more = [*hints, _HELP[measure], far_words(tradeoff, measure), _HOLLOW if hollow else "", _CLICK]
+    points = chain.from_iterable(tradeoff.lines.values())
+    hollow = _HOLLOW if any(point.hollow or point.live for point in points) else ""
+    caption = [_CAPTIONS[measure]]
+    if measure == "accuracy" and measure not in tradeoff.allowed:
+        caption = [_NOT_JUDGED]
+    if len(tradeoff.lines) > 1:
+        caption.append(_SHIFTED)
+    if paired and _CAPTIONS[measure] == _SIGNS:
+        caption.append(_PAIRED)
+    more = [*hints, _HELP[measure], far_words(tradeoff, measure), hollow, _CLICK]
     show_caption(key, f"chart: {measure}", caption, more)
     return pressed
 
@@ -184,14 +185,17 @@ def show_gains(
         file = file_name(wording.file_stem(found.run), measure, "against", name)
         key = clicked_record(show_chart(chart, file, alt, f"gain-{name}-{measure}"))
         bars = _BARS if measure in tradeoff.allowed else _BARS_95
-        caption, front = (
-            (_FRONT, f"{_BEATEN} {bars}") if measure != "tasks" else (_CAPTIONS[measure], "")
-        )
+        caption = _FRONT
+        front = f"{_BEATEN} {bars}"
+        if measure == "tasks":
+            caption = _CAPTIONS[measure]
+            front = ""
         more = [front, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
         show_caption(f"gain-{name}", f"chart: {measure} against {name}", [caption], more)
-    for why, models in omitted.items():
-        frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {why}.")
-    if untimed := omitted.get(deployment.UNTIMED):
+    for reason, models in omitted.items():
+        frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {reason}.")
+    untimed = omitted.get(deployment.UNTIMED)
+    if untimed:
         _offer_timing(backend, found, untimed, timing_of)
     if is_timed:
         _show_timings(backend, found, timing_of)
@@ -231,11 +235,12 @@ def _offer_timing(
             "The example's models cannot be timed: their statistics do not ship. Run it here first."
         )
         return
-    requests = [timing_of(sparse=each.record.key) for each in untimed]
-    jobs = [job for request in requests if (job := backend.newest_job(request.key())) is not None]
-    if (live := next((job for job in jobs if job.live), None)) is not None:
-        job_panel.watch_job(backend, live, brief=True)
-        return
+    requests = [timing_of(sparse=model.record.key) for model in untimed]
+    jobs = [job for request in requests if (job := backend.newest_job(request.key()))]
+    for job in jobs:
+        if job.live:
+            job_panel.watch_job(backend, job, brief=True)
+            return
     for job in jobs:
         if job.state != "done":
             job_panel.draw_job(backend, job, brief=True)
@@ -251,14 +256,11 @@ def _offer_timing(
 
 def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.TimingOf) -> None:
     """Draw every measurement of this run as a table with its conditions."""
-    asked = {
-        found.names[each.record.key]: timing_of(sparse=each.record.key) for each in found.judged
-    }
-    measured = {
-        name: timing
-        for name, request in asked.items()
-        if (timing := backend.result(Timing, request.key()))
-    }
+    measured = dict[str, Timing]()
+    for model in found.judged:
+        timing = backend.result(Timing, timing_of(sparse=model.record.key).key())
+        if timing:
+            measured[found.names[model.record.key]] = timing
     if measured:
         with st.expander("Measured speeds"):
             for name, timing in measured.items():

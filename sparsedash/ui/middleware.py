@@ -30,30 +30,32 @@ from sparsedash.schema.errors import SparseDashError, install_command
 from sparsedash.storage.users import LOCAL, VARIABLE, Serving, serving_rules
 from sparsedash.ui import browser_scripts, login
 
-VISITOR = "sparsedash.visitor"
+USER = "sparsedash.user"
 """Key of a request's scope for the user who has logged in."""
 MOST_FILES = 2
 """Uploads of each user in flight or unread in memory, 50 MB each. A page reads its file at once and
 frees it.
 """
 
-_HEALTH, _MEDIA, _UPLOADS = "/health", "/media/", "/_stcore/upload_file/"
+_HEALTH = "/health"
+_MEDIA = "/media/"
+_UPLOADS = "/_stcore/upload_file/"
 _LEAST_SECRET = 32
 _SEE = "docs/deployment.md says what a proxy must pass on."
 
 
 def checked_serving_rules() -> Serving | None:
-    """How others are served; None for this machine alone. Exits with a sentence where the
-    configuration is not safe.
+    """How others are served; None for this machine alone. Exits where that would not be safe.
 
-    It also tells Streamlit the public host, or its WebSocket is refused, and that a session belongs
-    to its user: Streamlit then gives a session back only to the user that it began with.
+    Sets Streamlit's options too: the public host, or its WebSocket is refused, and the header with
+    the user, to whom alone it then gives a session back.
     """
     try:
         rules = serving_rules()
     except SparseDashError as error:
         sys.exit(f"SparseDash is not served. {error}")
-    if problem := _address_problem() if rules is None else _login_problem(rules):
+    problem = _address_problem() if rules is None else _login_problem(rules)
+    if problem:
         sys.exit(
             f"SparseDash is not served. {problem} docs/deployment.md says how, under “Serving others”."
         )
@@ -68,14 +70,12 @@ def checked_serving_rules() -> Serving | None:
 
 
 def _address_problem() -> str:
+    where = "at every address of this machine, since server.address names none"
     address = config.get_option("server.address")
-    if address and is_loopback(address):
-        return ""
-    where = (
-        f"at {address}"
-        if address
-        else "at every address of this machine, since server.address names none"
-    )
+    if address:
+        if is_loopback(address):
+            return ""
+        where = f"at {address}"
     return (
         f"It would listen {where}, and every client could read this user's files and delete every run: there is no "
         f"login. Let it listen at 127.0.0.1, or configure a login in the file named by {VARIABLE}."
@@ -150,24 +150,22 @@ def access_check(app: ASGIApp, rules: Serving | None) -> ASGIApp:
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        is_socket = scope["type"] == "websocket"
-        refusal = (
-            _refusal(HTTPConnection(scope), rules) if is_socket or scope["type"] == "http" else None
-        )
-        if refusal is not None:
-            await (WebSocketClose(code=1008) if is_socket else refusal)(scope, receive, send)
-            return
+        if scope["type"] in ("http", "websocket"):
+            refusal: ASGIApp | None = _refusal(HTTPConnection(scope), rules)
+            if refusal is not None:
+                if scope["type"] == "websocket":
+                    refusal = WebSocketClose(code=1008)
+                await refusal(scope, receive, send)
+                return
         if rules is not None and scope.get("path", "").startswith(_MEDIA):
-            send = _only_for(scope[VISITOR], send)
+            send = _only_for(scope[USER], send)
         await app(scope, receive, send)
 
     return wrapped
 
 
 def _refusal(connection: HTTPConnection, rules: Serving | None) -> Response | None:
-    """The answer in the application's place; None for a request that is let through, with its
-    user's name.
-    """
+    """The answer in the application's place; None for a request that may pass."""
     if problem := _foreign(connection, rules):
         return PlainTextResponse(problem, status_code=403)
     headers = MutableHeaders(scope=connection.scope)
@@ -176,15 +174,16 @@ def _refusal(connection: HTTPConnection, rules: Serving | None) -> Response | No
         return None
     name = login.authenticated_user(connection, rules)
     if name is None or not rules.lets_in(name):
-        connection.scope[VISITOR] = None
+        connection.scope[USER] = None
         return _not_logged_in(connection, rules, name)
-    connection.scope[VISITOR] = name
+    connection.scope[USER] = name
     headers[login.USER_HEADER] = quote(name)
     return login.redirect_after_login(connection)
 
 
 def _not_logged_in(connection: HTTPConnection, rules: Serving, name: str | None) -> Response | None:
-    url, is_http = connection.url, connection.scope["type"] == "http"
+    url = connection.url
+    is_http = connection.scope["type"] == "http"
     if is_http and url.path == _HEALTH:
         return None
     if is_http and rules.login == "oidc" and url.path in login.LOGIN_ROUTES:
@@ -198,17 +197,16 @@ def _not_logged_in(connection: HTTPConnection, rules: Serving, name: str | None)
 
 def _foreign(connection: HTTPConnection, rules: Serving | None) -> str:
     """Why the request is not from a page of this server; empty where it may be."""
-    host, origin = connection.headers.get("host", "").lower(), connection.headers.get("origin")
+    host = connection.headers.get("host", "").lower()
+    origin = connection.headers.get("origin")
     if rules is None:
-        here = connection.scope.get("server")
-        if here is not None and not is_loopback(here[0]):
+        server = connection.scope.get("server")
+        if server is not None and not is_loopback(server[0]):
             return (
                 "This server has no login and answers only its own machine. See docs/deployment.md."
             )
-        is_served, is_own = (
-            is_host_allowed(host),
-            origin is None or urlsplit(origin).netloc.lower() == host,
-        )
+        is_served = is_host_allowed(host)
+        is_own = origin is None or urlsplit(origin).netloc.lower() == host
     else:
         is_health = connection.scope["path"] == _HEALTH and is_host_allowed(host)
         is_served = host == rules.host or is_health
@@ -220,10 +218,10 @@ def _foreign(connection: HTTPConnection, rules: Serving | None) -> str:
 
 def may_see_details(scope: Scope) -> bool:
     """Whether a request for the health gets more than one word."""
-    return scope.get(VISITOR, "") is not None
+    return scope.get(USER, "") is not None
 
 
-def _only_for(name: str, send: Send) -> Send:
+def _only_for(user: str, send: Send) -> Send:
     """Pass on a download of this user's, and answer 404 for one of another's."""
     refused = False
 
@@ -231,7 +229,7 @@ def _only_for(name: str, send: Send) -> Send:
         nonlocal refused
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            kind, is_own = login.unmarked_media_type(headers.get("content-type", ""), name)
+            kind, is_own = login.unmarked_media_type(headers.get("content-type", ""), user)
             refused = not is_own
             if kind:
                 headers["content-type"] = kind
@@ -253,39 +251,47 @@ def _only_for(name: str, send: Send) -> Send:
 
 
 def upload_guard(app: ASGIApp) -> ASGIApp:
-    """The application with Streamlit's upload endpoint for own sessions only, and for few files at
-    once.
+    """The application with uploads for the user's own sessions only, and few at once.
 
     Inside `access_check`. That nobody reconnects to another user's session is Streamlit's own
     check, by what `checked_serving_rules` sets.
     """
     arriving = Counter[str]()
 
-    def n_unread(name: str) -> int:
-        return sum(
-            len(kept)
-            for session, kept in [*_files().file_storage.items()]
-            if _is_session_of(session, name)
-        )
+    def n_unread(user: str) -> int:
+        n = 0
+        for session, files in list(_files().file_storage.items()):
+            if _is_session_of(session, user):
+                n += len(files)
+        return n
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        name, answer = scope.get(VISITOR) or LOCAL, app
-        _, is_upload, rest = (
-            scope["path"].partition(_UPLOADS) if scope["type"] == "http" else ("", "", "")
-        )
-        n = int(bool(is_upload) and scope["method"] == "PUT")
-        if is_upload and not _is_session_of(rest.partition("/")[0], name):
-            answer, n = PlainTextResponse("There is no such session of yours.", status_code=404), 0
-        elif n and arriving[name] + n_unread(name) >= MOST_FILES:
+        if scope["type"] != "http" or _UPLOADS not in scope["path"]:
+            try:
+                await app(scope, receive, send)
+            finally:
+                if scope["type"] == "websocket":
+                    _free_closed()
+            return
+        user = scope.get(USER) or LOCAL
+        session = scope["path"].partition(_UPLOADS)[2].partition("/")[0]
+        if not _is_session_of(session, user):
+            refusal = PlainTextResponse("There is no such session of yours.", status_code=404)
+            await refusal(scope, receive, send)
+            return
+        if scope["method"] != "PUT":
+            await app(scope, receive, send)
+            return
+        if arriving[user] + n_unread(user) >= MOST_FILES:
             text = f"{MOST_FILES} of your uploads are still in progress. Wait for them, or reload the page."
-            answer, n = PlainTextResponse(text, status_code=429), 0
-        arriving[name] += n
+            await PlainTextResponse(text, status_code=429)(scope, receive, send)
+            return
+        arriving[user] += 1
         try:
-            await answer(scope, receive, send)
+            await app(scope, receive, send)
         finally:
-            arriving[name] -= n
-            if n or scope["type"] == "websocket":
-                _free_closed()
+            arriving[user] -= 1
+            _free_closed()
 
     return wrapped
 
@@ -301,12 +307,10 @@ def _files() -> MemoryUploadedFileManager:
     return cast(MemoryUploadedFileManager, Runtime.instance().uploaded_file_mgr)
 
 
-def _is_session_of(session: str, name: str) -> bool:
-    """Whether a page of this user is connected to the session; without logins all sessions are the
-    one user's.
-    """
-    client = None if name == LOCAL else Runtime.instance().get_client(session)
+def _is_session_of(session: str, user: str) -> bool:
+    """Whether a page of this user is connected to the session; always without logins."""
+    if user == LOCAL:
+        return True
+    client = Runtime.instance().get_client(session)
     context = client.client_context if client else None
-    return name == LOCAL or (
-        context is not None and dict(context.headers).get(login.USER_HEADER) == quote(name)
-    )
+    return context is not None and dict(context.headers).get(login.USER_HEADER) == quote(user)

@@ -1,4 +1,4 @@
-"""The exports on the models page: the form that asks for one, and the list of those written."""
+"""Exports on the models page: the form that requests one, and the list of those written."""
 
 from functools import partial
 from typing import cast
@@ -30,7 +30,6 @@ from sparsedash.schema.export_settings import (
     possible_weights,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.chosen_run import choose_record
 from sparsedash.ui.navigation import current_tolerance
@@ -48,9 +47,10 @@ def exports_sentence(exports: list[Export]) -> str:
     if not exports:
         return "No exported model is kept."
     smallest = min(export.n_bytes / export.base_bytes for export in exports)
-    few = "One model is" if len(exports) == 1 else f"{len(exports)} models are"
-    which = "it" if len(exports) == 1 else "the smallest"
-    return f"{few} exported; {which} takes {wording.percent(smallest, 0)} of its dense model."
+    share = wording.percent(smallest, 0)
+    if len(exports) == 1:
+        return f"One model is exported; it takes {share} of its dense model."
+    return f"{len(exports)} models are exported; the smallest takes {share} of its dense model."
 
 
 def show_export(backend: Backend, export: Export) -> None:
@@ -78,9 +78,9 @@ def show_export(backend: Backend, export: Export) -> None:
             caption = (
                 "Proven: loaded here by a fresh process. The rest is by the runtimes' source code."
             )
-            drawn = Table("Where it loads", caption, _HEAD, runtime_rows(export))
-            frame.show(element("div", drawn.html, css="sd-wrapped"))
-            frame.offer_table(drawn, key=export.key[:16])
+            table = Table("Where it loads", caption, _HEAD, runtime_rows(export))
+            frame.show(element("div", table.html, css="sd-wrapped"))
+            frame.offer_table(table, key=export.key[:16])
         with st.expander("Upload to the hub"):
             frame.note("SparseDash uploads nothing. In your own shell, after hf auth login:")
             st.code(upload_command(export), language="sh", wrap_lines=True)
@@ -93,38 +93,39 @@ def show_export(backend: Backend, export: Export) -> None:
 
 
 def _card_verdict(backend: Backend, export: Export) -> str:
-    """The verdict on the export's card, and by which limits; nothing where its run is gone."""
-    asked = export.settings
-    limits = Tolerance.of(asked)
-    results = run_results(backend, backend.run(asked.run), limits)
-    judged = results.judged if results else ()
-    found = next((each.verdict for each in judged if each.record.key == asked.sparse), None)
-    if found is None:
-        return ""
-    now = "" if limits == current_tolerance() else " This page uses other limits."
-    return f"Model card: {verdict_sign(found)}{accuracy_open(found)}. {limits_sentence(found, limits)}{now}"
+    """The verdict on the export's card with its limits; empty where its run is gone."""
+    settings = export.settings
+    results = run_results(backend, backend.run(settings.run), settings.tolerance)
+    for model in results.judged if results else ():
+        if model.record.key == settings.sparse:
+            verdict = model.verdict
+            sentence = limits_sentence(verdict, settings.tolerance)
+            if settings.tolerance != current_tolerance():
+                sentence += " This page uses other limits."
+            return f"Model card: {verdict_sign(verdict)}{accuracy_open(verdict)}. {sentence}"
+    return ""
 
 
-def request_export(backend: Backend, found: RunResults) -> None:
-    """Draw the choice among the run's sparse models, of form and numbers, and the button; a reason
-    for the example.
+def request_export(backend: Backend, results: RunResults) -> None:
+    """Draw the choices of model, form and number format, and the button; why not for the
+    example.
     """
-    if found.run.made_on:
+    if results.run.made_on:
         frame.note(
             "The example's models cannot be exported: their statistics do not ship. Run it here first."
         )
         return
     left, middle, right = st.columns([2, 2, 1])
     with left:
-        record = choose_record(found)
-    name = found.names[record.key]
-    sentence, *basis = model_verdict(name, verdict_of(found, found.dense, record), found.tolerance)
+        record = choose_record(results)
+    verdict = verdict_of(results, results.dense, record)
+    sentence, *basis = model_verdict(results.names[record.key], verdict, results.tolerance)
     frame.show(paragraph(sentence), paragraph(" ".join(basis), css="sd-muted sd-small"))
     problems = backend.exports.problems(record)
     possible: list[Form] = [form for form in FORMS if not problems[form]]
     if not possible:
-        for why in dict.fromkeys(problems.values()):
-            frame.remark(f"Not possible: {why}.")
+        for problem in dict.fromkeys(problems.values()):
+            frame.remark(f"Not possible: {problem}.")
         return
     assert record.pruned is not None, "only sparse models are offered"
     named = backend.named_model(record.model)
@@ -138,8 +139,12 @@ def request_export(backend: Backend, found: RunResults) -> None:
     weights = possible_weights(form)
     with right:
         usual = record.dtype if record.dtype in weights else "float32"
-        chosen = address_bar.select(
-            "weights", "Numbers", {str(each): str(each) for each in weights}, usual
+        number_format = st.selectbox(
+            "Numbers",
+            weights,
+            index=weights.index(cast(Weights, usual)),
+            key="weights",
+            bind=address_bar.BOUND,
         )
     frame.remark(f"{wording.first_upper(FORMS[form])}.")
     if form in filled_up:
@@ -149,23 +154,28 @@ def request_export(backend: Backend, found: RunResults) -> None:
         frame.remark(_COARSE)
         if not is_gguf(record.model):
             label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
-            about, example = "Its tokenizer is copied into the export.", "/models/dense-f16.gguf"
+            about = "Its tokenizer is copied into the export."
             if named is not None and named.family in MADE_GGUF:
-                label, about = (
-                    f"{label}, if you have one",
-                    f"{about} Without one it is made of the model's folder.",
-                )
-            dense_gguf = st.text_input(
-                label, key="dense-gguf", placeholder=example, help=about
-            ).strip()
-    for other, why in problems.items():
-        if why:
-            frame.remark(f"Not possible as {other}: {why}.")
+                label += ", if you have one"
+                about += " Without one it is made of the model's folder."
+            path = st.text_input(
+                label, key="dense-gguf", placeholder="/models/dense-f16.gguf", help=about
+            )
+            dense_gguf = path.strip()
+    for impossible, problem in problems.items():
+        if problem:
+            frame.remark(f"Not possible as {impossible}: {problem}.")
 
-    asked = partial(
-        ExportSettings, run=found.run.key, dense=found.run.dense, sparse=record.key, form=form
-    )
-    limits = found.tolerance
-    asked = partial(asked, weights=cast(Weights, chosen), ratio=limits.ratio, points=limits.points)
-    asked = partial(asked, dense_gguf=dense_gguf, task_points=limits.tasks)
-    frame.action_button("Export", lambda: backend.submit(asked()), kind="primary")
+    def export() -> None:
+        settings = ExportSettings(
+            run=results.run.key,
+            dense=results.run.dense,
+            sparse=record.key,
+            form=form,
+            weights=number_format,
+            tolerance=results.tolerance,
+            dense_gguf=dense_gguf,
+        )
+        backend.submit(settings)
+
+    frame.action_button("Export", export, kind="primary")

@@ -14,25 +14,17 @@ from urllib.parse import quote, unquote
 import streamlit as st
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.fields import field_rows
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.ui import browser_scripts
 
 RUN = "run"
-RATIO, POINTS = (field_rows(FindSettings)[name].key for name in ("ratio", "points"))
-"""Parameters of an address: the run's key, and the tolerance in word perplexity and in points of
-accuracy.
-"""
-TASK_LIMITS = "limits"
-"""The parameter with the points of single tasks: "piqa:3,boolq:5"."""
-_TOLERANCE = (RATIO, POINTS, TASK_LIMITS)
+LIMITS = "limits"
+"""Parameters of an address: the run's key, and the tolerance as `limits_text` writes it."""
 ABOUT_A_RUN = ("overview", "compare", "models")
 """The files of the pages about one run."""
 JUDGING = (*ABOUT_A_RUN, "prune", "runs")
-"""The files of the pages that judge or search by the tolerance, and so have it in their
-addresses.
-"""
+"""The files of the pages that have the tolerance in their addresses."""
 
 TITLES = {
     "overview": "Overview",
@@ -51,66 +43,65 @@ _SEEN = "address-seen"
 
 def current_tolerance() -> Tolerance:
     """The session's tolerance."""
-    return parse_tolerance(_state())
+    return parse_limits(_state().get(LIMITS, ""))
 
 
-def parse_tolerance(parameters: Mapping[str, str]) -> Tolerance:
-    """The tolerance in these parameters of an address; the default of each that they do not hold,
-    or not as valid.
+def parse_limits(text: str) -> Tolerance:
+    """The tolerance in a text of `limits_text`; the default of each part that is missing or not
+    valid.
     """
-    found = Tolerance()
+    tolerance = Tolerance()
+    ratio, points, *tasks = [*text.split(","), ""]
     with suppress(ValueError, SettingsError):
-        found = replace(found, ratio=float(parameters.get(RATIO) or found.ratio))
+        tolerance = replace(tolerance, ratio=float(ratio))
     with suppress(ValueError, SettingsError):
-        found = replace(found, points=float(parameters.get(POINTS) or found.points))
-    for part in parameters.get(TASK_LIMITS, "").split(","):
+        tolerance = replace(tolerance, points=float(points))
+    for part in tasks:
         task, _, points = part.rpartition(":")
         with suppress(ValueError, SettingsError):
-            found = replace(found, tasks=(*found.tasks, (unquote(task), float(points))))
-    return found
+            limit = (unquote(task), float(points))
+            tolerance = replace(tolerance, tasks=(*tolerance.tasks, limit))
+    return tolerance
 
 
-def task_limits(tolerance: Tolerance) -> str:
-    """The points of single tasks as `parse_tolerance` reads them."""
+def limits_text(tolerance: Tolerance) -> str:
+    """ "1.1,2,piqa:3": the ratio of perplexities, points of accuracy, and points of single
+    tasks.
+    """
     # The file of a task may have a comma in its name.
-    return ",".join(f"{quote(task, safe=':/')}:{points:g}" for task, points in tolerance.tasks)
+    tasks = (f"{quote(task, safe=':/')}:{points:g}" for task, points in tolerance.tasks)
+    return ",".join([f"{tolerance.ratio:g}", f"{tolerance.points:g}", *tasks])
 
 
 def tolerance_query() -> dict[str, str]:
-    """The tolerance as parameters of a link, as far as the address has it: without, a search is
-    judged by its own.
+    """The tolerance as a parameter of a link, if the address has one: without, a search is judged
+    by its own.
     """
-    found = whole_tolerance_query(current_tolerance())
-    return {name: value for name, value in found.items() if _state().get(name)}
+    return whole_tolerance_query(current_tolerance()) if _state().get(LIMITS) else {}
 
 
-def whole_tolerance_query(allowed: Tolerance | FindSettings | None) -> dict[str, str]:
-    """This tolerance, or that of a search, as parameters of a link, the default as well; empty for
-    None.
-    """
-    if allowed is None:
-        return {}
-    tasks = (
-        {TASK_LIMITS: task_limits(allowed)}
-        if isinstance(allowed, Tolerance) and allowed.tasks
-        else {}
-    )
-    return {RATIO: f"{allowed.ratio:g}", POINTS: f"{allowed.points:g}"} | tasks
+def whole_tolerance_query(tolerance: Tolerance) -> dict[str, str]:
+    """This tolerance as a parameter of a link, the default as well."""
+    return {LIMITS: limits_text(tolerance)}
+
+
+def search_tolerance_query(search: FindSettings | None) -> dict[str, str]:
+    """The tolerance of a search as a parameter of a link; empty for None."""
+    return {} if search is None else whole_tolerance_query(search.tolerance)
 
 
 def adopt_search_tolerance(search: FindSettings | None) -> None:
     """Judge by the tolerance of a search, where the address has none."""
-    if search is None or any(_state().get(name) for name in (RATIO, POINTS)):
+    if search is None or _state().get(LIMITS) or search.tolerance == Tolerance():
         return
-    if (search.ratio, search.points) != (Tolerance().ratio, Tolerance().points):
-        asked = whole_tolerance_query(search)
-        st.query_params.update(asked)
-        remember(asked)
+    query = whole_tolerance_query(search.tolerance)
+    st.query_params.update(query)
+    remember(query)
 
 
 def _state() -> Mapping[str, str]:
-    found: Mapping[str, str] = st.session_state.get(_STATE, {})
-    return found
+    state: Mapping[str, str] = st.session_state.get(_STATE, {})
+    return state
 
 
 def remember(changed: Mapping[str, str]) -> None:
@@ -123,14 +114,10 @@ def begin_menu(title: str) -> None:
     browser_scripts.shorten_back()
     _sync_address(title)
     page_file = next(name for name, shown in TITLES.items() if shown == title)
-    kept = (
-        (RUN, *_TOLERANCE)
-        if page_file in ABOUT_A_RUN
-        else _TOLERANCE
-        if page_file in JUDGING
-        else ()
-    )
-    remember({name: st.query_params.get(name, "") for name in kept})
+    if page_file in ABOUT_A_RUN:
+        remember({RUN: st.query_params.get(RUN, "")})
+    if page_file in JUDGING:
+        remember({LIMITS: st.query_params.get(LIMITS, "")})
     st.session_state[_PLACE] = st.container(key="menu").empty()
     draw_menu()
 
@@ -139,16 +126,17 @@ def draw_menu() -> None:
     """Draw the menu again in its place, once the page has chosen its run."""
     with st.session_state[_PLACE].container(horizontal=True):
         for name, title in TITLES.items():
-            run = _state().get(RUN, "") if name in ABOUT_A_RUN else ""
-            query = ({RUN: run} if run else {}) | (tolerance_query() if name in JUDGING else {})
+            query = {}
+            if name in ABOUT_A_RUN and _state().get(RUN):
+                query[RUN] = _state()[RUN]
+            if name in JUDGING:
+                query |= tolerance_query()
             st.page_link(f"pages/{name}.py", label=title, query_params=query or None)
         browser_scripts.mark_current_page(st.session_state[_SEEN][0])
 
 
 def _sync_address(title: str) -> None:
-    """Have the browser show the address of a link to the same page; what it shows already adds no
-    step to Back.
-    """
+    """Have the browser show the address of a link to the same page; this adds no step to Back."""
     here = (title, {name: st.query_params.get_all(name) for name in st.query_params})
     before = st.session_state.get(_SEEN, here)
     if before[0] == title and before != here:

@@ -362,7 +362,7 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
             "pinned": mark.pinned,
             "shown above": run.key == chosen,
         }
-        own = navigation.whole_tolerance_query(run.find)
+        own = navigation.search_tolerance_query(run.find)
         # Of a search its limits, where the page has others.
         details = wording.stored_run_details(replace(run, find=None) if own == limits else run)
         parts = [wording.moment(run.started_at, frame.zone()), details]

@@ -30,59 +30,59 @@ _TOGETHER = "The models of these runs are judged together, so intervals are wide
 _NO_TASKS = "None of these runs has answers to tasks: name some under “Questions besides the passages” on Prune."
 
 
-def show_leaderboard(backend: Backend, found: Sequence[RunResults]) -> None:
+def show_leaderboard(backend: Backend, results: Sequence[RunResults]) -> None:
     """Draw the table of these runs' models, what it says in a sentence, and its downloads."""
-    entries, left_out = leaderboard_entries(found)
+    entries, n_left_out = leaderboard_entries(results)
     first, second, third = st.columns(3)
     with first:
-        titles = {key: each.title for key, each in entries.items()}
+        titles = {key: entry.title for key, entry in entries.items()}
         baseline = select("baseline", "Baseline", titles, next(iter(titles)), noun="model")
     board = leaderboard(backend, entries, baseline, navigation.current_tolerance())
     with second:
         only_beyond = select("rows", "Rows", _ROWS, "", noun="filter") == _BEYOND
     with third:
-        orders = {
-            "": "By base model",
-            **{name: f"Best first: {head}" for name, head in board.columns.items()},
-        }
-        rows = board.rows(
-            only_beyond, select("order", "Order of the models", orders, "", noun="column")
-        )
+        orders = {"": "By base model"}
+        for name, head in board.columns.items():
+            orders[name] = f"Best first: {head}"
+        order = select("order", "Order of the models", orders, "", noun="column")
+    rows = board.rows(only_beyond, order)
     frame.show(paragraph(board.sentence if len(entries) > 1 else _ALONE))
-    said = [board.caption, _TOGETHER if len(found) > 1 else "", _REGRESSIONS if only_beyond else ""]
-    show_caption("leaderboard", "table", said, [*READING, _REGRESSIONS])
+    captions = [board.caption]
+    if len(results) > 1:
+        captions.append(_TOGETHER)
+    if only_beyond:
+        captions.append(_REGRESSIONS)
+    show_caption("leaderboard", "table", captions, [*READING, _REGRESSIONS])
     table = board.table(rows, [_name(entries[key], key == baseline) for key in rows])
     frame.show(element("div", table.html, css="sd-board"))
-    more = (
-        f"Only the first {MOST_MODELS} models are shown; {left_out} are left out. Select fewer runs."
-        * bool(left_out)
-    )
-    for note in filter(None, (more, *board.notes, "" if board.has_tasks else _NO_TASKS)):
+    if n_left_out:
+        frame.note(
+            f"Only the first {MOST_MODELS} models are shown; {n_left_out} are left out. Select fewer runs."
+        )
+    for note in board.notes:
         frame.note(note)
+    if not board.has_tasks:
+        frame.note(_NO_TASKS)
     with frame.row():
         frame.offer_table(table)
-        name = "models-by-tasks.html"
         frame.offer_file(
             "Report, one HTML file",
             lambda: board.report(rows),
-            name,
+            "models-by-tasks.html",
             "text/html",
             key="take-leaderboard",
         )
 
 
-def _name(entry: Entry, pinned: bool) -> Html:
-    """The base model as a link to the run, or to the comparison with dense; under it what the model
-    is called.
-    """
-    query, to, about = {"run": entry.run.run.key, **navigation.tolerance_query()}, "./", entry.title
+def _name(entry: Entry, is_baseline: bool) -> Html:
+    """The base model as a link to the run, or to its comparison with dense, over the model's name."""
+    query = {"run": entry.run.run.key, **navigation.tolerance_query()}
+    page = "./"
+    about = entry.title
     if entry.model.record.pruned:
-        query[RIGHT], to, about = (
-            entry.run.names[entry.model.record.key],
-            "compare",
-            f"Compare {about} with dense",
-        )
-    link = element("a", escape(entry.base), href=f"{to}?{urlencode(query)}", aria_label=about)
-    return join(
-        link, element("span", escape(f"{entry.name}{', baseline' * pinned}"), css="sd-under")
-    )
+        query[RIGHT] = entry.run.names[entry.model.record.key]
+        page = "compare"
+        about = f"Compare {about} with dense"
+    link = element("a", escape(entry.base), href=f"{page}?{urlencode(query)}", aria_label=about)
+    name = f"{entry.name}, baseline" if is_baseline else entry.name
+    return join(link, element("span", escape(name), css="sd-under"))

@@ -13,7 +13,7 @@ from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow,
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Cleanup, Selection
+from sparsedash.service.deletion import RunDeletion
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
@@ -36,16 +36,16 @@ from sparsedash.ui.loss_charts import (
 from sparsedash.ui.runs_leaderboard import show_leaderboard
 from sparsedash.ui.task_answers import offer_to_open_answers
 
-CHOSEN, OVERLAID = "chosen", "together"
+CHOSEN = "chosen"
+OVERLAID = "together"
 """Parameters of the address: the ticked runs, and whether they are overlaid."""
 ROWS_A_PAGE = 25
 
 _BY_TASKS = "tasks"
 _OVERLAYS = {"1": "Chart", _BY_TASKS: "Models × tasks"}
 _TEXT = "contains"
-"""The parameter of the search. No field of another page may have this name: Streamlit hands values
-on.
-"""
+"""The parameter of the search, on no other page: Streamlit hands values on."""
+_FILTERS = "runs-filters"
 _READING = "runs-reading"
 _LINES = {
     "Method": ("method", ""),
@@ -81,30 +81,32 @@ def tick_rows(addresses: Sequence[str]) -> None:
 
 
 def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
-    """Draw the search, the choice of a model and the order. Returns the rows they leave, in that
-    order.
-    """
-    back = {PAGE: ""}
-    searching, rest = st.columns(2, gap="small")
-    with searching:
+    """Draw the search, the model and the order. Returns the matching rows in that order."""
+    search, choices = st.columns(2, gap="small")
+    with search:
         text = st.text_input("Search", key=_TEXT, bind=BOUND, max_chars=100, type="search")
     # Next to each other on a phone as well: the table is what counts.
-    of_model, by = rest.columns([3, 2], gap="small", wrap=False)
-    with of_model:
+    model_choice, order_choice = choices.columns([3, 2], gap="small", wrap=False)
+    with model_choice:
         models = {row.settings.model: wording.reference_title(row.settings.model) for row in rows}
         by_title = dict(sorted(models.items(), key=lambda pair: (pair[1].casefold(), pair[0])))
         titles = {"": "All models", **unique_names(by_title)}
-        model = address_bar.select("model", "Model", titles, "", along=back, noun="model")
-    with by:
-        order = address_bar.select(
-            "sort", "Order", run_list.ORDERS, next(iter(run_list.ORDERS)), along=back
-        )
+        model = address_bar.select("model", "Model", titles, "", noun="model")
+    with order_choice:
+        usual_order = next(iter(run_list.ORDERS))
+        order = address_bar.select("sort", "Order", run_list.ORDERS, usual_order)
+    # Another filter or order begins at the first page.
+    filters = (text, model, order)
+    if st.session_state.get(_FILTERS, filters) != filters:
+        st.session_state[PAGE] = 1
+    st.session_state[_FILTERS] = filters
     return run_list.sort_rows(run_list.rows_matching(rows, text or "", model), order)
 
 
 def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
     """Draw a page of these rows with boxes to tick. chosen: the keys of the ticked ones."""
-    shown, draw_pages = address_bar.page_of(rows, ROWS_A_PAGE)
+    listing = st.container(key="runs", gap=None)
+    shown = address_bar.page_of(rows, ROWS_A_PAGE)
     keys = {row.address: f"tick-{row.address}" for row in shown}
 
     def save_ticks() -> None:
@@ -112,35 +114,32 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
         before the first.
         """
         before = list(dict.fromkeys(st.query_params.get_all(CHOSEN)))
-        now = [address for address, key in keys.items() if st.session_state.get(key)]
-        kept = [address for address in before if address in now or address not in keys]
-        tick_rows([*kept, *(address for address in now if address not in kept)])
+        ticked = [address for address, key in keys.items() if st.session_state.get(key)]
+        kept = [address for address in before if address in ticked or address not in keys]
+        tick_rows(list(dict.fromkeys([*kept, *ticked])))
 
-    with st.container(key="runs", gap=None):
-        frame.show(
-            element(
-                "div",
-                *(element("span", escape(name)) for name in ("Run", *_LINES)),
-                css="sd-runs-head",
-            )
-        )
+    with listing:
+        heads = [element("span", escape(name)) for name in ("Run", *_LINES)]
+        frame.show(element("div", *heads, css="sd-runs-head"))
         for row in shown:
             with st.container(horizontal=True, key=f"run-row-{row.address}", gap=None):
-                key, text = keys[row.address], widget_label(f"Choose {row.title}")
+                key = keys[row.address]
+                text = widget_label(f"Choose {row.title}")
                 st.session_state[key] = row.key in chosen
                 st.checkbox(text, key=key, label_visibility="collapsed", on_change=save_ticks)
                 _draw_run(row)
-    draw_pages()
     frame.offer_table(run_list.runs_table(rows, frame.zone()))
     frame.remark(_UNDER)
 
 
 def _draw_run(row: RunRow) -> None:
-    # A search is judged by its own tolerance unless the address has one.
-    tolerance = navigation.whole_tolerance_query(navigation.current_tolerance())
+    tolerance = {}
+    if row.search is not None:
+        # A search is judged by its own tolerance unless the address has one.
+        tolerance = navigation.whole_tolerance_query(navigation.current_tolerance())
     with st.container(gap=None):
         title = widget_label(row.mark.name or wording.reference_title(row.settings.model))
-        frame.link("overview", title, run=row.key, **(tolerance if row.search is not None else {}))
+        frame.link("overview", title, run=row.key, **tolerance)
         pinned = element("b", escape("★ pinned · ")) if row.mark.pinned else Html("")
         frame.show(element("p", pinned, escape(row.texts), css="sd-run-about"))
     frame.show(element("div", *_cells(row), css="sd-run-cells"))
@@ -148,39 +147,31 @@ def _draw_run(row: RunRow) -> None:
 
 def _cells(row: RunRow) -> list[Html]:
     """The cells, each with its head for screen readers."""
-    drawn = []
+    cells = []
     for (head, (css, *classes)), lines in zip(_LINES.items(), row.cells(frame.zone()), strict=True):
         if head == "Verdict" and row.model is not None:
             # Under a verdict the state is a remark; without one, it is what there is to say.
             classes = [f"sd-run-{row.model.verdict.verdict}", *["sd-muted"] * 3]
-        texts = [
-            element("span", escape(text), css=name)
-            for name, text in zip(classes, lines, strict=True)
-            if text
-        ]
-        drawn.append(
-            element(
-                "div",
-                element("span", escape(f"{head}: "), css="sd-heard"),
-                *texts,
-                css=f"sd-run-{css}",
-            )
-        )
-    return drawn
+        texts = [element("span", escape(f"{head}: "), css="sd-heard")]
+        for name, text in zip(classes, lines, strict=True):
+            if text:
+                texts.append(element("span", escape(text), css=name))
+        cells.append(element("div", *texts, css=f"sd-run-{css}"))
+    return cells
 
 
 def read_on(rows: Sequence[RunRow]) -> None:
     """Draw how many runs are still to be read; the page is then run again."""
-    if n_unread := sum(not row.known for row in rows):
+    n_unread = sum(not row.known for row in rows)
+    if n_unread:
         _read_on(n_unread, object())
 
 
 @frame.fragment(0.3)
 def _read_on(n_unread: int, this_run: object) -> None:
     """this_run: of the page, so that it is drawn before it is run again."""
-    frame.note(
-        f"The answers of {n_unread} {wording.plural(n_unread, 'run')} are being read for the first time."
-    )
+    runs = wording.quantity(n_unread, "run")
+    frame.note(f"The answers of {runs} are being read for the first time.")
     if st.session_state.get(_READING) is this_run:
         st.rerun()
     st.session_state[_READING] = this_run
@@ -213,25 +204,20 @@ def show_toolbar(
 def _draw_actions(
     backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]
 ) -> None:
-    keys, overlaid = [row.key for row in chosen], is_overlaid()
-    hidden = len(set(keys) - {row.key for row in listed})
-    frame.show(
-        paragraph(
-            f"{len(chosen)} chosen{f', {hidden} of them not in this list' if hidden else ''}",
-            css="sd-count",
-        )
-    )
-    st.button(
-        f"Close the {'table' if _shows_tasks() else 'chart'}"
-        if overlaid
-        else "Overlay"
-        if len(chosen) > 1
-        else "Show the chart",
-        type="secondary" if overlaid else "primary",
-        key="runs-together",
-        on_click=set_query,
-        args=({OVERLAID: "" if overlaid else "1"},),
-    )
+    keys = [row.key for row in chosen]
+    count = f"{len(chosen)} chosen"
+    hidden = set(keys) - {row.key for row in listed}
+    if hidden:
+        count += f", {len(hidden)} of them not in this list"
+    frame.show(paragraph(count, css="sd-count"))
+    if is_overlaid():
+        text = "Close the table" if _shows_tasks() else "Close the chart"
+        close = {OVERLAID: ""}
+        st.button(text, key="runs-together", on_click=set_query, args=(close,))
+    else:
+        text = "Overlay" if len(chosen) > 1 else "Show the chart"
+        show = {OVERLAID: "1"}
+        st.button(text, type="primary", key="runs-together", on_click=set_query, args=(show,))
     pin = not all(row.mark.pinned for row in chosen)
     frame.action_button(
         "Pin" if pin else "Unpin",
@@ -242,24 +228,25 @@ def _draw_actions(
     )
     if len(chosen) == 1:
         _offer_rename(backend, chosen[0])
-        if (run := chosen[0].run) is not None and run.finished:
+        run = chosen[0].run
+        if run is not None and run.finished:
             _offer_run_file(backend, run, chosen[0].mark.name)
-    if stored := [row for row in chosen if row.run is not None]:
+    stored = [row for row in chosen if row.run is not None]
+    if stored:
 
-        def keep_ticked(removed: Cleanup) -> None:
-            gone = {run.key for run in removed.runs}
-            tick_rows([row.address for row in stored if row.key not in gone])
+        def keep_ticked(deletion: RunDeletion) -> None:
+            deleted = {run.key for run in deletion.runs}
+            tick_rows([row.address for row in stored if row.key not in deleted])
 
-        selection, titles = (
-            Selection(runs=tuple(row.key for row in stored)),
-            {row.key: row.title for row in rows},
-        )
-        frame.ask_to_delete(backend, "Delete", "runs-delete", selection, titles, keep_ticked)
+        stored_keys = tuple(row.key for row in stored)
+        titles = {row.key: row.title for row in rows}
+        frame.ask_to_delete_runs(backend, "runs-delete", stored_keys, titles, keep_ticked)
     st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
 
 
 def _offer_rename(backend: Backend, row: RunRow) -> None:
-    place, field = f"name-of-{row.address}", f"name-{row.address}"
+    place = f"name-of-{row.address}"
+    field = f"name-{row.address}"
 
     def save() -> None:
         backend.user_data.name_run(row.key, st.session_state[field])
@@ -280,17 +267,16 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
     frame.popover("Rename", place, draw, "edit")
 
 
-def _offer_run_file(backend: Backend, run: Run, called: str) -> None:
-    """Draw the export of a finished run as a file, made when its button is pressed. called: the
-    name of the run.
-    """
+def _offer_run_file(backend: Backend, run: Run, run_name: str) -> None:
+    """Draw the export of a finished run as a file, packed when its button is pressed."""
 
     def draw() -> None:
-        packed, kind = backend.pack_run(run.key), "application/octet-stream"
-        name = file_name(called, wording.file_stem(run), ending=SUFFIX)
+        packed = backend.pack_run(run.key)
+        name = file_name(run_name, wording.file_stem(run), ending=SUFFIX)
         frame.show(paragraph(_EXPORT))
         text = f"Download, {wording.size(len(packed))}"
-        frame.offer_file(text, packed, name, kind, key="run-take-along", kind="primary")
+        media_type = "application/octet-stream"
+        frame.offer_file(text, packed, name, media_type, key="run-take-along", kind="primary")
 
     frame.popover("Export run", "run-along", draw, "download")
 
@@ -303,8 +289,8 @@ def _offer_to_open_file(backend: Backend) -> None:
         run = backend.open_run(file.getvalue())
         tick_rows([run.key[:RUN_ADDRESS_LENGTH]])
         title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
-        said = "Already among the runs" if run.key in before else "Added to the runs"
-        st.toast(widget_label(f"{said}: {title}."), icon=":material/check_circle:")
+        outcome = "Already among the runs" if run.key in before else "Added to the runs"
+        st.toast(widget_label(f"{outcome}: {title}."), icon=":material/check_circle:")
 
     if backend.administers:
         # Of any kind: the browser's part of the field refuses every name that ends in what has a
@@ -326,38 +312,42 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     models by tasks.
     """
     with_results = [row for row in chosen if row.run is not None]
-    looked_at, limits = with_results[:MOST_RUNS], navigation.current_tolerance()
-    found = [
-        results
-        for row in looked_at
-        if (results := run_results(backend, row.run, limits, row.mark.name))
-    ]
-    by_tasks = _shows_tasks()
-    frame.section(
-        "Models by tasks" if by_tasks else "Overlay" if len(chosen) > 1 else "The chart of this run"
-    )
-    if found:
+    limits = navigation.current_tolerance()
+    results = []
+    for row in with_results[:MOST_RUNS]:
+        results_of_run = run_results(backend, row.run, limits, row.mark.name)
+        if results_of_run:
+            results.append(results_of_run)
+    if _shows_tasks():
+        frame.section("Models by tasks")
+    else:
+        frame.section("Overlay" if len(chosen) > 1 else "The chart of this run")
+    if results:
         choose_view(_OVERLAYS, OVERLAID)
-    if found and by_tasks:
-        show_leaderboard(backend, found)
+    if results and _shows_tasks():
+        show_leaderboard(backend, results)
         _note_left_out(with_results)
         return
-    if not any(results.judged for results in found):
+    if not any(results_of_run.judged for results_of_run in results):
         frame.note("None of the chosen runs has a sparse model with answers yet.")
         return
-    above, (share, highlight) = st.container(), st.columns(2)
-    budgets = {results.run.settings.budget for results in found}
+    chart, (share, highlight) = st.container(), st.columns(2)
+    budgets = {results_of_run.run.settings.budget for results_of_run in results}
     with share:
         axis = choose_share(budgets.pop() if len(budgets) == 1 else "channels")
-    drawn = overlay(found, axis)
-    with above:
+    drawn = overlay(results, axis)
+    with chart:
         if drawn.legend:
             frame.show(drawn.legend)
-        measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
+        measure = choose_measure(drawn.measures)
     with highlight:
         choose_highlight(drawn.tradeoff.lines)
     pressed = show_tradeoff_chart(
-        drawn.tradeoff, measure, file_name("runs", measure), f"together-{measure}", hint
+        drawn.tradeoff,
+        measure,
+        file_name("runs", measure),
+        f"together-{measure}",
+        "Each run against its own dense model.",
     )
     open_comparison(drawn.models.get(pressed))
     for note in drawn.notes:
@@ -381,10 +371,13 @@ def explain_no_runs(backend: Backend) -> None:
         "Runs will be listed here with model, method, sparsity, verdict and cost. They can be overlaid in one chart, "
         "pinned, renamed, exported and deleted."
     )
-    if n_ended := sum(
-        job.makes_run and not job.live and job.state != "done" for job in backend.jobs(JOBS_LISTED)
-    ):
-        frame.note(f"{wording.quantity(n_ended, 'run')} ended without a result.")
+    ended = [
+        job
+        for job in backend.jobs(JOBS_LISTED)
+        if job.makes_run and not job.live and job.state != "done"
+    ]
+    if ended:
+        frame.note(f"{wording.quantity(len(ended), 'run')} ended without a result.")
         frame.link("runs", "See why in the list of jobs", view="jobs")
     with frame.row():
         frame.link("prune", "Prune a model")

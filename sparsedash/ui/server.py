@@ -58,9 +58,7 @@ def _reconcile(stop: threading.Event, rounds: _Rounds) -> None:
 
 
 def middleware() -> list[Middleware]:
-    """The middleware of every request, outermost first. Exits with a sentence rather than serve
-    strangers.
-    """
+    """The middleware of every request, outermost first. Exits rather than serve strangers."""
     rules = checked_serving_rules()
     return [
         Middleware(security_headers),
@@ -72,7 +70,8 @@ def middleware() -> list[Middleware]:
 @asynccontextmanager
 async def lifespan(_app: object) -> AsyncIterator[None]:
     """Reconcile the job table in a thread for as long as the server lives."""
-    stop, rounds = threading.Event(), _Rounds()
+    stop = threading.Event()
+    rounds = _Rounds()
     _rounds.append(rounds)
     threading.Thread(
         target=_reconcile, args=(stop, rounds), name="reconcile-jobs", daemon=True
@@ -85,27 +84,27 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
 
 
 def health_route(request: Request) -> JSONResponse:
-    """The health of data folder and jobs as JSON; status 503 while they cannot be used or nobody
-    reconciles the jobs.
+    """The health of data folder and jobs as JSON; 503 while they fail or are not reconciled.
 
     On a server with logins, a request without one gets the status alone.
     """
+    problem = ""
     try:
-        facts, problem = frame.backend().health(), ""
+        health = frame.backend().health()
         for rounds in _rounds:
-            if (late_s := time.monotonic() - rounds.done_at) >= LATE_S:
+            late_s = time.monotonic() - rounds.done_at
+            if late_s >= LATE_S:
                 why = rounds.problem or "the last round has not ended"
                 problem = f"The jobs have not been reconciled for {late_s:.0f} s: {why}"
     except SparseDashError as error:
         problem = error.message
-    answer = {"status": "error", "problem": problem} if problem else facts
+    if problem:
+        health = {"status": "error", "problem": problem}
     if not may_see_details(request.scope):
-        answer = {"status": answer["status"]}
-    return JSONResponse(answer, status_code=503 if problem else 200)
+        health = {"status": health["status"]}
+    return JSONResponse(health, status_code=503 if problem else 200)
 
 
 def front_page(request: Request) -> RedirectResponse:
-    """Redirect /overview to the root: Streamlit knows its first page only there, and says "not
-    found" besides.
-    """
+    """Redirect /overview to the root, where alone Streamlit knows its first page."""
     return RedirectResponse(f"/?{request.url.query}")

@@ -1,6 +1,4 @@
-"""The machines of a cluster on the settings page: what each runs, or why nothing, with its memory
-and GPUs.
-"""
+"""The machines of a cluster on the settings page: their jobs or problems, memory and GPUs."""
 
 from sparsedash.jobs.cluster_parts import ClusterMachine, MachineFacts
 from sparsedash.reporting import wording
@@ -12,33 +10,26 @@ from sparsedash.ui.frame import JOB_S
 
 @frame.fragment(2 * JOB_S)
 def watch_machines(backend: Backend) -> None:
-    """Draw the cluster's machines, and again every few seconds; nothing where no scheduler is
-    named.
-    """
-    if (view := backend.cluster()) is None:
+    """Draw the machines of the cluster, and again every few seconds."""
+    view = backend.cluster()
+    if view is None:
         return
     frame.section("Machines of the cluster")
     if view.trouble:
         frame.failure(view.trouble, "Runs use this machine, after a minute at most.")
         return
-    n, n_free = (
-        len(view.machines),
-        sum(each.job_id is None and not each.problem for each in view.machines),
-    )
-    if not n:
+    if not view.machines:
         frame.note(
             f"{view.address} answers but has no machines; see docs/cluster.md. Until one joins, runs use this machine."
         )
         return
-    caption = (
-        f"{wording.quantity(n, 'machine')} at {view.address}, {n_free or 'none'} of them free."
-    )
-    head, rows = (
-        ["Machine", "Runs", "Memory used", "Memory free", "GPUs"],
-        list(map(_machine_row, view.machines)),
-    )
-    drawn = Table("Machines of the cluster", caption, head, rows)
-    frame.show(element("div", drawn.html, css="sd-wrapped"))
+    free = [machine for machine in view.machines if machine.job_id is None and not machine.problem]
+    machines = wording.quantity(len(view.machines), "machine")
+    caption = f"{machines} at {view.address}, {len(free) or 'none'} of them free."
+    head = ["Machine", "Runs", "Memory used", "Memory free", "GPUs"]
+    rows = [_machine_row(machine) for machine in view.machines]
+    table = Table("Machines of the cluster", caption, head, rows)
+    frame.show(element("div", table.html, css="sd-wrapped"))
 
 
 def _machine_row(machine: ClusterMachine) -> list[str]:
@@ -48,9 +39,12 @@ def _machine_row(machine: ClusterMachine) -> list[str]:
     elif machine.job_id is None or progress is None:
         job = "nothing"
     else:
-        share = f", {wording.percent(progress.share, 0)}" if progress.total > 1 else ""
-        which = "" if progress.point is None else f", sparse model {progress.point + 1}"
-        job = f"job {machine.job_id}{which}: {wording.stage_title(progress.stage)}{share}"
+        job = f"job {machine.job_id}"
+        if progress.point is not None:
+            job += f", sparse model {progress.point + 1}"
+        job += f": {wording.stage_title(progress.stage)}"
+        if progress.total > 1:
+            job += f", {wording.percent(progress.share, 0)}"
     facts = machine.facts or MachineFacts()
     memory = [
         wording.size(n_bytes) if n_bytes else "–"

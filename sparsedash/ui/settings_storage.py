@@ -1,8 +1,7 @@
-"""The data folder on the settings page: contents with their deletion, check of data integrity, size
-limit.
-"""
+"""The data folder on the settings page: data integrity, runs, files, and the cache with its limit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import streamlit as st
 
@@ -11,69 +10,76 @@ from sparsedash.reporting.html import Table, element, escape, paragraph, widget_
 from sparsedash.reporting.storage_words import HeldRow, gigabytes
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Selection
-from sparsedash.service.holdings import ARTEFACTS, Holdings
+from sparsedash.service.holdings import Holdings
 from sparsedash.storage.disk_cache import MOST_GB, VARIABLE
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.address_bar import page_of
 
-_HEADS = ("How many", "Size", "Last use")
-_SECTIONS = {
-    "kind": (
-        "By kind",
-        "Pinned runs, and data that live jobs or other runs need, are never deleted.",
-    ),
-    "model": ("By model", ""),
-    "run": ("By run, the largest first", ""),
-}
 _ROWS_A_PAGE = 10
 _MOST_DAMAGED = 50
 _LIMIT = "artefact-room"
-_LAST_USE = "“Last use” is exact for calibration data; otherwise it is the date written, of a run the date it started."
 _VERIFICATION = (
-    "Compares every result, all calibration data, and every file of unpacked models, uploads and exports with its "
+    "Compares every result, all calibration data, and every file of converted models, uploads and exports with its "
     "checksum. Changes nothing. The list of jobs and the logs have no checksums."
 )
 _EVICTION = (
-    "Data used least recently is deleted first, and recomputed when a run needs it. Healed weights do not count: they "
-    "stay while a run has them. A lower limit takes effect at once, or with the next calibration while a job waits or "
-    "runs."
+    "Data used least recently is deleted first. Healed weights do not count: they stay while a run has them. A lower "
+    "limit takes effect at once, or with the next calibration while a job waits or runs."
 )
 
 
-def show_holdings(backend: Backend, held: Sequence[HeldRow], titles: Mapping[str, str]) -> None:
-    """Draw the rows by kind, by model and by run, a page of these at a time. titles: of the runs,
-    by their keys.
-    """
-    for by, (heading, remark) in _SECTIONS.items():
-        rows = [row for row in held if row.by == by]
-        shown, draw_pages = page_of(rows, _ROWS_A_PAGE if by == "run" else max(1, len(rows)))
-        if not rows:
-            continue
-        frame.section(heading)
-        if remark:
-            frame.remark(remark)
-        with st.container(key=f"by-{by}", gap=None):
-            heads = element(
-                "div", *(element("span", escape(head)) for head in _HEADS), css="sd-held-cells"
-            )
-            frame.show(
-                element("div", element("span", escape(by.capitalize())), heads, css="sd-held-head")
-            )
-            for row in shown:
-                _draw_row(backend, row, titles)
-        draw_pages()
-    frame.remark(_LAST_USE)
-    frame.link("runs", "Rename, pin and export runs")
-    frame.offer_table(storage_words.holdings_table(held))
+def show_runs(backend: Backend, held: Holdings) -> None:
+    """Draw every run with its size and deletion, the largest first, a page at a time."""
+    if not held.runs:
+        return
+    marks = backend.user_data.marks()
+    titles = {}
+    for holding in held.runs:
+        run = holding.run
+        name = marks[run.key].name if run.key in marks else ""
+        titles[run.key] = wording.stored_run_title(run, name)
+    rows = storage_words.run_rows(held, marks, frame.zone())
+    frame.section("Runs, the largest first")
+    listing = st.container(key="runs-by-size", gap=None)
+    shown = page_of(list(rows), _ROWS_A_PAGE)
+    with listing:
+        _draw_heads("Run", storage_words.RUN_HEADS)
+        for key in shown:
+            delete = partial(frame.ask_to_delete_runs, backend, f"delete-{key}", (key,), titles)
+            _draw_row(key, rows[key], storage_words.RUN_HEADS, delete, run=key)
+    frame.link("runs", "Rename, pin and export runs, or delete several")
 
 
-def _draw_row(backend: Backend, row: HeldRow, titles: Mapping[str, str]) -> None:
-    """Draw a row with its button; the title of a run is a link to it."""
-    chosen = row.chosen or Selection()
-    run = chosen.runs[0] if chosen.runs else ""
-    name = chosen.kind or chosen.model or run or row.title
-    with st.container(horizontal=True, key=f"held-{name}", gap=None):
+def show_stored_files(backend: Backend, held: Holdings) -> None:
+    """Draw every export, upload and converted model with its size and deletion, largest first."""
+    if not held.files:
+        return
+    frame.section("Files, the largest first")
+    with st.container(key="files-by-size", gap=None):
+        _draw_heads("File", storage_words.FILE_HEADS)
+        for file in held.files:
+            delete = partial(
+                frame.delete_button,
+                f"delete-{file.name}",
+                storage_words.file_question(file),
+                partial(backend.housekeeping.delete_file, file),
+            )
+            row = storage_words.file_row(file, frame.zone())
+            _draw_row(file.name, row, storage_words.FILE_HEADS, delete)
+
+
+def _draw_heads(first: str, heads: tuple[str, ...]) -> None:
+    cells = [element("span", escape(head)) for head in heads]
+    title = element("span", escape(first))
+    cells_in_line = element("div", *cells, css="sd-held-cells")
+    frame.show(element("div", title, cells_in_line, css="sd-held-head"))
+
+
+def _draw_row(
+    key: str, row: HeldRow, heads: tuple[str, ...], draw_delete: Callable[[], None], run: str = ""
+) -> None:
+    """Draw a row with its deletion. run: the key of the run that its title leads to."""
+    with st.container(horizontal=True, key=f"held-{key}", gap=None):
         with st.container(gap=None):
             if run:
                 frame.link("overview", widget_label(row.title), run=run)
@@ -81,78 +87,89 @@ def _draw_row(backend: Backend, row: HeldRow, titles: Mapping[str, str]) -> None
                 frame.show(element("p", escape(row.title), css="sd-held-title"))
             if row.about:
                 frame.remark(row.about)
-        texts = zip(_HEADS, (row.number, row.size, row.used), strict=True)
-        cells = [
-            element("div", element("span", escape(f"{head}: "), css="sd-heard"), escape(text))
-            for head, text in texts
-        ]
+        cells = []
+        for head, text in zip(heads, row.cells, strict=True):
+            spoken_head = element("span", escape(f"{head}: "), css="sd-heard")
+            cells.append(element("div", spoken_head, escape(text)))
         frame.show(element("div", *cells, css="sd-held-cells"))
-        if row.chosen is not None:
-            frame.ask_to_delete(backend, "Delete", f"delete-{name}", chosen, titles)
+        draw_delete()
+
+
+def show_cache(backend: Backend, held: Holdings) -> None:
+    """Draw the parts of the cache, the button that empties it, and the limit of its size."""
+    frame.section("Cache")
+    housekeeping = backend.housekeeping
+    if held.cache.items or held.cache.spared:
+        table = storage_words.cache_table(held.cache)
+        frame.show(element("div", table.html, css="sd-wrapped"))
+
+        def empty() -> None:
+            emptied = housekeeping.empty_cache()
+            st.toast(storage_words.cache_summary(emptied), icon=":material/delete:")
+
+        def ask() -> None:
+            cache = housekeeping.cache()
+            question, *more = storage_words.cache_question(cache)
+            frame.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
+            if cache.items:
+                frame.action_button("Empty the cache", empty, key="cache-sure", kind="primary")
+
+        frame.popover("Empty the cache", "delete-cache", ask, "delete")
+    _show_limit(backend, held)
 
 
 def show_verification(backend: Backend) -> None:
-    """Draw the result of the last verification, and the button that starts one; or the job that is
-    at it.
-    """
+    """Draw the last verification and the button that starts one, or the job that is at it."""
     frame.section("Check data integrity")
-    found = backend.housekeeping.verification()
+    verification = backend.housekeeping.verification()
     job = next((job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "verify"), None)
-    if found is not None:
-        _show_found(backend, found)
-    else:
+    if verification is None:
         frame.remark(_VERIFICATION)
+        text = "Check everything"
+        seen_at = -1.0
+    else:
+        _show_result(verification)
+        text = "Check everything again"
+        seen_at = verification.finished_at
     # One that ended early, and after the last result, is tried again on its panel.
-    seen_at = found.finished_at if found is not None else -1.0
     if job is not None and (
         job.live or (job.state != "done" and (job.finished_at or 0.0) > seen_at)
     ):
         job_panel.watch_job(backend, job, brief=True)
     else:
-        text = "Check everything" if found is None else "Check everything again"
-        frame.action_button(
-            text, lambda: backend.submit(VerifySettings()), key="verify", icon="fact_check"
-        )
+        verify = partial(backend.submit, VerifySettings())
+        frame.action_button(text, verify, key="verify", icon="fact_check")
 
 
-def _show_found(backend: Backend, found: Verification) -> None:
-    sentence, basis = (
-        storage_words.verification_sentence(found, frame.zone()),
-        storage_words.verification_basis(found),
-    )
-    if not found.n_damaged:
+def _show_result(verification: Verification) -> None:
+    sentence = storage_words.verification_sentence(verification, frame.zone())
+    basis = storage_words.verification_basis(verification)
+    if not verification.n_damaged:
         frame.show(paragraph(sentence), paragraph(basis, css="sd-muted sd-small"))
         return
     frame.failure(sentence.removeprefix("✕ "), basis)
-    damaged, items = storage_words.damaged_rows(found), []
+    damaged = storage_words.damaged_rows(verification)
+    items = []
     for what, name, fault, advice in damaged[:_MOST_DAMAGED]:
-        title = (
+        title = element(
+            "p",
             element("b", escape(f"{what} ")),
             element("span", escape(name), css="sd-damaged-name"),
         )
         wrong = paragraph(f"✕ {wording.first_upper(fault)}.", css="sd-damaged-fault")
-        items.append(element("li", element("p", *title), wrong, paragraph(advice, css="sd-muted")))
+        items.append(element("li", title, wrong, paragraph(advice, css="sd-muted")))
     frame.show(element("ul", *items, css="sd-damaged"))
-    if found.n_damaged > _MOST_DAMAGED:
-        frame.note(f"The first {_MOST_DAMAGED} of {found.n_damaged:,}.")
-    with frame.row():
-        frame.ask_to_delete(
-            backend, "Delete what is damaged", "delete-found", Selection(damaged=True), {}
-        )
-        head = ["Kind", "Name", "Fault", "Remedy"]
-        frame.offer_table(Table("What is damaged", "", head, damaged))
+    if verification.n_damaged > _MOST_DAMAGED:
+        frame.note(f"The first {_MOST_DAMAGED} of {verification.n_damaged:,}.")
+    head = ["Kind", "Name", "Fault", "Remedy"]
+    frame.offer_table(Table("What is damaged", "", head, damaged))
 
 
-def show_limit(backend: Backend, held: Holdings) -> None:
-    """Draw the size limit of calibration data with the bytes in use; and its field, unless the
-    environment sets it.
-    """
-    frame.section("Room for calibration")
-    n_bytes = held.bytes_of(*ARTEFACTS)
-    used = (
-        f"{wording.size(n_bytes) if n_bytes else 'Nothing'} of {gigabytes(held.room_bytes)} in use."
-    )
-    frame.remark(f"{used} {_EVICTION}")
+def _show_limit(backend: Backend, held: Holdings) -> None:
+    """Draw the size limit of the cache; and its field, unless the environment sets it."""
+    n_bytes = held.cache.artefact_bytes
+    used = wording.size(n_bytes) if n_bytes else "Nothing"
+    frame.remark(f"{used} of {gigabytes(held.room_bytes)} in use. {_EVICTION}")
     if held.room_fixed:
         frame.note(
             f"Set to {gigabytes(held.room_bytes)} by {VARIABLE}, which overrides this page. To change it, set or unset "
@@ -161,14 +178,16 @@ def show_limit(backend: Backend, held: Holdings) -> None:
         return
 
     def save() -> None:
-        asked = float(st.session_state[_LIMIT])
-        backend.housekeeping.allow(asked)
-        st.toast(f"Limit of calibration data: {asked:,.10g} GB.", icon=":material/save:")
+        limit_gb = float(st.session_state[_LIMIT])
+        backend.housekeeping.allow(limit_gb)
+        st.toast(f"Limit of the cache: {limit_gb:,.10g} GB.", icon=":material/save:")
 
     form = st.form("room", border=False, enter_to_submit=True)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
         value = min(held.room_bytes / 1e9, MOST_GB)
         # Without limits: Streamlit keeps a value beyond them to itself, and the former one would be
         # saved.
-        st.number_input("Room in GB", value=value, step=1.0, format="%.10g", key=_LIMIT, width=200)
+        st.number_input(
+            "Limit of the cache in GB", value=value, step=1.0, format="%.10g", key=_LIMIT, width=200
+        )
         st.form_submit_button("Save", on_click=frame.attempt, args=(save,))

@@ -50,9 +50,9 @@ _HELP = (
 
 _ABOUT = (
     "Two models are compared on any tasks by the answers that another program wrote: which tasks stay within the "
-    "acceptable loss, which cost too much, and every question with both answers.",
-    "Add a file of each model, one a task. Nothing is computed and no model is loaded.",
+    "acceptable loss, which cost too much, and every question with both answers."
 )
+_ADD_FILES = "Add a file of each model, one a task. Nothing is computed and no model is loaded."
 _RULE = (
     "Within: the whole interval of a task's accuracy, or of its documents' word perplexity, is inside the limit. "
     f"Beyond: all of it is outside. Levels of the intervals: 90{NBSP}% where one task is judged, more where several "
@@ -70,7 +70,7 @@ class Opened(NamedTuple):
     """
 
     dense: list[str]
-    other: list[str]
+    sparse: list[str]
     judged: JudgedAnswers | None
     problem: CorpusError | None
 
@@ -88,20 +88,20 @@ def offer_to_open_answers(backend: Backend) -> None:
 
 def opened(backend: Backend) -> Opened:
     """What the address names."""
-    dense, other = (
-        [key for key in _keys(name) if backend.answers.get(key)] for name in (DENSE, OTHER)
-    )
-    if not (dense and other):
-        return Opened(dense, other, None, None)
+    dense = list(filter(backend.answers.get, _keys(DENSE)))
+    sparse = list(filter(backend.answers.get, _keys(OTHER)))
+    if not (dense and sparse):
+        return Opened(dense, sparse, None, None)
     try:
-        return Opened(dense, other, backend.answers.judge(dense, other, current_tolerance()), None)
+        judged = backend.answers.judge(dense, sparse, current_tolerance())
     except CorpusError as error:
-        return Opened(dense, other, None, error)
+        return Opened(dense, sparse, None, error)
+    return Opened(dense, sparse, judged, None)
 
 
 def address_of(shown: Opened) -> dict[str, list[str]]:
     """The parameters that show the same answers on another page."""
-    return {DENSE: shown.dense, OTHER: shown.other}
+    return {DENSE: shown.dense, OTHER: shown.sparse}
 
 
 def show_answers(backend: Backend) -> None:
@@ -112,9 +112,8 @@ def show_answers(backend: Backend) -> None:
         if shown.problem is not None:
             frame.failure(shown.problem.message, shown.problem.advice)
         show_files(backend, shown)
-        frame.empty(
-            *(_ABOUT if backend.administers else (_ABOUT[0], "An administrator opens the files."))
-        )
+        advice = _ADD_FILES if backend.administers else "An administrator opens the files."
+        frame.empty(_ABOUT, advice)
         return
     results = shown.judged.results
     frame.opening(tasks_sentence(MODEL, results), task_remarks(results))
@@ -133,10 +132,10 @@ def _show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | 
             task_chart(results, frame.theme()), "tasks", task_words(results), "task-chart", "ignore"
         )
         frame.remark(_CAPTION)
-    links = [
-        f"compare?{urlencode({**address, 'task': each.task, **tolerance_query()}, doseq=True)}"
-        for each in results
-    ]
+    links = []
+    for result in results:
+        query = {**address, "task": result.task, **tolerance_query()}
+        links.append(f"compare?{urlencode(query, doseq=True)}")
     frame.show_table(task_table(results, links))
     for note in judged.notes:
         frame.note(note)
@@ -160,11 +159,16 @@ def named_answers(run: Run, found: Mapping[str, JudgedAnswers]) -> dict[str, Jud
     without any.
     """
     names = record_names(run)
-    for note in dict.fromkeys(
-        note for judged in found.values() if not judged.results for note in judged.notes
-    ):
+    named = dict[str, JudgedAnswers]()
+    notes = dict[str, None]()
+    for record, judged in found.items():
+        if judged.results:
+            named[names[record]] = judged
+        else:
+            notes |= dict.fromkeys(judged.notes)
+    for note in notes:
         frame.note(note)
-    return {names[record]: judged for record, judged in found.items() if judged.results}
+    return named
 
 
 def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None:
@@ -173,15 +177,14 @@ def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None
 
     found: by the keys of the records.
     """
-    if not (judged := named_answers(run, found)):
+    judged = named_answers(run, found)
+    if not judged:
         return
     frame.section("Tasks")
     names = {name: name for name in judged}
     name = select(RIGHT, "Sparse model", names, usual if usual in names else next(iter(names)))
     results = judged[name].results
-    frame.show(
-        paragraph(" ".join(filter(None, (tasks_sentence(name, results), task_remarks(results)))))
-    )
+    frame.show(paragraph(f"{tasks_sentence(name, results)} {task_remarks(results)}".strip()))
     frame.remark(_RULE)
     _show_results(judged[name], name, {"run": run.key, RIGHT: name, VIEW: TASKS_VIEW})
 
@@ -203,7 +206,7 @@ def show_files(backend: Backend, shown: Opened) -> None:
         st.query_params.from_dict({OPEN: "1"})
 
     with frame.row("answer-files"):
-        for name, keys in ((DENSE, shown.dense), (OTHER, shown.other)):
+        for name, keys in address_of(shown).items():
             text = f"{TITLES[name]}: {_tasks(backend, keys)}"
             if backend.administers:
                 file_popover(
@@ -216,7 +219,7 @@ def show_files(backend: Backend, shown: Opened) -> None:
                 )
             else:
                 frame.note(text)
-        if backend.administers and (shown.dense or shown.other):
+        if backend.administers and (shown.dense or shown.sparse):
             st.button("Clear", key="answers-clear", type="tertiary", on_click=clear)
 
 
@@ -225,9 +228,9 @@ def _keys(name: str) -> list[str]:
 
 
 def _tasks(backend: Backend, keys: Sequence[str]) -> str:
-    sets = [found for key in keys if (found := backend.answers.get(key))]
+    sets = list(filter(None, map(backend.answers.get, keys)))
     if len(sets) > _MOST_NAMED:
-        return f"{len(sets)} files, {sum(len(each.questions) for each in sets):,} questions"
-    return ", ".join(f"{each.task} ({len(each.questions):,})" for each in sets) or (
-        "add a file of answers" if backend.administers else "an administrator opens files"
-    )
+        return f"{len(sets)} files, {sum(len(answers.questions) for answers in sets):,} questions"
+    if sets:
+        return ", ".join(f"{answers.task} ({len(answers.questions):,})" for answers in sets)
+    return "add a file of answers" if backend.administers else "an administrator opens files"

@@ -55,7 +55,7 @@ SHOWN = [
     ("finished", "runs", "None of 2 runs with a result has a model within", "csv"),
     ("finished", "models", "No exported model is kept.", ""),
     ("finished", "runs?view=jobs", "Nothing is running.", ""),
-    ("finished", "settings", "The data folder takes", "csv"),
+    ("finished", "settings", "The data folder takes", ""),
     ("empty", "", "What would pruning cost", ""),
     # Loss against sparsity, and what was forgotten.
     ("empty", "?run=example", "", f"svg png {CHART} csv"),

@@ -129,29 +129,6 @@ def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far
     assert all(len(place) == 1 for place in moved), tops
 
 
-def test_a_search_started_on_the_form_opens_its_run_judged_by_the_same_tolerance(page, server):
-    page.goto(f"{server.address}/prune?goal=How+much+can+go%3F&within=1.3")
-    press(page, "Start")
-    expect(page.locator("h1")).to_have_text("This run is queued.")
-    expect(page).to_have_url(re.compile(r"/\?run=\w+&within=1\.3$"))
-    press(page, "Cancel")
-    expect(page.locator("h1")).to_have_text("This run has no results.")
-
-
-def test_a_run_that_is_cancelled_is_stopped_and_then_says_that_it_has_no_results(
-    page, server, new_worker
-):
-    worker = new_worker(sparsities_permille=(400,))
-    worker.begin()
-    page.goto(f"{server.address}/?run={worker.run.key}")
-    expect(page.locator("h1")).to_have_text("This run has no result yet.")
-    press(page, "Cancel")
-    expect(page.locator("h1")).to_have_text("This run is stopping.")
-    worker.end("cancelled", "Stopped.")
-    expect(page.locator("h1")).to_have_text("This run has no results.")
-    expect(page.get_by_text("no result yet")).to_have_count(0)
-
-
 def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to(
     open_page, server, new_worker
 ):

@@ -50,7 +50,7 @@ def test_a_deep_link_leads_through_the_login_to_its_page_and_its_files_and_loggi
     open_page, house
 ):
     page, asked = open_page(), re.compile("Please log in.")
-    deep_link = f"{house.address}/compare?run={house.keys['ada']}&points=2"
+    deep_link = f"{house.address}/compare?run={house.keys['ada']}&limits=1.1"
     page.goto(deep_link)
     expect(page.get_by_role("heading", name=asked)).to_be_visible()
     assert "model-of" not in page.content()

@@ -84,13 +84,13 @@ def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every
 def test_the_menu_takes_run_and_tolerance_along_back_goes_one_step_back_and_a_point_leads_to_its_comparison(
     page, finished
 ):
-    page.goto(f"{finished.address}/?within=1.5")
+    page.goto(f"{finished.address}/?limits=1.5")
     ready(page)
     menu = page.locator(".st-key-menu")
     for title, found in (
-        ("Compare", r"/compare\?run=[0-9a-f]{64}&within=1.5$"),
+        ("Compare", r"/compare\?run=[0-9a-f]{64}&limits=1.5%2C2$"),
         ("Settings", r"/settings$"),
-        ("Models", r"/models\?run=[0-9a-f]{64}&within=1.5$"),
+        ("Models", r"/models\?run=[0-9a-f]{64}&limits=1.5%2C2$"),
     ):
         menu.get_by_role("link", name=title).press("Enter")
         expect(page).to_have_url(re.compile(found))
@@ -100,7 +100,7 @@ def test_the_menu_takes_run_and_tolerance_along_back_goes_one_step_back_and_a_po
     page.go_back()
     expect(page).to_have_url(re.compile(r"/compare\?run="))
     page.go_back()
-    expect(page).to_have_url(f"{finished.address}/?within=1.5")
+    expect(page).to_have_url(f"{finished.address}/?limits=1.5")
     expect(page.locator("h1")).to_contain_text("limit 1.50 ×")
     ready(page)
     sparse = page.locator(".js-plotly-plot .trace:has(.errorbars) .points path")
@@ -142,33 +142,6 @@ def test_a_link_to_the_page_that_is_shown_changes_its_address_and_back_undoes_it
     page.go_back()
     expect(page).to_have_url(re.compile(r"[0-9]/$"))
     expect(page.get_by_role("button", name="Try the built-in model")).to_be_visible()
-
-
-def test_what_is_typed_or_chosen_goes_into_the_address_and_survives_a_refresh(page, finished):
-    page.goto(f"{finished.address}/prune?passages=50")
-    ready(page)
-    expect(page.get_by_role("radio", name="As chosen below")).to_be_checked()
-    page.get_by_role("radio", name="Decide").press("Space")
-    expect(page).to_have_url(re.compile(r"text=builtin%3Acloze-402"))
-    expect(page).not_to_have_url(re.compile("passages="))
-    ready(page)
-    for label, typed, key in (
-        ("Share to remove, percent", "12.5, 40", "sparsity=12.5"),
-        ("Model", "some/model@main", "model=some"),
-    ):
-        field = page.get_by_label(label, exact=True)
-        field.fill(typed)
-        field.press("Enter")
-        expect(page).to_have_url(re.compile(key))
-        ready(page)
-    page.reload()
-    ready(page)
-    expect(page.get_by_label("Share to remove, percent", exact=True)).to_have_value("12.5, 40")
-    expect(page.get_by_label("Model", exact=True)).to_have_value("some/model@main")
-    expect(page.get_by_role("radio", name="Decide")).to_be_checked()
-    expect(page.get_by_label("Passages to evaluate on", exact=True)).to_have_value(
-        "builtin:cloze-402"
-    )
 
 
 def test_what_is_still_being_typed_counts_when_start_is_clicked_and_start_stays_in_view(

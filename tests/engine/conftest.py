@@ -32,7 +32,8 @@ def passages(n):
 @pytest.fixture(scope="session", autouse=True)
 def tokenizers_are_tried_once():
     """The trial takes a process of its own: once for each tokenizer of the session."""
-    tried, require_usable = set(), loading.require_usable
+    tried = set()
+    require_usable = loading.require_usable
 
     def once(folder, reference, n_known):
         file = folder / "tokenizer.json"

@@ -17,7 +17,8 @@ class Repository:
     """Files by commit, and commits by the branches and tags that name them."""
 
     def __init__(self, kind: str, name: str) -> None:
-        self.kind, self.name = kind, name
+        self.kind = kind
+        self.name = name
         self.commits: dict[str, dict[str, Path]] = {}
         self.refs: dict[str, str] = {}
         self.gated = False

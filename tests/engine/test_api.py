@@ -24,7 +24,7 @@ from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import proofs  # noqa: F401 - a fixture
 from tests.engine.tiny import tiny_model, tiny_tokenizer
@@ -37,7 +37,9 @@ EVEN = sparsedash.MethodSettings(width_multiple=8)
 SWAPPED = "The second model has more channels than the first: the dense model comes first."
 UNEVEN = replace(method_named("best"), width_multiple=8)
 IDS = torch.arange(12)[None]
-TOKENIZER, TEXTS, ASKED = tiny_tokenizer(), passages(40)[20:], passages(40)[:10]
+TOKENIZER = tiny_tokenizer()
+TEXTS = passages(40)[20:]
+ASKED = passages(40)[:10]
 
 
 def sparse_of(model, method=EVEN, share=0.25, **more):
@@ -132,7 +134,8 @@ def test_what_is_left_of_a_model_trains_as_it_did_before_and_a_new_bias_as_its_w
 
 
 def test_random_numbers_of_the_caller_are_left_alone(dense):
-    half, drawn = dense.bfloat16(), []
+    half = dense.bfloat16()
+    drawn = []
     for prune in (True, False):
         torch.manual_seed(7)
         float32_is_faster.cache_clear()
@@ -230,10 +233,8 @@ def test_a_mix_that_stands_in_for_the_user_s_is_announced(dense):
 def test_a_second_model_that_was_not_pruned_from_the_first_is_not_called_so(
     kind, n_warnings, recwarn
 ):
-    first, second = (
-        tiny_model(kind, **({"intermediate_size": 64} if n_warnings else {})),
-        tiny_model("llama"),
-    )
+    first = tiny_model(kind, **({"intermediate_size": 64} if n_warnings else {}))
+    second = tiny_model("llama")
     said = sparsedash.compare(first, second, TOKENIZER, ASKED).verdict
     assert (
         said.startswith("The second model ")
@@ -243,10 +244,8 @@ def test_a_second_model_that_was_not_pruned_from_the_first_is_not_called_so(
 
 
 def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
-    same, tolerance = (
-        {"method": EVEN, "ratio": 1.5, "points": 50.0},
-        Tolerance(ratio=1.5, points=50.0),
-    )
+    tolerance = Tolerance(ratio=1.5, points=50.0)
+    same = {"method": EVEN, "tolerance": tolerance}
     evaluation = replace(settings.evaluation, n_passages=None)
     searched = FindSettings(
         model=settings.model, calibration=settings.calibration, evaluation=evaluation, **same
@@ -265,7 +264,7 @@ def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
 def test_a_search_on_too_few_different_passages_is_refused(dense, asked):
     with pytest.raises(
         sparsedash.SparseDashError,
-        match=r"Number of different passages must be at least 30.* not 29",
+        match="A search needs at least 30 different passages, not 29",
     ):
         sparsedash.find(dense, TOKENIZER, TEXTS, asked)
 
@@ -396,7 +395,8 @@ def with_another_forward(path, model):
     ],
 )
 def test_a_model_that_is_not_as_transformers_makes_it_is_refused_before_any_work(change, why):
-    steps, model = [], change(tiny_model("llama"))
+    steps = []
+    model = change(tiny_model("llama"))
     for work in (sparsedash.prune, partial(sparsedash.find, passages=passages(40))):
         with pytest.raises(sparsedash.SparseDashError, match=why):
             work(model, TOKENIZER, TEXTS, on_step=steps.append)
@@ -427,7 +427,8 @@ def test_parts_that_answering_does_not_look_into_are_answered_as_they_are():
     ],
 )
 def test_a_name_that_no_folder_has_is_refused_before_any_work(dense, folder, why):
-    sparse, steps = sparse_of(dense), []
+    sparse = sparse_of(dense)
+    steps = []
     with pytest.raises(sparsedash.SparseDashError, match=why) as refused:
         sparsedash.export(sparse, TOKENIZER, folder, on_step=steps.append)
     assert not steps and str(refused.value).isprintable()

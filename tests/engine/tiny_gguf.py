@@ -47,7 +47,8 @@ def write_tiny_gguf(
     """
     kind = GGMLQuantizationType[quantised]
     model = tiny_gguf_model(family, seed, **changes)
-    writer, without = GGUFWriter(path, family), (without,) if isinstance(without, str) else without
+    writer = GGUFWriter(path, family)
+    without = (without,) if isinstance(without, str) else without
     wanted = _keys(model.config, family) | {
         name.replace("#", family): value for name, value in (keys or {}).items()
     }
@@ -146,7 +147,8 @@ def _add(writer: GGUFWriter, name: str, value: Any) -> None:
 def _tensors(model: Any, family: str) -> dict[str, Any]:
     """The model's weights as GGUF names and turns them."""
     names = {ours: theirs for theirs, ours in ARCHITECTURES[family].tensors.items()}
-    config, found = model.config, {}
+    config = model.config
+    found = {}
     for name, weight in model.state_dict().items():
         parts = name.split(".")
         block = next((part for part in parts if part.isdecimal()), "")
@@ -161,7 +163,8 @@ def _tensors(model: Any, family: str) -> dict[str, Any]:
 
 def _turned(name: str, weight: Any, config: Any, family: str) -> Any:
     """As convert_hf_to_gguf.py of llama.cpp b11739 does it."""
-    heads, rest = config.num_attention_heads, weight.shape[1:]
+    heads = config.num_attention_heads
+    rest = weight.shape[1:]
     if family == "llama" and (".attn_q." in name or ".attn_k." in name):
         n = heads if ".attn_q." in name else config.num_key_value_heads
         return (

@@ -24,10 +24,10 @@ from sparsedash.storage import store
 COUNTED = {
     "calibrated and refitted blocks": (statistics.WalkCheckpoint, "reached"),
     "batches on the way back": (gradients, "_mean_loss"),
-    "scored and solved blocks": (channel_pruning, "_method_layer"),
+    "scored and solved blocks": (channel_pruning, "layer_of"),
     "measured blocks": (compensation, "passage_error"),
     "masked blocks": (weight_pruning, "MaskedBlock"),
-    "answered batches": (evaluate._Evaluation, "_read_"),
+    "answered batches": (evaluate._Evaluation, "_forward"),
 }
 """What is called once for each of them."""
 

@@ -119,13 +119,13 @@ PARAMETERS = {
     "overview": ("against", "highlight", "limits", "measure", "numbers", "run", "runtime", "share", "threads"),
     "runs": ("baseline", "chosen", "contains", "model", "order", "page", "rows", "sort", "view"),
     "compare": ("blind", "change", "filter", "groups", "left", "passage", "right", "run", "search", "sort", "words"),
-    "models": ("form", "points", "right", "run", "weights", "within"),
+    "models": ("form", "limits", "right", "run", "weights"),
     "settings": ("page", "view"),
     "prune": (
         "allocation", "budget", "calibration", "compensation", "damping", "dtype", "goal", "heal", "heal-steps",
         "layers", "length", "limits", "masks", "method", "model", "own", "packed", "passages", "pattern", "mix",
-        "points", "prompts", "quantise", "residency", "row", "rule", "saliency", "samples", "seed", "shuffle",
-        "sparsity", "stop", "tasks", "text", "view", "weights", "width", "with", "within",
+        "prompts", "quantise", "residency", "row", "rule", "saliency", "samples", "seed", "shuffle",
+        "sparsity", "stop", "tasks", "text", "view", "weights", "width", "with",
     ),
 }  # fmt: skip
 

@@ -8,7 +8,6 @@ import pytest
 
 from sparsedash import worker
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Selection
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import save_tiny, small_run
 
@@ -42,7 +41,7 @@ def test_what_one_asks_for_the_other_does_and_the_first_can_read_and_delete(
         assert mode == (0o770 if path.is_dir() else 0o660), f"{path} is {mode:o}"
     assert shared.job(job.id).state == "done", shared.log_tail(job.id)
     assert len(shared.record(*shared.run(job.key).sparse).outcomes) == 10
-    shared.housekeeping.delete(Selection(runs=(job.key,)))
+    shared.housekeeping.delete_runs([job.key])
     shared.uploads.drop(text)
     assert (shared.runs(), shared.uploads.kept()) == ([], {})
     assert shared.data_dir.stat().st_mode & 0o7777 == 0o2770

@@ -9,7 +9,7 @@ from sparsedash.reporting.run_results import RunResults, run_results
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
-from sparsedash.service.stored_results import OpenedAnswers
+from sparsedash.service.stored_results import AnswerCache
 
 
 @dataclass(eq=False)
@@ -21,12 +21,12 @@ class Held:
     sets: dict[str, QuestionSet] = field(default_factory=dict)
 
     @property
-    def answers(self) -> OpenedAnswers:
+    def answers(self) -> AnswerCache:
         kept = SimpleNamespace(
             has=lambda kind, key: key in self.sets, get=lambda kind, key: self.sets.get(key)
         )
         kept.recall = kept.remember = lambda *note: None
-        return OpenedAnswers(kept)
+        return AnswerCache(kept)
 
     def record(self, key: str) -> Record | None:
         return self.records.get(key)

@@ -13,7 +13,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, TimingSettings
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.factories import plain
 from tests.question_sets import answered, question, rolled, verdicts
 from tests.service.made import TIMING

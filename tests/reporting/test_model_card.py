@@ -11,7 +11,7 @@ from sparsedash.reporting.model_card import model_card
 from sparsedash.reporting.run_results import judge, measure
 from sparsedash.schema.card_facts import BUILTIN_BASE, CardFacts, hub_name, public_name
 from sparsedash.schema.export_settings import ExportSettings, WrittenFiles
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.factories import PROOF, PRUNED, RECORD
 
 HOSTILE = [

@@ -30,10 +30,11 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Healed, Record
 from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.run_checks import Reach
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
-from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
+from sparsedash.stats.tolerance import Losses, judge_all
 from tests.factories import PRUNED, RUN, STOPPED, answered, plain
 from tests.question_sets import verdicts
 from tests.reporting.held_results import results_of
@@ -422,7 +423,7 @@ def trial(permille, verdict, n=400):
 
 def search(*trials, answer=None, finished=True, n=400):
     return FindResult(
-        key="k", ratio=1.1, points=2.0, n_passages=n, steps=(100, 200, 300), trials=trials, answer=answer,
+        key="k", tolerance=Tolerance(), n_passages=n, steps=(100, 200, 300), trials=trials, answer=answer,
         finished=finished,
     )  # fmt: skip
 
@@ -557,7 +558,7 @@ def test_the_next_step_depends_on_what_is_open(sparse, sentence):
     assert plain(step.said).startswith(sentence)
     assert isinstance(step.asked, RunSettings if "test" in sentence else FindSettings)
     if isinstance(step.asked, FindSettings):
-        assert (step.asked.ratio, step.asked.points) == (Tolerance().ratio, Tolerance().points)
+        assert step.asked.tolerance == Tolerance()
         assert step.asked.method == (method_named("best") if sparse == (BLIND,) else CHANNELS)
         n = {"1,800": 1800, "650": 650}.get(sentence.partition(", on ")[2].split(" ")[0])
         assert step.asked.evaluation.n_passages == n
@@ -916,7 +917,7 @@ def test_a_search_leads_to_its_model_to_the_recommended_method_or_to_other_limit
     )
     other = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.02, points=3.0)))
     assert other.said.startswith("The search was made for perplexity 1.30 ×, accuracy −30 points. ")
-    assert other.asked is None or (other.asked.ratio, other.asked.points) == (1.02, 3.0)
+    assert other.asked is None or other.asked.tolerance == Tolerance(ratio=1.02, points=3.0)
 
 
 def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():

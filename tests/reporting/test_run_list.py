@@ -10,7 +10,7 @@ from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.reporting.held_results import results_of
 from tests.ui import specimens
 from tests.ui.filled_backend import job
@@ -103,7 +103,7 @@ def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_
 
 def test_answers_that_are_still_to_be_read_are_said_so(backend):
     add(backend)
-    backend.costs.verdicts = lambda *_: {}
+    backend.verdict_cache.verdicts = lambda *_: {}
     (row,) = rows(backend)
     assert (
         not row.known

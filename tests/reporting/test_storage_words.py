@@ -2,23 +2,13 @@
 
 import pytest
 
-from sparsedash.reporting.storage_words import deletion_question, deletion_summary
-from sparsedash.service.deletion import Cleanup, Item, Staying
+from sparsedash.reporting.storage_words import cache_question, deletion_question, deletion_summary
+from sparsedash.service.deletion import RunDeletion
+from sparsedash.service.holdings import CacheContents, CacheItem
 from tests.factories import RUN
 
-NOTHING = {
-    "runs": (),
-    "refused": {},
-    "entries": frozenset(),
-    "n_shared": 0,
-    "n_named": 0,
-    "items": (),
-    "stays": (),
-}
-STAYING = (
-    "1 run stays: it is under way. 3 entries of “Calibration statistics” stay: a job needs them."
-)
-LOGS = tuple(Item("logs", name, 10_000_000) for name in "ab")
+NOTHING = {"runs": (), "refused": {}, "entries": frozenset()}
+TIMING = CacheItem("timings", "records", "timing/a", 3_000_000)
 
 
 @pytest.mark.parametrize(
@@ -28,29 +18,39 @@ LOGS = tuple(Item("logs", name, 10_000_000) for name in "ab")
             {
                 "runs": (RUN,),
                 "entries": frozenset(["record/a", "timing/b"]),
-                "items": LOGS,
                 "n_bytes": 20_000_000,
             },
-            "Delete “Mine” with the answers of 1 model and 2 logs, 20\u00a0MB? This cannot be undone.",
-            "Deleted: “Mine” with the answers of 1 model and 2 logs, 20\u00a0MB.",
+            "Delete “Mine” with the answers of 1 model, 20\u00a0MB? This cannot be undone.",
+            "Deleted: “Mine” with the answers of 1 model, 20\u00a0MB.",
         ),
         (
-            {"runs": (RUN, RUN), "n_shared": 1, "n_named": 2},
-            "Delete 2 runs? This cannot be undone. 2 of these runs have names.",
-            "Deleted: 2 runs. The answers of 1 model stay: other runs use them.",
+            {"runs": (RUN, RUN), "refused": {RUN.key: "it is pinned"}},
+            "Delete 2 runs? This cannot be undone. “Mine” stays: it is pinned.",
+            "Deleted: 2 runs. “Mine” stays: it is pinned.",
         ),
         (
-            {
-                "refused": {"s": "it is under way"},
-                "stays": (Staying("statistics", 3, "a job needs {them}"),),
-            },
-            f"Nothing here can be deleted now. {STAYING}",
-            f"Nothing was deleted. {STAYING}",
+            {"refused": {"s": "it is under way"}},
+            "Nothing here can be deleted now. 1 run stays: it is under way.",
+            "Nothing was deleted. 1 run stays: it is under way.",
         ),
     ],
     ids=["one-run", "runs", "nothing"],
 )
 def test_a_deletion_says_before_and_after_what_goes_and_what_stays(plan, question, summary):
-    cleanup = Cleanup(**{**NOTHING, "n_bytes": 0, **plan})
-    assert " ".join(deletion_question(cleanup, {RUN.key: "Mine"})).startswith(question)
-    assert deletion_summary(cleanup, {RUN.key: "Mine"}) == summary
+    deletion = RunDeletion(**{**NOTHING, "n_bytes": 0, **plan})
+    assert " ".join(deletion_question(deletion, {RUN.key: "Mine"})).startswith(question)
+    assert deletion_summary(deletion, {RUN.key: "Mine"}) == summary
+
+
+@pytest.mark.parametrize(
+    ("items", "question"),
+    [
+        ((TIMING,), "Delete 3\u00a0MB? Lost until measured again: Measured speed."),
+        ((), "Nothing here can be deleted now."),
+    ],
+)
+def test_emptying_the_cache_says_what_is_lost_and_what_a_job_needs(items, question):
+    spared = CacheItem("statistics", "artefacts", "a", 2_000_000)
+    stays = "2\u00a0MB stay: a waiting or running job may need them."
+    asked = cache_question(CacheContents(items=items, spared=(spared,)))
+    assert " ".join(asked) == f"{question} {stays}"

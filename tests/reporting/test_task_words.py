@@ -14,9 +14,9 @@ from sparsedash.reporting.task_words import (
     tasks_sentence,
 )
 from sparsedash.schema.question_records import ScoredChoice
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_pairs import pair_answers
 from sparsedash.stats.task_verdicts import judge_tasks
-from sparsedash.stats.tolerance import Tolerance
 from tests.factories import plain
 from tests.question_sets import answered, rolled, scored, verdicts
 

@@ -5,10 +5,11 @@ from math import log
 
 import pytest
 
-from sparsedash.reporting import verdicts
+from sparsedash.reporting import verdicts, wording
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.significance import compare_verdicts
-from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
+from sparsedash.stats.tolerance import Losses, judge_all
 from tests.factories import RECORD, STOPPED, plain
 
 
@@ -144,7 +145,7 @@ def test_too_few_passages_say_nothing_of_the_tasks():
 )
 def test_limits_are_said_as_they_were_typed_of_the_measures_that_are_judged(ratio, points, said):
     tolerance = Tolerance(ratio=ratio, points=points)
-    assert verdicts.tolerance_words(tolerance) == said
+    assert wording.tolerance_words(tolerance) == said
     assert verdicts.limits_sentence(judged(0.02), tolerance) == f"Limits: {said}."
     alone = said.partition(",")[0] if ratio < 1000 else "perplexity 1,000 ×"
     assert verdicts.limits_sentence(judged(0.02, n_right=3), tolerance) == f"Limit: {alone}."

@@ -9,13 +9,12 @@ import pytest
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.fields import field_rows
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 
-TABLES = (RunSettings, CalibrationSettings, EvaluationSettings, MethodSettings, FindSettings)
+TABLES = (RunSettings, CalibrationSettings, EvaluationSettings, MethodSettings, Tolerance)
 ROWS = list(chain.from_iterable(field_rows(table).values() for table in TABLES))
 REQUESTS = (ContinuationSettings, TimingSettings, ExportSettings)
 NUMBERS = [
@@ -37,10 +36,6 @@ def test_every_setting_has_a_key_and_a_label_and_every_parameter_of_a_method_a_h
     assert [
         row.name for row in field_rows(MethodSettings).values() if not (row.help or row.flag_help)
     ] == []
-
-
-def test_a_search_s_limits_are_the_usual_tolerance():
-    assert Tolerance() == Tolerance(ratio=FindSettings().ratio, points=FindSettings().points)
 
 
 @pytest.mark.parametrize(

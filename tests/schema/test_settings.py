@@ -31,6 +31,7 @@ from sparsedash.schema.settings import (
     settings_from_plain,
 )
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.other_values import OTHER
 
 
@@ -57,8 +58,8 @@ CHANGES = [
     *[
         (FIND, change)
         for change in (
-            {"ratio": 1.2},
-            {"points": 3},
+            {"tolerance": Tolerance(ratio=1.2)},
+            {"tolerance": Tolerance(points=3)},
             {"method": replace(METHOD, width_multiple=64)},
         )
     ],
@@ -85,7 +86,10 @@ def test_a_request_s_key_changes_with_every_setting(usual, change):
             RunSettings(methods=(MethodSettings(damping=1),)),
             RunSettings(methods=(MethodSettings(damping=1.0),)),
         ),
-        (FindSettings(points=2), FindSettings(points=2.0)),
+        (
+            FindSettings(tolerance=Tolerance(points=2)),
+            FindSettings(tolerance=Tolerance(points=2.0)),
+        ),
         (replace(PROMPT, seed=1), PROMPT),
         *[
             (kind(residency=way), kind())
@@ -229,7 +233,12 @@ def test_one_round_has_no_schedule():
         (RunSettings(methods=(METHOD, replace(METHOD, damping=10), SINGLE)), "run"),
         (RunSettings(methods=(MethodSettings(saliency="fisher", schedule="cubic"),)), "run"),
         (FIND, "find"),
-        (FindSettings(ratio=2, points=1, evaluation=EvaluationSettings(n_passages=9)), "find"),
+        (
+            FindSettings(
+                tolerance=Tolerance(ratio=2, points=1), evaluation=EvaluationSettings(n_passages=9)
+            ),
+            "find",
+        ),
     ],
 )
 def test_settings_come_back_equal_through_json_and_keep_their_key(settings, kind):

@@ -13,7 +13,6 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, quantised_dense
 from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.settings import (
-    BUILTIN_MIXED,
     CalibrationSettings,
     EvaluationSettings,
     RunSettings,
@@ -22,7 +21,6 @@ from sparsedash.schema.store_keys import (
     NoteName,
     answers_key,
     calibration_keys,
-    calibration_text_identity,
     curves_key,
     healed_key,
     healed_part,
@@ -60,39 +58,6 @@ def test_keys_of_statistics_and_sampled_text_change_with_every_calibration_setti
     )
     key, other = (text_key(MODEL, "float32", each) for each in (CALIBRATION, changed))
     assert (key == other) == (name in ("token_weights", "packed"))
-
-
-@pytest.mark.parametrize(
-    ("corpus", "methods", "known", "share", "identity"),
-    [
-        ("wikitext-2", (USUAL,), ("wikitext-2",), 0.0, "id of wikitext-2"),
-        ("wikitext-2", (USUAL,), (), 0.0, ""),
-        (
-            "wikitext-2",
-            (USUAL,),
-            ("wikitext-2", BUILTIN_MIXED),
-            0.5,
-            f"id of wikitext-2+0.5 of id of {BUILTIN_MIXED}",
-        ),
-        ("wikitext-2", (USUAL,), ("wikitext-2",), 0.5, ""),
-        ("wikitext-2", (USUAL,), (BUILTIN_MIXED,), 0.5, ""),
-        ("wikitext-2", (RANDOM,), ("wikitext-2",), 0.0, "id of wikitext-2"),
-        ("wikitext-2", (RANDOM,), (), 0.0, "unread:wikitext-2"),
-        (
-            "self",
-            (USUAL,),
-            (),
-            0.0,
-            f"self:{text_key(MODEL, 'float32', CalibrationSettings(corpus='self'))}",
-        ),
-    ],
-)
-def test_calibration_text_is_identified_as_far_as_what_is_read_of_it_is_known(
-    corpus, methods, known, share, identity
-):
-    settings = RunSettings(methods=methods, calibration=CalibrationSettings(corpus=corpus))
-    names = {each: f"id of {each}" for each in known}
-    assert calibration_text_identity(settings, MODEL, share, names.get) == identity
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import EvaluationSettings, RunSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.storage.store import Store
 from tests.dask_house import DaskHouse, eventually, free_port
@@ -99,8 +100,7 @@ def test_a_search_runs_on_one_machine_and_its_answer_comes_back(backend, dask, s
         method=settings.methods[0],
         calibration=settings.calibration,
         evaluation=EvaluationSettings(corpus=settings.evaluation.corpus, n_passages=30),
-        ratio=50.0,
-        points=90.0,
+        tolerance=Tolerance(ratio=50.0, points=90.0),
     )
     job = ended(backend, dask, backend.submit(asked))
     found = backend.search(job.key)

@@ -12,11 +12,12 @@ from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service import stored_results
-from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, recalled
+from sparsedash.service.stored_results import AnswerCache, ResultCache, VerdictCache, recalled
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.task_verdicts import judge_run
-from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
+from sparsedash.stats.tolerance import Losses, judge_all, record_losses
 from sparsedash.storage.store import Store
 from tests.factories import answered
 from tests.question_sets import CHOICE, verdicts
@@ -79,9 +80,11 @@ def test_verdicts_are_those_of_the_answers_which_are_read_once_until_their_losse
     (run,) = stored(store)
     _, (dense, *sparse) = specimens.run()
     expected = judge_all([record_losses(dense, record) for record in sparse], TOLERANCE)
-    first = RunCosts(store).verdicts([run], TOLERANCE)
+    first = VerdictCache(store).verdicts([run], TOLERANCE)
     assert first == {run.key: dict(zip(run.sparse, expected, strict=True))}
-    (generous,) = RunCosts(store).verdicts([run], Tolerance(ratio=1000.0, points=100.0)).values()
+    (generous,) = (
+        VerdictCache(store).verdicts([run], Tolerance(ratio=1000.0, points=100.0)).values()
+    )
     assert (
         {each.verdict for each in generous.values()}
         == {"within"}
@@ -89,10 +92,10 @@ def test_verdicts_are_those_of_the_answers_which_are_read_once_until_their_losse
     )
     for key in run.sparse:
         store.put(key, replace(dense, key=key))
-    assert RunCosts(store).verdicts([run], TOLERANCE) == first
+    assert VerdictCache(store).verdicts([run], TOLERANCE) == first
     for key in run.sparse:
-        RunCosts(store).forget(run, key)
-    assert RunCosts(store).verdicts([run], TOLERANCE) != first
+        VerdictCache(store).forget(run, key)
+    assert VerdictCache(store).verdicts([run], TOLERANCE) != first
 
 
 def test_a_full_disk_takes_no_note_and_the_verdicts_are_the_same(store, monkeypatch):
@@ -103,8 +106,8 @@ def test_a_full_disk_takes_no_note_and_the_verdicts_are_the_same(store, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "remember", full)
-        found = RunCosts(store).verdicts([run], TOLERANCE)
-    assert found == RunCosts(store).verdicts([run], TOLERANCE) != {}
+        found = VerdictCache(store).verdicts([run], TOLERANCE)
+    assert found == VerdictCache(store).verdicts([run], TOLERANCE) != {}
 
 
 def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_they_were_answered(
@@ -117,14 +120,14 @@ def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_the
     asked = replace(run, answers={run.dense: ("a",), run.sparse[0]: ("b",)})
     shown, found = (
         run_results(StoredResults(store), asked, TOLERANCE),
-        RunCosts(store).verdicts([asked], TOLERANCE),
+        VerdictCache(store).verdicts([asked], TOLERANCE),
     )
     first, *rest = found[run.key].values()
     assert (first.verdict, [loss.task for loss in first.deciding]) == ("beyond", ["sums"])
     assert [first, *rest] == [each.verdict for each in shown.judged]
     store.drop(QuestionSet, "b")
     lost, shown = (
-        RunCosts(store).verdicts([asked], TOLERANCE),
+        VerdictCache(store).verdicts([asked], TOLERANCE),
         run_results(StoredResults(store), asked, TOLERANCE),
     )
     assert list(lost[run.key].values()) == [each.verdict for each in shown.judged]
@@ -135,9 +138,9 @@ def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_the
 
 def test_runs_with_the_same_models_and_other_tasks_have_verdicts_of_their_own(store):
     (run,) = stored(store)
-    costs, unanswered = RunCosts(store), replace(run, key="asked", unanswered=("sums",))
+    costs, unanswered = VerdictCache(store), replace(run, key="asked", unanswered=("sums",))
     expected = {
-        each.key: RunCosts(store).verdicts([each], TOLERANCE)[each.key]
+        each.key: VerdictCache(store).verdicts([each], TOLERANCE)[each.key]
         for each in (run, unanswered)
     }
     assert costs.verdicts([run, unanswered], TOLERANCE) == expected
@@ -145,7 +148,7 @@ def test_runs_with_the_same_models_and_other_tasks_have_verdicts_of_their_own(st
 
 
 def test_one_look_takes_no_longer_than_it_may_and_the_next_goes_on(store):
-    runs, costs = stored(store, 3), RunCosts(store, clock=lambda: 0.0)
+    runs, costs = stored(store, 3), VerdictCache(store, clock=lambda: 0.0)
     looks = [list(costs.verdicts(runs, TOLERANCE, budget_s=0.0)) for _ in range(4)]
     assert looks == [
         ["run-0"],
@@ -161,13 +164,13 @@ def test_a_model_whose_answers_are_lost_or_of_other_passages_is_left_out_and_com
     (run,) = stored(store)
     lost, *rest = run.sparse
     record = store.get(Record, lost)
-    costs = RunCosts(store)
+    costs = VerdictCache(store)
     store.drop(Record, lost)
     assert list(costs.verdicts([run], TOLERANCE)[run.key]) == rest
     store.put(lost, replace(record, passages_key="others"))
     assert list(costs.verdicts([run], TOLERANCE)[run.key]) == rest
     store.put(lost, record)
-    assert list(RunCosts(store).verdicts([run], TOLERANCE)[run.key]) == [lost, *rest]
+    assert list(VerdictCache(store).verdicts([run], TOLERANCE)[run.key]) == [lost, *rest]
     assert costs.verdicts([replace(run, dense="gone")], TOLERANCE) == {run.key: {}}
 
 
@@ -194,10 +197,10 @@ def test_a_note_is_the_value_that_was_kept_infinite_ones_too_or_none(store):
 
 
 def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_damaged(store):
-    answers, line = OpenedAnswers(store), json.dumps(CHOICE).encode()
+    answers, line = AnswerCache(store), json.dumps(CHOICE).encode()
     key = answers.keep("samples_colours_2026-01-02T03-04-05.6.jsonl", line)
     assert answers.keep("../samples_colours.jsonl", line) == key
-    found = OpenedAnswers(store).get(key)
+    found = AnswerCache(store).get(key)
     assert found is not None and (found.task, found.questions[0].context) == (
         "colours",
         "What is red?",
@@ -236,12 +239,14 @@ def test_answers_that_were_lost_are_judged_once_they_are_made_again(store):
     store.put("b", replace(worse, key="b"))
     asked, answers = (
         replace(one, answers={one.dense: ("a",), one.sparse[0]: ("b",)}),
-        OpenedAnswers(store),
+        AnswerCache(store),
     )
     assert (
-        not answers.of_run(asked, TOLERANCE) and answers.beside(["a"], ["b"])["sums"].losses is None
+        not answers.of_run(asked, TOLERANCE)
+        and answers.compared(["a"], ["b"])["sums"].losses is None
     )
     store.put("a", replace(dense, key="a"))
     assert (
-        answers.of_run(asked, TOLERANCE) and answers.beside(["a"], ["b"])["sums"].losses is not None
+        answers.of_run(asked, TOLERANCE)
+        and answers.compared(["a"], ["b"])["sums"].losses is not None
     )

@@ -12,12 +12,12 @@ from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.shell import run_commands
 from sparsedash.shell.commands import _parser, main
 from sparsedash.shell.flags import run_from_flags
 from sparsedash.shell.run_commands import TIMING_FORMAT, all_within
 from sparsedash.shell.terminal import ProgressBar, one_line, run_table
-from sparsedash.stats.tolerance import Tolerance
 from tests.factories import RECORD, RUN, outcome, plain
 from tests.reporting.held_results import document_of, results_of
 
@@ -349,7 +349,7 @@ def test_a_search_ends_with_its_sentence_and_writes_its_trials(search_flags, doc
 
 def test_a_search_on_too_few_passages_is_refused(search_flags, capsys):
     assert main(["find", *search_flags, "--passages", "1"]) == 2
-    assert "A search needs at least 30 passages; asked for: 1." in capsys.readouterr().err
+    assert "A search needs at least 30 different passages, not 1." in capsys.readouterr().err
 
 
 @dataclass(frozen=True, kw_only=True)

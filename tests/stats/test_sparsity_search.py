@@ -7,10 +7,11 @@ from random import Random
 import numpy as np
 import pytest
 
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats import sparsity_search
 from sparsedash.stats.mean_intervals import mean_interval, moments
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA, passages_to_search
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
+from sparsedash.stats.tolerance import FEWEST_PASSAGES
 
 
 def searched(inside):

@@ -8,9 +8,9 @@ from math import exp, log
 import pytest
 
 from sparsedash.schema.errors import CorpusError, SettingsError
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_pairs import pair_answers, pair_tasks
 from sparsedash.stats.task_verdicts import judge_tasks, overall_verdict
-from sparsedash.stats.tolerance import Tolerance
 from tests.question_sets import answered, question, rolled, scored, verdicts
 
 

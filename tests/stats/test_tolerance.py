@@ -10,10 +10,11 @@ import pytest
 from sparsedash.catalog import choices
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats import tolerance
 from sparsedash.stats.mean_intervals import Moments, moments
 from sparsedash.stats.significance import shared_outcomes
-from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
+from sparsedash.stats.tolerance import Losses, judge_all, record_losses
 from tests.factories import PRUNED, STOPPED, answered
 
 ALLOWED = Tolerance()

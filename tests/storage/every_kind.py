@@ -107,8 +107,8 @@ def take_away(store, folder, key="taken", **changes):
 
 def flip(data, share=0.5):
     """The bytes with one bit flipped, so far into them."""
-    at = min(len(data) - 1, int(share * len(data)))
-    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+    place = min(len(data) - 1, int(share * len(data)))
+    return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
 
 
 def harm_file(path, share=0.5):

@@ -28,13 +28,13 @@ from tests.reporting.held_results import document_of
 @pytest.fixture
 def places(tmp_path):
     allowed = tmp_path / "allowed"
-    other = tmp_path / "other"
-    for folder in (allowed / "model", other / "model"):
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text("{}")
+    outside = tmp_path / "other"
+    (allowed / "model").mkdir(parents=True)
+    (allowed / "model" / "config.json").touch()
     (tmp_path / "allowed-too").mkdir()
-    (other / "secret.txt").write_text("secret")
-    return allowed, other
+    outside.mkdir()
+    (outside / "secret.txt").touch()
+    return allowed, outside
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,13 @@ def places(tmp_path):
 def test_a_path_lies_below_a_folder_once_every_link_is_followed_and_never_with_two_dots(
     places, path, below
 ):
-    allowed, other = places
+    allowed, outside = places
     (allowed / "links").mkdir()
-    for link, to in (("out.txt", other / "secret.txt"), ("out", other), ("round", "round")):
-        (allowed / "links" / link).symlink_to(to)
-    (other / "in").symlink_to(allowed / "model")
+    (allowed / "links" / "out.txt").symlink_to(outside / "secret.txt")
+    (outside / "in").symlink_to(allowed / "model")
     assert lies_below(allowed.parent / path, [str(allowed)]) == below
     assert not lies_below(allowed, [])
-    (allowed / "model" / "tokenizer.json").symlink_to(other / "secret.txt")
+    (allowed / "model" / "tokenizer.json").symlink_to(outside / "secret.txt")
     assert not lies_below(allowed / "model", [str(allowed)]), "a link in it leads out"
 
 
@@ -82,12 +81,7 @@ def test_too_little_room_is_told_with_the_folder_and_how_much_there_is(tmp_path,
     with pytest.raises(StoreError, match=f"Only 199 MB are free for the data folder {tmp_path}"):
         require_job_room(tmp_path)
     assert free_in_words(OSError(), tmp_path) == f"199 MB are free for {tmp_path}."
-
-
-def test_a_folder_that_is_gone_is_named(tmp_path):
-    with pytest.raises(
-        StoreError, match=f"The data folder {tmp_path / 'gone'} cannot be written to"
-    ):
+    with pytest.raises(StoreError, match=r"The data folder .*/gone cannot be written to"):
         require_job_room(tmp_path / "gone")
 
 
@@ -109,20 +103,10 @@ def test_whatever_else_has_the_name_is_refused_by_the_name_of_the_field_and_left
     (tmp_path / "file").write_text('[{"format": "sparsedash.run/1"}]')
     (tmp_path / "round").symlink_to("round")
     before = sorted(tmp_path.iterdir())
-    for name in (
-        ".",
-        "pipe",
-        "file",
-        "round",
-        "gone/x",
-        "file/x",
-        "n" * 256,
-        "a\0b",
-        "/dev/null",
-        "~nosuchuser/x",
-    ):
+    names = (".", "pipe", "file", "round", "gone/x", "file/x", "n" * 256, "a\0b", "/dev/null")
+    for path in (*(tmp_path / name for name in names), Path("~nosuchuser/x")):
         with pytest.raises(SettingsError, match=r"^--json must be a new file"):
-            writable_file(Path(name) if name[0] in "/~" else tmp_path / name, "--json")
+            writable_file(path, "--json")
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -168,18 +152,16 @@ PIECES = 16 * 2**24
     local_machine._mallinfo is None, reason="only a newer glibc tells what was freed"
 )
 @pytest.mark.parametrize(
-    ("said", "is_kept"), [({}, True), ({"MALLOC_ARENA_TEST": "8"}, False)], ids=["ours", "said"]
+    ("variables", "is_kept"),
+    [({}, True), ({"MALLOC_ARENA_TEST": "8"}, False)],
+    ids=["ours", "environment"],
 )
 def test_freed_memory_is_kept_unless_the_environment_says_how_given_back_and_a_peak_forgotten(
-    said, is_kept
+    variables, is_kept
 ):
-    plain = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))
-    }
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())} | variables
     child = [sys.executable, "-c", CHILD]
-    ran = subprocess.run(child, capture_output=True, text=True, check=True, env=plain | said)
+    ran = subprocess.run(child, capture_output=True, text=True, check=True, env=environment)
     kept_less, freed, less, peak_less = map(float, ran.stdout.split())
     assert (kept_less < 0.1 * PIECES) == is_kept
     assert freed > 0.9 * PIECES or not is_kept

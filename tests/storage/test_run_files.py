@@ -55,16 +55,15 @@ def there(tmp_path):
 
 @pytest.fixture
 def run(here):
-    (found,) = here.keys(Run)
-    return here.get(Run, found)
+    (run_key,) = here.keys(Run)
+    return here.get(Run, run_key)
 
 
 def everything(store):
-    return {
-        (kind, k): store.get(kind, k)
-        for kind in (Run, Record, Passages, Continuation)
-        for k in store.keys(kind)
-    }
+    parts = {}
+    for kind in (Run, Record, Passages, Continuation):
+        parts[kind] = [store.get(kind, key) for key in sorted(store.keys(kind))]
+    return parts
 
 
 def test_a_run_is_the_same_in_another_data_folder_its_file_the_same_and_a_second_time_changes_nothing(
@@ -93,8 +92,8 @@ def test_a_run_whose_parts_are_gone_is_not_written(there, run):
 @pytest.mark.parametrize("place", [0.0, 0.5, 0.999])
 def test_a_flipped_bit_or_a_cut_is_told(here, run, place):
     data = run_file(run, here)
-    at = int(place * len(data))
-    for wrong in (flip(data, place), data[:at], data[: at + 1] + data[at + 2 :]):
+    cut = int(place * len(data))
+    for wrong in (flip(data, place), data[:cut], data[: cut + 1] + data[cut + 2 :]):
         with pytest.raises(StoreError):
             read_run_file(wrong)
 
@@ -114,86 +113,50 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"PK\x03\x04",
-        gzip.compress(b"run {}", mtime=0),
-        written(LINES[1:]),
-        written(LINES[:1] + LINES[2:]),
-        written([*LINES, f"record {to_json(replace(RECORDS[0], key=key('other')))}"]),
-        written([*LINES, LINES[-1]]),
-        written(LINES[:-1]),
-        written(["prompts {}"]),
-        written(["run {"]),
-        written([*LINES[:-1], f"run {to_json(replace(RUN, made_on='somewhere'))}"]),
-        written([*LINES[:-1], f"run {to_json(replace(RUN, key='../../x'))}"]),
-        written([*LINES[:-1], f"run {to_json(replace(RUN, model_identity='other'))}"]),
-        written(
-            [
-                *LINES[:-1],
-                f"run {to_json(replace(RUN, dense=RUN.sparse[0], sparse=(RUN.dense, *RUN.sparse[1:])))}",
-            ]
-        ),
-        written([f"passages {to_json(replace(PASSAGES, **FEWER))}", *LINES[1:]]),
-        written([*LINES, f"passages {to_json(replace(PASSAGES, key=key('other')))}"]),
-        written([*LINES, f"continuation {to_json(TEXT(key=key('other')))}"]),
-        written(
-            [
-                *LINES,
-                f"continuation {to_json(TEXT(key=next(iter(RUN.continuations)), prompt='Another'))}",
-            ]
-        ),
-        written(
-            [
-                *LINES,
-                f"continuation {to_json(TEXT(key=next(iter(RUN.continuations)), left='x' * 4_001))}",
-            ]
-        ),
-    ],
-    ids=[
-        *(
-            "nothing",
-            "zip",
-            "no header",
-            "no passages",
-            "no dense record",
-            "a record of another run",
-            "two runs",
-        ),
-        *(
-            "no run",
-            "another kind",
-            "no JSON",
-            "the example",
-            "a key that is a path",
-            "another model",
-        ),
-        *(
-            "dense and sparse exchanged",
-            "fewer passages than answers",
-            "other passages",
-            "another text",
-            "another prompt",
-            "a long text",
-        ),
-    ],
-)
+def with_run(**changes):
+    return written([*LINES[:-1], f"run {to_json(replace(RUN, **changes))}"])
+
+
+def with_extra(part):
+    return written([*LINES, f"{type(part).__name__.lower()} {to_json(part)}"])
+
+
+INCOMPLETE = {
+    "nothing": b"",
+    "zip": b"PK\x03\x04",
+    "no header": gzip.compress(b"run {}", mtime=0),
+    "no passages": written(LINES[1:]),
+    "no dense record": written(LINES[:1] + LINES[2:]),
+    "a record of another run": with_extra(replace(RECORDS[0], key=key("other"))),
+    "two runs": with_extra(RUN),
+    "no run": written(LINES[:-1]),
+    "another kind": written(["prompts {}"]),
+    "no JSON": written(["run {"]),
+    "the example": with_run(made_on="somewhere"),
+    "a key that is a path": with_run(key="../../x"),
+    "another model": with_run(model_identity="other"),
+    "dense and sparse exchanged": with_run(
+        dense=RUN.sparse[0], sparse=(RUN.dense, *RUN.sparse[1:])
+    ),
+    "fewer passages than answers": written(
+        [f"passages {to_json(replace(PASSAGES, **FEWER))}", *LINES[1:]]
+    ),
+    "other passages": with_extra(replace(PASSAGES, key=key("other"))),
+    "another text": with_extra(TEXT(key=key("other"))),
+    "another prompt": with_extra(TEXT(key=next(iter(RUN.continuations)), prompt="Another")),
+}
+
+
+@pytest.mark.parametrize("data", INCOMPLETE.values(), ids=INCOMPLETE.keys())
 def test_what_is_no_file_of_one_whole_run_is_refused(data):
     with pytest.raises(StoreError):
         read_run_file(data)
 
 
 @pytest.mark.parametrize(("limit", "most"), [("MAX_LINE_BYTES", 1_000), ("MAX_BYTES", 2_000)])
-def test_a_file_that_unpacks_to_more_than_is_read_of_one_is_refused(monkeypatch, limit, most):
+def test_too_large_a_file_is_neither_read_nor_written(here, run, monkeypatch, limit, most):
     monkeypatch.setattr(run_files, limit, most)
     with pytest.raises(StoreError, match="unpacks to more than"):
         read_run_file(written(LINES))
-
-
-@pytest.mark.parametrize(("limit", "most"), [("MAX_LINE_BYTES", 1_000), ("MAX_BYTES", 2_000)])
-def test_a_run_whose_file_could_not_be_read_is_not_written(here, run, monkeypatch, limit, most):
-    monkeypatch.setattr(run_files, limit, most)
     with pytest.raises(StoreError, match="too large for a file"):
         run_file(run, here)

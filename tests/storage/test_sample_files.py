@@ -20,52 +20,36 @@ def sha(text):
 
 
 def test_choices_are_read_with_the_one_that_the_measure_takes(tmp_path):
-    (found,) = read_answers(samples(tmp_path / "gpt", CHOICE))
-    (one,) = found.questions
-    assert (found.model, found.task, found.kind, found.measure) == (
-        "gpt",
-        "colours",
-        "choice",
-        "acc_norm",
-    )
-    assert one.choices[1] == ScoredChoice(text=" rust", log_likelihood=-6.0)
+    with_nan = CHOICE | {"acc": float("nan"), "doc_hash": "e"}
+    (answers,) = read_answers(samples(tmp_path / "gpt", CHOICE, with_nan))
+    assert (answers.model, answers.task, answers.kind) == ("gpt", "colours", "choice")
+    assert answers.measure == "acc_norm"
+    question, _ = answers.questions
+    assert question.choices[1] == ScoredChoice(text=" rust", log_likelihood=-6.0)
     # By characters the longer one is likelier, and it is wrong.
-    assert (one.chosen, one.right, one.target) == (0, False, "1")
-    assert (one.doc_hash, one.context, one.fields) == ("d", "What is red?", {"subject": "colours"})
+    assert (question.chosen, question.right, question.target) == (0, False, "1")
+    assert (question.doc_hash, question.context) == ("d", "What is red?")
+    assert question.fields == {"subject": "colours"}
     # As the compare page names its own.
     file = samples(tmp_path, CHOICE).rename(tmp_path / "gpt-2-left-samples_passages.jsonl")
     assert read_answers(file)[0].task == "passages"
 
 
-def test_a_metric_may_be_no_number(tmp_path):
-    (found,) = read_answers(
-        samples(tmp_path, CHOICE, CHOICE | {"acc": float("nan"), "doc_hash": "e"})
-    )
-    assert (found.measure, len(found.questions)) == ("acc_norm", 2)
-
-
 def test_what_was_written_is_read_by_the_first_filter_of_the_file(tmp_path):
-    other = WRITTEN | {"filter": "flexible-extract", "exact_match": 0.0}
-    (found,) = read_answers(samples(tmp_path, WRITTEN, other, task="sums"))
-    (one,) = found.questions
-    assert (found.kind, found.measure, found.filter) == (
-        "generation",
-        "exact_match",
-        "strict-match",
-    )
-    assert (one.text, one.answer, one.right) == (" It is 2", "2", True)
+    second = WRITTEN | {"filter": "flexible-extract", "exact_match": 0.0}
+    (answers,) = read_answers(samples(tmp_path, WRITTEN, second, task="sums"))
+    assert (answers.kind, answers.measure) == ("generation", "exact_match")
+    assert answers.filter == "strict-match"
+    (question,) = answers.questions
+    assert (question.text, question.answer, question.right) == (" It is 2", "2", True)
 
 
 def test_a_rolling_document_has_its_length(tmp_path):
-    (found,) = read_answers(samples(tmp_path, ROLLING))
-    (one,) = found.questions
-    assert (found.measure, one.right, one.log_likelihood, one.n_bytes, one.n_words) == (
-        "bits a byte",
-        None,
-        -20.5,
-        13,
-        3,
-    )
+    (answers,) = read_answers(samples(tmp_path, ROLLING))
+    assert answers.measure == "bits a byte"
+    (question,) = answers.questions
+    assert (question.right, question.log_likelihood) == (None, -20.5)
+    assert (question.n_bytes, question.n_words) == (13, 3)
 
 
 def test_a_file_of_an_old_version_gets_the_hashes_that_newer_ones_write(tmp_path):
@@ -74,27 +58,28 @@ def test_a_file_of_an_old_version_gets_the_hashes_that_newer_ones_write(tmp_path
         "arguments": [["What is red?", " grass"], ["What is red?", " rust"]],
         "resps": [[[-9, False]], [[-6, False]]],
     }
-    (one,) = read_answers(samples(tmp_path, old))[0].questions
-    assert one.doc_hash == sha(json.dumps(CHOICE["doc"], indent=2))
-    assert (one.prompt_hash, one.target_hash, one.right) == (sha("What is red?"), sha("1"), True)
+    (question,) = read_answers(samples(tmp_path, old))[0].questions
+    assert question.doc_hash == sha(json.dumps(CHOICE["doc"], indent=2))
+    assert question.prompt_hash == sha("What is red?")
+    assert (question.target_hash, question.right) == (sha("1"), True)
 
 
 def test_samples_in_memory_give_the_same_set_as_their_file(tmp_path):
-    said = [((-12.0, False),), ((-6.0, False),)]
-    held = CHOICE | {
-        "arguments": [("What is red?", " a field of long grass"), ("What is red?", " rust")]
+    choice = CHOICE | {
+        "arguments": [("What is red?", " a field of long grass"), ("What is red?", " rust")],
+        "resps": [((-12.0, False),), ((-6.0, False),)],
+        "filtered_resps": [(-12.0, False), (-6.0, False)],
     }
-    held |= {"resps": said, "filtered_resps": [one for (one,) in said]}
-    rolled = ROLLING | {
+    rolling = ROLLING | {
         "arguments": [("A short text.",)],
         "resps": [[-20.5]],
+        "filtered_resps": [-20.5],
         "bits_per_byte": (-20.5, 13),
+        "word_perplexity": (-20.5, 3),
     }
-    rolled |= {"filtered_resps": [-20.5], "word_perplexity": (-20.5, 3)}
-    for sample, line in ((held, CHOICE), (rolled, ROLLING)):
-        assert [samples_set("gpt", "colours", [sample], {})] == read_answers(
-            samples(tmp_path / "gpt", line)
-        )
+    for sample, line in ((choice, CHOICE), (rolling, ROLLING)):
+        from_file = read_answers(samples(tmp_path / "gpt", line))
+        assert [samples_set("gpt", "colours", [sample], {})] == from_file
 
 
 def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(tmp_path):
@@ -121,23 +106,22 @@ def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(
     ],
 )
 def test_only_parts_of_one_form_of_a_task_are_pooled(tmp_path, name, task, part):
-    (found,) = read_answers(samples(tmp_path, CHOICE, task=name))
-    assert (found.task, found.questions[0].part) == (task, part)
+    (answers,) = read_answers(samples(tmp_path, CHOICE, task=name))
+    assert (answers.task, answers.questions[0].part) == (task, part)
 
 
 def test_parts_with_the_same_documents_or_judged_differently_are_refused(tmp_path):
     law = samples(tmp_path, CHOICE, task="mmlu_law")
     odd = CHOICE | {"doc_hash": "e", "filter": "odd"}
-    (one,) = read_answers(law)
-    for parts, why in (
-        ([one, one], "1 of 1 documents of mmlu are in two files"),
-        (
-            [one, *read_answers(samples(tmp_path, odd, task="mmlu_art"))],
-            "different filters: none, odd",
-        ),
-        ([replace(one, version="1"), replace(one, version="2")], "different versions: 1, 2"),
+    (answers,) = read_answers(law)
+    other_filter = read_answers(samples(tmp_path, odd, task="mmlu_art"))
+    versions = [replace(answers, version=version) for version in "12"]
+    for parts, reason in (
+        ([answers, answers], "1 of 1 documents of mmlu are in two files"),
+        ([answers, *other_filter], "different filters: none, odd"),
+        (versions, "different versions: 1, 2"),
     ):
-        with pytest.raises(CorpusError, match=why):
+        with pytest.raises(CorpusError, match=reason):
             pool_parts(parts)
 
 
@@ -173,19 +157,11 @@ def test_where_lower_is_better_an_answer_is_right_where_the_measure_is_0(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "said",
-    [
-        None,
-        {},
-        [],
-        {"higher_is_better": {"colours": {"pct_stereotype": None}}},
-        {"higher_is_better": {"colours": 7}},
-    ],
+    "directions", [{}, 7, {"colours": 7}, {"colours": {"pct_stereotype": None}}]
 )
-def test_a_measure_whose_direction_is_unknown_is_refused_by_name(said, tmp_path):
+def test_a_measure_whose_direction_is_unknown_is_refused_by_name(directions, tmp_path):
     file = samples(tmp_path, STEREOTYPE)
-    if said is not None:
-        file.with_name("results_2026-01-02T03-04-05.6.json").write_text(json.dumps(said))
+    results(file, higher_is_better=directions)
     with pytest.raises(
         CorpusError, match="higher or lower is better of pct_stereotype, by which colours is judged"
     ):
@@ -197,11 +173,8 @@ def test_more_of_the_usual_measures_is_better_where_nothing_says_so(measure, tmp
     line = {name: value for name, value in STEREOTYPE.items() if name != "pct_stereotype"}
     file = samples(tmp_path, line | {"metrics": [measure], measure: 1.0})
     (answers,) = read_answers(file)
-    assert (answers.measure, answers.higher_is_better, answers.questions[0].right) == (
-        measure,
-        True,
-        True,
-    )
+    assert (answers.measure, answers.higher_is_better) == (measure, True)
+    assert answers.questions[0].right is True
     # A task may say otherwise, as lingoly_nocontext does of exact_match.
     results(file, higher_is_better={"colours": {measure: False}})
     assert read_answers(file)[0].questions[0].right is False
@@ -219,48 +192,40 @@ def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "why"),
+    ("bad", "reason"),
     [
         ("[1]", "no JSON object"),
         ("{", "Expecting property name"),
         (CHOICE | {"resps": [[["nan", "False"]], [["-6", "False"]]]}, "<= 0.0"),
-        (CHOICE | {"resps": [[["inf", "False"]], [["-6", "False"]]]}, "<= 0.0"),
         (CHOICE | {"resps": [[["-inf", "False"]], [["-6", "False"]]]}, "infinite"),
         (CHOICE | {"resps": [[[-2e9, "False"]], [["-6", "False"]]]}, "below -1,000,000,000"),
         (CHOICE | {"resps": [[[-(10**400), "False"]], [["-6", "False"]]]}, "too large"),
         (ROLLING | {"bits_per_byte": [-20.5, 10**30]}, "Expected `int` <= 9007199254740992"),
         (CHOICE | {"resps": []}, "read: resps is empty"),
-        (CHOICE | {"resps": [[], [["-6", "False"]]]}, "read: resps is empty"),
-        (CHOICE | {"resps": 5}, "read: resps is no list"),
         (ROLLING | {"resps": [[]]}, "read: resps is empty"),
-        (CHOICE | {"arguments": []}, "read: arguments is empty"),
+        (CHOICE | {"resps": 5}, "read: resps is no list"),
         (CHOICE | {"arguments": {"gen_args_0": {}}}, "read: arguments is empty"),
         (CHOICE | {"doc_hash": 7}, "Expected `str`"),
-        (
-            ROLLING | {"bits_per_byte": [-20.5, 0], "word_perplexity": [-20.5, 0], "target": ""},
-            "its length",
-        ),
+        (ROLLING | {"bits_per_byte": [-20.5, 0], "target": ""}, "its length"),
         ('{"doc": ' + "[" * 1990, "recursion"),
         ({"doc": {}}, "'target' is missing"),
         ("x" * 3000, "longer than"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_named_by_its_number(tmp_path, monkeypatch, bad, why):
+def test_a_line_that_cannot_be_read_is_named_by_its_number(tmp_path, monkeypatch, bad, reason):
     monkeypatch.setattr(sample_files, "MAX_LINE_BYTES", 2000)
     with pytest.raises(
         CorpusError, match=r"Line 3 of samples_colours.* is no answer that can be read"
     ) as refused:
         read_answers(samples(tmp_path, CHOICE, "", bad))
-    assert why in str(refused.value)
+    assert reason in str(refused.value)
 
 
 def test_what_is_too_large_or_nothing_is_refused(tmp_path, monkeypatch):
-    for path, said in (
-        (tmp_path, "holds no files of answers"),
-        (tmp_path / "nowhere", "nowhere does not exist"),
-    ):
-        with pytest.raises(CorpusError, match=said):
-            read_answers(path)
+    with pytest.raises(CorpusError, match="holds no files of answers"):
+        read_answers(tmp_path)
+    with pytest.raises(CorpusError, match="nowhere does not exist"):
+        read_answers(tmp_path / "nowhere")
     with pytest.raises(CorpusError, match="holds no answers"):
         read_answers(samples(tmp_path, ""))
     monkeypatch.setattr(sample_files, "MAX_BYTES", 100)
@@ -297,11 +262,12 @@ def detail(**response):
 
 def test_details_of_lighteval_are_read(tmp_path):
     details(tmp_path / "gpt" / "2026", detail(logprobs=[-3.0, -2.0], text=[]))
-    (found,) = read_answers(tmp_path)
-    (one,) = found.questions
-    assert (found.model, found.task, found.measure) == ("gpt", "mmlu|5", "acc")
-    assert (one.chosen, one.right, one.target, one.context) == (1, True, "1", "Hi. What is red?")
-    assert one.fields == {"part": "law", "subject": "art"}
+    (answers,) = read_answers(tmp_path)
+    assert (answers.model, answers.task, answers.measure) == ("gpt", "mmlu|5", "acc")
+    (question,) = answers.questions
+    assert (question.chosen, question.right, question.target) == (1, True, "1")
+    assert question.context == "Hi. What is red?"
+    assert question.fields == {"part": "law", "subject": "art"}
 
 
 @pytest.mark.parametrize("task", ["lighteval|gsm8k|0", "lighteval|gsm8k"])
@@ -316,20 +282,17 @@ def test_lighteval_s_results_say_which_end_of_a_measure_is_better(task, tmp_path
         {"metric_name": ["em", "toxic"], "higher_is_better": {"em": True, "toxic": False}},
         {"metric_name": "f1", "higher_is_better": True},
     ]
-    said = {"config_tasks": {task: {"metrics": metrics}}, "versions": {"lighteval|gsm8k|0": 3}}
-    (folder / "results_2026-01-02T03-04-05.json").write_text(json.dumps(said))
+    written = {"config_tasks": {task: {"metrics": metrics}}, "versions": {"lighteval|gsm8k|0": 3}}
+    (folder / "results_2026-01-02T03-04-05.json").write_text(json.dumps(written))
     (answers,) = read_answers(tmp_path)
     assert (answers.measure, answers.version, answers.questions[0].right) == ("toxic", "3", False)
 
 
 def test_details_of_what_was_written_are_read_and_other_tables_refused(tmp_path):
     details(tmp_path / "new" / "2026", detail(logprobs=None, text=["rust"]), task="gsm8k|0")
-    (found,) = read_answers(tmp_path / "new")
-    assert (found.task, found.questions[0].text, found.questions[0].target) == (
-        "gsm8k|0",
-        "rust",
-        " rust",
-    )
+    (answers,) = read_answers(tmp_path / "new")
+    assert answers.task == "gsm8k|0"
+    assert (answers.questions[0].text, answers.questions[0].target) == ("rust", " rust")
     details(tmp_path / "old" / "2026", {"example": "What is red?"})
     with pytest.raises(CorpusError, match="no columns doc, metric and model_response"):
         read_answers(tmp_path / "old")

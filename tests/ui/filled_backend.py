@@ -72,7 +72,7 @@ class FilledBackend(Backend):
         self.out_of_reach = ()
         self.refused: dict[str, str] = {}
         self.hub_says = self.named = self.known_cluster = None
-        self.costs._clock = lambda: 0.0
+        self.verdict_cache._clock = lambda: 0.0
 
     def submit(self, settings):
         submitted = super().submit(settings)
@@ -120,7 +120,10 @@ class FilledBackend(Backend):
         return self.before
 
     def expected_parts(self, settings, stored):
-        parts = [Part(stage="start", seconds=6.0, basis="measured"), *run_parts(settings, None, stored)]
+        parts = [
+            Part(stage="start", seconds=6.0, basis="measured"),
+            *run_parts(settings, None, stored),
+        ]
         return [
             replace(part, seconds=self.expected[part.stage], basis="measured")
             if part.stage in self.expected

@@ -13,8 +13,8 @@ from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
 from sparsedash.schema.settings import EvaluationSettings, RunSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.sparsity_search import channel_steps, next_trial, search_bounds
-from sparsedash.stats.tolerance import Tolerance
 
 SETTINGS = RunSettings(sparsities_permille=(100, 200, 300))
 DENSE_WIDTHS = (1536,) * 30
@@ -157,17 +157,19 @@ def passages(n: int = 120) -> Passages:
     )
 
 
+WIDE = Tolerance(ratio=1.3, points=30.0)
+"""Of searches."""
+
+
 def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[Record], FindResult]:
     """A search with its run and records. slope: nats lost by share that goes. n_trials: it goes on
     after these.
     """
-    settings = FindSettings(evaluation=EvaluationSettings(n_passages=120), ratio=1.3, points=30.0)
+    settings = FindSettings(evaluation=EvaluationSettings(n_passages=120), tolerance=WIDE)
     dense = record(verdicts())
     steps = channel_steps(DENSE_WIDTHS, 32)
     done = n_trials is None
-    rule = StopRule(
-        dense=dense.outcomes, n_comparisons=6, tolerance=Tolerance(ratio=1.3, points=30.0)
-    )
+    rule = StopRule(dense=dense.outcomes, n_comparisons=6, tolerance=WIDE)
     tried: list[tuple[int, bool]] = []
     records = [dense]
     trials = []
@@ -186,7 +188,7 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
         tried.append((place, verdict == "within"))
     low, _ = search_bounds(len(steps), tried)
     answer = steps[low] if done and low >= 0 else None
-    limits = {"ratio": 1.3, "points": 30.0, "n_passages": 120, "finished": done}
+    limits = {"tolerance": WIDE, "n_passages": 120, "finished": done}
     result = FindResult(
         key=settings.key(), steps=steps, trials=tuple(trials), answer=answer, **limits
     )

@@ -36,12 +36,11 @@ SAID = {
     "passage": ("20", "Passage 20"),
     "filter": ("both-wrong", "1 of 8"),
     "groups": ("true", "groups, two intervals each"),
-    "page": ("2", "to 2"),
     "chosen": (RUN.key[:16], "1 chosen"),
     "together": ("1", "The chart of this run"),
 }
 """Parameters whose value no widget holds: one, and words of the page that is opened with it."""
-FORMS = {"limits": "boolq:1.07"}
+FORMS = {"limits": "1.07,3,boolq:1.07"}
 """Values of those that are no number."""
 WITH = {"passage": {"filter": "all"}, "together": {"chosen": RUN.key[:16]}}
 """Others without which they say nothing."""
@@ -84,6 +83,8 @@ def change(app, widget):
                 if widget.max is None or value + widget.step <= widget.max
                 else value - widget.step
             )
+        case "Pagination":
+            widget.set_value(2)
         case "TextInput" | "TextArea":
             widget.set_value("12.5")
         case "Toggle":
@@ -148,11 +149,13 @@ def test_a_page_opened_with_a_parameter_shows_what_it_says(page, open_page, fill
 
 def test_the_settings_are_changed_with_the_tolerance_that_was_chosen_here(open_page, backend):
     run = backend.add_run(specimens.search())
-    for changed in ({"within": "1.7", "points": "4"}, {"within": "1.3", "points": "30"}):
-        form = query_of(links(open_page("overview", run=run.key, **changed))["Change the settings"])
+    for limits in ("1.7,4", "1.3,30"):
+        form = query_of(
+            links(open_page("overview", run=run.key, limits=limits))["Change the settings"]
+        )
         shown = open_page("prune", **form)
-        found = [shown.number_input(key=f"chosen-{name}").value for name in ("within", "points")]
-        assert found == [float(value) for value in changed.values()]
+        found = [shown.number_input(key=f"tolerance-{name}").value for name in ("ratio", "points")]
+        assert found == [float(value) for value in limits.split(",")]
 
 
 @pytest.mark.parametrize("asked", [RUN.key[:12], RUN.key[:16]])

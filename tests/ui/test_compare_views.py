@@ -117,7 +117,7 @@ def test_two_records_are_chosen_by_the_address(open_compare, finished):
 
 
 def test_the_tolerance_is_the_one_of_the_address(open_compare, finished):
-    said = words(open_compare(within="5", points="50"))
+    said = words(open_compare(limits="5,50"))
     assert (
         said.startswith("30 % stays within your limits: ") and "Limits: perplexity 5.00 ×" in said
     )
@@ -143,7 +143,7 @@ def test_the_model_that_the_answer_names_is_opened_and_not_the_last_or_sparsest(
     methods = (method_named("least-squares"), method_named("magnitude"))
     backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
     where = {"name": "compare"} | address
-    limits = {"within": "3", "points": "30"}
+    limits = {"limits": "3,30"}
     for tolerance, named in (({}, "10 %"), (limits, "30 %")):
         app = open_page(**where | tolerance, right="")
         assert app.selectbox(key="chosen-right").value == f"least-squares {named}"

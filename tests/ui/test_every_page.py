@@ -28,7 +28,7 @@ from tests.ui.conftest import (
 )
 from tests.ui.filled_backend import job
 from tests.ui.test_models_exports import MADE as EXPORT
-from tests.ui.test_settings_storage import DAMAGED
+from tests.ui.test_settings_storage import FOUND
 
 SETTINGS = specimens.SETTINGS
 VIEWS = {"prune": ("published",), "runs": ("jobs",), "compare": ("layers",)}
@@ -53,7 +53,7 @@ def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_anothe
     bound = {}
     linked = {}
     for name, address in [*PAGES, ("prune", {"goal": SEARCH})]:
-        app = open_page("overview", run=RUN.key, within="1.3", points="5")
+        app = open_page("overview", run=RUN.key, limits="1.3,5")
         for key, value in address.items():
             app.query_params[key] = value
         app.switch_page(f"pages/{name}.py").run()
@@ -66,7 +66,7 @@ def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_anothe
             linked.setdefault(target.partition("?")[0].strip("/") or "overview", set()).update(
                 query_of(target)
             )
-    assert {"model", "sparsity"} <= bound["prune"] and {"run", "within", "right"} <= linked[
+    assert {"model", "sparsity"} <= bound["prune"] and {"run", "limits", "right"} <= linked[
         "compare"
     ]
     assert not [
@@ -129,11 +129,11 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
     text = " ".join(STORABLE)
     model = "".join(filter(str.isprintable, text))
     backend.add_run((replace(RUN, settings=replace(SETTINGS, model=model)), texts_as(text)))
-    damage = Damage(kind="export", name=model, what=model, entry="x")
+    damage = Damage(kind="record", name=f"record/{RUN.sparse[0]}", what=model)
     export = replace(EXPORT, model=model, folder=f"/{model}")
     backend.put(
         replace(specimens.passages(), contexts=(text,) * 120),
-        replace(DAMAGED, damaged=(damage,)),
+        replace(FOUND, n_damaged=1, damaged=(damage,)),
         export,
     )
     backend.user_data.name_run(RUN.key, NAME)

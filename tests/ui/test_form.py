@@ -16,6 +16,7 @@ from sparsedash.schema.fields import field_rows
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, with_budget
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.estimates import Duration
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import DiskNeed, Memory
@@ -101,8 +102,7 @@ REQUESTS = {
     "search": FindSettings(
         method=replace(method_named("best"), width_multiple=64),
         evaluation=EVALUATION,
-        ratio=1.2,
-        points=3.0,
+        tolerance=Tolerance(ratio=1.2, points=3.0),
         **EVERYTHING,
     ),
     "no prompts": replace(SETTINGS, prompts=()),
@@ -247,7 +247,7 @@ def test_quantised_models_are_counted_and_refused_with_the_reason(open_page, bac
 
 @pytest.mark.parametrize("odd", ["inf", "0.5"])
 def test_a_tolerance_in_the_address_that_is_not_allowed_leaves_the_default(odd, open_page, backend):
-    assert submitted(open_page("prune", goal=SEARCH, within=odd), backend).ratio == 1.1
+    assert submitted(open_page("prune", goal=SEARCH, limits=odd), backend).tolerance.ratio == 1.1
 
 
 @pytest.mark.parametrize("value", ["1e999", "9" * 400, "nan", "\x00"])
@@ -323,7 +323,7 @@ def test_a_wrong_value_is_refused_under_its_field(address, key, complaint, open_
 
 
 def test_a_click_together_with_a_refused_value_starts_nothing(open_page, backend):
-    for key, value in (("sparsity", "-10"), ("chosen-within", 0.5), ("chosen-points", -1.0)):
+    for key, value in (("sparsity", "-10"), ("tolerance-ratio", 0.5), ("tolerance-points", -1.0)):
         app = open_page("prune", **({} if key == "sparsity" else {"goal": SEARCH}))
         (app.text_input if key == "sparsity" else app.number_input)(key=key).set_value(value)
         button(app, "Start").click().run()

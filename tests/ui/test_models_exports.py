@@ -10,6 +10,7 @@ from sparsedash.catalog import families
 from sparsedash.reporting.deployment import runtime_rows
 from sparsedash.schema.export_settings import Export, ExportSettings
 from sparsedash.schema.store_keys import model_type_note
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.model_lookup import NamedModel
 from tests.factories import PROOF
 from tests.ui import specimens
@@ -76,7 +77,7 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
     open_page, finished
 ):
     add(finished, replace(MADE, settings=replace(ASKED, run=RUN.key)))
-    app = open_page("models", run=RUN.key, within="5", points="50", limits="copying:8")
+    app = open_page("models", run=RUN.key, limits="5,50,copying:8")
     assert app.selectbox(key="chosen-right").value == "30 %"
     said = words(app)
     assert "30 % stays within your limits: perplexity 0.97 × (limit 5.00 ×)" in said
@@ -87,17 +88,13 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
         in said
     )
     assert (
-        replace(ASKED, ratio=5.0, task_points=(("a", 1.0),)).key()
+        replace(ASKED, tolerance=Tolerance(ratio=5.0, tasks=(("a", 1.0),))).key()
         == ASKED.key()
         != replace(ASKED, form="masked").key()
     )
     button(app, "Export").click().run()
     submitted = finished.submitted[0]
-    assert (submitted.ratio, submitted.points, submitted.task_points) == (
-        5.0,
-        50.0,
-        (("copying", 8.0),),
-    )
+    assert submitted.tolerance == Tolerance(ratio=5.0, points=50.0, tasks=(("copying", 8.0),))
 
 
 def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finished):
@@ -167,7 +164,7 @@ def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page
 
 def test_numbers_are_those_that_the_form_has(open_page, finished):
     app = open_page("models", run=RUN.key, form="gguf", weights="q8_0")
-    assert app.selectbox(key="chosen-weights").options == [
+    assert app.selectbox(key="weights").options == [
         "float32",
         "float16",
         "q8_0",

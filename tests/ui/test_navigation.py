@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparsedash.stats.tolerance import Tolerance
-from sparsedash.ui.navigation import parse_tolerance, whole_tolerance_query
+from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.ui.navigation import limits_text, parse_limits
 from tests.ui.conftest import links, menu_links, query_of
 
 JUDGING, ABOUT_A_RUN = (
@@ -23,21 +23,21 @@ def test_the_run_that_is_shown_stays_chosen_and_every_link_has_the_tolerance(
 ):
     older, newer = two_runs
     assert menu(open_page(name))["Models"] == {"run": newer.key}
-    app = open_page(name, run=older.key, within="1.5")
-    assert menu(app)["Compare"] == {"run": older.key, "within": "1.5"}
+    app = open_page(name, run=older.key, limits="1.5")
+    assert menu(app)["Compare"] == {"run": older.key, "limits": "1.5,2"}
     asked = [query_of(address) for address in links(app).values() if "run=" in address]
-    assert asked and all(query["within"] == "1.5" for query in asked)
+    assert asked and all(query["limits"] == "1.5,2" for query in asked)
 
 
 def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(
     open_page, two_runs
 ):
     older, _ = two_runs
-    app = open_page("compare", run=older.key, within="1.5", points="3")
+    app = open_page("compare", run=older.key, limits="1.5,3")
     app.query_params.clear()
     app.switch_page("pages/settings.py").run()
     assert not app.exception and "run" not in app.query_params
-    remembered = {"within": "1.5", "points": "3"}
+    remembered = {"limits": "1.5,3"}
     assert list(menu(app)) == [*JUDGING, "Settings"]
     for title, found in menu(app).items():
         run = {"run": older.key} if title in ABOUT_A_RUN else {}
@@ -46,7 +46,7 @@ def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(
 
 def test_limits_of_tasks_come_back_whatever_is_in_their_names():
     asked = Tolerance(tasks=(("file:/data/a, b.yaml", 3.0), ("builtin:copying", 4.5)))
-    assert parse_tolerance(whole_tolerance_query(asked)) == asked
+    assert parse_limits(limits_text(asked)) == asked
 
 
 def test_a_run_that_is_not_there_is_not_chosen_but_one_that_is_started_is(

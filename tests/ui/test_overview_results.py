@@ -15,6 +15,7 @@ from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import hub_commit_note
 from sparsedash.service.estimates import Duration
 from sparsedash.service.hub_revisions import NotedCommit
+from sparsedash.ui.navigation import limits_text
 from tests.factories import STOPPED
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, words
@@ -326,11 +327,11 @@ def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backe
 
 def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(open_page, finished):
     app = open_page("overview")
-    app.number_input(key="chosen-within").set_value(5.0).run()
-    app.number_input(key="chosen-points").set_value(50.0).run()
+    app.number_input(key="tolerance-ratio").set_value(5.0).run()
+    app.number_input(key="tolerance-points").set_value(50.0).run()
     assert "Removing up to 30 % of the MLP channels stays within your limits: " in words(app)
     asked = query_of(links(app)["Compare the answers passage by passage"])
-    assert (asked["within"], asked["points"]) == ("5", "50")
+    assert asked["limits"] == "5,50"
 
 
 def test_both_models_texts_stand_side_by_side_as_text_and_the_others_are_on_the_compare_page(
@@ -408,12 +409,10 @@ def test_a_race_shows_the_paired_difference_beside_its_claim(open_page, backend)
 
 def test_the_list_names_the_limits_of_a_search_where_the_page_has_others(open_page, backend):
     search = backend.add_run(specimens.search())
-    made_for = f"search made for perplexity {search.find.ratio:.2f}"
+    made_for = f"search made for perplexity {search.find.tolerance.ratio:.2f}"
     backend.add_run(specimens.run())
-    assert made_for in words(open_page("overview", within="1.1", points="2"))
-    assert made_for not in words(
-        open_page("overview", within=f"{search.find.ratio:g}", points=f"{search.find.points:g}")
-    )
+    assert made_for in words(open_page("overview", limits="1.1,2"))
+    assert made_for not in words(open_page("overview", limits=limits_text(search.find.tolerance)))
 
 
 def test_a_text_to_come_has_its_place(open_page, backend):

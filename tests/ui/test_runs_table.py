@@ -7,6 +7,7 @@ from dataclasses import replace
 from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Record, Run
+from sparsedash.ui.runs_table import ROWS_A_PAGE
 from tests.storage.every_kind import flip
 from tests.storage.test_run_files import named
 from tests.ui import specimens
@@ -71,26 +72,26 @@ def test_every_run_but_the_example_is_a_row_with_a_link_to_its_page(
 
 
 def test_the_tolerance_is_in_the_address_and_in_every_link(open_page, finished):
-    app = open_page("runs", within="1000", points="100")
+    app = open_page("runs", limits="1000,100")
     assert "Verdict: ✓ within at 30 %" in words(app)
-    assert query_of(links(app)[TITLE]) == {"run": SETTINGS.key(), "within": "1000", "points": "100"}
-    assert query_of(menu_links(app)["Runs"]) == {"within": "1000", "points": "100"}
+    assert query_of(links(app)[TITLE]) == {"run": SETTINGS.key(), "limits": "1000,100"}
+    assert query_of(menu_links(app)["Runs"]) == {"limits": "1000,100"}
     assert query_of(menu_links(app)["Settings"]) == {}
 
 
 def test_a_search_is_opened_judged_as_it_is_here(open_page, backend):
     run = backend.add_run(specimens.search())
-    app = open_page("runs", within="1.1", points="2")
+    app = open_page("runs", limits="1.1,2")
     assert "Removed: a search" in words(app)
-    assert query_of(links(app)[TITLE]) == {"run": run.key, "within": "1.1", "points": "2"}
+    assert query_of(links(app)[TITLE]) == {"run": run.key, "limits": "1.1,2"}
 
 
 def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(
     open_page, backend, two_runs
 ):
-    app = open_page("runs", page="7")
+    app = open_page("runs")
     app.selectbox(key="chosen-sort").select("oldest").run()
-    assert app.query_params["sort"] == "oldest" and "page" not in app.query_params
+    assert app.query_params["sort"] == "oldest"
     assert listed(open_page("runs", sort="oldest")) == [TITLE, "owner/model"]
     app.selectbox(key="chosen-model").select("owner/model").run()
     assert listed(app) == listed(open_page("runs", model="owner/model")) == ["owner/model"]
@@ -121,6 +122,15 @@ def test_ticked_runs_stay_ticked_while_the_table_does_not_show_them_and_deleted_
     assert "chosen" not in app.query_params and "Select runs to overlay" in words(app)
     gone = open_page("runs", chosen="0123456789abcdef", together="1")
     assert "Select runs to overlay" in words(gone) and not gone.get("plotly_chart")
+
+
+def test_another_order_leads_back_to_the_first_page(open_page, backend):
+    for i in range(ROWS_A_PAGE + 1):
+        backend.put(replace(specimens.run()[0], key=f"{i:064d}"[::-1]))
+    app = open_page("runs", page="2")
+    assert "26 to 26 of 26 runs" in words(app)
+    app.selectbox(key="chosen-sort").select("oldest").run()
+    assert "1 to 25 of 26 runs" in words(app)
 
 
 def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(open_page, backend):
@@ -195,18 +205,6 @@ def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open
         )
 
 
-def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_page, backend):
-    run = backend.add_run(specimens.run(finished=False, n_sparse=1))
-    backend.set_jobs(job(SETTINGS))
-    app = opened(open_page("runs", chosen=short(run)), "runs-delete")
-    assert "▶ running 1 of 3 models" in words(
-        app
-    ) and "stays: it is under way; cancel it first." in words(app)
-    assert not [each for each in app.button if each.label == "Delete for good"]
-    backend.set_jobs(job(SETTINGS, "failed"))
-    assert "✕ failed 1 of 3 models" in words(open_page("runs"))
-
-
 def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
-    backend.costs.verdicts = lambda runs, tolerance: {}
+    backend.verdict_cache.verdicts = lambda runs, tolerance: {}
     assert "The answers of 2 runs are being read for the first time." in words(open_page("runs"))

@@ -28,15 +28,15 @@ def test_a_search_opens_with_how_much_can_go(open_page, backend):
 def test_it_is_judged_by_its_own_tolerance_unless_the_address_has_another(open_page, backend):
     found = specimens.search()
     app, _ = opened(open_page, backend, found)
-    assert (app.query_params["within"], app.query_params["points"]) == ("1.3", "30")
-    other, said = opened(open_page, backend, found, within="1.05", points="30")
-    assert other.query_params["within"] == "1.05"
+    assert app.query_params["limits"] == "1.3,30"
+    other, said = opened(open_page, backend, found, limits="1.05,30")
+    assert other.query_params["limits"] == "1.05,30"
     assert "(limit 1.05 ×)" in said
     # The usual limits as well go along where they were named, or the next page would judge by the
     # search's own.
-    usual, _ = opened(open_page, backend, found, within="1.1", points="2")
+    usual, _ = opened(open_page, backend, found, limits="1.1,2")
     compare = query_of(menu_links(usual)["Compare"])
-    assert (compare["within"], compare["points"]) == ("1.1", "2")
+    assert compare["limits"] == "1.1,2"
 
 
 def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_page, backend):
@@ -50,4 +50,4 @@ def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_p
     app, said = opened(open_page, backend, found)
     assert "2 trials" in said
     again = query_of(links(app)["Change the settings"])
-    assert again["goal"] == SEARCH and again["within"] == "1.3"
+    assert again["goal"] == SEARCH and again["limits"] == "1.3,30"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.schema.records import Damage, Record, Verification, VerifySettings, about_artefact
-from tests.storage.every_kind import harm_entry
+from tests.storage.every_kind import harm_entry, unpack
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, opened, query_of, words
 from tests.ui.filled_backend import job
@@ -23,28 +23,14 @@ FOUND = Verification(
     damaged=(),
     n_damaged=0,
 )
-DAMAGED = replace(
-    FOUND,
-    n_damaged=3,
-    damaged=(
-        Damage(
-            kind="record", name="record/0123456789abcdef0123", what="its checksum does not match"
-        ),
-        Damage(
-            kind="unpacked model", name="tiny/model.safetensors", what="it is missing", entry="tiny"
-        ),
-        Damage(
-            kind="upload", name="upload:mine.txt@0123", what="its content is not what was written"
-        ),
-    ),
-)
 
 
 @pytest.fixture
 def filled(finished):
-    """A run, its calibration, that of a model that no run names, and a job that is done."""
+    """A run, calibration statistics of two models, a converted model, and a job that is done."""
     for name, model in (("own", RUN.model_identity), ("other", "sha256:abcdef0123456789")):
         finished._store.put_artefact(name, b"x" * 500_000, about_artefact("statistics", model))
+    unpack(finished._store, "tiny-0123")
     finished.set_jobs(job(specimens.SETTINGS, "done"))
     return finished
 
@@ -55,9 +41,7 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
     app = open_page("settings")
     said = words(app)
     assert said.startswith("The data folder holds nothing yet; ") and str(backend.data_dir) in said
-    assert {"Prune a model", "or open a run from another machine"} <= set(
-        links(app)
-    ) and "By kind" not in said
+    assert {"Prune a model", "or open a run from another machine"} <= set(links(app))
     app.number_input(key="artefact-room").set_value(2.5)
     button(app, "Save").click().run()
     assert backend.housekeeping.holdings().room_bytes == 2.5 * 10**9
@@ -69,69 +53,57 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
     )
 
 
-def test_it_opens_with_what_there_is_and_says_it_by_kind_model_and_run(open_page, filled):
+def test_it_opens_with_what_there_is_and_lists_runs_files_and_the_cache(open_page, filled):
     app = open_page("settings")
     said = words(app)
     assert said.startswith("The data folder takes ") and "of 20 GB allowed" in said
-    assert "Runs and their answers with their passages How many: 1 run Size: " in said
-    assert "List of jobs kept How many: 1 job Size: " in said
-    assert (
-        "SmolLM2 135M (built in) " in said and "Unnamed model (abcdef012345) calibration " in said
-    )
+    assert "tiny-0123 Kind: converted model Size: 96 kB Written: today" in said
+    assert "Calibration statistics 2 1 MB recomputed when a run needs it" in said
     assert query_of(links(app)[TITLE])["run"] == RUN.key
-    assert "CSV" in [each.label for each in app.get("download_button")]
-    questions = [block.proto.id.partition("delete-")[2] for block in app.get("popover")]
-    assert "jobs" not in questions and {"runs", "statistics", RUN.model_identity, RUN.key} <= set(
-        questions
-    )
 
 
-def test_before_anything_is_deleted_it_says_what_goes_and_what_stays_and_why(open_page, filled):
+def test_before_a_run_is_deleted_it_says_what_goes(open_page, filled):
     filled.user_data.name_run(RUN.key, "Mine")
-    app = opened(open_page("settings"), "delete-runs")
-    assert (
-        "Delete “Mine: SmolLM2 135M (built in) at 10, 20, 30 %” with the answers of 4 models"
-        in words(app)
-    )
-    assert "This cannot be undone." in words(app)
+    app = opened(open_page("settings"), f"delete-{RUN.key}")
+    title = f"“Mine: {TITLE}” with the answers of 4 models"
+    assert f"Delete {title}" in words(app)
     assert filled.runs() == [RUN]
-    app.button(key="delete-runs-sure").click().run()
-    assert filled.runs() == [] and app.toast[0].value.startswith(
-        "Deleted: “Mine: SmolLM2 135M (built in)"
-    )
+    app.button(key=f"delete-{RUN.key}-sure").click().run()
+    assert filled.runs() == [] and app.toast[0].value.startswith(f"Deleted: {title}")
 
 
-def test_a_pinned_run_says_so_and_stays_without_a_button_to_delete_it(open_page, filled):
-    filled.user_data.pin_runs([RUN.key], True)
-    app = opened(open_page("settings"), "delete-runs")
-    assert "★ pinned" in words(app)
-    assert "Nothing" in words(app).split("This cannot be undone.")[
-        0
-    ] and "it is pinned; unpin it first" in words(app)
-    assert not any(each.label == "Delete for good" for each in app.button)
+def test_the_cache_is_emptied_after_a_question_that_says_what_must_be_recomputed(open_page, filled):
+    app = opened(open_page("settings"), "delete-cache")
+    question = "Delete 1 MB? Recomputed when a run needs it: Calibration statistics."
+    assert question in words(app)
+    app.button(key="cache-sure").click().run()
+    assert app.toast[0].value == "Deleted from the cache: 1\u00a0MB."
+    assert filled.housekeeping.cache().items == () and filled.runs() == [RUN]
 
 
-@pytest.mark.parametrize(
-    ("key", "left"), [(RUN.model_identity, []), (RUN.key, []), ("statistics", [RUN])]
-)
-def test_a_kind_a_model_and_a_run_can_be_deleted(open_page, filled, key, left):
-    app = opened(open_page("settings"), f"delete-{key}")
-    app.button(key=f"delete-{key}-sure").click().run()
-    assert filled.runs() == left
-    assert filled._store.has_entry("artefacts", "own") == (key == RUN.key)
+def test_a_converted_model_is_deleted_alone_and_not_while_a_job_needs_it(open_page, filled):
+    filled.set_jobs(job(specimens.SETTINGS, key="other"))
+    app = opened(open_page("settings"), "delete-tiny-0123")
+    assert "Delete this converted model, 96 kB? It is converted again when a run" in words(app)
+    app.button(key="delete-tiny-0123-sure").click().run()
+    assert "a waiting or running job may need it" in app.toast[0].value
+    filled.set_jobs()
+    app = opened(open_page("settings"), "delete-tiny-0123")
+    app.button(key="delete-tiny-0123-sure").click().run()
+    assert filled.housekeeping.holdings().files == ()
 
 
 def test_many_runs_are_shown_in_pages(open_page, backend):
     for i in range(12):
         backend.put(replace(RUN, key=f"{i:064d}"[::-1], sparse=()))
     app = open_page("settings")
-    assert "1 to 10 of 12 runs" in words(app) and button(app, "Previous").disabled
-    button(app, "Next").click().run()
-    assert app.query_params["page"] == "2" and "11 to 12 of 12 runs" in words(app)
-    assert button(app, "Next").disabled
-    for page in ("0", "99", "x", "²", "-1"):
-        app.query_params["page"] = page
-        assert not app.run().exception
+    assert "1 to 10 of 12 runs" in words(app)
+    app.pagination(key="page").set_value(2).run()
+    assert "11 to 12 of 12 runs" in words(app)
+    for page in ("2", "0", "99", "x", "²", "-1"):
+        app = open_page("settings", page=page)
+        first = 11 if page == "2" else 1
+        assert f"{first} to" in words(app) and not app.exception
 
 
 def verify_buttons(app):
@@ -177,31 +149,32 @@ def test_a_verification_that_ended_early_says_why_until_a_newer_one_has_ended(
     assert "4 records, 1 exported file: 5 MB in " in words(app)
 
 
-def test_what_is_damaged_is_named_with_what_to_do_and_can_be_deleted(open_page, filled):
-    (filled.data_dir / "models" / "tiny").mkdir(parents=True)
-    # A record that was read since, and so set aside, is a row of its own.
-    harm_entry(filled._store, "records", f"record/{RUN.sparse[0]}")
+def test_what_is_damaged_is_named_with_what_to_do_as_long_as_it_is_there(open_page, filled):
+    entry = f"record/{RUN.sparse[0]}"
+    wrong = "its checksum does not match"
+    damaged = (
+        Damage(kind="record", name=entry, what=wrong),
+        Damage(kind="record", name="record/deleted", what=wrong),
+        Damage(
+            kind="unpacked model",
+            name="tiny-0123/model.safetensors",
+            what="it is missing",
+            entry="tiny-0123",
+        ),
+        Damage(kind="upload", name=filled.uploads.keep("mine.txt", b"Once."), what=wrong),
+    )
+    filled.put(replace(FOUND, n_damaged=len(damaged), damaged=damaged))
+    # Reading it sets it aside.
+    harm_entry(filled._store, "records", entry)
     assert filled._store.get(Record, RUN.sparse[0]) is None
-    first, *others = DAMAGED.damaged
-    filled.put(replace(DAMAGED, damaged=(replace(first, name=f"damaged/{first.name}"), *others)))
-    app = open_page("settings")
-    said = words(app)
+    said = words(open_page("settings"))
     assert "3 of 5 were damaged" in said
-    assert (
-        "Answers of a model 0123456789abcdef ✕ Its checksum does not match. Start its run again"
-        in said
+    record, model, text = (
+        f"Answers of a model {RUN.sparse[0][:16]} ✕ Its checksum does not match. Empty the cache",
+        "A converted model tiny-0123/model.safetensors ✕ It is missing. Delete it: it is converted",
+        "An uploaded text mine.txt ✕ Its checksum does not match. Delete it, and upload",
     )
-    assert (
-        "A converted model tiny/model.safetensors ✕ It is missing. Delete it: it is made again"
-        in said
-    )
-    assert (
-        "An uploaded text mine.txt ✕ Its content is not what was written. Delete it, and upload"
-        in said
-    )
-    app = opened(app, "delete-found")
-    app.button(key="delete-found-sure").click().run()
-    assert filled.housekeeping.verification() is None
+    assert record in said and model in said and text in said
 
 
 def test_where_others_are_served_it_is_for_administrators(open_page, backend, monkeypatch):

@@ -57,7 +57,7 @@ def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_th
 def test_the_overview_of_answers_has_verdict_chart_table_and_a_link_to_the_questions(
     open_page, opened
 ):
-    app = open_page("overview", **opened, points="5")
+    app = open_page("overview", **opened, limits="1.1,5")
     assert "The other model costs too much: sums −25.0 points (limit −5)." in words(app)
     (chart,) = app.get("plotly_chart")
     assert "sums" in chart.proto.spec
@@ -158,14 +158,13 @@ def test_each_task_has_a_limit_of_its_own_that_goes_along(open_page, opened):
     app = open_page("overview", **opened)
     assert app.number_input(key="limit-sums").value == 2.0
     app.number_input(key="limit-sums").set_value(40.0).run()
-    assert app.query_params[
-        "limits"
-    ] == "sums:40" and "The other model stays within the limit on sums." in words(app)
+    assert app.query_params["limits"] == "1.1,2,sums:40"
+    assert "The other model stays within the limit on sums." in words(app)
     assert "Limit on sums: 40 points." in words(app)
-    assert query_of(menu_links(app)["Runs"])["limits"] == "sums:40"
+    assert query_of(menu_links(app)["Runs"])["limits"] == "1.1,2,sums:40"
     app.number_input(key="limit-sums").set_value(0.0).run()
-    assert app.query_params["limits"] == "sums:40" and "must be" in words(app)
-    wrong = open_page("overview", **opened, limits="sums,sums:x,:3,sums:nan,sums:9")
+    assert app.query_params["limits"] == "1.1,2,sums:40" and "must be" in words(app)
+    wrong = open_page("overview", **opened, limits="x,,sums,sums:x,:3,sums:nan,sums:9")
     assert wrong.number_input(key="limit-sums").value == 9.0
 
 
@@ -201,7 +200,7 @@ def tasked(backend):
 
 
 def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(open_page, tasked):
-    app = open_page("overview", run=tasked.key, points="5")
+    app = open_page("overview", run=tasked.key, limits="1.1,5")
     assert words(app).startswith(
         "Removing 10 % of the MLP channels costs too much: sums −25.0 points (limit −5). "
     )
@@ -222,7 +221,7 @@ def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(ope
 
 
 def test_the_chart_has_a_line_for_each_task_where_there_are_any(open_page, backend, tasked):
-    app = open_page("overview", run=tasked.key, measure="tasks", points="5")
+    app = open_page("overview", run=tasked.key, measure="tasks", limits="1.1,5")
     (chart,) = [
         each for each in app.get("plotly_chart") if "Change of accuracy on tasks" in each.proto.alt
     ]

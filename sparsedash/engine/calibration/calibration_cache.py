@@ -1,6 +1,4 @@
-"""Results of calibration for each block, and of a few passages; kept in the store, computed when
-first asked for.
-"""
+"""Calibration results of each block, and activations on a few passages; computed once and stored."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -47,34 +45,25 @@ from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import ArtefactKind, Passages, Pruned, about_artefact
 from sparsedash.schema.settings import TokenWeights
-from sparsedash.schema.store_keys import (
-    CalibrationKeys,
-    activations_key,
-    curves_key,
-    layers_key,
-    scheduled_gradients_key,
-    scores_key,
-)
+from sparsedash.schema.store_keys import CalibrationKeys
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch
 from sparsedash.storage.store import StageCheckpoint, Store
 
 
 class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which no user meets
-    """Raised, with the key, where the store has evicted statistics or gradients; the note of them
-    is dropped too.
-    """
+    """Raised with the key of artefacts that the store has evicted; their note is dropped too."""
 
 
 _DIAGONAL = "diagonal"
-"""Noted where there were too few tokens for whole second moments."""
+"""Noted if there were too few tokens for whole second moments."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Calibration:
-    """Statistics, curves, gradients and scores on one calibration text; computed once, then stored.
+    """Statistics, curves, gradients and scores on one calibration text; computed once and stored.
 
-    load: gives the model. read: gives the token ids of the text. solves: whether a method of the
-    run needs whole second moments.
+    load: loads the model. read: reads the text, as token ids. solves: whether a method of the run
+    needs whole second moments.
     """
 
     store: Store
@@ -88,258 +77,215 @@ class Calibration:
         default_factory=dict, init=False
     )
 
-    @property
-    def _note(self) -> str | None:
-        return self.store.recall(store_keys.calibrated_note(self.keys.statistics))
+    @cached_property
+    def statistics(self) -> "StoredStatistics":
+        """Statistics of the MLPs' inner activations."""
+        key = self.keys.statistics
 
-    @property
-    def is_known(self) -> bool:
-        """Whether the store has the MLPs' statistics, as far as is known before they are read."""
-        return self._note is not None
+        def modules() -> list[dict[str, nn.Module]]:
+            return [{str(index): mlp.out} for index, mlp in enumerate(self.load().mlps)]
+
+        def mark() -> str:
+            n_tokens = sum(map(len, self.read()))
+            enough = enough_tokens(self.load(), n_tokens)
+            return str(len(self.load().mlps)) if enough else _DIAGONAL
+
+        note = store_keys.calibrated_note(key)
+        return StoredStatistics(self, key, "statistics", note, modules, mark)
+
+    @cached_property
+    def inputs(self) -> "StoredStatistics":
+        """Statistics of all projections' inputs but those in `statistics`; for single weights."""
+        key = self.keys.inputs
+
+        def modules() -> list[dict[str, nn.Module]]:
+            out = self.load().family.out
+            watched: list[dict[str, nn.Module]] = []
+            for index, block in enumerate(self.load().projections("decoder")):
+                parts: dict[str, nn.Module] = {}
+                for number, names in enumerate(self.groups[index]):
+                    if out not in names:
+                        parts[f"{index}/{number}"] = block[names[0]]
+                watched.append(parts)
+            return watched
+
+        note = store_keys.inputs_gathered_note(key)
+        return StoredStatistics(
+            self, key, "inputs", note, modules, lambda: str(len(self.load().blocks))
+        )
 
     @property
     def is_whole(self) -> bool:
-        """Whether they are enough for every method, whole second moments included."""
-        return self._note != _DIAGONAL
+        """True if the statistics are enough for every method, whole second moments included."""
+        return self.store.recall(self.statistics.note) != _DIAGONAL
 
     @cached_property
     def few_tokens_warning(self) -> str | None:
-        """A warning of too little text, noted for later runs. Raises CalibrationError where there
-        is far too little.
-        """
+        """A warning of too little text, noted for later runs; CalibrationError if far too little."""
         warning = few_tokens_warning(self.load(), sum(map(len, self.read())), solves=self.solves)
-        self.store.remember(
-            store_keys.calibration_warning_note(self.keys.statistics), warning or ""
-        )
+        note = store_keys.calibration_warning_note(self.keys.statistics)
+        self.store.remember(note, warning or "")
         return warning
 
     @cached_property
+    def groups(self) -> list[list[list[str]]]:
+        """Names of each block's projections, grouped by their input; see `shared_inputs`."""
+        return shared_inputs(self.load())
+
+    @cached_property
     def data(self) -> CalibrationData:
-        """Input of the pruning functions; its functions raise CacheEvicted where the store lost the
-        answer.
-        """
+        """Input of the pruning functions; raises CacheEvicted where the store lost an answer."""
         return CalibrationData(
-            statistics=self._statistics,
-            inputs=self._inputs,
+            statistics=self._statistics_of,
+            inputs=self._inputs_of,
             # From a backward pass over all of the calibration text, done once.
             mask_gradients=partial(self._gradients, self.keys.gradients, 1, None),
             curve=self._curve,
         )
 
     def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
-        """Input of the pruning functions for this method and sparsity: with mask gradients of its
-        own where it prunes in rounds; without statistics where it reads no text, whatever other
-        methods read.
+        """Input of the pruning functions for this method and sparsity.
+
+        With mask gradients of its own if it prunes in rounds; without statistics if it reads no
+        text, whatever other methods read.
         """
         if not method.reads_text:
-            # Only what single weights take of it runs the model, to see which projections share
-            # their inputs.
             return replace(
                 self.data,
                 statistics=lambda _: NO_STATISTICS,
+                # The model runs only to see which projections share an input.
                 inputs=lambda index: [(names, NO_STATISTICS) for names in self.groups[index]],
             )
         if not _has_rounds(method):
             return self.data
-        return replace(
-            self.data, mask_gradients=partial(self._scheduled_gradients, method, permille)
-        )
+        gradients = partial(self._scheduled_gradients, method, permille)
+        return replace(self.data, mask_gradients=gradients)
 
     def channel_scores(
         self, method: MethodSettings, permille: int, on_block: OnBlock
     ) -> Sequence[ChannelScores]:
-        """Scores of every block's channels, computed once for all methods and sparsities with the
-        same scores.
-        """
+        """Scores of every block's channels, shared by all methods and sparsities with the same."""
         data = self.data_for(method, permille)
         if _has_rounds(method):
             # Its gradients are those of this sparsity alone.
             return score_channels(self.load().mlps, data, method, on_block)
-        asked = score_dependencies(method)
-        if asked not in self._scores:
-            key = scores_key(self.keys.statistics, method)
+        dependencies = score_dependencies(method)
+        if dependencies not in self._scores:
+            key = store_keys.scores_key(self.keys.statistics, method)
             # They stay, for the next sparsity.
-            made = self._checkpoint("scores").numbered(key, _pack_scores, _unpack_scores)
-            self._scores[asked] = score_channels(self.load().mlps, data, method, on_block, made)
-        return self._scores[asked]
+            checkpoint = self.checkpoint("scores").numbered(key, _pack_scores, _unpack_scores)
+            scores = score_channels(self.load().mlps, data, method, on_block, checkpoint)
+            self._scores[dependencies] = scores
+        return self._scores[dependencies]
 
-    def _checkpoint(self, kind: ArtefactKind = "unfinished") -> StageCheckpoint:
+    def removed_layers(self, method: MethodSettings, n_gone: int) -> list[int]:
+        """The layers that are removed first, in order."""
+        key = store_keys.layers_key(self.keys.gradients, method)
+        stored = self.store.get_artefact(key)
+        order = [] if stored is None else [int(index) for index in json.loads(stored)]
+        step = Step(
+            "calibrate", 0, n_gone, unit="layers", message="measuring the model without each layer"
+        )
+
+        def on_part(share: float) -> None:
+            self.on_step(replace(step, done=len(order), ahead=share))
+
+        if len(order) < n_gone:
+            for layers in layer_order(self.load(), self.read, method, tuple(order), on_part):
+                order += layers
+                self.put(key, json.dumps(order).encode(), "curves")
+                if len(order) >= n_gone:
+                    break
+        return order[:n_gone]
+
+    def checkpoint(self, kind: ArtefactKind = "unfinished") -> StageCheckpoint:
+        """A checkpoint of work on this model."""
         return StageCheckpoint(self.store, self.load().identity, kind=kind)
 
-    def _put(self, key: str, data: bytes, kind: ArtefactKind) -> None:
+    def put(self, key: str, data: bytes, kind: ArtefactKind) -> None:
+        """Store an artefact of this model."""
         self.store.put_artefact(key, data, about_artefact(kind, self.load().identity))
 
-    def _get(self, key: str, part: str, note: store_keys.NoteName) -> bytes:
-        """A part from the store. Raises CacheEvicted, and drops the note that it is there."""
+    def get(self, key: str, part: str, note: store_keys.NoteName) -> bytes:
+        """A stored part; without it, drops the note and raises CacheEvicted."""
         data = self.store.get_artefact(f"{key}/{part}")
         if data is None:
             self.store.forget(note)
             raise CacheEvicted(key)
         return data
 
-    def reach(self, index: int) -> None:
-        """Collect the statistics of the MLPs up to this block; so again for one block after
-        another.
-        """
-        self._mlp_walk.reach(index)
-
-    @cached_property
-    def _mlp_walk(self) -> LazyWalk:
-        parts = [{str(index): mlp.out} for index, mlp in enumerate(self.load().mlps)]
-
-        def note() -> None:
-            key, enough = (
-                self.keys.statistics,
-                enough_tokens(self.load(), sum(map(len, self.read()))),
-            )
-            self.store.remember(
-                store_keys.calibrated_note(key), str(len(parts)) if enough else _DIAGONAL
-            )
-
-        return self._collector(self.keys.statistics, "statistics", parts, note)
-
-    def _collector(
-        self,
-        key: str,
-        kind: ArtefactKind,
-        parts: Sequence[Mapping[str, nn.Module]],
-        over: Callable[[], None],
-    ) -> LazyWalk:
-        """parts: of each block, the watched modules by the last part of their keys."""
-
-        def keep(index: int, found: list[Statistics]) -> None:
-            for part, own in zip(parts[index], found, strict=True):
-                self._put(f"{key}/{part}", pack_statistics(own), kind)
-
-        def has(index: int) -> bool:
-            return all(self.store.has_entry("artefacts", f"{key}/{part}") for part in parts[index])
-
-        checkpoint = WalkCheckpoint(self._checkpoint(), f"{key}/hidden", has)
-        given = self.load(), self.read, [[*own.values()] for own in parts], keep, self.on_step
-        return statistics_walk(
-            *given, token_weights=self.token_weights, checkpoint=checkpoint, over=over
-        )
-
-    def _statistics(self, index: int) -> Statistics:
+    def _statistics_of(self, index: int) -> Statistics:
         # The weights of the block before are not needed any more.
         self.load().residency.drop()
-        key = self.keys.statistics
-        return unpack_statistics(self._get(key, str(index), store_keys.calibrated_note(key)))
+        return self.statistics.get(str(index))
 
-    @cached_property
-    def groups(self) -> list[list[list[str]]]:
-        """Of each block, the names of its projections, grouped by their input; see
-        `shared_inputs`.
-        """
-        return shared_inputs(self.load())
-
-    def _inputs(self, index: int) -> list[tuple[list[str], Statistics]]:
-        """Statistics of all inputs of one block; from one more pass over all of the calibration
-        text, done once.
-        """
-        key, out = self.keys.inputs, self.load().family.out
+    def _inputs_of(self, index: int) -> list[tuple[list[str], Statistics]]:
+        """Statistics of all inputs of a block, with the names of the projections that read each."""
         self.load().residency.drop()
-        if not self.has_inputs and not self._input_walk.has_reached(index):
-            self.reach_inputs(len(self.load().blocks) - 1)
-
-        def of(number: int) -> Statistics:
-            return unpack_statistics(
-                self._get(key, f"{index}/{number}", store_keys.inputs_gathered_note(key))
-            )
-
-        groups = enumerate(self.groups[index])
-        return [
-            (names, self._statistics(index) if out in names else of(number))
-            for number, names in groups
-        ]
-
-    @property
-    def has_inputs(self) -> bool:
-        """Whether the store has the statistics of all projections' inputs."""
-        return self.store.recall(store_keys.inputs_gathered_note(self.keys.inputs)) is not None
-
-    def reach_inputs(self, index: int) -> None:
-        """Collect the statistics of all inputs up to this block; so again for one block after
-        another.
-        """
-        self._input_walk.reach(index)
-
-    @cached_property
-    def _input_walk(self) -> LazyWalk:
-        """Of all inputs but those of the out-projections, which are there."""
-        key, out = self.keys.inputs, self.load().family.out
-        parts = [
-            {
-                f"{index}/{number}": block[names[0]]
-                for number, names in enumerate(groups)
-                if out not in names
-            }
-            for index, (block, groups) in enumerate(
-                zip(self.load().projections("decoder"), self.groups, strict=True)
-            )
-        ]
-        note = store_keys.inputs_gathered_note(key)
-        return self._collector(
-            key, "inputs", parts, lambda: self.store.remember(note, str(len(parts)))
-        )
+        if not self.inputs.is_known and not self.inputs.walk.has_reached(index):
+            self.inputs.reach(len(self.load().blocks) - 1)
+        inputs = []
+        for number, names in enumerate(self.groups[index]):
+            if self.load().family.out in names:
+                inputs.append((names, self._statistics_of(index)))
+            else:
+                inputs.append((names, self.inputs.get(f"{index}/{number}")))
+        return inputs
 
     def _scheduled_gradients(self, method: MethodSettings, permille: int, index: int) -> Tensor:
-        """Of one block; from a backward pass for this sparsity alone, over a model that gets there
-        in rounds.
-        """
+        """Gradients of one block from a model that gets to this sparsity in rounds."""
         mlps = self.load().mlps
-        on_the_way = replace(method, compensation="none", width_multiple=1)
+        uncompensated = replace(method, compensation="none", width_multiple=1)
         share = channel_share(self.load().shape, method, permille)
 
-        def masks(done: float, found: list[Tensor], on_block: OnBlock) -> list[Tensor]:
-            so_far = replace(self.data, mask_gradients=found.__getitem__)
+        def masks(done: float, gradients: list[Tensor], on_block: OnBlock) -> list[Tensor]:
+            data = replace(self.data, mask_gradients=gradients.__getitem__)
             # In whole per mille.
             reached = round(SCHEDULES[method.schedule](share, done), 3)
-            scores = score_channels(mlps, so_far, on_the_way, on_block)
-            kept = choose_channels(so_far, on_the_way, reached, scores, on_block)
-            return [
-                torch.zeros(mlp.width).index_fill(0, own, 1)
-                for own, mlp in zip(kept, mlps, strict=True)
-            ]
+            scores = score_channels(mlps, data, uncompensated, on_block)
+            kept = choose_channels(data, uncompensated, reached, scores, on_block)
+            block_masks = []
+            for channels, mlp in zip(kept, mlps, strict=True):
+                block_masks.append(torch.zeros(mlp.width).index_fill(0, channels, 1))
+            return block_masks
 
-        return self._gradients(
-            scheduled_gradients_key(self.keys, method, permille), method.rounds, masks, index
-        )
+        key = store_keys.scheduled_gradients_key(self.keys, method, permille)
+        return self._gradients(key, method.rounds, masks, index)
 
     def _gradients(self, key: str, n_rounds: int, masks: Masks | None, index: int) -> Tensor:
-        """Of one block, from the store; all blocks' are computed where they are not there (any
-        more).
-        """
+        """Gradients of one block; all blocks' are computed if the store does not have them."""
         note = store_keys.gradients_gathered_note(key)
-        data = (
-            self.store.get_artefact(f"{key}/{index}")
-            if self.store.recall(note) is not None
-            else None
-        )
+        data = None
+        if self.store.recall(note) is not None:
+            data = self.store.get_artefact(f"{key}/{index}")
         if data is None:
-            checkpoint = self._checkpoint()
-            made = checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors)
-            found = mask_gradients(
-                self.load(), self.read(), self.on_step, n_rounds=n_rounds, masks=masks, made=made
+            checkpoint = self.checkpoint()
+            gradients = mask_gradients(
+                self.load(),
+                self.read(),
+                self.on_step,
+                n_rounds=n_rounds,
+                masks=masks,
+                checkpointed=checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors),
             )
-            if not all(bool(block.isfinite().all()) for block in found):
+            if not all(bool(block.isfinite().all()) for block in gradients):
                 raise CalibrationError(
                     "Gradients are not finite.", "Use float32, or another method."
                 )
-            for number, block in enumerate(found):
-                self._put(f"{key}/{number}", pack_tensors([block]), "gradients")
-            self.store.remember(note, str(len(found)))
+            for number, block in enumerate(gradients):
+                self.put(f"{key}/{number}", pack_tensors([block]), "gradients")
+            self.store.remember(note, str(len(gradients)))
             checkpoint.done()
-            data = self._get(key, str(index), note)
+            data = self.get(key, str(index), note)
         return unpack_tensors(data, "gradients")[0]
 
     def _curve(
         self, method: MethodSettings, index: int, versions: Callable[[], list[PrunedMlp]]
     ) -> list[float]:
-        """The measured points of one block's curve; from the store where they are there."""
-        key = f"{curves_key(self.keys.statistics, method)}/{index}"
-        known = self.store.get_artefact(key)
-        if known is None:
+        """Losses of the model with these versions of one block's MLP."""
+        key = f"{store_keys.curves_key(self.keys.statistics, method)}/{index}"
+        stored = self.store.get_artefact(key)
+        if stored is None:
             # The first half of pruning, block by block as the channels are scored.
             step = Step("prune", index, 2 * len(self.load().mlps), message="measuring curves")
 
@@ -352,45 +298,82 @@ class Calibration:
                     f"With layer {index + 1} narrowed, predictions are not finite.",
                     "Use float32, or another method.",
                 )
-            known = json.dumps(losses).encode()
-            self._put(key, known, "curves")
+            stored = json.dumps(losses).encode()
+            self.put(key, stored, "curves")
         if index == len(self.load().mlps) - 1:
             # The dense model's probabilities take up to a quarter of a gigabyte.
             self.__dict__.pop("_curves", None)
-        return [float(value) for value in json.loads(known)]
+        return [float(loss) for loss in json.loads(stored)]
 
     @cached_property
     def _curves(self) -> CurveMeasurement:
         return CurveMeasurement(self.load(), judged_text(self.read()))
 
-    def removed_layers(self, method: MethodSettings, n_gone: int) -> list[int]:
-        """The layers that go first, in order; from the store as far as they are there."""
-        key, found = layers_key(self.keys.gradients, method), list[int]()
-        if (known := self.store.get_artefact(key)) is not None:
-            found = [int(index) for index in json.loads(known)]
 
-        def on_part(share: float) -> None:
-            words = "measuring the model without each layer"
-            self.on_step(
-                Step("calibrate", len(found), n_gone, unit="layers", message=words, ahead=share)
+@dataclass(eq=False)
+class StoredStatistics:
+    """Statistics of the inputs of watched modules, stored by block and collected on demand.
+
+    note: marks that all blocks are stored, with what `mark` returns then. modules: of each block,
+    by the last part of their keys.
+    """
+
+    calibration: Calibration
+    key: str
+    kind: ArtefactKind
+    note: store_keys.NoteName
+    modules: Callable[[], Sequence[Mapping[str, nn.Module]]]
+    mark: Callable[[], str]
+
+    @property
+    def is_known(self) -> bool:
+        """True if the store has them, as far as is known before they are read."""
+        return self.calibration.store.recall(self.note) is not None
+
+    def get(self, part: str) -> Statistics:
+        """The statistics of a part. Raises CacheEvicted."""
+        return unpack_statistics(self.calibration.get(self.key, part, self.note))
+
+    def reach(self, index: int) -> None:
+        """Collect the statistics of the blocks up to this one; a later call goes on from there."""
+        self.walk.reach(index)
+
+    @cached_property
+    def walk(self) -> LazyWalk:
+        """The walk that collects them."""
+        calibration = self.calibration
+        modules = self.modules()
+
+        def keep(index: int, statistics: list[Statistics]) -> None:
+            for part, part_statistics in zip(modules[index], statistics, strict=True):
+                key = f"{self.key}/{part}"
+                calibration.put(key, pack_statistics(part_statistics), self.kind)
+
+        def has(index: int) -> bool:
+            store = calibration.store
+            return all(
+                store.has_entry("artefacts", f"{self.key}/{part}") for part in modules[index]
             )
 
-        if len(found) < n_gone:
-            for more in layer_order(self.load(), self.read, method, tuple(found), on_part):
-                found += more
-                self._put(key, json.dumps(found).encode(), "curves")
-                if len(found) >= n_gone:
-                    break
-        return found[:n_gone]
+        return statistics_walk(
+            calibration.load(),
+            calibration.read,
+            [list(block.values()) for block in modules],
+            keep,
+            calibration.on_step,
+            token_weights=calibration.token_weights,
+            checkpoint=WalkCheckpoint(calibration.checkpoint(), f"{self.key}/hidden", has),
+            on_end=lambda: calibration.store.remember(self.note, self.mark()),
+        )
 
 
 def _has_rounds(method: MethodSettings) -> bool:
-    """Whether the model gets sparser while it reads the text that its mask gradients come from."""
+    """True if the model gets sparser while it reads the text of its mask gradients."""
     return method.rounds > 1 and method.by_gradient
 
 
-def _pack_scores(found: ChannelScores) -> bytes:
-    return pack_tensors([found.scores, found.losses, torch.tensor(found.cost)])
+def _pack_scores(block: ChannelScores) -> bytes:
+    return pack_tensors([block.scores, block.losses, torch.tensor(block.cost)])
 
 
 def _unpack_scores(data: bytes) -> ChannelScores:
@@ -400,9 +383,7 @@ def _unpack_scores(data: bytes) -> ChannelScores:
 
 
 class PassageActivations:
-    """Inputs of the dense model's projections on the first few passages; kept in the store,
-    collected once.
-    """
+    """Inputs of the dense model's projections on the first few passages; collected once, stored."""
 
     def __init__(
         self,
@@ -414,72 +395,68 @@ class PassageActivations:
         *,
         token_weights: TokenWeights,
     ) -> None:
-        """watched: of each block, the names of the projections. on_block: called before a block
-        reads the passages.
-
-        token_weights: those of the calibration.
-        """
-        self._store, self._loaded, self._on_block = store, loaded, on_block
-        self._watched, self._token_weights = watched, token_weights
+        """watched: names of the projections of each block. on_block: called before each block."""
+        self._store = store
+        self._loaded = loaded
+        self._on_block = on_block
+        self._watched = watched
+        self._token_weights = token_weights
+        length = min(MISMATCH_TOKENS, loaded.max_length)
         pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
-        most = min(MISMATCH_TOKENS, loaded.max_length)
-        self._sequences = [loaded.tokens(context + target)[:most] for context, target in pairs]
-        self.key = activations_key(
+        self._sequences = [loaded.tokens(context + target)[:length] for context, target in pairs]
+        self.key = store_keys.activations_key(
             loaded.identity, loaded.dtype, digest(self._sequences), digest(watched)
         )
         self._walk = LazyWalk(loaded, lambda: self._sequences, self._collect)
         self._has_room = True
 
     def of(self, index: int) -> list[Sample] | None:
-        """Inputs of a block's watched projections; None where the store has no room. Reads no
-        further.
-        """
+        """Inputs of a block's watched projections; None if the store has no room."""
         self._loaded.residency.drop()
-        found = self._kept(index)
-        if found is None and self._has_room:
+        samples = self._stored(index)
+        if samples is None and self._has_room:
             self._walk.reach(index)
-            found = self._kept(index)
-            self._has_room = found is not None
-        return found
+            samples = self._stored(index)
+            self._has_room = samples is not None
+        return samples
 
-    def _kept(self, index: int) -> list[Sample] | None:
+    def _stored(self, index: int) -> list[Sample] | None:
         data = self._store.get_artefact(f"{self.key}/{index}")
         if data is None:
             return None
         tensors = unpack_tensors(data, "activations")
-        weights = dict(zip(TOKEN_WEIGHTS, tensors, strict=False))[self._token_weights]
-        return [
-            Sample(inputs=own.float(), weights=weights) for own in tensors[len(TOKEN_WEIGHTS) :]
-        ]
+        weights = tensors[list(TOKEN_WEIGHTS).index(self._token_weights)]
+        inputs = tensors[len(TOKEN_WEIGHTS) :]
+        return [Sample(inputs=tensor.float(), weights=weights) for tensor in inputs]
 
     def _collect(self, index: int) -> None:
-        names, block = self._watched[index], self._loaded.projections("decoder")[index]
+        block = self._loaded.projections("decoder")[index]
+        modules = [block[name] for name in self._watched[index]]
+        inputs: list[list[Tensor]] = [[] for _ in modules]
+        weights: list[list[Tensor]] = [[] for _ in TOKEN_WEIGHTS]
+        seen: dict[int, Tensor] = {}
         self._on_block()
-        seen: list[list[Tensor]] = [[] for _ in names]
-        with capture_inputs([block[name] for name in names], [own.append for own in seen]):
-            reached = [(batch, hidden) for _, batch, hidden in self._walk.step(index)]
-        # bfloat16: half the room, and its rounding is far below what the alarm looks for.
-        real = [batch.mask.bool() for batch, _ in reached]
-        inputs = [
-            torch.cat([x.reshape(*r.shape, -1)[r] for x, r in zip(own, real, strict=True)])
-            for own in seen
-        ]
-        weights = [
-            torch.cat([weigh(hidden)[r] for (_, hidden), r in zip(reached, real, strict=True)])
-            for weigh in TOKEN_WEIGHTS.values()
-        ]
+        sinks = [partial(seen.__setitem__, number) for number in range(len(modules))]
+        with capture_inputs(modules, sinks):
+            for _, batch, hidden in self._walk.step(index):
+                real = batch.mask.bool()
+                for number, parts in enumerate(inputs):
+                    # bfloat16: half the room, and its rounding is far below what matters here.
+                    parts.append(seen[number].reshape(*real.shape, -1)[real].bfloat16())
+                for weigh, parts in zip(TOKEN_WEIGHTS.values(), weights, strict=True):
+                    parts.append(weigh(hidden)[real])
+        packed = pack_tensors([torch.cat(parts) for parts in (*weights, *inputs)])
         about = about_artefact("activations", self._loaded.identity)
-        packed = pack_tensors([*weights, *(own.bfloat16() for own in inputs)])
         self._store.put_artefact(f"{self.key}/{index}", packed, about)
 
 
-def mismatch_warning(made: Pruned) -> str | None:
-    """A warning where the layers lose far more on the passages than on calibration text."""
-    times = layer_mismatch(made)
+def mismatch_warning(pruned: Pruned) -> str | None:
+    """A warning if the layers lose far more on the passages than on calibration text."""
+    times = layer_mismatch(pruned)
     if times is None or times < MISMATCH_ALARM:
         return None
     more = f"layers lose {times:.1f} times as much on the passages as on"
-    if not made.held_out_errors:
+    if not pruned.held_out_errors:
         return (
             f"The calibration text is too short, or unlike the passages: {more} it. "
             "Calibrate on more text, and more like the passages."

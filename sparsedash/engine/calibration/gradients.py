@@ -1,4 +1,4 @@
-"""Gradients of the next-token loss by each channel's mask, which Fisher information is made of.
+"""Gradients of the next-token loss with respect to each channel's mask, for Fisher information.
 
 Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch.
 """
@@ -25,9 +25,7 @@ OnBlock = Callable[[int, int], None]
 """Called between blocks with the steps done and their total. May raise `Cancelled`."""
 
 Masks = Callable[[float, list[Tensor], OnBlock], list[Tensor]]
-"""The mask (m,) of every block, 0 or 1, from the share of the rounds that are done and the
-gradients (s, m) so far.
-"""
+"""The mask (m,) of every block, 0 or 1, from the share of rounds done and the gradients so far."""
 
 
 def mask_gradients(
@@ -37,15 +35,14 @@ def mask_gradients(
     *,
     n_rounds: int = 1,
     masks: Masks | None = None,
-    made: Checkpointed[list[Tensor]] = without_checkpoint,
+    checkpointed: Checkpointed[list[Tensor]] = without_checkpoint,
 ) -> list[Tensor]:
-    """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's
-    mask.
+    """Derivatives (s, m) float32 of each sequence's mean loss by each block's channel masks.
 
     n_rounds: the sequences are read in so many parts, at most one for each of them; the dense model
-    reads the first, with all masks at 1, and the others are read with what `masks` gives after
-    each. A channel whose mask is 0 has a derivative as well, and may come back. made: checkpoints
-    each batch.
+    reads the first, with all masks at 1, and the others are read with what `masks` returns after
+    each. A channel whose mask is 0 has a derivative as well, and may come back. checkpointed: each
+    batch.
     Source: arXiv:2204.09656, whose Fisher information is made of them; the rounds are those of the
     program behind the published tables, PytorchRetrainFreePruner of neural-compressor.
     """
@@ -54,115 +51,103 @@ def mask_gradients(
     rounds = [
         loaded.batches(sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)
     ]
-    step, n_done = (
-        Step("calibrate", 0, sum(map(len, rounds)), unit="batches", message="backward pass"),
-        0,
-    )
-    found = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
+    n_batches = sum(map(len, rounds))
+    step = Step("calibrate", 0, n_batches, unit="batches", message="backward pass")
+    gradients = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
+    n_done = 0
 
     def on_block(done: int, total: int) -> None:
         # No batch is read meanwhile: the same step again, so that the work can be stopped.
         on_step(replace(step, done=n_done, message="choosing channels"))
 
-    def known_masks(done: float) -> Sequence[Tensor | None]:
-        return masks(done, found, on_block) if done and masks else [None] * len(found)
+    def masks_of(round_number: int) -> Sequence[Tensor | None]:
+        if round_number == 0 or masks is None:
+            return [None] * len(gradients)
+        return masks(round_number / n_rounds, gradients, on_block)
 
-    for number, batches in enumerate(rounds):
-        # Where the weights are streamed, what each block keeps for the way back would fill the
-        # memory instead.
+    for round_number, batches in enumerate(rounds):
+        # Only called where a batch must be read.
+        round_masks = cache(partial(masks_of, round_number))
+        parts: list[list[Tensor]] = []
+        # Where the weights are streamed, activations kept for the way back would fill the memory.
         with _recomputed(loaded) if loaded.residency.streamed else nullcontext():
-            asked = partial(known_masks, number / n_rounds)
-            parts = _backward(loaded, batches, asked, replace(step, done=n_done), on_step, made)
-        n_done += len(batches)
+            for _, batch in batches:
+                batch_step = replace(step, done=n_done)
+                on_step(batch_step)
+                read = partial(_batch_gradients, loaded, batch, round_masks, batch_step, on_step)
+                # A copy: the checkpoint may still have to write the part itself.
+                parts.append(list(checkpointed(n_done, read)))
+                n_done += 1
+        on_step(replace(step, done=n_done))
         order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
-        for block, before in enumerate(found):
+        for block, before in enumerate(gradients):
             # One block after another, and nothing kept twice: all of them may be gigabytes.
-            found[block] = torch.cat([before, torch.cat([part.pop(0) for part in parts])[order]])
-    return found
+            in_order = torch.cat([part.pop(0) for part in parts])[order]
+            gradients[block] = torch.cat([before, in_order])
+    return gradients
+
+
+def _batch_gradients(
+    loaded: LoadedModel,
+    batch: Batch,
+    masks: Callable[[], Sequence[Tensor | None]],
+    step: Step,
+    on_step: OnStep,
+) -> list[Tensor]:
+    """Gradients (b, m) of each block in one batch."""
+    # No weight needs a gradient; the embedded tokens do, so that there is a way back through all
+    # blocks.
+    embeddings: nn.Module = loaded.model.get_input_embeddings()
+    gradients: dict[int, Tensor] = {}
+
+    def keep(number: int, gradient: Tensor) -> None:
+        gradients[number] = gradient
+        on_step(replace(step, ahead=len(gradients) / len(loaded.mlps)))
+
+    with ExitStack() as hooks, torch.enable_grad():
+        hooks.enter_context(
+            embeddings.register_forward_hook(lambda _, inputs, out: out.requires_grad_())
+        )
+        real = batch.mask.bool()
+        for number, (mask, mlp) in enumerate(zip(masks(), loaded.mlps, strict=True)):
+            hooks.enter_context(_watched(mask, mlp.out, real, partial(keep, number)))
+        _mean_loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
+    return [gradients[number].cpu() for number in range(len(gradients))]
 
 
 def _watched(
     mask: Tensor | None, out: nn.Module, real: Tensor, keep: Callable[[Tensor], None]
 ) -> RemovableHandle:
-    """During a backward pass, keep (b, m) of an out-projection's inputs. real: (b, t), which tokens
-    are.
+    """Keep gradients (b, m) by the mask of an out-projection's inputs. real: (b, t), real tokens.
 
     A mask times x has the derivative x * dL/d(mask x), summed over the tokens.
     """
 
     def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        given, seen = inputs[0], inputs[0].detach()
-        if mask is not None:
-            given = given * mask.to(given)
+        activations = inputs[0].detach()
+        masked = inputs[0] if mask is None else inputs[0] * mask.to(inputs[0])
 
         def backward(gradient: Tensor) -> None:
-            products = (seen * gradient).reshape(*real.shape, -1).float()
+            products = (activations * gradient).reshape(*real.shape, -1).float()
             keep((products * real[:, :, None]).sum(dim=1))
 
-        given.register_hook(backward)  # type: ignore[no-untyped-call]
-        return (given,)
+        masked.register_hook(backward)  # type: ignore[no-untyped-call]
+        return (masked,)
 
     return out.register_forward_pre_hook(before)
 
 
-def _backward(
-    loaded: LoadedModel,
-    batches: Sequence[tuple[list[int], Batch]],
-    masks: Callable[[], Sequence[Tensor | None]],
-    step: Step,
-    on_step: OnStep,
-    made: Checkpointed[list[Tensor]],
-) -> list[list[Tensor]]:
-    """The gradients of each batch, of each block. masks: called once, where a batch must be
-    read.
-    """
-    known = cache(masks)
-
-    def read(index: int, batch: Batch) -> list[Tensor]:
-        # No weight needs a gradient; the embedded tokens do, so that there is a way back through
-        # all blocks.
-        embeddings: nn.Module = loaded.model.get_input_embeddings()
-        found: dict[int, Tensor] = {}
-
-        def keep(number: int, gradient: Tensor) -> None:
-            found[number] = gradient
-            on_step(replace(step, done=index, ahead=len(found) / len(loaded.mlps)))
-
-        with ExitStack() as watched, torch.enable_grad():
-            watched.callback(
-                embeddings.register_forward_hook(lambda _, inputs, out: out.requires_grad_()).remove
-            )
-            for number, (mask, mlp) in enumerate(zip(known(), loaded.mlps, strict=True)):
-                watched.callback(
-                    _watched(mask, mlp.out, batch.mask.bool(), partial(keep, number)).remove
-                )
-            _mean_loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
-        return [found[number].cpu() for number in range(len(found))]
-
-    parts = []
-    for number, (_, batch) in enumerate(batches, step.done):
-        on_step(replace(step, done=number))
-        # A list of the caller's own: the part itself may still have to be kept.
-        parts.append(list(made(number, partial(read, number, batch))))
-    on_step(replace(step, done=step.done + len(batches)))
-    return parts
-
-
 @contextmanager
 def _recomputed(loaded: LoadedModel) -> Iterator[None]:
-    """Inside, a block keeps only its input and is run again in the backward pass: less memory for
-    more time.
-    """
-
-    # On the way back a block must find the same tensors as on the way there.
-    how: Any = {
+    """Inside, a block keeps only its input and runs again in the backward pass."""
+    options: Any = {
+        "use_reentrant": False,
         "preserve_rng_state": False,
+        # On the way back a block must find the same tensors as on the way there.
         "context_fn": lambda: (nullcontext(), current_matmul_mode()),
     }
-    again = [
-        partial(checkpoint, block.forward, use_reentrant=False, **how) for block in loaded.blocks
-    ]
-    with forward_replaced(loaded.blocks, again):
+    recomputed = [partial(checkpoint, block.forward, **options) for block in loaded.blocks]
+    with forward_replaced(loaded.blocks, recomputed):
         yield
 
 

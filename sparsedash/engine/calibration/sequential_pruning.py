@@ -1,5 +1,4 @@
-"""Single weights chosen and compensated block after block, on what a model gives whose earlier
-blocks are sparse.
+"""Single weights pruned block after block, on the activations of a model with sparse earlier blocks.
 
 Source: SparseGPT, arXiv:2301.00774, section 4.
 """
@@ -35,45 +34,45 @@ def prune_sequentially(
     on_step: OnStep,
     checkpoint: WalkCheckpoint,
 ) -> Iterator[tuple[int, MaskedBlock]]:
-    """Each block's index and new weights, from the block on that the checkpoint of an interrupted
-    pruning has reached.
+    """Index and new weights of each block, from the block that an interrupted pruning had reached.
 
-    Every block is run twice over the text: with its dense weights, for the inputs of its
-    projections, and with the new ones. Held-out sequences are not fitted. Errors are not measured:
-    those of other methods are on dense inputs.
-    shared: see `shared_inputs`.
+    Every block runs twice over the text: with its dense weights, for the inputs of its projections,
+    and with the new ones. Held-out sequences are not fitted. Errors are not measured: those of
+    other methods are on dense inputs. shared: see `shared_inputs`.
     """
-    numbered = loaded.batches(sequences, BATCH_TOKENS)
-    walk = loaded.walk([batch for _, batch in numbered])
-    first, blocks, lengths = (
-        checkpoint.resume(walk),
-        loaded.projections(method.scope),
-        list(map(len, sequences)),
-    )
-    steps = count(2 * first * len(numbered))
+    batches = loaded.batches(sequences, BATCH_TOKENS)
+    walk = loaded.walk([batch for _, batch in batches])
+    blocks = loaded.projections(method.scope)
+    lengths = list(map(len, sequences))
+    first = checkpoint.resume(walk)
+    n_done = count(2 * first * len(batches))
 
     def report() -> None:
-        on_step(Step("prune", next(steps), 2 * len(blocks) * len(numbered), unit="batches"))
+        on_step(Step("prune", next(n_done), 2 * len(blocks) * len(batches), unit="batches"))
 
     def through(index: int) -> Iterator[SeenBatch]:
         for number in walk.step(index):
-            yield *numbered[number], walk.hidden[number]
+            yield *batches[number], walk.hidden[number]
             report()
 
     report()
-    for index, (block, together) in list(enumerate(zip(blocks, shared, strict=True)))[first:]:
+    for index in range(first, len(blocks)):
+        block = blocks[index]
+        groups = []
+        for names in shared[index]:
+            group = [name for name in names if name in block]
+            if group:
+                groups.append(group)
         before = walk.hidden
-        groups = [own for names in together if (own := [name for name in names if name in block])]
-        watched = [block[names[0]] for names in groups]
-        found = block_statistics(loaded, watched, through(index), lengths, token_weights)
+        watched = [block[group[0]] for group in groups]
+        statistics = block_statistics(loaded, watched, through(index), lengths, token_weights)
         walk.restart_from(before)
         del before
-        inputs = list(zip(groups, found, strict=True))
-        made = masked_block(
-            block, inputs, method, permille, loaded.residency.offload, measured=False
-        )
-        yield index, made
-        with reweighted([block], [made.weights]):
+        inputs = list(zip(groups, statistics, strict=True))
+        offload = loaded.residency.offload
+        masked = masked_block(block, inputs, method, permille, offload, measured=False)
+        yield index, masked
+        with reweighted([block], [masked.weights]):
             for _ in through(index):
                 pass
         checkpoint.reached(index + 1, walk)

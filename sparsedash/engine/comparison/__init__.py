@@ -1,3 +1,1 @@
-"""Two models in one process: continuations of a prompt, divergence over a text, speed; rates of
-this machine.
-"""
+"""Two models in one process: continuations, divergence and speed; rates of this machine."""

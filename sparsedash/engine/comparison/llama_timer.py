@@ -16,9 +16,7 @@ _PHYSICAL = 512
 
 
 class TimedFile:
-    """A file loaded by llama.cpp, as its own programs load it. Random tokens: the time does not
-    depend on them.
-    """
+    """A file loaded by llama.cpp. Random tokens: the time does not depend on them."""
 
     def __init__(self, file: str, n_threads: int, longest: int, most: int) -> None:
         from llama_cpp_py_sync import Llama
@@ -30,10 +28,9 @@ class TimedFile:
         self._read: tuple[int, int] = (0, 0)
 
     def prefill(self, batch: int, n_prompt: int, _: int = 0) -> float:
-        """Seconds of reading so many sequences of so many tokens, with logits of the last one of
-        each.
-        """
-        lib, context = self._llama._lib, self._llama._ctx
+        """Seconds of reading a batch of prompts, with logits of the last token of each."""
+        lib = self._llama._lib
+        context = self._llama._ctx
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
         self._read = batch, n_prompt
         return self._seconds(
@@ -45,7 +42,8 @@ class TimedFile:
         """Seconds of writing so many tokens after the prompts, one of each sequence at a time."""
         if self._read != (batch, n_prompt):
             self.prefill(batch, n_prompt)
-        lib, memory = self._llama._lib, self._llama._lib.llama_get_memory(self._llama._ctx)
+        lib = self._llama._lib
+        memory = self._llama._lib.llama_get_memory(self._llama._ctx)
         for sequence in range(batch):
             # What an earlier sample has written.
             lib.llama_memory_seq_rm(memory, sequence, n_prompt, -1)
@@ -53,10 +51,9 @@ class TimedFile:
         return self._seconds(steps, 1)
 
     def _seconds(self, steps: list[list[tuple[int, int]]], every: int) -> float:
-        """Of computing these places of sequences, step by step; every: one of so many tokens has
-        logits.
-        """
-        lib, context = self._llama._lib, self._llama._ctx
+        """Seconds of computing these places of sequences step by step. every: tokens per logits."""
+        lib = self._llama._lib
+        context = self._llama._ctx
         batches = [self._batch(places, every) for places in steps]
         try:
             started = time.perf_counter()
@@ -73,12 +70,11 @@ class TimedFile:
         batch = self._llama._lib.llama_batch_init(len(places), 0, 1)
         batch.n_tokens = len(places)
         for i, (place, sequence) in enumerate(places):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i] = (
-                (7919 * i + place) % self._llama.n_vocab,
-                place,
-                1,
-            )
-            batch.seq_id[i][0], batch.logits[i] = sequence, (i + 1) % every == 0
+            batch.token[i] = (7919 * i + place) % self._llama.n_vocab
+            batch.pos[i] = place
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = (i + 1) % every == 0
         return batch
 
 

@@ -1,5 +1,4 @@
-"""Rates of this machine, measured in a process of its own and printed: matrix products and disk
-reads per second.
+"""Rates of this machine, printed by a process of its own: matrix products and disk reads.
 
 python -m sparsedash.engine.comparison.machine_rates FOLDER
 """
@@ -18,22 +17,28 @@ from torch import nn
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.schema.settings import Dtype
 
-_TOKENS, _HIDDEN, _WIDTH = 2048, 576, 1536
+_TOKENS = 2048
+_HIDDEN = 576
+_WIDTH = 1536
 """The shapes of the built-in model's largest product over one batch."""
 
-_BURSTS, _BURST_S, _PAUSE_S = 8, 0.1, 0.2
+_BURSTS = 8
+_BURST_S = 0.1
+_PAUSE_S = 0.2
 """Spread over some seconds: the page that starts the measurement keeps the machine busy while it
 opens.
 """
 
-_BLOCK_BYTES, _N_BLOCKS = 2**24, 8
+_BLOCK_BYTES = 2**24
+_N_BLOCKS = 8
 _ROOM = 4
 """Free space that the disk measurement needs, as a multiple of what it writes."""
 
 
 def measure_machine(folder: Path, bursts: int = _BURSTS) -> dict[str, float]:
-    """Multiply-adds times two per second of `float32` and `bfloat16` products on all cores, and
-    bytes per second read from the `disk` of this folder, 0 where that cannot be measured.
+    """Rates per second of `float32` and `bfloat16` products and of reading from `disk`.
+
+    Products in multiply-adds times two, on all cores; disk in bytes, 0 where it cannot be measured.
     """
     return {
         "float32": _products("float32", bursts),
@@ -46,16 +51,16 @@ def measure_machine(folder: Path, bursts: int = _BURSTS) -> dict[str, float]:
 def _products(dtype: Dtype, bursts: int) -> float:
     """Rate of the fastest quarter of the products, multiplied as in a run."""
     inputs, weight = (torch.rand(n, _HIDDEN).to(getattr(torch, dtype)) for n in (_TOKENS, _WIDTH))
-    taken: list[float] = []
+    seconds: list[float] = []
     with bf16_matmul_in_fp32(dtype):
         nn.functional.linear(inputs, weight)  # the first one wakes the library's threads
         for _ in range(bursts):
             burst_ends = time.perf_counter() + _BURST_S
             while (begun := time.perf_counter()) < burst_ends:
                 nn.functional.linear(inputs, weight)
-                taken.append(time.perf_counter() - begun)
+                seconds.append(time.perf_counter() - begun)
             time.sleep(_PAUSE_S)
-    return 2.0 * _TOKENS * _HIDDEN * _WIDTH / sorted(taken)[len(taken) // 4]
+    return 2.0 * _TOKENS * _HIDDEN * _WIDTH / sorted(seconds)[len(seconds) // 4]
 
 
 def _disk_rate(folder: Path) -> float:
@@ -70,7 +75,8 @@ def _disk_rate(folder: Path) -> float:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         file.seek(0)
-        begun, n_bytes = time.perf_counter(), 0
+        begun = time.perf_counter()
+        n_bytes = 0
         while read := file.read(_BLOCK_BYTES):
             n_bytes += len(read)
         return n_bytes / (time.perf_counter() - begun)

@@ -24,9 +24,7 @@ ROOM_BYTES = 2 * 2**30
 
 
 class ModelPart(NamedTuple):
-    """A module with its parameters and widths. forward: of a layer that is gone, and whose modules
-    are no parts.
-    """
+    """A module with its parameters and widths. forward: of a layer that is skipped."""
 
     module: nn.Module
     weights: dict[str, nn.Parameter | None]
@@ -59,9 +57,7 @@ class ResidentModel:
         )
 
     def enter_(self) -> None:
-        """Make the modules this model: by reference, in about a millisecond for hundreds of
-        them.
-        """
+        """Make the modules this model, by reference: about a millisecond for hundreds of them."""
         for module, weights, widths, forward in self.parts:
             module._parameters.update(weights)
             vars(module).update(widths)
@@ -74,10 +70,10 @@ class ResidentModel:
         """All its weights; those that two modules share count once."""
         return list(
             {
-                id(own): own
+                id(weight): weight
                 for part in self.parts
-                for own in part.weights.values()
-                if own is not None
+                for weight in part.weights.values()
+                if weight is not None
             }.values()
         )
 
@@ -89,8 +85,7 @@ class ResidentModel:
 
 @dataclass(frozen=True, eq=False)
 class RecordModel:
-    """The model of one record. dense, sparse: the modules in which it differs from the loaded
-    model; none if dense.
+    """The model of one record. dense, sparse: the modules that differ; none if it is dense.
 
     streamed: the sparse model instead, where the weights stay in their files and each block is
     exchanged only while it runs.
@@ -122,22 +117,21 @@ class RecordModel:
 
 
 class ModelPairCache:
-    """Models of records, kept from job to job, so that the next prompt for them need not rebuild
-    them.
+    """Models of records, kept from job to job to save rebuilding them.
 
     room_bytes: for sparse weights that are not in use; those in use are always kept.
     """
 
     def __init__(self, model_cache: ModelCache, room_bytes: int = ROOM_BYTES) -> None:
-        self._model_cache, self._room_bytes = model_cache, room_bytes
+        self._model_cache = model_cache
+        self._room_bytes = room_bytes
         self._kept: dict[str, RecordModel] = {}
 
     @contextmanager
     def models(
         self, keys: Sequence[str], store: Store, on_step: OnStep
     ) -> Iterator[tuple[RecordModel, ...]]:
-        """The models of the records with these keys inside the `with`; after it the loaded models
-        are dense again.
+        """The models of these records; on exit the loaded models are dense again.
 
         Raises JobError when a record is gone or its model has changed.
         """
@@ -146,22 +140,20 @@ class ModelPairCache:
             raise JobError("One of the results is no longer stored.", "Run it again.")
         # Before another model is read: the memory may not be enough for it and models that are not
         # needed.
-        models, n_kept = (
-            {(record.model_identity, record.dtype) for record in wanted},
-            len(self._kept),
-        )
+        models = {(record.model_identity, record.dtype) for record in wanted}
+        n_kept = len(self._kept)
         self._kept = {key: kept for key, kept in self._kept.items() if kept.loaded_as in models}
         if len(self._kept) < n_kept:
             gc.collect()
-        found = tuple(self._record_model(record, store, on_step) for record in wanted)
+        models_of_keys = tuple(self._record_model(record, store, on_step) for record in wanted)
         for key in [key for key in self._kept if key not in keys]:
             if sum(kept.sparse.n_bytes for kept in self._kept.values()) > self._room_bytes:
                 del self._kept[key]
         try:
-            yield found
+            yield models_of_keys
         finally:
-            for each in found:
-                each.rest()
+            for record_model in models_of_keys:
+                record_model.rest()
 
     def holds(self, key: str) -> bool:
         """Whether the model of this record is in memory."""
@@ -173,9 +165,9 @@ class ModelPairCache:
 
     def _record_model(self, record: Record, store: Store, on_step: OnStep) -> RecordModel:
         if record.key not in self._kept:
-            for other in self._kept.values():
-                if other.loaded_as == (record.model_identity, record.dtype):
-                    self._model_cache.put(other.loaded)
+            for kept in self._kept.values():
+                if kept.loaded_as == (record.model_identity, record.dtype):
+                    self._model_cache.put(kept.loaded)
             self._kept[record.key] = _rebuild(record, store, on_step, self._model_cache)
         # The last ones used are dropped last.
         self._kept[record.key] = self._kept.pop(record.key)
@@ -183,12 +175,12 @@ class ModelPairCache:
 
 
 def _rebuild(record: Record, store: Store, on_step: OnStep, model_cache: ModelCache) -> RecordModel:
-    made = rebuild_model(record, store, on_step, model_cache)
-    if made.sparse is None or made.loaded.residency.streamed:
-        return RecordModel(made.loaded, streamed=made.sparse)
-    dense = ResidentModel.of(made.loaded.model)
-    with made.sparse.applied():
-        sparse = ResidentModel.of(made.loaded.model)
+    rebuilt = rebuild_model(record, store, on_step, model_cache)
+    if rebuilt.sparse is None or rebuilt.loaded.residency.streamed:
+        return RecordModel(rebuilt.loaded, streamed=rebuilt.sparse)
+    dense = ResidentModel.of(rebuilt.loaded.model)
+    with rebuilt.sparse.applied():
+        sparse = ResidentModel.of(rebuilt.loaded.model)
     usual = {part.module: part for part in dense.parts}
     pairs = ((usual[after.module], after) for after in sparse.parts)
     changed = [
@@ -198,26 +190,26 @@ def _rebuild(record: Record, store: Store, on_step: OnStep, model_cache: ModelCa
         or any(before.weights[name] is not weight for name, weight in after.weights.items())
     ]
     dense, sparse = (ResidentModel([pair[side] for pair in changed]) for side in (0, 1))
-    return RecordModel(made.loaded, dense, sparse)
+    return RecordModel(rebuilt.loaded, dense, sparse)
 
 
 @contextmanager
 def both_resident(
     dense: RecordModel, sparse: RecordModel, dtype: torch.dtype
 ) -> Iterator[tuple[ResidentModel, ResidentModel]]:
-    """Both models in this dtype, neither of them masked; after the `with` the loaded model is as
-    before.
+    """Both models in this dtype, narrowed; afterwards the loaded model is as before.
 
     The weights in which they differ are copied for both alike, so that neither has a better place
     in memory: weights from a file and weights that were just computed may be read at different
     speeds.
     """
-    model, owned = dense.loaded.model, list[ResidentModel]()
+    model = dense.loaded.model
+    owned = list[ResidentModel]()
     before = ResidentModel.of(model)
-    for each in (dense, sparse):
-        with each.active():
+    for record_model in (dense, sparse):
+        with record_model.active():
             owned.append(ResidentModel.of(model))
-    shared = set.intersection(*({id(weight) for weight in own.weights} for own in owned))
+    shared = set.intersection(*({id(weight) for weight in resident.weights} for resident in owned))
     copies: dict[int, tuple[Tensor, nn.Parameter]] = {}
 
     def copied(weight: nn.Parameter | None) -> nn.Parameter | None:

@@ -1,6 +1,4 @@
-"""Models compared on text: continuations of one prompt, token by token in turn; divergence over a
-text, in nats.
-"""
+"""Models compared on text: continuations of a prompt, and divergence over a text in nats."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -41,11 +39,12 @@ def continue_prompt(
     if (known := store.get(Continuation, settings.key())) and not known.stopped:
         return known
     keys = (settings.left, settings.right, *settings.others)
-    texts, n_unread = [""] * len(keys), 0
+    texts = [""] * len(keys)
+    n_unread = 0
 
     def keep(stopped: bool) -> Continuation:
         left, right, *others = texts
-        found = Continuation(
+        continuation = Continuation(
             key=settings.key(),
             prompt=settings.prompt,
             left=left,
@@ -54,8 +53,8 @@ def continue_prompt(
             stopped=stopped,
             n_unread=n_unread,
         )
-        store.put(found.key, found)
-        return found
+        store.put(continuation.key, continuation)
+        return continuation
 
     # The two and those in memory write in turn, then one other model after another: so the first
     # words do not wait for the last model, and a sparse model that is done makes room for the next.
@@ -84,13 +83,16 @@ class ContinuationWriter:
     """
 
     def __init__(self, record_model: RecordModel, settings: ContinuationSettings) -> None:
-        self._record_model, self._settings = record_model, settings
+        self._record_model = record_model
+        self._settings = settings
         self._cache: object | None = None
         self._logits: Tensor | None = None
         self._written: list[int] = []
         # The same draws for all models: equal distributions give equal tokens.
         self._luck = torch.Generator().manual_seed(settings.seed)
-        self.finished, self.n_unread, self._n_left = False, 0, 0
+        self.finished = False
+        self.n_unread = 0
+        self._n_left = 0
 
     @property
     def text(self) -> str:
@@ -100,15 +102,14 @@ class ContinuationWriter:
 
     @torch.inference_mode()
     def read(self, on_step: OnStep) -> None:
-        """Read the prompt, or its end where it would leave no room in the model's context; half of
-        that at least.
-        """
+        """Read the prompt, or its end where it leaves no room: at least half of the context."""
         loaded = self._record_model.loaded
-        front, own = loaded.prefix_and_ids(self._settings.prompt)
+        front, prompt_ids = loaded.prefix_and_ids(self._settings.prompt)
         room = max(
             1, max(loaded.max_length // 2, loaded.max_length - self._settings.n_tokens) - len(front)
         )
-        ids, self.n_unread = front + own[-room:], max(0, len(own) - room)
+        ids = front + prompt_ids[-room:]
+        self.n_unread = max(0, len(prompt_ids) - room)
         self._n_left = loaded.max_length - len(ids)
         for start in range(0, len(ids), CHUNK_TOKENS):
             on_step(Step("read", start, len(ids), unit="tokens"))
@@ -130,11 +131,12 @@ class ContinuationWriter:
 
     def _step(self, ids: Sequence[int]) -> None:
         with self._record_model.active() as loaded:
-            given = torch.tensor([ids], device=loaded.model.device)
+            input_ids = torch.tensor([ids], device=loaded.model.device)
             output = loaded.model(
-                input_ids=given, cache=self._cache, use_cache=True, logits_to_keep=1
+                input_ids=input_ids, cache=self._cache, use_cache=True, logits_to_keep=1
             )
-        self._cache, self._logits = output.cache, output.logits[0, -1]
+        self._cache = output.cache
+        self._logits = output.logits[0, -1]
 
     def _next_token(self) -> int:
         assert self._logits is not None, "prompt read"
@@ -160,7 +162,8 @@ def _write(
     on_text: OnText,
 ) -> None:
     """Write token by token in turn; each text is put into `texts` at its place."""
-    n, message = len(writers), ""
+    n = len(writers)
+    message = ""
     if n < len(texts):
         message = (
             f"{n} of {len(texts)} models" if n > 1 else f"model {min(writers) + 1} of {len(texts)}"
@@ -187,8 +190,7 @@ def measure_divergence(
     pair_cache: ModelPairCache,
     on_step: OnStep = ignore_steps,
 ) -> Divergence:
-    """Divergence of two records' models over a text, or its end if it is long; stored under the
-    settings' key.
+    """Divergence of two records' models over a text, or its end; stored under the key.
 
     Raises JobError when a record is gone, its model has changed, or the models do not share their
     tokens.
@@ -196,16 +198,16 @@ def measure_divergence(
     if known := store.get(Divergence, settings.key()):
         return known
     with pair_cache.models((settings.left, settings.right), store, on_step) as models:
-        found = _measured(models, settings, on_step)
-    store.put(found.key, found)
-    return found
+        divergence = _measured(models, settings, on_step)
+    store.put(divergence.key, divergence)
+    return divergence
 
 
 @torch.inference_mode()
 def _measured(
     models: Sequence[RecordModel], settings: DivergenceSettings, on_step: OnStep
 ) -> Divergence:
-    left, right = (each.loaded for each in models)
+    left, right = (model.loaded for model in models)
     ids = left.tokens(settings.text)
     if ids != right.tokens(settings.text):
         raise JobError(
@@ -213,15 +215,14 @@ def _measured(
             "Compare two models with the same tokenizer.",
         )
     # A long text loses its beginning, but for what begins every text.
-    n_front, most = (
-        len(left.prefix_and_ids(settings.text)[0]),
-        min(left.max_length, right.max_length),
-    )
-    cut, places = slice(n_front, n_front + max(0, len(ids) - most)), list[Place]()
+    n_front = len(left.prefix_and_ids(settings.text)[0])
+    most = min(left.max_length, right.max_length)
+    cut = slice(n_front, n_front + max(0, len(ids) - most))
+    places = list[Place]()
     parts = _parts(left, settings.text, ids)
     opening = "".join(parts[: max(1, n_front) + cut.stop - cut.start])
     del ids[cut], parts[cut]
-    for of_left, of_right in zip(*(_distributions(each, ids) for each in models), strict=True):
+    for of_left, of_right in zip(*(_distributions(model, ids) for model in models), strict=True):
         on_step(Step("diverge", len(places), len(ids) - 1, unit="tokens"))
         if of_left.shape != of_right.shape:
             raise JobError(
@@ -238,7 +239,8 @@ def _measured(
 
 def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Tensor]:
     """Log-probabilities (t, vocabulary) of the tokens after the first, in chunks."""
-    cache, head = None, record_model.loaded.model.get_output_embeddings()
+    cache = None
+    head = record_model.loaded.model.get_output_embeddings()
     step = max(1, CHUNK_LOGITS // head.weight.shape[0])
     for start in range(0, len(ids) - 1, step):
         with record_model.active() as loaded:
@@ -251,9 +253,7 @@ def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Te
 
 
 def _parts(loaded: LoadedModel, text: str, ids: Sequence[int]) -> list[str]:
-    """The parts of the text by token, together the text again; "" for a token within a
-    character.
-    """
+    """The text split by token; "" for a token within a character."""
     if not loaded.tokenizer.is_fast:
         return [str(loaded.tokenizer.decode([token])) for token in ids]
     special = loaded.adds_special_tokens(text)

@@ -1,6 +1,4 @@
-"""Answers of a model: scores of the target tokens, and greedy decoding of a wrong answer to the end
-of its word.
-"""
+"""Answers of a model: scores of the target tokens, and greedy decoding of wrong words."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -68,12 +66,14 @@ def unfinished_answers(
         # Freed layer by layer: two copies of all layers may be gigabytes.
         layer = cache.layers.pop(0)
         chosen = [
-            of[rows, :, :length]
+            states[rows, :, :length]
             for length, (rows, _) in parts.items()
-            for of in (layer.keys, layer.values)
+            for states in (layer.keys, layer.values)
         ]
-        held = loaded.residency.offload_all(chosen) if chosen else []
-        for (_, part), keys, values in zip(parts.values(), held[::2], held[1::2], strict=True):
+        offloaded = loaded.residency.offload_all(chosen) if chosen else []
+        for (_, part), keys, values in zip(
+            parts.values(), offloaded[::2], offloaded[1::2], strict=True
+        ):
             part.layers.append((keys, values))
     return [part for _, part in parts.values()]
 
@@ -85,34 +85,31 @@ def finish_answers_(
     is_finished: IsFinished | None = None,
     n_more: int = MAX_MORE_TOKENS,
 ) -> None:
-    """Greedy decoding of many batches' answers together, until each is finished or has n_more
-    tokens more, in place.
+    """Greedy decoding of many batches' answers together, up to n_more tokens, in place.
 
     Each token costs a pass over all weights, for one answer as for a hundred. on_left: called
     before each block with the share of the answers that are not finished; may raise. is_finished:
     None: once it is a whole word.
     """
-    models, is_finished = (
-        dict.fromkeys(part.applied for part in parts),
-        is_finished or partial(_is_whole_word, loaded),
-    )
-    writing = [
-        _Decoding(
-            loaded, each, [part for part in parts if part.applied == each], is_finished, n_more
-        )
-        for each in models
-    ]
-    n_answers = sum(each.n_left for each in writing)
+    is_finished = is_finished or partial(_is_whole_word, loaded)
+    decodings = []
+    for applied in dict.fromkeys(part.applied for part in parts):
+        model_parts = [part for part in parts if part.applied == applied]
+        decodings.append(_Decoding(loaded, applied, model_parts, is_finished, n_more))
+    n_answers = sum(decoding.n_left for decoding in decodings)
+
+    def on_block(_: int) -> None:
+        on_left(sum(decoding.n_left for decoding in decodings) / n_answers)
+
     for _ in range(n_more):
-        if not writing:
+        if not decodings:
             return
-        caches = [each.cache for each in writing]
-        walk = loaded.walk([each.last() for each in writing], caches)
-        share = sum(each.n_left for each in writing) / n_answers
-        walk.run([each.applied for each in writing], lambda _, share=share: on_left(share))  # type: ignore[misc]
-        for number, each in enumerate(writing):
-            each.add_(walk.output(loaded.model, number).logits[:, -1])
-        writing = [each for each in writing if each.written]
+        caches = [decoding.cache for decoding in decodings]
+        walk = loaded.walk([decoding.last() for decoding in decodings], caches)
+        walk.run([decoding.applied for decoding in decodings], on_block)
+        for number, decoding in enumerate(decodings):
+            decoding.add_(walk.output(loaded.model, number).logits[:, -1])
+        decodings = [decoding for decoding in decodings if decoding.written]
 
 
 def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
@@ -125,8 +122,9 @@ def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
 
 
 class _Decoding:
-    """Batched decoding of one model's answers, with one mask (r, t) and one cache; the parts lose
-    theirs on the way.
+    """Batched decoding of one model's answers, with one mask (r, t) and one cache.
+
+    The parts give up their caches on the way.
 
     Rows are left-padded, for sliding windows. Positions are in the keys already, or are counted
     from the mask. written: the tokens of each; none when all are finished.
@@ -140,7 +138,8 @@ class _Decoding:
         is_finished: IsFinished,
         n_more: int,
     ) -> None:
-        self.applied, self._is_finished = applied, is_finished
+        self.applied = applied
+        self._is_finished = is_finished
         self.written = [tokens for part in parts for tokens in part.written]
         self._going_on = list(range(len(self.written)))
         lengths = [part.layers[0][0].shape[2] for part in parts for _ in part.written]
@@ -148,7 +147,8 @@ class _Decoding:
         for _ in range(len(parts[0].layers)):
             # Layer by layer, as above; and dropped, since the next one is as large and finds no
             # room in the gaps.
-            layers, hold = [part.layers.pop(0) for part in parts], loaded.residency.offload_all
+            layers = [part.layers.pop(0) for part in parts]
+            hold = loaded.residency.offload_all
             self.cache.layers.append(PreallocatedLayer.right_aligned(layers, n_more, hold))
             loaded.residency.drop()
         columns = torch.arange(max(lengths), device=self.cache.layers[0].device)
@@ -166,8 +166,8 @@ class _Decoding:
         ids = torch.tensor([[tokens[-1]] for tokens in self.written], device=self._mask.device)
         positions = self._mask.sum(dim=1, keepdim=True)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
-        given = {"attention_mask": self._mask, "position_ids": positions}
-        return Batch(ids, self._mask, given)
+        inputs = {"attention_mask": self._mask, "position_ids": positions}
+        return Batch(ids, self._mask, inputs)
 
     def add_(self, logits: Tensor) -> None:
         """Append the model's choice to each row. logits: (r, vocabulary)."""
@@ -179,17 +179,13 @@ class _Decoding:
         if len(self._going_on) <= len(self.written) * 3 // 4:
             chosen = torch.tensor(self._going_on, dtype=torch.long, device=self._mask.device)
             self.cache.batch_select_indices(chosen)
-            self._mask, self.written = (
-                self._mask[chosen],
-                [self.written[row] for row in self._going_on],
-            )
+            self._mask = self._mask[chosen]
+            self.written = [self.written[row] for row in self._going_on]
             self._going_on = list(range(len(self.written)))
 
 
 def _is_whole_word(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
-    """Whether the text begins with a whole word and something after it that does not belong to
-    it.
-    """
+    """Whether the text begins with a whole word followed by something else."""
     text = loaded.tokenizer.decode(tokens)
     if text.endswith("\ufffd"):
         # Half of a character: the rest of its bytes is in the next token.
@@ -203,8 +199,7 @@ N_TOP = 5
 
 @dataclass(frozen=True, eq=False)
 class TargetScore:
-    """Scores of one target: its token ids, the model's own choices in their place, and the scores
-    of each.
+    """Scores of one target: its token ids, the model's choices, and the score of each token.
 
     top: the model's first choices for the first token.
     """
@@ -224,8 +219,9 @@ class TargetScore:
 def target_scores(
     logits: Tensor, targets: Sequence[list[int]], decode: Callable[[list[int]], str]
 ) -> Iterator[TargetScore]:
-    """The score of each target. logits: (n, vocabulary), for the tokens of all targets. decode:
-    token ids to text.
+    """The score of each target. logits: (n, vocabulary), for the tokens of all targets.
+
+    decode: token ids to text.
 
     Raises CalibrationError where they are not finite.
     """
@@ -235,18 +231,19 @@ def target_scores(
             "Remove less, calibrate on more text, or run in float32.",
         )
     tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
-    log_probabilities, choices = logits.log_softmax(dim=-1), logits.argmax(dim=-1).tolist()
+    log_probabilities = logits.log_softmax(dim=-1)
+    choices = logits.argmax(dim=-1).tolist()
     of_target = log_probabilities.gather(1, tokens[:, None])
     ranks = (log_probabilities > of_target).sum(dim=1).add_(1).tolist()
     top = log_probabilities.topk(min(N_TOP, logits.shape[1]), dim=-1)
     start = 0
     for target in targets:
-        own = slice(start, start + len(target))
-        scored = zip(target, of_target[own, 0].tolist(), ranks[own], strict=True)
+        rows = slice(start, start + len(target))
+        scored = zip(target, of_target[rows, 0].tolist(), ranks[rows], strict=True)
         first = zip(top.indices[start].tolist(), top.values[start].exp().tolist(), strict=True)
         yield TargetScore(
             target=target,
-            choices=choices[own],
+            choices=choices[rows],
             tokens=tuple(
                 TargetToken(text=decode([i]), log_likelihood=value, rank=rank)
                 for i, value, rank in scored
@@ -255,4 +252,4 @@ def target_scores(
                 Candidate(text=decode([i]), probability=probability) for i, probability in first
             ),
         )
-        start = own.stop
+        start = rows.stop

@@ -1,6 +1,4 @@
-"""Early stopping of an evaluation: the order of the passages, and the rules that end it at a
-look.
-"""
+"""Early stopping of an evaluation: the order of passages and the stopping rules."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +6,7 @@ from itertools import accumulate, pairwise
 from random import Random
 
 from sparsedash.schema.records import Decision, Outcome, Stopping
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.anytime import (
     ALPHA,
     MARGIN,
@@ -16,9 +15,10 @@ from sparsedash.stats.anytime import (
     decide_difference,
     planned_looks,
 )
-from sparsedash.stats.tolerance import FEWEST_RIGHT, Tolerance, judge_all, passage_losses
+from sparsedash.stats.tolerance import FEWEST_RIGHT, judge_all, passage_losses
 
-FIRST_CHUNK, FIRST_LOOK = 256, 128
+FIRST_CHUNK = 256
+FIRST_LOOK = 128
 _ORDER_SEED = 0
 
 
@@ -29,7 +29,8 @@ def evaluation_chunks(n_passages: int) -> list[list[int]]:
     and between them into chunks of a quarter of all before. The same for every model: batches are
     made within a chunk, and answers in BF16 depend on the batch.
     """
-    order, ends = list(range(n_passages)), [0]
+    order = list(range(n_passages))
+    ends = [0]
     Random(_ORDER_SEED).shuffle(order)
     for look in planned_looks(n_passages):
         while (start := ends[-1]) < look.n_passages:
@@ -49,8 +50,7 @@ def look_counts(n_passages: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class StopRule:
-    """Stops when a sparse model's difference to the dense one is decided, or its loss against a
-    tolerance.
+    """Stops when a model's difference to dense, or its loss against a tolerance, is decided.
 
     dense: the dense model's outcomes, of every passage. n_comparisons: sparse records of the run,
     or most trials of a search, over which the chance of error is split. tolerance: None: the
@@ -62,10 +62,10 @@ class StopRule:
     tolerance: Tolerance | None = None
 
     def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping | None:
-        """The decision after these passages of the sparse model, by position; None where no look
-        was planned.
-        """
-        n, n_passages, alpha = len(outcomes), len(self.dense), None
+        """The decision after these passages, by position; None where no look was planned."""
+        n = len(outcomes)
+        n_passages = len(self.dense)
+        alpha = None
         decision: Decision = "open"
         pairs = [(self.dense[row], outcome) for row, outcome in outcomes.items()]
         broke = sum(dense.last_word_right and not sparse.last_word_right for dense, sparse in pairs)

@@ -1,5 +1,4 @@
-"""Last-word evaluation (`lambada_openai`) of one or several models on passages, batch by batch,
-with checkpoints.
+"""Last-word evaluation (`lambada_openai`) of models on passages, batch by batch, resumable.
 
 The rule is the common harness's: context = text up to the last space, target = " " + last word,
 target tokens = enc(context + target) after enc(context); right when each of them is the model's
@@ -12,11 +11,10 @@ wrong.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import accumulate
 
 import msgspec
 import torch
@@ -34,6 +32,7 @@ from sparsedash.engine.evaluation.answers import (
 )
 from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
 from sparsedash.engine.evaluation.questions import Question
+from sparsedash.engine.evaluation.side_by_side import n_fitting
 from sparsedash.engine.models.decoder_blocks import Applied, Batch, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import StoreError
@@ -47,8 +46,7 @@ _FINISHING = 0.15
 
 
 class EvaluatedModel:
-    """A model under evaluation, its outcomes by the positions of their passages, and the seconds
-    spent on them.
+    """A model under evaluation, its outcomes by the positions of their passages, and its seconds.
 
     applied: context in which the loaded model is this one. checkpoint, key: where outcomes are kept
     on the way, and those of an interrupted attempt; None: nowhere.
@@ -60,36 +58,40 @@ class EvaluatedModel:
         checkpoint: StageCheckpoint | None = None,
         key: str = "",
     ) -> None:
-        self.applied, self.checkpoint, self.key, self.outcomes = (
-            applied,
-            checkpoint,
-            key,
-            dict[int, Outcome](),
-        )
-        self._before, self._earlier = (checkpoint and checkpoint.get(key, _decode_answers)) or (
-            0.0,
-            {},
-        )
+        self.applied = applied
+        self.checkpoint = checkpoint
+        self.key = key
+        self.outcomes: dict[int, Outcome] = {}
+        self._started = 0.0
+        self._n_together = 1
+        self._seconds_before = 0.0
+        self._earlier: dict[int, Outcome] = {}
+        if checkpoint and (kept := checkpoint.get(key, _decode_answers)):
+            self._seconds_before, self._earlier = kept
 
     def begin(self, n_together: int) -> None:
         """Start the clock; several models that answer together share the time."""
-        self.started, self._n_together = time.perf_counter(), n_together
+        self._started = time.perf_counter()
+        self._n_together = n_together
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count these seconds, which were spent on something else."""
+        self._started += seconds
 
     @property
     def seconds(self) -> float:
         """Spent so far, including those of an earlier attempt on the outcomes that it kept."""
-        return self._before + (time.perf_counter() - self.started) / self._n_together
+        return self._seconds_before + (time.perf_counter() - self._started) / self._n_together
 
     def resume(self, rows: Sequence[int]) -> bool:
-        """Take over an earlier attempt's outcomes of exactly these passages, if none of them is
-        missing.
+        """Take over an earlier attempt's outcomes of these passages, if all of them are there.
 
         Whole batches only: another batch gives other last digits.
         """
-        found = {row: self._earlier[row] for row in rows if row in self._earlier}
-        if len(found) == len(rows):
-            self.outcomes |= found
-        return len(found) == len(rows)
+        if not self._earlier.keys() >= set(rows):
+            return False
+        self.outcomes |= {row: self._earlier[row] for row in rows}
+        return True
 
     def encoded(self) -> bytes:
         """The outcomes so far, as its checkpoint keeps them."""
@@ -107,8 +109,9 @@ def _decode_answers(data: bytes) -> tuple[float, dict[int, Outcome]]:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """Outcomes in corpus order, and their speed: input tokens without padding. stopping, words_cut:
-    as in Record.
+    """Outcomes in corpus order and their speed in input tokens without padding.
+
+    stopping, words_cut: as in Record.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -142,35 +145,30 @@ def evaluate_together(
     stop: StopRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[EvaluationResult]:
-    """Evaluate several models together: a block is read once for all of them, and they share the
-    time.
+    """Evaluate several models together: a block is read once for all, and they share the time.
 
-    stop: for a single model. prepare: called before each block that passages go through, and at
-    their end, as on_block of BlockWalk.run; its time is not counted.
+    stop: for a single model, which then answers as many passages as it needs. prepare: called
+    before each block that passages go through, and at their end, as on_block of BlockWalk.run; its
+    time is not counted.
     """
     # Once: in memory a change takes all blocks at the same time.
     in_place = (
         not loaded.residency.streamed and len(models) == 1 and models[0].applied is not nullcontext
     )
-    report = partial(
-        Step,
-        "evaluate",
-        total=len(models) * len(passages.indices),
-        unit="passages",
-        message=message,
+    step = Step(
+        "evaluate", 0, len(models) * len(passages.indices), unit="passages", message=message
     )
     with models[0].applied() if in_place else nullcontext():
-        evaluation = _Evaluation(loaded, passages, models, rule, prepare, on_step, report, in_place)
+        evaluation = _Evaluation(loaded, passages, models, rule, prepare, on_step, step, in_place)
         return evaluation.results(stop)
 
 
 @dataclass(eq=False)
-class _Reading:
-    """One batch for one model; after `_read_` its scores and answers. rows: the positions of its
-    passages.
+class _ModelBatch:
+    """One batch for one model; `_forward` adds its scores and answers.
 
-    begun: the tokens of each answer that differs from the target, None for the others. unfinished:
-    those of them that are no whole word yet; finishing them adds to `begun`.
+    partial_answers: the tokens of each answer that differs from the target, None for the others.
+    unfinished: those of them that are no whole word yet; finishing them adds to `partial_answers`.
     """
 
     model: EvaluatedModel
@@ -178,22 +176,22 @@ class _Reading:
     rows: list[int]
     batch: Batch
     scores: list[TargetScore] = field(default_factory=list)
-    begun: list[list[int] | None] = field(default_factory=list)
+    partial_answers: list[list[int] | None] = field(default_factory=list)
     unfinished: list[UnfinishedAnswers] = field(default_factory=list)
 
     @property
-    def kept_bytes(self) -> int:
+    def cache_bytes(self) -> int:
         """Bytes of keys and values that are kept for finishing."""
-        return sum(own.nbytes for part in self.unfinished for layer in part.layers for own in layer)
+        layers = [layer for part in self.unfinished for layer in part.layers]
+        return sum(keys.nbytes + values.nbytes for keys, values in layers)
 
 
 @dataclass(eq=False)
 class _Evaluation:
     """Models, their questions, and the numbers of passages read and right so far.
 
-    prepare: see evaluate_together. step: a Step but for its numbers. in_place: the loaded model is
-    the single model.
-    ahead: as in Step.
+    prepare: see evaluate_together. step: at the beginning. in_place: the loaded model is the single
+    model. ahead: as in Step.
     """
 
     loaded: LoadedModel
@@ -202,7 +200,7 @@ class _Evaluation:
     rule: Rule
     prepare: Callable[[int], None] | None
     on_step: OnStep
-    step: Callable[..., Step]
+    step: Step
     in_place: bool
     n_read: int = 0
     n_right: int = 0
@@ -216,7 +214,8 @@ class _Evaluation:
 
     def results(self, stop: StopRule | None) -> list[EvaluationResult]:
         """Results of all models, in their order."""
-        questions, stopping = self.questions, None
+        questions = self.questions
+        stopping = None
         for model in self.models:
             model.begin(len(self.models))
         chunks = evaluation_chunks(len(questions))
@@ -227,26 +226,27 @@ class _Evaluation:
             stopping = stop.stopping(self.models[0].outcomes) if stop else None
             if stopping and stopping.decision != "open":
                 break
-        return [
-            EvaluationResult(
-                outcomes=tuple(model.outcomes[row] for row in sorted(model.outcomes)),
+        results = []
+        for model in self.models:
+            rows = sorted(model.outcomes)
+            words_cut = (questions[row].words_cut for row in rows)
+            result = EvaluationResult(
+                outcomes=tuple(model.outcomes[row] for row in rows),
                 stopping=stopping,
                 seconds=max(model.seconds, 1e-9),
-                n_tokens=sum(len(questions[row].read) for row in model.outcomes),
-                words_cut=tuple(
-                    words for row in sorted(model.outcomes) if (words := questions[row].words_cut)
-                ),
+                n_tokens=sum(len(questions[row].read) for row in rows),
+                words_cut=tuple(filter(None, words_cut)),
             )
-            for model in self.models
-        ]
+            results.append(result)
+        return results
 
     def _report(self) -> None:
         n_right = self.n_right if len(self.models) == 1 else None
-        self.on_step(self.step(done=self.n_read, n_right=n_right, ahead=self.ahead))
+        self.on_step(replace(self.step, done=self.n_read, n_right=n_right, ahead=self.ahead))
 
-    def _report_left(self, reads: Sequence[_Reading], share: float = 1.0) -> None:
-        """Report where this share of the answers to read batches is not finished."""
-        self.ahead = -_FINISHING * share * sum(len(each.rows) for each in reads)
+    def _report_unfinished(self, batches: Sequence[_ModelBatch], share: float = 1.0) -> None:
+        """Report that this share of the answers of these batches is not finished."""
+        self.ahead = -_FINISHING * share * sum(len(batch.rows) for batch in batches)
         self._report()
 
     def _on_block(self, index: int) -> None:
@@ -256,121 +256,127 @@ class _Evaluation:
             with torch.inference_mode(False):
                 self.prepare(index)
             for model in self.models:
-                # Not counted: spent on something else.
-                model.started += time.perf_counter() - started
+                model.leave_out(time.perf_counter() - started)
         # After the last block all of the batch counts as read.
         if 0 < index < len(self.loaded.blocks):
             self._report()
 
     def _answer(self, parts: Sequence[Sequence[int]]) -> None:
         """Add the outcomes of these positions to the models; no batch spans two parts."""
-        left, waiting, loaded = self._unread(parts), list[_Reading](), self.loaded
+        loaded = self.loaded
         streamed = loaded.residency.streamed
-        room = most = unfinished_bytes(loaded.shape, loaded.dtype, streamed=streamed)
+        unread = self._unread(parts)
+        most_bytes = unfinished_bytes(loaded.shape, loaded.dtype, streamed=streamed)
+        room_bytes = most_bytes
+        waiting: list[_ModelBatch] = []
         self._report()
-        while left:
-            # In memory several together save nothing, and answers would come later.
-            fit = min(TOGETHER_TOKENS, room / loaded.cache_per_token) if streamed else 0.0
-            together = left[: n_fitting((each.batch.ids.numel() for each in left), fit)]
-            left = left[len(together) :]
-            self._read_(together)
-            self.n_read += sum(len(each.rows) for each in together)
-            self.n_right += sum(
-                score.first_wrong is None for each in together for score in each.scores
-            )
-            waiting += [each for each in together if each.unfinished]
-            self._report_left(waiting)
+        while unread:
+            n_together = 1
+            if streamed:
+                # In memory several together save nothing, and answers would come later.
+                n_tokens = min(TOGETHER_TOKENS, room_bytes / loaded.cache_per_token)
+                n_together = n_fitting((item.batch.ids.numel() for item in unread), n_tokens)
+            together = unread[:n_together]
+            unread = unread[n_together:]
+            self._forward(together)
+            for item in together:
+                self.n_read += len(item.rows)
+                self.n_right += sum(score.first_wrong is None for score in item.scores)
+            waiting += [item for item in together if item.unfinished]
+            self._report_unfinished(waiting)
             # Finished batches can be kept at once, should the job be killed.
-            self._finish_([each for each in together if not each.unfinished])
-            room = most - sum(each.kept_bytes for each in waiting)
-            if room <= 0 or not left:
-                self._finish_(waiting)
-                waiting, room, self.ahead = [], most, 0.0
+            self._finish_answers([item for item in together if not item.unfinished])
+            room_bytes = most_bytes - sum(item.cache_bytes for item in waiting)
+            if room_bytes <= 0 or not unread:
+                self._finish_answers(waiting)
+                waiting = []
+                room_bytes = most_bytes
+                self.ahead = 0.0
 
-    def _unread(self, parts: Sequence[Sequence[int]]) -> list[_Reading]:
-        """The batches of these positions that are left to read, without those of an earlier
-        attempt.
-        """
-        left = list[_Reading]()
+    def _unread(self, parts: Sequence[Sequence[int]]) -> list[_ModelBatch]:
+        """The batches of these positions that an earlier attempt has not answered."""
+        unread: list[_ModelBatch] = []
         for part in parts:
-            reads = [self.questions[row].read for row in part]
-            for places, batch in self.loaded.batches(reads, BATCH_TOKENS):
+            inputs = [self.questions[row].read for row in part]
+            for places, batch in self.loaded.batches(inputs, BATCH_TOKENS):
                 rows = [part[place] for place in places]
                 for model in self.models:
                     if model.resume(rows):
                         self.n_read += len(rows)
                         self.n_right += sum(model.outcomes[row].last_word_right for row in rows)
                     else:
-                        left.append(
-                            _Reading(
+                        unread.append(
+                            _ModelBatch(
                                 model, nullcontext if self.in_place else model.applied, rows, batch
                             )
                         )
-        return left
+        return unread
 
-    def _read_(self, together: Sequence[_Reading]) -> None:
-        """Read these batches together, in place."""
+    def _forward(self, together: Sequence[_ModelBatch]) -> None:
+        """Read these batches together, and add their scores and answers, in place."""
         loaded = self.loaded
         # Made without the config: one that forgets what is outside a sliding window cannot hold
         # right-padded rows.
         caches = [DynamicCache() for _ in together]
-        walk = loaded.walk([each.batch for each in together], caches)
-        before, a_block = self.ahead, sum(len(each.rows) for each in together) / len(loaded.blocks)
+        walk = loaded.walk([item.batch for item in together], caches)
+        ahead_before = self.ahead
+        block_share = sum(len(item.rows) for item in together) / len(loaded.blocks)
 
         def on_block(index: int) -> None:
-            self.ahead = before + index * a_block * (1 - _FINISHING)
-            for cache in caches if index else ():
-                layer = cache.layers[-1]
-                layer.keys, layer.values = loaded.residency.offload_all([layer.keys, layer.values])
+            self.ahead = ahead_before + index * block_share * (1 - _FINISHING)
+            if index:
+                for cache in caches:
+                    layer = cache.layers[-1]
+                    layer.keys, layer.values = loaded.residency.offload_all(
+                        [layer.keys, layer.values]
+                    )
             self._on_block(index)
 
-        walk.run([each.applied for each in together], on_block)
-        for number, (each, cache) in enumerate(zip(together, caches, strict=True)):
-            questions, device = [self.questions[row] for row in each.rows], each.batch.ids.device
-            places = [row for row, question in enumerate(questions) for _ in question.target]
-            columns = [len(q.context) - 1 + i for q in questions for i in range(len(q.target))]
-            where = torch.tensor(places, device=device), torch.tensor(columns, device=device)
-            with head_sees_only(loaded.model, *where):
+        walk.run([item.applied for item in together], on_block)
+        for number, (item, cache) in enumerate(zip(together, caches, strict=True)):
+            questions = [self.questions[row] for row in item.rows]
+            places: list[tuple[int, int]] = []
+            for row, question in enumerate(questions):
+                first = len(question.context) - 1
+                places += [(row, first + i) for i in range(len(question.target))]
+            rows, columns = torch.tensor(places, device=item.batch.ids.device).T
+            with head_sees_only(loaded.model, rows, columns):
                 logits = walk.output(loaded.model, number).logits
-            each.scores = list(
-                target_scores(
-                    logits.float(), [q.target for q in questions], loaded.tokenizer.decode
-                )
-            )
-            each.begun = [score.first_wrong for score in each.scores]
-            n_context = [len(q.context) for q in questions]
+            targets = [question.target for question in questions]
+            item.scores = list(target_scores(logits.float(), targets, loaded.tokenizer.decode))
+            item.partial_answers = [score.first_wrong for score in item.scores]
+            n_context = [len(question.context) for question in questions]
             # Where the model's context is nearly full, the answer ends with its first wrong token.
-            room = [loaded.max_length - n - MAX_MORE_TOKENS for n in n_context]
-            begun = [
-                own if own and len(own) <= n + 1 else None
-                for own, n in zip(each.begun, room, strict=True)
-            ]
-            each.unfinished = unfinished_answers(loaded, each.applied, cache, n_context, begun)
+            continued = []
+            for answer, n in zip(item.partial_answers, n_context, strict=True):
+                has_room = answer and len(answer) <= loaded.max_length - n - MAX_MORE_TOKENS + 1
+                continued.append(answer if has_room else None)
+            item.unfinished = unfinished_answers(loaded, item.applied, cache, n_context, continued)
 
-    def _finish_(self, reads: Sequence[_Reading]) -> None:
+    def _finish_answers(self, batches: Sequence[_ModelBatch]) -> None:
         """Finish the answers of these batches together, and add their outcomes to their models."""
-        if not reads:
+        if not batches:
             return
         finish_answers_(
             self.loaded,
-            [part for each in reads for part in each.unfinished],
-            partial(self._report_left, reads),
+            [part for item in batches for part in item.unfinished],
+            partial(self._report_unfinished, batches),
         )
-        for each in reads:
-            answered = zip(each.rows, each.scores, each.begun, strict=True)
-            each.model.outcomes |= {
-                row: self._outcome(row, score, tokens) for row, score, tokens in answered
-            }
-        if (checkpoint := reads[0].model.checkpoint) is not None:
+        for item in batches:
+            for row, score, answer in zip(
+                item.rows, item.scores, item.partial_answers, strict=True
+            ):
+                item.model.outcomes[row] = self._outcome(row, score, answer)
+        checkpoint = batches[0].model.checkpoint
+        if checkpoint is not None:
             # Of all models, if one is due.
-            checkpoint.keep({each.model.key: each.model.encoded for each in reads})
+            checkpoint.keep({item.model.key: item.model.encoded for item in batches})
         self.loaded.residency.drop()
 
     def _outcome(self, row: int, score: TargetScore, tokens: list[int] | None) -> Outcome:
-        question, loaded = self.questions[row], self.loaded
-        answer = (
-            loaded.tokenizer.decode(score.target) if tokens is None else first_word(loaded, tokens)
-        )
+        question = self.questions[row]
+        loaded = self.loaded
+        answer = first_word(loaded, tokens) if tokens else loaded.tokenizer.decode(score.target)
         too_long = len(question.context) + len(question.target) > PUBLISHED_LONGEST
         return Outcome(
             index=self.passages.indices[row],
@@ -384,10 +390,3 @@ class _Evaluation:
             tokens=score.tokens,
             top=score.top,
         )
-
-
-def n_fitting(sizes: Iterable[int], n_tokens: float) -> int:
-    """How many of the first batches have at most so many tokens together, padding included; one at
-    least.
-    """
-    return max(1, sum(together <= n_tokens for together in accumulate(sizes)))

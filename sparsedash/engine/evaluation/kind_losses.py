@@ -1,5 +1,4 @@
-"""What a sparse model forgot, by kind of text: KL divergence from dense on held-out text of every
-source of the mix.
+"""KL divergence from dense by kind of text, on held-out text of every source of the mix.
 
 KL(dense || sparse) of the next token in nats, as means over pieces of KIND_BLOCK_TOKENS tokens.
 """
@@ -12,20 +11,20 @@ from torch import Tensor
 
 from sparsedash.catalog import mixed_text
 from sparsedash.catalog.resources import KIND_BLOCK_TOKENS, kind_tokens
+from sparsedash.engine.evaluation.side_by_side import model_groups, reading
 from sparsedash.engine.models.decoder_blocks import Applied, BlockWalk, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.texts.mixed_sequences import held_out_sequences
 from sparsedash.schema.progress import ignore
 from sparsedash.schema.records import KindLoss
 
-_BATCH_TOKENS, _VALUES = 1024, 2**23
+_BATCH_TOKENS = 1024
+_VALUES = 2**23
 """Tokens that go through the blocks together, and logits that are in memory at the same time."""
 
 
 class KindText:
-    """Held-out text of every kind, which the dense model has read. Made while the loaded model is
-    the dense one.
-    """
+    """Held-out text of every kind, read by the dense model when this is made."""
 
     @torch.inference_mode()
     def __init__(self, loaded: LoadedModel, n_run_tokens: int) -> None:
@@ -41,7 +40,8 @@ class KindText:
         batches = loaded.batches(sequences, _BATCH_TOKENS)
         self._rows = [rows for rows, _ in batches]
         self._batches = [batch for _, batch in batches]
-        self._dense = self._read_by(nullcontext)
+        self._dense = loaded.walk(self._batches)
+        self._dense.run([nullcontext] * len(self._batches))
 
     @torch.inference_mode()
     def losses(
@@ -49,47 +49,34 @@ class KindText:
     ) -> list[tuple[KindLoss, ...]]:
         """What each of these models lost; streamed weights are read once for all of them.
 
-        Called while the loaded model is the dense one. on_block: called after each block; may
-        raise.
+        Called while the loaded model is the dense one. on_block: called between blocks; may raise.
         """
-        if not self._loaded.residency.streamed:
-            return [
-                self._losses_of(applied, self._read_by(applied, on_block), 0) for applied in models
-            ]
         n_batches = len(self._batches)
-        walk = self._loaded.walk(self._batches * len(models))
-        walk.run([applied for applied in models for _ in range(n_batches)], lambda _: on_block())
-        return [
-            self._losses_of(applied, walk, number * n_batches)
-            for number, applied in enumerate(models)
-        ]
-
-    def _read_by(self, applied: Applied, on_block: Callable[[], None] = ignore) -> BlockWalk:
-        """The walk of all batches through the blocks of a model."""
-        with applied():
-            walk = self._loaded.walk(self._batches)
-            for index in range(len(self._loaded.blocks)):
-                for _ in walk.step(index):
-                    pass
-                on_block()
-        return walk
+        losses = []
+        for numbers in model_groups(self._loaded, models):
+            with reading(self._loaded, models, numbers) as inside:
+                walk = self._loaded.walk(self._batches * len(inside))
+                walk.run(
+                    [applied for applied in inside for _ in range(n_batches)],
+                    lambda _: on_block(),
+                )
+            for place, number in enumerate(numbers):
+                losses.append(self._losses_of(models[number], walk, place * n_batches))
+        return losses
 
     def _losses_of(self, applied: Applied, walk: BlockWalk, first: int) -> tuple[KindLoss, ...]:
         """walk: which this model's batches went through, from number first on."""
         blocks: dict[str, list[float]] = {kind: [] for kind in self._kinds}
-        for batch in range(len(self._batches)):
-            divergence = torch.cat(
-                [
-                    self._divergence(applied, walk, first, batch, places)
-                    for places in self._places(batch)
-                ]
-            )
-            lengths = self._batches[batch].mask.sum(dim=1).tolist()
-            for row, of_row in zip(
-                self._rows[batch], torch.split(divergence, lengths), strict=True
-            ):
-                means = [float(block.mean()) for block in torch.split(of_row, KIND_BLOCK_TOKENS)]
-                blocks[self._kinds[row]] += means
+        for number, batch in enumerate(self._batches):
+            parts = [
+                self._divergence(applied, walk, first, number, places)
+                for places in self._places(number)
+            ]
+            lengths = batch.mask.sum(dim=1).tolist()
+            by_row = torch.split(torch.cat(parts), lengths)
+            for row, divergences in zip(self._rows[number], by_row, strict=True):
+                pieces = torch.split(divergences, KIND_BLOCK_TOKENS)
+                blocks[self._kinds[row]] += [float(piece.mean()) for piece in pieces]
         return tuple(KindLoss(kind=kind, blocks=tuple(means)) for kind, means in blocks.items())
 
     def _places(self, batch: int) -> Sequence[Tensor]:

@@ -1,6 +1,4 @@
-"""Evaluation questions: the passages chosen from a corpus, their contexts and targets in tokens,
-leaks found.
-"""
+"""Evaluation questions: passages chosen from a corpus, tokenised; leaks into calibration."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +13,13 @@ from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.schema.store_keys import passages_key
 from sparsedash.storage.text_files import split_passage
 
-N_GRAM, FEWEST_WORDS = 13, 8
+N_GRAM = 13
+FEWEST_WORDS = 8
 
 
 @dataclass(frozen=True)
 class Question:
-    """Token ids of one passage: the context and the target after it. words_cut: of a context that
-    is too long.
-    """
+    """Token ids of one passage: context and target. words_cut: of a context that is too long."""
 
     context: list[int]
     target: list[int]
@@ -30,8 +27,7 @@ class Question:
 
     @classmethod
     def of(cls, loaded: LoadedModel, context: str, target: str) -> "Question":
-        """Context and target in tokens; a context that is too long loses its beginning, but for a
-        beginning-of-text token.
+        """Context and target in tokens; too long a context loses its beginning, but for BOS.
 
         Raises CorpusError for a target that is longer than the model can read.
         """
@@ -65,21 +61,25 @@ def distinct_passages(texts: Texts) -> list[int]:
 
 
 def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
-    """Number of passages that share N_GRAM consecutive words with the calibration text, or all
-    words of a shorter one.
+    """Number of passages that share N_GRAM consecutive words with the calibration text.
+
+    A shorter passage counts if all its words occur in a row.
 
     Passages of fewer than FEWEST_WORDS do not count: their words may occur anywhere.
     Source: Brown et al., arXiv:2005.14165, appendix C, contamination by 13-grams.
     """
     texts = [text.split() for text in calibration]
-    asked = [f"{c}{t}".split() for c, t in zip(passages.contexts, passages.targets, strict=True)]
-    asked = [words for words in asked if len(words) >= FEWEST_WORDS]
+    passage_words = [
+        f"{c}{t}".split() for c, t in zip(passages.contexts, passages.targets, strict=True)
+    ]
+    passage_words = [words for words in passage_words if len(words) >= FEWEST_WORDS]
     seen = {
         n: {gram for words in texts for gram in _grams(words, n)}
-        for n in {min(N_GRAM, len(a)) for a in asked}
+        for n in {min(N_GRAM, len(a)) for a in passage_words}
     }
     return sum(
-        not seen[min(N_GRAM, len(words))].isdisjoint(_grams(words, N_GRAM)) for words in asked
+        not seen[min(N_GRAM, len(words))].isdisjoint(_grams(words, N_GRAM))
+        for words in passage_words
     )
 
 
@@ -108,23 +108,21 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
 
 
 def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Passages as plain values for another program: `ids` of context and target, `n_target` of them
-    the target's, and the `text` with its `tokens`, encoded with `special` tokens or without.
+    """Passages as plain values for another program.
+
+    `ids` of context and target, `n_target` of them the target's, and the `text` with its `tokens`,
+    encoded with `special` tokens or without.
 
     pairs: context and target of each passage.
     """
-    found = []
+    questions = []
     for context, target in pairs:
-        question, text, special = (
-            Question.of(loaded, context, target),
-            context + target,
-            loaded.adds_special_tokens(context),
-        )
-        ids, tokens = (
-            question.context + question.target,
-            loaded.tokenizer(text, add_special_tokens=special).input_ids,
-        )
-        found.append(
+        question = Question.of(loaded, context, target)
+        text = context + target
+        special = loaded.adds_special_tokens(context)
+        ids = question.context + question.target
+        tokens = loaded.tokenizer(text, add_special_tokens=special).input_ids
+        questions.append(
             {
                 "ids": ids,
                 "n_target": len(question.target),
@@ -133,7 +131,7 @@ def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[
                 "tokens": tokens,
             }
         )
-    return found
+    return questions
 
 
 def _split(text: str, index: int) -> tuple[str, str]:

@@ -1,3 +1,1 @@
-"""Export of a sparse model: written under another name, proven by a fresh process that loads it,
-then renamed.
-"""
+"""Export of a sparse model: written, proven by a fresh process, then renamed."""

@@ -1,6 +1,4 @@
-"""Export of a sparse model: rebuilt from its record, written, proven by a fresh process, then given
-its name.
-"""
+"""Export of a sparse model: rebuilt, written, proven by a fresh process, then renamed."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -18,7 +16,7 @@ from sparsedash.engine.export.export_files import copy_base_files, write_folder
 from sparsedash.engine.export.recipe import base_licence, recipe_json
 from sparsedash.engine.export.reload_proof import prove_files
 from sparsedash.engine.models.checkpoint_reading import read_config
-from sparsedash.engine.models.gguf_making import gguf_of
+from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import require_full_gguf, require_known
 from sparsedash.engine.models.loading import (
@@ -58,9 +56,7 @@ from sparsedash.storage.store import Store
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Request:
-    """The stored results that a request names. sparse: with the names of model and texts in its
-    run's settings.
-    """
+    """The stored results of a request. sparse: with the names in its run's settings."""
 
     run: Run | None
     dense: Record
@@ -71,11 +67,13 @@ class _Request:
     @classmethod
     def of(cls, settings: ExportSettings, store: Store) -> "_Request":
         """Read from the store. Raises JobError where a result is gone."""
-        dense, sparse = store.get(Record, settings.dense), store.get(Record, settings.sparse)
+        dense = store.get(Record, settings.dense)
+        sparse = store.get(Record, settings.sparse)
         passages = store.get(Passages, sparse.passages_key) if sparse else None
         if dense is None or sparse is None or sparse.pruned is None or passages is None:
             raise JobError("The sparse model's result is no longer stored.", "Run it again.")
-        run, pruned = store.get(Run, settings.run) if settings.run else None, sparse.pruned
+        run = store.get(Run, settings.run) if settings.run else None
+        pruned = sparse.pruned
         if run is not None:
             # A record is found by content: it may name the first place that held the same bytes.
             pruned = replace(pruned, calibration=run.settings.calibration)
@@ -102,48 +100,55 @@ def export_model(
     disk is full, or the proof fails.
     """
     request = _Request.of(settings, store)
-    pruned, sparse, weights = request.pruned, request.sparse, settings.weights
-    at = (
+    pruned = request.pruned
+    sparse = request.sparse
+    weights = settings.weights
+    shares = (
         f"{pruned.sparsity_permille / 10:g}pct",
         *([] if pruned.method.budget == "channels" else [pruned.method.budget]),
     )
     name = settings.folder(
-        store.folder, public_model(sparse), method_name(pruned.method), "-".join(at)
+        store.folder, public_model(sparse), method_name(pruned.method), "-".join(shares)
     )
     folder = local_path(name).absolute()
     sweep_exports(folder.parent)
     known = store.get(Export, settings.key())
     dense_file = local_path(settings.dense_gguf)
-    given = content_hash(dense_file) if settings.dense_gguf and dense_file.is_file() else ""
+    dense_hash = content_hash(dense_file) if settings.dense_gguf and dense_file.is_file() else ""
     # A file that is gone, as it may be by now, says nothing against the export that was made of it.
-    of_it = known is not None and (
-        known.dense_gguf_hash == given or "" in (known.dense_gguf_hash, given)
+    is_same_dense = known is not None and (
+        known.dense_gguf_hash == dense_hash or "" in (known.dense_gguf_hash, dense_hash)
     )
-    if known is not None and of_it and folder.is_dir() and file_hashes(folder) == known.files:
+    if (
+        known is not None
+        and is_same_dense
+        and folder.is_dir()
+        and file_hashes(folder) == known.files
+    ):
         return replace(known, folder=str(folder))
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
         raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
     require_new(folder)
     refuse_form(settings.form, pruned, store.recall(model_type_note(sparse.model_identity)), FORMS)
-    made = rebuild_model(sparse, store, on_step, model_cache)
-    model_type = made.loaded.model.config.model_type
+    rebuilt = rebuild_model(sparse, store, on_step, model_cache)
+    model_type = rebuilt.loaded.model.config.model_type
     refuse_form(settings.form, pruned, model_type, FORMS)
-    if made.loaded.residency.streamed and weights not in (made.loaded.dtype, "float32"):
+    if rebuilt.loaded.residency.streamed and weights not in (rebuilt.loaded.dtype, "float32"):
         raise ExportError(
             f"This model does not fit into memory, so weights rounded to {weights} cannot be proven here.",
-            f"Export it in {made.loaded.dtype}, or on a machine with more memory.",
+            f"Export it in {rebuilt.loaded.dtype}, or on a machine with more memory.",
         )
     with _write_errors(folder), new_folder(folder) as inside:
         on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)
-        written = _write(inside, folder, settings, request, made, store, on_part)
-        meant, types = _as_quantised(inside / written.file, settings, made, store)
+        written = _write(inside, folder, settings, request, rebuilt, store, on_part)
+        meant, types = _as_quantised(inside / written.file, settings, rebuilt, store)
         written = replace(written, layout=f"{written.layout}{types}")
         proof = prove_files(
             inside / written.file, settings, sparse, request.passages, meant, model_cache, on_step
         )
         files = file_hashes(inside)
         (inside / RECIPE).write_text(
-            recipe_json(settings, sparse, made, proof, files), encoding="utf-8"
+            recipe_json(settings, sparse, rebuilt, proof, files), encoding="utf-8"
         )
         base_file = gguf_file(sparse.model)
         facts = CardFacts(
@@ -153,12 +158,12 @@ def export_model(
             sparse=sparse,
             proof=proof,
             written=written,
-            licence=base_licence(made.source, sparse),
-            source_type=made.source.source_type,
+            licence=base_licence(rebuilt.source, sparse),
+            source_type=rebuilt.source.source_type,
             source_bytes=base_file.stat().st_size if base_file else 0,
         )
         (inside / CARD).write_text(render_card(facts), encoding="utf-8")
-        found = Export(
+        export = Export(
             key=settings.key(),
             settings=settings,
             folder=str(folder),
@@ -171,20 +176,20 @@ def export_model(
             files=files | {RECIPE: content_hash(inside / RECIPE)},
             proof=proof,
             made_at=time.time(),
-            dense_gguf_hash=given,
+            dense_gguf_hash=dense_hash,
         )
         # Recorded before it has its name: a kill between the two leaves no folder without a record.
         require_new(folder)
-        store.put(found.key, found)
-    return found
+        store.put(export.key, export)
+    return export
 
 
 def refuse_form(form: Form, pruned: Pruned, model_type: str | None, forms: Iterable[Form]) -> None:
-    """Raise ExportError, with those of these forms that are possible, where the sparse model has no
-    such form.
-    """
+    """Raise ExportError, naming the possible forms, where the model has no such form."""
     if problem := form_problem(form, pruned, model_type):
-        possible = ", ".join(each for each in forms if not form_problem(each, pruned, model_type))
+        possible = ", ".join(
+            other_form for other_form in forms if not form_problem(other_form, pruned, model_type)
+        )
         advice = (
             f"Possible: {possible}." if possible else "No form is possible: choose another method."
         )
@@ -201,13 +206,14 @@ def export_narrowed(
     passages: Passages,
     on_step: OnStep,
 ) -> Proof:
-    """Write and prove the folder of a model that is sparse itself, in its own type of weights,
-    without card and recipe.
+    """Write and prove the folder of a model that is sparse itself, without card and recipe.
+
+    Its weights keep their type.
 
     form: one that is possible. pruned: how it was made. source, loaded: the sparse model. record:
     its answers to the passages. Raises ExportError, and then the folder does not exist.
     """
-    made = PrunedChannels.whole(loaded)
+    sparse = PrunedChannels.dense(loaded)
     width = (
         max(pruned.dense_widths)
         if form == "masked"
@@ -220,13 +226,13 @@ def export_narrowed(
         write_folder(
             inside,
             source,
-            made,
+            sparse,
             width=width,
             weights=loaded.dtype,
             require_room=require_room,
             on_part=on_part,
         )
-        rebuilt = RebuiltModel(source=source, loaded=loaded, sparse=made)
+        rebuilt = RebuiltModel(source=source, loaded=loaded, sparse=sparse)
         return prove_files(inside, settings, record, passages, rebuilt, ModelCache(), on_step)
 
 
@@ -247,26 +253,30 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
 
 
 def prove_export(
-    found: Export, folder: Path, store: Store, model_cache: ModelCache, on_step: OnStep
+    export: Export, folder: Path, store: Store, model_cache: ModelCache, on_step: OnStep
 ) -> Proof:
     """Proof of an earlier export, wherever its folder is now.
 
     Raises ExportError where a file is not what was written, or the proof fails.
     """
-    now = file_hashes(folder)
+    hashes = file_hashes(folder)
     if changed := sorted(
-        name for name in found.files.keys() | now.keys() if found.files.get(name) != now.get(name)
+        name
+        for name in export.files.keys() | hashes.keys()
+        if export.files.get(name) != hashes.get(name)
     ):
         raise ExportError(
             f"{folder} is not as exported: changed or new: {', '.join(changed[:5])}.",
             "Export it again.",
         )
-    request = _Request.of(found.settings, store)
-    made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, model_cache)
+    request = _Request.of(export.settings, store)
+    rebuilt = rebuild_model(
+        replace(request.sparse, model=export.model), store, on_step, model_cache
+    )
     what = next(folder.glob("*.gguf"), folder)
-    made, _ = _as_quantised(what, found.settings, made, store)
+    rebuilt, _ = _as_quantised(what, export.settings, rebuilt, store)
     return prove_files(
-        what, found.settings, request.sparse, request.passages, made, model_cache, on_step
+        what, export.settings, request.sparse, request.passages, rebuilt, model_cache, on_step
     )
 
 
@@ -299,58 +309,53 @@ def _write(
     folder: Path,
     settings: ExportSettings,
     request: _Request,
-    made: RebuiltModel,
+    rebuilt: RebuiltModel,
     store: Store,
     on_part: OnPart,
 ) -> WrittenFiles:
-    sparse, weights, require_room = (
-        made.sparse,
-        settings.weights,
-        partial(require_export_room, folder),
-    )
+    sparse = rebuilt.sparse
+    weights = settings.weights
+    require_room = partial(require_export_room, folder)
     assert sparse is not None
     if settings.form == "gguf":
         assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
-        file, is_base = _dense_gguf(made.source, settings, store, on_part)
+        file, is_base = _dense_gguf(rebuilt.source, settings, store, on_part)
         new = inside / f"{folder.name}.gguf"
         written = write_quantised(
             new, file, sparse, weights, is_base=is_base, require_room=require_room, on_part=on_part
         )
-        copy_base_files(made.source, inside)
+        copy_base_files(rebuilt.source, inside)
         return written
     width = (
         None
         if settings.form == "masked"
-        else shared_width(request.pruned, made.loaded.model.config.model_type)
+        else shared_width(request.pruned, rebuilt.loaded.model.config.model_type)
     )
     how = partial(write_folder, width=width, weights=weights, shard_mb=settings.shard_mb)
-    return how(inside, made.source, sparse, require_room=require_room, on_part=on_part)
+    return how(inside, rebuilt.source, sparse, require_room=require_room, on_part=on_part)
 
 
 def _as_quantised(
-    file: Path, settings: ExportSettings, made: RebuiltModel, store: Store
+    file: Path, settings: ExportSettings, rebuilt: RebuiltModel, store: Store
 ) -> tuple[RebuiltModel, str]:
-    """The model with the weights that llama.cpp's quantiser has left in the file, and their types
-    in words.
+    """The model with the weights that llama.cpp's quantiser left, and their types in words.
 
     Unchanged where it has made none.
     """
     if settings.weights not in MADE_BY_LLAMA_CPP:
-        return made, ""
-    assert isinstance(made.sparse, PrunedChannels), "form_problem has refused the other shape"
-    found = read_back(
-        file, _dense_gguf(made.source, settings, store)[0], made.sparse, settings.weights
+        return rebuilt, ""
+    assert isinstance(rebuilt.sparse, PrunedChannels), "form_problem has refused the other shape"
+    stored = read_back(
+        file, _dense_gguf(rebuilt.source, settings, store)[0], rebuilt.sparse, settings.weights
     )
-    sparse = made.sparse.holding(found.blocks, found.others)
-    return replace(made, sparse=sparse), f"; {tensor_types(found.tensors, found.fell_back)}"
+    sparse = rebuilt.sparse.with_weights(stored.blocks, stored.others)
+    return replace(rebuilt, sparse=sparse), f"; {tensor_types(stored.tensors, stored.fell_back)}"
 
 
 def _dense_gguf(
     source: Source, settings: ExportSettings, store: Store, on_part: OnPart = ignore
 ) -> tuple[Path, bool]:
-    """The dense model's GGUF file, made here where none is named; and whether its weights are those
-    of the run.
-    """
+    """The dense model's GGUF file, made if none is named; and whether it has the run's weights."""
     if settings.dense_gguf:
         return local_path(settings.dense_gguf), False
-    return gguf_of(source, store, on_part), True
+    return dense_gguf_file(source, store, on_part), True

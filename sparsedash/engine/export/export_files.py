@@ -1,6 +1,4 @@
-"""Files of an exported model for transformers: a folder of safetensors with the base's other
-files.
-"""
+"""Files of an exported model for transformers: safetensors and the base's other files."""
 
 import json
 import shutil
@@ -50,7 +48,7 @@ STREAMED_SHARD_MB = 1_000
 def write_folder(
     folder: Path,
     base: Source,
-    made: SparseModel,
+    sparse: SparseModel,
     *,
     width: int | None,
     weights: str,
@@ -58,22 +56,22 @@ def write_folder(
     require_room: Callable[[int], None] = lambda n_bytes: None,
     on_part: OnPart = ignore,
 ) -> WrittenFiles:
-    """Write weights in shards with their index, the config and the base's other files for
-    transformers.
+    """Write weights in shards, their index, the config and the base's other files.
 
     width: see `block_tensors`. weights: a floating-point type. shard_mb: the largest shard.
     require_room: called with the bytes of the weights before the first is written. on_part: called
     between tensors and between shards. The loaded model must be the dense one. Raises ExportError
     for a tensor that stock code has no place for, or whose numbers this type cannot represent.
     """
-    loaded, dtype = made.loaded, getattr(torch, weights)
-    tensors = _all_tensors(made, width, dtype, on_part)
+    loaded = sparse.loaded
+    dtype = getattr(torch, weights)
+    tensors = _all_tensors(sparse, width, dtype, on_part)
     size = sum(tensor.nbytes for tensor in tensors.values())
     require_room(size)
     config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     if width and loaded.family.width:
         config[loaded.family.width] = width
-    if gone := made.gone:
+    if gone := sparse.gone:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
     head, embedding = (
@@ -109,7 +107,11 @@ def write_folder(
         if width
         else "the dense widths, zeros where something is gone"
     )
-    if width and isinstance(made, PrunedChannels) and any(0 < own < width for own in made.widths):
+    if (
+        width
+        and isinstance(sparse, PrunedChannels)
+        and any(0 < kept_width < width for kept_width in sparse.widths)
+    ):
         layout += ", padded with zeros where fewer are left"
     if gone:
         layout = f"{len(loaded.blocks) - len(gone)} of {len(loaded.blocks)} layers, {layout}"
@@ -118,20 +120,23 @@ def write_folder(
 
 
 def _all_tensors(
-    made: SparseModel, width: int | None, dtype: torch.dtype, on_part: OnPart
+    sparse: SparseModel, width: int | None, dtype: torch.dtype, on_part: OnPart
 ) -> dict[str, Tensor]:
-    """Every tensor of the file by its name, on the CPU; shared ones once. on_part: as many are left
-    for writing.
+    """Every tensor of the file by name, on the CPU; shared ones once.
+
+    on_part: as many parts are left for writing.
     """
-    loaded, changed, gone = made.loaded, dict[str, Tensor](), made.gone
+    loaded = sparse.loaded
+    changed = dict[str, Tensor]()
+    gone = sparse.gone
     for index, block in enumerate(loaded.projections("decoder")):
         if index in gone:
             continue
-        if isinstance(made, PrunedChannels):
-            tensors = block_tensors(made, index, width)
+        if isinstance(sparse, PrunedChannels):
+            tensors = block_tensors(sparse, index, width)
         else:
             tensors = {
-                f"{name}.weight": weight for name, weight in made.blocks[index].weights.items()
+                f"{name}.weight": weight for name, weight in sparse.blocks[index].weights.items()
             }
         for name, tensor in tensors.items():
             module, _, kind = name.rpartition(".")
@@ -139,9 +144,10 @@ def _all_tensors(
             changed[f"{loaded.family.blocks}.{index}.{name}"] = loaded.residency.offload(
                 tensor if as_it_is else tensor.T
             )
-    if isinstance(made, PrunedChannels):
-        changed |= made.others
-    model, cast = loaded.model, dict[str, Tensor]()
+    if isinstance(sparse, PrunedChannels):
+        changed |= sparse.others
+    model = loaded.model
+    cast = dict[str, Tensor]()
     names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     if strange := sorted(set(changed) - names):
         raise ExportError(
@@ -173,11 +179,12 @@ def copy_base_files(base: Source, folder: Path) -> None:
 
     Raises ExportError where one of them is a link out of the folder.
     """
-    gguf, templates = gguf_file(base.reference), base.folder / _TEMPLATES
+    gguf = gguf_file(base.reference)
+    templates = base.folder / _TEMPLATES
     where = gguf.parent.resolve() if gguf else base.folder
     # Other files in a folder of downloads do not belong to the model.
     beside = [file for file in where.iterdir() if file.name.lower() in _LICENCES] if gguf else []
-    own = [
+    copied = [
         file
         for file in base.folder.iterdir()
         if any(fnmatch(file.name.lower(), each) for each in _COPIED)
@@ -186,7 +193,7 @@ def copy_base_files(base: Source, folder: Path) -> None:
     roots = [
         each for folder in (base.folder, where) for each in (folder, folder.parent.parent / "blobs")
     ]
-    for file in (*own, *templates.glob("*.jinja"), *beside):
+    for file in (*copied, *templates.glob("*.jinja"), *beside):
         if not file.is_file() or file.suffix == ".py":
             continue
         if not lies_below(file, list(map(str, roots))):

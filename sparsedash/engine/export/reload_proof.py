@@ -1,5 +1,4 @@
-"""Proof of an export: a fresh process loads the files with stock code and answers as the expected
-model.
+"""Proof of an export: a fresh process loads the files and answers as the expected model.
 
 The expected model is the run's sparse model in this process, its weights rounded as the files keep
 them. Both compute in float32, so that the files are proven and not the rounding of another type's
@@ -64,17 +63,20 @@ def prove_files(
     settings: ExportSettings,
     record: Record,
     passages: Passages,
-    made: RebuiltModel,
+    rebuilt: RebuiltModel,
     model_cache: ModelCache,
     on_step: OnStep,
 ) -> Proof:
-    """Proof of a folder by stock transformers, or of a GGUF file by llama.cpp. Raises ExportError
-    unless it holds.
+    """Proof of a folder by transformers, or of a GGUF file by llama.cpp.
+
+    Raises ExportError unless it holds.
 
     record: of the sparse model. made: its model, whose weights are rounded in place where the files
     round them.
     """
-    loaded, outcomes, config = made.loaded, record.outcomes[:N_VERDICTS], made.loaded.model.config
+    loaded = rebuilt.loaded
+    outcomes = record.outcomes[:N_VERDICTS]
+    config = rebuilt.loaded.model.config
     place = {index: row for row, index in enumerate(passages.indices)}
     rows = [place[outcome.index] for outcome in outcomes]
     questions = questions_of(
@@ -82,9 +84,10 @@ def prove_files(
     )
     step = Step("prove", 0, 2 * len(questions), message="Evaluating the model in memory")
     on_step(step)
-    is_rounded, is_gguf = settings.weights not in (loaded.dtype, "float32"), what.is_file()
-    assert made.sparse is not None
-    with made.sparse.applied(), torch.inference_mode():
+    is_rounded = settings.weights not in (loaded.dtype, "float32")
+    is_gguf = what.is_file()
+    assert rebuilt.sparse is not None
+    with rebuilt.sparse.applied(), torch.inference_mode():
         if is_rounded and settings.weights not in MADE_BY_LLAMA_CPP:
             # In place, since a second model may not fit; the dense one is read again when it is
             # needed.
@@ -101,32 +104,32 @@ def prove_files(
                 _, rounded = reloaded.answer_questions(
                     loaded.model, first, lambda n: on_step(answered)
                 )
-    found, found_logits = _run_program(what, questions, on_step)
+    answers, found_logits = _run_program(what, questions, on_step)
     n_allowed = round(_DIFFERING * len(right)) if is_gguf and settings.weights != "float32" else 0
     proof = Proof(
         runtime="llama.cpp" if is_gguf else "transformers",
-        version=str(found["version"]),
+        version=str(answers["version"]),
         n_logits=len(logits),
         logit_difference=max(
             _difference(found_logits[str(i)], rows) for i, rows in enumerate(logits)
         ),
         logit_allowed=gguf_allowed(config, logits, rounded) if is_gguf else ALLOWED,
         n_verdicts=len(right),
-        n_meant=sum(a == b for a, b in zip(found["right"], right, strict=True)),
+        n_meant=sum(a == b for a, b in zip(answers["right"], right, strict=True)),
         n_run=sum(
             a == outcome.last_word_right
-            for a, outcome in zip(found["right"], outcomes, strict=True)
+            for a, outcome in zip(answers["right"], outcomes, strict=True)
         ),
         n_allowed=n_allowed,
         strict=not is_rounded and loaded.dtype == "float32" and n_allowed == 0,
         made_at=time.time(),
     )
     faults = {
-        f"stock code finds tensors missing or left over: {', '.join(found['holes'][:5])}": found[
+        f"stock code finds tensors missing or left over: {', '.join(answers['holes'][:5])}": answers[
             "holes"
         ],
-        "its tokenizer reads the passages differently": not found["same_tokens"],
-        "it needed SparseDash's code": found["ours"],
+        "its tokenizer reads the passages differently": not answers["same_tokens"],
+        "it needed SparseDash's code": answers["ours"],
         f"logits differ by up to {proof.logit_difference:.2g} ({proof.logit_allowed:.2g} is allowed), and "
         f"{proof.n_meant} of {proof.n_verdicts} passages are answered as meant, {proof.n_run} as in the run": (
             not proof.holds
@@ -177,8 +180,9 @@ def _rounded_inputs(model: nn.Module, weights: Weights) -> Iterator[None]:
 
 
 def rounded_activations(activations: Tensor, weights: Weights) -> Tensor:
-    """Activations (..., n) as llama.cpp multiplies weights of this type with them: in 16 bits, or
-    in 8 with a scale for each block of neighbours.
+    """Activations (..., n) rounded as llama.cpp rounds them for weights of this type.
+
+    To 16 bits, or to 8 with a scale for each block of neighbours.
     """
     if weights == "float16":
         return activations.half().to(activations)
@@ -196,14 +200,13 @@ def rounded_activations(activations: Tensor, weights: Weights) -> Tensor:
 def _run_program(
     what: Path, questions: list[dict[str, Any]], on_step: OnStep
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Answers of a fresh process; the job can be stopped while it runs. Raises ExportError if it
-    fails.
-    """
-    asked = {"questions": questions, "n_threads": torch.get_num_threads()}
+    """Answers of a fresh process, which can be stopped. Raises ExportError if it fails."""
+    request = {"questions": questions, "n_threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory(prefix="sparsedash-") as place:
-        question_file, answers = Path(place) / "questions.json", Path(place) / "answers.json"
+        question_file = Path(place) / "questions.json"
+        answers = Path(place) / "answers.json"
         count = Path(f"{answers}.count")
-        question_file.write_text(json.dumps(asked), encoding="utf-8")
+        question_file.write_text(json.dumps(request), encoding="utf-8")
 
         def report() -> None:
             n_answered = count.stat().st_size if count.exists() else 0
@@ -232,7 +235,8 @@ def _run_program(
 
 @torch.no_grad()
 def round_weights_(model: nn.Module, form: Form, weights: Weights) -> None:
-    """Round every weight of the model to the type of the files, in place and kept in float32.
+    """Round every weight of the model to the type of the files, in place, kept in float32.
+
     GPT-2's learned positions, too, which a GGUF file keeps as they are.
 
     Shared weights are rounded once; twice would change nothing.

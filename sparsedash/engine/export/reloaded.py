@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-N_LOGITS, N_ROWS = 16, 4
+N_LOGITS = 16
+N_ROWS = 4
 """Passages whose logits are compared, and of each those of its last tokens."""
 
 _MOST_THREADS = 8
@@ -33,16 +34,17 @@ OnAnswer = Callable[[int], object]
 def answer_questions(
     model: Any, questions: Sequence[dict[str, Any]], on_answer: OnAnswer = lambda n: None
 ) -> tuple[list[bool], list[Tensor]]:
-    """Whether each target was the model's first choice, token by token, and logits (rows,
-    vocabulary) of the first N_LOGITS questions.
+    """Whether each target was the model's first choice, and logits of the first N_LOGITS.
+
+    Logits: (rows, vocabulary) of each question.
 
     Computed in float32, whatever type the weights have. questions: `ids`, of context and target;
     `n_target`, number of the target's.
     """
 
     def logits_of(ids: list[int], n_rows: int) -> Tensor:
-        given = torch.tensor([ids], device=model.device)
-        rows: Tensor = model(input_ids=given, use_cache=False, logits_to_keep=n_rows).logits[0]
+        inputs = torch.tensor([ids], device=model.device)
+        rows: Tensor = model(input_ids=inputs, use_cache=False, logits_to_keep=n_rows).logits[0]
         return rows.cpu()
 
     with _in_float32(model):
@@ -55,9 +57,11 @@ def _answers(
     on_answer: OnAnswer,
 ) -> tuple[list[bool], list[Tensor]]:
     """logits_of: of the last so many tokens; of all, a long text may have gigabytes."""
-    right, logits = list[bool](), list[Tensor]()
+    right = list[bool]()
+    logits = list[Tensor]()
     for question in questions:
-        ids, target = question["ids"][:-1], question["ids"][-question["n_target"] :]
+        ids = question["ids"][:-1]
+        target = question["ids"][-question["n_target"] :]
         rows = logits_of(ids, max(N_ROWS, len(target)))
         right.append(rows[-len(target) :].argmax(dim=-1).tolist() == target)
         if len(logits) < N_LOGITS:
@@ -78,7 +82,10 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
     def widen(module: Any, _: Any) -> None:
         before[module] = module._parameters, module._buffers
         module._parameters, module._buffers = (
-            {name: own.float() if _is_narrow(own) else own for name, own in tensors.items()}
+            {
+                name: tensor.float() if _is_narrow(tensor) else tensor
+                for name, tensor in tensors.items()
+            }
             for tensors in before[module]
         )
         if hasattr(module, "scalar_embed_scale"):
@@ -106,28 +113,31 @@ def _is_narrow(tensor: Tensor | None) -> bool:
 
 
 class LlamaCppModel:
-    """A file loaded by llama.cpp. The KV cache is float32 and attention is not fused: differences
-    are the file's.
-    """
+    """A file loaded by llama.cpp, with a float32 KV cache and attention that is not fused."""
 
     def __init__(self, file: str, longest: int, n_threads: int) -> None:
         from llama_cpp_py_sync import Llama
 
-        n, n_threads = max(64, longest), max(1, min(n_threads, _MOST_THREADS))
+        n = max(64, longest)
+        n_threads = max(1, min(n_threads, _MOST_THREADS))
         self.llama = Llama(file, n, n, n_threads, flash_attn_type=0, type_k="f32", type_v="f32")
 
     def logits(self, ids: list[int], n_rows: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        """(n_rows, vocabulary): what follows each of the last tokens, of all where they are
-        fewer.
-        """
-        ffi, lib, context = self.llama._ffi, self.llama._lib, self.llama._ctx
+        """(n_rows, vocabulary): logits at the last tokens, at all where they are fewer."""
+        ffi = self.llama._ffi
+        lib = self.llama._lib
+        context = self.llama._ctx
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
-        batch, first = lib.llama_batch_init(len(ids), 0, 1), max(0, len(ids) - n_rows)
+        batch = lib.llama_batch_init(len(ids), 0, 1)
+        first = max(0, len(ids) - n_rows)
         try:
             batch.n_tokens = len(ids)
             for i, token in enumerate(ids):
-                batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, i, 1
-                batch.seq_id[i][0], batch.logits[i] = 0, i >= first
+                batch.token[i] = token
+                batch.pos[i] = i
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = 0
+                batch.logits[i] = i >= first
             if lib.llama_decode(context, batch) != 0:
                 raise SystemExit("llama.cpp could not run the model")
             rows = [lib.llama_get_logits_ith(context, i) for i in range(first, len(ids))]
@@ -142,39 +152,39 @@ class LlamaCppModel:
 
 
 def _by_llama_cpp(
-    file: str, asked: dict[str, Any], on_answer: OnAnswer
+    file: str, request: dict[str, Any], on_answer: OnAnswer
 ) -> tuple[dict[str, Any], list[Tensor]]:
     from llama_cpp_py_sync import __llama_cpp_tag__
 
-    questions = asked["questions"]
-    model = LlamaCppModel(file, max(len(q["ids"]) for q in questions), asked["n_threads"])
+    questions = request["questions"]
+    model = LlamaCppModel(file, max(len(q["ids"]) for q in questions), request["n_threads"])
     same = all(
         model.llama.tokenize(q["text"], q["special"], True) == q["tokens"] for q in questions
     )
     right, logits = _answers(
-        lambda *asked: torch.from_numpy(model.logits(*asked)), questions, on_answer
+        lambda *request: torch.from_numpy(model.logits(*request)), questions, on_answer
     )
     return {"holes": [], "same_tokens": same, "right": right, "version": __llama_cpp_tag__}, logits
 
 
 def _by_transformers(
-    folder: str, asked: dict[str, Any], on_answer: OnAnswer
+    folder: str, request: dict[str, Any], on_answer: OnAnswer
 ) -> tuple[dict[str, Any], list[Tensor]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    model, found = AutoModelForCausalLM.from_pretrained(
+    model, loading = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", use_safetensors=True, output_loading_info=True, **local
     )
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    mismatched = (name for name, *_ in found["mismatched_keys"])
-    holes = sorted({*found["missing_keys"], *found["unexpected_keys"], *mismatched})
+    mismatched = (name for name, *_ in loading["mismatched_keys"])
+    holes = sorted({*loading["missing_keys"], *loading["unexpected_keys"], *mismatched})
     tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     same = all(
         tokenizer(q["text"], add_special_tokens=q["special"]).input_ids == q["tokens"]
-        for q in asked["questions"]
+        for q in request["questions"]
     )
-    right, logits = answer_questions(model, asked["questions"], on_answer)
+    right, logits = answer_questions(model, request["questions"], on_answer)
     return {
         "holes": holes,
         "same_tokens": same,
@@ -184,13 +194,14 @@ def _by_transformers(
 
 
 def load_and_answer(
-    what: str, asked: dict[str, Any], on_answer: OnAnswer = lambda n: None
+    what: str, request: dict[str, Any], on_answer: OnAnswer = lambda n: None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Plain answers of a folder's or a file's model, and its logits. asked: `questions_of`'s, and
-    `n_threads`.
+    """Answers of a folder's or a file's model, and its logits.
+
+    request: `questions_of`'s, and `n_threads`.
     """
     answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(
-        what, asked, on_answer
+        what, request, on_answer
     )
     ours = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
     return answers | {"ours": ours}, {str(i): rows for i, rows in enumerate(logits)}

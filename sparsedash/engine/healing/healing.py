@@ -1,5 +1,4 @@
-"""Healing of a sparse model: it learns the dense one's next-token distribution on the calibration
-text and more of it.
+"""Healing: a sparse model learns the dense one's next-token distribution.
 
 Trained are the narrowed MLPs and all norms, by AdamW on the KL divergence of the two distributions.
 Held-out sequences are not trained on: they decide which weights are kept, never worse ones than
@@ -37,7 +36,8 @@ from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Healed
 from sparsedash.storage.store import StageCheckpoint
 
-RATE, WARM_STEPS = 1e-3, 4
+RATE = 1e-3
+WARM_STEPS = 4
 """The largest rate of AdamW, reached after so many steps; then a cosine to 0. A share of the root
 mean square that a matrix has at the beginning: models differ tenfold in the size of their weights.
 See docs/adr/0045.
@@ -55,8 +55,7 @@ JUDGED_TOKENS = 4096
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HealedWeights:
-    """Result of healing. norms: by the names of their parameters. figures: not kept yet, without
-    `weights`.
+    """Result of healing. norms: by parameter name. figures: without `weights`, the key.
 
     Where no step gained anything the blocks are those of before, and there are no norms.
     """
@@ -78,8 +77,7 @@ def heal(
     on_step: OnStep,
     checkpoint: "HealingCheckpoint",
 ) -> HealedWeights:
-    """The healed model of these narrowed MLPs; the loaded model is the dense one, before and
-    afterwards.
+    """The healed model of these narrowed MLPs; the loaded model stays the dense one.
 
     sequences: those of the calibration, some of which are held out. further: more text, all of
     which is trained on.
@@ -119,8 +117,9 @@ Piece = list[int]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Text:
-    """Text of a healing. batches: the pieces of every step. judged: those that decide. dense: the
-    dense model's last hidden states (n, d) of every piece, by the piece's identity.
+    """Text of a healing. batches: pieces of every step. judged: held-out pieces.
+
+    dense: the dense model's last hidden states (n, d) of every piece, by the piece's identity.
     """
 
     batches: list[list[Piece]]
@@ -146,31 +145,30 @@ class _Text:
                 )
 
         fitted, apart = map(cut, split_held_out(sequences))
-        judged, n_judged = list[Piece](), 0
+        judged = list[Piece]()
+        n_judged = 0
         for piece in apart:
             if n_judged < JUDGED_TOKENS:
                 judged.append(piece)
                 n_judged += len(piece)
         batches = list(_drawn([*fitted, *cut(further)], n_steps, seed))
-        used, dense = (
-            list({id(piece): piece for piece in chain(judged, *batches)}.values()),
-            dict[int, Tensor](),
-        )
+        used = list({id(piece): piece for piece in chain(judged, *batches)}.values())
+        dense = dict[int, Tensor]()
         for rows, batch in loaded.batches(used, HEAL_BATCH_TOKENS):
             on_batch()
-            own = [used[row] for row in rows]
-            parts = torch.split(_last_hidden(loaded, batch), [len(piece) for piece in own])
-            dense |= {id(piece): part.clone() for piece, part in zip(own, parts, strict=True)}
+            pieces = [used[row] for row in rows]
+            parts = torch.split(_last_hidden(loaded, batch), [len(piece) for piece in pieces])
+            dense |= {id(piece): part.clone() for piece, part in zip(pieces, parts, strict=True)}
         return cls(batches=batches, judged=judged, dense=dense)
 
 
 def _drawn(pieces: Sequence[Piece], n_steps: int, seed: int) -> Iterator[list[Piece]]:
-    """Batches of at most HEAL_BATCH_TOKENS tokens, or one piece; every piece once before any comes
-    again.
-    """
-    draw, waiting = Random(seed), list[Piece]()
+    """Batches of at most HEAL_BATCH_TOKENS tokens, or one piece; an epoch at a time."""
+    draw = Random(seed)
+    waiting = list[Piece]()
     for _ in range(n_steps):
-        batch, n_tokens = list[Piece](), 0
+        batch = list[Piece]()
+        n_tokens = 0
         while True:
             waiting = waiting or draw.sample(pieces, len(pieces))
             n_tokens += len(waiting[-1])
@@ -182,19 +180,21 @@ def _drawn(pieces: Sequence[Piece], n_steps: int, seed: int) -> Iterator[list[Pi
 
 def _last_hidden(loaded: LoadedModel, batch: Batch) -> Tensor:
     """What the output head is given, (n, d), of the real tokens of all rows."""
-    found = loaded.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    hidden: Tensor = found.last_hidden_state
+    output = loaded.model.base_model(
+        input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
+    )
+    hidden: Tensor = output.last_hidden_state
     return hidden[batch.mask.bool()]
 
 
 @contextmanager
 def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[str]]]:
-    """Inside, the parameters of the MLPs and of all norms of layers that are left are copies to be
-    trained.
+    """Inside, the parameters of the MLPs and norms of remaining layers are trainable copies.
 
     Gives their names: those of every block's MLP, and last those of the norms.
     """
-    model, mlps = loaded.model, loaded.mlps
+    model = loaded.model
+    mlps = loaded.mlps
     places = {module: name for name, module in model.named_modules()}
 
     def of(module: nn.Module) -> list[str]:
@@ -207,8 +207,8 @@ def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[s
         for module in model.base_model.modules()
         if module not in idle
         and not is_projection(module)
-        and (own := [*module.parameters(recurse=False)])
-        and all(p.dim() == 1 for p in own)
+        and (parameters := [*module.parameters(recurse=False)])
+        and all(p.dim() == 1 for p in parameters)
     ]
     names = [[name for module in (*mlp.inner, mlp.out) for name in of(module)] for mlp in mlps]
     names.append([name for module in norms for name in of(module)])
@@ -221,9 +221,7 @@ def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[s
 
 @dataclass(kw_only=True)
 class _State:
-    """step: those that are done. best: the least held-out divergence, after kept_step. before: at
-    the beginning.
-    """
+    """step: steps done. best: least held-out divergence, after kept_step. before: initial one."""
 
     best: float
     before: float
@@ -232,26 +230,29 @@ class _State:
 
     def reported(self, n_steps: int, share: float = 0.0) -> Step:
         """Progress with this share of the next step."""
-        said = (
+        message = (
             f"step {self.step} of {n_steps}, held-out KL {self.best:.3f}, {self.before:.3f} before"
         )
-        return Step("heal", self.step, n_steps, message=said, ahead=share)
+        return Step("heal", self.step, n_steps, message=message, ahead=share)
 
 
 class _Student:
-    """The sparse model while it learns: its weights, in single precision where the model's own type
-    is another, the optimiser, and the best weights so far.
-    """
+    """The sparse model in training: float32 weights, optimiser, and the best weights so far."""
 
     def __init__(self, loaded: LoadedModel, names: list[list[str]], text: _Text) -> None:
-        self._loaded, self._names, self._text = loaded, names, text
+        self._loaded = loaded
+        self._names = names
+        self._text = text
         self._weights = {name: loaded.model.get_parameter(name) for name in chain(*names)}
-        wide = {name: own.detach().float().requires_grad_() for name, own in self._weights.items()}
+        wide = {
+            name: weight.detach().float().requires_grad_() for name, weight in self._weights.items()
+        }
         # The weights themselves where they are in single precision.
         self._wide = {
-            n: own if own.dtype == torch.float32 else wide[n] for n, own in self._weights.items()
+            n: weight if weight.dtype == torch.float32 else wide[n]
+            for n, weight in self._weights.items()
         }
-        groups = [{"params": [own], "scale": _scale(own)} for own in self._wide.values()]
+        groups = [{"params": [weight], "scale": _scale(weight)} for weight in self._wide.values()]
         self._optimiser = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.0)
         self._best: dict[str, Tensor] = {}
         # One token, in whose place the head is given what it is to score.
@@ -261,20 +262,17 @@ class _Student:
     def train(
         self, pieces: Sequence[Piece], rate: float, on_share: Callable[[float], None]
     ) -> None:
-        """One step on these pieces. on_share: called before each pass with the share that is done;
-        may raise.
-        """
-        n_tokens, passes = sum(map(len, pieces)), self._loaded.batches(pieces, HEAL_PASS_TOKENS)
+        """One step on these pieces. on_share: called before each pass with the share done."""
+        n_tokens = sum(map(len, pieces))
+        passes = self._loaded.batches(pieces, HEAL_PASS_TOKENS)
         for number, (rows, batch) in enumerate(passes):
             on_share(number / len(passes))
             with torch.enable_grad():
-                hidden, dense = (
-                    _last_hidden(self._loaded, batch),
-                    self._dense([pieces[row] for row in rows]),
-                )
+                hidden = _last_hidden(self._loaded, batch)
+                dense = self._dense([pieces[row] for row in rows])
                 parts = [
-                    self._gradient(own, of_dense, n_tokens)
-                    for own, of_dense in self._chunks(hidden, dense)
+                    self._gradient(hidden_chunk, of_dense, n_tokens)
+                    for hidden_chunk, of_dense in self._chunks(hidden, dense)
                 ]
                 hidden.backward(torch.cat(parts))  # type: ignore[no-untyped-call]
             self._gather_gradients()
@@ -285,9 +283,7 @@ class _Student:
         self._narrow()
 
     def begin(self) -> _State:
-        """The state before the first step. Raises CalibrationError where a prediction is not
-        finite.
-        """
+        """The state before the first step. Raises CalibrationError if a prediction is not finite."""
         before = self._divergence()
         if not isfinite(before):
             raise CalibrationError(
@@ -297,9 +293,10 @@ class _Student:
 
     def judge(self, state: _State) -> None:
         """Keep the present weights where they are better than the best so far."""
-        if (found := self._divergence()) < state.best:
-            state.best, state.kept_step = found, state.step
-            self._best = {name: own.detach().clone() for name, own in self._weights.items()}
+        if (divergence := self._divergence()) < state.best:
+            state.best = divergence
+            state.kept_step = state.step
+            self._best = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
     def result(self, narrowed: Sequence[PrunedMlp], state: _State) -> HealedWeights:
         """The MLPs and the norms with the best weights. narrowed: the MLPs before."""
@@ -309,11 +306,13 @@ class _Student:
         def of(module: nn.Linear) -> tuple[Tensor, Tensor | None]:
             return weight_of(module).detach(), None if module.bias is None else module.bias.detach()
 
-        blocks, norms = list(narrowed), dict[str, Tensor]()
+        blocks = list(narrowed)
+        norms = dict[str, Tensor]()
         if self._best:
             norms = {name: self._weights[name].detach() for name in self._names[-1]}
             for index, mlp in enumerate(self._loaded.mlps):
-                (weight, bias), inner = of(mlp.out), tuple(map(of, mlp.inner))
+                (weight, bias) = of(mlp.out)
+                inner = tuple(map(of, mlp.inner))
                 blocks[index] = replace(
                     blocks[index], out_weight=weight, out_bias=bias, inner=inner
                 )
@@ -329,7 +328,7 @@ class _Student:
 
     def reached(self, checkpoint: "HealingCheckpoint", state: _State) -> None:
         """Keep everything, if it is time."""
-        checkpoint.keep([lambda own=own: self._packed(own, state) for own in self._names])  # type: ignore[misc]
+        checkpoint.keep([lambda names=names: self._packed(names, state) for names in self._names])  # type: ignore[misc]
 
     def resume(self, checkpoint: "HealingCheckpoint") -> _State | None:
         """Everything as the newest whole checkpoint has it, and its state; None without one."""
@@ -347,7 +346,7 @@ class _Student:
                     device = self._wide[name].device
                     self._optimiser.state[self._wide[name]] = {
                         "step": torch.tensor(float(state.step)),
-                        **{key: own.to(device) for key, own in moments.items()},
+                        **{key: moment.to(device) for key, moment in moments.items()},
                     }
                 if state.kept_step:
                     best = data.get(f"{name} best", data[name])
@@ -358,10 +357,8 @@ class _Student:
     def _packed(self, names: Sequence[str], state: _State) -> bytes:
         tensors = {"state": _as_tensor(state)}
         for name in names:
-            tensors[name], moments = (
-                self._wide[name].detach(),
-                self._optimiser.state[self._wide[name]],
-            )
+            tensors[name] = self._wide[name].detach()
+            moments = self._optimiser.state[self._wide[name]]
             if moments:
                 tensors |= {
                     f"{name} mean": moments["exp_avg"],
@@ -372,17 +369,14 @@ class _Student:
         return pack_tensors(tensors)
 
     def _divergence(self) -> float:
-        """Mean KL divergence from the dense model on the held-out text, in nats a token; inf where
-        it is no number.
-        """
-        found, pieces = 0.0, self._text.judged
+        """Mean KL divergence from dense on the held-out text, nats a token; inf if not finite."""
+        total = 0.0
+        pieces = self._text.judged
         for rows, batch in self._loaded.batches(pieces, HEAL_PASS_TOKENS):
-            hidden, dense = (
-                _last_hidden(self._loaded, batch),
-                self._dense([pieces[row] for row in rows]),
-            )
-            found += sum(float(self._kl(*parts)) for parts in self._chunks(hidden, dense))
-        return max(0.0, found / sum(map(len, pieces))) if isfinite(found) else inf
+            hidden = _last_hidden(self._loaded, batch)
+            dense = self._dense([pieces[row] for row in rows])
+            total += sum(float(self._kl(*parts)) for parts in self._chunks(hidden, dense))
+        return max(0.0, total / sum(map(len, pieces))) if isfinite(total) else inf
 
     def _dense(self, pieces: Sequence[Piece]) -> Tensor:
         return torch.cat([self._text.dense[id(piece)] for piece in pieces])
@@ -393,13 +387,11 @@ class _Student:
         return zip(torch.split(hidden.detach(), n), torch.split(dense, n), strict=True)
 
     def _kl(self, hidden: Tensor, dense: Tensor) -> Tensor:
-        """Sum over the tokens of the divergence from the dense model's distribution. hidden, dense:
-        (n, d).
-        """
+        """Sum over the tokens of the KL divergence from dense. hidden, dense: (n, d)."""
         with torch.no_grad():
             target = self._logits(dense).float().log_softmax(dim=-1)
-        own = self._logits(hidden).float().log_softmax(dim=-1)
-        return nn.functional.kl_div(own, target, reduction="sum", log_target=True)
+        log_probabilities = self._logits(hidden).float().log_softmax(dim=-1)
+        return nn.functional.kl_div(log_probabilities, target, reduction="sum", log_target=True)
 
     def _gradient(self, hidden: Tensor, dense: Tensor, n_tokens: int) -> Tensor:
         """Of the mean divergence of n_tokens, by the hidden states of some of them, (n, d)."""
@@ -411,24 +403,26 @@ class _Student:
         head: nn.Module = self._loaded.model.get_output_embeddings()
         handle = head.register_forward_pre_hook(lambda _, inputs: (hidden,))
         try:
-            found: Tensor = self._walk.output(self._loaded.model, 0).logits
-            return found
+            logits: Tensor = self._walk.output(self._loaded.model, 0).logits
+            return logits
         finally:
             handle.remove()
 
     def _gather_gradients(self) -> None:
         """Add the gradients of one pass, in single precision."""
-        for name, own in self._weights.items():
+        for name, weight in self._weights.items():
             wide = self._wide[name]
-            if wide is not own and own.grad is not None:
-                wide.grad = own.grad.float() if wide.grad is None else wide.grad.add_(own.grad)
-                own.grad = None
+            if wide is not weight and weight.grad is not None:
+                wide.grad = (
+                    weight.grad.float() if wide.grad is None else wide.grad.add_(weight.grad)
+                )
+                weight.grad = None
 
     def _narrow(self) -> None:
         """Round the weights in single precision to the model's own type."""
-        for name, own in self._weights.items():
-            if self._wide[name] is not own:
-                own.copy_(self._wide[name])
+        for name, weight in self._weights.items():
+            if self._wide[name] is not weight:
+                weight.copy_(self._wide[name])
 
 
 def _scale(weight: Tensor) -> float:
@@ -444,8 +438,7 @@ def _as_tensor(state: _State) -> Tensor:
 
 @dataclass
 class HealingCheckpoint:
-    """Checkpoint of a healing: weights, moments and best weights, block by block, so that no copy
-    of all is made.
+    """Checkpoint of a healing, written block by block to avoid a copy of everything.
 
     Two are kept in turn: while one is written, the other is whole.
     """
@@ -461,24 +454,24 @@ class HealingCheckpoint:
             turn = self._turn + 1
             # Where not all has room, the other one stays the whole one.
             if self._checkpoint.keep(
-                {self._name(turn % 2, part): own for part, own in enumerate(pack)}
+                {self._name(turn % 2, part): pack_part for part, pack_part in enumerate(pack)}
             ):
                 self._turn = turn
 
     def newest(self, n_parts: int) -> _State | None:
         """The state of the newest whole checkpoint, or None."""
-        found = dict[int, tuple[float, ...]]()
+        states_by_turn = dict[int, tuple[float, ...]]()
         for turn in range(2):
             states = {
                 self._checkpoint.get(self._name(turn, part), _unpack_state)
                 for part in range(n_parts)
             }
             if len(states) == 1 and (state := states.pop()) is not None:
-                found[turn] = state
-        if not found:
+                states_by_turn[turn] = state
+        if not states_by_turn:
             return None
-        self._turn = max(found, key=lambda turn: found[turn][2])
-        best, before, step, kept_step = found[self._turn]
+        self._turn = max(states_by_turn, key=lambda turn: states_by_turn[turn][2])
+        best, before, step, kept_step = states_by_turn[self._turn]
         return _State(best=best, before=before, step=int(step), kept_step=int(kept_step))
 
     def parts(self, state: _State, n_parts: int) -> Iterator[dict[str, Tensor]]:

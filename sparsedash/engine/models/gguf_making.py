@@ -1,7 +1,7 @@
-"""Builds a dense model's GGUF file from its folder: the inverse of model_conversion.py.
+"""Writes a dense model's GGUF file from its folder: the inverse of model_conversion.py.
 
-What llama.cpp makes of a model, sparse or quantised, is made from such a file. It is written once
-and kept among the converted models. What it cannot say of a model is refused, by reading it back.
+Sparse and quantised GGUF files are made from it. It is written once and kept among the converted
+models. A model that the file cannot represent is refused, by reading its keys back.
 """
 
 import json
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,51 +49,54 @@ _VERSION = 2
 _KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}
 _COMPUTED = ("rope_parameters", "layer_types")
-"""Entries of a config that are written in a way of their own, or follow from others."""
-_ALSO_SAID = (
-    *(
-        "hidden_act",
-        "hidden_activation",
-        "attention_bias",
-        "mlp_bias",
-        "layer_types",
-        "query_pre_attn_scalar",
-    ),
-    *("tie_word_embeddings", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping"),
+"""Entries of a config that are written otherwise, or follow from others."""
+_COMPARED = (
+    "hidden_act",
+    "hidden_activation",
+    "attention_bias",
+    "mlp_bias",
+    "layer_types",
+    "query_pre_attn_scalar",
+    "tie_word_embeddings",
+    "sliding_window",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
 )
-"""Entries that change what a model computes, beside those that have a key."""
+"""Entries that change a model's output, beside those that have a key."""
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _ADVICE = "Name a GGUF file of the dense model: for an export with --dense-gguf, for all else as the model."
 _SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
 _PREFIX = {"type": "Prepend", "prepend": "\u2581"}
 _NORMALIZERS: tuple[Any, ...] = (
-    *(None, _SPACES, {"type": "NFC"}),
+    None,
+    _SPACES,
+    {"type": "NFC"},
     {"type": "Sequence", "normalizers": [_PREFIX, _SPACES]},
     {"type": "Sequence", "normalizers": [_SPACES]},
 )
-"""What may become of a text before it is cut; llama.cpp does the same with spaces, and leaves the
-rest as it is.
-"""
+"""Normalizers that llama.cpp equals: it replaces spaces, and leaves the text as it is otherwise."""
 
 
-def gguf_of(source: Source, store: Store, on_part: OnPart = ignore) -> Path:
+def dense_gguf_file(source: Source, store: Store, on_part: OnPart = ignore) -> Path:
     """The GGUF file that the model is read from, or else one made of its folder.
 
-    on_part: called before each tensor that is written. Raises ModelError where none can be made.
+    on_part: called before each tensor that is written. Raises ModelError if none can be made.
     """
-    if base := gguf_file(source.reference):
-        return base
+    file = gguf_file(source.reference)
+    if file is not None:
+        return file
+
+    def write(folder: Path) -> None:
+        write_dense_gguf(source, folder / "dense.gguf", on_part)
+
     name = f"{source.folder.name}-{digest(source.identity)[:16]}-gguf-{_VERSION}"
-    folder = converted_folder(
-        name, lambda made: write_dense_gguf(source, made / "dense.gguf", on_part), store
-    )
-    return folder / "dense.gguf"
+    return converted_folder(name, write, store) / "dense.gguf"
 
 
 def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> None:
     """Write the file in the folder's own types of weights.
 
-    Raises ModelError for a model that it cannot hold, before any weight is written, and where the
+    Raises ModelError for a model that it cannot represent, before any weight is written, and if the
     disk is full.
     """
     config = read_config(source.folder, source.reference)
@@ -111,8 +115,8 @@ def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> No
     title = Path(source.reference).name
     keys = partial(_add_keys, config=config, title=title, tokenizer=tokenizer, tensors=tensors)
     try:
-        write_file(file, name, keys, [_stand_in(tensor) for tensor in tensors])
-        _require_said(file, config)
+        write_file(file, name, keys, [_placeholder(tensor) for tensor in tensors])
+        _require_same_config(file, config)
         require_export_room(file.parent, sum(tensor.n_bytes for tensor in tensors))
         write_file(file, name, keys, tensors, on_part)
     except OSError as error:
@@ -125,10 +129,8 @@ def _impossible(reason: str) -> ModelError:
     return ModelError(f"No GGUF file can be made of this model: {reason}.", _ADVICE)
 
 
-def _stand_in(tensor: GgufTensor) -> GgufTensor:
-    """One number under the name of a weight, so that a file's keys can be read back before its
-    weights are written.
-    """
+def _placeholder(tensor: GgufTensor) -> GgufTensor:
+    """One number under the name of a weight, to read a file's keys back before its weights."""
     if tensor.name == "rope_freqs.weight":
         return tensor
     return replace(
@@ -152,167 +154,163 @@ def _add_keys(
     )
 
 
-def _require_said(file: Path, config: PretrainedConfig) -> None:
-    """Raises ModelError where the config that the file is read back with computes otherwise."""
-    said = {*ARCHITECTURES[MADE_GGUF[config.model_type]].keys.values(), *_ALSO_SAID} - {
-        "rope_parameters"
-    }
-    found, wanted = GgufModel(opened_gguf(file)).config().to_dict(), config.to_dict()
-    for entry in sorted(found.keys() & wanted.keys() & said):
-        one, other = found[entry], wanted[entry]
+def _require_same_config(file: Path, config: PretrainedConfig) -> None:
+    """Raises ModelError if the config that the file is read back with has other values."""
+    known = ARCHITECTURES[MADE_GGUF[config.model_type]].keys.values()
+    read_back = GgufModel(opened_gguf(file)).config().to_dict()
+    expected = config.to_dict()
+    for entry in sorted(read_back.keys() & expected.keys() & {*known, *_COMPARED}):
+        value = expected[entry]
         # Numbers of the file have 32 bits.
-        if one != other and not (isinstance(one, float) and np.float32(one) == np.float32(other)):
-            raise _impossible(
-                f"a file cannot hold {entry} = {str(wanted[entry])[:80]} of a {config.model_type} model"
-            )
+        is_float = isinstance(read_back[entry], float)
+        same = is_float and np.float32(read_back[entry]) == np.float32(value)
+        if entry != "rope_parameters" and read_back[entry] != value and not same:
+            kind = config.model_type
+            raise _impossible(f"a file cannot hold {entry} = {str(value)[:80]} of a {kind} model")
+
+
+def _head_size(config: PretrainedConfig) -> int:
+    usual = config.hidden_size // config.num_attention_heads
+    return int(getattr(config, "head_dim", None) or usual)
 
 
 def _add_config(writer: GGUFWriter, config: PretrainedConfig, name: str) -> None:
     """Add the keys of the architecture."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for key, entry in ARCHITECTURES[name].keys.items():
-        value = head if entry == "head_dim" else getattr(config, entry, None)
+        value = _head_size(config) if entry == "head_dim" else getattr(config, entry, None)
         if value is None or entry in _COMPUTED:
             continue
         add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
         add(f"{name}.{key}", value)
-    whole, sliding = _rope(config)
-    writer.add_float32(f"{name}.rope.freq_base", whole["rope_theta"])
-    if sliding is not None:
-        writer.add_float32(f"{name}.rope.freq_base_swa", sliding["rope_theta"])
-    if whole.get("rope_type", "default") == "linear":
+    rope, *sliding = _rope(config)
+    writer.add_float32(f"{name}.rope.freq_base", rope["rope_theta"])
+    for sliding_rope in sliding:
+        writer.add_float32(f"{name}.rope.freq_base_swa", sliding_rope["rope_theta"])
+    if rope.get("rope_type", "default") == "linear":
         writer.add_string(f"{name}.rope.scaling.type", "linear")
-        writer.add_float32(f"{name}.rope.scaling.factor", whole["factor"])
+        writer.add_float32(f"{name}.rope.scaling.factor", rope["factor"])
 
 
-def _rope(config: PretrainedConfig) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """RoPE parameters of full and, in Gemma 3, of sliding attention. Raises ModelError for another
-    scaling.
+def _rope(config: PretrainedConfig) -> list[Mapping[str, Any]]:
+    """RoPE parameters of full and, in Gemma 3, of sliding attention.
+
+    Raises ModelError for another scaling.
     """
-    said = config.rope_parameters
-    whole, sliding = (
-        (said["full_attention"], said["sliding_attention"])
-        if "full_attention" in said
-        else (said, None)
-    )
-    kinds = [each.get("rope_type", "default") for each in (whole, sliding) if each is not None]
+    parameters = [config.rope_parameters]
+    if "full_attention" in config.rope_parameters:
+        parameters = [config.rope_parameters[f"{kind}_attention"] for kind in ("full", "sliding")]
+    kinds = [rope.get("rope_type", "default") for rope in parameters]
     if kinds[0] not in ("default", "linear", "llama3") or kinds[1:] not in ([], ["default"]):
         raise _impossible(f"none with RoPE scaling {', '.join(kinds)} can be made here")
-    return whole, sliding
+    return parameters
 
 
 def _rope_factors(config: PretrainedConfig) -> Iterator[GgufTensor]:
-    """What each RoPE frequency of a Llama 3 model is divided by: 1 above one frequency, the factor
-    below another.
+    """Divisors of a Llama 3 model's RoPE frequencies: 1 above one frequency, the factor below
+    another.
 
     Source: Llama 3.1's `apply_scaling`, as transformers' `llama3` has it.
     """
-    whole, _ = _rope(config)
-    if whole.get("rope_type") != "llama3":
+    rope = _rope(config)[0]
+    if rope.get("rope_type") != "llama3":
         return
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    turns = whole["original_max_position_embeddings"] * (
-        whole["rope_theta"] ** (-np.arange(0, head, 2, dtype=np.float64) / head) / (2 * math.pi)
-    )
-    low, high, factor = whole["low_freq_factor"], whole["high_freq_factor"], whole["factor"]
-    share = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    values: Array = (1 / ((1 - share) / factor + share)).astype(np.float32)
+    head = _head_size(config)
+    frequencies = rope["rope_theta"] ** (-np.arange(0, head, 2, dtype=np.float64) / head)
+    turns = rope["original_max_position_embeddings"] * (frequencies / (2 * math.pi))
+    low = rope["low_freq_factor"]
+    share = np.clip((turns - low) / (rope["high_freq_factor"] - low), 0.0, 1.0)
+    values: Array = (1 / ((1 - share) / rope["factor"] + share)).astype(np.float32)
     yield GgufTensor("rope_freqs.weight", values.shape, GGMLQuantizationType.F32, lambda: values)
 
 
 def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[GgufTensor]:
     """The model's tensors under llama.cpp's names and in its order of rows."""
-    names, ends = (
-        {ours: theirs for theirs, ours in ARCHITECTURES[name].tensors.items()},
-        dict[str, torch.Tensor](),
-    )
-    for file in weight_files(source.folder, source.reference):
-        for ours, tensor in stored_tensors(file):
-            theirs = names.get(re.sub(r"\.\d+\.", ".#.", ours, count=1))
-            if theirs is None:
-                if ours.endswith("rotary_emb.inv_freq"):
-                    continue
-                raise _impossible(f"a file has no place for {ours[:80]} of {config.model_type}")
-            if theirs in ("token_embd.weight", "output.weight"):
-                ends[theirs] = tensor
-                if len(ends) > 1 and config.tie_word_embeddings and not torch.equal(*ends.values()):
-                    raise _impossible("its head is not its embedding, which its config denies")
-            if theirs == "output.weight" and config.tie_word_embeddings:
+    gguf_names = {ours: theirs for theirs, ours in ARCHITECTURES[name].tensors.items()}
+    tied: list[torch.Tensor] = []
+    files = weight_files(source.folder, source.reference)
+    for own_name, tensor in chain.from_iterable(map(stored_tensors, files)):
+        gguf_name = gguf_names.get(re.sub(r"\.\d+\.", ".#.", own_name, count=1))
+        if gguf_name is None:
+            if own_name.endswith("rotary_emb.inv_freq"):
                 continue
-            number = re.search(r"\.(\d+)\.", ours)
-            full = theirs.replace("#", number[1] if number else "")
-            kind = gguf_type(full, tensor.shape, "float32" if tensor.dim() < 2 else "float16")
-            if kind is not GGMLQuantizationType.F32:
-                kind = GGMLQuantizationType[_KINDS.get(type_name(tensor.dtype), "F32")]
-            yield GgufTensor(
-                full, tuple(tensor.shape), kind, partial(_rows, tensor, theirs, config, name)
-            )
+            raise _impossible(f"a file has no place for {own_name[:80]} of {config.model_type}")
+        if config.tie_word_embeddings and gguf_name in ("token_embd.weight", "output.weight"):
+            tied.append(tensor)
+            if len(tied) > 1 and not torch.equal(*tied):
+                raise _impossible("its head is not its embedding, which its config denies")
+            if gguf_name == "output.weight":
+                continue
+        number = re.search(r"\.(\d+)\.", own_name)
+        full_name = gguf_name.replace("#", number[1] if number else "")
+        kind = gguf_type(full_name, tensor.shape, "float16")
+        if kind is not GGMLQuantizationType.F32:
+            kind = GGMLQuantizationType[_KINDS.get(type_name(tensor.dtype), "F32")]
+        make = partial(_rows, tensor, gguf_name, config, name)
+        yield GgufTensor(full_name, tuple(tensor.shape), kind, make)
 
 
-def _rows(tensor: torch.Tensor, theirs: str, config: PretrainedConfig, name: str) -> Array:
-    """A tensor's numbers as llama.cpp's converter orders them; the way back of GgufModel's
-    reordering.
-    """
+def _rows(tensor: torch.Tensor, gguf_name: str, config: PretrainedConfig, name: str) -> Array:
+    """A tensor's values as llama.cpp's converter orders them; undone by GgufModel._reordered."""
     values: Array = tensor.float().numpy()
-    part = theirs.removeprefix("blk.#.")
-    if name == "llama" and part.startswith(("attn_q.", "attn_k.")):
-        heads = (
-            config.num_attention_heads if part.startswith("attn_q.") else config.num_key_value_heads
-        )
-        return values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
-    return values + 1 if name.startswith("gemma") and theirs.endswith("norm.weight") else values
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    part = gguf_name.removeprefix("blk.#.").partition(".")[0]
+    if name == "llama" and part in heads:
+        halves = values.reshape(heads[part], 2, -1, *values.shape[1:])
+        return halves.swapaxes(1, 2).reshape(values.shape)
+    return values + 1 if name.startswith("gemma") and gguf_name.endswith("norm.weight") else values
 
 
 def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig) -> None:
-    """Add the tokens, their merges and where words are cut. Raises ModelError for a tokenizer of
-    another kind.
+    """Add the tokens, their merges and the rules of the pre-tokenizer.
 
     Rows of the embeddings without a token get one that no text holds; added tokens without a row
-    are left out.
+    are left out. Raises ModelError for another kind of tokenizer.
     """
-    said, n_tokens = json.loads(tokenizer.backend_tokenizer.to_str()), config.vocab_size
-    model, added = said["model"], {each["id"]: each for each in said["added_tokens"]}
+    n_tokens = config.vocab_size
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = spec["model"]
     if model["type"] != "BPE":
         raise _impossible(f"its tokenizer is of the kind {model['type']}")
-    words = {number: word for word, number in model["vocab"].items()} | {
-        i: own["content"] for i, own in added.items()
-    }
-    if beyond := [i for i in words if i >= n_tokens and i not in added]:
-        raise _impossible(
-            f"its tokenizer has {max(beyond) + 1:,} tokens, and the model {n_tokens:,}"
-        )
-    merges = [" ".join(each) if isinstance(each, list) else each for each in model["merges"]]
-    of_bytes = not model.get("byte_fallback")
-    if said["normalizer"] not in _NORMALIZERS:
+    words = {number: word for word, number in model["vocab"].items()}
+    added = {token["id"]: token for token in spec["added_tokens"]}
+    words |= {number: token["content"] for number, token in added.items()}
+    beyond = [number for number in words if number >= n_tokens and number not in added]
+    if beyond:
+        n_words = max(beyond) + 1
+        raise _impossible(f"its tokenizer has {n_words:,} tokens, and the model {n_tokens:,}")
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    by_bytes = not model.get("byte_fallback")
+    if spec["normalizer"] not in _NORMALIZERS:
         raise _impossible("its tokenizer changes texts in a way that llama.cpp's does not")
-    kinds = [_kind(words.get(i), added.get(i), model.get("unk_token")) for i in range(n_tokens)]
-    writer.add_tokenizer_model("gpt2" if of_bytes else "llama")
-    listed = [words.get(i, f"[PAD{i}]") for i in range(n_tokens)]
-    if not of_bytes:
-        # Those are looked for in the text as it is written.
-        spaced = (int(TokenType.USER_DEFINED), int(TokenType.CONTROL))
-        listed = [
-            word.replace("\u2581", " ") if kind in spaced else word
-            for word, kind in zip(listed, kinds, strict=True)
-        ]
-    writer.add_token_list(listed)
+    tokens = []
+    kinds = []
+    for number in range(n_tokens):
+        token = words.get(number, f"[PAD{number}]")
+        kind = _kind(words.get(number), added.get(number), model.get("unk_token"))
+        if not by_bytes and kind in (TokenType.USER_DEFINED, TokenType.CONTROL):
+            # Those are searched in the text as it is written.
+            token = token.replace("\u2581", " ")
+        tokens.append(token)
+        kinds.append(int(kind))
+    writer.add_tokenizer_model("gpt2" if by_bytes else "llama")
+    writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    if of_bytes:
-        cut = _cut_by(said["pre_tokenizer"])
+    if by_bytes:
+        cut = _cut_by(spec["pre_tokenizer"])
         if (cut in WHOLE_WORDS) != bool(model.get("ignore_merges")):
             raise _impossible(
                 "its tokenizer merges words that are tokens otherwise than llama.cpp does"
             )
         writer.add_tokenizer_pre(cut)
         writer.add_token_merges(merges)
-    elif _cuts_at_spaces(said["pre_tokenizer"]):
-        # llama.cpp merges what makes the token of the highest score: the first merge that makes it.
-        scores = {
-            merge.replace(" ", "", 1): -float(rank)
-            for rank, merge in reversed([*enumerate(merges)])
-        }
+    elif _cuts_at_spaces(spec["pre_tokenizer"]):
+        # llama.cpp merges into the token of the highest score: the first merge that makes it.
+        scores: dict[str, float] = {}
+        for rank, merge in enumerate(merges):
+            scores.setdefault(merge.replace(" ", "", 1), -float(rank))
+        lowest = -float(len(merges))
         writer.add_token_scores(
-            [scores.get(words.get(i, ""), -float(len(merges))) for i in range(n_tokens)]
+            [scores.get(words.get(number, ""), lowest) for number in range(n_tokens)]
         )
         first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0]
         writer.add_add_space_prefix(first.startswith("\u2581"))
@@ -324,25 +322,27 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig)
         (writer.add_unk_token_id, "unk_token_id"),
         (writer.add_pad_token_id, "pad_token_id"),
     ):
-        number = getattr(tokenizer, token)
-        # llama.cpp has numbers of its own for those that a file does not name.
-        number = getattr(config, token, None) if number is None else number
-        number = next(iter(number), None) if isinstance(number, list) else number
-        if number is not None and 0 <= number < n_tokens:
-            add(number)
+        token_id = getattr(tokenizer, token)
+        if token_id is None:
+            # llama.cpp has defaults of its own for those that a file does not name.
+            token_id = getattr(config, token, None)
+        if isinstance(token_id, list):
+            token_id = next(iter(token_id), None)
+        if token_id is not None and 0 <= token_id < n_tokens:
+            add(token_id)
     ids = tokenizer("a")["input_ids"]
     writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(len(ids) > 1 and ids[-1] == tokenizer.eos_token_id)
     template = tokenizer.chat_template
-    # Of several, by their names, the one that is used where none is named.
-    if template := template.get("default") if isinstance(template, dict) else template:
+    if isinstance(template, dict):
+        # Of several, by their names, the one that is used if none is named.
+        template = template.get("default")
+    if template:
         writer.add_chat_template(template)
 
 
 def _cuts_at_spaces(pre_tokenizer: Mapping[str, Any] | None) -> bool:
-    """Whether words are cut at no more than spaces, which merges of SentencePiece never cross from
-    left to right.
-    """
+    """True if words are cut at spaces at most, which SentencePiece's merges never cross."""
     match pre_tokenizer:
         case (
             None
@@ -354,19 +354,19 @@ def _cuts_at_spaces(pre_tokenizer: Mapping[str, Any] | None) -> bool:
             return False
 
 
-def _kind(word: str | None, added: Mapping[str, Any] | None, unknown: str | None) -> int:
-    """What llama.cpp takes a token for."""
+def _kind(word: str | None, added: Mapping[str, Any] | None, unknown: str | None) -> TokenType:
+    """The token's type in llama.cpp."""
     if word is None:
-        return int(TokenType.UNUSED)
+        return TokenType.UNUSED
     if word == unknown:
-        return int(TokenType.UNKNOWN)
+        return TokenType.UNKNOWN
     if added is not None:
-        return int(TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
-    return int(TokenType.BYTE if _BYTE.fullmatch(word) else TokenType.NORMAL)
+        return TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+    return TokenType.BYTE if _BYTE.fullmatch(word) else TokenType.NORMAL
 
 
 def _cut_by(pre_tokenizer: Mapping[str, Any] | None) -> str:
-    """llama.cpp's name for where words are cut. Raises ModelError for rules that have none here."""
+    """llama.cpp's name for these rules. Raises ModelError for rules without one."""
     rules = tuple(_rules(pre_tokenizer))
     if rules not in CUTS_OF:
         raise _impossible("llama.cpp's name for how this tokenizer cuts words is not known here")
@@ -377,8 +377,8 @@ def _rules(step: Mapping[str, Any] | None) -> Iterator[str]:
     """The regular expressions of a pre-tokenizer, in their order."""
     match step:
         case {"type": "Sequence", "pretokenizers": [*steps]}:
-            for each in steps:
-                yield from _rules(each)
+            for inner in steps:
+                yield from _rules(inner)
         case {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": False}:
             yield str(rule)
         case {"type": "Digits", "individual_digits": True}:

@@ -1,9 +1,7 @@
-"""Quantised GGUF files: made by llama.cpp's own quantiser from a full file, and read back as
-weights of the model.
-"""
+"""Quantised GGUF files: made by llama.cpp's quantiser, and read back as weights of the model."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,8 +38,8 @@ MADE_BY_LLAMA_CPP: dict[Weights, LlamaFileType] = {
 
 _ALLOWED_ERRORS = {"F32": 1e-6, "F16": 1e-3, "Q8_0": 0.01, "Q6_K": 0.04}
 _ALLOWED_ERROR = 0.2
-"""Share of a tensor's norm that rounding to a type may cost, or to 4 or 5 bits; of another tensor
-it would be 1.4.
+"""Largest rounding error of a tensor, as a share of its norm, of a type or of one of 4 or 5 bits;
+another tensor would be off by 1.4.
 """
 
 _ADVICE = "Choose other weights, and please report this with the model and the method."
@@ -50,8 +48,7 @@ _ADVICE = "Choose other weights, and please report this with the model and the m
 class ReadBack(NamedTuple):
     """What a file holds: MLPs, and all other parameters by name.
 
-    tensors: how many there are of each type; fell_back: of these, since their rows are no multiple
-    of what was asked.
+    tensors: number of each type. fell_back: of these, with rows that are no multiple of the type's.
     """
 
     blocks: list[PrunedMlp]
@@ -63,158 +60,152 @@ class ReadBack(NamedTuple):
 def write_quantised(
     file: Path,
     dense_file: Path,
-    made: PrunedChannels,
+    sparse: PrunedChannels,
     weights: Weights,
     *,
     is_base: bool,
     require_room: Callable[[int], None],
     on_part: OnPart = ignore,
 ) -> WrittenFiles:
-    """As `write_gguf`, also in the types of llama.cpp's quantiser; of these base_size is the dense
-    model's in float16.
+    """As `write_gguf`, also in the types of llama.cpp's quantiser, next to the dense file's float16
+    bytes.
 
-    Raises ExportError where llama.cpp fails.
+    Raises ExportError if llama.cpp fails.
     """
-    write = partial(write_gguf, dense_file=dense_file, made=made, is_base=is_base, on_part=on_part)
+    write = partial(
+        write_gguf, dense_file=dense_file, sparse=sparse, is_base=is_base, on_part=on_part
+    )
     if weights not in MADE_BY_LLAMA_CPP:
         return write(file, weights=weights, require_room=require_room)
     require_known(opened_gguf(dense_file))
     full = file.with_name(f"{file.stem}.full.gguf")
-    # Beside the full file there is the one made of it.
-    written = write(
-        full, weights="float32", require_room=lambda n_bytes: require_room(n_bytes + n_bytes // 4)
-    )
-    arguments = [
-        str(full),
-        str(file),
-        str(int(MADE_BY_LLAMA_CPP[weights])),
-        str(torch.get_num_threads()),
-    ]
+
+    def require_room_for_both(n_bytes: int) -> None:
+        require_room(n_bytes + n_bytes // 4)
+
+    written = write(full, weights="float32", require_room=require_room_for_both)
+    file_type = str(int(MADE_BY_LLAMA_CPP[weights]))
     try:
         run_program(
             quantiser.__file__,
-            arguments,
+            [str(full), str(file), file_type, str(torch.get_num_threads())],
             on_look=lambda: on_part(1, 1),
             failed="llama.cpp could not quantise the model",
             advice=_ADVICE,
         )
     finally:
         full.unlink()
-    size = sum(int(tensor.n_bytes) for tensor in opened_gguf(file).tensors)
     return replace(
         written,
-        size=size,
+        size=sum(int(tensor.n_bytes) for tensor in opened_gguf(file).tensors),
         base_size=dense_bytes(opened_gguf(dense_file), "float16"),
         file=file.name,
     )
 
 
 @torch.no_grad()
-def read_back(file: Path, dense_file: Path, made: PrunedChannels, weights: Weights) -> ReadBack:
+def read_back(file: Path, dense_file: Path, sparse: PrunedChannels, weights: Weights) -> ReadBack:
     """The weights in a file that was written of this model, in the model's own type.
 
-    Raises ExportError where they are those of another model: the loaded model must be the dense
-    one.
+    The loaded model must be the dense one. Raises ExportError for weights of another model.
     """
-    loaded, model, reader = made.loaded, made.loaded.model, opened_gguf(file)
-    own = str(opened_gguf(dense_file).values["general.architecture"])
-    said, blocks = GgufModel(reader, own), list[PrunedMlp]()
-    found = said.weights(model.config)
+    loaded = sparse.loaded
+    model = loaded.model
+    path = loaded.family.blocks
+    reader = opened_gguf(file)
+    architecture = str(opened_gguf(dense_file).values["general.architecture"])
+    gguf_model = GgufModel(reader, architecture)
+    values = gguf_model.weights(model.config)
     # By the layers' numbers in the dense model.
-    own_names = (name for name, _ in model.named_parameters(remove_duplicate=False))
-    names = {renumbered(name, loaded.family.blocks, made.gone): name for name in own_names}
-    found = {names.get(name, name): value for name, value in found.items()}
-    kinds = {names.get(name, name): kind for name, kind in said.kinds.items()}
-    each_its_own = reader.values["general.architecture"] != own
-    for index, narrow in enumerate(made.blocks):
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = {renumbered(name, path, sparse.gone): name for name in parameters}
+    values = {names.get(name, name): value for name, value in values.items()}
+    kinds = {names.get(name, name): kind for name, kind in gguf_model.kinds.items()}
+    per_block = reader.values["general.architecture"] != architecture
+    blocks = []
+    for index, narrow in enumerate(sparse.blocks):
         if narrow.is_gone:
             blocks.append(narrow)
             continue
-        width, there = len(narrow.kept) if each_its_own else max(made.widths), dict[str, Tensor]()
-        for name, wanted in block_tensors(made, index, width).items():
-            full_name = f"{loaded.family.blocks}.{index}.{name}"
+        width = len(narrow.kept) if per_block else max(sparse.widths)
+        tensors: dict[str, Tensor] = {}
+        for name, expected in block_tensors(sparse, index, width).items():
+            full_name = f"{path}.{index}.{name}"
             module: Any = model.get_submodule(full_name.rpartition(".")[0])
-            is_turned = name.endswith("weight") and weight_of(module) is not module.weight
-            value = found.pop(full_name)
-            there[name] = _as_meant(value.T if is_turned else value, wanted, full_name, kinds)
-        blocks.append(_narrowed(made, narrow, there))
+            value = values.pop(full_name)
+            if name.endswith("weight") and weight_of(module) is not module.weight:
+                value = value.T
+            tensors[name] = _checked(value, expected, full_name, kinds)
+        blocks.append(_narrowed(sparse, narrow, tensors))
+    # Parameters that share their memory in the model share it here.
+    shared: dict[int, nn.Parameter] = {}
+    for name, value in values.items():
+        parameter = parameters[name]
+        checked = _checked(value, sparse.others.get(name, parameter), name, kinds)
+        shared[id(parameter)] = nn.Parameter(checked.to(parameter.device), requires_grad=False)
+    in_mlps = _mlp_parameters(sparse)
+    others: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        if id(parameter) in in_mlps or renumbered(name, path, sparse.gone) is None:
+            continue
+        if id(parameter) not in shared:
+            raise ExportError(f"The file lacks {name}.", _ADVICE)
+        others[name] = shared[id(parameter)]
     return ReadBack(
         blocks=blocks,
-        others=_others(model, found, made, kinds),
+        others=others,
         tensors=_counted(reader.tensors),
-        fell_back=_counted([tensor for tensor in reader.tensors if _fell_back(tensor, weights)]),
+        fell_back=_counted(tensor for tensor in reader.tensors if _fell_back(tensor, weights)),
     )
 
 
-def _counted(tensors: Sequence[Any]) -> dict[str, int]:
+def _mlp_parameters(sparse: PrunedChannels) -> set[int]:
+    """Identities of all parameters of the dense model's MLPs."""
+    ids = set[int]()
+    for mlp in sparse.loaded.mlps:
+        for module in (*mlp.inner, mlp.out):
+            ids.update(map(id, module.parameters()))
+    return ids
+
+
+def _counted(tensors: Iterable[Any]) -> dict[str, int]:
     return dict(sorted(Counter(tensor.tensor_type.name for tensor in tensors).items()))
 
 
 def _fell_back(tensor: Any, weights: Weights) -> bool:
-    """Whether its rows are no multiple of the type's, of 256 or 32, so that it has another one."""
-    return (
-        len(tensor.shape) > 1
-        and tensor.tensor_type.name != "F32"
-        and tensor.shape[0] % ROW_MULTIPLE.get(weights, 32) > 0
-    )
+    """True if its rows are no multiple of the type's, so that it has another one."""
+    is_matrix = len(tensor.shape) > 1 and tensor.tensor_type.name != "F32"
+    return is_matrix and tensor.shape[0] % ROW_MULTIPLE.get(weights, 32) > 0
 
 
-def _as_meant(value: Tensor, wanted: Tensor, name: str, kinds: Mapping[str, str]) -> Tensor:
-    """The value in the type of what was to be written. Raises ExportError where it is not that,
-    rounded.
-    """
-    wanted, allowed = (
-        wanted.detach().cpu(),
-        _ALLOWED_ERRORS.get(kinds.get(name, "F32"), _ALLOWED_ERROR),
-    )
-    if (
-        value.shape != wanted.shape
-        or (value - wanted.float()).norm() > allowed * wanted.float().norm() + 1e-6
-    ):
+def _checked(value: Tensor, expected: Tensor, name: str, kinds: Mapping[str, str]) -> Tensor:
+    """The value in the expected type. Raises ExportError unless it is that tensor, rounded."""
+    expected = expected.detach().cpu()
+    allowed = _ALLOWED_ERRORS.get(kinds.get(name, "F32"), _ALLOWED_ERROR)
+    wide = expected.float()
+    if value.shape != wide.shape or (value - wide).norm() > allowed * wide.norm() + 1e-6:
         raise ExportError(f"{name} was read back from the file as another tensor.", _ADVICE)
-    return value.to(wanted.dtype)
+    return value.to(expected.dtype)
 
 
-def _narrowed(made: PrunedChannels, narrow: PrunedMlp, there: dict[str, Tensor]) -> PrunedMlp:
-    """The MLP with these weights, of which zeros that fill it up to a width are left out."""
-    family, k = made.loaded.family, len(narrow.kept)
+def _narrowed(
+    sparse: PrunedChannels, narrow: PrunedMlp, tensors: Mapping[str, Tensor]
+) -> PrunedMlp:
+    """The MLP with these weights, without the zeros that pad it to a width."""
+    family = sparse.loaded.family
+    n_kept = len(narrow.kept)
 
-    def rows(part: Tensor) -> Tensor:
-        return torch.cat([own[:k] for own in part.chunk(family.fused)])
+    def unpadded(part: Tensor) -> Tensor:
+        return torch.cat([rows[:n_kept] for rows in part.chunk(family.fused)])
 
-    inner = ((there[f"{name}.weight"], there.get(f"{name}.bias")) for name in family.inner)
+    inner = []
+    for name in family.inner:
+        bias = tensors.get(f"{name}.bias")
+        weight = unpadded(tensors[f"{name}.weight"])
+        inner.append((weight, None if bias is None else unpadded(bias)))
     return replace(
         narrow,
-        out_weight=there[f"{family.out}.weight"][:, :k].contiguous(),
-        out_bias=there.get(f"{family.out}.bias"),
-        inner=tuple((rows(weight), None if bias is None else rows(bias)) for weight, bias in inner),
+        out_weight=tensors[f"{family.out}.weight"][:, :n_kept].contiguous(),
+        out_bias=tensors.get(f"{family.out}.bias"),
+        inner=tuple(inner),
     )
-
-
-def _others(
-    model: nn.Module, found: dict[str, Tensor], made: PrunedChannels, kinds: Mapping[str, str]
-) -> dict[str, Tensor]:
-    """Every other parameter by each of its names. Raises ExportError where the file lacks one."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    mlps = {
-        id(part)
-        for mlp in made.loaded.mlps
-        for module in (*mlp.inner, mlp.out)
-        for part in module.parameters()
-    }
-    shared: dict[int, nn.Parameter] = {}
-    for name, value in found.items():
-        like = parameters[name]
-        wanted = made.others.get(name, like)
-        shared[id(like)] = nn.Parameter(
-            _as_meant(value, wanted, name, kinds).to(like.device), requires_grad=False
-        )
-    blocks, gone = made.loaded.family.blocks, made.gone
-    wanted_names = {
-        n: own
-        for n, own in parameters.items()
-        if id(own) not in mlps and renumbered(n, blocks, gone)
-    }
-    if missing := [name for name, own in wanted_names.items() if id(own) not in shared]:
-        raise ExportError(f"The file lacks {missing[0]}.", _ADVICE)
-    return {name: shared[id(own)] for name, own in wanted_names.items()}

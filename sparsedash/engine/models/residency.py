@@ -1,9 +1,8 @@
-"""Residency of a model's weights while it runs: all in memory, or streamed from their files block
-by block.
+"""Where a model's weights are while it runs: all in memory, or streamed from files block by block.
 
 Streamed weights are views of mapped safetensors files: the system reads what is touched, and is
-told at every block that the next one comes soon and the one before is not needed any more. Numbers
-are the same, to the bit.
+advised at every block to read the next one ahead and to drop the one before. Numbers are the same,
+to the bit.
 """
 
 import ctypes
@@ -32,7 +31,7 @@ from sparsedash.storage.local_machine import (
 )
 
 Change = Callable[[], AbstractContextManager[None]]
-"""Gives the `with` inside which one block has other weights."""
+"""Makes the context inside which one block has other weights."""
 
 
 class Resident:
@@ -41,14 +40,12 @@ class Resident:
     streamed = False
 
     def drop(self) -> None:
-        """Give back freed memory where it is much; the next step would only ask for a little
-        again.
-        """
+        """Return freed memory to the system, if it is much: the next step would ask for it again."""
         if freed_bytes() > MUCH:
             give_back_freed()
 
     def offload(self, tensor: Tensor) -> Tensor:
-        """The tensor, kept where there is room for as many numbers as the model has."""
+        """The tensor, where there is room for as many numbers as the model has."""
         return tensor
 
     def offload_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -57,75 +54,77 @@ class Resident:
 
     @contextmanager
     def changed(self, changes: Sequence[Change]) -> Iterator[None]:
-        """Inside, every block has the weights of its change. changes: one for each block."""
-        with ExitStack() as all_blocks:
+        """Inside, every block has the weights of its change. changes: one a block."""
+        with ExitStack() as stack:
             for change in changes:
-                all_blocks.enter_context(change())
+                stack.enter_context(change())
             yield
 
 
 class Streamed:
-    """Weights stay in their files, and held numbers in nameless files. Only the block that runs is
+    """Weights stay in their files, offloaded tensors in unnamed ones; only the running block is
     changed.
     """
 
     streamed = True
 
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], scratch: Path) -> None:
-        """scratch: folder for held numbers. Weights that are no views of a file are moved there."""
+        """scratch: folder for offloaded tensors. Weights that are no views of a file go there."""
         self._scratch = scratch
-        self._held: list[tuple[StorageWeakRef, int, int]] = []
+        self._offloaded: list[tuple[StorageWeakRef, int, int]] = []
         self._weights: list[Tensor] = []
         self._changes: Sequence[Change] = ()
-        self._there: int | None = None
-        self._inside: int | None = None
-        self._current = ExitStack()
+        self._last: int | None = None
+        self._running: int | None = None
+        self._change = ExitStack()
         files = mapped_files()
         for parameter in model.parameters():
             storage = parameter.untyped_storage()
-            begin, end = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
-            if not any(first <= begin and end <= last for first, last in files):
-                # Few, if any: what a family's code computes from what it reads; all, where no
-                # system tells.
+            start = storage.data_ptr()
+            end = start + storage.nbytes()
+            if not any(first <= start and end <= last for first, last in files):
+                # What a family's code computes while reading; all, where mappings are not listed.
                 parameter.data = self.offload(parameter.data)
         # The dense weights, which outlive every change.
         self._weights = list(model.parameters())
-        self._dense = [list(block.parameters()) for block in blocks]
+        self._blocks = [list(block.parameters()) for block in blocks]
         for index, block in enumerate(blocks):
-            # No hook: one would be called as well where something else stands in for the block's
-            # forward.
-            block.forward = self._entering(index, block.forward)
+            # No hook: a hook would also run where a stub replaces the block's forward.
+            block.forward = self._streaming(index, block.forward)
 
-    def _entering(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _streaming(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(forward)
-        def entering(*args: Any, **kwargs: Any) -> Any:
-            if index != self._inside:
+        def streaming(*args: Any, **kwargs: Any) -> Any:
+            if index != self._running:
                 self._enter(index)
             return forward(*args, **kwargs)
 
-        return entering
+        return streaming
 
     def _enter(self, index: int) -> None:
-        """Bring a block in, with its change, in place of the last one; once for all models that run
-        it.
-        """
+        """Bring a block in, with its change, in place of the last one."""
         self._leave()
-        if index != self._there:
+        if index != self._last:
             self.drop()
         if self._changes:
-            self._current.enter_context(self._changes[index]())
-        self._there = self._inside = index
-        for parameter in self._dense[index + 1] if index + 1 < len(self._dense) else ():
-            _advise(parameter.data_ptr(), parameter.nbytes, _NEEDED_SOON)
+            self._change.enter_context(self._changes[index]())
+        self._last = self._running = index
+        if index + 1 < len(self._blocks):
+            for parameter in self._blocks[index + 1]:
+                _advise(parameter.data_ptr(), parameter.nbytes, _WILL_NEED)
+
+    def _leave(self) -> None:
+        self._change.close()
+        self._running = None
 
     def drop(self) -> None:
-        """Give back the memory of everything that was read; it is read again when it is touched."""
-        self._let_go()
+        """Drop the pages of everything that was read; touching them reads them again."""
+        self._drop_pages()
         give_back_freed()
 
     def offload(self, tensor: Tensor) -> Tensor:
-        """The same numbers in a nameless file, gone with its last use. Raises ModelError when the
-        disk is full.
+        """The same numbers in an unnamed file, gone with the last view; ModelError if the disk is
+        full.
         """
         if not tensor.numel():
             return tensor
@@ -136,22 +135,22 @@ class Streamed:
             reason = f"{error.strerror}. {free_in_words(error, self._scratch)}".strip()
             message = f"Data that does not fit into memory could not be written: {reason}"
             raise ModelError(message, "Free some space.") from error
-        held: Tensor = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
-        held.copy_(tensor)
-        known = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-        self._held.append((known, storage.data_ptr(), storage.nbytes()))
-        self._let_go()
-        return held
+        mapped: Tensor = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
+        mapped.copy_(tensor)
+        reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+        self._offloaded.append((reference, storage.data_ptr(), storage.nbytes()))
+        self._drop_pages()
+        return mapped
 
     def offload_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """As `offload`, in one file."""
-        held = self.offload(torch.cat([tensor.reshape(-1) for tensor in tensors]))
-        pieces = torch.split(held, [tensor.numel() for tensor in tensors])
-        return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
+        mapped = self.offload(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        parts = torch.split(mapped, [tensor.numel() for tensor in tensors])
+        return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
     @contextmanager
     def changed(self, changes: Sequence[Change]) -> Iterator[None]:
-        """As Resident's; outside of a block's own run its weights are the dense ones."""
+        """As Resident's; a block that does not run has its dense weights."""
         self._leave()
         self._changes = changes
         try:
@@ -160,53 +159,44 @@ class Streamed:
             self._leave()
             self._changes = ()
 
-    def _leave(self) -> None:
-        self._current.close()
-        self._inside = None
-
-    def _let_go(self) -> None:
-        """Drop the pages of all mapped files."""
+    def _drop_pages(self) -> None:
         for parameter in self._weights:
-            _advise(parameter.data_ptr(), parameter.nbytes, _NOT_NEEDED)
-        # Where a held tensor was, other memory may lie by now.
-        self._held = [each for each in self._held if not each[0].expired()]  # type: ignore[no-untyped-call]
-        for _, address, n_bytes in self._held:
-            _advise(address, n_bytes, _NOT_NEEDED)
+            _advise(parameter.data_ptr(), parameter.nbytes, _DONT_NEED)
+        # Other memory may be mapped by now where a tensor was.
+        self._offloaded = [entry for entry in self._offloaded if not entry[0].expired()]  # type: ignore[no-untyped-call]
+        for _, address, n_bytes in self._offloaded:
+            _advise(address, n_bytes, _DONT_NEED)
 
 
 WeightResidency = Resident | Streamed
 
 
 def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
-    """Memory that is a new nameless file in this folder; Python's own mmap would keep thousands of
-    files open.
-    """
+    """A mapped unnamed file in this folder; Python's mmap would keep thousands of files open."""
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     with NamedTemporaryFile(dir=folder, delete=False) as file:
         try:
             os.truncate(file.fileno(), n_bytes)
-            mapped = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=n_bytes)
+            storage = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=n_bytes)
         finally:
-            # Nameless from here on: a kill leaves nothing.
+            # Unnamed from here on: a kill leaves nothing.
             Path(file.name).unlink()
-        assert isinstance(mapped, torch.UntypedStorage)
-        # A full disk must show now: when a mapped page cannot be written, the process ends.
+        assert isinstance(storage, torch.UntypedStorage)
+        # A full disk must show now: a mapped page that cannot be written ends the process.
         if sys.platform == "linux":
             os.posix_fallocate(file.fileno(), 0, n_bytes)
-        return mapped
+        return storage
 
 
-_NOT_NEEDED: int | None = getattr(mmap, "MADV_DONTNEED", None)
-_NEEDED_SOON: int | None = getattr(mmap, "MADV_WILLNEED", None)
-_madvise = ctypes.CDLL(None, use_errno=True).madvise if _NOT_NEEDED is not None else None
+_DONT_NEED: int | None = getattr(mmap, "MADV_DONTNEED", None)
+_WILL_NEED: int | None = getattr(mmap, "MADV_WILLNEED", None)
+_madvise = ctypes.CDLL(None, use_errno=True).madvise if _DONT_NEED is not None else None
 
 
 def _advise(address: int, n_bytes: int, advice: int | None) -> None:
-    """Advise the system on all pages of these bytes of a mapped file: to drop them, or to read them
-    meanwhile.
-    """
-    if _madvise is not None and advice is not None:
-        begin = address - address % mmap.PAGESIZE
-        _madvise(
-            ctypes.c_void_p(begin), ctypes.c_size_t(address + n_bytes - begin), ctypes.c_int(advice)
-        )
+    """Advise the system on the pages of these bytes of a mapped file."""
+    if _madvise is None or advice is None:
+        return
+    start = address - address % mmap.PAGESIZE
+    n_bytes += address - start
+    _madvise(ctypes.c_void_p(start), ctypes.c_size_t(n_bytes), ctypes.c_int(advice))

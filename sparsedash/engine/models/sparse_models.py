@@ -1,12 +1,12 @@
-"""What a sparse model of a run is: narrower MLPs, or single weights at zero. Both kinds answer the
-same questions.
+"""Sparse models of a run: narrower MLPs, or single weights at zero, with one interface.
 
-All but `applied` is asked while the loaded model is the dense one.
+All but `applied` is called while the loaded model is the dense one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,40 +30,40 @@ from sparsedash.schema.records import Healed, Quantised, Reached
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrunedChannels:
-    """A model whose MLPs have fewer channels, or that has fewer layers: its MLPs, their errors,
-    losses where measured.
+    """A model whose MLPs have fewer channels, or that has fewer layers.
 
-    gone: layers that are gone as a whole. alone: loss of the model by the cut of each block alone.
-    others: parameters beside the MLPs that are not dense's, by name: of a healed one its norms, of
-    a quantised one all. healed, quantised: what was done to it last; the errors are those before.
+    errors: of the MLPs before healing and quantising. block_losses: loss of the model by the cut of
+    each block alone, where measured. gone: layers removed as a whole. others: parameters outside
+    the MLPs that are not the dense ones, by name: norms of a healed model, all of a quantised one.
     """
 
     loaded: LoadedModel
     blocks: LazySequence[PrunedMlp]
     errors: Sequence[BlockErrors]
-    alone: Callable[[], list[float]]
+    block_losses: Callable[[], list[float]]
     gone: Sequence[int] = ()
     others: Mapping[str, Tensor] = field(default_factory=dict)
     healed: Healed | None = None
     quantised: Quantised | None = None
 
     @classmethod
-    def whole(cls, loaded: LoadedModel) -> "PrunedChannels":
+    def dense(cls, loaded: LoadedModel) -> "PrunedChannels":
         """The loaded model with all its channels."""
         blocks = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp)) for mlp in loaded.mlps]
         return cls(
             loaded=loaded,
             blocks=LazySequence(len(blocks), blocks.__getitem__),
             errors=(),
-            alone=list,
+            block_losses=list,
         )
 
     def round_(self, index: int) -> None:
-        """Keep this block in the model's own type from now on, to which it is rounded in any case.
+        """Round this block to the model's own type, in which it runs in any case.
 
-        Only once its errors were asked for: they are of the unrounded weights.
+        Only after its errors were computed: they are of the unrounded weights.
         """
-        narrow, dtype = self.blocks[index], self.loaded.mlps[index].out.weight.dtype
+        narrow = self.blocks[index]
+        dtype = self.loaded.mlps[index].out.weight.dtype
         if narrow.out_weight.dtype != dtype:
             rounded = replace(narrow, out_weight=narrow.out_weight.to(dtype))
             self.blocks.replace(index, rounded.moved_to(self.loaded.residency.offload))
@@ -72,15 +72,20 @@ class PrunedChannels:
     def applied(self) -> Iterator[None]:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
         loaded = self.loaded
-        changes = [
-            lambda index=index, mlp=mlp: pruned([mlp], [self.blocks[index]])
-            for index, mlp in enumerate(loaded.mlps)
-        ]
-        without = skipping(loaded.model.base_model, loaded.blocks, self.gone)
-        with reparametrised(loaded.model, self.others), loaded.residency.changed(changes), without:
+        mlps = loaded.mlps
+
+        def narrowed(index: int) -> AbstractContextManager[None]:
+            return pruned([mlps[index]], [self.blocks[index]])
+
+        changes = [partial(narrowed, index) for index in range(len(mlps))]
+        with (
+            reparametrised(loaded.model, self.others),
+            loaded.residency.changed(changes),
+            skipping(loaded.model.base_model, loaded.blocks, self.gone),
+        ):
             yield
 
-    def holding(
+    def with_weights(
         self, blocks: Sequence[PrunedMlp], others: Mapping[str, Tensor]
     ) -> "PrunedChannels":
         """The same model with these weights."""
@@ -92,27 +97,28 @@ class PrunedChannels:
         return [len(narrow.kept) for narrow in self.blocks]
 
     def reached(self) -> Reached:
-        """What is gone, of every budget; of a quantised file's bytes, of those of the dense model
-        in 16 bits.
+        """The share removed of every budget; a quantised file's bytes against the dense one's in 16
+        bits.
         """
-        found, of = reached(self.loaded.shape, self.widths), self.quantised
-        return replace(found, bytes=max(0.0, 1 - of.n_bytes / of.dense_bytes)) if of else found
+        shares = reached(self.loaded.shape, self.widths)
+        if self.quantised is None:
+            return shares
+        n_bytes = self.quantised.n_bytes / self.quantised.dense_bytes
+        return replace(shares, bytes=max(0.0, 1 - n_bytes))
 
     @property
     def watched(self) -> list[list[str]]:
-        """Of each block, the names of the projections whose inputs `passage_error` takes."""
+        """Names of the projections of each block whose inputs `passage_error` takes."""
         return [[self.loaded.family.out]] * len(self.blocks)
 
     def passage_error(self, index: int, samples: list[Sample]) -> float:
-        """Error of this block on samples of its watched projections' inputs."""
+        """Error of this block on samples of the inputs of its `watched` projections."""
         return passage_error(self.loaded.mlps[index], self.blocks[index], samples[0])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskedWeights:
-    """A model of the same shape with zeros among a scope's weights. groups: see `shared_inputs`.
-    gone: no layer.
-    """
+    """A model of the same shape with zeros among a scope's weights. groups: see `shared_inputs`."""
 
     loaded: LoadedModel
     scope: Scope
@@ -121,23 +127,25 @@ class MaskedWeights:
     gone: Sequence[int] = ()
 
     def round_(self, index: int) -> None:
-        """Nothing: its weights are made in the model's own type."""
+        """Do nothing: the weights have the model's own type already."""
 
     @property
     def errors(self) -> Sequence[BlockErrors]:
         """Average errors of each block's projections."""
         return LazySequence(len(self.blocks), lambda index: self.blocks[index].average_errors)
 
-    def alone(self) -> list[float]:
-        """None: all blocks give as much."""
+    def block_losses(self) -> list[float]:
+        """None: every block gives as much."""
         return []
 
     def applied(self) -> AbstractContextManager[None]:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
-        changes = [
-            lambda index=index, block=block: reweighted([block], [self.blocks[index].weights])
-            for index, block in enumerate(self.loaded.projections(self.scope))
-        ]
+        projections = self.loaded.projections(self.scope)
+
+        def masked(index: int) -> AbstractContextManager[None]:
+            return reweighted([projections[index]], [self.blocks[index].weights])
+
+        changes = [partial(masked, index) for index in range(len(projections))]
         return self.loaded.residency.changed(changes)
 
     @property
@@ -146,26 +154,31 @@ class MaskedWeights:
         return [mlp.width for mlp in self.loaded.mlps]
 
     def reached(self) -> Reached:
-        """What is zero, of every budget."""
-        shape, mlp = self.loaded.shape, self.loaded.family.mlp
-        zeros = [
-            (name, int((weight == 0).sum()))
-            for block in self.blocks
-            for name, weight in block.weights.items()
-        ]
-        in_mlps, n = sum(n for name, n in zeros if name in mlp), sum(n for _, n in zeros)
-        shares = in_mlps / shape.n_mlp, n / shape.n_block_weights, n / shape.n_matmul
-        return Reached(channels=shares[0], weights=shares[1], bytes=0.0, macs=shares[2])
+        """The share of zeros, of every budget."""
+        shape = self.loaded.shape
+        n_zeros = n_mlp_zeros = 0
+        for block in self.blocks:
+            for name, weight in block.weights.items():
+                n = int((weight == 0).sum())
+                n_zeros += n
+                if name in self.loaded.family.mlp:
+                    n_mlp_zeros += n
+        return Reached(
+            channels=n_mlp_zeros / shape.n_mlp,
+            weights=n_zeros / shape.n_block_weights,
+            bytes=0.0,
+            macs=n_zeros / shape.n_matmul,
+        )
 
     @property
     def watched(self) -> list[list[str]]:
-        """Of each block, the names of the projections whose inputs `passage_error` takes."""
+        """Names of the projections of each block whose inputs `passage_error` takes."""
         return [[names[0] for names in block] for block in self.groups]
 
     def passage_error(self, index: int, samples: list[Sample]) -> float:
-        """Error of this block on samples of its watched projections' inputs."""
-        block, masked = self.loaded.projections(self.scope)[index], self.blocks[index].weights
-        return weight_passage_error(block, self.groups[index], samples, masked)
+        """Error of this block on samples of the inputs of its `watched` projections."""
+        block = self.loaded.projections(self.scope)[index]
+        return weight_passage_error(block, self.groups[index], samples, self.blocks[index].weights)
 
 
 SparseModel = PrunedChannels | MaskedWeights

@@ -1,5 +1,4 @@
-"""Structured pruning: score the channels of each MLP, allocate widths, choose kept channels,
-compensate.
+"""Structured pruning: score the channels of each MLP, allocate widths, choose channels, compensate.
 
 `channelx1`: whole inner channels leave the network, with their rows in the inner projections and
 their column in the out-projection. Blocks are computed lazily, and depend on others only where
@@ -51,29 +50,21 @@ class ChannelScores:
 
 
 def uniform(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
-    """The same share everywhere, to the nearest multiple."""
+    """The same share of every block removed, to the nearest multiple."""
     multiple = method.width_multiple
-
-    def nearest(width: int) -> int:
-        if share == 0 or width <= multiple:
-            return width
-        return min(width, max(multiple, int(_kept(width, share) / multiple + 0.5) * multiple))
-
-    return [nearest(block.width) for block in blocks]
-
-
-def _kept(width: int, share: float) -> float:
-    """What is left of so many channels, not rounded to whole ones, but free of what floats add or
-    lose.
-    """
-    return round(width * (1 - share), 6)
+    widths = []
+    for block in blocks:
+        width = block.width
+        if share > 0 and width > multiple:
+            n_multiples = int(_channels_left(width, share) / multiple + 0.5)
+            width = min(width, max(1, n_multiples) * multiple)
+        widths.append(width)
+    return widths
 
 
-def _standard(scores: Tensor) -> Tensor:
-    """The scores in standard deviations from their mean; 0 where all are equal."""
-    return (scores - scores.mean()) / scores.std().nan_to_num(0).clamp_min(
-        torch.finfo(scores.dtype).tiny
-    )
+def _channels_left(n: int, share: float) -> float:
+    """Channels to keep as a float, rounded to 6 digits to remove float error."""
+    return round(n * (1 - share), 6)
 
 
 def least_total_loss(
@@ -84,47 +75,134 @@ def least_total_loss(
     Of all savings within half a step of the share the one that loses least: the nearest one alone
     may fix how many blocks are narrower, where widths are no multiples.
     """
-    possible = [
+    widths = [
         [block.width, *_multiples_below(block.width, method.width_multiple)] for block in blocks
     ]
-    saved = [
-        [(block.width - k) * block.cost for k in own]
-        for block, own in zip(blocks, possible, strict=True)
+    savings = [
+        (block.width - np.array(options)) * block.cost
+        for block, options in zip(blocks, widths, strict=True)
     ]
     # In the largest unit that divides all savings.
-    unit = math.gcd(*chain.from_iterable(saved)) or 1
-    steps = [[saving // unit for saving in own] for own in saved]
-    wanted = share * sum(block.width * block.cost for block in blocks) / unit
-    half = max(b - a for own in steps for a, b in pairwise([0, *own])) / 2
-    room = min(sum(own[-1] for own in steps), math.ceil(wanted + half))
-    # least[n]: the least loss of the blocks so far with n units saved; taken: the step that the
-    # last block took.
-    least, taken = np.array([0.0, *[np.inf] * room]), []
-    for block, own, costs in zip(blocks, possible, steps, strict=True):
-        before, least, chosen = least, np.full(room + 1, np.inf), np.zeros(room + 1, dtype=np.int32)
-        for n, (width, cost) in enumerate(zip(own, costs, strict=True)):
-            if cost > room:
+    unit = math.gcd(*(int(saving) for saving in chain.from_iterable(savings))) or 1
+    steps = [[int(saving) // unit for saving in block_savings] for block_savings in savings]
+    target = share * sum(block.width * block.cost for block in blocks) / unit
+    half_step = max(max(b - a for a, b in pairwise([0, *block_steps])) for block_steps in steps) / 2
+    capacity = min(sum(block_steps[-1] for block_steps in steps), math.ceil(target + half_step))
+    # least[n]: the least loss of the blocks so far with n units saved.
+    least = np.full(capacity + 1, np.inf)
+    least[0] = 0.0
+    choices = []
+    for block, options, block_steps in zip(blocks, widths, steps, strict=True):
+        before = least
+        least = np.full(capacity + 1, np.inf)
+        choice = np.zeros(capacity + 1, dtype=np.int32)
+        for number, (width, step) in enumerate(zip(options, block_steps, strict=True)):
+            if step > capacity:
                 break
-            totals = before[: room + 1 - cost] + float(block.losses[width])
-            better = totals < least[cost:]
-            least[cost:][better], chosen[cost:][better] = totals[better], n
-        taken.append(chosen)
-    reached = np.flatnonzero(np.isfinite(least))
-    away = np.abs(reached - wanted)
-    near = reached[away <= max(away.min(), half)]
-    left, kept = int(near[least[near].argmin()]), []
-    for own, costs, chosen in zip(
-        reversed(possible), reversed(steps), reversed(taken), strict=True
-    ):
-        n = int(chosen[left])
-        kept.append(own[n])
-        left -= costs[n]
+            totals = before[: capacity + 1 - step] + float(block.losses[width])
+            better = totals < least[step:]
+            least[step:][better] = totals[better]
+            choice[step:][better] = number
+        choices.append(choice)
+    reachable = np.flatnonzero(np.isfinite(least))
+    distances = np.abs(reachable - target)
+    near = reachable[distances <= max(distances.min(), half_step)]
+    remaining = int(near[least[near].argmin()])
+    kept = []
+    for options, block_steps, choice in reversed(list(zip(widths, steps, choices, strict=True))):
+        number = int(choice[remaining])
+        kept.append(options[number])
+        remaining -= block_steps[number]
     return kept[::-1]
 
 
 def _multiples_below(width: int, multiple: int) -> range:
     """The multiples below a width, descending."""
     return range((width - 1) // multiple * multiple, 0, -multiple)
+
+
+def _by_threshold(scores: Sequence[Tensor], share: float, method: MethodSettings) -> list[int]:
+    """As many channels of each block as are among the highest scores of the whole model."""
+    pooled = torch.cat(list(scores))
+    widths = [len(block) for block in scores]
+    n_kept = int(_channels_left(len(pooled), share) + 0.5)
+    keep = torch.zeros(len(pooled), dtype=torch.bool)
+    keep[torch.argsort(pooled, descending=True, stable=True)[:n_kept]] = True
+    wanted = [float(block.sum()) for block in torch.split(keep, widths)]
+    return _rounded(wanted, widths, method.width_multiple)
+
+
+def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> list[int]:
+    """Largest-remainder rounding to multiples, at least one each, preserving the total."""
+    kept = []
+    for target, width in zip(wanted, widths, strict=True):
+        rounded = max(int(target / multiple) * multiple, min(multiple, width))
+        kept.append(width if target >= width else rounded)
+
+    def excess(i: int) -> tuple[float, int]:
+        return kept[i] - wanted[i], i
+
+    for i in sorted(range(len(kept)), key=excess):
+        if sum(kept) + multiple / 2 > sum(wanted):
+            break
+        kept[i] = min(widths[i], kept[i] + multiple)
+    while sum(kept) - multiple / 2 > sum(wanted):
+        reducible = [i for i, width in enumerate(kept) if width > multiple]
+        if not reducible:
+            break
+        i = max(reducible, key=excess)
+        kept[i] = (kept[i] - 1) // multiple * multiple
+    return kept
+
+
+def _globally(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
+    return _by_threshold([block.scores for block in blocks], share, method)
+
+
+def _standardised(
+    blocks: Sequence[ChannelScores], share: float, method: MethodSettings
+) -> list[int]:
+    """By scores in standard deviations from each block's mean; 0 where all are equal."""
+    standard_scores = []
+    for block in blocks:
+        scores = block.scores
+        deviation = scores.std().nan_to_num(0).clamp_min(torch.finfo(scores.dtype).tiny)
+        standard_scores.append((scores - scores.mean()) / deviation)
+    return _by_threshold(standard_scores, share, method)
+
+
+Allocation = Callable[[Sequence[ChannelScores], float, MethodSettings], list[int]]
+
+ALLOCATIONS: dict[str, Allocation] = {
+    "uniform": uniform,
+    # arXiv:2204.09656 for Fisher scores, which can be compared across blocks; few others can.
+    "global": _globally,
+    # FLAP, arXiv:2312.11983.
+    "standardised": _standardised,
+    "curves": least_total_loss,
+}
+"""Kept channels of each block if a share of all is removed."""
+
+
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    # What remains shrinks by the same factor in every round.
+    "exponential": lambda target, done: 1 - (1 - target) ** done,
+    "linear": lambda target, done: target * done,
+    "cubic": lambda target, done: target * done**3,
+    # A quarter of a cosine wave.
+    "cosine": lambda target, done: target * (1 - math.cos(done * math.pi / 2)),
+}
+"""Sparsity so far from the final sparsity and the share of the rounds that are done; all 0 to 1.
+
+Source: the schedulers of neural-compressor.
+"""
+
+
+MOST_MEASURED = 0.8
+"""Share of a block's channels that is removed at the last measured point of its curve."""
+
+NO_ERROR = 1e-9
+"""Share of the error without any channel, below which a layer's error is rounding."""
 
 
 def _curve(
@@ -135,156 +213,94 @@ def _curve(
     Between them, and beyond, in proportion to the error of the layer's output, by the nearest
     measured factors.
     """
-    compensation, saliency = COMPENSATIONS[method.compensation], SALIENCIES[method.saliency]
+    compensation = COMPENSATIONS[method.compensation]
     order = torch.argsort(scores, descending=True, stable=True)
     errors = compensation.errors(layer, order, method.damping).clamp_min(0).numpy()
-    # Where only channels that are never active are gone, the loss is rounding: the first width that
-    # costs is measured.
+    # Where only channels that are never active are removed, the loss is rounding: the first width
+    # that costs is measured.
     costs = errors > NO_ERROR * errors[0]
-    multiples = _multiples_below(layer.width, method.width_multiple)
-    widths = [k for k in curve_widths(layer.width, method) if costs[k]] or [
-        k for k in multiples if costs[k]
-    ][:1]
+    widths = [k for k in curve_widths(layer.width, method) if costs[k]]
+    if not widths:
+        multiples = _multiples_below(layer.width, method.width_multiple)
+        widths = [k for k in multiples if costs[k]][:1]
     if not widths:
         return torch.from_numpy(errors)
 
     def versions() -> list[PrunedMlp]:
+        choose = SALIENCIES[method.saliency].choose
         return [
-            compensation.refit(
-                layer, saliency.choose(layer.mask_gradients, scores, k), method.damping
-            )
+            compensation.refit(layer, choose(layer.mask_gradients, scores, k), method.damping)
             for k in widths
         ]
 
-    measured, at = np.array(calibration.curve(method, index, versions)), np.array(widths)
-    factors = measured / errors[at]
-    return torch.from_numpy(errors * np.interp(np.arange(layer.width + 1), at[::-1], factors[::-1]))
+    losses = np.array(calibration.curve(method, index, versions))
+    factors = losses / errors[widths]
+    interpolated = np.interp(np.arange(layer.width + 1), widths[::-1], factors[::-1])
+    return torch.from_numpy(errors * interpolated)
 
 
 def curve_widths(width: int, method: MethodSettings) -> list[int]:
-    """Kept channels at which a curve is measured, descending: closer together where little goes."""
-    multiple, n = method.width_multiple, method.curve_levels
+    """Kept channels at which a curve is measured, descending: closer where few are removed."""
+    multiple = method.width_multiple
     most = (width - 1) // multiple * multiple
-    wanted = (
-        width * (1 - MOST_MEASURED * (level / n) ** 1.5) / multiple for level in range(1, n + 1)
-    )
-    return sorted({min(most, max(1, round(own)) * multiple) for own in wanted} - {0}, reverse=True)
+    widths = {0}
+    for level in range(1, method.curve_levels + 1):
+        removed = MOST_MEASURED * (level / method.curve_levels) ** 1.5
+        n_multiples = round(width * (1 - removed) / multiple)
+        widths.add(min(most, max(1, n_multiples) * multiple))
+    return sorted(widths - {0}, reverse=True)
 
 
-Widths = Callable[[Sequence[ChannelScores], float, MethodSettings], list[int]]
-
-ALLOCATIONS: dict[str, Widths] = {
-    "uniform": uniform,
-    # arXiv:2204.09656 for Fisher scores, which can be compared across blocks; few others can.
-    "global": lambda blocks, share, method: _by_threshold(
-        [block.scores for block in blocks], share, method
-    ),
-    # FLAP, arXiv:2312.11983.
-    "standardised": lambda blocks, share, method: _by_threshold(
-        [_standard(block.scores) for block in blocks], share, method
-    ),
-    "curves": least_total_loss,
-}
-"""Kept channels of each block where a share of all goes."""
-
-
-def _by_threshold(scores: Sequence[Tensor], share: float, method: MethodSettings) -> list[int]:
-    """As many of each block as are among the highest scores of the whole model."""
-    pooled, widths = torch.cat(list(scores)), [len(own) for own in scores]
-    n_kept = int(_kept(len(pooled), share) + 0.5)
-    keep = torch.zeros(len(pooled), dtype=torch.bool)
-    keep[torch.argsort(pooled, descending=True, stable=True)[:n_kept]] = True
-    return _rounded(
-        [float(part.sum()) for part in torch.split(keep, widths)], widths, method.width_multiple
-    )
-
-
-def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> list[int]:
-    """Rounded down to multiples, of which each keeps one; then up again where most was lost, or
-    further down where most was won, so that the sum is kept to half a multiple, where that can be.
-    """
-    kept = [
-        width if want >= width else max(int(want / multiple) * multiple, min(multiple, width))
-        for want, width in zip(wanted, widths, strict=True)
-    ]
-    for i in sorted(range(len(kept)), key=lambda i: (kept[i] - wanted[i], i)):
-        if sum(kept) + multiple / 2 > sum(wanted):
-            break
-        kept[i] = min(widths[i], kept[i] + multiple)
-    while sum(kept) - multiple / 2 > sum(wanted) and (
-        more := [i for i, own in enumerate(kept) if own > multiple]
-    ):
-        i = max(more, key=lambda i: (kept[i] - wanted[i], i))
-        kept[i] = (kept[i] - 1) // multiple * multiple
-    return kept
-
-
-SCHEDULES: dict[str, Callable[[float, float], float]] = {
-    # The rest shrinks by the same factor in every round.
-    "exponential": lambda target, done: 1 - (1 - target) ** done,
-    "linear": lambda target, done: target * done,
-    "cubic": lambda target, done: target * done**3,
-    # A quarter of a cosine wave.
-    "cosine": lambda target, done: target * (1 - math.cos(done * math.pi / 2)),
-}
-"""Sparsity so far from the sparsity at the end and the share of the rounds that are done; all from
-0 to 1.
-
-Source: the schedulers of neural-compressor.
-"""
-
-
-MOST_MEASURED = 0.8
-"""Share of a block's channels that is gone at the last measured point of its curve."""
-
-NO_ERROR = 1e-9
-"""Share of the error without any channel, below which a layer's error is rounding."""
-
-
-def prune_channels(
+def score_channels(
     mlps: list[Mlp],
     calibration: CalibrationData,
     method: MethodSettings,
-    share: float,
-    *,
-    scores: Callable[[], Sequence[ChannelScores]],
     on_layer: Callable[[int, int], None],
-    made: Checkpointed[PrunedMlp] = without_checkpoint,
-) -> LazySequence[PrunedMlp]:
-    """The narrowed MLPs without this share of their channels, computed lazily; the model itself is
-    unchanged.
+    checkpointed: Checkpointed[ChannelScores] = without_checkpoint,
+) -> Sequence[ChannelScores]:
+    """Scores of every block's channels, and losses if some are removed; lazy."""
+    n = len(mlps)
 
-    scores: gives what `score_channels` finds; not called at share 0. on_layer: called with steps
-    done and all steps.
-    made: see Checkpointed. The same arguments give the same weights, to the bit.
-    """
-    n, blocks = len(mlps), cache(scores)
-    width = cache(lambda: _width_of(blocks(), share, method))
+    def score(index: int) -> ChannelScores:
+        # Gradients may be enough: then no statistics are read.
+        needs_statistics = not method.by_gradient or method.by_curves
+        statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
+        gradients = calibration.mask_gradients(index) if method.by_gradient else None
+        layer = layer_of(mlps[index], statistics, _block_seed(method.seed, index), gradients)
+        scores = SALIENCIES[method.saliency].score(layer)
+        losses = torch.empty(0)
+        if method.by_curves:
+            losses = _curve(layer, scores, index, calibration, method)
+        cost = weights_per_channel(mlps[index])
+        return ChannelScores(width=layer.width, cost=cost, scores=scores, losses=losses)
 
-    def narrow(index: int) -> PrunedMlp:
-        if share == 0:
-            return _unpruned(out_weight(mlps[index]).float().cpu())
-        n_kept, layer = width()(index), _method_layer(mlps[index], calibration, index, method)
-        if n_kept == layer.width:
-            return _unpruned(layer.out_weight)
-        kept = SALIENCIES[method.saliency].choose(
-            layer.mask_gradients, blocks()[index].scores, n_kept
-        )
-        return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
+    def on_scored(index: int) -> None:
+        on_layer(2 * index + 1 if method.per_block else index + 1, 2 * n)
 
-    def on_made(index: int) -> None:
-        if share:
-            on_layer(_n_done(index, n, method), 2 * n)
+    return LazySequence(n, score, checkpointed, on_scored)
 
-    return LazySequence(n, narrow, made, on_made)
+
+def score_dependencies(method: MethodSettings) -> tuple[object, ...]:
+    """Parts of a method that its channel scores depend on: methods that share them share scores."""
+    if not method.by_curves:
+        return method.saliency, method.seed
+    compensation = COMPENSATIONS[method.compensation]
+    return (
+        method.saliency,
+        method.seed,
+        compensation.refit,
+        compensation.errors,
+        method.damping,
+        method.allocation,
+        method.width_multiple,
+        method.curve_levels,
+    )
 
 
 def _width_of(
     blocks: Sequence[ChannelScores], share: float, method: MethodSettings
 ) -> Callable[[int], int]:
-    """Gives the kept channels of each block; where they do not depend on the others, from its
-    scores alone.
-    """
+    """Kept channels by block; from a block's own scores alone where others do not matter."""
     allocation = ALLOCATIONS[method.allocation]
     if method.per_block:
         return lambda index: allocation([blocks[index]], share, method)[0]
@@ -296,22 +312,41 @@ def _n_done(index: int, n: int, method: MethodSettings) -> int:
     return 2 * index + 2 if method.per_block else n + index + 1
 
 
-def remove_layers(
+def prune_channels(
     mlps: list[Mlp],
-    gone: Collection[int],
-    on_made: Callable[[int], None],
-    made: Checkpointed[PrunedMlp],
+    calibration: CalibrationData,
+    method: MethodSettings,
+    share: float,
+    *,
+    scores: Callable[[], Sequence[ChannelScores]],
+    on_layer: Callable[[int, int], None],
+    checkpointed: Checkpointed[PrunedMlp] = without_checkpoint,
 ) -> LazySequence[PrunedMlp]:
-    """The MLPs without these layers, computed lazily; what stays is unchanged.
+    """The narrowed MLPs without this share of their channels, lazy; the model is unchanged.
 
-    on_made: called with the index of each MLP. made: see Checkpointed.
+    scores: makes those of `score_channels`; not called at share 0. on_layer: called with the steps
+    done and their total. The same arguments give the same weights, to the bit.
     """
+    n = len(mlps)
+    blocks = cache(scores)
+    width = cache(lambda: _width_of(blocks(), share, method))
 
-    def keep(index: int) -> PrunedMlp:
-        weight = out_weight(mlps[index]).float().cpu()
-        return PrunedMlp(torch.arange(0), weight[:, :0]) if index in gone else _unpruned(weight)
+    def narrow(index: int) -> PrunedMlp:
+        if share == 0:
+            return _unpruned(out_weight(mlps[index]).float().cpu())
+        n_kept = width()(index)
+        gradients = calibration.mask_gradients(index) if method.by_gradient else None
+        layer = layer_of(mlps[index], calibration.statistics(index), mask_gradients=gradients)
+        if n_kept == layer.width:
+            return _unpruned(layer.out_weight)
+        kept = SALIENCIES[method.saliency].choose(gradients, blocks()[index].scores, n_kept)
+        return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
 
-    return LazySequence(len(mlps), keep, made, on_made)
+    def on_narrowed(index: int) -> None:
+        if share:
+            on_layer(_n_done(index, n, method), 2 * n)
+
+    return LazySequence(n, narrow, checkpointed, on_narrowed)
 
 
 @torch.no_grad()
@@ -322,85 +357,35 @@ def choose_channels(
     scores: Sequence[ChannelScores],
     on_layer: Callable[[int, int], None],
 ) -> list[Tensor]:
-    """The channels (k,) of each MLP kept where this share of all goes, ascending; nothing is
-    refitted.
-    """
-    width, chosen, n = _width_of(scores, share, method), list[Tensor](), len(scores)
-    for index in range(n):
-        n_kept, masks = (
-            width(index),
-            calibration.mask_gradients(index) if method.by_gradient else None,
-        )
-        chosen.append(SALIENCIES[method.saliency].choose(masks, scores[index].scores, n_kept))
-        on_layer(_n_done(index, n, method), 2 * n)
-    return chosen
+    """The channels (k,) of each MLP kept if this share is removed, ascending; without a refit."""
+    width = _width_of(scores, share, method)
+    kept = []
+    for index in range(len(scores)):
+        n_kept = width(index)
+        gradients = calibration.mask_gradients(index) if method.by_gradient else None
+        choose = SALIENCIES[method.saliency].choose
+        kept.append(choose(gradients, scores[index].scores, n_kept))
+        on_layer(_n_done(index, len(scores), method), 2 * len(scores))
+    return kept
 
 
-def score_channels(
+def remove_layers(
     mlps: list[Mlp],
-    calibration: CalibrationData,
-    method: MethodSettings,
-    on_layer: Callable[[int, int], None],
-    made: Checkpointed[ChannelScores] = without_checkpoint,
-) -> Sequence[ChannelScores]:
-    """Scores of every block's channels, and losses if some are removed; lazy. made: see
-    Checkpointed.
-    """
-    n = len(mlps)
+    gone: Collection[int],
+    on_layer: Callable[[int], None],
+    checkpointed: Checkpointed[PrunedMlp],
+) -> LazySequence[PrunedMlp]:
+    """The MLPs without these layers, lazy; the others are unchanged. on_layer: called with each."""
 
-    def score(index: int) -> ChannelScores:
-        layer = _method_layer(mlps[index], calibration, index, method, refits=False)
-        scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
-        if method.by_curves:
-            losses = _curve(layer, scores, index, calibration, method)
-        cost = weights_per_channel(mlps[index])
-        return ChannelScores(width=layer.width, cost=cost, scores=scores, losses=losses)
+    def keep(index: int) -> PrunedMlp:
+        weight = out_weight(mlps[index]).float().cpu()
+        return PrunedMlp(torch.arange(0), weight[:, :0]) if index in gone else _unpruned(weight)
 
-    def on_made(index: int) -> None:
-        on_layer(2 * index + 1 if method.per_block else index + 1, 2 * n)
-
-    return LazySequence(n, score, made, on_made)
-
-
-def score_dependencies(method: MethodSettings) -> tuple[object, ...]:
-    """Parts of a method that its channel scores depend on; methods that have them in common share
-    the scores.
-    """
-    if not method.by_curves:
-        return method.saliency, method.seed
-    compensation = COMPENSATIONS[method.compensation]
-    shared = method.allocation, method.width_multiple, method.curve_levels
-    return (
-        method.saliency,
-        method.seed,
-        compensation.refit,
-        compensation.errors,
-        method.damping,
-        *shared,
-    )
-
-
-def _method_layer(
-    mlp: Mlp,
-    calibration: CalibrationData,
-    index: int,
-    method: MethodSettings,
-    *,
-    refits: bool = True,
-) -> Layer:
-    """One MLP with what the method needs; without refits, gradients may be enough, and no
-    statistics are read.
-    """
-    needs_statistics = refits or not method.by_gradient or method.by_curves
-    statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
-    masks = calibration.mask_gradients(index) if method.by_gradient else None
-    return layer_of(mlp, statistics, _block_seed(method.seed, index), masks)
+    return LazySequence(len(mlps), keep, checkpointed, on_layer)
 
 
 def _block_seed(seed: int, index: int) -> int:
-    """The seed of one block, 32 bits. A sum would give the blocks of neighbouring seeds the same
-    ones, shifted.
-    """
+    """The seed of one block, 32 bits. A sum would give neighbouring seeds the same ones, shifted."""
     return Random(f"{seed}, block {index}").getrandbits(32)
 
 

@@ -1,5 +1,4 @@
-"""Compensation for removed channels (bias, least squares), and the reconstruction error that is
-left.
+"""Compensation for removed channels (bias, least squares), and the error that remains.
 
 To add one: a refit, an error curve and a row. An error curve takes the channels (m,), the best
 first, and returns (m + 1,) float64: the mean squared error of the output over the calibration
@@ -28,11 +27,10 @@ from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 
 
 class BlockErrors(NamedTuple):
-    """Reconstruction errors of one block's MLP, or of its projections on average; None where not
-    known.
+    """Reconstruction errors of one block's MLP, or of its projections on average; None: unknown.
 
-    fitted: on the calibration tokens. uncompensated: on them, had the kept weights stayed as they
-    are. held_out: on tokens kept out of the fit, far larger where overfitted.
+    fitted: on the calibration tokens. uncompensated: on them, with the kept weights unchanged.
+    held_out: on tokens outside the fit, far larger where overfitted.
     """
 
     fitted: float | None = None
@@ -41,36 +39,35 @@ class BlockErrors(NamedTuple):
 
 
 def no_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
-    """The kept columns as they are."""
-    gone = complement(kept, layer.width)
-    lost = (
-        energy(layer.out_weight[:, gone], layer.part(gone, gone))
-        if layer.statistics.is_whole
-        else None
-    )
+    """The kept columns, unchanged."""
+    lost = _energy_of_removed(layer, kept, layer.second_moment)
     return PrunedMlp(kept, layer.out_weight[:, kept], layer.out_bias, lost)
 
 
 def bias_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
-    """The kept columns as they are, and in the bias the mean of the removed ones; a layer without a
-    bias is given one.
+    """The kept columns, and the mean of the removed ones in the bias, which is added where missing.
 
     Source: FLAP, arXiv:2312.11983.
     """
     gone = complement(kept, layer.width)
     mean = layer.out_weight[:, gone].double() @ layer.mean[gone].double()
-    before = 0.0 if layer.out_bias is None else layer.out_bias.double()
-    lost = (
-        energy(layer.out_weight[:, gone], layer.covariance_of(gone, gone))
-        if layer.statistics.is_whole
-        else None
-    )
-    return PrunedMlp(kept, layer.out_weight[:, kept], (before + mean).float(), lost)
+    bias = 0.0 if layer.out_bias is None else layer.out_bias.double()
+    lost = _energy_of_removed(layer, kept, layer.covariance)
+    return PrunedMlp(kept, layer.out_weight[:, kept], (bias + mean).float(), lost)
+
+
+def _energy_of_removed(
+    layer: Layer, kept: Tensor, moment: Callable[[Tensor, Tensor], Tensor]
+) -> float | None:
+    """Energy of the output of the removed columns; None where their moments are unknown."""
+    if not layer.statistics.is_whole:
+        return None
+    gone = complement(kept, layer.width)
+    return energy(layer.out_weight[:, gone], moment(gone, gone))
 
 
 def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
-    """The columns that best reproduce the dense output over the calibration tokens, pulled towards
-    the dense columns.
+    """The columns that best reproduce the dense output, with a ridge towards the dense columns.
 
     Minimises E ||W x - W' x_K||^2 + lam ||W' - W_K||^2, hence W' = W_K + W_P H_PK (H_KK + lam I)^-1, with
     lam = damping * median(diag H_KK). Where the layer has a bias, H is the covariance and the bias absorbs the means.
@@ -80,20 +77,20 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     if len(kept) == layer.width:
         return PrunedMlp(kept, weight, layer.out_bias, 0.0)
     gone = complement(kept, layer.width)
-    missing, beside = weight[:, gone], layer.moment(kept, gone)
+    removed = weight[:, gone]
+    kept_with_gone = layer.moment(kept, gone)
     # Whichever is narrower: a column of each removed channel, or of each output.
-    few = len(gone) < len(missing)
-    right = beside if few else beside @ missing.T
-    solution, ridge = damped_solution(lambda some: layer.moment(kept[some], kept), right, damping)
-    added = missing @ solution.T if few else solution.T
-    cross = beside @ missing.T if few else right
-    # With A = H_KK + R and V = W_P H_PK A^-1, what is left is tr W_P H_PP W_P^T - tr V H_KP W_P^T -
+    by_channel = len(gone) < len(removed)
+    right = kept_with_gone if by_channel else kept_with_gone @ removed.T
+    solution, ridge = damped_solution(lambda rows: layer.moment(kept[rows], kept), right, damping)
+    change = removed @ solution.T if by_channel else solution.T
+    cross = kept_with_gone @ removed.T if by_channel else right
+    # With A = H_KK + R and V = W_P H_PK A^-1, what remains is tr W_P H_PP W_P^T - tr V H_KP W_P^T -
     # tr V R V^T: no further product with all of H.
-    explained = (added * cross.T).sum(dtype=torch.float64) + (added.square() @ ridge.float()).sum(
-        dtype=torch.float64
-    )
-    lost = max(0.0, energy(missing, layer.moment(gone)) - float(explained))
-    fitted = weight[:, kept] + added
+    explained = (change * cross.T).sum(dtype=torch.float64)
+    explained = explained + (change.square() @ ridge.float()).sum(dtype=torch.float64)
+    lost = max(0.0, energy(removed, layer.moment(gone)) - float(explained))
+    fitted = weight[:, kept] + change
     if layer.out_bias is None:
         return PrunedMlp(kept, fitted, None, lost)
     mean = layer.mean.double()
@@ -115,29 +112,24 @@ def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
 
 
 def _uncompensated(weight: Tensor, moment: Tensor, order: Tensor) -> Tensor:
-    """Error curve W_P H_PP W_P^T of channels that nothing compensates. moment: (m, m) in this
-    order; overwritten.
-    """
+    """Error curve W_P H_PP W_P^T without compensation. moment: (m, m) in this order; overwritten."""
     weight = weight[:, order]
     products = moment.mul_(weight.T @ weight)
-    alone = products.diagonal().double()
-    return _cumulative_errors(2 * products.triu_(1).sum(dim=1, dtype=torch.float64) + alone)
+    diagonal = products.diagonal().double()
+    return _cumulative_errors(2 * products.triu_(1).sum(dim=1, dtype=torch.float64) + diagonal)
 
 
 def _cumulative_errors(lost: Tensor) -> Tensor:
-    """From the loss that each channel adds when it is removed after all that follow it in the
-    order.
-    """
+    """Error curve (m + 1,) from the loss that each channel adds, removed from the last to the first."""
     return torch.cat([lost.flip(0).cumsum(0).flip(0), lost.new_zeros(1)])
 
 
 @dataclass(frozen=True)
 class Compensation:
-    """refit: a layer with these channels kept, by its own statistics; the third argument is the
-    damping.
+    """A refit and its error curve, of a layer, channels and the damping.
 
-    errors: its error curve. `least-squares` and `sequential` have the same two, and so share
-    curves: `store_keys.curves_key` says so too.
+    `least-squares` and `sequential` have the same two, and so share curves: `store_keys.curves_key`
+    says so too.
     """
 
     refit: Callable[[Layer, Tensor, float], PrunedMlp]
@@ -147,12 +139,14 @@ class Compensation:
 COMPENSATIONS: dict[str, Compensation] = {
     "none": Compensation(
         no_compensation,
-        lambda layer, order, _: _uncompensated(layer.out_weight, layer.part(order, order), order),
+        lambda layer, order, _: _uncompensated(
+            layer.out_weight, layer.second_moment(order, order), order
+        ),
     ),
     "bias": Compensation(
         bias_compensation,
         lambda layer, order, _: _uncompensated(
-            layer.out_weight, layer.covariance_of(order, order), order
+            layer.out_weight, layer.covariance(order, order), order
         ),
     ),
     "least-squares": Compensation(least_squares, refit_errors),
@@ -167,47 +161,40 @@ def channel_errors(
     narrowed: Sequence[PrunedMlp],
     energies: dict[int, float],
 ) -> Sequence[BlockErrors]:
-    """Errors of each narrowed MLP, computed lazily, while the model is the dense one; without whole
-    statistics only on held-out tokens.
+    """Errors of each narrowed MLP, lazy; on held-out tokens alone without whole statistics.
 
-    energies: of each block's dense output by its index, as far as known; added to.
+    Computed while the model is the dense one. energies: of each block's dense output, by index;
+    added to.
     """
 
     def errors(index: int) -> BlockErrors:
         statistics = calibration.statistics(index)
         if statistics is NO_STATISTICS:
             return BlockErrors()
-        layer, narrow, sample = (
-            layer_of(mlps[index], statistics),
-            narrowed[index],
-            statistics.held_out,
-        )
+        layer = layer_of(mlps[index], statistics)
+        narrow = narrowed[index]
+        sample = statistics.held_out
+        held_out = passage_error(mlps[index], narrow, sample) if len(sample) else None
         if index not in energies and statistics.is_whole:
             energies[index] = statistics.energy(layer.out_weight)
-        held_out, whole = (
-            passage_error(mlps[index], narrow, sample) if len(sample) else None,
-            energies.get(index),
-        )
-        if whole is None:
+        if index not in energies:
             return BlockErrors(held_out=held_out)
+        dense = energies[index]
         lost = narrow.lost
         if lost is None:
             change, shift = narrow.change(layer.out_weight, layer.out_bias)
             lost = statistics.energy(change, 0.0 if shift is None else shift)
-        # Only the columns that go: they are few.
-        gone = complement(narrow.kept, layer.width)
-        cut = energy(layer.out_weight[:, gone], layer.part(gone, gone))
-        return BlockErrors(_share(lost, whole), _share(cut, whole), held_out)
+        uncompensated = _energy_of_removed(layer, narrow.kept, layer.second_moment) or 0.0
+        return BlockErrors(_share(lost, dense), _share(uncompensated, dense), held_out)
 
     return LazySequence(len(mlps), errors)
 
 
 @torch.no_grad()
 def passage_error(mlp: Mlp, narrow: PrunedMlp, sample: Sample) -> float:
-    """Error of a narrowed MLP on tokens that took no part in the fit. sample: of the dense model's
-    activations.
-    """
-    dense, bias = out_weight(mlp).float().cpu(), mlp.out.bias
+    """Error of a narrowed MLP on a sample of the dense model's activations."""
+    dense = out_weight(mlp).float().cpu()
+    bias = mlp.out.bias
     change, shift = narrow.change(dense, None if bias is None else bias.float().cpu())
     return sample_error(dense, change, sample, shift)
 
@@ -220,9 +207,7 @@ def share_lost(dense: Tensor, sparse: Tensor, inputs: Statistics) -> float:
 def sample_error(
     dense: Tensor, change: Tensor, sample: Sample, shift: Tensor | float = 0.0
 ) -> float:
-    """Error of a projection (n, d) after an affine change (n, d), (n,), on a sample (t, d) of its
-    inputs.
-    """
+    """Error of a projection (n, d) after an affine change (n, d), (n,), on a sample of inputs."""
     lost = sample.weights @ (sample.inputs @ change.T + shift).square().sum(dim=1)
     whole = sample.weights @ (sample.inputs @ dense.T).square().sum(dim=1)
     return float(lost / whole) if whole > 0 else 0.0

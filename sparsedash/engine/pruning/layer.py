@@ -1,6 +1,4 @@
-"""One MLP as pruning sees it: its weights and calibration statistics; and sequences whose items are
-computed lazily.
-"""
+"""One MLP as pruning sees it: its weights and calibration statistics; and lazy sequences."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +18,14 @@ Item = TypeVar("Item")
 
 @dataclass(eq=False)
 class LazySequence(Sequence[Item]):
-    """Items that are made when first asked for, and kept; an item that raised is made again.
+    """Items that are computed on first use, and cached; an item that raised is computed again.
 
-    make: from the index, without gradients. made: see Checkpointed. on_made: called after each with
-    its index.
+    make: an item from its index, without gradients. on_made: called after each with its index.
     """
 
     n_items: int
     make: Callable[[int], Item]
-    made: Checkpointed[Item] = without_checkpoint
+    checkpointed: Checkpointed[Item] = without_checkpoint
     on_made: Callable[[int], None] = lambda index: None
     _items: dict[int, Item] = field(default_factory=dict, init=False)
 
@@ -36,14 +33,14 @@ class LazySequence(Sequence[Item]):
         return self.n_items
 
     def __iter__(self) -> Iterator[Item]:
-        """Every item; Sequence's own would take an IndexError from `make` for the end."""
+        """Every item; the default would take an IndexError from `make` for the end."""
         return (self[index] for index in range(self.n_items))
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
-        """The item, made now if needed."""
+        """The item, computed now if needed."""
         if index not in self._items:
-            self._items[index] = self.made(index, partial(self.make, index))
+            self._items[index] = self.checkpointed(index, partial(self.make, index))
             self.on_made(index)
         return self._items[index]
 
@@ -81,17 +78,17 @@ class Statistics:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the covariance is known."""
+        """True if the whole covariance is known."""
         return self.covariance.ndim == 2
 
     @property
     def variances(self) -> Tensor:
-        """(m,), of each channel: the diagonal of the covariance."""
+        """Variances of the channels (m,): the diagonal of the covariance."""
         return self.covariance.diagonal() if self.is_whole else self.covariance
 
     @property
     def mean_squares(self) -> Tensor:
-        """(m,), of each channel: the diagonal of the second moment."""
+        """Mean squares of the channels (m,): the diagonal of the second moment."""
         return self.variances + self.mean.square()
 
     def energy(self, weight: Tensor, bias: Tensor | float = 0.0) -> float:
@@ -106,7 +103,7 @@ NO_STATISTICS = Statistics(
     held_out=Sample(inputs=torch.empty(0), weights=torch.empty(0)),
     n_tokens=0,
 )
-"""In place of statistics that nothing reads."""
+"""Stand in for statistics that nothing reads."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -138,36 +135,32 @@ class Layer:
         return self.statistics.mean
 
     def moment(self, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
-        """The matrix (m, m) float32 of a fit of the out-projection, or these rows of it, and of
-        them these columns.
+        """Rows and columns of the matrix (m, m) float32 that an out-projection is fitted to.
 
         The second moment; the covariance where the layer has a bias, which then absorbs the means.
-        A part does not make all of it: it may have gigabytes.
+        Without a copy of the rest, which may be gigabytes. Columns default to the rows.
         """
         rows = torch.arange(self.width) if rows is None else rows
         columns = rows if columns is None else columns
-        return (
-            self.part(rows, columns) if self.out_bias is None else self.covariance_of(rows, columns)
-        )
+        part_of = self.second_moment if self.out_bias is None else self.covariance
+        return part_of(rows, columns)
 
-    def covariance_of(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """(rows, columns) float32, of the inner activations over the calibration tokens."""
+    def covariance(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Rows and columns of the covariance of the inner activations, float32."""
         return submatrix(self.statistics.covariance, rows, columns)
 
-    def part(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """These rows and columns of the second moment, (rows, columns)."""
-        return self.covariance_of(rows, columns).addr_(self.mean[rows], self.mean[columns])
+    def second_moment(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Rows and columns of the second moment of the inner activations, float32."""
+        return self.covariance(rows, columns).addr_(self.mean[rows], self.mean[columns])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CalibrationData:
-    """Calibration of the blocks, one block at a time by its index.
+    """Calibration of a block, by its index.
 
     statistics: of the MLP's inner activations. inputs: of the inputs of all projections, with the
-    names of those that share an input; only for single weights. mask_gradients: see Layer; only for
-    saliencies by them.
-    curve: loss of the model, in nats, with each version of the block's MLP that its last argument
-    makes; only by curves.
+    names of those that share an input; only for single weights. mask_gradients: see Layer. curve:
+    loss of the model, in nats, with each version of the block's MLP that the last argument makes.
     """
 
     statistics: Callable[[int], Statistics]
@@ -179,7 +172,7 @@ class CalibrationData:
 def layer_of(
     mlp: Mlp, statistics: Statistics, seed: int = 0, mask_gradients: Tensor | None = None
 ) -> Layer:
-    """One MLP with its statistics, on the CPU; float32 where it is computed with."""
+    """The layer of an MLP, on the CPU; float32 where it is computed with."""
     bias = mlp.out.bias
     return Layer(
         # A copy: how a product rounds depends on where in memory its factors lie, and a file's

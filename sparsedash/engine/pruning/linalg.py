@@ -1,6 +1,4 @@
-"""Linear algebra of second moments: accumulation, damping (a ridge), Cholesky factors and
-solutions.
-"""
+"""Linear algebra of second moments: accumulation, damping (a ridge), factors and solutions."""
 
 from collections.abc import Callable, Iterator
 
@@ -18,9 +16,7 @@ MOST_UNEXPLAINED = 1e-6
 """Share of a fit's explained energy that single precision may lose; real models lose some 1e-12."""
 
 ROWS_AT_ONCE = 512
-"""Rows or columns of a matrix that are processed together, so that it is never copied as a
-whole.
-"""
+"""Rows or columns of a matrix processed together, so that it is never copied as a whole."""
 
 _WHOLE_WIDTH = 192
 """Up to this width a second moment is accumulated as a whole, its upper triangle included."""
@@ -58,32 +54,28 @@ def damped_solution(
 
     def copied(dtype: torch.dtype) -> Tensor:
         moment = _column_major(len(right), dtype)
-        for some in row_slices(len(right)):
-            moment[some] = rows(some)
+        for part in row_slices(len(right)):
+            moment[part] = rows(part)
         return moment
 
     factor, ridge = _factorise(copied, torch.float32, damping, SINGLE_ROUNDING)
     solution = _cholesky_solve(factor, right)
     if (
-        factor.dtype == torch.float64
-        or _unexplained(rows, ridge, right, solution, factor) <= MOST_UNEXPLAINED
+        factor.dtype == torch.float32
+        and _unexplained(rows, ridge, right, solution, factor) > MOST_UNEXPLAINED
     ):
-        return solution.float(), ridge
-    factor, ridge = _factorise(copied, torch.float64, damping, SINGLE_ROUNDING)
-    return _cholesky_solve(factor, right).float(), ridge
+        factor, ridge = _factorise(copied, torch.float64, damping, SINGLE_ROUNDING)
+        solution = _cholesky_solve(factor, right)
+    return solution.float(), ridge
 
 
 def _column_major(size: int, dtype: torch.dtype) -> Tensor:
-    """Empty matrix (size, size), column-major as in LAPACK, which would copy any other there and
-    back.
-    """
+    """Empty (size, size), column-major as in LAPACK, which would copy any other to and fro."""
     return torch.empty(size, size, dtype=dtype).T
 
 
 def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
-    """A^-1 right in the type of A's lower Cholesky factor; `cholesky_solve` would copy the
-    factor.
-    """
+    """A^-1 right in the type of A's lower factor, which `cholesky_solve` would copy."""
     half: Tensor = torch.linalg.solve_triangular(factor, right.to(factor), upper=False)
     whole: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     return whole
@@ -92,11 +84,9 @@ def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
 def _factorise(
     copied: Callable[[torch.dtype], Tensor], first: torch.dtype, damping: float, rounding: float
 ) -> tuple[Tensor, Tensor]:
-    """See `damped_factor`. copied: gives the moment in a type, to be overwritten. first: the type
-    to try first.
-    """
-    ready = [copied(first)]
-    diagonal = ready[0].diagonal().double().clone()
+    """See `damped_factor`. copied: the moment in a type, to be overwritten. first: type to try."""
+    copies = [copied(first)]
+    diagonal = copies[0].diagonal().double().clone()
     # It suffices: an activation that is not finite has no finite square.
     if not torch.isfinite(diagonal).all():
         raise CalibrationError(
@@ -107,15 +97,16 @@ def _factorise(
     if scale <= 0:
         scale = float(diagonal.mean()) or 1.0
     ridge = diagonal.new_full(diagonal.shape, damping * scale)
-    own = rounding * diagonal.clamp_min(0)
-    ridges = [ridge, *(ridge * 10**attempt + own for attempt in range(MAX_DAMPING_RETRIES))]
+    rounding_errors = rounding * diagonal.clamp_min(0)
+    ridges = [ridge]
+    for attempt in range(MAX_DAMPING_RETRIES):
+        ridges.append(ridge * 10**attempt + rounding_errors)
     for ridge in ridges if rounding else ridges[1:]:
         for dtype in dict.fromkeys((first, torch.float64)):
-            moment = ready.pop() if ready else copied(dtype)
+            moment = copies.pop() if copies else copied(dtype)
             moment.diagonal().add_(ridge)
-            _, failed = torch.linalg.cholesky_ex(
-                moment, out=(moment, torch.empty(0, dtype=torch.int32))
-            )
+            info = torch.empty(0, dtype=torch.int32)
+            _, failed = torch.linalg.cholesky_ex(moment, out=(moment, info))
             if not failed:
                 return moment, ridge
             # Freed before the next copy: two may be a gigabyte.
@@ -129,26 +120,24 @@ def _factorise(
 def _unexplained(
     rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solution: Tensor, factor: Tensor
 ) -> float:
-    """Share of the explained energy lost by a solution in single precision, in one random
-    combination of columns.
+    """Share of the explained energy that a float32 solution loses, in a random combination of
+    columns.
     """
-    signs = (
-        torch.randint(2, (right.shape[1],), generator=torch.Generator().manual_seed(0)).double() * 2
-        - 1
-    )
-    wanted, found = (torch.mv(part, signs) for part in (right.double(), solution.double()))
-    left = wanted - ridge * found
-    for some in row_slices(len(right)):
-        left[some] -= rows(some).double() @ found
-    both = torch.stack([left, wanted], dim=1).to(factor)
-    rest, whole = (
-        torch.linalg.solve_triangular(factor, both, upper=False).square().sum(dim=0).tolist()
-    )
-    return rest / whole if whole > 0 else 0.0
+    random = torch.Generator().manual_seed(0)
+    signs = torch.randint(2, (right.shape[1],), generator=random).double() * 2 - 1
+    target = torch.mv(right.double(), signs)
+    combined = torch.mv(solution.double(), signs)
+    residual = target - ridge * combined
+    for part in row_slices(len(right)):
+        residual[part] -= rows(part).double() @ combined
+    columns = torch.stack([residual, target], dim=1).to(factor)
+    whitened = torch.linalg.solve_triangular(factor, columns, upper=False)
+    lost, explained = whitened.square().sum(dim=0).tolist()
+    return lost / explained if explained > 0 else 0.0
 
 
 def row_slices(n_rows: int, at_once: int = ROWS_AT_ONCE) -> Iterator[slice]:
-    """Slices of all rows, so many at a time."""
+    """Slices of all rows, at_once rows each."""
     for start in range(0, n_rows, at_once):
         yield slice(start, min(start + at_once, n_rows))
 
@@ -159,42 +148,38 @@ def energy(weight: Tensor, moment: Tensor) -> float:
 
 
 def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """These rows and columns of a matrix, (rows, columns), without a copy of all columns on the
-    way.
-    """
-    found = matrix.new_empty(len(rows), len(columns))
-    for some in row_slices(len(rows)):
+    """These rows and columns of a matrix, without an intermediate copy of all columns."""
+    selected = matrix.new_empty(len(rows), len(columns))
+    for part in row_slices(len(rows)):
         # Plain indexing takes three times as long.
-        torch.index_select(matrix.index_select(0, rows[some]), 1, columns, out=found[some])
-    return found
+        torch.index_select(matrix.index_select(0, rows[part]), 1, columns, out=selected[part])
+    return selected
 
 
 def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
-    """Add x^T x to the lower triangle of `moment` (m, m), in place; the upper one is left
-    undefined, half of the work.
+    """Add x^T x to the lower triangle of `moment` (m, m), in place; the upper one is undefined.
 
-    activations: (n, m). The matrix is halved recursively, and the square below the diagonal is one
-    product.
+    Half of the work. activations: x, (n, m). The matrix is halved recursively, and the square below
+    the diagonal is one product.
     """
     width = moment.shape[0]
     if width <= _WHOLE_WIDTH:
         moment.addmm_(activations.T, activations)
         return
-    low, high = slice(width // 2), slice(width // 2, width)
+    low = slice(width // 2)
+    high = slice(width // 2, width)
     moment[high, low].addmm_(activations[:, high].T, activations[:, low])
-    for some in (low, high):
-        add_second_moment_(moment[some, some], activations[:, some])
+    for half in (low, high):
+        add_second_moment_(moment[half, half], activations[:, half])
 
 
 def mirror_lower_(moment: Tensor) -> Tensor:
-    """The symmetric matrix (m, m) with this lower triangle, in place: a second one may be a
-    gigabyte.
-    """
+    """The symmetric matrix (m, m) with this lower triangle, in place: it may be a gigabyte."""
     width = moment.shape[0]
-    for some in row_slices(width):
-        moment[some, some.stop :] = moment[some.stop :, some].T
-        square = moment[some, some].tril()
-        moment[some, some] = square + square.tril(-1).T
+    for part in row_slices(width):
+        moment[part, part.stop :] = moment[part.stop :, part].T
+        square = moment[part, part].tril()
+        moment[part, part] = square + square.tril(-1).T
     return moment
 
 

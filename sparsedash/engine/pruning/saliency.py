@@ -20,16 +20,15 @@ OBS_DAMPING = 0.1
 """Of an elimination's inverse, whatever the method's damping: an order is shared by all of them."""
 _LAST_DIGITS = {torch.float32: 1e-6, torch.float64: 1e-13}
 OBS_ROUNDS = 256
-"""Most rounds of an elimination: one channel at a time up to this width, a few at a time above
-it.
-"""
+"""Most rounds of an elimination: one channel at a time up to this width, a few above it."""
 _CANDIDATES = 3
 """Candidates of a round, as a multiple of the channels that it removes."""
-_TINY, _HUGE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+_TINY = torch.finfo(torch.float32).tiny
+_HUGE = torch.finfo(torch.float32).max
 
 
 def activation_aware(layer: Layer) -> Tensor:
-    """Size of the out-projection's column times the size of its input over the calibration tokens.
+    """Norm of the out-projection's column times the root mean square of its input.
 
     Source: Wanda, arXiv:2306.11695, taken over the whole column.
     """
@@ -66,75 +65,75 @@ def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
     weight = layer.out_weight.to(inverse, copy=True)
     weight[:, layer.statistics.mean_squares == 0] = 0
     at_once = math.ceil(layer.width / OBS_ROUNDS)
-    channels, left = torch.arange(layer.width), torch.ones(layer.width, dtype=torch.bool)
+    channels = torch.arange(layer.width)
+    present = torch.ones(layer.width, dtype=torch.bool)
     order: list[Tensor] = []
     while True:
-        leaving = _next_to_leave(weight, inverse, left.nonzero().squeeze(1), at_once)
-        order.append(channels[leaving])
-        left[leaving] = False
-        n_left = int(left.sum())
-        if not n_left:
+        removed = _next_removed(weight, inverse, present.nonzero().squeeze(1), at_once)
+        order.append(channels[removed])
+        present[removed] = False
+        n_present = int(present.sum())
+        if not n_present:
             return torch.cat(order)
-        _downdate_(weight, inverse, leaving)
-        if 2 * n_left <= len(left):
+        _downdate_(weight, inverse, removed)
+        if 2 * n_present <= len(present):
             # Half the width is a quarter of the work.
-            rest = left.nonzero().squeeze(1)
-            weight, inverse, channels = (
-                weight[:, rest],
-                submatrix(inverse, rest, rest),
-                channels[rest],
-            )
-            left = torch.ones(n_left, dtype=torch.bool)
+            places = present.nonzero().squeeze(1)
+            weight = weight[:, places]
+            inverse = submatrix(inverse, places, places)
+            channels = channels[places]
+            present = torch.ones(n_present, dtype=torch.bool)
 
 
-def _next_to_leave(weight: Tensor, inverse: Tensor, among: Tensor, n: int) -> Tensor:
-    """The next n channels (n,) to remove, or all: one by one, each the cheapest after compensation
-    of those before it.
+def _next_removed(weight: Tensor, inverse: Tensor, present: Tensor, n: int) -> Tensor:
+    """The next n channels (n,) to remove, one by one: each the cheapest after compensation.
 
     So of two channels that could replace each other only one is removed. Chosen among those that
     are cheapest now.
     """
-    n = min(n, len(among))
-    costs = (weight.square().sum(dim=0) / inverse.diagonal().clamp_min(_TINY))[among]
-    near = among[costs.topk(min(_CANDIDATES * n, len(among)), largest=False).indices]
+    n = min(n, len(present))
+    costs = (weight.square().sum(dim=0) / inverse.diagonal().clamp_min(_TINY))[present]
+    n_candidates = min(_CANDIDATES * n, len(present))
+    candidates = present[costs.topk(n_candidates, largest=False).indices]
     if n == 1:
-        return near[:1]
-    # In numpy, which begins so small an operation several times as fast.
-    products, left = (weight[:, near].T @ weight[:, near]).numpy(), inverse[near][:, near].numpy()
-    chosen: list[int] = []
+        return candidates[:1]
+    # In numpy, which starts so small an operation several times as fast.
+    columns = weight[:, candidates]
+    products = (columns.T @ columns).numpy()
+    remaining = inverse[candidates][:, candidates].numpy()
+    removed: list[int] = []
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(n):
-            pivots = left.diagonal().clip(_TINY)
+            pivots = remaining.diagonal().clip(_TINY)
             costs = products.diagonal() / pivots
             costs[~np.isfinite(costs)] = _HUGE
-            costs[chosen] = np.inf
-            gone = int(costs.argmin())
-            chosen.append(gone)
-            taken = left[gone] / pivots[gone]
-            cross = taken[:, None] * products[gone]
-            products += products[gone, gone] * (taken[:, None] * taken) - cross - cross.T
-            left -= left[gone][:, None] * taken
-    return near[chosen]
+            costs[removed] = np.inf
+            place = int(costs.argmin())
+            removed.append(place)
+            row = remaining[place] / pivots[place]
+            cross = row[:, None] * products[place]
+            products += products[place, place] * (row[:, None] * row) - cross - cross.T
+            remaining -= remaining[place][:, None] * row
+    return candidates[removed]
 
 
-def _downdate_(weight: Tensor, inverse: Tensor, leaving: Tensor) -> None:
-    """Compensate the removal of these channels, in place: W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1
-    P_J:.
+def _downdate_(weight: Tensor, inverse: Tensor, removed: Tensor) -> None:
+    """Compensate the removal of these channels, in place.
+
+    W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1 P_J:.
     """
     # After many rounds the inverse may have lost its last digits: then it is damped, as little as
     # possible.
     digits = _LAST_DIGITS[inverse.dtype]
-    factor = damped_factor(inverse[leaving][:, leaving], digits, rounding=0.0)[0].to(inverse)
-    rows = torch.linalg.solve_triangular(factor, inverse[leaving], upper=False)
-    columns = torch.linalg.solve_triangular(factor, weight[:, leaving].T, upper=False)
+    factor = damped_factor(inverse[removed][:, removed], digits, rounding=0.0)[0].to(inverse)
+    rows = torch.linalg.solve_triangular(factor, inverse[removed], upper=False)
+    columns = torch.linalg.solve_triangular(factor, weight[:, removed].T, upper=False)
     weight.addmm_(columns.T, rows, alpha=-1)
     inverse.addmm_(rows.T, rows, alpha=-1)
 
 
-def kept_channels(scores: Tensor, n_kept: int) -> Tensor:
-    """Indices of the channels with the largest scores, ascending. scores: (m,). Ties fall to the
-    lower index.
-    """
+def keep_highest(mask_gradients: Tensor | None, scores: Tensor, n_kept: int) -> Tensor:
+    """Indices of the channels with the largest scores, ascending; ties fall to the lower index."""
     return torch.argsort(scores, descending=True, stable=True)[:n_kept].sort().values
 
 
@@ -148,58 +147,60 @@ def keep_rearranged(mask_gradients: Tensor | None, scores: Tensor, n_kept: int) 
     """
     n_gone = len(scores) - n_kept
     if not 0 < n_gone < len(scores):
-        return kept_channels(scores, n_kept)
-    gradients, order = _given(mask_gradients).double(), torch.argsort(scores, stable=True)
+        return keep_highest(mask_gradients, scores, n_kept)
+    assert mask_gradients is not None, "MethodSettings.by_gradient says so of this saliency"
+    gradients = mask_gradients.double()
+    order = torch.argsort(scores, stable=True)
     gone = order[:n_gone].clone()
-    squares, products = gradients.square().sum(dim=0), gradients.T @ gradients
+    squares = gradients.square().sum(dim=0)
+    products = gradients.T @ gradients
     with_total = gradients.T @ gradients[:, gone].sum(dim=1)
-    for joins in order[n_gone:].tolist():
+    for channel in order[n_gone:].tolist():
         # A row for a column, which is the same and lies together in memory.
-        with_total += products[joins]
-        candidates = torch.cat([gone, torch.tensor([joins])])
+        with_total += products[channel]
+        candidates = torch.cat([gone, torch.tensor([channel])])
         # |total - g|^2 = |total|^2 - 2 g total + |g|^2; the first is the same for all.
-        leaves = int((squares[candidates] - 2 * with_total[candidates]).argmin())
-        with_total -= products[candidates[leaves]]
-        if leaves < n_gone:
-            gone[leaves] = joins
+        returning = int((squares[candidates] - 2 * with_total[candidates]).argmin())
+        with_total -= products[candidates[returning]]
+        if returning < n_gone:
+            gone[returning] = channel
     return complement(gone, len(scores))
+
+
+def fisher(layer: Layer) -> Tensor:
+    """Diagonal Fisher information of the channels' mask: squared gradients, summed over sequences.
+
+    Source: arXiv:2204.09656.
+    """
+    assert layer.mask_gradients is not None, "MethodSettings.by_gradient says so of this saliency"
+    return layer.mask_gradients.square().sum(dim=0)
+
+
+def elimination_rank(layer: Layer) -> Tensor:
+    """Place of each channel in the elimination order."""
+    order = elimination_order(layer)
+    places = torch.arange(len(order), dtype=torch.float32)
+    return torch.empty(len(order)).index_copy_(0, order, places)
+
+
+def drawn(layer: Layer) -> Tensor:
+    """Random scores, from the layer's seed: the baseline that a saliency must beat."""
+    return torch.rand(layer.width, generator=torch.Generator().manual_seed(layer.seed))
 
 
 @dataclass(frozen=True)
 class Saliency:
-    """score: (m,) of a layer. choose: the kept channels from the layer's mask gradients and the
-    scores.
-    """
+    """score: (m,) of a layer. choose: kept channels from the mask gradients and the scores."""
 
     score: Callable[[Layer], Tensor]
-    choose: Callable[[Tensor | None, Tensor, int], Tensor] = lambda _, scores, n_kept: (
-        kept_channels(scores, n_kept)
-    )
+    choose: Callable[[Tensor | None, Tensor, int], Tensor] = keep_highest
 
 
 SALIENCIES: dict[str, Saliency] = {
     "activation-aware": Saliency(activation_aware),
     "magnitude": Saliency(magnitude),
     "wifv": Saliency(wifv),
-    "obs": Saliency(lambda layer: _rank(elimination_order(layer))),
-    # Diagonal Fisher information of the channels' mask: squared gradients, summed over the
-    # sequences; arXiv:2204.09656.
-    "fisher": Saliency(
-        lambda layer: _given(layer.mask_gradients).square().sum(dim=0), keep_rearranged
-    ),
-    # From the method's seed and the block's index: the baseline that a saliency must beat.
-    "random": Saliency(
-        lambda layer: torch.rand(layer.width, generator=torch.Generator().manual_seed(layer.seed))
-    ),
+    "obs": Saliency(elimination_rank),
+    "fisher": Saliency(fisher, keep_rearranged),
+    "random": Saliency(drawn),
 }
-
-
-def _rank(order: Tensor) -> Tensor:
-    return torch.empty(len(order)).index_copy_(
-        0, order, torch.arange(len(order), dtype=torch.float32)
-    )
-
-
-def _given(mask_gradients: Tensor | None) -> Tensor:
-    assert mask_gradients is not None, "MethodSettings.by_gradient says so of this saliency"
-    return mask_gradients

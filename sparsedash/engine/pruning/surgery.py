@@ -1,5 +1,4 @@
-"""Weight surgery: narrow the MLPs of a model, exactly as if masked, or exchange weights, and undo
-it.
+"""Weight surgery: narrow the MLPs of a model, exactly as if masked, or replace weights, and undo it.
 
 Dimensions: d hidden width, m inner width, k kept channels.
 """
@@ -48,18 +47,16 @@ class PrunedMlp:
 
     @property
     def is_gone(self) -> bool:
-        """Whether nothing of its layer is left."""
+        """True if its whole layer is removed."""
         return not len(self.kept)
 
-    def moved_to(self, hold: Callable[[Tensor], Tensor]) -> "PrunedMlp":
-        """The same with its weights where `hold` keeps them."""
-        inner = tuple((hold(weight), bias) for weight, bias in self.inner)
-        return replace(self, out_weight=hold(self.out_weight), inner=inner)
+    def moved_to(self, offload: Callable[[Tensor], Tensor]) -> "PrunedMlp":
+        """The same with offloaded weights."""
+        inner = tuple((offload(weight), bias) for weight, bias in self.inner)
+        return replace(self, out_weight=offload(self.out_weight), inner=inner)
 
     def inner_part(self, mlp: Mlp, number: int) -> tuple[Tensor, Tensor | None]:
-        """Weight (fused * k, d) and bias of its projection of this number into the inner width.
-        mlp: the dense one.
-        """
+        """Weight (fused * k, d) and bias of an inner projection, by number. mlp: the dense one."""
         if self.inner:
             return self.inner[number]
         module = mlp.inner[number]
@@ -72,14 +69,12 @@ class PrunedMlp:
         return weight_of(module).index_select(0, rows), bias
 
     def change(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Difference to a dense out-projection (d, m) and its bias (d,), an affine map of all inner
-        activations.
-        """
-        added = -weight
-        added[:, self.kept] += self.out_weight.to(added)
+        """Difference to a dense out-projection (d, m) and its bias (d,): an affine map."""
+        difference = -weight
+        difference[:, self.kept] += self.out_weight.to(difference)
         if self.out_bias is None:
-            return added, added.new_zeros(len(added))
-        return added, self.out_bias.to(added) - (0 if bias is None else bias)
+            return difference, difference.new_zeros(len(difference))
+        return difference, self.out_bias.to(difference) - (0 if bias is None else bias)
 
 
 def out_weight(mlp: Mlp) -> Tensor:
@@ -98,7 +93,7 @@ def weights_per_channel(mlp: Mlp) -> int:
 
 
 def is_projection(module: nn.Module) -> bool:
-    """Whether it is a Linear, or GPT-2's Conv1D, which is one under another name."""
+    """True for a Linear and for GPT-2's Conv1D, which is one under another name."""
     return isinstance(module, nn.Linear) or _is_transposed(module)
 
 
@@ -107,82 +102,77 @@ def weight_of(module: nn.Linear) -> Tensor:
     return _rows_out(module, module.weight)
 
 
-Change = tuple[nn.Module, str, Tensor | None]
-"""A module, the name of one of its parameters, and what takes its place, as the module stores
-it.
-"""
+Replacement = tuple[nn.Module, str, Tensor | None]
+"""A module, the name of one of its parameters, and the new one, as the module stores it."""
 
 
 @contextmanager
-def exchanged(changes: Iterable[Change]) -> Iterator[None]:
-    """Modules with these parameters inside the `with`, in device and type of their own, which they
-    have again after it.
+def replaced(replacements: Iterable[Replacement]) -> Iterator[None]:
+    """Inside, modules have these parameters, on their own device and in their own type.
 
-    changes: each is asked for once those before it are made. An `nn.Parameter` is put in unchanged.
+    replacements: each is requested after those before it were made. An `nn.Parameter` is used as
+    it is.
     """
-    before = list[Change]()
+    before = list[Replacement]()
     try:
-        for module, name, value in changes:
-            before.append((module, name, own := getattr(module, name)))
-            like = module.get_parameter("weight") if own is None else own
+        for module, name, value in replacements:
+            parameter = getattr(module, name)
+            before.append((module, name, parameter))
+            like = module.get_parameter("weight") if parameter is None else parameter
             if value is not None and not isinstance(value, nn.Parameter):
-                value = nn.Parameter(
-                    value.to(like.device, like.dtype).contiguous(), requires_grad=False
-                )
+                value = value.to(like.device, like.dtype).contiguous()
+                value = nn.Parameter(value, requires_grad=False)
             _set_(module, name, value)
         yield
     finally:
         # The very parameters: `keep_fp32_copies` finds its copies by them.
-        for change in before:
-            _set_(*change)
+        for replacement in before:
+            _set_(*replacement)
 
 
 def reweighted(
     projections: list[dict[str, nn.Linear]], weights: list[dict[str, Tensor]]
 ) -> AbstractContextManager[None]:
-    """The projections with these weights (out, in) inside the `with`.
+    """Inside, the projections have these weights (out, in).
 
     Both name each block's projections; one without a new weight stays as it is.
     """
-    return exchanged(
-        (block[name], "weight", _rows_out(block[name], weight))
-        for block, own in zip(projections, weights, strict=True)
-        for name, weight in own.items()
-    )
+
+    def replacements() -> Iterator[Replacement]:
+        for block, new_weights in zip(projections, weights, strict=True):
+            for name, weight in new_weights.items():
+                yield block[name], "weight", _rows_out(block[name], weight)
+
+    return replaced(replacements())
 
 
 def reparametrised(
     model: nn.Module, parameters: Mapping[str, Tensor]
 ) -> AbstractContextManager[None]:
-    """The model with these parameters, by their names, inside the `with`."""
-    places = {name: name.rpartition(".") for name in parameters}
-    return exchanged(
-        (model.get_submodule(places[name][0]), places[name][2], new)
-        for name, new in parameters.items()
-    )
+    """Inside, the model has these parameters, by their names."""
+
+    def replacements() -> Iterator[Replacement]:
+        for name, parameter in parameters.items():
+            module, _, own_name = name.rpartition(".")
+            yield model.get_submodule(module), own_name, parameter
+
+    return replaced(replacements())
 
 
 def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> AbstractContextManager[None]:
-    """The model of these MLPs is the sparse one inside the `with`: without the channels that are
-    not kept.
-    """
-    return exchanged(
-        change
-        for mlp, narrow in zip(mlps, narrowed, strict=True)
-        for change in _narrowing(mlp, narrow)
-    )
+    """Inside, the model of these MLPs lacks the channels that are not kept."""
 
+    def replacements() -> Iterator[Replacement]:
+        for mlp, narrow in zip(mlps, narrowed, strict=True):
+            for number, module in enumerate(mlp.inner):
+                weight, bias = narrow.inner_part(mlp, number)
+                yield module, "weight", _rows_out(module, weight)
+                yield module, "bias", bias
+            # Last: `mlp.width` tells where fused rows are.
+            yield mlp.out, "weight", _rows_out(mlp.out, narrow.out_weight)
+            yield mlp.out, "bias", mlp.out.bias if narrow.out_bias is None else narrow.out_bias
 
-def _narrowing(mlp: Mlp, narrowed: PrunedMlp) -> Iterator[Change]:
-    """Weight and bias of every projection. The out-projection's last: `mlp.width` places fused
-    rows.
-    """
-    for number, module in enumerate(mlp.inner):
-        weight, bias = narrowed.inner_part(mlp, number)
-        yield module, "weight", _rows_out(module, weight)
-        yield module, "bias", bias
-    yield mlp.out, "weight", _rows_out(mlp.out, narrowed.out_weight)
-    yield mlp.out, "bias", mlp.out.bias if narrowed.out_bias is None else narrowed.out_bias
+    return replaced(replacements())
 
 
 def _is_transposed(module: nn.Module) -> bool:
@@ -195,7 +185,7 @@ def _rows_out(module: nn.Linear, weight: Tensor) -> Tensor:
 
 
 def _set_(module: nn.Module, name: str, value: Tensor | None) -> None:
-    """Give a module another parameter, or none, and a projection the widths that it states."""
+    """Set a parameter of a module, and the widths that a projection states."""
     assert value is None or isinstance(value, nn.Parameter)
     module.register_parameter(name, value)
     if _is_transposed(module):

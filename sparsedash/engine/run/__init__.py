@@ -1,3 +1,1 @@
-"""The main job: the stages of a run, each read from the store where it is known and computed where
-it is not.
-"""
+"""The main job: stages of a run, each read from the store or computed."""

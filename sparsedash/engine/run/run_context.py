@@ -2,10 +2,10 @@
 
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from math import ceil
@@ -37,77 +37,86 @@ from sparsedash.engine.models.loading import (
     ModelCache,
     Source,
     locate_model,
-    max_length,
     stream_model,
 )
 from sparsedash.engine.models.matmul import keep_fp32_copies
-from sparsedash.engine.tasks.builtin_questions import BuiltinQuestions, load_builtin
-from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.engine.texts.mixed_sequences import mixed_sequences
 from sparsedash.schema import __version__, store_keys
-from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
+from sparsedash.schema.run_keys import RunKeys
 from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, RunSettings
-from sparsedash.schema.sparse_spec import SparseSpec
-from sparsedash.schema.store_keys import (
-    StopWithin,
-    calibration_keys,
-    calibration_text_identity,
-    curves_key,
-    layers_key,
-    mix_share,
-    outcomes_key,
-    text_key,
-)
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
+from sparsedash.schema.store_keys import StopWithin, curves_key, layers_key, mix_share
 from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import is_busy, memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
-
-Task = BuiltinQuestions | HarnessTask
 
 Point = SparseSpec | None
 """A sparse model; None for the dense one."""
 
 
-@dataclass(eq=False)
-class RunLog:
-    """Log of one run: seconds of each stage, what was cached, warnings, progress.
+def point_label(point: Point) -> str:
+    """The model in words: "dense", "20 % sparse, Q8_0"."""
+    if point is None:
+        return "dense"
+    method, permille = point
+    name = f"{permille / 10:g} % sparse" if permille else "dense"
+    return f"{name}, {method.quantise.upper()}" if method.quantise else name
 
-    stored_before: bytes of the data folder at the start. point: the sparse model at work, as in
-    Step. walk: progress of a single pass, reported instead of any other; calibration moves it
-    within `walk_task`, a share of the block. busy: whether the machine was at the end of a stage.
+
+@dataclass(eq=False)
+class SinglePass:
+    """Progress of a single pass over the blocks, reported instead of that of its stages.
+
+    task_share: of a block's work, that of one task. Calibration moves the progress within a task.
     """
 
-    _on_step: OnStep
-    point: int | None = None
-    walk: Step | None = None
-    walk_task: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-    cached: dict[str, None] = field(default_factory=dict)
-    warnings: dict[str, None] = field(default_factory=dict)
-    stored_before: int = 0
-    busy: bool = False
-    _stage: Stage | None = None
-    _last: Step | None = None
-    _since: float = 0.0
+    step: Step
+    task_share: float
+    is_over: bool = False
+
+    def at(self, block: int, n_tasks_done: int) -> Step:
+        """The progress from now on: so many tasks of this block are done."""
+        self.step = replace(self.step, done=block, ahead=n_tasks_done * self.task_share)
+        return self.step
+
+    def progress(self, step: Step) -> Step:
+        """What to report instead of a stage's step."""
+        if step.stage != "calibrate":
+            return self.step
+        # The calibration counts all blocks.
+        share = min(1.0, max(0.0, step.share * self.step.total - self.step.done))
+        return replace(self.step, ahead=self.step.ahead + share * self.task_share)
+
+
+class RunLog:
+    """Log of one run: seconds of each stage, what was cached, warnings, progress."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self.seconds: dict[str, float] = {}
+        self.cached: dict[str, None] = {}
+        self.warnings: dict[str, None] = {}
+        self.busy = False
+        self._on_step = on_step
+        self._point: int | None = None
+        self._single_pass: SinglePass | None = None
+        self._warned_topics: set[str] = set()
+        self._last: Step | None = None
+        self._stage: Stage | None = None
+        self._since = 0.0
 
     def on_step(self, step: Step) -> None:
         """Report progress, and on which sparse model."""
-        shown = replace(step, point=self.point)
-        if self.walk is not None:
-            # Of the block's calibration; it counts all blocks.
-            within = (
-                step.share * self.walk.total - self.walk.done if step.stage == "calibrate" else 0.0
-            )
-            shown = replace(
-                self.walk, ahead=self.walk.ahead + min(1.0, max(0.0, within)) * self.walk_task
-            )
-        self._last = shown
-        self._on_step(shown)
+        if self._single_pass is None or self._single_pass.is_over:
+            step = replace(step, point=self._point)
+        else:
+            step = self._single_pass.progress(step)
+        self._last = step
+        self._on_step(step)
 
     def repeat(self) -> None:
         """Report the last progress again, so that the work can be stopped."""
@@ -115,10 +124,26 @@ class RunLog:
             self._on_step(self._last)
 
     @contextmanager
+    def at_point(self, number: int) -> Iterator[None]:
+        """Inside, progress is that of the sparse model with this number."""
+        self._point = number
+        try:
+            yield
+        finally:
+            self._point = None
+
+    @contextmanager
+    def in_single_pass(self, single_pass: SinglePass) -> Iterator[None]:
+        """Inside, progress is that of the single pass until it is over."""
+        self._single_pass = single_pass
+        try:
+            yield
+        finally:
+            self._single_pass = None
+
+    @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Add the time inside to the seconds of a stage; time of another stage inside counts as
-        that alone.
-        """
+        """Add the time inside to a stage's seconds, but that of another stage inside."""
         outer = self._stage
         self._enter(stage)
         try:
@@ -131,63 +156,70 @@ class RunLog:
         now = time.perf_counter()
         if self._stage is not None:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+            # At the end of each stage: other work must have slowed it down.
             self.busy = self.busy or is_busy()
-        self._stage, self._since = stage, now
+        self._stage = stage
+        self._since = now
 
     def note_cached(self, what: str) -> None:
         """Note, once, that this was read from the store."""
-        self.cached |= {what: None}
+        self.cached[what] = None
 
-    def warn(self, line: str | None) -> None:
-        """Add a warning, once; None is no warning."""
-        self.warnings |= {line: None} if line else {}
+    def warn(self, line: str | None, topic: str = "") -> None:
+        """Add a warning, once; of a topic only the first. None is no warning."""
+        if not line or topic in self._warned_topics:
+            return
+        self.warnings[line] = None
+        if topic:
+            self._warned_topics.add(topic)
 
 
 def software_versions() -> dict[str, str]:
     """Versions that numbers can depend on: this program, Python, torch, transformers."""
-    own = {"sparsedash": __version__, "python": platform.python_version()}
-    return own | {name: version(name) for name in ("torch", "transformers")}
+    versions = {"sparsedash": __version__, "python": platform.python_version()}
+    return versions | {name: version(name) for name in ("torch", "transformers")}
 
 
 class RunContext:
-    """One run: settings, store, log, and the dense model and the texts, each loaded when first
-    asked for.
+    """One run: settings, store, log, and the dense model and the texts, each loaded on first use.
 
-    answers: keys of the answers to tasks, by the key of the model's record. unanswered: names of
-    tasks that a model could not answer. dense: the dense record, once known. made: keys of the
-    records made in this run. stop_within: of a search; part of the records' keys. alone: models are
-    evaluated one by one. energies: of dense outputs, by statistics key.
+    stop_within: of a search's trials; part of their records' keys. healed_weights: key of the
+    healed weights of a record that is rebuilt, which an earlier version may have made.
     """
 
     def __init__(
-        self, settings: RunSettings, store: Store, on_step: OnStep, model_cache: ModelCache
+        self,
+        settings: RunSettings,
+        store: Store,
+        on_step: OnStep,
+        model_cache: ModelCache,
+        *,
+        healed_weights: str = "",
     ) -> None:
-        self.settings, self.store, self.model_cache = settings, store, model_cache
+        self.settings = settings
+        self.store = store
+        self.model_cache = model_cache
+        self.log = RunLog(self._report)
+        self.stop_within: StopWithin | None = None
+        self.healed_weights = healed_weights
         self._on_step = on_step
         self._located: Source | None = None
-        self.log = RunLog(self._report)
-        self.dense: Record | None = None
-        self.made: set[str] = set()
-        self.answers: dict[str, tuple[str, ...]] = {}
-        self.unanswered: list[str] = []
-        self.stop_within: StopWithin | None = None
-        self.warned_of_mismatch = False
-        # What is decided early says when the others need not be evaluated.
-        self.alone = settings.evaluation.stop_early
-        self.energies: dict[str, dict[int, float]] = {}
-        self.activations: dict[str, PassageActivations] = {}
+        self._new_records: set[str] = set()
+        self._energies: dict[str, dict[int, float]] = {}
+        self._activations: dict[str, PassageActivations] = {}
         self._calibrations: dict[float, Calibration] = {}
         self._texts: dict[str, Texts] = {}
         self._sequences: dict[float, list[list[int]]] = {}
-        # Key of the healed weights of the record that is rebuilt: an earlier version may have made
-        # them.
-        self.healed_weights = ""
         self._further: dict[tuple[float, int], list[list[int]]] = {}
 
+    def for_trials(self, stop_within: StopWithin) -> "RunContext":
+        """The same run, whose sparse models are evaluated until they are within or beyond."""
+        trials = copy(self)
+        trials.stop_within = stop_within
+        return trials
+
     def _report(self, step: Step) -> None:
-        """Report a step. Raises ModelError where the model's files have changed, before more of it
-        is stored.
-        """
+        """Report a step. Raises ModelError where the model's files have changed meanwhile."""
         if self._located is not None:
             self._located.require_unchanged()
         self._on_step(step)
@@ -204,15 +236,15 @@ class RunContext:
         with self.log.timed("load"):
             unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""
             step = Step("load", 0, 1, message=f"Finding {reference}{unpacked}")
-            found = locate_model(
+            source = locate_model(
                 reference,
                 self.store,
                 begin_parts(step, self.log.on_step),
                 self.settings.model_commit,
             )
-        self.store.remember(note, found.identity)
-        self._located = found
-        return found
+        self.store.remember(note, source.identity)
+        self._located = source
+        return source
 
     @property
     def identity(self) -> str:
@@ -238,7 +270,9 @@ class RunContext:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The dense model in memory, or streamed from its files block by block."""
-        source, settings, streamed = self.source, self.settings, self.streamed
+        source = self.source
+        settings = self.settings
+        streamed = self.streamed
         with self.log.timed("load"):
             by_block = " block by block" if streamed else ""
             self.log.on_step(Step("load", 0, 1, message=f"Reading {settings.model}{by_block}"))
@@ -283,33 +317,6 @@ class RunContext:
         return chosen
 
     @cached_property
-    def tasks(self) -> list[Task]:
-        """The tasks that are answered beside the passages. Raises CorpusError for one that cannot
-        be.
-        """
-        asked = self.settings.evaluation
-        if not asked.tasks:
-            return []
-        with self.log.timed("text"):
-            self.log.on_step(Step("text", 0, 1, message=f"Preparing {', '.join(asked.tasks)}"))
-            builtin, others = load_builtin(asked.tasks, asked.task_limit)
-            harness = (
-                load_tasks(others, asked.task_limit, asked.task_shots, self.settings.revisions)
-                if others
-                else []
-            )
-        found: list[Task] = [*builtin, *harness]
-        if twice := [name for name, n in Counter(task.name for task in found).items() if n > 1]:
-            raise CorpusError(f"{twice[0]} is named twice.", "Name each task once.")
-        most = max_length(read_config(self.source.folder, self.source.reference))
-        for task in found:
-            if task.n_written >= most:
-                raise CorpusError(
-                    f"{task.name} asks for {task.n_written:,} written tokens; the model has {most:,}."
-                )
-        return found
-
-    @cached_property
     def first_passages(self) -> list[list[int]]:
         """Token ids of a few passages, on which predictions are compared token by token."""
         chosen = zip(
@@ -337,52 +344,84 @@ class RunContext:
 
     def warn_of_passages(self) -> None:
         """Warn of passages that occur more than once, and of fewer passages than were asked for."""
-        asked, texts = self.settings.evaluation.n_passages, self.evaluation_texts
-        n_texts, found = len(texts.texts), len(distinct_passages(texts))
-        if repeated := n_texts - found:
+        n_requested = self.settings.evaluation.n_passages
+        texts = self.evaluation_texts
+        n_texts = len(texts.texts)
+        n_distinct = len(distinct_passages(texts))
+        if repeated := n_texts - n_distinct:
             self.log.warn(
                 f"Left out, since they repeat an earlier one: {repeated:,} of {n_texts:,} passages."
             )
         # They are read here in any case: a run made again keeps their texts again.
-        if asked is not None and len(self.passages.indices) < asked:
+        if n_requested is not None and len(self.passages.indices) < n_requested:
             self.log.warn(
-                f"Evaluated: {found:,} of {asked:,} passages, which are all that the text has."
+                f"Evaluated: {n_distinct:,} of {n_requested:,} passages, which are all that the text has."
             )
 
-    def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:
-        """What a sparse model's results depend on beside the model: its statistics' key, its method
-        and per mille.
+    @cached_property
+    def keys(self) -> RunKeys:
+        """Keys of what this run stores."""
+        return RunKeys(
+            settings=self.settings,
+            model=self.identity,
+            text_identity=self._text_identity,
+            mix_identity=mixed_identity(),
+        )
 
-        Where the method reads no text, it depends on none.
-        """
-        if point is None:
-            return None
-        method, permille = point
-        statistics = self.calibration(method).keys.statistics if method.reads_text else ""
-        return statistics, method, permille
+    def _text_identity(self, reference: str) -> str:
+        """Identity of a text; of one that no method reads the last known one."""
+        if self.settings.reads_text or reference == self.settings.evaluation.corpus:
+            return self.texts(reference).identity
+        return self.store.recall(_identity_note(reference)) or f"unread:{reference}"
 
     def record_key(self, point: Point) -> str:
         """Key of a model's record."""
-        return outcomes_key(
-            self.identity,
-            self.settings.dtype,
-            self.evaluation_texts.identity,
-            self.settings.evaluation,
-            self.made_of(point),
-            n_sparse=self.settings.n_sparse,
-            stop_within=self.stop_within,
+        return self.keys.record(point or DENSE, self.stop_within)
+
+    def has_record(self, point: Point) -> bool:
+        """Whether the model's record is stored."""
+        return self.store.has(Record, self.record_key(point))
+
+    def stored_record(self, point: Point) -> Record | None:
+        """The model's record from the store; noted as cached unless this run made it."""
+        record = self.store.get(Record, self.record_key(point))
+        if record is not None and record.key not in self._new_records:
+            # Again: the process may have ended between the record and this.
+            protect_healed(record, self.store)
+            self.log.note_cached(f"evaluation, {point_label(point)}")
+        return record
+
+    def keep_record(self, record: Record) -> None:
+        """Store a new record; its healed weights stay from now on."""
+        self.source.require_unchanged()
+        self.store.put(record.key, record)
+        protect_healed(record, self.store)
+        self._new_records.add(record.key)
+
+    def energies(self, calibration: Calibration) -> dict[int, float]:
+        """Energies of the dense outputs by block, filled where they are measured first."""
+        return self._energies.setdefault(calibration.keys.statistics, {})
+
+    def passage_activations(self, watched: list[list[str]]) -> PassageActivations:
+        """Inputs of the watched projections on passages: models that watch the same share them."""
+        activations = PassageActivations(
+            self.store,
+            self.loaded,
+            self.passages,
+            watched,
+            self.log.repeat,
+            token_weights=self.settings.calibration.token_weights,
         )
+        return self._activations.setdefault(activations.key, activations)
 
     def calibration(self, method: MethodSettings) -> Calibration:
         """The calibration on the text that this method reads."""
-        settings, share = self.settings, mix_share(method, self.settings.calibration)
+        settings = self.settings
+        share = mix_share(method, self.settings.calibration)
         if share not in self._calibrations:
-            identity = self.calibration_identity(share)
             self._calibrations[share] = Calibration(
                 store=self.store,
-                keys=calibration_keys(
-                    self.identity, settings.dtype, identity, settings.calibration
-                ),
+                keys=self.keys.calibration(method),
                 load=lambda: self.loaded,
                 read=lambda: self.sequences(share),
                 on_step=self.log.on_step,
@@ -392,18 +431,17 @@ class RunContext:
         return self._calibrations[share]
 
     def warn_of_calibration(self, method: MethodSettings) -> None:
-        """Warn of passages in a method's calibration text; and of too little text, if it fits
-        anything to it.
-        """
-        calibration, asked = self.calibration(method), self.settings.calibration
+        """Warn of passages in a method's calibration text, and of too little text to fit to."""
+        calibration = self.calibration(method)
+        settings = self.settings.calibration
         # Each document by itself: packed, a passage may lie across two samples.
         apart = partial(
-            self._chosen_sequences, mix_share(method, asked), replace(asked, packed=False)
+            self._chosen_sequences, mix_share(method, settings), replace(settings, packed=False)
         )
         self._warn_of_leaks(
             calibration.keys.statistics,
             "calibration text",
-            apart if asked.packed else calibration.read,
+            apart if settings.packed else calibration.read,
         )
         if method.needs_statistics or method.in_sequence:
             self.log.warn(
@@ -412,7 +450,8 @@ class RunContext:
 
     def warn_of_healing(self, method: MethodSettings) -> None:
         """Warn of passages in the text that healing reads beside that of the calibration."""
-        key, n_tokens = self.calibration(method).keys.statistics, heal_tokens(method.heal_steps)
+        key = self.calibration(method).keys.statistics
+        n_tokens = heal_tokens(method.heal_steps)
         self._warn_of_leaks(
             f"{key}-{n_tokens}", "text that healing reads", lambda: self.text_to_heal(method)
         )
@@ -422,79 +461,61 @@ class RunContext:
         if self.settings.calibration.corpus == SELF:
             return
         note = store_keys.leaked_passages_note(key, self.passages.key)
-        found = self.store.recall(note)
-        if found is None:
+        n_leaks = self.store.recall(note)
+        if n_leaks is None:
             # What a tokenizer prepends is no word of the text.
             decode = partial(self.loaded.tokenizer.decode, skip_special_tokens=True)
-            found = str(n_leaked(self.passages, map(decode, read())))
-            self.store.remember(note, found)
-        if found != "0":
+            n_leaks = str(n_leaked(self.passages, map(decode, read())))
+            self.store.remember(note, n_leaks)
+        if n_leaks != "0":
             self.log.warn(
-                f"{int(found):,} of {len(self.passages.indices):,} passages also occur in the {what}: the measured "
+                f"{int(n_leaks):,} of {len(self.passages.indices):,} passages also occur in the {what}: the measured "
                 "loss may be too small. Calibrate on other text."
             )
 
     @property
     def calibration_keys(self) -> list[str]:
         """Store keys of this run's calibrations so far, and of the text that the model wrote."""
-        found = {key for own in self._calibrations.values() for key in asdict(own.keys).values()}
+        keys = {
+            key
+            for calibration in self._calibrations.values()
+            for key in asdict(calibration.keys).values()
+        }
         measured = [method for method in self.settings.methods if method.uses("curve_levels")]
-        found |= {
+        keys |= {
             curves_key(self.calibration(method).keys.statistics, method) for method in measured
         }
         layers = [method for method in self.settings.methods if method.takes_layers]
-        found |= {layers_key(self.calibration(method).keys.gradients, method) for method in layers}
+        keys |= {layers_key(self.calibration(method).keys.gradients, method) for method in layers}
         return sorted(
-            found | ({self._text_key} if self.settings.calibration.corpus == SELF else set())
+            keys
+            | ({self.keys.generated_text} if self.settings.calibration.corpus == SELF else set())
         )
 
-    @property
-    def _text_key(self) -> str:
-        return text_key(self.identity, self.settings.dtype, self.settings.calibration)
-
-    def calibration_identity(self, share: float = 0.0) -> str:
-        """Identity of the calibration text, with a share of the mix; the last known one where no
-        method reads it.
-        """
-        reads = self.settings.reads_text
-
-        def identity(reference: str) -> str | None:
-            if reference == BUILTIN_MIXED:
-                return mixed_identity()
-            return (
-                self.texts(reference).identity
-                if reads
-                else self.store.recall(_identity_note(reference))
-            )
-
-        return calibration_text_identity(self.settings, self.identity, share, identity)
-
     def sequences(self, share: float = 0.0) -> list[list[int]]:
-        """Token ids of the calibration text, of which a share is the mix: as many tokens either
-        way.
-        """
+        """Token ids of the calibration text. share: of the mix; the number of tokens is the same."""
         if share not in self._sequences:
-            found = self._chosen_sequences(share, self.settings.calibration)
+            sequences = self._chosen_sequences(share, self.settings.calibration)
             if share or self.settings.calibration.corpus == BUILTIN_MIXED:
                 # The held-out sequences, and the first ones, shall be of both.
-                Random(self.settings.calibration.seed).shuffle(found)
-            self._sequences[share] = found
+                Random(self.settings.calibration.seed).shuffle(sequences)
+            self._sequences[share] = sequences
         return self._sequences[share]
 
     def text_to_heal(self, method: MethodSettings) -> list[list[int]]:
-        """Token ids of the text that was named behind those of the calibration, as far as healing
-        needs and finds more.
+        """Token ids following the calibration samples in the same corpus, up to what healing needs.
 
         Empty where the model writes the calibration text, since writing takes longer than all else,
         and for a method that reads the mix alone.
         """
-        asked, share = self.settings.calibration, mix_share(method, self.settings.calibration)
+        settings = self.settings.calibration
+        share = mix_share(method, self.settings.calibration)
         known = self.sequences(share)
         n_more = ceil(
             (heal_tokens(method.heal_steps) - sum(map(len, known)))
-            / min(asked.length, self.loaded.max_length)
+            / min(settings.length, self.loaded.max_length)
         )
-        if asked.corpus == SELF or share == 1 or n_more < 1:
+        if settings.corpus == SELF or share == 1 or n_more < 1:
             return []
         if (share, n_more) not in self._further:
             self._further[share, n_more] = self._sequences_beyond(known, share, n_more)
@@ -503,80 +524,82 @@ class RunContext:
     def _sequences_beyond(
         self, known: Sequence[Sequence[int]], share: float, n_more: int
     ) -> list[list[int]]:
-        """So many sequences of the text that was named, or of the mix where that was, which are not
-        known.
-        """
-        asked = self.settings.calibration
-        if asked.corpus == BUILTIN_MIXED:
+        """The next n_more sequences of the corpus, or of the mix, after the known ones."""
+        settings = self.settings.calibration
+        if settings.corpus == BUILTIN_MIXED:
             longer = mixed_sequences(
-                self.loaded, replace(asked, n_samples=asked.n_samples + n_more)
+                self.loaded, replace(settings, n_samples=settings.n_samples + n_more)
             )
             already_read = set(map(tuple, known))
             return [sequence for sequence in longer if tuple(sequence) not in already_read]
-        mixed = self._mixed_sequences(share, asked)
-        return self._named_sequences(mixed, asked, n_more)[len(known) - len(mixed) :]
+        mixed = self._mixed_sequences(share, settings)
+        return self._named_sequences(mixed, settings, n_more)[len(known) - len(mixed) :]
 
-    def _chosen_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
-        if asked.corpus == BUILTIN_MIXED:
-            return mixed_sequences(self.loaded, asked)
-        mixed = self._mixed_sequences(share, asked)
-        return mixed + self._named_sequences(mixed, asked)
+    def _chosen_sequences(self, share: float, settings: CalibrationSettings) -> list[list[int]]:
+        if settings.corpus == BUILTIN_MIXED:
+            return mixed_sequences(self.loaded, settings)
+        mixed = self._mixed_sequences(share, settings)
+        return mixed + self._named_sequences(mixed, settings)
 
-    def _mixed_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
+    def _mixed_sequences(self, share: float, settings: CalibrationSettings) -> list[list[int]]:
         if not share:
             return []
         return mixed_sequences(
-            self.loaded, replace(asked, n_samples=max(1, round(share * asked.n_samples)))
+            self.loaded, replace(settings, n_samples=max(1, round(share * settings.n_samples)))
         )
 
     def _named_sequences(
-        self, mixed: Sequence[Sequence[int]], asked: CalibrationSettings, n_more: int = 0
+        self, mixed: Sequence[Sequence[int]], settings: CalibrationSettings, n_more: int = 0
     ) -> list[list[int]]:
-        """Those of the text that was named, next to those of the mix, and so many more behind
-        them.
-        """
-        length = min(asked.length, self.loaded.max_length)
-        n_samples = asked.n_samples - ceil(sum(map(len, mixed)) / length) + n_more
+        """Sequences of the corpus beside those of the mix, and n_more after them."""
+        length = min(settings.length, self.loaded.max_length)
+        n_samples = settings.n_samples - ceil(sum(map(len, mixed)) / length) + n_more
         if n_samples < 1:
             return []
-        texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
-        return calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_samples))
+        texts = self._generated_texts() if settings.corpus == SELF else self.texts(settings.corpus)
+        return calibration_sequences(self.loaded, texts, replace(settings, n_samples=n_samples))
 
     def n_sequences(self, method: MethodSettings) -> int:
         """Sequences of the text that a method reads, those of the mix included."""
-        asked = self.settings.calibration
+        settings = self.settings.calibration
         known = (
             self.expected_lengths
-            if asked.corpus == SELF
-            else self.sequences(mix_share(method, asked))
+            if settings.corpus == SELF
+            else self.sequences(mix_share(method, settings))
         )
         return len(known)
 
     @property
     def expected_lengths(self) -> list[int]:
-        """Tokens of each calibration sequence; of text that the model would have to write first,
-        those asked for.
-        """
-        asked = self.settings.calibration
-        if asked.corpus == SELF:
-            return [min(asked.length, self.loaded.max_length)] * asked.n_samples
+        """Tokens of each calibration sequence; for text still to be generated, those requested."""
+        settings = self.settings.calibration
+        if settings.corpus == SELF:
+            return [min(settings.length, self.loaded.max_length)] * settings.n_samples
         return list(map(len, self.sequences()))
 
     def _generated_texts(self) -> Texts:
-        """Calibration text by the model itself, kept because generating it takes longer than
-        anything else.
-        """
-        key, asked = self._text_key, self.settings.calibration
+        """Calibration text generated by the model, stored because generating it is slow."""
+        key = self.keys.generated_text
+        settings = self.settings.calibration
         known = self.store.get_artefact(key)
         if known is None:
             checkpoint = StageCheckpoint(self.store, self.identity)
-            made = checkpoint.numbered(f"{key}/written", msgspec.json.encode, _unpack_texts)
+            numbered = checkpoint.numbered(f"{key}/written", msgspec.json.encode, _unpack_texts)
             with self.log.timed("text"):
-                texts = generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made)
+                texts = generate_texts(
+                    self.loaded, story_openings(), settings, self.log.on_step, numbered
+                )
             known = msgspec.json.encode(texts)
             self.store.put_artefact(key, known, about_artefact("text", self.identity))
             checkpoint.done()
-        return Texts(texts=tuple(_unpack_texts(known)), identity=self.calibration_identity())
+        return Texts(texts=tuple(_unpack_texts(known)), identity=self.keys.calibration_text())
+
+
+def protect_healed(record: Record, store: Store) -> None:
+    """Exempt the healed weights that a record refers to from eviction and from the limit."""
+    if record.pruned is not None and record.pruned.healed is not None:
+        parts = store_keys.healed_part(record.pruned.healed.weights, "")
+        store.retag_artefacts(parts, about_artefact("healed", record.model_identity))
 
 
 def _unpack_texts(data: bytes) -> list[str]:

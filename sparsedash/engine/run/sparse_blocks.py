@@ -1,5 +1,4 @@
-"""The blocks of a sparse model: each made by itself when it is first asked for, or all in sequence;
-kept in the store.
+"""The blocks of a sparse model, made one by one on first use, or all in sequence.
 
 What is made by itself is kept until the model is evaluated, what takes passes over the text as an
 artefact.
@@ -43,10 +42,9 @@ _BITS = {2: torch.int16, 4: torch.int32}
 
 
 def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
-    """The sparse model before healing, not applied yet, none of whose blocks is made; that may
-    raise CacheEvicted.
-    """
-    calibration, loaded = run.calibration(method), run.loaded
+    """The sparse model before healing, with no block made yet. May raise CacheEvicted."""
+    calibration = run.calibration(method)
+    loaded = run.loaded
     method = method.unhealed
     # Store key of its parts, until it has been evaluated.
     key = pruned_key(calibration.keys.statistics, method, permille)
@@ -66,22 +64,23 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
     n_gone = n_layers_gone(loaded.shape, method, permille) if method.takes_layers else 0
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
     narrowed = _narrowed(run, method, permille, data, key, gone, on_block)
-    energies = run.energies.setdefault(calibration.keys.statistics, {})
-    errors = channel_errors(loaded.mlps, data, narrowed, energies)
+    errors = channel_errors(loaded.mlps, data, narrowed, run.energies(calibration))
     if method.takes_layers:
         # What a layer that takes over puts out is meant to be another than dense's.
         errors = [BlockErrors()] * len(narrowed)
 
-    def alone() -> list[float]:
+    def block_losses() -> list[float]:
         if not permille or not method.by_curves:
             return []
         scores = calibration.channel_scores(method, permille, on_block)
         return [
-            float(own.losses[len(narrow.kept)])
-            for own, narrow in zip(scores, narrowed, strict=True)
+            float(block_scores.losses[len(narrow.kept)])
+            for block_scores, narrow in zip(scores, narrowed, strict=True)
         ]
 
-    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, alone=alone, gone=gone)
+    return PrunedChannels(
+        loaded=loaded, blocks=narrowed, errors=errors, block_losses=block_losses, gone=gone
+    )
 
 
 def _masked(
@@ -92,10 +91,10 @@ def _masked(
     key: str,
     on_block: OnBlock,
 ) -> MaskedWeights:
-    """Single weights at zero: each block by itself, or block after block on what is already
-    sparse.
-    """
-    loaded, calibration, hold = run.loaded, run.calibration(method), run.loaded.residency.offload
+    """Single weights at zero: each block by itself, or each on the output of the pruned ones."""
+    loaded = run.loaded
+    calibration = run.calibration(method)
+    hold = run.loaded.residency.offload
     projections = loaded.projections(method.scope)
     pack = partial(_pack_masked, refitted=method.compensation != "none")
 
@@ -103,9 +102,10 @@ def _masked(
         return _unpack_masked(packed, projections[index], hold)
 
     def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
-        part, packed = f"{key}/masked/{index}", partial(_packed, run, pack)
-        found: MaskedBlock = run.pruning_checkpoint.made(part, make, packed, partial(unpack, index))
-        return found
+        part = f"{key}/masked/{index}"
+        packed = partial(_packed, run, pack)
+        block: MaskedBlock = run.pruning_checkpoint.made(part, make, packed, partial(unpack, index))
+        return block
 
     def walk(text: Text, checkpoint: WalkCheckpoint) -> Iterator[tuple[int, MaskedBlock]]:
         return prune_sequentially(
@@ -125,7 +125,7 @@ def _masked(
         blocks = _in_sequence(run, method, key, checkpoint, walk, pack, unpack)
     else:
         blocks = prune_weights(
-            projections, data, method, permille, on_block=on_block, hold=hold, made=made
+            projections, data, method, permille, on_block=on_block, offload=hold, checkpointed=made
         )
     return MaskedWeights(
         loaded=loaded, scope=method.scope, blocks=blocks, groups=calibration.groups
@@ -141,10 +141,10 @@ def _narrowed(
     gone: Sequence[int],
     on_block: OnBlock,
 ) -> LazySequence[PrunedMlp]:
-    """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over
-    the text.
-    """
-    loaded, mlps, hold = run.loaded, run.loaded.mlps, run.loaded.residency.offload
+    """Every narrowed MLP, by itself or by a sequential refit, which is stored."""
+    loaded = run.loaded
+    mlps = run.loaded.mlps
+    hold = run.loaded.residency.offload
     scores = partial(run.calibration(method).channel_scores, method, permille, on_block)
     share = channel_share(loaded.shape, method, permille)
 
@@ -171,12 +171,14 @@ def _narrowed(
     keep = run.pruning_checkpoint.numbered(f"{key}/chosen", pack, partial(unpack, 0))
 
     def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
-        found: PrunedMlp = keep(index, lambda: make().moved_to(hold))
-        return found
+        narrow: PrunedMlp = keep(index, lambda: make().moved_to(hold))
+        return narrow
 
     if method.takes_layers:
         return remove_layers(mlps, gone, lambda index: on_block(index + 1, len(mlps)), made)
-    return prune_channels(mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
+    return prune_channels(
+        mlps, data, method, share, scores=scores, on_layer=on_block, checkpointed=made
+    )
 
 
 def _in_sequence(
@@ -188,21 +190,17 @@ def _in_sequence(
     pack: Callable[[T], bytes],
     unpack: Callable[[int, bytes], T],
 ) -> LazySequence[T]:
-    """Blocks that a walk of the text through all of them makes once any is asked for; they are kept
-    in the store.
-    """
-    store, about, n_blocks = (
-        run.store,
-        about_artefact("weights", run.identity),
-        len(run.loaded.blocks),
-    )
+    """Blocks that one pass of the text makes when the first is needed; stored."""
+    store = run.store
+    about = about_artefact("weights", run.identity)
+    n_blocks = len(run.loaded.blocks)
 
     def has(index: int) -> bool:
         return store.has_entry("artefacts", f"{key}/{index}")
 
     @cache
     def made() -> dict[int, T]:
-        found = dict[int, T]()
+        blocks = dict[int, T]()
         if not all(map(has, range(n_blocks))):
             calibration = run.calibration(method)
             run.log.warn(calibration.few_tokens_warning)
@@ -210,14 +208,14 @@ def _in_sequence(
                 calibration.read(), WalkCheckpoint(checkpoint, f"{key}/hidden", has)
             ):
                 store.put_artefact(f"{key}/{index}", pack(block), about)
-                found[index] = block
+                blocks[index] = block
             checkpoint.done()
-        for index in set(range(n_blocks)) - found.keys():
+        for index in set(range(n_blocks)) - blocks.keys():
             data = store.get_artefact(f"{key}/{index}")
             if data is None:
                 raise CacheEvicted(key)
-            found[index] = unpack(index, data)
-        return found
+            blocks[index] = unpack(index, data)
+        return blocks
 
     # The sequence keeps what it has asked for.
     return LazySequence(n_blocks, lambda index: made().pop(index))
@@ -259,7 +257,10 @@ def unpack_narrowed(data: bytes) -> PrunedMlp:
 
 def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
     """A bit for each weight that is not zero, and where they are refitted those weights."""
-    errors = [[math.nan if error is None else error for error in own] for own in block.errors]
+    errors = [
+        [math.nan if error is None else error for error in projection_errors]
+        for projection_errors in block.errors
+    ]
     tensors = {"errors": torch.tensor(errors, dtype=torch.float64).reshape(-1, 3)}
     for name, weight in block.weights.items():
         stays = weight.contiguous().view(_BITS[weight.itemsize]) != 0
@@ -275,8 +276,8 @@ def _unpack_masked(
     """dense: its projections by name."""
     with unpacked(data, "masks") as tensors:
         errors = [
-            [None if math.isnan(error) else error for error in own]
-            for own in tensors.pop("errors").tolist()
+            [None if math.isnan(error) else error for error in projection_errors]
+            for projection_errors in tensors.pop("errors").tolist()
         ]
         weights = {}
         for name in sorted({name.rpartition(" ")[0] for name in tensors}):
@@ -287,6 +288,7 @@ def _unpack_masked(
             weight[stays] = (
                 tensors[f"{name} weights"] if f"{name} weights" in tensors else before[stays]
             )
-        return MaskedBlock(weights=weights, errors=[BlockErrors(*own) for own in errors]).moved_to(
-            hold
-        )
+        return MaskedBlock(
+            weights=weights,
+            errors=[BlockErrors(*projection_errors) for projection_errors in errors],
+        ).moved_to(hold)

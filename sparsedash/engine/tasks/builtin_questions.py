@@ -49,15 +49,16 @@ class BuiltinQuestions:
 
     def asked_of(self, answers: SharedAnswers, number: int) -> QuestionSet:
         """The answers of one of these models."""
-        loaded, asked = answers.loaded, self.task.questions(self.limit)
-        requests = [_request(loaded, question) for question in asked]
-        found = zip(asked, requests, answers.first_choices(requests)[number], strict=True)
+        loaded = answers.loaded
+        questions = self.task.questions(self.limit)
+        requests = [_request(loaded, question) for question in questions]
+        triples = zip(questions, requests, answers.first_choices(requests)[number], strict=True)
         return QuestionSet(
             model="",
             task=self.name,
             measure="exact_match",
             higher_is_better=True,
-            questions=tuple(_answered(loaded, *each) for each in found),
+            questions=tuple(_answered(loaded, *triple) for triple in triples),
             points=self.task.points,
         )
 
@@ -65,48 +66,45 @@ class BuiltinQuestions:
 def load_builtin(
     references: Sequence[str], limit: int | None
 ) -> tuple[list[BuiltinQuestions], list[str]]:
-    """The built-in tasks among these references, and the other references. Raises CorpusError for
-    an unknown one.
+    """The built-in tasks among these references, and the others.
+
+    Raises CorpusError for an unknown one.
     """
     if unknown := unknown_builtin(references):
         raise CorpusError(unknown)
-    found = [
-        BuiltinQuestions(task=BUILTIN_TASKS[each], limit=limit)
-        for each in references
-        if each in BUILTIN_TASKS
+    builtin = [
+        BuiltinQuestions(task=BUILTIN_TASKS[reference], limit=limit)
+        for reference in references
+        if reference in BUILTIN_TASKS
     ]
-    return found, [each for each in references if each not in BUILTIN_TASKS]
+    return builtin, [reference for reference in references if reference not in BUILTIN_TASKS]
 
 
 def _request(loaded: LoadedModel, question: DrawnQuestion) -> Request:
-    whole, n = (
-        loaded.tokens(question.context + question.answer),
-        len(loaded.tokens(question.context)),
-    )
+    whole = loaded.tokens(question.context + question.answer)
+    n = len(loaded.tokens(question.context))
     # An answer that merges into the last token of its context is that token.
     n = min(n, len(whole) - 1)
     return whole[:n], whole[n:]
 
 
 def _answered(
-    loaded: LoadedModel, asked: DrawnQuestion, request: Request, first: Sequence[int]
+    loaded: LoadedModel, question: DrawnQuestion, request: Request, first: Sequence[int]
 ) -> AnsweredQuestion:
-    """first: the model's first choices. Behind a wrong one they no longer are what it would
-    write.
-    """
+    """first: the model's first choices. After a wrong one they are not what it would write."""
     expected = request[1]
     n_right = sum(
         1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, expected, strict=True))
     )
     written = str(loaded.tokenizer.decode(first[: n_right + 1])).strip()
     return AnsweredQuestion(
-        doc_hash=sha256_of(asked.context),
-        prompt_hash=sha256_of(asked.context),
-        target_hash=sha256_of(asked.answer),
-        context=asked.context,
-        target=asked.answer.strip(),
+        doc_hash=sha256_of(question.context),
+        prompt_hash=sha256_of(question.context),
+        target_hash=sha256_of(question.answer),
+        context=question.context,
+        target=question.answer.strip(),
         right=n_right == len(expected),
         text=written,
         answer=written,
-        fields={"part": asked.part},
+        fields={"part": question.part},
     )

@@ -1,5 +1,4 @@
-"""The door to lm-evaluation-harness: its tasks found, checked and answered, without running a
-user's code.
+"""lm-evaluation-harness's tasks: loaded, checked and answered, without running user code.
 
 Of the harness's own tasks the installed package's code runs, but for those marked as unsafe and
 metrics that would be downloaded as code. A user's task is a .yaml file of texts: no `!function`, no
@@ -47,7 +46,8 @@ from sparsedash.storage.trials import run_trial, trial_problem
 _SEED = 1234
 """With which the harness draws examples for all models alike."""
 _MOST_TASKS = 200
-_TRIAL_S, _TRIAL_BYTES = 20, 2 * 10**9
+_TRIAL_S = 20
+_TRIAL_BYTES = 2 * 10**9
 """Of preparing a user's tasks, beside what the harness itself takes: 10,000 questions with ten
 examples take 6 s.
 """
@@ -73,8 +73,9 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HarnessTask:
-    """A task that can be answered. task: the harness's own object. identity: digest of all that its
-    answers depend on.
+    """A task that can be answered. task: the harness's own object.
+
+    identity: digest of all that its answers depend on.
 
     n_questions, n_requests: of one model: a choice is a request. n_written: tokens that an answer
     may have. limit: questions at most.
@@ -96,9 +97,7 @@ class HarnessTask:
         return self.answered_by(HarnessModel(answers, number))
 
     def answered_by(self, lm: Any) -> QuestionSet:
-        """The answers of one model. lm: an LM of the harness. Raises CorpusError where they cannot
-        be judged.
-        """
+        """The answers of one model, an LM of the harness. Raises CorpusError if not judgeable."""
         with _refusing(self.name):
             return _answered(self.name, self.task, self.limit, lm)
 
@@ -109,8 +108,7 @@ def load_tasks(
     n_shots: int | None,
     revisions: Sequence[tuple[str, str]] = (),
 ) -> list[HarnessTask]:
-    """The tasks of these names and files, groups as their parts, with all that can fail tried on
-    two questions.
+    """The tasks of these names and files, groups as their parts, tried on two questions.
 
     revisions: as in RunSettings. Raises CorpusError in one sentence for what cannot be had. A
     user's files are tried in a process of its own first.
@@ -123,8 +121,7 @@ def load_tasks(
 
 
 def _require_affordable(users_files: Sequence[str], limit: int | None, n_shots: int | None) -> None:
-    """Raise CorpusError where a user's files take too much time or memory before the first
-    question, or are refused.
+    """Raise CorpusError where preparing a user's files is refused, too slow or too large.
 
     Their templates are programs, which count as far and write as much as they like.
     """
@@ -167,7 +164,7 @@ def _loaded(
 ) -> list[HarnessTask]:
     from sparsedash.engine.tasks.harness_model import Nobody
 
-    found = dict[str, Any]()
+    tasks = dict[str, Any]()
     users_tasks = set[str]()
     # A hub that is gone is waited for once.
     offline = all(reference.startswith(FILE) for reference in references) or not reachable()
@@ -175,38 +172,39 @@ def _loaded(
         with _refusing(reference), _quiet_and_safe(offline=offline), _pinned(dict(revisions)):
             _seed()
             loaded = _own(reference) if reference.startswith(FILE) else _of_the_harness(reference)
-            if both := sorted(found.keys() & loaded.keys()):
+            if both := sorted(tasks.keys() & loaded.keys()):
                 raise CorpusError(f"{both[0]} is named twice.", "Name each task once.")
-            found |= loaded
+            tasks |= loaded
             if reference.startswith(FILE):
                 users_tasks |= loaded.keys()
-    if len(found) > _MOST_TASKS:
+    if len(tasks) > _MOST_TASKS:
         raise CorpusError(
-            f"These are {len(found):,} tasks; at most {_MOST_TASKS} at once.", "Name fewer."
+            f"These are {len(tasks):,} tasks; at most {_MOST_TASKS} at once.", "Name fewer."
         )
-    made, tried = [], []
-    for name, task in found.items():
+    harness_tasks = []
+    samples = []
+    for name, task in tasks.items():
         with _refusing(name), _quiet_and_safe(offline=True):
             _require_possible(name, task)
             _set_shots(task, n_shots)
             if name in users_tasks:
                 require_targets(name, task, islice(task.eval_docs, limit))
-            tried.append(_answered(name, task, 2, Nobody(task.doc_to_target)))
+            samples.append(_answered(name, task, 2, Nobody(task.doc_to_target)))
             requests = _built(task, limit)
-            made.append(
+            harness_tasks.append(
                 HarnessTask(
                     name=name,
                     task=task,
                     identity=_identity(task, requests),
-                    n_questions=len({each.doc_id for each in requests}),
+                    n_questions=len({request.doc_id for request in requests}),
                     n_requests=len(requests),
                     n_written=max([0, *map(_n_written, requests)]),
                     limit=limit,
                 )
             )
     # Parts that cannot be judged together would say so only after the work.
-    pool_parts(tried)
-    return made
+    pool_parts(samples)
+    return harness_tasks
 
 
 @contextmanager
@@ -229,8 +227,9 @@ def _refusing(name: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet_and_safe(*, offline: bool) -> Iterator[None]:
-    """Inside, the harness draws no bars, downloads no metric, and fills its templates in a sandbox.
-    offline: no data.
+    """Inside, the harness shows no bars, downloads no metric and sandboxes its templates.
+
+    offline: loads no data from the hub.
 
     Only the last is set back.
     """
@@ -304,9 +303,7 @@ def _refuse_metric(name: str, *_: Any, **__: Any) -> None:
 
 
 def _of_the_harness(name: str) -> dict[str, Any]:
-    """The task of this name, or the parts of the group. Only its own folder is indexed: all take a
-    quarter minute.
-    """
+    """The task of this name, or the parts of the group. Indexing all takes 15 s: only its folder."""
     import lm_eval.tasks
 
     if problem := no_such_task(name):
@@ -356,9 +353,7 @@ def _harness_task(config: dict[str, Any]) -> Any:
 
 
 def _checked_config(file: Path) -> dict[str, Any]:
-    """The fields of a user's task, its data with whole paths. Raises CorpusError where it would run
-    code.
-    """
+    """The fields of a user's task, with full data paths. Raises CorpusError if it runs code."""
     from lm_eval.api.registry import metric_registry
 
     # A pipe would be waited for.
@@ -377,7 +372,8 @@ def _checked_config(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("task"), str):
         raise CorpusError(f"{file.name} names no task.", "It needs a line `task: NAME`.")
     require_fields(file.name, config)
-    examples, data = config.get("fewshot_config") or {}, config.get("dataset_kwargs") or {}
+    examples = config.get("fewshot_config") or {}
+    data = config.get("dataset_kwargs") or {}
     unknown = {str(name) for name in config} - _ALLOWED | {
         f"fewshot_config.{name}" for name in set(examples) - _EXAMPLES
     }
@@ -413,14 +409,12 @@ def _checked_config(file: Path) -> dict[str, Any]:
 
 
 def _beside(file: Path, names: Any, kind: str) -> list[str]:
-    """Whole paths of data files of this kind, all of which lie in the folder of the task and hold
-    plain values.
-    """
+    """Full paths of data files of plain values, all in the task's folder."""
     from datasets import Features
     from datasets.features.features import require_decoding
     from pyarrow.parquet import read_schema
 
-    found = []
+    paths = []
     for name in names if isinstance(names, list) else [names]:
         path = file.parent / str(name)
         if path_kind(path) != "file" or not lies_below(path, [str(file.parent)]):
@@ -430,8 +424,8 @@ def _beside(file: Path, names: Any, kind: str) -> list[str]:
         ):
             # Such a column may name files and addresses that would be opened.
             raise CorpusError(f"{file.name} names {name}, which holds pictures or sounds.")
-        found.append(str(path.resolve()))
-    return found
+        paths.append(str(path.resolve()))
+    return paths
 
 
 def _require_possible(name: str, task: Any) -> None:
@@ -491,18 +485,18 @@ def _identity(task: Any, requests: Sequence[Any]) -> str:
         for name, value in task.dump_config().items()
         if name not in ("metadata", "dataset_kwargs")
     }
-    asked = [
+    questions = [
         [
-            each.request_type,
-            each.doc_id,
-            each.doc,
-            each.idx,
-            each.args,
-            task.doc_to_target(each.doc),
+            request.request_type,
+            request.doc_id,
+            request.doc,
+            request.idx,
+            request.args,
+            task.doc_to_target(request.doc),
         ]
-        for each in requests
+        for request in requests
     ]
-    plain = json.dumps([config, asked], sort_keys=True, default=str)
+    plain = json.dumps([config, questions], sort_keys=True, default=str)
     return digest([version("lm_eval"), str(task.VERSION), _ADDRESS.sub("", plain)])
 
 

@@ -17,7 +17,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def __init__(self, answers: SharedAnswers, number: int) -> None:
         super().__init__()
-        self._answers, self._number, self._loaded = answers, number, answers.loaded
+        self._answers = answers
+        self._number = number
+        self._loaded = answers.loaded
         self.tokenizer = answers.loaded.tokenizer
 
     @property
@@ -39,11 +41,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Token ids of a text. add_special_tokens: None: as the tokenizer does, unless they are
-        there.
-        """
-        front, own = self._loaded.prefix_and_ids(string)
-        return own if add_special_tokens is False else front + own
+        """Token ids of a text. add_special_tokens: None: as the tokenizer does, if not there yet."""
+        front, ids = self._loaded.prefix_and_ids(string)
+        return ids if add_special_tokens is False else front + ids
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
@@ -60,12 +60,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-likelihood of each continuation, and whether it is the first choice."""
-        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        return found
+        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return scores
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of each whole text, in windows that do not overlap."""
-        windows, n_windows = list[tuple[None, list[int], list[int]]](), []
+        windows = list[tuple[None, list[int], list[int]]]()
+        n_windows = []
         for (text,) in (request.args for request in requests):
             rolled = get_rolling_token_windows(
                 token_list=self.tok_encode(text),
@@ -73,9 +74,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
                 max_seq_len=self._loaded.max_length,
                 context_len=1,
             )
-            own = [(None, *make_disjoint_window(window)) for window in rolled]
-            windows += own
-            n_windows.append(len(own))
+            text_windows = [(None, *make_disjoint_window(window)) for window in rolled]
+            windows += text_windows
+            n_windows.append(len(text_windows))
         scores = iter(self._scores(windows, len(requests)))
         return [sum(next(scores)[0] for _ in range(n)) for n in n_windows]
 
@@ -84,7 +85,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         by_rules = dict[str, list[int]]()
         for place, request in enumerate(requests):
             by_rules.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(place)
-        found = [""] * len(requests)
+        answers = [""] * len(requests)
         for places in by_rules.values():
             rules = normalize_gen_kwargs(requests[places[0]].args[1])
             stops = [stop for stop in rules.get("until") or () if stop]
@@ -93,13 +94,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
                 prompts, int(rules["max_gen_toks"]), stops, self.prefix_token_id
             )[self._number]
             for place, text in zip(places, texts, strict=True):
-                found[place] = text
-        return found
+                answers[place] = text
+        return answers
 
 
 class Nobody(LM):  # type: ignore[misc]
-    """Stands for a model where it is tried whether a task works: nothing is probable, and too much
-    is written.
+    """A stand-in model to try a task: nothing is probable, and it writes too much.
 
     target: gives what a document expects. What holds it and more is half right by measures that are
     not right or wrong.
@@ -110,9 +110,7 @@ class Nobody(LM):  # type: ignore[misc]
         self._target = target
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Improbable, by no whole nats: a difference of 1 would pass for a measure of right or
-        wrong.
-        """
+        """Improbable, by no whole nats: a difference of 1 would pass for right or wrong."""
         return [(-1.3 * (i + 1), False) for i, _ in enumerate(requests)]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:

@@ -1,6 +1,4 @@
-"""Answers of several models to the same requests, computed for all of them at once by our
-evaluator.
-"""
+"""Answers of several models to the same requests, computed together by our evaluator."""
 
 import hashlib
 import json
@@ -21,8 +19,7 @@ T = TypeVar("T")
 
 
 class SharedAnswers:
-    """Answers of several models to the same requests, computed for all of them when the first is
-    asked.
+    """Answers of several models, computed for all when the first is requested.
 
     on_answered: see continuations. n_cut: requests that exceed the model's context and lose their
     beginning.
@@ -31,39 +28,42 @@ class SharedAnswers:
     def __init__(
         self, loaded: LoadedModel, models: Sequence[Applied], on_answered: OnAnswered
     ) -> None:
-        self.loaded, self._models, self._on_answered = loaded, models, on_answered
+        self.loaded = loaded
+        self._models = models
+        self._on_answered = on_answered
         self._known: dict[str, Any] = {}
         self._n_before = self.n_cut = 0
 
     def scores(self, requests: Sequence[Request], n_asked: int) -> list[list[tuple[float, bool]]]:
-        """Of each model, the log-likelihoods of these continuations and whether they are its first
-        choice.
+        """Each model's log-likelihoods of these continuations, and whether they are greedy.
 
         n_asked: the harness's requests; a document may be several continuations.
         """
 
         def answer() -> list[list[tuple[float, bool]]]:
-            found = self._scored(requests, n_asked)
-            return [[(each.log_likelihood, each.greedy) for each in own] for own in found]
+            scores = self._scored(requests, n_asked)
+            return [
+                [(score.log_likelihood, score.greedy) for score in model_scores]
+                for model_scores in scores
+            ]
 
         return self._once(["scores", requests], n_asked, answer)
 
     def first_choices(self, requests: Sequence[Request]) -> list[list[list[int]]]:
-        """Of each model, the token it takes in place of each token of these continuations, after
-        those before it.
-        """
+        """Each model's first choice at every token of these continuations."""
 
         def answer() -> list[list[list[int]]]:
-            return [[each.first for each in own] for own in self._scored(requests, len(requests))]
+            return [
+                [score.first for score in model_scores]
+                for model_scores in self._scored(requests, len(requests))
+            ]
 
         return self._once(["first choices", requests], len(requests), answer)
 
     def texts(
         self, prompts: Sequence[str], n_new: int, stops: Sequence[str], front: int
     ) -> list[list[str]]:
-        """Of each model, what it writes after these prompts. front: the token that stands for a
-        prompt without any.
-        """
+        """What each model writes after these prompts. front: stands for a prompt without tokens."""
 
         def answer() -> list[list[str]]:
             tokens = [self.loaded.tokens(prompt) or [front] for prompt in prompts]
@@ -81,18 +81,18 @@ class SharedAnswers:
             lambda n: self._answered(n * n_asked // len(requests)),
         )
 
-    def _once(self, asked: list[Any], n_requests: int, answer: Callable[[], T]) -> T:
+    def _once(self, request: list[Any], n_requests: int, answer: Callable[[], T]) -> T:
         if len(self._models) == 1:
             # It asks once: naming a million tokens and keeping their answers would be for nothing.
-            alone = answer()
+            answers = answer()
             self._n_before += n_requests
-            return alone
-        name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+            return answers
+        name = hashlib.sha256(json.dumps(request).encode()).hexdigest()
         if name not in self._known:
             self._known[name] = answer()
             self._n_before += n_requests * len(self._models)
-        found: T = self._known[name]
-        return found
+        known: T = self._known[name]
+        return known
 
     def _count_cut(self, lengths: Iterable[int]) -> None:
         self.n_cut += sum(length > self.loaded.max_length for length in lengths)

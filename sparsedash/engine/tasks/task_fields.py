@@ -144,9 +144,7 @@ def require_fields(file: str, config: Mapping[str, Any]) -> None:
 
 
 def _holds_few(config: Mapping[str, Any]) -> bool:
-    """Whether a file has no more values than one needs, however often its aliases repeat or hold
-    one another.
-    """
+    """Whether a file has at most _MOST_VALUES values, counting what aliases repeat."""
     waiting: list[Any] = [config]
     n_values = 1
     while waiting:
@@ -166,9 +164,7 @@ def _holds_few(config: Mapping[str, Any]) -> bool:
 
 
 def shown(value: object) -> str:
-    """A name out of a task file for an error: as it is, or with what cannot be printed spelt out;
-    never long.
-    """
+    """A name from a task file for an error: printable and short."""
     text = str(value)
     return _short(text if text.isprintable() else repr(text))
 
@@ -178,8 +174,7 @@ def _short(text: str) -> str:
 
 
 def require_targets(name: str, task: Any, docs: Iterable[Any]) -> None:
-    """Raise CorpusError with the first question whose target is no choice: no model could be right
-    there.
+    """Raise CorpusError for the first question whose target is none of its choices.
 
     task: the harness's own object.
     """

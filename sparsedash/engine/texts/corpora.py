@@ -1,14 +1,14 @@
 """Text sets for calibration and evaluation by their references, and their token sequences.
 
-A small one is downloaded once into the local cache of `datasets`; of a big one the first texts are
-streamed, always as many, and kept there. References: a name of catalog.choices, or a file (see
+A small set is downloaded once into the local cache of `datasets`; the first texts of a large one
+are streamed and kept there. References: a name of catalog.choices, or a file (see
 sparsedash.storage.text_files).
 """
 
 import hashlib
 import json
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
@@ -43,43 +43,42 @@ class Texts:
 
 
 def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
-    """The texts of a reference. data_dir: of uploads; None: the usual data folder. Raises
-    CorpusError.
-    """
+    """The texts of a reference. Raises CorpusError. data_dir: folder of uploads."""
+    running = False
     if reference == BUILTIN_MIXED:
-        found, running = mixed_documents(), False
+        documents = mixed_documents()
     elif reference in SHIPPED_TEXTS:
-        found, running = (
-            [text for file in SHIPPED_TEXTS[reference] for text in json_lines(TEXTS / file)],
-            False,
-        )
+        files = [json_lines(TEXTS / file) for file in SHIPPED_TEXTS[reference]]
+        documents = list(chain.from_iterable(files))
     elif names_file(reference):
-        path, part = file_of(reference, data_dir or data_folder()), text_slice(reference)
+        path = file_of(reference, data_dir or data_folder())
         if path is None or path_kind(path) != "file":
             advice = "Check the path after file:, or upload it again."
             raise CorpusError(f"There is no file {path or reference}.", advice)
-        found, running = list(islice(texts_of(path), part.start, part.stop)), is_running(path)
+        part = text_slice(reference)
+        documents = list(islice(texts_of(path), part.start, part.stop))
+        running = is_running(path)
     elif reference in HUB_TEXTS:
-        found, running = _read_hub(reference, HUB_TEXTS[reference]), HUB_TEXTS[reference].running
+        documents = _read_hub(reference, HUB_TEXTS[reference])
+        running = HUB_TEXTS[reference].running
     else:
         names = ", ".join([*SHIPPED_TEXTS, *sorted(HUB_TEXTS)])
         raise CorpusError(
             f"There is no text set {reference!r}; possible: {names}, file:PATH, upload:NAME@HASH."
         )
-    texts = tuple(text for text in found if text.strip())
+    texts = tuple(text for text in documents if text.strip())
     if not texts:
         raise CorpusError(f"{reference} holds no text.", "Name another text set.")
     # Cut otherwise than documents; 2: each piece begins as every text does.
-    whole = hashlib.sha256(b"running 2" if running else b"")
-    for data in (text.encode("utf-8", "surrogatepass") for text in texts):
-        whole.update(len(data).to_bytes(8, "big") + data)
-    return Texts(texts=texts, identity=f"sha256:{whole.hexdigest()}", running=running)
+    hasher = hashlib.sha256(b"running 2" if running else b"")
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        hasher.update(len(data).to_bytes(8, "big") + data)
+    return Texts(texts=texts, identity=f"sha256:{hasher.hexdigest()}", running=running)
 
 
 def story_openings() -> tuple[str, ...]:
-    """Short story openings that lead the model into the right register when it writes its own
-    calibration text.
-    """
+    """Short story openings after which the model writes its own calibration text."""
     return tuple(json_lines(TEXTS / "openings.jsonl"))
 
 
@@ -93,17 +92,15 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
     # In the local cache of `datasets`, which keeps no streamed texts itself.
     n_streamed = corpus.n_streamed
     parts = (corpus.path.replace("/", "--"), corpus.config, corpus.split, n_streamed)
-    kept = (
-        Path(datasets.config.HF_DATASETS_CACHE)
-        / "streamed"
-        / f"{'-'.join(str(p) for p in parts if p)}.jsonl"
-    )
-    if n_streamed and kept.is_file():
-        return list(json_lines(kept))
+    file_name = "-".join(str(part) for part in parts if part)
+    file = Path(datasets.config.HF_DATASETS_CACHE) / "streamed" / f"{file_name}.jsonl"
+    if n_streamed and file.is_file():
+        return list(json_lines(file))
     # Where the hub does not answer, `datasets` goes straight to its cache: it would try again for
     # more than a minute.
     before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = offline = before or not reachable()
+    offline = before or not reachable()
+    datasets.config.HF_HUB_OFFLINE = offline
     texts: list[str] = []
     try:
         rows = datasets.load_dataset(
@@ -115,8 +112,8 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
             # The end of a compressed file that was cut off looks like its end.
             if len(texts) != n_streamed:
                 raise EOFError("there were no more")
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(kept, "".join(json.dumps({"text": text}) + "\n" for text in texts))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, "".join(json.dumps({"text": text}) + "\n" for text in texts))
     except (
         OSError,
         EOFError,
@@ -135,35 +132,32 @@ def _hub_problem(
     name: str, corpus: HubCorpus, error: Exception, *, n_texts: int, offline: bool
 ) -> CorpusError:
     reason = first_line(error)
-    if (
-        isinstance(error, ConnectionError | EOFError)
-        and corpus.n_streamed is not None
-        and not offline
-    ):
-        message = f"{name} ended after {n_texts:,} of {corpus.n_streamed:,} texts: {reason}."
-        advice = "Nothing of it was kept. Start again when the hub answers."
-    elif isinstance(error, ConnectionError):
-        message = f"{name} is not in the local cache, and the hub cannot be reached."
-        advice = f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}."
-    else:
-        message = f"{name} could not be read from the hub: {reason}."
-        advice = (
-            "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN."
+    streamed = corpus.n_streamed is not None and not offline
+    if streamed and isinstance(error, ConnectionError | EOFError):
+        return CorpusError(
+            f"{name} ended after {n_texts:,} of {corpus.n_streamed:,} texts: {reason}.",
+            "Nothing of it was kept. Start again when the hub answers.",
         )
-    return CorpusError(message, advice)
+    if isinstance(error, ConnectionError):
+        return CorpusError(
+            f"{name} is not in the local cache, and the hub cannot be reached.",
+            f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}.",
+        )
+    return CorpusError(
+        f"{name} could not be read from the hub: {reason}.",
+        "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN.",
+    )
 
 
 def calibration_sequences(
     loaded: LoadedModel, texts: Texts, settings: CalibrationSettings
 ) -> list[list[int]]:
-    """Token ids of the calibration text: documents in an order drawn by the seed, at most n_samples
-    * length tokens.
+    """Token ids of documents in an order drawn by the seed, at most n_samples * length tokens.
 
     A long document is cut to `length`, a short one stays short, so that each begins as evaluated
-    passages begin; packed, what is chosen so is joined and cut again. A running text is joined
-    first and cut into pieces of `length`, each with the token that begins every text, where there
-    is one.
-    Raises CorpusError where nothing is left.
+    passages begin; packed, these are joined and cut again. A running text is joined first and cut
+    into pieces of `length`, each with the token that begins every text, if there is one. Raises
+    CorpusError without any sample of two tokens.
     """
     length = min(settings.length, loaded.max_length)
     budget = settings.n_samples * length
@@ -184,8 +178,9 @@ def calibration_sequences(
     if settings.packed:
         chosen = packed_sequences(chosen, length)
     # One token has nothing to predict.
-    if not (found := [own for own in chosen if len(own) >= 2]):
+    sequences = [ids for ids in chosen if len(ids) >= 2]
+    if not sequences:
         raise CorpusError(
             "The calibration text has no sample of two tokens or more.", "Choose another text."
         )
-    return found
+    return sequences

@@ -1,6 +1,7 @@
 """Token sequences of the built-in mixed calibration text, by the shares of its sources."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from jinja2.exceptions import TemplateError
 
@@ -13,25 +14,22 @@ _FIXED_DATE = (
     "{%- macro strftime_now(format) -%}1 January 2026{%- endmacro -%}"
     "{%- set date_string = '1 January 2026' -%}"
 )
-"""What stands before every chat template: calibration text that depends on the day would be another
-text each day.
-"""
+"""Prepended to every chat template, so that calibration text does not depend on the day."""
 
 
 def mixed_sequences(loaded: LoadedModel, settings: CalibrationSettings) -> list[list[int]]:
     """Token ids of the mixed text, source after source: at most n_samples * length tokens.
 
-    Of a larger budget the same documents and more. Where a file of texts runs out, all sources give
-    less, so that the shares stay. Packed, the documents of one source are joined and cut again.
+    A larger budget reads the same documents and more. Where a source runs out, all give less, so
+    that the shares stay. Packed, the documents of one source are joined and cut again.
     """
     length = min(settings.length, loaded.max_length)
     n_tokens = settings.n_samples * length
     documents_by_source: list[list[list[int]]] = []
+    cut_length = None if settings.packed else length
     for source in mixed_text.SOURCES:
         budget = round(source.share * n_tokens)
-        tokenized = _tokenized(
-            loaded, source.documents(settings.seed), None if settings.packed else length
-        )
+        tokenized = _tokenized(loaded, source.documents(settings.seed), cut_length)
         documents = list(_until(budget, tokenized))
         documents_by_source.append(documents)
         n_read = sum(map(len, documents))
@@ -45,9 +43,7 @@ def mixed_sequences(loaded: LoadedModel, settings: CalibrationSettings) -> list[
 
 
 def held_out_sequences(loaded: LoadedModel, source: TextSource, n_tokens: int) -> list[list[int]]:
-    """Token ids of the beginnings of the documents of a source that no calibration reads: at most
-    n_tokens.
-    """
+    """Token ids of documents that no calibration reads, cut to n_tokens in all."""
     documents = source.held_out()
     length = min(n_tokens // len(documents), loaded.max_length)
     return list(_tokenized(loaded, documents, length))
@@ -55,12 +51,12 @@ def held_out_sequences(loaded: LoadedModel, source: TextSource, n_tokens: int) -
 
 def packed_sequences(documents: Iterable[list[int]], length: int) -> list[list[int]]:
     """The documents joined and cut into sequences of this length, the last one maybe shorter."""
-    ids = [token for document in documents for token in document]
+    ids = list(chain.from_iterable(documents))
     return [ids[start : start + length] for start in range(0, len(ids), length)]
 
 
 def _until(n_tokens: int, documents: Iterable[list[int]]) -> Iterator[list[int]]:
-    """The first documents, the last of them cut, with so many tokens in all."""
+    """The first documents, with n_tokens in all: the last one is cut."""
     for document in documents:
         if n_tokens <= 0:
             return
@@ -77,10 +73,9 @@ def _tokenized(
 
 
 def _rendered(loaded: LoadedModel, exchange: Exchange) -> str:
-    """The exchange in the model's chat template; plain where it has none that can be used.
+    """The exchange in the model's chat template; plain if it has none that can be used.
 
-    Part of every key by way of the model's identity, which covers the template. A date in it is
-    always the same.
+    Part of every key by way of the model's identity, which covers the template.
     """
     if not loaded.tokenizer.chat_template:
         return exchange.plain

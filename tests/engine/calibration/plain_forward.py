@@ -1,4 +1,7 @@
-"""What a plain forward pass shows of the blocks, for tests of what is collected block by block."""
+"""Inputs and streams of the blocks in a plain forward pass, to compare with collected ones."""
+
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 
@@ -9,22 +12,22 @@ WEIGHTS = {
 
 
 def seen_by(loaded, sequences):
-    """Of each block, what its out-projection is given and the residual stream after it, sequence by
-    sequence.
-    """
-    inputs, streams = ([[] for _ in loaded.mlps] for _ in range(2))
-    hooks = []
-    for i, (mlp, block) in enumerate(zip(loaded.mlps, loaded.blocks, strict=True)):
-        hooks += [
-            mlp.out.register_forward_pre_hook(lambda _, args, i=i: inputs[i].append(args[0][0])),
-            block.register_forward_hook(
-                lambda _, args, out, i=i: streams[i].append(
-                    (out[0] if isinstance(out, tuple) else out)[0]
-                )
-            ),
-        ]
-    for ids in sequences:
-        loaded.model(torch.tensor([ids]))
-    for hook in hooks:
-        hook.remove()
+    """Of each block, the out-projection's inputs and the residual stream after it, by sequence."""
+    inputs = [[] for _ in loaded.mlps]
+    streams = [[] for _ in loaded.mlps]
+
+    def note_input(index, _, args):
+        inputs[index].append(args[0][0])
+
+    def note_stream(index, _, args, out):
+        hidden = out[0] if isinstance(out, tuple) else out
+        streams[index].append(hidden[0])
+
+    with ExitStack() as hooks:
+        for index, mlp in enumerate(loaded.mlps):
+            block = loaded.blocks[index]
+            hooks.enter_context(mlp.out.register_forward_pre_hook(partial(note_input, index)))
+            hooks.enter_context(block.register_forward_hook(partial(note_stream, index)))
+        for ids in sequences:
+            loaded.model(torch.tensor([ids]))
     return inputs, streams

@@ -1,6 +1,4 @@
-"""Single weights pruned in sequence: all that the scope names, each block by what the sparse blocks
-before it give.
-"""
+"""Single weights pruned in sequence, each block on the activations of the sparse blocks before it."""
 
 from dataclasses import replace
 
@@ -21,43 +19,49 @@ TEXT = torch.randint(1, 400, (40, 20), generator=torch.Generator().manual_seed(0
 
 
 def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
-    checkpoint = WalkCheckpoint(StageCheckpoint(store, "tiny"), "key", lambda index: True)
-    more = {"token_weights": "equal", "on_step": on_step, "checkpoint": checkpoint}
-    made = prune_sequentially(loaded, TEXT, method, 500, shared=shared_inputs(loaded), **more)
-    return [block for _, block in made]
+    blocks = prune_sequentially(
+        loaded,
+        TEXT,
+        method,
+        500,
+        shared=shared_inputs(loaded),
+        token_weights="equal",
+        on_step=on_step,
+        checkpoint=WalkCheckpoint(StageCheckpoint(store, "tiny"), "key", lambda index: True),
+    )
+    return [block for _, block in blocks]
 
 
 @pytest.mark.parametrize("scope", ["mlp", "decoder"])
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_half_of_every_projection_that_the_scope_names_is_zero(model_type, scope, store):
-    loaded, steps = tiny_loaded(model_type), []
-    found = pruned(loaded, store, replace(METHOD, scope=scope), steps.append)
-    for block, own in zip(loaded.projections(scope), found, strict=True):
+    loaded = tiny_loaded(model_type)
+    steps = []
+    sparse = pruned(loaded, store, replace(METHOD, scope=scope), steps.append)
+    for dense, block in zip(loaded.projections(scope), sparse, strict=True):
         # Some families have projections that they never call.
-        assert own.weights.keys() <= block.keys() and set(loaded.family.mlp) <= own.weights.keys()
-        assert all(
-            float((w == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
-            for w in own.weights.values()
-        )
+        assert set(loaded.family.mlp) <= block.weights.keys() <= dense.keys()
+        for weight in block.weights.values():
+            assert float((weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
     assert [step.done for step in steps] == list(range(steps[-1].total + 1))
 
 
-def test_a_block_is_fitted_to_what_the_sparse_blocks_before_it_give(store):
-    loaded, ids = tiny_loaded("llama"), torch.tensor(TEXT)
-    found, blocks, last = (
-        pruned(loaded, store),
-        loaded.projections("decoder"),
-        len(loaded.blocks) - 1,
-    )
-    inputs, (name, module) = [], next(iter(blocks[last].items()))
+def test_a_block_is_fitted_to_the_activations_of_the_sparse_blocks_before_it(store):
+    loaded = tiny_loaded("llama")
+    *earlier, last = pruned(loaded, store)
+    *earlier_projections, projections = loaded.projections("decoder")
+    name, module = next(iter(projections.items()))
+    inputs = []
     with (
-        reweighted(blocks[:last], [own.weights for own in found[:last]]),
+        reweighted(earlier_projections, [block.weights for block in earlier]),
         capture_inputs([module], [inputs.append]),
     ):
-        loaded.model.base_model(ids)
-    before = weight_of(module).detach().clone()
-    # Compensation is worth something on these inputs: less is lost than by the same zeros alone.
-    sparse = found[last].weights[name]
-    kept = before.masked_fill(sparse == 0, 0)
-    lost, bare = (float(((inputs[0] @ (w - before).T) ** 2).sum()) for w in (sparse, kept))
-    assert lost < 0.9 * bare
+        loaded.model.base_model(torch.tensor(TEXT))
+    dense = weight_of(module).detach()
+    sparse = last.weights[name]
+
+    def lost(weight):
+        return float(((inputs[0] @ (weight - dense).T) ** 2).sum())
+
+    # Less than by the same zeros alone.
+    assert lost(sparse) < 0.9 * lost(dense.masked_fill(sparse == 0, 0))

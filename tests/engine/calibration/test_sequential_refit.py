@@ -1,6 +1,4 @@
-"""The refit on the sparse model's own activations: nothing gone is nothing changed, full strength
-gets closer.
-"""
+"""The refit on the sparse model's own activations."""
 
 from copy import deepcopy
 
@@ -15,13 +13,35 @@ from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import as_loaded, tiny_loaded
 
+NORMED = ("gemma2", "gemma3_text", "olmo2")
 
-def refit_sequentially(loaded, sequences, cut, *given):
-    kept = [own.kept for own in cut]
-    return [
-        refitted
-        for _, refitted in sequential_refit.refit_sequentially(loaded, sequences, kept, *given)
-    ]
+
+def sequences(n=40, length=20):
+    drawn = torch.randint(1, 400, (n, length), generator=torch.Generator().manual_seed(0))
+    return [ids[: length - row % 5].tolist() for row, ids in enumerate(drawn)]
+
+
+def refit(loaded, kept, strength=0.5, text=None, on_step=ignore_steps):
+    """The refits by block of the model with these channels."""
+    return dict(
+        sequential_refit.refit_sequentially(
+            loaded, text or sequences(), kept, 0.01, strength, on_step
+        )
+    )
+
+
+def channels(loaded, share=0.75):
+    return [torch.arange(int(mlp.width * share)) for mlp in loaded.mlps]
+
+
+def same(refits, others):
+    """Whether the weights of each block are equal."""
+    return [torch.equal(refits[i].out_weight, others[i].out_weight) for i in range(len(refits))]
+
+
+def batches(text):
+    budget = sequential_refit.BATCH_TOKENS
+    return [batch for _, batch in batches_by_length(text, budget, 0, torch.device("cpu"))]
 
 
 @pytest.fixture(scope="module", params=["llama", "gptj", "opt"])
@@ -29,126 +49,100 @@ def tiny(request):
     return tiny_loaded(request.param)
 
 
-def sequences(n=40, length=20):
-    drawn = torch.randint(1, 400, (n, length), generator=torch.Generator().manual_seed(0))
-    return [ids[: length - i % 5].tolist() for i, ids in enumerate(drawn)]
-
-
-def narrowed(loaded, share=1.0):
-    return [
-        PrunedMlp(torch.arange(k), out_weight(mlp)[:, :k], mlp.out.bias)
-        for mlp in loaded.mlps
-        for k in [int(mlp.width * share)]
-    ]
-
-
-def distance(loaded, made, dense):
-    with pruned(loaded.mlps, made):
-        sparse = [last_hidden(loaded, ids) for ids in sequences()]
-    return sum(float((s - d).square().sum()) for s, d in zip(sparse, dense, strict=True))
-
-
-def last_hidden(loaded, ids):
-    return loaded.model.base_model(torch.tensor([ids]))[0]
-
-
-def test_where_nothing_goes_nothing_changes(tiny):
+def test_if_nothing_is_removed_nothing_changes(tiny):
     steps = []
-    same = refit_sequentially(tiny, sequences(), narrowed(tiny), 0.01, 1.0, steps.append)
+    refits = refit(tiny, channels(tiny, 1.0), 1.0, on_step=steps.append)
     assert [step.done for step in steps] == list(range(steps[-1].total + 1))
-    for mlp, narrow in zip(tiny.mlps, same, strict=True):
-        assert torch.allclose(narrow.out_weight, out_weight(mlp), atol=1e-4)
-        assert mlp.out.bias is None or torch.allclose(narrow.out_bias, mlp.out.bias, atol=1e-3)
+    for index, mlp in enumerate(tiny.mlps):
+        assert torch.allclose(refits[index].out_weight, out_weight(mlp), atol=1e-4)
+        if mlp.out.bias is not None:
+            assert torch.allclose(refits[index].out_bias, mlp.out.bias, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_refitted_model_is_closer_to_the_dense_one(tiny, dtype):
-    tiny = as_loaded(deepcopy(tiny.model).to(dtype))
-    dense = [last_hidden(tiny, ids) for ids in sequences()]
-    cut = narrowed(tiny, 0.75)
-    refitted = refit_sequentially(tiny, sequences(), cut, 0.01, 0.5, ignore_steps)
-    assert distance(tiny, refitted, dense) < 0.8 * distance(tiny, cut, dense)
+    loaded = as_loaded(deepcopy(tiny.model).to(dtype))
+    kept = channels(loaded)
+    cut = []
+    for mlp, mlp_kept in zip(loaded.mlps, kept, strict=True):
+        cut.append(PrunedMlp(mlp_kept, out_weight(mlp)[:, mlp_kept], mlp.out.bias))
+
+    def last_hidden():
+        return [loaded.model.base_model(torch.tensor([ids]))[0] for ids in sequences()]
+
+    dense = last_hidden()
+
+    def distance(narrowed):
+        with pruned(loaded.mlps, narrowed):
+            sparse = last_hidden()
+        return sum(float((s - d).square().sum()) for s, d in zip(sparse, dense, strict=True))
+
+    assert distance(list(refit(loaded, kept).values())) < 0.8 * distance(cut)
 
 
 @pytest.mark.parametrize("architecture", sorted(FAMILIES))
-def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(architecture):
-    model = tiny_loaded(architecture)
-    (_, batch), *_ = batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
-    normed = architecture in ("gemma2", "gemma3_text", "olmo2")
-    other = normed or architecture == "granite"
-    half = as_loaded(deepcopy(model.model).bfloat16())
-    assert {sequential_refit._joins(each, batch) for each in (model, half)} == {(not other, normed)}
-    texts, cut = sequences(), narrowed(model, 0.75)
-    none, full = (
-        refit_sequentially(model, texts, cut, 0.01, strength, ignore_steps)
-        for strength in (0.0, 1.0)
-    )
-    same = [
-        torch.equal(one.out_weight, other.out_weight) for one, other in zip(none, full, strict=True)
-    ]
+def test_only_a_block_that_adds_its_output_as_it_is_aims_at_the_stream(architecture):
+    loaded = tiny_loaded(architecture)
+    half = as_loaded(deepcopy(loaded.model).bfloat16())
+    normed = architecture in NORMED
+    adds = not normed and architecture != "granite"
+    batch = batches(sequences())[0]
+    assert sequential_refit._joins(loaded, batch) == (adds, normed)
+    assert sequential_refit._joins(half, batch) == (adds, normed)
+    kept = channels(loaded)
+    unaffected = same(refit(loaded, kept, 0.0), refit(loaded, kept, 1.0))
     # Before the first block nothing is lost that could be made up for.
-    assert all(same) if other else not any(same[1:])
+    assert not any(unaffected[1:]) if adds else all(unaffected)
 
 
 def test_a_stream_that_is_normed_after_the_sum_is_not_aimed_at():
-    model = tiny_loaded("opt", do_layer_norm_before=False)
-    (_, batch), *_ = batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
-    assert sequential_refit._joins(model, batch) == (False, False)
+    loaded = tiny_loaded("opt", do_layer_norm_before=False)
+    assert sequential_refit._joins(loaded, batches(sequences())[0]) == (False, False)
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "granite", "llama"])
-def test_beside_a_layer_that_is_gone_only_a_block_that_adds_its_output_as_it_is_is_refitted(
-    architecture,
-):
-    model = tiny_loaded(architecture)
-    kept = [torch.arange(mlp.width if index else 0) for index, mlp in enumerate(model.mlps)]
-    refits = dict(
-        sequential_refit.refit_sequentially(model, sequences(), kept, 0.01, 0.5, ignore_steps)
-    )
-    unchanged = [
-        torch.equal(refits[index].out_weight, out_weight(model.mlps[index]))
-        for index in range(1, len(kept))
-    ]
-    assert unchanged == [architecture != "llama"] * len(unchanged)
+def test_after_a_removed_layer_only_a_block_that_adds_its_output_as_it_is_is_refitted(architecture):
+    loaded = tiny_loaded(architecture)
+    kept = [torch.arange(0), *channels(loaded, 1.0)[1:]]
+    refits = refit(loaded, kept)
+    for index, mlp in enumerate(loaded.mlps[1:], 1):
+        unchanged = torch.equal(refits[index].out_weight, out_weight(mlp))
+        assert unchanged is (architecture != "llama")
 
 
 def test_held_out_sequences_decide_nothing(tiny):
-    texts, cut = sequences(), narrowed(tiny, 0.75)
-    first, second = 15, 31
-    other = list(texts)
-    for row in (first, second):
-        other[row] = [token + 1 for token in texts[row]]
-    assert len(texts[first]) == len(other[first])
-    once, again = (
-        refit_sequentially(tiny, t, cut, 0.01, 0.5, ignore_steps) for t in (texts, other)
-    )
-    for one, same in zip(once, again, strict=True):
-        assert torch.allclose(one.out_weight, same.out_weight, atol=1e-5)
-    other[0] = [token + 1 for token in texts[0]]
-    changed = refit_sequentially(tiny, other, cut, 0.01, 0.5, ignore_steps)
-    assert not torch.allclose(once[0].out_weight, changed[0].out_weight, atol=1e-5)
+    kept = channels(tiny)
+
+    def changed(*rows):
+        text = sequences()
+        for row in rows:
+            text[row] = [token + 1 for token in text[row]]
+        return refit(tiny, kept, text=text)[0].out_weight
+
+    first = refit(tiny, kept)[0].out_weight
+    assert torch.allclose(first, changed(15, 31), atol=1e-5)
+    assert not torch.allclose(first, changed(0), atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", sorted(FAMILIES))
-def test_the_stream_that_is_walked_is_the_sparse_models(architecture, monkeypatch):
-    """Whatever lies between the MLP and the stream: some families norm its output, some add it to
-    attention's.
-    """
-    model, walks, walk = tiny_loaded(architecture), [], LoadedModel.walk
+def test_the_stream_that_is_walked_is_the_sparse_model_s(architecture, monkeypatch):
+    """Also where a family norms the MLP's output, or adds it to attention's."""
+    loaded = tiny_loaded(architecture)
+    walks = []
+    walk = LoadedModel.walk
 
     def walking(*arguments):
         walks.append(walk(*arguments))
         return walks[-1]
 
     monkeypatch.setattr(LoadedModel, "walk", walking)
-    made = refit_sequentially(model, sequences(), narrowed(model, 0.75), 0.01, 0.5, ignore_steps)
-    batches = [
-        b for _, b in batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
-    ]
-    with torch.no_grad(), pruned(model.mlps, made):
-        again = walk(model, batches)
-        for index in range(len(model.blocks)):
+    refits = refit(loaded, channels(loaded))
+    sparse_walk = walks[1]
+    text = batches(sequences())
+    with torch.no_grad(), pruned(loaded.mlps, list(refits.values())):
+        again = walk(loaded, text)
+        for index in range(len(loaded.blocks)):
             list(again.step(index))
-    for walked, own, batch in zip(walks[1].hidden, again.hidden, batches, strict=True):
+    for walked, expected, batch in zip(sparse_walk.hidden, again.hidden, text, strict=True):
         real = batch.mask.bool()
-        assert torch.allclose(walked[real], own[real], rtol=1e-4, atol=1e-4)
+        assert torch.allclose(walked[real], expected[real], rtol=1e-4, atol=1e-4)

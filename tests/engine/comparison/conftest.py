@@ -31,7 +31,8 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     text = write_jsonl(folder / "passages.jsonl", passages(60))
     store = Store(folder / "data")
-    first, other = save_tiny(folder / "one"), save_tiny(folder / "other", "gpt2", seed=5)
+    first = save_tiny(folder / "one")
+    other = save_tiny(folder / "other", "gpt2", seed=5)
     settings = (
         settings_of(first, text),
         settings_of(other, text, dtype="bfloat16"),
@@ -50,7 +51,8 @@ class House:
 
     def __init__(self, runs, **room):
         self.store, self.run, self.other, self.masked = runs
-        self.dense, self.sparse = self.run.dense, self.run.sparse
+        self.dense = self.run.dense
+        self.sparse = self.run.sparse
         self.cache = ModelPairCache(ModelCache(), **room)
 
     def write(self, left, right, on_step=ignore_steps, on_text=lambda *_: None, **settings):

@@ -32,10 +32,8 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
     pytest.importorskip("llama_cpp_py_sync")
     text = write_jsonl(tmp_path / "passages.jsonl", passages(60))
     plain = settings_of(write_tiny_gguf(tmp_path / "tiny.gguf"), text, sparsities=(500,))
-    run, model_cache = (
-        pipeline.run(replace(plain, prompts=()).quantised(("q8_0",)), store),
-        ModelCache(),
-    )
+    run = pipeline.run(replace(plain, prompts=()).quantised(("q8_0",)), store)
+    model_cache = ModelCache()
     asked = [replace(REQUEST, dense=run.dense, sparse=key) for key in run.sparse]
     found, again = ([time_files(each, store, model_cache) for each in asked] for _ in range(2))
     assert again == found and not list(store.folder.glob("**/*.gguf"))

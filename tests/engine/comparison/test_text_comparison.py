@@ -79,8 +79,11 @@ def test_a_text_ends_where_the_model_s_context_does(model_type):
 
 
 def test_all_models_of_a_run_write_as_in_pairs_and_the_two_do_not_wait_for_the_others(house):
-    texts, steps, again = [], [], []
-    dense, (first, second) = house.dense, house.sparse
+    texts = []
+    steps = []
+    again = []
+    dense = house.dense
+    (first, second) = house.sparse
 
     def three(prompt, texts, steps):
         return house.write(
@@ -127,7 +130,8 @@ def test_the_loaded_model_is_the_dense_one_again_also_after_an_interrupted_excha
 
 def test_two_models_of_other_families_and_number_formats_write_side_by_side(house):
     keys = house.sparse[0], house.other.sparse[1]
-    both, swapped = house.write(*keys), house.write(*reversed(keys))
+    both = house.write(*keys)
+    swapped = house.write(*reversed(keys))
     assert (swapped.left, swapped.right) == (both.right, both.left)
     with house.models(*keys) as (left, right):
         assert (left.loaded.dtype, right.loaded.dtype) == ("float32", "bfloat16")
@@ -141,7 +145,7 @@ def held(house, *keys):
 def test_models_in_memory_are_neither_rebuilt_nor_read_again(house, monkeypatch):
     held(house, house.dense, house.other.dense)
     held(house, house.sparse[0], house.other.sparse[0])
-    assert house.cache._shelf.n_loaded == 2
+    assert house.cache._model_cache.n_loaded == 2
     house.write(house.dense, house.sparse[1], prompt="the lamp")
     monkeypatch.setattr("sparsedash.engine.comparison.model_pair.rebuild_model", None)
     house.write(house.dense, house.sparse[1], prompt="the boat")
@@ -162,11 +166,9 @@ def test_only_so_much_memory_is_kept_for_models_that_are_not_in_use(room, n_kept
 
 
 def test_a_stopped_continuation_is_kept_and_written_anew_on_the_next_request(house):
-    pair, more, texts = (
-        (house.dense, house.sparse[0]),
-        {"prompt": "the letter went", "n_tokens": 9},
-        [],
-    )
+    pair = (house.dense, house.sparse[0])
+    more = {"prompt": "the letter went", "n_tokens": 9}
+    texts = []
     with pytest.raises(Cancelled):
         house.write(*pair, stop_at("read", 0), **more)
     assert house.store.get(Continuation, asked(*pair, **more).key()) is None
@@ -253,7 +255,8 @@ def test_the_places_are_the_text_again_of_a_long_one_only_the_end_and_characters
 
 def test_of_a_long_text_a_model_reads_its_end_after_what_begins_every_text():
     loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A"))
-    text, read = " ".join(f"boat{i}" for i in range(300)), []
+    text = " ".join(f"boat{i}" for i in range(300))
+    read = []
 
     def hook(_, no, given):
         read.extend(*given["input_ids"].tolist())

@@ -1,6 +1,7 @@
 """Two tiny models timed in turn, and rounds by a clock that a test moves."""
 
 import itertools
+from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from sparsedash.engine.comparison.model_pair import RecordModel, both_resident
-from sparsedash.engine.comparison.timing import MOST_ROUNDS, load_sample, time_models, timed_rounds
+from sparsedash.engine.comparison.timing import MOST_ROUNDS, timed_rounds
+from sparsedash.engine.comparison.torch_timing import LoadFiles, time_models
 from sparsedash.schema.errors import Cancelled, JobError, SettingsError
 from sparsedash.schema.pair_records import Timing, TimingSettings
 from sparsedash.schema.progress import ignore_steps
@@ -55,7 +57,8 @@ def test_every_phase_is_timed_at_every_batch_and_kept_with_all_its_rounds(house)
 
 
 def test_the_bytes_are_those_of_the_narrowed_model(house):
-    found, half = timed(house, seed=1), timed(house, seed=1, dtype="bfloat16")
+    found = timed(house, seed=1)
+    half = timed(house, seed=1, dtype="bfloat16")
     # 3 matrices of 32 weights a channel and, in this tiny model, a bias in two of them; 4 bytes
     # each.
     assert found.dense_bytes - found.sparse_bytes == 4 * (3 * 96 - sum(widths_of(house))) * (
@@ -68,13 +71,15 @@ def test_the_bytes_are_those_of_the_narrowed_model(house):
 def test_a_resident_model_is_narrow_not_masked_and_answers_as_the_record_model_does(house):
     ids = torch.tensor([[1, 2, 3, 4, 5]])
     with house.models(house.dense, house.sparse[1]) as (dense, sparse), torch.inference_mode():
-        model, wanted = dense.loaded.model, []
+        model = dense.loaded.model
+        wanted = []
         for each in (dense, sparse):
             with each.active():
                 wanted.append(model(input_ids=ids).logits)
         before = [id(parameter) for parameter in model.parameters()]
         with both_resident(dense, sparse, torch.float32) as pair:
-            logits, widths = [], []
+            logits = []
+            widths = []
             for resident in pair:
                 resident.enter_()
                 logits.append(model(input_ids=ids).logits)
@@ -126,10 +131,10 @@ def test_the_memory_that_weights_take_is_measured_and_their_files_have_no_name(t
     pair = tuple(
         SimpleNamespace(weights=[torch.ones(n_megabytes, 250_000)]) for n_megabytes in (80, 60)
     )
-    with load_sample(pair, tmp_path) as (loading, resident):
-        assert resident(True) == pytest.approx(80e6, rel=0.05)
-        assert resident(False) == pytest.approx(60e6, rel=0.05)
-        assert loading(True) > 0 and loading(False) > 0
+    with closing(LoadFiles(pair, tmp_path)) as files:
+        assert files.resident_bytes(True) == pytest.approx(80e6, rel=0.05)
+        assert files.resident_bytes(False) == pytest.approx(60e6, rel=0.05)
+        assert files.sample(True) > 0 and files.sample(False) > 0
         assert list(tmp_path.iterdir()) == []
 
 
@@ -148,7 +153,9 @@ class Bench:
     """
 
     def __init__(self, slow=lambda n: 1.0):
-        self.now, self.went, self._slow = 0.0, [], slow
+        self.now = 0.0
+        self.went = []
+        self._slow = slow
 
     def clock(self):
         return self.now

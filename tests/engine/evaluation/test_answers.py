@@ -99,10 +99,8 @@ def speller(word):
     with torch.no_grad():
         for name, weight in loaded.model.named_parameters():
             weight.fill_(1.0 if "norm" in name else 0.0)
-        embeddings, head = (
-            loaded.model.get_input_embeddings().weight,
-            loaded.model.get_output_embeddings().weight,
-        )
+        embeddings = loaded.model.get_input_embeddings().weight
+        head = loaded.model.get_output_embeddings().weight
         for place, (letter, following) in enumerate(pairwise(spelled)):
             embeddings[letter, place] = head[following, place] = 1.0
     return loaded

@@ -51,7 +51,8 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
 ):
     # Several batches, and several of what goes on from each.
     monkeypatch.setattr(continuations, "BATCH_TOKENS", 16)
-    loaded, seen = tiny_loaded(family), list[int]()
+    loaded = tiny_loaded(family)
+    seen = list[int]()
     firsts = [first_choices(loaded, context, 3) for context, _ in CHOICES[::5]]
     requests = [*REQUESTS, *zip((context for context, _ in CHOICES[::5]), firsts, strict=True)]
     (found,) = score_continuations(loaded, [torch.inference_mode], requests, seen.append)
@@ -65,7 +66,9 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
 @pytest.mark.parametrize("context", [[1], [1, 2]])
 def test_what_many_continuations_share_does_not_make_a_batch_larger(context, monkeypatch):
     monkeypatch.setattr(continuations, "BATCH_TOKENS", 64)
-    loaded, sizes, real = tiny_loaded("gpt2", n_positions=16), list[int](), LoadedModel.walk
+    loaded = tiny_loaded("gpt2", n_positions=16)
+    sizes = list[int]()
+    real = LoadedModel.walk
 
     def walk(model, batches, caches):
         sizes.extend(batch.ids.numel() for batch in batches)
@@ -92,7 +95,8 @@ def test_continuations_that_fit_one_by_one_fit_together():
     # GPT-Neo's mask has as many columns as it reads tokens; the longest context and continuation
     # have more.
     loaded = tiny_loaded("gpt_neo", max_position_embeddings=16)
-    long, short = list(range(13)), list(range(20, 29))
+    long = list(range(13))
+    short = list(range(20, 29))
     requests = [
         (long, [5, 6]),
         (long, [7, 8]),
@@ -105,7 +109,8 @@ def test_continuations_that_fit_one_by_one_fit_together():
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "opt"])
 def test_texts_are_the_first_choices_of_the_plain_forward_up_to_a_stop_text(family):
     loaded = tiny_loaded(family)
-    prompts, whole = [list(range(3, 12)), [9, 8, 7]], []
+    prompts = [list(range(3, 12)), [9, 8, 7]]
+    whole = []
     for prompt in prompts:
         new = first_choices(loaded, prompt, 10)
         whole.append(loaded.tokenizer.decode(new[: new.index(0)] if 0 in new else new))

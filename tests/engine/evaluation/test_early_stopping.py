@@ -12,8 +12,8 @@ from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.anytime import ALPHA, planned_looks
-from sparsedash.stats.tolerance import Tolerance
 from tests.engine.conftest import passages
 from tests.engine.tiny import tiny_loaded
 from tests.factories import outcome
@@ -158,7 +158,8 @@ N = 360
 
 @pytest.fixture(scope="module")
 def texts():
-    made, number = passages(40), random.Random(1)
+    made = passages(40)
+    number = random.Random(1)
     return [" ".join([str(number.randrange(10**6)), made[i % 40]]) for i in range(N)]
 
 
@@ -218,7 +219,8 @@ def test_in_bf16_a_passage_has_the_same_answer_whether_or_where_its_evaluation_m
     monkeypatch.setattr(
         "sparsedash.engine.evaluation.evaluate.finish_answers_", lambda loaded, parts, on_left: None
     )
-    chosen, rounded = _chosen(texts[:200]), tiny_loaded("llama")
+    chosen = _chosen(texts[:200])
+    rounded = tiny_loaded("llama")
     rounded.model.bfloat16()
     free = evaluate_alone(rounded, chosen, ignore_steps).outcomes
     for rule in (

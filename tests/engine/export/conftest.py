@@ -36,7 +36,8 @@ def finished_run(tmp_path_factory, passage_file):
 
     @cache
     def made(model, methods=("best", "least-squares", "wanda-2:4"), dtype="float32"):
-        store, model_cache = Store(tmp_path_factory.mktemp("data")), ModelCache()
+        store = Store(tmp_path_factory.mktemp("data"))
+        model_cache = ModelCache()
         opened.append(store)
         return (
             store,

@@ -42,20 +42,20 @@ def sparse_model(folder, widths, dtype):
         narrowed.append(PrunedMlp(kept, out_weight(mlp)[:, kept] + 0.1 * torch.randn(1), bias))
     narrow = LazySequence(len(narrowed), narrowed.__getitem__)
     gone = [index for index, width in enumerate(widths) if not width]
-    return PrunedChannels(loaded=loaded, blocks=narrow, errors=[], alone=list, gone=gone)
+    return PrunedChannels(loaded=loaded, blocks=narrow, errors=[], block_losses=list, gone=gone)
 
 
 @pytest.mark.parametrize(("family", "form"), CASES)
 def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
-    folder, target, (widths, dtype, width) = tmp_path / "tiny", tmp_path / "out", FORMS[form]
+    folder = tmp_path / "tiny"
+    target = tmp_path / "out"
+    (widths, dtype, width) = FORMS[form]
     made = sparse_model(save_tiny(folder, family), widths, dtype)
     if width and family in NO_FIELD:
         width = made.loaded.mlps[0].width
     target.mkdir()
-    source, shard_mb = (
-        Source(reference="tiny", folder=folder, identity="t"),
-        0 if form == "uniform" else 5_000,
-    )
+    source = Source(reference="tiny", folder=folder, identity="t")
+    shard_mb = 0 if form == "uniform" else 5_000
     write_folder(target, source, made, width=width, weights=dtype, shard_mb=shard_mb)
     files = {file.name for file in target.glob("*.safetensors")}
     if form == "uniform":

@@ -31,7 +31,9 @@ from tests.engine.tiny import save_tiny
 from tests.factories import PROOF
 from tests.service.made import exports_of
 
-BEST, EVEN, MASKS = 0, 1, 2
+BEST = 0
+EVEN = 1
+MASKS = 2
 
 
 def left_in(folder):
@@ -44,7 +46,8 @@ def left_in(folder):
 def test_the_folder_holds_all_that_is_needed_and_is_proven(
     number, form, run, model_folder, tmp_path
 ):
-    made, out = exported(run, number, form, tmp_path / "out"), tmp_path / "out"
+    made = exported(run, number, form, tmp_path / "out")
+    out = tmp_path / "out"
     assert {
         "model.safetensors",
         "config.json",
@@ -94,7 +97,8 @@ def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_th
         (base / name).write_text(name)
     for name in ("modeling.py", "tokenizer.py"):
         (base / name).write_text("raise SystemExit")
-    before, out = os.umask(0o027), tmp_path / "out"
+    before = os.umask(0o027)
+    out = tmp_path / "out"
     try:
         made = exported(finished_run(base, ("magnitude",)), 0, "uniform", out)
     finally:
@@ -208,7 +212,8 @@ def test_a_kill_between_the_record_and_the_name_leaves_nothing_that_is_listed(
 
 
 def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_folder, tmp_path):
-    store, model_cache = Store(tmp_path / "here"), ModelCache()
+    store = Store(tmp_path / "here")
+    model_cache = ModelCache()
     run = pipeline.run(
         run_settings(model_folder, passage_file, ("magnitude",)), store, model_cache=model_cache
     )
@@ -250,7 +255,8 @@ def test_a_base_that_has_changed_since_is_refused(passage_file, store, tmp_path)
 
 
 def test_a_calibration_text_that_has_changed_since_is_refused(passage_file, store, tmp_path):
-    base, text = save_tiny(tmp_path / "tiny"), tmp_path / "read.jsonl"
+    base = save_tiny(tmp_path / "tiny")
+    text = tmp_path / "read.jsonl"
     shutil.copy(passage_file, text)
     calibration = CalibrationSettings(corpus=f"file:{text}", n_samples=16, length=48)
     settings = replace(
@@ -267,7 +273,8 @@ def test_a_calibration_text_that_has_changed_since_is_refused(passage_file, stor
 def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_refused(
     passage_file, store, tmp_path
 ):
-    base, secret = save_tiny(tmp_path / "tiny", tie_word_embeddings=False), tmp_path / "secret"
+    base = save_tiny(tmp_path / "tiny", tie_word_embeddings=False)
+    secret = tmp_path / "secret"
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     secret.write_text("not for others")
@@ -278,7 +285,8 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     finished = pipeline.run(
         run_settings(base, passage_file, ("magnitude",)), store, model_cache=ModelCache()
     )
-    run, out = (store, ModelCache(), finished), tmp_path / "out"
+    run = (store, ModelCache(), finished)
+    out = tmp_path / "out"
     with pytest.raises(ExportError, match="LICENSE is a link out of the model's folder"):
         exported(run, 0, "padded", out)
     assert not out.exists()

@@ -139,10 +139,8 @@ def test_activations_are_rounded_to_eight_bits_with_a_scale_for_each_block_of_ne
 
 
 def test_a_difference_of_logits_is_allowed_up_to_four_times_what_rounding_changes_here():
-    silu, gelu = (
-        SimpleNamespace(model_type="llama", hidden_act="silu"),
-        SimpleNamespace(model_type="bloom"),
-    )
+    silu = SimpleNamespace(model_type="llama", hidden_act="silu")
+    gelu = SimpleNamespace(model_type="bloom")
     logits = [torch.tensor([[-10.0, 0.0, 30.0]]), torch.tensor([[5.0, 5.0, 6.0]])]
     rounded = [torch.tensor([[-10.0, 0.1, 30.0]]), torch.tensor([[5.0, 4.5, 6.0]])]
     assert gguf_allowed(silu, logits, rounded) == 2.0

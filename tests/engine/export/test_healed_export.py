@@ -27,11 +27,9 @@ def healed_run(passage_file, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "RATE", 1e-2)
 
     def made(model, methods=("least-squares",)):
-        asked, store, model_cache = (
-            run_settings(model, passage_file, methods),
-            Store(tmp_path / "data"),
-            ModelCache(),
-        )
+        asked = run_settings(model, passage_file, methods)
+        store = Store(tmp_path / "data")
+        model_cache = ModelCache()
         asked = replace(
             asked, methods=tuple(replace(method, heal_steps=4) for method in asked.methods)
         )

@@ -14,7 +14,7 @@ from sparsedash.engine.run import pipeline
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.reporting.verdicts import limits_sentence, loss_cells, verdict_sign
 from sparsedash.schema.records import Record
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.engine.export.conftest import exported, run_settings
 from tests.engine.tiny import save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
@@ -23,7 +23,7 @@ from tests.factories import RECORD
 
 def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path):
     limits = Tolerance(ratio=3.0, points=5.0)
-    made = exported(run, 0, "padded", tmp_path / "out", ratio=3.0, points=5.0)
+    made = exported(run, 0, "padded", tmp_path / "out", tolerance=Tolerance(ratio=3.0, points=5.0))
     found = run_results(StoredResults(run[0]), run[2], limits)
     judged = next(each for each in found.judged if each.record.key == made.settings.sparse)
     assert judged.verdict.perplexity.level > 0.975, "three models share the chance of error"
@@ -55,7 +55,8 @@ def test_the_recipe_is_enough_to_make_the_same_and_names_no_folder_of_this_machi
     made = exported(run, 0, "padded", tmp_path / "out")
     text = (tmp_path / "out" / "recipe.json").read_text()
     assert str(tmp_path.parent) not in text
-    recipe, pruned = json.loads(text), store.get(Record, finished.sparse[0]).pruned
+    recipe = json.loads(text)
+    pruned = store.get(Record, finished.sparse[0]).pruned
     assert (
         recipe["widths"] == list(pruned.widths) == [len(kept) for kept in recipe["kept_channels"]]
     )

@@ -83,7 +83,8 @@ def distance(loaded, blocks, norms):
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "phi3", "gemma2", "bloom"])
 def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_type, store):
     loaded = tiny_loaded(model_type)
-    before, dense = narrowed(loaded), loaded.model(IDS).logits
+    before = narrowed(loaded)
+    dense = loaded.model(IDS).logits
     found = healed(loaded, store)
     assert found.figures.after < 0.98 * found.figures.before and found.figures.kept_step in (
         2,
@@ -102,8 +103,10 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
 
 
 def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
-    loaded, more = tiny_loaded("llama"), torch.randint(1, 400, (64, 70)).tolist()
-    alone, beside = healed(loaded, store), healed(loaded, store, further=more, key="beside")
+    loaded = tiny_loaded("llama")
+    more = torch.randint(1, 400, (64, 70)).tolist()
+    alone = healed(loaded, store)
+    beside = healed(loaded, store, further=more, key="beside")
     assert (alone.figures.before, alone.figures.n_tokens) == (
         beside.figures.before,
         beside.figures.n_tokens,
@@ -141,7 +144,8 @@ def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
 
 
 def test_held_out_sequences_are_not_trained_on(store):
-    loaded, texts = tiny_loaded("llama"), sequences()
+    loaded = tiny_loaded("llama")
+    texts = sequences()
     other = [
         [399 - token for token in ids] if row % 16 == 15 else ids for row, ids in enumerate(texts)
     ]
@@ -161,7 +165,8 @@ def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, st
     loaded = replace(as_loaded(tiny_model("llama").to(getattr(torch, dtype))), dtype=dtype)
     whole = numbers(healed(loaded, stores.Store(tmp_path / "whole")))
     for place in (0, 2, 3, 4, 6):
-        folder, seen = tmp_path / str(place), []
+        folder = tmp_path / str(place)
+        seen = []
 
         def on_step(step, place=place, seen=seen):
             seen.append(step.done)
@@ -170,7 +175,8 @@ def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, st
 
         with pytest.raises(Killed):
             healed(loaded, stores.Store(folder), on_step)
-        again, opened = [], stores.Store(folder)
+        again = []
+        opened = stores.Store(folder)
         assert (
             numbers(healed(loaded, opened, lambda step, again=again: again.append(step.done)))
             == whole
@@ -198,7 +204,8 @@ def test_the_best_weights_survive_a_kill_after_worse_ones(store, tmp_path, monke
 
 @pytest.mark.parametrize("at", ["one part", "a newer one that is not whole"])
 def test_a_checkpoint_that_is_not_whole_is_not_used(at, store):
-    loaded, steps = tiny_loaded("llama"), []
+    loaded = tiny_loaded("llama")
+    steps = []
     whole = numbers(healed(loaded, store))
     newest = [entry.name for entry in store.entries("artefacts")]
     assert len(newest) == 2 * (len(loaded.blocks) + 1)
@@ -210,7 +217,9 @@ def test_a_checkpoint_that_is_not_whole_is_not_used(at, store):
 
 
 def test_a_checkpoint_that_finds_no_room_leaves_the_last_whole_one(store, monkeypatch):
-    loaded, done, room = tiny_loaded("llama"), [], [10**9]
+    loaded = tiny_loaded("llama")
+    done = []
+    room = [10**9]
     monkeypatch.setattr(stores.Store, "artefact_left", property(lambda _: room[0]))
 
     def on_step(step):

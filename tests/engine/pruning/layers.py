@@ -12,6 +12,17 @@ def inputs(m, n_tokens=400, seed=0):
     return mixed / m**0.5 + torch.rand(m, generator=generator)
 
 
+def statistics_of(x):
+    """Statistics of these inputs (t, m), without held-out tokens."""
+    centred = x - x.mean(dim=0)
+    return Statistics(
+        covariance=centred.T @ centred / len(x),
+        mean=x.mean(dim=0),
+        held_out=Sample(inputs=x[:0], weights=x.new_empty(0)),
+        n_tokens=len(x),
+    )
+
+
 def layer(m=8, d=5, seed=0, bias=False, x=None, weight=None, gradients=None):
     """A layer of random weights whose statistics are those of `x`."""
     generator = torch.Generator().manual_seed(seed + 1)
@@ -21,12 +32,7 @@ def layer(m=8, d=5, seed=0, bias=False, x=None, weight=None, gradients=None):
         out_weight=drawn if weight is None else weight,
         out_bias=torch.randn(d, generator=generator) if bias else None,
         inner_weights=[torch.randn(m, d, generator=generator) for _ in range(2)],
-        statistics=Statistics(
-            covariance=(x - x.mean(dim=0)).T @ (x - x.mean(dim=0)) / len(x),
-            mean=x.mean(dim=0),
-            held_out=Sample(inputs=torch.empty(0, m), weights=torch.empty(0)),
-            n_tokens=len(x),
-        ),
+        statistics=statistics_of(x),
         seed=seed,
         mask_gradients=gradients,
     )

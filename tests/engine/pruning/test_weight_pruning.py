@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.pruning.weight_pruning import (
     PATTERNS,
     WEIGHT_SALIENCIES,
@@ -22,7 +21,7 @@ from sparsedash.schema.method_settings import (
     Pattern,
     allowed_choices,
 )
-from tests.engine.pruning.layers import inputs
+from tests.engine.pruning.layers import inputs, statistics_of
 
 
 def scores(rows, columns, seed=0):
@@ -45,11 +44,11 @@ def test_every_full_group_has_exactly_its_zeros_and_the_rest_of_a_row_stays(
     name, rows, columns, seed
 ):
     pattern = PATTERNS[name]
-    gone = pattern.zeros(scores(rows, columns, seed), 500, by_row=True)
-    n_full = columns // pattern.group
-    groups = gone[:, : n_full * pattern.group].reshape(rows, n_full, pattern.group)
+    zeros = pattern.zeros(scores(rows, columns, seed), 500, by_row=True)
+    n_grouped = columns - columns % pattern.group
+    groups = zeros[:, :n_grouped].reshape(rows, -1, pattern.group)
     assert (groups.sum(dim=2) == pattern.n_zero).all()
-    assert not gone[:, n_full * pattern.group :].any()
+    assert not zeros[:, n_grouped:].any()
 
 
 def test_a_share_goes_from_every_row_or_from_all():
@@ -70,22 +69,13 @@ def test_masks_of_single_weights_are_nested_and_nothing_goes_at_zero(by_row):
         assert more.sum() > less.sum()
 
 
-def statistics(x):
-    return Statistics(
-        covariance=(x - x.mean(0)).T @ (x - x.mean(0)) / len(x),
-        mean=x.mean(0),
-        held_out=Sample(inputs=x[:0], weights=x.new_ones(0)),
-        n_tokens=len(x),
-    )
-
-
 def weights(n, d, seed=5):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
 
 
-def made(weight, known, method, permille=500):
-    factor = inverse_factor(known, method.damping) if needs_factor(method) else None
-    return sparse_weight(weight, known, factor, method, permille)
+def pruned(weight, statistics, method, permille=500):
+    factor = inverse_factor(statistics, method.damping) if needs_factor(method) else None
+    return sparse_weight(weight, statistics, factor, method, permille)
 
 
 @pytest.mark.parametrize(
@@ -104,63 +94,65 @@ def test_zeros_by_hand(pattern, saliency, permille, expected):
     method = MethodSettings(
         pattern=pattern, saliency=saliency, compensation="none", scope="decoder"
     )
-    assert torch.equal(made(weight, statistics(x), method, permille), torch.tensor(expected))
+    sparse = pruned(weight, statistics_of(x), method, permille)
+    assert torch.equal(sparse, torch.tensor(expected))
 
 
-def damped(known, damping):
-    moment = known.covariance.double() + torch.outer(known.mean, known.mean)
+def damped(statistics, damping):
+    moment = statistics.covariance.double() + torch.outer(statistics.mean, statistics.mean)
     return moment + damping * moment.diagonal().median() * torch.eye(len(moment)).double()
 
 
 def by_fresh_inverses(weight, moment, pattern, choose):
-    """Column after column with the inverse of what is left, made anew each time: the definition,
-    without the factor.
-    """
+    """Column after column with a new inverse of the rest each time: the definition."""
     weight = weight.double().clone()
     d = weight.shape[1]
     pivots = [moment[j:, j:].inverse()[0, 0] for j in range(d)]
     for j in range(d):
         if j % pattern.group == 0:
-            some = slice(j, j + pattern.group)
-            gone = choose(weight[:, some], torch.stack(pivots[some]))
+            columns = slice(j, j + pattern.group)
+            zeros = choose(weight[:, columns], torch.stack(pivots[columns]))
         inverse = moment[j:, j:].inverse()
-        error = weight[:, j] * gone[:, j % pattern.group] / inverse[0, 0]
+        error = weight[:, j] * zeros[:, j % pattern.group] / inverse[0, 0]
         weight[:, j:] -= torch.outer(error, inverse[0])
     return weight
 
 
 @pytest.mark.parametrize("name", ["2:4", "4:8"])
 def test_sparsegpt_agrees_with_fresh_inverses(name):
-    pattern, known, weight = PATTERNS[name], statistics(inputs(16)), weights(6, 16)
+    pattern = PATTERNS[name]
+    statistics = statistics_of(inputs(16))
+    weight = weights(6, 16)
     method = MethodSettings(pattern=name, saliency="obs", scope="decoder")
 
     def choose(part, pivots):
         return pattern.zeros(part.square() / pivots, 500, by_row=False)
 
-    expected = by_fresh_inverses(weight, damped(known, method.damping), pattern, choose)
-    found = made(weight, known, method)
-    assert torch.allclose(found.double(), expected, rtol=1e-3, atol=1e-3)
-    assert torch.equal(found == 0, expected.abs() < 1e-9)
+    expected = by_fresh_inverses(weight, damped(statistics, method.damping), pattern, choose)
+    sparse = pruned(weight, statistics, method)
+    assert torch.allclose(sparse.double(), expected, rtol=1e-3, atol=1e-3)
+    assert torch.equal(sparse == 0, expected.abs() < 1e-9)
 
 
 def test_more_columns_than_one_block_give_the_same_as_fresh_inverses():
-    pattern, weight = PATTERNS["2:4"], weights(4, 264)
-    known = statistics(inputs(264, n_tokens=1200))
+    pattern = PATTERNS["2:4"]
+    weight = weights(4, 264)
+    statistics = statistics_of(inputs(264, n_tokens=1200))
     method = MethodSettings(pattern="2:4", saliency="magnitude", scope="decoder", damping=0.1)
-    gone = pattern.zeros(weight.abs(), 500, by_row=False)
-    parts = iter(gone.split(4, dim=1))
+    parts = iter(pattern.zeros(weight.abs(), 500, by_row=False).split(4, dim=1))
     expected = by_fresh_inverses(
-        weight, damped(known, 0.1), pattern, lambda part, pivots: next(parts)
+        weight, damped(statistics, 0.1), pattern, lambda part, pivots: next(parts)
     )
-    assert torch.allclose(made(weight, known, method).double(), expected, rtol=1e-2, atol=1e-2)
+    sparse = pruned(weight, statistics, method).double()
+    assert torch.allclose(sparse, expected, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("saliency", WEIGHT_SALIENCIES)
 @pytest.mark.parametrize("compensation", ["none", "least-squares"])
-def test_nothing_asked_changes_nothing(saliency, compensation):
-    known, weight = statistics(inputs(24)), weights(8, 24)
+def test_zero_percent_changes_nothing(saliency, compensation):
+    weight = weights(8, 24)
     method = MethodSettings(pattern="1x1", saliency=saliency, compensation=compensation)
-    assert torch.equal(made(weight, known, method, 0), weight)
+    assert torch.equal(pruned(weight, statistics_of(inputs(24)), method, 0), weight)
 
 
 @pytest.mark.parametrize("saliency", WEIGHT_SALIENCIES)
@@ -168,6 +160,6 @@ def test_an_input_that_is_always_zero_does_no_harm(saliency):
     x = inputs(16)
     x[:, 3] = 0
     method = MethodSettings(pattern="2:4", saliency=saliency)
-    found = made(weights(5, 16), statistics(x), method)
-    assert torch.isfinite(found).all()
-    assert (found.reshape(5, 4, 4) == 0).sum(dim=2).eq(2).all()
+    sparse = pruned(weights(5, 16), statistics_of(x), method)
+    assert torch.isfinite(sparse).all()
+    assert (sparse.reshape(5, 4, 4) == 0).sum(dim=2).eq(2).all()

@@ -39,7 +39,8 @@ def fresh_records(settings, folder):
 
 def count_calls(monkeypatch, owner, name):
     """The arguments of every call of a function, as the list grows."""
-    calls, real = [], getattr(owner, name)
+    calls = []
+    real = getattr(owner, name)
     monkeypatch.setattr(
         owner, name, lambda *given, **more: calls.append(given) or real(*given, **more)
     )

@@ -9,7 +9,7 @@ import pytest
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.engine.evaluation.continuations import write_greedily
-from sparsedash.engine.run import pipeline, run_context
+from sparsedash.engine.run import pipeline, task_answering
 from sparsedash.schema.question_records import QuestionSet
 
 
@@ -18,7 +18,7 @@ def asked(settings, monkeypatch):
     def refuse(*_):
         raise AssertionError("the harness is asked for nothing")
 
-    monkeypatch.setattr(run_context, "load_tasks", refuse)
+    monkeypatch.setattr(task_answering, "load_tasks", refuse)
     tasks = tuple(BUILTIN_TASKS)
     return replace(settings, evaluation=replace(settings.evaluation, tasks=tasks, task_limit=6))
 

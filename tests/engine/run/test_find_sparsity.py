@@ -10,12 +10,14 @@ from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.evaluation import early_stopping
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.search import find_sparsity
+from sparsedash.engine.run.task_answering import TaskAnswers
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.errors import Cancelled, SettingsError
 from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import RESUMED, Record, Run
 from sparsedash.schema.settings import EvaluationSettings
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.storage.file_hashes import contents
 from tests.engine.run.small_runs import CHANNELS, must_not_run
 from tests.question_sets import verdicts
@@ -99,34 +101,30 @@ def test_the_answer_is_the_largest_step_within(
     assert {trial.verdict for trial in result.trials} <= {"within", other}
 
 
-@pytest.mark.parametrize("n", [1, 10])
-def test_too_few_passages_find_nothing(asked, store, n):
-    result = find_sparsity(
-        replace(asked, evaluation=replace(asked.evaluation, n_passages=n)), store
-    )
-    assert result.answer is None and result.n_passages == n
-    assert "within" not in {trial.verdict for trial in result.trials}
+def test_too_few_passages_are_refused_before_any_is_answered(asked, store):
+    few = replace(asked.evaluation, n_passages=29)
+    with pytest.raises(SettingsError, match="at least 30 different passages, not 29"):
+        find_sparsity(replace(asked, evaluation=few), store)
+    assert not list(store.keys(Record))
 
 
 def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not_answer_them(
     asked, store, within, monkeypatch
 ):
-    def answer(run, models):
-        for point, _ in models:
-            record = run.record_key(point)
-            own = verdicts(both=1200, broke=300)[point is not None and point[1] > 200]
-            run.store.put(key := f"answers of {record}", replace(own, key=key))
-            run.answers[record] = (key,)
+    def answer(tasks, models):
+        for model in models:
+            is_dense = model.point is None
+            answers = verdicts(both=1200, broke=300)[not is_dense and model.point[1] > 200]
+            store.put(key := f"answers of {model.key}", replace(answers, key=key))
+            tasks._keys[model.key] = (key,)
 
     within(300)
-    monkeypatch.setattr(pipeline, "answer_tasks", answer)
+    monkeypatch.setattr(TaskAnswers, "answer", answer)
     asked = replace(asked, evaluation=replace(asked.evaluation, tasks=("builtin:copying",)))
     result = find_sparsity(asked, store)
     assert (result.answer, result.next_step) == (167, 250)
-    run, records = (
-        store.get(Run, result.key),
-        {trial.permille: trial.record for trial in result.trials},
-    )
+    run = store.get(Run, result.key)
+    records = {trial.permille: trial.record for trial in result.trials}
     assert run.answers.keys() == {run.dense, records[167], records[250]}
     found = run_results(StoredResults(store), run)
     assert {each.permille: each.verdict.verdict for each in found.judged if each.verdict.tasks} == {
@@ -139,7 +137,9 @@ def test_a_finished_search_is_repeated_from_the_store_and_shown_whole_meanwhile(
     asked, store, within
 ):
     within(300)
-    first, stages, shown = find_sparsity(asked, store), [], []
+    first = find_sparsity(asked, store)
+    stages = []
+    shown = []
     assert find_sparsity(asked, store, lambda step: stages.append(step.stage)) == first
     assert not {"calibrate", "prune", "evaluate"} & set(stages)
     store.drop_entry("records", f"record/{first.trials[0].record}")
@@ -166,7 +166,8 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(
         find_sparsity(asked, store, stops)
     # A page sees the run grow by one trial at a time.
     assert sorted(set(seen)) == [(n, n, n + 1) for n in range(3)]
-    run, so_far = store.get(Run, key_of(asked, store)), store.get(FindResult, key_of(asked, store))
+    run = store.get(Run, key_of(asked, store))
+    so_far = store.get(FindResult, key_of(asked, store))
     assert not run.finished and not so_far.finished
     assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (417, 167, 250)
     monkeypatch.setattr(Calibration, "reach", must_not_run)
@@ -185,7 +186,7 @@ def test_trials_have_other_keys_than_records_of_all_passages(asked, store):
     assert record.stopping.alpha == pytest.approx(
         0.05 / 4 * early_stopping.planned_looks(40)[-1].share
     )
-    other = find_sparsity(replace(asked, ratio=1.5), store)
+    other = find_sparsity(replace(asked, tolerance=Tolerance(ratio=1.5)), store)
     assert other.trials[0].record != result.trials[0].record
     assert store.get(Run, other.key).dense == store.get(Run, result.key).dense
 

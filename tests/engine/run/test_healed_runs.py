@@ -20,7 +20,7 @@ from sparsedash.schema.records import Record
 from sparsedash.storage import store as stores
 from tests.engine.run.small_runs import (
     CHANNELS,
-    SHELF,
+    MODEL_CACHE,
     count_calls,
     must_not_run,
     ran,
@@ -63,13 +63,15 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
     asked, store, monkeypatch
 ):
     run = ran(asked, store)
-    first = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
+    first = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
     with first.sparse.applied():
         logits = first.loaded.model(IDS).logits
     with monkeypatch.context() as patch:
         patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
         # The two models that exchange weights by reference.
-        with ModelPairCache(SHELF).models([run.dense, run.sparse[1]], store, ignore_steps) as (
+        with ModelPairCache(MODEL_CACHE).models(
+            [run.dense, run.sparse[1]], store, ignore_steps
+        ) as (
             dense,
             healed,
         ):
@@ -83,7 +85,7 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
         )
         # Also where the memory has become too small.
         patch.setattr(run_context, "memory_bytes", lambda: 1)
-        streamed = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
+        streamed = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
         with streamed.sparse.applied():
             assert streamed.loaded.residency.streamed and torch.equal(
                 streamed.loaded.model(IDS).logits, logits
@@ -92,14 +94,14 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
         # Those of a version that healed otherwise.
         patch.setitem(STAGE_VERSIONS, "healed", 1000)
         patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
-        known = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
+        known = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
         with known.sparse.applied():
             assert torch.equal(known.loaded.model(IDS).logits, logits)
         for entry in store.entries("artefacts"):
             store.drop_entry("artefacts", entry.name)
         with pytest.raises(JobError, match="healed weights of this result are gone"):
-            rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
-    again = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
+            rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
+    again = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
     with again.sparse.applied():
         assert torch.equal(again.loaded.model(IDS).logits, logits), (
             "healed anew, to the same weights"
@@ -123,7 +125,9 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     """
     monkeypatch.setattr(healing, "CHECK_EVERY", 1)
     monkeypatch.setattr(stores, "EVERY_S", 0.0)
-    one, put, seen = replace(asked, methods=asked.methods[1:2]), stores.Store.put_artefact, []
+    one = replace(asked, methods=asked.methods[1:2])
+    put = stores.Store.put_artefact
+    seen = []
 
     def tags():
         return {

@@ -25,9 +25,17 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixture
-from tests.engine.run.small_runs import RANDOM, SHELF, fresh_records, must_not_run, ran, records
+from tests.engine.run.small_runs import (
+    MODEL_CACHE,
+    RANDOM,
+    fresh_records,
+    must_not_run,
+    ran,
+    records,
+)
 from tests.engine.tiny import IDS, tiny_loaded, tiny_model, tiny_tokenizer
 
 LAYERS, SLEB, SHORTGPT = (method_named(name) for name in ("layers", "sleb", "shortgpt"))
@@ -58,7 +66,8 @@ def without_by_hand(loaded, gone):
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(model_type, gone):
     loaded = tiny_loaded(model_type)
-    dense, by_hand = loaded.model(IDS).logits, without_by_hand(loaded, gone)
+    dense = loaded.model(IDS).logits
+    by_hand = without_by_hand(loaded, gone)
     with skipping(loaded.model.base_model, loaded.blocks, gone):
         cache = preallocated_cache(16)
         read = loaded.model(IDS, cache=cache, use_cache=True).logits
@@ -76,7 +85,9 @@ def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(mode
 def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monkeypatch):
     monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
     loaded = tiny_loaded("llama", num_hidden_layers=5)
-    method, order, ids = replace(SLEB, saliency=saliency), list[int](), torch.tensor(TEXT)
+    method = replace(SLEB, saliency=saliency)
+    order = list[int]()
+    ids = torch.tensor(TEXT)
     removed = layer_order(loaded, lambda: TEXT, method, (), lambda share: None)
     dense = loaded.model(ids).logits.log_softmax(-1)
 
@@ -131,7 +142,8 @@ def asked(settings):
 def test_a_run_says_which_layers_went_and_the_second_sparsity_finds_the_order(
     asked, store, monkeypatch
 ):
-    tried, found = [], calibration_cache.layer_order
+    tried = []
+    found = calibration_cache.layer_order
     monkeypatch.setattr(
         calibration_cache,
         "layer_order",
@@ -175,11 +187,9 @@ def test_what_stays_takes_over_in_the_model_that_is_streamed_as_in_the_one_in_me
 
 
 def test_its_neighbours_bring_the_stream_nearer_to_dense():
-    model, tokenizer, texts = (
-        tiny_model("llama", num_hidden_layers=5),
-        tiny_tokenizer(),
-        passages(40),
-    )
+    model = tiny_model("llama", num_hidden_layers=5)
+    tokenizer = tiny_tokenizer()
+    texts = passages(40)
     bare = replace(LAYERS, compensation="none")
     more = {"share": 0.4, "n_samples": 40, "length": 32}
     with pytest.warns(UserWarning, match="per channel"):
@@ -207,10 +217,8 @@ def test_its_neighbours_bring_the_stream_nearer_to_dense():
 def test_from_python_the_model_has_fewer_layers_and_is_saved_and_loaded_as_such(
     model_type, tmp_path
 ):
-    model, method = (
-        tiny_model(model_type),
-        MethodSettings(pattern="layer", saliency="random", compensation="none"),
-    )
+    model = tiny_model(model_type)
+    method = MethodSettings(pattern="layer", saliency="random", compensation="none")
     made = sparsedash.prune(
         model, tiny_tokenizer(), passages(40), method=method, share=0.3, n_samples=40
     )
@@ -232,9 +240,9 @@ def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
     _, plain, healed = (record.pruned for record in records(store, run))
     assert healed.healed.after < healed.healed.before and healed.widths == plain.widths
     for number in range(2):
-        done = exported((store, SHELF, run), number, "uniform", tmp_path / str(number))
+        done = exported((store, MODEL_CACHE, run), number, "uniform", tmp_path / str(number))
         assert done.proof.holds and done.layout == "2 of 3 layers, 96 channels in every block"
-    with ModelPairCache(SHELF).models([run.dense, run.sparse[0]], store, ignore_steps) as (
+    with ModelPairCache(MODEL_CACHE).models([run.dense, run.sparse[0]], store, ignore_steps) as (
         dense,
         sparse,
     ):
@@ -249,10 +257,14 @@ def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
 
 
 def test_a_search_tries_numbers_of_layers(asked, store):
-    shared = {name: getattr(asked, name) for name in ("model", "calibration", "evaluation")}
-    found = find_sparsity(
-        FindSettings(method=SHORTGPT, ratio=1000.0, points=100.0, **shared), store
+    search = FindSettings(
+        model=asked.model,
+        calibration=asked.calibration,
+        evaluation=replace(asked.evaluation, n_passages=30),
+        method=SHORTGPT,
+        tolerance=Tolerance(ratio=1000.0, points=100.0),
     )
+    found = find_sparsity(search, store)
     assert found.steps == (333, 667) and found.trials
     made = [store.get(Record, key).pruned.widths for key in store.get(Run, found.key).sparse]
     assert all(0 in widths for widths in made)

@@ -21,7 +21,8 @@ from sparsedash.storage.store import Store
 from tests.engine.hub_layouts import save
 from tests.engine.hub_texts import write_card
 
-MODEL, QUESTIONS = "owner/moving", f"{DATA_SET}baber/piqa"
+MODEL = "owner/moving"
+QUESTIONS = f"{DATA_SET}baber/piqa"
 
 
 def serve_piqa(hub, folder, first):
@@ -44,7 +45,8 @@ def shell(client, tmp_path, passage_file):
     """
 
     def run(*more, later=()):
-        folder, out = tmp_path / "data", tmp_path / "out.json"
+        folder = tmp_path / "data"
+        out = tmp_path / "out.json"
         if later:
             store = Store(folder)
             for name in later:

@@ -13,6 +13,7 @@ from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context
+from sparsedash.engine.run.model_making import RunModel
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import (
     CalibrationError,
@@ -131,10 +132,8 @@ def test_a_record_is_measured_before_the_model_is_rounded_to_its_type(
     settings, store, tmp_path, monkeypatch
 ):
     asked = one(settings, 400, dtype="bfloat16", methods=(method_named("least-squares"),))
-    calls, rounded = (
-        count_calls(monkeypatch, PrunedChannels, "round_"),
-        records(store, ran(asked, store)),
-    )
+    calls = count_calls(monkeypatch, PrunedChannels, "round_")
+    rounded = records(store, ran(asked, store))
     assert len(calls) == 3
     monkeypatch.setattr(PrunedChannels, "round_", lambda *_: None)
     assert fresh_records(asked, tmp_path / "whole") == rounded
@@ -160,7 +159,8 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
 
 def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, known, monkeypatch):
     rounds = replace(FISHER, allocation="global", rounds=3)
-    asked, chosen = replace(settings, methods=(rounds,)), []
+    asked = replace(settings, methods=(rounds,))
+    chosen = []
     choose = calibration_cache.choose_channels
     monkeypatch.setattr(
         calibration_cache,
@@ -210,7 +210,8 @@ def test_methods_without_calibration_text_never_ask_for_it(
     assert run.corpora["calibration"].startswith("self:")
     assert set(run.sparse) <= set(both.sparse)
     for key in run.sparse:
-        mine, measured = store.get(Record, key), whole.get(Record, key)
+        mine = store.get(Record, key)
+        measured = whole.get(Record, key)
         # The same keys, models and answers as where the text is read for another method.
         assert (mine.outcomes, mine.pruned) == (measured.outcomes, measured.pruned)
         assert mine.pruned.layer_errors == () != mine.pruned.passage_errors
@@ -240,7 +241,7 @@ def test_results_of_a_method_without_text_stay_once_another_has_read_it(
     )
     first = ran(asked, store)
     ran(replace(asked, methods=(CHANNELS,)), store)
-    monkeypatch.setattr(pipeline, "make_blocks", must_not_run)
+    monkeypatch.setattr(RunModel, "begin", must_not_run)
     assert ran(asked, store).sparse == first.sparse
     assert preflight.stored_parts(asked, store).sparse == len(first.sparse)
 
@@ -269,7 +270,8 @@ def test_a_growing_run_can_be_read_while_it_runs_and_steps_name_their_model(sett
 
 
 def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
-    run, seen = ran(settings, store), []
+    run = ran(settings, store)
+    seen = []
     store.drop_entry("records", f"record/{run.sparse[1]}")
     ran(settings, store, lambda step: seen.append(store.get(Run, run.key).finished))
     assert all(seen)
@@ -449,7 +451,8 @@ def test_generated_text_is_kept_and_the_same_for_the_same_seed(
 def test_every_sparse_model_is_measured_by_kind_of_text_after_its_verdict_is_kept(
     settings, store, monkeypatch
 ):
-    n_kept, measure = [], KindText.losses
+    n_kept = []
+    measure = KindText.losses
 
     def watched(*arguments):
         n_kept.append(len(store.get(Run, "watched").sparse))

@@ -14,7 +14,7 @@ from sparsedash.schema.errors import JobError, ModelError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
-from tests.engine.run.small_runs import RANDOM, SHELF, must_not_run, ran, records
+from tests.engine.run.small_runs import MODEL_CACHE, RANDOM, must_not_run, ran, records
 from tests.engine.tiny import IDS, save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 
@@ -73,8 +73,9 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
     asked, store, monkeypatch
 ):
     run = ran(asked, store)
-    made = rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, SHELF)
-    model, dense = made.loaded.model, made.loaded.model(IDS).logits
+    made = rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, MODEL_CACHE)
+    model = made.loaded.model
+    dense = made.loaded.model(IDS).logits
     head = model.get_output_embeddings().weight.clone()
     with made.sparse.applied():
         assert len(made.loaded.mlps[0].inner[0].weight[0, :32].unique()) <= 16, "4 bits"
@@ -84,7 +85,7 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
     assert torch.equal(model(IDS).logits, dense)
     monkeypatch.setattr(model_making, "quantiser_version", lambda: "0.2")
     with pytest.raises(JobError, match="here is 0"):
-        rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, SHELF)
+        rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, MODEL_CACHE)
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,11 @@ def mixed(settings):
 
 
 def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
-    run, length = RunContext(mixed, store, ignore_steps, MODEL_CACHE), mixed.calibration.length
+    run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
+    length = mixed.calibration.length
     own, half, mix = map(run.sequences, (0.0, 0.5, 1.0))
-    n_own, n_half = sum(map(len, own)), sum(map(len, half))
+    n_own = sum(map(len, own))
+    n_half = sum(map(len, half))
     assert abs(n_own - n_half) <= length
     assert sum(len(ids) for ids in half if ids not in own) == pytest.approx(
         n_half / 2, abs=2 * length
@@ -49,7 +51,8 @@ def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
 
 
 def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(mixed, store, monkeypatch):
-    run, length = RunContext(mixed, store, ignore_steps, MODEL_CACHE), mixed.calibration.length
+    run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
+    length = mixed.calibration.length
     monkeypatch.setattr(type(run.loaded), "max_length", length // 2)
     n_own, n_half = (sum(map(len, run.sequences(share))) for share in (0.0, 0.5))
     assert abs(n_own - n_half) <= length
@@ -66,9 +69,11 @@ def test_a_text_of_single_tokens_is_refused_in_words(mixed, store, monkeypatch):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, store, monkeypatch):
     monkeypatch.setattr("sparsedash.catalog.resources.HEAL_BATCH_TOKENS", 120)
-    method, length = replace(CHANNELS, mix=share), mixed.calibration.length
+    method = replace(CHANNELS, mix=share)
+    length = mixed.calibration.length
     run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
-    own, (few, more) = run.sequences(share), [run.text_to_heal(method.healed(n)) for n in (5, 8)]
+    own = run.sequences(share)
+    (few, more) = [run.text_to_heal(method.healed(n)) for n in (5, 8)]
     assert run.text_to_heal(method.healed(1)) == [] and more[: len(few)] == few
     assert sum(map(len, [*own, *few])) == pytest.approx(600, abs=length)
     assert not {tuple(ids) for ids in own} & {tuple(ids) for ids in more}
@@ -113,13 +118,15 @@ def found(settings, folder, template):
     """All that depends on tokens: answers, layer errors, what is written after a prompt, and a
     divergence.
     """
-    store, model_cache = Store(folder / "data"), ModelCache()
+    store = Store(folder / "data")
+    model_cache = ModelCache()
     model = str(save_tiny(folder / "model", template=template))
     own = CalibrationSettings(corpus=SELF, n_samples=20, length=32)
     asked = replace(settings, model=model, calibration=own, sparsities_permille=(500,))
     run = pipeline.run(asked, store, model_cache=model_cache)
     dense, sparse = records(store, run)
-    pair, cache = {"left": run.dense, "right": run.sparse[0]}, ModelPairCache(model_cache)
+    pair = {"left": run.dense, "right": run.sparse[0]}
+    cache = ModelPairCache(model_cache)
     written = continue_prompt(ContinuationSettings(**pair, prompt=PROMPT, n_tokens=6), store, cache)
     apart = measure_divergence(DivergenceSettings(**pair, text=PROMPT), store, cache)
     store.close()

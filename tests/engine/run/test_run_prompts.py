@@ -12,7 +12,7 @@ from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.errors import Cancelled
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from sparsedash.service.stored_results import joined
+from sparsedash.service.stored_results import joined_continuation
 from tests.engine.run.small_runs import count_calls, must_not_run, ran
 
 PROMPTS = ("the lamp and", "the letter went home to the")
@@ -37,7 +37,7 @@ def test_every_model_writes_what_it_writes_on_request_and_a_stored_text_is_not_w
     asked = ContinuationSettings(
         left=run.dense, right=run.sparse[0], others=run.sparse[1:], prompt=PROMPTS[1]
     )
-    in_run = joined(asked, lambda each: store.get(Continuation, each.key()))
+    in_run = joined_continuation(asked, lambda each: store.get(Continuation, each.key()))
     assert continue_prompt(asked, store, ModelPairCache(ModelCache())) == in_run
     monkeypatch.setattr(pipeline, "continue_prompts", must_not_run)
     ran(asking, store)

@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.engine.run import pipeline, task_answering
+from sparsedash.engine.run.model_making import RunModel
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.errors import Cancelled, CorpusError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages
@@ -64,7 +65,7 @@ def test_a_finished_run_that_gets_tasks_and_prompts_makes_each_model_once(
     asked, settings, store, monkeypatch
 ):
     pipeline.run(settings, store, ignore_steps)
-    made = count_calls(monkeypatch, pipeline, "prune_model")
+    made = count_calls(monkeypatch, RunModel, "begin")
     run = pipeline.run(replace(asked, prompts=("The boat", "Once")), store, ignore_steps)
     assert len(made) == len(run.sparse) == 2
     assert [len(own) for own in texts(store, run)] == [5, 5] * 3
@@ -135,10 +136,8 @@ def test_more_written_tokens_than_the_model_has_end_a_run_at_once(asked, store, 
 def test_streamed_models_answer_side_by_side_and_say_the_same(
     asked, settings, passages_known, store, tmp_path, monkeypatch
 ):
-    resident, together = (
-        pipeline.run(asked, store, ignore_steps),
-        count_calls(monkeypatch, task_answering, "_answer"),
-    )
+    resident = pipeline.run(asked, store, ignore_steps)
+    together = count_calls(monkeypatch, task_answering, "_answer")
     other = Store(tmp_path / "other")
     if passages_known:
         pipeline.run(replace(settings, residency="streamed"), other, ignore_steps)
@@ -150,7 +149,8 @@ def test_streamed_models_answer_side_by_side_and_say_the_same(
 
 
 def test_a_run_s_file_carries_its_answers(asked, store, tmp_path):
-    run, other = pipeline.run(asked, store, ignore_steps), Store(tmp_path / "other")
+    run = pipeline.run(asked, store, ignore_steps)
+    other = Store(tmp_path / "other")
     keep_run(read_run_file(run_file(run, store)), other)
     assert other.get(Run, run.key) == run
     assert texts(other, run) == texts(store, run)

@@ -28,7 +28,9 @@ from sparsedash.storage.store import Store
 from tests.engine.run.small_runs import N_BLOCKS, count_calls, fresh_records, ran, records
 
 PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/masked/", "/answers", "/written/")
-N_TEXTS, N_PASSAGES, PASSAGES_IN_BATCH = 20, 12, 128 // 12
+N_TEXTS = 20
+N_PASSAGES = 12
+PASSAGES_IN_BATCH = 128 // 12
 ROUND = N_BLOCKS + 1
 """Steps of the evaluation, and of the backward pass, of one batch."""
 ONE_PASS = "sparsegpt on dense activations"
@@ -63,7 +65,7 @@ class Row(NamedTuple):
 
 BEST = ("best",)
 CALIBRATED = statistics._RunningSums, "statistics"
-SCORED = channel_pruning, "_method_layer"
+SCORED = channel_pruning, "layer_of"
 REFITTED = compensation, "damped_solution"
 """Once a block for the refit."""
 MASKED = weight_pruning, "MaskedBlock"
@@ -151,7 +153,8 @@ class Made(NamedTuple):
 @pytest.fixture(scope="module")
 def whole(settings, tmp_path_factory):
     """Resident, without a kill."""
-    store, model_cache = Store(tmp_path_factory.mktemp("resident")), ModelCache()
+    store = Store(tmp_path_factory.mktemp("resident"))
+    model_cache = ModelCache()
     run = pipeline.run(asked(settings, ALL, "resident"), store, model_cache=model_cache)
     yield Made(store, model_cache, run, {record.key: record for record in records(store, run)})
     store.close()
@@ -183,7 +186,8 @@ def resumed(settings, folder, kill):
     with pytest.raises(Killed):
         ran(settings, store, killed_at(kill.stage, kill.at, []))
     store.close()
-    store, again = Store(folder), []
+    store = Store(folder)
+    again = []
     found = records(store, ran(settings, store, killed_at(kill.stage, None, again)))
     left = [
         entry.name
@@ -210,10 +214,8 @@ def check_row(row, settings, whole, tmp_path, monkeypatch):
         found = records(store, ran(settings, store))
         store.close()
     else:
-        calls, rows = (
-            count_calls(monkeypatch, *kill.counted),
-            count_calls(monkeypatch, evaluate._Evaluation, "_read_"),
-        )
+        calls = count_calls(monkeypatch, *kill.counted)
+        rows = count_calls(monkeypatch, evaluate._Evaluation, "_forward")
         found, again, left = resumed(settings, tmp_path / "data", kill)
         assert left == []
         # A backward pass reads as many batches as it reports.

@@ -7,7 +7,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import MODELS_TOGETHER, WIDE_BYTES
 from sparsedash.engine.comparison.model_pair import ModelPairCache
-from sparsedash.engine.comparison.timing import time_models
+from sparsedash.engine.comparison.torch_timing import time_models
 from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.run import model_making, pipeline, run_context
@@ -18,7 +18,7 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import PartSettings
 from sparsedash.storage.store import Store
-from tests.engine.run.small_runs import N_BLOCKS, SHELF, fresh_records, ran, records
+from tests.engine.run.small_runs import MODEL_CACHE, N_BLOCKS, fresh_records, ran, records
 
 TWO = tuple(map(method_named, ("wanda-channels", "least-squares")))
 
@@ -36,7 +36,9 @@ def expected(streamed, tmp_path_factory):
 @pytest.fixture(scope="module")
 def passed(streamed, tmp_path_factory):
     """The store, run and steps of a single pass, and the blocks that it read."""
-    store, steps, read = Store(tmp_path_factory.mktemp("passed")), [], []
+    store = Store(tmp_path_factory.mktemp("passed"))
+    steps = []
+    read = []
     with pytest.MonkeyPatch.context() as patch:
         note_readings(patch, read)
         run = ran(streamed, store, lambda step: steps.append((step, len(read))))
@@ -156,7 +158,7 @@ def test_streamed_models_are_evaluated_together_unless_they_may_stop_early(
     part = PartSettings(
         run=replace(asked, sparsities_permille=(300, 500)), run_key="r", points=(0, 2)
     )
-    made = pipeline.run_part(part, store, ignore_steps, SHELF)
+    made = pipeline.run_part(part, store, ignore_steps, MODEL_CACHE)
     assert len(made.sparse) == 2 and together[len(n_together) :] == (
         [1, 1] if way == "resident" else [2]
     )
@@ -176,7 +178,9 @@ def test_a_cancelled_pass_is_not_begun_again_one_by_one(streamed, store, togethe
 
 
 def test_an_error_of_one_model_is_left_to_its_own_turn(streamed, store, expected, monkeypatch):
-    sparse_model, made, steps = model_making.sparse_model, [], []
+    sparse_model = model_making.sparse_model
+    made = []
+    steps = []
 
     def breaks(*asked):
         made.append(asked)
@@ -192,7 +196,8 @@ def test_an_error_of_one_model_is_left_to_its_own_turn(streamed, store, expected
 def test_statistics_that_are_lost_on_the_way_are_collected_again(
     streamed, store, expected, monkeypatch
 ):
-    lost, get = [], Store.get_artefact
+    lost = []
+    get = Store.get_artefact
 
     def loses(self, key):
         if key.endswith("/1") and not lost and self.has_entry("artefacts", key):
@@ -240,11 +245,13 @@ def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(
         weights="bfloat16",
     )
     with pytest.raises(ExportError, match="does not fit into memory"):
-        export_model(settings, store, SHELF, ignore_steps, lambda facts: "")
+        export_model(settings, store, MODEL_CACHE, ignore_steps, lambda facts: "")
     assert not (tmp_path / "rounded").exists()
     with pytest.raises(JobError, match="a timing would measure the disk"):
         time_models(
-            TimingSettings(dense=run.dense, sparse=run.sparse[0]), store, ModelPairCache(SHELF)
+            TimingSettings(dense=run.dense, sparse=run.sparse[0]),
+            store,
+            ModelPairCache(MODEL_CACHE),
         )
 
 
@@ -254,11 +261,12 @@ def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(
 def test_memory_decides_by_default_and_what_is_left_of_it_is_for_widened_weights(
     memory, way, streams, settings, store, monkeypatch
 ):
-    said, rooms = [], []
+    said = []
+    rooms = []
     monkeypatch.setattr(run_context, "keep_fp32_copies", lambda _, room: rooms.append(room))
     monkeypatch.setattr(run_context, "memory_bytes", lambda: memory)
     asked = replace(settings, residency=way or settings.residency)
-    run = run_context.RunContext(asked, store, lambda step: said.append(step.message), SHELF)
+    run = run_context.RunContext(asked, store, lambda step: said.append(step.message), MODEL_CACHE)
     assert run.loaded.residency.streamed is streams
     assert (f"Reading {settings.model} block by block" in said) is streams
     assert [room == WIDE_BYTES for room in rooms] == [memory == 2**40] * (not streams)

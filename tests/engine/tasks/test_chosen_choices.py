@@ -12,9 +12,9 @@ from lm_eval.evaluator import evaluate
 from lm_eval.loggers import EvaluationTracker
 
 from sparsedash.engine.tasks.harness import load_tasks
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_pairs import pair_answers
 from sparsedash.stats.task_verdicts import judge_tasks
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.sample_files import read_answers
 from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, write_task
 

@@ -173,10 +173,8 @@ def test_prompts_that_lose_their_beginning_are_counted(loaded):
 
 
 def test_after_a_prompt_without_tokens_the_model_writes_as_after_its_first_token(loaded):
-    answers, front = (
-        SharedAnswers(loaded, [nullcontext], lambda n: None),
-        loaded.tokenizer.decode([5]),
-    )
+    answers = SharedAnswers(loaded, [nullcontext], lambda n: None)
+    front = loaded.tokenizer.decode([5])
     together, alone, named = (
         answers.texts(prompts, 4, [], 5) for prompts in (["", "the lamp"], [""], [front])
     )

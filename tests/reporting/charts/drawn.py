@@ -11,7 +11,7 @@ from sparsedash.reporting.charts.tradeoff_data import Measure, Reading, Tradeoff
 from sparsedash.reporting.run_results import Judged, RunResults, judge, measure, model_readings
 from sparsedash.reporting.wording import sparsity_axis_title
 from sparsedash.schema.records import Record
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.ui import specimens
 
 

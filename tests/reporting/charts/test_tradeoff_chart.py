@@ -25,8 +25,9 @@ from sparsedash.reporting.charts.tradeoff_data import (
 )
 from sparsedash.reporting.run_results import live_point, published_beside
 from sparsedash.reporting.wording import nats_as_factor
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.significance import share_interval, wilson_interval
-from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
+from sparsedash.stats.tolerance import judge_all, record_losses
 from tests.factories import PRUNED, RECORD, STOPPED, outcome
 from tests.reporting.charts.drawn import drawn, labels, read, trace, tradeoff_data
 from tests.ui import specimens
