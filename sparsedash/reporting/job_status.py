@@ -23,7 +23,7 @@ from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Run, VerifySettings
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
-from sparsedash.service.estimates import NOTHING_STORED, PART_STAGES, Part
+from sparsedash.service.estimates import NOTHING_STORED, PART_STAGES, RunPart
 from sparsedash.service.preflight import Preflight
 
 STATES: dict[JobState, tuple[str, str]] = {
@@ -280,7 +280,7 @@ def _shown(backend: Backend, job_id: int, attempt: int) -> _Shown:
 @lru_cache(maxsize=64)
 def _run_parts(
     backend: Backend, where: tuple[object, ...], settings: RunSettings
-) -> tuple[list[Part], float]:
+) -> tuple[list[RunPart], float]:
     """The parts of a job that makes a run, and the estimated seconds of them and what is stored.
 
     Read once in an attempt, and again once its model is loaded and the machine is measured: a record

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sparsedash.schema.progress import Stage, Step, Taken
-from sparsedash.service.estimates import GUESSES_S, USUAL_GUESS_S, Part
+from sparsedash.service.estimates import GUESSES_S, USUAL_GUESS_S, RunPart
 
 ALMOST = 0.99
 """The largest share of a job that is not over."""
@@ -40,13 +40,13 @@ class JobProgress:
     unmeasured: tuple[Stage, ...] = ()
 
 
-def stage_parts(stages: Sequence[Stage]) -> list[Part]:
+def stage_parts(stages: Sequence[Stage]) -> list[RunPart]:
     """The parts of a job of which nothing is estimated."""
-    return [Part(stage=stage, seconds=GUESSES_S.get(stage, USUAL_GUESS_S)) for stage in stages]
+    return [RunPart(stage=stage, seconds=GUESSES_S.get(stage, USUAL_GUESS_S)) for stage in stages]
 
 
 def job_progress(
-    parts: Sequence[Part], step: Step, silent_s: float = 0.0, done_before_s: float = 0.0
+    parts: Sequence[RunPart], step: Step, silent_s: float = 0.0, done_before_s: float = 0.0
 ) -> JobProgress:
     """Progress of a job that reported this step, `silent_s` seconds ago.
 
@@ -88,14 +88,14 @@ def job_progress(
 
 
 def _periods(
-    parts: Sequence[Part], taken: Iterable[Taken]
-) -> tuple[set[Part], list[tuple[list[Part], float]]]:
+    parts: Sequence[RunPart], taken: Iterable[Taken]
+) -> tuple[set[RunPart], list[tuple[list[RunPart], float]]]:
     """The parts that are done; and those that the job worked on at a time, with the seconds.
 
     The last of these are the present ones: several where a stage serves several models.
     """
-    done = set[Part]()
-    periods: list[tuple[list[Part], float]] = [(list(parts[:1]), 0.0)]
+    done = set[RunPart]()
+    periods: list[tuple[list[RunPart], float]] = [(list(parts[:1]), 0.0)]
     for stage, point, seconds in taken:
         present, spent_s = periods[-1]
         begun = _begun([part for part in parts if part not in done], present, stage, point)
@@ -113,8 +113,8 @@ def _periods(
 
 
 def _begun(
-    coming: Sequence[Part], present: Sequence[Part], stage: Stage, point: int | None
-) -> list[Part]:
+    coming: Sequence[RunPart], present: Sequence[RunPart], stage: Stage, point: int | None
+) -> list[RunPart]:
     """The parts that a step of this stage works on; none where it belongs to the present ones.
 
     A stage that is no part, such as text that is read again, belongs to the model's next part.
@@ -130,7 +130,7 @@ def _begun(
     return [part for part in of_stage if part.point == point] or of_model[:1]
 
 
-def _pace_of(periods: Sequence[tuple[list[Part], float]]) -> Callable[[Stage], float]:
+def _pace_of(periods: Sequence[tuple[list[RunPart], float]]) -> Callable[[Stage], float]:
     """Seconds that the job takes over those expected, for each stage, by what is over."""
     spent_s = defaultdict[Stage, float](float)
     expected_s = defaultdict[Stage, float](float)

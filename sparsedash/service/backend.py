@@ -33,7 +33,7 @@ from sparsedash.schema.settings import Dtype, RunSettings, settings_from_plain
 from sparsedash.service import estimates, preflight, request_checks, run_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
-from sparsedash.service.estimates import START_S, Cached, Part
+from sparsedash.service.estimates import START_S, Cached, RunPart
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
@@ -419,7 +419,7 @@ class Backend:
         """What a run was expected to take when it was asked for; None where that was not kept."""
         return recalled(self._store, store_keys.forecast_note(job.key), Preflight)
 
-    def expected_parts(self, settings: RunSettings, stored: Cached) -> list[Part]:
+    def expected_parts(self, settings: RunSettings, stored: Cached) -> list[RunPart]:
         """The parts of a run that are not stored, in order, begun by a worker without an engine."""
         return self._parts(settings, stored, is_ready=False)
 
@@ -550,7 +550,7 @@ class Backend:
         named = self.named_model(settings.model)
         return None if named is None else named.shape
 
-    def _parts(self, settings: RunSettings, stored: Cached, *, is_ready: bool) -> list[Part]:
+    def _parts(self, settings: RunSettings, stored: Cached, *, is_ready: bool) -> list[RunPart]:
         """is_ready: a waiting worker counts, which has the engine already."""
         start_s = 0.0 if is_ready and self._runner.has_worker() else self._start_s()
         workloads = self._workloads(settings)

@@ -88,7 +88,7 @@ NOTHING_STORED = Cached()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class RunPart:
     """A stage of one model, or of the whole run.
 
     point: index of the sparse model; None for the dense one and the whole run. basis: earlier runs,
@@ -141,19 +141,19 @@ def run_workload(
 
 def run_parts(
     settings: RunSettings, workload: Workload | None, stored: Cached = NOTHING_STORED
-) -> list[Part]:
+) -> list[RunPart]:
     """The parts of a run that are not stored, in order, as the cost model counts them."""
 
-    def part(stage: Stage, point: int | None = None, spec: SparseSpec = DENSE) -> Part:
+    def part(stage: Stage, point: int | None = None, spec: SparseSpec = DENSE) -> RunPart:
         seconds = STAGES[stage].seconds(workload, spec) if workload else None
         if seconds is None:
-            return Part(stage=stage, point=point, seconds=GUESSES_S.get(stage, USUAL_GUESS_S))
+            return RunPart(stage=stage, point=point, seconds=GUESSES_S.get(stage, USUAL_GUESS_S))
         if stage == "prune" and spec.method and workload:
             is_first = all(other.method != spec.method for other in pruned)
             seconds += shared_pruning_s(workload, spec.method) if is_first else 0.0
-        return Part(stage=stage, point=point, seconds=seconds, basis="counted")
+        return RunPart(stage=stage, point=point, seconds=seconds, basis="counted")
 
-    def evaluation(point: int | None, spec: SparseSpec) -> Iterable[Part]:
+    def evaluation(point: int | None, spec: SparseSpec) -> Iterable[RunPart]:
         if settings.prompts and not is_streamed:
             yield part("continue", point)
         if settings.evaluation.tasks:
@@ -200,7 +200,7 @@ def expected_parts(
     runs: Iterable[Run],
     describe: Callable[[RunSettings], Workload | None],
     start_s: float = START_S,
-) -> list[Part]:
+) -> list[RunPart]:
     """The parts of a run that are not stored, by earlier runs of its model, else as counted.
 
     runs: newest first. describe: the workload of a run of this model on this machine.
@@ -210,7 +210,7 @@ def expected_parts(
     if not parts:
         return []
     factors = _stage_factors(settings, runs, describe)
-    expected = [Part(stage="start", seconds=start_s, basis="measured")]
+    expected = [RunPart(stage="start", seconds=start_s, basis="measured")]
     for part in parts:
         factor = factors.get((part.stage, part.basis))
         if factor is not None:
@@ -278,7 +278,7 @@ def _pruning(settings: RunSettings) -> set[MethodSettings]:
     return {replace(spec.method, budget="channels") for spec in settings.points if spec.method}
 
 
-def run_duration(parts: Sequence[Part]) -> Duration:
+def run_duration(parts: Sequence[RunPart]) -> Duration:
     """The duration of a run with these parts."""
     known = {}
     unknown = []

@@ -229,7 +229,7 @@ _BUSY_LOAD = 1.25
 """Threads that run or wait for each processor on a busy machine; a run alone has at most one."""
 
 
-def is_busy() -> bool:
+def is_overloaded() -> bool:
     """Whether more threads than there are processors wanted to run over the last minute."""
     return os.getloadavg()[0] > _BUSY_LOAD * (os.cpu_count() or 1)
 

@@ -13,14 +13,20 @@ from sparsedash.reporting.run_progress import ALMOST, job_progress, stage_parts
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.progress import Step, Taken
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.service.estimates import NOTHING_STORED, Cached, Part, expected_parts, run_workload
+from sparsedash.service.estimates import (
+    NOTHING_STORED,
+    Cached,
+    RunPart,
+    expected_parts,
+    run_workload,
+)
 
 SECONDS = {"start": 8, "load": 2, "calibrate": 30, "prune": 10, "heal": 50, "evaluate": 20}
 
 
 def parts_of(*named, basis="measured"):
     return [
-        Part(stage=stage, point=point, seconds=SECONDS[stage], basis=basis)
+        RunPart(stage=stage, point=point, seconds=SECONDS[stage], basis=basis)
         for stage, point in named
     ]
 

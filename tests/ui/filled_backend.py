@@ -10,7 +10,7 @@ from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.schema.progress import Stage, Step
 from sparsedash.service.backend import _KINDS, Backend
-from sparsedash.service.estimates import Cached, Duration, Part, run_parts
+from sparsedash.service.estimates import Cached, Duration, RunPart, run_parts
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import Memory, Preflight
 from tests.ui import specimens
@@ -121,7 +121,7 @@ class FilledBackend(Backend):
 
     def expected_parts(self, settings, stored):
         parts = [
-            Part(stage="start", seconds=6.0, basis="measured"),
+            RunPart(stage="start", seconds=6.0, basis="measured"),
             *run_parts(settings, None, stored),
         ]
         return [

@@ -52,7 +52,7 @@ from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings,
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.schema.store_keys import StopWithin, curves_key, layers_key, mix_share
 from sparsedash.storage.file_hashes import fingerprint
-from sparsedash.storage.local_machine import is_busy, memory_bytes
+from sparsedash.storage.local_machine import is_overloaded, memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 
 Point = SparseSpec | None
@@ -157,7 +157,7 @@ class RunLog:
         if self._stage is not None:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
             # At the end of each stage: other work must have slowed it down.
-            self.busy = self.busy or is_busy()
+            self.busy = self.busy or is_overloaded()
         self._stage = stage
         self._since = now
 
