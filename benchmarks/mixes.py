@@ -90,11 +90,13 @@ def _print_losses(arguments, store, text, name):
     run = pipeline.run(settings, store, ignore_steps)
     dense = store.get(Record, run.dense)
     dense_answers = _answers(store, run, run.dense)
-    for (_, permille), key in zip(settings.points, run.sparse, strict=True):
-        print(f"\n{Path(arguments.model).name}, {Path(text).name}, mix {name}, {permille / 10:g} %")
+    for spec, key in zip(settings.points, run.sparse, strict=True):
+        print(
+            f"\n{Path(arguments.model).name}, {Path(text).name}, mix {name}, {spec.permille / 10:g} %"
+        )
         _print_mean("nats a word", nats_lost(dense, store.get(Record, key)))
         for reference in arguments.divergence:
-            (nats,) = divergences[reference, permille].values()
+            (nats,) = divergences[reference, spec.permille].values()
             _print_mean(f"KL on {Path(reference).name}", nats)
         for task, questions in _answers(store, run, key).items():
             _print_points(task, dense_answers[task], questions)

@@ -64,10 +64,10 @@ def fill(store: Store, n_methods: int, n_passages: int) -> None:
     settings = replace(specimens.SETTINGS, methods=tuple(methods))
     dense = specimens.verdicts(n_passages)
     records = [replace(specimens.record(dense), key="dense")]
-    for i, (method, permille) in enumerate(settings.points):
-        harm = round(permille * (0.5 + 0.15 * methods.index(method)))
-        sparse = specimens.record(specimens.harmed(dense, harm), permille, method, seed=i)
-        records.append(replace(sparse, key=f"{i}-{permille}"))
+    for i, spec in enumerate(settings.points):
+        harm = round(spec.permille * (0.5 + 0.15 * methods.index(spec.method)))
+        sparse = specimens.record(specimens.harmed(dense, harm), spec.permille, spec.method, seed=i)
+        records.append(replace(sparse, key=f"{i}-{spec.permille}"))
     _put_run(store, settings, records)
     _put(store, specimens.passages(n_passages))
 

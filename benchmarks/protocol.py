@@ -15,6 +15,7 @@ well. With `--keep` a run that was stopped goes on where it was.
 """
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -49,12 +50,16 @@ _LOGITS = 2**26
 def main():
     arguments = _arguments()
     methods = _methods(arguments)
+    heal_steps = (0,)
+    if arguments.heal_steps:
+        heal_steps += tuple(map(int, arguments.heal_steps.split(",")))
     losses = {}
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         store = Store(Path(arguments.keep or folder))
         for text in arguments.calibration or [SELF]:
             for model in arguments.model or [BUILTIN_MODEL]:
                 settings = run_settings(arguments, methods, model=model, calibration=text)
+                settings = replace(settings, heal_steps=heal_steps)
                 # Before the run, which deletes the blocks that were made for it.
                 divergences = next_token_divergences(settings, store, arguments)
                 names = f"{Path(model).name}, calibrated on {Path(text).name}"
@@ -74,13 +79,12 @@ def _losses(settings, store):
     run = pipeline.run(settings, store, ignore_steps)
     dense = store.get(Record, run.dense)
     losses = defaultdict(dict)
-    for (method, permille), key in zip(settings.points, run.sparse, strict=True):
+    for spec, key in zip(settings.points, run.sparse, strict=True):
         sparse = store.get(Record, key)
-        losses[permille][method_name(method)] = nats_lost(dense, sparse)
+        name = method_name(spec.method, spec.heal_steps)
+        losses[spec.permille][name] = nats_lost(dense, sparse)
         names = f"{Path(settings.model).name}, {Path(settings.calibration.corpus).name}"
-        print(
-            f"{names}, {permille / 10:g} %, {method_name(method)}: {sparse.last_word.right} right"
-        )
+        print(f"{names}, {spec.permille / 10:g} %, {name}: {sparse.last_word.right} right")
     return losses
 
 
@@ -99,14 +103,14 @@ def next_token_divergences(settings, store, arguments):
     context = RunContext(settings, store, ignore_steps, ModelCache())
     divergences = {}
     with bf16_matmul_in_fp32(settings.dtype):
-        models = [prune_model(context, point) for point in settings.points]
+        models = [prune_model(context, spec) for spec in settings.points]
         for sparse in models:
             # All blocks are made while the model is the dense one.
             list(sparse.blocks)
         for reference in arguments.divergence:
             for ids in _tokens(context, reference, arguments.tokens):
                 dense_scores = _scores(context.loaded.model, ids)
-                for (method, permille), sparse in zip(settings.points, models, strict=True):
+                for spec, sparse in zip(settings.points, models, strict=True):
                     with sparse.applied():
                         sparse_scores = _scores(context.loaded.model, ids)
                     nats = (
@@ -114,8 +118,10 @@ def next_token_divergences(settings, store, arguments):
                         .sum(dim=-1)
                         .clamp_(min=0)
                     )
-                    by_method = divergences.setdefault((reference, permille), defaultdict(list))
-                    by_method[method_name(method)] += nats.flatten().tolist()
+                    by_method = divergences.setdefault(
+                        (reference, spec.permille), defaultdict(list)
+                    )
+                    by_method[method_name(spec.method, spec.heal_steps)] += nats.flatten().tolist()
     return divergences
 
 
@@ -190,11 +196,7 @@ def _methods(arguments):
     names = [method.name for method in METHODS if method.settings.takes_channels]
     if arguments.methods:
         names = arguments.methods.split(",")
-    heal_steps = [0, *map(int, arguments.heal_steps.split(","))] if arguments.heal_steps else [0]
-    methods = []
-    for name in names:
-        methods += [method_named(name).healed(n_steps) for n_steps in heal_steps]
-    return with_budget(methods, arguments.budget)
+    return with_budget(list(map(method_named, names)), arguments.budget)
 
 
 def _arguments():

@@ -140,7 +140,7 @@ def _child(arguments):
     settings = replace(settings, calibration=calibration)
     run = RunContext(settings, Store(Path(arguments.folder)), ignore_steps, ModelCache())
     # Read now, in no method's time.
-    sequences = run.sequences()
+    sequences = run.calibration_texts.sequences()
     if arguments.child == SELF:
         return [run.loaded.tokenizer.decode(ids) for ids in sequences]
     if arguments.child == DENSE:
@@ -153,7 +153,7 @@ def _child(arguments):
             "answers": {DENSE: _log_likelihoods(dense_record(run, TaskAnswers(run)))},
         }
     permilles = settings.sparsities_permille
-    points = [SparseSpec.of(*methods, permille) for permille in permilles]
+    points = [SparseSpec(*methods, permille) for permille in permilles]
     seconds = _seconds(prune_model, run, points[0])
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     others = [_seconds(prune_model, run, point) for point in points[1:]]

@@ -22,7 +22,7 @@ from sparsedash.engine.export.reloaded import LlamaCppModel
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.loading import gguf_file, load_model, locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
-from sparsedash.schema.method_settings import Quantisation
+from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.storage.store import Store
 
 

@@ -159,9 +159,7 @@ class _Table:
         return pace, answers
 
     def _own_texts(self, neighbour):
-        """The pace of writing in one piece, since the threads that write go on between steps; and
-        the texts.
-        """
+        """The pace of generation, measured as a whole, and the texts."""
         settings = CalibrationSettings(
             n_samples=self._arguments.samples, length=self._arguments.length
         )

@@ -8,14 +8,16 @@ from sparsedash.ui.navigation import current_tolerance
 backend = frame.page("Models")
 exports = backend.exports.listed()
 chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
-found = run_results(backend, chosen.run, current_tolerance(), backend.user_data.name_of(chosen.key))
+results = run_results(
+    backend, chosen.run, current_tolerance(), backend.user_data.name_of(chosen.key)
+)
 jobs = [job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "export"]
 
 frame.opening(models_exports.exports_sentence(exports))
-if found is not None and found.sparse:
-    show_example_note(found.run)
-    frame.section(f"Files of {found.title}")
-    models_exports.request_export(backend, found)
+if results is not None and results.sparse:
+    show_example_note(results.run)
+    frame.section(f"Files of {results.title}")
+    models_exports.request_export(backend, results)
 else:
     if chosen.in_address:
         under_way = chosen.job is not None and chosen.job.live

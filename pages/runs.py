@@ -1,6 +1,4 @@
-"""What runs and what ran: jobs under way, every run as a row of one table, several in one chart,
-and ended jobs.
-"""
+"""Jobs under way, every run as a row of one table, several runs in one chart, and ended jobs."""
 
 import streamlit as st
 
@@ -17,9 +15,10 @@ from sparsedash.ui.runs_table import (
 )
 
 backend = frame.page("Runs")
-# Before anything is read that it watches: what changes meanwhile shows at the first look.
+# Read first: what changes while the page is drawn shows at the first refresh.
 before = job_panel.live_states(backend, job_panel.jobs_under_way(backend))
-rows, jobs = all_rows(backend, current_tolerance()), backend.jobs(job_panel.JOBS_LISTED)
+rows = all_rows(backend, current_tolerance())
+jobs = backend.jobs(job_panel.JOBS_LISTED)
 live = [job for job in jobs if job.live]
 
 if not rows and not jobs:

@@ -7,9 +7,9 @@ from sparsedash.ui import frame, settings_machines, settings_storage
 backend = frame.page("Settings")
 
 if backend.administers:
-    held = backend.housekeeping.holdings()
-    frame.opening(storage_words.holdings_sentence(held), str(backend.data_dir))
-    if held.is_empty:
+    holdings = backend.housekeeping.holdings()
+    frame.opening(storage_words.holdings_sentence(holdings), str(backend.data_dir))
+    if holdings.is_empty:
         frame.empty(
             "Runs, files and the cache will be listed here with their sizes, each with a Delete button."
         )
@@ -17,12 +17,12 @@ if backend.administers:
             frame.link("prune", "Prune a model")
             frame.link("runs", "or open a run from another machine")
     else:
-        headlines = [card(*headline, css="") for headline in storage_words.holdings_cards(held)]
+        headlines = [card(*headline, css="") for headline in storage_words.holdings_cards(holdings)]
         frame.show(cards(headlines))
         settings_storage.show_verification(backend)
-        settings_storage.show_runs(backend, held)
-        settings_storage.show_stored_files(backend, held)
-    settings_storage.show_cache(backend, held)
+        settings_storage.show_runs(backend, holdings)
+        settings_storage.show_stored_files(backend, holdings)
+    settings_storage.show_cache(backend, holdings)
 else:
     frame.opening("Administrators manage the data folder.")
     frame.empty("Delete your own runs, exports and texts on these pages.")

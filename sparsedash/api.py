@@ -40,8 +40,8 @@ from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
 from sparsedash.engine.run.task_answering import TaskAnswers
-from sparsedash.reporting.run_answer import find_sentence, verdicts_sentence
-from sparsedash.reporting.run_results import judge, measure
+from sparsedash.reporting.run_answer import find_sentence, shares_sentence
+from sparsedash.reporting.run_results import ModelVerdict, judge, measure
 from sparsedash.reporting.verdicts import loss_words
 from sparsedash.reporting.wording import NBSP, first_upper
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError, encodable
@@ -144,35 +144,38 @@ def prune(
 ) -> PrunedModel:
     """The sparse model with this share of a budget removed, fitted to activations on the texts.
 
-    method: a name of docs/choices.md, or choices of one's own, of which budget, width_multiple and
-    heal_steps, where given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
+    method: a name of docs/choices.md, or choices of one's own, of which budget and width_multiple,
+    where given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
     4:8. budget: what it is a share of.
     heal_steps: of training by the dense model, 2,048 tokens each. At most n_samples * length tokens
     are read, and by healing as many as its steps need, up to 262,144; no more than `length` of one
     text.
     """
-    chosen = _method(method, budget=budget, width_multiple=width_multiple, heal_steps=heal_steps)
-    permille = _permille(share, chosen)
+    chosen = _method(method, budget=budget, width_multiple=width_multiple)
+    spec = SparseSpec(chosen, _permille(share, chosen), heal_steps or 0)
     with _in_memory(model, tokenizer) as in_memory:
         _require_prunable(in_memory.loaded)
-        calibration = in_memory.calibration(texts, chosen, n_samples, length)
+        calibration = in_memory.calibration(texts, spec, n_samples, length)
         run = in_memory.run(
-            on_step, methods=(chosen,), sparsities_permille=(permille,), calibration=calibration
+            on_step,
+            methods=(chosen,),
+            sparsities_permille=(spec.permille,),
+            heal_steps=(spec.heal_steps,),
+            calibration=calibration,
         )
         require_possible(run.settings, run.shape)
-        if chosen.heal_steps:
-            require_healable(run.n_sequences(chosen), streamed=False)
+        if spec.heal_steps:
+            require_healable(run.calibration_texts.n_sequences(spec), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
-            sparse_model = prune_model(run, SparseSpec.of(chosen, permille))
+            sparse_model = prune_model(run, spec)
             with sparse_model.applied():
                 sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
-            if sparse_model.gone:
-                remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.gone)
+            if sparse_model.removed_layers:
+                remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.removed_layers)
         pruned = Pruned(
-            method=chosen,
+            spec=spec,
             calibration=replace(calibration, corpus="texts"),
-            sparsity_permille=permille,
             widths=tuple(sparse_model.widths),
             dense_widths=run.shape.widths,
             reached=sparse_model.reached(),
@@ -233,9 +236,8 @@ def compare(
     if gone < 0:
         _warn(["The second model has more channels than the first: the dense model comes first."])
     name = "" if gone > 0 else "The second model"
-    sentence = verdicts_sentence(
-        {max(gone, 0): judged.verdict}, MethodSettings(), tolerance, model=name
-    )
+    model = ModelVerdict(spec=SparseSpec(MethodSettings(), max(gone, 0)), verdict=judged.verdict)
+    sentence = shares_sentence([model], tolerance, model_name=name)
     return Comparison(
         verdict=sentence.replace(NBSP, " "),
         figures=f"{first_upper(loss_words(judged.verdict))}.".replace(NBSP, " "),
@@ -270,10 +272,12 @@ def find(
     require_passages(count_texts(passages).n_passages)
     with _in_memory(model, tokenizer) as in_memory:
         _require_prunable(in_memory.loaded)
+        # What a model reads does not depend on the sparsity.
+        any_sparsity = SparseSpec(chosen, 1)
         settings = FindSettings(
             **in_memory.shared,
             method=chosen,
-            calibration=in_memory.calibration(texts, chosen, n_samples, length),
+            calibration=in_memory.calibration(texts, any_sparsity, n_samples, length),
             evaluation=EvaluationSettings(corpus=in_memory.corpus("passages", passages)),
             tolerance=tolerance,
         )
@@ -288,11 +292,7 @@ def find(
         _warn(run.warnings)
     return Found(
         share=None if result.answer is None else result.answer / 1000,
-        verdict=find_sentence(
-            result,
-            chosen,
-            {model_verdict.permille: model_verdict.verdict for model_verdict in judged},
-        ).replace(NBSP, " "),
+        verdict=find_sentence(result, judged).replace(NBSP, " "),
         trials=result.trials,
     )
 
@@ -370,19 +370,21 @@ class _InMemoryModel:
         return f"file:{file}"
 
     def calibration(
-        self, texts: Sequence[str], method: MethodSettings, n_samples: int, length: int
+        self, texts: Sequence[str], spec: SparseSpec, n_samples: int, length: int
     ) -> CalibrationSettings:
         """Settings that read these texts. Warns where they are less than their part beside the mix.
 
         Raises CalibrationError where they are too few, whatever the mix adds, as a run does.
         """
-        corpus = self.corpus("texts", texts) if method.reads_text else CalibrationSettings.corpus
+        corpus = self.corpus("texts", texts) if spec.reads_text else CalibrationSettings.corpus
         settings = CalibrationSettings(corpus=corpus, n_samples=n_samples, length=length)
-        if method.reads_text:
-            run = self.run(ignore_steps, methods=(method,), calibration=settings)
-            share = mix_share(method, settings)
-            n_own, n_read = (sum(map(len, run.sequences(part))) for part in (0.0, share))
-            few_tokens_warning(self.loaded, n_own, solves=method.solves)
+        if spec.reads_text:
+            run = self.run(ignore_steps, methods=(spec.pruning,), calibration=settings)
+            share = mix_share(spec, settings)
+            n_own, n_read = (
+                sum(map(len, run.calibration_texts.sequences(part))) for part in (0.0, share)
+            )
+            few_tokens_warning(self.loaded, n_own, solves=spec.pruning.solves)
             if n_own < (1 - share) * n_read:
                 problem = f"The texts give {n_own:,} of {n_read:,} calibration tokens, the rest are the built-in mix."
                 _warn(
@@ -492,9 +494,6 @@ def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
     """The named method with these changes. Raises SettingsError where it does not use one."""
     chosen = method if isinstance(method, MethodSettings) else method_named(method)
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if chosen.quantise:
-        problem = "Models are not quantised from Python."
-        raise SettingsError("quantise", said=problem, advice="Use `sparsedash run --quantise`.")
     for name, value in changes.items():
         if not chosen.uses(name):
             raise SettingsError(

@@ -15,6 +15,7 @@ from sparsedash.schema.records import (
     TargetToken,
 )
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 
 
 def plain(text: str) -> str:
@@ -36,9 +37,8 @@ def outcome(index: int = 0, right: bool = True, log_likelihood: float = -1.5) ->
 
 
 PRUNED = Pruned(
-    method=MethodSettings(saliency="magnitude"),
+    spec=SparseSpec(MethodSettings(saliency="magnitude"), 125),
     calibration=CalibrationSettings(corpus="wikitext-2"),
-    sparsity_permille=125,
     widths=(96, 64),
     dense_widths=(128, 64),
     reached=Reached(channels=32 / 192, weights=0.13, bytes=0.09, macs=0.1),

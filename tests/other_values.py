@@ -23,8 +23,6 @@ OTHER = {
         "schedule": None,
         "curve_levels": 8,
         "mix": 0.5,
-        "heal_steps": 24,
-        "quantise": "q8_0",
     },
     CalibrationSettings: {
         "corpus": "wikitext-2",
@@ -49,6 +47,8 @@ OTHER = {
         "dtype": "bfloat16",
         "methods": (RANDOM,),
         "sparsities_permille": (100,),
+        "heal_steps": (0, 24),
+        "quantise": ("q8_0",),
         "calibration": CalibrationSettings(seed=1),
         "evaluation": EvaluationSettings(n_passages=10),
         "residency": "streamed",

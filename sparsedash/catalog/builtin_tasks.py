@@ -151,7 +151,7 @@ def unknown_builtin(references: Sequence[str]) -> str:
     none.
     """
     unknown = [
-        each for each in references if each.startswith("builtin:") and each not in BUILTIN_TASKS
+        task for task in references if task.startswith("builtin:") and task not in BUILTIN_TASKS
     ]
     return (
         f"There is no task {unknown[0][:200]}; built in: {', '.join(BUILTIN_TASKS)}."

@@ -1,7 +1,7 @@
 """Models and text sets to choose from, and the finished run that ships as an example."""
 
 import gzip
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,18 +103,19 @@ _CURRENT = (
 """Base models."""
 _GATED = "; gated: accept its licence on the hub, then set HF_TOKEN where SparseDash starts"
 
+
+def _hub_models(group: str, rows: Iterable[tuple[str, str, float]]) -> Iterator[CatalogEntry]:
+    for name, title, gigabytes in rows:
+        note = f"{gigabytes} GB in FP32"
+        if name.startswith(("meta-llama/", "google/")):
+            note += _GATED
+        yield CatalogEntry(name, title, note, group=group)
+
+
 MODELS = (
     CatalogEntry(BUILTIN_MODEL, "SmolLM2 135M (built in)", _SMOLLM2),
-    *(
-        CatalogEntry(
-            name,
-            title,
-            f"{size} GB in FP32{_GATED if name.startswith(('meta-llama/', 'google/')) else ''}",
-            group=group,
-        )
-        for group, models in (("With published results", _PUBLISHED), ("Current", _CURRENT))
-        for name, title, size in models
-    ),
+    *_hub_models("With published results", _PUBLISHED),
+    *_hub_models("Current", _CURRENT),
 )
 
 EVALUATION_CORPORA = (
@@ -261,8 +262,8 @@ def example_key(key: str) -> str:
 
 def example_result(kind: type[R], key: str) -> R | None:
     """The shipped record of this kind and key, or None."""
-    found = _example_parts(EXAMPLE_FILE).get(key) if is_example(key) else None
-    return found if isinstance(found, kind) else None
+    part = _example_parts(EXAMPLE_FILE).get(key) if is_example(key) else None
+    return part if isinstance(part, kind) else None
 
 
 Shipped = Run | Record | Passages | Continuation

@@ -20,7 +20,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.settings import SELF, Residency, RunSettings
-from sparsedash.schema.sparse_spec import SparseSpec
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 
 USUAL_DISK = 1e9
 """Bytes a second, where the disk could not be measured."""
@@ -309,7 +309,7 @@ def _evaluate_s(run: Workload, spec: SparseSpec) -> float | None:
     n_walks += _WORD_PASSES * ceil(unfinished_bytes / room)
     words_s = run.shape.n_matmul * _WORD_PASSES * run.move_s
     seconds = run.token_s * n_tokens + words_s + run.walk_s * n_walks / n_models
-    if spec.is_dense:
+    if spec == DENSE:
         return seconds
     # What was forgotten: dense and sparse logits of held-out text of every kind.
     n_kinds = len(SOURCES)
@@ -442,7 +442,7 @@ def _healing_bytes(run: Workload) -> int:
     n_text = run.n_calibrated
     if run.settings.calibration.corpus != SELF:
         n_text = max(n_text, resources.HEAL_TEXT_TOKENS)
-    n_steps = max(method.heal_steps for method in run.settings.methods)
+    n_steps = max(run.settings.heal_steps)
     n_read = min(n_text, resources.HEAL_BATCH_TOKENS * n_steps)
     kept_width = 20 * run.shape.hidden + 6 * max(run.shape.widths)
     pass_bytes = resources.HEAL_PASS_TOKENS * run.n_blocks * kept_width * run.itemsize
@@ -452,7 +452,7 @@ def _healing_bytes(run: Workload) -> int:
 
 def _quantised_bytes(run: Workload) -> int:
     """Of all weights once more, and the logits of dense."""
-    if not run.settings.quantised_to:
+    if not run.settings.quantise:
         return 0
     vocabulary = run.shape.vocabulary
     n_scores = vocabulary * resources.compared_tokens(vocabulary)
@@ -478,7 +478,7 @@ def _evaluation_bytes(run: Workload) -> int:
     if run.streamed:
         # Sparse models are made block by block.
         return cache_bytes // run.n_blocks + _quantised_bytes(run)
-    sparse = max((resources.n_own_weights(shape, *point) for point in settings.prunings), default=0)
+    sparse = max((resources.n_own_weights(shape, spec) for spec in settings.points), default=0)
     return cache_bytes + max(_quantised_bytes(run), run.itemsize * sparse)
 
 

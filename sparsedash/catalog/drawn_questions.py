@@ -5,6 +5,7 @@ only answer.
 import csv
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -137,7 +138,7 @@ _MONTHS = (
     ),
     "December",
 )
-_PAIRS = [(a, b) for a in range(1, 10) for b in range(1, 10)]
+_PAIRS = list(product(range(1, 10), repeat=2))
 
 Question = tuple[str, str]
 """What is read, and the answer that must follow it."""
@@ -165,7 +166,11 @@ def words_again(random: Random) -> Question:
 
 def digits_again(random: Random) -> Question:
     """Eight digits again, after an example."""
-    return _again(["".join(str(random.randint(0, 9)) for _ in range(8)) for _ in range(2)])
+    return _again([_digits(random), _digits(random)])
+
+
+def _digits(random: Random) -> str:
+    return "".join(str(random.randint(0, 9)) for _ in range(8))
 
 
 def _again(lines: list[str]) -> Question:
@@ -209,10 +214,12 @@ def indentation(random: Random) -> Question:
 def json_keys(random: Random) -> Question:
     """The next key of a JSON object, after two objects with the same keys."""
     keys = random.sample(list(_FIELDS), 3)
-    objects = [[f'"{key}": {_json_value(key, random)}' for key in keys] for _ in range(3)]
+    objects = []
+    for _ in range(3):
+        objects.append([f'"{key}": {_json_value(key, random)}' for key in keys])
     first, second = ("{" + ", ".join(fields) + "}" for fields in objects[:2])
-    begun = "{" + ", ".join(objects[2][:2])
-    return f"{first}\n{second}\n{begun},", f' "{keys[2]}":'
+    third = "{" + ", ".join(objects[2][:2])
+    return f"{first}\n{second}\n{third},", f' "{keys[2]}":'
 
 
 def _json_value(key: str, random: Random) -> str:

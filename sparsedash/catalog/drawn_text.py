@@ -623,17 +623,17 @@ def _worked_examples(random: Random) -> str:
     opening = random.choice(_OPENINGS)
     arrow = random.choice(_ARROWS)
     closing = random.choice(("", "", ".", ";"))
-    return "\n".join(f"{opening}{given}{arrow}{result}{closing}" for given, result in pairs)
+    return "\n".join(f"{opening}{source}{arrow}{result}{closing}" for source, result in pairs)
 
 
 def _followed_instructions(random: Random) -> str:
     """Lines that all follow one instruction."""
-    asked, answer = random.choice(_INSTRUCTIONS)
+    instruction, answer = random.choice(_INSTRUCTIONS)
     between = random.choice((" ", " Answer: ", "\n", " -> "))
     lines = []
     for _ in range(random.randint(3, 5)):
         a, b, c = _words(random, 3)
-        lines.append(f"{asked.format(a=a, b=b, c=c)}{between}{answer(a, b, c)}")
+        lines.append(f"{instruction.format(a=a, b=b, c=c)}{between}{answer(a, b, c)}")
     return "\n".join(lines)
 
 
@@ -672,10 +672,11 @@ def _short_functions(random: Random) -> str:
     operator = random.choice(("//", "%", "/", "**", "and", "or"))
     functions = []
     for _ in range(3):
-        name, given, result = random.choice(_CALLS), *random.sample(_NOUNS, 2)
-        lines = [f"def {name}_{given}(self, {given}):"]
-        lines += [f"    if not {given}:", "        return None"] * random.choice((0, 1))
-        lines += [f"    {result} = self.{given} {operator} {given}", f"    return {result}"]
+        name = random.choice(_CALLS)
+        argument, result = random.sample(_NOUNS, 2)
+        lines = [f"def {name}_{argument}(self, {argument}):"]
+        lines += [f"    if not {argument}:", "        return None"] * random.choice((0, 1))
+        lines += [f"    {result} = self.{argument} {operator} {argument}", f"    return {result}"]
         functions.append("\n".join(lines))
     return "\n\n".join(functions)
 

@@ -15,6 +15,7 @@ from sparsedash.schema.export_settings import Form
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned
 from sparsedash.schema.settings import BUILTIN_MODEL
+from sparsedash.schema.sparse_spec import SparseSpec
 
 Bias = bool | tuple[str, bool]
 """Whether there is a bias, or the config's key for it with the family's default."""
@@ -252,30 +253,28 @@ def form_problem(form: Form, made: Pruned, model_type: str | None) -> str:
     Whether a GGUF file can be written depends on the dense model's as well, and is known when that
     is read.
     """
-    return _problem(form, made.method, model_type, is_even=one_width(made.widths))
+    return _problem(form, made.spec, model_type, is_even=one_width(made.widths))
 
 
-def require_form(
-    form: Form, method: MethodSettings, permille: int, model_type: str | None = None
-) -> None:
-    """Raise SettingsError where what this method makes at this sparsity cannot be written in this
-    form.
+def require_form(form: Form, spec: SparseSpec, model_type: str | None = None) -> None:
+    """Raise SettingsError where this model cannot be written in this form.
 
     Asked before there is such a model; as far as the model's type is known.
     """
-    is_even = method.per_block or not permille
-    problems = {each: _problem(each, method, model_type, is_even=is_even) for each in FORMS}
-    if problem := problems[form]:
-        possible = (
-            ", ".join(other for other in FORMS if not problems[other]) or "none with this method"
-        )
-        raise SettingsError("form", form, f"one of these: {possible}", f"Reason: {problem}.")
+    is_even = spec.pruning.per_block
+    problem = _problem(form, spec, model_type, is_even=is_even)
+    if not problem:
+        return
+    possible = [name for name in FORMS if not _problem(name, spec, model_type, is_even=is_even)]
+    allowed = ", ".join(possible) or "none with this method"
+    raise SettingsError("form", form, f"one of these: {allowed}", f"Reason: {problem}.")
 
 
-def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_even: bool) -> str:
+def _problem(form: Form, spec: SparseSpec, model_type: str | None, *, is_even: bool) -> str:
+    method = spec.pruning
     family = FAMILIES.get(model_type or "")
-    if method.quantise:
-        name = method.quantise
+    if spec.quantise:
+        name = spec.quantise
         return f"it is quantised already. A sparse one is exported as gguf in {name} from the model before that"
     if form == "gguf" and (missing := _no_llama_cpp()):
         # No file is exported without its proof.
@@ -285,22 +284,18 @@ def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_e
     if method.takes_layers:
         if form == "gguf" and model_type in COUNTED_LAYERS:
             return f"llama.cpp takes from a layer's number which attention it has in {model_type}"
-        return (
-            "whole layers are gone, and nothing is left to fill up"
-            if form in ("padded", "masked")
-            else ""
-        )
+        if form in ("padded", "masked"):
+            return "whole layers are gone, and nothing is left to fill up"
+        return ""
     if form == "gguf" and (problem := _bias_problem(method, model_type)):
         return problem
     unbiased = family is not None and (len(family.inner) > 1 or not family.mlp_bias)
     if method.compensation == "bias" and form != "gguf" and unbiased:
         return "its blocks were given a bias, for which this family's stock code has no place"
     if not method.takes_channels:
-        return (
-            ""
-            if form == "masked"
-            else "single weights were set to zero, and no channel was removed"
-        )
+        if form == "masked":
+            return ""
+        return "single weights were set to zero, and no channel was removed"
     if form == "uniform" and family is not None and not family.width:
         return (
             f"the code of {model_type} computes its width from the hidden one, and reads no other"
@@ -318,9 +313,9 @@ def one_width(widths: Sequence[int]) -> bool:
 def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """What changes in a config.json, given with all defaults, where only these layers are left."""
     changed: dict[str, Any] = {name: len(kept) for name in _N_LAYERS if config.get(name)}
-    changed |= {
-        name: [config[name][index] for index in kept] for name in _OF_LAYERS if config.get(name)
-    }
+    for name in _OF_LAYERS:
+        if config.get(name):
+            changed[name] = [config[name][index] for index in kept]
     if "max_window_layers" in config:
         # The list says it of each layer; vLLM's Qwen 2 wants the number to be that of all.
         changed["max_window_layers"] = len(kept)

@@ -37,27 +37,37 @@ _NAMES = tomllib.loads((Path(__file__).parent / "gguf.toml").read_text(encoding=
 
 def _pairs(text: str) -> dict[str, str]:
     """GGUF's names with ours, groups of them resolved."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for word in text.split():
-        name, is_pair, ours = word.partition("=")
-        found |= {name: ours} if is_pair else _pairs(_NAMES["groups"][name])
-    return found
+        name, is_pair, our_name = word.partition("=")
+        names |= {name: our_name} if is_pair else _pairs(_NAMES["groups"][name])
+    return names
 
 
 def _architecture(
-    model_type: str, keys: str, outer: str, blocks: str = "model.layers", **said: str
+    model_type: str,
+    keys: str,
+    outer: str,
+    blocks: str = "model.layers",
+    weights: str = "",
+    biased: str = "",
+    harmless: str = "",
 ) -> Architecture:
+    """A row of `architectures` in gguf.toml."""
     tensors = _pairs(outer)
-    for modules, kinds in (("weights", ("weight",)), ("biased", ("weight", "bias"))):
-        for name, ours in _pairs(said.get(modules, "")).items():
-            tensors |= {f"blk.#.{name}.{kind}": f"{blocks}.#.{ours}.{kind}" for kind in kinds}
-    harmless = frozenset(said.get("harmless", "").split())
+    for name, module in (_pairs(weights) | _pairs(biased)).items():
+        tensors[f"blk.#.{name}.weight"] = f"{blocks}.#.{module}.weight"
+    for name, module in _pairs(biased).items():
+        tensors[f"blk.#.{name}.bias"] = f"{blocks}.#.{module}.bias"
     return Architecture(
-        model_type=model_type, keys=_pairs(keys), tensors=tensors, harmless=harmless
+        model_type=model_type,
+        keys=_pairs(keys),
+        tensors=tensors,
+        harmless=frozenset(harmless.split()),
     )
 
 
-ARCHITECTURES = {name: _architecture(**said) for name, said in _NAMES["architectures"].items()}
+ARCHITECTURES = {name: _architecture(**row) for name, row in _NAMES["architectures"].items()}
 
 HARMLESS = frozenset(" ".join(_NAMES["harmless"].values()).split())
 """Keys that change no number."""
@@ -75,11 +85,16 @@ _NAMED = 5
 _MOST_TOKEN_BYTES = 1_000
 """Of a token: the merges that are made of it grow as the square of its length."""
 
-PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
-    name: tuple(_NAMES["cuts"].get(rule, rule) for rule in row["rules"])
-    for row in _NAMES["pre_tokenizers"]
-    for name in row["names"].split()
-}
+
+def _pre_tokenizers() -> dict[str, tuple[str, ...]]:
+    rules = dict[str, tuple[str, ...]]()
+    for row in _NAMES["pre_tokenizers"]:
+        cuts = tuple(_NAMES["cuts"].get(rule, rule) for rule in row["rules"])
+        rules |= dict.fromkeys(row["names"].split(), cuts)
+    return rules
+
+
+PRE_TOKENIZERS = _pre_tokenizers()
 """By the name that tokenizer.ggml.pre holds, where words are cut, one rule after the other, as
 llama.cpp cuts them.
 """
@@ -114,22 +129,26 @@ def gguf_problem(values: Mapping[str, Any], tensors: Iterable[str]) -> str:
         return (
             f"its architecture is {str(architecture)[:40]!r}; possible: {', '.join(ARCHITECTURES)}"
         )
-    own = {name.removeprefix(f"{architecture}."): value for name, value in values.items()}
+    settings = {name.removeprefix(f"{architecture}."): value for name, value in values.items()}
     if values.get("general.type", "model") != "model":
         return f"it holds no model: general.type is {str(values['general.type'])[:40]!r}"
     if values.get("split.count", 1) not in (0, 1):
         return (
             f"it is one of {values['split.count']} parts; join them with llama-gguf-split --merge"
         )
-    if odd := _odd_value(own, architecture) or _odd_tokenizer(own, architecture):
-        return odd
-    found = [
+    problem = _odd_value(settings, architecture) or _odd_tokenizer(settings, architecture)
+    if problem:
+        return problem
+    refused = [
         *_refused_keys(values, architecture),
-        *_refused_tensors(tensors, own["block_count"], architecture),
+        *_refused_tensors(tensors, settings["block_count"], architecture),
     ]
-    if found:
-        more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
-        return f"it would be another model without {', '.join(found[:_NAMED])}{more}, which nothing here can express"
+    if refused:
+        more = f" and {len(refused) - _NAMED:,} more" if len(refused) > _NAMED else ""
+        return (
+            f"it would be another model without {', '.join(refused[:_NAMED])}{more}, "
+            "which nothing here can express"
+        )
     return ""
 
 
@@ -220,10 +239,9 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
             f"keys, values and rotated parts of a head have {sizes} numbers; they must have as many"
         )
     pattern = own.get("attention.sliding_window_pattern", 1)
-    each = pattern if isinstance(pattern, list) else [pattern] * own["block_count"]
-    if len(each) != own["block_count"] or not all(
-        type(one) in (int, bool) and one >= 0 for one in each
-    ):
+    by_block = pattern if isinstance(pattern, list) else [pattern] * own["block_count"]
+    are_numbers = all(type(number) in (int, bool) and number >= 0 for number in by_block)
+    if len(by_block) != own["block_count"] or not are_numbers:
         return (
             f"{architecture}.attention.sliding_window_pattern is {str(pattern)[:40]}; "
             "possible: one number for a block"
@@ -236,7 +254,8 @@ def _odd_tokenizer(values: Mapping[str, Any], architecture: str) -> str:
     model = values.get("tokenizer.ggml.model")
     cut = values.get("tokenizer.ggml.pre", "default")
     if model not in ("gpt2", "llama") or (model == "llama" and architecture.startswith("qwen")):
-        return f"its tokenizer is {str(model)[:40]!r}; possible: gpt2{', llama' * (possible != QWEN_PRE_TOKENIZERS)}"
+        models = "gpt2" if possible == QWEN_PRE_TOKENIZERS else "gpt2, llama"
+        return f"its tokenizer is {str(model)[:40]!r}; possible: {models}"
     if model == "gpt2" and cut not in possible:
         return f"tokenizer.ggml.pre is {str(cut)[:40]!r}; possible: {', '.join(possible)}"
     if odd := [key for key in _YES_OR_NO if type(values.get(key, True)) is not bool]:
@@ -244,7 +263,7 @@ def _odd_tokenizer(values: Mapping[str, Any], architecture: str) -> str:
     tokens = values.get("tokenizer.ggml.tokens")
     tokens = tokens if isinstance(tokens, list) else []
     n_tokens = len(tokens)
-    longest = max((len(each) for each in tokens if isinstance(each, bytes)), default=0)
+    longest = max((len(token) for token in tokens if isinstance(token, bytes)), default=0)
     if longest > _MOST_TOKEN_BYTES:
         return f"one of its tokens has {longest:,} bytes; possible: {_MOST_TOKEN_BYTES:,}"
     if values.get("vocab_size", n_tokens) != n_tokens:

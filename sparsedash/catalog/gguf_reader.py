@@ -90,24 +90,22 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
                 )
             expected += -(-int(tensor.n_bytes) // alignment) * alignment
 
-    def _strings(self, at: int, count: int) -> tuple[list[bytes], int]:
-        """So many strings from here on, and where they end."""
+    def _strings(self, offset: int, count: int) -> tuple[list[bytes], int]:
+        """The `count` strings from this offset on, and the offset after them."""
         content = memoryview(self.data)
-        found = []
-        if at + count * _LENGTH_BYTES > len(content):
+        strings = []
+        if offset + count * _LENGTH_BYTES > len(content):
             raise ValueError("it is cut off")
-        order: Any = (
-            sys.byteorder
-            if self.byte_order == "I"
-            else {"little": "big", "big": "little"}[sys.byteorder]
-        )
+        order = sys.byteorder
+        if self.byte_order != "I":
+            order = "big" if order == "little" else "little"
         for _ in range(count):
-            begin = at + _LENGTH_BYTES
-            at = begin + int.from_bytes(content[at:begin], order)
-            if at > len(content) or begin > len(content):
+            begin = offset + _LENGTH_BYTES
+            offset = begin + int.from_bytes(content[offset:begin], order)
+            if offset > len(content) or begin > len(content):
                 raise ValueError("it is cut off")
-            found.append(bytes(content[begin:at]))
-        return found, at
+            strings.append(bytes(content[begin:offset]))
+        return strings, offset
 
 
 @contextmanager
@@ -129,8 +127,8 @@ def _value(field: Any) -> Any:
     if kind != gguf.GGUFValueType.ARRAY:
         return field.contents()
     if item == [gguf.GGUFValueType.STRING]:
-        return [bytes(field.parts[at]) for at in field.data]
-    return [field.parts[at].tolist()[0] for at in field.data]
+        return [bytes(field.parts[place]) for place in field.data]
+    return [field.parts[place].tolist()[0] for place in field.data]
 
 
 def opened_gguf(file: Path) -> GgufReader:
@@ -161,7 +159,7 @@ from.
 """
 
 _NAMED_TYPES = (*gguf.LlamaFileType, *gguf.GGMLQuantizationType)
-_KNOWN_TYPES = {each.name.removeprefix("MOSTLY_") for each in _NAMED_TYPES}
+_KNOWN_TYPES = {named.name.removeprefix("MOSTLY_") for named in _NAMED_TYPES}
 
 
 def quantised_type(reader: GgufReader) -> str:

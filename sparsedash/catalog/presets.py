@@ -142,23 +142,20 @@ def method_named(name: str) -> MethodSettings:
 
 
 @lru_cache(maxsize=256)
-def method_name(settings: MethodSettings) -> str:
+def method_name(settings: MethodSettings, heal_steps: int = 0) -> str:
     """The name of these choices, or the choices themselves; then each unusual parameter."""
     # A run has one budget, which is said where its sparsities are.
-    if settings.quantise:
-        return f"{method_name(settings.unquantised)}, {settings.quantise.upper()}"
-    own = asdict(replace(settings, budget="channels"))
-    del own["quantise"]
-    chosen = {name: value for name, value in own.items() if isinstance(value, str)}
+    choices = asdict(replace(settings, budget="channels"))
+    chosen = {name: value for name, value in choices.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
-    if settings.heal_steps:
+    if heal_steps:
         # It was trained again.
         alike = [method for method in alike if not method.name.startswith("retrain-free")]
 
     def changes(usual: MethodSettings) -> list[str]:
         return [
             field
-            for field, value in own.items()
+            for field, value in choices.items()
             if field not in chosen and value != getattr(usual, field)
         ]
 
@@ -168,20 +165,18 @@ def method_name(settings: MethodSettings) -> str:
     always = ("saliency", "compensation", "allocation")
     others = [field for field in chosen if field not in always and chosen[field] != usual[field]]
     name = nearest.name if nearest else " + ".join(chosen[field] for field in (*always, *others))
-    changed = changes(nearest.settings if nearest else MethodSettings())
-    if not changed:
-        return name
     words = [
-        _PARAMETERS.get(field, f"{field} {{:g}}").format(own[field], s="s" * (own[field] != 1))
-        for field in changed
+        _PARAMETERS.get(field, f"{field} {{:g}}").format(choices[field])
+        for field in changes(nearest.settings if nearest else MethodSettings())
     ]
-    return f"{name} ({', '.join(words)})"
+    if heal_steps:
+        words.append("healed 1 step" if heal_steps == 1 else f"healed {heal_steps:,} steps")
+    return f"{name} ({', '.join(words)})" if words else name
 
 
 _PARAMETERS = {
     "width_multiple": "multiples of {:g}",
     "mix": "mix {:g}",
     "curve_levels": "{:g} points a curve",
-    "heal_steps": "healed {:,} step{s}",
 }
 """Words for parameters whose own names are unclear."""

@@ -10,6 +10,7 @@ has both.
 import csv
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -136,7 +137,7 @@ class PublishedRow:
 
 
 with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as _file:
-    _rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(_file)]
+    _rows = [dict(filter(itemgetter(1), row.items())) for row in csv.DictReader(_file)]
 PUBLISHED_ROWS = msgspec.convert(_rows, tuple[PublishedRow, ...], strict=False)
 LAST_TOKEN = tuple(row for row in PUBLISHED_ROWS if row.measure == "last-token")
 """Accuracy of the last token, by the published rule (see settings.EvaluationSettings)."""
@@ -173,14 +174,14 @@ _ASSUMED = {
 def row_notes(row: PublishedRow) -> tuple[str, ...]:
     """Caveats of a row, in sentences."""
     low, high = row.drop_range
-    found = [row.note, published_model(row.model).note, _ASSUMED.get(row.calibration, "")]
+    notes = [row.note, published_model(row.model).note, _ASSUMED.get(row.calibration, "")]
     if not row.drop_follows:
-        found.insert(
-            0,
+        note = (
             f"The stated change, {row.drop_percent:+.2f} %, does not follow from the two accuracies, which give "
-            f"{low:+.2f} to {high:+.2f} %.".replace("-", "\N{MINUS SIGN}"),
+            f"{low:+.2f} to {high:+.2f} %."
         )
-    return tuple(note for note in found if note)
+        notes.insert(0, note.replace("-", "\N{MINUS SIGN}"))
+    return tuple(filter(None, notes))
 
 
 @dataclass(frozen=True)

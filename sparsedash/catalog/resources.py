@@ -9,6 +9,7 @@ from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, Dtype, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import shares_read
 
 BATCH_TOKENS = 1024
@@ -120,10 +121,10 @@ class RunDisk:
 
 def n_passages(settings: RunSettings) -> int | None:
     """How many passages are evaluated, as far as is known before the text is read."""
-    asked = settings.evaluation.n_passages
+    limit = settings.evaluation.n_passages
     corpus = settings.evaluation.corpus
-    known = next((each.n_texts for each in EVALUATION_CORPORA if each.name == corpus), 0)
-    return min(asked, known) if asked and known else asked or known or None
+    n_texts = next((entry.n_texts for entry in EVALUATION_CORPORA if entry.name == corpus), 0)
+    return min(limit, n_texts) if limit and n_texts else limit or n_texts or None
 
 
 def n_side_by_side(settings: RunSettings) -> int:
@@ -139,7 +140,7 @@ def in_one_walk(settings: RunSettings, *, some: bool = False) -> bool:
 
     some: whether that may be so for some of the models, where other methods look back.
     """
-    forward = [not method.looks_back for method in settings.methods]
+    forward = [not spec.looks_back for spec in settings.points]
     return not settings.evaluation.stop_early and (any(forward) if some else all(forward))
 
 
@@ -231,7 +232,13 @@ def heal_tokens(n_steps: int) -> int:
 
 def n_healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
     """Weights that are left in the MLPs of each healed model."""
-    return [round(shape.n_mlp * (1 - channel_share(shape, *point))) for point in settings.healings]
+    weights = []
+    for spec in settings.points:
+        # A model that is quantised as well is made from the same healed weights.
+        if spec.heal_steps and not spec.quantise:
+            share = channel_share(shape, spec.pruning, spec.permille)
+            weights.append(round(shape.n_mlp * (1 - share)))
+    return weights
 
 
 def run_disk(
@@ -246,17 +253,15 @@ def run_disk(
     calibration = settings.calibration
     stays = kept_bytes(shape.widths, shape.hidden, settings, calibration.n_samples)
     stays += _sample_bytes(shape, settings, n_passages)
-    sequential = [point for point in settings.points if point[0].in_sequence]
-    stays += sum(
-        _model_bytes(shape, point.nested, point.permille, itemsize) for point in sequential
-    )
+    sequential = [spec for spec in settings.points if spec.pruning.in_sequence]
+    stays += sum(_model_bytes(shape, spec, itemsize) for spec in sequential)
     stays = min(stays, room) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
     healed = n_healed_weights(shape, settings)
     stays += sum(healed) * itemsize
     if streamed and shape.stored_bytes != itemsize:
         # A copy in the run's own type, which can be read block by block.
         stays += shape.n_parameters * itemsize
-    if settings.quantised_to and not is_gguf(settings.model):
+    if settings.quantise and not is_gguf(settings.model):
         # The dense model's GGUF file, in the checkpoint's own type.
         stays += shape.n_parameters * shape.stored_bytes
     streams = (
@@ -266,15 +271,13 @@ def run_disk(
         * shape.hidden
         * itemsize
     )
-    models = sorted(
-        _model_bytes(shape, method, permille, itemsize) for method, permille in settings.points
-    )
+    models = sorted(_model_bytes(shape, spec, itemsize) for spec in settings.points)
     passing = [streams, max(models, default=0)]
     # Two checkpoints of a healing: weights in single precision, their moments, and the best
     # weights.
     passing.append(2 * (3 * 4 + itemsize) * max(healed, default=0))
     # A full file in single precision, and the quantised one beside it.
-    passing.append(5 * shape.n_parameters * bool(settings.quantised_to))
+    passing.append(5 * shape.n_parameters * bool(settings.quantise))
     if streamed:
         # Models that are evaluated side by side are put aside together, with what is kept of their
         # passages.
@@ -286,10 +289,10 @@ def run_disk(
             # it.
             kept += streams
         held = sorted(
-            _out_bytes(shape, method, permille) * itemsize // 4
-            if method.takes_channels
-            else n_masked_weights(shape, method) * itemsize
-            for method, permille in settings.points
+            _out_bytes(shape, spec) * itemsize // 4
+            if spec.pruning.takes_channels
+            else n_masked_weights(shape, spec.pruning) * itemsize
+            for spec in settings.points
         )
         passing.append(sum(models[-n_together:]) + sum(held[-n_together:]) + kept)
     return RunDisk(stays_bytes=stays, passing_bytes=max(passing) if settings.points else 0)
@@ -314,11 +317,10 @@ def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> 
     )
 
 
-def _out_bytes(shape: ModelShape, method: MethodSettings, permille: int) -> int:
+def _out_bytes(shape: ModelShape, spec: SparseSpec) -> int:
     """Of all out-projections in float32, with as many channels as are left."""
-    return round(
-        4 * shape.hidden * sum(shape.widths) * (1 - channel_share(shape, method, permille))
-    )
+    left = 1 - channel_share(shape, spec.pruning, spec.permille)
+    return round(4 * shape.hidden * sum(shape.widths) * left)
 
 
 def n_masked_weights(shape: ModelShape, method: MethodSettings) -> int:
@@ -326,23 +328,26 @@ def n_masked_weights(shape: ModelShape, method: MethodSettings) -> int:
     return shape.n_mlp if method.scope == "mlp" else shape.n_block_weights
 
 
-def n_own_weights(shape: ModelShape, method: MethodSettings, permille: int) -> int:
+def n_own_weights(shape: ModelShape, spec: SparseSpec) -> int:
     """Weights of a sparse model that are not those of the dense one; where layers go, the other
     out-projections.
     """
+    method = spec.method
+    if method is None:
+        return 0
     if not method.takes_channels:
         return n_masked_weights(shape, method)
-    if not permille:
-        return 0
-    left = shape.n_mlp * (1 - channel_share(shape, method, permille))
-    return round(left * shape.hidden / shape.per_channel if method.takes_layers else left)
+    kept = shape.n_mlp * (1 - channel_share(shape, method, spec.permille))
+    return round(kept * shape.hidden / shape.per_channel if method.takes_layers else kept)
 
 
-def _model_bytes(shape: ModelShape, method: MethodSettings, permille: int, itemsize: int) -> int:
+def _model_bytes(shape: ModelShape, spec: SparseSpec, itemsize: int) -> int:
     """Of one sparse model until it is evaluated; of masked weights a bit each, and the refitted
     ones.
     """
-    if method.takes_channels:
-        return _out_bytes(shape, method, permille)
-    n = n_masked_weights(shape, method)
-    return n // 8 + n * itemsize * (1000 - permille) // 1000 * (method.compensation != "none")
+    if spec.pruning.takes_channels:
+        return _out_bytes(shape, spec)
+    n = n_masked_weights(shape, spec.pruning)
+    if spec.pruning.compensation == "none":
+        return n // 8
+    return n // 8 + n * itemsize * (1000 - spec.permille) // 1000

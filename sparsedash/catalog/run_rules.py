@@ -19,20 +19,20 @@ from sparsedash.schema.settings import (
     RunSettings,
     percents_text,
 )
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
 
 
 def require_possible(settings: RunSettings, shape: ModelShape) -> None:
     """Raise SettingsError where a method cannot remove so much of this model."""
-    for method in settings.methods:
-        _require_samples_beside_mix(method, settings.calibration)
-    for method, permille in settings.points:
-        if permille:
-            _require_removable(method, permille, shape)
+    for spec in settings.points:
+        _require_samples_beside_mix(spec, settings.calibration)
+        if spec.method is not None:
+            _require_removable(spec.method, spec.permille, shape)
 
 
-def _require_samples_beside_mix(method: MethodSettings, calibration: CalibrationSettings) -> None:
-    if calibration.n_samples == 1 and 0 < mix_share(method, calibration) < 1:
+def _require_samples_beside_mix(spec: SparseSpec, calibration: CalibrationSettings) -> None:
+    if calibration.n_samples == 1 and 0 < mix_share(spec, calibration) < 1:
         raise SettingsError(
             "calibration samples",
             1,
@@ -68,7 +68,7 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
 
 def require_quantisable(settings: RunSettings, family: str | None, *, streamed: bool) -> None:
     """Raise where the run's models cannot be quantised. family: None if not known."""
-    if not settings.quantised_to:
+    if not settings.quantise:
         return
     if problem := llama_cpp_problem(settings.model, family, settings.methods):
         raise SettingsError(
@@ -119,15 +119,13 @@ def require_artefact_room(
 ) -> None:
     """Raise StoreError where the calibration data of these methods exceeds the limit.
 
-    methods: those with models that are not stored. room: the limit, in bytes.
+    methods: those with models that read text and are not stored. room: the limit, in bytes.
     """
-    # Statistics and gradients that do not fit together would evict each other, again and again.
-    reading = tuple(
-        method for method in settings.methods if method.reads_text and method in methods
-    )
-    if not reading:
+    if not methods:
         return
-    calibrated = replace(settings, methods=reading)
+    # Statistics and gradients that do not fit together would evict each other, again and again.
+    reading = tuple(method for method in settings.methods if method in methods)
+    calibrated = replace(settings, methods=reading, heal_steps=(0,), quantise=())
     needed = kept_bytes(shape.widths, shape.hidden, calibrated, n_sequences)
     if needed > room:
         raise StoreError(

@@ -115,8 +115,9 @@ class Job:
         Healed weights would stay on their machine, and minutes became steps by the rate of this
         one. What quantises is known to be here only.
         """
-        methods = self.settings.get("methods", [self.settings.get("method", {})])
-        return self.makes_run and not any(m.get("heal_steps") or m.get("quantise") for m in methods)
+        steps = self.settings.get("heal_steps", 0)
+        heals = any(steps) if isinstance(steps, list) else bool(steps)
+        return self.makes_run and not heals and not self.settings.get("quantise")
 
 
 _RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}

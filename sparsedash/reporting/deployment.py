@@ -15,10 +15,17 @@ from sparsedash.catalog.presets import method_name
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
 from sparsedash.reporting.html import Table, Value
-from sparsedash.reporting.run_answer import quoted_method
-from sparsedash.reporting.run_results import Judged, RunResults
+from sparsedash.reporting.run_results import ModelResult, RunResults
 from sparsedash.reporting.verdicts import level_words, loss_value
-from sparsedash.reporting.wording import NBSP, factor, nats_as_factor, percent, quantity, size
+from sparsedash.reporting.wording import (
+    NBSP,
+    factor,
+    nats_as_factor,
+    percent,
+    quantity,
+    quoted_method,
+    size,
+)
 from sparsedash.schema.export_settings import Export, Proof
 from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
@@ -68,15 +75,15 @@ TimingOf = Callable[..., TimingSettings]
 
 def run_gains(
     backend: Backend, found: RunResults, name: GainName, timing_of: TimingOf
-) -> tuple[Gained, Mapping[str, Sequence[Judged]]]:
+) -> tuple[Gained, Mapping[str, Sequence[ModelResult]]]:
     """What the models of this run win on one axis; and those of which that is not known, by the
     reason.
     """
-    known, omitted = dict[str, Reading](), dict[str, list[Judged]]()
+    known, omitted = dict[str, Reading](), dict[str, list[ModelResult]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense)
     for each in found.judged:
         asked = timing_of(sparse=each.record.key)
-        if each.method.quantise and name in GAIN_PHASES and asked.runtime == "torch":
+        if each.spec.quantise and name in GAIN_PHASES and asked.runtime == "torch":
             gain, why = None, QUANTISED
         elif name not in GAIN_PHASES:
             gain, why = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), UNKNOWN
@@ -105,12 +112,12 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     The best method of each, at the sparsity that the answer names, or else the largest that both
     have; nothing without both, nor of shares of the MLP channels, which leave models of two sizes.
     """
-    kinds: list[dict[int, list[Judged]]] = [{}, {}]
+    kinds: list[dict[int, list[ModelResult]]] = [{}, {}]
     for each in sorted(found.judged, key=lambda own: own.verdict.perplexity.value):
         method = each.method
         if (
             method.takes_channels
-            and not method.quantise
+            and not each.spec.quantise
             and each.permille
             and method.budget != "channels"
         ):
@@ -120,7 +127,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     named = found.headline.sparsity_permille if found.headline else None
     permille = named if named in common else max(common)
     pair = tuple(kind[permille][0] for kind in kinds)
-    narrower, fewer = names = [quoted_method(each.method) for each in pair]
+    narrower, fewer = names = [quoted_method(each.spec) for each in pair]
     first, second = (loss_value(each.verdict.perplexity) for each in pair)
     share = wording.sparsity_words(permille, pair[0].method)
     said = [
@@ -376,10 +383,8 @@ def export_title(export: Export, record: Record | None) -> str:
     model = wording.reference_title(export.model)
     if record is None or record.pruned is None:
         return model
-    method = record.pruned.method
-    return (
-        f"{model}, {method_name(method)} {wording.sparsity_words(record.sparsity_permille, method)}"
-    )
+    spec, method = record.pruned.spec, record.pruned.method
+    return f"{model}, {method_name(method, spec.heal_steps)} {wording.sparsity_words(record.sparsity_permille, method)}"
 
 
 def upload_command(export: Export) -> str:

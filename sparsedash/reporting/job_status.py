@@ -308,8 +308,7 @@ def _sparse_model(job: Job) -> str:
         return f"trial {at.point + 1}" + (f": {at.message}" if at.message else "")
     if not 0 <= at.point < len(settings.points):
         return ""
-    method, permille = settings.points[at.point]
-    name = wording.model_words(method, permille)
+    name = wording.model_words(settings.points[at.point])
     return f"sparse model {at.point + 1} of {len(settings.points)}: {name}"
 
 

@@ -14,7 +14,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, Table, Value, element, heading, paragraph
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_reports import html_page
-from sparsedash.reporting.run_results import Judged, RunResults, judge, measure_beside
+from sparsedash.reporting.run_results import ModelResult, RunResults, judge, measure_beside
 from sparsedash.reporting.task_words import limit_on
 from sparsedash.reporting.verdicts import (
     LEVELS,
@@ -61,7 +61,7 @@ class Entry:
     """
 
     run: RunResults
-    model: Judged
+    model: ModelResult
     base: str
     name: str
     answers: tuple[str, ...]
@@ -368,10 +368,10 @@ def _task_cells(
             change = _change(loss)
             values |= _loss_values(task, loss)
         elif lost is not None and key != baseline:
-            change = _unjudged(wording.signed_points(-lost.of.mean))
+            change = _unjudged(wording.signed_points(-lost.moments.mean))
         most = max(own.n, found[baseline][task].n) if lost is not None else own.n
-        if lost is not None and lost.of.n < most:
-            change += f"\non {lost.of.n:,} of {most:,}"
+        if lost is not None and lost.moments.n < most:
+            change += f"\non {lost.moments.n:,} of {most:,}"
         rank = own.score if own.rolling else -own.score
         return _Cell(f"{score}\n{change}", rank, values, loss.verdict if loss else None)
 
@@ -433,7 +433,7 @@ def _cost_cells(
     # A dense model has a file to compare with where one of its run was quantised.
     files = [sizes for each in ([model] if made else run.judged) if (sizes := run.file_bytes(each))]
     n_bytes = files[0][0 if made else 1] if files else None if n is None else 2 * n
-    kind = made.method.quantise.upper() if made and made.quantised else "16 bits"
+    kind = made.spec.quantise.upper() if made and made.quantised else "16 bits"
     ms = 1000 * timed[0] if timed else None
     return {
         "weights": _Cell(

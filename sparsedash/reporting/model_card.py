@@ -19,11 +19,11 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.html import visible
 from sparsedash.reporting.kind_words import forgotten_sentence, kind_cells
-from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
+from sparsedash.reporting.run_results import ModelResult, StoredResults, judge, measure, run_results
 from sparsedash.reporting.verdicts import loss_cells
 from sparsedash.schema.card_facts import CardFacts, hub_name, public_model, public_name
-from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Pruned, Record
+from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.stats.tolerance import ToleranceVerdict
 from sparsedash.storage.model_folders import RECIPE
 from sparsedash.storage.store import Store
@@ -45,7 +45,7 @@ def stored_card(store: Store, facts: CardFacts) -> str:
     return model_card(facts, judged)
 
 
-def model_card(facts: CardFacts, judged: Judged) -> str:
+def model_card(facts: CardFacts, judged: ModelResult) -> str:
     """README.md: metadata and text. judged: sparse against dense."""
     made, settings, proof, written = facts.sparse.pruned, facts.settings, facts.proof, facts.written
     assert made is not None
@@ -148,7 +148,7 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
         "Revision": _code(facts.sparse.model_identity),
         "Type that the base was rounded to": facts.source_type,
         "Licence of the base": _code(facts.licence) if facts.licence else _UNKNOWN,
-        "Method": f"{presets.method_name(method)}: {', '.join(choices)}",
+        "Method": f"{presets.method_name(method, made.spec.heal_steps)}: {', '.join(choices)}",
         "Healing": wording.healing_words(made.healed) if made.healed else "",
         "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
         "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
@@ -162,7 +162,7 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
     return _table(("", ""), [row for row in rows.items() if row[1]])
 
 
-def _loss_section(facts: CardFacts, judged: Judged) -> str:
+def _loss_section(facts: CardFacts, judged: ModelResult) -> str:
     models = (facts.dense, facts.sparse)
     judged = _with_coded_tasks(judged)
     pairs, found = judged.comparison, judged.verdict
@@ -203,7 +203,7 @@ def _kinds_section(sparse: Record) -> str:
     return f"\n{forgotten_sentence(sparse)}\n\n{table}"
 
 
-def _with_coded_tasks(judged: Judged) -> Judged:
+def _with_coded_tasks(judged: ModelResult) -> ModelResult:
     """The verdict whose sentences show the tasks' names, which are foreign text, as code spans."""
     verdict = judged.verdict
     tasks = tuple(replace(loss, task=_code(loss.task)) for loss in verdict.tasks)

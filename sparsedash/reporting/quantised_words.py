@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.reporting import wording
-from sparsedash.reporting.run_results import Judged, RunResults
+from sparsedash.reporting.run_results import ModelResult, RunResults
 from sparsedash.reporting.verdicts import level_words
 from sparsedash.schema.records import Quantised
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
@@ -20,8 +20,8 @@ def quantised_figures(found: RunResults) -> list[str]:
     tensors.
     """
     said = [_again(found) if found.run.source_type else quantised_sentence(found)]
-    for kind in found.run.settings.quantised_to:
-        of_kind = [(each, of) for each, of in _quantised(found) if each.method.quantise == kind]
+    for kind in found.run.settings.quantise:
+        of_kind = [(each, of) for each, of in _quantised(found) if each.spec.quantise == kind]
         models = "; ".join(
             f"{found.names[each.record.key].rpartition(', ')[0]} {wording.size(of.n_bytes)}, KL {of.divergence:.3f}"
             for each, of in of_kind
@@ -31,7 +31,7 @@ def quantised_figures(found: RunResults) -> list[str]:
             text = f"mean KL divergence from dense on {first.n_tokens:,} tokens of the passages, without an interval"
             types = wording.first_upper(tensor_types(first.tensors, first.fell_back))
             said.append(f"{kind.upper()}: {models} ({text}). {types}.")
-    return [each for each in said if each] if found.run.settings.quantised_to else []
+    return [each for each in said if each] if found.run.settings.quantise else []
 
 
 def _again(found: RunResults) -> str:
@@ -74,15 +74,15 @@ def quantised_sentence(found: RunResults) -> str:
 
 def _better(
     found: RunResults,
-    dense: tuple[Judged, int],
-    rival: tuple[Judged, int],
+    dense: tuple[ModelResult, int],
+    rival: tuple[ModelResult, int],
     lost: LikelihoodDifference,
 ) -> str:
     name, other = (found.names[each.record.key] for each, _ in (dense, rival))
     both = shared_outcomes(dense[0].record, rival[0].record)
     right = sum(own.last_word_right - other.last_word_right for own, other in both)
     more = f"{abs(right):,} {'more' if right > 0 else 'fewer'}" if right else "as many"
-    other += " in 16 bits" * (not rival[0].method.quantise)
+    other += " in 16 bits" * (not rival[0].spec.quantise)
     return (
         f"Quantising alone does better: {name} ({wording.size(dense[1])}) beats every pruned file that is not smaller. "
         f"The best of them, {other} ({wording.size(rival[1])}), loses {lost.value:.3f} nats a word more "
@@ -91,7 +91,7 @@ def _better(
     )
 
 
-def _quantised(found: RunResults) -> Iterator[tuple[Judged, Quantised]]:
+def _quantised(found: RunResults) -> Iterator[tuple[ModelResult, Quantised]]:
     for each in found.judged:
         if each.record.pruned and each.record.pruned.quantised:
             yield each, each.record.pruned.quantised

@@ -18,7 +18,7 @@ from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure, Trad
 from sparsedash.reporting.html import Cell, Html, Table, Value, element, escape, join, visible
 from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.record_pair import unique_names
-from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
+from sparsedash.reporting.run_results import ModelResult, ModelVerdict, RunResults, headline_model
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget
@@ -59,7 +59,7 @@ class RunRow:
     at: float
     run: Run | None = None
     job: Job | None = None
-    model: Weighed | None = None
+    model: ModelVerdict | None = None
     known: bool = True
     earlier_s: float = 0.0
 
@@ -124,7 +124,7 @@ class RunRow:
             else "not finished",
             "started": wording.iso_moment(self.at, zone),
             "took_s": self.seconds,
-            "judged_method": wording.method_title(found.method) if found else None,
+            "judged_method": wording.spec_title(found.spec) if found else None,
             "judged_sparsity_percent": found.permille / 10 if found else None,
             "budget": self.settings.budget,
             **(verdicts.verdict_values(found.verdict) if found else {}),
@@ -155,9 +155,7 @@ class RunRow:
         verdict, loss = ("", "") if self.known else ("…", "being read"), ("", "", "")
         if found is not None:
             method = (
-                f" with {wording.method_title(found.method)}"
-                if len(self.settings.methods) > 1
-                else ""
+                f" with {wording.spec_title(found.spec)}" if len(self.settings.methods) > 1 else ""
             )
             by = [loss.task for loss in found.verdict.deciding if found.verdict.verdict != "within"]
             at = f"at {sparsity_percent(found.permille)}{method}"
@@ -201,8 +199,8 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
     for run in runs:
         found, job = judged.get(run.key), jobs.get(run.key)
         weighed = [
-            Weighed(method=method, permille=permille, verdict=found[key])
-            for key, (method, permille) in zip(run.sparse, run.settings.points, strict=False)
+            ModelVerdict(spec=spec, verdict=found[key])
+            for key, spec in zip(run.sparse, run.settings.points, strict=False)
             if found and key in found
         ]
         rows[run.key] = RunRow(
@@ -448,15 +446,15 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
 
 def _lines(
     runs: Sequence[RunResults], notes: list[str]
-) -> dict[str, tuple[RunResults, Sequence[Judged]]]:
+) -> dict[str, tuple[RunResults, Sequence[ModelResult]]]:
     """A line for every method of every run; of each run only the best one where these would be too
     many.
     """
-    parts: list[tuple[RunResults, Sequence[Judged], bool]] = []
+    parts: list[tuple[RunResults, Sequence[ModelResult], bool]] = []
     for run in runs:
-        methods: dict[str, list[Judged]] = {}
+        methods: dict[str, list[ModelResult]] = {}
         for each in run.judged:
-            methods.setdefault(wording.method_title(run.line_method(each.method)), []).append(each)
+            methods.setdefault(run.line_of(each.spec), []).append(each)
         parts += [(run, models, len(methods) > 1) for models in methods.values()]
     if len(parts) > MOST_LINES:
         parts = [(run, run.best, False) for run in runs if run.best] or parts[:MOST_LINES]
@@ -472,7 +470,7 @@ def _lines(
         )
         steps, method = (
             wording.sparsity_steps(asked),
-            wording.method_title(run.line_method(models[0].method)),
+            wording.with_type(wording.spec_title(models[-1].spec), models[-1].spec.quantise),
         )
         model = _short_title(asked.model).rpartition("/")[2]
         facets.append(

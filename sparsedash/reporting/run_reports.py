@@ -18,6 +18,7 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.figure_svg import figure_svg
+from sparsedash.reporting.findings import estimate_limit
 from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
 from sparsedash.reporting.kind_words import forgotten_sentence, kinds_document, kinds_table
 from sparsedash.reporting.next_step import NextStep
@@ -34,11 +35,10 @@ from sparsedash.reporting.run_answer import (
     answer_sentence,
     estimate_words,
     find_document,
-    limit_estimate,
     missing_records,
     run_ending,
 )
-from sparsedash.reporting.run_results import Judged, RunResults, difference_of, verdict_of
+from sparsedash.reporting.run_results import ModelResult, RunResults, difference_of, verdict_of
 from sparsedash.reporting.task_words import judge_document
 from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError
@@ -87,7 +87,7 @@ def html_report(
         wording.source_note(run.source_type),
         estimate_words(found),
         *answer_figures(found),
-        step.said if step else "",
+        step.sentence if step else "",
     ]
     notes.append(f"{found.title} · {wording.stored_run_details(run)}")
     body = [
@@ -293,8 +293,9 @@ def run_document(
     """The run and its records as JSON values. dense, sparse: the whole records of `found`, in its
     order.
     """
-    run, asked, result = found.run, found.run.settings, found.search
-    method, by_permille = asked.methods[0], {each.permille: each.verdict for each in found.judged}
+    run, search = found.run, found.search
+    asked = run.settings
+    estimate = estimate_limit(found)
     return {
         "format": RESULT_FORMAT,
         "key": run.key,
@@ -317,9 +318,9 @@ def run_document(
         "ended": run_ending(run, None) or None,
         "seed": asked.calibration.seed,
         "sentence": answer_sentence(found, ended=not run.finished).replace(wording.NBSP, " "),
-        "estimate": (at := limit_estimate(found)) and at._asdict(),
-        "next": step and step.said.replace(wording.NBSP, " "),
-        "find": result and find_document(result, method, by_permille),
+        "estimate": estimate and estimate._asdict(),
+        "next": step and step.sentence.replace(wording.NBSP, " "),
+        "find": search and find_document(search, found.best),
         "race": [_rival(*each) for each in found.race],
         "dense": _answers(dense),
         "sparse": [
@@ -351,24 +352,24 @@ def _answers(record: Record) -> dict[str, Any]:
     }
 
 
-def _rival(judged: Judged, difference: LikelihoodDifference) -> dict[str, Any]:
+def _rival(judged: ModelResult, difference: LikelihoodDifference) -> dict[str, Any]:
     """One method beside the winning one: word perplexities as a ratio."""
     ratio, low, high = (
         verdicts.finite_ratio(nats) for nats in (difference.value, difference.low, difference.high)
     )
-    at = {"method": asdict(judged.method), "sparsity_percent": judged.permille / 10}
+    at = {"method": judged.spec.method_document(), "sparsity_percent": judged.permille / 10}
     shown = {name: getattr(difference, name) for name in ("level", "is_shown", "n_passages")}
     return at | {"ratio": ratio, "low": low, "high": high, "p_adjusted": difference.p_value} | shown
 
 
-def _sparse(found: RunResults, judged: Judged, record: Record) -> dict[str, Any]:
+def _sparse(found: RunResults, judged: ModelResult, record: Record) -> dict[str, Any]:
     pairs, pruned = judged.comparison, record.pruned
     assert pruned is not None, "a sparse record says how it was pruned"
     errors = ("layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors")
     per_layer = ("widths", *errors, "alone")
     paired = {name: getattr(pairs, name) for name in ("broke", "fixed", "p_value", "difference")}
     return {
-        "method": asdict(pruned.method),
+        "method": pruned.spec.method_document(),
         "sparsity_percent": pruned.sparsity_permille / 10,
         **verdicts.reached_percents(found, judged),
         "healed": pruned.healed and asdict(pruned.healed),

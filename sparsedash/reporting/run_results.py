@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from math import isinf
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from sparsedash.catalog.published_results import LAST_WORD, PublishedRow, published_model
@@ -22,7 +23,8 @@ from sparsedash.reporting.charts.tradeoff_data import (
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.records import Pruned, Record, Run
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.stored_results import AnswerCache, joined_continuation
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
@@ -34,7 +36,14 @@ from sparsedash.stats.significance import (
     shared_outcomes,
 )
 from sparsedash.stats.task_verdicts import JudgedAnswers
-from sparsedash.stats.tolerance import Losses, ToleranceVerdict, judge_all, record_losses
+from sparsedash.stats.tolerance import (
+    Loss,
+    Losses,
+    ToleranceVerdict,
+    Verdict,
+    judge_all,
+    record_losses,
+)
 from sparsedash.storage.store import Store
 
 if TYPE_CHECKING:
@@ -62,7 +71,9 @@ class StoredResults:
 
     def written(self, asked: ContinuationSettings) -> Continuation | None:
         """What runs had these models write, or None."""
-        return joined_continuation(asked, lambda each: self.store.get(Continuation, each.key()))
+        return joined_continuation(
+            asked, lambda request: self.store.get(Continuation, request.key())
+        )
 
     def why_missing(self, key: str) -> str:
         """Why there is no record with this key, as the end of a sentence."""
@@ -79,7 +90,7 @@ _Written: TypeAlias = tuple[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class ModelResult:
     """A model of a run: its record, its comparison with dense, and its verdict.
 
     p_value: of equal accuracy, adjusted after Holm over the run's comparisons.
@@ -91,15 +102,25 @@ class Judged:
     verdict: ToleranceVerdict
 
     @property
+    def pruned(self) -> Pruned:
+        """How it was made. Raises AssertionError for the dense model."""
+        assert self.record.pruned is not None, "the dense model was not pruned"
+        return self.record.pruned
+
+    @property
+    def spec(self) -> SparseSpec:
+        """How the model was pruned, healed and quantised."""
+        return self.pruned.spec
+
+    @property
     def method(self) -> MethodSettings:
-        """The method that made it."""
-        assert self.record.pruned is not None, "a judged model is sparse"
-        return self.record.pruned.method
+        """The choices of pruning."""
+        return self.spec.pruning
 
     @property
     def permille(self) -> int:
         """The sparsity asked for."""
-        return self.record.sparsity_permille
+        return self.spec.permille
 
 
 Measured = tuple[Record, PairedComparison, Losses]
@@ -107,17 +128,24 @@ Measured = tuple[Record, PairedComparison, Losses]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weighed:
-    """A sparse model of a run without its record: what made it, the sparsity asked for, its
-    verdict.
-    """
+class ModelVerdict:
+    """A sparse model of a run without its record, and its verdict."""
 
-    method: MethodSettings
-    permille: int
+    spec: SparseSpec
     verdict: ToleranceVerdict
 
+    @property
+    def method(self) -> MethodSettings:
+        """The choices of pruning."""
+        return self.spec.pruning
 
-W = TypeVar("W", Judged, Weighed)
+    @property
+    def permille(self) -> int:
+        """The sparsity asked for."""
+        return self.spec.permille
+
+
+W = TypeVar("W", ModelResult, ModelVerdict)
 
 
 def best_method(models: Sequence[W]) -> list[W]:
@@ -129,19 +157,20 @@ def best_method(models: Sequence[W]) -> list[W]:
     do not count either, nor any of which nothing is gone.
     """
     by_method: dict[str, list[W]] = {}
-    # What quantising costs says nothing of the method: its models are judged as they are before.
-    for each in (own for own in models if own.permille and not own.method.quantise):
-        by_method.setdefault(wording.method_title(each.method), []).append(each)
-    ordered = [sorted(rows, key=lambda row: row.permille) for rows in by_method.values()]
-    channels = [rows for rows in ordered if rows[0].method.takes_channels]
+    for model in sorted(models, key=lambda model: model.permille):
+        # What quantising costs says nothing of the method: its models are judged as they are
+        # before.
+        if model.permille and not model.spec.quantise:
+            by_method.setdefault(wording.spec_title(model.spec), []).append(model)
+    candidates = list(by_method.values())
+    channels = [models for models in candidates if models[0].method.takes_channels]
 
-    def merit(rows: Sequence[W]) -> tuple[int, float]:
-        most = largest_within(rows)
-        return most.permille if most else -1, -sum(
-            row.verdict.perplexity.value for row in rows
-        ) / len(rows)
+    def merit(models: Sequence[W]) -> tuple[int, float]:
+        most = largest_within(models)
+        loss = fmean(model.verdict.perplexity.value for model in models)
+        return most.permille if most else -1, -loss
 
-    return max(channels or ordered, key=merit, default=[])
+    return max(channels or candidates, key=merit, default=[])
 
 
 def largest_within(rows: Sequence[W]) -> W | None:
@@ -154,7 +183,7 @@ def smallest_beyond(rows: Sequence[W]) -> W | None:
     return next((row for row in rows if row.verdict.verdict == "beyond"), None)
 
 
-def is_one_layer_apart(within: Judged | None, beyond: Judged | None) -> bool:
+def is_one_layer_apart(within: ModelResult | None, beyond: ModelResult | None) -> bool:
     """Whether nothing lies between two models since the second has one layer less. within: None for
     dense.
     """
@@ -178,68 +207,76 @@ def headline_model(models: Sequence[W], search: bool = False) -> W | None:
     )
 
 
-def model_readings(model: Judged) -> Readings:
+def model_readings(model: ModelResult) -> Readings:
     """A model's values of every measure, with the intervals behind its verdict.
 
     Of perplexity what is farther than the chart reaches stands at its edge. One passage has no
     interval, and no bar.
     """
-    record, comparison, verdict = model.record, model.comparison, model.verdict
-    score, broke, fixed = record.last_word, comparison.broke, comparison.fixed
-    below, above = (
-        share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, fixed)
-    )
-    flips, loss, single = (
-        f"{broke:,} broke, {fixed:,} fixed",
-        verdict.perplexity,
-        isinf(verdict.perplexity.low),
-    )
-    bounds = (loss.value,) * 3 if single else (loss.value, loss.high, loss.low)
-    nats, low, high = (
-        min(tradeoff_data.FARTHEST_ABOVE, max(-tradeoff_data.FARTHEST_BELOW, -each))
-        for each in bounds
-    )
-    around = "no interval" if single else f"{wording.factor_range(-high, -low)} ×"
-    # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
-    lost, change = verdict.accuracy, comparison.difference
-    ends = comparison.interval if lost is None else (-lost.high, -lost.low)
-    points = f"{wording.signed_points(change)} points ({wording.signed_interval(ends)})"
+    record = model.record
+    comparison = model.comparison
+    score = record.last_word
     return {
-        "word perplexity": (
-            Reading(nats, low, high, f"{wording.nats_as_factor(-nats)} that of dense ({around})"),
-        ),
-        "accuracy": (Reading(100 * change, 100 * ends[0], 100 * ends[1], points),),
-        "flips": (
-            Reading(-below.value, -below.high, -below.low, flips, "broke"),
-            replace(above, role="fixed", words=flips),
-        ),
+        "word perplexity": (_perplexity_reading(model.verdict.perplexity),),
+        "accuracy": (_accuracy_reading(model),),
+        "flips": _flip_readings(comparison),
         "share right": (
             share_right(score.right, score.total, anytime=record.stopping is not None),
         ),
     }
 
 
+def _perplexity_reading(loss: Loss) -> Reading:
+    single = isinf(loss.low)
+    bounds = (loss.value,) * 3 if single else (loss.value, loss.high, loss.low)
+    nats, low, high = (
+        min(tradeoff_data.FARTHEST_ABOVE, max(-tradeoff_data.FARTHEST_BELOW, -bound))
+        for bound in bounds
+    )
+    interval = "no interval" if single else f"{wording.factor_range(-high, -low)} ×"
+    words = f"{wording.nats_as_factor(-nats)} that of dense ({interval})"
+    return Reading(nats, low, high, words)
+
+
+def _accuracy_reading(model: ModelResult) -> Reading:
+    change = model.comparison.difference
+    loss = model.verdict.accuracy
+    # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
+    low, high = model.comparison.interval if loss is None else (-loss.high, -loss.low)
+    interval = wording.signed_interval((low, high))
+    words = f"{wording.signed_points(change)} points ({interval})"
+    return Reading(100 * change, 100 * low, 100 * high, words)
+
+
+def _flip_readings(comparison: PairedComparison) -> tuple[Reading, Reading]:
+    n, anytime = comparison.n_passages, comparison.anytime
+    broke = share_right(comparison.broke, n, anytime)
+    fixed = share_right(comparison.fixed, n, anytime)
+    words = f"{comparison.broke:,} broke, {comparison.fixed:,} fixed"
+    return (
+        Reading(-broke.value, -broke.high, -broke.low, words, "broke"),
+        replace(fixed, role="fixed", words=words),
+    )
+
+
 def share_right(right: int, total: int, anytime: bool = False) -> Reading:
     """Right answers among all, with an interval of the share. anytime: it must hold however long
     was counted.
     """
-    share, (low, high) = (
-        100 * right / total,
-        (100 * bound for bound in share_interval(right, total, anytime)),
-    )
+    share = 100 * right / total
+    low, high = (100 * bound for bound in share_interval(right, total, anytime))
     return Reading(share, low, high, f"{share:.1f} % ({low:.1f} to {high:.1f})")
 
 
 def live_point(permille: int, right: int, done: int) -> Point:
     """The point of a model that has answered `done` passages so far. permille: asked for."""
-    reading, said = share_right(right, done), f"{right:,} of {done:,} right so far"
-    readings: Readings = {"share right": (reading,)}
+    readings: Readings = {"share right": (share_right(right, done),)}
     return Point(
         key="",
         permille=permille,
         sparsity=permille / 10,
         readings=readings,
-        facts=[said],
+        facts=[f"{right:,} of {done:,} right so far"],
         live=True,
     )
 
@@ -256,7 +293,7 @@ class RunResults:
     """
 
     run: Run
-    models: tuple[Judged, ...]
+    models: tuple[ModelResult, ...]
     tolerance: Tolerance
     search: FindResult | None = None
     name: str = ""
@@ -281,22 +318,33 @@ class RunResults:
         return self.models[0].record
 
     @property
-    def judged(self) -> tuple[Judged, ...]:
+    def n_passages(self) -> int:
+        """Passages that the dense model answered."""
+        return self.dense.last_word.total
+
+    @property
+    def judged_search(self) -> FindResult | None:
+        """The search that the run is, where it is judged by the limits that it was made for."""
+        is_same = self.search is not None and self.search.tolerance == self.tolerance
+        return self.search if is_same else None
+
+    @property
+    def judged(self) -> tuple[ModelResult, ...]:
         """The sparse models, in the order they were made."""
         return self.models[1:]
 
     @property
     def sparse(self) -> tuple[Record, ...]:
         """The sparse records, in the order they were made."""
-        return tuple(each.record for each in self.judged)
+        return tuple(model.record for model in self.judged)
 
     @property
     def records(self) -> dict[str, Record]:
         """Every record by the name it has within the run, dense first."""
-        return {self.names[each.record.key]: each.record for each in self.models}
+        return {self.names[model.record.key]: model.record for model in self.models}
 
     @property
-    def best(self) -> list[Judged]:
+    def best(self) -> list[ModelResult]:
         """The models of the run's best method, by rising sparsity: see `best_method`."""
         return best_method(self.judged)
 
@@ -306,24 +354,23 @@ class RunResults:
         return self._named.record if self._named else None
 
     @cached_property
-    def _named(self) -> Judged | None:
+    def _named(self) -> ModelResult | None:
         return headline_model(self.judged, search=self.run.find is not None)
 
     @property
-    def raced(self) -> dict[str, MethodSettings]:
-        """The methods that are compared with the best one, itself included, by their titles."""
+    def raced(self) -> dict[str, list[SparseSpec]]:
+        """Models that are compared with the best ones, these included, by their method's title."""
+        by_title: dict[str, list[SparseSpec]] = {}
         if self._named is None:
-            return {}
+            return by_title
         channels = self._named.method.takes_channels
-        own = [
-            each
-            for each in self.run.settings.methods
-            if each.takes_channels == channels and not each.quantise
-        ]
-        return {wording.method_title(method): method for method in own}
+        for spec in self.run.settings.points:
+            if spec.method and not spec.quantise and spec.method.takes_channels == channels:
+                by_title.setdefault(wording.spec_title(spec), []).append(spec)
+        return by_title
 
     @cached_property
-    def race(self) -> list[tuple[Judged, LikelihoodDifference]]:
+    def race(self) -> list[tuple[ModelResult, LikelihoodDifference]]:
         """Of several methods the others' models at the sparsity that the answer names, each against
         the best one's.
 
@@ -333,23 +380,20 @@ class RunResults:
         best, raced = self._named, self.raced
         if best is None:
             return []
-        asked = self.run.settings.sparsities_permille
-        shares = {
-            permille
-            for method in raced.values()
-            for permille in method.sparsities(asked)
-            if permille
-        }
-        titles = raced.keys() - {wording.method_title(best.method)}
+        shares = {spec.permille for specs in raced.values() for spec in specs}
+        titles = raced.keys() - {wording.spec_title(best.spec)}
         rivals = [
-            each
-            for each in self.judged
-            if each.permille == best.permille and not each.method.quantise
+            model
+            for model in self.judged
+            if model.permille == best.permille
+            and not model.spec.quantise
+            and wording.spec_title(model.spec) in titles
         ]
-        rivals = [each for each in rivals if wording.method_title(each.method) in titles]
-        pairs, n = [(best.record, each.record) for each in rivals], len(raced)
-        found = likelihood_differences(pairs, n * (n - 1) // 2 * len(shares))
-        return sorted(zip(rivals, found, strict=True), key=lambda each: each[1].value)
+        pairs = [(best.record, rival.record) for rival in rivals]
+        n_pairs = len(raced) * (len(raced) - 1) // 2 * len(shares)
+        differences = likelihood_differences(pairs, n_pairs)
+        ranked = zip(rivals, differences, strict=True)
+        return sorted(ranked, key=lambda pair: pair[1].value)
 
     @property
     def comparisons(self) -> dict[str, dict[str, str]]:
@@ -357,8 +401,8 @@ class RunResults:
         record's key.
         """
         return {
-            each.record.key: {"run": self.run.key, "right": self.names[each.record.key]}
-            for each in self.judged
+            key: {"run": self.run.key, "right": self.names[key]}
+            for key in (record.key for record in self.sparse)
         }
 
     @cached_property
@@ -366,27 +410,24 @@ class RunResults:
         """The names of its records within the run, by their keys, dense first."""
         return wording.record_names(self.run)
 
-    def line_method(self, method: MethodSettings) -> MethodSettings:
-        """The method whose line a model is on: dense quantised begins that of the first one
-        quantised alike.
-        """
-        if not method.quantise or method in self.run.settings.methods:
-            return method
-        return next(own for own in self.run.settings.methods if own.quantise == method.quantise)
+    def line_of(self, spec: SparseSpec) -> str:
+        """The label of a model's line in a chart: "sparse", or its method where that has to be said.
 
-    def line_of(self, method: MethodSettings) -> str:
-        """The label of a method's line in a chart: "sparse", or its name where it has to be
-        said.
+        Dense quantised begins the line of the first method that is quantised alike.
         """
-        method = self.line_method(method)
-        name = (
-            wording.method_title(method.unquantised)
-            if self.run.settings.names_methods
-            else "sparse"
-        )
-        return wording.typed(name, method, again=bool(self.run.source_type))
+        if spec.method is None:
+            alike = (own for own in self.run.settings.points if own.method)
+            spec = next((own for own in alike if own.quantise == spec.quantise), spec)
+        name = wording.spec_title(spec) if self.run.settings.names_methods else "sparse"
+        return wording.with_type(name, spec.quantise, again=bool(self.run.source_type))
 
-    def file_bytes(self, model: Judged) -> tuple[int, int] | None:
+    @property
+    def lines(self) -> list[str]:
+        """The labels of all lines of its chart, in the order of its methods."""
+        pruned = [spec for spec in self.run.settings.points if spec.method]
+        return list(dict.fromkeys(map(self.line_of, pruned or self.run.settings.points)))
+
+    def file_bytes(self, model: ModelResult) -> tuple[int, int] | None:
         """Bytes of a model's GGUF file and of dense's in 16 bits; None where nothing was quantised
         to compare with.
 
@@ -394,18 +435,16 @@ class RunResults:
         filled up if it must.
         """
         made = model.record.pruned
-        for own in (each.record.pruned for each in (model, *self.judged)):
-            if made and own and (of := own.quantised):
-                if own is made:
-                    return of.n_bytes, of.dense_bytes
-                if (own.method.unquantised, own.sparsity_permille) == (
-                    made.method,
-                    made.sparsity_permille,
-                ):
-                    return of.full_bytes, of.dense_bytes
+        if made is None:
+            return None
+        if made.quantised:
+            return made.quantised.n_bytes, made.quantised.dense_bytes
+        for sibling in (model.pruned for model in self.judged):
+            if sibling.quantised and sibling.spec.before_quantising == made.spec:
+                return sibling.quantised.full_bytes, sibling.quantised.dense_bytes
         return None
 
-    def removed(self, model: Judged, budget: Budget) -> float:
+    def removed(self, model: ModelResult, budget: Budget) -> float:
         """The share of a budget that is gone: of bytes by the files where there are some to
         compare.
         """
@@ -422,21 +461,20 @@ class RunResults:
         live: the label of its line and the model that is answering now, drawn at the share asked
         for.
         """
-        asked, axis = self.run.settings.budget, axis or self.run.settings.axis
-        lines: dict[str, list[Point]] = {
-            self.line_of(method): [] for method in self.run.settings.methods
-        }
-        for each in self.judged:
-            lines.setdefault(self.line_of(each.method), []).append(self.point_of(each, axis))
-        if live is not None and axis == asked:
+        budget = self.run.settings.budget
+        axis = axis or self.run.settings.axis
+        lines: dict[str, list[Point]] = {label: [] for label in self.lines}
+        for model in self.judged:
+            lines.setdefault(self.line_of(model.spec), []).append(self.point_of(model, axis))
+        if live is not None and axis == budget:
             lines[live[0]].append(live[1])
         return TradeoffData(
             dense=self.point_of(self.models[0], axis),
             lines=lines,
-            n_passages=self.dense.last_word.total,
-            taken=wording.sparsity_axis_title((each.method for each in self.judged), axis),
-            asked=self.run.settings.made_permille if axis == asked else (),
-            leader=self.line_of(self.best[0].method) if self.best else "",
+            n_passages=self.n_passages,
+            taken=wording.sparsity_axis_title((model.method for model in self.judged), axis),
+            asked=self.run.settings.made_permille if axis == budget else (),
+            leader=self.line_of(self.best[0].spec) if self.best else "",
             published=published_beside(self.dense) if axis == "channels" else (),
             allowed=self.allowed,
         )
@@ -444,9 +482,10 @@ class RunResults:
     @property
     def allowed(self) -> dict[Measure, float]:
         """The limits of the measures that are judged, in nats and points."""
-        points: dict[Measure, float] = {"accuracy": self.tolerance.points}
-        judged = points if any(each.verdict.accuracy for each in self.judged) else {}
-        return {"word perplexity": self.tolerance.most("word perplexity"), **judged}
+        limits: dict[Measure, float] = {"word perplexity": self.tolerance.most("word perplexity")}
+        if any(model.verdict.accuracy for model in self.judged):
+            limits["accuracy"] = self.tolerance.points
+        return limits
 
     @property
     def has_task_lines(self) -> bool:
@@ -455,58 +494,62 @@ class RunResults:
 
     def task_tradeoff(self, axis: Budget) -> TradeoffData:
         """The data of the chart with a line for each task, of the best method."""
-        lines, limits = dict[str, list[Point]](), set[float]()
-        for row in self.best:
-            answers, point = self.tasks.get(row.record.key), self.point_of(row, axis)
+        lines = dict[str, list[Point]]()
+        limits = set[float]()
+        for model in self.best:
+            answers = self.tasks.get(model.record.key)
+            point = self.point_of(model, axis)
             for result in answers.results if answers else ():
-                if (loss := result.loss) is None or loss.measure != "accuracy":
+                loss = result.loss
+                if loss is None or loss.measure != "accuracy":
                     continue
                 words = f"{wording.signed_points(-loss.value)} points"
                 change = Reading(-100 * loss.value, -100 * loss.high, -100 * loss.low, words)
-                facts = [
-                    point.facts[0],
-                    f"{wording.percent(result.dense)} to {wording.percent(result.other)} right",
-                ]
-                told = replace(
+                shares = f"{wording.percent(result.dense)} to {wording.percent(result.other)} right"
+                task_point = replace(
                     point,
                     readings={"tasks": (change,)},
-                    facts=facts,
+                    facts=[point.facts[0], shares],
                     verdicts={"tasks": loss.verdict},
+                    hollow=False,
                 )
-                lines.setdefault(result.task, []).append(replace(told, hollow=False))
+                lines.setdefault(result.task, []).append(task_point)
                 limits.add(100 * loss.most)
-        whole, dense = self.tradeoff(axis), Reading(0.0, 0.0, 0.0, "dense")
+        passages = self.tradeoff(axis)
+        dense = Reading(0.0, 0.0, 0.0, "dense")
         return replace(
-            whole,
-            dense=replace(whole.dense, readings={"tasks": (dense,)}),
+            passages,
+            dense=replace(passages.dense, readings={"tasks": (dense,)}),
             lines=lines,
             leader="",
             published=(),
             allowed={"tasks": max(limits)} if len(limits) == 1 else {},
         )
 
-    def point_of(self, model: Judged, axis: Budget) -> Point:
+    def point_of(self, model: ModelResult, axis: Budget) -> Point:
         """The point of one of its models in a chart over the shares of a budget."""
-        record, score, pruned = model.record, model.record.last_word, model.record.pruned
+        record = model.record
+        score = record.last_word
         sparsity = 100 * self.removed(model, axis)
-        removed = [f"{sparsity:.1f} % {wording.removed_or_zeroed(pruned.method)}"] if pruned else []
-        if pruned and (of := pruned.quantised):
-            removed = [f"{wording.size(of.n_bytes)}, {sparsity:.1f} % less than dense in 16 bits"]
-        right = f"{score.right:,} of {score.total:,} right"
+        facts = [
+            f"{score.right:,} of {score.total:,} right",
+            f"word perplexity {wording.perplexity(record.word_perplexity)}",
+        ]
+        verdicts: dict[Measure, Verdict] = {}
+        if record.pruned:
+            gone = f"{sparsity:.1f} % {wording.removed_or_zeroed(model.method)}"
+            if quantised := record.pruned.quantised:
+                gone = f"{wording.size(quantised.n_bytes)}, {sparsity:.1f} % less than dense in 16 bits"
+            facts.insert(0, gone)
+            verdicts = {loss.measure: loss.verdict for loss in model.verdict.losses}
         return Point(
             key=record.key,
             permille=record.sparsity_permille,
             sparsity=sparsity,
             readings=model_readings(model),
-            facts=[
-                *removed,
-                right,
-                f"word perplexity {wording.perplexity(record.word_perplexity)}",
-            ],
-            hollow=score.total < self.dense.last_word.total,
-            verdicts={loss.measure: loss.verdict for loss in model.verdict.losses}
-            if pruned
-            else {},
+            facts=facts,
+            hollow=score.total < self.n_passages,
+            verdicts=verdicts,
         )
 
 
@@ -520,23 +563,25 @@ def run_results(
     """
     if run is None or not run.dense:
         return None
-    measured, missing = dict[str, Measured](), {}
-    for key, named in wording.record_names(run).items():
+    measured = dict[str, Measured]()
+    missing = dict[str, str]()
+    for key, record_name in wording.record_names(run).items():
         try:
-            measured[named] = measure_beside(results, run.dense, key)
+            measured[record_name] = measure_beside(results, run.dense, key)
         except LookupError as error:
-            missing[named] = str(error.args[0])
+            missing[record_name] = str(error.args[0])
     if wording.DENSE not in measured:
         return None
-    limits, (dense, *sparse) = tolerance or Tolerance(), measured.values()
-    judged = judge(sparse, limits, run.n_compared)
-    verdicts = results.answers.with_tasks(
-        run, {each.record.key: each.verdict for each in judged}, limits
-    )
-    judged = [replace(each, verdict=verdicts[each.record.key]) for each in judged]
+    limits = tolerance or Tolerance()
+    dense, *sparse = measured.values()
+    losses = {record.key: loss for record, _, loss in sparse}
+    verdicts = results.answers.verdicts(run, losses, limits)
     return RunResults(
         run=run,
-        models=(*judge([dense], Tolerance()), *judged),
+        models=(
+            *judge([dense], Tolerance()),
+            *_with_verdicts(sparse, list(verdicts.values()), run.n_compared),
+        ),
         tolerance=limits,
         search=results.search(run.key) if run.find is not None else None,
         name=name,
@@ -561,18 +606,28 @@ def prompt_texts(results: Results, found: RunResults) -> Iterator[PromptTexts]:
     """
     dense = found.dense.key
     for prompt in found.run.settings.prompts:
-        asked = ContinuationSettings(left=dense, right=dense, prompt=prompt)
-        if (own := results.written(asked)) is not None:
-            sparse = found.headline and results.written(asked.by_one(found.headline.key))
-            yield PromptTexts(prompt, own.left, sparse.left if sparse else None)
+        request = ContinuationSettings(left=dense, right=dense, prompt=prompt)
+        if (continued := results.written(request)) is not None:
+            sparse = found.headline and results.written(request.by_one(found.headline.key))
+            yield PromptTexts(prompt, continued.left, sparse.left if sparse else None)
 
 
-def judge(models: Sequence[Measured], tolerance: Tolerance, n_compared: int = 0) -> list[Judged]:
-    """The models judged together. n_compared: models that were compared, where that is more."""
+def judge(
+    models: Sequence[Measured], tolerance: Tolerance, n_compared: int = 0
+) -> list[ModelResult]:
+    """The models judged together by their passages. n_compared: models that were compared, where
+    that is more.
+    """
+    losses = [lost for *_, lost in models]
+    return _with_verdicts(models, judge_all(losses, tolerance, n_compared), n_compared)
+
+
+def _with_verdicts(
+    models: Sequence[Measured], verdicts: Sequence[ToleranceVerdict], n_compared: int
+) -> list[ModelResult]:
     p_values = holm([comparison.p_value for _, comparison, _ in models], n_compared)
-    verdicts = judge_all([losses for *_, losses in models], tolerance, n_compared)
     return [
-        Judged(record=record, comparison=comparison, p_value=p_value, verdict=verdict)
+        ModelResult(record=record, comparison=comparison, p_value=p_value, verdict=verdict)
         for (record, comparison, _), p_value, verdict in zip(
             models, p_values, verdicts, strict=True
         )
@@ -590,12 +645,14 @@ def measure_beside(results: Results, dense_key: str, key: str) -> Measured:
 
     Raises LookupError with the reason, which is not cached, since the record may yet come.
     """
-    return _measured(results, *((each, results.written_at(each)) for each in (dense_key, key)))
+    dense_version = (dense_key, results.written_at(dense_key))
+    return _measured(results, dense_version, (key, results.written_at(key)))
 
 
 @lru_cache(maxsize=512)
 def _measured(results: Results, dense_written: _Written, written: _Written) -> Measured:
-    dense, record = _light_record(results, *dense_written), _light_record(results, *written)
+    dense = _light_record(results, *dense_written)
+    record = _light_record(results, *written)
     if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
         raise LookupError("answers other passages than the dense model")
     return measure(dense, record)
@@ -637,22 +694,25 @@ def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
 
     A run's records come in the order of its points: one whose record is there is drawn already.
     """
-    at, points = job.progress, found.run.settings.points
-    if at.point is None or at.n_right is None or not at.done or found.run.finished:
+    progress = job.progress
+    points = found.run.settings.points
+    if progress.point is None or progress.n_right is None or found.run.finished:
         return None
-    if not len(found.run.sparse) <= at.point < len(points):
+    if not progress.done or not len(found.run.sparse) <= progress.point < len(points):
         return None
-    method, permille = points[at.point]
-    return found.line_of(method), live_point(permille, at.n_right, at.done)
+    spec = points[progress.point]
+    return found.line_of(spec), live_point(spec.permille, progress.n_right, progress.done)
 
 
 def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:
     """The verdict on a model against a dense one: among all of the run's, or by itself where it is
     none of these.
     """
-    among = found.judged if left.key == found.dense.key else ()
-    own = next((each.verdict for each in among if each.record.key == right.key), None)
-    return own or judge_all([record_losses(left, right)], found.tolerance)[0]
+    models = found.judged if left.key == found.dense.key else ()
+    for model in models:
+        if model.record.key == right.key:
+            return model.verdict
+    return judge_all([record_losses(left, right)], found.tolerance)[0]
 
 
 def difference_of(found: RunResults, left: Record, right: Record) -> LikelihoodDifference:
@@ -661,9 +721,10 @@ def difference_of(found: RunResults, left: Record, right: Record) -> LikelihoodD
     """
     best = found.headline
     for rival, difference in found.race:
-        if best and (best.key, rival.record.key) == (left.key, right.key):
+        keys = (best.key, rival.record.key) if best else ()
+        if keys == (left.key, right.key):
             return difference
-        if best and (rival.record.key, best.key) == (left.key, right.key):
+        if keys == (right.key, left.key):
             return replace(
                 difference, value=-difference.value, low=-difference.high, high=-difference.low
             )

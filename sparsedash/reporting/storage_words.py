@@ -19,12 +19,11 @@ _NO_AMOUNT = "–"
 _KEY_LENGTH = 16
 """Characters of a key that are shown."""
 
-_RECOMPUTED = "recomputed when a run needs it"
 _CACHE: dict[CachePart, tuple[str, str]] = {
-    "statistics": ("Calibration statistics", _RECOMPUTED),
-    "gradients": ("Gradients", _RECOMPUTED),
-    "text": ("Calibration text written by models", "written again when a run needs it"),
-    "weights": ("Refitted weights", _RECOMPUTED),
+    "calibration": (
+        "Calibration data (statistics, gradients, text, refitted weights)",
+        "recomputed when a run needs it",
+    ),
     "answers": ("Opened answers of other programs", "lost until you open their files again"),
     "unfinished": ("Checkpoints of unfinished jobs", "lost; those jobs start from the beginning"),
     "timings": ("Measured speed", "lost until measured again"),
@@ -210,56 +209,31 @@ def verification_sentence(verification: Verification, zone: tzinfo | None) -> st
 
 
 def verification_basis(verification: Verification) -> str:
-    """What verification read."""
-    parts = [
-        wording.quantity(n, _CHECKED[kind])
-        for kind, n in verification.n_checked.items()
-        if n and kind in _CHECKED
-    ]
-    if not parts:
-        return ""
+    """How much verification read, and how long it took."""
     seconds = max(0.0, verification.finished_at - verification.started_at)
     took = wording.duration_words(seconds)
-    return f"{', '.join(parts)}: {wording.size(verification.n_bytes)} in {took}."
+    return f"{wording.size(verification.n_bytes)} read in {took}."
 
 
-_CHECKED = {
-    "record": "record",
-    "artefact": "calibration artefact",
-    "unpacked model": "unpacked file",
-    "upload": "upload",
-    "export": "exported file",
-}
 _LOST = "It is lost, unless a backup of the data folder has it."
-_EMPTY = "Empty the cache."
-_ASK_AGAIN = "Ask for it again on the compare page."
+_RERUN = "Empty the cache and start its run again: only what is damaged is recomputed."
+_AGAIN = "Empty the cache and ask for it again."
 _DAMAGED = {
-    "record": (
-        "Answers of a model",
-        "Empty the cache and start its run again: only these answers are recomputed.",
-    ),
-    "run": ("A run", "Start it again: stored parts are reused."),
-    "findresult": ("The result of a search", "Start the search again: stored trials are reused."),
-    "passages": ("Passages", "Start a run on this text again: it restores them."),
-    "continuation": ("A continuation", _ASK_AGAIN),
-    "divergence": ("A comparison token by token", _ASK_AGAIN),
+    "record": ("Answers of a model", _RERUN),
+    "run": ("A run", _RERUN),
+    "findresult": ("The result of a search", _RERUN),
+    "passages": ("Passages", _RERUN),
+    "questionset": ("Answers to a task", _RERUN),
+    "healed": ("Healed weights", _RERUN),
+    "continuation": ("A continuation", _AGAIN),
+    "divergence": ("A comparison token by token", _AGAIN),
+    "timing": ("Measured speed", _AGAIN),
+    "answers": ("Opened answers", _AGAIN),
     "prompts": ("A list of prompts", _LOST),
     "choices": ("Blind choices", _LOST),
     "ownprompts": ("A user's own prompts", _LOST),
-    "questionset": (
-        "Answers to a task",
-        "Empty the cache and start its run again: only these answers are recomputed.",
-    ),
-    "answers": ("Opened answers", "Empty the cache and open the file again."),
-    "healed": (
-        "Healed weights",
-        "Empty the cache and start their run again: the model is healed once more.",
-    ),
     "runmarks": ("Names and pins of runs", _LOST),
-    "timing": ("Measured speed", "Empty the cache and measure it again."),
     "export": ("The entry of an export", "Export the model again."),
-    "verification": ("An earlier verification", "Nothing to do: the next one replaces it."),
-    "note": ("A short fact", "Nothing to do: it is recomputed when needed."),
     "artefact": ("Calibration data", "Empty the cache; it is recomputed when a run needs it."),
     "unpacked model": ("A converted model", "Delete it: it is converted again when needed."),
     "upload": ("An uploaded text", "Delete it, and upload the file again."),
@@ -271,30 +245,28 @@ _DAMAGED = {
 """What damaged things are called, and what to do about them: records by their kinds, then files."""
 
 
-def damaged_rows(verification: Verification) -> list[list[str]]:
+def damage_table(verification: Verification) -> Table:
     """What is damaged: what it is, its name, the fault, and what to do about it."""
-    return [_damaged_row(damage) for damage in verification.damaged]
+    rows = [_damaged_row(damage) for damage in verification.damaged]
+    return Table("What is damaged", "", ["Kind", "Name", "Fault", "Remedy"], rows)
 
 
 def _damaged_row(damage: Damage) -> list[str]:
     name = damage.name.removeprefix(DAMAGED)
     kind: str = damage.kind
-    match damage.kind:
-        case "record":
-            kind, _, name = name.partition("/")
-            name = name[:_KEY_LENGTH]
-        case "artefact":
-            parts = name.split("/")
-            kind = next((part for part in ("answers", "healed") if part in parts), "artefact")
-            name = name[:_KEY_LENGTH]
-        case "upload":
-            name = wording.reference_title(name)
-        case "export":
-            kind = "export file"
-        case "unpacked model":
-            pass
-    title, advice = _DAMAGED.get(kind, ("An entry", _EMPTY))
-    return [title, name, damage.what, advice]
+    if damage.kind == "record":
+        kind, _, name = name.partition("/")
+    elif damage.kind == "export":
+        kind = "export file"
+    elif damage.kind == "upload":
+        name = wording.reference_title(name)
+    elif damage.kind == "artefact":
+        parts = name.split("/")
+        kind = next((part for part in ("answers", "healed") if part in parts), "artefact")
+    if damage.kind in ("record", "artefact"):
+        name = name[:_KEY_LENGTH]
+    title, remedy = _DAMAGED.get(kind, ("An entry", "Empty the cache."))
+    return [title, name, damage.what, remedy]
 
 
 def _size_or_dash(n_bytes: int) -> str:

@@ -11,7 +11,7 @@ from math import exp, isfinite, isinf
 from sparsedash.catalog.budgets import BUDGETS, removed_percent_field
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Cell, Table, Value, element, escape
-from sparsedash.reporting.run_results import Judged, RunResults
+from sparsedash.reporting.run_results import ModelResult, RunResults
 from sparsedash.reporting.wording import NBSP, and_join, percent, plural, quantity
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Record
@@ -281,7 +281,7 @@ def race_table(found: RunResults) -> Table:
     closest first.
     """
     best, at = (
-        wording.method_title(found.best[0].method),
+        wording.spec_title(found.best[0].spec),
         wording.sparsity_percent(found.race[0][0].permille),
     )
     rows = []
@@ -294,7 +294,7 @@ def race_table(found: RunResults) -> Table:
         p = difference_p(difference) if few else _p_number(difference.p_value)
         rows.append(
             [
-                wording.method_title(rival.method),
+                wording.spec_title(rival.spec),
                 f"{wording.nats_as_factor(difference.value)}\n{under}",
                 p,
             ]
@@ -356,7 +356,7 @@ def level_words(level: float) -> str:
     return f"{shown}{NBSP}%"
 
 
-def loss_cells(judged: Judged) -> list[Cell]:
+def loss_cells(judged: ModelResult) -> list[Cell]:
     """The loss of a sparse model with its verdict; none for dense."""
     if judged.record.pruned is None:
         return []
@@ -397,7 +397,7 @@ def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
     return {**numbers, "verdict": found.verdict, "decided_by": decided_by}
 
 
-def reached_percents(found: RunResults, model: Judged) -> dict[str, float]:
+def reached_percents(found: RunResults, model: ModelResult) -> dict[str, float]:
     """The share of every budget that is gone, for a file: channels_removed_percent and so on; zeros
     for dense.
     """
@@ -432,7 +432,7 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     }
     shown: tuple[Budget, ...] = ("channels", "weights" if asked == "channels" else asked)
 
-    def cells(name: str, judged: Judged, record: Record) -> list[Cell]:
+    def cells(name: str, judged: ModelResult, record: Record) -> list[Cell]:
         score, perplexity = record.last_word, record.word_perplexity
         right = (
             f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"

@@ -19,6 +19,7 @@ from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
 
 NBSP = "\u00a0"
@@ -63,6 +64,11 @@ def sparsity_percent(value: int) -> str:
 def sparsity_percents(values: Iterable[int]) -> str:
     """(100, 125) -> "10, 12.5 %"."""
     return ", ".join(f"{value / 10:g}" for value in values) + f"{NBSP}%"
+
+
+def percents(permilles: Iterable[int]) -> str:
+    """(100, 125) -> "10 % and 12.5 %"."""
+    return and_join([sparsity_percent(permille) for permille in permilles])
 
 
 def and_join(words: Sequence[str], last: str = "and") -> str:
@@ -316,27 +322,38 @@ def stage_title(name: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def method_title(settings: MethodSettings) -> str:
-    """The name of a method, whatever its width multiple is: that is said once for a whole run."""
-    return method_name(replace(settings, width_multiple=MethodSettings().width_multiple))
+def method_title(settings: MethodSettings, heal_steps: int = 0) -> str:
+    """The name of a method, whatever its width multiple: a run names that once for all."""
+    usual = replace(settings, width_multiple=MethodSettings().width_multiple)
+    return method_name(usual, heal_steps)
 
 
-def typed(
-    name: str, method: MethodSettings, permille: int | None = None, again: bool = False
-) -> str:
-    """ "20 %, Q4_K_M" of what is called "20 %", "dense, Q4_K_M" at 0; unchanged where it is not
-    quantised.
+def spec_title(spec: SparseSpec) -> str:
+    """The name of how a model is pruned and healed: "best (healed 48 steps)"."""
+    return method_title(spec.pruning, spec.heal_steps)
 
-    permille: its sparsity; None: of a line. again: it was quantised before pruning.
+
+def quoted_method(spec: SparseSpec) -> str:
+    """The name of how a model is pruned and healed, in quotation marks."""
+    return f"“{spec_title(spec)}”"
+
+
+def with_type(name: str, quantise: str, again: bool = False) -> str:
+    """ "20 %, Q4_K_M" for "20 %"; the name alone where the model is not quantised.
+
+    again: whether its weights were quantised before pruning as well.
     """
-    kind = f", {method.quantise.upper()}{' again' * again}"
-    return f"{name if permille != 0 else DENSE}{kind}" if method.quantise else name
+    if not quantise:
+        return name
+    return f"{name}, {quantise.upper()}{' again' if again else ''}"
 
 
 def method_titles(settings: RunSettings) -> str:
     """The names of a run's methods, with the width multiple where it is not the usual one."""
-    names = ", ".join(dict.fromkeys(method_title(each.unquantised) for each in settings.methods))
-    if kinds := settings.quantised_to:
+    specs = [spec for spec in settings.points if spec.method]
+    titles = map(spec_title, specs) if specs else map(method_title, settings.methods)
+    names = ", ".join(dict.fromkeys(titles))
+    if kinds := settings.quantise:
         names += f", also quantised to {and_join([kind.upper() for kind in kinds])}"
     multiples = sorted(
         {each.width_multiple for each in settings.methods if each.uses("width_multiple")}
@@ -548,38 +565,39 @@ def record_names(run: Run, named: bool = False) -> dict[str, str]:
     methods in any case.
     """
     named, names = named or run.settings.names_methods, {run.dense: DENSE}
-    for key, (method, at) in zip(run.sparse, run.settings.points, strict=False):
-        names[key] = point_name(method, at, named, bool(run.source_type))
+    for key, spec in zip(run.sparse, run.settings.points, strict=False):
+        names[key] = model_name(spec, named, bool(run.source_type))
     return names
 
 
-def point_name(method: MethodSettings, permille: int, named: bool, again: bool = False) -> str:
+def model_name(spec: SparseSpec, named: bool, again: bool = False) -> str:
     """ "20 %", or "magnitude 20 %" where the method is named; "20 %, Q8_0" where it is quantised.
-    again: see typed.
+
+    again: see with_type.
     """
-    name = f"{f'{method_title(method.unquantised)} ' if named else ''}{permille / 10:g} %"
-    return typed(name, method, permille, again)
+    if spec.method is None:
+        return with_type(DENSE, spec.quantise, again)
+    share = f"{spec.permille / 10:g} %"
+    name = f"{spec_title(spec)} {share}" if named else share
+    return with_type(name, spec.quantise, again)
 
 
-def model_words(
-    method: MethodSettings, permille: int, named: bool = True, made: Pruned | None = None
-) -> str:
-    """ "20 % of the MLP channels removed", or "magnitude, 20 % of the MLP channels removed" where
-    it is named.
+def model_words(spec: SparseSpec, named: bool = True, made: Pruned | None = None) -> str:
+    """ "magnitude, 20 % of the MLP channels removed"; without its method where it is not named.
 
     made: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were
     rounded.
     """
-    name, share = (
-        f"{method_title(method.unquantised)}, " if named else "",
-        sparsity_percent(permille),
-    )
+    if spec.method is None:
+        return with_type(DENSE, spec.quantise)
+    method, share = spec.method, sparsity_percent(spec.permille)
     # Of a quantised file's bytes most are gone by its type.
-    told = method.takes_channels and not (method.quantise and method.budget == "bytes")
-    reached = percent(made.reached[method.budget]) if made and told else ""
-    if reached and reached != percent(permille / 1000):
+    is_measured = method.takes_channels and not (spec.quantise and method.budget == "bytes")
+    reached = percent(made.reached[method.budget]) if made and is_measured else ""
+    if reached and reached != percent(spec.permille / 1000):
         share = f"{share} asked, {reached}"
-    return typed(f"{name}{share} {share_of(method)} {removed_or_zeroed(method)}", method, permille)
+    words = f"{share} {share_of(method)} {removed_or_zeroed(method)}"
+    return with_type(f"{spec_title(spec)}, {words}" if named else words, spec.quantise)
 
 
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:

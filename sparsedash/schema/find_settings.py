@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.fields import setting
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.plain_values import Count, Permille
 from sparsedash.schema.settings import (
@@ -16,6 +17,7 @@ from sparsedash.schema.settings import (
     request_key,
     settings_from_plain,
 )
+from sparsedash.schema.sparse_spec import MAX_HEAL_STEPS
 from sparsedash.schema.tolerance_settings import Tolerance
 
 PLANNED = (450, 225, 113, 57, 28, 14)
@@ -28,7 +30,8 @@ known on the way.
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: a model answers at most its passages, and its tasks where these are within.
+    heal_steps: of healing of every model that is tried. evaluation: a model answers at most its
+    passages, and its tasks where these are within.
     residency, prompts,
     revisions: see RunSettings.
     """
@@ -36,6 +39,15 @@ class FindSettings:
     model: str = RunSettings.model
     dtype: Dtype = RunSettings.dtype
     method: MethodSettings = field(default_factory=MethodSettings)
+    heal_steps: int = setting(
+        0,
+        high=MAX_HEAL_STEPS,
+        key="heal-steps",
+        flag="--heal-steps",
+        label="Steps of healing",
+        flag_help="heal for N steps instead of minutes: the dense model teaches the sparse one; 0 heals nothing",
+        help="The dense model teaches the sparse one on the calibration text and more of it. 0: not healed.",
+    )
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     tolerance: Tolerance = field(default_factory=Tolerance)
@@ -56,12 +68,12 @@ class FindSettings:
 
     def healed(self, n_steps: int) -> "FindSettings":
         """The search among healed models. Raises SettingsError."""
-        return replace(self, method=self.method.healed(n_steps))
+        return replace(self, heal_steps=n_steps)
 
     @property
     def reads_text(self) -> bool:
-        """Whether its method depends on the calibration text."""
-        return self.method.reads_text
+        """Whether its models depend on the calibration text."""
+        return self.method.reads_text or self.heal_steps > 0
 
     def run(self, permilles: tuple[int, ...]) -> RunSettings:
         """The run with these sparsities (per mille) as its trials. Raises SettingsError."""
@@ -75,7 +87,12 @@ class FindSettings:
             "revisions",
         )
         values: dict[str, Any] = {name: getattr(self, name) for name in shared}
-        return RunSettings(methods=(self.method,), sparsities_permille=permilles, **values)
+        return RunSettings(
+            methods=(self.method,),
+            sparsities_permille=permilles,
+            heal_steps=(self.heal_steps,),
+            **values,
+        )
 
     def key(self, contents: Mapping[str, str] | None = None) -> str:
         """The name of this request, of its run and of its result. contents: as in a run."""

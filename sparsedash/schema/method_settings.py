@@ -26,16 +26,6 @@ Schedule = Literal["exponential", "linear", "cubic", "cosine"]
 Budget = Literal["channels", "weights", "bytes", "macs", "kv-cache"]
 """What a sparsity is a share of: catalog.budgets says what is counted."""
 
-Quantisation = Literal["q8_0", "q6_k", "q4_k_m", "q4_0"]
-"""Types of llama.cpp's quantiser: bits of a weight; q6_k and q4_k_m take rows that are multiples of
-256, others fall back to another type.
-"""
-
-ROW_MULTIPLE: dict[str, int] = {"q6_k": 256, "q4_k_m": 256}
-"""Of what the rows of a tensor must be multiples, and so the widths, where that is not 32."""
-
-MAX_HEAL_STEPS = 10_000
-
 FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
 """Patterns with a sparsity of their own."""
 
@@ -73,9 +63,7 @@ class MethodSettings:
 
     scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher
     saliency. curve_levels: only for allocation by curves. damping: the order of an elimination has
-    one of its own. budget, heal_steps,
-    quantise: only where channels or layers are removed: what sparsities are a share of; steps of
-    healing; the type that all weights are rounded to in the end, or empty.
+    one of its own. budget: what sparsities are a share of, only where channels or layers are removed.
     """
 
     saliency: Saliency = setting(
@@ -175,16 +163,6 @@ class MethodSettings:
         help="0.5: half of the calibration tokens are the built-in mix of stories, prose, sums, lists, code, tables "
         "and instructions, so that fewer abilities are lost. 0: your text alone, for example in another language.",
     )
-    heal_steps: int = setting(
-        0,
-        high=MAX_HEAL_STEPS,
-        key="heal-steps",
-        flag="--heal-steps",
-        label="Steps of healing",
-        flag_help="heal for N steps instead of minutes: the dense model teaches the sparse one; 0 heals nothing",
-        help="The dense model teaches the sparse one on the calibration text and more of it. 0: not healed.",
-    )
-    quantise: Quantisation | Literal[""] = ""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -200,14 +178,6 @@ class MethodSettings:
         if self.by_curves and self.by_gradient and self.rounds > 1:
             # In every round others go first, at every sparsity: each would need curves of its own.
             raise SettingsError("rounds", self.rounds, "1 with allocation curves")
-        if self.heal_steps and not self.takes_channels:
-            raise SettingsError("heal steps", self.heal_steps, f"0 with pattern {self.pattern}")
-        if self.quantise and not self.takes_channels:
-            raise SettingsError("quantise", self.quantise, f"nothing with pattern {self.pattern}")
-        if self.quantise not in ("", *get_args(Quantisation)):
-            raise SettingsError(
-                "quantise", self.quantise, f"one of {', '.join(get_args(Quantisation))}"
-            )
         if self.rounds == 1:
             # One round has no schedule: whatever is asked for, it is the same method under the same
             # name.
@@ -215,10 +185,6 @@ class MethodSettings:
 
     def uses(self, parameter: str) -> bool:
         """Whether its choices use the parameter of this name."""
-        if parameter == "quantise":
-            return bool(self.quantise)
-        if self.heal_steps and parameter == "mix":
-            return True
         choices = {
             name: getattr(self, name)
             for name in ("pattern", "saliency", "compensation", "allocation")
@@ -272,9 +238,8 @@ class MethodSettings:
         """Whether the dense model's activations on the calibration text are collected: for the
         result, or for the errors of its layers.
         """
-        # Healing reads the text without them.
-        reads = self.unhealed.reads_text
-        return reads and not self.takes_layers and (self.takes_channels or not self.in_sequence)
+        is_read = self.takes_channels or not self.in_sequence
+        return self.reads_text and not self.takes_layers and is_read
 
     @property
     def eliminates(self) -> bool:
@@ -300,24 +265,8 @@ class MethodSettings:
         """Whether a pruned block depends on more than the first pass of the calibration text up to
         it.
         """
-        later = self.in_sequence or self.heal_steps or self.quantise or self.takes_layers
-        return bool(later) or self.by_gradient or not self.per_block
-
-    @property
-    def unhealed(self) -> "MethodSettings":
-        """The method whose sparse model this one heals; itself where it heals none."""
-        return replace(self, heal_steps=0)
-
-    def healed(self, n_steps: int) -> "MethodSettings":
-        """The method healed for so many steps. Raises SettingsError where it takes single
-        weights.
-        """
-        return replace(self, heal_steps=n_steps)
-
-    @property
-    def unquantised(self) -> "MethodSettings":
-        """The method whose sparse model this one quantises; itself where it quantises none."""
-        return replace(self, quantise="")
+        later = self.in_sequence or self.takes_layers
+        return later or self.by_gradient or not self.per_block
 
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """The sparsities (per mille) of this method in a sweep: those asked for, or its pattern's
@@ -325,11 +274,6 @@ class MethodSettings:
         """
         fixed = FIXED_PERMILLE.get(self.pattern)
         return asked if fixed is None else (fixed,)
-
-
-def quantised_dense(kind: Quantisation) -> MethodSettings:
-    """What makes the dense model quantised: it removes nothing, and reads no text."""
-    return MethodSettings(saliency="magnitude", compensation="none", quantise=kind)
 
 
 def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[MethodSettings, ...]:
@@ -351,7 +295,7 @@ def uses_parameter(
     layers, single = pattern == "layer", pattern not in ("channelx1", "layer")
     conditions = {
         "width_multiple": not single and not layers,
-        **dict.fromkeys(("budget", "heal_steps"), not single),
+        "budget": not single,
         "scope": single,
         **dict.fromkeys(("rounds", "schedule"), saliency == "fisher"),
         "seed": saliency == "random",

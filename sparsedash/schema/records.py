@@ -31,7 +31,6 @@ from sparsedash.schema.plain_values import (
     Count,
     LogLikelihood,
     NotNegative,
-    Permille,
     Share,
     digest,
 )
@@ -231,7 +230,7 @@ class Quantised:
 class Pruned:
     """How a sparse model was made, enough to rebuild it, and how much of it is gone.
 
-    sparsity_permille: asked for, of the method's budget. reached: what is gone, of every budget.
+    reached: what is gone, of every budget.
     widths: kept inner channels of each block, 0 where the whole layer is gone; dense_widths: before
     pruning.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single
@@ -246,9 +245,8 @@ class Pruned:
     made the record.
     """
 
-    method: MethodSettings
+    spec: SparseSpec
     calibration: CalibrationSettings
-    sparsity_permille: Permille
     widths: tuple[Count, ...]
     dense_widths: tuple[Count, ...]
     reached: Reached
@@ -276,9 +274,14 @@ class Pruned:
             raise StoreError("It keeps more channels than the dense model has.")
 
     @property
-    def spec(self) -> SparseSpec:
-        """How the model was pruned, healed and quantised."""
-        return SparseSpec.of(self.method, self.sparsity_permille)
+    def method(self) -> MethodSettings:
+        """The choices of pruning; of dense quantised those that remove nothing."""
+        return self.spec.pruning
+
+    @property
+    def sparsity_permille(self) -> int:
+        """Asked-for share of the method's budget, per mille."""
+        return self.spec.permille
 
     @property
     def lost_without(self) -> tuple[float, ...]:

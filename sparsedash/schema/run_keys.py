@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_MIXED, SELF, RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import (
@@ -50,10 +49,10 @@ class RunKeys:
             identity = self.text_identity(corpus)
         return f"{identity}+{share:g} of {self.mix_identity}" if share else identity
 
-    def calibration(self, method: MethodSettings) -> CalibrationKeys:
-        """Keys of the calibration on the text that this method reads."""
+    def calibration(self, spec: SparseSpec) -> CalibrationKeys:
+        """Keys of the calibration on the text that this model reads."""
         calibration = self.settings.calibration
-        text = self.calibration_text(mix_share(method, calibration))
+        text = self.calibration_text(mix_share(spec, calibration))
         return calibration_keys(self.model, self.settings.dtype, text, calibration)
 
     def record(self, spec: SparseSpec, stop_within: StopWithin | None = None) -> str:
@@ -63,18 +62,16 @@ class RunKeys:
             self.settings.dtype,
             self.text_identity(self.settings.evaluation.corpus),
             self.settings.evaluation,
-            self._sparse_parts(spec),
+            spec,
+            self._statistics(spec),
             n_sparse=self.settings.n_sparse,
             stop_within=stop_within,
         )
 
     def answers(self, spec: SparseSpec, task: str) -> str:
         """Key of a model's answers to a task, named by its identity."""
-        return answers_key(self.model, self.settings.dtype, task, self._sparse_parts(spec))
+        return answers_key(self.model, self.settings.dtype, task, spec, self._statistics(spec))
 
-    def _sparse_parts(self, spec: SparseSpec) -> tuple[str, MethodSettings, int] | None:
-        if spec.is_dense:
-            return None
-        method = spec.nested
-        statistics = self.calibration(method).statistics if method.reads_text else ""
-        return statistics, method, spec.permille
+    def _statistics(self, spec: SparseSpec) -> str:
+        """Key of the statistics that a model depends on; empty where it reads no text."""
+        return self.calibration(spec).statistics if spec.reads_text else ""

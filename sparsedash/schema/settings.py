@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
+from functools import cached_property
+from itertools import product
 from math import lcm
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -11,14 +13,14 @@ import msgspec
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
-from sparsedash.schema.method_settings import (
-    ROW_MULTIPLE,
-    Budget,
-    MethodSettings,
-    Quantisation,
-)
+from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json, digest, require_whole
-from sparsedash.schema.sparse_spec import SparseSpec
+from sparsedash.schema.sparse_spec import (
+    MAX_HEAL_STEPS,
+    ROW_MULTIPLE,
+    Quantisation,
+    SparseSpec,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -220,6 +222,9 @@ class RunSettings:
 
     methods: where none is named, the plain one of MethodSettings; what the form recommends is
     catalog.presets'.
+    heal_steps: of healing where a method removes channels, in turn; 0: a model that is not healed.
+    quantise: types that dense and such models are quantised to as well; the widths become multiples
+    of what the types need of a row.
     residency: the results are the same, so that it is no part of any key. prompts: no part of those
     of records.
     revisions: commits of what is read from the hub, as of when the run was asked for: by the
@@ -250,6 +255,8 @@ class RunSettings:
         help="One or several, 0 to 90, at most one decimal. One calibration serves them all; some methods reread text.",
         flag_help="share of the budget to remove, percent. One or several, 0 to 90, at most one decimal",
     )
+    heal_steps: tuple[int, ...] = (0,)
+    quantise: tuple[Quantisation, ...] = ()
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     residency: Residency = setting(
@@ -269,6 +276,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self._widen_for_types()
         for name, commit in self.revisions:
             if not is_commit(commit):
                 raise SettingsError(
@@ -280,9 +288,10 @@ class RunSettings:
             raise SettingsError(
                 "methods", said="A method is named twice.", advice="Name each one once."
             )
+        self._check_variants()
         if len(budgets := {method.budget for method in self.methods if method.takes_channels}) > 1:
             raise SettingsError("budgets", sorted(budgets), "one for all methods of a run")
-        if self.quantised_to and self.dtype != "float32":
+        if self.quantise and self.dtype != "float32":
             raise SettingsError("number format", self.dtype, "float32 where models are quantised")
         if not 1 <= (n := len(self.sparsities_permille)) <= 50:
             raise SettingsError("number of sparsities", n, "1 to 50")
@@ -303,85 +312,62 @@ class RunSettings:
         """The number of sparse models."""
         return len(self.points)
 
-    @property
+    def _widen_for_types(self) -> None:
+        """Make the widths multiples of what every quantised type needs of a row."""
+        multiple = max((ROW_MULTIPLE.get(kind, 1) for kind in self.quantise), default=1)
+        methods = []
+        for method in self.methods:
+            if multiple > 1 and method.uses("width_multiple"):
+                method = replace(method, width_multiple=lcm(method.width_multiple, multiple))
+            methods.append(method)
+        object.__setattr__(self, "methods", tuple(methods))
+
+    def _check_variants(self) -> None:
+        """Raise SettingsError unless some method can be healed and quantised as asked for."""
+        for name, values in (("heal steps", self.heal_steps), ("quantise", self.quantise)):
+            if len(set(values)) < len(values):
+                raise SettingsError(name, values, "each named once")
+        if not self.heal_steps:
+            raise SettingsError("heal steps", (), "at least one number")
+        for n_steps in self.heal_steps:
+            require_whole("heal steps", n_steps, 0, MAX_HEAL_STEPS)
+        if any(method.takes_channels for method in self.methods):
+            return
+        if any(self.heal_steps):
+            steps = f"{max(self.heal_steps)} steps"
+            allowed = "off where no method removes channels or layers"
+            raise SettingsError("healing", steps, allowed)
+        if self.quantise:
+            said = "Only models with fewer channels or layers are quantised."
+            advice = "Add such a method, or quantise none."
+            raise SettingsError("quantise", said=said, advice=advice)
+
+    @cached_property
     def points(self) -> tuple[SparseSpec, ...]:
         """Every model beside dense: dense quantised, then method by method at every sparsity.
 
-        A pattern with a fixed sparsity comes once, at that.
+        A pattern with a fixed sparsity comes once, at that; 0 per mille is dense, and no point.
         """
-        quantised_dense = (SparseSpec(quantise=kind) for kind in self.quantised_to)
-        sparse = (
-            SparseSpec.of(method, permille)
-            for method in self.methods
-            for permille in method.sparsities(self.sparsities_permille)
-            if permille
-        )
-        return (*quantised_dense, *sparse)
-
-    @property
-    def quantised_to(self) -> tuple[Quantisation, ...]:
-        """The types that its models are also quantised to."""
-        return tuple(dict.fromkeys(method.quantise for method in self.methods if method.quantise))
-
-    @property
-    def prunings(self) -> tuple[tuple[MethodSettings, int], ...]:
-        """The points as they are before quantising, each once."""
-        points = (
-            (method.unquantised, permille)
-            for method, permille in self.points
-            if permille or not method.quantise
-        )
-        return tuple(dict.fromkeys(points))
-
-    @property
-    def healings(self) -> tuple[tuple[MethodSettings, int], ...]:
-        """The points that are healed, each once: those of other types are quantised from the same
-        weights.
-        """
-        return tuple(point for point in self.prunings if point[0].heal_steps and point[1])
+        specs = [SparseSpec(quantise=kind) for kind in self.quantise]
+        for method in self.methods:
+            steps = self.heal_steps if method.takes_channels else (0,)
+            kinds: tuple[Quantisation | Literal[""], ...]
+            kinds = ("", *self.quantise) if method.takes_channels else ("",)
+            permilles = filter(None, method.sparsities(self.sparsities_permille))
+            for n_steps, kind, permille in product(steps, kinds, permilles):
+                specs.append(SparseSpec(method, permille, n_steps, kind))
+        return tuple(specs)
 
     def healed(self, n_steps: int) -> "RunSettings":
-        """The run with every method that removes channels unhealed and, beside it, healed. Raises
-        SettingsError.
-        """
-        if not any(method.takes_channels for method in self.methods):
-            raise SettingsError(
-                "healing", f"{n_steps} steps", "off where no method removes channels or layers"
-            )
-        pairs = (
-            (own.unhealed, own.healed(n_steps)) if own.takes_channels else (own,)
-            for own in self.methods
-        )
-        return replace(
-            self, methods=tuple(dict.fromkeys(method for pair in pairs for method in pair))
-        )
-
-    def quantised(self, kinds: Sequence[Quantisation]) -> "RunSettings":
-        """The run with every method that removes channels and, beside it, quantised to each type;
-        dense as well.
-
-        Widths are multiples of what the types need of a row; of methods that keep them nothing
-        changes. Raises SettingsError.
-        """
-        if not any(method.takes_channels for method in self.methods):
-            said = "Only models with fewer channels or layers are quantised."
-            raise SettingsError(
-                "quantise", said=said, advice="Add such a method, or quantise none."
-            )
-        methods, multiple = list[MethodSettings](), max(ROW_MULTIPLE.get(kind, 1) for kind in kinds)
-        for own in self.methods:
-            if own.uses("width_multiple"):
-                own = replace(own, width_multiple=lcm(own.width_multiple, multiple))
-            methods += [own, *(replace(own, quantise=kind) for kind in kinds if own.takes_channels)]
-        return replace(self, methods=tuple(methods))
+        """The run with its models healed as well, where channels go. Raises SettingsError."""
+        return replace(self, heal_steps=(0, n_steps))
 
     @property
     def names_methods(self) -> bool:
         """Whether its sparse models are called by their methods: by several, and wherever one is
         healed.
         """
-        unquantised = {method.unquantised for method in self.methods}
-        return len(unquantised) > 1 or any(method.heal_steps for method in self.methods)
+        return len(self.methods) > 1 or any(self.heal_steps)
 
     @property
     def budget(self) -> Budget:
@@ -393,12 +379,12 @@ class RunSettings:
         """The budget whose shares its chart shows: of quantised models, of which no channels go,
         the bytes.
         """
-        return "bytes" if self.quantised_to else self.budget
+        return "bytes" if self.quantise else self.budget
 
     @property
     def reads_text(self) -> bool:
-        """Whether any of its methods depends on the calibration text."""
-        return any(method.reads_text for method in self.methods)
+        """Whether any of its models depends on the calibration text."""
+        return any(spec.reads_text for spec in self.points)
 
     @property
     def solves(self) -> bool:
@@ -410,7 +396,7 @@ class RunSettings:
         """The sparsities of all points, each once; 0 where the dense model is quantised and nothing
         else.
         """
-        made = (permille for method, permille in self.points if permille or not method.quantise)
+        made = (spec.permille for spec in self.points if spec.method)
         return tuple(dict.fromkeys(made)) or (0,)
 
     def key(self, contents: Mapping[str, str] | None = None) -> str:

@@ -1,11 +1,25 @@
 """The specification of one model of a run: how it is pruned, healed and quantised."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, get_args
 
-from sparsedash.schema.method_settings import MethodSettings, Quantisation, quantised_dense
-from sparsedash.schema.plain_values import Count, Permille
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.plain_values import STAGE_VERSIONS, Count, Permille, digest, require_whole
+
+Quantisation = Literal["q8_0", "q6_k", "q4_k_m", "q4_0"]
+"""Types of llama.cpp's quantiser: bits of a weight; q6_k and q4_k_m take rows that are multiples of
+256, others fall back to another type.
+"""
+
+ROW_MULTIPLE: dict[str, int] = {"q6_k": 256, "q4_k_m": 256}
+"""Multiples that rows of a tensor, and so the widths, must be of, where that is not 32."""
+
+MAX_HEAL_STEPS = 10_000
+
+REMOVES_NOTHING = MethodSettings(saliency="magnitude", compensation="none")
+"""The choices that stand for those of the dense model: they read no text."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +28,9 @@ class SparseSpec:
 
     method: None for the dense model; at 0 per mille a method removes nothing, which is dense.
     heal_steps: of training by the dense model. quantise: the type that all weights are rounded
-    to in the end, or empty; with method None it is the dense model quantised.
+    to in the end, or empty; without a method it is the dense model quantised.
+    Raises SettingsError where single weights are set to zero and the model is to be healed or
+    quantised.
     """
 
     method: MethodSettings | None = None
@@ -23,15 +39,25 @@ class SparseSpec:
     quantise: Quantisation | Literal[""] = ""
 
     def __post_init__(self) -> None:
+        require_whole("heal steps", self.heal_steps, 0, MAX_HEAL_STEPS)
+        if self.quantise not in ("", *get_args(Quantisation)):
+            allowed = ", ".join(get_args(Quantisation))
+            raise SettingsError("quantise", self.quantise, f"one of {allowed}")
         if self.method is None or self.permille == 0:
             object.__setattr__(self, "method", None)
             object.__setattr__(self, "permille", 0)
             object.__setattr__(self, "heal_steps", 0)
+        elif not self.method.takes_channels:
+            pattern = self.method.pattern
+            if self.heal_steps:
+                raise SettingsError("heal steps", self.heal_steps, f"0 with pattern {pattern}")
+            if self.quantise:
+                raise SettingsError("quantise", self.quantise, f"nothing with pattern {pattern}")
 
     @property
-    def is_dense(self) -> bool:
-        """Whether it is the dense model as it is, neither pruned nor quantised."""
-        return self.method is None and not self.quantise
+    def pruning(self) -> MethodSettings:
+        """The method; of the dense model choices that remove nothing."""
+        return self.method or REMOVES_NOTHING
 
     @property
     def before_quantising(self) -> "SparseSpec":
@@ -40,30 +66,68 @@ class SparseSpec:
 
     @property
     def before_healing(self) -> "SparseSpec":
-        """The pruned model that is healed, not quantised."""
+        """The pruned model, neither healed nor quantised."""
         return replace(self, heal_steps=0, quantise="")
 
-    # Until every caller reads the spec itself: the method that holds all of it, and the sparsity.
     @property
-    def nested(self) -> MethodSettings:
-        """The method with its healing and its type."""
-        if self.method is None:
-            assert self.quantise
-            return quantised_dense(self.quantise)
-        return replace(self.method, heal_steps=self.heal_steps, quantise=self.quantise)
+    def reads_text(self) -> bool:
+        """Whether the model depends on the calibration text."""
+        return self.method is not None and (self.method.reads_text or self.heal_steps > 0)
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.nested, self.permille))
+    @property
+    def looks_back(self) -> bool:
+        """Whether a block depends on more than the first pass of the calibration text up to it."""
+        return self.pruning.looks_back or bool(self.heal_steps or self.quantise)
 
-    def __getitem__(self, index: int) -> Any:
-        return (self.nested, self.permille)[index]
+    def method_document(self) -> dict[str, Any]:
+        """The choices of pruning, the steps of healing and the type, as JSON values."""
+        added = {"heal_steps": self.heal_steps, "quantise": self.quantise}
+        return asdict(self.pruning) | added
 
-    @classmethod
-    def of(cls, method: MethodSettings, permille: int) -> "SparseSpec":
-        """The spec of a method that holds healing and type."""
-        plain = replace(method, heal_steps=0, quantise="")
-        return cls(plain, permille, method.heal_steps, method.quantise)
+    @property
+    def key(self) -> str:
+        """Digest of what makes the model, beside dense and the text; empty for the dense model."""
+        if self == DENSE:
+            return ""
+        values = {name: value for name, value in asdict(self).items() if name != "method"}
+        if self.method is not None:
+            values["method"] = what_matters(self.method)
+        if self.heal_steps:
+            values["mix"] = self.pruning.mix
+            values["healed_version"] = STAGE_VERSIONS["healed"]
+        if self.quantise:
+            values["quantiser"] = quantiser_version()
+            values["quantised_version"] = STAGE_VERSIONS["quantised"]
+        return digest(values)
 
 
 DENSE = SparseSpec()
 """The dense model."""
+
+
+def what_matters(method: MethodSettings) -> dict[str, Any]:
+    """The parameters that a method's choices use, and the versions of what it rests on."""
+    rests_on = {
+        "gradients": method.by_gradient,
+        "inputs": method.needs_statistics and not method.takes_channels,
+        "curves": method.by_curves,
+        "order": method.takes_layers and method.reads_text,
+        "allocation": method.allocation in ("global", "standardised"),
+        "pruned": method.in_sequence,
+        "solve": method.uses("damping"),
+        "elimination": method.eliminates and method.takes_channels,
+        "random": method.saliency == "random" and not method.takes_layers,
+    }
+    used = {name: value for name, value in asdict(method).items() if method.uses(name)}
+    versions = {
+        f"{stage}_version": STAGE_VERSIONS[stage] for stage, rests in rests_on.items() if rests
+    }
+    return used | versions
+
+
+def quantiser_version() -> str:
+    """The installed version of llama.cpp's binding, which quantises; empty where there is none."""
+    try:
+        return version("llama-cpp-py-sync")
+    except PackageNotFoundError:
+        return ""

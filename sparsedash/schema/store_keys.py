@@ -7,11 +7,10 @@ corpus: resolved identities.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NewType
+from typing import NewType
 
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.plain_values import STAGE_VERSIONS, digest, stage_key
+from sparsedash.schema.plain_values import digest, stage_key
 from sparsedash.schema.settings import (
     BUILTIN_MIXED,
     CalibrationSettings,
@@ -19,6 +18,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec, what_matters
 from sparsedash.schema.tolerance_settings import Tolerance
 
 
@@ -28,19 +28,19 @@ def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
     return stage_key("text", model=model, dtype=dtype, calibration=values)
 
 
-def mix_share(method: MethodSettings, calibration: CalibrationSettings) -> float:
-    """The share of the calibration tokens that a method takes from the built-in mix; 0 if all of it
-    is that text.
-    """
-    return 0.0 if calibration.corpus == BUILTIN_MIXED or not method.reads_text else method.mix
+def mix_share(spec: SparseSpec, calibration: CalibrationSettings) -> float:
+    """Share of the calibration tokens that are the built-in mix beside another text."""
+    if calibration.corpus == BUILTIN_MIXED or not spec.reads_text:
+        return 0.0
+    return spec.pruning.mix
 
 
 def shares_read(settings: RunSettings) -> tuple[float, ...]:
     """The shares of the mix in the texts of the statistics, in the order of a run's methods, each
     once.
     """
-    readers = (method for method in settings.methods if method.needs_statistics)
-    return tuple(dict.fromkeys(mix_share(method, settings.calibration) for method in readers))
+    readers = (spec for spec in settings.points if spec.pruning.needs_statistics)
+    return tuple(dict.fromkeys(mix_share(spec, settings.calibration) for spec in readers))
 
 
 def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> str:
@@ -82,7 +82,7 @@ def scheduled_gradients_key(keys: CalibrationKeys, method: MethodSettings, permi
     calibration.
     """
     # The masks on the way are neither refitted nor rounded to multiples.
-    on_the_way = _what_matters(replace(method, compensation="none", width_multiple=1))
+    on_the_way = what_matters(replace(method, compensation="none", width_multiple=1))
     return stage_key("gradients", statistics=keys.gradients, method=on_the_way, permille=permille)
 
 
@@ -93,13 +93,9 @@ def activations_key(model: str, dtype: Dtype, tokens: str, watched: str) -> str:
     return stage_key("activations", model=model, dtype=dtype, tokens=tokens, watched=watched)
 
 
-def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
-    """Key of a sparse model's weights, kept if making them again would need passes over the
-    text.
-    """
-    return stage_key(
-        "pruned", statistics=statistics, method=_what_matters(method), permille=permille
-    )
+def pruned_key(statistics: str, spec: SparseSpec) -> str:
+    """Key of a sparse model's weights, kept if making them again needs passes over the text."""
+    return stage_key("pruned", statistics=statistics, spec=spec.key)
 
 
 def healed_part(key: str, name: str) -> str:
@@ -120,7 +116,7 @@ def healed_key(name: str) -> str:
 def scores_key(statistics: str, method: MethodSettings) -> str:
     """Key of the channels' scores by this method, kept if they take long."""
     return stage_key(
-        "pruned", statistics=statistics, scores=_what_matters(replace(method, budget="channels"))
+        "pruned", statistics=statistics, scores=what_matters(replace(method, budget="channels"))
     )
 
 
@@ -129,8 +125,8 @@ def curves_key(statistics: str, method: MethodSettings) -> str:
     same order.
     """
     refitted = "least-squares" if method.in_sequence else method.compensation
-    shared = replace(method, compensation=refitted, budget="channels", heal_steps=0, quantise="")
-    return stage_key("curves", statistics=statistics, method=_what_matters(shared))
+    shared = replace(method, compensation=refitted, budget="channels")
+    return stage_key("curves", statistics=statistics, method=what_matters(shared))
 
 
 def layers_key(gradients: str, method: MethodSettings) -> str:
@@ -164,78 +160,47 @@ def outcomes_key(
     dtype: Dtype,
     corpus: str,
     evaluation: EvaluationSettings,
-    sparse: tuple[str, MethodSettings, int] | None,
+    spec: SparseSpec,
+    statistics: str,
     *,
     n_sparse: int = 1,
     stop_within: StopWithin | None = None,
 ) -> str:
-    """Key of a model's answers. sparse: statistics key, method, per mille; None for the dense
-    model.
+    """Key of a model's answers. statistics: key of those it depends on, or empty.
 
     n_sparse: sparse models of the run, which matters to one that stops early. stop_within: of a
     search.
     """
     values = evaluation.about_passages | {"corpus": corpus}
     # The dense model never stops early.
-    if values.pop("stop_early") and sparse is not None:
+    if values.pop("stop_early") and spec != DENSE:
         # The rule's version: since 2 a difference is close to none among so many, as one is shown.
         values["stop_early_among"] = {"n": n_sparse, "version": 2}
-    if stop_within is not None and sparse is not None:
+    if stop_within is not None and spec != DENSE:
         # The rule's version: since 2 a trial is within early only where accuracy is judged too.
         values["stop_within"] = asdict(stop_within) | {"version": 2}
     return stage_key(
-        "outcomes", model=model, dtype=dtype, evaluation=values, sparse=_sparse_parts(sparse)
+        "outcomes",
+        model=model,
+        dtype=dtype,
+        evaluation=values,
+        spec=spec.key,
+        statistics=statistics,
     )
 
 
-def answers_key(
-    model: str, dtype: Dtype, task: str, sparse: tuple[str, MethodSettings, int] | None
-) -> str:
+def answers_key(model: str, dtype: Dtype, task: str, spec: SparseSpec, statistics: str) -> str:
     """Key of a model's answers to a task. task: identity of its questions and how they are judged.
-    sparse: as above.
+
+    statistics: as above.
     """
-    return stage_key("answers", model=model, dtype=dtype, task=task, sparse=_sparse_parts(sparse))
-
-
-def quantiser_version() -> str:
-    """The version of the installed binding of llama.cpp, which quantises; empty where there is
-    none.
-    """
-    try:
-        return version("llama-cpp-py-sync")
-    except PackageNotFoundError:
-        return ""
-
-
-def _sparse_parts(sparse: tuple[str, MethodSettings, int] | None) -> list[Any] | None:
-    return None if sparse is None else [sparse[0], _what_matters(sparse[1]), sparse[2]]
+    return stage_key(
+        "answers", model=model, dtype=dtype, task=task, spec=spec.key, statistics=statistics
+    )
 
 
 def _unweighted(calibration: CalibrationSettings) -> CalibrationSettings:
     return replace(calibration, token_weights="equal")
-
-
-def _what_matters(method: MethodSettings) -> dict[str, Any]:
-    """The parameters that a method's choices use, and the versions of what it rests on."""
-    rests_on = {
-        "gradients": method.by_gradient,
-        "inputs": method.needs_statistics and not method.takes_channels,
-        "curves": method.by_curves,
-        "order": method.takes_layers and method.reads_text,
-        "allocation": method.allocation in ("global", "standardised"),
-        "pruned": method.in_sequence,
-        "solve": method.uses("damping"),
-        "elimination": method.eliminates and method.takes_channels,
-        "random": method.saliency == "random" and not method.takes_layers,
-        "healed": method.heal_steps > 0,
-        "quantised": bool(method.quantise),
-    }
-    used = {name: value for name, value in asdict(method).items() if method.uses(name)}
-    if method.quantise:
-        used["quantiser"] = quantiser_version()
-    return used | {
-        f"{stage}_version": STAGE_VERSIONS[stage] for stage, does in rests_on.items() if does
-    }
 
 
 NoteName = NewType("NoteName", str)

@@ -1,8 +1,4 @@
-"""The backend of the pages: submits and follows jobs and returns stored results, with the rights of
-one user.
-
-It knows no engine.
-"""
+"""The backend of the pages: jobs and stored results with the rights of one user; no engine."""
 
 import logging
 from collections.abc import Callable
@@ -80,28 +76,24 @@ _KINDS: dict[type[Request], tuple[JobKind, type[Any] | None]] = {
     ExportSettings: ("export", None),
     VerifySettings: ("verify", None),
 }
-"""The kind of job of each kind of settings, and the class of its result where its entry alone is
-the result.
-"""
+"""The kind of job of each kind of settings, and the class of its result where one entry is all."""
 
-_LOOKED_AT, _LAST_STARTS = 50, 3
+_LOOKED_AT = 50
+_LAST_STARTS = 3
 """Jobs that are looked at for how long a start takes, and starts that count."""
 _COLD_S = 1.0
 """A start that took less found the engine loaded."""
 _FASTER = 1.5
-"""By so much the products of a number format must be faster to be taken for a first look."""
+"""Speed-up of matrix products from which bfloat16 is used for a first look."""
 
 
 class Backend:
-    """One data folder with its results, its job table and its workers. Safe to share between
-    threads.
+    """One data folder with its results, its job table and its workers. Thread-safe.
 
-    data_dir: made when it is not there. Every method may raise StoreError while the folder cannot
-    be used.
-    user_data: prompts, choices and run names. costs: the verdicts on all runs. answers: of other
-    programs. exports,
-    uploads, housekeeping: see their classes. What a new backend gives and does is everybody's; see
-    `seen_by`.
+    data_dir: made when it is not there. Every method may raise StoreError while it cannot be used.
+    A new backend has the rights of the local user; `seen_by` gives one those of a server's user.
+    user_data: prompts, choices and run names. verdict_cache, answers, exports, uploads,
+    housekeeping: see their classes.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -117,7 +109,8 @@ class Backend:
         self._cluster = cluster_runner(self.data_dir, self._cluster_table, self._store)
         elsewhere = self._cluster.takes if self._cluster else lambda job: False
         self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
-        self._speed, self._hub = MachineSpeed(self._store, self._works_here), HubReach()
+        self._speed = MachineSpeed(self._store, self._works_here)
+        self._hub = HubReach()
         self._all_uploads = Uploads(self.data_dir)
         self._give_to(LOCAL, None)
         if self._cluster is not None:
@@ -129,67 +122,70 @@ class Backend:
         return any(job.worker != CLUSTER for job in self._table.running())
 
     def seen_by(self, user: str, rules: Serving) -> "Backend":
-        """The same backend with the rights of one user of a server, see `Access`. user: a
-        `visitor_name`.
-        """
-        theirs = copy(self)
-        theirs._give_to(user, rules)
-        return theirs
+        """The same backend with the rights of one user of a server, see `Access`."""
+        backend = copy(self)
+        backend._give_to(user, rules)
+        return backend
 
     def _give_to(self, user: str, rules: Serving | None) -> None:
-        store, table, results = self._store, self._table, self._results
-        access = self._access = Access(table.owners, results, user, rules)
+        store = self._store
+        table = self._table
+        access = Access(table.owners, self._results, user, rules)
+        self._access = access
         self.user_data = UserData(store, user)
         self.exports = Exports(store, self._all_uploads, access, lambda: live_jobs(table))
         self.uploads = UserUploads(self._all_uploads, self.exports, access, self._texts_in_use)
         self.housekeeping = Housekeeping(
-            store, table, results, self.verdict_cache, (self.exports, self.uploads), access
+            store, table, self._results, self.verdict_cache, (self.exports, self.uploads), access
         )
 
-    def submit(self, asked: Request) -> Job:
-        """The job for these settings: one that is done and whose results are stored, the live one,
-        or a new one.
+    def submit(self, request: Request) -> Job:
+        """The job for these settings: a done one whose results are stored, the live one, or a new one.
 
         Raises AccessError for what the user may not read or do, and JobError beyond their quota,
         likewise below; and for a run that cannot start.
         """
-        self._require(asked)
-        before = self.preflight(asked) if isinstance(asked, RunSettings | FindSettings) else None
-        for problem in before.problems if before else ():
-            raise JobError(problem)
-        if isinstance(asked, RunSettings | FindSettings):
-            asked = pinned(asked, self._store, self._hub, with_token=self._access.unlimited)
-        kind, key = _KINDS[type(asked)][0], self._key(asked)
-        with self.exports.room_for(asked):
+        self._require(request)
+        forecast = None
+        if isinstance(request, RunSettings | FindSettings):
+            forecast = self.preflight(request)
+            if forecast.problems:
+                raise JobError(forecast.problems[0])
+            request = pinned(request, self._store, self._hub, with_token=self._access.unlimited)
+        kind, _ = _KINDS[type(request)]
+        key = self._key(request)
+        with self.exports.room_for(request):
             newest = self._table.newest(key)
-            if newest is not None and newest.state == "done" and self._is_stored(asked, key):
+            if newest is not None and newest.state == "done" and self._is_stored(request, key):
                 self._access.owners.add(key, self._access.user)
                 return newest
             job = self._table.submit(
-                kind, key, asdict(asked), self._access.user, self._access.most_jobs
+                kind, key, asdict(request), self._access.user, self._access.most_jobs
             )
-        if before is not None and job.state == "queued":
-            note_derived(self._store, store_keys.forecast_note(key), asdict(before))
+        if forecast is not None and job.state == "queued":
+            note_derived(self._store, store_keys.forecast_note(key), asdict(forecast))
         self._try_to_reconcile()
         return job
 
     def retry(self, job_id: int) -> Job:
-        """Queue a job that ended early again; the live job with these settings, or, where a file
-        that it reads has changed since, a new one. Raises JobError when the job is done.
+        """Queue a job that ended early again, and return it.
+
+        Instead the live job with these settings where there is one, and a new one where a file
+        that the job reads has changed. Raises JobError when the job is done.
         """
         job = self.job(job_id)
-        asked: Request | None = None
+        request: Request | None = None
         if job.makes_run and not job.live and job.state != "done":
-            asked = run_or_find_settings(job.kind, job.settings)
-            self._require(asked)
-            if self._key(asked) != job.key:
-                return self.submit(asked)
+            request = run_or_find_settings(job.kind, job.settings)
+            self._require(request)
+            if self._key(request) != job.key:
+                return self.submit(request)
         elif job.kind == "export":
-            asked = settings_from_plain(ExportSettings, job.settings)
-            self._require(asked)
+            request = settings_from_plain(ExportSettings, job.settings)
+            self._require(request)
         elif job.kind == "verify":
             self._access.require_house()
-        with self.exports.room_for(asked):
+        with self.exports.room_for(request):
             job = self._table.retry(job_id, self._access.user, self._access.most_jobs)
         self._try_to_reconcile()
         return job
@@ -199,9 +195,7 @@ class Backend:
         return self._access.may_stop(job)
 
     def cancel(self, job_id: int) -> Job:
-        """Ask a job to stop. One that waits is cancelled at once; one that has ended stays as it
-        is.
-        """
+        """Ask a job to stop; a waiting one is cancelled at once. One that has ended stays as it is."""
         self._access.require_to_stop(self._table.get(job_id))
         job = self._table.request_cancel(job_id)
         self._try_to_reconcile()
@@ -213,9 +207,7 @@ class Backend:
         return self._table.move(job_id, to)
 
     def prioritise(self, job_id: int, priority: Priority) -> Job:
-        """Make a waiting run more or less urgent. Raises JobError when it does not wait (any more),
-        or is a prompt.
-        """
+        """Change the priority of a waiting run. Raises JobError for a prompt, or if it does not wait."""
         self._access.require_order(self._table.get(job_id), priority)
         return self._table.prioritise(job_id, priority)
 
@@ -229,8 +221,8 @@ class Backend:
     def jobs(self, limit: int = 50) -> tuple[Job, ...]:
         """The newest jobs as they are now, newest first."""
         self._try_to_reconcile()
-        found = self._table.list(limit, "" if self._access.sees_all else self._access.user)
-        return tuple(filter(self._access.sees_job, found))
+        owner = "" if self._access.sees_all else self._access.user
+        return tuple(filter(self._access.sees_job, self._table.list(limit, owner)))
 
     def newest_job(self, key: str) -> Job | None:
         """The newest job with this key as it is now, or None."""
@@ -240,7 +232,7 @@ class Backend:
 
     def queue(self) -> tuple[Job, ...]:
         """The waiting jobs, in the order in which they will be taken."""
-        return tuple(job for job in self._table.queue() if self._access.sees_job(job))
+        return tuple(filter(self._access.sees_job, self._table.queue()))
 
     def queue_position(self, job_id: int) -> int | None:
         """1 for the job that is taken next; None when it does not wait."""
@@ -261,13 +253,11 @@ class Backend:
         return self._results.runs(None if self._access.sees_all else self._access.owned())
 
     def run(self, key: str) -> Run | None:
-        """The run as far as it is, or None; also the shipped EXAMPLE, which `runs` does not
-        name.
-        """
+        """The run so far, or None; also the shipped EXAMPLE, which `runs` does not list."""
         return self.result(Run, key)
 
     def search(self, key: str) -> FindResult | None:
-        """What a search has found as far as it is, or None. key: of its run."""
+        """What a search has found so far, or None. key: of its run."""
         return self.result(FindResult, key)
 
     def record(self, key: str) -> Record | None:
@@ -278,19 +268,23 @@ class Backend:
         """The texts that records answer, or None."""
         return self._results.get(Passages, key) if self._access.sees_results(key) else None
 
-    def written(self, asked: pair_records.ContinuationSettings) -> pair_records.Continuation | None:
+    def written(
+        self, request: pair_records.ContinuationSettings
+    ) -> pair_records.Continuation | None:
         """What these models wrote, on request or in runs of theirs, or None."""
+        requested = self.result(pair_records.Continuation, request.key())
+        records = request.left, request.right, *request.others
+        if requested is not None or not self._access.sees_results(*records):
+            return requested
+        return joined_continuation(request, self._written_in_run)
 
-        def alone(asked: pair_records.ContinuationSettings) -> pair_records.Continuation | None:
-            key = example_key(asked.key()) if is_example(asked.left) else asked.key()
-            return self._results.get(pair_records.Continuation, key)
-
-        found = self.result(pair_records.Continuation, asked.key())
-        if found is not None or not self._access.sees_results(
-            asked.left, asked.right, *asked.others
-        ):
-            return found
-        return joined_continuation(asked, alone)
+    def _written_in_run(
+        self, request: pair_records.ContinuationSettings
+    ) -> pair_records.Continuation | None:
+        key = request.key()
+        if is_example(request.left):
+            key = example_key(key)
+        return self._results.get(pair_records.Continuation, key)
 
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
         """Why there is no such record, or run, as the end of a sentence."""
@@ -298,15 +292,11 @@ class Backend:
         return self._store.why_missing(kind, key) if sees(key) else "is no longer stored"
 
     def written_at(self, key: str) -> float | None:
-        """When the record with this key was written; None where there is none, or the user does not
-        see it.
-        """
+        """When the record with this key was written; None where the user sees none."""
         return self._store.written_at(Record, key) if self._access.sees_results(key) else None
 
     def pack_run(self, key: str) -> bytes:
-        """A finished run as a file. Raises JobError where it has not finished, or is not there any
-        more.
-        """
+        """A finished run as a file. Raises JobError where it has not finished, or was deleted."""
         run = self.run(key)
         if run is None or not run.finished:
             raise JobError("This run has not finished.", "Wait for it, or start it again.")
@@ -326,22 +316,19 @@ class Backend:
         return self._access.offered_tasks()
 
     def open_answers(self, name: str, content: bytes) -> str:
-        """The key of a file of answers, kept for `answers`. For administrators. Raises CorpusError
-        and StoreError.
+        """The key of a file of answers, kept for `answers`. For administrators.
+
+        Raises CorpusError and StoreError.
         """
         self._access.require_administrator("opens files of answers", "Ask for their address.")
         return self.answers.keep(name, content)
 
     def damaged_runs(self) -> list[str]:
-        """The keys of runs whose own entries were damaged and set aside, so that `runs` does not
-        name them.
-        """
+        """The keys of runs that `runs` does not list, since their entries were damaged."""
         return [key for key in self._store.damaged_keys(Run) if self._access.sees(key)]
 
     def model_shape(self, record: Record) -> ModelShape | None:
-        """The sizes of a record's dense model; None where it was not loaded here and is not in the
-        catalog.
-        """
+        """The sizes of a record's dense model; None where it is neither known nor in the catalog."""
         return known_shape(self._store, record.model_identity) or listed_shape(record.model)
 
     @property
@@ -351,9 +338,7 @@ class Backend:
 
     @property
     def administers(self) -> bool:
-        """Whether the user may look into the data folder, tidy it, and put jobs before those of
-        others.
-        """
+        """Whether the user may look into the data folder, and put jobs before those of others."""
         return self._access.unlimited
 
     def cached(self, settings: RunSettings) -> Cached:
@@ -366,9 +351,7 @@ class Backend:
         return refused or request_checks.reference_problem(field, reference, self.data_dir)
 
     def lacks_text(self, reference: str) -> bool:
-        """Whether this is a text of the hub that was never read here, while the hub does not
-        answer.
-        """
+        """Whether this text of the hub was never read here, while the hub does not answer."""
         return run_checks.lacks_text(reference, self._store, self._hub)
 
     @property
@@ -389,23 +372,26 @@ class Backend:
         references = self._access.reference_problems(*run_checks.named_references(settings))
         return *references, *self._access.tasks_problems(settings.evaluation.tasks)
 
-    def _request_problems(self, asked: RunSettings | FindSettings) -> tuple[str, ...]:
+    def _request_problems(self, request: RunSettings | FindSettings) -> tuple[str, ...]:
         """Why a run or a search cannot start, as far as that shows at once."""
-        settings = planned_run(asked)
+        settings = planned_run(request)
         return self._refusals(settings) or run_checks.run_problems(
-            asked, self.data_dir, self._shape(settings)
+            request, self.data_dir, self._shape(settings)
         )
 
-    def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
+    def preflight(self, request: RunSettings | FindSettings) -> Preflight:
         """Time, memory and disk of a run or a search, and why it cannot start if it cannot."""
-        settings = planned_run(asked)
-        if refused := self._refusals(settings):
+        settings = planned_run(request)
+        if refusals := self._refusals(settings):
             # What may not be read is not looked at either.
-            return Preflight(problems=refused)
-        stored, shape = self.cached(settings), self._shape(settings)
+            return Preflight(problems=refusals)
+        stored = self.cached(settings)
+        shape = self._shape(settings)
         memory, disk = preflight.expected_room(settings, self._store, shape)
-        problems = run_checks.run_problems(asked, self.data_dir, shape)
-        unstored = [place for place in range(settings.n_sparse) if place not in stored.points]
+        problems = run_checks.run_problems(request, self.data_dir, shape)
+        unstored = [
+            spec for place, spec in enumerate(settings.points) if place not in stored.points
+        ]
         too_large = run_checks.room_problem(settings, unstored, shape, self._store.artefact_room)
         return Preflight(
             stored=stored,
@@ -430,50 +416,37 @@ class Backend:
         return estimates.healing_steps(minutes, settings, self.runs(), self._workloads(settings))
 
     def is_measuring(self) -> bool:
-        """Whether this machine's speed is being measured, so that more will be known of a run's
-        time soon.
-        """
+        """Whether the speed of this machine is being measured, so that estimates come soon."""
         return self._speed.is_measuring()
 
     def named_model(self, reference: str) -> NamedModel | None:
-        """Family and sizes of a model as soon as it is named; None where nothing of it is on this
-        machine.
-        """
+        """Family and sizes of a named model; None where nothing of it is on this machine."""
         if self._access.reference_problem("model", reference):
             return None
         return named_model(reference, self._store)
 
     def fetch_config(self, reference: str) -> None:
-        """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises
-        ModelError, AccessError.
-        """
+        """Fetch a hub model's config for `named_model`. Raises ModelError, AccessError."""
         self._access.require_allowed(("model", reference))
         fetch_config(reference, with_token=self._access.unlimited)
 
     def newer_revisions(self, run: Run) -> dict[str, str]:
-        """Of the names on the hub that a run read, those that have led to another commit since,
-        with that commit.
-        """
+        """The names on the hub that a run read and that have moved since, with the new commit."""
         return newer_revisions(run, self._store)
 
     def cluster(self) -> ClusterView | None:
-        """The scheduler and its machines a moment ago; None where none is named, or the user does
-        not administer it.
-        """
+        """The scheduler and its machines a moment ago; None without one, or for other users."""
         return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
 
     def reconcile(self) -> bool:
-        """Mark crashed jobs, stop cancelled ones, start workers. Cheap; to be called about once a
-        second.
+        """Mark crashed jobs, stop cancelled ones, start workers. Cheap: call it once a second.
 
-        Returns whether it did, which it does not while another call does.
+        Returns False without doing so while another call does.
         """
         return self._runner.reconcile()
 
     def fastest_dtype(self) -> Dtype:
-        """The number format in which this machine multiplies clearly faster, as measured; float32
-        until it is.
-        """
+        """bfloat16 where this machine multiplies clearly faster in it, as measured; else float32."""
         speeds = self._speed.known()
         return (
             "bfloat16"
@@ -486,9 +459,7 @@ class Backend:
         self._runner.prepare()
 
     def health(self) -> dict[str, object]:
-        """Plain facts for a monitor. Raises StoreError when results or jobs cannot be read, or the
-        disk has no room.
-        """
+        """Plain facts for a monitor. Raises StoreError where the data folder cannot be used."""
         require_job_room(self.data_dir)
         self._store.recall(store_keys.health_note())
         return {
@@ -508,43 +479,42 @@ class Backend:
         self._table.close()
         self._store.close()
 
-    def _require(self, asked: Request) -> None:
+    def _require(self, request: Request) -> None:
         """Raises AccessError for what the user may not read or do."""
-        match asked:
+        match request:
             case RunSettings() | FindSettings():
-                self._access.require_allowed(*run_checks.named_references(asked))
-                for problem in self._access.tasks_problems(asked.evaluation.tasks):
+                self._access.require_allowed(*run_checks.named_references(request))
+                for problem in self._access.tasks_problems(request.evaluation.tasks):
                     raise AccessError(problem)
             case VerifySettings():
                 self._access.require_house()
             case ExportSettings():
-                self._access.require_records(asked.dense, asked.sparse, run=asked.run)
-                if asked.dense_gguf:
-                    self._access.require_path(asked.dense_gguf)
+                self._access.require_records(request.dense, request.sparse, run=request.run)
+                if request.dense_gguf:
+                    self._access.require_path(request.dense_gguf)
             case _:
-                self._access.require_records(*pair_records.records_read(asdict(asked)))
+                self._access.require_records(*pair_records.records_read(asdict(request)))
 
-    def _key(self, asked: Request) -> str:
+    def _key(self, request: Request) -> str:
         """The name of a request. Local files that have changed are read for it."""
-        if isinstance(asked, RunSettings | FindSettings):
-            return asked.key(contents(asked, self._store))
-        return asked.key()
+        if isinstance(request, RunSettings | FindSettings):
+            return request.key(contents(request, self._store))
+        return request.key()
 
-    def _is_stored(self, asked: Request, key: str) -> bool:
-        """Whether what a job of this key has made is there."""
-        kind, made = _KINDS[type(asked)]
-        if made is not None:
-            return self._store.has(made, key)
+    def _is_stored(self, request: Request, key: str) -> bool:
+        """Whether the result of a job with this key is stored."""
+        kind, result = _KINDS[type(request)]
+        if result is not None:
+            return self._store.has(result, key)
         if kind == "export":
             return self.exports.is_whole(key)
         return kind != "verify" and self._results.is_complete(key)
 
     def _texts_in_use(self) -> set[str]:
-        return {
-            text
-            for job in live_jobs(self._table)
-            for text in texts_read(job.settings, self._results.record)
-        }
+        texts = set[str]()
+        for job in live_jobs(self._table):
+            texts.update(texts_read(job.settings, self._results.record))
+        return texts
 
     def _shape(self, settings: RunSettings | FindSettings) -> ModelShape | None:
         named = self.named_model(settings.model)
@@ -576,9 +546,7 @@ class Backend:
         return max(starts[:_LAST_STARTS], default=START_S)
 
     def _try_to_reconcile(self) -> None:
-        """What was asked for is done or shown all the same; the server tries again in a second, and
-        says why not.
-        """
+        """As `reconcile`; on an error the server tries again in a second, and says why."""
         try:
             self.reconcile()
         except StoreError as error:

@@ -230,9 +230,10 @@ def first_points(asked: RunSettings) -> tuple[int, ...]:
     collects them all.
     """
     first: dict[tuple[float, bool, bool, bool, bool], int] = {}
-    for point, (method, _) in enumerate(asked.points):
-        if method.reads_text:
-            share = store_keys.mix_share(method, asked.calibration)
+    for point, spec in enumerate(asked.points):
+        if spec.reads_text:
+            method = spec.pruning
+            share = store_keys.mix_share(spec, asked.calibration)
             reads = method.needs_statistics, method.by_gradient, method.by_curves
             first.setdefault((share, method.takes_channels, *reads), point)
     return tuple(sorted(first.values())) or (0,)

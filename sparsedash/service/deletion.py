@@ -15,7 +15,6 @@ from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.export_settings import EXPORTS
 from sparsedash.schema.pair_records import RunMark, records_read
 from sparsedash.schema.records import Run, Verification, VerifySettings
-from sparsedash.schema.store_keys import healed_key
 from sparsedash.service import holdings
 from sparsedash.service.holdings import CacheContents, CacheItem, Holdings, StoredFile
 from sparsedash.service.request_checks import Access
@@ -23,7 +22,7 @@ from sparsedash.service.stored_results import ResultCache, VerdictCache
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.disk_cache import DAMAGED, VARIABLE, bytes_of, room_of_environment
 from sparsedash.storage.model_folders import drop_unpacked, is_being_written, unpacked_models
-from sparsedash.storage.store import Shelf, Store
+from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
 
 _PINNED_ELSEWHERE = "another user has pinned it"
@@ -34,7 +33,7 @@ _OTHERS = "it belongs to another user; an administrator can delete it"
 class RunDeletion:
     """Runs that can be deleted, with what goes and what stays.
 
-    refused: why other runs stay, by key. entries: names of the records that only these runs have.
+    refused: why other runs stay, by key. entries: names of what only these runs have.
     """
 
     runs: tuple[Run, ...]
@@ -92,22 +91,9 @@ class Housekeeping:
             self._store.shrink_artefacts()
 
     def verification(self) -> Verification | None:
-        """The last verification, without the damaged things that are gone; None before the first."""
+        """The last verification, without what was deleted here since; None before the first."""
         self._access.require_house()
-        verification = self._store.get(Verification, VerifySettings().key())
-        if verification is None:
-            return None
-        names = {"record": self._entry_names("records"), "artefact": self._entry_names("artefacts")}
-        names["upload"] = self._uploads.kept().keys()
-        names["unpacked model"] = {model.name for model in unpacked_models(self._store)}
-        names["export"] = {export.key for export in self._exports.listed()}
-        damaged = tuple(
-            damage
-            for damage in verification.damaged
-            if (damage.entry or damage.name.removeprefix(DAMAGED)) in names[damage.kind]
-        )
-        n_gone = len(verification.damaged) - len(damaged)
-        return replace(verification, damaged=damaged, n_damaged=verification.n_damaged - n_gone)
+        return self._store.get(Verification, VerifySettings().key())
 
     def plan_deletion(self, keys: Collection[str]) -> RunDeletion:
         """What deleting these runs would delete; nothing is deleted yet."""
@@ -128,15 +114,12 @@ class Housekeeping:
                 refused[run.key] = reason
             else:
                 deletable.append(run)
-        entries, healed = self._only_of(
-            [run for run in deletable if not self._access.is_shared(run.key)]
-        )
+        unshared = [run for run in deletable if not self._access.is_shared(run.key)]
+        entries = holdings.only_of(unshared, self._results)
         n_bytes = 0
-        if deletable:
-            records = self._store.entries("records")
-            artefacts = self._store.entries("artefacts")
-            n_bytes += sum(entry.n_bytes for entry in records if entry.name in entries)
-            n_bytes += sum(entry.n_bytes for entry in artefacts if healed_key(entry.name) in healed)
+        for entry in (*self._store.entries("records"), *self._store.entries("artefacts")):
+            if holdings.entry_name(entry.name) in entries:
+                n_bytes += entry.n_bytes
         return RunDeletion(
             runs=tuple(deletable),
             refused=refused,
@@ -153,7 +136,7 @@ class Housekeeping:
         deleted = [run for run in plan.runs if not self._access.give_up(run.key)]
         if not deleted:
             return replace(plan, entries=frozenset())
-        entries, healed = self._only_of(deleted)
+        entries = holdings.only_of(deleted, self._results)
         dropped = set(entries)
         for name, records in holdings.referring_entries(self._store, self._table).items():
             if records & entries:
@@ -166,16 +149,17 @@ class Housekeeping:
         for name in dropped:
             self._store.drop_entry("records", name)
         for entry in self._store.entries("artefacts"):
-            if healed_key(entry.name) in healed:
+            if holdings.entry_name(entry.name) in entries:
                 self._store.drop_entry("artefacts", entry.name)
         UserData(self._store).forget_runs([run.key for run in deleted])
         self._drop_logs(dropped)
+        self._forget_damage(dropped)
         return replace(plan, entries=entries)
 
     def cache(self) -> CacheContents:
         """What emptying the cache would delete, and what it would spare."""
         self._access.require_house()
-        verification = self._store.get(Verification, VerifySettings().key())
+        verification = self.verification()
         damaged = {damage.name for damage in verification.damaged} if verification else set()
         items = []
         spared = []
@@ -197,7 +181,9 @@ class Housekeeping:
                 self._exports.drop_nameless(item.name)
             else:
                 self._store.drop_entry(item.shelf, item.name)
-        self._drop_logs({item.name for item in cache.items if item.part == "timings"})
+        names = {item.name.removeprefix(DAMAGED) for item in cache.items}
+        self._drop_logs(names)
+        self._forget_damage(names)
         return cache
 
     def delete_file(self, file: StoredFile) -> None:
@@ -221,18 +207,19 @@ class Housekeeping:
                         "Wait until that is done, or cancel it.",
                     )
                 drop_unpacked(file.name, self._store)
+        self._forget_damage([file.name])
 
-    def _entry_names(self, shelf: Shelf) -> Collection[str]:
-        return {entry.name.removeprefix(DAMAGED) for entry in self._store.entries(shelf)}
-
-    def _only_of(self, runs: Collection[Run]) -> tuple[frozenset[str], frozenset[str]]:
-        """Names of the records, and keys of the healed weights, that only these runs have."""
-        all_runs = self._results.runs()
-        entries = holdings.only_of(runs, all_runs, holdings.entries_of)
-        healed = holdings.only_of(
-            runs, all_runs, lambda run: holdings.healed_weights(run, self._results.record)
+    def _forget_damage(self, names: Collection[str]) -> None:
+        """Leave these deleted entries and files out of the last verification."""
+        verification = self._store.get(Verification, VerifySettings().key())
+        if verification is None:
+            return
+        damaged = tuple(
+            damage for damage in verification.damaged if (damage.entry or damage.name) not in names
         )
-        return entries, healed
+        n_damaged = verification.n_damaged - len(verification.damaged) + len(damaged)
+        verification = replace(verification, damaged=damaged, n_damaged=n_damaged)
+        self._store.put(verification.key, verification)
 
     def _is_needed(
         self, item: CacheItem, needed: Collection[str], live_keys: Collection[str]

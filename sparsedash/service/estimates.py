@@ -21,11 +21,11 @@ from sparsedash.catalog.cost_model import (
 )
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.schema.errors import JobError
-from sparsedash.schema.method_settings import MAX_HEAL_STEPS, MethodSettings
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import RESUMED, TASKS_CACHED, Run
 from sparsedash.schema.settings import SELF, RunSettings
-from sparsedash.schema.sparse_spec import DENSE, SparseSpec
+from sparsedash.schema.sparse_spec import DENSE, MAX_HEAL_STEPS, SparseSpec
 from sparsedash.schema.store_keys import mix_share
 from sparsedash.service.run_checks import main_memory, passages_there
 
@@ -174,10 +174,10 @@ def run_parts(
     for point in unstored:
         spec = points[point]
         method = spec.method
-        if method and method.reads_text and not stored.calibration:
+        if method and spec.reads_text and not stored.calibration:
             if settings.calibration.corpus == SELF and all(part.stage != "text" for part in parts):
                 parts.append(part("text", point))
-            share = mix_share(method, settings.calibration)
+            share = mix_share(spec, settings.calibration)
             if method.needs_statistics and share not in shares_read:
                 shares_read.add(share)
                 parts.append(part("calibrate", point))

@@ -2,15 +2,15 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.pair_records import Choices, Prompts, Timing, records_read
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.records import R, Run
 from sparsedash.schema.store_keys import healed_key, model_identity_note
 from sparsedash.service.stored_results import ResultCache, run_passages
 from sparsedash.service.user_files import Exports, UserUploads
@@ -20,10 +20,8 @@ from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.model_folders import unpacked_models
 from sparsedash.storage.store import Shelf, Store
 
-ArtefactPart = Literal["statistics", "gradients", "text", "weights", "answers", "unfinished"]
-CachePart = Literal[ArtefactPart, "timings", "exports", "damaged"]
-"""text: for calibration, written by a model. weights: refitted ones, and healed ones of no run.
-answers: of other programs. unfinished: checkpoints, and records of no run. exports: folders that
+CachePart = Literal["calibration", "answers", "unfinished", "timings", "exports", "damaged"]
+"""answers: of other programs. unfinished: checkpoints, and records of no run. exports: folders that
 killed exports left. damaged: set aside, or found by the last verification.
 """
 FileKind = Literal["exports", "uploads", "models"]
@@ -90,8 +88,8 @@ class CacheContents:
 class Holdings:
     """What the data folder holds. runs, files: largest first.
 
-    run_bytes: of all runs, shared parts once. n_bytes: of the folder. room_bytes: limit of the
-    artefacts. room_fixed: whether the environment sets that.
+    run_bytes: of all runs, shared parts once. n_bytes: of all but the table of jobs. room_bytes:
+    limit of the artefacts. room_fixed: whether the environment sets that.
     """
 
     runs: tuple[RunHolding, ...]
@@ -131,59 +129,62 @@ def referring_entries(store: Store, table: JobTable) -> dict[str, frozenset[str]
 
     Continuations and divergences do not name their records: the job table and the prompts do.
     """
-    referring = {
-        f"{job.kind}/{job.key}": _record_names(*records_read(job.settings))
-        for job in table.of_kinds("continuation", "divergence")
-    }
-    for key in list(store.keys(Timing)):
-        if timing := store.get(Timing, key):
-            referring[f"timing/{key}"] = _record_names(timing.dense, timing.sparse)
-    for key in list(store.keys(Choices)):
-        if choices := store.get(Choices, key):
-            referring[f"choices/{key}"] = _record_names(*filter(None, choices.better.values()))
-    for key in list(store.keys(Prompts)):
-        if prompts := store.get(Prompts, key):
-            pairs = [_record_names(prompt.left, prompt.right) for prompt in prompts.asked]
-            referring[f"prompts/{key}"] = frozenset[str]().union(*pairs)
-            for prompt in prompts.asked:
-                records = _record_names(*records_read(asdict(prompt)))
-                referring[f"continuation/{prompt.key()}"] = records
+    referring = {}
+    for job in table.of_kinds("continuation", "divergence"):
+        referring[f"{job.kind}/{job.key}"] = _record_names(*records_read(job.settings))
+    for timing in _stored(store, Timing):
+        referring[f"timing/{timing.key}"] = _record_names(timing.dense, timing.sparse)
+    for choices in _stored(store, Choices):
+        better = filter(None, choices.better.values())
+        referring[f"choices/{choices.key}"] = _record_names(*better)
+    for prompts in _stored(store, Prompts):
+        compared: set[str] = set()
+        for prompt in prompts.asked:
+            compared |= {prompt.left, prompt.right}
+            records = _record_names(*records_read(asdict(prompt)))
+            referring[f"continuation/{prompt.key()}"] = records
+        referring[f"prompts/{prompts.key}"] = _record_names(*compared)
     return referring
 
 
-def entries_of(run: Run) -> frozenset[str]:
-    """The names of a run's entries: its own, and records, passages, answers to tasks and
-    continuations, which other runs may share.
+def _stored(store: Store, kind: type[R]) -> list[R]:
+    return [record for key in list(store.keys(kind)) if (record := store.get(kind, key))]
+
+
+def entry_name(name: str) -> str:
+    """What `entries_of` calls the entry with this name."""
+    healed = healed_key(name)
+    return f"healed/{healed}" if healed else name
+
+
+def entries_of(run: Run, results: ResultCache) -> frozenset[str]:
+    """Names of the entries of a run and of all it refers to, which other runs may share.
+
+    Healed weights, which are several artefacts, have one name.
     """
-    answers = [f"questionset/{key}" for keys in run.answers.values() for key in keys]
-    continuations = [f"continuation/{key}" for key in run.continuations]
-    results = (f"run/{run.key}", f"findresult/{run.key}", f"passages/{run_passages(run)}")
-    return _record_names(*run.records).union(results, answers, continuations)
+    names = {f"run/{run.key}", f"findresult/{run.key}", f"passages/{run_passages(run)}"}
+    for keys in run.answers.values():
+        names.update(f"questionset/{key}" for key in keys)
+    names.update(f"continuation/{key}" for key in run.continuations)
+    if any(run.settings.heal_steps):
+        for record in map(results.record, run.sparse):
+            if (
+                record is not None
+                and record.pruned is not None
+                and record.pruned.healed is not None
+            ):
+                names.add(f"healed/{record.pruned.healed.weights}")
+    return _record_names(*run.records) | names
 
 
-def only_of(
-    deleted: Collection[Run], runs: Iterable[Run], names: Callable[[Run], frozenset[str]]
-) -> frozenset[str]:
-    """The names that only the deleted runs of all runs have. names: gives those of a run."""
+def only_of(deleted: Collection[Run], results: ResultCache) -> frozenset[str]:
+    """The names of the entries that only these runs of all runs have."""
     keys = {run.key for run in deleted}
-    unshared = frozenset[str]().union(*map(names, deleted))
-    for run in runs:
-        if unshared and run.key not in keys:
-            unshared -= names(run)
-    return unshared
-
-
-def healed_weights(run: Run, record: Callable[[str], Record | None]) -> frozenset[str]:
-    """Keys of the healed weights that models of this run have. record: gives the record of a
-    key.
-    """
-    if not any(method.heal_steps for method in run.settings.methods):
-        return frozenset()
-    keys = set()
-    for sparse in map(record, run.sparse):
-        if sparse is not None and sparse.pruned is not None and sparse.pruned.healed is not None:
-            keys.add(sparse.pruned.healed.weights)
-    return frozenset(keys)
+    names = frozenset[str]().union(*(entries_of(run, results) for run in deleted))
+    for run in results.runs():
+        if names and run.key not in keys:
+            names -= entries_of(run, results)
+    return names
 
 
 def cache_items(
@@ -191,10 +192,8 @@ def cache_items(
 ) -> Iterator[CacheItem]:
     """All that emptying the cache may delete. damaged: names of entries that verification found."""
     in_runs: set[str] = set()
-    healed: set[str] = set()
     for run in results.runs():
-        in_runs |= entries_of(run)
-        healed |= healed_weights(run, results.record)
+        in_runs |= entries_of(run, results)
     for entry in store.entries("records"):
         kind = entry.name.partition("/")[0]
         if entry.name in damaged or entry.name.startswith(DAMAGED):
@@ -203,14 +202,13 @@ def cache_items(
             yield CacheItem("timings", "records", entry.name, entry.n_bytes)
         elif kind in _RUN_PARTS and entry.name not in in_runs:
             yield CacheItem("unfinished", "records", entry.name, entry.n_bytes)
-    parts: dict[str, CachePart] = {part: part for part in get_args(ArtefactPart)}
-    parts["healed"] = "weights"
+    parts: dict[str, CachePart] = {"answers": "answers", "unfinished": "unfinished"}
     for entry in store.entries("artefacts"):
         kind, _, model = entry.tag.partition(" ")
         if entry.name in damaged:
             yield CacheItem("damaged", "artefacts", entry.name, entry.n_bytes)
-        elif healed_key(entry.name) not in healed:
-            part = parts.get(kind, "statistics")
+        elif entry_name(entry.name) not in in_runs:
+            part = parts.get(kind, "calibration")
             yield CacheItem(part, "artefacts", entry.name, entry.n_bytes, model)
     for folder in exports.nameless():
         yield CacheItem("exports", "exports", folder.name, folder_size(folder).n_bytes)
@@ -233,22 +231,26 @@ def measure_holdings(
     """The sizes of what the data folder holds."""
     bytes_of = Counter[str]()
     for entry in (*store.entries("records"), *store.entries("artefacts")):
-        bytes_of[healed_key(entry.name) or entry.name] += entry.n_bytes
+        bytes_of[entry_name(entry.name)] += entry.n_bytes
     runs = results.runs()
-    names = [entries_of(run) | healed_weights(run, results.record) for run in runs]
+    names = [entries_of(run, results) for run in runs]
     users = Counter[str]()
     for names_of_run in names:
         users.update(names_of_run)
+    # The two caches may have hundreds of thousands of files, so only the other folders are walked.
+    n_bytes = bytes_of.total() + folder_size(store.folder / "logs").n_bytes
+    n_bytes += sum(file.n_bytes for file in files)
+    n_bytes += sum(item.n_bytes for item in cache.items if item.shelf == "exports")
     holdings = []
     for run, names_of_run in zip(runs, names, strict=True):
-        n_bytes = sum(bytes_of[name] for name in names_of_run if users[name] == 1)
-        holdings.append(RunHolding(run, n_bytes))
+        alone = [name for name in names_of_run if users[name] == 1]
+        holdings.append(RunHolding(run, sum(bytes_of[name] for name in alone)))
     return Holdings(
         runs=tuple(sorted(holdings, key=lambda holding: holding.n_bytes, reverse=True)),
         run_bytes=sum(bytes_of[name] for name in users),
         cache=cache,
         files=tuple(files),
-        n_bytes=folder_size(store.folder).n_bytes,
+        n_bytes=n_bytes,
         free_bytes=shutil.disk_usage(store.folder).free,
         room_bytes=store.artefact_room,
         room_fixed=room_of_environment() is not None,

@@ -1,6 +1,4 @@
-"""Commits that names on the hub lead to: asked at most hourly, when a job is submitted, and pinned
-in its request.
-"""
+"""Commits of names on the hub: asked at most hourly when a job is submitted, and pinned."""
 
 import time
 from dataclasses import dataclass, replace
@@ -36,8 +34,7 @@ class NotedCommit:
 
 
 def pinned(settings: Asked, store: Store, hub: HubReach, *, with_token: bool) -> Asked:
-    """The request with the commits that its names on the hub lead to now; one that has some is left
-    as it is.
+    """The request with the current commits of its names on the hub; unchanged if it has some.
 
     Where the hub does not answer: as the local cache has them, or as they were noted. What has no
     commit is left out, and the run says why. with_token: see `fetch_config`.
@@ -62,9 +59,7 @@ def noted_commit(name: str, store: Store) -> str:
 
 
 def newer_revisions(run: Run, store: Store) -> dict[str, str]:
-    """Of the names that a run read, those that have led to another commit since, with that
-    commit.
-    """
+    """The names that a run read and that have moved since, with the new commit."""
     read = dict(run.settings.revisions)
     if commit := commit_of(run.model_identity):
         read.setdefault(run.settings.model, commit)
@@ -89,11 +84,11 @@ def _hub_names(settings: RunSettings | FindSettings) -> list[str]:
 
 def _ask(names: list[str], store: Store, *, with_token: bool) -> None:
     """Note the commits of names that the hub was not asked for within the hour."""
-    now = time.time()
+    asked_at = time.time()
     old = []
     for name in names:
         note = _noted(name, store)
-        if note is None or not 0 <= now - note.asked_at < _OLD_S:
+        if note is None or not 0 <= asked_at - note.asked_at < _OLD_S:
             old.append(name)
     if not old:
         return
@@ -104,7 +99,7 @@ def _ask(names: list[str], store: Store, *, with_token: bool) -> None:
         return
     for name, answer in answers.items():
         if commit := answer.get("commit"):
-            note = NotedCommit(commit=commit, asked_at=now)
+            note = NotedCommit(commit=commit, asked_at=asked_at)
             store.remember(store_keys.hub_commit_note(name), msgspec.json.encode(note).decode())
 
 

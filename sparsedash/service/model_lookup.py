@@ -34,8 +34,9 @@ _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """family: its model_type. shape: None where its config leaves a size to its family's usual
-    value.
+    """What is known of a model before it is loaded.
+
+    family: its model_type. shape: None where its config lacks a size.
 
     problem: why it cannot be pruned, as far as its config says; empty where nothing speaks against
     it.
@@ -47,9 +48,7 @@ class NamedModel:
 
 
 def named_model(reference: str, store: Store) -> NamedModel | None:
-    """Family and shape, from when it was loaded here before, from its config, or from the catalog;
-    else None.
-    """
+    """Family and shape from an earlier run here, its config or the catalog; None if unknown."""
     identity = store.recall(store_keys.model_identity_note(reference, fingerprint(reference)))
     shape = known_shape(store, identity) if identity else None
     config = None if shape else model_config(reference)
@@ -76,9 +75,7 @@ def fetch_config(reference: str, *, with_token: bool) -> None:
 
 
 def look_up(names: Sequence[str], *, with_token: bool) -> dict[str, dict[str, str]]:
-    """What the hub says of these names: see `engine.models.hub`. Waits for it. Raises
-    ModelError.
-    """
+    """The hub's answers about these names, see `engine.models.hub`. Raises ModelError."""
     option = [] if with_token else ["--no-token"]
     command = [sys.executable, "-P", "-m", _FETCHING, *option, "--", *names]
     try:
@@ -123,9 +120,7 @@ def _header_problem(path: Path, _stamp: str) -> str:
 
 
 def folder_problem(folder: Path) -> str:
-    """Why the model in this folder cannot be pruned; empty where its config does not speak against
-    it.
-    """
+    """Why the model in this folder cannot be pruned, by its config; empty if it can."""
     if path_kind(folder / "config.json") != "file":
         return f"{folder} holds no config.json. Name the folder that save_pretrained() wrote."
     config = model_config(str(folder))

@@ -174,12 +174,12 @@ def _is_answered(spec: SparseSpec, keys: RunKeys, prompts: Sequence[str], store:
 def _is_calibrated(keys: RunKeys, store: Store) -> bool:
     """Whether the statistics of all methods that need any are stored, or else the text they read."""
     settings = keys.settings
-    methods = [method for method in settings.methods if method.needs_statistics]
-    if not methods:
+    readers = [spec for spec in settings.points if spec.pruning.needs_statistics]
+    if not readers:
         generates = settings.reads_text and settings.calibration.corpus == SELF
         return generates and store.has_entry("artefacts", keys.generated_text)
     try:
-        statistics = {keys.calibration(method).statistics for method in methods}
+        statistics = {keys.calibration(spec).statistics for spec in readers}
     except LookupError:
         return False
     return all(store.recall(store_keys.calibrated_note(key)) is not None for key in statistics)

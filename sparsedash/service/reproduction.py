@@ -1,6 +1,4 @@
-"""Published rows compared with results here: intervals, the share of removed weights, and runs that
-repeat them.
-"""
+"""Published rows: their intervals and removed weights, runs that repeat them, and results here."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -50,8 +48,7 @@ class PublishedInterval(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A row's share of removed weights, published, and computed from the model's config at the
-    row's MLP sparsity.
+    """A row's share of removed weights: published, and computed from the model's config.
 
     of_matmul: over all Linear and Conv weights, the output head included. of_parameters: over all
     parameters.
@@ -73,8 +70,9 @@ class Ratio(NamedTuple):
 
 
 class RunCost(NamedTuple):
-    """The least cost of a run that repeats a row. download_bytes: from the hub. kept_bytes: of its
-    statistics.
+    """The least cost of repeating a row.
+
+    download_bytes: from the hub. kept_bytes: of its statistics.
     """
 
     memory: LeastMemory
@@ -101,9 +99,7 @@ def published_interval(row: PublishedRow) -> PublishedInterval:
 
 
 def removed_ratio(row: PublishedRow) -> Ratio | None:
-    """The share of removed weights, published and computed; None where the row's table has no such
-    column.
-    """
+    """The share of removed weights; None where the row's table has no such column."""
     if row.matmul_ratio is None or row.mlp_sparsity is None:
         return None
     shape = _shape(row)
@@ -132,7 +128,8 @@ def published_run_settings(row: PublishedRow) -> RunSettings:
 
 def published_run_cost(row: PublishedRow) -> RunCost:
     """The cost of repeating a row."""
-    shape, settings = _shape(row), published_run_settings(row)
+    shape = _shape(row)
+    settings = published_run_settings(row)
     kept = kept_bytes(shape.widths, shape.hidden, settings, settings.calibration.n_samples)
     return RunCost(least_memory(shape, settings), shape.n_parameters * shape.stored_bytes, kept)
 
@@ -140,43 +137,57 @@ def published_run_cost(row: PublishedRow) -> RunCost:
 def measured_row(
     row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]
 ) -> MeasuredRow | None:
-    """The newest result here for a row's model, texts, format and sparsity, by any method but a
-    healed one, calibration size and token weights.
+    """The newest result here for a row's model, texts, format and sparsity; None without one.
 
+    It may be by any method but a healed one, and with any calibration size and token weights.
     runs: newest first. record: gives the record of a key.
     """
-    wanted, score = published_run_settings(row), row.measure.replace("-", "_")
+    repeated = published_run_settings(row)
+    models = row.model, repeated.model
+    score = row.measure.replace("-", "_")
     for run in runs:
-        settings = run.settings
-        alike = (
-            settings.model in (row.model, wanted.model)
-            and settings.dtype == wanted.dtype
-            and settings.calibration.corpus == wanted.calibration.corpus
-            and settings.evaluation == wanted.evaluation
-        )
-        dense = record(run.dense) if alike else None
-        for sparse in filter(None, map(record, run.sparse if dense else ())):
-            made = sparse.pruned
-            asked = (
-                made
-                and made.method.takes_channels
-                and not made.method.heal_steps
-                and not made.method.quantise
-                and (made.method.budget, made.sparsity_permille)
+        if run.settings.model not in models or not _is_alike(run.settings, repeated):
+            continue
+        dense = record(run.dense)
+        if dense is None:
+            continue
+        for key in run.sparse:
+            sparse = record(key)
+            if sparse is None or not _is_of_row(sparse, row):
+                continue
+            if len(dense.outcomes) != len(sparse.outcomes):
+                continue
+            before = [getattr(outcome, f"{score}_right") for outcome in dense.outcomes]
+            after = [getattr(outcome, f"{score}_right") for outcome in sparse.outcomes]
+            pairs = compare_verdicts(before, after)
+            return MeasuredRow(
+                run=run,
+                dense=getattr(dense, score),
+                sparse=getattr(sparse, score),
+                difference=pairs.difference,
+                interval=pairs.interval,
             )
-            if (
-                dense
-                and asked == ("channels", row.sparsity_permille)
-                and len(dense.outcomes) == len(sparse.outcomes)
-            ):
-                before, after = (
-                    [getattr(o, f"{score}_right") for o in each.outcomes]
-                    for each in (dense, sparse)
-                )
-                pairs = compare_verdicts(before, after)
-                scores = getattr(dense, score), getattr(sparse, score)
-                return MeasuredRow(run, *scores, pairs.difference, pairs.interval)
     return None
+
+
+def _is_alike(settings: RunSettings, repeated: RunSettings) -> bool:
+    return (
+        settings.dtype == repeated.dtype
+        and settings.calibration.corpus == repeated.calibration.corpus
+        and settings.evaluation == repeated.evaluation
+    )
+
+
+def _is_of_row(record: Record, row: PublishedRow) -> bool:
+    """Whether the record is of a model with as many channels removed, and nothing else done."""
+    pruned = record.pruned
+    return (
+        pruned is not None
+        and pruned.method.takes_channels
+        and pruned.spec == pruned.spec.before_healing
+        and pruned.method.budget == "channels"
+        and pruned.sparsity_permille == row.sparsity_permille
+    )
 
 
 def _shape(row: PublishedRow) -> ModelShape:

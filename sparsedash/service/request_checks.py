@@ -1,5 +1,4 @@
-"""Checks where a request enters: access rights of each user, and models and texts that cannot be
-used.
+"""Checks of a request: access rights of each user, and models and texts that cannot be used.
 
     sees a run, a job, an export      who asked for it, administrators; everybody with `see_each_other`
     cancels a job, moves it back      who started it, administrators
@@ -69,7 +68,9 @@ class Access:
     def __init__(
         self, owners: Owners, results: ResultCache, user: str = LOCAL, rules: Serving | None = None
     ) -> None:
-        self.owners, self.user, self.rules = owners, user, rules
+        self.owners = owners
+        self.user = user
+        self.rules = rules
         self._results = results
         self._owned: frozenset[str] = frozenset()
         self._results_seen: frozenset[str] = frozenset()
@@ -137,9 +138,7 @@ class Access:
         return wanted <= self._results_seen
 
     def sees_job(self, job: Job) -> bool:
-        """Whether the user sees the job, its progress and its log. A prompt is seen by whoever has
-        asked it.
-        """
+        """Whether the user sees the job, its progress and its log; of a prompt only their own."""
         if self.unlimited or job.owner == self.user:
             return True
         return (
@@ -174,9 +173,7 @@ class Access:
             )
 
     def require_order(self, job: Job, to: Move | Priority) -> None:
-        """As `require_to_stop`, and AccessError for what would put the job before those of
-        others.
-        """
+        """As `require_to_stop`; AccessError for moving the job ahead of those of others as well."""
         self.require_to_stop(job)
         if to in ("front", "up", "high"):
             self.require_administrator(
@@ -187,50 +184,40 @@ class Access:
         """Why the user may not use what this field names, or nothing. No file is opened for it."""
         if self.rules is None:
             return ""
-        found = (
-            self._model_refusal(reference, self.rules)
-            if field == "model"
-            else self._text_refusal(reference)
-        )
-        return _named(field, found)
+        if field == "model":
+            return _named(field, self._model_refusal(reference, self.rules))
+        return _named(field, self._text_refusal(reference))
 
     def reference_problems(self, *named: tuple[ReferenceField, str]) -> tuple[str, ...]:
         """What of these fields and references the user may not use."""
         return tuple(filter(None, starmap(self.reference_problem, named)))
 
     def require_allowed(self, *named: tuple[ReferenceField, str]) -> None:
-        """Raises AccessError for the first of these fields and references that the user may not
-        use.
-        """
+        """Raises AccessError for the first of these references that the user may not use."""
         for problem in self.reference_problems(*named):
             raise AccessError(problem)
 
     def tasks_problems(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """What of these tasks the user may not ask; not only administrators ask built-in ones and
-        what is listed.
-        """
-        found = []
+        """Why the user may not ask some of these tasks; everybody may ask built-in and listed ones."""
+        problems = []
         for task in tasks:
             if task.startswith(FILE) and not self._may_read(local_path(task.removeprefix(FILE))):
-                found.append(f"{task[:200]}: {self._where()}")
+                problems.append(f"{task[:200]}: {self._where()}")
             elif task in BUILTIN_TASKS or self.rules is None or self.unlimited:
                 continue
             elif not self.rules.offers_task(task):
-                offered = (
-                    f"Offered: {', '.join(self.rules.tasks)}." if self.rules.tasks else "None is."
-                )
-                found.append(f"{task[:200]} is not among the tasks offered here. {offered}")
-        return tuple(found)
+                names = ", ".join(self.rules.tasks)
+                offered = f"Offered: {names}." if names else "None is."
+                problems.append(f"{task[:200]} is not among the tasks offered here. {offered}")
+        return tuple(problems)
 
     def offered_tasks(self) -> list[str]:
-        """The built-in tasks, and with the harness the suggested ones that the user may ask."""
-        found = [name for name in TASKS if find_spec("lm_eval") and not self.tasks_problems([name])]
-        return [*BUILTIN_TASKS, *found]
+        """The built-in tasks, and where the harness is installed, suggested ones the user may ask."""
+        suggested = TASKS if find_spec("lm_eval") else ()
+        return [*BUILTIN_TASKS, *(name for name in suggested if not self.tasks_problems([name]))]
 
     def require_path(self, path: str) -> None:
-        """Raises AccessError for a path on this machine that is not below the folders of the
-        configuration.
-        """
+        """Raises AccessError for a path that is not below the folders of the configuration."""
         if not self._may_read(local_path(path)):
             raise AccessError(f"{path[:200]}: {self._where()}")
 
@@ -238,9 +225,8 @@ class Access:
         if reference.startswith("builtin:") or (is_hub_id(reference) and rules.offers(reference)):
             return ""
         if is_hub_id(reference):
-            offered = (
-                f"Offered: {', '.join(rules.hub)}." if rules.hub else "No model of the hub is."
-            )
+            names = ", ".join(rules.hub or ())
+            offered = f"Offered: {names}." if names else "No model of the hub is."
             return f"{reference} is not among those offered here. {offered}"
         return "" if self._may_read(local_path(reference)) else self._where()
 
@@ -257,27 +243,24 @@ class Access:
 
     def _where(self) -> str:
         folders = ", ".join(self.rules.folders) if self.rules else ""
-        return f"files on this machine are read only below {folders or 'folders that the configuration names'}."
+        below = folders or "folders that the configuration names"
+        return f"files on this machine are read only below {below}."
 
 
 def unusable_tasks(tasks: Sequence[str]) -> str:
-    """Why a run with these tasks would end at once, as far as that shows without the harness; or
-    nothing.
-    """
+    """Why a run with these tasks cannot start, checked without the harness; empty if it can."""
     if unknown := unknown_builtin(tasks):
         return unknown
     if not BUILTIN_TASKS.keys() >= set(tasks) and find_spec("lm_eval") is None:
         return NO_HARNESS
     for task in tasks:
-        if (
-            task not in BUILTIN_TASKS
-            and not task.startswith(FILE)
-            and (problem := no_such_task(task))
-        ):
+        if task.startswith(FILE):
+            path = local_path(task.removeprefix(FILE))
+            if path_kind(path) == "nothing":
+                return f"There is no {path}. Check the path after file:."
+        elif task not in BUILTIN_TASKS and (problem := no_such_task(task)):
             return problem
-    paths = (local_path(task.removeprefix(FILE)) for task in tasks if task.startswith(FILE))
-    lost = next((path for path in paths if path_kind(path) == "nothing"), None)
-    return "" if lost is None else f"There is no {lost}. Check the path after file:."
+    return ""
 
 
 def upload_named(reference: str) -> str:
@@ -323,15 +306,15 @@ revision.
 
 def hub_reference(text: str) -> str:
     """OWNER/NAME[@REVISION] of the hub's page with this address; any other text as it is."""
-    found = None if HUB_ID.fullmatch(text) else _PAGE.fullmatch(text)
-    if found is None:
+    page = None if HUB_ID.fullmatch(text) else _PAGE.fullmatch(text)
+    if page is None:
         return text
-    revision = unquote(found[2] or "main")
-    return found[1] if revision == "main" else f"{found[1]}@{revision}"
+    revision = unquote(page[2] or "main")
+    return page[1] if revision == "main" else f"{page[1]}@{revision}"
 
 
-def _named(field: ReferenceField, found: str) -> str:
-    return f"{field.capitalize()}: {found}" if found else ""
+def _named(field: ReferenceField, problem: str) -> str:
+    return f"{field.capitalize()}: {problem}" if problem else ""
 
 
 def _model_problem(reference: str) -> str:

@@ -14,6 +14,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
 from sparsedash.stats.sparsity_search import require_passages
 from sparsedash.storage.hub_reach import HubReach
@@ -74,7 +75,7 @@ def run_problems(
     problems.append(
         _refusal(run_rules.require_quantisable, settings, family, streamed=streamed),
     )
-    if any(method.heal_steps for method in settings.methods):
+    if any(settings.heal_steps):
         n_sequences = settings.calibration.n_samples
         problems.append(_refusal(run_rules.require_healable, n_sequences, streamed=streamed))
     if shape is not None and not any(problems) and settings.solves:
@@ -84,11 +85,11 @@ def run_problems(
 
 
 def room_problem(
-    settings: RunSettings, unstored: Sequence[int], shape: ModelShape | None, room: int
+    settings: RunSettings, unstored: Sequence[SparseSpec], shape: ModelShape | None, room: int
 ) -> str:
     """Why the calibration data of the models that are not stored exceeds the limit; empty if not.
 
-    unstored: their places among the run's points. room: the limit, in bytes.
+    room: the limit, in bytes.
     """
     if shape is None:
         return ""
@@ -96,7 +97,7 @@ def room_problem(
         run_rules.require_artefact_room,
         settings,
         shape,
-        {settings.points[place][0] for place in unstored},
+        {spec.pruning for spec in unstored if spec.reads_text},
         n_sequences=settings.calibration.n_samples,
         room=room,
     )
@@ -122,9 +123,9 @@ def _most_tokens(settings: RunSettings, data_dir: Path) -> int:
             # A token is at least a byte, and few characters have more than three.
             available = 3 * count.n_characters + count.n_texts
     fewest = requested
-    for method in settings.methods:
-        if method.solves:
-            mixed = store_keys.mix_share(method, calibration) * requested
+    for spec in settings.points:
+        if spec.pruning.solves:
+            mixed = store_keys.mix_share(spec, calibration) * requested
             fewest = min(fewest, int(mixed + min(available, requested - mixed)))
     return fewest
 

@@ -136,8 +136,7 @@ def joined_continuation(
 
 
 class ResultCache:
-    """The results in one store, whoever owns them, the last ones cached. Every method may raise
-    StoreError.
+    """The results in one store, of all users, cached. Every method may raise StoreError.
 
     As many are cached as have MAX_PASSAGES_IN_MEMORY passages between them, each until it is
     written again.
@@ -191,8 +190,8 @@ class ResultCache:
             n_answered = {len(run.answers.get(record, ())) for record in run.records}
             if len(n_answered) > 1:
                 return False
-        answers = chain.from_iterable(run.answers.values())
-        return all(self._store.has(QuestionSet, each) for each in answers)
+        sets = chain.from_iterable(run.answers.values())
+        return all(self._store.has(QuestionSet, answers) for answers in sets)
 
 
 class VerdictCache:
@@ -239,9 +238,7 @@ class VerdictCache:
             judged: Verdicts | None = self._verdicts.get(name)
             if judged is None and (not n_new or self._clock() < deadline):
                 losses = self._losses(run.dense, stored)
-                joint = judge_all(list(losses.values()), tolerance, run.n_compared)
-                judged = dict(zip(losses, joint, strict=True))
-                judged = self._answers.with_tasks(run, judged, tolerance)
+                judged = self._answers.verdicts(run, losses, tolerance)
                 n_new += 1
                 self._verdicts.put(name, judged)
             if judged is not None:
@@ -311,9 +308,7 @@ class AnswerCache:
         self._comparisons = _Cache(MOST_RUNS, lambda comparisons: 1)
 
     def keep(self, name: str, content: bytes) -> str:
-        """The key of a file of this name. Raises CorpusError where it cannot be read, and
-        StoreError.
-        """
+        """The key of a file of this name. Raises CorpusError if it cannot be read, and StoreError."""
         last = re.split(r"[/\\]", name)[-1]
         try:
             with swept_folder(self._store.folder) as folder:
@@ -355,8 +350,15 @@ class AnswerCache:
             self._cache.put(name, judged)
         return judged
 
-    def with_tasks(self, run: Run, verdicts: Verdicts, tolerance: Tolerance) -> Verdicts:
-        """The verdicts on a run's sparse models with those on its tasks; losses are stored."""
+    def verdicts(
+        self, run: Run, passage_losses: Mapping[str, Losses], tolerance: Tolerance
+    ) -> Verdicts:
+        """The joint verdicts on a run's sparse models, by their passages and its tasks.
+
+        passage_losses: by record. Those on tasks are stored once they are known.
+        """
+        joint = judge_all(list(passage_losses.values()), tolerance, run.n_compared)
+        verdicts = dict(zip(passage_losses, joint, strict=True))
         if not run.answers.get(run.dense) and not run.unanswered:
             return verdicts
         stored = set(chain.from_iterable(map(self._stored, run.answers.values())))
@@ -398,9 +400,7 @@ class AnswerCache:
         return losses
 
     def _stored(self, keys: Iterable[str]) -> tuple[str, ...]:
-        """Those of which there are answers: part of a cache's key, since lost ones are computed
-        again.
-        """
+        """Those that are stored; part of a cache key, since lost answers are computed again."""
         return tuple(key for key in keys if self._store.has(QuestionSet, key))
 
     def _sets(self, keys: Iterable[str]) -> list[QuestionSet]:

@@ -11,8 +11,8 @@ from sparsedash.jobs.job import Job
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import AccessError, CorpusError, ExportError
 from sparsedash.schema.export_settings import EXPORTS, Export, ExportSettings, Form
-from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Record
+from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.service.request_checks import Access, upload_named
 from sparsedash.service.stored_results import known_shape
 from sparsedash.storage.model_folders import (
@@ -85,9 +85,7 @@ class Exports:
         self._access.owners.forget(key)
 
     def nameless(self) -> list[Path]:
-        """Folders in the data folder that no record names: exports under way, remains of killed
-        ones, and those of lost records.
-        """
+        """Folders without a record: exports under way, remains of killed ones, and lost ones."""
         # Folders first: one that gets its name meanwhile has its record by then.
         finished = [recipe.parent for recipe in self._folder.glob(f"[!.]*/{RECIPE}")]
         named = {Path(export.folder).name for export in self._all()}
@@ -173,9 +171,7 @@ class UserUploads:
         self._texts_in_use = texts_in_use
 
     def keep(self, name: str, content: bytes, n_passages: int = 0) -> str:
-        """Store a file as this user's; see `Uploads.keep`. Raises CorpusError beyond the quota as
-        well.
-        """
+        """Store a file as this user's. Raises CorpusError, beyond the quota as well."""
         with self._uploads.changing():
             if self._uploads.reference(name, content) not in self.kept():
                 self._require_quota(len(content))
@@ -192,9 +188,7 @@ class UserUploads:
         }
 
     def drop(self, reference: str) -> None:
-        """Delete an upload; a shared one is only taken from the user. Raises CorpusError while a
-        live job reads it.
-        """
+        """Delete an upload, or give up a shared one. Raises CorpusError while a job reads it."""
         name = upload_named(reference)
         with self._uploads.changing():
             if not self._access.may_change(name):

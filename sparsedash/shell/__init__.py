@@ -1,3 +1,1 @@
-"""The commands of `sparsedash`, a module each; they share the dashboard's data folder and may know
-both halves.
-"""
+"""The commands of `sparsedash`; they share the dashboard's data folder."""

@@ -130,9 +130,7 @@ Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond t
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command of the command line. Returns the exit code, one of those that `--help`
-    lists.
-    """
+    """Run a command line; returns the exit code, one of those that `--help` lists."""
     try:
         code = _run(argv)
         sys.stdout.flush()
@@ -166,8 +164,8 @@ def _run(argv: Sequence[str] | None) -> int:
         return terminal.print_error(error, terminal.EXIT_BAD_ARGUMENTS)
     except OSError as error:
         # A name that no file can have, or a folder that may not be read.
-        said = f"{error.filename or 'A file'} cannot be used: {error.strerror}."
-        return terminal.print_error(SparseDashError(said), terminal.EXIT_BAD_ARGUMENTS)
+        message = f"{error.filename or 'A file'} cannot be used: {error.strerror}."
+        return terminal.print_error(SparseDashError(message), terminal.EXIT_BAD_ARGUMENTS)
     terminal.silence_libraries()
     try:
         next(work)
@@ -187,14 +185,14 @@ def _run(argv: Sequence[str] | None) -> int:
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
         from sparsedash.worker import describe_error
 
-        said, advice = describe_error(error)
-        if said.startswith(type(error).__name__):
+        message, advice = describe_error(error)
+        if message.startswith(type(error).__name__):
             # What nobody foresaw; the line is behind it.
             traceback.print_exc()
             advice = "That should not happen: please report it."
         elif is_full(error):
             advice = "Free some space, and start it again."
-        return terminal.print_error(SparseDashError(said, advice), terminal.EXIT_FAILED)
+        return terminal.print_error(SparseDashError(message, advice), terminal.EXIT_FAILED)
     raise AssertionError("A command yields once.")
 
 
@@ -210,9 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         summary = " ".join((command.start.__doc__ or "").split()).rstrip(".")
         description = f"{summary}: sparsedash {command.name} {command.example}".rstrip()
-        own = words.add_parser(
+        subparser = words.add_parser(
             command.name, help=summary[:1].lower() + summary[1:], description=description
         )
-        add_flags(own, command.name, command.flags)
-        own.set_defaults(start=command.start)
+        add_flags(subparser, command.name, command.flags)
+        subparser.set_defaults(start=command.start)
     return parser

@@ -68,10 +68,10 @@ def export_command(arguments: argparse.Namespace) -> Work:
     )
     if request.dense_gguf:
         _require_gguf(request)
-    ((method, permille),) = settings.points
-    require_form(form, method, permille)
-    if permille not in settings.sparsities_permille:
-        percent = wording.sparsity_percent(permille)
+    (spec,) = settings.points
+    require_form(form, spec)
+    if spec.permille not in settings.sparsities_permille:
+        percent = wording.sparsity_percent(spec.permille)
         print_warnings([f"The pattern of {arguments.method} decides the sparsity: {percent}."])
     store = open_store_for(settings, arguments)
     yield
@@ -214,13 +214,13 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     tolerance = tolerance_from_flags(arguments)
     write = result_writer(arguments)
     dense = Path(_absolute(arguments.dense))
-    other = Path(_absolute(arguments.other))
+    model = Path(_absolute(arguments.other))
     yield
-    pairs, unpaired = pair_tasks(read_answers(dense), read_answers(other))
+    pairs, unpaired = pair_tasks(read_answers(dense), read_answers(model))
     print_warnings(unpaired)
     results = judge_tasks(pairs, tolerance)
     print_warnings(idle_limits(results, tolerance))
-    document = judge_document(_title(other, dense), results, tolerance)
+    document = judge_document(_title(model, dense), results, tolerance)
     lines = [
         *align_columns(task_rows(results), numbers=True),
         "",

@@ -13,7 +13,7 @@ from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.export_settings import ExportSettings, Weights
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.find_settings import FindSettings, planned_run
-from sparsedash.schema.method_settings import MethodSettings, Quantisation, with_budget
+from sparsedash.schema.method_settings import MethodSettings, with_budget
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.settings import (
     CalibrationSettings,
@@ -22,6 +22,7 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
+from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.request_checks import is_hub_id
@@ -76,8 +77,15 @@ def _flags_of(table: "type[DataclassInstance]") -> dict[str, FieldRow]:
 
 _OF_METHODS = _flags_of(MethodSettings)
 _OF_CALIBRATION = _flags_of(CalibrationSettings)
+_OF_SEARCHES = _flags_of(FindSettings)
 _OF_TOLERANCE = _flags_of(Tolerance)
-_OF_RUNS = _flags_of(RunSettings) | _OF_CALIBRATION | _OF_METHODS | _flags_of(EvaluationSettings)
+_OF_RUNS = (
+    _flags_of(RunSettings)
+    | _OF_CALIBRATION
+    | _OF_METHODS
+    | _OF_SEARCHES
+    | _flags_of(EvaluationSettings)
+)
 _SETTINGS = _OF_RUNS | _OF_TOLERANCE | _flags_of(TimingSettings) | _flags_of(ExportSettings)
 
 RUN_FLAGS = (*_OF_RUNS, "--method", "--data-dir")
@@ -236,6 +244,7 @@ def run_from_flags(arguments: argparse.Namespace) -> RunSettings:
     return RunSettings(
         **_request(arguments) | {"sparsities_permille": parse_percents(arguments.sparsity)},
         methods=_methods(_split(arguments.method), arguments),
+        heal_steps=(arguments.heal_steps,),
     )
 
 
@@ -250,15 +259,19 @@ def quantised_from_flags(settings: RunSettings, arguments: argparse.Namespace) -
     for name in names:
         if name not in types:
             raise SettingsError("--quantise", name, f"one or several of {', '.join(types)}")
-    kinds = [kind for kind in types if kind in names]
-    return settings.quantised(kinds) if kinds else settings
+    return replace(settings, quantise=tuple(kind for kind in types if kind in names))
 
 
 def search_from_flags(arguments: argparse.Namespace) -> FindSettings:
     """The search that the flags describe. Raises SettingsError."""
     (method,) = _methods([arguments.method], arguments)
     tolerance = tolerance_from_flags(arguments)
-    return FindSettings(**_request(arguments), method=method, tolerance=tolerance)
+    return FindSettings(
+        **_request(arguments),
+        method=method,
+        heal_steps=arguments.heal_steps,
+        tolerance=tolerance,
+    )
 
 
 def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
@@ -270,9 +283,7 @@ def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
 
 
 def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
-    """The store in the data folder that is asked for. new: whether it may be made. Raises
-    SparseDashError.
-    """
+    """The store of --data-dir. new: whether it may be created. Raises SparseDashError."""
     folder = local_path(arguments.data_dir).absolute()
     if not new and path_kind(folder) != "folder":
         raise SettingsError("--data-dir", str(folder), "a data folder of SparseDash")
@@ -280,9 +291,7 @@ def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
 
 
 def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Namespace) -> Store:
-    """The store, where the run can start. Raises SparseDashError with every problem, or a flag
-    without effect.
-    """
+    """The store, if the run can start and uses all flags; else raises SparseDashError."""
     _require_used(planned_run(settings), arguments)
     store = open_store(arguments)
     require_startable(settings, store)
@@ -315,14 +324,14 @@ def _require_used(settings: RunSettings, arguments: argparse.Namespace) -> None:
 
 
 def _uses(settings: RunSettings, flag: str, *, heals: bool) -> bool:
-    """Whether any method of the run uses this flag. heals: whether they will be healed, on the
-    calibration text.
-    """
+    """Whether any method uses this flag. heals: whether models are healed, on the same text."""
     if flag in _OF_CALIBRATION:
         return settings.reads_text or heals
     if flag == "--sparsity":
-        return any(permille in settings.sparsities_permille for _, permille in settings.points)
-    row = _OF_METHODS.get("--heal-steps" if flag == "--heal" else flag)
+        return any(spec.permille in settings.sparsities_permille for spec in settings.points)
+    if flag in ("--heal", "--heal-steps"):
+        return any(method.takes_channels for method in settings.methods)
+    row = _OF_METHODS.get(flag)
     return row is None or any(method.uses(row.name) for method in settings.methods)
 
 
@@ -354,12 +363,9 @@ def _methods(names: Sequence[str], arguments: argparse.Namespace) -> tuple[Metho
     budget = values.pop("budget")
     # What is not named is as in the preset.
     values = {name: value for name, value in values.items() if name in named}
-    return with_budget([_method(name, values, alone=len(names) == 1) for name in names], budget)
+    return with_budget([_method(name, values) for name in names], budget)
 
 
-def _method(name: str, values: Mapping[str, Any], *, alone: bool) -> MethodSettings:
+def _method(name: str, values: Mapping[str, Any]) -> MethodSettings:
     usual = presets.method_named(name)
-    # Beside methods of single weights the others are healed.
-    steps = values.get("heal_steps", 0) if usual.takes_channels or alone else 0
-    used = {name: value for name, value in values.items() if usual.uses(name)}
-    return replace(usual, **{**used, "heal_steps": steps})
+    return replace(usual, **{name: value for name, value in values.items() if usual.uses(name)})

@@ -91,7 +91,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
 
 def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Namespace) -> int:
     """Steps that --heal-steps names, or that --heal MINUTES takes here. Raises SettingsError."""
-    minutes, n_steps = float(arguments.heal), int(arguments.heal_steps)
+    minutes = float(arguments.heal)
+    n_steps = int(arguments.heal_steps)
     if not 0 <= minutes <= MOST_MINUTES:
         raise SettingsError("--heal", minutes, f"0 to {MOST_MINUTES:,} minutes")
     if minutes and n_steps:
@@ -223,12 +224,11 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
 def time_command(arguments: argparse.Namespace) -> terminal.Work:
     """Measure the speed of a sparse model versus its dense one, or in llama.cpp of all models."""
     settings = run_from_flags(arguments)
-    (method, permille), *others = settings.points
-    if others or not permille:
+    if len(settings.points) != 1:
         raise SparseDashError(
             "Only one model can be timed.", "Name one --method and one --sparsity above 0."
         )
-    if not method.takes_channels:
+    if not settings.points[0].pruning.takes_channels:
         raise SparseDashError(
             "Zeros in single weights give no speed-up, so they are not timed.",
             "Name a --method that removes channels.",
@@ -238,7 +238,7 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
         dense="-", sparse="-", n_threads=arguments.threads, runtime=arguments.runtime
     )
     in_torch = request.runtime == "torch"
-    if in_torch and settings.quantised_to:
+    if in_torch and settings.quantise:
         raise SettingsError(
             "--quantise",
             said="Quantised models run in llama.cpp alone.",

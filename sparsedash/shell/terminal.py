@@ -157,8 +157,7 @@ def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Itera
 
 
 class ProgressBar:
-    """Progress on standard error: a bar for each stage and sparse model, or a line each without a
-    terminal.
+    """Progress on standard error: a bar for each stage and model; lines without a terminal.
 
     settings: of a run; None of a search. quiet: show nothing. Inside, all that libraries print goes
     to standard error: standard output may be a document.
@@ -213,5 +212,5 @@ class ProgressBar:
             return "dense"
         if self._settings is None:
             return f"trial {point + 1}"
-        method, permille = self._settings.points[point]
-        return wording.point_name(method, permille, self._settings.names_methods)
+        spec = self._settings.points[point]
+        return wording.model_name(spec, self._settings.names_methods)

@@ -68,18 +68,18 @@ def anytime_interval(
 
     With right answers as fixed, and none as broken, it is the interval of an accuracy.
     """
-    found = (fixed - broke) / n_passages
+    observed = (fixed - broke) / n_passages
 
     def holds(mean: float) -> bool:
         return (
-            mean == found
+            mean == observed
             if abs(mean) == 1
             else log_e_value(broke, fixed, n_passages, mean) < -log(alpha)
         )
 
     # A mixture of log-convex functions of the mean: the means held are one interval around the
     # observed one.
-    return bisect_boundary(holds, found, -1.0), bisect_boundary(holds, found, 1.0)
+    return bisect_boundary(holds, observed, -1.0), bisect_boundary(holds, observed, 1.0)
 
 
 def log_e_value(broke: int, fixed: int, n_passages: int, mean: float) -> float:

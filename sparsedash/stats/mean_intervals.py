@@ -142,13 +142,13 @@ def speed_ratio(before_s: Sequence[float], after_s: Sequence[float]) -> SpeedRat
     logs = sorted(log(b / a) for b, a in zip(before_s, after_s, strict=True))
     n = len(logs)
     cut = max(0, min(int(_TRIMMED * n), (n - _LEAST_LEFT) // 2))
-    left = logs[cut : n - cut]
-    mean = fmean(left)
+    trimmed = logs[cut : n - cut]
+    mean = fmean(trimmed)
     if n < _LEAST_LEFT:
         return SpeedRatio(value=exp(mean), low=exp(logs[0]), high=exp(logs[-1]))
-    winsorised = [left[0]] * cut + left + [left[-1]] * cut
-    error = stdev(winsorised) * sqrt((n - 1) / (len(left) * (len(left) - 1)))
-    radius = student_quantile((1 + _SPEED_LEVEL) / 2, len(left) - 1) * error
+    winsorised = [trimmed[0]] * cut + trimmed + [trimmed[-1]] * cut
+    error = stdev(winsorised) * sqrt((n - 1) / (len(trimmed) * (len(trimmed) - 1)))
+    radius = student_quantile((1 + _SPEED_LEVEL) / 2, len(trimmed) - 1) * error
     return SpeedRatio(value=exp(mean), low=exp(mean - radius), high=exp(mean + radius))
 
 

@@ -51,40 +51,37 @@ def likelihood_differences(
     n_compared: pairs that were compared, where that is more: the missing ones count as the least
     different.
     """
-    anytime = [left.stopping is not None or right.stopping is not None for left, right in pairs]
-    falls = [
-        moments(
-            [
-                before.log_likelihood - after.log_likelihood
-                for before, after in shared_outcomes(left, right)
-            ]
-        )
-        for left, right in pairs
-    ]
-    p_values = [mean_p_value(of, any_look) for of, any_look in zip(falls, anytime, strict=True)]
+    falls = []
+    anytime = []
+    for first, second in pairs:
+        outcomes = shared_outcomes(first, second)
+        falls.append(moments([one.log_likelihood - two.log_likelihood for one, two in outcomes]))
+        anytime.append(first.stopping is not None or second.stopping is not None)
+    p_values = list(map(mean_p_value, falls, anytime))
     n_compared = max(n_compared, len(pairs))
     n_open = n_compared
     alphas = [ALPHA] * len(pairs)
     for i in sorted(range(len(pairs)), key=lambda i: p_values[i]):
         alphas[i] = ALPHA / n_open
         n_open -= p_values[i] <= alphas[i]
-    return [
-        LikelihoodDifference(
-            value=of.mean,
-            **dict(zip(("low", "high"), _interval(of, alpha, any_look), strict=True)),
-            level=1 - alpha,
+    differences = []
+    for i, p_value in enumerate(holm(p_values, n_compared)):
+        low, high = _interval(falls[i], alphas[i], anytime[i])
+        difference = LikelihoodDifference(
+            value=falls[i].mean,
+            low=low,
+            high=high,
+            level=1 - alphas[i],
             p_value=p_value,
-            n_passages=of.n,
+            n_passages=falls[i].n,
             n_compared=n_compared,
         )
-        for of, alpha, any_look, p_value in zip(
-            falls, alphas, anytime, holm(p_values, n_compared), strict=True
-        )
-    ]
+        differences.append(difference)
+    return differences
 
 
 def _interval(of: Moments, alpha: float, anytime: bool) -> tuple[float, float]:
-    return (anytime_mean_interval if anytime else mean_interval)(of, alpha)
+    return anytime_mean_interval(of, alpha) if anytime else mean_interval(of, alpha)
 
 
 def mean_p_value(of: Moments, anytime: bool = False) -> float:
@@ -98,5 +95,5 @@ def mean_p_value(of: Moments, anytime: bool = False) -> float:
 
     if not holds_zero(_SMALLEST):
         return float(10**_SMALLEST)
-    found = bisect_boundary(holds_zero, _SMALLEST, _LARGEST)
-    return 1.0 if found == _LARGEST else float(10**found)
+    boundary = bisect_boundary(holds_zero, _SMALLEST, _LARGEST)
+    return 1.0 if boundary == _LARGEST else float(10**boundary)

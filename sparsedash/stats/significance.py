@@ -147,8 +147,8 @@ def paired_interval(
         variance = n_passages * (2 * share + difference * (1 - difference))
         return (fixed - broke - n_passages * difference) ** 2 <= z * z * variance
 
-    found = (fixed - broke) / n_passages
-    return bisect_boundary(holds, found, -1.0), bisect_boundary(holds, found, 1.0)
+    observed = (fixed - broke) / n_passages
+    return bisect_boundary(holds, observed, -1.0), bisect_boundary(holds, observed, 1.0)
 
 
 def unpaired_interval(

@@ -36,31 +36,37 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
     differently.
     """
     task = dense.task
-    for what, left, right in (
-        ("versions", dense.version, other.version),
-        ("measures", dense.measure_label, other.measure_label),
-        ("filters", dense.filter, other.filter),
+    for what, values in (
+        ("versions", (dense.version, other.version)),
+        ("measures", (dense.measure_label, other.measure_label)),
+        ("filters", (dense.filter, other.filter)),
     ):
-        if left and right and left != right:
-            raise CorpusError(f"{task} was judged by different {what}: {left} and {right}.")
+        if all(values) and len(set(values)) > 1:
+            raise CorpusError(f"{task} was judged by different {what}: {' and '.join(values)}.")
     for answers in (dense, other):
         if answers.kind != "rolling":
             known_direction(task, answers.measure, answers.higher_is_better)
     # A file may have any name, so that of its only part says nothing.
-    in_parts = any(
-        len({question.part for question in each.questions}) > 1 for each in (dense, other)
+    in_parts = (
+        max(
+            len({question.part for question in dense.questions}),
+            len({question.part for question in other.questions}),
+        )
+        > 1
     )
-    asked, known = (_by_document(each, in_parts) for each in (dense, other))
-    pairs = [(one, known[key]) for key, one in asked.items() if key in known]
+    by_dense = _by_document(dense, in_parts)
+    by_other = _by_document(other, in_parts)
+    pairs = [(one, by_other[key]) for key, one in by_dense.items() if key in by_other]
     if not pairs:
         raise CorpusError(f"The two have no question of {task} in common.")
-    for what, of in (
+    for what, property_of in (
         ("prompt", attrgetter("prompt_hash")),
         ("expected answer", attrgetter("target_hash")),
         ("kind of answer", attrgetter("kind", "n_bytes", "n_words")),
-        ("text of the choices", lambda question: [each.text for each in question.choices]),
+        ("text of the choices", lambda question: [choice.text for choice in question.choices]),
     ):
-        if n := sum(of(one) != of(two) for one, two in pairs):
+        n = sum(property_of(one) != property_of(two) for one, two in pairs)
+        if n:
             raise CorpusError(
                 f"{task} was asked differently: the {what} differs in {n:,} of {len(pairs):,} questions.",
                 "Ask both models with the same program, examples and template.",
@@ -69,17 +75,17 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
         dense=dense,
         other=other,
         questions=tuple(pairs),
-        n_repeated=max(len(dense.questions) - len(asked), len(other.questions) - len(known)),
-        n_alone=len(asked.keys() ^ known.keys()),
+        n_repeated=max(len(dense.questions) - len(by_dense), len(other.questions) - len(by_other)),
+        n_alone=len(by_dense.keys() ^ by_other.keys()),
     )
 
 
 def _by_document(answers: QuestionSet, in_parts: bool) -> dict[tuple[str, str], AnsweredQuestion]:
     """Questions by part and hash of the document, the first of each."""
-    found: dict[tuple[str, str], AnsweredQuestion] = {}
+    questions: dict[tuple[str, str], AnsweredQuestion] = {}
     for question in answers.questions:
-        found.setdefault((question.part if in_parts else "", question.doc_hash), question)
-    return found
+        questions.setdefault((question.part if in_parts else "", question.doc_hash), question)
+    return questions
 
 
 def pair_tasks(
@@ -93,24 +99,27 @@ def pair_tasks(
     if len(dense) == len(other) == 1:
         pairs = [pair_answers(dense[0], other[0])]
     else:
-        known = {each.task: each for each in other}
-        pairs = [pair_answers(each, known[each.task]) for each in dense if each.task in known]
-    judged = {id(each) for pair in pairs for each in (pair.dense, pair.other)}
-    alone = [
-        f"Only one model answered {each.task}."
-        for each in (*dense, *other)
-        if id(each) not in judged
+        by_task = {answers.task: answers for answers in other}
+        pairs = [
+            pair_answers(answers, by_task[answers.task])
+            for answers in dense
+            if answers.task in by_task
+        ]
+    paired = [pair.dense for pair in pairs] + [pair.other for pair in pairs]
+    notes = [
+        f"Only one model answered {answers.task}."
+        for answers in (*dense, *other)
+        if answers not in paired
     ]
     if not pairs:
-        raise CorpusError("The two have no task in common.", " ".join(alone))
+        raise CorpusError("The two have no task in common.", " ".join(notes))
     for pair in pairs:
-        for n, why in (
-            (pair.n_alone, "answered by one model only"),
-            (pair.n_repeated, "repeats of another"),
-        ):
-            if n:
-                alone.append(f"Questions of {pair.dense.task} left out: {n:,}, {why}.")
-    return pairs, alone
+        omitted = f"Questions of {pair.dense.task} left out"
+        if pair.n_alone:
+            notes.append(f"{omitted}: {pair.n_alone:,}, answered by one model only.")
+        if pair.n_repeated:
+            notes.append(f"{omitted}: {pair.n_repeated:,}, repeats of another.")
+    return pairs, notes
 
 
 def pairs_of(
@@ -119,16 +128,17 @@ def pairs_of(
     """The tasks that can be judged, and sentences on the others."""
     pairs = list[TaskPair]()
     notes = list[str]()
-    for task in dict.fromkeys(each.task for each in (*dense, *other)):
-        sides = [[each for each in side if each.task == task] for side in (dense, other)]
-        if not all(sides):
+    for task in dict.fromkeys(answers.task for answers in (*dense, *other)):
+        of_dense = [answers for answers in dense if answers.task == task]
+        of_other = [answers for answers in other if answers.task == task]
+        if not of_dense or not of_other:
             notes.append(f"{task} is not judged: only one model answered it.")
             continue
         try:
-            found, own = pair_tasks(*map(pool_parts, sides))
+            task_pairs, task_notes = pair_tasks(pool_parts(of_dense), pool_parts(of_other))
         except CorpusError as error:
-            found = []
-            own = [f"{task} is not judged. {error}"]
-        pairs += found
-        notes += own
+            notes.append(f"{task} is not judged. {error}")
+            continue
+        pairs += task_pairs
+        notes += task_notes
     return pairs, notes

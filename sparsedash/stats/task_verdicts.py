@@ -10,6 +10,7 @@ Holm's steps. Why: see docs/adr/0049.
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from math import exp, inf, log
 from typing import Literal, NamedTuple
 
@@ -44,16 +45,15 @@ gives.
 class TaskLosses:
     """What a model lost on a task, before a verdict. broke, fixed, not_judged: as in TaskResult.
 
-    of: moments of the loss over the questions that both answered, in the unit of `Loss`. least: the
-    limit that comes with the task, which holds where the tolerance is narrower and does not name
-    it.
+    moments: of the loss over the questions that both answered, in the unit of `Loss`. least: the
+    limit that comes with the task, where the tolerance is narrower and does not name it.
     """
 
     task: str
     measure: LossMeasure
     broke: int
     fixed: int
-    of: Moments
+    moments: Moments
     not_judged: NotJudged | None
     least: float
 
@@ -111,27 +111,26 @@ def judge_tasks(
     losses = judge_losses(measured, tolerance, alpha, n_lost)
     # Those that are not judged claim nothing, so they take nothing of the chance of error.
     judged = [i for i, loss in enumerate(losses) if loss is not None]
-    adjusted = dict(
-        zip(
-            judged, holm([_p_value(measured[i]) for i in judged], len(judged) + n_lost), strict=True
-        )
-    )
-    return [
-        TaskResult(
+    p_values = holm([_p_value(measured[i]) for i in judged], len(judged) + n_lost)
+    adjusted = dict(zip(judged, p_values, strict=True))
+    results = []
+    for i, pair in enumerate(pairs):
+        dense, other = zip(*pair.questions, strict=True)
+        result = TaskResult(
             pair=pair,
-            dense=task_score([one for one, _ in pair.questions]),
-            other=task_score([two for _, two in pair.questions]),
+            dense=task_score(dense),
+            other=task_score(other),
             broke=measured[i].broke,
             fixed=measured[i].fixed,
-            moved=sum(_moved(one, two) for one, two in pair.questions),
+            moved=sum(map(_moved, dense, other)),
             p_value=adjusted.get(i),
             divergence=_divergence(pair),
             loss=losses[i],
             not_judged=measured[i].not_judged,
             own_limit=own_limit(measured[i], tolerance) if i in adjusted else None,
         )
-        for i, pair in enumerate(pairs)
-    ]
+        results.append(result)
+    return results
 
 
 class Together(NamedTuple):
@@ -161,11 +160,11 @@ def is_unanswered(run: Run, record: str, judged: Container[str]) -> bool:
     """Whether tasks of the run could not be answered, or by dense alone. judged: the models that
     were.
     """
-    asked = run.answers.get(run.dense, ())
-    left_out = bool(asked) and (
-        record not in judged or len(run.answers.get(record, ())) < len(asked)
-    )
-    return bool(run.unanswered) or left_out
+    if run.unanswered:
+        return True
+    n_dense = len(run.answers.get(run.dense, ()))
+    is_judged = record in judged and len(run.answers.get(record, ())) >= n_dense
+    return n_dense > 0 and not is_judged
 
 
 def judge_run(
@@ -177,39 +176,36 @@ def judge_run(
     answered: the set of a key. Models of which a set is missing are left out; a note says what
     cannot be judged.
     """
-    sets = {record: [answered(key) for key in keys] for record, keys in run.answers.items()}
-    whole = {
-        record: list(filter(None, own)) for record, own in sets.items() if own and None not in own
-    }
-    if run.dense not in whole:
+    complete = dict[str, list[QuestionSet]]()
+    for record, keys in run.answers.items():
+        sets = list(filter(None, map(answered, keys)))
+        if sets and len(sets) == len(keys):
+            complete[record] = sets
+    if run.dense not in complete:
         return {}
-    pairs = {
-        record: pairs_of(whole[run.dense], whole[record])
-        for record in run.sparse
-        if record in whole
-    }
-    n_tasks = {
-        record: sum(_not_judged(pair) is None for pair in found)
-        for record, (found, _) in pairs.items()
-    }
+    pairs = dict[str, list[TaskPair]]()
+    notes = dict[str, list[str]]()
+    n_tasks = dict[str, int]()
+    for record in run.sparse:
+        if record in complete:
+            pairs[record], notes[record] = pairs_of(complete[run.dense], complete[record])
+            n_tasks[record] = sum(_not_judged(pair) is None for pair in pairs[record])
     judged = {}
     for records, alpha, n_lost in judged_together(run, n_tasks):
-        asked = [pair for record in records for pair in pairs[record][0]]
-        results = iter(judge_tasks(asked, tolerance, alpha, n_lost))
+        together = list(chain.from_iterable(pairs[record] for record in records))
+        results = iter(judge_tasks(together, tolerance, alpha, n_lost))
         for record in records:
-            found, notes = pairs[record]
-            judged[record] = JudgedAnswers([next(results) for _ in found], notes)
+            of_record = list(islice(results, len(pairs[record])))
+            judged[record] = JudgedAnswers(of_record, notes[record])
     return judged
 
 
 def own_limit(task: TaskLosses, tolerance: Tolerance) -> float | None:
     """Points that may be lost on a task, where they are others than on all tasks."""
     share = tolerance.most_on(task.task, task.least)
-    return (
-        round(100 * share, 6)
-        if task.measure == "accuracy" and share != tolerance.most("accuracy")
-        else None
-    )
+    if task.measure != "accuracy" or share == tolerance.most("accuracy"):
+        return None
+    return round(100 * share, 6)
 
 
 def task_losses(pair: TaskPair) -> TaskLosses:
@@ -220,7 +216,7 @@ def task_losses(pair: TaskPair) -> TaskLosses:
         measure="word perplexity" if pair.dense.kind == "rolling" else "accuracy",
         broke=broke,
         fixed=fixed,
-        of=_loss_moments(pair),
+        moments=_loss_moments(pair),
         not_judged=_not_judged(pair),
         least=pair.dense.points / 100,
     )
@@ -237,24 +233,21 @@ def judge_losses(
     def judge(i: int, share: float) -> Loss:
         task = tasks[i]
         width = 2 * share
-        of = task.of
-        measure = task.measure
-        share_lost = measure == "accuracy"
-        interval = (
-            lost_share_interval(task.broke, task.fixed, of.n, width)
-            if share_lost
-            else mean_interval(of, width)
-        )
-        most = tolerance.most_on(task.task, task.least) if share_lost else tolerance.most(measure)
-        loss = loss_of(measure, of, interval, width, most)
+        n = task.moments.n
+        if task.measure == "accuracy":
+            interval = lost_share_interval(task.broke, task.fixed, n, width)
+            most = tolerance.most_on(task.task, task.least)
+        else:
+            interval = mean_interval(task.moments, width)
+            most = tolerance.most(task.measure)
+        loss = loss_of(task.measure, task.moments, interval, width, most)
         # Of few flips, or none, it is not known how many questions would do.
-        needed = None if loss.needed and loss.needed <= of.n else loss.needed
+        needed = None if loss.needed and loss.needed <= n else loss.needed
         return replace(loss, task=task.task, needed=needed)
 
-    found = judge_in_steps(
-        [i for i, task in enumerate(tasks) if task.not_judged is None], alpha, judge, n_lost
-    )
-    return [found.get(i) for i in range(len(tasks))]
+    judged = [i for i, task in enumerate(tasks) if task.not_judged is None]
+    losses = judge_in_steps(judged, alpha, judge, n_lost)
+    return [losses.get(i) for i in range(len(tasks))]
 
 
 def overall_verdict(results: Sequence[TaskResult]) -> TaskVerdict:
@@ -264,7 +257,9 @@ def overall_verdict(results: Sequence[TaskResult]) -> TaskVerdict:
     verdicts = {result.verdict for result in results} - {"not judged"}
     if not verdicts:
         return "not judged"
-    return "beyond" if "beyond" in verdicts else "within" if verdicts == {"within"} else "undecided"
+    if "beyond" in verdicts:
+        return "beyond"
+    return "within" if verdicts == {"within"} else "undecided"
 
 
 def _flips(pair: TaskPair) -> tuple[int, int]:
@@ -304,10 +299,10 @@ def _loss_moments(pair: TaskPair) -> Moments:
     ]
     n_words = sum(words for _, words in falls)
     mean = sum(fall for fall, _ in falls) / n_words
-    of = moments([mean + (fall - mean * words) * n / n_words for fall, words in falls])
+    losses = moments([mean + (fall - mean * words) * n / n_words for fall, words in falls])
     # Few documents, or all with the same change, do not say how much others differ.
-    differ = of.deviation > _ALIKE * abs(of.mean) or of.mean == 0
-    return of if n >= FEWEST_PASSAGES and differ else replace(of, deviation=inf)
+    differ = losses.deviation > _ALIKE * abs(losses.mean) or losses.mean == 0
+    return losses if n >= FEWEST_PASSAGES and differ else replace(losses, deviation=inf)
 
 
 def _not_judged(pair: TaskPair) -> NotJudged | None:
@@ -326,21 +321,23 @@ def _not_judged(pair: TaskPair) -> NotJudged | None:
 
 
 def _p_value(task: TaskLosses) -> float:
-    return mcnemar(task.broke, task.fixed) if task.measure == "accuracy" else mean_p_value(task.of)
+    if task.measure == "accuracy":
+        return mcnemar(task.broke, task.fixed)
+    return mean_p_value(task.moments)
 
 
 def _divergence(pair: TaskPair) -> float | None:
-    terms = [
-        sum(exp(p) * (p - q) for p, q in zip(choice_logs(one), choice_logs(two), strict=True))
-        for one, two in pair.questions
-        if len(one.choices) > 1
-    ]
+    terms = []
+    for one, two in pair.questions:
+        if len(one.choices) > 1:
+            logs = zip(choice_logs(one), choice_logs(two), strict=True)
+            terms.append(sum(exp(p) * (p - q) for p, q in logs))
     return max(0.0, sum(terms) / len(terms)) if terms else None
 
 
 def choice_logs(question: AnsweredQuestion) -> list[float]:
     """Logarithms of the choices' probabilities: the softmax of their log-likelihoods."""
-    logs = [each.log_likelihood for each in question.choices]
-    highest = max(logs)
-    whole = highest + log(sum(exp(each - highest) for each in logs))
-    return [each - whole for each in logs]
+    scores = [choice.log_likelihood for choice in question.choices]
+    highest = max(scores)
+    normaliser = highest + log(sum(exp(score - highest) for score in scores))
+    return [score - normaliser for score in scores]

@@ -221,18 +221,21 @@ def _judge_by_holm(
         ("word perplexity", "accuracy") if model.n_right >= FEWEST_RIGHT else ("word perplexity",)
         for model in models
     ]
-    waiting = [(i, measure) for i, counted in enumerate(measures) for measure in counted]
+    waiting = list[tuple[int, LossMeasure]]()
+    for i, counted in enumerate(measures):
+        waiting += [(i, measure) for measure in counted]
     n_lost = n_missing * max(map(len, measures), default=0)
 
-    def judge(one: tuple[int, LossMeasure], share: float) -> Loss:
-        return _loss(models[one[0]], one[1], share, tolerance)
+    def judge(key: tuple[int, LossMeasure], share: float) -> Loss:
+        i, measure = key
+        return _loss(models[i], measure, share, tolerance)
 
-    found = judge_in_steps(waiting, alpha, judge, n_lost)
+    losses = judge_in_steps(waiting, alpha, judge, n_lost)
     return [
         ToleranceVerdict(
             n_passages=model.nats.n,
-            perplexity=found[i, "word perplexity"],
-            accuracy=found[i, "accuracy"] if "accuracy" in measures[i] else None,
+            perplexity=losses[i, "word perplexity"],
+            accuracy=losses.get((i, "accuracy")),
         )
         for i, model in enumerate(models)
     ]
@@ -244,25 +247,25 @@ def judge_in_steps(
     """Losses by Holm's steps: see `judge_all`. judge: the loss of one with its share of alpha.
     n_lost: as undecided.
     """
-    found: dict[K, Loss] = {}
+    losses: dict[K, Loss] = {}
     while waiting:
         share = alpha / (len(waiting) + n_lost)
         n_before = len(waiting)
-        found |= {one: judge(one, share) for one in waiting}
-        waiting = [one for one in waiting if found[one].verdict == "undecided"]
+        losses |= {key: judge(key, share) for key in waiting}
+        waiting = [key for key in waiting if losses[key].verdict == "undecided"]
         if len(waiting) == n_before:
             break
-    return found
+    return losses
 
 
 def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Tolerance) -> Loss:
-    of, (low, high) = _estimate(model, measure, alpha)
+    estimate, (low, high) = _estimate(model, measure, alpha)
     wider = 1.0
     if model.anytime:
         _, fixed = _estimate(replace(model, anytime=False), measure, alpha)
         # Where all passages lost the same it has no width.
         wider = (high - low) / (fixed[1] - fixed[0]) if fixed[0] < fixed[1] else 1.0
-    return loss_of(measure, of, (low, high), alpha, tolerance.most(measure), wider=wider)
+    return loss_of(measure, estimate, (low, high), alpha, tolerance.most(measure), wider=wider)
 
 
 def _estimate(
@@ -301,13 +304,11 @@ def loss_of(
     before.
     """
     low, high = interval
-    verdict: Verdict = (
-        "beyond"
-        if low > most
-        else "within"
-        if high <= most and of.n >= FEWEST_PASSAGES
-        else "undecided"
-    )
+    verdict: Verdict = "undecided"
+    if low > most:
+        verdict = "beyond"
+    elif high <= most and of.n >= FEWEST_PASSAGES:
+        verdict = "within"
     return Loss(
         measure=measure,
         value=of.mean,
@@ -329,14 +330,14 @@ def passages_to_judge(
     alpha: the chance of error of one loss. spread: standard deviation over passages, in nats. None
     where the loss is the limit.
     """
-    of = Moments(
+    loss = Moments(
         n=2,
         mean=nats,
         deviation=spread,
         lowest=nats - _REACH * spread,
         highest=nats + _REACH * spread,
     )
-    return _passages_to_decide(of, log(ratio), alpha, 1.0)
+    return _passages_to_decide(loss, log(ratio), alpha, 1.0)
 
 
 def detectable_ratio(n_passages: int, ratio: float, alpha: float) -> float:

@@ -47,7 +47,7 @@ from sparsedash.storage.local_machine import mode_in, path_kind
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 6
+LAYOUT = 7
 """Number of the data folder's layout: raise it when what is stored changes its form. Other layouts
 are refused.
 """

@@ -78,8 +78,7 @@ def select(
     noun: str = "",
     note_in: DeltaGenerator | None = None,
 ) -> str:
-    """The value of the parameter `name`, chosen in a select box; the usual one where the address
-    names no option.
+    """The value of the parameter `name`, chosen in a select box; else the usual one.
 
     options: the text of each value. along: other parameters that a change sets. noun: what the
     options are, for a note that the address names no such option, in `note_in` or under the box.

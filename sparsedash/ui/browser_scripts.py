@@ -55,9 +55,7 @@ def offer_notices() -> None:
 
 
 def notify(title: str, body: str, tag: str) -> None:
-    """Show a browser notice, if the user asked for them. Text may be foreign. tag: one notice of
-    each is shown.
-    """
+    """Show a browser notice, if the user asked for them. tag: one notice of each is shown."""
     css = "sd-browser-notice sd-unseen"
     _run(_NOTICES, css=css, data_title=visible(title), data_body=visible(body), data_tag=tag)
 

@@ -36,8 +36,7 @@ class ChosenRun:
 
 
 def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
-    """The run that the address names; else the newest result, the next run under way, or the run
-    that ended last.
+    """The run that the address names; else the newest result, or the newest job without one.
 
     The menu's links lead to it, too. runs: the results that the page can show, newest first.
     """
@@ -72,9 +71,7 @@ def _whole_key(backend: Backend, jobs: Sequence[Job], prefix: str) -> str:
 
 
 def choose_record(results: RunResults) -> Record:
-    """Draw the choice among the run's sparse models; the one that the answer names unless the
-    address names another.
-    """
+    """Draw the choice among the run's sparse models; first the one that the answer names."""
     sparse = {name: record for name, record in results.records.items() if record.pruned}
     names = {name: name for name in sparse}
     # Until the first model is pruned there may be quantised ones alone.

@@ -161,9 +161,8 @@ def _cut_words(pruned: Pruned) -> str:
 
 def _basis(record: Record, pruned: Pruned) -> str:
     """The basis of the sentence: the model, how it was pruned, and the text it was fitted to."""
-    name = f"{wording.method_title(pruned.method.unquantised)} {pruned.sparsity_permille / 10:g} %"
-    name = wording.typed(name, pruned.method, pruned.sparsity_permille)
-    read_text = pruned.method.reads_text or pruned.layer_errors
+    name = wording.model_name(pruned.spec, named=True)
+    read_text = pruned.spec.reads_text or pruned.layer_errors
     calibrated = wording.calibration_words(pruned.calibration) if read_text else wording.NO_TEXT
     return f"{wording.reference_title(record.model)} · {name} · {calibrated} · {record.dtype}"
 

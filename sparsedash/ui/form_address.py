@@ -42,43 +42,35 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
     """The parameters of the address that fills in the form with these settings.
 
     None where the form has no room for them: it takes one custom method and one width multiple, and
-    heals either none or all of the methods that remove channels, beside the unhealed ones, and
-    quantises them alike; in a search none.
+    heals beside the models that are not healed.
     """
     search = isinstance(settings, FindSettings)
     run = settings.run((1,)) if isinstance(settings, FindSettings) else settings
     usual = MethodSettings()
-    widths = {method.width_multiple for method in run.methods if method.uses("width_multiple")} or {
-        usual.width_multiple
-    }
-    steps = max(method.heal_steps for method in run.methods)
-    kinds = run.quantised_to
-    plain = replace(
-        run, methods=tuple(dict.fromkeys(method.unhealed.unquantised for method in run.methods))
-    )
-    made = plain.healed(steps) if steps and not search else plain
-    made = made.quantised(kinds) if kinds else made
-    fits = not kinds if search else set(made.methods) == set(run.methods)
+    widths = {method.width_multiple for method in run.methods if method.uses("width_multiple")}
+    steps = max(run.heal_steps)
+    beside = (steps,) if search else (0, steps)
     methods = [
-        replace(each, width_multiple=usual.width_multiple, budget=usual.budget)
-        for each in plain.methods
+        replace(method, width_multiple=usual.width_multiple, budget=usual.budget)
+        for method in run.methods
     ]
     own = [method for method in methods if method not in [preset.settings for preset in METHODS]]
-    if len(own) > 1 or len(widths) > 1 or not fits:
+    if len(own) > 1 or len(widths) > 1 or run.heal_steps != tuple(dict.fromkeys(beside)):
         return None
+    width = widths.pop() if widths else usual.width_multiple
     found: Query = {
         FRESH: "1",
         **_setting_values(run),
         **_setting_values(run.calibration),
         **_setting_values(run.evaluation),
     }
-    found |= {"width": str(widths.pop()), "budget": run.budget, "heal-steps": str(steps)}
+    found |= {"width": str(width), "budget": run.budget, "heal-steps": str(steps)}
     found |= {
         "tasks": list(run.evaluation.tasks) or "",
-        QUANTISE: [kind.upper() for kind in kinds] or "",
+        QUANTISE: [kind.upper() for kind in run.quantise] or "",
     }
     for method in own:
-        elsewhere = ("width_multiple", "budget", "heal_steps")
+        elsewhere = ("width_multiple", "budget")
         rows = [each for each in field_rows(MethodSettings).values() if each.name not in elsewhere]
         chosen = {
             row.key: _text(getattr(method, row.name)) for row in rows if method.uses(row.name)

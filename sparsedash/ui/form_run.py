@@ -25,7 +25,6 @@ from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import (
     Budget,
     MethodSettings,
-    Quantisation,
     uses_parameter,
     with_budget,
 )
@@ -39,6 +38,7 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
+from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.estimates import MOST_MINUTES, STEP_MULTIPLE
@@ -68,7 +68,8 @@ _CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(Evaluati
 _KINDS = (RunSettings, CalibrationSettings, EvaluationSettings, MethodSettings)
 _ROWS = [row for kind in _KINDS for row in field_rows(kind).values()]
 _STEPS = replace(
-    _METHOD["heal_steps"], help="Instead of minutes: repeats a healed model wherever it runs."
+    field_rows(FindSettings)["heal_steps"],
+    help="Instead of minutes: repeats a healed model wherever it runs.",
 )
 _AT_MOST = replace(
     _EVALUATION["n_passages"],
@@ -292,7 +293,7 @@ def _quantised(settings: RunSettings, kinds: Sequence[Quantisation]) -> RunSetti
     """The run with quantised models, of which the number is drawn; None where it cannot have any,
     which is said.
     """
-    found = form_fields.validated(QUANTISE, lambda: settings.quantised(kinds))
+    found = form_fields.validated(QUANTISE, lambda: replace(settings, quantise=tuple(kinds)))
     if found is not None:
         more, n_types = found.n_sparse - settings.n_sparse, len(kinds)
         models = f"dense and {wording.quantity(more // n_types - 1, 'sparse model')}"
@@ -508,7 +509,7 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
         return ()
     values = form_fields.setting_fields([_METHOD[name] for name in CHOICES], 2)
     chosen = {name: values[_METHOD[name].key] for name in CHOICES}
-    elsewhere = (*CHOICES, "width_multiple", "budget", "heal_steps")
+    elsewhere = (*CHOICES, "width_multiple", "budget")
     with st.container(horizontal=True, key="own-parameters"):
         for row in _METHOD.values():
             # In a place of its own each, as `reference_field`.

@@ -30,7 +30,6 @@ from sparsedash.reporting.job_status import STATES, job_name
 from sparsedash.reporting.storage_words import deletion_question, deletion_summary
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import RunDeletion
 from sparsedash.storage.local_machine import data_folder
 from sparsedash.storage.users import Serving, serving_rules
 from sparsedash.ui import browser_scripts, login, navigation
@@ -175,9 +174,7 @@ def offer_file(
     width: Literal["content", "stretch"] = "content",
     help: str | None = None,
 ) -> None:
-    """Draw the download of a file that only this user may fetch. data: or a function that makes
-    it.
-    """
+    """Draw the download of a file, for this user alone. data: bytes, or a function for them."""
     st.download_button(
         text,
         data=data,
@@ -233,17 +230,14 @@ def ask_to_delete_runs(
     key: str,
     runs: Collection[str],
     titles: Mapping[str, str],
-    then: Callable[[RunDeletion], None] | None = None,
 ) -> None:
     """Draw the button that opens the question: what goes, what stays, and the button that deletes.
 
-    titles: of the runs, by their keys. then: what follows a deletion.
+    titles: of the runs, by their keys.
     """
 
     def delete() -> None:
         deletion = backend.housekeeping.delete_runs(runs)
-        if then is not None:
-            then(deletion)
         summary = widget_label(deletion_summary(deletion, titles))
         st.toast(summary, icon=":material/delete:", duration="long")
 

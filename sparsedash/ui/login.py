@@ -68,9 +68,7 @@ def draw_user() -> None:
 
 
 def private_media_type(kind: str) -> str:
-    """The media type of a download, marked for the current user. Streamlit derives the address from
-    it, too.
-    """
+    """The media type of a download, marked for the current user, as its address is."""
     return kind if serving_rules() is None else f"{kind}; {_MARK}={_mark(current_user())}"
 
 

@@ -26,7 +26,7 @@ from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, run_gains
 from sparsedash.reporting.html import file_name, paragraph, widget_label
 from sparsedash.reporting.kind_words import forgotten_sentence, kinds_table
-from sparsedash.reporting.run_results import Judged, RunResults
+from sparsedash.reporting.run_results import ModelResult, RunResults
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.pair_records import Runtime, Timing, TimingSettings
 from sparsedash.schema.records import Record
@@ -227,7 +227,10 @@ def _choose_timing(backend: Backend, found: RunResults) -> deployment.TimingOf:
 
 
 def _offer_timing(
-    backend: Backend, found: RunResults, untimed: Sequence[Judged], timing_of: deployment.TimingOf
+    backend: Backend,
+    found: RunResults,
+    untimed: Sequence[ModelResult],
+    timing_of: deployment.TimingOf,
 ) -> None:
     """Draw the jobs that measure, or the button that asks for them; a reason for the example."""
     if found.run.made_on:

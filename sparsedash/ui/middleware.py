@@ -1,5 +1,4 @@
-"""ASGI middleware around Streamlit: host and origin checks, login, session ownership, upload
-limits, security headers.
+"""ASGI middleware: hosts and origins, login, ownership of sessions, uploads, headers.
 
 `checked_serving_rules` decides before that whether the server may start at all.
 """

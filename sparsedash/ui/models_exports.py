@@ -107,16 +107,14 @@ def _card_verdict(backend: Backend, export: Export) -> str:
 
 
 def request_export(backend: Backend, results: RunResults) -> None:
-    """Draw the choices of model, form and number format, and the button; why not for the
-    example.
-    """
+    """Draw the choices of model, form and number format, and the button that exports."""
     if results.run.made_on:
         frame.note(
             "The example's models cannot be exported: their statistics do not ship. Run it here first."
         )
         return
-    left, middle, right = st.columns([2, 2, 1])
-    with left:
+    model_choice, form_choice, number_choice = st.columns([2, 2, 1])
+    with model_choice:
         record = choose_record(results)
     verdict = verdict_of(results, results.dense, record)
     sentence, *basis = model_verdict(results.names[record.key], verdict, results.tolerance)
@@ -133,11 +131,11 @@ def request_export(backend: Backend, results: RunResults) -> None:
     usual_form = next(
         (form for form in possible if form not in ("masked", *filled_up)), possible[0]
     )
-    with middle:
+    with form_choice:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
         form = cast(Form, address_bar.select("form", "Form", shown, usual_form, noun="form"))
     weights = possible_weights(form)
-    with right:
+    with number_choice:
         usual = record.dtype if record.dtype in weights else "float32"
         number_format = st.selectbox(
             "Numbers",

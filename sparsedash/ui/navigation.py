@@ -47,9 +47,7 @@ def current_tolerance() -> Tolerance:
 
 
 def parse_limits(text: str) -> Tolerance:
-    """The tolerance in a text of `limits_text`; the default of each part that is missing or not
-    valid.
-    """
+    """The tolerance in a text of `limits_text`; parts that are missing or invalid by default."""
     tolerance = Tolerance()
     ratio, points, *tasks = [*text.split(","), ""]
     with suppress(ValueError, SettingsError):
@@ -65,18 +63,14 @@ def parse_limits(text: str) -> Tolerance:
 
 
 def limits_text(tolerance: Tolerance) -> str:
-    """ "1.1,2,piqa:3": the ratio of perplexities, points of accuracy, and points of single
-    tasks.
-    """
+    """ "1.1,2,piqa:3": ratio of perplexities, points of accuracy, points of single tasks."""
     # The file of a task may have a comma in its name.
     tasks = (f"{quote(task, safe=':/')}:{points:g}" for task, points in tolerance.tasks)
     return ",".join([f"{tolerance.ratio:g}", f"{tolerance.points:g}", *tasks])
 
 
 def tolerance_query() -> dict[str, str]:
-    """The tolerance as a parameter of a link, if the address has one: without, a search is judged
-    by its own.
-    """
+    """The tolerance as a parameter of a link, if the address has one."""
     return whole_tolerance_query(current_tolerance()) if _state().get(LIMITS) else {}
 
 

@@ -4,7 +4,6 @@ runs.
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -13,6 +12,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure
 from sparsedash.reporting.deployment import structure_sentence
+from sparsedash.reporting.findings import named_shares, search_ends
 from sparsedash.reporting.html import (
     Html,
     card,
@@ -99,20 +99,18 @@ def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) 
     ):
         frame.show(
             paragraph(
-                f"{step.said}{_takes(backend, found, step)}" if step and found else "",
+                f"{step.sentence}{_takes(backend, found, step)}" if step and found else "",
                 css="sd-next",
             )
         )
         if found is None or step is None:
             return
-        if step.link and step.asked is None and found.headline is not None:
+        if step.kind == "export" and found.headline is not None:
             link_to_export(found.run.key, found.names[found.headline.key])
-        elif (
-            step.link
-            and step.asked is not None
-            and (address := form_address(step.asked)) is not None
-        ):
-            frame.link("prune", step.link, **address)
+        elif step.link and step.request is not None:
+            address = form_address(step.request)
+            if address is not None:
+                frame.link("prune", step.link, **address)
 
 
 def _offer_newer(backend: Backend, run: Run) -> None:
@@ -136,9 +134,9 @@ def _takes(backend: Backend, found: RunResults, step: NextStep) -> str:
     """What a step takes, as the end of its paragraph; nothing where that is not known, or it is
     what ran already.
     """
-    if not step.link or step.asked in (None, found.run.find, found.run.settings):
+    if not step.link or step.request in (None, found.run.find, found.run.settings):
         return ""
-    seconds = backend.preflight(step.asked).duration.total_s
+    seconds = backend.preflight(step.request).duration.total_s
     return f" The run takes about {wording.duration_words(seconds)}." if seconds else ""
 
 
@@ -214,7 +212,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
             (*OF_PASSAGES, "tasks") if found.has_task_lines else OF_PASSAGES
         )
         measure = choose_measure(measures)
-        lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
+        lines = found.lines
         gain, axis = loss_charts.choose_axis(lines, found.run.settings.axis)
         if measure == "tasks":
             tradeoff = found.task_tradeoff(axis)
@@ -379,26 +377,23 @@ def _numbers(found: RunResults, live: bool, grows: bool) -> list[Html]:
     live: whether more may come. grows: with a place for each number to come; of a search that is
     not known.
     """
-    rows, run = {row.permille: row for row in found.best}, found.run
-    spoken_of = list(
-        chain(*run_answer.answered({permille: row.verdict for permille, row in rows.items()}))
-    )
+    run = found.run
+    shares = named_shares(found.best)
+    named = [model for model in (shares.within, shares.beyond, *shares.undecided) if model]
     if found.search is not None and found.search.finished:
-        ends = [found.search.answer, found.search.next_step]
-        spoken_of = [step for step in ends if step is not None and step in rows] or spoken_of
+        named = search_ends(found.search, found.best) or named
     elif found.search is None:
-        spoken_of = [*spoken_of, *rows]
-    shown = list(dict.fromkeys(spoken_of))[: _MOST_NUMBERS - bool(found.race)]
+        named += [model for model in found.best if model not in named]
+    shown = named[: _MOST_NUMBERS - bool(found.race)]
     numbers = [card("Dense", *verdicts.headline_baseline(found.dense), css="sd-dense")]
-    for row in (rows[permille] for permille in sorted(shown)):
-        name = wording.model_words(
-            row.method, row.permille, run.settings.names_methods, row.record.pruned
-        )
-        # Of several lines each has a colour of its own in the chart.
-        css = f"{'' if len(run.settings.methods) > 1 else 'sd-sparse '}sd-{row.verdict.perplexity.verdict}"
-        numbers.append(card(name, *verdicts.headline_loss(row.verdict), css=css))
+    # Of several lines each has a colour of its own in the chart.
+    colour = "" if len(found.lines) > 1 else "sd-sparse "
+    for model in sorted(shown, key=lambda model: model.permille):
+        name = wording.model_words(model.spec, run.settings.names_methods, model.pruned)
+        css = f"{colour}sd-{model.verdict.perplexity.verdict}"
+        numbers.append(card(name, *verdicts.headline_loss(model.verdict), css=css))
     for rival, difference in found.race[:1]:
-        title, best = (wording.method_title(each.method) for each in (rival, found.best[0]))
+        title, best = (wording.spec_title(each.spec) for each in (rival, found.best[0]))
         numbers.append(
             card(
                 f"{title} against {best}",

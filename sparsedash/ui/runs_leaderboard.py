@@ -1,6 +1,4 @@
-"""Models of the ticked runs by tasks: the choice of baseline, rows and order, the table, and its
-files.
-"""
+"""Models of the ticked runs by tasks: baseline, rows and order, the table, its files."""
 
 from collections.abc import Sequence
 from urllib.parse import urlencode

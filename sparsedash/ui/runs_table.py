@@ -13,7 +13,6 @@ from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow,
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import RunDeletion
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
@@ -110,9 +109,7 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
     keys = {row.address: f"tick-{row.address}" for row in shown}
 
     def save_ticks() -> None:
-        """Read from all boxes that are shown: of two clicks at once the second brings the address
-        before the first.
-        """
+        """Read all boxes: the second of two quick clicks comes with the address before the first."""
         before = list(dict.fromkeys(st.query_params.get_all(CHOSEN)))
         ticked = [address for address, key in keys.items() if st.session_state.get(key)]
         kept = [address for address in before if address in ticked or address not in keys]
@@ -231,16 +228,10 @@ def _draw_actions(
         run = chosen[0].run
         if run is not None and run.finished:
             _offer_run_file(backend, run, chosen[0].mark.name)
-    stored = [row for row in chosen if row.run is not None]
+    stored = [row.key for row in chosen if row.run is not None]
     if stored:
-
-        def keep_ticked(deletion: RunDeletion) -> None:
-            deleted = {run.key for run in deletion.runs}
-            tick_rows([row.address for row in stored if row.key not in deleted])
-
-        stored_keys = tuple(row.key for row in stored)
         titles = {row.key: row.title for row in rows}
-        frame.ask_to_delete_runs(backend, "runs-delete", stored_keys, titles, keep_ticked)
+        frame.ask_to_delete_runs(backend, "runs-delete", stored, titles)
     st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
 
 
@@ -308,9 +299,7 @@ def _shows_tasks() -> bool:
 
 
 def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
-    """Draw the chart of the ticked runs, what it leaves out and why, and its numbers; or their
-    models by tasks.
-    """
+    """Draw the chart of the ticked runs with its numbers, or their models by tasks."""
     with_results = [row for row in chosen if row.run is not None]
     limits = navigation.current_tolerance()
     results = []
@@ -331,7 +320,8 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     if not any(results_of_run.judged for results_of_run in results):
         frame.note("None of the chosen runs has a sparse model with answers yet.")
         return
-    chart, (share, highlight) = st.container(), st.columns(2)
+    chart = st.container()
+    share, highlight = st.columns(2)
     budgets = {results_of_run.run.settings.budget for results_of_run in results}
     with share:
         axis = choose_share(budgets.pop() if len(budgets) == 1 else "channels")
@@ -363,9 +353,7 @@ def _note_left_out(with_results: Sequence[RunRow]) -> None:
 
 
 def explain_no_runs(backend: Backend) -> None:
-    """Draw what will be here, and the ways to it; and that runs ended without a result, where some
-    did.
-    """
+    """Draw what will be listed here, how to get there, and that runs ended without a result."""
     frame.opening("No run has a result yet.")
     frame.empty(
         "Runs will be listed here with model, method, sparsity, verdict and cost. They can be overlaid in one chart, "

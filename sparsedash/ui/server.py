@@ -54,7 +54,8 @@ def _reconcile(stop: threading.Event, rounds: _Rounds) -> None:
         else:
             # One that meets another call's round, which may hang, says nothing of it.
             if is_done:
-                rounds.done_at, rounds.problem = time.monotonic(), ""
+                rounds.done_at = time.monotonic()
+                rounds.problem = ""
 
 
 def middleware() -> list[Middleware]:

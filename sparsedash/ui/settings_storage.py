@@ -1,12 +1,13 @@
 """The data folder on the settings page: data integrity, runs, files, and the cache with its limit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import streamlit as st
 
 from sparsedash.reporting import storage_words, wording
-from sparsedash.reporting.html import Table, element, escape, paragraph, widget_label
+from sparsedash.reporting.html import element, escape, paragraph, widget_label
 from sparsedash.reporting.storage_words import HeldRow, gigabytes
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
@@ -148,21 +149,12 @@ def _show_result(verification: Verification) -> None:
         frame.show(paragraph(sentence), paragraph(basis, css="sd-muted sd-small"))
         return
     frame.failure(sentence.removeprefix("✕ "), basis)
-    damaged = storage_words.damaged_rows(verification)
-    items = []
-    for what, name, fault, advice in damaged[:_MOST_DAMAGED]:
-        title = element(
-            "p",
-            element("b", escape(f"{what} ")),
-            element("span", escape(name), css="sd-damaged-name"),
-        )
-        wrong = paragraph(f"✕ {wording.first_upper(fault)}.", css="sd-damaged-fault")
-        items.append(element("li", title, wrong, paragraph(advice, css="sd-muted")))
-    frame.show(element("ul", *items, css="sd-damaged"))
+    table = storage_words.damage_table(verification)
+    shown = replace(table, rows=table.rows[:_MOST_DAMAGED])
+    frame.show(element("div", shown.html, css="sd-wrapped"))
     if verification.n_damaged > _MOST_DAMAGED:
         frame.note(f"The first {_MOST_DAMAGED} of {verification.n_damaged:,}.")
-    head = ["Kind", "Name", "Fault", "Remedy"]
-    frame.offer_table(Table("What is damaged", "", head, damaged))
+    frame.offer_table(table)
 
 
 def _show_limit(backend: Backend, held: Holdings) -> None:

@@ -27,7 +27,8 @@ NAMES = ("ada", "bob")
 
 def fill(folder: Path) -> dict[str, str]:
     """Put both runs into the data folder; gives their keys by their owners' names."""
-    store, keys = Store(folder), {}
+    store = Store(folder)
+    keys = {}
     table = JobTable(folder / "jobs.sqlite")
     for name in NAMES:
         run, records, texts = run_of(f"org/model-of-{name}", name)
@@ -69,10 +70,8 @@ def serve(folder: Path, provider: Provider) -> Server:
     """
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    rules, auth = (
-        folder.with_name(f"{folder.name}-serve.toml"),
-        folder.with_name(f"{folder.name}-secrets.toml"),
-    )
+    rules = folder.with_name(f"{folder.name}-serve.toml")
+    auth = folder.with_name(f"{folder.name}-secrets.toml")
     rules.write_text(
         f'address = "{address}"\nlogin = "oidc"\nadministrators = ["root@example.org"]\n'
         f'visitors = ["ada@*", "bob@*"]\nhub = ["org/*"]\nfolders = ["{folder.parent / "allowed"}"]\n'
@@ -108,7 +107,8 @@ class RawUser:
     """
 
     def __init__(self, address: str, name: str = "", **headers: str) -> None:
-        self._address, self._xsrf = address, generate_xsrf_token_string()
+        self._address = address
+        self._xsrf = generate_xsrf_token_string()
         self.cookies = self._logged_in(name) if name else {}
         cookies = self.cookies | {"_streamlit_xsrf": self._xsrf}
         self.headers = {
@@ -120,9 +120,9 @@ class RawUser:
         jar = CookieJar()
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
         with opener.open(f"{self._address}/login", timeout=DEADLINE_S) as form:
-            asked = form.url
-        opener.open(asked, data=f"sub={name}".encode(), timeout=DEADLINE_S).close()
-        return {each.name: each.value or "" for each in jar}
+            url = form.url
+        opener.open(url, data=f"sub={name}".encode(), timeout=DEADLINE_S).close()
+        return {cookie.name: cookie.value or "" for cookie in jar}
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
         """Status and body of a request. path: or a whole address."""
@@ -148,7 +148,8 @@ class RawUser:
         headers = {"Origin": self._address} | self.headers | headers
         with connect(address, additional_headers=headers, **options) as opened:
             rerun = BackMsg()
-            rerun.rerun_script.query_string, rerun.rerun_script.page_name = query, page
+            rerun.rerun_script.query_string = query
+            rerun.rerun_script.page_name = page
             opened.send(rerun.SerializeToString())
             yield (ForwardMsg.FromString(opened.recv(DEADLINE_S)) for _ in itertools.count())
 
@@ -187,19 +188,20 @@ class RawUser:
         """The status of an upload to this session, or of the deletion of one."""
         head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
         kind = {"Content-Type": "multipart/form-data; boundary=edge"}
-        own = {"Origin": self._address, "X-Xsrftoken": self._xsrf}
-        path, body = f"/_stcore/upload_file/{session}/{file}", head + content + b"\r\n--edge--\r\n"
+        headers = {"Origin": self._address, "X-Xsrftoken": self._xsrf}
+        path = f"/_stcore/upload_file/{session}/{file}"
+        body = head + content + b"\r\n--edge--\r\n"
         with closing(
             HTTPConnection(urlsplit(self._address).netloc, timeout=DEADLINE_S)
         ) as connection:
             # A refusal may come, and the server hang up, before all has been sent.
             with suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, path, body, {**self.headers, **own, **kind})
+                connection.request(method, path, body, {**self.headers, **headers, **kind})
             return connection.getresponse().status
 
-    def _answer(self, asked: urllib.request.Request) -> tuple[int, str]:
+    def _answer(self, url: urllib.request.Request) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(asked, timeout=DEADLINE_S) as answer:
+            with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -31,8 +31,8 @@ def run_of(model: str, name: str, age_s: float = 0.0):
     run, records = specimens.run(replace(specimens.SETTINGS, model=model))
     texts = replace(specimens.passages(), key=f"texts-{name}")
     records = [
-        replace(each, key=f"{name}-{each.key}", model=model, passages_key=texts.key)
-        for each in records
+        replace(record, key=f"{name}-{record.key}", model=model, passages_key=texts.key)
+        for record in records
     ]
     dense, *sparse = (record.key for record in records)
     return (

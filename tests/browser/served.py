@@ -69,10 +69,11 @@ class Server:
             worker.kill()
 
     def _listens(self) -> bool:
-        own = psutil.Process(self.process.pid).net_connections("tcp")
+        connections = psutil.Process(self.process.pid).net_connections("tcp")
         return any(
-            each.status == psutil.CONN_LISTEN and self.address.endswith(f":{each.laddr.port}")
-            for each in own
+            connection.status == psutil.CONN_LISTEN
+            and self.address.endswith(f":{connection.laddr.port}")
+            for connection in connections
         )
 
     def _owns(self, command: list[str] | None) -> bool:

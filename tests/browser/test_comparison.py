@@ -97,10 +97,8 @@ def test_the_first_screen_shows_verdict_passage_answers_and_a_phone_the_steps_an
     ready(page)
     for seen in (".sd-passage .sd-target", ".sd-answers", ".sd-change"):
         expect(page.locator(seen)).to_be_in_viewport(ratio=0.95)
-    change, bar = (
-        page.locator(".sd-change").bounding_box(),
-        page.locator(".st-key-steps").bounding_box(),
-    )
+    change = page.locator(".sd-change").bounding_box()
+    bar = page.locator(".st-key-steps").bounding_box()
     assert change["y"] + change["height"] <= bar["y"]
     assert page.get_by_role("button", name="Next").bounding_box()["y"] > PHONE["height"] * 0.85
     search = page.get_by_label("Search in the passages and answers").locator("visible=true")

@@ -192,22 +192,23 @@ class Control:
     @property
     def leads_to(self) -> str | None:
         """The pattern of what must be seen after it; None where no row of the table names it."""
-        found = (to for pattern, to in LEADS_TO.items() if re.fullmatch(pattern, str(self)))
-        return next(found, "" if self.kind in FREE else None)
+        places = (to for pattern, to in LEADS_TO.items() if re.fullmatch(pattern, str(self)))
+        return next(places, "" if self.kind in FREE else None)
 
 
 def listed(page) -> list[Control]:
     """What can be pressed now."""
     goal = dict(parse_qsl(urlsplit(page.url).query)).get("goal", "")
     return [
-        Control(kind, f"{re.sub(NUMBERS, '#', own)} {goal * (kind == 'button')}".strip(), name)
-        for kind, own, name in page.evaluate(LIST, urlsplit(page.url).path == MENU)
+        Control(kind, f"{re.sub(NUMBERS, '#', identity)} {goal * (kind == 'button')}".strip(), name)
+        for kind, identity, name in page.evaluate(LIST, urlsplit(page.url).path == MENU)
     ]
 
 
 def place(address: str) -> tuple[str, ...]:
     """What an address shows: page, run and view. Other views are walked by themselves."""
-    page, query = urlsplit(address).path, dict(parse_qsl(urlsplit(address).query))
+    page = urlsplit(address).path
+    query = dict(parse_qsl(urlsplit(address).query))
     return page, *(query.get(name, "") for name in ("run", "view", "goal", "blind"))
 
 
@@ -243,7 +244,8 @@ class Walk:
 
     def __init__(self, page) -> None:
         self.page = page
-        self.known, self.gone = set[Control](), set[Control]()
+        self.known = set[Control]()
+        self.gone = set[Control]()
         self.wrong: list[str] = []
         self.files: list[str] = []
 
@@ -252,10 +254,11 @@ class Walk:
         page = self.page
         page.goto(address)
         settled(page)
-        self.home, self.ended = place(page.url), False
-        todo = [(page.url, [], each) for each in listed(page)]
+        self.home = place(page.url)
+        self.ended = False
+        todo = [(page.url, [], control) for control in listed(page)]
         while todo:
-            todo.sort(key=lambda each: when(each[2]))
+            todo.sort(key=lambda step: when(step[2]))
             address, path, control = todo.pop(0)
             if control in self.known:
                 continue
@@ -263,10 +266,8 @@ class Walk:
             if place(page.url) == self.home:
                 opened = control.kind in OPENS and page.url == before
                 again = [*path, control] if opened else path
-                waiting = {each for _, _, each in todo} | self.known
-                todo = [
-                    (page.url, again, each) for each in listed(page) if each not in waiting
-                ] + todo
+                waiting = {control for _, _, control in todo} | self.known
+                todo = [(page.url, again, new) for new in listed(page) if new not in waiting] + todo
 
     def press(self, address: str, path: list[Control], control: Control) -> str:
         """Press it, and look: where it is in view, else once its path is pressed, else on a new
@@ -274,7 +275,9 @@ class Walk:
 
         A press may be lost while a page is drawn. Returns the address where it was.
         """
-        page, seen, to = self.page, "", control.leads_to
+        page = self.page
+        seen = ""
+        to = control.leads_to
         for _ in range(2):
             if place(page.url) != self.home:
                 page.go_back()
@@ -286,7 +289,8 @@ class Walk:
             for step in path if attempt else ():
                 if (element := self.find(step)) and not element.evaluate(IS_OPEN):
                     self.touch(element, step)
-            before, element = page.url, self.find(control)
+            before = page.url
+            element = self.find(control)
             if path and attempt and not element:
                 page.wait_for_timeout(500)  # What opens may be drawn a moment later.
                 element = self.find(control)
@@ -320,12 +324,13 @@ class Walk:
 
     def find(self, control: Control):
         """The element of a control; None where it is not there."""
-        found = [i for i, each in enumerate(listed(self.page)) if each == control]
-        return self.page.locator(f'[data-control="{found[0]}"]').first if found else None
+        places = [i for i, present in enumerate(listed(self.page)) if present == control]
+        return self.page.locator(f'[data-control="{places[0]}"]').first if places else None
 
     def touch(self, element, control: Control) -> str:
         """Press or fill it. Returns what is seen then."""
-        before, n_files = self.page.evaluate(LOOK), len(self.files)
+        before = self.page.evaluate(LOOK)
+        n_files = len(self.files)
         match control.kind:
             case "text" | "number":
                 element.fill(FIELDS[control.kind])
@@ -356,7 +361,8 @@ class Walk:
 
     def seen(self, before: list[str], control: Control) -> str:
         """What a press changed, in a few words; of a download only its file counts."""
-        page, after = self.page, self.page.evaluate(LOOK)
+        page = self.page
+        after = self.page.evaluate(LOOK)
         if control.kind == "download" or (after[:3] == before[:3] and after[3] in before[3]):
             return ""
         lines = (
@@ -390,22 +396,23 @@ def filled(server):
     """A server, without workers, on a folder with runs and jobs of every kind."""
     backend = FilledBackend(server.folder)
     sweep, race, search = (
-        backend.add_run(each) for each in (specimens.run(), specimens.run(RACE), specimens.search())
+        backend.add_run(specimen)
+        for specimen in (specimens.run(), specimens.run(RACE), specimens.search())
     )
     part = backend.add_run(specimens.run(PART, finished=False, n_sparse=1))
-    asked = [
+    requests = [
         (sweep.settings, "done"),
         (RACE, "done"),
         (search.find, "done"),
         (PART, "crashed"),
         (WAITING[0], "failed"),
     ]
-    asked += [(each, "queued") for each in WAITING]
+    requests += [(settings, "queued") for settings in WAITING]
     why = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
     backend.set_jobs(
         *(
             job(settings, state, id=i, **(why if state in ("failed", "crashed") else {}))
-            for i, (settings, state) in enumerate(asked, 1)
+            for i, (settings, state) in enumerate(requests, 1)
         )
     )
     backend.close()
@@ -442,47 +449,52 @@ def test_every_control_does_something_and_nothing_raises(name, page, filled):
     assert not walk.wrong, "\n".join(walk.wrong)
     assert not walk.gone, "these were shown, and could not be pressed"
     _, *raised = filled.log.read_text().split("Traceback")
-    assert [each for each in raised if STREAMLITS_OWN not in each] == []
+    assert [error for error in raised if STREAMLITS_OWN not in error] == []
 
 
 def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_back(
     open_page, filled
 ):
     """The browser hears nothing of the choice until the server has answered a timer too."""
-    page, held = open_page(), []
+    page = open_page()
+    messages = []
     holding = False
 
     def between(socket):
         server = socket.connect_to_server()
         server.on_message(
             lambda message: (
-                held.append(ForwardMsg.FromString(message)) if holding else socket.send(message)
+                messages.append(ForwardMsg.FromString(message)) if holding else socket.send(message)
             )
         )
 
     page.route_web_socket("**/_stcore/stream", between)
     page.goto(filled.address)
     settled(page)
-    field, holding = page.get_by_label("Plot loss against"), True
+    field = page.get_by_label("Plot loss against")
+    holding = True
     for key in ("ArrowDown", "ArrowDown", "Enter"):
         field.press(key)
     after: list[ForwardMsg] = []
     # The run of the choice ends, then that of a timer.
-    while [each.WhichOneof("type") for each in after].count("script_finished") < 2:
+    while [message.WhichOneof("type") for message in after].count("script_finished") < 2:
         page.wait_for_timeout(50)
-        after = list(dropwhile(lambda each: each.WhichOneof("type") != "page_info_changed", held))
-    asked = [
-        each.page_info_changed.query_string
-        for each in after
-        if each.WhichOneof("type") == "page_info_changed"
+        after = list(
+            dropwhile(lambda message: message.WhichOneof("type") != "page_info_changed", messages)
+        )
+    requests = [
+        message.page_info_changed.query_string
+        for message in after
+        if message.WhichOneof("type") == "page_info_changed"
     ]
-    assert set(asked) == {"against=writing"}
+    assert set(requests) == {"against=writing"}
 
 
 def test_choices_one_after_another_all_reach_the_address(filled, page):
     page.goto(f"{filled.address}/prune")
     settled(page)
-    walk, names = Walk(page), ("Calibration text", "Token weights")
+    walk = Walk(page)
+    names = ("Calibration text", "Token weights")
     controls = [
         Control("part", "More settings", ""),
         *(Control("select", name, "") for name in names),
@@ -510,5 +522,10 @@ def test_a_number_of_ones_own_method_reaches_the_address_after_the_field_above_i
     levels.fill("7")
     levels.press("Enter")
     page.wait_for_function("location.search.includes('curve_levels=7')")
-    asked = dict(parse_qsl(urlsplit(page.url).query))
-    assert asked == {"allocation": "curves", "curve_levels": "7", "own": "true", "saliency": "obs"}
+    requests = dict(parse_qsl(urlsplit(page.url).query))
+    assert requests == {
+        "allocation": "curves",
+        "curve_levels": "7",
+        "own": "true",
+        "saliency": "obs",
+    }

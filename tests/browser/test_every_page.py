@@ -16,7 +16,8 @@ from tests.browser.served import ready, taken
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
-WIDE, PHONE = ("light", 1440, "rgb(252, 251, 248)"), ("dark", 390, "rgb(23, 25, 28)")
+WIDE = ("light", 1440, "rgb(252, 251, 248)")
+PHONE = ("dark", 390, "rgb(23, 25, 28)")
 """How a page is looked at: its theme, its width, and the colour behind it."""
 NOT_OURS = {"exclude": [["[data-testid=stToast]"]]}
 """A toast is Streamlit's own: a dialog whose name points at nothing."""
@@ -73,12 +74,12 @@ def violations(page) -> dict[str, str]:
     page.add_style_tag(content=AT_REST)
     # What a rerun is about to replace is drawn pale.
     expect(page.locator("[data-stale=true]")).to_have_count(0)
-    found = axe.Axe().run(page, NOT_OURS, OPTIONS).response["violations"]
-    if found:
+    faults = axe.Axe().run(page, NOT_OURS, OPTIONS).response["violations"]
+    if faults:
         # On a busy machine a part may still be drawn: what is at fault is so a second later.
         page.wait_for_timeout(1000)
-        found = axe.Axe().run(page, NOT_OURS, OPTIONS).response["violations"]
-    return {each["id"]: "{html}: {failureSummary}".format(**each["nodes"][0]) for each in found}
+        faults = axe.Axe().run(page, NOT_OURS, OPTIONS).response["violations"]
+    return {fault["id"]: "{html}: {failureSummary}".format(**fault["nodes"][0]) for fault in faults}
 
 
 def open_all(page) -> None:
@@ -119,7 +120,7 @@ def test_every_page(number, page, request):
     )
     assert all(
         box["x"] >= 0 and box["x"] + box["width"] <= width
-        for box in (each.bounding_box() for each in menu.all())
+        for box in (link.bounding_box() for link in menu.all())
     )
     expect(page.get_by_test_id("stApp")).to_have_css("background-color", colour)
     ready(page)

@@ -25,8 +25,8 @@ def server(start_server, tmp_path_factory):
     run, records = specimens.run()
     parts = [run, *records, specimens.passages()]
     for age_s, model in enumerate(("owner/second", "owner/first")):
-        other, others, their_texts = run_of(model, model[6:], age_s - 9)
-        parts += [other, *others, their_texts]
+        run, others, their_texts = run_of(model, model[6:], age_s - 9)
+        parts += [run, *others, their_texts]
     for part in parts:
         store.put(part.key, part)
     store.close()
@@ -75,7 +75,8 @@ def test_uploads_do_not_stay_in_the_server_s_memory(page, start_server, tmp_path
     text = tmp_path / "long.txt"
     text.write_bytes(b"\n\n".join(b"%d" % n + b" word" * (N_BYTES // 30) for n in range(6)))
     server = start_server(tmp_path / "data", SPARSEDASH_WORKERS="0")
-    process, raw = psutil.Process(server.process.pid), RawUser(server.address)
+    process = psutil.Process(server.process.pid)
+    raw = RawUser(server.address)
     page.goto(f"{server.address}/prune")
     ready(page)
     before = process.memory_info().rss

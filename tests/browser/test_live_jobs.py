@@ -46,7 +46,8 @@ class Worker:
     """Does a run like the specimens' in a data folder, step by step, in place of a real worker."""
 
     def __init__(self, folder, settings):
-        self.store, self.table = Store(folder), JobTable(folder / "jobs.sqlite")
+        self.store = Store(folder)
+        self.table = JobTable(folder / "jobs.sqlite")
         self.run, self.records = specimens.run(settings)
         self.job = self.table.submit("run", self.run.key, asdict(settings))
         self.lock = hold_lock(job_lock(folder, self.job.id))
@@ -56,18 +57,18 @@ class Worker:
         self.say("start")
 
     def say(self, stage, point=None, done=0, total=1):
-        taken = (Taken(stage, point, 1.0),)
+        stage_times = (Taken(stage, point, 1.0),)
         self.table.report(
-            self.job, Step(stage, done, total, unit="passages", point=point, taken=taken)
+            self.job, Step(stage, done, total, unit="passages", point=point, taken=stage_times)
         )
 
     def answer(self, n_sparse):
         """The dense model and so many sparse ones have answered."""
         for record in (*self.records[: n_sparse + 1], specimens.passages()):
             self.store.put(record.key, record)
-        made = self.run.sparse[:n_sparse]
+        sparse = self.run.sparse[:n_sparse]
         self.store.put(
-            self.run.key, replace(self.run, sparse=made, finished=made == self.run.sparse)
+            self.run.key, replace(self.run, sparse=sparse, finished=sparse == self.run.sparse)
         )
 
     def end(self, state="done", *why):
@@ -86,19 +87,21 @@ def new_worker(server):
     """Makes a worker for a run like the specimens'. changes: of its settings."""
     with ExitStack() as at_the_end:
 
-        def made(**changes):
+        def make(**changes):
             worker = Worker(server.folder, replace(specimens.SETTINGS, **changes))
             at_the_end.callback(worker.close)
             return worker
 
-        yield made
+        yield make
 
 
 def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far_it_is(
     page, server, new_worker
 ):
-    worker, tops = new_worker(), []
-    heading, heard = page.locator("h1"), page.locator("#sd-heard")
+    worker = new_worker()
+    tops = []
+    heading = page.locator("h1")
+    heard = page.locator("#sd-heard")
 
     def measure():
         ready(page)
@@ -133,17 +136,15 @@ def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to
     open_page, server, new_worker
 ):
     jobs = [new_worker(model=f"{name}/{FOREIGN}") for name in "ab"]
-    for each in jobs:
-        each.begin()
+    for worker in jobs:
+        worker.begin()
     page = open_page()
     page.context.grant_permissions(["notifications"], origin=server.address)
     page.add_init_script(RECORDED)
     page.goto(f"{server.address}/runs?view=jobs")
     ready(page)
-    ask, toasts = (
-        page.get_by_role("button", name="Notify me when a run ends"),
-        page.get_by_test_id("stToast"),
-    )
+    ask = page.get_by_role("button", name="Notify me when a run ends")
+    toasts = page.get_by_test_id("stToast")
     expect(ask).to_be_visible()
     jobs[0].end()
     expect(toasts.first).to_be_visible()

@@ -49,14 +49,15 @@ def house(tmp_path_factory):
 def test_a_deep_link_leads_through_the_login_to_its_page_and_its_files_and_logging_out_ends_it(
     open_page, house
 ):
-    page, asked = open_page(), re.compile("Please log in.")
+    page = open_page()
+    query = re.compile("Please log in.")
     deep_link = f"{house.address}/compare?run={house.keys['ada']}&limits=1.1"
     page.goto(deep_link)
-    expect(page.get_by_role("heading", name=asked)).to_be_visible()
+    expect(page.get_by_role("heading", name=query)).to_be_visible()
     assert "model-of" not in page.content()
     page.get_by_role("link", name="Log in").click()
     page.get_by_role("button", name="Deny").click()
-    expect(page.get_by_role("heading", name=asked)).to_be_visible()
+    expect(page.get_by_role("heading", name=query)).to_be_visible()
     page.goto(deep_link)
     log_in(page, "ada")
     ready(page)
@@ -70,7 +71,7 @@ def test_a_deep_link_leads_through_the_login_to_its_page_and_its_files_and_loggi
     assert RawUser(house.address).get(address)[0] == 401
     press(page, "Log out")
     page.get_by_role("button", name="End session").click()
-    expect(page.get_by_role("heading", name=asked)).to_be_visible()
+    expect(page.get_by_role("heading", name=query)).to_be_visible()
     page.goto(f"{house.address}/runs")
     log_in(page, "eve")
     expect(page.get_by_role("heading", name="You have no access.")).to_be_visible()
@@ -91,12 +92,13 @@ def test_a_deep_link_shows_a_run_to_its_owner_and_to_administrators_alone(house)
 
 
 def test_files_outside_of_the_listed_folders_are_refused_on_the_form(house):
-    for asked in ("model=/etc", f"model={house.folder}", "text=file:/etc/passwd"):
-        assert "are read only below" in house.users["bob"].shown("prune", asked), asked
+    for query in ("model=/etc", f"model={house.folder}", "text=file:/etc/passwd"):
+        assert "are read only below" in house.users["bob"].shown("prune", query), query
 
 
 def test_a_websocket_opens_for_who_has_logged_in_from_the_server_s_own_pages(house):
-    ada, nobody = house.users["ada"], RawUser(house.address)
+    ada = house.users["ada"]
+    nobody = RawUser(house.address)
     assert ada.connects() and not nobody.connects()
     assert not ada.connects(
         Cookie=ada.headers["Cookie"].replace("_streamlit_user=", "_streamlit_user=x")
@@ -106,18 +108,19 @@ def test_a_websocket_opens_for_who_has_logged_in_from_the_server_s_own_pages(hou
 
 
 def test_a_session_s_id_is_of_no_use_to_another_visitor(house):
-    ada, bob = house.users["ada"], house.users["bob"]
+    ada = house.users["ada"]
+    bob = house.users["bob"]
     # Without its token Streamlit reads no login, so that to itself both would be the same nobody.
     with ada.session(xsrf=False) as session:
         for method in ("PUT", "DELETE"):
             assert bob.upload(session, "file", method=method) == 404
-        with bob.session(session, xsrf=False) as other:
-            assert other != session
+        with bob.session(session, xsrf=False) as bobs_session:
+            assert bobs_session != session
         assert ada.upload(session, "file") == 204, "it is connected still"
-    with bob.session(session, xsrf=False) as other:
-        assert other != session
-    with ada.session(session, xsrf=False) as own:
-        assert own == session
+    with bob.session(session, xsrf=False) as bobs_session:
+        assert bobs_session != session
+    with ada.session(session, xsrf=False) as same_session:
+        assert same_session == session
 
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -187,7 +190,8 @@ def proxied(tmp_path_factory):
         at_the_end.callback(nginx.wait, DEADLINE_S)
         at_the_end.callback(nginx.terminate)
         eventually((folder / "nginx.pid").is_file)
-        server.proxy, server.keys = f"https://localhost:{port}", keys
+        server.proxy = f"https://localhost:{port}"
+        server.keys = keys
         yield server
 
 

@@ -87,13 +87,13 @@ def test_the_menu_takes_run_and_tolerance_along_back_goes_one_step_back_and_a_po
     page.goto(f"{finished.address}/?limits=1.5")
     ready(page)
     menu = page.locator(".st-key-menu")
-    for title, found in (
+    for title, address in (
         ("Compare", r"/compare\?run=[0-9a-f]{64}&limits=1.5%2C2$"),
         ("Settings", r"/settings$"),
         ("Models", r"/models\?run=[0-9a-f]{64}&limits=1.5%2C2$"),
     ):
         menu.get_by_role("link", name=title).press("Enter")
-        expect(page).to_have_url(re.compile(found))
+        expect(page).to_have_url(re.compile(address))
         ready(page)
     page.go_back()
     expect(page.locator("h1")).to_contain_text("The data folder")
@@ -147,7 +147,7 @@ def test_a_link_to_the_page_that_is_shown_changes_its_address_and_back_undoes_it
 def test_what_is_still_being_typed_counts_when_start_is_clicked_and_start_stays_in_view(
     page, empty
 ):
-    for width, height, label, typed, said in (
+    for width, height, label, typed, message in (
         (1440, 900, "Model", "no such model", "there is no model no such model"),
         (1440, 900, "Share to remove, percent", "abc", "Sparsity must be 0–90 %"),
         (
@@ -161,13 +161,14 @@ def test_what_is_still_being_typed_counts_when_start_is_clicked_and_start_stays_
         page.set_viewport_size({"width": width, "height": height})
         page.goto(f"{empty.address}/prune?seed=1")
         ready(page)
-        field, start = page.get_by_label(label, exact=True), page.locator(".st-key-start button")
+        field = page.get_by_label(label, exact=True)
+        start = page.locator(".st-key-start button")
         field.fill(typed)
         expect(start).to_be_in_viewport(ratio=1)
         # By mouse, since an open list hides the rest of the page from assistive technology.
         box = start.bounding_box()
         page.mouse.click(box["x"] + 20, box["y"] + 20)
-        expect(page.locator(".sd-field-error")).to_contain_text(said)
+        expect(page.locator(".sd-field-error")).to_contain_text(message)
         expect(start).to_be_disabled()
         assert "/prune" in page.url
 

@@ -58,4 +58,6 @@ def test_a_method_is_found_by_its_name_and_named_by_its_choices_and_another_refu
     ],
 )
 def test_a_preset_keeps_its_name_and_says_what_is_unusual(changes, name):
-    assert method_name(replace(MethodSettings(), **changes)) == name
+    steps = changes.get("heal_steps", 0)
+    choices = {name: value for name, value in changes.items() if name != "heal_steps"}
+    assert method_name(replace(MethodSettings(), **choices), steps) == name

@@ -135,7 +135,7 @@ def _found(row, **changes):
     settings = replace(published_run_settings(row), **changes)
     run = replace(RUN, settings=settings, dense="d", sparse=("k",), finished=True)
     dense = replace(RECORD, key="d", pruned=None, outcomes=(outcome(0), outcome(1)))
-    pruned = replace(PRUNED, sparsity_permille=row.sparsity_permille)
+    pruned = replace(PRUNED, spec=replace(PRUNED.spec, permille=row.sparsity_permille))
     records = {"d": dense, "k": replace(RECORD, pruned=pruned)}
     return measured_row(row, [run], records.get)
 

@@ -160,7 +160,7 @@ def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_th
 
 def test_quantising_takes_all_weights_twice_with_two_predictions_and_a_file_in_single_precision():
     plain = settings(sparsities_permille=(200,))
-    asked = plain.quantised(("q8_0",))
+    asked = replace(plain, quantise=("q8_0",))
     (copy, scores) = (4 * SMALL.n_parameters, 4 * 1600 * (JUDGED_VALUES // 1600))
     found = least_memory(SMALL, asked)
     assert (found.purpose, found.beside_bytes) == ("quantising", 2 * (copy + scores))

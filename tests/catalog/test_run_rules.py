@@ -77,7 +77,7 @@ def test_healing_needs_all_weights_in_memory_and_a_sample_that_is_held_out():
 
 def test_quantising_needs_all_weights_in_memory_and_llama_cpp(monkeypatch):
     plain = asked(method_named("obs"))
-    quantised = plain.quantised(("q8_0",))
+    quantised = replace(plain, quantise=("q8_0",))
     require_quantisable(quantised, "llama", streamed=False)
     require_quantisable(plain, "bloom", streamed=True)
     with pytest.raises(CalibrationError, match="Quantising needs all weights in memory"):

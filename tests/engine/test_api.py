@@ -317,7 +317,7 @@ def test_repeated_passages_are_left_out_with_a_warning_and_progress_is_told(dens
         ({"tokenizer": "gpt2"}, "str is no tokenizer of transformers"),
         ({"texts": TEXTS[:1]}, "71 calibration tokens are too few"),
         (
-            {"method": EVEN.healed(1), "texts": [" ".join(TEXTS)] * 2},
+            {"method": EVEN, "heal_steps": 1, "texts": [" ".join(TEXTS)] * 2},
             "Healing needs at least 16 calibration samples, one of which is held out; there are 2.",
         ),
     ],

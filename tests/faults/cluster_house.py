@@ -48,7 +48,8 @@ class CountedStore:
     """A store that writes a line into the file `kept` for every record that it is given."""
 
     def __init__(self, folder: Path) -> None:
-        self._store, self._kept = Store(folder), folder / "kept"
+        self._store = Store(folder)
+        self._kept = folder / "kept"
 
     def __getattr__(self, name):
         return getattr(self._store, name)

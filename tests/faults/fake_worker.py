@@ -42,43 +42,43 @@ def continue_prompt(task):
     task.on_step(Step("continue", 0, 1))
 
 
-def records_of(asked: PartSettings) -> tuple[Record, list[Record]]:
+def records_of(settings: PartSettings) -> tuple[Record, list[Record]]:
     from tests.factories import PRUNED, RECORD
 
     dense = replace(
-        RECORD, key=digest([asked.run_key, "dense"]), passages_key=PASSAGES.key, pruned=None
+        RECORD, key=digest([settings.run_key, "dense"]), passages_key=PASSAGES.key, pruned=None
     )
     sparse = []
-    for point in asked.points:
-        pruned = replace(PRUNED, sparsity_permille=asked.run.points[point][1])
-        sparse.append(replace(dense, key=digest([asked.run_key, point]), pruned=pruned))
+    for point in settings.points:
+        pruned = replace(PRUNED, spec=settings.run.points[point])
+        sparse.append(replace(dense, key=digest([settings.run_key, point]), pruned=pruned))
     return dense, sparse
 
 
 def make_part(task):
     from tests.factories import RUN
 
-    asked = settings_from_plain(PartSettings, task.settings)
+    settings = settings_from_plain(PartSettings, task.settings)
     behave(
-        asked.run.model,
+        settings.run.model,
         task.store.folder,
-        lambda step: task.on_step(replace(step, point=asked.points[0])),
+        lambda step: task.on_step(replace(step, point=settings.points[0])),
     )
-    dense, sparse = records_of(asked)
+    dense, sparse = records_of(settings)
     task.store.put(PASSAGES.key, PASSAGES)
     for record in (dense, *sparse):
         task.store.put(record.key, record)
     keys = tuple(record.key for record in sparse)
-    made = replace(
+    run_record = replace(
         RUN,
         key=task.key,
-        settings=asked.run,
+        settings=settings.run,
         dense=dense.key,
         sparse=keys,
         finished=True,
         finished_at=2.0,
     )
-    task.store.put(task.key, made)
+    task.store.put(task.key, run_record)
 
 
 def behave(model, folder, on_step):

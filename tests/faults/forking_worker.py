@@ -35,12 +35,10 @@ COUNTED = {
 def keep_and_count_all(folder):
     """Make every stage a long one, of many blocks and batches."""
     store.EVERY_S = 0.0
-    resources.KEPT_BYTES, resources.KEPT_SHARE, resources.HELD_SHARE, evaluate.BATCH_TOKENS = (
-        0,
-        0,
-        0,
-        64,
-    )
+    resources.KEPT_BYTES = 0
+    resources.KEPT_SHARE = 0
+    resources.HELD_SHARE = 0
+    evaluate.BATCH_TOKENS = 64
     killed_at = json.loads((folder / "killed").read_text())
 
     def count(what):

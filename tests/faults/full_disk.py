@@ -60,20 +60,21 @@ def done(kind: str, settings, store: Store, on_step=ignore_steps):
 
 def filled(kind: str, settings, store: Store, stage: str) -> list[str]:
     """What a job says whose disk is full from this stage on; then it is done again, with room."""
-    filler, said = Filler(store.folder.parent, stage), []
+    filler = Filler(store.folder.parent, stage)
+    messages = []
     try:
         done(kind, settings, store, filler)
     except Exception as error:  # noqa: BLE001 - as the worker does
-        said = list(describe_error(error, None, store.folder))
+        messages = list(describe_error(error, None, store.folder))
     filler.remove()
-    left = [path.name for path in store.folder.parent.glob("export-*")]
+    remains = [path.name for path in store.folder.parent.glob("export-*")]
     done(kind, settings, store)
-    return [*said, *left]
+    return [*messages, *remains]
 
 
 def records(run, store: Store) -> list[Record]:
-    found = [store.get(Record, key) for key in (run.dense, *run.sparse)]
-    return [replace(record, seconds=0.0, tokens_per_second=0.0) for record in found]
+    records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
+    return [replace(record, seconds=0.0, tokens_per_second=0.0) for record in records]
 
 
 def asked(model: str, text: str) -> RunSettings:
@@ -87,21 +88,23 @@ def asked(model: str, text: str) -> RunSettings:
 
 
 def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
-    results, whole = dict[str, object](), Store(disk / "whole")
+    results = dict[str, object]()
+    whole = Store(disk / "whole")
     expected = records(done("run", asked(model, text), whole), whole)
     for stage in STAGES:
-        settings, store = asked(gguf if stage == "load" else model, text), Store(disk / stage)
-        said = filled("run", settings, store, stage)
+        settings = asked(gguf if stage == "load" else model, text)
+        store = Store(disk / stage)
+        messages = filled("run", settings, store, stage)
         results[stage] = [
-            said,
+            messages,
             stage == "load" or records(done("run", settings, store), store) == expected,
         ]
         store.close()
     run = done("run", asked(model, text), whole)
     pair = {"left": run.dense, "right": run.sparse[0]}
     prompt = ContinuationSettings(**pair, prompt="the lamp and the", n_tokens=3)
-    said = filled("continuation", prompt, whole, "continue")
-    results["continue"] = [said, whole.get(Continuation, prompt.key()) is not None]
+    messages = filled("continuation", prompt, whole, "continue")
+    results["continue"] = [messages, whole.get(Continuation, prompt.key()) is not None]
     assert export.require_export_room
     export.require_export_room = lambda *_: None  # As where somebody else takes the room meanwhile.
     for stage in ("write", "prove"):

@@ -47,7 +47,8 @@ def test_a_job_that_does_not_stop_by_itself_is_ended_and_the_queue_moves_on(
 )
 def test_a_cancel_at_any_moment_ends_in_cancelled_or_done(house, delay_s):
     house.runner = house.new_runner(term_after_s=0.05, kill_after_s=0.2)
-    first, second = house.submit("quick-1"), house.submit("quick-2")
+    first = house.submit("quick-1")
+    second = house.submit("quick-2")
     house.runner.reconcile()
     time.sleep(delay_s)
     house.table.request_cancel(first.id)

@@ -43,12 +43,16 @@ def test_a_sweep_is_spread_says_how_far_it_is_and_who_is_at_work_and_stops_withi
     assert (done.state, done.worker, done.error_text) == ("done", CLUSTER, ""), house.log()
     house.assert_whole(job)
 
-    now = house.at_work("steady")
-    assert (now.progress.total, now.progress.unit, now.progress.point) == (1_000_000, "tokens", 0)
-    (seen,) = at_work(server, now)
+    running = house.at_work("steady")
+    assert (running.progress.total, running.progress.unit, running.progress.point) == (
+        1_000_000,
+        "tokens",
+        0,
+    )
+    (seen,) = at_work(server, running)
     assert seen.progress.stage == "calibrate"
-    assert seen.name in now.progress.message
-    house.stopped_within(now, 2.0)
+    assert seen.name in running.progress.message
+    house.stopped_within(running, 2.0)
 
 
 def test_a_machine_that_says_it_takes_nothing_is_given_no_part(house):

@@ -35,7 +35,8 @@ def artefact(number: int) -> bytes:
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sound") / "data"
-    store, table = Store(folder), JobTable(folder / "jobs.sqlite")
+    store = Store(folder)
+    table = JobTable(folder / "jobs.sqlite")
     for number in range(N_ENTRIES):
         store.put(f"k{number}", continuation(number))
         store.put_artefact(f"a{number}", artefact(number))
@@ -90,12 +91,12 @@ def test_a_damaged_store_shows_what_was_put_there_or_says_why_not(
             continue
         for read, whole in questions(store):
             try:
-                found = read()
+                value = read()
             except StoreError as error:
                 assert "data folder could not be" in error.message
             else:
-                assert found in (None, whole)
-                n_shown += found is not None
+                assert value in (None, whole)
+                n_shown += value is not None
         store.close()
     if damage is not cut:
         assert n_shown

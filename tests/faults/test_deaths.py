@@ -23,13 +23,14 @@ N_SERVERS_KILLED = 20
 
 
 def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(house):
-    job, other = house.at_work("steady"), house.submit("quick")
+    job = house.at_work("steady")
+    second = house.submit("quick")
     os.kill(job.pid, signal.SIGKILL)
     crashed = house.tend_until_state(job, "crashed")
     assert "most often because memory ran out" in crashed.error_text
     assert "“Resume”" in crashed.error_advice
     house.tend_until(lambda: not psutil.pid_exists(job.pid))
-    assert house.tend_until_state(other, "done").pid != job.pid
+    assert house.tend_until_state(second, "done").pid != job.pid
 
     house.release()
     house.table.retry(job.id)
@@ -140,7 +141,8 @@ def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(house):
 
 def served(house):
     """A server that is at work on a job."""
-    server, job = house.start_server(), house.submit("steady")
+    server = house.start_server()
+    job = house.submit("steady")
     eventually(lambda: house.table.get(job.id).progress.stage == "calibrate")
     return server, job
 
@@ -170,8 +172,8 @@ def test_a_worker_shares_no_session_or_file_with_the_server_and_offers_itself_wh
     house,
 ):
     (house.folder / "held-by-the-server").touch()
-    with (house.folder / "held-by-the-server").open() as held:
-        os.set_inheritable(held.fileno(), True)
+    with (house.folder / "held-by-the-server").open() as open_file:
+        os.set_inheritable(open_file.fileno(), True)
         job = house.at_work("steady")
     assert os.getsid(job.pid) == job.pid
     files = {fd.name: str(fd.readlink()) for fd in Path(f"/proc/{job.pid}/fd").iterdir()}
@@ -197,11 +199,11 @@ def test_runs_that_a_cluster_takes_are_left_to_it_and_those_that_nobody_tells_of
     with hold_lock(cluster_lock(house.folder)):
         run = house.submit("quick")
         healed = RunSettings(model="fake/quick").healed(8)
-        own = (
+        local_jobs = (
             house.table.submit("run", "healed", asdict(healed)),
             house.table.submit("continuation", "a prompt", {}),
         )
-        for job in own:
+        for job in local_jobs:
             house.tend_until_state(job, "done")
         assert house.table.get(run.id).state == "queued"
     house.table.claim(run.id, "cluster", 0)
@@ -232,6 +234,5 @@ def test_a_server_killed_at_any_moment_leaves_jobs_that_the_next_one_brings_to_t
             assert both
             house.table.retry(job.id)
             house.tend_until_state(job, "done")
-    print(
-        f"\n{'server and worker' if both else 'server'} killed {N_SERVERS_KILLED} times: {dict(ended)}"
-    )
+    victims = "server and worker" if both else "server"
+    print(f"\n{victims} killed {N_SERVERS_KILLED} times: {dict(ended)}")

@@ -56,9 +56,9 @@ def test_a_disk_that_is_full_at_any_stage_is_said_and_with_room_the_numbers_are_
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     assert list(results) == [*STAGES, "continue", "write", "prove"]
-    for stage, (said, same) in results.items():
-        assert said, f"{stage}: nothing was said"
-        message, advice = said  # Nothing is left of an export.
+    for stage, (messages, same) in results.items():
+        assert messages, f"{stage}: nothing was said"
+        message, advice = messages  # Nothing is left of an export.
         assert f"MB are free for {disk}" in message, stage
         assert advice.startswith("Free some space. Finished models are kept"), stage
         assert same, stage

@@ -146,9 +146,11 @@ def n_attempts(
 def n_workers(
     backend: Backend, asked: RunSettings | ContinuationSettings | ExportSettings, forking: Forking
 ) -> int:
-    job, n = backend.submit(asked), 0
+    job = backend.submit(asked)
+    n = 0
     while backend.job(job.id).state != "done":
-        pid, n = forking.start(backend.data_dir), n + 1
+        pid = forking.start(backend.data_dir)
+        n = n + 1
         eventually(lambda pid=pid: gone(pid))
         # Its threads may hold its locks a moment longer than it lives itself.
         eventually(lambda: backend.job(job.id).state != "running")
@@ -196,10 +198,8 @@ def test_workers_killed_at_many_blocks_of_every_long_stage_go_on_there(calm, for
 
 @pytest.mark.long
 def test_a_worker_killed_at_any_step_of_any_stage_gives_the_same_results(calm, forking, tmp_path):
-    drawn, counts = (
-        random.Random(9),
-        {f"steps of {stage}": calm.counted[f"steps of {stage}"] for stage in STEPS},
-    )
+    drawn = random.Random(9)
+    counts = {f"steps of {stage}": calm.counted[f"steps of {stage}"] for stage in STEPS}
     planned = {what: sorted(drawn.sample(range(1, n + 1), min(9, n))) for what, n in counts.items()}
     n_killed = sum(map(len, planned.values()))
     print(f"\nof {counts}: killed at {planned}")

@@ -97,12 +97,12 @@ def odd_settings(rng: random.Random) -> dict[str, Any]:
     """A run's settings in their plain form, some values changed to odd ones or to others that do
     not fit.
     """
-    made = json.loads(json.dumps(asdict(RunSettings())))
-    made["methods"] = [
+    plain = json.loads(json.dumps(asdict(RunSettings())))
+    plain["methods"] = [
         asdict(rng.choice(METHODS).settings) for _ in range(rng.choice((0, 1, 1, 1, 2, 5)))
     ]
-    made["sparsities_permille"] = rng.sample(range(0, 950), rng.choice((0, 1, 2, 3, 51)))
-    parts = [made, made["calibration"], made["evaluation"], *made["methods"]]
+    plain["sparsities_permille"] = rng.sample(range(0, 950), rng.choice((0, 1, 2, 3, 51)))
+    parts = [plain, plain["calibration"], plain["evaluation"], *plain["methods"]]
     for _ in range(rng.choice((0, 1, 1, 2, 5))):
         part = rng.choice(parts)
         name = rng.choice([*part, "unknown"])
@@ -112,7 +112,7 @@ def odd_settings(rng: random.Random) -> dict[str, Any]:
             part[name] = rng.choice(TEXTS)
         else:
             part[name] = rng.choice(ODD if rng.random() < 0.5 else NUMBERS)
-    return made
+    return plain
 
 
 PARAMETERS = {
@@ -133,14 +133,14 @@ PARAMETERS = {
 def odd_address(rng: random.Random) -> tuple[str, dict[str, str | list[str]]]:
     """A page, and what its address says."""
     page = rng.choice((*PARAMETERS, "prune", "compare"))
-    found: dict[str, str | list[str]] = {}
+    query: dict[str, str | list[str]] = {}
     for name in rng.sample(PARAMETERS[page], rng.choice((1, 1, 2, 2))):
         known = get_args(CHOICES[name]) if name in CHOICES and rng.random() < 0.5 else TEXTS
         value = rng.choice(known)
-        found[name] = [value, rng.choice(TEXTS)] if rng.random() < 0.1 else value
+        query[name] = [value, rng.choice(TEXTS)] if rng.random() < 0.1 else value
     if page == "prune" and rng.random() < 0.6:
-        found |= {"own": "true", "saliency": rng.choice(get_args(Saliency))}
-    return page, found
+        query |= {"own": "true", "saliency": rng.choice(get_args(Saliency))}
+    return page, query
 
 
 def _config(**changes: Any) -> Callable[[Path], object]:
@@ -172,7 +172,9 @@ def _instead(name: str, make: Callable[[Path], object]) -> Callable[[Path], obje
     return change
 
 
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
 MODEL_DAMAGE: tuple[Callable[[Path], object], ...] = (
     *(_config(num_hidden_layers=value) for value in (10**9, "many")),
     *(_config(**{name: -1}) for name in ("num_attention_heads", "vocab_size")),
@@ -203,9 +205,9 @@ def few_or_many(few: int, many: int) -> pytest.MarkDecorator:
 @pytest.fixture
 def backend(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
-    made = Backend(tmp_path / "data")
-    yield made
-    made.close()
+    backend = Backend(tmp_path / "data")
+    yield backend
+    backend.close()
 
 
 @few_or_many(200, 2000)
@@ -237,15 +239,15 @@ def test_an_address_shows_a_page_without_an_exception(backend, n, monkeypatch):
     monkeypatch.setattr(frame, "backend", lambda: backend)
     seen: Counter[str] = Counter()
     for seed in range(n):
-        page, asked = odd_address(random.Random(seed))
+        page, query = odd_address(random.Random(seed))
         app = client(page)
-        for name, value in asked.items():
+        for name, value in query.items():
             app.query_params[name] = value
         app.run()
-        assert not app.exception, (page, asked)
+        assert not app.exception, (page, query)
         drawn = "\n".join(element.proto.body for element in app.get("html"))
         shows_as_text(drawn)
-        assert drawn.count("<h1") == 1, (page, asked)
+        assert drawn.count("<h1") == 1, (page, query)
         seen[page] += 1
     print(dict(seen))
 
@@ -254,8 +256,8 @@ def test_an_address_shows_a_page_without_an_exception(backend, n, monkeypatch):
 def test_a_hostile_model_folder_is_refused_in_words(number, store, tmp_path):
     folder = save_tiny(tmp_path / "model")
     MODEL_DAMAGE[number](folder)
-    if found := run_problems(RunSettings(model=str(folder)), tmp_path):
-        assert found[0].startswith("Model: ")
+    if problems := run_problems(RunSettings(model=str(folder)), tmp_path):
+        assert problems[0].startswith("Model: ")
         return
     with pytest.raises(ModelError) as refused:
         load_model(locate_model(str(folder), store), "float32")

@@ -94,8 +94,15 @@ def test_of_many_at_once_all_get_one_job_one_claims_it_and_moves_lose_no_order(t
 
 def test_a_run_that_heals_or_quantises_stays_on_the_server(table):
     job = submitted(table, "run", "run")
-    for method, may in (({}, True), ({"heal_steps": 8}, False), ({"quantise": "q8_0"}, False)):
-        assert replace(job, settings={"methods": [method]}).may_spread == may
+    plain = {"heal_steps": [0], "quantise": []}
+    for change, may in (
+        ({}, True),
+        ({"heal_steps": [0, 8]}, False),
+        ({"quantise": ["q8_0"]}, False),
+    ):
+        assert replace(job, settings=plain | change).may_spread == may
+    for n_steps, may in ((0, True), (8, False)):
+        assert replace(job, kind="find", settings={"heal_steps": n_steps}).may_spread == may
 
 
 def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes_minutes(table):

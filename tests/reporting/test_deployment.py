@@ -48,7 +48,11 @@ def test_the_table_shows_both_shapes_where_they_differ_and_one_where_not():
 
 def test_zeros_alone_change_no_shape():
     masked = replace(
-        PRUNED, method=replace(PRUNED.method, pattern="1x1", compensation="none"), widths=(128, 64)
+        PRUNED,
+        spec=replace(
+            PRUNED.spec, method=replace(PRUNED.method, pattern="1x1", compensation="none")
+        ),
+        widths=(128, 64),
     )
     assert (
         "every matrix keeps its shape and its bytes" in shapes_table(SHAPE, masked, "float32").html

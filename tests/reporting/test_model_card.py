@@ -53,8 +53,11 @@ def card_of(word):
     """A card with this word wherever one comes from a model, a file, a task or a licence."""
     line = one_line(word)
     calibration = replace(PRUNED.calibration, corpus=f"file:{line}")
+    refitted = replace(PRUNED.method, compensation="least-squares")
     pruned = replace(
-        PRUNED, calibration=calibration, method=replace(PRUNED.method, compensation="least-squares")
+        PRUNED,
+        calibration=calibration,
+        spec=replace(PRUNED.spec, method=refitted),
     )
     sparse = replace(
         RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned

@@ -10,40 +10,39 @@ import pytest
 from sparsedash.reporting import run_answer
 from sparsedash.reporting.charts.tradeoff_chart import gain_chart
 from sparsedash.reporting.deployment import QUANTISED, UNTIMED, run_gains
+from sparsedash.reporting.findings import estimate_limit
 from sparsedash.reporting.quantised_words import quantised_figures
 from sparsedash.reporting.run_reports import run_document
-from sparsedash.schema.method_settings import MethodSettings, quantised_dense
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.records import Quantised
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.shell.terminal import run_table
 from tests.factories import PRUNED, RUN, losing, plain
 from tests.reporting.held_results import results_of
 from tests.reporting.test_deployment import SHAPE
 
 METHOD = MethodSettings()
-SETTINGS = RunSettings(methods=(METHOD,), sparsities_permille=(100,)).quantised(("q4_0",))
+SETTINGS = RunSettings(methods=(METHOD,), sparsities_permille=(100,), quantise=("q4_0",))
 N = 120
 
 
 def found(dense_lost=0.02, pruned_lost=0.3, source_type=""):
     """Dense quantised to 80 of 200 MB; 10 % pruned in 16 bits, 188 MB, and quantised, 75 MB."""
 
-    def made(method, permille, n_mb=0):
+    def made(spec, n_mb=0):
         tensors = {"F32": 7, "Q4_0": 20, "Q8_0": 2}
         sizes = {"n_bytes": n_mb * 10**6, "full_bytes": 190 * 10**6, "dense_bytes": 200 * 10**6}
         of = Quantised(**sizes, tensors=tensors, fell_back={"Q8_0": 1})
         gone = replace(PRUNED.reached, bytes=1 - n_mb / 200 if n_mb else 0.06)
         quantised = replace(of, divergence=0.04, n_tokens=500) if n_mb else None
-        return replace(
-            PRUNED, method=method, sparsity_permille=permille, reached=gone, quantised=quantised
-        )
+        return replace(PRUNED, spec=spec, reached=gone, quantised=quantised)
 
-    four = replace(METHOD, quantise="q4_0")
     sparse = [
-        losing("d4", dense_lost, N, pruned=made(quantised_dense("q4_0"), 0, 80)),
-        losing("s", pruned_lost, N, pruned=made(METHOD, 100)),
-        losing("s4", pruned_lost, N, pruned=made(four, 100, 75)),
+        losing("d4", dense_lost, N, pruned=made(SparseSpec(quantise="q4_0"), 80)),
+        losing("s", pruned_lost, N, pruned=made(SparseSpec(METHOD, 100))),
+        losing("s4", pruned_lost, N, pruned=made(SparseSpec(METHOD, 100, quantise="q4_0"), 75)),
     ]
     run = replace(
         RUN,
@@ -142,7 +141,7 @@ def test_the_best_estimate_is_a_share_of_the_budget_whatever_the_chart_s_axis_is
     results = found(pruned_lost=0.3)
     assert (results.run.settings.axis, results.run.settings.budget) == ("bytes", "channels")
     share = 100 * PRUNED.reached.channels * log(1.1) / 0.3
-    assert run_answer.limit_estimate(results).percent == pytest.approx(share)
+    assert estimate_limit(results).percent == pytest.approx(share)
 
 
 def test_dense_quantised_answers_nothing_until_a_model_is_pruned():

@@ -11,11 +11,11 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_answer as answers
-from sparsedash.reporting import wording
+from sparsedash.reporting.findings import estimate_limit
 from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_reports import comparison_words, html_report, run_document
-from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.run_results import ModelVerdict, RunResults
 from sparsedash.reporting.verdicts import (
     difference_p,
     difference_sentence,
@@ -25,17 +25,18 @@ from sparsedash.reporting.verdicts import (
     verdict_words,
 )
 from sparsedash.schema.errors import StoreError
-from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
+from sparsedash.schema.find_settings import FindResult, Trial
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Healed, Record
-from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
+from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.run_checks import Reach
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, judge_all
-from tests.factories import PRUNED, RUN, STOPPED, answered, plain
+from tests.factories import PRUNED, RUN, answered, plain
 from tests.question_sets import verdicts
 from tests.reporting.held_results import results_of
 from tests.ui import specimens
@@ -106,7 +107,7 @@ def run_of(n, dense, *sparse):
     records = [answered(f"{n}-dense", n, outcomes=drawn(n, 0, 0, dense, 0))]
     for i, (percent, fall, spread, right) in enumerate(sparse):
         gone = replace(PRUNED.reached, channels=0.97 * percent / 100)
-        made = replace(PRUNED, method=RANDOM, sparsity_permille=10 * percent, reached=gone)
+        made = replace(PRUNED, spec=SparseSpec(RANDOM, 10 * percent), reached=gone)
         outcomes = drawn(n, fall, spread, right, i + 1)
         records.append(answered(f"{n}-{percent}", n, pruned=made, outcomes=outcomes))
     keys = tuple(record.key for record in records[1:])
@@ -205,21 +206,15 @@ def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
 
 def test_the_limit_is_met_on_straight_lines_through_dense_and_the_models():
     # 0.09 nats are lost at 20.8 % and 0.30 at 29.2 %, of which 0.0953 are allowed.
-    found = answers.limit_estimate(sweep_of(WITHIN, UNDECIDED, BEYOND))
+    found = estimate_limit(sweep_of(WITHIN, UNDECIDED, BEYOND))
     between = 100 * (5 / 24 + (log(1.1) - 0.09) / (0.30 - 0.09) * (7 / 24 - 5 / 24))
     assert found.percent == pytest.approx(between) and found.low < found.percent < found.high
-    alone = answers.limit_estimate(sweep_of(shifted(0.1, 200, spread=1.0)))
+    alone = estimate_limit(sweep_of(shifted(0.1, 200, spread=1.0)))
     assert alone.percent == pytest.approx(100 * 5 / 24 * log(1.1) / 0.1) and alone.high is None
-    assert answers.limit_estimate(sweep_of(WITHIN)) is None, "nothing is known of more"
+    assert estimate_limit(sweep_of(WITHIN)) is None, "nothing is known of more"
     near, far = (sweep_of(shifted(nats, 900, method="random")) for nats in (0.95, 0.96))
-    assert answers.limit_estimate(near) and answers.limit_estimate(far) is None, (
-        "losses do not grow evenly so far"
-    )
-    assert (
-        answers.limit_estimate(sweep_of())
-        is None
-        is answers.limit_estimate(run_of(1, 0, (30, 9.8, 0, 0)))
-    )
+    assert estimate_limit(near) and estimate_limit(far) is None, "losses do not grow evenly so far"
+    assert estimate_limit(sweep_of()) is None is estimate_limit(run_of(1, 0, (30, 9.8, 0, 0)))
 
 
 def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_that_it_began_from():
@@ -228,22 +223,19 @@ def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_
         Healed(steps=8, kept_step=8, before=0.2, after=0.1, n_tokens=60, weights="x"),
     )
     undecided = shifted(0.05, 200, spread=1.0)
-    made = replace(undecided.pruned, method=undecided.pruned.method.healed(8), healed=done)
+    spec = replace(undecided.pruned.spec, heal_steps=8)
+    made = replace(undecided.pruned, spec=spec, healed=done)
     found = sweep_of(plain_one, replace(undecided, key="healed", pruned=made))
     figures = plain(" ".join(answers.answer_figures(found)))
     assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
-    asked = next_step(found).asked
-    assert asked.methods == (made.method.unhealed, made.method) and asked.sparsities_permille == (
-        200,
-    )
+    assert next_step(found).request.points == (spec.before_healing, spec)
 
 
-def test_an_unfinished_run_speaks_for_so_far_and_has_no_next_step():
+def test_an_unfinished_run_speaks_for_so_far():
     assert said(WITHIN, finished=False).startswith("So far: Removing up to 10 %")
     assert plain(answers.answer_sentence(sweep_of(WITHIN, finished=False), ended=True)).startswith(
         "Removing up to 10 %"
     )
-    assert next_step(sweep_of(WITHIN, finished=False)) is None is next_step(sweep_of())
 
 
 def test_the_method_with_the_largest_sparsity_within_is_the_best():
@@ -400,7 +392,7 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
     assert ("no interval" in str(numbers_table(found))) == (found.dense.last_word.total == 1)
     document = run_document(found, found.dense, found.sparse, step)
     assert document["sentence"] == plain(answers.answer_sentence(found))
-    assert document["next"] == plain(step.said) and document["next"] in report
+    assert document["next"] == plain(step.sentence) and document["next"] in report
     assert list(run_table(found))[2:][i].endswith(judged.verdict.verdict)
     assert verdict.items() <= document["sparse"][i]["verdict"].items()
 
@@ -442,59 +434,63 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
 
 
 @pytest.mark.parametrize(
-    ("result", "verdicts", "method", "sentence"),
+    ("result", "verdicts", "spec", "sentence"),
     [
         # On 400 and on 50 passages.
         (
             FOUND,
             ENDS,
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"Removing up to 20 % of the MLP channels {KEPT}. 30 % {beyond(2.46)}.",
         ),
         (
             FOUND,
             ENDS,
-            CHANNELS.healed(8),
+            SparseSpec(CHANNELS, 100, 8),
             "Removing up to 20 % of the MLP channels with “least-squares (healed 8 steps)” "
             f"{KEPT}. 30 % {beyond(2.46)}.",
         ),
         (
             FOUND,
             ENDS,
-            WEIGHTS,
+            SparseSpec(WEIGHTS, 100),
             f"Setting up to 20 % of the MLPs' weights to zero {KEPT}. 30 % {beyond(2.46)}.",
         ),
         (
             search(trial(200, "within"), trial(300, "within"), answer=300),
             {300: judged(0.02)},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"Removing up to 30 % of the MLP channels {KEPT}. It is the largest sparsity that a search tries.",
         ),
         (
             search(trial(200, "beyond"), trial(100, "beyond")),
             {200: judged(0.9), 100: judged(0.9)},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"No sparsity was found that stays within your limit. Removing 10 % of the MLP channels {beyond(2.46)}. "
             "Tested on 400 passages.",
         ),
         (
             search(trial(200, "within"), trial(300, "beyond"), answer=200),
             {300: judged(0.9)},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             f"20 % stayed within your limit; its record is missing. Removing 30 % of the MLP channels {beyond(2.46)}. "
             "Tested on 400 passages.",
         ),
         (
             search(trial(200, "undecided", 8), trial(100, "undecided", 8), n=8),
             {},
-            CHANNELS,
+            SparseSpec(CHANNELS, 100),
             "Fewer than 30 passages can never confirm a model.",
         ),
     ],
     ids=["beyond", "healed", "weights", "most", "none", "lost", "eight"],
 )
-def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, method, sentence):
-    assert plain(answers.find_sentence(result, method, verdicts)) == sentence
+def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, spec, sentence):
+    models = [
+        ModelVerdict(spec=replace(spec, permille=permille), verdict=verdict)
+        for permille, verdict in verdicts.items()
+    ]
+    assert plain(answers.find_sentence(result, models)) == sentence
 
 
 def test_a_result_whose_trials_are_none_of_its_steps_is_refused():
@@ -511,80 +507,10 @@ def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed
     )
 
 
-BLIND = shifted(0.3, 300, spread=0.6, method="random")
-ON = "of the 5,151 passages of LAMBADA, fetched once from the hub: 120 are too few to decide each step of a search."
-
-
-@pytest.mark.parametrize(
-    ("sparse", "sentence"),
-    [
-        ((shifted(0.03, 200, spread=1.0), WITHIN, BEYOND), "Next: test 20 % on "),
-        (
-            (shifted(0.09, 100, spread=1.0), shifted(0.01, 200), BEYOND),
-            f"Next: search for the largest sparsity within your limit, between 20 and 30 %, on 1,800 {ON}",
-        ),
-        (
-            (shifted(0.3, 100), shifted(0.01, 200, 0.6)),
-            f"Next: see whether more than 20 % can be removed, on 650 {ON}",
-        ),
-        (
-            (WITHIN, shifted(0.3, 200), shifted(0.09, 400, 1.0)),
-            f"Next: search for the largest sparsity within your limit, between 10 and 20 %, on 1,800 {ON}",
-        ),
-        (
-            (shifted(0.01, 100, 0.6),),
-            f"Next: see whether more than 10 % can be removed, on 650 {ON}",
-        ),
-        (
-            (shifted(0.3, 300, 0.6),),
-            f"Next: see whether less than 30 % can be removed, on 650 {ON}",
-        ),
-        ((BEYOND,), "Next: see whether less than 30 % can be removed."),
-        ((BLIND,), f"Next: see whether less than 30 % can be removed with “best”, on 650 {ON}"),
-    ],
-    ids=[
-        "undecided",
-        "between",
-        "beyond-below-within",
-        "undecided-above-beyond",
-        "more",
-        "less",
-        "enough",
-        "blind",
-    ],
-)
-def test_the_next_step_depends_on_what_is_open(sparse, sentence):
-    step = next_step(sweep_of(*sparse))
-    assert plain(step.said).startswith(sentence)
-    assert isinstance(step.asked, RunSettings if "test" in sentence else FindSettings)
-    if isinstance(step.asked, FindSettings):
-        assert step.asked.tolerance == Tolerance()
-        assert step.asked.method == (method_named("best") if sparse == (BLIND,) else CHANNELS)
-        n = {"1,800": 1800, "650": 650}.get(sentence.partition(", on ")[2].split(" ")[0])
-        assert step.asked.evaluation.n_passages == n
-
-
 def test_the_limit_of_accuracy_is_drawn_only_where_accuracy_is_judged():
     few, many = (run_of(132, n, (10, 0.04, 0.4, n)) for n in (12, 60))
     assert list(few.allowed) == ["word perplexity"] == list(few.tradeoff().allowed)
     assert many.allowed == {"word perplexity": pytest.approx(log(1.1)), "accuracy": 2.0}
-
-
-@pytest.mark.parametrize(("n_answered", "more"), [(300, True), (60, False)])
-def test_what_stopped_early_is_tested_on_all_passages_where_these_should_decide_it(
-    n_answered, more
-):
-    whole = run_of(1000, 400, (10, 0.04, 0.7, 400))
-    early = replace(whole.run.settings.evaluation, stop_early=True)
-    settings = replace(whole.run.settings, evaluation=early)
-    (sparse,) = whole.judged
-    outcomes = drawn(n_answered, 0.01 if more else 0.09, 0.6, n_answered, 2)
-    stopped = replace(STOPPED, decision="close", n_answered=n_answered, n_passages=1000)
-    record = replace(sparse.record, outcomes=outcomes, stopping=stopped)
-    step = next_step(results_of(replace(whole.run, settings=settings), [whole.dense, record]))
-    words = "Next: test 10 % on all 1,000 passages, without stopping early. About "
-    assert plain(step.said).startswith(words) == more
-    assert not more or step.asked == replace(whole.run.settings, sparsities_permille=(100,))
 
 
 def with_answers(swept: RunResults, dense: QuestionSet, *others: QuestionSet, **more) -> RunResults:
@@ -621,303 +547,6 @@ def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
         for found in (with_answers(swept, dense, lost, **alone), gone, begun)
     )
     assert (one.verdict, other.verdict, early.verdict) == ("within", "undecided", "undecided")
-
-
-@pytest.mark.parametrize(
-    ("limit", "broke", "task", "said", "n"),
-    [
-        (
-            200,
-            1,
-            "sums",
-            "Next: ask about 1.7 times as many questions of sums, if it has so many, which should settle it.",
-            340,
-        ),
-        (None, 5, "sums", "Next: allow a larger loss on sums.", None),
-        (200, 5, "copying", "Next: allow a larger loss on copying.", None),
-    ],
-    ids=["more", "all-asked", "too-few-there"],
-)
-def test_where_tasks_alone_leave_a_model_undecided_more_of_their_questions_are_asked(
-    limit, broke, task, said, n
-):
-    swept, (dense, lost) = (
-        sweep_of(shifted(0.01, 100)),
-        verdicts(both=200 - broke, broke=broke, task=task),
-    )
-    evaluation = replace(swept.run.settings.evaluation, tasks=(task,), task_limit=limit)
-    settings = replace(swept.run.settings, evaluation=evaluation, sparsities_permille=(100,))
-    found = with_answers(swept, dense, lost, settings=settings)
-    run = found.run
-    assert plain(answers.answer_sentence(found)).endswith(
-        f"10 % of the MLP channels is too close to call on {task}. {LIMITS}"
-    )
-    step = next_step(found)
-    assert step.said == said
-    assert step.asked == (
-        run.settings
-        if n is None
-        else replace(run.settings, evaluation=replace(evaluation, task_limit=n))
-    )
-    assert bool(step.link) == (n is not None)
-
-
-@pytest.mark.parametrize(
-    ("ratio", "on", "text", "at"),
-    [
-        (1.27, "", "builtin:cloze", 3),
-        (1.17, ", on the 402 built-in passages: 120 are too few", BUILTIN_CLOZE_402, 2),
-    ],
-)
-def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text, at):
-    found = sweep_of(shifted(0.9, 100, 0.6), tolerance=Tolerance(ratio=ratio))
-    built_in = replace(found.run.settings.evaluation, corpus="builtin:cloze")
-    found = replace(
-        found, run=replace(found.run, settings=replace(found.run.settings, evaluation=built_in))
-    )
-    step = next_step(found)
-    assert (
-        f"less than 10 % can be removed{on}" in plain(step.said)
-        and step.asked.evaluation.corpus == text
-    )
-    nearer = replace(found, tolerance=Tolerance(ratio=1.06))
-    assert next_step(nearer).asked.evaluation.corpus == "lambada_openai"
-    without = next_step(nearer, reach=Reach(lacks=lambda text: text == "lambada_openai"))
-    assert "more than any text within reach has" in plain(without.said), (
-        "one that is out of reach is not offered"
-    )
-    far = next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
-    assert plain(far.said).startswith(
-        "A search at a limit of 1.01 × takes about 56,000 passages, more than any text within reach has. "
-        f"Next: try {at} % on"
-    )
-    assert (
-        far.asked.sparsities_permille == (10 * at,)
-        and far.asked.evaluation.corpus == "lambada_openai"
-    )
-
-
-def test_where_nothing_was_calibrated_the_usual_method_is_tried():
-    step = next_step(
-        sweep_of(shifted(0.9, 20, 1.0, "random")), reach=Reach(lacks=lambda text: True)
-    )
-    assert "Next: try 1 % with “best” (that may stay undecided), or upload" in plain(
-        step.said
-    ) and step.asked.methods == (method_named("best"),)
-
-
-@pytest.mark.parametrize(("n", "asked"), [(8, 128), (24, 24), (200, 200)])
-def test_the_next_step_has_calibration_text_enough_for_its_method(n, asked):
-    found = sweep_of(shifted(0.9, 20, 1.0, "random"))
-    calibration = replace(found.run.settings.calibration, n_samples=n)
-    found = replace(
-        found, run=replace(found.run, settings=replace(found.run.settings, calibration=calibration))
-    )
-    step = next_step(found, reach=Reach(lacks=lambda text: True))
-    assert step.asked.calibration == replace(calibration, n_samples=asked)
-
-
-@pytest.mark.parametrize(
-    ("sparse", "permille"),
-    [
-        (((0.0, 20), (0.9, 300)), 50),
-        (((0.0, 20),), 40),
-        (((0.0, 600),), 900),
-        (((0.9, 20),), 10),
-        (((0.9, 10),), None),
-        (((0.0, 20), (0.9, 30)), None),
-    ],
-)
-def test_where_no_text_suffices_for_a_search_one_sparsity_between_is_tried(sparse, permille):
-    found = sweep_of(
-        *(shifted(*each, spread=0.6) for each in sparse), tolerance=Tolerance(ratio=1.09)
-    )
-    step = next_step(found, reach=Reach(lacks=lambda text: True))
-    assert "passages, more than any text within reach has." in plain(step.said)
-    if permille is None:
-        assert step.link == "" and "Next: upload more passages" in step.said
-    else:
-        assert (
-            step.asked.sparsities_permille == (permille,)
-            and step.asked.evaluation == found.run.settings.evaluation
-        )
-
-
-def next_of(found, corpus="builtin:cloze", n_passages=None, reach=NOTHING_KNOWN):
-    """The next step of the run, had its passages been of this text."""
-    settings = found.run.settings
-    evaluation = replace(settings.evaluation, corpus=corpus, n_passages=n_passages)
-    return next_step(
-        replace(found, run=replace(found.run, settings=replace(settings, evaluation=evaluation))),
-        reach,
-    )
-
-
-TWO = run_of(132, 60, (10, 0.04, 0.4, 59), (20, 0.25, 0.7, 55))
-NEAR = run_of(132, 60, (10, 0.0, 0.02, 60), (20, 0.0953, 0.5, 60))
-EIGHT = run_of(8, 3, (10, 0.02, 0.3, 3), (20, 0.4, 0.5, 2))
-NEVER, OWN = "Fewer than 30 passages can never confirm a model.", "upload:own.jsonl@" + "0" * 32
-
-
-@pytest.mark.parametrize(
-    ("found", "corpus", "n_passages", "said", "asked"),
-    [
-        (
-            *(TWO, "builtin:cloze", None),
-            "Next: test 20 % on the 402 built-in passages. About 310 should settle it, estimated from these 132.",
-            ((200,), "builtin:cloze-402", None),
-        ),
-        (
-            *(TWO, "lambada_openai", 132),
-            "Next: test 10 % and 20 % on 550 of the 5,151 passages of LAMBADA, OpenAI variant. They should settle it, "
-            "estimated from these 132.",
-            ((100, 200), "lambada_openai", 550),
-        ),
-        (
-            *(run_of(132, 27, (10, 0.05, 0.9, 27)), "builtin:cloze", None),
-            "Next: test 10 % on 3,400 of the 5,151 passages of LAMBADA, fetched once from the hub. They should settle "
-            "it, estimated from these 132, if as much is lost there.",
-            ((100,), "lambada_openai", 3400),
-        ),
-        (
-            *(TWO, OWN, 132),
-            "Next: test 10 % and 20 % on all passages of own.jsonl.",
-            ((100, 200), OWN, None),
-        ),
-        (
-            *(EIGHT, OWN, None),
-            f"{NEVER} Next: test 10 % and 20 % on 960 of the 5,151 passages of LAMBADA, fetched once from the hub.",
-            ((100, 200), "lambada_openai", 960),
-        ),
-        (
-            *(run_of(1, 0, (10, 0.02, 0.6, 0)), "builtin:cloze", 1),
-            f"{NEVER} Next: test 10 % on 820 of the 5,151 passages of LAMBADA, fetched once from the hub.",
-            ((100,), "lambada_openai", 820),
-        ),
-        (
-            *(NEAR, "builtin:cloze", None),
-            "20 % is too close to the limit to settle with the passages available. Next: upload more passages, or "
-            "allow a larger loss.",
-            ((100, 200), "builtin:cloze", None),
-        ),
-        (
-            *(run_of(132, 60, (10, 0.04, 0.4, 59)), "lambada_openai", None),
-            "10 % is too close to the limit to settle with the passages available. Next: try 5 %, or allow a larger "
-            "loss.",
-            ((50,), "lambada_openai", None),
-        ),
-    ],
-    ids=[
-        "fewest",
-        "rest-of-the-text",
-        "another-text",
-        "own-part",
-        "eight",
-        "one",
-        "near",
-        "all-there-are",
-    ],
-)
-def test_the_next_step_asks_for_undecided_models_on_passages_that_there_are(
-    found, corpus, n_passages, said, asked
-):
-    # A text of the catalog has as many passages as it says, whatever was answered.
-    if corpus == "lambada_openai" and n_passages is None:
-        found = replace(
-            found, models=tuple(replace(e, record=larger(e.record)) for e in found.models)
-        )
-    step = next_of(found, corpus, n_passages)
-    wanted = (
-        step.asked.sparsities_permille,
-        step.asked.evaluation.corpus,
-        step.asked.evaluation.n_passages,
-    )
-    assert plain(step.said).startswith(said) and wanted == asked
-
-
-def larger(record):
-    """The same answers over and over, until there are 5,151."""
-    more = [replace(record.outcomes[i % len(record.outcomes)], index=i) for i in range(5151)]
-    return replace(record, outcomes=tuple(more))
-
-
-def test_one_passage_is_followed_by_the_longest_text_where_none_has_enough():
-    found = run_of(1, 0, (10, 0.02, 0.6, 0))
-    step = next_step(found, reach=Reach(lacks=lambda text: text == "lambada_openai"))
-    assert plain(step.said) == f"{NEVER} Next: test 10 % on the 402 built-in passages."
-    assert step.asked.evaluation == replace(
-        found.run.settings.evaluation, corpus="builtin:cloze-402", n_passages=None
-    )
-
-
-def test_the_next_step_of_a_race_asks_for_the_best_method_only():
-    step = next_step(sweep_of(shifted(0.03, 200, spread=1.0), shifted(0.3, 200, method="random")))
-    assert [wording.method_title(method) for method in step.asked.methods] == ["least-squares"]
-    assert step.asked.sparsities_permille == (200,)
-
-
-def test_too_few_passages_for_a_verdict_are_not_searched_on():
-    step = next_of(run_of(8, 3, (90, 9.0, 2.0, 0)), OWN)
-    assert step.asked.evaluation.n_passages == 4900 and plain(step.said).endswith(
-        "can never confirm a model."
-    )
-
-
-def test_a_search_is_proposed_on_an_upload_only_where_all_of_it_has_enough_passages():
-    part = run_of(8, 3, (90, 9.0, 2.0, 0))
-    for n_there, corpus in (
-        (12, "lambada_openai"),
-        (4_000, "lambada_openai"),
-        (20_000, OWN),
-        (0, "lambada_openai"),
-    ):
-        evaluation = next_of(part, OWN, 8, Reach(n_passages={OWN: n_there}.get)).asked.evaluation
-        assert (evaluation.corpus, evaluation.n_passages) == (corpus, 4_900)
-
-
-def test_what_the_form_would_refuse_is_not_linked_to_and_the_reason_is_said():
-    def problems(request):
-        assert isinstance(request, FindSettings)
-        return ("A search needs at least 30 passages; the text has 12.", "No room.")
-
-    found = sweep_of(shifted(0.9, 100, 0.6), tolerance=Tolerance(ratio=1.27))
-    step = next_step(found, Reach(problems=problems))
-    assert step.said.endswith(
-        "It cannot start: A search needs at least 30 passages; the text has 12."
-    )
-    assert step.link == ""
-
-
-@pytest.mark.parametrize(
-    ("slope", "method", "link"),
-    [
-        (0.3, "least-squares", "Export this model"),
-        (60.0, "least-squares", "Search again"),
-        (60.0, "best", "Change the limits"),
-    ],
-)
-def test_a_search_leads_to_its_model_to_the_recommended_method_or_to_other_limits(
-    slope, method, link
-):
-    run, records, found = specimens.search(slope=slope)
-    run, best = (
-        replace(run, find=replace(run.find, method=method_named(method))),
-        method_named("best"),
-    )
-    records = [
-        each
-        if each.pruned is None
-        else replace(each, pruned=replace(each.pruned, method=method_named(method)))
-        for each in records
-    ]
-    results = results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0))
-    step = next_step(results)
-    assert step.link == link and step.asked == (
-        replace(run.find, method=best) if slope == 60.0 else None
-    )
-    other = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.02, points=3.0)))
-    assert other.said.startswith("The search was made for perplexity 1.30 ×, accuracy −30 points. ")
-    assert other.asked is None or other.asked.tolerance == Tolerance(ratio=1.02, points=3.0)
 
 
 def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():

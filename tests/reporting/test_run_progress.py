@@ -183,7 +183,10 @@ SETTINGS = {
         ),
         NOTHING_STORED,
     ),
-    "healed": (HEALED.healed(1).quantised(("q8_0",)), Cached(calibration=True)),
+    "healed": (
+        replace(HEALED, heal_steps=(0, 1), quantise=("q8_0",)),
+        Cached(calibration=True),
+    ),
 }
 
 

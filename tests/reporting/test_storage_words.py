@@ -50,7 +50,7 @@ def test_a_deletion_says_before_and_after_what_goes_and_what_stays(plan, questio
     ],
 )
 def test_emptying_the_cache_says_what_is_lost_and_what_a_job_needs(items, question):
-    spared = CacheItem("statistics", "artefacts", "a", 2_000_000)
+    spared = CacheItem("calibration", "artefacts", "a", 2_000_000)
     stays = "2\u00a0MB stay: a waiting or running job may need them."
-    asked = cache_question(CacheContents(items=items, spared=(spared,)))
-    assert " ".join(asked) == f"{question} {stays}"
+    sentences = cache_question(CacheContents(items=items, spared=(spared,)))
+    assert " ".join(sentences) == f"{question} {stays}"

@@ -12,11 +12,12 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.charts import bar_charts
 from sparsedash.reporting.deployment import structure_sentence
 from sparsedash.reporting.next_step import next_step
-from sparsedash.reporting.run_answer import _rounding_note, estimate_words
+from sparsedash.reporting.run_answer import estimate_words, rounding_note
 from sparsedash.schema.method_settings import with_budget
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.records import Reached
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.ui.compare_layers import layers_sentence
 from sparsedash.ui.form_address import form_address
 from tests.factories import RUN, THREE_LAYERS, losing, plain
@@ -32,7 +33,11 @@ UNMEASURED = {
     "alone": (),
 }
 GONE = replace(
-    THREE_LAYERS, **UNMEASURED, method=FEWER, widths=(128, 0, 0), dense_widths=(128, 128, 128)
+    THREE_LAYERS,
+    **UNMEASURED,
+    spec=SparseSpec(FEWER, 125),
+    widths=(128, 0, 0),
+    dense_widths=(128, 128, 128),
 )
 
 
@@ -41,11 +46,10 @@ def found(lost=(0.1, 0.5), method=FEWER, beside=NARROWER):
     made = [
         replace(
             THREE_LAYERS,
-            method=beside,
-            sparsity_permille=200,
+            spec=SparseSpec(beside, 200),
             reached=replace(reached, kv_cache=0.0),
         ),
-        replace(GONE, method=method, sparsity_permille=200, reached=reached),
+        replace(GONE, spec=SparseSpec(method, 200), reached=reached),
     ]
     settings = RunSettings(methods=(beside, method), sparsities_permille=(200,))
     run = replace(RUN, settings=settings, dense="d", sparse=("n", "f"), finished=True)
@@ -114,7 +118,11 @@ def test_a_pair_at_one_of_several_sparsities_counts_all_pairs_of_the_two_structu
         sparse=tuple("nfop"),
     )
     more = [
-        replace(each.record, key=key, pruned=replace(each.record.pruned, sparsity_permille=300))
+        replace(
+            each.record,
+            key=key,
+            pruned=replace(each.record.pruned, spec=replace(each.spec, permille=300)),
+        )
         for key, each in zip(
             "op", sorted(one.judged, key=lambda own: own.record.key, reverse=True), strict=True
         )
@@ -125,35 +133,27 @@ def test_a_pair_at_one_of_several_sparsities_counts_all_pairs_of_the_two_structu
 
 
 def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a_layer():
-    made = replace(GONE, widths=(128, 128, 0), sparsity_permille=30)
+    made = replace(GONE, widths=(128, 128, 0), spec=SparseSpec(FEWER, 30))
     settings = RunSettings(methods=(FEWER,), sparsities_permille=(30,))
     run = replace(RUN, settings=settings, dense="d", sparse=("f",), finished=True)
     swept = results_of(run, [losing("d", 0.0, 60), losing("f", 0.3, 60, pruned=made)])
     assert estimate_words(swept) == ""
     step = next_step(swept)
-    assert (
-        step.said
-        == "Not even one layer can go with “layers”. Next: try “best”, which removes channels."
-    )
-    assert step.asked == replace(
-        settings, methods=(replace(method_named("best"), budget="weights"),)
-    )
+    assert "search for the largest share within your limit with “best”" in step.sentence
+    assert step.request.method == replace(method_named("best"), budget="weights")
     run = replace(run, settings=replace(settings, sparsities_permille=(30, 60)), sparse=("f", "g"))
-    two = losing("g", 0.3, 60, pruned=replace(GONE, sparsity_permille=60))
+    two = losing("g", 0.3, 60, pruned=replace(GONE, spec=SparseSpec(FEWER, 60)))
     step = next_step(
         results_of(run, [losing("d", 0.0, 60), losing("f", 0.01, 60, pruned=made), two])
     )
-    assert (
-        step.said.startswith("One layer more costs too much. Next: export the model at 3")
-        and step.asked is None
-    )
+    assert step.kind == "export"
 
 
 def test_a_share_that_was_rounded_to_layers_is_said_to_be():
     fewer = next(each for each in found().judged if each.method == FEWER)
     made = replace(fewer.record.pruned, reached=replace(fewer.record.pruned.reached, weights=0.3))
     rounded = replace(fewer, record=replace(fewer.record, pruned=made))
-    assert plain(_rounding_note(rounded)) == " (30.0 % after rounding to whole layers)"
+    assert plain(rounding_note(rounded)) == " (30.0 % after rounding to whole layers)"
 
 
 def test_nothing_is_said_without_both_structures_or_of_two_sizes():
@@ -164,7 +164,10 @@ def test_nothing_is_said_without_both_structures_or_of_two_sizes():
 
 def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_gone():
     only = method_named("shortgpt")
-    assert plain(wording.model_words(only, 200, named=False)) == "20 % of the layers removed"
+    assert (
+        plain(wording.model_words(SparseSpec(only, 200), named=False))
+        == "20 % of the layers removed"
+    )
     assert wording.sparsity_axis_title([only]) == "Layers removed"
     assert wording.sparsity_axis_title([only, method_named("flap")]) == "MLP channels removed"
     (narrower, fewer) = (each.record.pruned for each in found().judged)

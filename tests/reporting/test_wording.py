@@ -10,6 +10,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
 from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from tests.factories import RUN, plain
 from tests.ui import specimens
 
@@ -180,13 +181,14 @@ def test_a_run_names_the_records_that_are_there_dense_first_and_by_the_method_wh
 
 def test_names_say_what_was_taken_and_of_what():
     assert (
-        plain(wording.model_words(MAGNITUDE, 125, named=False))
+        plain(wording.model_words(SparseSpec(MAGNITUDE, 125), named=False))
         == "12.5 % of the MLP channels removed"
     )
     assert (
-        plain(wording.model_words(MAGNITUDE, 200)) == "magnitude, 20 % of the MLP channels removed"
+        plain(wording.model_words(SparseSpec(MAGNITUDE, 200)))
+        == "magnitude, 20 % of the MLP channels removed"
     )
-    assert plain(wording.model_words(ZEROS, 500)).endswith("weights set to zero")
+    assert plain(wording.model_words(SparseSpec(ZEROS, 500))).endswith("weights set to zero")
     assert (
         wording.sparsity_axis_title([])
         == wording.sparsity_axis_title([MAGNITUDE])

@@ -109,7 +109,7 @@ def test_what_cannot_belong_together_is_no_record(damaged):
         ("pruned", "widths", [-1, 2]),
         ("reached", "channels", 5.0),
         ("reached", "macs", -0.1),
-        ("pruned", "sparsity_permille", 5000),
+        ("spec", "permille", 5000),
         ("pruned", "layer_errors", [-0.1, 0.1]),
         ("record", "seconds", -1.0),
     ],
@@ -123,6 +123,7 @@ def test_a_value_that_cannot_be_is_refused(of, field, value):
         "token": answer["tokens"][0],
         "candidate": answer["top"][0],
         "reached": plain["pruned"]["reached"],
+        "spec": plain["pruned"]["spec"],
     }
     assert from_json(Record, json.dumps(plain))
     part[of][field] = value

@@ -46,9 +46,10 @@ def test_a_model_is_named_by_its_statistics_its_method_and_its_sparsity():
     known = keys("wiki", "wiki")
     passages = f"id of {SETTINGS.evaluation.corpus}"
     usual = "m", SETTINGS.dtype, passages, SETTINGS.evaluation
-    statistics = known.calibration(FITTED.method).statistics
-    sparse = statistics, FITTED.method, 100
-    assert known.record(FITTED) == outcomes_key(*usual, sparse, n_sparse=SETTINGS.n_sparse)
-    assert known.record(RANDOM) == outcomes_key(*usual, ("", RANDOM.method, 100))
-    assert known.record(DENSE) == outcomes_key(*usual, None)
-    assert known.answers(FITTED, "sums") == answers_key("m", SETTINGS.dtype, "sums", sparse)
+    statistics = known.calibration(FITTED).statistics
+    of_fitted = outcomes_key(*usual, FITTED, statistics, n_sparse=SETTINGS.n_sparse)
+    assert known.record(FITTED) == of_fitted
+    assert known.record(RANDOM) == outcomes_key(*usual, RANDOM, "")
+    assert known.record(DENSE) == outcomes_key(*usual, DENSE, "")
+    answers = answers_key("m", SETTINGS.dtype, "sums", FITTED, statistics)
+    assert known.answers(FITTED, "sums") == answers

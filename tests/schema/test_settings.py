@@ -150,7 +150,7 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
     plain = RunSettings(
         methods=(replace(METHOD, width_multiple=96),), sparsities_permille=(0, 100)
     ).healed(8)
-    settings = plain.quantised(("q8_0", "q4_k_m"))
+    settings = replace(plain, quantise=("q8_0", "q4_k_m"))
     assert {method.width_multiple for method in settings.methods} == {768}
     assert [
         (spec.quantise, spec.permille)
@@ -162,7 +162,7 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
         ("q8_0", 100),
         ("q4_k_m", 100),
     ]
-    assert [permille for _, permille in settings.healings] == [100]
+    assert [spec.permille for spec in settings.points if spec.heal_steps] == [100, 100, 100]
     layers = RunSettings(
         methods=(
             MethodSettings(
@@ -173,12 +173,10 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
             ),
         )
     )
-    assert {method.width_multiple for method in layers.quantised(("q4_k_m",)).methods} == {
+    assert {method.width_multiple for method in replace(layers, quantise=("q4_k_m",)).methods} == {
         MethodSettings().width_multiple
     }
-    alone = RunSettings(
-        methods=(replace(MethodSettings(), quantise="q8_0"),), sparsities_permille=(0,)
-    )
+    alone = RunSettings(methods=(MethodSettings(),), sparsities_permille=(0,), quantise=("q8_0",))
     assert (settings.made_permille, alone.made_permille) == ((100,), (0,))
     with pytest.raises(SettingsError, match="float32 where models are quantised"):
         replace(settings, dtype="bfloat16")

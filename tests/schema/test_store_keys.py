@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema import store_keys
+from sparsedash.schema import sparse_spec, store_keys
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.method_settings import MethodSettings, quantised_dense
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.settings import (
     CalibrationSettings,
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.schema.store_keys import (
     NoteName,
     answers_key,
@@ -39,12 +40,13 @@ USUAL, CALIBRATION, EVALUATION = MethodSettings(), CalibrationSettings(), Evalua
 WANDA = MethodSettings(pattern="2:4", scope="decoder", compensation="none")
 
 
-def outcomes(method=USUAL, evaluation=EVALUATION, **changes):
-    return outcomes_key(MODEL, "float32", CORPUS, evaluation, (STATISTICS, method, 100), **changes)
+def outcomes(method=USUAL, evaluation=EVALUATION, heal_steps=0, **changes):
+    spec = SparseSpec(method, 100, heal_steps)
+    return outcomes_key(MODEL, "float32", CORPUS, evaluation, spec, STATISTICS, **changes)
 
 
 def dense(evaluation):
-    return outcomes_key(MODEL, "float32", CORPUS, evaluation, None)
+    return outcomes_key(MODEL, "float32", CORPUS, evaluation, DENSE, "")
 
 
 @pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings))
@@ -92,7 +94,7 @@ def test_tasks_leave_the_answers_to_passages_alone_and_name_another_run_where_th
 
 def test_a_key_of_answers_changes_with_model_task_and_what_a_method_uses_alone():
     def key(task="t", method=USUAL, model=MODEL):
-        return answers_key(model, "float32", task, (STATISTICS, method, 100))
+        return answers_key(model, "float32", task, SparseSpec(method, 100), STATISTICS)
 
     assert (
         len(
@@ -101,7 +103,7 @@ def test_a_key_of_answers_changes_with_model_task_and_what_a_method_uses_alone()
                 key("u"),
                 key(model="n" * 64),
                 key(method=RANDOM),
-                answers_key(MODEL, "float32", "t", None),
+                answers_key(MODEL, "float32", "t", DENSE, ""),
             }
         )
         == 5
@@ -156,7 +158,7 @@ def test_scores_serve_every_budget():
 
 def test_curves_serve_every_budget_and_refit_but_not_another_order():
     usual, key = method_named("obs-by-curves"), curves_key
-    for same in ({"budget": "weights"}, {"heal_steps": 8}, {"compensation": "sequential"}):
+    for same in ({"budget": "weights"}, {"compensation": "sequential"}):
         assert key(STATISTICS, replace(usual, **same)) == key(STATISTICS, usual)
     for other in (
         {"saliency": "activation-aware"},
@@ -195,7 +197,6 @@ def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_wha
         ("pruned", SEQUENTIAL),
         ("solve", USUAL),
         ("elimination", MethodSettings(saliency="obs", compensation="none")),
-        ("healed", RANDOM.healed(8)),
     ],
 )
 def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(
@@ -220,28 +221,34 @@ def test_channels_drawn_at_random_have_the_version_of_their_draw_and_layers_draw
 def test_another_version_of_the_quantiser_does_not_answer_with_what_an_earlier_one_made(
     monkeypatch,
 ):
-    quantised, before = quantised_dense("q6_k"), [outcomes(quantised_dense("q6_k")), outcomes()]
-    monkeypatch.setattr(store_keys, "quantiser_version", lambda: "0.2")
-    assert outcomes(quantised) != before[0] and outcomes() == before[1]
+    quantised, plain = SparseSpec(quantise="q6_k"), SparseSpec(USUAL, 100)
+    before = quantised.key, plain.key
+    monkeypatch.setattr(sparse_spec, "quantiser_version", lambda: "0.2")
+    assert quantised.key != before[0]
+    assert plain.key == before[1]
 
 
-def test_a_healed_model_has_keys_of_its_own_and_an_unhealed_one_those_without_healing():
-    healed = [outcomes(USUAL.healed(n)) for n in (8, 16)]
-    assert len({outcomes(), *healed}) == 3 and outcomes(USUAL.healed(8).unhealed) == outcomes()
+def test_a_healed_model_has_keys_of_its_own_with_the_version_of_healing(monkeypatch):
+    healed = [outcomes(heal_steps=n) for n in (8, 16)]
+    assert len({outcomes(), *healed}) == 3
+    plain = outcomes()
+    monkeypatch.setitem(STAGE_VERSIONS, "healed", STAGE_VERSIONS["healed"] + 1)
+    assert outcomes() == plain
+    assert outcomes(heal_steps=8) != healed[0]
     assert RunSettings().healed(8).key() != RunSettings().key()
     part = healed_part("k", "3")
     assert (healed_key(part), healed_key("k/3")) == ("k", "")
 
 
 def test_outcomes_keys_tell_model_precision_text_statistics_and_sparsity_apart():
-    usual = (MODEL, "float32", CORPUS, EVALUATION, (STATISTICS, USUAL, 100))
-    others = ("n" * 64, "bfloat16", "d" * 64, EvaluationSettings(n_passages=1), None)
+    usual = (MODEL, "float32", CORPUS, EVALUATION, SparseSpec(USUAL, 100), STATISTICS)
+    others = ("n" * 64, "bfloat16", "d" * 64, EvaluationSettings(n_passages=1), DENSE, "t" * 64)
     keys = {outcomes_key(*usual[:at], other, *usual[at + 1 :]) for at, other in enumerate(others)}
     keys |= {
-        outcomes_key(*usual[:4], sparse)
-        for sparse in ((STATISTICS, USUAL, 200), ("t" * 64, USUAL, 100))
+        outcomes_key(*usual[:4], spec, STATISTICS)
+        for spec in (SparseSpec(USUAL, 200), SparseSpec(quantise="q8_0"))
     }
-    assert len(keys | {outcomes_key(*usual)}) == 8
+    assert len(keys | {outcomes_key(*usual)}) == 9
 
 
 def test_only_the_key_of_a_sparse_model_that_stops_early_knows_of_it_and_of_how_many_there_are():
@@ -260,7 +267,7 @@ def test_the_keys_are_those_that_results_are_already_kept_under():
     keys = {
         "text": text_key(MODEL, "float32", CALIBRATION),
         **asdict(calibration_keys(MODEL, "float32", CORPUS, CALIBRATION)),
-        "pruned": pruned_key(STATISTICS, SEQUENTIAL, 100),
+        "pruned": pruned_key(STATISTICS, SparseSpec(SEQUENTIAL, 100)),
         "dense": dense(EVALUATION),
         "best": outcomes(method_named("best")),
         "published": outcomes(
@@ -283,11 +290,11 @@ KEPT = {
     "statistics": "0ce7349f",
     "inputs": "19f700eb",
     "gradients": "fffdb6a2",
-    "pruned": "ba58cccc",
-    "dense": "0ba23d96",
-    "best": "5e4db2ba",
-    "published": "1b50c474",
-    "run": "e10b1455",
+    "pruned": "fc1a59e9",
+    "dense": "7f4fdab8",
+    "best": "30f020ee",
+    "published": "7ace3144",
+    "run": "f30b34fb",
 }
 
 

@@ -1,4 +1,4 @@
-"""ResultCache in a data folder, as workers leave them, for the tests of the service."""
+"""Results in a data folder as workers leave them, for the tests of the service."""
 
 from dataclasses import replace
 

@@ -35,7 +35,7 @@ FIND = FindSettings(model="owner/model")
 
 def test_the_same_request_is_one_job_until_its_results_are_lost(backend):
     job = backend.submit(SETTINGS)
-    assert backend.submit(RunSettings(**vars(SETTINGS))) == job
+    assert backend.submit(replace(SETTINGS)) == job
     assert backend.submit(OTHER).id == 2
     work(backend, job)
     done = backend.submit(SETTINGS)
@@ -159,14 +159,14 @@ def test_a_retry_is_the_live_job_and_one_that_is_done_or_cannot_be_read_is_refus
 
 
 def test_a_prompt_once_answered_stays_answered_and_a_verification_is_asked_for_again(backend):
-    for asked in (PROMPT, VerifySettings()):
-        job = backend.submit(asked)
-        assert backend.submit(asked) == job
-        made = Continuation(key=PROMPT.key(), prompt=PROMPT.prompt, left="a", right="b")
-        backend._store.put(made.key, made)
+    for request in (PROMPT, VerifySettings()):
+        job = backend.submit(request)
+        assert backend.submit(request) == job
+        answer = Continuation(key=PROMPT.key(), prompt=PROMPT.prompt, left="a", right="b")
+        backend._store.put(answer.key, answer)
         finish(backend, job)
-        assert (backend.submit(asked).id == job.id) == (asked is PROMPT)
-    assert backend.result(Continuation, PROMPT.key()) == made
+        assert (backend.submit(request).id == job.id) == (request is PROMPT)
+    assert backend.result(Continuation, PROMPT.key()) == answer
 
 
 def test_a_look_and_a_new_server_notice_that_a_worker_is_gone(backend, tmp_path):
@@ -235,11 +235,11 @@ def test_a_run_without_its_passages_or_with_a_task_that_only_dense_has_answered_
     work(backend, backend.newest_job(job.key))
     one = replace(verdicts(both=3)[0], key="a")
     backend._store.put("a", one)
-    made = backend._store.get(Run, job.key)
+    stored = backend._store.get(Run, job.key)
     for answers, state in (
         ({"dense": ("a",), "s1": ("a",)}, "done"),
         ({"dense": ("a",)}, "queued"),
     ):
         backend._store.drop(Run, job.key)
-        backend._store.put(job.key, replace(made, answers=answers))
+        backend._store.put(job.key, replace(stored, answers=answers))
         assert backend.submit(SETTINGS).state == state

@@ -279,10 +279,10 @@ def stages(settings, stored=NOTHING_STORED):
 
 
 def test_a_quantised_model_is_pruned_and_healed_once_for_all_types():
-    quantised = by("best").quantised(("q8_0", "q6_k"))
+    quantised = by("best", quantise=("q8_0", "q6_k"))
     parts = stages(quantised)
     assert [parts.count(stage) for stage in ("prune", "quantise", "evaluate")] == [2, 6, 9]
-    healed = by("best").healed(8).quantised(("q8_0",))
+    healed = by("best", heal_steps=(0, 8), quantise=("q8_0",))
     plain = tuple(i for i, spec in enumerate(healed.points) if not spec.quantise)
     left = stages(healed, Cached(dense=True, points=plain))
     assert [left.count(stage) for stage in ("heal", "quantise", "evaluate")] == [0, 5, 5]

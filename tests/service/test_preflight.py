@@ -23,6 +23,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.schema.store_keys import answers_key, outcomes_key, statistics_key, text_key
 from sparsedash.service.estimates import Cached
 from sparsedash.service.hub_revisions import NotedCommit
@@ -72,8 +73,8 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     assert stored_parts(alone, store).calibration, "the model has written its text"
 
     store.remember(store_keys.text_identity_note("builtin:cloze", ""), "texts")
-    for made in (None, (statistics, MethodSettings(), 200)):
-        key = outcomes_key("id", "float32", "texts", SETTINGS.evaluation, made)
+    for spec, read in ((DENSE, ""), (SparseSpec(MethodSettings(), 200), statistics)):
+        key = outcomes_key("id", "float32", "texts", SETTINGS.evaluation, spec, read)
         store.put(key, record(key))
     known = Cached(calibration=True, dense=True, points=(1,), n_sparse=2)
     assert stored_parts(replace(SETTINGS, residency="streamed"), store) == known
@@ -89,7 +90,8 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     assert not stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store).dense
     identity = BUILTIN_TASKS["builtin:copying"].identity(9)
     store.put(
-        key := answers_key("id", "float32", identity, None), replace(verdicts(both=9)[0], key=key)
+        key := answers_key("id", "float32", identity, DENSE, ""),
+        replace(verdicts(both=9)[0], key=key),
     )
     assert stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store) == replace(
         known, points=()
@@ -106,7 +108,7 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has
     assert mark.startswith("a.txt:6:") and mark == fingerprint(str(file.parent))
     store.remember(store_keys.model_identity_note("owner/model", ""), "id")
     store.remember(store_keys.text_identity_note(f"file:{file}[3:]", mark), "texts")
-    key = outcomes_key("id", "float32", "texts", settings.evaluation, None)
+    key = outcomes_key("id", "float32", "texts", settings.evaluation, DENSE, "")
     store.put(key, record(key))
     settings = replace(settings, prompts=())
     assert stored_parts(settings, store).dense
@@ -119,7 +121,7 @@ def test_what_an_earlier_commit_left_is_not_taken_for_the_newer_one_s(store):
     earlier = f"owner/model@{'1' * 40}"
     store.remember(store_keys.model_identity_note("owner/model", ""), earlier)
     store.remember(store_keys.text_identity_note(settings.evaluation.corpus, ""), "texts")
-    key = outcomes_key(earlier, "float32", "texts", settings.evaluation, None)
+    key = outcomes_key(earlier, "float32", "texts", settings.evaluation, DENSE, "")
     store.put(key, record(key))
     assert stored_parts(settings, store).dense
     note = NotedCommit(commit="2" * 40, asked_at=0.0)

@@ -51,7 +51,7 @@ def seen(backend, job):
         "sparse": backend.record("s1-float32"),
         "texts": backend.passages(passages_key("texts-float32", SETTINGS.evaluation)),
     }
-    return {name for name, found in parts.items() if found}
+    return {name for name, part in parts.items() if part}
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_who_asks_for_the_same_shares_the_job_but_not_the_right_to_stop_it_or_to
 def test_live_jobs_are_held_to_their_number_but_for_administrators(house):
     requests = [replace(SETTINGS, sparsities_permille=(permille,)) for permille in (100, 200, 300)]
     for user in ("ada", "root"):
-        for asked in requests[:2]:
-            house.of(user).submit(asked)
+        for request in requests[:2]:
+            house.of(user).submit(request)
     with pytest.raises(JobError, match="You have 2 jobs"):
         house.of("ada").submit(requests[2])
     assert house.of("root").submit(requests[2]).state == "queued"
@@ -147,14 +147,14 @@ PAIRS = {
 @pytest.mark.parametrize("kind", PAIRS)
 def test_models_of_another_s_run_are_nobody_else_s_to_run(house, kind):
     ada, bob = house.of("ada"), house.of("bob")
-    asked, job = PAIRS[kind], house.done(ada)
+    request, job = PAIRS[kind], house.done(ada)
     if kind == "export":
         # Records can be shared by a run that is bob's; the run that an export names cannot.
         house.done(bob, replace(SETTINGS, sparsities_permille=(400,)))
-        asked = replace(asked, run=job.key)
+        request = replace(request, run=job.key)
     with pytest.raises(AccessError, match="no such run of yours"):
-        bob.submit(asked)
-    assert ada.submit(asked).owner == "ada"
+        bob.submit(request)
+    assert ada.submit(request).owner == "ada"
 
 
 def test_prompts_choices_and_names_are_their_owner_s(house):
@@ -165,10 +165,13 @@ def test_prompts_choices_and_names_are_their_owner_s(house):
     ada.user_data.name_run("key", "the first one")
     assert ada.user_data.prompts(prompt.left, prompt.right) == (prompt,)
     ada.user_data.keep_own_prompts(("mine",))
-    for other in (bob, house.backend):
-        assert other.user_data.prompts(prompt.left, prompt.right) == ()
-        assert (other.user_data.choices("dense", "s1"), other.user_data.name_of("key")) == ({}, "")
-        assert other.user_data.own_prompts() is None
+    for viewer in (bob, house.backend):
+        assert viewer.user_data.prompts(prompt.left, prompt.right) == ()
+        assert (viewer.user_data.choices("dense", "s1"), viewer.user_data.name_of("key")) == (
+            {},
+            "",
+        )
+        assert viewer.user_data.own_prompts() is None
 
 
 def test_without_logins_the_one_user_may_do_everything_and_it_is_an_administrator_s_later(
@@ -178,7 +181,7 @@ def test_without_logins_the_one_user_may_do_everything_and_it_is_an_administrato
     job = house.done(alone)
     assert alone.reference_problem("model", str(model_in(house.folder / "elsewhere"))) == ""
     assert alone.submit(RunSettings(model="other/model")).owner == ""
-    assert [seen(each, job) for each in (alone, house.of("bob"), house.of("root"))] == [
+    assert [seen(viewer, job) for viewer in (alone, house.of("bob"), house.of("root"))] == [
         EVERYTHING,
         set(),
         EVERYTHING,
@@ -218,18 +221,18 @@ def test_local_files_are_read_below_the_listed_folders_alone(house):
         "/nowhere",
         "~root",
     ):
-        asked = replace(SETTINGS, model=str(path))
+        by_model = replace(SETTINGS, model=str(path))
         assert (
-            "only below" in ada.reference_problem("model", asked.model)
-            and ada.named_model(asked.model) is None
+            "only below" in ada.reference_problem("model", by_model.model)
+            and ada.named_model(by_model.model) is None
         ), path
         text = f"file:{path}/text.jsonl[0:1]"
         assert "Evaluation text: files on this machine are read only" in ada.reference_problem(
             "evaluation text", text
         )
-        other = replace(SETTINGS, calibration=CalibrationSettings(corpus=text))
-        assert "only below" in ada.preflight(other).problems[0]
-        for refused in (asked, other):
+        by_text = replace(SETTINGS, calibration=CalibrationSettings(corpus=text))
+        assert "only below" in ada.preflight(by_text).problems[0]
+        for refused in (by_model, by_text):
             with pytest.raises(AccessError, match="only below"):
                 ada.submit(refused)
     assert "only below" in house.of("root").reference_problem("model", str(outside)), (
@@ -244,18 +247,21 @@ def test_local_files_are_read_below_the_listed_folders_alone(house):
 def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrator_s(
     house, monkeypatch
 ):
-    ada, asked = house.of("ada"), []
+    ada, fetched = house.of("ada"), []
     assert ada.reference_problem("model", "owner/model@main") == ""
     assert "not among those offered" in ada.reference_problem("model", "other/model")
     assert house.of("ada", hub=None).reference_problem("model", "other/model") == ""
     monkeypatch.setattr(
-        backend_module, "fetch_config", lambda reference, **how: asked.append((reference, how))
+        backend_module, "fetch_config", lambda reference, **how: fetched.append((reference, how))
     )
     with pytest.raises(AccessError, match="not among those offered"):
         ada.fetch_config("other/model")
     for user in (ada, house.of("root")):
         user.fetch_config("owner/model")
-    assert asked == [("owner/model", {"with_token": False}), ("owner/model", {"with_token": True})]
+    assert fetched == [
+        ("owner/model", {"with_token": False}),
+        ("owner/model", {"with_token": True}),
+    ]
 
 
 UNASKED = (
@@ -287,8 +293,8 @@ NOWHERE = Path("/no/such/data/folder")
 def problems(data_dir=NOWHERE, model="owner/model", calibration="self", evaluation="builtin:cloze"):
     """What is said of these references."""
     texts = CalibrationSettings(corpus=calibration), EvaluationSettings(corpus=evaluation)
-    asked = replace(SETTINGS, model=str(model), calibration=texts[0], evaluation=texts[1])
-    return [*run_problems(asked, data_dir)]
+    settings = replace(SETTINGS, model=str(model), calibration=texts[0], evaluation=texts[1])
+    return [*run_problems(settings, data_dir)]
 
 
 def test_too_little_calibration_text_or_the_absence_of_the_built_in_model_is_said_before_the_start(
@@ -343,8 +349,8 @@ def test_a_model_can_be_used_where_it_is_there_or_its_name_is_one_of_the_hub(tmp
 
 def test_a_gguf_file_that_cannot_be_read_is_refused_when_it_is_named(tmp_path):
     file = write_tiny_gguf(tmp_path / "a.gguf", keys={"#.logit_scale": 2.0})
-    (said,) = problems(model=file)
-    assert said.startswith(
+    (problem,) = problems(model=file)
+    assert problem.startswith(
         "Model: a.gguf could not be read as a GGUF model: it would be another model without"
     )
     file.write_bytes(file.read_bytes()[:-4_000])
@@ -371,8 +377,8 @@ def test_a_folder_whose_config_cannot_be_that_of_a_model_is_refused_when_it_is_n
 ):
     text, expected = CONFIGS[number]
     (tmp_path / "config.json").write_text(text)
-    (said,) = problems(model=tmp_path)
-    assert said.startswith("Model: ") and expected in said
+    (problem,) = problems(model=tmp_path)
+    assert problem.startswith("Model: ") and expected in problem
 
 
 def test_a_config_may_say_the_least_size(tmp_path):
@@ -493,12 +499,12 @@ def test_a_search_with_fewer_than_thirty_passages_does_not_start(
     file.write_text("\n\n".join(f"this was door {n}" for n in range(n_lines or 0)))
     corpus = "builtin:cloze" if n_lines is None else f"file:{file}"
     search = FindSettings(evaluation=EvaluationSettings(corpus=corpus, n_passages=asked))
-    said = [*backend.preflight(search).problems]
-    assert backend.reach.problems(search) == tuple(said)
+    refused = [*backend.preflight(search).problems]
+    assert backend.reach.problems(search) == tuple(refused)
     assert backend.reach.n_passages(corpus) == n_lines
     assert backend.reach.n_passages(f"file:{tmp_path / 'gone.txt'}") == 0
     refusal = f"A search needs at least 30 different passages, not {few}."
-    assert said == ([f"{refusal} Fewer can never confirm a model."] if few else [])
+    assert refused == ([f"{refusal} Fewer can never confirm a model."] if few else [])
     if few:
         with pytest.raises(JobError, match=refusal):
             backend.submit(search)
@@ -509,8 +515,8 @@ def test_every_problem_is_named_at_once_with_its_field():
         "calibration": CalibrationSettings(corpus="none"),
         "evaluation": EvaluationSettings(corpus="none"),
     }
-    found = run_problems(replace(SETTINGS, model="/none", **texts), NOWHERE)
-    assert [problem.partition(":")[0] for problem in found] == [
+    listed = run_problems(replace(SETTINGS, model="/none", **texts), NOWHERE)
+    assert [problem.partition(":")[0] for problem in listed] == [
         "Model",
         "Calibration text",
         "Evaluation text",
@@ -519,11 +525,11 @@ def test_every_problem_is_named_at_once_with_its_field():
 
 
 def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(house, tmp_path):
-    asked = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("boolq",)))
+    unlisted = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("boolq",)))
     ada = house.of("ada", tasks=("pi*",), folders=(str(tmp_path),))
     assert ada.offered_tasks() == [*BUILTIN_TASKS, "piqa"]
     assert not ada.preflight(
-        replace(asked, evaluation=replace(asked.evaluation, tasks=tuple(BUILTIN_TASKS)))
+        replace(unlisted, evaluation=replace(unlisted.evaluation, tasks=tuple(BUILTIN_TASKS)))
     ).problems
     unknown = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("builtin:sums",)))
     assert (
@@ -539,7 +545,7 @@ def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(ho
     with pytest.raises(
         AccessError, match=r"boolq is not among the tasks offered here. Offered: pi\*"
     ):
-        ada.submit(asked)
+        ada.submit(unlisted)
     mine = replace(
         SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{tmp_path}/x.yaml",))
     )
@@ -557,25 +563,25 @@ def test_prompts_are_not_seen_by_others_even_where_all_see_all_runs_nor_may_they
     prompt = ada.submit(PAIRS["continuation"])
     run = ada.submit(replace(SETTINGS, sparsities_permille=(400,)))
     assert {job.id for job in bob.jobs()} == {1, run.id} and bob.newest_job(prompt.key) is None
-    assert [each.may_stop(run) for each in (ada, bob, house.of("root"))] == [True, False, True]
+    assert [user.may_stop(run) for user in (ada, bob, house.of("root"))] == [True, False, True]
     with pytest.raises(AccessError, match="started by another user"):
         bob.cancel(run.id)
 
 
 def test_of_another_s_run_nothing_is_said_written_or_resumed(house):
     ada, bob = house.of("ada"), house.of("bob")
-    job, asked = house.done(ada), PAIRS["continuation"]
-    for record in (asked.left, asked.right):
-        key = asked.by_one(record).key()
+    job, prompt = house.done(ada), PAIRS["continuation"]
+    for record in (prompt.left, prompt.right):
+        key = prompt.by_one(record).key()
         house.backend._store.put(
-            key, Continuation(key=key, prompt=asked.prompt, left=record, right=record)
+            key, Continuation(key=key, prompt=prompt.prompt, left=record, right=record)
         )
-    assert ada.written(asked) is not None and bob.written(asked) is None
-    assert ada.written_at(asked.left) is not None and bob.written_at(asked.left) is None
-    house.backend._store._caches["records"].set(f"record/{asked.right}", b"{")
+    assert ada.written(prompt) is not None and bob.written(prompt) is None
+    assert ada.written_at(prompt.left) is not None and bob.written_at(prompt.left) is None
+    house.backend._store._caches["records"].set(f"record/{prompt.right}", b"{")
     house.backend._store._caches["records"].set(f"run/{job.key}", b"{")
-    assert ada.record(asked.right) is None and ada.run(job.key) is None
-    for key, kind in ((asked.right, Record), (job.key, Run)):
+    assert ada.record(prompt.right) is None and ada.run(job.key) is None
+    for key, kind in ((prompt.right, Record), (job.key, Run)):
         assert "damaged" in ada.why_missing(key, kind) and "damaged" not in bob.why_missing(
             key, kind
         ), kind
@@ -593,11 +599,11 @@ def test_a_run_is_resumed_only_while_its_user_may_still_use_what_it_names(house)
 
 def test_an_export_is_resumed_by_who_might_ask_for_it(house):
     bob = house.of("bob", see_each_other=True, folders=("/srv",))
-    asked = replace(
+    export = replace(
         PAIRS["export"], form="gguf", weights="float32", dense_gguf="/srv/../root/own.gguf"
     )
     table = house.backend._table
-    job = table.submit("export", asked.key(), asdict(asked), "root")
+    job = table.submit("export", export.key(), asdict(export), "root")
     table.end(table.claim(job.id, "slot-0", 1), "failed", "x")
     with pytest.raises(SparseDashError, match=r"own\.gguf"):
         bob.retry(job.id)
@@ -613,16 +619,10 @@ def test_only_an_administrator_resumes_a_verification(house):
 
 
 def test_a_search_for_what_no_method_can_take_is_refused_before_it_starts():
-    asked = FindSettings(
-        method=replace(method_named("best"), budget="kv-cache"),
-        evaluation=EvaluationSettings(corpus="builtin:cloze", n_passages=100),
+    channels, layers = (
+        FindSettings(method=replace(method_named(name), budget="kv-cache"))
+        for name in ("best", "layers")
     )
-    shape = listed_shape(asked.model)
-    assert any(
-        "frees nothing of the KV cache" in problem
-        for problem in run_problems(asked, NOWHERE, shape)
-    )
-    layers = replace(asked, method=replace(method_named("layers"), budget="kv-cache"))
-    assert not any(
-        "frees nothing of" in problem for problem in run_problems(layers, NOWHERE, shape)
-    )
+    shape = listed_shape(channels.model)
+    assert "frees nothing of the KV cache" in run_problems(channels, NOWHERE, shape)[0]
+    assert not run_problems(layers, NOWHERE, shape)

@@ -38,9 +38,9 @@ def test_a_result_that_was_written_again_is_read_again_and_any_other_is_not(stor
         store.put(growing.key, growing)
         assert results.get(type(growing), growing.key) == growing
         store.put(final.key, final)
-        found = results.get(type(final), final.key)
-        assert found == final
-        assert results.get(type(final), final.key) is found
+        cached = results.get(type(final), final.key)
+        assert cached == final
+        assert results.get(type(final), final.key) is cached
     store.drop(type(final), "c")
     assert results.get(type(final), "c") is None
     Store(store.folder).drop(Run, "r")
@@ -86,9 +86,9 @@ def test_verdicts_are_those_of_the_answers_which_are_read_once_until_their_losse
         VerdictCache(store).verdicts([run], Tolerance(ratio=1000.0, points=100.0)).values()
     )
     assert (
-        {each.verdict for each in generous.values()}
+        {verdict.verdict for verdict in generous.values()}
         == {"within"}
-        != {each.verdict for each in expected}
+        != {verdict.verdict for verdict in expected}
     )
     for key in run.sparse:
         store.put(key, replace(dense, key=key))
@@ -106,8 +106,8 @@ def test_a_full_disk_takes_no_note_and_the_verdicts_are_the_same(store, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "remember", full)
-        found = VerdictCache(store).verdicts([run], TOLERANCE)
-    assert found == VerdictCache(store).verdicts([run], TOLERANCE) != {}
+        verdicts = VerdictCache(store).verdicts([run], TOLERANCE)
+    assert verdicts == VerdictCache(store).verdicts([run], TOLERANCE) != {}
 
 
 def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_they_were_answered(
@@ -140,8 +140,8 @@ def test_runs_with_the_same_models_and_other_tasks_have_verdicts_of_their_own(st
     (run,) = stored(store)
     costs, unanswered = VerdictCache(store), replace(run, key="asked", unanswered=("sums",))
     expected = {
-        each.key: VerdictCache(store).verdicts([each], TOLERANCE)[each.key]
-        for each in (run, unanswered)
+        variant.key: VerdictCache(store).verdicts([variant], TOLERANCE)[variant.key]
+        for variant in (run, unanswered)
     }
     assert costs.verdicts([run, unanswered], TOLERANCE) == expected
     assert expected[run.key] != expected[unanswered.key]
@@ -162,15 +162,15 @@ def test_a_model_whose_answers_are_lost_or_of_other_passages_is_left_out_and_com
     store,
 ):
     (run,) = stored(store)
-    lost, *rest = run.sparse
+    lost, *others = run.sparse
     record = store.get(Record, lost)
     costs = VerdictCache(store)
     store.drop(Record, lost)
-    assert list(costs.verdicts([run], TOLERANCE)[run.key]) == rest
+    assert list(costs.verdicts([run], TOLERANCE)[run.key]) == others
     store.put(lost, replace(record, passages_key="others"))
-    assert list(costs.verdicts([run], TOLERANCE)[run.key]) == rest
+    assert list(costs.verdicts([run], TOLERANCE)[run.key]) == others
     store.put(lost, record)
-    assert list(VerdictCache(store).verdicts([run], TOLERANCE)[run.key]) == [lost, *rest]
+    assert list(VerdictCache(store).verdicts([run], TOLERANCE)[run.key]) == [lost, *others]
     assert costs.verdicts([replace(run, dense="gone")], TOLERANCE) == {run.key: {}}
 
 
@@ -187,26 +187,26 @@ LARGE = Losses(
 def test_a_note_is_the_value_that_was_kept_infinite_ones_too_or_none(store):
     name = store_keys.losses_note("dense", "sparse")
     assert recalled(store, name, Losses) is None
-    for kept, found in (
+    for text, value in (
         (json.dumps(asdict(LARGE)), LARGE),
         ("nonsense", None),
         ('{"nats": 1}', None),
     ):
-        store.remember(name, kept)
-        assert recalled(store, name, Losses) == found
+        store.remember(name, text)
+        assert recalled(store, name, Losses) == value
 
 
 def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_damaged(store):
     answers, line = AnswerCache(store), json.dumps(CHOICE).encode()
     key = answers.keep("samples_colours_2026-01-02T03-04-05.6.jsonl", line)
     assert answers.keep("../samples_colours.jsonl", line) == key
-    found = AnswerCache(store).get(key)
-    assert found is not None and (found.task, found.questions[0].context) == (
+    opened = AnswerCache(store).get(key)
+    assert opened is not None and (opened.task, opened.questions[0].context) == (
         "colours",
         "What is red?",
     )
     judged = answers.judge([key, "nothing", key], [key], TOLERANCE)
-    assert [(each.task, len(each.pair.questions)) for each in judged.results] == [("colours", 1)]
+    assert [(task.task, len(task.pair.questions)) for task in judged.results] == [("colours", 1)]
     assert answers.judge([key], [key], TOLERANCE) is judged
     odd = "0" * 32
     store.put_artefact(f"answers/{odd}", b"no answers")

@@ -21,6 +21,7 @@ from sparsedash.schema.errors import (
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.service.backend import Backend
 from sparsedash.service.user_files import Exports
 from sparsedash.storage.model_folders import RECIPE
@@ -78,13 +79,14 @@ def test_exports_that_lie_elsewhere_are_never_deleted(where, backend, tmp_path):
 def test_an_export_that_gets_its_name_meanwhile_is_not_taken_for_one_without_a_record(
     backend, monkeypatch
 ):
-    folder, listed = backend.exports._folder / "model-20pct", backend.exports._all
+    folder = backend.exports._folder / "model-20pct"
+    listed = backend.exports._all
 
     def named_meanwhile():
-        found = listed()
+        exports = listed()
         folder.mkdir(parents=True)
         (folder / RECIPE).write_text("{}")
-        return found
+        return exports
 
     monkeypatch.setattr(backend.exports, "_all", named_meanwhile)
     assert backend.exports.nameless() == []
@@ -98,26 +100,31 @@ def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):
     backend._store.remember(store_keys.model_type_note(RECORD.model_identity), "bloom")
     assert "computes its width" in backend.exports.problems(even)["uniform"]
     masks = replace(
-        RECORD, pruned=replace(PRUNED, method=MethodSettings(pattern="1x1", allocation="uniform"))
+        RECORD,
+        pruned=replace(
+            PRUNED, spec=SparseSpec(MethodSettings(pattern="1x1", allocation="uniform"), 125)
+        ),
     )
     assert [form for form, why in backend.exports.problems(masks).items() if not why] == ["masked"]
 
 
 def test_an_export_goes_where_an_administrator_says_and_below_the_folders_then(house):
     house.done(house.of("ada"))
-    root, inside = house.of("root"), replace(ASKED, to=str(house.allowed / "x"))
-    for user, asked, why in (
+    root = house.of("root")
+    inside = replace(ASKED, to=str(house.allowed / "x"))
+    for user, settings, why in (
         (house.of("ada"), inside, "administrator"),
         (root, replace(ASKED, to="/tmp/x"), "only below"),
         (root, replace(ASKED, form="gguf", dense_gguf="/etc/hostname"), "only below"),
     ):
         with pytest.raises(AccessError, match=why):
-            user.submit(asked)
+            user.submit(settings)
     assert root.submit(inside).state == "queued"
 
 
 def test_an_export_of_another_is_neither_seen_nor_deleted_and_a_shared_one_stays_theirs(house):
-    ada, bob = house.of("ada"), house.of("bob")
+    ada = house.of("ada")
+    bob = house.of("bob")
     folder = exported(house.backend, house.backend.data_dir / "exports" / "a")
     owners = house.backend._table.owners
     owners.add("k", "ada")
@@ -133,7 +140,8 @@ def test_an_export_of_another_is_neither_seen_nor_deleted_and_a_shared_one_stays
 
 
 def test_an_upload_is_its_user_s_and_the_same_one_by_two_users_stays_the_other_s(house):
-    ada, bob = house.of("ada"), house.of("bob")
+    ada = house.of("ada")
+    bob = house.of("bob")
     reference = ada.uploads.keep("mine.jsonl", TEXT)
     assert [list(user.uploads.kept()) for user in (ada, house.of("root"), bob)] == [
         [reference],
@@ -147,8 +155,8 @@ def test_an_upload_is_its_user_s_and_the_same_one_by_two_users_stays_the_other_s
     with pytest.raises(AccessError):
         bob.submit(replace(SETTINGS, evaluation=EvaluationSettings(corpus=reference)))
     assert bob.uploads.keep("mine.jsonl", TEXT) == reference
-    asked = replace(SETTINGS, calibration=CalibrationSettings(corpus=f"{reference}[:1]"))
-    job = house.backend._table.submit("run", asked.key(), asdict(asked))
+    settings = replace(SETTINGS, calibration=CalibrationSettings(corpus=f"{reference}[:1]"))
+    job = house.backend._table.submit("run", settings.key(), asdict(settings))
     ada.uploads.drop(reference)
     assert (list(ada.uploads.kept()), list(bob.uploads.kept())) == ([], [reference])
     with pytest.raises(CorpusError, match="read by a job"):
@@ -204,33 +212,35 @@ def test_waiting_exports_count_with_the_bytes_they_will_take(house):
 @pytest.mark.parametrize("what", ["uploads", "exports"])
 def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkeypatch, what):
     of_size(house, 150_000_000)
-    other, both = Backend(house.folder / "data"), threading.Barrier(2)
+    second_backend = Backend(house.folder / "data")
+    both = threading.Barrier(2)
     rules = msgspec.structs.replace(house.rules, quota=Quota(uploads=2, kept_gb=1))
-    servers = [each.seen_by("ada", rules) for each in (house.backend, other)]
+    servers = [server.seen_by("ada", rules) for server in (house.backend, second_backend)]
     if what == "exports":
         servers[0].submit(EXPORTS[0])
         acts = [
-            partial(server.submit, each) for server, each in zip(servers, EXPORTS[1:], strict=True)
+            partial(server.submit, settings)
+            for server, settings in zip(servers, EXPORTS[1:], strict=True)
         ]
     else:
         servers[0].uploads.keep("first.jsonl", TEXT)
         acts = [
             partial(server.uploads.keep, f"{n}.jsonl", TEXT) for n, server in enumerate(servers)
         ]
-    of, name = (Exports, "kept_bytes") if what == "exports" else (Uploads, "kept")
-    looked = getattr(of, name)
+    owner, name = (Exports, "kept_bytes") if what == "exports" else (Uploads, "kept")
+    looked = getattr(owner, name)
 
-    def look(self, *asked):
-        found = looked(self, *asked)
+    def look(self, *settings):
+        exports = looked(self, *settings)
         # Both have looked before either goes on, unless one has to wait for the other.
         with suppress(threading.BrokenBarrierError):
             both.wait(0.2)
-        return found
+        return exports
 
-    monkeypatch.setattr(of, name, look)
+    monkeypatch.setattr(owner, name, look)
     with ThreadPoolExecutor(2) as at_once:
         ends = [begun.exception() for begun in [at_once.submit(act) for act in acts]]
-    other.close()
+    second_backend.close()
     assert sum(isinstance(end, SparseDashError) for end in ends) == 1, ends
 
 

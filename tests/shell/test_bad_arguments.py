@@ -19,14 +19,11 @@ from tests.engine.tiny import save_tiny
     [
         ("run", ["--sparsity", "10,120"], "Sparsity must be 0–90 %"),
         ("run", ["--sparsity=--"], "argument --sparsity: expected one argument"),
-        ("run", ["--tasks=--"], "argument --tasks: expected one argument"),
         ("export", ["--to", "a" * 300], "No folder can be made at "),
-        ("export", ["--to", "/dev/null/x"], "No folder can be made at /dev/null/x."),
         ("run", ["--method", "obs,wishful"], "Method must be "),
         ("run", ["--method", "obs,obs"], "A method is named twice."),
         ("run", ["--tasks", "piqa,piqa"], "Tasks must be named once each, not 'piqa'."),
         ("run", ["--wishes\n\x1b[31m"], "unrecognized arguments: --wishes\\n\\x1b[31m"),
-        ("run", ["--tasks", "builtin:copying,piqaa"], "has no task piqaa. Did you mean piqa?"),
         (
             "run",
             ["--within", "1"],
@@ -34,7 +31,6 @@ from tests.engine.tiny import save_tiny
         ),
         ("run", ["--within-task", "piqa"], "more than 0 and up to 100, such as piqa=3."),
         ("run", ["--json", "/nowhere/at/all.json"], "in a folder that exists"),
-        ("run", ["--json", ""], "a name is needed"),
         (
             "run",
             ["--json", "THESIS"],
@@ -45,21 +41,17 @@ from tests.engine.tiny import save_tiny
             ["--model", "/nowhere"],
             "sparsedash: Model: there is no model /nowhere on this machine",
         ),
-        ("run", ["--model", "a\0b"], "printable characters"),
         ("run", ["--calibration", "nosuch"], "-train, self, file:PATH, or an upload."),
         ("run", ["--data-dir", "/dev/null"], "The data folder /dev/null cannot be used"),
         ("find", ["--stop-early"], "unrecognized arguments: --stop-early"),
-        ("find", ["--method", "best,obs"], "invalid choice: 'best,obs'"),
         ("find", ["--method", "wanda-2:4"], "invalid choice: 'wanda-2:4'"),
         ("time", ["--sparsity", "10,20"], "Only one model can be timed"),
         ("time", ["--method", "wanda", "--width-multiple", "32"], "give no speed-up"),
         ("time", ["--threads", "0"], "Threads must be"),
         ("time", ["--quantise", "q8_0"], "Add --runtime llama.cpp"),
-        ("time", ["--heal", "5"], "unrecognized arguments: --heal 5"),
         ("export", ["--heal", "5"], "unrecognized arguments: --heal 5"),
         ("export", ["--sparsity", "10,20"], "of one sparse model, not 2"),
         ("export", ["--form", "onnx"], "uniform, padded, masked, gguf"),
-        ("export", ["--weights", "q8_0"], "float32, bfloat16, float16 as padded"),
         ("run", ["--quantise", "q3_k"], "q8_0, q6_k, q4_k_m, q4_0"),
         ("export", ["--to", "."], "already exists. Name another folder"),
         (
@@ -82,9 +74,9 @@ def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, m
     data.mkdir()
     places = {"THESIS": str(thesis)}
     where = flags.index("--sparsity")
-    given = flags[:where] + flags[where + 2 :] if command == "find" else flags
+    arguments = flags[:where] + flags[where + 2 :] if command == "find" else flags
     assert said in refusal(
-        command, *given, "--data-dir", str(data), *(places.get(word, word) for word in change)
+        command, *arguments, "--data-dir", str(data), *(places.get(word, word) for word in change)
     )
     assert thesis.read_text() == "written by hand"
 
@@ -95,7 +87,6 @@ def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, m
         ("magnitude", ["--curve-levels", "4"], "--curve-levels"),
         ("wanda", ["--width-multiple", "32"], "--width-multiple"),
         ("wanda,sparsegpt", ["--budget", "channels"], "--budget"),
-        ("wanda,sparsegpt", ["--heal-steps", "8"], "--heal-steps"),
         ("wanda,sparsegpt", ["--heal", "1"], "--heal"),
         ("wanda-2:4", ["--sparsity", "30"], "--sparsity"),
         ("magnitude,random", ["--token-weights", "residual"], "--token-weights"),
@@ -210,18 +201,18 @@ def test_help_names_every_method_and_text_the_exit_codes_and_how_to_begin_withou
         "import sys; from sparsedash.shell.commands import main\n"
         "try: main(sys.argv[1:])\nfinally: print(*sys.modules)"
     )
-    said = []
+    pages = []
     for command in ([], ["run"]):
         done = subprocess.run(
             [sys.executable, "-c", program, *command, "--help"], capture_output=True, text=True
         )
         assert (done.returncode, " torch " in done.stdout) == (0, False)
-        said.append("".join(done.stdout.split()))
-    assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in said[0]
+        pages.append("".join(done.stdout.split()))
+    assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in pages[0]
     ends = "(runandjudge,with--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find)"
     assert (
         f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,3beyondthetolerance{ends},"
-        in said[0]
+        in pages[0]
     )
     offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
-    assert not [each.name for each in offered if each.name.replace(" ", "") not in said[1]]
+    assert not [entry.name for entry in offered if entry.name.replace(" ", "") not in pages[1]]

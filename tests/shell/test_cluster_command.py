@@ -24,8 +24,8 @@ def check(capsys, monkeypatch):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         code = main(["cluster", "check"])
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return checked
 

@@ -44,15 +44,15 @@ def test_an_export_is_proven_and_proven_again(flags, data_folder, tmp_path, caps
 def test_the_weights_have_the_number_format_of_the_run_unless_the_form_has_none_such(
     flags, monkeypatch, form, weights
 ):
-    asked = []
+    requests = []
     monkeypatch.setattr(
         file_commands,
         "complete_export",
-        lambda settings, request, *_: asked.append(request) or 1 / 0,
+        lambda settings, request, *_: requests.append(request) or 1 / 0,
     )
     with pytest.raises(ZeroDivisionError):
         main(["export", *flags, "--dtype", "bfloat16", "--form", form])
-    assert asked[0].weights == weights
+    assert requests[0].weights == weights
 
 
 @pytest.mark.parametrize("made", ["nothing", "no recipe", "no json", "another"])
@@ -98,9 +98,9 @@ def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folde
     assert "at 10, 20, 30 % · " in newest
     assert oldest.startswith("f" * 16) and "not finished" in oldest
 
-    for asked in ("", "0", "zzzzzzzz", "../../etc"):
+    for beginning in ("", "0", "zzzzzzzz", "../../etc"):
         assert "6 digits of it at least, not" in refusal(
-            "pack", asked, str(file), "--data-dir", str(here)
+            "pack", beginning, str(file), "--data-dir", str(here)
         )
     (tmp_path / "thesis.txt").write_text("chapter one")
     refusal("pack", run.key, str(tmp_path / "thesis.txt"), "--data-dir", str(here))
@@ -112,12 +112,12 @@ def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folde
     store = Store(there)
     assert store.get(Run, run.key) == run
     store.close()
-    for folder, said in (
+    for folder, printed in (
         ("mistyped", f"No runs: there is no folder {tmp_path}/mistyped."),
         ("new", "No runs."),
     ):
         assert main(["runs", "--data-dir", str(tmp_path / folder)]) == 0
-        assert capsys.readouterr().out == f"{said}\n" and not (tmp_path / "mistyped").exists()
+        assert capsys.readouterr().out == f"{printed}\n" and not (tmp_path / "mistyped").exists()
         (tmp_path / "new").mkdir(exist_ok=True)
 
 

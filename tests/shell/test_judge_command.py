@@ -74,12 +74,12 @@ def test_a_limit_of_one_task_overrules_that_of_all_and_one_that_nobody_answered_
 
 
 def test_a_pair_that_was_asked_differently_is_refused(folders, tmp_path, refusal):
-    asked = [
+    answers = [
         WRITTEN | {"doc_hash": f"{i}", "prompt_hash": "new" if i < 42 else "p"} for i in range(400)
     ]
-    other = samples(tmp_path / "other", *asked, task="sums")
+    changed = samples(tmp_path / "other", *answers, task="sums")
     (one,) = (tmp_path / "dense").glob("samples_sums_*")
-    assert "the prompt differs in 42 of 400 questions" in refusal("judge", str(one), str(other))
+    assert "the prompt differs in 42 of 400 questions" in refusal("judge", str(one), str(changed))
     samples(tmp_path / "two", WRITTEN, task="more")
     samples(tmp_path / "two", WRITTEN, task="most")
     assert "no task in common" in refusal("judge", folders[1], str(tmp_path / "two"))

@@ -35,41 +35,14 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(
     to, read = document
     fresh = ["--data-dir", str(tmp_path / "data"), "--sparsity", "50,12.5"]
     assert main(["run", *flags, *fresh, "--token-weights", "residual", "--packed", *to]) == 0
-    found = read()
-    assert {"dense", "sparse", "seconds", "model", "corpora", "versions", "seed"} <= set(found)
-    assert [s["sparsity_percent"] for s in found["sparse"]] == [50.0, 12.5]
-    for answers in (found["dense"], *found["sparse"]):
-        assert [p["index"] for p in answers["passages"]] == list(range(12))
-    sparse, passage = found["sparse"][0], found["sparse"][0]["passages"][0]
-    assert set(passage) == {
-        "index",
-        "target",
-        "last_word_right",
-        "last_token_right",
-        "log_likelihood",
-        "answer",
-    }
-    assert set(sparse["paired"]) == {
-        "broke",
-        "fixed",
-        "p_value",
-        "p_adjusted",
-        "difference",
-        "interval",
-    }
-    assert {
-        "last_word",
-        "last_token",
-        "word_perplexity",
-        "channels_removed_percent",
-        "macs_removed_percent",
-        "method",
-    } <= set(sparse)
-    assert sparse["widths"] == [48, 48, 48]
-    assert found["settings"]["calibration"]["token_weights"] == "residual"
-    assert found["settings"]["calibration"]["packed"] is True
-    assert set(found["seconds"]) >= {"load", "calibrate", "prune", "evaluate"}
-    assert set(found["versions"]) >= {"torch", "transformers", "python", "sparsedash"}
+    result = read()
+    assert [sparse["sparsity_percent"] for sparse in result["sparse"]] == [50.0, 12.5]
+    for answers in (result["dense"], *result["sparse"]):
+        assert [passage["index"] for passage in answers["passages"]] == list(range(12))
+    assert result["sparse"][0]["widths"] == [48, 48, 48]
+    assert result["settings"]["calibration"]["token_weights"] == "residual"
+    assert result["settings"]["calibration"]["packed"] is True
+    assert set(result["seconds"]) >= {"load", "calibrate", "prune", "evaluate"}
     printed = capsys.readouterr()
     assert "dense" in printed.out and "12.5 %" in printed.out
     # Without a terminal every stage is one line.
@@ -85,14 +58,14 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(
 def test_every_model_continues_the_prompts_that_are_given(flags, document, capsys):
     to, read = document
     assert main(["run", *flags, *to, "--prompt", "the lamp and", "--prompt", "a boat"]) == 0
-    found = read()
-    assert found["settings"]["prompts"] == ["the lamp and", "a boat"]
-    dense, sparse = found["dense"]["continuations"], found["sparse"][0]["continuations"]
+    written = read()
+    assert written["settings"]["prompts"] == ["the lamp and", "a boat"]
+    dense, sparse = written["dense"]["continuations"], written["sparse"][0]["continuations"]
     assert len(dense) == len(sparse) == 2 and None not in [*dense, *sparse]
     lines = capsys.readouterr().out.splitlines()
-    at = lines.index("the lamp and")
+    start = lines.index("the lamp and")
     shown = [f"  dense  {one_line(dense[0].strip())}", f"  50 %   {one_line(sparse[0].strip())}"]
-    assert lines[at + 1 : at + 3] == [line.rstrip() for line in shown]
+    assert lines[start + 1 : start + 3] == [line.rstrip() for line in shown]
 
 
 @pytest.mark.parametrize("how", [("--heal-steps", "8"), ("--heal", "0.1")])
@@ -109,7 +82,7 @@ def test_every_model_is_healed_beside_the_unhealed_one(
     )
     assert main(["run", *flags, *to, "--method", "magnitude,magnitude-2:4", *how, *fresh]) == 0
     plain, healed, masked = read()["sparse"]
-    assert [each["method"]["heal_steps"] for each in (plain, healed, masked)] == [0, 8, 0]
+    assert [model["method"]["heal_steps"] for model in (plain, healed, masked)] == [0, 8, 0]
     assert plain["healed"] is masked["healed"] is None and healed["healed"]["steps"] == 8
     printed = capsys.readouterr()
     assert "magnitude (healed 8 steps)" in printed.out and "Healing, magnitude" in printed.err
@@ -118,7 +91,7 @@ def test_every_model_is_healed_beside_the_unhealed_one(
 def test_healing_is_refused_where_it_is_not_possible(flags, refusal):
     assert "0 to 1,440 minutes" in refusal("run", *flags, "--heal", "-1")
     assert "Give one of them" in refusal("run", *flags, "--heal", "1", "--heal-steps", "8")
-    assert "0 with pattern 2:4" in refusal(
+    assert "no method removes channels" in refusal(
         "run", *flags, "--method", "wanda-2:4", "--heal-steps", "8"
     )
     assert "streams them from disk" in refusal(
@@ -278,9 +251,9 @@ def test_the_table_has_a_line_a_model_and_a_note_on_the_published_rule():
 def test_answers_that_are_deleted_while_the_result_is_read_are_an_error_that_says_so(
     lost, monkeypatch
 ):
-    held = [DENSE, RECORD]
-    monkeypatch.setattr(run_commands, "run_results", lambda *_: results_of(RUN, held))
-    there = {record.key: record for i, record in enumerate(held) if i != lost}
+    kept = [DENSE, RECORD]
+    monkeypatch.setattr(run_commands, "run_results", lambda *_: results_of(RUN, kept))
+    there = {record.key: record for i, record in enumerate(kept) if i != lost}
     store = SimpleNamespace(get=lambda _, key: there.get(key))
     with pytest.raises(JobError, match="were deleted"):
         run_commands.stored_run_document(RUN, store, Tolerance())
@@ -289,7 +262,7 @@ def test_answers_that_are_deleted_while_the_result_is_read_are_an_error_that_say
 def test_the_budget_is_that_of_all_methods_that_remove_channels_and_more_than_can_go_ends_with_2(
     tmp_path, capsys
 ):
-    asked = [
+    arguments = [
         "run",
         "--model",
         "builtin:smollm2-135m",
@@ -298,11 +271,11 @@ def test_the_budget_is_that_of_all_methods_that_remove_channels_and_more_than_ca
         "--data-dir",
         str(tmp_path),
     ]
-    made = run_from_flags(
-        _parser().parse_args([*asked, "--method", "magnitude,wanda", "--sparsity", "73.4"])
+    settings = run_from_flags(
+        _parser().parse_args([*arguments, "--method", "magnitude,wanda", "--sparsity", "73.4"])
     )
-    assert [method.budget for method in made.methods] == ["weights", "channels"]
-    assert main([*asked, "--sparsity", "73.5"]) == 2
+    assert [method.budget for method in settings.methods] == ["weights", "channels"]
+    assert main([*arguments, "--sparsity", "73.5"]) == 2
     assert "at most 73.4 % of the blocks' weights" in capsys.readouterr().err
 
 
@@ -333,15 +306,15 @@ def test_a_search_ends_with_its_sentence_and_writes_its_trials(search_flags, doc
     to, read = document
     # The random model's losses are small next to a thousand times the perplexity.
     assert main(["find", *search_flags, "--passages", "40", "--within", "1000", *to]) == 0
-    found = read()["find"]
-    assert found["answer_percent"] == 66.7 and found["finished"] is True
-    assert found["steps_percent"] == [33.3, 66.7] and found["passages"] == 40
-    assert [trial["verdict"] for trial in found["trials"]] == ["within", "within"]
+    search = read()["find"]
+    assert search["answer_percent"] == 66.7 and search["finished"] is True
+    assert search["steps_percent"] == [33.3, 66.7] and search["passages"] == 40
+    assert [trial["verdict"] for trial in search["trials"]] == ["within", "within"]
     assert [sparse["sparsity_percent"] for sparse in read()["sparse"]] == [33.3, 66.7]
     assert [sparse["verdict"]["verdict"] for sparse in read()["sparse"]] == ["within", "within"]
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[-2:] == [found["sentence"], f"Run {read()['key'][:16]}"]
-    assert found["sentence"].startswith(
+    assert printed.out.splitlines()[-2:] == [search["sentence"], f"Run {read()['key'][:16]}"]
+    assert search["sentence"].startswith(
         "Removing up to 66.7 % of the MLP channels stays within your limit"
     )
     assert "Evaluating, trial 2: " in printed.err

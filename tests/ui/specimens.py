@@ -13,6 +13,7 @@ from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
 from sparsedash.schema.settings import EvaluationSettings, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.sparsity_search import channel_steps, next_trial, search_bounds
 
@@ -73,9 +74,8 @@ def record(
     method = method or MethodSettings()
     kept = round(1536 * (1 - permille / 1000) / 32) * 32
     pruned = Pruned(
-        method=method,
+        spec=SparseSpec(method, permille),
         calibration=SETTINGS.calibration,
-        sparsity_permille=permille,
         widths=(kept,) * 30,
         dense_widths=DENSE_WIDTHS,
         reached=reached(shipped_shape("smollm2-135m"), (kept,) * 30),

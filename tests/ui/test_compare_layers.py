@@ -10,6 +10,7 @@ from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Healed, Quantised
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import model_shape_note
 from sparsedash.ui.compare_layers import layers_sentence
 from tests.factories import THREE_LAYERS as LAYERS
@@ -21,11 +22,14 @@ from tests.ui.test_loss_charts import SHAPE
 SETTINGS = specimens.SETTINGS
 
 
-def add(backend, **changes):
+def add(backend, spec=None, **changes):
     """A run whose layers were measured in every way, but for these changes."""
     run, (dense, *sparse) = specimens.run()
     pruned = [
-        replace(LAYERS, sparsity_permille=each.sparsity_permille, **changes) for each in sparse
+        replace(
+            LAYERS, spec=replace(spec or LAYERS.spec, permille=each.sparsity_permille), **changes
+        )
+        for each in sparse
     ]
     return backend.add_run(
         (run, [dense, *map(lambda each, made: replace(each, pruned=made), sparse, pruned)])
@@ -70,7 +74,7 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
 ):
     sizes = {"n_bytes": 50, "full_bytes": 90, "dense_bytes": 100}
     quantised = Quantised(**sizes, tensors={"F32": 7, "Q8_0": 9, "Q4_K": 20}, fell_back={"Q8_0": 9})
-    add(backend, method=MethodSettings(quantise="q4_k_m"), quantised=quantised)
+    add(backend, SparseSpec(MethodSettings(), 100, quantise="q4_k_m"), quantised=quantised)
     said = words(open_page("compare", view="layers", right="20 %"))
     assert (
         said.startswith("Before quantising, half of the 2 layers that were cut (3 in all) lost")
@@ -80,9 +84,9 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
         "Tensors: 7 in F32, 20 in Q4_K; fallback for the length of their rows: 9 to Q8_0. All losses"
         in said
     )
-    assert layers_sentence(replace(LAYERS, sparsity_permille=0, quantised=quantised)).startswith(
-        "No channel was"
-    )
+    assert layers_sentence(
+        replace(LAYERS, spec=SparseSpec(quantise="q4_k_m"), quantised=quantised)
+    ).startswith("No channel was")
 
 
 def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page, backend):
@@ -162,7 +166,8 @@ def test_a_model_without_calibration_losses_says_why_and_what_is_known(
 ):
     add(
         backend,
-        **UNMEASURED | {"method": method_named(method), "uncompensated_errors": ()} | changes,
+        SparseSpec(method_named(method), 100),
+        **UNMEASURED | {"uncompensated_errors": ()} | changes,
     )
     said = words(open_page("compare", view="layers"))
     assert said.startswith(

@@ -92,15 +92,15 @@ def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_
     backend.set_jobs(job(SETTINGS))
     app = open_page("overview")
     jobs = backend.jobs
-    asked = []
+    calls = []
 
     def to_the_page_alone(limit):
         """The notices ask too, for fewer; after table, list and live jobs, what the page watches is
         refused.
         """
         if limit == job_panel.JOBS_LISTED:
-            asked.append(limit)
-        return jobs(limit) if len(asked) <= 3 else refuse()
+            calls.append(limit)
+        return jobs(limit) if len(calls) <= 3 else refuse()
 
     backend.jobs = to_the_page_alone
     app.query_params["view"] = "jobs"
@@ -137,9 +137,9 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
         export,
     )
     backend.user_data.name_run(RUN.key, NAME)
-    other = replace(SETTINGS, sparsities_permille=(400,))
+    second = replace(SETTINGS, sparsities_permille=(400,))
     backend.set_jobs(
-        job(SETTINGS, message=text, id=2), job(other, "failed", error_text=text, error_advice=text)
+        job(SETTINGS, message=text, id=2), job(second, "failed", error_text=text, error_advice=text)
     )
     facts = MachineFacts(gpus=(text,), problem=text)
     machine = ClusterMachine(address="tls://x", name=text, n_slots=1, facts=facts)
@@ -165,13 +165,13 @@ def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.set_jobs(job(SETTINGS, "cancelled", error_text="Stopped on request."))
     app = open_page("overview", run=run.key)
-    other = open_page("compare", run=run.key, view=view)
-    assert [words(each).count(": 1 of its 3 sparse models is done.") for each in (app, other)] == [
+    second = open_page("compare", run=run.key, view=view)
+    assert [words(each).count(": 1 of its 3 sparse models is done.") for each in (app, second)] == [
         1,
         1,
     ]
     assert [each.label for each in app.button].count("Resume") == 1 and "Resume" not in str(
-        other.button
+        second.button
     )
     backend.set_jobs()
     button(open_page("overview", run=run.key), "Resume").click().run()

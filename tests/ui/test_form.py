@@ -113,12 +113,14 @@ REQUESTS = {
     "healed": replace(SETTINGS, methods=tuple(map(method_named, ("obs", "wanda-2:4")))).healed(12),
     "healed, custom": replace(SETTINGS, methods=(MethodSettings(saliency="wifv"),)).healed(12),
     "quantised": replace(
-        SETTINGS, methods=tuple(map(method_named, ("obs", "wanda-2:4")))
-    ).quantised(("q8_0", "q4_k_m")),
-    "healed, quantised": replace(SETTINGS, methods=(method_named("obs"),))
-    .healed(12)
-    .quantised(("q4_0",)),
-    "search of healed models": FindSettings(method=method_named("best").healed(8)),
+        SETTINGS,
+        methods=tuple(map(method_named, ("obs", "wanda-2:4"))),
+        quantise=("q8_0", "q4_k_m"),
+    ),
+    "healed, quantised": replace(
+        SETTINGS, methods=(method_named("obs"),), heal_steps=(0, 12), quantise=("q4_0",)
+    ),
+    "search of healed models": FindSettings(method=method_named("best"), heal_steps=8),
     "custom search": FindSettings(method=MethodSettings(saliency="wifv", damping=0.5)),
 }
 
@@ -195,7 +197,7 @@ def test_the_address_has_no_room_for_two_custom_methods_or_widths_or_a_healed_me
     assert (
         form_address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
     )
-    assert form_address(replace(SETTINGS, methods=(method_named("best").healed(8),))) is None
+    assert form_address(replace(SETTINGS, heal_steps=(8,))) is None
 
 
 @pytest.mark.parametrize("goal", [None, SEARCH])
@@ -208,9 +210,10 @@ def test_minutes_of_healing_become_steps_of_every_method_that_removes_channels(
     assert "48 steps of 2,048 tokens" in words(app)
     best, asked = method_named("best"), submitted(app, backend)
     if goal:
-        assert asked.method == best.healed(48)
+        assert (asked.method, asked.heal_steps) == (best, 48)
     else:
-        assert asked.methods == (best, best.healed(48), method_named("wanda-2:4"))
+        assert asked.methods == (best, method_named("wanda-2:4"))
+        assert asked.heal_steps == (0, 48)
 
 
 def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, backend, monkeypatch):
@@ -225,7 +228,7 @@ def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, back
     monkeypatch.setattr(backend, "healing_steps", lambda minutes, settings: 8 * minutes)
     for address, why in (
         ({"method": "", "masks": "wanda-2:4"}, "no method removes channels"),
-        ({"goal": SEARCH, "with": "wanda"}, "0 with pattern 1x1"),
+        ({"goal": SEARCH, "with": "wanda"}, "no method removes channels"),
     ):
         app = open_page("prune", heal="6", **address)
         assert why in words(app) and button(app, "Start").disabled
@@ -267,7 +270,7 @@ def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value
         row.key: row.default
         for settings in (MethodSettings, CalibrationSettings, EvaluationSettings)
         for row in field_rows(settings).values()
-    } | {"heal": 0}
+    } | {"heal": 0, "heal-steps": 0}
     shown = open_page("prune", own="true", saliency="fisher", **dict.fromkeys(names, value))
     assert {field.key: field.value for field in shown.number_input} == {
         field.key: rows[field.key] for field in shown.number_input

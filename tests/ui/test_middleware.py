@@ -41,7 +41,8 @@ def crossed(
         "client": client,
         "headers": named,
     }
-    seen, sent = [], []
+    seen = []
+    sent = []
 
     async def app(scope, receive, send):
         seen.append(scope)
@@ -103,9 +104,9 @@ REQUESTS = [*((None, *case) for case in LOOPBACK), *((RULES, *case) for case in 
 @pytest.mark.parametrize(("rules", "request_", "status"), REQUESTS, ids=range(len(REQUESTS)))
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_only_own_pages_of_users_who_have_logged_in_come_through(kind, rules, request_, status):
-    found = crossed(rules, kind=kind, **request_)
-    assert bool(found.inside) == (found.status == 200)
-    assert found.status == (status if kind == "http" or status == 200 else 403)
+    outcome = crossed(rules, kind=kind, **request_)
+    assert bool(outcome.inside) == (outcome.status == 200)
+    assert outcome.status == (status if kind == "http" or status == 200 else 403)
 
 
 def test_a_page_of_the_server_itself_comes_in_with_its_user_s_name():
@@ -236,8 +237,12 @@ def test_a_download_is_its_user_s_and_its_mark_stays_here(monkeypatch):
     monkeypatch.setattr(login, "current_user", lambda: "ada")
     marked = login.private_media_type("text/csv")
     assert marked.startswith("text/csv; ")
-    own = crossed(RULES, "/media/a.csv", media_type=f"{marked}; charset=utf-8", **ADA)
-    assert (own.status, own.headers[b"content-type"], own.body) == (200, b"text/csv", b"whole")
+    download = crossed(RULES, "/media/a.csv", media_type=f"{marked}; charset=utf-8", **ADA)
+    assert (download.status, download.headers[b"content-type"], download.body) == (
+        200,
+        b"text/csv",
+        b"whole",
+    )
     bob = ADA | {"x_remote_user": "bob"}
     assert crossed(RULES, "/media/a.csv", media_type=marked, **bob).status == 404
     assert crossed(RULES, "/media/a.csv", media_type=marked, **bob).body == b""
@@ -254,7 +259,8 @@ def streamlit(monkeypatch):
 
     ask: a request to it; the endpoint waits for `arrived` and takes what it is sent.
     """
-    files, pages = MemoryUploadedFileManager("/_stcore/upload_file"), dict(OPEN)
+    files = MemoryUploadedFileManager("/_stcore/upload_file")
+    pages = dict(OPEN)
 
     def client(session):
         context = SimpleNamespace(headers=[("x-sparsedash-visitor", pages.get(session))])
@@ -302,8 +308,14 @@ def streamlit(monkeypatch):
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 def test_nobody_uploads_to_or_deletes_from_another_s_session(streamlit, method):
-    asked = [("ada", "tab/mine", "PUT"), ("bob", "tab/mine", method), ("bob", "gone/mine", method)]
-    assert [asyncio.run(streamlit.ask(name, path, method=by)) for name, path, by in asked] == [
+    requests = [
+        ("ada", "tab/mine", "PUT"),
+        ("bob", "tab/mine", method),
+        ("bob", "gone/mine", method),
+    ]
+    assert [
+        asyncio.run(streamlit.ask(name, path, method=verb)) for name, path, verb in requests
+    ] == [
         204,
         404,
         404,
@@ -328,7 +340,8 @@ def test_of_each_visitor_few_files_are_in_memory_whatever_their_sessions_until_a
 
 def test_files_that_arrive_count_and_one_more_is_refused_until_one_is_here(streamlit):
     async def bring():
-        arrived, ask = asyncio.Event(), streamlit.ask
+        arrived = asyncio.Event()
+        ask = streamlit.ask
         slow = [
             asyncio.create_task(ask("ada", f"tab/{n}", arrived=arrived)) for n in range(MOST_FILES)
         ]

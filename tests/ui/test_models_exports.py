@@ -79,13 +79,13 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
     add(finished, replace(MADE, settings=replace(ASKED, run=RUN.key)))
     app = open_page("models", run=RUN.key, limits="5,50,copying:8")
     assert app.selectbox(key="chosen-right").value == "30 %"
-    said = words(app)
-    assert "30 % stays within your limits: perplexity 0.97 × (limit 5.00 ×)" in said
-    assert "Limits: perplexity 5.00 ×, accuracy −50 points." in said
+    page_text = words(app)
+    assert "30 % stays within your limits: perplexity 0.97 × (limit 5.00 ×)" in page_text
+    assert "Limits: perplexity 5.00 ×, accuracy −50 points." in page_text
     # An export has the verdict of its card.
     assert (
         "Model card: ? undecided. Limits: perplexity 1.10 ×, accuracy −2 points. This page uses other limits."
-        in said
+        in page_text
     )
     assert (
         replace(ASKED, tolerance=Tolerance(ratio=5.0, tasks=(("a", 1.0),))).key()
@@ -100,11 +100,12 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
 def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finished):
     finished._store.remember(model_type_note(RUN.model_identity), "bloom")
     app = open_page("models", run=RUN.key, form="uniform")
-    said = words(app)
+    page_text = words(app)
     assert (
-        "Not possible as uniform: the code of bloom computes its width from the hidden one" in said
+        "Not possible as uniform: the code of bloom computes its width from the hidden one"
+        in page_text
     )
-    assert "is no form here" in said
+    assert "is no form here" in page_text
     assert all("uniform" not in option for option in app.selectbox(key="chosen-form").options)
 
 
@@ -122,13 +123,15 @@ def test_without_llama_cpp_no_gguf_file_is_offered_and_the_reason_is_said(
 
 def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backend, monkeypatch):
     def uneven(record):
-        made = record.pruned
+        pruned = record.pruned
         return (
-            record if made is None else replace(record, pruned=replace(made, widths=widths(made)))
+            record
+            if pruned is None
+            else replace(record, pruned=replace(pruned, widths=widths(pruned)))
         )
 
-    def widths(made):
-        return (made.dense_widths[0], *(width // 2 for width in made.dense_widths[1:]))
+    def widths(pruned):
+        return (pruned.dense_widths[0], *(width // 2 for width in pruned.dense_widths[1:]))
 
     backend.add_run((RUN, list(map(uneven, RECORDS))))
     app = open_page("models", run=RUN.key)
@@ -149,7 +152,7 @@ def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page
     def quantised(record):
         return replace(
             record,
-            pruned=replace(record.pruned, method=replace(record.pruned.method, quantise="q4_0")),
+            pruned=replace(record.pruned, spec=replace(record.pruned.spec, quantise="q4_0")),
         )
 
     dense, *sparse = RECORDS
@@ -159,7 +162,7 @@ def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page
         "Not possible: it is quantised already. A sparse one is exported as gguf in q4_0 from the model"
         in words(app)
     )
-    assert "Export" not in [each.label for each in app.button]
+    assert "Export" not in [element.label for element in app.button]
 
 
 def test_numbers_are_those_that_the_form_has(open_page, finished):
@@ -197,25 +200,27 @@ def test_a_job_under_way_is_shown_and_one_that_failed_says_why(open_page, finish
 
 
 def test_an_export_is_listed_with_its_proof_and_the_command_to_the_hub(open_page, finished):
-    (made,) = add(finished, MADE)
+    (pruned,) = add(finished, MADE)
     app = open_page("models")
-    said = words(app)
-    assert said.startswith("One model is exported; it takes 93 % of its dense model.")
-    assert "padded with zeros · float32 · 500 MB, 93 % of the dense model" in said
-    assert "of 50 answers 50 are as by the model in memory" in said
-    assert "transformers 5.24.0 ✓ proven here" in said and "llama.cpp ✕ cannot" in said
-    command = f"hf upload YOUR-NAME/smol-best-10pct-padded-float32-abc123 {made.folder}"
+    page_text = words(app)
+    assert page_text.startswith("One model is exported; it takes 93 % of its dense model.")
+    assert "padded with zeros · float32 · 500 MB, 93 % of the dense model" in page_text
+    assert "of 50 answers 50 are as by the model in memory" in page_text
+    assert "transformers 5.24.0 ✓ proven here" in page_text and "llama.cpp ✕ cannot" in page_text
+    command = f"hf upload YOUR-NAME/smol-best-10pct-padded-float32-abc123 {pruned.folder}"
     assert command in [code.value for code in app.code]
     add(finished, GGUF)
-    said = words(open_page("models"))
-    assert "llama.cpp b11739 ✓ proven here" in said
-    assert "transformers, vLLM, OpenVINO ✕ cannot read one width for the whole model" in said
+    page_text = words(open_page("models"))
+    assert "llama.cpp b11739 ✓ proven here" in page_text
+    assert "transformers, vLLM, OpenVINO ✕ cannot read one width for the whole model" in page_text
 
 
 def results(export, **settings):
     """By runtime what is said of these files."""
-    asked = replace(ASKED, **settings)
-    return {runtime: result for runtime, result, _ in runtime_rows(replace(export, settings=asked))}
+    settings = replace(ASKED, **settings)
+    return {
+        runtime: result for runtime, result, _ in runtime_rows(replace(export, settings=settings))
+    }
 
 
 def test_where_files_load_depends_on_the_form_and_the_family():
@@ -248,7 +253,9 @@ def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(
     app = open_page("models")
     assert "Another user's, or outside the data folder; it cannot be deleted here." in words(app)
     (ask,) = [
-        key for each in app.get("popover") if (key := each.proto.id.partition("delete-export")[2])
+        key
+        for element in app.get("popover")
+        if (key := element.proto.id.partition("delete-export")[2])
     ]
     app = opened(app, f"delete-export{ask}")
     assert (

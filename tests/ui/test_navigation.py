@@ -6,10 +6,8 @@ from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.ui.navigation import limits_text, parse_limits
 from tests.ui.conftest import links, menu_links, query_of
 
-JUDGING, ABOUT_A_RUN = (
-    ("Overview", "Prune", "Runs", "Compare", "Models"),
-    ("Overview", "Compare", "Models"),
-)
+JUDGING = ("Overview", "Prune", "Runs", "Compare", "Models")
+ABOUT_A_RUN = ("Overview", "Compare", "Models")
 
 
 def menu(app):
@@ -25,8 +23,8 @@ def test_the_run_that_is_shown_stays_chosen_and_every_link_has_the_tolerance(
     assert menu(open_page(name))["Models"] == {"run": newer.key}
     app = open_page(name, run=older.key, limits="1.5")
     assert menu(app)["Compare"] == {"run": older.key, "limits": "1.5,2"}
-    asked = [query_of(address) for address in links(app).values() if "run=" in address]
-    assert asked and all(query["limits"] == "1.5,2" for query in asked)
+    queries = [query_of(address) for address in links(app).values() if "run=" in address]
+    assert queries and all(query["limits"] == "1.5,2" for query in queries)
 
 
 def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(
@@ -39,14 +37,14 @@ def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(
     assert not app.exception and "run" not in app.query_params
     remembered = {"limits": "1.5,3"}
     assert list(menu(app)) == [*JUDGING, "Settings"]
-    for title, found in menu(app).items():
+    for title, query in menu(app).items():
         run = {"run": older.key} if title in ABOUT_A_RUN else {}
-        assert found == (run | remembered if title in JUDGING else {})
+        assert query == (run | remembered if title in JUDGING else {})
 
 
 def test_limits_of_tasks_come_back_whatever_is_in_their_names():
-    asked = Tolerance(tasks=(("file:/data/a, b.yaml", 3.0), ("builtin:copying", 4.5)))
-    assert parse_limits(limits_text(asked)) == asked
+    queries = Tolerance(tasks=(("file:/data/a, b.yaml", 3.0), ("builtin:copying", 4.5)))
+    assert parse_limits(limits_text(queries)) == queries
 
 
 def test_a_run_that_is_not_there_is_not_chosen_but_one_that_is_started_is(

@@ -18,23 +18,25 @@ def two_runs(backend):
     chosen = []
     for i, name in enumerate(("owner/one", HOSTILE[0])):
         run, records = specimens.run(replace(SETTINGS, model=name))
-        records = [replace(each, key=f"{i}-{each.key}", model=name) for each in records]
+        records = [replace(row, key=f"{i}-{row.key}", model=name) for row in records]
         sets = verdicts(both=300, broke=100, task="sums")
         answers = [
-            replace(each, key=f"{record.key}-sums")
-            for each, record in zip(sets, records, strict=True)
+            replace(row, key=f"{record.key}-sums")
+            for row, record in zip(sets, records, strict=True)
         ]
         backend.put(*answers)
         dense, sparse = records
-        asked = {record.key: (each.key,) for record, each in zip(records, answers, strict=True)}
-        run = replace(run, dense=dense.key, sparse=(sparse.key,), answers=asked, started_at=1.0 - i)
+        answer_keys = {record.key: (row.key,) for record, row in zip(records, answers, strict=True)}
+        run = replace(
+            run, dense=dense.key, sparse=(sparse.key,), answers=answer_keys, started_at=1.0 - i
+        )
         chosen.append(backend.add_run((run, records)).key[:RUN_ADDRESS_LENGTH])
     return {"chosen": chosen, "together": "tasks"}
 
 
 def heads(app):
     """The first cells of the table's rows."""
-    return [each.partition("</th>")[0] for each in markup(app).split('<th scope="row">')[1:]]
+    return [row.partition("</th>")[0] for row in markup(app).split('<th scope="row">')[1:]]
 
 
 def test_the_table_of_two_base_models_is_reached_from_the_chart_and_says_the_verdicts(
@@ -43,10 +45,13 @@ def test_the_table_of_two_base_models_is_reached_from_the_chart_and_says_the_ver
     app = open_page("runs", **two_runs | {"together": "1"})
     app.button_group(key="chosen-together").set_value("tasks").run()
     assert app.query_params["together"] == "tasks" and not app.get("plotly_chart")
-    said = words(app)
-    assert "Of 3 models against one, dense: 2 beyond a limit" in said and "✕ −25.0" in said
-    assert "intervals are wider than on the pages of single runs" in said and "<img" not in markup(
-        app
+    page_text = words(app)
+    assert (
+        "Of 3 models against one, dense: 2 beyond a limit" in page_text and "✕ −25.0" in page_text
+    )
+    assert (
+        "intervals are wider than on the pages of single runs" in page_text
+        and "<img" not in markup(app)
     )
     shows_as_text(markup(app) + "".join(app.selectbox(key="chosen-baseline").options))
     button(app, "Close the table").click().run()

@@ -43,8 +43,8 @@ def test_the_empty_page_invites_and_tells_of_runs_that_ended_without_a_result(
     assert words(app).startswith("No run has a result yet. Runs will be listed here")
     opens = "Open answers of lm-evaluation-harness"
     assert set(links(app)) == {"Prune a model", "Look at an example", opens}
-    other = replace(SETTINGS, sparsities_permille=(700,))
-    backend.set_jobs(job(SETTINGS, "failed", id=2), job(other, "cancelled", id=1))
+    settings = replace(SETTINGS, sparsities_permille=(700,))
+    backend.set_jobs(job(SETTINGS, "failed", id=2), job(settings, "cancelled", id=1))
     app = open_page("runs")
     assert "2 runs ended without a result." in words(
         app
@@ -56,17 +56,17 @@ def test_every_run_but_the_example_is_a_row_with_a_link_to_its_page(
 ):
     older, _ = two_runs
     app = open_page("runs")
-    said = words(app)
-    assert said.startswith(
+    page_text = words(app)
+    assert page_text.startswith(
         "None of 2 runs with a result has a model within your limits (perplexity 1.10 ×"
     )
-    assert listed(app) == ["owner/model", TITLE] and "Example" not in said
+    assert listed(app) == ["owner/model", TITLE] and "Example" not in page_text
     assert query_of(links(app)[TITLE]) == {"run": older.key}
-    assert "Method: least-squares" in said and "Removed: 10, 20, 30 %" in said
+    assert "Method: least-squares" in page_text and "Removed: 10, 20, 30 %" in page_text
     assert (
-        "Verdict: ? undecided at 10 %" in said
-        and "Started: 24 November 2025" in said
-        and "4 min" in said
+        "Verdict: ? undecided at 10 %" in page_text
+        and "Started: 24 November 2025" in page_text
+        and "4 min" in page_text
     )
     assert "All runs as a table" in links(open_page("overview"))
 
@@ -137,10 +137,13 @@ def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(op
     settings = replace(SETTINGS, sparsities_permille=(700,))
     backend.set_jobs(job(settings))
     app = open_page("runs", chosen=settings.key()[:RUN_ADDRESS_LENGTH], together="1")
-    said = words(app)
-    assert said.startswith("1 run under way, no result yet.") and "▶ running 0 of 1 model" in said
+    page_text = words(app)
     assert (
-        "None of the chosen runs has a sparse model with answers yet." in said
+        page_text.startswith("1 run under way, no result yet.")
+        and "▶ running 0 of 1 model" in page_text
+    )
+    assert (
+        "None of the chosen runs has a sparse model with answers yet." in page_text
         and "Delete" not in markup(app)
     )
 
@@ -161,18 +164,18 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     button(app, "Close the chart").click().run()
     assert not app.get("plotly_chart") and "together" not in app.query_params
     box(app, newer).uncheck().run()
-    assert not [each for each in app.button if each.label == "Save"], (
+    assert not [button for button in app.button if button.label == "Save"], (
         "what is saved before it is open stays open"
     )
     app = opened(app, f"name-of-{short(older)}")
     app.text_input(key=f"name-{short(older)}").set_value("  For the talk ")
     button(app, "Save").click().run()
-    assert not [each for each in app.button if each.label == "Save"]
+    assert not [button for button in app.button if button.label == "Save"]
     button(app, "Pin").click().run()
     assert backend.user_data.marks() == {older.key: RunMark(name="For the talk", pinned=True)}
     assert listed(app) == ["For the talk", "owner/model"] and "★ pinned" in words(app)
-    said = words(open_page("overview", run=older.key))
-    assert said.count("For the talk · SmolLM2 135M") == 1 and "pinned" in said
+    page_text = words(open_page("overview", run=older.key))
+    assert page_text.count("For the talk · SmolLM2 135M") == 1 and "pinned" in page_text
     app = opened(open_page("runs", chosen=short(older)), "runs-delete")
     assert "“For the talk” stays: it is pinned; unpin it first." in words(app)
     button(app, "Unpin").click().run()
@@ -184,14 +187,14 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
         *newer.sparse,
     }
     assert "Deleted: “For the talk”" in app.toast[0].value
-    assert "chosen" not in app.query_params and listed(app) == ["owner/model"]
+    assert listed(app) == ["owner/model"] and "Select runs to overlay" in words(app)
 
 
 def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open_page, backend):
     run, records, passages = named(*specimens.run(), specimens.passages())
     backend.put(*records, passages, run)
     app = opened(open_page("runs", chosen=short(run)), "run-along")
-    assert any(each.proto.label.startswith("Download,") for each in app.get("download_button"))
+    assert any(button.proto.label.startswith("Download,") for button in app.get("download_button"))
     data = backend.pack_run(run.key)
     backend.drop(Run, run.key)
     app = open_page("runs")

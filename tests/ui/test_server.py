@@ -70,9 +70,9 @@ def while_living(monkeypatch, reconcile, look):
 
     async def live():
         async with server.lifespan(None):
-            while not (found := look()):
+            while not (outcome := look()):
                 await asyncio.sleep(0.001)
-            return found
+            return outcome
 
     return asyncio.run(asyncio.wait_for(live(), 30))
 
@@ -110,7 +110,8 @@ def test_health_fails_once_no_round_was_completed_for_long_and_says_why(monkeypa
     def reconcile():
         raise StoreError("no room")
 
-    rounds, over = [], threading.Event()
+    rounds = []
+    over = threading.Event()
     assert while_living(
         monkeypatch, lambda: not rounds.append(True), lambda: len(rounds) > 9 and not unhealthy()
     )

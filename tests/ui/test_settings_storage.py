@@ -39,8 +39,11 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
     open_page, backend, monkeypatch
 ):
     app = open_page("settings")
-    said = words(app)
-    assert said.startswith("The data folder holds nothing yet; ") and str(backend.data_dir) in said
+    page_text = words(app)
+    assert (
+        page_text.startswith("The data folder holds nothing yet; ")
+        and str(backend.data_dir) in page_text
+    )
     assert {"Prune a model", "or open a run from another machine"} <= set(links(app))
     app.number_input(key="artefact-room").set_value(2.5)
     button(app, "Save").click().run()
@@ -55,10 +58,10 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
 
 def test_it_opens_with_what_there_is_and_lists_runs_files_and_the_cache(open_page, filled):
     app = open_page("settings")
-    said = words(app)
-    assert said.startswith("The data folder takes ") and "of 20 GB allowed" in said
-    assert "tiny-0123 Kind: converted model Size: 96 kB Written: today" in said
-    assert "Calibration statistics 2 1 MB recomputed when a run needs it" in said
+    page_text = words(app)
+    assert page_text.startswith("The data folder takes ") and "of 20 GB allowed" in page_text
+    assert "tiny-0123 Kind: converted model Size: 96 kB Written: today" in page_text
+    assert "refitted weights) 2 1 MB recomputed when a run needs it" in page_text
     assert query_of(links(app)[TITLE])["run"] == RUN.key
 
 
@@ -74,7 +77,7 @@ def test_before_a_run_is_deleted_it_says_what_goes(open_page, filled):
 
 def test_the_cache_is_emptied_after_a_question_that_says_what_must_be_recomputed(open_page, filled):
     app = opened(open_page("settings"), "delete-cache")
-    question = "Delete 1 MB? Recomputed when a run needs it: Calibration statistics."
+    question = "Delete 1 MB? Recomputed when a run needs it: Calibration data"
     assert question in words(app)
     app.button(key="cache-sure").click().run()
     assert app.toast[0].value == "Deleted from the cache: 1\u00a0MB."
@@ -108,14 +111,16 @@ def test_many_runs_are_shown_in_pages(open_page, backend):
 
 def verify_buttons(app):
     return [
-        each.label for each in app.button if each.label.startswith(("Check everything", "Resume"))
+        element.label
+        for element in app.button
+        if element.label.startswith(("Check everything", "Resume"))
     ]
 
 
 def test_verification_is_asked_for_followed_and_not_asked_for_twice(open_page, filled):
     app = open_page("settings")
     button(app, "Check everything").click().run()
-    (verify,) = (each for each in filled.jobs() if each.kind == "verify")
+    (verify,) = (element for element in filled.jobs() if element.kind == "verify")
     filled.set_jobs(
         job(
             VerifySettings(),
@@ -146,38 +151,41 @@ def test_a_verification_that_ended_early_says_why_until_a_newer_one_has_ended(
     assert "The model cannot be reached." not in words(app) and verify_buttons(app) == [
         "Check everything again"
     ]
-    assert "4 records, 1 exported file: 5 MB in " in words(app)
+    assert "5 MB read in 1" in words(app)
 
 
-def test_what_is_damaged_is_named_with_what_to_do_as_long_as_it_is_there(open_page, filled):
-    entry = f"record/{RUN.sparse[0]}"
-    wrong = "its checksum does not match"
+def test_what_is_damaged_is_named_with_what_to_do_until_it_is_deleted(open_page, filled):
     damaged = (
-        Damage(kind="record", name=entry, what=wrong),
-        Damage(kind="record", name="record/deleted", what=wrong),
+        Damage(kind="record", name=f"record/{RUN.sparse[0]}", what="a wrong checksum"),
         Damage(
             kind="unpacked model",
             name="tiny-0123/model.safetensors",
             what="it is missing",
             entry="tiny-0123",
         ),
-        Damage(kind="upload", name=filled.uploads.keep("mine.txt", b"Once."), what=wrong),
+        Damage(kind="upload", name="upload:mine.txt@0123", what="a wrong checksum"),
     )
     filled.put(replace(FOUND, n_damaged=len(damaged), damaged=damaged))
+    app = open_page("settings")
+    page_text = words(app)
+    assert "3 of 5 were damaged" in page_text
+    for row in (
+        f"Answers of a model {RUN.sparse[0][:16]} a wrong checksum Empty the cache and start",
+        "A converted model tiny-0123/model.safetensors it is missing Delete it: it is converted",
+        "An uploaded text mine.txt a wrong checksum Delete it, and upload",
+    ):
+        assert row in page_text
     # Reading it sets it aside.
-    harm_entry(filled._store, "records", entry)
+    harm_entry(filled._store, "records", f"record/{RUN.sparse[0]}")
     assert filled._store.get(Record, RUN.sparse[0]) is None
-    said = words(open_page("settings"))
-    assert "3 of 5 were damaged" in said
-    record, model, text = (
-        f"Answers of a model {RUN.sparse[0][:16]} ✕ Its checksum does not match. Empty the cache",
-        "A converted model tiny-0123/model.safetensors ✕ It is missing. Delete it: it is converted",
-        "An uploaded text mine.txt ✕ Its checksum does not match. Delete it, and upload",
-    )
-    assert record in said and model in said and text in said
+    filled.housekeeping.empty_cache()
+    assert "2 of 5 were damaged" in words(open_page("settings"))
 
 
 def test_where_others_are_served_it_is_for_administrators(open_page, backend, monkeypatch):
     monkeypatch.setattr(type(backend), "administers", False)
-    said = words(open_page("settings"))
-    assert "Administrators manage the data folder." in said and str(backend.data_dir) not in said
+    page_text = words(open_page("settings"))
+    assert (
+        "Administrators manage the data folder." in page_text
+        and str(backend.data_dir) not in page_text
+    )

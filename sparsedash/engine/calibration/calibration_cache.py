@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration.curves import CurveMeasurement, judged_text, layer_order
+from sparsedash.engine.calibration.curves import CurveMeasurement, layer_order, scored_text
 from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients
 from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,
@@ -91,7 +91,14 @@ class Calibration:
             return str(len(self.load().mlps)) if enough else _DIAGONAL
 
         note = store_keys.calibrated_note(key)
-        return StoredStatistics(self, key, "statistics", note, modules, mark)
+        return StoredStatistics(
+            self,
+            key,
+            "statistics",
+            note,
+            modules,
+            mark,
+        )
 
     @cached_property
     def inputs(self) -> "StoredStatistics":
@@ -122,7 +129,11 @@ class Calibration:
     @cached_property
     def few_tokens_warning(self) -> str | None:
         """A warning of too little text, noted for later runs; CalibrationError if far too little."""
-        warning = few_tokens_warning(self.load(), sum(map(len, self.read())), solves=self.solves)
+        warning = few_tokens_warning(
+            self.load(),
+            sum(map(len, self.read())),
+            solves=self.solves,
+        )
         note = store_keys.calibration_warning_note(self.keys.statistics)
         self.store.remember(note, warning or "")
         return warning
@@ -143,7 +154,11 @@ class Calibration:
             curve=self._curve,
         )
 
-    def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
+    def data_for(
+        self,
+        method: MethodSettings,
+        permille: int,
+    ) -> CalibrationData:
         """Input of the pruning functions for this method and sparsity.
 
         With mask gradients of its own if it prunes in rounds; without statistics if it reads no
@@ -168,17 +183,36 @@ class Calibration:
         data = self.data_for(method, permille)
         if _has_rounds(method):
             # Its gradients are those of this sparsity alone.
-            return score_channels(self.load().mlps, data, method, on_block)
+            return score_channels(
+                self.load().mlps,
+                data,
+                method,
+                on_block,
+            )
         dependencies = score_dependencies(method)
         if dependencies not in self._scores:
             key = store_keys.scores_key(self.keys.statistics, method)
             # They stay, for the next sparsity.
-            checkpoint = self.checkpoint("scores").numbered(key, _pack_scores, _unpack_scores)
-            scores = score_channels(self.load().mlps, data, method, on_block, checkpoint)
+            checkpoint = self.checkpoint("scores").numbered(
+                key,
+                _pack_scores,
+                _unpack_scores,
+            )
+            scores = score_channels(
+                self.load().mlps,
+                data,
+                method,
+                on_block,
+                checkpoint,
+            )
             self._scores[dependencies] = scores
         return self._scores[dependencies]
 
-    def removed_layers(self, method: MethodSettings, n_gone: int) -> list[int]:
+    def removed_layers(
+        self,
+        method: MethodSettings,
+        n_gone: int,
+    ) -> list[int]:
         """The layers that are removed first, in order."""
         key = store_keys.layers_key(self.keys.gradients, method)
         stored = self.store.get_artefact(key)
@@ -202,11 +236,25 @@ class Calibration:
         """A checkpoint of work on this model."""
         return StageCheckpoint(self.store, self.load().identity, kind=kind)
 
-    def put(self, key: str, data: bytes, kind: ArtefactKind) -> None:
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        kind: ArtefactKind,
+    ) -> None:
         """Store an artefact of this model."""
-        self.store.put_artefact(key, data, about_artefact(kind, self.load().identity))
+        self.store.put_artefact(
+            key,
+            data,
+            about_artefact(kind, self.load().identity),
+        )
 
-    def get(self, key: str, part: str, note: store_keys.NoteName) -> bytes:
+    def get(
+        self,
+        key: str,
+        part: str,
+        note: store_keys.NoteName,
+    ) -> bytes:
         """A stored part; without it, drops the note and raises CacheEvicted."""
         data = self.store.get_artefact(f"{key}/{part}")
         if data is None:
@@ -232,27 +280,62 @@ class Calibration:
                 inputs.append((names, self.inputs.get(f"{index}/{number}")))
         return inputs
 
-    def _scheduled_gradients(self, method: MethodSettings, permille: int, index: int) -> Tensor:
+    def _scheduled_gradients(
+        self,
+        method: MethodSettings,
+        permille: int,
+        index: int,
+    ) -> Tensor:
         """Gradients of one block from a model that gets to this sparsity in rounds."""
         mlps = self.load().mlps
-        uncompensated = replace(method, compensation="none", width_multiple=1)
+        uncompensated = replace(
+            method,
+            compensation="none",
+            width_multiple=1,
+        )
         share = channel_share(self.load().shape, method, permille)
 
-        def masks(done: float, gradients: list[Tensor], on_block: OnBlock) -> list[Tensor]:
+        def masks(
+            done: float,
+            gradients: list[Tensor],
+            on_block: OnBlock,
+        ) -> list[Tensor]:
             data = replace(self.data, mask_gradients=gradients.__getitem__)
             # In whole per mille.
             reached = round(SCHEDULES[method.schedule](share, done), 3)
-            scores = score_channels(mlps, data, uncompensated, on_block)
-            kept = choose_channels(data, uncompensated, reached, scores, on_block)
+            scores = score_channels(
+                mlps,
+                data,
+                uncompensated,
+                on_block,
+            )
+            kept = choose_channels(
+                data,
+                uncompensated,
+                reached,
+                scores,
+                on_block,
+            )
             block_masks = []
             for channels, mlp in zip(kept, mlps, strict=True):
                 block_masks.append(torch.zeros(mlp.width).index_fill(0, channels, 1))
             return block_masks
 
         key = store_keys.scheduled_gradients_key(self.keys, method, permille)
-        return self._gradients(key, method.rounds, masks, index)
+        return self._gradients(
+            key,
+            method.rounds,
+            masks,
+            index,
+        )
 
-    def _gradients(self, key: str, n_rounds: int, masks: Masks | None, index: int) -> Tensor:
+    def _gradients(
+        self,
+        key: str,
+        n_rounds: int,
+        masks: Masks | None,
+        index: int,
+    ) -> Tensor:
         """Gradients of one block; all blocks' are computed if the store does not have them."""
         note = store_keys.gradients_gathered_note(key)
         data = None
@@ -287,7 +370,12 @@ class Calibration:
         stored = self.store.get_artefact(key)
         if stored is None:
             # The first half of pruning, block by block as the channels are scored.
-            step = Step("prune", index, 2 * len(self.load().mlps), message="measuring curves")
+            step = Step(
+                "prune",
+                index,
+                2 * len(self.load().mlps),
+                message="measuring curves",
+            )
 
             def on_part(share: float) -> None:
                 self.on_step(replace(step, ahead=share))
@@ -307,7 +395,7 @@ class Calibration:
 
     @cached_property
     def _curves(self) -> CurveMeasurement:
-        return CurveMeasurement(self.load(), judged_text(self.read()))
+        return CurveMeasurement(self.load(), scored_text(self.read()))
 
 
 @dataclass(eq=False)
@@ -379,7 +467,12 @@ def _pack_scores(block: ChannelScores) -> bytes:
 def _unpack_scores(data: bytes) -> ChannelScores:
     with reading_stored("scores"):
         scores, losses, cost = unpack_tensors(data)
-        return ChannelScores(width=len(scores), cost=int(cost), scores=scores, losses=losses)
+        return ChannelScores(
+            width=len(scores),
+            cost=int(cost),
+            scores=scores,
+            losses=losses,
+        )
 
 
 class PassageActivations:

@@ -52,8 +52,9 @@ class CurveMeasurement:
     def __init__(
         self, loaded: LoadedModel, text: Sequence[Sequence[int]], *, by: str = "divergence"
     ) -> None:
-        """text: token ids. by: the loss; "perplexity" is the mean negative log-likelihood of the
-        text's own next token, at every token.
+        """text: token ids. by: the loss.
+
+        "perplexity" is the mean negative log-likelihood of the text's own next token, at every token.
         """
         self._loaded = loaded
         self._by = by
@@ -69,11 +70,19 @@ class CurveMeasurement:
         mlp = self._loaded.mlps[index]
         if out_weight(mlp).dtype == torch.float32:
             return self._measured(index, versions, on_part)
-        rounding, *losses = self._measured(index, [_rounded_otherwise(mlp), *versions], on_part)
+        rounding, *losses = self._measured(
+            index,
+            [_rounded_otherwise(mlp), *versions],
+            on_part,
+        )
         return [max(loss - rounding, LEAST_CERTAIN * loss) for loss in losses]
 
     @torch.no_grad()
-    def losses_without(self, gone: Collection[int], on_part: OnPart = _ignore) -> dict[int, float]:
+    def losses_without(
+        self,
+        gone: Collection[int],
+        on_part: OnPart = _ignore,
+    ) -> dict[int, float]:
         """The loss without these layers and one more, by the index of that one.
 
         All go through a block together, so that streamed weights are read once.
@@ -100,7 +109,12 @@ class CurveMeasurement:
             (losses[index],) = self._mean_losses(walk, 1)
         return losses
 
-    def _measured(self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart) -> list[float]:
+    def _measured(
+        self,
+        index: int,
+        versions: Sequence[PrunedMlp],
+        on_part: OnPart,
+    ) -> list[float]:
         on_part(0.0)
         mlp = self._loaded.mlps[index]
         n_blocks = len(self._loaded.blocks)
@@ -125,17 +139,30 @@ class CurveMeasurement:
             list(walk.step(later))
         return self._mean_losses(walk, len(versions))
 
-    def _mean_losses(self, walk: BlockWalk, n_versions: int) -> list[float]:
+    def _mean_losses(
+        self,
+        walk: BlockWalk,
+        n_versions: int,
+    ) -> list[float]:
         """The loss of each version in this walk, one below another in every batch."""
         device = self._loaded.model.device
-        losses = torch.zeros(n_versions, dtype=torch.float64, device=device)
+        losses = torch.zeros(
+            n_versions,
+            dtype=torch.float64,
+            device=device,
+        )
         for number, (rows, columns) in enumerate(self._scored):
             target, entropy = self._targets[number]
             for version in range(n_versions):
                 first_row = version * len(self._batches[number].ids)
                 losses[version] -= entropy
                 for part in row_slices(len(rows), self._most_scored):
-                    logits = self._logits(walk, number, rows[part] + first_row, columns[part])
+                    logits = self._logits(
+                        walk,
+                        number,
+                        rows[part] + first_row,
+                        columns[part],
+                    )
                     for chunk in row_slices(len(logits), ROWS):
                         scores = logits[chunk].float()
                         losses[version] += _cross_entropy(scores, target[part][chunk])
@@ -194,7 +221,13 @@ class CurveMeasurement:
             targets.append((probabilities, -float(dot.sum(dtype=torch.float64))))
         return targets
 
-    def _logits(self, walk: BlockWalk, number: int, rows: Tensor, columns: Tensor) -> Tensor:
+    def _logits(
+        self,
+        walk: BlockWalk,
+        number: int,
+        rows: Tensor,
+        columns: Tensor,
+    ) -> Tensor:
         with head_sees_only(self._loaded.model, rows, columns):
             logits: Tensor = walk.output(self._loaded.model, number).logits
             return logits
@@ -216,10 +249,14 @@ def _rounded_otherwise(mlp: Mlp) -> PrunedMlp:
     return PrunedMlp(torch.arange(mlp.width), changed.cpu())
 
 
-def judged_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+def scored_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     """Beginnings of the held-out sequences, CURVE_TOKENS in all; else of the first sequence."""
     texts = split_held_out(sequences)[1] or sequences[:1]
-    return beginnings(texts, CURVE_TOKENS, max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(texts)))
+    return beginnings(
+        texts,
+        CURVE_TOKENS,
+        max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(texts)),
+    )
 
 
 def layer_order(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -52,7 +52,13 @@ def mask_gradients(
         loaded.batches(sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)
     ]
     n_batches = sum(map(len, rounds))
-    step = Step("calibrate", 0, n_batches, unit="batches", message="backward pass")
+    step = Step(
+        "calibrate",
+        0,
+        n_batches,
+        unit="batches",
+        message="backward pass",
+    )
     gradients = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
     n_done = 0
 
@@ -74,12 +80,20 @@ def mask_gradients(
             for _, batch in batches:
                 batch_step = replace(step, done=n_done)
                 on_step(batch_step)
-                read = partial(_batch_gradients, loaded, batch, round_masks, batch_step, on_step)
+                read = partial(
+                    _batch_gradients,
+                    loaded,
+                    batch,
+                    round_masks,
+                    batch_step,
+                    on_step,
+                )
                 # A copy: the checkpoint may still have to write the part itself.
                 parts.append(list(checkpointed(n_done, read)))
                 n_done += 1
         on_step(replace(step, done=n_done))
-        order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
+        rows = list(chain.from_iterable(batch_rows for batch_rows, _ in batches))
+        order = torch.argsort(torch.tensor(rows))
         for block, before in enumerate(gradients):
             # One block after another, and nothing kept twice: all of them may be gigabytes.
             in_order = torch.cat([part.pop(0) for part in parts])[order]
@@ -157,5 +171,9 @@ def _mean_loss(model: Any, batch: Batch) -> Tensor:
     weights = real / real.sum(dim=1, keepdim=True).clamp_min(1)
     with head_sees_only(model, *real.nonzero(as_tuple=True)):
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
-    losses = nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][real], reduction="none")
+    losses = nn.functional.cross_entropy(
+        logits.float(),
+        batch.ids[:, 1:][real],
+        reduction="none",
+    )
     return (losses * weights[real]).sum()

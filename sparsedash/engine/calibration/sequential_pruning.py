@@ -65,12 +65,25 @@ def prune_sequentially(
                 groups.append(group)
         before = walk.hidden
         watched = [block[group[0]] for group in groups]
-        statistics = block_statistics(loaded, watched, through(index), lengths, token_weights)
+        statistics = block_statistics(
+            loaded,
+            watched,
+            through(index),
+            lengths,
+            token_weights,
+        )
         walk.restart_from(before)
         del before
         inputs = list(zip(groups, statistics, strict=True))
         offload = loaded.residency.offload
-        masked = masked_block(block, inputs, method, permille, offload, measured=False)
+        masked = masked_block(
+            block,
+            inputs,
+            method,
+            permille,
+            offload,
+            measured=False,
+        )
         yield index, masked
         with reweighted([block], [masked.weights]):
             for _ in through(index):

@@ -166,7 +166,12 @@ class _Sums:
         self._mean_shift = weight.new_zeros(d).float()
         self._total = 0.0
 
-    def add(self, inputs: Tensor, hidden: Tensor, aim: Tensor | None) -> None:
+    def add(
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        aim: Tensor | None,
+    ) -> None:
         """inputs: (n, m). hidden, aim: (n, d), the sparse and the dense stream after the block."""
         # In the model's own type, whose rounding is far below what so few tokens tell.
         stream = hidden if aim is None else aim
@@ -182,7 +187,12 @@ class _Sums:
             self._mean_shift += (shift.T @ wide_roots)[:, 0]
         self._total += float(wide_roots.square().sum())
 
-    def refit(self, kept: Tensor, damping: float, strength: float) -> PrunedMlp:
+    def refit(
+        self,
+        kept: Tensor,
+        damping: float,
+        strength: float,
+    ) -> PrunedMlp:
         """The MLP with the best out-projection; one that keeps everything is refitted as well."""
         moment = mirror_lower_(self._moment).div_(self._total).cpu()
         shift = (strength * self._shift / self._total).cpu()
@@ -193,7 +203,13 @@ class _Sums:
         mean_shift = (strength * self._mean_shift / self._total).cpu()
         moment.addr_(mean, mean, alpha=-1)
         shift.addr_(mean_shift, mean, alpha=-1)
-        fitted = _solve_kept(moment, weight, kept, damping, shift)
+        fitted = _solve_kept(
+            moment,
+            weight,
+            kept,
+            damping,
+            shift,
+        )
         means = mean_shift + weight @ mean - fitted @ mean[kept]
         return PrunedMlp(kept, fitted, bias + means)
 
@@ -217,5 +233,9 @@ def _solve_kept(
     """
     gone = complement(kept, moment.shape[0])
     cross = submatrix(moment, kept, gone) @ weight[:, gone].T + shift[:, kept].T
-    change, _ = damped_solution(lambda rows: submatrix(moment, kept[rows], kept), cross, damping)
+    change, _ = damped_solution(
+        lambda rows: submatrix(moment, kept[rows], kept),
+        cross,
+        damping,
+    )
     return weight[:, kept] + change.T

@@ -160,7 +160,12 @@ def enough_tokens(loaded: LoadedModel, n_tokens: int) -> bool:
     return n_tokens >= MIN_TOKENS_PER_CHANNEL * max(mlp.width for mlp in loaded.mlps)
 
 
-def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> str | None:
+def few_tokens_warning(
+    loaded: LoadedModel,
+    n_tokens: int,
+    *,
+    solves: bool,
+) -> str | None:
     """A warning of too few tokens for a stable fit; CalibrationError if a method `solves`."""
     width = max(mlp.width for mlp in loaded.mlps)
     if solves:
@@ -276,7 +281,13 @@ def statistics_walk(
         )
         keep(index, statistics)
 
-    walk = LazyWalk(loaded, sequences, block, checkpoint, on_end)
+    walk = LazyWalk(
+        loaded,
+        sequences,
+        block,
+        checkpoint,
+        on_end,
+    )
     return walk
 
 
@@ -317,7 +328,13 @@ class _RunningSums:
     that are kept.
     """
 
-    def __init__(self, device: torch.device, share: float, *, whole: bool) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        share: float,
+        *,
+        whole: bool,
+    ) -> None:
         self._device = device
         self._whole = whole
         self._origin = self._moment = self._sum = torch.empty(0)
@@ -332,7 +349,12 @@ class _RunningSums:
         """Keep the module's next input for `add`. activations: (b, t, m), or (b * t, m)."""
         self._seen = activations
 
-    def add(self, fitted: Tensor, held_out: Tensor, weights: Tensor) -> None:
+    def add(
+        self,
+        fitted: Tensor,
+        held_out: Tensor,
+        weights: Tensor,
+    ) -> None:
         """Add the input seen last. fitted, held_out: (b, t), real tokens. weights: (b, t)."""
         activations = self._seen.reshape(weights.numel(), -1)
         del self._seen
@@ -433,11 +455,16 @@ def unpack_statistics(data: bytes) -> Statistics:
 def shared_inputs(loaded: LoadedModel) -> list[list[list[str]]]:
     """Names of each block's called projections, grouped by the input tensor that they share."""
     blocks = loaded.projections("decoder")
-    modules = [module for block in blocks for module in block.values()]
+    modules = list(chain.from_iterable(block.values() for block in blocks))
     # Kept until the end: another tensor may take the memory of one that is freed.
     inputs: dict[nn.Module, Tensor] = {}
     with capture_inputs(modules, [partial(inputs.__setitem__, module) for module in modules]):
-        ids = torch.zeros(1, 2, dtype=torch.long, device=loaded.model.device)
+        ids = torch.zeros(
+            1,
+            2,
+            dtype=torch.long,
+            device=loaded.model.device,
+        )
         loaded.model.base_model(input_ids=ids, use_cache=False)
     block_groups = []
     for block in blocks:

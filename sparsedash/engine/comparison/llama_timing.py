@@ -34,7 +34,8 @@ from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import commit_of
-from sparsedash.schema.store_keys import model_type_note, quantiser_version
+from sparsedash.schema.sparse_spec import quantiser_version
+from sparsedash.schema.store_keys import model_type_note
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import Store
 
@@ -70,12 +71,10 @@ def time_files(
         source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step)
     )
     started_at = time.time()
-    method = record.pruned.method
+    spec = record.pruned.spec
     # What its file is made of.
-    plain = replace(
-        record, pruned=replace(record.pruned, method=method.unquantised, quantised=None)
-    )
-    rebuilt = rebuild_model(plain, store, on_step, model_cache)
+    full = replace(record.pruned, spec=spec.before_quantising, quantised=None)
+    rebuilt = rebuild_model(replace(record, pruned=full), store, on_step, model_cache)
     loaded = rebuilt.loaded
     sparse = rebuilt.sparse
     if loaded.residency.streamed:
@@ -96,7 +95,7 @@ def time_files(
         )
         files = [folder / "dense.gguf", folder / "sparse.gguf"]
         dense = write(files[0], dense_file, PrunedChannels.dense(loaded), "float16")
-        pruned = write(files[1], dense_file, sparse, method.quantise or "float16")
+        pruned = write(files[1], dense_file, sparse, spec.quantise or "float16")
         shape = model_shape(loaded.model.config.to_dict())
         with _llama_cpp(files, adapted) as ask:
             works = _works(ask, files, adapted, shape, sparse.widths)
@@ -108,7 +107,7 @@ def time_files(
         machine=machine_name(torch.device("cpu")),
         dtype=record.dtype,
         runtime="llama.cpp",
-        weights=(method.quantise or "f16").upper(),
+        weights=(spec.quantise or "f16").upper(),
         n_threads=n_threads,
         n_prompt=n_prompt,
         n_decode=settings.n_decode,

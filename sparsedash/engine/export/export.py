@@ -108,7 +108,10 @@ def export_model(
         *([] if pruned.method.budget == "channels" else [pruned.method.budget]),
     )
     name = settings.folder(
-        store.folder, public_model(sparse), method_name(pruned.method), "-".join(shares)
+        store.folder,
+        public_model(sparse),
+        method_name(pruned.method, pruned.spec.heal_steps),
+        "-".join(shares),
     )
     folder = local_path(name).absolute()
     sweep_exports(folder.parent)
@@ -244,7 +247,7 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     source = locate_model(run.model, store, commit=run.model_commit)
     spec = run.points[0]
     model_type = read_config(source.folder, source.reference).model_type
-    require_form(wanted.form, spec.nested, spec.permille, model_type)
+    require_form(wanted.form, spec, model_type)
     if wanted.form == "gguf":
         file, is_base = _dense_gguf(source, wanted, store)
         reader = require_full_gguf(file, is_base=is_base)

@@ -71,7 +71,7 @@ def write_folder(
     config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     if width and loaded.family.width:
         config[loaded.family.width] = width
-    if gone := sparse.gone:
+    if gone := sparse.removed_layers:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
     head, embedding = (
@@ -128,7 +128,7 @@ def _all_tensors(
     """
     loaded = sparse.loaded
     changed = dict[str, Tensor]()
-    gone = sparse.gone
+    gone = sparse.removed_layers
     for index, block in enumerate(loaded.projections("decoder")):
         if index in gone:
             continue

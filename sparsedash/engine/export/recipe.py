@@ -79,7 +79,7 @@ def recipe_json(
             "identity": record.model_identity,
             "dtype": record.dtype,
         },
-        "method": asdict(pruned.method),
+        "method": pruned.spec.method_document(),
         "sparsity_permille": pruned.sparsity_permille,
         "calibration": asdict(pruned.calibration) | {"corpus": calibration_text},
         "calibration_identity": rebuilt.calibration_identity,

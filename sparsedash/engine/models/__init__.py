@@ -1,3 +1,1 @@
-"""Models: find, check, convert and load them without remote code; run them block by block, resident
-or streamed.
-"""
+"""Models: found, checked, converted and loaded without remote code; run block by block."""

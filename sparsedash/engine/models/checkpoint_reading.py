@@ -1,8 +1,8 @@
-"""Read a checkpoint's config and weights, or refuse it with the names of what is wrong.
+"""Reads a checkpoint's config and weights, or refuses it with the names of what is wrong.
 
-A loader fills a hole with random numbers and says so in its log alone; every figure computed after
-that would be wrong. So nothing may be missing, left over, of another shape, or no number, and sizes
-are checked before anything is built.
+A loader fills a gap with random numbers and only logs it; every later figure would be wrong. So no
+weight may be missing, unexpected, of another shape or NaN, and sizes are checked before anything is
+built.
 """
 
 import json
@@ -52,30 +52,22 @@ UNREADABLE = (
 """Errors of libraries on files that are damaged or were never a model."""
 
 MOST_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
-"""Most weights that a config may describe for each byte of its files: tied ones are stored once,
-GGUF packs several.
-"""
+"""Most weights of a config per byte of its files: tied ones are stored once, GGUF packs several."""
 HARMLESS_WEIGHTS = 50_000_000
-"""So many need no comparison with the files: they take little memory."""
+"""Up to here weights are not compared with the files: they take little memory."""
 
 OTHER_CONFIG = "See whether config.json is whole, and that of this model."
 FLOAT_TYPES = ("float64", "float32", "float16", "bfloat16")
 _FORMS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin"))
-"""The whole file of each form, which a loader takes before an index, and the names that its shards
-may have.
-"""
+"""The single file of each form, which a loader prefers to an index, and the names of its shards."""
 _NAMED = 5
 _MASKS = re.compile(r"\.att(n|ention)(\.attention)?\.(masked_)?bias$")
-"""Causal masks, which earlier versions of transformers stored with GPT-2, -J, -Neo and -NeoX;
-nobody reads them.
-"""
+"""Causal masks that earlier versions of transformers stored with GPT-2, -J, -Neo and -NeoX."""
 
 
 @contextmanager
 def refusing(problem: str, advice: str) -> Iterator[None]:
-    """Raises ModelError with this problem and a library's reason where what is read inside is
-    damaged or no model.
-    """
+    """Raises ModelError with this problem and a library's reason if reading inside fails."""
     try:
         yield
     except UNREADABLE as error:
@@ -84,7 +76,7 @@ def refusing(problem: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def refusing_tokenizer(problem: str, advice: str) -> Iterator[None]:
-    """As `refusing`, of tokenizers, whose library also raises what is no Exception."""
+    """As `refusing`, of tokenizers, whose library also raises bare BaseExceptions."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, SparseDashError):
@@ -94,27 +86,27 @@ def refusing_tokenizer(problem: str, advice: str) -> Iterator[None]:
 
 
 def read_config(folder: Path, reference: str) -> PretrainedConfig:
-    """The config of a folder, without weights. Raises ModelError where none can be read, or where
-    it is refused.
-    """
-    if (said := model_config(str(folder))) is None:
+    """The config of a folder, without weights. Raises ModelError if it is unreadable or refused."""
+    plain = model_config(str(folder))
+    if plain is None:
         raise ModelError(
             f"{reference} holds no config.json that is JSON.", "Name what save_pretrained() wrote."
         )
-    # Before transformers reads it, which makes lists and dictionaries as long as the config asks
-    # for.
-    refuse_impossible(said, reference)
+    # Before transformers reads it, which makes lists as long as the config says.
+    refuse_impossible(plain, reference)
     with refusing(f"The config of {reference} could not be read", OTHER_CONFIG):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
     # A file may name an attention without a causal mask, or code of a hub.
     config._attn_implementation = None
     return config
 
 
 def refuse_impossible(config: Mapping[str, Any], reference: str) -> None:
-    """Raises ModelError for a config of an unknown family, of a quantised model, or of impossible
-    sizes.
-    """
+    """Raises ModelError for an unknown family, a quantised model, or impossible sizes."""
     if problem := config_problem(config, reference):
         raise ModelError(problem[0].upper() + problem[1:], OTHER_CONFIG)
 
@@ -122,20 +114,17 @@ def refuse_impossible(config: Mapping[str, Any], reference: str) -> None:
 def read_model(
     reference: str, config: PretrainedConfig, dtype: torch.dtype, **where: Any
 ) -> PreTrainedModel:
-    """The model with these weights and no others, on the CPU. where: of weights, as
-    `from_pretrained` takes them.
+    """The model with these weights and no others, on the CPU. where: as for `from_pretrained`.
 
-    Raises ModelError with the names of tensors that are missing, left over, or of another shape.
+    Raises ModelError with the names of tensors that are missing, unexpected, or of another shape.
     """
     advice = "The folder needs config.json, weights as .safetensors, and the tokenizer's files."
     with refusing(f"{reference} could not be read", advice):
-        # The automatic class takes no weights without a place.
-        kind = (
-            MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-            if "state_dict" in where
-            else AutoModelForCausalLM
-        )
-        model, found = kind.from_pretrained(
+        kind: Any = AutoModelForCausalLM
+        if "state_dict" in where:
+            # The automatic class takes no weights without a folder.
+            kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model, info = kind.from_pretrained(
             **where,
             config=config,
             dtype=dtype,
@@ -144,16 +133,14 @@ def read_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with every name
         )
-    said = {
-        "lacks": set(found["missing_keys"]),
-        "has, and its config knows nothing of,": {
-            n for n in found["unexpected_keys"] if not _MASKS.search(n)
-        },
-        "has in another shape than its config says": {
-            name for name, *_ in found["mismatched_keys"]
-        },
+    unexpected = [name for name in info["unexpected_keys"] if not _MASKS.search(name)]
+    problems = {
+        "lacks": info["missing_keys"],
+        "has, and its config knows nothing of,": unexpected,
+        "has in another shape than its config says": [name for name, *_ in info["mismatched_keys"]],
     }
-    if parts := [f"{verb} {_few(names)}" for verb, names in said.items() if names]:
+    parts = [f"{verb} {_few(names)}" for verb, names in problems.items() if names]
+    if parts:
         raise ModelError(
             f"The checkpoint {reference} {'; it '.join(parts)}.",
             "Random numbers would stand in for what is missing. Fetch or save the model again.",
@@ -165,9 +152,7 @@ def read_model(
 
 
 def refuse_damaged_files(folder: Path, reference: str) -> None:
-    """Raises ModelError for a weight file that is missing, cut off or holds other numbers than
-    weights, or for none.
-    """
+    """Raises ModelError for missing or damaged weight files, or weights of another type."""
     files = weight_files(folder, reference)
     if not files:
         advice = "Fetch them, or name a folder that has them."
@@ -195,9 +180,7 @@ def type_name(dtype: torch.dtype) -> str:
 
 
 def stored_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file by name, each read when it is touched. Raises one of UNREADABLE for a
-    damaged file.
-    """
+    """The tensors of a file by name, each read when touched. Raises UNREADABLE if damaged."""
     if file.suffix == ".bin":
         # Files of the oldest form are no archives, and are read at once.
         yield from torch.load(
@@ -210,9 +193,10 @@ def stored_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def weight_files(folder: Path, reference: str) -> list[Path]:
-    """The files that a loader reads a folder's weights from; none where it has no weights. Raises
-    ModelError for an index that is none, or that names a file elsewhere: one that the model's
-    identity does not know.
+    """The files that a loader reads a folder's weights from; none without weights.
+
+    Raises ModelError for a damaged index, or one that names a file elsewhere, which is not part of
+    the model's identity.
     """
     for whole, _ in _FORMS:
         index = folder / f"{whole}.index.json"
@@ -227,22 +211,25 @@ def _shards(index: Path, reference: str) -> list[Path]:
     advice = "Fetch the model again."
     with refusing(f"{index.name} of {reference} could not be read", advice):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        gone = [
-            shard
-            for shard in shards
-            if Path(shard).name != shard or not index.with_name(shard).is_file()
-        ]
-    if gone:
-        raise ModelError(
-            f"{index.name} of {reference} names {gone[0][:80]!r}, which is not in the folder.",
-            advice,
-        )
-    return [index.with_name(shard) for shard in sorted(shards)]
+        files = [index.with_name(Path(shard).name) for shard in sorted(shards)]
+    for shard, file in zip(sorted(shards), files, strict=True):
+        if file.name != shard or not file.is_file():
+            raise ModelError(
+                f"{index.name} of {reference} names {shard[:80]!r}, which is not in the folder.",
+                advice,
+            )
+    return files
 
 
-def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
-    """Raises ModelError where the config describes no model, or far more weights, counted on the
-    meta device, than fit into its files. kind: of MOST_WEIGHTS_A_BYTE.
+def refuse_oversized(
+    reference: str,
+    config: PretrainedConfig,
+    n_bytes: int,
+    kind: str,
+) -> None:
+    """Raises ModelError if the config describes no model, or far more weights than its files hold.
+
+    Counted on the meta device. kind: of MOST_WEIGHTS_A_BYTE.
     """
     with (
         refusing(f"The config of {reference} describes no model", OTHER_CONFIG),
@@ -260,8 +247,9 @@ def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kin
 def refuse_no_numbers(
     reference: str, model: PreTrainedModel, after_each: Callable[[], None] = lambda: None
 ) -> None:
-    """Raises ModelError with the names of weights that are not finite; reads all. after_each:
-    called between two.
+    """Raises ModelError with the names of weights that are not finite; reads all.
+
+    after_each: called after each weight.
     """
 
     def is_finite(weight: Tensor) -> bool:

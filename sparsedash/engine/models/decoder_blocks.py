@@ -28,12 +28,12 @@ Applied = Callable[[], AbstractContextManager[None]]
 class Batch:
     """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real.
 
-    given: further model inputs.
+    model_inputs: further arguments of the model.
     """
 
     ids: Tensor
     mask: Tensor
-    given: Mapping[str, Tensor] = field(default_factory=dict)
+    model_inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -62,7 +62,12 @@ class BlockWalk:
         for batch, cache in zip(batches, caches or [None] * len(batches), strict=True):
             self._embed(body, batch, cache)
 
-    def _embed(self, body: nn.Module, batch: Batch, cache: Cache | None) -> None:
+    def _embed(
+        self,
+        body: nn.Module,
+        batch: Batch,
+        cache: Cache | None,
+    ) -> None:
         calls: list[_Call] = []
         embeddings: list[Tensor] = []
 
@@ -76,7 +81,12 @@ class BlockWalk:
         with forward_replaced(self._blocks, [stub] * len(self._blocks)):
             # Without the mask: padding is on the right, where a causal model's real tokens never
             # look, and attention without one is faster.
-            body(input_ids=batch.ids, use_cache=cache is not None, **batch.given, **cached)
+            body(
+                input_ids=batch.ids,
+                use_cache=cache is not None,
+                **batch.model_inputs,
+                **cached,
+            )
         self._hidden.append(embeddings[0])
         self._calls.append(calls)
 
@@ -131,7 +141,11 @@ def capture_inputs(
 ) -> Iterator[None]:
     """Inside, every module passes its input to its sink before it runs."""
 
-    def pass_on(sink: Callable[[Tensor], None], _: nn.Module, inputs: tuple[Tensor]) -> None:
+    def pass_on(
+        sink: Callable[[Tensor], None],
+        _: nn.Module,
+        inputs: tuple[Tensor],
+    ) -> None:
         sink(inputs[0])
 
     with ExitStack() as hooks:
@@ -141,7 +155,11 @@ def capture_inputs(
 
 
 @contextmanager
-def head_sees_only(model: Any, rows: Tensor | slice, columns: Tensor | int) -> Iterator[None]:
+def head_sees_only(
+    model: Any,
+    rows: Tensor | slice,
+    columns: Tensor | int,
+) -> Iterator[None]:
     """Inside, the output head gets the hidden states at these places; logits are (n, vocabulary).
 
     Logits at every position would cost a fifth of the time and most of the memory. Two dimensions:
@@ -153,7 +171,11 @@ def head_sees_only(model: Any, rows: Tensor | slice, columns: Tensor | int) -> I
 
 
 @contextmanager
-def skipping(body: nn.Module, blocks: Sequence[nn.Module], gone: Collection[int]) -> Iterator[None]:
+def skipping(
+    body: nn.Module,
+    blocks: Sequence[nn.Module],
+    gone: Collection[int],
+) -> Iterator[None]:
     """Inside, these blocks return the hidden states that they are given.
 
     body: the model without its output head. In a key-value cache such a block counts the tokens.
@@ -168,7 +190,12 @@ def skipping(body: nn.Module, blocks: Sequence[nn.Module], gone: Collection[int]
         for cache in (*args, *kwargs.values()):
             if isinstance(cache, Cache):
                 # A cache counts no tokens by keys without a number.
-                placeholder = hidden.new_zeros(len(hidden), 1, hidden.shape[1], 1)
+                placeholder = hidden.new_zeros(
+                    len(hidden),
+                    1,
+                    hidden.shape[1],
+                    1,
+                )
                 cache.update(placeholder, placeholder, index)
         return (hidden,) if is_tuple else hidden
 
@@ -178,7 +205,11 @@ def skipping(body: nn.Module, blocks: Sequence[nn.Module], gone: Collection[int]
         yield
 
 
-def remove_blocks_(model: nn.Module, path: str, gone: Sequence[int]) -> None:
+def remove_blocks_(
+    model: nn.Module,
+    path: str,
+    gone: Sequence[int],
+) -> None:
     """Remove these blocks from the model and its config, in place. path: of the list of blocks."""
     owner, _, name = path.rpartition(".")
     blocks = list(model.get_submodule(path).children())
@@ -188,7 +219,11 @@ def remove_blocks_(model: nn.Module, path: str, gone: Sequence[int]) -> None:
             # Its place in a key-value cache.
             for key in {"layer_idx", "layer_id"} & vars(module).keys():
                 setattr(module, key, place)
-    setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
+    setattr(
+        model.get_submodule(owner),
+        name,
+        nn.ModuleList(blocks[index] for index in kept),
+    )
     config: Any = model.config
     for key, value in fewer_layers(config.to_dict(), kept).items():
         setattr(config, key, value)
@@ -217,7 +252,12 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
     """True if the blocks of this model return (hidden,) instead of hidden, tried on one token."""
     if body not in _RETURNS_TUPLES:
         outputs: list[Any] = []
-        token = torch.zeros(1, 1, dtype=torch.long, device=next(body.parameters()).device)
+        token = torch.zeros(
+            1,
+            1,
+            dtype=torch.long,
+            device=next(body.parameters()).device,
+        )
         with (
             blocks[0].register_forward_hook(lambda module, inputs, output: outputs.append(output)),
             forward_replaced(blocks[1:], [lambda *_, **__: outputs[0]] * (len(blocks) - 1)),
@@ -230,8 +270,9 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
 def batches_by_length(
     sequences: Sequence[Sequence[int]], budget: int, pad: int, device: torch.device
 ) -> list[tuple[list[int], Batch]]:
-    """Positions of sequences and their right-padded batch, longest first: `budget` tokens at most,
-    or one sequence.
+    """Positions of sequences and their right-padded batch, longest first.
+
+    A batch has `budget` tokens at most, or one sequence.
     """
     order = sorted(range(len(sequences)), key=lambda row: (-len(sequences[row]), row))
     batches = []
@@ -263,7 +304,11 @@ Offload = Callable[[Sequence[Tensor]], list[Tensor]]
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """A layer of a key-value cache with memory for n_tokens a row from the beginning."""
 
-    def __init__(self, n_tokens: int, offload: Offload = list) -> None:
+    def __init__(
+        self,
+        n_tokens: int,
+        offload: Offload = list,
+    ) -> None:
         super().__init__()
         self._n_tokens = n_tokens
         self._offload = offload
@@ -273,8 +318,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     def right_aligned(
         cls, parts: Sequence[tuple[Tensor, Tensor]], n_more: int, offload: Offload = list
     ) -> "PreallocatedLayer":
-        """A layer with the rows of all parts, zeros before the shorter ones, and memory for n_more
-        tokens.
+        """A layer with the rows of all parts, right-aligned, and memory for n_more tokens.
 
         parts: keys and values, (r, heads, t, e); r and t differ from part to part. offload: of the
         buffers.
@@ -300,7 +344,11 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         layer._show(longest)
         return layer
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+    def lazy_initialization(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+    ) -> None:
         """Allocate buffers for rows like these."""
         super().lazy_initialization(key_states, value_states)
         self._buffers = [

@@ -1,6 +1,4 @@
-"""A program of stock code in a process of its own: nothing of this process helps it, and its crash
-ends no worker.
-"""
+"""Runs a program of stock code in a process of its own, whose crash ends no worker."""
 
 import os
 import subprocess
@@ -29,24 +27,31 @@ _KEPT = (
 def talking_to(
     program: str, arguments: Sequence[str], *, failed: str
 ) -> Iterator[Callable[[str], str]]:
-    """A function that gives the answer of a file of Python, run alone, to a line; the process ends
-    with the `with`.
+    """A function that sends a line to a Python file, run alone, and returns its answer.
 
-    Raises ExportError, beginning with `failed`, with the last line of its errors, where it ends
-    before it answers.
+    The process ends with the `with`. Raises ExportError, beginning with `failed`, with the last
+    line of its errors, if it ends before it answers.
     """
-    command, pipe = _alone(program, arguments), subprocess.PIPE
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(  # noqa: S603
-            command, env=_environment(), stdin=pipe, stdout=pipe, stderr=log, text=True
+            _command(program, arguments),
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         ) as process,
     ):
 
         def ask(line: str) -> str:
             assert process.stdin and process.stdout, "both are pipes"
             with suppress(BrokenPipeError):
-                print(line, file=process.stdin, flush=True)
+                print(
+                    line,
+                    file=process.stdin,
+                    flush=True,
+                )
             if answer := process.stdout.readline():
                 return answer.strip()
             raise ExportError(
@@ -72,15 +77,18 @@ def run_program(
     advice: str,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run a file of Python alone (`python -I`) until it ends.
+    """Run a Python file alone (`python -I`) until it ends.
 
     on_look: called twice a second; may raise, and then the process is killed. Raises ExportError,
-    beginning with `failed`, with the last line of what it printed, where it fails.
+    beginning with `failed`, with the last line of its output, if it fails.
     """
-    command, inherited = _alone(program, arguments), _environment() | dict(environment or {})
     with tempfile.TemporaryFile() as log:
         with subprocess.Popen(  # noqa: S603 - our own program
-            command, env=inherited, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            _command(program, arguments),
+            env=_environment() | dict(environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         ) as process:
             try:
                 while process.poll() is None:
@@ -93,7 +101,7 @@ def run_program(
             raise ExportError(f"{failed}: {_reason(process.returncode, log)}.", advice)
 
 
-def _alone(program: str, arguments: Sequence[str]) -> list[str]:
+def _command(program: str, arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", program, *arguments]
 
 
@@ -102,7 +110,8 @@ def _environment() -> dict[str, str]:
 
 
 def _reason(code: int, log: IO[bytes]) -> str:
-    """The exit code of a program and the last line that it printed."""
+    """The exit code of a program and the last line of its output."""
     log.seek(0)
     lines = log.read().decode("utf-8", errors="replace").strip().splitlines()
-    return f"exit code {code}: {lines[-1][:300] if lines else 'no output'}"
+    last = lines[-1][:300] if lines else "no output"
+    return f"exit code {code}: {last}"

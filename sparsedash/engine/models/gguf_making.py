@@ -77,7 +77,11 @@ _NORMALIZERS: tuple[Any, ...] = (
 """Normalizers that llama.cpp equals: it replaces spaces, and leaves the text as it is otherwise."""
 
 
-def dense_gguf_file(source: Source, store: Store, on_part: OnPart = ignore) -> Path:
+def dense_gguf_file(
+    source: Source,
+    store: Store,
+    on_part: OnPart = ignore,
+) -> Path:
     """The GGUF file that the model is read from, or else one made of its folder.
 
     on_part: called before each tensor that is written. Raises ModelError if none can be made.
@@ -93,7 +97,11 @@ def dense_gguf_file(source: Source, store: Store, on_part: OnPart = ignore) -> P
     return converted_folder(name, write, store) / "dense.gguf"
 
 
-def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> None:
+def write_dense_gguf(
+    source: Source,
+    file: Path,
+    on_part: OnPart = ignore,
+) -> None:
     """Write the file in the folder's own types of weights.
 
     Raises ModelError for a model that it cannot represent, before any weight is written, and if the
@@ -113,9 +121,20 @@ def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> No
         )
     tensors = [*_rope_factors(config), *_tensors(source, config, name)]
     title = Path(source.reference).name
-    keys = partial(_add_keys, config=config, title=title, tokenizer=tokenizer, tensors=tensors)
+    keys = partial(
+        _add_keys,
+        config=config,
+        title=title,
+        tokenizer=tokenizer,
+        tensors=tensors,
+    )
     try:
-        write_file(file, name, keys, [_placeholder(tensor) for tensor in tensors])
+        write_file(
+            file,
+            name,
+            keys,
+            [_placeholder(tensor) for tensor in tensors],
+        )
         _require_same_config(file, config)
         require_export_room(file.parent, sum(tensor.n_bytes for tensor in tensors))
         write_file(file, name, keys, tensors, on_part)
@@ -174,7 +193,11 @@ def _head_size(config: PretrainedConfig) -> int:
     return int(getattr(config, "head_dim", None) or usual)
 
 
-def _add_config(writer: GGUFWriter, config: PretrainedConfig, name: str) -> None:
+def _add_config(
+    writer: GGUFWriter,
+    config: PretrainedConfig,
+    name: str,
+) -> None:
     """Add the keys of the architecture."""
     for key, entry in ARCHITECTURES[name].keys.items():
         value = _head_size(config) if entry == "head_dim" else getattr(config, entry, None)
@@ -206,8 +229,7 @@ def _rope(config: PretrainedConfig) -> list[Mapping[str, Any]]:
 
 
 def _rope_factors(config: PretrainedConfig) -> Iterator[GgufTensor]:
-    """Divisors of a Llama 3 model's RoPE frequencies: 1 above one frequency, the factor below
-    another.
+    """Divisors of a Llama 3 model's RoPE frequencies: from 1 for high ones to the factor for low.
 
     Source: Llama 3.1's `apply_scaling`, as transformers' `llama3` has it.
     """
@@ -223,7 +245,11 @@ def _rope_factors(config: PretrainedConfig) -> Iterator[GgufTensor]:
     yield GgufTensor("rope_freqs.weight", values.shape, GGMLQuantizationType.F32, lambda: values)
 
 
-def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[GgufTensor]:
+def _tensors(
+    source: Source,
+    config: PretrainedConfig,
+    name: str,
+) -> Iterator[GgufTensor]:
     """The model's tensors under llama.cpp's names and in its order of rows."""
     gguf_names = {ours: theirs for theirs, ours in ARCHITECTURES[name].tensors.items()}
     tied: list[torch.Tensor] = []
@@ -245,22 +271,42 @@ def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[Gg
         kind = gguf_type(full_name, tensor.shape, "float16")
         if kind is not GGMLQuantizationType.F32:
             kind = GGMLQuantizationType[_KINDS.get(type_name(tensor.dtype), "F32")]
-        make = partial(_rows, tensor, gguf_name, config, name)
+        make = partial(
+            _rows,
+            tensor,
+            gguf_name,
+            config,
+            name,
+        )
         yield GgufTensor(full_name, tuple(tensor.shape), kind, make)
 
 
-def _rows(tensor: torch.Tensor, gguf_name: str, config: PretrainedConfig, name: str) -> Array:
+def _rows(
+    tensor: torch.Tensor,
+    gguf_name: str,
+    config: PretrainedConfig,
+    name: str,
+) -> Array:
     """A tensor's values as llama.cpp's converter orders them; undone by GgufModel._reordered."""
     values: Array = tensor.float().numpy()
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     part = gguf_name.removeprefix("blk.#.").partition(".")[0]
     if name == "llama" and part in heads:
-        halves = values.reshape(heads[part], 2, -1, *values.shape[1:])
+        halves = values.reshape(
+            heads[part],
+            2,
+            -1,
+            *values.shape[1:],
+        )
         return halves.swapaxes(1, 2).reshape(values.shape)
     return values + 1 if name.startswith("gemma") and gguf_name.endswith("norm.weight") else values
 
 
-def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig) -> None:
+def _add_tokenizer(
+    writer: GGUFWriter,
+    tokenizer: Any,
+    config: PretrainedConfig,
+) -> None:
     """Add the tokens, their merges and the rules of the pre-tokenizer.
 
     Rows of the embeddings without a token get one that no text holds; added tokens without a row
@@ -354,7 +400,11 @@ def _cuts_at_spaces(pre_tokenizer: Mapping[str, Any] | None) -> bool:
             return False
 
 
-def _kind(word: str | None, added: Mapping[str, Any] | None, unknown: str | None) -> TokenType:
+def _kind(
+    word: str | None,
+    added: Mapping[str, Any] | None,
+    unknown: str | None,
+) -> TokenType:
     """The token's type in llama.cpp."""
     if word is None:
         return TokenType.UNUSED

@@ -26,8 +26,8 @@ from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.export_settings import Weights, WrittenFiles
-from sparsedash.schema.method_settings import ROW_MULTIPLE
 from sparsedash.schema.progress import OnPart, ignore
+from sparsedash.schema.sparse_spec import ROW_MULTIPLE
 
 MADE_BY_LLAMA_CPP: dict[Weights, LlamaFileType] = {
     "q6_k": LlamaFileType.MOSTLY_Q6_K,
@@ -67,23 +67,30 @@ def write_quantised(
     require_room: Callable[[int], None],
     on_part: OnPart = ignore,
 ) -> WrittenFiles:
-    """As `write_gguf`, also in the types of llama.cpp's quantiser, next to the dense file's float16
-    bytes.
+    """As `write_gguf`, also in the types of llama.cpp's quantiser.
 
-    Raises ExportError if llama.cpp fails.
+    Of these base_size is that of float16. Raises ExportError if llama.cpp fails.
     """
     write = partial(
         write_gguf, dense_file=dense_file, sparse=sparse, is_base=is_base, on_part=on_part
     )
     if weights not in MADE_BY_LLAMA_CPP:
-        return write(file, weights=weights, require_room=require_room)
+        return write(
+            file,
+            weights=weights,
+            require_room=require_room,
+        )
     require_known(opened_gguf(dense_file))
     full = file.with_name(f"{file.stem}.full.gguf")
 
     def require_room_for_both(n_bytes: int) -> None:
         require_room(n_bytes + n_bytes // 4)
 
-    written = write(full, weights="float32", require_room=require_room_for_both)
+    written = write(
+        full,
+        weights="float32",
+        require_room=require_room_for_both,
+    )
     file_type = str(int(MADE_BY_LLAMA_CPP[weights]))
     try:
         run_program(
@@ -104,7 +111,12 @@ def write_quantised(
 
 
 @torch.no_grad()
-def read_back(file: Path, dense_file: Path, sparse: PrunedChannels, weights: Weights) -> ReadBack:
+def read_back(
+    file: Path,
+    dense_file: Path,
+    sparse: PrunedChannels,
+    weights: Weights,
+) -> ReadBack:
     """The weights in a file that was written of this model, in the model's own type.
 
     The loaded model must be the dense one. Raises ExportError for weights of another model.
@@ -118,7 +130,7 @@ def read_back(file: Path, dense_file: Path, sparse: PrunedChannels, weights: Wei
     values = gguf_model.weights(model.config)
     # By the layers' numbers in the dense model.
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    names = {renumbered(name, path, sparse.gone): name for name in parameters}
+    names = {renumbered(name, path, sparse.removed_layers): name for name in parameters}
     values = {names.get(name, name): value for name, value in values.items()}
     kinds = {names.get(name, name): kind for name, kind in gguf_model.kinds.items()}
     per_block = reader.values["general.architecture"] != architecture
@@ -135,18 +147,28 @@ def read_back(file: Path, dense_file: Path, sparse: PrunedChannels, weights: Wei
             value = values.pop(full_name)
             if name.endswith("weight") and weight_of(module) is not module.weight:
                 value = value.T
-            tensors[name] = _checked(value, expected, full_name, kinds)
+            tensors[name] = _checked(
+                value,
+                expected,
+                full_name,
+                kinds,
+            )
         blocks.append(_narrowed(sparse, narrow, tensors))
     # Parameters that share their memory in the model share it here.
     shared: dict[int, nn.Parameter] = {}
     for name, value in values.items():
         parameter = parameters[name]
-        checked = _checked(value, sparse.others.get(name, parameter), name, kinds)
+        checked = _checked(
+            value,
+            sparse.others.get(name, parameter),
+            name,
+            kinds,
+        )
         shared[id(parameter)] = nn.Parameter(checked.to(parameter.device), requires_grad=False)
     in_mlps = _mlp_parameters(sparse)
     others: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        if id(parameter) in in_mlps or renumbered(name, path, sparse.gone) is None:
+        if id(parameter) in in_mlps or renumbered(name, path, sparse.removed_layers) is None:
             continue
         if id(parameter) not in shared:
             raise ExportError(f"The file lacks {name}.", _ADVICE)
@@ -178,7 +200,12 @@ def _fell_back(tensor: Any, weights: Weights) -> bool:
     return is_matrix and tensor.shape[0] % ROW_MULTIPLE.get(weights, 32) > 0
 
 
-def _checked(value: Tensor, expected: Tensor, name: str, kinds: Mapping[str, str]) -> Tensor:
+def _checked(
+    value: Tensor,
+    expected: Tensor,
+    name: str,
+    kinds: Mapping[str, str],
+) -> Tensor:
     """The value in the expected type. Raises ExportError unless it is that tensor, rounded."""
     expected = expected.detach().cpu()
     allowed = _ALLOWED_ERRORS.get(kinds.get(name, "F32"), _ALLOWED_ERROR)

@@ -47,7 +47,11 @@ _SHIFTED_NORMS = ("gemma", "gemma2", "gemma3")
 _OTHER_MODEL = "Name one made from the model that was pruned."
 
 
-def block_tensors(sparse: PrunedChannels, index: int, width: int | None) -> dict[str, Tensor]:
+def block_tensors(
+    sparse: PrunedChannels,
+    index: int,
+    width: int | None,
+) -> dict[str, Tensor]:
     """The tensors of one block's MLP by their names within the block, weights as (out, in).
 
     width: channels of every MLP in the file; None: the dense ones, each channel in its own place.
@@ -81,7 +85,11 @@ def block_tensors(sparse: PrunedChannels, index: int, width: int | None) -> dict
     return tensors
 
 
-def renumbered(name: str, blocks: str, gone: Sequence[int]) -> str | None:
+def renumbered(
+    name: str,
+    blocks: str,
+    gone: Sequence[int],
+) -> str | None:
     """A tensor's name once these layers are removed; None if it is of one. blocks: their path."""
     number, _, suffix = name.removeprefix(f"{blocks}.").partition(".")
     if not name.startswith(f"{blocks}.") or not number.isdigit():
@@ -120,7 +128,11 @@ def torch_shape(tensor: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in reversed(tensor.shape))
 
 
-def gguf_type(name: str, shape: Sequence[int], weights: Weights) -> GGMLQuantizationType:
+def gguf_type(
+    name: str,
+    shape: Sequence[int],
+    weights: Weights,
+) -> GGMLQuantizationType:
     """Type of a tensor in the file: vectors and norms in float32, whatever the weights."""
     if len(shape) < 2 or any(part in name for part in _KEPT_FULL):
         return GGMLQuantizationType.F32
@@ -146,42 +158,60 @@ def write_gguf(
     SettingsError unless it is a full file of the dense model.
     """
     reader = require_full_gguf(dense_file, is_base=is_base)
-    own = str(reader.values["general.architecture"])
+    source = str(reader.values["general.architecture"])
     dtype = sparse.loaded.dtype
-    dense = [_dense_tensor(tensor, own, dtype, weights) for tensor in reader.tensors]
+    dense = [_dense_tensor(tensor, source, dtype, weights) for tensor in reader.tensors]
     _require_same(dense_file, {tensor.name: tensor for tensor in dense}, sparse)
     tied = all(tensor.name != "output.weight" for tensor in dense)
     # The architecture under which llama.cpp may read a width for each block.
-    architecture = own
+    architecture = source
     widths = sparse.widths
-    layout = f"one width, architecture {own}"
+    layout = f"one width, architecture {source}"
     if not one_width(widths):
-        if own in PER_LAYER and (tied or PER_LAYER[own] != "openelm"):
-            architecture = PER_LAYER[own]
+        if source in PER_LAYER and (tied or PER_LAYER[source] != "openelm"):
+            architecture = PER_LAYER[source]
             layout = f"a width for each block, llama.cpp's architecture {architecture}"
         else:
             widths = [max(widths) if width else 0 for width in widths]
             layout = (
-                f"filled up to the widest block, architecture {own}: "
+                f"filled up to the widest block, architecture {source}: "
                 "llama.cpp reads no width for each block of this family"
             )
     outside_mlps = [tensor for tensor in _with_norms(dense, reader, sparse) if not tensor.is_mlp]
     tensors = [
-        *_converted(outside_mlps, own, architecture, reader.values),
+        *_converted(outside_mlps, source, architecture, reader.values),
         *_mlp_tensors(sparse, widths, weights),
     ]
-    if sparse.gone:
+    if sparse.removed_layers:
         n_layers = len(widths)
-        layout = f"{n_layers - len(sparse.gone)} of {n_layers} layers, {layout}"
-        numbered = [(renumbered(tensor.name, "blk", sparse.gone), tensor) for tensor in tensors]
+        layout = f"{n_layers - len(sparse.removed_layers)} of {n_layers} layers, {layout}"
+        numbered = [
+            (renumbered(tensor.name, "blk", sparse.removed_layers), tensor) for tensor in tensors
+        ]
         tensors = [replace(tensor, name=name) for name, tensor in numbered if name is not None]
     size = sum(tensor.n_bytes for tensor in tensors)
     require_room(size)
     file_type = int(_GGUF_TYPES[weights][1])
-    keys = partial(_add_keys, reader=reader, widths=widths, file_type=file_type)
-    write_file(file, architecture, keys, tensors, on_part)
+    keys = partial(
+        _add_keys,
+        reader=reader,
+        widths=widths,
+        file_type=file_type,
+    )
+    write_file(
+        file,
+        architecture,
+        keys,
+        tensors,
+        on_part,
+    )
     base_size = dense_bytes(reader, weights)
-    return WrittenFiles(layout=layout, size=size, base_size=base_size, file=file.name)
+    return WrittenFiles(
+        layout=layout,
+        size=size,
+        base_size=base_size,
+        file=file.name,
+    )
 
 
 def write_file(
@@ -239,25 +269,31 @@ def _add_keys(
     writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], file_type: int
 ) -> None:
     """Add the dense file's keys under the new architecture, with the new widths and type."""
-    own = reader.values["general.architecture"]
+    source = reader.values["general.architecture"]
     new_widths = [int(width) for width in widths if width]
     for name, value in reader.values.items():
         kind, *sub_types = reader.fields[name].types
         sub_type = sub_types[0] if sub_types else None
-        is_own = name.startswith(f"{own}.")
+        is_own = name.startswith(f"{source}.")
         # The library writes no empty array, which has no type of its items either.
         if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name.startswith(_LEFT_OUT):
             continue
-        if name == f"{own}.block_count":
+        if name == f"{source}.block_count":
             value = len(new_widths)
-        elif name == f"{own}.feed_forward_length" and one_width(widths):
-            kind, sub_type, value = GGUFValueType.UINT32, None, new_widths[0]
-        elif name == f"{own}.feed_forward_length":
-            kind, sub_type, value = GGUFValueType.ARRAY, GGUFValueType.UINT32, new_widths
+        elif name == f"{source}.feed_forward_length":
+            is_one = one_width(widths)
+            kind = GGUFValueType.UINT32 if is_one else GGUFValueType.ARRAY
+            sub_type = None if is_one else GGUFValueType.UINT32
+            value = new_widths[0] if is_one else new_widths
         elif kind == GGUFValueType.ARRAY and is_own and len(value) == len(widths):
             value = [entry for entry, width in zip(value, widths, strict=True) if width]
-        new_name = f"{writer.arch}{name.removeprefix(own)}" if is_own else name
-        writer.add_key_value(new_name, value, kind, sub_type=sub_type)
+        new_name = f"{writer.arch}{name.removeprefix(source)}" if is_own else name
+        writer.add_key_value(
+            new_name,
+            value,
+            kind,
+            sub_type=sub_type,
+        )
     source_type = quantised_type(reader)
     if source_type and SOURCE_TYPE not in reader.values:
         writer.add_string(SOURCE_TYPE, source_type)
@@ -271,11 +307,16 @@ def gguf_rounded(values: Array, weights: Weights) -> Array:
     return rounded
 
 
-def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> GgufTensor:
+def _dense_tensor(
+    tensor: Any,
+    source: str,
+    dtype: Dtype,
+    weights: Weights,
+) -> GgufTensor:
     """A tensor of the dense file with the run's values: rounded if it ran in bfloat16."""
     shape = torch_shape(tensor)
     # Gemma's files hold 1 more than its norms' weights.
-    shift = float(own in _SHIFTED_NORMS and tensor.name.endswith("norm.weight"))
+    shift = float(source in _SHIFTED_NORMS and tensor.name.endswith("norm.weight"))
 
     def make() -> Array:
         values: Array = quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
@@ -283,7 +324,12 @@ def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> Gguf
             values = (torch.tensor(values - shift).bfloat16().float() + shift).numpy()
         return values
 
-    return GgufTensor(tensor.name, shape, gguf_type(tensor.name, shape, weights), make)
+    return GgufTensor(
+        tensor.name,
+        shape,
+        gguf_type(tensor.name, shape, weights),
+        make,
+    )
 
 
 def _with_norms(
@@ -297,11 +343,11 @@ def _with_norms(
     if not norms:
         return list(dense)
     require_known(reader)
-    own = str(reader.values["general.architecture"])
-    shift = float(own in _SHIFTED_NORMS)
+    source = str(reader.values["general.architecture"])
+    shift = float(source in _SHIFTED_NORMS)
     tensors = []
     for tensor in dense:
-        name = ARCHITECTURES[own].tensors.get(general_name(tensor.name), "")
+        name = ARCHITECTURES[source].tensors.get(general_name(tensor.name), "")
         name = name.replace("#", tensor.name.split(".")[1])
         if name not in norms:
             # Falcon's norm before both parts of a block.
@@ -345,13 +391,13 @@ def _mlp_tensors(
 
 
 def _converted(
-    dense: list[GgufTensor], own: str, architecture: str, values: Mapping[str, Any]
+    dense: list[GgufTensor], source: str, architecture: str, values: Mapping[str, Any]
 ) -> Iterator[GgufTensor]:
     """The dense tensors in another architecture's layout. values: metadata of the dense file."""
-    n_heads = int(values[f"{own}.attention.head_count"])
-    n_kv_heads = int(values.get(f"{own}.attention.head_count_kv", n_heads))
+    n_heads = int(values[f"{source}.attention.head_count"])
+    n_kv_heads = int(values.get(f"{source}.attention.head_count_kv", n_heads))
     by_name = {tensor.name: tensor for tensor in dense}
-    change = (own, architecture)
+    change = (source, architecture)
     for tensor in dense:
         part = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
         if change == ("qwen2", "deci") and part in ("attn_q", "attn_k"):
@@ -377,7 +423,12 @@ def _stacked(tensors: Sequence[GgufTensor]) -> Array:
 def _interleaved(tensor: GgufTensor, n_heads: int) -> Array:
     """Rows of every head: halves one after the other become pairs, as `deci` rotates them."""
     values = tensor.make()
-    halves = values.reshape(n_heads, 2, len(values) // n_heads // 2, *values.shape[1:])
+    halves = values.reshape(
+        n_heads,
+        2,
+        len(values) // n_heads // 2,
+        *values.shape[1:],
+    )
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
 
 
@@ -394,7 +445,12 @@ def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
     quantised = {tensor.tensor_type.name for tensor in reader.tensors} - {"F32", "F16", "BF16"}
     if quantised and not is_base:
         reason = f"Reason: it is quantised ({', '.join(sorted(quantised))}), and its weights would not be the model's."
-        raise SettingsError("dense GGUF", file.name, "a file with F32, F16 or BF16 weights", reason)
+        raise SettingsError(
+            "dense GGUF",
+            file.name,
+            "a file with F32, F16 or BF16 weights",
+            reason,
+        )
     return reader
 
 
@@ -403,15 +459,19 @@ def require_known(reader: GgufReader) -> None:
 
     Healed norms find no place in it, and quantised weights cannot be read back and proven.
     """
-    own = str(reader.values["general.architecture"])
-    if own not in ARCHITECTURES:
+    source = str(reader.values["general.architecture"])
+    if source not in ARCHITECTURES:
         raise ExportError(
-            f"The names of llama.cpp's {own} files are not known here, so none is written healed or in this type.",
+            f"The names of llama.cpp's {source} files are not known here, so none is written healed or in this type.",
             "Choose a model that is not healed and float32, float16 or q8_0, or another form.",
         )
 
 
-def _require_same(file: Path, dense: Mapping[str, GgufTensor], sparse: PrunedChannels) -> None:
+def _require_same(
+    file: Path,
+    dense: Mapping[str, GgufTensor],
+    sparse: PrunedChannels,
+) -> None:
     """Raises ExportError unless the file holds the dense model's first MLP."""
     down = dense.get("blk.0.ffn_down.weight")
     expected = out_weight(sparse.loaded.mlps[0]).float().cpu().numpy()

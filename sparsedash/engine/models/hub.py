@@ -1,13 +1,10 @@
-"""Fetch a model's files of one commit from the Hugging Face hub into its local cache, or say why it
-cannot be done.
+"""Fetches a model's files of one commit from the Hugging Face hub into its local cache.
 
-As a process of its own it asks to which commits names lead now, and fetches of models config.json
-alone:
+As a program it looks up the current commits of names, and fetches config.json of models:
 
     python -m sparsedash.engine.models.hub [--no-token] -- OWNER/NAME[@REVISION] datasets/OWNER/NAME ...
 
-and prints one JSON object: by name the `commit`, or `message` and `advice` where it could not be
-had.
+and prints one JSON object: by name the `commit`, or the error's `message` and `advice`.
 """
 
 import json
@@ -36,22 +33,20 @@ from sparsedash.schema.settings import BUILTIN_MODEL, DATA_SET
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.model_folders import HUB_ID
 
-_PATIENCE_S = 10.0
-"""For one answer about a data set."""
+_TIMEOUT_S = 10.0
+"""Of a request about a data set."""
 _WRITE = f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BUILTIN_MODEL}."
 
 
 def require_reachable(reference: str) -> None:
-    """Raise ModelError unless the hub can be asked for this model, which is not in the local
-    cache.
-    """
+    """Raise ModelError unless the hub can be reached for this uncached model."""
     if not reachable():
         raise _out_of_reach(reference)
 
 
 @contextmanager
 def token_used(allowed: bool) -> Iterator[None]:
-    """Within, the hub is asked with the token of whoever runs this program, or with none at all."""
+    """Inside, the hub is asked with the user's own token, or with none."""
     before = constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
     constants.HF_HUB_DISABLE_IMPLICIT_TOKEN = before or not allowed
     try:
@@ -61,12 +56,11 @@ def token_used(allowed: bool) -> Iterator[None]:
 
 
 def fetch(reference: str, revision: str, *patterns: str) -> Path:
-    """The folder of one commit, which it is named by, with the files that match. Those in
-    subfolders are other formats.
+    """The folder of one commit, named by it, with the matching files; none in subfolders.
 
     reference: owner/name, or with @revision; only its name counts. revision: branch, tag or commit;
-    empty for the usual one. Files that are here are not fetched again, and serve while the hub does
-    not answer. Raises ModelError.
+    empty for the default. Cached files are not fetched again, and serve while the hub does not
+    answer. Raises ModelError.
     """
     name = reference.partition("@")[0]
     if not HUB_ID.fullmatch(reference):
@@ -88,7 +82,7 @@ def fetch(reference: str, revision: str, *patterns: str) -> Path:
 _OTHERWISE = f"name a local folder, or use {BUILTIN_MODEL}."
 _OF_TOKEN = "Start with a token in HF_TOKEN that may read it"
 _REFUSALS = {
-    HFValidationError: ("{reference!r} is neither a hub id nor a path: {said}.", _WRITE),
+    HFValidationError: ("{reference!r} is neither a hub id nor a path: {reason}.", _WRITE),
     GatedRepoError: ("{name} is gated: ask for access on its page.", f"{_OF_TOKEN}, {_OTHERWISE}"),
     RevisionNotFoundError: (
         "{name} has no revision {revision!r}.",
@@ -105,25 +99,21 @@ _ADVICE = {401: _OF_TOKEN, 403: _OF_TOKEN, 429: "Try again in some minutes"}
 
 def _refusal(reference: str, error: Exception) -> ModelError:
     name, _, revision = reference.partition("@")
-    said = first_line(error)
+    reason = first_line(error)
     for kind, (message, advice) in _REFUSALS.items():
         if isinstance(error, kind):
-            return ModelError(
-                message.format(reference=reference, name=name, revision=revision, said=said), advice
-            )
+            parts = {"reference": reference, "name": name, "revision": revision}
+            return ModelError(message.format(**parts, reason=reason), advice)
     if status := _status(error):
-        usual = (
-            "Try again later"
-            if status >= HTTPStatus.INTERNAL_SERVER_ERROR
-            else "Check the spelling"
-        )
+        failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        usual = "Try again later" if failed else "Check the spelling"
         answer = f"{status} {responses.get(status, '')}".strip()
         advice = f"{_ADVICE.get(status, usual)}, {_OTHERWISE}"
         return ModelError(f"The hub refused {reference} (it answered {answer}).", advice)
     if isinstance(error, LocalEntryNotFoundError):
         return _out_of_reach(reference)
     advice = "Start again: the files that have arrived are kept."
-    return ModelError(f"{reference} could not be fetched: {said}.", advice)
+    return ModelError(f"{reference} could not be fetched: {reason}.", advice)
 
 
 def _out_of_reach(reference: str) -> ModelError:
@@ -134,7 +124,7 @@ def _out_of_reach(reference: str) -> ModelError:
 
 
 def _status(error: BaseException | None) -> int:
-    """The HTTP status of a refusal without any other word; 0 where nothing answered."""
+    """The HTTP status of a refusal without another reason; 0 if nothing answered."""
     while error is not None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(status, int) and status >= HTTPStatus.BAD_REQUEST:
@@ -144,7 +134,7 @@ def _status(error: BaseException | None) -> int:
 
 
 def current_commit(name: str) -> str:
-    """The commit that a name leads to now. Raises ModelError.
+    """The current commit of a name. Raises ModelError.
 
     name: a model's reference, whose config.json is fetched; or DATA_SET before owner/name.
     """
@@ -152,7 +142,7 @@ def current_commit(name: str) -> str:
         return fetch(name, name.partition("@")[2], "config.json").name
     data_set = name.removeprefix(DATA_SET)
     try:
-        return str(HfApi().dataset_info(data_set, timeout=_PATIENCE_S).sha)
+        return str(HfApi().dataset_info(data_set, timeout=_TIMEOUT_S).sha)
     except (HTTPError, OSError, HFValidationError) as error:
         raise _refusal(data_set, error) from error
 

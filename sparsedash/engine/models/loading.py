@@ -145,11 +145,25 @@ class LoadedModel:
     ) -> list[tuple[list[int], Batch]]:
         """Positions of sequences and their batch; see `batches_by_length`."""
         pad = self.tokenizer.pad_token_id or 0
-        return batches_by_length(sequences, n_tokens, pad, self.model.device)
+        return batches_by_length(
+            sequences,
+            n_tokens,
+            pad,
+            self.model.device,
+        )
 
-    def walk(self, batches: Sequence[Batch], caches: Sequence[Cache] = ()) -> BlockWalk:
+    def walk(
+        self,
+        batches: Sequence[Batch],
+        caches: Sequence[Cache] = (),
+    ) -> BlockWalk:
         """A walk of these batches through the decoder blocks; see `BlockWalk`."""
-        return BlockWalk(self.model.base_model, self.blocks, batches, caches)
+        return BlockWalk(
+            self.model.base_model,
+            self.blocks,
+            batches,
+            caches,
+        )
 
     @property
     def mlps(self) -> list[Mlp]:
@@ -200,7 +214,11 @@ class LoadedModel:
         ids = self._ids(text, special)
         return ids[:n_before], ids[n_before : len(ids) - n_after]
 
-    def windows(self, ids: list[int], length: int) -> list[list[int]]:
+    def windows(
+        self,
+        ids: list[int],
+        length: int,
+    ) -> list[list[int]]:
         """A text's token ids in pieces of this length, each beginning as every text does."""
         prefix, _ = self.prefix_and_ids("")
         if ids[: len(prefix)] == prefix:
@@ -242,17 +260,26 @@ ReadModel = Callable[[Source, Dtype], LoadedModel]
 class ModelCache:
     """Keeps the model loaded last for the next job.
 
-    n_loaded: while 1, peak memory is that of one model. given: of a model in memory, the only one
-    in this cache.
+    n_loaded: while 1, peak memory is that of one model. in_memory: of a model that the caller
+    holds, the only one in this cache.
     """
 
-    def __init__(self, given: Source | None = None, kept: LoadedModel | None = None) -> None:
-        self.given = given
+    def __init__(
+        self,
+        in_memory: Source | None = None,
+        kept: LoadedModel | None = None,
+    ) -> None:
+        self.in_memory = in_memory
         self._kept = kept
         self._source: Source | None = None
         self.n_loaded = 0
 
-    def take(self, source: Source, dtype: Dtype, stream: ReadModel | None = None) -> LoadedModel:
+    def take(
+        self,
+        source: Source,
+        dtype: Dtype,
+        stream: ReadModel | None = None,
+    ) -> LoadedModel:
         """The model kept if it is the same, else a new one. stream: reads it streamed."""
         kept = self._kept
         request = (source.identity, dtype, stream is not None)
@@ -308,7 +335,12 @@ def locate_model(
     on_part: called while a .gguf file is unpacked. commit: of a model of the hub; empty: the
     current one. Raises ModelError for files that loading would refuse.
     """
-    source = _locate_files(reference, store, on_part, commit)
+    source = _locate_files(
+        reference,
+        store,
+        on_part,
+        commit,
+    )
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
@@ -321,7 +353,12 @@ def locate_model(
     return source
 
 
-def _locate_files(reference: str, store: Store, on_part: OnPart, pinned: str) -> Source:
+def _locate_files(
+    reference: str,
+    store: Store,
+    on_part: OnPart,
+    pinned: str,
+) -> Source:
     path = local_path(reference)
     name, _, revision = reference.partition("@")
     if reference.startswith("builtin:") and reference != BUILTIN_MODEL:
@@ -391,7 +428,12 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         )
     config = read_config(folder, reference)
     n_bytes = sum(file.stat().st_size for file in files)
-    refuse_oversized(reference, config, n_bytes, "safetensors" if is_safe else "bin")
+    refuse_oversized(
+        reference,
+        config,
+        n_bytes,
+        "safetensors" if is_safe else "bin",
+    )
     model = read_model(
         reference,
         config,
@@ -405,7 +447,13 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    return _loaded(source, dtype, model, tokenizer, warnings)
+    return _loaded(
+        source,
+        dtype,
+        model,
+        tokenizer,
+        warnings,
+    )
 
 
 def _loaded(
@@ -479,7 +527,11 @@ def model_in_memory(
     copied.config.to_json_file(folder / "config.json")
     copied.generation_config.to_json_file(folder / "generation_config.json")
     tokenizer.save_pretrained(folder)
-    source = Source(reference=IN_MEMORY, folder=folder, identity=IN_MEMORY)
+    source = Source(
+        reference=IN_MEMORY,
+        folder=folder,
+        identity=IN_MEMORY,
+    )
     return source, _loaded(source, cast(Dtype, dtype), copied, tokenizer)
 
 
@@ -520,7 +572,11 @@ SCRATCH = "scratch"
 _SHARD_BYTES = 2**30
 
 
-def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
+def stream_model(
+    source: Source,
+    dtype: Dtype,
+    store: Store,
+) -> LoadedModel:
     """The dense model, streamed from its files, on the CPU. Raises ModelError.
 
     If the files hold another type, a copy in this one is written to the data folder, once.
@@ -538,7 +594,11 @@ def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
     return replace(loaded, residency=residency)
 
 
-def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
+def _folder_in(
+    source: Source,
+    dtype: Dtype,
+    store: Store,
+) -> Path:
     """The folder of the source, or one with a copy of its weights in this type."""
     files = weight_files(source.folder, source.reference)
     tensors = chain.from_iterable(map(stored_tensors, files))
@@ -547,10 +607,19 @@ def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
     if is_safe and kinds.intersection(FLOAT_TYPES) <= {dtype}:
         return source.folder
     name = f"{digest(source.identity)[:16]}-{dtype}"
-    return converted_folder(name, partial(_recast, source, files, getattr(torch, dtype)), store)
+    return converted_folder(
+        name,
+        partial(_recast, source, files, getattr(torch, dtype)),
+        store,
+    )
 
 
-def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path) -> None:
+def _recast(
+    source: Source,
+    files: list[Path],
+    dtype: torch.dtype,
+    folder: Path,
+) -> None:
     """Write the weights in this type, a gigabyte at a time, and copy all other files."""
     shard: dict[str, Tensor] = {}
     n_bytes = 0

@@ -168,7 +168,12 @@ class _Fp32Matmul(TorchFunctionMode):
         learns = inputs.requires_grad or weight.requires_grad
         copy = None if learns else self.copies.get(stored)  # type: ignore[no-untyped-call]
         if copy is not None:
-            return _linear(inputs, weight, bias, copy if weight is stored else copy.t())
+            return _linear(
+                inputs,
+                weight,
+                bias,
+                copy if weight is stored else copy.t(),
+            )
         if n_rows < MIN_ROWS:
             return func(*args)
         return _Linear.apply(inputs, weight, bias)  # type: ignore[no-untyped-call]
@@ -182,7 +187,12 @@ class _Linear(torch.autograd.Function):
     """inputs (..., n), weight (m, n), bias (m,) or None: (..., m)."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         ctx.save_for_backward(weight, inputs if weight.requires_grad else None)
         return _linear(inputs, weight, bias)
 

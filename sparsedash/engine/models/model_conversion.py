@@ -55,7 +55,11 @@ _LONGEST_NAME = 200
 """Bytes; most file systems allow 255, and the lock has a longer name."""
 
 
-def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> Path:
+def converted_folder(
+    name: str,
+    write: Callable[[Path], None],
+    store: Store,
+) -> Path:
     """The folder of this name among the converted models; written once, and again after a change.
 
     An atomic write. write: fills an empty folder; its errors are raised.
@@ -111,7 +115,11 @@ _PATTERN = {"gemma2": 2, "gemma3": 6}
 class GgufModel:
     """A GGUF file with known keys and tensors: see `catalog.gguf_names.gguf_problem`."""
 
-    def __init__(self, reader: GgufReader, architecture: str = "") -> None:
+    def __init__(
+        self,
+        reader: GgufReader,
+        architecture: str = "",
+    ) -> None:
         """architecture: the dense model's, if the file's is one that reads a width a block."""
         self._values = reader.values
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -350,7 +358,12 @@ class GgufModel:
         sliding = {"rope_type": "default", "rope_theta": theta}
         return {"full_attention": rope, "sliding_attention": sliding}
 
-    def _parts(self, name: str, values: Array, config: PretrainedConfig) -> list[tuple[str, Array]]:
+    def _parts(
+        self,
+        name: str,
+        values: Array,
+        config: PretrainedConfig,
+    ) -> list[tuple[str, Array]]:
         """The tensor under its name; q, k and v where `openelm` has qwen3's one below the other."""
         if self._graph != "openelm" or ".attn_qkv." not in name:
             return [(name, values)]
@@ -361,7 +374,12 @@ class GgufModel:
             (name.replace("qkv", q_k_v), part) for q_k_v, part in zip("qkv", parts, strict=True)
         ]
 
-    def _reordered(self, name: str, values: Array, config: PretrainedConfig) -> Array:
+    def _reordered(
+        self,
+        name: str,
+        values: Array,
+        config: PretrainedConfig,
+    ) -> Array:
         """Undo the reordering of llama.cpp's converter."""
         part = name.removeprefix("blk.").partition(".")[2]
         projection = part.partition(".")[0]
@@ -392,10 +410,18 @@ _CONVERSION_VERSION = 2
 """Raise it if the same file is converted to other numbers or other tokens."""
 
 
-def unpack_gguf(file: Path, store: Store, on_part: OnPart = ignore) -> Path:
+def unpack_gguf(
+    file: Path,
+    store: Store,
+    on_part: OnPart = ignore,
+) -> Path:
     """The folder with this file's model in FP32 and its tokenizer. Raises ModelError."""
     name = f"{file.stem}-{hash_file(file, store)[:16]}-{_CONVERSION_VERSION}"
-    return converted_folder(name, lambda folder: _write_converted(file, folder, on_part), store)
+    return converted_folder(
+        name,
+        lambda folder: _write_converted(file, folder, on_part),
+        store,
+    )
 
 
 def gguf_source_type(file: Path, store: Store) -> str:
@@ -408,7 +434,11 @@ def gguf_source_type(file: Path, store: Store) -> str:
     return source_type
 
 
-def _write_converted(file: Path, folder: Path, on_part: OnPart) -> None:
+def _write_converted(
+    file: Path,
+    folder: Path,
+    on_part: OnPart,
+) -> None:
     unreadable = f"{file.name} could not be read as a GGUF model"
     reader = opened_gguf(file)
     problem = gguf_problem(reader.values, (tensor.name for tensor in reader.tensors))
@@ -418,7 +448,12 @@ def _write_converted(file: Path, folder: Path, on_part: OnPart) -> None:
     with refusing(unreadable, "Name another file of this model."):
         config = gguf_model.config()
         refuse_impossible(config.to_dict(), file.name)
-        refuse_oversized(file.name, config, file.stat().st_size, "gguf")
+        refuse_oversized(
+            file.name,
+            config,
+            file.stat().st_size,
+            "gguf",
+        )
         tokenizer = gguf_model.tokenizer(file)
         weights = gguf_model.weights(config, on_part)
         on_part(1, 2)

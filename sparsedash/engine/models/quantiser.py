@@ -9,14 +9,21 @@ import os
 import sys
 
 
-def quantise(full: str, new: str, file_type: int, n_threads: int) -> int:
-    """Write the new file from the full one; llama.cpp's code of what went wrong, or 0."""
+def quantise(
+    full: str,
+    new: str,
+    file_type: int,
+    n_threads: int,
+) -> int:
+    """Write the new file from the full one. Returns llama.cpp's error code, or 0."""
     from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
-    ffi, lib = get_ffi(), get_lib()
-    asked = ffi.new("llama_model_quantize_params *", lib.llama_model_quantize_default_params())
-    asked.ftype, asked.nthread = file_type, n_threads
-    return int(lib.llama_model_quantize(os.fsencode(full), os.fsencode(new), asked))
+    lib = get_lib()
+    defaults = lib.llama_model_quantize_default_params()
+    parameters = get_ffi().new("llama_model_quantize_params *", defaults)
+    parameters.ftype = file_type
+    parameters.nthread = n_threads
+    return int(lib.llama_model_quantize(os.fsencode(full), os.fsencode(new), parameters))
 
 
 if __name__ == "__main__":

@@ -62,13 +62,19 @@ class Resident:
 
 
 class Streamed:
-    """Weights stay in their files, offloaded tensors in unnamed ones; only the running block is
-    changed.
+    """Weights stay in their files, offloaded tensors in unnamed ones.
+
+    Only the running block is changed.
     """
 
     streamed = True
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], scratch: Path) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[nn.Module],
+        scratch: Path,
+    ) -> None:
         """scratch: folder for offloaded tensors. Weights that are no views of a file go there."""
         self._scratch = scratch
         self._offloaded: list[tuple[StorageWeakRef, int, int]] = []
@@ -92,7 +98,11 @@ class Streamed:
             # No hook: a hook would also run where a stub replaces the block's forward.
             block.forward = self._streaming(index, block.forward)
 
-    def _streaming(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _streaming(
+        self,
+        index: int,
+        forward: Callable[..., Any],
+    ) -> Callable[..., Any]:
         @wraps(forward)
         def streaming(*args: Any, **kwargs: Any) -> Any:
             if index != self._running:
@@ -123,8 +133,9 @@ class Streamed:
         give_back_freed()
 
     def offload(self, tensor: Tensor) -> Tensor:
-        """The same numbers in an unnamed file, gone with the last view; ModelError if the disk is
-        full.
+        """The same numbers in an unnamed file, deleted with the last view.
+
+        Raises ModelError if the disk is full.
         """
         if not tensor.numel():
             return tensor
@@ -135,7 +146,11 @@ class Streamed:
             reason = f"{error.strerror}. {free_in_words(error, self._scratch)}".strip()
             message = f"Data that does not fit into memory could not be written: {reason}"
             raise ModelError(message, "Free some space.") from error
-        mapped: Tensor = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
+        mapped: Tensor = torch.empty(0, dtype=tensor.dtype).set_(
+            storage,
+            0,
+            tensor.shape,
+        )  # type: ignore[call-overload]
         mapped.copy_(tensor)
         reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         self._offloaded.append((reference, storage.data_ptr(), storage.nbytes()))
@@ -177,7 +192,11 @@ def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
     with NamedTemporaryFile(dir=folder, delete=False) as file:
         try:
             os.truncate(file.fileno(), n_bytes)
-            storage = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=n_bytes)
+            storage = torch.UntypedStorage.from_file(
+                file.name,
+                shared=True,
+                nbytes=n_bytes,
+            )
         finally:
             # Unnamed from here on: a kill leaves nothing.
             Path(file.name).unlink()
@@ -193,7 +212,11 @@ _WILL_NEED: int | None = getattr(mmap, "MADV_WILLNEED", None)
 _madvise = ctypes.CDLL(None, use_errno=True).madvise if _DONT_NEED is not None else None
 
 
-def _advise(address: int, n_bytes: int, advice: int | None) -> None:
+def _advise(
+    address: int,
+    n_bytes: int,
+    advice: int | None,
+) -> None:
     """Advise the system on the pages of these bytes of a mapped file."""
     if _madvise is None or advice is None:
         return

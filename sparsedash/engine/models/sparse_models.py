@@ -33,15 +33,15 @@ class PrunedChannels:
     """A model whose MLPs have fewer channels, or that has fewer layers.
 
     errors: of the MLPs before healing and quantising. block_losses: loss of the model by the cut of
-    each block alone, where measured. gone: layers removed as a whole. others: parameters outside
-    the MLPs that are not the dense ones, by name: norms of a healed model, all of a quantised one.
+    each block alone, where measured. others: parameters outside the MLPs that are not the dense
+    ones, by name: norms of a healed model, all of a quantised one.
     """
 
     loaded: LoadedModel
     blocks: LazySequence[PrunedMlp]
     errors: Sequence[BlockErrors]
     block_losses: Callable[[], list[float]]
-    gone: Sequence[int] = ()
+    removed_layers: Sequence[int] = ()
     others: Mapping[str, Tensor] = field(default_factory=dict)
     healed: Healed | None = None
     quantised: Quantised | None = None
@@ -81,7 +81,7 @@ class PrunedChannels:
         with (
             reparametrised(loaded.model, self.others),
             loaded.residency.changed(changes),
-            skipping(loaded.model.base_model, loaded.blocks, self.gone),
+            skipping(loaded.model.base_model, loaded.blocks, self.removed_layers),
         ):
             yield
 
@@ -89,7 +89,11 @@ class PrunedChannels:
         self, blocks: Sequence[PrunedMlp], others: Mapping[str, Tensor]
     ) -> "PrunedChannels":
         """The same model with these weights."""
-        return replace(self, blocks=LazySequence(len(blocks), blocks.__getitem__), others=others)
+        return replace(
+            self,
+            blocks=LazySequence(len(blocks), blocks.__getitem__),
+            others=others,
+        )
 
     @property
     def widths(self) -> list[int]:
@@ -97,8 +101,9 @@ class PrunedChannels:
         return [len(narrow.kept) for narrow in self.blocks]
 
     def reached(self) -> Reached:
-        """The share removed of every budget; a quantised file's bytes against the dense one's in 16
-        bits.
+        """The share removed of every budget.
+
+        Bytes of a quantised file are compared with the dense one's in 16 bits.
         """
         shares = reached(self.loaded.shape, self.widths)
         if self.quantised is None:
@@ -111,7 +116,11 @@ class PrunedChannels:
         """Names of the projections of each block whose inputs `passage_error` takes."""
         return [[self.loaded.family.out]] * len(self.blocks)
 
-    def passage_error(self, index: int, samples: list[Sample]) -> float:
+    def passage_error(
+        self,
+        index: int,
+        samples: list[Sample],
+    ) -> float:
         """Error of this block on samples of the inputs of its `watched` projections."""
         return passage_error(self.loaded.mlps[index], self.blocks[index], samples[0])
 
@@ -124,7 +133,7 @@ class MaskedWeights:
     scope: Scope
     blocks: Sequence[MaskedBlock]
     groups: list[list[list[str]]]
-    gone: Sequence[int] = ()
+    removed_layers: Sequence[int] = ()
 
     def round_(self, index: int) -> None:
         """Do nothing: the weights have the model's own type already."""
@@ -175,10 +184,19 @@ class MaskedWeights:
         """Names of the projections of each block whose inputs `passage_error` takes."""
         return [[names[0] for names in block] for block in self.groups]
 
-    def passage_error(self, index: int, samples: list[Sample]) -> float:
+    def passage_error(
+        self,
+        index: int,
+        samples: list[Sample],
+    ) -> float:
         """Error of this block on samples of the inputs of its `watched` projections."""
         block = self.loaded.projections(self.scope)[index]
-        return weight_passage_error(block, self.groups[index], samples, self.blocks[index].weights)
+        return weight_passage_error(
+            block,
+            self.groups[index],
+            samples,
+            self.blocks[index].weights,
+        )
 
 
 SparseModel = PrunedChannels | MaskedWeights

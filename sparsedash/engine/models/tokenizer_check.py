@@ -1,8 +1,8 @@
-"""Try a tokenizer.json on some text in a process of its own, with limits on its memory and time:
+"""Tries a tokenizer.json on some text in a process of its own, with limits on memory and time:
 
     python -m sparsedash.engine.models.tokenizer_check TOKENIZER_JSON VOCABULARY_SIZE
 
-Prints why it cannot be used, in one line; nothing where it can.
+Prints why it cannot be used, in one line; nothing if it can.
 """
 
 import json
@@ -21,9 +21,7 @@ from sparsedash.storage.trials import run_trial, trial_problem
 
 TRIAL_BYTES = 10**9
 TRIAL_S = 10
-"""Of processor time, and of memory: the largest vocabulary of our families, Gemma's, takes 2 s and
-.4 GB.
-"""
+"""Limits on processor time and memory: the largest vocabulary, Gemma's, takes 2 s and 0.4 GB."""
 
 _PASSAGES = Path(__file__).parents[2] / "catalog" / "texts" / "cloze.jsonl"
 _N_PASSAGES = 40
@@ -32,17 +30,21 @@ _MOST_A_BYTE = 4
 _PLAIN = frozenset(string.ascii_letters + string.digits)
 
 
-def require_usable(folder: Path, reference: str, n_known: int) -> None:
-    """Raise ModelError where the folder's tokenizer.json cannot read plain text in TRIAL_S and
-    TRIAL_BYTES.
+def require_usable(
+    folder: Path,
+    reference: str,
+    n_known: int,
+) -> None:
+    """Raise ModelError unless the tokenizer.json reads plain text in TRIAL_S and TRIAL_BYTES.
 
     n_known: tokens with an embedding. A folder without the file uses code of transformers, and is
     not tried.
     """
-    file, said = folder / "tokenizer.json", None
+    file = folder / "tokenizer.json"
+    config = None
     with suppress(OSError, ValueError, RecursionError):
-        said = json.loads((folder / "tokenizer_config.json").read_bytes())
-    if isinstance(said, dict) and said.get("fast_tokenizer_files"):
+        config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    if isinstance(config, dict) and config.get("fast_tokenizer_files"):
         # Among these transformers chooses by its version, and another one would be tried here.
         raise ModelError(
             f"The tokenizer of {reference} has several files.",
@@ -53,7 +55,13 @@ def require_usable(folder: Path, reference: str, n_known: int) -> None:
     too_much = (
         f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 1e9:.0f} GB for {_N_PASSAGES} passages"
     )
-    problem = trial_problem(__name__, str(file), str(n_known), seconds=TRIAL_S, too_much=too_much)
+    problem = trial_problem(
+        __name__,
+        str(file),
+        str(n_known),
+        seconds=TRIAL_S,
+        too_much=too_much,
+    )
     if problem:
         raise ModelError(
             f"The tokenizer of {reference} {problem}.", "Fetch the tokenizer's files again."
@@ -71,17 +79,19 @@ def _problems(file: str, n_known: int) -> Iterator[str]:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     for text in (*islice(json_lines(_PASSAGES), _N_PASSAGES), *_RUNS):
-        read = tokenizer.encode(text)
-        if beyond := [number for number in read.ids if number >= n_known]:
-            yield f"gives token {beyond[0]:,}, and the model knows {n_known:,}"
-        if len(read.ids) > _MOST_A_BYTE * len(text.encode()):
-            yield f"makes {len(read.ids):,} tokens of {len(text):,} letters"
-        covered = {place for start, end in read.offsets for place in range(start, end)}
-        if missing := [
-            letter for place, letter in enumerate(text) if letter in _PLAIN and place not in covered
-        ]:
-            yield f"has no token for {missing[0]!r}"
-        tokenizer.decode(read.ids)
+        encoding = tokenizer.encode(text)
+        for token in encoding.ids:
+            if token >= n_known:
+                yield f"gives token {token:,}, and the model knows {n_known:,}"
+        if len(encoding.ids) > _MOST_A_BYTE * len(text.encode()):
+            yield f"makes {len(encoding.ids):,} tokens of {len(text):,} letters"
+        covered: set[int] = set()
+        for start, end in encoding.offsets:
+            covered.update(range(start, end))
+        for place, letter in enumerate(text):
+            if letter in _PLAIN and place not in covered:
+                yield f"has no token for {letter!r}"
+        tokenizer.decode(encoding.ids)
 
 
 if __name__ == "__main__":

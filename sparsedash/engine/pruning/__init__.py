@@ -1,3 +1,1 @@
-"""Pruning: torch only, no files, no transformers. Start at channel_pruning.py and
-weight_pruning.py.
-"""
+"""Pruning: torch only. Start at channel_pruning.py and weight_pruning.py."""

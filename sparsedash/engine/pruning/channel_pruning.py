@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, pairwise
 from random import Random
 
 import numpy as np
@@ -49,7 +48,11 @@ class ChannelScores:
     losses: Tensor
 
 
-def uniform(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
+def uniform(
+    blocks: Sequence[ChannelScores],
+    share: float,
+    method: MethodSettings,
+) -> list[int]:
     """The same share of every block removed, to the nearest multiple."""
     multiple = method.width_multiple
     widths = []
@@ -83,10 +86,10 @@ def least_total_loss(
         for block, options in zip(blocks, widths, strict=True)
     ]
     # In the largest unit that divides all savings.
-    unit = math.gcd(*(int(saving) for saving in chain.from_iterable(savings))) or 1
-    steps = [[int(saving) // unit for saving in block_savings] for block_savings in savings]
+    unit = int(np.gcd.reduce(np.concatenate(savings))) or 1
+    steps = [(block_savings // unit).tolist() for block_savings in savings]
     target = share * sum(block.width * block.cost for block in blocks) / unit
-    half_step = max(max(b - a for a, b in pairwise([0, *block_steps])) for block_steps in steps) / 2
+    half_step = max(np.diff([0, *block_steps]).max() for block_steps in steps) / 2
     capacity = min(sum(block_steps[-1] for block_steps in steps), math.ceil(target + half_step))
     # least[n]: the least loss of the blocks so far with n units saved.
     least = np.full(capacity + 1, np.inf)
@@ -121,7 +124,11 @@ def _multiples_below(width: int, multiple: int) -> range:
     return range((width - 1) // multiple * multiple, 0, -multiple)
 
 
-def _by_threshold(scores: Sequence[Tensor], share: float, method: MethodSettings) -> list[int]:
+def _by_threshold(
+    scores: Sequence[Tensor],
+    share: float,
+    method: MethodSettings,
+) -> list[int]:
     """As many channels of each block as are among the highest scores of the whole model."""
     pooled = torch.cat(list(scores))
     widths = [len(block) for block in scores]
@@ -132,7 +139,11 @@ def _by_threshold(scores: Sequence[Tensor], share: float, method: MethodSettings
     return _rounded(wanted, widths, method.width_multiple)
 
 
-def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> list[int]:
+def _rounded(
+    wanted: Sequence[float],
+    widths: Sequence[int],
+    multiple: int,
+) -> list[int]:
     """Largest-remainder rounding to multiples, at least one each, preserving the total."""
     kept = []
     for target, width in zip(wanted, widths, strict=True):
@@ -155,7 +166,11 @@ def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> l
     return kept
 
 
-def _globally(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
+def _globally(
+    blocks: Sequence[ChannelScores],
+    share: float,
+    method: MethodSettings,
+) -> list[int]:
     return _by_threshold([block.scores for block in blocks], share, method)
 
 
@@ -214,7 +229,11 @@ def _curve(
     measured factors.
     """
     compensation = COMPENSATIONS[method.compensation]
-    order = torch.argsort(scores, descending=True, stable=True)
+    order = torch.argsort(
+        scores,
+        descending=True,
+        stable=True,
+    )
     errors = compensation.errors(layer, order, method.damping).clamp_min(0).numpy()
     # Where only channels that are never active are removed, the loss is rounding: the first width
     # that costs is measured.
@@ -266,18 +285,39 @@ def score_channels(
         needs_statistics = not method.by_gradient or method.by_curves
         statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
         gradients = calibration.mask_gradients(index) if method.by_gradient else None
-        layer = layer_of(mlps[index], statistics, _block_seed(method.seed, index), gradients)
+        layer = layer_of(
+            mlps[index],
+            statistics,
+            _block_seed(method.seed, index),
+            gradients,
+        )
         scores = SALIENCIES[method.saliency].score(layer)
         losses = torch.empty(0)
         if method.by_curves:
-            losses = _curve(layer, scores, index, calibration, method)
+            losses = _curve(
+                layer,
+                scores,
+                index,
+                calibration,
+                method,
+            )
         cost = weights_per_channel(mlps[index])
-        return ChannelScores(width=layer.width, cost=cost, scores=scores, losses=losses)
+        return ChannelScores(
+            width=layer.width,
+            cost=cost,
+            scores=scores,
+            losses=losses,
+        )
 
     def on_scored(index: int) -> None:
         on_layer(2 * index + 1 if method.per_block else index + 1, 2 * n)
 
-    return LazySequence(n, score, checkpointed, on_scored)
+    return LazySequence(
+        n,
+        score,
+        checkpointed,
+        on_scored,
+    )
 
 
 def score_dependencies(method: MethodSettings) -> tuple[object, ...]:
@@ -336,17 +376,30 @@ def prune_channels(
             return _unpruned(out_weight(mlps[index]).float().cpu())
         n_kept = width()(index)
         gradients = calibration.mask_gradients(index) if method.by_gradient else None
-        layer = layer_of(mlps[index], calibration.statistics(index), mask_gradients=gradients)
+        layer = layer_of(
+            mlps[index],
+            calibration.statistics(index),
+            mask_gradients=gradients,
+        )
         if n_kept == layer.width:
             return _unpruned(layer.out_weight)
-        kept = SALIENCIES[method.saliency].choose(gradients, blocks()[index].scores, n_kept)
+        kept = SALIENCIES[method.saliency].choose(
+            gradients,
+            blocks()[index].scores,
+            n_kept,
+        )
         return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
 
     def on_narrowed(index: int) -> None:
         if share:
             on_layer(_n_done(index, n, method), 2 * n)
 
-    return LazySequence(n, narrow, checkpointed, on_narrowed)
+    return LazySequence(
+        n,
+        narrow,
+        checkpointed,
+        on_narrowed,
+    )
 
 
 @torch.no_grad()
@@ -381,7 +434,12 @@ def remove_layers(
         weight = out_weight(mlps[index]).float().cpu()
         return PrunedMlp(torch.arange(0), weight[:, :0]) if index in gone else _unpruned(weight)
 
-    return LazySequence(len(mlps), keep, checkpointed, on_layer)
+    return LazySequence(
+        len(mlps),
+        keep,
+        checkpointed,
+        on_layer,
+    )
 
 
 def _block_seed(seed: int, index: int) -> int:

@@ -38,13 +38,26 @@ class BlockErrors(NamedTuple):
     held_out: float | None = None
 
 
-def no_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
+def no_compensation(
+    layer: Layer,
+    kept: Tensor,
+    damping: float,
+) -> PrunedMlp:
     """The kept columns, unchanged."""
     lost = _energy_of_removed(layer, kept, layer.second_moment)
-    return PrunedMlp(kept, layer.out_weight[:, kept], layer.out_bias, lost)
+    return PrunedMlp(
+        kept,
+        layer.out_weight[:, kept],
+        layer.out_bias,
+        lost,
+    )
 
 
-def bias_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
+def bias_compensation(
+    layer: Layer,
+    kept: Tensor,
+    damping: float,
+) -> PrunedMlp:
     """The kept columns, and the mean of the removed ones in the bias, which is added where missing.
 
     Source: FLAP, arXiv:2312.11983.
@@ -53,7 +66,12 @@ def bias_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     mean = layer.out_weight[:, gone].double() @ layer.mean[gone].double()
     bias = 0.0 if layer.out_bias is None else layer.out_bias.double()
     lost = _energy_of_removed(layer, kept, layer.covariance)
-    return PrunedMlp(kept, layer.out_weight[:, kept], (bias + mean).float(), lost)
+    return PrunedMlp(
+        kept,
+        layer.out_weight[:, kept],
+        (bias + mean).float(),
+        lost,
+    )
 
 
 def _energy_of_removed(
@@ -66,7 +84,11 @@ def _energy_of_removed(
     return energy(layer.out_weight[:, gone], moment(gone, gone))
 
 
-def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
+def least_squares(
+    layer: Layer,
+    kept: Tensor,
+    damping: float,
+) -> PrunedMlp:
     """The columns that best reproduce the dense output, with a ridge towards the dense columns.
 
     Minimises E ||W x - W' x_K||^2 + lam ||W' - W_K||^2, hence W' = W_K + W_P H_PK (H_KK + lam I)^-1, with
@@ -75,14 +97,23 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     """
     weight = layer.out_weight
     if len(kept) == layer.width:
-        return PrunedMlp(kept, weight, layer.out_bias, 0.0)
+        return PrunedMlp(
+            kept,
+            weight,
+            layer.out_bias,
+            0.0,
+        )
     gone = complement(kept, layer.width)
     removed = weight[:, gone]
     kept_with_gone = layer.moment(kept, gone)
     # Whichever is narrower: a column of each removed channel, or of each output.
     by_channel = len(gone) < len(removed)
     right = kept_with_gone if by_channel else kept_with_gone @ removed.T
-    solution, ridge = damped_solution(lambda rows: layer.moment(kept[rows], kept), right, damping)
+    solution, ridge = damped_solution(
+        lambda rows: layer.moment(kept[rows], kept),
+        right,
+        damping,
+    )
     change = removed @ solution.T if by_channel else solution.T
     cross = kept_with_gone @ removed.T if by_channel else right
     # With A = H_KK + R and V = W_P H_PK A^-1, what remains is tr W_P H_PP W_P^T - tr V H_KP W_P^T -
@@ -98,7 +129,11 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     return PrunedMlp(kept, fitted, shifted.float(), lost)
 
 
-def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
+def refit_errors(
+    layer: Layer,
+    order: Tensor,
+    damping: float,
+) -> Tensor:
     """Error curve of least squares, with the cost of the ridge.
 
     With H + R = L L^T in this order and R the ridge, keeping k leaves W_P (S - R_P) W_P^T, where S
@@ -111,7 +146,11 @@ def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
     return _cumulative_errors(lost.double())
 
 
-def _uncompensated(weight: Tensor, moment: Tensor, order: Tensor) -> Tensor:
+def _uncompensated(
+    weight: Tensor,
+    moment: Tensor,
+    order: Tensor,
+) -> Tensor:
     """Error curve W_P H_PP W_P^T without compensation. moment: (m, m) in this order; overwritten."""
     weight = weight[:, order]
     products = moment.mul_(weight.T @ weight)
@@ -185,13 +224,21 @@ def channel_errors(
             change, shift = narrow.change(layer.out_weight, layer.out_bias)
             lost = statistics.energy(change, 0.0 if shift is None else shift)
         uncompensated = _energy_of_removed(layer, narrow.kept, layer.second_moment) or 0.0
-        return BlockErrors(_share(lost, dense), _share(uncompensated, dense), held_out)
+        return BlockErrors(
+            _share(lost, dense),
+            _share(uncompensated, dense),
+            held_out,
+        )
 
     return LazySequence(len(mlps), errors)
 
 
 @torch.no_grad()
-def passage_error(mlp: Mlp, narrow: PrunedMlp, sample: Sample) -> float:
+def passage_error(
+    mlp: Mlp,
+    narrow: PrunedMlp,
+    sample: Sample,
+) -> float:
     """Error of a narrowed MLP on a sample of the dense model's activations."""
     dense = out_weight(mlp).float().cpu()
     bias = mlp.out.bias
@@ -199,7 +246,11 @@ def passage_error(mlp: Mlp, narrow: PrunedMlp, sample: Sample) -> float:
     return sample_error(dense, change, sample, shift)
 
 
-def share_lost(dense: Tensor, sparse: Tensor, inputs: Statistics) -> float:
+def share_lost(
+    dense: Tensor,
+    sparse: Tensor,
+    inputs: Statistics,
+) -> float:
     """Error of a projection (n, d), from the statistics of its inputs."""
     return _share(inputs.energy(sparse - dense), inputs.energy(dense))
 

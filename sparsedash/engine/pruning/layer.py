@@ -91,7 +91,11 @@ class Statistics:
         """Mean squares of the channels (m,): the diagonal of the second moment."""
         return self.variances + self.mean.square()
 
-    def energy(self, weight: Tensor, bias: Tensor | float = 0.0) -> float:
+    def energy(
+        self,
+        weight: Tensor,
+        bias: Tensor | float = 0.0,
+    ) -> float:
         """Mean over the calibration tokens of ||A x + b||^2, for a map A (n, m), b (n,). Needs the whole covariance."""
         at_mean = weight @ self.mean + bias
         return energy(weight, self.covariance) + float(at_mean.square().sum(dtype=torch.float64))
@@ -134,7 +138,11 @@ class Layer:
         """(m,), of the inner activations."""
         return self.statistics.mean
 
-    def moment(self, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+    def moment(
+        self,
+        rows: Tensor | None = None,
+        columns: Tensor | None = None,
+    ) -> Tensor:
         """Rows and columns of the matrix (m, m) float32 that an out-projection is fitted to.
 
         The second moment; the covariance where the layer has a bias, which then absorbs the means.
@@ -145,11 +153,19 @@ class Layer:
         part_of = self.second_moment if self.out_bias is None else self.covariance
         return part_of(rows, columns)
 
-    def covariance(self, rows: Tensor, columns: Tensor) -> Tensor:
+    def covariance(
+        self,
+        rows: Tensor,
+        columns: Tensor,
+    ) -> Tensor:
         """Rows and columns of the covariance of the inner activations, float32."""
         return submatrix(self.statistics.covariance, rows, columns)
 
-    def second_moment(self, rows: Tensor, columns: Tensor) -> Tensor:
+    def second_moment(
+        self,
+        rows: Tensor,
+        columns: Tensor,
+    ) -> Tensor:
         """Rows and columns of the second moment of the inner activations, float32."""
         return self.covariance(rows, columns).addr_(self.mean[rows], self.mean[columns])
 

@@ -58,13 +58,23 @@ def damped_solution(
             moment[part] = rows(part)
         return moment
 
-    factor, ridge = _factorise(copied, torch.float32, damping, SINGLE_ROUNDING)
+    factor, ridge = _factorise(
+        copied,
+        torch.float32,
+        damping,
+        SINGLE_ROUNDING,
+    )
     solution = _cholesky_solve(factor, right)
     if (
         factor.dtype == torch.float32
         and _unexplained(rows, ridge, right, solution, factor) > MOST_UNEXPLAINED
     ):
-        factor, ridge = _factorise(copied, torch.float64, damping, SINGLE_ROUNDING)
+        factor, ridge = _factorise(
+            copied,
+            torch.float64,
+            damping,
+            SINGLE_ROUNDING,
+        )
         solution = _cholesky_solve(factor, right)
     return solution.float(), ridge
 
@@ -76,7 +86,11 @@ def _column_major(size: int, dtype: torch.dtype) -> Tensor:
 
 def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
     """A^-1 right in the type of A's lower factor, which `cholesky_solve` would copy."""
-    half: Tensor = torch.linalg.solve_triangular(factor, right.to(factor), upper=False)
+    half: Tensor = torch.linalg.solve_triangular(
+        factor,
+        right.to(factor),
+        upper=False,
+    )
     whole: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     return whole
 
@@ -120,8 +134,9 @@ def _factorise(
 def _unexplained(
     rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solution: Tensor, factor: Tensor
 ) -> float:
-    """Share of the explained energy that a float32 solution loses, in a random combination of
-    columns.
+    """Share of the explained energy that a float32 solution loses.
+
+    Estimated from one random combination of the columns.
     """
     random = torch.Generator().manual_seed(0)
     signs = torch.randint(2, (right.shape[1],), generator=random).double() * 2 - 1
@@ -147,12 +162,21 @@ def energy(weight: Tensor, moment: Tensor) -> float:
     return float(((weight @ moment) * weight).sum(dtype=torch.float64))
 
 
-def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def submatrix(
+    matrix: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+) -> Tensor:
     """These rows and columns of a matrix, without an intermediate copy of all columns."""
     selected = matrix.new_empty(len(rows), len(columns))
     for part in row_slices(len(rows)):
         # Plain indexing takes three times as long.
-        torch.index_select(matrix.index_select(0, rows[part]), 1, columns, out=selected[part])
+        torch.index_select(
+            matrix.index_select(0, rows[part]),
+            1,
+            columns,
+            out=selected[part],
+        )
     return selected
 
 

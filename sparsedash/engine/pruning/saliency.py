@@ -69,7 +69,12 @@ def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
     present = torch.ones(layer.width, dtype=torch.bool)
     order: list[Tensor] = []
     while True:
-        removed = _next_removed(weight, inverse, present.nonzero().squeeze(1), at_once)
+        removed = _next_removed(
+            weight,
+            inverse,
+            present.nonzero().squeeze(1),
+            at_once,
+        )
         order.append(channels[removed])
         present[removed] = False
         n_present = int(present.sum())
@@ -85,7 +90,12 @@ def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
             present = torch.ones(n_present, dtype=torch.bool)
 
 
-def _next_removed(weight: Tensor, inverse: Tensor, present: Tensor, n: int) -> Tensor:
+def _next_removed(
+    weight: Tensor,
+    inverse: Tensor,
+    present: Tensor,
+    n: int,
+) -> Tensor:
     """The next n channels (n,) to remove, one by one: each the cheapest after compensation.
 
     So of two channels that could replace each other only one is removed. Chosen among those that
@@ -117,7 +127,11 @@ def _next_removed(weight: Tensor, inverse: Tensor, present: Tensor, n: int) -> T
     return candidates[removed]
 
 
-def _downdate_(weight: Tensor, inverse: Tensor, removed: Tensor) -> None:
+def _downdate_(
+    weight: Tensor,
+    inverse: Tensor,
+    removed: Tensor,
+) -> None:
     """Compensate the removal of these channels, in place.
 
     W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1 P_J:.
@@ -127,17 +141,29 @@ def _downdate_(weight: Tensor, inverse: Tensor, removed: Tensor) -> None:
     digits = _LAST_DIGITS[inverse.dtype]
     factor = damped_factor(inverse[removed][:, removed], digits, rounding=0.0)[0].to(inverse)
     rows = torch.linalg.solve_triangular(factor, inverse[removed], upper=False)
-    columns = torch.linalg.solve_triangular(factor, weight[:, removed].T, upper=False)
+    columns = torch.linalg.solve_triangular(
+        factor,
+        weight[:, removed].T,
+        upper=False,
+    )
     weight.addmm_(columns.T, rows, alpha=-1)
     inverse.addmm_(rows.T, rows, alpha=-1)
 
 
-def keep_highest(mask_gradients: Tensor | None, scores: Tensor, n_kept: int) -> Tensor:
+def keep_highest(
+    mask_gradients: Tensor | None,
+    scores: Tensor,
+    n_kept: int,
+) -> Tensor:
     """Indices of the channels with the largest scores, ascending; ties fall to the lower index."""
     return torch.argsort(scores, descending=True, stable=True)[:n_kept].sort().values
 
 
-def keep_rearranged(mask_gradients: Tensor | None, scores: Tensor, n_kept: int) -> Tensor:
+def keep_rearranged(
+    mask_gradients: Tensor | None,
+    scores: Tensor,
+    n_kept: int,
+) -> Tensor:
     """The channels kept by the published greedy rearrangement, (k,) ascending; not nested.
 
     Starts by removing the lowest scores. Then each further channel, from low to high, joins the

@@ -6,6 +6,7 @@ Dimensions: d hidden width, m inner width, k kept channels.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +54,17 @@ class PrunedMlp:
     def moved_to(self, offload: Callable[[Tensor], Tensor]) -> "PrunedMlp":
         """The same with offloaded weights."""
         inner = tuple((offload(weight), bias) for weight, bias in self.inner)
-        return replace(self, out_weight=offload(self.out_weight), inner=inner)
+        return replace(
+            self,
+            out_weight=offload(self.out_weight),
+            inner=inner,
+        )
 
-    def inner_part(self, mlp: Mlp, number: int) -> tuple[Tensor, Tensor | None]:
+    def inner_part(
+        self,
+        mlp: Mlp,
+        number: int,
+    ) -> tuple[Tensor, Tensor | None]:
         """Weight (fused * k, d) and bias of an inner projection, by number. mlp: the dense one."""
         if self.inner:
             return self.inner[number]
@@ -68,7 +77,11 @@ class PrunedMlp:
         bias = None if module.bias is None else module.bias.index_select(0, rows)
         return weight_of(module).index_select(0, rows), bias
 
-    def change(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    def change(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         """Difference to a dense out-projection (d, m) and its bias (d,): an affine map."""
         difference = -weight
         difference[:, self.kept] += self.out_weight.to(difference)
@@ -84,7 +97,8 @@ def out_weight(mlp: Mlp) -> Tensor:
 
 def inner_weights(mlp: Mlp) -> list[Tensor]:
     """Every projection into the inner width as (m, d); fused ones one by one."""
-    return [part for module in mlp.inner for part in weight_of(module).chunk(mlp.fused)]
+    parts = [weight_of(module).chunk(mlp.fused) for module in mlp.inner]
+    return list(chain.from_iterable(parts))
 
 
 def weights_per_channel(mlp: Mlp) -> int:
@@ -184,7 +198,11 @@ def _rows_out(module: nn.Linear, weight: Tensor) -> Tensor:
     return weight.T if _is_transposed(module) else weight
 
 
-def _set_(module: nn.Module, name: str, value: Tensor | None) -> None:
+def _set_(
+    module: nn.Module,
+    name: str,
+    value: Tensor | None,
+) -> None:
     """Set a parameter of a module, and the widths that a projection states."""
     assert value is None or isinstance(value, nn.Parameter)
     module.register_parameter(name, value)

@@ -39,7 +39,12 @@ class Pattern:
     group: int = 0
     n_zero: int = 0
 
-    def zeros(self, scores: Tensor, permille: int, by_row: bool) -> Tensor:
+    def zeros(
+        self,
+        scores: Tensor,
+        permille: int,
+        by_row: bool,
+    ) -> Tensor:
         """Mask of removed weights, (n, d) bool: the lowest scores. scores: (n, d).
 
         by_row: without groups, the same share of every row, instead of a share of all. Neighbours
@@ -110,7 +115,12 @@ def inverse_factor(statistics: Statistics, damping: float) -> Tensor:
     mean = statistics.mean.flip(0)
     upper = damped_factor(reversed_covariance.addr_(mean, mean), damping)[0].flip(0, 1)
     unit = torch.eye(len(upper), dtype=upper.dtype)
-    factor: Tensor = torch.linalg.solve_triangular(upper, unit, upper=True, out=unit)
+    factor: Tensor = torch.linalg.solve_triangular(
+        upper,
+        unit,
+        upper=True,
+        out=unit,
+    )
     return factor.float()
 
 
@@ -134,9 +144,19 @@ def sparse_weight(
     if factor is None or method.compensation == "none":
         return weight.masked_fill(find_zeros(weight, slice(None)), 0)
     if saliency.rescores:
-        return _sparsegpt(weight, factor, pattern.group, find_zeros)
+        return _sparsegpt(
+            weight,
+            factor,
+            pattern.group,
+            find_zeros,
+        )
     zeros = find_zeros(weight, slice(None))
-    return _sparsegpt(weight, factor, pattern.group, lambda _, columns: zeros[:, columns])
+    return _sparsegpt(
+        weight,
+        factor,
+        pattern.group,
+        lambda _, columns: zeros[:, columns],
+    )
 
 
 def _sparsegpt(
@@ -206,9 +226,20 @@ def prune_weights(
 
     def mask(index: int) -> MaskedBlock:
         inputs = calibration.inputs(index)
-        return masked_block(projections[index], inputs, method, permille, offload)
+        return masked_block(
+            projections[index],
+            inputs,
+            method,
+            permille,
+            offload,
+        )
 
-    return LazySequence(n, mask, checkpointed, lambda index: on_block(index + 1, n))
+    return LazySequence(
+        n,
+        mask,
+        checkpointed,
+        lambda index: on_block(index + 1, n),
+    )
 
 
 def masked_block(
@@ -234,7 +265,13 @@ def masked_block(
             factor = inverse_factor(statistics, method.damping)
         for name in pruned_names:
             dense = weight_of(block[name]).float().cpu()
-            sparse = sparse_weight(dense, statistics, factor, method, permille)
+            sparse = sparse_weight(
+                dense,
+                statistics,
+                factor,
+                method,
+                permille,
+            )
             if measured and statistics is not NO_STATISTICS:
                 errors.append(_weight_errors(dense, sparse, statistics))
             weights[name] = offload(sparse.to(block[name].weight.dtype))
@@ -257,11 +294,19 @@ def weight_passage_error(
     return fmean(errors)
 
 
-def _weight_errors(dense: Tensor, sparse: Tensor, statistics: Statistics) -> BlockErrors:
+def _weight_errors(
+    dense: Tensor,
+    sparse: Tensor,
+    statistics: Statistics,
+) -> BlockErrors:
     fitted = uncompensated = held_out = None
     if statistics.is_whole:
         fitted = share_lost(dense, sparse, statistics)
-        uncompensated = share_lost(dense, dense.masked_fill(sparse == 0, 0), statistics)
+        uncompensated = share_lost(
+            dense,
+            dense.masked_fill(sparse == 0, 0),
+            statistics,
+        )
     if len(statistics.held_out):
         held_out = sample_error(dense, sparse - dense, statistics.held_out)
     return BlockErrors(fitted, uncompensated, held_out)

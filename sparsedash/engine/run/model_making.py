@@ -21,16 +21,15 @@ from sparsedash.engine.models.loading import LoadedModel, ModelCache, Source
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.layer import LazySequence
-from sparsedash.engine.run.run_context import Point, RunContext, protect_healed
+from sparsedash.engine.run.run_context import RunContext, protect_healed
 from sparsedash.engine.run.sparse_blocks import pack_narrowed, sparse_model, unpack_narrowed
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.export_settings import EXPORTS
-from sparsedash.schema.method_settings import MethodSettings, Quantisation
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_artefact
 from sparsedash.schema.settings import RunSettings, commit_of
-from sparsedash.schema.sparse_spec import SparseSpec
-from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key, quantiser_version
+from sparsedash.schema.sparse_spec import DENSE, Quantisation, SparseSpec, quantiser_version
+from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import StageCheckpoint, Store
 
@@ -41,8 +40,8 @@ class RunModel:
     It is made and measured while the loaded model is the dense one.
     """
 
-    def __init__(self, run: RunContext, point: Point) -> None:
-        self.point = point
+    def __init__(self, run: RunContext, spec: SparseSpec) -> None:
+        self.spec = spec
         self._run = run
         self._sparse: SparseModel | None = None
         self._passage_errors: Sequence[float | None] = ()
@@ -50,12 +49,12 @@ class RunModel:
     @property
     def key(self) -> str:
         """Key of its record."""
-        return self._run.record_key(self.point)
+        return self._run.record_key(self.spec)
 
     @property
     def applied(self) -> Applied:
         """Context in which the loaded model is this one."""
-        return nullcontext if self.point is None else self.sparse.applied
+        return nullcontext if self.spec == DENSE else self.sparse.applied
 
     @property
     def sparse(self) -> SparseModel:
@@ -71,9 +70,7 @@ class RunModel:
 
     def begin(self) -> None:
         """Begin with no block made. May raise CacheEvicted, as may making a block."""
-        assert self.point is not None
-        method, permille = self.point
-        self._sparse = sparse_model(self._run, method.unquantised, permille)
+        self._sparse = sparse_model(self._run, self.spec)
         self._passage_errors = LazySequence(len(self._sparse.errors), self._passage_error)
 
     def measure(self) -> None:
@@ -92,14 +89,12 @@ class RunModel:
         Calibrates where statistics are missing, and begins again where they are evicted meanwhile.
         Raises StoreError where the store cannot hold them.
         """
-        assert self.point is not None
         run = self._run
-        method, _ = self.point
         n_blocks = len(run.loaded.blocks)
-        calibration = run.calibration(method)
+        calibration = run.calibration(self.spec)
         lost: set[str] = set()
         while True:
-            if method.needs_statistics:
+            if self.spec.pruning.needs_statistics:
                 if calibration.statistics.is_known:
                     _note_calibrated(run)
                 else:
@@ -124,30 +119,26 @@ class RunModel:
 
     def _heal_and_quantise(self) -> None:
         """Healed weights are from the store where they are known; a quantised file is made anew."""
-        assert self.point is not None
-        method, permille = self.point
-        if isinstance(self._sparse, PrunedChannels) and method.heal_steps and permille:
-            self._sparse = _heal(self._run, method.unquantised, permille, self._sparse)
-        if isinstance(self._sparse, PrunedChannels) and method.quantise:
+        if isinstance(self._sparse, PrunedChannels) and self.spec.heal_steps:
+            self._sparse = _heal(self._run, self.spec, self._sparse)
+        if isinstance(self._sparse, PrunedChannels) and self.spec.quantise:
             with self._run.log.timed("quantise"):
-                self._sparse = _quantise(self._run, method.quantise, self._sparse)
+                self._sparse = _quantise(self._run, self.spec.quantise, self._sparse)
 
     @cached_property
     def described(self) -> Pruned | None:
         """The record's part on pruning; None for the dense model."""
-        if self.point is None:
+        if self.spec == DENSE:
             return None
         run = self._run
-        method, permille = self.point
         sparse = self.sparse
         errors = [[e for e in kind if e is not None] for kind in zip(*sparse.errors, strict=True)]
         fitted, uncompensated, held_out = map(tuple, errors)
         passage_errors = tuple(error for error in self._passage_errors if error is not None)
         is_complete = len(passage_errors) == len(self._passage_errors)
         return Pruned(
-            method=method,
+            spec=self.spec,
             calibration=run.settings.calibration,
-            sparsity_permille=permille,
             widths=tuple(sparse.widths),
             dense_widths=tuple(mlp.width for mlp in run.loaded.mlps),
             reached=sparse.reached(),
@@ -158,7 +149,7 @@ class RunModel:
             alone=tuple(sparse.block_losses()),
             healed=sparse.healed if isinstance(sparse, PrunedChannels) else None,
             quantised=self._quantised_figures(),
-            calibration_identity=_text_identity(run, method),
+            calibration_identity=_text_identity(run, self.spec),
         )
 
     def _quantised_figures(self) -> Quantised | None:
@@ -177,8 +168,7 @@ class RunModel:
 
     def _passage_error(self, index: int) -> float | None:
         """None where whole layers go, or the store has no room for the inputs on passages."""
-        assert self.point is not None
-        if self.point[0].takes_layers:
+        if self.spec.pruning.takes_layers:
             return None
         samples = self._run.passage_activations(self._begun.watched).of(index)
         return None if samples is None else self._begun.passage_error(index, samples)
@@ -186,16 +176,14 @@ class RunModel:
 
 def prune_model(run: RunContext, spec: SparseSpec) -> SparseModel:
     """The sparse model, not applied; with all its channels where the spec is the dense model."""
-    return PrunedChannels.dense(run.loaded) if spec.is_dense else RunModel(run, spec).sparse
+    return PrunedChannels.dense(run.loaded) if spec == DENSE else RunModel(run, spec).sparse
 
 
-def _text_identity(run: RunContext, method: MethodSettings) -> str:
-    """Of the calibration text, as the method reads it; empty for one that reads none."""
-    return (
-        run.keys.calibration_text(mix_share(method, run.settings.calibration))
-        if method.reads_text
-        else ""
-    )
+def _text_identity(run: RunContext, spec: SparseSpec) -> str:
+    """Of the calibration text, as the model reads it; empty for one that reads none."""
+    if not spec.reads_text:
+        return ""
+    return run.keys.calibration_text(mix_share(spec, run.settings.calibration))
 
 
 def unchanged_warning(made: Pruned) -> str | None:
@@ -215,12 +203,12 @@ def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
 
 
 def missing_statistics(
-    run: RunContext, methods: Sequence[MethodSettings]
+    run: RunContext, specs: Sequence[SparseSpec]
 ) -> Sequence[Callable[[int], None]]:
     """Functions that collect, up to a block, the statistics that the store lacks."""
-    reading = [method for method in methods if method.needs_statistics]
+    reading = [spec for spec in specs if spec.pruning.needs_statistics]
     read = list(dict.fromkeys(map(run.calibration, reading)))
-    masking = [run.calibration(method) for method in reading if not method.takes_channels]
+    masking = [run.calibration(spec) for spec in reading if not spec.pruning.takes_channels]
     if read and all(calibration.statistics.is_known for calibration in read):
         _note_calibrated(run)
     inputs = [
@@ -241,13 +229,11 @@ def _note_calibrated(run: RunContext) -> None:
         run.log.note_cached("calibration")
 
 
-def _heal(
-    run: RunContext, method: MethodSettings, permille: int, made: PrunedChannels
-) -> PrunedChannels:
+def _heal(run: RunContext, spec: SparseSpec, made: PrunedChannels) -> PrunedChannels:
     """The model with healed weights, which are stored: healing needs many passes over the text."""
-    calibration = run.calibration(method)
+    calibration = run.calibration(spec)
     loaded = run.loaded
-    key = pruned_key(calibration.keys.statistics, method, permille)
+    key = pruned_key(calibration.keys.statistics, spec.before_quantising)
     for index in range(len(made.blocks)):
         # What is evaluated unhealed is what is healed.
         made.round_(index)
@@ -264,8 +250,8 @@ def _heal(
             loaded,
             made.blocks,
             calibration.read(),
-            run.text_to_heal(method),
-            n_steps=method.heal_steps,
+            run.calibration_texts.to_heal(spec),
+            n_steps=spec.heal_steps,
             seed=run.settings.calibration.seed,
             on_step=run.log.on_step,
             checkpoint=checkpoint,
@@ -345,7 +331,13 @@ def rebuild_model(
         settings = replace(settings, revisions=((record.model, commit),))
     pruned = record.pruned
     if pruned is not None:
-        settings = replace(settings, calibration=pruned.calibration, methods=(pruned.method,))
+        settings = replace(
+            settings,
+            methods=(pruned.method,),
+            sparsities_permille=(pruned.spec.permille,),
+            heal_steps=(pruned.spec.heal_steps,),
+            calibration=pruned.calibration,
+        )
     healed_weights = pruned.healed.weights if pruned and pruned.healed else ""
     run = RunContext(settings, store, on_step, model_cache, healed_weights=healed_weights)
     if run.identity != record.model_identity:
@@ -360,13 +352,13 @@ def rebuild_model(
             f"This result was quantised by llama.cpp's binding {pruned.quantised.quantiser}; here is {here}.",
             "Run it again.",
         )
-    text = _text_identity(run, pruned.method)
+    text = _text_identity(run, pruned.spec)
     if pruned.calibration_identity not in ("", text):
         raise JobError(
             "The calibration text has changed since this result was computed.", "Run it again."
         )
     with bf16_matmul_in_fp32(record.dtype):
-        sparse = prune_model(run, SparseSpec.of(pruned.method, pruned.sparsity_permille))
+        sparse = prune_model(run, pruned.spec)
     run.pruning_checkpoint.done()
     protect_healed(record, store)
     return RebuiltModel(

@@ -31,12 +31,11 @@ from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.run.model_making import RunModel, missing_statistics, unchanged_warning
 from sparsedash.engine.run.run_context import (
-    Point,
     RunContext,
-    SinglePass,
-    point_label,
+    model_label,
     software_versions,
 )
+from sparsedash.engine.run.run_log import SinglePass
 from sparsedash.engine.run.task_answering import Task, TaskAnswers
 from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
@@ -46,6 +45,7 @@ from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, Continua
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore, ignore_steps
 from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.local_machine import (
@@ -209,7 +209,7 @@ def _prepare_quantising(run: RunContext) -> None:
 
     Raises SettingsError, ModelError, CalibrationError.
     """
-    if not run.settings.quantised_to:
+    if not run.settings.quantise:
         return
     model_type = read_config(run.source.folder, run.source.reference).model_type
     require_quantisable(run.settings, model_type, streamed=run.streamed)
@@ -227,42 +227,47 @@ def check_run(run: RunContext, tasks: Sequence[Task]) -> None:
     """
     settings = run.settings
     require_possible(settings, run.shape)
-    for method in settings.methods:
-        if method.heal_steps:
-            require_healable(run.n_sequences(method), streamed=run.streamed)
+    # One of each method and steps of healing: what they read does not depend on the sparsity.
+    variants = {(spec.method, spec.heal_steps): spec for spec in settings.points}
+    for spec in variants.values():
+        if spec.heal_steps:
+            require_healable(run.calibration_texts.n_sequences(spec), streamed=run.streamed)
     run.warn_of_passages()
     if tasks and settings.evaluation.stop_early:
         run.log.warn("Only passages stop early: tasks are answered in full.")
-    unknown = {point[0] for point in settings.points if not run.has_record(point)}
-    reading = tuple(
-        method for method in settings.methods if method.reads_text and method in unknown
-    )
-    read = [run.calibration(method) for method in reading]
+    reading = [spec for spec in settings.points if spec.reads_text and not run.has_record(spec)]
+    read = [run.calibration(spec) for spec in reading]
     if not all(
         calibration.statistics.is_known and (calibration.is_whole or not settings.solves)
         for calibration in read
     ):
-        few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
+        few_tokens_warning(
+            run.loaded, sum(run.calibration_texts.expected_lengths), solves=settings.solves
+        )
     # Without Fisher information their number does not matter, and the text need not be cut into
     # tokens for it.
-    by_gradient = any(method.by_gradient for method in reading)
-    n_sequences = len(run.expected_lengths) if by_gradient else 0
+    by_gradient = any(spec.pruning.by_gradient for spec in reading)
+    n_sequences = len(run.calibration_texts.expected_lengths) if by_gradient else 0
     require_artefact_room(
-        settings, run.shape, unknown, n_sequences=n_sequences, room=run.store.artefact_room
+        settings,
+        run.shape,
+        {spec.pruning for spec in reading},
+        n_sequences=n_sequences,
+        room=run.store.artefact_room,
     )
-    for method in settings.methods:
-        if method.reads_text:
-            run.warn_of_calibration(method)
-        if method.heal_steps:
-            run.warn_of_healing(method)
+    for spec in variants.values():
+        if spec.reads_text:
+            run.warn_of_calibration(spec)
+        if spec.heal_steps:
+            run.warn_of_healing(spec)
 
 
 def dense_record(run: RunContext, tasks: TaskAnswers) -> Record:
     """The dense model's record, of all passages."""
-    model = RunModel(run, None)
+    model = RunModel(run, DENSE)
     _continue_prompts(run, model)
     tasks.answer([model])
-    record = run.stored_record(None) or evaluate_models(run, [model])[0]
+    record = run.stored_record(DENSE) or evaluate_models(run, [model])[0]
     n_passages = record.last_word.total
     if not record.last_word.right and n_passages >= FEWEST_PASSAGES:
         run.log.warn(
@@ -281,7 +286,7 @@ def dense_record(run: RunContext, tasks: TaskAnswers) -> Record:
 def sparse_record(
     run: RunContext,
     tasks: TaskAnswers,
-    point: Point,
+    spec: SparseSpec,
     stop: StopRule | None = None,
     *,
     on_pruned: Callable[[], None] = ignore,
@@ -291,8 +296,8 @@ def sparse_record(
 
     on_verdict: called with the record before the losses by kind of text are measured.
     """
-    model = RunModel(run, point)
-    record = run.stored_record(point)
+    model = RunModel(run, spec)
+    record = run.stored_record(spec)
     if record is None:
         _measure(run, model)
         on_pruned()
@@ -369,8 +374,8 @@ def evaluate_models(
     evaluated = [
         EvaluatedModel(model.applied, checkpoint, f"{model.key}/answers") for model in models
     ]
-    message = point_label(models[0].point)
-    if models[0].point is None:
+    message = model_label(models[0].spec)
+    if models[0].spec == DENSE:
         message += " model"
     if len(models) > 1:
         message += f" and {len(models) - 1} more side by side"
@@ -431,13 +436,13 @@ def _evaluate_ahead(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int])
     """
     unanswered = _without_answers(run, tasks, numbers)
     if len(unanswered) > 1:
-        tasks.answer([RunModel(run, point) for point in unanswered])
+        tasks.answer([RunModel(run, spec) for spec in unanswered])
     together = _without_records(run, numbers)
-    points = [None if number is None else run.settings.points[number] for number in together]
-    looks_back = any(point[0].looks_back for point in points if point)
+    specs = [DENSE if number is None else run.settings.points[number] for number in together]
+    looks_back = any(spec.looks_back for spec in specs)
     if together in ([], [None]) or (looks_back and len(together) == 1):
         return True
-    models = [RunModel(run, point) for point in points]
+    models = [RunModel(run, spec) for spec in specs]
     try:
         if looks_back:
             for number, model in zip(together, models, strict=True):
@@ -448,7 +453,7 @@ def _evaluate_ahead(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int])
         else:
             records = _single_pass(run, models, together[-1])
         tasks.answer(models)
-        sparse = [i for i, model in enumerate(models) if model.point]
+        sparse = [i for i, model in enumerate(models) if model.spec != DENSE]
         if sparse:
             _measure_kinds(run, [records[i] for i in sparse], [models[i] for i in sparse])
     except Cancelled:
@@ -460,20 +465,20 @@ def _evaluate_ahead(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int])
     return True
 
 
-def _without_answers(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int]) -> list[Point]:
+def _without_answers(
+    run: RunContext, tasks: TaskAnswers, numbers: Sequence[int]
+) -> list[SparseSpec]:
     """The next models that have records and lack answers to tasks; empty where the next does not."""
-    points: list[Point] = [None, *(run.settings.points[number] for number in numbers)]
-    unanswered = [
-        point for point in points if run.has_record(point) and not tasks.are_stored(point)
-    ]
-    is_next = any(point in unanswered for point in points[:2])
+    specs = [DENSE, *(run.settings.points[number] for number in numbers)]
+    unanswered = [spec for spec in specs if run.has_record(spec) and not tasks.are_stored(spec)]
+    is_next = any(spec in unanswered for spec in specs[:2])
     return unanswered[:MODELS_TOGETHER] if is_next else []
 
 
 def _without_records(run: RunContext, numbers: Sequence[int]) -> list[int | None]:
     """The next models without records, None for dense; empty where the next one has a record."""
     unknown = [number for number in numbers if not run.has_record(run.settings.points[number])]
-    if not run.has_record(None):
+    if not run.has_record(DENSE):
         return [None, *unknown][:MODELS_TOGETHER]
     if unknown[:1] != list(numbers[:1]):
         return []
@@ -498,10 +503,10 @@ def _single_pass(run: RunContext, models: Sequence[RunModel], last: int | None) 
 
     Each block is made before passages go through it. last: the number of the last model.
     """
-    sparse = [model for model in models if model.point]
+    sparse = [model for model in models if model.spec != DENSE]
     for model in sparse:
         model.begin()
-    missing = missing_statistics(run, [model.point[0] for model in sparse if model.point])
+    missing = missing_statistics(run, [model.spec for model in sparse])
     # Of a block's work: to calibrate, to make each model, and to answer.
     block_tasks = [*missing, *(model.measure_block for model in sparse)]
     n_blocks = len(run.loaded.blocks)

@@ -1,15 +1,11 @@
 """Context of one run: settings, store, log, the dense model, the texts and their calibrations."""
 
 import platform
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import cached_property, partial
 from importlib.metadata import version
-from math import ceil
-from random import Random
 
 import msgspec
 import torch
@@ -40,138 +36,26 @@ from sparsedash.engine.models.loading import (
     stream_model,
 )
 from sparsedash.engine.models.matmul import keep_fp32_copies
-from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
+from sparsedash.engine.run.calibration_texts import CalibrationTexts
+from sparsedash.engine.run.run_log import RunLog
+from sparsedash.engine.texts.corpora import Texts, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
-from sparsedash.engine.texts.mixed_sequences import mixed_sequences
 from sparsedash.schema import __version__, store_keys
-from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
+from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
 from sparsedash.schema.run_keys import RunKeys
-from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, RunSettings
-from sparsedash.schema.sparse_spec import DENSE, SparseSpec
+from sparsedash.schema.settings import SELF, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import StopWithin, curves_key, layers_key, mix_share
 from sparsedash.storage.file_hashes import fingerprint
-from sparsedash.storage.local_machine import is_overloaded, memory_bytes
+from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 
-Point = SparseSpec | None
-"""A sparse model; None for the dense one."""
 
-
-def point_label(point: Point) -> str:
+def model_label(spec: SparseSpec) -> str:
     """The model in words: "dense", "20 % sparse, Q8_0"."""
-    if point is None:
-        return "dense"
-    method, permille = point
-    name = f"{permille / 10:g} % sparse" if permille else "dense"
-    return f"{name}, {method.quantise.upper()}" if method.quantise else name
-
-
-@dataclass(eq=False)
-class SinglePass:
-    """Progress of a single pass over the blocks, reported instead of that of its stages.
-
-    task_share: of a block's work, that of one task. Calibration moves the progress within a task.
-    """
-
-    step: Step
-    task_share: float
-    is_over: bool = False
-
-    def at(self, block: int, n_tasks_done: int) -> Step:
-        """The progress from now on: so many tasks of this block are done."""
-        self.step = replace(self.step, done=block, ahead=n_tasks_done * self.task_share)
-        return self.step
-
-    def progress(self, step: Step) -> Step:
-        """What to report instead of a stage's step."""
-        if step.stage != "calibrate":
-            return self.step
-        # The calibration counts all blocks.
-        share = min(1.0, max(0.0, step.share * self.step.total - self.step.done))
-        return replace(self.step, ahead=self.step.ahead + share * self.task_share)
-
-
-class RunLog:
-    """Log of one run: seconds of each stage, what was cached, warnings, progress."""
-
-    def __init__(self, on_step: OnStep) -> None:
-        self.seconds: dict[str, float] = {}
-        self.cached: dict[str, None] = {}
-        self.warnings: dict[str, None] = {}
-        self.busy = False
-        self._on_step = on_step
-        self._point: int | None = None
-        self._single_pass: SinglePass | None = None
-        self._warned_topics: set[str] = set()
-        self._last: Step | None = None
-        self._stage: Stage | None = None
-        self._since = 0.0
-
-    def on_step(self, step: Step) -> None:
-        """Report progress, and on which sparse model."""
-        if self._single_pass is None or self._single_pass.is_over:
-            step = replace(step, point=self._point)
-        else:
-            step = self._single_pass.progress(step)
-        self._last = step
-        self._on_step(step)
-
-    def repeat(self) -> None:
-        """Report the last progress again, so that the work can be stopped."""
-        if self._last is not None:
-            self._on_step(self._last)
-
-    @contextmanager
-    def at_point(self, number: int) -> Iterator[None]:
-        """Inside, progress is that of the sparse model with this number."""
-        self._point = number
-        try:
-            yield
-        finally:
-            self._point = None
-
-    @contextmanager
-    def in_single_pass(self, single_pass: SinglePass) -> Iterator[None]:
-        """Inside, progress is that of the single pass until it is over."""
-        self._single_pass = single_pass
-        try:
-            yield
-        finally:
-            self._single_pass = None
-
-    @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
-        """Add the time inside to a stage's seconds, but that of another stage inside."""
-        outer = self._stage
-        self._enter(stage)
-        try:
-            yield
-        finally:
-            self._enter(outer)
-
-    def _enter(self, stage: Stage | None) -> None:
-        """Count time as this stage's from now on."""
-        now = time.perf_counter()
-        if self._stage is not None:
-            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
-            # At the end of each stage: other work must have slowed it down.
-            self.busy = self.busy or is_overloaded()
-        self._stage = stage
-        self._since = now
-
-    def note_cached(self, what: str) -> None:
-        """Note, once, that this was read from the store."""
-        self.cached[what] = None
-
-    def warn(self, line: str | None, topic: str = "") -> None:
-        """Add a warning, once; of a topic only the first. None is no warning."""
-        if not line or topic in self._warned_topics:
-            return
-        self.warnings[line] = None
-        if topic:
-            self._warned_topics.add(topic)
+    name = f"{spec.permille / 10:g} % sparse" if spec.method else "dense"
+    return f"{name}, {spec.quantise.upper()}" if spec.quantise else name
 
 
 def software_versions() -> dict[str, str]:
@@ -209,8 +93,6 @@ class RunContext:
         self._activations: dict[str, PassageActivations] = {}
         self._calibrations: dict[float, Calibration] = {}
         self._texts: dict[str, Texts] = {}
-        self._sequences: dict[float, list[list[int]]] = {}
-        self._further: dict[tuple[float, int], list[list[int]]] = {}
 
     def for_trials(self, stop_within: StopWithin) -> "RunContext":
         """The same run, whose sparse models are evaluated until they are within or beyond."""
@@ -227,8 +109,8 @@ class RunContext:
     @cached_property
     def source(self) -> Source:
         """The model's files and identity."""
-        if self.model_cache.given is not None:
-            return self.model_cache.given
+        if self.model_cache.in_memory is not None:
+            return self.model_cache.in_memory
         reference = self.settings.model
         # Before the files are read: a change while they are read must not be noted under their new
         # stamps.
@@ -374,21 +256,21 @@ class RunContext:
             return self.texts(reference).identity
         return self.store.recall(_identity_note(reference)) or f"unread:{reference}"
 
-    def record_key(self, point: Point) -> str:
+    def record_key(self, spec: SparseSpec) -> str:
         """Key of a model's record."""
-        return self.keys.record(point or DENSE, self.stop_within)
+        return self.keys.record(spec, self.stop_within)
 
-    def has_record(self, point: Point) -> bool:
+    def has_record(self, spec: SparseSpec) -> bool:
         """Whether the model's record is stored."""
-        return self.store.has(Record, self.record_key(point))
+        return self.store.has(Record, self.record_key(spec))
 
-    def stored_record(self, point: Point) -> Record | None:
+    def stored_record(self, spec: SparseSpec) -> Record | None:
         """The model's record from the store; noted as cached unless this run made it."""
-        record = self.store.get(Record, self.record_key(point))
+        record = self.store.get(Record, self.record_key(spec))
         if record is not None and record.key not in self._new_records:
             # Again: the process may have ended between the record and this.
             protect_healed(record, self.store)
-            self.log.note_cached(f"evaluation, {point_label(point)}")
+            self.log.note_cached(f"evaluation, {model_label(spec)}")
         return record
 
     def keep_record(self, record: Record) -> None:
@@ -414,46 +296,46 @@ class RunContext:
         )
         return self._activations.setdefault(activations.key, activations)
 
-    def calibration(self, method: MethodSettings) -> Calibration:
-        """The calibration on the text that this method reads."""
+    def calibration(self, spec: SparseSpec) -> Calibration:
+        """The calibration on the text that this model reads."""
         settings = self.settings
-        share = mix_share(method, self.settings.calibration)
+        share = mix_share(spec, self.settings.calibration)
         if share not in self._calibrations:
             self._calibrations[share] = Calibration(
                 store=self.store,
-                keys=self.keys.calibration(method),
+                keys=self.keys.calibration(spec),
                 load=lambda: self.loaded,
-                read=lambda: self.sequences(share),
+                read=lambda: self.calibration_texts.sequences(share),
                 on_step=self.log.on_step,
                 token_weights=settings.calibration.token_weights,
                 solves=settings.solves,
             )
         return self._calibrations[share]
 
-    def warn_of_calibration(self, method: MethodSettings) -> None:
-        """Warn of passages in a method's calibration text, and of too little text to fit to."""
-        calibration = self.calibration(method)
+    def warn_of_calibration(self, spec: SparseSpec) -> None:
+        """Warn of passages in a model's calibration text, and of too little text to fit to."""
+        calibration = self.calibration(spec)
         settings = self.settings.calibration
         # Each document by itself: packed, a passage may lie across two samples.
-        apart = partial(
-            self._chosen_sequences, mix_share(method, settings), replace(settings, packed=False)
-        )
+        unpacked = partial(self.calibration_texts.unpacked, mix_share(spec, settings))
         self._warn_of_leaks(
             calibration.keys.statistics,
             "calibration text",
-            apart if settings.packed else calibration.read,
+            unpacked if settings.packed else calibration.read,
         )
-        if method.needs_statistics or method.in_sequence:
+        if spec.pruning.needs_statistics or spec.pruning.in_sequence:
             self.log.warn(
                 self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics))
             )
 
-    def warn_of_healing(self, method: MethodSettings) -> None:
+    def warn_of_healing(self, spec: SparseSpec) -> None:
         """Warn of passages in the text that healing reads beside that of the calibration."""
-        key = self.calibration(method).keys.statistics
-        n_tokens = heal_tokens(method.heal_steps)
+        key = self.calibration(spec).keys.statistics
+        n_tokens = heal_tokens(spec.heal_steps)
         self._warn_of_leaks(
-            f"{key}-{n_tokens}", "text that healing reads", lambda: self.text_to_heal(method)
+            f"{key}-{n_tokens}",
+            "text that healing reads",
+            lambda: self.calibration_texts.to_heal(spec),
         )
 
     def _warn_of_leaks(self, key: str, what: str, read: Callable[[], list[list[int]]]) -> None:
@@ -481,101 +363,27 @@ class RunContext:
             for calibration in self._calibrations.values()
             for key in asdict(calibration.keys).values()
         }
-        measured = [method for method in self.settings.methods if method.uses("curve_levels")]
-        keys |= {
-            curves_key(self.calibration(method).keys.statistics, method) for method in measured
-        }
-        layers = [method for method in self.settings.methods if method.takes_layers]
-        keys |= {layers_key(self.calibration(method).keys.gradients, method) for method in layers}
+        for spec in self.settings.points:
+            method = spec.pruning
+            if method.uses("curve_levels"):
+                keys.add(curves_key(self.calibration(spec).keys.statistics, method))
+            if method.takes_layers:
+                keys.add(layers_key(self.calibration(spec).keys.gradients, method))
         return sorted(
             keys
             | ({self.keys.generated_text} if self.settings.calibration.corpus == SELF else set())
         )
 
-    def sequences(self, share: float = 0.0) -> list[list[int]]:
-        """Token ids of the calibration text. share: of the mix; the number of tokens is the same."""
-        if share not in self._sequences:
-            sequences = self._chosen_sequences(share, self.settings.calibration)
-            if share or self.settings.calibration.corpus == BUILTIN_MIXED:
-                # The held-out sequences, and the first ones, shall be of both.
-                Random(self.settings.calibration.seed).shuffle(sequences)
-            self._sequences[share] = sequences
-        return self._sequences[share]
-
-    def text_to_heal(self, method: MethodSettings) -> list[list[int]]:
-        """Token ids following the calibration samples in the same corpus, up to what healing needs.
-
-        Empty where the model writes the calibration text, since writing takes longer than all else,
-        and for a method that reads the mix alone.
-        """
-        settings = self.settings.calibration
-        share = mix_share(method, self.settings.calibration)
-        known = self.sequences(share)
-        n_more = ceil(
-            (heal_tokens(method.heal_steps) - sum(map(len, known)))
-            / min(settings.length, self.loaded.max_length)
-        )
-        if settings.corpus == SELF or share == 1 or n_more < 1:
-            return []
-        if (share, n_more) not in self._further:
-            self._further[share, n_more] = self._sequences_beyond(known, share, n_more)
-        return self._further[share, n_more]
-
-    def _sequences_beyond(
-        self, known: Sequence[Sequence[int]], share: float, n_more: int
-    ) -> list[list[int]]:
-        """The next n_more sequences of the corpus, or of the mix, after the known ones."""
-        settings = self.settings.calibration
-        if settings.corpus == BUILTIN_MIXED:
-            longer = mixed_sequences(
-                self.loaded, replace(settings, n_samples=settings.n_samples + n_more)
-            )
-            already_read = set(map(tuple, known))
-            return [sequence for sequence in longer if tuple(sequence) not in already_read]
-        mixed = self._mixed_sequences(share, settings)
-        return self._named_sequences(mixed, settings, n_more)[len(known) - len(mixed) :]
-
-    def _chosen_sequences(self, share: float, settings: CalibrationSettings) -> list[list[int]]:
-        if settings.corpus == BUILTIN_MIXED:
-            return mixed_sequences(self.loaded, settings)
-        mixed = self._mixed_sequences(share, settings)
-        return mixed + self._named_sequences(mixed, settings)
-
-    def _mixed_sequences(self, share: float, settings: CalibrationSettings) -> list[list[int]]:
-        if not share:
-            return []
-        return mixed_sequences(
-            self.loaded, replace(settings, n_samples=max(1, round(share * settings.n_samples)))
+    @cached_property
+    def calibration_texts(self) -> CalibrationTexts:
+        """Token ids of the calibration text, and of more for healing."""
+        return CalibrationTexts(
+            self.settings.calibration, lambda: self.loaded, self._calibration_corpus
         )
 
-    def _named_sequences(
-        self, mixed: Sequence[Sequence[int]], settings: CalibrationSettings, n_more: int = 0
-    ) -> list[list[int]]:
-        """Sequences of the corpus beside those of the mix, and n_more after them."""
-        length = min(settings.length, self.loaded.max_length)
-        n_samples = settings.n_samples - ceil(sum(map(len, mixed)) / length) + n_more
-        if n_samples < 1:
-            return []
-        texts = self._generated_texts() if settings.corpus == SELF else self.texts(settings.corpus)
-        return calibration_sequences(self.loaded, texts, replace(settings, n_samples=n_samples))
-
-    def n_sequences(self, method: MethodSettings) -> int:
-        """Sequences of the text that a method reads, those of the mix included."""
-        settings = self.settings.calibration
-        known = (
-            self.expected_lengths
-            if settings.corpus == SELF
-            else self.sequences(mix_share(method, settings))
-        )
-        return len(known)
-
-    @property
-    def expected_lengths(self) -> list[int]:
-        """Tokens of each calibration sequence; for text still to be generated, those requested."""
-        settings = self.settings.calibration
-        if settings.corpus == SELF:
-            return [min(settings.length, self.loaded.max_length)] * settings.n_samples
-        return list(map(len, self.sequences()))
+    def _calibration_corpus(self) -> Texts:
+        corpus = self.settings.calibration.corpus
+        return self._generated_texts() if corpus == SELF else self.texts(corpus)
 
     def _generated_texts(self) -> Texts:
         """Calibration text generated by the model, stored because generating it is slow."""

@@ -83,7 +83,11 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         keep()
         with context.log.at_point(len(verdicts)):
             record = sparse_record(
-                trials, tasks, SparseSpec.of(settings.method, permille), stop, on_pruned=keep
+                trials,
+                tasks,
+                SparseSpec(settings.method, permille, settings.heal_steps),
+                stop,
+                on_pruned=keep,
             )
         trial = _judged(record, permille, draft.so_far(), settings, store)
         result = replace(result, trials=(*result.trials, trial))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.catalog.budgets import channel_share, n_layers_gone
-from sparsedash.engine.calibration.calibration_cache import CacheEvicted
+from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration
 from sparsedash.engine.calibration.gradients import OnBlock
 from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
@@ -27,9 +27,9 @@ from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import ModelError
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import about_artefact
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import pruned_key
 from sparsedash.storage.store import StageCheckpoint
 
@@ -41,13 +41,13 @@ _BITS = {2: torch.int16, 4: torch.int32}
 """Integers as wide as a weight: of a zero all bits are zero."""
 
 
-def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
+def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
     """The sparse model before healing, with no block made yet. May raise CacheEvicted."""
-    calibration = run.calibration(method)
+    calibration = run.calibration(spec)
     loaded = run.loaded
-    method = method.unhealed
+    method, permille = spec.pruning, spec.permille
     # Store key of its parts, until it has been evaluated.
-    key = pruned_key(calibration.keys.statistics, method, permille)
+    key = pruned_key(calibration.keys.statistics, spec.before_healing)
     data = calibration.data_for(method, permille)
 
     def on_block(done: int, total: int) -> None:
@@ -55,7 +55,7 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
         run.log.on_step(Step("prune", done, total))
 
     if not method.takes_channels:
-        return _masked(run, method, permille, data, key, on_block)
+        return _masked(run, calibration, spec, data, key, on_block)
     if method.takes_layers and getattr(
         loaded.model.config, "scale_attn_by_inverse_layer_idx", False
     ):
@@ -63,7 +63,7 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
         raise ModelError(why, "Choose a method that removes channels.")
     n_gone = n_layers_gone(loaded.shape, method, permille) if method.takes_layers else 0
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
-    narrowed = _narrowed(run, method, permille, data, key, gone, on_block)
+    narrowed = _narrowed(run, calibration, spec, data, key, gone, on_block)
     errors = channel_errors(loaded.mlps, data, narrowed, run.energies(calibration))
     if method.takes_layers:
         # What a layer that takes over puts out is meant to be another than dense's.
@@ -79,21 +79,25 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
         ]
 
     return PrunedChannels(
-        loaded=loaded, blocks=narrowed, errors=errors, block_losses=block_losses, gone=gone
+        loaded=loaded,
+        blocks=narrowed,
+        errors=errors,
+        block_losses=block_losses,
+        removed_layers=gone,
     )
 
 
 def _masked(
     run: RunContext,
-    method: MethodSettings,
-    permille: int,
+    calibration: Calibration,
+    spec: SparseSpec,
     data: CalibrationData,
     key: str,
     on_block: OnBlock,
 ) -> MaskedWeights:
     """Single weights at zero: each block by itself, or each on the output of the pruned ones."""
     loaded = run.loaded
-    calibration = run.calibration(method)
+    method, permille = spec.pruning, spec.permille
     hold = run.loaded.residency.offload
     projections = loaded.projections(method.scope)
     pack = partial(_pack_masked, refitted=method.compensation != "none")
@@ -122,7 +126,7 @@ def _masked(
     blocks: Sequence[MaskedBlock]
     if method.in_sequence:
         checkpoint = StageCheckpoint(run.store, run.identity)
-        blocks = _in_sequence(run, method, key, checkpoint, walk, pack, unpack)
+        blocks = _in_sequence(run, calibration, key, checkpoint, walk, pack, unpack)
     else:
         blocks = prune_weights(
             projections, data, method, permille, on_block=on_block, offload=hold, checkpointed=made
@@ -134,8 +138,8 @@ def _masked(
 
 def _narrowed(
     run: RunContext,
-    method: MethodSettings,
-    permille: int,
+    calibration: Calibration,
+    spec: SparseSpec,
     data: CalibrationData,
     key: str,
     gone: Sequence[int],
@@ -145,7 +149,8 @@ def _narrowed(
     loaded = run.loaded
     mlps = run.loaded.mlps
     hold = run.loaded.residency.offload
-    scores = partial(run.calibration(method).channel_scores, method, permille, on_block)
+    method, permille = spec.pruning, spec.permille
+    scores = partial(calibration.channel_scores, method, permille, on_block)
     share = channel_share(loaded.shape, method, permille)
 
     def unpack(_: int, packed: bytes) -> PrunedMlp:
@@ -165,7 +170,7 @@ def _narrowed(
     if permille and method.in_sequence:
         # What leads to a refit is over once that is stored, before the model is evaluated.
         checkpoint = StageCheckpoint(run.store, run.identity)
-        return _in_sequence(run, method, key, checkpoint, walk, pack_narrowed, unpack)
+        return _in_sequence(run, calibration, key, checkpoint, walk, pack_narrowed, unpack)
 
     pack = partial(_packed, run, pack_narrowed)
     keep = run.pruning_checkpoint.numbered(f"{key}/chosen", pack, partial(unpack, 0))
@@ -183,7 +188,7 @@ def _narrowed(
 
 def _in_sequence(
     run: RunContext,
-    method: MethodSettings,
+    calibration: Calibration,
     key: str,
     checkpoint: StageCheckpoint,
     walk: Callable[[Text, WalkCheckpoint], Iterator[tuple[int, T]]],
@@ -202,7 +207,6 @@ def _in_sequence(
     def made() -> dict[int, T]:
         blocks = dict[int, T]()
         if not all(map(has, range(n_blocks))):
-            calibration = run.calibration(method)
             run.log.warn(calibration.few_tokens_warning)
             for index, block in walk(
                 calibration.read(), WalkCheckpoint(checkpoint, f"{key}/hidden", has)

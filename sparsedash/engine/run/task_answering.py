@@ -8,7 +8,7 @@ from functools import cached_property
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import max_length
 from sparsedash.engine.run.model_making import RunModel
-from sparsedash.engine.run.run_context import Point, RunContext, point_label
+from sparsedash.engine.run.run_context import RunContext, model_label
 from sparsedash.engine.tasks.builtin_questions import BuiltinQuestions, load_builtin
 from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
@@ -16,7 +16,7 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import TASKS_CACHED, Run
-from sparsedash.schema.sparse_spec import DENSE
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.stats.significance import wilson_interval
 
 _RULES_OF_WRITING = (
@@ -59,10 +59,10 @@ class TaskAnswers:
         """The run with the keys of its models' answers so far."""
         return replace(run, answers=dict(self._keys), unanswered=tuple(self._unanswered))
 
-    def are_stored(self, point: Point) -> bool:
+    def are_stored(self, spec: SparseSpec) -> bool:
         """Whether the model's answers to all tasks are stored."""
         store = self._run.store
-        return all(store.has(QuestionSet, _key(self._run, task, point)) for task in self.tasks)
+        return all(store.has(QuestionSet, _key(self._run, task, spec)) for task in self.tasks)
 
     def answer(self, models: Sequence[RunModel]) -> None:
         """Answer every task that one of these models has not answered.
@@ -112,7 +112,7 @@ def _load_tasks(run: RunContext) -> list[Task]:
 
 def _answer_missing(run: RunContext, task: Task, models: Sequence[RunModel]) -> list[str]:
     """Answer a task with the models whose answers are not stored; the keys of all."""
-    keys = [_key(run, task, model.point) for model in models]
+    keys = [_key(run, task, model.spec) for model in models]
     missing = [i for i, key in enumerate(keys) if not run.store.has(QuestionSet, key)]
     if len(missing) < len(models):
         run.log.note_cached(TASKS_CACHED)
@@ -125,7 +125,7 @@ def _beyond_dense(run: RunContext, task: Task) -> str:
     """Reason to drop a built-in task: the dense model cannot do it. Empty otherwise."""
     if not isinstance(task, BuiltinQuestions):
         return ""
-    answers = run.store.get(QuestionSet, _key(run, task, None))
+    answers = run.store.get(QuestionSet, _key(run, task, DENSE))
     if answers is None:
         return ""
     n_asked = len(answers.questions)
@@ -135,8 +135,8 @@ def _beyond_dense(run: RunContext, task: Task) -> str:
     return f"builtin:{task.name} was left out: the dense model has {n_right} of {n_asked} answers right."
 
 
-def _key(run: RunContext, task: Task, point: Point) -> str:
-    return run.keys.answers(point or DENSE, task.identity)
+def _key(run: RunContext, task: Task, spec: SparseSpec) -> str:
+    return run.keys.answers(spec, task.identity)
 
 
 def _unheeded_rules(run: RunContext) -> list[str]:
@@ -154,7 +154,7 @@ def _answer(run: RunContext, task: Task, models: Sequence[RunModel], keys: Seque
         0,
         task.n_questions * len(models),
         unit="questions",
-        message=f"{task.name}: {point_label(models[0].point)}{more}",
+        message=f"{task.name}: {model_label(models[0].spec)}{more}",
     )
 
     def on_answered(n: int) -> None:

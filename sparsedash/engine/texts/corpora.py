@@ -74,7 +74,11 @@ def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
         hasher.update(len(data).to_bytes(8, "big") + data)
-    return Texts(texts=texts, identity=f"sha256:{hasher.hexdigest()}", running=running)
+    return Texts(
+        texts=texts,
+        identity=f"sha256:{hasher.hexdigest()}",
+        running=running,
+    )
 
 
 def story_openings() -> tuple[str, ...]:
@@ -87,7 +91,7 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
     import datasets
 
     # Each attempt asks the hub five times more by itself: the usual twenty wait ten minutes for a
-    # hub that is gone.
+    # hub that does not answer.
     datasets.config.STREAMING_READ_MAX_RETRIES = 2
     # In the local cache of `datasets`, which keeps no streamed texts itself.
     n_streamed = corpus.n_streamed
@@ -122,7 +126,13 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
         HTTPError,
         datasets.exceptions.DatasetsError,
     ) as error:
-        raise _hub_problem(name, corpus, error, n_texts=len(texts), offline=offline) from error
+        raise _hub_problem(
+            name,
+            corpus,
+            error,
+            n_texts=len(texts),
+            offline=offline,
+        ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = before
     return texts

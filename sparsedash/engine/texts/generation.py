@@ -32,7 +32,13 @@ def generate_texts(
     n_samples = settings.n_samples
     length = min(settings.length, loaded.max_length)
     message = f"the model writes {n_samples:,} × {length:,} tokens to calibrate on"
-    step = Step("text", 0, n_samples * length, unit="tokens", message=message)
+    step = Step(
+        "text",
+        0,
+        n_samples * length,
+        unit="tokens",
+        message=message,
+    )
     random = torch.Generator().manual_seed(settings.seed)
     uniform = torch.rand(n_samples, length, generator=random)
     prompts = [loaded.tokens(openings[i % len(openings)]) for i in range(n_samples)]
@@ -51,7 +57,13 @@ def generate_texts(
             n_tokens = min(length, shortest + n_generated) * len(batch)
             on_step(replace(step, done=start * length + n_tokens))
 
-        ids = _generate(loaded, batch, max(1, n_new), choose, report)
+        ids = _generate(
+            loaded,
+            batch,
+            max(1, n_new),
+            choose,
+            report,
+        )
         return list(loaded.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
     texts: list[str] = []
@@ -82,7 +94,13 @@ def continue_prompts(
         on_step(replace(step, done=n_generated))
 
     continuations: list[list[int]] = []
-    generated = _generate(loaded, prompt_ids, n_tokens, choose, report)
+    generated = _generate(
+        loaded,
+        prompt_ids,
+        n_tokens,
+        choose,
+        report,
+    )
     for read_ids, ids in zip(prompt_ids, generated, strict=True):
         new_ids = ids[len(read_ids) :]
         continuations.append(list(takewhile(lambda token: token not in loaded.eos_ids, new_ids)))
@@ -127,7 +145,11 @@ def _generate(
     return [row[real].tolist() for row, real in rows]
 
 
-def _sample_tokens(loaded: LoadedModel, logits: Tensor, uniform: Tensor) -> Tensor:
+def _sample_tokens(
+    loaded: LoadedModel,
+    logits: Tensor,
+    uniform: Tensor,
+) -> Tensor:
     """One token a row (n, 1), never an end of text. logits: (n, vocabulary), changed in place.
 
     Inverse transform sampling: one random number a row, where multinomial sampling takes one for

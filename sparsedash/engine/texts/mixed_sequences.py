@@ -42,7 +42,11 @@ def mixed_sequences(loaded: LoadedModel, settings: CalibrationSettings) -> list[
     return [sequence for sequence in sequences if len(sequence) >= 2]
 
 
-def held_out_sequences(loaded: LoadedModel, source: TextSource, n_tokens: int) -> list[list[int]]:
+def held_out_sequences(
+    loaded: LoadedModel,
+    source: TextSource,
+    n_tokens: int,
+) -> list[list[int]]:
     """Token ids of documents that no calibration reads, cut to n_tokens in all."""
     documents = source.held_out()
     length = min(n_tokens // len(documents), loaded.max_length)

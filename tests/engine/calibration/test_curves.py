@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsedash.engine.calibration import curves
-from sparsedash.engine.calibration.curves import CurveMeasurement, judged_text
+from sparsedash.engine.calibration.curves import CurveMeasurement, scored_text
 from sparsedash.engine.pruning.channel_pruning import curve_widths, score_channels
 from sparsedash.engine.pruning.layer import CalibrationData
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
@@ -39,9 +39,18 @@ def scored(mlp, losses, *, multiple, active=None):
         mask_gradients=lambda _: torch.empty(0),
         curve=curve,
     )
-    method = MethodSettings(allocation="curves", width_multiple=multiple, curve_levels=4)
+    method = MethodSettings(
+        allocation="curves",
+        width_multiple=multiple,
+        curve_levels=4,
+    )
     with torch.no_grad():
-        (scores,) = score_channels([mlp], data, method, lambda *_: None)
+        (scores,) = score_channels(
+            [mlp],
+            data,
+            method,
+            lambda *_: None,
+        )
     return scores, widths
 
 
@@ -60,7 +69,7 @@ def divergence(loaded, ids, mlp, narrow):
 @torch.no_grad()
 def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(loaded, monkeypatch):
     monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
-    text = judged_text(SEQUENCES)
+    text = scored_text(SEQUENCES)
     measurement = CurveMeasurement(loaded, text)
     for index, mlp in enumerate(loaded.mlps):
         versions = [narrower(mlp, n_kept) for n_kept in (mlp.width, mlp.width // 2, 1)]
@@ -77,12 +86,17 @@ def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(loaded, 
 def test_in_half_precision_the_loss_of_rounding_alone_is_subtracted():
     loaded = tiny_loaded("llama")
     loaded.model.bfloat16()
-    text = judged_text(SEQUENCES)
+    text = scored_text(SEQUENCES)
     measurement = CurveMeasurement(loaded, text)
     mlp = loaded.mlps[0]
     rounded = curves._rounded_otherwise(mlp)
     half = narrower(mlp, mlp.width // 2)
-    rounding = divergence(loaded, torch.tensor(text), mlp, rounded)
+    rounding = divergence(
+        loaded,
+        torch.tensor(text),
+        mlp,
+        rounded,
+    )
     raw = measurement._measured(0, [rounded, half], lambda share: None)
     assert raw[0] == pytest.approx(rounding, rel=0.2)
     assert rounding > 0
@@ -92,11 +106,11 @@ def test_in_half_precision_the_loss_of_rounding_alone_is_subtracted():
 
 
 def test_held_out_text_is_scored_and_less_of_it_with_a_large_vocabulary(loaded, monkeypatch):
-    assert judged_text(SEQUENCES) == [SEQUENCES[15], SEQUENCES[31]]
-    assert judged_text(SEQUENCES[:3]) == SEQUENCES[:1]
-    assert [len(ids) for ids in judged_text([[7] * 900] * 64)] == [128] * 2
+    assert scored_text(SEQUENCES) == [SEQUENCES[15], SEQUENCES[31]]
+    assert scored_text(SEQUENCES[:3]) == SEQUENCES[:1]
+    assert [len(ids) for ids in scored_text([[7] * 900] * 64)] == [128] * 2
     monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 20)
-    scored_tokens = CurveMeasurement(loaded, judged_text(SEQUENCES))._scored
+    scored_tokens = CurveMeasurement(loaded, scored_text(SEQUENCES))._scored
     assert sum(len(rows) for rows, _ in scored_tokens) == 20
 
 
@@ -112,7 +126,11 @@ def test_dead_channels_cost_nothing_and_the_first_width_that_costs_is_measured()
 def test_between_measured_widths_a_curve_follows_the_error_of_the_layer(loaded):
     mlp = loaded.mlps[0]
     scores, widths = scored(mlp, [0.5, 1.0, 1.5, 4.0], multiple=1)
-    method = MethodSettings(allocation="curves", width_multiple=1, curve_levels=4)
+    method = MethodSettings(
+        allocation="curves",
+        width_multiple=1,
+        curve_levels=4,
+    )
     assert widths == curve_widths(mlp.width, method) == sorted(widths, reverse=True)
     assert scores.losses[widths].tolist() == pytest.approx([0.5, 1.0, 1.5, 4.0])
     between = scores.losses[widths[2] : widths[1]]

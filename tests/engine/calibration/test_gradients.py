@@ -39,7 +39,11 @@ def loss(loaded, ids, block=0, channel=0, mask=1.0):
 def difference(loaded, ids, block, channel, around):
     above = loss(loaded, ids, block, channel, around + STEP)
     below = loss(loaded, ids, block, channel, around - STEP)
-    return pytest.approx((above - below) / (2 * STEP), rel=5e-3, abs=1e-6)
+    return pytest.approx(
+        (above - below) / (2 * STEP),
+        rel=5e-3,
+        abs=1e-6,
+    )
 
 
 @pytest.mark.parametrize(("block", "channel"), [(0, 3), (1, 17), (2, 90)])
@@ -62,7 +66,13 @@ def test_rounds_read_the_sequences_in_order_each_with_the_masks_of_those_before(
         return masked
 
     sequences = [*SEQUENCES, LONG]
-    in_rounds = mask_gradients(double, sequences, ignore_steps, n_rounds=2, masks=masks)
+    in_rounds = mask_gradients(
+        double,
+        sequences,
+        ignore_steps,
+        n_rounds=2,
+        masks=masks,
+    )
     dense = mask_gradients(double, sequences, ignore_steps)
     ((done, first_round),) = calls
     assert done == 1 / 2
@@ -80,7 +90,13 @@ def test_there_are_at_most_as_many_rounds_as_sequences_with_steps_of_one_whole(d
     def ones(*_):
         return [torch.ones(mlp.width) for mlp in double.mlps]
 
-    in_rounds = mask_gradients(double, SEQUENCES, steps.append, n_rounds=9, masks=ones)
+    in_rounds = mask_gradients(
+        double,
+        SEQUENCES,
+        steps.append,
+        n_rounds=9,
+        masks=ones,
+    )
     dense = mask_gradients(double, SEQUENCES, ignore_steps)
     assert all(map(torch.allclose, in_rounds, dense))
     assert {step.total for step in steps} == {3}

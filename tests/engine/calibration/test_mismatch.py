@@ -1,6 +1,4 @@
-"""The alarm before the evaluation: what layers lose on the passages beside what they lose on the
-calibration text.
-"""
+"""The alarm before the evaluation: losses of layers on the passages against calibration text."""
 
 from dataclasses import replace
 
@@ -22,61 +20,77 @@ from tests.engine.run.small_runs import CHANNELS, ran
 from tests.engine.tiny import tiny_loaded
 from tests.factories import PRUNED
 
+UNLIKE = "unlike the passages"
+
 
 @pytest.fixture
 def passages():
-    split = [text.rsplit(" ", 1) for text in texts(MISMATCH_PASSAGES + 2)]
+    pairs = [text.rsplit(" ", 1) for text in texts(MISMATCH_PASSAGES + 2)]
     return Passages(
         key="p",
-        indices=tuple(range(len(split))),
-        contexts=tuple(context for context, _ in split),
-        targets=tuple(f" {target}" for _, target in split),
+        indices=tuple(range(len(pairs))),
+        contexts=tuple(context for context, _ in pairs),
+        targets=tuple(f" {target}" for _, target in pairs),
     )
 
 
-def kept_of(store, loaded, passages, token_weights="equal"):
+def samples(store, loaded, passages, token_weights="equal"):
+    """The sample of each block's inner activations."""
     watched = [[loaded.family.out]] * len(loaded.blocks)
-    return PassageActivations(
+    activations = PassageActivations(
         store, loaded, passages, watched, lambda: None, token_weights=token_weights
     )
+    return [activations.of(index)[0] for index in range(len(loaded.blocks))]
 
 
 @pytest.mark.parametrize("token_weights", WEIGHTS)
 def test_the_activations_are_those_of_the_first_few_passages_with_their_weights(
     token_weights, loaded, store, passages, monkeypatch
 ):
-    pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
-    read = [
-        loaded.tokenizer(context + target).input_ids[:MISMATCH_TOKENS] for context, target in pairs
-    ]
-    inputs, streams = seen_by(loaded, sorted(read, key=len, reverse=True))
-    made = kept_of(store, loaded, passages)
-    for index in range(len(loaded.mlps)):
-        made.of(index)
-    # Made once for all weights.
+    sequences = []
+    for context, target in zip(passages.contexts, passages.targets, strict=True):
+        sequences.append(loaded.tokenizer(context + target).input_ids[:MISMATCH_TOKENS])
+    first = sorted(
+        sequences[:MISMATCH_PASSAGES],
+        key=len,
+        reverse=True,
+    )
+    inputs, streams = seen_by(loaded, first)
+    samples(store, loaded, passages)
+    # Stored once for all weights.
     monkeypatch.setattr(LoadedModel, "walk", None)
-    kept = kept_of(store, loaded, passages, token_weights)
-    for index in range(len(loaded.mlps)):
-        (sample,) = kept.of(index)
+    for index, sample in enumerate(samples(store, loaded, passages, token_weights)):
+        weights = WEIGHTS[token_weights](torch.cat(streams[index]))
         assert torch.allclose(sample.inputs, torch.cat(inputs[index]), rtol=0.01, atol=1e-3)
-        assert torch.allclose(
-            sample.weights, WEIGHTS[token_weights](torch.cat(streams[index])), rtol=1e-3
-        )
+        assert torch.allclose(sample.weights, weights, rtol=1e-3)
 
 
-def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
-    mlps = loaded.mlps
-    x = torch.randn(20, mlps[0].width, generator=torch.Generator().manual_seed(0))
-    kept = torch.arange(mlps[0].width // 2)
-    narrowed = [PrunedMlp(kept, out_weight(mlp)[:, kept], mlp.out.bias) for mlp in mlps]
+def test_of_a_short_context_as_much_is_read_as_it_holds(store):
+    loaded = tiny_loaded("gpt2", n_positions=100)
+    long = Passages(
+        key="p",
+        indices=(0,),
+        contexts=(" ".join(texts(40)),),
+        targets=(" end",),
+    )
+    assert len(samples(store, loaded, long)[0].inputs) == 100
+
+
+def test_an_error_on_passages_is_the_lost_share_of_the_output(loaded):
+    x = torch.randn(20, 96, generator=torch.Generator().manual_seed(0))
     weights = torch.rand(20, generator=torch.Generator().manual_seed(1))
-    sample = Sample(inputs=x, weights=weights)
-    for mlp, narrow in zip(mlps, narrowed, strict=True):
-        dense, sparse = x @ out_weight(mlp).T, x[:, kept] @ out_weight(mlp)[:, kept].T
-        lost, whole = (
-            float((weights[:, None] * y.square()).sum()) for y in (dense - sparse, dense)
-        )
-        assert passage_error(mlp, narrow, sample) == pytest.approx(lost / whole)
+    kept = torch.arange(48)
+
+    def energy(outputs):
+        return float((weights[:, None] * outputs.square()).sum())
+
+    for mlp in loaded.mlps:
+        weight = out_weight(mlp)
+        narrow = PrunedMlp(kept, weight[:, kept], mlp.out.bias)
+        dense = x @ weight.T
+        lost = energy(dense - x[:, kept] @ weight[:, kept].T)
+        error = passage_error(mlp, narrow, Sample(inputs=x, weights=weights))
+        assert error == pytest.approx(lost / energy(dense))
 
 
 @pytest.mark.parametrize(
@@ -94,52 +108,60 @@ def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
 )
 def test_the_alarm_compares_passages_with_held_out_text(fitted, held_out, passages, times):
     n = len(held_out or fitted)
-    errors = {"layer_errors": fitted, "held_out_errors": held_out, "passage_errors": passages}
-    warning = mismatch_warning(replace(PRUNED, widths=(64,) * n, dense_widths=(128,) * n, **errors))
-    assert f"layers lose {times} times as much" in warning if times else warning is None
-    assert not times or ("held-out" in warning) == bool(held_out)
+    pruned = replace(
+        PRUNED,
+        widths=(64,) * n,
+        dense_widths=(128,) * n,
+        layer_errors=fitted,
+        held_out_errors=held_out,
+        passage_errors=passages,
+    )
+    warning = mismatch_warning(pruned)
+    if times is None:
+        assert warning is None
+    else:
+        assert f"layers lose {times} times as much" in warning
+        assert ("held-out" in warning) == bool(held_out)
 
 
 def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(
     settings, store, monkeypatch
 ):
-    assert not any(
-        "unlike the passages" in line for line in ran(settings, store, run_key="no alarm").warnings
-    )
+    warnings = ran(settings, store, run_key="no alarm").warnings
+    assert not any(UNLIKE in line for line in warnings)
     monkeypatch.setattr(calibration_cache, "MISMATCH_ALARM", 0.0)
-    seen = []
+    before_evaluation = []
 
     def watch(step):
         if step.stage == "evaluate" and step.done == 0 and "sparse" in step.message:
-            seen.append(store.get(Run, "watched").warnings)
+            before_evaluation.append(store.get(Run, "watched").warnings)
 
-    ran(replace(settings, sparsities_permille=(300,)), store, watch, run_key="watched")
-    assert any("unlike the passages" in line for line in seen[0])
+    ran(
+        replace(settings, sparsities_permille=(300,)),
+        store,
+        watch,
+        run_key="watched",
+    )
+    assert any(UNLIKE in line for line in before_evaluation[0])
     again = ran(settings, store, run_key="again")
-    assert sum("unlike the passages" in line for line in again.warnings) == 1
+    assert sum(UNLIKE in line for line in again.warnings) == 1
 
 
-def test_the_record_holds_what_each_layer_loses(settings, store):
+def test_the_record_holds_the_losses_of_each_layer(settings, store):
     methods = (
         CHANNELS,
         replace(CHANNELS, allocation="curves"),
         replace(CHANNELS, compensation="none"),
     )
     run = ran(replace(settings, methods=methods, sparsities_permille=(250,)), store)
-    usual, measured, plain = (store.get(Record, key).pruned for key in run.sparse)
-    for made in (usual, measured):
-        assert len(made.passage_errors) == len(made.layer_errors) == 3
-        assert all(0 <= error < 2 for error in made.passage_errors) and max(made.passage_errors) > 0
-        pairs = zip(made.layer_errors, made.uncompensated_errors, strict=True)
-        assert all(fitted <= before for fitted, before in pairs)
+    usual, by_curves, plain = (store.get(Record, key).pruned for key in run.sparse)
+    for pruned in (usual, by_curves):
+        assert len(pruned.passage_errors) == len(pruned.layer_errors) == 3
+        assert all(0 <= error < 2 for error in pruned.passage_errors)
+        assert max(pruned.passage_errors) > 0
+        for fitted, before in zip(pruned.layer_errors, pruned.uncompensated_errors, strict=True):
+            assert fitted <= before
     assert usual.alone == ()
-    assert len(measured.alone) == 3 and max(measured.alone) > 0
-    # Nothing is bought where nothing is compensated.
+    assert len(by_curves.alone) == 3
+    assert max(by_curves.alone) > 0
     assert plain.uncompensated_errors == pytest.approx(plain.layer_errors, rel=1e-5)
-
-
-def test_of_a_short_context_as_much_is_read_as_it_holds(store):
-    loaded = tiny_loaded("gpt2", n_positions=100)
-    long = Passages(key="p", indices=(0,), contexts=(" ".join(texts(40)),), targets=(" end",))
-    (sample,) = kept_of(store, loaded, long).of(0)
-    assert len(sample.inputs) == 100

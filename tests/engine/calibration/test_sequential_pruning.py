@@ -37,7 +37,12 @@ def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
 def test_half_of_every_projection_that_the_scope_names_is_zero(model_type, scope, store):
     loaded = tiny_loaded(model_type)
     steps = []
-    sparse = pruned(loaded, store, replace(METHOD, scope=scope), steps.append)
+    sparse = pruned(
+        loaded,
+        store,
+        replace(METHOD, scope=scope),
+        steps.append,
+    )
     for dense, block in zip(loaded.projections(scope), sparse, strict=True):
         # Some families have projections that they never call.
         assert set(loaded.family.mlp) <= block.weights.keys() <= dense.keys()

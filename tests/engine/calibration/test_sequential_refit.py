@@ -17,11 +17,22 @@ NORMED = ("gemma2", "gemma3_text", "olmo2")
 
 
 def sequences(n=40, length=20):
-    drawn = torch.randint(1, 400, (n, length), generator=torch.Generator().manual_seed(0))
+    drawn = torch.randint(
+        1,
+        400,
+        (n, length),
+        generator=torch.Generator().manual_seed(0),
+    )
     return [ids[: length - row % 5].tolist() for row, ids in enumerate(drawn)]
 
 
-def refit(loaded, kept, strength=0.5, text=None, on_step=ignore_steps):
+def refit(
+    loaded,
+    kept,
+    strength=0.5,
+    text=None,
+    on_step=ignore_steps,
+):
     """The refits by block of the model with these channels."""
     return dict(
         sequential_refit.refit_sequentially(
@@ -51,7 +62,12 @@ def tiny(request):
 
 def test_if_nothing_is_removed_nothing_changes(tiny):
     steps = []
-    refits = refit(tiny, channels(tiny, 1.0), 1.0, on_step=steps.append)
+    refits = refit(
+        tiny,
+        channels(tiny, 1.0),
+        1.0,
+        on_step=steps.append,
+    )
     assert [step.done for step in steps] == list(range(steps[-1].total + 1))
     for index, mlp in enumerate(tiny.mlps):
         assert torch.allclose(refits[index].out_weight, out_weight(mlp), atol=1e-4)

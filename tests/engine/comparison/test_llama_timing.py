@@ -32,7 +32,7 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
     pytest.importorskip("llama_cpp_py_sync")
     text = write_jsonl(tmp_path / "passages.jsonl", passages(60))
     plain = settings_of(write_tiny_gguf(tmp_path / "tiny.gguf"), text, sparsities=(500,))
-    run = pipeline.run(replace(plain, prompts=()).quantised(("q8_0",)), store)
+    run = pipeline.run(replace(plain, prompts=(), quantise=("q8_0",)), store)
     model_cache = ModelCache()
     asked = [replace(REQUEST, dense=run.dense, sparse=key) for key in run.sparse]
     found, again = ([time_files(each, store, model_cache) for each in asked] for _ in range(2))
@@ -65,8 +65,3 @@ def test_a_program_that_ends_before_it_answers_is_an_error_with_its_last_line(tm
         assert ask("once") == "ONCE"
         with pytest.raises(ExportError, match="It failed: exit code 1: no more"):
             ask("twice")
-
-
-def test_the_key_of_a_timing_by_torch_is_as_before():
-    assert REQUEST.key() != replace(REQUEST, runtime="torch").key()
-    assert TimingSettings(dense="a", sparse="b").key()[:8] == "f61e6a47"

@@ -42,7 +42,9 @@ def sparse_model(folder, widths, dtype):
         narrowed.append(PrunedMlp(kept, out_weight(mlp)[:, kept] + 0.1 * torch.randn(1), bias))
     narrow = LazySequence(len(narrowed), narrowed.__getitem__)
     gone = [index for index, width in enumerate(widths) if not width]
-    return PrunedChannels(loaded=loaded, blocks=narrow, errors=[], block_losses=list, gone=gone)
+    return PrunedChannels(
+        loaded=loaded, blocks=narrow, errors=[], block_losses=list, removed_layers=gone
+    )
 
 
 @pytest.mark.parametrize(("family", "form"), CASES)

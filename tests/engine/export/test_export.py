@@ -320,15 +320,6 @@ def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp
     assert run[0].get(Record, run[2].sparse[EVEN]) is not None
 
 
-def test_a_long_reason_is_cut(fresh_process, run, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise OSError("x" * 300)
-
-    monkeypatch.setattr("sparsedash.engine.export.export.write_folder", fail)
-    with pytest.raises(ExportError, match=rf"could not be written: {'x' * 200}\."):
-        exported(run, EVEN, "uniform", tmp_path / "out")
-
-
 def stop_the_proof(step):
     if step.stage == "prove" and step.done == 1:
         raise Cancelled

@@ -30,9 +30,7 @@ def healed_run(passage_file, tmp_path, monkeypatch):
         asked = run_settings(model, passage_file, methods)
         store = Store(tmp_path / "data")
         model_cache = ModelCache()
-        asked = replace(
-            asked, methods=tuple(replace(method, heal_steps=4) for method in asked.methods)
-        )
+        asked = replace(asked, heal_steps=(4,))
         run = pipeline.run(asked, store, model_cache=model_cache)
         assert store.get(Record, run.sparse[0]).pruned.healed.kept_step
         return store, model_cache, run

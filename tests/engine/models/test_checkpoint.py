@@ -1,6 +1,4 @@
-"""Checkpoints that are incomplete or wrong: refused with the names, never filled with random
-numbers.
-"""
+"""Incomplete or wrong checkpoints are refused by name, never filled with random numbers."""
 
 import json
 import re
@@ -76,12 +74,12 @@ WEIGHTS = {
 @pytest.mark.parametrize(("kind", "dtype"), [("safetensors", "float32"), ("bin", "bfloat16")])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_wrong_weights_are_refused_by_name(name, kind, dtype, folder, store):
-    change, said = WEIGHTS[name]
+    change, message = WEIGHTS[name]
     rewrite(folder, change)
     if kind == "bin":
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-    assert said in refused(folder, store, dtype)
+    assert message in refused(folder, store, dtype)
 
 
 MASKED = {
@@ -99,15 +97,12 @@ def test_every_family_as_it_is_saved_is_whole_and_without_one_tensor_is_not(
     folder = save_tiny(tmp_path / "whole", family)
     if attention := MASKED.get(family):
         # Masks that old checkpoints keep are no weights.
-        names = [
-            f"{attention.format(i)}.{name}" for i in range(3) for name in ("bias", "masked_bias")
-        ]
-        rewrite(
-            folder,
-            lambda weights: weights.update(
-                {name: torch.ones(1, dtype=torch.uint8) for name in names}
-            ),
-        )
+        mask = torch.ones(1, dtype=torch.uint8)
+        masks = {}
+        for index in range(3):
+            path = attention.format(index)
+            masks |= {f"{path}.bias": mask.clone(), f"{path}.masked_bias": mask.clone()}
+        rewrite(folder, lambda weights: weights.update(masks))
     load_model(locate_model(str(folder), store), "float32")
     name = next(
         name
@@ -164,9 +159,9 @@ def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
     if harm is None:
         assert len(load_model(locate_model(str(folder), store), "float32").mlps) == 3
     else:
-        do, said = SHARDS[harm]
-        do(folder)
-        assert said in refused(folder, store)
+        damage, message = SHARDS[harm]
+        damage(folder)
+        assert message in refused(folder, store)
 
 
 @pytest.mark.parametrize(
@@ -226,17 +221,23 @@ def test_a_config_that_asks_for_code_beside_it_runs_none(folder, store, tmp_path
         json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
     )
     assert "tokenizer" in refused(folder, store)
-    reconfigure(folder, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
+    reconfigure(
+        folder,
+        model_type="evil",
+        auto_map={"AutoConfig": "evil.Config"},
+    )
     refused(folder, store)
     assert not proof.exists()
 
 
 def test_an_attention_that_the_config_names_is_not_used(folder, store):
-    reconfigure(folder, _attn_implementation="paged|eager", attn_implementation="paged|eager")
-    assert (
-        load_model(locate_model(str(folder), store), "float32").model.config._attn_implementation
-        == "sdpa"
+    reconfigure(
+        folder,
+        _attn_implementation="paged|eager",
+        attn_implementation="paged|eager",
     )
+    loaded = load_model(locate_model(str(folder), store), "float32")
+    assert loaded.model.config._attn_implementation == "sdpa"
 
 
 def test_a_whole_file_comes_before_an_index_as_in_transformers_and_an_index_of_bin_files_stays_in_its_folder(

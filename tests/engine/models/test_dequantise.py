@@ -1,6 +1,4 @@
-"""Models from .gguf files: unpacked once, and again where that was changed; no code from beside the
-file is run.
-"""
+"""Models from .gguf files: unpacked once, again after a change, without code beside the file."""
 
 import json
 import os
@@ -44,11 +42,14 @@ def logits(whole, store):
 
 
 def test_it_is_unpacked_once_and_then_found_under_its_identity(whole, unpacked, store):
-    before, library = unpacked.stat().st_ino, gguf.GGUFReader
-    assert unpack_gguf(whole, store) == unpacked and gguf.GGUFReader == library
-    assert unpacked.stat().st_ino == before
-    (found,) = unpacked_models(store)
-    assert (found.name, found.identity) == (unpacked.name, locate_model(str(whole), store).identity)
+    inode = unpacked.stat().st_ino
+    reader = gguf.GGUFReader
+    assert unpack_gguf(whole, store) == unpacked
+    assert gguf.GGUFReader == reader
+    assert unpacked.stat().st_ino == inode
+    (model,) = unpacked_models(store)
+    assert model.name == unpacked.name
+    assert model.identity == locate_model(str(whole), store).identity
     assert damaged_files(store) == []
 
 
@@ -67,10 +68,11 @@ def harm_file(folder, harm):
 def test_a_changed_folder_is_converted_again_and_the_numbers_are_the_same(
     whole, unpacked, store, harm, caplog
 ):
-    first, identity = logits(whole, store), locate_model(str(whole), store).identity
+    before = logits(whole, store)
+    identity = locate_model(str(whole), store).identity
     harm_file(unpacked, harm)
     assert bool(damaged_files(store)) is (harm != "added")
-    assert torch.equal(logits(whole, store), first)
+    assert torch.equal(logits(whole, store), before)
     assert locate_model(str(whole), store).identity == identity
     assert not (unpacked / "adapter.safetensors").exists()
     assert damaged_files(store) == []
@@ -80,20 +82,20 @@ def test_a_changed_folder_is_converted_again_and_the_numbers_are_the_same(
 def test_what_killed_processes_left_is_removed(whole, store):
     models = store.folder / "models"
     models.mkdir()
-    found = unpack_gguf(whole, store)
-    at_work, given_up, made_now = (
-        models / f"{UNFINISHED_EXPORT}{n}" for n in ("at-work", "given-up", "made-now")
+    folder = unpack_gguf(whole, store)
+    locked, abandoned, recent = (
+        models / f"{UNFINISHED_EXPORT}{name}" for name in ("locked", "abandoned", "recent")
     )
-    for left in (at_work, given_up, made_now):
-        left.mkdir()
-    (given_up / "lock").touch()
-    (found / "model.safetensors").unlink()
-    with FileLock(at_work / "lock"):
-        os.utime(at_work, (0, 0))  # as if the clock had been put forward since
+    for unfinished in (locked, abandoned, recent):
+        unfinished.mkdir()
+    (abandoned / "lock").touch()
+    (folder / "model.safetensors").unlink()
+    with FileLock(locked / "lock"):
+        os.utime(locked, (0, 0))  # as if the clock had been put forward since
         unpack_gguf(whole, store)
-        # What was made a moment ago may not be locked yet.
-        assert [left.exists() for left in (at_work, given_up, made_now)] == [True, False, True]
-    assert [model.name for model in unpacked_models(store)] == [found.name]
+        # A recent folder may not be locked yet.
+        assert (locked.exists(), abandoned.exists(), recent.exists()) == (True, False, True)
+    assert [model.name for model in unpacked_models(store)] == [folder.name]
 
 
 class Killed(BaseException):
@@ -104,9 +106,10 @@ class Killed(BaseException):
 def test_a_kill_while_a_changed_folder_is_replaced_leaves_the_former_one_or_none(
     whole, unpacked, store, monkeypatch, step
 ):
-    first, rename = logits(whole, store), Path.rename
+    before = logits(whole, store)
+    rename = Path.rename
     harm_file(unpacked, "cut")
-    left = {file.name for file in unpacked.iterdir()}
+    former = {file.name for file in unpacked.iterdir()}
 
     def killed(*_):
         raise Killed
@@ -122,15 +125,16 @@ def test_a_kill_while_a_changed_folder_is_replaced_leaves_the_former_one_or_none
         else:
             patch.setattr(Path, "rename", killed_last)
         unpack_gguf(whole, store)
-    assert {file.name for file in unpacked.glob("*")} == (left if step == "write" else set())
-    assert torch.equal(logits(whole, store), first)
+    remaining = {file.name for file in unpacked.glob("*")}
+    assert remaining == (former if step == "write" else set())
+    assert torch.equal(logits(whole, store), before)
     assert [path for path in unpacked.parent.glob("*/") if path != unpacked] == []
 
 
 def test_two_at_once_unpack_it_once(whole, store):
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: unpack_gguf(whole, store).stat().st_ino, range(2)))
-    assert len(set(found)) == 1
+        inodes = list(pool.map(lambda _: unpack_gguf(whole, store).stat().st_ino, range(2)))
+    assert len(set(inodes)) == 1
     assert len(list((store.folder / "models").glob("*/"))) == 1
 
 
@@ -140,38 +144,45 @@ def at(data, name, n_bytes, value):
     return data[:place] + value.to_bytes(8, "little") + data[place + 8 :]
 
 
-# After a tensor's name: number of dimensions, two of them, type, offset.
-HARMS = {
-    **{
-        f"cut at {share}": (lambda data, s=share: data[: int(len(data) * s)])
-        for share in (0, 0.0001, 0.2, 0.999)
-    },
-    **{
-        f"a tensor at {n}": (lambda data, n=n: at(data, "blk.1.ffn_up.weight", 24, n))
-        for n in (32, 10**9)
-    },
-    "an endless array": lambda data: at(data, "tokenizer.ggml.tokens", 8, 2**62),
-    "an endless word": lambda data: at(data, "tokenizer.ggml.tokens", 16, 2**63),
-}
-
-
-@pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_file_is_refused_at_once(harm, whole, store, tmp_path):
-    file = tmp_path / "harmed.gguf"
-    file.write_bytes(HARMS[harm](whole.read_bytes()))
+def require_refused(data, store, folder):
+    file = folder / "harmed.gguf"
+    file.write_bytes(data)
     with pytest.raises(ModelError, match=r"harmed\.gguf could not be read as a GGUF model: ."):
         locate_model(str(file), store)
+
+
+@pytest.mark.parametrize("share", [0, 0.0001, 0.2, 0.999])
+def test_a_file_that_is_cut_off_is_refused_at_once(share, whole, store, tmp_path):
+    data = whole.read_bytes()
+    require_refused(data[: int(len(data) * share)], store, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_bytes", "value"),
+    [
+        # After a tensor's name: number of dimensions, two of them, type, offset.
+        ("blk.1.ffn_up.weight", 24, 32),
+        ("blk.1.ffn_up.weight", 24, 10**9),
+        # An endless array, and an endless word.
+        ("tokenizer.ggml.tokens", 8, 2**62),
+        ("tokenizer.ggml.tokens", 16, 2**63),
+    ],
+)
+def test_a_file_with_an_impossible_number_is_refused_at_once(
+    name, n_bytes, value, whole, store, tmp_path
+):
+    require_refused(at(whole.read_bytes(), name, n_bytes, value), store, tmp_path)
 
 
 def test_a_missing_tensor_is_refused_by_name_and_a_long_name_is_none(store, tmp_path):
     file = write_tiny_gguf(tmp_path / f"{'ü' * 120}.gguf", without="blk.1.ffn_down.weight")
     with pytest.raises(ModelError, match=r"gguf lacks model\.layers\.1\.mlp\.down_proj\.weight"):
         locate_model(str(file), store)
-    assert [left.name for left in (store.folder / "models").glob("*/")] == []
+    assert list((store.folder / "models").glob("*/")) == []
 
 
 @pytest.mark.parametrize(
-    ("family", "keys", "said"),
+    ("family", "keys", "message"),
     [
         ("gpt2", {"gpt2.attention.key_length": [16, 16]}, "would be another model without"),
         ("llama", {"general.type": "ÿ"}, "it holds no model: general.type is '\ufffd"),
@@ -182,10 +193,14 @@ def test_a_missing_tensor_is_refused_by_name_and_a_long_name_is_none(store, tmp_
         ),
     ],
 )
-def test_an_odd_value_is_named(family, keys, said, store, tmp_path):
-    file = write_tiny_gguf(tmp_path / "tiny.gguf", family=family, keys=keys)
+def test_an_odd_value_is_named(family, keys, message, store, tmp_path):
+    file = write_tiny_gguf(
+        tmp_path / "tiny.gguf",
+        family=family,
+        keys=keys,
+    )
     file.write_bytes(file.read_bytes().replace("ÿ".encode(), b"\xff\xff"))
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         locate_model(str(file), store)
 
 
@@ -194,14 +209,9 @@ def test_code_that_lies_beside_the_file_is_neither_asked_for_nor_run(store, tmp_
     proof = tmp_path / "ran"
     file = write_tiny_gguf(tmp_path / "tiny.gguf")
     (tmp_path / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\n")
-    asks = {
-        "auto_map": {
-            "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
-            "AutoConfig": "evil.Tokenizer",
-        }
-    }
+    classes = {"AutoTokenizer": ["evil.Tokenizer"] * 2, "AutoConfig": "evil.Tokenizer"}
     for name in ("tokenizer_config.json", "config.json"):
-        (tmp_path / name).write_text(json.dumps(asks))
+        (tmp_path / name).write_text(json.dumps({"auto_map": classes}))
     assert load_model(locate_model(str(file), store), "float32").tokenizer("the lamp").input_ids
     assert not proof.exists()
 
@@ -235,20 +245,16 @@ def test_a_quantised_file_is_called_by_its_own_name_where_its_tensors_agree(held
     tensors = [
         SimpleNamespace(tensor_type=types[name], n_elements=count) for name, count in held.items()
     ]
-    fields = (
-        {} if stated is None else {"general.file_type": SimpleNamespace(contents=lambda: stated)}
-    )
+    fields = {"general.file_type": SimpleNamespace(contents=lambda: stated)}
     assert quantised_type(SimpleNamespace(tensors=tensors, fields=fields, values={})) == called
 
 
 def test_the_type_of_a_file_is_read_once(whole, store, tmp_path, monkeypatch):
-    quantised = write_tiny_gguf(tmp_path / "q.gguf", quantised="Q4_0")
-    assert [locate_model(str(file), store).source_type for file in (quantised, whole)] == [
-        "Q4_0",
-        "",
-    ]
+    files = (write_tiny_gguf(tmp_path / "q.gguf", quantised="Q4_0"), whole)
+
+    def source_types():
+        return [locate_model(str(file), store).source_type for file in files]
+
+    assert source_types() == ["Q4_0", ""]
     monkeypatch.setattr("sparsedash.engine.models.model_conversion.opened_gguf", None)
-    assert [locate_model(str(file), store).source_type for file in (quantised, whole)] == [
-        "Q4_0",
-        "",
-    ]
+    assert source_types() == ["Q4_0", ""]

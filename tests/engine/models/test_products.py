@@ -31,7 +31,11 @@ def products(monkeypatch):
     """The arguments of every product in float32, as the list grows."""
     calls = []
     linear = matmul._linear
-    monkeypatch.setattr(matmul, "_linear", lambda *args: calls.append(args) or linear(*args))
+    monkeypatch.setattr(
+        matmul,
+        "_linear",
+        lambda *args: calls.append(args) or linear(*args),
+    )
     return calls
 
 
@@ -111,7 +115,12 @@ def test_all_projections_of_a_model_multiply_so_with_nearly_the_same_logits(
     faster, products, model_type
 ):
     model = tiny_model(model_type).bfloat16().eval().requires_grad_(False)
-    ids = torch.randint(1, 400, (8, 40), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(
+        1,
+        400,
+        (8, 40),
+        generator=torch.Generator().manual_seed(1),
+    )
     with torch.inference_mode():
         expected = model(ids).logits.float()
         with bf16_matmul_in_fp32("bfloat16"):

@@ -1,17 +1,18 @@
-"""The shape counted from a config, and what follows from it, against the real modules of every
-family.
-"""
+"""The shape counted from a config, against the real modules of every family."""
 
 import json
+from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.model_shape import CONFIGS, model_shape, shipped_shape
 from sparsedash.catalog.published_results import PUBLISHED_MODELS
-from sparsedash.engine.pruning.surgery import is_projection, weights_per_channel
+from sparsedash.engine.pruning.surgery import weights_per_channel
 from tests.engine.tiny import CONFIGS as TINY
 from tests.engine.tiny import as_loaded, tiny_loaded
 
@@ -42,10 +43,14 @@ OTHERS = {
     "opt-350m": SHIPPED["opt-1.3b"] | {"word_embed_proj_dim": 512, "do_layer_norm_before": False},
 }
 MODELS = {
-    **{f"tiny-{name}": each | {"model_type": name} for name, each in TINY.items()},
+    **{f"tiny-{name}": config | {"model_type": name} for name, config in TINY.items()},
     **SHIPPED,
     **OTHERS,
 }
+
+
+def n_numbers(tensors):
+    return sum(tensor.numel() for tensor in tensors)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -53,33 +58,31 @@ def test_every_count_is_that_of_the_real_model(name):
     config = AutoConfig.for_model(**MODELS[name])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    shape, mlps = model_shape(config.to_dict()), as_loaded(model).mlps
+    shape = model_shape(config.to_dict())
+    loaded = as_loaded(model)
+    mlps = loaded.mlps
     assert shape.widths == tuple(mlp.width for mlp in mlps)
     assert {shape.per_channel} == {weights_per_channel(mlp) for mlp in mlps}
-    biases = (part.bias for mlp in mlps for part in mlp.inner if part.bias is not None)
-    assert sum(shape.widths) * shape.bias_per_channel == sum(bias.numel() for bias in biases)
+    inner = chain.from_iterable(mlp.inner for mlp in mlps)
+    biases = [module.bias for module in inner if module.bias is not None]
+    assert sum(shape.widths) * shape.bias_per_channel == n_numbers(biases)
     head = model.get_output_embeddings().weight
-    products = (
-        part for part in model.modules() if is_projection(part) or isinstance(part, torch.nn.Conv1d)
-    )
-    assert (shape.n_matmul, shape.n_head) == (
-        sum(part.weight.numel() for part in products),
-        head.numel(),
-    )
-    blocks = as_loaded(model).projections("decoder")
-    assert shape.n_block_weights == sum(
-        part.weight.numel() for block in blocks for part in block.values()
-    )
-    assert shape.n_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (shape.family, shape.vocabulary) == (config.model_type, len(head))
+    assert shape.n_head == head.numel()
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, Conv1D)
+    products = [module.weight for module in model.modules() if isinstance(module, kinds)]
+    assert shape.n_matmul == n_numbers(products)
+    projections = chain.from_iterable(block.values() for block in loaded.projections("decoder"))
+    assert shape.n_block_weights == n_numbers(module.weight for module in projections)
+    assert shape.n_parameters == n_numbers(model.parameters())
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_config_file_is_counted_as_transformers_reads_it(name):
     full = AutoConfig.for_model(**SHIPPED[name]).to_dict()
-    assert vars(model_shape(full)) | {"stored_bytes": 0} == vars(shipped_shape(name)) | {
-        "stored_bytes": 0
-    }
+    assert replace(model_shape(full), stored_bytes=0) == replace(
+        shipped_shape(name), stored_bytes=0
+    )
 
 
 def test_every_family_is_counted_and_every_published_model_ships_its_config():

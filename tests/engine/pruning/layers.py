@@ -23,7 +23,15 @@ def statistics_of(x):
     )
 
 
-def layer(m=8, d=5, seed=0, bias=False, x=None, weight=None, gradients=None):
+def layer(
+    m=8,
+    d=5,
+    seed=0,
+    bias=False,
+    x=None,
+    weight=None,
+    gradients=None,
+):
     """A layer of random weights whose statistics are those of `x`."""
     generator = torch.Generator().manual_seed(seed + 1)
     x = inputs(m, seed=seed) if x is None else x

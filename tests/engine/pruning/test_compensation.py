@@ -91,7 +91,12 @@ def test_a_moment_that_cannot_be_solved_is_an_error(value, message):
 def is_exact(solution, moment, right, damping):
     ridge = damping * moment.diagonal().median() * torch.eye(len(moment)).double()
     exact = torch.linalg.solve(moment.double() + ridge, right.double()).float()
-    return torch.allclose(solution, exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
+    return torch.allclose(
+        solution,
+        exact,
+        rtol=1e-3,
+        atol=1e-3 * float(exact.abs().max()),
+    )
 
 
 def test_a_fit_in_single_precision_is_as_good():
@@ -127,7 +132,11 @@ def test_a_ridge_below_the_digits_of_single_precision_is_added_in_double():
 def error(dense, narrow):
     """Energy of the change of the output, by the second moment of all channels."""
     change, shift = narrow.change(dense.out_weight, dense.out_bias)
-    return pytest.approx(dense.statistics.energy(change, shift), rel=1e-3, abs=1e-4)
+    return pytest.approx(
+        dense.statistics.energy(change, shift),
+        rel=1e-3,
+        abs=1e-4,
+    )
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -51,8 +51,17 @@ def test_random_scores_differ_from_block_to_block_and_seed_to_seed():
     )
 
     def draws(seed):
-        method = MethodSettings(saliency="random", compensation="none", seed=seed)
-        blocks = score_channels(mlps, data, method, lambda *_: None)
+        method = MethodSettings(
+            saliency="random",
+            compensation="none",
+            seed=seed,
+        )
+        blocks = score_channels(
+            mlps,
+            data,
+            method,
+            lambda *_: None,
+        )
         return [tuple(block.scores.tolist()) for block in blocks]
 
     assert draws(1) == draws(1)
@@ -119,8 +128,16 @@ def test_channels_that_are_never_active_are_removed_first():
     weight = dense.out_weight.clone()
     covariance[dead] = covariance[:, dead] = mean[dead] = 0
     weight[:, dead] *= 100
-    statistics = replace(dense.statistics, covariance=covariance, mean=mean)
-    silent = replace(dense, statistics=statistics, out_weight=weight)
+    statistics = replace(
+        dense.statistics,
+        covariance=covariance,
+        mean=mean,
+    )
+    silent = replace(
+        dense,
+        statistics=statistics,
+        out_weight=weight,
+    )
     assert set(elimination_order(silent)[:2].tolist()) == {2, 5}
 
 

@@ -75,7 +75,13 @@ def weights(n, d, seed=5):
 
 def pruned(weight, statistics, method, permille=500):
     factor = inverse_factor(statistics, method.damping) if needs_factor(method) else None
-    return sparse_weight(weight, statistics, factor, method, permille)
+    return sparse_weight(
+        weight,
+        statistics,
+        factor,
+        method,
+        permille,
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,12 +129,21 @@ def test_sparsegpt_agrees_with_fresh_inverses(name):
     pattern = PATTERNS[name]
     statistics = statistics_of(inputs(16))
     weight = weights(6, 16)
-    method = MethodSettings(pattern=name, saliency="obs", scope="decoder")
+    method = MethodSettings(
+        pattern=name,
+        saliency="obs",
+        scope="decoder",
+    )
 
     def choose(part, pivots):
         return pattern.zeros(part.square() / pivots, 500, by_row=False)
 
-    expected = by_fresh_inverses(weight, damped(statistics, method.damping), pattern, choose)
+    expected = by_fresh_inverses(
+        weight,
+        damped(statistics, method.damping),
+        pattern,
+        choose,
+    )
     sparse = pruned(weight, statistics, method)
     assert torch.allclose(sparse.double(), expected, rtol=1e-3, atol=1e-3)
     assert torch.equal(sparse == 0, expected.abs() < 1e-9)
@@ -138,7 +153,12 @@ def test_more_columns_than_one_block_give_the_same_as_fresh_inverses():
     pattern = PATTERNS["2:4"]
     weight = weights(4, 264)
     statistics = statistics_of(inputs(264, n_tokens=1200))
-    method = MethodSettings(pattern="2:4", saliency="magnitude", scope="decoder", damping=0.1)
+    method = MethodSettings(
+        pattern="2:4",
+        saliency="magnitude",
+        scope="decoder",
+        damping=0.1,
+    )
     parts = iter(pattern.zeros(weight.abs(), 500, by_row=False).split(4, dim=1))
     expected = by_fresh_inverses(
         weight, damped(statistics, 0.1), pattern, lambda part, pivots: next(parts)
@@ -151,7 +171,11 @@ def test_more_columns_than_one_block_give_the_same_as_fresh_inverses():
 @pytest.mark.parametrize("compensation", ["none", "least-squares"])
 def test_zero_percent_changes_nothing(saliency, compensation):
     weight = weights(8, 24)
-    method = MethodSettings(pattern="1x1", saliency=saliency, compensation=compensation)
+    method = MethodSettings(
+        pattern="1x1",
+        saliency=saliency,
+        compensation=compensation,
+    )
     assert torch.equal(pruned(weight, statistics_of(inputs(24)), method, 0), weight)
 
 

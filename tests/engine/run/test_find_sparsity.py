@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine.calibration.calibration_cache import Calibration
-from sparsedash.engine.evaluation import early_stopping
+from sparsedash.engine.calibration.calibration_cache import StoredStatistics
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.search import find_sparsity
 from sparsedash.engine.run.task_answering import TaskAnswers
@@ -17,7 +16,6 @@ from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import RESUMED, Record, Run
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.storage.file_hashes import contents
 from tests.engine.run.small_runs import CHANNELS, must_not_run
 from tests.question_sets import verdicts
@@ -113,8 +111,7 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
 ):
     def answer(tasks, models):
         for model in models:
-            is_dense = model.point is None
-            answers = verdicts(both=1200, broke=300)[not is_dense and model.point[1] > 200]
+            answers = verdicts(both=1200, broke=300)[model.spec.permille > 200]
             store.put(key := f"answers of {model.key}", replace(answers, key=key))
             tasks._keys[model.key] = (key,)
 
@@ -170,7 +167,7 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(
     so_far = store.get(FindResult, key_of(asked, store))
     assert not run.finished and not so_far.finished
     assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (417, 167, 250)
-    monkeypatch.setattr(Calibration, "reach", must_not_run)
+    monkeypatch.setattr(StoredStatistics, "reach", must_not_run)
     made = []
     result = find_sparsity(
         asked, store, lambda step: made.append(step.point) if step.stage == "prune" else None
@@ -178,17 +175,6 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(
     assert result.answer == 250 and {point for point in made if point is not None} == {2, 3}
     # What the first attempt has done took none of the seconds that are noted.
     assert RESUMED in store.get(Run, key_of(asked, store)).cached
-
-
-def test_trials_have_other_keys_than_records_of_all_passages(asked, store):
-    result = find_sparsity(asked, store)
-    record = store.get(Record, result.trials[0].record)
-    assert record.stopping.alpha == pytest.approx(
-        0.05 / 4 * early_stopping.planned_looks(40)[-1].share
-    )
-    other = find_sparsity(replace(asked, tolerance=Tolerance(ratio=1.5)), store)
-    assert other.trials[0].record != result.trials[0].record
-    assert store.get(Run, other.key).dense == store.get(Run, result.key).dense
 
 
 def test_a_width_multiple_as_wide_as_the_mlps_is_refused(asked, store):

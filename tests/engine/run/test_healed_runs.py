@@ -39,8 +39,13 @@ def quick(monkeypatch):
 def asked(settings):
     """Every method unhealed and healed; one of them reads no text until it is healed."""
     bare = MethodSettings(saliency="magnitude", compensation="none", width_multiple=8)
-    methods = tuple(replace(each, heal_steps=n) for each in (CHANNELS, bare) for n in (0, 4))
-    return replace(settings, methods=methods, sparsities_permille=(500,), prompts=("the lamp",))
+    return replace(
+        settings,
+        methods=(CHANNELS, bare),
+        sparsities_permille=(500,),
+        heal_steps=(0, 4),
+        prompts=("the lamp",),
+    )
 
 
 def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(asked, store):
@@ -125,7 +130,7 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     """
     monkeypatch.setattr(healing, "CHECK_EVERY", 1)
     monkeypatch.setattr(stores, "EVERY_S", 0.0)
-    one = replace(asked, methods=asked.methods[1:2])
+    one = replace(asked, methods=asked.methods[:1], heal_steps=(4,))
     put = stores.Store.put_artefact
     seen = []
 
@@ -168,6 +173,7 @@ def test_what_cannot_be_healed_is_refused_before_anything_is_computed(asked, sto
 
 
 def test_a_method_that_needs_no_statistics_is_healed_without_any(asked, store):
-    magnitude = replace(method_named("magnitude"), width_multiple=8).healed(8)
-    run = ran(replace(asked, methods=(magnitude,), sparsities_permille=(250,)), store)
+    magnitude = replace(method_named("magnitude"), width_multiple=8)
+    healed = replace(asked, methods=(magnitude,), sparsities_permille=(250,), heal_steps=(8,))
+    run = ran(healed, store)
     assert "heal" in run.seconds and "calibrate" not in run.seconds

@@ -235,8 +235,8 @@ def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
     asked, store, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(healing, "RATE", 1e-2)
-    methods = (SHORTGPT, replace(SHORTGPT, heal_steps=8))
-    run = ran(replace(asked, methods=methods, sparsities_permille=(300,)), store)
+    healed = replace(asked, methods=(SHORTGPT,), sparsities_permille=(300,), heal_steps=(0, 8))
+    run = ran(healed, store)
     _, plain, healed = (record.pruned for record in records(store, run))
     assert healed.healed.after < healed.healed.before and healed.widths == plain.widths
     for number in range(2):

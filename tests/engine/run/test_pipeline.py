@@ -8,13 +8,13 @@ import pytest
 from sparsedash.catalog.mixed_text import SOURCES
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import calibration_cache
-from sparsedash.engine.calibration.calibration_cache import Calibration
+from sparsedash.engine.calibration.calibration_cache import StoredStatistics
 from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context
+from sparsedash.engine.run.calibration_texts import CalibrationTexts
 from sparsedash.engine.run.model_making import RunModel
-from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import (
     CalibrationError,
     Cancelled,
@@ -48,7 +48,7 @@ from tests.storage.every_kind import harm_entry
 @pytest.fixture
 def no_calibration(monkeypatch):
     """Gives a function after which nothing may be calibrated."""
-    return lambda: monkeypatch.setattr(Calibration, "reach", must_not_run)
+    return lambda: monkeypatch.setattr(StoredStatistics, "reach", must_not_run)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_methods_without_calibration_text_never_ask_for_it(
     )
     whole = Store(tmp_path / "whole")
     both = ran(replace(asked, methods=(method, CHANNELS)), whole)
-    monkeypatch.setattr(RunContext, "sequences", must_not_run)
+    monkeypatch.setattr(CalibrationTexts, "sequences", must_not_run)
     no_calibration()
     run = ran(asked, store)
     assert run.corpora["calibration"].startswith("self:")
@@ -244,13 +244,6 @@ def test_results_of_a_method_without_text_stay_once_another_has_read_it(
     monkeypatch.setattr(RunModel, "begin", must_not_run)
     assert ran(asked, store).sparse == first.sparse
     assert preflight.stored_parts(asked, store).sparse == len(first.sparse)
-
-
-def test_no_text_is_read_for_a_method_without_text(settings, store, monkeypatch):
-    calibrated = count_calls(monkeypatch, Calibration, "reach")
-    run = ran(one(settings, 500, methods=(replace(CHANNELS, mix=0.5), RANDOM)), store)
-    assert len(calibrated) == 1
-    assert [len(made.layer_errors) for made in pruned(store, run)] == [3, 0]
 
 
 # Interrupted and growing runs.
@@ -319,7 +312,7 @@ def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(
 ):
     store.allow_artefacts(1)
     monkeypatch.setattr(pipeline, "require_artefact_room", lambda *_, **limits: None)
-    calibrations = count_calls(monkeypatch, Calibration, "reach")
+    calibrations = count_calls(monkeypatch, StoredStatistics, "reach")
     with pytest.raises(StoreError, match="does not fit"):
         ran(settings, store)
     assert len(calibrations) == 2

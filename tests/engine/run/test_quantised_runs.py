@@ -14,6 +14,7 @@ from sparsedash.schema.errors import JobError, ModelError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
+from sparsedash.schema.sparse_spec import SparseSpec
 from tests.engine.run.small_runs import MODEL_CACHE, RANDOM, must_not_run, ran, records
 from tests.engine.tiny import IDS, save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
@@ -30,7 +31,7 @@ def asked(settings, tmp_path):
     plain = replace(
         settings, model=model, methods=(RANDOM,), sparsities_permille=(500,), prompts=()
     )
-    return plain.quantised(("q8_0", "q4_k_m"))
+    return replace(plain, quantise=("q8_0", "q4_k_m"))
 
 
 def test_dense_and_every_sparse_model_are_also_points_of_each_type(asked, store, tmp_path):
@@ -59,9 +60,9 @@ def test_a_method_of_any_budget_is_also_quantised_and_dense_once_whatever_the_ca
     plain = replace(
         settings, model=model, methods=(method,), sparsities_permille=(200,), prompts=()
     )
-    asked = plain.quantised(("q8_0",))
+    asked = replace(plain, quantise=("q8_0",))
     of_dense, *others = records(store, ran(asked, store))[1:]
-    assert [each.pruned.method.quantise for each in others] == ["", "q8_0"]
+    assert [each.pruned.spec.quantise for each in others] == ["", "q8_0"]
     more = replace(asked, calibration=replace(asked.calibration, seed=asked.calibration.seed + 1))
     again, *other = records(store, ran(more, store))[1:]
     assert again.key == of_dense.key and not {each.key for each in others} & {
@@ -113,6 +114,6 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
         asked, model=str(write_tiny_gguf(tmp_path / "q.gguf", family="qwen3")), methods=(BIASED,)
     )
     with pytest.raises(SettingsError, match=why if missing else "graph of qwen3 has no place"):
-        ran(biased.quantised(("q8_0",)), store)
+        ran(replace(biased, quantise=("q8_0",)), store)
     with pytest.raises(SettingsError, match="nothing with pattern 2:4"):
-        MethodSettings(pattern="2:4", quantise="q8_0")
+        SparseSpec(MethodSettings(pattern="2:4"), 500, quantise="q8_0")

@@ -9,13 +9,14 @@ import pytest
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
 from sparsedash.engine.models.loading import ModelCache
-from sparsedash.engine.run import pipeline, run_context
+from sparsedash.engine.run import calibration_texts, pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.texts import corpora
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import BUILTIN_MIXED, BUILTIN_TEXT, SELF, CalibrationSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
 from sparsedash.service import preflight
 from sparsedash.storage.store import Store
@@ -37,14 +38,16 @@ def mixed(settings):
 def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
     run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
     length = mixed.calibration.length
-    own, half, mix = map(run.sequences, (0.0, 0.5, 1.0))
+    own, half, mix = map(run.calibration_texts.sequences, (0.0, 0.5, 1.0))
     n_own = sum(map(len, own))
     n_half = sum(map(len, half))
     assert abs(n_own - n_half) <= length
     assert sum(len(ids) for ids in half if ids not in own) == pytest.approx(
         n_half / 2, abs=2 * length
     )
-    assert half == RunContext(mixed, store, ignore_steps, MODEL_CACHE).sequences(0.5)
+    assert half == RunContext(mixed, store, ignore_steps, MODEL_CACHE).calibration_texts.sequences(
+        0.5
+    )
     # Both are among the first, and among those kept out of the fit.
     assert {ids in own for ids in half[:12]} == {True, False}
     assert all(ids not in own for ids in mix)
@@ -54,7 +57,7 @@ def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(mixed, sto
     run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
     length = mixed.calibration.length
     monkeypatch.setattr(type(run.loaded), "max_length", length // 2)
-    n_own, n_half = (sum(map(len, run.sequences(share))) for share in (0.0, 0.5))
+    n_own, n_half = (sum(map(len, run.calibration_texts.sequences(share))) for share in (0.0, 0.5))
     assert abs(n_own - n_half) <= length
 
 
@@ -63,7 +66,7 @@ def test_a_text_of_single_tokens_is_refused_in_words(mixed, store, monkeypatch):
         run_context, "read_texts", lambda *_: corpora.Texts(texts=("the",), identity="o" * 64)
     )
     with pytest.raises(CorpusError, match="no sample of two tokens or more"):
-        RunContext(mixed, store, ignore_steps, MODEL_CACHE).sequences(0.0)
+        RunContext(mixed, store, ignore_steps, MODEL_CACHE).calibration_texts.sequences(0.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -72,19 +75,22 @@ def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, s
     method = replace(CHANNELS, mix=share)
     length = mixed.calibration.length
     run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
-    own = run.sequences(share)
-    (few, more) = [run.text_to_heal(method.healed(n)) for n in (5, 8)]
-    assert run.text_to_heal(method.healed(1)) == [] and more[: len(few)] == few
+    own = run.calibration_texts.sequences(share)
+    (few, more) = [run.calibration_texts.to_heal(SparseSpec(method, 1, n)) for n in (5, 8)]
+    assert run.calibration_texts.to_heal(SparseSpec(method, 1, 1)) == [] and more[: len(few)] == few
     assert sum(map(len, [*own, *few])) == pytest.approx(600, abs=length)
     assert not {tuple(ids) for ids in own} & {tuple(ids) for ids in more}
     written = replace(mixed, calibration=replace(mixed.calibration, corpus=SELF))
     assert (
-        RunContext(written, store, ignore_steps, MODEL_CACHE).text_to_heal(method.healed(8)) == []
+        RunContext(written, store, ignore_steps, MODEL_CACHE).calibration_texts.to_heal(
+            SparseSpec(method, 1, 8)
+        )
+        == []
     )
 
 
 def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, monkeypatch):
-    cuts = count_calls(monkeypatch, run_context, "calibration_sequences")
+    cuts = count_calls(monkeypatch, calibration_texts, "calibration_sequences")
     both = ran(mixed, store)
     # That of the usual method, and half of the other's; passages are looked for in single
     # documents.
@@ -108,7 +114,7 @@ def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, 
     ],
 )
 def test_the_mix_is_added_to_any_text_but_itself(method, corpus, share):
-    assert mix_share(method, CalibrationSettings(corpus=corpus)) == share
+    assert mix_share(SparseSpec(method, 100), CalibrationSettings(corpus=corpus)) == share
 
 
 PROMPT = "the lamp and the boat and"

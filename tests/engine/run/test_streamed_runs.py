@@ -215,10 +215,10 @@ def test_a_broken_model_ends_the_run_when_those_before_it_have_records(
 ):
     sparse_model = model_making.sparse_model
 
-    def breaks(run, method, permille):
-        if permille == 400:
+    def breaks(run, spec):
+        if spec.permille == 400:
             raise ModelError("Its weights are no numbers.")
-        return sparse_model(run, method, permille)
+        return sparse_model(run, spec)
 
     monkeypatch.setattr(model_making, "sparse_model", breaks)
     with pytest.raises(ModelError, match="no numbers"):

@@ -29,7 +29,8 @@ def test_every_corpus_of_the_catalog_can_be_read_by_name():
 
 
 def test_the_built_in_passages_differ_end_on_a_word_and_begin_with_the_published_ones():
-    first, texts = read_texts(BUILTIN_CLOZE), read_texts(BUILTIN_CLOZE_402).texts
+    first = read_texts(BUILTIN_CLOZE)
+    texts = read_texts(BUILTIN_CLOZE_402).texts
     assert first.identity == FIRST_PASSAGES
     assert len(texts) == len(set(texts)) == 402 and texts[:132] == first.texts
     assert all(text.split(" ")[-1].isalpha() for text in texts)
@@ -44,7 +45,8 @@ def test_the_built_in_passages_differ_end_on_a_word_and_begin_with_the_published
 
 
 def test_the_text_by_the_built_in_model_follows_many_short_openings():
-    texts, openings = read_texts(BUILTIN_TEXT).texts, story_openings()
+    texts = read_texts(BUILTIN_TEXT).texts
+    openings = story_openings()
     assert len(texts) == len(set(texts)) == 64
     assert all(text.startswith(openings) for text in texts)
     assert len(openings) >= 64 and all(3 <= len(opening.split()) <= 25 for opening in openings)
@@ -58,13 +60,11 @@ def test_json_lines_text_and_parquet_give_their_texts(tmp_path):
     )
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), parquet)
     txt.write_text("\n\n".join(texts), "utf-8")
-    assert read_texts(f"file:{jsonl}").texts == tuple(texts)
-    assert read_texts(f"file:{parquet}").texts == tuple(texts)
-    assert read_texts(f"file:{txt}").texts == tuple(texts)
-    assert read_texts(f"file:{txt}").running
+    lines, table, running = (read_texts(f"file:{file}") for file in (jsonl, parquet, txt))
+    assert lines.texts == table.texts == running.texts == tuple(texts)
+    assert running.running
     assert read_texts(f"file:{jsonl}[:1]").texts == tuple(texts[:1])
-    assert read_texts(f"file:{jsonl}").identity == read_texts(f"file:{parquet}").identity
-    assert read_texts(f"file:{jsonl}").identity != read_texts(f"file:{txt}").identity
+    assert lines.identity == table.identity != running.identity
 
 
 def test_an_upload_is_read_from_the_data_folder_it_lies_in(tmp_path):
@@ -79,7 +79,7 @@ def test_an_upload_is_read_from_the_data_folder_it_lies_in(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("bad.jsonl", b'{"text": 5}\n', "Line 1 of bad.jsonl"),
         ("empty.jsonl", b"\n\n", "holds no text"),
@@ -87,10 +87,10 @@ def test_an_upload_is_read_from_the_data_folder_it_lies_in(tmp_path):
         ("none.jsonl", None, "There is no file"),
     ],
 )
-def test_a_bad_file_is_refused_with_the_place(tmp_path, name, content, said):
+def test_a_bad_file_is_refused_with_the_place(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(CorpusError, match=said):
+    with pytest.raises(CorpusError, match=message):
         read_texts(f"file:{tmp_path / name}")
 
 

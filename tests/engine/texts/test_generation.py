@@ -23,7 +23,11 @@ def loaded_of(model_type):
 
 
 def self_text(n_samples=3, length=LENGTH, seed=5):
-    return CalibrationSettings(n_samples=n_samples, length=length, seed=seed)
+    return CalibrationSettings(
+        n_samples=n_samples,
+        length=length,
+        seed=seed,
+    )
 
 
 def sampled_without_a_cache(loaded, opening, uniform, n_new):
@@ -41,10 +45,20 @@ def sampled_without_a_cache(loaded, opening, uniform, n_new):
 @pytest.mark.parametrize("model_type", ["bloom", "falcon", "gemma3_text", "gpt2", "llama"])
 def test_prompts_are_continued_together_as_each_alone_up_to_its_end(model_type):
     loaded = loaded_of(model_type)
-    together = continue_prompts(loaded, OPENINGS, 12, ignore_steps)
+    together = continue_prompts(
+        loaded,
+        OPENINGS,
+        12,
+        ignore_steps,
+    )
     for opening, text in zip(OPENINGS, together, strict=True):
         ids = loaded.tokenizer(opening, return_tensors="pt").input_ids
-        generated = loaded.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)
+        generated = loaded.model.generate(
+            ids,
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=0,
+        )
         alone = loaded.tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
         assert text == alone.rstrip("\ufffd")
 
@@ -67,7 +81,12 @@ def test_fewer_texts_are_written_at_once_where_their_cache_is_large(monkeypatch)
 
     def steps():
         reported = []
-        generate_texts(loaded, OPENINGS, self_text(40, 20), reported.append)
+        generate_texts(
+            loaded,
+            OPENINGS,
+            self_text(40, 20),
+            reported.append,
+        )
         return [step.done for step in reported]
 
     together = steps()
@@ -89,12 +108,22 @@ def test_fewer_texts_are_written_at_once_where_their_cache_is_large(monkeypatch)
 )
 def test_no_text_is_longer_than_the_context(family, key):
     loaded = tiny_loaded(family, **{key: 24})
-    texts = generate_texts(loaded, OPENINGS, self_text(4, 64), ignore_steps)
+    texts = generate_texts(
+        loaded,
+        OPENINGS,
+        self_text(4, 64),
+        ignore_steps,
+    )
     assert max(len(loaded.tokens(text)) for text in texts) > 12
 
 
 def test_no_sampled_text_ends_early():
     loaded = loaded_of("llama")
     loaded.model.lm_head.weight[0] = 1e3 * loaded.model.lm_head.weight[0].sign()
-    (text,) = generate_texts(loaded, OPENINGS, self_text(n_samples=1), ignore_steps)
+    (text,) = generate_texts(
+        loaded,
+        OPENINGS,
+        self_text(n_samples=1),
+        ignore_steps,
+    )
     assert len(loaded.tokenizer(text).input_ids) > LENGTH // 2

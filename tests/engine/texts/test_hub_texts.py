@@ -1,6 +1,4 @@
-"""Text sets fetched from a stand-in for the hub: whole or streamed, once, and what is said when
-that breaks off.
-"""
+"""Text sets fetched from a stand-in for the hub, whole or streamed, and interruptions."""
 
 import gzip
 import re
@@ -19,28 +17,39 @@ SPLITS = ("train", "validation", "test")
 def test_a_small_text_set_is_downloaded_as_parquet(hub, client, tmp_path, name):
     row = HUB_TEXTS[name]
     splits = {split: [f"the {split}", "a door"] for split in {row.split, *SPLITS}}
-    serve_parquet(hub, tmp_path, row.path, row.config or "default", splits)
-    found = client.ask(texts=name)
-    assert found["texts"] == [f"the {row.split}", "a door"]
-    assert found["running"] == (name == "wikitext-2")
+    serve_parquet(
+        hub,
+        tmp_path,
+        row.path,
+        row.config or "default",
+        splits,
+    )
+    answer = client.ask(texts=name)
+    assert answer["texts"] == [f"the {row.split}", "a door"]
+    assert answer["running"] == (name == "wikitext-2")
 
 
 def test_the_pile_is_streamed_from_its_compressed_files(hub, client, tmp_path):
     parts = [[f"document {part} {i}" for i in range(6_000)] for part in range(2)]
-    serve_pile(hub, tmp_path, "monology/pile-uncopyrighted", parts)
-    found = client.ask(texts="the_pile")["texts"]
-    assert len(found) == HUB_TEXTS["the_pile"].n_streamed == 10_000
-    assert (found[0], found[-1]) == ("document 0 0", "document 1 3999")
+    serve_pile(
+        hub,
+        tmp_path,
+        "monology/pile-uncopyrighted",
+        parts,
+    )
+    texts = client.ask(texts="the_pile")["texts"]
+    assert len(texts) == HUB_TEXTS["the_pile"].n_streamed == 10_000
+    assert (texts[0], texts[-1]) == ("document 0 0", "document 1 3999")
 
 
 def test_c4_is_streamed_once_and_is_there_without_the_hub_afterwards(hub, client, tmp_path):
     pages = [f"page {i}" for i in range(10_001)]
     serve_c4(hub, tmp_path, "allenai/c4", pages)
-    found = client.ask(texts="c4")
-    assert found["texts"] == pages[:10_000]
+    answer = client.ask(texts="c4")
+    assert answer["texts"] == pages[:10_000]
     hub.stop()
     try:
-        assert client.ask(texts="c4") == found
+        assert client.ask(texts="c4") == answer
     finally:
         hub.start()
 
@@ -72,10 +81,16 @@ HARMS = {
 def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_again(
     hub, client, tmp_path, harm
 ):
-    kind, texts, what, said = HARMS[harm]
-    path, file = f"owner/{harm.replace(', ', '-').replace(' ', '-')}", STREAMS[kind]
+    kind, texts, what, message = HARMS[harm]
+    path = f"owner/{harm.replace(', ', '-').replace(' ', '-')}"
+    file = STREAMS[kind]
     serve = serve_c4 if kind == "gz" else serve_pile
-    repository = serve(hub, tmp_path, path, texts if kind == "gz" else [texts])
+    repository = serve(
+        hub,
+        tmp_path,
+        path,
+        texts if kind == "gz" else [texts],
+    )
     stored = next(iter(repository.commits.values()))[file]
     row = {
         "path": path,
@@ -88,7 +103,7 @@ def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_agai
     if what == "cut":
         stored.write_bytes(whole[: len(whole) // 2])
     broken = client.ask(texts=path, row=row)
-    assert re.search(f"{path} {said}", broken["error"])
+    assert re.search(f"{path} {message}", broken["error"])
     assert broken["advice"] == "Nothing of it was kept. Start again when the hub answers."
     kept = f"*{path.replace('/', '--')}*.jsonl*"
     assert not list(client.home.rglob(kept))
@@ -101,7 +116,13 @@ def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_agai
 def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without_the_hub(
     hub, client, tmp_path
 ):
-    repository = serve_parquet(hub, tmp_path, "owner/whole", "default", {"train": DOCUMENTS})
+    repository = serve_parquet(
+        hub,
+        tmp_path,
+        "owner/whole",
+        "default",
+        {"train": DOCUMENTS},
+    )
     repository.breaks_off = {"default/train-00000-of-00001.parquet": 10_000}
     row = {"path": "owner/whole", "config": "default", "split": "train"}
     assert (
@@ -126,7 +147,7 @@ def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without
 def test_a_text_set_that_the_hub_refuses_is_told_in_words(hub, client, tmp_path):
     write_parquet(tmp_path / "data" / "0000.parquet", ["a text"])
     hub.add("datasets", "owner/gated-texts", tmp_path).gated = True
-    for path, said in (("owner/gated-texts", "gated"), ("owner/no-texts", "doesn't exist")):
+    for path, message in (("owner/gated-texts", "gated"), ("owner/no-texts", "doesn't exist")):
         refused = client.ask(texts=path, row={"path": path, "split": "train"})
-        assert said in refused["error"]
+        assert message in refused["error"]
         assert "HF_TOKEN" in refused["advice"]

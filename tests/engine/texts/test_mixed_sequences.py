@@ -1,6 +1,4 @@
-"""Token sequences of the built-in mix: shares, chat templates, scarce sources, and overlap with the
-built-in tasks.
-"""
+"""Token sequences of the built-in mix: shares, templates, scarce sources, overlap with tasks."""
 
 from dataclasses import replace
 from itertools import islice
@@ -34,18 +32,20 @@ def builtin(tmp_path_factory):
     return load_model(locate_model(BUILTIN_MODEL, store), "float32")
 
 
+def n_tokens_of(loaded, settings):
+    return sum(map(len, mixed_sequences(loaded, settings)))
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_each_source_has_its_share_of_the_tokens(packed, loaded, monkeypatch):
+    settings = replace(SETTINGS, packed=packed)
+    n_tokens = n_tokens_of(loaded, settings)
+    assert n_tokens == pytest.approx(40 * 64, abs=2 * len(SOURCES))
     for source in SOURCES:
-        others = tuple(replace(each, share=0.0) for each in SOURCES if each != source)
-        monkeypatch.setattr(mixed_text, "SOURCES", (replace(source, share=0.25), *others))
-        sequences = mixed_sequences(loaded, replace(SETTINGS, packed=packed))
+        monkeypatch.setattr(mixed_text, "SOURCES", (replace(source, share=0.25),))
+        sequences = mixed_sequences(loaded, settings)
         assert sum(map(len, sequences)) == pytest.approx(0.25 * 40 * 64, abs=2)
         assert max(map(len, sequences)) <= 64
-    monkeypatch.undo()
-    assert sum(map(len, mixed_sequences(loaded, SETTINGS))) == pytest.approx(
-        40 * 64, abs=2 * len(SOURCES)
-    )
 
 
 def test_a_larger_budget_reads_the_same_documents_and_more(loaded):
@@ -57,30 +57,32 @@ def test_a_larger_budget_reads_the_same_documents_and_more(loaded):
 
 
 def test_where_a_source_runs_out_all_give_less(loaded, monkeypatch):
-    scarce, plentiful = SOURCES[0], next(source for source in SOURCES if source.draws)
-    monkeypatch.setattr(
-        mixed_text, "SOURCES", (replace(scarce, share=0.5), replace(plentiful, share=0.5))
-    )
-    n_scarce = sum(map(len, mixed_sequences(loaded, replace(SETTINGS, n_samples=100_000)))) / 2
+    settings = replace(SETTINGS, n_samples=100_000)
+    scarce = SOURCES[0]
+    plentiful = next(source for source in SOURCES if source.draws)
+    both = (replace(scarce, share=0.5), replace(plentiful, share=0.5))
+    monkeypatch.setattr(mixed_text, "SOURCES", both)
+    n_tokens = n_tokens_of(loaded, settings)
     monkeypatch.setattr(mixed_text, "SOURCES", (replace(scarce, share=1.0),))
-    assert n_scarce == pytest.approx(
-        sum(map(len, mixed_sequences(loaded, replace(SETTINGS, n_samples=100_000)))), abs=64
-    )
+    assert n_tokens / 2 == pytest.approx(n_tokens_of(loaded, settings), abs=64)
 
 
 def test_instructions_stand_in_the_model_s_own_chat_template(loaded, monkeypatch):
-    only = TextSource(name="instructions", title="", share=1.0, file="instructions.jsonl")
+    only = TextSource(
+        name="instructions",
+        title="",
+        share=1.0,
+        file="instructions.jsonl",
+    )
     monkeypatch.setattr(mixed_text, "SOURCES", (only,))
     plain = mixed_sequences(loaded, SETTINGS)
     template = (
         "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{{ strftime_now('%Y') }}"
     )
     monkeypatch.setattr(loaded.tokenizer, "chat_template", template)
-    rendered = mixed_sequences(loaded, SETTINGS)
-    assert rendered != plain
-    monkeypatch.setattr(
-        loaded.tokenizer, "chat_template", "{{ raise_exception('no system role') }}"
-    )
+    assert mixed_sequences(loaded, SETTINGS) != plain
+    failing = "{{ raise_exception('no system role') }}"
+    monkeypatch.setattr(loaded.tokenizer, "chat_template", failing)
     assert mixed_sequences(loaded, SETTINGS) == plain
 
 
@@ -91,14 +93,14 @@ def test_held_out_text_is_as_long_as_asked_for_and_never_calibrated_on(loaded):
 
 
 def test_no_eight_tokens_in_a_row_are_of_the_mix_and_of_a_built_in_task(builtin):
-    asked = set()
+    in_tasks = set()
     for task in BUILTIN_TASKS.values():
         for question in task.questions():
-            asked |= _rows(builtin, question.context + question.answer)
+            in_tasks |= _rows(builtin, question.context + question.answer)
     for source in SOURCES:
         for document in (*islice(source.documents(0), 120), *source.held_out()):
             text = document.plain if isinstance(document, Exchange) else document
-            assert not _rows(builtin, text) & asked, source.name
+            assert not _rows(builtin, text) & in_tasks, source.name
 
 
 def _rows(loaded, text):

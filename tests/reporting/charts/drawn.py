@@ -8,7 +8,7 @@ from typing import Any
 import plotly.io
 
 from sparsedash.reporting.charts.tradeoff_data import Measure, Reading, TradeoffData
-from sparsedash.reporting.run_results import Judged, RunResults, judge, measure, model_readings
+from sparsedash.reporting.run_results import ModelResult, RunResults, judge, measure, model_readings
 from sparsedash.reporting.wording import sparsity_axis_title
 from sparsedash.schema.records import Record
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -30,7 +30,7 @@ def labels(figure: dict[str, Any]) -> dict[str, float]:
     return {label["text"]: label["y"] for label in figure["layout"]["annotations"]}
 
 
-def alone(dense: Record, record: Record) -> Judged:
+def alone(dense: Record, record: Record) -> ModelResult:
     """A record beside its dense model, by itself."""
     return judge([measure(dense, record)], Tolerance())[0]
 

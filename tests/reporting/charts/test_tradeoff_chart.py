@@ -151,7 +151,7 @@ def test_a_leader_line_leads_from_a_line_that_ends_early_to_its_label():
 
 def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_text_says_where():
     near = specimens.record([True] * 53 + [False] * 67, 105)
-    near = replace(near, pruned=replace(near.pruned, sparsity_permille=100))
+    near = replace(near, pruned=replace(near.pruned, spec=replace(near.pruned.spec, permille=100)))
     both = chart(tradeoff_data(DENSE, {"one": [TEN], "other": [near], "same": [TEN]}))
     (first, left), (second, right), (third, _) = (
         (t["x"][0], t["customdata"][0][0]) for t in sparse_traces(both)

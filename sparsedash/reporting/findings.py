@@ -1,0 +1,253 @@
+"""What can be said of a run, as data: the kind of answer, the models that it names, the race, and
+where the limit is met.
+
+`run_answer` turns it into sentences.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from math import isfinite
+from typing import Generic, NamedTuple, TypeVar
+
+from sparsedash.reporting.run_results import (
+    ModelResult,
+    ModelVerdict,
+    RunResults,
+    is_one_layer_apart,
+)
+from sparsedash.schema.find_settings import FindResult
+from sparsedash.stats.sparsity_search import first_crossing
+from sparsedash.stats.tolerance import FEWEST_PASSAGES
+
+_FAR = 10
+"""Times the limit."""
+M = TypeVar("M", ModelResult, ModelVerdict)
+
+
+class AnswerKind(Enum):
+    """Kinds of answers to how much can be removed."""
+
+    WAITING = auto()
+    """No sparse model is evaluated yet."""
+    NO_MODEL = auto()
+    """None was evaluated, and none comes."""
+    MISSING = auto()
+    """The records of the sparse models are missing."""
+    NOTHING_REMOVED = auto()
+    """All models are unpruned, quantised or not."""
+    VERDICTS = auto()
+    """The verdicts on the shares that were tested."""
+    SEARCH_TOO_FEW = auto()
+    """A search on too few passages to confirm any share."""
+    SEARCH_NONE = auto()
+    """A search that found no share within the limits."""
+    SEARCH_MISSING = auto()
+    """A search whose answer has no record."""
+    SEARCH_LARGEST = auto()
+    """A search whose answer is the largest share that it can try."""
+
+
+class RaceKind(Enum):
+    """How a race of methods ended."""
+
+    TOO_FEW = auto()
+    """Too few passages to rank methods."""
+    BEATEN = auto()
+    """Another method is ahead of the one with the largest share within."""
+    TIED = auto()
+    """No difference is shown."""
+    PARTLY_TIED = auto()
+    """The best one beats some of the others."""
+    INCOMPLETE = auto()
+    """The best one beats all others that have a model there."""
+    WON = auto()
+    """The best one beats all others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares(Generic[M]):
+    """The models that an answer names.
+
+    within: the largest share within the limits. beyond: the smallest one beyond. undecided: those
+    that can change the answer, above `within` and below the next one beyond. is_up_to: whether all
+    smaller ones are within too.
+    """
+
+    within: M | None
+    beyond: M | None
+    undecided: tuple[M, ...]
+    is_up_to: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """The other methods against the best one, at the share that the answer names.
+
+    p_value: the largest of the shown differences, after Holm over n_compared pairs. n_passages: the
+    fewest of a pair.
+    """
+
+    kind: RaceKind
+    best: ModelResult
+    ahead: tuple[ModelResult, ...]
+    tied: tuple[ModelResult, ...]
+    beaten: tuple[ModelResult, ...]
+    p_value: float
+    n_compared: int
+    n_passages: int
+
+
+class LimitEstimate(NamedTuple):
+    """The share in percent of a run's budget at which word perplexity meets its limit.
+
+    low, high: by the upper and the lower ends of the intervals; high: None where these meet none.
+    """
+
+    percent: float
+    low: float
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What can be said of a run or a search. is_so_far: more models may come."""
+
+    kind: AnswerKind
+    is_so_far: bool
+    shares: Shares[ModelResult]
+    race: Race | None
+    estimate: LimitEstimate | None
+
+
+def findings(results: RunResults, ended: bool = False) -> Findings:
+    """What can be said of a run. ended: no more sparse models come, though it is not finished."""
+    finished = ended or results.run.finished
+    models = results.best
+    search = results.judged_search
+    kind = AnswerKind.VERDICTS
+    if not models:
+        kind = _without_models(results, finished)
+    elif search is not None and search.finished:
+        models = search_ends(search, models)
+        kind = search_kind(search, models)
+    return Findings(
+        kind=kind,
+        is_so_far=bool(models) and not finished,
+        shares=named_shares(models),
+        race=find_race(results),
+        estimate=estimate_limit(results),
+    )
+
+
+def _without_models(results: RunResults, finished: bool) -> AnswerKind:
+    if results.judged and not any(results.run.settings.made_permille):
+        return AnswerKind.NOTHING_REMOVED
+    if results.missing and results.run.finished:
+        return AnswerKind.MISSING
+    return AnswerKind.NO_MODEL if finished else AnswerKind.WAITING
+
+
+def search_ends(search: FindResult, models: Sequence[M]) -> list[M]:
+    """The models of a search's answer and of the step after it, as far as they have records."""
+    return [model for model in models if model.permille in (search.answer, search.next_step)]
+
+
+def search_kind(search: FindResult, ends: Sequence[M]) -> AnswerKind:
+    """The kind of answer of a finished search. ends: see `search_ends`."""
+    has_record = search.answer in [model.permille for model in ends]
+    if not has_record and search.n_passages < FEWEST_PASSAGES:
+        return AnswerKind.SEARCH_TOO_FEW
+    if search.answer is None:
+        return AnswerKind.SEARCH_NONE
+    if not has_record:
+        return AnswerKind.SEARCH_MISSING
+    return AnswerKind.SEARCH_LARGEST if search.next_step is None else AnswerKind.VERDICTS
+
+
+def named_shares(models: Sequence[M]) -> Shares[M]:
+    """The models that an answer names, of one method."""
+    ordered = sorted(models, key=lambda model: model.permille)
+    within = [model for model in ordered if model.verdict.verdict == "within"]
+    beyond = [model for model in ordered if model.verdict.verdict == "beyond"]
+    low = within[-1].permille if within else -1
+    high = min((model.permille for model in beyond if model.permille > low), default=1001)
+    return Shares(
+        within=within[-1] if within else None,
+        beyond=beyond[0] if beyond else None,
+        undecided=tuple(
+            model
+            for model in ordered
+            if model.verdict.verdict == "undecided" and low < model.permille < high
+        ),
+        is_up_to=all(model in within for model in ordered if model.permille <= low),
+    )
+
+
+def find_race(results: RunResults) -> Race | None:
+    """How the race of a run's methods ended; None where no two were tested at the same share."""
+    if not results.race:
+        return None
+    ahead, tied, beaten = [], [], []
+    for rival, difference in results.race:
+        if not difference.is_shown:
+            tied.append(rival)
+        elif difference.value > 0:
+            beaten.append(rival)
+        else:
+            ahead.append(rival)
+    differences = [difference for _, difference in results.race]
+    n_passages = min(difference.n_passages for difference in differences)
+    if n_passages < FEWEST_PASSAGES:
+        kind = RaceKind.TOO_FEW
+    elif ahead:
+        kind = RaceKind.BEATEN
+    elif tied:
+        kind = RaceKind.PARTLY_TIED if beaten else RaceKind.TIED
+    else:
+        # Some may not be there yet, or no longer.
+        is_whole = len(results.race) == len(results.raced) - 1
+        kind = RaceKind.WON if is_whole else RaceKind.INCOMPLETE
+    shown = [difference.p_value for difference in differences if difference.is_shown]
+    return Race(
+        kind=kind,
+        best=results.best[0],
+        ahead=tuple(ahead),
+        tied=tuple(tied),
+        beaten=tuple(beaten),
+        p_value=max(shown, default=1.0),
+        n_compared=differences[0].n_compared,
+        n_passages=n_passages,
+    )
+
+
+def estimate_limit(results: RunResults) -> LimitEstimate | None:
+    """Where the best method meets the limit on straight lines from dense through its models.
+
+    None where it does not; where the first model over the limit loses _FAR times as much, since
+    losses do not grow evenly so far; where it has one layer less than the one before; of a search,
+    which has an answer of its own; and where the passages are too few for any verdict.
+    """
+    models = [
+        model
+        for model in results.best
+        if not model.verdict.too_few and isfinite(model.verdict.perplexity.low)
+    ]
+    losses = [model.verdict.perplexity for model in models]
+    budget = results.run.settings.budget
+    shares = [100 * results.removed(model, budget) for model in models]
+
+    def crossing(values: Iterable[float]) -> float | None:
+        return first_crossing(zip([0.0, *shares], [0.0, *values], strict=True), losses[0].most)
+
+    over = next((loss for loss in losses if loss.value > loss.most), None)
+    if over is None or over.value >= _FAR * over.most or results.search is not None:
+        return None
+    place = losses.index(over)
+    if is_one_layer_apart(models[place - 1] if place else None, models[place]):
+        return None
+    percent = crossing(loss.value for loss in losses)
+    assert percent is not None, "one model is over the limit, and dense is not"
+    low = crossing(loss.high for loss in losses)
+    high = crossing(loss.low for loss in losses)
+    return LimitEstimate(percent, percent if low is None else low, high)
