@@ -17,7 +17,12 @@ PagesManager.uses_pages_directory = False
 if __name__ == "__main__":
     page = st.navigation(
         [
-            st.Page(f"pages/{name}.py", title=title, url_path=name, default=name == "overview")
+            st.Page(
+                f"pages/{name}.py",
+                title=title,
+                url_path=name,
+                default=name == "overview",
+            )
             for name, title in navigation.TITLES.items()
         ],
         position="hidden",

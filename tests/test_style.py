@@ -11,16 +11,16 @@ ROOT = Path(__file__).parents[1]
 PLACES = {"product": ("sparsedash", "pages", "app.py"), "tests": ("tests",)}
 CEILINGS = {
     "product": {
-        "nested comprehensions": 235,
-        "several assignments in one line": 700,
-        "choices inside f-strings": 60,
-        "empty names": 1_280,
+        "nested comprehensions": 130,
+        "several assignments in one line": 275,
+        "choices inside f-strings": 36,
+        "empty names": 446,
     },
     "tests": {
-        "nested comprehensions": 126,
-        "several assignments in one line": 350,
-        "choices inside f-strings": 4,
-        "empty names": 1_080,
+        "nested comprehensions": 78,
+        "several assignments in one line": 97,
+        "choices inside f-strings": 0,
+        "empty names": 527,
     },
 }
 """To be lowered whenever a figure falls."""

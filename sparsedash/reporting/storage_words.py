@@ -47,21 +47,21 @@ class HeldRow(NamedTuple):
     cells: tuple[str, str, str]
 
 
-def holdings_sentence(held: Holdings) -> str:
+def holdings_sentence(holdings: Holdings) -> str:
     """The page's answer."""
-    free = f"{wording.size(held.free_bytes)} are free on its disk"
-    if held.is_empty:
+    free = f"{wording.size(holdings.free_bytes)} are free on its disk"
+    if holdings.is_empty:
         return f"The data folder holds nothing yet; {free}."
-    return f"The data folder takes {wording.size(held.n_bytes)}; {free}."
+    return f"The data folder takes {wording.size(holdings.n_bytes)}; {free}."
 
 
-def holdings_cards(held: Holdings) -> list[tuple[str, str, str]]:
+def holdings_cards(holdings: Holdings) -> list[tuple[str, str, str]]:
     """The headline numbers, each with its name before and a remark behind it."""
-    file_bytes = sum(file.n_bytes for file in held.files)
-    cache_bytes = sum(item.n_bytes for item in (*held.cache.items, *held.cache.spared))
+    file_bytes = sum(file.n_bytes for file in holdings.files)
+    cache_bytes = sum(item.n_bytes for item in (*holdings.cache.items, *holdings.cache.spared))
     return [
-        ("Runs", _size_or_dash(held.run_bytes), wording.quantity(len(held.runs), "run")),
-        ("Cache", _size_or_dash(cache_bytes), f"of {gigabytes(held.room_bytes)} allowed"),
+        ("Runs", _size_or_dash(holdings.run_bytes), wording.quantity(len(holdings.runs), "run")),
+        ("Cache", _size_or_dash(cache_bytes), f"of {gigabytes(holdings.room_bytes)} allowed"),
         ("Files", _size_or_dash(file_bytes), "exported, uploaded, converted"),
     ]
 
@@ -75,11 +75,11 @@ RUN_HEADS = ("Contents", "Size", "Started")
 
 
 def run_rows(
-    held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None
+    holdings: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None
 ) -> dict[str, HeldRow]:
     """A row for every run, by its key."""
     rows = {}
-    for run, n_bytes in held.runs:
+    for run, n_bytes in holdings.runs:
         mark = marks.get(run.key, RunMark())
         title = wording.stored_run_title(run)
         remarks = [wording.method_titles(run.settings)]

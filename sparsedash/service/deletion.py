@@ -81,7 +81,7 @@ class Housekeeping:
 
         Raises SettingsError.
         """
-        self._access.require_house()
+        self._access.require_folder_access()
         if room_of_environment() is not None:
             raise SettingsError(
                 "limit", gigabytes, f"what {VARIABLE} says", "Change it there and restart."
@@ -92,7 +92,7 @@ class Housekeeping:
 
     def verification(self) -> Verification | None:
         """The last verification, without what was deleted here since; None before the first."""
-        self._access.require_house()
+        self._access.require_folder_access()
         return self._store.get(Verification, VerifySettings().key())
 
     def plan_deletion(self, keys: Collection[str]) -> RunDeletion:
@@ -158,7 +158,7 @@ class Housekeeping:
 
     def cache(self) -> CacheContents:
         """What emptying the cache would delete, and what it would spare."""
-        self._access.require_house()
+        self._access.require_folder_access()
         verification = self.verification()
         damaged = {damage.name for damage in verification.damaged} if verification else set()
         items = []
@@ -178,7 +178,7 @@ class Housekeeping:
         cache = self.cache()
         for item in cache.items:
             if item.shelf == "exports":
-                self._exports.drop_nameless(item.name)
+                self._exports.drop_unrecorded(item.name)
             else:
                 self._store.drop_entry(item.shelf, item.name)
         names = {item.name.removeprefix(DAMAGED) for item in cache.items}
@@ -198,7 +198,7 @@ class Housekeeping:
             case "uploads":
                 self._uploads.drop(file.name)
             case "models":
-                self._access.require_house()
+                self._access.require_folder_access()
                 needed = holdings.needed_models(live_jobs(self._table), self._store, self._results)
                 models = {model.name: model.identity for model in unpacked_models(self._store)}
                 if _reads(needed, models.get(file.name, "")):
@@ -218,7 +218,11 @@ class Housekeeping:
             damage for damage in verification.damaged if (damage.entry or damage.name) not in names
         )
         n_damaged = verification.n_damaged - len(verification.damaged) + len(damaged)
-        verification = replace(verification, damaged=damaged, n_damaged=n_damaged)
+        verification = replace(
+            verification,
+            damaged=damaged,
+            n_damaged=n_damaged,
+        )
         self._store.put(verification.key, verification)
 
     def _is_needed(

@@ -210,14 +210,14 @@ def cache_items(
         elif entry_name(entry.name) not in in_runs:
             part = parts.get(kind, "calibration")
             yield CacheItem(part, "artefacts", entry.name, entry.n_bytes, model)
-    for folder in exports.nameless():
+    for folder in exports.unrecorded():
         yield CacheItem("exports", "exports", folder.name, folder_size(folder).n_bytes)
 
 
 def stored_files(store: Store, exports: Exports, uploads: UserUploads) -> list[StoredFile]:
     """The exports in the data folder, the uploads and the converted models, largest first."""
     files = [StoredFile("uploads", name, name, size) for name, size in uploads.kept().items()]
-    for export in filter(exports.is_ours, exports.listed()):
+    for export in filter(exports.may_delete, exports.listed()):
         title = Path(export.folder).name
         files.append(StoredFile("exports", export.key, title, export.n_bytes, export.made_at))
     for name, _, size in unpacked_models(store):
@@ -246,7 +246,13 @@ def measure_holdings(
         alone = [name for name in names_of_run if users[name] == 1]
         holdings.append(RunHolding(run, sum(bytes_of[name] for name in alone)))
     return Holdings(
-        runs=tuple(sorted(holdings, key=lambda holding: holding.n_bytes, reverse=True)),
+        runs=tuple(
+            sorted(
+                holdings,
+                key=lambda holding: holding.n_bytes,
+                reverse=True,
+            )
+        ),
         run_bytes=sum(bytes_of[name] for name in users),
         cache=cache,
         files=tuple(files),

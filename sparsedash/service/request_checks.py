@@ -73,7 +73,7 @@ class Access:
         self.rules = rules
         self._results = results
         self._owned: frozenset[str] = frozenset()
-        self._results_seen: frozenset[str] = frozenset()
+        self._results_seen = set[str]()
 
     @property
     def unlimited(self) -> bool:
@@ -95,8 +95,8 @@ class Access:
         if not self.unlimited:
             raise AccessError(f"Only an administrator {does}.", advice)
 
-    def require_house(self) -> None:
-        """Raises AccessError for whoever may not look into the data folder."""
+    def require_folder_access(self) -> None:
+        """Raises AccessError for users who may not look into the data folder."""
         self.require_administrator("looks into the data folder", "Your own runs are on their page.")
 
     def owned(self) -> frozenset[str]:
@@ -130,11 +130,11 @@ class Access:
         wanted = {key for key in keys if key and not is_example(key)}
         # Anew where runs came or were given up, and where one that goes on may have more records.
         if (owned := self.owned()) != self._owned or not wanted <= self._results_seen:
-            runs = self._results.runs(owned)
+            seen = set[str]()
+            for run in self._results.runs(owned):
+                seen |= {*run.records, run_passages(run)}
             self._owned = owned
-            self._results_seen = frozenset(
-                key for run in runs for key in (*run.records, run_passages(run))
-            )
+            self._results_seen = seen
         return wanted <= self._results_seen
 
     def sees_job(self, job: Job) -> bool:

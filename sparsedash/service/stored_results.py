@@ -129,9 +129,12 @@ def joined_continuation(
         if continuation is None or continuation.stopped:
             return None
         texts.append(continuation.left)
-    left, right, *others = texts
     return Continuation(
-        key=request.key(), prompt=request.prompt, left=left, right=right, others=tuple(others)
+        key=request.key(),
+        prompt=request.prompt,
+        left=texts[0],
+        right=texts[1],
+        others=tuple(texts[2:]),
     )
 
 
@@ -367,25 +370,25 @@ class AnswerCache:
         for record in run.sparse:
             if _is_answered(run, record, stored):
                 losses[record] = self._task_losses(run, record, read_dense)
-        n_judged = {
-            record: sum(task.not_judged is None for task in tasks)
-            for record, tasks in losses.items()
-        }
+        n_judged = {}
+        for record, tasks in losses.items():
+            n_judged[record] = sum(task.not_judged is None for task in tasks)
         judged: dict[str, list[Loss | None]] = {}
         for records, alpha, n_lost in judged_together(run, n_judged):
             together = list(chain.from_iterable(losses[record] for record in records))
             judged_losses = iter(judge_losses(together, tolerance, alpha, n_lost))
             for record in records:
                 judged[record] = list(islice(judged_losses, len(losses[record])))
-        return {
-            record: replace(
+        with_tasks = {}
+        for record, verdict in verdicts.items():
+            tasks = losses.get(record, [])
+            with_tasks[record] = replace(
                 verdict,
                 tasks=tuple(filter(None, judged.get(record, ()))),
-                unjudged=tuple(task.task for task in losses.get(record, ()) if task.not_judged),
+                unjudged=tuple(task.task for task in tasks if task.not_judged),
                 unanswered=is_unanswered(run, record, judged),
             )
-            for record, verdict in verdicts.items()
-        }
+        return with_tasks
 
     def _task_losses(
         self, run: Run, record: str, read_dense: Callable[[], list[QuestionSet]]

@@ -60,7 +60,7 @@ class Exports:
         family = self._store.recall(store_keys.model_type_note(record.model_identity))
         return {form: form_problem(form, record.pruned, family) for form in FORMS}
 
-    def is_ours(self, export: Export) -> bool:
+    def may_delete(self, export: Export) -> bool:
         """Whether the user may delete it from a page: it lies in the data folder and is theirs."""
         return self._is_inside(export) and self._access.may_change(export.key)
 
@@ -84,7 +84,7 @@ class Exports:
             self._store.drop(Export, key)
         self._access.owners.forget(key)
 
-    def nameless(self) -> list[Path]:
+    def unrecorded(self) -> list[Path]:
         """Folders without a record: exports under way, remains of killed ones, and lost ones."""
         # Folders first: one that gets its name meanwhile has its record by then.
         finished = [recipe.parent for recipe in self._folder.glob(f"[!.]*/{RECIPE}")]
@@ -92,8 +92,8 @@ class Exports:
         lost = [folder for folder in finished if folder.name not in named]
         return [*unfinished_exports(self._folder), *lost]
 
-    def drop_nameless(self, name: str) -> None:
-        """Delete a folder that `nameless` gave. Raises ExportError where that fails."""
+    def drop_unrecorded(self, name: str) -> None:
+        """Delete a folder that `unrecorded` gave. Raises ExportError where that fails."""
         _delete(self._folder / name)
 
     def kept_bytes(self, *requested: ExportSettings) -> int:
@@ -135,7 +135,11 @@ class Exports:
 
     def _all(self) -> list[Export]:
         exports = [export for key in self._store.keys(Export) if (export := self._get(key))]
-        return sorted(filter(is_there, exports), key=lambda export: export.made_at, reverse=True)
+        return sorted(
+            filter(is_there, exports),
+            key=lambda export: export.made_at,
+            reverse=True,
+        )
 
     def _get(self, key: str) -> Export | None:
         export = self._store.get(Export, key)

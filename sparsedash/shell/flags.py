@@ -1,7 +1,7 @@
 """Flags of the commands, most of them made from the field table, and the settings they give."""
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -356,16 +356,15 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _methods(names: Sequence[str], arguments: argparse.Namespace) -> tuple[MethodSettings, ...]:
     """The named methods as the flags change them. Raises SettingsError."""
-    named = {
-        row.name for flag, row in _flags_of(MethodSettings).items() if flag in _named(arguments)
-    }
     values = _values(arguments, MethodSettings)
     budget = values.pop("budget")
     # What is not named is as in the preset.
-    values = {name: value for name, value in values.items() if name in named}
-    return with_budget([_method(name, values) for name in names], budget)
-
-
-def _method(name: str, values: Mapping[str, Any]) -> MethodSettings:
-    usual = presets.method_named(name)
-    return replace(usual, **{name: value for name, value in values.items() if usual.uses(name)})
+    named = [_OF_METHODS[flag].name for flag in _named(arguments) if flag in _OF_METHODS]
+    methods = []
+    for name in names:
+        preset = presets.method_named(name)
+        changes = {
+            field: values[field] for field in named if field in values and preset.uses(field)
+        }
+        methods.append(replace(preset, **changes))
+    return with_budget(methods, budget)

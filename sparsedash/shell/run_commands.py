@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 from sparsedash.catalog.families import llama_cpp_problem
@@ -30,7 +31,7 @@ from sparsedash.service.estimates import MOST_MINUTES, healing_steps, run_worklo
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import named_model
-from sparsedash.service.run_checks import Reach, lacks_text, passages_there, run_problems
+from sparsedash.service.run_checks import Reach, count_passages, lacks_text, run_problems
 from sparsedash.service.stored_results import ResultCache
 from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key
@@ -62,8 +63,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     yield
     run = complete_run(settings, store, arguments.quiet)
     results, document = stored_run_document(run, store, tolerance)
-    answers = [answer for tasks in results.tasks.values() for answer in tasks.results]
-    document["warnings"] += idle_limits(answers, tolerance)
+    tasks = chain.from_iterable(answers.results for answers in results.tasks.values())
+    document["warnings"] += idle_limits(list(tasks), tolerance)
     terminal.print_warnings(document["warnings"])
     summary = [
         document["sentence"],
@@ -146,7 +147,7 @@ def task_lines(results: RunResults) -> Iterator[str]:
 
 
 def complete_run(settings: RunSettings, store: Store, quiet: bool = False) -> Run:
-    """The run, computed as far as it is not stored."""
+    """The run; stored parts are not computed again."""
     settings = pinned(settings, store, HubReach(), with_token=True)
     with terminal.ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.run import pipeline
@@ -177,7 +178,7 @@ def stored_run_document(
     records = [_still_stored(store.get(Record, model.record.key)) for model in results.models]
     reach = Reach(
         lacks=partial(lacks_text, store=store, hub=HubReach()),
-        n_passages=partial(passages_there, data_dir=store.folder),
+        n_passages=partial(count_passages, data_dir=store.folder),
         problems=partial(run_problems, data_dir=store.folder, shape=_shape(run.settings, store)),
     )
     document = run_document(results, records[0], records[1:], next_step(results, reach))

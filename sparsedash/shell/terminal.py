@@ -108,11 +108,9 @@ def run_table(results: RunResults) -> Iterator[str]:
     The KV cache has a column where any of it is gone.
     """
     settings = results.run.settings
-    budgets = [
-        budget
-        for budget in BUDGETS
-        if budget != "kv-cache" or any(results.removed(model, budget) for model in results.models)
-    ]
+    budgets = list(BUDGETS)
+    if not any(results.removed(model, "kv-cache") for model in results.models):
+        budgets.remove("kv-cache")
     title = "" if settings.budget == "channels" else f"% of the {BUDGET_TITLES[settings.budget]}"
     rows = [[title, *budgets, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
     for model in results.models:

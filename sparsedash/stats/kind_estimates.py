@@ -28,6 +28,11 @@ def kind_estimates(losses: Sequence[KindLoss]) -> list[KindEstimate]:
         observed = moments(loss.blocks)
         low, high = mean_interval(observed, _ALPHA)
         estimates.append(
-            KindEstimate(kind=loss.kind, value=observed.mean, low=max(0.0, low), high=high)
+            KindEstimate(
+                kind=loss.kind,
+                value=observed.mean,
+                low=max(0.0, low),
+                high=high,
+            )
         )
     return sorted(estimates, key=lambda estimate: -estimate.value)

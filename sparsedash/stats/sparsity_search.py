@@ -70,7 +70,12 @@ def passages_to_search(tolerance: Tolerance, spread: float = SPREAD_NATS) -> int
     for its two measures.
     """
     return (
-        passages_to_judge(log(tolerance.ratio) / 2, tolerance.ratio, TRIAL_ALPHA / 2, spread)
+        passages_to_judge(
+            log(tolerance.ratio) / 2,
+            tolerance.ratio,
+            TRIAL_ALPHA / 2,
+            spread,
+        )
         or FEWEST_PASSAGES
     )
 

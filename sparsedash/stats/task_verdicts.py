@@ -115,14 +115,14 @@ def judge_tasks(
     adjusted = dict(zip(judged, p_values, strict=True))
     results = []
     for i, pair in enumerate(pairs):
-        dense, other = zip(*pair.questions, strict=True)
+        dense, answers = zip(*pair.questions, strict=True)
         result = TaskResult(
             pair=pair,
             dense=task_score(dense),
-            other=task_score(other),
+            other=task_score(answers),
             broke=measured[i].broke,
             fixed=measured[i].fixed,
-            moved=sum(map(_moved, dense, other)),
+            moved=sum(map(_moved, dense, answers)),
             p_value=adjusted.get(i),
             divergence=_divergence(pair),
             loss=losses[i],

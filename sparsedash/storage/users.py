@@ -138,7 +138,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Whether this user is an administrator. visitor: a `visitor_name`; likewise below."""
         return visitor in map(visitor_name, self.administrators)
 
-    def lets_in(self, visitor: str) -> bool:
+    def allows_user(self, visitor: str) -> bool:
         """Whether this user is allowed at all."""
         return (
             self.visitors is None or self.administers(visitor) or _matches(visitor, self.visitors)
@@ -236,7 +236,14 @@ class UserData:
     def keep_own_prompts(self, prompts: tuple[str, ...]) -> None:
         """Let later runs begin with these prompts."""
         key = self._own_prompts
-        self._store.put(key, OwnPrompts(key=key, prompts=prompts, owner=self._owner))
+        self._store.put(
+            key,
+            OwnPrompts(
+                key=key,
+                prompts=prompts,
+                owner=self._owner,
+            ),
+        )
 
     def choices(self, one: str, other: str) -> dict[str, str]:
         """The record chosen by passage or prompt, see pair_records.Choices, in either order."""
@@ -322,6 +329,10 @@ class UserData:
         def changed(kept: Prompts | None) -> Prompts:
             earlier = kept.asked if kept else ()
             tail = tuple(known for known in earlier if known.key() != prompt.key())
-            return Prompts(key=key, asked=(head + tail)[:MOST_PROMPTS], owner=self._owner)
+            return Prompts(
+                key=key,
+                asked=(head + tail)[:MOST_PROMPTS],
+                owner=self._owner,
+            )
 
         self._store.change(Prompts, key, changed)

@@ -51,18 +51,34 @@ def content_hashes(scripts: list[str]) -> list[str]:
 def offer_notices() -> None:
     """Draw the button that asks the browser's permission for notices, or why it is denied."""
     button = element("button", type="button", hidden="hidden")
-    _run(_NOTICES, button, element("span", role="status"), css="sd-browser-notice", **_OFFER)
+    _run(
+        _NOTICES,
+        button,
+        element("span", role="status"),
+        css="sd-browser-notice",
+        **_OFFER,
+    )
 
 
 def notify(title: str, body: str, tag: str) -> None:
     """Show a browser notice, if the user asked for them. tag: one notice of each is shown."""
     css = "sd-browser-notice sd-unseen"
-    _run(_NOTICES, css=css, data_title=visible(title), data_body=visible(body), data_tag=tag)
+    _run(
+        _NOTICES,
+        css=css,
+        data_title=visible(title),
+        data_body=visible(body),
+        data_tag=tag,
+    )
 
 
 def announce(words: str) -> None:
     """Have a screen reader say this, once for as long as it stays the same. Text may be foreign."""
-    _run(_NOTICES, css="sd-browser-notice sd-unseen", data_heard=visible(words))
+    _run(
+        _NOTICES,
+        css="sd-browser-notice sd-unseen",
+        data_heard=visible(words),
+    )
 
 
 def confirm_typed_choices() -> None:
@@ -116,6 +132,14 @@ def show_chart(
     for form in ("svg", "png"):
         label = f"The chart as {form.upper()}"
         text = escape(form.upper())
-        buttons.append(element("button", text, type="button", value=form, aria_label=label))
+        buttons.append(
+            element(
+                "button",
+                text,
+                type="button",
+                value=form,
+                aria_label=label,
+            )
+        )
     _run(_CHARTS, *buttons, css="sd-take")
     return drawn["selection"]["points"] if on_select == "rerun" else []

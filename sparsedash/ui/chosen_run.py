@@ -103,4 +103,10 @@ def show_incomplete(what: str, resume: Callable[[], object] | None = None) -> No
     with st.container(gap="xsmall"):
         frame.note(f"⊘ {what}")
         if resume is not None:
-            frame.action_button("Resume", resume, key="resume", icon="refresh", help=kept("run"))
+            frame.action_button(
+                "Resume",
+                resume,
+                key="resume",
+                icon="refresh",
+                help=kept("run"),
+            )

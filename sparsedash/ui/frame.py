@@ -58,7 +58,11 @@ def page(title: str) -> Backend:
     Draws the menu and announces jobs that ended. Stops the script with an error message when the
     data folder cannot be used.
     """
-    st.set_page_config(page_title=f"{title} · SparseDash", page_icon=_MARK, layout="wide")
+    st.set_page_config(
+        page_title=f"{title} · SparseDash",
+        page_icon=_MARK,
+        layout="wide",
+    )
     st.logo(_WORDMARK)
     st.html(_STYLE)
     st.html(f"<style>{theme_switch_css()}</style>")
@@ -209,7 +213,13 @@ def action_button(
 def popover(text: str, key: str, draw: Callable[[], None], icon: str = "") -> None:
     """Draw a button that opens a window, whose content is made once it is open."""
     shown = f":material/{icon}:" if icon else None
-    window = st.popover(text, key=key, type="tertiary", icon=shown, on_change="rerun")
+    window = st.popover(
+        text,
+        key=key,
+        type="tertiary",
+        icon=shown,
+        on_change="rerun",
+    )
     if window.open:
         with window, errors_in_words():
             draw()
@@ -220,7 +230,12 @@ def delete_button(key: str, question: str, drop: Callable[[], object]) -> None:
 
     def draw() -> None:
         show(paragraph(question))
-        action_button("Delete for good", drop, key=f"{key}-sure", kind="primary")
+        action_button(
+            "Delete for good",
+            drop,
+            key=f"{key}-sure",
+            kind="primary",
+        )
 
     popover("Delete", key, draw, "delete")
 
@@ -246,7 +261,12 @@ def ask_to_delete_runs(
         question, *more = deletion_question(plan, titles)
         show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
         if plan.runs:
-            action_button("Delete for good", delete, key=f"{key}-sure", kind="primary")
+            action_button(
+                "Delete for good",
+                delete,
+                key=f"{key}-sure",
+                kind="primary",
+            )
 
     popover("Delete", key, draw, "delete")
 
@@ -305,7 +325,11 @@ def show_all(n: int, state: str) -> None:
 
 def row(key: str | None = None) -> DeltaGenerator:
     """A container whose parts stand next to each other."""
-    return st.container(key=key, horizontal=True, vertical_alignment="center")
+    return st.container(
+        key=key,
+        horizontal=True,
+        vertical_alignment="center",
+    )
 
 
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
@@ -314,7 +338,11 @@ def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
     if page_file in navigation.JUDGING:
         parameters |= navigation.tolerance_query()
     parameters |= query
-    st.page_link(f"pages/{page_file}.py", label=text, query_params=parameters or None)
+    st.page_link(
+        f"pages/{page_file}.py",
+        label=text,
+        query_params=parameters or None,
+    )
 
 
 @contextmanager

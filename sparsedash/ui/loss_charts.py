@@ -118,7 +118,12 @@ def show_caption(key: str, of: str, caption: Sequence[str], more: Sequence[str])
     """Draw the caption of a chart or table, and a "?" that opens the rest, a paragraph each. of:
     "chart: flips".
     """
-    with st.container(key=f"caption-{key}", horizontal=True, vertical_alignment="top", gap="small"):
+    with st.container(
+        key=f"caption-{key}",
+        horizontal=True,
+        vertical_alignment="top",
+        gap="small",
+    ):
         frame.remark(*caption)
         # The style sheet shows a "?" in place of the label.
         label = widget_label(f"How to read this {of}")
@@ -135,7 +140,12 @@ def open_comparison(address: Mapping[str, str] | None) -> None:
 def choose_highlight(labels: Collection[str]) -> None:
     """Draw the choice of the line that alone has a colour, where there are many of these."""
     if len(labels) > _FEW:
-        select(_HIGHLIGHT, "Highlight", {"": "All lines", **{label: label for label in labels}}, "")
+        select(
+            _HIGHLIGHT,
+            "Highlight",
+            {"": "All lines", **{label: label for label in labels}},
+            "",
+        )
 
 
 def choose_axis(labels: Collection[str], asked: Budget) -> tuple[GainName | None, Budget]:
@@ -146,7 +156,13 @@ def choose_axis(labels: Collection[str], asked: Budget) -> tuple[GainName | None
     """
     first, second, third = st.columns(3)
     with first:
-        chosen = select("against", "Plot loss against", _AXES, _SPARSITY, noun="axis")
+        chosen = select(
+            "against",
+            "Plot loss against",
+            _AXES,
+            _SPARSITY,
+            noun="axis",
+        )
     gain = next((name for name in get_args(GainName) if name == chosen), None)
     if gain:
         with second:
@@ -183,7 +199,14 @@ def show_gains(
         chart = gain_chart(tradeoff, gained, measure, frame.theme())
         alt = gain_words(tradeoff, gained, measure)
         file = file_name(wording.file_stem(found.run), measure, "against", name)
-        key = clicked_record(show_chart(chart, file, alt, f"gain-{name}-{measure}"))
+        key = clicked_record(
+            show_chart(
+                chart,
+                file,
+                alt,
+                f"gain-{name}-{measure}",
+            )
+        )
         bars = _BARS if measure in tradeoff.allowed else _BARS_95
         caption = _FRONT
         front = f"{_BEATEN} {bars}"
@@ -191,7 +214,12 @@ def show_gains(
             caption = _CAPTIONS[measure]
             front = ""
         more = [front, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
-        show_caption(f"gain-{name}", f"chart: {measure} against {name}", [caption], more)
+        show_caption(
+            f"gain-{name}",
+            f"chart: {measure} against {name}",
+            [caption],
+            more,
+        )
     for reason, models in omitted.items():
         frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {reason}.")
     untimed = omitted.get(deployment.UNTIMED)
@@ -209,7 +237,12 @@ def _choose_timing(backend: Backend, found: RunResults) -> deployment.TimingOf:
     named = backend.named_model(model)
     problem = llama_cpp_problem(model, named.family if named else None)
     with first:
-        runtime = select("runtime", "Timed in", {_TORCH: _TORCH} if problem else _RUNTIMES, _TORCH)
+        runtime = select(
+            "runtime",
+            "Timed in",
+            {_TORCH: _TORCH} if problem else _RUNTIMES,
+            _TORCH,
+        )
         if problem:
             frame.note(f"Not in llama.cpp: {problem}.")
     with second:

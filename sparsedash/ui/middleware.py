@@ -172,7 +172,7 @@ def _refusal(connection: HTTPConnection, rules: Serving | None) -> Response | No
     if rules is None:
         return None
     name = login.authenticated_user(connection, rules)
-    if name is None or not rules.lets_in(name):
+    if name is None or not rules.allows_user(name):
         connection.scope[USER] = None
         return _not_logged_in(connection, rules, name)
     connection.scope[USER] = name

@@ -55,7 +55,11 @@ def exports_sentence(exports: list[Export]) -> str:
 
 def show_export(backend: Backend, export: Export) -> None:
     """Draw an export: size, proof, where it loads, the command to the hub, and its deletion."""
-    with st.container(border=True, key=f"export-{export.key[:16]}", gap="xsmall"):
+    with st.container(
+        border=True,
+        key=f"export-{export.key[:16]}",
+        gap="xsmall",
+    ):
         title = export_title(export, backend.record(export.settings.sparse))
         share = wording.percent(export.n_bytes / export.base_bytes, 0)
         facts = [
@@ -84,7 +88,7 @@ def show_export(backend: Backend, export: Export) -> None:
         with st.expander("Upload to the hub"):
             frame.note("SparseDash uploads nothing. In your own shell, after hf auth login:")
             st.code(upload_command(export), language="sh", wrap_lines=True)
-        if backend.exports.is_ours(export):
+        if backend.exports.may_delete(export):
             question = f"Delete this folder of {wording.size(export.n_bytes)}? This cannot be undone. The run stays."
             drop = partial(backend.exports.drop, export.key)
             frame.delete_button(f"delete-export-{export.key[:16]}", question, drop)

@@ -125,7 +125,11 @@ def draw_menu() -> None:
                 query[RUN] = _state()[RUN]
             if name in JUDGING:
                 query |= tolerance_query()
-            st.page_link(f"pages/{name}.py", label=title, query_params=query or None)
+            st.page_link(
+                f"pages/{name}.py",
+                label=title,
+                query_params=query or None,
+            )
         browser_scripts.mark_current_page(st.session_state[_SEEN][0])
 
 

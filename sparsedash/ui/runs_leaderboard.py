@@ -81,6 +81,11 @@ def _name(entry: Entry, is_baseline: bool) -> Html:
         query[RIGHT] = entry.run.names[entry.model.record.key]
         page = "compare"
         about = f"Compare {about} with dense"
-    link = element("a", escape(entry.base), href=f"{page}?{urlencode(query)}", aria_label=about)
+    link = element(
+        "a",
+        escape(entry.base),
+        href=f"{page}?{urlencode(query)}",
+        aria_label=about,
+    )
     name = f"{entry.name}, baseline" if is_baseline else entry.name
     return join(link, element("span", escape(name), css="sd-under"))

@@ -83,9 +83,19 @@ def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
     """Draw the search, the model and the order. Returns the matching rows in that order."""
     search, choices = st.columns(2, gap="small")
     with search:
-        text = st.text_input("Search", key=_TEXT, bind=BOUND, max_chars=100, type="search")
+        text = st.text_input(
+            "Search",
+            key=_TEXT,
+            bind=BOUND,
+            max_chars=100,
+            type="search",
+        )
     # Next to each other on a phone as well: the table is what counts.
-    model_choice, order_choice = choices.columns([3, 2], gap="small", wrap=False)
+    model_choice, order_choice = choices.columns(
+        [3, 2],
+        gap="small",
+        wrap=False,
+    )
     with model_choice:
         models = {row.settings.model: wording.reference_title(row.settings.model) for row in rows}
         by_title = dict(sorted(models.items(), key=lambda pair: (pair[1].casefold(), pair[0])))
@@ -119,11 +129,20 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
         heads = [element("span", escape(name)) for name in ("Run", *_LINES)]
         frame.show(element("div", *heads, css="sd-runs-head"))
         for row in shown:
-            with st.container(horizontal=True, key=f"run-row-{row.address}", gap=None):
+            with st.container(
+                horizontal=True,
+                key=f"run-row-{row.address}",
+                gap=None,
+            ):
                 key = keys[row.address]
                 text = widget_label(f"Choose {row.title}")
                 st.session_state[key] = row.key in chosen
-                st.checkbox(text, key=key, label_visibility="collapsed", on_change=save_ticks)
+                st.checkbox(
+                    text,
+                    key=key,
+                    label_visibility="collapsed",
+                    on_change=save_ticks,
+                )
                 _draw_run(row)
     frame.offer_table(run_list.runs_table(rows, frame.zone()))
     frame.remark(_UNDER)
@@ -189,7 +208,11 @@ def show_toolbar(
     backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]
 ) -> None:
     """Draw the actions on the ticked runs. rows: all runs. listed: those that the table shows."""
-    with st.container(horizontal=True, vertical_alignment="center", key="runs-toolbar"):
+    with st.container(
+        horizontal=True,
+        vertical_alignment="center",
+        key="runs-toolbar",
+    ):
         if chosen:
             _draw_actions(backend, rows, chosen, listed)
         else:
@@ -210,11 +233,22 @@ def _draw_actions(
     if is_overlaid():
         text = "Close the table" if _shows_tasks() else "Close the chart"
         close = {OVERLAID: ""}
-        st.button(text, key="runs-together", on_click=set_query, args=(close,))
+        st.button(
+            text,
+            key="runs-together",
+            on_click=set_query,
+            args=(close,),
+        )
     else:
         text = "Overlay" if len(chosen) > 1 else "Show the chart"
         show = {OVERLAID: "1"}
-        st.button(text, type="primary", key="runs-together", on_click=set_query, args=(show,))
+        st.button(
+            text,
+            type="primary",
+            key="runs-together",
+            on_click=set_query,
+            args=(show,),
+        )
     pin = not all(row.mark.pinned for row in chosen)
     frame.action_button(
         "Pin" if pin else "Unpin",
@@ -232,7 +266,13 @@ def _draw_actions(
     if stored:
         titles = {row.key: row.title for row in rows}
         frame.ask_to_delete_runs(backend, "runs-delete", stored, titles)
-    st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
+    st.button(
+        "Clear",
+        key="runs-clear",
+        type="tertiary",
+        on_click=tick_rows,
+        args=([],),
+    )
 
 
 def _offer_rename(backend: Backend, row: RunRow) -> None:
@@ -252,7 +292,11 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
             st.text_input(
                 "Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME, help=about
             )
-            st.form_submit_button("Save", on_click=frame.attempt, args=(save,))
+            st.form_submit_button(
+                "Save",
+                on_click=frame.attempt,
+                args=(save,),
+            )
 
     # Shown once the browser knows that it is open: one saved before that could not be closed.
     frame.popover("Rename", place, draw, "edit")
@@ -267,7 +311,14 @@ def _offer_run_file(backend: Backend, run: Run, run_name: str) -> None:
         frame.show(paragraph(_EXPORT))
         text = f"Download, {wording.size(len(packed))}"
         media_type = "application/octet-stream"
-        frame.offer_file(text, packed, name, media_type, key="run-take-along", kind="primary")
+        frame.offer_file(
+            text,
+            packed,
+            name,
+            media_type,
+            key="run-take-along",
+            kind="primary",
+        )
 
     frame.popover("Export run", "run-along", draw, "download")
 

@@ -29,17 +29,17 @@ _EVICTION = (
 )
 
 
-def show_runs(backend: Backend, held: Holdings) -> None:
+def show_runs(backend: Backend, holdings: Holdings) -> None:
     """Draw every run with its size and deletion, the largest first, a page at a time."""
-    if not held.runs:
+    if not holdings.runs:
         return
     marks = backend.user_data.marks()
     titles = {}
-    for holding in held.runs:
+    for holding in holdings.runs:
         run = holding.run
         name = marks[run.key].name if run.key in marks else ""
         titles[run.key] = wording.stored_run_title(run, name)
-    rows = storage_words.run_rows(held, marks, frame.zone())
+    rows = storage_words.run_rows(holdings, marks, frame.zone())
     frame.section("Runs, the largest first")
     listing = st.container(key="runs-by-size", gap=None)
     shown = page_of(list(rows), _ROWS_A_PAGE)
@@ -51,14 +51,14 @@ def show_runs(backend: Backend, held: Holdings) -> None:
     frame.link("runs", "Rename, pin and export runs, or delete several")
 
 
-def show_stored_files(backend: Backend, held: Holdings) -> None:
+def show_stored_files(backend: Backend, holdings: Holdings) -> None:
     """Draw every export, upload and converted model with its size and deletion, largest first."""
-    if not held.files:
+    if not holdings.files:
         return
     frame.section("Files, the largest first")
     with st.container(key="files-by-size", gap=None):
         _draw_heads("File", storage_words.FILE_HEADS)
-        for file in held.files:
+        for file in holdings.files:
             delete = partial(
                 frame.delete_button,
                 f"delete-{file.name}",
@@ -96,12 +96,12 @@ def _draw_row(
         draw_delete()
 
 
-def show_cache(backend: Backend, held: Holdings) -> None:
+def show_cache(backend: Backend, holdings: Holdings) -> None:
     """Draw the parts of the cache, the button that empties it, and the limit of its size."""
     frame.section("Cache")
     housekeeping = backend.housekeeping
-    if held.cache.items or held.cache.spared:
-        table = storage_words.cache_table(held.cache)
+    if holdings.cache.items or holdings.cache.spared:
+        table = storage_words.cache_table(holdings.cache)
         frame.show(element("div", table.html, css="sd-wrapped"))
 
         def empty() -> None:
@@ -113,10 +113,15 @@ def show_cache(backend: Backend, held: Holdings) -> None:
             question, *more = storage_words.cache_question(cache)
             frame.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
             if cache.items:
-                frame.action_button("Empty the cache", empty, key="cache-sure", kind="primary")
+                frame.action_button(
+                    "Empty the cache",
+                    empty,
+                    key="cache-sure",
+                    kind="primary",
+                )
 
         frame.popover("Empty the cache", "delete-cache", ask, "delete")
-    _show_limit(backend, held)
+    _show_limit(backend, holdings)
 
 
 def show_verification(backend: Backend) -> None:
@@ -157,15 +162,15 @@ def _show_result(verification: Verification) -> None:
     frame.offer_table(table)
 
 
-def _show_limit(backend: Backend, held: Holdings) -> None:
+def _show_limit(backend: Backend, holdings: Holdings) -> None:
     """Draw the size limit of the cache; and its field, unless the environment sets it."""
-    n_bytes = held.cache.artefact_bytes
+    n_bytes = holdings.cache.artefact_bytes
     used = wording.size(n_bytes) if n_bytes else "Nothing"
-    frame.remark(f"{used} of {gigabytes(held.room_bytes)} in use. {_EVICTION}")
-    if held.room_fixed:
+    frame.remark(f"{used} of {gigabytes(holdings.room_bytes)} in use. {_EVICTION}")
+    if holdings.room_fixed:
         frame.note(
-            f"Set to {gigabytes(held.room_bytes)} by {VARIABLE}, which overrides this page. To change it, set or unset "
-            "the variable and restart the server."
+            f"Set to {gigabytes(holdings.room_bytes)} by {VARIABLE}, which overrides this page. To change it, set or "
+            "unset the variable and restart the server."
         )
         return
 
@@ -176,7 +181,7 @@ def _show_limit(backend: Backend, held: Holdings) -> None:
 
     form = st.form("room", border=False, enter_to_submit=True)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
-        value = min(held.room_bytes / 1e9, MOST_GB)
+        value = min(holdings.room_bytes / 1e9, MOST_GB)
         # Without limits: Streamlit keeps a value beyond them to itself, and the former one would be
         # saved.
         st.number_input(

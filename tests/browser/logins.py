@@ -121,7 +121,11 @@ class RawUser:
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
         with opener.open(f"{self._address}/login", timeout=DEADLINE_S) as form:
             url = form.url
-        opener.open(url, data=f"sub={name}".encode(), timeout=DEADLINE_S).close()
+        opener.open(
+            url,
+            data=f"sub={name}".encode(),
+            timeout=DEADLINE_S,
+        ).close()
         return {cookie.name: cookie.value or "" for cookie in jar}
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
@@ -146,7 +150,11 @@ class RawUser:
             "close_timeout": 0.5,
         }
         headers = {"Origin": self._address} | self.headers | headers
-        with connect(address, additional_headers=headers, **options) as opened:
+        with connect(
+            address,
+            additional_headers=headers,
+            **options,
+        ) as opened:
             rerun = BackMsg()
             rerun.rerun_script.query_string = query
             rerun.rerun_script.page_name = page

@@ -31,12 +31,22 @@ def run_of(model: str, name: str, age_s: float = 0.0):
     run, records = specimens.run(replace(specimens.SETTINGS, model=model))
     texts = replace(specimens.passages(), key=f"texts-{name}")
     records = [
-        replace(record, key=f"{name}-{record.key}", model=model, passages_key=texts.key)
+        replace(
+            record,
+            key=f"{name}-{record.key}",
+            model=model,
+            passages_key=texts.key,
+        )
         for record in records
     ]
     dense, *sparse = (record.key for record in records)
     return (
-        replace(run, dense=dense, sparse=tuple(sparse), started_at=run.started_at - age_s),
+        replace(
+            run,
+            dense=dense,
+            sparse=tuple(sparse),
+            started_at=run.started_at - age_s,
+        ),
         records,
         texts,
     )
@@ -45,7 +55,13 @@ def run_of(model: str, name: str, age_s: float = 0.0):
 def _hostile(outcome, answer):
     tokens = tuple(replace(token, text=TEXT) for token in outcome.tokens)
     top = tuple(replace(candidate, text=TEXT) for candidate in outcome.top)
-    return replace(outcome, target=TEXT, answer=answer, tokens=tokens, top=top)
+    return replace(
+        outcome,
+        target=TEXT,
+        answer=answer,
+        tokens=tokens,
+        top=top,
+    )
 
 
 def put_hostile(store: Store) -> str:
@@ -61,7 +77,12 @@ def put_hostile(store: Store) -> str:
     prompt = ContinuationSettings(**pair, prompt=TEXT)
     strip = DivergenceSettings(**pair, text=f"{TEXT} {TEXT}")
     places = (Place(text=TEXT, nats=1.0, left=TEXT, right=TEXT),) * 3
-    written = Continuation(key=prompt.key(), prompt=TEXT, left=LONG, right=TEXT)
+    written = Continuation(
+        key=prompt.key(),
+        prompt=TEXT,
+        left=LONG,
+        right=TEXT,
+    )
     for value in (
         *records,
         texts,

@@ -133,7 +133,14 @@ def taken(page, button) -> tuple[str, bytes, str]:
 
 def download(page, name: str, **options: object) -> tuple[str, bytes, str]:
     """The file that the first button of this name gives."""
-    return taken(page, page.get_by_role("button", name=name, **options).first)
+    return taken(
+        page,
+        page.get_by_role(
+            "button",
+            name=name,
+            **options,
+        ).first,
+    )
 
 
 def free_port() -> int:

@@ -106,7 +106,13 @@ def test_the_first_screen_shows_verdict_passage_answers_and_a_phone_the_steps_an
     press(page, "Choose")
     expect(search).to_be_in_viewport()
     for name in ("Run", "Left", "Right"):
-        expect(page.get_by_role("combobox", name=name, exact=False).first).to_be_visible()
+        expect(
+            page.get_by_role(
+                "combobox",
+                name=name,
+                exact=False,
+            ).first
+        ).to_be_visible()
     expect(page.get_by_role("button", name="Download")).to_be_visible()
     ready(page)
     close = page.get_by_role("button", name="Close")

@@ -123,7 +123,7 @@ LEADS_TO = {
     # Settings and Models.
     "button verify": r"\+Verification of the data folder",
     "button FormSubmitter-room-Save": "of 7 GB allowed",
-    "button delete-.*-sure|button runs-delete-sure": r"\+0 runs",
+    "button delete-.*-sure|button runs-delete-sure": r"\+[01] runs?",
     "button cache-sure": r"\+Deleted from the cache",
     "button (runs-delete|delete-.*)": "cannot be undone|Nothing here can be deleted|Delete this|MB?",
     "button Export": r"\+Export of a sparse model",
@@ -399,7 +399,13 @@ def filled(server):
         backend.add_run(specimen)
         for specimen in (specimens.run(), specimens.run(RACE), specimens.search())
     )
-    part = backend.add_run(specimens.run(PART, finished=False, n_sparse=1))
+    part = backend.add_run(
+        specimens.run(
+            PART,
+            finished=False,
+            n_sparse=1,
+        )
+    )
     requests = [
         (sweep.settings, "done"),
         (RACE, "done"),
@@ -411,7 +417,12 @@ def filled(server):
     why = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
     backend.set_jobs(
         *(
-            job(settings, state, id=i, **(why if state in ("failed", "crashed") else {}))
+            job(
+                settings,
+                state,
+                id=i,
+                **(why if state in ("failed", "crashed") else {}),
+            )
             for i, (settings, state) in enumerate(requests, 1)
         )
     )

@@ -59,7 +59,15 @@ class Worker:
     def say(self, stage, point=None, done=0, total=1):
         stage_times = (Taken(stage, point, 1.0),)
         self.table.report(
-            self.job, Step(stage, done, total, unit="passages", point=point, taken=stage_times)
+            self.job,
+            Step(
+                stage,
+                done,
+                total,
+                unit="passages",
+                point=point,
+                taken=stage_times,
+            ),
         )
 
     def answer(self, n_sparse):
@@ -68,7 +76,12 @@ class Worker:
             self.store.put(record.key, record)
         sparse = self.run.sparse[:n_sparse]
         self.store.put(
-            self.run.key, replace(self.run, sparse=sparse, finished=sparse == self.run.sparse)
+            self.run.key,
+            replace(
+                self.run,
+                sparse=sparse,
+                finished=sparse == self.run.sparse,
+            ),
         )
 
     def end(self, state="done", *why):
@@ -152,7 +165,11 @@ def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to
     press(page, "Notify me when a run ends")
     expect(page.get_by_role("button", name="Stop notifying me")).to_be_visible()
     ready(page)
-    page.get_by_role("link", name="Settings", exact=True).press("Enter")
+    page.get_by_role(
+        "link",
+        name="Settings",
+        exact=True,
+    ).press("Enter")
     expect(page.locator("h1.sd-opening")).to_contain_text("The data folder")
     assert page.evaluate("notices.length") == 1
     ready(page)

@@ -81,7 +81,11 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     press(page, "Continue this prompt")
     for _ in range(2):
         lengths = page.evaluate(LENGTHS)
-        page.wait_for_function(f"before => {GROWN}", arg=lengths, timeout=JOB_TIMEOUT_MS)
+        page.wait_for_function(
+            f"before => {GROWN}",
+            arg=lengths,
+            timeout=JOB_TIMEOUT_MS,
+        )
     press(page, "Stop", exact=True)
     expect(page.get_by_text("Stopped early")).to_be_visible()
     kept = page.locator("[class*=st-key-tried] .sd-written").first.inner_text()

@@ -64,7 +64,12 @@ class CountedStore:
 def cluster_runner(folder: Path, table: JobTable, grace_s: float = 60.0) -> ClusterRunner:
     """A server's part that looks after the jobs of a cluster, at work."""
     connect = partial(
-        Cluster, on_machine=OnMachine(do=do, facts=facts, artefact=cluster_machine.kept_artefact)
+        Cluster,
+        on_machine=OnMachine(
+            do=do,
+            facts=facts,
+            artefact=cluster_machine.kept_artefact,
+        ),
     )
     runner = ClusterRunner(
         folder, table, CountedStore(folder), named_scheduler(), connect=connect, grace_s=grace_s
@@ -107,7 +112,13 @@ class ClusterHouse(DaskHouse):
         known = {**os.environ, "PYTHONPATH": str(ROOT)}
         with (self.folder / "server.log").open("ab") as output:
             self.processes.append(
-                dies_with_us.start(command, env=known, cwd=ROOT, stdout=output, stderr=output)
+                dies_with_us.start(
+                    command,
+                    env=known,
+                    cwd=ROOT,
+                    stdout=output,
+                    stderr=output,
+                )
             )
         return self.processes[-1]
 

@@ -51,7 +51,13 @@ def records_of(settings: PartSettings) -> tuple[Record, list[Record]]:
     sparse = []
     for point in settings.points:
         pruned = replace(PRUNED, spec=settings.run.points[point])
-        sparse.append(replace(dense, key=digest([settings.run_key, point]), pruned=pruned))
+        sparse.append(
+            replace(
+                dense,
+                key=digest([settings.run_key, point]),
+                pruned=pruned,
+            )
+        )
     return dense, sparse
 
 
@@ -101,7 +107,15 @@ def steady(folder: Path, on_step):
     """Steps until the file `release` is there."""
     done = 0
     while not (folder / "release").exists():
-        on_step(Step("calibrate", done, 1_000_000, unit="tokens", message="block 1"))
+        on_step(
+            Step(
+                "calibrate",
+                done,
+                1_000_000,
+                unit="tokens",
+                message="block 1",
+            )
+        )
         done += 1
         time.sleep(0.005)
 

@@ -74,7 +74,14 @@ def filled(kind: str, settings, store: Store, stage: str) -> list[str]:
 
 def records(run, store: Store) -> list[Record]:
     records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
-    return [replace(record, seconds=0.0, tokens_per_second=0.0) for record in records]
+    return [
+        replace(
+            record,
+            seconds=0.0,
+            tokens_per_second=0.0,
+        )
+        for record in records
+    ]
 
 
 def asked(model: str, text: str) -> RunSettings:
@@ -82,7 +89,11 @@ def asked(model: str, text: str) -> RunSettings:
         model=model,
         methods=(MethodSettings(width_multiple=8),),
         sparsities_permille=(250,),
-        calibration=CalibrationSettings(corpus=f"file:{text}", n_samples=16, length=32),
+        calibration=CalibrationSettings(
+            corpus=f"file:{text}",
+            n_samples=16,
+            length=32,
+        ),
         evaluation=EvaluationSettings(corpus=f"file:{text}", n_passages=3),
     )
 
@@ -102,14 +113,23 @@ def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
         store.close()
     run = done("run", asked(model, text), whole)
     pair = {"left": run.dense, "right": run.sparse[0]}
-    prompt = ContinuationSettings(**pair, prompt="the lamp and the", n_tokens=3)
+    prompt = ContinuationSettings(
+        **pair,
+        prompt="the lamp and the",
+        n_tokens=3,
+    )
     messages = filled("continuation", prompt, whole, "continue")
     results["continue"] = [messages, whole.get(Continuation, prompt.key()) is not None]
     assert export.require_export_room
     export.require_export_room = lambda *_: None  # As where somebody else takes the room meanwhile.
     for stage in ("write", "prove"):
         to = disk / f"export-{stage}"
-        wanted = ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded", to=str(to))
+        wanted = ExportSettings(
+            dense=run.dense,
+            sparse=run.sparse[0],
+            form="padded",
+            to=str(to),
+        )
         results[stage] = [
             filled("export", wanted, whole, stage),
             whole.get(Export, wanted.key()).proof.holds,

@@ -42,7 +42,12 @@ class Forking:
         command = [sys.executable, "-P", str(FORKING_WORKER)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         environment = worker_environment(0) | {"SPARSEDASH_LINGER_S": "0"}
-        self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            text=True,
+            **pipes,
+        )
         assert self.process.stdout.readline().strip() == "ready"
 
     def start(self, folder: Path) -> int:
@@ -68,7 +73,14 @@ class House:
         self.runner = self.new_runner()
 
     def new_runner(self, command: Sequence[str] = COMMAND, **grace: float) -> LocalRunner:
-        self.runners.append(LocalRunner(self.folder, self.table, command=command, **grace))
+        self.runners.append(
+            LocalRunner(
+                self.folder,
+                self.table,
+                command=command,
+                **grace,
+            )
+        )
         return self.runners[-1]
 
     def start_server(self) -> subprocess.Popen[bytes]:
@@ -80,7 +92,13 @@ class House:
         """A worker that nobody tends."""
         command = [*COMMAND, "--data-dir", str(self.folder), "--slot", str(slot)]
         output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.processes.append(subprocess.Popen(command, env=worker_environment(slot), **output))
+        self.processes.append(
+            subprocess.Popen(
+                command,
+                env=worker_environment(slot),
+                **output,
+            )
+        )
         return self.processes[-1]
 
     def submit(self, model: str) -> Job:

@@ -25,7 +25,12 @@ PLACES = [
 
 
 def continuation(number: int) -> Continuation:
-    return Continuation(key=f"k{number}", prompt="Once", left=f"left {number} " * 40, right="right")
+    return Continuation(
+        key=f"k{number}",
+        prompt="Once",
+        left=f"left {number} " * 40,
+        right="right",
+    )
 
 
 def artefact(number: int) -> bytes:

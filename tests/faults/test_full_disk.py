@@ -27,7 +27,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def mounted(folder: Path, *options: str) -> None:
-    done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", *options, str(folder)],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
 
@@ -52,7 +56,13 @@ def test_a_disk_that_is_full_at_any_stage_is_said_and_with_room_the_numbers_are_
     models = str(write_tiny_gguf(tmp_path / "tiny.gguf")), str(save_tiny(tmp_path / "tiny"))
     command = [sys.executable, "-P", str(PROGRAM), str(disk), *models, str(text)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     assert list(results) == [*STAGES, "continue", "write", "prove"]

@@ -88,7 +88,11 @@ def undisturbed(folder: Path, forking: Forking, *names: str, residency: Residenc
         model=str(write_tiny_gguf(folder / "model.gguf", num_hidden_layers=N_BLOCKS)),
         methods=tuple(replace(method_named(name), width_multiple=8) for name in names),
         sparsities_permille=(400,),
-        calibration=CalibrationSettings(corpus=text, n_samples=40, length=64),
+        calibration=CalibrationSettings(
+            corpus=text,
+            n_samples=40,
+            length=64,
+        ),
         evaluation=EvaluationSettings(corpus=text, n_passages=16),
         residency=residency,
     )
@@ -104,7 +108,11 @@ def results(folder: Path) -> dict[str, object]:
     """Every record, continuation and export of the folder, without the times that they took."""
     store = Store(folder)
     records = {
-        key: replace(store.get(Record, key), seconds=0.0, tokens_per_second=0.0)
+        key: replace(
+            store.get(Record, key),
+            seconds=0.0,
+            tokens_per_second=0.0,
+        )
         for key in store.keys(Record)
     }
     written = {key: store.get(Continuation, key) for key in store.keys(Continuation)}
@@ -137,7 +145,13 @@ def n_attempts(
     )
     n += n_workers(backend, prompt, forking)
     n += n_workers(
-        backend, ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded"), forking
+        backend,
+        ExportSettings(
+            dense=run.dense,
+            sparse=run.sparse[0],
+            form="padded",
+        ),
+        forking,
     )
     backend.close()
     return n

@@ -17,14 +17,6 @@ def test_two_servers_run_every_job_once_and_one_at_a_time(house):
     assert len({pid for _, pid in house.ledger()}) == 1
 
 
-def test_two_workers_never_take_the_same_job(house):
-    jobs = [house.submit(f"quick-{n}") for n in range(20)]
-    for slot in range(2):
-        house.start_worker(slot)
-    eventually(lambda: all(house.table.get(job.id).state == "done" for job in jobs))
-    assert sorted(key for key, _ in house.ledger()) == sorted(job.key for job in jobs)
-
-
 def test_a_slot_has_room_for_one_worker(house):
     house.tend_until_state(house.submit("quick"), "done")
     second = house.start_worker(0)

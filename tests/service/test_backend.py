@@ -1,8 +1,6 @@
 """What pages may rely on, with one user. No worker is started here; tests/faults has real ones."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -207,19 +205,6 @@ def test_the_end_of_a_log_is_text_and_a_job_that_is_not_there_a_clear_error(back
     for look in (backend.job, backend.cancel, backend.retry, backend.log_tail):
         with pytest.raises(JobError, match="There is no job 9"):
             look(9)
-
-
-def test_a_backend_and_all_its_verbs_leave_torch_and_dask_alone(tmp_path, no_process):
-    program = (
-        "import sys; from pathlib import Path; from sparsedash.service.backend import Backend\n"
-        "from sparsedash.schema.settings import RunSettings\n"
-        f"backend = Backend(Path({str(tmp_path)!r})); settings = RunSettings()\n"
-        "job = backend.submit(settings); backend.preflight(settings); backend.jobs()\n"
-        "backend.cancel(job.id); backend.runs(); backend.health(); backend.close()\n"
-        "print([m for m in ('torch', 'transformers', 'datasets', 'distributed') if m in sys.modules])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_a_run_without_its_passages_or_with_a_task_that_only_dense_has_answered_is_made_again(

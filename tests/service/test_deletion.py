@@ -69,16 +69,36 @@ def live(backend, settings=specimens.SETTINGS, key="other", kind="run"):
 
 def write_pair(backend, left, right, *others):
     """A continuation and a divergence of these records, as jobs leave them; the keys of both."""
-    compared = DivergenceSettings(left=left, right=right, text="Once upon")
-    written = ContinuationSettings(left=left, right=right, prompt="Once", others=others)
+    compared = DivergenceSettings(
+        left=left,
+        right=right,
+        text="Once upon",
+    )
+    written = ContinuationSettings(
+        left=left,
+        right=right,
+        prompt="Once",
+        others=others,
+    )
     for kind, settings in (("divergence", compared), ("continuation", written)):
         finish(backend, live(backend, settings, settings.key(), kind))
     places = (Place(text="upon", nats=0.1, left="a", right="b"),)
     backend._store.put(
-        compared.key(), Divergence(key=compared.key(), opening="Once", places=places)
+        compared.key(),
+        Divergence(
+            key=compared.key(),
+            opening="Once",
+            places=places,
+        ),
     )
     backend._store.put(
-        written.key(), Continuation(key=written.key(), prompt="Once", left="a", right="b")
+        written.key(),
+        Continuation(
+            key=written.key(),
+            prompt="Once",
+            left="a",
+            right="b",
+        ),
     )
     return compared.key(), written.key()
 
@@ -86,7 +106,14 @@ def write_pair(backend, left, right, *others):
 def test_a_run_goes_with_all_that_only_it_uses(backend):
     run = stored_run(backend, "one")
     backend._store.put("one", replace(specimens.search()[2], key="one"))
-    backend._store.put("timing", replace(TIMING, dense=run.dense, sparse=run.sparse[0]))
+    backend._store.put(
+        "timing",
+        replace(
+            TIMING,
+            dense=run.dense,
+            sparse=run.sparse[0],
+        ),
+    )
     backend.user_data.name_run("one", "The first")
     backend.verdict_cache.verdicts([run], Tolerance())
     job = live(backend, key="one")
@@ -112,7 +139,14 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
 
 
 def test_healed_weights_stay_while_a_run_has_them_and_go_with_the_last_one(backend):
-    done = Healed(steps=4, kept_step=4, before=0.2, after=0.1, n_tokens=60, weights="one")
+    done = Healed(
+        steps=4,
+        kept_step=4,
+        before=0.2,
+        after=0.1,
+        n_tokens=60,
+        weights="one",
+    )
     settings = replace(specimens.SETTINGS, heal_steps=(4,))
     for name in ("one", "other"):
         run = stored_run(backend, name, settings=settings)
@@ -153,11 +187,21 @@ def test_comparisons_prompts_and_choices_go_with_their_models_whether_or_not_a_l
         *write_pair(backend, "x", "y", one.sparse[1])[1:],
     ]
     compared, written = write_pair(backend, second.dense, second.sparse[0])
-    prompt = ContinuationSettings(left=one.dense, right=one.sparse[0], prompt="Twice")
+    prompt = ContinuationSettings(
+        left=one.dense,
+        right=one.sparse[0],
+        prompt="Twice",
+    )
     for settings in (prompt, replace(prompt, left="x", right="y")):
         backend.user_data.keep_prompt(settings)
         backend._store.put(
-            settings.key(), Continuation(key=settings.key(), prompt="Twice", left="a", right="b")
+            settings.key(),
+            Continuation(
+                key=settings.key(),
+                prompt="Twice",
+                left="a",
+                right="b",
+            ),
         )
     backend.user_data.choose(one.dense, one.sparse[0], "3", one.sparse[0])
     assert backend.result(Divergence, gone[0]) and backend.result(Continuation, gone[1])
@@ -175,7 +219,15 @@ def test_what_its_models_wrote_goes_with_a_run_unless_another_asks_the_same(back
     one = stored_run(backend, "one")
     second = stored_run(backend, "other")
     for key in {**one.continuations, **second.continuations}:
-        backend._store.put(key, Continuation(key=key, prompt="Once", left="a", right="a"))
+        backend._store.put(
+            key,
+            Continuation(
+                key=key,
+                prompt="Once",
+                left="a",
+                right="a",
+            ),
+        )
     delete_runs(backend, ["one"])
     assert set(backend._store.keys(Continuation)) == set(second.continuations)
 
@@ -200,7 +252,12 @@ def test_a_run_stays_while_jobs_need_it(backend):
         ("timing", TimingSettings(dense=run.dense, sparse=run.sparse[0])),
         (
             "continuation",
-            ContinuationSettings(left="x", right="y", prompt="Once", others=("z", run.sparse[-1])),
+            ContinuationSettings(
+                left="x",
+                right="y",
+                prompt="Once",
+                others=("z", run.sparse[-1]),
+            ),
         ),
     ):
         job = live(backend, settings, settings.key(), kind)

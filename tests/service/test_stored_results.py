@@ -1,6 +1,4 @@
-"""ResultCache are cached once final; verdicts on many runs are those of their answers, which are
-read once.
-"""
+"""Results are cached until they change; verdicts on many runs are those of their answers."""
 
 import json
 from dataclasses import asdict, replace
@@ -74,28 +72,28 @@ def stored(store, n_runs=1):
     return runs
 
 
+def verdicts_on(run, store, tolerance=TOLERANCE):
+    """The verdicts on a run's models, by a cache that has none yet."""
+    return VerdictCache(store).verdicts([run], tolerance)[run.key]
+
+
 def test_verdicts_are_those_of_the_answers_which_are_read_once_until_their_losses_are_forgotten(
     store,
 ):
     (run,) = stored(store)
     _, (dense, *sparse) = specimens.run()
     expected = judge_all([record_losses(dense, record) for record in sparse], TOLERANCE)
-    first = VerdictCache(store).verdicts([run], TOLERANCE)
-    assert first == {run.key: dict(zip(run.sparse, expected, strict=True))}
-    (generous,) = (
-        VerdictCache(store).verdicts([run], Tolerance(ratio=1000.0, points=100.0)).values()
-    )
-    assert (
-        {verdict.verdict for verdict in generous.values()}
-        == {"within"}
-        != {verdict.verdict for verdict in expected}
-    )
+    first = verdicts_on(run, store)
+    assert first == dict(zip(run.sparse, expected, strict=True))
+    generous = verdicts_on(run, store, Tolerance(ratio=1000.0, points=100.0))
+    assert {verdict.verdict for verdict in generous.values()} == {"within"}
+    assert {verdict.verdict for verdict in expected} != {"within"}
     for key in run.sparse:
         store.put(key, replace(dense, key=key))
-    assert VerdictCache(store).verdicts([run], TOLERANCE) == first
+    assert verdicts_on(run, store) == first
     for key in run.sparse:
         VerdictCache(store).forget(run, key)
-    assert VerdictCache(store).verdicts([run], TOLERANCE) != first
+    assert verdicts_on(run, store) != first
 
 
 def test_a_full_disk_takes_no_note_and_the_verdicts_are_the_same(store, monkeypatch):
@@ -106,8 +104,8 @@ def test_a_full_disk_takes_no_note_and_the_verdicts_are_the_same(store, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "remember", full)
-        verdicts = VerdictCache(store).verdicts([run], TOLERANCE)
-    assert verdicts == VerdictCache(store).verdicts([run], TOLERANCE) != {}
+        verdicts = verdicts_on(run, store)
+    assert verdicts == verdicts_on(run, store) != {}
 
 
 def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_they_were_answered(
@@ -115,63 +113,54 @@ def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_the
 ):
     (run,) = stored(store)
     dense, worse = verdicts(both=300, broke=100)
-    for key, found in (("a", dense), ("b", worse)):
-        store.put(key, replace(found, key=key))
-    asked = replace(run, answers={run.dense: ("a",), run.sparse[0]: ("b",)})
-    shown, found = (
-        run_results(StoredResults(store), asked, TOLERANCE),
-        VerdictCache(store).verdicts([asked], TOLERANCE),
-    )
-    first, *rest = found[run.key].values()
+    store.put("a", replace(dense, key="a"))
+    store.put("b", replace(worse, key="b"))
+    with_task = replace(run, answers={run.dense: ("a",), run.sparse[0]: ("b",)})
+
+    def judged():
+        """The verdicts for the list of runs, which are those on the run's page."""
+        shown = run_results(StoredResults(store), with_task, TOLERANCE)
+        listed = list(verdicts_on(with_task, store).values())
+        assert listed == [model.verdict for model in shown.judged]
+        return listed
+
+    first = judged()[0]
     assert (first.verdict, [loss.task for loss in first.deciding]) == ("beyond", ["sums"])
-    assert [first, *rest] == [each.verdict for each in shown.judged]
     store.drop(QuestionSet, "b")
-    lost, shown = (
-        VerdictCache(store).verdicts([asked], TOLERANCE),
-        run_results(StoredResults(store), asked, TOLERANCE),
-    )
-    assert list(lost[run.key].values()) == [each.verdict for each in shown.judged]
-    assert {each.verdict for each in lost[run.key].values()} <= {"undecided", "beyond"}, (
-        "nothing is within unasked"
-    )
+    assert "within" not in {verdict.verdict for verdict in judged()}, "nothing is within unasked"
 
 
 def test_runs_with_the_same_models_and_other_tasks_have_verdicts_of_their_own(store):
     (run,) = stored(store)
-    costs, unanswered = VerdictCache(store), replace(run, key="asked", unanswered=("sums",))
-    expected = {
-        variant.key: VerdictCache(store).verdicts([variant], TOLERANCE)[variant.key]
-        for variant in (run, unanswered)
-    }
-    assert costs.verdicts([run, unanswered], TOLERANCE) == expected
-    assert expected[run.key] != expected[unanswered.key]
+    unanswered = replace(run, key="asked", unanswered=("sums",))
+    together = VerdictCache(store).verdicts([run, unanswered], TOLERANCE)
+    alone = verdicts_on(run, store)
+    alone_unanswered = verdicts_on(unanswered, store)
+    assert together == {run.key: alone, unanswered.key: alone_unanswered}
+    assert alone != alone_unanswered
 
 
 def test_one_look_takes_no_longer_than_it_may_and_the_next_goes_on(store):
-    runs, costs = stored(store, 3), VerdictCache(store, clock=lambda: 0.0)
-    looks = [list(costs.verdicts(runs, TOLERANCE, budget_s=0.0)) for _ in range(4)]
-    assert looks == [
-        ["run-0"],
-        ["run-0", "run-1"],
-        ["run-0", "run-1", "run-2"],
-        ["run-0", "run-1", "run-2"],
-    ]
+    runs = stored(store, 3)
+    cache = VerdictCache(store, clock=lambda: 0.0)
+    for n_judged in (1, 2, 3, 3):
+        looked = list(cache.verdicts(runs, TOLERANCE, budget_s=0.0))
+        assert looked == ["run-0", "run-1", "run-2"][:n_judged]
 
 
 def test_a_model_whose_answers_are_lost_or_of_other_passages_is_left_out_and_comes_back_with_them(
     store,
 ):
     (run,) = stored(store)
-    lost, *others = run.sparse
+    lost = run.sparse[0]
     record = store.get(Record, lost)
-    costs = VerdictCache(store)
     store.drop(Record, lost)
-    assert list(costs.verdicts([run], TOLERANCE)[run.key]) == others
+    assert tuple(verdicts_on(run, store)) == run.sparse[1:]
     store.put(lost, replace(record, passages_key="others"))
-    assert list(costs.verdicts([run], TOLERANCE)[run.key]) == others
+    assert tuple(verdicts_on(run, store)) == run.sparse[1:]
     store.put(lost, record)
-    assert list(VerdictCache(store).verdicts([run], TOLERANCE)[run.key]) == [lost, *others]
-    assert costs.verdicts([replace(run, dense="gone")], TOLERANCE) == {run.key: {}}
+    assert tuple(verdicts_on(run, store)) == run.sparse
+    assert verdicts_on(replace(run, dense="gone"), store) == {}
 
 
 LARGE = Losses(
@@ -218,16 +207,13 @@ def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_dam
 
 
 def test_a_task_that_cannot_be_judged_is_a_note_beside_the_others():
-    (sums, worse), (words, other) = verdicts(both=30, broke=10), verdicts(both=40, task="words")
-    asked = replace(
-        other, questions=tuple(replace(each, prompt_hash="new") for each in other.questions)
-    )
-    sets = {"a": sums, "b": words, "c": worse, "d": asked}
-    asking = replace(
-        run(), dense="dense", sparse=("s",), answers={"dense": ("a", "b"), "s": ("c", "d")}
-    )
-    judged = judge_run(asking, sets.get, Tolerance())["s"]
-    assert [each.task for each in judged.results] == ["sums"]
+    sums, worse = verdicts(both=30, broke=10)
+    words, answered_words = verdicts(both=40, task="words")
+    questions = tuple(replace(question, prompt_hash="new") for question in answered_words.questions)
+    sets = {"a": sums, "b": words, "c": worse, "d": replace(answered_words, questions=questions)}
+    answers = {"dense": ("a", "b"), "s": ("c", "d")}
+    judged = judge_run(run(sparse=("s",), answers=answers), sets.get, Tolerance())["s"]
+    assert [task.task for task in judged.results] == ["sums"]
     assert judged.notes[0].startswith(
         "words is not judged. words was asked differently: the prompt differs in 40 of 40"
     )
@@ -237,16 +223,10 @@ def test_answers_that_were_lost_are_judged_once_they_are_made_again(store):
     (one,) = stored(store)
     dense, worse = verdicts(both=300, broke=100)
     store.put("b", replace(worse, key="b"))
-    asked, answers = (
-        replace(one, answers={one.dense: ("a",), one.sparse[0]: ("b",)}),
-        AnswerCache(store),
-    )
-    assert (
-        not answers.of_run(asked, TOLERANCE)
-        and answers.compared(["a"], ["b"])["sums"].losses is None
-    )
+    with_task = replace(one, answers={one.dense: ("a",), one.sparse[0]: ("b",)})
+    answers = AnswerCache(store)
+    assert not answers.of_run(with_task, TOLERANCE)
+    assert answers.compared(["a"], ["b"])["sums"].losses is None
     store.put("a", replace(dense, key="a"))
-    assert (
-        answers.of_run(asked, TOLERANCE)
-        and answers.compared(["a"], ["b"])["sums"].losses is not None
-    )
+    assert answers.of_run(with_task, TOLERANCE)
+    assert answers.compared(["a"], ["b"])["sums"].losses is not None

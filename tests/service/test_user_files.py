@@ -32,13 +32,25 @@ from tests.factories import PRUNED, RECORD
 from tests.service.made import SETTINGS, TEXT, finish
 from tests.ui.test_models_exports import MADE
 
-ASKED = ExportSettings(dense="dense-float32", sparse="s1-float32", form="masked")
+ASKED = ExportSettings(
+    dense="dense-float32",
+    sparse="s1-float32",
+    form="masked",
+)
 
 
 def exported(backend, folder, key="k", made_at=1.0):
     folder.mkdir(parents=True)
     (folder / "model.safetensors").touch()
-    backend._store.put(key, replace(MADE, key=key, folder=str(folder), made_at=made_at))
+    backend._store.put(
+        key,
+        replace(
+            MADE,
+            key=key,
+            folder=str(folder),
+            made_at=made_at,
+        ),
+    )
     return folder
 
 
@@ -89,9 +101,9 @@ def test_an_export_that_gets_its_name_meanwhile_is_not_taken_for_one_without_a_r
         return exports
 
     monkeypatch.setattr(backend.exports, "_all", named_meanwhile)
-    assert backend.exports.nameless() == []
+    assert backend.exports.unrecorded() == []
     monkeypatch.undo()
-    assert backend.exports.nameless() == [folder]
+    assert backend.exports.unrecorded() == [folder]
 
 
 def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):
@@ -115,7 +127,15 @@ def test_an_export_goes_where_an_administrator_says_and_below_the_folders_then(h
     for user, settings, why in (
         (house.of("ada"), inside, "administrator"),
         (root, replace(ASKED, to="/tmp/x"), "only below"),
-        (root, replace(ASKED, form="gguf", dense_gguf="/etc/hostname"), "only below"),
+        (
+            root,
+            replace(
+                ASKED,
+                form="gguf",
+                dense_gguf="/etc/hostname",
+            ),
+            "only below",
+        ),
     ):
         with pytest.raises(AccessError, match=why):
             user.submit(settings)
@@ -134,7 +154,7 @@ def test_an_export_of_another_is_neither_seen_nor_deleted_and_a_shared_one_stays
     owners.add("k", "bob")
     ada.exports.drop("k")
     assert ada.exports.listed() == [] and folder.exists()
-    assert bob.exports.is_ours(*bob.exports.listed())
+    assert bob.exports.may_delete(*bob.exports.listed())
     bob.exports.drop("k")
     assert not folder.exists()
 

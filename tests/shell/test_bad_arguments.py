@@ -69,16 +69,37 @@ from tests.engine.tiny import save_tiny
 )
 def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, monkeypatch):
     monkeypatch.setattr(run_commands, "complete_run", lambda *_: pytest.fail("it was started"))
-    thesis, data = tmp_path / "thesis.txt", tmp_path / "data"
+    thesis = tmp_path / "thesis.txt"
     thesis.write_text("written by hand")
+    data = tmp_path / "data"
     data.mkdir()
-    places = {"THESIS": str(thesis)}
-    where = flags.index("--sparsity")
-    arguments = flags[:where] + flags[where + 2 :] if command == "find" else flags
-    assert said in refusal(
-        command, *arguments, "--data-dir", str(data), *(places.get(word, word) for word in change)
-    )
+    changed = [str(thesis) if word == "THESIS" else word for word in change]
+    if command == "find":
+        place = flags.index("--sparsity")
+        del flags[place : place + 2]
+    assert said in refusal(command, *flags, "--data-dir", str(data), *changed)
     assert thesis.read_text() == "written by hand"
+
+
+@pytest.fixture
+def started(model_folder, tmp_path, monkeypatch):
+    """The settings of the run that a command with these flags starts."""
+
+    class Started(Exception):
+        pass
+
+    def start(settings, *_):
+        raise Started(settings)
+
+    monkeypatch.setattr(run_commands, "complete_run", start)
+
+    def settings_of(*flags):
+        usual = ["--model", str(model_folder), "--data-dir", str(tmp_path / "data")]
+        with pytest.raises(Started) as caught:
+            main(["run", *usual, *flags])
+        return caught.value.args[0]
+
+    return settings_of
 
 
 @pytest.mark.parametrize(
@@ -102,45 +123,25 @@ def test_a_flag_that_none_of_the_methods_uses_is_refused(
     assert f"None of these methods uses {flag}: {method.replace(',', ', ')}." in line
 
 
-def test_a_flag_that_one_of_the_methods_uses_is_taken(model_folder, tmp_path, monkeypatch):
-    class Started(Exception):
-        pass
-
-    def start(*_):
-        raise Started
-
-    monkeypatch.setattr(run_commands, "complete_run", start)
-    where = ["run", "--model", str(model_folder), "--data-dir", str(tmp_path / "data")]
-    for change in (
-        ["--method", "magnitude,obs-by-curves", "--curve-levels", "8", "--width-multiple", "4"],
-        ["--method", "magnitude", "--token-weights", "residual", "--heal-steps", "8"],
-        ["--method", "wanda-2:4", "--sparsity", "50"],
-    ):
-        with pytest.raises(Started):
-            main([*where, *change])
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [
+        ("magnitude,obs-by-curves", ["--curve-levels", "8", "--width-multiple", "4"]),
+        ("magnitude", ["--token-weights", "residual", "--heal-steps", "8"]),
+        ("wanda-2:4", ["--sparsity", "50"]),
+    ],
+)
+def test_a_flag_that_one_of_the_methods_uses_is_taken(method, flags, started):
+    assert started("--method", method, *flags)
 
 
 @pytest.mark.parametrize(
     ("flags", "shares"),
     [([], [0.5, 0.0]), (["--mix", "0"], [0.0, 0.0]), (["--mix", "0.25"], [0.25, 0.25])],
 )
-def test_a_flag_that_is_not_named_leaves_each_method_as_it_is(
-    flags, shares, model_folder, monkeypatch, tmp_path
-):
-    seen = []
-
-    def start(settings, *_):
-        seen.extend(method.mix for method in settings.methods)
-        raise Started
-
-    class Started(Exception):
-        pass
-
-    monkeypatch.setattr(run_commands, "complete_run", start)
-    where = ["--model", str(model_folder), "--data-dir", str(tmp_path / "data")]
-    with pytest.raises(Started):
-        main(["run", *where, "--method", "best,least-squares", "--width-multiple", "8", *flags])
-    assert seen == shares
+def test_a_flag_that_is_not_named_leaves_each_method_as_it_is(flags, shares, started):
+    settings = started("--method", "best,least-squares", "--width-multiple", "8", *flags)
+    assert [method.mix for method in settings.methods] == shares
 
 
 @pytest.mark.parametrize(

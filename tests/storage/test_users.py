@@ -116,14 +116,14 @@ def test_what_is_no_name_is_nobody(said):
 
 
 def test_without_a_list_all_who_log_in_come_in_and_with_one_those_on_it_and_administrators():
-    assert rules().lets_in("anybody@else.where")
+    assert rules().allows_user("anybody@else.where")
     listed = rules(visitors=("*@Example.org",), administrators=("Root@ops.net",))
     assert [
-        listed.lets_in(name) for name in ("ada@example.org", "root@ops.net", "eve@evil.org")
+        listed.allows_user(name) for name in ("ada@example.org", "root@ops.net", "eve@evil.org")
     ] == [True, True, False]
     assert not listed.administers("ada@example.org")
     nobody = rules(visitors=(), administrators=("root",))
-    assert [nobody.lets_in(name) for name in ("root", "ada")] == [True, False]
+    assert [nobody.allows_user(name) for name in ("root", "ada")] == [True, False]
     assert listed.administers("root@ops.net")
 
 
@@ -163,7 +163,13 @@ def test_a_name_and_a_pin_are_kept_beside_each_other_and_a_mark_that_says_nothin
 
 def test_of_the_prompts_the_newest_are_kept(visitors):
     for n in range(MOST_PROMPTS + 2):
-        visitors.keep_prompt(ContinuationSettings(left="a", right="b", prompt=f"Once {n}"))
+        visitors.keep_prompt(
+            ContinuationSettings(
+                left="a",
+                right="b",
+                prompt=f"Once {n}",
+            )
+        )
     newest = [prompt.prompt for prompt in visitors.prompts("a", "b")]
     assert newest == [f"Once {n}" for n in range(MOST_PROMPTS + 1, 1, -1)]
 

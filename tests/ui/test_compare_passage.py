@@ -65,7 +65,7 @@ def test_the_largest_places_are_reached_by_the_keyboard_the_stronger_the_larger_
     ]
     nats = [i / 100 for i in range(50)]
     strip_of(
-        finished, *foreign, *(Place(text=" x", nats=each, left="a", right="b") for each in nats)
+        finished, *foreign, *(Place(text=" x", nats=size, left="a", right="b") for size in nats)
     )
     drawn = markup(opened(open_compare))
     assert drawn.count('data-tip="') == 20 and "9.00 nats" in drawn.partition('data-tip="')[2]
@@ -81,7 +81,7 @@ def test_a_passage_that_is_too_long_is_said_to_be(open_compare, finished):
 
 
 def rows(app):
-    return [each for each in app.button if each.key.startswith("row-")]
+    return [widget for widget in app.button if widget.key.startswith("row-")]
 
 
 def numbers(app):
@@ -151,7 +151,7 @@ def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_an
     assert f"1 of {offered[most]}" in words(app)
     again = open_compare(filter="all", change=app.query_params["change"])
     assert f"1 of {offered[most]}" in words(again)
-    assert [each.label for each in again.button if each.key == "flip-all"] == [
+    assert [widget.label for widget in again.button if widget.key == "flip-all"] == [
         f"All · {offered[most]}"
     ]
     # The other ranges still say what they would leave.
@@ -161,6 +161,6 @@ def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_an
 def test_a_range_that_is_none_and_choices_that_leave_nothing_are_answered_in_words(
     open_compare, finished
 ):
-    said = words(open_compare(change="<b>7..8", search="no such words"))
-    assert "“<b>7..8” is no range of changes here. Showing Any change" in said
-    assert "Choose another kind" in said and "or clear the search." in said
+    text = words(open_compare(change="<b>7..8", search="no such words"))
+    assert "“<b>7..8” is no range of changes here. Showing Any change" in text
+    assert "Choose another kind" in text and "or clear the search." in text

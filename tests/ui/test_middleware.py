@@ -111,11 +111,23 @@ def test_only_own_pages_of_users_who_have_logged_in_come_through(kind, rules, re
 
 def test_a_page_of_the_server_itself_comes_in_with_its_user_s_name():
     for kind in ("http", "websocket"):
-        (scope,) = crossed(RULES, kind=kind, x_remote_user="Ada Löve", **OWN).inside
+        (scope,) = crossed(
+            RULES,
+            kind=kind,
+            x_remote_user="Ada Löve",
+            **OWN,
+        ).inside
         assert (b"x-sparsedash-visitor", b"ada%20l%C3%B6ve") in scope["headers"]
     # A WebSocket without an origin is no page's.
     nameless = {"host": "sparse.example.org", "x_remote_user": "ada"}
-    assert [crossed(RULES, kind=kind, **nameless).status for kind in ("http", "websocket")] == [
+    assert [
+        crossed(
+            RULES,
+            kind=kind,
+            **nameless,
+        ).status
+        for kind in ("http", "websocket")
+    ] == [
         200,
         403,
     ]
@@ -190,20 +202,38 @@ def test_no_script_reads_where_a_login_leads_and_its_page_is_not_kept(address, s
 
 
 def test_what_a_browser_says_of_itself_is_dropped():
-    (scope,) = crossed(RULES, x_sparsedash_visitor="root", **ADA).inside
+    (scope,) = crossed(
+        RULES,
+        x_sparsedash_visitor="root",
+        **ADA,
+    ).inside
     assert [value for name, value in scope["headers"] if name == b"x-sparsedash-visitor"] == [
         b"ada"
     ]
-    (scope,) = crossed(None, host="localhost", x_sparsedash_visitor="root").inside
+    (scope,) = crossed(
+        None,
+        host="localhost",
+        x_sparsedash_visitor="root",
+    ).inside
     assert b"x-sparsedash-visitor" not in dict(scope["headers"])
 
 
 def test_who_is_not_on_the_list_is_told_so():
     listed = msgspec.structs.replace(RULES, visitors=("ada",))
     assert [
-        crossed(listed, x_remote_user=name, **OWN).status for name in ("ada", "root", "eve")
+        crossed(
+            listed,
+            x_remote_user=name,
+            **OWN,
+        ).status
+        for name in ("ada", "root", "eve")
     ] == [200, 200, 401]
-    refused = crossed(listed, x_remote_user="<b>eve", accept="text/html", **OWN)
+    refused = crossed(
+        listed,
+        x_remote_user="<b>eve",
+        accept="text/html",
+        **OWN,
+    )
     assert refused.status == 403 and b"&lt;b&gt;eve" in refused.body
     # The header is the proxy's, which alone could end that login.
     assert b"Log out" not in refused.body
@@ -237,16 +267,45 @@ def test_a_download_is_its_user_s_and_its_mark_stays_here(monkeypatch):
     monkeypatch.setattr(login, "current_user", lambda: "ada")
     marked = login.private_media_type("text/csv")
     assert marked.startswith("text/csv; ")
-    download = crossed(RULES, "/media/a.csv", media_type=f"{marked}; charset=utf-8", **ADA)
+    download = crossed(
+        RULES,
+        "/media/a.csv",
+        media_type=f"{marked}; charset=utf-8",
+        **ADA,
+    )
     assert (download.status, download.headers[b"content-type"], download.body) == (
         200,
         b"text/csv",
         b"whole",
     )
     bob = ADA | {"x_remote_user": "bob"}
-    assert crossed(RULES, "/media/a.csv", media_type=marked, **bob).status == 404
-    assert crossed(RULES, "/media/a.csv", media_type=marked, **bob).body == b""
-    assert crossed(RULES, "/media/logo.svg", media_type="image/svg+xml", **bob).body == b"whole"
+    assert (
+        crossed(
+            RULES,
+            "/media/a.csv",
+            media_type=marked,
+            **bob,
+        ).status
+        == 404
+    )
+    assert (
+        crossed(
+            RULES,
+            "/media/a.csv",
+            media_type=marked,
+            **bob,
+        ).body
+        == b""
+    )
+    assert (
+        crossed(
+            RULES,
+            "/media/logo.svg",
+            media_type="image/svg+xml",
+            **bob,
+        ).body
+        == b"whole"
+    )
 
 
 OPEN = {"tab": "ada", "second-tab": "ada", "other": "bob"}
@@ -303,7 +362,12 @@ def streamlit(monkeypatch):
             f"{session}/{file}" for session, kept in files.file_storage.items() for file in kept
         )
 
-    return SimpleNamespace(files=files, pages=pages, ask=ask, held=held)
+    return SimpleNamespace(
+        files=files,
+        pages=pages,
+        ask=ask,
+        held=held,
+    )
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])

@@ -25,7 +25,11 @@ def llama_cpp(monkeypatch):
     monkeypatch.setattr(families, "find_spec", lambda name: True)
 
 
-ASKED = ExportSettings(dense=RUN.dense, sparse=RUN.sparse[0], form="padded")
+ASKED = ExportSettings(
+    dense=RUN.dense,
+    sparse=RUN.sparse[0],
+    form="padded",
+)
 MADE = Export(
     key=ASKED.key(),
     settings=ASKED,
@@ -70,7 +74,14 @@ def test_a_sparse_model_is_exported_in_the_numbers_of_its_run(open_page, finishe
     app = open_page("models", run=RUN.key, right="10 %")
     assert "wherever the base does" in words(app)
     button(app, "Export").click().run()
-    assert finished.submitted == [replace(ASKED, run=RUN.key, form="uniform", weights="float32")]
+    assert finished.submitted == [
+        replace(
+            ASKED,
+            run=RUN.key,
+            form="uniform",
+            weights="float32",
+        )
+    ]
 
 
 def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exported_by_the_same_limits(
@@ -94,7 +105,11 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
     )
     button(app, "Export").click().run()
     submitted = finished.submitted[0]
-    assert submitted.tolerance == Tolerance(ratio=5.0, points=50.0, tasks=(("copying", 8.0),))
+    assert submitted.tolerance == Tolerance(
+        ratio=5.0,
+        points=50.0,
+        tasks=(("copying", 8.0),),
+    )
 
 
 def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finished):
@@ -166,7 +181,12 @@ def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page
 
 
 def test_numbers_are_those_that_the_form_has(open_page, finished):
-    app = open_page("models", run=RUN.key, form="gguf", weights="q8_0")
+    app = open_page(
+        "models",
+        run=RUN.key,
+        form="gguf",
+        weights="q8_0",
+    )
     assert app.selectbox(key="weights").options == [
         "float32",
         "float16",
@@ -189,7 +209,13 @@ def test_a_base_that_is_no_gguf_is_asked_for_one(open_page, backend, tmp_path):
 
 
 def test_a_job_under_way_is_shown_and_one_that_failed_says_why(open_page, finished):
-    finished.set_jobs(job(ASKED, stage="prove", message="Evaluating the files"))
+    finished.set_jobs(
+        job(
+            ASKED,
+            stage="prove",
+            message="Evaluating the files",
+        )
+    )
     assert "Loading the files in a fresh process · Evaluating the files" in words(
         open_page("models")
     )

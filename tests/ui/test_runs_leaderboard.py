@@ -18,7 +18,14 @@ def two_runs(backend):
     chosen = []
     for i, name in enumerate(("owner/one", HOSTILE[0])):
         run, records = specimens.run(replace(SETTINGS, model=name))
-        records = [replace(row, key=f"{i}-{row.key}", model=name) for row in records]
+        records = [
+            replace(
+                row,
+                key=f"{i}-{row.key}",
+                model=name,
+            )
+            for row in records
+        ]
         sets = verdicts(both=300, broke=100, task="sums")
         answers = [
             replace(row, key=f"{record.key}-sums")
@@ -78,5 +85,9 @@ def test_baseline_filter_and_order_are_kept_in_the_address(open_page, backend, t
 
 def test_one_run_without_tasks_says_what_is_missing(open_page, finished):
     run = finished.runs()[0]
-    app = open_page("runs", chosen=run.key[:RUN_ADDRESS_LENGTH], together="tasks")
+    app = open_page(
+        "runs",
+        chosen=run.key[:RUN_ADDRESS_LENGTH],
+        together="tasks",
+    )
     assert "None of these runs has answers to tasks" in words(app) and len(heads(app)) == 4

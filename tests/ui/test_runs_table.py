@@ -136,7 +136,11 @@ def test_another_order_leads_back_to_the_first_page(open_page, backend):
 def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(open_page, backend):
     settings = replace(SETTINGS, sparsities_permille=(700,))
     backend.set_jobs(job(settings))
-    app = open_page("runs", chosen=settings.key()[:RUN_ADDRESS_LENGTH], together="1")
+    app = open_page(
+        "runs",
+        chosen=settings.key()[:RUN_ADDRESS_LENGTH],
+        together="1",
+    )
     page_text = words(app)
     assert (
         page_text.startswith("1 run under way, no result yet.")

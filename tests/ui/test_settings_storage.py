@@ -156,16 +156,30 @@ def test_a_verification_that_ended_early_says_why_until_a_newer_one_has_ended(
 
 def test_what_is_damaged_is_named_with_what_to_do_until_it_is_deleted(open_page, filled):
     damaged = (
-        Damage(kind="record", name=f"record/{RUN.sparse[0]}", what="a wrong checksum"),
+        Damage(
+            kind="record",
+            name=f"record/{RUN.sparse[0]}",
+            what="a wrong checksum",
+        ),
         Damage(
             kind="unpacked model",
             name="tiny-0123/model.safetensors",
             what="it is missing",
             entry="tiny-0123",
         ),
-        Damage(kind="upload", name="upload:mine.txt@0123", what="a wrong checksum"),
+        Damage(
+            kind="upload",
+            name="upload:mine.txt@0123",
+            what="a wrong checksum",
+        ),
     )
-    filled.put(replace(FOUND, n_damaged=len(damaged), damaged=damaged))
+    filled.put(
+        replace(
+            FOUND,
+            n_damaged=len(damaged),
+            damaged=damaged,
+        )
+    )
     app = open_page("settings")
     page_text = words(app)
     assert "3 of 5 were damaged" in page_text

@@ -224,7 +224,7 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
     try:
         (found,) = exports_of(moved).listed()
         assert found == replace(made, folder=made.folder.replace("/here/", "/there/"))
-        assert exports_of(moved).is_ours(found)
+        assert exports_of(moved).may_delete(found)
         assert exported((moved, model_cache, run), 0, "uniform", "") == found, (
             "it is found, and not made again"
         )
