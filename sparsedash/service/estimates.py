@@ -27,7 +27,7 @@ from sparsedash.schema.records import RESUMED, TASKS_CACHED, Run
 from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.schema.sparse_spec import DENSE, MAX_HEAL_STEPS, SparseSpec
 from sparsedash.schema.store_keys import mix_share
-from sparsedash.service.run_checks import main_memory, passages_there
+from sparsedash.service.run_checks import count_passages, main_memory
 
 START_S = 6.0
 """Seconds to import the engine, which a waiting worker has done already."""
@@ -128,7 +128,7 @@ def run_workload(
         return None
     n_passages = resources.n_passages(settings)
     if n_passages is None or settings.evaluation.n_passages:
-        n_in_file = passages_there(settings.evaluation.corpus, data_dir)
+        n_in_file = count_passages(settings.evaluation.corpus, data_dir)
         n_passages = min(filter(None, (n_passages, n_in_file)), default=None)
     return Workload(
         shape=shape,
