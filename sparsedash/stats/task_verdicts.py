@@ -16,8 +16,7 @@ from typing import Literal, NamedTuple
 
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
 from sparsedash.schema.records import Run
-from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
-from sparsedash.stats.anytime import ALPHA
+from sparsedash.schema.tolerance_settings import ALPHA, LossMeasure, Tolerance
 from sparsedash.stats.mean_intervals import Moments, mean_interval, moments
 from sparsedash.stats.races import mean_p_value
 from sparsedash.stats.significance import holm, mcnemar, wilson_interval

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from sparsedash.schema.find_settings import TrialVerdict
 from sparsedash.schema.records import Outcome, Record
-from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
-from sparsedash.stats.anytime import ALPHA, anytime_interval, bisect_boundary
+from sparsedash.schema.tolerance_settings import ALPHA, LossMeasure, Tolerance
+from sparsedash.stats.anytime import anytime_interval, bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes
 

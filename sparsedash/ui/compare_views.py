@@ -493,7 +493,7 @@ def tally(pair: Pair, chosen: Sequence[str]) -> str:
     ahead = names[wins.index(count)]
     # Read after every choice, so it must hold at every look.
     low, high = ((1 + end) / 2 for end in anytime_interval(total - count, count, total))
-    interval = f"95 % interval {wording.percent(low, 0)} to {wording.percent(high, 0)}"
+    interval = f"{wording.LEVEL} interval {wording.percent(low, 0)} to {wording.percent(high, 0)}"
     shown = f"{ahead} is preferred" if low > 0.5 else "no preference shown"
     return f"{counts} Of the decided ones, {ahead} won {wording.percent(count / total, 0)} ({interval}): {shown}."
 
