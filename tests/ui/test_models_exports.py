@@ -187,7 +187,7 @@ def test_numbers_are_those_that_the_form_has(open_page, finished):
         form="gguf",
         weights="q8_0",
     )
-    assert app.selectbox(key="weights").options == [
+    assert app.selectbox(key="chosen-weights").options == [
         "float32",
         "float16",
         "q8_0",
