@@ -32,10 +32,15 @@ show_example_note(run)
 if view == task_answers.TASKS_VIEW:
     compare_answers.show_run_questions(backend, run)
     st.stop()
-found = run_results(backend, run, current_tolerance(), backend.user_data.name_of(run.key))
-assert found is not None, "the page has read the dense record already"
+results = run_results(
+    backend,
+    run,
+    current_tolerance(),
+    backend.user_data.name_of(run.key),
+)
+assert results is not None, "the page has read the dense record already"
 if view:
-    show_layers_of(backend, chosen, found, offered)
+    show_layers_of(backend, chosen, results, offered)
     st.stop()
 verdict = st.container()
 cost = st.container(key="cost")
@@ -48,7 +53,7 @@ with choices:
 with choice_of_run:
     compare_views.choose_run(backend, offered, chosen.key)
 with choice_of_records:
-    pair = compare_views.choose_pair(backend, found, [] if run.made_on else runs)
+    pair = compare_views.choose_pair(backend, results, [] if run.made_on else runs)
 if pair is None:
     with verdict:
         frame.opening("These two models cannot be compared.")
@@ -58,7 +63,12 @@ if pair is None:
     st.stop()
 with choice_of_view:
     blind = not run.made_on and compare_views.choose_blind()
-kinds = st.container(key="kinds", horizontal=True, vertical_alignment="center", gap="small")
+kinds = st.container(
+    key="kinds",
+    horizontal=True,
+    vertical_alignment="center",
+    gap="small",
+)
 # On a phone the columns stand one below the other: the passage first.
 with st.container(key="compared"):
     reading, listing = st.columns([3, 2], gap="large")
@@ -68,7 +78,7 @@ with verdict:
     if blind:
         compare_views.show_question(backend, run, pair, about)
     else:
-        compare_views.show_verdict(backend, found, pair, cost, about)
+        compare_views.show_verdict(backend, results, pair, cost, about)
 with searching:
     searched = compare_views.search_passages(pair, passages)
 if blind:
@@ -87,7 +97,7 @@ else:
     positions = pair.of_kind(matching, kind, only_different)
     shown = Shown(pair, pair.ordered(positions, kind, order), kind)
     with taking:
-        compare_views.offer_files(backend, found, passages, shown)
+        compare_views.offer_files(backend, results, passages, shown)
 with reading:
     place = compare_views.current_passage(shown)
 if place is not None:

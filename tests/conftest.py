@@ -17,7 +17,12 @@ from hypothesis import settings
 
 from sparsedash.storage.store import Store
 
-settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    database=None,
+)
 settings.load_profile("repeatable")
 
 

@@ -28,9 +28,9 @@ def eventually(condition: Callable[[], object], within_s: float = DEADLINE_S) ->
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as result:
+        result.bind(("127.0.0.1", 0))
+        return result.getsockname()[1]
 
 
 class Certificates:
@@ -106,28 +106,28 @@ class DaskHouse:
             "--local-directory",
             str(self.folder / "dask"),
         ]
-        own = {
+        environment = {
             "SPARSEDASH_DATA_DIR": str(self.data_of(name)),
             "SPARSEDASH_SCHEDULER": "",
             **environment,
         }
         command = ["-m", "distributed.cli.dask_worker", self.address, *options]
-        self.workers[name] = self._start(name, command, **own)
+        self.workers[name] = self._start(name, command, **environment)
 
     def data_of(self, name: str) -> Path:
         return self.folder / f"data-of-{name}"
 
     def children_of(self, name: str) -> list[psutil.Process]:
         """Workers of SparseDash that this Dask worker started, whether or not it lives."""
-        found = []
+        result = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 words = process.cmdline()
                 if "--bound" in words and any(
                     word.startswith(str(self.data_of(name))) for word in words
                 ):
-                    found.append(process)
-        return found
+                    result.append(process)
+        return result
 
     def kill_worker(self, name: str) -> None:
         process = self.workers.pop(name)

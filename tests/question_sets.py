@@ -1,6 +1,7 @@
 """Small question sets, and the files that hold them."""
 
 import json
+from itertools import count
 
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, ScoredChoice
 
@@ -20,29 +21,41 @@ def scored(*log_likelihoods, i=0, right=True):
     choices = tuple(
         ScoredChoice(text=f"choice {k}", log_likelihood=ll) for k, ll in enumerate(log_likelihoods)
     )
-    return question(i, right, choices=choices, chosen=log_likelihoods.index(max(log_likelihoods)))
+    return question(
+        i,
+        right,
+        choices=choices,
+        chosen=log_likelihoods.index(max(log_likelihoods)),
+    )
 
 
 def rolled(i, log_likelihood, n_words=10):
-    return question(i, None, log_likelihood=log_likelihood, n_bytes=6 * n_words, n_words=n_words)
+    return question(
+        i,
+        None,
+        log_likelihood=log_likelihood,
+        n_bytes=6 * n_words,
+        n_words=n_words,
+    )
 
 
 def answered(*questions, task="sums", measure="exact_match", **values):
-    return QuestionSet(model="m", task=task, measure=measure, questions=questions, **values)
+    return QuestionSet(
+        model="m",
+        task=task,
+        measure=measure,
+        questions=questions,
+        **values,
+    )
 
 
 def verdicts(both=0, broke=0, fixed=0, wrong=0, task="sums"):
     """Two sets with these counts of answers that stayed right, broke, were fixed and stayed
     wrong.
     """
-    rights = (
-        [(True, True)] * both
-        + [(True, False)] * broke
-        + [(False, True)] * fixed
-        + [(False, False)] * wrong
-    )
-    sides = ([question(i, pair[side]) for i, pair in enumerate(rights)] for side in (0, 1))
-    return tuple(answered(*side, task=task) for side in sides)
+    dense = [True] * (both + broke) + [False] * (fixed + wrong)
+    sparse = [True] * both + [False] * broke + [True] * fixed + [False] * wrong
+    return tuple(answered(*map(question, count(), rights), task=task) for rights in (dense, sparse))
 
 
 CHOICE = {
@@ -89,7 +102,6 @@ def samples(folder, *lines, task="colours", date="2026-01-02T03-04-05.6"):
     """A file of these lines as the harness names it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"samples_{task}_{date}.jsonl"
-    file.write_text(
-        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
-    )
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    file.write_text("\n".join([*texts, ""]))
     return file

@@ -163,12 +163,12 @@ def imports_of(path: Path) -> list[str]:
 @cache
 def imported_modules(path: Path) -> set[str]:
     """The project's own modules that a file imports, by the names of `module_of`."""
-    found = set()
+    result = set()
     for name in imports_of(path):
-        own = name.removeprefix("sparsedash.")
-        if own != name or name.partition(".")[0] in ("pages", "app"):
-            found |= {module for module in (own, own.rpartition(".")[0]) if module in MODULES}
-    return found - {""}
+        module = name.removeprefix("sparsedash.")
+        if module != name or name.partition(".")[0] in ("pages", "app"):
+            result |= {module, module.rpartition(".")[0]} & set(MODULES)
+    return result - {""}
 
 
 def named(path: Path) -> str:
@@ -176,14 +176,10 @@ def named(path: Path) -> str:
 
 
 def test_the_tables_speak_of_what_is_there_and_are_short():
-    assert {name for allowed in ALLOWED.values() for name in allowed} <= set(ALLOWED)
+    assert set().union(*ALLOWED.values()) <= set(ALLOWED)
     assert len(ALLOWED) <= 28
-    doors = {name for names in DOORS.values() for name in names}
-    assert {
-        name
-        for name in {*ALLOWED, *doors}
-        if not any(is_within(module, name) for module in MODULES)
-    } == set()
+    for name in set(ALLOWED).union(*DOORS.values()):
+        assert any(is_within(module, name) for module in MODULES), name
 
 
 def test_neither_packages_nor_files_import_each_other_in_a_circle():
@@ -205,17 +201,14 @@ def test_four_modules_lie_directly_in_the_package_and_every_file_name_occurs_onc
 
 
 def test_every_public_name_has_one_home():
-    homes = Counter(
-        node.name
-        for path in FILES
-        # What it offers has the engine's own words.
-        if path.name != "api.py"
-        for node in tree_of(path).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        and not node.name.startswith("_")
-        and node.name != "main"
-    )
-    assert {name for name, n in homes.items() if n > 1} == set()
+    homes = {"main": None}
+    for path in FILES:
+        # What api offers has the engine's own words.
+        for node in tree_of(path).body if path.name != "api.py" else ():
+            is_definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            if is_definition and not node.name.startswith("_") and node.name != "main":
+                assert node.name not in homes, (homes[node.name], path)
+                homes[node.name] = path
 
 
 def page_of(module: str) -> str | None:
@@ -254,7 +247,7 @@ def test_every_library_comes_in_by_its_own_door():
 
 
 def test_the_front_and_a_worker_without_a_job_leave_the_heavy_libraries_alone_and_the_front_knows_no_engine():
-    assert {name for group in FRONT for name in ALLOWED[group]} <= FRONT
+    assert set().union(*map(ALLOWED.get, FRONT)) <= FRONT
     # The pages themselves run only inside a session.
     light = FRONT - {"app", "pages"} | {"worker"}
     front = [module for module in MODULES if module == "" or group_of(module) in light]
@@ -283,16 +276,18 @@ def require_harmless(path):
     imported = set(imports_of(path)) - {"pickle.UnpicklingError"}
     assert not {name.partition(".")[0] for name in imported} & RUNS_CODE, named(path)
     for call in (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)):
-        given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        keywords = {word.arg: ast.unparse(word.value) for word in call.keywords}
         where = f"{named(path)}:{call.lineno}"
         called = ast.unparse(call.func)
-        assert given.get("trust_remote_code", "False") == "False", where
-        assert given.get("allow_pickle", "False") == "False", where
+        assert keywords.get("trust_remote_code", "False") == "False", where
+        assert keywords.get("allow_pickle", "False") == "False", where
         assert called not in ("eval", "exec"), where
-        assert called != "torch.load" or given.get("weights_only") == "True", where
-        assert called not in ("diskcache.Cache", "Cache") or given.get("disk") == "PlainDisk", where
+        assert called != "torch.load" or keywords.get("weights_only") == "True", where
+        assert called not in ("diskcache.Cache", "Cache") or keywords.get("disk") == "PlainDisk", (
+            where
+        )
         if called.endswith((".from_pretrained", ".from_config")):
-            assert given.keys() & {"trust_remote_code", None}, where
+            assert keywords.keys() & {"trust_remote_code", None}, where
 
 
 ADDRESS = re.compile(
@@ -307,12 +302,10 @@ NEVER_ASKED = {
 def test_no_module_names_a_host_other_than_this_machine():
     """What is fetched, the hub's own client fetches, from where its user has told it to."""
     for path in FILES:
-        texts = [
-            n.value
-            for n in ast.walk(tree_of(path))
-            if isinstance(n, ast.Constant) and isinstance(n.value, str)
-        ]
-        hosts = {a or b for text in texts for a, b in ADDRESS.findall(text)}
+        hosts = set()
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                hosts |= {a or b for a, b in ADDRESS.findall(node.value)}
         assert hosts <= LOOPBACK | NEVER_ASKED.get(named(path), set()), path
 
 

@@ -39,10 +39,25 @@ def wheel(tmp_path_factory):
     copytree(
         ROOT,
         folder / "tree",
-        ignore=ignore_patterns(".*", "__pycache__", "docs", "build", "*.egg-info"),
+        ignore=ignore_patterns(
+            ".*",
+            "__pycache__",
+            "docs",
+            "build",
+            "*.egg-info",
+        ),
     )
     offline = ("--no-index", "--no-deps", "--no-build-isolation", "--check-build-dependencies")
-    done = run("-m", "pip", "wheel", *offline, "--wheel-dir", str(folder), ".", cwd=folder / "tree")
+    done = run(
+        "-m",
+        "pip",
+        "wheel",
+        *offline,
+        "--wheel-dir",
+        str(folder),
+        ".",
+        cwd=folder / "tree",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = folder.glob("*.whl")
     with zipfile.ZipFile(file) as opened:
@@ -64,8 +79,8 @@ def requirements(part: str) -> list[Requirement]:
 
 
 def files_in(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return {str(path.relative_to(folder)) for path in found}
+    result = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {str(path.relative_to(folder)) for path in result}
 
 
 def test_the_wheel_holds_the_package_with_every_data_file_and_nothing_else(wheel):

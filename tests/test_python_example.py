@@ -26,7 +26,13 @@ def test_it_prunes_compares_and_exports(model_folder, tmp_path):  # noqa: F811
     lines = tmp_path / "lines"
     out = tmp_path / "out"
     lines.write_text("\n".join(passages(120)), encoding="utf-8")
-    said = re.fullmatch(
-        SAID, forked("examples.prune_from_python", str(model_folder), str(lines), str(out))
+    match = re.fullmatch(
+        SAID,
+        forked(
+            "examples.prune_from_python",
+            str(model_folder),
+            str(lines),
+            str(out),
+        ),
     )
-    assert said and Path(said["folder"]) == out and (out / "model.safetensors").is_file()
+    assert match and Path(match["folder"]) == out and (out / "model.safetensors").is_file()

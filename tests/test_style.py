@@ -11,16 +11,16 @@ ROOT = Path(__file__).parents[1]
 PLACES = {"product": ("sparsedash", "pages", "app.py"), "tests": ("tests",)}
 CEILINGS = {
     "product": {
-        "nested comprehensions": 235,
-        "several assignments in one line": 700,
-        "choices inside f-strings": 60,
-        "empty names": 1_280,
+        "nested comprehensions": 113,
+        "several assignments in one line": 112,
+        "choices inside f-strings": 12,
+        "empty names": 202,
     },
     "tests": {
-        "nested comprehensions": 126,
-        "several assignments in one line": 350,
-        "choices inside f-strings": 4,
-        "empty names": 1_080,
+        "nested comprehensions": 75,
+        "several assignments in one line": 48,
+        "choices inside f-strings": 0,
+        "empty names": 435,
     },
 }
 """To be lowered whenever a figure falls."""

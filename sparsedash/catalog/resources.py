@@ -288,13 +288,13 @@ def run_disk(
             # Between two blocks calibration text is put aside, beside what a kill would leave of
             # it.
             kept += streams
-        held = sorted(
+        changed_bytes = sorted(
             _out_bytes(shape, spec) * itemsize // 4
             if spec.pruning.takes_channels
             else n_masked_weights(shape, spec.pruning) * itemsize
             for spec in settings.points
         )
-        passing.append(sum(models[-n_together:]) + sum(held[-n_together:]) + kept)
+        passing.append(sum(models[-n_together:]) + sum(changed_bytes[-n_together:]) + kept)
     return RunDisk(stays_bytes=stays, passing_bytes=max(passing) if settings.points else 0)
 
 
@@ -319,8 +319,8 @@ def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> 
 
 def _out_bytes(shape: ModelShape, spec: SparseSpec) -> int:
     """Of all out-projections in float32, with as many channels as are left."""
-    left = 1 - channel_share(shape, spec.pruning, spec.permille)
-    return round(4 * shape.hidden * sum(shape.widths) * left)
+    kept = 1 - channel_share(shape, spec.pruning, spec.permille)
+    return round(4 * shape.hidden * sum(shape.widths) * kept)
 
 
 def n_masked_weights(shape: ModelShape, method: MethodSettings) -> int:

@@ -109,7 +109,7 @@ class Backend:
         self._speed = MachineSpeed(self._store, self._works_here)
         self._hub = HubReach()
         self._all_uploads = Uploads(self.data_dir)
-        self._give_to(LOCAL, None)
+        self._set_user(LOCAL, None)
         if self._cluster is not None:
             # Before a worker of this machine takes a run that waits for the cluster.
             self._cluster.start()
@@ -121,10 +121,10 @@ class Backend:
     def seen_by(self, user: str, rules: Serving) -> "Backend":
         """The same backend with the rights of one user of a server, see `Access`."""
         backend = copy(self)
-        backend._give_to(user, rules)
+        backend._set_user(user, rules)
         return backend
 
-    def _give_to(self, user: str, rules: Serving | None) -> None:
+    def _set_user(self, user: str, rules: Serving | None) -> None:
         store = self._store
         table = self._table
         access = Access(table.owners, self._results, user, rules)
@@ -300,7 +300,7 @@ class Backend:
         return run_file(run, self._store)
 
     def open_run(self, data: bytes) -> Run:
-        """Keep the run of such a file and return it; a run that is here already stays as it is.
+        """Store the run of such a file and return it; a stored run is not replaced.
 
         For administrators: made-up results would be everybody's. Raises StoreError for another or a
         changed file.
@@ -355,14 +355,14 @@ class Backend:
     def reach(self) -> Reach:
         """What the user can ask for."""
         return Reach(
-            lacks=self.lacks_text, n_passages=self._passages_there, problems=self._request_problems
+            lacks=self.lacks_text, n_passages=self._count_passages, problems=self._request_problems
         )
 
-    def _passages_there(self, reference: str) -> int | None:
-        """As `passages_there`; 0 of what the user may not read."""
+    def _count_passages(self, reference: str) -> int | None:
+        """As `count_passages`; 0 of what the user may not read."""
         if self._access.reference_problem("evaluation text", reference):
             return 0
-        return run_checks.passages_there(reference, self.data_dir)
+        return run_checks.count_passages(reference, self.data_dir)
 
     def _refusals(self, settings: RunSettings) -> tuple[str, ...]:
         """What the user may not use of what a run names."""
@@ -370,7 +370,7 @@ class Backend:
         return *references, *self._access.tasks_problems(settings.evaluation.tasks)
 
     def _request_problems(self, request: RunSettings | FindSettings) -> tuple[str, ...]:
-        """Why a run or a search cannot start, as far as that shows at once."""
+        """Why a run or a search cannot start, without estimates."""
         settings = planned_run(request)
         return self._refusals(settings) or run_checks.run_problems(
             request, self.data_dir, self._shape(settings)

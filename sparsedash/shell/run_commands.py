@@ -29,7 +29,7 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.model_lookup import named_model
-from sparsedash.service.run_checks import Reach, lacks_text, passages_there, run_problems
+from sparsedash.service.run_checks import Reach, count_passages, lacks_text, run_problems
 from sparsedash.service.stored_results import ResultCache
 from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
@@ -142,7 +142,7 @@ def task_lines(results: RunResults) -> Iterator[str]:
 
 
 def complete_run(settings: RunSettings, store: Store, quiet: bool = False) -> Run:
-    """The run, computed as far as it is not stored."""
+    """The run; stored parts are not computed again."""
     settings = pinned(settings, store, HubReach(), with_token=True)
     with terminal.ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.run import pipeline
@@ -173,7 +173,7 @@ def stored_run_document(
     records = [_still_stored(store.get(Record, model.record.key)) for model in results.models]
     reach = Reach(
         lacks=partial(lacks_text, store=store, hub=HubReach()),
-        n_passages=partial(passages_there, data_dir=store.folder),
+        n_passages=partial(count_passages, data_dir=store.folder),
         problems=partial(run_problems, data_dir=store.folder, shape=_shape(run.settings, store)),
     )
     document = run_document(results, records[0], records[1:], next_step(results, reach))

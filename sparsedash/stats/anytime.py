@@ -31,8 +31,8 @@ from math import exp, lgamma, log
 import numpy as np
 
 from sparsedash.schema.records import Decision
+from sparsedash.schema.tolerance_settings import ALPHA
 
-ALPHA = 0.05
 MARGIN = 0.02
 """A difference whose whole interval is closer to zero than this, 2 points, is called close."""
 

@@ -33,7 +33,13 @@ def moments(values: Sequence[float]) -> Moments:
     # Products, which end at infinity where powers raise.
     squares = sum((value - mean) * (value - mean) for value in values)
     deviation = sqrt(squares / max(1, n - 1)) if isfinite(squares) else inf
-    return Moments(n=n, mean=mean, deviation=deviation, lowest=min(values), highest=max(values))
+    return Moments(
+        n=n,
+        mean=mean,
+        deviation=deviation,
+        lowest=min(values),
+        highest=max(values),
+    )
 
 
 def mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
@@ -77,7 +83,12 @@ def _ends(of: Moments, radius: Callable[[Moments], float]) -> tuple[float, float
         n = of.n + 1
         away = value - of.mean
         squares = (of.n - 1) * of.deviation**2 + away * away * of.n / n
-        return replace(of, n=n, mean=of.mean + away / n, deviation=sqrt(squares / of.n))
+        return replace(
+            of,
+            n=n,
+            mean=of.mean + away / n,
+            deviation=sqrt(squares / of.n),
+        )
 
     below = with_one_more(of.lowest)
     above = with_one_more(of.highest)
@@ -149,7 +160,11 @@ def speed_ratio(before_s: Sequence[float], after_s: Sequence[float]) -> SpeedRat
     winsorised = [trimmed[0]] * cut + trimmed + [trimmed[-1]] * cut
     error = stdev(winsorised) * sqrt((n - 1) / (len(trimmed) * (len(trimmed) - 1)))
     radius = student_quantile((1 + _SPEED_LEVEL) / 2, len(trimmed) - 1) * error
-    return SpeedRatio(value=exp(mean), low=exp(mean - radius), high=exp(mean + radius))
+    return SpeedRatio(
+        value=exp(mean),
+        low=exp(mean - radius),
+        high=exp(mean + radius),
+    )
 
 
 def is_narrow(ratio: SpeedRatio, within: float) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import log10
 
 from sparsedash.schema.records import Record
-from sparsedash.stats.anytime import ALPHA, bisect_boundary
+from sparsedash.schema.tolerance_settings import ALPHA
+from sparsedash.stats.anytime import bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import holm, shared_outcomes
 from sparsedash.stats.tolerance import FEWEST_PASSAGES

@@ -14,8 +14,7 @@ from math import log
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
-from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.stats.anytime import ALPHA
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, passages_to_judge
 
 WEIGHT_STEPS = tuple(range(10, MAX_SPARSITY_PERMILLE + 1, 10))
@@ -70,7 +69,12 @@ def passages_to_search(tolerance: Tolerance, spread: float = SPREAD_NATS) -> int
     for its two measures.
     """
     return (
-        passages_to_judge(log(tolerance.ratio) / 2, tolerance.ratio, TRIAL_ALPHA / 2, spread)
+        passages_to_judge(
+            log(tolerance.ratio) / 2,
+            tolerance.ratio,
+            TRIAL_ALPHA / 2,
+            spread,
+        )
         or FEWEST_PASSAGES
     )
 

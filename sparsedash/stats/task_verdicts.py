@@ -16,8 +16,7 @@ from typing import Literal, NamedTuple
 
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
 from sparsedash.schema.records import Run
-from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
-from sparsedash.stats.anytime import ALPHA
+from sparsedash.schema.tolerance_settings import ALPHA, LossMeasure, Tolerance
 from sparsedash.stats.mean_intervals import Moments, mean_interval, moments
 from sparsedash.stats.races import mean_p_value
 from sparsedash.stats.significance import holm, mcnemar, wilson_interval
@@ -115,14 +114,14 @@ def judge_tasks(
     adjusted = dict(zip(judged, p_values, strict=True))
     results = []
     for i, pair in enumerate(pairs):
-        dense, other = zip(*pair.questions, strict=True)
+        dense, answers = zip(*pair.questions, strict=True)
         result = TaskResult(
             pair=pair,
             dense=task_score(dense),
-            other=task_score(other),
+            other=task_score(answers),
             broke=measured[i].broke,
             fixed=measured[i].fixed,
-            moved=sum(map(_moved, dense, other)),
+            moved=sum(map(_moved, dense, answers)),
             p_value=adjusted.get(i),
             divergence=_divergence(pair),
             loss=losses[i],

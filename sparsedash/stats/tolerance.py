@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from sparsedash.schema.find_settings import TrialVerdict
 from sparsedash.schema.records import Outcome, Record
-from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
-from sparsedash.stats.anytime import ALPHA, anytime_interval, bisect_boundary
+from sparsedash.schema.tolerance_settings import ALPHA, LossMeasure, Tolerance
+from sparsedash.stats.anytime import anytime_interval, bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes
 
@@ -185,7 +185,14 @@ def judge_all(
     Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
     together = [model for model in models if model.alpha is None]
-    judged = iter(_judge_by_holm(together, ALPHA, tolerance, max(0, n_compared - len(models))))
+    judged = iter(
+        _judge_by_holm(
+            together,
+            ALPHA,
+            tolerance,
+            max(0, n_compared - len(models)),
+        )
+    )
     return [
         next(judged) if model.alpha is None else _judge_by_holm([model], model.alpha, tolerance)[0]
         for model in models
@@ -265,7 +272,14 @@ def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Toleranc
         _, fixed = _estimate(replace(model, anytime=False), measure, alpha)
         # Where all passages lost the same it has no width.
         wider = (high - low) / (fixed[1] - fixed[0]) if fixed[0] < fixed[1] else 1.0
-    return loss_of(measure, estimate, (low, high), alpha, tolerance.most(measure), wider=wider)
+    return loss_of(
+        measure,
+        estimate,
+        (low, high),
+        alpha,
+        tolerance.most(measure),
+        wider=wider,
+    )
 
 
 def _estimate(
@@ -286,7 +300,13 @@ def flip_moments(broke: int, fixed: int, n: int) -> Moments:
     spread = sqrt(max(0.0, (broke + fixed) / n - value**2))
     lowest = -1.0 if fixed else 0.0
     highest = 1.0 if broke else 0.0
-    return Moments(n=n, mean=value, deviation=spread, lowest=lowest, highest=highest)
+    return Moments(
+        n=n,
+        mean=value,
+        deviation=spread,
+        lowest=lowest,
+        highest=highest,
+    )
 
 
 def loss_of(
@@ -317,7 +337,14 @@ def loss_of(
         level=1 - alpha,
         most=most,
         verdict=verdict,
-        needed=_passages_to_decide(of, most, alpha, wider) if verdict == "undecided" else None,
+        needed=_passages_to_decide(
+            of,
+            most,
+            alpha,
+            wider,
+        )
+        if verdict == "undecided"
+        else None,
     )
 
 

@@ -125,7 +125,16 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         """
         try:
             is_plain = mode in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY) and not read
-            data = super().fetch(mode, filename, value, read) if is_plain else None
+            data = (
+                super().fetch(
+                    mode,
+                    filename,
+                    value,
+                    read,
+                )
+                if is_plain
+                else None
+            )
         except (FileNotFoundError, TypeError, ValueError) as error:
             raise DamagedEntry("The file of an entry is gone.") from error
         if type(data) is not bytes:
@@ -138,7 +147,13 @@ def open_cache(folder: Path, policy: str, patience_s: float) -> Any:
     path = folder / "cache.db"
 
     def try_to_write() -> None:
-        with closing(sqlite3.connect(path, timeout=_TRY_S, isolation_level=None)) as db:
+        with closing(
+            sqlite3.connect(
+                path,
+                timeout=_TRY_S,
+                isolation_level=None,
+            )
+        ) as db:
             db.execute("BEGIN IMMEDIATE")
 
     # diskcache and SQLite would close both to a group that shares the data folder; more files of it
@@ -149,7 +164,12 @@ def open_cache(folder: Path, policy: str, patience_s: float) -> Any:
     # diskcache itself waits a minute for a locked file.
     patiently(try_to_write, patience_s)
     settings = {**_SETTINGS, "size_limit": 2**62, "eviction_policy": policy}
-    return diskcache.Cache(str(folder), disk=PlainDisk, timeout=_TRY_S, **settings)
+    return diskcache.Cache(
+        str(folder),
+        disk=PlainDisk,
+        timeout=_TRY_S,
+        **settings,
+    )
 
 
 def sweep_orphans(cache: Any) -> None:

@@ -221,7 +221,12 @@ def delete_folder(folder: Path) -> None:
     Raises OSError.
     """
     with suppress(FileNotFoundError):
-        gone = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=folder.parent))
+        gone = Path(
+            tempfile.mkdtemp(
+                prefix=UNFINISHED_EXPORT,
+                dir=folder.parent,
+            )
+        )
         try:
             folder.rename(gone / "deleted")
         finally:

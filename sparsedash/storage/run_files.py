@@ -85,7 +85,11 @@ def read_run_file(data: bytes) -> RunFile:
     run = contents.run
     if run is None or not contents.is_complete(run):
         raise StoreError("This file is not one complete run.", _ADVICE)
-    return RunFile(run=run, has_search=run.key in contents.searches, packed=packed)
+    return RunFile(
+        run=run,
+        has_search=run.key in contents.searches,
+        packed=packed,
+    )
 
 
 class _RecordSummary(NamedTuple):

@@ -152,7 +152,13 @@ def _read_file(name: str, file: Path) -> QuestionSet:
     else:
         read = partial(_line_answer, delimiter=declared.delimiter)
         answers = _checked(_lines(file), file.name, "Line", read)
-    return _question_set(answers, file.name, _model_folder(file).name, name, declared)
+    return _question_set(
+        answers,
+        file.name,
+        _model_folder(file).name,
+        name,
+        declared,
+    )
 
 
 def samples_set(
@@ -169,9 +175,19 @@ def samples_set(
     are any.
     """
     declared = _declared(results, task)
-    read = partial(_sample_answer, delimiter=declared.delimiter, doc_to_choice=doc_to_choice)
+    read = partial(
+        _sample_answer,
+        delimiter=declared.delimiter,
+        doc_to_choice=doc_to_choice,
+    )
     answers = _checked(samples, f"the samples of {task}", "Number", read)
-    return _question_set(answers, f"The list of samples of {task}", model, task, declared)
+    return _question_set(
+        answers,
+        f"The list of samples of {task}",
+        model,
+        task,
+        declared,
+    )
 
 
 def _question_set(
@@ -491,7 +507,12 @@ def _lighteval(file: Path) -> Iterator[_Answer]:
             # One text of the header's size can stand in every row.
             batch_rows = max(1, min(_BATCH_ROWS, MAX_BYTES // _BATCH_SHARE // max([1, *sizes])))
             batches = table.iter_batches(batch_rows, columns=["doc", "metric", "model_response"])
-            yield from _checked(_rows(batches), file.name, "Row", _lighteval_answer)
+            yield from _checked(
+                _rows(batches),
+                file.name,
+                "Row",
+                _lighteval_answer,
+            )
     except (pyarrow.ArrowException, OSError) as error:
         raise CorpusError(f"{file.name} could not be read: {first_line(error)}.") from error
 

@@ -158,7 +158,12 @@ class Store:
     @property
     def artefact_left(self) -> int:
         """Bytes free without evicting an artefact that was used since this store was opened."""
-        ((used,),) = self._select("artefacts", USED_SINCE, f"{KEPT}%", self._opened_at)
+        ((used,),) = self._select(
+            "artefacts",
+            USED_SINCE,
+            f"{KEPT}%",
+            self._opened_at,
+        )
         return max(0, self.artefact_room - int(used))
 
     def allow_artefacts(self, n_bytes: int) -> None:

@@ -289,7 +289,13 @@ def _parquet_count(path: Path, start: int | None, stop: int | None, _stamp: str)
     """
     bounds = ("" if bound is None else str(bound) for bound in (start, stop))
     too_much = f"takes more than {_TRIAL_S} s or {_TRIAL_BYTES / 1e9:.0f} GB to read"
-    answer = trial_problem(__name__, str(path), *bounds, seconds=_TRIAL_S, too_much=too_much)
+    answer = trial_problem(
+        __name__,
+        str(path),
+        *bounds,
+        seconds=_TRIAL_S,
+        too_much=too_much,
+    )
     try:
         return msgspec.json.decode(answer, type=TextCount)
     except msgspec.MsgspecError:

@@ -236,7 +236,14 @@ class UserData:
     def keep_own_prompts(self, prompts: tuple[str, ...]) -> None:
         """Let later runs begin with these prompts."""
         key = self._own_prompts
-        self._store.put(key, OwnPrompts(key=key, prompts=prompts, owner=self._owner))
+        self._store.put(
+            key,
+            OwnPrompts(
+                key=key,
+                prompts=prompts,
+                owner=self._owner,
+            ),
+        )
 
     def choices(self, one: str, other: str) -> dict[str, str]:
         """The record chosen by passage or prompt, see pair_records.Choices, in either order."""
@@ -322,6 +329,10 @@ class UserData:
         def changed(kept: Prompts | None) -> Prompts:
             earlier = kept.asked if kept else ()
             tail = tuple(known for known in earlier if known.key() != prompt.key())
-            return Prompts(key=key, asked=(head + tail)[:MOST_PROMPTS], owner=self._owner)
+            return Prompts(
+                key=key,
+                asked=(head + tail)[:MOST_PROMPTS],
+                owner=self._owner,
+            )
 
         self._store.change(Prompts, key, changed)

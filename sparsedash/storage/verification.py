@@ -69,7 +69,15 @@ def verify(store: Store, on_step: OnStep) -> Verification:
         n_bytes = 0
         with suppress(OSError):
             n_bytes = file.stat().st_size
-        todo.append(_Check(kind, name, n_bytes, partial(_file_fault, file, digest, folder), entry))
+        todo.append(
+            _Check(
+                kind,
+                name,
+                n_bytes,
+                partial(_file_fault, file, digest, folder),
+                entry,
+            )
+        )
     total = sum(check.n_bytes for check in todo)
     done = 0
     damaged = []
@@ -80,7 +88,13 @@ def verify(store: Store, on_step: OnStep) -> Verification:
         nonlocal done
         done += n_bytes
         on_step(
-            Step("verify", done // 10**6, max(1, total // 10**6), unit="megabytes", message=message)
+            Step(
+                "verify",
+                done // 10**6,
+                max(1, total // 10**6),
+                unit="megabytes",
+                message=message,
+            )
         )
 
     for check in todo:
@@ -89,7 +103,14 @@ def verify(store: Store, on_step: OnStep) -> Verification:
         fault = check.look(read)
         n_checked[check.kind] += 1
         if fault:
-            damaged.append(Damage(kind=check.kind, name=check.name, what=fault, entry=check.entry))
+            damaged.append(
+                Damage(
+                    kind=check.kind,
+                    name=check.name,
+                    what=fault,
+                    entry=check.entry,
+                )
+            )
     return Verification(
         key=VerifySettings().key(),
         started_at=started_at,

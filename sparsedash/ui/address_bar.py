@@ -200,19 +200,18 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
     points = f"{allowed.points:g} {plural(allowed.points, 'point')}"
     text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {points}"
     row = field_rows(Tolerance)["points"]
-    judged = [result for result in results if result.loss and result.loss.measure == "accuracy"]
-    with st.popover(
-        text,
-        type="tertiary",
-        icon=":material/tune:",
-        key="tolerance",
-    ):
+    # One field a task, whatever number of models answered it.
+    judged = {
+        result.task: result.own_limit
+        for result in results
+        if result.loss and result.loss.measure == "accuracy"
+    }
+    with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
         tolerance_fields(allowed)
-        for result in judged:
-            label = f"{widget_label(result.task)}, points lost at most"
-            limit = result.own_limit or allowed.points
-            changed = partial(_with_task, allowed, result.task)
-            _limit_field(row, label, f"limit-{result.task}", limit, 0.5, changed)
+        for task, limit in judged.items():
+            label = f"{widget_label(task)}, points lost at most"
+            changed = partial(_with_task, allowed, task)
+            _limit_field(row, label, f"limit-{task}", limit or allowed.points, 0.5, changed)
         frame.note(rule)
 
 

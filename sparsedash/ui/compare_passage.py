@@ -84,7 +84,11 @@ def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
     them.
     """
     try:
-        request = ContinuationSettings(left=pair.left.key, right=pair.right.key, prompt=context)
+        request = ContinuationSettings(
+            left=pair.left.key,
+            right=pair.right.key,
+            prompt=context,
+        )
     except SettingsError as error:
         frame.note(f"This passage cannot be continued: {error.message}")
         return
@@ -135,7 +139,13 @@ def _show_written(
             frame.note(remark)
             submit = partial(backend.submit, request)
             key = f"again-{request.key()}"
-            frame.action_button("Write it again", submit, key=key, icon="refresh", kind="tertiary")
+            frame.action_button(
+                "Write it again",
+                submit,
+                key=key,
+                icon="refresh",
+                kind="tertiary",
+            )
 
 
 @frame.fragment(_POLL_S)
@@ -176,7 +186,12 @@ def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> No
     marked = [mark_divergence(first, text) for text in following]
     is_pair = pair.hidden or not others
     drawn_first = marked[0][0] if is_pair else escape(first)
-    _draw_texts(pair, others, [drawn_first, *(text for _, text in marked)], "sd-written")
+    _draw_texts(
+        pair,
+        others,
+        [drawn_first, *(text for _, text in marked)],
+        "sd-written",
+    )
     if is_pair and first == following[0]:
         frame.remark("Both texts are identical.")
         return
@@ -201,7 +216,11 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         for key, name in wording.record_names(run).items()
         if key not in (pair.left.key, pair.right.key)
     }
-    settings_of = partial(ContinuationSettings, left=pair.left.key, right=pair.right.key)
+    settings_of = partial(
+        ContinuationSettings,
+        left=pair.left.key,
+        right=pair.right.key,
+    )
     written = []
     for prompt in run.settings.prompts:
         others = tuple(names)[:MOST_OTHERS]
@@ -222,11 +241,24 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     )
     if names:
         about = "Off: only the two that are compared. These start first; each other one starts once it is rebuilt."
-        st.toggle(f"All {len(names) + 2} models of the run", value=True, key=_ALL, help=about)
+        st.toggle(
+            f"All {len(names) + 2} models of the run",
+            value=True,
+            key=_ALL,
+            help=about,
+        )
     with st.expander("More settings"):
         for column, (name, row) in zip(st.columns(3), _SETTINGS.items(), strict=True):
             label, low, high, usual, step, help_text = row
-            column.number_input(label, low, high, usual, step, key=f"own-{name}", help=help_text)
+            column.number_input(
+                label,
+                low,
+                high,
+                usual,
+                step,
+                key=f"own-{name}",
+                help=help_text,
+            )
 
     def submit() -> None:
         """Submit the prompt and put it at the head of the list. Raises SettingsError."""
@@ -240,7 +272,12 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
             backend.submit(request)
         backend.user_data.keep_prompt(request)
 
-    frame.action_button("Continue this prompt", submit, key="continue-own", icon="edit_note")
+    frame.action_button(
+        "Continue this prompt",
+        submit,
+        key="continue-own",
+        icon="edit_note",
+    )
     shown = {request.key() for request in written}
     prompts = backend.user_data.prompts(pair.left.key, pair.right.key)
     tried = [request for request in prompts if request.key() not in shown]
@@ -305,7 +342,12 @@ def show_passage(
         ("Previous", "chevron_left", shown.query(at - 1), "K"),
         ("Next", "chevron_right", shown.query(at + 1), "J"),
     ]
-    address_bar.draw_steps("step", steps, f"{at + 1:,} of {len(shown.positions):,}", "secondary")
+    address_bar.draw_steps(
+        "step",
+        steps,
+        f"{at + 1:,} of {len(shown.positions):,}",
+        "secondary",
+    )
     position = shown.positions[at]
     outcome = shown.pair.left.outcomes[position]
     subject = f"passage-{outcome.index}"
@@ -375,7 +417,15 @@ def _tokens_table(pair: Pair, outcomes: tuple[Outcome, Outcome], texts: Sequence
     caption = "The right word token by token, each given the ones before"
     head = ["Token", *pair.titles]
     firsts = list(map(token, texts))
-    return Table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem)
+    return Table(
+        "Tokens of the right word",
+        caption,
+        head,
+        rows,
+        firsts,
+        data,
+        pair.stem,
+    )
 
 
 def _answer(outcome: Outcome, hidden: bool) -> Html:
@@ -409,7 +459,11 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
     asks for it.
     """
     try:
-        request = DivergenceSettings(left=pair.left.key, right=pair.right.key, text=text)
+        request = DivergenceSettings(
+            left=pair.left.key,
+            right=pair.right.key,
+            text=text,
+        )
     except SettingsError as error:
         frame.note(f"This passage cannot be compared token by token: {error.message}")
         return
@@ -451,7 +505,14 @@ def _draw_strip(pair: Pair, divergence: Divergence) -> None:
                 attributes["role"] = "img"
                 attributes["aria_label"] = f"{place.text}: {tip}"
             css = f"sd-heat sd-heat-{bisect_right(LEVELS, place.nats)}"
-            spans.append(element("span", escape(place.text), css=css, **attributes))
+            spans.append(
+                element(
+                    "span",
+                    escape(place.text),
+                    css=css,
+                    **attributes,
+                )
+            )
     bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
     legend = [
         element("span", escape(words), css=f"sd-heat sd-heat-{step}")
@@ -485,7 +546,14 @@ def _draw_strip(pair: Pair, divergence: Divergence) -> None:
         data.append(numbers)
     with st.expander("The numbers as a table"):
         frame.show_table(
-            Table("Where the two models differ", caption, head, rows, data=data, of=pair.stem)
+            Table(
+                "Where the two models differ",
+                caption,
+                head,
+                rows,
+                data=data,
+                of=pair.stem,
+            )
         )
 
 
@@ -505,19 +573,24 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         names = ["Passage", "Right word", pair.left_name, pair.right_name, "Change"]
     heads = (element("span", escape(name)) for name in names)
     with st.container(key="rows" if kind else "rows-hidden", gap=None):
-        frame.show(element("div", *heads, css="sd-row-heads", aria_hidden="true"))
+        frame.show(
+            element(
+                "div",
+                *heads,
+                css="sd-row-heads",
+                aria_hidden="true",
+            )
+        )
         for i, position in enumerate(positions[first : first + ROWS]):
             number = f"{pair.left.outcomes[position].index + 1:,}"
-            if first + i == at:
-                # Marked in its words: a button of another type would be new, and lose the focus.
-                number = f"`▸ {number}`"
             cells = ""
             if kind:
                 cells = _cells(position, pair)
             elif passages:
                 cells = f"**{_short(passages.contexts[position])}**"
             st.button(
-                f"{number} {cells}",
+                # Marked in its words: a button of another type would be new, and lose the focus.
+                f"`▸ {number}` {cells}" if first + i == at else f"{number} {cells}",
                 f"row-{i}",
                 type="tertiary",
                 width="stretch",

@@ -73,7 +73,13 @@ def begin_choices() -> DeltaGenerator:
     with st.container(key="open-choices"):
         turn = partial(st.session_state.update, {_OPEN: not opened})
         about = "Run, models, search, order, files"
-        frame.action_button(text, turn, key="open-choices-button", icon=icon, help=about)
+        frame.action_button(
+            text,
+            turn,
+            key="open-choices-button",
+            icon=icon,
+            help=about,
+        )
     choices = st.container(key="choices")
     with choices:
         # Drawn either way: what follows would else move by one place, and be drawn anew.
@@ -221,7 +227,13 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
     about = "Show only passages that the two models answer with different words."
     stay = partial(address_bar.set_query, {"filter": chosen, "passage": ""})
     label = f"Only different words · {len(pair.differing(by_kind[chosen])):,}"
-    return chosen, st.toggle(label, key=OTHER_WORDS, bind=BOUND, on_change=stay, help=about)
+    return chosen, st.toggle(
+        label,
+        key=OTHER_WORDS,
+        bind=BOUND,
+        on_change=stay,
+        help=about,
+    )
 
 
 class ChangeFilter:
@@ -262,8 +274,20 @@ class ChangeFilter:
                 address_bar.set_query({CHANGE: address, **along})
 
         bounds = tuple(changes.high for changes in self.ranges[:-1])
-        chart = changes_chart(bounds, tuple(counts), tuple(words), self.chosen, frame.theme())
-        show_chart(chart, f"{self.stem}-changes", changes_words(counts, words), key, press)
+        chart = changes_chart(
+            bounds,
+            tuple(counts),
+            tuple(words),
+            self.chosen,
+            frame.theme(),
+        )
+        show_chart(
+            chart,
+            f"{self.stem}-changes",
+            changes_words(counts, words),
+            key,
+            press,
+        )
         options = {"": f"Any change · {len(positions):,}"}
         for changes, n in zip(self.ranges, counts, strict=True):
             options[changes.address] = f"{changes.words.capitalize()} · {n:,}"
@@ -412,14 +436,23 @@ def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Pair:
         return pair
     # Drawn for the session and kept on the server: nothing in the page or its address shows it.
     drawn = f"drawn-order-{pair.left.key}-{pair.right.key}-{subject}"
-    return replace(pair, hidden=True, turned=state.setdefault(drawn, secrets.randbelow(2) == 1))
+    return replace(
+        pair,
+        hidden=True,
+        turned=state.setdefault(drawn, secrets.randbelow(2) == 1),
+    )
 
 
 def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
     """Draw the three buttons while the sides are hidden; else the choice and its undoing, or why
     there is none.
     """
-    choices = partial(backend.user_data.choose, pair.left.key, pair.right.key, subject)
+    choices = partial(
+        backend.user_data.choose,
+        pair.left.key,
+        pair.right.key,
+        subject,
+    )
     if pair.hidden:
         first, second = pair.shown(pair.left.key, pair.right.key)
         with st.container(horizontal=True, key=f"judge-{subject}"):
@@ -460,7 +493,7 @@ def tally(pair: Pair, chosen: Sequence[str]) -> str:
     ahead = names[wins.index(count)]
     # Read after every choice, so it must hold at every look.
     low, high = ((1 + end) / 2 for end in anytime_interval(total - count, count, total))
-    interval = f"95 % interval {wording.percent(low, 0)} to {wording.percent(high, 0)}"
+    interval = f"{wording.LEVEL} interval {wording.percent(low, 0)} to {wording.percent(high, 0)}"
     shown = f"{ahead} is preferred" if low > 0.5 else "no preference shown"
     return f"{counts} Of the decided ones, {ahead} won {wording.percent(count / total, 0)} ({interval}): {shown}."
 
@@ -469,7 +502,12 @@ def show_breaking(pair: Pair, passages: Passages) -> None:
     """Draw groups of passages with their losses, computed once they are opened; the address keeps
     whether they are.
     """
-    box = st.expander("Which passages break?", key="groups", on_change="rerun", bind=BOUND)
+    box = st.expander(
+        "Which passages break?",
+        key="groups",
+        on_change="rerun",
+        bind=BOUND,
+    )
     if box.open:
         with box:
             table = group_losses(pair, passages)
@@ -493,18 +531,37 @@ def offer_files(
             sections.append(paragraph(tasks_sentence(pair.right_name, tasks.results)))
             sections += task_sections(tasks.results, found.tolerance)
         step = next_step(found, backend.reach)
-        return html_report(found, pair, passages, backend.newest_job(found.run.key), sections, step)
+        return html_report(
+            found,
+            pair,
+            passages,
+            backend.newest_job(found.run.key),
+            sections,
+            step,
+        )
 
     def offer(title: str, name: str, media_type: str, content: Callable[[], bytes]) -> None:
         file = f"{pair.stem}-{name}"
         label = widget_label(title)
-        frame.offer_file(label, content, file, media_type, key=f"take-{name}", width="stretch")
+        frame.offer_file(
+            label,
+            content,
+            file,
+            media_type,
+            key=f"take-{name}",
+            width="stretch",
+        )
 
     def offer_view(form: Literal["csv", "parquet"], title: str, media_type: str) -> None:
         name = "passages" if kind in (None, "all") else f"passages-{kind}"
         content = partial(record_pair.view_file, pair, positions, passages, form)
         shown = wording.quantity(len(positions), "passage")
-        offer(f"The {shown} shown, {title}", f"{name}.{form}", media_type, content)
+        offer(
+            f"The {shown} shown, {title}",
+            f"{name}.{form}",
+            media_type,
+            content,
+        )
 
     with st.popover("Download", icon=":material/download:"):
         offer("Report, one HTML file", "report.html", "text/html", report)

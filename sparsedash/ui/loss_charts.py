@@ -53,7 +53,7 @@ _THREADS = {
     **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)},
 }
 _CLICK = "Click a point to compare its answers with the dense model's."
-_BARS_95 = "Bars: 95 % intervals."
+_BARS_95 = f"Bars: {wording.LEVEL} intervals."
 _BARS = "Bars: confidence intervals behind the verdict."
 _SIGNS = f"✓ within, ✕ beyond, ? undecided, by this measure. {_BARS}"
 _NOT_JUDGED = f"Accuracy is not judged: too few answers are right. {_BARS_95}"
@@ -62,7 +62,7 @@ _CAPTIONS: dict[Measure, str] = {
     "word perplexity": _SIGNS,
     "accuracy": _SIGNS,
     "flips": _BARS_95,
-    "share right": "Bars and blue band: 95 % intervals of each model by itself.",
+    "share right": f"Bars and blue band: {wording.LEVEL} intervals of each model by itself.",
     "tasks": f"A line for each task that is judged. {_SIGNS.replace(', by this measure', '')}",
 }
 _HELP: dict[Measure, str] = {
@@ -74,7 +74,6 @@ _HELP: dict[Measure, str] = {
     "tasks": f"−2 means two fewer right answers in a hundred, of the same questions. {_BAND} It is not drawn if "
     "tasks have different limits. Documents are left out: their loss is one of perplexity.",
 }
-_SHIFTED = "Overlapping points are shifted sideways."
 _PAIRED = (
     "Methods whose bars overlap may still differ: their paired difference stands under the chart."
 )
@@ -83,8 +82,8 @@ _FRONT = "Line: Pareto front."
 _BEATEN = "Pareto front: no other model is better on both axes."
 _EXACT = "Computed exactly from the widths of the layers."
 _MEASURED = (
-    "Bars of speed: 95 % intervals. Measured on the machine named below: both models in one process, in random order, "
-    "one passage at a time."
+    f"Bars of speed: {wording.LEVEL} intervals. Measured on the machine named below: both models in one process, "
+    "in random order, one passage at a time."
 )
 
 
@@ -105,8 +104,6 @@ def show_tradeoff_chart(
     caption = [_CAPTIONS[measure]]
     if measure == "accuracy" and measure not in tradeoff.allowed:
         caption = [_NOT_JUDGED]
-    if len(tradeoff.lines) > 1:
-        caption.append(_SHIFTED)
     if paired and _CAPTIONS[measure] == _SIGNS:
         caption.append(_PAIRED)
     more = [*hints, _HELP[measure], far_words(tradeoff, measure), hollow, _CLICK]
@@ -118,7 +115,12 @@ def show_caption(key: str, of: str, caption: Sequence[str], more: Sequence[str])
     """Draw the caption of a chart or table, and a "?" that opens the rest, a paragraph each. of:
     "chart: flips".
     """
-    with st.container(key=f"caption-{key}", horizontal=True, vertical_alignment="top", gap="small"):
+    with st.container(
+        key=f"caption-{key}",
+        horizontal=True,
+        vertical_alignment="top",
+        gap="small",
+    ):
         frame.remark(*caption)
         # The style sheet shows a "?" in place of the label.
         label = widget_label(f"How to read this {of}")
@@ -135,7 +137,12 @@ def open_comparison(address: Mapping[str, str] | None) -> None:
 def choose_highlight(labels: Collection[str]) -> None:
     """Draw the choice of the line that alone has a colour, where there are many of these."""
     if len(labels) > _FEW:
-        select(_HIGHLIGHT, "Highlight", {"": "All lines", **{label: label for label in labels}}, "")
+        select(
+            _HIGHLIGHT,
+            "Highlight",
+            {"": "All lines", **{label: label for label in labels}},
+            "",
+        )
 
 
 def choose_axis(labels: Collection[str], asked: Budget) -> tuple[GainName | None, Budget]:
@@ -146,7 +153,13 @@ def choose_axis(labels: Collection[str], asked: Budget) -> tuple[GainName | None
     """
     first, second, third = st.columns(3)
     with first:
-        chosen = select("against", "Plot loss against", _AXES, _SPARSITY, noun="axis")
+        chosen = select(
+            "against",
+            "Plot loss against",
+            _AXES,
+            _SPARSITY,
+            noun="axis",
+        )
     gain = next((name for name in get_args(GainName) if name == chosen), None)
     if gain:
         with second:
@@ -183,7 +196,14 @@ def show_gains(
         chart = gain_chart(tradeoff, gained, measure, frame.theme())
         alt = gain_words(tradeoff, gained, measure)
         file = file_name(wording.file_stem(found.run), measure, "against", name)
-        key = clicked_record(show_chart(chart, file, alt, f"gain-{name}-{measure}"))
+        key = clicked_record(
+            show_chart(
+                chart,
+                file,
+                alt,
+                f"gain-{name}-{measure}",
+            )
+        )
         bars = _BARS if measure in tradeoff.allowed else _BARS_95
         caption = _FRONT
         front = f"{_BEATEN} {bars}"
@@ -191,7 +211,12 @@ def show_gains(
             caption = _CAPTIONS[measure]
             front = ""
         more = [front, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
-        show_caption(f"gain-{name}", f"chart: {measure} against {name}", [caption], more)
+        show_caption(
+            f"gain-{name}",
+            f"chart: {measure} against {name}",
+            [caption],
+            more,
+        )
     for reason, models in omitted.items():
         frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {reason}.")
     untimed = omitted.get(deployment.UNTIMED)
@@ -209,7 +234,12 @@ def _choose_timing(backend: Backend, found: RunResults) -> deployment.TimingOf:
     named = backend.named_model(model)
     problem = llama_cpp_problem(model, named.family if named else None)
     with first:
-        runtime = select("runtime", "Timed in", {_TORCH: _TORCH} if problem else _RUNTIMES, _TORCH)
+        runtime = select(
+            "runtime",
+            "Timed in",
+            {_TORCH: _TORCH} if problem else _RUNTIMES,
+            _TORCH,
+        )
         if problem:
             frame.note(f"Not in llama.cpp: {problem}.")
     with second:
@@ -279,7 +309,9 @@ def show_kinds(record: Record, name: str, stem: str) -> None:
     if not estimates:
         return
     sentence = forgotten_sentence(record)
-    frame.remark(f"{name} on held-out text of each kind; bars: 95 % intervals. {sentence}".strip())
+    frame.remark(
+        f"{name} on held-out text of each kind; bars: {wording.LEVEL} intervals. {sentence}".strip()
+    )
     figure = kind_chart(estimates, frame.theme())
     show_chart(
         figure, file_name(stem, name, "forgotten"), kinds_words(estimates), "kinds", "ignore"

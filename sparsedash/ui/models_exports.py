@@ -141,8 +141,13 @@ def request_export(backend: Backend, results: RunResults) -> None:
     weights = possible_weights(form)
     with number_choice:
         usual = record.dtype if record.dtype in weights else "float32"
-        names = {str(name): str(name) for name in weights}
-        number_format = cast(Weights, address_bar.select("weights", "Numbers", names, usual))
+        number_format = st.selectbox(
+            "Numbers",
+            weights,
+            index=weights.index(cast(Weights, usual)),
+            key="export-weights",
+            bind=address_bar.BOUND,
+        )
     frame.remark(f"{wording.first_upper(FORMS[form])}.")
     if form in filled_up:
         frame.note("Saves nothing here: all blocks are padded to the dense width.")

@@ -182,7 +182,12 @@ def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None
         return
     frame.section("Tasks")
     names = {name: name for name in judged}
-    name = select(RIGHT, "Sparse model", names, usual if usual in names else next(iter(names)))
+    name = select(
+        RIGHT,
+        "Sparse model",
+        names,
+        usual if usual in names else next(iter(names)),
+    )
     results = judged[name].results
     frame.show(paragraph(f"{tasks_sentence(name, results)} {task_remarks(results)}".strip()))
     frame.remark(_RULE)
@@ -220,7 +225,12 @@ def show_files(backend: Backend, shown: Opened) -> None:
             else:
                 frame.note(text)
         if backend.administers and (shown.dense or shown.sparse):
-            st.button("Clear", key="answers-clear", type="tertiary", on_click=clear)
+            st.button(
+                "Clear",
+                key="answers-clear",
+                type="tertiary",
+                on_click=clear,
+            )
 
 
 def _keys(name: str) -> list[str]:

@@ -20,14 +20,18 @@ from tests.catalog.test_model_shape import SHAPE
 
 # Two blocks of 8 channels of 12 weights and 2 biases, 64 other weights in each, a head of 40, 20
 # more parameters.
-BIASED = replace(SHAPE, bias_per_channel=2, n_parameters=2 * (96 + 64 + 16) + 40 + 20)
+BIASED = replace(
+    SHAPE,
+    bias_per_channel=2,
+    n_parameters=2 * (96 + 64 + 16) + 40 + 20,
+)
 BY_WEIGHTS = MethodSettings(budget="weights", width_multiple=2)
 SINGLE = MethodSettings(pattern="1x1")
 
 
 def test_half_of_the_channels_is_another_share_of_every_budget():
-    found = reached(BIASED, (2, 6))
-    assert found == Reached(
+    prunings = reached(BIASED, (2, 6))
+    assert prunings == Reached(
         channels=8 / 16, weights=8 * 12 / 320, bytes=8 * 14 / 412, macs=8 * 12 / 360
     )
 

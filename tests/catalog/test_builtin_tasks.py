@@ -26,14 +26,14 @@ def test_the_questions_are_alike_on_every_machine():
 
 @pytest.mark.parametrize("task", BUILTIN_TASKS.values(), ids=BUILTIN_TASKS)
 def test_a_limit_takes_the_first_and_no_two_are_the_same(task):
-    asked = task.questions()
-    assert len({question.context for question in asked}) == len(asked) == task.n_questions
+    questions = task.questions()
+    assert len({question.context for question in questions}) == len(questions) == task.n_questions
     assert (
-        task.questions(5) == asked[:5]
+        task.questions(5) == questions[:5]
         and task.n_asked(5) == 5
         and task.identity(5) != task.identity(None)
     )
-    assert {question.part for question in asked[: len(task.parts)]} == set(task.parts)
+    assert {question.part for question in questions[: len(task.parts)]} == set(task.parts)
 
 
 def sums(text, _):
@@ -111,7 +111,8 @@ def named(text, answer):
     ((place, first, last),) = re.findall(
         r"the (\w+) of (\w+), \w+ and (\w+):", text.splitlines()[-1]
     )
-    assert answer == f" {first if place == 'first' else last}"
+    expected = first if place == "first" else last
+    assert answer == f" {expected}"
 
 
 CHECKS = {
@@ -145,7 +146,7 @@ def test_the_facts_are_facts():
     ]
     assert FACTS.issuperset(known) and len(FACTS) == 255
     # No question is asked twice with other examples.
-    asked = [
+    request = [
         question.context.splitlines()[-1] for question in BUILTIN_TASKS["builtin:facts"].questions()
     ]
-    assert len(set(asked)) == len(asked)
+    assert len(set(request)) == len(request)

@@ -19,8 +19,8 @@ from tests.ui import specimens
 def test_what_was_written_is_read_again_and_there_is_none_where_a_build_left_it_out(tmp_path):
     run, records = specimens.run()
     write_example([specimens.passages(), run, *records], tmp_path / "example" / "run.jsonl.gz")
-    found = choices._example_parts(tmp_path / "example" / "run.jsonl.gz")
-    assert (found[run.key], found[records[1].key]) == (run, records[1])
+    result = choices._example_parts(tmp_path / "example" / "run.jsonl.gz")
+    assert (result[run.key], result[records[1].key]) == (run, records[1])
     assert choices._example_parts(tmp_path / "nothing") == {}
     assert example_result(Run, run.key) is None, "only keys of the example"
 

@@ -40,8 +40,8 @@ def clear_caches():
 def test_tasks_groups_and_tags_are_found_however_they_are_written(folder):
     tops = harness_tasks.harness_tasks()
     sums = {"sums", "adding", "counting", "more_sums", "arithmetic", "digits"}
-    assert {name for name, found in tops.items() if found == {"sums"}} == sums
-    assert {name for name, found in tops.items() if found == {"words"}} == {
+    assert {name for name, names in tops.items() if names == {"sums"}} == sums
+    assert {name for name, names in tops.items() if names == {"words"}} == {
         "all_words",
         "verbs",
         "nouns_(general)",
@@ -65,11 +65,15 @@ def test_the_installed_package_is_not_imported_for_it():
         "import sys; from sparsedash.service.request_checks import unusable_tasks\n"
         "print(unusable_tasks(['piqa', 'piqaa']), 'lm_eval' in sys.modules, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    said = (
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+    )
+    text = (
         "lm-evaluation-harness has no task piqaa. Did you mean piqa? `lm_eval ls tasks` lists them."
     )
-    assert done.stdout.strip() == f"{said} False False"
+    assert done.stdout.strip() == f"{text} False False"
 
 
 @pytest.fixture

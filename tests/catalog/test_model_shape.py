@@ -30,8 +30,8 @@ def test_an_unknown_family_or_a_missing_size_is_refused(config):
 
 
 def test_the_weights_of_the_mlps_and_both_that_they_are_a_share_of_are_counted():
-    found = shipped_shape("opt-1.3b")
-    assert (found.n_mlp, found.n_matmul, found.n_parameters) == (
+    shape = shipped_shape("opt-1.3b")
+    assert (shape.n_mlp, shape.n_matmul, shape.n_parameters) == (
         24 * 8192 * 2 * 2048,
         1_310_916_608,
         1_315_758_080,

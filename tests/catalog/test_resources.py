@@ -51,29 +51,33 @@ OF_FILE = EvaluationSettings(corpus="file:/x.txt")
 
 
 def settings(*names, **changes):
-    calibration = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=64)
+    calibration = CalibrationSettings(
+        corpus=BUILTIN_TEXT,
+        n_samples=7,
+        length=64,
+    )
     methods = tuple(map(method_named, names)) or RunSettings().methods
-    made = RunSettings(
+    run_settings = RunSettings(
         methods=methods, calibration=calibration, evaluation=EvaluationSettings(n_passages=1)
     )
-    return replace(made, **changes)
+    return replace(run_settings, **changes)
 
 
 def test_without_a_backward_pass_it_is_the_text_on_its_way_and_the_widest_layers_moments_twice():
-    found = least_memory(SMALL, settings("wanda-channels", "flap"))
-    assert (found.beside_bytes, found.purpose) == (
+    memory = least_memory(SMALL, settings("wanda-channels", "flap"))
+    assert (memory.beside_bytes, memory.purpose) == (
         2 * 4 * 30 * 30 + N_TOKENS * 10 * 4,
         "calibration",
     )
-    assert found.n_bytes == RUNTIME_BYTES + 4 * 6_000 + found.beside_bytes
+    assert memory.n_bytes == RUNTIME_BYTES + 4 * 6_000 + memory.beside_bytes
 
 
 @pytest.mark.parametrize("name", ["least-squares", "obs", "sparsegpt"])
 def test_solving_takes_several_matrices_in_single_precision(name):
-    found = least_memory(WIDE, settings(name))
+    memory = least_memory(WIDE, settings(name))
     # The weights with zeros besides, where single ones go.
     masked = 4 * WIDE.n_block_weights if name == "sparsegpt" else 0
-    assert (found.beside_bytes, found.purpose) == (4 * 4 * 300 * 300 + masked, "pruning")
+    assert (memory.beside_bytes, memory.purpose) == (4 * 4 * 300 * 300 + masked, "pruning")
 
 
 @pytest.mark.parametrize(("scope", "n_weights"), [("mlp", 1_500), ("decoder", 1_940)])
@@ -81,20 +85,27 @@ def test_single_weights_are_all_there_twice(scope, n_weights):
     # Eight tokens are too few for whole moments.
     little = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=1, length=8)
     methods = (MethodSettings(pattern="2:4", scope=scope, compensation="none"),)
-    found = least_memory(SMALL, settings(calibration=little, dtype="bfloat16", methods=methods))
-    assert (found.beside_bytes, found.purpose) == (
+    memory = least_memory(
+        SMALL,
+        settings(
+            calibration=little,
+            dtype="bfloat16",
+            methods=methods,
+        ),
+    )
+    assert (memory.beside_bytes, memory.purpose) == (
         2 * (115 * A_TOKEN + n_weights),
         "the evaluation",
     )
 
 
 def test_where_layers_go_only_the_out_projections_of_the_others_are_new():
-    asked = settings("layers", sparsities_permille=(500,), dtype="bfloat16")
-    plain = replace(asked, sparsities_permille=(0,))
+    requested = settings("layers", sparsities_permille=(500,), dtype="bfloat16")
+    plain = replace(requested, sparsities_permille=(0,))
     shape = replace(SMALL, widths=(2_000, 3_000), keys=2_500_000)
-    found, without = (least_memory(shape, each) for each in (asked, plain))
-    assert found.purpose == without.purpose == "the evaluation"
-    assert found.n_bytes - without.n_bytes == 2 * 10 * 5_000 // 2
+    memory, without = (least_memory(shape, run) for run in (requested, plain))
+    assert memory.purpose == without.purpose == "the evaluation"
+    assert memory.n_bytes - without.n_bytes == 2 * 10 * 5_000 // 2
 
 
 def test_the_store_keeps_the_inputs_of_all_projections_where_single_weights_go():
@@ -107,15 +118,15 @@ def test_the_store_keeps_the_inputs_of_all_projections_where_single_weights_go()
 def test_a_run_that_depends_on_no_calibration_text_needs_no_room_for_any(name):
     assert kept_bytes(SMALL.widths, 10, settings(name), 7) == 0
     # The narrowed MLPs stand beside the dense ones, at a tenth less.
-    own = 1_350 if method_named(name).takes_channels else 1_940
-    assert least_memory(SMALL, settings(name)).beside_bytes == 4 * (115 * A_TOKEN + own)
+    own_values = 1_350 if method_named(name).takes_channels else 1_940
+    assert least_memory(SMALL, settings(name)).beside_bytes == 4 * (115 * A_TOKEN + own_values)
     assert least_memory(SMALL, settings(name, "best")) == least_memory(SMALL, settings("best"))
 
 
 def test_a_sequential_refit_holds_three_streams_and_the_activations_of_one_block():
-    found = least_memory(SMALL, settings(methods=(MethodSettings(compensation="sequential"),)))
-    assert found.beside_bytes == 2 * 4 * 30 * 30 + N_TOKENS * (3 * 10 + 30) * 4
-    assert found.purpose == "the sequential refit"
+    memory = least_memory(SMALL, settings(methods=(MethodSettings(compensation="sequential"),)))
+    assert memory.beside_bytes == 2 * 4 * 30 * 30 + N_TOKENS * (3 * 10 + 30) * 4
+    assert memory.purpose == "the sequential refit"
     weights = least_memory(SMALL, settings("sparsegpt"))
     assert (weights.purpose, weights.beside_bytes) == (
         "the sequential refit",
@@ -127,19 +138,19 @@ def test_a_sequential_refit_holds_three_streams_and_the_activations_of_one_block
 def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample(length):
     """A long sequence is a batch of its own."""
     text = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=length)
-    asked = settings("retrain-free (published)", calibration=text)
-    assert gradient_bytes(SMALL.widths, asked, 7) == 4 * 7 * 50
+    requested = settings("retrain-free (published)", calibration=text)
+    assert gradient_bytes(SMALL.widths, requested, 7) == 4 * 7 * 50
     n_tokens = max(FISHER_BATCH_TOKENS, length)
     a_block = 30 + 10
     for streamed, vectors in ((False, 2 * 4 * a_block), (True, 4 * a_block + 2 * a_block)):
-        found = least_memory(SMALL, asked, streamed=streamed)
-        assert found.beside_bytes == 4 * 7 * 50 + n_tokens * (16 * 100 + 4 * vectors)
+        memory = least_memory(SMALL, requested, streamed=streamed)
+        assert memory.beside_bytes == 4 * 7 * 50 + n_tokens * (16 * 100 + 4 * vectors)
 
 
 def test_curves_keep_all_versions_of_an_mlp_and_the_scores_of_two_models():
-    asked = settings("obs-by-curves", dtype="bfloat16")
+    requested = settings("obs-by-curves", dtype="bfloat16")
     assert (
-        _curve_bytes(Workload(shape=SMALL, settings=asked))
+        _curve_bytes(Workload(shape=SMALL, settings=requested))
         == 5 * CURVE_TOKENS * 4 * 2 * (30 + 10) + 16 * 100 * CURVE_TOKENS
     )
     assert _curve_bytes(Workload(shape=SMALL, settings=settings("flap"))) == 0
@@ -147,39 +158,44 @@ def test_curves_keep_all_versions_of_an_mlp_and_the_scores_of_two_models():
 
 def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_the_weights():
     plain = settings(sparsities_permille=(200,))
-    found = least_memory(SMALL, plain.healed(8))
+    memory = least_memory(SMALL, plain.healed(8))
     healed = plain.healed(8)
     passes = 512 * 2 * (20 * 10 + 6 * 30) * 4 + 24 * 2**23
-    assert found.purpose == "healing"
-    assert found.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + 8 * 2048 * 10 * 4
+    assert memory.purpose == "healing"
+    assert memory.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + 8 * 2048 * 10 * 4
     with_it, without = (
-        run_disk(SMALL, asked, 1, ROOM, streamed=False).stays_bytes for asked in (healed, plain)
+        run_disk(SMALL, run, 1, ROOM, streamed=False).stays_bytes for run in (healed, plain)
     )
     assert with_it - without == 4 * (SMALL.n_mlp * 4 // 5) + ANSWER_BYTES
 
 
 def test_quantising_takes_all_weights_twice_with_two_predictions_and_a_file_in_single_precision():
     plain = settings(sparsities_permille=(200,))
-    asked = replace(plain, quantise=("q8_0",))
-    (copy, scores) = (4 * SMALL.n_parameters, 4 * 1600 * (JUDGED_VALUES // 1600))
-    found = least_memory(SMALL, asked)
-    assert (found.purpose, found.beside_bytes) == ("quantising", 2 * (copy + scores))
-    assert run_disk(SMALL, asked, 1, ROOM, streamed=False).passing_bytes >= 5 * SMALL.n_parameters
+    changed = replace(plain, quantise=("q8_0",))
+    copy = 4 * SMALL.n_parameters
+    scores = 4 * 1600 * (JUDGED_VALUES // 1600)
+    memory = least_memory(SMALL, changed)
+    assert (memory.purpose, memory.beside_bytes) == ("quantising", 2 * (copy + scores))
+    assert run_disk(SMALL, changed, 1, ROOM, streamed=False).passing_bytes >= 5 * SMALL.n_parameters
     file, folder = (
-        run_disk(SMALL, replace(asked, model=each), 1, ROOM, streamed=False)
-        for each in ("a.gguf", "owner/name")
+        run_disk(SMALL, replace(changed, model=model), 1, ROOM, streamed=False)
+        for model in ("a.gguf", "owner/name")
     )
     assert folder.stays_bytes - file.stays_bytes == SMALL.n_parameters * SMALL.stored_bytes
 
 
 def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_written_at_once():
     def beside(n_samples, keys=2_500, **changes):
-        asked = settings(
-            calibration=CalibrationSettings(n_samples=n_samples, length=100), **changes
+        requested = settings(
+            calibration=CalibrationSettings(
+                n_samples=n_samples,
+                length=100,
+            ),
+            **changes,
         )
-        found = least_memory(replace(SMALL, keys=keys), asked)
-        assert found.purpose == "the text that the model writes"
-        return found.beside_bytes
+        memory = least_memory(replace(SMALL, keys=keys), requested)
+        assert memory.purpose == "the text that the model writes"
+        return memory.beside_bytes
 
     a_text = 100 * 10_000 * 4
     drawing = 3 * 4 * 100
@@ -194,12 +210,12 @@ def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_wri
 
 def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
     def beside(shape, n_passages, **streamed):
-        asked = settings(
+        requested = settings(
             "random", evaluation=replace(OF_FILE, n_passages=n_passages), sparsities_permille=(0,)
         )
-        found = least_memory(shape, asked, **streamed)
-        assert found.purpose == "the evaluation"
-        return found.beside_bytes
+        memory = least_memory(shape, requested, **streamed)
+        assert memory.purpose == "the evaluation"
+        return memory.beside_bytes
 
     usual = replace(SMALL, keys=2_500)
     large = replace(usual, n_parameters=10**9)
@@ -217,11 +233,11 @@ def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
     ids=str,
 )
 def test_in_one_walk_passages_wait_at_every_block(names, waits):
-    asked = settings(*names, evaluation=replace(OF_FILE, n_passages=5))
-    apart = replace(asked, evaluation=replace(asked.evaluation, stop_early=True))
-    found, usual = (least_memory(WIDE, each, streamed=True) for each in (asked, apart))
-    assert found.purpose == usual.purpose
-    assert found.beside_bytes - usual.beside_bytes == waits * 5 * 115 * A_TOKEN * 4 // 2
+    requested = settings(*names, evaluation=replace(OF_FILE, n_passages=5))
+    apart = replace(requested, evaluation=replace(requested.evaluation, stop_early=True))
+    memory, usual = (least_memory(WIDE, run, streamed=True) for run in (requested, apart))
+    assert memory.purpose == usual.purpose
+    assert memory.beside_bytes - usual.beside_bytes == waits * 5 * 115 * A_TOKEN * 4 // 2
 
 
 BUILTIN = shipped_shape("smollm2-135m")
@@ -232,7 +248,11 @@ ROOM = 10**12
 MUCH = {"calibration": CalibrationSettings(n_samples=2048, length=128)}
 HALF = {"sparsities_permille": (500,)}
 SETTINGS = RunSettings(
-    sparsities_permille=(250, 500), calibration=CalibrationSettings(n_samples=64, length=128)
+    sparsities_permille=(250, 500),
+    calibration=CalibrationSettings(
+        n_samples=64,
+        length=128,
+    ),
 )
 
 
@@ -260,8 +280,8 @@ def test_what_can_be_evicted_takes_no_more_than_its_limit_and_a_method_without_t
 
 def test_of_much_text_a_sample_of_about_512_tokens_is_kept_and_of_few_passages_all():
     def sample(n_samples, n_passages=100):
-        asked = CalibrationSettings(n_samples=n_samples, length=128)
-        stays = takes(calibration=asked, n_passages=n_passages).stays_bytes
+        calibration = CalibrationSettings(n_samples=n_samples, length=128)
+        stays = takes(calibration=calibration, n_passages=n_passages).stays_bytes
         return stays - 2 * N_BLOCKS * M * M - 3 * n_passages * ANSWER_BYTES
 
     assert sample(64) == sample(128 * 64) == sample(128 * 64, 8)
@@ -304,5 +324,5 @@ def test_streamed_models_that_are_evaluated_side_by_side_are_put_aside_together(
         halved.passing_bytes
         == (every + every // 2) * 1250 // 1000 + (3 * 7 * of_a_passage + text) // 2
     )
-    found = takes(streamed=True, n_passages=10_000, sparsities_permille=many)
-    assert found.passing_bytes == 2 * every * 3000 // 1000 + BUILTIN.n_parameters * 4 // 2 + text
+    disk = takes(streamed=True, n_passages=10_000, sparsities_permille=many)
+    assert disk.passing_bytes == 2 * every * 3000 // 1000 + BUILTIN.n_parameters * 4 // 2 + text

@@ -28,14 +28,36 @@ BUILTIN_SHAPE = listed_shape(BUILTIN_MODEL)
 
 
 def asked(*methods, percent=20, **settings):
-    return RunSettings(methods=methods, sparsities_permille=(10 * percent,), **settings)
+    return RunSettings(
+        methods=methods,
+        sparsities_permille=(10 * percent,),
+        **settings,
+    )
 
 
 def test_no_more_can_be_asked_than_all_but_one_multiple_of_each_mlp():
-    methods = MethodSettings(budget="weights", width_multiple=2), MethodSettings(pattern="1x1")
-    require_possible(RunSettings(methods=methods, sparsities_permille=(450,)), SHAPE)
+    methods = (
+        MethodSettings(
+            budget="weights",
+            width_multiple=2,
+        ),
+        MethodSettings(pattern="1x1"),
+    )
+    require_possible(
+        RunSettings(
+            methods=methods,
+            sparsities_permille=(450,),
+        ),
+        SHAPE,
+    )
     with pytest.raises(SettingsError, match=r"at most 45 % of the blocks' weights, not '45.1 %'"):
-        require_possible(RunSettings(methods=methods, sparsities_permille=(451,)), SHAPE)
+        require_possible(
+            RunSettings(
+                methods=methods,
+                sparsities_permille=(451,),
+            ),
+            SHAPE,
+        )
 
 
 def test_channels_free_nothing_of_the_kv_cache():
@@ -96,11 +118,18 @@ def test_fitting_needs_four_tokens_for_each_channel_of_the_widest_layer():
 
 
 def test_the_calibration_data_of_the_models_still_to_be_made_has_to_fit_its_limit():
-    best, random = method_named("best"), method_named("random")
+    best = method_named("best")
+    random = method_named("random")
     settings = asked(best, random)
 
     def require(methods, room):
-        require_artefact_room(settings, BUILTIN_SHAPE, methods, n_sequences=128, room=room)
+        require_artefact_room(
+            settings,
+            BUILTIN_SHAPE,
+            methods,
+            n_sequences=128,
+            room=room,
+        )
 
     with pytest.raises(StoreError, match=r"takes 0.1 GB; the limit is 0.0 GB. Raise the limit on"):
         require({best, random}, 10**6)

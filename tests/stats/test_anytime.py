@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
+from sparsedash.schema.tolerance_settings import ALPHA
 from sparsedash.stats.anytime import (
-    ALPHA,
     MARGIN,
     anytime_interval,
     anytime_p,
@@ -38,13 +38,18 @@ def test_the_p_value_is_one_over_the_e_value_of_the_sign_test(broke, fixed):
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60), st.floats(-0.3, 0.3))
+@given(
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.integers(0, 60),
+    st.floats(-0.3, 0.3),
+)
 def test_the_e_value_is_the_stake_averaged_over_every_bet(broke, fixed, same, mean):
     n = broke + fixed + same
-    found, _ = quad(
+    integral, _ = quad(
         lambda s: (1 + s) ** fixed * (1 - s) ** broke * (1 + s * mean) ** -n / 2, -1, 1, limit=500
     )
-    assert log_e_value(broke, fixed, n, mean) == pytest.approx(log(found), abs=2e-3)
+    assert log_e_value(broke, fixed, n, mean) == pytest.approx(log(integral), abs=2e-3)
 
 
 @settings(deadline=None, max_examples=20)
@@ -101,11 +106,14 @@ def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_
     """
     rng = np.random.default_rng(5)
     looks = list(range(16, 2000 + 1, 16))
-    found = flips_at_looks(rng, (flips / 2, flips / 2), 1000, looks)
-    p_values = {
-        (b, m): anytime_p(b, m) for b, m in np.unique(found.reshape(-1, 2), axis=0).tolist()
-    }
-    alarmed = sum(any(p_values[b, m] < ALPHA for b, m in run) for run in found.tolist())
+    flips_seen = flips_at_looks(rng, (flips / 2, flips / 2), 1000, looks)
+    pairs = np.unique(flips_seen.reshape(-1, 2), axis=0).tolist()
+    p_values = {(b, m): anytime_p(b, m) for b, m in pairs}
+
+    def is_alarmed(run):
+        return any(p_values[b, m] < ALPHA for b, m in run)
+
+    alarmed = sum(map(is_alarmed, flips_seen.tolist()))
     # 50 of 1,000 at most in expectation; three standard deviations of chance above it.
     assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
 
@@ -114,8 +122,8 @@ def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_
 def test_a_difference_at_the_margin_is_called_close_one_time_of_20_at_most(difference):
     looks = [256, 512, 1024, 1536, 2048, 3072, 4096]
     shares = ((0.06 - difference) / 2, (0.06 + difference) / 2)
-    found = flips_at_looks(np.random.default_rng(6), shares, 300, looks)
-    assert share_ended(found, "close", looks) <= 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
+    flips = flips_at_looks(np.random.default_rng(6), shares, 300, looks)
+    assert share_ended(flips, "close", looks) <= 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
 
 
 @pytest.mark.parametrize("n", [1, 10, 95, 96, 132, 400, 5153, 1_000_000])

@@ -26,7 +26,12 @@ def test_the_quantiles_are_those_of_students_t(degrees, p):
 
 
 def students(values, alpha=0.05):
-    return stats.t.interval(1 - alpha, len(values) - 1, np.mean(values), stats.sem(values))
+    return stats.t.interval(
+        1 - alpha,
+        len(values) - 1,
+        np.mean(values),
+        stats.sem(values),
+    )
 
 
 def test_either_end_is_students_with_one_more_like_the_most_extreme_on_its_side():
@@ -50,9 +55,9 @@ def test_an_interval_valid_at_any_look_is_wider_and_one_value_has_none():
         == (-inf, inf)
     )
     assert mean_interval(moments([3.0] * 10), 0.05) == (3.0, 3.0)
-    found = moments([0.1, -0.2, 0.4, 0.0, -0.1] * 40)
-    narrow = mean_interval(found, 0.05)
-    wide = anytime_mean_interval(found, 0.05)
+    sample = moments([0.1, -0.2, 0.4, 0.0, -0.1] * 40)
+    narrow = mean_interval(sample, 0.05)
+    wide = anytime_mean_interval(sample, 0.05)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
     # The formula of Waudby-Smith et al., of these values and one more like the most extreme on
     # either side.
@@ -70,18 +75,18 @@ def test_the_mean_of_skewed_values_is_missed_about_as_rarely_as_it_says_on_eithe
 
 def test_the_ratio_is_that_of_the_rounds_not_of_the_times():
     # Rounds 2, 1 and 4 times as fast: 2 in the middle of their logarithms; the means are 5 and 2.5.
-    found = speed_ratio([2.0, 4.0, 9.0], [1.0, 4.0, 2.25])
-    assert found.value == pytest.approx(2.0)
+    ratio = speed_ratio([2.0, 4.0, 9.0], [1.0, 4.0, 2.25])
+    assert ratio.value == pytest.approx(2.0)
 
 
 def test_a_quarter_is_trimmed_on_either_side_and_the_interval_is_yuens():
     # Of eight two go on either side; of the logarithms 3, 4, 5, 6 are left, winsorised 3, 3, 3, 4,
     # 5, 6, 6, 6.
-    found = speed_ratio([exp(x) for x in (1, 2, 3, 4, 5, 6, 7, 100)], [1.0] * 8)
+    ratio = speed_ratio([exp(x) for x in (1, 2, 3, 4, 5, 6, 7, 100)], [1.0] * 8)
     deviation = sqrt(sum((x - 4.5) ** 2 for x in (3, 3, 3, 4, 5, 6, 6, 6)) / 7)
     radius = 3.182446 * deviation * sqrt(7 / (4 * 3))
-    assert log(found.value) == pytest.approx(4.5)
-    assert (log(found.low), log(found.high)) == (
+    assert log(ratio.value) == pytest.approx(4.5)
+    assert (log(ratio.low), log(ratio.high)) == (
         pytest.approx(4.5 - radius, abs=1e-4),
         pytest.approx(4.5 + radius, abs=1e-4),
     )
@@ -96,8 +101,8 @@ def test_a_round_in_which_the_machine_was_slow_leaves_the_ratio_as_it_is():
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_very_few_rounds_have_an_interval_from_the_smallest_ratio_to_the_largest(n):
-    found = speed_ratio([1.0, 4.0][:n], [1.0] * n)
-    assert (found.low, found.value, found.high) == (
+    ratio = speed_ratio([1.0, 4.0][:n], [1.0] * n)
+    assert (ratio.low, ratio.value, ratio.high) == (
         1.0,
         pytest.approx([1.0, 2.0][n - 1]),
         pytest.approx([1.0, 4.0][n - 1]),

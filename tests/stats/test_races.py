@@ -22,31 +22,35 @@ FIRST = shifted("first", 0.1)
 
 
 def test_the_second_model_loses_by_the_mean_of_the_paired_falls():
-    (found,) = likelihood_differences([(FIRST, shifted("second", 0.3, spread=0.1))])
-    assert found.value == pytest.approx(0.2) and 0.17 < found.low < 0.19 and found.level == 0.95
-    assert found.is_shown and found.p_value < 1e-9 and found.n_passages == 100
+    (difference,) = likelihood_differences([(FIRST, shifted("second", 0.3, spread=0.1))])
+    assert (
+        difference.value == pytest.approx(0.2)
+        and 0.17 < difference.low < 0.19
+        and difference.level == 0.95
+    )
+    assert difference.is_shown and difference.p_value < 1e-9 and difference.n_passages == 100
     (turned,) = likelihood_differences([(shifted("second", 0.3, spread=0.1), FIRST)])
-    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+    assert (turned.low, turned.high) == pytest.approx((-difference.high, -difference.low))
 
 
 def test_identical_answers_are_no_difference():
-    (found,) = likelihood_differences([(FIRST, FIRST)])
-    assert (found.value, found.low, found.high, found.p_value) == (
+    (difference,) = likelihood_differences([(FIRST, FIRST)])
+    assert (difference.value, difference.low, difference.high, difference.p_value) == (
         0,
         0,
         0,
         1,
-    ) and not found.is_shown
+    ) and not difference.is_shown
 
 
 def test_one_passage_shows_nothing():
-    (found,) = likelihood_differences([(shifted("a", 0, n=1), shifted("b", 5, n=1))])
-    assert (found.low, found.high, found.p_value) == (-inf, inf, 1)
+    (difference,) = likelihood_differences([(shifted("a", 0, n=1), shifted("b", 5, n=1))])
+    assert (difference.low, difference.high, difference.p_value) == (-inf, inf, 1)
 
 
 def test_a_handful_of_passages_shows_no_difference_however_narrow_the_interval():
-    (found,) = likelihood_differences([(shifted("a", 0, n=10), shifted("b", 5, n=10))])
-    assert found.low > 0 and not found.is_shown
+    (difference,) = likelihood_differences([(shifted("a", 0, n=10), shifted("b", 5, n=10))])
+    assert difference.low > 0 and not difference.is_shown
 
 
 @pytest.mark.parametrize("stopping", [None, STOPPED])
@@ -57,13 +61,17 @@ def test_interval_and_p_agree_after_holm_and_the_rest_is_compared_at_the_level_t
         (FIRST, shifted(f"{lost}", 0.1 + lost, spread=1.0, stopping=stopping))
         for lost in (0.0, 0.25, 0.35, 2.0)
     ]
-    none, some, more, most = found = likelihood_differences(pairs, n_compared=6)
-    assert [each.is_shown for each in found] == [each.p_value <= 0.05 for each in found]
+    none, some, more, most = differences = likelihood_differences(pairs, n_compared=6)
+    assert [difference.is_shown for difference in differences] == [
+        difference.p_value <= 0.05 for difference in differences
+    ]
     assert (
         most.level == 1 - 0.05 / 6
         and none.level == some.level
         and most.is_shown
         and not none.is_shown
     )
-    assert none.level == pytest.approx(1 - 0.05 / (6 - sum(each.is_shown for each in found)))
+    assert none.level == pytest.approx(
+        1 - 0.05 / (6 - sum(difference.is_shown for difference in differences))
+    )
     assert more.p_value > likelihood_differences(pairs[2:3])[0].p_value

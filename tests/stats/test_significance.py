@@ -42,7 +42,13 @@ def test_wilson_is_the_score_interval_of_scipy(right, wrong):
 @pytest.mark.parametrize(
     ("broke", "fixed", "n", "published"),
     [
-        pytest.param(1, 7, 21, (-0.026, -0.517), id="Fagerland 2014, airway reactivity"),
+        pytest.param(
+            1,
+            7,
+            21,
+            (-0.026, -0.517),
+            id="Fagerland 2014, airway reactivity",
+        ),
         pytest.param(12, 2, 50, (0.345, 0.061), id="Newcombe 1998, 36 12 2 0"),
     ],
 )
@@ -65,7 +71,11 @@ def score_rejects(broke: int, fixed: int, n: int, difference: float) -> bool:
         )
 
     bounds = max(0.0, -difference), (1 - difference) / 2
-    share = minimize_scalar(unlikeliness, bounds=bounds, options={"xatol": 1e-12}).x
+    share = minimize_scalar(
+        unlikeliness,
+        bounds=bounds,
+        options={"xatol": 1e-12},
+    ).x
     variance = n * (2 * share + difference - difference**2)
     return (fixed - broke - n * difference) ** 2 > significance.Z_95**2 * variance
 
@@ -91,11 +101,16 @@ def test_the_paired_interval_holds_the_difference_and_turns_with_the_models(brok
 def test_a_comparison_counts_the_flips_and_signs_the_difference():
     dense = [True, True, True, False, False]
     sparse = [True, False, False, True, False]
-    found = significance.compare_verdicts(dense, sparse)
-    assert (found.both_right, found.broke, found.fixed, found.both_wrong) == (1, 2, 1, 1)
-    assert found.difference == pytest.approx(-1 / 5)
-    assert found.interval == significance.paired_interval(2, 1, 5)
-    assert found.p_value == significance.mcnemar(2, 1)
+    comparison = significance.compare_verdicts(dense, sparse)
+    assert (comparison.both_right, comparison.broke, comparison.fixed, comparison.both_wrong) == (
+        1,
+        2,
+        1,
+        1,
+    )
+    assert comparison.difference == pytest.approx(-1 / 5)
+    assert comparison.interval == significance.paired_interval(2, 1, 5)
+    assert comparison.p_value == significance.mcnemar(2, 1)
 
 
 def answers(right: dict[int, bool], stopping: Stopping | None = None) -> Record:
@@ -122,12 +137,12 @@ def test_a_passage_that_one_record_did_not_answer_is_not_counted():
         (1, 1),
         (3, 3),
     ]
-    for found in (
+    for result in (
         significance.compare_records(dense, sparse),
         significance.compare_records(sparse, dense),
     ):
-        assert (found.both_right, found.broke + found.fixed, found.both_wrong) == (1, 1, 0)
-        assert found.n_passages == 2
+        assert (result.both_right, result.broke + result.fixed, result.both_wrong) == (1, 1, 0)
+        assert result.n_passages == 2
 
 
 def test_a_record_that_was_to_stop_early_is_compared_by_what_is_valid_at_any_look():
@@ -166,7 +181,10 @@ def test_holm_rejects_what_bonferroni_rejects_in_every_family_that_holds_it(p_va
     """Holm is the closed test: a p-value is adjusted to the largest Bonferroni p of the sets that
     it belongs to.
     """
-    sets = [s for n in range(1, len(p_values) + 1) for s in combinations(range(len(p_values)), n)]
-    bonferroni = {s: min(1.0, len(s) * min(p_values[i] for i in s)) for s in sets}
-    expected = [max(p for s, p in bonferroni.items() if i in s) for i in range(len(p_values))]
+    expected = [0.0] * len(p_values)
+    for n in range(1, len(p_values) + 1):
+        for family in combinations(range(len(p_values)), n):
+            bonferroni = min(1.0, n * min(p_values[i] for i in family))
+            for i in family:
+                expected[i] = max(expected[i], bonferroni)
     assert significance.holm(p_values) == pytest.approx(expected)

@@ -71,11 +71,8 @@ def test_places_over_the_tolerance_are_tried_on_one_path_whatever_is_undecided_b
     # What the search's error control rests on: see the module.
     draw = Random(1)
     threshold = 17
-    path = [
-        place
-        for place in searched([place <= threshold for place in range(43)])[0]
-        if place > threshold
-    ]
+    all_within = [place <= threshold for place in range(43)]
+    path = [place for place in searched(all_within)[0] if place > threshold]
     for _ in range(200):
         inside = [place <= threshold and draw.random() < 0.7 for place in range(43)]
         over = [place for place in searched(inside)[0] if place > threshold]

@@ -24,13 +24,25 @@ ALLOWED = Tolerance()
 def lost(
     nats: float, *, n=1000, deviation=0.3, broke=0, fixed=0, n_right=400, anytime=False
 ) -> Losses:
-    found = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
-    return Losses(nats=found, broke=broke, fixed=fixed, n_right=n_right, anytime=anytime)
+    sample = Moments(
+        n=n,
+        mean=nats,
+        deviation=deviation,
+        lowest=nats,
+        highest=nats,
+    )
+    return Losses(
+        nats=sample,
+        broke=broke,
+        fixed=fixed,
+        n_right=n_right,
+        anytime=anytime,
+    )
 
 
 def verdict(*args, tolerance=ALLOWED, **kwargs):
-    (found,) = judge_all([lost(*args, **kwargs)], tolerance)
-    return found
+    (judged,) = judge_all([lost(*args, **kwargs)], tolerance)
+    return judged
 
 
 def decided_by(found):
@@ -46,18 +58,18 @@ def test_a_loss_is_within_where_its_whole_interval_is_and_beyond_where_none_of_i
 
 
 def test_accuracy_alone_puts_a_model_beyond_but_does_not_keep_it_from_being_within():
-    found = verdict(0.0, broke=80, fixed=10)
-    assert (found.verdict, decided_by(found)) == ("beyond", ["accuracy"])
-    assert found.accuracy.value == pytest.approx(0.07)
-    found = verdict(0.02, broke=30, fixed=20)
-    assert found.accuracy.verdict == "undecided"
-    assert (found.verdict, decided_by(found)) == ("within", ["word perplexity"])
+    judged = verdict(0.0, broke=80, fixed=10)
+    assert (judged.verdict, decided_by(judged)) == ("beyond", ["accuracy"])
+    assert judged.accuracy.value == pytest.approx(0.07)
+    judged = verdict(0.02, broke=30, fixed=20)
+    assert judged.accuracy.verdict == "undecided"
+    assert (judged.verdict, decided_by(judged)) == ("within", ["word perplexity"])
 
 
 def test_a_model_is_within_only_on_all_its_tasks_and_beyond_on_any():
     one = replace(verdict(0.02).perplexity, measure="accuracy", task="piqa")
     tasks = {name: replace(one, verdict=name) for name in ("within", "undecided", "beyond")}
-    for passages, names, found in (
+    for passages, names, result in (
         (0.02, ["within"], "within"),
         (0.02, ["within", "undecided"], "undecided"),
         (0.02, ["within", "undecided", "beyond"], "beyond"),
@@ -65,14 +77,14 @@ def test_a_model_is_within_only_on_all_its_tasks_and_beyond_on_any():
         (0.30, ["within"], "beyond"),
     ):
         judged = replace(verdict(passages), tasks=tuple(tasks[name] for name in names))
-        assert judged.verdict == found
-        assert {loss.verdict for loss in judged.deciding} == {found}
+        assert judged.verdict == result
+        assert {loss.verdict for loss in judged.deciding} == {result}
 
 
 def test_under_thirty_passages_nothing_is_within_however_equal_but_may_be_beyond_unless_there_is_one():
     for n in (1, 29):
-        found = verdict(0.0, n=n, deviation=0.0, n_right=n)
-        assert (found.verdict, found.too_few) == ("undecided", True)
+        judged = verdict(0.0, n=n, deviation=0.0, n_right=n)
+        assert (judged.verdict, judged.too_few) == ("undecided", True)
     assert verdict(16.0, n=10, deviation=4.0, n_right=3).verdict == "beyond"
     assert verdict(16.0, n=1, deviation=0.0, n_right=1).verdict == "undecided"
 
@@ -108,17 +120,17 @@ def test_a_model_that_was_looked_at_on_the_way_needs_more_to_be_judged():
 
 @pytest.mark.parametrize("n", [10, 40])
 def test_a_model_that_lost_nothing_at_all_is_judged_on_the_way_as_at_the_end(n):
-    found = [
+    result = [
         verdict(0.0, n=n, deviation=0.0, n_right=0, anytime=anytime).verdict
         for anytime in (False, True)
     ]
-    assert found == ["undecided" if n < 30 else "within"] * 2
+    assert result == ["undecided" if n < 30 else "within"] * 2
 
 
 def test_the_passages_needed_would_decide_it():
-    found = verdict(0.08, n=100)
-    assert found.verdict == "undecided"
-    needed = found.passages_needed
+    judged = verdict(0.08, n=100)
+    assert judged.verdict == "undecided"
+    needed = judged.passages_needed
     assert needed is not None and needed > 100
     assert verdict(0.08, n=2 * needed).verdict == "within"
     assert verdict(log(1.10), n=100).perplexity.needed is None
@@ -155,8 +167,8 @@ def test_a_record_keeps_the_share_that_its_search_has_set_aside():
     dense = answered("dense", 3)
     sparse = replace(dense, pruned=PRUNED, stopping=STOPPED)
     assert record_losses(dense, sparse).anytime
-    found = record_losses(dense, replace(sparse, stopping=replace(STOPPED, alpha=0.002)))
-    assert (found.alpha, found.anytime) == (0.002, False)
+    losses = record_losses(dense, replace(sparse, stopping=replace(STOPPED, alpha=0.002)))
+    assert (losses.alpha, losses.anytime) == (0.002, False)
 
 
 def test_a_model_that_is_missing_still_counts_as_a_comparison():
@@ -174,22 +186,21 @@ def mild_losses():
     """
     run = choices.example_result(Run, choices.EXAMPLE)
     dense, *records = (choices.example_result(Record, key) for key in (run.dense, *run.sparse))
-    mild = [
-        each
-        for each in records
-        if each.sparsity_permille == 100 and each.pruned.method.compensation != "none"
-    ]
-    return [
-        [d.log_likelihood - s.log_likelihood for d, s in shared_outcomes(dense, each)]
-        for each in mild
-    ]
+    losses = []
+    for sparse in records:
+        if sparse.sparsity_permille == 100 and sparse.pruned.method.compensation != "none":
+            pairs = shared_outcomes(dense, sparse)
+            losses.append([one.log_likelihood - two.log_likelihood for one, two in pairs])
+    return losses
 
 
 def test_the_spread_and_the_reach_of_a_small_loss_are_those_of_the_run_that_ships():
-    found = [moments(lost) for lost in mild_losses()]
-    assert len(found) == 3
-    assert fmean(each.deviation for each in found) == pytest.approx(tolerance.SPREAD_NATS, rel=0.05)
-    reach = fmean((each.mean - each.lowest) / each.deviation for each in found)
+    samples = list(map(moments, mild_losses()))
+    assert len(samples) == 3
+    assert fmean(sample.deviation for sample in samples) == pytest.approx(
+        tolerance.SPREAD_NATS, rel=0.05
+    )
+    reach = fmean((sample.mean - sample.lowest) / sample.deviation for sample in samples)
     assert reach == pytest.approx(tolerance._REACH, rel=0.1)
 
 

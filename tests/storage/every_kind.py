@@ -38,7 +38,16 @@ RECORDS = (
     answered(question(), key="answered"),
     Continuation(key="written", prompt="Once", left="upon", right="more"),
     Divergence(
-        key="apart", opening="Once", places=(Place(text="upon", nats=0.1, left="a", right="b"),)
+        key="apart",
+        opening="Once",
+        places=(
+            Place(
+                text="upon",
+                nats=0.1,
+                left="a",
+                right="b",
+            ),
+        ),
     ),
     Prompts(key="tried", asked=(ASKED,)),
     OwnPrompts(key="own", prompts=("Once",)),
@@ -100,7 +109,15 @@ def take_away(store, folder, key="taken", **changes):
     (folder / "model.safetensors").write_bytes(LARGE)
     files = {"model.safetensors": hashlib.sha256(LARGE).hexdigest()}
     store.put(
-        key, replace(MADE, key=key, folder=str(folder), files=files, n_bytes=len(LARGE), **changes)
+        key,
+        replace(
+            MADE,
+            key=key,
+            folder=str(folder),
+            files=files,
+            n_bytes=len(LARGE),
+            **changes,
+        ),
     )
     return folder
 

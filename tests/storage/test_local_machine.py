@@ -161,7 +161,13 @@ def test_freed_memory_is_kept_unless_the_environment_says_how_given_back_and_a_p
 ):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())} | variables
     child = [sys.executable, "-c", CHILD]
-    ran = subprocess.run(child, capture_output=True, text=True, check=True, env=environment)
+    ran = subprocess.run(
+        child,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     kept_less, freed, less, peak_less = map(float, ran.stdout.split())
     assert (kept_less < 0.1 * PIECES) == is_kept
     assert freed > 0.9 * PIECES or not is_kept

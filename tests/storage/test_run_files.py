@@ -143,7 +143,12 @@ INCOMPLETE = {
     ),
     "other passages": with_extra(replace(PASSAGES, key=key("other"))),
     "another text": with_extra(TEXT(key=key("other"))),
-    "another prompt": with_extra(TEXT(key=next(iter(RUN.continuations)), prompt="Another")),
+    "another prompt": with_extra(
+        TEXT(
+            key=next(iter(RUN.continuations)),
+            prompt="Another",
+        )
+    ),
 }
 
 

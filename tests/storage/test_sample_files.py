@@ -84,7 +84,13 @@ def test_samples_in_memory_give_the_same_set_as_their_file(tmp_path):
 
 def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(tmp_path):
     samples(tmp_path / "gpt", CHOICE, task="mmlu_law")
-    samples(tmp_path / "gpt", CHOICE, CHOICE, task="mmlu_law", date="2026-02-02T00-00-00.0")
+    samples(
+        tmp_path / "gpt",
+        CHOICE,
+        CHOICE,
+        task="mmlu_law",
+        date="2026-02-02T00-00-00.0",
+    )
     samples(tmp_path / "gpt", CHOICE | {"doc_hash": "e"}, task="mmlu_art")
     samples(tmp_path / "gpt", WRITTEN, task="sums")
     (tmp_path / "gpt" / "results_2026-01-02T03-04-05.6.json").write_text(
@@ -272,7 +278,10 @@ def test_details_of_lighteval_are_read(tmp_path):
 
 @pytest.mark.parametrize("task", ["lighteval|gsm8k|0", "lighteval|gsm8k"])
 def test_lighteval_s_results_say_which_end_of_a_measure_is_better(task, tmp_path):
-    row = detail(logprobs=None, text=["rust"]) | {"metric": {"toxic": 1, "em": None}}
+    row = detail(
+        logprobs=None,
+        text=["rust"],
+    ) | {"metric": {"toxic": 1, "em": None}}
     details(tmp_path / "details" / "org" / "gpt" / "2026", row, task="lighteval|gsm8k|0")
     with pytest.raises(CorpusError, match="higher or lower is better of toxic"):
         read_answers(tmp_path)
@@ -289,7 +298,14 @@ def test_lighteval_s_results_say_which_end_of_a_measure_is_better(task, tmp_path
 
 
 def test_details_of_what_was_written_are_read_and_other_tables_refused(tmp_path):
-    details(tmp_path / "new" / "2026", detail(logprobs=None, text=["rust"]), task="gsm8k|0")
+    details(
+        tmp_path / "new" / "2026",
+        detail(
+            logprobs=None,
+            text=["rust"],
+        ),
+        task="gsm8k|0",
+    )
     (answers,) = read_answers(tmp_path / "new")
     assert answers.task == "gsm8k|0"
     assert (answers.questions[0].text, answers.questions[0].target) == ("rust", " rust")

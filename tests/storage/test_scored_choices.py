@@ -33,7 +33,11 @@ def test_each_measure_takes_its_own_choice(measure, place):
 
 def test_of_two_first_choices_the_one_is_shown_that_agrees_with_being_right_or_wrong():
     assert [chosen_place("exact_match", SPACED, right) for right in (True, False)] == [2, 0]
-    none = ScoredChoices(texts=["a", "b"], log_likelihoods=[-1.0, -2.0], greedy=[False, False])
+    none = ScoredChoices(
+        texts=["a", "b"],
+        log_likelihoods=[-1.0, -2.0],
+        greedy=[False, False],
+    )
     assert chosen_place("exact_match", none, right=False) is None
 
 

@@ -275,7 +275,12 @@ def test_a_run_reads_its_two_texts_and_a_prompt_those_its_models_were_calibrated
     )
     assert texts_read(asdict(settings), {}.get) == {"c4", "lambada"}
     records = {"dense": replace(RECORD, pruned=None), "sparse": RECORD}
-    prompt = ContinuationSettings(left="dense", right="dense", prompt="Once", others=("sparse",))
+    prompt = ContinuationSettings(
+        left="dense",
+        right="dense",
+        prompt="Once",
+        others=("sparse",),
+    )
     assert texts_read(asdict(prompt), records.get) == {PRUNED.calibration.corpus}
     assert texts_read(asdict(prompt), {}.get) == set()
 

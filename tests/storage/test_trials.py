@@ -10,7 +10,12 @@ from sparsedash.storage.trials import trial_problem
 
 
 def problem_of(what):
-    return trial_problem("tests.storage.trial_program", what, seconds=1, too_much="takes too much")
+    return trial_problem(
+        "tests.storage.trial_program",
+        what,
+        seconds=1,
+        too_much="takes too much",
+    )
 
 
 def test_what_a_library_prints_is_no_part_of_the_problem():

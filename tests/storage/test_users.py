@@ -163,7 +163,13 @@ def test_a_name_and_a_pin_are_kept_beside_each_other_and_a_mark_that_says_nothin
 
 def test_of_the_prompts_the_newest_are_kept(visitors):
     for n in range(MOST_PROMPTS + 2):
-        visitors.keep_prompt(ContinuationSettings(left="a", right="b", prompt=f"Once {n}"))
+        visitors.keep_prompt(
+            ContinuationSettings(
+                left="a",
+                right="b",
+                prompt=f"Once {n}",
+            )
+        )
     newest = [prompt.prompt for prompt in visitors.prompts("a", "b")]
     assert newest == [f"Once {n}" for n in range(MOST_PROMPTS + 1, 1, -1)]
 

@@ -43,9 +43,9 @@ FAILED = {"error_text": "The model cannot be reached.", "error_advice": "Name a 
 def backend(tmp_path, monkeypatch) -> Iterator[FilledBackend]:
     """A backend with nothing in it."""
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
-    made = FilledBackend(tmp_path / "data")
-    yield made
-    made.close()
+    filled = FilledBackend(tmp_path / "data")
+    yield filled
+    filled.close()
 
 
 @pytest.fixture
@@ -59,7 +59,11 @@ def finished(backend: FilledBackend) -> FilledBackend:
 def two_runs(backend: FilledBackend) -> tuple[Run, Run]:
     """An older run and a newer one, of two models."""
     run, records = specimens.run(
-        replace(specimens.SETTINGS, model="owner/model", sparsities_permille=(100,))
+        replace(
+            specimens.SETTINGS,
+            model="owner/model",
+            sparsities_permille=(100,),
+        )
     )
     newer = replace(run, started_at=run.started_at + 60.0), records
     return backend.add_run(specimens.run()), backend.add_run(newer)
@@ -74,7 +78,13 @@ def example(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Run:
         replace(record, key=example_key(record.key), passages_key=texts.key) for record in records
     ]
     sparse = tuple(record.key for record in records[1:])
-    shipped = replace(run, key=EXAMPLE, dense=records[0].key, sparse=sparse, made_on="a mainframe")
+    shipped = replace(
+        run,
+        key=EXAMPLE,
+        dense=records[0].key,
+        sparse=sparse,
+        made_on="a mainframe",
+    )
     choices.write_example([*records, texts, shipped], tmp_path / "example.jsonl.gz")
     monkeypatch.setattr(choices, "EXAMPLE_FILE", tmp_path / "example.jsonl.gz")
     return shipped
@@ -117,7 +127,12 @@ def markup(app: AppTest) -> str:
 
 def words(app: AppTest) -> str:
     """The text of that markup as a reader sees it, spaces made plain."""
-    without_style = re.sub(r"<(style|script)>.*?</\1>", "", markup(app), flags=re.DOTALL)
+    without_style = re.sub(
+        r"<(style|script)>.*?</\1>",
+        "",
+        markup(app),
+        flags=re.DOTALL,
+    )
     text = html.unescape(re.sub(r"<[^>]+>", " ", without_style))
     return " ".join(text.split())
 

@@ -34,7 +34,7 @@ def job(settings, state: JobState = "running", **changes) -> Job:
         "rate": 412.3,
         "message": "20 % sparse",
     }
-    made = Job(
+    row = Job(
         id=1,
         kind=_KINDS[type(settings)][0],
         key=settings.key(),
@@ -53,7 +53,7 @@ def job(settings, state: JobState = "running", **changes) -> Job:
         worker="slot-0",
         log_path="",
     )
-    return replace(made, **changes)
+    return replace(row, **changes)
 
 
 class FilledBackend(Backend):
@@ -97,12 +97,14 @@ class FilledBackend(Backend):
 
     def set_jobs(self, *jobs):
         """Have these jobs in the table and no others."""
-        rows = [[getattr(each, name) for name in COLUMNS] for each in jobs]
-        plain = msgspec.json.encode
-        rows = [
-            [plain(value).decode() if isinstance(value, dict | Step) else value for value in row]
-            for row in rows
-        ]
+
+        def column(value):
+            is_json = isinstance(value, dict | Step)
+            return msgspec.json.encode(value).decode() if is_json else value
+
+        rows = []
+        for job in jobs:
+            rows.append([column(getattr(job, name)) for name in COLUMNS])
         with self._table._database.writing() as db:
             db.execute("DELETE FROM jobs")
             marks = ", ".join("?" * len(COLUMNS))

@@ -45,9 +45,10 @@ def outcome(index: int, target: str, right: bool, rng: random.Random) -> Outcome
     """
     probability = rng.uniform(0.3, 0.9) if right else rng.uniform(0.0005, 0.2)
     others = rng.sample([word for word in _WORDS if word != target], 4)
-    rest = sorted((rng.uniform(0.001, 0.25) for _ in others), reverse=True)
+    remaining = sorted((rng.uniform(0.001, 0.25) for _ in others), reverse=True)
     top = [
-        (f" {word}", share * (1 - probability)) for word, share in zip(others, rest, strict=True)
+        (f" {word}", share * (1 - probability))
+        for word, share in zip(others, remaining, strict=True)
     ]
     top.append((f" {target}", probability))
     if not right:
@@ -61,7 +62,13 @@ def outcome(index: int, target: str, right: bool, rng: random.Random) -> Outcome
         last_word_right=right,
         last_token_right=right or rng.random() < 0.2,
         log_likelihood=log(probability),
-        tokens=(TargetToken(text=f" {target}", log_likelihood=log(probability), rank=rank),),
+        tokens=(
+            TargetToken(
+                text=f" {target}",
+                log_likelihood=log(probability),
+                rank=rank,
+            ),
+        ),
         top=tuple(Candidate(text=text, probability=share) for text, share in ranked),
     )
 
@@ -129,7 +136,7 @@ def run(
             for permille in settings.sparsities_permille
         ]
     records = records if n_sparse is None else records[: 1 + n_sparse]
-    found = Run(
+    made_run = Run(
         key=settings.key(),
         settings=settings,
         model_identity=f"sha256:{'0123' * 16}",
@@ -144,7 +151,7 @@ def run(
         warnings=(),
         versions={"torch": "2.13.0"},
     )
-    return found, records
+    return made_run, records
 
 
 def passages(n: int = 120) -> Passages:
@@ -165,7 +172,10 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
     """A search with its run and records. slope: nats lost by share that goes. n_trials: it goes on
     after these.
     """
-    settings = FindSettings(evaluation=EvaluationSettings(n_passages=120), tolerance=WIDE)
+    settings = FindSettings(
+        evaluation=EvaluationSettings(n_passages=120),
+        tolerance=WIDE,
+    )
     dense = record(verdicts())
     steps = channel_steps(DENSE_WIDTHS, 32)
     done = n_trials is None
@@ -174,17 +184,17 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
     records = [dense]
     trials = []
     while (place := next_trial(len(steps), tried)) is not None and len(trials) != n_trials:
-        made = _tried(dense, rule, steps[place], slope)
-        verdict = "undecided" if made.stopping.decision == "open" else made.stopping.decision
-        trials.append(
-            Trial(
-                permille=steps[place],
-                record=made.key,
-                verdict=verdict,
-                n_passages=len(made.outcomes),
-            )
+        sparse = _tried(dense, rule, steps[place], slope)
+        decision = sparse.stopping.decision
+        verdict = "undecided" if decision == "open" else decision
+        trial = Trial(
+            permille=steps[place],
+            record=sparse.key,
+            verdict=verdict,
+            n_passages=len(sparse.outcomes),
         )
-        records.append(made)
+        trials.append(trial)
+        records.append(sparse)
         tried.append((place, verdict == "within"))
     low, _ = search_bounds(len(steps), tried)
     answer = steps[low] if done and low >= 0 else None
@@ -193,9 +203,17 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
         key=settings.key(), steps=steps, trials=tuple(trials), answer=answer, **limits
     )
     permilles = tuple(trial.permille for trial in trials) + (() if done else (steps[place],))
-    keys = tuple(each.key for each in records[1:])
-    asked = {"key": settings.key(), "settings": settings.run(permilles), "find": settings}
-    return replace(run(finished=done)[0], sparse=keys, **asked), records, result
+    keys = tuple(one_record.key for one_record in records[1:])
+    request = {"key": settings.key(), "settings": settings.run(permilles), "find": settings}
+    return (
+        replace(
+            run(finished=done)[0],
+            sparse=keys,
+            **request,
+        ),
+        records,
+        result,
+    )
 
 
 def _tried(dense: Record, rule: StopRule, permille: int, slope: float) -> Record:
@@ -210,4 +228,8 @@ def _tried(dense: Record, rule: StopRule, permille: int, slope: float) -> Record
         if stopping and stopping.decision != "open":
             break
     outcomes = tuple(answered[row] for row in sorted(answered))
-    return replace(record([True], permille), outcomes=outcomes, stopping=stopping)
+    return replace(
+        record([True], permille),
+        outcomes=outcomes,
+        stopping=stopping,
+    )

@@ -67,8 +67,8 @@ def filled(finished):
 
 def parameter(widget):
     """The parameter that holds a widget's value, or nothing."""
-    own = widget.key.removeprefix("chosen-") if (widget.key or "").startswith("chosen-") else ""
-    return own or getattr(widget.proto, "query_param_key", "")
+    chosen = widget.key.removeprefix("chosen-") if (widget.key or "").startswith("chosen-") else ""
+    return chosen or getattr(widget.proto, "query_param_key", "")
 
 
 def change(app, widget):
@@ -81,8 +81,10 @@ def change(app, widget):
                 (widget.index or 0) + 1 if (widget.index or 0) + 1 < len(widget.options) else 0
             )
         case "ButtonGroup":
-            other = next(each for each in widget.options if each not in str(widget.value))
-            widget.set_value([other] if isinstance(widget.value, list) else other)
+            other_option = next(
+                option for option in widget.options if option not in str(widget.value)
+            )
+            widget.set_value([other_option] if isinstance(widget.value, list) else other_option)
         case "NumberInput":
             value = 40 if widget.value is None else widget.value
             widget.set_value(
@@ -103,7 +105,7 @@ def change(app, widget):
     if not getattr(widget.proto, "query_param_key", ""):
         name = parameter(widget)
         return app.run().query_params[name], next(
-            each.value for each in app.main if each.key == widget.key
+            the_widget.value for the_widget in app.main if the_widget.key == widget.key
         )
     value = widget.value
     text = (
@@ -121,31 +123,32 @@ def test_a_page_opened_with_a_parameter_shows_what_it_says(page, open_page, fill
     proxy = query_params_proxy.QueryParamsProxy
     read = set()
     seen = {"view"}
+
+    def recording(plain):
+        def recorded(self, key, *args):
+            read.add(key)
+            return plain(self, key, *args)
+
+        return recorded
+
     for name in ("get", "get_all"):
-        plain = getattr(proxy, name)
-        monkeypatch.setattr(
-            proxy,
-            name,
-            lambda self, key, *rest, plain=plain: read.add(key) or plain(self, key, *rest),
-        )
+        monkeypatch.setattr(proxy, name, recording(getattr(proxy, name)))
     for address in (more for name, more in OPENED if name == page):
         read.clear()
         app = open_page(page, **address)
-        assert [each.value for each in app.main if each.key == "chosen-view"] in (
-            [],
-            [address.get("view", "")],
-        )
-        widgets = {name: each.key for each in app.main if (name := parameter(each))}
+        views = [widget.value for widget in app.main if widget.key == "chosen-view"]
+        assert views in ([], [address.get("view", "")])
+        widgets = {name: widget.key for widget in app.main if (name := parameter(widget))}
         for name in sorted((read | set(widgets)) - seen - set(address)):
-            found = (
+            result = (
                 change(*(app, next(w for w in app.main if w.key == key)))
                 if (key := widgets.get(name))
                 else None
             )
-            value, shown = found or SAID.get(name) or (FORMS.get(name, "1.07"), "")
+            value, shown = result or SAID.get(name) or (FORMS.get(name, "1.07"), "")
             opened = open_page(page, **address | WITH.get(name, {}) | {name: value})
-            if found:
-                assert [each.value for each in opened.main if each.key == key] == [shown], name
+            if result:
+                assert next(box.value for box in opened.main if box.key == key) == shown, name
             elif name in SAID:
                 assert shown in words(opened), name
             else:
@@ -167,8 +170,9 @@ def test_the_settings_are_changed_with_the_tolerance_that_was_chosen_here(open_p
             )["Change the settings"]
         )
         shown = open_page("prune", **form)
-        found = [shown.number_input(key=f"tolerance-{name}").value for name in ("ratio", "points")]
-        assert found == [float(value) for value in limits.split(",")]
+        ratio, points = limits.split(",")
+        assert shown.number_input(key="tolerance-ratio").value == float(ratio)
+        assert shown.number_input(key="tolerance-points").value == float(points)
 
 
 @pytest.mark.parametrize("asked", [RUN.key[:12], RUN.key[:16]])

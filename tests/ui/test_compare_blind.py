@@ -36,16 +36,25 @@ def test_the_blind_view_can_be_chosen_whatever_the_passages_are_sorted_and_filte
 def prompt(finished):
     """A prompt to the dense and the last sparse model, and what they wrote."""
     run = finished.runs()[0]
-    asked = ContinuationSettings(left=run.dense, right=run.sparse[-1], prompt="Once")
-    finished.user_data.keep_prompt(asked)
-    finished.put(
-        Continuation(key=asked.key(), prompt="Once", left=" of the dense", right=" of the sparse")
+    request = ContinuationSettings(
+        left=run.dense,
+        right=run.sparse[-1],
+        prompt="Once",
     )
-    return asked
+    finished.user_data.keep_prompt(request)
+    finished.put(
+        Continuation(
+            key=request.key(),
+            prompt="Once",
+            left=" of the dense",
+            right=" of the sparse",
+        )
+    )
+    return request
 
 
 def labels(app):
-    return [each.label for each in app.button]
+    return [widget.label for widget in app.button]
 
 
 def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_can_be_taken_back(
@@ -53,9 +62,9 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
 ):
     run = finished.runs()[0]
     app = open_compare(blind="true", passage="14")
-    said = words(app)
+    page_text = words(app)
     page = markup(app).split("</style>")[-1]
-    assert "Which answer is better?" in said
+    assert "Which answer is better?" in page_text
     names = ("sd-dense", "sd-sparse", "Dense", "Sparse", "log-probability")
     answers = ("sd-target", "sd-verdict", "sd-top", "sd-meter", "rank", "✓", "✕")
     assert not [telling for telling in (*names, *answers) if telling in page]
@@ -68,21 +77,25 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
     first, second = [
         finished.record(key).outcomes[13].answer for key in (run.dense, run.sparse[-1])
     ][:: 1 - 2 * drawn]
-    assert f"went to fetch the … A {first} B {second}" in said
-    rows = [each.label for each in app.button if each.key.startswith("row-")]
+    assert f"went to fetch the … A {first} B {second}" in page_text
+    rows = [widget.label for widget in app.button if widget.key.startswith("row-")]
     assert {row.removeprefix("`▸ ").partition(" ")[2] for row in rows} == {
         "**Mara had looked for it all morning: unde**"
     }
     button(app, "A is better").click().run()
     chosen = "30 %" if drawn else "dense"
-    said = words(app)
-    assert "went to fetch the harbour" in said and "“harbour” gets" in said and "✓ right" in said
+    page_text = words(app)
     assert (
-        f"Judged blind: {chosen} was chosen as better." in said
-        and "Dense" in said
-        and "Sparse, 30 %" in said
+        "went to fetch the harbour" in page_text
+        and "“harbour” gets" in page_text
+        and "✓ right" in page_text
     )
-    assert f"1 judged: dense better {1 - drawn}, 30 % better {drawn}, the same 0." in said
+    assert (
+        f"Judged blind: {chosen} was chosen as better." in page_text
+        and "Dense" in page_text
+        and "Sparse, 30 %" in page_text
+    )
+    assert f"1 judged: dense better {1 - drawn}, 30 % better {drawn}, the same 0." in page_text
     button(app, "Undo this choice").click().run()
     assert "No choice yet." in words(app) and "A is better" not in labels(app)
 
@@ -95,28 +108,32 @@ def test_what_was_shown_with_names_is_not_judged_blind(open_compare, finished, p
     app.query_params["right"] = "30 %"
     app.query_params["passage"] = "14"
     assert "shown with the models' names before, so it cannot be judged blind" in words(app.run())
-    assert "A is better-passage-13" not in [each.key for each in app.button]
+    assert "A is better-passage-13" not in [widget.key for widget in app.button]
     app.toggle(key="blind").set_value(False).run()
     assert "9 answers broke" in words(app)
     app.toggle(key="blind").set_value(True).run()
-    assert f"B is better-{prompt.key()}" not in [each.key for each in app.button]
+    assert f"B is better-{prompt.key()}" not in [widget.key for widget in app.button]
     assert "cannot be judged blind" in words(app).split("Try a prompt of your own")[1]
 
 
 def test_a_prompt_of_the_run_that_a_user_tries_is_judged_once(open_compare, finished):
     run = finished.runs()[0]
     others = run.sparse[:-1]
-    asked = ContinuationSettings(
+    request = ContinuationSettings(
         left=run.dense, right=run.sparse[-1], others=others, prompt=run.settings.prompts[0]
     )
-    finished.user_data.keep_prompt(asked)
+    finished.user_data.keep_prompt(request)
     finished.put(
         Continuation(
-            key=asked.key(), prompt=asked.prompt, left=" a", right=" b", others=(" c", " d")
+            key=request.key(),
+            prompt=request.prompt,
+            left=" a",
+            right=" b",
+            others=(" c", " d"),
         )
     )
     app = open_compare(blind="true")
-    assert [each.key for each in app.button].count(f"A is better-{asked.key()}") == 1
+    assert [widget.key for widget in app.button].count(f"A is better-{request.key()}") == 1
 
 
 def test_swapped_sides_share_their_count_and_it_can_be_reset(open_compare, finished):
@@ -132,7 +149,7 @@ def test_only_passages_with_different_answers_are_judged_in_file_order(open_comp
     run = finished.runs()[0]
     dense, sparse = (finished.record(key) for key in (run.dense, run.sparse[-1]))
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
-    different = [one.index for one, other in pairs if one.answer != other.answer]
+    different = [one.index for one, two in pairs if one.answer != two.answer]
     assert f"1 of {len(different)}" in words(app) and f"Passage {different[0] + 1}" in words(app)
     assert (
         f"Offered: the {len(different)} of 120 passages that the two models answer with different words."
@@ -146,8 +163,11 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_compare, finished, prompt
     app = open_compare(blind="true")
     first, second = ("sparse", "dense") if drawn else ("dense", "sparse")
     assert words(app).index(f"of the ❘ {first}") < words(app).index(f"of the ❘ {second}")
-    next(each for each in app.button if each.key == f"B is better-{prompt.key()}").click().run()
-    assert f"Judged blind: {'dense' if drawn else '30 %'} was chosen" in words(app)
+    next(
+        widget for widget in app.button if widget.key == f"B is better-{prompt.key()}"
+    ).click().run()
+    chosen = "dense" if drawn else "30 %"
+    assert f"Judged blind: {chosen} was chosen" in words(app)
 
 
 @pytest.mark.parametrize(
@@ -164,5 +184,10 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_compare, finished, prompt
     ],
 )
 def test_the_count_is_said_with_an_interval_that_holds_after_every_choice(chosen, expected):
-    pair = Pair(left_name="dense", left=answered("l", 1), right_name="30 %", right=answered("r", 1))
-    assert expected in plain(tally(pair, [each.strip("=") for each in chosen]))
+    pair = Pair(
+        left_name="dense",
+        left=answered("l", 1),
+        right_name="30 %",
+        right=answered("r", 1),
+    )
+    assert expected in plain(tally(pair, [better.strip("=") for better in chosen]))

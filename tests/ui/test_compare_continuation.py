@@ -12,7 +12,11 @@ from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
 from tests.ui.filled_backend import job
 
 RUN = specimens.run()[0]
-PAIR = ContinuationSettings(left=RUN.dense, right=RUN.sparse[-1], prompt="Once upon")
+PAIR = ContinuationSettings(
+    left=RUN.dense,
+    right=RUN.sparse[-1],
+    prompt="Once upon",
+)
 ALL = replace(PAIR, others=RUN.sparse[:-1])
 GROWING = {"stage": "continue", "done": 3, "total": 40, "rate": 9.0, "message": ""}
 
@@ -39,14 +43,14 @@ def tried(finished):
 def test_both_models_continue_a_passage_on_request(open_compare, finished):
     app = open_compare()
     button(app, "Continue with both models").click().run()
-    (asked,) = finished.submitted
-    assert (asked.left, asked.right) == (PAIR.left, PAIR.right) and asked.prompt.endswith(
+    (request,) = finished.submitted
+    assert (request.left, request.right) == (PAIR.left, PAIR.right) and request.prompt.endswith(
         "went to fetch the"
     )
     assert "Waiting" in words(app)
-    finished.set_jobs(job(asked, "failed", **FAILED))
+    finished.set_jobs(job(request, "failed", **FAILED))
     assert "The model cannot be reached." in words(app.run()) and button(app, "Resume")
-    finished.put(written(asked, " letter.", " door."))
+    finished.put(written(request, " letter.", " door."))
     assert "Continued by both models Dense ❘ letter. Sparse, 30 % ❘ door." in words(app.run())
     assert "❘ marks where a text diverges from the other." in words(app)
 
@@ -59,9 +63,9 @@ def test_a_prompt_is_continued_by_all_models_and_stays_in_the_list_until_it_is_r
     assert "Your prompts will be listed here" in words(app)
     assert app.toggle(key="own-all").label == "All 4 models of the run"
     submit(app, prompt)
-    (asked,) = finished.submitted
-    assert asked == replace(ALL, prompt=prompt) and "Waiting" in words(app)
-    finished.put(written(asked, " <i>one</i>", " two"))
+    (request,) = finished.submitted
+    assert request == replace(ALL, prompt=prompt) and "Waiting" in words(app)
+    finished.put(written(request, " <i>one</i>", " two"))
     assert "Dense <i>one</i> Sparse, 30 % ❘ two Sparse, 10 % … Sparse, 20 % …" in words(app.run())
     shows_as_text(markup(app))
     app.toggle(key="own-all").set_value(False)
@@ -91,11 +95,17 @@ def test_other_settings_draw_and_are_said_next_to_the_prompt(open_compare, finis
 
 def test_all_texts_are_shown_under_their_names_while_they_grow(open_compare, tried):
     texts = (" there <b>was", " a\u202e", " ten")
-    tried.set_jobs(job(ALL, **GROWING | {"message": "model 3 of 4"}, texts=texts))
+    tried.set_jobs(
+        job(
+            ALL,
+            **GROWING | {"message": "model 3 of 4"},
+            texts=texts,
+        )
+    )
     app = open_compare()
-    said = words(app)
-    assert "▶ Writing continuations · model 3 of 4 · 3 of 40 tokens · 9.0 tokens a second" in said
-    assert "Dense there <b>was Sparse, 30 % a⟨U+202E⟩ Sparse, 10 % ten Sparse, 20 % …" in said
+    text = words(app)
+    assert "▶ Writing continuations · model 3 of 4 · 3 of 40 tokens · 9.0 tokens a second" in text
+    assert "Dense there <b>was Sparse, 30 % a⟨U+202E⟩ Sparse, 10 % ten Sparse, 20 % …" in text
     shows_as_text(markup(app))
     button(app, "Stop").click().run()
     assert "Stopping" in words(app) and button(app, "Stop").disabled
@@ -118,8 +128,8 @@ def test_what_was_written_when_it_was_stopped_failed_or_is_gone_is_shown_and_can
     app = open_compare()
     assert "The texts are no longer stored." in words(app)
     tried.set_jobs(job(PAIR, "failed", **FAILED, texts=(" there", "")))
-    said = words(app.run())
-    assert said.index("Dense there") < said.index("The model cannot be reached.")
+    text = words(app.run())
+    assert text.index("Dense there") < text.index("The model cannot be reached.")
     tried.set_jobs(job(PAIR, "cancelled"))
     tried.put(written(PAIR, " there was", " a", stopped=True))
     app.run()
@@ -147,9 +157,9 @@ def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_
     open_compare, tried
 ):
     tried.put(written(ALL, "a b c", "a b d", "a b c", "<x> b c"))
-    said = words(open_compare())
-    assert "Dense a b c Sparse, 30 % a b ❘ d Sparse, 10 % a b c Sparse, 20 % ❘ <x> b c" in said
-    assert "❘ marks where a text diverges from that of dense." in said
+    text = words(open_compare())
+    assert "Dense a b c Sparse, 30 % a b ❘ d Sparse, 10 % a b c Sparse, 20 % ❘ <x> b c" in text
+    assert "❘ marks where a text diverges from that of dense." in text
     blind = words(open_compare(blind="true"))
     assert "Sparse, 10 %" not in blind and "<x>" not in blind
 
@@ -157,9 +167,9 @@ def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_
 def test_a_passage_that_was_tried_as_a_prompt_is_continued_there(open_compare, finished):
     app = open_compare()
     button(app, "Continue with both models").click().run()
-    (asked,) = finished.submitted
-    finished.user_data.keep_prompt(asked)
-    for job_now in (job(asked), job(asked, "failed", **FAILED)):
+    (request,) = finished.submitted
+    finished.user_data.keep_prompt(request)
+    for job_now in (job(request), job(request, "failed", **FAILED)):
         finished.set_jobs(job_now)
         app = open_compare()
         assert not app.exception and "Continued below, among your prompts." in words(app)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Healed, Quantised
@@ -27,9 +26,9 @@ def add(backend, spec=None, **changes):
     run, (dense, *sparse) = specimens.run()
     pruned = [
         replace(
-            LAYERS, spec=replace(spec or LAYERS.spec, permille=each.sparsity_permille), **changes
+            LAYERS, spec=replace(spec or LAYERS.spec, permille=record.sparsity_permille), **changes
         )
-        for each in sparse
+        for record in sparse
     ]
     return backend.add_run(
         (run, [dense, *map(lambda each, made: replace(each, pruned=made), sparse, pruned)])
@@ -45,44 +44,48 @@ def test_without_a_pruned_layer_the_page_invites_or_shows_the_job(open_page, bac
     )
     backend.add_run(specimens.run(finished=False, n_sparse=0))
     backend.set_jobs(job(SETTINGS))
-    said = words(open_page("compare", view="layers"))
-    assert said.startswith("No answers to compare yet.") and "Evaluating" in said
+    text = words(open_page("compare", view="layers"))
+    assert text.startswith("No answers to compare yet.") and "Evaluating" in text
 
 
 def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page, backend):
     add(backend)
     app = open_page("compare", view="layers", right="20 %")
-    said = words(app)
-    assert said.startswith(
+    text = words(app)
+    assert text.startswith(
         "Half of the 2 layers that were cut (3 in all) lost at most 25.0 % of their output; "
         "layer 3 lost the most, 40.0 %."
     )
     assert markup(app).count('class="sd-figure"') == 3
-    assert "compensation recovered 35 % of it; median of each layer's own" in said
-    assert "1.10 × that on calibration text; median of each layer's own" in said
-    assert "1.17 × as much on held-out text; median of each layer's own" in said
+    assert "compensation recovered 35 % of it; median of each layer's own" in text
+    assert "1.10 × that on calibration text; median of each layer's own" in text
+    assert "1.17 × as much on held-out text; median of each layer's own" in text
     assert app.get("plotly_chart")[0].proto.alt.startswith(
         "Half of the 2 layers that were cut (3 in all) lost at most"
     )
-    assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 0.0400" in said
-    found = links(app)
-    assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
+    assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 0.0400" in text
+    addresses = links(app)
+    assert addresses["Back to the chart"].endswith(f"run={SETTINGS.key()}")
 
 
 def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_before(
     open_page, backend
 ):
     sizes = {"n_bytes": 50, "full_bytes": 90, "dense_bytes": 100}
-    quantised = Quantised(**sizes, tensors={"F32": 7, "Q8_0": 9, "Q4_K": 20}, fell_back={"Q8_0": 9})
+    quantised = Quantised(
+        **sizes,
+        tensors={"F32": 7, "Q8_0": 9, "Q4_K": 20},
+        fell_back={"Q8_0": 9},
+    )
     add(backend, SparseSpec(MethodSettings(), 100, quantise="q4_k_m"), quantised=quantised)
-    said = words(open_page("compare", view="layers", right="20 %"))
+    text = words(open_page("compare", view="layers", right="20 %"))
     assert (
-        said.startswith("Before quantising, half of the 2 layers that were cut (3 in all) lost")
-        and "· least-squares 20 %, Q4_K_M ·" in said
+        text.startswith("Before quantising, half of the 2 layers that were cut (3 in all) lost")
+        and "· least-squares 20 %, Q4_K_M ·" in text
     )
     assert (
         "Tensors: 7 in F32, 20 in Q4_K; fallback for the length of their rows: 9 to Q8_0. All losses"
-        in said
+        in text
     )
     assert layers_sentence(
         replace(LAYERS, spec=SparseSpec(quantise="q4_k_m"), quantised=quantised)
@@ -92,16 +95,23 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
 def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page, backend):
     add(
         backend,
-        healed=Healed(steps=24, kept_step=16, before=0.27, after=0.231, n_tokens=1920, weights="w"),
+        healed=Healed(
+            steps=24,
+            kept_step=16,
+            before=0.27,
+            after=0.231,
+            n_tokens=1920,
+            weights="w",
+        ),
     )
-    said = words(open_page("compare", view="layers", right="20 %"))
+    text = words(open_page("compare", view="layers", right="20 %"))
     assert (
         "best after step 16; KL divergence from dense on 1,920 held-out tokens 0.231, 0.270 before."
-        in said
+        in text
     )
     assert (
-        said.startswith("Before healing, half of the 2 layers that were cut (3 in all) lost")
-        and "those before it" in said
+        text.startswith("Before healing, half of the 2 layers that were cut (3 in all) lost")
+        and "those before it" in text
     )
 
 
@@ -169,27 +179,21 @@ def test_a_model_without_calibration_losses_says_why_and_what_is_known(
         SparseSpec(method_named(method), 100),
         **UNMEASURED | {"uncompensated_errors": ()} | changes,
     )
-    said = words(open_page("compare", view="layers"))
-    assert said.startswith(
+    text = words(open_page("compare", view="layers"))
+    assert text.startswith(
         "Half of the 2 layers that were cut (3 in all) lost at most 26.0 % of their output on the passages; layer 3"
     )
-    assert why in said and ("Lost on held-out text" in said) == bool(changes)
+    assert why in text and ("Lost on held-out text" in text) == bool(changes)
 
 
 def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, backend):
     run, records = specimens.run(replace(specimens.SETTINGS, model="owner/other"))
-    backend.add_run((run, [replace(each, model="owner/other") for each in records]))
+    backend.add_run((run, [replace(record, model="owner/other") for record in records]))
     assert "known once a run or a prompt has loaded" in words(open_page("compare", view="layers"))
     backend._store.remember(model_shape_note(records[0].model_identity), SHAPE.plain())
     app = open_page("compare", view="layers", right="30 %")
-    said = words(app)
+    text = words(app)
     # At 30 % 448 of 1,536 channels are gone from each of 30 blocks, each of 3 * 576 weights of 4
     # bytes.
-    assert "1,536 × 576 → 1,088 × 576" in said and "Whole model 538.1 MB 445.2 MB 17.3 %" in said
-    assert [each.proto.label for each in app.get("download_button")] == ["CSV", "CSV"]
-
-
-def test_the_example_is_marked(open_page, example):
-    assert "Example: this run ships with SparseDash" in words(
-        open_page("compare", view="layers", run=EXAMPLE)
-    )
+    assert "1,536 × 576 → 1,088 × 576" in text and "Whole model 538.1 MB 445.2 MB 17.3 %" in text
+    assert [drawn.proto.label for drawn in app.get("download_button")] == ["CSV", "CSV"]

@@ -4,8 +4,6 @@ above it.
 
 from dataclasses import replace
 
-import pytest
-
 from sparsedash.schema.pair_records import Divergence, DivergenceSettings, Place
 from sparsedash.ui.compare_passage import ROWS
 from tests.ui import specimens
@@ -65,7 +63,7 @@ def test_the_largest_places_are_reached_by_the_keyboard_the_stronger_the_larger_
     ]
     nats = [i / 100 for i in range(50)]
     strip_of(
-        finished, *foreign, *(Place(text=" x", nats=each, left="a", right="b") for each in nats)
+        finished, *foreign, *(Place(text=" x", nats=size, left="a", right="b") for size in nats)
     )
     drawn = markup(opened(open_compare))
     assert drawn.count('data-tip="') == 20 and "9.00 nats" in drawn.partition('data-tip="')[2]
@@ -81,7 +79,7 @@ def test_a_passage_that_is_too_long_is_said_to_be(open_compare, finished):
 
 
 def rows(app):
-    return [each for each in app.button if each.key.startswith("row-")]
+    return [widget for widget in app.button if widget.key.startswith("row-")]
 
 
 def numbers(app):
@@ -113,30 +111,6 @@ def test_the_table_has_pages_and_shows_the_one_of_the_passage_that_is_read(open_
     assert button(last, "Later").disabled and numbers(last)[-1] == 120
 
 
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [
-        (
-            "**b** :red[x] `c` \u202ea <b>",
-            "\\*\\*b\\*\\* :\N{WORD JOINER}red\\[x\\] \\`c\\` ⟨U+202E⟩a \\<b\\>",
-        ),
-        ("", "(nothing)"),
-        ('"', '‘"’'),
-    ],
-    ids=["markup", "empty", "quotation-mark"],
-)
-def test_words_from_models_do_not_become_markup(text, label, open_compare, backend):
-    def changed(record):
-        outcomes = (
-            replace(o, target=text, answer=text, last_word_right=False) for o in record.outcomes
-        )
-        return replace(record, outcomes=tuple(outcomes))
-
-    backend.add_run((RUN, list(map(changed, RECORDS))))
-    (first, *_) = rows(open_compare(filter="all", sort="file order"))
-    assert first.label.startswith(f"`▸ 1` **{label}** *✕ {label}* *✕ {label}* ")
-
-
 def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_and_count(
     open_compare, finished
 ):
@@ -151,7 +125,7 @@ def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_an
     assert f"1 of {offered[most]}" in words(app)
     again = open_compare(filter="all", change=app.query_params["change"])
     assert f"1 of {offered[most]}" in words(again)
-    assert [each.label for each in again.button if each.key == "flip-all"] == [
+    assert [widget.label for widget in again.button if widget.key == "flip-all"] == [
         f"All · {offered[most]}"
     ]
     # The other ranges still say what they would leave.
@@ -161,6 +135,6 @@ def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_an
 def test_a_range_that_is_none_and_choices_that_leave_nothing_are_answered_in_words(
     open_compare, finished
 ):
-    said = words(open_compare(change="<b>7..8", search="no such words"))
-    assert "“<b>7..8” is no range of changes here. Showing Any change" in said
-    assert "Choose another kind" in said and "or clear the search." in said
+    text = words(open_compare(change="<b>7..8", search="no such words"))
+    assert "“<b>7..8” is no range of changes here. Showing Any change" in text
+    assert "Choose another kind" in text and "or clear the search." in text

@@ -17,15 +17,15 @@ SETTINGS = specimens.SETTINGS
 
 
 def kinds(app):
-    return [each for each in app.button if each.key.startswith("flip-")]
+    return [widget for widget in app.button if widget.key.startswith("flip-")]
 
 
 def test_while_the_first_models_answer_the_page_shows_their_job(open_compare, backend):
     backend.set_jobs(job(SETTINGS))
     app = open_compare(run=SETTINGS.key())
-    said = words(app)
-    assert said.startswith("No answers to compare yet.")
-    assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in said
+    text = words(app)
+    assert text.startswith("No answers to compare yet.")
+    assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in text
     assert query_of(links(app)["See this run"]) == {"run": SETTINGS.key()}
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     assert "10 % against dense" in words(app.run())
@@ -38,8 +38,8 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(open_compare, backe
     assert "Nothing to compare yet." in words(open_compare())
     backend.set_jobs(job(SETTINGS, "failed", **FAILED))
     assert words(open_compare()).startswith("Nothing to compare yet.")
-    asked = words(open_compare(run=SETTINGS.key()))
-    assert asked.startswith("This run has no answers to compare.") and FAILED["error_text"] in asked
+    text = words(open_compare(run=SETTINGS.key()))
+    assert text.startswith("This run has no answers to compare.") and FAILED["error_text"] in text
     backend.set_jobs(job(SETTINGS))
     app = open_compare(run="gone")
     assert words(app).startswith("There is no run with this address.")
@@ -50,30 +50,30 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(open_compare, backe
 
 
 def test_the_verdict_comes_first_and_what_it_rests_on_after_the_passages(open_compare, finished):
-    said = words(open_compare())
-    assert said.startswith("30 % is too close to call on 120 passages. Perplexity ")
-    assert "accuracy −5.8 points (" in said.split("Passage ")[0]
-    assert "9 answers broke, 2 fixed. " in said.split("Behind the verdict")[1]
+    text = words(open_compare())
+    assert text.startswith("30 % is too close to call on 120 passages. Perplexity ")
+    assert "accuracy −5.8 points (" in text.split("Passage ")[0]
+    assert "9 answers broke, 2 fixed. " in text.split("Behind the verdict")[1]
 
 
 def test_the_first_broken_passage_is_shown_with_both_answers(open_compare, finished):
     app = open_compare(sort="file order")
-    said = words(app)
-    assert "Passage 14" in said and "went to fetch the harbour" in said
+    text = words(app)
+    assert "Passage 14" in text and "went to fetch the harbour" in text
     assert (
-        "Dense harbour ✓ right “harbour” gets 66.1 %, rank 1" in said
-        and "Sparse, 30 % violin ✕ wrong" in said
+        "Dense harbour ✓ right “harbour” gets 66.1 %, rank 1" in text
+        and "Sparse, 30 % violin ✕ wrong" in text
     )
     assert (
         markup(app).count('class="sd-top"') == 1
-        and "Next token Dense Sparse, 30 % ␣harbour ✓ 66.1 %" in said
+        and "Next token Dense Sparse, 30 % ␣harbour ✓ 66.1 %" in text
     )
-    assert " times less likely. Its log-probability fell by " in said
+    assert " times less likely. Its log-probability fell by " in text
 
 
 def test_kinds_have_counts_that_add_up_and_one_is_chosen_by_button(open_compare, finished):
     app = open_compare()
-    assert [each.label for each in kinds(app)] == [
+    assert [widget.label for widget in kinds(app)] == [
         *("All · 120", "Both right · 27", "Broke · 9", "Fixed · 2", "Both wrong · 82")
     ]
     button(app, "Fixed").click().run()
@@ -97,7 +97,9 @@ def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_comp
 
 def test_passages_are_stepped_through_the_largest_fall_first(open_compare, finished):
     app = open_compare()
-    rows = [each.label.rsplit(" ", 1)[1] for each in app.button if each.key.startswith("row-")]
+    rows = [
+        widget.label.rsplit(" ", 1)[1] for widget in app.button if widget.key.startswith("row-")
+    ]
     falls = [float(change.replace("−", "-")) for change in rows]
     assert falls == sorted(falls) and len(falls) == 9
     assert button(app, "Previous").disabled
@@ -116,19 +118,12 @@ def test_two_records_are_chosen_by_the_address(open_compare, finished):
     assert button(app, "Both wrong").icon == ":material/check:"
 
 
-def test_the_tolerance_is_the_one_of_the_address(open_compare, finished):
-    said = words(open_compare(limits="5,50"))
-    assert (
-        said.startswith("30 % stays within your limits: ") and "Limits: perplexity 5.00 ×" in said
-    )
-
-
 def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_address(
     open_compare, finished
 ):
     app = open_compare(search="HARBOUR", filter="both-wrong")
-    found = [int(each.label.split(" · ")[1]) for each in kinds(app)[1:]]
-    assert 0 < sum(found) < 120
+    counts = [int(widget.label.split(" · ")[1]) for widget in kinds(app)[1:]]
+    assert 0 < sum(counts) < 120
     app.text_input(key="search").set_value("no such words").run()
     assert "No passage matches. Choose another kind, or clear the search." in words(app)
     assert kinds(open_compare(search="behind the stove"))[2].label == "Broke · 9"
@@ -156,12 +151,14 @@ def test_records_of_other_runs_are_offered_if_they_are_over_the_same_passages(
     backend.add_run(specimens.run(replace(SETTINGS, evaluation=evaluation)))
     run = backend.add_run(specimens.run())
     assert len(open_compare(run=run.key).selectbox(key="chosen-left").options) == 4
-    other = backend.add_run(specimens.run(replace(SETTINGS, methods=(method_named("magnitude"),))))
+    another = backend.add_run(
+        specimens.run(replace(SETTINGS, methods=(method_named("magnitude"),)))
+    )
     app = open_compare(run=run.key)
     offered = app.selectbox(key="chosen-right").options
     assert offered[:4] == ["dense", "10 %", "20 %", "30 %"]
     assert any(name.startswith("30 % · ") and "magnitude" in name for name in offered)
-    theirs = other.sparse[-1][:16]
+    theirs = another.sparse[-1][:16]
     app.selectbox(key="chosen-right").set_value(theirs).run()
     assert "magnitude" in words(app).split("against")[0]
     assert "against 30 %" in words(open_compare(run=run.key, right=theirs, left="30 %"))
@@ -182,12 +179,12 @@ def test_a_target_of_several_tokens_is_shown_token_by_token(open_compare, backen
         return replace(outcome, tokens=(replace(token, text=" har"), replace(token, text="bour")))
 
     backend.add_run(
-        (run, [replace(each, outcomes=tuple(map(cut, each.outcomes))) for each in records])
+        (run, [replace(record, outcomes=tuple(map(cut, record.outcomes))) for record in records])
     )
-    said = words(open_compare())
+    text = words(open_compare())
     assert (
         "The right word token by token, each given the ones before Token Dense Sparse, 30 % ␣har"
-        in said
+        in text
     )
 
 
@@ -197,7 +194,7 @@ def test_files_are_made_only_when_they_are_asked_for(open_compare, finished, mon
 
     for name in ("record_pair.view_file", "record_pair.harness_samples", "html_report"):
         monkeypatch.setattr(f"sparsedash.ui.compare_views.{name}", refuse)
-    assert [each.proto.label for each in open_compare().get("download_button")] == [
+    assert [drawn.proto.label for drawn in open_compare().get("download_button")] == [
         "Report, one HTML file",
         "The 9 passages shown, CSV",
         "The 9 passages shown, parquet",
@@ -211,25 +208,25 @@ def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_n
     open_compare, finished, example
 ):
     app = open_compare(run=EXAMPLE)
-    said = words(app)
-    assert "Example: this run ships with SparseDash" in said and "30 % against dense" in said
-    assert specimens.passages().contexts[0][:40] in said and "Run it here to try one." in said
+    text = words(app)
+    assert "Example: this run ships with SparseDash" in text and "30 % against dense" in text
+    assert specimens.passages().contexts[0][:40] in text and "Run it here to try one." in text
     assert not {"Continue with both models", "Show where the two differ"} & {
-        each.label for each in app.button
+        widget.label for widget in app.button
     }
     assert "Blind" not in [toggle.label for toggle in app.toggle]
     offered = app.selectbox(key="chosen-run").options
     assert [option for option in offered if option.startswith("Example:")] == offered[-1:]
-    own = open_compare()
-    assert "Example" not in words(own) + str([box.options for box in own.selectbox])
+    page = open_compare()
+    assert "Example" not in words(page) + str([box.options for box in page.selectbox])
 
 
 def test_groups_of_passages_are_computed_when_they_are_opened_and_need_the_texts(
     open_compare, finished
 ):
-    said = "groups, two intervals each"
-    assert said not in words(open_compare())
+    text = "groups, two intervals each"
+    assert text not in words(open_compare())
     app = open_compare(groups="true")
-    assert "30 % against dense, paired. " in words(app) and said in words(app)
+    assert "30 % against dense, paired. " in words(app) and text in words(app)
     finished.drop(Passages, "passages")
-    assert said not in words(app.run())
+    assert text not in words(app.run())

@@ -33,8 +33,8 @@ from tests.ui.test_settings_storage import FOUND
 SETTINGS = specimens.SETTINGS
 VIEWS = {"prune": ("published",), "runs": ("jobs",), "compare": ("layers",)}
 RUN, RECORDS = specimens.run()
-PAGES = [
-    (name, {"view": view} if view else {}) for name in TITLES for view in ("", *VIEWS.get(name, ()))
+PAGES = [(name, {}) for name in TITLES] + [
+    (name, {"view": view}) for name, (view,) in VIEWS.items()
 ]
 TOGETHER = ("runs", {"chosen": RUN.key[:RUN_ADDRESS_LENGTH], "together": "1"})
 NAME = "<img> <style>*{} [x](javascript:x) :red[x] \u202egnp nul\x00"
@@ -69,12 +69,9 @@ def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_anothe
     assert {"model", "sparsity"} <= bound["prune"] and {"run", "limits", "right"} <= linked[
         "compare"
     ]
-    assert not [
-        (on, to, found)
-        for on in bound
-        for to in linked
-        if on != to and (found := bound[on] & linked[to])
-    ]
+    for page, names in bound.items():
+        for target, linked_names in linked.items():
+            assert page == target or not names & linked_names, (page, target)
 
 
 def refuse(*_):
@@ -115,17 +112,11 @@ def texts_as(text):
     """The records with this text in place of all that a model or a file has brought."""
 
     def changed(outcome):
-        tokens = tuple(replace(each, text=text) for each in outcome.tokens)
-        top = tuple(replace(each, text=text) for each in outcome.top)
-        return replace(
-            outcome,
-            target=text,
-            answer=text,
-            tokens=tokens,
-            top=top,
-        )
+        tokens = tuple(replace(target, text=text) for target in outcome.tokens)
+        top = tuple(replace(word, text=text) for word in outcome.top)
+        return replace(outcome, target=text, answer=text, tokens=tokens, top=top)
 
-    return [replace(each, outcomes=tuple(map(changed, each.outcomes))) for each in RECORDS]
+    return [replace(record, outcomes=tuple(map(changed, record.outcomes))) for record in RECORDS]
 
 
 @pytest.mark.parametrize(("page", "address"), [*PAGES, TOGETHER], ids=str)
@@ -149,7 +140,11 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
     backend.user_data.name_run(RUN.key, NAME)
     second = replace(SETTINGS, sparsities_permille=(400,))
     backend.set_jobs(
-        job(SETTINGS, message=text, id=2),
+        job(
+            SETTINGS,
+            message=text,
+            id=2,
+        ),
         job(
             second,
             "failed",
@@ -172,7 +167,7 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
     app = open_page(page, **address)
     drawn = markup(app)
     assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
-    shows_as_text(drawn + "".join([*links(app), *(each.label for each in app.checkbox)]))
+    shows_as_text(drawn + "".join([*links(app), *(widget.label for widget in app.checkbox)]))
 
 
 def test_a_model_named_like_markup_is_shown_as_text(open_page, backend):
@@ -191,23 +186,17 @@ def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it
     backend.set_jobs(job(SETTINGS, "cancelled", error_text="Stopped on request."))
     app = open_page("overview", run=run.key)
     second = open_page("compare", run=run.key, view=view)
-    assert [words(each).count(": 1 of its 3 sparse models is done.") for each in (app, second)] == [
+    assert [words(page).count(": 1 of its 3 sparse models is done.") for page in (app, second)] == [
         1,
         1,
     ]
-    assert [each.label for each in app.button].count("Resume") == 1 and "Resume" not in str(
+    assert [widget.label for widget in app.button].count("Resume") == 1 and "Resume" not in str(
         second.button
     )
     backend.set_jobs()
     button(open_page("overview", run=run.key), "Resume").click().run()
-    assert [each.state for each in backend.jobs()] == ["queued"]
-    assert "1 of its 3 sparse models" not in words(
-        open_page(
-            "compare",
-            run=run.key,
-            view=view,
-        )
-    )
+    assert [job.state for job in backend.jobs()] == ["queued"]
+    assert "1 of its 3 sparse models" not in words(open_page("compare", run=run.key, view=view))
 
 
 @pytest.mark.parametrize(
@@ -240,18 +229,18 @@ def test_a_damaged_record_is_named_on_the_page_whoever_looked_first(
 )
 def test_damaged_results_count_as_lost_on_every_page(open_page, finished, kind, key):
     harm_entry(finished._store, "records", f"{kind.__name__.lower()}/{key}")
-    said = {
+    text = {
         name: words(open_page(name, right="30 %"))
         for name in ("overview", "runs", "compare", "models")
     }
-    said["layers"] = words(open_page("compare", view="layers"))
+    text["layers"] = words(open_page("compare", view="layers"))
     open_page("compare", blind="true")
     compare = {
         LAST: "These two models cannot be compared.",
         "passages": "The text of this passage is no longer stored.",
     }
-    assert compare.get(key, "Nothing to compare yet.") in said["compare"]
-    assert ("Half of the layers lost" in said["layers"]) == (key in (LAST, "passages"))
+    assert compare.get(key, "Nothing to compare yet.") in text["compare"]
+    assert ("Half of the layers lost" in text["layers"]) == (key in (LAST, "passages"))
 
 
 def test_a_job_at_a_model_that_its_run_has_not_raises_nowhere(open_page, backend):

@@ -11,6 +11,7 @@ from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.charts.chart_style import PALETTES
 from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, TimingSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import model_shape_note
 from tests.service.made import TIMING
 from tests.ui import specimens
@@ -19,7 +20,12 @@ from tests.ui.filled_backend import job
 
 # The built-in model's: 30 blocks, 576 wide, gate, up and down without biases, a head that shares
 # the embedding.
-SHAPE = replace(shipped_shape("smollm2-135m"), vocabulary=10, block_rest=0, stored_bytes=4)
+SHAPE = replace(
+    shipped_shape("smollm2-135m"),
+    vocabulary=10,
+    block_rest=0,
+    stored_bytes=4,
+)
 
 
 def asked(run, at):
@@ -34,7 +40,13 @@ def timing(settings, ratio):
             "sparse_s": (1.0,) * 3,
             "dense_first": (True, False, True),
         }
-        return TimedPhase(phase=name, batch=batch, ratio=interval, ceiling=1.3, **times)
+        return TimedPhase(
+            phase=name,
+            batch=batch,
+            ratio=interval,
+            ceiling=1.3,
+            **times,
+        )
 
     phases = (phase("prefill", 1), phase("decode", 1))
     return replace(
@@ -45,10 +57,10 @@ def timing(settings, ratio):
 @pytest.fixture
 def run(backend):
     """A finished run at 10, 20 and 30 %, of a model whose sizes are known."""
-    made, records = specimens.run()
-    backend.add_run((made, records))
+    run, records = specimens.run()
+    backend.add_run((run, records))
     backend._store.remember(model_shape_note(records[0].model_identity), SHAPE.plain())
-    return made
+    return run
 
 
 def chart(app):
@@ -65,7 +77,7 @@ def marks(figure):
 
 
 def offered(app):
-    return [each.label for each in app.button if each.label.startswith("Measure speed")]
+    return [widget.label for widget in app.button if widget.label.startswith("Measure speed")]
 
 
 def test_sparsity_is_the_usual_axis_and_another_one_is_in_the_address(open_page, run):
@@ -94,7 +106,7 @@ def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mar
     assert "✓ within, ✕ beyond, ? undecided, by this measure. Bars: confidence intervals" in words(
         app
     )
-    popovers = {each.proto.popover.label: each for each in app.get("popover")}
+    popovers = {drawn.proto.popover.label: drawn for drawn in app.get("popover")}
     help_ = popovers["How to read this chart: word perplexity"]
     assert "1.25 × means that" in words(help_)
     assert not [box for box in app.selectbox if box.label == "Highlight"], (
@@ -112,12 +124,6 @@ def test_one_of_many_lines_can_be_highlighted_and_the_address_keeps_it(open_page
     assert len(inks) == 2 and PALETTES["light"].faded in inks
 
 
-def test_multiply_adds_count_attention_and_the_head_that_stay(open_page, run):
-    (sparse,) = marks(chart(open_page("overview", against="multiply-adds")))
-    whole = 512 * (134_479_872 - 49_152 * 576) + 49_152 * 576 + 2 * 576 * 512 * 513 // 2 * 30
-    assert sparse["x"][0] == pytest.approx(whole / (whole - 512 * 30 * 160 * 3 * 576))
-
-
 def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(
     open_page, backend, run
 ):
@@ -130,7 +136,7 @@ def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(
     assert (app.query_params["numbers"], app.query_params["threads"]) == ("bfloat16", "1")
     button(app, "Measure speed of 3 models").click().run()
     assert backend.submitted == [
-        replace(asked(run, at), dtype="bfloat16", n_threads=1) for at in range(3)
+        replace(asked(run, place), dtype="bfloat16", n_threads=1) for place in range(3)
     ]
     assert "Waiting" in words(app) and not offered(app)
     backend.set_jobs()
@@ -154,7 +160,12 @@ def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(
     versions = {"llama-cpp-py-sync": "1.0"}
     backend.set_jobs(job(request, "done"))
     backend.put(
-        replace(timing(request, 1.15), runtime="llama.cpp", weights="F16", versions=versions)
+        replace(
+            timing(request, 1.15),
+            runtime="llama.cpp",
+            weights="F16",
+            versions=versions,
+        )
     )
     assert (
         query_of(links(open_page("runs", view="jobs"))["See the speed-up"])["runtime"]
@@ -166,7 +177,12 @@ def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(
     ] and "llama.cpp (binding 1.0), F16 versus dense in F16" in words(app)
     assert "drifts on a shared machine" not in words(app)
     backend.put(
-        replace(timing(request, 1.15), runtime="llama.cpp", weights="Q8_0", versions=versions)
+        replace(
+            timing(request, 1.15),
+            runtime="llama.cpp",
+            weights="Q8_0",
+            versions=versions,
+        )
     )
     assert "drifts on a shared machine" in words(
         open_page("overview", against="reading", runtime="llama.cpp")
@@ -188,43 +204,57 @@ def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_condit
     app = open_page("overview", against="writing")
     (sparse,) = marks(chart(app))
     assert sparse["x"] == [1.15] and sparse["error_x"]["array"] == pytest.approx([0.02])
-    said = words(app)
+    text = words(app)
     assert (
-        "2 sparse models not shown" in said
-        and "weights in memory 540 MB 470 MB 1.15 × measured once" in said
+        "2 sparse models not shown" in text
+        and "weights in memory 540 MB 470 MB 1.15 × measured once" in text
     )
-    assert "prefill, 1 × 128 tokens" in said and "a mainframe, 2 threads, float32" in said
+    assert "prefill, 1 × 128 tokens" in text and "a mainframe, 2 threads, float32" in text
 
 
 def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, backend):
     method = method_named("wanda")
-    settings = replace(specimens.SETTINGS, methods=(method,), sparsities_permille=(100,))
-    made, (dense, sparse, *_) = specimens.run()
-    masked = replace(
-        sparse, pruned=replace(sparse.pruned, method=method, widths=specimens.DENSE_WIDTHS)
+    settings = replace(
+        specimens.SETTINGS,
+        methods=(method,),
+        sparsities_permille=(100,),
     )
-    backend.add_run((replace(made, settings=settings, sparse=made.sparse[:1]), [dense, masked]))
+    run, (dense, sparse, *_) = specimens.run()
+    spec = SparseSpec(method, 100)
+    pruned = replace(sparse.pruned, spec=spec, widths=specimens.DENSE_WIDTHS)
+    masked = replace(sparse, pruned=pruned)
+    backend.add_run(
+        (
+            replace(
+                run,
+                settings=settings,
+                sparse=run.sparse[:1],
+            ),
+            [dense, masked],
+        )
+    )
     app = open_page("overview", against="reading")
     assert "give no speed-up" in words(app) and not offered(app)
 
 
 def test_a_model_whose_sizes_are_not_known_is_counted_as_missing(open_page, backend):
     run, records = specimens.run(replace(specimens.SETTINGS, model="owner/other"))
-    backend.add_run((run, [replace(each, model="owner/other") for each in records]))
+    backend.add_run((run, [replace(record, model="owner/other") for record in records]))
     assert "3 sparse models not shown: the layer sizes" in words(
         open_page("overview", against="bytes")
     )
 
 
-def test_the_example_is_drawn_over_sizes_before_any_model_was_loaded_here(open_page):
-    app = open_page("overview", run="example", against="bytes")
-    assert app.get("plotly_chart") and "not shown" not in words(app)
-
-
 def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(
     open_page, backend, run
 ):
-    backend.set_jobs(job(asked(run, 0), stage="time", message="reading, 1 at once, round 3"))
+    backend.set_jobs(
+        job(
+            asked(run, 0),
+            stage="time",
+            message="reading, 1 at once, round 3",
+        )
+    )
     app = open_page("overview", against="reading")
     assert "Timing both models in turn" in words(app) and not offered(app)
     backend.set_jobs(job(asked(run, 0), "done"))

@@ -57,6 +57,7 @@ _OURS = {
     ): "a field of a table, or the name of a task, escaped where it is named",
     ("address_bar.py", "name"): "steps to other passages and pages",
     ("compare_passage.py", "_short(passages.contexts[position])"): "escaped there",
+    ("address_bar.py", "plural(allowed.points, 'point')"): "a noun of ours",
     ("compare_passage.py", "_cells(position, pair)"): "escaped there, with stars of ours",
     ("compare_passage.py", "label"): "a field of _SETTINGS",
     ("compare_passage.py", "help_text"): "a field of _SETTINGS",
@@ -79,6 +80,7 @@ _OURS = {
     ("navigation.py", "name"): "files of pages",
     ("navigation.py", "title"): "titles of pages",
     ("overview_results.py", "step.link"): "next steps",
+    ("settings_storage.py", "storage_words.cache_summary(emptied)"): "what was deleted",
 }
 """Texts written elsewhere in the program, by file and expression, and what they are."""
 
@@ -95,7 +97,7 @@ def shown_texts(tree: ast.AST) -> Iterator[ast.expr]:
             if name in _PLACES:
                 place = _PLACES[name]
                 yield from call.args[place : place + 1]
-                yield from (each.value for each in call.keywords if each.arg in _NAMED)
+                yield from (keyword.value for keyword in call.keywords if keyword.arg in _NAMED)
 
 
 def foreign(text: ast.expr, known: dict[str, list[ast.expr]]) -> Iterator[str]:
@@ -140,7 +142,7 @@ def foreign_texts(source: str) -> set[str]:
     """Texts that a file shows as markdown although a model, a file or a user may have written
     them.
     """
-    found = set()
+    parts = set()
     tree = ast.parse(source)
     ours: dict[str, list[ast.expr]] = {}
     for scope in sorted(
@@ -151,14 +153,15 @@ def foreign_texts(source: str) -> set[str]:
             if isinstance(node, ast.Assign):
                 for target in node.targets:
                     both = target, node.value
-                    lists = [each.elts for each in both if isinstance(each, ast.Tuple)]
+                    lists = [side.elts for side in both if isinstance(side, ast.Tuple)]
                     several = len(lists) == 2 and len(lists[0]) == len(lists[1])
                     for name, value in zip(*lists, strict=True) if several else [both]:
                         known[ast.unparse(name)] = [*known.get(ast.unparse(name), []), value]
             elif isinstance(node, ast.arg):
                 known[node.arg] = [ast.Name(node.arg)]
-        found.update(part for text in shown_texts(scope) for part in foreign(text, known))
-    return found
+        for text in shown_texts(scope):
+            parts.update(foreign(text, known))
+    return parts
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -16,11 +16,11 @@ from tests.ui.conftest import HOSTILE, links, markup, menu_links, query_of, show
 
 def lines(sample, *rights, measure="exact_match", **changes):
     """A file of these answers to different questions."""
-    made = [
-        sample | {"doc_hash": str(i), measure: float(right)} | changes
-        for i, right in enumerate(rights)
-    ]
-    return "".join(f"{json.dumps(line)}\n" for line in made).encode()
+    text = ""
+    for i, right in enumerate(rights):
+        line = sample | {"doc_hash": str(i), measure: float(right)} | changes
+        text += f"{json.dumps(line)}\n"
+    return text.encode()
 
 
 SUMS = "samples_sums_2026-01-02T03-04-05.6.jsonl"
@@ -31,8 +31,8 @@ FEWER = [False] * 100 + [True] * 300
 @pytest.fixture
 def opened(backend):
     """The address of two files of sums, of which the second model lost a quarter."""
-    dense, other = (backend.answers.keep(SUMS, lines(WRITTEN, *rights)) for rights in (MANY, FEWER))
-    return {"dense": dense, "other": other}
+    dense = backend.answers.keep(SUMS, lines(WRITTEN, *MANY))
+    return {"dense": dense, "other": backend.answers.keep(SUMS, lines(WRITTEN, *FEWER))}
 
 
 def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_there_is_in_the_address(
@@ -92,19 +92,20 @@ def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(open_
 
 
 def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
-    dense, other = (
-        backend.answers.keep(
-            SUMS,
-            b"".join(
-                lines(WRITTEN, *own, doc={"subject": subject}, prompt_hash=subject).replace(
-                    b'hash": "', b'hash": "' + subject[:1].encode()
-                )
-                for subject, own in (("cells", rights), ("stars", (True, True)))
-            ),
+    def subject_lines(subject, *rights):
+        text = lines(
+            WRITTEN,
+            *rights,
+            doc={"subject": subject},
+            prompt_hash=subject,
         )
-        for rights in ((True,) * 3, (True, False, False))
-    )
-    app = open_page("compare", dense=dense, other=other)
+        return text.replace(b'hash": "', b'hash": "' + subject[:1].encode())
+
+    keys = []
+    for rights in ((True,) * 3, (True, False, False)):
+        text = subject_lines("cells", *rights) + subject_lines("stars", True, True)
+        keys.append(backend.answers.keep(SUMS, text))
+    app = open_page("compare", dense=keys[0], other=keys[1])
     assert app.selectbox(key="chosen-slice").options == [
         "All · 5",
         "subject: cells · 3",
@@ -118,11 +119,9 @@ def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
 
 def test_choices_are_shown_with_the_probabilities_of_both_models(open_page, backend):
     sure = CHOICE | {"resps": [[["-1.0", "False"]], [["-1.0", "False"]]]}
-    dense, other = (
-        backend.answers.keep("samples_c.jsonl", lines(line, True, measure="acc"))
-        for line in (CHOICE, sure)
-    )
-    app = open_page("compare", dense=dense, other=other)
+    dense = backend.answers.keep("samples_c.jsonl", lines(CHOICE, True, measure="acc"))
+    sparse = backend.answers.keep("samples_c.jsonl", lines(sure, True, measure="acc"))
+    app = open_page("compare", dense=dense, other=sparse)
     assert "rust ✓ 99.8 % 50.0 %" in words(app)
     assert "subject: colours" in words(app)
 
@@ -136,22 +135,12 @@ def test_foreign_text_is_shown_as_text(open_page, backend, text):
         "target": text,
     }
     hostile["arguments"] = {"gen_args_0": {"arg_0": text, "arg_1": {}}}
-    dense, other = (
-        backend.answers.keep(f"{text}.jsonl", lines(hostile, *rights)) for rights in (MANY, FEWER)
-    )
+    dense = backend.answers.keep(f"{text}.jsonl", lines(hostile, *MANY))
+    sparse = backend.answers.keep(f"{text}.jsonl", lines(hostile, *FEWER))
     for page in ("overview", "compare"):
-        drawn = markup(open_page(page, dense=dense, other=other))
+        drawn = markup(open_page(page, dense=dense, other=sparse))
         assert "<img" not in drawn and "<style>*" not in drawn
         shows_as_text(drawn)
-
-
-def test_the_limits_of_tasks_are_explained_by_their_own_rule(open_page, opened):
-    said = words(open_page("overview", **opened))
-    assert (
-        "interval of a task's accuracy" in said
-        and "90 % where one task" in said
-        and "95 %" not in said
-    )
 
 
 def test_each_task_has_a_limit_of_its_own_that_goes_along(open_page, opened):
@@ -164,7 +153,11 @@ def test_each_task_has_a_limit_of_its_own_that_goes_along(open_page, opened):
     assert query_of(menu_links(app)["Runs"])["limits"] == "1.1,2,sums:40"
     app.number_input(key="limit-sums").set_value(0.0).run()
     assert app.query_params["limits"] == "1.1,2,sums:40" and "must be" in words(app)
-    wrong = open_page("overview", **opened, limits="x,,sums,sums:x,:3,sums:nan,sums:9")
+    wrong = open_page(
+        "overview",
+        **opened,
+        limits="x,,sums,sums:x,:3,sums:nan,sums:9",
+    )
     assert wrong.number_input(key="limit-sums").value == 9.0
 
 
@@ -189,12 +182,12 @@ def tasked(backend):
     run, records = specimens.run()
     answers = {}
     for record in records:
-        dense, other = (
-            verdicts(both=300, broke=100) if record.key == run.sparse[0] else verdicts(both=400)
-        )
-        made = replace(dense if record.key == run.dense else other, key=f"{record.key}-sums")
-        backend._store.put(made.key, made)
-        answers[record.key] = (made.key,)
+        pair = verdicts(both=400)
+        if record.key == run.sparse[0]:
+            pair = verdicts(both=300, broke=100)
+        answered = replace(pair[record.key != run.dense], key=f"{record.key}-sums")
+        backend._store.put(answered.key, answered)
+        answers[record.key] = (answered.key,)
     backend.add_run((replace(run, answers=answers), records))
     return run
 
@@ -223,7 +216,9 @@ def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(ope
 def test_the_chart_has_a_line_for_each_task_where_there_are_any(open_page, backend, tasked):
     app = open_page("overview", run=tasked.key, measure="tasks", limits="1.1,5")
     (chart,) = [
-        each for each in app.get("plotly_chart") if "Change of accuracy on tasks" in each.proto.alt
+        drawn
+        for drawn in app.get("plotly_chart")
+        if "Change of accuracy on tasks" in drawn.proto.alt
     ]
     assert (
         "sums at 10.4 % −25.0 points, beyond; sums at 20.8 % 0.0 points, within" in chart.proto.alt
@@ -241,7 +236,7 @@ def test_the_form_asks_tasks_where_the_harness_is_installed_and_says_so_where_it
 ):
     app = open_page("prune", tasks="piqa")
     assert app.multiselect(key="tasks").value == ["piqa"]
-    assert {each.label for each in app.number_input} >= {
+    assert {widget.label for widget in app.number_input} >= {
         "Questions of each task",
         "Examples before each question",
     }
