@@ -225,6 +225,15 @@ def memory_bytes(limits: tuple[Path, ...] = _LIMITS) -> int:
     return n_bytes
 
 
+_BUSY_LOAD = 1.25
+"""Threads that run or wait for each processor on a busy machine; a run alone has at most one."""
+
+
+def is_overloaded() -> bool:
+    """Whether more threads than there are processors wanted to run over the last minute."""
+    return os.getloadavg()[0] > _BUSY_LOAD * (os.cpu_count() or 1)
+
+
 def mapped_files() -> list[tuple[int, int]]:
     """Address ranges of the weight files that this process maps; none where the system does not
     tell.
