@@ -28,8 +28,8 @@ from sparsedash.engine.run import pipeline
 from sparsedash.reporting.wording import method_title
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.stats.anytime import ALPHA, log_e_value
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
+from sparsedash.stats.anytime import log_e_value
 from sparsedash.stats.mean_intervals import (
     Moments,
     anytime_mean_interval,

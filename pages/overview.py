@@ -19,7 +19,9 @@ if task_answers.is_asked():
 runs = backend.runs()
 damaged = backend.damaged_runs()
 chosen = chosen_run(backend, runs)
-found = run_results(backend, chosen.run, current_tolerance(), backend.user_data.name_of(chosen.key))
+results = run_results(
+    backend, chosen.run, current_tolerance(), backend.user_data.name_of(chosen.key)
+)
 
 
 def try_built_in() -> None:
@@ -46,17 +48,17 @@ def invite() -> None:
     overview_results.show_first_run_duration(backend)
 
 
-if found is not None:
-    show_example_note(found.run)
-    overview_results.show_answer(backend, found, chosen.job)
+if results is not None:
+    show_example_note(results.run)
+    overview_results.show_answer(backend, results, chosen.job)
     job_panel.mention_other_runs(backend, chosen.key)
-    overview_results.show_tradeoff(backend, found, chosen.job)
+    overview_results.show_tradeoff(backend, results, chosen.job)
     task_answers.show_tasks(
-        found.run, found.tasks, found.names[found.headline.key] if found.headline else ""
+        results.run, results.tasks, results.names[results.headline.key] if results.headline else ""
     )
     with frame.row():
-        overview_results.link_to_answers(found)
-        job_panel.link_to_form(found.run.find or found.run.settings, judged_here=True)
+        overview_results.link_to_answers(results)
+        job_panel.link_to_form(results.run.find or results.run.settings, judged_here=True)
 elif chosen.job is not None or chosen.run is not None or chosen.key in damaged:
     overview_results.show_no_results(backend, chosen.key, chosen.run, chosen.job)
 elif chosen.key:
@@ -66,14 +68,15 @@ elif chosen.key:
 else:
     invite()
 
-if found is None:
+if results is None:
     job_panel.mention_other_runs(backend, chosen.key)
 is_example = chosen.run is not None and bool(chosen.run.made_on)
 if runs or is_example or damaged:
     frame.section("Last runs")
     overview_results.list_runs(backend, runs[:LAST_RUNS], chosen.key)
     if chosen.run is not None and is_example:
-        title, origin = wording.run_title(chosen.run.settings), wording.example_origin(chosen.run)
+        title = wording.run_title(chosen.run.settings)
+        origin = wording.example_origin(chosen.run)
         frame.remark(f"{EXAMPLE_TITLE} · {title} · shown above. {origin}")
     if damaged:
         them = f"{quantity(len(damaged), 'run')}, {', '.join(key[:12] for key in damaged)}"

@@ -1,7 +1,7 @@
 """Rules for what a run may ask, by which the form, the shell, Python and the engine refuse alike.
 
-The front checks them before the start, as far as it knows the model and the texts; the engine, once
-it has read both. Each raises the error that both show.
+The front checks them before the start with what it knows of the model and the texts; the engine
+checks them again once it has read both. Each raises the error that both show.
 """
 
 from collections.abc import Collection, Sequence
@@ -26,12 +26,12 @@ from sparsedash.schema.store_keys import mix_share
 def require_possible(settings: RunSettings, shape: ModelShape) -> None:
     """Raise SettingsError where a method cannot remove so much of this model."""
     for spec in settings.points:
-        _require_samples_beside_mix(spec, settings.calibration)
+        _require_samples_for_mix(spec, settings.calibration)
         if spec.method is not None:
             _require_removable(spec.method, spec.permille, shape)
 
 
-def _require_samples_beside_mix(spec: SparseSpec, calibration: CalibrationSettings) -> None:
+def _require_samples_for_mix(spec: SparseSpec, calibration: CalibrationSettings) -> None:
     if calibration.n_samples == 1 and 0 < mix_share(spec, calibration) < 1:
         raise SettingsError(
             "calibration samples",

@@ -18,6 +18,7 @@ from sparsedash.reporting.html import Table, Value
 from sparsedash.reporting.run_results import ModelResult, RunResults
 from sparsedash.reporting.verdicts import level_words, loss_value
 from sparsedash.reporting.wording import (
+    LEVEL,
     NBSP,
     factor,
     nats_as_factor,
@@ -48,7 +49,7 @@ QUANTISED = "torch unpacks quantised weights, so only llama.cpp can time them"
 UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model again"
 """Reasons why models are not shown."""
 PREFILL_TOKENS = 512
-_SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
+_SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", f"{LEVEL} interval", "Ceiling")
 FORM_NAMES = {
     "uniform": "one width, or fewer layers",
     "padded": "padded with zeros",
@@ -57,7 +58,8 @@ FORM_NAMES = {
 }
 Projection = tuple[str, tuple[int, int], tuple[int, int]]
 """Name of a matrix, rows and columns before, rows and columns after; outputs x inputs."""
-_SHOULD, _CANNOT = "should load", "✕ cannot"
+_SHOULD = "should load"
+_CANNOT = "✕ cannot"
 _TRIED = "the built-in model in this form was compared with transformers there"
 _GENAI = ("llama", "mistral", "qwen2", "qwen3")
 """Families of which OpenVINO GenAI reads GGUF files; a mistral's is a llama file."""
@@ -79,29 +81,35 @@ def run_gains(
     """What the models of this run win on one axis; and those of which that is not known, by the
     reason.
     """
-    known, omitted = dict[str, Reading](), dict[str, list[ModelResult]]()
+    known = dict[str, Reading]()
+    omitted = dict[str, list[ModelResult]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense)
-    for each in found.judged:
-        asked = timing_of(sparse=each.record.key)
-        if each.spec.quantise and name in GAIN_PHASES and asked.runtime == "torch":
-            gain, why = None, QUANTISED
+    for model in found.judged:
+        request = timing_of(sparse=model.record.key)
+        if model.spec.quantise and name in GAIN_PHASES and request.runtime == "torch":
+            gain = None
+            why = QUANTISED
         elif name not in GAIN_PHASES:
-            gain, why = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), UNKNOWN
-        elif each.method.takes_channels:
-            timing = backend.result(Timing, asked.key())
+            gain = _exact_gain(shape, model.record.pruned, found.dense.dtype, name)
+            why = UNKNOWN
+        elif model.method.takes_channels:
+            timing = backend.result(Timing, request.key())
             phase = timing.timed(GAIN_PHASES[name]) if timing else None
-            gain, why = None, UNTIMED
+            gain = None
+            why = UNTIMED
             if phase is not None:
-                speed, most = phase.ratio, factor(phase.ceiling)
-                interval = f"95 % interval {speed.low:.2f} to {speed.high:.2f}"
+                speed = phase.ratio
+                most = factor(phase.ceiling)
+                interval = f"{LEVEL} interval {speed.low:.2f} to {speed.high:.2f}"
                 words = f"{factor(speed.value)} as fast, {interval}; ceiling {most}"
                 gain = Reading(speed.value, speed.low, speed.high, words)
         else:
-            gain, why = None, MASKED
+            gain = None
+            why = MASKED
         if gain is None:
-            omitted.setdefault(why, []).append(each)
+            omitted.setdefault(why, []).append(model)
         else:
-            known[each.record.key] = gain
+            known[model.record.key] = gain
     return Gained(name=GAIN_TITLES[name], gains=known), omitted
 
 
@@ -113,56 +121,59 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     have; nothing without both, nor of shares of the MLP channels, which leave models of two sizes.
     """
     kinds: list[dict[int, list[ModelResult]]] = [{}, {}]
-    for each in sorted(found.judged, key=lambda own: own.verdict.perplexity.value):
-        method = each.method
+    for model in sorted(found.judged, key=lambda own: own.verdict.perplexity.value):
+        method = model.method
         if (
             method.takes_channels
-            and not each.spec.quantise
-            and each.permille
+            and not model.spec.quantise
+            and model.permille
             and method.budget != "channels"
         ):
-            kinds[method.takes_layers].setdefault(each.permille, []).append(each)
+            kinds[method.takes_layers].setdefault(model.permille, []).append(model)
     if not (common := kinds[0].keys() & kinds[1].keys()):
         return ""
     named = found.headline.sparsity_permille if found.headline else None
     permille = named if named in common else max(common)
     pair = tuple(kind[permille][0] for kind in kinds)
-    narrower, fewer = names = [quoted_method(each.spec) for each in pair]
-    first, second = (loss_value(each.verdict.perplexity) for each in pair)
+    narrower, fewer = names = [quoted_method(model.spec) for model in pair]
+    first, second = (loss_value(model.verdict.perplexity) for model in pair)
     share = wording.sparsity_words(permille, pair[0].method)
-    said = [
+    sentences = [
         f"At {share}: narrower layers ({narrower}, perplexity {first}) or fewer ({fewer}, {second})"
     ]
-    if all(each.verdict.verdict == "beyond" for each in pair):
-        said.append("Both cost more than your limits allow")
+    if all(model.verdict.verdict == "beyond" for model in pair):
+        sentences.append("Both cost more than your limits allow")
     # All pairs of the two kinds count, since the answers chose the best of each and may have chosen
     # the sparsity.
-    n_compared = sum(len(kinds[0][each]) * len(kinds[1][each]) for each in common)
+    n_compared = sum(len(kinds[0][model]) * len(kinds[1][model]) for model in common)
     (lost,) = likelihood_differences([(pair[0].record, pair[1].record)], n_compared)
     if lost.is_shown:
         better, worse = names if lost.value > 0 else reversed(names)
         interval = wording.factor_range(*sorted((abs(lost.low), abs(lost.high))))
         times = f"{nats_as_factor(abs(lost.value))} as high, {level_words(lost.level)} interval {interval}"
-        said.append(f"For size {better}: the word perplexity of {worse} is {times}")
+        sentences.append(f"For size {better}: the word perplexity of {worse} is {times}")
     else:
-        said.append(
+        sentences.append(
             f"For size: which loses less is undecided on {quantity(lost.n_passages, 'passage')}"
         )
     cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
-    said.append(f"For the KV cache {fewer}: it is {percent(cache)} smaller")
-    asked = [TimingSettings(dense=found.dense.key, sparse=each.record.key) for each in pair]
-    timings = [backend.result(Timing, each.key()) for each in asked]
+    sentences.append(f"For the KV cache {fewer}: it is {percent(cache)} smaller")
+    requests = [TimingSettings(dense=found.dense.key, sparse=model.record.key) for model in pair]
+    timings = [backend.result(Timing, model.key()) for model in requests]
     speeds = [phase.ratio for timing in timings if timing and (phase := timing.timed("decode"))]
     if len(speeds) < len(pair):
-        said.append("For speed: not measured yet; “Plot loss against” offers it")
+        sentences.append("For speed: not measured yet; “Plot loss against” offers it")
     else:
-        one, other = speeds
-        apart = other.low > one.high or one.low > other.high
-        name = (fewer if other.value > one.value else narrower) if apart else "either"
-        said.append(
-            f"For speed {name}: they write {factor(one.value)} and {factor(other.value)} as fast as dense"
+        first_speed, second_speed = speeds
+        apart = second_speed.low > first_speed.high or first_speed.low > second_speed.high
+        name = (
+            (fewer if second_speed.value > first_speed.value else narrower) if apart else "either"
         )
-    return f"{'. '.join(said)}."
+        sentences.append(
+            f"For speed {name}: they write {factor(first_speed.value)} and "
+            f"{factor(second_speed.value)} as fast as dense"
+        )
+    return f"{'. '.join(sentences)}."
 
 
 def _exact_gain(
@@ -176,9 +187,11 @@ def _exact_gain(
         before, after = (
             model_shape.weight_bytes(shape, widths, dtype) for widths in (shape.widths, made.widths)
         )
-        if of := made.quantised:
-            before, after = of.dense_bytes, of.n_bytes
-        value, words = before / after, f"{size(before)} → {size(after)}"
+        if quantised := made.quantised:
+            before = quantised.dense_bytes
+            after = quantised.n_bytes
+        value = before / after
+        words = f"{size(before)} → {size(after)}"
     else:
         value = model_shape.prefill_ceiling(shape, made.widths, PREFILL_TOKENS)
         words = f"{factor(value)} fewer multiply-adds"
@@ -191,9 +204,11 @@ def speed_table(name: str, timing: Timing, of: str = "") -> Table:
 
     name: of the sparse model. of: see `Table`.
     """
-    rows, data = [], list[dict[str, Value]]()
+    rows = []
+    data = list[dict[str, Value]]()
     for phase in timing.phases:
-        ratio, (dense_s, sparse_s) = phase.ratio, map(median, (phase.dense_s, phase.sparse_s))
+        ratio = phase.ratio
+        (dense_s, sparse_s) = map(median, (phase.dense_s, phase.sparse_s))
         what = {
             "prefill": f"prefill, {phase.batch} × {timing.n_prompt} tokens",
             "decode": f"decode, {phase.batch} × {timing.n_decode} after {timing.n_prompt}",
@@ -275,22 +290,24 @@ def block_shapes(shape: ModelShape, made: Pruned) -> list[list[Projection]]:
     """The MLP projections of every block; empty where the sizes are another model's."""
     if shape.widths != made.dense_widths or shape.family not in FAMILIES:
         return []
-    family, d = FAMILIES[shape.family], shape.hidden
-    found = []
+    family = FAMILIES[shape.family]
+    d = shape.hidden
+    blocks = []
     for before, after in zip(shape.widths, made.widths, strict=True):
         inner = [
             (name, (family.fused * before, d), (family.fused * after, d)) for name in family.inner
         ]
         every = [*inner, (family.out, (d, before), (d, after))]
-        found.append([(name.rpartition(".")[2], old, new) for name, old, new in every])
-    return found
+        blocks.append([(name.rpartition(".")[2], old, new) for name, old, new in every])
+    return blocks
 
 
 def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> Table:
     """Shapes and bytes of the whole model, its MLPs and every layer; its file has the exact bytes.
     of: see `Table`.
     """
-    blocks, sizes = block_shapes(shape, made), _mlp_bytes(shape, made, dtype)
+    blocks = block_shapes(shape, made)
+    sizes = _mlp_bytes(shape, made, dtype)
     names = [name for name, _, _ in blocks[0]]
     mlps = sum(before for before, _ in sizes), sum(after for _, after in sizes)
     parts: list[tuple[str, tuple[int, int], list[Projection]]] = [
@@ -325,7 +342,7 @@ def _shape_values(shape: ModelShape, made: Pruned, dtype: str) -> list[dict[str,
     """Exact bytes: a row for each projection of each block, one for its MLP, then the total. layer:
     from 1.
     """
-    found = list[dict[str, Value]]()
+    rows = list[dict[str, Value]]()
     layers = zip(block_shapes(shape, made), _mlp_bytes(shape, made, dtype), strict=True)
     for i, (projections, (before, after)) in enumerate(layers, 1):
         for name, old, new in projections:
@@ -334,20 +351,20 @@ def _shape_values(shape: ModelShape, made: Pruned, dtype: str) -> list[dict[str,
                 (*old, *new),
                 strict=True,
             )
-            found.append({"layer": i, "part": name, **dict(sizes)})
-        found.append({"layer": i, "part": "MLP", "bytes_before": before, "bytes_after": after})
+            rows.append({"layer": i, "part": name, **dict(sizes)})
+        rows.append({"layer": i, "part": "MLP", "bytes_before": before, "bytes_after": after})
     before, after = _model_bytes(shape, made, dtype)
     return [
-        *found,
+        *rows,
         {"layer": None, "part": "whole model", "bytes_before": before, "bytes_after": after},
     ]
 
 
 def _mlp_bytes(shape: ModelShape, made: Pruned, dtype: str) -> list[tuple[int, int]]:
     """Bytes of each block's MLP before and after."""
-    each = (shape.per_channel + shape.bias_per_channel) * model_shape.WEIGHT_BYTES[dtype]
+    channel_bytes = (shape.per_channel + shape.bias_per_channel) * model_shape.WEIGHT_BYTES[dtype]
     return [
-        (before * each, after * each)
+        (before * channel_bytes, after * channel_bytes)
         for before, after in zip(shape.widths, made.widths, strict=True)
     ]
 
@@ -383,7 +400,8 @@ def export_title(export: Export, record: Record | None) -> str:
     model = wording.reference_title(export.model)
     if record is None or record.pruned is None:
         return model
-    spec, method = record.pruned.spec, record.pruned.method
+    spec = record.pruned.spec
+    method = record.pruned.method
     return f"{model}, {method_name(method, spec.heal_steps)} {wording.sparsity_words(record.sparsity_permille, method)}"
 
 
@@ -398,7 +416,8 @@ def runtime_rows(export: Export) -> list[list[str]]:
 
     docs/exports.md has the versions and how each was tried.
     """
-    proof, form = export.proof, export.form
+    proof = export.proof
+    form = export.form
     why = (
         f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as by the model in memory"
     )
@@ -411,7 +430,8 @@ def runtime_rows(export: Export) -> list[list[str]]:
                 ["transformers, vLLM, OpenVINO", _CANNOT, "read one width for the whole model"],
             ]
         reads = export.model_type not in _NO_READER
-        about = f"its GGUF reader {'has' if reads else 'lacks'} the base's architecture (integrations/ggml.py, 5.24.0)"
+        verb = "has" if reads else "lacks"
+        about = f"its GGUF reader {verb} the base's architecture (integrations/ggml.py, 5.24.0)"
         rows.append(["transformers", _SHOULD if reads else _CANNOT, about])
         genai = _SHOULD if export.model_type in _GENAI else _CANNOT
         return [*rows, ["OpenVINO GenAI", genai, f"reads GGUF of {', '.join(_GENAI)}"]]

@@ -58,28 +58,25 @@ class _Drawing:
     """The figure's layout in pixels, and the elements for each part of it."""
 
     def __init__(self, figure: dict[str, Any], words: str, form: str) -> None:
-        self.traces, self.layout, self.words, self.form = (
-            figure["data"],
-            figure["layout"],
-            words,
-            form,
-        )
+        self.traces = figure["data"]
+        self.layout = figure["layout"]
+        self.words = words
+        self.form = form
         self.x_axis, self.y_axis, margin = (
             self.layout["xaxis"],
             self.layout["yaxis"],
             self.layout["margin"],
         )
-        self.left, self.right, self.top = (
-            margin["l"],
-            _WIDTHS[form] - _MARGIN[form] * margin["r"],
-            margin["t"],
-        )
+        self.left = margin["l"]
+        self.right = _WIDTHS[form] - _MARGIN[form] * margin["r"]
+        self.top = margin["t"]
         self.bottom = self.layout["height"] - margin["b"]
         self.clip = f"plot-{words.split(maxsplit=1)[0].lower()}-{form}"
 
     def drawn(self) -> Html:
         """The whole drawing."""
-        across, down = self.right - self.left, self.bottom - self.top
+        across = self.right - self.left
+        down = self.bottom - self.top
         place = {
             "x": f"{self.left}",
             "y": f"{self.top}",
@@ -90,13 +87,17 @@ class _Drawing:
         for shape in self.layout.get("shapes", ()):
             # In pixels from the right edge, or at a value of the axis.
             x0, x1 = (
-                self.right + shape[at] if shape["xref"] == "paper" else self._place(shape[at], 0)[0]
-                for at in ("x0", "x1")
+                self.right + shape[end]
+                if shape["xref"] == "paper"
+                else self._place(shape[end], 0)[0]
+                for end in ("x0", "x1")
             )
-            ys = (self._place(0, shape[at], "y")[1] for at in ("y0", "y1"))
+            ys = (self._place(0, shape[end], "y")[1] for end in ("y0", "y1"))
             parts.append(_polyline(list(zip((x0, x1), ys, strict=True)), shape["line"]))
-        parts += [part for trace in self.traces for part in self._trace(trace)]
-        parts += [part for note in self.layout["annotations"] for part in self._note(note)]
+        for trace in self.traces:
+            parts += self._trace(trace)
+        for note in self.layout["annotations"]:
+            parts += self._note(note)
         box = f"0 0 {_WIDTHS[self.form]} {self.layout['height']}"
         return element("svg", *parts, viewBox=box, role="img", aria_label=self.words, css=self.form)
 
@@ -104,7 +105,8 @@ class _Drawing:
         """Pixels of a point. shares: the axes, "x" or "y", on which it is given as a share of the
         plot.
         """
-        (x_low, x_high), (y_low, y_high) = self.x_axis["range"], self.y_axis["range"]
+        (x_low, x_high) = self.x_axis["range"]
+        (y_low, y_high) = self.y_axis["range"]
         across = x if "x" in shares else (x - x_low) / (x_high - x_low)
         up = y if "y" in shares else (y - y_low) / (y_high - y_low)
         return self.left + across * (self.right - self.left), self.bottom - up * (
@@ -113,10 +115,10 @@ class _Drawing:
 
     def _axes(self) -> Iterator[Html]:
         numbers = {"size": 13, "color": self.y_axis["tickfont"]["color"]}
-        for value, said in zip(self.y_axis["tickvals"], self.y_axis["ticktext"], strict=True):
+        for value, text in zip(self.y_axis["tickvals"], self.y_axis["ticktext"], strict=True):
             ends = [self._place(x, value, "x") for x in (0, 1)]
             yield _polyline(ends, {"color": self.y_axis["gridcolor"]})
-            yield self._text(said, (self.left - 6, ends[0][1]), numbers, "end")
+            yield self._text(text, (self.left - 6, ends[0][1]), numbers, "end")
         below = self.bottom + self.x_axis["ticklabelstandoff"]
         yield _polyline(
             [(self.left, self.bottom), (self.right, self.bottom)],
@@ -125,9 +127,10 @@ class _Drawing:
         *ticks, last = round_ticks(
             0, self.x_axis["range"][1], most=min(8, int((self.right - self.left) / _TICK))
         )
-        for percent, said in [*((each, f"{each:g}") for each in ticks), (last, f"{last:g} %")]:
-            yield self._text(said, (self._place(percent, 0)[0], below + 14), numbers)
-        title, middle = self.x_axis["title"], (self.left + self.right) / 2
+        for percent, text in [*((tick, f"{tick:g}") for tick in ticks), (last, f"{last:g} %")]:
+            yield self._text(text, (self._place(percent, 0)[0], below + 14), numbers)
+        title = self.x_axis["title"]
+        middle = (self.left + self.right) / 2
         yield self._text(
             self.layout["title"]["text"], (0, 14), self.layout["title"]["font"], "start"
         )
@@ -136,11 +139,11 @@ class _Drawing:
         )
 
     def _trace(self, trace: dict[str, Any]) -> Iterator[Html]:
-        at = [self._place(x, y) for x, y in zip(trace["x"], trace["y"], strict=True)]
+        corners_at = [self._place(x, y) for x, y in zip(trace["x"], trace["y"], strict=True)]
         if "fill" in trace:
-            yield element("polygon", points=_points(at), fill=trace["fillcolor"])
+            yield element("polygon", points=_points(corners_at), fill=trace["fillcolor"])
         elif "lines" in trace["mode"]:
-            yield _polyline(at, trace["line"], f"url(#{self.clip})")
+            yield _polyline(corners_at, trace["line"], f"url(#{self.clip})")
         if bars := trace.get("error_y"):
             line = {"color": bars["color"], "width": bars["thickness"]}
             for x, y, up, down in zip(
@@ -151,9 +154,12 @@ class _Drawing:
         if "markers" not in trace["mode"]:
             return
         marker = trace["marker"]
-        symbols, half = marker.get("symbol", "circle"), marker["size"] / 2
+        symbols = marker.get("symbol", "circle")
+        half = marker["size"] / 2
         for (x, y), symbol in zip(
-            at, [symbols] * len(at) if isinstance(symbols, str) else symbols, strict=True
+            corners_at,
+            [symbols] * len(corners_at) if isinstance(symbols, str) else symbols,
+            strict=True,
         ):
             shape, opened, _ = symbol.partition("-open")
             corners = [(x + half * right, y + half * down) for right, down in _SHAPES[shape]]
@@ -164,9 +170,11 @@ class _Drawing:
         x, y = self._place(
             note["x"], note["y"], "".join(axis for axis in "xy" if note[f"{axis}ref"] == "paper")
         )
-        x, y = x + note.get("xshift", 0), y - note.get("yshift", 0)
+        x = x + note.get("xshift", 0)
+        y = y - note.get("yshift", 0)
         if note["showarrow"] and note["text"]:
-            across, down = note["ax"], note["ay"]
+            across = note["ax"]
+            down = note["ay"]
             # From the mark to the edge of the text.
             half = (0.3 * note["font"]["size"] * len(note["text"]), 0.6 * note["font"]["size"])
             end = 1 - min(
@@ -175,7 +183,8 @@ class _Drawing:
             start = note["standoff"] / (across**2 + down**2) ** 0.5
             tie = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
             yield _polyline([(x + share * across, y + share * down) for share in (start, end)], tie)
-            x, y = x + across, y + down
+            x = x + across
+            y = y + down
         elif note["showarrow"]:
             arrow = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
             yield _polyline(
@@ -198,7 +207,8 @@ class _Drawing:
         middle or bottom.
         """
         size = min(font["size"], _LARGEST[self.form])
-        lines, height = said.split("<br>"), 1.25 * size
+        lines = said.split("<br>")
+        height = 1.25 * size
         top = at[1] - height * ((len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5)
         places = [{"x": f"{at[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))]
         inside = [

@@ -188,7 +188,9 @@ def find_race(results: RunResults) -> Race | None:
     """How the race of a run's methods ended; None where no two were tested at the same share."""
     if not results.race:
         return None
-    ahead, tied, beaten = [], [], []
+    ahead = []
+    tied = []
+    beaten = []
     for rival, difference in results.race:
         if not difference.is_shown:
             tied.append(rival)

@@ -104,11 +104,11 @@ def element(name: str, *inside: Html, **attributes: str) -> Html:
     """One element. Attribute values are escaped; `css` is the class, underscores in names become
     hyphens.
     """
-    pairs = "".join(
-        f' {"class" if key == "css" else key.replace("_", "-")}="{html.escape(visible(value))}"'
-        for key, value in attributes.items()
-        if value
-    )
+    pairs = ""
+    for key, value in attributes.items():
+        if value:
+            attribute = "class" if key == "css" else key.replace("_", "-")
+            pairs += f' {attribute}="{html.escape(visible(value))}"'
     return Html(f"<{name}{pairs}>{''.join(inside)}</{name}>")
 
 

@@ -45,7 +45,7 @@ def kinds_table(record: Record) -> Table:
     return Table(
         "What was forgotten",
         caption,
-        ["Kind of text", "KL, nats a token", "95 % interval"],
+        ["Kind of text", "KL, nats a token", f"{wording.LEVEL} interval"],
         kind_cells(record),
     )
 

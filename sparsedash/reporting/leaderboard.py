@@ -27,7 +27,7 @@ from sparsedash.reporting.verdicts import (
 )
 from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity, tolerance_words
 from sparsedash.schema.pair_records import Timing, TimingSettings
-from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.stored_results import TaskComparison
 from sparsedash.stats.task_verdicts import judge_losses, own_limit
@@ -41,8 +41,8 @@ READING = (
     "Under each score: its change from the baseline on the same questions, in points; that of perplexity and of "
     "documents as a multiple. Then the interval behind the verdict.",
     "All models and tasks are judged together, whichever rows are shown: by Holm's steps the chance that any verdict "
-    f"on a task is wrong is at most 5{NBSP}%. More models make wider intervals. Passages are judged together likewise, "
-    f"at {LEVELS}",
+    f"on a task is wrong is at most {100 * ALPHA:g}{NBSP}%. More models make "
+    f"wider intervals. Passages are judged together likewise, at {LEVELS}",
     "Other questions: another prompt, other examples or another measure, so nothing is paired. No baseline: the "
     "baseline did not answer this task. –: the model did not.",
     "Weights: of the whole model, and the share of its blocks' that is gone or zero. Bytes: of the weights in 16 bits, "
@@ -78,23 +78,24 @@ def leaderboard_entries(found: Sequence[RunResults]) -> tuple[dict[str, Entry], 
     left out.
     """
     entries: dict[str, Entry] = {}
-    for run, each in ((own, each) for own in found for each in own.models):
-        record, settings = each.record, run.run.settings
-        made = Entry(
+    for run, model in ((results, model) for results in found for model in results.models):
+        record = model.record
+        settings = run.run.settings
+        entry = Entry(
             run=run,
-            model=each,
+            model=model,
             base=wording.reference_title(record.model).partition(" (")[0].rpartition("/")[2],
             name=wording.record_names(run.run, named=True)[record.key].replace(" %", f"{NBSP}%"),
             answers=run.run.answers.get(record.key, ()),
             tasks=frozenset(settings.evaluation.tasks),
         )
         key = record.key
-        if key in entries and (joined := _joined(entries[key], made)) is not None:
+        if key in entries and (joined := _joined(entries[key], entry)) is not None:
             entries[key] = joined
         else:
             # Asked the same task in another way: a row of its own.
-            entries[key if key not in entries else f"{key}-{len(entries)}"] = made
-    by_base = list(dict.fromkeys(each.base for each in entries.values()))
+            entries[key if key not in entries else f"{key}-{len(entries)}"] = entry
+    by_base = list(dict.fromkeys(model.base for model in entries.values()))
     ordered = sorted(entries.items(), key=lambda pair: by_base.index(pair[1].base))
     return _told_apart(dict(ordered[:MOST_MODELS])), max(0, len(ordered) - MOST_MODELS)
 
@@ -119,11 +120,11 @@ def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
         settings = entry.run.run.settings
         text = wording.reference_title(settings.calibration.corpus).partition(" (")[0]
         shares = [wording.share_of(entry.model.method)] if entry.model.record.pruned else []
-        made = ", ".join([settings.dtype, text if settings.reads_text else "no text", *shares])
+        origin = ", ".join([settings.dtype, text if settings.reads_text else "no text", *shares])
         return (
             entry.name
             if titles.count(entry.title) == 1
-            else f"{entry.name}, {entry.run.name or made}"
+            else f"{entry.name}, {entry.run.name or origin}"
         )
 
     named = {key: replace(each, name=name(each)) for key, each in entries.items()}
@@ -166,24 +167,25 @@ class Leaderboard:
         within.
         """
         cells = self.cells[key]
-        found = {cell.verdict for cell in cells.values() if cell.verdict}
-        if not found:
+        verdicts = {cell.verdict for cell in cells.values() if cell.verdict}
+        if not verdicts:
             return None
-        is_within = found == {"within"} and cells["perplexity"].verdict
-        return "beyond" if "beyond" in found else "within" if is_within else "undecided"
+        is_within = verdicts == {"within"} and cells["perplexity"].verdict
+        return "beyond" if "beyond" in verdicts else "within" if is_within else "undecided"
 
     @property
     def sentence(self) -> str:
         """How many models are beyond, within, undecided."""
         judged = [self.verdict(key) for key in self.entries if key != self.baseline]
-        beside, n = self.entries[self.baseline].title, sum(each is not None for each in judged)
+        beside = self.entries[self.baseline].title
+        n = sum(verdict is not None for verdict in judged)
         counts = {
             words: count for verdict, words in _VERDICTS.items() if (count := judged.count(verdict))
         }
         if not counts:
             return f"No model can be compared with {beside}."
-        said = ", ".join(f"{count} {words}" for words, count in counts.items())
-        return f"Of {quantity(n, 'model')} against {beside}: {said}."
+        listed = ", ".join(f"{count} {words}" for words, count in counts.items())
+        return f"Of {quantity(n, 'model')} against {beside}: {listed}."
 
     def rows(self, only_beyond: bool, order: str) -> list[str]:
         """The keys of the entries to show, the baseline first. order: a column, best first; else
@@ -200,15 +202,15 @@ class Leaderboard:
         shown = [(self.entries[key], self.cells[key], key == self.baseline) for key in rows]
         text = [
             [
-                f"{each.base}\n{each.name}{', baseline' * pinned}",
+                f"{entry.base}\n{entry.name}{', baseline' * pinned}",
                 *(cells[name].text for name in self.columns),
             ]
-            for each, cells, pinned in shown
+            for entry, cells, pinned in shown
         ]
         data: list[dict[str, Value]] = []
-        for each, cells, pinned in shown:
+        for entry, cells, pinned in shown:
             data.append(
-                {"base": each.base, "model": each.name.replace(NBSP, " "), "baseline": pinned}
+                {"base": entry.base, "model": entry.name.replace(NBSP, " "), "baseline": pinned}
             )
             for cell in cells.values():
                 data[-1] |= cell.values
@@ -239,8 +241,8 @@ class Leaderboard:
         """These rows as a page of its own in UTF-8."""
         body = [heading(self.sentence), paragraph(self.caption, css="sd-muted")]
         body.append(element("div", self.table(rows).html, css="numbers"))
-        said = (paragraph(text, css="sd-muted") for text in (*self.notes, *READING))
-        return html_page("Models by tasks", [*body, *said])
+        paragraphs = (paragraph(text, css="sd-muted") for text in (*self.notes, *READING))
+        return html_page("Models by tasks", [*body, *paragraphs])
 
 
 _VERDICTS: dict[Verdict, str] = {
@@ -257,20 +259,30 @@ def leaderboard(
     backend: Backend, entries: Mapping[str, Entry], baseline: str, tolerance: Tolerance
 ) -> Leaderboard:
     """The entries judged together beside the baseline, one of their keys."""
-    found = {
-        key: backend.answers.compared(entries[baseline].answers, each.answers)
-        for key, each in entries.items()
+    comparisons = {
+        key: backend.answers.compared(entries[baseline].answers, entry.answers)
+        for key, entry in entries.items()
     }
-    tasks = dict.fromkeys(task for each in (found[baseline], *found.values()) for task in each)
-    rolling = {task for each in found.values() for task, own in each.items() if own.rolling}
+    tasks = dict.fromkeys(
+        task for by_task in (comparisons[baseline], *comparisons.values()) for task in by_task
+    )
+    rolling = {
+        task
+        for by_task in comparisons.values()
+        for task, comparison in by_task.items()
+        if comparison.rolling
+    }
     beside = [
-        (task, own) for key, each in found.items() if key != baseline for task, own in each.items()
+        (task, comparison)
+        for key, by_task in comparisons.items()
+        if key != baseline
+        for task, comparison in by_task.items()
     ]
     notes = _task_notes(beside, tolerance)
     cells = _passage_cells(backend, entries, baseline, tolerance)
-    for key, each in _task_cells(found, list(tasks), baseline, tolerance).items():
-        cells[key] |= each
-    timed = {key: _decode_s(backend, each) for key, each in entries.items()}
+    for key, by_task in _task_cells(comparisons, list(tasks), baseline, tolerance).items():
+        cells[key] |= by_task
+    timed = {key: _decode_s(backend, entry) for key, entry in entries.items()}
     for key, entry in entries.items():
         cells[key] |= _cost_cells(backend, entry, timed[key])
     heads = _HEADS | {
@@ -279,8 +291,12 @@ def leaderboard(
     heads |= {
         name: head for name, head in _COSTS.items() if any(row[name].text for row in cells.values())
     }
-    notes += dict.fromkeys(_timed_words(found[1]) for found in timed.values() if found)
-    notes.append(early_stopping_words({each.title: each.model.record for each in entries.values()}))
+    notes += dict.fromkeys(
+        _timed_words(comparisons[1]) for comparisons in timed.values() if comparisons
+    )
+    notes.append(
+        early_stopping_words({entry.title: entry.model.record for entry in entries.values()})
+    )
     return Leaderboard(
         entries=entries,
         baseline=baseline,
@@ -294,11 +310,12 @@ def leaderboard(
 def _passage_cells(
     backend: Backend, entries: Mapping[str, Entry], baseline: str, tolerance: Tolerance
 ) -> dict[str, dict[str, _Cell]]:
-    dense, measured = entries[baseline].model.record.key, {}
-    for key, each in entries.items():
+    dense = entries[baseline].model.record.key
+    measured = {}
+    for key, entry in entries.items():
         if key != baseline:
             with suppress(LookupError):
-                record, comparison, losses = measure_beside(backend, dense, each.model.record.key)
+                record, comparison, losses = measure_beside(backend, dense, entry.model.record.key)
                 # A search's trials, whose intervals hold at any look, share the chance of error
                 # with all others here.
                 shared = replace(
@@ -307,24 +324,22 @@ def _passage_cells(
                 measured[key] = record, comparison, shared
     judged = dict(zip(measured, judge(list(measured.values()), tolerance), strict=True))
     drawn = {}
-    for key, each in entries.items():
-        record, changes = each.model.record, [""] * 2 if key == baseline else ["other passages"] * 2
-        perplexity, accuracy, verdict, numbers = (
-            record.word_perplexity,
-            record.last_word.accuracy,
-            None,
-            {},
-        )
+    for key, entry in entries.items():
+        record = entry.model.record
+        changes = [""] * 2 if key == baseline else ["other passages"] * 2
+        perplexity = record.word_perplexity
+        accuracy = record.last_word.accuracy
+        verdict = None
+        numbers = {}
         if key in judged:
-            found, points = (
-                judged[key].verdict,
-                wording.signed_points(judged[key].comparison.difference),
-            )
+            judged_verdict = judged[key].verdict
+            points = wording.signed_points(judged[key].comparison.difference)
             changes = [
-                _change(found.perplexity),
-                _change(found.accuracy) if found.accuracy else _unjudged(points),
+                _change(judged_verdict.perplexity),
+                _change(judged_verdict.accuracy) if judged_verdict.accuracy else _unjudged(points),
             ]
-            verdict, numbers = found.verdict, verdict_values(found)
+            verdict = judged_verdict.verdict
+            numbers = verdict_values(judged_verdict)
             numbers["passages_verdict"] = numbers.pop("verdict")
         shown = [
             f"{wording.perplexity(perplexity)}\n{changes[0]}",
@@ -345,34 +360,37 @@ def _task_cells(
 ) -> dict[str, dict[str, _Cell]]:
     measured = {
         (key, task): own.losses
-        for key, each in found.items()
-        for task, own in each.items()
+        for key, by_task in found.items()
+        for task, own in by_task.items()
         if own.losses is not None and key != baseline
     }
     judged = dict(zip(measured, judge_losses(list(measured.values()), tolerance), strict=True))
 
     def cell(key: str, task: str) -> _Cell:
-        own = found[key].get(task)
-        if own is None:
+        comparison = found[key].get(task)
+        if comparison is None:
             return _Cell("–", inf, {})
-        share = 1 if own.rolling else 100
-        score = f"{own.score:.3f}" if own.rolling else percent(own.score)
+        share = 1 if comparison.rolling else 100
+        score = f"{comparison.score:.3f}" if comparison.rolling else percent(comparison.score)
+        unit = "bits_a_byte" if comparison.rolling else "percent"
         values: dict[str, Value] = {
-            f"{task}_{'bits_a_byte' if own.rolling else 'percent'}": share * own.score,
-            f"{task}_questions": own.n,
+            f"{task}_{unit}": share * comparison.score,
+            f"{task}_questions": comparison.n,
         }
-        loss, lost, change = judged.get((key, task)), own.losses, ""
+        loss = judged.get((key, task))
+        lost = comparison.losses
+        change = ""
         if key != baseline:
-            change = "other questions" if own.why else "no baseline"
+            change = "other questions" if comparison.why else "no baseline"
         if loss is not None:
             change = _change(loss)
             values |= _loss_values(task, loss)
         elif lost is not None and key != baseline:
             change = _unjudged(wording.signed_points(-lost.moments.mean))
-        most = max(own.n, found[baseline][task].n) if lost is not None else own.n
+        most = max(comparison.n, found[baseline][task].n) if lost is not None else comparison.n
         if lost is not None and lost.moments.n < most:
             change += f"\non {lost.moments.n:,} of {most:,}"
-        rank = own.score if own.rolling else -own.score
+        rank = comparison.score if comparison.rolling else -comparison.score
         return _Cell(f"{score}\n{change}", rank, values, loss.verdict if loss else None)
 
     return {key: {f"{_TASK}{task}": cell(key, task) for task in tasks} for key in found}
@@ -390,50 +408,56 @@ def _unjudged(points: str) -> str:
 
 def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
     """A loss as numbers for a file."""
-    ends, name = (loss.value, loss.low, loss.high), "ratio"
+    ends = (loss.value, loss.low, loss.high)
+    name = "ratio"
     values: list[Value] = [finite_ratio(nats) for nats in ends]
     if loss.measure == "accuracy":
-        name, values = (
-            "change_points",
-            [0.0 - 100 * share for share in (loss.value, loss.high, loss.low)],
-        )
+        name = "change_points"
+        values = [0.0 - 100 * share for share in (loss.value, loss.high, loss.low)]
     names = [f"{task}_{name}{end}" for end in ("", "_low", "_high")]
-    of = {f"{task}_level_percent": 100 * loss.level, f"{task}_verdict": loss.verdict}
-    return dict(zip(names, values, strict=True)) | of
+    level = {f"{task}_level_percent": 100 * loss.level, f"{task}_verdict": loss.verdict}
+    return dict(zip(names, values, strict=True)) | level
 
 
 def _task_notes(answers: Iterable[tuple[str, TaskComparison]], tolerance: Tolerance) -> list[str]:
     """Why answers are not paired, why tasks are not judged, and limits of their own."""
-    said = list[str]()
-    for task, own in answers:
-        if own.why:
-            said.append(own.why)
-        elif own.losses is not None and own.losses.not_judged:
-            chance = own.losses.not_judged == "chance"
-            few = f"has fewer than {FEWEST_RIGHT} right answers"
-            said.append(
-                f"{task} is not judged: the baseline {'is not shown to do better than guessing' if chance else few}."
-            )
-        elif own.losses is not None and (limit := own_limit(own.losses, tolerance)):
-            said.append(f"{limit_on([task], limit)}.")
-    return list(dict.fromkeys(said))
+    notes = list[str]()
+    for task, comparison in answers:
+        if comparison.why:
+            notes.append(comparison.why)
+        elif comparison.losses is not None and comparison.losses.not_judged:
+            why = f"has fewer than {FEWEST_RIGHT} right answers"
+            if comparison.losses.not_judged == "chance":
+                why = "is not shown to do better than guessing"
+            notes.append(f"{task} is not judged: the baseline {why}.")
+        elif comparison.losses is not None and (limit := own_limit(comparison.losses, tolerance)):
+            notes.append(f"{limit_on([task], limit)}.")
+    return list(dict.fromkeys(notes))
 
 
 def _cost_cells(
     backend: Backend, entry: Entry, timed: tuple[float, Timing] | None
 ) -> dict[str, _Cell]:
     """Weights, bytes and milliseconds. timed: see `_decode_s`."""
-    run, model, made = entry.run, entry.model, entry.model.record.pruned
-    shape, lines, n = backend.model_shape(model.record), list[str](), None
-    if shape is not None and (made is None or made.dense_widths == shape.widths):
-        n = model_shape.parameter_count(shape, made.widths if made else shape.widths)
+    run = entry.run
+    model = entry.model
+    pruned = entry.model.record.pruned
+    shape = backend.model_shape(model.record)
+    lines = list[str]()
+    n = None
+    if shape is not None and (pruned is None or pruned.dense_widths == shape.widths):
+        n = model_shape.parameter_count(shape, pruned.widths if pruned else shape.widths)
         lines.append(wording.weights(n))
-    gone = made.reached.weights if made else 0.0
+    gone = pruned.reached.weights if pruned else 0.0
     lines += [f"{MINUS}{percent(gone)} of blocks"] * bool(gone)
     # A dense model has a file to compare with where one of its run was quantised.
-    files = [sizes for each in ([model] if made else run.judged) if (sizes := run.file_bytes(each))]
-    n_bytes = files[0][0 if made else 1] if files else None if n is None else 2 * n
-    kind = made.spec.quantise.upper() if made and made.quantised else "16 bits"
+    files = [
+        sizes
+        for candidate in ([model] if pruned else run.judged)
+        if (sizes := run.file_bytes(candidate))
+    ]
+    n_bytes = files[0][0 if pruned else 1] if files else None if n is None else 2 * n
+    kind = pruned.spec.quantise.upper() if pruned and pruned.quantised else "16 bits"
     ms = 1000 * timed[0] if timed else None
     return {
         "weights": _Cell(
@@ -456,13 +480,13 @@ def _decode_s(backend: Backend, entry: Entry) -> tuple[float, Timing] | None:
     """Seconds to write one token, and the timing that says so: of a dense model any of its
     run's.
     """
-    made = entry.model.record.pruned
-    for each in [entry.model] if made else entry.run.judged:
+    pruned = entry.model.record.pruned
+    for model in [entry.model] if pruned else entry.run.judged:
         timing = backend.result(
-            Timing, TimingSettings(dense=entry.run.dense.key, sparse=each.record.key).key()
+            Timing, TimingSettings(dense=entry.run.dense.key, sparse=model.record.key).key()
         )
         if timing is not None and (phase := timing.timed("decode")) is not None:
-            return median(phase.sparse_s if made else phase.dense_s) / timing.n_decode, timing
+            return median(phase.sparse_s if pruned else phase.dense_s) / timing.n_decode, timing
     return None
 
 

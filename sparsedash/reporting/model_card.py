@@ -47,23 +47,24 @@ def stored_card(store: Store, facts: CardFacts) -> str:
 
 def model_card(facts: CardFacts, judged: ModelResult) -> str:
     """README.md: metadata and text. judged: sparse against dense."""
-    made, settings, proof, written = facts.sparse.pruned, facts.settings, facts.proof, facts.written
-    assert made is not None
-    channels, is_gguf, hub = (
-        made.method.takes_channels,
-        settings.form == "gguf",
-        hub_name(facts.sparse),
-    )
+    pruned = facts.sparse.pruned
+    settings = facts.settings
+    proof = facts.proof
+    written = facts.written
+    assert pruned is not None
+    channels = pruned.method.takes_channels
+    is_gguf = settings.form == "gguf"
+    hub = hub_name(facts.sparse)
     data = ModelCardData(
         base_model=hub or None,
         license=facts.licence or "unknown",
         library_name="llama.cpp" if is_gguf else "transformers",
         pipeline_tag="text-generation",
-        tags=["pruned", *_KIND_TAGS.get(made.method.pattern, ()), *(["gguf"] if is_gguf else [])],
+        tags=["pruned", *_KIND_TAGS.get(pruned.method.pattern, ()), *(["gguf"] if is_gguf else [])],
     )
     base = _code(hub or public_model(facts.sparse))
-    removed, gone = _removed_words(made)
-    if made.healed and made.healed.kept_step:
+    removed, gone = _removed_words(pruned)
+    if pruned.healed and pruned.healed.kept_step:
         removed += ", and the MLPs and norms that are left were trained to predict as the dense model does,"
     note = "" if channels else "Zeros alone make a model neither smaller nor faster."
     if facts.source_type and facts.source_bytes:
@@ -81,13 +82,13 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
         usage = f"```sh\nllama-cli -m {shlex.quote(_line(written.file))} -p 'Once upon a time'\n```"
     text = f"""# {base}, pruned by {gone}
 
-A sparse model of {base}: {removed} by SparseDash, {100 * made.reached.weights:.1f} % of the decoder blocks' weights.
+A sparse model of {base}: {removed} by SparseDash, {100 * pruned.reached.weights:.1f} % of the decoder blocks' weights.
 In {settings.weights} it takes {written.size / 1e6:,.1f} MB, the dense model in {settings.base_weights}
 {written.base_size / 1e6:,.1f} MB. {note.strip()}
 
 ## Method
 
-{_making_table(facts, made)}
+{_making_table(facts, pruned)}
 
 ## Loss
 
@@ -133,7 +134,10 @@ def _removed_words(made: Pruned) -> tuple[str, str]:
 
 
 def _making_table(facts: CardFacts, made: Pruned) -> str:
-    text, method, dense, kept = made.calibration, made.method, made.dense_widths, made.widths
+    text = made.calibration
+    method = made.method
+    dense = made.dense_widths
+    kept = made.widths
     choices = [
         f"{name} {getattr(method, name)}"
         for name in ("saliency", "pattern", "compensation", "allocation")
@@ -143,6 +147,7 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
     )
     whole = f"{dense[0]:,}" if one_width(dense) else ", ".join(map(str, dense))
     widths = f"{max(kept):,} channels" if one_width(kept) else ", ".join(map(str, kept))
+    where = " in every block" if one_width(kept) else ", block by block"
     rows = {
         "Base": _code(public_model(facts.sparse)),
         "Revision": _code(facts.sparse.model_identity),
@@ -151,7 +156,7 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
         "Method": f"{presets.method_name(method, made.spec.heal_steps)}: {', '.join(choices)}",
         "Healing": wording.healing_words(made.healed) if made.healed else "",
         "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
-        "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
+        "Widths": f"{widths} of {whole}{where}",
         "Layers that are gone, counted from 1": ", ".join(
             str(n) for n, width in enumerate(kept, 1) if not width
         ),
@@ -165,7 +170,8 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
 def _loss_section(facts: CardFacts, judged: ModelResult) -> str:
     models = (facts.dense, facts.sparse)
     judged = _with_coded_tasks(judged)
-    pairs, found = judged.comparison, judged.verdict
+    pairs = judged.comparison
+    verdict = judged.verdict
     times, change = (cell.text.split("\n") for cell in loss_cells(judged)[:2])
     scores = (record.last_word for record in models)
     right = [f"{100 * score.accuracy:.1f} % ({score.right} of {score.total})" for score in scores]
@@ -177,14 +183,14 @@ def _loss_section(facts: CardFacts, judged: ModelResult) -> str:
             *times,
         ),
     ]
-    limits = verdicts.limits_sentence(found, facts.settings.tolerance)
+    limits = verdicts.limits_sentence(verdict, facts.settings.tolerance)
     test = "valid under early stopping" if pairs.anytime else "exact McNemar"
-    return f"""**{verdicts.verdict_sign(found)}**{verdicts.accuracy_open(found)}. {limits}
+    return f"""**{verdicts.verdict_sign(verdict)}**{verdicts.accuracy_open(verdict)}. {limits}
 
-{wording.first_upper(verdicts.loss_words(found))}.
+{wording.first_upper(verdicts.loss_words(verdict))}.
 
 Both models were evaluated on the same {pairs.n_passages:,} passages of {_code(public_name(facts.sparse.corpus))}.
-{_tasks_words(found)}{verdicts.flip_words(pairs)}
+{_tasks_words(verdict)}{verdicts.flip_words(pairs)}
 Equal accuracy: {wording.p_value(judged.p_value)} ({test}). p and the levels of the
 intervals allow for every sparse model of the run.
 
@@ -199,7 +205,9 @@ def _kinds_section(sparse: Record) -> str:
     rows = [tuple(cells) for cells in kind_cells(sparse)]
     if not rows:
         return ""
-    table = _table(("kind of text", "KL from dense, nats a token", "95 % interval"), rows)
+    table = _table(
+        ("kind of text", "KL from dense, nats a token", f"{wording.LEVEL} interval"), rows
+    )
     return f"\n{forgotten_sentence(sparse)}\n\n{table}"
 
 

@@ -16,8 +16,8 @@ from sparsedash.reporting.wording import sparsity_percent
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import FIXED_PERMILLE
 from sparsedash.schema.settings import BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
+from sparsedash.schema.tolerance_settings import ALPHA
 from sparsedash.service.run_checks import Reach
-from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import passages_to_search
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, passages_to_judge
 
@@ -61,7 +61,8 @@ def next_step(results: RunResults, reach: Reach = ANYTHING) -> NextStep | None:
 def _suggestion(results: RunResults, reach: Reach) -> NextStep:
     search = results.run.find
     spec = results.best[0].spec
-    method, heal_steps = spec.pruning, spec.heal_steps
+    method = spec.pruning
+    heal_steps = spec.heal_steps
     ends = named_shares(results.best)
     within = ends.within
     if ends.undecided and not (search and within):
@@ -80,10 +81,11 @@ def _suggestion(results: RunResults, reach: Reach) -> NextStep:
     if within is None and (no_share_between or not method.reads_text):
         # No channel is part of the cache.
         budget = "weights" if method.budget == "kv-cache" else method.budget
-        other = replace(method_named(DEFAULT_METHOD), budget=budget)
-        if search and method == other and not heal_steps:
+        recommended = replace(method_named(DEFAULT_METHOD), budget=budget)
+        if search and method == recommended and not heal_steps:
             return NextStep(kind="search", sentence="Next: allow a larger loss, and search again.")
-        method, heal_steps = other, 0
+        method = recommended
+        heal_steps = 0
     settings = results.run.settings
     n = passages_to_search(results.tolerance)
     evaluation = _evaluation(results, n, reach)

@@ -19,7 +19,7 @@ from sparsedash.reporting.html import Html, Table, Value, element, escape, quote
 from sparsedash.reporting.record_pair import SIDES, Pair
 from sparsedash.reporting.verdicts import finite_ratio
 from sparsedash.schema.records import Passages
-from sparsedash.stats.anytime import ALPHA
+from sparsedash.schema.tolerance_settings import ALPHA
 from sparsedash.stats.mean_intervals import anytime_mean_interval, mean_interval
 from sparsedash.stats.tolerance import lost_accuracy_interval, passage_losses
 
@@ -38,7 +38,8 @@ _OUTSIDE = 0.02
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _QUOTES = (("“", "”"), ("«", "»"), ("``", "''"))
 _MEASURES = 2
-MORE, LESS = "✕ loses more", "✓ loses less"
+MORE = "✕ loses more"
+LESS = "✓ loses less"
 
 
 def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
@@ -47,7 +48,8 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
 
     In the page's table a row has two bars, all to one scale.
     """
-    known, both = [], pair.outcomes(position)
+    known = []
+    both = pair.outcomes(position)
     for outcome in both:
         exact = {t.text: exp(min(0.0, t.log_likelihood)) for t in outcome.tokens[:1]}
         known.append({c.text: c.probability for c in reversed(outcome.top)} | exact)
@@ -55,21 +57,21 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
     listed = dict.fromkeys(
         [*([first] if first else []), *(c.text for o in both for c in o.top[:LISTED])]
     )
-    shares = {text: [each.get(text) for each in known] for text in listed}
-    found = sorted(shares.items(), key=lambda row: -max(share or 0.0 for share in row[1]))
-    largest = max((share or 0.0 for _, row in found for share in row), default=0.0) or 1.0
+    shares = {text: [probabilities.get(text) for probabilities in known] for text in listed}
+    ranked = sorted(shares.items(), key=lambda row: -max(share or 0.0 for share in row[1]))
+    largest = max((share or 0.0 for _, row in ranked for share in row), default=0.0) or 1.0
     heads = [
         element("th", escape(n), scope="col", css=css)
         for n, css in zip(pair.titles, pair.colours, strict=True)
     ]
     drawn = []
-    for text, row in found:
+    for text, row in ranked:
         hit = bool(first) and text == first
         # An unknown probability has no colour, and so no bar.
         bars = [
             element(
                 "span",
-                css=f"sd-meter {'' if n is None else css}",
+                css="sd-meter" if n is None else f"sd-meter {css}",
                 style=f"width: {100 * (n or 0.0) / largest:.1f}%",
             )
             for n, css in zip(row, pair.colours, strict=True)
@@ -98,7 +100,7 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
                 for side, p in zip(SIDES, row, strict=True)
             },
         }
-        for text, row in found
+        for text, row in ranked
     ]
     return shown, Table("First choices", CAPTION, [], [], data=data, of=pair.stem)
 
@@ -122,7 +124,8 @@ class ChangeRange(NamedTuple):
         if 0 in (self.low, self.high):
             most = self.high or -self.low
             verb = "fell" if self.high == 0 else "stayed, or rose"
-            return f"{verb} by {'any amount' if isinf(most) else f'up to {most:g}'}"
+            amount = "any amount" if isinf(most) else f"up to {most:g}"
+            return f"{verb} by {amount}"
         verb = "fell by" if self.high <= 0 else "rose by"
         near, far = sorted((abs(self.low), abs(self.high)))
         return f"{verb} {near:g} or more" if far == inf else f"{verb} {near:g} to {far:g}"
@@ -135,20 +138,25 @@ def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
     The outermost are open: a few passages far away would squeeze all others together.
     """
     ordered = sorted(changes) or [0.0]
-    rest = int(_OUTSIDE * len(ordered))
-    low, high = min(0.0, ordered[rest]), max(0.0, ordered[-1 - rest])
+    n_outside = int(_OUTSIDE * len(ordered))
+    low = min(0.0, ordered[n_outside])
+    high = max(0.0, ordered[-1 - n_outside])
     step = next(
         (step for step in _STEPS if ceil(high / step) - floor(low / step) <= MOST_RANGES),
         _STEPS[-1],
     )
-    first, last = min(-1, floor(low / step)), max(1, ceil(high / step))
+    first = min(-1, floor(low / step))
+    last = max(1, ceil(high / step))
     ends = [-inf, *(round(place * step, 6) for place in range(first + 1, last)), inf]
-    return [ChangeRange(low=one, high=other) for one, other in pairwise(ends)]
+    return [ChangeRange(low=one, high=high_end) for one, high_end in pairwise(ends)]
 
 
 def count_by_range(changes: Sequence[float], found: Sequence[ChangeRange]) -> list[int]:
     """How many of the changes each range holds."""
-    counts = Counter(bisect_right([each.high for each in found[:-1]], change) for change in changes)
+    counts = Counter(
+        bisect_right([change_range.high for change_range in found[:-1]], change)
+        for change in changes
+    )
     return [counts[i] for i in range(len(found))]
 
 
@@ -183,37 +191,40 @@ def passage_groups(passages: Passages) -> dict[tuple[str, str], list[int]]:
     ]
     holding = Counter(
         word
-        for said, target in zip(words, targets, strict=True)
-        for word in {*said, target.casefold()}
+        for context_words, target in zip(words, targets, strict=True)
+        for word in {*context_words, target.casefold()}
     )
     texts = [
-        _Text(context, target, said, holding[target.casefold()] - 1)
-        for context, target, said in zip(passages.contexts, targets, words, strict=True)
+        _Text(context, target, context_words, holding[target.casefold()] - 1)
+        for context, target, context_words in zip(passages.contexts, targets, words, strict=True)
     ]
-    found = dict[tuple[str, str], list[int]]()
-    for by, (names, number_of) in _KINDS.items():
+    groups = dict[tuple[str, str], list[int]]()
+    for kind, (names, number_of) in _KINDS.items():
         numbers = list(map(number_of, texts))
         for number, name in enumerate(names):
             if number in numbers:
-                found[by, name] = [
-                    position for position, each in enumerate(numbers) if each == number
+                groups[kind, name] = [
+                    position
+                    for position, group_number in enumerate(numbers)
+                    if group_number == number
                 ]
-    return found
+    return groups
 
 
 def _speech(text: _Text) -> int:
-    said = text.context
-    if said.count('"') % 2 or any(
-        said.count(opening) > said.count(closing) for opening, closing in _QUOTES
+    context = text.context
+    if context.count('"') % 2 or any(
+        context.count(opening) > context.count(closing) for opening, closing in _QUOTES
     ):
         return 0
-    return 1 if '"' in said or any(opening in said for opening, _ in _QUOTES) else 2
+    return 1 if '"' in context or any(opening in context for opening, _ in _QUOTES) else 2
 
 
 def _mention(text: _Text) -> int:
     word = text.target.casefold()
     distance = next(
-        (n for n, said in enumerate(reversed(text.words), start=1) if said == word), None
+        (n for n, context_word in enumerate(reversed(text.words), start=1) if context_word == word),
+        None,
     )
     return 0 if distance is None else 1 + bisect_right((21, 61), distance)
 
@@ -246,7 +257,8 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
     """What every group of enough passages lost from left to right, with intervals that all hold
     together.
     """
-    every, n = passage_groups(passages), len(pair.left.outcomes)
+    every = passage_groups(passages)
+    n = len(pair.left.outcomes)
     groups = {
         name: positions for name, positions in every.items() if len(positions) >= FEWEST_IN_GROUP
     }
@@ -267,24 +279,27 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
             [],
         )
     anytime = any(record.stopping is not None for record in (pair.left, pair.right))
-    alpha, mean = ALPHA / (_MEASURES * len(groups)), sum(map(pair.fall, range(n))) / n
-    rows, data = [], list[dict[str, Value]]()
-    for (by, name), positions in groups.items():
+    alpha = ALPHA / (_MEASURES * len(groups))
+    mean = sum(map(pair.fall, range(n))) / n
+    rows = []
+    data = list[dict[str, Value]]()
+    for (kind, name), positions in groups.items():
         lost = passage_losses([pair.outcomes(position) for position in positions], anytime=anytime)
         low, high = (anytime_mean_interval if anytime else mean_interval)(lost.nats, alpha)
         least, most = lost_accuracy_interval(lost, alpha)
         change = (lost.fixed - lost.broke) / len(positions)
-        points, ratio = wording.signed_points(change), wording.nats_as_factor(lost.nats.mean)
+        points = wording.signed_points(change)
+        ratio = wording.nats_as_factor(lost.nats.mean)
         ends = "no interval" if low == -inf else wording.factor_range(low, high)
         apart = MORE if low > mean else LESS if high < mean else ""
         counts = {"passages": len(positions), "broke": lost.broke, "fixed": lost.fixed}
         intervals = [f"{points} ({wording.signed_interval((-most, -least))})", f"{ratio} ({ends})"]
         rows.append(
-            [f"{by}: {name}", *(f"{count:,}" for count in counts.values()), *intervals, apart]
+            [f"{kind}: {name}", *(f"{count:,}" for count in counts.values()), *intervals, apart]
         )
         data.append(
             {
-                "kind": by,
+                "kind": kind,
                 "group": name,
                 **counts,
                 "change_points": 100 * change,
@@ -300,11 +315,15 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
         )
     nothing = "" if any(row[-1] for row in rows) else "No group stands out. "
     small = [positions for name, positions in every.items() if name not in groups]
-    left_out = f"{wording.quantity(len(small), 'group')} of under {FEWEST_IN_GROUP} passages"
+    left_out = ""
+    if small:
+        n_left_out = len({*chain.from_iterable(small)})
+        left_out = f" Left out: {wording.quantity(len(small), 'group')} of under "
+        left_out += f"{FEWEST_IN_GROUP} passages, {n_left_out:,} in all."
     caption = (
         f"{nothing}{pair.right_name} against {pair.left_name}, paired. {wording.quantity(len(rows), 'group')}, two "
-        f"intervals each at {100 * (1 - alpha):.2f}{wording.NBSP}%, jointly 95{wording.NBSP}%. Marked: the whole "
+        f"intervals each at {100 * (1 - alpha):.2f}{wording.NBSP}%, jointly {wording.LEVEL}. Marked: the whole "
         f"interval is above or below the loss of all passages ({wording.nats_as_factor(mean)}). Confirm a marked group "
-        f"on other passages.{f' Left out: {left_out}, {len({*chain(*small)}):,} in all.' if small else ''}"
+        f"on other passages.{left_out}"
     )
     return Table("Which passages break", caption, head, rows, data=data, of=pair.stem)

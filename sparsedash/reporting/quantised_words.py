@@ -19,19 +19,24 @@ def quantised_figures(found: RunResults) -> list[str]:
     """The sentence on quantising alone, and of each type the sizes, divergences and types of
     tensors.
     """
-    said = [_again(found) if found.run.source_type else quantised_sentence(found)]
+    figures = [_again(found) if found.run.source_type else quantised_sentence(found)]
     for kind in found.run.settings.quantise:
-        of_kind = [(each, of) for each, of in _quantised(found) if each.spec.quantise == kind]
-        models = "; ".join(
-            f"{found.names[each.record.key].rpartition(', ')[0]} {wording.size(of.n_bytes)}, KL {of.divergence:.3f}"
-            for each, of in of_kind
-        )
+        of_kind = [
+            (model, quantised)
+            for model, quantised in _quantised(found)
+            if model.spec.quantise == kind
+        ]
+        models = []
+        for model, quantised in of_kind:
+            name = found.names[model.record.key].rpartition(", ")[0]
+            size = wording.size(quantised.n_bytes)
+            models.append(f"{name} {size}, KL {quantised.divergence:.3f}")
         if of_kind:
             first = of_kind[0][1]
             text = f"mean KL divergence from dense on {first.n_tokens:,} tokens of the passages, without an interval"
             types = wording.first_upper(tensor_types(first.tensors, first.fell_back))
-            said.append(f"{kind.upper()}: {models} ({text}). {types}.")
-    return [each for each in said if each] if found.run.settings.quantise else []
+            figures.append(f"{kind.upper()}: {'; '.join(models)} ({text}). {types}.")
+    return [model for model in figures if model] if found.run.settings.quantise else []
 
 
 def _again(found: RunResults) -> str:
@@ -51,12 +56,16 @@ def quantised_sentence(found: RunResults) -> str:
     if not found.run.finished or found.missing:
         return ""
     pruned = [
-        (each, sizes[0])
-        for each in found.judged
-        if each.permille and each.method.takes_channels and (sizes := found.file_bytes(each))
+        (model, sizes[0])
+        for model in found.judged
+        if model.permille and model.method.takes_channels and (sizes := found.file_bytes(model))
     ]
     alone = sorted(
-        ((each, of.n_bytes) for each, of in _quantised(found) if not each.permille),
+        (
+            (model, quantised.n_bytes)
+            for model, quantised in _quantised(found)
+            if not model.permille
+        ),
         key=lambda own: own[1],
     )
     pairs = [(dense, rival) for dense in alone for rival in pruned if rival[1] >= dense[1]]
@@ -65,9 +74,11 @@ def quantised_sentence(found: RunResults) -> str:
     )
     for dense in alone:
         against = [
-            (rival, of) for (own, rival), of in zip(pairs, lost, strict=True) if own is dense
+            (rival, quantised)
+            for (own, rival), quantised in zip(pairs, lost, strict=True)
+            if own is dense
         ]
-        if against and all(of.is_shown and of.value > 0 for _, of in against):
+        if against and all(quantised.is_shown and quantised.value > 0 for _, quantised in against):
             return _better(found, dense, *min(against, key=lambda pair: pair[1].value))
     return ""
 
@@ -78,20 +89,23 @@ def _better(
     rival: tuple[ModelResult, int],
     lost: LikelihoodDifference,
 ) -> str:
-    name, other = (found.names[each.record.key] for each, _ in (dense, rival))
+    name, rival_name = (found.names[model.record.key] for model, _ in (dense, rival))
     both = shared_outcomes(dense[0].record, rival[0].record)
-    right = sum(own.last_word_right - other.last_word_right for own, other in both)
-    more = f"{abs(right):,} {'more' if right > 0 else 'fewer'}" if right else "as many"
-    other += " in 16 bits" * (not rival[0].spec.quantise)
+    right = sum(first.last_word_right - second.last_word_right for first, second in both)
+    more = "as many"
+    if right:
+        more = f"{right:,} more" if right > 0 else f"{-right:,} fewer"
+    if not rival[0].spec.quantise:
+        rival_name += " in 16 bits"
     return (
         f"Quantising alone does better: {name} ({wording.size(dense[1])}) beats every pruned file that is not smaller. "
-        f"The best of them, {other} ({wording.size(rival[1])}), loses {lost.value:.3f} nats a word more "
+        f"The best of them, {rival_name} ({wording.size(rival[1])}), loses {lost.value:.3f} nats a word more "
         f"({level_words(lost.level)} interval {lost.low:.3f} to {lost.high:.3f}); {name} has {more} "
         f"right of {lost.n_passages:,}."
     )
 
 
 def _quantised(found: RunResults) -> Iterator[tuple[ModelResult, Quantised]]:
-    for each in found.judged:
-        if each.record.pruned and each.record.pruned.quantised:
-            yield each, each.record.pruned.quantised
+    for model in found.judged:
+        if model.record.pruned and model.record.pruned.quantised:
+            yield model, model.record.pruned.quantised

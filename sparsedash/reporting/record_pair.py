@@ -83,29 +83,29 @@ class Pair:
         """
         if passages is None or len(passages.indices) == len(self.left.outcomes):
             return passages
-        at = {index: position for position, index in enumerate(passages.indices)}
-        found = [at[outcome.index] for outcome in self.left.outcomes]
+        positions = {index: position for position, index in enumerate(passages.indices)}
+        shared = [positions[outcome.index] for outcome in self.left.outcomes]
         return replace(
             passages,
-            indices=tuple(passages.indices[i] for i in found),
-            contexts=tuple(passages.contexts[i] for i in found),
-            targets=tuple(passages.targets[i] for i in found),
+            indices=tuple(passages.indices[i] for i in shared),
+            contexts=tuple(passages.contexts[i] for i in shared),
+            targets=tuple(passages.targets[i] for i in shared),
         )
 
     def fall(self, position: int) -> float:
         """How much the target's log-probability fell from left to right; negative where it rose."""
-        left, right = self.outcomes(position)
-        return left.log_likelihood - right.log_likelihood
+        first, second = self.outcomes(position)
+        return first.log_likelihood - second.log_likelihood
 
     def kinds(self, positions: Sequence[int]) -> dict[Kind, list[int]]:
         """These passages by their kind, in the order given; each is of one kind, and in "all"."""
-        found: dict[Kind, list[int]] = {
+        by_kind: dict[Kind, list[int]] = {
             kind: list(positions) if kind == "all" else [] for kind in KINDS
         }
         for position in positions:
-            left, right = self.outcomes(position)
-            found[KIND_OF[left.last_word_right, right.last_word_right]].append(position)
-        return found
+            first, second = self.outcomes(position)
+            by_kind[KIND_OF[first.last_word_right, second.last_word_right]].append(position)
+        return by_kind
 
     def differing(self, positions: Sequence[int]) -> list[int]:
         """Those of these passages that the two answer with different words."""
@@ -134,12 +134,13 @@ class Pair:
         """The passages with this text in their context, target or either answer, whatever its case;
         all for no text.
         """
-        everything, sought = range(len(self.left.outcomes)), text.strip().casefold()
+        everything = range(len(self.left.outcomes))
+        sought = text.strip().casefold()
 
         def read(position: int) -> str:
-            left, right = self.outcomes(position)
+            first, second = self.outcomes(position)
             context = passages.contexts[position] if passages else ""
-            return f"{context} {left.target}\n{left.answer}\n{right.answer}".casefold()
+            return f"{context} {first.target}\n{first.answer}\n{second.answer}".casefold()
 
         return (
             [position for position in everything if sought in read(position)]
@@ -163,10 +164,10 @@ class Pair:
         """The classes that give both sides their colours, in the order shown."""
         if self.hidden:
             return "sd-hidden", "sd-hidden"
-        left, right = (
+        first, second = (
             "sd-sparse" if record.pruned else "sd-dense" for record in (self.left, self.right)
         )
-        return left, right
+        return first, second
 
     def beside(self, left: Html, right: Html, others: Mapping[str, Html] | None = None) -> Html:
         """Both sides' markup under their headings, one beside the other.
@@ -199,34 +200,36 @@ def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
     """The records over this run's passages that can be chosen: its own first, then those of other
     runs, each once.
     """
-    found: dict[str, RecordChoice] = {}
+    choices: dict[str, RecordChoice] = {}
     for key, name in wording.record_names(run).items():
-        found[key] = RecordChoice(key=key, name=name, address=name)
-    for other in runs:
-        if run_passages(other) != run_passages(run):
+        choices[key] = RecordChoice(key=key, name=name, address=name)
+    for other_run in runs:
+        if run_passages(other_run) != run_passages(run):
             continue
-        settings = other.settings
+        settings = other_run.settings
         about = f"{wording.reference_title(settings.model)}, {settings.dtype}, {wording.method_titles(settings)}"
         calibrated = wording.calibration_words(settings.calibration)
-        for key, name in wording.record_names(other).items():
+        for key, name in wording.record_names(other_run).items():
             label = f"{name}{wording.of_budget(settings.budget)} · {about}, {calibrated}"
-            found.setdefault(key, RecordChoice(key=key, name=label, address=key[:ADDRESS_LENGTH]))
-    names = unique_names({key: choice.name for key, choice in found.items()})
-    return [replace(choice, name=names[key]) for key, choice in found.items()]
+            choices.setdefault(key, RecordChoice(key=key, name=label, address=key[:ADDRESS_LENGTH]))
+    names = unique_names({key: choice.name for key, choice in choices.items()})
+    return [replace(choice, name=names[key]) for key, choice in choices.items()]
 
 
 def unique_names(names: Mapping[str, str]) -> dict[str, str]:
     """The names by their keys, with a number where one came before: a widget tells its options
     apart by name alone.
     """
-    unique, taken, n = dict[str, str](), set[str](), Counter[str]()
+    unique = dict[str, str]()
+    used = set[str]()
+    n = Counter[str]()
     for key, name in names.items():
-        own = name
-        while own in taken:
+        candidate = name
+        while candidate in used:
             n[name] += 1
-            own = f"{name} ({n[name] + 1})"
-        taken.add(own)
-        unique[key] = own
+            candidate = f"{name} ({n[name] + 1})"
+        used.add(candidate)
+        unique[key] = candidate
     return unique
 
 
@@ -236,13 +239,14 @@ def load_pair(
     """Both records, or None where one is lost or they do not answer the same passages. stem: see
     `Pair`.
     """
-    first, second = backend.record(left.key), backend.record(right.key)
+    first = backend.record(left.key)
+    second = backend.record(right.key)
     if first is None or second is None or first.passages_key != second.passages_key:
         return None
     # One of them may have stopped early: what it did not answer is not part of the comparison.
     shared = shared_outcomes(first, second)
     first = replace(first, outcomes=tuple(one for one, _ in shared))
-    second = replace(second, outcomes=tuple(other for _, other in shared))
+    second = replace(second, outcomes=tuple(right_outcome for _, right_outcome in shared))
     if not shared:
         return None
     return Pair(left_name=left.name, left=first, right_name=right.name, right=second, stem=stem)
@@ -328,7 +332,8 @@ def harness_samples(record: Record, passages: Passages) -> bytes:
     """
     lines = []
     for outcome, text in zip(record.outcomes, passages.contexts, strict=True):
-        context, target = encodable(text), f" {encodable(outcome.target)}"
+        context = encodable(text)
+        target = f" {encodable(outcome.target)}"
         doc = {"text": context + target}
         response = [str(outcome.log_likelihood), str(outcome.last_word_right)]
         hashed = {

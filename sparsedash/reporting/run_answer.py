@@ -73,14 +73,14 @@ def answer_sentence(results: RunResults, ended: bool = False, race: bool = True)
 
     ended: no more sparse models come, though the run is not finished. race: with who wins.
     """
-    found = findings(results, ended)
-    answer = _ANSWERS[found.kind].format(
-        verdicts=_verdicts(results, found),
+    facts = findings(results, ended)
+    answer = _ANSWERS[facts.kind].format(
+        verdicts=_verdicts(results, facts),
         answer=_answer_share(results.search),
     )
-    if race and found.race is not None and found.kind is AnswerKind.VERDICTS:
-        answer = f"{answer} {race_words(found.race)}"
-    return f"So far: {answer}" if found.is_so_far else answer.strip()
+    if race and facts.race is not None and facts.kind is AnswerKind.VERDICTS:
+        answer = f"{answer} {race_words(facts.race)}"
+    return f"So far: {answer}" if facts.is_so_far else answer.strip()
 
 
 def _verdicts(results: RunResults, found: Findings) -> str:
@@ -240,7 +240,8 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
 
     race: of a race the differences as well. Of a search how it got there.
     """
-    models, search = results.best, results.judged_search
+    models = results.best
+    search = results.judged_search
     shares = named_shares(models)
     named = [model for model in (shares.within, shares.beyond) if model] or models[:1]
     if search is not None:

@@ -93,7 +93,8 @@ class RunRow:
     @property
     def texts(self) -> str:
         """Its model where the title is a name, its texts, its number format."""
-        evaluation, calibration = self.settings.evaluation, self.settings.calibration
+        evaluation = self.settings.evaluation
+        calibration = self.settings.calibration
         n = "" if evaluation.n_passages is None else f" ({evaluation.n_passages:,})"
         parts = [reference_title(self.settings.model)] if self.mark.name else []
         parts += (
@@ -107,15 +108,16 @@ class RunRow:
 
     def values(self, zone: tzinfo | None) -> dict[str, Value]:
         """The row of the downloaded table."""
-        asked, found = self.settings.made_permille, self.model
+        shares = self.settings.made_permille
+        model = self.model
         return {
             "run": self.title,
             "key": self.key,
             "model": self.settings.model,
             "methods": wording.method_titles(self.settings),
             "texts": self.texts,
-            "least_sparsity_percent": min(asked) / 10,
-            "most_sparsity_percent": max(asked) / 10,
+            "least_sparsity_percent": min(shares) / 10,
+            "most_sparsity_percent": max(shares) / 10,
             "sparse_models": len(self.run.sparse) if self.run else 0,
             "state": self.job.state
             if self.job
@@ -124,51 +126,59 @@ class RunRow:
             else "not finished",
             "started": wording.iso_moment(self.at, zone),
             "took_s": self.seconds,
-            "judged_method": wording.spec_title(found.spec) if found else None,
-            "judged_sparsity_percent": found.permille / 10 if found else None,
+            "judged_method": wording.spec_title(model.spec) if model else None,
+            "judged_sparsity_percent": model.permille / 10 if model else None,
             "budget": self.settings.budget,
-            **(verdicts.verdict_values(found.verdict) if found else {}),
+            **(verdicts.verdict_values(model.verdict) if model else {}),
         }
 
     def cells(self, zone: tzinfo | None) -> list[tuple[str, ...]]:
         """The lines of the cells: method, removed, verdict, cost, started; empty where there is
         nothing to say.
         """
-        found, n, asked = (
-            self.model,
-            len(self.run.sparse) if self.run else 0,
-            sorted(self.settings.made_permille),
-        )
+        model = self.model
+        n = len(self.run.sparse) if self.run else 0
+        shares = sorted(self.settings.made_permille)
         budget = (
             ""
             if self.settings.budget == "channels"
             else f"of the {BUDGET_TITLES[self.settings.budget]}"
         )
-        removed = wording.sparsity_percents(asked), budget
+        removed = wording.sparsity_percents(shares), budget
         if self.search is not None:
             removed = "a search", f"{quantity(n, 'trial')} {budget}".strip()
-        elif len(asked) > FEW:
+        elif len(shares) > FEW:
             removed = (
-                f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}",
-                f"{len(asked)} steps {budget}".strip(),
+                f"{shares[0] / 10:g} to {sparsity_percent(shares[-1])}",
+                f"{len(shares)} steps {budget}".strip(),
             )
-        verdict, loss = ("", "") if self.known else ("…", "being read"), ("", "", "")
-        if found is not None:
+        verdict = ("", "") if self.known else ("…", "being read")
+        loss = ("", "", "")
+        if model is not None:
             method = (
-                f" with {wording.spec_title(found.spec)}" if len(self.settings.methods) > 1 else ""
+                f" with {wording.spec_title(model.spec)}" if len(self.settings.methods) > 1 else ""
             )
-            by = [loss.task for loss in found.verdict.deciding if found.verdict.verdict != "within"]
-            at = f"at {sparsity_percent(found.permille)}{method}"
-            sign = verdicts.VERDICT_SIGNS[found.verdict.verdict]
-            verdict = f"{sign} by {wording.and_join(by)}" if all(by) and by else sign, at
-            lost, accuracy = found.verdict.perplexity, found.verdict.accuracy
+            deciding_tasks = [
+                loss.task for loss in model.verdict.deciding if model.verdict.verdict != "within"
+            ]
+            place = f"at {sparsity_percent(model.permille)}{method}"
+            sign = verdicts.VERDICT_SIGNS[model.verdict.verdict]
+            verdict = (
+                f"{sign} by {wording.and_join(deciding_tasks)}"
+                if all(deciding_tasks) and deciding_tasks
+                else sign,
+                place,
+            )
+            lost = model.verdict.perplexity
+            accuracy = model.verdict.accuracy
             points = verdicts.loss_value(accuracy) if accuracy else "accuracy not judged"
             loss = verdicts.loss_value(lost), verdicts.loss_interval(lost), points
-        state, made = self.job.state if self.job else "done", ""
+        state = self.job.state if self.job else "done"
+        n_made = ""
         words = "⊘ not finished" if state == "done" else " ".join(STATES[state]).lower()
         if state != "queued":
             unfinished = self.live or (self.run is not None and not self.run.finished)
-            made = (
+            n_made = (
                 f"{n} of {quantity(self.settings.n_sparse, 'model')}"
                 if unfinished and self.search is None
                 else ""
@@ -179,7 +189,7 @@ class RunRow:
         return [
             (wording.method_titles(self.settings),),
             removed,
-            (*verdict, words, made),
+            (*verdict, words, n_made),
             loss,
             started,
         ]
@@ -189,19 +199,18 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
     """A row for every run, and for every live job whose run has no result yet, newest first.
     tolerance: the limits.
     """
-    runs, marks, jobs = (
-        backend.runs(),
-        backend.user_data.marks(),
-        newest_jobs(backend.jobs(JOBS_LOOKED_AT)),
-    )
+    runs = backend.runs()
+    marks = backend.user_data.marks()
+    jobs = newest_jobs(backend.jobs(JOBS_LOOKED_AT))
     judged = backend.verdict_cache.verdicts(runs, tolerance)
     rows = {}
     for run in runs:
-        found, job = judged.get(run.key), jobs.get(run.key)
+        verdicts = judged.get(run.key)
+        job = jobs.get(run.key)
         weighed = [
-            ModelVerdict(spec=spec, verdict=found[key])
+            ModelVerdict(spec=spec, verdict=verdicts[key])
             for key, spec in zip(run.sparse, run.settings.points, strict=False)
-            if found and key in found
+            if verdicts and key in verdicts
         ]
         rows[run.key] = RunRow(
             key=run.key,
@@ -211,18 +220,18 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             search=run.find,
             mark=marks.get(run.key, RunMark()),
             model=headline_model(weighed, search=run.find is not None),
-            known=found is not None,
+            known=verdicts is not None,
             at=run.started_at,
             earlier_s=job.earlier_s if job is not None else 0.0,
         )
     for key, job in jobs.items():
-        if not job.live or key in rows or (asked := job_request(job)) is None:
+        if not job.live or key in rows or (request := job_request(job)) is None:
             continue
         rows[key] = RunRow(
             key=key,
             job=job,
-            settings=planned_run(asked),
-            search=asked if isinstance(asked, FindSettings) else None,
+            settings=planned_run(request),
+            search=request if isinstance(request, FindSettings) else None,
             mark=marks.get(key, RunMark()),
             at=job.started_at or job.queued_at,
         )
@@ -231,11 +240,11 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
 
 def newest_jobs(jobs: Sequence[Job]) -> dict[str, Job]:
     """Of each run the live job, or else the newest one. jobs: newest first."""
-    found: dict[str, Job] = {}
+    newest: dict[str, Job] = {}
     for job in jobs:
-        if job.makes_run and (job.key not in found or (job.live and not found[job.key].live)):
-            found[job.key] = job
-    return found
+        if job.makes_run and (job.key not in newest or (job.live and not newest[job.key].live)):
+            newest[job.key] = job
+    return newest
 
 
 def _short_title(reference: str) -> str:
@@ -252,10 +261,10 @@ _RANK = ("within", "undecided", "beyond")
 
 
 def _verdict_key(row: RunRow) -> tuple[float, ...]:
-    found = row.model
+    model = row.model
     return (
-        (_RANK.index(found.verdict.verdict), -found.permille, found.verdict.perplexity.value)
-        if found
+        (_RANK.index(model.verdict.verdict), -model.permille, model.verdict.perplexity.value)
+        if model
         else (3.0,)
     )
 
@@ -296,26 +305,27 @@ def rows_matching(rows: Sequence[RunRow], text: str, model: str) -> list[RunRow]
     """The rows of a model whose words hold every word of a text, whatever its case. model: a
     reference; "" for all.
     """
-    sought, found = text.casefold().split(), []
+    sought = text.casefold().split()
+    matching = []
     for row in rows:
-        asked = row.settings
+        settings = row.settings
         texts = [
-            reference_title(asked.calibration.corpus),
-            reference_title(asked.evaluation.corpus),
+            reference_title(settings.calibration.corpus),
+            reference_title(settings.evaluation.corpus),
         ]
         named = [
             row.mark.name,
             row.about,
-            asked.model,
-            wording.method_titles(asked),
-            asked.dtype,
+            settings.model,
+            wording.method_titles(settings),
+            settings.dtype,
             *texts,
             row.key,
         ]
         words = "\n".join(named).casefold()
-        if model in ("", asked.model) and all(word in words for word in sought):
-            found.append(row)
-    return found
+        if model in ("", settings.model) and all(word in words for word in sought):
+            matching.append(row)
+    return matching
 
 
 def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
@@ -325,19 +335,23 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
         n_live = sum(row.live for row in rows)
         live = f"{quantity(n_live, 'run')} under way, no result yet."
         return live if n_live else "No run has a verdict."
-    count = Counter(each.verdict for each in judged)
-    n, n_runs = count["within"], len(judged)
-    alone = sum(map(bool, map(verdicts.accuracy_open, judged)))
-    left_open = (
-        f", {'' if alone == n else f'{alone} '}without a verdict on accuracy" if alone else ""
-    )
-    rest = left_open + "".join(
-        f"; {count[each]} {each}" for each in ("undecided", "beyond") if count[each]
-    )
-    runs = f"{n or 'None'} of {n_runs} runs with a result {'have' if n > 1 else 'has'} a model"
+    count = Counter[str](judgement.verdict for judgement in judged)
+    n = count["within"]
+    n_runs = len(judged)
+    n_open = sum(bool(verdicts.accuracy_open(judgement)) for judgement in judged)
+    more = ""
+    if n_open:
+        number = "" if n_open == n else f"{n_open} "
+        more = f", {number}without a verdict on accuracy"
+    for verdict in ("undecided", "beyond"):
+        if count[verdict]:
+            more += f"; {count[verdict]} {verdict}"
+    verb = "have" if n > 1 else "has"
+    runs = f"{n or 'None'} of {n_runs} runs with a result {verb} a model"
     if n_runs == 1:
-        runs = f"Your one run with a result has {'a' if n else 'no'} model"
-    return f"{runs} within your limits ({wording.tolerance_words(tolerance)}){rest}."
+        number = "a" if n else "no"
+        runs = f"Your one run with a result has {number} model"
+    return f"{runs} within your limits ({wording.tolerance_words(tolerance)}){more}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,7 +404,7 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
     # Letters, where labels leave the chart no room.
     fits = max(map(len, lines)) <= _LONGEST_LABEL
     names = list(lines) if fits else list(ascii_uppercase[: len(lines)])
-    models = [(label, run, each) for label, (run, judged) in lines.items() for each in judged]
+    models = [(label, run, model) for label, (run, judged) in lines.items() for model in judged]
     dense = {run.dense.key: run for run in drawn}
     first = drawn[0].tradeoff(axis)
     right = [
@@ -406,15 +420,15 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
         for i, (sign, label) in enumerate(zip(signs, lines, strict=True))
     )
     rows = []
-    for label, run, each in models:
+    for label, run, model in models:
         named: dict[str, Value] = {
             "model": label,
-            "sparsity_percent": each.permille / 10,
-            "budget": each.method.budget,
+            "sparsity_percent": model.permille / 10,
+            "budget": model.method.budget,
         }
-        shown = f"{label}, {wording.sparsity_words(each.permille, each.method)}"
-        reached = verdicts.reached_percents(run, each)
-        rows.append([Cell("Model", shown, {**named, **reached}), *verdicts.loss_cells(each)])
+        shown = f"{label}, {wording.sparsity_words(model.permille, model.method)}"
+        reached = verdicts.reached_percents(run, model)
+        rows.append([Cell("Model", shown, {**named, **reached}), *verdicts.loss_cells(model)])
     caption = f"Each model against its own dense model, on the same passages. {_EACH}"
     return Overlay(
         tradeoff=replace(
@@ -423,10 +437,10 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
             if len(dense) > 1
             else first.dense,
             lines={
-                name: [run.point_of(each, axis) for each in judged]
+                name: [run.point_of(model, axis) for model in judged]
                 for name, (run, judged) in zip(names, lines.values(), strict=True)
             },
-            taken=wording.sparsity_axis_title((each.method for *_, each in models), axis),
+            taken=wording.sparsity_axis_title((model.method for *_, model in models), axis),
             asked=(),
             leader="",
             published=(),
@@ -437,7 +451,7 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
         measures=[
             measure for measure in OF_PASSAGES if measure != "share right" or len(dense) == 1
         ],
-        models={each.record.key: run.comparisons[each.record.key] for _, run, each in models},
+        models={model.record.key: run.comparisons[model.record.key] for _, run, model in models},
         legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
         numbers=Table.of_cells("The numbers of these runs", caption, rows),
         notes=[*notes, _EACH] if len(drawn) > 1 else notes,
@@ -463,31 +477,40 @@ def _lines(
         )
     facets = []
     for run, models, _ in parts:
-        asked, calibration = run.run.settings, run.run.settings.calibration
+        settings = run.run.settings
+        calibration = run.run.settings.calibration
         read = (
             reference_title(calibration.corpus).partition(",")[0],
             f"{calibration.n_samples:,} × {calibration.length:,}",
         )
-        steps, method = (
-            wording.sparsity_steps(asked),
-            wording.with_type(wording.spec_title(models[-1].spec), models[-1].spec.quantise),
-        )
-        model = _short_title(asked.model).rpartition("/")[2]
+        steps = wording.sparsity_steps(settings)
+        method = wording.with_type(wording.spec_title(models[-1].spec), models[-1].spec.quantise)
+        model = _short_title(settings.model).rpartition("/")[2]
         facets.append(
-            (model, asked.dtype, *(read if asked.reads_text else ("no text", "")), steps, method)
+            (
+                model,
+                settings.dtype,
+                *(read if settings.reads_text else ("no text", "")),
+                steps,
+                method,
+            )
         )
     differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]
     # Its name, or what tells it from the others; and the method, unless the name says enough.
     labels = [
-        (f"{run.name}, {own[-1]}" if several else run.name)
+        (f"{run.name}, {facet[-1]}" if several else run.name)
         if run.name
         else ", ".join(
             [
-                *(part for part, told in zip(own[:-1], differ, strict=False) if told and part),
-                own[-1],
+                *(
+                    part
+                    for part, is_distinct in zip(facet[:-1], differ, strict=False)
+                    if is_distinct and part
+                ),
+                facet[-1],
             ]
         )
-        for (run, _, several), own in zip(parts, facets, strict=True)
+        for (run, _, several), facet in zip(parts, facets, strict=True)
     ]
     names = unique_names({str(i): visible(label) for i, label in enumerate(labels)}).values()
     return {name: (run, models) for name, (run, models, _) in zip(names, parts, strict=True)}

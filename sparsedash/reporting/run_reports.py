@@ -81,7 +81,9 @@ def html_report(
     # Not above: the shell, which draws nothing, is installed without plotly.
     from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 
-    run, tradeoff, ending = found.run, found.tradeoff(), run_ending(found.run, job)
+    run = found.run
+    tradeoff = found.tradeoff()
+    ending = run_ending(found.run, job)
     notes = [wording.example_words(run), ending, missing_records(run, found.missing)]
     notes += [
         wording.source_note(run.source_type),
@@ -92,14 +94,14 @@ def html_report(
     notes.append(f"{found.title} · {wording.stored_run_details(run)}")
     body = [
         heading(answer_sentence(found, ended=bool(ending))),
-        *(paragraph(said, css="sd-muted") for said in notes if said),
+        *(paragraph(text, css="sd-muted") for text in notes if text),
         *(
-            figure_svg(tradeoff_chart(tradeoff, each), tradeoff_words(tradeoff, each))
-            for each in _CHARTS
+            figure_svg(tradeoff_chart(tradeoff, measure), tradeoff_words(tradeoff, measure))
+            for measure in _CHARTS
         ),
         element("div", numbers_table(found).html, css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
-        *(paragraph(said) for said in comparison_words(found, pair) if said),
+        *(paragraph(text) for text in comparison_words(found, pair) if text),
         *_flip_tables(pair, passages),
         *_kinds_section(pair.right),
         *wrote,
@@ -142,25 +144,28 @@ def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
     Beside dense it is judged by the limits; beside a sparse model the two are compared, and no
     limit applies.
     """
-    left, right, compared = pair.left_name, pair.right_name, compare_records(pair.left, pair.right)
+    left_name = pair.left_name
+    right_name = pair.right_name
+    compared = compare_records(pair.left, pair.right)
     basis = [
         verdicts.flip_words(compared),
-        verdicts.early_stopping_words({left: pair.left, right: pair.right}),
+        verdicts.early_stopping_words({left_name: pair.left, right_name: pair.right}),
     ]
     if pair.left.key == pair.right.key:
-        sentence, lost = f"{right} is compared with itself: nothing changes.", ""
+        sentence = f"{right_name} is compared with itself: nothing changes."
+        lost = ""
     elif pair.left.pruned is None:
         sentence, lost, limits = verdicts.model_verdict(
-            right, verdict_of(found, pair.left, pair.right), found.tolerance
+            right_name, verdict_of(found, pair.left, pair.right), found.tolerance
         )
         basis.insert(1, limits)
     else:
         difference = difference_of(found, pair.left, pair.right)
-        sentence = verdicts.difference_sentence(left, right, difference)
-        words = verdicts.difference_words(difference, left)
+        sentence = verdicts.difference_sentence(left_name, right_name, difference)
+        words = verdicts.difference_words(difference, left_name)
         points = wording.signed_points(compared.difference)
-        interval = f"95{wording.NBSP}% interval {wording.signed_interval(compared.interval)}"
-        lost = f"{right}: {words}. Accuracy {points} points ({interval}, {wording.p_value(compared.p_value)})."
+        interval = f"{wording.LEVEL} interval {wording.signed_interval(compared.interval)}"
+        lost = f"{right_name}: {words}. Accuracy {points} points ({interval}, {wording.p_value(compared.p_value)})."
     return sentence, lost, " ".join(filter(None, basis))
 
 
@@ -177,12 +182,12 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
             note += f" The first {FLIPS_SHOWN} of them."
         rows = []
         for position in positions[:FLIPS_SHOWN]:
-            left, right = pair.outcomes(position)
+            first, second = pair.outcomes(position)
             end = end_of(passages.contexts[position] if passages else "", CONTEXT_SHOWN)
-            texts = map(readable, (left.target, left.answer, right.answer))
+            texts = map(readable, (first.target, first.answer, second.answer))
             change = wording.signed_nats(-pair.fall(position))
             rows.append(
-                [f"{left.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change]
+                [f"{first.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change]
             )
         head = ["Passage", "Context (end)", "Target", pair.left_name, pair.right_name, "Change"]
         drawn.append(Table(KINDS[kind], note, head, rows).html)
@@ -217,18 +222,21 @@ def continuations_section(
 
     Each text has a mark where it parts from the left model's. Empty where nothing was written.
     """
-    names, drawn = wording.record_names(run), list[Html]()
+    names = wording.record_names(run)
+    drawn = list[Html]()
     for how, request, stored in islice(
         _continuations(backend, run, pair, passages), MOST_CONTINUATIONS
     ):
-        first, *rest = map(readable, (stored.left, stored.right, *stored.others))
+        first, *others = map(readable, (stored.left, stored.right, *stored.others))
         who = [
             pair.left_name,
             pair.right_name,
             *(names.get(key, key[:8]) for key in request.others),
         ]
         texts = zip(
-            who, [escape(first), *(mark_divergence(first, text)[1] for text in rest)], strict=False
+            who,
+            [escape(first), *(mark_divergence(first, text)[1] for text in others)],
+            strict=False,
         )
         stopped = ", stopped early" if stored.stopped else ""
         drawn += [
@@ -250,31 +258,44 @@ def _continuations(
     """The run's prompts, those that users tried, and the passages that the page's button continues,
     if it can.
     """
-    left, right = pair.left.key, pair.right.key
+    left_key = pair.left.key
+    right_key = pair.right.key
     of_run = [
-        ContinuationSettings(left=left, right=right, prompt=prompt)
+        ContinuationSettings(left=left_key, right=right_key, prompt=prompt)
         for prompt in run.settings.prompts
     ]
-    written = {each.key(): each for each in of_run if backend.written(each) is not None}
-    asked = [(f"A prompt of the run, {sampling_words(each)}", each) for each in written.values()]
+    written = {
+        prompt_request.key(): prompt_request
+        for prompt_request in of_run
+        if backend.written(prompt_request) is not None
+    }
+    requests = [
+        (f"A prompt of the run, {sampling_words(prompt_request)}", prompt_request)
+        for prompt_request in written.values()
+    ]
     tried = (
         t
-        for t in backend.user_data.prompts(left, right)
+        for t in backend.user_data.prompts(left_key, right_key)
         if replace(t, others=()).key() not in written
     )
-    asked += [(f"A prompt of a user, {sampling_words(each)}", each) for each in tried]
+    requests += [
+        (f"A prompt of a user, {sampling_words(prompt_request)}", prompt_request)
+        for prompt_request in tried
+    ]
     contexts = passages.contexts if passages else ()
     for kind, positions in pair.kinds(range(len(contexts))).items():
         for position in positions if kind in _FLIPS else ():
             with suppress(SettingsError):
-                request = ContinuationSettings(left=left, right=right, prompt=contexts[position])
-                asked.append(
+                request = ContinuationSettings(
+                    left=left_key, right=right_key, prompt=contexts[position]
+                )
+                requests.append(
                     (
                         f"Passage {pair.left.outcomes[position].index + 1:,}, {KINDS[kind].lower()}",
                         request,
                     )
                 )
-    for how, request in asked:
+    for how, request in requests:
         if (stored := backend.written(request)) is not None:
             yield how, request, stored
 
@@ -293,7 +314,8 @@ def run_document(
     """The run and its records as JSON values. dense, sparse: the whole records of `found`, in its
     order.
     """
-    run, search = found.run, found.search
+    run = found.run
+    search = found.search
     asked = run.settings
     estimate = estimate_limit(found)
     return {
@@ -321,15 +343,15 @@ def run_document(
         "estimate": estimate and estimate._asdict(),
         "next": step and step.sentence.replace(wording.NBSP, " "),
         "find": search and find_document(search, found.best),
-        "race": [_rival(*each) for each in found.race],
+        "race": [_rival(*model) for model in found.race],
         "dense": _answers(dense),
         "sparse": [
-            _sparse(found, each, record)
+            _sparse(found, model, record)
             | {
-                "verdict": _verdict(each.verdict, found.tolerance),
-                "tasks": _tasks(found, each.record.key),
+                "verdict": _verdict(model.verdict, found.tolerance),
+                "tasks": _tasks(found, model.record.key),
             }
-            for each, record in zip(found.judged, sparse, strict=True)
+            for model, record in zip(found.judged, sparse, strict=True)
         ],
         **{
             name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")
@@ -357,13 +379,18 @@ def _rival(judged: ModelResult, difference: LikelihoodDifference) -> dict[str, A
     ratio, low, high = (
         verdicts.finite_ratio(nats) for nats in (difference.value, difference.low, difference.high)
     )
-    at = {"method": judged.spec.method_document(), "sparsity_percent": judged.permille / 10}
+    document = {"method": judged.spec.method_document(), "sparsity_percent": judged.permille / 10}
     shown = {name: getattr(difference, name) for name in ("level", "is_shown", "n_passages")}
-    return at | {"ratio": ratio, "low": low, "high": high, "p_adjusted": difference.p_value} | shown
+    return (
+        document
+        | {"ratio": ratio, "low": low, "high": high, "p_adjusted": difference.p_value}
+        | shown
+    )
 
 
 def _sparse(found: RunResults, judged: ModelResult, record: Record) -> dict[str, Any]:
-    pairs, pruned = judged.comparison, record.pruned
+    pairs = judged.comparison
+    pruned = record.pruned
     assert pruned is not None, "a sparse record says how it was pruned"
     errors = ("layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors")
     per_layer = ("widths", *errors, "alone")

@@ -5,6 +5,7 @@ prompts.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
+from itertools import chain
 from math import isinf
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
@@ -249,7 +250,8 @@ def _accuracy_reading(model: ModelResult) -> Reading:
 
 
 def _flip_readings(comparison: PairedComparison) -> tuple[Reading, Reading]:
-    n, anytime = comparison.n_passages, comparison.anytime
+    n = comparison.n_passages
+    anytime = comparison.anytime
     broke = share_right(comparison.broke, n, anytime)
     fixed = share_right(comparison.fixed, n, anytime)
     words = f"{comparison.broke:,} broke, {comparison.fixed:,} fixed"
@@ -377,10 +379,11 @@ class RunResults:
         The one that loses least first. All pairs of methods at all sparsities count, since the
         answers chose the best one and where it is best. Zeros are not compared with channels.
         """
-        best, raced = self._named, self.raced
+        best = self._named
+        raced = self.raced
         if best is None:
             return []
-        shares = {spec.permille for specs in raced.values() for spec in specs}
+        shares = {spec.permille for spec in chain.from_iterable(raced.values())}
         titles = raced.keys() - {wording.spec_title(best.spec)}
         rivals = [
             model
@@ -401,8 +404,8 @@ class RunResults:
         record's key.
         """
         return {
-            key: {"run": self.run.key, "right": self.names[key]}
-            for key in (record.key for record in self.sparse)
+            record.key: {"run": self.run.key, "right": self.names[record.key]}
+            for record in self.sparse
         }
 
     @cached_property
@@ -416,8 +419,11 @@ class RunResults:
         Dense quantised begins the line of the first method that is quantised alike.
         """
         if spec.method is None:
-            alike = (own for own in self.run.settings.points if own.method)
-            spec = next((own for own in alike if own.quantise == spec.quantise), spec)
+            alike = (pruned_spec for pruned_spec in self.run.settings.points if pruned_spec.method)
+            spec = next(
+                (pruned_spec for pruned_spec in alike if pruned_spec.quantise == spec.quantise),
+                spec,
+            )
         name = wording.spec_title(spec) if self.run.settings.names_methods else "sparse"
         return wording.with_type(name, spec.quantise, again=bool(self.run.source_type))
 
@@ -434,13 +440,13 @@ class RunResults:
         Of one in 16 bits those of the file that quantised ones were made of, with all its widths
         filled up if it must.
         """
-        made = model.record.pruned
-        if made is None:
+        pruned = model.record.pruned
+        if pruned is None:
             return None
-        if made.quantised:
-            return made.quantised.n_bytes, made.quantised.dense_bytes
+        if pruned.quantised:
+            return pruned.quantised.n_bytes, pruned.quantised.dense_bytes
         for sibling in (model.pruned for model in self.judged):
-            if sibling.quantised and sibling.spec.before_quantising == made.spec:
+            if sibling.quantised and sibling.spec.before_quantising == pruned.spec:
                 return sibling.quantised.full_bytes, sibling.quantised.dense_bytes
         return None
 
@@ -490,7 +496,10 @@ class RunResults:
     @property
     def has_task_lines(self) -> bool:
         """Whether a share of right answers to a task was judged of the best method."""
-        return any(loss.measure == "accuracy" for row in self.best for loss in row.verdict.tasks)
+        return any(
+            loss.measure == "accuracy"
+            for loss in chain.from_iterable(model.verdict.tasks for model in self.best)
+        )
 
     def task_tradeoff(self, axis: Budget) -> TradeoffData:
         """The data of the chart with a line for each task, of the best method."""

@@ -42,14 +42,14 @@ def questions_by_kind(result: TaskResult) -> dict[Kind, list[int]]:
     largest loss first.
     """
     pairs = result.pair.questions
-    found: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
-    for i, (dense, other) in enumerate(pairs):
-        found["all"].append(i)
-        if dense.right is not None and other.right is not None:
-            found[KIND_OF[dense.right, other.right]].append(i)
+    by_kind: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
+    for i, (dense, sparse) in enumerate(pairs):
+        by_kind["all"].append(i)
+        if dense.right is not None and sparse.right is not None:
+            by_kind[KIND_OF[dense.right, sparse.right]].append(i)
     if result.pair.dense.kind == "rolling":
-        found["all"].sort(key=lambda i: _fall(*pairs[i]), reverse=True)
-    return found
+        by_kind["all"].sort(key=lambda i: _fall(*pairs[i]), reverse=True)
+    return by_kind
 
 
 def _fall(dense: AnsweredQuestion, other: AnsweredQuestion) -> float:
@@ -97,8 +97,8 @@ def _flips(result: TaskResult, title: str, places: Sequence[int]) -> Html:
     note = f"The first {FLIPS_SHOWN} of them." if len(places) > FLIPS_SHOWN else ""
     rows = []
     for i in places[:FLIPS_SHOWN]:
-        dense, other = result.pair.questions[i]
-        texts = (target_text(dense), answer_text(dense), answer_text(other))
+        dense, sparse = result.pair.questions[i]
+        texts = (target_text(dense), answer_text(dense), answer_text(sparse))
         rows.append(
             [
                 f"{i + 1:,}",
@@ -113,8 +113,8 @@ def _flips(result: TaskResult, title: str, places: Sequence[int]) -> Html:
 
 def target_text(question: AnsweredQuestion) -> str:
     """The expected answer; where that is the number of a choice, its text."""
-    at = right_choice(question)
-    return readable(question.target if at is None else question.choices[at].text)
+    choice = right_choice(question)
+    return readable(question.target if choice is None else question.choices[choice].text)
 
 
 def right_choice(question: AnsweredQuestion) -> int | None:
@@ -123,12 +123,13 @@ def right_choice(question: AnsweredQuestion) -> int | None:
     A number is its place or its text: where these differ, which one shows in the choice taken,
     being right or wrong.
     """
-    target, choices = question.target.strip(), [each.text.strip() for each in question.choices]
+    target = question.target.strip()
+    choices = [choice.text.strip() for choice in question.choices]
     if len(choices) < 2:
         return None
-    at = {choices.index(target)} if target in choices else set[int]()
+    places = {choices.index(target)} if target in choices else set[int]()
     if question.target_place is not None:
-        at.add(question.target_place)
-    if len(at) > 1:
-        at = at & {question.chosen} if question.right else at - {question.chosen}
-    return at.pop() if len(at) == 1 else None
+        places.add(question.target_place)
+    if len(places) > 1:
+        places = places & {question.chosen} if question.right else places - {question.chosen}
+    return places.pop() if len(places) == 1 else None

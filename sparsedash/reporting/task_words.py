@@ -32,57 +32,61 @@ def tasks_sentence(name: str, results: Sequence[TaskResult]) -> str:
     """On which tasks a model is beyond the limit, within it or undecided. name: its own."""
 
     def on(verdict: TaskVerdict, words: str) -> str:
-        found = and_join([result.task for result in _with(verdict, results)])
-        return found and f"{words} on {found}"
+        tasks = and_join([result.task for result in _with(verdict, results)])
+        return tasks and f"{words} on {tasks}"
 
-    within, undecided = on("within", "within the limit"), on("undecided", "too close to call")
+    within = on("within", "within the limit")
+    undecided = on("undecided", "too close to call")
     match overall_verdict(results):
         case "beyond":
-            lost = [loss_with_limit(each.loss) for each in _with("beyond", results) if each.loss]
-            rest = "; ".join(filter(None, (within, undecided)))
-            said = [f"{name} costs too much: {', '.join(lost)}", wording.first_upper(rest)]
+            lost = [
+                loss_with_limit(clause.loss) for clause in _with("beyond", results) if clause.loss
+            ]
+            other_tasks = "; ".join(filter(None, (within, undecided)))
+            clauses = [
+                f"{name} costs too much: {', '.join(lost)}",
+                wording.first_upper(other_tasks),
+            ]
         case "within":
-            said = [f"{name} stays {within}"]
+            clauses = [f"{name} stays {within}"]
         case "undecided":
-            said = [f"{name} is {'; '.join(filter(None, (undecided, within)))}"]
+            clauses = [f"{name} is {'; '.join(filter(None, (undecided, within)))}"]
         case _:
-            said = ["Nothing can be judged"]
-    return " ".join(f"{each}." for each in said if each)
+            clauses = ["Nothing can be judged"]
+    return " ".join(f"{clause}." for clause in clauses if clause)
 
 
 def task_remarks(results: Sequence[TaskResult]) -> str:
     """What would settle the undecided tasks, and why others are not judged; empty where there are
     none.
     """
-    said = [_needed(result) for result in _with("undecided", results)]
-    said += [_why_not(result) for result in _with("not judged", results)]
+    remarks = [_needed(result) for result in _with("undecided", results)]
+    remarks += [_why_not(result) for result in _with("not judged", results)]
     for limit in dict.fromkeys(each.own_limit for each in results if each.own_limit):
-        said.append(limit_on([each.task for each in results if each.own_limit == limit], limit))
-    return " ".join(f"{each}." for each in said if each)
+        remarks.append(limit_on([each.task for each in results if each.own_limit == limit], limit))
+    return " ".join(f"{each}." for each in remarks if each)
 
 
 def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str]:
     """Sentences on limits of tasks that nobody answered, as of a name with a slip, or that have no
     right answers.
     """
-    known = {each.task: each.pair.dense.kind for each in results}
-    of, idle = (
-        and_join(list(known)) or "no task",
-        and_join([task for task, _ in tolerance.tasks if task not in known]),
-    )
+    known = {result.task: result.pair.dense.kind for result in results}
+    answered = and_join(list(known)) or "no task"
+    idle = and_join([task for task, _ in tolerance.tasks if task not in known])
     rolling = and_join([task for task, _ in tolerance.tasks if known.get(task) == "rolling"])
-    said = [f"Limits name {idle}, but the answers are of {of}."] if idle else []
-    said += (
+    notes = [f"Limits name {idle}, but the answers are of {answered}."] if idle else []
+    notes += (
         [f"No answer of {rolling} is right or wrong: the limit of word perplexity holds."]
         if rolling
         else []
     )
-    return said
+    return notes
 
 
 def limit_on(tasks: Sequence[str], points: float) -> str:
     """The limit of these tasks' own, without a full stop."""
-    return f"Limit on {and_join(list(tasks))}: {points:g} {'point' if points == 1 else 'points'}"
+    return f"Limit on {and_join(list(tasks))}: {points:g} {wording.plural(points, 'point')}"
 
 
 def _with(verdict: TaskVerdict, results: Sequence[TaskResult]) -> list[TaskResult]:
@@ -90,7 +94,8 @@ def _with(verdict: TaskVerdict, results: Sequence[TaskResult]) -> list[TaskResul
 
 
 def _needed(result: TaskResult) -> str:
-    n, needed = len(result.pair.questions), result.loss.needed if result.loss else None
+    n = len(result.pair.questions)
+    needed = result.loss.needed if result.loss else None
     if n < FEWEST_PASSAGES:
         return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
     if needed is None:
@@ -117,28 +122,32 @@ def _why_not(result: TaskResult) -> str:
 def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
     """The table: its head, then a row a task. Documents change in word perplexity."""
     rows = [[*_HEAD, *_FLIPS]]
-    for each in results:
-        dense, loss, rolling = each.pair.dense, each.loss, each.pair.dense.kind == "rolling"
+    for result in results:
+        dense = result.pair.dense
+        loss = result.loss
+        rolling = result.pair.dense.kind == "rolling"
         scores = [
             f"{score:.3f}" if rolling else wording.percent(score)
-            for score in (each.dense, each.other)
+            for score in (result.dense, result.other)
         ]
         change = (
             [loss_value(loss), loss_interval(loss), level_words(loss.level)] if loss else [""] * 3
         )
-        flips = [""] * 3 if rolling else [f"{n:,}" for n in (each.broke, each.fixed, each.moved)]
-        divergence = "" if each.divergence is None else f"{each.divergence:.3f}"
+        flips = (
+            [""] * 3 if rolling else [f"{n:,}" for n in (result.broke, result.fixed, result.moved)]
+        )
+        divergence = "" if result.divergence is None else f"{result.divergence:.3f}"
         verdict = "not judged" if loss is None else VERDICT_SIGNS[loss.verdict]
         row = [
-            each.task,
+            result.task,
             verdict,
             dense.measure_label,
-            f"{len(each.pair.questions):,}",
+            f"{len(result.pair.questions):,}",
             *scores,
             *change,
             *flips,
         ]
-        p = "" if each.p_value is None else wording.p_number(each.p_value)
+        p = "" if result.p_value is None else wording.p_number(result.p_value)
         rows.append([*row, p, divergence])
     return rows
 
@@ -165,7 +174,8 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _task_document(result: TaskResult) -> dict[str, Any]:
-    dense, loss = result.pair.dense, None
+    dense = result.pair.dense
+    loss = None
     if result.loss is not None:
         loss = _finite(
             {

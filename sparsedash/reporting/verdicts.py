@@ -15,7 +15,7 @@ from sparsedash.reporting.run_results import ModelResult, RunResults
 from sparsedash.reporting.wording import NBSP, and_join, percent, plural, quantity
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Record
-from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import (
@@ -33,8 +33,8 @@ VERDICT_SIGNS: dict[Verdict, str] = {
 }
 """A verdict with its sign."""
 LEVELS = (
-    f"95{NBSP}% where one verdict is made, more where several are, so that the chance that any of them is wrong stays "
-    f"under 5{NBSP}%."
+    f"{wording.LEVEL} where one verdict is made, more where several are, so that the "
+    f"chance that any of them is wrong stays under {100 * ALPHA:g}{NBSP}%."
 )
 """The levels of the intervals behind verdicts, and why they differ, as the end of a sentence."""
 _MOST_NAMED = 3
@@ -53,12 +53,12 @@ def limits_sentence(found: ToleranceVerdict, tolerance: Tolerance) -> str:
     with their own.
     """
     measures = [loss.measure for loss in found.losses]
-    own = [loss for loss in found.tasks if loss.most != tolerance.most(loss.measure)]
+    own_limits = [loss for loss in found.tasks if loss.most != tolerance.most(loss.measure)]
     limits = [
         wording.tolerance_words(tolerance, measures),
-        *(f"{each.task} {wording.limit_words(each.measure, each.most)}" for each in own),
+        *(f"{each.task} {wording.limit_words(each.measure, each.most)}" for each in own_limits),
     ]
-    return f"{plural(len(measures) + len(own), 'Limit')}: {', '.join(limits)}."
+    return f"{plural(len(measures) + len(own_limits), 'Limit')}: {', '.join(limits)}."
 
 
 def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
@@ -67,7 +67,8 @@ def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
     With the measures that decided, and what within leaves open. be: "are" after several undecided
     models.
     """
-    decisive, tasks = [each for each in found.deciding if not each.task], task_names(found.deciding)
+    decisive = [loss for loss in found.deciding if not loss.task]
+    tasks = task_names(found.deciding)
     if found.verdict == "undecided":
         passages = [quantity(found.n_passages, "passage")] if found.perplexity in decisive else []
         if found.too_few:
@@ -78,8 +79,9 @@ def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
     if found.verdict == "beyond":
         return f"costs too much: {', '.join(map(loss_with_limit, found.deciding))}"
     also = f", and on {wording.and_join(tasks)}" if tasks else ""
-    open_ = wording.and_join(found.unjudged)
-    also += f"; {open_} {'is' if len(found.unjudged) == 1 else 'are'} not judged" if open_ else ""
+    if found.unjudged:
+        be = "is" if len(found.unjudged) == 1 else "are"
+        also += f"; {wording.and_join(found.unjudged)} {be} not judged"
     phrase = f"stays within your {plural(len(found.deciding), 'limit')}"
     return f"{phrase}: {', '.join(map(loss_with_limit, decisive))}{also}{accuracy_open(found)}"
 
@@ -117,8 +119,8 @@ def _digits(loss: Loss) -> int:
     """
     factor = loss.measure == "word perplexity"
     values = [
-        exp(min(each, _MOST_NATS)) if factor else 100 * each
-        for each in (loss.value, loss.low, loss.high)
+        exp(min(nats_or_share, _MOST_NATS)) if factor else 100 * nats_or_share
+        for nats_or_share in (loss.value, loss.low, loss.high)
     ]
     limit = round(exp(loss.most) if factor else 100 * loss.most, 9)
 
@@ -133,7 +135,10 @@ def _digits(loss: Loss) -> int:
     enough = (
         n
         for n in (usual, usual + 1)
-        if all(side(shown(each, n)) == side(round(each, 9)) for each in known)
+        if all(
+            side(shown(nats_or_share, n)) == side(round(nats_or_share, 9))
+            for nats_or_share in known
+        )
     )
     return next(enough, usual + 2)
 
@@ -170,13 +175,16 @@ def loss_words(found: ToleranceVerdict) -> str:
     """ "perplexity 1.05 × dense's (1.02 to 1.08), accuracy −0.5 points (−2.1 to +1.1); intervals of
     at least 95 %".
     """
-    lost, accuracy = found.perplexity, found.accuracy
-    said = f"perplexity {loss_value(lost)} dense's"
+    lost = found.perplexity
+    accuracy = found.accuracy
+    words = f"perplexity {loss_value(lost)} dense's"
     if accuracy is None:
-        return f"{said} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
-    of = and_join(list(dict.fromkeys(level_words(each.level) for each in (lost, accuracy))))
-    said = f"{said} ({loss_interval(lost)}), accuracy {loss_value(accuracy)} ({loss_interval(accuracy)})"
-    return f"{said}; intervals of {of}"
+        return f"{words} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
+    levels = and_join(
+        list(dict.fromkeys(level_words(measured.level) for measured in (lost, accuracy)))
+    )
+    words = f"{words} ({loss_interval(lost)}), accuracy {loss_value(accuracy)} ({loss_interval(accuracy)})"
+    return f"{words}; intervals of {levels}"
 
 
 def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> str:
@@ -206,7 +214,8 @@ def headline_baseline(dense: Record) -> tuple[str, str, str]:
     accuracy.
     """
     score = dense.last_word
-    right = f"{score.right:,} of {score.total:,} right, 95{NBSP}% interval {wording.interval(accuracy_interval(dense))}"
+    interval = wording.interval(accuracy_interval(dense))
+    right = f"{score.right:,} of {score.total:,} right, {wording.LEVEL} interval {interval}"
     below = f"word perplexity {wording.perplexity(dense.word_perplexity)}"
     return f"1{NBSP}×", below, f"accuracy {percent(score.accuracy)}: {right}"
 
@@ -215,16 +224,17 @@ def headline_loss(found: ToleranceVerdict) -> tuple[str, ...]:
     """For a card: the perplexity as a multiple of dense's, its interval, and the verdict of every
     measure and task.
     """
-    lost, accuracy = found.perplexity, found.accuracy
-    said = [
+    lost = found.perplexity
+    accuracy = found.accuracy
+    lines = [
         loss_value(lost),
         f"the dense word perplexity, {_interval_words(lost)}",
         _measure_verdict(lost),
     ]
     few = f"accuracy not judged: under {FEWEST_RIGHT} right"
-    said.append(_measure_verdict(accuracy, f" {loss_value(accuracy)}") if accuracy else few)
+    lines.append(_measure_verdict(accuracy, f" {loss_value(accuracy)}") if accuracy else few)
     # Each task that costs too much with its loss; the others by their verdicts.
-    said += [
+    lines += [
         _measure_verdict(loss, f" {loss_value(loss)}")
         for loss in found.tasks
         if loss.verdict == "beyond"
@@ -232,10 +242,10 @@ def headline_loss(found: ToleranceVerdict) -> tuple[str, ...]:
     for verdict in ("undecided", "within"):
         if names := task_names([loss for loss in found.tasks if loss.verdict == verdict]):
             sign, word = VERDICT_SIGNS[verdict].split()
-            said.append(f"{sign} {wording.and_join(names)} {word}")
-    said += [f"{wording.and_join(found.unjudged)} not judged"] if found.unjudged else []
-    said += ["tasks not answered"] if found.unanswered else []
-    return tuple(said)
+            lines.append(f"{sign} {wording.and_join(names)} {word}")
+    lines += [f"{wording.and_join(found.unjudged)} not judged"] if found.unjudged else []
+    lines += ["tasks not answered"] if found.unanswered else []
+    return tuple(lines)
 
 
 def _measure_verdict(loss: Loss, value: str = "") -> str:
@@ -263,12 +273,12 @@ def difference_p(found: LikelihoodDifference) -> str:
     if found.n_passages < FEWEST_PASSAGES:
         return f"not tested on fewer than {FEWEST_PASSAGES} passages"
     over = f", Holm over {found.n_compared} pairs" if found.n_compared > 1 else ""
-    said = (
+    p_words = (
         f"p{NBSP}{_p_number(found.p_value)}"
         if found.p_value > 0.5
         else wording.p_value(found.p_value)
     )
-    return f"{said}{over}"
+    return f"{p_words}{over}"
 
 
 def _p_number(p: float) -> str:
@@ -280,10 +290,8 @@ def race_table(found: RunResults) -> Table:
     """The other methods of a race beside the best one, at the sparsity that the answer names, the
     closest first.
     """
-    best, at = (
-        wording.spec_title(found.best[0].spec),
-        wording.sparsity_percent(found.race[0][0].permille),
-    )
+    best = wording.spec_title(found.best[0].spec)
+    share = wording.sparsity_percent(found.race[0][0].permille)
     rows = []
     for rival, difference in found.race:
         ends = wording.factor_range(difference.low, difference.high)
@@ -300,7 +308,7 @@ def race_table(found: RunResults) -> Table:
             ]
         )
     caption = (
-        f"Word perplexity as a multiple of that of “{best}” at {at}, with its interval; "
+        f"Word perplexity as a multiple of that of “{best}” at {share}, with its interval; "
         "p after Holm over all pairs."
     )
     return Table("The methods compared", caption, ["Method", "Perplexity", "p"], rows, stacked=True)
@@ -310,7 +318,8 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
     """How the evaluations ended that were to stop early; empty where none was. records: by their
     names.
     """
-    found, whole = [], []
+    sentences = []
+    whole = []
     early = {name: record.stopping for name, record in records.items() if record.stopping}
     for name, stopping in early.items():
         if stopping.n_answered >= stopping.n_passages:
@@ -320,15 +329,15 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
             "difference": "a difference to the dense model is shown",
             "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
         }.get(stopping.decision, "decided by the limits of the search")
-        found.append(
+        sentences.append(
             f"{name} stopped after {stopping.n_answered:,} of {stopping.n_passages:,} passages: {why}."
         )
     if whole:
-        of = " and ".join(f"{n:,}" for n in sorted({early[name].n_passages for name in whole}))
-        found.append(f"{wording.and_join(whole)} answered all {of} passages.")
+        counts = " and ".join(f"{n:,}" for n in sorted({early[name].n_passages for name in whole}))
+        sentences.append(f"{wording.and_join(whole)} answered all {counts} passages.")
     return (
-        " ".join([*found, "Intervals and p-values account for the repeated looks."])
-        if found
+        " ".join([*sentences, "Intervals and p-values account for the repeated looks."])
+        if sentences
         else ""
     )
 
@@ -352,7 +361,7 @@ def _with_level(interval: str, level: float) -> str:
 
 def level_words(level: float) -> str:
     """ "97.5 %", with as many digits as it takes not to be 100 %."""
-    shown = next(said for digits in range(3, 17) if (said := f"{100 * level:.{digits}g}") != "100")
+    shown = next(text for digits in range(3, 17) if (text := f"{100 * level:.{digits}g}") != "100")
     return f"{shown}{NBSP}%"
 
 
@@ -360,8 +369,11 @@ def loss_cells(judged: ModelResult) -> list[Cell]:
     """The loss of a sparse model with its verdict; none for dense."""
     if judged.record.pruned is None:
         return []
-    compared, lost, accuracy = judged.comparison, judged.verdict.perplexity, judged.verdict.accuracy
-    change, values = compared.difference, verdict_values(judged.verdict)
+    compared = judged.comparison
+    lost = judged.verdict.perplexity
+    accuracy = judged.verdict.accuracy
+    change = compared.difference
+    values = verdict_values(judged.verdict)
     points = loss_interval(accuracy) if accuracy else "not judged"
     return [
         Cell("Times dense", f"{loss_value(lost)}\n{loss_interval(lost) or 'no interval'}"),
@@ -386,7 +398,8 @@ def finite_ratio(nats: float) -> float | None:
 
 def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
     """A verdict with its losses as numbers for a file."""
-    accuracy, lost = found.accuracy, found.perplexity
+    accuracy = found.accuracy
+    lost = found.perplexity
     ends = (accuracy.value, accuracy.high, accuracy.low, -accuracy.level) if accuracy else ()
     values: list[Value] = [0.0 - 100 * share for share in ends] or [None] * 4
     ratios = [finite_ratio(nats) for nats in (lost.value, lost.low, lost.high)]
@@ -406,12 +419,12 @@ def reached_percents(found: RunResults, model: ModelResult) -> dict[str, float]:
 
 def verdict_sign(found: ToleranceVerdict) -> str:
     """ "✕ beyond by perplexity", or "✕ beyond" where several measures say so."""
-    by = (
+    decided_by = (
         f" by {_name(found.deciding[0])}"
         if len(found.deciding) == 1 and found.verdict != "undecided"
         else ""
     )
-    return VERDICT_SIGNS[found.verdict] + by
+    return VERDICT_SIGNS[found.verdict] + decided_by
 
 
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
@@ -421,19 +434,25 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     Above one that answered fewer passages dense stands once more, on the same. comparisons: the
     address of each one's comparison with dense, by its key.
     """
-    addresses, dense = comparisons or {}, found.dense
-    total, compared = dense.last_word.total, {dense.last_word.total}
-    methods, asked, rows, links = found.run.settings.methods, found.run.settings.axis, [], []
+    addresses = comparisons or {}
+    dense = found.dense
+    total = dense.last_word.total
+    compared = {dense.last_word.total}
+    methods = found.run.settings.methods
+    axis = found.run.settings.axis
+    rows = []
+    links = []
     gone = "removed" if all(method.takes_channels for method in methods) else "removed or zero"
     # Four columns of shares would not fit beside the rest; the file has them.
     heads = {
-        each: f"{wording.first_upper(title)} {gone}"
-        for each, title in wording.budget_titles(methods).items()
+        item: f"{wording.first_upper(title)} {gone}"
+        for item, title in wording.budget_titles(methods).items()
     }
-    shown: tuple[Budget, ...] = ("channels", "weights" if asked == "channels" else asked)
+    shown: tuple[Budget, ...] = ("channels", "weights" if axis == "channels" else axis)
 
     def cells(name: str, judged: ModelResult, record: Record) -> list[Cell]:
-        score, perplexity = record.last_word, record.word_perplexity
+        score = record.last_word
+        perplexity = record.word_perplexity
         right = (
             f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
         )
@@ -456,12 +475,13 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
         ]
 
     for judged in found.models:
-        record, name = judged.record, found.names[judged.record.key]
+        record = judged.record
+        name = found.names[judged.record.key]
         if (n := record.last_word.total) not in compared:
             compared.add(n)
             same = {outcome.index for outcome in record.outcomes}
             on_same = replace(
-                dense, outcomes=tuple(each for each in dense.outcomes if each.index in same)
+                dense, outcomes=tuple(item for item in dense.outcomes if item.index in same)
             )
             rows.append(cells(f"dense, same {n:,}", found.models[0], on_same))
             links.append(escape(f"dense, same {n:,}"))
@@ -479,14 +499,14 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
 
 
 def _numbers_caption(found: RunResults) -> str:
-    n, early = (
-        max(found.run.n_compared, len(found.sparse)),
-        any(record.stopping for record in found.sparse),
-    )
+    n = max(found.run.n_compared, len(found.sparse))
+    early = any(record.stopping for record in found.sparse)
     looked = " With early stopping, intervals and p are valid at any look." if early else ""
     accuracies = "Dense interval" if early else "Accuracies"
+    test = "" if early else ", exact McNemar"
+    holm = f", Holm over {n} comparisons" if n > 1 else ""
     return (
-        f"Last word of each passage; intervals stand under their numbers. {accuracies}: Wilson, 95{NBSP}%. Changes are "
-        f"paired with dense, their intervals the verdict's: {LEVELS}{looked} p: equal accuracy"
-        f"{'' if early else ', exact McNemar'}{f', Holm over {n} comparisons' if n > 1 else ''}."
+        f"Last word of each passage; intervals stand under their numbers. {accuracies}: Wilson, "
+        f"{wording.LEVEL}. Changes are paired with dense, their intervals the verdict's: "
+        f"{LEVELS}{looked} p: equal accuracy{test}{holm}."
     )

@@ -20,15 +20,18 @@ from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
 from sparsedash.schema.sparse_spec import SparseSpec
-from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
+from sparsedash.schema.tolerance_settings import ALPHA, LossMeasure, Tolerance
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
+LEVEL = f"{100 * (1 - ALPHA):g}{NBSP}%"
+"""Of an interval by itself: "95 %"."""
 MEASURE_NAMES: dict[LossMeasure, str] = {"word perplexity": "perplexity", "accuracy": "accuracy"}
 NO_TEXT = "needs no calibration text"
 EXAMPLE_TITLE = "Example"
 DENSE = "dense"
-MOST_FACTOR, LEAST_FACTOR = 1_000_000, 100
+MOST_FACTOR = 1_000_000
+LEAST_FACTOR = 100
 """A word perplexity of more times dense's, or of less than dense's divided by so much, is not told
 more exactly.
 """
@@ -46,8 +49,8 @@ def reference_title(reference: str) -> str:
     if reference.startswith(("file:", "/", "~")):
         return reference.rstrip("/").rpartition("/")[2].removeprefix("file:")
     if reference.startswith("upload:"):
-        name, _, rest = reference.removeprefix("upload:").partition("@")
-        return name + "".join(rest.partition("[")[1:])
+        name, _, version_and_part = reference.removeprefix("upload:").partition("@")
+        return name + "".join(version_and_part.partition("[")[1:])
     return _TITLES.get(reference, reference)
 
 
@@ -156,7 +159,8 @@ def p_number(p: float) -> str:
 
 def p_value(p: float) -> str:
     """ "p = 0.15", "p < 0.001"."""
-    return f"p{NBSP}{'' if p < 0.001 else f'={NBSP}'}{p_number(p)}"
+    equals = "" if p < 0.001 else f"={NBSP}"
+    return f"p{NBSP}{equals}{p_number(p)}"
 
 
 def p_at_most(p: float) -> str:
@@ -185,7 +189,8 @@ def quantity(count: int, noun: str) -> str:
 
 def too_few(count: int, noun: str) -> str:
     """ "1 passage is too few", "29 passages are too few"."""
-    return f"{quantity(count, noun)} {'is' if count == 1 else 'are'} too few"
+    verb = "is" if count == 1 else "are"
+    return f"{quantity(count, noun)} {verb} too few"
 
 
 def first_upper(text: str) -> str:
@@ -210,8 +215,8 @@ def limit_words(measure: LossMeasure, most: float) -> str:
     """ "1.10 ×", "−2 points": a limit in the unit of `Loss`."""
     if measure == "word perplexity":
         return limit_factor(exp(most))
-    points = f"{100 * most:g}"
-    return f"{MINUS}{points} {'point' if points == '1' else 'points'}"
+    points = round(100 * most, 6)
+    return f"{MINUS}{points:g} {plural(points, 'point')}"
 
 
 def tolerance_words(
@@ -231,8 +236,8 @@ def duration_words(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes}{NBSP}min"
-    rest = f" {minutes % 60}{NBSP}min" if minutes % 60 else ""
-    return f"{minutes // 60}{NBSP}h{rest}"
+    minutes_left = f" {minutes % 60}{NBSP}min" if minutes % 60 else ""
+    return f"{minutes // 60}{NBSP}h{minutes_left}"
 
 
 def time_left(seconds: float) -> str:
@@ -294,15 +299,16 @@ def streaming_reason(resident_bytes: int | None, there_bytes: int | None) -> str
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:
     """ "today 14:05", "yesterday 9:12", "3 June 14:05"; with the year when it is another one."""
     try:
-        then, now = datetime.fromtimestamp(timestamp, zone), datetime.now(zone)
+        then = datetime.fromtimestamp(timestamp, zone)
+        today = datetime.now(zone)
     except (ValueError, OverflowError, OSError):
         return "at an unknown time"
     clock = f"{then:%H:%M}"
-    if then.date() == now.date():
+    if then.date() == today.date():
         return f"today {clock}"
-    if then.date() == now.date() - timedelta(days=1):
+    if then.date() == today.date() - timedelta(days=1):
         return f"yesterday {clock}"
-    year = "" if then.year == now.year else f" {then.year}"
+    year = "" if then.year == today.year else f" {then.year}"
     return f"{then.day} {then:%B}{year} {clock}"
 
 
@@ -345,7 +351,8 @@ def with_type(name: str, quantise: str, again: bool = False) -> str:
     """
     if not quantise:
         return name
-    return f"{name}, {quantise.upper()}{' again' if again else ''}"
+    kind = quantise.upper()
+    return f"{name}, {kind} again" if again else f"{name}, {kind}"
 
 
 def method_titles(settings: RunSettings) -> str:
@@ -356,7 +363,7 @@ def method_titles(settings: RunSettings) -> str:
     if kinds := settings.quantise:
         names += f", also quantised to {and_join([kind.upper() for kind in kinds])}"
     multiples = sorted(
-        {each.width_multiple for each in settings.methods if each.uses("width_multiple")}
+        {method.width_multiple for method in settings.methods if method.uses("width_multiple")}
     )
     if multiples in ([], [MethodSettings().width_multiple]):
         return names
@@ -384,7 +391,8 @@ def measured_sparsity(made: Pruned) -> str:
     if not made.reached.kv_cache:
         # Only whole layers take of it.
         del titles["kv-cache"]
-    return f"measured {', '.join(f'{percent(made.reached[each])} of the {title}' for each, title in titles.items())}"
+    shares = [f"{percent(made.reached[budget])} of the {title}" for budget, title in titles.items()]
+    return f"measured {', '.join(shares)}"
 
 
 def healing_words(done: Healed) -> str:
@@ -451,11 +459,11 @@ def file_stem(run: Run) -> str:
     key. Still foreign.
     """
     model = run.settings.model.rstrip("/").rpartition("/")[2].rpartition(":")[2][:40]
-    made = sorted(run.settings.made_permille)
+    shares = sorted(run.settings.made_permille)
     steps = (
-        [f"{made[0] / 10:g}", "to", f"{made[-1] / 10:g}"]
-        if len(made) > 3
-        else [f"{each / 10:g}" for each in made]
+        [f"{shares[0] / 10:g}", "to", f"{shares[-1] / 10:g}"]
+        if len(shares) > 3
+        else [f"{share / 10:g}" for share in shares]
     )
     return "-".join([model, *(["search"] if run.find else steps), run.key[:8]])
 
@@ -468,7 +476,8 @@ def stored_run_details(run: Run) -> str:
     return " · ".join(filter(None, (details, revision_words(run))))
 
 
-_MOST_DATA_SETS, _SHORT = 2, 7
+_MOST_DATA_SETS = 2
+_SHORT = 7
 """Named of a run; digits shown of a commit, as the hub's pages have them."""
 
 
@@ -532,10 +541,10 @@ def run_details(settings: RunSettings | FindSettings) -> str:
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
     rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"
     early = ", may stop early" if evaluation.stop_early else ""
-    return (
-        f"{method_titles(settings)} · {calibration_words(settings.calibration) if settings.reads_text else NO_TEXT} · "
-        f"passages: {reference_title(evaluation.corpus)}, {passages}{rule}{early} · {settings.dtype}"
-    )
+    text = calibration_words(settings.calibration) if settings.reads_text else NO_TEXT
+    corpus = reference_title(evaluation.corpus)
+    details = f"passages: {corpus}, {passages}{rule}{early}"
+    return f"{method_titles(settings)} · {text} · {details} · {settings.dtype}"
 
 
 def example_words(run: Run | None, brief: bool = False) -> str:
@@ -544,17 +553,18 @@ def example_words(run: Run | None, brief: bool = False) -> str:
     """
     if run is None or not run.made_on:
         return ""
-    said = f"{EXAMPLE_TITLE}: this run ships with SparseDash and was not computed here."
-    return said if brief else f"{said} {example_origin(run)}"
+    sentence = f"{EXAMPLE_TITLE}: this run ships with SparseDash and was not computed here."
+    return sentence if brief else f"{sentence} {example_origin(run)}"
 
 
 def example_origin(run: Run) -> str:
     """Where, when and with what the example was made."""
-    made, known = datetime.fromtimestamp(run.finished_at or run.started_at, UTC), run.versions
-    by = ", ".join(
+    finished_on = datetime.fromtimestamp(run.finished_at or run.started_at, UTC)
+    known = run.versions
+    versions = ", ".join(
         f"{name} {known.get(name, '?')}" for name in ("sparsedash", "torch", "transformers")
     )
-    return f"Computed on {made.day} {made:%B %Y} on another machine ({run.made_on}), with {by}."
+    return f"Computed on {finished_on.day} {finished_on:%B %Y} on another machine ({run.made_on}), with {versions}."
 
 
 def record_names(run: Run, named: bool = False) -> dict[str, str]:
@@ -564,7 +574,8 @@ def record_names(run: Run, named: bool = False) -> dict[str, str]:
     Sparse ones come method by method, after dense quantised: "dense, Q4_K_M". named: with their
     methods in any case.
     """
-    named, names = named or run.settings.names_methods, {run.dense: DENSE}
+    named = named or run.settings.names_methods
+    names = {run.dense: DENSE}
     for key, spec in zip(run.sparse, run.settings.points, strict=False):
         names[key] = model_name(spec, named, bool(run.source_type))
     return names
@@ -590,7 +601,8 @@ def model_words(spec: SparseSpec, named: bool = True, made: Pruned | None = None
     """
     if spec.method is None:
         return with_type(DENSE, spec.quantise)
-    method, share = spec.method, sparsity_percent(spec.permille)
+    method = spec.method
+    share = sparsity_percent(spec.permille)
     # Of a quantised file's bytes most are gone by its type.
     is_measured = method.takes_channels and not (spec.quantise and method.budget == "bytes")
     reached = percent(made.reached[method.budget]) if made and is_measured else ""
@@ -607,7 +619,7 @@ def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "cha
     title = "Layers" if only_layers and budget == "channels" else first_upper(BUDGET_TITLES[budget])
     if budget == "bytes" or all(method.takes_channels for method in methods):
         return f"{title} removed"
-    of = "MLP weights " if budget == "channels" else ""
+    weights_words = "MLP weights " if budget == "channels" else ""
     if not any(method.takes_channels for method in methods):
-        return f"{of or f'{title} '}set to zero"
-    return f"{title} removed, or {of}set to zero"
+        return f"{weights_words or f'{title} '}set to zero"
+    return f"{title} removed, or {weights_words}set to zero"

@@ -412,6 +412,7 @@ class Run:
     Q4_1; else empty.
     answers: keys of each model's answers to the run's tasks, by the key of its record. unanswered:
     names of the tasks that a model could not answer.
+    busy: whether other work slowed the machine down, so that the seconds tell nothing.
     """
 
     key: str
@@ -434,6 +435,7 @@ class Run:
     source_type: str = ""
     answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unanswered: tuple[str, ...] = ()
+    busy: bool = False
 
     @property
     def records(self) -> tuple[str, ...]:

@@ -8,6 +8,10 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import check_settings, field_rows, setting
 
 LossMeasure = Literal["word perplexity", "accuracy"]
+ALPHA = 0.05
+"""The chance that a verdict, or any of several made together, is wrong; an interval by itself has
+the level 1 - ALPHA.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

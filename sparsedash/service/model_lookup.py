@@ -1,7 +1,7 @@
 """Look up a model by its reference before it is loaded: family, shape, and why it cannot be pruned.
 
 From notes of earlier runs, from its config or GGUF header, or from the catalog. The hub is asked
-only when a visitor says so, and only for config.json.
+only when a user asks for it, and only for config.json.
 """
 
 import subprocess
@@ -36,10 +36,8 @@ _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 class NamedModel:
     """What is known of a model before it is loaded.
 
-    family: its model_type. shape: None where its config lacks a size.
-
-    problem: why it cannot be pruned, as far as its config says; empty where nothing speaks against
-    it.
+    family: its model_type. shape: None where its config lacks a size. problem: why it cannot be
+    pruned, by its config; empty if it can.
     """
 
     family: str
@@ -63,11 +61,9 @@ def named_model(reference: str, store: Store) -> NamedModel | None:
 
 
 def fetch_config(reference: str, *, with_token: bool) -> None:
-    """Have a hub model's config.json fetched, a few kilobytes, so that `named_model` knows it.
-    Waits for it.
+    """Fetch a hub model's config.json, a few kilobytes, so that `named_model` knows it.
 
-    with_token: whether the hub may be asked with the token of whoever runs this program. Raises
-    ModelError.
+    with_token: whether to send the hub the token of this machine's user. Raises ModelError.
     """
     answer = look_up([reference], with_token=with_token).get(reference, {})
     if "message" in answer:
@@ -99,7 +95,7 @@ def look_up(names: Sequence[str], *, with_token: bool) -> dict[str, dict[str, st
 
 
 def gguf_file_problem(path: Path) -> str:
-    """Why this .gguf file cannot be read, by its header; empty where nothing speaks against it."""
+    """Why this .gguf file cannot be read, by its header; empty if it can."""
     if path_kind(path) != "file":
         return f"{path} is no regular file. Name the .gguf file itself."
     try:

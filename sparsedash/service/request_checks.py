@@ -96,7 +96,7 @@ class Access:
             raise AccessError(f"Only an administrator {does}.", advice)
 
     def require_folder_access(self) -> None:
-        """Raises AccessError for whoever may not look into the data folder."""
+        """Raises AccessError for users who may not look into the data folder."""
         self.require_administrator("looks into the data folder", "Your own runs are on their page.")
 
     def owned(self) -> frozenset[str]:

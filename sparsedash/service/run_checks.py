@@ -29,7 +29,7 @@ P = ParamSpec("P")
 class Reach:
     """What can be asked for here: the rules of the form, for whatever proposes a request.
 
-    lacks: see `lacks_text`. n_passages: see `passages_there`. problems: why a request cannot start.
+    lacks: see `lacks_text`. n_passages: see `count_passages`. problems: why a request cannot start.
     """
 
     lacks: Callable[[str], bool] = lambda reference: False
@@ -60,7 +60,7 @@ def run_problems(
     ]
     is_readable = not any(problems)
     if is_readable and isinstance(request, FindSettings):
-        n_named = passages_there(request.evaluation.corpus, data_dir)
+        n_named = count_passages(request.evaluation.corpus, data_dir)
         n_requested = request.evaluation.n_passages
         known = [n for n in (n_named, n_requested) if n is not None]
         if known:
@@ -130,7 +130,7 @@ def _most_tokens(settings: RunSettings, data_dir: Path) -> int:
     return fewest
 
 
-def passages_there(reference: str, data_dir: Path) -> int | None:
+def count_passages(reference: str, data_dir: Path) -> int | None:
     """Passages of a file or an upload, 0 if unusable; None of other texts and of too large files."""
     if not names_file(reference):
         return None

@@ -187,7 +187,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
         message, advice = describe_error(error)
         if message.startswith(type(error).__name__):
-            # What nobody foresaw; the line is behind it.
+            # An unexpected error; the traceback names the line.
             traceback.print_exc()
             advice = "That should not happen: please report it."
         elif is_full(error):

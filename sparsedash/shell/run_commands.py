@@ -27,11 +27,12 @@ from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingS
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.estimates import MOST_MINUTES, healing_steps, run_workload
 from sparsedash.service.hub_revisions import newer_revisions, pinned
+from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import named_model
-from sparsedash.service.run_checks import Reach, lacks_text, passages_there, run_problems
+from sparsedash.service.run_checks import Reach, count_passages, lacks_text, run_problems
 from sparsedash.service.stored_results import ResultCache
-from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key
 from sparsedash.shell.flags import (
@@ -103,9 +104,13 @@ def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Name
         return n_steps
     speed = MachineSpeed(store)
     try:
-        return healing_steps(
-            minutes, settings, ResultCache(store).runs(), speed.measured(), _shape(settings, store)
+        describe = partial(
+            run_workload,
+            shape=_shape(settings, store),
+            speeds=speed.measured(),
+            data_dir=store.folder,
         )
+        return healing_steps(minutes, settings, ResultCache(store).runs(), describe)
     finally:
         speed.close()
 
@@ -142,7 +147,7 @@ def task_lines(results: RunResults) -> Iterator[str]:
 
 
 def complete_run(settings: RunSettings, store: Store, quiet: bool = False) -> Run:
-    """The run, computed as far as it is not stored."""
+    """The run; stored parts are not computed again."""
     settings = pinned(settings, store, HubReach(), with_token=True)
     with terminal.ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.run import pipeline
@@ -173,7 +178,7 @@ def stored_run_document(
     records = [_still_stored(store.get(Record, model.record.key)) for model in results.models]
     reach = Reach(
         lacks=partial(lacks_text, store=store, hub=HubReach()),
-        n_passages=partial(passages_there, data_dir=store.folder),
+        n_passages=partial(count_passages, data_dir=store.folder),
         problems=partial(run_problems, data_dir=store.folder, shape=_shape(run.settings, store)),
     )
     document = run_document(results, records[0], records[1:], next_step(results, reach))

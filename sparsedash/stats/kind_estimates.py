@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsedash.schema.records import KindLoss
+from sparsedash.schema.tolerance_settings import ALPHA
 from sparsedash.stats.mean_intervals import mean_interval, moments
-
-_ALPHA = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,7 @@ def kind_estimates(losses: Sequence[KindLoss]) -> list[KindEstimate]:
         if len(loss.blocks) < 2:
             continue
         observed = moments(loss.blocks)
-        low, high = mean_interval(observed, _ALPHA)
+        low, high = mean_interval(observed, ALPHA)
         estimates.append(
             KindEstimate(
                 kind=loss.kind,

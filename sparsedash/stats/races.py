@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import log10
 
 from sparsedash.schema.records import Record
-from sparsedash.stats.anytime import ALPHA, bisect_boundary
+from sparsedash.schema.tolerance_settings import ALPHA
+from sparsedash.stats.anytime import bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import holm, shared_outcomes
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
@@ -37,9 +38,7 @@ class LikelihoodDifference:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the interval leaves out that the models are equal, on enough passages to say
-        so.
-        """
+        """Whether the interval leaves out equality, on enough passages to say so."""
         return self.n_passages >= FEWEST_PASSAGES and (self.low > 0 or self.high < 0)
 
 

@@ -14,8 +14,7 @@ from math import log
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
-from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.stats.anytime import ALPHA
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, passages_to_judge
 
 WEIGHT_STEPS = tuple(range(10, MAX_SPARSITY_PERMILLE + 1, 10))
@@ -102,9 +101,7 @@ def search_bounds(n_steps: int, within: Sequence[tuple[int, bool]]) -> tuple[int
 
 
 def first_crossing(points: Iterable[tuple[float, float]], limit: float) -> float | None:
-    """Where straight lines from point to point first rise over a limit, by the first coordinate;
-    None if nowhere.
-    """
+    """Where straight lines between the points first rise over a limit, or None."""
     for (x, y), (further, more) in pairwise(points):
         if y <= limit < more:
             return x + (limit - y) / (more - y) * (further - x)
@@ -112,8 +109,9 @@ def first_crossing(points: Iterable[tuple[float, float]], limit: float) -> float
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the Pareto front, by the first coordinate rising; larger is better in both. Equal
-    points all stay.
+    """Indices of the Pareto front, by the first coordinate rising; larger is better in both.
+
+    Equal points all stay.
     """
     kept: list[int] = []
     best = None

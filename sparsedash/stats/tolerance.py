@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from sparsedash.schema.find_settings import TrialVerdict
 from sparsedash.schema.records import Outcome, Record
-from sparsedash.schema.tolerance_settings import LossMeasure, Tolerance
-from sparsedash.stats.anytime import ALPHA, anytime_interval, bisect_boundary
+from sparsedash.schema.tolerance_settings import ALPHA, LossMeasure, Tolerance
+from sparsedash.stats.anytime import anytime_interval, bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes
 
@@ -158,8 +158,9 @@ def record_losses(dense: Record, sparse: Record) -> Losses:
 def passage_losses(
     pairs: Sequence[tuple[Outcome, Outcome]], *, anytime: bool = False, alpha: float | None = None
 ) -> Losses:
-    """Losses on passages, each answered by the dense and the sparse model. anytime, alpha: as in
-    Losses.
+    """Losses on passages, each answered by the dense and the sparse model.
+
+    anytime, alpha: as in Losses.
     """
     return Losses(
         nats=moments([d.log_likelihood - s.log_likelihood for d, s in pairs]),

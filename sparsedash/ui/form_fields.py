@@ -27,11 +27,11 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
-from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.service.backend import Backend
-from sparsedash.service.preflight import Duration, Memory
+from sparsedash.service.estimates import Duration
+from sparsedash.service.preflight import Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference
-from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, detectable_ratio
 from sparsedash.storage.text_files import (

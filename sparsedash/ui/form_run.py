@@ -41,7 +41,7 @@ from sparsedash.schema.settings import (
 from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
-from sparsedash.service.time_forecast import MOST_MINUTES, STEP_MULTIPLE
+from sparsedash.service.estimates import MOST_MINUTES, STEP_MULTIPLE
 from sparsedash.stats.sparsity_search import passages_to_search
 from sparsedash.ui import browser_scripts, form_fields, frame
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields

@@ -53,7 +53,7 @@ _THREADS = {
     **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)},
 }
 _CLICK = "Click a point to compare its answers with the dense model's."
-_BARS_95 = "Bars: 95 % intervals."
+_BARS_95 = f"Bars: {wording.LEVEL} intervals."
 _BARS = "Bars: confidence intervals behind the verdict."
 _SIGNS = f"✓ within, ✕ beyond, ? undecided, by this measure. {_BARS}"
 _NOT_JUDGED = f"Accuracy is not judged: too few answers are right. {_BARS_95}"
@@ -62,7 +62,7 @@ _CAPTIONS: dict[Measure, str] = {
     "word perplexity": _SIGNS,
     "accuracy": _SIGNS,
     "flips": _BARS_95,
-    "share right": "Bars and blue band: 95 % intervals of each model by itself.",
+    "share right": f"Bars and blue band: {wording.LEVEL} intervals of each model by itself.",
     "tasks": f"A line for each task that is judged. {_SIGNS.replace(', by this measure', '')}",
 }
 _HELP: dict[Measure, str] = {
@@ -74,7 +74,6 @@ _HELP: dict[Measure, str] = {
     "tasks": f"−2 means two fewer right answers in a hundred, of the same questions. {_BAND} It is not drawn if "
     "tasks have different limits. Documents are left out: their loss is one of perplexity.",
 }
-_SHIFTED = "Overlapping points are shifted sideways."
 _PAIRED = (
     "Methods whose bars overlap may still differ: their paired difference stands under the chart."
 )
@@ -83,8 +82,8 @@ _FRONT = "Line: Pareto front."
 _BEATEN = "Pareto front: no other model is better on both axes."
 _EXACT = "Computed exactly from the widths of the layers."
 _MEASURED = (
-    "Bars of speed: 95 % intervals. Measured on the machine named below: both models in one process, in random order, "
-    "one passage at a time."
+    f"Bars of speed: {wording.LEVEL} intervals. Measured on the machine named below: both models in one process, "
+    "in random order, one passage at a time."
 )
 
 
@@ -105,8 +104,6 @@ def show_tradeoff_chart(
     caption = [_CAPTIONS[measure]]
     if measure == "accuracy" and measure not in tradeoff.allowed:
         caption = [_NOT_JUDGED]
-    if len(tradeoff.lines) > 1:
-        caption.append(_SHIFTED)
     if paired and _CAPTIONS[measure] == _SIGNS:
         caption.append(_PAIRED)
     more = [*hints, _HELP[measure], far_words(tradeoff, measure), hollow, _CLICK]
@@ -183,8 +180,9 @@ def choose_share(asked: Budget) -> Budget:
 def show_gains(
     backend: Backend, found: RunResults, tradeoff: TradeoffData, name: GainName, measure: Measure
 ) -> str:
-    """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or
-    nothing.
+    """Draw the chart and what it leaves out.
+
+    Returns the key of the record that was pressed, or nothing.
     """
     is_timed = name in GAIN_PHASES
     key = ""
@@ -305,14 +303,17 @@ def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.Tim
 
 
 def show_kinds(record: Record, name: str, stem: str) -> None:
-    """Draw what a sparse model lost by kind of text, where measured. name: of the model. stem: of
-    the files.
+    """Draw what a sparse model lost by kind of text, where measured.
+
+    name: of the model. stem: of the files.
     """
     estimates = kind_estimates(record.by_kind)
     if not estimates:
         return
     sentence = forgotten_sentence(record)
-    frame.remark(f"{name} on held-out text of each kind; bars: 95 % intervals. {sentence}".strip())
+    frame.remark(
+        f"{name} on held-out text of each kind; bars: {wording.LEVEL} intervals. {sentence}".strip()
+    )
     figure = kind_chart(estimates, frame.theme())
     show_chart(
         figure, file_name(stem, name, "forgotten"), kinds_words(estimates), "kinds", "ignore"

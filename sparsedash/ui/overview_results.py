@@ -4,6 +4,7 @@ runs.
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -47,7 +48,8 @@ _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
 _MOST_NUMBERS = 3
 """Beside dense's."""
-_TO_COME, _NOT_STORED = "…", "(not stored)"
+_TO_COME = "…"
+_NOT_STORED = "(not stored)"
 
 
 def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
@@ -56,7 +58,9 @@ def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
 
     job: the run's newest.
     """
-    run, grows, ending = found.run, _grows(job), run_answer.run_ending(found.run, job)
+    run = found.run
+    grows = _grows(job)
+    ending = run_answer.run_ending(found.run, job)
     ended = bool(ending) or (job is not None and job.stopping)
     # Without the limits of a search: those of the page stand below.
     details = wording.stored_run_details(replace(run, find=None))
@@ -67,7 +71,9 @@ def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
         also=run_answer.race_sentence(found),
         grows=grows,
     )
-    choose_tolerance(results=[result for each in found.tasks.values() for result in each.results])
+    choose_tolerance(
+        results=chain.from_iterable(answers.results for answers in found.tasks.values())
+    )
     _show_next_step(backend, found, grows=grows)
     _offer_newer(backend, run)
     missing = "" if job is not None and job.live else run_answer.missing_records(run, found.missing)
@@ -120,12 +126,12 @@ def _offer_newer(backend: Backend, run: Run) -> None:
     newer = backend.newer_revisions(run)
     if not newer:
         return
-    asked = replace(run.find or run.settings, revisions=())
+    request = replace(run.find or run.settings, revisions=())
     with st.container(key="newer-revision", horizontal=True, vertical_alignment="center"):
         frame.show(paragraph(wording.newer_words(newer), css="sd-muted"))
         frame.action_button(
             "Run on the newer one",
-            lambda: job_panel.follow(backend.submit(asked), run.key),
+            lambda: job_panel.follow(backend.submit(request), run.key),
             key="run-newer",
         )
 
@@ -146,7 +152,8 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
 
     run: None where its own record is missing, or not there yet.
     """
-    live, sentence = job is not None and job.live, "This run has no results."
+    live = job is not None and job.live
+    sentence = "This run has no results."
     if job is not None and live:
         sentence = run_answer.still_to_come(job, "This run has no result yet.")
     elif run or job is None or job.state == "done":
@@ -168,9 +175,9 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
             backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True
         )
     if not live and (
-        asked := (run and (run.find or run.settings)) or (job and job_status.job_request(job))
+        request := (run and (run.find or run.settings)) or (job and job_status.job_request(job))
     ):
-        job_panel.link_to_form(asked, judged_here=True)
+        job_panel.link_to_form(request, judged_here=True)
     if live:
         frame.empty(
             "The chart appears once the dense model is evaluated, and gains a point with every sparse model."
@@ -224,7 +231,8 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
             pressed = loss_charts.show_gains(backend, found, tradeoff, gain, measure)
         else:
             file = file_name(wording.file_stem(found.run), measure)
-            key, paired = f"race-{measures.index(measure)}", bool(found.race)
+            key = f"race-{measures.index(measure)}"
+            paired = bool(found.race)
             pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, key, paired=paired)
         loss_charts.open_comparison(found.comparisons.get(pressed))
 
@@ -251,10 +259,8 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
                 for key, query in found.comparisons.items()
             }
             frame.show_table(verdicts.numbers_table(found, addresses))
-    stopped, source = (
-        verdicts.early_stopping_words(found.records),
-        wording.source_note(found.run.source_type),
-    )
+    stopped = verdicts.early_stopping_words(found.records)
+    source = wording.source_note(found.run.source_type)
     for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
         # That stands under the prompts.
         if note != NOT_CONTINUED:
@@ -270,7 +276,8 @@ def _show_prompts(backend: Backend, found: RunResults, *, live: bool, grows: boo
     rows = list(prompt_texts(backend, found))
     if not rows:
         return
-    sparse, some = found.headline, any(row.sparse is not None for row in rows)
+    sparse = found.headline
+    some = any(row.sparse is not None for row in rows)
     name = f"Sparse, {found.names[sparse.key]}" if sparse is not None else "Sparse"
     heads = [
         ("Prompt", ""),
@@ -296,8 +303,10 @@ def _show_prompts(backend: Backend, found: RunResults, *, live: bool, grows: boo
                 if NOT_CONTINUED in found.run.warnings
                 else "The sparse model's texts are not stored."
             )
-            alone = f"Greedy decoding, by the dense model alone. {why if sparse else ''}"
-            remark = "Greedy decoding." if live else alone.strip()
+            remark = "Greedy decoding."
+            if not live:
+                remark = "Greedy decoding, by the dense model alone."
+                remark += f" {why}" if sparse else ""
         frame.remark(remark)
         if sparse is not None:
             others = (
@@ -316,17 +325,17 @@ def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
     name: of the sparse model. missing: in place of its text; nothing where it has no column.
     """
     dense, sparse = (" ".join(readable(text).split()) for text in (row.dense, row.sparse or ""))
-    left, right = (
+    dense_cell, sparse_cell = (
         mark_divergence(dense, sparse)
         if row.sparse is not None
         else (escape(dense), escape(missing))
     )
     cells = [
         element("th", escape(row.prompt), scope="row"),
-        element("td", left, css="sd-dense", data_model="Dense"),
+        element("td", dense_cell, css="sd-dense", data_model="Dense"),
     ]
-    if right:
-        cells.append(element("td", right, css="sd-sparse", data_model=name))
+    if sparse_cell:
+        cells.append(element("td", sparse_cell, css="sd-sparse", data_model=name))
     return element("tr", *cells)
 
 
@@ -360,13 +369,15 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
             "pinned": mark.pinned,
             "shown above": run.key == chosen,
         }
-        own = navigation.search_tolerance_query(run.find)
+        search_query = navigation.search_tolerance_query(run.find)
         # Of a search its limits, where the page has others.
-        details = wording.stored_run_details(replace(run, find=None) if own == limits else run)
+        details = wording.stored_run_details(
+            replace(run, find=None) if search_query == limits else run
+        )
         parts = [wording.moment(run.started_at, frame.zone()), details]
         with st.container(gap=None):
             title = widget_label(wording.stored_run_title(run, mark.name))
-            frame.link("overview", title, run=run.key, **own)
+            frame.link("overview", title, run=run.key, **search_query)
             frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 
@@ -422,7 +433,7 @@ def show_first_run_duration(backend: Backend) -> None:
     duration = backend.preflight(first_run_settings(backend)).duration
     if duration.total_s is None:
         measuring = backend.is_measuring()
-        frame.remark(f"Time: {'being estimated' if measuring else 'not known yet'}.")
+        frame.remark("Time: being estimated." if measuring else "Time: not known yet.")
         if measuring:
             wait_for_rates(backend)
         return

@@ -110,7 +110,7 @@ def _cells(row: published_results.PublishedRow) -> list[Cell]:
             "Sparse", wording.percent(row.sparse, 2), {"sparse_accuracy_percent": 100 * row.sparse}
         ),
         Cell(
-            "95 % interval",
+            f"{wording.LEVEL} interval",
             wording.interval(found.sparse),
             {
                 "sparse_accuracy_percent_low": sparse_low,
@@ -121,7 +121,7 @@ def _cells(row: published_results.PublishedRow) -> list[Cell]:
             "Change, points", _points(found.difference), {"change_points": 100 * found.difference}
         ),
         Cell(
-            "95 % interval",
+            f"{wording.LEVEL} interval",
             " to ".join(map(_points, found.interval)),
             {"change_points_low": low, "change_points_high": high},
         ),

@@ -67,10 +67,8 @@ def text(made, row, column):
 
 
 def test_every_model_stands_beside_the_baseline_of_another_model_with_its_paired_change(backend):
-    one, two = (
-        add(backend, dense=[DENSE], sparse=[HARMED]),
-        add(backend, "owner/two", [HARMED], [DENSE]),
-    )
+    one = add(backend, dense=[DENSE], sparse=[HARMED])
+    two = add(backend, "owner/two", [HARMED], [DENSE])
     made = board(backend, one, two)
     assert [each.title for each in made.entries.values()] == [
         "one, dense",
@@ -102,7 +100,8 @@ def test_a_cell_says_why_nothing_is_compared(backend):
     other = replace(
         DENSE, questions=tuple(replace(each, prompt_hash="x") for each in DENSE.questions)
     )
-    half, hard = replace(DENSE, task="half"), verdicts(both=5, wrong=50, task="hard")[0]
+    half = replace(DENSE, task="half")
+    hard = verdicts(both=5, wrong=50, task="hard")[0]
     some = replace(half, questions=half.questions[:100])
     one = add(backend, dense=[DENSE, half, hard], sparse=[DENSE, half, hard])
     made = board(
@@ -141,8 +140,9 @@ def test_within_on_tasks_alone_is_undecided_where_the_passages_were_others(backe
 
 def test_all_models_and_tasks_are_judged_together(backend):
     dense, other = verdicts(both=300, broke=12, fixed=10)
-    found = [add(backend, f"owner/{i}", [dense], [other]) for i in range(3)]
-    alone, together = board(backend, found[0]), board(backend, *found)
+    results = [add(backend, f"owner/{i}", [dense], [other]) for i in range(3)]
+    alone = board(backend, results[0])
+    together = board(backend, *results)
     levels = [
         list(made.cells.values())[1]["task-sums"].values["sums_level_percent"]
         for made in (alone, together)
@@ -182,13 +182,15 @@ def test_two_runs_of_a_model_are_one_row_unless_they_asked_the_same_task_in_two_
 
 
 def test_cost_is_beside_the_scores_where_it_is_known(backend):
-    found = add(backend)
+    results = add(backend)
     assert (
-        "ms" not in board(backend, found).columns and "bytes" not in board(backend, found).columns
+        "ms" not in board(backend, results).columns
+        and "bytes" not in board(backend, results).columns
     )
-    identity, shape = found.dense.model_identity, shipped_shape("smollm2-135m")
+    identity = results.dense.model_identity
+    shape = shipped_shape("smollm2-135m")
     backend._store.remember(store_keys.model_shape_note(identity), shape.plain())
-    asked = TimingSettings(dense=found.dense.key, sparse=found.sparse[0].key)
+    asked = TimingSettings(dense=results.dense.key, sparse=results.sparse[0].key)
     seconds = {
         "dense_s": (0.3, 0.32, 0.4),
         "sparse_s": (0.2, 0.16, 0.3),
@@ -197,7 +199,7 @@ def test_cost_is_beside_the_scores_where_it_is_known(backend):
     ratio = SpeedRatio(value=1.5, low=1.3, high=2.0)
     decode = TimedPhase(phase="decode", batch=1, **seconds, ratio=ratio, ceiling=2.0)
     backend.put(replace(TIMING, key=asked.key(), phases=(decode,)))
-    made = board(backend, found)
+    made = board(backend, results)
     assert text(made, 0, "weights") == ["135 million"] and text(made, 0, "bytes") == [
         "269 MB",
         "16 bits",
@@ -208,8 +210,8 @@ def test_cost_is_beside_the_scores_where_it_is_known(backend):
 
 
 def test_too_many_models_are_cut(backend):
-    found = [add(backend, f"owner/{i}") for i in range(MOST_MODELS // 2 + 1)]
-    entries, left_out = leaderboard_entries([*found, found[0]])
+    results = [add(backend, f"owner/{i}") for i in range(MOST_MODELS // 2 + 1)]
+    entries, left_out = leaderboard_entries([*results, results[0]])
     assert (len(entries), left_out) == (MOST_MODELS, 2)
 
 

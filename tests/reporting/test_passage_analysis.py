@@ -29,8 +29,8 @@ def texts(*pairs):
 
 def groups(*pairs):
     """The groups that each passage is in."""
-    found = analysis.passage_groups(texts(*pairs)).items()
-    return [{name for (_, name), positions in found if i in positions} for i in range(len(pairs))]
+    results = analysis.passage_groups(texts(*pairs)).items()
+    return [{name for (_, name), positions in results if i in positions} for i in range(len(pairs))]
 
 
 def test_a_passage_is_grouped_by_what_can_be_read_off_its_text():
@@ -57,11 +57,11 @@ def test_a_passage_is_grouped_by_what_can_be_read_off_its_text():
 
 
 def test_a_word_is_rare_when_no_other_passage_has_it():
-    found = groups(
+    results = groups(
         ("The door and the", "door"), ("A Door by the", "wall"), ("Nothing but the", "sea")
     )
     for here, name in zip(
-        found, ("in 1 to 4 others", "in no other passage", "in no other passage"), strict=True
+        results, ("in 1 to 4 others", "in no other passage", "in no other passage"), strict=True
     ):
         assert name in here
     assert all("in 5 others and more" in here for here in groups(*[("a", "door")] * 6))
@@ -74,8 +74,9 @@ def test_a_word_is_rare_when_no_other_passage_has_it():
     )
 )
 def test_every_passage_is_in_one_group_of_every_kind(pairs):
-    found, kinds = analysis.passage_groups(texts(*pairs)), {}
-    for (by, _), positions in found.items():
+    results = analysis.passage_groups(texts(*pairs))
+    kinds = {}
+    for (by, _), positions in results.items():
         kinds.setdefault(by, []).extend(positions)
     assert [sorted(positions) for positions in kinds.values()] == [list(range(len(pairs)))] * 5
 
@@ -151,8 +152,8 @@ FINITE = st.floats(-800, 800, allow_nan=False)
 
 def test_a_range_has_its_name_in_the_address_and_in_words():
     ends = [(-2.0, -1.5), (-inf, -3.0), (-0.5, 0.0), (0.0, 0.5), (3.0, inf)]
-    found = [analysis.ChangeRange(low=low, high=high) for low, high in ends]
-    assert [each.address for each in found] == ["-2..-1.5", "..-3", "-0.5..0", "0..0.5", "3.."]
+    results = [analysis.ChangeRange(low=low, high=high) for low, high in ends]
+    assert [each.address for each in results] == ["-2..-1.5", "..-3", "-0.5..0", "0..0.5", "3.."]
     words = (
         "fell by 1.5 to 2",
         "fell by 3 or more",
@@ -160,24 +161,24 @@ def test_a_range_has_its_name_in_the_address_and_in_words():
         "stayed, or rose by up to 0.5",
         "rose by 3 or more",
     )
-    assert tuple(each.words for each in found) == words
+    assert tuple(each.words for each in results) == words
 
 
 @given(st.lists(FINITE, max_size=80))
 def test_every_change_is_counted_once_in_ranges_that_leave_no_gap(changes):
-    found = analysis.change_ranges(changes)
-    assert sum(analysis.count_by_range(changes, found)) == len(changes)
-    assert (found[0].low, found[-1].high) == (-inf, inf)
-    assert all(one.high == other.low for one, other in itertools.pairwise(found))
-    assert 2 <= len(found) <= analysis.MOST_RANGES + 1 and 0.0 in [each.high for each in found]
+    results = analysis.change_ranges(changes)
+    assert sum(analysis.count_by_range(changes, results)) == len(changes)
+    assert (results[0].low, results[-1].high) == (-inf, inf)
+    assert all(one.high == other.low for one, other in itertools.pairwise(results))
+    assert 2 <= len(results) <= analysis.MOST_RANGES + 1 and 0.0 in [each.high for each in results]
     for change in changes:
-        at = analysis.count_by_range([change], found).index(1)
-        assert found[at].low <= change < found[at].high
+        at = analysis.count_by_range([change], results).index(1)
+        assert results[at].low <= change < results[at].high
 
 
 def test_the_ranges_are_round_and_fit_what_is_common():
-    found = analysis.change_ranges([-2.9, -1.2, -0.4, 0.0, 0.3] * 20 + [-40.0])
-    assert [each.address for each in found][:4] == ["..-2.5", "-2.5..-2", "-2..-1.5", "-1.5..-1"]
+    results = analysis.change_ranges([-2.9, -1.2, -0.4, 0.0, 0.3] * 20 + [-40.0])
+    assert [each.address for each in results][:4] == ["..-2.5", "-2.5..-2", "-2..-1.5", "-1.5..-1"]
 
 
 def test_a_change_is_said_as_a_factor_first():
@@ -241,14 +242,14 @@ def test_all_groups_share_the_chance_of_error_and_one_that_may_have_stopped_earl
 
 def test_small_groups_are_left_out_and_counted_and_without_any_other_there_is_one_sentence():
     passages = specimens.passages()
-    found = analysis.group_losses(
+    results = analysis.group_losses(
         pair_of(), replace(passages, targets=("1",) * 19 + passages.targets[19:])
     )
     assert "Spelling: number or sign" not in [
-        row["kind"] + ": " + row["group"] for row in found.data
+        row["kind"] + ": " + row["group"] for row in results.data
     ]
-    assert min(row["passages"] for row in found.data) >= 20
-    assert "Left out: 2 groups of under 20 passages, 19 in all." in found.caption
+    assert min(row["passages"] for row in results.data) >= 20
+    assert "Left out: 2 groups of under 20 passages, 19 in all." in results.caption
     short = replace(
         pair_of(), left=specimens.record([True] * 19), right=specimens.record([True] * 19, 300)
     )

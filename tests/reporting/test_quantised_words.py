@@ -109,7 +109,7 @@ def test_they_win_the_bytes_of_their_files_and_are_not_timed():
         text.endswith(" 0 %") for text in notes
     ), notes
     _, omitted = run_gains(backend, found(), "reading", partial(TimingSettings, dense="d"))
-    assert [(why, [each.record.key for each in models]) for why, models in omitted.items()] == [
+    assert [(why, [model.record.key for model in models]) for why, models in omitted.items()] == [
         (QUANTISED, ["d4", "s4"]),
         (UNTIMED, ["s"]),
     ]
@@ -121,7 +121,7 @@ def test_they_win_the_bytes_of_their_files_and_are_not_timed():
 
 def test_each_has_its_line_in_the_table_of_the_shell_and_in_the_document():
     results = found(source_type="Q4_1")
-    records = [each.record for each in results.models]
+    records = [model.record for model in results.models]
     document = run_document(results, records[0], records[1:])
     assert [line.split("  ")[0] for line in run_table(results)][1:] == [
         "dense",
@@ -130,7 +130,7 @@ def test_each_has_its_line_in_the_table_of_the_shell_and_in_the_document():
         "10 %, Q4_0 again",
     ]
     # Of files of one kind.
-    assert [round(each["bytes_removed_percent"]) for each in document["sparse"]] == [60, 5, 62]
+    assert [round(model["bytes_removed_percent"]) for model in document["sparse"]] == [60, 5, 62]
     assert (
         document["sparse"][0]["quantised"]["n_bytes"] == 80 * 10**6
         and document["sparse"][1]["quantised"] is None
@@ -148,7 +148,7 @@ def test_dense_quantised_answers_nothing_until_a_model_is_pruned():
     results = found()
     begun = replace(results, models=results.models[:2])
     assert (
-        [each.permille for each in begun.judged] == [0]
+        [model.permille for model in begun.judged] == [0]
         and begun.headline is None
         and begun.best == []
     )

@@ -80,7 +80,9 @@ def shifted(
     return replace(specimens.record(DENSE, permille, method_named(method)), outcomes=outcomes)
 
 
-WITHIN, UNDECIDED, BEYOND = shifted(0.01, 100), shifted(0.09, 200, spread=1.0), shifted(0.3, 300)
+WITHIN = shifted(0.01, 100)
+UNDECIDED = shifted(0.09, 200, spread=1.0)
+BEYOND = shifted(0.3, 300)
 
 
 def drawn(n, fall, spread, right, seed):
@@ -188,12 +190,12 @@ def test_a_share_that_the_widths_were_rounded_away_from_is_said(reached, note):
 
 
 def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
-    found = sweep_of(WITHIN, UNDECIDED, BEYOND)
-    assert plain(answers.estimate_words(found)) == (
+    results = sweep_of(WITHIN, UNDECIDED, BEYOND)
+    assert plain(answers.estimate_words(results)) == (
         "By linear interpolation perplexity reaches 1.10 × at 21 % of the MLP channels removed (by the intervals 14 to "
         "24 %)."
     )
-    within, beyond = map(plain, answers.answer_figures(found))
+    within, beyond = map(plain, answers.answer_figures(results))
     assert within.startswith(
         "10 % (measured 10.4 % of the MLP channels, 7.8 % of the blocks' weights, 6.2 % of the"
     )
@@ -206,9 +208,11 @@ def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
 
 def test_the_limit_is_met_on_straight_lines_through_dense_and_the_models():
     # 0.09 nats are lost at 20.8 % and 0.30 at 29.2 %, of which 0.0953 are allowed.
-    found = estimate_limit(sweep_of(WITHIN, UNDECIDED, BEYOND))
+    results = estimate_limit(sweep_of(WITHIN, UNDECIDED, BEYOND))
     between = 100 * (5 / 24 + (log(1.1) - 0.09) / (0.30 - 0.09) * (7 / 24 - 5 / 24))
-    assert found.percent == pytest.approx(between) and found.low < found.percent < found.high
+    assert (
+        results.percent == pytest.approx(between) and results.low < results.percent < results.high
+    )
     alone = estimate_limit(sweep_of(shifted(0.1, 200, spread=1.0)))
     assert alone.percent == pytest.approx(100 * 5 / 24 * log(1.1) / 0.1) and alone.high is None
     assert estimate_limit(sweep_of(WITHIN)) is None, "nothing is known of more"
@@ -218,17 +222,15 @@ def test_the_limit_is_met_on_straight_lines_through_dense_and_the_models():
 
 
 def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_that_it_began_from():
-    plain_one, done = (
-        shifted(0.3, 200),
-        Healed(steps=8, kept_step=8, before=0.2, after=0.1, n_tokens=60, weights="x"),
-    )
+    plain_one = shifted(0.3, 200)
+    done = Healed(steps=8, kept_step=8, before=0.2, after=0.1, n_tokens=60, weights="x")
     undecided = shifted(0.05, 200, spread=1.0)
     spec = replace(undecided.pruned.spec, heal_steps=8)
     made = replace(undecided.pruned, spec=spec, healed=done)
-    found = sweep_of(plain_one, replace(undecided, key="healed", pruned=made))
-    figures = plain(" ".join(answers.answer_figures(found)))
+    results = sweep_of(plain_one, replace(undecided, key="healed", pruned=made))
+    figures = plain(" ".join(answers.answer_figures(results)))
     assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
-    assert next_step(found).request.points == (spec.before_healing, spec)
+    assert next_step(results).request.points == (spec.before_healing, spec)
 
 
 def test_an_unfinished_run_speaks_for_so_far():
@@ -243,10 +245,10 @@ def test_the_method_with_the_largest_sparsity_within_is_the_best():
     strong = [
         shifted(nats, permille, method="magnitude") for permille, nats in ((100, 0.01), (200, 0.3))
     ]
-    found = sweep_of(*weak, *strong)
-    assert [row.record.key for row in found.best] == [record.key for record in strong]
+    results = sweep_of(*weak, *strong)
+    assert [row.record.key for row in results.best] == [record.key for record in strong]
     assert "Removing up to 10 % of the MLP channels with “magnitude” stays within" in plain(
-        answers.answer_sentence(found)
+        answers.answer_sentence(results)
     )
 
 
@@ -333,12 +335,13 @@ def test_a_race_of_several_is_a_table_with_each_method_s_own_level_and_one_p_val
 
 
 def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
-    found = race_of(random=0.6, flap=0.4)
-    best, rival = found.judged[0].record, found.race[0][0].record
+    results = race_of(random=0.6, flap=0.4)
+    best = results.judged[0].record
+    rival = results.race[0][0].record
     sides = [(best, "magnitude 10 %"), (rival, "flap 10 %")]
     for (left, left_name), (right, right_name) in (sides, sides[::-1]):
         pair = Pair(left_name=left_name, left=left, right_name=right_name, right=right)
-        sentence, lost, basis = map(plain, comparison_words(found, pair))
+        sentence, lost, basis = map(plain, comparison_words(results, pair))
         assert (
             sentence
             == "magnitude 10 % has a lower perplexity than flap 10 %, tested on 120 passages."
@@ -352,7 +355,7 @@ def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
             "within" not in f"{sentence}{lost}{basis}" and "imit" not in f"{sentence}{lost}{basis}"
         )
     # Three pairs at three sparsities, of which one pair is shown already.
-    assert found.race[0][1].level == 1 - 0.05 / 8
+    assert results.race[0][1].level == 1 - 0.05 / 8
 
 
 @pytest.mark.parametrize(
@@ -398,11 +401,11 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
 
 
 def test_a_model_against_itself_is_not_judged():
-    found = run_of(132, 0, (30, 1.0, 0.5, 0))
+    results = run_of(132, 0, (30, 1.0, 0.5, 0))
     itself = "is compared with itself: nothing changes."
-    for name, record in found.records.items():
+    for name, record in results.records.items():
         pair = Pair(left_name=name, left=record, right_name=name, right=record)
-        assert comparison_words(found, pair) == (
+        assert comparison_words(results, pair) == (
             f"{name} {itself}",
             "",
             "0 answers broke, 0 fixed.",
@@ -519,32 +522,34 @@ def with_answers(swept: RunResults, dense: QuestionSet, *others: QuestionSet, **
     answers = {record: (key,) for record, key in zip(swept.run.records, sets, strict=False)}
     return results_of(
         replace(swept.run, answers=answers, **more),
-        [each.record for each in swept.models],
+        [model.record for model in swept.models],
         sets=sets,
     )
 
 
 def test_a_model_that_has_not_answered_the_tasks_is_never_within_and_a_task_that_is_not_judged_is_named():
-    swept, (dense, same) = sweep_of(WITHIN, replace(WITHIN, key="two")), verdicts(both=600)
+    swept = sweep_of(WITHIN, replace(WITHIN, key="two"))
+    (dense, same) = verdicts(both=600)
     first, second = with_answers(swept, dense, same).judged
     assert (first.verdict.verdict, second.verdict.verdict) == ("within", "undecided")
     assert plain(verdict_words(second.verdict)) == "is undecided: not all tasks were answered"
     few, none = verdicts(both=3, wrong=50)
-    found = with_answers(sweep_of(WITHIN), few, none)
-    assert plain(verdict_words(found.judged[0].verdict)).endswith(
+    results = with_answers(sweep_of(WITHIN), few, none)
+    assert plain(verdict_words(results.judged[0].verdict)).endswith(
         "(limit 1.10 ×); sums is not judged; " + OPEN
     )
 
 
 def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
-    swept, (dense, lost) = sweep_of(WITHIN), verdicts(both=595, broke=5)
+    swept = sweep_of(WITHIN)
+    (dense, lost) = verdicts(both=595, broke=5)
     alone = {"settings": replace(swept.run.settings, sparsities_permille=(100,))}
     gone = with_answers(swept, dense, lost, sparse=(*swept.run.sparse, "gone"), **alone)
     # Those to come count as well, so that no verdict is taken back once they are there.
     begun = with_answers(swept, dense, lost, finished=False)
     (one,), (other,), (early,) = (
-        found.judged[0].verdict.tasks
-        for found in (with_answers(swept, dense, lost, **alone), gone, begun)
+        results.judged[0].verdict.tasks
+        for results in (with_answers(swept, dense, lost, **alone), gone, begun)
     )
     assert (one.verdict, other.verdict, early.verdict) == ("within", "undecided", "undecided")
 
@@ -553,11 +558,11 @@ def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
     whole = sweep_of(sparse := shifted(0.0, 100), other := shifted(2.0, 100, method="random"))
     few = results_of(
         whole.run,
-        [replace(each, outcomes=each.outcomes[:29]) for each in (whole.dense, sparse, other)],
+        [replace(model, outcomes=model.outcomes[:29]) for model in (whole.dense, sparse, other)],
     )
     one = results_of(
         whole.run,
-        [replace(each, outcomes=each.outcomes[:1]) for each in (whole.dense, sparse, other)],
+        [replace(model, outcomes=model.outcomes[:1]) for model in (whole.dense, sparse, other)],
     )
     assert answers.race_sentence(one) == "1 passage is too few to rank methods; test on 30 or more."
     assert (

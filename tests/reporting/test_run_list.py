@@ -19,11 +19,11 @@ SETTINGS = specimens.SETTINGS
 MAGNITUDE = method_named("magnitude")
 WIKITEXT = CalibrationSettings(corpus="wikitext-2")
 LIMITS = "perplexity 1.10 ×, accuracy −2 points"
-GENEROUS, LAX, USUAL = Tolerance(ratio=1000.0, points=100.0), Tolerance(ratio=1000.0), Tolerance()
-TITLE, SEARCH = (
-    "SmolLM2 135M (built in) at 10, 20, 30\u00a0%",
-    "How much of SmolLM2 135M (built in) can go",
-)
+GENEROUS = Tolerance(ratio=1000.0, points=100.0)
+LAX = Tolerance(ratio=1000.0)
+USUAL = Tolerance()
+TITLE = "SmolLM2 135M (built in) at 10, 20, 30\u00a0%"
+SEARCH = "How much of SmolLM2 135M (built in) can go"
 
 
 def rows(backend, tolerance=USUAL):
@@ -45,7 +45,8 @@ def said(row):
 
 def test_a_row_says_the_verdict_and_the_loss_of_the_model_that_the_run_s_answer_names(backend):
     add(backend)
-    (usual,), (generous,) = rows(backend), rows(backend, GENEROUS)
+    (usual,) = rows(backend)
+    (generous,) = rows(backend, GENEROUS)
     assert said(usual)["Verdict"] == ("? undecided", "at 10\u00a0%", "", "")
     assert said(generous)["Verdict"] == ("✓ within", "at 30\u00a0%", "", "")
     factor, interval, points = said(generous)["Cost"]
@@ -59,8 +60,12 @@ def test_a_row_says_the_verdict_and_the_loss_of_the_model_that_the_run_s_answer_
 def test_sparsities_are_named_one_by_one_while_they_are_few_and_a_search_counts_its_trials(backend):
     for sparsities in ((100, 200, 300), (500, 100, 200, 300), (125,)):
         add(backend, sparsities_permille=sparsities)
-    found = {said(row)["Removed"] for row in rows(backend)}
-    assert found == {("10, 20, 30\u00a0%", ""), ("10 to 50\u00a0%", "4 steps"), ("12.5\u00a0%", "")}
+    results = {said(row)["Removed"] for row in rows(backend)}
+    assert results == {
+        ("10, 20, 30\u00a0%", ""),
+        ("10 to 50\u00a0%", "4 steps"),
+        ("12.5\u00a0%", ""),
+    }
     backend.add_run(specimens.search())
     row = next(row for row in rows(backend) if row.search)
     kind, trials = said(row)["Removed"]
@@ -94,7 +99,8 @@ def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_
         replace(job(SETTINGS, "queued"), id=2, key="k", settings={"model": 3}),
     )
     assert rows(backend) == []
-    older, newer = job(SETTINGS, id=1), job(SETTINGS, "failed", id=2)
+    older = job(SETTINGS, id=1)
+    newer = job(SETTINGS, "failed", id=2)
     assert newest_jobs([newer, older])[SETTINGS.key()] is older, (
         "of a run's jobs the live one counts"
     )
@@ -129,9 +135,10 @@ def test_rows_are_sorted_and_pinned_ones_come_first(backend):
         add(backend, at=2e5, sparsities_permille=(100, 200), model="a/model"),
         add(backend, at=1e5, sparsities_permille=(100, 300), model="c/model"),
     ]
-    place, found = {run.key: i for i, run in enumerate(runs, 1)}, rows(backend, GENEROUS)
+    place = {run.key: i for i, run in enumerate(runs, 1)}
+    results = rows(backend, GENEROUS)
     sorted_by = {
-        order: "".join(str(place[row.key]) for row in run_list.sort_rows(found, order))
+        order: "".join(str(place[row.key]) for row in run_list.sort_rows(results, order))
         for order in expected
     }
     assert sorted_by == expected
@@ -143,7 +150,7 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
     named = add(backend, model="a/model")
     add(backend, model="b/model", calibration=WIKITEXT)
     backend.user_data.name_run(named.key, "For the Talk")
-    found = rows(backend)
+    results = rows(backend)
     expected = {
         ("TALK a/model", ""): ["For the Talk"],
         ("wikitext", ""): ["b/model at 10, 20, 30\u00a0%"],
@@ -152,9 +159,9 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
         (named.key[:20], ""): ["For the Talk"],
     }
     assert {
-        asked: [row.title for row in run_list.rows_matching(found, *asked)] for asked in expected
+        asked: [row.title for row in run_list.rows_matching(results, *asked)] for asked in expected
     } == expected
-    assert len(run_list.rows_matching(found, " ", "")) == 2
+    assert len(run_list.rows_matching(results, " ", "")) == 2
 
 
 def test_the_sentence_counts_the_runs_with_a_model_within(backend):
@@ -190,14 +197,14 @@ def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cel
     named = replace(row, mark=RunMark(name="Mine"))
     assert named.title == "Mine" and run.key.startswith(row.address)
     assert named.texts.startswith("SmolLM2 135M (built in) · calibrated on ")
-    (found,) = run_list.runs_table([named], None).data
-    assert (found["run"], found["verdict"], found["judged_sparsity_percent"]) == (
+    (results,) = run_list.runs_table([named], None).data
+    assert (results["run"], results["verdict"], results["judged_sparsity_percent"]) == (
         "Mine",
         "undecided",
         10.0,
     )
-    assert (found["methods"], found["took_s"]) == ("least-squares", 300.0)
-    assert found["change_points_low"] < found["change_points"] < found["change_points_high"]
+    assert (results["methods"], results["took_s"]) == ("least-squares", 300.0)
+    assert results["change_points_low"] < results["change_points"] < results["change_points_high"]
 
 
 def overlaid_run(name="", dense="dense", n=None, **changes):
@@ -235,32 +242,35 @@ def overlaid_run(name="", dense="dense", n=None, **changes):
     ids=["calibration", "model", "names", "sparsities"],
 )
 def test_lines_are_called_by_what_tells_their_runs_apart(runs, labels):
-    found = overlay([overlaid_run(**changes) for changes in runs])
-    assert list(dict.fromkeys(row[0].rpartition(", ")[0] for row in found.numbers.rows)) == labels
+    results = overlay([overlaid_run(**changes) for changes in runs])
+    assert list(dict.fromkeys(row[0].rpartition(", ")[0] for row in results.numbers.rows)) == labels
 
 
 def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
-    one, other = overlaid_run(calibration=WIKITEXT), overlaid_run("Short")
-    found = overlay([one, other])
+    one = overlaid_run(calibration=WIKITEXT)
+    other = overlaid_run("Short")
+    results = overlay([one, other])
     assert (
-        list(found.tradeoff.lines) == ["WikiText-2, least-squares", "Short"] and found.legend == ""
+        list(results.tradeoff.lines) == ["WikiText-2, least-squares", "Short"]
+        and results.legend == ""
     )
     long = overlaid_run("A name of nearly sixty characters, <b>as long as it may be</b>")
-    found = overlay([one, long])
-    assert list(found.tradeoff.lines) == ["A", "B"]
-    assert '<b class="sd-line-1">■ B</b>A name of nearly sixty' in found.legend
-    assert "&lt;b&gt;" in found.legend and "<b>as" not in found.legend
+    results = overlay([one, long])
+    assert list(results.tradeoff.lines) == ["A", "B"]
+    assert '<b class="sd-line-1">■ B</b>A name of nearly sixty' in results.legend
+    assert "&lt;b&gt;" in results.legend and "<b>as" not in results.legend
 
 
 def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_words():
-    one, other = overlaid_run(), overlaid_run(sparsities_permille=(100,))
+    one = overlaid_run()
+    other = overlaid_run(sparsities_permille=(100,))
     fewer = overlaid_run(dense="fewer", n=60, evaluation=EvaluationSettings(n_passages=60))
-    found = overlay([fewer, one, other])
-    assert {each["run"] for each in found.models.values()} == {one.run.key, other.run.key}
-    assert found.notes[0].startswith(f"“{TITLE}” is not drawn: its passages differ")
-    assert [each["run"] for each in overlay([fewer, one]).models.values()][:1] == [fewer.run.key], (
-        "the first one counts"
-    )
+    results = overlay([fewer, one, other])
+    assert {model["run"] for model in results.models.values()} == {one.run.key, other.run.key}
+    assert results.notes[0].startswith(f"“{TITLE}” is not drawn: its passages differ")
+    assert [model["run"] for model in overlay([fewer, one]).models.values()][:1] == [
+        fewer.run.key
+    ], "the first one counts"
     run, (dense, *_) = specimens.run(
         replace(SETTINGS, dtype="bfloat16"), finished=False, n_sparse=0
     )
@@ -269,7 +279,8 @@ def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_word
 
 
 def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_model():
-    one, same = overlaid_run(), overlaid_run(sparsities_permille=(100,))
+    one = overlaid_run()
+    same = overlaid_run(sparsities_permille=(100,))
     other = overlaid_run(model="owner/model", dense="another")
     assert overlay([one, same]).measures == ["word perplexity", "accuracy", "flips", "share right"]
     assert overlay([one, other]).measures == ["word perplexity", "accuracy", "flips"]
@@ -284,22 +295,23 @@ def test_too_many_lines_become_the_best_method_of_each_run():
         method_named(name)
         for name in ("least-squares", "magnitude", "flap", "wanda-channels", "random")
     )
-    found = overlay(
+    results = overlay(
         [overlaid_run(dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")]
     )
-    assert len(found.tradeoff.lines) == 2
-    assert f"more than {MOST_LINES} lines cannot be told apart" in " ".join(found.notes)
+    assert len(results.tradeoff.lines) == 2
+    assert f"more than {MOST_LINES} lines cannot be told apart" in " ".join(results.notes)
 
 
 def test_of_many_methods_that_removed_nothing_the_first_ones_are_drawn(monkeypatch):
     monkeypatch.setattr(RunResults, "best", [])
-    found = overlay([overlaid_run(methods=tuple(METHODS[i].settings for i in range(9)))])
-    assert len(found.tradeoff.lines) == MOST_LINES
+    results = overlay([overlaid_run(methods=tuple(METHODS[i].settings for i in range(9)))])
+    assert len(results.tradeoff.lines) == MOST_LINES
 
 
 def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():
-    one, other = overlaid_run(), overlaid_run(sparsities_permille=(100,))
-    found = overlay([one, other])
-    assert found.models[other.sparse[0].key] == {"run": other.run.key, "right": "10 %"}
-    assert len(found.models) == 4 == found.numbers.html.count('scope="row"')
-    assert "not across runs" in found.notes[-1]
+    one = overlaid_run()
+    other = overlaid_run(sparsities_permille=(100,))
+    results = overlay([one, other])
+    assert results.models[other.sparse[0].key] == {"run": other.run.key, "right": "10 %"}
+    assert len(results.models) == 4 == results.numbers.html.count('scope="row"')
+    assert "not across runs" in results.notes[-1]

@@ -23,25 +23,25 @@ def broken(n: int, permille: int = 100, method=None):
 
 
 def test_a_comparison_has_its_verdict_among_all_of_the_run_and_by_itself_elsewhere():
-    found = sweep_of(WITHIN, BEYOND)
-    first, second = found.sparse
-    assert verdict_of(found, found.dense, second) is found.judged[1].verdict
-    assert verdict_of(found, first, second).perplexity.level == pytest.approx(0.975)
+    results = sweep_of(WITHIN, BEYOND)
+    first, second = results.sparse
+    assert verdict_of(results, results.dense, second) is results.judged[1].verdict
+    assert verdict_of(results, first, second).perplexity.level == pytest.approx(0.975)
 
 
 def test_p_values_are_adjusted_for_the_number_of_comparisons():
-    found = sweep_of(broken(6), broken(6, 200))
-    assert found.judged[0].comparison.p_value == pytest.approx(0.03125)
-    assert [row.p_value for row in found.judged] == pytest.approx([0.09375, 0.09375]), (
+    results = sweep_of(broken(6), broken(6, 200))
+    assert results.judged[0].comparison.p_value == pytest.approx(0.03125)
+    assert [row.p_value for row in results.judged] == pytest.approx([0.09375, 0.09375]), (
         "three were asked for"
     )
 
 
 def test_of_a_search_without_an_answer_the_smallest_model_is_named_and_not_where_it_began():
-    found = sweep_of(UNDECIDED, BEYOND)
-    undecided, beyond = found.sparse
-    searched = replace(found, run=replace(found.run, find=FindSettings()))
-    assert (found.headline, searched.headline) == (beyond, undecided)
+    results = sweep_of(UNDECIDED, BEYOND)
+    undecided, beyond = results.sparse
+    searched = replace(results, run=replace(results.run, find=FindSettings()))
+    assert (results.headline, searched.headline) == (beyond, undecided)
 
 
 def test_a_run_without_its_dense_record_has_no_results():
@@ -55,7 +55,7 @@ def test_a_second_look_measures_nothing_again_but_finds_what_was_missing():
     first = run_results(held, run)
     held.records[last.key] = last
     second = run_results(held, run)
-    assert [each.record.key for each in second.models] == [run.dense, *run.sparse]
+    assert [model.record.key for model in second.models] == [run.dense, *run.sparse]
     assert len(first.sparse) == 2 and first.dense is second.dense
     assert all(
         one.comparison is other.comparison
@@ -65,7 +65,8 @@ def test_a_second_look_measures_nothing_again_but_finds_what_was_missing():
 
 def test_a_lost_record_is_named_and_still_counts_as_a_comparison():
     run, records = specimens.run()
-    whole, left = results_of(run, records), results_of(run, records[:-1])
+    whole = results_of(run, records)
+    left = results_of(run, records[:-1])
     assert left.missing == {"30 %": "is no longer stored"} and whole.missing == {}
     assert missing_records(run, left.missing) == (
         "The record of 30 % is no longer stored. Missing models still count as comparisons in the verdicts."
@@ -76,8 +77,8 @@ def test_a_lost_record_is_named_and_still_counts_as_a_comparison():
 
 
 def test_a_record_of_other_passages_is_left_out():
-    found = sweep_of(replace(broken(1), passages_key="others"))
-    assert found.sparse == () and list(found.missing.values()) == [
+    results = sweep_of(replace(broken(1), passages_key="others"))
+    assert results.sparse == () and list(results.missing.values()) == [
         "answers other passages than the dense model"
     ]
 
@@ -108,6 +109,6 @@ def test_a_record_that_answered_fewer_passages_is_compared_on_those():
 )
 def test_the_live_point_is_of_the_model_that_the_job_evaluates(n_sparse, asked, expected):
     settings = replace(specimens.SETTINGS, methods=METHODS)
-    found = results_of(*specimens.run(settings, finished=n_sparse == 6, n_sparse=n_sparse))
-    live = live_model(found, job(specimens.SETTINGS, **asked))
+    results = results_of(*specimens.run(settings, finished=n_sparse == 6, n_sparse=n_sparse))
+    live = live_model(results, job(specimens.SETTINGS, **asked))
     assert live == (expected and (expected[0], live_point(expected[1], right=30, done=80)))

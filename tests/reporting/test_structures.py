@@ -150,7 +150,7 @@ def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a
 
 
 def test_a_share_that_was_rounded_to_layers_is_said_to_be():
-    fewer = next(each for each in found().judged if each.method == FEWER)
+    fewer = next(model for model in found().judged if model.method == FEWER)
     made = replace(fewer.record.pruned, reached=replace(fewer.record.pruned.reached, weights=0.3))
     rounded = replace(fewer, record=replace(fewer.record, pruned=made))
     assert plain(rounding_note(rounded)) == " (30.0 % after rounding to whole layers)"
@@ -170,7 +170,7 @@ def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_g
     )
     assert wording.sparsity_axis_title([only]) == "Layers removed"
     assert wording.sparsity_axis_title([only, method_named("flap")]) == "MLP channels removed"
-    (narrower, fewer) = (each.record.pruned for each in found().judged)
+    (narrower, fewer) = (model.record.pruned for model in found().judged)
     assert "KV cache" not in wording.measured_sparsity(narrower)
     assert plain(wording.measured_sparsity(fewer)).endswith("20.0 % of the KV cache")
 

@@ -20,8 +20,10 @@ from sparsedash.stats.task_verdicts import judge_tasks
 from tests.factories import plain
 from tests.question_sets import answered, rolled, scored, verdicts
 
-WITHIN, BEYOND = verdicts(1800, 100, 100, task="piqa"), verdicts(1600, 300, 100, task="gsm8k")
-OPEN, HARD = verdicts(170, 20, 10, task="boolq"), verdicts(3, wrong=50, task="arc")
+WITHIN = verdicts(1800, 100, 100, task="piqa")
+BEYOND = verdicts(1600, 300, 100, task="gsm8k")
+OPEN = verdicts(170, 20, 10, task="boolq")
+HARD = verdicts(3, wrong=50, task="arc")
 TEXT = answered(*(rolled(i, -30.0 - i % 3) for i in range(40)), task="wiki", measure="bits a byte")
 
 
@@ -30,11 +32,11 @@ def judged(*tasks):
 
 
 def test_the_sentence_says_where_a_model_is_beyond_within_and_undecided_and_remarks_say_the_rest():
-    found = judged(WITHIN, BEYOND, OPEN, HARD)
-    assert plain(tasks_sentence("small", found)) == (
+    results = judged(WITHIN, BEYOND, OPEN, HARD)
+    assert plain(tasks_sentence("small", results)) == (
         "small costs too much: gsm8k −10.0 points (limit −2). Within the limit on piqa; too close to call on boolq."
     )
-    settle, why_not = task_remarks(found).split(" arc ")
+    settle, why_not = task_remarks(results).split(" arc ")
     assert re.fullmatch(r"About [\d,]+ questions of boolq would settle it\.", settle)
     assert why_not == "is not judged: dense has 3 right answers, fewer than 20."
 
@@ -55,9 +57,9 @@ def test_the_sentence_names_what_is_within_or_that_nothing_can_be_judged():
 
 def test_a_task_s_own_limit_is_said():
     own = tuple(replace(each, points=5.0) for each in verdicts(470, 30, 30, task="copying"))
-    found = judged(own, WITHIN)
-    assert tasks_sentence("small", found) == "small stays within the limit on copying and piqa."
-    assert task_remarks(found) == "Limit on copying: 5 points."
+    results = judged(own, WITHIN)
+    assert tasks_sentence("small", results) == "small stays within the limit on copying and piqa."
+    assert task_remarks(results) == "Limit on copying: 5 points."
 
 
 def test_the_table_has_a_row_a_task():
@@ -94,17 +96,17 @@ def test_the_document_is_plain_json_even_without_an_interval():
 
 def test_limits_that_hold_nowhere_are_named():
     one = answered(rolled(0, -30.0))
-    found = judged((one, one))
-    said = idle_limits(found, Tolerance(tasks=((found[0].task, 3.0), ("piqua", 1.0))))
-    assert said == [
-        f"Limits name piqua, but the answers are of {found[0].task}.",
-        f"No answer of {found[0].task} is right or wrong: the limit of word perplexity holds.",
+    results = judged((one, one))
+    text = idle_limits(results, Tolerance(tasks=((results[0].task, 3.0), ("piqua", 1.0))))
+    assert text == [
+        f"Limits name piqua, but the answers are of {results[0].task}.",
+        f"No answer of {results[0].task} is right or wrong: the limit of word perplexity holds.",
     ]
 
 
 def test_the_chart_has_a_line_a_judged_task_and_what_is_far_beyond_stands_at_the_edge_with_its_value():
-    found = judged(WITHIN, BEYOND, HARD)
-    figure = task_chart(found, "dark")
+    results = judged(WITHIN, BEYOND, HARD)
+    figure = task_chart(results, "dark")
     _, points = figure.data
     # Of 10 points at a limit of 2.
     assert list(points.x) == [0.0, 5.0]
@@ -112,7 +114,7 @@ def test_the_chart_has_a_line_a_judged_task_and_what_is_far_beyond_stands_at_the
     assert list(figure.layout.yaxis.ticktext) == ["piqa", "gsm8k"]
     assert [note.text for note in figure.layout.annotations] == ["✓", "✕", "5.0"]
     assert (
-        task_words(found)
+        task_words(results)
         == "Loss as a multiple of the acceptable loss: piqa 0.0, within; gsm8k 5.0, beyond."
     )
 
@@ -141,7 +143,8 @@ def test_where_no_choice_is_the_first_one_none_is_shown():
 
 
 def test_the_right_choice_is_found_by_its_number_or_its_text():
-    by_number, by_text = scored(-1, -2), replace(scored(-1, -2), target="choice 1")
+    by_number = scored(-1, -2)
+    by_text = replace(scored(-1, -2), target="choice 1")
     assert (right_choice(by_number), target_text(by_text), right_choice(by_text)) == (
         0,
         "choice 1",

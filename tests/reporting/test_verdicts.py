@@ -20,9 +20,9 @@ def judged(
     tolerance: Tolerance | None = None,
     **more: int,
 ):
-    found = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
+    results = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
     counts = {"broke": 0, "fixed": 0, "n_right": 400} | more
-    return judge_all([Losses(nats=found, anytime=False, **counts)], tolerance or Tolerance())[0]
+    return judge_all([Losses(nats=results, anytime=False, **counts)], tolerance or Tolerance())[0]
 
 
 def test_the_flips_are_counted():
@@ -83,8 +83,8 @@ def test_a_verdict_names_the_measures_that_decided_it_their_limits_and_what_with
     ],
 )
 def test_a_loss_of_many_times_is_shown_on_its_side_of_the_limit(factor, ratio, told):
-    found = judged(log(factor), deviation=0.001, tolerance=Tolerance(ratio=ratio))
-    assert plain(verdicts.verdict_words(found)) == f"costs too much: perplexity {told}"
+    results = judged(log(factor), deviation=0.001, tolerance=Tolerance(ratio=ratio))
+    assert plain(verdicts.verdict_words(results)) == f"costs too much: perplexity {told}"
 
 
 def task(name, verdict, lost=0.0):
@@ -124,14 +124,14 @@ def task(name, verdict, lost=0.0):
     ids=["within", "beyond", "undecided", "many"],
 )
 def test_tasks_count_for_a_verdict_and_are_named(nats, tasks, said, last):
-    found = replace(judged(nats), tasks=tuple(tasks))
-    assert plain(verdicts.verdict_words(found)) == said
-    assert [plain(line) for line in verdicts.headline_loss(found)[4:]] == last
+    results = replace(judged(nats), tasks=tuple(tasks))
+    assert plain(verdicts.verdict_words(results)) == said
+    assert [plain(line) for line in verdicts.headline_loss(results)[4:]] == last
 
 
 def test_too_few_passages_say_nothing_of_the_tasks():
-    found = replace(judged(0.0, n=1), tasks=(task("copying", "undecided"),))
-    assert plain(verdicts.verdict_words(found)) == "cannot be judged on 1 passage"
+    results = replace(judged(0.0, n=1), tasks=(task("copying", "undecided"),))
+    assert plain(verdicts.verdict_words(results)) == "cannot be judged on 1 passage"
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_a_card_says_the_verdict_of_either_measure_and_that_one_is_not_judged():
 
 
 def test_the_loss_is_said_on_both_measures_with_their_intervals():
-    said = plain(verdicts.loss_words(judged(0.3, broke=30, fixed=10)))
-    assert said.startswith(
+    text = plain(verdicts.loss_words(judged(0.3, broke=30, fixed=10)))
+    assert text.startswith(
         "perplexity 1.35 × dense's (1.32 to 1.38), accuracy −2.0 points (−3.5 to −0.7); "
     )
-    assert said.endswith("; intervals of 97.5 % and 95 %")
+    assert text.endswith("; intervals of 97.5 % and 95 %")
     assert plain(verdicts.loss_words(judged(0.3, n_right=3))).endswith(
         "; too few answers are right to judge accuracy"
     )
@@ -218,7 +218,7 @@ def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
     ended = replace(
         RECORD, stopping=replace(STOPPED, **{"n_answered": 512, "n_passages": 5153} | change)
     )
-    found = verdicts.early_stopping_words({"dense": RECORD, "20 %": ended})
-    assert found.startswith(said)
-    assert found.endswith("account for the repeated looks.")
+    results = verdicts.early_stopping_words({"dense": RECORD, "20 %": ended})
+    assert results.startswith(said)
+    assert results.endswith("account for the repeated looks.")
     assert verdicts.early_stopping_words({"dense": RECORD}) == ""

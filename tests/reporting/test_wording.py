@@ -14,7 +14,8 @@ from sparsedash.schema.sparse_spec import SparseSpec
 from tests.factories import RUN, plain
 from tests.ui import specimens
 
-MAGNITUDE, ZEROS = method_named("magnitude"), method_named("magnitude-weights")
+MAGNITUDE = method_named("magnitude")
+ZEROS = method_named("magnitude-weights")
 
 
 @pytest.mark.parametrize(
@@ -78,9 +79,9 @@ MAGNITUDE, ZEROS = method_named("magnitude"), method_named("magnitude-weights")
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_numbers_have_as_many_digits_as_say_something(words, cases):
-    said = {value: words(value) for value in cases}
+    text = {value: words(value) for value in cases}
     assert {
-        value: plain(each) if isinstance(each, str) else each for value, each in said.items()
+        value: plain(each) if isinstance(each, str) else each for value, each in text.items()
     } == cases
 
 
@@ -111,7 +112,8 @@ def test_a_method_says_what_is_unusual_about_it_and_its_width_multiple_once_for_
         == "magnitude, widths in multiples of 64"
     )
     assert wording.method_titles(RunSettings(methods=(MAGNITUDE,))) == "magnitude"
-    layers, masks = method_named("layers"), method_named("wanda")
+    layers = method_named("layers")
+    masks = method_named("wanda")
     both = RunSettings(methods=(changed, layers, masks))
     assert wording.method_titles(both) == "magnitude, layers, wanda, widths in multiples of 64"
     assert wording.method_titles(RunSettings(methods=(layers,))) == "layers"

@@ -78,7 +78,7 @@ def test_every_model_is_healed_beside_the_unhealed_one(
         "sparsedash.shell.run_commands.healing_steps", lambda minutes, *_: round(80 * minutes)
     )
     monkeypatch.setattr(
-        "sparsedash.service.time_forecast.MachineSpeed.measured", lambda speed: None
+        "sparsedash.service.machine_speed.MachineSpeed.measured", lambda speed: None
     )
     assert main(["run", *flags, *to, "--method", "magnitude,magnitude-2:4", *how, *fresh]) == 0
     plain, healed, masked = read()["sparse"]
@@ -259,24 +259,10 @@ def test_answers_that_are_deleted_while_the_result_is_read_are_an_error_that_say
         run_commands.stored_run_document(RUN, store, Tolerance())
 
 
-def test_the_budget_is_that_of_all_methods_that_remove_channels_and_more_than_can_go_ends_with_2(
-    tmp_path, capsys
-):
-    arguments = [
-        "run",
-        "--model",
-        "builtin:smollm2-135m",
-        "--budget",
-        "weights",
-        "--data-dir",
-        str(tmp_path),
-    ]
-    settings = run_from_flags(
-        _parser().parse_args([*arguments, "--method", "magnitude,wanda", "--sparsity", "73.4"])
-    )
-    assert [method.budget for method in settings.methods] == ["weights", "channels"]
-    assert main([*arguments, "--sparsity", "73.5"]) == 2
-    assert "at most 73.4 % of the blocks' weights" in capsys.readouterr().err
+def test_more_of_a_budget_than_can_go_is_refused(refusal, tmp_path):
+    model = ["--model", "builtin:smollm2-135m", "--data-dir", str(tmp_path)]
+    line = refusal("run", *model, "--budget", "weights", "--sparsity", "73.5")
+    assert "at most 73.4 % of the blocks' weights" in line
 
 
 def test_a_terminal_has_a_bar_for_each_stage_and_model(capsys, monkeypatch):

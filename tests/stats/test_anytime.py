@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
+from sparsedash.schema.tolerance_settings import ALPHA
 from sparsedash.stats.anytime import (
-    ALPHA,
     MARGIN,
     anytime_interval,
     anytime_p,

@@ -6,9 +6,8 @@ from itertools import accumulate, pairwise
 from random import Random
 
 from sparsedash.schema.records import Decision, Outcome, Stopping
-from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.stats.anytime import (
-    ALPHA,
     MARGIN,
     anytime_interval,
     anytime_p,

@@ -193,6 +193,7 @@ class RunDraft:
             finished=True,
             finished_at=time.time(),
             seconds=log.seconds,
+            busy=log.busy,
             # Peak memory of this process, its earlier models' included; and the growth of the data
             # folder.
             peak_bytes=peak_memory_bytes(),

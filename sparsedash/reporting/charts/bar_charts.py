@@ -14,9 +14,14 @@ from sparsedash.reporting.charts.tradeoff_data import signed_tick
 from sparsedash.schema.records import Pruned
 
 CHANGES_TITLE = "Change of the right word’s log-probability"
-_CHANGES_HEIGHT, _MOST_LABELS = 170, 7
-_TOP, _BOTTOM, _LEFT = 44, 52, 52
-_ERRORS, _SMALL, _GAP = 230, 84, 44
+_CHANGES_HEIGHT = 170
+_MOST_LABELS = 7
+_TOP = 44
+_BOTTOM = 52
+_LEFT = 52
+_ERRORS = 230
+_SMALL = 84
+_GAP = 44
 """Pixels: the panel of errors, the panels below it, and what is between two panels."""
 _CURVES = (
     ("calibration", "layer_errors", "circle", "●", "solid"),
@@ -31,16 +36,22 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     """The share of its MLP output that each layer lost, if measured; below it kept widths, and what
     each cut costs.
     """
-    colours, layers, highest = PALETTES[theme], list(range(1, len(made.widths) + 1)), 0.1
-    traces, labels = [], []
+    colours = PALETTES[theme]
+    layers = list(range(1, len(made.widths) + 1))
+    highest = 0.1
+    traces = []
+    labels = []
     for i, (name, field, symbol, sign, dash) in enumerate(_CURVES):
         values = [100 * value for value in getattr(made, field)]
         if not values:
             continue
-        own, highest = field != "lost_without", max(highest, 1.08 * max(values))
-        colour = colours.lines[i] if own else colours.muted
+        is_compensated = field != "lost_without"
+        highest = max(highest, 1.08 * max(values))
+        colour = colours.lines[i] if is_compensated else colours.muted
         labels.append(Label(y=values[-1], lines=style.wrap_label(name, f"{sign} "), colour=colour))
-        said = [f"layer {i}, {name}<br>{value:.1f} % lost" for i, value in enumerate(values, 1)]
+        hover_texts = [
+            f"layer {i}, {name}<br>{value:.1f} % lost" for i, value in enumerate(values, 1)
+        ]
         traces.append(
             {
                 "mode": "lines+markers",
@@ -52,12 +63,12 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
                     "line": {"color": colour, "width": 1.5},
                 },
                 "cliponaxis": False,
-                **_hovered(name, layers, values, said),
+                **_hovered(name, layers, values, hover_texts),
             }
         )
     widths = list(zip(made.widths, made.dense_widths, strict=True))
     kept = [100 * w / dense for w, dense in widths]
-    said = [
+    hover_texts = [
         f"{w:,} of {dense:,} channels kept" if w else "the whole layer is gone"
         for w, dense in widths
     ]
@@ -66,18 +77,24 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         (
             "Layers kept" if made.method.takes_layers else "Channels kept, % of dense",
             kept,
-            said,
+            hover_texts,
             shares,
         )
     ]
     if made.alone:
-        said = [f"{value:.4f} nats of divergence" for value in made.alone]
+        hover_texts = [f"{value:.4f} nats of divergence" for value in made.alone]
         nats = {"rangemode": "tozero", "nticks": 3}
         panels.append(
-            ("Divergence from dense by this layer's cut alone, nats", list(made.alone), said, nats)
+            (
+                "Divergence from dense by this layer's cut alone, nats",
+                list(made.alone),
+                hover_texts,
+                nats,
+            )
         )
     heights = [max(_ERRORS, style.room_for(labels))] * bool(traces) + [_SMALL] * len(panels)
-    whole, y = sum(heights) + _GAP * (len(heights) - 1), style.y_axis(colours)
+    whole = sum(heights) + _GAP * (len(heights) - 1)
+    y = style.y_axis(colours)
     # Where each panel is, from the top down, as shares of the plot's height.
     tops = [whole - sum(heights[:i]) - _GAP * i for i in range(len(heights))]
     domains = [
@@ -95,7 +112,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
             "Layer",
             colours,
             range=[0.4, len(layers) + 0.6],
-            anchor=f"y{len(domains) if len(domains) > 1 else ''}",
+            anchor="y" if len(domains) == 1 else f"y{len(domains)}",
             nticks=12,
         ),
     )
@@ -108,7 +125,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         }
         layout |= style.label_layout(labels, (0, highest), heights[0], colours, domain=domains[0])
     below = domains[-len(panels) :]
-    for n, ((title, values, said, axis), domain) in enumerate(
+    for n, ((title, values, hover_texts, axis), domain) in enumerate(
         zip(panels, below, strict=True), 1 + bool(traces)
     ):
         number = str(n) if n > 1 else ""
@@ -120,7 +137,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
             note | {"yanchor": "bottom", "xshift": -_LEFT, "yshift": 8}
         )
         marker = {"color": colours.muted, "opacity": 0.6, "line": {"width": 0}}
-        words = [f"layer {i}<br>{text}" for i, text in enumerate(said, 1)]
+        words = [f"layer {i}<br>{text}" for i, text in enumerate(hover_texts, 1)]
         traces.append(
             {"type": "bar", "yaxis": f"y{number}", "marker": marker}
             | _hovered(f"y{n}", layers, values, words)
@@ -157,14 +174,14 @@ def changes_chart(
     colours = PALETTES[theme]
     others = colours.muted if chosen is None else colours.grid
     whole = {"marker": {"opacity": 1}}
-    said = [f"{n:,} {text}" for n, text in zip(counts, words, strict=True)]
+    hover_texts = [f"{n:,} {text}" for n, text in zip(counts, words, strict=True)]
     bars = {
         "type": "bar",
         "width": 0.9,
         "marker": {"color": [colours.text if i == chosen else others for i in range(len(counts))]},
         "selected": whole,
         "unselected": whole,
-        **_hovered("changes", [i + 0.5 for i in range(len(counts))], list(counts), said),
+        **_hovered("changes", [i + 0.5 for i in range(len(counts))], list(counts), hover_texts),
     }
     every = -(-len(ends) // _MOST_LABELS)
     zero = ends.index(0.0) if 0.0 in ends else 0
@@ -189,11 +206,11 @@ def changes_chart(
 
 def changes_words(counts: Sequence[int], words: Sequence[str]) -> str:
     """What the histogram shows, for screen readers."""
-    parts = [f"{n:,} {said}" for n, said in zip(counts, words, strict=True) if n]
+    parts = [f"{n:,} {text}" for n, text in zip(counts, words, strict=True) if n]
     return f"{CHANGES_TITLE}, passages: {'; '.join(parts) or 'none'}."
 
 
 def clicked_bar(points: Sequence[Mapping[str, Any]], n_bars: int) -> int | None:
     """The number of the bar that was clicked, from 0; None where none was."""
-    at = points[0].get("point_index") if points else None
-    return at if isinstance(at, int) and 0 <= at < n_bars else None
+    index = points[0].get("point_index") if points else None
+    return index if isinstance(index, int) and 0 <= index < n_bars else None

@@ -9,7 +9,7 @@ plotly's own terms.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from statistics import fmean
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,8 +20,11 @@ LONGEST = 14
 """Characters that stay on one line; two such lines leave a phone's chart most of its width."""
 AWAY = 14
 """Pixels between the plot and the labels, crossed by a thin line where a label had to move."""
-_SIZE, _SMALL_SIZE, _FEW = 15, 13, 4
-_WIDTH_OF_LETTER, _HEIGHT_OF_LINE = 0.54, 1.35
+_SIZE = 15
+_SMALL_SIZE = 13
+_FEW = 4
+_WIDTH_OF_LETTER = 0.54
+_HEIGHT_OF_LINE = 1.35
 """Of a label's letters, as shares of their size."""
 _NEAR = 0.1
 """How far from the edge a line may end, as a share of the axis, and still need no leader line."""
@@ -167,12 +170,12 @@ def error_bars(
     bars: Iterable[tuple[float, float, float]], colour: str, thickness: float = 1, width: int = 3
 ) -> dict[str, Any]:
     """Error bars. bars: a value with the low and the high end of its interval, for each point."""
-    found = list(bars)
+    intervals = list(bars)
     return {
         "type": "data",
         "symmetric": False,
-        "array": [high - value for value, _, high in found],
-        "arrayminus": [value - low for value, low, _ in found],
+        "array": [high - value for value, _, high in intervals],
+        "arrayminus": [value - low for value, low, _ in intervals],
         "color": colour,
         "thickness": thickness,
         "width": width,
@@ -214,16 +217,20 @@ def label_layout(
     from the line's end to the edge and on to the label. height: of the plot in pixels. domain: the
     lower and upper end of the labels' axis, as shares of it.
     """
-    size, (low, high), (bottom, top), (left, right) = _label_size(labels), y_range, domain, x_range
+    size = _label_size(labels)
+    (low, high) = y_range
+    (bottom, top) = domain
+    (x_low, x_high) = x_range
     ends = [
         (label, height * (high - label.y) / (high - low)) for label in labels if label.y is not None
     ]
     heights = [_HEIGHT_OF_LINE * size * len(label.lines) for label, _ in ends]
-    notes, leaders = [], []
+    notes = []
+    leaders = []
     for (label, at), middle in zip(
         ends, spread_apart([at for _, at in ends], heights, height), strict=True
     ):
-        wanted, found = (top - (top - bottom) * place / height for place in (at, middle))
+        wanted, placed = (top - (top - bottom) * place / height for place in (at, middle))
         edge = {
             "xref": "paper",
             "yref": "paper",
@@ -232,7 +239,7 @@ def label_layout(
             "align": "left",
         }
         notes.append(
-            annotation("<br>".join(map(plain, label.lines)), 1, found, label.colour, size, **edge)
+            annotation("<br>".join(map(plain, label.lines)), 1, placed, label.colour, size, **edge)
         )
         notes[-1]["font"]["weight"] = 600
         line = {
@@ -242,7 +249,7 @@ def label_layout(
             "layer": "below",
             "line": leader(colours),
         }
-        ends_early = label.x is not None and right - label.x > _NEAR * (right - left)
+        ends_early = label.x is not None and x_high - label.x > _NEAR * (x_high - x_low)
         if ends_early or abs(at - middle) > size / 2:
             leaders.append(
                 line
@@ -252,12 +259,12 @@ def label_layout(
                     "xanchor": 1,
                     "x0": 0,
                     "x1": AWAY - 3,
-                    "y1": found,
+                    "y1": placed,
                 }
             )
             if label.x is not None:
-                leaders.append(line | {"xref": "x", "x0": label.x, "x1": right, "y1": wanted})
-    longest = max(len(line) for label in labels for line in label.lines)
+                leaders.append(line | {"xref": "x", "x0": label.x, "x1": x_high, "y1": wanted})
+    longest = max(map(len, chain.from_iterable(label.lines for label in labels)))
     margin = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
     return {"annotations": notes, "shapes": leaders, "margin_r": margin}
 
@@ -310,7 +317,8 @@ def spread_apart(
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     offsets = list(accumulate((heights[i] + heights[j]) / 2 for i, j in pairwise(order)))
-    offsets, n = [0.0, *offsets], len(order)
+    offsets = [0.0, *offsets]
+    n = len(order)
     # Without its offset every middle only has to be no less than the one before: isotonic
     # regression.
     free = [wanted[i] - offset for i, offset in zip(order, offsets, strict=False)]

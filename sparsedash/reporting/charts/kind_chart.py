@@ -10,7 +10,9 @@ from sparsedash.reporting.charts.chart_style import PALETTES, Theme
 from sparsedash.stats.kind_estimates import KindEstimate
 
 KINDS_TITLE = "What was forgotten: KL from dense, nats a token"
-_ROW, _TOP, _BOTTOM = 26, 40, 44
+_ROW = 26
+_TOP = 40
+_BOTTOM = 44
 
 
 def kind_chart(estimates: Sequence[KindEstimate], theme: Theme = "light") -> go.Figure:

@@ -14,7 +14,10 @@ from sparsedash.stats.task_verdicts import TaskResult
 TASKS_TITLE = "Loss as a multiple of the acceptable loss"
 _FARTHEST = 5.0
 """A loss beyond so many times the limit stands at the edge, with an arrow."""
-_ROW, _TOP, _BOTTOM, _LONGEST_NAME = 34, 44, 48, 22
+_ROW = 34
+_TOP = 44
+_BOTTOM = 48
+_LONGEST_NAME = 22
 _SYMBOLS = ("circle", "triangle-right")
 
 
@@ -23,7 +26,7 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
     shaded, 1 is the limit.
     """
     colours = PALETTES[theme]
-    rows = [(each, each.loss) for each in results if each.loss is not None]
+    rows = [(result, result.loss) for result in results if result.loss is not None]
     places = list(range(len(rows), 0, -1))
     spans = [
         (
@@ -35,11 +38,9 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
     ]
     # A gain is never so far that it matters: it stands at the left edge without a sign.
     far = [loss.value / loss.most >= _FARTHEST for _, loss in rows]
-    low, high = (
-        min([-1.0, *(span[1] for span in spans)]) - 0.15,
-        max([1.5, *(span[2] for span in spans)]) + 0.15,
-    )
-    said = [f"{style.plain(each.task)}: {each.verdict}" for each, _ in rows]
+    low = min([-1.0, *(span[1] for span in spans)]) - 0.15
+    high = max([1.5, *(span[2] for span in spans)]) + 0.15
+    hover_texts = [f"{style.plain(result.task)}: {result.verdict}" for result, _ in rows]
     band = [low, 1.0, 1.0, low]
     traces = [
         {
@@ -60,11 +61,11 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
             },
             "error_x": style.error_bars(spans, colours.sparse, 1.5, 4),
             "cliponaxis": False,
-            "customdata": said,
+            "customdata": hover_texts,
             "hovertemplate": "%{customdata}<extra></extra>",
         },
     ]
-    names = [each.task for each, _ in rows]
+    names = [result.task for result, _ in rows]
     names = [
         name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names
     ]
@@ -116,8 +117,8 @@ def _placed(multiple: float) -> float:
 def task_words(results: Sequence[TaskResult]) -> str:
     """What the chart shows, for screen readers."""
     parts = [
-        f"{each.task} {each.loss.value / each.loss.most:.1f}, {each.verdict}"
-        for each in results
-        if each.loss
+        f"{result.task} {result.loss.value / result.loss.most:.1f}, {result.verdict}"
+        for result in results
+        if result.loss
     ]
     return f"{TASKS_TITLE}: {'; '.join(parts)}."

@@ -2,13 +2,11 @@
 speed or bytes.
 
 Intervals at every point, dense drawn across. A point far below the others stands at the lower edge,
-with an arrow and, where there is room, its value.
+with an arrow.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, pairwise, product
-from math import exp
-from statistics import fmean
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import plotly.graph_objects as go
@@ -17,7 +15,6 @@ from sparsedash.catalog.published_results import PublishedRow
 from sparsedash.reporting.charts import chart_style as style
 from sparsedash.reporting.charts import tradeoff_data
 from sparsedash.reporting.charts.chart_style import PALETTES, Label, Palette, Theme
-from sparsedash.reporting.charts.label_places import WIDTHS, Room
 from sparsedash.reporting.charts.tradeoff_data import (
     Gained,
     LossAxis,
@@ -64,22 +61,20 @@ DASHES = (
 )
 VERDICT_GLYPHS: dict[Verdict, str] = {"within": "✓", "beyond": "✕", "undecided": "?"}
 PUBLISHED = "published"
-_HEIGHT, _GAIN_HEIGHT = 380, 400
-_TOP, _BOTTOM, _LEFT = 44, 52, 52
+_HEIGHT = 380
+_GAIN_HEIGHT = 400
+_TOP = 44
+_BOTTOM = 52
+_LEFT = 52
 _FEW = 3
-_LEAST_APART, _MOST_APART = 0.02, 0.08
-"""Shares of the axis by which the points of two methods are drawn apart at least, and those of all
-together at most.
-"""
-_TOGETHER = 0.12
-"""Share of the axis within which verdicts of one sparsity stand one below the other."""
+_NOTE = 16
+"""Pixels from a mark up to the middle of its note."""
 _ARROW = 18
 """Pixels from a mark down to the tip of its arrow."""
-_VERDICT_ROW, _VERDICT = 18, 12
-"""Pixels from row to row of verdicts under the axis, and from one to the next in a row, at
-least.
-"""
-_AXIS_TITLE, _TITLE_LINE = 30, 18
+_VERDICT_ROW = 18
+"""Pixels from row to row of verdicts under the axis."""
+_AXIS_TITLE = 30
+_TITLE_LINE = 18
 """Characters of an axis title that a phone has room for, and pixels of another line of it."""
 _AIR = 0.06
 
@@ -93,46 +88,40 @@ def tradeoff_chart(
     """The chart of one measure against the measured share of a budget, every value with its
     interval.
     """
-    colours, end, axis = (
-        PALETTES[theme],
-        tradeoff.sparsity_end,
-        tradeoff_data.loss_axis(tradeoff, measure),
-    )
-    at, x_range = places(tradeoff, end), (-tradeoff_data.MARGIN * end, end)
+    colours = PALETTES[theme]
+    axis = tradeoff_data.loss_axis(tradeoff, measure)
+    x_range = (-tradeoff_data.MARGIN * tradeoff.sparsity_end, tradeoff.sparsity_end)
     labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
-    rows: list[list[tuple[float, Point]]] = []
     lines: list[tuple[bool, list[dict[str, Any]]]] = []
-    for i, (label, points) in enumerate(tradeoff.lines.items()):
+    for i, points in enumerate(tradeoff.lines.values()):
         shown = sorted(
-            (p for p in points if measure in p.readings), key=lambda p: (p.live, p.sparsity)
+            (point for point in points if measure in point.readings),
+            key=lambda point: (point.live, point.sparsity),
         )
-        placed = [(at[label, point.permille], point) for point in shown]
-        rows.append([(x, point) for x, point in placed if not point.live])
-        drawn, ends = _line(tradeoff, axis, i, placed, colours)
-        lines.append((_is_strong(tradeoff, i), drawn))
-        labels += ends
+        line_traces, line_labels = _line(tradeoff, axis, i, shown, colours)
+        lines.append((_is_strong(tradeoff, i), line_traces))
+        labels += line_labels
     # The strongest line lies above the others.
-    drawn = list(chain(*(drawn for _, drawn in sorted(lines, key=lambda line: line[0]))))
+    lines.sort(key=lambda line: line[0])
     traces = [
         *_ground(tradeoff, measure, x_range, colours),
-        *drawn,
+        *chain.from_iterable(line_traces for _, line_traces in lines),
         _dense_point(tradeoff, 0, measure, colours),
     ]
     is_published = measure == "share right" and bool(tradeoff.published)
     if is_published:
         traces.append(_published_trace(tradeoff.published, colours))
     height = max(_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
-    room, below = Room(traces, x_range, axis.range, height), 0
-    notes = _far_notes(
-        tradeoff, [(i, x, p) for i, row in enumerate(rows) for x, p in row], axis, room, colours
-    )
+    notes = _far_arrows(tradeoff, axis, colours)
     if is_published:
-        place = (traces[-1]["x"][-1], traces[-1]["y"][-1])
-        notes += room.note(PUBLISHED, place, colours.muted, colours.muted)
+        published = traces[-1]
+        place = (published["x"][-1], published["y"][-1])
+        notes.append(style.annotation(PUBLISHED, *place, colours.muted, yshift=_NOTE))
     # Verdicts stand in rows under the axis: beside their marks they would cover lines and bars.
+    below = 0
     if measure in tradeoff.allowed:
-        signs, below = _verdict_rows(tradeoff, measure, at, x_range, colours)
-        notes += signs
+        notes += _verdict_rows(tradeoff, measure, colours)
+        below = _VERDICT_ROW * len(tradeoff.lines) + 6
     title = style.wrap_label(tradeoff.taken, longest=_AXIS_TITLE)
     bottom = _BOTTOM + below + _TITLE_LINE * (len(title) - 1)
     across = style.x_axis(
@@ -161,51 +150,46 @@ def _line(
     tradeoff: TradeoffData,
     axis: LossAxis,
     at: int,
-    placed: Sequence[tuple[float, Point]],
+    points: Sequence[Point],
     colours: Palette,
 ) -> tuple[list[dict[str, Any]], list[Label]]:
     """The traces of a method's line and its labels: one that only keeps the room where it has no
     point yet.
 
-    at: which line it is. placed: its points with their place on the x axis, a live one last.
+    at: which line it is. points: a live one last.
     """
-    n, label, measure, strong = (
-        len(tradeoff.lines),
-        list(tradeoff.lines)[at],
-        axis.measure,
-        _is_strong(tradeoff, at),
-    )
-    symbol, dash, sign = (
-        list(SYMBOLS)[at % len(SYMBOLS)],
-        DASHES[at % len(DASHES)],
-        "" if n == 1 else f"{_sign(at)} ",
-    )
-    settled = [each for each in placed if not each[1].live]
+    n = len(tradeoff.lines)
+    label = list(tradeoff.lines)[at]
+    strong = _is_strong(tradeoff, at)
+    symbol = list(SYMBOLS)[at % len(SYMBOLS)]
+    sign = "" if n == 1 else f"{_sign(at)} "
+    settled = [point for point in points if not point.live]
     ink, text_ink = _inks(tradeoff, at, "sparse", colours)
-    traces, labels = [], []
-    for x, live in placed[len(settled) :]:
-        marks = _marks(
-            label, symbol, [(x, live, live.readings[measure][0])], axis, ink, strong=True
-        )
+    traces = []
+    labels = []
+    for live in points[len(settled) :]:
+        mark = (live.sparsity, live, live.readings[axis.measure][0])
+        marks = _marks(label, symbol, [mark], axis, ink, strong=True)
         marks["marker"] |= {"symbol": f"{symbol}-open-dot", "size": 12}
         traces.append(marks | {"name": "live"})
     if not settled:
         end = {"x": traces[0]["x"][0], "y": traces[0]["y"][0]} if traces else {"x": None, "y": None}
         return traces, [Label(**end, lines=style.wrap_label(label, sign), colour=text_ink)]
     # Broken and fixed answers are two strands of marks.
-    for readings in zip(*(point.readings[measure] for _, point in settled), strict=True):
-        role, drawn = (
-            readings[0].role,
-            [(x, p, r) for (x, p), r in zip(settled, readings, strict=True)],
-        )
+    for readings in zip(*(point.readings[axis.measure] for point in settled), strict=True):
+        role = readings[0].role
+        drawn = [
+            (point.sparsity, point, reading)
+            for point, reading in zip(settled, readings, strict=True)
+        ]
         ink, text_ink = _inks(tradeoff, at, role, colours)
         marks = _marks(label, symbol, drawn, axis, ink, strong=strong, size=7 if n > _FEW else 9)
         if _is_faded(tradeoff, at):
             del marks["error_y"]
         # Through points at the edge the line leads to where they belong, and is cut off by the
         # plot.
-        heights = [tradeoff.dense_value(measure), *(reading.value for reading in readings)]
-        stroke = {"color": ink, "width": 2.5 if strong else 1.5, "dash": dash}
+        heights = [tradeoff.dense_value(axis.measure), *(reading.value for reading in readings)]
+        stroke = {"color": ink, "width": 2.5 if strong else 1.5, "dash": DASHES[at % len(DASHES)]}
         line = {
             "x": [0.0, *marks["x"]],
             "y": heights,
@@ -227,19 +211,22 @@ def gain_chart(
     """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains
     are drawn.
     """
-    colours, axis = PALETTES[theme], tradeoff_data.loss_axis(tradeoff, measure)
+    colours = PALETTES[theme]
+    axis = tradeoff_data.loss_axis(tradeoff, measure)
     front = _front(tradeoff, gained, measure)
     gains = {
         point.key: gained.gains[point.key] for point in tradeoff.sparse if point.key in gained.gains
     }
-    bounds = [1.0, 1.05, *(bound for gain in gains.values() for bound in (gain.low, gain.high))]
+    bounds = [1.0, 1.05]
+    for gain in gains.values():
+        bounds += [gain.low, gain.high]
     air = _AIR * (max(bounds) - min(bounds))
     x_range = low, high = min(bounds) - air, max(bounds) + air
     # The dense model's own interval would need a label.
     traces = [
         each
         for each in _ground(tradeoff, measure, x_range, colours)
-        if not each["name"].startswith("95 %")
+        if each["name"] != "dense interval"
     ]
     traces[-1]["name"] = "across"
     joined = {"mode": "lines", "line": {"color": colours.faded, "width": 2}, "hoverinfo": "skip"}
@@ -248,7 +235,7 @@ def gain_chart(
             {"x": [x for _, x, _ in front], "y": [y for *_, y in front], "name": "unbeaten"}
             | joined
         )
-    won: list[tuple[int, float, Point]] = []
+    won: list[tuple[float, Point]] = []
     labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
     for i, (label, points) in enumerate(tradeoff.lines.items()):
         drawn = [(gains[p.key].value, p, p.readings[measure][0]) for p in points if p.key in gains]
@@ -268,23 +255,23 @@ def gain_chart(
             [(gain.value, gain.low, gain.high) for gain in known], ink
         )
         traces.append(marks)
-        won += [(i, x, point) for x, point, _ in drawn]
+        won += [(x, point) for x, point, _ in drawn]
         x, y = max(zip(marks["x"], marks["y"], strict=True))
         lines = style.wrap_label(label, f"{_sign(i)} " if len(tradeoff.lines) > 1 else "")
         labels.append(Label(x=x, y=y, lines=lines, colour=text_ink))
     traces.append(_dense_point(tradeoff, 1, measure, colours))
     height = max(_GAIN_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
-    room = Room(traces, x_range, axis.range, height)
-    notes = _far_notes(tradeoff, won, axis, room, colours)
+    notes = _far_arrows(tradeoff, axis, colours, {point.key: x for x, point in won})
     # Labels of all points of several methods would leave no room for each other.
     labelled = gains if len(tradeoff.lines) == 1 or not front else {key for key, *_ in front}
-    for _, x, point in won:
+    for x, point in won:
         if point.key not in labelled:
             continue
         signs = [VERDICT_GLYPHS[each] for each in _verdict(point, measure)]
         text = " ".join([*signs, f"{point.permille / 10:g} %" if point.permille else "dense"])
         value = max(axis.edge, point.readings[measure][0].value)
-        notes += room.note(text, (x, value), _verdict_ink(point, measure, colours), colours.muted)
+        ink = _verdict_ink(point, measure, colours)
+        notes.append(style.annotation(text, x, value, ink, 13, yshift=_NOTE))
     title = "Answers broken, %{of}; lower is worse" if measure == "flips" else TITLES[measure]
     layout = style.chart_frame(
         title.format(of=_of_all(tradeoff)),
@@ -312,8 +299,9 @@ def clicked_record(points: Sequence[Mapping[str, Any]]) -> str:
 
 def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity") -> str:
     """What `tradeoff_chart` shows, for screen readers."""
-    shares, of = measure == "share right", _of_all(tradeoff)
-    over = f" over {quantity(tradeoff.n_passages, 'passage')}" if of else ""
+    shares = measure == "share right"
+    n_of = _of_all(tradeoff)
+    over = f" over {quantity(tradeoff.n_passages, 'passage')}" if n_of else ""
     parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if shares else []
     for label, points in tradeoff.lines.items():
         parts += [
@@ -329,7 +317,7 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
     what = {
         "word perplexity": f"Word perplexity{over}",
         "accuracy": f"Change of accuracy{over}",
-        "flips": f"Answers{of} that broke or were fixed",
+        "flips": f"Answers{n_of} that broke or were fixed",
         "share right": f"Share of last words right{over}",
         "tasks": "Change of accuracy on tasks",
     }[measure]
@@ -348,13 +336,14 @@ def _of_all(tradeoff: TradeoffData) -> str:
 def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:
     """What `gain_chart` shows, for screen readers."""
     front = {key for key, _, _ in _front(tradeoff, gained, measure)}
-    parts = [
-        f"{label} at {point.sparsity:.1f} % {gained.gains[point.key].words}, "
-        f"{point.readings[measure][0].words}{' (on the Pareto front)' if point.key in front else ''}"
-        for label, points in tradeoff.lines.items()
-        for point in points
-        if point.key in gained.gains
-    ]
+    parts = []
+    for label, points in tradeoff.lines.items():
+        for point in points:
+            if point.key not in gained.gains:
+                continue
+            gain, loss = gained.gains[point.key].words, point.readings[measure][0].words
+            place = " (on the Pareto front)" if point.key in front else ""
+            parts.append(f"{label} at {point.sparsity:.1f} % {gain}, {loss}{place}")
     return f"{measure.capitalize()} against {gained.name}: {'; '.join(parts) or 'no model yet'}."
 
 
@@ -369,33 +358,6 @@ def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
         if far
         else ""
     )
-
-
-def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
-    """Where on the x axis each point stands, by its line and the per mille asked for. end: of the
-    axis.
-
-    That is at its sparsity, in percent, and where methods would cover each other as near to it as
-    can be, but never among the points of another sparsity. Points that are asked for and not there
-    yet keep their place.
-    """
-    wanted = {place: place[1] / 10 for place in product(tradeoff.lines, tradeoff.asked)}
-    wanted |= {
-        (label, p.permille): p.sparsity for label, points in tradeoff.lines.items() for p in points
-    }
-    asked = sorted({permille for _, permille in wanted})
-    closest = min((high - low for low, high in pairwise(asked)), default=1000) / 10
-    n = max(1, len(tradeoff.lines))
-    step = min(_LEAST_APART * end, _MOST_APART * end / n, closest / n)
-    found: dict[tuple[str, int], float] = {}
-    for permille in asked:
-        group = [place for place in wanted if place[1] == permille]
-        found |= zip(
-            group,
-            style.spread_apart([wanted[place] for place in group], [step] * len(group)),
-            strict=True,
-        )
-    return found
 
 
 def _sign(at: int) -> str:
@@ -466,14 +428,16 @@ def _ground(
     """The ground of a chart: the tolerance as a band under dense, dense across, with its interval
     if it has one.
     """
-    top, bands = tradeoff.dense_value(measure), list[tuple[float, float, str, str]]()
+    top = tradeoff.dense_value(measure)
+    bands = list[tuple[float, float, str, str]]()
     if measure in tradeoff.allowed:
         bands.append((top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
     if measure == "share right":
         (reading,) = tradeoff.dense.readings[measure]
-        bands.append((reading.low, reading.high, colours.band, "95 % interval of dense"))
+        bands.append((reading.low, reading.high, colours.band, "dense interval"))
     across: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip"}
-    shade, x = {"fill": "toself", "line": {"width": 0}}, [*ends, *reversed(ends)]
+    shade = {"fill": "toself", "line": {"width": 0}}
+    x = [*ends, *reversed(ends)]
     traces = [
         across | shade | {"x": x, "y": [low, low, high, high], "fillcolor": colour, "name": name}
         for low, high, colour, name in bands
@@ -549,8 +513,9 @@ def _marks(
 def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str, Any]:
     """Published results as grey diamonds, open for dense."""
     ends = [((0.0, row.dense), (row.sparsity_permille / 10, row.sparse)) for row in rows]
-    points = [(x, 100 * share) for pair in ends for x, share in pair]
-    names, symbols = ["dense", "sparse"] * len(rows), ["diamond-open", "diamond"] * len(rows)
+    points = [(x, 100 * share) for x, share in chain.from_iterable(ends)]
+    names = ["dense", "sparse"] * len(rows)
+    symbols = ["diamond-open", "diamond"] * len(rows)
     return {
         "x": [x for x, _ in points],
         "y": [y for _, y in points],
@@ -571,84 +536,47 @@ def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str
 
 
 def _verdict_rows(
-    tradeoff: TradeoffData,
-    measure: Measure,
-    at: Mapping[tuple[str, int], float],
-    x_range: tuple[float, float],
-    colours: Palette,
-) -> tuple[list[dict[str, Any]], int]:
-    """Notes under the axis, a row for each line with its verdicts under the sparsities, and their
-    height in pixels.
-
-    A verdict too near to the one before it on a phone goes one row down. at: the places of all
-    points.
-    """
-    (left, right), groups = x_range, dict[int, list[tuple[str, int]]]()
-    for place in at:
-        groups.setdefault(place[1], []).append(place)
-    middles = dict[tuple[str, int], float]()
-    for group in groups.values():
-        xs = [at[place] for place in group]
-        # Quantised models of one sparsity stand far apart, each with its verdict under it.
-        apart = max(xs) - min(xs) > _TOGETHER * (right - left)
-        middles |= {place: at[place] if apart else fmean(xs) for place in group}
-    columns, ends = dict[float, int](), list[float]()
-    for x in sorted(set(middles.values())):
-        pixels = WIDTHS[0] * (x - left) / (right - left)
-        columns[x] = next((i for i, end in enumerate(ends) if pixels - end >= _VERDICT), len(ends))
-        ends[columns[x] : columns[x] + 1] = [pixels]
-    notes, n_levels = list[dict[str, Any]](), max(1, len(ends))
-    for i, (label, points) in enumerate(tradeoff.lines.items()):
-        row: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i * n_levels + 0.7)}
-        name, size = (_sign(i), 14) if len(tradeoff.lines) > 1 else ("verdict", 12)
-        ink = colours.muted if name == "verdict" else _inks(tradeoff, i, "sparse", colours)[1]
-        notes.append(
-            style.annotation(name, 0, 0, ink, size, xref="paper", xanchor="right", xshift=-8, **row)
-        )
+    tradeoff: TradeoffData, measure: Measure, colours: Palette
+) -> list[dict[str, Any]]:
+    """Notes under the axis: a row for each line, with its verdicts under its points."""
+    notes = []
+    several = len(tradeoff.lines) > 1
+    for i, points in enumerate(tradeoff.lines.values()):
+        row: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i + 0.7)}
+        name = "verdict"
+        size = 12
+        ink = colours.muted
+        if several:
+            name = _sign(i)
+            size = 14
+            ink = _inks(tradeoff, i, "sparse", colours)[1]
+        beside: dict[str, Any] = {"xref": "paper", "xanchor": "right", "xshift": -8}
+        notes.append(style.annotation(name, 0, 0, ink, size, **beside, **row))
         for point in points:
             for verdict in _verdict(point, measure):
-                x, tint = middles[label, point.permille], _verdict_ink(point, measure, colours)
-                below = row | {"yshift": row["yshift"] - _VERDICT_ROW * columns[x]}
-                notes.append(style.annotation(VERDICT_GLYPHS[verdict], x, 0, tint, **below))
-    return notes, _VERDICT_ROW * n_levels * len(tradeoff.lines) + 6
+                tint = _verdict_ink(point, measure, colours)
+                glyph = VERDICT_GLYPHS[verdict]
+                notes.append(style.annotation(glyph, point.sparsity, 0, tint, **row))
+    return notes
 
 
-def _far_notes(
+def _far_arrows(
     tradeoff: TradeoffData,
-    points: Iterable[tuple[int, float, Point]],
     axis: LossAxis,
-    room: Room,
     colours: Palette,
+    places: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Arrows and values of points at the edge as annotations. points: each with its line and its
-    x.
+    """Arrows of the points at the edge. places: on the x axis, by the keys of the points drawn;
+    None: their sparsities.
     """
-    far = [(i, x, p.readings[axis.measure][0]) for i, x, p in points]
-    far = [each for each in far if each[2].value < axis.bottom]
-    arrow = {
-        "ax": 0,
-        "ay": -_ARROW,
-        "yshift": -_ARROW,
-        "showarrow": True,
-        "arrowhead": 2,
-        "arrowwidth": 1.25,
-    }
-    arrows, values = [], []
-    for i, x, _ in far:
+    arrow = {"ax": 0, "ay": -_ARROW, "yshift": -_ARROW, "showarrow": True, "arrowhead": 2}
+    arrows = []
+    for i, points in enumerate(tradeoff.lines.values()):
         ink, _ = _inks(tradeoff, i, "sparse", colours)
-        arrows.append(style.annotation("", x, axis.edge, ink, arrowcolor=ink) | arrow)
-        room.take((x, axis.edge), _ARROW)
-    for i, x, reading in far:
-        _, ink = _inks(tradeoff, i, "sparse", colours)
-        values += room.note(_short_times(-reading.value), (x, axis.edge), ink, colours.muted, 12)
-    return arrows + values
-
-
-def _short_times(nats: float) -> str:
-    """A factor in few letters, for where points stand close: "934×", "13k×", ">1M×"."""
-    if nats >= tradeoff_data.FARTHEST_BELOW:
-        return ">1M×"
-    thousands = exp(nats) / 1000
-    if thousands < 0.9995:
-        return f"{1000 * thousands:.0f}×"
-    return f"{thousands:.1f}k×" if thousands < 9.95 else f"{thousands:.0f}k×"
+        for point in points:
+            x = point.sparsity if places is None else places.get(point.key)
+            is_far = not point.live and point.readings[axis.measure][0].value < axis.bottom
+            if x is not None and is_far:
+                note = style.annotation("", x, axis.edge, ink, arrowcolor=ink, arrowwidth=1.25)
+                arrows.append(note | arrow)
+    return arrows

@@ -4,6 +4,7 @@ and the loss axis.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import ceil, floor, inf, log
 from statistics import median_high
 from typing import Any, Literal
@@ -93,14 +94,14 @@ class TradeoffData:
     @property
     def sparse(self) -> list[Point]:
         """The points of every line, live ones left out."""
-        return [point for points in self.lines.values() for point in points if not point.live]
+        return [point for point in chain.from_iterable(self.lines.values()) if not point.live]
 
     @property
     def sparsity_end(self) -> float:
         """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
-        asked = [*self.asked, *(row.sparsity_permille for row in self.published)]
+        planned = [*self.asked, *(row.sparsity_permille for row in self.published)]
         largest = max(
-            [*(point.sparsity for point in self.sparse), *(value / 10 for value in asked), 1.0]
+            [*(point.sparsity for point in self.sparse), *(value / 10 for value in planned), 1.0]
         )
         return min(100.0, largest * 1.06)
 
@@ -119,7 +120,8 @@ class Gained:
     gains: Mapping[str, Reading]
 
 
-FARTHEST_BELOW, FARTHEST_ABOVE = log(MOST_FACTOR), log(LEAST_FACTOR)
+FARTHEST_BELOW = log(MOST_FACTOR)
+FARTHEST_ABOVE = log(LEAST_FACTOR)
 """Change of the log-likelihood, in nats, at which a point stands at the lower and at the upper edge
 of the chart.
 """
@@ -128,7 +130,9 @@ MARGIN = 0.02
 """Air left of zero, as a share of the axis, so that the dense point does not stand on the tick
 labels.
 """
-_BANDS, _DEEPEST, _MIDDLE = 12, 2, 4
+_BANDS = 12
+_DEEPEST = 2
+_MIDDLE = 4
 """A point may stand at its own place so many times as far below dense as the tolerance, and so many
 times as far as the deepest point of the leading line, unless its middle one says less: a sweep up
 to 90 % draws its axis out by itself.
@@ -181,7 +185,8 @@ class LossAxis:
         minus.
         """
         # Beside points that do not stand where they belong no number of the axis holds.
-        low, high = max(self.range[0], self.edge), self.range[1]
+        low = max(self.range[0], self.edge)
+        high = self.range[1]
         if self.measure != "word perplexity":
             places = round_ticks(low, high)
             is_change = self.measure in ("accuracy", "tasks")
@@ -208,18 +213,25 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
     at the edge: never an undecided one, whose whole interval has to be seen, nor one that the
     others leave room for.
     """
-    points = [tradeoff.dense, *(point for points in tradeoff.lines.values() for point in points)]
-    readings = [reading for point in points for reading in point.readings.get(measure, ())]
-    shares, bottom, edge = measure == "share right", -inf, -inf
+    points = [tradeoff.dense, *chain.from_iterable(tradeoff.lines.values())]
+    readings = list(chain.from_iterable(point.readings.get(measure, ()) for point in points))
+    shares = measure == "share right"
+    bottom = -inf
+    edge = -inf
     if measure == "word perplexity":
         bottom, edge = _edge(tradeoff)
-    bounds = [edge if r.value < bottom else bound for r in readings for bound in (r.low, r.high)]
+    bounds = []
+    for reading in readings:
+        is_far = reading.value < bottom
+        bounds += [edge, edge] if is_far else [reading.low, reading.high]
     if shares:
-        bounds += [100 * share for row in tradeoff.published for share in (row.dense, row.sparse)]
+        for row in tradeoff.published:
+            bounds += [100 * row.dense, 100 * row.sparse]
     if measure in tradeoff.allowed:
         bounds.append(tradeoff.dense_value(measure) - tradeoff.allowed[measure])
     air = max(0.02 if measure == "word perplexity" else 2.0, 0.08 * (max(bounds) - min(bounds)))
-    low, high = min(bounds) - air, max(bounds) + air
+    low = min(bounds) - air
+    high = max(bounds) + air
     ends = (max(0.0, low), min(100.0, high)) if shares else (low, high)
     return LossAxis(measure=measure, range=ends, bottom=bottom, edge=edge)
 
@@ -234,10 +246,8 @@ def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
     ]
     if not leading:
         return -inf, -inf
-    depths, allowed = (
-        [-reading.low for reading in leading],
-        tradeoff.allowed.get("word perplexity", 0.0),
-    )
+    depths = [-reading.low for reading in leading]
+    allowed = tradeoff.allowed.get("word perplexity", 0.0)
     limit = -max(_BANDS * allowed, min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)))
     near = [
         reading

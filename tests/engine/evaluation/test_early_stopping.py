@@ -12,8 +12,8 @@ from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.stats.anytime import ALPHA, planned_looks
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
+from sparsedash.stats.anytime import planned_looks
 from tests.engine.conftest import passages
 from tests.engine.tiny import tiny_loaded
 from tests.factories import outcome

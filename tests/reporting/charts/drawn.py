@@ -46,11 +46,11 @@ def tradeoff_data(
     """These records on these lines."""
     run, _ = specimens.run()
     models = {r.key: alone(dense, r) for r in (dense, *chain(*lines.values()))}
-    found = RunResults(run=run, models=tuple(models.values()), tolerance=Tolerance())
+    results = RunResults(run=run, models=tuple(models.values()), tolerance=Tolerance())
     return TradeoffData(
-        dense=found.point_of(models[dense.key], "channels"),
+        dense=results.point_of(models[dense.key], "channels"),
         lines={
-            label: [found.point_of(alone(dense, r), "channels") for r in rs]
+            label: [results.point_of(alone(dense, r), "channels") for r in rs]
             for label, rs in lines.items()
         },
         n_passages=dense.last_word.total,

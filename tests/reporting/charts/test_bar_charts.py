@@ -23,9 +23,9 @@ def test_curves_are_told_apart_by_mark_and_dash_and_carry_their_labels():
     figure = drawn(bar_charts.layers_chart(MADE))
     curves = [t for t in figure["data"] if t["type"] == "scatter"]
     assert len({t["line"]["dash"] for t in curves}) == len({t["marker"]["symbol"] for t in curves})
-    said = " ".join(labels(figure)).replace("<br>", " ")
+    text = " ".join(labels(figure)).replace("<br>", " ")
     for label in ("● calibration", "○ held-out text", "◆ the passages", "× uncompensated"):
-        assert label in said
+        assert label in text
 
 
 def test_kept_widths_and_losses_alone_stand_below_in_panels_of_their_own():
@@ -54,11 +54,10 @@ WORDS = ("fell by 1 or more", "fell by 0 to 1", "rose by 0 or more")
 
 
 def test_every_range_has_a_bar_of_its_count_with_labelled_ends_and_the_chosen_one_stands_out():
-    figure, colours = (
-        bar_charts.changes_chart((-1.0, 0.0), (2, 0, 5), WORDS, 0, "light"),
-        PALETTES["light"],
-    )
-    (bars,), axis = figure.data, figure.layout.xaxis
+    figure = bar_charts.changes_chart((-1.0, 0.0), (2, 0, 5), WORDS, 0, "light")
+    colours = PALETTES["light"]
+    (bars,) = figure.data
+    axis = figure.layout.xaxis
     assert list(bars.y) == [2, 0, 5]
     assert (list(axis.tickvals), list(axis.ticktext)) == ([1, 2], ["−1", "0"])
     assert list(bars.marker.color) == [colours.text, colours.grid, colours.grid]
@@ -66,8 +65,8 @@ def test_every_range_has_a_bar_of_its_count_with_labelled_ends_and_the_chosen_on
 
 
 def test_it_is_said_in_words():
-    said = bar_charts.changes_words((2, 0, 5), WORDS)
-    assert said.endswith("passages: 2 fell by 1 or more; 5 rose by 0 or more.")
+    text = bar_charts.changes_words((2, 0, 5), WORDS)
+    assert text.endswith("passages: 2 fell by 1 or more; 5 rose by 0 or more.")
     assert bar_charts.changes_words((0, 0, 0), WORDS).endswith("none.")
 
 

@@ -162,7 +162,8 @@ def test_labels_stand_as_near_to_their_places_as_can_be(wanted, heights, placed)
 
 @given(st.lists(st.tuples(st.floats(-50, 450), st.floats(5, 40)), min_size=1, max_size=10))
 def test_no_label_covers_another_and_all_have_their_order(pairs):
-    wanted, heights = [w for w, _ in pairs], [h for _, h in pairs]
+    wanted = [w for w, _ in pairs]
+    heights = [h for _, h in pairs]
     middles = spread_apart(wanted, heights, 400)
     ordered = sorted(range(len(pairs)), key=lambda i: middles[i])
     for i, j in itertools.pairwise(ordered):
