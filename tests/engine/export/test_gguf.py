@@ -17,7 +17,7 @@ from sparsedash.engine.export.reload_proof import gguf_allowed, rounded_activati
 from sparsedash.engine.models.gguf_making import write_dense_gguf
 from sparsedash.engine.models.gguf_writing import gguf_type
 from sparsedash.engine.models.loading import Source, load_model, locate_model
-from sparsedash.engine.models.quantiser import write_quantised as quantise_file
+from sparsedash.engine.models.quantiser import quantise_file
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError
 from sparsedash.schema.records import Record
 from sparsedash.storage import model_folders
