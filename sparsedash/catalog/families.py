@@ -210,9 +210,7 @@ def is_gguf(model: str) -> bool:
 
 
 def _no_llama_cpp() -> str:
-    """Why nothing of llama.cpp can be done here, with no full stop behind the command; empty where
-    it is installed.
-    """
+    """Why llama.cpp cannot be used, without a final full stop; "" where it is installed."""
     command = install_command("-r requirements-gguf.txt")
     return (
         ""
@@ -238,9 +236,7 @@ def llama_cpp_problem(
 
 
 def _bias_problem(method: MethodSettings, model_type: str | None) -> str:
-    """Why llama.cpp cannot run what this method makes of the family, where it gives blocks a
-    bias.
-    """
+    """Why llama.cpp cannot run the biases that this method adds to the family, or ""."""
     if method.compensation != "bias" or model_type in (None, *BIASED_GGUF):
         return ""
     return f"compensation by a bias gives its blocks one, for which llama.cpp's graph of {model_type} has no place"
@@ -331,9 +327,7 @@ _OF_LAYERS = ("layer_types", "no_rope_layers", "attention_layers")
 
 
 def shared_width(made: Pruned, model_type: str) -> int:
-    """The width that blocks are filled up to: the widest's, or the dense one's where the family
-    reads no other.
-    """
+    """The width blocks are padded to: the widest's, or dense's where the family fixes it."""
     return max(made.widths) if FAMILIES[model_type].width else max(made.dense_widths)
 
 

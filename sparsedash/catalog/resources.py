@@ -111,8 +111,9 @@ ANSWER_BYTES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class RunDisk:
-    """stays_bytes: what the run leaves in the data folder. passing_bytes: what it needs besides
-    while it runs.
+    """stays_bytes: what the run leaves in the data folder.
+
+    passing_bytes: what it needs besides while it runs.
     """
 
     stays_bytes: int
@@ -128,9 +129,7 @@ def n_passages(settings: RunSettings) -> int | None:
 
 
 def n_side_by_side(settings: RunSettings) -> int:
-    """How many streamed models of a run are evaluated together at most: one where it may stop
-    early.
-    """
+    """The most streamed models evaluated together: one where the run may stop early."""
     return 1 if settings.evaluation.stop_early else min(1 + settings.n_sparse, MODELS_TOGETHER)
 
 
@@ -179,9 +178,7 @@ def kind_tokens(n_run_tokens: int, n_kinds: int) -> int:
 
 
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
-    """Bytes of the mask gradients of one sparsity, in memory and in the store: one value a channel
-    and sequence.
-    """
+    """Bytes of the mask gradients of one sparsity: one value per channel and sequence."""
     return 4 * n_sequences * sum(widths) if needs_fisher(settings) else 0
 
 
@@ -207,9 +204,7 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
 
 
 def collects_whole_moments(widths: Sequence[int], settings: RunSettings) -> bool:
-    """Whether there are tokens enough for more of second moments than their diagonal, as far as is
-    known beforehand.
-    """
+    """Whether the tokens suffice for whole second moments, as far as known beforehand."""
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     return settings.solves or n_tokens >= MIN_TOKENS_PER_CHANNEL * max(widths)
 
