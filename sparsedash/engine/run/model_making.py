@@ -235,7 +235,7 @@ def _heal(run: RunContext, spec: SparseSpec, made: PrunedChannels) -> PrunedChan
     loaded = run.loaded
     key = pruned_key(calibration.keys.statistics, spec.before_quantising)
     for index in range(len(made.blocks)):
-        # What is evaluated unhealed is what is healed.
+        # The model that is healed is the one that is evaluated before healing.
         made.round_(index)
     if known := _known_healed(run, run.healed_weights or key, made):
         return known
