@@ -29,15 +29,12 @@ def show_summary() -> None:
         f"{shown or 'None'} of {len(published_results.PUBLISHED_ROWS)} "
         "published results of pruning without retraining"
     )
-    frame.opening(
-        f"{results} {'show' if shown > 1 else 'shows'} a difference from the dense model."
-    )
-    ratios = [
-        found for row in published_results.LAST_TOKEN if (found := reproduction.removed_ratio(row))
-    ]
+    verb = "show" if shown > 1 else "shows"
+    frame.opening(f"{results} {verb} a difference from the dense model.")
+    ratios = list(filter(None, map(reproduction.removed_ratio, published_results.LAST_TOKEN)))
     basis = (
         "Judged by the published totals, which reveal less than paired answers. "
-        f"{sum(found.reproduced for found in ratios)} of {len(ratios)} published shares of removed weights can be "
+        f"{sum(ratio.reproduced for ratio in ratios)} of {len(ratios)} published shares of removed weights can be "
         "computed from the models' configs. Source: "
     )
     link = element(
@@ -92,15 +89,15 @@ def show_row(backend: Backend) -> None:
 
 
 def _cells(row: published_results.PublishedRow) -> list[Cell]:
-    found, ratio = reproduction.published_interval(row), reproduction.removed_ratio(row)
-    model, sparsity = (
-        f"{_model(row)}, {wording.sparsity_percent(row.sparsity_permille)}",
-        row.sparsity_permille / 10,
-    )
-    (sparse_low, sparse_high), (low, high) = (
-        [100 * end for end in ends] for ends in (found.sparse, found.interval)
-    )
-    stated = f"{_points(row.drop_percent / 100)}{wording.NBSP}%{'' if row.drop_follows else f'{wording.NBSP}*'}"
+    interval = reproduction.published_interval(row)
+    ratio = reproduction.removed_ratio(row)
+    sparsity = row.sparsity_permille / 10
+    model = f"{_model(row)}, {wording.sparsity_percent(row.sparsity_permille)}"
+    sparse_low, sparse_high = (100 * end for end in interval.sparse)
+    low, high = (100 * end for end in interval.interval)
+    stated = f"{_points(row.drop_percent / 100)}{wording.NBSP}%"
+    if not row.drop_follows:
+        stated += f"{wording.NBSP}*"
     cells = [
         Cell("Model", model, {"model": row.model, "sparsity_percent": sparsity}),
         Cell("Calibration", row.calibration, {"calibration": row.calibration}),
@@ -111,18 +108,20 @@ def _cells(row: published_results.PublishedRow) -> list[Cell]:
         ),
         Cell(
             f"{wording.LEVEL} interval",
-            wording.interval(found.sparse),
+            wording.interval(interval.sparse),
             {
                 "sparse_accuracy_percent_low": sparse_low,
                 "sparse_accuracy_percent_high": sparse_high,
             },
         ),
         Cell(
-            "Change, points", _points(found.difference), {"change_points": 100 * found.difference}
+            "Change, points",
+            _points(interval.difference),
+            {"change_points": 100 * interval.difference},
         ),
         Cell(
             f"{wording.LEVEL} interval",
-            " to ".join(map(_points, found.interval)),
+            " to ".join(map(_points, interval.interval)),
             {"change_points_low": low, "change_points_high": high},
         ),
         Cell(
@@ -150,7 +149,8 @@ def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[
     """Published and measured results, the cost of repeating the row, and its model, as pairs of
     name and value.
     """
-    (dense, sparse), ratio = row.n_right, reproduction.removed_ratio(row)
+    dense, sparse = row.n_right
+    ratio = reproduction.removed_ratio(row)
     facts = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
     if ratio is not None:
         of_what = "of Linear and Conv weights" if ratio.reproduced else "of all parameters"
@@ -167,15 +167,13 @@ def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[
         change = f"{wording.signed_points(here.difference)} points, {wording.signed_interval(here.interval)}"
         facts += [("Measured here", " → ".join(scores)), ("Change, paired", change)]
         facts.append(("By", wording.run_details(here.run.settings)))
-    cost, duration = (
-        reproduction.published_run_cost(row),
-        backend.preflight(reproduction.published_run_settings(row)).duration,
-    )
-    known = bool(duration.parts) and not duration.unknown
+    cost = reproduction.published_run_cost(row)
+    duration = backend.preflight(reproduction.published_run_settings(row)).duration
+    time = "not known yet"
+    if duration.parts and not duration.unknown:
+        time = f"about {wording.duration_words(duration.seconds)}"
     disk = f"{wording.size(cost.download_bytes)} to fetch, {wording.size(cost.kept_bytes)} of statistics"
-    facts.append(
-        ("Time", f"about {wording.duration_words(duration.seconds)}" if known else "not known yet")
-    )
+    facts.append(("Time", time))
     facts.append(("Memory", wording.least_memory_words(cost.memory)))
     facts.append(("Disk", f"{disk}, within SPARSEDASH_ARTEFACT_GB"))
     model = published_results.published_model(row.model)
@@ -198,8 +196,6 @@ def _model(row: published_results.PublishedRow) -> str:
 
 
 def _title(row: published_results.PublishedRow) -> str:
-    sparsity, measure = (
-        wording.sparsity_percent(row.sparsity_permille),
-        row.measure.replace("-", " "),
-    )
+    sparsity = wording.sparsity_percent(row.sparsity_permille)
+    measure = row.measure.replace("-", " ")
     return f"{_model(row)}, {row.calibration}, {sparsity}, {measure}, {_FORMATS[row.dtype]}"
