@@ -45,7 +45,7 @@ from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_TEXT, RunSettings
-from sparsedash.service.time_forecast import counted_seconds
+from sparsedash.service.estimates import run_parts, run_workload
 from sparsedash.storage.local_machine import forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import Store
 
@@ -229,14 +229,15 @@ def print_way(settings: RunSettings, figures: dict, first: dict) -> None:
         f"{settings.residency}: {peak / 1e9:.2f} GB at most ({peak / first_peak:.2f} times; at least "
         f"{least / 1e9:.2f} by the estimate), {whole:.1f} s ({whole / first_whole:.2f} times)"
     )
-    n_models = {"evaluate": 1 + settings.n_sparse, "prune": settings.n_sparse}
-    estimates = counted_seconds(settings, Speeds(**figures["speeds"]), shape)
+    workload = run_workload(settings, shape, Speeds(**figures["speeds"]), Path())
+    parts = run_parts(settings, workload)
     for stage in sorted(figures["seconds"], key=_ORDER.index):
         seconds = figures["seconds"][stage]
         peak = max(figures["peaks"].get(step, 0) for step in _STEPS.get(stage, (stage,)))
-        # An estimate is of one model.
-        estimate = n_models.get(stage, 1) * (estimates.get(stage) or 0)
-        ratio = f"{seconds / estimate:6.2f} times the {estimate:.1f} s foreseen" if estimate else ""
+        estimate = sum(part.seconds for part in parts if part.stage == stage)
+        ratio = (
+            f"{seconds / estimate:6.2f} times the {estimate:.1f} s estimated" if estimate else ""
+        )
         print(f"  {stage:10}{seconds:9.1f} s {peak / 1e9:6.2f} GB {ratio}")
     pairs = zip(figures["answers"], first["answers"], strict=True)
     apart = max(abs(answer - other) for answer, other in pairs)

@@ -11,16 +11,16 @@ ROOT = Path(__file__).parents[1]
 PLACES = {"product": ("sparsedash", "pages", "app.py"), "tests": ("tests",)}
 CEILINGS = {
     "product": {
-        "nested comprehensions": 130,
-        "several assignments in one line": 275,
-        "choices inside f-strings": 36,
-        "empty names": 446,
+        "nested comprehensions": 114,
+        "several assignments in one line": 80,
+        "choices inside f-strings": 11,
+        "empty names": 159,
     },
     "tests": {
-        "nested comprehensions": 78,
-        "several assignments in one line": 97,
+        "nested comprehensions": 75,
+        "several assignments in one line": 48,
         "choices inside f-strings": 0,
-        "empty names": 527,
+        "empty names": 435,
     },
 }
 """To be lowered whenever a figure falls."""

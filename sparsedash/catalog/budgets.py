@@ -32,9 +32,7 @@ BUDGET_TITLES: dict[Budget, str] = {
 
 
 def mlp_share(shape: ModelShape, budget: Budget) -> float:
-    """The share of a budget that all inner channels of the MLPs take, 0 to 1: where they all went,
-    it would be gone.
-    """
+    """The share of a budget that all inner channels of the MLPs take, 0 to 1."""
     a_channel, whole = {
         "channels": (1, sum(shape.widths)),
         "weights": (shape.per_channel, shape.n_block_weights),
@@ -46,9 +44,7 @@ def mlp_share(shape: ModelShape, budget: Budget) -> float:
 
 
 def channel_share(shape: ModelShape, method: MethodSettings, permille: int) -> float:
-    """The share of channels whose removal takes so many per mille of the method's budget; at most
-    all of them.
-    """
+    """The share of channels to remove for so many per mille of the budget; at most 1."""
     if method.takes_layers:
         return n_layers_gone(shape, method, permille) / len(shape.widths)
     whole = mlp_share(shape, method.budget)
@@ -56,9 +52,7 @@ def channel_share(shape: ModelShape, method: MethodSettings, permille: int) -> f
 
 
 def n_layers_gone(shape: ModelShape, method: MethodSettings, permille: int) -> int:
-    """How many layers go for so many per mille of the method's budget: the nearest number, at least
-    one, never all.
-    """
+    """Layers to remove for so many per mille of the budget: at least one, never all."""
     if not permille:
         return 0
     nearest = round(permille / 1000 / layer_share(shape, method.budget))
@@ -71,9 +65,7 @@ def layer_share(shape: ModelShape, budget: Budget) -> float:
 
 
 def reached(shape: ModelShape, widths: Sequence[int]) -> Reached:
-    """The share of every budget that is gone at these widths; the few biases that a method may add
-    do not count.
-    """
+    """The share of every budget removed at these widths, without added biases."""
     weights = removed_weights(shape, widths)
     return Reached(
         channels=removed_channels(shape, widths) / sum(shape.widths),

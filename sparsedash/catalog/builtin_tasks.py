@@ -147,9 +147,7 @@ DECIDING_TASKS = ("builtin:arithmetic", "builtin:copying")
 
 
 def unknown_builtin(references: Sequence[str]) -> str:
-    """What is wrong with a reference that names a built-in task there is not; empty where there is
-    none.
-    """
+    """What is wrong with a reference to a built-in task that does not exist, or ""."""
     unknown = [
         task for task in references if task.startswith("builtin:") and task not in BUILTIN_TASKS
     ]

@@ -14,10 +14,13 @@ import msgspec
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import n_layers_gone
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.mixed_text import SOURCES
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.settings import SELF, Residency, RunSettings
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 
 USUAL_DISK = 1e9
 """Bytes a second, where the disk could not be measured."""
@@ -38,7 +41,7 @@ _WORD_PASSES = 9
 _STEP_MOVES = 14
 """Numbers moved for each weight of the MLPs by a step of the optimiser."""
 _LOGIT_MOVES = 12
-"""Numbers moved for each logit by the gradient of healing."""
+"""Numbers moved for each logit by the gradient of healing, or to compare two models."""
 _HEAL_SPEEDUP = 2.0
 """Most that bfloat16 units speed up healing, whose passes are of few tokens."""
 _SOLVE_MATRICES = 4
@@ -153,11 +156,11 @@ class Workload:
         return 0.0 if resources.in_one_walk(self.settings) else self.walk_s
 
 
-def _load_s(run: Workload, method: MethodSettings) -> float:
+def _load_s(run: Workload, spec: SparseSpec) -> float:
     return run.shape.n_parameters * run.itemsize * run.read_s + _MODULES_S
 
 
-def _text_s(run: Workload, method: MethodSettings) -> float:
+def _text_s(run: Workload, spec: SparseSpec) -> float:
     """Of writing the text: each step reads all weights, and the keys and values so far."""
     calibration = run.settings.calibration
     n_texts = min(calibration.n_samples, resources.MOST_TEXTS)
@@ -165,13 +168,16 @@ def _text_s(run: Workload, method: MethodSettings) -> float:
     return (run.token_s + run.logits_s + n_moved * run.move_s) * run.n_calibrated
 
 
-def _calibrate_s(run: Workload, method: MethodSettings) -> float:
+def _calibrate_s(run: Workload, spec: SparseSpec) -> float:
     moments_s = run.widths(2) * run.solve_s if run.collects_moments else 0.0
     return (run.token_s + moments_s) * run.n_calibrated + run.text_walk_s
 
 
-def _prune_s(run: Workload, method: MethodSettings) -> float:
+def _prune_s(run: Workload, spec: SparseSpec) -> float:
     """Of one sparse model, without what `shared_pruning_s` counts."""
+    method = spec.method
+    if method is None:
+        return 0.0
     # It is judged on a sample of the calibration text and on a few passages, which are read for it.
     n_sample = resources.MISMATCH_PASSAGES * resources.TOKENS_A_PASSAGE
     sample_s = run.token_s * n_sample + run.text_walk_s
@@ -261,7 +267,7 @@ def _layer_order_s(run: Workload, method: MethodSettings) -> float:
     return n_removed * (trial_s * run.n_blocks + run.text_walk_s)
 
 
-def _heal_s(run: Workload, method: MethodSettings) -> float:
+def _heal_s(run: Workload, spec: SparseSpec) -> float:
     """As if nothing were removed: three passes, gradients of the MLPs, and three of the head.
 
     Products are those of bfloat16 units, where there are such; checks and reading by the dense
@@ -274,10 +280,10 @@ def _heal_s(run: Workload, method: MethodSettings) -> float:
     speeds = run.speeds
     rate = min(max(speeds.float32, speeds.bfloat16), _HEAL_SPEEDUP * speeds.float32)
     token_s = n_operations / rate + n_moved * run.move_s
-    return max(run.settings.heal_steps) * resources.HEAL_BATCH_TOKENS * token_s
+    return spec.heal_steps * resources.HEAL_BATCH_TOKENS * token_s
 
 
-def _quantise_s(run: Workload, method: MethodSettings) -> float:
+def _quantise_s(run: Workload, spec: SparseSpec) -> float:
     """Of writing a full file, rounding it, reading it back, and comparing what it predicts."""
     n_compared = resources.COMPARED_PASSAGES * resources.TOKENS_A_PASSAGE
     n_scored = resources.compared_tokens(run.shape.vocabulary)
@@ -285,7 +291,12 @@ def _quantise_s(run: Workload, method: MethodSettings) -> float:
     return file_s + run.token_s * n_compared + run.logits_s * n_scored
 
 
-def _evaluate_s(run: Workload, method: MethodSettings) -> float | None:
+def _continue_s(run: Workload, spec: SparseSpec) -> float:
+    """Of all prompts at once; every token takes all weights."""
+    return ContinuationSettings.n_tokens * run.shape.n_matmul * run.move_s
+
+
+def _evaluate_s(run: Workload, spec: SparseSpec) -> float | None:
     """Of one model; the reading of streamed weights is shared by those evaluated side by side."""
     if run.n_passages is None:
         return None
@@ -297,10 +308,17 @@ def _evaluate_s(run: Workload, method: MethodSettings) -> float | None:
     n_walks = ceil(n_models * n_tokens / resources.TOGETHER_TOKENS)
     n_walks += _WORD_PASSES * ceil(unfinished_bytes / room)
     words_s = run.shape.n_matmul * _WORD_PASSES * run.move_s
-    return run.token_s * n_tokens + words_s + run.walk_s * n_walks / n_models
+    seconds = run.token_s * n_tokens + words_s + run.walk_s * n_walks / n_models
+    if spec == DENSE:
+        return seconds
+    # What was forgotten: dense and sparse logits of held-out text of every kind.
+    n_kinds = len(SOURCES)
+    n_held_out = n_kinds * resources.kind_tokens(run.n_calibrated + n_tokens, n_kinds)
+    logits_s = 2 * run.logits_s + _LOGIT_MOVES * run.shape.vocabulary * run.move_s
+    return seconds + n_held_out * (run.token_s + logits_s)
 
 
-def _answer_s(run: Workload, method: MethodSettings) -> float | None:
+def _answer_s(run: Workload, spec: SparseSpec) -> float | None:
     """Of one model's answers to built-in tasks; None where others are asked."""
     evaluation = run.settings.evaluation
     n_models = resources.n_side_by_side(run.settings)
@@ -434,7 +452,7 @@ def _healing_bytes(run: Workload) -> int:
 
 def _quantised_bytes(run: Workload) -> int:
     """Of all weights once more, and the logits of dense."""
-    if not run.settings.quantise:
+    if not run.settings.quantises:
         return 0
     vocabulary = run.shape.vocabulary
     n_scores = vocabulary * resources.compared_tokens(vocabulary)
@@ -479,12 +497,12 @@ Purpose = Literal[
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a stage takes. seconds: for one model by a method, None where that cannot be counted.
+    """What a stage takes. seconds: for one model, None where that cannot be counted.
 
     memory: bytes beside the weights, by purpose.
     """
 
-    seconds: Callable[[Workload, MethodSettings], float | None]
+    seconds: Callable[[Workload, SparseSpec], float | None]
     memory: Mapping[Purpose, Callable[[Workload], int]] = field(default_factory=dict)
 
 
@@ -492,6 +510,7 @@ STAGES: dict[Stage, StageCost] = {
     "load": StageCost(_load_s),
     "text": StageCost(_text_s, {"the text that the model writes": _writing_bytes}),
     "evaluate": StageCost(_evaluate_s, {"the evaluation": _evaluation_bytes}),
+    "continue": StageCost(_continue_s),
     "answer": StageCost(_answer_s),
     "calibrate": StageCost(_calibrate_s, {"calibration": _calibration_bytes}),
     "prune": StageCost(

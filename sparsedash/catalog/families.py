@@ -210,9 +210,7 @@ def is_gguf(model: str) -> bool:
 
 
 def _no_llama_cpp() -> str:
-    """Why nothing of llama.cpp can be done here, with no full stop behind the command; empty where
-    it is installed.
-    """
+    """Why llama.cpp cannot be used, without a final full stop; "" where it is installed."""
     command = install_command("-r requirements-gguf.txt")
     return (
         ""
@@ -224,7 +222,7 @@ def _no_llama_cpp() -> str:
 def llama_cpp_problem(
     model: str, model_type: str | None = None, methods: Iterable[MethodSettings] = ()
 ) -> str:
-    """Why llama.cpp can neither quantise nor run this model here; empty where it can.
+    """Why llama.cpp can neither round nor run this model here; empty where it can.
 
     model_type: None if not known. methods: of its sparse models.
     """
@@ -238,9 +236,7 @@ def llama_cpp_problem(
 
 
 def _bias_problem(method: MethodSettings, model_type: str | None) -> str:
-    """Why llama.cpp cannot run what this method makes of the family, where it gives blocks a
-    bias.
-    """
+    """Why llama.cpp cannot run the biases that this method adds to the family, or ""."""
     if method.compensation != "bias" or model_type in (None, *BIASED_GGUF):
         return ""
     return f"compensation by a bias gives its blocks one, for which llama.cpp's graph of {model_type} has no place"
@@ -273,9 +269,9 @@ def require_form(form: Form, spec: SparseSpec, model_type: str | None = None) ->
 def _problem(form: Form, spec: SparseSpec, model_type: str | None, *, is_even: bool) -> str:
     method = spec.pruning
     family = FAMILIES.get(model_type or "")
-    if spec.quantise:
-        name = spec.quantise
-        return f"it is quantised already. A sparse one is exported as gguf in {name} from the model before that"
+    if spec.is_quantised:
+        instead = f"A sparse one is exported as gguf in {spec.weights} from the model before that"
+        return f"it is quantised already. {instead}"
     if form == "gguf" and (missing := _no_llama_cpp()):
         # No file is exported without its proof.
         return missing
@@ -331,9 +327,7 @@ _OF_LAYERS = ("layer_types", "no_rope_layers", "attention_layers")
 
 
 def shared_width(made: Pruned, model_type: str) -> int:
-    """The width that blocks are filled up to: the widest's, or the dense one's where the family
-    reads no other.
-    """
+    """The width blocks are padded to: the widest's, or dense's where the family fixes it."""
     return max(made.widths) if FAMILIES[model_type].width else max(made.dense_widths)
 
 

@@ -121,9 +121,7 @@ _MANY = re.compile(
 
 
 def gguf_problem(values: Mapping[str, Any], tensors: Iterable[str]) -> str:
-    """Why a file with these keys and tensors cannot be read as the model that it is; empty where it
-    can.
-    """
+    """Why a file with these keys and tensors cannot be read as the model it is, or ""."""
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         return (
@@ -153,9 +151,7 @@ def gguf_problem(values: Mapping[str, Any], tensors: Iterable[str]) -> str:
 
 
 def general_name(name: str) -> str:
-    """A key or tensor as the tables have it: `#` for the number of its block, or for all names of
-    one kind.
-    """
+    """A key or tensor as in the tables: `#` for a block's number, or all names of a kind."""
     return _MANY.sub(r"\1#", re.sub(r"^blk\.\d+\.", "blk.#.", name))
 
 
@@ -201,8 +197,9 @@ def _refused_tensors(tensors: Iterable[str], n_blocks: int, architecture: str) -
 
 
 def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
-    """The first mapped key with an impossible value, in words. own: the values, without the
-    architecture's name.
+    """The first mapped key with an impossible value, in words.
+
+    own: the values, without the architecture's name.
     """
     mapped = ARCHITECTURES[architecture].keys
     n_blocks = own.get("block_count", 1)

@@ -37,9 +37,7 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
 
     @cached_property
     def values(self) -> Mapping[str, Any]:
-        """Every key of the file with its value; strings in arrays are bytes, since words hold parts
-        of characters.
-        """
+        """Every key with its value; strings in arrays are bytes, as tokens split characters."""
         return {
             name: _value(field)
             for name, field in self.fields.items()
@@ -77,9 +75,7 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
         return end - orig_offs, [kind, count, *items], list(range(2, 2 + n_items)), types
 
     def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
-        """As the library does, but each must begin where the one before it ends, as llama.cpp
-        asks.
-        """
+        """As the library does, but each tensor must begin where the one before it ends."""
         super()._build_tensors(start_offs, fields)
         expected = start_offs
         alignment = int(self.alignment)
@@ -132,8 +128,9 @@ def _value(field: Any) -> Any:
 
 
 def opened_gguf(file: Path) -> GgufReader:
-    """The file's keys and tensors. Raises ModelError unless all of them can be read and lie within
-    it.
+    """The file's keys and tensors.
+
+    Raises ModelError unless all of them can be read and lie within it.
     """
     try:
         return GgufReader(file)

@@ -78,9 +78,7 @@ def no_such_task(name: str) -> str:
 
 
 def task_folders(name: str) -> list[Path]:
-    """The folders of the harness, directly below that of all tasks, whose files name this task,
-    group or tag.
-    """
+    """Folders directly below the harness's tasks whose files name this task, group or tag."""
     folder = tasks_folder()
     if folder is None:
         return []

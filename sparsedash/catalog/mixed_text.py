@@ -109,9 +109,7 @@ def source_title(name: str) -> str:
 
 
 def mixed_documents(seed: int = 0) -> list[str]:
-    """All documents of the sources that are files, and as many of each of the others, without a
-    chat template.
-    """
+    """All documents of the sources in files, and as many drawn ones, without a chat template."""
     texts: list[str] = []
     for source in SOURCES:
         for document in islice(source.documents(seed), 64):
@@ -121,8 +119,9 @@ def mixed_documents(seed: int = 0) -> list[str]:
 
 @cache
 def mixed_identity() -> str:
-    """Identity of the mixed text. The chat template that renders its exchanges is part of the
-    model's identity.
+    """Identity of the mixed text.
+
+    The chat template that renders its exchanges is part of the model's identity.
     """
     parts = [
         [source.name, source.share, list(islice(source.documents(0), 64))] for source in SOURCES

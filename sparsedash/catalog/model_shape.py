@@ -91,8 +91,9 @@ def listed_shape(reference: str) -> ModelShape | None:
 
 
 def model_shape(config: Mapping[str, Any]) -> ModelShape:
-    """The shape of a model with this config.json. Raises KeyError for an unknown family or a
-    missing size.
+    """The shape of a model with this config.json.
+
+    Raises KeyError for an unknown family or a missing size.
     """
     name = config["model_type"]
     family = FAMILIES[name]
@@ -200,9 +201,7 @@ def weight_bytes(shape: ModelShape, widths: Sequence[int], dtype: str) -> int:
 
 
 def prefill_multiply_adds(shape: ModelShape, widths: Sequence[int], n_tokens: int) -> int:
-    """Multiply-adds of reading a passage: Linear layers, causal attention, and the head at its last
-    token.
-    """
+    """Multiply-adds of a passage: linear layers, causal attention, the head once."""
     linear = (_matmul_weights(shape, widths) - shape.n_head) * n_tokens + shape.n_head
     scores_and_sums = (
         2

@@ -113,25 +113,19 @@ class PublishedRow:
 
     @property
     def n_right(self) -> tuple[int, int]:
-        """Passages that dense and sparse had right: the whole numbers nearest to the published
-        shares.
-        """
+        """Right answers of dense and sparse: whole numbers nearest to the published shares."""
         return round(self.dense * self.n_passages), round(self.sparse * self.n_passages)
 
     @cached_property
     def drop_range(self) -> tuple[float, float]:
-        """Between which percents the relative drop must lie, the two accuracies being rounded to
-        four digits.
-        """
+        """Bounds of the relative drop in percent, the accuracies being rounded to four digits."""
         lowest = (self.sparse - _HALF_A_DIGIT) / (self.dense + _HALF_A_DIGIT)
         highest = (self.sparse + _HALF_A_DIGIT) / (self.dense - _HALF_A_DIGIT)
         return 100 * (lowest - 1), 100 * (highest - 1)
 
     @property
     def drop_follows(self) -> bool:
-        """Whether the stated change can be that of the two accuracies, its digits rounded or cut
-        off.
-        """
+        """Whether the stated change fits the two accuracies, digits rounded or cut off."""
         low, high = self.drop_range
         return low - 0.01 < self.drop_percent < high + 0.01
 
@@ -146,8 +140,9 @@ LAST_WORD = tuple(row for row in PUBLISHED_ROWS if row.measure == "last-word")
 
 
 def published_model(name: str) -> PublishedModel:
-    """The model of a row, by its published name or by where it is today. Raises KeyError where no
-    row is about it.
+    """The model of a row, by its published name or by where it is today.
+
+    Raises KeyError where no row is about it.
     """
     for model in PUBLISHED_MODELS:
         if name in (model.name, model.reference):

@@ -111,8 +111,9 @@ ANSWER_BYTES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class RunDisk:
-    """stays_bytes: what the run leaves in the data folder. passing_bytes: what it needs besides
-    while it runs.
+    """stays_bytes: what the run leaves in the data folder.
+
+    passing_bytes: what it needs besides while it runs.
     """
 
     stays_bytes: int
@@ -128,9 +129,7 @@ def n_passages(settings: RunSettings) -> int | None:
 
 
 def n_side_by_side(settings: RunSettings) -> int:
-    """How many streamed models of a run are evaluated together at most: one where it may stop
-    early.
-    """
+    """The most streamed models evaluated together: one where the run may stop early."""
     return 1 if settings.evaluation.stop_early else min(1 + settings.n_sparse, MODELS_TOGETHER)
 
 
@@ -179,9 +178,7 @@ def kind_tokens(n_run_tokens: int, n_kinds: int) -> int:
 
 
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
-    """Bytes of the mask gradients of one sparsity, in memory and in the store: one value a channel
-    and sequence.
-    """
+    """Bytes of the mask gradients of one sparsity: one value per channel and sequence."""
     return 4 * n_sequences * sum(widths) if needs_fisher(settings) else 0
 
 
@@ -207,9 +204,7 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
 
 
 def collects_whole_moments(widths: Sequence[int], settings: RunSettings) -> bool:
-    """Whether there are tokens enough for more of second moments than their diagonal, as far as is
-    known beforehand.
-    """
+    """Whether the tokens suffice for whole second moments, as far as known beforehand."""
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     return settings.solves or n_tokens >= MIN_TOKENS_PER_CHANNEL * max(widths)
 
@@ -235,7 +230,7 @@ def n_healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
     weights = []
     for spec in settings.points:
         # A model that is quantised as well is made from the same healed weights.
-        if spec.heal_steps and not spec.quantise:
+        if spec.is_healed and not spec.is_quantised:
             share = channel_share(shape, spec.pruning, spec.permille)
             weights.append(round(shape.n_mlp * (1 - share)))
     return weights
@@ -261,7 +256,7 @@ def run_disk(
     if streamed and shape.stored_bytes != itemsize:
         # A copy in the run's own type, which can be read block by block.
         stays += shape.n_parameters * itemsize
-    if settings.quantise and not is_gguf(settings.model):
+    if settings.quantises and not is_gguf(settings.model):
         # The dense model's GGUF file, in the checkpoint's own type.
         stays += shape.n_parameters * shape.stored_bytes
     streams = (
@@ -277,7 +272,7 @@ def run_disk(
     # weights.
     passing.append(2 * (3 * 4 + itemsize) * max(healed, default=0))
     # A full file in single precision, and the quantised one beside it.
-    passing.append(5 * shape.n_parameters * bool(settings.quantise))
+    passing.append(5 * shape.n_parameters * settings.quantises)
     if streamed:
         # Models that are evaluated side by side are put aside together, with what is kept of their
         # passages.

@@ -5,8 +5,8 @@ Plain text: escape it before it becomes markup.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,13 +14,7 @@ from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table
 from sparsedash.reporting.record_pair import end_of
-from sparsedash.reporting.run_progress import (
-    JobPosition,
-    JobProgress,
-    Unit,
-    job_progress,
-    run_progress,
-)
+from sparsedash.reporting.run_progress import JobProgress, job_progress, stage_parts
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings, planned_run, run_or_find_settings
@@ -29,7 +23,8 @@ from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Run, VerifySettings
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
-from sparsedash.service.preflight import Cached, Preflight
+from sparsedash.service.estimates import NOTHING_STORED, PART_STAGES, RunPart
+from sparsedash.service.preflight import Preflight
 
 STATES: dict[JobState, tuple[str, str]] = {
     "queued": ("◷", "Waiting"),
@@ -48,23 +43,13 @@ SILENT_S = 600.0
 """A worker that has said nothing for so long may hang; the longest steps that were seen take a few
 minutes.
 """
-_STAGES_OF_KIND = {
+_STAGES_OF_KIND: dict[str, tuple[Stage, ...]] = {
     "continuation": ("start", "load", "read", "continue"),
     "divergence": ("start", "load", "diverge"),
     "timing": ("start", "load", "time"),
     "export": ("start", "load", "write", "prove"),
     "verify": ("start", "verify"),
 }
-_PARTS: dict[str, tuple[Stage, ...]] = {
-    "loading": ("load",),
-    "calibrating": ("text", "calibrate"),
-    "pruning": ("prune", "continue"),
-    "healing": ("heal",),
-    "quantising": ("quantise",),
-    "evaluating": ("evaluate",),
-    "answering tasks": ("answer",),
-}
-"""The stages that each part of a forecast is of."""
 
 
 def _timing_details(timing: TimingSettings) -> str:
@@ -152,42 +137,42 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     is known.
     """
     if job.stopping:
-        last = _last_look(backend, job.id, job.attempt)
-        return (
-            last[0].share if last else 0.0,
-            "Stopping: what is finished is kept" if job.makes_run else "Stopping",
-        )
+        words = "Stopping: what is finished is kept" if job.makes_run else "Stopping"
+        return _shown(backend, job.id, job.attempt).share, words
     if job.state == "queued":
-        ahead, left = _jobs_ahead(backend, job), list[float]()
-        if not ahead:
-            left = [
-                _left_s(each, look)
-                for each in backend.jobs()
-                if (look := _look_of_running(backend, each))
-            ]
-        starts = f", in about {wording.duration_words(min(left))}" if left else ""
-        return 0.0, f"{_waiting_words(ahead)}{starts}"
-    found, silent_s = _look(backend, job), _silent_s(job)
-    said = [f"{wording.percent(found.share, 0)} of the {'run' if job.makes_run else 'job'}"]
-    if not found.unmeasured:
-        said.append(wording.time_left(_left_s(job, found)))
+        n_ahead = _jobs_ahead(backend, job)
+        starts = "" if n_ahead else _start_words(backend)
+        return 0.0, f"{_waiting_words(n_ahead)}{starts}"
+    progress = _progress(backend, job)
+    what = "run" if job.makes_run else "job"
+    facts = [f"{wording.percent(progress.share, 0)} of the {what}"]
+    if not progress.unmeasured:
+        facts.append(wording.time_left(_left_s(job, progress)))
     elif job.makes_run:
-        unknown = ", ".join(wording.stage_title(stage).lower() for stage in found.unmeasured)
-        said.append(f"time left unknown: {unknown} not measured here yet")
-    if found.slower:
-        stage, times = found.slower
-        said.append(f"{wording.stage_title(stage).lower()} takes {times:.1f} times the estimate")
+        unknown = ", ".join(wording.stage_title(stage).lower() for stage in progress.unmeasured)
+        facts.append(f"time left unknown: {unknown} not measured here yet")
+    silent_s = _silent_s(job)
     # A download reports no steps.
     if silent_s >= SILENT_S and job.progress.stage != "load":
-        said.append(
-            f"no progress for {wording.duration_words(silent_s)}: it may hang; cancel and resume it"
-        )
-    return found.share, " · ".join(said)
+        silence = wording.duration_words(silent_s)
+        facts.append(f"no progress for {silence}: it may hang; cancel and resume it")
+    return progress.share, " · ".join(facts)
 
 
-def _left_s(job: Job, found: JobProgress) -> float:
+def _start_words(backend: Backend) -> str:
+    """When the next job starts, after a comma: once the first running one ends; empty if unknown."""
+    left_s = []
+    for job in backend.jobs():
+        if job.state == "running" and not job.stopping:
+            progress = _progress(backend, job)
+            if not progress.unmeasured:
+                left_s.append(_left_s(job, progress))
+    return f", in about {wording.duration_words(min(left_s))}" if left_s else ""
+
+
+def _left_s(job: Job, progress: JobProgress) -> float:
     """Seconds to its end; machines of a cluster share the work."""
-    return found.left_s / job.progress.n_machines
+    return progress.left_s / job.progress.n_machines
 
 
 def _jobs_ahead(backend: Backend, job: Job) -> int:
@@ -202,21 +187,6 @@ def _waiting_words(ahead: int) -> str:
 
 def _silent_s(job: Job) -> float:
     return max(0.0, time.time() - job.heartbeat_at) if job.heartbeat_at is not None else 0.0
-
-
-def _look(backend: Backend, job: Job) -> JobProgress:
-    """Progress of a running job now, which the next look goes on from."""
-    last = _last_look(backend, job.id, job.attempt)
-    last[:] = [_progress(backend, job, _silent_s(job), last[0] if last else None)]
-    return last[0]
-
-
-def _look_of_running(backend: Backend, job: Job) -> JobProgress | None:
-    """The look at a job, if it runs and its time left is known."""
-    if job.state != "running" or job.stopping:
-        return None
-    found = _look(backend, job)
-    return None if found.unmeasured else found
 
 
 def job_announcement(backend: Backend, job: Job) -> str:
@@ -277,51 +247,48 @@ def stage_facts(job: Job) -> str:
     return " · ".join(parts)
 
 
-def _progress(backend: Backend, job: Job, silent_s: float, last: JobProgress | None) -> JobProgress:
-    step, asked, now = job.progress, job_request(job), JobPosition.of(job.progress, silent_s)
-    if asked is None:
-        return job_progress(_STAGES_OF_KIND.get(job.kind, ("start", "load")), now, last)
-    settings = planned_run(asked)
-    where = job.id, job.attempt, step.stage, step.point, backend.is_measuring()
-    expected, stored = _expected(backend, where, settings)
-    now = replace(
-        now,
-        calibrated=stored.calibration,
-        answered=stored.dense,
-        stored=stored.points,
-        goes_on=job.attempt > 1,
-    )
-    return run_progress(settings, expected, now, last)
+def _progress(backend: Backend, job: Job) -> JobProgress:
+    """Progress of a running job now, of which no less is shown than before."""
+    request = job_request(job)
+    done_before_s = 0.0
+    if request is None:
+        parts = stage_parts(_STAGES_OF_KIND.get(job.kind, ("start", "load")))
+    else:
+        is_loaded = job.progress.stage not in ("start", "load")
+        where = job.id, job.attempt, is_loaded, backend.is_measuring()
+        parts, all_s = _run_parts(backend, where, planned_run(request))
+        if job.attempt > 1:
+            done_before_s = max(0.0, all_s - sum(part.seconds for part in parts))
+    progress = job_progress(parts, job.progress, _silent_s(job), done_before_s)
+    shown = _shown(backend, job.id, job.attempt)
+    shown.share = max(shown.share, progress.share)
+    return replace(progress, share=shown.share)
+
+
+@dataclass
+class _Shown:
+    """The share of a job's attempt that was shown last, to any user."""
+
+    share: float = 0.0
 
 
 @lru_cache(maxsize=64)
-def _last_look(backend: Backend, job_id: int, attempt: int) -> list[JobProgress]:
-    """Progress of this attempt as it was shown last, to whomever; changed in place."""
-    return []
+def _shown(backend: Backend, job_id: int, attempt: int) -> _Shown:
+    return _Shown()
 
 
 @lru_cache(maxsize=64)
-def _expected(
+def _run_parts(
     backend: Backend, where: tuple[object, ...], settings: RunSettings
-) -> tuple[Mapping[str | Unit, float | None], Cached]:
-    """What the stages are expected to take, and what is stored, asked once wherever a job is.
+) -> tuple[list[RunPart], float]:
+    """The parts of a job that makes a run, and the estimated seconds of them and what is stored.
 
-    All runs each second would be much, and more is known of a model that is loaded, and of a
-    machine that is measured, than before. A record that the present part stores is then not taken
-    for one of a later model.
+    Read once in an attempt, and again once its model is loaded and the machine is measured: a record
+    that it stores stays a part of it.
     """
-    expected: dict[str | Unit, float | None] = {
-        str(s): each for s, each in backend.expected_seconds(settings).items()
-    }
-    if len(settings.methods) > 1:
-        for method in settings.methods:
-            alone = replace(settings, methods=(method,))
-            of_method = backend.expected_seconds(alone)
-            expected["prune", method], expected["heal", method] = (
-                of_method["prune"],
-                of_method.get("heal"),
-            )
-    return expected, backend.cached(settings)
+    parts = backend.expected_parts(settings, backend.cached(settings))
+    whole = backend.expected_parts(settings, NOTHING_STORED)
+    return parts, sum(part.seconds for part in whole)
 
 
 def _sparse_model(job: Job) -> str:
@@ -351,7 +318,7 @@ def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> 
     """
     expected = dict(forecast.duration.parts)
     times = [("Time", whole_s, forecast.duration.total_s)]
-    for part, stages in _PARTS.items():
+    for part, stages in PART_STAGES.items():
         measured = [run.seconds[stage] for stage in stages if stage in run.seconds]
         times += [(f"of it {part}", sum(measured), expected.get(part))] if measured else []
     sizes = [

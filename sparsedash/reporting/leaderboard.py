@@ -457,7 +457,7 @@ def _cost_cells(
         if (sizes := run.file_bytes(candidate))
     ]
     n_bytes = files[0][0 if pruned else 1] if files else None if n is None else 2 * n
-    kind = pruned.spec.quantise.upper() if pruned and pruned.quantised else "16 bits"
+    kind = pruned.spec.weights.upper() if pruned and pruned.quantised else "16 bits"
     ms = 1000 * timed[0] if timed else None
     return {
         "weights": _Cell(

@@ -484,7 +484,7 @@ def _lines(
             f"{calibration.n_samples:,} × {calibration.length:,}",
         )
         steps = wording.sparsity_steps(settings)
-        method = wording.with_type(wording.spec_title(models[-1].spec), models[-1].spec.quantise)
+        method = wording.with_type(wording.spec_title(models[-1].spec), models[-1].spec)
         model = _short_title(settings.model).rpartition("/")[2]
         facets.append(
             (

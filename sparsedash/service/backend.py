@@ -1,12 +1,15 @@
 """The backend of the pages: jobs and stored results with the rights of one user; no engine."""
 
 import logging
+from collections.abc import Callable
 from copy import copy
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sparsedash.catalog.choices import example_key, is_example
+from sparsedash.catalog.cost_model import Workload
 from sparsedash.catalog.model_shape import ModelShape, listed_shape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import CLUSTER, Job, JobKind, Move, Priority
@@ -21,15 +24,16 @@ from sparsedash.schema.find_settings import (
     planned_run,
     run_or_find_settings,
 )
-from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
 from sparsedash.schema.settings import Dtype, RunSettings, settings_from_plain
-from sparsedash.service import preflight, request_checks, run_checks
+from sparsedash.service import estimates, preflight, request_checks, run_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
+from sparsedash.service.estimates import START_S, Cached, RunPart
 from sparsedash.service.hub_revisions import newer_revisions, pinned
+from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
-from sparsedash.service.preflight import Cached, Preflight
+from sparsedash.service.preflight import Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
 from sparsedash.service.run_checks import Reach
 from sparsedash.service.stored_results import (
@@ -41,7 +45,6 @@ from sparsedash.service.stored_results import (
     note_derived,
     recalled,
 )
-from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds, healing_steps
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.hub_reach import HubReach
@@ -392,9 +395,7 @@ class Backend:
         too_large = run_checks.room_problem(settings, unstored, shape, self._store.artefact_room)
         return Preflight(
             stored=stored,
-            duration=preflight.expected_duration(
-                settings, stored, *self._seconds(settings), self._start_s(ready=True)
-            ),
+            duration=estimates.run_duration(self._parts(settings, stored, is_ready=True)),
             memory=memory,
             disk=disk,
             problems=(*problems, too_large) if too_large else problems,
@@ -404,19 +405,15 @@ class Backend:
         """What a run was expected to take when it was asked for; None where that was not kept."""
         return recalled(self._store, store_keys.forecast_note(job.key), Preflight)
 
-    def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
-        """Seconds of each stage of a run, for one model; None where not known. start: of a worker
-        without an engine.
-        """
-        return {"start": self._start_s(), **self._seconds(settings)[0]}
+    def expected_parts(self, settings: RunSettings, stored: Cached) -> list[RunPart]:
+        """The parts of a run that are not stored, in order, begun by a worker without an engine."""
+        return self._parts(settings, stored, is_ready=False)
 
     def healing_steps(self, minutes: float, settings: RunSettings) -> int:
         """Steps of healing that take about so many minutes here. Raises JobError where that is not
         known yet.
         """
-        return healing_steps(
-            minutes, settings, self.runs(), self._speed.known(), self._shape(settings)
-        )
+        return estimates.healing_steps(minutes, settings, self.runs(), self._workloads(settings))
 
     def is_measuring(self) -> bool:
         """Whether the speed of this machine is being measured, so that estimates come soon."""
@@ -523,24 +520,30 @@ class Backend:
         named = self.named_model(settings.model)
         return None if named is None else named.shape
 
-    def _seconds(self, settings: RunSettings) -> tuple[dict[Stage, float | None], list[Stage]]:
-        return expected_seconds(
-            settings, self.runs(), self.record, self._speed.known(), self._shape(settings)
+    def _parts(self, settings: RunSettings, stored: Cached, *, is_ready: bool) -> list[RunPart]:
+        """is_ready: a waiting worker counts, which has the engine already."""
+        start_s = 0.0 if is_ready and self._runner.has_worker() else self._start_s()
+        workloads = self._workloads(settings)
+        return estimates.expected_parts(settings, stored, self.runs(), workloads, start_s)
+
+    def _workloads(self, settings: RunSettings) -> Callable[[RunSettings], Workload | None]:
+        """Describes the work of runs of this model on this machine."""
+        return partial(
+            estimates.run_workload,
+            shape=self._shape(settings),
+            speeds=self._speed.known(),
+            data_dir=self.data_dir,
         )
 
-    def _start_s(self, *, ready: bool = False) -> float:
-        """Seconds until a worker has the engine, as the last ones took. ready: nothing where there
-        is a worker.
-        """
-        if ready and self._runner.has_worker():
-            return 0.0
-        taken = [
-            job.progress.taken[0] for job in self._table.list(_LOOKED_AT) if job.progress.taken
-        ]
-        started = [
-            first.seconds for first in taken if first.stage == "start" and first.seconds >= _COLD_S
-        ]
-        return max(started[:_LAST_STARTS], default=START_S)
+    def _start_s(self) -> float:
+        """Seconds until a worker has the engine, as the last ones took."""
+        starts = []
+        for job in self._table.list(_LOOKED_AT):
+            if job.progress.taken:
+                stage, _, seconds = job.progress.taken[0]
+                if stage == "start" and seconds >= _COLD_S:
+                    starts.append(seconds)
+        return max(starts[:_LAST_STARTS], default=START_S)
 
     def _try_to_reconcile(self) -> None:
         """As `reconcile`; on an error the server tries again in a second, and says why."""

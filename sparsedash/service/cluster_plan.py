@@ -197,6 +197,7 @@ class ClusterPlan:
             },
             cached=tuple(dict.fromkeys([*made[0].cached, *others])),
             warnings=tuple(warnings.values()),
+            busy=any(run.busy for run in made),
         )
 
     def _dense_alone(self) -> Run:

@@ -2,8 +2,8 @@
 stored already.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
@@ -13,57 +13,18 @@ from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from sparsedash.schema.progress import Stage
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
 from sparsedash.schema.run_keys import RunKeys
 from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec
+from sparsedash.service.estimates import Cached, Duration
 from sparsedash.service.hub_revisions import noted_commit
 from sparsedash.service.run_checks import main_memory
 from sparsedash.service.stored_results import known_shape
-from sparsedash.service.time_forecast import START_S
 from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import free_bytes
 from sparsedash.storage.store import Store
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cached:
-    """Which parts of a run are stored: the calibration, the dense answers, and the answers of which
-    of its points.
-    """
-
-    calibration: bool = False
-    dense: bool = False
-    points: tuple[int, ...] = ()
-    n_sparse: int = 0
-
-    @property
-    def sparse(self) -> int:
-        """How many sparse models' answers are stored."""
-        return len(self.points)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duration:
-    """How long a run may take. seconds: of the parts that are known. unknown: the other parts, in
-    words.
-
-    counted: parts that no run has measured here, so that they were counted from the speed of this
-    machine.
-    parts: those that are known, with the seconds of each.
-    """
-
-    seconds: float = 0.0
-    unknown: tuple[str, ...] = ()
-    counted: tuple[str, ...] = ()
-    parts: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def total_s(self) -> float | None:
-        """Seconds of the whole run; None where a part was never measured."""
-        return None if self.unknown else self.seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +83,8 @@ class Preflight:
     why it cannot start. disk: None where the model's shape is not known.
     """
 
-    stored: Cached = Cached()
-    duration: Duration = Duration()
+    stored: Cached = field(default_factory=Cached)
+    duration: Duration = field(default_factory=Duration)
     memory: Memory = Memory()
     problems: tuple[str, ...] = ()
     disk: DiskNeed | None = None
@@ -135,11 +96,6 @@ class Preflight:
         """
         there = self.stored.calibration or self.stored.dense or self.stored.sparse
         return self.disk.takes.stays_bytes if self.disk is not None and not there else None
-
-
-def _left(settings: RunSettings, stored: Cached) -> list[SparseSpec]:
-    """The points that are not stored."""
-    return [point for at, point in enumerate(settings.points) if at not in stored.points]
 
 
 def stored_parts(settings: RunSettings, store: Store) -> Cached:
@@ -227,54 +183,6 @@ def _is_calibrated(keys: RunKeys, store: Store) -> bool:
     except LookupError:
         return False
     return all(store.recall(store_keys.calibrated_note(key)) is not None for key in statistics)
-
-
-def expected_duration(
-    settings: RunSettings,
-    stored: Cached,
-    expected: Mapping[Stage, float | None],
-    counted: Collection[Stage],
-    start_s: float = START_S,
-) -> Duration:
-    """Duration of the run. expected, counted: of its stages, see `expected_seconds`. start_s: of
-    loading the engine.
-    """
-    left = _left(settings, stored)
-    n_sparse, there = len(left), {settings.points[at] for at in stored.points}
-    # The points as they are before quantising; healed weights are kept with a model that is not
-    # quantised.
-    pruned = {spec.before_quantising for spec in left if spec.method}
-    healed = {spec for spec in pruned - there if spec.heal_steps}
-    n_models = n_sparse + (not stored.dense)
-    calibrates = n_sparse and settings.reads_text and not stored.calibration
-    n_calibrations = len(store_keys.shares_read(settings)) if calibrates else 0
-    parts: dict[str, tuple[tuple[int, Stage], ...]] = {
-        "loading": ((bool(n_models), "load"),),
-        "evaluating": ((n_models, "evaluate"),),
-        "answering tasks": ((n_models if settings.evaluation.tasks else 0, "answer"),),
-        "pruning": ((len(pruned), "prune"),),
-        "quantising": ((sum(bool(spec.quantise) for spec in left), "quantise"),),
-        "healing": ((len(healed), "heal"),),
-        "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
-    }
-    known, unknown = {}, []
-    for name, times in parts.items():
-        seconds = [
-            None if (each := expected[stage]) is None else n * each for n, stage in times if n
-        ]
-        if None in seconds:
-            unknown.append(name)
-        elif seconds:
-            known[name] = sum(filter(None, seconds))
-    of_known = [name for name in known if parts[name][0][1] in counted]
-    if n_models:
-        known["starting"] = start_s
-    return Duration(
-        seconds=sum(known.values()),
-        unknown=tuple(unknown),
-        counted=tuple(of_known),
-        parts=tuple(known.items()),
-    )
 
 
 def expected_room(

@@ -27,11 +27,12 @@ from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingS
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.estimates import MOST_MINUTES, healing_steps, run_workload
 from sparsedash.service.hub_revisions import newer_revisions, pinned
+from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.run_checks import Reach, count_passages, lacks_text, run_problems
 from sparsedash.service.stored_results import ResultCache
-from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key
 from sparsedash.shell.flags import (
@@ -103,9 +104,13 @@ def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Name
         return n_steps
     speed = MachineSpeed(store)
     try:
-        return healing_steps(
-            minutes, settings, ResultCache(store).runs(), speed.measured(), _shape(settings, store)
+        describe = partial(
+            run_workload,
+            shape=_shape(settings, store),
+            speeds=speed.measured(),
+            data_dir=store.folder,
         )
+        return healing_steps(minutes, settings, ResultCache(store).runs(), describe)
     finally:
         speed.close()
 
@@ -234,7 +239,7 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
         dense="-", sparse="-", n_threads=arguments.threads, runtime=arguments.runtime
     )
     in_torch = request.runtime == "torch"
-    if in_torch and settings.quantise:
+    if in_torch and settings.quantises:
         raise SettingsError(
             "--quantise",
             said="Quantised models run in llama.cpp alone.",

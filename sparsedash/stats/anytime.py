@@ -108,9 +108,7 @@ def decide_difference(broke: int, fixed: int, n_passages: int, n_comparisons: in
 
 
 def bisect_boundary(holds: Callable[[float], bool], inside: float, outside: float) -> float:
-    """The last number from inside to outside, to 1e-6, for which it holds; it holds up to one
-    number only.
-    """
+    """The last number from inside to outside for which it holds, to 1e-6."""
     if holds(outside):
         return outside
     while abs(outside - inside) > _PRECISION:
@@ -128,9 +126,7 @@ class Look:
 
 
 def planned_looks(n_passages: int) -> tuple[Look, ...]:
-    """The looks at a trial of at most so many passages: at half of them, half of that, and so
-    on.
-    """
+    """The looks at a trial: at half of its passages, half of that, and so on."""
     counts = [n_passages]
     while len(counts) <= _MOST_EARLY and counts[-1] // 2 >= _FIRST:
         counts.append(counts[-1] // 2)

@@ -73,9 +73,7 @@ def anytime_mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
 
 
 def _ends(of: Moments, radius: Callable[[Moments], float]) -> tuple[float, float]:
-    """Interval around the mean, as wide on either side as with one more value like the most extreme
-    there.
-    """
+    """Interval around the mean, as wide as with one more value like the most extreme there."""
     if of.n < 2 or of.deviation == inf:
         return -inf, inf
 
@@ -99,8 +97,9 @@ def _ends(of: Moments, radius: Callable[[Moments], float]) -> tuple[float, float
 
 @lru_cache(maxsize=4096)
 def student_quantile(p: float, degrees: int) -> float:
-    """The p-quantile of Student's t, to about six digits. Source: Hill, Communications of the ACM
-    13 (1970).
+    """The p-quantile of Student's t, to about six digits.
+
+    Source: Hill, Communications of the ACM 13 (1970).
     """
     if p < 0.5:
         return -student_quantile(1 - p, degrees)
@@ -179,9 +178,7 @@ see docs/adr/0007.
 
 
 def median_error_ratio(errors: Sequence[float], usual: Sequence[float]) -> float | None:
-    """Median ratio over the layers whose usual error is not zero; None where nothing was
-    measured.
-    """
+    """Median ratio over the layers whose usual error is not zero, or None."""
     ratios = [error / base for error, base in zip(errors, usual, strict=False) if base > 0]
     return median(ratios) if ratios else None
 

@@ -38,9 +38,7 @@ class LikelihoodDifference:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the interval leaves out that the models are equal, on enough passages to say
-        so.
-        """
+        """Whether the interval leaves out equality, on enough passages to say so."""
         return self.n_passages >= FEWEST_PASSAGES and (self.low > 0 or self.high < 0)
 
 

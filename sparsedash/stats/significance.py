@@ -43,9 +43,7 @@ class PairedComparison:
 
 
 def compare_records(left: Record, right: Record) -> PairedComparison:
-    """Last-word verdicts of the right record against the left, on the passages that both
-    answered.
-    """
+    """Last-word verdicts of the right record against the left, on shared passages."""
     pairs = shared_outcomes(left, right)
     return compare_verdicts(
         [first.last_word_right for first, _ in pairs],
@@ -55,17 +53,13 @@ def compare_records(left: Record, right: Record) -> PairedComparison:
 
 
 def shared_outcomes(left: Record, right: Record) -> list[tuple[Outcome, Outcome]]:
-    """The two outcomes of every passage that both records answered, in corpus order; others are
-    left out, not wrong.
-    """
+    """Both outcomes of every passage that both records answered, in corpus order."""
     known = {outcome.index: outcome for outcome in right.outcomes}
     return [(one, known[one.index]) for one in left.outcomes if one.index in known]
 
 
 def accuracy_interval(record: Record) -> tuple[float, float]:
-    """95 % interval of a record's accuracy: Wilson's, or anytime-valid where it might stop
-    early.
-    """
+    """95 % interval of an accuracy: Wilson's, or anytime-valid where it might stop early."""
     score = record.last_word
     return share_interval(score.right, score.total, anytime=record.stopping is not None)
 

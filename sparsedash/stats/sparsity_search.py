@@ -101,9 +101,7 @@ def search_bounds(n_steps: int, within: Sequence[tuple[int, bool]]) -> tuple[int
 
 
 def first_crossing(points: Iterable[tuple[float, float]], limit: float) -> float | None:
-    """Where straight lines from point to point first rise over a limit, by the first coordinate;
-    None if nowhere.
-    """
+    """Where straight lines between the points first rise over a limit, or None."""
     for (x, y), (further, more) in pairwise(points):
         if y <= limit < more:
             return x + (limit - y) / (more - y) * (further - x)
@@ -111,8 +109,9 @@ def first_crossing(points: Iterable[tuple[float, float]], limit: float) -> float
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the Pareto front, by the first coordinate rising; larger is better in both. Equal
-    points all stay.
+    """Indices of the Pareto front, by the first coordinate rising; larger is better in both.
+
+    Equal points all stay.
     """
     kept: list[int] = []
     best = None

@@ -32,8 +32,9 @@ class TaskPair:
 
 
 def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
-    """The questions that both answered. Raises CorpusError where the two were asked or judged
-    differently.
+    """The questions that both answered.
+
+    Raises CorpusError where the two were asked or judged differently.
     """
     task = dense.task
     for what, values in (

@@ -133,8 +133,9 @@ def judge_tasks(
 
 
 class Together(NamedTuple):
-    """Sparse records of a run whose tasks are judged together. alpha, n_lost: as of
-    `judge_tasks`.
+    """Sparse records of a run whose tasks are judged together.
+
+    alpha, n_lost: as of `judge_tasks`.
     """
 
     records: Sequence[str]
@@ -156,8 +157,9 @@ def judged_together(run: Run, n_tasks: Mapping[str, int]) -> list[Together]:
 
 
 def is_unanswered(run: Run, record: str, judged: Container[str]) -> bool:
-    """Whether tasks of the run could not be answered, or by dense alone. judged: the models that
-    were.
+    """Whether tasks of the run could not be answered, or by dense alone.
+
+    judged: the models that were.
     """
     if run.unanswered:
         return True
@@ -250,9 +252,7 @@ def judge_losses(
 
 
 def overall_verdict(results: Sequence[TaskResult]) -> TaskVerdict:
-    """The verdict on one model: beyond where any task is, within where every task is that can be
-    judged.
-    """
+    """Beyond where any task is; within where every task is that can be judged."""
     verdicts = {result.verdict for result in results} - {"not judged"}
     if not verdicts:
         return "not judged"
@@ -286,9 +286,7 @@ _ALIKE = 1e-9
 
 
 def _loss_moments(pair: TaskPair) -> Moments:
-    """Moments of the loss over questions; of documents those of a ratio of sums, by Cochran's
-    linear form of it.
-    """
+    """Moments of the loss; of documents, those of a ratio of sums (Cochran's linear form)."""
     n = len(pair.questions)
     if pair.dense.kind != "rolling":
         return flip_moments(*_flips(pair), n)

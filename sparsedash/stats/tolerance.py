@@ -158,8 +158,9 @@ def record_losses(dense: Record, sparse: Record) -> Losses:
 def passage_losses(
     pairs: Sequence[tuple[Outcome, Outcome]], *, anytime: bool = False, alpha: float | None = None
 ) -> Losses:
-    """Losses on passages, each answered by the dense and the sparse model. anytime, alpha: as in
-    Losses.
+    """Losses on passages, each answered by the dense and the sparse model.
+
+    anytime, alpha: as in Losses.
     """
     return Losses(
         nats=moments([d.log_likelihood - s.log_likelihood for d, s in pairs]),

@@ -82,9 +82,7 @@ def unsigned(data: bytes) -> bytes:
 
 
 class PlainDisk(diskcache.Disk):  # type: ignore[misc]
-    """Keeps str keys and bytes values, and refuses to write or read anything pickled
-    (CVE-2025-69872).
-    """
+    """Keeps str keys and bytes values: never writes or reads a pickle (CVE-2025-69872)."""
 
     def put(self, key: object) -> tuple[str, bool]:
         """The key as it is. Raises StoreError when it is not text."""
@@ -99,8 +97,9 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         return key if raw and type(key) is str else ""
 
     def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> Any:
-        """Write bytes after the checksum of the key and them. Raises StoreError on any other
-        type.
+        """Write bytes after the checksum of the key and them.
+
+        Raises StoreError on any other type.
         """
         if type(value) is not bytes:
             raise StoreError(f"A value in the store is bytes, not {type(value).__name__}.")
@@ -120,9 +119,7 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
             raise
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
-        """The bytes. Raises DamagedEntry on a pickle, any other value that is not ours, and a
-        missing file.
-        """
+        """The bytes. Raises DamagedEntry on a pickle, any other value, and a missing file."""
         try:
             is_plain = mode in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY) and not read
             data = (
@@ -219,9 +216,7 @@ class CacheEntry(NamedTuple):
 
 
 def cache_failure(error: BaseException) -> BaseException:
-    """Why a cache failed: diskcache hides SQLite's reason behind a Timeout without words or a
-    failed rollback.
-    """
+    """SQLite's reason, which diskcache hides behind a Timeout or a failed rollback."""
     return error.__context__ if isinstance(error.__context__, sqlite3.Error) else error
 
 
@@ -244,8 +239,9 @@ def bytes_of(gigabytes: float, field: str = VARIABLE) -> int:
 
 
 def room_of_environment() -> int | None:
-    """The limit of the artefacts in bytes by the environment, or None. Raises SettingsError on
-    nonsense.
+    """The limit of the artefacts in bytes by the environment, or None.
+
+    Raises SettingsError on nonsense.
     """
     limit = os.environ.get(VARIABLE)
     if not limit:

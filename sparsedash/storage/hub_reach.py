@@ -28,8 +28,9 @@ class HubReach:
         self._over = Event()
 
     def answers(self, wait_s: float = _PAGE_S) -> bool:
-        """Whether it answered when it was asked last. wait_s: how long the first answer is waited
-        for.
+        """Whether it answered when it was asked last.
+
+        wait_s: how long the first answer is waited for.
         """
         if not self._address:
             return False
@@ -56,7 +57,5 @@ class HubReach:
 
 
 def reachable() -> bool:
-    """Whether the hub answers now, within seconds; not when the environment says to stay off the
-    network.
-    """
+    """Whether the hub answers within seconds; never asked where the environment forbids it."""
     return HubReach().answers(_PATIENCE_S)

@@ -45,9 +45,7 @@ def local_path(name: str | Path) -> Path:
 
 
 def path_kind(path: Path) -> Kind:
-    """The kind of file at a path, links followed; "nothing" also for a name that no file can
-    have.
-    """
+    """The kind of file at a path, links followed; "nothing" also for an impossible name."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -68,9 +66,7 @@ def file_stamp(path: Path) -> str:
 
 
 def mode_in(folder: Path, mode: int) -> int:
-    """The mode for a new file or folder in this folder: the owner's `mode`, and its group's if the
-    folder is shared.
-    """
+    """The owner's `mode` for something new in this folder, and its group's if that is shared."""
     shared = folder.stat().st_mode & 0o020
     return mode | mode >> 3 if shared else mode
 
@@ -102,17 +98,16 @@ def data_folder() -> Path:
 
 
 class FolderSize(NamedTuple):
-    """Bytes of all files, and the newest time of writing in seconds since the epoch; 0 without
-    files.
-    """
+    """Bytes of all files, and the newest time of writing (epoch seconds); 0 without files."""
 
     n_bytes: int
     written_at: float
 
 
 def folder_size(folder: Path) -> FolderSize:
-    """The size of a folder and all in it, by the file system; no link is followed. 0 for one that
-    cannot be read.
+    """The size of a folder and all in it, by the file system; no link is followed.
+
+    0 for one that cannot be read.
     """
     n_bytes = 0
     written_at = 0.0
@@ -193,8 +188,9 @@ def writable_file(path: Path, field: str) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Atomic write, text as UTF-8, by renaming a new file. Raises StoreError on failure; nothing is
-    left behind.
+    """Atomic write, text as UTF-8, by renaming a new file.
+
+    Raises StoreError on failure; nothing is left behind.
     """
     beside = path.with_name(f".{secrets.token_hex(8)}.unfinished")
     try:
@@ -225,10 +221,17 @@ def memory_bytes(limits: tuple[Path, ...] = _LIMITS) -> int:
     return n_bytes
 
 
+_BUSY_LOAD = 1.25
+"""Threads that run or wait for each processor on a busy machine; a run alone has at most one."""
+
+
+def is_overloaded() -> bool:
+    """Whether more threads than there are processors wanted to run over the last minute."""
+    return os.getloadavg()[0] > _BUSY_LOAD * (os.cpu_count() or 1)
+
+
 def mapped_files() -> list[tuple[int, int]]:
-    """Address ranges of the weight files that this process maps; none where the system does not
-    tell.
-    """
+    """Address ranges of the weight files this process maps; [] where that is unknown."""
     with suppress(OSError):
         maps = (_SELF / "maps").read_text(encoding="utf-8", errors="replace")
         ranges = re.findall(r"^(\w+)-(\w+) .*\.safetensors$", maps, re.MULTILINE)

@@ -193,9 +193,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def passing_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder in this one, deleted at the end; see `sweep_exports` where the process is
-    killed.
-    """
+    """An empty folder in this one, deleted at the end; `sweep_exports` deletes leftovers."""
     parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=parent))
     try:
@@ -261,9 +259,7 @@ def is_being_written(folder: Path) -> bool:
 
 
 def located_export(export: Export, data_dir: Path) -> Export:
-    """The export with its present folder: a data folder may have been moved with the exports in
-    it.
-    """
+    """The export with its present folder, as a data folder may have been moved."""
     here = data_dir / EXPORTS / Path(export.folder).name
     if export.settings.to or not here.is_dir():
         return export
@@ -271,9 +267,7 @@ def located_export(export: Export, data_dir: Path) -> Export:
 
 
 def is_there(export: Export) -> bool:
-    """Whether the export's folder holds it: in one that a user named, another may have taken its
-    place.
-    """
+    """Whether the export's folder still holds it; one the user named may hold another by now."""
     folder = Path(export.folder)
     if export.settings.to:
         # One without a recipe is taken for it.
@@ -283,8 +277,9 @@ def is_there(export: Export) -> bool:
 
 
 def export_key_of(folder: Path) -> str:
-    """The key of the export in this folder, by its recipe. Raises ExportError without a readable
-    one.
+    """The key of the export in this folder, by its recipe.
+
+    Raises ExportError without a readable one.
     """
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         key = json.loads((folder / RECIPE).read_bytes())["export"]

@@ -51,9 +51,7 @@ class RunFile:
 
 
 def run_file(run: Run, store: Store) -> bytes:
-    """The file of a run. Raises StoreError when parts of it are gone, or it is larger than could be
-    read again.
-    """
+    """The file of a run. Raises StoreError when parts are missing, or it would be too large."""
     written = io.BytesIO()
     digest = hashlib.sha256()
     n_bytes = 0
@@ -169,8 +167,9 @@ def keep_run(file: RunFile, store: Store) -> Run:
 
 
 def keep_results(file: RunFile, store: Store) -> None:
-    """Store everything of a file but the run; existing results stay as they are. Raises
-    StoreError.
+    """Store everything of a file but the run; existing results stay as they are.
+
+    Raises StoreError.
     """
     for _, part in _lines(file.packed):
         if not isinstance(part, Run) and store.get(type(part), part.key) is None:

@@ -24,9 +24,7 @@ def yaml_files(reference: str) -> list[Path]:
 
 
 def task_files(reference: str) -> list[Path]:
-    """All files that a task's reference leads to: every .yaml file with the data that it names,
-    where they exist.
-    """
+    """All existing files of a task's reference: every .yaml file and the data that it names."""
     paths = []
     for file in yaml_files(reference):
         paths.append(file)

@@ -260,8 +260,9 @@ def count_texts(texts: Iterable[str]) -> TextCount:
 
 
 def named_text_count(reference: str, data_dir: Path) -> TextCount | None:
-    """What the file of a reference gives; None of one not there or larger than an upload. Raises
-    CorpusError.
+    """What the file of a reference gives; None of one not there or larger than an upload.
+
+    Raises CorpusError.
     """
     path = file_of(reference, data_dir)
     if path is None or path_kind(path) != "file" or path.stat().st_size > MAX_BYTES:
@@ -388,8 +389,9 @@ class Uploads:
         return {reference: size for _, reference, size in sorted(uploads, reverse=True)}
 
     def drop(self, reference: str, in_use: Collection[str]) -> None:
-        """Delete an upload, if it exists. Raises CorpusError. in_use: references of the texts that
-        jobs read.
+        """Delete an upload, if it exists.
+
+        Raises CorpusError. in_use: references of the texts that jobs read.
         """
         path = file_of(reference, self._data_dir)
         if path is None or not reference.startswith(UPLOAD):

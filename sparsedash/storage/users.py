@@ -43,8 +43,9 @@ _LONGEST_NAME = 200
 
 
 class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A proxy that names the user. name: of the header. proxies: the only addresses it is accepted
-    from.
+    """A proxy that names the user.
+
+    name: of the header. proxies: the only addresses it is accepted from.
     """
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]*[A-Za-z0-9][A-Za-z0-9-]*\Z")] = (
@@ -292,8 +293,9 @@ class UserData:
         return self.marks().get(run, RunMark()).name
 
     def name_run(self, run: str, name: str) -> None:
-        """Name a run; nothing removes its name. White space becomes single spaces, the end of a
-        long name goes.
+        """Name a run; nothing removes its name.
+
+        White space becomes single spaces, the end of a long name goes.
         """
         # No file can hold half of a surrogate pair.
         plain = " ".join(name.encode(errors="replace").decode().split())[:LONGEST_NAME].rstrip()

@@ -56,9 +56,7 @@ class _Check(NamedTuple):
 
 
 def verify(store: Store, on_step: OnStep) -> Verification:
-    """The result of reading everything; `on_step` gets the megabytes that were read, and may raise
-    Cancelled.
-    """
+    """The result of reading everything; `on_step` gets megabytes, and may raise Cancelled."""
     started_at = time.time()
     todo = []
     for shelf, shelf_kind in _SHELVES.items():
@@ -137,9 +135,7 @@ def _entry_fault(store: Store, shelf: Shelf, entry: CacheEntry, read: OnBytes) -
 
 
 def _files(store: Store) -> Iterator[tuple[Checked, str, Path, str, Path | None, str]]:
-    """Of each file its kind, name, path, beginning of its hash, folder that must have it, and
-    entry.
-    """
+    """Kind, name, path, start of the hash, required folder and entry of each file."""
     for model in unpacked_models(store):
         folder = store.folder / MODELS / model.name
         for name, digest in (noted_files(model.name, store) or {}).items():
@@ -167,8 +163,9 @@ def _files(store: Store) -> Iterator[tuple[Checked, str, Path, str, Path | None,
 
 
 def _file_fault(file: Path, digest: str, folder: Path | None, read: OnBytes) -> str:
-    """digest: the sha256 of the content, or the beginning of it. folder: while it is there, the
-    file must be there.
+    """digest: the sha256 of the content, or the beginning of it.
+
+    folder: while it is there, the file must be there.
     """
     whole = hashlib.sha256()
     try:

@@ -80,9 +80,7 @@ _AT_FIRST = 5
 
 
 def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
-    """Draw the continuations of the context as far as they are, or the button that asks for
-    them.
-    """
+    """Draw the continuations of the context, or the button that asks for them."""
     try:
         request = ContinuationSettings(
             left=pair.left.key,
@@ -113,8 +111,9 @@ def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
 def _show_written(
     backend: Backend, pair: Pair, request: ContinuationSettings, names: Mapping[str, str]
 ) -> None:
-    """Draw what was or is being written. names: of the further models that write, by their records'
-    keys.
+    """Draw what was or is being written.
+
+    names: of the further models that write, by their records' keys.
     """
     others = [names.get(key, key[:8]) for key in request.others]
     job = backend.newest_job(request.key())
@@ -179,9 +178,7 @@ def _draw_growing(pair: Pair, others: Sequence[str], job: Job) -> None:
 
 
 def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> None:
-    """All texts, each with a mark where it diverges from the left model's; among two also the left
-    one.
-    """
+    """Draw all texts, with a mark where each diverges from the left model's."""
     first, *following = map(readable, texts)
     marked = [mark_divergence(first, text) for text in following]
     is_pair = pair.hidden or not others
@@ -304,9 +301,7 @@ def _show_prompt(
     *,
     blind: bool,
 ) -> None:
-    """Draw a prompt and what was written after it; blind: with hidden sides until they are
-    judged.
-    """
+    """Draw a prompt and its continuations; blind: with hidden sides until they are judged."""
     text = element("p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage")
     frame.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
     of_prompt = sides(backend, pair, request.key(), blind)
@@ -335,9 +330,7 @@ _MOST_LETTERS = 40
 def show_passage(
     backend: Backend, shown: Shown, passages: Passages | None, at: int, *, blind: bool
 ) -> None:
-    """Draw the passage at this place under the buttons to the others; blind: hidden sides until it
-    is judged.
-    """
+    """Draw the passage at this place; blind: with hidden sides until it is judged."""
     steps = [
         ("Previous", "chevron_left", shown.query(at - 1), "K"),
         ("Next", "chevron_right", shown.query(at + 1), "J"),
@@ -365,9 +358,7 @@ def show_passage(
 
 
 def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
-    """The context with its target, and both answers; while the sides are hidden, without what tells
-    which is right.
-    """
+    """Draw the context with its target, and both answers."""
     outcomes = pair.outcomes(position)
     dense = outcomes[0]
     number = escape(f"Passage {dense.index + 1:,}")
@@ -429,9 +420,7 @@ def _tokens_table(pair: Pair, outcomes: tuple[Outcome, Outcome], texts: Sequence
 
 
 def _answer(outcome: Outcome, hidden: bool) -> Html:
-    """The answer; unless it is hidden, whether it is right, and the right word's probability and
-    rank.
-    """
+    """The answer; unless hidden, whether it is right, and the target's probability and rank."""
     right = outcome.last_word_right
     text = escape(readable(outcome.answer))
     if hidden:
@@ -455,9 +444,7 @@ def _answer(outcome: Outcome, hidden: bool) -> Html:
 
 
 def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
-    """Draw the heat strip where it is stored, else the job that computes it, else the button that
-    asks for it.
-    """
+    """Draw the heat strip, the job that computes it, or the button that asks for it."""
     try:
         request = DivergenceSettings(
             left=pair.left.key,
@@ -562,9 +549,7 @@ def _quoted(text: str) -> str:
 
 
 def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None:
-    """Draw the page of the table with the passage at this place, a button a passage, and the
-    buttons to other pages.
-    """
+    """Draw the page of the table with the passage at this place, and the page buttons."""
     pair, positions, kind = shown
     first = at - at % ROWS
     n = len(positions)

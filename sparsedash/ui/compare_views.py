@@ -42,8 +42,9 @@ _FIRST_KINDS: tuple[Kind, ...] = ("broke", "fixed", "both-wrong", "both-right", 
 
 
 class Shown(NamedTuple):
-    """The passages to step through, in order. kind: theirs; None on the blind page, where it would
-    show too much.
+    """The passages to step through, in order.
+
+    kind: theirs; None on the blind page, where it would show too much.
     """
 
     pair: Pair
@@ -65,9 +66,7 @@ class Shown(NamedTuple):
 
 
 def begin_choices() -> DeltaGenerator:
-    """The container of the choices of run, models, search, order and files; on a phone behind one
-    button.
-    """
+    """The container of run, models, search, order and files; on a phone behind one button."""
     opened = bool(st.session_state.get(_OPEN, False))
     text, icon = ("Close", "close") if opened else ("Choose", "tune")
     with st.container(key="open-choices"):
@@ -160,9 +159,7 @@ def choose_order() -> Order:
 
 
 def current_passage(shown: Shown) -> int | None:
-    """The place of the passage that the address names, or the first; None, and a note, where none
-    is shown.
-    """
+    """The place of the passage in the address, or the first; None, and a note, if none is shown."""
     if not shown.positions:
         undo = {
             "words": "switch “Only different words” off",
@@ -237,8 +234,9 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
 
 
 class ChangeFilter:
-    """The filter by change that the address asks for. chosen: place in `ranges`; None for any
-    change.
+    """The filter by change that the address asks for.
+
+    chosen: place in `ranges`; None for any change.
     """
 
     def __init__(self, pair: Pair) -> None:
@@ -258,9 +256,7 @@ class ChangeFilter:
         return [position for position in positions if low <= self.changes[position] < high]
 
     def draw(self, positions: Sequence[int], kind: Kind) -> None:
-        """Draw the histogram of these passages, whose bars can be pressed, and the same as a select
-        box.
-        """
+        """Draw the histogram of these passages, whose bars can be pressed, and a select box."""
         counts = count_by_range([self.changes[position] for position in positions], self.ranges)
         words = [changes.words for changes in self.ranges]
         key = f"changes-{self.chosen}"
@@ -308,9 +304,7 @@ def can_be_compared(backend: Backend, run: Run | None) -> bool:
 
 
 def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
-    """Draw why there is nothing to compare: the run is under way, ended early, or does not
-    exist.
-    """
+    """Draw why there is nothing to compare."""
     job = chosen.job
     run = chosen.run
     what = (
@@ -412,9 +406,7 @@ def _basis(backend: Backend, run: Run) -> str:
 
 
 def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
-    """Draw how the run ended, if early, and the links to its chart and to the export of the right
-    model.
-    """
+    """Draw how the run ended, if early, and links to its chart and the right model's export."""
     show_incomplete(run_ending(run, chosen.job))
     with frame.row():
         frame.link("overview", "Back to the chart", run=chosen.key)
@@ -444,9 +436,7 @@ def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Pair:
 
 
 def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
-    """Draw the three buttons while the sides are hidden; else the choice and its undoing, or why
-    there is none.
-    """
+    """Draw three buttons while the sides are hidden; else the choice and its undoing."""
     choices = partial(
         backend.user_data.choose,
         pair.left.key,
@@ -499,9 +489,7 @@ def tally(pair: Pair, chosen: Sequence[str]) -> str:
 
 
 def show_breaking(pair: Pair, passages: Passages) -> None:
-    """Draw groups of passages with their losses, computed once they are opened; the address keeps
-    whether they are.
-    """
+    """Draw groups of passages with their losses, computed once they are opened."""
     box = st.expander(
         "Which passages break?",
         key="groups",

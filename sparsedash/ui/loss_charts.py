@@ -180,8 +180,9 @@ def choose_share(asked: Budget) -> Budget:
 def show_gains(
     backend: Backend, found: RunResults, tradeoff: TradeoffData, name: GainName, measure: Measure
 ) -> str:
-    """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or
-    nothing.
+    """Draw the chart and what it leaves out.
+
+    Returns the key of the record that was pressed, or nothing.
     """
     is_timed = name in GAIN_PHASES
     key = ""
@@ -302,8 +303,9 @@ def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.Tim
 
 
 def show_kinds(record: Record, name: str, stem: str) -> None:
-    """Draw what a sparse model lost by kind of text, where measured. name: of the model. stem: of
-    the files.
+    """Draw what a sparse model lost by kind of text, where measured.
+
+    name: of the model. stem: of the files.
     """
     estimates = kind_estimates(record.by_kind)
     if not estimates:

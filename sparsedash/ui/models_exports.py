@@ -145,7 +145,7 @@ def request_export(backend: Backend, results: RunResults) -> None:
             "Numbers",
             weights,
             index=weights.index(cast(Weights, usual)),
-            key="weights",
+            key="export-weights",
             bind=address_bar.BOUND,
         )
     frame.remark(f"{wording.first_upper(FORMS[form])}.")

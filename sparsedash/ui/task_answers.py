@@ -123,8 +123,9 @@ def show_answers(backend: Backend) -> None:
 
 
 def _show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | list[str]]) -> None:
-    """Draw chart, table, links and report. name: of the model. address: of its questions on the
-    compare page.
+    """Draw chart, table, links and report.
+
+    name: of the model. address: of its questions on the compare page.
     """
     results = judged.results
     if any(result.loss for result in results):

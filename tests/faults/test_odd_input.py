@@ -117,7 +117,7 @@ PARAMETERS = {
     "overview": ("against", "highlight", "limits", "measure", "numbers", "run", "runtime", "share", "threads"),
     "runs": ("baseline", "chosen", "contains", "model", "order", "page", "rows", "sort", "view"),
     "compare": ("blind", "change", "filter", "groups", "left", "passage", "right", "run", "search", "sort", "words"),
-    "models": ("form", "limits", "right", "run", "weights"),
+    "models": ("export-weights", "form", "limits", "right", "run"),
     "settings": ("page", "view"),
     "prune": (
         "allocation", "budget", "calibration", "compensation", "damping", "dtype", "goal", "heal", "heal-steps",

@@ -3,7 +3,7 @@
 import pytest
 
 from sparsedash.service.backend import Backend
-from sparsedash.service.time_forecast import MachineSpeed
+from sparsedash.service.machine_speed import MachineSpeed
 from tests.service.made import House
 
 

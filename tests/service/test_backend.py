@@ -21,7 +21,7 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.service.time_forecast import START_S
+from sparsedash.service.estimates import NOTHING_STORED, START_S
 from sparsedash.storage.file_hashes import contents
 from tests.question_sets import verdicts
 from tests.service.made import SETTINGS, finish, run, work
@@ -70,13 +70,17 @@ def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(backend, 
     assert backend.forecast(job) is None
 
 
+def start_s(backend):
+    return backend.expected_parts(SETTINGS, NOTHING_STORED)[0].seconds
+
+
 def test_a_worker_that_is_there_spares_a_run_its_start_and_a_start_takes_as_long_as_ever(
     backend, monkeypatch
 ):
-    before = backend.expected_seconds(SETTINGS)["start"]
+    before = start_s(backend)
     monkeypatch.setattr(backend._runner, "has_worker", lambda: True)
     assert dict(backend.preflight(SETTINGS).duration.parts).get("starting", 0) == 0
-    assert backend.expected_seconds(SETTINGS)["start"] == before == START_S
+    assert start_s(backend) == before == START_S
 
 
 def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_that_loaded_the_engine(
@@ -87,7 +91,7 @@ def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_th
         claimed = backend._table.claim(job.id, "slot-0", 1)
         backend._table.report(claimed, Step("load", 0, 1, taken=(Taken("start", None, seconds),)))
         backend._table.end(claimed, "done")
-    assert backend.expected_seconds(SETTINGS)["start"] == 12.0
+    assert start_s(backend) == 12.0
 
 
 @pytest.mark.parametrize(

@@ -25,17 +25,15 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.schema.store_keys import answers_key, outcomes_key, statistics_key, text_key
+from sparsedash.service.estimates import Cached
 from sparsedash.service.hub_revisions import NotedCommit
 from sparsedash.service.preflight import (
-    Cached,
     Memory,
-    expected_duration,
     expected_room,
     stored_parts,
 )
-from sparsedash.service.time_forecast import expected_seconds
 from sparsedash.storage.file_hashes import fingerprint
-from tests.factories import RUN, answered
+from tests.factories import answered
 from tests.question_sets import verdicts
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
@@ -53,19 +51,6 @@ def with_texts(calibration="self", evaluation="builtin:cloze", **changes):
 
 def record(key):
     return answered(key, 10, corpus="builtin:cloze", seconds=5.0)
-
-
-def finished_run(settings=SETTINGS, cached=(), **took):
-    took = took or {"load": 3.0, "text": 64.0, "calibrate": 32.0, "prune": 4.0, "evaluate": 15.0}
-    return replace(
-        RUN,
-        settings=settings,
-        dense="dense",
-        sparse=("s1", "s2"),
-        finished=True,
-        seconds=took,
-        cached=cached,
-    )
 
 
 def test_what_is_stored_is_found_under_the_engines_keys(store):
@@ -145,99 +130,6 @@ def test_what_an_earlier_commit_left_is_not_taken_for_the_newer_one_s(store):
     assert stored_parts(replace(settings, revisions=(("owner/model", "1" * 40),)), store).dense
 
 
-def asked(name, **changes):
-    return replace(SETTINGS, methods=(method_named(name),), **changes)
-
-
-BEFORE = finished_run()
-ALL = Cached(calibration=True, dense=True, points=(0, 1), n_sparse=2)
-PILE = with_texts(calibration="pile-10k")
-OBS, AGAIN, C4 = (
-    asked("obs"),
-    with_texts(methods=(replace(method_named("best"), mix=0.0),)),
-    with_texts("c4", methods=(method_named("least-squares"),)),
-)
-BOTH = replace(C4, methods=(method_named("obs-by-curves"), *C4.methods))
-TWICE, PASSAGES = CalibrationSettings(n_samples=256), EvaluationSettings(n_passages=100)
-MANY = EvaluationSettings(n_passages=100_000)
-WARM, SLOW, LITTLE = (
-    finished_run(of, **(BEFORE.seconds | took))
-    for of, took in ((SETTINGS, {"load": 0.0}), (OBS, {"prune": 400.0}), (AGAIN, {"prune": 0.1}))
-)
-STORED = finished_run(cached=("calibration", "evaluation, 10 % sparse"), load=1.0, prune=7.0)
-
-
-# load 3, calibration 32 + 64, two prunings of 2, three evaluations of 5.
-TIMES = {
-    "the sum of what the parts took before": (SETTINGS, [BEFORE], NOTHING, 3 + 96 + 4 + 15),
-    "never run": (SETTINGS, [], NOTHING, None),
-    "in another type": (replace(SETTINGS, dtype="bfloat16"), [BEFORE], NOTHING, None),
-    "unfinished": (SETTINGS, [replace(BEFORE, finished=False)], NOTHING, None),
-    "its record is lost": (SETTINGS, [replace(BEFORE, dense="lost")], NOTHING, None),
-    "texts after prompts": (
-        SETTINGS,
-        [finished_run(**BEFORE.seconds, **{"continue": 6.0})],
-        NOTHING,
-        3 + 96 + 10 + 15,
-    ),
-    "all is stored": (SETTINGS, [BEFORE], ALL, 0),
-    "half is stored": (SETTINGS, [BEFORE], replace(ALL, points=(0,)), 3 + 2 + 5),
-    "more text": (replace(SETTINGS, calibration=TWICE), [BEFORE], NOTHING, 3 + 192 + 4 + 15),
-    "more passages": (replace(SETTINGS, evaluation=PASSAGES), [BEFORE], NOTHING, 3 + 96 + 4 + 150),
-    "the model was in memory still": (SETTINGS, [WARM, BEFORE], NOTHING, 3 + 96 + 4 + 15),
-    "what was read from the store measures nothing": (SETTINGS, [STORED], NOTHING, None),
-    "and an earlier run does": (SETTINGS, [STORED, BEFORE], NOTHING, 3 + 96 + 14 + 15),
-    "other methods, where none are the same": (OBS, [BEFORE], NOTHING, 3 + 96 + 4 + 15),
-    "the same methods first": (SETTINGS, [SLOW, BEFORE], NOTHING, 3 + 96 + 4 + 15),
-    "one that reads the text again": (
-        asked("wanda", calibration=TWICE),
-        [finished_run(asked("wanda"))],
-        NOTHING,
-        218,
-    ),
-    "of those the longest": (AGAIN, [LITTLE, finished_run(AGAIN)], NOTHING, 3 + 96 + 4 + 15),
-    "which tell nothing of others": (SETTINGS, [finished_run(AGAIN)], NOTHING, None),
-    "nor others of them": (AGAIN, [BEFORE], NOTHING, None),
-    "each text that the methods read": (BOTH, [finished_run(C4)], NOTHING, 3 + 32 + 32 + 8 + 25),
-    "writing text is not guessed from a file": (SETTINGS, [finished_run(PILE)], NOTHING, None),
-    "the text of a file": (PILE, [finished_run(PILE)], NOTHING, 3 + 32 + 4 + 15),
-    "another whole text set": (
-        with_texts(evaluation="lambada"),
-        [BEFORE],
-        NOTHING,
-        3 + 96 + 4 + 3 * 5151 * 0.5,
-    ),
-    "more than there are": (
-        replace(SETTINGS, evaluation=MANY),
-        [BEFORE],
-        NOTHING,
-        3 + 96 + 4 + 3 * 132 * 0.5,
-    ),
-    "no text is read": (asked("magnitude"), [BEFORE], NOTHING, 3 + 4 + 15),
-}
-
-
-@pytest.mark.parametrize(("settings", "runs", "stored", "seconds"), TIMES.values(), ids=TIMES)
-def test_time_is_what_the_parts_took_in_earlier_runs(settings, runs, stored, seconds):
-    expected = expected_seconds(settings, runs, lambda key: None if key == "lost" else record(key))
-    for start_s in (0.0, 7.0):
-        found = expected_duration(settings, stored, *expected, start_s).total_s
-        assert (
-            found is None
-            if seconds is None
-            else found == pytest.approx(seconds + (start_s if seconds else 0))
-        )
-
-
-def test_a_method_that_never_ran_is_counted_rather_than_taken_for_another():
-    of_others, counted = (
-        expected_seconds(OBS, [BEFORE], record, speeds, listed_shape(BUILTIN_MODEL))
-        for speeds in (None, Speeds(float32=1e11, bfloat16=2e11))
-    )
-    assert (of_others[0]["prune"], "prune" in of_others[1]) == (2.0, False)
-    assert counted[0]["prune"] > 2.0 and "prune" in counted[1]
-
-
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
     known = replace(
         SETTINGS, model="facebook/opt-1.3b", methods=(method_named("retrain-free (published)"),)
@@ -302,26 +194,3 @@ def test_before_the_first_run_all_is_known_of_every_model_whose_config_is(
         for way in ("streamed", "resident")
     )
     assert half.memory.least.n_bytes < resident.memory.least.n_bytes
-
-
-def test_a_quantised_run_prunes_every_model_once_and_quantises_dense_as_well(store):
-    quantised = replace(SETTINGS, methods=(method_named("best"),), quantise=("q8_0", "q6_k"))
-    stored = stored_parts(quantised, store)
-    assert stored == replace(NOTHING, n_sparse=8)
-    known = dict.fromkeys(("load", "text", "calibrate", "evaluate"), 1.0) | {
-        "prune": 10.0,
-        "quantise": 100.0,
-    }
-    parts = dict(expected_duration(quantised, stored, known, ()).parts)
-    assert (parts["pruning"], parts["quantising"], parts["evaluating"]) == (20.0, 600.0, 9.0)
-    # What is there unquantised, healed included, is neither pruned nor healed for itself again.
-    healed = replace(
-        SETTINGS, methods=(method_named("best"),), heal_steps=(0, 8), quantise=("q8_0",)
-    )
-    plain = tuple(at for at, spec in enumerate(healed.points) if not spec.quantise)
-    parts = dict(
-        expected_duration(
-            healed, replace(stored, dense=True, points=plain), known | {"heal": 5.0}, ()
-        ).parts
-    )
-    assert (parts["quantising"], "healing" in parts, parts["evaluating"]) == (500.0, False, 5.0)

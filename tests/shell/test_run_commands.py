@@ -78,7 +78,7 @@ def test_every_model_is_healed_beside_the_unhealed_one(
         "sparsedash.shell.run_commands.healing_steps", lambda minutes, *_: round(80 * minutes)
     )
     monkeypatch.setattr(
-        "sparsedash.service.time_forecast.MachineSpeed.measured", lambda speed: None
+        "sparsedash.service.machine_speed.MachineSpeed.measured", lambda speed: None
     )
     assert main(["run", *flags, *to, "--method", "magnitude,magnitude-2:4", *how, *fresh]) == 0
     plain, healed, masked = read()["sparse"]

@@ -8,10 +8,11 @@ import msgspec
 
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.jobs.job import Job, JobState
-from sparsedash.schema.progress import STAGE_TITLES, Step
+from sparsedash.schema.progress import Stage, Step
 from sparsedash.service.backend import _KINDS, Backend
+from sparsedash.service.estimates import Cached, Duration, RunPart, run_parts
 from sparsedash.service.model_lookup import NamedModel
-from sparsedash.service.preflight import Cached, Duration, Memory, Preflight
+from sparsedash.service.preflight import Memory, Preflight
 from tests.ui import specimens
 
 BEFORE = Preflight(
@@ -64,7 +65,7 @@ class FilledBackend(Backend):
     def __init__(self, folder):
         super().__init__(folder)
         self.before = BEFORE
-        self.expected = dict.fromkeys(STAGE_TITLES)
+        self.expected: dict[Stage, float] = {}
         self.submitted = []
         self.asked_about = []
         self.looked_up = []
@@ -120,8 +121,17 @@ class FilledBackend(Backend):
         self.asked_about.append(asked)
         return self.before
 
-    def expected_seconds(self, settings):
-        return self.expected
+    def expected_parts(self, settings, stored):
+        parts = [
+            RunPart(stage="start", seconds=6.0, basis="measured"),
+            *run_parts(settings, None, stored),
+        ]
+        return [
+            replace(part, seconds=self.expected[part.stage], basis="measured")
+            if part.stage in self.expected
+            else part
+            for part in parts
+        ]
 
     def reference_problem(self, field, reference):
         return self.refused.get(field) or super().reference_problem(field, reference)

@@ -4,8 +4,6 @@ above it.
 
 from dataclasses import replace
 
-import pytest
-
 from sparsedash.schema.pair_records import Divergence, DivergenceSettings, Place
 from sparsedash.ui.compare_passage import ROWS
 from tests.ui import specimens
@@ -111,30 +109,6 @@ def test_the_table_has_pages_and_shows_the_one_of_the_passage_that_is_read(open_
     assert numbers(app)[0] == 1 and f"Passage {ROWS} " in words(app)
     last = open_compare(filter="all", sort="file order", passage="120")
     assert button(last, "Later").disabled and numbers(last)[-1] == 120
-
-
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [
-        (
-            "**b** :red[x] `c` \u202ea <b>",
-            "\\*\\*b\\*\\* :\N{WORD JOINER}red\\[x\\] \\`c\\` ⟨U+202E⟩a \\<b\\>",
-        ),
-        ("", "(nothing)"),
-        ('"', '‘"’'),
-    ],
-    ids=["markup", "empty", "quotation-mark"],
-)
-def test_words_from_models_do_not_become_markup(text, label, open_compare, backend):
-    def changed(record):
-        outcomes = (
-            replace(o, target=text, answer=text, last_word_right=False) for o in record.outcomes
-        )
-        return replace(record, outcomes=tuple(outcomes))
-
-    backend.add_run((RUN, list(map(changed, RECORDS))))
-    (first, *_) = rows(open_compare(filter="all", sort="file order"))
-    assert first.label.startswith(f"`▸ 1` **{label}** *✕ {label}* *✕ {label}* ")
 
 
 def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_and_count(

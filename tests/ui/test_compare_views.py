@@ -118,13 +118,6 @@ def test_two_records_are_chosen_by_the_address(open_compare, finished):
     assert button(app, "Both wrong").icon == ":material/check:"
 
 
-def test_the_tolerance_is_the_one_of_the_address(open_compare, finished):
-    text = words(open_compare(limits="5,50"))
-    assert (
-        text.startswith("30 % stays within your limits: ") and "Limits: perplexity 5.00 ×" in text
-    )
-
-
 def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_address(
     open_compare, finished
 ):

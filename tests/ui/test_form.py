@@ -17,8 +17,9 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, with_budget
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.estimates import Duration
 from sparsedash.service.model_lookup import NamedModel
-from sparsedash.service.preflight import DiskNeed, Duration, Memory
+from sparsedash.service.preflight import DiskNeed, Memory
 from sparsedash.ui.form_address import FRESH, SEARCH, SWEEP, form_address
 from tests.factories import plain
 from tests.ui import specimens

@@ -13,7 +13,8 @@ from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFa
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.store_keys import forecast_note
-from sparsedash.service.preflight import Duration, Memory, Preflight
+from sparsedash.service.estimates import Duration
+from sparsedash.service.preflight import Memory, Preflight
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, opened, query_of, words
 from tests.ui.filled_backend import job

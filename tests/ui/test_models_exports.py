@@ -185,9 +185,9 @@ def test_numbers_are_those_that_the_form_has(open_page, finished):
         "models",
         run=RUN.key,
         form="gguf",
-        weights="q8_0",
+        **{"export-weights": "q8_0"},
     )
-    assert app.selectbox(key="weights").options == [
+    assert app.selectbox(key="export-weights").options == [
         "float32",
         "float16",
         "q8_0",

@@ -13,8 +13,8 @@ from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, Continua
 from sparsedash.schema.progress import Taken
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import hub_commit_note
+from sparsedash.service.estimates import Duration
 from sparsedash.service.hub_revisions import NotedCommit
-from sparsedash.service.preflight import Duration
 from sparsedash.ui.navigation import limits_text
 from tests.factories import STOPPED
 from tests.ui import specimens
@@ -102,6 +102,7 @@ def test_a_run_whose_model_has_moved_says_so_and_offers_the_newer_revision(open_
 
 
 def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
+    backend.expected = {"load": 2.0, "continue": 1.0, "evaluate": 12.0}
     backend.set_jobs(job(SETTINGS, n_right=21))
     text = words(open_page("overview", run=SETTINGS.key()))
     assert "Evaluating · 20 % sparse" in text and "1,234 of 2,880 tokens" in text
@@ -110,7 +111,7 @@ def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
 
 
 def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
-    backend.expected = {"load": 2.0, "text": 0.0, "calibrate": 0.0, "prune": 4.0, "evaluate": 12.0}
+    backend.expected = {"load": 2.0, "prune": 4.0, "continue": 0.0, "evaluate": 12.0}
     spent = [("start", None, 8.0), ("load", None, 2.0), ("prune", 0, 5.0), ("evaluate", 0, 15.0)]
     spent += [("prune", 1, 5.0), ("evaluate", 1, 15.0), ("prune", 2, 5.0), ("evaluate", 2, 5.0)]
     backend.set_jobs(
@@ -118,8 +119,8 @@ def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
     )
     drawn = markup(open_page("overview"))
     # 60 s are over. Of the last model's answers, by the two before it, 10 s are left.
-    assert 'role="progressbar"' in drawn and 'aria-valuenow="86"' in drawn
-    assert 'aria-valuetext="86\u00a0% of the run · about 10\u00a0s left"' in drawn
+    assert 'role="progressbar"' in drawn and 'aria-valuenow="70"' in drawn
+    assert 'aria-valuetext="70\u00a0% of the run · about 10\u00a0s left"' in drawn
     waiting = job(replace(SETTINGS, sparsities_permille=(600,)), "queued", id=2)
     running = backend.jobs()
     backend.set_jobs(*running, waiting)

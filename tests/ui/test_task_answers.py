@@ -143,15 +143,6 @@ def test_foreign_text_is_shown_as_text(open_page, backend, text):
         shows_as_text(drawn)
 
 
-def test_the_limits_of_tasks_are_explained_by_their_own_rule(open_page, opened):
-    text = words(open_page("overview", **opened))
-    assert (
-        "interval of a task's accuracy" in text
-        and "90 % where one task" in text
-        and "95 %" not in text
-    )
-
-
 def test_each_task_has_a_limit_of_its_own_that_goes_along(open_page, opened):
     app = open_page("overview", **opened)
     assert app.number_input(key="limit-sums").value == 2.0

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from sparsedash.schema.progress import OnStep, Stage, Step
+from sparsedash.storage.local_machine import is_overloaded
 
 
 @dataclass(eq=False)
@@ -40,6 +41,7 @@ class RunLog:
         self.seconds: dict[str, float] = {}
         self.cached: dict[str, None] = {}
         self.warnings: dict[str, None] = {}
+        self.busy = False
         self._on_step = on_step
         self._point: int | None = None
         self._single_pass: SinglePass | None = None
@@ -95,6 +97,8 @@ class RunLog:
         now = time.perf_counter()
         if self._stage is not None:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+            # At the end of each stage: other work must have slowed it down.
+            self.busy = self.busy or is_overloaded()
         self._stage = stage
         self._since = now
 

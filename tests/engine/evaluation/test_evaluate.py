@@ -180,16 +180,16 @@ def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(
     answers(streamed)
 
     def in_files(tensors):
-        places = {address for _, address, _ in streamed.residency._held}
+        places = {address for _, address, _ in streamed.residency._offloaded}
         return {tensor.untyped_storage().data_ptr() for tensor in tensors} <= places
 
     assert len(parts) > 3
     assert all(in_files(layer) for part in parts for layer in part.layers)
     cache = _Decoding(streamed, nullcontext, parts, lambda *_: False, 3).cache
-    assert all(in_files(layer._room) for layer in cache.layers)
+    assert all(in_files(layer._buffers) for layer in cache.layers)
     cache.batch_select_indices(torch.tensor([0, 2]))
     assert len(cache.layers[0].keys) == 2
-    assert all(in_files(layer._room) for layer in cache.layers)
+    assert all(in_files(layer._buffers) for layer in cache.layers)
 
 
 def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(entered):

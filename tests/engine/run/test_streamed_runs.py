@@ -53,7 +53,7 @@ def note_readings(patch, read):
     enter = Streamed._enter
 
     def watched(self, index):
-        if index != self._there:
+        if index != self._last:
             read.append(index)
         enter(self, index)
 
