@@ -24,7 +24,7 @@ from typing import get_args
 import torch
 
 from benchmarks.arguments import run_settings, texts_parser
-from sparsedash.catalog.presets import METHODS, method_name, method_named
+from sparsedash.catalog.presets import METHODS, method_named, spec_name
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.run import pipeline
@@ -81,7 +81,7 @@ def _losses(settings, store):
     losses = defaultdict(dict)
     for spec, key in zip(settings.points, run.sparse, strict=True):
         sparse = store.get(Record, key)
-        name = method_name(spec.method, spec.heal_steps)
+        name = spec_name(spec)
         losses[spec.permille][name] = nats_lost(dense, sparse)
         names = f"{Path(settings.model).name}, {Path(settings.calibration.corpus).name}"
         print(f"{names}, {spec.permille / 10:g} %, {name}: {sparse.last_word.right} right")
@@ -121,7 +121,7 @@ def next_token_divergences(settings, store, arguments):
                     by_method = divergences.setdefault(
                         (reference, spec.permille), defaultdict(list)
                     )
-                    by_method[method_name(spec.method, spec.heal_steps)] += nats.flatten().tolist()
+                    by_method[spec_name(spec)] += nats.flatten().tolist()
     return divergences
 
 

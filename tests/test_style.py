@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[1]
 PLACES = {"product": ("sparsedash", "pages", "app.py"), "tests": ("tests",)}
 CEILINGS = {
     "product": {
-        "nested comprehensions": 113,
-        "several assignments in one line": 112,
-        "choices inside f-strings": 12,
-        "empty names": 202,
+        "nested comprehensions": 114,
+        "several assignments in one line": 80,
+        "choices inside f-strings": 11,
+        "empty names": 159,
     },
     "tests": {
         "nested comprehensions": 75,

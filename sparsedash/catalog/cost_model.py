@@ -452,7 +452,7 @@ def _healing_bytes(run: Workload) -> int:
 
 def _quantised_bytes(run: Workload) -> int:
     """Of all weights once more, and the logits of dense."""
-    if not run.settings.quantise:
+    if not run.settings.quantises:
         return 0
     vocabulary = run.shape.vocabulary
     n_scores = vocabulary * resources.compared_tokens(vocabulary)

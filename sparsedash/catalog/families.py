@@ -222,7 +222,7 @@ def _no_llama_cpp() -> str:
 def llama_cpp_problem(
     model: str, model_type: str | None = None, methods: Iterable[MethodSettings] = ()
 ) -> str:
-    """Why llama.cpp can neither quantise nor run this model here; empty where it can.
+    """Why llama.cpp can neither round nor run this model here; empty where it can.
 
     model_type: None if not known. methods: of its sparse models.
     """
@@ -269,9 +269,9 @@ def require_form(form: Form, spec: SparseSpec, model_type: str | None = None) ->
 def _problem(form: Form, spec: SparseSpec, model_type: str | None, *, is_even: bool) -> str:
     method = spec.pruning
     family = FAMILIES.get(model_type or "")
-    if spec.quantise:
-        name = spec.quantise
-        return f"it is quantised already. A sparse one is exported as gguf in {name} from the model before that"
+    if spec.is_quantised:
+        instead = f"A sparse one is exported as gguf in {spec.weights} from the model before that"
+        return f"it is quantised already. {instead}"
     if form == "gguf" and (missing := _no_llama_cpp()):
         # No file is exported without its proof.
         return missing

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 
 
 @dataclass(frozen=True)
@@ -141,14 +142,19 @@ def method_named(name: str) -> MethodSettings:
     raise SettingsError("method", name, f"one of {', '.join(m.name for m in METHODS)}")
 
 
-@lru_cache(maxsize=256)
-def method_name(settings: MethodSettings, heal_steps: int = 0) -> str:
+def method_name(method: MethodSettings) -> str:
     """The name of these choices, or the choices themselves; then each unusual parameter."""
+    return spec_name(SparseSpec(method, 1))
+
+
+@lru_cache(maxsize=1024)
+def spec_name(spec: SparseSpec) -> str:
+    """The name of the method of a model, with the steps of healing: "best (healed 48 steps)"."""
     # A run has one budget, which is said where its sparsities are.
-    choices = asdict(replace(settings, budget="channels"))
+    choices = asdict(replace(spec.pruning, budget="channels"))
     chosen = {name: value for name, value in choices.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
-    if heal_steps:
+    if spec.is_healed:
         # It was trained again.
         alike = [method for method in alike if not method.name.startswith("retrain-free")]
 
@@ -169,8 +175,9 @@ def method_name(settings: MethodSettings, heal_steps: int = 0) -> str:
         _PARAMETERS.get(field, f"{field} {{:g}}").format(choices[field])
         for field in changes(nearest.settings if nearest else MethodSettings())
     ]
-    if heal_steps:
-        words.append("healed 1 step" if heal_steps == 1 else f"healed {heal_steps:,} steps")
+    if spec.is_healed:
+        plural = "" if spec.heal_steps == 1 else "s"
+        words.append(f"healed {spec.heal_steps:,} step{plural}")
     return f"{name} ({', '.join(words)})" if words else name
 
 

@@ -230,7 +230,7 @@ def n_healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
     weights = []
     for spec in settings.points:
         # A model that is quantised as well is made from the same healed weights.
-        if spec.heal_steps and not spec.quantise:
+        if spec.is_healed and not spec.is_quantised:
             share = channel_share(shape, spec.pruning, spec.permille)
             weights.append(round(shape.n_mlp * (1 - share)))
     return weights
@@ -256,7 +256,7 @@ def run_disk(
     if streamed and shape.stored_bytes != itemsize:
         # A copy in the run's own type, which can be read block by block.
         stays += shape.n_parameters * itemsize
-    if settings.quantise and not is_gguf(settings.model):
+    if settings.quantises and not is_gguf(settings.model):
         # The dense model's GGUF file, in the checkpoint's own type.
         stays += shape.n_parameters * shape.stored_bytes
     streams = (
@@ -272,7 +272,7 @@ def run_disk(
     # weights.
     passing.append(2 * (3 * 4 + itemsize) * max(healed, default=0))
     # A full file in single precision, and the quantised one beside it.
-    passing.append(5 * shape.n_parameters * bool(settings.quantise))
+    passing.append(5 * shape.n_parameters * settings.quantises)
     if streamed:
         # Models that are evaluated side by side are put aside together, with what is kept of their
         # passages.

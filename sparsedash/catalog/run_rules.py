@@ -5,7 +5,6 @@ checks them again once it has read both. Each raises the error that both show.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 from sparsedash.catalog.budgets import BUDGET_TITLES, most_permille
 from sparsedash.catalog.families import llama_cpp_problem
@@ -68,7 +67,7 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
 
 def require_quantisable(settings: RunSettings, family: str | None, *, streamed: bool) -> None:
     """Raise where the run's models cannot be quantised. family: None if not known."""
-    if not settings.quantise:
+    if not settings.quantises:
         return
     if problem := llama_cpp_problem(settings.model, family, settings.methods):
         raise SettingsError(
@@ -125,7 +124,7 @@ def require_artefact_room(
         return
     # Statistics and gradients that do not fit together would evict each other, again and again.
     reading = tuple(method for method in settings.methods if method in methods)
-    calibrated = replace(settings, methods=reading, heal_steps=(0,), quantise=())
+    calibrated = settings.of_methods(reading)
     needed = kept_bytes(shape.widths, shape.hidden, calibrated, n_sequences)
     if needed > room:
         raise StoreError(

@@ -11,7 +11,7 @@ from typing import Literal
 from sparsedash.catalog import model_shape
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.model_shape import ModelShape
-from sparsedash.catalog.presets import method_name
+from sparsedash.catalog.presets import spec_name
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
 from sparsedash.reporting.html import Table, Value
@@ -86,7 +86,7 @@ def run_gains(
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense)
     for model in found.judged:
         request = timing_of(sparse=model.record.key)
-        if model.spec.quantise and name in GAIN_PHASES and request.runtime == "torch":
+        if model.spec.is_quantised and name in GAIN_PHASES and request.runtime == "torch":
             gain = None
             why = QUANTISED
         elif name not in GAIN_PHASES:
@@ -125,7 +125,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
         method = model.method
         if (
             method.takes_channels
-            and not model.spec.quantise
+            and not model.spec.is_quantised
             and model.permille
             and method.budget != "channels"
         ):
@@ -402,7 +402,7 @@ def export_title(export: Export, record: Record | None) -> str:
         return model
     spec = record.pruned.spec
     method = record.pruned.method
-    return f"{model}, {method_name(method, spec.heal_steps)} {wording.sparsity_words(record.sparsity_permille, method)}"
+    return f"{model}, {spec_name(spec)} {wording.sparsity_words(record.sparsity_permille, method)}"
 
 
 def upload_command(export: Export) -> str:

@@ -153,7 +153,7 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
         "Revision": _code(facts.sparse.model_identity),
         "Type that the base was rounded to": facts.source_type,
         "Licence of the base": _code(facts.licence) if facts.licence else _UNKNOWN,
-        "Method": f"{presets.method_name(method, made.spec.heal_steps)}: {', '.join(choices)}",
+        "Method": f"{presets.spec_name(made.spec)}: {', '.join(choices)}",
         "Healing": wording.healing_words(made.healed) if made.healed else "",
         "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
         "Widths": f"{widths} of {whole}{where}",

@@ -88,7 +88,7 @@ def _verdicts(results: RunResults, found: Findings) -> str:
     models.
     """
     if found.kind is AnswerKind.NOTHING_REMOVED:
-        quantised = [model for model in results.judged if model.spec.quantise]
+        quantised = [model for model in results.judged if model.spec.is_quantised]
         return " ".join(
             f"{results.names[model.record.key]} {verdict_words(model.verdict)}."
             for model in quantised
@@ -106,7 +106,7 @@ def _verdicts(results: RunResults, found: Findings) -> str:
 def _search_verdicts(search: FindResult, models: Sequence[M]) -> str:
     ends = search_ends(search, models)
     with_method = ""
-    if ends and ends[0].spec.heal_steps:
+    if ends and ends[0].spec.is_healed:
         with_method = f" with {quoted_method(ends[0].spec)}"
     return shares_sentence(ends, search.tolerance, with_method)
 

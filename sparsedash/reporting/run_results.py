@@ -161,7 +161,7 @@ def best_method(models: Sequence[W]) -> list[W]:
     for model in sorted(models, key=lambda model: model.permille):
         # What quantising costs says nothing of the method: its models are judged as they are
         # before.
-        if model.permille and not model.spec.quantise:
+        if model.permille and not model.spec.is_quantised:
             by_method.setdefault(wording.spec_title(model.spec), []).append(model)
     candidates = list(by_method.values())
     channels = [models for models in candidates if models[0].method.takes_channels]
@@ -367,7 +367,7 @@ class RunResults:
             return by_title
         channels = self._named.method.takes_channels
         for spec in self.run.settings.points:
-            if spec.method and not spec.quantise and spec.method.takes_channels == channels:
+            if spec.method and not spec.is_quantised and spec.method.takes_channels == channels:
                 by_title.setdefault(wording.spec_title(spec), []).append(spec)
         return by_title
 
@@ -389,7 +389,7 @@ class RunResults:
             model
             for model in self.judged
             if model.permille == best.permille
-            and not model.spec.quantise
+            and not model.spec.is_quantised
             and wording.spec_title(model.spec) in titles
         ]
         pairs = [(best.record, rival.record) for rival in rivals]
@@ -421,11 +421,11 @@ class RunResults:
         if spec.method is None:
             alike = (pruned_spec for pruned_spec in self.run.settings.points if pruned_spec.method)
             spec = next(
-                (pruned_spec for pruned_spec in alike if pruned_spec.quantise == spec.quantise),
+                (pruned_spec for pruned_spec in alike if pruned_spec.weights == spec.weights),
                 spec,
             )
         name = wording.spec_title(spec) if self.run.settings.names_methods else "sparse"
-        return wording.with_type(name, spec.quantise, again=bool(self.run.source_type))
+        return wording.with_type(name, spec, again=bool(self.run.source_type))
 
     @property
     def lines(self) -> list[str]:

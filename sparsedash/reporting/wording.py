@@ -12,7 +12,7 @@ from sys import float_info
 from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.cost_model import LeastMemory
-from sparsedash.catalog.presets import method_name
+from sparsedash.catalog.presets import spec_name
 from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget, MethodSettings
@@ -327,16 +327,16 @@ def stage_title(name: str) -> str:
     return _STAGES.get(name, name)
 
 
-@lru_cache(maxsize=1024)
-def method_title(settings: MethodSettings, heal_steps: int = 0) -> str:
+def method_title(method: MethodSettings) -> str:
     """The name of a method, whatever its width multiple: a run names that once for all."""
-    usual = replace(settings, width_multiple=MethodSettings().width_multiple)
-    return method_name(usual, heal_steps)
+    return spec_title(SparseSpec(method, 1))
 
 
+@lru_cache(maxsize=1024)
 def spec_title(spec: SparseSpec) -> str:
-    """The name of how a model is pruned and healed: "best (healed 48 steps)"."""
-    return method_title(spec.pruning, spec.heal_steps)
+    """The name of how a model is pruned and healed, whatever the width multiple."""
+    usual = replace(spec.pruning, width_multiple=MethodSettings().width_multiple)
+    return spec_name(replace(spec, method=usual))
 
 
 def quoted_method(spec: SparseSpec) -> str:
@@ -344,14 +344,14 @@ def quoted_method(spec: SparseSpec) -> str:
     return f"“{spec_title(spec)}”"
 
 
-def with_type(name: str, quantise: str, again: bool = False) -> str:
+def with_type(name: str, spec: SparseSpec, again: bool = False) -> str:
     """ "20 %, Q4_K_M" for "20 %"; the name alone where the model is not quantised.
 
     again: whether its weights were quantised before pruning as well.
     """
-    if not quantise:
+    if not spec.is_quantised:
         return name
-    kind = quantise.upper()
+    kind = spec.quantise.upper()
     return f"{name}, {kind} again" if again else f"{name}, {kind}"
 
 
@@ -587,10 +587,10 @@ def model_name(spec: SparseSpec, named: bool, again: bool = False) -> str:
     again: see with_type.
     """
     if spec.method is None:
-        return with_type(DENSE, spec.quantise, again)
+        return with_type(DENSE, spec, again)
     share = f"{spec.permille / 10:g} %"
     name = f"{spec_title(spec)} {share}" if named else share
-    return with_type(name, spec.quantise, again)
+    return with_type(name, spec, again)
 
 
 def model_words(spec: SparseSpec, named: bool = True, made: Pruned | None = None) -> str:
@@ -600,16 +600,16 @@ def model_words(spec: SparseSpec, named: bool = True, made: Pruned | None = None
     rounded.
     """
     if spec.method is None:
-        return with_type(DENSE, spec.quantise)
+        return with_type(DENSE, spec)
     method = spec.method
     share = sparsity_percent(spec.permille)
     # Of a quantised file's bytes most are gone by its type.
-    is_measured = method.takes_channels and not (spec.quantise and method.budget == "bytes")
+    is_measured = method.takes_channels and not (spec.is_quantised and method.budget == "bytes")
     reached = percent(made.reached[method.budget]) if made and is_measured else ""
     if reached and reached != percent(spec.permille / 1000):
         share = f"{share} asked, {reached}"
     words = f"{share} {share_of(method)} {removed_or_zeroed(method)}"
-    return with_type(f"{spec_title(spec)}, {words}" if named else words, spec.quantise)
+    return with_type(f"{spec_title(spec)}, {words}" if named else words, spec)
 
 
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:

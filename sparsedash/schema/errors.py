@@ -174,15 +174,16 @@ class Cancelled(SparseDashError):  # noqa: N818 - a request to stop is no error
 
 def first_line(error: BaseException) -> str:
     """The reason in a library's or the system's error, in one line, without a full stop."""
-    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    first, *rest = said.splitlines()
-    # Some say where in the first line and what in the second.
-    return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300].rstrip(
-        "."
-    )
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    reason, *further = text.splitlines()
+    if reason.endswith(":") and further:
+        # Some say where in the first line and what in the second.
+        reason = f"{reason} {further[0].strip()}"
+    return reason[:300].rstrip(".")
 
 
 def install_command(what: str) -> str:
     """The command that installs a package, or "-r" and a file of them, where this program runs."""
-    own = sys.prefix != sys.base_prefix
-    return f"{Path(sys.prefix) / 'bin' / 'pip' if own else 'pip'} install {what}"
+    in_environment = sys.prefix != sys.base_prefix
+    pip = str(Path(sys.prefix) / "bin" / "pip") if in_environment else "pip"
+    return f"{pip} install {what}"

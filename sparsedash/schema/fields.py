@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_SEED = 2**31 - 1
-MOST_LINES, LONGEST_LINE = 10, 300
-"""Lines of a setting that is a list of texts, and characters of one."""
+MOST_LINES = 10
+"""Lines of a setting that is a list of texts."""
+LONGEST_LINE = 300
+"""Characters of such a line."""
 
 Kind = Literal["choice", "lines", "number", "reference", "sparsities", "switch", "whole"]
 _KINDS: dict[object, Kind] = {
@@ -119,17 +121,15 @@ def field_rows(settings: "type[DataclassInstance]") -> Mapping[str, FieldRow]:
     """The rows of a dataclass of settings, in order, by the names of its attributes."""
     hints = get_type_hints(settings)
     rows = {}
-    for each in fields(settings):
-        if "row" in each.metadata:
-            kind = _KINDS.get(hints[each.name], "choice")
-            options = get_args(hints[each.name]) if kind == "choice" else ()
-            given = {
-                "name": each.name,
-                "title": each.name.replace("_", " "),
-                "key": each.name,
-                **each.metadata["row"],
-            }
-            rows[each.name] = FieldRow(kind=kind, default=each.default, options=options, **given)
+    for declared in fields(settings):
+        if "row" not in declared.metadata:
+            continue
+        name, hint = declared.name, hints[declared.name]
+        kind = _KINDS.get(hint, "choice")
+        options = get_args(hint) if kind == "choice" else ()
+        usual = {"name": name, "title": name.replace("_", " "), "key": name}
+        values = usual | declared.metadata["row"]
+        rows[name] = FieldRow(kind=kind, default=declared.default, options=options, **values)
     return MappingProxyType(rows)
 
 

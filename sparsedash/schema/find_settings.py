@@ -17,7 +17,7 @@ from sparsedash.schema.settings import (
     request_key,
     settings_from_plain,
 )
-from sparsedash.schema.sparse_spec import MAX_HEAL_STEPS
+from sparsedash.schema.sparse_spec import MAX_HEAL_STEPS, SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 
 PLANNED = (450, 225, 113, 57, 28, 14)
@@ -74,6 +74,10 @@ class FindSettings:
     def reads_text(self) -> bool:
         """Whether its models depend on the calibration text."""
         return self.method.reads_text or self.heal_steps > 0
+
+    def spec(self, permille: int) -> SparseSpec:
+        """The model that is tried at this sparsity."""
+        return SparseSpec(self.method, permille, self.heal_steps)
 
     def run(self, permilles: tuple[int, ...]) -> RunSettings:
         """The run with these sparsities (per mille) as its trials. Raises SettingsError."""

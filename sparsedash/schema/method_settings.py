@@ -291,10 +291,11 @@ def uses_parameter(
 ) -> bool:
     """Whether a method of these four choices uses its parameter of this name."""
     # A compensation that is not named here counts as damped, so that its damping is in the keys.
-    damped, measured = compensation not in ("none", "bias"), allocation == "curves"
-    layers, single = pattern == "layer", pattern not in ("channelx1", "layer")
+    damped = compensation not in ("none", "bias")
+    measured = allocation == "curves"
+    single = pattern not in ("channelx1", "layer")
     conditions = {
-        "width_multiple": not single and not layers,
+        "width_multiple": pattern == "channelx1",
         "budget": not single,
         "scope": single,
         **dict.fromkeys(("rounds", "schedule"), saliency == "fisher"),

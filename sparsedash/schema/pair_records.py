@@ -22,10 +22,11 @@ _RECORD_FIELDS = ("left", "right", "dense", "sparse", "others")
 
 def records_read(request: Mapping[str, Any]) -> frozenset[str]:
     """Keys of all records that a job of any kind reads. request: its settings in plain form."""
-    named = [request.get(field) or () for field in _RECORD_FIELDS]
-    return frozenset(
-        str(key) for each in named for key in ([each] if isinstance(each, str) else each)
-    )
+    keys = set[str]()
+    for name in _RECORD_FIELDS:
+        value = request.get(name) or ()
+        keys |= {value} if isinstance(value, str) else set(map(str, value))
+    return frozenset(keys)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,5 +298,5 @@ class Timing:
     def timed(self, phase: Phase, batch: int = 1) -> TimedPhase | None:
         """One of its phases, or None."""
         return next(
-            (each for each in self.phases if (each.phase, each.batch) == (phase, batch)), None
+            (timed for timed in self.phases if (timed.phase, timed.batch) == (phase, batch)), None
         )

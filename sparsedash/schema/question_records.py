@@ -5,6 +5,7 @@ them.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -64,8 +65,8 @@ class AnsweredQuestion:
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        scored = [each.log_likelihood for each in self.choices]
-        if not all(each >= _LOWEST for each in (*scored, self.log_likelihood or 0.0)):
+        likelihoods = [choice.log_likelihood for choice in self.choices]
+        if min((*likelihoods, self.log_likelihood or 0.0)) < _LOWEST:
             raise CorpusError(f"A log-likelihood is infinite, or below {_LOWEST:,.0f}.")
         if self.chosen is not None and self.chosen >= len(self.choices):
             raise CorpusError("The choice taken is none of those given.")
@@ -157,30 +158,31 @@ def pool_parts(sets: Iterable[QuestionSet]) -> list[QuestionSet]:
     Raises CorpusError where they are judged differently, or hold the same document.
     """
     tasks = defaultdict[str, list[QuestionSet]](list)
-    for found in sets:
-        tasks[found.task].append(found)
+    for part in sets:
+        tasks[part.task].append(part)
     return [parts[0] if len(parts) == 1 else _pool(parts) for parts in tasks.values()]
 
 
 def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:
     first = parts[0]
     versions = sorted({part.version for part in parts if part.version})
-    for what, found in (
-        ("measures", sorted({part.measure_label for part in parts})),
-        ("filters", sorted({part.filter for part in parts})),
-        ("versions", versions),
-    ):
-        if len(found) > 1:
+    alike = {
+        "measures": sorted({part.measure_label for part in parts}),
+        "filters": sorted({part.filter for part in parts}),
+        "versions": versions,
+    }
+    for what, names in alike.items():
+        if len(names) > 1:
             raise CorpusError(
-                f"The parts of {first.task} are judged by different {what}: {', '.join(found)}."
+                f"The parts of {first.task} are judged by different {what}: {', '.join(names)}."
             )
-    documents = Counter(
-        document for part in parts for document in {each.doc_hash for each in part.questions}
-    )
+    documents = Counter[str]()
+    for part in parts:
+        documents.update({question.doc_hash for question in part.questions})
     if n := sum(count > 1 for count in documents.values()):
         raise CorpusError(
             f"{n:,} of {len(documents):,} documents of {first.task} are in two files.",
             "Judge one form of a task.",
         )
-    together = tuple(question for part in parts for question in part.questions)
-    return replace(first, questions=together, version=versions[0] if versions else "")
+    questions = tuple(chain.from_iterable(part.questions for part in parts))
+    return replace(first, questions=questions, version=versions[0] if versions else "")

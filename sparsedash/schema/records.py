@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import product
 from math import exp, inf, log
 from typing import Annotated, Literal, TypeVar, get_args
 
@@ -260,15 +261,17 @@ class Pruned:
     calibration_identity: str = ""
 
     def __post_init__(self) -> None:
-        n_layers, errors = (
-            len(self.widths),
-            (self.layer_errors, self.held_out_errors, self.uncompensated_errors),
+        n_layers = len(self.widths)
+        measured = (
+            self.layer_errors,
+            self.held_out_errors,
+            self.uncompensated_errors,
+            self.passage_errors,
+            self.alone,
         )
-        sometimes = (*errors, self.passage_errors, self.alone)
-        whole = len(self.dense_widths) == n_layers and all(
-            len(values) in (0, n_layers) for values in sometimes
-        )
-        if not (whole and n_layers and min(self.dense_widths) > 0):
+        fit = all(len(values) in (0, n_layers) for values in measured)
+        fit = fit and len(self.dense_widths) == n_layers > 0
+        if not (fit and min(self.dense_widths) > 0):
             raise StoreError("Its layers do not belong together.")
         if any(kept > dense for kept, dense in zip(self.widths, self.dense_widths, strict=True)):
             raise StoreError("It keeps more channels than the dense model has.")
@@ -447,11 +450,11 @@ class Run:
         """The record of every continuation of the run's prompts, by the key of the continuation,
         there or not.
         """
-        asked = [
-            ContinuationSettings(left="", right="", prompt=prompt)
-            for prompt in self.settings.prompts
-        ]
-        return {each.by_one(record).key(): record for record in self.records for each in asked}
+        records = {}
+        for record, prompt in product(self.records, self.settings.prompts):
+            request = ContinuationSettings(left=record, right=record, prompt=prompt)
+            records[request.key()] = record
+        return records
 
     @property
     def n_compared(self) -> int:

@@ -338,9 +338,9 @@ class RunSettings:
             allowed = "off where no method removes channels or layers"
             raise SettingsError("healing", steps, allowed)
         if self.quantise:
-            said = "Only models with fewer channels or layers are quantised."
+            problem = "Only models with fewer channels or layers are quantised."
             advice = "Add such a method, or quantise none."
-            raise SettingsError("quantise", said=said, advice=advice)
+            raise SettingsError("quantise", said=problem, advice=advice)
 
     @cached_property
     def points(self) -> tuple[SparseSpec, ...]:
@@ -362,12 +362,26 @@ class RunSettings:
         """The run with its models healed as well, where channels go. Raises SettingsError."""
         return replace(self, heal_steps=(0, n_steps))
 
+    def of_methods(self, methods: Sequence[MethodSettings]) -> "RunSettings":
+        """The run of these methods alone, neither healed nor quantised."""
+        return replace(self, methods=tuple(methods), heal_steps=(0,), quantise=())
+
+    @property
+    def heals(self) -> bool:
+        """Whether any of its models is healed."""
+        return any(self.heal_steps)
+
+    @property
+    def quantises(self) -> bool:
+        """Whether any of its models is quantised."""
+        return bool(self.quantise)
+
     @property
     def names_methods(self) -> bool:
         """Whether its sparse models are called by their methods: by several, and wherever one is
         healed.
         """
-        return len(self.methods) > 1 or any(self.heal_steps)
+        return len(self.methods) > 1 or self.heals
 
     @property
     def budget(self) -> Budget:
@@ -379,7 +393,7 @@ class RunSettings:
         """The budget whose shares its chart shows: of quantised models, of which no channels go,
         the bytes.
         """
-        return "bytes" if self.quantise else self.budget
+        return "bytes" if self.quantises else self.budget
 
     @property
     def reads_text(self) -> bool:
@@ -396,8 +410,8 @@ class RunSettings:
         """The sparsities of all points, each once; 0 where the dense model is quantised and nothing
         else.
         """
-        made = (spec.permille for spec in self.points if spec.method)
-        return tuple(dict.fromkeys(made)) or (0,)
+        permilles = (spec.permille for spec in self.points if spec.method)
+        return tuple(dict.fromkeys(permilles)) or (0,)
 
     def key(self, contents: Mapping[str, str] | None = None) -> str:
         """The name of this request. contents: hashes of the local files that it names, as of
@@ -424,18 +438,16 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
     """The settings of this kind that `dataclasses.asdict` made plain, checked again. Raises
     SettingsError.
     """
-    other = "These settings were written by another version of SparseDash"
+    reason = ""
     try:
-        made = msgspec.convert(plain, kind)
-        is_same = canonical_json(asdict(made)) == canonical_json(plain)
+        settings = msgspec.convert(plain, kind)
+        if canonical_json(asdict(settings)) == canonical_json(plain):
+            return settings
     except ValueError as error:
         # Of a wrong type or value, or not finite in a field that is not known.
-        raise SettingsError(
-            kind.__name__, said=f"{other}: {error}.", advice="Ask for it again."
-        ) from error
-    if not is_same:
-        raise SettingsError(kind.__name__, said=f"{other}.", advice="Ask for it again.")
-    return made
+        reason = f": {error}"
+    problem = f"These settings were written by another version of SparseDash{reason}."
+    raise SettingsError(kind.__name__, said=problem, advice="Ask for it again.")
 
 
 def request_key(
@@ -449,13 +461,10 @@ def request_key(
 
     evaluation: its own. contents: hashes of the local files that it names, as of now.
     """
-    found = {name: value for name, value in asdict(settings).items() if name != "residency"}
-    if not found["revisions"]:
-        # So that a request that reads nothing of the hub keeps the name that it had before there
-        # were any.
-        del found["revisions"]
-    asked = found if evaluation.tasks else found | {"evaluation": evaluation.about_passages}
-    return digest({kind: asked, "stamps": dict(contents or {}), "stages": STAGE_VERSIONS})
+    values = {name: value for name, value in asdict(settings).items() if name != "residency"}
+    if not evaluation.tasks:
+        values["evaluation"] = evaluation.about_passages
+    return digest({kind: values, "stamps": dict(contents or {}), "stages": STAGE_VERSIONS})
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:
@@ -467,7 +476,7 @@ def parse_percents(text: str) -> tuple[int, ...]:
     """Per mille from "10,20" or "12.5 30 %". Raises SettingsError on anything finer than a
     tenth.
     """
-    found = []
+    permilles = []
     for word in text.replace("%", " ").replace(",", " ").split():
         try:
             permille = 10 * Decimal(word)
@@ -477,10 +486,10 @@ def parse_percents(text: str) -> tuple[int, ...]:
         if not possible:
             limit = MAX_SPARSITY_PERMILLE // 10
             raise SettingsError("sparsity", word, f"0–{limit} %, at most one decimal")
-        found.append(int(permille))
-    if not found:
+        permilles.append(int(permille))
+    if not permilles:
         raise SettingsError("sparsity", text, "one or several percentages, such as 10, 20")
-    return tuple(found)
+    return tuple(permilles)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,21 @@ class SparseSpec:
                 raise SettingsError("quantise", self.quantise, f"nothing with pattern {pattern}")
 
     @property
+    def is_healed(self) -> bool:
+        """Whether the dense model trains it."""
+        return self.heal_steps > 0
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether its weights are rounded to a type of llama.cpp."""
+        return self.quantise != ""
+
+    @property
+    def weights(self) -> Literal["float16", "q8_0", "q6_k", "q4_k_m", "q4_0"]:
+        """The type of its weights in a GGUF file."""
+        return self.quantise or "float16"
+
+    @property
     def pruning(self) -> MethodSettings:
         """The method; of the dense model choices that remove nothing."""
         return self.method or REMOVES_NOTHING
@@ -72,12 +87,12 @@ class SparseSpec:
     @property
     def reads_text(self) -> bool:
         """Whether the model depends on the calibration text."""
-        return self.method is not None and (self.method.reads_text or self.heal_steps > 0)
+        return self.method is not None and (self.method.reads_text or self.is_healed)
 
     @property
     def looks_back(self) -> bool:
         """Whether a block depends on more than the first pass of the calibration text up to it."""
-        return self.pruning.looks_back or bool(self.heal_steps or self.quantise)
+        return self.pruning.looks_back or self.is_healed or self.is_quantised
 
     def method_document(self) -> dict[str, Any]:
         """The choices of pruning, the steps of healing and the type, as JSON values."""

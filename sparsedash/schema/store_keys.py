@@ -285,10 +285,12 @@ health_note = _note("health", "Never written: reading it shows whether the store
 
 def calibration_notes(keys: tuple[str, ...]) -> list[NoteName]:
     """All notes on calibrations whose artefacts have these keys."""
-    notes = (
-        calibrated_note,
-        calibration_warning_note,
-        inputs_gathered_note,
-        gradients_gathered_note,
-    )
-    return [note(key) for key in keys for note in notes]
+    notes = list[NoteName]()
+    for key in keys:
+        notes += [
+            calibrated_note(key),
+            calibration_warning_note(key),
+            inputs_gathered_note(key),
+            gradients_gathered_note(key),
+        ]
+    return notes

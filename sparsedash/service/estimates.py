@@ -323,5 +323,5 @@ def healing_steps(
         missing = "this machine's speed"
     raise JobError(
         f"How long healing takes is not known yet, nor {missing}.",
-        "Run the model unhealed first.",
+        "Run it once without healing.",
     )

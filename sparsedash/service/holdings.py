@@ -166,7 +166,7 @@ def entries_of(run: Run, results: ResultCache) -> frozenset[str]:
     for keys in run.answers.values():
         names.update(f"questionset/{key}" for key in keys)
     names.update(f"continuation/{key}" for key in run.continuations)
-    if any(run.settings.heal_steps):
+    if run.settings.heals:
         for record in map(results.record, run.sparse):
             if (
                 record is not None

@@ -75,7 +75,7 @@ def run_problems(
     problems.append(
         _refusal(run_rules.require_quantisable, settings, family, streamed=streamed),
     )
-    if any(settings.heal_steps):
+    if settings.heals:
         n_sequences = settings.calibration.n_samples
         problems.append(_refusal(run_rules.require_healable, n_sequences, streamed=streamed))
     if shape is not None and not any(problems) and settings.solves:

@@ -239,7 +239,7 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
         dense="-", sparse="-", n_threads=arguments.threads, runtime=arguments.runtime
     )
     in_torch = request.runtime == "torch"
-    if in_torch and settings.quantise:
+    if in_torch and settings.quantises:
         raise SettingsError(
             "--quantise",
             said="Quantised models run in llama.cpp alone.",

@@ -16,10 +16,15 @@ from sparsedash.ui.navigation import whole_tolerance_query
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-GOALS = SWEEP, SEARCH = "Prune to chosen sparsities", "How much can go?"
+SWEEP = "Prune to chosen sparsities"
+SEARCH = "How much can go?"
+GOALS = (SWEEP, SEARCH)
 """The two goals, as the form and the address name them."""
 
-OWN, LAYERS, MASKS, QUANTISE = "own", "layers", "masks", "quantise"
+OWN = "own"
+LAYERS = "layers"
+MASKS = "masks"
+QUANTISE = "quantise"
 """Keys of the fields of a custom method, of the presets that take whole layers and of those that
 set weights to zero, and of the quantised types.
 """
@@ -54,39 +59,34 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
         replace(method, width_multiple=usual.width_multiple, budget=usual.budget)
         for method in run.methods
     ]
-    own = [method for method in methods if method not in [preset.settings for preset in METHODS]]
-    if len(own) > 1 or len(widths) > 1 or run.heal_steps != tuple(dict.fromkeys(beside)):
+    named = {preset.settings: preset.name for preset in METHODS}
+    custom = [method for method in methods if method not in named]
+    if len(custom) > 1 or len(widths) > 1 or run.heal_steps != tuple(dict.fromkeys(beside)):
         return None
     width = widths.pop() if widths else usual.width_multiple
-    found: Query = {
+    query: Query = {
         FRESH: "1",
         **_setting_values(run),
         **_setting_values(run.calibration),
         **_setting_values(run.evaluation),
-    }
-    found |= {"width": str(width), "budget": run.budget, "heal-steps": str(steps)}
-    found |= {
+        "width": str(width),
+        "budget": run.budget,
+        "heal-steps": str(steps),
         "tasks": list(run.evaluation.tasks) or "",
         QUANTISE: [kind.upper() for kind in run.quantise] or "",
     }
-    for method in own:
-        elsewhere = ("width_multiple", "budget")
-        rows = [each for each in field_rows(MethodSettings).values() if each.name not in elsewhere]
-        chosen = {
-            row.key: _text(getattr(method, row.name)) for row in rows if method.uses(row.name)
-        }
-        found |= {OWN: "true", **chosen}
+    for method in custom:
+        query[OWN] = "true"
+        for row in field_rows(MethodSettings).values():
+            if method.uses(row.name) and row.name not in ("width_multiple", "budget"):
+                query[row.key] = _text(getattr(method, row.name))
     if isinstance(settings, FindSettings):
-        del found["sparsity"]
-        preset = (
-            {}
-            if own
-            else {"with": next(each.name for each in METHODS if each.settings == methods[0])}
-        )
-        return {"goal": SEARCH, **preset, **whole_tolerance_query(settings.tolerance), **found}
+        del query["sparsity"]
+        query |= {"goal": SEARCH, **whole_tolerance_query(settings.tolerance)}
+        return query if custom else query | {"with": named[methods[0]]}
     for key, presets in PRESETS.items():
-        found[key] = [each.name for each in presets if each.settings in methods] or ""
-    return found
+        query[key] = [preset.name for preset in presets if preset.settings in methods] or ""
+    return query
 
 
 def _setting_values(settings: "DataclassInstance") -> dict[str, str]:

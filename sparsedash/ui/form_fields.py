@@ -106,16 +106,17 @@ def setting_field(row: FieldRow) -> Any:
                 placeholder=row.empty or None,
                 help=about,
             )
-            found = row.default if value is None else number(value)
-            validated(row.key, lambda: row.check(found))
-            return found
+            checked = row.default if value is None else number(value)
+            validated(row.key, lambda: row.check(checked))
+            return checked
 
 
 def setting_fields(rows: Sequence[FieldRow], n_columns: int = 1) -> dict[str, Any]:
     """Draw fields side by side in so many columns. Returns their values by the keys of the
     settings.
     """
-    values, columns = {}, list[DeltaGenerator]()
+    values = dict[str, Any]()
+    columns = list[DeltaGenerator]()
     for row in rows:
         columns = columns or st.columns(n_columns)
         with columns.pop(0):
@@ -136,7 +137,8 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
         is_text = row.title != "model"
         if is_text:
             names += backend.uploads.kept()
-        usual, field = usual or row.default, cast(ReferenceField, row.title)
+        field = cast(ReferenceField, row.title)
+        usual = usual or row.default
         follow_usual(row.key, usual)
         if (typed := st.session_state.get(row.key)) and (
             named := hub_reference(typed.strip())
@@ -156,7 +158,7 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
             # One from the address of this page may be an address itself.
             reference = hub_reference((name or "").strip())
             if not reference:
-                raise SparseDashError(f"Choose {'a text' if is_text else 'a model'}.")
+                raise SparseDashError("Choose a text." if is_text else "Choose a model.")
             row.check(reference)
             if problem := backend.reference_problem(field, reference):
                 raise SparseDashError(problem)
@@ -177,10 +179,8 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
                 fewest = FEWEST_UPLOADED if field == "evaluation text" else 0
                 st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue(), fewest)
 
-            kinds, about = (
-                [kind.removeprefix(".") for kind in TEXT_KINDS],
-                f"{_UPLOAD_HELP} {_who()} can choose it, and delete it.",
-            )
+            kinds = [kind.removeprefix(".") for kind in TEXT_KINDS]
+            about = f"{_UPLOAD_HELP} {_who()} can choose it, and delete it."
             if usable and usable.startswith(UPLOAD):
                 frame.show(element("p", _gives(backend, field, usable), css="sd-hint"))
             file_popover(
@@ -207,12 +207,11 @@ def _gives(backend: Backend, field: ReferenceField, reference: str) -> Html:
         return escape(error.message)
     if count is None:
         return Html("")
-    name, quantity = wording.reference_title(reference), wording.quantity
+    name = wording.reference_title(reference)
     if field == "calibration text":
-        return escape(
-            f"{name}: {quantity(count.n_texts, 'text')}, about {count.n_characters // 4:,} tokens"
-        )
-    passages = quantity(count.n_passages, "passage")
+        texts = wording.quantity(count.n_texts, "text")
+        return escape(f"{name}: {texts}, about {count.n_characters // 4:,} tokens")
+    passages = wording.quantity(count.n_passages, "passage")
     return join(
         escape(f"{name}: {passages}; first gap: "), element("b", escape(count.first_gap[:40]))
     )
@@ -370,32 +369,37 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
     if settings is None:
         frame.note("Fix the highlighted fields.")
         return False
-    before = backend.preflight(settings)
-    stored, memory, disk, duration = before.stored, before.memory, before.disk, before.duration
-    time, by_stage, room, notes = "seconds: all results are stored", "", "", []
+    estimate = backend.preflight(settings)
+    stored = estimate.stored
+    memory = estimate.memory
+    disk = estimate.disk
+    duration = estimate.duration
+    facts = {"Time": "seconds: all results are stored"}
+    notes = []
     if not (stored.dense and stored.sparse == stored.n_sparse):
-        time = _time(duration)
-        if isinstance(settings, FindSettings) and time.startswith("about"):
-            time += ", less where trials stop early"
-        parts = [f"{name} {wording.duration_words(seconds)}" for name, seconds in duration.parts]
-        by_stage, room = (
-            ", ".join(parts[1:] and parts),
-            wording.disk_words(disk.takes) if disk else "",
-        )
-        if disk is not None and disk.too_little:
+        facts["Time"] = _time(duration)
+        if isinstance(settings, FindSettings) and facts["Time"].startswith("about"):
+            facts["Time"] += ", less where trials stop early"
+        if len(duration.parts) > 1:
+            facts["By stage"] = ", ".join(
+                f"{name} {wording.duration_words(seconds)}" for name, seconds in duration.parts
+            )
+    facts["Memory"] = _memory(memory)
+    if not (stored.dense and stored.sparse == stored.n_sparse) and disk is not None:
+        facts["Disk"] = wording.disk_words(disk.takes)
+        if disk.too_little:
             free = wording.size(disk.free_bytes or 0)
             notes.append(f"The data folder's disk has {free} left: the run is likely to fill it.")
-    sparse = (
-        f"{stored.sparse} of {stored.n_sparse} sparse {wording.plural(stored.n_sparse, 'model')}"
-    )
-    there = {
-        "calibration": stored.calibration,
-        "dense answers": stored.dense,
-        sparse: stored.sparse,
-    }
-    reused = ", ".join(name for name, found in there.items() if found) or "nothing"
-    rows = [("Time", time), ("By stage", by_stage), ("Memory", _memory(memory)), ("Disk", room)]
-    frame.show(fact_list([row for row in (*rows, ("Reused from earlier runs", reused)) if row[1]]))
+    reused = []
+    if stored.calibration:
+        reused.append("calibration")
+    if stored.dense:
+        reused.append("dense answers")
+    if stored.sparse:
+        models = wording.plural(stored.n_sparse, "model")
+        reused.append(f"{stored.sparse} of {stored.n_sparse} sparse {models}")
+    facts["Reused from earlier runs"] = ", ".join(reused) or "nothing"
+    frame.show(fact_list([fact for fact in facts.items() if fact[1]]))
     if duration.unknown and backend.is_measuring():
         wait_for_rates(backend)
     if memory.too_little:
@@ -405,9 +409,9 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
         )
     for text in notes:
         frame.note(text)
-    for problem in before.problems:
+    for problem in estimate.problems:
         frame.failure(problem)
-    return not before.problems
+    return not estimate.problems
 
 
 @frame.fragment(JOB_S)
@@ -418,17 +422,19 @@ def wait_for_rates(backend: Backend) -> None:
 
 
 def _time(duration: Duration) -> str:
-    known, unknown = duration.seconds, " and ".join(duration.unknown)
-    if unknown and (not known or len(duration.unknown) > 2):
+    if duration.unknown and (not duration.seconds or len(duration.unknown) > 2):
         return "not known: no run like this has finished here yet"
-    by = ", estimated from this machine's speed" if duration.counted else ""
-    more = f", and {unknown}, which has not been measured here yet" if unknown else by
-    return f"about {wording.duration_words(known)}{more}"
+    about = f"about {wording.duration_words(duration.seconds)}"
+    if duration.unknown:
+        parts = " and ".join(duration.unknown)
+        return f"{about}, and {parts}, which has not been measured here yet"
+    return f"{about}, estimated from this machine's speed" if duration.counted else about
 
 
 def _memory(memory: Memory) -> str:
     """The memory of earlier runs, unless this one needs more."""
-    measured, least = memory.measured_bytes, memory.least
+    measured = memory.measured_bytes
+    least = memory.least
     if least and least.streamed:
         reason = wording.streaming_reason(memory.resident_bytes, memory.there_bytes)
         return f"{wording.least_memory_words(least)}. {reason}"
@@ -441,8 +447,10 @@ def _memory(memory: Memory) -> str:
 
 
 _ROWS = field_rows(EvaluationSettings)
-_TEXT, _N_PASSAGES = _ROWS["corpus"].key, _ROWS["n_passages"].key
-_SIZE, _OTHER = "sure", "As chosen below"
+_TEXT = _ROWS["corpus"].key
+_N_PASSAGES = _ROWS["n_passages"].key
+_SIZE = "sure"
+_OTHER = "As chosen below"
 _N_TEXTS = {choice.name: choice.n_texts for choice in EVALUATION_CORPORA}
 _SIZES = {
     "Quick look": (BUILTIN_CLOZE, "built in"),
@@ -466,8 +474,8 @@ def other_passages_expander(*keys: str) -> AbstractContextManager[None]:
     """The expander of other passages; open at first where the address names some. keys: of other
     fields in it.
     """
-    other = query_value(_TEXT) not in ("", *(text for text, _ in _SIZES.values()))
-    return expander("Other passages, or a text of your own", "others", keys, other)
+    is_open = query_value(_TEXT) not in ("", *(text for text, _ in _SIZES.values()))
+    return expander("Other passages, or a text of your own", "others", keys, is_open)
 
 
 def evaluation_size_field(
@@ -482,17 +490,18 @@ def evaluation_size_field(
         if size := _SIZES.get(st.session_state[_SIZE]):
             st.session_state.update({_TEXT: size[0], _N_PASSAGES: None})
 
-    text, n_asked = str(st.session_state.get(_TEXT, "")), st.session_state.get(_N_PASSAGES)
-    chosen = next(
-        (name for name, (its_text, _) in _SIZES.items() if its_text == text and n_asked is None),
-        _OTHER,
-    )
+    text = str(st.session_state.get(_TEXT, ""))
+    n_passages = st.session_state.get(_N_PASSAGES)
+    names = list(_SIZES)
     captions = [_caption(backend, *size, settings) for size in _SIZES.values()]
+    size_names = {size_text: name for name, (size_text, _) in _SIZES.items()}
+    chosen = size_names.get(text, _OTHER) if n_passages is None else _OTHER
     if chosen == _OTHER:
-        known = _N_TEXTS.get(text, 0) or _n_uploaded(backend, text)
-        captions.append(_detectable_words(min(n_asked or known, known or n_asked or 0), settings))
+        names.append(_OTHER)
+        n_texts = _N_TEXTS.get(text, 0) or _n_uploaded(backend, text)
+        n_known = min(n_passages or n_texts, n_texts or n_passages or 0)
+        captions.append(_detectable_words(n_known, settings))
     st.session_state[_SIZE] = chosen
-    names = [*_SIZES, *([_OTHER] if chosen == _OTHER else [])]
     place.radio(
         "How sure",
         names,
@@ -510,18 +519,18 @@ def _caption(
     lacking = ", and the hub does not answer" if backend.lacks_text(text) else ""
     parts = [f"{n:,} passages, {source}{lacking}"]
     if settings is not None:
-        now, tasks = settings.evaluation, settings.evaluation.tasks
-        if set(tasks) == set(usual_tasks(now.corpus)):
+        evaluation = settings.evaluation
+        tasks = evaluation.tasks
+        if set(tasks) == set(usual_tasks(evaluation.corpus)):
             tasks = usual_tasks(text)
         if names := [BUILTIN_TASKS[task].name for task in tasks if task in BUILTIN_TASKS]:
             parts.append(wording.and_join(names))
-        asked = replace(
-            settings, evaluation=replace(now, corpus=text, n_passages=None, tasks=tasks)
-        )
-        known = backend.preflight(asked).duration.total_s
-        parts.append(
-            "time not known yet" if known is None else f"about {wording.duration_words(known)}"
-        )
+        evaluation = replace(evaluation, corpus=text, n_passages=None, tasks=tasks)
+        duration = backend.preflight(replace(settings, evaluation=evaluation)).duration
+        time = "time not known yet"
+        if duration.total_s is not None:
+            time = f"about {wording.duration_words(duration.total_s)}"
+        parts.append(time)
     return " · ".join([*parts, _detectable_words(n, settings)])
 
 
@@ -543,9 +552,11 @@ def _detectable_words(n_passages: int, settings: RunSettings | FindSettings | No
         return ""
     if n_passages < FEWEST_PASSAGES:
         return f"{wording.quantity(n_passages, 'passage')}: fewer than {FEWEST_PASSAGES} can never confirm a model"
-    limit, alpha = Tolerance().ratio, ALPHA / 2
+    limit = Tolerance().ratio
+    alpha = ALPHA / 2
     if isinstance(settings, FindSettings):
-        limit, alpha = settings.tolerance.ratio, TRIAL_ALPHA / 2
+        limit = settings.tolerance.ratio
+        alpha = TRIAL_ALPHA / 2
     elif settings is not None:
         alpha /= max(1, settings.n_sparse)
     ratio = wording.factor(detectable_ratio(n_passages, limit, alpha))

@@ -35,10 +35,8 @@ def _suggest_models(field: str) -> None:
             st.session_state[field] = st.session_state[key]
 
     for group in dict.fromkeys(choice.group for choice in MODELS if choice.group):
-        titles, key = (
-            {each.name: each.title for each in MODELS if each.group == group},
-            f"suggested-{group}",
-        )
+        titles = {choice.name: choice.title for choice in MODELS if choice.group == group}
+        key = f"suggested-{group}"
         chosen = st.session_state[field]
         st.session_state[key] = chosen if chosen in titles else None
         st.pills(
@@ -77,13 +75,14 @@ def _show_model_facts(backend: Backend, model: str) -> None:
             if about == model:
                 form_fields.show_problem("model", error)
         return
-    counted, family = named.shape, f"Family: {named.family}. " if named.family else ""
-    if counted is None:
+    shape = named.shape
+    family = f"Family: {named.family}. " if named.family else ""
+    if shape is None:
         form_fields.show_hint(f"{family}Sizes, memory and time are known once it has been read.")
         return
-    widths = sorted(set(counted.widths))
+    widths = sorted(set(shape.widths))
     width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
     form_fields.show_hint(
-        f"{family}{len(counted.widths)} blocks of {width} channels, "
-        f"{wording.weights(counted.n_parameters)} weights, {wording.size(4 * counted.n_parameters)} in FP32."
+        f"{family}{len(shape.widths)} blocks of {width} channels, "
+        f"{wording.weights(shape.n_parameters)} weights, {wording.size(4 * shape.n_parameters)} in FP32."
     )

@@ -3,9 +3,11 @@ more settings.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import streamlit as st
@@ -63,10 +65,11 @@ from sparsedash.ui.navigation import LIMITS, parse_limits
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_RUN, _METHOD = field_rows(RunSettings), field_rows(MethodSettings)
-_CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(EvaluationSettings)
-_KINDS = (RunSettings, CalibrationSettings, EvaluationSettings, MethodSettings)
-_ROWS = [row for kind in _KINDS for row in field_rows(kind).values()]
+_RUN = field_rows(RunSettings)
+_METHOD = field_rows(MethodSettings)
+_CALIBRATION = field_rows(CalibrationSettings)
+_EVALUATION = field_rows(EvaluationSettings)
+_ROWS = [*_RUN.values(), *_CALIBRATION.values(), *_EVALUATION.values(), *_METHOD.values()]
 _STEPS = replace(
     field_rows(FindSettings)["heal_steps"],
     help="Instead of minutes: repeats a healed model wherever it runs.",
@@ -102,7 +105,7 @@ _HEAL = FieldRow(
     high=MOST_MINUTES,
     label="Heal for, minutes",
     help="The dense model teaches each one with fewer channels or layers for about so long, on the calibration text "
-    "and more of it. Healed models are points of their own, next to the unhealed ones. 0: none is healed.",
+    "and more of it. Healed models come next to those before healing. 0: none is healed.",
     key="heal",
 )
 _LAYERS = (
@@ -134,16 +137,8 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     if st.query_params.pop(FRESH, ""):
         # Streamlit keeps the value of a field that left the page, over that of an address which
         # equals its default.
-        for key in (
-            *(row.key for row in (*_ROWS, _HEAL)),
-            "goal",
-            "with",
-            "method",
-            OWN,
-            LAYERS,
-            MASKS,
-            QUANTISE,
-        ):
+        keys = [row.key for row in (*_ROWS, _STEPS, _HEAL)]
+        for key in (*keys, "goal", "with", *PRESETS, OWN, QUANTISE):
             st.session_state.pop(key, None)
     frame.section("Which model?")
     values: dict[str, Any] = {"model": model_field(backend, _RUN["model"])}
@@ -162,19 +157,12 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     with st.container():
         values |= _amount_fields(search)
     budget: Budget = values["budget"]
-    about_run, about_methods = st.container(), st.container()
-    title, key = (
-        ("Choose another method", "another")
-        if search
-        else ("Compare several methods, or choose another", "race")
-    )
-    with form_fields.expander(
-        title, key, ("with", OWN) if search else ("method", LAYERS, MASKS, OWN)
-    ):
+    about_run = st.container()
+    about_methods = st.container()
+    with _method_expander(search):
         presets = _preset_fields(search)
-        own = _custom_method_fields(
-            "Use a method of your own instead" if search else "Add a method of your own"
-        )
+        label = "Use a method of your own instead" if search else "Add a method of your own"
+        custom = _custom_method_fields(label)
     healing = st.container()
     with healing:
         values |= form_fields.setting_fields([_HEAL], 2)
@@ -187,37 +175,22 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     with st.container():
         values |= _task_fields(backend, form_fields.usual_tasks(values["text"] or ""))
     values |= _more_fields(backend, values["model"], search)
-    chosen = (own or presets) if search else (*presets, *(own or ()))
+    chosen = (custom or presets) if search else (*presets, *(custom or ()))
     accepted = (
         values["sparsity"]
         and values["tolerance"]
         and values["prompts"] is not None
-        and not _refused((*_ROWS, _HEAL), values)
+        and not _refused((*_ROWS, _STEPS, _HEAL), values)
     )
-    methods = [
-        replace(method, width_multiple=values["width"]) if method.uses("width_multiple") else method
-        for method in dict.fromkeys(chosen)
-        if accepted
-    ]
     with about_methods:
-        names = [method_name(each) for each in chosen]
-        if len(names) > 1:
-            frame.show(paragraph(f"{len(names)} methods to compare: {', '.join(names)}."))
-        elif names:
-            frame.show(
-                paragraph(
-                    f"Method: {names[0]}{' (recommended)' if names[0] == DEFAULT_METHOD else ''}."
-                )
-            )
-        elif own is not None:
-            form_fields.show_problem(
-                "method", SparseDashError("No method is chosen.", "Choose at least one.")
-            )
-        form_fields.show_hint(
-            *(f"{method.name}: {method.summary}" for method in METHODS if method.name in names)
-        )
+        _show_methods(chosen, custom is None)
     settings: RunSettings | FindSettings | None = None
-    if own is not None and methods:
+    if accepted and chosen and custom is not None:
+        methods = []
+        for method in dict.fromkeys(chosen):
+            if method.uses("width_multiple"):
+                method = replace(method, width_multiple=values["width"])
+            methods.append(method)
         with about_run:
             settings = form_fields.validated(
                 "with" if search else "sparsity",
@@ -237,6 +210,28 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     form_fields.evaluation_size_field(backend, sizes, settings)
     browser_scripts.confirm_typed_choices()
     return settings
+
+
+def _method_expander(search: bool) -> AbstractContextManager[object]:
+    if search:
+        return form_fields.expander("Choose another method", "another", ("with", OWN))
+    title = "Compare several methods, or choose another"
+    return form_fields.expander(title, "race", (*PRESETS, OWN))
+
+
+def _show_methods(methods: Sequence[MethodSettings], is_refused: bool) -> None:
+    """Draw the names and summaries of the chosen methods. is_refused: of the custom method."""
+    names = list(map(method_name, methods))
+    if len(names) > 1:
+        frame.show(paragraph(f"{len(names)} methods to compare: {', '.join(names)}."))
+    elif names:
+        recommended = " (recommended)" if names[0] == DEFAULT_METHOD else ""
+        frame.show(paragraph(f"Method: {names[0]}{recommended}."))
+    elif not is_refused:
+        problem = SparseDashError("No method is chosen.", "Choose at least one.")
+        form_fields.show_problem("method", problem)
+    summaries = [f"{method.name}: {method.summary}" for method in METHODS if method.name in names]
+    form_fields.show_hint(*summaries)
 
 
 def _healed(
@@ -259,13 +254,14 @@ def _healed(
         else:
             form_fields.show_problem(_HEAL.key, error)
         return None
-    found = form_fields.validated(_HEAL.key, lambda: settings.healed(steps))
-    if found is not None:
-        n_tokens = resources.HEAL_BATCH_TOKENS
-        said = f"About {minutes:,} min a model on this machine: {steps:,} steps of {n_tokens:,} tokens."
-        few = f"The minimum: {steps:,} steps of {n_tokens:,} tokens. The estimate has their time."
-        form_fields.show_hint(few if steps == STEP_MULTIPLE else said)
-    return found
+    healed = form_fields.validated(_HEAL.key, lambda: settings.healed(steps))
+    if healed is not None:
+        work = f"{steps:,} steps of {resources.HEAL_BATCH_TOKENS:,} tokens."
+        hint = f"About {minutes:,} min a model on this machine: {work}"
+        if steps == STEP_MULTIPLE:
+            hint = f"The minimum: {work} The estimate has their time."
+        form_fields.show_hint(hint)
+    return healed
 
 
 def _quantise_field(backend: Backend, model: str | None) -> tuple[Quantisation, ...]:
@@ -293,16 +289,17 @@ def _quantised(settings: RunSettings, kinds: Sequence[Quantisation]) -> RunSetti
     """The run with quantised models, of which the number is drawn; None where it cannot have any,
     which is said.
     """
-    found = form_fields.validated(QUANTISE, lambda: replace(settings, quantise=tuple(kinds)))
-    if found is not None:
-        more, n_types = found.n_sparse - settings.n_sparse, len(kinds)
-        models = f"dense and {wording.quantity(more // n_types - 1, 'sparse model')}"
-        widths = sorted({method.width_multiple for method in found.methods})
+    quantised = form_fields.validated(QUANTISE, lambda: replace(settings, quantise=tuple(kinds)))
+    if quantised is not None:
+        n_more = quantised.n_sparse - settings.n_sparse
+        models = f"dense and {wording.quantity(n_more // len(kinds) - 1, 'sparse model')}"
+        types = wording.and_join([kind.upper() for kind in kinds])
+        widths = sorted({method.width_multiple for method in quantised.methods})
         form_fields.show_hint(
-            f"{more} more models: {models}, each in {wording.and_join([kind.upper() for kind in kinds])}. "
+            f"{n_more} more models: {models}, each in {types}. "
             f"Widths are multiples of {', '.join(map(str, widths))}."
         )
-    return found
+    return quantised
 
 
 def _refused(rows: Iterable[FieldRow], values: Mapping[str, Any]) -> bool:
@@ -328,15 +325,15 @@ def _settings(
     def named(kind: "type[DataclassInstance]") -> dict[str, Any]:
         return {row.name: values[row.key] for row in field_rows(kind).values() if row.key in values}
 
-    asked: dict[str, Any] = {
+    settings: dict[str, Any] = {
         **named(RunSettings),
         "calibration": CalibrationSettings(**named(CalibrationSettings)),
         "evaluation": EvaluationSettings(**named(EvaluationSettings)),
     }
     if not search:
-        return RunSettings(methods=tuple(methods), **asked)
-    del asked["sparsities_permille"]
-    return FindSettings(method=methods[0], tolerance=values["tolerance"], **asked)
+        return RunSettings(methods=tuple(methods), **settings)
+    del settings["sparsities_permille"]
+    return FindSettings(method=methods[0], tolerance=values["tolerance"], **settings)
 
 
 def _amount_fields(search: bool) -> dict[str, Any]:
@@ -354,18 +351,18 @@ def _amount_fields(search: bool) -> dict[str, Any]:
         }
     row = _RUN["sparsities_permille"]
     first = percents_text(row.starts["form"])
-    left, right = st.columns([2, 1])
-    with right:
+    sparsity_column, budget_column = st.columns([2, 1])
+    with budget_column:
         share = choose_budget(budget.key, budget.label, budget.default)
-    with left:
+    with sparsity_column:
         text = st.text_input(row.label, first, key=row.key, bind=BOUND, help=row.help) or ""
-        asked = form_fields.validated(
+        sparsities = form_fields.validated(
             row.key,
             lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille,
         )
-        if any(0 < permille < 10 for permille in asked or ()):
+        if any(0 < permille < 10 for permille in sparsities or ()):
             form_fields.show_hint("In percent: 50 is half of them.")
-    return {"tolerance": Tolerance(), row.key: asked, budget.key: share}
+    return {"tolerance": Tolerance(), row.key: sparsities, budget.key: share}
 
 
 def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
@@ -383,15 +380,12 @@ def _task_fields(backend: Backend, usual: Sequence[str]) -> dict[str, Any]:
     """Draw the tasks beside the passages, and how much of them, where some are chosen. usual: until
     others are.
     """
-    row, offered, harness = (
-        _EVALUATION["tasks"],
-        backend.offered_tasks(),
-        find_spec("lm_eval") is not None,
-    )
+    row = _EVALUATION["tasks"]
+    harness = find_spec("lm_eval") is not None
     form_fields.follow_usual(row.key, list(usual))
     chosen = st.multiselect(
         row.label,
-        offered,
+        backend.offered_tasks(),
         list(usual),
         key=row.key,
         bind=BOUND,
@@ -410,29 +404,25 @@ def _task_fields(backend: Backend, usual: Sequence[str]) -> dict[str, Any]:
 def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str, Any]:
     """Draw the other settings, and the uploaded texts."""
     # The text of the built-in model is there already.
-    usual, values = BUILTIN_MIXED if model == BUILTIN_MODEL else SELF, dict[str, Any]()
+    usual = BUILTIN_MIXED if model == BUILTIN_MODEL else SELF
+    corpus = _CALIBRATION["corpus"]
+    values = dict[str, Any]()
     elsewhere = (_EVALUATION["n_passages"], _EVALUATION["stop_early"]) if search else ()
-    shown = {
-        heading: [[row for row in line if row not in elsewhere] for line in lines]
-        for heading, lines in _MORE.items()
-    }
-    keys = [
-        _RUN["prompts"].key,
-        *(row.key for lines in shown.values() for line in lines for row in line),
-    ]
-    with form_fields.expander("More settings", "more", [_CALIBRATION["corpus"].key, *keys]):
-        for heading, lines in shown.items():
+    keys = [corpus.key, _RUN["prompts"].key]
+    for line in chain.from_iterable(_MORE.values()):
+        keys += [row.key for row in line if row not in elsewhere]
+    with form_fields.expander("More settings", "more", keys):
+        for heading, lines in _MORE.items():
             frame.show(element("h3", escape(heading), css="sd-group"))
             if heading == "Calibration":
-                values["calibration"] = form_fields.reference_field(
-                    backend, _CALIBRATION["corpus"], usual
-                )
-            for line in filter(None, lines):
-                values |= form_fields.setting_fields(line, len(line))
+                values["calibration"] = form_fields.reference_field(backend, corpus, usual)
+            for line in lines:
+                rows = [row for row in line if row not in elsewhere]
+                if rows:
+                    values |= form_fields.setting_fields(rows, len(rows))
         values |= _prompt_field(backend)
-    form_fields.show_uploads(
-        backend, {row.key: row.default for row in (_EVALUATION["corpus"], _CALIBRATION["corpus"])}
-    )
+    texts = {row.key: row.default for row in (_EVALUATION["corpus"], corpus)}
+    form_fields.show_uploads(backend, texts)
     return values
 
 
@@ -441,8 +431,10 @@ def _prompt_field(backend: Backend) -> dict[str, Any]:
     these.
     """
     frame.show(element("h3", escape("Prompts"), css="sd-group"))
-    row, own = _RUN["prompts"], backend.user_data.own_prompts()
-    kept = row.default if own is None else own
+    row = _RUN["prompts"]
+    kept = backend.user_data.own_prompts()
+    if kept is None:
+        kept = row.default
     lines = form_fields.setting_fields([replace(row, default=kept)])[row.key]
     prompts = form_fields.validated(row.key, lambda: RunSettings(prompts=lines).prompts)
     if prompts is not None and prompts != kept:
@@ -486,16 +478,16 @@ def _keep_method() -> None:
 
     Streamlit writes a value into the address that the user gives, and none that is set here.
     """
-    state, kept = st.session_state, dict[str, Any]()
-    chosen = [name for key in PRESETS for name in state.get(key) or ()]
+    state = st.session_state
+    chosen = list(chain.from_iterable(state.get(key) or () for key in PRESETS))
+    kept = dict[str, Any]()
     if state["goal"] == SEARCH:
-        found = [method.name for method in METHODS if method.searchable and method.name in chosen]
-        kept["with"] = next(iter(found), DEFAULT_METHOD)
+        names = [method.name for method in METHODS if method.searchable and method.name in chosen]
+        kept["with"] = names[0] if names else DEFAULT_METHOD
     elif (searched := state.get("with")) and searched not in chosen:
-        kept = {
-            key: [each.name for each in presets if each.name == searched]
-            for key, presets in PRESETS.items()
-        }
+        for key, presets in PRESETS.items():
+            names = [preset.name for preset in presets]
+            kept[key] = [searched] if searched in names else []
     for key, value in kept.items():
         state[key] = st.query_params[key] = value
 
@@ -520,32 +512,33 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     if _refused(_METHOD.values(), values):
         return None
     by_name = {row.name: values[row.key] for row in _METHOD.values() if row.key in values}
-    made = form_fields.validated(OWN, lambda: MethodSettings(**by_name))
-    if made is None:
+    method = form_fields.validated(OWN, lambda: MethodSettings(**by_name))
+    if method is None:
         return None
-    form_fields.show_hint(
-        f"Name in charts: {method_name(made)}", *([] if made.takes_channels else [_MASKS])
-    )
-    return (made,)
+    form_fields.show_hint(f"Name in charts: {method_name(method)}")
+    if not method.takes_channels:
+        form_fields.show_hint(_MASKS)
+    return (method,)
 
 
 def _show_sweep(settings: RunSettings) -> None:
     """Draw the number of sparse models of a race, sparsities that a pattern decides itself, and
     other shares.
     """
-    n_methods, n_sparsities = len(settings.methods), len(settings.sparsities_permille)
-    n = settings.n_sparse
-    if n_methods > 1:
+    n_sparsities = len(settings.sparsities_permille)
+    if settings.names_methods:
+        sparsities = "1 sparsity" if n_sparsities == 1 else f"{n_sparsities} sparsities"
+        methods = wording.quantity(len(settings.methods), "method")
+        models = wording.quantity(settings.n_sparse, "sparse model")
         form_fields.show_hint(
-            f"{n_methods} methods at {n_sparsities} {'sparsity' if n_sparsities == 1 else 'sparsities'}: "
-            f"{n} sparse {wording.plural(n, 'model')} on one calibration, in one job."
+            f"{methods} at {sparsities}: {models} on one calibration, in one job."
         )
     for method in settings.methods:
-        own, title = method.sparsities(settings.sparsities_permille), wording.method_title(method)
-        if own != settings.sparsities_permille:
-            form_fields.show_hint(
-                f"{title}: {wording.sparsity_percents(own)}, which its pattern decides."
-            )
+        sparsities_permille = method.sparsities(settings.sparsities_permille)
+        title = wording.method_title(method)
+        if sparsities_permille != settings.sparsities_permille:
+            percents = wording.sparsity_percents(sparsities_permille)
+            form_fields.show_hint(f"{title}: {percents}, which its pattern decides.")
         elif (share := wording.share_of(method)) != f"of the {BUDGET_TITLES[settings.budget]}":
             form_fields.show_hint(f"{title}: shares {share}.")
 

@@ -5,10 +5,17 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
-from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
+from sparsedash.catalog.presets import (
+    DEFAULT_METHOD,
+    METHODS,
+    method_name,
+    method_named,
+    spec_name,
+)
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_MODEL, RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 
 
 @pytest.mark.parametrize(
@@ -60,4 +67,4 @@ def test_a_method_is_found_by_its_name_and_named_by_its_choices_and_another_refu
 def test_a_preset_keeps_its_name_and_says_what_is_unusual(changes, name):
     steps = changes.get("heal_steps", 0)
     choices = {name: value for name, value in changes.items() if name != "heal_steps"}
-    assert method_name(replace(MethodSettings(), **choices), steps) == name
+    assert spec_name(SparseSpec(replace(MethodSettings(), **choices), 100, steps)) == name

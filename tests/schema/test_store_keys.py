@@ -294,7 +294,7 @@ KEPT = {
     "dense": "7f4fdab8",
     "best": "30f020ee",
     "published": "7ace3144",
-    "run": "f30b34fb",
+    "run": "ce331e01",
 }
 
 

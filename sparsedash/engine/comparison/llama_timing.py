@@ -95,7 +95,7 @@ def time_files(
         )
         files = [folder / "dense.gguf", folder / "sparse.gguf"]
         dense = write(files[0], dense_file, PrunedChannels.dense(loaded), "float16")
-        pruned = write(files[1], dense_file, sparse, spec.quantise or "float16")
+        pruned = write(files[1], dense_file, sparse, spec.weights)
         shape = model_shape(loaded.model.config.to_dict())
         with _llama_cpp(files, adapted) as ask:
             works = _works(ask, files, adapted, shape, sparse.widths)
@@ -107,7 +107,7 @@ def time_files(
         machine=machine_name(torch.device("cpu")),
         dtype=record.dtype,
         runtime="llama.cpp",
-        weights=(spec.quantise or "f16").upper(),
+        weights=spec.weights.upper() if spec.is_quantised else "F16",
         n_threads=n_threads,
         n_prompt=n_prompt,
         n_decode=settings.n_decode,

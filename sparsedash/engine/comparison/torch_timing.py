@@ -190,7 +190,7 @@ def _widths(record: Record | None) -> tuple[int, ...]:
             "expected from them.",
             "Time a method that removes channels.",
         )
-    if record.pruned.spec.quantise:
+    if record.pruned.spec.is_quantised:
         raise JobError(
             "A quantised model is not timed: here its weights are full numbers again, as fast as before.",
             "Time the model that it was made of.",

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from sparsedash.catalog.families import FORMS, form_problem, require_form, shared_width
 from sparsedash.catalog.gguf_names import tensor_types
-from sparsedash.catalog.presets import method_name
+from sparsedash.catalog.presets import spec_name
 from sparsedash.engine.export.export_files import copy_base_files, write_folder
 from sparsedash.engine.export.recipe import base_licence, recipe_json
 from sparsedash.engine.export.reload_proof import prove_files
@@ -110,7 +110,7 @@ def export_model(
     name = settings.folder(
         store.folder,
         public_model(sparse),
-        method_name(pruned.method, pruned.spec.heal_steps),
+        spec_name(pruned.spec),
         "-".join(shares),
     )
     folder = local_path(name).absolute()
@@ -251,7 +251,7 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     if wanted.form == "gguf":
         file, is_base = _dense_gguf(source, wanted, store)
         reader = require_full_gguf(file, is_base=is_base)
-        if spec.heal_steps or wanted.weights in MADE_BY_LLAMA_CPP:
+        if spec.is_healed or wanted.weights in MADE_BY_LLAMA_CPP:
             require_known(reader)
 
 

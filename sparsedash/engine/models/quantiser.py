@@ -9,7 +9,7 @@ import os
 import sys
 
 
-def quantise(
+def quantise_file(
     full: str,
     new: str,
     file_type: int,
@@ -27,4 +27,4 @@ def quantise(
 
 
 if __name__ == "__main__":
-    sys.exit(quantise(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    sys.exit(quantise_file(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

@@ -119,7 +119,7 @@ class RunModel:
 
     def _heal_and_quantise(self) -> None:
         """Healed weights are from the store where they are known; a quantised file is made anew."""
-        if isinstance(self._sparse, PrunedChannels) and self.spec.heal_steps:
+        if isinstance(self._sparse, PrunedChannels) and self.spec.is_healed:
             self._sparse = _heal(self._run, self.spec, self._sparse)
         if isinstance(self._sparse, PrunedChannels) and self.spec.quantise:
             with self._run.log.timed("quantise"):
@@ -235,7 +235,7 @@ def _heal(run: RunContext, spec: SparseSpec, made: PrunedChannels) -> PrunedChan
     loaded = run.loaded
     key = pruned_key(calibration.keys.statistics, spec.before_quantising)
     for index in range(len(made.blocks)):
-        # What is evaluated unhealed is what is healed.
+        # The model that is healed is the one that is evaluated before healing.
         made.round_(index)
     if known := _known_healed(run, run.healed_weights or key, made):
         return known

@@ -209,7 +209,7 @@ def _prepare_quantising(run: RunContext) -> None:
 
     Raises SettingsError, ModelError, CalibrationError.
     """
-    if not run.settings.quantise:
+    if not run.settings.quantises:
         return
     model_type = read_config(run.source.folder, run.source.reference).model_type
     require_quantisable(run.settings, model_type, streamed=run.streamed)
@@ -227,10 +227,8 @@ def check_run(run: RunContext, tasks: Sequence[Task]) -> None:
     """
     settings = run.settings
     require_possible(settings, run.shape)
-    # One of each method and steps of healing: what they read does not depend on the sparsity.
-    variants = {(spec.method, spec.heal_steps): spec for spec in settings.points}
-    for spec in variants.values():
-        if spec.heal_steps:
+    for spec in settings.points:
+        if spec.is_healed:
             require_healable(run.calibration_texts.n_sequences(spec), streamed=run.streamed)
     run.warn_of_passages()
     if tasks and settings.evaluation.stop_early:
@@ -255,10 +253,10 @@ def check_run(run: RunContext, tasks: Sequence[Task]) -> None:
         n_sequences=n_sequences,
         room=run.store.artefact_room,
     )
-    for spec in variants.values():
+    for spec in settings.points:
         if spec.reads_text:
             run.warn_of_calibration(spec)
-        if spec.heal_steps:
+        if spec.is_healed:
             run.warn_of_healing(spec)
 
 

@@ -55,7 +55,7 @@ from sparsedash.storage.store import StageCheckpoint, Store
 def model_label(spec: SparseSpec) -> str:
     """The model in words: "dense", "20 % sparse, Q8_0"."""
     name = f"{spec.permille / 10:g} % sparse" if spec.method else "dense"
-    return f"{name}, {spec.quantise.upper()}" if spec.quantise else name
+    return f"{name}, {spec.weights.upper()}" if spec.is_quantised else name
 
 
 def software_versions() -> dict[str, str]:

@@ -15,7 +15,6 @@ from sparsedash.schema.find_settings import FindResult, FindSettings, Trial, Tri
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import StopWithin
 from sparsedash.stats.sparsity_search import (
     WEIGHT_STEPS,
@@ -85,7 +84,7 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
             record = sparse_record(
                 trials,
                 tasks,
-                SparseSpec(settings.method, permille, settings.heal_steps),
+                settings.spec(permille),
                 stop,
                 on_pruned=keep,
             )

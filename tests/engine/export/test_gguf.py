@@ -17,7 +17,7 @@ from sparsedash.engine.export.reload_proof import gguf_allowed, rounded_activati
 from sparsedash.engine.models.gguf_making import write_dense_gguf
 from sparsedash.engine.models.gguf_writing import gguf_type
 from sparsedash.engine.models.loading import Source, load_model, locate_model
-from sparsedash.engine.models.quantiser import quantise
+from sparsedash.engine.models.quantiser import quantise_file
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError
 from sparsedash.schema.records import Record
 from sparsedash.storage import model_folders
@@ -159,7 +159,7 @@ def test_a_full_file_keeps_the_type_of_the_quantised_one_that_it_comes_from(fini
 
 
 def test_q8_0_is_written_here_to_the_bits_of_llama_cpp(gguf_of, tmp_path):
-    quantise(str(gguf_of("llama")), str(tmp_path / "theirs.gguf"), 7, 1)
+    quantise_file(str(gguf_of("llama")), str(tmp_path / "theirs.gguf"), 7, 1)
     for tensor in GGUFReader(tmp_path / "theirs.gguf").tensors:
         dense = next(
             each for each in GGUFReader(gguf_of("llama")).tensors if each.name == tensor.name
