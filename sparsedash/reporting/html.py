@@ -201,9 +201,9 @@ class Table:
             element(
                 "tr",
                 element("th", first, scope="row"),
-                *(element("td", shown(cell)) for cell in rest),
+                *(element("td", shown(cell)) for cell in others),
             )
-            for first, (_, *rest) in zip(firsts, self.rows, strict=True)
+            for first, (_, *others) in zip(firsts, self.rows, strict=True)
         ]
         inside = element("table", element("thead", top), element("tbody", *body), css="sd-table")
         scroll = element(

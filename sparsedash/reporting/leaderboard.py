@@ -114,7 +114,7 @@ def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """The same with names that differ: after one that several have, the run's name, or how it was
     made.
     """
-    titles = [each.title for each in entries.values()]
+    titles = [candidate.title for candidate in entries.values()]
 
     def name(entry: Entry) -> str:
         settings = entry.run.run.settings
@@ -127,11 +127,11 @@ def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
             else f"{entry.name}, {entry.run.name or origin}"
         )
 
-    named = {key: replace(each, name=name(each)) for key, each in entries.items()}
-    unique = unique_names({key: each.title for key, each in named.items()})
+    named = {key: replace(candidate, name=name(candidate)) for key, candidate in entries.items()}
+    unique = unique_names({key: candidate.title for key, candidate in named.items()})
     return {
-        key: replace(each, name=unique[key].removeprefix(f"{each.base}, "))
-        for key, each in named.items()
+        key: replace(candidate, name=unique[key].removeprefix(f"{candidate.base}, "))
+        for key, candidate in named.items()
     }
 
 
@@ -359,10 +359,10 @@ def _task_cells(
     tolerance: Tolerance,
 ) -> dict[str, dict[str, _Cell]]:
     measured = {
-        (key, task): own.losses
+        (key, task): paired.losses
         for key, by_task in found.items()
-        for task, own in by_task.items()
-        if own.losses is not None and key != baseline
+        for task, paired in by_task.items()
+        if paired.losses is not None and key != baseline
     }
     judged = dict(zip(measured, judge_losses(list(measured.values()), tolerance), strict=True))
 

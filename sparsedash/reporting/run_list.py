@@ -467,8 +467,8 @@ def _lines(
     parts: list[tuple[RunResults, Sequence[ModelResult], bool]] = []
     for run in runs:
         methods: dict[str, list[ModelResult]] = {}
-        for each in run.judged:
-            methods.setdefault(run.line_of(each.spec), []).append(each)
+        for result in run.judged:
+            methods.setdefault(run.line_of(result.spec), []).append(result)
         parts += [(run, models, len(methods) > 1) for models in methods.values()]
     if len(parts) > MOST_LINES:
         parts = [(run, run.best, False) for run in runs if run.best] or parts[:MOST_LINES]

@@ -316,34 +316,34 @@ def run_document(
     """
     run = found.run
     search = found.search
-    asked = run.settings
+    run_settings = run.settings
     estimate = estimate_limit(found)
     return {
         "format": RESULT_FORMAT,
         "key": run.key,
         "model": {
-            "reference": asked.model,
+            "reference": run_settings.model,
             "identity": run.model_identity,
-            "dtype": asked.dtype,
+            "dtype": run_settings.dtype,
             "source_type": run.source_type or None,
         },
-        "revisions": dict(asked.revisions),
+        "revisions": dict(run_settings.revisions),
         "corpora": {
             use: {"reference": settings.corpus, "identity": run.corpora[use]}
             for use, settings in (
-                ("calibration", asked.calibration),
-                ("evaluation", asked.evaluation),
+                ("calibration", run_settings.calibration),
+                ("evaluation", run_settings.evaluation),
             )
         },
-        "settings": asdict(asked),
+        "settings": asdict(run_settings),
         "finished": run.finished,
         "ended": run_ending(run, None) or None,
-        "seed": asked.calibration.seed,
+        "seed": run_settings.calibration.seed,
         "sentence": answer_sentence(found, ended=not run.finished).replace(wording.NBSP, " "),
         "estimate": estimate and estimate._asdict(),
         "next": step and step.sentence.replace(wording.NBSP, " "),
         "find": search and find_document(search, found.best),
-        "race": [_rival(*model) for model in found.race],
+        "race": [_rival(*rival) for rival in found.race],
         "dense": _answers(dense),
         "sparse": [
             _sparse(found, model, record)

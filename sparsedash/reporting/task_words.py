@@ -62,9 +62,16 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
     """
     remarks = [_needed(result) for result in _with("undecided", results)]
     remarks += [_why_not(result) for result in _with("not judged", results)]
-    for limit in dict.fromkeys(each.own_limit for each in results if each.own_limit):
-        remarks.append(limit_on([each.task for each in results if each.own_limit == limit], limit))
-    return " ".join(f"{each}." for each in remarks if each)
+    for limit in dict.fromkeys(
+        task_result.own_limit for task_result in results if task_result.own_limit
+    ):
+        remarks.append(
+            limit_on(
+                [task_result.task for task_result in results if task_result.own_limit == limit],
+                limit,
+            )
+        )
+    return " ".join(f"{task_result}." for task_result in remarks if task_result)
 
 
 def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str]:

@@ -56,7 +56,10 @@ def limits_sentence(found: ToleranceVerdict, tolerance: Tolerance) -> str:
     own_limits = [loss for loss in found.tasks if loss.most != tolerance.most(loss.measure)]
     limits = [
         wording.tolerance_words(tolerance, measures),
-        *(f"{each.task} {wording.limit_words(each.measure, each.most)}" for each in own_limits),
+        *(
+            f"{own_loss.task} {wording.limit_words(own_loss.measure, own_loss.most)}"
+            for own_loss in own_limits
+        ),
     ]
     return f"{plural(len(measures) + len(own_limits), 'Limit')}: {', '.join(limits)}."
 

@@ -404,7 +404,7 @@ def _numbers(found: RunResults, live: bool, grows: bool) -> list[Html]:
         css = f"{colour}sd-{model.verdict.perplexity.verdict}"
         numbers.append(card(name, *verdicts.headline_loss(model.verdict), css=css))
     for rival, difference in found.race[:1]:
-        title, best = (wording.spec_title(each.spec) for each in (rival, found.best[0]))
+        title, best = (wording.spec_title(raced.spec) for raced in (rival, found.best[0]))
         numbers.append(
             card(
                 f"{title} against {best}",

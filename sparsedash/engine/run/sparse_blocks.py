@@ -45,7 +45,8 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
     """The sparse model before healing, with no block made yet. May raise CacheEvicted."""
     calibration = run.calibration(spec)
     loaded = run.loaded
-    method, permille = spec.pruning, spec.permille
+    method = spec.pruning
+    permille = spec.permille
     # Store key of its parts, until it has been evaluated.
     key = pruned_key(calibration.keys.statistics, spec.before_healing)
     data = calibration.data_for(method, permille)
@@ -97,7 +98,8 @@ def _masked(
 ) -> MaskedWeights:
     """Single weights at zero: each block by itself, or each on the output of the pruned ones."""
     loaded = run.loaded
-    method, permille = spec.pruning, spec.permille
+    method = spec.pruning
+    permille = spec.permille
     hold = run.loaded.residency.offload
     projections = loaded.projections(method.scope)
     pack = partial(_pack_masked, refitted=method.compensation != "none")
@@ -149,7 +151,8 @@ def _narrowed(
     loaded = run.loaded
     mlps = run.loaded.mlps
     hold = run.loaded.residency.offload
-    method, permille = spec.pruning, spec.permille
+    method = spec.pruning
+    permille = spec.permille
     scores = partial(calibration.channel_scores, method, permille, on_block)
     share = channel_share(loaded.shape, method, permille)
 

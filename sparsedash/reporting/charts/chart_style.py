@@ -227,10 +227,10 @@ def label_layout(
     heights = [_HEIGHT_OF_LINE * size * len(label.lines) for label, _ in ends]
     notes = []
     leaders = []
-    for (label, at), middle in zip(
-        ends, spread_apart([at for _, at in ends], heights, height), strict=True
+    for (label, label_y), middle in zip(
+        ends, spread_apart([label_y for _, label_y in ends], heights, height), strict=True
     ):
-        wanted, placed = (top - (top - bottom) * place / height for place in (at, middle))
+        wanted, placed = (top - (top - bottom) * place / height for place in (label_y, middle))
         edge = {
             "xref": "paper",
             "yref": "paper",
@@ -250,7 +250,7 @@ def label_layout(
             "line": leader(colours),
         }
         ends_early = label.x is not None and x_high - label.x > _NEAR * (x_high - x_low)
-        if ends_early or abs(at - middle) > size / 2:
+        if ends_early or abs(label_y - middle) > size / 2:
             leaders.append(
                 line
                 | {
