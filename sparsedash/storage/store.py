@@ -430,7 +430,7 @@ class StageCheckpoint:
         """`made` for parts that differ by their numbers alone."""
         return lambda number, make: self.made(f"{key}/{number}", make, pack, unpack)
 
-    def let_go(self) -> None:
+    def discard_pending(self) -> None:
         """Forget the parts that are not written yet, the work of EVERY_S seconds at most."""
         self._pending.clear()
 

@@ -370,7 +370,7 @@ def test_a_file_whose_entry_was_never_written_is_deleted_once_it_is_old(store):
 def test_what_a_checkpoint_lets_go_is_not_written_and_some_parts_stay(store, clock):
     scores = StageCheckpoint(store, "tiny", clock, "scores")
     scores.keep({"a": lambda: pytest.fail("it was let go")})
-    scores.let_go()
+    scores.discard_pending()
     clock.now = EVERY_S
     scores.keep({"b": lambda: b"2"})
     (entry,) = store.entries("artefacts")

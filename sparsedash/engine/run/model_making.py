@@ -107,7 +107,7 @@ class RunModel:
                         make_block(index)
                     self._heal_and_quantise()
                     # The blocks as they were before they were rounded.
-                    run.pruning_checkpoint.let_go()
+                    run.pruning_checkpoint.discard_pending()
                     return
                 except CacheEvicted as evicted:
                     if str(evicted) in lost:
