@@ -30,8 +30,9 @@ from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_a
 from sparsedash.schema.settings import RunSettings, commit_of
 from sparsedash.schema.sparse_spec import DENSE, Quantisation, SparseSpec, quantiser_version
 from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key
+from sparsedash.storage.checkpoint import StageCheckpoint
 from sparsedash.storage.model_folders import require_export_room, swept_folder
-from sparsedash.storage.store import StageCheckpoint, Store
+from sparsedash.storage.store import Store
 
 
 class RunModel:
@@ -107,7 +108,7 @@ class RunModel:
                         make_block(index)
                     self._heal_and_quantise()
                     # The blocks as they were before they were rounded.
-                    run.pruning_checkpoint.let_go()
+                    run.pruning_checkpoint.discard_pending()
                     return
                 except CacheEvicted as evicted:
                     if str(evicted) in lost:
