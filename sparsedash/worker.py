@@ -58,8 +58,8 @@ from sparsedash.schema.records import VerifySettings
 from sparsedash.schema.settings import PartSettings, RunSettings, S, settings_from_plain
 from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.local_machine import free_in_words, is_full
+from sparsedash.storage.serving import may_use_token
 from sparsedash.storage.store import WORK_LOCK_TIMEOUT_S, Store, claim_data_folder
-from sparsedash.storage.users import may_use_token
 from sparsedash.storage.verification import verify
 
 log = logging.getLogger("sparsedash.worker")

@@ -50,9 +50,10 @@ from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
+from sparsedash.storage.serving import LOCAL, Serving
 from sparsedash.storage.store import WORK_LOCK_TIMEOUT_S, Store
 from sparsedash.storage.text_files import Uploads, texts_read
-from sparsedash.storage.users import LOCAL, Serving, UserData
+from sparsedash.storage.users import UserData
 
 log = logging.getLogger(__name__)
 
