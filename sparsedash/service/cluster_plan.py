@@ -234,8 +234,8 @@ def first_points(asked: RunSettings) -> tuple[int, ...]:
         if spec.reads_text:
             method = spec.pruning
             share = store_keys.mix_share(spec, asked.calibration)
-            reads = method.needs_statistics, method.by_gradient, method.by_curves
-            first.setdefault((share, method.takes_channels, *reads), point)
+            reads = method.needs_statistics, method.by_gradient, method.needs_curves
+            first.setdefault((share, method.is_structured, *reads), point)
     return tuple(sorted(first.values())) or (0,)
 
 

@@ -330,7 +330,7 @@ def _uses(settings: RunSettings, flag: str, *, heals: bool) -> bool:
     if flag == "--sparsity":
         return any(spec.permille in settings.sparsities_permille for spec in settings.points)
     if flag in ("--heal", "--heal-steps"):
-        return any(method.takes_channels for method in settings.methods)
+        return any(method.is_structured for method in settings.methods)
     row = _OF_METHODS.get(flag)
     return row is None or any(method.uses(row.name) for method in settings.methods)
 

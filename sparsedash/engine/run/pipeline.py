@@ -440,12 +440,12 @@ def _evaluate_ahead(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int])
         tasks.answer([RunModel(run, spec) for spec in unanswered])
     together = _without_records(run, numbers)
     specs = [DENSE if number is None else run.settings.points[number] for number in together]
-    looks_back = any(spec.looks_back for spec in specs)
-    if together in ([], [None]) or (looks_back and len(together) == 1):
+    needs_later_blocks = any(spec.needs_later_blocks for spec in specs)
+    if together in ([], [None]) or (needs_later_blocks and len(together) == 1):
         return True
     models = [RunModel(run, spec) for spec in specs]
     try:
-        if looks_back:
+        if needs_later_blocks:
             for number, model in zip(together, models, strict=True):
                 if number is not None:
                     with run.log.at_point(number):

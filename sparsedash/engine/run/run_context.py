@@ -368,7 +368,7 @@ class RunContext:
             method = spec.pruning
             if method.uses("curve_levels"):
                 keys.add(curves_key(self.calibration(spec).keys.statistics, method))
-            if method.takes_layers:
+            if method.removes_layers:
                 keys.add(layers_key(self.calibration(spec).keys.gradients, method))
         return sorted(
             keys

@@ -140,10 +140,10 @@ def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVe
 
 def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
     method = settings.method
-    if not method.takes_channels:
+    if not method.is_structured:
         return WEIGHT_STEPS
     widths = context.shape.widths
-    if method.takes_layers:
+    if method.removes_layers:
         n_layers = len(widths)
         return channel_steps([n_layers], 1, n_layers * layer_share(context.shape, method.budget))
     return channel_steps(widths, method.width_multiple, mlp_share(context.shape, method.budget))

@@ -132,7 +132,7 @@ def asked(settings, names, way):
     return replace(
         settings,
         methods=tuple(
-            replace(each, width_multiple=8) if each.takes_channels else each for each in methods
+            replace(each, width_multiple=8) if each.is_structured else each for each in methods
         ),
         sparsities_permille=(400,),
         evaluation=replace(settings.evaluation, n_passages=N_PASSAGES),
