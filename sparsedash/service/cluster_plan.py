@@ -26,9 +26,9 @@ from sparsedash.schema.records import Record, Run, from_json, to_json
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.service.cluster_machine import kept_artefact, machine_facts, perform_part
 from sparsedash.storage.run_files import RunFile, keep_results, keep_run, read_run_file, run_file
+from sparsedash.storage.serving import may_use_token
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import UPLOAD, file_of
-from sparsedash.storage.users import may_use_token
 
 if TYPE_CHECKING:
     from sparsedash.jobs.cluster import Cluster

@@ -30,8 +30,9 @@ from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_a
 from sparsedash.schema.settings import RunSettings, commit_of
 from sparsedash.schema.sparse_spec import DENSE, Quantisation, SparseSpec, quantiser_version
 from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key
+from sparsedash.storage.checkpoint import StageCheckpoint
 from sparsedash.storage.model_folders import require_export_room, swept_folder
-from sparsedash.storage.store import StageCheckpoint, Store
+from sparsedash.storage.store import Store
 
 
 class RunModel:

@@ -31,7 +31,7 @@ from sparsedash.schema.progress import Step
 from sparsedash.schema.records import about_artefact
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import pruned_key
-from sparsedash.storage.store import StageCheckpoint
+from sparsedash.storage.checkpoint import StageCheckpoint
 
 T = TypeVar("T")
 Text = Sequence[Sequence[int]]
@@ -110,7 +110,9 @@ def _masked(
     def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
         part = f"{key}/masked/{index}"
         packed = partial(_packed, run, pack)
-        block: MaskedBlock = run.pruning_checkpoint.made(part, make, packed, partial(unpack, index))
+        block: MaskedBlock = run.pruning_checkpoint.get_or_make(
+            part, make, packed, partial(unpack, index)
+        )
         return block
 
     def walk(text: Text, checkpoint: WalkCheckpoint) -> Iterator[tuple[int, MaskedBlock]]:
