@@ -9,7 +9,7 @@ import msgspec
 
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.resources import MORE_ROOM
-from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration
+from sparsedash.engine.calibration.calibration import CacheEvicted, Calibration
 from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import heal
