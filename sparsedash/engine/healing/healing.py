@@ -8,6 +8,7 @@ before. Dimensions: d hidden width, n tokens, v vocabulary.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from math import cos, inf, isfinite, pi
 from random import Random
@@ -21,7 +22,8 @@ from sparsedash.catalog.resources import (
     HEAL_PASS_TOKENS,
 )
 from sparsedash.catalog.run_rules import require_healable
-from sparsedash.engine.calibration.statistics import pack_tensors, split_held_out, unpacked
+from sparsedash.engine.calibration.statistics import pack_tensors, split_held_out
+from sparsedash.engine.healing.healing_checkpoint import HealingCheckpoint, HealingState
 from sparsedash.engine.models.decoder_blocks import Batch, skipping
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import (
@@ -34,7 +36,6 @@ from sparsedash.engine.pruning.surgery import (
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Healed
-from sparsedash.storage.checkpoint import StageCheckpoint
 
 RATE = 1e-3
 WARM_STEPS = 4
@@ -75,7 +76,7 @@ def heal(
     n_steps: int,
     seed: int,
     on_step: OnStep,
-    checkpoint: "HealingCheckpoint",
+    checkpoint: HealingCheckpoint,
 ) -> HealedWeights:
     """The healed model of these narrowed MLPs; the loaded model stays the dense one.
 
@@ -101,8 +102,8 @@ def heal(
             )
             state.step += 1
             if state.step % CHECK_EVERY == 0 or state.step == n_steps:
-                student.judge(state)
-                student.reached(checkpoint, state)
+                student.keep_best_(state)
+                student.save_checkpoint(checkpoint, state)
             on_step(state.reported(n_steps))
         return student.result(narrowed, state)
 
@@ -117,13 +118,15 @@ Piece = list[int]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Text:
-    """Text of a healing. batches: pieces of every step. judged: held-out pieces.
+    """Text of a healing, in numbered pieces.
 
-    dense: the dense model's last hidden states (n, d) of every piece, by the piece's identity.
+    batches: numbers of the pieces of every step. judged: those of the held-out pieces.
+    dense: the dense model's last hidden states (n, d) of every piece in use, by its number.
     """
 
-    batches: list[list[Piece]]
-    judged: list[Piece]
+    pieces: list[Piece]
+    batches: list[list[int]]
+    judged: list[int]
     dense: dict[int, Tensor]
 
     @classmethod
@@ -140,38 +143,58 @@ class _Text:
 
         def cut(text: Sequence[Sequence[int]]) -> Iterator[Piece]:
             for ids in map(list, text):
-                yield from (
-                    loaded.windows(ids, HEAL_PASS_TOKENS) if len(ids) > HEAL_PASS_TOKENS else [ids]
-                )
+                if len(ids) > HEAL_PASS_TOKENS:
+                    yield from loaded.windows(ids, HEAL_PASS_TOKENS)
+                else:
+                    yield ids
 
-        fitted, apart = map(cut, split_held_out(sequences))
-        judged = list[Piece]()
-        n_judged = 0
-        for piece in apart:
-            if n_judged < JUDGED_TOKENS:
-                judged.append(piece)
-                n_judged += len(piece)
-        batches = list(_drawn([*fitted, *cut(further)], n_steps, seed))
-        used = list({id(piece): piece for piece in chain(judged, *batches)}.values())
+        fitted, held_out = split_held_out(sequences)
+        pieces = list[Piece]()
+        n_judged_tokens = 0
+        for piece in cut(held_out):
+            if n_judged_tokens < JUDGED_TOKENS:
+                pieces.append(piece)
+                n_judged_tokens += len(piece)
+        n_judged = len(pieces)
+        pieces += [*cut(fitted), *cut(further)]
+        judged = list(range(n_judged))
+        batches = list(_drawn(pieces, range(n_judged, len(pieces)), n_steps, seed))
+        used = list(dict.fromkeys(chain(judged, *batches)))
         dense = dict[int, Tensor]()
-        for rows, batch in loaded.batches(used, HEAL_BATCH_TOKENS):
+        for rows, batch in loaded.batches([pieces[number] for number in used], HEAL_BATCH_TOKENS):
             on_batch()
-            pieces = [used[row] for row in rows]
-            parts = torch.split(_last_hidden(loaded, batch), [len(piece) for piece in pieces])
-            dense |= {id(piece): part.clone() for piece, part in zip(pieces, parts, strict=True)}
-        return cls(batches=batches, judged=judged, dense=dense)
+            numbers = [used[row] for row in rows]
+            lengths = [len(pieces[number]) for number in numbers]
+            parts = torch.split(_last_hidden(loaded, batch), lengths)
+            for number, part in zip(numbers, parts, strict=True):
+                dense[number] = part.clone()
+        return cls(
+            pieces=pieces,
+            batches=batches,
+            judged=judged,
+            dense=dense,
+        )
+
+    def of_numbers(self, numbers: Sequence[int]) -> list[Piece]:
+        """The pieces with these numbers."""
+        return [self.pieces[number] for number in numbers]
 
 
-def _drawn(pieces: Sequence[Piece], n_steps: int, seed: int) -> Iterator[list[Piece]]:
-    """Batches of at most HEAL_BATCH_TOKENS tokens, or one piece; an epoch at a time."""
+def _drawn(
+    pieces: Sequence[Piece], numbers: Sequence[int], n_steps: int, seed: int
+) -> Iterator[list[int]]:
+    """Batches of these pieces' numbers, an epoch at a time.
+
+    Of at most HEAL_BATCH_TOKENS tokens each, or one piece.
+    """
     draw = Random(seed)
-    waiting = list[Piece]()
+    waiting = list[int]()
     for _ in range(n_steps):
-        batch = list[Piece]()
+        batch = list[int]()
         n_tokens = 0
         while True:
-            waiting = waiting or draw.sample(pieces, len(pieces))
-            n_tokens += len(waiting[-1])
+            waiting = waiting or draw.sample(numbers, len(numbers))
+            n_tokens += len(pieces[waiting[-1]])
             if batch and n_tokens > HEAL_BATCH_TOKENS:
                 break
             batch.append(waiting.pop())
@@ -219,57 +242,36 @@ def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[s
         yield names
 
 
-@dataclass(kw_only=True)
-class _State:
-    """step: steps done. best: least held-out divergence, after kept_step. before: initial one."""
-
-    best: float
-    before: float
-    step: int = 0
-    kept_step: int = 0
-
-    def reported(self, n_steps: int, share: float = 0.0) -> Step:
-        """Progress with this share of the next step."""
-        message = (
-            f"step {self.step} of {n_steps}, held-out KL {self.best:.3f}, {self.before:.3f} before"
-        )
-        return Step("heal", self.step, n_steps, message=message, ahead=share)
-
-
 class _Student:
-    """The sparse model in training: float32 weights, optimiser, and the best weights so far."""
+    """The sparse model in training: float32 master weights, optimiser, best weights so far."""
 
     def __init__(self, loaded: LoadedModel, names: list[list[str]], text: _Text) -> None:
         self._loaded = loaded
         self._names = names
         self._text = text
         self._weights = {name: loaded.model.get_parameter(name) for name in chain(*names)}
-        wide = {
-            name: weight.detach().float().requires_grad_() for name, weight in self._weights.items()
-        }
-        # The weights themselves where they are in single precision.
-        self._wide = {
-            n: weight if weight.dtype == torch.float32 else wide[n]
-            for n, weight in self._weights.items()
-        }
-        groups = [{"params": [weight], "scale": _scale(weight)} for weight in self._wide.values()]
+        self._master: dict[str, Tensor] = {}
+        for name, weight in self._weights.items():
+            # The weight itself where it is in single precision.
+            is_single = weight.dtype == torch.float32
+            self._master[name] = weight if is_single else weight.detach().float().requires_grad_()
+        groups = [{"params": [weight], "scale": _scale(weight)} for weight in self._master.values()]
         self._optimiser = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.0)
         self._best: dict[str, Tensor] = {}
         # One token, in whose place the head is given what it is to score.
         ids = torch.zeros(1, 1, dtype=torch.long, device=loaded.model.device)
         self._walk = loaded.walk([Batch(ids, torch.ones_like(ids))])
 
-    def train(
-        self, pieces: Sequence[Piece], rate: float, on_share: Callable[[float], None]
-    ) -> None:
+    def train(self, numbers: Sequence[int], rate: float, on_share: Callable[[float], None]) -> None:
         """One step on these pieces. on_share: called before each pass with the share done."""
+        pieces = self._text.of_numbers(numbers)
         n_tokens = sum(map(len, pieces))
         passes = self._loaded.batches(pieces, HEAL_PASS_TOKENS)
         for number, (rows, batch) in enumerate(passes):
             on_share(number / len(passes))
             with torch.enable_grad():
                 hidden = _last_hidden(self._loaded, batch)
-                dense = self._dense([pieces[row] for row in rows])
+                dense = self._dense([numbers[row] for row in rows])
                 parts = [
                     self._gradient(hidden_chunk, of_dense, n_tokens)
                     for hidden_chunk, of_dense in self._chunks(hidden, dense)
@@ -280,25 +282,25 @@ class _Student:
             group["lr"] = rate * group["scale"]
         self._optimiser.step()
         self._optimiser.zero_grad()
-        self._narrow()
+        self._round_to_model_()
 
-    def begin(self) -> _State:
+    def begin(self) -> HealingState:
         """The state before the first step. Raises CalibrationError if a prediction is not finite."""
         before = self._divergence()
         if not isfinite(before):
             raise CalibrationError(
                 "The sparse model's predictions are NaN or infinite.", "Remove less of it."
             )
-        return _State(best=before, before=before)
+        return HealingState(best=before, before=before)
 
-    def judge(self, state: _State) -> None:
+    def keep_best_(self, state: HealingState) -> None:
         """Keep the present weights where they are better than the best so far."""
         if (divergence := self._divergence()) < state.best:
             state.best = divergence
             state.kept_step = state.step
             self._best = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
-    def result(self, narrowed: Sequence[PrunedMlp], state: _State) -> HealedWeights:
+    def result(self, narrowed: Sequence[PrunedMlp], state: HealingState) -> HealedWeights:
         """The MLPs and the norms with the best weights. narrowed: the MLPs before."""
         for name, best in self._best.items():
             self._weights[name].copy_(best)
@@ -321,44 +323,44 @@ class _Student:
             kept_step=state.kept_step,
             before=state.before,
             after=state.best,
-            n_tokens=sum(map(len, self._text.judged)),
+            n_tokens=sum(map(len, self._text.of_numbers(self._text.judged))),
             weights="",
         )
         return HealedWeights(blocks=blocks, norms=norms, figures=figures)
 
-    def reached(self, checkpoint: "HealingCheckpoint", state: _State) -> None:
-        """Keep everything, if it is time."""
-        checkpoint.keep([lambda names=names: self._packed(names, state) for names in self._names])  # type: ignore[misc]
+    def save_checkpoint(self, checkpoint: HealingCheckpoint, state: HealingState) -> None:
+        """Write everything to the checkpoint, if it is time."""
+        checkpoint.keep([partial(self._packed, names, state) for names in self._names])
 
-    def resume(self, checkpoint: "HealingCheckpoint") -> _State | None:
+    def resume(self, checkpoint: HealingCheckpoint) -> HealingState | None:
         """Everything as the newest whole checkpoint has it, and its state; None without one."""
         state = checkpoint.newest(len(self._names))
         if state is None:
             return None
         for names, data in zip(self._names, checkpoint.parts(state, len(self._names)), strict=True):
             for name in names:
-                self._wide[name].copy_(data[name])
+                self._master[name].copy_(data[name])
                 if f"{name} mean" in data:
                     moments = {
                         "exp_avg": data[f"{name} mean"],
                         "exp_avg_sq": data[f"{name} square"],
                     }
-                    device = self._wide[name].device
-                    self._optimiser.state[self._wide[name]] = {
+                    device = self._master[name].device
+                    self._optimiser.state[self._master[name]] = {
                         "step": torch.tensor(float(state.step)),
                         **{key: moment.to(device) for key, moment in moments.items()},
                     }
                 if state.kept_step:
                     best = data.get(f"{name} best", data[name])
                     self._best[name] = best.to(self._weights[name])
-        self._narrow()
+        self._round_to_model_()
         return state
 
-    def _packed(self, names: Sequence[str], state: _State) -> bytes:
-        tensors = {"state": _as_tensor(state)}
+    def _packed(self, names: Sequence[str], state: HealingState) -> bytes:
+        tensors = {"state": state.as_tensor()}
         for name in names:
-            tensors[name] = self._wide[name].detach()
-            moments = self._optimiser.state[self._wide[name]]
+            tensors[name] = self._master[name].detach()
+            moments = self._optimiser.state[self._master[name]]
             if moments:
                 tensors |= {
                     f"{name} mean": moments["exp_avg"],
@@ -371,15 +373,15 @@ class _Student:
     def _divergence(self) -> float:
         """Mean KL divergence from dense on the held-out text, nats a token; inf if not finite."""
         total = 0.0
-        pieces = self._text.judged
+        pieces = self._text.of_numbers(self._text.judged)
         for rows, batch in self._loaded.batches(pieces, HEAL_PASS_TOKENS):
             hidden = _last_hidden(self._loaded, batch)
-            dense = self._dense([pieces[row] for row in rows])
+            dense = self._dense([self._text.judged[row] for row in rows])
             total += sum(float(self._kl(*parts)) for parts in self._chunks(hidden, dense))
         return max(0.0, total / sum(map(len, pieces))) if isfinite(total) else inf
 
-    def _dense(self, pieces: Sequence[Piece]) -> Tensor:
-        return torch.cat([self._text.dense[id(piece)] for piece in pieces])
+    def _dense(self, numbers: Sequence[int]) -> Tensor:
+        return torch.cat([self._text.dense[number] for number in numbers])
 
     def _chunks(self, hidden: Tensor, dense: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Both (n, d) in parts of which the logits have room."""
@@ -411,91 +413,20 @@ class _Student:
     def _gather_gradients(self) -> None:
         """Add the gradients of one pass, in single precision."""
         for name, weight in self._weights.items():
-            wide = self._wide[name]
-            if wide is not weight and weight.grad is not None:
-                wide.grad = (
-                    weight.grad.float() if wide.grad is None else wide.grad.add_(weight.grad)
+            master = self._master[name]
+            if master is not weight and weight.grad is not None:
+                master.grad = (
+                    weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
                 )
                 weight.grad = None
 
-    def _narrow(self) -> None:
-        """Round the weights in single precision to the model's own type."""
+    def _round_to_model_(self) -> None:
+        """Round the master weights to the model's own type."""
         for name, weight in self._weights.items():
-            if self._wide[name] is not weight:
-                weight.copy_(self._wide[name])
+            if self._master[name] is not weight:
+                weight.copy_(self._master[name])
 
 
 def _scale(weight: Tensor) -> float:
     """What the rate of a parameter is multiplied by."""
     return float(weight.detach().square().mean().sqrt()) if weight.dim() > 1 else VECTOR_SCALE
-
-
-def _as_tensor(state: _State) -> Tensor:
-    return torch.tensor(
-        [state.best, state.before, state.step, state.kept_step], dtype=torch.float64
-    )
-
-
-@dataclass
-class HealingCheckpoint:
-    """Checkpoint of a healing, written block by block to avoid a copy of everything.
-
-    Two are kept in turn: while one is written, the other is whole.
-    """
-
-    _checkpoint: StageCheckpoint
-    _key: str
-    _turn: int = 0
-
-    def keep(self, pack: Sequence[Callable[[], bytes]]) -> None:
-        """Keep the parts, if it is time."""
-        # Not left to the checkpoint: until later the weights would be others.
-        if self._checkpoint.is_due:
-            turn = self._turn + 1
-            # Where not all has room, the other one stays the whole one.
-            if self._checkpoint.keep(
-                {self._name(turn % 2, part): pack_part for part, pack_part in enumerate(pack)}
-            ):
-                self._turn = turn
-
-    def newest(self, n_parts: int) -> _State | None:
-        """The state of the newest whole checkpoint, or None."""
-        states_by_turn = dict[int, tuple[float, ...]]()
-        for turn in range(2):
-            states = {
-                self._checkpoint.get(self._name(turn, part), _unpack_state)
-                for part in range(n_parts)
-            }
-            if len(states) == 1 and (state := states.pop()) is not None:
-                states_by_turn[turn] = state
-        if not states_by_turn:
-            return None
-        self._turn = max(states_by_turn, key=lambda turn: states_by_turn[turn][2])
-        best, before, step, kept_step = states_by_turn[self._turn]
-        return _State(best=best, before=before, step=int(step), kept_step=int(kept_step))
-
-    def parts(self, state: _State, n_parts: int) -> Iterator[dict[str, Tensor]]:
-        """The tensors of each part of this state."""
-        for part in range(n_parts):
-            data = self._checkpoint.get(self._name(self._turn % 2, part), _unpack_part)
-            assert data is not None and torch.equal(data["state"], _as_tensor(state)), (
-                "it was whole just now"
-            )
-            yield data
-
-    def done(self) -> None:
-        """Drop both: the result is in the store."""
-        self._checkpoint.done()
-
-    def _name(self, turn: int, part: int) -> str:
-        return f"{self._key}/healing/{turn}/{part}"
-
-
-def _unpack_state(data: bytes) -> tuple[float, ...]:
-    with unpacked(data, "healing") as tensors:
-        return tuple(tensors["state"].tolist())
-
-
-def _unpack_part(data: bytes) -> dict[str, Tensor]:
-    with unpacked(data, "healing") as tensors:
-        return tensors

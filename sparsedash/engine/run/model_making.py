@@ -9,10 +9,11 @@ import msgspec
 
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.resources import MORE_ROOM
-from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration
+from sparsedash.engine.calibration.calibration import CacheEvicted, Calibration
 from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
-from sparsedash.engine.healing.healing import HealingCheckpoint, heal
+from sparsedash.engine.healing.healing import heal
+from sparsedash.engine.healing.healing_checkpoint import HealingCheckpoint
 from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised

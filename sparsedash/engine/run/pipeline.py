@@ -17,7 +17,8 @@ from sparsedash.catalog.run_rules import (
     require_possible,
     require_quantisable,
 )
-from sparsedash.engine.calibration.calibration_cache import CacheEvicted, mismatch_warning
+from sparsedash.engine.calibration.calibration import CacheEvicted
+from sparsedash.engine.calibration.passage_activations import mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.evaluation.evaluate import (

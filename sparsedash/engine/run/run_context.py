@@ -22,7 +22,8 @@ from sparsedash.catalog.resources import (
     WIDE_BYTES,
     heal_tokens,
 )
-from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
+from sparsedash.engine.calibration.calibration import Calibration
+from sparsedash.engine.calibration.passage_activations import PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
 from sparsedash.engine.evaluation.divergence import next_token_scores
 from sparsedash.engine.evaluation.kind_losses import KindText

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.catalog.budgets import channel_share, n_layers_gone
-from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration
+from sparsedash.engine.calibration.calibration import CacheEvicted, Calibration
 from sparsedash.engine.calibration.gradients import OnBlock
 from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially

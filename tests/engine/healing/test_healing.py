@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sparsedash.engine.healing import healing
-from sparsedash.engine.healing.healing import HealingCheckpoint, heal
+from sparsedash.engine.healing.healing import heal
+from sparsedash.engine.healing.healing_checkpoint import HealingCheckpoint
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned, reparametrised
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
@@ -113,10 +114,12 @@ def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
     )
     assert alone.figures.after != beside.figures.after < beside.figures.before
     text = healing._Text.of(loaded, sequences(), more, 40, 0, lambda: None)
-    trained = [piece for batch in text.batches for piece in batch]
+    trained = text.of_numbers([number for batch in text.batches for number in batch])
     # All of it before any comes again.
     assert {tuple(ids[:64]) for ids in more} < {tuple(piece) for piece in trained[: 2 * (30 + 64)]}
-    assert all(piece[:64] not in [ids[:64] for ids in more] for piece in text.judged)
+    assert all(
+        piece[:64] not in [ids[:64] for ids in more] for piece in text.of_numbers(text.judged)
+    )
 
 
 def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(store):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.calibration.calibration_cache import StoredStatistics
+from sparsedash.engine.calibration.calibration import StoredStatistics
 from sparsedash.engine.calibration.statistics import (
     shared_inputs,
     unpack_statistics,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine.calibration.calibration_cache import StoredStatistics
+from sparsedash.engine.calibration.calibration import StoredStatistics
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.search import find_sparsity
 from sparsedash.engine.run.task_answering import TaskAnswers

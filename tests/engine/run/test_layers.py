@@ -14,7 +14,7 @@ import sparsedash
 from sparsedash.catalog.budgets import BUDGETS
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.calibration import calibration_cache, curves
+from sparsedash.engine.calibration import calibration, curves
 from sparsedash.engine.calibration.curves import layer_order
 from sparsedash.engine.comparison.model_pair import ModelPairCache, both_resident
 from sparsedash.engine.healing import healing
@@ -143,9 +143,9 @@ def test_a_run_says_which_layers_went_and_the_second_sparsity_finds_the_order(
     asked, store, monkeypatch
 ):
     tried = []
-    found = calibration_cache.layer_order
+    found = calibration.layer_order
     monkeypatch.setattr(
-        calibration_cache,
+        calibration,
         "layer_order",
         lambda *given: (tried.append(each) or each for each in found(*given)),
     )

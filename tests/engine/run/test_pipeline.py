@@ -7,8 +7,8 @@ import pytest
 
 from sparsedash.catalog.mixed_text import SOURCES
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.calibration import calibration_cache
-from sparsedash.engine.calibration.calibration_cache import StoredStatistics
+from sparsedash.engine.calibration import calibration
+from sparsedash.engine.calibration.calibration import StoredStatistics
 from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning import saliency
@@ -146,12 +146,12 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
     settings, known, monkeypatch
 ):
     usual = one(settings, 250, methods=(FISHER,))
-    calibration = replace(settings.calibration, token_weights="residual")
+    by_residual = replace(settings.calibration, token_weights="residual")
     (plain,) = pruned(known, ran(usual, known))
-    monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
-    run, stages = stages_of(replace(usual, calibration=calibration), known)
+    monkeypatch.setattr(calibration, "mask_gradients", must_not_run)
+    run, stages = stages_of(replace(usual, calibration=by_residual), known)
     (weighted,) = pruned(known, run)
-    assert "calibrate" in stages and weighted.calibration == calibration
+    assert "calibrate" in stages and weighted.calibration == by_residual
     for name in ("layer_errors", "held_out_errors", "passage_errors"):
         pairs = zip(getattr(plain, name), getattr(weighted, name), strict=True)
         assert [before != after for before, after in pairs] == [True] * 3, name
@@ -161,9 +161,9 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     rounds = replace(FISHER, allocation="global", rounds=3)
     asked = replace(settings, methods=(rounds,))
     chosen = []
-    choose = calibration_cache.choose_channels
+    choose = calibration.choose_channels
     monkeypatch.setattr(
-        calibration_cache,
+        calibration,
         "choose_channels",
         lambda *given: chosen.append(choose(*given)) or chosen[-1],
     )
@@ -171,7 +171,7 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so
     # on.
     assert [sum(map(len, kept)) for kept in chosen] == [262, 238, 229, 181]
-    monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
+    monkeypatch.setattr(calibration, "mask_gradients", must_not_run)
     assert ran(
         replace(asked, methods=(replace(rounds, compensation="least-squares"),)), known
     ).finished
@@ -185,7 +185,7 @@ def test_lost_gradients_are_computed_again_without_a_calibration(
     for entry in store.entries("artefacts"):
         if entry.tag.startswith("gradients "):
             store.drop_entry("artefacts", entry.name)
-    calls = count_calls(monkeypatch, calibration_cache, "mask_gradients")
+    calls = count_calls(monkeypatch, calibration, "mask_gradients")
     no_calibration()
     assert ran(one(asked), store).finished
     assert len(calls) == 1

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration import calibration_cache
-from sparsedash.engine.calibration.calibration_cache import PassageActivations, mismatch_warning
+from sparsedash.engine.calibration import passage_activations
+from sparsedash.engine.calibration.passage_activations import PassageActivations, mismatch_warning
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import passage_error
 from sparsedash.engine.pruning.layer import Sample
@@ -129,7 +129,7 @@ def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(
 ):
     warnings = ran(settings, store, run_key="no alarm").warnings
     assert not any(UNLIKE in line for line in warnings)
-    monkeypatch.setattr(calibration_cache, "MISMATCH_ALARM", 0.0)
+    monkeypatch.setattr(passage_activations, "MISMATCH_ALARM", 0.0)
     before_evaluation = []
 
     def watch(step):
