@@ -126,7 +126,7 @@ def _print_comparison(task, models, n_rounds):
     if kind != "generate_until":
         ours, theirs = (map(_log_likelihood, model.answers.values()) for model in models)
         apart = max(abs(our - their) for our, their in zip(ours, theirs, strict=True))
-    ours, theirs = (task.answered_by(model).questions for model in models)
+    ours, theirs = (task.answer_with(model).questions for model in models)
     n_differ = sum(_answer(our) != _answer(their) for our, their in zip(ours, theirs, strict=True))
     ours, theirs = models
     print(

@@ -254,13 +254,6 @@ class MethodSettings:
         return self.refits or self.eliminates or self.needs_curves
 
     @property
-    def reads_again(self) -> bool:
-        """Whether pruning needs its own passes over the calibration text, after the calibration."""
-        inputs = self.reads_text and not self.is_structured
-        orders = self.removes_layers and self.saliency != "random"
-        return self.by_gradient or self.in_sequence or inputs or orders
-
-    @property
     def needs_later_blocks(self) -> bool:
         """Whether a pruned block depends on more than the first pass of the calibration text up to
         it.

@@ -120,10 +120,6 @@ class CalibrationSettings:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    def fewest_samples(self, widths: Sequence[int]) -> int:
-        """Samples of this length that are enough to fit a model whose MLPs have these widths."""
-        return -(-MIN_TOKENS_PER_CHANNEL * max(widths) // self.length)
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:

@@ -90,7 +90,6 @@ def silence_libraries() -> None:
 
     disable_progress_bars()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TQDM_DISABLE", "")
     logging.captureWarnings(True)
     warnings.simplefilter("ignore")
 

@@ -97,33 +97,13 @@ def export_model(
     request = _Request.of(settings, store)
     pruned = request.pruned
     sparse = request.sparse
-    weights = settings.weights
-    shares = (
-        f"{pruned.sparsity_permille / 10:g}pct",
-        *([] if pruned.method.budget == "channels" else [pruned.method.budget]),
-    )
-    name = settings.folder(
-        store.folder,
-        public_model(sparse),
-        spec_name(pruned.spec),
-        "-".join(shares),
-    )
-    folder = local_path(name).absolute()
+    folder = _folder(settings, sparse, pruned, store)
     sweep_exports(folder.parent)
-    known = store.get(Export, settings.key())
     dense_file = local_path(settings.dense_gguf)
     dense_hash = content_hash(dense_file) if settings.dense_gguf and dense_file.is_file() else ""
-    # A file that is gone, as it may be by now, says nothing against the export that was made of it.
-    is_same_dense = known is not None and (
-        known.dense_gguf_hash == dense_hash or "" in (known.dense_gguf_hash, dense_hash)
-    )
-    if (
-        known is not None
-        and is_same_dense
-        and folder.is_dir()
-        and file_hashes(folder) == known.files
-    ):
-        return replace(known, folder=str(folder))
+    known = _known_export(settings, store, folder, dense_hash)
+    if known is not None:
+        return known
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
         raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
     require_new(folder)
@@ -131,11 +111,7 @@ def export_model(
     rebuilt = rebuild_model(sparse, store, on_step, model_cache)
     model_type = rebuilt.loaded.model.config.model_type
     refuse_form(settings.form, pruned, model_type, FORMS)
-    if rebuilt.loaded.residency.streamed and weights not in (rebuilt.loaded.dtype, "float32"):
-        raise ExportError(
-            f"This model does not fit into memory, so weights rounded to {weights} cannot be proven here.",
-            f"Export it in {rebuilt.loaded.dtype}, or on a machine with more memory.",
-        )
+    _require_provable(settings, rebuilt.loaded)
     with _write_errors(folder), new_folder(folder) as inside:
         on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)
         written = _write(inside, folder, settings, request, rebuilt, store, on_part)
@@ -148,19 +124,7 @@ def export_model(
         (inside / RECIPE).write_text(
             recipe_json(settings, sparse, rebuilt, proof, files), encoding="utf-8"
         )
-        base_file = gguf_file(sparse.model)
-        facts = CardFacts(
-            settings=settings,
-            run=request.run,
-            dense=request.dense,
-            sparse=sparse,
-            proof=proof,
-            written=written,
-            licence=base_licence(rebuilt.source, sparse),
-            source_type=rebuilt.source.source_type,
-            source_bytes=base_file.stat().st_size if base_file else 0,
-        )
-        (inside / CARD).write_text(render_card(facts), encoding="utf-8")
+        _write_card(inside, settings, request, rebuilt, proof, written, render_card)
         export = Export(
             key=settings.key(),
             settings=settings,
@@ -180,6 +144,63 @@ def export_model(
         require_new(folder)
         store.put(export.key, export)
     return export
+
+
+def _folder(settings: ExportSettings, sparse: Record, pruned: Pruned, store: Store) -> Path:
+    """The absolute folder of an export, named after its model, method and sparsity."""
+    share = f"{pruned.sparsity_permille / 10:g}pct"
+    if pruned.method.budget != "channels":
+        share = f"{share}-{pruned.method.budget}"
+    name = settings.folder(store.folder, public_model(sparse), spec_name(pruned.spec), share)
+    return local_path(name).absolute()
+
+
+def _known_export(
+    settings: ExportSettings, store: Store, folder: Path, dense_hash: str
+) -> Export | None:
+    """An intact earlier export of the same request in this folder; None without one."""
+    known = store.get(Export, settings.key())
+    if known is None:
+        return None
+    # A file that is gone, as it may be by now, says nothing against the export that was made of it.
+    is_same_dense = known.dense_gguf_hash == dense_hash or "" in (known.dense_gguf_hash, dense_hash)
+    if is_same_dense and folder.is_dir() and file_hashes(folder) == known.files:
+        return replace(known, folder=str(folder))
+    return None
+
+
+def _require_provable(settings: ExportSettings, loaded: LoadedModel) -> None:
+    """Raise ExportError for a streamed model that would be rounded: it cannot be proven here."""
+    if loaded.residency.streamed and settings.weights not in (loaded.dtype, "float32"):
+        raise ExportError(
+            f"This model does not fit into memory, so weights rounded to {settings.weights} cannot be proven here.",
+            f"Export it in {loaded.dtype}, or on a machine with more memory.",
+        )
+
+
+def _write_card(
+    inside: Path,
+    settings: ExportSettings,
+    request: _Request,
+    rebuilt: RebuiltModel,
+    proof: Proof,
+    written: WrittenFiles,
+    render_card: RenderCard,
+) -> None:
+    sparse = request.sparse
+    base_file = gguf_file(sparse.model)
+    facts = CardFacts(
+        settings=settings,
+        run=request.run,
+        dense=request.dense,
+        sparse=sparse,
+        proof=proof,
+        written=written,
+        licence=base_licence(rebuilt.source, sparse),
+        source_type=rebuilt.source.source_type,
+        source_bytes=base_file.stat().st_size if base_file else 0,
+    )
+    (inside / CARD).write_text(render_card(facts), encoding="utf-8")
 
 
 def refuse_form(form: Form, pruned: Pruned, model_type: str | None, forms: Iterable[Form]) -> None:
@@ -329,8 +350,16 @@ def _write(
         if settings.form == "masked"
         else shared_width(request.pruned, rebuilt.loaded.model.config.model_type)
     )
-    how = partial(write_folder, width=width, weights=weights, shard_mb=settings.shard_mb)
-    return how(inside, rebuilt.source, sparse, require_room=require_room, on_part=on_part)
+    return write_folder(
+        inside,
+        rebuilt.source,
+        sparse,
+        width=width,
+        weights=weights,
+        shard_mb=settings.shard_mb,
+        require_room=require_room,
+        on_part=on_part,
+    )
 
 
 def _as_quantised(

@@ -166,7 +166,7 @@ def _answer(run: RunContext, task: Task, models: Sequence[RunModel], keys: Seque
         on_answered(0)
         answering = SharedAnswers(run.loaded, applied, on_answered)
         for number, key in enumerate(keys):
-            run.store.put(key, replace(task.asked_of(answering, number), key=key))
+            run.store.put(key, replace(task.answer(answering, number), key=key))
     if task.n_written and (rules := _unheeded_rules(run)):
         why = "which the model's generation_config.json asks for, and which lm-evaluation-harness would heed"
         run.log.warn(f"{task.name}: texts are written without {', '.join(rules)}, {why}.")

@@ -47,7 +47,7 @@ class BuiltinQuestions:
 
     n_requests = n_questions
 
-    def asked_of(self, answers: SharedAnswers, number: int) -> QuestionSet:
+    def answer(self, answers: SharedAnswers, number: int) -> QuestionSet:
         """The answers of one of these models."""
         loaded = answers.loaded
         questions = self.task.questions(self.limit)

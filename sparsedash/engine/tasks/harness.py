@@ -54,18 +54,47 @@ examples take 6 s.
 _MOST_BYTES = 10**6
 """Of a user's .yaml file."""
 _DATA = ("json", "parquet")
-_ALLOWED = {
-    *("task", "dataset_path", "dataset_kwargs", "output_type", "num_fewshot", "metadata"),
-    *("training_split", "validation_split", "test_split", "fewshot_split", "fewshot_config"),
-    *("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix"),
-    *("target_delimiter", "fewshot_delimiter", "metric_list", "generation_kwargs", "filter_list"),
-    *("should_decontaminate", "doc_to_decontamination_query"),
-}
+_ALLOWED = frozenset(
+    (
+        "task",
+        "dataset_path",
+        "dataset_kwargs",
+        "output_type",
+        "num_fewshot",
+        "metadata",
+        "training_split",
+        "validation_split",
+        "test_split",
+        "fewshot_split",
+        "fewshot_config",
+        "doc_to_text",
+        "doc_to_target",
+        "doc_to_choice",
+        "description",
+        "gen_prefix",
+        "target_delimiter",
+        "fewshot_delimiter",
+        "metric_list",
+        "generation_kwargs",
+        "filter_list",
+        "should_decontaminate",
+        "doc_to_decontamination_query",
+    )
+)
 """Fields of a user's .yaml file; the harness runs code for others."""
-_GREEDY = {
-    *("until", "do_sample", "temperature", "top_p", "top_k"),
-    *("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"),
-}
+_GREEDY = frozenset(
+    (
+        "until",
+        "do_sample",
+        "temperature",
+        "top_p",
+        "top_k",
+        "max_gen_toks",
+        "max_new_tokens",
+        "max_tokens",
+        "max_completion_tokens",
+    )
+)
 """Rules of writing that are heeded, or say nothing where the first choice is always taken."""
 _EXAMPLES = {"split", "samples", "sampler"}
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -89,14 +118,14 @@ class HarnessTask:
     n_written: int
     limit: int | None
 
-    def asked_of(self, answers: SharedAnswers, number: int) -> QuestionSet:
+    def answer(self, answers: SharedAnswers, number: int) -> QuestionSet:
         """The answers of one of these models. Raises CorpusError where they cannot be judged."""
         # Here, since it takes seconds and needs a package that most runs do without.
         from sparsedash.engine.tasks.harness_model import HarnessModel
 
-        return self.answered_by(HarnessModel(answers, number))
+        return self.answer_with(HarnessModel(answers, number))
 
-    def answered_by(self, lm: Any) -> QuestionSet:
+    def answer_with(self, lm: Any) -> QuestionSet:
         """The answers of one model, an LM of the harness. Raises CorpusError if not judgeable."""
         with _refusing(self.name):
             return _answered(self.name, self.task, self.limit, lm)

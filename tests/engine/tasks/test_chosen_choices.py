@@ -120,7 +120,7 @@ def test_chosen_right_broke_fixed_and_moved_are_the_harness_s_own(measure, write
     (asked,) = load_tasks([write_choices(measure)], limit=None, n_shots=None)
     models = [Guesser(1), Guesser(2)]
     expected = [scored_by_harness(asked.task, lm, measure) for lm in models]
-    of_run = [asked.answered_by(lm) for lm in models]
+    of_run = [asked.answer_with(lm) for lm in models]
     folders = [samples_file(tmp_path / f"model {lm.seed}", asked.task, lm) for lm in models]
     of_files = [read_answers(folder)[0] for folder in folders]
     assert any(taken for taken, _ in expected[0]) and any(right for _, right in expected[0])

@@ -38,8 +38,8 @@ def test_answers_are_those_of_the_harness_s_own_model(kind, loaded, tmp_path):
         [write_task(tmp_path, kind, passages(12), **KINDS[kind])], limit=10, n_shots=None
     )
     lm = HarnessModel(SharedAnswers(loaded, [nullcontext], lambda n: None), 0)
-    ours = task.answered_by(lm)
-    theirs = task.answered_by(
+    ours = task.answer_with(lm)
+    theirs = task.answer_with(
         HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=4)
     )
     assert task.n_questions == len(ours.questions) == 10
@@ -78,7 +78,7 @@ def test_what_a_task_draws_is_alike_for_all_models(tmp_path):
         [write_task(tmp_path, "drawn", passages(4), **MULTIPLE_CHOICE)], limit=None, n_shots=None
     )
     task.task.config.doc_to_text = lambda doc: str((random.random(), numpy.random.rand()))
-    one, two = (task.answered_by(Nobody(str)).questions for _ in range(2))
+    one, two = (task.answer_with(Nobody(str)).questions for _ in range(2))
     assert one == two and len({each.context for each in one}) == 4
 
 
@@ -97,7 +97,7 @@ def test_what_fails_while_a_task_is_answered_is_a_sentence(tmp_path, monkeypatch
     )
     monkeypatch.setattr(Nobody, "loglikelihood", lambda *_: [][0])
     with pytest.raises(CorpusError, match="The task own cannot be used: list index"):
-        task.answered_by(Nobody(str))
+        task.answer_with(Nobody(str))
 
 
 def test_parts_that_cannot_be_judged_together_are_refused_before_any_work(tmp_path):

@@ -159,7 +159,7 @@ def outcome(name):
         tasks = load_tasks([name], limit=None, n_shots=None)
     except CorpusError as error:
         return next(words for said, words in REFUSALS.items() if said in str(error))
-    (words,) = {judged(task.answered_by(Nobody(task.task.doc_to_target))) for task in tasks}
+    (words,) = {judged(task.answer_with(Nobody(task.task.doc_to_target))) for task in tasks}
     return words
 
 
@@ -205,7 +205,7 @@ def test_in_a_run_the_likelier_stereotype_is_a_wrong_answer(monkeypatch):
     fill("crows_pairs", monkeypatch)
     (task,) = load_tasks(["crows_pairs_english"], limit=2, n_shots=None)
     # To nobody the first of two sentences, the stereotype, is the likelier one.
-    answers = task.answered_by(Nobody(str))
+    answers = task.answer_with(Nobody(str))
     assert [(question.chosen, question.right) for question in answers.questions] == [
         (0, False),
         (0, False),
