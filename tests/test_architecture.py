@@ -89,7 +89,7 @@ DOORS: dict[str, set[str]] = {
     "plotly": {"reporting.charts"},
     "diskcache": {"storage.store", "storage.disk_cache"},
     "sqlite3": {"jobs.job_table", "storage.store", "storage.disk_cache"},
-    "datasets": {"engine.texts.corpora", "engine.tasks.harness"},
+    "datasets": {"engine.texts.corpora", "engine.tasks.harness", "engine.tasks.user_tasks"},
     "lm_eval": {"engine.tasks"},
     "distributed": {"jobs.cluster"},
     "gguf": {"catalog.gguf_reader"}
