@@ -84,8 +84,8 @@ def _texts(reference: str, row: dict[str, Any] | None) -> dict[str, Any]:
 
     if row:
         HUB_TEXTS[reference] = HubCorpus(**row)
-    found = read_texts(reference)
-    return {"texts": found.texts, "identity": found.identity, "running": found.running}
+    texts = read_texts(reference)
+    return {"texts": texts.texts, "identity": texts.identity, "running": texts.running}
 
 
 def _do_not_wait() -> None:

@@ -154,11 +154,11 @@ def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=True)
     tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
     tokenizer.pre_tokenizer = None
-    said = json.loads(tokenizer.to_str())
-    said["added_tokens"] = [
-        each for each in said["added_tokens"] if not each["content"].startswith("<0x")
+    description = json.loads(tokenizer.to_str())
+    description["added_tokens"] = [
+        token for token in description["added_tokens"] if not token["content"].startswith("<0x")
     ]
-    tokenizer = Tokenizer.from_str(json.dumps(said))
+    tokenizer = Tokenizer.from_str(json.dumps(description))
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
@@ -188,10 +188,10 @@ def small_run(
     """One method at 25 %, evaluated on this text and calibrated on it or another. changes: to the
     settings.
     """
-    own = {"methods": (MethodSettings(width_multiple=8),), "sparsities_permille": (250,)}
+    usual = {"methods": (MethodSettings(width_multiple=8),), "sparsities_permille": (250,)}
     return RunSettings(
         model=str(model),
         calibration=CalibrationSettings(corpus=calibration or text, n_samples=40, length=32),
         evaluation=EvaluationSettings(corpus=text, n_passages=n_passages),
-        **own | changes,
+        **usual | changes,
     )

@@ -32,17 +32,17 @@ def runs(tmp_path_factory):
     text = write_jsonl(folder / "passages.jsonl", passages(60))
     store = Store(folder / "data")
     first = save_tiny(folder / "one")
-    other = save_tiny(folder / "other", "gpt2", seed=5)
+    second_model = save_tiny(folder / "other", "gpt2", seed=5)
     settings = (
         settings_of(first, text),
-        settings_of(other, text, dtype="bfloat16"),
+        settings_of(second_model, text, dtype="bfloat16"),
         settings_of(first, text, sparsities=(500,), methods=(method_named("wanda"),)),
     )
-    yield store, *(pipeline.run(each, store) for each in settings)
+    yield store, *(pipeline.run(run_settings, store) for run_settings in settings)
     store.close()
 
 
-def asked(left="l", right="r", prompt=PROMPT, n_tokens=6, **more):
+def continuation_request(left="l", right="r", prompt=PROMPT, n_tokens=6, **more):
     return ContinuationSettings(left=left, right=right, prompt=prompt, n_tokens=n_tokens, **more)
 
 
@@ -57,7 +57,7 @@ class House:
 
     def write(self, left, right, on_step=ignore_steps, on_text=lambda *_: None, **settings):
         return continue_prompt(
-            asked(left, right, **settings), self.store, self.cache, on_step, on_text
+            continuation_request(left, right, **settings), self.store, self.cache, on_step, on_text
         )
 
     def models(self, *keys):

@@ -51,7 +51,7 @@ def begun_in_one_batch(loaded, contexts):
     read = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
     cache = DynamicCache()
     logits = loaded.model(input_ids=read, cache=cache, use_cache=True).logits
-    begun = [[int(logits[row, len(each) - 1].argmax())] for row, each in enumerate(ids)]
+    begun = [[int(logits[row, len(token_ids) - 1].argmax())] for row, token_ids in enumerate(ids)]
     return begun, unfinished_answers(loaded, nullcontext, cache, [len(row) for row in ids], begun)
 
 

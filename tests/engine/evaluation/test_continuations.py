@@ -18,7 +18,7 @@ REQUESTS = [*CHOICES, ([1], [2, 3]), ([1], [2, 3]), (list(range(60)), [61, 62])]
 
 
 def plain_scores(loaded, requests):
-    found = []
+    scores = []
     for context, continuation in requests:
         whole = [*context, *continuation][-loaded.max_length - 1 :]
         logits = (
@@ -28,14 +28,16 @@ def plain_scores(loaded, requests):
             .log_softmax(-1)
         )
         chosen = logits.argmax(-1).tolist() == list(continuation)
-        found.append((float(sum(logits[i, token] for i, token in enumerate(continuation))), chosen))
-    return found
+        scores.append(
+            (float(sum(logits[i, token] for i, token in enumerate(continuation))), chosen)
+        )
+    return scores
 
 
 def require_plain_scores(loaded, requests):
-    (found,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
+    (scores,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
     values = [value for value, _ in plain_scores(loaded, requests)]
-    assert [each.log_likelihood for each in found] == pytest.approx(values, abs=2e-4)
+    assert [score.log_likelihood for score in scores] == pytest.approx(values, abs=2e-4)
 
 
 def first_choices(loaded, context, n):
@@ -55,11 +57,11 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
     seen = list[int]()
     firsts = [first_choices(loaded, context, 3) for context, _ in CHOICES[::5]]
     requests = [*REQUESTS, *zip((context for context, _ in CHOICES[::5]), firsts, strict=True)]
-    (found,) = score_continuations(loaded, [torch.inference_mode], requests, seen.append)
-    for scored, (value, greedy) in zip(found, plain_scores(loaded, requests), strict=True):
+    (scores,) = score_continuations(loaded, [torch.inference_mode], requests, seen.append)
+    for scored, (value, greedy) in zip(scores, plain_scores(loaded, requests), strict=True):
         assert scored.log_likelihood == pytest.approx(value, abs=2e-4)
         assert scored.greedy == greedy
-    assert all(scored.greedy for scored in found[len(REQUESTS) :])
+    assert all(scored.greedy for scored in scores[len(REQUESTS) :])
     assert seen[-1] == len(requests) and seen == sorted(seen)
 
 

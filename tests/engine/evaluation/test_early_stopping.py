@@ -21,10 +21,10 @@ from tests.factories import outcome
 
 @pytest.mark.parametrize("n", [1, 200, 256, 257, 400, 1000, 5153])
 def test_the_chunks_hold_every_passage_once(n):
-    found = evaluation_chunks(n)
-    assert sorted(i for chunk in found for i in chunk) == list(range(n))
-    assert all(len(chunk) >= min(n, 48) for chunk in found)
-    ends = set(accumulate(map(len, found)))
+    chunks = evaluation_chunks(n)
+    assert sorted(i for chunk in chunks for i in chunk) == list(range(n))
+    assert all(len(chunk) >= min(n, 48) for chunk in chunks)
+    ends = set(accumulate(map(len, chunks)))
     assert {look.n_passages for look in planned_looks(n)} <= ends, "a search may stop there"
 
 
@@ -158,9 +158,9 @@ N = 360
 
 @pytest.fixture(scope="module")
 def texts():
-    made = passages(40)
+    base_texts = passages(40)
     number = random.Random(1)
-    return [" ".join([str(number.randrange(10**6)), made[i % 40]]) for i in range(N)]
+    return [" ".join([str(number.randrange(10**6)), base_texts[i % 40]]) for i in range(N)]
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +209,8 @@ class Asking(StopRule):
     """Looks where a search does, and never stops."""
 
     def stopping(self, outcomes):
-        found = super().stopping(outcomes)
-        return found and replace(found, decision="open")
+        stopping = super().stopping(outcomes)
+        return stopping and replace(stopping, decision="open")
 
 
 def test_in_bf16_a_passage_has_the_same_answer_whether_or_where_its_evaluation_may_stop(

@@ -85,10 +85,10 @@ def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
     loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A <|end|>"))
     context = " ".join(f"boat{i}" for i in range(300))
     question = Question.of(loaded, context, " home")
-    own = tiny_tokenizer()(context + " home").input_ids
-    assert (question.read, question.target) == ([0, *own[-256:-1]], own[-1:])
-    left = len(loaded.tokenizer.decode(own[-256:-1]).split())
-    assert len(context.split()) - question.words_cut == pytest.approx(left, abs=1)
+    ids = tiny_tokenizer()(context + " home").input_ids
+    assert (question.read, question.target) == ([0, *ids[-256:-1]], ids[-1:])
+    n_words_read = len(loaded.tokenizer.decode(ids[-256:-1]).split())
+    assert len(context.split()) - question.words_cut == pytest.approx(n_words_read, abs=1)
     assert Question.of(loaded, "the boat", " home").words_cut == 0
     with pytest.raises(CorpusError, match="longer than the model can read"):
         Question.of(loaded, "the boat", " z" * 300)
@@ -217,5 +217,5 @@ def test_the_rules_differ_in_the_last_token_of_passages_that_are_too_long_and_in
     )
     assert [outcome.last_token_right for outcome in plain] == [True] * 5
     assert [outcome.last_token_right for outcome in published] == [True, True, True, False, False]
-    for one, other in zip(plain, published, strict=True):
-        assert replace(other, last_token_right=one.last_token_right) == one
+    for one, published_outcome in zip(plain, published, strict=True):
+        assert replace(published_outcome, last_token_right=one.last_token_right) == one

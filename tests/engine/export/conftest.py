@@ -57,7 +57,7 @@ def run(finished_run, model_folder):
     return finished_run(model_folder)
 
 
-def asked(run, number, form, to, **changes):
+def export_request(run, number, form, to, **changes):
     """A request for one of the run's sparse models."""
     return ExportSettings(
         run=run.key, dense=run.dense, sparse=run.sparse[number], form=form, to=str(to), **changes
@@ -68,7 +68,7 @@ def exported(finished, number, form, to, on_step=ignore_steps, **changes):
     """The export of one sparse model of a finished run."""
     store, model_cache, run = finished
     return export_model(
-        asked(run, number, form, to, **changes),
+        export_request(run, number, form, to, **changes),
         store,
         model_cache,
         on_step,

@@ -52,13 +52,13 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
     folder = tmp_path / "tiny"
     target = tmp_path / "out"
     (widths, dtype, width) = FORMS[form]
-    made = sparse_model(save_tiny(folder, family), widths, dtype)
+    sparse = sparse_model(save_tiny(folder, family), widths, dtype)
     if width and family in NO_FIELD:
-        width = made.loaded.mlps[0].width
+        width = sparse.loaded.mlps[0].width
     target.mkdir()
     source = Source(reference="tiny", folder=folder, identity="t")
     shard_mb = 0 if form == "uniform" else 5_000
-    write_folder(target, source, made, width=width, weights=dtype, shard_mb=shard_mb)
+    write_folder(target, source, sparse, width=width, weights=dtype, shard_mb=shard_mb)
     files = {file.name for file in target.glob("*.safetensors")}
     if form == "uniform":
         index = json.loads((target / "model.safetensors.index.json").read_text())
@@ -67,10 +67,14 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
         assert files == {"model.safetensors"}
     ids = [torch.randint(1, 300, (9,)).tolist() for _ in range(3)]
     questions = [
-        {"ids": own, "n_target": 2, "text": "", "special": False, "tokens": []} for own in ids
+        {"ids": token_ids, "n_target": 2, "text": "", "special": False, "tokens": []}
+        for token_ids in ids
     ]
-    with made.applied():
-        right, logits = answer_questions(made.loaded.model, questions)
-    answers, found = load_and_answer(str(target), {"questions": questions})
+    with sparse.applied():
+        right, logits = answer_questions(sparse.loaded.model, questions)
+    answers, loaded_logits = load_and_answer(str(target), {"questions": questions})
     assert (answers["holes"], answers["right"]) == ([], right)
-    assert max(float((found[str(i)] - rows).abs().max()) for i, rows in enumerate(logits)) <= 1e-4
+    assert (
+        max(float((loaded_logits[str(i)] - rows).abs().max()) for i, rows in enumerate(logits))
+        <= 1e-4
+    )

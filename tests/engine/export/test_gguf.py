@@ -31,8 +31,8 @@ pytest.importorskip("llama_cpp_py_sync")
 @pytest.fixture(scope="session")
 def gguf_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
-    said = {"general.size_label": "1K", "general.quantization_version": 2}
-    return lambda family: write_tiny_gguf(folder / f"{family}.gguf", family=family, keys=said)
+    keys = {"general.size_label": "1K", "general.quantization_version": 2}
+    return lambda family: write_tiny_gguf(folder / f"{family}.gguf", family=family, keys=keys)
 
 
 @pytest.fixture
@@ -45,28 +45,28 @@ def test_every_block_keeps_its_own_width_and_llama_cpp_computes_the_same_logits(
     family, gguf_of, finished_run, tmp_path
 ):
     finished = finished_run(gguf_of(family))
-    made = exported(finished, 0, "gguf", tmp_path / "out")
+    export = exported(finished, 0, "gguf", tmp_path / "out")
     widths = finished[0].get(Record, finished[2].sparse[0]).pruned.widths
     assert len(set(widths)) > 1, "the test needs blocks of different widths"
     fields = GGUFReader(tmp_path / "out" / "out.gguf").fields
     assert fields["general.architecture"].contents() == PER_LAYER[family]
     assert fields[f"{PER_LAYER[family]}.feed_forward_length"].contents() == list(widths)
-    assert made.proof.runtime == "llama.cpp"
-    assert made.proof.n_run == made.proof.n_verdicts == 20
-    assert made.proof.logit_difference < 1e-4
+    assert export.proof.runtime == "llama.cpp"
+    assert export.proof.n_run == export.proof.n_verdicts == 20
+    assert export.proof.logit_difference < 1e-4
 
 
 def test_a_fresh_process_proves_a_model_of_one_width_under_its_own_architecture(
     fresh_process, llama, tmp_path
 ):
-    made = exported(llama, 1, "gguf", tmp_path / "out")
+    export = exported(llama, 1, "gguf", tmp_path / "out")
     fields = GGUFReader(tmp_path / "out" / "out.gguf").fields
     assert fields["general.architecture"].contents() == "llama"
     assert fields["llama.feed_forward_length"].contents() == 56
     assert not {"general.size_label", "general.quantization_version"} & fields.keys(), (
         "they are of the dense model"
     )
-    assert made.proof.logit_difference < 1e-4
+    assert export.proof.logit_difference < 1e-4
 
 
 @pytest.mark.parametrize(("weights", "most"), [("float32", 1e-4), ("q4_0", 0.3)])
@@ -74,15 +74,15 @@ def test_a_model_with_fewer_layers_is_a_plain_one_of_its_architecture(
     weights, most, gguf_of, finished_run, tmp_path
 ):
     finished = finished_run(gguf_of("llama"), methods=("shortgpt",))
-    made = exported(finished, 0, "gguf", tmp_path / "out", weights=weights)
+    export = exported(finished, 0, "gguf", tmp_path / "out", weights=weights)
     fields = GGUFReader(tmp_path / "out" / "out.gguf").fields
     assert (
         fields["general.architecture"].contents() == "llama"
         and fields["llama.block_count"].contents() == 2
     )
     assert (
-        made.layout.startswith("2 of 3 layers, one width, architecture llama")
-        and made.proof.logit_difference < most
+        export.layout.startswith("2 of 3 layers, one width, architecture llama")
+        and export.proof.logit_difference < most
     )
 
 
@@ -97,10 +97,10 @@ def test_layers_that_llama_cpp_tells_apart_by_their_numbers_are_not_left_out(
 
 def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
     for weights in ("float16", "q8_0", "q6_k", "q4_k_m", "q4_0"):
-        made = exported(llama, 0, "gguf", tmp_path / weights, weights=weights)
-        assert made.proof.n_meant >= 18
+        export = exported(llama, 0, "gguf", tmp_path / weights, weights=weights)
+        assert export.proof.n_meant >= 18
         assert [file.name for file in (tmp_path / weights).glob("*.gguf")] == [f"{weights}.gguf"]
-    assert made.layout.startswith(
+    assert export.layout.startswith(
         "a width for each block, llama.cpp's architecture deci; tensors: "
     )
     again = exported(llama, 0, "gguf", tmp_path / "again")
@@ -113,8 +113,8 @@ def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
 def test_a_quantised_file_is_read_back_as_llama_cpp_reads_it(
     family, gguf_of, finished_run, tmp_path
 ):
-    made = exported(finished_run(gguf_of(family)), 0, "gguf", tmp_path / "out", weights="q4_0")
-    assert made.proof.n_meant >= 18 and made.proof.logit_difference < 0.3
+    export = exported(finished_run(gguf_of(family)), 0, "gguf", tmp_path / "out", weights="q4_0")
+    assert export.proof.n_meant >= 18 and export.proof.logit_difference < 0.3
 
 
 @pytest.mark.parametrize("weights", ["float16", "q8_0"])
@@ -124,9 +124,9 @@ def test_a_rounded_file_of_a_model_with_enormous_logits_is_proven(weights, finis
     tensors = load_file(file)
     tensors["lm_head.weight"] *= 1000
     save_file(tensors, file, {"format": "pt"})
-    made = exported(finished_run(folder), 0, "gguf", tmp_path / "out", weights=weights)
-    assert made.proof.logit_difference > 2.0, "the test needs more than an absolute limit allows"
-    assert made.proof.holds
+    export = exported(finished_run(folder), 0, "gguf", tmp_path / "out", weights=weights)
+    assert export.proof.logit_difference > 2.0, "the test needs more than an absolute limit allows"
+    assert export.proof.holds
 
 
 def test_activations_are_rounded_to_eight_bits_with_a_scale_for_each_block_of_neighbours():
@@ -162,7 +162,9 @@ def test_q8_0_is_written_here_to_the_bits_of_llama_cpp(gguf_of, tmp_path):
     quantise_file(str(gguf_of("llama")), str(tmp_path / "theirs.gguf"), 7, 1)
     for tensor in GGUFReader(tmp_path / "theirs.gguf").tensors:
         dense = next(
-            each for each in GGUFReader(gguf_of("llama")).tensors if each.name == tensor.name
+            candidate
+            for candidate in GGUFReader(gguf_of("llama")).tensors
+            if candidate.name == tensor.name
         )
         kind = gguf_type(tensor.name, dense.data.shape, "q8_0")
         assert tensor.tensor_type is kind and np.array_equal(
@@ -176,9 +178,9 @@ def test_a_bfloat16_run_is_proven_by_what_its_file_holds(
 ):
     (gguf_of("llama").parent / "NOTICE.md").write_text("Keep this.")
     finished = finished_run(gguf_of("llama"), dtype="bfloat16")
-    made = exported(finished, 0, "gguf", tmp_path / "out", weights=weights)
-    assert made.proof.logit_difference <= most
-    assert made.proof.n_allowed == n_allowed
+    export = exported(finished, 0, "gguf", tmp_path / "out", weights=weights)
+    assert export.proof.logit_difference <= most
+    assert export.proof.n_allowed == n_allowed
     assert (tmp_path / "out" / "NOTICE.md").read_text() == "Keep this."
 
 
@@ -213,10 +215,10 @@ def test_a_model_from_a_folder_needs_no_other_file_and_llama_cpp_computes_the_sa
     family, changes = FOLDERS[name]
     finished = finished_run(save_tiny(tmp_path / "tiny", family, **changes))
     for number in (0, 1):
-        made = exported(finished, number, "gguf", tmp_path / f"out-{number}")
+        export = exported(finished, number, "gguf", tmp_path / f"out-{number}")
         # llama.cpp looks GELU up in a table of 16 bits.
         most = 5e-3 if name.startswith("gemma") else 1e-4
-        assert made.proof.logit_difference < most and made.proof.n_run == 20
+        assert export.proof.logit_difference < most and export.proof.n_run == 20
 
 
 def test_bytes_words_and_special_tokens_of_a_tokenizer_in_the_manner_of_sentencepiece_are_those_of_llama_cpp(
@@ -224,8 +226,8 @@ def test_bytes_words_and_special_tokens_of_a_tokenizer_in_the_manner_of_sentence
 ):
     folder = save_tiny(tmp_path / "tiny", "mistral", sliding_window=None)
     sentencepiece_tokenizer().save_pretrained(folder)
-    made = exported(finished_run(folder), 0, "gguf", tmp_path / "out")
-    assert made.proof.logit_difference < 1e-4
+    export = exported(finished_run(folder), 0, "gguf", tmp_path / "out")
+    assert export.proof.logit_difference < 1e-4
 
 
 def test_added_tokens_without_a_row_are_left_out_and_a_missing_first_token_is_that_of_the_config(
@@ -266,7 +268,9 @@ def test_a_head_that_the_config_denies_counts_as_a_weight_and_is_not_left_out(st
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     source = locate_model(str(folder), store)
     loaded = load_model(source, "float32")
-    assert loaded.shape.n_parameters == sum(each.numel() for each in loaded.model.parameters())
+    assert loaded.shape.n_parameters == sum(
+        parameter.numel() for parameter in loaded.model.parameters()
+    )
     with pytest.raises(ModelError, match="its head is not its embedding, which its config denies"):
         write_dense_gguf(source, tmp_path / "dense.gguf")
 
@@ -321,17 +325,17 @@ def test_a_dense_gguf_that_is_named_must_be_of_full_weights_and_of_the_model(
     gguf_of, finished_run, tmp_path
 ):
     finished = finished_run(save_tiny(tmp_path / "tiny", "qwen2"))
-    made = exported(finished, 0, "gguf", tmp_path / "out", dense_gguf=str(gguf_of("qwen2")))
-    assert made.proof.logit_difference < 1e-4
-    other = write_tiny_gguf(tmp_path / "other.gguf", seed=5, family="qwen2")
+    export = exported(finished, 0, "gguf", tmp_path / "out", dense_gguf=str(gguf_of("qwen2")))
+    assert export.proof.logit_difference < 1e-4
+    other_file = write_tiny_gguf(tmp_path / "other.gguf", seed=5, family="qwen2")
     with pytest.raises(
         ExportError, match=r"other\.gguf is a file of another model: its weights differ"
     ):
-        exported(finished, 0, "gguf", tmp_path / "two", dense_gguf=str(other))
+        exported(finished, 0, "gguf", tmp_path / "two", dense_gguf=str(other_file))
     assert not (tmp_path / "two").exists()
     nameless = tmp_path / "nameless.gguf"
     nameless.write_bytes(
-        other.read_bytes().replace(b"general.architecture", b"general.architectura")
+        other_file.read_bytes().replace(b"general.architecture", b"general.architectura")
     )
     with pytest.raises(
         ModelError, match=r"nameless\.gguf holds no model: it names no architecture"

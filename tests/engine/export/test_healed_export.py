@@ -27,11 +27,11 @@ def healed_run(passage_file, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "RATE", 1e-2)
 
     def made(model, methods=("least-squares",)):
-        asked = run_settings(model, passage_file, methods)
+        settings = run_settings(model, passage_file, methods)
         store = Store(tmp_path / "data")
         model_cache = ModelCache()
-        asked = replace(asked, heal_steps=(4,))
-        run = pipeline.run(asked, store, model_cache=model_cache)
+        settings = replace(settings, heal_steps=(4,))
+        run = pipeline.run(settings, store, model_cache=model_cache)
         assert store.get(Record, run.sparse[0]).pruned.healed.kept_step
         return store, model_cache, run
 
@@ -60,18 +60,18 @@ def test_a_gguf_file_is_proven(healed_run, tmp_path):
 def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family=family)
     store, model_cache, run = healed_run(dense)
-    made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache)
+    rebuilt = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache)
     write_gguf(
         tmp_path / "out.gguf",
         dense,
-        made.sparse,
+        rebuilt.sparse,
         "float32",
         is_base=True,
         require_room=lambda n_bytes: None,
     )
     again = load_model(locate_model(str(tmp_path / "out.gguf"), store), "float32")
     norms = dict(again.model.named_parameters())
-    for name, norm in made.sparse.others.items():
+    for name, norm in rebuilt.sparse.others.items():
         assert norms[name].tolist() == pytest.approx(norm.tolist(), abs=1e-6)
 
 
@@ -80,10 +80,12 @@ def test_a_file_whose_tensors_have_no_names_here_is_neither_healed_nor_quantised
 ):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family="gpt2")
     store, model_cache, run = healed_run(dense)
-    made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache).sparse
+    rebuilt = rebuild_model(
+        store.get(Record, run.sparse[0]), store, ignore_steps, model_cache
+    ).sparse
     monkeypatch.delitem(ARCHITECTURES, "gpt2")
     options = {"is_base": True, "require_room": lambda n_bytes: None}
-    for weights, healed in (("float32", made), ("q4_k_m", replace(made, others={}))):
+    for weights, healed in (("float32", rebuilt), ("q4_k_m", replace(rebuilt, others={}))):
         with pytest.raises(ExportError, match="gpt2 files are not known here"):
             write_quantised(tmp_path / "out.gguf", dense, healed, weights, **options)
     assert not (tmp_path / "out.gguf").exists()

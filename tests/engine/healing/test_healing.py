@@ -56,7 +56,8 @@ def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key
 def numbers(found):
     """All weights of a healed model, and its figures."""
     blocks = [
-        (b.out_weight, b.out_bias, *(part for own in b.inner for part in own)) for b in found.blocks
+        (b.out_weight, b.out_bias, *(part for projection in b.inner for part in projection))
+        for b in found.blocks
     ]
     weights = [
         part
@@ -85,13 +86,17 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
     loaded = tiny_loaded(model_type)
     before = narrowed(loaded)
     dense = loaded.model(IDS).logits
-    found = healed(loaded, store)
-    assert found.figures.after < 0.98 * found.figures.before and found.figures.kept_step in (
-        2,
-        4,
-        6,
+    healed_model = healed(loaded, store)
+    assert (
+        healed_model.figures.after < 0.98 * healed_model.figures.before
+        and healed_model.figures.kept_step
+        in (
+            2,
+            4,
+            6,
+        )
     )
-    assert distance(loaded, found.blocks, found.norms) < distance(loaded, before, {})
+    assert distance(loaded, healed_model.blocks, healed_model.norms) < distance(loaded, before, {})
     assert torch.equal(loaded.model(IDS).logits, dense)
     assert not any(weight.requires_grad for weight in loaded.model.parameters())
     names = {
@@ -99,7 +104,7 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
         for name, weight in loaded.model.named_parameters()
         if weight.dim() == 1 and "norm" in name
     }
-    assert names <= set(found.norms)
+    assert names <= set(healed_model.norms)
 
 
 def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
@@ -121,24 +126,25 @@ def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
 
 def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(store):
     loaded = replace(as_loaded(tiny_model("llama").bfloat16()), dtype="bfloat16")
-    found = healed(loaded, store)
-    assert found.figures.after < 0.98 * found.figures.before
-    assert {found.blocks[0].out_weight.dtype, *(own.dtype for own in found.norms.values())} == {
-        torch.bfloat16
-    }
+    healed_model = healed(loaded, store)
+    assert healed_model.figures.after < 0.98 * healed_model.figures.before
+    assert {
+        healed_model.blocks[0].out_weight.dtype,
+        *(norm.dtype for norm in healed_model.norms.values()),
+    } == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("rate", [300.0, 1e30], ids=["worse", "not finite"])
 def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
     loaded = tiny_loaded("llama")
     monkeypatch.setattr(healing, "RATE", rate)
-    found = healed(loaded, store)
-    assert (found.figures.kept_step, found.figures.after, found.norms) == (
+    healed_model = healed(loaded, store)
+    assert (healed_model.figures.kept_step, healed_model.figures.after, healed_model.norms) == (
         0,
-        found.figures.before,
+        healed_model.figures.before,
         {},
     )
-    assert [block.out_weight.tolist() for block in found.blocks] == [
+    assert [block.out_weight.tolist() for block in healed_model.blocks] == [
         b.out_weight.tolist() for b in narrowed(loaded)
     ]
 
@@ -146,14 +152,17 @@ def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
 def test_held_out_sequences_are_not_trained_on(store):
     loaded = tiny_loaded("llama")
     texts = sequences()
-    other = [
+    changed_texts = [
         [399 - token for token in ids] if row % 16 == 15 else ids for row, ids in enumerate(texts)
     ]
-    found = [
-        numbers(healed(loaded, store, texts=each, n_steps=1, key=str(each[15])))
-        for each in (texts, other)
+    healed_numbers = [
+        numbers(healed(loaded, store, texts=texts_of_run, n_steps=1, key=str(texts_of_run[15])))
+        for texts_of_run in (texts, changed_texts)
     ]
-    assert found[0][0] == found[1][0] and found[0][2:] != found[1][2:]
+    assert (
+        healed_numbers[0][0] == healed_numbers[1][0]
+        and healed_numbers[0][2:] != healed_numbers[1][2:]
+    )
 
 
 class Killed(BaseException):

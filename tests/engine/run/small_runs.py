@@ -25,16 +25,16 @@ def ran(settings, store, on_step=ignore_steps, **more):
 
 def records(store, run):
     """The dense record and the sparse ones, without their times."""
-    found = [store.get(Record, key) for key in (run.dense, *run.sparse)]
-    return [replace(record, seconds=0, tokens_per_second=0) for record in found]
+    run_records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
+    return [replace(record, seconds=0, tokens_per_second=0) for record in run_records]
 
 
 def fresh_records(settings, folder):
     """The records of a run on a new store, without its weights streamed."""
     store = Store(folder)
-    found = records(store, ran(replace(settings, residency="resident"), store))
+    run_records = records(store, ran(replace(settings, residency="resident"), store))
     store.close()
-    return found
+    return run_records
 
 
 def count_calls(monkeypatch, owner, name):

@@ -14,9 +14,9 @@ from sparsedash.schema.question_records import QuestionSet
 
 
 @pytest.fixture
-def asked(settings, monkeypatch):
+def task_settings(settings, monkeypatch):
     def refuse(*_):
-        raise AssertionError("the harness is asked for nothing")
+        raise AssertionError("the harness is called")
 
     monkeypatch.setattr(task_answering, "load_tasks", refuse)
     tasks = tuple(BUILTIN_TASKS)
@@ -24,18 +24,19 @@ def asked(settings, monkeypatch):
 
 
 def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greedily(
-    asked, store, loaded
+    task_settings, store, loaded
 ):
     steps = []
-    run = pipeline.run(asked, store, steps.append)
+    run = pipeline.run(task_settings, store, steps.append)
     sets = [[store.get(QuestionSet, key) for key in run.answers[record]] for record in run.records]
     every_task = [(task.name, 6, task.points) for task in BUILTIN_TASKS.values()]
-    assert [[(own.task, len(own.questions), own.points) for own in each] for each in sets] == [
-        every_task
-    ] * 3
+    assert [
+        [(answers.task, len(answers.questions), answers.points) for answers in model_sets]
+        for model_sets in sets
+    ] == [every_task] * 3
     parts = {part for task in BUILTIN_TASKS.values() for part in task.parts}
-    assert {question.part for own in sets[0] for question in own.questions} == parts
-    for question in (question for own in sets[0] for question in own.questions):
+    assert {question.part for answers in sets[0] for question in answers.questions} == parts
+    for question in (question for answers in sets[0] for question in answers.questions):
         expected = f"{question.context} {question.target}"
         n = len(loaded.tokens(expected)) - len(prompt := loaded.tokens(question.context))
         ((written,),) = write_greedily(loaded, [nullcontext], [prompt], n, [], lambda n: None)
@@ -43,15 +44,16 @@ def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greed
         # A token may be half a character.
         assert question.text in ("�", question.target) or written.strip().startswith(question.text)
     steps.clear()
-    assert pipeline.run(asked, store, steps.append).answers == run.answers
+    assert pipeline.run(task_settings, store, steps.append).answers == run.answers
     assert not [step for step in steps if step.stage == "answer"]
 
 
-def test_a_task_that_the_dense_model_cannot_do_is_left_out_with_a_reason(asked, store):
-    asked = replace(
-        asked, evaluation=replace(asked.evaluation, tasks=("builtin:copying",), task_limit=60)
+def test_a_task_that_the_dense_model_cannot_do_is_left_out_with_a_reason(task_settings, store):
+    variant = replace(
+        task_settings,
+        evaluation=replace(task_settings.evaluation, tasks=("builtin:copying",), task_limit=60),
     )
-    run = pipeline.run(asked, store)
+    run = pipeline.run(variant, store)
     assert (
         run.warnings.count(
             "builtin:copying was left out: the dense model has 0 of 60 answers right."
@@ -59,4 +61,4 @@ def test_a_task_that_the_dense_model_cannot_do_is_left_out_with_a_reason(asked, 
         == 1
     )
     assert not run.unanswered and not any(run.answers.values())
-    assert pipeline.run(asked, store).answers == run.answers
+    assert pipeline.run(variant, store).answers == run.answers

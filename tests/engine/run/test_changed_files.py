@@ -28,7 +28,7 @@ def overwrite(file, content):
 def files(tmp_path, model_folder):
     """One of each kind by name, and what it is changed to."""
     weights = shutil.copytree(model_folder, tmp_path / "model") / "model.safetensors"
-    other = (save_tiny(tmp_path / "other", seed=5) / "model.safetensors").read_bytes()
+    other_weights = (save_tiny(tmp_path / "other", seed=5) / "model.safetensors").read_bytes()
     text = write_jsonl(tmp_path / "a.jsonl", passages(12))
     write_task(tmp_path, "mine", passages(4), **MULTIPLE_CHOICE | {"description": "lamp"})
     (tmp_path / "questions").mkdir()
@@ -36,7 +36,7 @@ def files(tmp_path, model_folder):
     task = tmp_path / "mine.yaml"
     task.write_text(task.read_text().replace("mine.jsonl", "questions/mine.jsonl"))
     changed = {file: file.read_bytes().replace(b"lamp", b"boat") for file in (text, data, task)}
-    return {"weights": (weights, other)} | {
+    return {"weights": (weights, other_weights)} | {
         name: (file, changed[file])
         for name, file in (("text", text), ("data", data), ("yaml", task))
     }

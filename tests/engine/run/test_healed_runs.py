@@ -36,7 +36,7 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def asked(settings):
+def healing_settings(settings):
     """Every method unhealed and healed; one of them reads no text until it is healed."""
     bare = MethodSettings(saliency="magnitude", compensation="none", width_multiple=8)
     return replace(
@@ -48,8 +48,8 @@ def asked(settings):
     )
 
 
-def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(asked, store):
-    run, stages = stages_of(asked, store)
+def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(healing_settings, store):
+    run, stages = stages_of(healing_settings, store)
     _, plain, healed, bare, bare_healed = (record.pruned for record in records(store, run))
     assert "heal" in stages and run.seconds["heal"] > 0
     assert plain.healed is None is bare.healed
@@ -65,9 +65,9 @@ def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(asked, s
 
 
 def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
-    asked, store, monkeypatch
+    healing_settings, store, monkeypatch
 ):
-    run = ran(asked, store)
+    run = ran(healing_settings, store)
     first = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
     with first.sparse.applied():
         logits = first.loaded.model(IDS).logits
@@ -83,9 +83,11 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
             for model, expected in ((healed, logits), (dense, first.loaded.model(IDS).logits)):
                 with model.active() as loaded:
                     assert torch.equal(loaded.model(IDS).logits, expected)
-        other = replace(asked, evaluation=replace(asked.evaluation, n_passages=5))
+        fewer_passages = replace(
+            healing_settings, evaluation=replace(healing_settings.evaluation, n_passages=5)
+        )
         assert (
-            records(store, ran(other, store))[2].pruned.healed
+            records(store, ran(fewer_passages, store))[2].pruned.healed
             == records(store, run)[2].pruned.healed
         )
         # Also where the memory has become too small.
@@ -123,14 +125,14 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
     ],
 )
 def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_with_the_same_record(
-    writing, steps, asked, store, monkeypatch
+    writing, steps, healing_settings, store, monkeypatch
 ):
     """steps: the first two, of four, that the second attempt reports; of none it reads the text
     alone.
     """
     monkeypatch.setattr(healing, "CHECK_EVERY", 1)
     monkeypatch.setattr(stores, "EVERY_S", 0.0)
-    one = replace(asked, methods=asked.methods[:1], heal_steps=(4,))
+    one = replace(healing_settings, methods=healing_settings.methods[:1], heal_steps=(4,))
     put = stores.Store.put_artefact
     seen = []
 
@@ -165,15 +167,19 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     assert tags() == dict.fromkeys(healed, "healed")
 
 
-def test_what_cannot_be_healed_is_refused_before_anything_is_computed(asked, store, monkeypatch):
+def test_what_cannot_be_healed_is_refused_before_anything_is_computed(
+    healing_settings, store, monkeypatch
+):
     evaluated = count_calls(monkeypatch, run_context.RunContext, "warn_of_calibration")
     with pytest.raises(CalibrationError, match="streams them from disk"):
-        ran(replace(asked, residency="streamed"), store)
+        ran(replace(healing_settings, residency="streamed"), store)
     assert evaluated == [] and list(store.keys(Record)) == []
 
 
-def test_a_method_that_needs_no_statistics_is_healed_without_any(asked, store):
+def test_a_method_that_needs_no_statistics_is_healed_without_any(healing_settings, store):
     magnitude = replace(method_named("magnitude"), width_multiple=8)
-    healed = replace(asked, methods=(magnitude,), sparsities_permille=(250,), heal_steps=(8,))
+    healed = replace(
+        healing_settings, methods=(magnitude,), sparsities_permille=(250,), heal_steps=(8,)
+    )
     run = ran(healed, store)
     assert "heal" in run.seconds and "calibrate" not in run.seconds

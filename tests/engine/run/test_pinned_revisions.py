@@ -99,17 +99,17 @@ def test_a_task_whose_data_set_moved_is_answered_anew_and_one_that_is_pinned_is_
 ):
     pytest.importorskip("lm_eval")
     hub.add("models", MODEL, save(tmp_path / "model", seed=1))
-    asked = ("--tasks", "piqa", "--task-limit", "2")
+    task_flags = ("--tasks", "piqa", "--task-limit", "2")
     first = serve_piqa(hub, tmp_path / "first", ["the boat went", "the lamp went"])
-    before = shell(*asked)
+    before = shell(*task_flags)
     assert before["revisions"][QUESTIONS] == first
     second = serve_piqa(hub, tmp_path / "second", ["the letter went home", "the lamp went"])
-    assert shell(*asked)["key"] == before["key"]
-    after = shell(*asked, later=[QUESTIONS])
+    assert shell(*task_flags)["key"] == before["key"]
+    after = shell(*task_flags, later=[QUESTIONS])
     assert after["revisions"][QUESTIONS] == second
     assert after["key"] != before["key"]
     hub.stop()
-    gone = shell(*asked)
+    gone = shell(*task_flags)
     hub.start()
     assert gone["key"] == after["key"], "without the hub, as last noted"
 
@@ -126,6 +126,8 @@ def test_a_model_is_made_again_of_the_commit_that_its_record_read(
     source = Source(
         reference=record.model, folder=Path(record.model), identity=record.model_identity
     )
-    monkeypatch.setattr(run_context, "locate_model", lambda *given: located.append(given) or source)
+    monkeypatch.setattr(
+        run_context, "locate_model", lambda *arguments: located.append(arguments) or source
+    )
     rebuild_model(record, store, ignore_steps, ModelCache())
-    assert [given[-1] for given in located] == [commit]
+    assert [arguments[-1] for arguments in located] == [commit]

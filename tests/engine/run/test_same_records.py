@@ -48,7 +48,7 @@ class Kill(NamedTuple):
     """
 
     stage: str
-    at: int
+    after: int
     counted: tuple[Any, str]
     most: int
     others: tuple[int, ...] = ()
@@ -127,13 +127,14 @@ def everything_is_long():
         yield
 
 
-def asked(settings, names, way):
+def settings_of(settings, names, way):
     one_pass = replace(method_named("sparsegpt"), compensation="least-squares")
     methods = [one_pass if name == ONE_PASS else method_named(name) for name in names]
     return replace(
         settings,
         methods=tuple(
-            replace(each, width_multiple=8) if each.takes_channels else each for each in methods
+            replace(method, width_multiple=8) if method.takes_channels else method
+            for method in methods
         ),
         sparsities_permille=(400,),
         evaluation=replace(settings.evaluation, n_passages=N_PASSAGES),
@@ -155,7 +156,7 @@ def whole(settings, tmp_path_factory):
     """Resident, without a kill."""
     store = Store(tmp_path_factory.mktemp("resident"))
     model_cache = ModelCache()
-    run = pipeline.run(asked(settings, ALL, "resident"), store, model_cache=model_cache)
+    run = pipeline.run(settings_of(settings, ALL, "resident"), store, model_cache=model_cache)
     yield Made(store, model_cache, run, {record.key: record for record in records(store, run)})
     store.close()
 
@@ -184,18 +185,18 @@ def resumed(settings, folder, kill):
     """
     store = Store(folder)
     with pytest.raises(Killed):
-        ran(settings, store, killed_at(kill.stage, kill.at, []))
+        ran(settings, store, killed_at(kill.stage, kill.after, []))
     store.close()
     store = Store(folder)
     again = []
-    found = records(store, ran(settings, store, killed_at(kill.stage, None, again)))
-    left = [
+    resumed_records = records(store, ran(settings, store, killed_at(kill.stage, None, again)))
+    leftovers = [
         entry.name
         for entry in store.entries("artefacts")
         if any(part in entry.name for part in PARTS)
     ]
     store.close()
-    return found, again, left
+    return resumed_records, again, leftovers
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -208,16 +209,16 @@ def test_every_way_and_every_kill_gives_the_same_records(
 def check_row(row, settings, whole, tmp_path, monkeypatch):
     names, kill, way, n_together = row
     monkeypatch.setattr(pipeline, "MODELS_TOGETHER", n_together)
-    settings = asked(settings, names, way)
+    settings = settings_of(settings, names, way)
     if kill is None:
         store = Store(tmp_path / "data")
-        found = records(store, ran(settings, store))
+        run_records = records(store, ran(settings, store))
         store.close()
     else:
         calls = count_calls(monkeypatch, *kill.counted)
         rows = count_calls(monkeypatch, evaluate._Evaluation, "_forward")
-        found, again, left = resumed(settings, tmp_path / "data", kill)
-        assert left == []
+        run_records, again, leftovers = resumed(settings, tmp_path / "data", kill)
+        assert leftovers == []
         # A backward pass reads as many batches as it reports.
         assert len(calls) <= (kill.most or again[-1])
         n_asked = sum(len(reading.rows) for _, together in rows for reading in together)
@@ -225,41 +226,43 @@ def check_row(row, settings, whole, tmp_path, monkeypatch):
         assert n_asked <= 2 * N_PASSAGES + (
             2 * N_PASSAGES if kill.stage == "walk" else PASSAGES_IN_BATCH
         )
-    assert len(found) == len(names) + 1
-    assert found == [whole.by_key[record.key] for record in found]
+    assert len(run_records) == len(names) + 1
+    assert run_records == [whole.by_key[record.key] for record in run_records]
 
 
 def test_a_single_pass_without_text_gives_the_same_records(settings, store, tmp_path):
     names = ("random", "magnitude-2:4")
-    found = records(store, ran(asked(settings, names, "streamed"), store))
-    assert found == fresh_records(asked(settings, names, "resident"), tmp_path / "resident")
+    run_records = records(store, ran(settings_of(settings, names, "streamed"), store))
+    assert run_records == fresh_records(
+        settings_of(settings, names, "resident"), tmp_path / "resident"
+    )
 
 
 def test_text_that_the_model_writes_goes_on_where_it_was(settings, tmp_path, monkeypatch):
-    own = asked(settings, ("wanda-channels",), "resident")
-    own = replace(
-        own, calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64), prompts=()
+    variant = settings_of(settings, ("wanda-channels",), "resident")
+    variant = replace(
+        variant, calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64), prompts=()
     )
     store = Store(tmp_path / "whole")
-    expected = records(store, ran(own, store))
+    expected = records(store, ran(variant, store))
     store.close()
     calls = count_calls(monkeypatch, generation, "_generate")
-    found, _, left = resumed(
-        own, tmp_path / "killed", Kill("text", 60, (generation, "_generate"), 0)
+    resumed_records, _, leftovers = resumed(
+        variant, tmp_path / "killed", Kill("text", 60, (generation, "_generate"), 0)
     )
-    assert found == expected and left == [] and len(calls) <= N_TEXTS + 1
+    assert resumed_records == expected and leftovers == [] and len(calls) <= N_TEXTS + 1
 
 
 def generated(store, model_cache, run):
-    asked = ContinuationSettings(
+    request = ContinuationSettings(
         left=run.dense, right=run.sparse[0], others=run.sparse[2:4], prompt="the lamp"
     )
-    return continue_prompt(replace(asked, n_tokens=8), store, ModelPairCache(model_cache))
+    return continue_prompt(replace(request, n_tokens=8), store, ModelPairCache(model_cache))
 
 
 def diverged(store, model_cache, run):
-    asked = DivergenceSettings(left=run.dense, right=run.sparse[0], text="the lamp and the boat")
-    return measure_divergence(asked, store, ModelPairCache(model_cache))
+    request = DivergenceSettings(left=run.dense, right=run.sparse[0], text="the lamp and the boat")
+    return measure_divergence(request, store, ModelPairCache(model_cache))
 
 
 def rebuilt(store, model_cache, run):

@@ -51,16 +51,16 @@ def test_answers_are_those_of_the_harness_s_own_model(kind, loaded, tmp_path):
             two.prompt_hash,
         )
         assert one.log_likelihood == (two.log_likelihood and close(two.log_likelihood))
-        assert [each.log_likelihood for each in one.choices] == close(
-            [each.log_likelihood for each in two.choices]
+        assert [choice.log_likelihood for choice in one.choices] == close(
+            [choice.log_likelihood for choice in two.choices]
         )
 
 
 def test_a_folder_is_all_its_tasks_and_an_identity_changes_with_what_is_asked_alone(tmp_path):
     write_task(tmp_path, "first", passages(4), **MULTIPLE_CHOICE)
     write_task(tmp_path, "second", passages(4), **WRITTEN)
-    found = load_tasks([f"file:{tmp_path}"], limit=None, n_shots=None)
-    assert [each.name for each in found] == ["first", "second"]
+    tasks = load_tasks([f"file:{tmp_path}"], limit=None, n_shots=None)
+    assert [task.name for task in tasks] == ["first", "second"]
     again, _ = load_tasks([f"file:{tmp_path}"], limit=None, n_shots=None)
     fewer, _ = load_tasks([f"file:{tmp_path}"], limit=3, n_shots=None)
     rows = [
@@ -69,8 +69,8 @@ def test_a_folder_is_all_its_tasks_and_an_identity_changes_with_what_is_asked_al
     ]
     (tmp_path / "first.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sliced, _ = load_tasks([f"file:{tmp_path}"], limit=None, n_shots=None)
-    assert again.identity == found[0].identity
-    assert len({found[0].identity, fewer.identity, sliced.identity}) == 3
+    assert again.identity == tasks[0].identity
+    assert len({tasks[0].identity, fewer.identity, sliced.identity}) == 3
 
 
 def test_what_a_task_draws_is_alike_for_all_models(tmp_path):
@@ -79,7 +79,7 @@ def test_what_a_task_draws_is_alike_for_all_models(tmp_path):
     )
     task.task.config.doc_to_text = lambda doc: str((random.random(), numpy.random.rand()))
     one, two = (task.answered_by(Nobody(str)).questions for _ in range(2))
-    assert one == two and len({each.context for each in one}) == 4
+    assert one == two and len({question.context for question in one}) == 4
 
 
 def test_a_visitor_s_questions_stay_out_of_the_shared_cache(tmp_path, monkeypatch):
@@ -147,8 +147,8 @@ def test_a_task_that_would_run_code_or_cannot_be_had_is_refused_in_a_sentence(
 
 def test_a_measure_of_shares_is_refused_where_it_is_neither_right_nor_wrong(tmp_path, monkeypatch):
     def share(self, doc, results):
-        found = set(results[0].split())
-        return {"share": len(found & {doc["choices"][0]}) / max(1, len(found))}
+        words = set(results[0].split())
+        return {"share": len(words & {doc["choices"][0]}) / max(1, len(words))}
 
     monkeypatch.setattr(ConfigurableTask, "process_results", share)
     with pytest.raises(CorpusError, match="no measure by which every answer is right or wrong"):

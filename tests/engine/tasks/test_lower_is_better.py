@@ -158,7 +158,7 @@ def outcome(name):
     try:
         tasks = load_tasks([name], limit=None, n_shots=None)
     except CorpusError as error:
-        return next(words for said, words in REFUSALS.items() if said in str(error))
+        return next(words for cause, words in REFUSALS.items() if cause in str(error))
     (words,) = {judged(task.answered_by(Nobody(task.task.doc_to_target))) for task in tasks}
     return words
 
