@@ -291,7 +291,8 @@ def _pinned(revisions: Mapping[str, str]) -> Iterator[None]:
 def _cache_files(data: Any) -> list[str]:
     """The files that a data set, or each of its splits, lies in."""
     splits = data.values() if isinstance(data, dict) else [data]
-    return [file["filename"] for split in splits for file in getattr(split, "cache_files", ())]
+    files = chain.from_iterable(getattr(split, "cache_files", ()) for split in splits)
+    return [file["filename"] for file in files]
 
 
 def _no_bar(items: Any = None, **_: Any) -> Any:
@@ -326,9 +327,8 @@ def _own(reference: str) -> dict[str, Any]:
     if not files:
         raise CorpusError(f"{path} holds no .yaml file.")
     configs = [_checked_config(file) for file in files]
-    if twice := [
-        name for name, n in Counter(config["task"] for config in configs).items() if n > 1
-    ]:
+    n_configs = Counter(config["task"] for config in configs)
+    if twice := [name for name, n in n_configs.items() if n > 1]:
         raise CorpusError(
             f"{path} holds two tasks named {twice[0]}.", "Give each a name of its own."
         )
