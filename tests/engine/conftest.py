@@ -61,7 +61,12 @@ def passage_file(tmp_path_factory):
 def settings(model_folder, passage_file):
     """Of a small run."""
     text = f"file:{passage_file}"
-    return small_run(model_folder, text, f"{text}[20:]", sparsities_permille=(250, 500))
+    return small_run(
+        model_folder,
+        text,
+        f"{text}[20:]",
+        sparsities_permille=(250, 500),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,11 @@ def _texts(reference: str, row: dict[str, Any] | None) -> dict[str, Any]:
     if row:
         HUB_TEXTS[reference] = HubCorpus(**row)
     texts = read_texts(reference)
-    return {"texts": texts.texts, "identity": texts.identity, "running": texts.running}
+    return {
+        "texts": texts.texts,
+        "identity": texts.identity,
+        "running": texts.running,
+    }
 
 
 def _do_not_wait() -> None:
@@ -95,7 +99,11 @@ def _do_not_wait() -> None:
     from huggingface_hub.utils import _http
 
     datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
-    clock = type("Clock", (), {"sleep": lambda _: None, "time": time.time})
+    clock = type(
+        "Clock",
+        (),
+        {"sleep": lambda _: None, "time": time.time},
+    )
     for module in (file_download, _http):
         module.time = clock  # type: ignore[attr-defined]
 
@@ -122,7 +130,11 @@ def _serve(folder: Path) -> None:
                     answer = {"code": main(arguments)}
         except SparseDashError as error:
             answer = {"error": error.message, "advice": error.advice}
-        print(json.dumps(answer), file=answers, flush=True)
+        print(
+            json.dumps(answer),
+            file=answers,
+            flush=True,
+        )
     store.close()
 
 

@@ -75,7 +75,10 @@ class Hub:
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._server.daemon_threads = True
         self._port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            args=(0.02,),
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -104,12 +107,19 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 kind = "datasets" if parts[0] == "datasets" else "models"
                 owner, name, _, revision, *path = parts[1:] if kind == "datasets" else parts
-                self._file(kind, f"{owner}/{name}", revision, "/".join(path))
+                self._file(
+                    kind,
+                    f"{owner}/{name}",
+                    revision,
+                    "/".join(path),
+                )
         except (KeyError, ValueError, IndexError) as error:
             # As the real one: it does not tell strangers what is missing from what is private.
             code = str(error.args[0]) if isinstance(error, KeyError) else "EntryNotFound"
             self._refuse(
-                401 if code in ("RepoNotFound", "GatedRepo") else 404, code, f"Refused: {code}"
+                401 if code in ("RepoNotFound", "GatedRepo") else 404,
+                code,
+                f"Refused: {code}",
             )
 
     do_HEAD = do_POST = do_GET
@@ -125,8 +135,20 @@ class _Handler(BaseHTTPRequestHandler):
                 siblings = [
                     {"rfilename": file, "size": f.stat().st_size} for file, f in files.items()
                 ]
-                about = {"id": repository.name, "sha": commit, "siblings": siblings}
-                self._json(about | {"private": False, "gated": False, "tags": [], "downloads": 0})
+                about = {
+                    "id": repository.name,
+                    "sha": commit,
+                    "siblings": siblings,
+                }
+                self._json(
+                    about
+                    | {
+                        "private": False,
+                        "gated": False,
+                        "tags": [],
+                        "downloads": 0,
+                    }
+                )
             case "tree":
                 deep = query.get("recursive", ["False"])[0].lower() in ("true", "1")
                 self._json(_tree(files, "/".join(path), deep))
@@ -142,7 +164,12 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._repository(kind, name)
         commit = repository.resolved(revision)
         if path not in repository.commits[commit]:
-            self._refuse(404, "EntryNotFound", f"No {path}", {"X-Repo-Commit": commit})
+            self._refuse(
+                404,
+                "EntryNotFound",
+                f"No {path}",
+                {"X-Repo-Commit": commit},
+            )
             return
         data = repository.commits[commit][path].read_bytes()
         start, stop = self._range(len(data))
@@ -155,7 +182,12 @@ class _Handler(BaseHTTPRequestHandler):
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
         sent = data[start : min(stop, repository.breaks_off.get(path, stop))]
-        self._send(206 if "Range" in self.headers else 200, sent, headers, stop - start)
+        self._send(
+            206 if "Range" in self.headers else 200,
+            sent,
+            headers,
+            stop - start,
+        )
 
     def _range(self, size: int) -> tuple[int, int]:
         byte_range = self.headers.get("Range", "bytes=0-").removeprefix("bytes=")
@@ -176,7 +208,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _json(self, value: object) -> None:
         data = json.dumps(value).encode()
-        self._send(200, data, {"Content-Type": "application/json"}, len(data))
+        self._send(
+            200,
+            data,
+            {"Content-Type": "application/json"},
+            len(data),
+        )
 
     def _refuse(
         self, status: int, code: str, message: str, more: dict[str, str] | None = None
@@ -192,7 +229,12 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Request-Id": message,
             "Content-Type": "application/json",
         }
-        self._send(self.served.refuses_with, data, headers, len(data))
+        self._send(
+            self.served.refuses_with,
+            data,
+            headers,
+            len(data),
+        )
 
     def _send(self, status: int, data: bytes, headers: dict[str, str], size: int) -> None:
         self.send_response(status)
@@ -218,10 +260,20 @@ def _tree(files: dict[str, Path], under: str, deep: bool) -> list[dict[str, obje
         for depth in range(1, len(inside)):
             folder = prefix + "/".join(inside[:depth])
             if deep or depth == 1:
-                entries[folder] = {"type": "directory", "path": folder, "oid": "0" * 40, "size": 0}
+                entries[folder] = {
+                    "type": "directory",
+                    "path": folder,
+                    "oid": "0" * 40,
+                    "size": 0,
+                }
         if deep or len(inside) == 1:
             data = file.read_bytes()
-            entries[path] = {"type": "file", "path": path, "oid": _blob(data), "size": len(data)}
+            entries[path] = {
+                "type": "file",
+                "path": path,
+                "oid": _blob(data),
+                "size": len(data),
+            }
     if not entries:
         raise KeyError("EntryNotFound")
     return list(entries.values())

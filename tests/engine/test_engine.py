@@ -16,7 +16,11 @@ def printed_by(code: str, variables: dict[str, str]) -> list[str]:
         name: value for name, value in os.environ.items() if name not in (*ARRANGED, *WAITING)
     } | variables
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.split()
 
@@ -41,7 +45,11 @@ def test_variables_are_arranged_before_torch_unless_somebody_says_otherwise(vari
     ("variables", "found"), [({}, "True"), ({"HF_HUB_DISABLE_TELEMETRY": "0"}, "False")]
 )
 def test_the_hubs_client_tells_the_hub_nothing_about_its_user(variables, found):
-    environment = {"DO_NOT_TRACK": "0", "DISABLE_TELEMETRY": "0", "HF_HUB_OFFLINE": "0"} | variables
+    environment = {
+        "DO_NOT_TRACK": "0",
+        "DISABLE_TELEMETRY": "0",
+        "HF_HUB_OFFLINE": "0",
+    } | variables
     code = (
         "import sparsedash.engine.models.hub; from huggingface_hub import constants; "
         "from huggingface_hub.utils import build_hf_headers; "

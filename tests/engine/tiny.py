@@ -26,7 +26,12 @@ from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, 
 
 WIDTH = 96
 VOCABULARY = 400
-IDS = torch.randint(1, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(1))
+IDS = torch.randint(
+    1,
+    VOCABULARY,
+    (2, 12),
+    generator=torch.Generator().manual_seed(1),
+)
 """Two short texts."""
 
 _SMALL: dict[str, Any] = {
@@ -54,14 +59,23 @@ _GROUPED = _SMALL | {"num_key_value_heads": 2, "head_dim": 8}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     # BLOOM's inner width is four times the hidden one, whatever the config says.
-    "bloom": {"vocab_size": VOCABULARY, "hidden_size": 24, "n_layer": 3, "n_head": 4},
+    "bloom": {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 24,
+        "n_layer": 3,
+        "n_head": 4,
+    },
     "falcon": _SMALL | {"ffn_hidden_size": WIDTH, "bias": True},
     "gemma": _GROUPED,
     "gemma2": _GROUPED | {"sliding_window": 48},
     "gemma3_text": _GROUPED | {"sliding_window": 48},
     "gpt2": _GPT,
     "gpt_neo": _SMALL
-    | {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]},
+    | {
+        "num_layers": 3,
+        "num_heads": 4,
+        "attention_types": [[["global", "local", "global"], 1]],
+    },
     "gpt_neox": _SMALL,
     "gptj": _GPT | {"rotary_dim": 4},
     "granite": _GROUPED
@@ -109,7 +123,11 @@ def as_loaded(model: Any) -> LoadedModel:
     """A model with a tokenizer, as the engine works on it."""
     family = FAMILIES[model.config.model_type]
     return LoadedModel(
-        identity="tiny", dtype="float32", model=model, tokenizer=tiny_tokenizer(), family=family
+        identity="tiny",
+        dtype="float32",
+        model=model,
+        tokenizer=tiny_tokenizer(),
+        family=family,
     )
 
 
@@ -128,10 +146,14 @@ def tiny_tokenizer(template: str = "$A") -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[("<|end|>", 0)]
+        single=template,
+        special_tokens=[("<|end|>", 0)],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>", pad_token="<|end|>"
+        tokenizer_object=tokenizer,
+        eos_token="<|end|>",
+        bos_token="<|end|>",
+        pad_token="<|end|>",
     )
 
 
@@ -191,7 +213,11 @@ def small_run(
     usual = {"methods": (MethodSettings(width_multiple=8),), "sparsities_permille": (250,)}
     return RunSettings(
         model=str(model),
-        calibration=CalibrationSettings(corpus=calibration or text, n_samples=40, length=32),
+        calibration=CalibrationSettings(
+            corpus=calibration or text,
+            n_samples=40,
+            length=32,
+        ),
         evaluation=EvaluationSettings(corpus=text, n_passages=n_passages),
         **usual | changes,
     )

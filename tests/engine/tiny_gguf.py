@@ -15,7 +15,11 @@ FAMILIES = tuple(ARCHITECTURES)
 
 _CHANGES: dict[str, dict[str, Any]] = {
     "bloom": {"seq_length": 256},
-    "falcon": {"bias": False, "multi_query": True, "num_kv_heads": 1},
+    "falcon": {
+        "bias": False,
+        "multi_query": True,
+        "num_kv_heads": 1,
+    },
     "gemma2": {"query_pre_attn_scalar": 8},
     "gemma3": {"query_pre_attn_scalar": 8},
     "llama": {"mlp_bias": False},
@@ -26,7 +30,11 @@ _CHANGES: dict[str, dict[str, Any]] = {
 def tiny_gguf_model(family: str, seed: int = 0, **changes: Any) -> Any:
     """The model that `write_tiny_gguf` writes. changes: to its config."""
     model_type = ARCHITECTURES[family].model_type
-    return tiny_model(model_type, seed, **(_CHANGES.get(family, {}) | changes))
+    return tiny_model(
+        model_type,
+        seed,
+        **(_CHANGES.get(family, {}) | changes),
+    )
 
 
 def write_tiny_gguf(
@@ -62,7 +70,11 @@ def write_tiny_gguf(
         if name not in without:
             values = np.ascontiguousarray(weight, dtype=np.float32)
             if values.ndim > 1 and quantised != "F32":
-                writer.add_tensor(name, quants.quantize(values, kind), raw_dtype=kind)
+                writer.add_tensor(
+                    name,
+                    quants.quantize(values, kind),
+                    raw_dtype=kind,
+                )
             else:
                 writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -171,7 +183,12 @@ def _turned(name: str, weight: Any, config: Any, family: str) -> Any:
     if family == "llama" and (".attn_q." in name or ".attn_k." in name):
         n = heads if ".attn_q." in name else config.num_key_value_heads
         return (
-            weight.reshape(n, 2, len(weight) // n // 2, *columns)
+            weight.reshape(
+                n,
+                2,
+                len(weight) // n // 2,
+                *columns,
+            )
             .swapaxes(1, 2)
             .reshape(weight.shape)
         )
@@ -184,7 +201,10 @@ def _turned(name: str, weight: Any, config: Any, family: str) -> Any:
         return per_head.swapaxes(0, 1).reshape(weight.shape)
     if family == "falcon" and ".attn_qkv." in name and config.new_decoder_architecture:
         grouped = weight.reshape(
-            config.num_kv_heads, heads // config.num_kv_heads + 2, -1, *columns
+            config.num_kv_heads,
+            heads // config.num_kv_heads + 2,
+            -1,
+            *columns,
         )
         parts = (grouped[:, :-2], grouped[:, -2:-1], grouped[:, -1:])
         return np.concatenate([part.reshape(-1, *columns) for part in parts])

@@ -12,7 +12,12 @@ from sparsedash.schema.method_settings import MethodSettings
 from tests.engine.pruning.layers import statistics_of
 from tests.engine.tiny import tiny_loaded
 
-SEQUENCES = torch.randint(1, 400, (40, 30), generator=torch.Generator().manual_seed(0)).tolist()
+SEQUENCES = torch.randint(
+    1,
+    400,
+    (40, 30),
+    generator=torch.Generator().manual_seed(0),
+).tolist()
 
 
 @pytest.fixture(params=["llama", "opt", "gpt2"])
@@ -25,7 +30,11 @@ def scored(mlp, losses, *, multiple, active=None):
 
     active: number of channels that are ever active.
     """
-    inputs = torch.randn(200, mlp.width, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(
+        200,
+        mlp.width,
+        generator=torch.Generator().manual_seed(1),
+    )
     inputs[:, active:] = 0 if active is not None else inputs[:, active:]
     widths = []
 
@@ -68,13 +77,25 @@ def divergence(loaded, ids, mlp, narrow):
 
 @torch.no_grad()
 def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(loaded, monkeypatch):
-    monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
+    monkeypatch.setattr(
+        curves,
+        "judged_tokens",
+        lambda vocabulary: 10_000,
+    )
     text = scored_text(SEQUENCES)
     measurement = CurveMeasurement(loaded, text)
     for index, mlp in enumerate(loaded.mlps):
         versions = [narrower(mlp, n_kept) for n_kept in (mlp.width, mlp.width // 2, 1)]
         losses = measurement.losses(index, versions)
-        expected = [divergence(loaded, torch.tensor(text), mlp, narrow) for narrow in versions]
+        expected = [
+            divergence(
+                loaded,
+                torch.tensor(text),
+                mlp,
+                narrow,
+            )
+            for narrow in versions
+        ]
         assert losses == pytest.approx(expected, rel=1e-3, abs=1e-6)
         assert losses[0] < 1e-6 < losses[2]
     # An earlier block starts over.
@@ -97,7 +118,11 @@ def test_in_half_precision_the_loss_of_rounding_alone_is_subtracted():
         mlp,
         rounded,
     )
-    raw = measurement._measured(0, [rounded, half], lambda share: None)
+    raw = measurement._measured(
+        0,
+        [rounded, half],
+        lambda share: None,
+    )
     assert raw[0] == pytest.approx(rounding, rel=0.2)
     assert rounding > 0
     # Three versions are read together here, and may be rounded otherwise than two.
@@ -109,7 +134,11 @@ def test_held_out_text_is_scored_and_less_of_it_with_a_large_vocabulary(loaded, 
     assert scored_text(SEQUENCES) == [SEQUENCES[15], SEQUENCES[31]]
     assert scored_text(SEQUENCES[:3]) == SEQUENCES[:1]
     assert [len(ids) for ids in scored_text([[7] * 900] * 64)] == [128] * 2
-    monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 20)
+    monkeypatch.setattr(
+        curves,
+        "judged_tokens",
+        lambda vocabulary: 20,
+    )
     scored_tokens = CurveMeasurement(loaded, scored_text(SEQUENCES))._scored
     assert sum(len(rows) for rows, _ in scored_tokens) == 20
 

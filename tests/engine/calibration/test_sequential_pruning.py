@@ -15,7 +15,12 @@ from sparsedash.storage.store import StageCheckpoint
 from tests.engine.tiny import CONFIGS, tiny_loaded
 
 METHOD = method_named("sparsegpt")
-TEXT = torch.randint(1, 400, (40, 20), generator=torch.Generator().manual_seed(0)).tolist()
+TEXT = torch.randint(
+    1,
+    400,
+    (40, 20),
+    generator=torch.Generator().manual_seed(0),
+).tolist()
 
 
 def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
@@ -27,7 +32,11 @@ def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
         shared=shared_inputs(loaded),
         token_weights="equal",
         on_step=on_step,
-        checkpoint=WalkCheckpoint(StageCheckpoint(store, "tiny"), "key", lambda index: True),
+        checkpoint=WalkCheckpoint(
+            StageCheckpoint(store, "tiny"),
+            "key",
+            lambda index: True,
+        ),
     )
     return [block for _, block in blocks]
 
@@ -43,7 +52,11 @@ def test_half_of_every_projection_that_the_scope_names_is_zero(model_type, scope
         replace(METHOD, scope=scope),
         steps.append,
     )
-    for dense, block in zip(loaded.projections(scope), sparse, strict=True):
+    for dense, block in zip(
+        loaded.projections(scope),
+        sparse,
+        strict=True,
+    ):
         # Some families have projections that they never call.
         assert set(loaded.family.mlp) <= block.weights.keys() <= dense.keys()
         for weight in block.weights.values():

@@ -31,7 +31,11 @@ REQUEST = TimingSettings(
 def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
     pytest.importorskip("llama_cpp_py_sync")
     text = write_jsonl(tmp_path / "passages.jsonl", passages(60))
-    plain = settings_of(write_tiny_gguf(tmp_path / "tiny.gguf"), text, sparsities=(500,))
+    plain = settings_of(
+        write_tiny_gguf(tmp_path / "tiny.gguf"),
+        text,
+        sparsities=(500,),
+    )
     run = pipeline.run(replace(plain, prompts=(), quantise=("q8_0",)), store)
     model_cache = ModelCache()
     requests = [replace(REQUEST, dense=run.dense, sparse=key) for key in run.sparse]
@@ -54,10 +58,26 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
 
 
 def test_where_llama_cpp_is_not_installed_nothing_is_loaded(store, monkeypatch):
-    monkeypatch.setattr(families, "find_spec", lambda name: None)
-    store.put("s", answered("s", 1, model="owner/name", pruned=PRUNED))
+    monkeypatch.setattr(
+        families,
+        "find_spec",
+        lambda name: None,
+    )
+    store.put(
+        "s",
+        answered(
+            "s",
+            1,
+            model="owner/name",
+            pruned=PRUNED,
+        ),
+    )
     with pytest.raises(JobError, match="cannot be timed in llama"):
-        time_files(replace(REQUEST, sparse="s"), store, ModelCache())
+        time_files(
+            replace(REQUEST, sparse="s"),
+            store,
+            ModelCache(),
+        )
 
 
 def test_a_program_that_ends_before_it_answers_is_an_error_with_its_last_line(tmp_path):

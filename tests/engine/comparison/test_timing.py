@@ -31,7 +31,11 @@ def request(house, **changes):
 def timed(house, on_step=ignore_steps, **changes):
     # A second goes by with every look at the clock.
     return time_models(
-        request(house, **changes), house.store, house.cache, on_step, itertools.count().__next__
+        request(house, **changes),
+        house.store,
+        house.cache,
+        on_step,
+        itertools.count().__next__,
     )
 
 
@@ -107,7 +111,11 @@ def test_weights_that_both_have_are_in_memory_once_and_the_others_are_copied_for
             # Of each block three weights and three biases.
             assert len(ours & theirs) == len(ours) - 3 * (3 + 3)
             assert ours & dense_weights == ours & theirs
-        with both_resident(dense, RecordModel(dense.loaded), torch.float32) as (first, second):
+        with both_resident(
+            dense,
+            RecordModel(dense.loaded),
+            torch.float32,
+        ) as (first, second):
             assert first.n_bytes == second.n_bytes
 
 
@@ -178,7 +186,12 @@ class Bench:
 
 
 def ran(bench, seed=0, **more):
-    return timed_rounds(bench.sample, replace(STOP, seed=seed), bench.clock, **more)
+    return timed_rounds(
+        bench.sample,
+        replace(STOP, seed=seed),
+        bench.clock,
+        **more,
+    )
 
 
 def test_both_models_go_once_in_every_round_in_an_order_that_changes():
@@ -218,7 +231,16 @@ WIDE = (0.5, 1.0, 2.0)
 )
 def test_it_ends_at_the_least_and_the_largest_number_of_rounds(slow, clock, n_rounds):
     bench = Bench(slow)
-    assert len(timed_rounds(bench.sample, STOP, clock or bench.clock).dense_s) == n_rounds
+    assert (
+        len(
+            timed_rounds(
+                bench.sample,
+                STOP,
+                clock or bench.clock,
+            ).dense_s
+        )
+        == n_rounds
+    )
 
 
 def test_it_goes_on_while_the_interval_is_wide_and_ends_when_the_time_is_over():

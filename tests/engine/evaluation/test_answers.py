@@ -50,9 +50,19 @@ def begun_in_one_batch(loaded, contexts):
     longest = max(map(len, ids))
     read = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
     cache = DynamicCache()
-    logits = loaded.model(input_ids=read, cache=cache, use_cache=True).logits
+    logits = loaded.model(
+        input_ids=read,
+        cache=cache,
+        use_cache=True,
+    ).logits
     begun = [[int(logits[row, len(token_ids) - 1].argmax())] for row, token_ids in enumerate(ids)]
-    return begun, unfinished_answers(loaded, nullcontext, cache, [len(row) for row in ids], begun)
+    return begun, unfinished_answers(
+        loaded,
+        nullcontext,
+        cache,
+        [len(row) for row in ids],
+        begun,
+    )
 
 
 def words(loaded, *batches):
@@ -83,7 +93,12 @@ def test_padding_counts_for_nothing_in_a_window_and_batches_are_finished_togethe
     loaded = loaded_of(model_type)
     alone = [words(loaded, [context])[0] for context in SHORT]
     assert words(loaded, [*SHORT, LONG])[:-1] == alone
-    together = words(loaded, SHORT[:3], [LONG, SHORT[3]], SHORT[4:])
+    together = words(
+        loaded,
+        SHORT[:3],
+        [LONG, SHORT[3]],
+        SHORT[4:],
+    )
     assert together[:3] + together[4:] == alone
     for context, word in zip(SHORT[:4], alone, strict=False):
         if word != "(part of a character)":

@@ -35,7 +35,12 @@ def plain_scores(loaded, requests):
 
 
 def require_plain_scores(loaded, requests):
-    (scores,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
+    (scores,) = score_continuations(
+        loaded,
+        [torch.inference_mode],
+        requests,
+        lambda n: None,
+    )
     values = [value for value, _ in plain_scores(loaded, requests)]
     assert [score.log_likelihood for score in scores] == pytest.approx(values, abs=2e-4)
 
@@ -52,13 +57,33 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
     family, monkeypatch
 ):
     # Several batches, and several of what goes on from each.
-    monkeypatch.setattr(continuations, "BATCH_TOKENS", 16)
+    monkeypatch.setattr(
+        continuations,
+        "BATCH_TOKENS",
+        16,
+    )
     loaded = tiny_loaded(family)
     seen = list[int]()
     firsts = [first_choices(loaded, context, 3) for context, _ in CHOICES[::5]]
-    requests = [*REQUESTS, *zip((context for context, _ in CHOICES[::5]), firsts, strict=True)]
-    (scores,) = score_continuations(loaded, [torch.inference_mode], requests, seen.append)
-    for scored, (value, greedy) in zip(scores, plain_scores(loaded, requests), strict=True):
+    requests = [
+        *REQUESTS,
+        *zip(
+            (context for context, _ in CHOICES[::5]),
+            firsts,
+            strict=True,
+        ),
+    ]
+    (scores,) = score_continuations(
+        loaded,
+        [torch.inference_mode],
+        requests,
+        seen.append,
+    )
+    for scored, (value, greedy) in zip(
+        scores,
+        plain_scores(loaded, requests),
+        strict=True,
+    ):
         assert scored.log_likelihood == pytest.approx(value, abs=2e-4)
         assert scored.greedy == greedy
     assert all(scored.greedy for scored in scores[len(REQUESTS) :])
@@ -67,7 +92,11 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
 
 @pytest.mark.parametrize("context", [[1], [1, 2]])
 def test_what_many_continuations_share_does_not_make_a_batch_larger(context, monkeypatch):
-    monkeypatch.setattr(continuations, "BATCH_TOKENS", 64)
+    monkeypatch.setattr(
+        continuations,
+        "BATCH_TOKENS",
+        64,
+    )
     loaded = tiny_loaded("gpt2", n_positions=16)
     sizes = list[int]()
     real = LoadedModel.walk
@@ -89,7 +118,10 @@ def test_a_context_that_is_too_long_loses_its_beginning_and_a_longer_continuatio
     require_plain_scores(loaded, requests)
     with pytest.raises(CorpusError, match="longer than the model can read"):
         score_continuations(
-            loaded, [torch.inference_mode], [([1], list(range(17)))], lambda n: None
+            loaded,
+            [torch.inference_mode],
+            [([1], list(range(17)))],
+            lambda n: None,
         )
 
 
@@ -116,10 +148,22 @@ def test_texts_are_the_first_choices_of_the_plain_forward_up_to_a_stop_text(fami
     for prompt in prompts:
         new = first_choices(loaded, prompt, 10)
         whole.append(loaded.tokenizer.decode(new[: new.index(0)] if 0 in new else new))
-    assert write_greedily(loaded, [torch.inference_mode], prompts, 10, [], lambda n: None) == [
-        whole
-    ]
+    assert write_greedily(
+        loaded,
+        [torch.inference_mode],
+        prompts,
+        10,
+        [],
+        lambda n: None,
+    ) == [whole]
     longest = max(whole, key=len)
     stop = longest[len(longest) // 2 :][:2]
-    written = write_greedily(loaded, [torch.inference_mode], prompts, 10, [stop], lambda n: None)
+    written = write_greedily(
+        loaded,
+        [torch.inference_mode],
+        prompts,
+        10,
+        [stop],
+        lambda n: None,
+    )
     assert written == [[text.split(stop)[0] for text in whole]]

@@ -54,7 +54,8 @@ def test_the_order_is_shuffled_and_the_same_each_time():
 
 def stop_rule(dense, n_comparisons=1):
     return StopRule(
-        dense=[outcome(i, verdict) for i, verdict in enumerate(dense)], n_comparisons=n_comparisons
+        dense=[outcome(i, verdict) for i, verdict in enumerate(dense)],
+        n_comparisons=n_comparisons,
     )
 
 
@@ -90,7 +91,11 @@ def test_a_stop_says_what_was_found_and_after_how_many_of_how_many():
 def a_search(n=400, n_comparisons=6):
     """Half of the dense model's answers are right, and its losses are no two alike."""
     dense = [outcome(i, i % 2 == 0, -1.0 - i % 7 / 10) for i in range(n)]
-    return StopRule(dense=dense, n_comparisons=n_comparisons, tolerance=Tolerance())
+    return StopRule(
+        dense=dense,
+        n_comparisons=n_comparisons,
+        tolerance=Tolerance(),
+    )
 
 
 def after(rule, n_answered, lost, breaks=0):
@@ -170,7 +175,11 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def whole(loaded, texts):
-    return evaluate_alone(loaded, _chosen(texts), ignore_steps)
+    return evaluate_alone(
+        loaded,
+        _chosen(texts),
+        ignore_steps,
+    )
 
 
 def _chosen(texts):
@@ -178,7 +187,12 @@ def _chosen(texts):
 
 
 def _stopped(loaded, texts, dense):
-    return evaluate_alone(loaded, _chosen(texts), ignore_steps, stop=stop_rule(dense))
+    return evaluate_alone(
+        loaded,
+        _chosen(texts),
+        ignore_steps,
+        stop=stop_rule(dense),
+    )
 
 
 def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_have(
@@ -224,7 +238,19 @@ def test_in_bf16_a_passage_has_the_same_answer_whether_or_where_its_evaluation_m
     rounded.model.bfloat16()
     free = evaluate_alone(rounded, chosen, ignore_steps).outcomes
     for rule in (
-        Asking(dense=free, n_comparisons=4, tolerance=Tolerance()),
+        Asking(
+            dense=free,
+            n_comparisons=4,
+            tolerance=Tolerance(),
+        ),
         StopRule(dense=free, n_comparisons=1),
     ):
-        assert evaluate_alone(rounded, chosen, ignore_steps, stop=rule).outcomes == free
+        assert (
+            evaluate_alone(
+                rounded,
+                chosen,
+                ignore_steps,
+                stop=rule,
+            ).outcomes
+            == free
+        )

@@ -47,7 +47,11 @@ def _one_by_one(loaded, text):
 def test_batched_answers_equal_those_read_one_by_one(model_type):
     loaded = tiny_loaded(model_type)
     texts = passages(12)
-    evaluated = evaluate_alone(loaded, _chosen(texts), ignore_steps)
+    evaluated = evaluate_alone(
+        loaded,
+        _chosen(texts),
+        ignore_steps,
+    )
     for text, outcome in zip(texts, evaluated.outcomes, strict=True):
         likelihood, greedy = _one_by_one(loaded, text)
         assert outcome.log_likelihood == pytest.approx(likelihood, abs=2e-4)
@@ -104,9 +108,15 @@ def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(family, n_
             words.pop()
     finished = []
     monkeypatch.setattr(
-        evaluating, "finish_answers_", lambda loaded, parts, on_left: finished.extend(parts)
+        evaluating,
+        "finish_answers_",
+        lambda loaded, parts, on_left: finished.extend(parts),
     )
-    (outcome,) = evaluate_alone(loaded, _chosen([f"{' '.join(words)} home"]), ignore_steps).outcomes
+    (outcome,) = evaluate_alone(
+        loaded,
+        _chosen([f"{' '.join(words)} home"]),
+        ignore_steps,
+    ).outcomes
     assert math.isfinite(outcome.log_likelihood) and not outcome.last_word_right and finished == []
 
 
@@ -135,13 +145,25 @@ def test_as_many_batches_go_together_as_fit_and_one_at_least():
 @pytest.fixture
 def entered(monkeypatch):
     """The blocks that were brought in, one entry each time."""
-    monkeypatch.setattr(evaluating, "BATCH_TOKENS", 64)
-    monkeypatch.setattr(evaluating, "TOGETHER_TOKENS", 4 * 64)
+    monkeypatch.setattr(
+        evaluating,
+        "BATCH_TOKENS",
+        64,
+    )
+    monkeypatch.setattr(
+        evaluating,
+        "TOGETHER_TOKENS",
+        4 * 64,
+    )
     return []
 
 
 def answers(loaded, steps=ignore_steps, n=30):
-    return evaluate_alone(loaded, _chosen(passages(n)), steps).outcomes
+    return evaluate_alone(
+        loaded,
+        _chosen(passages(n)),
+        steps,
+    ).outcomes
 
 
 def test_a_streamed_models_blocks_are_read_once_for_several_batches(
@@ -155,15 +177,31 @@ def test_a_streamed_models_blocks_are_read_once_for_several_batches(
         entered.append(index)
         enter(self, index)
 
-    monkeypatch.setattr(type(streamed.residency), "_enter", watched)
-    monkeypatch.setattr(evaluating, "finish_answers_", lambda loaded, parts, on_left: None)
+    monkeypatch.setattr(
+        type(streamed.residency),
+        "_enter",
+        watched,
+    )
+    monkeypatch.setattr(
+        evaluating,
+        "finish_answers_",
+        lambda loaded, parts, on_left: None,
+    )
     alone = []
     together = []
-    monkeypatch.setattr(evaluating, "n_fitting", lambda sizes, n_tokens: 1)
+    monkeypatch.setattr(
+        evaluating,
+        "n_fitting",
+        lambda sizes, n_tokens: 1,
+    )
     one_by_one = answers(streamed, lambda step: alone.append(step.done))
     n_alone = entered.count(2)
     entered.clear()
-    monkeypatch.setattr(evaluating, "n_fitting", n_fitting)
+    monkeypatch.setattr(
+        evaluating,
+        "n_fitting",
+        n_fitting,
+    )
     assert answers(streamed, lambda step: together.append(step.done)) == one_by_one
     assert entered.count(2) <= -(-n_alone // 3) < n_alone
     assert set(together) < set(alone)
@@ -172,10 +210,16 @@ def test_a_streamed_models_blocks_are_read_once_for_several_batches(
 def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(
     model_folder, store, entered, monkeypatch
 ):
-    streamed = stream_model(locate_model(str(model_folder), store), "float32", store)
+    streamed = stream_model(
+        locate_model(str(model_folder), store),
+        "float32",
+        store,
+    )
     parts = []
     monkeypatch.setattr(
-        evaluating, "finish_answers_", lambda loaded, unfinished, on_left: parts.extend(unfinished)
+        evaluating,
+        "finish_answers_",
+        lambda loaded, unfinished, on_left: parts.extend(unfinished),
     )
     answers(streamed)
 
@@ -185,7 +229,13 @@ def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(
 
     assert len(parts) > 3
     assert all(in_files(layer) for part in parts for layer in part.layers)
-    cache = _Decoding(streamed, nullcontext, parts, lambda *_: False, 3).cache
+    cache = _Decoding(
+        streamed,
+        nullcontext,
+        parts,
+        lambda *_: False,
+        3,
+    ).cache
     assert all(in_files(layer._buffers) for layer in cache.layers)
     cache.batch_select_indices(torch.tensor([0, 2]))
     assert len(cache.layers[0].keys) == 2
@@ -196,9 +246,21 @@ def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(e
     loaded = tiny_loaded("llama")
     steps = []
     right = sum(outcome.last_word_right for outcome in answers(loaded, steps.append))
-    assert steps[0] == Step("evaluate", 0, 30, unit="passages", n_right=0)
+    assert steps[0] == Step(
+        "evaluate",
+        0,
+        30,
+        unit="passages",
+        n_right=0,
+    )
     # Answers that are not finished yet count in part.
-    assert replace(steps[-1], ahead=0.0) == Step("evaluate", 30, 30, unit="passages", n_right=right)
+    assert replace(steps[-1], ahead=0.0) == Step(
+        "evaluate",
+        30,
+        30,
+        unit="passages",
+        n_right=right,
+    )
     assert steps[-1].ahead < 0 < max(step.ahead for step in steps)
     by_count = [
         sum(step.done == done for step in steps) for done in sorted({step.done for step in steps})
@@ -212,7 +274,12 @@ def test_the_rules_differ_in_the_last_token_of_passages_that_are_too_long_and_in
     loaded.model.lm_head.bias[loaded.tokenizer(" the").input_ids[-1]] = 1e4
     chosen = _chosen([" the" * length for length in (40, 196, 197, 198, 230)])
     plain, published = (
-        evaluate_alone(loaded, chosen, ignore_steps, rule=rule).outcomes
+        evaluate_alone(
+            loaded,
+            chosen,
+            ignore_steps,
+            rule=rule,
+        ).outcomes
         for rule in ("plain", "published")
     )
     assert [outcome.last_token_right for outcome in plain] == [True] * 5

@@ -43,7 +43,9 @@ def finished_run(tmp_path_factory, passage_file):
             store,
             model_cache,
             pipeline.run(
-                run_settings(model, passage_file, methods, dtype), store, model_cache=model_cache
+                run_settings(model, passage_file, methods, dtype),
+                store,
+                model_cache=model_cache,
             ),
         )
 
@@ -60,7 +62,12 @@ def run(finished_run, model_folder):
 def export_request(run, number, form, to, **changes):
     """A request for one of the run's sparse models."""
     return ExportSettings(
-        run=run.key, dense=run.dense, sparse=run.sparse[number], form=form, to=str(to), **changes
+        run=run.key,
+        dense=run.dense,
+        sparse=run.sparse[number],
+        form=form,
+        to=str(to),
+        **changes,
     )
 
 
@@ -93,4 +100,8 @@ def proofs(request, monkeypatch):
         return answers | {"ours": []}, logits
 
     if "fresh_process" not in request.fixturenames:
-        monkeypatch.setattr(reload_proof, "_run_program", run_here)
+        monkeypatch.setattr(
+            reload_proof,
+            "_run_program",
+            run_here,
+        )

@@ -33,17 +33,34 @@ CASES = [
 
 def sparse_model(folder, widths, dtype):
     """The tiny model of this folder with random kept channels and other out-projections."""
-    loaded = load_model(Source(reference=str(folder), folder=folder, identity="tiny"), dtype)
+    loaded = load_model(
+        Source(
+            reference=str(folder),
+            folder=folder,
+            identity="tiny",
+        ),
+        dtype,
+    )
     torch.manual_seed(1)
     narrowed = []
     for mlp, width in zip(loaded.mlps, widths, strict=True):
         kept = torch.randperm(mlp.width)[:width].sort().values
         bias = None if mlp.out.bias is None else torch.randn(len(mlp.out.bias))
-        narrowed.append(PrunedMlp(kept, out_weight(mlp)[:, kept] + 0.1 * torch.randn(1), bias))
+        narrowed.append(
+            PrunedMlp(
+                kept,
+                out_weight(mlp)[:, kept] + 0.1 * torch.randn(1),
+                bias,
+            )
+        )
     narrow = LazySequence(len(narrowed), narrowed.__getitem__)
     gone = [index for index, width in enumerate(widths) if not width]
     return PrunedChannels(
-        loaded=loaded, blocks=narrow, errors=[], block_losses=list, removed_layers=gone
+        loaded=loaded,
+        blocks=narrow,
+        errors=[],
+        block_losses=list,
+        removed_layers=gone,
     )
 
 
@@ -52,13 +69,28 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
     folder = tmp_path / "tiny"
     target = tmp_path / "out"
     (widths, dtype, width) = FORMS[form]
-    sparse = sparse_model(save_tiny(folder, family), widths, dtype)
+    sparse = sparse_model(
+        save_tiny(folder, family),
+        widths,
+        dtype,
+    )
     if width and family in NO_FIELD:
         width = sparse.loaded.mlps[0].width
     target.mkdir()
-    source = Source(reference="tiny", folder=folder, identity="t")
+    source = Source(
+        reference="tiny",
+        folder=folder,
+        identity="t",
+    )
     shard_mb = 0 if form == "uniform" else 5_000
-    write_folder(target, source, sparse, width=width, weights=dtype, shard_mb=shard_mb)
+    write_folder(
+        target,
+        source,
+        sparse,
+        width=width,
+        weights=dtype,
+        shard_mb=shard_mb,
+    )
     files = {file.name for file in target.glob("*.safetensors")}
     if form == "uniform":
         index = json.loads((target / "model.safetensors.index.json").read_text())
@@ -67,7 +99,13 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
         assert files == {"model.safetensors"}
     ids = [torch.randint(1, 300, (9,)).tolist() for _ in range(3)]
     questions = [
-        {"ids": token_ids, "n_target": 2, "text": "", "special": False, "tokens": []}
+        {
+            "ids": token_ids,
+            "n_target": 2,
+            "text": "",
+            "special": False,
+            "tokens": [],
+        }
         for token_ids in ids
     ]
     with sparse.applied():

@@ -76,16 +76,32 @@ def test_a_fresh_process_proves_a_folder_wherever_it_lies_and_a_changed_file_is_
     fresh_process, run, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as unproven:
-        unproven.setattr(module, "prove_files", lambda *_: PROOF)
+        unproven.setattr(
+            module,
+            "prove_files",
+            lambda *_: PROOF,
+        )
         export = exported(run, EVEN, "uniform", tmp_path / "out")
     store, model_cache, _ = run
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     (moved / "README.md").write_text("My own words.")
-    proof = prove_export(export, moved, store, model_cache, ignore_steps)
+    proof = prove_export(
+        export,
+        moved,
+        store,
+        model_cache,
+        ignore_steps,
+    )
     assert proof.holds and proof.n_run == 20
     (moved / "config.json").write_text("{}")
     with pytest.raises(ExportError, match=r"is not as exported: changed or new: config\.json\."):
-        prove_export(export, moved, store, model_cache, ignore_steps)
+        prove_export(
+            export,
+            moved,
+            store,
+            model_cache,
+            ignore_steps,
+        )
 
 
 def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_the_umask(
@@ -100,7 +116,12 @@ def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_th
     before = os.umask(0o027)
     out = tmp_path / "out"
     try:
-        export = exported(finished_run(base, ("magnitude",)), 0, "uniform", out)
+        export = exported(
+            finished_run(base, ("magnitude",)),
+            0,
+            "uniform",
+            out,
+        )
     finally:
         os.umask(before)
     assert all((out / name).read_text() == name for name in kept)
@@ -113,7 +134,13 @@ def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_th
 
 
 def test_weights_of_another_type_are_stated_as_such_and_proven_as_rounded(run, tmp_path):
-    export = exported(run, BEST, "padded", tmp_path / "out", weights="bfloat16")
+    export = exported(
+        run,
+        BEST,
+        "padded",
+        tmp_path / "out",
+        weights="bfloat16",
+    )
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {
         torch.bfloat16
@@ -170,7 +197,11 @@ def test_a_bias_that_stock_code_or_llama_cpp_has_no_place_for_is_refused_at_once
     finished_run, tmp_path, family, monkeypatch
 ):
     finished = finished_run(save_tiny(tmp_path / "tiny", family), ("flap",))
-    monkeypatch.setattr(module, "rebuild_model", lambda *_: pytest.fail("nothing is made"))
+    monkeypatch.setattr(
+        module,
+        "rebuild_model",
+        lambda *_: pytest.fail("nothing is made"),
+    )
     for form, why in (
         ("padded", "this family's stock code has"),
         ("gguf", f"llama.cpp's graph of {family} has"),
@@ -202,7 +233,12 @@ def test_a_kill_between_the_record_and_the_name_leaves_nothing_that_is_listed(
     run, tmp_path, monkeypatch
 ):
     store, _, finished = run
-    request = export_request(finished, EVEN, "uniform", tmp_path / "out")
+    request = export_request(
+        finished,
+        EVEN,
+        "uniform",
+        tmp_path / "out",
+    )
     with monkeypatch.context() as changed, pytest.raises(KeyboardInterrupt):
         changed.setattr(os, "rename", killed)
         exported(run, EVEN, "uniform", tmp_path / "out")
@@ -215,9 +251,20 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
     store = Store(tmp_path / "here")
     model_cache = ModelCache()
     run = pipeline.run(
-        run_settings(model_folder, passage_file, ("magnitude",)), store, model_cache=model_cache
+        run_settings(
+            model_folder,
+            passage_file,
+            ("magnitude",),
+        ),
+        store,
+        model_cache=model_cache,
     )
-    export = exported((store, model_cache, run), 0, "uniform", "")
+    export = exported(
+        (store, model_cache, run),
+        0,
+        "uniform",
+        "",
+    )
     assert re.fullmatch(r".*/here/exports/[\w.-]+-40pct-uniform-float32-[\w.-]{6}", export.folder)
     store.close()
     moved = Store((tmp_path / "here").rename(tmp_path / "there"))
@@ -225,9 +272,15 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
         (listed,) = exports_of(moved).listed()
         assert listed == replace(export, folder=export.folder.replace("/here/", "/there/"))
         assert exports_of(moved).may_delete(listed)
-        assert exported((moved, model_cache, run), 0, "uniform", "") == listed, (
-            "it is found, and not made again"
-        )
+        assert (
+            exported(
+                (moved, model_cache, run),
+                0,
+                "uniform",
+                "",
+            )
+            == listed
+        ), "it is found, and not made again"
     finally:
         moved.close()
 
@@ -246,11 +299,18 @@ def test_after_a_kill_the_next_attempt_finds_nothing_left(run, tmp_path, monkeyp
 def test_a_base_that_has_changed_since_is_refused(passage_file, store, tmp_path):
     base = save_tiny(tmp_path / "tiny")
     finished = pipeline.run(
-        run_settings(base, passage_file, ("magnitude",)), store, model_cache=ModelCache()
+        run_settings(base, passage_file, ("magnitude",)),
+        store,
+        model_cache=ModelCache(),
     )
     save_tiny(base, seed=7)
     with pytest.raises(JobError, match="has changed since this result was computed"):
-        exported((store, ModelCache(), finished), 0, "padded", tmp_path / "out")
+        exported(
+            (store, ModelCache(), finished),
+            0,
+            "padded",
+            tmp_path / "out",
+        )
     assert left_in(tmp_path) == ["data", "tiny"]
 
 
@@ -258,16 +318,34 @@ def test_a_calibration_text_that_has_changed_since_is_refused(passage_file, stor
     base = save_tiny(tmp_path / "tiny")
     text = tmp_path / "read.jsonl"
     shutil.copy(passage_file, text)
-    calibration = CalibrationSettings(corpus=f"file:{text}", n_samples=16, length=48)
-    settings = replace(
-        run_settings(base, passage_file, ("least-squares",)), calibration=calibration
+    calibration = CalibrationSettings(
+        corpus=f"file:{text}",
+        n_samples=16,
+        length=48,
     )
-    finished = pipeline.run(settings, store, model_cache=ModelCache())
+    settings = replace(
+        run_settings(
+            base,
+            passage_file,
+            ("least-squares",),
+        ),
+        calibration=calibration,
+    )
+    finished = pipeline.run(
+        settings,
+        store,
+        model_cache=ModelCache(),
+    )
     text.write_text("".join(reversed(text.read_text().splitlines(keepends=True))))
     with pytest.raises(
         JobError, match="calibration text has changed since this result was computed"
     ):
-        exported((store, ModelCache(), finished), 0, "padded", tmp_path / "out")
+        exported(
+            (store, ModelCache(), finished),
+            0,
+            "padded",
+            tmp_path / "out",
+        )
 
 
 def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_refused(
@@ -283,7 +361,9 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     (base / "additional_chat_templates").mkdir()
     (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
     finished = pipeline.run(
-        run_settings(base, passage_file, ("magnitude",)), store, model_cache=ModelCache()
+        run_settings(base, passage_file, ("magnitude",)),
+        store,
+        model_cache=ModelCache(),
     )
     run = (store, ModelCache(), finished)
     out = tmp_path / "out"
@@ -297,7 +377,13 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     assert "additional_chat_templates/tool_use.jinja" in export.files
     (out / "additional_chat_templates" / "more.py").touch()
     with pytest.raises(ExportError, match=r"changed or new: additional_chat_templates/more\.py"):
-        module.prove_export(export, out, store, ModelCache(), ignore_steps)
+        module.prove_export(
+            export,
+            out,
+            store,
+            ModelCache(),
+            ignore_steps,
+        )
 
 
 def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp_path, monkeypatch):
@@ -307,10 +393,18 @@ def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp
         written = write(folder, *rest, **changes)
         tensors = load_file(folder / "model.safetensors")
         tensors["model.layers.1.mlp.down_proj.weight"][0] += 1
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(
+            tensors,
+            folder / "model.safetensors",
+            metadata={"format": "pt"},
+        )
         return written
 
-    monkeypatch.setattr(module, "write_folder", one_weight_off)
+    monkeypatch.setattr(
+        module,
+        "write_folder",
+        one_weight_off,
+    )
     with pytest.raises(
         ExportError, match=r"are not the sparse model: logits differ by up to [0-9.]+ \(0\.001"
     ) as refused:
@@ -351,5 +445,11 @@ def test_what_fails_leaves_nothing(
 ):
     monkeypatch.setattr(changed, value)
     with pytest.raises(error, match=words):
-        exported(run, EVEN, "uniform", tmp_path / "out", on_step)
+        exported(
+            run,
+            EVEN,
+            "uniform",
+            tmp_path / "out",
+            on_step,
+        )
     assert left_in(tmp_path) == []

@@ -31,7 +31,11 @@ def healed_run(passage_file, tmp_path, monkeypatch):
         store = Store(tmp_path / "data")
         model_cache = ModelCache()
         settings = replace(settings, heal_steps=(4,))
-        run = pipeline.run(settings, store, model_cache=model_cache)
+        run = pipeline.run(
+            settings,
+            store,
+            model_cache=model_cache,
+        )
         assert store.get(Record, run.sparse[0]).pruned.healed.kept_step
         return store, model_cache, run
 
@@ -60,7 +64,12 @@ def test_a_gguf_file_is_proven(healed_run, tmp_path):
 def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family=family)
     store, model_cache, run = healed_run(dense)
-    rebuilt = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache)
+    rebuilt = rebuild_model(
+        store.get(Record, run.sparse[0]),
+        store,
+        ignore_steps,
+        model_cache,
+    )
     write_gguf(
         tmp_path / "out.gguf",
         dense,
@@ -81,11 +90,20 @@ def test_a_file_whose_tensors_have_no_names_here_is_neither_healed_nor_quantised
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family="gpt2")
     store, model_cache, run = healed_run(dense)
     rebuilt = rebuild_model(
-        store.get(Record, run.sparse[0]), store, ignore_steps, model_cache
+        store.get(Record, run.sparse[0]),
+        store,
+        ignore_steps,
+        model_cache,
     ).sparse
     monkeypatch.delitem(ARCHITECTURES, "gpt2")
     options = {"is_base": True, "require_room": lambda n_bytes: None}
     for weights, healed in (("float32", rebuilt), ("q4_k_m", replace(rebuilt, others={}))):
         with pytest.raises(ExportError, match="gpt2 files are not known here"):
-            write_quantised(tmp_path / "out.gguf", dense, healed, weights, **options)
+            write_quantised(
+                tmp_path / "out.gguf",
+                dense,
+                healed,
+                weights,
+                **options,
+            )
     assert not (tmp_path / "out.gguf").exists()

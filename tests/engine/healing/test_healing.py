@@ -32,13 +32,26 @@ def quick(monkeypatch):
     }.items():
         monkeypatch.setattr(healing, name, value)
     # Logits in two parts of a pass, and sequences cut in two.
-    monkeypatch.setattr(healing, "HEAL_LOGITS", 400 * 40)
-    monkeypatch.setattr(healing, "HEAL_PASS_TOKENS", 64)
+    monkeypatch.setattr(
+        healing,
+        "HEAL_LOGITS",
+        400 * 40,
+    )
+    monkeypatch.setattr(
+        healing,
+        "HEAL_PASS_TOKENS",
+        64,
+    )
     monkeypatch.setattr(stores, "EVERY_S", 0.0)
 
 
 def sequences(n=32):
-    return torch.randint(1, 400, (n, 70), generator=torch.Generator().manual_seed(2)).tolist()
+    return torch.randint(
+        1,
+        400,
+        (n, 70),
+        generator=torch.Generator().manual_seed(2),
+    ).tolist()
 
 
 def narrowed(loaded):
@@ -49,8 +62,19 @@ def narrowed(loaded):
 
 def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key="key", further=()):
     checkpoint = HealingCheckpoint(StageCheckpoint(store, "tiny"), key)
-    more = {"n_steps": n_steps, "seed": 0, "on_step": on_step, "checkpoint": checkpoint}
-    return heal(loaded, narrowed(loaded), texts or sequences(), further, **more)
+    more = {
+        "n_steps": n_steps,
+        "seed": 0,
+        "on_step": on_step,
+        "checkpoint": checkpoint,
+    }
+    return heal(
+        loaded,
+        narrowed(loaded),
+        texts or sequences(),
+        further,
+        **more,
+    )
 
 
 def numbers(found):
@@ -96,7 +120,11 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
             6,
         )
     )
-    assert distance(loaded, healed_model.blocks, healed_model.norms) < distance(loaded, before, {})
+    assert distance(
+        loaded,
+        healed_model.blocks,
+        healed_model.norms,
+    ) < distance(loaded, before, {})
     assert torch.equal(loaded.model(IDS).logits, dense)
     assert not any(weight.requires_grad for weight in loaded.model.parameters())
     names = {
@@ -117,7 +145,14 @@ def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
         beside.figures.n_tokens,
     )
     assert alone.figures.after != beside.figures.after < beside.figures.before
-    text = healing._Text.of(loaded, sequences(), more, 40, 0, lambda: None)
+    text = healing._Text.of(
+        loaded,
+        sequences(),
+        more,
+        40,
+        0,
+        lambda: None,
+    )
     trained = [piece for batch in text.batches for piece in batch]
     # All of it before any comes again.
     assert {tuple(ids[:64]) for ids in more} < {tuple(piece) for piece in trained[: 2 * (30 + 64)]}
@@ -134,7 +169,11 @@ def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(st
     } == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("rate", [300.0, 1e30], ids=["worse", "not finite"])
+@pytest.mark.parametrize(
+    "rate",
+    [300.0, 1e30],
+    ids=["worse", "not finite"],
+)
 def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
     loaded = tiny_loaded("llama")
     monkeypatch.setattr(healing, "RATE", rate)
@@ -156,7 +195,15 @@ def test_held_out_sequences_are_not_trained_on(store):
         [399 - token for token in ids] if row % 16 == 15 else ids for row, ids in enumerate(texts)
     ]
     healed_numbers = [
-        numbers(healed(loaded, store, texts=texts_of_run, n_steps=1, key=str(texts_of_run[15])))
+        numbers(
+            healed(
+                loaded,
+                store,
+                texts=texts_of_run,
+                n_steps=1,
+                key=str(texts_of_run[15]),
+            )
+        )
         for texts_of_run in (texts, changed_texts)
     ]
     assert (
@@ -187,7 +234,13 @@ def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, st
         again = []
         opened = stores.Store(folder)
         assert (
-            numbers(healed(loaded, opened, lambda step, again=again: again.append(step.done)))
+            numbers(
+                healed(
+                    loaded,
+                    opened,
+                    lambda step, again=again: again.append(step.done),
+                )
+            )
             == whole
         )
         assert min((done for done in again if done), default=N_STEPS) >= place // 2 * 2
@@ -195,7 +248,11 @@ def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, st
 
 
 def test_the_best_weights_survive_a_kill_after_worse_ones(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(healing, "_rate", lambda number, n_steps: 1e-2 if number < 2 else 300.0)
+    monkeypatch.setattr(
+        healing,
+        "_rate",
+        lambda number, n_steps: 1e-2 if number < 2 else 300.0,
+    )
     loaded = tiny_loaded("llama")
     whole = numbers(healed(loaded, stores.Store(tmp_path / "whole")))
     assert whole[1] == 2
@@ -207,7 +264,16 @@ def test_the_best_weights_survive_a_kill_after_worse_ones(store, tmp_path, monke
     with pytest.raises(Killed):
         healed(loaded, store, on_step)
     again = []
-    assert numbers(healed(loaded, store, lambda step: again.append(step.done))) == whole
+    assert (
+        numbers(
+            healed(
+                loaded,
+                store,
+                lambda step: again.append(step.done),
+            )
+        )
+        == whole
+    )
     assert set(again) <= {0, 4, 5, 6}
 
 
@@ -221,7 +287,16 @@ def test_a_checkpoint_that_is_not_whole_is_not_used(at, store):
     for name in newest if at == "one part" else [name for name in newest if "/1/" in name]:
         if name.endswith("/1"):
             store.drop_entry("artefacts", name)
-    assert numbers(healed(loaded, store, lambda step: steps.append(step.done))) == whole
+    assert (
+        numbers(
+            healed(
+                loaded,
+                store,
+                lambda step: steps.append(step.done),
+            )
+        )
+        == whole
+    )
     assert (1 in steps) == (at == "one part") and 5 in steps
 
 
@@ -229,7 +304,11 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_whole_one(store, monkey
     loaded = tiny_loaded("llama")
     done = []
     room = [10**9]
-    monkeypatch.setattr(stores.Store, "artefact_left", property(lambda _: room[0]))
+    monkeypatch.setattr(
+        stores.Store,
+        "artefact_left",
+        property(lambda _: room[0]),
+    )
 
     def on_step(step):
         # Of what comes after the first check the norms alone have room, in the second one and in
@@ -240,11 +319,19 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_whole_one(store, monkey
 
     with pytest.raises(Killed):
         healed(loaded, store, on_step)
-    healed(loaded, store, lambda step: done.append(step.done))
+    healed(
+        loaded,
+        store,
+        lambda step: done.append(step.done),
+    )
     assert min(filter(None, done)) == 2
 
 
 @pytest.mark.parametrize("n", [0, 15])
 def test_too_little_text_is_refused(n, store):
     with pytest.raises(CalibrationError, match="Healing needs at least 16"):
-        healed(tiny_loaded("llama"), store, texts=sequences(n) or [[1]])
+        healed(
+            tiny_loaded("llama"),
+            store,
+            texts=sequences(n) or [[1]],
+        )

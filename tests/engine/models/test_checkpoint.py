@@ -34,7 +34,11 @@ def rewrite(folder, change):
     file = folder / "model.safetensors"
     weights = load_file(file)
     change(weights)
-    save_file(weights, file, metadata={"format": "pt"})
+    save_file(
+        weights,
+        file,
+        metadata={"format": "pt"},
+    )
 
 
 def reconfigure(folder, **changes):

@@ -121,7 +121,11 @@ def test_a_kill_while_a_changed_folder_is_replaced_leaves_the_former_one_or_none
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         if step == "write":
-            patch.setattr(model_conversion, "_write_converted", killed)
+            patch.setattr(
+                model_conversion,
+                "_write_converted",
+                killed,
+            )
         else:
             patch.setattr(Path, "rename", killed_last)
         unpack_gguf(whole, store)
@@ -154,7 +158,11 @@ def require_refused(data, store, folder):
 @pytest.mark.parametrize("share", [0, 0.0001, 0.2, 0.999])
 def test_a_file_that_is_cut_off_is_refused_at_once(share, whole, store, tmp_path):
     data = whole.read_bytes()
-    require_refused(data[: int(len(data) * share)], store, tmp_path)
+    require_refused(
+        data[: int(len(data) * share)],
+        store,
+        tmp_path,
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +179,11 @@ def test_a_file_that_is_cut_off_is_refused_at_once(share, whole, store, tmp_path
 def test_a_file_with_an_impossible_number_is_refused_at_once(
     name, n_bytes, value, whole, store, tmp_path
 ):
-    require_refused(at(whole.read_bytes(), name, n_bytes, value), store, tmp_path)
+    require_refused(
+        at(whole.read_bytes(), name, n_bytes, value),
+        store,
+        tmp_path,
+    )
 
 
 def test_a_missing_tensor_is_refused_by_name_and_a_long_name_is_none(store, tmp_path):
@@ -234,7 +246,16 @@ def test_what_is_no_regular_file_is_refused_and_not_read(store, tmp_path, kind):
     ("held", "stated", "called"),
     [
         ({"Q4_1": 100, "Q8_0": 30, "F32": 1}, 3, "Q4_1"),
-        ({"Q8_0": 170, "Q5_0": 60, "Q4_K": 20, "F32": 1}, 15, "Q4_K_M"),
+        (
+            {
+                "Q8_0": 170,
+                "Q5_0": 60,
+                "Q4_K": 20,
+                "F32": 1,
+            },
+            15,
+            "Q4_K_M",
+        ),
         ({"Q4_0": 10, "F16": 90}, 1, "Q4_0"),
         ({"Q5_0": 10}, "Q4_0", "Q5_0"),
         ({"F16": 10, "BF16": 5, "F32": 1}, 3, ""),
@@ -243,10 +264,23 @@ def test_what_is_no_regular_file_is_refused_and_not_read(store, tmp_path, kind):
 def test_a_quantised_file_is_called_by_its_own_name_where_its_tensors_agree(held, stated, called):
     types = gguf.GGMLQuantizationType
     tensors = [
-        SimpleNamespace(tensor_type=types[name], n_elements=count) for name, count in held.items()
+        SimpleNamespace(
+            tensor_type=types[name],
+            n_elements=count,
+        )
+        for name, count in held.items()
     ]
     fields = {"general.file_type": SimpleNamespace(contents=lambda: stated)}
-    assert quantised_type(SimpleNamespace(tensors=tensors, fields=fields, values={})) == called
+    assert (
+        quantised_type(
+            SimpleNamespace(
+                tensors=tensors,
+                fields=fields,
+                values={},
+            )
+        )
+        == called
+    )
 
 
 def test_the_type_of_a_file_is_read_once(whole, store, tmp_path, monkeypatch):

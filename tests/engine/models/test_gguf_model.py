@@ -25,7 +25,11 @@ LONGROPE = {
     "short_factor": FREQUENCIES.tolist(),
     "long_factor": (2 * FREQUENCIES).tolist(),
 }
-YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+}
 YARN_KEYS = {
     SCALING + "type": "yarn",
     SCALING + "factor": 8.0,
@@ -82,7 +86,11 @@ def slides(*kinds):
 
 
 def groups(n_norms):
-    return {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": n_norms}
+    return {
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "num_ln_in_parallel_attn": n_norms,
+    }
 
 
 LINEAR = {"rope_type": "linear", "factor": 8.0}
@@ -105,7 +113,10 @@ MAPPED = {
         "llama",
         YARN_KEYS | LOUDER,
         {},
-        rope(**YARN, attention_factor=1.3 * (1 + 0.1 * np.log(8))),
+        rope(
+            **YARN,
+            attention_factor=1.3 * (1 + 0.1 * np.log(8)),
+        ),
     ),
     "yarn betas": ("llama", YARN_KEYS | BETAS, {}, rope(**YARN, beta_fast=16.0, beta_slow=2.0)),
     "frequencies": ("llama", {}, EACH, every_factor(FREQUENCIES.tolist())),
@@ -186,14 +197,22 @@ def llama_cpp(file):
 def test_the_keys_of_a_file_are_computed(case, store, tmp_path):
     family, keys, tensors, changes = MAPPED[case]
     file = write_tiny_gguf(
-        tmp_path / "tiny.gguf", family=family, keys=keys, tensors=tensors, **changes
+        tmp_path / "tiny.gguf",
+        family=family,
+        keys=keys,
+        tensors=tensors,
+        **changes,
     )
     logits = logits_of(loaded_from(file, store).model)
     assert is_near(logits, logits_of(tiny_gguf_model(family, **changes)))
     # llama.cpp rounds its context up to 256, and uses the long factors from there on.
     if "phi3 from 256" not in case:
         # It looks GELU up in half precision.
-        assert is_near(logits, llama_cpp(file).logits(IDS, len(IDS)), 0.01)
+        assert is_near(
+            logits,
+            llama_cpp(file).logits(IDS, len(IDS)),
+            0.01,
+        )
     if (keys or tensors) and case != "a factor of no type":
         n_layers = {name: n for name, n in changes.items() if name == "num_hidden_layers"}
         plain = logits_of(tiny_gguf_model(family, **n_layers))
@@ -246,7 +265,10 @@ TEXT = (
 def merged():
     """Tokens and merges of a vocabulary that merges across every place where some rule cuts."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False,
+        use_regex=False,
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=1500,
         special_tokens=["<|end|>"],
@@ -289,7 +311,10 @@ def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
     }
     size = {"vocab_size": len(tokens), "num_hidden_layers": 1}
     file = write_tiny_gguf(
-        tmp_path / "tiny.gguf", keys=keys, without="tokenizer.ggml.add_bos_token", **size
+        tmp_path / "tiny.gguf",
+        keys=keys,
+        without="tokenizer.ggml.add_bos_token",
+        **size,
     )
     assert cut in PRE_TOKENIZERS
     tokenizer_equal_to_llama_cpp(file, store)
@@ -320,7 +345,11 @@ def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, sto
     without = ("tokenizer.ggml.merges", "tokenizer.ggml.add_bos_token")
     size = {"vocab_size": len(tokens), "num_hidden_layers": 1}
     file = write_tiny_gguf(
-        tmp_path / "tiny.gguf", family=family, keys=keys, without=without, **size
+        tmp_path / "tiny.gguf",
+        family=family,
+        keys=keys,
+        without=without,
+        **size,
     )
     tokenizer = tokenizer_equal_to_llama_cpp(file, store)
     ids = tokenizer("the boats", add_special_tokens=False).input_ids

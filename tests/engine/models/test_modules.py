@@ -81,7 +81,11 @@ def test_weights_on_another_device_are_narrowed_there(model_type):
                 values.detach().to("meta"),
                 torch.device("cuda:0"),
             )
-            setattr(module, name, torch.nn.Parameter(fake, requires_grad=False))
+            setattr(
+                module,
+                name,
+                torch.nn.Parameter(fake, requires_grad=False),
+            )
     with mode, pruned(mlps, narrowed):
         for mlp in mlps:
             assert mlp.width == 8

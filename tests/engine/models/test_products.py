@@ -23,7 +23,11 @@ N_TOKENS = 256
 @pytest.fixture
 def faster(monkeypatch):
     """As on a machine whose float32 is faster."""
-    monkeypatch.setattr(matmul, "float32_is_faster", lambda: True)
+    monkeypatch.setattr(
+        matmul,
+        "float32_is_faster",
+        lambda: True,
+    )
 
 
 @pytest.fixture
@@ -51,7 +55,11 @@ def layer(bias=True):
 
 def rounded_once(inputs, weight, bias=None):
     wide_bias = None if bias is None else bias.double()
-    return nn.functional.linear(inputs.double(), weight.double(), wide_bias).bfloat16()
+    return nn.functional.linear(
+        inputs.double(),
+        weight.double(),
+        wide_bias,
+    ).bfloat16()
 
 
 def is_rounded_alike(product, expected):
@@ -90,7 +98,11 @@ def test_gradients_are_those_of_double_precision(faster, product, learns):
             product(*copies).backward(drawn(N_TOKENS, 96, seed=3).to(dtype))
         return [copy.grad for copy in copies]
 
-    for gradient, exact in zip(gradients(torch.bfloat16), gradients(torch.float64), strict=True):
+    for gradient, exact in zip(
+        gradients(torch.bfloat16),
+        gradients(torch.float64),
+        strict=True,
+    ):
         assert (gradient is None) == (exact is None)
         assert gradient is None or is_rounded_alike(gradient, exact.bfloat16())
 
@@ -102,7 +114,11 @@ def test_nothing_changes_in_float32_or_where_bfloat16_is_as_fast(
     monkeypatch, products, dtype, is_faster
 ):
     inputs = drawn(N_TOKENS, 64)
-    monkeypatch.setattr(matmul, "float32_is_faster", lambda: is_faster)
+    monkeypatch.setattr(
+        matmul,
+        "float32_is_faster",
+        lambda: is_faster,
+    )
     with bf16_matmul_in_fp32(dtype):
         layer().float()(inputs.float())
         assert not products
@@ -191,7 +207,9 @@ def test_a_copy_serves_its_own_weight_only(faster):
 @pytest.mark.parametrize(("seconds", "is_faster"), [(1.0, True), (1.9, False), (1.5, True)])
 def test_float32_must_be_clearly_faster(monkeypatch, seconds, is_faster):
     monkeypatch.setattr(
-        matmul, "_seconds", lambda factor: seconds if factor.dtype == torch.float32 else 2.0
+        matmul,
+        "_seconds",
+        lambda factor: seconds if factor.dtype == torch.float32 else 2.0,
     )
     matmul.float32_is_faster.cache_clear()
     assert matmul.float32_is_faster() is is_faster
@@ -203,7 +221,12 @@ def test_recomputed_blocks_multiply_in_the_backward_pass_as_before(
 ):
     """Otherwise torch finds other tensors than it kept, and the backward pass fails."""
     loaded = load_model(locate_model(str(save_tiny(tmp_path / "model")), store), "bfloat16")
-    ids = torch.randint(1, 400, (16, 40), generator=torch.Generator().manual_seed(2)).tolist()
+    ids = torch.randint(
+        1,
+        400,
+        (16, 40),
+        generator=torch.Generator().manual_seed(2),
+    ).tolist()
     expected = mask_gradients(loaded, ids, ignore_steps)
     with bf16_matmul_in_fp32("bfloat16"):
         gradients = mask_gradients(loaded, ids, ignore_steps)

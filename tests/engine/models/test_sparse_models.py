@@ -83,7 +83,11 @@ def test_a_run_measures_the_loss_of_masked_weights(model_type, masked_run, store
     for errors in (pruned.layer_errors, pruned.held_out_errors, pruned.passage_errors):
         assert len(errors) == 3
         assert all(0 < error < 1.5 for error in errors)
-    for fitted, plain in zip(pruned.layer_errors, pruned.uncompensated_errors, strict=True):
+    for fitted, plain in zip(
+        pruned.layer_errors,
+        pruned.uncompensated_errors,
+        strict=True,
+    ):
         assert fitted < plain
 
 
@@ -93,7 +97,11 @@ def test_projections_are_grouped_by_the_input_that_they_share(model_type):
     family = loaded.family
     inputs = {}
     groups = shared_inputs(loaded)
-    for block, block_groups in zip(loaded.projections("decoder"), groups, strict=True):
+    for block, block_groups in zip(
+        loaded.projections("decoder"),
+        groups,
+        strict=True,
+    ):
         sinks = [partial(inputs.__setitem__, name) for name in block]
         with capture_inputs(list(block.values()), sinks):
             loaded.model(IDS)
@@ -105,7 +113,11 @@ def test_projections_are_grouped_by_the_input_that_they_share(model_type):
 
 
 def test_inputs_are_collected_once_and_only_for_single_weights(masked_run, store, monkeypatch):
-    calls = count_calls(monkeypatch, StoredStatistics, "reach")
+    calls = count_calls(
+        monkeypatch,
+        StoredStatistics,
+        "reach",
+    )
 
     def n_collected(**changes):
         ran(replace(masked_run, **changes), store)
@@ -141,7 +153,11 @@ def test_a_masked_block_is_read_back_to_the_bit(dtype, refitted, errors):
     # A zero of the other sign was not removed.
     dense["up"].weight.view(-1)[1] = -0.0
     block = masked(dense, 1.5 if refitted else 1.0, errors)
-    back = _unpack_masked(_pack_masked(block, refitted=refitted), dense, torch.clone)
+    back = _unpack_masked(
+        _pack_masked(block, refitted=refitted),
+        dense,
+        torch.clone,
+    )
     assert back.errors == errors
     assert back.weights.keys() == block.weights.keys()
     bits = {2: torch.int16, 4: torch.int32}[dtype.itemsize]

@@ -72,7 +72,11 @@ def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(source, kept,
 
 
 def test_without_a_list_of_mappings_weights_are_copied_to_files(source, kept, loaded, monkeypatch):
-    monkeypatch.setattr(residency, "mapped_files", list)
+    monkeypatch.setattr(
+        residency,
+        "mapped_files",
+        list,
+    )
     streamed = stream_model(source, "float32", kept)
     assert n_offloaded(streamed) == len(list(streamed.model.parameters()))
     assert torch.equal(streamed.model(IDS).logits, loaded.model(IDS).logits)
@@ -81,9 +85,17 @@ def test_without_a_list_of_mappings_weights_are_copied_to_files(source, kept, lo
 @linux_only
 def test_pages_are_dropped_after_every_block_and_read_again(kept, tmp_path):
     # Large enough that readahead does not matter.
-    sizes = {"hidden_size": 256, "intermediate_size": 2048, "num_hidden_layers": 4}
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 4,
+    }
     folder = save_tiny(tmp_path / "model", **sizes)
-    streamed = stream_model(locate_model(str(folder), kept), "float32", kept)
+    streamed = stream_model(
+        locate_model(str(folder), kept),
+        "float32",
+        kept,
+    )
     (file,) = folder.glob("*.safetensors")
     weight = streamed.mlps[0].out.weight
 
@@ -141,7 +153,11 @@ def test_a_full_disk_is_an_error_in_words(streamed, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(residency, "_new_mapping", full)
+    monkeypatch.setattr(
+        residency,
+        "_new_mapping",
+        full,
+    )
     with pytest.raises(ModelError, match="could not be written: No space left"):
         streamed.residency.offload(torch.ones(5000))
 
@@ -208,7 +224,11 @@ def test_another_type_or_form_is_written_once_and_equals_the_loaded_model(
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
     if form == "shards":
-        monkeypatch.setattr(loading, "_SHARD_BYTES", 20_000)
+        monkeypatch.setattr(
+            loading,
+            "_SHARD_BYTES",
+            20_000,
+        )
     source = locate_model(str(folder), store)
     resident = load_model(source, dtype)
     streamed = stream_model(source, dtype, store)
@@ -216,7 +236,11 @@ def test_another_type_or_form_is_written_once_and_equals_the_loaded_model(
     shards = list((store.folder / "models").glob("*/model-*.safetensors"))
     assert (len(shards) > 1) is (form == "shards")
     assert torch.equal(streamed.model(IDS).logits, resident.model(IDS).logits)
-    monkeypatch.setattr(loading, "_recast", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr(
+        loading,
+        "_recast",
+        lambda *_: pytest.fail("written again"),
+    )
     stream_model(source, dtype, store)
 
 
@@ -237,6 +261,10 @@ def test_weights_are_checked_for_nan_once_until_a_file_changes(
     assert len(calls) == 1
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        weights,
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(ModelError, match=r"NaN or infinite values in .*down_proj"):
         stream_model(source, "float32", store)

@@ -25,27 +25,50 @@ def block(width=64, scores=None, slope=1.0):
 
 
 def widths(name, blocks, permille, multiple=8):
-    method = MethodSettings(allocation=name, width_multiple=multiple)
-    return ALLOCATIONS[name](blocks, permille / 1000, method)
+    method = MethodSettings(
+        allocation=name,
+        width_multiple=multiple,
+    )
+    return ALLOCATIONS[name](
+        blocks,
+        permille / 1000,
+        method,
+    )
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
 def test_zero_percent_and_blocks_narrower_than_a_multiple_change_nothing(name):
     assert widths(name, [block(64), block(60)], 0) == [64, 60]
-    assert widths(name, [block(8), block(8)], 500, multiple=32) == [8, 8]
+    assert widths(
+        name,
+        [block(8), block(8)],
+        500,
+        multiple=32,
+    ) == [8, 8]
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
 @pytest.mark.parametrize("permille", [100, 250, 500, 700])
 def test_widths_are_multiples_with_the_requested_sum(name, permille):
-    kept = widths(name, [block(64, slope=slope) for slope in (1, 2, 5, 9)], permille)
+    kept = widths(
+        name,
+        [block(64, slope=slope) for slope in (1, 2, 5, 9)],
+        permille,
+    )
     assert all(width % 8 == 0 and 8 <= width <= 64 for width in kept)
     assert abs(sum(kept) - 256 * (1 - permille / 1000)) <= 8 * 4 / 2
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
 def test_widths_depend_on_no_other_block_where_the_settings_say_so(name):
-    blocks = [block(64), block(64, scores=torch.full((64,), 9.0), slope=9.0)]
+    blocks = [
+        block(64),
+        block(
+            64,
+            scores=torch.full((64,), 9.0),
+            slope=9.0,
+        ),
+    ]
     separate = widths(name, blocks[:1], 250) + widths(name, blocks[1:], 250)
     assert (widths(name, blocks, 250) == separate) == MethodSettings(allocation=name).per_block
 
@@ -71,7 +94,11 @@ def test_curves_spread_over_equal_blocks_whether_or_not_their_widths_are_multipl
     ("n_blocks", "multiple", "permille"), [(7, 32, 900), (26, 32, 500), (9, 256, 800)]
 )
 def test_other_blocks_make_up_for_those_that_keep_one_multiple(name, n_blocks, multiple, permille):
-    drawn = torch.rand(n_blocks, 1536, generator=torch.Generator().manual_seed(0))
+    drawn = torch.rand(
+        n_blocks,
+        1536,
+        generator=torch.Generator().manual_seed(0),
+    )
     blocks = []
     for index, scores in enumerate(drawn):
         outliers = (index % 3 == 0) * scores.square()
@@ -93,7 +120,14 @@ def test_standardised_ignores_that_one_block_scores_higher_than_another():
     assert widths("standardised", blocks, 250) == [48, 48]
     # Also if all channels of a block score alike.
     alike = block(scores=torch.zeros(64))
-    assert widths("standardised", [block(), alike, block()], 400)[1] < 64
+    assert (
+        widths(
+            "standardised",
+            [block(), alike, block()],
+            400,
+        )[1]
+        < 64
+    )
 
 
 @pytest.mark.parametrize("permille", [130, 400, 660])

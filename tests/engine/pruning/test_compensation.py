@@ -24,32 +24,56 @@ def test_the_bias_takes_the_mean_of_the_removed_channels(has_bias):
     narrow = COMPENSATIONS["bias"].refit(dense, KEPT, 0.01)
     before = x @ dense.out_weight.T + (dense.out_bias if has_bias else 0)
     after = x[:, KEPT] @ narrow.out_weight.T + narrow.out_bias
-    assert torch.allclose(before.mean(dim=0), after.mean(dim=0), atol=1e-4)
+    assert torch.allclose(
+        before.mean(dim=0),
+        after.mean(dim=0),
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_least_squares_is_ordinary_regression_with_an_intercept_for_a_bias(has_bias):
     dense = layer(bias=has_bias)
     x = inputs(8).double()
-    narrow = COMPENSATIONS["least-squares"].refit(dense, KEPT, TINY)
+    narrow = COMPENSATIONS["least-squares"].refit(
+        dense,
+        KEPT,
+        TINY,
+    )
     predictors = x[:, KEPT]
     target = x @ dense.out_weight.double().T
     if has_bias:
         predictors = torch.cat([predictors, torch.ones(len(x), 1).double()], dim=1)
         target += dense.out_bias.double()
     solution = torch.linalg.lstsq(predictors, target).solution.T
-    assert torch.allclose(narrow.out_weight.double(), solution[:, : len(KEPT)], atol=1e-3)
+    assert torch.allclose(
+        narrow.out_weight.double(),
+        solution[:, : len(KEPT)],
+        atol=1e-3,
+    )
     if has_bias:
-        assert torch.allclose(narrow.out_bias.double(), solution[:, -1], atol=1e-3)
+        assert torch.allclose(
+            narrow.out_bias.double(),
+            solution[:, -1],
+            atol=1e-3,
+        )
 
 
 def test_heavy_damping_leaves_the_dense_columns_as_no_compensation_does():
     dense = layer(bias=True)
-    damped = COMPENSATIONS["least-squares"].refit(dense, KEPT, 1e9)
+    damped = COMPENSATIONS["least-squares"].refit(
+        dense,
+        KEPT,
+        1e9,
+    )
     plain = COMPENSATIONS["none"].refit(dense, KEPT, 1e9)
     assert torch.equal(plain.out_weight, dense.out_weight[:, KEPT])
     assert torch.equal(plain.out_bias, dense.out_bias)
-    assert torch.allclose(damped.out_weight, plain.out_weight, atol=1e-4)
+    assert torch.allclose(
+        damped.out_weight,
+        plain.out_weight,
+        atol=1e-4,
+    )
 
 
 def test_damping_is_a_share_of_the_median():
@@ -100,7 +124,11 @@ def is_exact(solution, moment, right, damping):
 
 
 def test_a_fit_in_single_precision_is_as_good():
-    right = torch.randn(200, 30, generator=torch.Generator().manual_seed(0))
+    right = torch.randn(
+        200,
+        30,
+        generator=torch.Generator().manual_seed(0),
+    )
     moment = layer(m=200, x=inputs(200, 4000)).moment()
     factor, _ = damped_factor(moment, 0.01)
     assert factor.dtype == torch.float32
@@ -110,14 +138,22 @@ def test_a_fit_in_single_precision_is_as_good():
 
 def test_if_single_precision_does_not_suffice_it_is_solved_in_double():
     """Eigenvalues that differ by more than its digits."""
-    basis = torch.randn(60, 60, generator=torch.Generator().manual_seed(0))
+    basis = torch.randn(
+        60,
+        60,
+        generator=torch.Generator().manual_seed(0),
+    )
     basis = torch.linalg.qr(basis).Q.double()
     moment = (basis * torch.logspace(0, -7, 60).double()) @ basis.T
     moment = ((moment + moment.T) / 2).float()
     right = inputs(3, 60)
     damping = 1e-7 / float(moment.diagonal().median())
     in_single = torch.linalg.solve(moment + 1e-7 * torch.eye(60), right)
-    in_double, _ = damped_solution(moment.__getitem__, right, damping)
+    in_double, _ = damped_solution(
+        moment.__getitem__,
+        right,
+        damping,
+    )
     assert not is_exact(in_single, moment, right, damping)
     assert is_exact(in_double, moment, right, damping)
 
@@ -126,7 +162,11 @@ def test_a_ridge_below_the_digits_of_single_precision_is_added_in_double():
     ones = torch.ones(2, 2)
     factor, ridge = damped_factor(ones, TINY)
     assert factor.dtype == torch.float64
-    assert torch.allclose(factor @ factor.T - ones, torch.diag(ridge), atol=1e-12)
+    assert torch.allclose(
+        factor @ factor.T - ones,
+        torch.diag(ridge),
+        atol=1e-12,
+    )
 
 
 def error(dense, narrow):
@@ -149,7 +189,11 @@ def test_an_error_curve_has_the_error_of_each_width(name, bias):
     assert len(errors) == 13
     assert errors[12] == 0
     for n in range(1, 12):
-        narrow = compensation.refit(dense, order[:n].sort().values, TINY)
+        narrow = compensation.refit(
+            dense,
+            order[:n].sort().values,
+            TINY,
+        )
         assert float(errors[n]) == error(dense, narrow)
 
 
@@ -161,16 +205,28 @@ def test_a_refit_knows_its_error_without_another_product_with_the_moment(
     name, bias, n_gone, damping
 ):
     dense = layer(m=12, bias=bias)
-    narrow = COMPENSATIONS[name].refit(dense, torch.arange(12 - n_gone), damping)
+    narrow = COMPENSATIONS[name].refit(
+        dense,
+        torch.arange(12 - n_gone),
+        damping,
+    )
     assert narrow.lost == error(dense, narrow)
 
 
 def test_the_ridge_is_no_loss():
     """A channel that is never active loses nothing, however large its weights and the damping."""
-    x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        400,
+        8,
+        generator=torch.Generator().manual_seed(0),
+    )
     x[:, 5] = 0
     order = torch.tensor([0, 1, 2, 3, 4, 6, 7, 5])
-    errors = COMPENSATIONS["least-squares"].errors(layer(m=8, x=x), order, 0.5)
+    errors = COMPENSATIONS["least-squares"].errors(
+        layer(m=8, x=x),
+        order,
+        0.5,
+    )
     assert float(errors[7]) == pytest.approx(0, abs=1e-6)
 
 

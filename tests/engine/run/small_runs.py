@@ -11,8 +11,16 @@ from sparsedash.storage.store import Store
 
 N_BLOCKS = 3
 CHANNELS = MethodSettings(width_multiple=8)
-RANDOM = MethodSettings(saliency="random", compensation="none", width_multiple=8)
-FISHER = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
+RANDOM = MethodSettings(
+    saliency="random",
+    compensation="none",
+    width_multiple=8,
+)
+FISHER = MethodSettings(
+    saliency="fisher",
+    compensation="none",
+    width_multiple=8,
+)
 
 
 MODEL_CACHE = ModelCache()
@@ -20,7 +28,13 @@ MODEL_CACHE = ModelCache()
 
 
 def ran(settings, store, on_step=ignore_steps, **more):
-    return pipeline.run(settings, store, on_step, MODEL_CACHE, **more)
+    return pipeline.run(
+        settings,
+        store,
+        on_step,
+        MODEL_CACHE,
+        **more,
+    )
 
 
 def records(store, run):
@@ -42,7 +56,9 @@ def count_calls(monkeypatch, owner, name):
     calls = []
     real = getattr(owner, name)
     monkeypatch.setattr(
-        owner, name, lambda *given, **more: calls.append(given) or real(*given, **more)
+        owner,
+        name,
+        lambda *given, **more: calls.append(given) or real(*given, **more),
     )
     return calls
 
@@ -54,4 +70,9 @@ def must_not_run(*_, **__):
 def stages_of(settings, store, **more):
     """The run, and the stages that it reported."""
     stages = []
-    return ran(settings, store, lambda step: stages.append(step.stage), **more), stages
+    return ran(
+        settings,
+        store,
+        lambda step: stages.append(step.stage),
+        **more,
+    ), stages

@@ -18,9 +18,20 @@ def task_settings(settings, monkeypatch):
     def refuse(*_):
         raise AssertionError("the harness is called")
 
-    monkeypatch.setattr(task_answering, "load_tasks", refuse)
+    monkeypatch.setattr(
+        task_answering,
+        "load_tasks",
+        refuse,
+    )
     tasks = tuple(BUILTIN_TASKS)
-    return replace(settings, evaluation=replace(settings.evaluation, tasks=tasks, task_limit=6))
+    return replace(
+        settings,
+        evaluation=replace(
+            settings.evaluation,
+            tasks=tasks,
+            task_limit=6,
+        ),
+    )
 
 
 def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greedily(
@@ -39,7 +50,14 @@ def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greed
     for question in (question for answers in sets[0] for question in answers.questions):
         expected = f"{question.context} {question.target}"
         n = len(loaded.tokens(expected)) - len(prompt := loaded.tokens(question.context))
-        ((written,),) = write_greedily(loaded, [nullcontext], [prompt], n, [], lambda n: None)
+        ((written,),) = write_greedily(
+            loaded,
+            [nullcontext],
+            [prompt],
+            n,
+            [],
+            lambda n: None,
+        )
         assert question.right == (written.strip() == question.target)
         # A token may be half a character.
         assert question.text in ("�", question.target) or written.strip().startswith(question.text)
@@ -51,7 +69,11 @@ def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greed
 def test_a_task_that_the_dense_model_cannot_do_is_left_out_with_a_reason(task_settings, store):
     variant = replace(
         task_settings,
-        evaluation=replace(task_settings.evaluation, tasks=("builtin:copying",), task_limit=60),
+        evaluation=replace(
+            task_settings.evaluation,
+            tasks=("builtin:copying",),
+            task_limit=60,
+        ),
     )
     run = pipeline.run(variant, store)
     assert (

@@ -38,7 +38,11 @@ def quick(monkeypatch):
 @pytest.fixture
 def healing_settings(settings):
     """Every method unhealed and healed; one of them reads no text until it is healed."""
-    bare = MethodSettings(saliency="magnitude", compensation="none", width_multiple=8)
+    bare = MethodSettings(
+        saliency="magnitude",
+        compensation="none",
+        width_multiple=8,
+    )
     return replace(
         settings,
         methods=(CHANNELS, bare),
@@ -68,14 +72,21 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
     healing_settings, store, monkeypatch
 ):
     run = ran(healing_settings, store)
-    first = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
+    first = rebuild_model(
+        store.get(Record, run.sparse[1]),
+        store,
+        ignore_steps,
+        MODEL_CACHE,
+    )
     with first.sparse.applied():
         logits = first.loaded.model(IDS).logits
     with monkeypatch.context() as patch:
         patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
         # The two models that exchange weights by reference.
         with ModelPairCache(MODEL_CACHE).models(
-            [run.dense, run.sparse[1]], store, ignore_steps
+            [run.dense, run.sparse[1]],
+            store,
+            ignore_steps,
         ) as (
             dense,
             healed,
@@ -91,8 +102,17 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
             == records(store, run)[2].pruned.healed
         )
         # Also where the memory has become too small.
-        patch.setattr(run_context, "memory_bytes", lambda: 1)
-        streamed = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
+        patch.setattr(
+            run_context,
+            "memory_bytes",
+            lambda: 1,
+        )
+        streamed = rebuild_model(
+            store.get(Record, run.sparse[1]),
+            store,
+            ignore_steps,
+            MODEL_CACHE,
+        )
         with streamed.sparse.applied():
             assert streamed.loaded.residency.streamed and torch.equal(
                 streamed.loaded.model(IDS).logits, logits
@@ -101,14 +121,29 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
         # Those of a version that healed otherwise.
         patch.setitem(STAGE_VERSIONS, "healed", 1000)
         patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
-        known = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
+        known = rebuild_model(
+            store.get(Record, run.sparse[1]),
+            store,
+            ignore_steps,
+            MODEL_CACHE,
+        )
         with known.sparse.applied():
             assert torch.equal(known.loaded.model(IDS).logits, logits)
         for entry in store.entries("artefacts"):
             store.drop_entry("artefacts", entry.name)
         with pytest.raises(JobError, match="healed weights of this result are gone"):
-            rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
-    again = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
+            rebuild_model(
+                store.get(Record, run.sparse[1]),
+                store,
+                ignore_steps,
+                MODEL_CACHE,
+            )
+    again = rebuild_model(
+        store.get(Record, run.sparse[1]),
+        store,
+        ignore_steps,
+        MODEL_CACHE,
+    )
     with again.sparse.applied():
         assert torch.equal(again.loaded.model(IDS).logits, logits), (
             "healed anew, to the same weights"
@@ -132,7 +167,11 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     """
     monkeypatch.setattr(healing, "CHECK_EVERY", 1)
     monkeypatch.setattr(stores, "EVERY_S", 0.0)
-    one = replace(healing_settings, methods=healing_settings.methods[:1], heal_steps=(4,))
+    one = replace(
+        healing_settings,
+        methods=healing_settings.methods[:1],
+        heal_steps=(4,),
+    )
     put = stores.Store.put_artefact
     seen = []
 
@@ -154,12 +193,21 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     for entry in store.entries("artefacts"):
         store.drop_entry("artefacts", entry.name)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stores.Store, "put_artefact", killed)
+        patch.setattr(
+            stores.Store,
+            "put_artefact",
+            killed,
+        )
         ran(one, store)
     assert set(tags().values()) == {"unfinished"}
     assert (
         records(
-            store, ran(one, store, lambda step: step.stage == "heal" and seen.append(step.done))
+            store,
+            ran(
+                one,
+                store,
+                lambda step: step.stage == "heal" and seen.append(step.done),
+            ),
         )
         == whole
     )
@@ -170,7 +218,11 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
 def test_what_cannot_be_healed_is_refused_before_anything_is_computed(
     healing_settings, store, monkeypatch
 ):
-    evaluated = count_calls(monkeypatch, run_context.RunContext, "warn_of_calibration")
+    evaluated = count_calls(
+        monkeypatch,
+        run_context.RunContext,
+        "warn_of_calibration",
+    )
     with pytest.raises(CalibrationError, match="streams them from disk"):
         ran(replace(healing_settings, residency="streamed"), store)
     assert evaluated == [] and list(store.keys(Record)) == []
@@ -179,7 +231,10 @@ def test_what_cannot_be_healed_is_refused_before_anything_is_computed(
 def test_a_method_that_needs_no_statistics_is_healed_without_any(healing_settings, store):
     magnitude = replace(method_named("magnitude"), width_multiple=8)
     healed = replace(
-        healing_settings, methods=(magnitude,), sparsities_permille=(250,), heal_steps=(8,)
+        healing_settings,
+        methods=(magnitude,),
+        sparsities_permille=(250,),
+        heal_steps=(8,),
     )
     run = ran(healed, store)
     assert "heal" in run.seconds and "calibrate" not in run.seconds

@@ -39,7 +39,12 @@ from tests.engine.run.small_runs import (
 from tests.engine.tiny import IDS, tiny_loaded, tiny_model, tiny_tokenizer
 
 LAYERS, SLEB, SHORTGPT = (method_named(name) for name in ("layers", "sleb", "shortgpt"))
-TEXT = torch.randint(1, 400, (20, 24), generator=torch.Generator().manual_seed(0)).tolist()
+TEXT = torch.randint(
+    1,
+    400,
+    (20, 24),
+    generator=torch.Generator().manual_seed(0),
+).tolist()
 
 
 def without_by_hand(loaded, gone):
@@ -50,7 +55,11 @@ def without_by_hand(loaded, gone):
     kept_blocks = torch.nn.ModuleList(
         block for index, block in enumerate(blocks) if index not in gone
     )
-    setattr(model.get_submodule(owner), name, kept_blocks)
+    setattr(
+        model.get_submodule(owner),
+        name,
+        kept_blocks,
+    )
     for place, block in enumerate(kept_blocks):
         for module in block.modules():
             vars(module).update(
@@ -64,19 +73,35 @@ def without_by_hand(loaded, gone):
     return model
 
 
-@pytest.mark.parametrize("gone", [(0,), (1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "gone",
+    [(0,), (1, 2)],
+    ids=str,
+)
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(model_type, gone):
     loaded = tiny_loaded(model_type)
     dense = loaded.model(IDS).logits
     by_hand = without_by_hand(loaded, gone)
-    with skipping(loaded.model.base_model, loaded.blocks, gone):
+    with skipping(
+        loaded.model.base_model,
+        loaded.blocks,
+        gone,
+    ):
         cache = preallocated_cache(16)
         read = loaded.model(IDS, cache=cache, use_cache=True).logits
         assert cache.get_seq_length() == 12
-        after = loaded.model(IDS[:, :1], cache=cache, use_cache=True).logits
+        after = loaded.model(
+            IDS[:, :1],
+            cache=cache,
+            use_cache=True,
+        ).logits
     whole = by_hand(torch.cat([IDS, IDS[:, :1]], dim=1), use_cache=False).logits
-    assert torch.allclose(torch.cat([read, after], dim=1), whole, atol=1e-4)
+    assert torch.allclose(
+        torch.cat([read, after], dim=1),
+        whole,
+        atol=1e-4,
+    )
     assert not torch.allclose(read, dense, atol=1e-2) and torch.equal(
         loaded.model(IDS).logits, dense
     )
@@ -85,16 +110,30 @@ def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(mode
 @torch.no_grad()
 @pytest.mark.parametrize("saliency", ["divergence", "perplexity"])
 def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monkeypatch):
-    monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
+    monkeypatch.setattr(
+        curves,
+        "judged_tokens",
+        lambda vocabulary: 10_000,
+    )
     loaded = tiny_loaded("llama", num_hidden_layers=5)
     method = replace(SLEB, saliency=saliency)
     order = list[int]()
     ids = torch.tensor(TEXT)
-    removed = layer_order(loaded, lambda: TEXT, method, (), lambda share: None)
+    removed = layer_order(
+        loaded,
+        lambda: TEXT,
+        method,
+        (),
+        lambda share: None,
+    )
     dense = loaded.model(ids).logits.log_softmax(-1)
 
     def loss(gone):
-        with skipping(loaded.model.base_model, loaded.blocks, gone):
+        with skipping(
+            loaded.model.base_model,
+            loaded.blocks,
+            gone,
+        ):
             scores = loaded.model(ids).logits.log_softmax(-1)
         if saliency == "perplexity":
             return -float(scores[:, :-1].gather(2, ids[:, 1:, None]).mean())
@@ -124,11 +163,25 @@ def test_influence_is_how_much_a_block_turns_the_stream_and_chance_is_drawn_by_t
     turned = [
         1 - float(torch.cosine_similarity(before, after, dim=-1).mean()) for before, after in pairs
     ]
-    (order,) = layer_order(loaded, lambda: TEXT, SHORTGPT, (), lambda share: None)
+    (order,) = layer_order(
+        loaded,
+        lambda: TEXT,
+        SHORTGPT,
+        (),
+        lambda share: None,
+    )
     assert order == sorted(range(5), key=turned.__getitem__)
     chance = method_named("random-layers")
     drawn = [
-        next(layer_order(loaded, list, replace(chance, seed=seed), (), must_not_run))
+        next(
+            layer_order(
+                loaded,
+                list,
+                replace(chance, seed=seed),
+                (),
+                must_not_run,
+            )
+        )
         for seed in (1, 2)
     ]
     assert sorted(drawn[0]) == sorted(drawn[1]) == list(range(5)) and drawn[0] != drawn[1]
@@ -137,7 +190,10 @@ def test_influence_is_how_much_a_block_turns_the_stream_and_chance_is_drawn_by_t
 @pytest.fixture
 def layer_settings(settings):
     return replace(
-        settings, methods=(LAYERS, SLEB), sparsities_permille=(300, 600), prompts=("the lamp",)
+        settings,
+        methods=(LAYERS, SLEB),
+        sparsities_permille=(300, 600),
+        prompts=("the lamp",),
     )
 
 
@@ -162,7 +218,13 @@ def test_a_run_says_which_layers_went_and_the_second_sparsity_finds_the_order(
     ]
     for one, two in (sparse[:2], sparse[2:]):
         assert all(
-            b == 0 for a, b in zip(one.pruned.widths, two.pruned.widths, strict=True) if a == 0
+            b == 0
+            for a, b in zip(
+                one.pruned.widths,
+                two.pruned.widths,
+                strict=True,
+            )
+            if a == 0
         )
     pruned = sparse[0].pruned
     assert (
@@ -193,10 +255,20 @@ def test_its_neighbours_bring_the_stream_nearer_to_dense():
     tokenizer = tiny_tokenizer()
     texts = passages(40)
     bare = replace(LAYERS, compensation="none")
-    more = {"share": 0.4, "n_samples": 40, "length": 32}
+    more = {
+        "share": 0.4,
+        "n_samples": 40,
+        "length": 32,
+    }
     with pytest.warns(UserWarning, match="per channel"):
         models = [
-            sparsedash.prune(model, tokenizer, texts, method=method, **more)
+            sparsedash.prune(
+                model,
+                tokenizer,
+                texts,
+                method=method,
+                **more,
+            )
             for method in (LAYERS, bare)
         ]
     assert models[0].pruned.widths == models[1].pruned.widths
@@ -220,12 +292,25 @@ def test_from_python_the_model_has_fewer_layers_and_is_saved_and_loaded_as_such(
     model_type, tmp_path
 ):
     model = tiny_model(model_type)
-    method = MethodSettings(pattern="layer", saliency="random", compensation="none")
+    method = MethodSettings(
+        pattern="layer",
+        saliency="random",
+        compensation="none",
+    )
     sparse = sparsedash.prune(
-        model, tiny_tokenizer(), passages(40), method=method, share=0.3, n_samples=40
+        model,
+        tiny_tokenizer(),
+        passages(40),
+        method=method,
+        share=0.3,
+        n_samples=40,
     )
     assert sorted(sparse.pruned.widths)[0] == 0 and sparse.forms == ("uniform",)
-    assert sparse.model.generate(IDS, max_new_tokens=3, min_new_tokens=3).shape == (2, 15)
+    assert sparse.model.generate(
+        IDS,
+        max_new_tokens=3,
+        min_new_tokens=3,
+    ).shape == (2, 15)
     sparse.model.save_pretrained(tmp_path / "saved")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=False)
     assert again.config.num_hidden_layers == 2 and torch.equal(
@@ -238,22 +323,38 @@ def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
 ):
     monkeypatch.setattr(healing, "RATE", 1e-2)
     healed = replace(
-        layer_settings, methods=(SHORTGPT,), sparsities_permille=(300,), heal_steps=(0, 8)
+        layer_settings,
+        methods=(SHORTGPT,),
+        sparsities_permille=(300,),
+        heal_steps=(0, 8),
     )
     run = ran(healed, store)
     _, plain, healed = (record.pruned for record in records(store, run))
     assert healed.healed.after < healed.healed.before and healed.widths == plain.widths
     for number in range(2):
-        done = exported((store, MODEL_CACHE, run), number, "uniform", tmp_path / str(number))
+        done = exported(
+            (store, MODEL_CACHE, run),
+            number,
+            "uniform",
+            tmp_path / str(number),
+        )
         assert done.proof.holds and done.layout == "2 of 3 layers, 96 channels in every block"
-    with ModelPairCache(MODEL_CACHE).models([run.dense, run.sparse[0]], store, ignore_steps) as (
+    with ModelPairCache(MODEL_CACHE).models(
+        [run.dense, run.sparse[0]],
+        store,
+        ignore_steps,
+    ) as (
         dense,
         sparse,
     ):
         before = dense.loaded.model(IDS).logits
         with both_resident(dense, sparse, torch.float32) as (dense_model, sparse_model):
             sparse_model.enter_()
-            assert not torch.allclose(dense.loaded.model(IDS).logits, before, atol=1e-3)
+            assert not torch.allclose(
+                dense.loaded.model(IDS).logits,
+                before,
+                atol=1e-3,
+            )
             assert sparse_model.n_bytes < 0.85 * dense_model.n_bytes
             dense_model.enter_()
             assert torch.equal(dense.loaded.model(IDS).logits, before)
@@ -317,4 +418,10 @@ def test_every_budget_counts_what_a_layer_takes(model_type):
 def test_layers_of_a_model_that_counts_them_in_its_attention_are_refused():
     model = tiny_model("gpt2", scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(ModelError, match="divides attention by the number of the layer"):
-        sparsedash.prune(model, tiny_tokenizer(), passages(60), method="random-layers", share=0.3)
+        sparsedash.prune(
+            model,
+            tiny_tokenizer(),
+            passages(60),
+            method="random-layers",
+            share=0.3,
+        )

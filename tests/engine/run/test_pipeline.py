@@ -48,7 +48,11 @@ from tests.storage.every_kind import harm_entry
 @pytest.fixture
 def no_calibration(monkeypatch):
     """Gives a function after which nothing may be calibrated."""
-    return lambda: monkeypatch.setattr(StoredStatistics, "reach", must_not_run)
+    return lambda: monkeypatch.setattr(
+        StoredStatistics,
+        "reach",
+        must_not_run,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,11 @@ def pruned(store, run):
 
 
 def one(settings, permille=125, **changes):
-    return replace(settings, sparsities_permille=(permille,), **changes)
+    return replace(
+        settings,
+        sparsities_permille=(permille,),
+        **changes,
+    )
 
 
 # What a run leaves, and what is read from the store.
@@ -111,22 +119,39 @@ def test_zero_percent_is_the_dense_model_and_reads_no_calibration(settings, know
 def test_a_share_of_any_budget_is_reached_and_more_than_can_go_is_refused(
     budget, settings, known, monkeypatch
 ):
-    method = replace(CHANNELS, budget=budget, width_multiple=1)
+    method = replace(
+        CHANNELS,
+        budget=budget,
+        width_multiple=1,
+    )
     (pruned_model,) = pruned(known, ran(one(settings, methods=(method,)), known))
     assert (
         pruned_model.reached[budget] == pytest.approx(0.125, abs=0.005)
         and pruned_model.reached.channels > 0.15
     )
-    monkeypatch.setattr(pipeline, "dense_record", must_not_run)
+    monkeypatch.setattr(
+        pipeline,
+        "dense_record",
+        must_not_run,
+    )
     with pytest.raises(SettingsError, match=r"Sparsity must be at most .* % of the .*, not '90 %'"):
         ran(one(settings, 900, methods=(method,)), known)
 
 
 def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, known, monkeypatch):
-    calls = count_calls(monkeypatch, saliency, "elimination_order")
+    calls = count_calls(
+        monkeypatch,
+        saliency,
+        "elimination_order",
+    )
     obs = MethodSettings(saliency="obs", width_multiple=8)
     run = ran(
-        replace(settings, methods=(obs,), sparsities_permille=tuple(range(100, 900, 100))), known
+        replace(
+            settings,
+            methods=(obs,),
+            sparsities_permille=tuple(range(100, 900, 100)),
+        ),
+        known,
     )
     assert len(run.sparse) == 8 and len(calls) == 3
 
@@ -134,11 +159,24 @@ def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, kno
 def test_a_record_is_measured_before_the_model_is_rounded_to_its_type(
     settings, store, tmp_path, monkeypatch
 ):
-    variant = one(settings, 400, dtype="bfloat16", methods=(method_named("least-squares"),))
-    calls = count_calls(monkeypatch, PrunedChannels, "round_")
+    variant = one(
+        settings,
+        400,
+        dtype="bfloat16",
+        methods=(method_named("least-squares"),),
+    )
+    calls = count_calls(
+        monkeypatch,
+        PrunedChannels,
+        "round_",
+    )
     rounded = records(store, ran(variant, store))
     assert len(calls) == 3
-    monkeypatch.setattr(PrunedChannels, "round_", lambda *_: None)
+    monkeypatch.setattr(
+        PrunedChannels,
+        "round_",
+        lambda *_: None,
+    )
     assert fresh_records(variant, tmp_path / "whole") == rounded
 
 
@@ -151,12 +189,20 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
     usual = one(settings, 250, methods=(FISHER,))
     calibration = replace(settings.calibration, token_weights="residual")
     (plain,) = pruned(known, ran(usual, known))
-    monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
+    monkeypatch.setattr(
+        calibration_cache,
+        "mask_gradients",
+        must_not_run,
+    )
     run, stages = stages_of(replace(usual, calibration=calibration), known)
     (weighted,) = pruned(known, run)
     assert "calibrate" in stages and weighted.calibration == calibration
     for name in ("layer_errors", "held_out_errors", "passage_errors"):
-        pairs = zip(getattr(plain, name), getattr(weighted, name), strict=True)
+        pairs = zip(
+            getattr(plain, name),
+            getattr(weighted, name),
+            strict=True,
+        )
         assert [before != after for before, after in pairs] == [True] * 3, name
 
 
@@ -176,7 +222,11 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so
     # on.
     assert [sum(map(len, kept)) for kept in chosen] == [262, 238, 229, 181]
-    monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
+    monkeypatch.setattr(
+        calibration_cache,
+        "mask_gradients",
+        must_not_run,
+    )
     assert ran(
         replace(variant, methods=(replace(rounds, compensation="least-squares"),)), known
     ).finished
@@ -190,7 +240,11 @@ def test_lost_gradients_are_computed_again_without_a_calibration(
     for entry in store.entries("artefacts"):
         if entry.tag.startswith("gradients "):
             store.drop_entry("artefacts", entry.name)
-    calls = count_calls(monkeypatch, calibration_cache, "mask_gradients")
+    calls = count_calls(
+        monkeypatch,
+        calibration_cache,
+        "mask_gradients",
+    )
     no_calibration()
     assert ran(one(variant), store).finished
     assert len(calls) == 1
@@ -205,11 +259,17 @@ def test_methods_without_calibration_text_never_ask_for_it(
 ):
     method = replace(method_named(name), width_multiple=8)
     variant = replace(
-        settings, methods=(method,), calibration=CalibrationSettings(n_samples=40, length=24)
+        settings,
+        methods=(method,),
+        calibration=CalibrationSettings(n_samples=40, length=24),
     )
     whole = Store(tmp_path / "whole")
     both = ran(replace(variant, methods=(method, CHANNELS)), whole)
-    monkeypatch.setattr(CalibrationTexts, "sequences", must_not_run)
+    monkeypatch.setattr(
+        CalibrationTexts,
+        "sequences",
+        must_not_run,
+    )
     no_calibration()
     run = ran(variant, store)
     assert run.corpora["calibration"].startswith("self:")
@@ -224,11 +284,15 @@ def test_methods_without_calibration_text_never_ask_for_it(
 
 
 @pytest.mark.parametrize(
-    "calibration", [{"corpus": "file:/nowhere.txt"}, {"n_samples": 1}], ids=["missing", "short"]
+    "calibration",
+    [{"corpus": "file:/nowhere.txt"}, {"n_samples": 1}],
+    ids=["missing", "short"],
 )
 def test_a_text_that_no_method_reads_may_be_missing_or_short(calibration, settings, store):
     variant = replace(
-        settings, methods=(RANDOM,), calibration=replace(settings.calibration, **calibration)
+        settings,
+        methods=(RANDOM,),
+        calibration=replace(settings.calibration, **calibration),
     )
     run = ran(variant, store)
     assert run.finished and run.warnings == ()
@@ -246,7 +310,11 @@ def test_results_of_a_method_without_text_stay_once_another_has_read_it(
     )
     first = ran(variant, store)
     ran(replace(variant, methods=(CHANNELS,)), store)
-    monkeypatch.setattr(RunModel, "begin", must_not_run)
+    monkeypatch.setattr(
+        RunModel,
+        "begin",
+        must_not_run,
+    )
     assert ran(variant, store).sparse == first.sparse
     assert preflight.stored_parts(variant, store).sparse == len(first.sparse)
 
@@ -271,7 +339,11 @@ def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
     run = ran(settings, store)
     seen = []
     store.drop_entry("records", f"record/{run.sparse[1]}")
-    ran(settings, store, lambda step: seen.append(store.get(Run, run.key).finished))
+    ran(
+        settings,
+        store,
+        lambda step: seen.append(store.get(Run, run.key).finished),
+    )
     assert all(seen)
 
 
@@ -291,7 +363,11 @@ def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_o
     run = ran(replace(settings, evaluation=replace(settings.evaluation, stop_early=True)), known)
     assert run.dense == whole.dense
     assert not set(run.sparse) & set(whole.sparse)
-    for early, plain in zip(records(known, run)[1:], records(known, whole)[1:], strict=True):
+    for early, plain in zip(
+        records(known, run)[1:],
+        records(known, whole)[1:],
+        strict=True,
+    ):
         assert plain.stopping is None and early.outcomes == plain.outcomes
         ended = early.stopping
         assert (ended.n_answered, ended.n_passages, ended.n_comparisons) == (10, 10, 2)
@@ -307,7 +383,11 @@ def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_comp
     store.allow_artefacts(1)
     # What is stored already needs no room.
     assert ran(settings, store).sparse == first.sparse
-    monkeypatch.setattr(pipeline, "evaluate_together", must_not_run)
+    monkeypatch.setattr(
+        pipeline,
+        "evaluate_together",
+        must_not_run,
+    )
     with pytest.raises(StoreError, match=r"takes .* GB; the limit is"):
         ran(one(settings), store)
 
@@ -316,8 +396,16 @@ def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(
     settings, store, monkeypatch
 ):
     store.allow_artefacts(1)
-    monkeypatch.setattr(pipeline, "require_artefact_room", lambda *_, **limits: None)
-    calibrations = count_calls(monkeypatch, StoredStatistics, "reach")
+    monkeypatch.setattr(
+        pipeline,
+        "require_artefact_room",
+        lambda *_, **limits: None,
+    )
+    calibrations = count_calls(
+        monkeypatch,
+        StoredStatistics,
+        "reach",
+    )
     with pytest.raises(StoreError, match="does not fit"):
         ran(settings, store)
     assert len(calibrations) == 2
@@ -325,7 +413,11 @@ def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(
 
 def test_a_bad_model_leaves_no_run(settings, known):
     with pytest.raises(ModelError):
-        ran(replace(settings, model="/nowhere"), known, run_key="bad")
+        ran(
+            replace(settings, model="/nowhere"),
+            known,
+            run_key="bad",
+        )
     assert known.get(Run, "bad") is None
 
 
@@ -334,9 +426,15 @@ def test_too_little_calibration_text_is_refused_before_anything_is_evaluated(
     settings, known, corpus, monkeypatch
 ):
     little = replace(
-        settings.calibration, n_samples=2, corpus=corpus or settings.calibration.corpus
+        settings.calibration,
+        n_samples=2,
+        corpus=corpus or settings.calibration.corpus,
     )
-    monkeypatch.setattr(pipeline, "evaluate_models", must_not_run)
+    monkeypatch.setattr(
+        pipeline,
+        "evaluate_models",
+        must_not_run,
+    )
     with pytest.raises(CalibrationError, match="too few"):
         ran(replace(settings, calibration=little), known)
 
@@ -346,7 +444,11 @@ def test_methods_that_refit_nothing_need_little_text_and_lose_only_the_errors_on
 ):
     little = replace(settings.calibration, n_samples=2)
     names = ("wanda-channels", "flap", "wanda")
-    plain = replace(settings, calibration=little, methods=tuple(map(method_named, names)))
+    plain = replace(
+        settings,
+        calibration=little,
+        methods=tuple(map(method_named, names)),
+    )
     for pruned_model in pruned(known, ran(plain, known)):
         assert not pruned_model.layer_errors and not pruned_model.lost_without
     with pytest.raises(CalibrationError, match="refits nothing"):
@@ -357,7 +459,12 @@ def test_only_methods_that_fit_to_text_are_told_that_it_is_little(settings, know
     little = replace(settings, calibration=replace(settings.calibration, n_samples=2))
     warnings = [
         ran(
-            replace(little, methods=(method_named(name),), sparsities_permille=(340,)), known
+            replace(
+                little,
+                methods=(method_named(name),),
+                sparsities_permille=(340,),
+            ),
+            known,
         ).warnings
         for name in ("wanda-channels", "shortgpt")
     ]
@@ -389,9 +496,15 @@ def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_wa
     settings = replace(
         settings,
         calibration=CalibrationSettings(
-            corpus=f"file:{read}", n_samples=100, length=64, packed=packed
+            corpus=f"file:{read}",
+            n_samples=100,
+            length=64,
+            packed=packed,
         ),
-        evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=500),
+        evaluation=EvaluationSettings(
+            corpus=f"file:{passage_file}",
+            n_passages=500,
+        ),
     )
     run = ran(settings, store)
     assert "Evaluated: 6 of 500 passages, which are all that the text has." in run.warnings
@@ -412,10 +525,20 @@ def test_a_short_passage_in_the_calibration_text_is_found_behind_a_token_that_th
     read = write_jsonl(
         tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]]
     )
-    calibration = CalibrationSettings(corpus=f"file:{read}", n_samples=100, length=64)
+    calibration = CalibrationSettings(
+        corpus=f"file:{read}",
+        n_samples=100,
+        length=64,
+    )
     evaluation = EvaluationSettings(corpus=f"file:{write_jsonl(tmp_path / 'asked.jsonl', texts)}")
     run = ran(
-        replace(settings, model=str(folder), calibration=calibration, evaluation=evaluation), store
+        replace(
+            settings,
+            model=str(folder),
+            calibration=calibration,
+            evaluation=evaluation,
+        ),
+        store,
     )
     assert any(line.startswith("3 of 6 passages also occur") for line in run.warnings)
 
@@ -442,7 +565,11 @@ def test_generated_text_is_kept_and_the_same_for_the_same_seed(
     (key,) = [entry.name for entry in store.entries("artefacts") if entry.tag.startswith("text ")]
     assert store.get_artefact(key) == second_store.get_artefact(key)
     second_store.close()
-    monkeypatch.setattr(run_context, "generate_texts", must_not_run)
+    monkeypatch.setattr(
+        run_context,
+        "generate_texts",
+        must_not_run,
+    )
     assert ran(one(by_model), store).finished
 
 

@@ -20,7 +20,11 @@ from tests.engine.tiny import IDS, save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 pytest.importorskip("llama_cpp_py_sync")
-BIASED = MethodSettings(saliency="random", compensation="bias", width_multiple=8)
+BIASED = MethodSettings(
+    saliency="random",
+    compensation="bias",
+    width_multiple=8,
+)
 WIDE = {"hidden_size": 256, "intermediate_size": 1024}
 
 
@@ -29,7 +33,11 @@ def quantised_settings(settings, tmp_path):
     """Dense and one sparse model, plain, in 8 and in 4 bits, of rows that are multiples of 256."""
     model = str(write_tiny_gguf(tmp_path / "wide.gguf", **WIDE))
     plain = replace(
-        settings, model=model, methods=(RANDOM,), sparsities_permille=(500,), prompts=()
+        settings,
+        model=model,
+        methods=(RANDOM,),
+        sparsities_permille=(500,),
+        prompts=(),
     )
     return replace(plain, quantise=("q8_0", "q4_k_m"))
 
@@ -41,7 +49,11 @@ def test_dense_and_every_sparse_model_are_also_points_of_each_type(
     dense, dense_8, dense_4, plain, sparse_8, sparse_4 = records(store, run)
     assert dense.pruned is None and plain.pruned.quantised is None
     quantised = [record.pruned.quantised for record in (dense_8, dense_4, sparse_8, sparse_4)]
-    for record, figures in zip((dense_8, dense_4, sparse_8, sparse_4), quantised, strict=True):
+    for record, figures in zip(
+        (dense_8, dense_4, sparse_8, sparse_4),
+        quantised,
+        strict=True,
+    ):
         assert record.pruned.reached.bytes == pytest.approx(
             1 - figures.n_bytes / figures.dense_bytes
         )
@@ -62,7 +74,11 @@ def test_a_method_of_any_budget_is_also_quantised_and_dense_once_whatever_the_ca
     method = replace(BIASED, budget="weights")
     model = str(write_tiny_gguf(tmp_path / "narrow.gguf"))
     plain = replace(
-        settings, model=model, methods=(method,), sparsities_permille=(200,), prompts=()
+        settings,
+        model=model,
+        methods=(method,),
+        sparsities_permille=(200,),
+        prompts=(),
     )
     variant = replace(plain, quantise=("q8_0",))
     of_dense, *others = records(store, ran(variant, store))[1:]
@@ -80,7 +96,12 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
     quantised_settings, store, monkeypatch
 ):
     run = ran(quantised_settings, store)
-    rebuilt = rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, MODEL_CACHE)
+    rebuilt = rebuild_model(
+        store.get(Record, run.sparse[-1]),
+        store,
+        ignore_steps,
+        MODEL_CACHE,
+    )
     model = rebuilt.loaded.model
     dense = rebuilt.loaded.model(IDS).logits
     head = model.get_output_embeddings().weight.clone()
@@ -90,9 +111,18 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
         assert 0 < (rounded - head).norm() < 0.1 * head.norm()
         assert not torch.equal(model(IDS).logits, dense)
     assert torch.equal(model(IDS).logits, dense)
-    monkeypatch.setattr(model_making, "quantiser_version", lambda: "0.2")
+    monkeypatch.setattr(
+        model_making,
+        "quantiser_version",
+        lambda: "0.2",
+    )
     with pytest.raises(JobError, match="here is 0"):
-        rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, MODEL_CACHE)
+        rebuild_model(
+            store.get(Record, run.sparse[-1]),
+            store,
+            ignore_steps,
+            MODEL_CACHE,
+        )
 
 
 @pytest.mark.parametrize(
@@ -106,8 +136,16 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
     missing, model, why, quantised_settings, store, tmp_path, monkeypatch
 ):
     if missing:
-        monkeypatch.setattr(families, "find_spec", lambda name: None)
-    monkeypatch.setattr(pipeline, "dense_record", must_not_run)
+        monkeypatch.setattr(
+            families,
+            "find_spec",
+            lambda name: None,
+        )
+    monkeypatch.setattr(
+        pipeline,
+        "dense_record",
+        must_not_run,
+    )
     with pytest.raises((ModelError, SettingsError), match=why):
         ran(
             replace(
@@ -126,4 +164,8 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
     with pytest.raises(SettingsError, match=why if missing else "graph of qwen3 has no place"):
         ran(replace(biased, quantise=("q8_0",)), store)
     with pytest.raises(SettingsError, match="nothing with pattern 2:4"):
-        SparseSpec(MethodSettings(pattern="2:4"), 500, quantise="q8_0")
+        SparseSpec(
+            MethodSettings(pattern="2:4"),
+            500,
+            quantise="q8_0",
+        )

@@ -29,14 +29,26 @@ HALF = replace(CHANNELS, mix=0.5)
 
 @pytest.fixture
 def mixed(settings):
-    calibration = replace(settings.calibration, n_samples=18, packed=True)
+    calibration = replace(
+        settings.calibration,
+        n_samples=18,
+        packed=True,
+    )
     return replace(
-        settings, methods=(CHANNELS, HALF), sparsities_permille=(250,), calibration=calibration
+        settings,
+        methods=(CHANNELS, HALF),
+        sparsities_permille=(250,),
+        calibration=calibration,
     )
 
 
 def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
-    run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
+    run = RunContext(
+        mixed,
+        store,
+        ignore_steps,
+        MODEL_CACHE,
+    )
     length = mixed.calibration.length
     calibration_ids, half, mix = map(run.calibration_texts.sequences, (0.0, 0.5, 1.0))
     n_own = sum(map(len, calibration_ids))
@@ -45,28 +57,47 @@ def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
     assert sum(len(ids) for ids in half if ids not in calibration_ids) == pytest.approx(
         n_half / 2, abs=2 * length
     )
-    assert half == RunContext(mixed, store, ignore_steps, MODEL_CACHE).calibration_texts.sequences(
-        0.5
-    )
+    assert half == RunContext(
+        mixed,
+        store,
+        ignore_steps,
+        MODEL_CACHE,
+    ).calibration_texts.sequences(0.5)
     # Both are among the first, and among those kept out of the fit.
     assert {ids in calibration_ids for ids in half[:12]} == {True, False}
     assert all(ids not in calibration_ids for ids in mix)
 
 
 def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(mixed, store, monkeypatch):
-    run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
+    run = RunContext(
+        mixed,
+        store,
+        ignore_steps,
+        MODEL_CACHE,
+    )
     length = mixed.calibration.length
-    monkeypatch.setattr(type(run.loaded), "max_length", length // 2)
+    monkeypatch.setattr(
+        type(run.loaded),
+        "max_length",
+        length // 2,
+    )
     n_own, n_half = (sum(map(len, run.calibration_texts.sequences(share))) for share in (0.0, 0.5))
     assert abs(n_own - n_half) <= length
 
 
 def test_a_text_of_single_tokens_is_refused_in_words(mixed, store, monkeypatch):
     monkeypatch.setattr(
-        run_context, "read_texts", lambda *_: corpora.Texts(texts=("the",), identity="o" * 64)
+        run_context,
+        "read_texts",
+        lambda *_: corpora.Texts(texts=("the",), identity="o" * 64),
     )
     with pytest.raises(CorpusError, match="no sample of two tokens or more"):
-        RunContext(mixed, store, ignore_steps, MODEL_CACHE).calibration_texts.sequences(0.0)
+        RunContext(
+            mixed,
+            store,
+            ignore_steps,
+            MODEL_CACHE,
+        ).calibration_texts.sequences(0.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -74,7 +105,12 @@ def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, s
     monkeypatch.setattr("sparsedash.catalog.resources.HEAL_BATCH_TOKENS", 120)
     method = replace(CHANNELS, mix=share)
     length = mixed.calibration.length
-    run = RunContext(mixed, store, ignore_steps, MODEL_CACHE)
+    run = RunContext(
+        mixed,
+        store,
+        ignore_steps,
+        MODEL_CACHE,
+    )
     calibration_ids = run.calibration_texts.sequences(share)
     (few, more) = [run.calibration_texts.to_heal(SparseSpec(method, 1, n)) for n in (5, 8)]
     assert run.calibration_texts.to_heal(SparseSpec(method, 1, 1)) == [] and more[: len(few)] == few
@@ -82,15 +118,22 @@ def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, s
     assert not {tuple(ids) for ids in calibration_ids} & {tuple(ids) for ids in more}
     written = replace(mixed, calibration=replace(mixed.calibration, corpus=SELF))
     assert (
-        RunContext(written, store, ignore_steps, MODEL_CACHE).calibration_texts.to_heal(
-            SparseSpec(method, 1, 8)
-        )
+        RunContext(
+            written,
+            store,
+            ignore_steps,
+            MODEL_CACHE,
+        ).calibration_texts.to_heal(SparseSpec(method, 1, 8))
         == []
     )
 
 
 def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, monkeypatch):
-    cuts = count_calls(monkeypatch, calibration_texts, "calibration_sequences")
+    cuts = count_calls(
+        monkeypatch,
+        calibration_texts,
+        "calibration_sequences",
+    )
     both = ran(mixed, store)
     # That of the usual method, and half of the other's; passages are looked for in single
     # documents.
@@ -127,14 +170,39 @@ def found(settings, folder, template):
     store = Store(folder / "data")
     model_cache = ModelCache()
     model = str(save_tiny(folder / "model", template=template))
-    by_model = CalibrationSettings(corpus=SELF, n_samples=20, length=32)
-    variant = replace(settings, model=model, calibration=by_model, sparsities_permille=(500,))
-    run = pipeline.run(variant, store, model_cache=model_cache)
+    by_model = CalibrationSettings(
+        corpus=SELF,
+        n_samples=20,
+        length=32,
+    )
+    variant = replace(
+        settings,
+        model=model,
+        calibration=by_model,
+        sparsities_permille=(500,),
+    )
+    run = pipeline.run(
+        variant,
+        store,
+        model_cache=model_cache,
+    )
     dense, sparse = records(store, run)
     pair = {"left": run.dense, "right": run.sparse[0]}
     cache = ModelPairCache(model_cache)
-    written = continue_prompt(ContinuationSettings(**pair, prompt=PROMPT, n_tokens=6), store, cache)
-    apart = measure_divergence(DivergenceSettings(**pair, text=PROMPT), store, cache)
+    written = continue_prompt(
+        ContinuationSettings(
+            **pair,
+            prompt=PROMPT,
+            n_tokens=6,
+        ),
+        store,
+        cache,
+    )
+    apart = measure_divergence(
+        DivergenceSettings(**pair, text=PROMPT),
+        store,
+        cache,
+    )
     store.close()
     layers = sparse.pruned.layer_errors, sparse.pruned.passage_errors
     return (
@@ -150,7 +218,11 @@ def found(settings, folder, template):
 
 def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(settings, tmp_path):
     bos, both = (
-        found(settings, tmp_path / name, f"<|end|> $A{after}")
+        found(
+            settings,
+            tmp_path / name,
+            f"<|end|> $A{after}",
+        )
         for name, after in (("a", ""), ("b", " <|end|>"))
     )
     assert both == bos
@@ -177,7 +249,9 @@ def test_passages_that_are_too_long_are_counted_in_a_warning(
     model = str(save_tiny(tmp_path / "model", template="<|end|> $A"))
     run = ran(
         replace(
-            settings, model=model, evaluation=replace(settings.evaluation, corpus=f"file:{file}")
+            settings,
+            model=model,
+            evaluation=replace(settings.evaluation, corpus=f"file:{file}"),
         ),
         store,
     )

@@ -28,10 +28,27 @@ from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, WRITTEN, write_task
 @pytest.fixture
 def task_settings(settings, tmp_path):
     tasks = (
-        write_task(tmp_path, "choice", passages(9), **MULTIPLE_CHOICE),
-        write_task(tmp_path, "written", passages(6), **WRITTEN),
+        write_task(
+            tmp_path,
+            "choice",
+            passages(9),
+            **MULTIPLE_CHOICE,
+        ),
+        write_task(
+            tmp_path,
+            "written",
+            passages(6),
+            **WRITTEN,
+        ),
     )
-    return replace(settings, evaluation=replace(settings.evaluation, tasks=tasks, task_limit=5))
+    return replace(
+        settings,
+        evaluation=replace(
+            settings.evaluation,
+            tasks=tasks,
+            task_limit=5,
+        ),
+    )
 
 
 def texts(store, run):
@@ -57,7 +74,11 @@ def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_thei
     assert again.answers == run.answers and "answers to tasks" in again.cached
     assert not [step for step in steps if step.stage == "answer"]
     assert pipeline.run(settings, store, ignore_steps).records == run.records
-    judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
+    judged = judge_run(
+        run,
+        lambda key: store.get(QuestionSet, key),
+        Tolerance(),
+    )
     assert [[result.task for result in answers.results] for answers in judged.values()] == [
         ["choice", "written"]
     ] * 2
@@ -68,7 +89,11 @@ def test_a_finished_run_that_gets_tasks_and_prompts_makes_each_model_once(
 ):
     pipeline.run(settings, store, ignore_steps)
     rebuilt = count_calls(monkeypatch, RunModel, "begin")
-    run = pipeline.run(replace(task_settings, prompts=("The boat", "Once")), store, ignore_steps)
+    run = pipeline.run(
+        replace(task_settings, prompts=("The boat", "Once")),
+        store,
+        ignore_steps,
+    )
     assert len(rebuilt) == len(run.sparse) == 2
     assert [len(answers) for answers in texts(store, run)] == [5, 5] * 3
 
@@ -83,7 +108,11 @@ def test_a_run_that_is_broken_off_keeps_the_tasks_that_are_answered(
     with pytest.raises(Cancelled):
         pipeline.run(task_settings, store, cancel)
     (kept,) = store.keys(QuestionSet)
-    answered = count_calls(monkeypatch, task_answering, "_answer")
+    answered = count_calls(
+        monkeypatch,
+        task_answering,
+        "_answer",
+    )
     run = pipeline.run(task_settings, store, ignore_steps)
     assert run.answers[run.dense][0] == kept
     assert [task.name for _, task, _, _ in answered] == ["written", *["choice", "written"] * 2]
@@ -97,17 +126,29 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(task_settings, stor
             raise CorpusError("It broke.")
         real(run, task, models, keys)
 
-    monkeypatch.setattr(task_answering, "_answer", fail)
+    monkeypatch.setattr(
+        task_answering,
+        "_answer",
+        fail,
+    )
     run = pipeline.run(task_settings, store, ignore_steps)
     assert run.finished and "choice was not answered. It broke." in run.warnings
-    judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
+    judged = judge_run(
+        run,
+        lambda key: store.get(QuestionSet, key),
+        Tolerance(),
+    )
     assert [[result.task for result in answers.results] for answers in judged.values()] == [
         ["written"]
     ] * 2
     # Not even a model that gives every answer of dense is within on tasks that nobody could answer.
     assert run.unanswered == ("choice",)
     assert all(is_unanswered(run, record, judged) for record in run.sparse)
-    results = run_results(StoredResults(store), run, Tolerance(ratio=10.0, points=100.0))
+    results = run_results(
+        StoredResults(store),
+        run,
+        Tolerance(ratio=10.0, points=100.0),
+    )
     assert {result.verdict.verdict for result in results.judged} == {"undecided"}
 
 
@@ -115,10 +156,22 @@ def test_rules_of_writing_that_are_not_heeded_are_said(task_settings, store, tmp
     folder = shutil.copytree(task_settings.model, tmp_path / "m")
     file = folder / "generation_config.json"
     file.write_text(
-        json.dumps({"repetition_penalty": 1.3, "no_repeat_ngram_size": 0, "temperature": 0.7})
+        json.dumps(
+            {
+                "repetition_penalty": 1.3,
+                "no_repeat_ngram_size": 0,
+                "temperature": 0.7,
+            }
+        )
     )
     warnings = pipeline.run(
-        replace(task_settings, model=str(folder), sparsities_permille=(500,)), store, ignore_steps
+        replace(
+            task_settings,
+            model=str(folder),
+            sparsities_permille=(500,),
+        ),
+        store,
+        ignore_steps,
     ).warnings
     (warning,) = (line for line in warnings if "without" in line)
     assert warning.startswith(
@@ -128,7 +181,10 @@ def test_rules_of_writing_that_are_not_heeded_are_said(task_settings, store, tmp
 
 def test_more_written_tokens_than_the_model_has_end_a_run_at_once(task_settings, store, tmp_path):
     task = write_task(
-        tmp_path, "long", passages(3), **WRITTEN | {"generation_kwargs": {"max_gen_toks": 10**6}}
+        tmp_path,
+        "long",
+        passages(3),
+        **WRITTEN | {"generation_kwargs": {"max_gen_toks": 10**6}},
     )
     with pytest.raises(CorpusError, match="long asks for 1,000,000 written tokens"):
         pipeline.run(
@@ -143,12 +199,22 @@ def test_streamed_models_answer_side_by_side_and_say_the_same(
     task_settings, settings, passages_known, store, tmp_path, monkeypatch
 ):
     resident = pipeline.run(task_settings, store, ignore_steps)
-    together = count_calls(monkeypatch, task_answering, "_answer")
+    together = count_calls(
+        monkeypatch,
+        task_answering,
+        "_answer",
+    )
     second_store = Store(tmp_path / "other")
     if passages_known:
-        pipeline.run(replace(settings, residency="streamed"), second_store, ignore_steps)
+        pipeline.run(
+            replace(settings, residency="streamed"),
+            second_store,
+            ignore_steps,
+        )
     streamed = pipeline.run(
-        replace(task_settings, residency="streamed"), second_store, ignore_steps
+        replace(task_settings, residency="streamed"),
+        second_store,
+        ignore_steps,
     )
     assert [len(models) for _, _, models, _ in together] == [3, 3]
     assert streamed.answers == resident.answers

@@ -80,7 +80,16 @@ ROWS: dict[str, Row] = {
     # The block that was under way is begun again.
     "calibration": Row(BEST, Kill("calibrate", 3, CALIBRATED, N_BLOCKS, (2,))),
     # The block whose curve was under way is scored again.
-    "scores": Row(BEST, Kill("prune", 2, SCORED, 2 * N_BLOCKS + 1, (1, 3))),
+    "scores": Row(
+        BEST,
+        Kill(
+            "prune",
+            2,
+            SCORED,
+            2 * N_BLOCKS + 1,
+            (1, 3),
+        ),
+    ),
     "channels": Row(("obs",), Kill("prune", 4, REFITTED, 2 * N_BLOCKS, (5,))),
     "masks, refitted": Row((ONE_PASS,), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     # In the second block before it is pruned; or in the first, behind that, and in the last.
@@ -88,19 +97,56 @@ ROWS: dict[str, Row] = {
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS + 1, (1,))),
     "gradients": Row(
-        ("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))
+        ("retrain-free (published)",),
+        Kill(
+            "backward",
+            ROUND,
+            BACKWARD,
+            0,
+            (2 * ROUND + 1,),
+        ),
     ),
     # Two steps a block, and one before the first: killed in the second block, or in the first and
     # the last.
-    "refit": Row(("best",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS, (1, 5))),
+    "refit": Row(
+        ("best",),
+        Kill(
+            "refit",
+            4,
+            (sequential_refit._Sums, "refit"),
+            N_BLOCKS,
+            (1, 5),
+        ),
+    ),
     "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
-    "evaluation": Row(BEST, Kill("evaluate", 3 * ROUND, MEASURED, N_BLOCKS, (2 * ROUND,))),
+    "evaluation": Row(
+        BEST,
+        Kill(
+            "evaluate",
+            3 * ROUND,
+            MEASURED,
+            N_BLOCKS,
+            (2 * ROUND,),
+        ),
+    ),
     "streamed evaluation": Row(
-        BEST, Kill("evaluate", 2 * ROUND, MEASURED, 2 * N_BLOCKS, (ROUND,)), way="streamed"
+        BEST,
+        Kill(
+            "evaluate",
+            2 * ROUND,
+            MEASURED,
+            2 * N_BLOCKS,
+            (ROUND,),
+        ),
+        way="streamed",
     ),
     # Blocks that were calibrated and pruned in a single pass are not again, but passages begin
     # again.
-    "walk": Row(LOCAL[:1], Kill("walk", 8, REFITTED, N_BLOCKS, (2, 5)), way="streamed"),
+    "walk": Row(
+        LOCAL[:1],
+        Kill("walk", 8, REFITTED, N_BLOCKS, (2, 5)),
+        way="streamed",
+    ),
 }
 
 
@@ -123,7 +169,11 @@ def everything_is_long():
         }
         for name, value in few.items():
             patch.setattr(resources, name, value)
-        patch.setattr(gradients, "FISHER_BATCH_TOKENS", 256)
+        patch.setattr(
+            gradients,
+            "FISHER_BATCH_TOKENS",
+            256,
+        )
         yield
 
 
@@ -156,8 +206,17 @@ def whole(settings, tmp_path_factory):
     """Resident, without a kill."""
     store = Store(tmp_path_factory.mktemp("resident"))
     model_cache = ModelCache()
-    run = pipeline.run(settings_of(settings, ALL, "resident"), store, model_cache=model_cache)
-    yield Made(store, model_cache, run, {record.key: record for record in records(store, run)})
+    run = pipeline.run(
+        settings_of(settings, ALL, "resident"),
+        store,
+        model_cache=model_cache,
+    )
+    yield Made(
+        store,
+        model_cache,
+        run,
+        {record.key: record for record in records(store, run)},
+    )
     store.close()
 
 
@@ -185,11 +244,22 @@ def resumed(settings, folder, kill):
     """
     store = Store(folder)
     with pytest.raises(Killed):
-        ran(settings, store, killed_at(kill.stage, kill.after, []))
+        ran(
+            settings,
+            store,
+            killed_at(kill.stage, kill.after, []),
+        )
     store.close()
     store = Store(folder)
     again = []
-    resumed_records = records(store, ran(settings, store, killed_at(kill.stage, None, again)))
+    resumed_records = records(
+        store,
+        ran(
+            settings,
+            store,
+            killed_at(kill.stage, None, again),
+        ),
+    )
     leftovers = [
         entry.name
         for entry in store.entries("artefacts")
@@ -203,12 +273,22 @@ def resumed(settings, folder, kill):
 def test_every_way_and_every_kill_gives_the_same_records(
     name, settings, whole, tmp_path, monkeypatch
 ):
-    check_row(ROWS[name], settings, whole, tmp_path, monkeypatch)
+    check_row(
+        ROWS[name],
+        settings,
+        whole,
+        tmp_path,
+        monkeypatch,
+    )
 
 
 def check_row(row, settings, whole, tmp_path, monkeypatch):
     names, kill, way, n_together = row
-    monkeypatch.setattr(pipeline, "MODELS_TOGETHER", n_together)
+    monkeypatch.setattr(
+        pipeline,
+        "MODELS_TOGETHER",
+        n_together,
+    )
     settings = settings_of(settings, names, way)
     if kill is None:
         store = Store(tmp_path / "data")
@@ -216,7 +296,11 @@ def check_row(row, settings, whole, tmp_path, monkeypatch):
         store.close()
     else:
         calls = count_calls(monkeypatch, *kill.counted)
-        rows = count_calls(monkeypatch, evaluate._Evaluation, "_forward")
+        rows = count_calls(
+            monkeypatch,
+            evaluate._Evaluation,
+            "_forward",
+        )
         run_records, again, leftovers = resumed(settings, tmp_path / "data", kill)
         assert leftovers == []
         # A backward pass reads as many batches as it reports.
@@ -239,45 +323,79 @@ def test_a_single_pass_without_text_gives_the_same_records(settings, store, tmp_
 
 
 def test_text_that_the_model_writes_goes_on_where_it_was(settings, tmp_path, monkeypatch):
-    variant = settings_of(settings, ("wanda-channels",), "resident")
+    variant = settings_of(
+        settings,
+        ("wanda-channels",),
+        "resident",
+    )
     variant = replace(
-        variant, calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64), prompts=()
+        variant,
+        calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64),
+        prompts=(),
     )
     store = Store(tmp_path / "whole")
     expected = records(store, ran(variant, store))
     store.close()
     calls = count_calls(monkeypatch, generation, "_generate")
     resumed_records, _, leftovers = resumed(
-        variant, tmp_path / "killed", Kill("text", 60, (generation, "_generate"), 0)
+        variant,
+        tmp_path / "killed",
+        Kill("text", 60, (generation, "_generate"), 0),
     )
     assert resumed_records == expected and leftovers == [] and len(calls) <= N_TEXTS + 1
 
 
 def generated(store, model_cache, run):
     request = ContinuationSettings(
-        left=run.dense, right=run.sparse[0], others=run.sparse[2:4], prompt="the lamp"
+        left=run.dense,
+        right=run.sparse[0],
+        others=run.sparse[2:4],
+        prompt="the lamp",
     )
-    return continue_prompt(replace(request, n_tokens=8), store, ModelPairCache(model_cache))
+    return continue_prompt(
+        replace(request, n_tokens=8),
+        store,
+        ModelPairCache(model_cache),
+    )
 
 
 def diverged(store, model_cache, run):
-    request = DivergenceSettings(left=run.dense, right=run.sparse[0], text="the lamp and the boat")
-    return measure_divergence(request, store, ModelPairCache(model_cache))
+    request = DivergenceSettings(
+        left=run.dense,
+        right=run.sparse[0],
+        text="the lamp and the boat",
+    )
+    return measure_divergence(
+        request,
+        store,
+        ModelPairCache(model_cache),
+    )
 
 
 def rebuilt(store, model_cache, run):
     blocks = rebuild_model(
-        store.get(Record, run.sparse[0]), store, ignore_steps, model_cache
+        store.get(Record, run.sparse[0]),
+        store,
+        ignore_steps,
+        model_cache,
     ).sparse.blocks
     return [(block.kept.tolist(), block.out_weight.tolist()) for block in blocks]
 
 
 @pytest.mark.parametrize("do", [generated, diverged, rebuilt])
 def test_rebuilt_models_are_the_same_block_by_block(do, whole, monkeypatch):
-    monkeypatch.setattr(whole.store, "put", lambda *_: None)
+    monkeypatch.setattr(
+        whole.store,
+        "put",
+        lambda *_: None,
+    )
     resident = do(whole.store, whole.model_cache, whole.run)
     # As on a machine whose memory is too small: rebuilding a record's model asks for neither way.
-    monkeypatch.setattr(run_context, "memory_bytes", lambda: 1)
+    monkeypatch.setattr(
+        run_context,
+        "memory_bytes",
+        lambda: 1,
+    )
     model_cache = ModelCache()
     with torch.inference_mode():
         assert do(whole.store, model_cache, whole.run) == resident

@@ -167,7 +167,14 @@ TOO_MUCH = {
 def write_text(folder, text):
     """The reference of a task file of this text, and its question."""
     (folder / "bad.jsonl").write_text(
-        json.dumps({"question": "what", "choices": ["a", "b"], "label": 0}) + "\n"
+        json.dumps(
+            {
+                "question": "what",
+                "choices": ["a", "b"],
+                "label": 0,
+            }
+        )
+        + "\n"
     )
     (folder / "bad.yaml").write_text(text, encoding="utf-8")
     return f"file:{folder / 'bad.yaml'}"
@@ -189,6 +196,10 @@ def packed_data(folder):
     """The reference of a task with a small Parquet file that unpacks to 8 GB."""
     texts = pyarrow.DictionaryArray.from_arrays([0] * 8_000, ["a" * 1_000_000])
     rows = pyarrow.table({"question": texts, "choices": [["a"]] * 8_000})
-    pyarrow.parquet.write_table(rows, folder / "bad.parquet", store_schema=False)
+    pyarrow.parquet.write_table(
+        rows,
+        folder / "bad.parquet",
+        store_schema=False,
+    )
     data = {"dataset_path": "parquet", "dataset_kwargs": {"data_files": {"test": "bad.parquet"}}}
     return write_task(folder, "bad", **WRITTEN | data)

@@ -49,13 +49,23 @@ BOTH_CONDITIONS = [
 ]
 LANGUAGES = ("cat", "deu", "eng", "eus", "fra", "glg", "ita", "por", "spa")
 FLORES = [{f"sentence_{language}_Latn": TEXT for language in LANGUAGES}]
-APPLICANT = {"filled_template": TEXT, "age": 20, "decision_question_id": 1}
+APPLICANT = {
+    "filled_template": TEXT,
+    "age": 20,
+    "decision_question_id": 1,
+}
 SHEET = {
     "questions": json.dumps(
         [
             {
                 "prompt": TEXT,
-                "subprompts": [{"questionpart_n": "1", "question": TEXT, "answer": "lamp"}],
+                "subprompts": [
+                    {
+                        "questionpart_n": "1",
+                        "question": TEXT,
+                        "answer": "lamp",
+                    }
+                ],
             }
         ]
     ),
@@ -69,7 +79,13 @@ DOCUMENTS = {
     "cabbq": BOTH_CONDITIONS,
     "careqa": [{"question": TEXT, "answer": TEXT}],
     "catalan_bench": FLORES,
-    "crows_pairs": [{"sent_more": f"{TEXT}.", "sent_less": f"{TEXT}!", "bias_type": "age"}],
+    "crows_pairs": [
+        {
+            "sent_more": f"{TEXT}.",
+            "sent_less": f"{TEXT}!",
+            "bias_type": "age",
+        }
+    ],
     "darija_bench": [
         {"messages": [{"content": TEXT}, {"content": TEXT}], "direction": f"{source}_{target}"}
         for source, target in (
@@ -82,7 +98,12 @@ DOCUMENTS = {
         )
     ],
     "discrim_eval": [
-        APPLICANT | {"race": race, "gender": gender, "age": age}
+        APPLICANT
+        | {
+            "race": race,
+            "gender": gender,
+            "age": age,
+        }
         for race in ("white", "black", "asian", "hispanic", "native american")
         for gender in ("male", "female", "non-binary")
         for age in (20, 60)
@@ -92,7 +113,13 @@ DOCUMENTS = {
     "galician_bench": FLORES,
     "lingoly": [SHEET],
     "mediqa_qa2019": [{"QUESTION": {"AnswerList": [{"Answer": {"AnswerText": TEXT}}]}}],
-    "noticia": [{"web_headline": TEXT, "web_text": TEXT, "summary": TEXT}],
+    "noticia": [
+        {
+            "web_headline": TEXT,
+            "web_text": TEXT,
+            "summary": TEXT,
+        }
+    ],
     "portuguese_bench": FLORES,
     "realtoxicityprompts": [{"prompt": {"text": TEXT}}],
     "simple_cooccurrence_bias": [{"sentence": TEXT}],
@@ -136,11 +163,20 @@ def fill(folder, monkeypatch):
     Returns the names of those that declare it, by their kind: measures, and how they are asked and
     judged.
     """
-    manager = TaskManager(include_path=[str(HARNESS / folder)], include_defaults=False)
+    manager = TaskManager(
+        include_path=[str(HARNESS / folder)],
+        include_defaults=False,
+    )
     documents = datasets.Dataset.from_list(DOCUMENTS.get(folder, [{"text": TEXT}]) * 10)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: defaultdict(lambda: documents))
     monkeypatch.setattr(
-        harness, "_of_the_harness", lambda name: dict(manager.load([name])["tasks"])
+        datasets,
+        "load_dataset",
+        lambda *_, **__: defaultdict(lambda: documents),
+    )
+    monkeypatch.setattr(
+        harness,
+        "_of_the_harness",
+        lambda name: dict(manager.load([name])["tasks"]),
     )
     monkeypatch.delenv("PERSPECTIVE_API_KEY", raising=False)
     names = defaultdict(list)
@@ -203,7 +239,11 @@ def test_the_table_holds_every_folder_that_declares_a_measure_of_which_less_is_b
 
 def test_in_a_run_the_likelier_stereotype_is_a_wrong_answer(monkeypatch):
     fill("crows_pairs", monkeypatch)
-    (task,) = load_tasks(["crows_pairs_english"], limit=2, n_shots=None)
+    (task,) = load_tasks(
+        ["crows_pairs_english"],
+        limit=2,
+        n_shots=None,
+    )
     # To nobody the first of two sentences, the stereotype, is the likelier one.
     answers = task.answered_by(Nobody(str))
     assert [(question.chosen, question.right) for question in answers.questions] == [

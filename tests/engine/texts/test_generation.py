@@ -67,12 +67,31 @@ def test_prompts_are_continued_together_as_each_alone_up_to_its_end(model_type):
 def test_texts_sampled_together_are_those_sampled_alone_from_the_seed_alone(model_type):
     loaded = loaded_of(model_type)
     state = torch.random.get_rng_state()
-    uniform = torch.rand(3, LENGTH, generator=torch.Generator().manual_seed(5)).tolist()
+    uniform = torch.rand(
+        3,
+        LENGTH,
+        generator=torch.Generator().manual_seed(5),
+    ).tolist()
     n_new = LENGTH - min(len(loaded.tokenizer(opening).input_ids) for opening in OPENINGS)
     alone = []
     for opening, draws in zip(OPENINGS, uniform, strict=True):
-        alone.append(sampled_without_a_cache(loaded, opening, draws, n_new))
-    assert generate_texts(loaded, OPENINGS, self_text(), ignore_steps) == alone
+        alone.append(
+            sampled_without_a_cache(
+                loaded,
+                opening,
+                draws,
+                n_new,
+            )
+        )
+    assert (
+        generate_texts(
+            loaded,
+            OPENINGS,
+            self_text(),
+            ignore_steps,
+        )
+        == alone
+    )
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

@@ -58,7 +58,11 @@ def serve_c4(hub, folder, path, texts):
     (folder / "en").mkdir(parents=True)
     train = folder / "en" / "c4-train.00000-of-01024.json.gz"
     train.write_bytes(gzip.compress(json_lines(texts)))
-    write_card(folder, "en", {"train": "en/c4-train.*.json.gz"})
+    write_card(
+        folder,
+        "en",
+        {"train": "en/c4-train.*.json.gz"},
+    )
     return hub.add("datasets", path, folder)
 
 
@@ -124,7 +128,11 @@ def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without
         {"train": DOCUMENTS},
     )
     repository.breaks_off = {"default/train-00000-of-00001.parquet": 10_000}
-    row = {"path": "owner/whole", "config": "default", "split": "train"}
+    row = {
+        "path": "owner/whole",
+        "config": "default",
+        "split": "train",
+    }
     assert (
         "owner/whole could not be read from the hub"
         in client.ask(texts="owner/whole", row=row)["error"]
@@ -136,7 +144,8 @@ def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without
         assert client.ask(texts="owner/whole", row=row)["texts"] == DOCUMENTS
         for more in ({}, {"n_streamed": 10}):
             never = client.ask(
-                texts=f"never{len(more)}", row=row | {"path": f"owner/never{len(more)}"} | more
+                texts=f"never{len(more)}",
+                row=row | {"path": f"owner/never{len(more)}"} | more,
             )
             assert "not in the local cache, and the hub cannot be reached" in never["error"]
             assert "builtin:cloze" in never["advice"]
@@ -146,8 +155,15 @@ def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without
 
 def test_a_text_set_that_the_hub_refuses_is_told_in_words(hub, client, tmp_path):
     write_parquet(tmp_path / "data" / "0000.parquet", ["a text"])
-    hub.add("datasets", "owner/gated-texts", tmp_path).gated = True
+    hub.add(
+        "datasets",
+        "owner/gated-texts",
+        tmp_path,
+    ).gated = True
     for path, message in (("owner/gated-texts", "gated"), ("owner/no-texts", "doesn't exist")):
-        refused = client.ask(texts=path, row={"path": path, "split": "train"})
+        refused = client.ask(
+            texts=path,
+            row={"path": path, "split": "train"},
+        )
         assert message in refused["error"]
         assert "HF_TOKEN" in refused["advice"]
