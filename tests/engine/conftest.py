@@ -23,10 +23,11 @@ def write_jsonl(path, texts):
 
 def passages(n):
     words = WORDS.split()
-    return [
-        " ".join(words[(i * 5 + j * (1 + i % 3)) % len(words)] for j in range(12 + 3 * (i % 7)))
-        for i in range(n)
-    ]
+    texts = []
+    for i in range(n):
+        places = [i * 5 + j * (1 + i % 3) for j in range(12 + 3 * (i % 7))]
+        texts.append(" ".join(words[place % len(words)] for place in places))
+    return texts
 
 
 @pytest.fixture(scope="session", autouse=True)

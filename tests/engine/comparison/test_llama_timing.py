@@ -39,9 +39,8 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
     run = pipeline.run(replace(plain, prompts=(), quantise=("q8_0",)), store)
     model_cache = ModelCache()
     requests = [replace(REQUEST, dense=run.dense, sparse=key) for key in run.sparse]
-    timings, again = (
-        [time_files(timing, store, model_cache) for timing in requests] for _ in range(2)
-    )
+    timings = [time_files(request, store, model_cache) for request in requests]
+    again = [time_files(request, store, model_cache) for request in requests]
     assert again == timings and not list(store.folder.glob("**/*.gguf"))
     dense_8, sparse, sparse_8 = timings
     assert [timing.weights for timing in timings] == ["Q8_0", "F16", "Q8_0"]

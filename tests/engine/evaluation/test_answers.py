@@ -3,7 +3,7 @@ scores.
 """
 
 from contextlib import nullcontext
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 import torch
@@ -70,8 +70,9 @@ def words(loaded, *batches):
     together.
     """
     read = [begun_in_one_batch(loaded, contexts) for contexts in batches]
-    finish_answers_(loaded, [part for _, parts in read for part in parts])
-    return [first_word(loaded, tokens) for begun, _ in read for tokens in begun]
+    begun, unfinished = (list(chain(*lists)) for lists in zip(*read, strict=True))
+    finish_answers_(loaded, unfinished)
+    return [first_word(loaded, tokens) for tokens in begun]
 
 
 def greedy(loaded, context, n_tokens):

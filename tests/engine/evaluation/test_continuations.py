@@ -1,5 +1,7 @@
 """Scores of continuations and written texts, by the plain forward of the model."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -9,11 +11,8 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CorpusError
 from tests.engine.tiny import CONFIGS, tiny_loaded
 
-CHOICES = [
-    (list(range(5, 5 + n)), tail)
-    for n in (9, 4)
-    for tail in ([7], [8], [7, 9, 11], [7, 9], [3, 1, 4, 1, 5])
-]
+CONTEXTS = (list(range(5, 14)), list(range(5, 9)))
+CHOICES = list(product(CONTEXTS, ([7], [8], [7, 9, 11], [7, 9], [3, 1, 4, 1, 5])))
 REQUESTS = [*CHOICES, ([1], [2, 3]), ([1], [2, 3]), (list(range(60)), [61, 62])]
 
 

@@ -3,8 +3,10 @@ batches.
 """
 
 import math
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -228,7 +230,7 @@ def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(
         return {tensor.untyped_storage().data_ptr() for tensor in tensors} <= places
 
     assert len(parts) > 3
-    assert all(in_files(layer) for part in parts for layer in part.layers)
+    assert all(in_files(chain(*part.layers)) for part in parts)
     cache = _Decoding(
         streamed,
         nullcontext,
@@ -262,11 +264,10 @@ def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(e
         n_right=right,
     )
     assert steps[-1].ahead < 0 < max(step.ahead for step in steps)
-    by_count = [
-        sum(step.done == done for step in steps) for done in sorted({step.done for step in steps})
-    ]
+    n_steps = Counter(step.done for step in steps)
+    del n_steps[30]
     # At the beginning and between blocks; behind the last one, the batch counts as read.
-    assert set(by_count[:-1]) == {len(loaded.blocks)}
+    assert set(n_steps.values()) == {len(loaded.blocks)}
 
 
 def test_the_rules_differ_in_the_last_token_of_passages_that_are_too_long_and_in_nothing_else():

@@ -57,7 +57,8 @@ def test_it_is_the_divergence_from_dense_in_pieces_of_each_source(loaded):
 
 def test_the_dense_model_forgot_nothing(loaded):
     dense, _ = KindText(loaded, 0).losses([nullcontext, halved(loaded)])
-    assert all(block == pytest.approx(0, abs=1e-6) for loss in dense for block in loss.blocks)
+    for loss in dense:
+        assert max(map(abs, loss.blocks)) <= 1e-6
 
 
 @pytest.mark.parametrize(("n_run_tokens", "expected"), [(0, 128), (45_000, 250), (10**9, 512)])

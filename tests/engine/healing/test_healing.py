@@ -3,6 +3,7 @@ it ends the same.
 """
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -79,18 +80,11 @@ def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key
 
 def numbers(found):
     """All weights of a healed model, and its figures."""
-    blocks = [
-        (b.out_weight, b.out_bias, *(part for projection in b.inner for part in projection))
-        for b in found.blocks
-    ]
-    weights = [
-        part
-        for block in [*blocks, tuple(found.norms.values())]
-        for part in block
-        if part is not None
-    ]
+    weights = list(found.norms.values())
+    for block in found.blocks:
+        weights += [block.out_weight, block.out_bias, *chain(*block.inner)]
     return (
-        [part.tolist() for part in weights],
+        [weight.tolist() for weight in weights if weight is not None],
         found.figures.kept_step,
         found.figures.before,
         found.figures.after,
@@ -153,10 +147,11 @@ def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
         0,
         lambda: None,
     )
-    trained = [piece for batch in text.batches for piece in batch]
+    trained = list(chain(*text.batches))
     # All of it before any comes again.
     assert {tuple(ids[:64]) for ids in more} < {tuple(piece) for piece in trained[: 2 * (30 + 64)]}
-    assert all(piece[:64] not in [ids[:64] for ids in more] for piece in text.judged)
+    beginnings = [ids[:64] for ids in more]
+    assert all(piece[:64] not in beginnings for piece in text.judged)
 
 
 def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(store):
@@ -191,9 +186,9 @@ def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
 def test_held_out_sequences_are_not_trained_on(store):
     loaded = tiny_loaded("llama")
     texts = sequences()
-    changed_texts = [
-        [399 - token for token in ids] if row % 16 == 15 else ids for row, ids in enumerate(texts)
-    ]
+    changed_texts = sequences()
+    for row in (15, 31):
+        changed_texts[row] = [399 - token for token in texts[row]]
     healed_numbers = [
         numbers(
             healed(

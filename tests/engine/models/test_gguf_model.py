@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import product
 
 import numpy as np
 import pytest
@@ -126,11 +127,8 @@ MAPPED = {
         EACH,
         every_factor((8 * FREQUENCIES).tolist()),
     ),
-    **{
-        f"longrope {name} from {n}": longrope(name, n)
-        for name in ("llama", "phi3")
-        for n in (32, 256)
-    },
+    **{f"longrope llama from {n}": longrope("llama", n) for n in (32, 256)},
+    **{f"longrope phi3 from {n}": longrope("phi3", n) for n in (32, 256)},
     "part of a head": (
         "phi3",
         {"#.rope.dimension_count": 4},
@@ -275,7 +273,7 @@ def merged():
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    parts = [TEXT[i : i + n] for i in range(len(TEXT)) for n in (2, 3, 4, 6)]
+    parts = [TEXT[i : i + n] for i, n in product(range(len(TEXT)), (2, 3, 4, 6))]
     tokenizer.train_from_iterator(parts * 3, trainer)
     vocabulary = tokenizer.get_vocab()
     tokens = [*sorted(vocabulary, key=vocabulary.__getitem__), "ĠWhole"]
@@ -325,7 +323,7 @@ def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
 def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, store, tmp_path):
     spaced = TEXT.replace(" ", "\u2581")
     letters = sorted(set(spaced) - {"\n", "\r", "\t"})
-    pieces = sorted({spaced[i : i + n] for i in range(len(spaced)) for n in (2, 3, 4)})
+    pieces = sorted({spaced[i : i + n] for i, n in product(range(len(spaced)), (2, 3, 4))})
     pieces = [piece for piece in pieces if not set(piece) & {"\n", "\r", "\t"}]
     tokens = list(
         dict.fromkeys(

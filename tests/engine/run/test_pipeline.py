@@ -376,6 +376,10 @@ def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_o
 # Refusals and warnings.
 
 
+def numbered_words(name, n):
+    return " ".join(f"{name}{place}" for place in range(n))
+
+
 def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(
     settings, store, monkeypatch
 ):
@@ -468,10 +472,7 @@ def test_only_methods_that_fit_to_text_are_told_that_it_is_little(settings, know
         ).warnings
         for name in ("wanda-channels", "shortgpt")
     ]
-    assert [any("too few to refit" in line for line in lines) for lines in warnings] == [
-        True,
-        False,
-    ]
+    assert ["too few to refit" in " ".join(lines) for lines in warnings] == [True, False]
 
 
 def test_widths_that_rounding_left_whole_are_told_when_they_are_made_and_when_they_are_known(
@@ -488,7 +489,7 @@ def test_widths_that_rounding_left_whole_are_told_when_they_are_made_and_when_th
 def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_warnings(
     packed, settings, store, tmp_path
 ):
-    texts = [" ".join(f"{name}{place}" for place in range(15)) for name in "abcdef"]
+    texts = [numbered_words(name, 15) for name in "abcdef"]
     passage_file = write_jsonl(tmp_path / "asked.jsonl", [*texts, *texts[:2]])
     read = write_jsonl(
         tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]]
@@ -521,7 +522,7 @@ def test_a_short_passage_in_the_calibration_text_is_found_behind_a_token_that_th
     settings, store, tmp_path
 ):
     folder = save_tiny(tmp_path / "begins", template="<|end|> $A")
-    texts = [" ".join(f"{name}{place}" for place in range(10)) for name in "abcdef"]
+    texts = [numbered_words(name, 10) for name in "abcdef"]
     read = write_jsonl(
         tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]]
     )
@@ -591,8 +592,11 @@ def test_every_sparse_model_is_measured_by_kind_of_text_after_its_verdict_is_kep
     assert n_kept == [1, 2]
     dense, few, many = (store.get(Record, key) for key in (run.dense, *run.sparse))
     assert not dense.by_kind and len(few.by_kind) == len(many.by_kind) == len(SOURCES)
-    lost = [sum(map(sum, (loss.blocks for loss in record.by_kind))) for record in (few, many)]
-    assert 0 < lost[0] < lost[1]
+
+    def lost(record):
+        return sum(sum(loss.blocks) for loss in record.by_kind)
+
+    assert 0 < lost(few) < lost(many)
 
 
 def test_a_run_killed_before_it_was_measured_measures_it_when_resumed(settings, store):

@@ -5,6 +5,7 @@ off.
 import json
 import shutil
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 
@@ -52,10 +53,18 @@ def task_settings(settings, tmp_path):
 
 
 def texts(store, run):
-    sets = [store.get(QuestionSet, key) for record in run.records for key in run.answers[record]]
-    return [
-        [(question.chosen, question.text) for question in answers.questions] for answers in sets
-    ]
+    answered = []
+    for key in chain(*(run.answers[record] for record in run.records)):
+        questions = store.get(QuestionSet, key).questions
+        answered.append([(question.chosen, question.text) for question in questions])
+    return answered
+
+
+def require_judged(judged, *names):
+    """Both sparse models are judged by these tasks."""
+    assert len(judged) == 2
+    for answers in judged.values():
+        assert tuple(result.task for result in answers.results) == names
 
 
 def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_their_records(
@@ -79,9 +88,7 @@ def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_thei
         lambda key: store.get(QuestionSet, key),
         Tolerance(),
     )
-    assert [[result.task for result in answers.results] for answers in judged.values()] == [
-        ["choice", "written"]
-    ] * 2
+    require_judged(judged, "choice", "written")
 
 
 def test_a_finished_run_that_gets_tasks_and_prompts_makes_each_model_once(
@@ -138,9 +145,7 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(task_settings, stor
         lambda key: store.get(QuestionSet, key),
         Tolerance(),
     )
-    assert [[result.task for result in answers.results] for answers in judged.values()] == [
-        ["written"]
-    ] * 2
+    require_judged(judged, "written")
     # Not even a model that gives every answer of dense is within on tasks that nobody could answer.
     assert run.unanswered == ("choice",)
     assert all(is_unanswered(run, record, judged) for record in run.sparse)

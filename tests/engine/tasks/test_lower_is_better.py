@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -212,8 +213,8 @@ def row(folder, monkeypatch):
     """The row of the table. Every kind of task is asked once."""
     names = fill(folder, monkeypatch)
     outcomes = {kind_names[0]: outcome(kind_names[0]) for kind_names in names.values()}
-    measures = list(dict.fromkeys(f"`{measure}`" for measures, *_ in names for measure in measures))
-    shown = ", ".join(measures[:N_MEASURES_SHOWN])
+    measures = list(dict.fromkeys(chain(*(measures for measures, *_ in names))))
+    shown = ", ".join(f"`{measure}`" for measure in measures[:N_MEASURES_SHOWN])
     if len(measures) > N_MEASURES_SHOWN:
         shown += f" and {len(measures) - N_MEASURES_SHOWN} more"
     (words, *others) = dict.fromkeys(outcomes.values())

@@ -30,7 +30,10 @@ def test_a_small_text_set_is_downloaded_as_parquet(hub, client, tmp_path, name):
 
 
 def test_the_pile_is_streamed_from_its_compressed_files(hub, client, tmp_path):
-    parts = [[f"document {part} {i}" for i in range(6_000)] for part in range(2)]
+    parts = [
+        [f"document 0 {i}" for i in range(6_000)],
+        [f"document 1 {i}" for i in range(6_000)],
+    ]
     serve_pile(
         hub,
         tmp_path,
