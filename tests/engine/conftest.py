@@ -5,11 +5,10 @@ import json
 import pytest
 
 from sparsedash.engine.models import loading
-from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.storage.store import Store
 from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub
-from tests.engine.tiny import save_tiny, small_run
+from tests.engine.tiny import load_folder, save_tiny, small_run
 
 WORDS = (
     "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
@@ -73,7 +72,7 @@ def settings(model_folder, passage_file):
 @pytest.fixture(scope="session")
 def loaded(model_folder, tmp_path_factory):
     opened = Store(tmp_path_factory.mktemp("data"))
-    yield load_model(locate_model(str(model_folder), opened), "float32")
+    yield load_folder(model_folder, opened)
     opened.close()
 
 

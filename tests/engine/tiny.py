@@ -20,9 +20,10 @@ from tokenizers.decoders import ByteLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel, Source, load_model, locate_model
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.storage.store import Store
 
 WIDTH = 96
 VOCABULARY = 400
@@ -112,6 +113,19 @@ def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
             # Larger than the families' own beginnings, so that a wrong channel shows in the logits.
             torch.nn.init.normal_(parameter, std=0.2)
     return model.eval().requires_grad_(False)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def source_of(folder: Path) -> Source:
+    return Source(reference=str(folder), folder=folder, identity="tiny")
+
+
+def load_folder(folder: Path | str, store: Store) -> LoadedModel:
+    """The model of a folder or file, in float32."""
+    return load_model(locate_model(str(folder), store), "float32")
 
 
 def tiny_loaded(model_type: str, seed: int = 0, **changes: Any) -> LoadedModel:

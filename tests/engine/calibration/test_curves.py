@@ -10,13 +10,13 @@ from sparsedash.engine.pruning.layer import CalibrationData
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.method_settings import MethodSettings
 from tests.engine.pruning.layers import statistics_of
-from tests.engine.tiny import tiny_loaded
+from tests.engine.tiny import seeded, tiny_loaded
 
 SEQUENCES = torch.randint(
     1,
     400,
     (40, 30),
-    generator=torch.Generator().manual_seed(0),
+    generator=seeded(0),
 ).tolist()
 
 
@@ -33,7 +33,7 @@ def scored(mlp, losses, *, multiple, active=None):
     inputs = torch.randn(
         200,
         mlp.width,
-        generator=torch.Generator().manual_seed(1),
+        generator=seeded(1),
     )
     inputs[:, active:] = 0 if active is not None else inputs[:, active:]
     widths = []

@@ -17,7 +17,7 @@ from sparsedash.stats.mean_intervals import MISMATCH_ALARM
 from tests.engine.calibration.plain_forward import WEIGHTS, seen_by
 from tests.engine.conftest import passages as texts
 from tests.engine.run.small_runs import CHANNELS, ran
-from tests.engine.tiny import tiny_loaded
+from tests.engine.tiny import seeded, tiny_loaded
 from tests.factories import PRUNED
 
 UNLIKE = "unlike the passages"
@@ -98,9 +98,9 @@ def test_an_error_on_passages_is_the_lost_share_of_the_output(loaded):
     x = torch.randn(
         20,
         96,
-        generator=torch.Generator().manual_seed(0),
+        generator=seeded(0),
     )
-    weights = torch.rand(20, generator=torch.Generator().manual_seed(1))
+    weights = torch.rand(20, generator=seeded(1))
     kept = torch.arange(48)
 
     def energy(outputs):

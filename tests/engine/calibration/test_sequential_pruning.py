@@ -12,14 +12,14 @@ from sparsedash.engine.models.decoder_blocks import capture_inputs
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage.store import StageCheckpoint
-from tests.engine.tiny import CONFIGS, tiny_loaded
+from tests.engine.tiny import CONFIGS, seeded, tiny_loaded
 
 METHOD = method_named("sparsegpt")
 TEXT = torch.randint(
     1,
     400,
     (40, 20),
-    generator=torch.Generator().manual_seed(0),
+    generator=seeded(0),
 ).tolist()
 
 

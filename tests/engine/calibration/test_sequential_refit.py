@@ -11,7 +11,7 @@ from sparsedash.engine.models.decoder_blocks import batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.progress import ignore_steps
-from tests.engine.tiny import as_loaded, tiny_loaded
+from tests.engine.tiny import as_loaded, seeded, tiny_loaded
 
 NORMED = ("gemma2", "gemma3_text", "olmo2")
 
@@ -21,7 +21,7 @@ def sequences(n=40, length=20):
         1,
         400,
         (n, length),
-        generator=torch.Generator().manual_seed(0),
+        generator=seeded(0),
     )
     return [ids[: length - row % 5].tolist() for row, ids in enumerate(drawn)]
 

@@ -24,7 +24,7 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings, TokenWeights
 from tests.engine.calibration.plain_forward import WEIGHTS, seen_by
 from tests.engine.conftest import passages
-from tests.engine.tiny import tiny_loaded, tiny_tokenizer
+from tests.engine.tiny import seeded, tiny_loaded, tiny_tokenizer
 
 
 def _statistics(loaded, sequences, token_weights="equal"):
@@ -86,7 +86,7 @@ def test_second_moments_and_means_equal_those_of_a_plain_forward(loaded, token_w
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("token_weights", ["equal", "by token"])
 def test_a_variance_is_right_where_the_mean_is_a_thousand_times_the_deviation(whole, token_weights):
-    draw = torch.Generator().manual_seed(0)
+    draw = seeded(0)
     x = 1000 + torch.randn(
         8,
         4,

@@ -10,14 +10,14 @@ import torch
 from sparsedash.catalog.mixed_text import SOURCES
 from sparsedash.catalog.resources import KIND_BLOCK_TOKENS, kind_tokens
 from sparsedash.engine.evaluation.kind_losses import KindText
-from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.texts.mixed_sequences import held_out_sequences
 from sparsedash.storage.store import Store
+from tests.engine.tiny import load_folder
 
 
 @pytest.fixture
 def loaded(model_folder, tmp_path):
-    return load_model(locate_model(str(model_folder), Store(tmp_path)), "float32")
+    return load_folder(model_folder, Store(tmp_path))
 
 
 def halved(loaded):

@@ -13,7 +13,7 @@ from sparsedash.engine.models.loading import Source, load_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
-from tests.engine.tiny import save_tiny
+from tests.engine.tiny import save_tiny, source_of
 
 NO_FIELD = {name for name, family in FAMILIES.items() if not family.width}
 FORMS = {
@@ -35,11 +35,7 @@ CASES = [
 def sparse_model(folder, widths, dtype):
     """The tiny model of this folder with random kept channels and other out-projections."""
     loaded = load_model(
-        Source(
-            reference=str(folder),
-            folder=folder,
-            identity="tiny",
-        ),
+        source_of(folder),
         dtype,
     )
     torch.manual_seed(1)

@@ -16,13 +16,13 @@ from sparsedash.catalog.families import PER_LAYER
 from sparsedash.engine.export.reload_proof import gguf_allowed, rounded_activations
 from sparsedash.engine.models.gguf_making import write_dense_gguf
 from sparsedash.engine.models.gguf_writing import gguf_type
-from sparsedash.engine.models.loading import Source, load_model, locate_model
+from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.models.quantiser import quantise_file
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError
 from sparsedash.schema.records import Record
 from sparsedash.storage import model_folders
 from tests.engine.export.conftest import exported
-from tests.engine.tiny import save_tiny, sentencepiece_tokenizer
+from tests.engine.tiny import save_tiny, sentencepiece_tokenizer, source_of
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 pytest.importorskip("llama_cpp_py_sync")
@@ -335,11 +335,7 @@ def test_added_tokens_without_a_row_are_left_out_and_a_missing_first_token_is_th
     tokenizer.bos_token = None
     tokenizer.save_pretrained(folder)
     write_dense_gguf(
-        Source(
-            reference=str(folder),
-            folder=folder,
-            identity="tiny",
-        ),
+        source_of(folder),
         tmp_path / "dense.gguf",
     )
     fields = GGUFReader(tmp_path / "dense.gguf").fields
@@ -358,11 +354,7 @@ def test_of_several_chat_templates_the_default_one_goes_along(tmp_path):
     tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
     tokenizer.save_pretrained(folder)
     write_dense_gguf(
-        Source(
-            reference=str(folder),
-            folder=folder,
-            identity="tiny",
-        ),
+        source_of(folder),
         tmp_path / "dense.gguf",
     )
     assert (
@@ -399,11 +391,7 @@ def test_a_tokenizer_that_changes_or_cuts_texts_otherwise_is_refused(change, tmp
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match=r"than llama|that llama"):
         write_dense_gguf(
-            Source(
-                reference=str(folder),
-                folder=folder,
-                identity="tiny",
-            ),
+            source_of(folder),
             tmp_path / "dense.gguf",
         )
 
@@ -417,11 +405,7 @@ def test_a_full_disk_is_an_error_before_weights_are_written(tmp_path, monkeypatc
     )
     with pytest.raises(ExportError, match="are free"):
         write_dense_gguf(
-            Source(
-                reference=str(folder),
-                folder=folder,
-                identity="tiny",
-            ),
+            source_of(folder),
             tmp_path / "dense.gguf",
         )
     assert (tmp_path / "dense.gguf").stat().st_size < 50_000

@@ -10,7 +10,7 @@ from sparsedash.catalog.gguf_names import ARCHITECTURES
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.gguf_writing import write_gguf
-from sparsedash.engine.models.loading import ModelCache, load_model, locate_model
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import ExportError
@@ -18,7 +18,7 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.storage.store import Store
 from tests.engine.export.conftest import exported, run_settings
-from tests.engine.tiny import save_tiny
+from tests.engine.tiny import load_folder, save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 
@@ -78,7 +78,7 @@ def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
         is_base=True,
         require_room=lambda n_bytes: None,
     )
-    again = load_model(locate_model(str(tmp_path / "out.gguf"), store), "float32")
+    again = load_folder(tmp_path / "out.gguf", store)
     norms = dict(again.model.named_parameters())
     for name, norm in rebuilt.sparse.others.items():
         assert norms[name].tolist() == pytest.approx(norm.tolist(), abs=1e-6)

@@ -15,7 +15,7 @@ from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage import store as stores
 from sparsedash.storage.store import StageCheckpoint
-from tests.engine.tiny import IDS, as_loaded, tiny_loaded, tiny_model
+from tests.engine.tiny import IDS, as_loaded, seeded, tiny_loaded, tiny_model
 
 N_STEPS = 6
 
@@ -51,7 +51,7 @@ def sequences(n=32):
         1,
         400,
         (n, 70),
-        generator=torch.Generator().manual_seed(2),
+        generator=seeded(2),
     ).tolist()
 
 

@@ -13,12 +13,13 @@ from filelock import FileLock
 
 from sparsedash.catalog.gguf_reader import quantised_type
 from sparsedash.engine.models import model_conversion
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import locate_model
 from sparsedash.engine.models.model_conversion import unpack_gguf
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
 from sparsedash.storage.verification import verify
+from tests.engine.tiny import load_folder
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 
@@ -37,7 +38,7 @@ def damaged_files(store):
 
 
 def logits(whole, store):
-    loaded = load_model(locate_model(str(whole), store), "float32")
+    loaded = load_folder(whole, store)
     return loaded.model(torch.tensor([[1, 2, 3]])).logits
 
 
@@ -224,7 +225,7 @@ def test_code_that_lies_beside_the_file_is_neither_asked_for_nor_run(store, tmp_
     classes = {"AutoTokenizer": ["evil.Tokenizer"] * 2, "AutoConfig": "evil.Tokenizer"}
     for name in ("tokenizer_config.json", "config.json"):
         (tmp_path / name).write_text(json.dumps({"auto_map": classes}))
-    assert load_model(locate_model(str(file), store), "float32").tokenizer("the lamp").input_ids
+    assert load_folder(file, store).tokenizer("the lamp").input_ids
     assert not proof.exists()
 
 

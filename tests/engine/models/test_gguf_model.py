@@ -10,8 +10,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sparsedash.catalog.gguf_names import PRE_TOKENIZERS, WHOLE_WORDS
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import locate_model
 from sparsedash.schema.errors import ModelError
+from tests.engine.tiny import load_folder
 from tests.engine.tiny_gguf import FAMILIES, tiny_gguf_model, write_tiny_gguf
 
 IDS = [(7 * i) % 300 + 1 for i in range(60)]
@@ -181,7 +182,7 @@ def is_near(logits, expected, tolerance=1e-5):
 
 
 def loaded_from(file, store):
-    return load_model(locate_model(str(file), store), "float32")
+    return load_folder(file, store)
 
 
 def llama_cpp(file):

@@ -15,7 +15,7 @@ from sparsedash.engine.models.matmul import (
     use_fp32_copies_for_small_batches,
 )
 from sparsedash.schema.progress import ignore_steps
-from tests.engine.tiny import save_tiny, tiny_model
+from tests.engine.tiny import save_tiny, seeded, tiny_model
 
 N_TOKENS = 256
 
@@ -44,7 +44,7 @@ def products(monkeypatch):
 
 
 def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    return torch.randn(*shape, generator=seeded(seed)).bfloat16()
 
 
 def layer(bias=True):
@@ -135,7 +135,7 @@ def test_all_projections_of_a_model_multiply_so_with_nearly_the_same_logits(
         1,
         400,
         (8, 40),
-        generator=torch.Generator().manual_seed(1),
+        generator=seeded(1),
     )
     with torch.inference_mode():
         expected = model(ids).logits.float()
@@ -225,7 +225,7 @@ def test_recomputed_blocks_multiply_in_the_backward_pass_as_before(
         1,
         400,
         (16, 40),
-        generator=torch.Generator().manual_seed(2),
+        generator=seeded(2),
     ).tolist()
     expected = mask_gradients(loaded, ids, ignore_steps)
     with bf16_matmul_in_fp32("bfloat16"):

@@ -9,13 +9,14 @@ import torch
 
 from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, SCHEDULES, ChannelScores
 from sparsedash.schema.method_settings import MethodSettings, Schedule
+from tests.engine.tiny import seeded
 
 
 def block(width=64, scores=None, slope=1.0):
     """A block whose loss grows with the square of the number of removed channels."""
     removed = torch.arange(width, -1, -1).double()
     if scores is None:
-        scores = torch.rand(width, generator=torch.Generator().manual_seed(width))
+        scores = torch.rand(width, generator=seeded(width))
     return ChannelScores(
         width=width,
         cost=1,
@@ -97,7 +98,7 @@ def test_other_blocks_make_up_for_those_that_keep_one_multiple(name, n_blocks, m
     drawn = torch.rand(
         n_blocks,
         1536,
-        generator=torch.Generator().manual_seed(0),
+        generator=seeded(0),
     )
     blocks = []
     for index, scores in enumerate(drawn):
@@ -133,7 +134,7 @@ def test_standardised_ignores_that_one_block_scores_higher_than_another():
 @pytest.mark.parametrize("permille", [130, 400, 660])
 def test_curves_give_the_least_sum_of_losses_among_all_widths_that_remove_as_much(permille):
     """Also where a further multiple costs less than the one before."""
-    random = torch.Generator().manual_seed(permille)
+    random = seeded(permille)
     blocks = []
     options = []
     for width in (32, 40, 24, 36):

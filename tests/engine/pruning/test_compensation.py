@@ -8,6 +8,7 @@ from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.linalg import damped_factor, damped_solution
 from sparsedash.schema.errors import CalibrationError
 from tests.engine.pruning.layers import inputs, layer
+from tests.engine.tiny import seeded
 
 KEPT = torch.tensor([0, 2, 3, 6, 7])
 TINY = 1e-9
@@ -92,7 +93,7 @@ def test_a_moment_without_full_rank_is_damped_until_it_can_be_solved():
 
 def test_channels_that_are_enormous_together_cost_the_others_no_damping():
     """As at the first token of every text: rounding makes such channels contradict each other."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     x = torch.randn(2000, 24, generator=generator)
     x[::50, :6] = 2e4 * torch.rand(6, generator=generator)
     moment = (x.T @ x / len(x)).double()
@@ -127,7 +128,7 @@ def test_a_fit_in_single_precision_is_as_good():
     right = torch.randn(
         200,
         30,
-        generator=torch.Generator().manual_seed(0),
+        generator=seeded(0),
     )
     moment = layer(m=200, x=inputs(200, 4000)).moment()
     factor, _ = damped_factor(moment, 0.01)
@@ -141,7 +142,7 @@ def test_if_single_precision_does_not_suffice_it_is_solved_in_double():
     basis = torch.randn(
         60,
         60,
-        generator=torch.Generator().manual_seed(0),
+        generator=seeded(0),
     )
     basis = torch.linalg.qr(basis).Q.double()
     moment = (basis * torch.logspace(0, -7, 60).double()) @ basis.T
@@ -218,7 +219,7 @@ def test_the_ridge_is_no_loss():
     x = torch.randn(
         400,
         8,
-        generator=torch.Generator().manual_seed(0),
+        generator=seeded(0),
     )
     x[:, 5] = 0
     order = torch.tensor([0, 1, 2, 3, 4, 6, 7, 5])

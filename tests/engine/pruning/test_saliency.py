@@ -12,7 +12,7 @@ from sparsedash.engine.pruning.linalg import complement
 from sparsedash.engine.pruning.saliency import SALIENCIES, elimination_order
 from sparsedash.schema.method_settings import MethodSettings
 from tests.engine.pruning.layers import layer
-from tests.engine.tiny import tiny_loaded
+from tests.engine.tiny import seeded, tiny_loaded
 
 X = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0]])
 WEIGHT = torch.tensor([[3.0, 0.0, 1.0], [4.0, 1.0, 1.0]])
@@ -95,7 +95,7 @@ def test_the_rearrangement_is_the_published_one(seed, n_kept):
     gradients = torch.randn(
         12,
         20,
-        generator=torch.Generator().manual_seed(seed),
+        generator=seeded(seed),
     ).double()
     fisher = SALIENCIES["fisher"]
     scores = fisher.score(layer(m=20, gradients=gradients))
@@ -159,7 +159,7 @@ def test_nan_weights_end_the_elimination_all_the_same():
 
 
 def test_of_two_equivalent_channels_only_one_is_removed_in_a_round(monkeypatch):
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     x = torch.randn(4000, 20, generator=generator).repeat_interleave(2, dim=1)
     dense = layer(
         m=40,

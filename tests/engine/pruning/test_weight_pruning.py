@@ -22,13 +22,14 @@ from sparsedash.schema.method_settings import (
     allowed_choices,
 )
 from tests.engine.pruning.layers import inputs, statistics_of
+from tests.engine.tiny import seeded
 
 
 def scores(rows, columns, seed=0):
     return torch.rand(
         rows,
         columns,
-        generator=torch.Generator().manual_seed(seed),
+        generator=seeded(seed),
     )
 
 
@@ -88,7 +89,7 @@ def weights(n, d, seed=5):
     return torch.randn(
         n,
         d,
-        generator=torch.Generator().manual_seed(seed),
+        generator=seeded(seed),
     )
 
 

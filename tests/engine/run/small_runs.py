@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
@@ -41,6 +42,11 @@ def records(store, run):
     """The dense record and the sparse ones, without their times."""
     run_records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
     return [replace(record, seconds=0, tokens_per_second=0) for record in run_records]
+
+
+def rebuilt_model(key, store):
+    """The model of a record in this store."""
+    return rebuild_model(store.get(Record, key), store, ignore_steps, MODEL_CACHE)
 
 
 def fresh_records(settings, folder):

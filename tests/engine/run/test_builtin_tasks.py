@@ -10,8 +10,9 @@ import pytest
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.engine.evaluation.continuations import write_greedily
-from sparsedash.engine.run import pipeline, task_answering
+from sparsedash.engine.run import task_answering
 from sparsedash.schema.question_records import QuestionSet
+from tests.engine.run.small_runs import ran
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greed
     task_settings, store, loaded
 ):
     steps = []
-    run = pipeline.run(task_settings, store, steps.append)
+    run = ran(task_settings, store, steps.append)
 
     def answers_of(record):
         return [store.get(QuestionSet, key) for key in run.answers[record]]
@@ -67,7 +68,7 @@ def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greed
         # A token may be half a character.
         assert question.text in ("�", question.target) or written.strip().startswith(question.text)
     steps.clear()
-    assert pipeline.run(task_settings, store, steps.append).answers == run.answers
+    assert ran(task_settings, store, steps.append).answers == run.answers
     assert not [step for step in steps if step.stage == "answer"]
 
 
@@ -80,7 +81,7 @@ def test_a_task_that_the_dense_model_cannot_do_is_left_out_with_a_reason(task_se
             task_limit=60,
         ),
     )
-    run = pipeline.run(variant, store)
+    run = ran(variant, store)
     assert (
         run.warnings.count(
             "builtin:copying was left out: the dense model has 0 of 60 answers right."
@@ -88,4 +89,4 @@ def test_a_task_that_the_dense_model_cannot_do_is_left_out_with_a_reason(task_se
         == 1
     )
     assert not run.unanswered and not any(run.answers.values())
-    assert pipeline.run(variant, store).answers == run.answers
+    assert ran(variant, store).answers == run.answers

@@ -11,7 +11,6 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.healing import healing
 from sparsedash.engine.run import run_context
-from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import CalibrationError, JobError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS
@@ -24,6 +23,7 @@ from tests.engine.run.small_runs import (
     count_calls,
     must_not_run,
     ran,
+    rebuilt_model,
     records,
     stages_of,
 )
@@ -72,12 +72,7 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
     healing_settings, store, monkeypatch
 ):
     run = ran(healing_settings, store)
-    first = rebuild_model(
-        store.get(Record, run.sparse[1]),
-        store,
-        ignore_steps,
-        MODEL_CACHE,
-    )
+    first = rebuilt_model(run.sparse[1], store)
     with first.sparse.applied():
         logits = first.loaded.model(IDS).logits
     with monkeypatch.context() as patch:
@@ -107,12 +102,7 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
             "memory_bytes",
             lambda: 1,
         )
-        streamed = rebuild_model(
-            store.get(Record, run.sparse[1]),
-            store,
-            ignore_steps,
-            MODEL_CACHE,
-        )
+        streamed = rebuilt_model(run.sparse[1], store)
         with streamed.sparse.applied():
             assert streamed.loaded.residency.streamed and torch.equal(
                 streamed.loaded.model(IDS).logits, logits
@@ -121,29 +111,14 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
         # Those of a version that healed otherwise.
         patch.setitem(STAGE_VERSIONS, "healed", 1000)
         patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
-        known = rebuild_model(
-            store.get(Record, run.sparse[1]),
-            store,
-            ignore_steps,
-            MODEL_CACHE,
-        )
+        known = rebuilt_model(run.sparse[1], store)
         with known.sparse.applied():
             assert torch.equal(known.loaded.model(IDS).logits, logits)
         for entry in store.entries("artefacts"):
             store.drop_entry("artefacts", entry.name)
         with pytest.raises(JobError, match="healed weights of this result are gone"):
-            rebuild_model(
-                store.get(Record, run.sparse[1]),
-                store,
-                ignore_steps,
-                MODEL_CACHE,
-            )
-    again = rebuild_model(
-        store.get(Record, run.sparse[1]),
-        store,
-        ignore_steps,
-        MODEL_CACHE,
-    )
+            rebuilt_model(run.sparse[1], store)
+    again = rebuilt_model(run.sparse[1], store)
     with again.sparse.applied():
         assert torch.equal(again.loaded.model(IDS).logits, logits), (
             "healed anew, to the same weights"

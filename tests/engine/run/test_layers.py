@@ -36,14 +36,14 @@ from tests.engine.run.small_runs import (
     ran,
     records,
 )
-from tests.engine.tiny import IDS, tiny_loaded, tiny_model, tiny_tokenizer
+from tests.engine.tiny import IDS, seeded, tiny_loaded, tiny_model, tiny_tokenizer
 
 LAYERS, SLEB, SHORTGPT = (method_named(name) for name in ("layers", "sleb", "shortgpt"))
 TEXT = torch.randint(
     1,
     400,
     (20, 24),
-    generator=torch.Generator().manual_seed(0),
+    generator=seeded(0),
 ).tolist()
 
 

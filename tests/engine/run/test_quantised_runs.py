@@ -9,13 +9,16 @@ import torch
 
 from sparsedash.catalog import families
 from sparsedash.engine.run import model_making, pipeline
-from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import JobError, ModelError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import ignore_steps
-from sparsedash.schema.records import Record
 from sparsedash.schema.sparse_spec import SparseSpec
-from tests.engine.run.small_runs import MODEL_CACHE, RANDOM, must_not_run, ran, records
+from tests.engine.run.small_runs import (
+    RANDOM,
+    must_not_run,
+    ran,
+    rebuilt_model,
+    records,
+)
 from tests.engine.tiny import IDS, save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 
@@ -96,12 +99,7 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
     quantised_settings, store, monkeypatch
 ):
     run = ran(quantised_settings, store)
-    rebuilt = rebuild_model(
-        store.get(Record, run.sparse[-1]),
-        store,
-        ignore_steps,
-        MODEL_CACHE,
-    )
+    rebuilt = rebuilt_model(run.sparse[-1], store)
     model = rebuilt.loaded.model
     dense = rebuilt.loaded.model(IDS).logits
     head = model.get_output_embeddings().weight.clone()
@@ -117,12 +115,7 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
         lambda: "0.2",
     )
     with pytest.raises(JobError, match="here is 0"):
-        rebuild_model(
-            store.get(Record, run.sparse[-1]),
-            store,
-            ignore_steps,
-            MODEL_CACHE,
-        )
+        rebuilt_model(run.sparse[-1], store)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ from itertools import chain
 
 import pytest
 
-from sparsedash.engine.run import pipeline, task_answering
+from sparsedash.engine.run import task_answering
 from sparsedash.engine.run.model_making import RunModel
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.errors import Cancelled, CorpusError
-from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -21,7 +20,7 @@ from sparsedash.stats.task_verdicts import is_unanswered, judge_run
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages
-from tests.engine.run.small_runs import count_calls
+from tests.engine.run.small_runs import count_calls, ran
 from tests.engine.tasks.conftest import trials  # noqa: F401 - a fixture
 from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, WRITTEN, write_task
 
@@ -71,7 +70,7 @@ def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_thei
     task_settings, settings, store
 ):
     steps = []
-    run = pipeline.run(task_settings, store, steps.append)
+    run = ran(task_settings, store, steps.append)
     assert list(run.answers) == [run.dense, *run.sparse]
     assert [len(questions) for questions in texts(store, run)] == [5, 5] * 3
     assert {step.message for step in steps if step.stage == "answer"} >= {
@@ -79,10 +78,10 @@ def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_thei
         "written: 50 % sparse",
     }
     steps.clear()
-    again = pipeline.run(task_settings, store, steps.append)
+    again = ran(task_settings, store, steps.append)
     assert again.answers == run.answers and "answers to tasks" in again.cached
     assert not [step for step in steps if step.stage == "answer"]
-    assert pipeline.run(settings, store, ignore_steps).records == run.records
+    assert ran(settings, store).records == run.records
     judged = judge_run(
         run,
         lambda key: store.get(QuestionSet, key),
@@ -94,13 +93,9 @@ def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_thei
 def test_a_finished_run_that_gets_tasks_and_prompts_makes_each_model_once(
     task_settings, settings, store, monkeypatch
 ):
-    pipeline.run(settings, store, ignore_steps)
+    ran(settings, store)
     rebuilt = count_calls(monkeypatch, RunModel, "begin")
-    run = pipeline.run(
-        replace(task_settings, prompts=("The boat", "Once")),
-        store,
-        ignore_steps,
-    )
+    run = ran(replace(task_settings, prompts=("The boat", "Once")), store)
     assert len(rebuilt) == len(run.sparse) == 2
     assert [len(answers) for answers in texts(store, run)] == [5, 5] * 3
 
@@ -113,14 +108,14 @@ def test_a_run_that_is_broken_off_keeps_the_tasks_that_are_answered(
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        pipeline.run(task_settings, store, cancel)
+        ran(task_settings, store, cancel)
     (kept,) = store.keys(QuestionSet)
     answered = count_calls(
         monkeypatch,
         task_answering,
         "_answer",
     )
-    run = pipeline.run(task_settings, store, ignore_steps)
+    run = ran(task_settings, store)
     assert run.answers[run.dense][0] == kept
     assert [task.name for _, task, _, _ in answered] == ["written", *["choice", "written"] * 2]
 
@@ -138,7 +133,7 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(task_settings, stor
         "_answer",
         fail,
     )
-    run = pipeline.run(task_settings, store, ignore_steps)
+    run = ran(task_settings, store)
     assert run.finished and "choice was not answered. It broke." in run.warnings
     judged = judge_run(
         run,
@@ -169,14 +164,13 @@ def test_rules_of_writing_that_are_not_heeded_are_said(task_settings, store, tmp
             }
         )
     )
-    warnings = pipeline.run(
+    warnings = ran(
         replace(
             task_settings,
             model=str(folder),
             sparsities_permille=(500,),
         ),
         store,
-        ignore_steps,
     ).warnings
     (warning,) = (line for line in warnings if "without" in line)
     assert warning.startswith(
@@ -192,10 +186,9 @@ def test_more_written_tokens_than_the_model_has_end_a_run_at_once(task_settings,
         **WRITTEN | {"generation_kwargs": {"max_gen_toks": 10**6}},
     )
     with pytest.raises(CorpusError, match="long asks for 1,000,000 written tokens"):
-        pipeline.run(
+        ran(
             replace(task_settings, evaluation=replace(task_settings.evaluation, tasks=(task,))),
             store,
-            ignore_steps,
         )
 
 
@@ -203,7 +196,7 @@ def test_more_written_tokens_than_the_model_has_end_a_run_at_once(task_settings,
 def test_streamed_models_answer_side_by_side_and_say_the_same(
     task_settings, settings, passages_known, store, tmp_path, monkeypatch
 ):
-    resident = pipeline.run(task_settings, store, ignore_steps)
+    resident = ran(task_settings, store)
     together = count_calls(
         monkeypatch,
         task_answering,
@@ -211,16 +204,8 @@ def test_streamed_models_answer_side_by_side_and_say_the_same(
     )
     second_store = Store(tmp_path / "other")
     if passages_known:
-        pipeline.run(
-            replace(settings, residency="streamed"),
-            second_store,
-            ignore_steps,
-        )
-    streamed = pipeline.run(
-        replace(task_settings, residency="streamed"),
-        second_store,
-        ignore_steps,
-    )
+        ran(replace(settings, residency="streamed"), second_store)
+    streamed = ran(replace(task_settings, residency="streamed"), second_store)
     assert [len(models) for _, _, models, _ in together] == [3, 3]
     assert streamed.answers == resident.answers
     assert texts(second_store, streamed) == texts(store, resident)
@@ -228,7 +213,7 @@ def test_streamed_models_answer_side_by_side_and_say_the_same(
 
 
 def test_a_run_s_file_carries_its_answers(task_settings, store, tmp_path):
-    run = pipeline.run(task_settings, store, ignore_steps)
+    run = ran(task_settings, store)
     second_store = Store(tmp_path / "other")
     keep_run(read_run_file(run_file(run, store)), second_store)
     assert second_store.get(Run, run.key) == run

@@ -25,8 +25,6 @@ def with_rules(**rules):
 
 REFUSED_BY_FIELD = {
     "a name with NUL": (WRITTEN | {"task": "a\0b"}, r"task must be .*not 'a\\x00b'"),
-    "a name of two lines": (WRITTEN | {"task": "a\nb"}, r"task must be .*not 'a\\nb'"),
-    "a name read backwards": (WRITTEN | {"task": "\u202egnp"}, "task must be "),
     "an empty name": (WRITTEN | {"task": ""}, "task must be "),
     "an endless name": (WRITTEN | {"task": "a" * 10_000}, "task must be "),
     "a negative length": (
@@ -131,7 +129,6 @@ REFUSED_AS_YAML = {
     "control characters": ("task: bad\x07\x1b[2J", "is not read"),
     "a date that is none": ("task: bad\nmetadata: 2001-99-99\n", "is not read"),
     "a Python object": ("task: !!python/object/apply:os.system [ls]\n", "is not read"),
-    "a function": ("task: bad\ndoc_to_text: !function evil.f\n", "it runs code"),
     "a list": ("- task: bad\n", "names no task"),
     "nothing": ("", "names no task"),
     "a key that is a list": ("? [a, b]\n: 1\n", "is not read"),

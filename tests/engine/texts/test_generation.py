@@ -9,7 +9,7 @@ from sparsedash.catalog import resources
 from sparsedash.engine.texts.generation import continue_prompts, generate_texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings
-from tests.engine.tiny import CONFIGS, tiny_loaded
+from tests.engine.tiny import CONFIGS, seeded, tiny_loaded
 
 OPENINGS = ("the lamp", "the boat went home and the letter", "a door")
 LENGTH = 60
@@ -70,7 +70,7 @@ def test_texts_sampled_together_are_those_sampled_alone_from_the_seed_alone(mode
     uniform = torch.rand(
         3,
         LENGTH,
-        generator=torch.Generator().manual_seed(5),
+        generator=seeded(5),
     ).tolist()
     n_new = LENGTH - min(len(loaded.tokenizer(opening).input_ids) for opening in OPENINGS)
     alone = []
