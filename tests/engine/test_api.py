@@ -592,18 +592,3 @@ def test_a_name_that_no_folder_has_is_refused_before_any_work(dense, folder, why
             on_step=steps.append,
         )
     assert not steps and str(refused.value).isprintable()
-
-
-def test_a_share_that_removes_nothing_is_a_warning():
-    with pytest.warns(
-        UserWarning, match="Nothing was removed at 1 %: kept widths are multiples of 48 channels"
-    ):
-        sparse = sparsedash.prune(
-            tiny_model("llama"),
-            TOKENIZER,
-            TEXTS,
-            method=EVEN,
-            share=0.01,
-            width_multiple=48,
-        )
-    assert set(sparse.pruned.widths) == {96}

@@ -44,16 +44,6 @@ def test_the_identity_is_that_of_the_content_and_the_shape_is_noted_under_it(
     assert len({first, reconfigured, identity(copied)}) == 3
 
 
-def test_a_folder_with_only_bin_files_is_read_as_plain_weights_with_a_warning(store, tmp_path):
-    folder = save_tiny(tmp_path / "m")
-    torch.save(tiny_model("llama").state_dict(), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    loaded = load_folder(folder, store)
-    assert "no safetensors" in loaded.warnings[0]
-    ids = torch.tensor([[1, 2, 3]])
-    assert torch.equal(loaded.model(ids).logits, tiny_model("llama")(ids).logits)
-
-
 def test_a_bin_file_that_would_run_code_is_refused(store, tmp_path):
     folder = save_tiny(tmp_path / "m")
     (folder / "model.safetensors").unlink()

@@ -31,7 +31,6 @@ from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixt
 from tests.engine.run.small_runs import (
     MODEL_CACHE,
     RANDOM,
-    fresh_records,
     must_not_run,
     ran,
     records,
@@ -237,13 +236,6 @@ def test_a_run_says_which_layers_went_and_the_second_sparsity_finds_the_order(
     again = ran(replace(layer_settings, prompts=()), store)
     assert records(store, again) == [dense, *sparse] and again.warnings == run.warnings
     assert "calibration tokens per channel" in " ".join(run.warnings)
-
-
-def test_what_stays_takes_over_in_the_model_that_is_streamed_as_in_the_one_in_memory(
-    layer_settings, store, tmp_path
-):
-    streamed = records(store, ran(replace(layer_settings, residency="streamed"), store))
-    assert streamed == fresh_records(layer_settings, tmp_path / "fresh")
 
 
 def test_its_neighbours_bring_the_stream_nearer_to_dense():

@@ -41,7 +41,6 @@ from tests.engine.run.small_runs import (
     records,
     stages_of,
 )
-from tests.engine.tiny import save_tiny
 from tests.storage.every_kind import harm_entry
 
 
@@ -376,10 +375,6 @@ def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_o
 # Refusals and warnings.
 
 
-def numbered_words(name, n):
-    return " ".join(f"{name}{place}" for place in range(n))
-
-
 def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(
     settings, store, monkeypatch
 ):
@@ -485,17 +480,28 @@ def test_widths_that_rounding_left_whole_are_told_when_they_are_made_and_when_th
         )
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("n_words", "packed", "template"),
+    [
+        (15, False, "$A"),
+        (15, True, "$A"),
+        # A short passage, behind a token that the tokenizer prepends.
+        (10, False, "<|end|> $A"),
+    ],
+)
 def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_warnings(
-    packed, settings, store, tmp_path
+    n_words, packed, template, settings, store, tmp_path
 ):
-    texts = [numbered_words(name, 15) for name in "abcdef"]
+    texts = []
+    for name in "abcdef":
+        texts.append(" ".join(f"{name}{place}" for place in range(n_words)))
     passage_file = write_jsonl(tmp_path / "asked.jsonl", [*texts, *texts[:2]])
     read = write_jsonl(
         tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]]
     )
     settings = replace(
         settings,
+        model=str(save_tiny(tmp_path / "model", template=template)),
         calibration=CalibrationSettings(
             corpus=f"file:{read}",
             n_samples=100,
@@ -516,32 +522,6 @@ def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_wa
     )
     assert store.get(Record, run.dense).last_word.total == 6
     assert ran(settings, store).warnings == run.warnings
-
-
-def test_a_short_passage_in_the_calibration_text_is_found_behind_a_token_that_the_tokenizer_prepends(
-    settings, store, tmp_path
-):
-    folder = save_tiny(tmp_path / "begins", template="<|end|> $A")
-    texts = [numbered_words(name, 10) for name in "abcdef"]
-    read = write_jsonl(
-        tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]]
-    )
-    calibration = CalibrationSettings(
-        corpus=f"file:{read}",
-        n_samples=100,
-        length=64,
-    )
-    evaluation = EvaluationSettings(corpus=f"file:{write_jsonl(tmp_path / 'asked.jsonl', texts)}")
-    run = ran(
-        replace(
-            settings,
-            model=str(folder),
-            calibration=calibration,
-            evaluation=evaluation,
-        ),
-        store,
-    )
-    assert any(line.startswith("3 of 6 passages also occur") for line in run.warnings)
 
 
 def test_a_dense_model_that_answers_nothing_is_warned_of(settings, store, passage_file):

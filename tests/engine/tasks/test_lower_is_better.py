@@ -2,7 +2,6 @@
 better.
 """
 
-import json
 import re
 import warnings
 from collections import defaultdict
@@ -48,87 +47,20 @@ BOTH_CONDITIONS = [
     BIASED | {"context_condition": "ambig"},
     BIASED | {"context_condition": "disambig"},
 ]
-LANGUAGES = ("cat", "deu", "eng", "eus", "fra", "glg", "ita", "por", "spa")
-FLORES = [{f"sentence_{language}_Latn": TEXT for language in LANGUAGES}]
-APPLICANT = {
-    "filled_template": TEXT,
-    "age": 20,
-    "decision_question_id": 1,
-}
-SHEET = {
-    "questions": json.dumps(
-        [
-            {
-                "prompt": TEXT,
-                "subprompts": [
-                    {
-                        "questionpart_n": "1",
-                        "question": TEXT,
-                        "answer": "lamp",
-                    }
-                ],
-            }
-        ]
-    ),
-    "preamble": TEXT,
-    "context": TEXT,
-    "overall_question_n": 1,
-}
 DOCUMENTS = {
-    "basque_bench": FLORES,
     "bbq": BOTH_CONDITIONS,
     "cabbq": BOTH_CONDITIONS,
     "careqa": [{"question": TEXT, "answer": TEXT}],
-    "catalan_bench": FLORES,
     "crows_pairs": [
-        {
-            "sent_more": f"{TEXT}.",
-            "sent_less": f"{TEXT}!",
-            "bias_type": "age",
-        }
+        {"sent_more": f"{TEXT}.", "sent_less": f"{TEXT}!", "bias_type": "age"},
     ],
-    "darija_bench": [
-        {"messages": [{"content": TEXT}, {"content": TEXT}], "direction": f"{source}_{target}"}
-        for source, target in (
-            ("dr", "en"),
-            ("en", "dr"),
-            ("dr", "fr"),
-            ("fr", "dr"),
-            ("dr", "msa"),
-            ("msa", "dr"),
-        )
-    ],
-    "discrim_eval": [
-        APPLICANT
-        | {
-            "race": race,
-            "gender": gender,
-            "age": age,
-        }
-        for race in ("white", "black", "asian", "hispanic", "native american")
-        for gender in ("male", "female", "non-binary")
-        for age in (20, 60)
-    ],
-    "esbbq": BOTH_CONDITIONS,
-    "french_bench": [{"text": TEXT, "paragraph": TEXT}],
-    "galician_bench": FLORES,
-    "lingoly": [SHEET],
-    "mediqa_qa2019": [{"QUESTION": {"AnswerList": [{"Answer": {"AnswerText": TEXT}}]}}],
-    "noticia": [
-        {
-            "web_headline": TEXT,
-            "web_text": TEXT,
-            "summary": TEXT,
-        }
-    ],
-    "portuguese_bench": FLORES,
+    "lambada": [{"text": TEXT}],
+    "mimic_repsum": [{"text": TEXT}],
+    "paloma": [{"text": TEXT}],
     "realtoxicityprompts": [{"prompt": {"text": TEXT}}],
     "simple_cooccurrence_bias": [{"sentence": TEXT}],
-    "spanish_bench": [FLORES[0] | {"es": f"{TEXT} {i}", "va": TEXT} for i in range(10)],
-    "uncheatable_eval": [{"content": TEXT, "category": "ao3_english"}],
-    "wmt2016": [{"translation": {"en": TEXT, "ro": TEXT}}],
 }
-"""A few documents in the form of the folder's own; elsewhere a text is all that is asked for."""
+"""Of each outcome in the table, a folder, and a few documents in the form of its own."""
 
 REFUSALS = {
     "no measure by which every answer is right or wrong": "refused: no measure is right or wrong of each answer",
@@ -168,7 +100,7 @@ def fill(folder, monkeypatch):
         include_path=[str(HARNESS / folder)],
         include_defaults=False,
     )
-    documents = datasets.Dataset.from_list(DOCUMENTS.get(folder, [{"text": TEXT}]) * 10)
+    documents = datasets.Dataset.from_list(DOCUMENTS[folder] * 10)
     monkeypatch.setattr(
         datasets,
         "load_dataset",
@@ -254,7 +186,7 @@ def test_in_a_run_the_likelier_stereotype_is_a_wrong_answer(monkeypatch):
     assert answers.questions[0].target == f"not {TEXT}."
 
 
-@pytest.mark.parametrize("folder", documented_rows())
+@pytest.mark.parametrize("folder", DOCUMENTS)
 def test_a_folder_of_the_harness_is_inverted_judged_or_refused_as_the_table_says(
     folder, monkeypatch
 ):
