@@ -41,6 +41,7 @@ from tests.engine.run.small_runs import (
     records,
     stages_of,
 )
+from tests.engine.tiny import save_tiny
 from tests.storage.every_kind import harm_entry
 
 

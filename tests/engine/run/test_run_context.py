@@ -163,7 +163,7 @@ def test_the_mix_is_added_to_any_text_but_itself(method, corpus, share):
 PROMPT = "the lamp and the boat and"
 
 
-def found(settings, folder, template):
+def token_results(settings, folder, template):
     """All that depends on tokens: answers, layer errors, what is written after a prompt, and a
     divergence.
     """
