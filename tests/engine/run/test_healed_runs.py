@@ -10,7 +10,7 @@ import torch
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.healing import healing
-from sparsedash.engine.run import run_context
+from sparsedash.engine.run import model_making, run_context
 from sparsedash.schema.errors import CalibrationError, JobError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS
@@ -68,61 +68,47 @@ def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(healing_
     assert len({record.outcomes for record in records(store, run)}) == 5
 
 
+def logits_of(record_key, store):
+    """The logits of a record's model, and the loaded model, which is the dense one again."""
+    model = rebuilt_model(record_key, store)
+    with model.sparse.applied():
+        return model.loaded.model(IDS).logits, model.loaded
+
+
 def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
     healing_settings, store, monkeypatch
 ):
     run = ran(healing_settings, store)
-    first = rebuilt_model(run.sparse[1], store)
-    with first.sparse.applied():
-        logits = first.loaded.model(IDS).logits
+    healed_key = run.sparse[1]
+    logits, loaded = logits_of(healed_key, store)
+    dense_logits = loaded.model(IDS).logits
+    few = replace(healing_settings.evaluation, n_passages=5)
     with monkeypatch.context() as patch:
-        patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
+        patch.setattr(model_making, "heal", must_not_run)
         # The two models that exchange weights by reference.
-        with ModelPairCache(MODEL_CACHE).models(
-            [run.dense, run.sparse[1]],
-            store,
-            ignore_steps,
-        ) as (
-            dense,
-            healed,
-        ):
-            for model, expected in ((healed, logits), (dense, first.loaded.model(IDS).logits)):
-                with model.active() as loaded:
-                    assert torch.equal(loaded.model(IDS).logits, expected)
-        fewer_passages = replace(
-            healing_settings, evaluation=replace(healing_settings.evaluation, n_passages=5)
-        )
-        assert (
-            records(store, ran(fewer_passages, store))[2].pruned.healed
-            == records(store, run)[2].pruned.healed
-        )
+        pair_cache = ModelPairCache(MODEL_CACHE)
+        with pair_cache.models([run.dense, healed_key], store, ignore_steps) as pair:
+            for model, expected in zip(pair, (dense_logits, logits), strict=True):
+                with model.active() as active:
+                    assert torch.equal(active.model(IDS).logits, expected)
+        again = ran(replace(healing_settings, evaluation=few), store)
+        figures = [store.get(Record, key).pruned.healed for key in (again.sparse[1], healed_key)]
+        assert figures[0] == figures[1]
         # Also where the memory has become too small.
-        patch.setattr(
-            run_context,
-            "memory_bytes",
-            lambda: 1,
-        )
-        streamed = rebuilt_model(run.sparse[1], store)
-        with streamed.sparse.applied():
-            assert streamed.loaded.residency.streamed and torch.equal(
-                streamed.loaded.model(IDS).logits, logits
-            )
+        patch.setattr(run_context, "memory_bytes", lambda: 1)
+        streamed_logits, streamed = logits_of(healed_key, store)
+        assert streamed.residency.streamed
+        assert torch.equal(streamed_logits, logits)
     with monkeypatch.context() as patch:
         # Those of a version that healed otherwise.
         patch.setitem(STAGE_VERSIONS, "healed", 1000)
-        patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
-        known = rebuilt_model(run.sparse[1], store)
-        with known.sparse.applied():
-            assert torch.equal(known.loaded.model(IDS).logits, logits)
+        patch.setattr(model_making, "heal", must_not_run)
+        assert torch.equal(logits_of(healed_key, store)[0], logits)
         for entry in store.entries("artefacts"):
             store.drop_entry("artefacts", entry.name)
         with pytest.raises(JobError, match="healed weights of this result are gone"):
-            rebuilt_model(run.sparse[1], store)
-    again = rebuilt_model(run.sparse[1], store)
-    with again.sparse.applied():
-        assert torch.equal(again.loaded.model(IDS).logits, logits), (
-            "healed anew, to the same weights"
-        )
+            rebuilt_model(healed_key, store)
+    assert torch.equal(logits_of(healed_key, store)[0], logits), "healed anew, to the same weights"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from sparsedash.engine.comparison.model_pair import ModelPairCache, both_residen
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.decoder_blocks import preallocated_cache, skipping
 from sparsedash.engine.run.search import find_sparsity
-from sparsedash.schema.errors import ModelError, SettingsError
+from sparsedash.schema.errors import ModelError
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
@@ -30,7 +30,6 @@ from tests.engine.conftest import passages
 from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixture
 from tests.engine.run.small_runs import (
     MODEL_CACHE,
-    RANDOM,
     must_not_run,
     ran,
     records,
@@ -365,11 +364,8 @@ def test_a_search_tries_numbers_of_layers(layer_settings, store):
     assert all(0 in widths for widths in widths_of_trials)
 
 
-def test_a_share_of_the_kv_cache_is_for_layers_alone(layer_settings, store):
-    channels = replace(RANDOM, budget="kv-cache")
-    with pytest.raises(SettingsError, match="frees nothing of the KV cache") as refused:
-        ran(replace(layer_settings, methods=(channels,)), store)
-    assert "a method that removes whole layers" in refused.value.advice
+def test_removed_layers_free_their_share_of_the_kv_cache(layer_settings, store):
+
     run = ran(
         replace(
             layer_settings,

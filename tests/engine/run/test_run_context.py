@@ -218,7 +218,7 @@ def token_results(settings, folder, template):
 
 def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(settings, tmp_path):
     bos, both = (
-        found(
+        token_results(
             settings,
             tmp_path / name,
             f"<|end|> $A{after}",
