@@ -29,6 +29,12 @@ def run_settings(model, text, methods, dtype="float32"):
     )
 
 
+def run_in(store, settings):
+    """The store, a model cache and the run of these settings."""
+    model_cache = ModelCache()
+    return store, model_cache, pipeline.run(settings, store, model_cache=model_cache)
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, passage_file):
     """Gives the store, the model_cache and the run of some methods over a model, each made once."""
@@ -37,17 +43,8 @@ def finished_run(tmp_path_factory, passage_file):
     @cache
     def made(model, methods=("best", "least-squares", "wanda-2:4"), dtype="float32"):
         store = Store(tmp_path_factory.mktemp("data"))
-        model_cache = ModelCache()
         opened.append(store)
-        return (
-            store,
-            model_cache,
-            pipeline.run(
-                run_settings(model, passage_file, methods, dtype),
-                store,
-                model_cache=model_cache,
-            ),
-        )
+        return run_in(store, run_settings(model, passage_file, methods, dtype))
 
     yield made
     for store in opened:

@@ -26,7 +26,7 @@ from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.storage.model_folders import unfinished_exports
 from sparsedash.storage.store import Store
-from tests.engine.export.conftest import export_request, exported, run_settings
+from tests.engine.export.conftest import export_request, exported, run_in, run_settings
 from tests.engine.tiny import save_tiny
 from tests.factories import PROOF
 from tests.service.made import exports_of
@@ -296,56 +296,25 @@ def test_after_a_kill_the_next_attempt_finds_nothing_left(run, tmp_path, monkeyp
     assert left_in(tmp_path) == ["out"]
 
 
-def test_a_base_that_has_changed_since_is_refused(passage_file, store, tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [("model", "/tiny "), ("text", "calibration text ")],
+)
+def test_what_a_result_was_computed_from_must_not_have_changed_since(
+    changed, message, passage_file, store, tmp_path
+):
     base = save_tiny(tmp_path / "tiny")
-    finished = pipeline.run(
-        run_settings(base, passage_file, ("magnitude",)),
-        store,
-        model_cache=ModelCache(),
-    )
-    save_tiny(base, seed=7)
-    with pytest.raises(JobError, match="has changed since this result was computed"):
-        exported(
-            (store, ModelCache(), finished),
-            0,
-            "padded",
-            tmp_path / "out",
-        )
-    assert left_in(tmp_path) == ["data", "tiny"]
-
-
-def test_a_calibration_text_that_has_changed_since_is_refused(passage_file, store, tmp_path):
-    base = save_tiny(tmp_path / "tiny")
-    text = tmp_path / "read.jsonl"
-    shutil.copy(passage_file, text)
-    calibration = CalibrationSettings(
-        corpus=f"file:{text}",
-        n_samples=16,
-        length=48,
-    )
-    settings = replace(
-        run_settings(
-            base,
-            passage_file,
-            ("least-squares",),
-        ),
-        calibration=calibration,
-    )
-    finished = pipeline.run(
-        settings,
-        store,
-        model_cache=ModelCache(),
-    )
-    text.write_text("".join(reversed(text.read_text().splitlines(keepends=True))))
-    with pytest.raises(
-        JobError, match="calibration text has changed since this result was computed"
-    ):
-        exported(
-            (store, ModelCache(), finished),
-            0,
-            "padded",
-            tmp_path / "out",
-        )
+    text = shutil.copy(passage_file, tmp_path / "read.jsonl")
+    calibration = CalibrationSettings(corpus=f"file:{text}", n_samples=16, length=48)
+    settings = run_settings(base, passage_file, ("least-squares",))
+    finished = run_in(store, replace(settings, calibration=calibration))
+    if changed == "model":
+        save_tiny(base, seed=7)
+    else:
+        text.write_text("".join(reversed(text.read_text().splitlines(keepends=True))))
+    with pytest.raises(JobError, match=f"{message}has changed since this result was computed"):
+        exported((store, ModelCache(), finished[2]), 0, "padded", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_refused(
@@ -360,12 +329,7 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     (base / "NOTICE").write_text("for all")
     (base / "additional_chat_templates").mkdir()
     (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
-    finished = pipeline.run(
-        run_settings(base, passage_file, ("magnitude",)),
-        store,
-        model_cache=ModelCache(),
-    )
-    run = (store, ModelCache(), finished)
+    run = run_in(store, run_settings(base, passage_file, ("magnitude",)))
     out = tmp_path / "out"
     with pytest.raises(ExportError, match="LICENSE is a link out of the model's folder"):
         exported(run, 0, "padded", out)

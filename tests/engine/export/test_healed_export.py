@@ -10,14 +10,12 @@ from sparsedash.catalog.gguf_names import ARCHITECTURES
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.gguf_writing import write_gguf
-from sparsedash.engine.models.loading import ModelCache
-from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.storage.store import Store
-from tests.engine.export.conftest import exported, run_settings
+from tests.engine.export.conftest import exported, run_in, run_settings
 from tests.engine.tiny import load_folder, save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 
@@ -27,17 +25,11 @@ def healed_run(passage_file, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "RATE", 1e-2)
 
     def made(model, methods=("least-squares",)):
-        settings = run_settings(model, passage_file, methods)
-        store = Store(tmp_path / "data")
-        model_cache = ModelCache()
-        settings = replace(settings, heal_steps=(4,))
-        run = pipeline.run(
-            settings,
-            store,
-            model_cache=model_cache,
-        )
+        settings = replace(run_settings(model, passage_file, methods), heal_steps=(4,))
+        finished = run_in(Store(tmp_path / "data"), settings)
+        store, _, run = finished
         assert store.get(Record, run.sparse[0]).pruned.healed.kept_step
-        return store, model_cache, run
+        return finished
 
     return made
 

@@ -15,7 +15,7 @@ from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.reporting.verdicts import limits_sentence, loss_cells, verdict_sign
 from sparsedash.schema.records import Record
 from sparsedash.schema.tolerance_settings import Tolerance
-from tests.engine.export.conftest import exported, run_settings
+from tests.engine.export.conftest import exported, run_in, run_settings
 from tests.engine.tiny import save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 from tests.factories import RECORD
@@ -118,17 +118,8 @@ def test_the_base_is_the_model_of_this_run(store, passage_file, tmp_path):
 
 def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file, tmp_path):
     base = write_tiny_gguf(tmp_path / "base.gguf", quantised="Q8_0")
-    run = pipeline.run(
-        run_settings(base, passage_file, ("magnitude",)),
-        store,
-        model_cache=ModelCache(),
-    )
-    exported(
-        (store, ModelCache(), run),
-        0,
-        "padded",
-        tmp_path / "out",
-    )
+    run = run_in(store, run_settings(base, passage_file, ("magnitude",)))
+    exported(run, 0, "padded", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "weights come from a Q8_0 GGUF file" in text
     assert f"The file of the dense model takes {base.stat().st_size / 1e6:,.1f} MB" in text

@@ -90,27 +90,6 @@ def shell(client, tmp_path, passage_file):
     return run
 
 
-def test_a_model_that_moved_is_another_run_and_within_the_hour_it_is_the_same(hub, shell, tmp_path):
-    first = hub.add(
-        "models",
-        MODEL,
-        save(tmp_path / "first", seed=1),
-    ).refs["main"]
-    before = shell()
-    assert before["model"]["identity"] == f"{MODEL}@{first}"
-    assert before["revisions"] == {MODEL: first}
-    second = hub.add(
-        "models",
-        MODEL,
-        save(tmp_path / "second", seed=2),
-    ).refs["main"]
-    assert shell()["key"] == before["key"]
-    after = shell(later=[MODEL])
-    assert after["model"]["identity"] == f"{MODEL}@{second}"
-    assert after["key"] != before["key"]
-    assert after["dense"]["word_perplexity"] != before["dense"]["word_perplexity"]
-
-
 def test_a_task_whose_data_set_moved_is_answered_anew_and_one_that_is_pinned_is_not(
     hub, shell, tmp_path
 ):

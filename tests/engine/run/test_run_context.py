@@ -42,13 +42,12 @@ def mixed(settings):
     )
 
 
+def context_of(settings, store):
+    return RunContext(settings, store, ignore_steps, MODEL_CACHE)
+
+
 def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
-    run = RunContext(
-        mixed,
-        store,
-        ignore_steps,
-        MODEL_CACHE,
-    )
+    run = context_of(mixed, store)
     length = mixed.calibration.length
     calibration_ids, half, mix = map(run.calibration_texts.sequences, (0.0, 0.5, 1.0))
     n_own = sum(map(len, calibration_ids))
@@ -57,24 +56,14 @@ def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
     assert sum(len(ids) for ids in half if ids not in calibration_ids) == pytest.approx(
         n_half / 2, abs=2 * length
     )
-    assert half == RunContext(
-        mixed,
-        store,
-        ignore_steps,
-        MODEL_CACHE,
-    ).calibration_texts.sequences(0.5)
+    assert half == context_of(mixed, store).calibration_texts.sequences(0.5)
     # Both are among the first, and among those kept out of the fit.
     assert {ids in calibration_ids for ids in half[:12]} == {True, False}
     assert all(ids not in calibration_ids for ids in mix)
 
 
 def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(mixed, store, monkeypatch):
-    run = RunContext(
-        mixed,
-        store,
-        ignore_steps,
-        MODEL_CACHE,
-    )
+    run = context_of(mixed, store)
     length = mixed.calibration.length
     monkeypatch.setattr(
         type(run.loaded),
@@ -92,12 +81,7 @@ def test_a_text_of_single_tokens_is_refused_in_words(mixed, store, monkeypatch):
         lambda *_: corpora.Texts(texts=("the",), identity="o" * 64),
     )
     with pytest.raises(CorpusError, match="no sample of two tokens or more"):
-        RunContext(
-            mixed,
-            store,
-            ignore_steps,
-            MODEL_CACHE,
-        ).calibration_texts.sequences(0.0)
+        context_of(mixed, store).calibration_texts.sequences(0.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -105,27 +89,14 @@ def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, s
     monkeypatch.setattr("sparsedash.catalog.resources.HEAL_BATCH_TOKENS", 120)
     method = replace(CHANNELS, mix=share)
     length = mixed.calibration.length
-    run = RunContext(
-        mixed,
-        store,
-        ignore_steps,
-        MODEL_CACHE,
-    )
+    run = context_of(mixed, store)
     calibration_ids = run.calibration_texts.sequences(share)
     (few, more) = [run.calibration_texts.to_heal(SparseSpec(method, 1, n)) for n in (5, 8)]
     assert run.calibration_texts.to_heal(SparseSpec(method, 1, 1)) == [] and more[: len(few)] == few
     assert sum(map(len, [*calibration_ids, *few])) == pytest.approx(600, abs=length)
     assert not {tuple(ids) for ids in calibration_ids} & {tuple(ids) for ids in more}
     written = replace(mixed, calibration=replace(mixed.calibration, corpus=SELF))
-    assert (
-        RunContext(
-            written,
-            store,
-            ignore_steps,
-            MODEL_CACHE,
-        ).calibration_texts.to_heal(SparseSpec(method, 1, 8))
-        == []
-    )
+    assert context_of(written, store).calibration_texts.to_heal(SparseSpec(method, 1, 8)) == []
 
 
 def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, monkeypatch):
