@@ -92,7 +92,7 @@ def run_gains(
         elif name not in GAIN_PHASES:
             gain = _exact_gain(shape, model.record.pruned, found.dense.dtype, name)
             why = UNKNOWN
-        elif model.method.takes_channels:
+        elif model.method.is_structured:
             timing = backend.result(Timing, request.key())
             phase = timing.timed(GAIN_PHASES[name]) if timing else None
             gain = None
@@ -124,12 +124,12 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     for model in sorted(found.judged, key=lambda own: own.verdict.perplexity.value):
         method = model.method
         if (
-            method.takes_channels
+            method.is_structured
             and not model.spec.is_quantised
             and model.permille
             and method.budget != "channels"
         ):
-            kinds[method.takes_layers].setdefault(model.permille, []).append(model)
+            kinds[method.removes_layers].setdefault(model.permille, []).append(model)
     if not (common := kinds[0].keys() & kinds[1].keys()):
         return ""
     named = found.headline.sparsity_permille if found.headline else None
@@ -325,9 +325,9 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> T
         rows.append([part, *figures, *(shapes or [""] * len(names))])
     n = model_shape.removed_channels(shape, made.widths)
     kept = f"{n:,} of {sum(shape.widths):,} inner channels removed."
-    if made.method.takes_layers:
+    if made.method.removes_layers:
         kept = f"{model_shape.removed_layers(made.widths)} of {len(made.widths)} layers removed, attention included."
-    elif n == 0 and not made.method.takes_channels:
+    elif n == 0 and not made.method.is_structured:
         kept = "Only zeros: every matrix keeps its shape and its bytes."
     caption = (
         f"{kept} Shapes: outputs × inputs of the MLP's projections. Bytes: {dtype} weights and biases of the channels. "

@@ -52,7 +52,7 @@ def model_card(facts: CardFacts, judged: ModelResult) -> str:
     proof = facts.proof
     written = facts.written
     assert pruned is not None
-    channels = pruned.method.takes_channels
+    channels = pruned.method.is_structured
     is_gguf = settings.form == "gguf"
     hub = hub_name(facts.sparse)
     data = ModelCardData(
@@ -122,13 +122,13 @@ def _line(text: str) -> str:
 
 def _removed_words(made: Pruned) -> tuple[str, str]:
     """What was done, as a sentence without its end, and how much is gone."""
-    if made.method.takes_layers:
+    if made.method.removes_layers:
         return (
             "whole layers were removed",
             f"{removed_layers(made.widths)} of {len(made.widths)} layers",
         )
     share = f"{100 * made.reached.channels:.1f} % of the MLPs'"
-    if made.method.takes_channels:
+    if made.method.is_structured:
         return "inner channels of the MLPs were removed", f"{share} channels"
     return "single weights were set to zero", f"{share} weights"
 

@@ -58,7 +58,7 @@ def quantised_sentence(found: RunResults) -> str:
     pruned = [
         (model, sizes[0])
         for model in found.judged
-        if model.permille and model.method.takes_channels and (sizes := found.file_bytes(model))
+        if model.permille and model.method.is_structured and (sizes := found.file_bytes(model))
     ]
     alone = sorted(
         (

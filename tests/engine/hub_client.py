@@ -99,11 +99,7 @@ def _do_not_wait() -> None:
     from huggingface_hub.utils import _http
 
     datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
-    clock = type(
-        "Clock",
-        (),
-        {"sleep": lambda _: None, "time": time.time},
-    )
+    clock = type("Clock", (), {"sleep": lambda _: None, "time": time.time})
     for module in (file_download, _http):
         module.time = clock  # type: ignore[attr-defined]
 

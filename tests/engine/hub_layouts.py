@@ -36,11 +36,7 @@ def save(
 ) -> Path:
     """A tiny random model as a repository of the hub holds one, with a tokenizer of no family."""
     save_tiny(folder, model_type, seed)
-    _lay_out(
-        folder,
-        tiny_model(model_type, seed),
-        layout,
-    )
+    _lay_out(folder, tiny_model(model_type, seed), layout)
     return folder
 
 
@@ -194,9 +190,4 @@ def serve_texts_of_rows(hub: Hub, folder: Path) -> None:
     )
     # Short ones: as many as are streamed must be there, and all of them are calibrated on.
     short = ["the lamp"] * 10_000
-    serve_pile(
-        hub,
-        folder / "whole",
-        "monology/pile-uncopyrighted",
-        [short],
-    )
+    serve_pile(hub, folder / "whole", "monology/pile-uncopyrighted", [short])

@@ -107,19 +107,12 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 kind = "datasets" if parts[0] == "datasets" else "models"
                 owner, name, _, revision, *path = parts[1:] if kind == "datasets" else parts
-                self._file(
-                    kind,
-                    f"{owner}/{name}",
-                    revision,
-                    "/".join(path),
-                )
+                self._file(kind, f"{owner}/{name}", revision, "/".join(path))
         except (KeyError, ValueError, IndexError) as error:
             # As the real one: it does not tell strangers what is missing from what is private.
             code = str(error.args[0]) if isinstance(error, KeyError) else "EntryNotFound"
             self._refuse(
-                401 if code in ("RepoNotFound", "GatedRepo") else 404,
-                code,
-                f"Refused: {code}",
+                401 if code in ("RepoNotFound", "GatedRepo") else 404, code, f"Refused: {code}"
             )
 
     do_HEAD = do_POST = do_GET
@@ -164,12 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._repository(kind, name)
         commit = repository.resolved(revision)
         if path not in repository.commits[commit]:
-            self._refuse(
-                404,
-                "EntryNotFound",
-                f"No {path}",
-                {"X-Repo-Commit": commit},
-            )
+            self._refuse(404, "EntryNotFound", f"No {path}", {"X-Repo-Commit": commit})
             return
         data = repository.commits[commit][path].read_bytes()
         start, stop = self._range(len(data))
@@ -182,12 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
         sent = data[start : min(stop, repository.breaks_off.get(path, stop))]
-        self._send(
-            206 if "Range" in self.headers else 200,
-            sent,
-            headers,
-            stop - start,
-        )
+        self._send(206 if "Range" in self.headers else 200, sent, headers, stop - start)
 
     def _range(self, size: int) -> tuple[int, int]:
         byte_range = self.headers.get("Range", "bytes=0-").removeprefix("bytes=")
@@ -208,12 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _json(self, value: object) -> None:
         data = json.dumps(value).encode()
-        self._send(
-            200,
-            data,
-            {"Content-Type": "application/json"},
-            len(data),
-        )
+        self._send(200, data, {"Content-Type": "application/json"}, len(data))
 
     def _refuse(
         self, status: int, code: str, message: str, more: dict[str, str] | None = None
@@ -229,12 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Request-Id": message,
             "Content-Type": "application/json",
         }
-        self._send(
-            self.served.refuses_with,
-            data,
-            headers,
-            len(data),
-        )
+        self._send(self.served.refuses_with, data, headers, len(data))
 
     def _send(self, status: int, data: bytes, headers: dict[str, str], size: int) -> None:
         self.send_response(status)

@@ -34,11 +34,7 @@ def serve_parquet(
     """A text set of one parquet file a split."""
     for split, texts in splits.items():
         write_parquet(folder / config / f"{split}-00000-of-00001.parquet", texts)
-    write_card(
-        folder,
-        config,
-        {split: f"{config}/{split}-*" for split in splits},
-    )
+    write_card(folder, config, {split: f"{config}/{split}-*" for split in splits})
     return hub.add("datasets", path, folder)
 
 

@@ -76,12 +76,7 @@ def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and
         store,
     )
     record = store.get(Record, run.sparse[0])
-    rebuilt = rebuild_model(
-        record,
-        store,
-        ignore_steps,
-        ModelCache(),
-    )
+    rebuilt = rebuild_model(record, store, ignore_steps, ModelCache())
     with rebuilt.sparse.applied():
         wanted = rebuilt.loaded.model(IDS).logits
     sparse = sparse_of(dense)
@@ -92,12 +87,7 @@ def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and
     )
     results = run_results(StoredResults(store), run)
     (judged,) = results.judged
-    compared = sparsedash.compare(
-        dense,
-        sparse.model,
-        TOKENIZER,
-        ASKED,
-    )
+    compared = sparsedash.compare(dense, sparse.model, TOKENIZER, ASKED)
     assert (compared.judged, compared.paired) == (judged.verdict, judged.comparison)
     assert compared.verdict == plain(answer_sentence(results))
     assert compared.sparse.outcomes == record.outcomes
@@ -286,11 +276,7 @@ def test_a_model_of_which_no_form_is_left_is_announced(tmp_path):
         )
     assert sparse.forms == ()
     with pytest.raises(sparsedash.SparseDashError, match="No form is possible"):
-        sparsedash.export(
-            sparse,
-            TOKENIZER,
-            tmp_path / "new",
-        )
+        sparsedash.export(sparse, TOKENIZER, tmp_path / "new")
 
 
 def test_a_mix_that_stands_in_for_the_user_s_is_announced(dense):
@@ -312,12 +298,7 @@ def test_a_second_model_that_was_not_pruned_from_the_first_is_not_called_so(
 ):
     first = tiny_model(kind, **({"intermediate_size": 64} if n_warnings else {}))
     second = tiny_model("llama")
-    verdict = sparsedash.compare(
-        first,
-        second,
-        TOKENIZER,
-        ASKED,
-    ).verdict
+    verdict = sparsedash.compare(first, second, TOKENIZER, ASKED).verdict
     assert (
         verdict.startswith("The second model ")
         and verdict.count("imit") == verdict.count("10 passages") == 1
@@ -349,11 +330,7 @@ def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
     assert [trial.permille for trial in search_result.trials] == [
         trial.permille for trial in wanted.trials
     ]
-    run = run_results(
-        StoredResults(store),
-        store.get(Run, wanted.key),
-        tolerance,
-    )
+    run = run_results(StoredResults(store), store.get(Run, wanted.key), tolerance)
     assert search_result.verdict == plain(answer_sentence(run))
 
 
@@ -367,21 +344,11 @@ def test_a_search_on_too_few_different_passages_is_refused(dense, passages_given
         sparsedash.SparseDashError,
         match="A search needs at least 30 different passages, not 29",
     ):
-        sparsedash.find(
-            dense,
-            TOKENIZER,
-            TEXTS,
-            passages_given,
-        )
+        sparsedash.find(dense, TOKENIZER, TEXTS, passages_given)
 
 
 def test_of_two_models_that_are_compared_each_warning_names_its_own(dense, recwarn):
-    sparsedash.compare(
-        dense,
-        dense,
-        TOKENIZER,
-        passages(30),
-    )
+    sparsedash.compare(dense, dense, TOKENIZER, passages(30))
     warnings = [
         str(warning.message)
         for warning in recwarn
@@ -547,28 +514,13 @@ def test_a_model_whose_own_forward_was_replaced_is_not_evaluated():
     with pytest.raises(
         sparsedash.SparseDashError, match="The forward of the given model was replaced"
     ):
-        sparsedash.evaluate(
-            with_another_forward("", tiny_model("llama")),
-            TOKENIZER,
-            ASKED,
-        )
+        sparsedash.evaluate(with_another_forward("", tiny_model("llama")), TOKENIZER, ASKED)
 
 
 def test_parts_that_answering_does_not_look_into_are_answered_as_they_are():
-    wanted = sparsedash.evaluate(
-        tiny_model("llama"),
-        TOKENIZER,
-        ASKED,
-    ).outcomes
+    wanted = sparsedash.evaluate(tiny_model("llama"), TOKENIZER, ASKED).outcomes
     for change in (with_a_sequence, partial(with_another_forward, "model.layers.0.mlp")):
-        assert (
-            sparsedash.evaluate(
-                change(tiny_model("llama")),
-                TOKENIZER,
-                ASKED,
-            ).outcomes
-            == wanted
-        )
+        assert sparsedash.evaluate(change(tiny_model("llama")), TOKENIZER, ASKED).outcomes == wanted
 
 
 @pytest.mark.parametrize(

@@ -183,12 +183,7 @@ def _turned(name: str, weight: Any, config: Any, family: str) -> Any:
     if family == "llama" and (".attn_q." in name or ".attn_k." in name):
         n = heads if ".attn_q." in name else config.num_key_value_heads
         return (
-            weight.reshape(
-                n,
-                2,
-                len(weight) // n // 2,
-                *columns,
-            )
+            weight.reshape(n, 2, len(weight) // n // 2, *columns)
             .swapaxes(1, 2)
             .reshape(weight.shape)
         )
@@ -201,10 +196,7 @@ def _turned(name: str, weight: Any, config: Any, family: str) -> Any:
         return per_head.swapaxes(0, 1).reshape(weight.shape)
     if family == "falcon" and ".attn_qkv." in name and config.new_decoder_architecture:
         grouped = weight.reshape(
-            config.num_kv_heads,
-            heads // config.num_kv_heads + 2,
-            -1,
-            *columns,
+            config.num_kv_heads, heads // config.num_kv_heads + 2, -1, *columns
         )
         parts = (grouped[:, :-2], grouped[:, -2:-1], grouped[:, -1:])
         return np.concatenate([part.reshape(-1, *columns) for part in parts])

@@ -75,7 +75,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     shares: dict[str, Any] = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
     panels = [
         (
-            "Layers kept" if made.method.takes_layers else "Channels kept, % of dense",
+            "Layers kept" if made.method.removes_layers else "Channels kept, % of dense",
             kept,
             hover_texts,
             shares,
@@ -101,7 +101,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         (max(0.0, (top - height) / whole), top / whole)
         for top, height in zip(tops, heights, strict=True)
     ]
-    output = "MLP output" if made.method.takes_channels else "projections' output"
+    output = "MLP output" if made.method.is_structured else "projections' output"
     layout = style.chart_frame(
         f"Loss of each layer's {output}, %" if traces else "",
         round(whole) + _TOP + _BOTTOM,

@@ -54,12 +54,7 @@ def scored(mlp, losses, *, multiple, active=None):
         curve_levels=4,
     )
     with torch.no_grad():
-        (scores,) = score_channels(
-            [mlp],
-            data,
-            method,
-            lambda *_: None,
-        )
+        (scores,) = score_channels([mlp], data, method, lambda *_: None)
     return scores, widths
 
 
@@ -77,25 +72,13 @@ def divergence(loaded, ids, mlp, narrow):
 
 @torch.no_grad()
 def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(loaded, monkeypatch):
-    monkeypatch.setattr(
-        curves,
-        "judged_tokens",
-        lambda vocabulary: 10_000,
-    )
+    monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
     text = scored_text(SEQUENCES)
     measurement = CurveMeasurement(loaded, text)
     for index, mlp in enumerate(loaded.mlps):
         versions = [narrower(mlp, n_kept) for n_kept in (mlp.width, mlp.width // 2, 1)]
         losses = measurement.losses(index, versions)
-        expected = [
-            divergence(
-                loaded,
-                torch.tensor(text),
-                mlp,
-                narrow,
-            )
-            for narrow in versions
-        ]
+        expected = [divergence(loaded, torch.tensor(text), mlp, narrow) for narrow in versions]
         assert losses == pytest.approx(expected, rel=1e-3, abs=1e-6)
         assert losses[0] < 1e-6 < losses[2]
     # An earlier block starts over.
@@ -112,17 +95,8 @@ def test_in_half_precision_the_loss_of_rounding_alone_is_subtracted():
     mlp = loaded.mlps[0]
     rounded = curves._rounded_otherwise(mlp)
     half = narrower(mlp, mlp.width // 2)
-    rounding = divergence(
-        loaded,
-        torch.tensor(text),
-        mlp,
-        rounded,
-    )
-    raw = measurement._measured(
-        0,
-        [rounded, half],
-        lambda share: None,
-    )
+    rounding = divergence(loaded, torch.tensor(text), mlp, rounded)
+    raw = measurement._measured(0, [rounded, half], lambda share: None)
     assert raw[0] == pytest.approx(rounding, rel=0.2)
     assert rounding > 0
     # Three versions are read together here, and may be rounded otherwise than two.
@@ -134,11 +108,7 @@ def test_held_out_text_is_scored_and_less_of_it_with_a_large_vocabulary(loaded, 
     assert scored_text(SEQUENCES) == [SEQUENCES[15], SEQUENCES[31]]
     assert scored_text(SEQUENCES[:3]) == SEQUENCES[:1]
     assert [len(ids) for ids in scored_text([[7] * 900] * 64)] == [128] * 2
-    monkeypatch.setattr(
-        curves,
-        "judged_tokens",
-        lambda vocabulary: 20,
-    )
+    monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 20)
     scored_tokens = CurveMeasurement(loaded, scored_text(SEQUENCES))._scored
     assert sum(len(rows) for rows, _ in scored_tokens) == 20
 

@@ -111,11 +111,7 @@ def test_an_error_on_passages_is_the_lost_share_of_the_output(loaded):
         narrow = PrunedMlp(kept, weight[:, kept], mlp.out.bias)
         dense = x @ weight.T
         lost = energy(dense - x[:, kept] @ weight[:, kept].T)
-        error = passage_error(
-            mlp,
-            narrow,
-            Sample(inputs=x, weights=weights),
-        )
+        error = passage_error(mlp, narrow, Sample(inputs=x, weights=weights))
         assert error == pytest.approx(lost / energy(dense))
 
 
@@ -155,11 +151,7 @@ def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(
 ):
     warnings = ran(settings, store, run_key="no alarm").warnings
     assert not any(UNLIKE in line for line in warnings)
-    monkeypatch.setattr(
-        calibration_cache,
-        "MISMATCH_ALARM",
-        0.0,
-    )
+    monkeypatch.setattr(calibration_cache, "MISMATCH_ALARM", 0.0)
     before_evaluation = []
 
     def watch(step):

@@ -11,7 +11,7 @@ from sparsedash.engine.calibration.statistics import WalkCheckpoint, shared_inpu
 from sparsedash.engine.models.decoder_blocks import capture_inputs
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.storage.store import StageCheckpoint
+from sparsedash.storage.checkpoint import StageCheckpoint
 from tests.engine.tiny import CONFIGS, seeded, tiny_loaded
 
 METHOD = method_named("sparsegpt")
@@ -32,11 +32,7 @@ def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
         shared=shared_inputs(loaded),
         token_weights="equal",
         on_step=on_step,
-        checkpoint=WalkCheckpoint(
-            StageCheckpoint(store, "tiny"),
-            "key",
-            lambda index: True,
-        ),
+        checkpoint=WalkCheckpoint(StageCheckpoint(store, "tiny"), "key", lambda index: True),
     )
     return [block for _, block in blocks]
 
@@ -46,12 +42,7 @@ def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
 def test_half_of_every_projection_that_the_scope_names_is_zero(model_type, scope, store):
     loaded = tiny_loaded(model_type)
     steps = []
-    sparse = pruned(
-        loaded,
-        store,
-        replace(METHOD, scope=scope),
-        steps.append,
-    )
+    sparse = pruned(loaded, store, replace(METHOD, scope=scope), steps.append)
     for dense, block in zip(
         loaded.projections(scope),
         sparse,

@@ -57,15 +57,7 @@ def same(refits, others):
 
 def batches(text):
     budget = sequential_refit.BATCH_TOKENS
-    return [
-        batch
-        for _, batch in batches_by_length(
-            text,
-            budget,
-            0,
-            torch.device("cpu"),
-        )
-    ]
+    return [batch for _, batch in batches_by_length(text, budget, 0, torch.device("cpu"))]
 
 
 @pytest.fixture(
@@ -109,13 +101,7 @@ def test_the_refitted_model_is_closer_to_the_dense_one(tiny, dtype):
     kept = channels(loaded)
     cut = []
     for mlp, mlp_kept in zip(loaded.mlps, kept, strict=True):
-        cut.append(
-            PrunedMlp(
-                mlp_kept,
-                out_weight(mlp)[:, mlp_kept],
-                mlp.out.bias,
-            )
-        )
+        cut.append(PrunedMlp(mlp_kept, out_weight(mlp)[:, mlp_kept], mlp.out.bias))
 
     def last_hidden():
         return [loaded.model.base_model(torch.tensor([ids]))[0] for ids in sequences()]

@@ -120,11 +120,7 @@ def test_a_variance_is_right_where_the_mean_is_a_thousand_times_the_deviation(wh
 
 
 def test_first_tokens_are_kept_among_the_held_out_ones_no_more_often_than_others(monkeypatch):
-    monkeypatch.setattr(
-        statistics,
-        "HELD_OUT_TOKENS",
-        256,
-    )
+    monkeypatch.setattr(statistics, "HELD_OUT_TOKENS", 256)
     sums = statistics._RunningSums(
         torch.device("cpu"),
         1 / 4,
@@ -133,11 +129,7 @@ def test_first_tokens_are_kept_among_the_held_out_ones_no_more_often_than_others
     places = torch.arange(64.0).repeat(16, 1)
     for _ in range(4):
         sums.see(places[..., None])
-        sums.add(
-            places < 0,
-            places >= 0,
-            torch.ones_like(places),
-        )
+        sums.add(places < 0, places >= 0, torch.ones_like(places))
     kept = torch.cat([rows for rows, _ in sums._held_out]).flatten()
     assert 900 < len(kept) < 1150
     assert (kept % 4).unique(return_counts=True)[1].min() > 200
@@ -161,11 +153,7 @@ def _sequences(loaded, texts, running=False, **settings):
         identity="t",
         running=running,
     )
-    return calibration_sequences(
-        loaded,
-        corpus,
-        CalibrationSettings(corpus="t", **settings),
-    )
+    return calibration_sequences(loaded, corpus, CalibrationSettings(corpus="t", **settings))
 
 
 def test_documents_are_cut_to_length_and_the_budget_is_kept(loaded):
@@ -285,17 +273,9 @@ def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, t
         n_samples=20,
         length=24,
     )
-    monkeypatch.setattr(
-        statistics,
-        "enough_tokens",
-        lambda *_: True,
-    )
+    monkeypatch.setattr(statistics, "enough_tokens", lambda *_: True)
     whole = _statistics(loaded, sequences, token_weights)
-    monkeypatch.setattr(
-        statistics,
-        "enough_tokens",
-        lambda *_: False,
-    )
+    monkeypatch.setattr(statistics, "enough_tokens", lambda *_: False)
     diagonal = _statistics(loaded, sequences, token_weights)
     for full, block in zip(whole, diagonal, strict=True):
         assert full.is_whole

@@ -89,11 +89,7 @@ class House:
             right=right,
             text=text,
         )
-        return measure_divergence(
-            settings,
-            self.store,
-            self.cache,
-        )
+        return measure_divergence(settings, self.store, self.cache)
 
 
 @pytest.fixture

@@ -57,11 +57,7 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
 
 
 def test_where_llama_cpp_is_not_installed_nothing_is_loaded(store, monkeypatch):
-    monkeypatch.setattr(
-        families,
-        "find_spec",
-        lambda name: None,
-    )
+    monkeypatch.setattr(families, "find_spec", lambda name: None)
     store.put(
         "s",
         answered(
@@ -72,11 +68,7 @@ def test_where_llama_cpp_is_not_installed_nothing_is_loaded(store, monkeypatch):
         ),
     )
     with pytest.raises(JobError, match="cannot be timed in llama"):
-        time_files(
-            replace(REQUEST, sparse="s"),
-            store,
-            ModelCache(),
-        )
+        time_files(replace(REQUEST, sparse="s"), store, ModelCache())
 
 
 def test_a_program_that_ends_before_it_answers_is_an_error_with_its_last_line(tmp_path):

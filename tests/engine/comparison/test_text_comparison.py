@@ -157,11 +157,7 @@ def held(house, *keys):
 
 def test_models_in_memory_are_neither_rebuilt_nor_read_again(house, monkeypatch):
     held(house, house.dense, house.other.dense)
-    held(
-        house,
-        house.sparse[0],
-        house.other.sparse[0],
-    )
+    held(house, house.sparse[0], house.other.sparse[0])
     assert house.cache._model_cache.n_loaded == 2
     house.write(
         house.dense,
@@ -314,11 +310,7 @@ def test_of_a_long_text_a_model_reads_its_end_after_what_begins_every_text():
         right="r",
         text=text,
     )
-    divergence = text_comparison._measured(
-        (RecordModel(loaded),) * 2,
-        settings,
-        ignore_steps,
-    )
+    divergence = text_comparison._measured((RecordModel(loaded),) * 2, settings, ignore_steps)
     front, ids = loaded.prefix_and_ids(text)
     assert read == [*front, *ids[-255:-1]] * 2
     assert divergence.opening + "".join(place.text for place in divergence.places) == text

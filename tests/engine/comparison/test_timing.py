@@ -111,11 +111,7 @@ def test_weights_that_both_have_are_in_memory_once_and_the_others_are_copied_for
             # Of each block three weights and three biases.
             assert len(ours & theirs) == len(ours) - 3 * (3 + 3)
             assert ours & dense_weights == ours & theirs
-        with both_resident(
-            dense,
-            RecordModel(dense.loaded),
-            torch.float32,
-        ) as (first, second):
+        with both_resident(dense, RecordModel(dense.loaded), torch.float32) as (first, second):
             assert first.n_bytes == second.n_bytes
 
 
@@ -231,16 +227,7 @@ WIDE = (0.5, 1.0, 2.0)
 )
 def test_it_ends_at_the_least_and_the_largest_number_of_rounds(slow, clock, n_rounds):
     bench = Bench(slow)
-    assert (
-        len(
-            timed_rounds(
-                bench.sample,
-                STOP,
-                clock or bench.clock,
-            ).dense_s
-        )
-        == n_rounds
-    )
+    assert len(timed_rounds(bench.sample, STOP, clock or bench.clock).dense_s) == n_rounds
 
 
 def test_it_goes_on_while_the_interval_is_wide_and_ends_when_the_time_is_over():

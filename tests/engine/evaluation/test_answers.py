@@ -94,12 +94,7 @@ def test_padding_counts_for_nothing_in_a_window_and_batches_are_finished_togethe
     loaded = loaded_of(model_type)
     alone = [words(loaded, [context])[0] for context in SHORT]
     assert words(loaded, [*SHORT, LONG])[:-1] == alone
-    together = words(
-        loaded,
-        SHORT[:3],
-        [LONG, SHORT[3]],
-        SHORT[4:],
-    )
+    together = words(loaded, SHORT[:3], [LONG, SHORT[3]], SHORT[4:])
     assert together[:3] + together[4:] == alone
     for context, word in zip(SHORT[:4], alone, strict=False):
         if word != "(part of a character)":

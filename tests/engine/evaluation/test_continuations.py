@@ -34,12 +34,7 @@ def plain_scores(loaded, requests):
 
 
 def require_plain_scores(loaded, requests):
-    (scores,) = score_continuations(
-        loaded,
-        [torch.inference_mode],
-        requests,
-        lambda n: None,
-    )
+    (scores,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
     values = [value for value, _ in plain_scores(loaded, requests)]
     assert [score.log_likelihood for score in scores] == pytest.approx(values, abs=2e-4)
 
@@ -56,11 +51,7 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
     family, monkeypatch
 ):
     # Several batches, and several of what goes on from each.
-    monkeypatch.setattr(
-        continuations,
-        "BATCH_TOKENS",
-        16,
-    )
+    monkeypatch.setattr(continuations, "BATCH_TOKENS", 16)
     loaded = tiny_loaded(family)
     seen = list[int]()
     firsts = [first_choices(loaded, context, 3) for context, _ in CHOICES[::5]]
@@ -72,12 +63,7 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
             strict=True,
         ),
     ]
-    (scores,) = score_continuations(
-        loaded,
-        [torch.inference_mode],
-        requests,
-        seen.append,
-    )
+    (scores,) = score_continuations(loaded, [torch.inference_mode], requests, seen.append)
     for scored, (value, greedy) in zip(
         scores,
         plain_scores(loaded, requests),
@@ -91,11 +77,7 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
 
 @pytest.mark.parametrize("context", [[1], [1, 2]])
 def test_what_many_continuations_share_does_not_make_a_batch_larger(context, monkeypatch):
-    monkeypatch.setattr(
-        continuations,
-        "BATCH_TOKENS",
-        64,
-    )
+    monkeypatch.setattr(continuations, "BATCH_TOKENS", 64)
     loaded = tiny_loaded("gpt2", n_positions=16)
     sizes = list[int]()
     real = LoadedModel.walk
@@ -117,10 +99,7 @@ def test_a_context_that_is_too_long_loses_its_beginning_and_a_longer_continuatio
     require_plain_scores(loaded, requests)
     with pytest.raises(CorpusError, match="longer than the model can read"):
         score_continuations(
-            loaded,
-            [torch.inference_mode],
-            [([1], list(range(17)))],
-            lambda n: None,
+            loaded, [torch.inference_mode], [([1], list(range(17)))], lambda n: None
         )
 
 

@@ -178,11 +178,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def whole(loaded, texts):
-    return evaluate_alone(
-        loaded,
-        _chosen(texts),
-        ignore_steps,
-    )
+    return evaluate_alone(loaded, _chosen(texts), ignore_steps)
 
 
 def _chosen(texts):

@@ -49,11 +49,7 @@ def _one_by_one(loaded, text):
 def test_batched_answers_equal_those_read_one_by_one(model_type):
     loaded = tiny_loaded(model_type)
     texts = passages(12)
-    evaluated = evaluate_alone(
-        loaded,
-        _chosen(texts),
-        ignore_steps,
-    )
+    evaluated = evaluate_alone(loaded, _chosen(texts), ignore_steps)
     for text, outcome in zip(texts, evaluated.outcomes, strict=True):
         likelihood, greedy = _one_by_one(loaded, text)
         assert outcome.log_likelihood == pytest.approx(likelihood, abs=2e-4)
@@ -110,15 +106,9 @@ def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(family, n_
             words.pop()
     finished = []
     monkeypatch.setattr(
-        evaluating,
-        "finish_answers_",
-        lambda loaded, parts, on_left: finished.extend(parts),
+        evaluating, "finish_answers_", lambda loaded, parts, on_left: finished.extend(parts)
     )
-    (outcome,) = evaluate_alone(
-        loaded,
-        _chosen([f"{' '.join(words)} home"]),
-        ignore_steps,
-    ).outcomes
+    (outcome,) = evaluate_alone(loaded, _chosen([f"{' '.join(words)} home"]), ignore_steps).outcomes
     assert math.isfinite(outcome.log_likelihood) and not outcome.last_word_right and finished == []
 
 
@@ -147,25 +137,13 @@ def test_as_many_batches_go_together_as_fit_and_one_at_least():
 @pytest.fixture
 def entered(monkeypatch):
     """The blocks that were brought in, one entry each time."""
-    monkeypatch.setattr(
-        evaluating,
-        "BATCH_TOKENS",
-        64,
-    )
-    monkeypatch.setattr(
-        evaluating,
-        "TOGETHER_TOKENS",
-        4 * 64,
-    )
+    monkeypatch.setattr(evaluating, "BATCH_TOKENS", 64)
+    monkeypatch.setattr(evaluating, "TOGETHER_TOKENS", 4 * 64)
     return []
 
 
 def answers(loaded, steps=ignore_steps, n=30):
-    return evaluate_alone(
-        loaded,
-        _chosen(passages(n)),
-        steps,
-    ).outcomes
+    return evaluate_alone(loaded, _chosen(passages(n)), steps).outcomes
 
 
 def test_a_streamed_models_blocks_are_read_once_for_several_batches(
@@ -179,31 +157,15 @@ def test_a_streamed_models_blocks_are_read_once_for_several_batches(
         entered.append(index)
         enter(self, index)
 
-    monkeypatch.setattr(
-        type(streamed.residency),
-        "_enter",
-        watched,
-    )
-    monkeypatch.setattr(
-        evaluating,
-        "finish_answers_",
-        lambda loaded, parts, on_left: None,
-    )
+    monkeypatch.setattr(type(streamed.residency), "_enter", watched)
+    monkeypatch.setattr(evaluating, "finish_answers_", lambda loaded, parts, on_left: None)
     alone = []
     together = []
-    monkeypatch.setattr(
-        evaluating,
-        "n_fitting",
-        lambda sizes, n_tokens: 1,
-    )
+    monkeypatch.setattr(evaluating, "n_fitting", lambda sizes, n_tokens: 1)
     one_by_one = answers(streamed, lambda step: alone.append(step.done))
     n_alone = entered.count(2)
     entered.clear()
-    monkeypatch.setattr(
-        evaluating,
-        "n_fitting",
-        n_fitting,
-    )
+    monkeypatch.setattr(evaluating, "n_fitting", n_fitting)
     assert answers(streamed, lambda step: together.append(step.done)) == one_by_one
     assert entered.count(2) <= -(-n_alone // 3) < n_alone
     assert set(together) < set(alone)
@@ -212,16 +174,10 @@ def test_a_streamed_models_blocks_are_read_once_for_several_batches(
 def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(
     model_folder, store, entered, monkeypatch
 ):
-    streamed = stream_model(
-        locate_model(str(model_folder), store),
-        "float32",
-        store,
-    )
+    streamed = stream_model(locate_model(str(model_folder), store), "float32", store)
     parts = []
     monkeypatch.setattr(
-        evaluating,
-        "finish_answers_",
-        lambda loaded, unfinished, on_left: parts.extend(unfinished),
+        evaluating, "finish_answers_", lambda loaded, unfinished, on_left: parts.extend(unfinished)
     )
     answers(streamed)
 

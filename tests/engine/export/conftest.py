@@ -97,8 +97,4 @@ def proofs(request, monkeypatch):
         return answers | {"ours": []}, logits
 
     if "fresh_process" not in request.fixturenames:
-        monkeypatch.setattr(
-            reload_proof,
-            "_run_program",
-            run_here,
-        )
+        monkeypatch.setattr(reload_proof, "_run_program", run_here)

@@ -34,22 +34,13 @@ CASES = [
 
 def sparse_model(folder, widths, dtype):
     """The tiny model of this folder with random kept channels and other out-projections."""
-    loaded = load_model(
-        source_of(folder),
-        dtype,
-    )
+    loaded = load_model(source_of(folder), dtype)
     torch.manual_seed(1)
     narrowed = []
     for mlp, width in zip(loaded.mlps, widths, strict=True):
         kept = torch.randperm(mlp.width)[:width].sort().values
         bias = None if mlp.out.bias is None else torch.randn(len(mlp.out.bias))
-        narrowed.append(
-            PrunedMlp(
-                kept,
-                out_weight(mlp)[:, kept] + 0.1 * torch.randn(1),
-                bias,
-            )
-        )
+        narrowed.append(PrunedMlp(kept, out_weight(mlp)[:, kept] + 0.1 * torch.randn(1), bias))
     narrow = LazySequence(len(narrowed), narrowed.__getitem__)
     gone = [index for index, width in enumerate(widths) if not width]
     return PrunedChannels(
@@ -66,11 +57,7 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
     folder = tmp_path / "tiny"
     target = tmp_path / "out"
     (widths, dtype, width) = FORMS[form]
-    sparse = sparse_model(
-        save_tiny(folder, family),
-        widths,
-        dtype,
-    )
+    sparse = sparse_model(save_tiny(folder, family), widths, dtype)
     if width and family in NO_FIELD:
         width = sparse.loaded.mlps[0].width
     target.mkdir()

@@ -76,11 +76,7 @@ def test_a_fresh_process_proves_a_folder_wherever_it_lies_and_a_changed_file_is_
     fresh_process, run, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as unproven:
-        unproven.setattr(
-            module,
-            "prove_files",
-            lambda *_: PROOF,
-        )
+        unproven.setattr(module, "prove_files", lambda *_: PROOF)
         export = exported(run, EVEN, "uniform", tmp_path / "out")
     store, model_cache, _ = run
     moved = (tmp_path / "out").rename(tmp_path / "moved")
@@ -116,12 +112,7 @@ def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_th
     before = os.umask(0o027)
     out = tmp_path / "out"
     try:
-        export = exported(
-            finished_run(base, ("magnitude",)),
-            0,
-            "uniform",
-            out,
-        )
+        export = exported(finished_run(base, ("magnitude",)), 0, "uniform", out)
     finally:
         os.umask(before)
     assert all((out / name).read_text() == name for name in kept)
@@ -197,11 +188,7 @@ def test_a_bias_that_stock_code_or_llama_cpp_has_no_place_for_is_refused_at_once
     finished_run, tmp_path, family, monkeypatch
 ):
     finished = finished_run(save_tiny(tmp_path / "tiny", family), ("flap",))
-    monkeypatch.setattr(
-        module,
-        "rebuild_model",
-        lambda *_: pytest.fail("nothing is made"),
-    )
+    monkeypatch.setattr(module, "rebuild_model", lambda *_: pytest.fail("nothing is made"))
     for form, why in (
         ("padded", "this family's stock code has"),
         ("gguf", f"llama.cpp's graph of {family} has"),
@@ -233,12 +220,7 @@ def test_a_kill_between_the_record_and_the_name_leaves_nothing_that_is_listed(
     run, tmp_path, monkeypatch
 ):
     store, _, finished = run
-    request = export_request(
-        finished,
-        EVEN,
-        "uniform",
-        tmp_path / "out",
-    )
+    request = export_request(finished, EVEN, "uniform", tmp_path / "out")
     with monkeypatch.context() as changed, pytest.raises(KeyboardInterrupt):
         changed.setattr(os, "rename", killed)
         exported(run, EVEN, "uniform", tmp_path / "out")
@@ -251,20 +233,11 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
     store = Store(tmp_path / "here")
     model_cache = ModelCache()
     run = pipeline.run(
-        run_settings(
-            model_folder,
-            passage_file,
-            ("magnitude",),
-        ),
+        run_settings(model_folder, passage_file, ("magnitude",)),
         store,
         model_cache=model_cache,
     )
-    export = exported(
-        (store, model_cache, run),
-        0,
-        "uniform",
-        "",
-    )
+    export = exported((store, model_cache, run), 0, "uniform", "")
     assert re.fullmatch(r".*/here/exports/[\w.-]+-40pct-uniform-float32-[\w.-]{6}", export.folder)
     store.close()
     moved = Store((tmp_path / "here").rename(tmp_path / "there"))
@@ -272,15 +245,9 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
         (listed,) = exports_of(moved).listed()
         assert listed == replace(export, folder=export.folder.replace("/here/", "/there/"))
         assert exports_of(moved).may_delete(listed)
-        assert (
-            exported(
-                (moved, model_cache, run),
-                0,
-                "uniform",
-                "",
-            )
-            == listed
-        ), "it is found, and not made again"
+        assert exported((moved, model_cache, run), 0, "uniform", "") == listed, (
+            "it is found, and not made again"
+        )
     finally:
         moved.close()
 
@@ -297,8 +264,7 @@ def test_after_a_kill_the_next_attempt_finds_nothing_left(run, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
-    [("model", "/tiny "), ("text", "calibration text ")],
+    ("changed", "message"), [("model", "/tiny "), ("text", "calibration text ")]
 )
 def test_what_a_result_was_computed_from_must_not_have_changed_since(
     changed, message, passage_file, store, tmp_path
@@ -364,11 +330,7 @@ def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp
         )
         return written
 
-    monkeypatch.setattr(
-        module,
-        "write_folder",
-        one_weight_off,
-    )
+    monkeypatch.setattr(module, "write_folder", one_weight_off)
     with pytest.raises(
         ExportError, match=r"are not the sparse model: logits differ by up to [0-9.]+ \(0\.001"
     ) as refused:

@@ -102,12 +102,7 @@ def test_layers_that_llama_cpp_tells_apart_by_their_numbers_are_not_left_out(
     finished = finished_run(gguf_of("gemma3"), methods=("shortgpt",))
     with pytest.raises(ExportError, match=r"from a layer's number .*gemma3_text"):
         exported(finished, 0, "gguf", tmp_path / "out")
-    assert exported(
-        finished,
-        0,
-        "uniform",
-        tmp_path / "out",
-    ).proof.holds
+    assert exported(finished, 0, "uniform", tmp_path / "out").proof.holds
 
 
 def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
@@ -183,14 +178,7 @@ def test_a_difference_of_logits_is_allowed_up_to_four_times_what_rounding_change
     assert gguf_allowed(silu, logits, rounded) == 2.0
     assert gguf_allowed(silu, logits, logits) == 2e-3
     assert gguf_allowed(gelu, logits, logits) == 0.05
-    assert (
-        gguf_allowed(
-            silu,
-            logits,
-            [torch.full_like(rows, torch.inf) for rows in logits],
-        )
-        == 2e-3
-    )
+    assert gguf_allowed(silu, logits, [torch.full_like(rows, torch.inf) for rows in logits]) == 2e-3
 
 
 def test_a_full_file_keeps_the_type_of_the_quantised_one_that_it_comes_from(finished_run, tmp_path):
@@ -212,12 +200,7 @@ def test_a_full_file_keeps_the_type_of_the_quantised_one_that_it_comes_from(fini
 
 
 def test_q8_0_is_written_here_to_the_bits_of_llama_cpp(gguf_of, tmp_path):
-    quantise_file(
-        str(gguf_of("llama")),
-        str(tmp_path / "theirs.gguf"),
-        7,
-        1,
-    )
+    quantise_file(str(gguf_of("llama")), str(tmp_path / "theirs.gguf"), 7, 1)
     for tensor in GGUFReader(tmp_path / "theirs.gguf").tensors:
         dense = next(
             candidate
@@ -292,12 +275,7 @@ def test_a_model_from_a_folder_needs_no_other_file_and_llama_cpp_computes_the_sa
     family, changes = FOLDERS[name]
     finished = finished_run(save_tiny(tmp_path / "tiny", family, **changes))
     for number in (0, 1):
-        export = exported(
-            finished,
-            number,
-            "gguf",
-            tmp_path / f"out-{number}",
-        )
+        export = exported(finished, number, "gguf", tmp_path / f"out-{number}")
         # llama.cpp looks GELU up in a table of 16 bits.
         most = 5e-3 if name.startswith("gemma") else 1e-4
         assert export.proof.logit_difference < most and export.proof.n_run == 20
@@ -312,12 +290,7 @@ def test_bytes_words_and_special_tokens_of_a_tokenizer_in_the_manner_of_sentence
         sliding_window=None,
     )
     sentencepiece_tokenizer().save_pretrained(folder)
-    export = exported(
-        finished_run(folder),
-        0,
-        "gguf",
-        tmp_path / "out",
-    )
+    export = exported(finished_run(folder), 0, "gguf", tmp_path / "out")
     assert export.proof.logit_difference < 1e-4
 
 
@@ -334,10 +307,7 @@ def test_added_tokens_without_a_row_are_left_out_and_a_missing_first_token_is_th
     tokenizer.add_tokens([f"<new {i}>" for i in range(n_rows - len(tokenizer) + 2)])
     tokenizer.bos_token = None
     tokenizer.save_pretrained(folder)
-    write_dense_gguf(
-        source_of(folder),
-        tmp_path / "dense.gguf",
-    )
+    write_dense_gguf(source_of(folder), tmp_path / "dense.gguf")
     fields = GGUFReader(tmp_path / "dense.gguf").fields
     assert len(fields["tokenizer.ggml.tokens"].data) == n_rows
     assert fields["general.name"].contents() == "tiny"
@@ -353,10 +323,7 @@ def test_of_several_chat_templates_the_default_one_goes_along(tmp_path):
     tokenizer = sentencepiece_tokenizer()
     tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
     tokenizer.save_pretrained(folder)
-    write_dense_gguf(
-        source_of(folder),
-        tmp_path / "dense.gguf",
-    )
+    write_dense_gguf(source_of(folder), tmp_path / "dense.gguf")
     assert (
         GGUFReader(tmp_path / "dense.gguf").fields["tokenizer.chat_template"].contents()
         == "{{ messages }}"
@@ -390,24 +357,14 @@ def test_a_tokenizer_that_changes_or_cuts_texts_otherwise_is_refused(change, tmp
     setattr(tokenizer.backend_tokenizer, change, odd)
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match=r"than llama|that llama"):
-        write_dense_gguf(
-            source_of(folder),
-            tmp_path / "dense.gguf",
-        )
+        write_dense_gguf(source_of(folder), tmp_path / "dense.gguf")
 
 
 def test_a_full_disk_is_an_error_before_weights_are_written(tmp_path, monkeypatch):
     folder = save_tiny(tmp_path / "tiny")
-    monkeypatch.setattr(
-        model_folders.shutil,
-        "disk_usage",
-        lambda path: SimpleNamespace(free=1000),
-    )
+    monkeypatch.setattr(model_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(ExportError, match="are free"):
-        write_dense_gguf(
-            source_of(folder),
-            tmp_path / "dense.gguf",
-        )
+        write_dense_gguf(source_of(folder), tmp_path / "dense.gguf")
     assert (tmp_path / "dense.gguf").stat().st_size < 50_000
 
 

@@ -56,12 +56,7 @@ def test_a_gguf_file_is_proven(healed_run, tmp_path):
 def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family=family)
     store, model_cache, run = healed_run(dense)
-    rebuilt = rebuild_model(
-        store.get(Record, run.sparse[0]),
-        store,
-        ignore_steps,
-        model_cache,
-    )
+    rebuilt = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache)
     write_gguf(
         tmp_path / "out.gguf",
         dense,
@@ -82,10 +77,7 @@ def test_a_file_whose_tensors_have_no_names_here_is_neither_healed_nor_quantised
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family="gpt2")
     store, model_cache, run = healed_run(dense)
     rebuilt = rebuild_model(
-        store.get(Record, run.sparse[0]),
-        store,
-        ignore_steps,
-        model_cache,
+        store.get(Record, run.sparse[0]), store, ignore_steps, model_cache
     ).sparse
     monkeypatch.delitem(ARCHITECTURES, "gpt2")
     options = {"is_base": True, "require_room": lambda n_bytes: None}

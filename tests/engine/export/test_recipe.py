@@ -30,11 +30,7 @@ def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path)
         tmp_path / "out",
         tolerance=Tolerance(ratio=3.0, points=5.0),
     )
-    results = run_results(
-        StoredResults(run[0]),
-        run[2],
-        limits,
-    )
+    results = run_results(StoredResults(run[0]), run[2], limits)
     judged = next(
         result for result in results.judged if result.record.key == export.settings.sparse
     )
@@ -76,12 +72,7 @@ def test_the_recipe_is_enough_to_make_the_same_and_names_no_folder_of_this_machi
     assert recipe["base"]["identity"] == finished.model_identity
     # Half of what `best` was calibrated on are plain stories.
     assert recipe["calibration_identity"].startswith(f"{finished.corpora['calibration']}+0.5 of ")
-    again = exported(
-        (store, ModelCache(), finished),
-        0,
-        "padded",
-        tmp_path / "two",
-    )
+    again = exported((store, ModelCache(), finished), 0, "padded", tmp_path / "two")
     assert again.files["model.safetensors"] == export.files["model.safetensors"]
 
 
@@ -90,25 +81,10 @@ def test_the_base_is_the_model_of_this_run(store, passage_file, tmp_path):
     second = shutil.copytree(first, tmp_path / "second")
     (first / "README.md").write_text("---\nlicense: mit\n---\n")
     model_cache = ModelCache()
-    settings = [
-        run_settings(
-            place,
-            passage_file,
-            ("wanda-channels",),
-        )
-        for place in (first, second)
-    ]
+    settings = [run_settings(place, passage_file, ("wanda-channels",)) for place in (first, second)]
     runs = [pipeline.run(one, store, model_cache=model_cache) for one in settings]
     assert runs[0].sparse == runs[1].sparse, "the test needs a record that both runs share"
-    exports = [
-        exported(
-            (store, model_cache, run),
-            0,
-            "padded",
-            tmp_path / run.key,
-        )
-        for run in runs
-    ]
+    exports = [exported((store, model_cache, run), 0, "padded", tmp_path / run.key) for run in runs]
     assert [export.model for export in exports] == [str(first), str(second)]
     cards = [ModelCard.load(tmp_path / run.key / "README.md") for run in runs]
     assert [card.data.license for card in cards] == ["mit", "unknown"]
@@ -166,11 +142,7 @@ def test_the_licence_is_what_the_base_s_own_card_states_whatever_that_holds(
 def test_the_licence_of_a_gguf_file_is_its_own_field(stated, licence, tmp_path):
     writer = GGUFWriter(tmp_path / "base.gguf", "llama")
     if stated is not None:
-        writer.add_key_value(
-            "general.license",
-            stated,
-            8,
-        )
+        writer.add_key_value("general.license", stated, 8)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

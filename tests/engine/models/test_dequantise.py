@@ -122,11 +122,7 @@ def test_a_kill_while_a_changed_folder_is_replaced_leaves_the_former_one_or_none
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         if step == "write":
-            patch.setattr(
-                model_conversion,
-                "_write_converted",
-                killed,
-            )
+            patch.setattr(model_conversion, "_write_converted", killed)
         else:
             patch.setattr(Path, "rename", killed_last)
         unpack_gguf(whole, store)
@@ -159,11 +155,7 @@ def require_refused(data, store, folder):
 @pytest.mark.parametrize("share", [0, 0.0001, 0.2, 0.999])
 def test_a_file_that_is_cut_off_is_refused_at_once(share, whole, store, tmp_path):
     data = whole.read_bytes()
-    require_refused(
-        data[: int(len(data) * share)],
-        store,
-        tmp_path,
-    )
+    require_refused(data[: int(len(data) * share)], store, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +172,7 @@ def test_a_file_that_is_cut_off_is_refused_at_once(share, whole, store, tmp_path
 def test_a_file_with_an_impossible_number_is_refused_at_once(
     name, n_bytes, value, whole, store, tmp_path
 ):
-    require_refused(
-        at(whole.read_bytes(), name, n_bytes, value),
-        store,
-        tmp_path,
-    )
+    require_refused(at(whole.read_bytes(), name, n_bytes, value), store, tmp_path)
 
 
 def test_a_missing_tensor_is_refused_by_name_and_a_long_name_is_none(store, tmp_path):

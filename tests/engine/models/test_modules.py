@@ -76,16 +76,8 @@ def test_weights_on_another_device_are_narrowed_there(model_type):
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for module in projections(mlps):
         for name, values in list(module.named_parameters(recurse=False)):
-            fake = FakeTensor(
-                mode,
-                values.detach().to("meta"),
-                torch.device("cuda:0"),
-            )
-            setattr(
-                module,
-                name,
-                torch.nn.Parameter(fake, requires_grad=False),
-            )
+            fake = FakeTensor(mode, values.detach().to("meta"), torch.device("cuda:0"))
+            setattr(module, name, torch.nn.Parameter(fake, requires_grad=False))
     with mode, pruned(mlps, narrowed):
         for mlp in mlps:
             assert mlp.width == 8

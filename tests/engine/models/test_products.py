@@ -23,11 +23,7 @@ N_TOKENS = 256
 @pytest.fixture
 def faster(monkeypatch):
     """As on a machine whose float32 is faster."""
-    monkeypatch.setattr(
-        matmul,
-        "float32_is_faster",
-        lambda: True,
-    )
+    monkeypatch.setattr(matmul, "float32_is_faster", lambda: True)
 
 
 @pytest.fixture
@@ -35,11 +31,7 @@ def products(monkeypatch):
     """The arguments of every product in float32, as the list grows."""
     calls = []
     linear = matmul._linear
-    monkeypatch.setattr(
-        matmul,
-        "_linear",
-        lambda *args: calls.append(args) or linear(*args),
-    )
+    monkeypatch.setattr(matmul, "_linear", lambda *args: calls.append(args) or linear(*args))
     return calls
 
 
@@ -55,11 +47,7 @@ def layer(bias=True):
 
 def rounded_once(inputs, weight, bias=None):
     wide_bias = None if bias is None else bias.double()
-    return nn.functional.linear(
-        inputs.double(),
-        weight.double(),
-        wide_bias,
-    ).bfloat16()
+    return nn.functional.linear(inputs.double(), weight.double(), wide_bias).bfloat16()
 
 
 def is_rounded_alike(product, expected):
@@ -114,11 +102,7 @@ def test_nothing_changes_in_float32_or_where_bfloat16_is_as_fast(
     monkeypatch, products, dtype, is_faster
 ):
     inputs = drawn(N_TOKENS, 64)
-    monkeypatch.setattr(
-        matmul,
-        "float32_is_faster",
-        lambda: is_faster,
-    )
+    monkeypatch.setattr(matmul, "float32_is_faster", lambda: is_faster)
     with bf16_matmul_in_fp32(dtype):
         layer().float()(inputs.float())
         assert not products
@@ -207,9 +191,7 @@ def test_a_copy_serves_its_own_weight_only(faster):
 @pytest.mark.parametrize(("seconds", "is_faster"), [(1.0, True), (1.9, False), (1.5, True)])
 def test_float32_must_be_clearly_faster(monkeypatch, seconds, is_faster):
     monkeypatch.setattr(
-        matmul,
-        "_seconds",
-        lambda factor: seconds if factor.dtype == torch.float32 else 2.0,
+        matmul, "_seconds", lambda factor: seconds if factor.dtype == torch.float32 else 2.0
     )
     matmul.float32_is_faster.cache_clear()
     assert matmul.float32_is_faster() is is_faster

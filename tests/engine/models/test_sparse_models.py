@@ -113,11 +113,7 @@ def test_projections_are_grouped_by_the_input_that_they_share(model_type):
 
 
 def test_inputs_are_collected_once_and_only_for_single_weights(masked_run, store, monkeypatch):
-    calls = count_calls(
-        monkeypatch,
-        StoredStatistics,
-        "reach",
-    )
+    calls = count_calls(monkeypatch, StoredStatistics, "reach")
 
     def n_collected(**changes):
         ran(replace(masked_run, **changes), store)
@@ -153,11 +149,7 @@ def test_a_masked_block_is_read_back_to_the_bit(dtype, refitted, errors):
     # A zero of the other sign was not removed.
     dense["up"].weight.view(-1)[1] = -0.0
     block = masked(dense, 1.5 if refitted else 1.0, errors)
-    back = _unpack_masked(
-        _pack_masked(block, refitted=refitted),
-        dense,
-        torch.clone,
-    )
+    back = _unpack_masked(_pack_masked(block, refitted=refitted), dense, torch.clone)
     assert back.errors == errors
     assert back.weights.keys() == block.weights.keys()
     bits = {2: torch.int16, 4: torch.int32}[dtype.itemsize]

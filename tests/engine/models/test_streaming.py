@@ -63,20 +63,12 @@ def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(
 
 @linux_only
 def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(source, kept, monkeypatch):
-    monkeypatch.setattr(
-        residency.Streamed,
-        "offload",
-        lambda *_: pytest.fail("copied"),
-    )
+    monkeypatch.setattr(residency.Streamed, "offload", lambda *_: pytest.fail("copied"))
     stream_model(source, "float32", kept)
 
 
 def test_without_a_list_of_mappings_weights_are_copied_to_files(source, kept, loaded, monkeypatch):
-    monkeypatch.setattr(
-        residency,
-        "mapped_files",
-        list,
-    )
+    monkeypatch.setattr(residency, "mapped_files", list)
     streamed = stream_model(source, "float32", kept)
     assert n_offloaded(streamed) == len(list(streamed.model.parameters()))
     assert torch.equal(streamed.model(IDS).logits, loaded.model(IDS).logits)
@@ -91,11 +83,7 @@ def test_pages_are_dropped_after_every_block_and_read_again(kept, tmp_path):
         "num_hidden_layers": 4,
     }
     folder = save_tiny(tmp_path / "model", **sizes)
-    streamed = stream_model(
-        locate_model(str(folder), kept),
-        "float32",
-        kept,
-    )
+    streamed = stream_model(locate_model(str(folder), kept), "float32", kept)
     (file,) = folder.glob("*.safetensors")
     weight = streamed.mlps[0].out.weight
 
@@ -153,11 +141,7 @@ def test_a_full_disk_is_an_error_in_words(streamed, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(
-        residency,
-        "_new_mapping",
-        full,
-    )
+    monkeypatch.setattr(residency, "_new_mapping", full)
     with pytest.raises(ModelError, match="could not be written: No space left"):
         streamed.residency.offload(torch.ones(5000))
 
@@ -198,11 +182,7 @@ def test_the_next_block_is_read_ahead_while_one_runs(streamed, monkeypatch):
 
 
 def test_a_stub_of_a_block_brings_no_weights_in(streamed, monkeypatch):
-    monkeypatch.setattr(
-        streamed.residency,
-        "_enter",
-        lambda block: pytest.fail("brought in"),
-    )
+    monkeypatch.setattr(streamed.residency, "_enter", lambda block: pytest.fail("brought in"))
     stubs = [lambda hidden, *args, **kwargs: hidden] * len(streamed.blocks)
     with forward_replaced(streamed.blocks, stubs):
         streamed.model(IDS)
@@ -224,11 +204,7 @@ def test_another_type_or_form_is_written_once_and_equals_the_loaded_model(
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
     if form == "shards":
-        monkeypatch.setattr(
-            loading,
-            "_SHARD_BYTES",
-            20_000,
-        )
+        monkeypatch.setattr(loading, "_SHARD_BYTES", 20_000)
     source = locate_model(str(folder), store)
     resident = load_model(source, dtype)
     streamed = stream_model(source, dtype, store)
@@ -236,11 +212,7 @@ def test_another_type_or_form_is_written_once_and_equals_the_loaded_model(
     shards = list((store.folder / "models").glob("*/model-*.safetensors"))
     assert (len(shards) > 1) is (form == "shards")
     assert torch.equal(streamed.model(IDS).logits, resident.model(IDS).logits)
-    monkeypatch.setattr(
-        loading,
-        "_recast",
-        lambda *_: pytest.fail("written again"),
-    )
+    monkeypatch.setattr(loading, "_recast", lambda *_: pytest.fail("written again"))
     stream_model(source, dtype, store)
 
 
@@ -250,11 +222,7 @@ def test_weights_are_checked_for_nan_once_until_a_file_changes(
     folder = shutil.copytree(model_folder, tmp_path / "copy")
     calls = []
     check = loading.refuse_no_numbers
-    monkeypatch.setattr(
-        loading,
-        "refuse_no_numbers",
-        lambda *a: calls.append(a) or check(*a),
-    )
+    monkeypatch.setattr(loading, "refuse_no_numbers", lambda *a: calls.append(a) or check(*a))
     source = locate_model(str(folder), store)
     for _ in range(2):
         stream_model(source, "float32", store)

@@ -105,25 +105,13 @@ def test_a_file_that_is_not_tried_is_not_read(tmp_path):
         )
     )
     with pytest.raises(ModelError, match="has several files"):
-        tokenizer_check.require_usable(
-            folder,
-            "m",
-            VOCABULARY,
-        )
+        tokenizer_check.require_usable(folder, "m", VOCABULARY)
 
 
 def test_a_tokenizer_that_was_tried_is_not_tried_again(tmp_path, store, monkeypatch):
     folder = save_tiny(tmp_path / "m")
     locate_model(str(folder), store)
-    monkeypatch.setattr(
-        trials.subprocess,
-        "run",
-        lambda *_, **__: pytest.fail("tried again"),
-    )
+    monkeypatch.setattr(trials.subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
     locate_model(str(folder), store)
     with pytest.raises(pytest.fail.Exception):
-        tokenizer_check.require_usable(
-            folder,
-            "m",
-            VOCABULARY,
-        )
+        tokenizer_check.require_usable(folder, "m", VOCABULARY)

@@ -30,11 +30,7 @@ def widths(name, blocks, permille, multiple=8):
         allocation=name,
         width_multiple=multiple,
     )
-    return ALLOCATIONS[name](
-        blocks,
-        permille / 1000,
-        method,
-    )
+    return ALLOCATIONS[name](blocks, permille / 1000, method)
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
@@ -51,11 +47,7 @@ def test_zero_percent_and_blocks_narrower_than_a_multiple_change_nothing(name):
 @pytest.mark.parametrize("name", ALLOCATIONS)
 @pytest.mark.parametrize("permille", [100, 250, 500, 700])
 def test_widths_are_multiples_with_the_requested_sum(name, permille):
-    kept = widths(
-        name,
-        [block(64, slope=slope) for slope in (1, 2, 5, 9)],
-        permille,
-    )
+    kept = widths(name, [block(64, slope=slope) for slope in (1, 2, 5, 9)], permille)
     assert all(width % 8 == 0 and 8 <= width <= 64 for width in kept)
     assert abs(sum(kept) - 256 * (1 - permille / 1000)) <= 8 * 4 / 2
 
@@ -71,7 +63,7 @@ def test_widths_depend_on_no_other_block_where_the_settings_say_so(name):
         ),
     ]
     separate = widths(name, blocks[:1], 250) + widths(name, blocks[1:], 250)
-    assert (widths(name, blocks, 250) == separate) == MethodSettings(allocation=name).per_block
+    assert (widths(name, blocks, 250) == separate) == MethodSettings(allocation=name).is_block_local
 
 
 def test_uniform_removes_the_same_share_everywhere():
@@ -121,14 +113,7 @@ def test_standardised_ignores_that_one_block_scores_higher_than_another():
     assert widths("standardised", blocks, 250) == [48, 48]
     # Also if all channels of a block score alike.
     alike = block(scores=torch.zeros(64))
-    assert (
-        widths(
-            "standardised",
-            [block(), alike, block()],
-            400,
-        )[1]
-        < 64
-    )
+    assert widths("standardised", [block(), alike, block()], 400)[1] < 64
 
 
 @pytest.mark.parametrize("permille", [130, 400, 660])

@@ -36,11 +36,7 @@ def test_the_bias_takes_the_mean_of_the_removed_channels(has_bias):
 def test_least_squares_is_ordinary_regression_with_an_intercept_for_a_bias(has_bias):
     dense = layer(bias=has_bias)
     x = inputs(8).double()
-    narrow = COMPENSATIONS["least-squares"].refit(
-        dense,
-        KEPT,
-        TINY,
-    )
+    narrow = COMPENSATIONS["least-squares"].refit(dense, KEPT, TINY)
     predictors = x[:, KEPT]
     target = x @ dense.out_weight.double().T
     if has_bias:
@@ -62,11 +58,7 @@ def test_least_squares_is_ordinary_regression_with_an_intercept_for_a_bias(has_b
 
 def test_heavy_damping_leaves_the_dense_columns_as_no_compensation_does():
     dense = layer(bias=True)
-    damped = COMPENSATIONS["least-squares"].refit(
-        dense,
-        KEPT,
-        1e9,
-    )
+    damped = COMPENSATIONS["least-squares"].refit(dense, KEPT, 1e9)
     plain = COMPENSATIONS["none"].refit(dense, KEPT, 1e9)
     assert torch.equal(plain.out_weight, dense.out_weight[:, KEPT])
     assert torch.equal(plain.out_bias, dense.out_bias)
@@ -150,11 +142,7 @@ def test_if_single_precision_does_not_suffice_it_is_solved_in_double():
     right = inputs(3, 60)
     damping = 1e-7 / float(moment.diagonal().median())
     in_single = torch.linalg.solve(moment + 1e-7 * torch.eye(60), right)
-    in_double, _ = damped_solution(
-        moment.__getitem__,
-        right,
-        damping,
-    )
+    in_double, _ = damped_solution(moment.__getitem__, right, damping)
     assert not is_exact(in_single, moment, right, damping)
     assert is_exact(in_double, moment, right, damping)
 
@@ -190,11 +178,7 @@ def test_an_error_curve_has_the_error_of_each_width(name, bias):
     assert len(errors) == 13
     assert errors[12] == 0
     for n in range(1, 12):
-        narrow = compensation.refit(
-            dense,
-            order[:n].sort().values,
-            TINY,
-        )
+        narrow = compensation.refit(dense, order[:n].sort().values, TINY)
         assert float(errors[n]) == error(dense, narrow)
 
 
@@ -206,11 +190,7 @@ def test_a_refit_knows_its_error_without_another_product_with_the_moment(
     name, bias, n_gone, damping
 ):
     dense = layer(m=12, bias=bias)
-    narrow = COMPENSATIONS[name].refit(
-        dense,
-        torch.arange(12 - n_gone),
-        damping,
-    )
+    narrow = COMPENSATIONS[name].refit(dense, torch.arange(12 - n_gone), damping)
     assert narrow.lost == error(dense, narrow)
 
 
@@ -223,11 +203,7 @@ def test_the_ridge_is_no_loss():
     )
     x[:, 5] = 0
     order = torch.tensor([0, 1, 2, 3, 4, 6, 7, 5])
-    errors = COMPENSATIONS["least-squares"].errors(
-        layer(m=8, x=x),
-        order,
-        0.5,
-    )
+    errors = COMPENSATIONS["least-squares"].errors(layer(m=8, x=x), order, 0.5)
     assert float(errors[7]) == pytest.approx(0, abs=1e-6)
 
 

@@ -63,12 +63,7 @@ def test_random_scores_differ_from_block_to_block_and_seed_to_seed():
             compensation="none",
             seed=seed,
         )
-        blocks = score_channels(
-            mlps,
-            data,
-            method,
-            lambda *_: None,
-        )
+        blocks = score_channels(mlps, data, method, lambda *_: None)
         return [tuple(block.scores.tolist()) for block in blocks]
 
     assert draws(1) == draws(1)

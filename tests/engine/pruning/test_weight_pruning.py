@@ -43,10 +43,7 @@ def test_every_pattern_and_saliency_that_can_be_asked_for_has_a_row():
 
 
 @given(
-    st.sampled_from(["2:4", "4:8"]),
-    st.integers(1, 5),
-    st.integers(1, 40),
-    st.integers(0, 2**31),
+    st.sampled_from(["2:4", "4:8"]), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**31)
 )
 def test_every_full_group_has_exactly_its_zeros_and_the_rest_of_a_row_stays(
     name, rows, columns, seed
@@ -58,11 +55,7 @@ def test_every_full_group_has_exactly_its_zeros_and_the_rest_of_a_row_stays(
         by_row=True,
     )
     n_grouped = columns - columns % pattern.group
-    groups = zeros[:, :n_grouped].reshape(
-        rows,
-        -1,
-        pattern.group,
-    )
+    groups = zeros[:, :n_grouped].reshape(rows, -1, pattern.group)
     assert (groups.sum(dim=2) == pattern.n_zero).all()
     assert not zeros[:, n_grouped:].any()
 
@@ -123,12 +116,7 @@ def test_zeros_by_hand(pattern, saliency, permille, expected):
         compensation="none",
         scope="decoder",
     )
-    sparse = pruned(
-        weight,
-        statistics_of(x),
-        method,
-        permille,
-    )
+    sparse = pruned(weight, statistics_of(x), method, permille)
     assert torch.equal(sparse, torch.tensor(expected))
 
 
@@ -170,12 +158,7 @@ def test_sparsegpt_agrees_with_fresh_inverses(name):
             by_row=False,
         )
 
-    expected = by_fresh_inverses(
-        weight,
-        damped(statistics, method.damping),
-        pattern,
-        choose,
-    )
+    expected = by_fresh_inverses(weight, damped(statistics, method.damping), pattern, choose)
     sparse = pruned(weight, statistics, method)
     assert torch.allclose(
         sparse.double(),
@@ -198,10 +181,7 @@ def test_more_columns_than_one_block_give_the_same_as_fresh_inverses():
     )
     parts = iter(pattern.zeros(weight.abs(), 500, by_row=False).split(4, dim=1))
     expected = by_fresh_inverses(
-        weight,
-        damped(statistics, 0.1),
-        pattern,
-        lambda part, pivots: next(parts),
+        weight, damped(statistics, 0.1), pattern, lambda part, pivots: next(parts)
     )
     sparse = pruned(weight, statistics, method).double()
     assert torch.allclose(
@@ -221,15 +201,7 @@ def test_zero_percent_changes_nothing(saliency, compensation):
         saliency=saliency,
         compensation=compensation,
     )
-    assert torch.equal(
-        pruned(
-            weight,
-            statistics_of(inputs(24)),
-            method,
-            0,
-        ),
-        weight,
-    )
+    assert torch.equal(pruned(weight, statistics_of(inputs(24)), method, 0), weight)
 
 
 @pytest.mark.parametrize("saliency", WEIGHT_SALIENCIES)

@@ -62,9 +62,7 @@ def count_calls(monkeypatch, owner, name):
     calls = []
     real = getattr(owner, name)
     monkeypatch.setattr(
-        owner,
-        name,
-        lambda *given, **more: calls.append(given) or real(*given, **more),
+        owner, name, lambda *given, **more: calls.append(given) or real(*given, **more)
     )
     return calls
 

@@ -20,11 +20,7 @@ def task_settings(settings, monkeypatch):
     def refuse(*_):
         raise AssertionError("the harness is called")
 
-    monkeypatch.setattr(
-        task_answering,
-        "load_tasks",
-        refuse,
-    )
+    monkeypatch.setattr(task_answering, "load_tasks", refuse)
     tasks = tuple(BUILTIN_TASKS)
     return replace(
         settings,

@@ -16,7 +16,7 @@ from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import RESUMED, Record, Run
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.storage.file_hashes import contents
+from sparsedash.storage.file_hashes import file_hashes_of
 from tests.engine.run.small_runs import CHANNELS, must_not_run
 from tests.question_sets import verdicts
 
@@ -48,11 +48,7 @@ def within(monkeypatch):
             run.store.put(record.key, decided)
             return [decided]
 
-        monkeypatch.setattr(
-            pipeline,
-            "evaluate_models",
-            evaluated,
-        )
+        monkeypatch.setattr(pipeline, "evaluate_models", evaluated)
 
     return up_to
 
@@ -62,7 +58,7 @@ def tried(result):
 
 
 def key_of(search, store):
-    return search.key(contents(search, store))
+    return search.key(file_hashes_of(search, store))
 
 
 def test_it_ends_at_neighbours_one_width_multiple_apart_and_its_run_has_every_trial(
@@ -120,11 +116,7 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
             tasks._keys[model.key] = (key,)
 
     within(300)
-    monkeypatch.setattr(
-        TaskAnswers,
-        "answer",
-        answer,
-    )
+    monkeypatch.setattr(TaskAnswers, "answer", answer)
     with_task = replace(search, evaluation=replace(search.evaluation, tasks=("builtin:copying",)))
     result = find_sparsity(with_task, store)
     assert (result.answer, result.next_step) == (167, 250)
@@ -147,20 +139,11 @@ def test_a_finished_search_is_repeated_from_the_store_and_shown_whole_meanwhile(
     first = find_sparsity(search, store)
     stages = []
     shown = []
-    assert (
-        find_sparsity(
-            search,
-            store,
-            lambda step: stages.append(step.stage),
-        )
-        == first
-    )
+    assert find_sparsity(search, store, lambda step: stages.append(step.stage)) == first
     assert not {"calibrate", "prune", "evaluate"} & set(stages)
     store.drop_entry("records", f"record/{first.trials[0].record}")
     find_sparsity(
-        search,
-        store,
-        lambda step: shown.append(store.get(FindResult, first.key).finished),
+        search, store, lambda step: shown.append(store.get(FindResult, first.key).finished)
     )
     assert all(shown)
 
@@ -186,16 +169,10 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(
     so_far = store.get(FindResult, key_of(search, store))
     assert not run.finished and not so_far.finished
     assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (417, 167, 250)
-    monkeypatch.setattr(
-        StoredStatistics,
-        "reach",
-        must_not_run,
-    )
+    monkeypatch.setattr(StoredStatistics, "reach", must_not_run)
     points = []
     result = find_sparsity(
-        search,
-        store,
-        lambda step: points.append(step.point) if step.stage == "prune" else None,
+        search, store, lambda step: points.append(step.point) if step.stage == "prune" else None
     )
     assert result.answer == 250 and {point for point in points if point is not None} == {2, 3}
     # What the first attempt has done took none of the seconds that are noted.

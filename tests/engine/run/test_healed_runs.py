@@ -16,7 +16,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.storage import store as stores
+from sparsedash.storage.store import Store
 from tests.engine.run.small_runs import (
     CHANNELS,
     MODEL_CACHE,
@@ -127,13 +127,9 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     alone.
     """
     monkeypatch.setattr(healing, "CHECK_EVERY", 1)
-    monkeypatch.setattr(stores, "EVERY_S", 0.0)
-    one = replace(
-        healing_settings,
-        methods=healing_settings.methods[:1],
-        heal_steps=(4,),
-    )
-    put = stores.Store.put_artefact
+    monkeypatch.setattr("sparsedash.storage.checkpoint.CHECKPOINT_INTERVAL_S", 0.0)
+    one = replace(healing_settings, methods=healing_settings.methods[:1], heal_steps=(4,))
+    put = Store.put_artefact
     seen = []
 
     def tags():
@@ -154,21 +150,12 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     for entry in store.entries("artefacts"):
         store.drop_entry("artefacts", entry.name)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            stores.Store,
-            "put_artefact",
-            killed,
-        )
+        patch.setattr(Store, "put_artefact", killed)
         ran(one, store)
     assert set(tags().values()) == {"unfinished"}
     assert (
         records(
-            store,
-            ran(
-                one,
-                store,
-                lambda step: step.stage == "heal" and seen.append(step.done),
-            ),
+            store, ran(one, store, lambda step: step.stage == "heal" and seen.append(step.done))
         )
         == whole
     )
@@ -179,11 +166,7 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
 def test_what_cannot_be_healed_is_refused_before_anything_is_computed(
     healing_settings, store, monkeypatch
 ):
-    evaluated = count_calls(
-        monkeypatch,
-        run_context.RunContext,
-        "warn_of_calibration",
-    )
+    evaluated = count_calls(monkeypatch, run_context.RunContext, "warn_of_calibration")
     with pytest.raises(CalibrationError, match="streams them from disk"):
         ran(replace(healing_settings, residency="streamed"), store)
     assert evaluated == [] and list(store.keys(Record)) == []

@@ -53,11 +53,7 @@ def without_by_hand(loaded, gone):
     kept_blocks = torch.nn.ModuleList(
         block for index, block in enumerate(blocks) if index not in gone
     )
-    setattr(
-        model.get_submodule(owner),
-        name,
-        kept_blocks,
-    )
+    setattr(model.get_submodule(owner), name, kept_blocks)
     for place, block in enumerate(kept_blocks):
         for module in block.modules():
             vars(module).update(
@@ -81,11 +77,7 @@ def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(mode
     loaded = tiny_loaded(model_type)
     dense = loaded.model(IDS).logits
     by_hand = without_by_hand(loaded, gone)
-    with skipping(
-        loaded.model.base_model,
-        loaded.blocks,
-        gone,
-    ):
+    with skipping(loaded.model.base_model, loaded.blocks, gone):
         cache = preallocated_cache(16)
         read = loaded.model(IDS, cache=cache, use_cache=True).logits
         assert cache.get_seq_length() == 12
@@ -108,11 +100,7 @@ def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(mode
 @torch.no_grad()
 @pytest.mark.parametrize("saliency", ["divergence", "perplexity"])
 def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monkeypatch):
-    monkeypatch.setattr(
-        curves,
-        "judged_tokens",
-        lambda vocabulary: 10_000,
-    )
+    monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
     loaded = tiny_loaded("llama", num_hidden_layers=5)
     method = replace(SLEB, saliency=saliency)
     order = list[int]()
@@ -127,11 +115,7 @@ def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monk
     dense = loaded.model(ids).logits.log_softmax(-1)
 
     def loss(gone):
-        with skipping(
-            loaded.model.base_model,
-            loaded.blocks,
-            gone,
-        ):
+        with skipping(loaded.model.base_model, loaded.blocks, gone):
             scores = loaded.model(ids).logits.log_softmax(-1)
         if saliency == "perplexity":
             return -float(scores[:, :-1].gather(2, ids[:, 1:, None]).mean())
@@ -319,18 +303,9 @@ def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
     _, plain, healed = (record.pruned for record in records(store, run))
     assert healed.healed.after < healed.healed.before and healed.widths == plain.widths
     for number in range(2):
-        done = exported(
-            (store, MODEL_CACHE, run),
-            number,
-            "uniform",
-            tmp_path / str(number),
-        )
+        done = exported((store, MODEL_CACHE, run), number, "uniform", tmp_path / str(number))
         assert done.proof.holds and done.layout == "2 of 3 layers, 96 channels in every block"
-    with ModelPairCache(MODEL_CACHE).models(
-        [run.dense, run.sparse[0]],
-        store,
-        ignore_steps,
-    ) as (
+    with ModelPairCache(MODEL_CACHE).models([run.dense, run.sparse[0]], store, ignore_steps) as (
         dense,
         sparse,
     ):

@@ -26,7 +26,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.service import preflight
-from sparsedash.storage.file_hashes import contents
+from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.store import Store
 from tests.engine.conftest import write_jsonl
@@ -48,11 +48,7 @@ from tests.storage.every_kind import harm_entry
 @pytest.fixture
 def no_calibration(monkeypatch):
     """Gives a function after which nothing may be calibrated."""
-    return lambda: monkeypatch.setattr(
-        StoredStatistics,
-        "reach",
-        must_not_run,
-    )
+    return lambda: monkeypatch.setattr(StoredStatistics, "reach", must_not_run)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +79,7 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, known
     run = known.first
     dense, *sparse = records(known, run)
     assert run.finished and dense.pruned is None
-    assert known.get(Run, settings.key(contents(settings, known))) == run
+    assert known.get(Run, settings.key(file_hashes_of(settings, known))) == run
     assert [record.pruned.widths for record in sparse] == [(72, 72, 72), (48, 48, 48)]
     assert [record.pruned.reached.channels for record in sparse] == [0.25, 0.5]
     assert all(0 < record.pruned.reached.macs < record.pruned.reached.channels for record in sparse)
@@ -129,21 +125,13 @@ def test_a_share_of_any_budget_is_reached_and_more_than_can_go_is_refused(
         pruned_model.reached[budget] == pytest.approx(0.125, abs=0.005)
         and pruned_model.reached.channels > 0.15
     )
-    monkeypatch.setattr(
-        pipeline,
-        "dense_record",
-        must_not_run,
-    )
+    monkeypatch.setattr(pipeline, "dense_record", must_not_run)
     with pytest.raises(SettingsError, match=r"Sparsity must be at most .* % of the .*, not '90 %'"):
         ran(one(settings, 900, methods=(method,)), known)
 
 
 def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, known, monkeypatch):
-    calls = count_calls(
-        monkeypatch,
-        saliency,
-        "elimination_order",
-    )
+    calls = count_calls(monkeypatch, saliency, "elimination_order")
     obs = MethodSettings(saliency="obs", width_multiple=8)
     run = ran(
         replace(
@@ -165,18 +153,10 @@ def test_a_record_is_measured_before_the_model_is_rounded_to_its_type(
         dtype="bfloat16",
         methods=(method_named("least-squares"),),
     )
-    calls = count_calls(
-        monkeypatch,
-        PrunedChannels,
-        "round_",
-    )
+    calls = count_calls(monkeypatch, PrunedChannels, "round_")
     rounded = records(store, ran(variant, store))
     assert len(calls) == 3
-    monkeypatch.setattr(
-        PrunedChannels,
-        "round_",
-        lambda *_: None,
-    )
+    monkeypatch.setattr(PrunedChannels, "round_", lambda *_: None)
     assert fresh_records(variant, tmp_path / "whole") == rounded
 
 
@@ -189,11 +169,7 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
     usual = one(settings, 250, methods=(FISHER,))
     calibration = replace(settings.calibration, token_weights="residual")
     (plain,) = pruned(known, ran(usual, known))
-    monkeypatch.setattr(
-        calibration_cache,
-        "mask_gradients",
-        must_not_run,
-    )
+    monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
     run, stages = stages_of(replace(usual, calibration=calibration), known)
     (weighted,) = pruned(known, run)
     assert "calibrate" in stages and weighted.calibration == calibration
@@ -222,11 +198,7 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so
     # on.
     assert [sum(map(len, kept)) for kept in chosen] == [262, 238, 229, 181]
-    monkeypatch.setattr(
-        calibration_cache,
-        "mask_gradients",
-        must_not_run,
-    )
+    monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
     assert ran(
         replace(variant, methods=(replace(rounds, compensation="least-squares"),)), known
     ).finished
@@ -240,11 +212,7 @@ def test_lost_gradients_are_computed_again_without_a_calibration(
     for entry in store.entries("artefacts"):
         if entry.tag.startswith("gradients "):
             store.drop_entry("artefacts", entry.name)
-    calls = count_calls(
-        monkeypatch,
-        calibration_cache,
-        "mask_gradients",
-    )
+    calls = count_calls(monkeypatch, calibration_cache, "mask_gradients")
     no_calibration()
     assert ran(one(variant), store).finished
     assert len(calls) == 1
@@ -265,11 +233,7 @@ def test_methods_without_calibration_text_never_ask_for_it(
     )
     whole = Store(tmp_path / "whole")
     both = ran(replace(variant, methods=(method, CHANNELS)), whole)
-    monkeypatch.setattr(
-        CalibrationTexts,
-        "sequences",
-        must_not_run,
-    )
+    monkeypatch.setattr(CalibrationTexts, "sequences", must_not_run)
     no_calibration()
     run = ran(variant, store)
     assert run.corpora["calibration"].startswith("self:")
@@ -310,11 +274,7 @@ def test_results_of_a_method_without_text_stay_once_another_has_read_it(
     )
     first = ran(variant, store)
     ran(replace(variant, methods=(CHANNELS,)), store)
-    monkeypatch.setattr(
-        RunModel,
-        "begin",
-        must_not_run,
-    )
+    monkeypatch.setattr(RunModel, "begin", must_not_run)
     assert ran(variant, store).sparse == first.sparse
     assert preflight.stored_parts(variant, store).sparse == len(first.sparse)
 
@@ -339,11 +299,7 @@ def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
     run = ran(settings, store)
     seen = []
     store.drop_entry("records", f"record/{run.sparse[1]}")
-    ran(
-        settings,
-        store,
-        lambda step: seen.append(store.get(Run, run.key).finished),
-    )
+    ran(settings, store, lambda step: seen.append(store.get(Run, run.key).finished))
     assert all(seen)
 
 
@@ -383,11 +339,7 @@ def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_comp
     store.allow_artefacts(1)
     # What is stored already needs no room.
     assert ran(settings, store).sparse == first.sparse
-    monkeypatch.setattr(
-        pipeline,
-        "evaluate_together",
-        must_not_run,
-    )
+    monkeypatch.setattr(pipeline, "evaluate_together", must_not_run)
     with pytest.raises(StoreError, match=r"takes .* GB; the limit is"):
         ran(one(settings), store)
 
@@ -396,16 +348,8 @@ def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(
     settings, store, monkeypatch
 ):
     store.allow_artefacts(1)
-    monkeypatch.setattr(
-        pipeline,
-        "require_artefact_room",
-        lambda *_, **limits: None,
-    )
-    calibrations = count_calls(
-        monkeypatch,
-        StoredStatistics,
-        "reach",
-    )
+    monkeypatch.setattr(pipeline, "require_artefact_room", lambda *_, **limits: None)
+    calibrations = count_calls(monkeypatch, StoredStatistics, "reach")
     with pytest.raises(StoreError, match="does not fit"):
         ran(settings, store)
     assert len(calibrations) == 2
@@ -430,11 +374,7 @@ def test_too_little_calibration_text_is_refused_before_anything_is_evaluated(
         n_samples=2,
         corpus=corpus or settings.calibration.corpus,
     )
-    monkeypatch.setattr(
-        pipeline,
-        "evaluate_models",
-        must_not_run,
-    )
+    monkeypatch.setattr(pipeline, "evaluate_models", must_not_run)
     with pytest.raises(CalibrationError, match="too few"):
         ran(replace(settings, calibration=little), known)
 
@@ -547,11 +487,7 @@ def test_generated_text_is_kept_and_the_same_for_the_same_seed(
     (key,) = [entry.name for entry in store.entries("artefacts") if entry.tag.startswith("text ")]
     assert store.get_artefact(key) == second_store.get_artefact(key)
     second_store.close()
-    monkeypatch.setattr(
-        run_context,
-        "generate_texts",
-        must_not_run,
-    )
+    monkeypatch.setattr(run_context, "generate_texts", must_not_run)
     assert ran(one(by_model), store).finished
 
 

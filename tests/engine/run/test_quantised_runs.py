@@ -109,11 +109,7 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
         assert 0 < (rounded - head).norm() < 0.1 * head.norm()
         assert not torch.equal(model(IDS).logits, dense)
     assert torch.equal(model(IDS).logits, dense)
-    monkeypatch.setattr(
-        model_making,
-        "quantiser_version",
-        lambda: "0.2",
-    )
+    monkeypatch.setattr(model_making, "quantiser_version", lambda: "0.2")
     with pytest.raises(JobError, match="here is 0"):
         rebuilt_model(run.sparse[-1], store)
 
@@ -129,16 +125,8 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
     missing, model, why, quantised_settings, store, tmp_path, monkeypatch
 ):
     if missing:
-        monkeypatch.setattr(
-            families,
-            "find_spec",
-            lambda name: None,
-        )
-    monkeypatch.setattr(
-        pipeline,
-        "dense_record",
-        must_not_run,
-    )
+        monkeypatch.setattr(families, "find_spec", lambda name: None)
+    monkeypatch.setattr(pipeline, "dense_record", must_not_run)
     with pytest.raises((ModelError, SettingsError), match=why):
         ran(
             replace(

@@ -65,20 +65,14 @@ def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
 def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(mixed, store, monkeypatch):
     run = context_of(mixed, store)
     length = mixed.calibration.length
-    monkeypatch.setattr(
-        type(run.loaded),
-        "max_length",
-        length // 2,
-    )
+    monkeypatch.setattr(type(run.loaded), "max_length", length // 2)
     n_own, n_half = (sum(map(len, run.calibration_texts.sequences(share))) for share in (0.0, 0.5))
     assert abs(n_own - n_half) <= length
 
 
 def test_a_text_of_single_tokens_is_refused_in_words(mixed, store, monkeypatch):
     monkeypatch.setattr(
-        run_context,
-        "read_texts",
-        lambda *_: corpora.Texts(texts=("the",), identity="o" * 64),
+        run_context, "read_texts", lambda *_: corpora.Texts(texts=("the",), identity="o" * 64)
     )
     with pytest.raises(CorpusError, match="no sample of two tokens or more"):
         context_of(mixed, store).calibration_texts.sequences(0.0)
@@ -100,11 +94,7 @@ def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, s
 
 
 def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, monkeypatch):
-    cuts = count_calls(
-        monkeypatch,
-        calibration_texts,
-        "calibration_sequences",
-    )
+    cuts = count_calls(monkeypatch, calibration_texts, "calibration_sequences")
     both = ran(mixed, store)
     # That of the usual method, and half of the other's; passages are looked for in single
     # documents.
@@ -169,11 +159,7 @@ def token_results(settings, folder, template):
         store,
         cache,
     )
-    apart = measure_divergence(
-        DivergenceSettings(**pair, text=PROMPT),
-        store,
-        cache,
-    )
+    apart = measure_divergence(DivergenceSettings(**pair, text=PROMPT), store, cache)
     store.close()
     layers = sparse.pruned.layer_errors, sparse.pruned.passage_errors
     return (
@@ -189,11 +175,7 @@ def token_results(settings, folder, template):
 
 def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(settings, tmp_path):
     bos, both = (
-        token_results(
-            settings,
-            tmp_path / name,
-            f"<|end|> $A{after}",
-        )
+        token_results(settings, tmp_path / name, f"<|end|> $A{after}")
         for name, after in (("a", ""), ("b", " <|end|>"))
     )
     assert both == bos

@@ -41,19 +41,8 @@ def test_every_model_writes_what_it_writes_on_request_and_a_stored_text_is_not_w
         prompt=PROMPTS[1],
     )
     in_run = joined_continuation(request, lambda each: store.get(Continuation, each.key()))
-    assert (
-        continue_prompt(
-            request,
-            store,
-            ModelPairCache(ModelCache()),
-        )
-        == in_run
-    )
-    monkeypatch.setattr(
-        pipeline,
-        "continue_prompts",
-        must_not_run,
-    )
+    assert continue_prompt(request, store, ModelPairCache(ModelCache())) == in_run
+    monkeypatch.setattr(pipeline, "continue_prompts", must_not_run)
     ran(asking, store)
 
 
@@ -70,16 +59,8 @@ def test_a_stopped_run_goes_on_with_the_texts_that_are_missing_and_new_prompts_n
 
     with pytest.raises(Cancelled):
         ran(asking, store, stop)
-    written = count_calls(
-        monkeypatch,
-        pipeline,
-        "continue_prompts",
-    )
-    monkeypatch.setattr(
-        pipeline,
-        "evaluate_models",
-        must_not_run,
-    )
+    written = count_calls(monkeypatch, pipeline, "continue_prompts")
+    monkeypatch.setattr(pipeline, "evaluate_models", must_not_run)
     assert texts(store, ran(asking, store)) == whole and len(written) == 1
     ran(replace(asking, prompts=(*PROMPTS, "a boat")), store)
     assert [prompts for _, prompts, *_ in written[1:]] == [["a boat"]] * 3

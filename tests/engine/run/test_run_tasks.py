@@ -82,11 +82,7 @@ def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_thei
     assert again.answers == run.answers and "answers to tasks" in again.cached
     assert not [step for step in steps if step.stage == "answer"]
     assert ran(settings, store).records == run.records
-    judged = judge_run(
-        run,
-        lambda key: store.get(QuestionSet, key),
-        Tolerance(),
-    )
+    judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
     require_judged(judged, "choice", "written")
 
 
@@ -110,11 +106,7 @@ def test_a_run_that_is_broken_off_keeps_the_tasks_that_are_answered(
     with pytest.raises(Cancelled):
         ran(task_settings, store, cancel)
     (kept,) = store.keys(QuestionSet)
-    answered = count_calls(
-        monkeypatch,
-        task_answering,
-        "_answer",
-    )
+    answered = count_calls(monkeypatch, task_answering, "_answer")
     run = ran(task_settings, store)
     assert run.answers[run.dense][0] == kept
     assert [task.name for _, task, _, _ in answered] == ["written", *["choice", "written"] * 2]
@@ -128,27 +120,15 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(task_settings, stor
             raise CorpusError("It broke.")
         real(run, task, models, keys)
 
-    monkeypatch.setattr(
-        task_answering,
-        "_answer",
-        fail,
-    )
+    monkeypatch.setattr(task_answering, "_answer", fail)
     run = ran(task_settings, store)
     assert run.finished and "choice was not answered. It broke." in run.warnings
-    judged = judge_run(
-        run,
-        lambda key: store.get(QuestionSet, key),
-        Tolerance(),
-    )
+    judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
     require_judged(judged, "written")
     # Not even a model that gives every answer of dense is within on tasks that nobody could answer.
     assert run.unanswered == ("choice",)
     assert all(is_unanswered(run, record, judged) for record in run.sparse)
-    results = run_results(
-        StoredResults(store),
-        run,
-        Tolerance(ratio=10.0, points=100.0),
-    )
+    results = run_results(StoredResults(store), run, Tolerance(ratio=10.0, points=100.0))
     assert {result.verdict.verdict for result in results.judged} == {"undecided"}
 
 
@@ -197,11 +177,7 @@ def test_streamed_models_answer_side_by_side_and_say_the_same(
     task_settings, settings, passages_known, store, tmp_path, monkeypatch
 ):
     resident = ran(task_settings, store)
-    together = count_calls(
-        monkeypatch,
-        task_answering,
-        "_answer",
-    )
+    together = count_calls(monkeypatch, task_answering, "_answer")
     second_store = Store(tmp_path / "other")
     if passages_known:
         ran(replace(settings, residency="streamed"), second_store)

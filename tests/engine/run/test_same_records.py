@@ -25,7 +25,6 @@ from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSetti
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings
-from sparsedash.storage import store as stores
 from sparsedash.storage.store import Store
 from tests.engine.run.small_runs import N_BLOCKS, count_calls, fresh_records, ran, records
 
@@ -160,7 +159,7 @@ class Killed(BaseException):
 def everything_is_long():
     """One batch is finished at a time, of a few passages each, and kept at once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stores, "EVERY_S", 0.0)
+        patch.setattr("sparsedash.storage.checkpoint.CHECKPOINT_INTERVAL_S", 0.0)
         patch.setattr(evaluate, "BATCH_TOKENS", 128)
         few = {
             "KEPT_BYTES": 1,
@@ -171,11 +170,7 @@ def everything_is_long():
         }
         for name, value in few.items():
             patch.setattr(resources, name, value)
-        patch.setattr(
-            gradients,
-            "FISHER_BATCH_TOKENS",
-            256,
-        )
+        patch.setattr(gradients, "FISHER_BATCH_TOKENS", 256)
         yield
 
 
@@ -185,7 +180,7 @@ def settings_of(settings, names, way):
     return replace(
         settings,
         methods=tuple(
-            replace(method, width_multiple=8) if method.takes_channels else method
+            replace(method, width_multiple=8) if method.is_structured else method
             for method in methods
         ),
         sparsities_permille=(400,),
@@ -213,12 +208,7 @@ def whole(settings, tmp_path_factory):
         store,
         model_cache=model_cache,
     )
-    yield Made(
-        store,
-        model_cache,
-        run,
-        {record.key: record for record in records(store, run)},
-    )
+    yield Made(store, model_cache, run, {record.key: record for record in records(store, run)})
     store.close()
 
 
@@ -246,22 +236,11 @@ def resumed(settings, folder, kill):
     """
     store = Store(folder)
     with pytest.raises(Killed):
-        ran(
-            settings,
-            store,
-            killed_at(kill.stage, kill.after, []),
-        )
+        ran(settings, store, killed_at(kill.stage, kill.after, []))
     store.close()
     store = Store(folder)
     again = []
-    resumed_records = records(
-        store,
-        ran(
-            settings,
-            store,
-            killed_at(kill.stage, None, again),
-        ),
-    )
+    resumed_records = records(store, ran(settings, store, killed_at(kill.stage, None, again)))
     names = [entry.name for entry in store.entries("artefacts")]
     leftovers = list(filter(re.compile("|".join(PARTS)).search, names))
     store.close()
@@ -283,11 +262,7 @@ def test_every_way_and_every_kill_gives_the_same_records(
 
 def check_row(row, settings, whole, tmp_path, monkeypatch):
     names, kill, way, n_together = row
-    monkeypatch.setattr(
-        pipeline,
-        "MODELS_TOGETHER",
-        n_together,
-    )
+    monkeypatch.setattr(pipeline, "MODELS_TOGETHER", n_together)
     settings = settings_of(settings, names, way)
     if kill is None:
         store = Store(tmp_path / "data")
@@ -295,11 +270,7 @@ def check_row(row, settings, whole, tmp_path, monkeypatch):
         store.close()
     else:
         calls = count_calls(monkeypatch, *kill.counted)
-        rows = count_calls(
-            monkeypatch,
-            evaluate._Evaluation,
-            "_forward",
-        )
+        rows = count_calls(monkeypatch, evaluate._Evaluation, "_forward")
         run_records, again, leftovers = resumed(settings, tmp_path / "data", kill)
         assert leftovers == []
         # A backward pass reads as many batches as it reports.
@@ -323,11 +294,7 @@ def test_a_single_pass_without_text_gives_the_same_records(settings, store, tmp_
 
 
 def test_text_that_the_model_writes_goes_on_where_it_was(settings, tmp_path, monkeypatch):
-    variant = settings_of(
-        settings,
-        ("wanda-channels",),
-        "resident",
-    )
+    variant = settings_of(settings, ("wanda-channels",), "resident")
     variant = replace(
         variant,
         calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64),
@@ -338,9 +305,7 @@ def test_text_that_the_model_writes_goes_on_where_it_was(settings, tmp_path, mon
     store.close()
     calls = count_calls(monkeypatch, generation, "_generate")
     resumed_records, _, leftovers = resumed(
-        variant,
-        tmp_path / "killed",
-        Kill("text", 60, (generation, "_generate"), 0),
+        variant, tmp_path / "killed", Kill("text", 60, (generation, "_generate"), 0)
     )
     assert resumed_records == expected and leftovers == [] and len(calls) <= N_TEXTS + 1
 
@@ -352,11 +317,7 @@ def generated(store, model_cache, run):
         others=run.sparse[2:4],
         prompt="the lamp",
     )
-    return continue_prompt(
-        replace(request, n_tokens=8),
-        store,
-        ModelPairCache(model_cache),
-    )
+    return continue_prompt(replace(request, n_tokens=8), store, ModelPairCache(model_cache))
 
 
 def diverged(store, model_cache, run):
@@ -365,37 +326,22 @@ def diverged(store, model_cache, run):
         right=run.sparse[0],
         text="the lamp and the boat",
     )
-    return measure_divergence(
-        request,
-        store,
-        ModelPairCache(model_cache),
-    )
+    return measure_divergence(request, store, ModelPairCache(model_cache))
 
 
 def rebuilt(store, model_cache, run):
     blocks = rebuild_model(
-        store.get(Record, run.sparse[0]),
-        store,
-        ignore_steps,
-        model_cache,
+        store.get(Record, run.sparse[0]), store, ignore_steps, model_cache
     ).sparse.blocks
     return [(block.kept.tolist(), block.out_weight.tolist()) for block in blocks]
 
 
 @pytest.mark.parametrize("do", [generated, diverged, rebuilt])
 def test_rebuilt_models_are_the_same_block_by_block(do, whole, monkeypatch):
-    monkeypatch.setattr(
-        whole.store,
-        "put",
-        lambda *_: None,
-    )
+    monkeypatch.setattr(whole.store, "put", lambda *_: None)
     resident = do(whole.store, whole.model_cache, whole.run)
     # As on a machine whose memory is too small: rebuilding a record's model asks for neither way.
-    monkeypatch.setattr(
-        run_context,
-        "memory_bytes",
-        lambda: 1,
-    )
+    monkeypatch.setattr(run_context, "memory_bytes", lambda: 1)
     model_cache = ModelCache()
     with torch.inference_mode():
         assert do(whole.store, model_cache, whole.run) == resident

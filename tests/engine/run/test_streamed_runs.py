@@ -46,11 +46,7 @@ def passed(streamed, tmp_path_factory):
     read = []
     with pytest.MonkeyPatch.context() as patch:
         note_readings(patch, read)
-        run = ran(
-            streamed,
-            store,
-            lambda step: steps.append((step, len(read))),
-        )
+        run = ran(streamed, store, lambda step: steps.append((step, len(read))))
     yield store, run, steps, read
     store.close()
 
@@ -79,11 +75,7 @@ def together(monkeypatch):
         counts.append(len(models))
         return evaluate(run, models, *given, **more)
 
-    monkeypatch.setattr(
-        pipeline,
-        "evaluate_models",
-        watched,
-    )
+    monkeypatch.setattr(pipeline, "evaluate_models", watched)
     return counts
 
 
@@ -132,11 +124,7 @@ def test_a_second_pass_does_not_calibrate_again_and_lists_only_earlier_records_a
 ):
     store, first, *_ = passed
     steps = []
-    run = ran(
-        replace(streamed, sparsities_permille=(100, 400)),
-        store,
-        steps.append,
-    )
+    run = ran(replace(streamed, sparsities_permille=(100, 400)), store, steps.append)
     assert {"calibration", "evaluation, dense", "evaluation, 40 % sparse"} == set(run.cached)
     assert {step.message for step in steps if step.stage == "walk"} == {"pruning and evaluating"}
     assert set(first.sparse) < set(run.sparse) and len(run.sparse) == 4
@@ -180,12 +168,7 @@ def test_streamed_models_are_evaluated_together_unless_they_may_stop_early(
         run_key="r",
         points=(0, 2),
     )
-    part_run = pipeline.run_part(
-        part,
-        store,
-        ignore_steps,
-        MODEL_CACHE,
-    )
+    part_run = pipeline.run_part(part, store, ignore_steps, MODEL_CACHE)
     assert len(part_run.sparse) == 2 and together[len(n_together) :] == (
         [1, 1] if way == "resident" else [2]
     )
@@ -215,11 +198,7 @@ def test_an_error_of_one_model_is_left_to_its_own_turn(streamed, store, expected
             raise ModelError("Once.")
         return sparse_model(*asked)
 
-    monkeypatch.setattr(
-        model_making,
-        "sparse_model",
-        breaks,
-    )
+    monkeypatch.setattr(model_making, "sparse_model", breaks)
     assert records(store, ran(streamed, store, steps.append)) == expected
     assert not {"walk"} & {step.stage for step in steps}
 
@@ -251,11 +230,7 @@ def test_a_broken_model_ends_the_run_when_those_before_it_have_records(
             raise ModelError("Its weights are no numbers.")
         return sparse_model(run, spec)
 
-    monkeypatch.setattr(
-        model_making,
-        "sparse_model",
-        breaks,
-    )
+    monkeypatch.setattr(model_making, "sparse_model", breaks)
     with pytest.raises(ModelError, match="no numbers"):
         ran(
             replace(streamed, sparsities_permille=(200, 400, 600)),
@@ -275,11 +250,7 @@ def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(
 ):
     store, run, *_ = passed
     # As on a machine whose memory is too small: rebuilding a record's model asks for neither way.
-    monkeypatch.setattr(
-        run_context,
-        "memory_bytes",
-        lambda: 1,
-    )
+    monkeypatch.setattr(run_context, "memory_bytes", lambda: 1)
     settings = ExportSettings(
         dense=run.dense,
         sparse=run.sparse[0],
@@ -312,22 +283,11 @@ def test_memory_decides_by_default_and_what_is_left_of_it_is_for_widened_weights
 ):
     messages = []
     rooms = []
-    monkeypatch.setattr(
-        run_context,
-        "keep_fp32_copies",
-        lambda _, room: rooms.append(room),
-    )
-    monkeypatch.setattr(
-        run_context,
-        "memory_bytes",
-        lambda: memory,
-    )
+    monkeypatch.setattr(run_context, "keep_fp32_copies", lambda _, room: rooms.append(room))
+    monkeypatch.setattr(run_context, "memory_bytes", lambda: memory)
     variant = replace(settings, residency=way or settings.residency)
     run = run_context.RunContext(
-        variant,
-        store,
-        lambda step: messages.append(step.message),
-        MODEL_CACHE,
+        variant, store, lambda step: messages.append(step.message), MODEL_CACHE
     )
     assert run.loaded.residency.streamed is streams
     assert (f"Reading {settings.model} block by block" in messages) is streams

@@ -15,8 +15,4 @@ def fresh_process():
 @pytest.fixture(autouse=True)
 def trials(request, monkeypatch):
     if "fresh_process" not in request.fixturenames:
-        monkeypatch.setattr(
-            harness,
-            "trial_problem",
-            lambda *_, **__: "",
-        )
+        monkeypatch.setattr(harness, "trial_problem", lambda *_, **__: "")

@@ -155,14 +155,7 @@ def test_chosen_right_broke_fixed_and_moved_are_the_harness_s_own(measure, write
     models = [Guesser(1), Guesser(2)]
     expected = [scored_by_harness(task.task, lm, measure) for lm in models]
     of_run = [task.answered_by(lm) for lm in models]
-    folders = [
-        samples_file(
-            tmp_path / f"model {lm.seed}",
-            task.task,
-            lm,
-        )
-        for lm in models
-    ]
+    folders = [samples_file(tmp_path / f"model {lm.seed}", task.task, lm) for lm in models]
     of_files = [read_answers(folder)[0] for folder in folders]
     assert any(choices_taken for choices_taken, _ in expected[0]) and any(
         right for _, right in expected[0]

@@ -51,14 +51,7 @@ def test_answers_are_those_of_the_harness_s_own_model(kind, loaded, tmp_path):
         limit=10,
         n_shots=None,
     )
-    lm = HarnessModel(
-        SharedAnswers(
-            loaded,
-            [nullcontext],
-            lambda n: None,
-        ),
-        0,
-    )
+    lm = HarnessModel(SharedAnswers(loaded, [nullcontext], lambda n: None), 0)
     ours = task.answered_by(lm)
     theirs = task.answered_by(
         HFLM(
@@ -148,11 +141,7 @@ def test_what_a_task_draws_is_alike_for_all_models(tmp_path):
 
 def test_a_visitor_s_questions_stay_out_of_the_shared_cache(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
-    monkeypatch.setattr(
-        datasets.config,
-        "HF_DATASETS_CACHE",
-        cache,
-    )
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     load_tasks(
         [
             write_task(
@@ -181,11 +170,7 @@ def test_what_fails_while_a_task_is_answered_is_a_sentence(tmp_path, monkeypatch
         limit=None,
         n_shots=None,
     )
-    monkeypatch.setattr(
-        Nobody,
-        "loglikelihood",
-        lambda *_: [][0],
-    )
+    monkeypatch.setattr(Nobody, "loglikelihood", lambda *_: [][0])
     with pytest.raises(CorpusError, match="The task own cannot be used: list index"):
         task.answered_by(Nobody(str))
 
@@ -212,14 +197,7 @@ def test_parts_that_cannot_be_judged_together_are_refused_before_any_work(tmp_pa
 
 
 def test_a_tokenizer_without_ends_is_refused(loaded, monkeypatch):
-    lm = HarnessModel(
-        SharedAnswers(
-            loaded,
-            [nullcontext],
-            lambda n: None,
-        ),
-        0,
-    )
+    lm = HarnessModel(SharedAnswers(loaded, [nullcontext], lambda n: None), 0)
     lm.tokenizer = SimpleNamespace(bos_token_id=None, eos_token_id=None)
     with pytest.raises(CorpusError, match="no token for the end"):
         lm.prefix_token_id  # noqa: B018 - it raises
@@ -281,11 +259,7 @@ def test_a_measure_of_shares_is_refused_where_it_is_neither_right_nor_wrong(tmp_
         words = set(results[0].split())
         return {"share": len(words & {doc["choices"][0]}) / max(1, len(words))}
 
-    monkeypatch.setattr(
-        ConfigurableTask,
-        "process_results",
-        share,
-    )
+    monkeypatch.setattr(ConfigurableTask, "process_results", share)
     with pytest.raises(CorpusError, match="no measure by which every answer is right or wrong"):
         load_tasks(
             [
@@ -309,29 +283,17 @@ def test_pictures_in_a_parquet_file_are_refused_before_they_are_opened(tmp_path)
     pyarrow.parquet.write_table(rows, tmp_path / "own.parquet")
     data = {"dataset_path": "parquet", "dataset_kwargs": {"data_files": {"test": "own.parquet"}}}
     with pytest.raises(CorpusError, match=r"own\.parquet, which holds pictures"):
-        load_tasks(
-            [write_task(tmp_path, "own", **WRITTEN | data)],
-            None,
-            None,
-        )
+        load_tasks([write_task(tmp_path, "own", **WRITTEN | data)], None, None)
 
 
 def test_prompts_that_lose_their_beginning_are_counted(loaded):
-    answers = SharedAnswers(
-        loaded,
-        [nullcontext],
-        lambda n: None,
-    )
+    answers = SharedAnswers(loaded, [nullcontext], lambda n: None)
     answers.scores([([7] * (loaded.max_length + n), [5]) for n in (0, 1)], 2)
     assert answers.n_cut == 1
 
 
 def test_after_a_prompt_without_tokens_the_model_writes_as_after_its_first_token(loaded):
-    answers = SharedAnswers(
-        loaded,
-        [nullcontext],
-        lambda n: None,
-    )
+    answers = SharedAnswers(loaded, [nullcontext], lambda n: None)
     front = loaded.tokenizer.decode([5])
     together, alone, named = (
         answers.texts(prompts, 4, [], 5) for prompts in (["", "the lamp"], [""], [front])
@@ -351,11 +313,7 @@ def test_data_whose_names_are_copied_into_their_place_are_refused_since_a_change
     lines = ["task: copied", "dataset_path: json", "dataset_kwargs: {<<: {data_files: own.jsonl}}"]
     (tmp_path / "copied.yaml").write_text("\n".join(lines))
     with pytest.raises(CorpusError, match="hides the names of its data"):
-        load_tasks(
-            [f"file:{tmp_path}/copied.yaml"],
-            None,
-            None,
-        )
+        load_tasks([f"file:{tmp_path}/copied.yaml"], None, None)
 
 
 @pytest.mark.parametrize(("here", "refused"), [("a" * 40, False), ("b" * 40, True)])
@@ -370,11 +328,7 @@ def test_a_data_set_that_is_pinned_is_loaded_in_its_revision_or_refused(here, re
             )
         }
 
-    monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        load,
-    )
+    monkeypatch.setattr(datasets, "load_dataset", load)
     pinned = "a" * 40
     with harness._pinned({f"{DATA_SET}owner/set": pinned}):
         datasets.load_dataset(path="owner/other", name="x")
@@ -395,11 +349,7 @@ def test_a_function_in_yaml_is_refused_and_never_imported(tmp_path):
     (tmp_path / "bad.yaml").write_text("task: bad\ndoc_to_text: !function evil.f\n")
     (tmp_path / "evil.py").write_text("raise SystemExit")
     with pytest.raises(CorpusError, match="it runs code"):
-        load_tasks(
-            [f"file:{tmp_path}/bad.yaml"],
-            None,
-            None,
-        )
+        load_tasks([f"file:{tmp_path}/bad.yaml"], None, None)
 
 
 def test_a_task_of_the_harness_whose_questions_are_not_here_says_so_and_an_unknown_one_too():
@@ -416,11 +366,7 @@ def test_every_name_in_the_harness_s_own_index_is_found_in_its_files():
 
 
 def test_without_the_library_the_error_names_the_file_to_install(monkeypatch):
-    monkeypatch.setattr(
-        harness,
-        "find_spec",
-        lambda name: None,
-    )
+    monkeypatch.setattr(harness, "find_spec", lambda name: None)
     with pytest.raises(CorpusError, match=r"need lm-evaluation-harness.*requirements-tasks\.txt"):
         load_tasks(["piqa"], None, None)
 

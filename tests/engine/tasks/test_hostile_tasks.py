@@ -68,21 +68,13 @@ def test_a_field_that_holds_what_it_may_not_is_named(change, why, tmp_path):
 )
 def test_what_is_no_plain_yaml_of_a_task_is_refused_in_a_sentence(text, why, tmp_path):
     with pytest.raises(CorpusError, match=why) as refused:
-        load_tasks(
-            [write_text(tmp_path, text)],
-            None,
-            None,
-        )
+        load_tasks([write_text(tmp_path, text)], None, None)
     assert len(refused.value.message) < 400 and refused.value.message.isprintable()
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
     with pytest.raises(CorpusError, match=r"bad\.yaml is no file of at most 1 MB"):
-        load_tasks(
-            [in_place_of_yaml(tmp_path)],
-            None,
-            None,
-        )
+        load_tasks([in_place_of_yaml(tmp_path)], None, None)
 
 
 def test_data_that_cannot_be_read_are_refused_with_the_reason(tmp_path):

@@ -101,15 +101,9 @@ def fill(folder, monkeypatch):
         include_defaults=False,
     )
     documents = datasets.Dataset.from_list(DOCUMENTS[folder] * 10)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: defaultdict(lambda: documents))
     monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        lambda *_, **__: defaultdict(lambda: documents),
-    )
-    monkeypatch.setattr(
-        harness,
-        "_of_the_harness",
-        lambda name: dict(manager.load([name])["tasks"]),
+        harness, "_of_the_harness", lambda name: dict(manager.load([name])["tasks"])
     )
     monkeypatch.delenv("PERSPECTIVE_API_KEY", raising=False)
     names = defaultdict(list)

@@ -34,12 +34,7 @@ def test_the_pile_is_streamed_from_its_compressed_files(hub, client, tmp_path):
         [f"document 0 {i}" for i in range(6_000)],
         [f"document 1 {i}" for i in range(6_000)],
     ]
-    serve_pile(
-        hub,
-        tmp_path,
-        "monology/pile-uncopyrighted",
-        parts,
-    )
+    serve_pile(hub, tmp_path, "monology/pile-uncopyrighted", parts)
     texts = client.ask(texts="the_pile")["texts"]
     assert len(texts) == HUB_TEXTS["the_pile"].n_streamed == 10_000
     assert (texts[0], texts[-1]) == ("document 0 0", "document 1 3999")
@@ -61,11 +56,7 @@ def serve_c4(hub, folder, path, texts):
     (folder / "en").mkdir(parents=True)
     train = folder / "en" / "c4-train.00000-of-01024.json.gz"
     train.write_bytes(gzip.compress(json_lines(texts)))
-    write_card(
-        folder,
-        "en",
-        {"train": "en/c4-train.*.json.gz"},
-    )
+    write_card(folder, "en", {"train": "en/c4-train.*.json.gz"})
     return hub.add("datasets", path, folder)
 
 
@@ -92,12 +83,7 @@ def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_agai
     path = f"owner/{harm.replace(', ', '-').replace(' ', '-')}"
     file = STREAMS[kind]
     serve = serve_c4 if kind == "gz" else serve_pile
-    repository = serve(
-        hub,
-        tmp_path,
-        path,
-        texts if kind == "gz" else [texts],
-    )
+    repository = serve(hub, tmp_path, path, texts if kind == "gz" else [texts])
     stored = next(iter(repository.commits.values()))[file]
     row = {
         "path": path,
@@ -158,11 +144,7 @@ def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without
 
 def test_a_text_set_that_the_hub_refuses_is_told_in_words(hub, client, tmp_path):
     write_parquet(tmp_path / "data" / "0000.parquet", ["a text"])
-    hub.add(
-        "datasets",
-        "owner/gated-texts",
-        tmp_path,
-    ).gated = True
+    hub.add("datasets", "owner/gated-texts", tmp_path).gated = True
     for path, message in (("owner/gated-texts", "gated"), ("owner/no-texts", "doesn't exist")):
         refused = client.ask(
             texts=path,

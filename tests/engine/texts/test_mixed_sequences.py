@@ -40,11 +40,7 @@ def test_each_source_has_its_share_of_the_tokens(packed, loaded, monkeypatch):
     n_tokens = n_tokens_of(loaded, settings)
     assert n_tokens == pytest.approx(40 * 64, abs=2 * len(SOURCES))
     for source in SOURCES:
-        monkeypatch.setattr(
-            mixed_text,
-            "SOURCES",
-            (replace(source, share=0.25),),
-        )
+        monkeypatch.setattr(mixed_text, "SOURCES", (replace(source, share=0.25),))
         sequences = mixed_sequences(loaded, settings)
         assert sum(map(len, sequences)) == pytest.approx(0.25 * 40 * 64, abs=2)
         assert max(map(len, sequences)) <= 64
@@ -65,11 +61,7 @@ def test_where_a_source_runs_out_all_give_less(loaded, monkeypatch):
     both = (replace(scarce, share=0.5), replace(plentiful, share=0.5))
     monkeypatch.setattr(mixed_text, "SOURCES", both)
     n_tokens = n_tokens_of(loaded, settings)
-    monkeypatch.setattr(
-        mixed_text,
-        "SOURCES",
-        (replace(scarce, share=1.0),),
-    )
+    monkeypatch.setattr(mixed_text, "SOURCES", (replace(scarce, share=1.0),))
     assert n_tokens / 2 == pytest.approx(n_tokens_of(loaded, settings), abs=64)
 
 
@@ -80,27 +72,15 @@ def test_instructions_stand_in_the_model_s_own_chat_template(loaded, monkeypatch
         share=1.0,
         file="instructions.jsonl",
     )
-    monkeypatch.setattr(
-        mixed_text,
-        "SOURCES",
-        (only,),
-    )
+    monkeypatch.setattr(mixed_text, "SOURCES", (only,))
     plain = mixed_sequences(loaded, SETTINGS)
     template = (
         "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{{ strftime_now('%Y') }}"
     )
-    monkeypatch.setattr(
-        loaded.tokenizer,
-        "chat_template",
-        template,
-    )
+    monkeypatch.setattr(loaded.tokenizer, "chat_template", template)
     assert mixed_sequences(loaded, SETTINGS) != plain
     failing = "{{ raise_exception('no system role') }}"
-    monkeypatch.setattr(
-        loaded.tokenizer,
-        "chat_template",
-        failing,
-    )
+    monkeypatch.setattr(loaded.tokenizer, "chat_template", failing)
     assert mixed_sequences(loaded, SETTINGS) == plain
 
 
