@@ -18,7 +18,7 @@ CLUSTER = "cluster"
 """The worker of a job that machines of a cluster do, as the job table names it."""
 
 
-def kept(kind: JobKind) -> str:
+def resume_advice(kind: JobKind) -> str:
     """What is kept of a job of this kind that ended early, and how it goes on, for a person."""
     if kind in (*RUNS, "part"):
         return "Finished models are kept; “Resume” goes on from the last checkpoint."
@@ -33,7 +33,7 @@ def memory_advice(kind: JobKind) -> str:
         if kind in (*RUNS, "part")
         else ""
     )
-    return f"Free some memory{smaller}. {kept(kind)}"
+    return f"Free some memory{smaller}. {resume_advice(kind)}"
 
 
 Move = Literal["front", "up", "down"]

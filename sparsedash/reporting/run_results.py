@@ -70,7 +70,7 @@ class StoredResults:
         """The answers to tasks."""
         return AnswerCache(self.store)
 
-    def written(self, asked: ContinuationSettings) -> Continuation | None:
+    def continuation(self, asked: ContinuationSettings) -> Continuation | None:
         """What runs had these models write, or None."""
         return joined_continuation(
             asked, lambda request: self.store.get(Continuation, request.key())
@@ -616,8 +616,8 @@ def prompt_texts(results: Results, found: RunResults) -> Iterator[PromptTexts]:
     dense = found.dense.key
     for prompt in found.run.settings.prompts:
         request = ContinuationSettings(left=dense, right=dense, prompt=prompt)
-        if (continued := results.written(request)) is not None:
-            sparse = found.headline and results.written(request.by_one(found.headline.key))
+        if (continued := results.continuation(request)) is not None:
+            sparse = found.headline and results.continuation(request.by_one(found.headline.key))
             yield PromptTexts(prompt, continued.left, sparse.left if sparse else None)
 
 

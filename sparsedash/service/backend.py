@@ -223,7 +223,7 @@ class Backend:
         """The newest jobs as they are now, newest first."""
         self._try_to_reconcile()
         owner = "" if self._access.sees_all else self._access.user
-        return tuple(filter(self._access.sees_job, self._table.list(limit, owner)))
+        return tuple(filter(self._access.sees_job, self._table.newest_jobs(limit, owner)))
 
     def newest_job(self, key: str) -> Job | None:
         """The newest job with this key as it is now, or None."""
@@ -269,7 +269,7 @@ class Backend:
         """The texts that records answer, or None."""
         return self._results.get(Passages, key) if self._access.sees_results(key) else None
 
-    def written(
+    def continuation(
         self, request: pair_records.ContinuationSettings
     ) -> pair_records.Continuation | None:
         """What these models wrote, on request or in runs of theirs, or None."""
@@ -539,7 +539,7 @@ class Backend:
     def _start_s(self) -> float:
         """Seconds until a worker has the engine, as the last ones took."""
         starts = []
-        for job in self._table.list(_LOOKED_AT):
+        for job in self._table.newest_jobs(_LOOKED_AT):
             if job.progress.taken:
                 stage, _, seconds = job.progress.taken[0]
                 if stage == "start" and seconds >= _COLD_S:

@@ -374,9 +374,9 @@ class AnswerCache:
         for record, tasks in losses.items():
             n_judged[record] = sum(task.not_judged is None for task in tasks)
         judged: dict[str, list[Loss | None]] = {}
-        for records, alpha, n_lost in judged_together(run, n_judged):
+        for records, alpha, n_missing in judged_together(run, n_judged):
             together = list(chain.from_iterable(losses[record] for record in records))
-            judged_losses = iter(judge_losses(together, tolerance, alpha, n_lost))
+            judged_losses = iter(judge_losses(together, tolerance, alpha, n_missing))
             for record in records:
                 judged[record] = list(islice(judged_losses, len(losses[record])))
         with_tasks = {}

@@ -554,7 +554,7 @@ def test_of_another_s_run_nothing_is_said_written_or_resumed(house):
         house.backend._store.put(
             key, Continuation(key=key, prompt=prompt.prompt, left=record, right=record)
         )
-    assert ada.written(prompt) is not None and bob.written(prompt) is None
+    assert ada.continuation(prompt) is not None and bob.continuation(prompt) is None
     assert ada.written_at(prompt.left) is not None and bob.written_at(prompt.left) is None
     house.backend._store._caches["records"].set(f"record/{prompt.right}", b"{")
     house.backend._store._caches["records"].set(f"run/{job.key}", b"{")
