@@ -320,7 +320,7 @@ class JobTable:
             job = self.get(job_id)
             if job.state == "queued":
                 self.end(job, "cancelled", "Cancelled before it started.")
-            if job.live:
+            elif job.live:
                 request = "UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, ?) WHERE id = ?"
                 db.execute(request, (time.time(), job_id))
             return self.get(job_id)

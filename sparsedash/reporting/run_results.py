@@ -27,7 +27,8 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.stored_results import AnswerCache, joined_continuation
+from sparsedash.service.answer_cache import AnswerCache
+from sparsedash.service.stored_results import joined_continuation
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import (
     PairedComparison,

@@ -27,8 +27,10 @@ from sparsedash.schema.find_settings import (
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
 from sparsedash.schema.settings import Dtype, RunSettings, settings_from_plain
 from sparsedash.service import estimates, preflight, request_checks, run_checks
+from sparsedash.service.answer_cache import AnswerCache
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
+from sparsedash.service.derived_notes import note_derived, recalled
 from sparsedash.service.estimates import START_S, Cached, RunPart
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
@@ -37,13 +39,10 @@ from sparsedash.service.preflight import Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
 from sparsedash.service.run_checks import Reach
 from sparsedash.service.stored_results import (
-    AnswerCache,
     ResultCache,
     VerdictCache,
     joined_continuation,
     known_shape,
-    note_derived,
-    recalled,
 )
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.file_hashes import file_hashes_of
