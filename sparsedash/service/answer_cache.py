@@ -19,7 +19,12 @@ from sparsedash.schema.records import Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.derived_notes import note_derived, recalled
-from sparsedash.service.lru_cache import MAX_PASSAGES_IN_MEMORY, MOST_RUNS, LruCache, n_passages
+from sparsedash.service.lru_cache import (
+    MAX_PASSAGES_IN_MEMORY,
+    MOST_RUNS,
+    LruCache,
+    n_cached_passages,
+)
 from sparsedash.stats.task_pairs import pair_answers, pair_tasks, pairs_of
 from sparsedash.stats.task_verdicts import (
     JudgedAnswers,
@@ -81,7 +86,7 @@ class AnswerCache:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._cache = LruCache(MAX_PASSAGES_IN_MEMORY, n_passages)
+        self._cache = LruCache(MAX_PASSAGES_IN_MEMORY, n_cached_passages)
         # Of a few numbers each: questions shall not push them out.
         self._comparisons = LruCache(MOST_RUNS, lambda comparisons: 1)
 

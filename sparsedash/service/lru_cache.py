@@ -42,10 +42,10 @@ class LruCache:
         return sum(map(self._weight, self._kept.values()))
 
 
-def n_passages(result: object) -> int:
+def n_cached_passages(result: object) -> int:
     """Passages or questions of a result; a small one counts as one."""
     if isinstance(result, dict):
-        return sum(map(n_passages, result.values())) or 1
+        return sum(map(n_cached_passages, result.values())) or 1
     if isinstance(result, JudgedAnswers):
         return sum(len(task.pair.questions) for task in result.results)
     for name in ("questions", "outcomes", "indices"):

@@ -17,7 +17,12 @@ from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.answer_cache import AnswerCache, Verdicts, is_answered, task_losses_note
 from sparsedash.service.derived_notes import note_derived, recalled
-from sparsedash.service.lru_cache import MAX_PASSAGES_IN_MEMORY, MOST_RUNS, LruCache, n_passages
+from sparsedash.service.lru_cache import (
+    MAX_PASSAGES_IN_MEMORY,
+    MOST_RUNS,
+    LruCache,
+    n_cached_passages,
+)
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.tolerance import Losses, record_losses
 from sparsedash.storage.store import Store
@@ -66,7 +71,7 @@ class ResultCache:
     def __init__(self, store: Store) -> None:
         self._store = store
         # Each with the time at which it was written.
-        self._cache = LruCache(MAX_PASSAGES_IN_MEMORY, lambda kept: n_passages(kept[1]))
+        self._cache = LruCache(MAX_PASSAGES_IN_MEMORY, lambda kept: n_cached_passages(kept[1]))
 
     def get(self, kind: type[R], key: str) -> R | None:
         """The result of this kind and key, or None; of the shipped example as well."""
