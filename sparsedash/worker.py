@@ -114,7 +114,7 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
 
         def handle(task: JobTask) -> object:
             if not pair:
-                pairs.let_go()
+                pairs.clear()
             with token_used(task.with_token):
                 return do(settings_from_plain(kind, task.settings), task)
 
@@ -123,7 +123,7 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     def timed(settings: TimingSettings, task: JobTask) -> object:
         if settings.runtime == "torch":
             return time_models(settings, task.store, pairs, task.on_step)
-        pairs.let_go()
+        pairs.clear()
         return time_files(settings, task.store, model_cache, task.on_step)
 
     def run(settings: RunSettings, task: JobTask) -> object:

@@ -164,7 +164,7 @@ class LocalRunner:
         """Whether a worker lives; it has loaded the engine, or is about to."""
         return any(map(self._is_taken, range(self._n_slots)))
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Leave the workers, which go on without this runner, unless they are bound to it."""
         for child in self._children.values():
             # Else Popen warns of a child that outlives it, as it is meant to.

@@ -471,9 +471,9 @@ class Backend:
 
     def close(self) -> None:
         """Close the files and leave the workers to themselves."""
-        self._runner.let_go()
+        self._runner.close()
         if self._cluster is not None:
-            self._cluster.let_go()
+            self._cluster.close()
         self._speed.close()
         self._cluster_table.close()
         self._table.close()
@@ -539,8 +539,8 @@ class Backend:
         """Seconds until a worker has the engine, as the last ones took."""
         starts = []
         for job in self._table.newest_jobs(_LOOKED_AT):
-            if job.progress.taken:
-                stage, _, seconds = job.progress.taken[0]
+            if job.progress.stage_times:
+                stage, _, seconds = job.progress.stage_times[0]
                 if stage == "start" and seconds >= _COLD_S:
                     starts.append(seconds)
         return max(starts[:_LAST_STARTS], default=START_S)

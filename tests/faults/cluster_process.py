@@ -168,7 +168,7 @@ class ClusterHouse(DaskHouse):
 
     def end(self) -> None:
         if self.server is not None:
-            self.server.let_go()
+            self.server.close()
         for process in self.processes:
             process.kill()
             process.wait()

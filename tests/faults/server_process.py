@@ -146,7 +146,7 @@ class House:
         for child in self.processes:
             child.wait()
         for runner in self.runners:
-            runner.let_go()
+            runner.close()
         self.table.close()
 
 

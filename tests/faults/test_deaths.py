@@ -189,7 +189,7 @@ def test_a_bound_worker_ends_with_whoever_started_it(house):
     bound.reconcile()
     eventually(lambda: house.table.get(job.id).progress.stage == "prune")
     child = psutil.Process(house.table.get(job.id).pid)
-    bound.let_go()
+    bound.close()
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 

@@ -11,7 +11,7 @@ from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.run_progress import ALMOST, job_progress, stage_parts
 from sparsedash.schema.find_settings import FindSettings, planned_run
-from sparsedash.schema.progress import Step, Taken
+from sparsedash.schema.progress import StageTime, Step
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.estimates import (
     NOTHING_STORED,
@@ -47,7 +47,7 @@ def looked_at(taken, parts=RUN, share=0.0, rest_s=None, **more):
         100,
         point=point,
         rate=rest_s and 100 * (1 - share) / rest_s,
-        taken=tuple(Taken(*entry) for entry in taken),
+        stage_times=tuple(StageTime(*entry) for entry in taken),
     )
     return job_progress(parts, step, **more)
 
@@ -199,7 +199,7 @@ def described(settings):
 def test_in_recorded_runs_the_bar_never_goes_back_and_the_time_left_is_about_right(name):
     settings, stored = SETTINGS[name]
     parts = expected_parts(settings, stored, [], described)
-    taken = [Taken(*entry) for entry in RECORDED[name]["taken"]]
+    taken = [StageTime(*entry) for entry in RECORDED[name]["taken"]]
     whole_s = sum(entry.seconds for entry in taken)
     shares = []
     ratios = []
@@ -207,7 +207,13 @@ def test_in_recorded_runs_the_bar_never_goes_back_and_the_time_left_is_about_rig
         present = taken[number]._replace(seconds=spent_s)
         so_far = (*taken[:number], present)
         step = Step(
-            present.stage, done, total, ahead=ahead, point=present.point, rate=rate, taken=so_far
+            present.stage,
+            done,
+            total,
+            ahead=ahead,
+            point=present.point,
+            rate=rate,
+            stage_times=so_far,
         )
         progress = job_progress(parts, step, silent_s)
         shares.append(progress.share)

@@ -46,7 +46,7 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_LINGER_S", "30")
     made = PartMachine(tmp_path / "0", command=COMMAND)
     yield made
-    made._runner.let_go()
+    made._runner.close()
 
 
 def never():
@@ -100,10 +100,10 @@ def test_a_part_that_another_server_begins_while_this_one_connects_goes_on(tmp_p
     store, table, asked = Store(tmp_path), JobTable(tmp_path / "jobs.sqlite"), RunSettings()
     job, dropped = table.submit("run", asked.key(), asdict(asked)), []
 
-    def held():
+    def part_keys():
         return {f"{cluster_runner._attempt_name(table.claim(job.id, CLUSTER, 0))}/0"}
 
-    there = SimpleNamespace(held=held, drop=dropped.append)
+    there = SimpleNamespace(part_keys=part_keys, drop=dropped.append)
     scheduler = SimpleNamespace(address="tcp://there")
     runner = ClusterRunner(
         tmp_path, JobTable(tmp_path / "jobs.sqlite"), store, scheduler, connect=lambda *_: there

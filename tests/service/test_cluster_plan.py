@@ -80,9 +80,9 @@ def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_bac
     for name, share in (("0", "12.5"), ("2", "13"), ("1", "14.25")):
         keep(plan, machine, name, warnings=(f"Layers lose {share} times more.", "Few tokens."))
         run = store.get(Run, job.key)
-        shown.append((len(run.sparse), run.finished, plan.said(), *plan.left()))
+        shown.append((len(run.sparse), run.finished, plan.progress_message(), *plan.left()))
         again = ClusterPlan(job, store)
-        if not plan.whole:
+        if not plan.is_complete:
             assert again.left() == plan.left(), (
                 "neither another attempt nor another server asks for it again"
             )
@@ -106,7 +106,7 @@ def test_the_last_part_is_asked_for_again_where_the_whole_run_could_not_be_store
         with pytest.raises(StoreError):
             keep(plan, machine, "2")
     again = ClusterPlan(job, store)
-    assert not again.whole and tuple(again.left()) == ("2",)
+    assert not again.is_complete and tuple(again.left()) == ("2",)
     keep(again, machine, "2")
     assert store.get(Run, job.key).finished
 

@@ -187,7 +187,7 @@ def test_without_logins_the_one_user_may_do_everything_and_it_is_an_administrato
         EVERYTHING,
     ]
     monkeypatch.setattr(
-        alone, "_cluster", SimpleNamespace(view=lambda: "the view", let_go=lambda: None)
+        alone, "_cluster", SimpleNamespace(view=lambda: "the view", close=lambda: None)
     )
     assert [house.of(name).cluster() for name in ("ada", "root")] == [None, "the view"]
 
