@@ -26,13 +26,9 @@ from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.export.export import export_narrowed, refuse_form
 from sparsedash.engine.export.reload_proof import N_VERDICTS
 from sparsedash.engine.models.decoder_blocks import remove_blocks_
-from sparsedash.engine.models.loading import (
-    LoadedModel,
-    ModelCache,
-    Source,
-    model_in_memory,
-    require_stock_projections,
-)
+from sparsedash.engine.models.in_memory import model_in_memory, require_stock_projections
+from sparsedash.engine.models.loading import LoadedModel, ModelCache
+from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import prune_model, unchanged_warning
