@@ -27,7 +27,8 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.stored_results import AnswerCache, joined_continuation
+from sparsedash.service.answer_cache import AnswerCache
+from sparsedash.service.stored_results import joined_continuation
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import (
     PairedComparison,
@@ -70,7 +71,7 @@ class StoredResults:
         """The answers to tasks."""
         return AnswerCache(self.store)
 
-    def written(self, asked: ContinuationSettings) -> Continuation | None:
+    def continuation(self, asked: ContinuationSettings) -> Continuation | None:
         """What runs had these models write, or None."""
         return joined_continuation(
             asked, lambda request: self.store.get(Continuation, request.key())
@@ -616,8 +617,8 @@ def prompt_texts(results: Results, found: RunResults) -> Iterator[PromptTexts]:
     dense = found.dense.key
     for prompt in found.run.settings.prompts:
         request = ContinuationSettings(left=dense, right=dense, prompt=prompt)
-        if (continued := results.written(request)) is not None:
-            sparse = found.headline and results.written(request.by_one(found.headline.key))
+        if (continued := results.continuation(request)) is not None:
+            sparse = found.headline and results.continuation(request.by_one(found.headline.key))
             yield PromptTexts(prompt, continued.left, sparse.left if sparse else None)
 
 

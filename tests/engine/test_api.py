@@ -88,8 +88,8 @@ def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and
     results = run_results(StoredResults(store), run)
     (judged,) = results.judged
     compared = sparsedash.compare(dense, sparse.model, TOKENIZER, ASKED)
-    assert (compared.judged, compared.paired) == (judged.verdict, judged.comparison)
-    assert compared.verdict == plain(answer_sentence(results))
+    assert (compared.losses, compared.paired) == (judged.verdict, judged.comparison)
+    assert compared.sentence == plain(answer_sentence(results))
     assert compared.sparse.outcomes == record.outcomes
     assert sparse.model.generate(
         IDS,
@@ -298,7 +298,7 @@ def test_a_second_model_that_was_not_pruned_from_the_first_is_not_called_so(
 ):
     first = tiny_model(kind, **({"intermediate_size": 64} if n_warnings else {}))
     second = tiny_model("llama")
-    verdict = sparsedash.compare(first, second, TOKENIZER, ASKED).verdict
+    verdict = sparsedash.compare(first, second, TOKENIZER, ASKED).sentence
     assert (
         verdict.startswith("The second model ")
         and verdict.count("imit") == verdict.count("10 passages") == 1
@@ -331,7 +331,7 @@ def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
         trial.permille for trial in wanted.trials
     ]
     run = run_results(StoredResults(store), store.get(Run, wanted.key), tolerance)
-    assert search_result.verdict == plain(answer_sentence(run))
+    assert search_result.sentence == plain(answer_sentence(run))
 
 
 @pytest.mark.parametrize(

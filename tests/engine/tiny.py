@@ -20,7 +20,8 @@ from tokenizers.decoders import ByteLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.models.loading import LoadedModel, Source, load_model, locate_model
+from sparsedash.engine.models.loading import LoadedModel, load_model
+from sparsedash.engine.models.locating import Source, locate_model
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sparsedash.catalog.gguf_names import PRE_TOKENIZERS, WHOLE_WORDS
-from sparsedash.engine.models.loading import locate_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import load_folder
 from tests.engine.tiny_gguf import FAMILIES, tiny_gguf_model, write_tiny_gguf
