@@ -76,21 +76,21 @@ TimingOf = Callable[..., TimingSettings]
 
 
 def run_gains(
-    backend: Backend, found: RunResults, name: GainName, timing_of: TimingOf
+    backend: Backend, results: RunResults, name: GainName, timing_of: TimingOf
 ) -> tuple[Gained, Mapping[str, Sequence[ModelResult]]]:
     """What the models of this run win on one axis; and those of which that is not known, by the
     reason.
     """
     known = dict[str, Reading]()
     omitted = dict[str, list[ModelResult]]()
-    shape = None if name in GAIN_PHASES else backend.model_shape(found.dense)
-    for model in found.judged:
+    shape = None if name in GAIN_PHASES else backend.model_shape(results.dense)
+    for model in results.judged:
         request = timing_of(sparse=model.record.key)
         if model.spec.is_quantised and name in GAIN_PHASES and request.runtime == "torch":
             gain = None
             why = QUANTISED
         elif name not in GAIN_PHASES:
-            gain = _exact_gain(shape, model.record.pruned, found.dense.dtype, name)
+            gain = _exact_gain(shape, model.record.pruned, results.dense.dtype, name)
             why = UNKNOWN
         elif model.method.takes_channels:
             timing = backend.result(Timing, request.key())
@@ -113,7 +113,7 @@ def run_gains(
     return Gained(name=GAIN_TITLES[name], gains=known), omitted
 
 
-def structure_sentence(backend: Backend, found: RunResults) -> str:
+def structure_sentence(backend: Backend, results: RunResults) -> str:
     """Of a run with narrower and with fewer layers: which to choose for size, KV cache and speed,
     by its own numbers.
 
@@ -121,7 +121,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     have; nothing without both, nor of shares of the MLP channels, which leave models of two sizes.
     """
     kinds: list[dict[int, list[ModelResult]]] = [{}, {}]
-    for model in sorted(found.judged, key=lambda own: own.verdict.perplexity.value):
+    for model in sorted(results.judged, key=lambda candidate: candidate.verdict.perplexity.value):
         method = model.method
         if (
             method.takes_channels
@@ -132,7 +132,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
             kinds[method.takes_layers].setdefault(model.permille, []).append(model)
     if not (common := kinds[0].keys() & kinds[1].keys()):
         return ""
-    named = found.headline.sparsity_permille if found.headline else None
+    named = results.headline.sparsity_permille if results.headline else None
     permille = named if named in common else max(common)
     pair = tuple(kind[permille][0] for kind in kinds)
     narrower, fewer = names = [quoted_method(model.spec) for model in pair]
@@ -158,7 +158,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
         )
     cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
     sentences.append(f"For the KV cache {fewer}: it is {percent(cache)} smaller")
-    requests = [TimingSettings(dense=found.dense.key, sparse=model.record.key) for model in pair]
+    requests = [TimingSettings(dense=results.dense.key, sparse=model.record.key) for model in pair]
     timings = [backend.result(Timing, model.key()) for model in requests]
     speeds = [phase.ratio for timing in timings if timing and (phase := timing.timed("decode"))]
     if len(speeds) < len(pair):
@@ -177,23 +177,24 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
 
 
 def _exact_gain(
-    shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName
+    shape: ModelShape | None, pruned: Pruned | None, dtype: str, name: GainName
 ) -> Reading | None:
     """None where the sizes of the model are not noted, or are another one's."""
-    assert made is not None, "a judged model is sparse"
-    if shape is None or shape.widths != made.dense_widths:
+    assert pruned is not None, "a judged model is sparse"
+    if shape is None or shape.widths != pruned.dense_widths:
         return None
     if name == "bytes":
         before, after = (
-            model_shape.weight_bytes(shape, widths, dtype) for widths in (shape.widths, made.widths)
+            model_shape.weight_bytes(shape, widths, dtype)
+            for widths in (shape.widths, pruned.widths)
         )
-        if quantised := made.quantised:
+        if quantised := pruned.quantised:
             before = quantised.dense_bytes
             after = quantised.n_bytes
         value = before / after
         words = f"{size(before)} → {size(after)}"
     else:
-        value = model_shape.prefill_ceiling(shape, made.widths, PREFILL_TOKENS)
+        value = model_shape.prefill_ceiling(shape, pruned.widths, PREFILL_TOKENS)
         words = f"{factor(value)} fewer multiply-adds"
     return Reading(value, value, value, words)
 
@@ -286,14 +287,14 @@ def _short_time(seconds: float) -> str:
     return f"{seconds:.3g}{NBSP}s" if seconds < 999.5 else f"{seconds:,.0f}{NBSP}s"
 
 
-def block_shapes(shape: ModelShape, made: Pruned) -> list[list[Projection]]:
+def block_shapes(shape: ModelShape, pruned: Pruned) -> list[list[Projection]]:
     """The MLP projections of every block; empty where the sizes are another model's."""
-    if shape.widths != made.dense_widths or shape.family not in FAMILIES:
+    if shape.widths != pruned.dense_widths or shape.family not in FAMILIES:
         return []
     family = FAMILIES[shape.family]
     d = shape.hidden
     blocks = []
-    for before, after in zip(shape.widths, made.widths, strict=True):
+    for before, after in zip(shape.widths, pruned.widths, strict=True):
         inner = [
             (name, (family.fused * before, d), (family.fused * after, d)) for name in family.inner
         ]
@@ -302,16 +303,16 @@ def block_shapes(shape: ModelShape, made: Pruned) -> list[list[Projection]]:
     return blocks
 
 
-def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> Table:
+def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") -> Table:
     """Shapes and bytes of the whole model, its MLPs and every layer; its file has the exact bytes.
     of: see `Table`.
     """
-    blocks = block_shapes(shape, made)
-    sizes = _mlp_bytes(shape, made, dtype)
+    blocks = block_shapes(shape, pruned)
+    sizes = _mlp_bytes(shape, pruned, dtype)
     names = [name for name, _, _ in blocks[0]]
     mlps = sum(before for before, _ in sizes), sum(after for _, after in sizes)
     parts: list[tuple[str, tuple[int, int], list[Projection]]] = [
-        ("Whole model", _model_bytes(shape, made, dtype), []),
+        ("Whole model", _model_bytes(shape, pruned, dtype), []),
         ("All MLPs", mlps, []),
         *((f"Layer {i}", *layer) for i, layer in enumerate(zip(sizes, blocks, strict=True), 1)),
     ]
@@ -323,27 +324,28 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> T
         ]
         figures = [_block_size(before), _block_size(after), percent(1 - after / before)]
         rows.append([part, *figures, *(shapes or [""] * len(names))])
-    n = model_shape.removed_channels(shape, made.widths)
+    n = model_shape.removed_channels(shape, pruned.widths)
     kept = f"{n:,} of {sum(shape.widths):,} inner channels removed."
-    if made.method.takes_layers:
-        kept = f"{model_shape.removed_layers(made.widths)} of {len(made.widths)} layers removed, attention included."
-    elif n == 0 and not made.method.takes_channels:
+    if pruned.method.takes_layers:
+        n_layers = model_shape.removed_layers(pruned.widths)
+        kept = f"{n_layers} of {len(pruned.widths)} layers removed, attention included."
+    elif n == 0 and not pruned.method.takes_channels:
         kept = "Only zeros: every matrix keeps its shape and its bytes."
     caption = (
         f"{kept} Shapes: outputs × inputs of the MLP's projections. Bytes: {dtype} weights and biases of the channels. "
         "The whole model includes attention, embeddings, norms and head."
     )
     head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
-    data = _shape_values(shape, made, dtype)
+    data = _shape_values(shape, pruned, dtype)
     return Table("Shapes and bytes of this model", caption, head, rows, data=data, of=of)
 
 
-def _shape_values(shape: ModelShape, made: Pruned, dtype: str) -> list[dict[str, Value]]:
+def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[str, Value]]:
     """Exact bytes: a row for each projection of each block, one for its MLP, then the total. layer:
     from 1.
     """
     rows = list[dict[str, Value]]()
-    layers = zip(block_shapes(shape, made), _mlp_bytes(shape, made, dtype), strict=True)
+    layers = zip(block_shapes(shape, pruned), _mlp_bytes(shape, pruned, dtype), strict=True)
     for i, (projections, (before, after)) in enumerate(layers, 1):
         for name, old, new in projections:
             sizes = zip(
@@ -353,25 +355,25 @@ def _shape_values(shape: ModelShape, made: Pruned, dtype: str) -> list[dict[str,
             )
             rows.append({"layer": i, "part": name, **dict(sizes)})
         rows.append({"layer": i, "part": "MLP", "bytes_before": before, "bytes_after": after})
-    before, after = _model_bytes(shape, made, dtype)
+    before, after = _model_bytes(shape, pruned, dtype)
     return [
         *rows,
         {"layer": None, "part": "whole model", "bytes_before": before, "bytes_after": after},
     ]
 
 
-def _mlp_bytes(shape: ModelShape, made: Pruned, dtype: str) -> list[tuple[int, int]]:
+def _mlp_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int, int]]:
     """Bytes of each block's MLP before and after."""
     channel_bytes = (shape.per_channel + shape.bias_per_channel) * model_shape.WEIGHT_BYTES[dtype]
     return [
         (before * channel_bytes, after * channel_bytes)
-        for before, after in zip(shape.widths, made.widths, strict=True)
+        for before, after in zip(shape.widths, pruned.widths, strict=True)
     ]
 
 
-def _model_bytes(shape: ModelShape, made: Pruned, dtype: str) -> tuple[int, int]:
+def _model_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> tuple[int, int]:
     return model_shape.weight_bytes(shape, shape.widths, dtype), model_shape.weight_bytes(
-        shape, made.widths, dtype
+        shape, pruned.widths, dtype
     )
 
 

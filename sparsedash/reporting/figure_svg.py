@@ -197,8 +197,8 @@ class _Drawing:
 
     def _text(
         self,
-        said: str,
-        at: tuple[float, float],
+        text: str,
+        position: tuple[float, float],
         font: Mapping[str, Any],
         anchor: str = "middle",
         vertical: str = "middle",
@@ -207,10 +207,14 @@ class _Drawing:
         middle or bottom.
         """
         size = min(font["size"], _LARGEST[self.form])
-        lines = said.split("<br>")
+        lines = text.split("<br>")
         height = 1.25 * size
-        top = at[1] - height * ((len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5)
-        places = [{"x": f"{at[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))]
+        top = position[1] - height * (
+            (len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5
+        )
+        places = [
+            {"x": f"{position[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))
+        ]
         inside = [
             element("tspan", escape(unescape(line)), **place)
             for line, place in zip(lines, places, strict=True)
@@ -219,11 +223,15 @@ class _Drawing:
         return element("text", *inside, dominant_baseline="central", **style)
 
 
-def _points(at: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _polyline(at: Sequence[tuple[float, float]], line: Mapping[str, Any], clip: str = "") -> Html:
+def _polyline(
+    points: Sequence[tuple[float, float]], line: Mapping[str, Any], clip: str = ""
+) -> Html:
     dash = line.get("dash", "solid").replace("px", "").replace(",", " ").replace("solid", "")
     style = {"fill": "none", "stroke": line["color"], "stroke_width": f"{line.get('width', 1)}"}
-    return element("polyline", points=_points(at), clip_path=clip, stroke_dasharray=dash, **style)
+    return element(
+        "polyline", points=_points(points), clip_path=clip, stroke_dasharray=dash, **style
+    )

@@ -73,12 +73,12 @@ class Entry:
         return f"{self.base}, {self.name}"
 
 
-def leaderboard_entries(found: Sequence[RunResults]) -> tuple[dict[str, Entry], int]:
+def leaderboard_entries(runs: Sequence[RunResults]) -> tuple[dict[str, Entry], int]:
     """The models of these runs by what names each in an address, base by base; and how many are
     left out.
     """
     entries: dict[str, Entry] = {}
-    for run, model in ((results, model) for results in found for model in results.models):
+    for run, model in ((results, model) for results in runs for model in results.models):
         record = model.record
         settings = run.run.settings
         entry = Entry(
@@ -100,14 +100,14 @@ def leaderboard_entries(found: Sequence[RunResults]) -> tuple[dict[str, Entry], 
     return _told_apart(dict(ordered[:MOST_MODELS])), max(0, len(ordered) - MOST_MODELS)
 
 
-def _joined(one: Entry, other: Entry) -> Entry | None:
+def _joined(one: Entry, second: Entry) -> Entry | None:
     """The model of two runs with the answers of both; None where they asked the same task in two
     ways.
     """
-    answers = tuple(dict.fromkeys((*one.answers, *other.answers)))
-    if one.tasks & other.tasks and len(answers) > max(len(one.answers), len(other.answers)):
+    answers = tuple(dict.fromkeys((*one.answers, *second.answers)))
+    if one.tasks & second.tasks and len(answers) > max(len(one.answers), len(second.answers)):
         return None
-    return replace(one, answers=answers, tasks=one.tasks | other.tasks)
+    return replace(one, answers=answers, tasks=one.tasks | second.tasks)
 
 
 def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -353,21 +353,21 @@ def _passage_cells(
 
 
 def _task_cells(
-    found: Mapping[str, Mapping[str, TaskComparison]],
+    comparisons: Mapping[str, Mapping[str, TaskComparison]],
     tasks: Sequence[str],
     baseline: str,
     tolerance: Tolerance,
 ) -> dict[str, dict[str, _Cell]]:
     measured = {
         (key, task): paired.losses
-        for key, by_task in found.items()
+        for key, by_task in comparisons.items()
         for task, paired in by_task.items()
         if paired.losses is not None and key != baseline
     }
     judged = dict(zip(measured, judge_losses(list(measured.values()), tolerance), strict=True))
 
     def cell(key: str, task: str) -> _Cell:
-        comparison = found[key].get(task)
+        comparison = comparisons[key].get(task)
         if comparison is None:
             return _Cell("–", inf, {})
         share = 1 if comparison.rolling else 100
@@ -387,13 +387,15 @@ def _task_cells(
             values |= _loss_values(task, loss)
         elif lost is not None and key != baseline:
             change = _unjudged(wording.signed_points(-lost.moments.mean))
-        most = max(comparison.n, found[baseline][task].n) if lost is not None else comparison.n
+        most = (
+            max(comparison.n, comparisons[baseline][task].n) if lost is not None else comparison.n
+        )
         if lost is not None and lost.moments.n < most:
             change += f"\non {lost.moments.n:,} of {most:,}"
         rank = comparison.score if comparison.rolling else -comparison.score
         return _Cell(f"{score}\n{change}", rank, values, loss.verdict if loss else None)
 
-    return {key: {f"{_TASK}{task}": cell(key, task) for task in tasks} for key in found}
+    return {key: {f"{_TASK}{task}": cell(key, task) for task in tasks} for key in comparisons}
 
 
 def _change(loss: Loss) -> str:

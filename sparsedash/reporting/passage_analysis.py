@@ -151,13 +151,13 @@ def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
     return [ChangeRange(low=one, high=high_end) for one, high_end in pairwise(ends)]
 
 
-def count_by_range(changes: Sequence[float], found: Sequence[ChangeRange]) -> list[int]:
+def count_by_range(changes: Sequence[float], ranges: Sequence[ChangeRange]) -> list[int]:
     """How many of the changes each range holds."""
     counts = Counter(
-        bisect_right([change_range.high for change_range in found[:-1]], change)
+        bisect_right([change_range.high for change_range in ranges[:-1]], change)
         for change in changes
     )
-    return [counts[i] for i in range(len(found))]
+    return [counts[i] for i in range(len(ranges))]
 
 
 def change_words(change: float, target: str) -> str:

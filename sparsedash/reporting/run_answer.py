@@ -83,11 +83,11 @@ def answer_sentence(results: RunResults, ended: bool = False, race: bool = True)
     return f"So far: {answer}" if facts.is_so_far else answer.strip()
 
 
-def _verdicts(results: RunResults, found: Findings) -> str:
+def _verdicts(results: RunResults, findings: Findings) -> str:
     """The verdicts that an answer states, of the best method; else those of the quantised
     models.
     """
-    if found.kind is AnswerKind.NOTHING_REMOVED:
+    if findings.kind is AnswerKind.NOTHING_REMOVED:
         quantised = [model for model in results.judged if model.spec.is_quantised]
         return " ".join(
             f"{results.names[model.record.key]} {verdict_words(model.verdict)}."

@@ -372,13 +372,13 @@ class Overlay:
     notes: Sequence[str]
 
 
-def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
-    """The chart of those runs that answer the same passages as most of them do. found: some with
+def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
+    """The chart of those runs that answer the same passages as most of them do. runs: some with
     sparse models.
 
     axis: the budget whose shares it shows.
     """
-    notes = [f"“{run.title}” has no sparse model yet." for run in found if not run.judged]
+    notes = [f"“{run.title}” has no sparse model yet." for run in runs if not run.judged]
     # Runs over the same passages have the same of these.
     judged = [
         (
@@ -388,7 +388,7 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
                 tuple(outcome.index for outcome in run.dense.outcomes),
             ),
         )
-        for run in found
+        for run in runs
         if run.judged
     ]
     most = Counter(passages for _, passages in judged).most_common(1)[0][0]

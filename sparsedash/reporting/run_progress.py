@@ -53,8 +53,8 @@ def job_progress(
     parts: of this attempt, in order. done_before_s: estimated seconds of what an earlier attempt
     has done.
     """
-    taken = step.taken or (Taken(step.stage, step.point, 0.0),)
-    done, (*over, (present, spent_s)) = _periods(parts, taken)
+    stage_times = step.taken or (Taken(step.stage, step.point, 0.0),)
+    done, (*over, (present, spent_s)) = _periods(parts, stage_times)
     coming = [part for part in parts if part not in done and part not in present]
     pace = _pace_of(over)
     expected_s = sum(part.seconds * pace(part.stage) for part in present)
@@ -88,7 +88,7 @@ def job_progress(
 
 
 def _periods(
-    parts: Sequence[RunPart], taken: Iterable[Taken]
+    parts: Sequence[RunPart], stage_times: Iterable[Taken]
 ) -> tuple[set[RunPart], list[tuple[list[RunPart], float]]]:
     """The parts that are done; and those that the job worked on at a time, with the seconds.
 
@@ -96,7 +96,7 @@ def _periods(
     """
     done = set[RunPart]()
     periods: list[tuple[list[RunPart], float]] = [(list(parts[:1]), 0.0)]
-    for stage, point, seconds in taken:
+    for stage, point, seconds in stage_times:
         present, spent_s = periods[-1]
         begun = _begun([part for part in parts if part not in done], present, stage, point)
         if not begun or begun == present:
@@ -106,7 +106,7 @@ def _periods(
         for part in begun:
             # What precedes it was done for the same model, or was not needed.
             earlier = parts[: parts.index(part)]
-            done.update(other for other in earlier if other.point == part.point)
+            done.update(rival for rival in earlier if rival.point == part.point)
         done.difference_update(begun)
         periods.append((begun, seconds))
     return done, periods

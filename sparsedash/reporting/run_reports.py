@@ -66,7 +66,7 @@ _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 def html_report(
-    found: RunResults,
+    results: RunResults,
     pair: Pair,
     passages: Passages | None,
     job: Job | None = None,
@@ -81,27 +81,27 @@ def html_report(
     # Not above: the shell, which draws nothing, is installed without plotly.
     from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 
-    run = found.run
-    tradeoff = found.tradeoff()
-    ending = run_ending(found.run, job)
-    notes = [wording.example_words(run), ending, missing_records(run, found.missing)]
+    run = results.run
+    tradeoff = results.tradeoff()
+    ending = run_ending(results.run, job)
+    notes = [wording.example_words(run), ending, missing_records(run, results.missing)]
     notes += [
         wording.source_note(run.source_type),
-        estimate_words(found),
-        *answer_figures(found),
+        estimate_words(results),
+        *answer_figures(results),
         step.sentence if step else "",
     ]
-    notes.append(f"{found.title} · {wording.stored_run_details(run)}")
+    notes.append(f"{results.title} · {wording.stored_run_details(run)}")
     body = [
-        heading(answer_sentence(found, ended=bool(ending))),
+        heading(answer_sentence(results, ended=bool(ending))),
         *(paragraph(text, css="sd-muted") for text in notes if text),
         *(
             figure_svg(tradeoff_chart(tradeoff, measure), tradeoff_words(tradeoff, measure))
             for measure in _CHARTS
         ),
-        element("div", numbers_table(found).html, css="numbers"),
+        element("div", numbers_table(results).html, css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
-        *(paragraph(text) for text in comparison_words(found, pair) if text),
+        *(paragraph(text) for text in comparison_words(results, pair) if text),
         *_flip_tables(pair, passages),
         *_kinds_section(pair.right),
         *wrote,
@@ -116,7 +116,7 @@ def html_report(
         _rows((name, escape(value)) for name, value in run.versions.items()),
         *(paragraph(warning, css="sd-muted") for warning in run.warnings),
     ]
-    return html_page(found.title, body)
+    return html_page(results.title, body)
 
 
 def html_page(title: str, body: Sequence[Html]) -> bytes:
@@ -138,7 +138,7 @@ def html_page(title: str, body: Sequence[Html]) -> bytes:
     return f"<!doctype html>\n{page}\n".encode()
 
 
-def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
+def comparison_words(results: RunResults, pair: Pair) -> tuple[str, str, str]:
     """The verdict on the right model, what it lost, and what both rest on.
 
     Beside dense it is judged by the limits; beside a sparse model the two are compared, and no
@@ -156,11 +156,11 @@ def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
         lost = ""
     elif pair.left.pruned is None:
         sentence, lost, limits = verdicts.model_verdict(
-            right_name, verdict_of(found, pair.left, pair.right), found.tolerance
+            right_name, verdict_of(results, pair.left, pair.right), results.tolerance
         )
         basis.insert(1, limits)
     else:
-        difference = difference_of(found, pair.left, pair.right)
+        difference = difference_of(results, pair.left, pair.right)
         sentence = verdicts.difference_sentence(left_name, right_name, difference)
         words = verdicts.difference_words(difference, left_name)
         points = wording.signed_points(compared.difference)
@@ -309,15 +309,15 @@ def sampling_words(request: ContinuationSettings) -> str:
 
 
 def run_document(
-    found: RunResults, dense: Record, sparse: Sequence[Record], step: NextStep | None = None
+    results: RunResults, dense: Record, sparse: Sequence[Record], step: NextStep | None = None
 ) -> dict[str, Any]:
     """The run and its records as JSON values. dense, sparse: the whole records of `found`, in its
     order.
     """
-    run = found.run
-    search = found.search
+    run = results.run
+    search = results.search
     run_settings = run.settings
-    estimate = estimate_limit(found)
+    estimate = estimate_limit(results)
     return {
         "format": RESULT_FORMAT,
         "key": run.key,
@@ -339,19 +339,19 @@ def run_document(
         "finished": run.finished,
         "ended": run_ending(run, None) or None,
         "seed": run_settings.calibration.seed,
-        "sentence": answer_sentence(found, ended=not run.finished).replace(wording.NBSP, " "),
+        "sentence": answer_sentence(results, ended=not run.finished).replace(wording.NBSP, " "),
         "estimate": estimate and estimate._asdict(),
         "next": step and step.sentence.replace(wording.NBSP, " "),
-        "find": search and find_document(search, found.best),
-        "race": [_rival(*rival) for rival in found.race],
+        "find": search and find_document(search, results.best),
+        "race": [_rival(*rival) for rival in results.race],
         "dense": _answers(dense),
         "sparse": [
-            _sparse(found, model, record)
+            _sparse(results, model, record)
             | {
-                "verdict": _verdict(model.verdict, found.tolerance),
-                "tasks": _tasks(found, model.record.key),
+                "verdict": _verdict(model.verdict, results.tolerance),
+                "tasks": _tasks(results, model.record.key),
             }
-            for model, record in zip(found.judged, sparse, strict=True)
+            for model, record in zip(results.judged, sparse, strict=True)
         ],
         **{
             name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")
@@ -388,7 +388,7 @@ def _rival(judged: ModelResult, difference: LikelihoodDifference) -> dict[str, A
     )
 
 
-def _sparse(found: RunResults, judged: ModelResult, record: Record) -> dict[str, Any]:
+def _sparse(results: RunResults, judged: ModelResult, record: Record) -> dict[str, Any]:
     pairs = judged.comparison
     pruned = record.pruned
     assert pruned is not None, "a sparse record says how it was pruned"
@@ -398,7 +398,7 @@ def _sparse(found: RunResults, judged: ModelResult, record: Record) -> dict[str,
     return {
         "method": pruned.spec.method_document(),
         "sparsity_percent": pruned.sparsity_permille / 10,
-        **verdicts.reached_percents(found, judged),
+        **verdicts.reached_percents(results, judged),
         "healed": pruned.healed and asdict(pruned.healed),
         "quantised": pruned.quantised and asdict(pruned.quantised),
         **{name: list(getattr(pruned, name)) for name in per_layer},
@@ -409,26 +409,26 @@ def _sparse(found: RunResults, judged: ModelResult, record: Record) -> dict[str,
     }
 
 
-def _tasks(found: RunResults, record: str) -> dict[str, Any] | None:
-    answers = found.tasks.get(record)
-    return answers and judge_document(found.names[record], answers.results, found.tolerance)
+def _tasks(results: RunResults, record: str) -> dict[str, Any] | None:
+    answers = results.tasks.get(record)
+    return answers and judge_document(results.names[record], answers.results, results.tolerance)
 
 
-def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
+def _verdict(verdict: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     """Both losses: the perplexity as a multiple of dense's, the accuracy in points gained."""
-    numbers = verdicts.verdict_values(found)
+    numbers = verdicts.verdict_values(verdict)
 
-    def loss(name: str, of: Loss | None) -> dict[str, Any] | None:
+    def loss(name: str, measured: Loss | None) -> dict[str, Any] | None:
         ends = {
             end: numbers[f"{name}_{end}".removesuffix("_value")] for end in ("value", "low", "high")
         }
-        return {**ends, "level": of.level, "verdict": of.verdict} if of else None
+        return {**ends, "level": measured.level, "verdict": measured.verdict} if measured else None
 
     return {
-        "verdict": found.verdict,
+        "verdict": verdict.verdict,
         "tolerance": tolerance.as_document(),
-        "decided_by": [loss.name for loss in found.deciding],
-        "ratio": loss("perplexity_ratio", found.perplexity),
-        "points": loss("change_points", found.accuracy),
-        "passages_needed": found.passages_needed,
+        "decided_by": [loss.name for loss in verdict.deciding],
+        "ratio": loss("perplexity_ratio", verdict.perplexity),
+        "points": loss("change_points", verdict.accuracy),
+        "passages_needed": verdict.passages_needed,
     }

@@ -70,10 +70,10 @@ class StoredResults:
         """The answers to tasks."""
         return AnswerCache(self.store)
 
-    def written(self, asked: ContinuationSettings) -> Continuation | None:
+    def written(self, settings: ContinuationSettings) -> Continuation | None:
         """What runs had these models write, or None."""
         return joined_continuation(
-            asked, lambda request: self.store.get(Continuation, request.key())
+            settings, lambda request: self.store.get(Continuation, request.key())
         )
 
     def why_missing(self, key: str) -> str:
@@ -609,15 +609,15 @@ class PromptTexts(NamedTuple):
     sparse: str | None
 
 
-def prompt_texts(results: Results, found: RunResults) -> Iterator[PromptTexts]:
+def prompt_texts(stored: Results, results: RunResults) -> Iterator[PromptTexts]:
     """Continuations of the run's prompts by dense and headline model; none of a prompt that dense
     has not continued.
     """
-    dense = found.dense.key
-    for prompt in found.run.settings.prompts:
+    dense = results.dense.key
+    for prompt in results.run.settings.prompts:
         request = ContinuationSettings(left=dense, right=dense, prompt=prompt)
-        if (continued := results.written(request)) is not None:
-            sparse = found.headline and results.written(request.by_one(found.headline.key))
+        if (continued := stored.written(request)) is not None:
+            sparse = results.headline and stored.written(request.by_one(results.headline.key))
             yield PromptTexts(prompt, continued.left, sparse.left if sparse else None)
 
 
@@ -697,44 +697,44 @@ def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
     )
 
 
-def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
+def live_model(results: RunResults, job: Job) -> tuple[str, Point] | None:
     """The line and the point of the sparse model that a job is evaluating now; None where it does
     something else.
 
     A run's records come in the order of its points: one whose record is there is drawn already.
     """
     progress = job.progress
-    points = found.run.settings.points
-    if progress.point is None or progress.n_right is None or found.run.finished:
+    points = results.run.settings.points
+    if progress.point is None or progress.n_right is None or results.run.finished:
         return None
-    if not progress.done or not len(found.run.sparse) <= progress.point < len(points):
+    if not progress.done or not len(results.run.sparse) <= progress.point < len(points):
         return None
     spec = points[progress.point]
-    return found.line_of(spec), live_point(spec.permille, progress.n_right, progress.done)
+    return results.line_of(spec), live_point(spec.permille, progress.n_right, progress.done)
 
 
-def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:
+def verdict_of(results: RunResults, dense: Record, right: Record) -> ToleranceVerdict:
     """The verdict on a model against a dense one: among all of the run's, or by itself where it is
     none of these.
     """
-    models = found.judged if left.key == found.dense.key else ()
+    models = results.judged if dense.key == results.dense.key else ()
     for model in models:
         if model.record.key == right.key:
             return model.verdict
-    return judge_all([record_losses(left, right)], found.tolerance)[0]
+    return judge_all([record_losses(dense, right)], results.tolerance)[0]
 
 
-def difference_of(found: RunResults, left: Record, right: Record) -> LikelihoodDifference:
+def difference_of(results: RunResults, first: Record, right: Record) -> LikelihoodDifference:
     """How the right model differs from a sparse left one: as in the run's race, or else by
     itself.
     """
-    best = found.headline
-    for rival, difference in found.race:
+    best = results.headline
+    for rival, difference in results.race:
         keys = (best.key, rival.record.key) if best else ()
-        if keys == (left.key, right.key):
+        if keys == (first.key, right.key):
             return difference
-        if keys == (right.key, left.key):
+        if keys == (right.key, first.key):
             return replace(
                 difference, value=-difference.value, low=-difference.high, high=-difference.low
             )
-    return likelihood_differences([(left, right)])[0]
+    return likelihood_differences([(first, right)])[0]

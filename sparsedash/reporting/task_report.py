@@ -52,8 +52,8 @@ def questions_by_kind(result: TaskResult) -> dict[Kind, list[int]]:
     return by_kind
 
 
-def _fall(dense: AnsweredQuestion, other: AnsweredQuestion) -> float:
-    return ((dense.log_likelihood or 0.0) - (other.log_likelihood or 0.0)) / dense.n_bytes
+def _fall(dense: AnsweredQuestion, sparse: AnsweredQuestion) -> float:
+    return ((dense.log_likelihood or 0.0) - (sparse.log_likelihood or 0.0)) / dense.n_bytes
 
 
 def answer_text(question: AnsweredQuestion) -> str:

@@ -383,15 +383,17 @@ def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
     )
 
 
-def measured_sparsity(made: Pruned) -> str:
+def measured_sparsity(pruned: Pruned) -> str:
     """ "measured 29.2 % of the MLP channels, 22.0 % of the blocks' weights, …": what is gone, of
     every budget.
     """
-    titles = budget_titles([made.method])
-    if not made.reached.kv_cache:
+    titles = budget_titles([pruned.method])
+    if not pruned.reached.kv_cache:
         # Only whole layers take of it.
         del titles["kv-cache"]
-    shares = [f"{percent(made.reached[budget])} of the {title}" for budget, title in titles.items()]
+    shares = [
+        f"{percent(pruned.reached[budget])} of the {title}" for budget, title in titles.items()
+    ]
     return f"measured {', '.join(shares)}"
 
 
@@ -593,10 +595,10 @@ def model_name(spec: SparseSpec, named: bool, again: bool = False) -> str:
     return with_type(name, spec, again)
 
 
-def model_words(spec: SparseSpec, named: bool = True, made: Pruned | None = None) -> str:
+def model_words(spec: SparseSpec, named: bool = True, pruned: Pruned | None = None) -> str:
     """ "magnitude, 20 % of the MLP channels removed"; without its method where it is not named.
 
-    made: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were
+    pruned: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were
     rounded.
     """
     if spec.method is None:
@@ -605,7 +607,7 @@ def model_words(spec: SparseSpec, named: bool = True, made: Pruned | None = None
     share = sparsity_percent(spec.permille)
     # Of a quantised file's bytes most are gone by its type.
     is_measured = method.takes_channels and not (spec.is_quantised and method.budget == "bytes")
-    reached = percent(made.reached[method.budget]) if made and is_measured else ""
+    reached = percent(pruned.reached[method.budget]) if pruned and is_measured else ""
     if reached and reached != percent(spec.permille / 1000):
         share = f"{share} asked, {reached}"
     words = f"{share} {share_of(method)} {removed_or_zeroed(method)}"

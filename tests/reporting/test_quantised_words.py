@@ -105,8 +105,8 @@ def test_they_win_the_bytes_of_their_files_and_are_not_timed():
         note.text
         for note in gain_chart(found().tradeoff(), gained, "word perplexity").layout.annotations
     ]
-    assert any(text.endswith(" dense") for text in notes) and not any(
-        text.endswith(" 0 %") for text in notes
+    assert any(text.startswith("dense<br>") for text in notes) and not any(
+        text.startswith("0 %") for text in notes
     ), notes
     _, omitted = run_gains(backend, found(), "reading", partial(TimingSettings, dense="d"))
     assert [(why, [model.record.key for model in models]) for why, models in omitted.items()] == [

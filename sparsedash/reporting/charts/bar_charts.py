@@ -32,17 +32,17 @@ _CURVES = (
 """The curves of the layers: name, field of the record, plotly's symbol, the sign of it, dash."""
 
 
-def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
+def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
     """The share of its MLP output that each layer lost, if measured; below it kept widths, and what
     each cut costs.
     """
     colours = PALETTES[theme]
-    layers = list(range(1, len(made.widths) + 1))
+    layers = list(range(1, len(pruned.widths) + 1))
     highest = 0.1
     traces = []
     labels = []
     for i, (name, field, symbol, sign, dash) in enumerate(_CURVES):
-        values = [100 * value for value in getattr(made, field)]
+        values = [100 * value for value in getattr(pruned, field)]
         if not values:
             continue
         is_compensated = field != "lost_without"
@@ -66,7 +66,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
                 **_hovered(name, layers, values, hover_texts),
             }
         )
-    widths = list(zip(made.widths, made.dense_widths, strict=True))
+    widths = list(zip(pruned.widths, pruned.dense_widths, strict=True))
     kept = [100 * w / dense for w, dense in widths]
     hover_texts = [
         f"{w:,} of {dense:,} channels kept" if w else "the whole layer is gone"
@@ -75,19 +75,19 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     shares: dict[str, Any] = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
     panels = [
         (
-            "Layers kept" if made.method.takes_layers else "Channels kept, % of dense",
+            "Layers kept" if pruned.method.takes_layers else "Channels kept, % of dense",
             kept,
             hover_texts,
             shares,
         )
     ]
-    if made.alone:
-        hover_texts = [f"{value:.4f} nats of divergence" for value in made.alone]
+    if pruned.alone:
+        hover_texts = [f"{value:.4f} nats of divergence" for value in pruned.alone]
         nats = {"rangemode": "tozero", "nticks": 3}
         panels.append(
             (
                 "Divergence from dense by this layer's cut alone, nats",
-                list(made.alone),
+                list(pruned.alone),
                 hover_texts,
                 nats,
             )
@@ -101,7 +101,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         (max(0.0, (top - height) / whole), top / whole)
         for top, height in zip(tops, heights, strict=True)
     ]
-    output = "MLP output" if made.method.takes_channels else "projections' output"
+    output = "MLP output" if pruned.method.takes_channels else "projections' output"
     layout = style.chart_frame(
         f"Loss of each layer's {output}, %" if traces else "",
         round(whole) + _TOP + _BOTTOM,
@@ -146,14 +146,14 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
 
 
 def _hovered(
-    name: str, x: Sequence[float], y: Sequence[float], said: Sequence[str]
+    name: str, x: Sequence[float], y: Sequence[float], texts: Sequence[str]
 ) -> dict[str, Any]:
     """The part of a trace that places its points and says what the pointer shows at each."""
     return {
         "name": name,
         "x": x,
         "y": y,
-        "customdata": said,
+        "customdata": texts,
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 

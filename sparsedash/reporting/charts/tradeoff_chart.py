@@ -149,22 +149,22 @@ def tradeoff_chart(
 def _line(
     tradeoff: TradeoffData,
     axis: LossAxis,
-    at: int,
+    line_index: int,
     points: Sequence[Point],
     colours: Palette,
 ) -> tuple[list[dict[str, Any]], list[Label]]:
     """The traces of a method's line and its labels: one that only keeps the room where it has no
     point yet.
 
-    at: which line it is. points: a live one last.
+    line_index: which line it is. points: a live one last.
     """
     n = len(tradeoff.lines)
-    label = list(tradeoff.lines)[at]
-    strong = _is_strong(tradeoff, at)
-    symbol = list(SYMBOLS)[at % len(SYMBOLS)]
-    sign = "" if n == 1 else f"{_sign(at)} "
+    label = list(tradeoff.lines)[line_index]
+    strong = _is_strong(tradeoff, line_index)
+    symbol = list(SYMBOLS)[line_index % len(SYMBOLS)]
+    sign = "" if n == 1 else f"{_sign(line_index)} "
     settled = [point for point in points if not point.live]
-    ink, text_ink = _inks(tradeoff, at, "sparse", colours)
+    ink, text_ink = _inks(tradeoff, line_index, "sparse", colours)
     traces = []
     labels = []
     for live in points[len(settled) :]:
@@ -182,14 +182,18 @@ def _line(
             (point.sparsity, point, reading)
             for point, reading in zip(settled, readings, strict=True)
         ]
-        ink, text_ink = _inks(tradeoff, at, role, colours)
+        ink, text_ink = _inks(tradeoff, line_index, role, colours)
         marks = _marks(label, symbol, drawn, axis, ink, strong=strong, size=7 if n > _FEW else 9)
-        if _is_faded(tradeoff, at):
+        if _is_faded(tradeoff, line_index):
             del marks["error_y"]
         # Through points at the edge the line leads to where they belong, and is cut off by the
         # plot.
         heights = [tradeoff.dense_value(axis.measure), *(reading.value for reading in readings)]
-        stroke = {"color": ink, "width": 2.5 if strong else 1.5, "dash": DASHES[at % len(DASHES)]}
+        stroke = {
+            "color": ink,
+            "width": 2.5 if strong else 1.5,
+            "dash": DASHES[line_index % len(DASHES)],
+        }
         line = {
             "x": [0.0, *marks["x"]],
             "y": heights,
@@ -224,9 +228,9 @@ def gain_chart(
     x_range = low, high = min(bounds) - air, max(bounds) + air
     # The dense model's own interval would need a label.
     traces = [
-        each
-        for each in _ground(tradeoff, measure, x_range, colours)
-        if each["name"] != "dense interval"
+        trace
+        for trace in _ground(tradeoff, measure, x_range, colours)
+        if trace["name"] != "dense interval"
     ]
     traces[-1]["name"] = "across"
     joined = {"mode": "lines", "line": {"color": colours.faded, "width": 2}, "hoverinfo": "skip"}
@@ -249,7 +253,7 @@ def gain_chart(
             drawn,
             axis,
             ink,
-            said=[gain.words for gain in known],
+            details=[gain.words for gain in known],
         )
         marks["error_x"] = style.error_bars(
             [(gain.value, gain.low, gain.high) for gain in known], ink
@@ -264,14 +268,29 @@ def gain_chart(
     notes = _far_arrows(tradeoff, axis, colours, {point.key: x for x, point in won})
     # Labels of all points of several methods would leave no room for each other.
     labelled = gains if len(tradeoff.lines) == 1 or not front else {key for key, *_ in front}
+    shares: dict[str, dict[str, Any]] = {}
     for x, point in won:
         if point.key not in labelled:
             continue
-        signs = [VERDICT_GLYPHS[each] for each in _verdict(point, measure)]
-        text = " ".join([*signs, f"{point.permille / 10:g} %" if point.permille else "dense"])
-        value = max(axis.edge, point.readings[measure][0].value)
+        share = f"{point.permille / 10:g} %" if point.permille else "dense"
+        # In two lines, since a phone has no room for one.
+        text = "<br>".join([share, *(VERDICT_GLYPHS[name] for name in _verdict(point, measure))])
+        (reading, *_) = point.readings[measure]
+        # Over the interval: at the mark its bar would cross the letters.
+        top = axis.edge if reading.value < axis.bottom else reading.high
         ink = _verdict_ink(point, measure, colours)
-        notes.append(style.annotation(text, x, value, ink, 13, yshift=_NOTE))
+        # Two methods at one share lie so close that their equal labels would cover each other.
+        shares[text] = style.annotation(
+            text,
+            x,
+            top,
+            ink,
+            13,
+            yshift=_NOTE - 5,
+            bgcolor=colours.ground,
+            borderpad=0,
+        )
+    notes += shares.values()
     title = "Answers broken, %{of}; lower is worse" if measure == "flips" else TITLES[measure]
     layout = style.chart_frame(
         title.format(of=_of_all(tradeoff)),
@@ -360,8 +379,8 @@ def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
     )
 
 
-def _sign(at: int) -> str:
-    return list(SYMBOLS.values())[at % len(SYMBOLS)]
+def _sign(line_index: int) -> str:
+    return list(SYMBOLS.values())[line_index % len(SYMBOLS)]
 
 
 def _front(
@@ -391,24 +410,24 @@ _INKS: dict[Role, tuple[str, str]] = {
 """The names of the colours of a role's marks and of its label, where there is one line."""
 
 
-def _inks(tradeoff: TradeoffData, at: int, role: Role, colours: Palette) -> tuple[str, str]:
+def _inks(tradeoff: TradeoffData, line_index: int, role: Role, colours: Palette) -> tuple[str, str]:
     """The colours of a line's marks and of its label."""
-    if _is_faded(tradeoff, at):
+    if _is_faded(tradeoff, line_index):
         return colours.faded, colours.muted
     if len(tradeoff.lines) > 1:
-        return (colours.lines[at % len(colours.lines)],) * 2
+        return (colours.lines[line_index % len(colours.lines)],) * 2
     mark, text = _INKS[role]
     return getattr(colours, mark), getattr(colours, text)
 
 
-def _is_faded(tradeoff: TradeoffData, at: int) -> bool:
-    return tradeoff.highlighted in tradeoff.lines and not _is_strong(tradeoff, at)
+def _is_faded(tradeoff: TradeoffData, line_index: int) -> bool:
+    return tradeoff.highlighted in tradeoff.lines and not _is_strong(tradeoff, line_index)
 
 
-def _is_strong(tradeoff: TradeoffData, at: int) -> bool:
+def _is_strong(tradeoff: TradeoffData, line_index: int) -> bool:
     labels = list(tradeoff.lines)
     strongest = tradeoff.highlighted if tradeoff.highlighted in labels else tradeoff.leader
-    return len(labels) == 1 or labels[at] == strongest
+    return len(labels) == 1 or labels[line_index] == strongest
 
 
 def _verdict(point: Point, measure: Measure) -> list[Verdict]:
@@ -473,17 +492,17 @@ def _marks(
     axis: LossAxis,
     ink: str,
     *,
-    said: Sequence[str] = (),
+    details: Sequence[str] = (),
     strong: bool = False,
     size: int = 9,
 ) -> dict[str, Any]:
-    """Marks with intervals; hollow ones answered fewer passages than dense. said: more about each,
+    """Marks with intervals; hollow ones answered fewer passages than dense. details: more about each,
     when pointed at.
     """
     points = [point for _, point, _ in marks]
     words = [
         "<br>".join(filter(None, [f"{style.plain(label)}, {reading.words}", more, *point.facts]))
-        for (_, point, reading), more in zip(marks, said or [""] * len(marks), strict=True)
+        for (_, point, reading), more in zip(marks, details or [""] * len(marks), strict=True)
     ]
     bars = [
         (r.value, r.low, r.high) if r.value >= axis.bottom else (axis.edge,) * 3 for *_, r in marks
