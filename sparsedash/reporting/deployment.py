@@ -90,7 +90,12 @@ def run_gains(
             gain = None
             why = QUANTISED
         elif name not in GAIN_PHASES:
-            gain = _exact_gain(shape, model.record.pruned, results.dense.dtype, name)
+            gain = _exact_gain(
+                shape,
+                model.record.pruned,
+                results.dense.dtype,
+                name,
+            )
             why = UNKNOWN
         elif model.method.takes_channels:
             timing = backend.result(Timing, request.key())
@@ -102,7 +107,12 @@ def run_gains(
                 most = factor(phase.ceiling)
                 interval = f"{LEVEL} interval {speed.low:.2f} to {speed.high:.2f}"
                 words = f"{factor(speed.value)} as fast, {interval}; ceiling {most}"
-                gain = Reading(speed.value, speed.low, speed.high, words)
+                gain = Reading(
+                    speed.value,
+                    speed.low,
+                    speed.high,
+                    words,
+                )
         else:
             gain = None
             why = MASKED
@@ -121,7 +131,10 @@ def structure_sentence(backend: Backend, results: RunResults) -> str:
     have; nothing without both, nor of shares of the MLP channels, which leave models of two sizes.
     """
     kinds: list[dict[int, list[ModelResult]]] = [{}, {}]
-    for model in sorted(results.judged, key=lambda candidate: candidate.verdict.perplexity.value):
+    for model in sorted(
+        results.judged,
+        key=lambda candidate: candidate.verdict.perplexity.value,
+    ):
         method = model.method
         if (
             method.takes_channels
@@ -146,7 +159,10 @@ def structure_sentence(backend: Backend, results: RunResults) -> str:
     # All pairs of the two kinds count, since the answers chose the best of each and may have chosen
     # the sparsity.
     n_compared = sum(len(kinds[0][model]) * len(kinds[1][model]) for model in common)
-    (lost,) = likelihood_differences([(pair[0].record, pair[1].record)], n_compared)
+    (lost,) = likelihood_differences(
+        [(pair[0].record, pair[1].record)],
+        n_compared,
+    )
     if lost.is_shown:
         better, worse = names if lost.value > 0 else reversed(names)
         interval = wording.factor_range(*sorted((abs(lost.low), abs(lost.high))))
@@ -158,7 +174,13 @@ def structure_sentence(backend: Backend, results: RunResults) -> str:
         )
     cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
     sentences.append(f"For the KV cache {fewer}: it is {percent(cache)} smaller")
-    requests = [TimingSettings(dense=results.dense.key, sparse=model.record.key) for model in pair]
+    requests = [
+        TimingSettings(
+            dense=results.dense.key,
+            sparse=model.record.key,
+        )
+        for model in pair
+    ]
     timings = [backend.result(Timing, model.key()) for model in requests]
     speeds = [phase.ratio for timing in timings if timing and (phase := timing.timed("decode"))]
     if len(speeds) < len(pair):
@@ -194,9 +216,18 @@ def _exact_gain(
         value = before / after
         words = f"{size(before)} → {size(after)}"
     else:
-        value = model_shape.prefill_ceiling(shape, pruned.widths, PREFILL_TOKENS)
+        value = model_shape.prefill_ceiling(
+            shape,
+            pruned.widths,
+            PREFILL_TOKENS,
+        )
         words = f"{factor(value)} fewer multiply-adds"
-    return Reading(value, value, value, words)
+    return Reading(
+        value,
+        value,
+        value,
+        words,
+    )
 
 
 def speed_table(name: str, timing: Timing, of: str = "") -> Table:
@@ -246,12 +277,33 @@ def speed_table(name: str, timing: Timing, of: str = "") -> Table:
             ("weights in memory", timing.dense_resident, timing.sparse_resident, "measured once")
         )
     for what, dense, sparse, how in weights:
-        rows.append([what, size(dense), size(sparse), factor(dense / sparse), how, ""])
+        rows.append(
+            [
+                what,
+                size(dense),
+                size(sparse),
+                factor(dense / sparse),
+                how,
+                "",
+            ]
+        )
         data.append(
-            {"what": what, "dense_bytes": dense, "sparse_bytes": sparse, "ratio": dense / sparse}
+            {
+                "what": what,
+                "dense_bytes": dense,
+                "sparse_bytes": sparse,
+                "ratio": dense / sparse,
+            }
         )
     caption = f"{name}: {timing_conditions(timing)}."
-    return Table(f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, of=of)
+    return Table(
+        f"Speed of {name}",
+        caption,
+        list(_SPEED_HEAD),
+        rows,
+        data=data,
+        of=of,
+    )
 
 
 def timing_conditions(timing: Timing) -> str:
@@ -322,7 +374,11 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
             " → ".join(dict.fromkeys(f"{rows:,} × {columns:,}" for rows, columns in both))
             for _, *both in projections
         ]
-        figures = [_block_size(before), _block_size(after), percent(1 - after / before)]
+        figures = [
+            _block_size(before),
+            _block_size(after),
+            percent(1 - after / before),
+        ]
         rows.append([part, *figures, *(shapes or [""] * len(names))])
     n = model_shape.removed_channels(shape, pruned.widths)
     kept = f"{n:,} of {sum(shape.widths):,} inner channels removed."
@@ -335,9 +391,22 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
         f"{kept} Shapes: outputs × inputs of the MLP's projections. Bytes: {dtype} weights and biases of the channels. "
         "The whole model includes attention, embeddings, norms and head."
     )
-    head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
+    head = [
+        "Part",
+        "Bytes before",
+        "Bytes after",
+        "Smaller by",
+        *names,
+    ]
     data = _shape_values(shape, pruned, dtype)
-    return Table("Shapes and bytes of this model", caption, head, rows, data=data, of=of)
+    return Table(
+        "Shapes and bytes of this model",
+        caption,
+        head,
+        rows,
+        data=data,
+        of=of,
+    )
 
 
 def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[str, Value]]:
@@ -345,7 +414,11 @@ def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[st
     from 1.
     """
     rows = list[dict[str, Value]]()
-    layers = zip(block_shapes(shape, pruned), _mlp_bytes(shape, pruned, dtype), strict=True)
+    layers = zip(
+        block_shapes(shape, pruned),
+        _mlp_bytes(shape, pruned, dtype),
+        strict=True,
+    )
     for i, (projections, (before, after)) in enumerate(layers, 1):
         for name, old, new in projections:
             sizes = zip(
@@ -354,11 +427,23 @@ def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[st
                 strict=True,
             )
             rows.append({"layer": i, "part": name, **dict(sizes)})
-        rows.append({"layer": i, "part": "MLP", "bytes_before": before, "bytes_after": after})
+        rows.append(
+            {
+                "layer": i,
+                "part": "MLP",
+                "bytes_before": before,
+                "bytes_after": after,
+            }
+        )
     before, after = _model_bytes(shape, pruned, dtype)
     return [
         *rows,
-        {"layer": None, "part": "whole model", "bytes_before": before, "bytes_after": after},
+        {
+            "layer": None,
+            "part": "whole model",
+            "bytes_before": before,
+            "bytes_after": after,
+        },
     ]
 
 
@@ -372,8 +457,14 @@ def _mlp_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int,
 
 
 def _model_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> tuple[int, int]:
-    return model_shape.weight_bytes(shape, shape.widths, dtype), model_shape.weight_bytes(
-        shape, pruned.widths, dtype
+    return model_shape.weight_bytes(
+        shape,
+        shape.widths,
+        dtype,
+    ), model_shape.weight_bytes(
+        shape,
+        pruned.widths,
+        dtype,
     )
 
 
@@ -410,7 +501,14 @@ def export_title(export: Export, record: Record | None) -> str:
 def upload_command(export: Export) -> str:
     """The shell command that uploads it to the hub; nothing is sent from here."""
     name = export.folder.rstrip("/").rpartition("/")[2]
-    return shlex.join(["hf", "upload", f"YOUR-NAME/{name}", export.folder])
+    return shlex.join(
+        [
+            "hf",
+            "upload",
+            f"YOUR-NAME/{name}",
+            export.folder,
+        ]
+    )
 
 
 def runtime_rows(export: Export) -> list[list[str]]:
@@ -423,7 +521,13 @@ def runtime_rows(export: Export) -> list[list[str]]:
     why = (
         f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as by the model in memory"
     )
-    rows = [[f"{proof.runtime} {proof.version}", "✓ proven here", why]]
+    rows = [
+        [
+            f"{proof.runtime} {proof.version}",
+            "✓ proven here",
+            why,
+        ]
+    ]
     if form == "gguf":
         rows.append(["Ollama, LM Studio", _SHOULD, "run llama.cpp; not tried"])
         if export.layout.startswith("a width for each block"):
@@ -434,9 +538,22 @@ def runtime_rows(export: Export) -> list[list[str]]:
         reads = export.model_type not in _NO_READER
         verb = "has" if reads else "lacks"
         about = f"its GGUF reader {verb} the base's architecture (integrations/ggml.py, 5.24.0)"
-        rows.append(["transformers", _SHOULD if reads else _CANNOT, about])
+        rows.append(
+            [
+                "transformers",
+                _SHOULD if reads else _CANNOT,
+                about,
+            ]
+        )
         genai = _SHOULD if export.model_type in _GENAI else _CANNOT
-        return [*rows, ["OpenVINO GenAI", genai, f"reads GGUF of {', '.join(_GENAI)}"]]
+        return [
+            *rows,
+            [
+                "OpenVINO GenAI",
+                genai,
+                f"reads GGUF of {', '.join(_GENAI)}",
+            ],
+        ]
     shape = (
         "the files have the base's own shape"
         if form == "masked"
@@ -445,7 +562,13 @@ def runtime_rows(export: Export) -> list[list[str]]:
     why_not = _VLLM_CANNOT.get(export.model_type, "")
     if export.model_type == "falcon" and (form == "masked" or " layers, " in export.layout):
         why_not = ""
-    rows.append(["vLLM", _CANNOT if why_not else _SHOULD, why_not or f"{shape}; {_TRIED}"])
+    rows.append(
+        [
+            "vLLM",
+            _CANNOT if why_not else _SHOULD,
+            why_not or f"{shape}; {_TRIED}",
+        ]
+    )
     return [
         *rows,
         ["OpenVINO", _SHOULD, f"{shape}; {_TRIED}"],

@@ -122,7 +122,10 @@ def job_model(backend: Backend, job: Job) -> tuple[Run | None, str]:
     ]
     named = job.settings.get("run")
     runs = [run for run in backend.runs() if not named or run.key == named] if settings else []
-    return next(((run, key) for key in settings for run in runs if key in run.sparse), (None, ""))
+    return next(
+        ((run, key) for key in settings for run in runs if key in run.sparse),
+        (None, ""),
+    )
 
 
 def job_activity(job: Job) -> tuple[str, str]:
@@ -263,7 +266,12 @@ def _progress(backend: Backend, job: Job) -> JobProgress:
         parts, all_s = _run_parts(backend, where, planned_run(request))
         if job.attempt > 1:
             done_before_s = max(0.0, all_s - sum(part.seconds for part in parts))
-    progress = job_progress(parts, job.progress, _silent_s(job), done_before_s)
+    progress = job_progress(
+        parts,
+        job.progress,
+        _silent_s(job),
+        done_before_s,
+    )
     shown = _shown(backend, job.id, job.attempt)
     shown.share = max(shown.share, progress.share)
     return replace(progress, share=shown.share)
@@ -330,9 +338,17 @@ def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> 
         ("Left on the disk", run.disk_bytes, forecast.left_bytes),
     ]
     rows = [
-        [name, *("not known" if value is None else words(value) for value in values)]
+        [
+            name,
+            *("not known" if value is None else words(value) for value in values),
+        ]
         for words, record in ((wording.duration_words, times), (wording.size, sizes))
         for name, *values in record
     ]
     caption = "Measured, and estimated at the start."
-    return Table("what it took", caption, ["", "measured", "estimated"], rows)
+    return Table(
+        "what it took",
+        caption,
+        ["", "measured", "estimated"],
+        rows,
+    )

@@ -37,7 +37,11 @@ _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`
 def stored_card(store: Store, facts: CardFacts) -> str:
     """The card of an export, with the verdict of its run's pages; of its own where it has none."""
     tolerance = facts.settings.tolerance
-    results = run_results(StoredResults(store), facts.run, tolerance)
+    results = run_results(
+        StoredResults(store),
+        facts.run,
+        tolerance,
+    )
     for judged in results.judged if results else ():
         if judged.record.key == facts.sparse.key:
             return model_card(facts, judged)
@@ -60,7 +64,11 @@ def model_card(facts: CardFacts, judged: ModelResult) -> str:
         license=facts.licence or "unknown",
         library_name="llama.cpp" if is_gguf else "transformers",
         pipeline_tag="text-generation",
-        tags=["pruned", *_KIND_TAGS.get(pruned.method.pattern, ()), *(["gguf"] if is_gguf else [])],
+        tags=[
+            "pruned",
+            *_KIND_TAGS.get(pruned.method.pattern, ()),
+            *(["gguf"] if is_gguf else []),
+        ],
     )
     base = _code(hub or public_model(facts.sparse))
     removed, gone = _removed_words(pruned)
@@ -216,7 +224,10 @@ def _with_coded_tasks(judged: ModelResult) -> ModelResult:
     verdict = judged.verdict
     tasks = tuple(replace(loss, task=_code(loss.task)) for loss in verdict.tasks)
     unjudged = tuple(map(_code, verdict.unjudged))
-    return replace(judged, verdict=replace(verdict, tasks=tasks, unjudged=unjudged))
+    return replace(
+        judged,
+        verdict=replace(verdict, tasks=tasks, unjudged=unjudged),
+    )
 
 
 def _tasks_words(verdict: ToleranceVerdict) -> str:

@@ -79,7 +79,11 @@ def quantised_sentence(results: RunResults) -> str:
             if size is dense
         ]
         if against and all(quantised.is_shown and quantised.value > 0 for _, quantised in against):
-            return _better(results, dense, *min(against, key=lambda pair: pair[1].value))
+            return _better(
+                results,
+                dense,
+                *min(against, key=lambda pair: pair[1].value),
+            )
     return ""
 
 

@@ -100,7 +100,11 @@ def _verdicts(results: RunResults, findings: Findings) -> str:
     with_method = ""
     if models and results.run.settings.names_methods:
         with_method = f" with {quoted_method(models[0].spec)}"
-    return shares_sentence(models, results.tolerance, with_method)
+    return shares_sentence(
+        models,
+        results.tolerance,
+        with_method,
+    )
 
 
 def _search_verdicts(search: FindResult, models: Sequence[M]) -> str:
@@ -108,7 +112,11 @@ def _search_verdicts(search: FindResult, models: Sequence[M]) -> str:
     with_method = ""
     if ends and ends[0].spec.is_healed:
         with_method = f" with {quoted_method(ends[0].spec)}"
-    return shares_sentence(ends, search.tolerance, with_method)
+    return shares_sentence(
+        ends,
+        search.tolerance,
+        with_method,
+    )
 
 
 def _answer_share(search: FindResult | None) -> str:
@@ -120,7 +128,14 @@ def find_sentence(search: FindResult, models: Sequence[M]) -> str:
     """How much can be removed, by a finished search. models: its trials."""
     kind = search_kind(search, search_ends(search, models))
     verdicts = _search_verdicts(search, models)
-    return _ANSWERS[kind].format(verdicts=verdicts, answer=_answer_share(search)).strip()
+    return (
+        _ANSWERS[kind]
+        .format(
+            verdicts=verdicts,
+            answer=_answer_share(search),
+        )
+        .strip()
+    )
 
 
 def race_sentence(results: RunResults) -> str:
@@ -345,7 +360,10 @@ def run_ending(run: Run, job: Job | None) -> str:
     """
     if run.finished or (job is not None and job.live):
         return ""
-    how = _ENDED.get(job.state if job is not None else "done", "did not finish")
+    how = _ENDED.get(
+        job.state if job is not None else "done",
+        "did not finish",
+    )
     n_done = len(run.sparse)
     if run.find is not None:
         return f"This search {how} after {quantity(n_done, 'trial')}."

@@ -42,7 +42,13 @@ class JobProgress:
 
 def stage_parts(stages: Sequence[Stage]) -> list[RunPart]:
     """The parts of a job of which nothing is estimated."""
-    return [RunPart(stage=stage, seconds=GUESSES_S.get(stage, USUAL_GUESS_S)) for stage in stages]
+    return [
+        RunPart(
+            stage=stage,
+            seconds=GUESSES_S.get(stage, USUAL_GUESS_S),
+        )
+        for stage in stages
+    ]
 
 
 def job_progress(
@@ -98,7 +104,12 @@ def _periods(
     periods: list[tuple[list[RunPart], float]] = [(list(parts[:1]), 0.0)]
     for stage, point, seconds in stage_times:
         present, spent_s = periods[-1]
-        begun = _begun([part for part in parts if part not in done], present, stage, point)
+        begun = _begun(
+            [part for part in parts if part not in done],
+            present,
+            stage,
+            point,
+        )
         if not begun or begun == present:
             periods[-1] = (present, spent_s + seconds)
             continue

@@ -133,7 +133,10 @@ def _digits(loss: Loss) -> int:
         return (value > limit) - (value < limit)
 
     def shown(value: float, digits: int) -> float:
-        return round(value, wording.factor_digits(value, digits) if factor else digits)
+        return round(
+            value,
+            wording.factor_digits(value, digits) if factor else digits,
+        )
 
     usual = 2 if factor else 1
     known = [value for value in values if isfinite(value)]
@@ -155,7 +158,11 @@ def loss_interval(loss: Loss) -> str:
     if isinf(loss.low):
         return ""
     if loss.measure == "word perplexity":
-        return wording.factor_range(loss.low, loss.high, digits=_digits(loss))
+        return wording.factor_range(
+            loss.low,
+            loss.high,
+            digits=_digits(loss),
+        )
     return wording.signed_interval((-loss.high, -loss.low), _digits(loss))
 
 
@@ -177,7 +184,11 @@ def accuracy_open(verdict: ToleranceVerdict) -> str:
 def model_verdict(name: str, verdict: ToleranceVerdict, tolerance: Tolerance) -> list[str]:
     """One model's verdict against dense, its loss, and the limits. name: what it is called."""
     loss = wording.first_upper(loss_words(verdict))
-    return [f"{name} {verdict_words(verdict)}.", f"{loss}.", limits_sentence(verdict, tolerance)]
+    return [
+        f"{name} {verdict_words(verdict)}.",
+        f"{loss}.",
+        limits_sentence(verdict, tolerance),
+    ]
 
 
 def loss_words(verdict: ToleranceVerdict) -> str:
@@ -321,7 +332,13 @@ def race_table(results: RunResults) -> Table:
         f"Word perplexity as a multiple of that of “{best}” at {share}, with its interval; "
         "p after Holm over all pairs."
     )
-    return Table("The methods compared", caption, ["Method", "Perplexity", "p"], rows, stacked=True)
+    return Table(
+        "The methods compared",
+        caption,
+        ["Method", "Perplexity", "p"],
+        rows,
+        stacked=True,
+    )
 
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:
@@ -386,16 +403,34 @@ def loss_cells(judged: ModelResult) -> list[Cell]:
     values = verdict_values(judged.verdict)
     points = loss_interval(accuracy) if accuracy else "not judged"
     return [
-        Cell("Times dense", f"{loss_value(lost)}\n{loss_interval(lost) or 'no interval'}"),
+        Cell(
+            "Times dense",
+            f"{loss_value(lost)}\n{loss_interval(lost) or 'no interval'}",
+        ),
         Cell(
             "Change, points",
             f"{wording.signed_points(change)}\n{points}",
             {**values, "change_points": 100 * change},
         ),
-        Cell("p", wording.p_number(judged.p_value), {"p": judged.p_value}),
-        Cell("Broke", f"{compared.broke:,}", {"broke": compared.broke}),
-        Cell("Fixed", f"{compared.fixed:,}", {"fixed": compared.fixed}),
-        Cell("Verdict", verdict_sign(judged.verdict).replace(" by ", "\nby ")),
+        Cell(
+            "p",
+            wording.p_number(judged.p_value),
+            {"p": judged.p_value},
+        ),
+        Cell(
+            "Broke",
+            f"{compared.broke:,}",
+            {"broke": compared.broke},
+        ),
+        Cell(
+            "Fixed",
+            f"{compared.fixed:,}",
+            {"fixed": compared.fixed},
+        ),
+        Cell(
+            "Verdict",
+            verdict_sign(judged.verdict).replace(" by ", "\nby "),
+        ),
     ]
 
 
@@ -416,8 +451,18 @@ def verdict_values(verdict: ToleranceVerdict) -> dict[str, Value]:
     ends_named = ("", "_low", "_high", "_level_percent")
     names = [f"{name}{end}" for name in ("change_points", "perplexity_ratio") for end in ends_named]
     decided_by = ", ".join(loss.name for loss in verdict.deciding)
-    numbers = dict(zip(names, [*values, *ratios, 100 * lost.level], strict=True))
-    return {**numbers, "verdict": verdict.verdict, "decided_by": decided_by}
+    numbers = dict(
+        zip(
+            names,
+            [*values, *ratios, 100 * lost.level],
+            strict=True,
+        )
+    )
+    return {
+        **numbers,
+        "verdict": verdict.verdict,
+        "decided_by": decided_by,
+    }
 
 
 def reached_percents(results: RunResults, model: ModelResult) -> dict[str, float]:
@@ -469,10 +514,17 @@ def numbers_table(results: RunResults, comparisons: Mapping[str, str] | None = N
             f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
         )
         low, high = accuracy_interval(record)
-        ends = {"accuracy_percent_low": 100 * low, "accuracy_percent_high": 100 * high}
+        ends = {
+            "accuracy_percent_low": 100 * low,
+            "accuracy_percent_high": 100 * high,
+        }
         accuracy = f"{percent(score.accuracy)}\n{wording.interval((low, high))}"
         return [
-            Cell("Model", name, {"model": name, **reached_percents(results, judged)}),
+            Cell(
+                "Model",
+                name,
+                {"model": name, **reached_percents(results, judged)},
+            ),
             *(
                 Cell(
                     heads[budget],
@@ -480,8 +532,16 @@ def numbers_table(results: RunResults, comparisons: Mapping[str, str] | None = N
                 )
                 for budget in shown
             ),
-            Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
-            Cell("Accuracy", accuracy, {"accuracy_percent": 100 * score.accuracy, **ends}),
+            Cell(
+                f"Right of {total:,}",
+                right,
+                {"right": score.right, "passages": score.total},
+            ),
+            Cell(
+                "Accuracy",
+                accuracy,
+                {"accuracy_percent": 100 * score.accuracy, **ends},
+            ),
             Cell(
                 "Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}
             ),
@@ -494,13 +554,25 @@ def numbers_table(results: RunResults, comparisons: Mapping[str, str] | None = N
             compared.add(n)
             same = {outcome.index for outcome in record.outcomes}
             on_same = replace(
-                dense, outcomes=tuple(item for item in dense.outcomes if item.index in same)
+                dense,
+                outcomes=tuple(item for item in dense.outcomes if item.index in same),
             )
-            rows.append(cells(f"dense, same {n:,}", results.models[0], on_same))
+            rows.append(
+                cells(
+                    f"dense, same {n:,}",
+                    results.models[0],
+                    on_same,
+                )
+            )
             links.append(escape(f"dense, same {n:,}"))
         rows.append([*cells(name, judged, record), *loss_cells(judged)])
         address = addresses.get(record.key, "")
-        link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
+        link = element(
+            "a",
+            escape(name),
+            href=address,
+            aria_label=f"{name} against dense",
+        )
         links.append(link if address else escape(name))
     return Table.of_cells(
         "The numbers of this run",

@@ -76,7 +76,12 @@ def percents(permilles: Iterable[int]) -> str:
 
 def and_join(words: Sequence[str], last: str = "and") -> str:
     """ "10 %, 20 % and 30 %". last: the word before the last one."""
-    return f" {last} ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+    return f" {last} ".join(
+        [
+            *([", ".join(words[:-1])] if len(words) > 1 else []),
+            *words[-1:],
+        ]
+    )
 
 
 def probability(value: float) -> str:
@@ -335,7 +340,10 @@ def method_title(method: MethodSettings) -> str:
 @lru_cache(maxsize=1024)
 def spec_title(spec: SparseSpec) -> str:
     """The name of how a model is pruned and healed, whatever the width multiple."""
-    usual = replace(spec.pruning, width_multiple=MethodSettings().width_multiple)
+    usual = replace(
+        spec.pruning,
+        width_multiple=MethodSettings().width_multiple,
+    )
     return spec_name(replace(spec, method=usual))
 
 
@@ -463,11 +471,21 @@ def file_stem(run: Run) -> str:
     model = run.settings.model.rstrip("/").rpartition("/")[2].rpartition(":")[2][:40]
     shares = sorted(run.settings.made_permille)
     steps = (
-        [f"{shares[0] / 10:g}", "to", f"{shares[-1] / 10:g}"]
+        [
+            f"{shares[0] / 10:g}",
+            "to",
+            f"{shares[-1] / 10:g}",
+        ]
         if len(shares) > 3
         else [f"{share / 10:g}" for share in shares]
     )
-    return "-".join([model, *(["search"] if run.find else steps), run.key[:8]])
+    return "-".join(
+        [
+            model,
+            *(["search"] if run.find else steps),
+            run.key[:8],
+        ]
+    )
 
 
 def stored_run_details(run: Run) -> str:
@@ -578,7 +596,11 @@ def record_names(run: Run, named: bool = False) -> dict[str, str]:
     """
     named = named or run.settings.names_methods
     names = {run.dense: DENSE}
-    for key, spec in zip(run.sparse, run.settings.points, strict=False):
+    for key, spec in zip(
+        run.sparse,
+        run.settings.points,
+        strict=False,
+    ):
         names[key] = model_name(spec, named, bool(run.source_type))
     return names
 
@@ -611,7 +633,10 @@ def model_words(spec: SparseSpec, named: bool = True, pruned: Pruned | None = No
     if reached and reached != percent(spec.permille / 1000):
         share = f"{share} asked, {reached}"
     words = f"{share} {share_of(method)} {removed_or_zeroed(method)}"
-    return with_type(f"{spec_title(spec)}, {words}" if named else words, spec)
+    return with_type(
+        f"{spec_title(spec)}, {words}" if named else words,
+        spec,
+    )
 
 
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:

@@ -64,9 +64,17 @@ def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
     ended = bool(ending) or (job is not None and job.stopping)
     # Without the limits of a search: those of the page stand below.
     details = wording.stored_run_details(replace(run, find=None))
-    basis = [results.name, wording.reference_title(run.settings.model), details]
+    basis = [
+        results.name,
+        wording.reference_title(run.settings.model),
+        details,
+    ]
     frame.opening(
-        run_answer.answer_sentence(results, ended, race=False),
+        run_answer.answer_sentence(
+            results,
+            ended,
+            race=False,
+        ),
         " · ".join(filter(None, basis)),
         also=run_answer.race_sentence(results),
         grows=grows,
@@ -80,7 +88,8 @@ def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
         "" if job is not None and job.live else run_answer.missing_records(run, results.missing)
     )
     show_incomplete(
-        " ".join(filter(None, (ending, missing))), _resume_without_panel(backend, run, job)
+        " ".join(filter(None, (ending, missing))),
+        _resume_without_panel(backend, run, job),
     )
 
 
@@ -90,7 +99,10 @@ def _resume_without_panel(
     """What puts the run in the queue again; None where the panel of its job has the button."""
     if job is not None and job.state != "done":
         return None
-    return lambda: job_panel.follow(backend.submit(run.find or run.settings), run.key)
+    return lambda: job_panel.follow(
+        backend.submit(run.find or run.settings),
+        run.key,
+    )
 
 
 def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool) -> None:
@@ -114,7 +126,10 @@ def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool
         if results is None or step is None:
             return
         if step.kind == "export" and results.headline is not None:
-            link_to_export(results.run.key, results.names[results.headline.key])
+            link_to_export(
+                results.run.key,
+                results.names[results.headline.key],
+            )
         elif step.link and step.request is not None:
             address = form_address(step.request)
             if address is not None:
@@ -129,7 +144,11 @@ def _offer_newer(backend: Backend, run: Run) -> None:
     if not newer:
         return
     request = replace(run.find or run.settings, revisions=())
-    with st.container(key="newer-revision", horizontal=True, vertical_alignment="center"):
+    with st.container(
+        key="newer-revision",
+        horizontal=True,
+        vertical_alignment="center",
+    ):
         frame.show(paragraph(wording.newer_words(newer), css="sd-muted"))
         frame.action_button(
             "Run on the newer one",
@@ -160,21 +179,30 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         sentence = run_answer.still_to_come(job, "This run has no result yet.")
     elif run or job is None or job.state == "done":
         sentence = run_answer.no_results(
-            run, backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense)
+            run,
+            backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense),
         )
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
     frame.opening(
-        sentence, " · ".join(job_status.job_title(job)) if job is not None else "", grows=grows
+        sentence,
+        " · ".join(job_status.job_title(job)) if job is not None else "",
+        grows=grows,
     )
     if grows:
         choose_tolerance()
     _show_next_step(backend, None, grows=grows)
     if run is not None and not live:
-        show_incomplete("The other records are kept.", _resume_without_panel(backend, run, job))
+        show_incomplete(
+            "The other records are kept.",
+            _resume_without_panel(backend, run, job),
+        )
     if job is not None:
         job_panel.watch_job(
-            backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True
+            backend,
+            job,
+            lambda: run_results(backend, backend.run(key)) is not None,
+            brief=True,
         )
     if not live and (
         request := (run and (run.find or run.settings)) or (job and job_status.job_request(job))
@@ -205,7 +233,11 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
         grows = _grows(job)
         frame.show(
             cards(
-                _numbers(results, job is not None and job.live and not job.stopping, grows),
+                _numbers(
+                    results,
+                    job is not None and job.live and not job.stopping,
+                    grows,
+                ),
                 grows=grows,
             )
         )
@@ -214,7 +246,12 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
                 None, (run_answer.estimate_words(results), structure_sentence(backend, results))
             ):
                 frame.note(note)
-        _show_prompts(backend, results, live=live, grows=grows)
+        _show_prompts(
+            backend,
+            results,
+            live=live,
+            grows=grows,
+        )
         if not (results.judged or live):
             return
         measures: tuple[Measure, ...] = (
@@ -227,15 +264,28 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
             tradeoff = results.task_tradeoff(axis)
         else:
             tradeoff = results.tradeoff(
-                axis, live_model(results, job) if job is not None and live else None
+                axis,
+                live_model(results, job) if job is not None and live else None,
             )
         if gain is not None:
-            pressed = loss_charts.show_gains(backend, results, tradeoff, gain, measure)
+            pressed = loss_charts.show_gains(
+                backend,
+                results,
+                tradeoff,
+                gain,
+                measure,
+            )
         else:
             file = file_name(wording.file_stem(results.run), measure)
             key = f"race-{measures.index(measure)}"
             paired = bool(results.race)
-            pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, key, paired=paired)
+            pressed = loss_charts.show_tradeoff_chart(
+                tradeoff,
+                measure,
+                file,
+                key,
+                paired=paired,
+            )
         loss_charts.open_comparison(results.comparisons.get(pressed))
 
     def has_grown() -> bool:
@@ -243,14 +293,22 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
         return run is not None and len(run.sparse) != len(results.run.sparse)
 
     if job is not None and (job.state != "done" or _grows(job)):
-        job_panel.watch_job(backend, job, has_grown, brief=True, below=draw)
+        job_panel.watch_job(
+            backend,
+            job,
+            has_grown,
+            brief=True,
+            below=draw,
+        )
     else:
         draw(job)
     if len(results.race) > 1:
         frame.show(verdicts.race_table(results).html)
     if results.headline is not None:
         loss_charts.show_kinds(
-            results.headline, results.names[results.headline.key], wording.file_stem(results.run)
+            results.headline,
+            results.names[results.headline.key],
+            wording.file_stem(results.run),
         )
     figures = run_answer.answer_figures(results, race=len(results.race) < 2)
     if results.judged:
@@ -263,7 +321,10 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
             frame.show_table(verdicts.numbers_table(results, addresses))
     stopped = verdicts.early_stopping_words(results.records)
     source = wording.source_note(results.run.source_type)
-    for note in filter(None, (*figures, stopped, *results.run.warnings, source)):
+    for note in filter(
+        None,
+        (*figures, stopped, *results.run.warnings, source),
+    ):
         # That stands under the prompts.
         if note != NOT_CONTINUED:
             frame.note(note)
@@ -287,15 +348,38 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
         *([(name, "sd-sparse")] if some or live else []),
     ]
     head = element(
-        "tr", *(element("th", escape(text), scope="col", css=css) for text, css in heads)
+        "tr",
+        *(
+            element(
+                "th",
+                escape(text),
+                scope="col",
+                css=css,
+            )
+            for text, css in heads
+        ),
     )
     missing = _TO_COME if live else _NOT_STORED
     drawn = element(
-        "tbody", *(_prompt_row(row, name, missing if some or live else "") for row in rows)
+        "tbody",
+        *(
+            _prompt_row(
+                row,
+                name,
+                missing if some or live else "",
+            )
+            for row in rows
+        ),
     )
     css = "sd-prompts sd-grows" if grows else "sd-prompts"
     frame.show(
-        element("table", element("thead", head), drawn, css=css, aria_label="What the models write")
+        element(
+            "table",
+            element("thead", head),
+            drawn,
+            css=css,
+            aria_label="What the models write",
+        )
     )
     with frame.row("prompts"):
         remark = f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge."
@@ -318,7 +402,11 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
             )
             if results.run.made_on:
                 others = "Other models"
-            frame.link("compare", others, **results.comparisons[sparse.key])
+            frame.link(
+                "compare",
+                others,
+                **results.comparisons[sparse.key],
+            )
 
 
 def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
@@ -334,10 +422,22 @@ def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
     )
     cells = [
         element("th", escape(row.prompt), scope="row"),
-        element("td", dense_cell, css="sd-dense", data_model="Dense"),
+        element(
+            "td",
+            dense_cell,
+            css="sd-dense",
+            data_model="Dense",
+        ),
     ]
     if sparse_cell:
-        cells.append(element("td", sparse_cell, css="sd-sparse", data_model=name))
+        cells.append(
+            element(
+                "td",
+                sparse_cell,
+                css="sd-sparse",
+                data_model=name,
+            )
+        )
     return element("tr", *cells)
 
 
@@ -379,7 +479,12 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
         parts = [wording.moment(run.started_at, frame.zone()), details]
         with st.container(gap=None):
             title = widget_label(wording.stored_run_title(run, mark.name))
-            frame.link("overview", title, run=run.key, **search_query)
+            frame.link(
+                "overview",
+                title,
+                run=run.key,
+                **search_query,
+            )
             frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 
@@ -398,13 +503,29 @@ def _numbers(results: RunResults, live: bool, grows: bool) -> list[Html]:
     elif results.search is None:
         named += [model for model in results.best if model not in named]
     shown = named[: _MOST_NUMBERS - bool(results.race)]
-    numbers = [card("Dense", *verdicts.headline_baseline(results.dense), css="sd-dense")]
+    numbers = [
+        card(
+            "Dense",
+            *verdicts.headline_baseline(results.dense),
+            css="sd-dense",
+        )
+    ]
     # Of several lines each has a colour of its own in the chart.
     colour = "" if len(results.lines) > 1 else "sd-sparse "
     for model in sorted(shown, key=lambda model: model.permille):
-        name = wording.model_words(model.spec, run.settings.names_methods, model.pruned)
+        name = wording.model_words(
+            model.spec,
+            run.settings.names_methods,
+            model.pruned,
+        )
         css = f"{colour}sd-{model.verdict.perplexity.verdict}"
-        numbers.append(card(name, *verdicts.headline_loss(model.verdict), css=css))
+        numbers.append(
+            card(
+                name,
+                *verdicts.headline_loss(model.verdict),
+                css=css,
+            )
+        )
     for rival, difference in results.race[:1]:
         title, best = (wording.spec_title(raced.spec) for raced in (rival, results.best[0]))
         numbers.append(
