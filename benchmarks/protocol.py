@@ -193,7 +193,7 @@ def _worst_words(winner, method, losses):
 
 
 def _methods(arguments):
-    names = [method.name for method in METHODS if method.settings.takes_channels]
+    names = [method.name for method in METHODS if method.settings.is_structured]
     if arguments.methods:
         names = arguments.methods.split(",")
     return with_budget(list(map(method_named, names)), arguments.budget)

@@ -457,7 +457,7 @@ def _finished(sparse: PreTrainedModel, pruned: Pruned) -> PrunedModel:
     if one_width(pruned.widths) and FAMILIES[model_type].width:
         setattr(sparse.config, FAMILIES[model_type].width, max(pruned.widths))
     pruned_model = PrunedModel(model=sparse, pruned=pruned)
-    if pruned.method.takes_channels and (why := form_problem("uniform", pruned, model_type)):
+    if pruned.method.is_structured and (why := form_problem("uniform", pruned, model_type)):
         # It would write a folder that stock code cannot load, and say nothing.
         by_export = f"Write it by sparsedash.export, as {' or '.join(pruned_model.forms)}."
         advice = (

@@ -24,7 +24,12 @@ from typing import IO, Any
 
 from sparsedash.jobs.job import Job, JobKind, kept, memory_advice
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import PATIENCE, environment_seconds, linger_s, worker_name
+from sparsedash.jobs.local_runner import (
+    LOCK_TIMEOUT_VARIABLE,
+    environment_seconds,
+    linger_s,
+    worker_name,
+)
 from sparsedash.jobs.lock_files import (
     cluster_lock,
     hold_lock,
@@ -51,10 +56,10 @@ from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSetti
 from sparsedash.schema.progress import STARTING, OnStep, OnText
 from sparsedash.schema.records import VerifySettings
 from sparsedash.schema.settings import PartSettings, RunSettings, S, settings_from_plain
-from sparsedash.storage.file_hashes import contents
+from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.local_machine import free_in_words, is_full
-from sparsedash.storage.store import WORK_PATIENCE_S, Store, claim_data_folder
-from sparsedash.storage.users import may_use_token
+from sparsedash.storage.serving import may_use_token
+from sparsedash.storage.store import WORK_LOCK_TIMEOUT_S, Store, claim_data_folder
 from sparsedash.storage.verification import verify
 
 log = logging.getLogger("sparsedash.worker")
@@ -164,7 +169,7 @@ def require_unchanged(settings: RunSettings | FindSettings, key: str, store: Sto
 
     Its results would be found by the contents of then. key: of the request.
     """
-    if settings.key(contents(settings, store)) != key:
+    if settings.key(file_hashes_of(settings, store)) != key:
         changed = "A file that this job reads was changed or removed after it was submitted, or is not on this machine."
         raise JobError(changed, "Start it again.")
 
@@ -182,7 +187,7 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
         wait_s = linger_s()
-        patience_s = environment_seconds(PATIENCE, WORK_PATIENCE_S)
+        lock_timeout_s = environment_seconds(LOCK_TIMEOUT_VARIABLE, WORK_LOCK_TIMEOUT_S)
     except SettingsError as error:
         parser.error(str(error))
     faulthandler.enable()
@@ -201,9 +206,9 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
             log.info("Slot %d has a worker already.", arguments.slot)
             return 0
         with slot:
-            Worker(arguments.data_dir, worker_name(arguments.slot), load, stop, patience_s).serve(
-                wait_s
-            )
+            Worker(
+                arguments.data_dir, worker_name(arguments.slot), load, stop, lock_timeout_s
+            ).serve(wait_s)
     except StoreError as error:
         log.error("%s", error)
         return 1
@@ -218,18 +223,18 @@ def _program_written_at() -> int:
 class Worker:
     """Serves the jobs of one data folder. name: as in the job table.
 
-    patience_s: with a locked table or store.
+    lock_timeout_s: with a locked table or store.
     """
 
     def __init__(
-        self, folder: Path, name: str, load: LoadHandlers, stop: StopFlag, patience_s: float
+        self, folder: Path, name: str, load: LoadHandlers, stop: StopFlag, lock_timeout_s: float
     ) -> None:
         self._folder = folder
         self._name = name
         self._load = load
         self._stop = stop
-        self._patience_s = patience_s
-        self._table = JobTable(folder / "jobs.sqlite", self._patience_s)
+        self._lock_timeout_s = lock_timeout_s
+        self._table = JobTable(folder / "jobs.sqlite", self._lock_timeout_s)
         self._handlers: Mapping[str, JobHandler] | None = None
         self._store: Store | None = None
         self._sound = True
@@ -296,7 +301,9 @@ class Worker:
         try:
             with self._stop.raising():
                 report(STARTING)
-                self._store = self._store or Store(self._folder, patience_s=self._patience_s)
+                self._store = self._store or Store(
+                    self._folder, lock_timeout_s=self._lock_timeout_s
+                )
                 self._handlers = self._handlers or self._load()
                 task = JobTask(
                     key=job.key,

@@ -45,7 +45,7 @@ def mlp_share(shape: ModelShape, budget: Budget) -> float:
 
 def channel_share(shape: ModelShape, method: MethodSettings, permille: int) -> float:
     """The share of channels to remove for so many per mille of the budget; at most 1."""
-    if method.takes_layers:
+    if method.removes_layers:
         return n_layers_gone(shape, method, permille) / len(shape.widths)
     whole = mlp_share(shape, method.budget)
     return min(1.0, permille / 1000 / whole) if whole else float(permille > 0)
@@ -88,9 +88,9 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
     Of channels as much as a run may ask for, since widths are rounded to what is possible; 0 where
     the only layer would go.
     """
-    if method.budget == "channels" and not (method.takes_layers and len(shape.widths) == 1):
+    if method.budget == "channels" and not (method.removes_layers and len(shape.widths) == 1):
         return MAX_SPARSITY_PERMILLE
     kept = [min(width, method.width_multiple) for width in shape.widths]
-    if method.takes_layers:
+    if method.removes_layers:
         kept = [*shape.widths[:1], *[0] * (len(shape.widths) - 1)]
     return min(MAX_SPARSITY_PERMILLE, round(1000 * reached(shape, kept)[method.budget]))

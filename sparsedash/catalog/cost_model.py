@@ -181,7 +181,7 @@ def _prune_s(run: Workload, spec: SparseSpec) -> float:
     # It is judged on a sample of the calibration text and on a few passages, which are read for it.
     n_sample = resources.MISMATCH_PASSAGES * resources.TOKENS_A_PASSAGE
     sample_s = run.token_s * n_sample + run.text_walk_s
-    if not method.takes_channels:
+    if not method.is_structured:
         return sample_s + _mask_s(run, method)
     hidden = run.shape.hidden
     n_projection = hidden * run.widths()
@@ -229,9 +229,9 @@ def _mask_s(run: Workload, method: MethodSettings) -> float:
 
 def shared_pruning_s(run: Workload, method: MethodSettings) -> float:
     """Seconds that the first sparse model of a method takes for all of them: orders and curves."""
-    if method.takes_layers:
+    if method.removes_layers:
         return _layer_order_s(run, method)
-    if not method.takes_channels:
+    if not method.is_structured:
         return 0.0
     seconds = 0.0
     if method.eliminates:
@@ -239,7 +239,7 @@ def shared_pruning_s(run: Workload, method: MethodSettings) -> float:
         # the way.
         seconds += 2 * run.widths(3) * run.solve_s + 300 * run.widths(2) * run.move_s
         seconds += _ELIMINATION_S * run.widths()
-    if method.by_curves:
+    if method.needs_curves:
         # Each level goes through the blocks behind its own, half of all; its refit keeps some two
         # thirds. One level more tells rounding apart.
         token_s = run.token_s / 2 + 2 * run.shape.n_head * run.operation_s
@@ -373,7 +373,7 @@ def _solving_bytes(run: Workload) -> int:
     masked = [
         resources.n_masked_weights(run.shape, method)
         for method in run.settings.methods
-        if not method.takes_channels
+        if not method.is_structured
     ]
     n_at_once = 1 if run.streamed else run.n_blocks
     mask_bytes = max(masked, default=0) * n_at_once // run.n_blocks * run.itemsize
@@ -426,7 +426,7 @@ def _sequential_bytes(run: Workload) -> int:
         return 0
     streams = _stream_bytes(run)
     inner = 0
-    if any(method.takes_channels for method in sequential):
+    if any(method.is_structured for method in sequential):
         inner = streams + streams * max(run.shape.widths) // run.shape.hidden
     return 2 * streams + _moment_bytes(run) + inner
 

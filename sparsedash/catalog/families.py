@@ -257,7 +257,7 @@ def require_form(form: Form, spec: SparseSpec, model_type: str | None = None) ->
 
     Asked before there is such a model; as far as the model's type is known.
     """
-    is_even = spec.pruning.per_block
+    is_even = spec.pruning.is_block_local
     problem = _problem(form, spec, model_type, is_even=is_even)
     if not problem:
         return
@@ -277,7 +277,7 @@ def _problem(form: Form, spec: SparseSpec, model_type: str | None, *, is_even: b
         return missing
     if form == "gguf" and model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
-    if method.takes_layers:
+    if method.removes_layers:
         if form == "gguf" and model_type in COUNTED_LAYERS:
             return f"llama.cpp takes from a layer's number which attention it has in {model_type}"
         if form in ("padded", "masked"):
@@ -288,7 +288,7 @@ def _problem(form: Form, spec: SparseSpec, model_type: str | None, *, is_even: b
     unbiased = family is not None and (len(family.inner) > 1 or not family.mlp_bias)
     if method.compensation == "bias" and form != "gguf" and unbiased:
         return "its blocks were given a bias, for which this family's stock code has no place"
-    if not method.takes_channels:
+    if not method.is_structured:
         if form == "masked":
             return ""
         return "single weights were set to zero, and no channel was removed"

@@ -139,7 +139,7 @@ def in_one_walk(settings: RunSettings, *, some: bool = False) -> bool:
 
     some: whether that may be so for some of the models, where other methods look back.
     """
-    forward = [not spec.looks_back for spec in settings.points]
+    forward = [not spec.needs_later_blocks for spec in settings.points]
     return not settings.evaluation.stop_early and (any(forward) if some else all(forward))
 
 
@@ -198,7 +198,7 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     if not collects_whole_moments(widths, settings):
         return gradients
     moments = len(shares_read(settings)) * sum(width * width for width in widths)
-    if any(method.needs_statistics and not method.takes_channels for method in settings.methods):
+    if any(method.needs_statistics and not method.is_structured for method in settings.methods):
         moments += 2 * hidden * hidden * len(widths)
     return 2 * moments + gradients
 
@@ -285,7 +285,7 @@ def run_disk(
             kept += streams
         changed_bytes = sorted(
             _out_bytes(shape, spec) * itemsize // 4
-            if spec.pruning.takes_channels
+            if spec.pruning.is_structured
             else n_masked_weights(shape, spec.pruning) * itemsize
             for spec in settings.points
         )
@@ -297,11 +297,11 @@ def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> 
     """Inputs of the pruned projections: of the tokens kept out of every fit and, in two bytes, of a
     few passages.
     """
-    if all(method.takes_layers for method in settings.methods):
+    if all(method.removes_layers for method in settings.methods):
         return 0
     inputs = sum(shape.widths)
     streams = STREAM_INPUTS * shape.hidden * len(shape.widths)
-    masks = [m for m in settings.methods if not m.takes_channels]
+    masks = [m for m in settings.methods if not m.is_structured]
     kept_out = settings.calibration.n_samples * settings.calibration.length // HELD_OUT_EVERY
     kept_out //= max(1, kept_out // HELD_OUT_TOKENS)
     passages = min(n_passages, MISMATCH_PASSAGES) * min(TOKENS_A_PASSAGE, MISMATCH_TOKENS)
@@ -330,17 +330,17 @@ def n_own_weights(shape: ModelShape, spec: SparseSpec) -> int:
     method = spec.method
     if method is None:
         return 0
-    if not method.takes_channels:
+    if not method.is_structured:
         return n_masked_weights(shape, method)
     kept = shape.n_mlp * (1 - channel_share(shape, method, spec.permille))
-    return round(kept * shape.hidden / shape.per_channel if method.takes_layers else kept)
+    return round(kept * shape.hidden / shape.per_channel if method.removes_layers else kept)
 
 
 def _model_bytes(shape: ModelShape, spec: SparseSpec, itemsize: int) -> int:
     """Of one sparse model until it is evaluated; of masked weights a bit each, and the refitted
     ones.
     """
-    if spec.pruning.takes_channels:
+    if spec.pruning.is_structured:
         return _out_bytes(shape, spec)
     n = n_masked_weights(shape, spec.pruning)
     if spec.pruning.compensation == "none":

@@ -42,7 +42,7 @@ def _require_samples_for_mix(spec: SparseSpec, calibration: CalibrationSettings)
 
 def _require_removable(method: MethodSettings, permille: int, shape: ModelShape) -> None:
     widest = max(shape.widths)
-    cuts_channels = method.takes_channels and not method.takes_layers
+    cuts_channels = method.is_structured and not method.removes_layers
     if cuts_channels and method.width_multiple >= widest > 1:
         allowed = f"less than the {widest:,} channels of the MLPs"
         raise SettingsError("width multiple", method.width_multiple, allowed)
@@ -50,13 +50,13 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
     if permille <= most:
         return
     budget = BUDGET_TITLES[method.budget]
-    if not most and not method.takes_layers:
+    if not most and not method.removes_layers:
         raise SettingsError(
             "budget",
             said=f"Removing MLP channels frees nothing of the {budget}.",
             advice="Choose another budget, or a method that removes whole layers.",
         )
-    what = "layers" if method.takes_layers else "MLP channels"
+    what = "layers" if method.removes_layers else "MLP channels"
     raise SettingsError(
         "sparsity",
         f"{percents_text((permille,))} %",

@@ -36,7 +36,7 @@ from sparsedash.schema.progress import Step
 
 T = TypeVar("T")
 
-PATIENCE_S = 5.0
+LOCK_TIMEOUT_S = 5.0
 """How long to wait for another process while a user waits for the page."""
 _TRY_S, _RETRY_S = 0.1, 0.02
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -80,11 +80,13 @@ class Database:
     """One connection, shared by the threads of this process. Its methods raise StoreError for
     SQLite's errors.
 
-    patience_s: how long to wait while another process keeps the file locked.
+    lock_timeout_s: how long to wait while another process keeps the file locked.
     """
 
-    def __init__(self, path: Path, patience_s: float) -> None:
-        self._path, self._patience_s, self._lock = path, patience_s, threading.RLock()
+    def __init__(self, path: Path, lock_timeout_s: float) -> None:
+        self._path = path
+        self._lock_timeout_s = lock_timeout_s
+        self._lock = threading.RLock()
         if path.parent.is_dir() and not path.exists():
             # SQLite would close the file to a group that shares the folder; its other files get the
             # same mode.
@@ -101,14 +103,14 @@ class Database:
 
     def _prepare(self) -> None:
         self._db.row_factory = sqlite3.Row
-        self._patiently(lambda: self._db.execute("PRAGMA journal_mode = WAL"))
+        self._retry_while_locked(lambda: self._db.execute("PRAGMA journal_mode = WAL"))
         # A power cut may take the last moments with it, never the order of things; a crash takes
         # nothing.
         self._db.execute("PRAGMA synchronous = NORMAL")
         # Not written where it exists: a locked table can then be opened and read.
-        made = "SELECT 1 FROM sqlite_master WHERE name = 'jobs'"
-        if not self._patiently(lambda: self._db.execute(made).fetchone()):
-            self._patiently(lambda: self._db.executescript(_SCHEMA))
+        jobs_table = "SELECT 1 FROM sqlite_master WHERE name = 'jobs'"
+        if not self._retry_while_locked(lambda: self._db.execute(jobs_table).fetchone()):
+            self._retry_while_locked(lambda: self._db.executescript(_SCHEMA))
 
     def read(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
         """The rows as they are now; writers are not waited for."""
@@ -118,17 +120,17 @@ class Database:
                 return self._db.execute(query, values).fetchall()
 
         with self._as_store_error():
-            return self._patiently(rows)
+            return self._retry_while_locked(rows)
 
     @contextmanager
-    def writing(self, patience_s: float | None = None) -> Iterator[sqlite3.Connection]:
+    def writing(self, lock_timeout_s: float | None = None) -> Iterator[sqlite3.Connection]:
         """A write transaction, rolled back when the block raises; inside another one of this
         thread, part of that.
 
-        patience_s: in place of the connection's.
+        lock_timeout_s: in place of the connection's.
         """
         with self._as_store_error():
-            outermost = self._patiently(self._begin, patience_s)
+            outermost = self._retry_while_locked(self._begin, lock_timeout_s)
             try:
                 if outermost:
                     with self._db:
@@ -159,12 +161,16 @@ class Database:
             raise
         return True
 
-    def _patiently(self, action: Callable[[], T], patience_s: float | None = None) -> T:
+    def _retry_while_locked(
+        self, action: Callable[[], T], lock_timeout_s: float | None = None
+    ) -> T:
         """The action's result, tried again while another process keeps the file locked.
 
         SQLite could wait by itself, but deaf to signals and to other threads.
         """
-        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
+        deadline = time.monotonic() + (
+            self._lock_timeout_s if lock_timeout_s is None else lock_timeout_s
+        )
         while True:
             try:
                 return action()
@@ -206,15 +212,15 @@ def _code(error: sqlite3.Error) -> int:
 class JobTable:
     """The jobs of one data folder. Safe to share between threads and processes.
 
-    path: the SQLite file; its folder exists. patience_s: how long to wait while another process
+    path: the SQLite file; its folder exists. lock_timeout_s: how long to wait while another process
     keeps it locked.
     owners: who asked for what. Every method may raise StoreError when the file cannot be read or
     written.
     """
 
-    def __init__(self, path: Path, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, path: Path, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         self._logs = path.parent / "logs"
-        self._database = Database(path, patience_s)
+        self._database = Database(path, lock_timeout_s)
         self.owners = Owners(self._database)
 
     def submit(

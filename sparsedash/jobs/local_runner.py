@@ -102,22 +102,18 @@ class LocalRunner:
         bound: bool = False,
         elsewhere: Callable[[Job], bool] = lambda job: False,
     ) -> None:
-        self._folder, self._table, self._command, self._elsewhere = (
-            folder,
-            table,
-            tuple(command),
-            elsewhere,
-        )
-        self._term_after_s, self._kill_after_s, self._start_within_s = (
-            term_after_s,
-            kill_after_s,
-            start_within_s,
-        )
+        self._folder = folder
+        self._table = table
+        self._command = tuple(command)
+        self._elsewhere = elsewhere
+        self._term_after_s = term_after_s
+        self._kill_after_s = kill_after_s
+        self._start_within_s = start_within_s
         self._n_slots = 1 if bound else n_slots()
         self._bound_by: tuple[int, ...] = os.pipe() if bound else ()
         # Bad values are refused here, and not by each worker in its log.
         linger_s()
-        environment_seconds(PATIENCE, 0.0)
+        environment_seconds(LOCK_TIMEOUT_VARIABLE, 0.0)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
         self._stopping: dict[tuple[int, int], float] = {}
@@ -318,7 +314,7 @@ def n_slots() -> int:
     return int(asked)
 
 
-PATIENCE = "SPARSEDASH_PATIENCE_S"
+LOCK_TIMEOUT_VARIABLE = "SPARSEDASH_PATIENCE_S"
 """Names how long a worker waits while another process keeps the job table or the results locked."""
 
 

@@ -97,7 +97,7 @@ def run_gains(
                 name,
             )
             why = UNKNOWN
-        elif model.method.takes_channels:
+        elif model.method.is_structured:
             timing = backend.result(Timing, request.key())
             phase = timing.timed(GAIN_PHASES[name]) if timing else None
             gain = None
@@ -137,12 +137,12 @@ def structure_sentence(backend: Backend, results: RunResults) -> str:
     ):
         method = model.method
         if (
-            method.takes_channels
+            method.is_structured
             and not model.spec.is_quantised
             and model.permille
             and method.budget != "channels"
         ):
-            kinds[method.takes_layers].setdefault(model.permille, []).append(model)
+            kinds[method.removes_layers].setdefault(model.permille, []).append(model)
     if not (common := kinds[0].keys() & kinds[1].keys()):
         return ""
     named = results.headline.sparsity_permille if results.headline else None
@@ -382,10 +382,10 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
         rows.append([part, *figures, *(shapes or [""] * len(names))])
     n = model_shape.removed_channels(shape, pruned.widths)
     kept = f"{n:,} of {sum(shape.widths):,} inner channels removed."
-    if pruned.method.takes_layers:
+    if pruned.method.removes_layers:
         n_layers = model_shape.removed_layers(pruned.widths)
         kept = f"{n_layers} of {len(pruned.widths)} layers removed, attention included."
-    elif n == 0 and not pruned.method.takes_channels:
+    elif n == 0 and not pruned.method.is_structured:
         kept = "Only zeros: every matrix keeps its shape and its bytes."
     caption = (
         f"{kept} Shapes: outputs × inputs of the MLP's projections. Bytes: {dtype} weights and biases of the channels. "

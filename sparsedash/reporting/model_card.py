@@ -56,7 +56,7 @@ def model_card(facts: CardFacts, judged: ModelResult) -> str:
     proof = facts.proof
     written = facts.written
     assert pruned is not None
-    channels = pruned.method.takes_channels
+    channels = pruned.method.is_structured
     is_gguf = settings.form == "gguf"
     hub = hub_name(facts.sparse)
     data = ModelCardData(
@@ -130,13 +130,13 @@ def _line(text: str) -> str:
 
 def _removed_words(pruned: Pruned) -> tuple[str, str]:
     """What was done, as a sentence without its end, and how much is gone."""
-    if pruned.method.takes_layers:
+    if pruned.method.removes_layers:
         return (
             "whole layers were removed",
             f"{removed_layers(pruned.widths)} of {len(pruned.widths)} layers",
         )
     share = f"{100 * pruned.reached.channels:.1f} % of the MLPs'"
-    if pruned.method.takes_channels:
+    if pruned.method.is_structured:
         return "inner channels of the MLPs were removed", f"{share} channels"
     return "single weights were set to zero", f"{share} weights"
 

@@ -58,7 +58,7 @@ def quantised_sentence(results: RunResults) -> str:
     pruned = [
         (model, sizes[0])
         for model in results.judged
-        if model.permille and model.method.takes_channels and (sizes := results.file_bytes(model))
+        if model.permille and model.method.is_structured and (sizes := results.file_bytes(model))
     ]
     alone = sorted(
         (

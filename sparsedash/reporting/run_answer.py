@@ -205,7 +205,7 @@ def shares_sentence(
         last = "and" if clauses else "or"
         clauses.append((and_join(names, last), "", verdict_words(group[0].verdict, be)))
     method = models[0].method
-    verb, after = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
+    verb, after = ("Removing", "") if method.is_structured else ("Setting", " to zero")
     (name, note, verdict), *others = clauses
     subject = f"{verb} {name} {wording.share_of(method)}{after}{note}{with_method}"
     sentences = [f"{model_name or subject} {verdict}."]
@@ -282,9 +282,9 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
     zeros = [
         f"“{wording.method_title(method)}”"
         for method in results.run.settings.methods
-        if not method.takes_channels
+        if not method.is_structured
     ]
-    if models and models[0].method.takes_channels and zeros:
+    if models and models[0].method.is_structured and zeros:
         figures.append(
             f"Not compared: {and_join(zeros)}. Zeros make a model neither smaller nor faster."
         )
@@ -299,12 +299,12 @@ def rounding_note(model: ModelResult | ModelVerdict) -> str:
     """The share that is removed, where rounding moved it by a tenth or more of what was asked
     for.
     """
-    if not isinstance(model, ModelResult) or not model.method.takes_channels:
+    if not isinstance(model, ModelResult) or not model.method.is_structured:
         return ""
     reached = model.pruned.reached[model.method.budget]
     if abs(reached - model.permille / 1000) < model.permille / 10_000:
         return ""
-    how = "to whole layers" if model.method.takes_layers else "the widths"
+    how = "to whole layers" if model.method.removes_layers else "the widths"
     return f" ({wording.percent(reached)} after rounding {how})"
 
 

@@ -164,7 +164,7 @@ def best_method(models: Sequence[W]) -> list[W]:
         if model.permille and not model.spec.is_quantised:
             by_method.setdefault(wording.spec_title(model.spec), []).append(model)
     candidates = list(by_method.values())
-    channels = [models for models in candidates if models[0].method.takes_channels]
+    channels = [models for models in candidates if models[0].method.is_structured]
 
     def merit(models: Sequence[W]) -> tuple[int, float]:
         most = largest_within(models)
@@ -198,7 +198,7 @@ def is_one_layer_apart(within: ModelResult | None, beyond: ModelResult | None) -
     """Whether nothing lies between two models since the second has one layer less. within: None for
     dense.
     """
-    if beyond is None or beyond.record.pruned is None or not beyond.method.takes_layers:
+    if beyond is None or beyond.record.pruned is None or not beyond.method.removes_layers:
         return False
     before = within.record.pruned.widths.count(0) if within and within.record.pruned else 0
     return 0 <= beyond.record.pruned.widths.count(0) - before <= 1
@@ -403,9 +403,9 @@ class RunResults:
         by_title: dict[str, list[SparseSpec]] = {}
         if self._named is None:
             return by_title
-        channels = self._named.method.takes_channels
+        channels = self._named.method.is_structured
         for spec in self.run.settings.points:
-            if spec.method and not spec.is_quantised and spec.method.takes_channels == channels:
+            if spec.method and not spec.is_quantised and spec.method.is_structured == channels:
                 by_title.setdefault(wording.spec_title(spec), []).append(spec)
         return by_title
 

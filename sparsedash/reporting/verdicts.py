@@ -499,7 +499,7 @@ def numbers_table(results: RunResults, comparisons: Mapping[str, str] | None = N
     axis = results.run.settings.axis
     rows = []
     links = []
-    gone = "removed" if all(method.takes_channels for method in methods) else "removed or zero"
+    gone = "removed" if all(method.is_structured for method in methods) else "removed or zero"
     # Four columns of shares would not fit beside the rest; the file has them.
     heads = {
         item: f"{wording.first_upper(title)} {gone}"

@@ -383,8 +383,8 @@ def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
     "file size".
     """
     methods = list(methods)
-    kinds = {method.takes_channels for method in methods}
-    if methods and all(method.takes_layers for method in methods):
+    kinds = {method.is_structured for method in methods}
+    if methods and all(method.removes_layers for method in methods):
         return BUDGET_TITLES | {"channels": "layers"}
     return BUDGET_TITLES | (
         {} if kinds <= {True} else {"channels": "MLP weights" if kinds == {False} else "MLP"}
@@ -419,12 +419,12 @@ def healing_words(done: Healed) -> str:
 
 def removed_or_zeroed(settings: MethodSettings) -> str:
     """What happens to the weights that a method takes."""
-    return "removed" if settings.takes_channels else "set to zero"
+    return "removed" if settings.is_structured else "set to zero"
 
 
 def share_of(settings: MethodSettings) -> str:
     """What a method takes a share of."""
-    if settings.takes_channels:
+    if settings.is_structured:
         return f"of the {budget_titles([settings])[settings.budget]}"
     return "of the MLPs' weights" if settings.scope == "mlp" else "of the decoder's weights"
 
@@ -628,7 +628,7 @@ def model_words(spec: SparseSpec, named: bool = True, pruned: Pruned | None = No
     method = spec.method
     share = sparsity_percent(spec.permille)
     # Of a quantised file's bytes most are gone by its type.
-    is_measured = method.takes_channels and not (spec.is_quantised and method.budget == "bytes")
+    is_measured = method.is_structured and not (spec.is_quantised and method.budget == "bytes")
     reached = percent(pruned.reached[method.budget]) if pruned and is_measured else ""
     if reached and reached != percent(spec.permille / 1000):
         share = f"{share} asked, {reached}"
@@ -642,11 +642,11 @@ def model_words(spec: SparseSpec, named: bool = True, pruned: Pruned | None = No
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:
     """The title of an axis with the shares of this budget that such methods took."""
     methods = list(methods)
-    only_layers = methods and all(method.takes_layers for method in methods)
+    only_layers = methods and all(method.removes_layers for method in methods)
     title = "Layers" if only_layers and budget == "channels" else first_upper(BUDGET_TITLES[budget])
-    if budget == "bytes" or all(method.takes_channels for method in methods):
+    if budget == "bytes" or all(method.is_structured for method in methods):
         return f"{title} removed"
     weights_words = "MLP weights " if budget == "channels" else ""
-    if not any(method.takes_channels for method in methods):
+    if not any(method.is_structured for method in methods):
         return f"{weights_words or f'{title} '}set to zero"
     return f"{title} removed, or {weights_words}set to zero"

@@ -175,7 +175,7 @@ class MethodSettings:
             # Its scores are the places in an order, which are the same in every block.
             words = f"uniform or curves with saliency {self.saliency}"
             raise SettingsError("allocation", self.allocation, words)
-        if self.by_curves and self.by_gradient and self.rounds > 1:
+        if self.needs_curves and self.by_gradient and self.rounds > 1:
             # In every round others go first, at every sparsity: each would need curves of its own.
             raise SettingsError("rounds", self.rounds, "1 with allocation curves")
         if self.rounds == 1:
@@ -192,14 +192,14 @@ class MethodSettings:
         return uses_parameter(parameter, **choices)
 
     @property
-    def takes_channels(self) -> bool:
+    def is_structured(self) -> bool:
         """Whether channels are removed, alone or with their whole layers; else single weights are
         set to zero.
         """
-        return self.pattern == "channelx1" or self.takes_layers
+        return self.pattern == "channelx1" or self.removes_layers
 
     @property
-    def takes_layers(self) -> bool:
+    def removes_layers(self) -> bool:
         """Whether whole layers are removed."""
         return self.pattern == "layer"
 
@@ -224,12 +224,12 @@ class MethodSettings:
         return self.compensation == "sequential"
 
     @property
-    def by_curves(self) -> bool:
+    def needs_curves(self) -> bool:
         """Whether the model's loss is measured layer by layer."""
         return self.allocation == "curves"
 
     @property
-    def per_block(self) -> bool:
+    def is_block_local(self) -> bool:
         """Whether the width of a block depends on no other block."""
         return self.allocation == "uniform"
 
@@ -238,8 +238,8 @@ class MethodSettings:
         """Whether the dense model's activations on the calibration text are collected: for the
         result, or for the errors of its layers.
         """
-        is_read = self.takes_channels or not self.in_sequence
-        return self.reads_text and not self.takes_layers and is_read
+        is_read = self.is_structured or not self.in_sequence
+        return self.reads_text and not self.removes_layers and is_read
 
     @property
     def eliminates(self) -> bool:
@@ -251,22 +251,22 @@ class MethodSettings:
     @property
     def solves(self) -> bool:
         """Whether the method needs full second moments, not only their diagonals."""
-        return self.refits or self.eliminates or self.by_curves
+        return self.refits or self.eliminates or self.needs_curves
 
     @property
     def reads_again(self) -> bool:
         """Whether pruning needs its own passes over the calibration text, after the calibration."""
-        inputs = self.reads_text and not self.takes_channels
-        orders = self.takes_layers and self.saliency != "random"
+        inputs = self.reads_text and not self.is_structured
+        orders = self.removes_layers and self.saliency != "random"
         return self.by_gradient or self.in_sequence or inputs or orders
 
     @property
-    def looks_back(self) -> bool:
+    def needs_later_blocks(self) -> bool:
         """Whether a pruned block depends on more than the first pass of the calibration text up to
         it.
         """
-        later = self.in_sequence or self.takes_layers
-        return later or self.by_gradient or not self.per_block
+        later = self.in_sequence or self.removes_layers
+        return later or self.by_gradient or not self.is_block_local
 
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """The sparsities (per mille) of this method in a sweep: those asked for, or its pattern's
@@ -282,8 +282,8 @@ def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[Meth
 
     Raises SettingsError where none of them removes channels, and the budget is another.
     """
-    some = any(method.takes_channels for method in methods)
-    return tuple(replace(m, budget=budget) if m.takes_channels or not some else m for m in methods)
+    some = any(method.is_structured for method in methods)
+    return tuple(replace(m, budget=budget) if m.is_structured or not some else m for m in methods)
 
 
 def uses_parameter(

@@ -289,7 +289,7 @@ class RunSettings:
                 "methods", said="A method is named twice.", advice="Name each one once."
             )
         self._check_variants()
-        if len(budgets := {method.budget for method in self.methods if method.takes_channels}) > 1:
+        if len(budgets := {method.budget for method in self.methods if method.is_structured}) > 1:
             raise SettingsError("budgets", sorted(budgets), "one for all methods of a run")
         if self.quantise and self.dtype != "float32":
             raise SettingsError("number format", self.dtype, "float32 where models are quantised")
@@ -331,7 +331,7 @@ class RunSettings:
             raise SettingsError("heal steps", (), "at least one number")
         for n_steps in self.heal_steps:
             require_whole("heal steps", n_steps, 0, MAX_HEAL_STEPS)
-        if any(method.takes_channels for method in self.methods):
+        if any(method.is_structured for method in self.methods):
             return
         if any(self.heal_steps):
             steps = f"{max(self.heal_steps)} steps"
@@ -350,9 +350,9 @@ class RunSettings:
         """
         specs = [SparseSpec(quantise=kind) for kind in self.quantise]
         for method in self.methods:
-            steps = self.heal_steps if method.takes_channels else (0,)
+            steps = self.heal_steps if method.is_structured else (0,)
             kinds: tuple[Quantisation | Literal[""], ...]
-            kinds = ("", *self.quantise) if method.takes_channels else ("",)
+            kinds = ("", *self.quantise) if method.is_structured else ("",)
             permilles = filter(None, method.sparsities(self.sparsities_permille))
             for n_steps, kind, permille in product(steps, kinds, permilles):
                 specs.append(SparseSpec(method, permille, n_steps, kind))
@@ -386,7 +386,7 @@ class RunSettings:
     @property
     def budget(self) -> Budget:
         """What its sparsities are a share of, where channels are removed."""
-        return next((method.budget for method in self.methods if method.takes_channels), "channels")
+        return next((method.budget for method in self.methods if method.is_structured), "channels")
 
     @property
     def axis(self) -> Budget:

@@ -47,7 +47,7 @@ class SparseSpec:
             object.__setattr__(self, "method", None)
             object.__setattr__(self, "permille", 0)
             object.__setattr__(self, "heal_steps", 0)
-        elif not self.method.takes_channels:
+        elif not self.method.is_structured:
             pattern = self.method.pattern
             if self.heal_steps:
                 raise SettingsError("heal steps", self.heal_steps, f"0 with pattern {pattern}")
@@ -90,9 +90,9 @@ class SparseSpec:
         return self.method is not None and (self.method.reads_text or self.is_healed)
 
     @property
-    def looks_back(self) -> bool:
+    def needs_later_blocks(self) -> bool:
         """Whether a block depends on more than the first pass of the calibration text up to it."""
-        return self.pruning.looks_back or self.is_healed or self.is_quantised
+        return self.pruning.needs_later_blocks or self.is_healed or self.is_quantised
 
     def method_document(self) -> dict[str, Any]:
         """The choices of pruning, the steps of healing and the type, as JSON values."""
@@ -124,14 +124,14 @@ def what_matters(method: MethodSettings) -> dict[str, Any]:
     """The parameters that a method's choices use, and the versions of what it rests on."""
     rests_on = {
         "gradients": method.by_gradient,
-        "inputs": method.needs_statistics and not method.takes_channels,
-        "curves": method.by_curves,
-        "order": method.takes_layers and method.reads_text,
+        "inputs": method.needs_statistics and not method.is_structured,
+        "curves": method.needs_curves,
+        "order": method.removes_layers and method.reads_text,
         "allocation": method.allocation in ("global", "standardised"),
         "pruned": method.in_sequence,
         "solve": method.uses("damping"),
-        "elimination": method.eliminates and method.takes_channels,
-        "random": method.saliency == "random" and not method.takes_layers,
+        "elimination": method.eliminates and method.is_structured,
+        "random": method.saliency == "random" and not method.removes_layers,
     }
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}
     versions = {

@@ -46,13 +46,14 @@ from sparsedash.service.stored_results import (
     recalled,
 )
 from sparsedash.service.user_files import Exports, UserUploads
-from sparsedash.storage.file_hashes import contents
+from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
-from sparsedash.storage.store import WORK_PATIENCE_S, Store
+from sparsedash.storage.serving import LOCAL, Serving
+from sparsedash.storage.store import WORK_LOCK_TIMEOUT_S, Store
 from sparsedash.storage.text_files import Uploads, texts_read
-from sparsedash.storage.users import LOCAL, Serving, UserData
+from sparsedash.storage.users import UserData
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Backend:
         self.answers = AnswerCache(self._store)
         self.verdict_cache = VerdictCache(self._store, answers=self.answers)
         # What its machines send is kept while a connection is in use: not that of the pages.
-        self._cluster_table = JobTable(self.data_dir / "jobs.sqlite", WORK_PATIENCE_S)
+        self._cluster_table = JobTable(self.data_dir / "jobs.sqlite", WORK_LOCK_TIMEOUT_S)
         self._cluster = cluster_runner(self.data_dir, self._cluster_table, self._store)
         elsewhere = self._cluster.takes if self._cluster else lambda job: False
         self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
@@ -498,7 +499,7 @@ class Backend:
     def _key(self, request: Request) -> str:
         """The name of a request. Local files that have changed are read for it."""
         if isinstance(request, RunSettings | FindSettings):
-            return request.key(contents(request, self._store))
+            return request.key(file_hashes_of(request, self._store))
         return request.key()
 
     def _is_stored(self, request: Request, key: str) -> bool:

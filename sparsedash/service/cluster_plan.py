@@ -26,9 +26,9 @@ from sparsedash.schema.records import Record, Run, from_json, to_json
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.service.cluster_machine import kept_artefact, machine_facts, perform_part
 from sparsedash.storage.run_files import RunFile, keep_results, keep_run, read_run_file, run_file
+from sparsedash.storage.serving import may_use_token
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import UPLOAD, file_of
-from sparsedash.storage.users import may_use_token
 
 if TYPE_CHECKING:
     from sparsedash.jobs.cluster import Cluster
@@ -234,8 +234,8 @@ def first_points(asked: RunSettings) -> tuple[int, ...]:
         if spec.reads_text:
             method = spec.pruning
             share = store_keys.mix_share(spec, asked.calibration)
-            reads = method.needs_statistics, method.by_gradient, method.by_curves
-            first.setdefault((share, method.takes_channels, *reads), point)
+            reads = method.needs_statistics, method.by_gradient, method.needs_curves
+            first.setdefault((share, method.is_structured, *reads), point)
     return tuple(sorted(first.values())) or (0,)
 
 

@@ -28,7 +28,7 @@ from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.store import Store
 
 _FETCHING = "sparsedash.engine.models.hub"
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
 
@@ -79,14 +79,14 @@ def look_up(names: Sequence[str], *, with_token: bool) -> dict[str, dict[str, st
             command,
             capture_output=True,
             text=True,
-            timeout=_PATIENCE_S,
+            timeout=_TIMEOUT_S,
             check=True,
             env=child_environment(),
         )
         return msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, dict[str, str]])
     except subprocess.TimeoutExpired as error:
         raise ModelError(
-            f"The hub did not answer within {_PATIENCE_S:.0f} seconds.", "Try again later."
+            f"The hub did not answer within {_TIMEOUT_S:.0f} seconds.", "Try again later."
         ) from error
     except (subprocess.CalledProcessError, OSError, IndexError, msgspec.MsgspecError) as error:
         raise ModelError(

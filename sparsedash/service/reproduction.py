@@ -183,7 +183,7 @@ def _is_of_row(record: Record, row: PublishedRow) -> bool:
     pruned = record.pruned
     return (
         pruned is not None
-        and pruned.method.takes_channels
+        and pruned.method.is_structured
         and pruned.spec == pruned.spec.before_healing
         and pruned.method.budget == "channels"
         and pruned.sparsity_permille == row.sparsity_permille

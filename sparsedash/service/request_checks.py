@@ -38,6 +38,7 @@ from sparsedash.service.model_lookup import folder_problem, gguf_file_problem
 from sparsedash.service.stored_results import ResultCache, run_passages
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.model_folders import HUB_ID, model_config
+from sparsedash.storage.serving import LOCAL, Serving
 from sparsedash.storage.text_files import (
     FEWEST_UPLOADED,
     FILE,
@@ -47,7 +48,6 @@ from sparsedash.storage.text_files import (
     named_text_count,
     names_file,
 )
-from sparsedash.storage.users import LOCAL, Serving
 
 ReferenceField = Literal["model", "calibration text", "evaluation text"]
 """The fields that name a model or a text."""
@@ -62,7 +62,7 @@ _TEXT_NAMES = tuple(
 class Access:
     """The rights of one user.
 
-    user: as `visitor_name` spells it. rules: None without logins.
+    user: as `user_name` spells it. rules: None without logins.
     """
 
     def __init__(

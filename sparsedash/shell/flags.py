@@ -31,7 +31,7 @@ from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
 from sparsedash.storage.local_machine import data_folder, local_path, path_kind
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.run_files import SUFFIX
-from sparsedash.storage.store import WORK_PATIENCE_S, Store
+from sparsedash.storage.store import WORK_LOCK_TIMEOUT_S, Store
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -287,7 +287,7 @@ def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
     folder = local_path(arguments.data_dir).absolute()
     if not new and path_kind(folder) != "folder":
         raise SettingsError("--data-dir", str(folder), "a data folder of SparseDash")
-    return Store(folder, patience_s=WORK_PATIENCE_S)
+    return Store(folder, lock_timeout_s=WORK_LOCK_TIMEOUT_S)
 
 
 def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Namespace) -> Store:
@@ -330,7 +330,7 @@ def _uses(settings: RunSettings, flag: str, *, heals: bool) -> bool:
     if flag == "--sparsity":
         return any(spec.permille in settings.sparsities_permille for spec in settings.points)
     if flag in ("--heal", "--heal-steps"):
-        return any(method.takes_channels for method in settings.methods)
+        return any(method.is_structured for method in settings.methods)
     row = _OF_METHODS.get(flag)
     return row is None or any(method.uses(row.name) for method in settings.methods)
 

@@ -229,7 +229,7 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
         raise SparseDashError(
             "Only one model can be timed.", "Name one --method and one --sparsity above 0."
         )
-    if not settings.points[0].pruning.takes_channels:
+    if not settings.points[0].pruning.is_structured:
         raise SparseDashError(
             "Zeros in single weights give no speed-up, so they are not timed.",
             "Name a --method that removes channels.",

@@ -139,7 +139,7 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         return data
 
 
-def open_cache(folder: Path, policy: str, patience_s: float) -> Any:
+def open_cache(folder: Path, policy: str, lock_timeout_s: float) -> Any:
     """The diskcache of a folder. Raises the errors of SQLite and of the disk."""
     path = folder / "cache.db"
 
@@ -159,7 +159,7 @@ def open_cache(folder: Path, policy: str, patience_s: float) -> Any:
     if not path.exists():
         path.touch(mode=mode_in(folder, 0o600))
     # diskcache itself waits a minute for a locked file.
-    patiently(try_to_write, patience_s)
+    retry_while_locked(try_to_write, lock_timeout_s)
     settings = {**_SETTINGS, "size_limit": 2**62, "eviction_policy": policy}
     return diskcache.Cache(
         str(folder),
@@ -184,9 +184,9 @@ def sweep_orphans(cache: Any) -> None:
                 file.unlink(missing_ok=True)
 
 
-def patiently(action: Callable[[], T], patience_s: float) -> T:
+def retry_while_locked(action: Callable[[], T], lock_timeout_s: float) -> T:
     """The action's result, tried again while another process keeps the file locked."""
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + lock_timeout_s
     while True:
         try:
             return action()

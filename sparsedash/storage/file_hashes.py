@@ -1,6 +1,4 @@
-"""What tells that local files have changed: stamps, which are read without the files, and hashes of
-their contents.
-"""
+"""Hashes of local files, cached by size and modification time."""
 
 import hashlib
 import time
@@ -71,7 +69,7 @@ def files_identity(folder: Path, store: Store) -> str:
     return identity_of((file.name, hash_file(file, store)) for file in _identifying_files(folder))
 
 
-def contents(settings: RunSettings | FindSettings, store: Store) -> dict[str, str]:
+def file_hashes_of(settings: RunSettings | FindSettings, store: Store) -> dict[str, str]:
     """Hashes of all local files that a run or a search reads, by the references that name them.
 
     Without those that cannot be read, of which the run says why.

@@ -11,7 +11,7 @@ from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 _OLD_S = 60.0
-_PATIENCE_S = 3.0
+_TIMEOUT_S = 3.0
 _PAGE_S = 1.0
 """How long a page waits for the first answer."""
 
@@ -50,7 +50,7 @@ class HubReach:
         answered = False
         # ValueError: the address is none.
         with suppress(HTTPError, OSError, ValueError):
-            get_session().head(self._address, timeout=_PATIENCE_S)
+            get_session().head(self._address, timeout=_TIMEOUT_S)
             answered = True
         self._answered = answered
         self._over.set()
@@ -58,4 +58,4 @@ class HubReach:
 
 def reachable() -> bool:
     """Whether the hub answers within seconds; never asked where the environment forbids it."""
-    return HubReach().answers(_PATIENCE_S)
+    return HubReach().answers(_TIMEOUT_S)

@@ -1,5 +1,4 @@
-"""The store of records and artefacts in the data folder, with checksums, without pickles;
-checkpoints of stages.
+"""The store of records and artefacts in the data folder, with checksums, without pickles.
 
 Two diskcaches (see docs/adr/0002): `records` holds JSON text and evicts nothing; `artefacts` holds
 bytes up to a size limit and evicts what was used least recently. Every entry carries a sha256 of
@@ -11,7 +10,7 @@ import logging
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,8 @@ from typing import Any, Literal, TypeVar
 import diskcache
 
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import CalibrationError, StoreError
-from sparsedash.schema.records import ArtefactKind, R, about_artefact, from_json, to_json
+from sparsedash.schema.errors import StoreError
+from sparsedash.schema.records import R, from_json, to_json
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.disk_cache import (
     DAMAGED,
@@ -38,7 +37,7 @@ from sparsedash.storage.disk_cache import (
     evict_oldest,
     is_sound,
     open_cache,
-    patiently,
+    retry_while_locked,
     room_of_environment,
     sweep_orphans,
     unsigned,
@@ -56,10 +55,10 @@ T = TypeVar("T")
 Shelf = Literal["records", "artefacts"]
 """The two caches of a data folder."""
 
-PATIENCE_S = 5.0
+LOCK_TIMEOUT_S = 5.0
 """How long to wait for another process while a user waits for the page."""
 
-WORK_PATIENCE_S = 600.0
+WORK_LOCK_TIMEOUT_S = 600.0
 """The same where hours of work would be lost."""
 
 # UnicodeDecodeError: SQLite quotes its damaged schema, which Python cannot decode.
@@ -69,22 +68,24 @@ _FAILS = (OSError, sqlite3.Error, diskcache.Timeout, UnicodeDecodeError)
 class Store:
     """Records and artefacts of one data folder. Safe to share between threads and processes.
 
-    folder: created with access for the owner only. patience_s: how long to wait while another
+    folder: created with access for the owner only. lock_timeout_s: how long to wait while another
     process keeps a file locked. Raises StoreError when the folder cannot be used, SettingsError on
     a bad variable.
     """
 
-    def __init__(self, folder: Path, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, folder: Path, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         self.folder = folder
-        self._patience_s = patience_s
+        self._lock_timeout_s = lock_timeout_s
         self._opened_at = time.time()
         # Validate the limit early.
         room_of_environment()
         claim_data_folder(folder)
         try:
             self._caches: dict[Shelf, Any] = {
-                "records": open_cache(folder / "records", "none", patience_s),
-                "artefacts": open_cache(folder / "artefacts", "least-recently-used", patience_s),
+                "records": open_cache(folder / "records", "none", lock_timeout_s),
+                "artefacts": open_cache(
+                    folder / "artefacts", "least-recently-used", lock_timeout_s
+                ),
             }
         except _FAILS as error:
             raise _unusable(folder, error) from error
@@ -102,7 +103,7 @@ class Store:
                 self.put(key, record)
                 return record
 
-        return self._patiently("written", changed)
+        return self._retry_while_locked("written", changed)
 
     def get(self, kind: type[R], key: str) -> R | None:
         """The record, or None; a damaged one is set aside and counts as none."""
@@ -178,7 +179,9 @@ class Store:
     def shrink_artefacts(self, written: str = "") -> None:
         """Evict the least recently used artefacts down to the limit; the one just written stays."""
         room = self.artefact_room
-        self._patiently("written", lambda: evict_oldest(self._caches["artefacts"], room, written))
+        self._retry_while_locked(
+            "written", lambda: evict_oldest(self._caches["artefacts"], room, written)
+        )
 
     def retag_artefacts(self, prefix: str, about: str) -> None:
         """Change kind and model of the artefacts with this prefix. about: as in `put_artefact`."""
@@ -192,30 +195,32 @@ class Store:
     def tidy(self) -> None:
         """Delete what killed processes left behind; for a server that starts."""
         for cache in self._caches.values():
-            self._patiently("read", partial(sweep_orphans, cache))
+            self._retry_while_locked("read", partial(sweep_orphans, cache))
 
-    def entries(self, of: Shelf) -> list[CacheEntry]:
+    def entries(self, shelf: Shelf) -> list[CacheEntry]:
         """All entries without their values; not counted as use."""
-        return [CacheEntry(*row) for row in self._select(of, ENTRIES)]
+        return [CacheEntry(*row) for row in self._select(shelf, ENTRIES)]
 
-    def has_entry(self, of: Shelf, name: str) -> bool:
+    def has_entry(self, shelf: Shelf, name: str) -> bool:
         """Whether there is an entry of this name in `entries`, also a damaged one."""
-        return bool(self._select(of, "SELECT 1 FROM Cache WHERE key = ?", name))
+        return bool(self._select(shelf, "SELECT 1 FROM Cache WHERE key = ?", name))
 
-    def drop_entry(self, of: Shelf, name: str) -> None:
+    def drop_entry(self, shelf: Shelf, name: str) -> None:
         """Delete an entry by its name in `entries`, if it exists, also a damaged one."""
-        self._patiently("written", lambda: self._caches[of].delete(name))
+        self._retry_while_locked("written", lambda: self._caches[shelf].delete(name))
 
-    def raw_value(self, of: Shelf, name: str) -> tuple[bytes, bool] | None:
+    def raw_value(self, shelf: Shelf, name: str) -> tuple[bytes, bool] | None:
         """An entry's bytes and whether its checksum holds, or None; not counted as use.
 
         Raises DamagedEntry when it cannot be read.
         """
         query = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1"
-        rows = self._select(of, query, name)
+        rows = self._select(shelf, query, name)
         if not rows:
             return None
-        data = self._patiently("read", lambda: self._caches[of].disk.fetch(*rows[0], False))
+        data = self._retry_while_locked(
+            "read", lambda: self._caches[shelf].disk.fetch(*rows[0], False)
+        )
         return unsigned(data), is_sound(name, data)
 
     def remember(self, name: NoteName, text: str) -> None:
@@ -236,19 +241,21 @@ class Store:
         for cache in self._caches.values():
             cache.close()
 
-    def _select(self, of: Shelf, query: str, *values: str | float) -> list[Any]:
-        return self._patiently("read", lambda: self._caches[of]._sql(query, values).fetchall())
+    def _select(self, shelf: Shelf, query: str, *values: str | float) -> list[Any]:
+        return self._retry_while_locked(
+            "read", lambda: self._caches[shelf]._sql(query, values).fetchall()
+        )
 
-    def _write(self, of: Shelf, name: str, data: bytes, tag: str = "") -> None:
+    def _write(self, shelf: Shelf, name: str, data: bytes, tag: str = "") -> None:
         def write() -> None:
-            with self._caches[of].transact():
+            with self._caches[shelf].transact():
                 pass  # Raises while it is locked: diskcache would write a large value before it asks, once a try.
-            self._caches[of].set(name, data, tag=tag or None)
+            self._caches[shelf].set(name, data, tag=tag or None)
 
-        self._patiently("written", write)
+        self._retry_while_locked("written", write)
 
-    def _read(self, of: Shelf, name: str, drop: bool = True) -> bytes | None:
-        cache = self._caches[of]
+    def _read(self, shelf: Shelf, name: str, drop: bool = True) -> bytes | None:
+        cache = self._caches[shelf]
 
         def read() -> bytes | None:
             data: bytes | None = cache.get(name)
@@ -262,22 +269,22 @@ class Store:
 
         try:
             with suppress(DamagedEntry):
-                return self._patiently("read", read)
+                return self._retry_while_locked("read", read)
             # Where another process has just replaced it, its old file was gone.
-            return self._patiently("read", read_alone)
+            return self._retry_while_locked("read", read_alone)
         except DamagedEntry as error:
             if drop:
-                self._drop(of, name, error)
+                self._drop(shelf, name, error)
             return None
 
-    def _drop(self, of: Shelf, name: str, error: Exception) -> None:
+    def _drop(self, shelf: Shelf, name: str, error: Exception) -> None:
         """Set a record or note aside, drop an artefact."""
-        if of == "artefacts":
+        if shelf == "artefacts":
             log.warning("Dropped the damaged entry %s: %s", name, error)
-            self.drop_entry(of, name)
+            self.drop_entry(shelf, name)
             return
         log.warning("Set aside the damaged entry %s: %s", name, error)
-        cache = self._caches[of]
+        cache = self._caches[shelf]
         query = "UPDATE Cache SET key = ? WHERE key = ? AND raw = 1"
 
         def set_aside() -> None:
@@ -286,12 +293,12 @@ class Store:
                     cache.delete(DAMAGED + name)
                     cache._sql(query, (DAMAGED + name, name))
 
-        self._patiently("written", set_aside)
+        self._retry_while_locked("written", set_aside)
 
-    def _patiently(self, verb: str, action: Callable[[], T]) -> T:
+    def _retry_while_locked(self, verb: str, action: Callable[[], T]) -> T:
         """The action's result. verb: what failed, in the StoreError for a failure."""
         try:
-            return patiently(action, self._patience_s)
+            return retry_while_locked(action, self._lock_timeout_s)
         except _FAILS as error:
             raise StoreError(
                 f"The data folder could not be {verb}: {cache_failure(error)}.",
@@ -343,101 +350,3 @@ def _unusable(folder: Path, error: Exception) -> StoreError:
 
 def _name(kind: type[R], key: str) -> str:
     return f"{kind.__name__.lower()}/{key}"
-
-
-EVERY_S = 20.0
-"""Work that a kill may cost. A shorter stage leaves no checkpoint."""
-
-
-class StageCheckpoint:
-    """Finished parts of a long stage, kept now and then, so that a killed job resumes there.
-
-    They are artefacts, as far as there is room that nothing else takes. model_identity: of the
-    model at work.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        model_identity: str,
-        clock: Callable[[], float] = time.monotonic,
-        kind: ArtefactKind = "unfinished",
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._about = about_artefact(kind, model_identity)
-        self._kept_at = clock()
-        self._pending: dict[str, Callable[[], bytes]] = {}
-        self._stored: set[str] = set()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the interval since the last write is over."""
-        return self._clock() - self._kept_at >= EVERY_S
-
-    def get(self, key: str, unpack: Callable[[bytes], T]) -> T | None:
-        """A part of an earlier attempt, or None; one that `unpack` refuses is dropped."""
-        data = self._store.get_artefact(key)
-        if data is None:
-            return None
-        try:
-            part = unpack(data)
-        except (CalibrationError, StoreError) as error:
-            log.warning("Dropped a checkpoint that cannot be read, %s: %s", key, error)
-            self._store.drop_entry("artefacts", key)
-            return None
-        self._stored.add(key)
-        return part
-
-    def keep(self, parts: Mapping[str, Callable[[], bytes]]) -> bool:
-        """Keep parts by their keys, with all earlier ones, once they are due and if there is room.
-
-        parts: functions that give the bytes, called then. Returns whether all were kept.
-        """
-        self._pending.update(parts)
-        if not self.is_due:
-            return False
-        had_room = True
-        for name, packed in self._pending.items():
-            data = packed()
-            if len(data) <= self._store.artefact_left:
-                self._store.put_artefact(name, data, self._about)
-                self._stored.add(name)
-            else:
-                had_room = False
-        self._pending.clear()
-        self._kept_at = self._clock()
-        return had_room
-
-    def made(
-        self,
-        key: str,
-        make: Callable[[], T],
-        pack: Callable[[T], bytes],
-        unpack: Callable[[bytes], T],
-    ) -> T:
-        """The part of an earlier attempt, or else a new one, kept as `keep` does."""
-        known = self.get(key, unpack)
-        if known is not None:
-            return known
-        part = make()
-        self.keep({key: lambda: pack(part)})
-        return part
-
-    def numbered(
-        self, key: str, pack: Callable[[T], bytes], unpack: Callable[[bytes], T]
-    ) -> Callable[[int, Callable[[], T]], T]:
-        """`made` for parts that differ by their numbers alone."""
-        return lambda number, make: self.made(f"{key}/{number}", make, pack, unpack)
-
-    def let_go(self) -> None:
-        """Forget the parts that are not written yet, the work of EVERY_S seconds at most."""
-        self._pending.clear()
-
-    def done(self) -> None:
-        """Drop the parts: the result of the stage is stored elsewhere."""
-        self._pending.clear()
-        for key in self._stored:
-            self._store.drop_entry("artefacts", key)
-        self._stored.clear()
-        self._kept_at = self._clock()

@@ -60,7 +60,7 @@ def show_layers_of(
         frame.opening(sentence, _basis(record, pruned))
         show_incomplete(run_ending(found.run, chosen.job))
     stem = file_name(wording.file_stem(found.run), name)
-    if pruned.layer_errors or pruned.passage_errors or pruned.method.takes_layers:
+    if pruned.layer_errors or pruned.passage_errors or pruned.method.removes_layers:
         numbers = _numbers(pruned)
         if numbers:
             frame.show(cards(numbers))
@@ -68,7 +68,7 @@ def show_layers_of(
         show_chart(figure, f"{stem}-layers", sentence, "layers", "ignore")
     if pruned.healed:
         healing = f"Healed: {wording.healing_words(pruned.healed)}."
-        if not pruned.method.takes_layers:
+        if not pruned.method.removes_layers:
             healing += " All losses of layers are those before it."
         frame.note(healing)
     if pruned.quantised:
@@ -77,7 +77,7 @@ def show_layers_of(
         frame.note(f"{types}. All losses of layers are those before.")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(pruned, stem))
-    if not pruned.layer_errors and not pruned.method.takes_layers:
+    if not pruned.layer_errors and not pruned.method.removes_layers:
         frame.note(_why_not_measured(pruned.method))
     show_kinds(record, name, wording.file_stem(found.run))
     _show_shapes(backend, record, stem)
@@ -99,7 +99,7 @@ def layers_sentence(pruned: Pruned) -> str:
     """What the layers lost, in a sentence; above all whether they were fitted to the wrong text."""
     if pruned.quantised and not pruned.sparsity_permille:
         return "No channel was removed: every layer is dense's, quantised."
-    if pruned.method.takes_layers:
+    if pruned.method.removes_layers:
         removed = [str(index) for index, width in enumerate(pruned.widths, 1) if not width]
         name = f"{wording.plural(len(removed), 'layer')} {wording.and_join(removed)}"
         verb = "are" if len(removed) > 1 else "is"
@@ -194,7 +194,7 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
             data = {"divergence_alone_nats": nats}
             row.append(Cell("Divergence alone, nats", f"{nats:.4f}", data))
         rows.append(row)
-    output = "the MLP's" if pruned.method.takes_channels else "the projections'"
+    output = "the MLP's" if pruned.method.is_structured else "the projections'"
     caption = (
         f"Lost: squared error of {output} output, as a share of the dense output's, tokens weighted as in "
         "calibration. Divergence alone: KL of the next token from dense, had only this layer been cut."

@@ -31,8 +31,8 @@ set weights to zero, and of the quantised types.
 
 PRESETS = {
     "method": [method for method in METHODS if method.settings.pattern == "channelx1"],
-    LAYERS: [method for method in METHODS if method.settings.takes_layers],
-    MASKS: [method for method in METHODS if not method.settings.takes_channels],
+    LAYERS: [method for method in METHODS if method.settings.removes_layers],
+    MASKS: [method for method in METHODS if not method.settings.is_structured],
 }
 """The presets that each of the three fields offers, by its key."""
 

@@ -34,6 +34,7 @@ from sparsedash.service.preflight import Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, detectable_ratio
+from sparsedash.storage.serving import serving_rules
 from sparsedash.storage.text_files import (
     FEWEST_UPLOADED,
     MAX_MEGABYTES,
@@ -42,7 +43,6 @@ from sparsedash.storage.text_files import (
     UPLOAD,
     named_text_count,
 )
-from sparsedash.storage.users import serving_rules
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.address_bar import BOUND, query_value
 from sparsedash.ui.frame import JOB_S

@@ -516,7 +516,7 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     if method is None:
         return None
     form_fields.show_hint(f"Name in charts: {method_name(method)}")
-    if not method.takes_channels:
+    if not method.is_structured:
         form_fields.show_hint(_MASKS)
     return (method,)
 

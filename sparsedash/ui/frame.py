@@ -31,7 +31,7 @@ from sparsedash.reporting.storage_words import deletion_question, deletion_summa
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.storage.local_machine import data_folder
-from sparsedash.storage.users import Serving, serving_rules
+from sparsedash.storage.serving import Serving, serving_rules
 from sparsedash.ui import browser_scripts, login, navigation
 
 P = ParamSpec("P")

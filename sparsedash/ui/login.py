@@ -16,7 +16,7 @@ from streamlit.web.server.starlette.starlette_app_utils import decode_signed_val
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
 from sparsedash.reporting.html import element, escape
-from sparsedash.storage.users import LOCAL, Serving, serving_rules, visitor_name
+from sparsedash.storage.serving import LOCAL, Serving, serving_rules, user_name
 
 USER_HEADER = "x-sparsedash-visitor"
 """The user's name, quoted. Set by the middleware alone: what a browser sends under this name is
@@ -86,7 +86,7 @@ def authenticated_user(connection: HTTPConnection, rules: Serving) -> str | None
     """The name of the user who has logged in; None where nobody has."""
     find_name = _by_header if rules.login == "header" else _by_cookie
     name = find_name(connection, rules)
-    return None if name is None else visitor_name(name)
+    return None if name is None else user_name(name)
 
 
 def _by_header(connection: HTTPConnection, rules: Serving) -> str | None:

@@ -26,7 +26,7 @@ from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 
 from sparsedash.jobs.cluster_parts import is_loopback
 from sparsedash.schema.errors import SparseDashError, install_command
-from sparsedash.storage.users import LOCAL, VARIABLE, Serving, serving_rules
+from sparsedash.storage.serving import LOCAL, VARIABLE, Serving, serving_rules
 from sparsedash.ui import browser_scripts, login
 
 USER = "sparsedash.user"

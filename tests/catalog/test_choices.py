@@ -37,7 +37,7 @@ def test_what_a_newcomer_gets_needs_no_network():
     assert settings.evaluation.corpus == BUILTIN_CLOZE == EVALUATION_CORPORA[0].name
     assert settings.calibration.corpus == "self" == CALIBRATION_CORPORA[0].name
     assert METHODS[0].name == DEFAULT_METHOD
-    assert method_named(DEFAULT_METHOD).takes_channels
+    assert method_named(DEFAULT_METHOD).is_structured
 
 
 def test_a_method_is_found_by_its_name_and_named_by_its_choices_and_another_refused_with_all_names():

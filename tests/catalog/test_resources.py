@@ -118,7 +118,7 @@ def test_the_store_keeps_the_inputs_of_all_projections_where_single_weights_go()
 def test_a_run_that_depends_on_no_calibration_text_needs_no_room_for_any(name):
     assert kept_bytes(SMALL.widths, 10, settings(name), 7) == 0
     # The narrowed MLPs stand beside the dense ones, at a tenth less.
-    own_values = 1_350 if method_named(name).takes_channels else 1_940
+    own_values = 1_350 if method_named(name).is_structured else 1_940
     assert least_memory(SMALL, settings(name)).beside_bytes == 4 * (115 * A_TOKEN + own_values)
     assert least_memory(SMALL, settings(name, "best")) == least_memory(SMALL, settings("best"))
 

@@ -19,7 +19,7 @@ from sparsedash.engine.calibration import gradients, statistics
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning
 from sparsedash.jobs.reporter import Reporter
-from sparsedash.storage import store
+from sparsedash.storage import checkpoint
 
 COUNTED = {
     "calibrated and refitted blocks": (statistics.WalkCheckpoint, "reached"),
@@ -34,7 +34,7 @@ COUNTED = {
 
 def keep_and_count_all(folder):
     """Make every stage a long one, of many blocks and batches."""
-    store.EVERY_S = 0.0
+    checkpoint.CHECKPOINT_INTERVAL_S = 0.0
     resources.KEPT_BYTES = 0
     resources.KEPT_SHARE = 0
     resources.HELD_SHARE = 0

@@ -92,7 +92,7 @@ def test_a_worker_that_waits_can_be_killed_and_lets_go_of_its_locks(house):
 def test_a_locked_table_is_read_while_others_wait_to_write_and_says_so_to_who_does_not_wait(house):
     job = house.submit("quick")
     with locked(house):
-        table = JobTable(house.folder / "jobs.sqlite", patience_s=0.2)
+        table = JobTable(house.folder / "jobs.sqlite", lock_timeout_s=0.2)
         waiting = threading.Thread(target=house.table.request_cancel, args=(job.id,))
         waiting.start()
         with pytest.raises(StoreError, match="locked by another process"):

@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 from sparsedash.schema.errors import HIDDEN
-from sparsedash.storage.users import serving_rules
+from sparsedash.storage.serving import serving_rules
 from tests.engine.hub_client import environment
 from tests.engine.hub_stand_in import Hub
 from tests.engine.tiny import save_tiny, small_run

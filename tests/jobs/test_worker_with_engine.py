@@ -12,7 +12,7 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import ignore, ignore_steps
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.schema.settings import EvaluationSettings, PartSettings, RunSettings
-from sparsedash.storage.file_hashes import contents
+from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.store import Store
 from sparsedash.worker import JobTask, load_job_handlers
 from tests.engine.tiny import save_tiny, small_run
@@ -43,7 +43,7 @@ def test_a_job_whose_text_has_changed_since_it_was_submitted_computes_nothing(
         if kind == "find"
         else RunSettings(evaluation=evaluation)
     )
-    key = settings.key(contents(settings, store))
+    key = settings.key(file_hashes_of(settings, store))
     asked = PartSettings(run=settings, run_key=key, points=(0,)) if kind == "part" else settings
     text.write_text("behind")
     task = JobTask(

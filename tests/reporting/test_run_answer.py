@@ -402,7 +402,7 @@ def test_a_race_says_which_method_wins_or_that_they_cannot_be_told_apart(found, 
     assert figures.count("that of “") == len(found.race)
     assert "that of “" not in " ".join(answers.answer_figures(found, race=False))
     assert ("Not compared: “magnitude-2:4”." in figures) == any(
-        not each.method.takes_channels for each in found.judged
+        not each.method.is_structured for each in found.judged
     )
 
 

@@ -275,7 +275,7 @@ def test_the_layers_that_are_gone_are_named_and_drawn():
 
 
 def test_the_form_has_a_place_for_methods_that_take_layers():
-    names = [method.name for method in METHODS if method.settings.takes_layers]
+    names = [method.name for method in METHODS if method.settings.removes_layers]
     settings = RunSettings(methods=tuple(map(method_named, ("best", *names))))
     address = form_address(settings)
     assert address["layers"] == names and address["method"] == ["best"]

@@ -13,9 +13,9 @@ from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import Access
 from sparsedash.service.stored_results import ResultCache
 from sparsedash.service.user_files import Exports
+from sparsedash.storage.serving import Quota, Serving
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
-from sparsedash.storage.users import Quota, Serving
 from tests.factories import RUN, answered
 from tests.ui import specimens
 

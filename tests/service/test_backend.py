@@ -22,7 +22,7 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.service.backend import Backend
 from sparsedash.service.estimates import NOTHING_STORED, START_S
-from sparsedash.storage.file_hashes import contents
+from sparsedash.storage.file_hashes import file_hashes_of
 from tests.question_sets import verdicts
 from tests.service.made import SETTINGS, finish, run, work
 
@@ -131,7 +131,7 @@ def test_a_changed_text_file_makes_another_request_and_a_retry_is_the_new_one(
     assert (second.id, second.kind) == (first.id + 1, first.kind)
     assert (
         second.key
-        == settings.key(contents(settings, backend._store))
+        == settings.key(file_hashes_of(settings, backend._store))
         == backend.submit(settings).key
     )
 

@@ -26,9 +26,9 @@ from sparsedash.service.cluster_machine import (
 )
 from sparsedash.service.cluster_runner import ClusterRunner
 from sparsedash.storage.run_files import read_run_file
+from sparsedash.storage.serving import may_use_token
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
-from sparsedash.storage.users import may_use_token
 from tests.faults.fake_worker import COMMAND
 
 

@@ -87,6 +87,6 @@ def test_a_process_that_says_nothing_of_use_or_fails_after_its_last_word_is_told
     program.write_text(f"#!/bin/sh\n{does}\n")
     program.chmod(0o700)
     monkeypatch.setattr(model_lookup.sys, "executable", str(program))
-    monkeypatch.setattr(model_lookup, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(model_lookup, "_TIMEOUT_S", 0.5)
     with pytest.raises(ModelError, match=why):
         fetch_config("owner/model", with_token=False)

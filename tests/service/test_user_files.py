@@ -25,8 +25,8 @@ from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.service.backend import Backend
 from sparsedash.service.user_files import Exports
 from sparsedash.storage.model_folders import RECIPE
+from sparsedash.storage.serving import Quota
 from sparsedash.storage.text_files import Uploads
-from sparsedash.storage.users import Quota
 from tests.catalog.test_model_shape import SHAPE
 from tests.factories import PRUNED, RECORD
 from tests.service.made import SETTINGS, TEXT, finish

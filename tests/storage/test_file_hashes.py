@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sparsedash.schema.settings import EvaluationSettings, RunSettings
 from sparsedash.storage import file_hashes
-from sparsedash.storage.file_hashes import contents, fingerprint, hash_file
+from sparsedash.storage.file_hashes import file_hashes_of, fingerprint, hash_file
 
 
 def test_a_file_is_not_read_again_while_its_stamp_stays(store, tmp_path, monkeypatch):
@@ -43,14 +43,16 @@ def test_contents_are_those_of_local_files_alone(store, tmp_path, monkeypatch):
         corpus=f"file:{text}[1:]", tasks=("piqa", f"file:{tmp_path}/none.yaml")
     )
     settings = RunSettings(model="owner/model", evaluation=evaluation)
-    assert contents(settings, store).keys() == {evaluation.corpus}
+    assert file_hashes_of(settings, store).keys() == {evaluation.corpus}
     text.chmod(0o600)
-    assert contents(settings, store) == contents(settings, store)
+    assert file_hashes_of(settings, store) == file_hashes_of(settings, store)
     text.unlink()
-    assert contents(settings, store) == {}
+    assert file_hashes_of(settings, store) == {}
     folder = tmp_path / "model"
     folder.mkdir()
-    assert contents(replace(settings, model=str(folder)), store) == {}
+    assert file_hashes_of(replace(settings, model=str(folder)), store) == {}
     monkeypatch.setattr(file_hashes, "_identifying_files", refuse)
-    assert contents(replace(settings, model=str(folder)), store) == {}, "one that cannot be read"
+    assert file_hashes_of(replace(settings, model=str(folder)), store) == {}, (
+        "one that cannot be read"
+    )
     assert fingerprint(str(text)) == fingerprint("owner/model") == ""

@@ -21,8 +21,9 @@ from sparsedash.schema.errors import CalibrationError, SettingsError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, about_artefact
 from sparsedash.storage import disk_cache
+from sparsedash.storage.checkpoint import CHECKPOINT_INTERVAL_S, StageCheckpoint
 from sparsedash.storage.disk_cache import USUAL_GB, PlainDisk, bytes_of
-from sparsedash.storage.store import EVERY_S, StageCheckpoint, Store
+from sparsedash.storage.store import Store
 from tests.storage.every_kind import harm_file
 
 LARGE = 100_000
@@ -311,7 +312,7 @@ def locked(store: Store, cache: str, for_s: float | None = None):
 
 
 def open_again(store: Store) -> None:
-    Store(store.folder, patience_s=store._patience_s).close()
+    Store(store.folder, lock_timeout_s=store._lock_timeout_s).close()
 
 
 @pytest.mark.parametrize(
@@ -328,11 +329,11 @@ def test_a_lock_of_another_is_waited_for_and_said_when_patience_ends(
 ):
     # SQLite's own timeout, after which the store tries again.
     monkeypatch.setattr(disk_cache, "_TRY_S", 0.1)
-    store = Store(tmp_path, patience_s=60.0)
+    store = Store(tmp_path, lock_timeout_s=60.0)
     store.put_artefact("a", bytes(LARGE))
     with locked(store, cache, 0.3):
         work(store)
-    store._patience_s = 0.2
+    store._lock_timeout_s = 0.2
     with locked(store, cache), pytest.raises(StoreError, match="locked"):
         work(store)
     assert len(list(tmp_path.rglob("*.val"))) <= 2
@@ -345,7 +346,7 @@ def test_a_checkpoint_keeps_nothing_before_it_is_time_then_everything_for_anothe
     halfway = StageCheckpoint(store, "tiny", clock)
     halfway.keep({"a": lambda: b"1"})
     assert store.get_artefact("a") is None
-    clock.now = EVERY_S
+    clock.now = CHECKPOINT_INTERVAL_S
     halfway.keep({"b": lambda: b"2"})
     halfway.keep({"c": lambda: pytest.fail("it is asked for too early")})
     again = StageCheckpoint(store, "tiny")
@@ -370,8 +371,8 @@ def test_a_file_whose_entry_was_never_written_is_deleted_once_it_is_old(store):
 def test_what_a_checkpoint_lets_go_is_not_written_and_some_parts_stay(store, clock):
     scores = StageCheckpoint(store, "tiny", clock, "scores")
     scores.keep({"a": lambda: pytest.fail("it was let go")})
-    scores.let_go()
-    clock.now = EVERY_S
+    scores.discard_pending()
+    clock.now = CHECKPOINT_INTERVAL_S
     scores.keep({"b": lambda: b"2"})
     (entry,) = store.entries("artefacts")
     assert entry.name == "b" and "scores" in entry.tag
@@ -381,7 +382,7 @@ def test_no_artefact_is_evicted_for_a_checkpoint(store, clock):
     store.allow_artefacts(100_000)
     store.put_artefact("statistics", b"x" * 60_000)
     halfway = StageCheckpoint(store, "tiny", clock)
-    clock.now = EVERY_S
+    clock.now = CHECKPOINT_INTERVAL_S
     halfway.keep({"large": lambda: b"x" * 90_000})
     assert [entry.name for entry in store.entries("artefacts")] == ["statistics"]
 
@@ -408,6 +409,9 @@ def test_a_checkpoint_that_cannot_be_read_is_dropped_and_made_again(store, caplo
         raise CalibrationError("They are of other batches.")
 
     store.put_artefact("a", b"of other batches")
-    assert StageCheckpoint(store, "tiny").made("a", lambda: "made", str.encode, unpack) == "made"
+    assert (
+        StageCheckpoint(store, "tiny").get_or_make("a", lambda: "made", str.encode, unpack)
+        == "made"
+    )
     assert store.get_artefact("a") is None
     assert "They are of other batches." in caplog.text

@@ -13,7 +13,7 @@ from streamlit import config
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
-from sparsedash.storage.users import HeaderLogin, Serving
+from sparsedash.storage.serving import HeaderLogin, Serving
 from sparsedash.ui import frame, login, middleware, server
 from sparsedash.ui.middleware import MOST_FILES, USER, access_check, upload_guard
 
@@ -219,7 +219,7 @@ def test_what_a_browser_says_of_itself_is_dropped():
 
 
 def test_who_is_not_on_the_list_is_told_so():
-    listed = msgspec.structs.replace(RULES, visitors=("ada",))
+    listed = msgspec.structs.replace(RULES, users=("ada",))
     assert [
         crossed(
             listed,

@@ -47,7 +47,8 @@ from sparsedash.schema.records import ArtefactKind, Passages, Pruned, about_arte
 from sparsedash.schema.settings import TokenWeights
 from sparsedash.schema.store_keys import CalibrationKeys
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch
-from sparsedash.storage.store import StageCheckpoint, Store
+from sparsedash.storage.checkpoint import StageCheckpoint
+from sparsedash.storage.store import Store
 
 
 class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which no user meets

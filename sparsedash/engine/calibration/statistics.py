@@ -27,7 +27,7 @@ from sparsedash.engine.pruning.linalg import add_second_moment_, mirror_lower_
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, TokenWeights
-from sparsedash.storage.store import StageCheckpoint
+from sparsedash.storage.checkpoint import StageCheckpoint
 
 BATCH_TOKENS = 2048
 FEW_TOKENS_PER_CHANNEL = 20

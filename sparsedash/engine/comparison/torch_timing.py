@@ -184,7 +184,7 @@ def _widths(record: Record | None) -> tuple[int, ...]:
             "There is no sparse model to time: its result is no longer stored, or is dense.",
             "Choose another, or run it.",
         )
-    if not record.pruned.method.takes_channels:
+    if not record.pruned.method.is_structured:
         raise JobError(
             "Single weights at zero are not timed: the matrices keep their shapes and their bytes, so no speed-up is "
             "expected from them.",

@@ -39,7 +39,7 @@ from sparsedash.schema.errors import StoreError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Outcome, Passages, Stopping
 from sparsedash.schema.settings import PUBLISHED_LONGEST, Rule
-from sparsedash.storage.store import StageCheckpoint
+from sparsedash.storage.checkpoint import StageCheckpoint
 
 _FINISHING = 0.15
 """Share of a passage's time that finishing its answer takes."""

@@ -34,7 +34,7 @@ from sparsedash.engine.pruning.surgery import (
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Healed
-from sparsedash.storage.store import StageCheckpoint
+from sparsedash.storage.checkpoint import StageCheckpoint
 
 RATE = 1e-3
 WARM_STEPS = 4

@@ -282,7 +282,7 @@ def score_channels(
 
     def score(index: int) -> ChannelScores:
         # Gradients may be enough: then no statistics are read.
-        needs_statistics = not method.by_gradient or method.by_curves
+        needs_statistics = not method.by_gradient or method.needs_curves
         statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
         gradients = calibration.mask_gradients(index) if method.by_gradient else None
         layer = layer_of(
@@ -293,7 +293,7 @@ def score_channels(
         )
         scores = SALIENCIES[method.saliency].score(layer)
         losses = torch.empty(0)
-        if method.by_curves:
+        if method.needs_curves:
             losses = _curve(
                 layer,
                 scores,
@@ -310,7 +310,7 @@ def score_channels(
         )
 
     def on_scored(index: int) -> None:
-        on_layer(2 * index + 1 if method.per_block else index + 1, 2 * n)
+        on_layer(2 * index + 1 if method.is_block_local else index + 1, 2 * n)
 
     return LazySequence(
         n,
@@ -322,7 +322,7 @@ def score_channels(
 
 def score_dependencies(method: MethodSettings) -> tuple[object, ...]:
     """Parts of a method that its channel scores depend on: methods that share them share scores."""
-    if not method.by_curves:
+    if not method.needs_curves:
         return method.saliency, method.seed
     compensation = COMPENSATIONS[method.compensation]
     return (
@@ -342,14 +342,14 @@ def _width_of(
 ) -> Callable[[int], int]:
     """Kept channels by block; from a block's own scores alone where others do not matter."""
     allocation = ALLOCATIONS[method.allocation]
-    if method.per_block:
+    if method.is_block_local:
         return lambda index: allocation([blocks[index]], share, method)[0]
     return allocation(blocks, share, method).__getitem__
 
 
 def _n_done(index: int, n: int, method: MethodSettings) -> int:
     """Steps of 2 n that are done once the channels of this block are chosen."""
-    return 2 * index + 2 if method.per_block else n + index + 1
+    return 2 * index + 2 if method.is_block_local else n + index + 1
 
 
 def prune_channels(

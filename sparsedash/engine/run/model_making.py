@@ -30,8 +30,9 @@ from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_a
 from sparsedash.schema.settings import RunSettings, commit_of
 from sparsedash.schema.sparse_spec import DENSE, Quantisation, SparseSpec, quantiser_version
 from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key
+from sparsedash.storage.checkpoint import StageCheckpoint
 from sparsedash.storage.model_folders import require_export_room, swept_folder
-from sparsedash.storage.store import StageCheckpoint, Store
+from sparsedash.storage.store import Store
 
 
 class RunModel:
@@ -107,7 +108,7 @@ class RunModel:
                         make_block(index)
                     self._heal_and_quantise()
                     # The blocks as they were before they were rounded.
-                    run.pruning_checkpoint.let_go()
+                    run.pruning_checkpoint.discard_pending()
                     return
                 except CacheEvicted as evicted:
                     if str(evicted) in lost:
@@ -168,7 +169,7 @@ class RunModel:
 
     def _passage_error(self, index: int) -> float | None:
         """None where whole layers go, or the store has no room for the inputs on passages."""
-        if self.spec.pruning.takes_layers:
+        if self.spec.pruning.removes_layers:
             return None
         samples = self._run.passage_activations(self._begun.watched).of(index)
         return None if samples is None else self._begun.passage_error(index, samples)
@@ -190,7 +191,7 @@ def unchanged_warning(made: Pruned) -> str | None:
     """A warning where rounding the widths kept every channel."""
     permille = made.sparsity_permille
     method = made.method
-    if not (permille and method.takes_channels and made.widths == made.dense_widths):
+    if not (permille and method.is_structured and made.widths == made.dense_widths):
         return None
     return f"Nothing was removed at {permille / 10:g} %: kept widths are multiples of {method.width_multiple} channels."
 
@@ -208,7 +209,7 @@ def missing_statistics(
     """Functions that collect, up to a block, the statistics that the store lacks."""
     reading = [spec for spec in specs if spec.pruning.needs_statistics]
     read = list(dict.fromkeys(map(run.calibration, reading)))
-    masking = [run.calibration(spec) for spec in reading if not spec.pruning.takes_channels]
+    masking = [run.calibration(spec) for spec in reading if not spec.pruning.is_structured]
     if read and all(calibration.statistics.is_known for calibration in read):
         _note_calibrated(run)
     inputs = [

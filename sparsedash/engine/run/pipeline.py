@@ -47,14 +47,15 @@ from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
-from sparsedash.storage.file_hashes import contents
+from sparsedash.storage.checkpoint import StageCheckpoint
+from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.local_machine import (
     folder_size,
     forget_peak_memory,
     give_back_freed,
     peak_memory_bytes,
 )
-from sparsedash.storage.store import StageCheckpoint, Store
+from sparsedash.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,9 @@ def run(
     """
     context = RunContext(settings, store, on_step, model_cache or ModelCache())
     return _run(
-        context, run_key or settings.key(contents(settings, store)), range(len(settings.points))
+        context,
+        run_key or settings.key(file_hashes_of(settings, store)),
+        range(len(settings.points)),
     )
 
 
@@ -437,12 +440,12 @@ def _evaluate_ahead(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int])
         tasks.answer([RunModel(run, spec) for spec in unanswered])
     together = _without_records(run, numbers)
     specs = [DENSE if number is None else run.settings.points[number] for number in together]
-    looks_back = any(spec.looks_back for spec in specs)
-    if together in ([], [None]) or (looks_back and len(together) == 1):
+    needs_later_blocks = any(spec.needs_later_blocks for spec in specs)
+    if together in ([], [None]) or (needs_later_blocks and len(together) == 1):
         return True
     models = [RunModel(run, spec) for spec in specs]
     try:
-        if looks_back:
+        if needs_later_blocks:
             for number, model in zip(together, models, strict=True):
                 if number is not None:
                     with run.log.at_point(number):

@@ -47,9 +47,10 @@ from sparsedash.schema.run_keys import RunKeys
 from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import StopWithin, curves_key, layers_key, mix_share
+from sparsedash.storage.checkpoint import StageCheckpoint
 from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import memory_bytes
-from sparsedash.storage.store import StageCheckpoint, Store
+from sparsedash.storage.store import Store
 
 
 def model_label(spec: SparseSpec) -> str:
@@ -367,7 +368,7 @@ class RunContext:
             method = spec.pruning
             if method.uses("curve_levels"):
                 keys.add(curves_key(self.calibration(spec).keys.statistics, method))
-            if method.takes_layers:
+            if method.removes_layers:
                 keys.add(layers_key(self.calibration(spec).keys.gradients, method))
         return sorted(
             keys

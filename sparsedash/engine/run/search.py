@@ -25,7 +25,7 @@ from sparsedash.stats.sparsity_search import (
     search_bounds,
 )
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run, overall_verdict
-from sparsedash.storage.file_hashes import contents
+from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.store import Store
 
 
@@ -46,7 +46,7 @@ def find_sparsity(
     with bf16_matmul_in_fp32(settings.dtype):
         # The first step stands in until the model's widths are known.
         context = RunContext(settings.run((1,)), store, on_step, model_cache or ModelCache())
-        return _bisect(settings, context, run_key or settings.key(contents(settings, store)))
+        return _bisect(settings, context, run_key or settings.key(file_hashes_of(settings, store)))
 
 
 def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult:
@@ -140,10 +140,10 @@ def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVe
 
 def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
     method = settings.method
-    if not method.takes_channels:
+    if not method.is_structured:
         return WEIGHT_STEPS
     widths = context.shape.widths
-    if method.takes_layers:
+    if method.removes_layers:
         n_layers = len(widths)
         return channel_steps([n_layers], 1, n_layers * layer_share(context.shape, method.budget))
     return channel_steps(widths, method.width_multiple, mlp_share(context.shape, method.budget))

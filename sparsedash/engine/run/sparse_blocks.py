@@ -31,7 +31,7 @@ from sparsedash.schema.progress import Step
 from sparsedash.schema.records import about_artefact
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import pruned_key
-from sparsedash.storage.store import StageCheckpoint
+from sparsedash.storage.checkpoint import StageCheckpoint
 
 T = TypeVar("T")
 Text = Sequence[Sequence[int]]
@@ -55,23 +55,23 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
         loaded.residency.drop()
         run.log.on_step(Step("prune", done, total))
 
-    if not method.takes_channels:
+    if not method.is_structured:
         return _masked(run, calibration, spec, data, key, on_block)
-    if method.takes_layers and getattr(
+    if method.removes_layers and getattr(
         loaded.model.config, "scale_attn_by_inverse_layer_idx", False
     ):
         why = "This model divides attention by the number of the layer, so those behind a gap would be other layers."
         raise ModelError(why, "Choose a method that removes channels.")
-    n_gone = n_layers_gone(loaded.shape, method, permille) if method.takes_layers else 0
+    n_gone = n_layers_gone(loaded.shape, method, permille) if method.removes_layers else 0
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
     narrowed = _narrowed(run, calibration, spec, data, key, gone, on_block)
     errors = channel_errors(loaded.mlps, data, narrowed, run.energies(calibration))
-    if method.takes_layers:
+    if method.removes_layers:
         # What a layer that takes over puts out is meant to be another than dense's.
         errors = [BlockErrors()] * len(narrowed)
 
     def block_losses() -> list[float]:
-        if not permille or not method.by_curves:
+        if not permille or not method.needs_curves:
             return []
         scores = calibration.channel_scores(method, permille, on_block)
         return [
@@ -110,7 +110,9 @@ def _masked(
     def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
         part = f"{key}/masked/{index}"
         packed = partial(_packed, run, pack)
-        block: MaskedBlock = run.pruning_checkpoint.made(part, make, packed, partial(unpack, index))
+        block: MaskedBlock = run.pruning_checkpoint.get_or_make(
+            part, make, packed, partial(unpack, index)
+        )
         return block
 
     def walk(text: Text, checkpoint: WalkCheckpoint) -> Iterator[tuple[int, MaskedBlock]]:
@@ -160,7 +162,7 @@ def _narrowed(
         return unpack_narrowed(packed).moved_to(hold)
 
     def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, PrunedMlp]]:
-        if method.takes_layers:
+        if method.removes_layers:
             kept = [
                 torch.arange(0 if index in gone else mlp.width) for index, mlp in enumerate(mlps)
             ]
@@ -182,7 +184,7 @@ def _narrowed(
         narrow: PrunedMlp = keep(index, lambda: make().moved_to(hold))
         return narrow
 
-    if method.takes_layers:
+    if method.removes_layers:
         return remove_layers(mlps, gone, lambda index: on_block(index + 1, len(mlps)), made)
     return prune_channels(
         mlps, data, method, share, scores=scores, on_layer=on_block, checkpointed=made

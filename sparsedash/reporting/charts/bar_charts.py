@@ -100,7 +100,7 @@ def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
     }
     panels = [
         (
-            "Layers kept" if pruned.method.takes_layers else "Channels kept, % of dense",
+            "Layers kept" if pruned.method.removes_layers else "Channels kept, % of dense",
             kept,
             hover_texts,
             shares,
@@ -126,7 +126,7 @@ def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
         (max(0.0, (top - height) / whole), top / whole)
         for top, height in zip(tops, heights, strict=True)
     ]
-    output = "MLP output" if pruned.method.takes_channels else "projections' output"
+    output = "MLP output" if pruned.method.is_structured else "projections' output"
     layout = style.chart_frame(
         f"Loss of each layer's {output}, %" if traces else "",
         round(whole) + _TOP + _BOTTOM,

@@ -11,7 +11,7 @@ from sparsedash.engine.calibration.statistics import WalkCheckpoint, shared_inpu
 from sparsedash.engine.models.decoder_blocks import capture_inputs
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.storage.store import StageCheckpoint
+from sparsedash.storage.checkpoint import StageCheckpoint
 from tests.engine.tiny import CONFIGS, tiny_loaded
 
 METHOD = method_named("sparsegpt")

@@ -12,8 +12,8 @@ from sparsedash.engine.healing.healing import HealingCheckpoint, heal
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned, reparametrised
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.storage import store as stores
-from sparsedash.storage.store import StageCheckpoint
+from sparsedash.storage.checkpoint import StageCheckpoint
+from sparsedash.storage.store import Store
 from tests.engine.tiny import IDS, as_loaded, tiny_loaded, tiny_model
 
 N_STEPS = 6
@@ -34,7 +34,7 @@ def quick(monkeypatch):
     # Logits in two parts of a pass, and sequences cut in two.
     monkeypatch.setattr(healing, "HEAL_LOGITS", 400 * 40)
     monkeypatch.setattr(healing, "HEAL_PASS_TOKENS", 64)
-    monkeypatch.setattr(stores, "EVERY_S", 0.0)
+    monkeypatch.setattr("sparsedash.storage.checkpoint.CHECKPOINT_INTERVAL_S", 0.0)
 
 
 def sequences(n=32):
@@ -163,7 +163,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, store, tmp_path):
     loaded = replace(as_loaded(tiny_model("llama").to(getattr(torch, dtype))), dtype=dtype)
-    whole = numbers(healed(loaded, stores.Store(tmp_path / "whole")))
+    whole = numbers(healed(loaded, Store(tmp_path / "whole")))
     for place in (0, 2, 3, 4, 6):
         folder = tmp_path / str(place)
         seen = []
@@ -174,9 +174,9 @@ def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, st
                 raise Killed
 
         with pytest.raises(Killed):
-            healed(loaded, stores.Store(folder), on_step)
+            healed(loaded, Store(folder), on_step)
         again = []
-        opened = stores.Store(folder)
+        opened = Store(folder)
         assert (
             numbers(healed(loaded, opened, lambda step, again=again: again.append(step.done)))
             == whole
@@ -188,7 +188,7 @@ def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, st
 def test_the_best_weights_survive_a_kill_after_worse_ones(store, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "_rate", lambda number, n_steps: 1e-2 if number < 2 else 300.0)
     loaded = tiny_loaded("llama")
-    whole = numbers(healed(loaded, stores.Store(tmp_path / "whole")))
+    whole = numbers(healed(loaded, Store(tmp_path / "whole")))
     assert whole[1] == 2
 
     def on_step(step):
@@ -220,7 +220,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_whole_one(store, monkey
     loaded = tiny_loaded("llama")
     done = []
     room = [10**9]
-    monkeypatch.setattr(stores.Store, "artefact_left", property(lambda _: room[0]))
+    monkeypatch.setattr(Store, "artefact_left", property(lambda _: room[0]))
 
     def on_step(step):
         # Of what comes after the first check the norms alone have room, in the second one and in

@@ -47,7 +47,7 @@ def test_widths_are_multiples_with_the_requested_sum(name, permille):
 def test_widths_depend_on_no_other_block_where_the_settings_say_so(name):
     blocks = [block(64), block(64, scores=torch.full((64,), 9.0), slope=9.0)]
     separate = widths(name, blocks[:1], 250) + widths(name, blocks[1:], 250)
-    assert (widths(name, blocks, 250) == separate) == MethodSettings(allocation=name).per_block
+    assert (widths(name, blocks, 250) == separate) == MethodSettings(allocation=name).is_block_local
 
 
 def test_uniform_removes_the_same_share_everywhere():

@@ -16,7 +16,7 @@ from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import RESUMED, Record, Run
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.storage.file_hashes import contents
+from sparsedash.storage.file_hashes import file_hashes_of
 from tests.engine.run.small_runs import CHANNELS, must_not_run
 from tests.question_sets import verdicts
 
@@ -58,7 +58,7 @@ def tried(result):
 
 
 def key_of(asked, store):
-    return asked.key(contents(asked, store))
+    return asked.key(file_hashes_of(asked, store))
 
 
 def test_it_ends_at_neighbours_one_width_multiple_apart_and_its_run_has_every_trial(

@@ -17,7 +17,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.storage import store as stores
+from sparsedash.storage.store import Store
 from tests.engine.run.small_runs import (
     CHANNELS,
     MODEL_CACHE,
@@ -129,9 +129,9 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     alone.
     """
     monkeypatch.setattr(healing, "CHECK_EVERY", 1)
-    monkeypatch.setattr(stores, "EVERY_S", 0.0)
+    monkeypatch.setattr("sparsedash.storage.checkpoint.CHECKPOINT_INTERVAL_S", 0.0)
     one = replace(asked, methods=asked.methods[:1], heal_steps=(4,))
-    put = stores.Store.put_artefact
+    put = Store.put_artefact
     seen = []
 
     def tags():
@@ -152,7 +152,7 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     for entry in store.entries("artefacts"):
         store.drop_entry("artefacts", entry.name)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stores.Store, "put_artefact", killed)
+        patch.setattr(Store, "put_artefact", killed)
         ran(one, store)
     assert set(tags().values()) == {"unfinished"}
     assert (

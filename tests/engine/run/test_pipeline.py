@@ -26,7 +26,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.service import preflight
-from sparsedash.storage.file_hashes import contents
+from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.store import Store
 from tests.engine.conftest import write_jsonl
@@ -75,7 +75,7 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, known
     run = known.first
     dense, *sparse = records(known, run)
     assert run.finished and dense.pruned is None
-    assert known.get(Run, settings.key(contents(settings, known))) == run
+    assert known.get(Run, settings.key(file_hashes_of(settings, known))) == run
     assert [record.pruned.widths for record in sparse] == [(72, 72, 72), (48, 48, 48)]
     assert [record.pruned.reached.channels for record in sparse] == [0.25, 0.5]
     assert all(0 < record.pruned.reached.macs < record.pruned.reached.channels for record in sparse)

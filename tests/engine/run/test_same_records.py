@@ -23,7 +23,6 @@ from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSetti
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings
-from sparsedash.storage import store as stores
 from sparsedash.storage.store import Store
 from tests.engine.run.small_runs import N_BLOCKS, count_calls, fresh_records, ran, records
 
@@ -112,7 +111,7 @@ class Killed(BaseException):
 def everything_is_long():
     """One batch is finished at a time, of a few passages each, and kept at once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stores, "EVERY_S", 0.0)
+        patch.setattr("sparsedash.storage.checkpoint.CHECKPOINT_INTERVAL_S", 0.0)
         patch.setattr(evaluate, "BATCH_TOKENS", 128)
         few = {
             "KEPT_BYTES": 1,
@@ -133,7 +132,7 @@ def asked(settings, names, way):
     return replace(
         settings,
         methods=tuple(
-            replace(each, width_multiple=8) if each.takes_channels else each for each in methods
+            replace(each, width_multiple=8) if each.is_structured else each for each in methods
         ),
         sparsities_permille=(400,),
         evaluation=replace(settings.evaluation, n_passages=N_PASSAGES),
