@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from sparsedash.engine.models.loading import locate_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.storage.store import Store
 
 

@@ -20,7 +20,8 @@ from sparsedash.engine.evaluation.divergence import mean_divergence
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export.reloaded import LlamaCppModel
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
-from sparsedash.engine.models.loading import gguf_file, load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import gguf_file, locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.storage.store import Store

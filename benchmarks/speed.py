@@ -30,7 +30,8 @@ from sparsedash.engine.calibration.statistics import BATCH_TOKENS
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.models.decoder_blocks import batches_by_length
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, keep_fp32_copies, uses_fp32_matmul
 from sparsedash.engine.texts.corpora import story_openings
 from sparsedash.engine.texts.generation import generate_texts

@@ -37,7 +37,8 @@ from sparsedash.catalog.model_shape import CONFIGS, model_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.comparison.machine_rates import measure_machine
 from sparsedash.engine.export.export import export_model
-from sparsedash.engine.models.loading import ModelCache, locate_model
+from sparsedash.engine.models.loading import ModelCache
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.reporting.model_card import stored_card

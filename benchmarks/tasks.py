@@ -20,7 +20,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from benchmarks.arguments import answers_parser, chosen_passages
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.tasks.harness import load_tasks
 from sparsedash.engine.tasks.harness_model import HarnessModel
 from sparsedash.engine.tasks.shared_answers import SharedAnswers

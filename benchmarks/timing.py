@@ -20,7 +20,8 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel
 from sparsedash.engine.comparison.timing import timed_rounds
 from sparsedash.engine.comparison.torch_timing import decode_sample, prefill_sample, time_models
-from sparsedash.engine.models.loading import LoadedModel, ModelCache, load_model, locate_model
+from sparsedash.engine.models.loading import LoadedModel, ModelCache, load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.deployment import timing_conditions
 from sparsedash.schema.pair_records import TimedPhase, TimingSettings

@@ -27,7 +27,8 @@ from sparsedash.catalog.choices import (
     write_example,
 )
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.run.pipeline import run
 from sparsedash.engine.texts.corpora import TEXTS, story_openings
 from sparsedash.engine.texts.generation import generate_texts

@@ -38,7 +38,8 @@ _OVER = (Status.closing, Status.closed, Status.failed)
 LOST = parts.PartEnd(
     state="crashed", error_text="lost: its Dask worker was killed or became unreachable."
 )
-_FACTS, _ARTEFACT = "sparsedash", "sparsedash_artefact"
+_FACTS = "sparsedash"
+_ARTEFACT = "sparsedash_artefact"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,26 +86,22 @@ class Cluster:
 
     def machines(self) -> tuple[parts.ClusterMachine, ...]:
         """Every Dask worker, by name."""
-        known = self._client.scheduler_info(n_workers=-1)["workers"]
-        found = [_machine(address, about) for address, about in known.items()]
-        return tuple(sorted(found, key=lambda machine: machine.name))
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        machines = [_machine(address, about) for address, about in workers.items()]
+        return tuple(sorted(machines, key=lambda machine: machine.name))
 
     def versions(self) -> dict[str, dict[str, str]]:
-        """Versions of Python and of the packages that must agree, by scheduler, client and worker
-        address.
-        """
-        found = self._client.get_versions(check=False)
+        """Versions of Python and the packages that must agree, by address or role."""
+        versions = self._client.get_versions(check=False)
         by_name = {
-            "scheduler": found["scheduler"],
-            "this server": found["client"],
-            **found["workers"],
+            "scheduler": versions["scheduler"],
+            "this server": versions["client"],
+            **versions["workers"],
         }
-        return {name: _of_versions(about) for name, about in by_name.items() if about}
+        return {name: _package_versions(about) for name, about in by_name.items() if about}
 
     def submit(self, key: str, part: parts.Part, machines: Iterable[parts.ClusterMachine]) -> None:
-        """Give a part to any free one of these machines. One that was submitted under this key
-        before is taken up.
-        """
+        """Give a part to any free one of these machines, or resume one with this key."""
         # Dask knows their slots, and not why they can take nothing.
         self._given_to[key] = frozenset(
             machine.address for machine in machines if not machine.problem
@@ -126,7 +123,7 @@ class Cluster:
         # The scheduler forgets what no client waits for, and a server may be started again.
         self._client.publish_dataset(future, name=self._prefix + key, override=True)
 
-    def held(self) -> set[str]:
+    def part_keys(self) -> set[str]:
         """Keys of all parts of this data folder that the scheduler has, from any server."""
         names = [str(name) for name in self._client.list_datasets()]
         return {name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)}
@@ -211,7 +208,8 @@ class _MachinePlugin(WorkerPlugin):  # type: ignore[misc]
     """Adds a machine's facts to every heartbeat of its Dask worker, and serves its artefacts."""
 
     def __init__(self, on_machine: OnMachine) -> None:
-        self._facts, self._artefact = on_machine.facts, on_machine.artefact
+        self._facts = on_machine.facts
+        self._artefact = on_machine.artefact
 
     def setup(self, worker: Any) -> None:
         """Called in the process of every worker, now and later."""
@@ -223,7 +221,7 @@ class _MachinePlugin(WorkerPlugin):  # type: ignore[misc]
         worker.handlers[_ARTEFACT] = artefact
 
 
-def _in_task(do: parts.Do, asked: bytes, topic: str, key: str) -> bytes:
+def _in_task(do: parts.Do, part: bytes, topic: str, key: str) -> bytes:
     """Runs in a thread of a Dask worker. The bytes of a PartEnd."""
     worker = distributed.get_worker()
 
@@ -256,15 +254,15 @@ def _in_task(do: parts.Do, asked: bytes, topic: str, key: str) -> bytes:
         worker.log_event(topic, {"key": key, "progress": parts.to_bytes(progress)})
 
     def fetch(kept: parts.KeptCalibration, name: str) -> bytes | None:
-        found: bytes | None = sync(
+        artefact: bytes | None = sync(
             worker.loop,
             getattr(worker.rpc(kept.machine), _ARTEFACT),
             name=name,
             callback_timeout=_FETCH_S,
         )
-        return found
+        return artefact
 
-    return parts.to_bytes(do(parts.from_bytes(parts.Part, asked), report, stopped, fetch))
+    return parts.to_bytes(do(parts.from_bytes(parts.Part, part), report, stopped, fetch))
 
 
 def this_machine() -> tuple[str, str]:
@@ -296,13 +294,13 @@ def _connected(scheduler: parts.Scheduler) -> Any:
 
 
 def _security(scheduler: parts.Scheduler) -> Any:
-    named = {
+    paths = {
         "tls_ca_file": scheduler.ca,
         "tls_client_cert": scheduler.certificate,
         "tls_client_key": scheduler.key,
     }
-    given = {name: path for name, path in named.items() if path}
-    security = distributed.Security(require_encryption=True, **given)
+    named = {name: path for name, path in paths.items() if path}
+    security = distributed.Security(require_encryption=True, **named)
     if not (security.tls_ca_file and security.tls_client_cert):
         raise JobError(
             f"No certificates are named for the scheduler at {scheduler.address}.",
@@ -334,13 +332,10 @@ def _readable(name: str) -> str:
     return name.rpartition("//")[2]
 
 
-def _of_versions(about: dict[str, Any]) -> dict[str, str]:
-    host, packages = dict(about.get("host") or {}), dict(about.get("packages") or {})
-    return {
-        name: str(value)
-        for name, value in {"python": host.get("python"), **packages}.items()
-        if value
-    }
+def _package_versions(about: dict[str, Any]) -> dict[str, str]:
+    host = dict(about.get("host") or {})
+    versions = {"python": host.get("python"), **dict(about.get("packages") or {})}
+    return {name: str(version) for name, version in versions.items() if version}
 
 
 def _in_a_line(error: BaseException | None) -> str:

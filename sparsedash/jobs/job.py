@@ -18,22 +18,23 @@ CLUSTER = "cluster"
 """The worker of a job that machines of a cluster do, as the job table names it."""
 
 
-def kept(kind: JobKind) -> str:
+def resume_advice(kind: JobKind) -> str:
     """What is kept of a job of this kind that ended early, and how it goes on, for a person."""
     if kind in (*RUNS, "part"):
         return "Finished models are kept; “Resume” goes on from the last checkpoint."
-    # A text that was stopped stays as far as it was written.
-    return f"{'' if kind == 'continuation' else 'Nothing of it is kept; '}“Resume” starts it again."
+    if kind == "continuation":
+        # A text that was stopped stays as far as it was written.
+        return "“Resume” starts it again."
+    return "Nothing of it is kept; “Resume” starts it again."
 
 
 def memory_advice(kind: JobKind) -> str:
     """Advice for a job of this kind whose memory ran out, for a person."""
-    smaller = (
-        ", or choose a smaller model, bfloat16 or less calibration text"
-        if kind in (*RUNS, "part")
-        else ""
-    )
-    return f"Free some memory{smaller}. {kept(kind)}"
+    if kind in (*RUNS, "part"):
+        advice = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
+    else:
+        advice = "Free some memory."
+    return f"{advice} {resume_advice(kind)}"
 
 
 Move = Literal["front", "up", "down"]
@@ -124,8 +125,7 @@ _RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 
 
 def queue_order(job: Job) -> tuple[int, float, float, int]:
-    """Sort key of queued jobs: priority; then a user's own order; then prompts before runs; then
-    age.
+    """Sort key of queued jobs: priority, a user's order, prompts before runs, age.
 
     A prompt that was never moved has place 0, a run or another long job place 1.
     """
@@ -134,19 +134,18 @@ def queue_order(job: Job) -> tuple[int, float, float, int]:
 
 
 def places_after_move(queue: Sequence[Job], job: Job, to: Move) -> list[tuple[float, int]]:
-    """New place and id of every queued job of the priority of `job`, after that was moved among
-    them.
+    """New place and id of every queued job of the priority of `job`, after its move.
 
     queue: all queued jobs, in order. No move crosses priorities. All up to the last prompt go below
     0, runs behind it between 0 and 1: so a later prompt still goes before runs that were never
     moved before a prompt, and a later run is the last.
     """
-    peers = [other for other in queue if other.priority == job.priority]
-    at = [other.id for other in peers].index(job.id)
-    target = {"front": 0, "up": max(0, at - 1), "down": at + 1}[to]
-    peers.insert(target, peers.pop(at))
-    n = max((at + 1 for at, other in enumerate(peers) if other.kind not in LONG), default=0)
+    peers = [peer for peer in queue if peer.priority == job.priority]
+    start = [peer.id for peer in peers].index(job.id)
+    target = {"front": 0, "up": max(0, start - 1), "down": start + 1}[to]
+    peers.insert(target, peers.pop(start))
+    n = max((i + 1 for i, peer in enumerate(peers) if peer.kind not in LONG), default=0)
     return [
-        (at - n if at < n else (at - n + 1) / (len(peers) + 1), other.id)
-        for at, other in enumerate(peers)
+        (i - n if i < n else (i - n + 1) / (len(peers) + 1), peer.id)
+        for i, peer in enumerate(peers)
     ]

@@ -11,7 +11,7 @@ from types import FrameType
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import Cancelled, StoreError, encodable
-from sparsedash.schema.progress import STAGE_TITLES, Step, Taken
+from sparsedash.schema.progress import STAGE_TITLES, StageTime, Step
 
 log = logging.getLogger(__name__)
 
@@ -48,23 +48,25 @@ class StopFlag:
     @contextmanager
     def holding_back(self) -> Iterator[None]:
         """Defer a request to stop to the end of this block."""
-        kept, self._raise = self._raise, False
+        was_raising = self._raise
+        self._raise = False
         try:
             yield
         finally:
-            self._raise = kept and not self.requested
+            self._raise = was_raising and not self.requested
 
 
 class Reporter:
-    """The `OnStep` of one job. Writes at most five times a second, and raises Cancelled when the
-    job is to stop.
-    """
+    """The `OnStep` of one job: writes five times a second at most; raises Cancelled to stop it."""
 
     def __init__(
         self, table: JobTable, job: Job, stop: StopFlag, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._table, self._job, self._stop, self._clock = table, job, stop, clock
-        self._over: tuple[Taken, ...] = ()
+        self._table = table
+        self._job = job
+        self._stop = stop
+        self._clock = clock
+        self._over: tuple[StageTime, ...] = ()
         self._present: Step | None = None
         self._begun_at = 0.0
         self._written_at = float("-inf")
@@ -72,34 +74,37 @@ class Reporter:
         self._texts: tuple[str, ...] = ()
 
     def wrote(self, *texts: str) -> None:
-        """The `OnText` of the job: the models' texts so far, written together with the next
-        step.
-        """
+        """The `OnText` of the job: the models' texts so far, written with the next step."""
         self._texts = tuple(map(encodable, texts))
 
     def __call__(self, step: Step) -> None:
         """The `OnStep` of the job."""
-        now, before = self._clock(), self._present
+        now = self._clock()
+        before = self._present
         if self._stop.requested:
             raise Cancelled
         if before is None or (before.stage, before.point) != (step.stage, step.point):
             which = "" if step.point is None else f", sparse model {step.point + 1}"
             log.info("%s%s.", STAGE_TITLES[step.stage], which)
-            self._over += (
-                () if before is None else (Taken(before.stage, before.point, now - self._begun_at),)
-            )
+            if before is not None:
+                spent_s = now - self._begun_at
+                self._over += (StageTime(before.stage, before.point, spent_s),)
             self._begun_at = now
             self._samples.clear()
         elif now - self._written_at < INTERVAL_S:
             return
-        self._present, self._written_at = step, now
-        taken = (*self._over, Taken(step.stage, step.point, now - self._begun_at))
+        self._present = step
+        self._written_at = now
+        stage_times = (*self._over, StageTime(step.stage, step.point, now - self._begun_at))
         with self._stop.holding_back():
             try:
                 self._table.report(
                     self._job,
                     replace(
-                        step, rate=self._rate(now, step.worked), taken=taken, texts=self._texts
+                        step,
+                        rate=self._rate(now, step.worked),
+                        stage_times=stage_times,
+                        texts=self._texts,
                     ),
                 )
                 wanted = self._table.wanted(self._job)
@@ -111,10 +116,9 @@ class Reporter:
             raise Cancelled
 
     def _rate(self, now: float, done: float) -> float | None:
-        """Units a second over the last half minute; None from too few samples. A step backwards
-        starts over.
+        """Units a second over the last half minute; None from too few samples.
 
-        A step that has done no more tells nothing: the rate is up to the last one that has.
+        A step backwards starts over; a step without progress is ignored.
         """
         samples = self._samples
         if samples and done < samples[-1][1]:
@@ -124,5 +128,6 @@ class Reporter:
         now = samples[-1][0]
         while now - samples[0][0] > _WINDOW_S and len(samples) > 2:
             samples.popleft()
-        seconds, n = now - samples[0][0], done - samples[0][1]
+        seconds = now - samples[0][0]
+        n = done - samples[0][1]
         return n / seconds if seconds >= _SHORTEST_WINDOW_S and n > 0 else None

@@ -28,8 +28,8 @@ from sparsedash.reporting.verdicts import (
 from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity, tolerance_words
 from sparsedash.schema.pair_records import Timing, TimingSettings
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
+from sparsedash.service.answer_cache import TaskComparison
 from sparsedash.service.backend import Backend
-from sparsedash.service.stored_results import TaskComparison
 from sparsedash.stats.task_verdicts import judge_losses, own_limit
 from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Verdict
 

@@ -22,10 +22,10 @@ from sparsedash.reporting.run_results import ModelResult, ModelVerdict, RunResul
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget
-from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.user_records import RunMark
 from sparsedash.service.backend import Backend
 
 FEW = 3

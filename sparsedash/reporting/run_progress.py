@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from sparsedash.schema.progress import Stage, Step, Taken
+from sparsedash.schema.progress import Stage, StageTime, Step
 from sparsedash.service.estimates import GUESSES_S, USUAL_GUESS_S, RunPart
 
 ALMOST = 0.99
@@ -59,7 +59,7 @@ def job_progress(
     parts: of this attempt, in order. done_before_s: estimated seconds of what an earlier attempt
     has done.
     """
-    stage_times = step.taken or (Taken(step.stage, step.point, 0.0),)
+    stage_times = step.stage_times or (StageTime(step.stage, step.point, 0.0),)
     done, (*over, (present, spent_s)) = _periods(parts, stage_times)
     coming = [part for part in parts if part not in done and part not in present]
     pace = _pace_of(over)
@@ -94,7 +94,7 @@ def job_progress(
 
 
 def _periods(
-    parts: Sequence[RunPart], stage_times: Iterable[Taken]
+    parts: Sequence[RunPart], stage_times: Iterable[StageTime]
 ) -> tuple[set[RunPart], list[tuple[list[RunPart], float]]]:
     """The parts that are done; and those that the job worked on at a time, with the seconds.
 

@@ -350,7 +350,7 @@ def _continuations(
     written = {
         prompt_request.key(): prompt_request
         for prompt_request in of_run
-        if backend.written(prompt_request) is not None
+        if backend.continuation(prompt_request) is not None
     }
     requests = [
         (f"A prompt of the run, {sampling_words(prompt_request)}", prompt_request)
@@ -379,7 +379,7 @@ def _continuations(
                     )
                 )
     for how, request in requests:
-        if (stored := backend.written(request)) is not None:
+        if (stored := backend.continuation(request)) is not None:
             yield how, request, stored
 
 

@@ -27,7 +27,8 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.stored_results import AnswerCache, joined_continuation
+from sparsedash.service.answer_cache import AnswerCache
+from sparsedash.service.stored_results import joined_continuation
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import (
     PairedComparison,
@@ -70,7 +71,7 @@ class StoredResults:
         """The answers to tasks."""
         return AnswerCache(self.store)
 
-    def written(self, settings: ContinuationSettings) -> Continuation | None:
+    def continuation(self, settings: ContinuationSettings) -> Continuation | None:
         """What runs had these models write, or None."""
         return joined_continuation(
             settings, lambda request: self.store.get(Continuation, request.key())
@@ -674,8 +675,8 @@ def prompt_texts(stored: Results, results: RunResults) -> Iterator[PromptTexts]:
             right=dense,
             prompt=prompt,
         )
-        if (continued := stored.written(request)) is not None:
-            sparse = results.headline and stored.written(request.by_one(results.headline.key))
+        if (continued := stored.continuation(request)) is not None:
+            sparse = results.headline and stored.continuation(request.by_one(results.headline.key))
             yield PromptTexts(
                 prompt,
                 continued.left,

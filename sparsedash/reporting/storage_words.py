@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table
-from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Damage, Verification
+from sparsedash.schema.user_records import RunMark
 from sparsedash.service.deletion import RunDeletion
 from sparsedash.service.holdings import CacheContents, CachePart, FileKind, Holdings, StoredFile
 from sparsedash.storage.disk_cache import DAMAGED

@@ -51,7 +51,7 @@ STAGE_TITLES: dict[Stage, str] = {
 }
 
 
-class Taken(NamedTuple):
+class StageTime(NamedTuple):
     """Seconds that a job spent in a stage, for one sparse model or for none, before it went on to
     the next.
     """
@@ -76,10 +76,10 @@ class Step:
     negative where work is left on the done ones. point: index in the run's `points` of the sparse
     model that is made or evaluated, in a walk the last of them; None for the dense one.
 
-    Of the worker: rate: units a second. taken: time so far, stage by stage in order, the present
+    Of the worker: rate: units a second. stage_times: time so far, stage by stage in order, the present
     one last; a stage that comes again is listed again. texts: what each model of a prompt wrote so
     far; foreign text. machine: of a cluster.
-    n_machines: that work on it at the same time; taken has the time of all.
+    n_machines: that work on it at the same time; stage_times has the time of all.
     """
 
     stage: Stage
@@ -92,7 +92,7 @@ class Step:
     ahead: float = 0.0
     point: int | None = None
     rate: float | None = None
-    taken: tuple[Taken, ...] = ()
+    stage_times: tuple[StageTime, ...] = ()
     texts: tuple[str, ...] = ()
     machine: str = ""
     n_machines: int = 1

@@ -27,9 +27,9 @@ from sparsedash.jobs.local_runner import NVIDIA, LocalRunner, last_log_lines, vi
 from sparsedash.jobs.lock_files import hold_lock, make_folder
 from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
-from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Run
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 from sparsedash.storage.local_machine import data_folder, local_path
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store, claim_data_folder
@@ -37,7 +37,8 @@ from sparsedash.storage.text_files import Uploads
 
 log = logging.getLogger(__name__)
 
-TERM_S, KILL_S = 0.5, 1.0
+TERM_S = 0.5
+KILL_S = 1.0
 """Sooner than on the server: the folder is not lost by it, and somebody waits for a machine."""
 MOST_WORKERS = 64
 LOG_LINES = 200
@@ -47,9 +48,7 @@ _HEARTBEAT_S = 3.0
 
 
 class PartMachine:
-    """Folder, job table and child of one Dask worker. The child ends with the process that this is
-    in.
-    """
+    """Folder, job table and child of one Dask worker. The child ends with this process."""
 
     def __init__(self, folder: Path, *, command: tuple[str, ...] | None = None) -> None:
         self.folder = folder
@@ -74,9 +73,12 @@ class PartMachine:
         log_end = "\n".join(last_log_lines(Path(job.log_path), LOG_LINES))
         match job.state:
             case "failed" | "cancelled" | "crashed" as state:
-                why, advice = job.error_text, job.error_advice
                 return PartEnd(
-                    state=state, machine=name, log=log_end, error_text=why, error_advice=advice
+                    state=state,
+                    machine=name,
+                    log=log_end,
+                    error_text=job.error_text,
+                    error_advice=job.error_advice,
                 )
         run = self.store.get(Run, part.key)
         if run is None:
@@ -100,24 +102,25 @@ class PartMachine:
         # Jobs of an earlier process of this worker are over: its child ended with it. Of a part
         # that was given up the child may work on.
         self._runner.reconcile()
-        for left in (*self._table.queue(), *self._table.running()):
-            if left.key != part.key:
-                self._table.request_cancel(left.id)
+        for earlier in (*self._table.queue(), *self._table.running()):
+            if earlier.key != part.key:
+                self._table.request_cancel(earlier.id)
         job = self._table.submit(part.kind, part.key, part.settings, part.owner)
-        reported, reported_at = None, float("-inf")
+        reported = None
+        reported_at = float("-inf")
         try:
             while job.live:
                 if not job.stopping and stopped():
                     self._table.request_cancel(job.id)
                 self._runner.reconcile()
-                self.at_work = job = self._table.get(job.id)
-                progress, since = (
-                    replace(job.progress, machine=name),
-                    time.monotonic() - reported_at,
-                )
-                if since >= (_HEARTBEAT_S if progress == reported else _REPORT_S):
+                job = self._table.get(job.id)
+                self.at_work = job
+                progress = replace(job.progress, machine=name)
+                interval_s = _HEARTBEAT_S if progress == reported else _REPORT_S
+                if time.monotonic() - reported_at >= interval_s:
                     report(progress)
-                    reported, reported_at = progress, time.monotonic()
+                    reported = progress
+                    reported_at = time.monotonic()
                 time.sleep(_TICK_S)
         finally:
             self.at_work = None
@@ -131,9 +134,7 @@ def _drop(uploads: Uploads, reference: str) -> None:
 
 
 def perform_part(part: Part, report: Report, stopped: Callable[[], bool], fetch: Fetch) -> PartEnd:
-    """The task of a Dask worker: see jobs.cluster. Nothing that goes wrong with the part is
-    raised.
-    """
+    """The task of a Dask worker, see jobs.cluster. Errors are returned in the PartEnd."""
     from sparsedash.jobs.cluster import this_machine
 
     address, name = this_machine()
@@ -160,24 +161,24 @@ def kept_artefact(name: str) -> bytes | None:
 
 
 def machine_facts() -> dict[str, Any]:
-    """The values of this machine's MachineFacts; cheap, since they go along with every
-    heartbeat.
-    """
+    """The values of this machine's MachineFacts; cheap, since every heartbeat has them."""
     # Dask brings it along.
     import psutil
 
     memory = psutil.virtual_memory()
-    known: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "hostname": socket.gethostname(),
         "sparsedash": __version__,
         **_packages(),
+        "gpus": _gpu_names(),
+        "total_bytes": memory.total,
+        "free_bytes": memory.available,
     }
-    known |= {"gpus": _gpu_names(), "total_bytes": memory.total, "free_bytes": memory.available}
     try:
-        machine = this_part_machine()
+        facts["child_bytes"] = this_part_machine().child_bytes()
     except SparseDashError as error:
-        return known | {"problem": str(error)}
-    return known | {"child_bytes": machine.child_bytes()}
+        facts["problem"] = str(error)
+    return facts
 
 
 _opening = threading.Lock()
@@ -186,9 +187,7 @@ _held: list[IO[bytes]] = []
 
 
 def this_part_machine() -> PartMachine:
-    """The machine of this process, in the first folder that no other Dask worker of this computer
-    has.
-    """
+    """The machine of this process, in the first folder free of other Dask workers."""
     with _opening:
         return _opened()
 
@@ -209,8 +208,9 @@ def _opened() -> PartMachine:
 
 
 def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) -> PartEnd:
-    """The end of a part, with the names of the artefacts that its calibration left here. address:
-    of this machine.
+    """The end of a part, with the names of its calibration artefacts here.
+
+    address: of this machine.
     """
     noted = store.recall(store_keys.part_calibrations_note(part_key))
     if end.state != "done" or noted is None:
@@ -219,15 +219,20 @@ def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) ->
     stored = [entry.name for entry in store.entries("artefacts")]
     names = tuple(name for name in stored if name.partition("/")[0] in prefixes)
     notes = {str(name): store.recall(name) for name in store_keys.calibration_notes(prefixes)}
-    found = {name: text for name, text in notes.items() if text is not None}
-    return replace(end, calibration=KeptCalibration(machine=address, artefacts=names, notes=found))
+    return replace(
+        end,
+        calibration=KeptCalibration(
+            machine=address,
+            artefacts=names,
+            notes={name: text for name, text in notes.items() if text is not None},
+        ),
+    )
 
 
 def fetch_calibration(
     kept: KeptCalibration, store: Store, fetch: Fetch, stopped: Callable[[], bool]
 ) -> int:
-    """Fetch the artefacts of a calibration that this store lacks, and then the notes that all of
-    them are here.
+    """Fetch the missing artefacts of a calibration, then the notes that mark it complete.
 
     Returns how many were fetched. Without the notes the calibration is computed again.
     """
@@ -252,23 +257,21 @@ def fetch_calibration(
 
 @cache
 def _packages() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in ("torch", "transformers"):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 @cache
 def _gpu_names() -> list[str]:
     """The GPUs that the child may use, by the driver's names where those can be read."""
-    lines = [
-        line
-        for file in sorted(NVIDIA.glob("*/information"))
-        for line in file.read_text().splitlines()
-    ]
+    lines = list[str]()
+    for file in sorted(NVIDIA.glob("*/information")):
+        lines += file.read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     return [
         names[int(gpu)] if gpu.isdecimal() and int(gpu) < len(names) else f"GPU {gpu}"

@@ -26,12 +26,12 @@ from sparsedash.jobs.cluster_parts import (
     failed_part,
     named_scheduler,
 )
-from sparsedash.jobs.job import CLUSTER, Job, kept
+from sparsedash.jobs.job import CLUSTER, Job, resume_advice
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
-from sparsedash.schema.progress import STARTING, Step, Taken
+from sparsedash.schema.progress import STARTING, StageTime, Step
 from sparsedash.service.cluster_plan import ClusterPlan, connect_cluster
 from sparsedash.storage.store import Store
 
@@ -56,38 +56,42 @@ class Attempt:
     """
 
     def __init__(self, job: Job, plan: ClusterPlan, table: JobTable, lock: IO[bytes]) -> None:
-        self.job, self.lock, self.ended = job, lock, False
-        self._plan, self._table = plan, table
+        self.job = job
+        self.lock = lock
+        self.ended = False
+        self._plan = plan
+        self._table = table
         self.at_work: dict[str, Part] = {}
-        self._taken: list[Taken] = []
+        self._stage_times: list[StageTime] = []
         self._bad: PartEnd | None = None
         self._stopped_at: float | None = None
         self._to_take_up = True
 
     def progress(self, cluster: "Cluster") -> tuple[Step, ...]:
         """Progress of its parts that have begun, in order."""
-        found = [cluster.progress(self._key(name)) for name in self.at_work]
-        return tuple(progress for progress in found if progress is not None)
+        steps = [cluster.progress(self._key(name)) for name in self.at_work]
+        return tuple(step for step in steps if step is not None)
 
-    def go_on(
+    def step(
         self, job: Job, cluster: "Cluster", machines: Sequence[ClusterMachine], n_free: int
     ) -> None:
-        """One round: collect ended parts, begin others, report progress. job: its present row.
-        n_free: slots.
+        """One round: collect ended parts, begin others, report progress.
+
+        job: its present row. n_free: slots.
         """
         self.job = job
         if self._to_take_up:
             # Parts that this or another server has submitted are not done twice.
-            held = cluster.held()
+            part_keys = cluster.part_keys()
             for name in self._plan.left():
-                if self._key(name) in held:
+                if self._key(name) in part_keys:
                     self._submit([name], cluster, machines)
             self._to_take_up = False
         for name in list(self.at_work):
             self._collect(name, cluster)
         if job.stopping or self._bad is not None:
             self._wind_up(cluster)
-        elif self._plan.whole:
+        elif self._plan.is_complete:
             self._table.end(job, "done")
             self.ended = True
         else:
@@ -95,7 +99,7 @@ class Attempt:
             self._submit(waiting[: max(0, n_free)], cluster, machines)
             self._report(cluster)
 
-    def lose(self) -> None:
+    def disconnect(self) -> None:
         """Forget the lost connection; parts at work are taken up on the next one."""
         self.at_work.clear()
         self._to_take_up = True
@@ -129,7 +133,7 @@ class Attempt:
         progress = cluster.progress(key)
         part = self.at_work.pop(name)
         if progress is not None:
-            self._taken += progress.taken
+            self._stage_times += progress.stage_times
         self._keep_log(name, end)
         if end.state == "done":
             try:
@@ -138,10 +142,9 @@ class Attempt:
             except SparseDashError as error:
                 self._bad = self._bad or failed_part(error)
         else:
-            at = end.machine or (progress.machine if progress else "") or "A machine"
-            self._bad = self._bad or replace(
-                end, error_text=f"{at}: {end.error_text or 'it ended without a message.'}"
-            )
+            machine = end.machine or (progress.machine if progress else "") or "A machine"
+            problem = end.error_text or "it ended without a message."
+            self._bad = self._bad or replace(end, error_text=f"{machine}: {problem}")
         cluster.forget(key)
 
     def _wind_up(self, cluster: "Cluster") -> None:
@@ -158,25 +161,35 @@ class Attempt:
         if self._bad is not None and not self.job.stopping:
             bad = self._bad
         self._table.end(
-            self.job, bad.state, bad.error_text, bad.error_advice or kept(self.job.kind)
+            self.job, bad.state, bad.error_text, bad.error_advice or resume_advice(self.job.kind)
         )
         self.ended = True
 
     def _report(self, cluster: "Cluster") -> None:
         at_work = self.progress(cluster)
         # The step that is shown is the first one's, so its stages come last.
-        taken = (*self._taken, *(one for progress in reversed(at_work) for one in progress.taken))
+        stage_times = list(self._stage_times)
+        for step in reversed(at_work):
+            stage_times += step.stage_times
         machines = ", ".join(dict.fromkeys(progress.machine for progress in at_work))
         where = f"at work: {machines}" if machines else "waiting for a free machine of the cluster"
-        message = "; ".join(filter(None, [self._plan.said(), where]))
+        message = "; ".join(filter(None, [self._plan.progress_message(), where]))
         try:
-            shown, n = at_work[0] if at_work else STARTING, max(1, len(at_work))
-            self._table.report(self.job, replace(shown, message=message, taken=taken, n_machines=n))
+            self._table.report(
+                self.job,
+                replace(
+                    at_work[0] if at_work else STARTING,
+                    message=message,
+                    stage_times=tuple(stage_times),
+                    n_machines=max(1, len(at_work)),
+                ),
+            )
         except StoreError as error:
             log.warning("Progress could not be written: %s", error)
 
     def _keep_log(self, name: str, end: PartEnd) -> None:
-        title = f"Attempt {self.job.attempt}, part {name}, on {end.machine or 'a machine that is gone'}:"
+        machine = end.machine or "a machine that is gone"
+        title = f"Attempt {self.job.attempt}, part {name}, on {machine}:"
         try:
             with open_log(Path(self.job.log_path)) as file:
                 file.write(f"{title}\n{end.log}\n".encode(errors="replace"))
@@ -207,9 +220,14 @@ class ClusterRunner:
         connect: Callable[[Scheduler, str], "Cluster"] = connect_cluster,
         grace_s: float = GRACE_S,
     ) -> None:
-        self._folder, self._table, self._store, self._scheduler = folder, table, store, scheduler
+        self._folder = folder
+        self._table = table
+        self._store = store
+        self._scheduler = scheduler
         self._address = scheduler.address if scheduler else os.environ.get(SCHEDULER, "")
-        self._new_connection, self._grace_s, self._trouble = connect, grace_s, trouble
+        self._new_connection = connect
+        self._grace_s = grace_s
+        self._trouble = trouble
         self._connection: Cluster | None = None
         self._up: IO[bytes] | None = None
         self._attempts: dict[tuple[int, int], Attempt] = {}
@@ -220,18 +238,14 @@ class ClusterRunner:
         self._thread = threading.Thread(target=self._loop, name="cluster", daemon=True)
 
     def start(self) -> None:
-        """Begin, unless the scheduler must not be asked. Runs wait for it as for one that is
-        lost.
-        """
+        """Begin, unless the scheduler must not be asked. Runs wait for it as for a lost one."""
         if self._scheduler:
             with suppress(StoreError):
                 self._show_up(True)
             self._thread.start()
 
     def takes(self, job: Job) -> bool:
-        """Whether the cluster has this job, or will have it: then no worker of this machine
-        does.
-        """
+        """Whether the cluster runs this job or will; no worker of this machine takes it then."""
         if job.state == "running":
             return self._scheduler is not None and job.worker == CLUSTER
         return self._up is not None and job.may_spread
@@ -240,15 +254,15 @@ class ClusterRunner:
         """The scheduler and its machines as of the last round."""
         return ClusterView(address=self._address, trouble=self._trouble, machines=self._machines)
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Stop looking after the jobs; the machines go on."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
         for attempt in list(self._attempts.values()):
-            self._let_go(attempt)
+            self._drop(attempt)
         self._show_up(False)
-        self._close()
+        self._disconnect()
 
     def _loop(self) -> None:
         while not self._stop.is_set():
@@ -257,7 +271,7 @@ class ClusterRunner:
             except StoreError as error:
                 log.warning("Jobs of the cluster cannot be looked after: %s", error)
             except Exception as error:  # noqa: BLE001 - nobody else looks after them: the next round must come
-                self._lose(error)
+                self._handle_error(error)
             self._stop.wait(_TICK_S)
 
     def _round(self) -> None:
@@ -269,25 +283,24 @@ class ClusterRunner:
         if not connection.alive:
             raise ConnectionError("the connection was closed")
         self._seen_at = time.monotonic()
-        found = connection.machines()
-        n_slots = sum(machine.n_slots for machine in found if not machine.problem)
+        machines = connection.machines()
+        n_slots = sum(machine.n_slots for machine in machines if not machine.problem)
         self._show_up(n_slots > 0)
         running = self._running()
         self._forget_ended(running)
         for job in running:
             if attempt := self._attempts.get((job.id, job.attempt)) or self._attempt(job):
-                attempt.go_on(job, connection, found, n_slots - self._n_at_work())
+                attempt.step(job, connection, machines, n_slots - self._n_at_work())
                 if attempt.ended:
-                    self._let_go(attempt)
+                    self._drop(attempt)
         if n_slots > self._n_at_work():
             self._claim_next()
-        parts = {
-            step.machine: (a.job.id, step)
-            for a in self._attempts.values()
-            for step in a.progress(connection)
-        }
-        views = ((machine, *parts.get(machine.name, (None, None))) for machine in found)
-        self._machines = tuple(replace(of, job_id=job, progress=step) for of, job, step in views)
+        at_work = {machine.name: machine for machine in machines}
+        for attempt in self._attempts.values():
+            for step in attempt.progress(connection):
+                if machine := at_work.get(step.machine):
+                    at_work[step.machine] = replace(machine, job_id=attempt.job.id, progress=step)
+        self._machines = tuple(at_work.values())
 
     def _running(self) -> list[Job]:
         return [job for job in self._table.running() if job.worker == CLUSTER]
@@ -312,17 +325,15 @@ class ClusterRunner:
         log.info("The scheduler at %s answers.", self._address)
         # Stop the parts of attempts that are over by now. Asked in this order: one may begin in
         # between.
-        held = self._connection.held()
+        part_keys = self._connection.part_keys()
         wanted = {_attempt_name(job) for job in self._running()}
-        for key in held:
+        for key in part_keys:
             if key.rpartition("/")[0] not in wanted:
                 self._connection.drop(key)
         return True
 
     def _attempt(self, job: Job) -> Attempt | None:
-        """A new attempt, or one that another server began; None while that looks after it, or where
-        planning failed.
-        """
+        """A new or resumed attempt; None where another server has it or planning fails."""
         if (lock := hold_lock(job_lock(self._folder, job.id))) is None:
             return None
         try:
@@ -335,36 +346,34 @@ class ClusterRunner:
         return attempt
 
     def _claim_next(self) -> None:
-        """Claim the next job for a free machine. Those with parts left to begin go first: see
-        `go_on`.
-        """
+        """Claim the next job for a free machine, once no claimed job has parts left to begin."""
         for queued in self._table.queue():
             if queued.may_spread and (attempt := self._attempt(queued)):
                 if not self._table.claim(queued.id, CLUSTER, 0):
-                    self._let_go(attempt)
+                    self._drop(attempt)
                 return
 
     def _forget_ended(self, running: list[Job]) -> None:
-        """Let go of attempts that are over according to their rows."""
+        """Drop the attempts that are over according to their rows."""
         live = {(job.id, job.attempt) for job in running}
         for which, attempt in list(self._attempts.items()):
             if which not in live:
                 if self._connection is not None:
                     attempt.drop(self._connection)
-                self._let_go(attempt)
+                self._drop(attempt)
 
-    def _let_go(self, attempt: Attempt) -> None:
+    def _drop(self, attempt: Attempt) -> None:
         attempt.lock.close()
         self._attempts.pop((attempt.job.id, attempt.job.attempt), None)
 
-    def _lose(self, error: Exception) -> None:
+    def _handle_error(self, error: Exception) -> None:
         log.warning("The scheduler is lost: %s: %s", type(error).__name__, error)
         self._trouble = f"The scheduler at {self._address} does not answer; trying again."
         self._next_try_at = 0.0
         self._machines = ()
-        self._close()
+        self._disconnect()
         for attempt in self._attempts.values():
-            attempt.lose()
+            attempt.disconnect()
 
     def _wait_or_give_up(self) -> None:
         """Wait for a scheduler that is gone for a moment; end its jobs when it stays away."""
@@ -379,9 +388,9 @@ class ClusterRunner:
                 continue
             if job.stopping:
                 text = "Stopped on request, while the scheduler did not answer."
-                self._table.end(job, "cancelled", text, kept(job.kind))
+                self._table.end(job, "cancelled", text, resume_advice(job.kind))
             elif late:
-                advice = f"{kept(job.kind)} It runs here while no scheduler answers."
+                advice = f"{resume_advice(job.kind)} It runs here while no scheduler answers."
                 self._table.end(
                     job, "crashed", f"The scheduler does not answer. {self._trouble}", advice
                 )
@@ -395,16 +404,18 @@ class ClusterRunner:
             self._up.close()
             self._up = None
 
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
+    def _disconnect(self) -> None:
+        connection = self._connection
+        self._connection = None
         if connection is not None:
             with suppress(Exception):
                 connection.close()
 
 
 def cluster_runner(folder: Path, table: JobTable, store: Store) -> ClusterRunner | None:
-    """The runner for the scheduler that the environment names, with the trouble of a refused one;
-    None without one.
+    """The runner for the scheduler that the environment names; None without one.
+
+    A scheduler that is refused becomes the runner's trouble.
     """
     try:
         scheduler = named_scheduler()

@@ -34,8 +34,9 @@ from sparsedash.reporting.run_results import (
     prompt_texts,
     run_results,
 )
-from sparsedash.schema.pair_records import NOT_CONTINUED, RunMark
+from sparsedash.schema.pair_records import NOT_CONTINUED
 from sparsedash.schema.records import Run
+from sparsedash.schema.user_records import RunMark
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, loss_charts, navigation
 from sparsedash.ui.address_bar import choose_measure, choose_tolerance

@@ -11,11 +11,11 @@ from playwright.sync_api import expect
 
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import hold_lock, job_lock, slot_lock
-from sparsedash.schema.progress import Step, Taken
+from sparsedash.schema.progress import StageTime, Step
 from sparsedash.storage.store import Store
 from tests.browser.served import press, ready
 from tests.browser.test_every_page import violations
-from tests.faults.house import eventually
+from tests.faults.server_process import eventually
 from tests.ui import specimens
 
 PLACES = (".sd-job", ".sd-numbers", ".js-plotly-plot")
@@ -57,7 +57,7 @@ class Worker:
         self.say("start")
 
     def say(self, stage, point=None, done=0, total=1):
-        stage_times = (Taken(stage, point, 1.0),)
+        stage_times = (StageTime(stage, point, 1.0),)
         self.table.report(
             self.job,
             Step(
@@ -66,7 +66,7 @@ class Worker:
                 total,
                 unit="passages",
                 point=point,
-                taken=stage_times,
+                stage_times=stage_times,
             ),
         )
 

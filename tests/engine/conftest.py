@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from sparsedash.engine.models import loading
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models import locating
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.storage.store import Store
 from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub
@@ -33,7 +34,7 @@ def passages(n):
 def tokenizers_are_tried_once():
     """The trial takes a process of its own: once for each tokenizer of the session."""
     tried = set()
-    require_usable = loading.require_usable
+    require_usable = locating.require_usable
 
     def once(folder, reference, n_known):
         file = folder / "tokenizer.json"
@@ -43,7 +44,7 @@ def tokenizers_are_tried_once():
             tried.add(key)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "require_usable", once)
+        patch.setattr(locating, "require_usable", once)
         yield
 
 

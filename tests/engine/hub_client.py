@@ -63,7 +63,8 @@ class HubClient:
 def _model(reference: str, store: Any) -> dict[str, Any]:
     import torch
 
-    from sparsedash.engine.models.loading import load_model, locate_model
+    from sparsedash.engine.models.loading import load_model
+    from sparsedash.engine.models.locating import locate_model
 
     source = locate_model(reference, store)
     loaded = load_model(source, "float32")

@@ -72,8 +72,8 @@ def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and
     found = run_results(StoredResults(store), run)
     (judged,) = found.judged
     compared = sparsedash.compare(dense, sparse.model, TOKENIZER, ASKED)
-    assert (compared.judged, compared.paired) == (judged.verdict, judged.comparison)
-    assert compared.verdict == plain(answer_sentence(found))
+    assert (compared.losses, compared.paired) == (judged.verdict, judged.comparison)
+    assert compared.sentence == plain(answer_sentence(found))
     assert compared.sparse.outcomes == record.outcomes
     assert sparse.model.generate(IDS, max_new_tokens=3, min_new_tokens=3).shape == (1, 15)
     sparse.model.save_pretrained(tmp_path / "saved")
@@ -235,7 +235,7 @@ def test_a_second_model_that_was_not_pruned_from_the_first_is_not_called_so(
 ):
     first = tiny_model(kind, **({"intermediate_size": 64} if n_warnings else {}))
     second = tiny_model("llama")
-    said = sparsedash.compare(first, second, TOKENIZER, ASKED).verdict
+    said = sparsedash.compare(first, second, TOKENIZER, ASKED).sentence
     assert (
         said.startswith("The second model ")
         and said.count("imit") == said.count("10 passages") == 1
@@ -257,7 +257,7 @@ def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
     assert found.share == wanted.answer / 1000
     assert [each.permille for each in found.trials] == [each.permille for each in wanted.trials]
     run = run_results(StoredResults(store), store.get(Run, wanted.key), tolerance)
-    assert found.verdict == plain(answer_sentence(run))
+    assert found.sentence == plain(answer_sentence(run))
 
 
 @pytest.mark.parametrize("asked", [passages(29), passages(29) * 2], ids=["few", "few, twice"])

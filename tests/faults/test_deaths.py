@@ -15,7 +15,7 @@ import pytest
 
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, slot_lock
 from sparsedash.schema.settings import RunSettings
-from tests.faults.house import eventually
+from tests.faults.server_process import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -189,7 +189,7 @@ def test_a_bound_worker_ends_with_whoever_started_it(house):
     bound.reconcile()
     eventually(lambda: house.table.get(job.id).progress.stage == "prune")
     child = psutil.Process(house.table.get(job.id).pid)
-    bound.let_go()
+    bound.close()
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 

@@ -14,7 +14,8 @@ from typing import Any, get_args
 import pytest
 
 from sparsedash.catalog.presets import METHODS
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.schema.errors import JobError, ModelError, SettingsError
 from sparsedash.schema.method_settings import (
     Allocation,

@@ -52,7 +52,7 @@ def test_rate_time_and_log_line_are_of_each_stage_and_sparse_model(
         reporter(Step(stage, done, 100, point=point))
         rates.append(table.get(job.id).progress.rate)
     assert rates == [None, 50.0, None, 50.0, None]
-    taken = table.get(job.id).progress.taken
+    taken = table.get(job.id).progress.stage_times
     assert taken == (("evaluate", None, 7.5), ("evaluate", 0, 1.5), ("prune", 0, 0.0))
     said = [record.message for record in caplog.records]
     assert said == ["Evaluating.", "Evaluating, sparse model 1.", "Pruning, sparse model 1."]

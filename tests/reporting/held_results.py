@@ -9,7 +9,7 @@ from sparsedash.reporting.run_results import RunResults, run_results
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
-from sparsedash.service.stored_results import AnswerCache
+from sparsedash.service.answer_cache import AnswerCache
 
 
 @dataclass(eq=False)

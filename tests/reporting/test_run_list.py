@@ -8,9 +8,9 @@ from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.reporting import run_list
 from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.user_records import RunMark
 from tests.reporting.held_results import results_of
 from tests.ui import specimens
 from tests.ui.filled_backend import job

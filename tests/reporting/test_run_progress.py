@@ -11,7 +11,7 @@ from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.run_progress import ALMOST, job_progress, stage_parts
 from sparsedash.schema.find_settings import FindSettings, planned_run
-from sparsedash.schema.progress import Step, Taken
+from sparsedash.schema.progress import StageTime, Step
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.estimates import (
     NOTHING_STORED,
@@ -59,7 +59,7 @@ def looked_at(taken, parts=RUN, share=0.0, rest_s=None, **more):
         100,
         point=point,
         rate=rest_s and 100 * (1 - share) / rest_s,
-        taken=tuple(Taken(*entry) for entry in taken),
+        stage_times=tuple(StageTime(*entry) for entry in taken),
     )
     return job_progress(parts, step, **more)
 
@@ -264,7 +264,7 @@ def test_in_recorded_runs_the_bar_never_goes_back_and_the_time_left_is_about_rig
         [],
         described,
     )
-    taken = [Taken(*entry) for entry in RECORDED[name]["taken"]]
+    taken = [StageTime(*entry) for entry in RECORDED[name]["taken"]]
     whole_s = sum(entry.seconds for entry in taken)
     shares = []
     ratios = []
@@ -278,7 +278,7 @@ def test_in_recorded_runs_the_bar_never_goes_back_and_the_time_left_is_about_rig
             ahead=ahead,
             point=present.point,
             rate=rate,
-            taken=so_far,
+            stage_times=so_far,
         )
         progress = job_progress(parts, step, silent_s)
         shares.append(progress.share)

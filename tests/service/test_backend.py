@@ -12,7 +12,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError, SparseDashError, StoreError
 from sparsedash.schema.find_settings import PLANNED, FindSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from sparsedash.schema.progress import Step, Taken
+from sparsedash.schema.progress import StageTime, Step
 from sparsedash.schema.records import Passages, Run, VerifySettings
 from sparsedash.schema.settings import (
     BUILTIN_TEXT,
@@ -89,7 +89,9 @@ def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_th
     for i, seconds in enumerate((90.0, 7.0, 12.0, 0.2, 0.1, 9.0)):
         job = backend.submit(replace(SETTINGS, sparsities_permille=(10 * (i + 1),)))
         claimed = backend._table.claim(job.id, "slot-0", 1)
-        backend._table.report(claimed, Step("load", 0, 1, taken=(Taken("start", None, seconds),)))
+        backend._table.report(
+            claimed, Step("load", 0, 1, stage_times=(StageTime("start", None, seconds),))
+        )
         backend._table.end(claimed, "done")
     assert start_s(backend) == 12.0
 

@@ -13,10 +13,11 @@ from sparsedash.jobs.job import CLUSTER
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError, StoreError
-from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json
+from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PartSettings, RunSettings
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 from sparsedash.service import cluster_machine, cluster_runner
 from sparsedash.service.cluster_machine import (
     PartMachine,
@@ -45,7 +46,7 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_LINGER_S", "30")
     made = PartMachine(tmp_path / "0", command=COMMAND)
     yield made
-    made._runner.let_go()
+    made._runner.close()
 
 
 def never():
@@ -72,7 +73,7 @@ def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of
     assert (run.key, len(run.sparse)) == (part.key, 1)
     assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200
     assert {progress.machine for progress in told} == {"ann"}
-    newest, *_ = table.list(9)
+    newest, *_ = table.newest_jobs(9)
     assert (newest.owner, may_use_token(newest.owner)) == ("bob", False)
     assert table.get(before.id).state == "cancelled", "what waited there before is not done first"
     table.close()
@@ -99,10 +100,10 @@ def test_a_part_that_another_server_begins_while_this_one_connects_goes_on(tmp_p
     store, table, asked = Store(tmp_path), JobTable(tmp_path / "jobs.sqlite"), RunSettings()
     job, dropped = table.submit("run", asked.key(), asdict(asked)), []
 
-    def held():
+    def part_keys():
         return {f"{cluster_runner._attempt_name(table.claim(job.id, CLUSTER, 0))}/0"}
 
-    there = SimpleNamespace(held=held, drop=dropped.append)
+    there = SimpleNamespace(part_keys=part_keys, drop=dropped.append)
     scheduler = SimpleNamespace(address="tcp://there")
     runner = ClusterRunner(
         tmp_path, JobTable(tmp_path / "jobs.sqlite"), store, scheduler, connect=lambda *_: there

@@ -14,7 +14,6 @@ from sparsedash.jobs.cluster_parts import KeptCalibration, PartEnd
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import (
     CalibrationSettings,
@@ -23,6 +22,7 @@ from sparsedash.schema.settings import (
     RunSettings,
     settings_from_plain,
 )
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 from sparsedash.service.cluster_plan import ClusterPlan, first_points
 from sparsedash.storage.run_files import run_file
 from sparsedash.storage.store import Store
@@ -80,9 +80,9 @@ def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_bac
     for name, share in (("0", "12.5"), ("2", "13"), ("1", "14.25")):
         keep(plan, machine, name, warnings=(f"Layers lose {share} times more.", "Few tokens."))
         run = store.get(Run, job.key)
-        shown.append((len(run.sparse), run.finished, plan.said(), *plan.left()))
+        shown.append((len(run.sparse), run.finished, plan.progress_message(), *plan.left()))
         again = ClusterPlan(job, store)
-        if not plan.whole:
+        if not plan.is_complete:
             assert again.left() == plan.left(), (
                 "neither another attempt nor another server asks for it again"
             )
@@ -106,7 +106,7 @@ def test_the_last_part_is_asked_for_again_where_the_whole_run_could_not_be_store
         with pytest.raises(StoreError):
             keep(plan, machine, "2")
     again = ClusterPlan(job, store)
-    assert not again.whole and tuple(again.left()) == ("2",)
+    assert not again.is_complete and tuple(again.left()) == ("2",)
     keep(again, machine, "2")
     assert store.get(Run, job.key).finished
 

@@ -10,7 +10,7 @@ import pytest
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
-from sparsedash.schema.progress import Taken
+from sparsedash.schema.progress import StageTime
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import hub_commit_note
 from sparsedash.service.estimates import Duration
@@ -115,7 +115,13 @@ def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
     spent = [("start", None, 8.0), ("load", None, 2.0), ("prune", 0, 5.0), ("evaluate", 0, 15.0)]
     spent += [("prune", 1, 5.0), ("evaluate", 1, 15.0), ("prune", 2, 5.0), ("evaluate", 2, 5.0)]
     backend.set_jobs(
-        job(SETTINGS, point=2, done=0, rate=None, taken=tuple(Taken(*each) for each in spent))
+        job(
+            SETTINGS,
+            point=2,
+            done=0,
+            rate=None,
+            stage_times=tuple(StageTime(*each) for each in spent),
+        )
     )
     drawn = markup(open_page("overview"))
     # 60 s are over. Of the last model's answers, by the two before it, 10 s are left.

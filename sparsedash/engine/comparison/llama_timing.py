@@ -24,7 +24,8 @@ from sparsedash.engine.comparison.timing import (
 from sparsedash.engine.models.fresh_process import talking_to
 from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import write_quantised
-from sparsedash.engine.models.loading import ModelCache, locate_model
+from sparsedash.engine.models.loading import ModelCache
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions

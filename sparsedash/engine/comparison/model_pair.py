@@ -159,8 +159,8 @@ class ModelPairCache:
         """Whether the model of this record is in memory."""
         return key in self._kept
 
-    def let_go(self) -> None:
-        """Keep nothing: a run needs the memory."""
+    def clear(self) -> None:
+        """Drop all models: a run needs the memory."""
         self._kept.clear()
 
     def _record_model(self, record: Record, store: Store, on_step: OnStep) -> RecordModel:

@@ -14,7 +14,7 @@ from sparsedash.schema.pair_records import (
     ContinuationSettings,
     Divergence,
     DivergenceSettings,
-    Place,
+    TokenDivergence,
 )
 from sparsedash.schema.progress import OnStep, OnText, Step, ignore, ignore_steps
 from sparsedash.storage.store import Store
@@ -218,7 +218,7 @@ def _measured(
     n_front = len(left.prefix_and_ids(settings.text)[0])
     most = min(left.max_length, right.max_length)
     cut = slice(n_front, n_front + max(0, len(ids) - most))
-    places = list[Place]()
+    places = list[TokenDivergence]()
     parts = _parts(left, settings.text, ids)
     opening = "".join(parts[: max(1, n_front) + cut.stop - cut.start])
     del ids[cut], parts[cut]
@@ -233,7 +233,9 @@ def _measured(
         choices = (logs.argmax(dim=-1).tolist() for logs in (of_left, of_right))
         for value, *chosen in zip(nats, *choices, strict=True):
             one, other = (str(left.tokenizer.decode([token])) for token in chosen)
-            places.append(Place(text=parts[len(places) + 1], nats=value, left=one, right=other))
+            places.append(
+                TokenDivergence(text=parts[len(places) + 1], nats=value, left=one, right=other)
+            )
     return Divergence(key=settings.key(), opening=opening, places=tuple(places))
 
 

@@ -19,13 +19,8 @@ from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import require_full_gguf, require_known
-from sparsedash.engine.models.loading import (
-    LoadedModel,
-    ModelCache,
-    Source,
-    gguf_file,
-    locate_model,
-)
+from sparsedash.engine.models.loading import LoadedModel, ModelCache
+from sparsedash.engine.models.locating import Source, gguf_file, locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import RebuiltModel, rebuild_model
 from sparsedash.schema.card_facts import CardFacts, RenderCard, public_model

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparsedash.catalog.families import fewer_layers
 from sparsedash.engine.models.gguf_writing import block_tensors, renumbered
-from sparsedash.engine.models.loading import Source, gguf_file
+from sparsedash.engine.models.locating import Source, gguf_file
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.schema.errors import ExportError

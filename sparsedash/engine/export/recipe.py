@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.models.hub import fetch
-from sparsedash.engine.models.loading import Source, gguf_file
+from sparsedash.engine.models.locating import Source, gguf_file
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import RebuiltModel
 from sparsedash.engine.run.run_context import software_versions

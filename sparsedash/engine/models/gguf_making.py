@@ -36,7 +36,7 @@ from sparsedash.engine.models.checkpoint_reading import (
     weight_files,
 )
 from sparsedash.engine.models.gguf_writing import Array, GgufTensor, gguf_type, write_file
-from sparsedash.engine.models.loading import Source, gguf_file
+from sparsedash.engine.models.locating import Source, gguf_file
 from sparsedash.engine.models.model_conversion import GgufModel, converted_folder
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.plain_values import digest

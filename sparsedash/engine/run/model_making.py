@@ -17,7 +17,8 @@ from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import dense_bytes
-from sparsedash.engine.models.loading import LoadedModel, ModelCache, Source
+from sparsedash.engine.models.loading import LoadedModel, ModelCache
+from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.layer import LazySequence

@@ -28,14 +28,10 @@ from sparsedash.engine.evaluation.divergence import next_token_scores
 from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import read_config
-from sparsedash.engine.models.loading import (
-    LoadedModel,
-    ModelCache,
-    Source,
-    locate_model,
-    stream_model,
-)
+from sparsedash.engine.models.loading import LoadedModel, ModelCache
+from sparsedash.engine.models.locating import Source, locate_model
 from sparsedash.engine.models.matmul import keep_fp32_copies
+from sparsedash.engine.models.streaming import stream_model
 from sparsedash.engine.run.calibration_texts import CalibrationTexts
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.texts.corpora import Texts, read_texts, story_openings

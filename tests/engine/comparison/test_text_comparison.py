@@ -161,7 +161,7 @@ def test_only_so_much_memory_is_kept_for_models_that_are_not_in_use(room, n_kept
         True,
         n_kept > 2,
     ]
-    house.cache.let_go()
+    house.cache.clear()
     assert not house.cache.holds(house.dense)
 
 

@@ -14,7 +14,8 @@ from sparsedash.engine.evaluation.answers import _Decoding
 from sparsedash.engine.evaluation.evaluate import evaluate_alone
 from sparsedash.engine.evaluation.questions import Question, choose_passages, n_leaked
 from sparsedash.engine.evaluation.side_by_side import n_fitting
-from sparsedash.engine.models.loading import locate_model, stream_model
+from sparsedash.engine.models.locating import locate_model
+from sparsedash.engine.models.streaming import stream_model
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step, ignore_steps

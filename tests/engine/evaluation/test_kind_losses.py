@@ -10,7 +10,8 @@ import torch
 from sparsedash.catalog.mixed_text import SOURCES
 from sparsedash.catalog.resources import KIND_BLOCK_TOKENS, kind_tokens
 from sparsedash.engine.evaluation.kind_losses import KindText
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.texts.mixed_sequences import held_out_sequences
 from sparsedash.storage.store import Store
 

@@ -8,7 +8,8 @@ import torch
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.export.export_files import write_folder
 from sparsedash.engine.export.reloaded import answer_questions, load_and_answer
-from sparsedash.engine.models.loading import Source, load_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight

@@ -16,7 +16,8 @@ from sparsedash.catalog.families import PER_LAYER
 from sparsedash.engine.export.reload_proof import gguf_allowed, rounded_activations
 from sparsedash.engine.models.gguf_making import write_dense_gguf
 from sparsedash.engine.models.gguf_writing import gguf_type
-from sparsedash.engine.models.loading import Source, load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import Source, locate_model
 from sparsedash.engine.models.quantiser import quantise_file
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError
 from sparsedash.schema.records import Record

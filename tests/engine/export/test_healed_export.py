@@ -10,7 +10,8 @@ from sparsedash.catalog.gguf_names import ARCHITECTURES
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.gguf_writing import write_gguf
-from sparsedash.engine.models.loading import ModelCache, load_model, locate_model
+from sparsedash.engine.models.loading import ModelCache, load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import ExportError

@@ -9,7 +9,8 @@ from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 
 from sparsedash.engine.export.recipe import base_licence
-from sparsedash.engine.models.loading import ModelCache, Source
+from sparsedash.engine.models.loading import ModelCache
+from sparsedash.engine.models.locating import Source
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.reporting.verdicts import limits_sentence, loss_cells, verdict_sign

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsedash.engine.models.checkpoint_reading import weight_files
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import CONFIGS, save_tiny, tiny_model
 

@@ -13,7 +13,8 @@ from filelock import FileLock
 
 from sparsedash.catalog.gguf_reader import quantised_type
 from sparsedash.engine.models import model_conversion
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.models.model_conversion import unpack_gguf
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.progress import ignore_steps

@@ -9,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sparsedash.catalog.gguf_names import PRE_TOKENIZERS, WHOLE_WORDS
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny_gguf import FAMILIES, tiny_gguf_model, write_tiny_gguf
 

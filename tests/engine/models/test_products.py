@@ -8,7 +8,8 @@ from torch import nn
 
 from sparsedash.engine.calibration.gradients import mask_gradients
 from sparsedash.engine.models import matmul
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.models.matmul import (
     bf16_matmul_in_fp32,
     keep_fp32_copies,

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.models import loading, residency
+from sparsedash.engine.models import residency, streaming
 from sparsedash.engine.models.decoder_blocks import forward_replaced
-from sparsedash.engine.models.loading import load_model, locate_model, stream_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
+from sparsedash.engine.models.streaming import stream_model
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
@@ -109,7 +111,7 @@ def test_an_offloaded_tensor_is_equal_in_an_unnamed_file_and_goes_with_its_last_
     mapped = streamed.residency.offload(tensor)
     streamed.residency.drop()
     assert torch.equal(mapped, tensor)
-    assert list((kept.folder / loading.SCRATCH).iterdir()) == []
+    assert list((kept.folder / streaming.SCRATCH).iterdir()) == []
     view = mapped[3:]
     del mapped
     streamed.residency.drop()
@@ -208,7 +210,7 @@ def test_another_type_or_form_is_written_once_and_equals_the_loaded_model(
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
     if form == "shards":
-        monkeypatch.setattr(loading, "_SHARD_BYTES", 20_000)
+        monkeypatch.setattr(streaming, "_SHARD_BYTES", 20_000)
     source = locate_model(str(folder), store)
     resident = load_model(source, dtype)
     streamed = stream_model(source, dtype, store)
@@ -216,7 +218,7 @@ def test_another_type_or_form_is_written_once_and_equals_the_loaded_model(
     shards = list((store.folder / "models").glob("*/model-*.safetensors"))
     assert (len(shards) > 1) is (form == "shards")
     assert torch.equal(streamed.model(IDS).logits, resident.model(IDS).logits)
-    monkeypatch.setattr(loading, "_recast", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr(streaming, "_recast", lambda *_: pytest.fail("written again"))
     stream_model(source, dtype, store)
 
 
@@ -225,9 +227,9 @@ def test_weights_are_checked_for_nan_once_until_a_file_changes(
 ):
     folder = shutil.copytree(model_folder, tmp_path / "copy")
     calls = []
-    check = loading.refuse_no_numbers
+    check = streaming.refuse_no_numbers
     monkeypatch.setattr(
-        loading,
+        streaming,
         "refuse_no_numbers",
         lambda *a: calls.append(a) or check(*a),
     )

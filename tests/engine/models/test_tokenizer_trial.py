@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sparsedash.engine.models import tokenizer_check
-from sparsedash.engine.models.loading import locate_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage import trials
 from tests.engine.tiny import VOCABULARY, save_tiny

@@ -14,9 +14,9 @@ from sparsedash.engine.run import run_context
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import CalibrationError, JobError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 from sparsedash.storage.store import Store
 from tests.engine.run.small_runs import (
     CHANNELS,

@@ -10,7 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sparsedash.engine.models.loading import ModelCache, Source
+from sparsedash.engine.models.loading import ModelCache
+from sparsedash.engine.models.locating import Source
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.progress import ignore_steps

@@ -8,7 +8,8 @@ import pytest
 from sparsedash.catalog import mixed_text
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.mixed_text import SOURCES, Exchange, TextSource
-from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.loading import load_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.texts.mixed_sequences import held_out_sequences, mixed_sequences
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings
 from sparsedash.storage.store import Store
