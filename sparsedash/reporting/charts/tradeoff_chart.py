@@ -427,10 +427,8 @@ def gain_chart(
             x,
             top,
             ink,
-            13,
-            yshift=_NOTE - 5,
-            bgcolor=colours.ground,
-            borderpad=0,
+            12,
+            yanchor="bottom",
         )
     notes += shares.values()
     title = "Answers broken, %{of}; lower is worse" if measure == "flips" else TITLES[measure]
