@@ -15,7 +15,6 @@ where it was: what is in the folder is printed as it was measured then.
 import argparse
 import json
 import math
-import resource
 import sys
 import time
 from dataclasses import replace
@@ -40,6 +39,7 @@ from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import SELF, RunSettings, TokenWeights, parse_percents
 from sparsedash.schema.sparse_spec import SparseSpec
+from sparsedash.storage.local_machine import peak_memory_bytes
 from sparsedash.storage.store import Store
 
 PUBLISHED = "retrain-free (published)"
@@ -155,7 +155,7 @@ def _child(arguments):
     permilles = settings.sparsities_permille
     points = [SparseSpec(*methods, permille) for permille in permilles]
     seconds = _seconds(prune_model, run, points[0])
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak_bytes = peak_memory_bytes()
     others = [_seconds(prune_model, run, point) for point in points[1:]]
     answers = {
         point.permille: _log_likelihoods(sparse_record(run, TaskAnswers(run), point))

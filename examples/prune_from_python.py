@@ -32,11 +32,11 @@ sparse = prune(model, tokenizer, texts, share=0.2)
 print("Channels of each block:", *sparse.pruned.widths)
 
 # %% Ask both models the same passages.
-found = compare(model, sparse.model, tokenizer, passages)
-print(found.verdict, found.figures, sep="\n")
+comparison = compare(model, sparse.model, tokenizer, passages)
+print(comparison.sentence, comparison.figures, sep="\n")
 broke = [
     f"  {before.target}: {after.answer}"
-    for before, after in zip(found.dense.outcomes, found.sparse.outcomes, strict=True)
+    for before, after in zip(comparison.dense.outcomes, comparison.sparse.outcomes, strict=True)
     if before.last_word_right and not after.last_word_right
 ]
 print(f"{len(broke)} answers broke", *broke[:10], sep="\n")

@@ -6,11 +6,11 @@ from sparsedash.schema import __version__ as __version__
 
 __all__ = [
     "Comparison",
-    "Found",
     "MethodSettings",
     "Proof",
     "PrunedModel",
     "Record",
+    "SearchResult",
     "SparseDashError",
     "Step",
     "Tolerance",
@@ -24,8 +24,8 @@ __all__ = [
 if TYPE_CHECKING:
     from sparsedash.api import (
         Comparison,
-        Found,
         PrunedModel,
+        SearchResult,
         compare,
         evaluate,
         export,

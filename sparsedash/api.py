@@ -60,7 +60,7 @@ from sparsedash.schema.store_keys import mix_share
 from sparsedash.schema.tolerance_settings import Tolerance as Tolerance
 from sparsedash.stats.significance import PairedComparison
 from sparsedash.stats.sparsity_search import require_passages
-from sparsedash.stats.tolerance import ToleranceVerdict
+from sparsedash.stats.tolerance import ToleranceVerdict, Verdict
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.model_folders import require_new
 from sparsedash.storage.store import Store
@@ -92,35 +92,40 @@ class PrunedModel:
 class Comparison:
     """What a sparse model lost against a dense one on the same passages.
 
-    verdict: a sentence. figures: losses and their intervals in words. judged: the verdict by
-    measure, with numbers.
+    verdict: "within", "beyond" or "undecided". sentence: the verdict in words. figures: losses and
+    their intervals in words. losses: by measure, with numbers.
     paired: answers that broke and were fixed, McNemar's p. dense, sparse: the answers, passage by
     passage.
     """
 
-    verdict: str
+    sentence: str
     figures: str
-    judged: ToleranceVerdict
+    losses: ToleranceVerdict
     paired: PairedComparison
     dense: Record
     sparse: Record
 
     @property
+    def verdict(self) -> Verdict:
+        """The verdict by all measures together."""
+        return self.losses.verdict
+
+    @property
     def within(self) -> bool:
         """Whether the loss is shown to be within the limits; not so where it is undecided."""
-        return self.judged.verdict == "within"
+        return self.verdict == "within"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResult:
     """How much can go. share: the largest within the limits, 0 to 0.9; None if there is none.
 
-    verdict: a sentence. trials: in the order they were made; the records that they name are not
+    sentence: the answer in words. trials: in the order they were made; the records that they name are not
     kept.
     """
 
     share: float | None
-    verdict: str
+    sentence: str
     trials: tuple[Trial, ...]
 
 
@@ -235,9 +240,9 @@ def compare(
     model = ModelVerdict(spec=SparseSpec(MethodSettings(), max(gone, 0)), verdict=judged.verdict)
     sentence = shares_sentence([model], tolerance, model_name=name)
     return Comparison(
-        verdict=sentence.replace(NBSP, " "),
+        sentence=sentence.replace(NBSP, " "),
         figures=f"{first_upper(loss_words(judged.verdict))}.".replace(NBSP, " "),
-        judged=judged.verdict,
+        losses=judged.verdict,
         paired=judged.comparison,
         dense=records[0],
         sparse=records[1],
@@ -257,7 +262,7 @@ def find(
     n_samples: int = CalibrationSettings.n_samples,
     length: int = CalibrationSettings.length,
     on_step: OnStep = ignore_steps,
-) -> Found:
+) -> SearchResult:
     """The largest share of a budget that can go within the limits, by bisection.
 
     texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages,
@@ -286,9 +291,9 @@ def find(
         )
         judged = judge([measure(dense, record) for record in tried], tolerance)
         _warn(run.warnings)
-    return Found(
+    return SearchResult(
         share=None if result.answer is None else result.answer / 1000,
-        verdict=find_sentence(result, judged).replace(NBSP, " "),
+        sentence=find_sentence(result, judged).replace(NBSP, " "),
         trials=result.trials,
     )
 

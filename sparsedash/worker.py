@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from sparsedash.jobs.job import Job, JobKind, kept, memory_advice
+from sparsedash.jobs.job import Job, JobKind, memory_advice, resume_advice
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import (
     LOCK_TIMEOUT_VARIABLE,
@@ -319,7 +319,7 @@ class Worker:
             reason = error.message
             if self._table.get(job.id).cancel_requested_at is None:
                 reason = "Its worker process was told to end (SIGTERM), as at a shutdown."
-            self._table.end(job, "cancelled", reason, kept(job.kind))
+            self._table.end(job, "cancelled", reason, resume_advice(job.kind))
         except Exception as error:
             log.exception("Job %d failed.", job.id)
             # Memory may be short or the GPU's context broken: the next job gets a fresh process.
@@ -342,7 +342,7 @@ def describe_error(
             message = error.message if isinstance(error, SparseDashError) else "The disk is full."
             return (
                 f"{message} {free_in_words(error, folder)}".strip(),
-                f"Free some space. {kept(kind)}",
+                f"Free some space. {resume_advice(kind)}",
             )
         case SparseDashError():
             return error.message, error.advice
@@ -359,7 +359,7 @@ def describe_error(
             )
     return (
         f"{type(error).__name__}: {redacted(first_line(error))}",
-        f"That should not happen. The log has the details. {kept(kind)}",
+        f"That should not happen. The log has the details. {resume_advice(kind)}",
     )
 
 

@@ -18,8 +18,9 @@ import msgspec
 
 from sparsedash.jobs.job import EndState, JobKind
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
-from sparsedash.schema.plain_values import STAGE_VERSIONS, Count
+from sparsedash.schema.plain_values import Count
 from sparsedash.schema.progress import Step
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 
 SCHEDULER = "SPARSEDASH_SCHEDULER"
 CA, CERTIFICATE, KEY = "SPARSEDASH_TLS_CA", "SPARSEDASH_TLS_CERT", "SPARSEDASH_TLS_KEY"

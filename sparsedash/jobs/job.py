@@ -18,7 +18,7 @@ CLUSTER = "cluster"
 """The worker of a job that machines of a cluster do, as the job table names it."""
 
 
-def kept(kind: JobKind) -> str:
+def resume_advice(kind: JobKind) -> str:
     """What is kept of a job of this kind that ended early, and how it goes on, for a person."""
     if kind in (*RUNS, "part"):
         return "Finished models are kept; “Resume” goes on from the last checkpoint."
@@ -34,7 +34,7 @@ def memory_advice(kind: JobKind) -> str:
         advice = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
     else:
         advice = "Free some memory."
-    return f"{advice} {kept(kind)}"
+    return f"{advice} {resume_advice(kind)}"
 
 
 Move = Literal["front", "up", "down"]

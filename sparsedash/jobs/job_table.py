@@ -320,9 +320,9 @@ class JobTable:
             job = self.get(job_id)
             if job.state == "queued":
                 self.end(job, "cancelled", "Cancelled before it started.")
-            if job.live:
-                asked = "UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, ?) WHERE id = ?"
-                db.execute(asked, (time.time(), job_id))
+            elif job.live:
+                request = "UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, ?) WHERE id = ?"
+                db.execute(request, (time.time(), job_id))
             return self.get(job_id)
 
     def move(self, job_id: int, to: Move) -> Job:
@@ -372,15 +372,16 @@ class JobTable:
             iter(self._read(f"WHERE key = ? ORDER BY {_LIVE} DESC, id DESC LIMIT 1", (key,))), None
         )
 
-    def list(self, limit: int, of: str = "") -> tuple[Job, ...]:
-        """The newest jobs and all live ones, newest first. of: only those that this owner asked
-        for.
-        """
-        theirs = "(owner = ? OR key IN (SELECT thing FROM owners WHERE owner = ?))" if of else "1"
+    def newest_jobs(self, limit: int, owner: str = "") -> tuple[Job, ...]:
+        """The newest jobs and all live ones, newest first; owner: only those of this one."""
+        theirs = "1"
+        owners: tuple[str, ...] = ()
+        if owner:
+            theirs = "(owner = ? OR key IN (SELECT thing FROM owners WHERE owner = ?))"
+            owners = (owner, owner)
         newest = f"SELECT id FROM jobs WHERE {theirs} ORDER BY id DESC LIMIT ?"  # noqa: S608 - literals
-        owner = (of, of) if of else ()
         clause = f"WHERE ({_LIVE} AND {theirs}) OR id IN ({newest}) ORDER BY id DESC"
-        return self._read(clause, (*owner, *owner, limit))
+        return self._read(clause, (*owners, *owners, limit))
 
     def of_kinds(self, *kinds: JobKind) -> tuple[Job, ...]:
         """All jobs of these kinds in any state, oldest first."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
-from sparsedash.jobs.job import CLUSTER, Job, kept, memory_advice
+from sparsedash.jobs.job import CLUSTER, Job, memory_advice, resume_advice
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import is_lock_held, job_lock, open_log, open_own, slot_lock
 from sparsedash.schema.errors import SettingsError, StoreError
@@ -39,7 +39,7 @@ def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
     nobody saw it.
     """
     if job.worker == CLUSTER:
-        return "It ran on a cluster that this server cannot use.", kept(job.kind)
+        return "It ran on a cluster that this server cannot use.", resume_advice(job.kind)
     if exit_code is None:
         text = (
             "Its worker process died: memory ran out, it was killed, or the machine was restarted."
@@ -53,7 +53,7 @@ def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
         how = f"was ended by signal {-exit_code}, {(signal.strsignal(-exit_code) or 'unknown').lower()}"
     last = last_log_line(Path(job.log_path))
     said = f'Its log ends with "{last}".' if last else "Its log is empty."
-    return f"Its worker process {how}.", f"{said} {kept(job.kind)}"
+    return f"Its worker process {how}.", f"{said} {resume_advice(job.kind)}"
 
 
 def last_log_lines(path: Path, n: int) -> list[str]:
@@ -202,7 +202,7 @@ class LocalRunner:
                 job,
                 "cancelled",
                 "Stopped on request, by ending its worker process.",
-                kept(job.kind),
+                resume_advice(job.kind),
             )
         elif self._table.end(job, "crashed", *crash_reason(job, exit_code)):
             log.warning("Job %d crashed, exit code %s.", job.id, exit_code)

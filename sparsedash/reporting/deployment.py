@@ -76,21 +76,26 @@ TimingOf = Callable[..., TimingSettings]
 
 
 def run_gains(
-    backend: Backend, found: RunResults, name: GainName, timing_of: TimingOf
+    backend: Backend, results: RunResults, name: GainName, timing_of: TimingOf
 ) -> tuple[Gained, Mapping[str, Sequence[ModelResult]]]:
     """What the models of this run win on one axis; and those of which that is not known, by the
     reason.
     """
     known = dict[str, Reading]()
     omitted = dict[str, list[ModelResult]]()
-    shape = None if name in GAIN_PHASES else backend.model_shape(found.dense)
-    for model in found.judged:
+    shape = None if name in GAIN_PHASES else backend.model_shape(results.dense)
+    for model in results.judged:
         request = timing_of(sparse=model.record.key)
         if model.spec.is_quantised and name in GAIN_PHASES and request.runtime == "torch":
             gain = None
             why = QUANTISED
         elif name not in GAIN_PHASES:
-            gain = _exact_gain(shape, model.record.pruned, found.dense.dtype, name)
+            gain = _exact_gain(
+                shape,
+                model.record.pruned,
+                results.dense.dtype,
+                name,
+            )
             why = UNKNOWN
         elif model.method.is_structured:
             timing = backend.result(Timing, request.key())
@@ -102,7 +107,12 @@ def run_gains(
                 most = factor(phase.ceiling)
                 interval = f"{LEVEL} interval {speed.low:.2f} to {speed.high:.2f}"
                 words = f"{factor(speed.value)} as fast, {interval}; ceiling {most}"
-                gain = Reading(speed.value, speed.low, speed.high, words)
+                gain = Reading(
+                    speed.value,
+                    speed.low,
+                    speed.high,
+                    words,
+                )
         else:
             gain = None
             why = MASKED
@@ -113,7 +123,7 @@ def run_gains(
     return Gained(name=GAIN_TITLES[name], gains=known), omitted
 
 
-def structure_sentence(backend: Backend, found: RunResults) -> str:
+def structure_sentence(backend: Backend, results: RunResults) -> str:
     """Of a run with narrower and with fewer layers: which to choose for size, KV cache and speed,
     by its own numbers.
 
@@ -121,7 +131,10 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     have; nothing without both, nor of shares of the MLP channels, which leave models of two sizes.
     """
     kinds: list[dict[int, list[ModelResult]]] = [{}, {}]
-    for model in sorted(found.judged, key=lambda own: own.verdict.perplexity.value):
+    for model in sorted(
+        results.judged,
+        key=lambda candidate: candidate.verdict.perplexity.value,
+    ):
         method = model.method
         if (
             method.is_structured
@@ -132,7 +145,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
             kinds[method.removes_layers].setdefault(model.permille, []).append(model)
     if not (common := kinds[0].keys() & kinds[1].keys()):
         return ""
-    named = found.headline.sparsity_permille if found.headline else None
+    named = results.headline.sparsity_permille if results.headline else None
     permille = named if named in common else max(common)
     pair = tuple(kind[permille][0] for kind in kinds)
     narrower, fewer = names = [quoted_method(model.spec) for model in pair]
@@ -146,7 +159,10 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     # All pairs of the two kinds count, since the answers chose the best of each and may have chosen
     # the sparsity.
     n_compared = sum(len(kinds[0][model]) * len(kinds[1][model]) for model in common)
-    (lost,) = likelihood_differences([(pair[0].record, pair[1].record)], n_compared)
+    (lost,) = likelihood_differences(
+        [(pair[0].record, pair[1].record)],
+        n_compared,
+    )
     if lost.is_shown:
         better, worse = names if lost.value > 0 else reversed(names)
         interval = wording.factor_range(*sorted((abs(lost.low), abs(lost.high))))
@@ -158,7 +174,13 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
         )
     cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
     sentences.append(f"For the KV cache {fewer}: it is {percent(cache)} smaller")
-    requests = [TimingSettings(dense=found.dense.key, sparse=model.record.key) for model in pair]
+    requests = [
+        TimingSettings(
+            dense=results.dense.key,
+            sparse=model.record.key,
+        )
+        for model in pair
+    ]
     timings = [backend.result(Timing, model.key()) for model in requests]
     speeds = [phase.ratio for timing in timings if timing and (phase := timing.timed("decode"))]
     if len(speeds) < len(pair):
@@ -177,25 +199,35 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
 
 
 def _exact_gain(
-    shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName
+    shape: ModelShape | None, pruned: Pruned | None, dtype: str, name: GainName
 ) -> Reading | None:
     """None where the sizes of the model are not noted, or are another one's."""
-    assert made is not None, "a judged model is sparse"
-    if shape is None or shape.widths != made.dense_widths:
+    assert pruned is not None, "a judged model is sparse"
+    if shape is None or shape.widths != pruned.dense_widths:
         return None
     if name == "bytes":
         before, after = (
-            model_shape.weight_bytes(shape, widths, dtype) for widths in (shape.widths, made.widths)
+            model_shape.weight_bytes(shape, widths, dtype)
+            for widths in (shape.widths, pruned.widths)
         )
-        if quantised := made.quantised:
+        if quantised := pruned.quantised:
             before = quantised.dense_bytes
             after = quantised.n_bytes
         value = before / after
         words = f"{size(before)} → {size(after)}"
     else:
-        value = model_shape.prefill_ceiling(shape, made.widths, PREFILL_TOKENS)
+        value = model_shape.prefill_ceiling(
+            shape,
+            pruned.widths,
+            PREFILL_TOKENS,
+        )
         words = f"{factor(value)} fewer multiply-adds"
-    return Reading(value, value, value, words)
+    return Reading(
+        value,
+        value,
+        value,
+        words,
+    )
 
 
 def speed_table(name: str, timing: Timing, of: str = "") -> Table:
@@ -245,12 +277,33 @@ def speed_table(name: str, timing: Timing, of: str = "") -> Table:
             ("weights in memory", timing.dense_resident, timing.sparse_resident, "measured once")
         )
     for what, dense, sparse, how in weights:
-        rows.append([what, size(dense), size(sparse), factor(dense / sparse), how, ""])
+        rows.append(
+            [
+                what,
+                size(dense),
+                size(sparse),
+                factor(dense / sparse),
+                how,
+                "",
+            ]
+        )
         data.append(
-            {"what": what, "dense_bytes": dense, "sparse_bytes": sparse, "ratio": dense / sparse}
+            {
+                "what": what,
+                "dense_bytes": dense,
+                "sparse_bytes": sparse,
+                "ratio": dense / sparse,
+            }
         )
     caption = f"{name}: {timing_conditions(timing)}."
-    return Table(f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, of=of)
+    return Table(
+        f"Speed of {name}",
+        caption,
+        list(_SPEED_HEAD),
+        rows,
+        data=data,
+        of=of,
+    )
 
 
 def timing_conditions(timing: Timing) -> str:
@@ -286,14 +339,14 @@ def _short_time(seconds: float) -> str:
     return f"{seconds:.3g}{NBSP}s" if seconds < 999.5 else f"{seconds:,.0f}{NBSP}s"
 
 
-def block_shapes(shape: ModelShape, made: Pruned) -> list[list[Projection]]:
+def block_shapes(shape: ModelShape, pruned: Pruned) -> list[list[Projection]]:
     """The MLP projections of every block; empty where the sizes are another model's."""
-    if shape.widths != made.dense_widths or shape.family not in FAMILIES:
+    if shape.widths != pruned.dense_widths or shape.family not in FAMILIES:
         return []
     family = FAMILIES[shape.family]
     d = shape.hidden
     blocks = []
-    for before, after in zip(shape.widths, made.widths, strict=True):
+    for before, after in zip(shape.widths, pruned.widths, strict=True):
         inner = [
             (name, (family.fused * before, d), (family.fused * after, d)) for name in family.inner
         ]
@@ -302,16 +355,16 @@ def block_shapes(shape: ModelShape, made: Pruned) -> list[list[Projection]]:
     return blocks
 
 
-def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> Table:
+def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") -> Table:
     """Shapes and bytes of the whole model, its MLPs and every layer; its file has the exact bytes.
     of: see `Table`.
     """
-    blocks = block_shapes(shape, made)
-    sizes = _mlp_bytes(shape, made, dtype)
+    blocks = block_shapes(shape, pruned)
+    sizes = _mlp_bytes(shape, pruned, dtype)
     names = [name for name, _, _ in blocks[0]]
     mlps = sum(before for before, _ in sizes), sum(after for _, after in sizes)
     parts: list[tuple[str, tuple[int, int], list[Projection]]] = [
-        ("Whole model", _model_bytes(shape, made, dtype), []),
+        ("Whole model", _model_bytes(shape, pruned, dtype), []),
         ("All MLPs", mlps, []),
         *((f"Layer {i}", *layer) for i, layer in enumerate(zip(sizes, blocks, strict=True), 1)),
     ]
@@ -321,29 +374,51 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> T
             " → ".join(dict.fromkeys(f"{rows:,} × {columns:,}" for rows, columns in both))
             for _, *both in projections
         ]
-        figures = [_block_size(before), _block_size(after), percent(1 - after / before)]
+        figures = [
+            _block_size(before),
+            _block_size(after),
+            percent(1 - after / before),
+        ]
         rows.append([part, *figures, *(shapes or [""] * len(names))])
-    n = model_shape.removed_channels(shape, made.widths)
+    n = model_shape.removed_channels(shape, pruned.widths)
     kept = f"{n:,} of {sum(shape.widths):,} inner channels removed."
-    if made.method.removes_layers:
-        kept = f"{model_shape.removed_layers(made.widths)} of {len(made.widths)} layers removed, attention included."
-    elif n == 0 and not made.method.is_structured:
+    if pruned.method.removes_layers:
+        n_layers = model_shape.removed_layers(pruned.widths)
+        kept = f"{n_layers} of {len(pruned.widths)} layers removed, attention included."
+    elif n == 0 and not pruned.method.is_structured:
         kept = "Only zeros: every matrix keeps its shape and its bytes."
     caption = (
         f"{kept} Shapes: outputs × inputs of the MLP's projections. Bytes: {dtype} weights and biases of the channels. "
         "The whole model includes attention, embeddings, norms and head."
     )
-    head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
-    data = _shape_values(shape, made, dtype)
-    return Table("Shapes and bytes of this model", caption, head, rows, data=data, of=of)
+    head = [
+        "Part",
+        "Bytes before",
+        "Bytes after",
+        "Smaller by",
+        *names,
+    ]
+    data = _shape_values(shape, pruned, dtype)
+    return Table(
+        "Shapes and bytes of this model",
+        caption,
+        head,
+        rows,
+        data=data,
+        of=of,
+    )
 
 
-def _shape_values(shape: ModelShape, made: Pruned, dtype: str) -> list[dict[str, Value]]:
+def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[str, Value]]:
     """Exact bytes: a row for each projection of each block, one for its MLP, then the total. layer:
     from 1.
     """
     rows = list[dict[str, Value]]()
-    layers = zip(block_shapes(shape, made), _mlp_bytes(shape, made, dtype), strict=True)
+    layers = zip(
+        block_shapes(shape, pruned),
+        _mlp_bytes(shape, pruned, dtype),
+        strict=True,
+    )
     for i, (projections, (before, after)) in enumerate(layers, 1):
         for name, old, new in projections:
             sizes = zip(
@@ -352,26 +427,44 @@ def _shape_values(shape: ModelShape, made: Pruned, dtype: str) -> list[dict[str,
                 strict=True,
             )
             rows.append({"layer": i, "part": name, **dict(sizes)})
-        rows.append({"layer": i, "part": "MLP", "bytes_before": before, "bytes_after": after})
-    before, after = _model_bytes(shape, made, dtype)
+        rows.append(
+            {
+                "layer": i,
+                "part": "MLP",
+                "bytes_before": before,
+                "bytes_after": after,
+            }
+        )
+    before, after = _model_bytes(shape, pruned, dtype)
     return [
         *rows,
-        {"layer": None, "part": "whole model", "bytes_before": before, "bytes_after": after},
+        {
+            "layer": None,
+            "part": "whole model",
+            "bytes_before": before,
+            "bytes_after": after,
+        },
     ]
 
 
-def _mlp_bytes(shape: ModelShape, made: Pruned, dtype: str) -> list[tuple[int, int]]:
+def _mlp_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int, int]]:
     """Bytes of each block's MLP before and after."""
     channel_bytes = (shape.per_channel + shape.bias_per_channel) * model_shape.WEIGHT_BYTES[dtype]
     return [
         (before * channel_bytes, after * channel_bytes)
-        for before, after in zip(shape.widths, made.widths, strict=True)
+        for before, after in zip(shape.widths, pruned.widths, strict=True)
     ]
 
 
-def _model_bytes(shape: ModelShape, made: Pruned, dtype: str) -> tuple[int, int]:
-    return model_shape.weight_bytes(shape, shape.widths, dtype), model_shape.weight_bytes(
-        shape, made.widths, dtype
+def _model_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> tuple[int, int]:
+    return model_shape.weight_bytes(
+        shape,
+        shape.widths,
+        dtype,
+    ), model_shape.weight_bytes(
+        shape,
+        pruned.widths,
+        dtype,
     )
 
 
@@ -408,7 +501,14 @@ def export_title(export: Export, record: Record | None) -> str:
 def upload_command(export: Export) -> str:
     """The shell command that uploads it to the hub; nothing is sent from here."""
     name = export.folder.rstrip("/").rpartition("/")[2]
-    return shlex.join(["hf", "upload", f"YOUR-NAME/{name}", export.folder])
+    return shlex.join(
+        [
+            "hf",
+            "upload",
+            f"YOUR-NAME/{name}",
+            export.folder,
+        ]
+    )
 
 
 def runtime_rows(export: Export) -> list[list[str]]:
@@ -421,7 +521,13 @@ def runtime_rows(export: Export) -> list[list[str]]:
     why = (
         f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as by the model in memory"
     )
-    rows = [[f"{proof.runtime} {proof.version}", "✓ proven here", why]]
+    rows = [
+        [
+            f"{proof.runtime} {proof.version}",
+            "✓ proven here",
+            why,
+        ]
+    ]
     if form == "gguf":
         rows.append(["Ollama, LM Studio", _SHOULD, "run llama.cpp; not tried"])
         if export.layout.startswith("a width for each block"):
@@ -432,9 +538,22 @@ def runtime_rows(export: Export) -> list[list[str]]:
         reads = export.model_type not in _NO_READER
         verb = "has" if reads else "lacks"
         about = f"its GGUF reader {verb} the base's architecture (integrations/ggml.py, 5.24.0)"
-        rows.append(["transformers", _SHOULD if reads else _CANNOT, about])
+        rows.append(
+            [
+                "transformers",
+                _SHOULD if reads else _CANNOT,
+                about,
+            ]
+        )
         genai = _SHOULD if export.model_type in _GENAI else _CANNOT
-        return [*rows, ["OpenVINO GenAI", genai, f"reads GGUF of {', '.join(_GENAI)}"]]
+        return [
+            *rows,
+            [
+                "OpenVINO GenAI",
+                genai,
+                f"reads GGUF of {', '.join(_GENAI)}",
+            ],
+        ]
     shape = (
         "the files have the base's own shape"
         if form == "masked"
@@ -443,7 +562,13 @@ def runtime_rows(export: Export) -> list[list[str]]:
     why_not = _VLLM_CANNOT.get(export.model_type, "")
     if export.model_type == "falcon" and (form == "masked" or " layers, " in export.layout):
         why_not = ""
-    rows.append(["vLLM", _CANNOT if why_not else _SHOULD, why_not or f"{shape}; {_TRIED}"])
+    rows.append(
+        [
+            "vLLM",
+            _CANNOT if why_not else _SHOULD,
+            why_not or f"{shape}; {_TRIED}",
+        ]
+    )
     return [
         *rows,
         ["OpenVINO", _SHOULD, f"{shape}; {_TRIED}"],

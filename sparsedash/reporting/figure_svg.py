@@ -33,13 +33,23 @@ def _corners(n: int, *radii: float) -> list[tuple[float, float]]:
 
 _SHAPES = {
     "circle": _corners(24, 1.0),
-    "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+    "square": [
+        (-0.9, -0.9),
+        (0.9, -0.9),
+        (0.9, 0.9),
+        (-0.9, 0.9),
+    ],
     "diamond": _corners(4, 1.3),
     "triangle-up": _corners(3, 1.25),
     "triangle-down": [(x, -y) for x, y in _corners(3, 1.25)],
     "star": _corners(10, 1.4, 0.6),
     "hexagon": _corners(6, 1.1),
-    "bowtie": [(-1.1, -0.9), (1.1, 0.9), (1.1, -0.9), (-1.1, 0.9)],
+    "bowtie": [
+        (-1.1, -0.9),
+        (1.1, 0.9),
+        (1.1, -0.9),
+        (-1.1, 0.9),
+    ],
 }
 """Corners of the marks, in half their size."""
 
@@ -51,7 +61,10 @@ def figure_svg(figure: Any, words: str) -> Html:
     It draws what `tradeoff_chart` uses of plotly, on one pair of axes, without hover texts. words:
     for screen readers.
     """
-    return element("figure", *(_Drawing(figure.to_dict(), words, form).drawn() for form in _WIDTHS))
+    return element(
+        "figure",
+        *(_Drawing(figure.to_dict(), words, form).drawn() for form in _WIDTHS),
+    )
 
 
 class _Drawing:
@@ -83,7 +96,14 @@ class _Drawing:
             "width": f"{across:.1f}",
             "height": f"{down}",
         }
-        parts = [element("clipPath", element("rect", **place), id=self.clip), *self._axes()]
+        parts = [
+            element(
+                "clipPath",
+                element("rect", **place),
+                id=self.clip,
+            ),
+            *self._axes(),
+        ]
         for shape in self.layout.get("shapes", ()):
             # In pixels from the right edge, or at a value of the axis.
             x0, x1 = (
@@ -99,7 +119,14 @@ class _Drawing:
         for note in self.layout["annotations"]:
             parts += self._note(note)
         box = f"0 0 {_WIDTHS[self.form]} {self.layout['height']}"
-        return element("svg", *parts, viewBox=box, role="img", aria_label=self.words, css=self.form)
+        return element(
+            "svg",
+            *parts,
+            viewBox=box,
+            role="img",
+            aria_label=self.words,
+            css=self.form,
+        )
 
     def _place(self, x: float, y: float, shares: str = "") -> tuple[float, float]:
         """Pixels of a point. shares: the axes, "x" or "y", on which it is given as a share of the
@@ -115,42 +142,77 @@ class _Drawing:
 
     def _axes(self) -> Iterator[Html]:
         numbers = {"size": 13, "color": self.y_axis["tickfont"]["color"]}
-        for value, text in zip(self.y_axis["tickvals"], self.y_axis["ticktext"], strict=True):
+        for value, text in zip(
+            self.y_axis["tickvals"],
+            self.y_axis["ticktext"],
+            strict=True,
+        ):
             ends = [self._place(x, value, "x") for x in (0, 1)]
             yield _polyline(ends, {"color": self.y_axis["gridcolor"]})
-            yield self._text(text, (self.left - 6, ends[0][1]), numbers, "end")
+            yield self._text(
+                text,
+                (self.left - 6, ends[0][1]),
+                numbers,
+                "end",
+            )
         below = self.bottom + self.x_axis["ticklabelstandoff"]
         yield _polyline(
             [(self.left, self.bottom), (self.right, self.bottom)],
             {"color": self.x_axis["linecolor"]},
         )
         *ticks, last = round_ticks(
-            0, self.x_axis["range"][1], most=min(8, int((self.right - self.left) / _TICK))
+            0,
+            self.x_axis["range"][1],
+            most=min(8, int((self.right - self.left) / _TICK)),
         )
-        for percent, text in [*((tick, f"{tick:g}") for tick in ticks), (last, f"{last:g} %")]:
-            yield self._text(text, (self._place(percent, 0)[0], below + 14), numbers)
+        for percent, text in [
+            *((tick, f"{tick:g}") for tick in ticks),
+            (last, f"{last:g} %"),
+        ]:
+            yield self._text(
+                text,
+                (self._place(percent, 0)[0], below + 14),
+                numbers,
+            )
         title = self.x_axis["title"]
         middle = (self.left + self.right) / 2
         yield self._text(
-            self.layout["title"]["text"], (0, 14), self.layout["title"]["font"], "start"
+            self.layout["title"]["text"],
+            (0, 14),
+            self.layout["title"]["font"],
+            "start",
         )
         yield self._text(
-            title["text"], (middle, self.layout["height"] - 8), title["font"], vertical="bottom"
+            title["text"],
+            (middle, self.layout["height"] - 8),
+            title["font"],
+            vertical="bottom",
         )
 
     def _trace(self, trace: dict[str, Any]) -> Iterator[Html]:
         corners_at = [self._place(x, y) for x, y in zip(trace["x"], trace["y"], strict=True)]
         if "fill" in trace:
-            yield element("polygon", points=_points(corners_at), fill=trace["fillcolor"])
+            yield element(
+                "polygon",
+                points=_points(corners_at),
+                fill=trace["fillcolor"],
+            )
         elif "lines" in trace["mode"]:
             yield _polyline(corners_at, trace["line"], f"url(#{self.clip})")
         if bars := trace.get("error_y"):
             line = {"color": bars["color"], "width": bars["thickness"]}
             for x, y, up, down in zip(
-                trace["x"], trace["y"], bars["array"], bars["arrayminus"], strict=True
+                trace["x"],
+                trace["y"],
+                bars["array"],
+                bars["arrayminus"],
+                strict=True,
             ):
                 if up or down:
-                    yield _polyline([self._place(x, y - down), self._place(x, y + up)], line)
+                    yield _polyline(
+                        [self._place(x, y - down), self._place(x, y + up)],
+                        line,
+                    )
         if "markers" not in trace["mode"]:
             return
         marker = trace["marker"]
@@ -163,12 +225,22 @@ class _Drawing:
         ):
             shape, opened, _ = symbol.partition("-open")
             corners = [(x + half * right, y + half * down) for right, down in _SHAPES[shape]]
-            style = {"fill": "none" if opened else marker["color"], "stroke": marker["color"]}
-            yield element("polygon", points=_points(corners), stroke_width="1.5", **style)
+            style = {
+                "fill": "none" if opened else marker["color"],
+                "stroke": marker["color"],
+            }
+            yield element(
+                "polygon",
+                points=_points(corners),
+                stroke_width="1.5",
+                **style,
+            )
 
     def _note(self, note: dict[str, Any]) -> Iterator[Html]:
         x, y = self._place(
-            note["x"], note["y"], "".join(axis for axis in "xy" if note[f"{axis}ref"] == "paper")
+            note["x"],
+            note["y"],
+            "".join(axis for axis in "xy" if note[f"{axis}ref"] == "paper"),
         )
         x = x + note.get("xshift", 0)
         y = y - note.get("yshift", 0)
@@ -182,23 +254,37 @@ class _Drawing:
             )
             start = note["standoff"] / (across**2 + down**2) ** 0.5
             tie = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
-            yield _polyline([(x + share * across, y + share * down) for share in (start, end)], tie)
+            yield _polyline(
+                [(x + share * across, y + share * down) for share in (start, end)],
+                tie,
+            )
             x = x + across
             y = y + down
         elif note["showarrow"]:
             arrow = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
             yield _polyline(
-                [(x, y + note["ay"]), (x, y), (x - 4, y - 5), (x, y), (x + 4, y - 5)], arrow
+                [
+                    (x, y + note["ay"]),
+                    (x, y),
+                    (x - 4, y - 5),
+                    (x, y),
+                    (x + 4, y - 5),
+                ],
+                arrow,
             )
         if note["text"]:
             yield self._text(
-                note["text"], (x, y), note["font"], _ANCHORS[note["xanchor"]], note["yanchor"]
+                note["text"],
+                (x, y),
+                note["font"],
+                _ANCHORS[note["xanchor"]],
+                note["yanchor"],
             )
 
     def _text(
         self,
-        said: str,
-        at: tuple[float, float],
+        text: str,
+        position: tuple[float, float],
         font: Mapping[str, Any],
         anchor: str = "middle",
         vertical: str = "middle",
@@ -207,23 +293,52 @@ class _Drawing:
         middle or bottom.
         """
         size = min(font["size"], _LARGEST[self.form])
-        lines = said.split("<br>")
+        lines = text.split("<br>")
         height = 1.25 * size
-        top = at[1] - height * ((len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5)
-        places = [{"x": f"{at[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))]
+        top = position[1] - height * (
+            (len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5
+        )
+        places = [
+            {"x": f"{position[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))
+        ]
         inside = [
             element("tspan", escape(unescape(line)), **place)
             for line, place in zip(lines, places, strict=True)
         ]
-        style = {"fill": font["color"], "font_size": f"{size}", "text_anchor": anchor}
-        return element("text", *inside, dominant_baseline="central", **style)
+        style = {
+            "fill": font["color"],
+            "font_size": f"{size}",
+            "text_anchor": anchor,
+        }
+        return element(
+            "text",
+            *inside,
+            dominant_baseline="central",
+            **style,
+        )
 
 
-def _points(at: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _polyline(at: Sequence[tuple[float, float]], line: Mapping[str, Any], clip: str = "") -> Html:
-    dash = line.get("dash", "solid").replace("px", "").replace(",", " ").replace("solid", "")
-    style = {"fill": "none", "stroke": line["color"], "stroke_width": f"{line.get('width', 1)}"}
-    return element("polyline", points=_points(at), clip_path=clip, stroke_dasharray=dash, **style)
+def _polyline(
+    points: Sequence[tuple[float, float]], line: Mapping[str, Any], clip: str = ""
+) -> Html:
+    dash = (
+        line.get("dash", "solid")
+        .replace("px", "")
+        .replace(",", " ")
+        .replace(
+            "solid",
+            "",
+        )
+    )
+    style = {
+        "fill": "none",
+        "stroke": line["color"],
+        "stroke_width": f"{line.get('width', 1)}",
+    }
+    return element(
+        "polyline", points=_points(points), clip_path=clip, stroke_dasharray=dash, **style
+    )

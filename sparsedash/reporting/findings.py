@@ -171,7 +171,10 @@ def named_shares(models: Sequence[M]) -> Shares[M]:
     within = [model for model in ordered if model.verdict.verdict == "within"]
     beyond = [model for model in ordered if model.verdict.verdict == "beyond"]
     low = within[-1].permille if within else -1
-    high = min((model.permille for model in beyond if model.permille > low), default=1001)
+    high = min(
+        (model.permille for model in beyond if model.permille > low),
+        default=1001,
+    )
     return Shares(
         within=within[-1] if within else None,
         beyond=beyond[0] if beyond else None,
@@ -240,16 +243,26 @@ def estimate_limit(results: RunResults) -> LimitEstimate | None:
     shares = [100 * results.removed(model, budget) for model in models]
 
     def crossing(values: Iterable[float]) -> float | None:
-        return first_crossing(zip([0.0, *shares], [0.0, *values], strict=True), losses[0].most)
+        return first_crossing(
+            zip([0.0, *shares], [0.0, *values], strict=True),
+            losses[0].most,
+        )
 
     over = next((loss for loss in losses if loss.value > loss.most), None)
     if over is None or over.value >= _FAR * over.most or results.search is not None:
         return None
     place = losses.index(over)
-    if is_one_layer_apart(models[place - 1] if place else None, models[place]):
+    if is_one_layer_apart(
+        models[place - 1] if place else None,
+        models[place],
+    ):
         return None
     percent = crossing(loss.value for loss in losses)
     assert percent is not None, "one model is over the limit, and dense is not"
     low = crossing(loss.high for loss in losses)
     high = crossing(loss.low for loss in losses)
-    return LimitEstimate(percent, percent if low is None else low, high)
+    return LimitEstimate(
+        percent,
+        percent if low is None else low,
+        high,
+    )

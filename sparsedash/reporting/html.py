@@ -72,7 +72,14 @@ def escape(text: str) -> Html:
 def token(text: str) -> Html:
     """A model's token: as `escape`, with the spaces and line breaks that belong to it shown."""
     shown = text.replace("\n", "⏎").replace("\t", "⇥")
-    return escape(re.sub("^ +| +$", lambda spaces: "␣" * len(spaces[0]), shown) or "∅")
+    return escape(
+        re.sub(
+            "^ +| +$",
+            lambda spaces: "␣" * len(spaces[0]),
+            shown,
+        )
+        or "∅"
+    )
 
 
 def widget_label(text: str) -> str:
@@ -81,7 +88,10 @@ def widget_label(text: str) -> str:
 
     What escapes cannot keep from being replaced is parted by a sign of no width.
     """
-    joined = _REPLACED_LATER.sub(rf"\g<0>{_WORD_JOINER}", " ".join(visible(text).split()))
+    joined = _REPLACED_LATER.sub(
+        rf"\g<0>{_WORD_JOINER}",
+        " ".join(visible(text).split()),
+    )
     return _MARKDOWN.sub(r"\\\g<0>", joined)
 
 
@@ -96,7 +106,10 @@ def readable(text: str) -> str:
     """
     if not text.strip():
         kinds = {"": "(nothing)", " ": "(a space)"}
-        return kinds.get(text, "(a line break)" if "\n" in text else "(spaces)")
+        return kinds.get(
+            text,
+            "(a line break)" if "\n" in text else "(spaces)",
+        )
     return text.strip() if any(map(str.isalnum, text)) else quoted(text.strip())
 
 
@@ -117,7 +130,14 @@ def heading(text: str, **attributes: str) -> Html:
     together.
     """
     return element(
-        "h1", Html(_BETWEEN_NUMBER_AND_SIGN.sub("\N{NO-BREAK SPACE}", escape(text))), **attributes
+        "h1",
+        Html(
+            _BETWEEN_NUMBER_AND_SIGN.sub(
+                "\N{NO-BREAK SPACE}",
+                escape(text),
+            )
+        ),
+        **attributes,
     )
 
 
@@ -145,7 +165,14 @@ def _over(text: str) -> Html:
     signs = {"✓": "sd-under sd-right", "✕": "sd-under sd-wrong"}
     return join(
         escape(first),
-        *(element("span", escape(line), css=signs.get(line[:1], "sd-under")) for line in under),
+        *(
+            element(
+                "span",
+                escape(line),
+                css=signs.get(line[:1], "sd-under"),
+            )
+            for line in under
+        ),
     )
 
 
@@ -187,14 +214,26 @@ class Table:
             {column: value for cell in row for column, value in cell.values.items()}
             for row in cells
         ]
-        return cls(name, caption, head, rows, links, data, of, stacked=True)
+        return cls(
+            name,
+            caption,
+            head,
+            rows,
+            links,
+            data,
+            of,
+            stacked=True,
+        )
 
     @property
     def html(self) -> Html:
         """A real table under its caption, which scrolls by itself."""
         # Names of tasks are long and have no spaces.
         heads = (Html(escape(cell).replace("_", "_<wbr>")) for cell in self.head)
-        top = element("tr", *(element("th", head, scope="col") for head in heads))
+        top = element(
+            "tr",
+            *(element("th", head, scope="col") for head in heads),
+        )
         shown = _over if self.stacked else escape
         firsts = self.links or [shown(row[0]) for row in self.rows]
         body = [
@@ -205,7 +244,12 @@ class Table:
             )
             for first, (_, *others) in zip(firsts, self.rows, strict=True)
         ]
-        inside = element("table", element("thead", top), element("tbody", *body), css="sd-table")
+        inside = element(
+            "table",
+            element("thead", top),
+            element("tbody", *body),
+            css="sd-table",
+        )
         scroll = element(
             "div", inside, css="sd-scroll", role="region", aria_label=self.name, tabindex="0"
         )
@@ -257,7 +301,11 @@ def file_name(*parts: str, ending: str = "") -> str:
 
 def table_file_name(shown: Table) -> str:
     """The name of that file."""
-    return file_name(shown.of or "sparsedash", shown.name, ending=".csv")
+    return file_name(
+        shown.of or "sparsedash",
+        shown.name,
+        ending=".csv",
+    )
 
 
 _LONGEST_PART = 80
@@ -273,7 +321,11 @@ def card(name: str, figure: str, *below: str, css: str) -> Html:
     small = (element("dd", escape(text), css="sd-muted") for text in below)
     size = "sd-figure sd-long" if len(figure) > _LONG else "sd-figure"
     return element(
-        "div", element("dt", escape(name)), element("dd", escape(figure), css=size), *small, css=css
+        "div",
+        element("dt", escape(name)),
+        element("dd", escape(figure), css=size),
+        *small,
+        css=css,
     )
 
 
@@ -281,7 +333,11 @@ def cards(drawn: Sequence[Html], grows: bool = False) -> Html:
     """The cards in a row; one below the other on a phone. grows: they are as high before they have
     all lines.
     """
-    return element("dl", *drawn, css="sd-numbers sd-grows" if grows else "sd-numbers")
+    return element(
+        "dl",
+        *drawn,
+        css="sd-numbers sd-grows" if grows else "sd-numbers",
+    )
 
 
 def fact_list(pairs: Sequence[tuple[str, str]]) -> Html:

@@ -117,12 +117,15 @@ def job_model(backend: Backend, job: Job) -> tuple[Run | None, str]:
     """The run of the sparse model that a job is about, and its record's key; no run where none has
     it.
     """
-    asked = [
+    settings = [
         str(job.settings[name]) for name in ("sparse", "right", "left") if name in job.settings
     ]
     named = job.settings.get("run")
-    runs = [run for run in backend.runs() if not named or run.key == named] if asked else []
-    return next(((run, key) for key in asked for run in runs if key in run.sparse), (None, ""))
+    runs = [run for run in backend.runs() if not named or run.key == named] if settings else []
+    return next(
+        ((run, key) for key in settings for run in runs if key in run.sparse),
+        (None, ""),
+    )
 
 
 def job_activity(job: Job) -> tuple[str, str]:
@@ -234,16 +237,20 @@ def job_request(job: Job) -> RunSettings | FindSettings | None:
 
 def stage_facts(job: Job) -> str:
     """How far a running job is in its stage, and how fast."""
-    at, parts, counted = job.progress, [], job.progress.unit in COUNTED
-    if at.total > 1:
-        share = f"{wording.percent(at.share, 0)} of this stage"
-        parts.append(f"{at.done:,} of {at.total:,} {at.unit}" if counted else share)
-    if at.stage == "heal" and at.message:
-        parts.append(at.message)
-    if at.n_right is not None and at.done:
-        parts.append(f"{at.n_right:,} right so far")
-    if at.rate and counted:
-        parts.append(f"{at.rate:,.{0 if at.rate >= 10 else 1}f} {at.unit} a second")
+    position, parts, counted = job.progress, [], job.progress.unit in COUNTED
+    if position.total > 1:
+        share = f"{wording.percent(position.share, 0)} of this stage"
+        parts.append(
+            f"{position.done:,} of {position.total:,} {position.unit}" if counted else share
+        )
+    if position.stage == "heal" and position.message:
+        parts.append(position.message)
+    if position.n_right is not None and position.done:
+        parts.append(f"{position.n_right:,} right so far")
+    if position.rate and counted:
+        parts.append(
+            f"{position.rate:,.{0 if position.rate >= 10 else 1}f} {position.unit} a second"
+        )
     return " · ".join(parts)
 
 
@@ -259,7 +266,12 @@ def _progress(backend: Backend, job: Job) -> JobProgress:
         parts, all_s = _run_parts(backend, where, planned_run(request))
         if job.attempt > 1:
             done_before_s = max(0.0, all_s - sum(part.seconds for part in parts))
-    progress = job_progress(parts, job.progress, _silent_s(job), done_before_s)
+    progress = job_progress(
+        parts,
+        job.progress,
+        _silent_s(job),
+        done_before_s,
+    )
     shown = _shown(backend, job.id, job.attempt)
     shown.share = max(shown.share, progress.share)
     return replace(progress, share=shown.share)
@@ -296,20 +308,20 @@ def _sparse_model(job: Job) -> str:
 
     Before the first one, what is read serves them all; later it is read again for one.
     """
-    settings, at = job_request(job), job.progress
-    if settings is None or at.point is None or at.stage == "walk":
+    settings, position = job_request(job), job.progress
+    if settings is None or position.point is None or position.stage == "walk":
         return ""
     if (
-        at.stage not in ("prune", "heal", "quantise", "continue", "answer", "evaluate")
-        and at.point == 0
+        position.stage not in ("prune", "heal", "quantise", "continue", "answer", "evaluate")
+        and position.point == 0
     ):
         return ""
     if isinstance(settings, FindSettings):
-        return f"trial {at.point + 1}" + (f": {at.message}" if at.message else "")
-    if not 0 <= at.point < len(settings.points):
+        return f"trial {position.point + 1}" + (f": {position.message}" if position.message else "")
+    if not 0 <= position.point < len(settings.points):
         return ""
-    name = wording.model_words(settings.points[at.point])
-    return f"sparse model {at.point + 1} of {len(settings.points)}: {name}"
+    name = wording.model_words(settings.points[position.point])
+    return f"sparse model {position.point + 1} of {len(settings.points)}: {name}"
 
 
 def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> Table:
@@ -326,9 +338,17 @@ def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> 
         ("Left on the disk", run.disk_bytes, forecast.left_bytes),
     ]
     rows = [
-        [name, *("not known" if value is None else words(value) for value in values)]
-        for words, found in ((wording.duration_words, times), (wording.size, sizes))
-        for name, *values in found
+        [
+            name,
+            *("not known" if value is None else words(value) for value in values),
+        ]
+        for words, record in ((wording.duration_words, times), (wording.size, sizes))
+        for name, *values in record
     ]
     caption = "Measured, and estimated at the start."
-    return Table("what it took", caption, ["", "measured", "estimated"], rows)
+    return Table(
+        "what it took",
+        caption,
+        ["", "measured", "estimated"],
+        rows,
+    )

@@ -45,7 +45,11 @@ def kinds_table(record: Record) -> Table:
     return Table(
         "What was forgotten",
         caption,
-        ["Kind of text", "KL, nats a token", f"{wording.LEVEL} interval"],
+        [
+            "Kind of text",
+            "KL, nats a token",
+            f"{wording.LEVEL} interval",
+        ],
         kind_cells(record),
     )
 

@@ -28,8 +28,8 @@ from sparsedash.reporting.verdicts import (
 from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity, tolerance_words
 from sparsedash.schema.pair_records import Timing, TimingSettings
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
+from sparsedash.service.answer_cache import TaskComparison
 from sparsedash.service.backend import Backend
-from sparsedash.service.stored_results import TaskComparison
 from sparsedash.stats.task_verdicts import judge_losses, own_limit
 from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Verdict
 
@@ -73,19 +73,22 @@ class Entry:
         return f"{self.base}, {self.name}"
 
 
-def leaderboard_entries(found: Sequence[RunResults]) -> tuple[dict[str, Entry], int]:
+def leaderboard_entries(runs: Sequence[RunResults]) -> tuple[dict[str, Entry], int]:
     """The models of these runs by what names each in an address, base by base; and how many are
     left out.
     """
     entries: dict[str, Entry] = {}
-    for run, model in ((results, model) for results in found for model in results.models):
+    for run, model in ((results, model) for results in runs for model in results.models):
         record = model.record
         settings = run.run.settings
         entry = Entry(
             run=run,
             model=model,
             base=wording.reference_title(record.model).partition(" (")[0].rpartition("/")[2],
-            name=wording.record_names(run.run, named=True)[record.key].replace(" %", f"{NBSP}%"),
+            name=wording.record_names(run.run, named=True)[record.key].replace(
+                " %",
+                f"{NBSP}%",
+            ),
             answers=run.run.answers.get(record.key, ()),
             tasks=frozenset(settings.evaluation.tasks),
         )
@@ -96,18 +99,25 @@ def leaderboard_entries(found: Sequence[RunResults]) -> tuple[dict[str, Entry], 
             # Asked the same task in another way: a row of its own.
             entries[key if key not in entries else f"{key}-{len(entries)}"] = entry
     by_base = list(dict.fromkeys(model.base for model in entries.values()))
-    ordered = sorted(entries.items(), key=lambda pair: by_base.index(pair[1].base))
+    ordered = sorted(
+        entries.items(),
+        key=lambda pair: by_base.index(pair[1].base),
+    )
     return _told_apart(dict(ordered[:MOST_MODELS])), max(0, len(ordered) - MOST_MODELS)
 
 
-def _joined(one: Entry, other: Entry) -> Entry | None:
+def _joined(one: Entry, second: Entry) -> Entry | None:
     """The model of two runs with the answers of both; None where they asked the same task in two
     ways.
     """
-    answers = tuple(dict.fromkeys((*one.answers, *other.answers)))
-    if one.tasks & other.tasks and len(answers) > max(len(one.answers), len(other.answers)):
+    answers = tuple(dict.fromkeys((*one.answers, *second.answers)))
+    if one.tasks & second.tasks and len(answers) > max(len(one.answers), len(second.answers)):
         return None
-    return replace(one, answers=answers, tasks=one.tasks | other.tasks)
+    return replace(
+        one,
+        answers=answers,
+        tasks=one.tasks | second.tasks,
+    )
 
 
 def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -120,7 +130,13 @@ def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
         settings = entry.run.run.settings
         text = wording.reference_title(settings.calibration.corpus).partition(" (")[0]
         shares = [wording.share_of(entry.model.method)] if entry.model.record.pruned else []
-        origin = ", ".join([settings.dtype, text if settings.reads_text else "no text", *shares])
+        origin = ", ".join(
+            [
+                settings.dtype,
+                text if settings.reads_text else "no text",
+                *shares,
+            ]
+        )
         return (
             entry.name
             if titles.count(entry.title) == 1
@@ -130,7 +146,10 @@ def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     named = {key: replace(candidate, name=name(candidate)) for key, candidate in entries.items()}
     unique = unique_names({key: candidate.title for key, candidate in named.items()})
     return {
-        key: replace(candidate, name=unique[key].removeprefix(f"{candidate.base}, "))
+        key: replace(
+            candidate,
+            name=unique[key].removeprefix(f"{candidate.base}, "),
+        )
         for key, candidate in named.items()
     }
 
@@ -210,7 +229,11 @@ class Leaderboard:
         data: list[dict[str, Value]] = []
         for entry, cells, pinned in shown:
             data.append(
-                {"base": entry.base, "model": entry.name.replace(NBSP, " "), "baseline": pinned}
+                {
+                    "base": entry.base,
+                    "model": entry.name.replace(NBSP, " "),
+                    "baseline": pinned,
+                }
             )
             for cell in cells.values():
                 data[-1] |= cell.values
@@ -239,8 +262,17 @@ class Leaderboard:
 
     def report(self, rows: Sequence[str]) -> bytes:
         """These rows as a page of its own in UTF-8."""
-        body = [heading(self.sentence), paragraph(self.caption, css="sd-muted")]
-        body.append(element("div", self.table(rows).html, css="numbers"))
+        body = [
+            heading(self.sentence),
+            paragraph(self.caption, css="sd-muted"),
+        ]
+        body.append(
+            element(
+                "div",
+                self.table(rows).html,
+                css="numbers",
+            )
+        )
         paragraphs = (paragraph(text, css="sd-muted") for text in (*self.notes, *READING))
         return html_page("Models by tasks", [*body, *paragraphs])
 
@@ -260,7 +292,10 @@ def leaderboard(
 ) -> Leaderboard:
     """The entries judged together beside the baseline, one of their keys."""
     comparisons = {
-        key: backend.answers.compared(entries[baseline].answers, entry.answers)
+        key: backend.answers.compared(
+            entries[baseline].answers,
+            entry.answers,
+        )
         for key, entry in entries.items()
     }
     tasks = dict.fromkeys(
@@ -279,8 +314,18 @@ def leaderboard(
         for task, comparison in by_task.items()
     ]
     notes = _task_notes(beside, tolerance)
-    cells = _passage_cells(backend, entries, baseline, tolerance)
-    for key, by_task in _task_cells(comparisons, list(tasks), baseline, tolerance).items():
+    cells = _passage_cells(
+        backend,
+        entries,
+        baseline,
+        tolerance,
+    )
+    for key, by_task in _task_cells(
+        comparisons,
+        list(tasks),
+        baseline,
+        tolerance,
+    ).items():
         cells[key] |= by_task
     timed = {key: _decode_s(backend, entry) for key, entry in entries.items()}
     for key, entry in entries.items():
@@ -315,14 +360,24 @@ def _passage_cells(
     for key, entry in entries.items():
         if key != baseline:
             with suppress(LookupError):
-                record, comparison, losses = measure_beside(backend, dense, entry.model.record.key)
+                record, comparison, losses = measure_beside(
+                    backend,
+                    dense,
+                    entry.model.record.key,
+                )
                 # A search's trials, whose intervals hold at any look, share the chance of error
                 # with all others here.
                 shared = replace(
                     losses, alpha=None, anytime=losses.anytime or losses.alpha is not None
                 )
                 measured[key] = record, comparison, shared
-    judged = dict(zip(measured, judge(list(measured.values()), tolerance), strict=True))
+    judged = dict(
+        zip(
+            measured,
+            judge(list(measured.values()), tolerance),
+            strict=True,
+        )
+    )
     drawn = {}
     for key, entry in entries.items():
         record = entry.model.record
@@ -346,28 +401,43 @@ def _passage_cells(
             f"{percent(accuracy)}\n{changes[1]}",
         ]
         drawn[key] = {
-            "perplexity": _Cell(shown[0], perplexity, {"word_perplexity": perplexity}, verdict),
-            "accuracy": _Cell(shown[1], -accuracy, {"accuracy_percent": 100 * accuracy, **numbers}),
+            "perplexity": _Cell(
+                shown[0],
+                perplexity,
+                {"word_perplexity": perplexity},
+                verdict,
+            ),
+            "accuracy": _Cell(
+                shown[1],
+                -accuracy,
+                {"accuracy_percent": 100 * accuracy, **numbers},
+            ),
         }
     return drawn
 
 
 def _task_cells(
-    found: Mapping[str, Mapping[str, TaskComparison]],
+    comparisons: Mapping[str, Mapping[str, TaskComparison]],
     tasks: Sequence[str],
     baseline: str,
     tolerance: Tolerance,
 ) -> dict[str, dict[str, _Cell]]:
     measured = {
         (key, task): paired.losses
-        for key, by_task in found.items()
+        for key, by_task in comparisons.items()
         for task, paired in by_task.items()
         if paired.losses is not None and key != baseline
     }
-    judged = dict(zip(measured, judge_losses(list(measured.values()), tolerance), strict=True))
+    judged = dict(
+        zip(
+            measured,
+            judge_losses(list(measured.values()), tolerance),
+            strict=True,
+        )
+    )
 
     def cell(key: str, task: str) -> _Cell:
-        comparison = found[key].get(task)
+        comparison = comparisons[key].get(task)
         if comparison is None:
             return _Cell("–", inf, {})
         share = 1 if comparison.rolling else 100
@@ -387,13 +457,20 @@ def _task_cells(
             values |= _loss_values(task, loss)
         elif lost is not None and key != baseline:
             change = _unjudged(wording.signed_points(-lost.moments.mean))
-        most = max(comparison.n, found[baseline][task].n) if lost is not None else comparison.n
+        most = (
+            max(comparison.n, comparisons[baseline][task].n) if lost is not None else comparison.n
+        )
         if lost is not None and lost.moments.n < most:
             change += f"\non {lost.moments.n:,} of {most:,}"
         rank = comparison.score if comparison.rolling else -comparison.score
-        return _Cell(f"{score}\n{change}", rank, values, loss.verdict if loss else None)
+        return _Cell(
+            f"{score}\n{change}",
+            rank,
+            values,
+            loss.verdict if loss else None,
+        )
 
-    return {key: {f"{_TASK}{task}": cell(key, task) for task in tasks} for key in found}
+    return {key: {f"{_TASK}{task}": cell(key, task) for task in tasks} for key in comparisons}
 
 
 def _change(loss: Loss) -> str:
@@ -415,7 +492,10 @@ def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
         name = "change_points"
         values = [0.0 - 100 * share for share in (loss.value, loss.high, loss.low)]
     names = [f"{task}_{name}{end}" for end in ("", "_low", "_high")]
-    level = {f"{task}_level_percent": 100 * loss.level, f"{task}_verdict": loss.verdict}
+    level = {
+        f"{task}_level_percent": 100 * loss.level,
+        f"{task}_verdict": loss.verdict,
+    }
     return dict(zip(names, values, strict=True)) | level
 
 
@@ -446,7 +526,10 @@ def _cost_cells(
     lines = list[str]()
     n = None
     if shape is not None and (pruned is None or pruned.dense_widths == shape.widths):
-        n = model_shape.parameter_count(shape, pruned.widths if pruned else shape.widths)
+        n = model_shape.parameter_count(
+            shape,
+            pruned.widths if pruned else shape.widths,
+        )
         lines.append(wording.weights(n))
     gone = pruned.reached.weights if pruned else 0.0
     lines += [f"{MINUS}{percent(gone)} of blocks"] * bool(gone)
@@ -471,7 +554,9 @@ def _cost_cells(
             {"bytes": n_bytes},
         ),
         "ms": _Cell(
-            (f"{ms:.3g}" if ms < 100 else f"{ms:,.0f}") if ms else "", ms or inf, {"ms_a_token": ms}
+            (f"{ms:.3g}" if ms < 100 else f"{ms:,.0f}") if ms else "",
+            ms or inf,
+            {"ms_a_token": ms},
         ),
     }
 
@@ -483,7 +568,11 @@ def _decode_s(backend: Backend, entry: Entry) -> tuple[float, Timing] | None:
     pruned = entry.model.record.pruned
     for model in [entry.model] if pruned else entry.run.judged:
         timing = backend.result(
-            Timing, TimingSettings(dense=entry.run.dense.key, sparse=model.record.key).key()
+            Timing,
+            TimingSettings(
+                dense=entry.run.dense.key,
+                sparse=model.record.key,
+            ).key(),
         )
         if timing is not None and (phase := timing.timed("decode")) is not None:
             return median(phase.sparse_s if pruned else phase.dense_s) / timing.n_decode, timing

@@ -37,7 +37,11 @@ _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`
 def stored_card(store: Store, facts: CardFacts) -> str:
     """The card of an export, with the verdict of its run's pages; of its own where it has none."""
     tolerance = facts.settings.tolerance
-    results = run_results(StoredResults(store), facts.run, tolerance)
+    results = run_results(
+        StoredResults(store),
+        facts.run,
+        tolerance,
+    )
     for judged in results.judged if results else ():
         if judged.record.key == facts.sparse.key:
             return model_card(facts, judged)
@@ -60,7 +64,11 @@ def model_card(facts: CardFacts, judged: ModelResult) -> str:
         license=facts.licence or "unknown",
         library_name="llama.cpp" if is_gguf else "transformers",
         pipeline_tag="text-generation",
-        tags=["pruned", *_KIND_TAGS.get(pruned.method.pattern, ()), *(["gguf"] if is_gguf else [])],
+        tags=[
+            "pruned",
+            *_KIND_TAGS.get(pruned.method.pattern, ()),
+            *(["gguf"] if is_gguf else []),
+        ],
     )
     base = _code(hub or public_model(facts.sparse))
     removed, gone = _removed_words(pruned)
@@ -120,24 +128,24 @@ def _line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
-def _removed_words(made: Pruned) -> tuple[str, str]:
+def _removed_words(pruned: Pruned) -> tuple[str, str]:
     """What was done, as a sentence without its end, and how much is gone."""
-    if made.method.removes_layers:
+    if pruned.method.removes_layers:
         return (
             "whole layers were removed",
-            f"{removed_layers(made.widths)} of {len(made.widths)} layers",
+            f"{removed_layers(pruned.widths)} of {len(pruned.widths)} layers",
         )
-    share = f"{100 * made.reached.channels:.1f} % of the MLPs'"
-    if made.method.is_structured:
+    share = f"{100 * pruned.reached.channels:.1f} % of the MLPs'"
+    if pruned.method.is_structured:
         return "inner channels of the MLPs were removed", f"{share} channels"
     return "single weights were set to zero", f"{share} weights"
 
 
-def _making_table(facts: CardFacts, made: Pruned) -> str:
-    text = made.calibration
-    method = made.method
-    dense = made.dense_widths
-    kept = made.widths
+def _making_table(facts: CardFacts, pruned: Pruned) -> str:
+    text = pruned.calibration
+    method = pruned.method
+    dense = pruned.dense_widths
+    kept = pruned.widths
     choices = [
         f"{name} {getattr(method, name)}"
         for name in ("saliency", "pattern", "compensation", "allocation")
@@ -153,9 +161,9 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
         "Revision": _code(facts.sparse.model_identity),
         "Type that the base was rounded to": facts.source_type,
         "Licence of the base": _code(facts.licence) if facts.licence else _UNKNOWN,
-        "Method": f"{presets.spec_name(made.spec)}: {', '.join(choices)}",
-        "Healing": wording.healing_words(made.healed) if made.healed else "",
-        "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
+        "Method": f"{presets.spec_name(pruned.spec)}: {', '.join(choices)}",
+        "Healing": wording.healing_words(pruned.healed) if pruned.healed else "",
+        "Sparsity asked for": f"{pruned.sparsity_permille / 10:g} % {wording.share_of(method)}",
         "Widths": f"{widths} of {whole}{where}",
         "Layers that are gone, counted from 1": ", ".join(
             str(n) for n, width in enumerate(kept, 1) if not width
@@ -216,20 +224,23 @@ def _with_coded_tasks(judged: ModelResult) -> ModelResult:
     verdict = judged.verdict
     tasks = tuple(replace(loss, task=_code(loss.task)) for loss in verdict.tasks)
     unjudged = tuple(map(_code, verdict.unjudged))
-    return replace(judged, verdict=replace(verdict, tasks=tasks, unjudged=unjudged))
+    return replace(
+        judged,
+        verdict=replace(verdict, tasks=tasks, unjudged=unjudged),
+    )
 
 
-def _tasks_words(found: ToleranceVerdict) -> str:
+def _tasks_words(verdict: ToleranceVerdict) -> str:
     """What it lost on tasks, each with its limit and verdict, as the beginning of a paragraph;
     nothing without any.
     """
     lost = [
         f"{verdicts.loss_with_limit(loss)}, {verdicts.VERDICT_SIGNS[loss.verdict]}"
-        for loss in found.tasks
+        for loss in verdict.tasks
     ]
-    lost += [f"{task}, not judged" for task in found.unjudged] + [
+    lost += [f"{task}, not judged" for task in verdict.unjudged] + [
         "some not answered"
-    ] * found.unanswered
+    ] * verdict.unanswered
     return f"Tasks: {'; '.join(lost)}. " if lost else ""
 
 

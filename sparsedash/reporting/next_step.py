@@ -50,12 +50,19 @@ def next_step(results: RunResults, reach: Reach = ANYTHING) -> NextStep | None:
         return None
     step = _suggestion(results, reach)
     if step.request is not None and (problems := reach.problems(step.request)):
-        step = replace(step, sentence=f"{step.sentence} It cannot start: {problems[0]}", link="")
+        step = replace(
+            step,
+            sentence=f"{step.sentence} It cannot start: {problems[0]}",
+            link="",
+        )
     search = results.run.find
     if search is None or search.tolerance == results.tolerance:
         return step
     limits = wording.tolerance_words(search.tolerance)
-    return replace(step, sentence=f"The search was made for {limits}. {step.sentence}")
+    return replace(
+        step,
+        sentence=f"The search was made for {limits}. {step.sentence}",
+    )
 
 
 def _suggestion(results: RunResults, reach: Reach) -> NextStep:
@@ -77,7 +84,11 @@ def _suggestion(results: RunResults, reach: Reach) -> NextStep:
             f"Next: export the model at {sparsity_percent(within.permille)}, "
             "or see which answers it changed."
         )
-        return NextStep(kind="export", sentence=sentence, link="Export this model")
+        return NextStep(
+            kind="export",
+            sentence=sentence,
+            link="Export this model",
+        )
     if within is None and (no_share_between or not method.reads_text):
         # No channel is part of the cache.
         budget = "weights" if method.budget == "kv-cache" else method.budget
@@ -105,7 +116,12 @@ def _suggestion(results: RunResults, reach: Reach) -> NextStep:
         tolerance=results.tolerance,
     )
     sentence = f"Next: search for the largest share within your limit{with_method}{on}."
-    return NextStep(kind="search", sentence=sentence, link="Set up a search", request=request)
+    return NextStep(
+        kind="search",
+        sentence=sentence,
+        link="Set up a search",
+        request=request,
+    )
 
 
 def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach: Reach) -> NextStep:
@@ -134,7 +150,11 @@ def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach:
     )
     verb = f"test {wording.percents(needed)}"
     if run.find is not None:
-        request = replace(run.find, evaluation=evaluation, tolerance=results.tolerance)
+        request = replace(
+            run.find,
+            evaluation=evaluation,
+            tolerance=results.tolerance,
+        )
         verb = "search again"
     title = wording.reference_title(evaluation.corpus)
     n_passages = f"about {wording.round_up(n):,} passages of {title}"
@@ -157,7 +177,10 @@ def _another_share(results: RunResults, ends: Shares[ModelResult], n_search: int
     why = f"A search at a limit of {limit} takes about {wording.round_up(n_search):,} passages"
     why += ", more than any text within reach has."
     if not low < permille < high:
-        return NextStep(kind="more passages", sentence=f"{why} {_LARGER_LOSS}")
+        return NextStep(
+            kind="more passages",
+            sentence=f"{why} {_LARGER_LOSS}",
+        )
     share = sparsity_percent(permille)
     request = replace(results.run.settings, sparsities_permille=(permille,))
     return NextStep(
@@ -172,8 +195,16 @@ def _needed(results: RunResults, model: ModelResult) -> int | None:
     """Passages that should decide a model; None where no number would."""
     if results.n_passages < FEWEST_PASSAGES:
         # So few say nothing of how many it takes.
-        return passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2)
-    n = replace(model.verdict, tasks=(), unanswered=False).passages_needed
+        return passages_to_judge(
+            0.0,
+            results.tolerance.ratio,
+            ALPHA / 2,
+        )
+    n = replace(
+        model.verdict,
+        tasks=(),
+        unanswered=False,
+    ).passages_needed
     if n is None or model.record.stopping:
         return n
     return max(n, results.n_passages + 1)
@@ -191,5 +222,9 @@ def _evaluation(results: RunResults, n: int, reach: Reach) -> EvaluationSettings
         if n <= n_there and not reach.lacks(reference):
             n_asked = wording.round_up(n)
             part = n_asked if n_asked < n_there else None
-            return replace(evaluation, corpus=reference, n_passages=part)
+            return replace(
+                evaluation,
+                corpus=reference,
+                n_passages=part,
+            )
     return None

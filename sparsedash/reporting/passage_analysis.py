@@ -55,13 +55,30 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         known.append({c.text: c.probability for c in reversed(outcome.top)} | exact)
     first = next((token.text for token in both[0].tokens), "")
     listed = dict.fromkeys(
-        [*([first] if first else []), *(c.text for o in both for c in o.top[:LISTED])]
+        [
+            *([first] if first else []),
+            *(c.text for o in both for c in o.top[:LISTED]),
+        ]
     )
     shares = {text: [probabilities.get(text) for probabilities in known] for text in listed}
-    ranked = sorted(shares.items(), key=lambda row: -max(share or 0.0 for share in row[1]))
-    largest = max((share or 0.0 for _, row in ranked for share in row), default=0.0) or 1.0
+    ranked = sorted(
+        shares.items(),
+        key=lambda row: -max(share or 0.0 for share in row[1]),
+    )
+    largest = (
+        max(
+            (share or 0.0 for _, row in ranked for share in row),
+            default=0.0,
+        )
+        or 1.0
+    )
     heads = [
-        element("th", escape(n), scope="col", css=css)
+        element(
+            "th",
+            escape(n),
+            scope="col",
+            css=css,
+        )
         for n, css in zip(pair.titles, pair.colours, strict=True)
     ]
     drawn = []
@@ -78,18 +95,36 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         ]
         cells = [NOT_AMONG_FIRST if share is None else wording.probability(share) for share in row]
         sign = element("span", escape(" ✓"), css="sd-sign") if hit else Html("")
-        name = element("th", token(text), sign, scope="row", css="sd-hit" if hit else "")
+        name = element(
+            "th",
+            token(text),
+            sign,
+            scope="row",
+            css="sd-hit" if hit else "",
+        )
         drawn.append(
             element(
-                "tr", name, element("td", *bars), *(element("td", escape(cell)) for cell in cells)
+                "tr",
+                name,
+                element("td", *bars),
+                *(element("td", escape(cell)) for cell in cells),
             )
         )
     head = element(
         "thead",
-        element("tr", element("th", escape("Next token"), scope="col"), element("td"), *heads),
+        element(
+            "tr",
+            element("th", escape("Next token"), scope="col"),
+            element("td"),
+            *heads,
+        ),
     )
     shown = element(
-        "table", element("caption", escape(CAPTION)), head, element("tbody", *drawn), css="sd-top"
+        "table",
+        element("caption", escape(CAPTION)),
+        head,
+        element("tbody", *drawn),
+        css="sd-top",
     )
     data = [
         {
@@ -102,7 +137,14 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         }
         for text, row in ranked
     ]
-    return shown, Table("First choices", CAPTION, [], [], data=data, of=pair.stem)
+    return shown, Table(
+        "First choices",
+        CAPTION,
+        [],
+        [],
+        data=data,
+        of=pair.stem,
+    )
 
 
 class ChangeRange(NamedTuple):
@@ -147,17 +189,24 @@ def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
     )
     first = min(-1, floor(low / step))
     last = max(1, ceil(high / step))
-    ends = [-inf, *(round(place * step, 6) for place in range(first + 1, last)), inf]
+    ends = [
+        -inf,
+        *(round(place * step, 6) for place in range(first + 1, last)),
+        inf,
+    ]
     return [ChangeRange(low=one, high=high_end) for one, high_end in pairwise(ends)]
 
 
-def count_by_range(changes: Sequence[float], found: Sequence[ChangeRange]) -> list[int]:
+def count_by_range(changes: Sequence[float], ranges: Sequence[ChangeRange]) -> list[int]:
     """How many of the changes each range holds."""
     counts = Counter(
-        bisect_right([change_range.high for change_range in found[:-1]], change)
+        bisect_right(
+            [change_range.high for change_range in ranges[:-1]],
+            change,
+        )
         for change in changes
     )
-    return [counts[i] for i in range(len(found))]
+    return [counts[i] for i in range(len(ranges))]
 
 
 def change_words(change: float, target: str) -> str:
@@ -195,8 +244,18 @@ def passage_groups(passages: Passages) -> dict[tuple[str, str], list[int]]:
         for word in {*context_words, target.casefold()}
     )
     texts = [
-        _Text(context, target, context_words, holding[target.casefold()] - 1)
-        for context, target, context_words in zip(passages.contexts, targets, words, strict=True)
+        _Text(
+            context,
+            target,
+            context_words,
+            holding[target.casefold()] - 1,
+        )
+        for context, target, context_words in zip(
+            passages.contexts,
+            targets,
+            words,
+            strict=True,
+        )
     ]
     groups = dict[tuple[str, str], list[int]]()
     for kind, (names, number_of) in _KINDS.items():
@@ -284,18 +343,36 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
     rows = []
     data = list[dict[str, Value]]()
     for (kind, name), positions in groups.items():
-        lost = passage_losses([pair.outcomes(position) for position in positions], anytime=anytime)
-        low, high = (anytime_mean_interval if anytime else mean_interval)(lost.nats, alpha)
+        lost = passage_losses(
+            [pair.outcomes(position) for position in positions],
+            anytime=anytime,
+        )
+        low, high = (anytime_mean_interval if anytime else mean_interval)(
+            lost.nats,
+            alpha,
+        )
         least, most = lost_accuracy_interval(lost, alpha)
         change = (lost.fixed - lost.broke) / len(positions)
         points = wording.signed_points(change)
         ratio = wording.nats_as_factor(lost.nats.mean)
         ends = "no interval" if low == -inf else wording.factor_range(low, high)
         apart = MORE if low > mean else LESS if high < mean else ""
-        counts = {"passages": len(positions), "broke": lost.broke, "fixed": lost.fixed}
-        intervals = [f"{points} ({wording.signed_interval((-most, -least))})", f"{ratio} ({ends})"]
+        counts = {
+            "passages": len(positions),
+            "broke": lost.broke,
+            "fixed": lost.fixed,
+        }
+        intervals = [
+            f"{points} ({wording.signed_interval((-most, -least))})",
+            f"{ratio} ({ends})",
+        ]
         rows.append(
-            [f"{kind}: {name}", *(f"{count:,}" for count in counts.values()), *intervals, apart]
+            [
+                f"{kind}: {name}",
+                *(f"{count:,}" for count in counts.values()),
+                *intervals,
+                apart,
+            ]
         )
         data.append(
             {
@@ -326,4 +403,11 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
         f"interval is above or below the loss of all passages ({wording.nats_as_factor(mean)}). Confirm a marked group "
         f"on other passages.{left_out}"
     )
-    return Table("Which passages break", caption, head, rows, data=data, of=pair.stem)
+    return Table(
+        "Which passages break",
+        caption,
+        head,
+        rows,
+        data=data,
+        of=pair.stem,
+    )

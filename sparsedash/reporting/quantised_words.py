@@ -15,20 +15,20 @@ from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import shared_outcomes
 
 
-def quantised_figures(found: RunResults) -> list[str]:
+def quantised_figures(results: RunResults) -> list[str]:
     """The sentence on quantising alone, and of each type the sizes, divergences and types of
     tensors.
     """
-    figures = [_again(found) if found.run.source_type else quantised_sentence(found)]
-    for kind in found.run.settings.quantise:
+    figures = [_again(results) if results.run.source_type else quantised_sentence(results)]
+    for kind in results.run.settings.quantise:
         of_kind = [
             (model, quantised)
-            for model, quantised in _quantised(found)
+            for model, quantised in _quantised(results)
             if model.spec.quantise == kind
         ]
         models = []
         for model, quantised in of_kind:
-            name = found.names[model.record.key].rpartition(", ")[0]
+            name = results.names[model.record.key].rpartition(", ")[0]
             size = wording.size(quantised.n_bytes)
             models.append(f"{name} {size}, KL {quantised.divergence:.3f}")
         if of_kind:
@@ -36,37 +36,37 @@ def quantised_figures(found: RunResults) -> list[str]:
             text = f"mean KL divergence from dense on {first.n_tokens:,} tokens of the passages, without an interval"
             types = wording.first_upper(tensor_types(first.tensors, first.fell_back))
             figures.append(f"{kind.upper()}: {'; '.join(models)} ({text}). {types}.")
-    return [model for model in figures if model] if found.run.settings.quantise else []
+    return [model for model in figures if model] if results.run.settings.quantise else []
 
 
-def _again(found: RunResults) -> str:
+def _again(results: RunResults) -> str:
     return (
-        f"Quantised again: the dense model comes from a {found.run.source_type} file. Rounding its weights once more "
+        f"Quantised again: the dense model comes from a {results.run.source_type} file. Rounding its weights once more "
         "may cost less than rounding full ones, so no pruned file is ranked against it."
     )
 
 
-def quantised_sentence(found: RunResults) -> str:
+def quantised_sentence(results: RunResults) -> str:
     """Where quantising dense is better than every pruned file that is not smaller, and by how much;
     else nothing.
 
     The smallest such file of dense, of a run that has all its results. Better: each pruned one
     loses more nats a word on the same passages, after Holm over the pairs of all types.
     """
-    if not found.run.finished or found.missing:
+    if not results.run.finished or results.missing:
         return ""
     pruned = [
         (model, sizes[0])
-        for model in found.judged
-        if model.permille and model.method.is_structured and (sizes := found.file_bytes(model))
+        for model in results.judged
+        if model.permille and model.method.is_structured and (sizes := results.file_bytes(model))
     ]
     alone = sorted(
         (
             (model, quantised.n_bytes)
-            for model, quantised in _quantised(found)
+            for model, quantised in _quantised(results)
             if not model.permille
         ),
-        key=lambda own: own[1],
+        key=lambda size: size[1],
     )
     pairs = [(dense, rival) for dense in alone for rival in pruned if rival[1] >= dense[1]]
     lost = likelihood_differences(
@@ -75,21 +75,25 @@ def quantised_sentence(found: RunResults) -> str:
     for dense in alone:
         against = [
             (rival, quantised)
-            for (own, rival), quantised in zip(pairs, lost, strict=True)
-            if own is dense
+            for (size, rival), quantised in zip(pairs, lost, strict=True)
+            if size is dense
         ]
         if against and all(quantised.is_shown and quantised.value > 0 for _, quantised in against):
-            return _better(found, dense, *min(against, key=lambda pair: pair[1].value))
+            return _better(
+                results,
+                dense,
+                *min(against, key=lambda pair: pair[1].value),
+            )
     return ""
 
 
 def _better(
-    found: RunResults,
+    results: RunResults,
     dense: tuple[ModelResult, int],
     rival: tuple[ModelResult, int],
     lost: LikelihoodDifference,
 ) -> str:
-    name, rival_name = (found.names[model.record.key] for model, _ in (dense, rival))
+    name, rival_name = (results.names[model.record.key] for model, _ in (dense, rival))
     both = shared_outcomes(dense[0].record, rival[0].record)
     right = sum(first.last_word_right - second.last_word_right for first, second in both)
     more = "as many"
@@ -105,7 +109,7 @@ def _better(
     )
 
 
-def _quantised(found: RunResults) -> Iterator[tuple[ModelResult, Quantised]]:
-    for model in found.judged:
+def _quantised(results: RunResults) -> Iterator[tuple[ModelResult, Quantised]]:
+    for model in results.judged:
         if model.record.pruned and model.record.pruned.quantised:
             yield model, model.record.pruned.quantised

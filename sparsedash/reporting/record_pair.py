@@ -39,7 +39,11 @@ SHOWN_CHARACTERS = 4_000
 DIVERGENCE_SIGN = "❘"
 _MARK = element(
     "span",
-    element("span", escape(DIVERGENCE_SIGN), aria_hidden="true"),
+    element(
+        "span",
+        escape(DIVERGENCE_SIGN),
+        aria_hidden="true",
+    ),
     css="sd-part",
     role="img",
     aria_label="parts",
@@ -128,7 +132,10 @@ class Pair:
         if order == "file order":
             return sorted(positions)
         sign = 1 if kind == "fixed" else -1
-        return sorted(positions, key=lambda position: (sign * self.fall(position), position))
+        return sorted(
+            positions,
+            key=lambda position: (sign * self.fall(position), position),
+        )
 
     def holding(self, text: str, passages: Passages | None) -> Sequence[int]:
         """The passages with this text in their context, target or either answer, whatever its case;
@@ -174,17 +181,31 @@ class Pair:
 
         others: markup of more sparse models, by their names; not shown while the sides are hidden.
         """
-        named = zip(self.titles, self.colours, self.shown(left, right), strict=True)
+        named = zip(
+            self.titles,
+            self.colours,
+            self.shown(left, right),
+            strict=True,
+        )
         more = (
             []
             if self.hidden or not others
             else [(name, "sd-sparse", inside) for name, inside in others.items()]
         )
         sections = [
-            element("section", element("h3", escape(title)), inside, css=f"sd-answer {css}")
+            element(
+                "section",
+                element("h3", escape(title)),
+                inside,
+                css=f"sd-answer {css}",
+            )
             for title, css, inside in (*named, *more)
         ]
-        return element("div", join(*sections), css="sd-answers sd-many" if more else "sd-answers")
+        return element(
+            "div",
+            join(*sections),
+            css="sd-answers sd-many" if more else "sd-answers",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +232,14 @@ def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
         calibrated = wording.calibration_words(settings.calibration)
         for key, name in wording.record_names(other_run).items():
             label = f"{name}{wording.of_budget(settings.budget)} · {about}, {calibrated}"
-            choices.setdefault(key, RecordChoice(key=key, name=label, address=key[:ADDRESS_LENGTH]))
+            choices.setdefault(
+                key,
+                RecordChoice(
+                    key=key,
+                    name=label,
+                    address=key[:ADDRESS_LENGTH],
+                ),
+            )
     names = unique_names({key: choice.name for key, choice in choices.items()})
     return [replace(choice, name=names[key]) for key, choice in choices.items()]
 
@@ -246,10 +274,19 @@ def load_pair(
     # One of them may have stopped early: what it did not answer is not part of the comparison.
     shared = shared_outcomes(first, second)
     first = replace(first, outcomes=tuple(one for one, _ in shared))
-    second = replace(second, outcomes=tuple(right_outcome for _, right_outcome in shared))
+    second = replace(
+        second,
+        outcomes=tuple(right_outcome for _, right_outcome in shared),
+    )
     if not shared:
         return None
-    return Pair(left_name=left.name, left=first, right_name=right.name, right=second, stem=stem)
+    return Pair(
+        left_name=left.name,
+        left=first,
+        right_name=right.name,
+        right=second,
+        stem=stem,
+    )
 
 
 def side_title(name: str, record: Record) -> str:
@@ -276,14 +313,24 @@ def mark_divergence(first: str, second: str) -> tuple[Html, Html]:
         for text in (first, second)
     ]
     pairs = zip(*texts, strict=False)
-    alike = sum(1 for _ in takewhile(lambda words: words[0].rstrip() == words[1].rstrip(), pairs))
+    alike = sum(
+        1
+        for _ in takewhile(
+            lambda words: words[0].rstrip() == words[1].rstrip(),
+            pairs,
+        )
+    )
     same = alike == len(texts[0]) == len(texts[1])
 
     def marked(words: list[str]) -> Html:
         if same:
             return escape("".join(words))
         before, after = (escape("".join(part)) for part in (words[:alike], words[alike:]))
-        return join(element("span", before, css="sd-alike") if before else Html(""), _MARK, after)
+        return join(
+            element("span", before, css="sd-alike") if before else Html(""),
+            _MARK,
+            after,
+        )
 
     return marked(texts[0]), marked(texts[1])
 
@@ -319,7 +366,10 @@ def view_file(
         columns[f"{side}_target_rank"] = [
             one.tokens[0].rank if one.tokens else 0 for one in outcomes
         ]
-    (write_csv if kind == "csv" else write_table)(pa.table(columns), sink := io.BytesIO())
+    (write_csv if kind == "csv" else write_table)(
+        pa.table(columns),
+        sink := io.BytesIO(),
+    )
     return sink.getvalue()
 
 
@@ -331,7 +381,11 @@ def harness_samples(record: Record, passages: Passages) -> bytes:
     perplexity: a log-likelihood, as there. A test holds one line of a real file.
     """
     lines = []
-    for outcome, text in zip(record.outcomes, passages.contexts, strict=True):
+    for outcome, text in zip(
+        record.outcomes,
+        passages.contexts,
+        strict=True,
+    ):
         context = encodable(text)
         target = f" {encodable(outcome.target)}"
         doc = {"text": context + target}

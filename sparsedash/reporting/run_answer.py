@@ -83,11 +83,11 @@ def answer_sentence(results: RunResults, ended: bool = False, race: bool = True)
     return f"So far: {answer}" if facts.is_so_far else answer.strip()
 
 
-def _verdicts(results: RunResults, found: Findings) -> str:
+def _verdicts(results: RunResults, findings: Findings) -> str:
     """The verdicts that an answer states, of the best method; else those of the quantised
     models.
     """
-    if found.kind is AnswerKind.NOTHING_REMOVED:
+    if findings.kind is AnswerKind.NOTHING_REMOVED:
         quantised = [model for model in results.judged if model.spec.is_quantised]
         return " ".join(
             f"{results.names[model.record.key]} {verdict_words(model.verdict)}."
@@ -100,7 +100,11 @@ def _verdicts(results: RunResults, found: Findings) -> str:
     with_method = ""
     if models and results.run.settings.names_methods:
         with_method = f" with {quoted_method(models[0].spec)}"
-    return shares_sentence(models, results.tolerance, with_method)
+    return shares_sentence(
+        models,
+        results.tolerance,
+        with_method,
+    )
 
 
 def _search_verdicts(search: FindResult, models: Sequence[M]) -> str:
@@ -108,7 +112,11 @@ def _search_verdicts(search: FindResult, models: Sequence[M]) -> str:
     with_method = ""
     if ends and ends[0].spec.is_healed:
         with_method = f" with {quoted_method(ends[0].spec)}"
-    return shares_sentence(ends, search.tolerance, with_method)
+    return shares_sentence(
+        ends,
+        search.tolerance,
+        with_method,
+    )
 
 
 def _answer_share(search: FindResult | None) -> str:
@@ -120,7 +128,14 @@ def find_sentence(search: FindResult, models: Sequence[M]) -> str:
     """How much can be removed, by a finished search. models: its trials."""
     kind = search_kind(search, search_ends(search, models))
     verdicts = _search_verdicts(search, models)
-    return _ANSWERS[kind].format(verdicts=verdicts, answer=_answer_share(search)).strip()
+    return (
+        _ANSWERS[kind]
+        .format(
+            verdicts=verdicts,
+            answer=_answer_share(search),
+        )
+        .strip()
+    )
 
 
 def race_sentence(results: RunResults) -> str:
@@ -345,7 +360,10 @@ def run_ending(run: Run, job: Job | None) -> str:
     """
     if run.finished or (job is not None and job.live):
         return ""
-    how = _ENDED.get(job.state if job is not None else "done", "did not finish")
+    how = _ENDED.get(
+        job.state if job is not None else "done",
+        "did not finish",
+    )
     n_done = len(run.sparse)
     if run.find is not None:
         return f"This search {how} after {quantity(n_done, 'trial')}."

@@ -22,10 +22,10 @@ from sparsedash.reporting.run_results import ModelResult, ModelVerdict, RunResul
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget
-from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.user_records import RunMark
 from sparsedash.service.backend import Backend
 
 FEW = 3
@@ -103,7 +103,11 @@ class RunRow:
             else []
         )
         return " · ".join(
-            [*parts, f"tested on {_short_title(evaluation.corpus)}{n}", self.settings.dtype]
+            [
+                *parts,
+                f"tested on {_short_title(evaluation.corpus)}{n}",
+                self.settings.dtype,
+            ]
         )
 
     def values(self, zone: tzinfo | None) -> dict[str, Value]:
@@ -209,7 +213,11 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
         job = jobs.get(run.key)
         weighed = [
             ModelVerdict(spec=spec, verdict=verdicts[key])
-            for key, spec in zip(run.sparse, run.settings.points, strict=False)
+            for key, spec in zip(
+                run.sparse,
+                run.settings.points,
+                strict=False,
+            )
             if verdicts and key in verdicts
         ]
         rows[run.key] = RunRow(
@@ -235,7 +243,11 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             mark=marks.get(key, RunMark()),
             at=job.started_at or job.queued_at,
         )
-    return sorted(rows.values(), key=lambda row: row.at, reverse=True)
+    return sorted(
+        rows.values(),
+        key=lambda row: row.at,
+        reverse=True,
+    )
 
 
 def newest_jobs(jobs: Sequence[Job]) -> dict[str, Job]:
@@ -254,7 +266,13 @@ def _short_title(reference: str) -> str:
 
 def runs_table(rows: Sequence[RunRow], zone: tzinfo | None) -> Table:
     """These rows as a table to download."""
-    return Table("All runs", "", [], [], data=[row.values(zone) for row in rows])
+    return Table(
+        "All runs",
+        "",
+        [],
+        [],
+        data=[row.values(zone) for row in rows],
+    )
 
 
 _RANK = ("within", "undecided", "beyond")
@@ -372,13 +390,13 @@ class Overlay:
     notes: Sequence[str]
 
 
-def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
-    """The chart of those runs that answer the same passages as most of them do. found: some with
+def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
+    """The chart of those runs that answer the same passages as most of them do. runs: some with
     sparse models.
 
     axis: the budget whose shares it shows.
     """
-    notes = [f"“{run.title}” has no sparse model yet." for run in found if not run.judged]
+    notes = [f"“{run.title}” has no sparse model yet." for run in runs if not run.judged]
     # Runs over the same passages have the same of these.
     judged = [
         (
@@ -388,7 +406,7 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
                 tuple(outcome.index for outcome in run.dense.outcomes),
             ),
         )
-        for run in found
+        for run in runs
         if run.judged
     ]
     most = Counter(passages for _, passages in judged).most_common(1)[0][0]
@@ -416,7 +434,11 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
         for sign, name in zip(SYMBOLS.values(), names, strict=False)
     ]
     letters = (
-        element("li", element("b", escape(sign), css=f"sd-line-{i}"), escape(label))
+        element(
+            "li",
+            element("b", escape(sign), css=f"sd-line-{i}"),
+            escape(label),
+        )
         for i, (sign, label) in enumerate(zip(signs, lines, strict=True))
     )
     rows = []
@@ -428,7 +450,12 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
         }
         shown = f"{label}, {wording.sparsity_words(model.permille, model.method)}"
         reached = verdicts.reached_percents(run, model)
-        rows.append([Cell("Model", shown, {**named, **reached}), *verdicts.loss_cells(model)])
+        rows.append(
+            [
+                Cell("Model", shown, {**named, **reached}),
+                *verdicts.loss_cells(model),
+            ]
+        )
     caption = f"Each model against its own dense model, on the same passages. {_EACH}"
     return Overlay(
         tradeoff=replace(
@@ -440,7 +467,10 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
                 name: [run.point_of(model, axis) for model in judged]
                 for name, (run, judged) in zip(names, lines.values(), strict=True)
             },
-            taken=wording.sparsity_axis_title((model.method for *_, model in models), axis),
+            taken=wording.sparsity_axis_title(
+                (model.method for *_, model in models),
+                axis,
+            ),
             asked=(),
             leader="",
             published=(),
@@ -453,7 +483,11 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
         ],
         models={model.record.key: run.comparisons[model.record.key] for _, run, model in models},
         legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
-        numbers=Table.of_cells("The numbers of these runs", caption, rows),
+        numbers=Table.of_cells(
+            "The numbers of these runs",
+            caption,
+            rows,
+        ),
         notes=[*notes, _EACH] if len(drawn) > 1 else notes,
     )
 
@@ -484,7 +518,10 @@ def _lines(
             f"{calibration.n_samples:,} × {calibration.length:,}",
         )
         steps = wording.sparsity_steps(settings)
-        method = wording.with_type(wording.spec_title(models[-1].spec), models[-1].spec)
+        method = wording.with_type(
+            wording.spec_title(models[-1].spec),
+            models[-1].spec,
+        )
         model = _short_title(settings.model).rpartition("/")[2]
         facets.append(
             (

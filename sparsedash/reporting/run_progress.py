@@ -42,7 +42,13 @@ class JobProgress:
 
 def stage_parts(stages: Sequence[Stage]) -> list[RunPart]:
     """The parts of a job of which nothing is estimated."""
-    return [RunPart(stage=stage, seconds=GUESSES_S.get(stage, USUAL_GUESS_S)) for stage in stages]
+    return [
+        RunPart(
+            stage=stage,
+            seconds=GUESSES_S.get(stage, USUAL_GUESS_S),
+        )
+        for stage in stages
+    ]
 
 
 def job_progress(
@@ -53,8 +59,8 @@ def job_progress(
     parts: of this attempt, in order. done_before_s: estimated seconds of what an earlier attempt
     has done.
     """
-    taken = step.stage_times or (StageTime(step.stage, step.point, 0.0),)
-    done, (*over, (present, spent_s)) = _periods(parts, taken)
+    stage_times = step.stage_times or (StageTime(step.stage, step.point, 0.0),)
+    done, (*over, (present, spent_s)) = _periods(parts, stage_times)
     coming = [part for part in parts if part not in done and part not in present]
     pace = _pace_of(over)
     expected_s = sum(part.seconds * pace(part.stage) for part in present)
@@ -88,7 +94,7 @@ def job_progress(
 
 
 def _periods(
-    parts: Sequence[RunPart], taken: Iterable[StageTime]
+    parts: Sequence[RunPart], stage_times: Iterable[StageTime]
 ) -> tuple[set[RunPart], list[tuple[list[RunPart], float]]]:
     """The parts that are done; and those that the job worked on at a time, with the seconds.
 
@@ -96,9 +102,14 @@ def _periods(
     """
     done = set[RunPart]()
     periods: list[tuple[list[RunPart], float]] = [(list(parts[:1]), 0.0)]
-    for stage, point, seconds in taken:
+    for stage, point, seconds in stage_times:
         present, spent_s = periods[-1]
-        begun = _begun([part for part in parts if part not in done], present, stage, point)
+        begun = _begun(
+            [part for part in parts if part not in done],
+            present,
+            stage,
+            point,
+        )
         if not begun or begun == present:
             periods[-1] = (present, spent_s + seconds)
             continue
@@ -106,7 +117,7 @@ def _periods(
         for part in begun:
             # What precedes it was done for the same model, or was not needed.
             earlier = parts[: parts.index(part)]
-            done.update(other for other in earlier if other.point == part.point)
+            done.update(rival for rival in earlier if rival.point == part.point)
         done.difference_update(begun)
         periods.append((begun, seconds))
     return done, periods

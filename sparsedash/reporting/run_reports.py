@@ -66,7 +66,7 @@ _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 def html_report(
-    found: RunResults,
+    results: RunResults,
     pair: Pair,
     passages: Passages | None,
     job: Job | None = None,
@@ -81,27 +81,41 @@ def html_report(
     # Not above: the shell, which draws nothing, is installed without plotly.
     from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 
-    run = found.run
-    tradeoff = found.tradeoff()
-    ending = run_ending(found.run, job)
-    notes = [wording.example_words(run), ending, missing_records(run, found.missing)]
+    run = results.run
+    tradeoff = results.tradeoff()
+    ending = run_ending(results.run, job)
+    notes = [
+        wording.example_words(run),
+        ending,
+        missing_records(run, results.missing),
+    ]
     notes += [
         wording.source_note(run.source_type),
-        estimate_words(found),
-        *answer_figures(found),
+        estimate_words(results),
+        *answer_figures(results),
         step.sentence if step else "",
     ]
-    notes.append(f"{found.title} · {wording.stored_run_details(run)}")
+    notes.append(f"{results.title} · {wording.stored_run_details(run)}")
     body = [
-        heading(answer_sentence(found, ended=bool(ending))),
+        heading(answer_sentence(results, ended=bool(ending))),
         *(paragraph(text, css="sd-muted") for text in notes if text),
         *(
-            figure_svg(tradeoff_chart(tradeoff, measure), tradeoff_words(tradeoff, measure))
+            figure_svg(
+                tradeoff_chart(tradeoff, measure),
+                tradeoff_words(tradeoff, measure),
+            )
             for measure in _CHARTS
         ),
-        element("div", numbers_table(found).html, css="numbers"),
-        element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
-        *(paragraph(text) for text in comparison_words(found, pair) if text),
+        element(
+            "div",
+            numbers_table(results).html,
+            css="numbers",
+        ),
+        element(
+            "h2",
+            escape(f"{pair.right_name} against {pair.left_name}"),
+        ),
+        *(paragraph(text) for text in comparison_words(results, pair) if text),
         *_flip_tables(pair, passages),
         *_kinds_section(pair.right),
         *wrote,
@@ -116,7 +130,7 @@ def html_report(
         _rows((name, escape(value)) for name, value in run.versions.items()),
         *(paragraph(warning, css="sd-muted") for warning in run.warnings),
     ]
-    return html_page(found.title, body)
+    return html_page(results.title, body)
 
 
 def html_page(title: str, body: Sequence[Html]) -> bytes:
@@ -129,16 +143,25 @@ def html_page(title: str, body: Sequence[Html]) -> bytes:
     )
     head = [
         Html('<meta charset="utf-8">'),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content=POLICY,
+        ),
         Html('<meta name="viewport" content="width=device-width">'),
         element("title", escape(f"{title} · SparseDash")),
         Html(f"<style>{_STYLE}{repaint}</style>"),
     ]
-    page = element("html", element("head", *head), element("body", *body), lang="en")
+    page = element(
+        "html",
+        element("head", *head),
+        element("body", *body),
+        lang="en",
+    )
     return f"<!doctype html>\n{page}\n".encode()
 
 
-def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
+def comparison_words(results: RunResults, pair: Pair) -> tuple[str, str, str]:
     """The verdict on the right model, what it lost, and what both rest on.
 
     Beside dense it is judged by the limits; beside a sparse model the two are compared, and no
@@ -156,12 +179,18 @@ def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
         lost = ""
     elif pair.left.pruned is None:
         sentence, lost, limits = verdicts.model_verdict(
-            right_name, verdict_of(found, pair.left, pair.right), found.tolerance
+            right_name,
+            verdict_of(results, pair.left, pair.right),
+            results.tolerance,
         )
         basis.insert(1, limits)
     else:
-        difference = difference_of(found, pair.left, pair.right)
-        sentence = verdicts.difference_sentence(left_name, right_name, difference)
+        difference = difference_of(results, pair.left, pair.right)
+        sentence = verdicts.difference_sentence(
+            left_name,
+            right_name,
+            difference,
+        )
         words = verdicts.difference_words(difference, left_name)
         points = wording.signed_points(compared.difference)
         interval = f"{wording.LEVEL} interval {wording.signed_interval(compared.interval)}"
@@ -173,7 +202,11 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
     kinds = pair.kinds(range(len(pair.left.outcomes)))
     drawn: list[Html] = []
     for kind in _FLIPS:
-        positions = pair.ordered(kinds[kind], kind, "largest change first")
+        positions = pair.ordered(
+            kinds[kind],
+            kind,
+            "largest change first",
+        )
         drawn.append(element("h2", escape(f"{KINDS[kind]}: {len(positions):,}")))
         if not positions:
             continue
@@ -183,14 +216,36 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
         rows = []
         for position in positions[:FLIPS_SHOWN]:
             first, second = pair.outcomes(position)
-            end = end_of(passages.contexts[position] if passages else "", CONTEXT_SHOWN)
+            end = end_of(
+                passages.contexts[position] if passages else "",
+                CONTEXT_SHOWN,
+            )
             texts = map(readable, (first.target, first.answer, second.answer))
             change = wording.signed_nats(-pair.fall(position))
             rows.append(
-                [f"{first.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change]
+                [
+                    f"{first.index + 1:,}",
+                    end,
+                    *(text[:CONTEXT_SHOWN] for text in texts),
+                    change,
+                ]
             )
-        head = ["Passage", "Context (end)", "Target", pair.left_name, pair.right_name, "Change"]
-        drawn.append(Table(KINDS[kind], note, head, rows).html)
+        head = [
+            "Passage",
+            "Context (end)",
+            "Target",
+            pair.left_name,
+            pair.right_name,
+            "Change",
+        ]
+        drawn.append(
+            Table(
+                KINDS[kind],
+                note,
+                head,
+                rows,
+            ).html
+        )
     return drawn
 
 
@@ -202,16 +257,27 @@ def _kinds_section(sparse: Record) -> list[Html]:
     if not estimates:
         return []
     sentence = forgotten_sentence(sparse)
-    drawn = [figure_svg(kind_chart(estimates), kinds_words(estimates)), kinds_table(sparse).html]
+    drawn = [
+        figure_svg(kind_chart(estimates), kinds_words(estimates)),
+        kinds_table(sparse).html,
+    ]
     return [paragraph(sentence), *drawn] if sentence else drawn
 
 
 def _rows(values: Iterable[tuple[str, Html]], css: str = "") -> Html:
     rows = (
-        element("tr", element("th", escape(name), scope="row"), element("td", value))
+        element(
+            "tr",
+            element("th", escape(name), scope="row"),
+            element("td", value),
+        )
         for name, value in values
     )
-    return element("table", element("tbody", *rows), css=css)
+    return element(
+        "table",
+        element("tbody", *rows),
+        css=css,
+    )
 
 
 def continuations_section(
@@ -225,7 +291,13 @@ def continuations_section(
     names = wording.record_names(run)
     drawn = list[Html]()
     for how, request, stored in islice(
-        _continuations(backend, run, pair, passages), MOST_CONTINUATIONS
+        _continuations(
+            backend,
+            run,
+            pair,
+            passages,
+        ),
+        MOST_CONTINUATIONS,
     ):
         first, *others = map(readable, (stored.left, stored.right, *stored.others))
         who = [
@@ -235,7 +307,10 @@ def continuations_section(
         ]
         texts = zip(
             who,
-            [escape(first), *(mark_divergence(first, text)[1] for text in others)],
+            [
+                escape(first),
+                *(mark_divergence(first, text)[1] for text in others),
+            ],
             strict=False,
         )
         stopped = ", stopped early" if stored.stopped else ""
@@ -246,7 +321,11 @@ def continuations_section(
         drawn.append(_rows(texts, css="written"))
     legend = f"{DIVERGENCE_SIGN} marks where a text diverges from that of {pair.left_name}."
     return (
-        [element("h2", escape("What the models wrote")), paragraph(legend, css="sd-muted"), *drawn]
+        [
+            element("h2", escape("What the models wrote")),
+            paragraph(legend, css="sd-muted"),
+            *drawn,
+        ]
         if drawn
         else []
     )
@@ -261,13 +340,17 @@ def _continuations(
     left_key = pair.left.key
     right_key = pair.right.key
     of_run = [
-        ContinuationSettings(left=left_key, right=right_key, prompt=prompt)
+        ContinuationSettings(
+            left=left_key,
+            right=right_key,
+            prompt=prompt,
+        )
         for prompt in run.settings.prompts
     ]
     written = {
         prompt_request.key(): prompt_request
         for prompt_request in of_run
-        if backend.written(prompt_request) is not None
+        if backend.continuation(prompt_request) is not None
     }
     requests = [
         (f"A prompt of the run, {sampling_words(prompt_request)}", prompt_request)
@@ -296,7 +379,7 @@ def _continuations(
                     )
                 )
     for how, request in requests:
-        if (stored := backend.written(request)) is not None:
+        if (stored := backend.continuation(request)) is not None:
             yield how, request, stored
 
 
@@ -309,15 +392,15 @@ def sampling_words(request: ContinuationSettings) -> str:
 
 
 def run_document(
-    found: RunResults, dense: Record, sparse: Sequence[Record], step: NextStep | None = None
+    results: RunResults, dense: Record, sparse: Sequence[Record], step: NextStep | None = None
 ) -> dict[str, Any]:
     """The run and its records as JSON values. dense, sparse: the whole records of `found`, in its
     order.
     """
-    run = found.run
-    search = found.search
+    run = results.run
+    search = results.search
     run_settings = run.settings
-    estimate = estimate_limit(found)
+    estimate = estimate_limit(results)
     return {
         "format": RESULT_FORMAT,
         "key": run.key,
@@ -339,19 +422,22 @@ def run_document(
         "finished": run.finished,
         "ended": run_ending(run, None) or None,
         "seed": run_settings.calibration.seed,
-        "sentence": answer_sentence(found, ended=not run.finished).replace(wording.NBSP, " "),
+        "sentence": answer_sentence(results, ended=not run.finished).replace(
+            wording.NBSP,
+            " ",
+        ),
         "estimate": estimate and estimate._asdict(),
         "next": step and step.sentence.replace(wording.NBSP, " "),
-        "find": search and find_document(search, found.best),
-        "race": [_rival(*rival) for rival in found.race],
+        "find": search and find_document(search, results.best),
+        "race": [_rival(*rival) for rival in results.race],
         "dense": _answers(dense),
         "sparse": [
-            _sparse(found, model, record)
+            _sparse(results, model, record)
             | {
-                "verdict": _verdict(model.verdict, found.tolerance),
-                "tasks": _tasks(found, model.record.key),
+                "verdict": _verdict(model.verdict, results.tolerance),
+                "tasks": _tasks(results, model.record.key),
             }
-            for model, record in zip(found.judged, sparse, strict=True)
+            for model, record in zip(results.judged, sparse, strict=True)
         ],
         **{
             name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")
@@ -379,16 +465,24 @@ def _rival(judged: ModelResult, difference: LikelihoodDifference) -> dict[str, A
     ratio, low, high = (
         verdicts.finite_ratio(nats) for nats in (difference.value, difference.low, difference.high)
     )
-    document = {"method": judged.spec.method_document(), "sparsity_percent": judged.permille / 10}
+    document = {
+        "method": judged.spec.method_document(),
+        "sparsity_percent": judged.permille / 10,
+    }
     shown = {name: getattr(difference, name) for name in ("level", "is_shown", "n_passages")}
     return (
         document
-        | {"ratio": ratio, "low": low, "high": high, "p_adjusted": difference.p_value}
+        | {
+            "ratio": ratio,
+            "low": low,
+            "high": high,
+            "p_adjusted": difference.p_value,
+        }
         | shown
     )
 
 
-def _sparse(found: RunResults, judged: ModelResult, record: Record) -> dict[str, Any]:
+def _sparse(results: RunResults, judged: ModelResult, record: Record) -> dict[str, Any]:
     pairs = judged.comparison
     pruned = record.pruned
     assert pruned is not None, "a sparse record says how it was pruned"
@@ -398,37 +492,53 @@ def _sparse(found: RunResults, judged: ModelResult, record: Record) -> dict[str,
     return {
         "method": pruned.spec.method_document(),
         "sparsity_percent": pruned.sparsity_permille / 10,
-        **verdicts.reached_percents(found, judged),
+        **verdicts.reached_percents(results, judged),
         "healed": pruned.healed and asdict(pruned.healed),
         "quantised": pruned.quantised and asdict(pruned.quantised),
         **{name: list(getattr(pruned, name)) for name in per_layer},
-        "paired": {**paired, "p_adjusted": judged.p_value, "interval": list(pairs.interval)},
+        "paired": {
+            **paired,
+            "p_adjusted": judged.p_value,
+            "interval": list(pairs.interval),
+        },
         "stopping": record.stopping and asdict(record.stopping),
         "by_kind": kinds_document(record),
         **_answers(record),
     }
 
 
-def _tasks(found: RunResults, record: str) -> dict[str, Any] | None:
-    answers = found.tasks.get(record)
-    return answers and judge_document(found.names[record], answers.results, found.tolerance)
+def _tasks(results: RunResults, record: str) -> dict[str, Any] | None:
+    answers = results.tasks.get(record)
+    return answers and judge_document(
+        results.names[record],
+        answers.results,
+        results.tolerance,
+    )
 
 
-def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
+def _verdict(verdict: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     """Both losses: the perplexity as a multiple of dense's, the accuracy in points gained."""
-    numbers = verdicts.verdict_values(found)
+    numbers = verdicts.verdict_values(verdict)
 
-    def loss(name: str, of: Loss | None) -> dict[str, Any] | None:
+    def loss(name: str, measured: Loss | None) -> dict[str, Any] | None:
         ends = {
             end: numbers[f"{name}_{end}".removesuffix("_value")] for end in ("value", "low", "high")
         }
-        return {**ends, "level": of.level, "verdict": of.verdict} if of else None
+        return (
+            {
+                **ends,
+                "level": measured.level,
+                "verdict": measured.verdict,
+            }
+            if measured
+            else None
+        )
 
     return {
-        "verdict": found.verdict,
+        "verdict": verdict.verdict,
         "tolerance": tolerance.as_document(),
-        "decided_by": [loss.name for loss in found.deciding],
-        "ratio": loss("perplexity_ratio", found.perplexity),
-        "points": loss("change_points", found.accuracy),
-        "passages_needed": found.passages_needed,
+        "decided_by": [loss.name for loss in verdict.deciding],
+        "ratio": loss("perplexity_ratio", verdict.perplexity),
+        "points": loss("change_points", verdict.accuracy),
+        "passages_needed": verdict.passages_needed,
     }

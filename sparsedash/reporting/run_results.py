@@ -27,7 +27,8 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.stored_results import AnswerCache, joined_continuation
+from sparsedash.service.answer_cache import AnswerCache
+from sparsedash.service.stored_results import joined_continuation
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import (
     PairedComparison,
@@ -70,10 +71,10 @@ class StoredResults:
         """The answers to tasks."""
         return AnswerCache(self.store)
 
-    def written(self, asked: ContinuationSettings) -> Continuation | None:
+    def continuation(self, settings: ContinuationSettings) -> Continuation | None:
         """What runs had these models write, or None."""
         return joined_continuation(
-            asked, lambda request: self.store.get(Continuation, request.key())
+            settings, lambda request: self.store.get(Continuation, request.key())
         )
 
     def why_missing(self, key: str) -> str:
@@ -171,17 +172,27 @@ def best_method(models: Sequence[W]) -> list[W]:
         loss = fmean(model.verdict.perplexity.value for model in models)
         return most.permille if most else -1, -loss
 
-    return max(channels or candidates, key=merit, default=[])
+    return max(
+        channels or candidates,
+        key=merit,
+        default=[],
+    )
 
 
 def largest_within(rows: Sequence[W]) -> W | None:
     """The model with the largest sparsity that is within the limits; None where none is."""
-    return next((row for row in reversed(rows) if row.verdict.verdict == "within"), None)
+    return next(
+        (row for row in reversed(rows) if row.verdict.verdict == "within"),
+        None,
+    )
 
 
 def smallest_beyond(rows: Sequence[W]) -> W | None:
     """The model with the smallest sparsity that is beyond the limits; None where none is."""
-    return next((row for row in rows if row.verdict.verdict == "beyond"), None)
+    return next(
+        (row for row in rows if row.verdict.verdict == "beyond"),
+        None,
+    )
 
 
 def is_one_layer_apart(within: ModelResult | None, beyond: ModelResult | None) -> bool:
@@ -222,7 +233,11 @@ def model_readings(model: ModelResult) -> Readings:
         "accuracy": (_accuracy_reading(model),),
         "flips": _flip_readings(comparison),
         "share right": (
-            share_right(score.right, score.total, anytime=record.stopping is not None),
+            share_right(
+                score.right,
+                score.total,
+                anytime=record.stopping is not None,
+            ),
         ),
     }
 
@@ -231,12 +246,20 @@ def _perplexity_reading(loss: Loss) -> Reading:
     single = isinf(loss.low)
     bounds = (loss.value,) * 3 if single else (loss.value, loss.high, loss.low)
     nats, low, high = (
-        min(tradeoff_data.FARTHEST_ABOVE, max(-tradeoff_data.FARTHEST_BELOW, -bound))
+        min(
+            tradeoff_data.FARTHEST_ABOVE,
+            max(-tradeoff_data.FARTHEST_BELOW, -bound),
+        )
         for bound in bounds
     )
     interval = "no interval" if single else f"{wording.factor_range(-high, -low)} ×"
     words = f"{wording.nats_as_factor(-nats)} that of dense ({interval})"
-    return Reading(nats, low, high, words)
+    return Reading(
+        nats,
+        low,
+        high,
+        words,
+    )
 
 
 def _accuracy_reading(model: ModelResult) -> Reading:
@@ -246,7 +269,12 @@ def _accuracy_reading(model: ModelResult) -> Reading:
     low, high = model.comparison.interval if loss is None else (-loss.high, -loss.low)
     interval = wording.signed_interval((low, high))
     words = f"{wording.signed_points(change)} points ({interval})"
-    return Reading(100 * change, 100 * low, 100 * high, words)
+    return Reading(
+        100 * change,
+        100 * low,
+        100 * high,
+        words,
+    )
 
 
 def _flip_readings(comparison: PairedComparison) -> tuple[Reading, Reading]:
@@ -256,7 +284,13 @@ def _flip_readings(comparison: PairedComparison) -> tuple[Reading, Reading]:
     fixed = share_right(comparison.fixed, n, anytime)
     words = f"{comparison.broke:,} broke, {comparison.fixed:,} fixed"
     return (
-        Reading(-broke.value, -broke.high, -broke.low, words, "broke"),
+        Reading(
+            -broke.value,
+            -broke.high,
+            -broke.low,
+            words,
+            "broke",
+        ),
         replace(fixed, role="fixed", words=words),
     )
 
@@ -267,7 +301,12 @@ def share_right(right: int, total: int, anytime: bool = False) -> Reading:
     """
     share = 100 * right / total
     low, high = (100 * bound for bound in share_interval(right, total, anytime))
-    return Reading(share, low, high, f"{share:.1f} % ({low:.1f} to {high:.1f})")
+    return Reading(
+        share,
+        low,
+        high,
+        f"{share:.1f} % ({low:.1f} to {high:.1f})",
+    )
 
 
 def live_point(permille: int, right: int, done: int) -> Point:
@@ -425,7 +464,11 @@ class RunResults:
                 spec,
             )
         name = wording.spec_title(spec) if self.run.settings.names_methods else "sparse"
-        return wording.with_type(name, spec, again=bool(self.run.source_type))
+        return wording.with_type(
+            name,
+            spec,
+            again=bool(self.run.source_type),
+        )
 
     @property
     def lines(self) -> list[str]:
@@ -478,7 +521,10 @@ class RunResults:
             dense=self.point_of(self.models[0], axis),
             lines=lines,
             n_passages=self.n_passages,
-            taken=wording.sparsity_axis_title((model.method for model in self.judged), axis),
+            taken=wording.sparsity_axis_title(
+                (model.method for model in self.judged),
+                axis,
+            ),
             asked=self.run.settings.made_permille if axis == budget else (),
             leader=self.line_of(self.best[0].spec) if self.best else "",
             published=published_beside(self.dense) if axis == "channels" else (),
@@ -513,7 +559,12 @@ class RunResults:
                 if loss is None or loss.measure != "accuracy":
                     continue
                 words = f"{wording.signed_points(-loss.value)} points"
-                change = Reading(-100 * loss.value, -100 * loss.high, -100 * loss.low, words)
+                change = Reading(
+                    -100 * loss.value,
+                    -100 * loss.high,
+                    -100 * loss.low,
+                    words,
+                )
                 shares = f"{wording.percent(result.dense)} to {wording.percent(result.other)} right"
                 task_point = replace(
                     point,
@@ -589,7 +640,11 @@ def run_results(
         run=run,
         models=(
             *judge([dense], Tolerance()),
-            *_with_verdicts(sparse, list(verdicts.values()), run.n_compared),
+            *_with_verdicts(
+                sparse,
+                list(verdicts.values()),
+                run.n_compared,
+            ),
         ),
         tolerance=limits,
         search=results.search(run.key) if run.find is not None else None,
@@ -609,16 +664,24 @@ class PromptTexts(NamedTuple):
     sparse: str | None
 
 
-def prompt_texts(results: Results, found: RunResults) -> Iterator[PromptTexts]:
+def prompt_texts(stored: Results, results: RunResults) -> Iterator[PromptTexts]:
     """Continuations of the run's prompts by dense and headline model; none of a prompt that dense
     has not continued.
     """
-    dense = found.dense.key
-    for prompt in found.run.settings.prompts:
-        request = ContinuationSettings(left=dense, right=dense, prompt=prompt)
-        if (continued := results.written(request)) is not None:
-            sparse = found.headline and results.written(request.by_one(found.headline.key))
-            yield PromptTexts(prompt, continued.left, sparse.left if sparse else None)
+    dense = results.dense.key
+    for prompt in results.run.settings.prompts:
+        request = ContinuationSettings(
+            left=dense,
+            right=dense,
+            prompt=prompt,
+        )
+        if (continued := stored.continuation(request)) is not None:
+            sparse = results.headline and stored.continuation(request.by_one(results.headline.key))
+            yield PromptTexts(
+                prompt,
+                continued.left,
+                sparse.left if sparse else None,
+            )
 
 
 def judge(
@@ -628,15 +691,27 @@ def judge(
     that is more.
     """
     losses = [lost for *_, lost in models]
-    return _with_verdicts(models, judge_all(losses, tolerance, n_compared), n_compared)
+    return _with_verdicts(
+        models,
+        judge_all(losses, tolerance, n_compared),
+        n_compared,
+    )
 
 
 def _with_verdicts(
     models: Sequence[Measured], verdicts: Sequence[ToleranceVerdict], n_compared: int
 ) -> list[ModelResult]:
-    p_values = holm([comparison.p_value for _, comparison, _ in models], n_compared)
+    p_values = holm(
+        [comparison.p_value for _, comparison, _ in models],
+        n_compared,
+    )
     return [
-        ModelResult(record=record, comparison=comparison, p_value=p_value, verdict=verdict)
+        ModelResult(
+            record=record,
+            comparison=comparison,
+            p_value=p_value,
+            verdict=verdict,
+        )
         for (record, comparison, _), p_value, verdict in zip(
             models, p_values, verdicts, strict=True
         )
@@ -655,7 +730,11 @@ def measure_beside(results: Results, dense_key: str, key: str) -> Measured:
     Raises LookupError with the reason, which is not cached, since the record may yet come.
     """
     dense_version = (dense_key, results.written_at(dense_key))
-    return _measured(results, dense_version, (key, results.written_at(key)))
+    return _measured(
+        results,
+        dense_version,
+        (key, results.written_at(key)),
+    )
 
 
 @lru_cache(maxsize=512)
@@ -678,7 +757,14 @@ def _light_record(results: Results, key: str, _written_at: float | None) -> Reco
     return replace(
         stored,
         outcomes=tuple(
-            replace(o, target="", answer="", tokens=(), top=()) for o in stored.outcomes
+            replace(
+                o,
+                target="",
+                answer="",
+                tokens=(),
+                top=(),
+            )
+            for o in stored.outcomes
         ),
     )
 
@@ -697,44 +783,51 @@ def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
     )
 
 
-def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
+def live_model(results: RunResults, job: Job) -> tuple[str, Point] | None:
     """The line and the point of the sparse model that a job is evaluating now; None where it does
     something else.
 
     A run's records come in the order of its points: one whose record is there is drawn already.
     """
     progress = job.progress
-    points = found.run.settings.points
-    if progress.point is None or progress.n_right is None or found.run.finished:
+    points = results.run.settings.points
+    if progress.point is None or progress.n_right is None or results.run.finished:
         return None
-    if not progress.done or not len(found.run.sparse) <= progress.point < len(points):
+    if not progress.done or not len(results.run.sparse) <= progress.point < len(points):
         return None
     spec = points[progress.point]
-    return found.line_of(spec), live_point(spec.permille, progress.n_right, progress.done)
+    return results.line_of(spec), live_point(
+        spec.permille,
+        progress.n_right,
+        progress.done,
+    )
 
 
-def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:
+def verdict_of(results: RunResults, dense: Record, right: Record) -> ToleranceVerdict:
     """The verdict on a model against a dense one: among all of the run's, or by itself where it is
     none of these.
     """
-    models = found.judged if left.key == found.dense.key else ()
+    models = results.judged if dense.key == results.dense.key else ()
     for model in models:
         if model.record.key == right.key:
             return model.verdict
-    return judge_all([record_losses(left, right)], found.tolerance)[0]
+    return judge_all([record_losses(dense, right)], results.tolerance)[0]
 
 
-def difference_of(found: RunResults, left: Record, right: Record) -> LikelihoodDifference:
+def difference_of(results: RunResults, first: Record, right: Record) -> LikelihoodDifference:
     """How the right model differs from a sparse left one: as in the run's race, or else by
     itself.
     """
-    best = found.headline
-    for rival, difference in found.race:
+    best = results.headline
+    for rival, difference in results.race:
         keys = (best.key, rival.record.key) if best else ()
-        if keys == (left.key, right.key):
+        if keys == (first.key, right.key):
             return difference
-        if keys == (right.key, left.key):
+        if keys == (right.key, first.key):
             return replace(
-                difference, value=-difference.value, low=-difference.high, high=-difference.low
+                difference,
+                value=-difference.value,
+                low=-difference.high,
+                high=-difference.low,
             )
-    return likelihood_differences([(left, right)])[0]
+    return likelihood_differences([(first, right)])[0]

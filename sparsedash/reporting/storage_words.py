@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table
-from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Damage, Verification
+from sparsedash.schema.user_records import RunMark
 from sparsedash.service.deletion import RunDeletion
 from sparsedash.service.holdings import CacheContents, CachePart, FileKind, Holdings, StoredFile
 from sparsedash.storage.disk_cache import DAMAGED
@@ -90,7 +90,11 @@ def run_rows(
         started = wording.moment(run.started_at, zone)
         models = wording.quantity(len(run.sparse), "sparse model")
         cells = (models, _size_or_dash(n_bytes), started)
-        rows[run.key] = HeldRow(mark.name or title, " · ".join(remarks), cells)
+        rows[run.key] = HeldRow(
+            mark.name or title,
+            " · ".join(remarks),
+            cells,
+        )
     return rows
 
 
@@ -102,7 +106,11 @@ def file_row(file: StoredFile, zone: tzinfo | None) -> HeldRow:
     noun, _ = _FILES[file.kind]
     written = wording.moment(file.written_at, zone) if file.written_at else _NO_AMOUNT
     cells = (noun, _size_or_dash(file.n_bytes), written)
-    return HeldRow(wording.reference_title(file.title), "", cells)
+    return HeldRow(
+        wording.reference_title(file.title),
+        "",
+        cells,
+    )
 
 
 def file_question(file: StoredFile) -> str:
@@ -118,8 +126,20 @@ def cache_table(cache: CacheContents) -> Table:
         items = [item for item in (*cache.items, *cache.spared) if item.part == part]
         if items:
             size = wording.size(sum(item.n_bytes for item in items))
-            rows.append([title, f"{len(items):,}", size, consequence])
-    return Table("The cache", "", ["Part", "Entries", "Size", "When emptied"], rows)
+            rows.append(
+                [
+                    title,
+                    f"{len(items):,}",
+                    size,
+                    consequence,
+                ]
+            )
+    return Table(
+        "The cache",
+        "",
+        ["Part", "Entries", "Size", "When emptied"],
+        rows,
+    )
 
 
 def cache_question(cache: CacheContents) -> list[str]:
@@ -139,7 +159,11 @@ def cache_question(cache: CacheContents) -> list[str]:
         f"{wording.first_upper(consequence)}: {', '.join(names)}."
         for consequence, names in titles.items()
     ]
-    return [f"Delete {wording.size(cache.n_bytes)}?", *consequences, *spared]
+    return [
+        f"Delete {wording.size(cache.n_bytes)}?",
+        *consequences,
+        *spared,
+    ]
 
 
 def cache_summary(cache: CacheContents) -> str:
@@ -248,7 +272,12 @@ _DAMAGED = {
 def damage_table(verification: Verification) -> Table:
     """What is damaged: what it is, its name, the fault, and what to do about it."""
     rows = [_damaged_row(damage) for damage in verification.damaged]
-    return Table("What is damaged", "", ["Kind", "Name", "Fault", "Remedy"], rows)
+    return Table(
+        "What is damaged",
+        "",
+        ["Kind", "Name", "Fault", "Remedy"],
+        rows,
+    )
 
 
 def _damaged_row(damage: Damage) -> list[str]:
@@ -262,11 +291,19 @@ def _damaged_row(damage: Damage) -> list[str]:
         name = wording.reference_title(name)
     elif damage.kind == "artefact":
         parts = name.split("/")
-        kind = next((part for part in ("answers", "healed") if part in parts), "artefact")
+        kind = next(
+            (part for part in ("answers", "healed") if part in parts),
+            "artefact",
+        )
     if damage.kind in ("record", "artefact"):
         name = name[:_KEY_LENGTH]
     title, remedy = _DAMAGED.get(kind, ("An entry", "Empty the cache."))
-    return [title, name, damage.what, remedy]
+    return [
+        title,
+        name,
+        damage.what,
+        remedy,
+    ]
 
 
 def _size_or_dash(n_bytes: int) -> str:

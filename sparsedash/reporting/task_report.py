@@ -48,12 +48,15 @@ def questions_by_kind(result: TaskResult) -> dict[Kind, list[int]]:
         if dense.right is not None and sparse.right is not None:
             by_kind[KIND_OF[dense.right, sparse.right]].append(i)
     if result.pair.dense.kind == "rolling":
-        by_kind["all"].sort(key=lambda i: _fall(*pairs[i]), reverse=True)
+        by_kind["all"].sort(
+            key=lambda i: _fall(*pairs[i]),
+            reverse=True,
+        )
     return by_kind
 
 
-def _fall(dense: AnsweredQuestion, other: AnsweredQuestion) -> float:
-    return ((dense.log_likelihood or 0.0) - (other.log_likelihood or 0.0)) / dense.n_bytes
+def _fall(dense: AnsweredQuestion, sparse: AnsweredQuestion) -> float:
+    return ((dense.log_likelihood or 0.0) - (sparse.log_likelihood or 0.0)) / dense.n_bytes
 
 
 def answer_text(question: AnsweredQuestion) -> str:
@@ -72,7 +75,11 @@ def task_report(name: str, results: Sequence[TaskResult], tolerance: Tolerance) 
     fixed.
     """
     return html_page(
-        "Tasks", [heading(tasks_sentence(name, results)), *task_sections(results, tolerance)]
+        "Tasks",
+        [
+            heading(tasks_sentence(name, results)),
+            *task_sections(results, tolerance),
+        ],
     )
 
 
@@ -82,14 +89,21 @@ def task_sections(results: Sequence[TaskResult], tolerance: Tolerance) -> list[H
         paragraph(
             f"{task_remarks(results)} Limits: {tolerance_words(tolerance)}.".strip(), css="sd-muted"
         ),
-        element("div", task_table(results).html, css="numbers"),
+        element(
+            "div",
+            task_table(results).html,
+            css="numbers",
+        ),
     ]
     for result in results:
         kinds = questions_by_kind(result)
         for kind in ("broke", "fixed"):
             if kinds[kind]:
                 title = f"{result.task}, {KINDS[kind].lower()}: {len(kinds[kind]):,}"
-                body += [element("h2", escape(title)), _flips(result, title, kinds[kind])]
+                body += [
+                    element("h2", escape(title)),
+                    _flips(result, title, kinds[kind]),
+                ]
     return body
 
 

@@ -138,7 +138,13 @@ def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
             for score in (result.dense, result.other)
         ]
         change = (
-            [loss_value(loss), loss_interval(loss), level_words(loss.level)] if loss else [""] * 3
+            [
+                loss_value(loss),
+                loss_interval(loss),
+                level_words(loss.level),
+            ]
+            if loss
+            else [""] * 3
         )
         flips = (
             [""] * 3 if rolling else [f"{n:,}" for n in (result.broke, result.fixed, result.moved)]

@@ -48,12 +48,12 @@ def flip_words(comparison: PairedComparison) -> str:
     return f"{quantity(comparison.broke, 'answer')} broke, {comparison.fixed:,} fixed."
 
 
-def limits_sentence(found: ToleranceVerdict, tolerance: Tolerance) -> str:
+def limits_sentence(verdict: ToleranceVerdict, tolerance: Tolerance) -> str:
     """ "Limits: perplexity 1.10 ×, accuracy −2 points.": of the measures that are judged, and tasks
     with their own.
     """
-    measures = [loss.measure for loss in found.losses]
-    own_limits = [loss for loss in found.tasks if loss.most != tolerance.most(loss.measure)]
+    measures = [loss.measure for loss in verdict.losses]
+    own_limits = [loss for loss in verdict.tasks if loss.most != tolerance.most(loss.measure)]
     limits = [
         wording.tolerance_words(tolerance, measures),
         *(
@@ -64,29 +64,31 @@ def limits_sentence(found: ToleranceVerdict, tolerance: Tolerance) -> str:
     return f"{plural(len(measures) + len(own_limits), 'Limit')}: {', '.join(limits)}."
 
 
-def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
+def verdict_words(verdict: ToleranceVerdict, be: str = "is") -> str:
     """What follows the name of a model: "costs too much: perplexity 1.35 × (limit 1.10 ×)".
 
     With the measures that decided, and what within leaves open. be: "are" after several undecided
     models.
     """
-    decisive = [loss for loss in found.deciding if not loss.task]
-    tasks = task_names(found.deciding)
-    if found.verdict == "undecided":
-        passages = [quantity(found.n_passages, "passage")] if found.perplexity in decisive else []
-        if found.too_few:
+    decisive = [loss for loss in verdict.deciding if not loss.task]
+    tasks = task_names(verdict.deciding)
+    if verdict.verdict == "undecided":
+        passages = (
+            [quantity(verdict.n_passages, "passage")] if verdict.perplexity in decisive else []
+        )
+        if verdict.too_few:
             return f"cannot be judged on {passages[0]}"
         if not passages and not tasks:
             return f"{be} undecided: not all tasks were answered"
         return f"{be} too close to call on {wording.and_join([*passages, *tasks])}"
-    if found.verdict == "beyond":
-        return f"costs too much: {', '.join(map(loss_with_limit, found.deciding))}"
+    if verdict.verdict == "beyond":
+        return f"costs too much: {', '.join(map(loss_with_limit, verdict.deciding))}"
     also = f", and on {wording.and_join(tasks)}" if tasks else ""
-    if found.unjudged:
-        be = "is" if len(found.unjudged) == 1 else "are"
-        also += f"; {wording.and_join(found.unjudged)} {be} not judged"
-    phrase = f"stays within your {plural(len(found.deciding), 'limit')}"
-    return f"{phrase}: {', '.join(map(loss_with_limit, decisive))}{also}{accuracy_open(found)}"
+    if verdict.unjudged:
+        be = "is" if len(verdict.unjudged) == 1 else "are"
+        also += f"; {wording.and_join(verdict.unjudged)} {be} not judged"
+    phrase = f"stays within your {plural(len(verdict.deciding), 'limit')}"
+    return f"{phrase}: {', '.join(map(loss_with_limit, decisive))}{also}{accuracy_open(verdict)}"
 
 
 def task_names(losses: Sequence[Loss]) -> list[str]:
@@ -131,7 +133,10 @@ def _digits(loss: Loss) -> int:
         return (value > limit) - (value < limit)
 
     def shown(value: float, digits: int) -> float:
-        return round(value, wording.factor_digits(value, digits) if factor else digits)
+        return round(
+            value,
+            wording.factor_digits(value, digits) if factor else digits,
+        )
 
     usual = 2 if factor else 1
     known = [value for value in values if isfinite(value)]
@@ -153,33 +158,45 @@ def loss_interval(loss: Loss) -> str:
     if isinf(loss.low):
         return ""
     if loss.measure == "word perplexity":
-        return wording.factor_range(loss.low, loss.high, digits=_digits(loss))
+        return wording.factor_range(
+            loss.low,
+            loss.high,
+            digits=_digits(loss),
+        )
     return wording.signed_interval((-loss.high, -loss.low), _digits(loss))
 
 
-def accuracy_open(found: ToleranceVerdict) -> str:
+def accuracy_open(verdict: ToleranceVerdict) -> str:
     """ "; accuracy is undecided on 132 passages": what within leaves open; nothing where accuracy
     is within too.
     """
-    if found.verdict != "within" or found.accuracy in found.deciding or _is_unchanged(found):
+    if (
+        verdict.verdict != "within"
+        or verdict.accuracy in verdict.deciding
+        or _is_unchanged(verdict)
+    ):
         return ""
-    if found.accuracy is None:
+    if verdict.accuracy is None:
         return f"; {_TOO_FEW_RIGHT}"
-    return f"; accuracy is undecided on {quantity(found.n_passages, 'passage')}"
+    return f"; accuracy is undecided on {quantity(verdict.n_passages, 'passage')}"
 
 
-def model_verdict(name: str, found: ToleranceVerdict, tolerance: Tolerance) -> list[str]:
+def model_verdict(name: str, verdict: ToleranceVerdict, tolerance: Tolerance) -> list[str]:
     """One model's verdict against dense, its loss, and the limits. name: what it is called."""
-    loss = wording.first_upper(loss_words(found))
-    return [f"{name} {verdict_words(found)}.", f"{loss}.", limits_sentence(found, tolerance)]
+    loss = wording.first_upper(loss_words(verdict))
+    return [
+        f"{name} {verdict_words(verdict)}.",
+        f"{loss}.",
+        limits_sentence(verdict, tolerance),
+    ]
 
 
-def loss_words(found: ToleranceVerdict) -> str:
+def loss_words(verdict: ToleranceVerdict) -> str:
     """ "perplexity 1.05 × dense's (1.02 to 1.08), accuracy −0.5 points (−2.1 to +1.1); intervals of
     at least 95 %".
     """
-    lost = found.perplexity
-    accuracy = found.accuracy
+    lost = verdict.perplexity
+    accuracy = verdict.accuracy
     words = f"perplexity {loss_value(lost)} dense's"
     if accuracy is None:
         return f"{words} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
@@ -190,26 +207,26 @@ def loss_words(found: ToleranceVerdict) -> str:
     return f"{words}; intervals of {levels}"
 
 
-def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> str:
+def difference_sentence(first: str, right: str, difference: LikelihoodDifference) -> str:
     """Which of two models has the lower perplexity, or that they cannot be told apart, or not on so
     few passages.
     """
-    n = quantity(found.n_passages, "passage")
-    if found.n_passages < FEWEST_PASSAGES:
-        few = wording.too_few(found.n_passages, "passage")
+    n = quantity(difference.n_passages, "passage")
+    if difference.n_passages < FEWEST_PASSAGES:
+        few = wording.too_few(difference.n_passages, "passage")
         return f"{few} to say which is better; test on {FEWEST_PASSAGES} or more."
-    if not found.is_shown:
-        return f"{right} and {left} cannot be told apart on {n}."
-    better, worse = (left, right) if found.value > 0 else (right, left)
+    if not difference.is_shown:
+        return f"{right} and {first} cannot be told apart on {n}."
+    better, worse = (first, right) if difference.value > 0 else (right, first)
     return f"{better} has a lower perplexity than {worse}, tested on {n}."
 
 
-def difference_words(found: LikelihoodDifference, beside: str) -> str:
+def difference_words(difference: LikelihoodDifference, beside: str) -> str:
     """ "perplexity 0.85 × that of 20 % (95 % interval 0.80 to 0.91, p < 0.001)". beside: the other
     model.
     """
-    times = wording.nats_as_factor(found.value)
-    return f"perplexity {times} that of {beside} ({_difference_interval(found)}, {difference_p(found)})"
+    times = wording.nats_as_factor(difference.value)
+    return f"perplexity {times} that of {beside} ({_difference_interval(difference)}, {difference_p(difference)})"
 
 
 def headline_baseline(dense: Record) -> tuple[str, str, str]:
@@ -223,12 +240,12 @@ def headline_baseline(dense: Record) -> tuple[str, str, str]:
     return f"1{NBSP}×", below, f"accuracy {percent(score.accuracy)}: {right}"
 
 
-def headline_loss(found: ToleranceVerdict) -> tuple[str, ...]:
+def headline_loss(judged: ToleranceVerdict) -> tuple[str, ...]:
     """For a card: the perplexity as a multiple of dense's, its interval, and the verdict of every
     measure and task.
     """
-    lost = found.perplexity
-    accuracy = found.accuracy
+    lost = judged.perplexity
+    accuracy = judged.accuracy
     lines = [
         loss_value(lost),
         f"the dense word perplexity, {_interval_words(lost)}",
@@ -239,15 +256,15 @@ def headline_loss(found: ToleranceVerdict) -> tuple[str, ...]:
     # Each task that costs too much with its loss; the others by their verdicts.
     lines += [
         _measure_verdict(loss, f" {loss_value(loss)}")
-        for loss in found.tasks
+        for loss in judged.tasks
         if loss.verdict == "beyond"
     ]
     for verdict in ("undecided", "within"):
-        if names := task_names([loss for loss in found.tasks if loss.verdict == verdict]):
+        if names := task_names([loss for loss in judged.tasks if loss.verdict == verdict]):
             sign, word = VERDICT_SIGNS[verdict].split()
             lines.append(f"{sign} {wording.and_join(names)} {word}")
-    lines += [f"{wording.and_join(found.unjudged)} not judged"] if found.unjudged else []
-    lines += ["tasks not answered"] if found.unanswered else []
+    lines += [f"{wording.and_join(judged.unjudged)} not judged"] if judged.unjudged else []
+    lines += ["tasks not answered"] if judged.unanswered else []
     return tuple(lines)
 
 
@@ -257,29 +274,30 @@ def _measure_verdict(loss: Loss, value: str = "") -> str:
     return f"{sign} {_name(loss)}{value} {verdict}"
 
 
-def headline_difference(best: str, found: LikelihoodDifference) -> tuple[str, ...]:
+def headline_difference(best: str, difference: LikelihoodDifference) -> tuple[str, ...]:
     """For a card: how a method compares with the best one, passage by passage. best: its name."""
-    below = f"the word perplexity of {best}, paired, {_difference_interval(found)}"
-    return wording.nats_as_factor(found.value), below, difference_p(found)
+    below = f"the word perplexity of {best}, paired, {_difference_interval(difference)}"
+    return wording.nats_as_factor(difference.value), below, difference_p(difference)
 
 
-def _difference_interval(found: LikelihoodDifference) -> str:
+def _difference_interval(difference: LikelihoodDifference) -> str:
     return _with_level(
-        wording.factor_range(found.low, found.high) if not isinf(found.low) else "", found.level
+        wording.factor_range(difference.low, difference.high) if not isinf(difference.low) else "",
+        difference.level,
     )
 
 
-def difference_p(found: LikelihoodDifference) -> str:
+def difference_p(difference: LikelihoodDifference) -> str:
     """ "p = 0.0023, Holm over 3 pairs": the p-value, with what it is corrected for; none of too few
     passages.
     """
-    if found.n_passages < FEWEST_PASSAGES:
+    if difference.n_passages < FEWEST_PASSAGES:
         return f"not tested on fewer than {FEWEST_PASSAGES} passages"
-    over = f", Holm over {found.n_compared} pairs" if found.n_compared > 1 else ""
+    over = f", Holm over {difference.n_compared} pairs" if difference.n_compared > 1 else ""
     p_words = (
-        f"p{NBSP}{_p_number(found.p_value)}"
-        if found.p_value > 0.5
-        else wording.p_value(found.p_value)
+        f"p{NBSP}{_p_number(difference.p_value)}"
+        if difference.p_value > 0.5
+        else wording.p_value(difference.p_value)
     )
     return f"{p_words}{over}"
 
@@ -289,14 +307,14 @@ def _p_number(p: float) -> str:
     return f">{NBSP}0.5" if p > 0.5 else wording.p_number(p)
 
 
-def race_table(found: RunResults) -> Table:
+def race_table(results: RunResults) -> Table:
     """The other methods of a race beside the best one, at the sparsity that the answer names, the
     closest first.
     """
-    best = wording.spec_title(found.best[0].spec)
-    share = wording.sparsity_percent(found.race[0][0].permille)
+    best = wording.spec_title(results.best[0].spec)
+    share = wording.sparsity_percent(results.race[0][0].permille)
     rows = []
-    for rival, difference in found.race:
+    for rival, difference in results.race:
         ends = wording.factor_range(difference.low, difference.high)
         under = (
             "no interval" if isinf(difference.low) else f"{ends} ({level_words(difference.level)})"
@@ -314,7 +332,13 @@ def race_table(found: RunResults) -> Table:
         f"Word perplexity as a multiple of that of “{best}” at {share}, with its interval; "
         "p after Holm over all pairs."
     )
-    return Table("The methods compared", caption, ["Method", "Perplexity", "p"], rows, stacked=True)
+    return Table(
+        "The methods compared",
+        caption,
+        ["Method", "Perplexity", "p"],
+        rows,
+        stacked=True,
+    )
 
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:
@@ -345,11 +369,11 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
     )
 
 
-def _is_unchanged(found: ToleranceVerdict) -> bool:
+def _is_unchanged(verdict: ToleranceVerdict) -> bool:
     """Whether the model gives every answer of the dense one, with its likelihood."""
     return (
-        all(loss.value == 0 for loss in found.losses)
-        and found.perplexity.low == found.perplexity.high
+        all(loss.value == 0 for loss in verdict.losses)
+        and verdict.perplexity.low == verdict.perplexity.high
     )
 
 
@@ -379,16 +403,34 @@ def loss_cells(judged: ModelResult) -> list[Cell]:
     values = verdict_values(judged.verdict)
     points = loss_interval(accuracy) if accuracy else "not judged"
     return [
-        Cell("Times dense", f"{loss_value(lost)}\n{loss_interval(lost) or 'no interval'}"),
+        Cell(
+            "Times dense",
+            f"{loss_value(lost)}\n{loss_interval(lost) or 'no interval'}",
+        ),
         Cell(
             "Change, points",
             f"{wording.signed_points(change)}\n{points}",
             {**values, "change_points": 100 * change},
         ),
-        Cell("p", wording.p_number(judged.p_value), {"p": judged.p_value}),
-        Cell("Broke", f"{compared.broke:,}", {"broke": compared.broke}),
-        Cell("Fixed", f"{compared.fixed:,}", {"fixed": compared.fixed}),
-        Cell("Verdict", verdict_sign(judged.verdict).replace(" by ", "\nby ")),
+        Cell(
+            "p",
+            wording.p_number(judged.p_value),
+            {"p": judged.p_value},
+        ),
+        Cell(
+            "Broke",
+            f"{compared.broke:,}",
+            {"broke": compared.broke},
+        ),
+        Cell(
+            "Fixed",
+            f"{compared.fixed:,}",
+            {"fixed": compared.fixed},
+        ),
+        Cell(
+            "Verdict",
+            verdict_sign(judged.verdict).replace(" by ", "\nby "),
+        ),
     ]
 
 
@@ -399,38 +441,50 @@ def finite_ratio(nats: float) -> float | None:
     return exp(nats) if -LARGEST_LOSS < nats < LARGEST_LOSS else None
 
 
-def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
+def verdict_values(verdict: ToleranceVerdict) -> dict[str, Value]:
     """A verdict with its losses as numbers for a file."""
-    accuracy = found.accuracy
-    lost = found.perplexity
+    accuracy = verdict.accuracy
+    lost = verdict.perplexity
     ends = (accuracy.value, accuracy.high, accuracy.low, -accuracy.level) if accuracy else ()
     values: list[Value] = [0.0 - 100 * share for share in ends] or [None] * 4
     ratios = [finite_ratio(nats) for nats in (lost.value, lost.low, lost.high)]
     ends_named = ("", "_low", "_high", "_level_percent")
     names = [f"{name}{end}" for name in ("change_points", "perplexity_ratio") for end in ends_named]
-    decided_by = ", ".join(loss.name for loss in found.deciding)
-    numbers = dict(zip(names, [*values, *ratios, 100 * lost.level], strict=True))
-    return {**numbers, "verdict": found.verdict, "decided_by": decided_by}
+    decided_by = ", ".join(loss.name for loss in verdict.deciding)
+    numbers = dict(
+        zip(
+            names,
+            [*values, *ratios, 100 * lost.level],
+            strict=True,
+        )
+    )
+    return {
+        **numbers,
+        "verdict": verdict.verdict,
+        "decided_by": decided_by,
+    }
 
 
-def reached_percents(found: RunResults, model: ModelResult) -> dict[str, float]:
+def reached_percents(results: RunResults, model: ModelResult) -> dict[str, float]:
     """The share of every budget that is gone, for a file: channels_removed_percent and so on; zeros
     for dense.
     """
-    return {removed_percent_field(budget): 100 * found.removed(model, budget) for budget in BUDGETS}
+    return {
+        removed_percent_field(budget): 100 * results.removed(model, budget) for budget in BUDGETS
+    }
 
 
-def verdict_sign(found: ToleranceVerdict) -> str:
+def verdict_sign(verdict: ToleranceVerdict) -> str:
     """ "✕ beyond by perplexity", or "✕ beyond" where several measures say so."""
     decided_by = (
-        f" by {_name(found.deciding[0])}"
-        if len(found.deciding) == 1 and found.verdict != "undecided"
+        f" by {_name(verdict.deciding[0])}"
+        if len(verdict.deciding) == 1 and verdict.verdict != "undecided"
         else ""
     )
-    return VERDICT_SIGNS[found.verdict] + decided_by
+    return VERDICT_SIGNS[verdict.verdict] + decided_by
 
 
-def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
+def numbers_table(results: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
     """Every model of the run with what is gone, its accuracy, its change from dense and their
     intervals.
 
@@ -438,11 +492,11 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     address of each one's comparison with dense, by its key.
     """
     addresses = comparisons or {}
-    dense = found.dense
+    dense = results.dense
     total = dense.last_word.total
     compared = {dense.last_word.total}
-    methods = found.run.settings.methods
-    axis = found.run.settings.axis
+    methods = results.run.settings.methods
+    axis = results.run.settings.axis
     rows = []
     links = []
     gone = "removed" if all(method.is_structured for method in methods) else "removed or zero"
@@ -460,50 +514,78 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
             f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
         )
         low, high = accuracy_interval(record)
-        ends = {"accuracy_percent_low": 100 * low, "accuracy_percent_high": 100 * high}
+        ends = {
+            "accuracy_percent_low": 100 * low,
+            "accuracy_percent_high": 100 * high,
+        }
         accuracy = f"{percent(score.accuracy)}\n{wording.interval((low, high))}"
         return [
-            Cell("Model", name, {"model": name, **reached_percents(found, judged)}),
+            Cell(
+                "Model",
+                name,
+                {"model": name, **reached_percents(results, judged)},
+            ),
             *(
                 Cell(
-                    heads[budget], percent(found.removed(judged, budget)) if record.pruned else "0"
+                    heads[budget],
+                    percent(results.removed(judged, budget)) if record.pruned else "0",
                 )
                 for budget in shown
             ),
-            Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
-            Cell("Accuracy", accuracy, {"accuracy_percent": 100 * score.accuracy, **ends}),
+            Cell(
+                f"Right of {total:,}",
+                right,
+                {"right": score.right, "passages": score.total},
+            ),
+            Cell(
+                "Accuracy",
+                accuracy,
+                {"accuracy_percent": 100 * score.accuracy, **ends},
+            ),
             Cell(
                 "Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}
             ),
         ]
 
-    for judged in found.models:
+    for judged in results.models:
         record = judged.record
-        name = found.names[judged.record.key]
+        name = results.names[judged.record.key]
         if (n := record.last_word.total) not in compared:
             compared.add(n)
             same = {outcome.index for outcome in record.outcomes}
             on_same = replace(
-                dense, outcomes=tuple(item for item in dense.outcomes if item.index in same)
+                dense,
+                outcomes=tuple(item for item in dense.outcomes if item.index in same),
             )
-            rows.append(cells(f"dense, same {n:,}", found.models[0], on_same))
+            rows.append(
+                cells(
+                    f"dense, same {n:,}",
+                    results.models[0],
+                    on_same,
+                )
+            )
             links.append(escape(f"dense, same {n:,}"))
         rows.append([*cells(name, judged, record), *loss_cells(judged)])
         address = addresses.get(record.key, "")
-        link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
+        link = element(
+            "a",
+            escape(name),
+            href=address,
+            aria_label=f"{name} against dense",
+        )
         links.append(link if address else escape(name))
     return Table.of_cells(
         "The numbers of this run",
-        _numbers_caption(found),
+        _numbers_caption(results),
         rows,
         links,
-        wording.file_stem(found.run),
+        wording.file_stem(results.run),
     )
 
 
-def _numbers_caption(found: RunResults) -> str:
-    n = max(found.run.n_compared, len(found.sparse))
-    early = any(record.stopping for record in found.sparse)
+def _numbers_caption(results: RunResults) -> str:
+    n = max(results.run.n_compared, len(results.sparse))
+    early = any(record.stopping for record in results.sparse)
     looked = " With early stopping, intervals and p are valid at any look." if early else ""
     accuracies = "Dense interval" if early else "Accuracies"
     test = "" if early else ", exact McNemar"

@@ -76,7 +76,12 @@ def percents(permilles: Iterable[int]) -> str:
 
 def and_join(words: Sequence[str], last: str = "and") -> str:
     """ "10 %, 20 % and 30 %". last: the word before the last one."""
-    return f" {last} ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+    return f" {last} ".join(
+        [
+            *([", ".join(words[:-1])] if len(words) > 1 else []),
+            *words[-1:],
+        ]
+    )
 
 
 def probability(value: float) -> str:
@@ -335,7 +340,10 @@ def method_title(method: MethodSettings) -> str:
 @lru_cache(maxsize=1024)
 def spec_title(spec: SparseSpec) -> str:
     """The name of how a model is pruned and healed, whatever the width multiple."""
-    usual = replace(spec.pruning, width_multiple=MethodSettings().width_multiple)
+    usual = replace(
+        spec.pruning,
+        width_multiple=MethodSettings().width_multiple,
+    )
     return spec_name(replace(spec, method=usual))
 
 
@@ -383,15 +391,17 @@ def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
     )
 
 
-def measured_sparsity(made: Pruned) -> str:
+def measured_sparsity(pruned: Pruned) -> str:
     """ "measured 29.2 % of the MLP channels, 22.0 % of the blocks' weights, …": what is gone, of
     every budget.
     """
-    titles = budget_titles([made.method])
-    if not made.reached.kv_cache:
+    titles = budget_titles([pruned.method])
+    if not pruned.reached.kv_cache:
         # Only whole layers take of it.
         del titles["kv-cache"]
-    shares = [f"{percent(made.reached[budget])} of the {title}" for budget, title in titles.items()]
+    shares = [
+        f"{percent(pruned.reached[budget])} of the {title}" for budget, title in titles.items()
+    ]
     return f"measured {', '.join(shares)}"
 
 
@@ -461,11 +471,21 @@ def file_stem(run: Run) -> str:
     model = run.settings.model.rstrip("/").rpartition("/")[2].rpartition(":")[2][:40]
     shares = sorted(run.settings.made_permille)
     steps = (
-        [f"{shares[0] / 10:g}", "to", f"{shares[-1] / 10:g}"]
+        [
+            f"{shares[0] / 10:g}",
+            "to",
+            f"{shares[-1] / 10:g}",
+        ]
         if len(shares) > 3
         else [f"{share / 10:g}" for share in shares]
     )
-    return "-".join([model, *(["search"] if run.find else steps), run.key[:8]])
+    return "-".join(
+        [
+            model,
+            *(["search"] if run.find else steps),
+            run.key[:8],
+        ]
+    )
 
 
 def stored_run_details(run: Run) -> str:
@@ -576,7 +596,11 @@ def record_names(run: Run, named: bool = False) -> dict[str, str]:
     """
     named = named or run.settings.names_methods
     names = {run.dense: DENSE}
-    for key, spec in zip(run.sparse, run.settings.points, strict=False):
+    for key, spec in zip(
+        run.sparse,
+        run.settings.points,
+        strict=False,
+    ):
         names[key] = model_name(spec, named, bool(run.source_type))
     return names
 
@@ -593,10 +617,10 @@ def model_name(spec: SparseSpec, named: bool, again: bool = False) -> str:
     return with_type(name, spec, again)
 
 
-def model_words(spec: SparseSpec, named: bool = True, made: Pruned | None = None) -> str:
+def model_words(spec: SparseSpec, named: bool = True, pruned: Pruned | None = None) -> str:
     """ "magnitude, 20 % of the MLP channels removed"; without its method where it is not named.
 
-    made: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were
+    pruned: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were
     rounded.
     """
     if spec.method is None:
@@ -605,11 +629,14 @@ def model_words(spec: SparseSpec, named: bool = True, made: Pruned | None = None
     share = sparsity_percent(spec.permille)
     # Of a quantised file's bytes most are gone by its type.
     is_measured = method.is_structured and not (spec.is_quantised and method.budget == "bytes")
-    reached = percent(made.reached[method.budget]) if made and is_measured else ""
+    reached = percent(pruned.reached[method.budget]) if pruned and is_measured else ""
     if reached and reached != percent(spec.permille / 1000):
         share = f"{share} asked, {reached}"
     words = f"{share} {share_of(method)} {removed_or_zeroed(method)}"
-    return with_type(f"{spec_title(spec)}, {words}" if named else words, spec)
+    return with_type(
+        f"{spec_title(spec)}, {words}" if named else words,
+        spec,
+    )
 
 
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:

@@ -7,8 +7,9 @@ from typing import Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import check_settings, setting
-from sparsedash.schema.plain_values import require_reference, stage_key
+from sparsedash.schema.plain_values import require_reference
 from sparsedash.schema.sparse_spec import Quantisation
+from sparsedash.schema.stage_versions import stage_key
 from sparsedash.schema.tolerance_settings import Tolerance
 
 Form = Literal["uniform", "padded", "masked", "gguf"]

@@ -1,6 +1,4 @@
-"""Two models side by side: requests (continuation, divergence, timing) and results; what users
-keep.
-"""
+"""Two models side by side: requests (continuation, divergence, timing) and results."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -8,8 +6,9 @@ from typing import Any, Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
-from sparsedash.schema.plain_values import Count, require_text, require_whole, stage_key
+from sparsedash.schema.plain_values import Count, require_text, require_whole
 from sparsedash.schema.settings import Dtype
+from sparsedash.schema.stage_versions import stage_key
 
 MOST_OTHERS = 100
 NOT_CONTINUED = (
@@ -159,7 +158,7 @@ class Continuation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class TokenDivergence:
     """One token of a text, and both models' predictions of it.
 
     text: of this token; empty for a later part of one character. nats: the Kullback-Leibler divergence
@@ -181,56 +180,7 @@ class Divergence:
 
     key: str
     opening: str
-    places: tuple[Place, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompts:
-    """A user's prompts for one pair of records, newest first. owner: empty without a login;
-    likewise below.
-    """
-
-    key: str
-    asked: tuple[ContinuationSettings, ...]
-    owner: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnPrompts:
-    """The prompts that a user's runs begin with."""
-
-    key: str
-    prompts: tuple[str, ...]
-    owner: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """A user's choices in blind comparisons of two records.
-
-    better: by passage or prompt, the key of the chosen record, or "" for "the same".
-    """
-
-    key: str
-    better: dict[str, str]
-    owner: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunMark:
-    """A user's name for a run, or "", and whether it is pinned before the others."""
-
-    name: str = ""
-    pinned: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunMarks:
-    """A user's marks of runs, by key."""
-
-    key: str
-    marks: dict[str, RunMark]
-    owner: str = ""
+    places: tuple[TokenDivergence, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,32 +8,6 @@ from msgspec import Meta
 
 from sparsedash.schema.errors import SettingsError, looks_secret
 
-_CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "order", "activations")
-_ANSWERED = (
-    "pruned",
-    "solve",
-    "elimination",
-    "random",
-    "healed",
-    "quantised",
-    "outcomes",
-    "answers",
-)
-_PAIRED = ("continuation", "divergence", "timing", "export")
-STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
-    "allocation": 2,
-    "statistics": 4,
-    "inputs": 2,
-    "curves": 5,
-    "elimination": 2,
-    "random": 2,
-    "pruned": 6,
-    "healed": 3,
-    "divergence": 2,
-    "answers": 2,
-}
-"""Raise a stage's number when its maths changes: results under the old one are not used again."""
-
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of a plain value: sorted keys, no spaces. Raises TypeError on anything not
@@ -46,11 +20,6 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """Lower-case hexadecimal sha256 of the canonical JSON of a plain value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def stage_key(stage: str, **parts: Any) -> str:
-    """The key of one stage's result: the stage, its version, and what affects it."""
-    return digest({"stage": stage, "version": STAGE_VERSIONS[stage], **parts})
 
 
 def _require_text_keys(value: Any) -> None:

@@ -18,26 +18,12 @@ from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import Budget, MethodSettings
-from sparsedash.schema.pair_records import (
-    Choices,
-    Continuation,
-    ContinuationSettings,
-    Divergence,
-    OwnPrompts,
-    Prompts,
-    RunMarks,
-    Timing,
-)
-from sparsedash.schema.plain_values import (
-    Count,
-    LogLikelihood,
-    NotNegative,
-    Share,
-    digest,
-)
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings, Divergence, Timing
+from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative, Share, digest
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
+from sparsedash.schema.user_records import Choices, OwnPrompts, Prompts, RunMarks
 
 ArtefactKind = Literal[
     "statistics",

@@ -14,13 +14,14 @@ import msgspec
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 from sparsedash.schema.method_settings import Budget, MethodSettings
-from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json, digest, require_whole
+from sparsedash.schema.plain_values import canonical_json, digest, require_whole
 from sparsedash.schema.sparse_spec import (
     MAX_HEAL_STEPS,
     ROW_MULTIPLE,
     Quantisation,
     SparseSpec,
 )
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -125,10 +126,9 @@ class CalibrationSettings:
 class EvaluationSettings:
     """Which passages are answered. n_passages None: all. shuffle_seed None: in file order.
 
-    rule: how the last token is judged: see PUBLISHED_LONGEST. stop_early: see stats.anytime. tasks:
-    answered beside the
-    passages: built-in ones, names of lm-evaluation-harness, or file:PATH of a .yaml file or a
-    folder of such. task_limit None: all. task_shots None: as many as the task says.
+    rule: how the last token is judged: see PUBLISHED_LONGEST. stop_early: see stats.anytime.
+    tasks: answered beside the passages: built-in ones, names of lm-evaluation-harness, or file:PATH
+    of a .yaml file or a folder of such. task_limit None: all. task_shots None: as many as the task says.
     """
 
     corpus: str = setting(

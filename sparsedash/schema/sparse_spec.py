@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.plain_values import STAGE_VERSIONS, Count, Permille, digest, require_whole
+from sparsedash.schema.plain_values import Count, Permille, digest, require_whole
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 
 Quantisation = Literal["q8_0", "q6_k", "q4_k_m", "q4_0"]
 """Types of llama.cpp's quantiser: bits of a weight; q6_k and q4_k_m take rows that are multiples of

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import NewType
 
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.plain_values import digest, stage_key
+from sparsedash.schema.plain_values import digest
 from sparsedash.schema.settings import (
     BUILTIN_MIXED,
     CalibrationSettings,
@@ -19,6 +19,7 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec, what_matters
+from sparsedash.schema.stage_versions import stage_key
 from sparsedash.schema.tolerance_settings import Tolerance
 
 

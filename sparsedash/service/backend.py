@@ -27,8 +27,10 @@ from sparsedash.schema.find_settings import (
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
 from sparsedash.schema.settings import Dtype, RunSettings, settings_from_plain
 from sparsedash.service import estimates, preflight, request_checks, run_checks
+from sparsedash.service.answer_cache import AnswerCache
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
+from sparsedash.service.derived_notes import note_derived, recalled
 from sparsedash.service.estimates import START_S, Cached, RunPart
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
@@ -37,13 +39,10 @@ from sparsedash.service.preflight import Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
 from sparsedash.service.run_checks import Reach
 from sparsedash.service.stored_results import (
-    AnswerCache,
     ResultCache,
     VerdictCache,
     joined_continuation,
     known_shape,
-    note_derived,
-    recalled,
 )
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.file_hashes import file_hashes_of
@@ -223,7 +222,7 @@ class Backend:
         """The newest jobs as they are now, newest first."""
         self._try_to_reconcile()
         owner = "" if self._access.sees_all else self._access.user
-        return tuple(filter(self._access.sees_job, self._table.list(limit, owner)))
+        return tuple(filter(self._access.sees_job, self._table.newest_jobs(limit, owner)))
 
     def newest_job(self, key: str) -> Job | None:
         """The newest job with this key as it is now, or None."""
@@ -269,7 +268,7 @@ class Backend:
         """The texts that records answer, or None."""
         return self._results.get(Passages, key) if self._access.sees_results(key) else None
 
-    def written(
+    def continuation(
         self, request: pair_records.ContinuationSettings
     ) -> pair_records.Continuation | None:
         """What these models wrote, on request or in runs of theirs, or None."""
@@ -539,7 +538,7 @@ class Backend:
     def _start_s(self) -> float:
         """Seconds until a worker has the engine, as the last ones took."""
         starts = []
-        for job in self._table.list(_LOOKED_AT):
+        for job in self._table.newest_jobs(_LOOKED_AT):
             if job.progress.stage_times:
                 stage, _, seconds = job.progress.stage_times[0]
                 if stage == "start" and seconds >= _COLD_S:

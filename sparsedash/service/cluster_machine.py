@@ -27,9 +27,9 @@ from sparsedash.jobs.local_runner import NVIDIA, LocalRunner, last_log_lines, vi
 from sparsedash.jobs.lock_files import hold_lock, make_folder
 from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
-from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Run
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 from sparsedash.storage.local_machine import data_folder, local_path
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store, claim_data_folder

@@ -21,9 +21,10 @@ from sparsedash.jobs.job import Job
 from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import JobError, StoreError, install_command
 from sparsedash.schema.find_settings import FindSettings, planned_run, run_or_find_settings
-from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json
+from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import Record, Run, from_json, to_json
 from sparsedash.schema.settings import PartSettings, RunSettings
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 from sparsedash.service.cluster_machine import kept_artefact, machine_facts, perform_part
 from sparsedash.storage.run_files import RunFile, keep_results, keep_run, read_run_file, run_file
 from sparsedash.storage.serving import may_use_token

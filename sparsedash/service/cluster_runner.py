@@ -26,7 +26,7 @@ from sparsedash.jobs.cluster_parts import (
     failed_part,
     named_scheduler,
 )
-from sparsedash.jobs.job import CLUSTER, Job, kept
+from sparsedash.jobs.job import CLUSTER, Job, resume_advice
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log
 from sparsedash.schema import store_keys
@@ -161,7 +161,7 @@ class Attempt:
         if self._bad is not None and not self.job.stopping:
             bad = self._bad
         self._table.end(
-            self.job, bad.state, bad.error_text, bad.error_advice or kept(self.job.kind)
+            self.job, bad.state, bad.error_text, bad.error_advice or resume_advice(self.job.kind)
         )
         self.ended = True
 
@@ -388,9 +388,9 @@ class ClusterRunner:
                 continue
             if job.stopping:
                 text = "Stopped on request, while the scheduler did not answer."
-                self._table.end(job, "cancelled", text, kept(job.kind))
+                self._table.end(job, "cancelled", text, resume_advice(job.kind))
             elif late:
-                advice = f"{kept(job.kind)} It runs here while no scheduler answers."
+                advice = f"{resume_advice(job.kind)} It runs here while no scheduler answers."
                 self._table.end(
                     job, "crashed", f"The scheduler does not answer. {self._trouble}", advice
                 )

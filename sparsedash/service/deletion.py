@@ -13,8 +13,9 @@ from sparsedash.jobs.job import Job, JobKind
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.export_settings import EXPORTS
-from sparsedash.schema.pair_records import RunMark, records_read
+from sparsedash.schema.pair_records import records_read
 from sparsedash.schema.records import Run, Verification, VerifySettings
+from sparsedash.schema.user_records import RunMark
 from sparsedash.service import holdings
 from sparsedash.service.holdings import CacheContents, CacheItem, Holdings, StoredFile
 from sparsedash.service.request_checks import Access
@@ -59,14 +60,14 @@ class Housekeeping:
         store: Store,
         table: JobTable,
         results: ResultCache,
-        costs: VerdictCache,
+        verdicts: VerdictCache,
         files: tuple[Exports, UserUploads],
         access: Access,
     ) -> None:
         self._store = store
         self._table = table
         self._results = results
-        self._costs = costs
+        self._verdicts = verdicts
         self._exports, self._uploads = files
         self._access = access
 
@@ -145,7 +146,7 @@ class Housekeeping:
             self._store.drop(Run, run.key)
             self._access.owners.forget(run.key)
             for sparse in run.sparse:
-                self._costs.forget(run, sparse)
+                self._verdicts.forget(run, sparse)
         for name in dropped:
             self._store.drop_entry("records", name)
         for entry in self._store.entries("artefacts"):

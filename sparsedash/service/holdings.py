@@ -9,9 +9,10 @@ from typing import Literal, NamedTuple
 
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.schema.pair_records import Choices, Prompts, Timing, records_read
+from sparsedash.schema.pair_records import Timing, records_read
 from sparsedash.schema.records import R, Run
 from sparsedash.schema.store_keys import healed_key, model_identity_note
+from sparsedash.schema.user_records import Choices, Prompts
 from sparsedash.service.stored_results import ResultCache, run_passages
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.disk_cache import DAMAGED, room_of_environment

@@ -187,7 +187,7 @@ def stored_run_document(
         continuations = []
         for prompt in run.settings.prompts:
             request = ContinuationSettings(left=record.key, right=record.key, prompt=prompt)
-            continuation = stored.written(request)
+            continuation = stored.continuation(request)
             continuations.append(continuation.left if continuation else None)
         model["continuations"] = continuations
     return results, document

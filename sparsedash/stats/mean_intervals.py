@@ -42,7 +42,7 @@ def moments(values: Sequence[float]) -> Moments:
     )
 
 
-def mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
+def mean_interval(moments: Moments, alpha: float) -> tuple[float, float]:
     """Interval of the mean at level 1 - alpha, for few and skewed values; infinite for a single
     value.
 
@@ -51,11 +51,14 @@ def mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
     docs/adr/0016.
     """
     return _ends(
-        of, lambda each: student_quantile(1 - alpha / 2, each.n - 1) * each.deviation / sqrt(each.n)
+        moments,
+        lambda sample: (
+            student_quantile(1 - alpha / 2, sample.n - 1) * sample.deviation / sqrt(sample.n)
+        ),
     )
 
 
-def anytime_mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
+def anytime_mean_interval(moments: Moments, alpha: float) -> tuple[float, float]:
     """As `mean_interval`, but valid at all looks together, in the limit of many passages.
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Annals of Statistics 52 (2024),
@@ -63,35 +66,35 @@ def anytime_mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
     """
     tuned = (-2 * log(alpha) + log(-2 * log(alpha)) + 1) / _TUNED_FOR
 
-    def radius(each: Moments) -> float:
-        grown = each.n * tuned + 1
-        return each.deviation * sqrt(2 * grown / (each.n**2 * tuned) * log(sqrt(grown) / alpha))
+    def radius(sample: Moments) -> float:
+        grown = sample.n * tuned + 1
+        return sample.deviation * sqrt(2 * grown / (sample.n**2 * tuned) * log(sqrt(grown) / alpha))
 
-    (low, high) = _ends(of, radius)
-    fixed = mean_interval(of, alpha)
+    (low, high) = _ends(moments, radius)
+    fixed = mean_interval(moments, alpha)
     return min(low, fixed[0]), max(high, fixed[1])
 
 
-def _ends(of: Moments, radius: Callable[[Moments], float]) -> tuple[float, float]:
+def _ends(moments: Moments, radius: Callable[[Moments], float]) -> tuple[float, float]:
     """Interval around the mean, as wide as with one more value like the most extreme there."""
-    if of.n < 2 or of.deviation == inf:
+    if moments.n < 2 or moments.deviation == inf:
         return -inf, inf
 
     def with_one_more(value: float) -> Moments:
-        n = of.n + 1
-        away = value - of.mean
-        squares = (of.n - 1) * of.deviation**2 + away * away * of.n / n
+        n = moments.n + 1
+        away = value - moments.mean
+        squares = (moments.n - 1) * moments.deviation**2 + away * away * moments.n / n
         return replace(
-            of,
+            moments,
             n=n,
-            mean=of.mean + away / n,
-            deviation=sqrt(squares / of.n),
+            mean=moments.mean + away / n,
+            deviation=sqrt(squares / moments.n),
         )
 
-    below = with_one_more(of.lowest)
-    above = with_one_more(of.highest)
-    return min(of.mean - radius(of), below.mean - radius(below)), max(
-        of.mean + radius(of), above.mean + radius(above)
+    below = with_one_more(moments.lowest)
+    above = with_one_more(moments.highest)
+    return min(moments.mean - radius(moments), below.mean - radius(below)), max(
+        moments.mean + radius(moments), above.mean + radius(above)
     )
 
 

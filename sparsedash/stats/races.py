@@ -79,17 +79,17 @@ def likelihood_differences(
     return differences
 
 
-def _interval(of: Moments, alpha: float, anytime: bool) -> tuple[float, float]:
-    return anytime_mean_interval(of, alpha) if anytime else mean_interval(of, alpha)
+def _interval(moments: Moments, alpha: float, anytime: bool) -> tuple[float, float]:
+    return anytime_mean_interval(moments, alpha) if anytime else mean_interval(moments, alpha)
 
 
-def mean_p_value(of: Moments, anytime: bool = False) -> float:
+def mean_p_value(moments: Moments, anytime: bool = False) -> float:
     """p of a mean of zero: the smallest alpha at which the interval leaves it out; 1 from a half
     on.
     """
 
     def holds_zero(exponent: float) -> bool:
-        low, high = _interval(of, 10**exponent, anytime)
+        low, high = _interval(moments, 10**exponent, anytime)
         return low <= 0 <= high
 
     if not holds_zero(_SMALLEST):

@@ -100,17 +100,17 @@ class JudgedAnswers(NamedTuple):
 
 
 def judge_tasks(
-    pairs: Sequence[TaskPair], tolerance: Tolerance, alpha: float = ALPHA, n_lost: int = 0
+    pairs: Sequence[TaskPair], tolerance: Tolerance, alpha: float = ALPHA, n_missing: int = 0
 ) -> list[TaskResult]:
     """The verdicts on all tasks, of one model or several, together; in the order given.
 
-    alpha: the chance of error. n_lost: tasks of models that are missing, which count as undecided.
+    alpha: the chance of error. n_missing: tasks of missing models, which count as undecided.
     """
     measured = [task_losses(pair) for pair in pairs]
-    losses = judge_losses(measured, tolerance, alpha, n_lost)
+    losses = judge_losses(measured, tolerance, alpha, n_missing)
     # Those that are not judged claim nothing, so they take nothing of the chance of error.
     judged = [i for i, loss in enumerate(losses) if loss is not None]
-    p_values = holm([_p_value(measured[i]) for i in judged], len(judged) + n_lost)
+    p_values = holm([_p_value(measured[i]) for i in judged], len(judged) + n_missing)
     adjusted = dict(zip(judged, p_values, strict=True))
     results = []
     for i, pair in enumerate(pairs):
@@ -135,12 +135,12 @@ def judge_tasks(
 class Together(NamedTuple):
     """Sparse records of a run whose tasks are judged together.
 
-    alpha, n_lost: as of `judge_tasks`.
+    alpha, n_missing: as of `judge_tasks`.
     """
 
     records: Sequence[str]
     alpha: float
-    n_lost: int
+    n_missing: int
 
 
 def judged_together(run: Run, n_tasks: Mapping[str, int]) -> list[Together]:
@@ -192,9 +192,9 @@ def judge_run(
             pairs[record], notes[record] = pairs_of(complete[run.dense], complete[record])
             n_tasks[record] = sum(_not_judged(pair) is None for pair in pairs[record])
     judged = {}
-    for records, alpha, n_lost in judged_together(run, n_tasks):
+    for records, alpha, n_missing in judged_together(run, n_tasks):
         together = list(chain.from_iterable(pairs[record] for record in records))
-        results = iter(judge_tasks(together, tolerance, alpha, n_lost))
+        results = iter(judge_tasks(together, tolerance, alpha, n_missing))
         for record in records:
             of_record = list(islice(results, len(pairs[record])))
             judged[record] = JudgedAnswers(of_record, notes[record])
@@ -224,11 +224,11 @@ def task_losses(pair: TaskPair) -> TaskLosses:
 
 
 def judge_losses(
-    tasks: Sequence[TaskLosses], tolerance: Tolerance, alpha: float = ALPHA, n_lost: int = 0
+    tasks: Sequence[TaskLosses], tolerance: Tolerance, alpha: float = ALPHA, n_missing: int = 0
 ) -> list[Loss | None]:
     """The losses of all tasks judged together, in the order given; None where one is not judged.
 
-    alpha, n_lost: as of `judge_tasks`.
+    alpha, n_missing: as of `judge_tasks`.
     """
 
     def judge(i: int, share: float) -> Loss:
@@ -247,7 +247,7 @@ def judge_losses(
         return replace(loss, task=task.task, needed=needed)
 
     judged = [i for i, task in enumerate(tasks) if task.not_judged is None]
-    losses = judge_in_steps(judged, alpha, judge, n_lost)
+    losses = judge_in_steps(judged, alpha, judge, n_missing)
     return [losses.get(i) for i in range(len(tasks))]
 
 

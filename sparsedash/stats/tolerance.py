@@ -232,13 +232,13 @@ def _judge_by_holm(
     waiting = list[tuple[int, LossMeasure]]()
     for i, counted in enumerate(measures):
         waiting += [(i, measure) for measure in counted]
-    n_lost = n_missing * max(map(len, measures), default=0)
+    n_missing_losses = n_missing * max(map(len, measures), default=0)
 
     def judge(key: tuple[int, LossMeasure], share: float) -> Loss:
         i, measure = key
         return _loss(models[i], measure, share, tolerance)
 
-    losses = judge_in_steps(waiting, alpha, judge, n_lost)
+    losses = judge_in_steps(waiting, alpha, judge, n_missing_losses)
     return [
         ToleranceVerdict(
             n_passages=model.nats.n,
@@ -250,14 +250,14 @@ def _judge_by_holm(
 
 
 def judge_in_steps(
-    waiting: Sequence[K], alpha: float, judge: Callable[[K, float], Loss], n_lost: int = 0
+    waiting: Sequence[K], alpha: float, judge: Callable[[K, float], Loss], n_missing: int = 0
 ) -> dict[K, Loss]:
     """Losses by Holm's steps: see `judge_all`. judge: the loss of one with its share of alpha.
-    n_lost: as undecided.
+    n_missing: as undecided.
     """
     losses: dict[K, Loss] = {}
     while waiting:
-        share = alpha / (len(waiting) + n_lost)
+        share = alpha / (len(waiting) + n_missing)
         n_before = len(waiting)
         losses |= {key: judge(key, share) for key in waiting}
         waiting = [key for key in waiting if losses[key].verdict == "undecided"]
@@ -270,9 +270,10 @@ def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Toleranc
     estimate, (low, high) = _estimate(model, measure, alpha)
     wider = 1.0
     if model.anytime:
-        _, fixed = _estimate(replace(model, anytime=False), measure, alpha)
+        _, fixed_n_interval = _estimate(replace(model, anytime=False), measure, alpha)
+        fixed_n_width = fixed_n_interval[1] - fixed_n_interval[0]
         # Where all passages lost the same it has no width.
-        wider = (high - low) / (fixed[1] - fixed[0]) if fixed[0] < fixed[1] else 1.0
+        wider = (high - low) / fixed_n_width if fixed_n_width > 0 else 1.0
     return loss_of(
         measure,
         estimate,
@@ -312,7 +313,7 @@ def flip_moments(broke: int, fixed: int, n: int) -> Moments:
 
 def loss_of(
     measure: LossMeasure,
-    of: Moments,
+    moments: Moments,
     interval: tuple[float, float],
     alpha: float,
     most: float,
@@ -328,18 +329,18 @@ def loss_of(
     verdict: Verdict = "undecided"
     if low > most:
         verdict = "beyond"
-    elif high <= most and of.n >= FEWEST_PASSAGES:
+    elif high <= most and moments.n >= FEWEST_PASSAGES:
         verdict = "within"
     return Loss(
         measure=measure,
-        value=of.mean,
+        value=moments.mean,
         low=low,
         high=high,
         level=1 - alpha,
         most=most,
         verdict=verdict,
         needed=_passages_to_decide(
-            of,
+            moments,
             most,
             alpha,
             wider,
@@ -383,16 +384,16 @@ _LEAST_GAP = 1e-9
 """Nats, or a share, between a mean and its limit below which no number of passages decides."""
 
 
-def _passages_to_decide(of: Moments, most: float, alpha: float, wider: float) -> int | None:
+def _passages_to_decide(moments: Moments, most: float, alpha: float, wider: float) -> int | None:
     """Passages after which the interval would lie on one side of the limit, four times of five."""
-    gap = abs(most - of.mean)
-    if of.n < 2 or not isfinite(of.deviation * wider) or gap < _LEAST_GAP:
+    gap = abs(most - moments.mean)
+    if moments.n < 2 or not isfinite(moments.deviation * wider) or gap < _LEAST_GAP:
         return None
     z = wider * NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
     # How much one more passage like the most extreme widens the interval, which shrinks with their
     # number.
-    reach = of.highest - of.mean if of.mean < most else of.mean - of.lowest
-    n = (z * of.deviation / gap) ** 2
+    reach = moments.highest - moments.mean if moments.mean < most else moments.mean - moments.lowest
+    n = (z * moments.deviation / gap) ** 2
     for _ in range(_STEPS if n > 0 else 0):
-        n = ((z * sqrt(of.deviation**2 + reach**2 / n) + reach / sqrt(n)) / gap) ** 2
-    return max(FEWEST_PASSAGES if of.mean < most else 2, ceil(n))
+        n = ((z * sqrt(moments.deviation**2 + reach**2 / n) + reach / sqrt(n)) / gap) ** 2
+    return max(FEWEST_PASSAGES if moments.mean < most else 2, ceil(n))

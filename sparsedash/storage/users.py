@@ -3,15 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from sparsedash.schema.pair_records import (
-    Choices,
-    ContinuationSettings,
-    OwnPrompts,
-    Prompts,
-    RunMark,
-    RunMarks,
-)
+from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.plain_values import digest
+from sparsedash.schema.user_records import Choices, OwnPrompts, Prompts, RunMark, RunMarks
 from sparsedash.storage.serving import LOCAL
 from sparsedash.storage.store import Store
 
@@ -63,7 +57,7 @@ class UserData:
         )
 
     def choices(self, one: str, other: str) -> dict[str, str]:
-        """The record chosen by passage or prompt, see pair_records.Choices, in either order."""
+        """The record chosen by passage or prompt, see `Choices`, in either order."""
         kept = self._store.get(Choices, self._pair(one, other))
         return kept.better if kept else {}
 

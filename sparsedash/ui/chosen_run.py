@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from sparsedash.jobs.job import Job, kept
+from sparsedash.jobs.job import Job, resume_advice
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import example_words
 from sparsedash.schema.records import Record, Run
@@ -108,5 +108,5 @@ def show_incomplete(what: str, resume: Callable[[], object] | None = None) -> No
                 resume,
                 key="resume",
                 icon="refresh",
-                help=kept("run"),
+                help=resume_advice("run"),
             )

@@ -117,7 +117,7 @@ def _show_written(
     """
     others = [names.get(key, key[:8]) for key in request.others]
     job = backend.newest_job(request.key())
-    stored = backend.written(request)
+    stored = backend.continuation(request)
     if job is not None and job.live and (stored is None or stored.stopped):
         _watch_writing(backend, pair, others, job.id)
         return
@@ -222,7 +222,7 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     for prompt in run.settings.prompts:
         others = tuple(names)[:MOST_OTHERS]
         request = settings_of(others=others, prompt=prompt)
-        if backend.written(request) is not None:
+        if backend.continuation(request) is not None:
             written.append(request)
     if written:
         with st.expander("What the models of this run write"):
@@ -265,7 +265,7 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         values["prompt"] = state.get(_PROMPT, "")
         values["others"] = tuple(names) if state.get(_ALL, False) else ()
         request = settings_of(**values)
-        if backend.written(request) is None:
+        if backend.continuation(request) is None:
             backend.submit(request)
         backend.user_data.keep_prompt(request)
 
@@ -306,7 +306,7 @@ def _show_prompt(
     frame.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
     of_prompt = sides(backend, pair, request.key(), blind)
     _show_written(backend, of_prompt, request, names)
-    stored = backend.written(request)
+    stored = backend.continuation(request)
     if blind and stored is not None and not stored.stopped:
         judge_blind(backend, of_prompt, request.key())
 

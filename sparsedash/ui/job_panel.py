@@ -7,7 +7,7 @@ from functools import partial
 
 import streamlit as st
 
-from sparsedash.jobs.job import Job, Move, Priority, kept, queue_order
+from sparsedash.jobs.job import Job, Move, Priority, queue_order, resume_advice
 from sparsedash.reporting import job_status, wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible, widget_label
 from sparsedash.reporting.record_pair import ADDRESS_LENGTH, record_choices
@@ -154,7 +154,7 @@ def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job])
             lambda: follow(backend.retry(job.id), job.key),
             key=f"resume-{job.id}",
             icon="refresh",
-            help=kept(job.kind),
+            help=resume_advice(job.kind),
         )
     elif not brief:
         _link_to_results(backend, job)

@@ -34,8 +34,9 @@ from sparsedash.reporting.run_results import (
     prompt_texts,
     run_results,
 )
-from sparsedash.schema.pair_records import NOT_CONTINUED, RunMark
+from sparsedash.schema.pair_records import NOT_CONTINUED
 from sparsedash.schema.records import Run
+from sparsedash.schema.user_records import RunMark
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, loss_charts, navigation
 from sparsedash.ui.address_bar import choose_measure, choose_tolerance
@@ -52,33 +53,44 @@ _TO_COME = "…"
 _NOT_STORED = "(not stored)"
 
 
-def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
+def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
     """Draw the sentence that a run's page opens with, its limits, the next step, and how the run
     ended, if early.
 
     job: the run's newest.
     """
-    run = found.run
+    run = results.run
     grows = _grows(job)
-    ending = run_answer.run_ending(found.run, job)
+    ending = run_answer.run_ending(results.run, job)
     ended = bool(ending) or (job is not None and job.stopping)
     # Without the limits of a search: those of the page stand below.
     details = wording.stored_run_details(replace(run, find=None))
-    basis = [found.name, wording.reference_title(run.settings.model), details]
+    basis = [
+        results.name,
+        wording.reference_title(run.settings.model),
+        details,
+    ]
     frame.opening(
-        run_answer.answer_sentence(found, ended, race=False),
+        run_answer.answer_sentence(
+            results,
+            ended,
+            race=False,
+        ),
         " · ".join(filter(None, basis)),
-        also=run_answer.race_sentence(found),
+        also=run_answer.race_sentence(results),
         grows=grows,
     )
     choose_tolerance(
-        results=chain.from_iterable(answers.results for answers in found.tasks.values())
+        results=chain.from_iterable(answers.results for answers in results.tasks.values())
     )
-    _show_next_step(backend, found, grows=grows)
+    _show_next_step(backend, results, grows=grows)
     _offer_newer(backend, run)
-    missing = "" if job is not None and job.live else run_answer.missing_records(run, found.missing)
+    missing = (
+        "" if job is not None and job.live else run_answer.missing_records(run, results.missing)
+    )
     show_incomplete(
-        " ".join(filter(None, (ending, missing))), _resume_without_panel(backend, run, job)
+        " ".join(filter(None, (ending, missing))),
+        _resume_without_panel(backend, run, job),
     )
 
 
@@ -88,14 +100,17 @@ def _resume_without_panel(
     """What puts the run in the queue again; None where the panel of its job has the button."""
     if job is not None and job.state != "done":
         return None
-    return lambda: job_panel.follow(backend.submit(run.find or run.settings), run.key)
+    return lambda: job_panel.follow(
+        backend.submit(run.find or run.settings),
+        run.key,
+    )
 
 
-def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) -> None:
+def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool) -> None:
     """Draw the next step and its link, once the run is finished. grows: keep the room for it from
     the beginning.
     """
-    step = next_step(found, backend.reach) if found is not None else None
+    step = next_step(results, backend.reach) if results is not None else None
     if step is None and not grows:
         return
     with st.container(
@@ -105,14 +120,17 @@ def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) 
     ):
         frame.show(
             paragraph(
-                f"{step.sentence}{_takes(backend, found, step)}" if step and found else "",
+                f"{step.sentence}{_takes(backend, results, step)}" if step and results else "",
                 css="sd-next",
             )
         )
-        if found is None or step is None:
+        if results is None or step is None:
             return
-        if step.kind == "export" and found.headline is not None:
-            link_to_export(found.run.key, found.names[found.headline.key])
+        if step.kind == "export" and results.headline is not None:
+            link_to_export(
+                results.run.key,
+                results.names[results.headline.key],
+            )
         elif step.link and step.request is not None:
             address = form_address(step.request)
             if address is not None:
@@ -127,7 +145,11 @@ def _offer_newer(backend: Backend, run: Run) -> None:
     if not newer:
         return
     request = replace(run.find or run.settings, revisions=())
-    with st.container(key="newer-revision", horizontal=True, vertical_alignment="center"):
+    with st.container(
+        key="newer-revision",
+        horizontal=True,
+        vertical_alignment="center",
+    ):
         frame.show(paragraph(wording.newer_words(newer), css="sd-muted"))
         frame.action_button(
             "Run on the newer one",
@@ -136,11 +158,11 @@ def _offer_newer(backend: Backend, run: Run) -> None:
         )
 
 
-def _takes(backend: Backend, found: RunResults, step: NextStep) -> str:
+def _takes(backend: Backend, results: RunResults, step: NextStep) -> str:
     """What a step takes, as the end of its paragraph; nothing where that is not known, or it is
     what ran already.
     """
-    if not step.link or step.request in (None, found.run.find, found.run.settings):
+    if not step.link or step.request in (None, results.run.find, results.run.settings):
         return ""
     seconds = backend.preflight(step.request).duration.total_s
     return f" The run takes about {wording.duration_words(seconds)}." if seconds else ""
@@ -158,21 +180,30 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         sentence = run_answer.still_to_come(job, "This run has no result yet.")
     elif run or job is None or job.state == "done":
         sentence = run_answer.no_results(
-            run, backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense)
+            run,
+            backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense),
         )
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
     frame.opening(
-        sentence, " · ".join(job_status.job_title(job)) if job is not None else "", grows=grows
+        sentence,
+        " · ".join(job_status.job_title(job)) if job is not None else "",
+        grows=grows,
     )
     if grows:
         choose_tolerance()
     _show_next_step(backend, None, grows=grows)
     if run is not None and not live:
-        show_incomplete("The other records are kept.", _resume_without_panel(backend, run, job))
+        show_incomplete(
+            "The other records are kept.",
+            _resume_without_panel(backend, run, job),
+        )
     if job is not None:
         job_panel.watch_job(
-            backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True
+            backend,
+            job,
+            lambda: run_results(backend, backend.run(key)) is not None,
+            brief=True,
         )
     if not live and (
         request := (run and (run.find or run.settings)) or (job and job_status.job_request(job))
@@ -193,7 +224,7 @@ def _grows(job: Job | None) -> bool:
     return job is not None and st.session_state.get(_GROWN) == job.id
 
 
-def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
+def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> None:
     """Draw the headline numbers, the chart and its table; above them the job that adds to them, if
     any.
     """
@@ -203,104 +234,160 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         grows = _grows(job)
         frame.show(
             cards(
-                _numbers(found, job is not None and job.live and not job.stopping, grows),
+                _numbers(
+                    results,
+                    job is not None and job.live and not job.stopping,
+                    grows,
+                ),
                 grows=grows,
             )
         )
         if not live:
             for note in filter(
-                None, (run_answer.estimate_words(found), structure_sentence(backend, found))
+                None, (run_answer.estimate_words(results), structure_sentence(backend, results))
             ):
                 frame.note(note)
-        _show_prompts(backend, found, live=live, grows=grows)
-        if not (found.judged or live):
+        _show_prompts(
+            backend,
+            results,
+            live=live,
+            grows=grows,
+        )
+        if not (results.judged or live):
             return
         measures: tuple[Measure, ...] = (
-            (*OF_PASSAGES, "tasks") if found.has_task_lines else OF_PASSAGES
+            (*OF_PASSAGES, "tasks") if results.has_task_lines else OF_PASSAGES
         )
         measure = choose_measure(measures)
-        lines = found.lines
-        gain, axis = loss_charts.choose_axis(lines, found.run.settings.axis)
+        lines = results.lines
+        gain, axis = loss_charts.choose_axis(lines, results.run.settings.axis)
         if measure == "tasks":
-            tradeoff = found.task_tradeoff(axis)
+            tradeoff = results.task_tradeoff(axis)
         else:
-            tradeoff = found.tradeoff(
-                axis, live_model(found, job) if job is not None and live else None
+            tradeoff = results.tradeoff(
+                axis,
+                live_model(results, job) if job is not None and live else None,
             )
         if gain is not None:
-            pressed = loss_charts.show_gains(backend, found, tradeoff, gain, measure)
+            pressed = loss_charts.show_gains(
+                backend,
+                results,
+                tradeoff,
+                gain,
+                measure,
+            )
         else:
-            file = file_name(wording.file_stem(found.run), measure)
+            file = file_name(wording.file_stem(results.run), measure)
             key = f"race-{measures.index(measure)}"
-            paired = bool(found.race)
-            pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, key, paired=paired)
-        loss_charts.open_comparison(found.comparisons.get(pressed))
+            paired = bool(results.race)
+            pressed = loss_charts.show_tradeoff_chart(
+                tradeoff,
+                measure,
+                file,
+                key,
+                paired=paired,
+            )
+        loss_charts.open_comparison(results.comparisons.get(pressed))
 
     def has_grown() -> bool:
-        run = backend.run(found.run.key)
-        return run is not None and len(run.sparse) != len(found.run.sparse)
+        run = backend.run(results.run.key)
+        return run is not None and len(run.sparse) != len(results.run.sparse)
 
     if job is not None and (job.state != "done" or _grows(job)):
-        job_panel.watch_job(backend, job, has_grown, brief=True, below=draw)
+        job_panel.watch_job(
+            backend,
+            job,
+            has_grown,
+            brief=True,
+            below=draw,
+        )
     else:
         draw(job)
-    if len(found.race) > 1:
-        frame.show(verdicts.race_table(found).html)
-    if found.headline is not None:
+    if len(results.race) > 1:
+        frame.show(verdicts.race_table(results).html)
+    if results.headline is not None:
         loss_charts.show_kinds(
-            found.headline, found.names[found.headline.key], wording.file_stem(found.run)
+            results.headline,
+            results.names[results.headline.key],
+            wording.file_stem(results.run),
         )
-    figures = run_answer.answer_figures(found, race=len(found.race) < 2)
-    if found.judged:
+    figures = run_answer.answer_figures(results, race=len(results.race) < 2)
+    if results.judged:
         with st.expander("The numbers as a table"):
             limits = navigation.tolerance_query()
             addresses = {
                 key: f"compare?{urlencode(query | limits)}"
-                for key, query in found.comparisons.items()
+                for key, query in results.comparisons.items()
             }
-            frame.show_table(verdicts.numbers_table(found, addresses))
-    stopped = verdicts.early_stopping_words(found.records)
-    source = wording.source_note(found.run.source_type)
-    for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
+            frame.show_table(verdicts.numbers_table(results, addresses))
+    stopped = verdicts.early_stopping_words(results.records)
+    source = wording.source_note(results.run.source_type)
+    for note in filter(
+        None,
+        (*figures, stopped, *results.run.warnings, source),
+    ):
         # That stands under the prompts.
         if note != NOT_CONTINUED:
             frame.note(note)
 
 
-def _show_prompts(backend: Backend, found: RunResults, *, live: bool, grows: bool) -> None:
+def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: bool) -> None:
     """Draw the run's prompts with both texts, and the link to those of the other models; nothing
     where none is stored.
 
     live: whether texts may come. grows: keep the room for them.
     """
-    rows = list(prompt_texts(backend, found))
+    rows = list(prompt_texts(backend, results))
     if not rows:
         return
-    sparse = found.headline
+    sparse = results.headline
     some = any(row.sparse is not None for row in rows)
-    name = f"Sparse, {found.names[sparse.key]}" if sparse is not None else "Sparse"
+    name = f"Sparse, {results.names[sparse.key]}" if sparse is not None else "Sparse"
     heads = [
         ("Prompt", ""),
         ("Dense", "sd-dense"),
         *([(name, "sd-sparse")] if some or live else []),
     ]
     head = element(
-        "tr", *(element("th", escape(text), scope="col", css=css) for text, css in heads)
+        "tr",
+        *(
+            element(
+                "th",
+                escape(text),
+                scope="col",
+                css=css,
+            )
+            for text, css in heads
+        ),
     )
     missing = _TO_COME if live else _NOT_STORED
     drawn = element(
-        "tbody", *(_prompt_row(row, name, missing if some or live else "") for row in rows)
+        "tbody",
+        *(
+            _prompt_row(
+                row,
+                name,
+                missing if some or live else "",
+            )
+            for row in rows
+        ),
     )
     css = "sd-prompts sd-grows" if grows else "sd-prompts"
     frame.show(
-        element("table", element("thead", head), drawn, css=css, aria_label="What the models write")
+        element(
+            "table",
+            element("thead", head),
+            drawn,
+            css=css,
+            aria_label="What the models write",
+        )
     )
     with frame.row("prompts"):
         remark = f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge."
         if not some:
             why = (
                 NOT_CONTINUED
-                if NOT_CONTINUED in found.run.warnings
+                if NOT_CONTINUED in results.run.warnings
                 else "The sparse model's texts are not stored."
             )
             remark = "Greedy decoding."
@@ -311,12 +398,16 @@ def _show_prompts(backend: Backend, found: RunResults, *, live: bool, grows: boo
         if sparse is not None:
             others = (
                 "Other models, and prompts of your own"
-                if len(found.sparse) > 1
+                if len(results.sparse) > 1
                 else "Try a prompt of your own"
             )
-            if found.run.made_on:
+            if results.run.made_on:
                 others = "Other models"
-            frame.link("compare", others, **found.comparisons[sparse.key])
+            frame.link(
+                "compare",
+                others,
+                **results.comparisons[sparse.key],
+            )
 
 
 def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
@@ -332,30 +423,42 @@ def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
     )
     cells = [
         element("th", escape(row.prompt), scope="row"),
-        element("td", dense_cell, css="sd-dense", data_model="Dense"),
+        element(
+            "td",
+            dense_cell,
+            css="sd-dense",
+            data_model="Dense",
+        ),
     ]
     if sparse_cell:
-        cells.append(element("td", sparse_cell, css="sd-sparse", data_model=name))
+        cells.append(
+            element(
+                "td",
+                sparse_cell,
+                css="sd-sparse",
+                data_model=name,
+            )
+        )
     return element("tr", *cells)
 
 
-def link_to_answers(found: RunResults) -> None:
+def link_to_answers(results: RunResults) -> None:
     """Draw links to the passages, layers and export of the sparse model that the answer speaks
     of.
     """
-    if (record := found.headline) is not None:
-        name = found.names[record.key]
+    if (record := results.headline) is not None:
+        name = results.names[record.key]
         frame.link(
-            "compare", "Compare the answers passage by passage", **found.comparisons[record.key]
+            "compare", "Compare the answers passage by passage", **results.comparisons[record.key]
         )
         if record.pruned is not None and record.pruned.layer_errors:
             frame.link(
                 "compare",
                 "See what each layer lost",
-                **found.comparisons[record.key],
+                **results.comparisons[record.key],
                 view="layers",
             )
-        link_to_export(found.run.key, name)
+        link_to_export(results.run.key, name)
 
 
 def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
@@ -377,34 +480,55 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
         parts = [wording.moment(run.started_at, frame.zone()), details]
         with st.container(gap=None):
             title = widget_label(wording.stored_run_title(run, mark.name))
-            frame.link("overview", title, run=run.key, **search_query)
+            frame.link(
+                "overview",
+                title,
+                run=run.key,
+                **search_query,
+            )
             frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 
-def _numbers(found: RunResults, live: bool, grows: bool) -> list[Html]:
+def _numbers(results: RunResults, live: bool, grows: bool) -> list[Html]:
     """Dense, and models of the best method: those that the answer names, then others; of a race the
     closest rival.
 
     live: whether more may come. grows: with a place for each number to come; of a search that is
     not known.
     """
-    run = found.run
-    shares = named_shares(found.best)
+    run = results.run
+    shares = named_shares(results.best)
     named = [model for model in (shares.within, shares.beyond, *shares.undecided) if model]
-    if found.search is not None and found.search.finished:
-        named = search_ends(found.search, found.best) or named
-    elif found.search is None:
-        named += [model for model in found.best if model not in named]
-    shown = named[: _MOST_NUMBERS - bool(found.race)]
-    numbers = [card("Dense", *verdicts.headline_baseline(found.dense), css="sd-dense")]
+    if results.search is not None and results.search.finished:
+        named = search_ends(results.search, results.best) or named
+    elif results.search is None:
+        named += [model for model in results.best if model not in named]
+    shown = named[: _MOST_NUMBERS - bool(results.race)]
+    numbers = [
+        card(
+            "Dense",
+            *verdicts.headline_baseline(results.dense),
+            css="sd-dense",
+        )
+    ]
     # Of several lines each has a colour of its own in the chart.
-    colour = "" if len(found.lines) > 1 else "sd-sparse "
+    colour = "" if len(results.lines) > 1 else "sd-sparse "
     for model in sorted(shown, key=lambda model: model.permille):
-        name = wording.model_words(model.spec, run.settings.names_methods, model.pruned)
+        name = wording.model_words(
+            model.spec,
+            run.settings.names_methods,
+            model.pruned,
+        )
         css = f"{colour}sd-{model.verdict.perplexity.verdict}"
-        numbers.append(card(name, *verdicts.headline_loss(model.verdict), css=css))
-    for rival, difference in found.race[:1]:
-        title, best = (wording.spec_title(raced.spec) for raced in (rival, found.best[0]))
+        numbers.append(
+            card(
+                name,
+                *verdicts.headline_loss(model.verdict),
+                css=css,
+            )
+        )
+    for rival, difference in results.race[:1]:
+        title, best = (wording.spec_title(raced.spec) for raced in (rival, results.best[0]))
         numbers.append(
             card(
                 f"{title} against {best}",

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.storage.store import Store
-from tests import dies_with_us
+from tests import child_processes
 from tests.browser.runs import run_of
 from tests.browser.served import DEADLINE_S, Server, answers, free_port
 
@@ -52,7 +52,7 @@ class Provider:
         people = [{"sub": name, "email": f"{name}@example.org"} for name in (*NAMES, "root", "eve")]
         claims = [part for person in people for part in ("--user-claims", json.dumps(person))]
         # Apart from the tests, in which its warnings would be errors.
-        self.process = dies_with_us.start(
+        self.process = child_processes.start(
             ["-m", "oidc_provider_mock", "--port", str(port), *claims]
         )
         assert answers(self.process, f"{self.address}/.well-known/openid-configuration"), (
@@ -61,7 +61,7 @@ class Provider:
 
     def stop(self) -> None:
         """End it."""
-        dies_with_us.end(self.process, DEADLINE_S)
+        child_processes.end(self.process, DEADLINE_S)
 
 
 def serve(folder: Path, provider: Provider) -> Server:

@@ -9,7 +9,7 @@ from sparsedash.schema.pair_records import (
     ContinuationSettings,
     Divergence,
     DivergenceSettings,
-    Place,
+    TokenDivergence,
 )
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
@@ -76,7 +76,7 @@ def put_hostile(store: Store) -> str:
     pair = {"left": run.dense, "right": run.sparse[-1]}
     prompt = ContinuationSettings(**pair, prompt=TEXT)
     strip = DivergenceSettings(**pair, text=f"{TEXT} {TEXT}")
-    places = (Place(text=TEXT, nats=1.0, left=TEXT, right=TEXT),) * 3
+    places = (TokenDivergence(text=TEXT, nats=1.0, left=TEXT, right=TEXT),) * 3
     written = Continuation(
         key=prompt.key(),
         prompt=TEXT,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests import dies_with_us
+from tests import child_processes
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60
@@ -46,7 +46,7 @@ class Server:
         }
         with self.log.open("wb") as log:
             everything = {**os.environ, **ours, **environment}
-            self.process = dies_with_us.start(
+            self.process = child_processes.start(
                 arguments, cwd=ROOT, env=everything, stdout=log, stderr=log
             )
 
@@ -61,7 +61,7 @@ class Server:
         """End the server, killed if it takes longer, and its workers, which outlive it on
         purpose.
         """
-        dies_with_us.end(self.process, DEADLINE_S)
+        child_processes.end(self.process, DEADLINE_S)
         workers = [p for p in psutil.process_iter(["cmdline"]) if self._owns(p.info["cmdline"])]
         for worker in workers:
             worker.terminate()

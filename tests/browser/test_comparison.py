@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from tests.browser.runs import N_LONG, SHOWN
 from tests.browser.served import download, press, ready
-from tests.faults.house import eventually
+from tests.faults.server_process import eventually
 
 PHONE = {"width": 390, "height": 844}
 

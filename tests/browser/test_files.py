@@ -11,7 +11,7 @@ from sparsedash.ui.middleware import MOST_FILES
 from tests.browser.logins import RawUser
 from tests.browser.runs import run_of
 from tests.browser.served import DEADLINE_S, press, ready, upload_text
-from tests.faults.house import eventually
+from tests.faults.server_process import eventually
 from tests.ui import specimens
 
 OWN = "SmolLM2 135M (built in)"

@@ -15,7 +15,7 @@ from sparsedash.schema.progress import StageTime, Step
 from sparsedash.storage.store import Store
 from tests.browser.served import press, ready
 from tests.browser.test_every_page import violations
-from tests.faults.house import eventually
+from tests.faults.server_process import eventually
 from tests.ui import specimens
 
 PLACES = (".sd-job", ".sd-numbers", ".js-plotly-plot")

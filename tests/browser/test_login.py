@@ -25,7 +25,7 @@ from tests.browser.served import (
     ready,
     upload_text,
 )
-from tests.faults.house import eventually
+from tests.faults.server_process import eventually
 
 OF_A_RUN = ("", "compare", "models", "runs")
 """Pages that show the run that the address names."""

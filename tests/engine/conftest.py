@@ -5,12 +5,10 @@ import json
 import pytest
 
 from sparsedash.engine.models import locating
-from sparsedash.engine.models.loading import load_model
-from sparsedash.engine.models.locating import locate_model
 from sparsedash.storage.store import Store
 from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub
-from tests.engine.tiny import save_tiny, small_run
+from tests.engine.tiny import load_folder, save_tiny, small_run
 
 WORDS = (
     "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
@@ -24,10 +22,11 @@ def write_jsonl(path, texts):
 
 def passages(n):
     words = WORDS.split()
-    return [
-        " ".join(words[(i * 5 + j * (1 + i % 3)) % len(words)] for j in range(12 + 3 * (i % 7)))
-        for i in range(n)
-    ]
+    texts = []
+    for i in range(n):
+        places = [i * 5 + j * (1 + i % 3) for j in range(12 + 3 * (i % 7))]
+        texts.append(" ".join(words[place % len(words)] for place in places))
+    return texts
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,13 +61,18 @@ def passage_file(tmp_path_factory):
 def settings(model_folder, passage_file):
     """Of a small run."""
     text = f"file:{passage_file}"
-    return small_run(model_folder, text, f"{text}[20:]", sparsities_permille=(250, 500))
+    return small_run(
+        model_folder,
+        text,
+        f"{text}[20:]",
+        sparsities_permille=(250, 500),
+    )
 
 
 @pytest.fixture(scope="session")
 def loaded(model_folder, tmp_path_factory):
     opened = Store(tmp_path_factory.mktemp("data"))
-    yield load_model(locate_model(str(model_folder), opened), "float32")
+    yield load_folder(model_folder, opened)
     opened.close()
 
 

@@ -85,8 +85,12 @@ def _texts(reference: str, row: dict[str, Any] | None) -> dict[str, Any]:
 
     if row:
         HUB_TEXTS[reference] = HubCorpus(**row)
-    found = read_texts(reference)
-    return {"texts": found.texts, "identity": found.identity, "running": found.running}
+    texts = read_texts(reference)
+    return {
+        "texts": texts.texts,
+        "identity": texts.identity,
+        "running": texts.running,
+    }
 
 
 def _do_not_wait() -> None:
@@ -123,7 +127,11 @@ def _serve(folder: Path) -> None:
                     answer = {"code": main(arguments)}
         except SparseDashError as error:
             answer = {"error": error.message, "advice": error.advice}
-        print(json.dumps(answer), file=answers, flush=True)
+        print(
+            json.dumps(answer),
+            file=answers,
+            flush=True,
+        )
     store.close()
 
 

@@ -70,27 +70,55 @@ def _gptj_tokenizer(folder: Path) -> None:
     trained = _byte_level(["<|endoftext|>"])
     trained.save_model(str(folder))
     trained.save(str(folder / "tokenizer.json"))
-    end = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    _describe(folder, "GPT2Tokenizer", end, add_prefix_space=False, model_max_length=2048)
+    end = {
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
+    _describe(
+        folder,
+        "GPT2Tokenizer",
+        end,
+        add_prefix_space=False,
+        model_max_length=2048,
+    )
 
 
 def _opt_tokenizer(folder: Path) -> None:
     """GPT2Tokenizer too, but vocab.json and merges.txt alone, and </s> before every text."""
     _byte_level(["<s>", "<pad>", "</s>", "<unk>"]).save_model(str(folder))
-    special = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
-    _describe(folder, "GPT2Tokenizer", special, add_prefix_space=False, add_bos_token=True)
+    special = {
+        "bos_token": "</s>",
+        "eos_token": "</s>",
+        "unk_token": "</s>",
+        "pad_token": "<pad>",
+    }
+    _describe(
+        folder,
+        "GPT2Tokenizer",
+        special,
+        add_prefix_space=False,
+        add_bos_token=True,
+    )
 
 
 def _byte_level(special: list[str]) -> ByteLevelBPETokenizer:
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(
-        TEXT, vocab_size=VOCABULARY, special_tokens=special, show_progress=False
+        TEXT,
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        show_progress=False,
     )
     return trained
 
 
 def _describe(folder: Path, name: str, special: dict[str, str], **more: object) -> None:
-    described = {"tokenizer_class": name, **special, **more}
+    described = {
+        "tokenizer_class": name,
+        **special,
+        **more,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(described))
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
 
@@ -134,11 +162,31 @@ def serve_texts_of_rows(hub: Hub, folder: Path) -> None:
     """
     documents = [" ".join((TEXT[0] + " ").split()[i % 7 :] * 3) for i in range(60)]
     passages = [" ".join(TEXT[0].split()[: 8 + i]) for i in range(12)]
-    serve_parquet(hub, folder / "pile", "NeelNanda/pile-10k", "default", {"train": documents})
-    lambada = {"train": documents, "validation": passages, "test": passages}
-    serve_parquet(hub, folder / "lambada", "cimec/lambada", "plain_text", lambada)
     serve_parquet(
-        hub, folder / "openai", "EleutherAI/lambada_openai", "default", {"test": passages}
+        hub,
+        folder / "pile",
+        "NeelNanda/pile-10k",
+        "default",
+        {"train": documents},
+    )
+    lambada = {
+        "train": documents,
+        "validation": passages,
+        "test": passages,
+    }
+    serve_parquet(
+        hub,
+        folder / "lambada",
+        "cimec/lambada",
+        "plain_text",
+        lambada,
+    )
+    serve_parquet(
+        hub,
+        folder / "openai",
+        "EleutherAI/lambada_openai",
+        "default",
+        {"test": passages},
     )
     # Short ones: as many as are streamed must be there, and all of them are calibrated on.
     short = ["the lamp"] * 10_000

@@ -62,9 +62,9 @@ class Hub:
 
     def add(self, kind: str, name: str, folder: Path, *refs: str) -> Repository:
         """Serve a folder as a repository, or as one more commit of it."""
-        found = self.repositories.setdefault((kind, name), Repository(kind, name))
-        found.commit(folder, *refs)
-        return found
+        repository = self.repositories.setdefault((kind, name), Repository(kind, name))
+        repository.commit(folder, *refs)
+        return repository
 
     def start(self) -> None:
         hub = self
@@ -75,7 +75,10 @@ class Hub:
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._server.daemon_threads = True
         self._port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            args=(0.02,),
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -115,9 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET
 
     def _api(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        kind, owner, name, *rest = parts
+        kind, owner, name, *address = parts
         repository = self._repository(kind, f"{owner}/{name}")
-        what, revision, *path = rest or ["revision", "main"]
+        what, revision, *path = address or ["revision", "main"]
         commit = repository.resolved(revision)
         files = repository.commits[commit]
         match what:
@@ -125,14 +128,28 @@ class _Handler(BaseHTTPRequestHandler):
                 siblings = [
                     {"rfilename": file, "size": f.stat().st_size} for file, f in files.items()
                 ]
-                about = {"id": repository.name, "sha": commit, "siblings": siblings}
-                self._json(about | {"private": False, "gated": False, "tags": [], "downloads": 0})
+                about = {
+                    "id": repository.name,
+                    "sha": commit,
+                    "siblings": siblings,
+                }
+                self._json(
+                    about
+                    | {
+                        "private": False,
+                        "gated": False,
+                        "tags": [],
+                        "downloads": 0,
+                    }
+                )
             case "tree":
                 deep = query.get("recursive", ["False"])[0].lower() in ("true", "1")
                 self._json(_tree(files, "/".join(path), deep))
             case "paths-info":
-                asked = self._body()["paths"]
-                self._json([entry for entry in _tree(files, "", True) if entry["path"] in asked])
+                requested = self._body()["paths"]
+                self._json(
+                    [entry for entry in _tree(files, "", True) if entry["path"] in requested]
+                )
             case _:
                 raise KeyError("EntryNotFound")
 
@@ -156,8 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206 if "Range" in self.headers else 200, sent, headers, stop - start)
 
     def _range(self, size: int) -> tuple[int, int]:
-        asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=")
-        first, _, last = asked.partition("-")
+        byte_range = self.headers.get("Range", "bytes=0-").removeprefix("bytes=")
+        first, _, last = byte_range.partition("-")
         return int(first or 0), min(size, int(last) + 1) if last else size
 
     def _repository(self, kind: str, name: str) -> Repository:
@@ -183,11 +200,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, b"", headers, 0)
 
     def _repeat_what_came(self) -> None:
-        said = f"Refused: Authorization: {self.headers.get('Authorization')}"
-        data = json.dumps({"error": said}).encode()
+        message = f"Refused: Authorization: {self.headers.get('Authorization')}"
+        data = json.dumps({"error": message}).encode()
         headers = {
-            "X-Error-Message": said,
-            "X-Request-Id": said,
+            "X-Error-Message": message,
+            "X-Request-Id": message,
             "Content-Type": "application/json",
         }
         self._send(self.served.refuses_with, data, headers, len(data))
@@ -216,10 +233,20 @@ def _tree(files: dict[str, Path], under: str, deep: bool) -> list[dict[str, obje
         for depth in range(1, len(inside)):
             folder = prefix + "/".join(inside[:depth])
             if deep or depth == 1:
-                entries[folder] = {"type": "directory", "path": folder, "oid": "0" * 40, "size": 0}
+                entries[folder] = {
+                    "type": "directory",
+                    "path": folder,
+                    "oid": "0" * 40,
+                    "size": 0,
+                }
         if deep or len(inside) == 1:
             data = file.read_bytes()
-            entries[path] = {"type": "file", "path": path, "oid": _blob(data), "size": len(data)}
+            entries[path] = {
+                "type": "file",
+                "path": path,
+                "oid": _blob(data),
+                "size": len(data),
+            }
     if not entries:
         raise KeyError("EntryNotFound")
     return list(entries.values())

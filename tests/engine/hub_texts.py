@@ -46,7 +46,7 @@ def serve_pile(hub: Hub, folder: Path, path: str, parts: list[list[str]]) -> Rep
     for number, texts in enumerate(parts):
         packed = zstandard.compress(json_lines(texts))
         (folder / "train" / f"{number:02}.jsonl.zst").write_bytes(packed)
-    for other in ("val", "test"):
-        (folder / f"{other}.jsonl.zst").write_bytes(zstandard.compress(json_lines(["other"])))
+    for split in ("val", "test"):
+        (folder / f"{split}.jsonl.zst").write_bytes(zstandard.compress(json_lines(["other"])))
     (folder / "README.md").write_text("---\nlicense: other\n---\n")
     return hub.add("datasets", path, folder)

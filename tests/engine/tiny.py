@@ -20,13 +20,20 @@ from tokenizers.decoders import ByteLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel, load_model
+from sparsedash.engine.models.locating import Source, locate_model
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.storage.store import Store
 
 WIDTH = 96
 VOCABULARY = 400
-IDS = torch.randint(1, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(1))
+IDS = torch.randint(
+    1,
+    VOCABULARY,
+    (2, 12),
+    generator=torch.Generator().manual_seed(1),
+)
 """Two short texts."""
 
 _SMALL: dict[str, Any] = {
@@ -54,14 +61,23 @@ _GROUPED = _SMALL | {"num_key_value_heads": 2, "head_dim": 8}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     # BLOOM's inner width is four times the hidden one, whatever the config says.
-    "bloom": {"vocab_size": VOCABULARY, "hidden_size": 24, "n_layer": 3, "n_head": 4},
+    "bloom": {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 24,
+        "n_layer": 3,
+        "n_head": 4,
+    },
     "falcon": _SMALL | {"ffn_hidden_size": WIDTH, "bias": True},
     "gemma": _GROUPED,
     "gemma2": _GROUPED | {"sliding_window": 48},
     "gemma3_text": _GROUPED | {"sliding_window": 48},
     "gpt2": _GPT,
     "gpt_neo": _SMALL
-    | {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]},
+    | {
+        "num_layers": 3,
+        "num_heads": 4,
+        "attention_types": [[["global", "local", "global"], 1]],
+    },
     "gpt_neox": _SMALL,
     "gptj": _GPT | {"rotary_dim": 4},
     "granite": _GROUPED
@@ -100,6 +116,19 @@ def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def source_of(folder: Path) -> Source:
+    return Source(reference=str(folder), folder=folder, identity="tiny")
+
+
+def load_folder(folder: Path | str, store: Store) -> LoadedModel:
+    """The model of a folder or file, in float32."""
+    return load_model(locate_model(str(folder), store), "float32")
+
+
 def tiny_loaded(model_type: str, seed: int = 0, **changes: Any) -> LoadedModel:
     """The same with its tokenizer, as the engine works on it."""
     return as_loaded(tiny_model(model_type, seed, **changes))
@@ -109,7 +138,11 @@ def as_loaded(model: Any) -> LoadedModel:
     """A model with a tokenizer, as the engine works on it."""
     family = FAMILIES[model.config.model_type]
     return LoadedModel(
-        identity="tiny", dtype="float32", model=model, tokenizer=tiny_tokenizer(), family=family
+        identity="tiny",
+        dtype="float32",
+        model=model,
+        tokenizer=tiny_tokenizer(),
+        family=family,
     )
 
 
@@ -128,10 +161,14 @@ def tiny_tokenizer(template: str = "$A") -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[("<|end|>", 0)]
+        single=template,
+        special_tokens=[("<|end|>", 0)],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>", pad_token="<|end|>"
+        tokenizer_object=tokenizer,
+        eos_token="<|end|>",
+        bos_token="<|end|>",
+        pad_token="<|end|>",
     )
 
 
@@ -154,11 +191,11 @@ def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=True)
     tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
     tokenizer.pre_tokenizer = None
-    said = json.loads(tokenizer.to_str())
-    said["added_tokens"] = [
-        each for each in said["added_tokens"] if not each["content"].startswith("<0x")
+    description = json.loads(tokenizer.to_str())
+    description["added_tokens"] = [
+        token for token in description["added_tokens"] if not token["content"].startswith("<0x")
     ]
-    tokenizer = Tokenizer.from_str(json.dumps(said))
+    tokenizer = Tokenizer.from_str(json.dumps(description))
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
@@ -188,10 +225,14 @@ def small_run(
     """One method at 25 %, evaluated on this text and calibrated on it or another. changes: to the
     settings.
     """
-    own = {"methods": (MethodSettings(width_multiple=8),), "sparsities_permille": (250,)}
+    usual = {"methods": (MethodSettings(width_multiple=8),), "sparsities_permille": (250,)}
     return RunSettings(
         model=str(model),
-        calibration=CalibrationSettings(corpus=calibration or text, n_samples=40, length=32),
+        calibration=CalibrationSettings(
+            corpus=calibration or text,
+            n_samples=40,
+            length=32,
+        ),
         evaluation=EvaluationSettings(corpus=text, n_passages=n_passages),
-        **own | changes,
+        **usual | changes,
     )

@@ -15,7 +15,11 @@ FAMILIES = tuple(ARCHITECTURES)
 
 _CHANGES: dict[str, dict[str, Any]] = {
     "bloom": {"seq_length": 256},
-    "falcon": {"bias": False, "multi_query": True, "num_kv_heads": 1},
+    "falcon": {
+        "bias": False,
+        "multi_query": True,
+        "num_kv_heads": 1,
+    },
     "gemma2": {"query_pre_attn_scalar": 8},
     "gemma3": {"query_pre_attn_scalar": 8},
     "llama": {"mlp_bias": False},
@@ -26,7 +30,11 @@ _CHANGES: dict[str, dict[str, Any]] = {
 def tiny_gguf_model(family: str, seed: int = 0, **changes: Any) -> Any:
     """The model that `write_tiny_gguf` writes. changes: to its config."""
     model_type = ARCHITECTURES[family].model_type
-    return tiny_model(model_type, seed, **(_CHANGES.get(family, {}) | changes))
+    return tiny_model(
+        model_type,
+        seed,
+        **(_CHANGES.get(family, {}) | changes),
+    )
 
 
 def write_tiny_gguf(
@@ -62,7 +70,11 @@ def write_tiny_gguf(
         if name not in without:
             values = np.ascontiguousarray(weight, dtype=np.float32)
             if values.ndim > 1 and quantised != "F32":
-                writer.add_tensor(name, quants.quantize(values, kind), raw_dtype=kind)
+                writer.add_tensor(
+                    name,
+                    quants.quantize(values, kind),
+                    raw_dtype=kind,
+                )
             else:
                 writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -74,7 +86,7 @@ def write_tiny_gguf(
 
 def _keys(config: Any, family: str) -> dict[str, Any]:
     """What llama.cpp's converter writes of a config and a tokenizer."""
-    own = {
+    fields = {
         "context_length": getattr(config, "max_position_embeddings", 256),
         "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers,
@@ -85,31 +97,34 @@ def _keys(config: Any, family: str) -> dict[str, Any]:
     if (
         few := getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
     ) is not None:
-        own["attention.head_count_kv"] = few
+        fields["attention.head_count_kv"] = few
     rms = getattr(config, "rms_norm_eps", None)
     if rms is not None:
-        own["attention.layer_norm_rms_epsilon"] = rms
+        fields["attention.layer_norm_rms_epsilon"] = rms
     else:
-        own["attention.layer_norm_epsilon"] = (
+        fields["attention.layer_norm_epsilon"] = (
             getattr(config, "layer_norm_epsilon", None) or config.norm_epsilon
         )
     if getattr(config, "head_dim", None) and family not in ("falcon", "phi3"):
-        own |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
+        fields |= {
+            "attention.key_length": config.head_dim,
+            "attention.value_length": config.head_dim,
+        }
     if family in ("gemma2", "gemma3"):
-        own["attention.sliding_window"] = config.sliding_window
+        fields["attention.sliding_window"] = config.sliding_window
     if family == "gemma2":
-        own["attn_logit_softcapping"] = config.attn_logit_softcapping
-        own["final_logit_softcapping"] = config.final_logit_softcapping
+        fields["attn_logit_softcapping"] = config.attn_logit_softcapping
+        fields["final_logit_softcapping"] = config.final_logit_softcapping
     if "rope.freq_base" in ARCHITECTURES[family].keys:
-        own["rope.freq_base"] = 10_000.0
+        fields["rope.freq_base"] = 10_000.0
     if family == "phi3":
-        own["rope.dimension_count"] = config.hidden_size // config.num_attention_heads
-        own["rope.scaling.original_context_length"] = config.max_position_embeddings
+        fields["rope.dimension_count"] = config.hidden_size // config.num_attention_heads
+        fields["rope.scaling.original_context_length"] = config.max_position_embeddings
     tokenizer = tiny_tokenizer()
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
     n_known = len(tokens)
     tokens += [f"<unused{i}>" for i in range(config.vocab_size - n_known)]
-    return {f"{family}.{name}": value for name, value in own.items()} | {
+    return {f"{family}.{name}": value for name, value in fields.items()} | {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "qwen2" if family.startswith("qwen") else "gpt-2",
         "tokenizer.ggml.tokens": tokens,
@@ -148,7 +163,7 @@ def _tensors(model: Any, family: str) -> dict[str, Any]:
     """The model's weights as GGUF names and turns them."""
     names = {ours: theirs for theirs, ours in ARCHITECTURES[family].tensors.items()}
     config = model.config
-    found = {}
+    tensors = {}
     for name, weight in model.state_dict().items():
         parts = name.split(".")
         block = next((part for part in parts if part.isdecimal()), "")
@@ -157,30 +172,34 @@ def _tensors(model: Any, family: str) -> dict[str, Any]:
             whole = whole.replace("input_layernorm", "ln_mlp")
         theirs = names[whole].replace("#", block)
         if not (theirs == "output.weight" and config.tie_word_embeddings):
-            found[theirs] = _turned(theirs, weight, config, family)
-    return found
+            tensors[theirs] = _turned(theirs, weight, config, family)
+    return tensors
 
 
 def _turned(name: str, weight: Any, config: Any, family: str) -> Any:
     """As convert_hf_to_gguf.py of llama.cpp b11739 does it."""
     heads = config.num_attention_heads
-    rest = weight.shape[1:]
+    columns = weight.shape[1:]
     if family == "llama" and (".attn_q." in name or ".attn_k." in name):
         n = heads if ".attn_q." in name else config.num_key_value_heads
         return (
-            weight.reshape(n, 2, len(weight) // n // 2, *rest).swapaxes(1, 2).reshape(weight.shape)
+            weight.reshape(n, 2, len(weight) // n // 2, *columns)
+            .swapaxes(1, 2)
+            .reshape(weight.shape)
         )
     if family in ("gemma2", "gemma3") and name.endswith("norm.weight"):
         return weight + 1
     if family == "gpt2" and weight.dim() == 2 and name.startswith("blk."):
         return weight.T
     if family == "bloom" and ".attn_qkv." in name:
-        each = weight.reshape(heads, 3, -1, *rest)
-        return each.swapaxes(0, 1).reshape(weight.shape)
+        per_head = weight.reshape(heads, 3, -1, *columns)
+        return per_head.swapaxes(0, 1).reshape(weight.shape)
     if family == "falcon" and ".attn_qkv." in name and config.new_decoder_architecture:
-        grouped = weight.reshape(config.num_kv_heads, heads // config.num_kv_heads + 2, -1, *rest)
+        grouped = weight.reshape(
+            config.num_kv_heads, heads // config.num_kv_heads + 2, -1, *columns
+        )
         parts = (grouped[:, :-2], grouped[:, -2:-1], grouped[:, -1:])
-        return np.concatenate([part.reshape(-1, *rest) for part in parts])
+        return np.concatenate([part.reshape(-1, *columns) for part in parts])
     return weight
 
 

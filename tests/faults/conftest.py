@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.house import House
+from tests.faults.server_process import House
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sparsedash.jobs.job import CLUSTER
-from tests.dask_house import eventually
-from tests.faults.cluster_house import ClusterHouse
+from tests.dask_cluster import eventually
+from tests.faults.cluster_process import ClusterHouse
 
 pytestmark = pytest.mark.faults
 

@@ -114,7 +114,7 @@ def test_a_job_table_that_was_cut_lists_jobs_or_says_why_not(sound, tmp_path, pl
             with closing(JobTable(folder / "jobs.sqlite")) as table:
                 assert all(
                     job.settings["number"] in range(N_ENTRIES)
-                    for job in (*table.list(99), *table.queue())
+                    for job in (*table.newest_jobs(99), *table.queue())
                 )
         except StoreError as error:
             assert str(folder / "jobs.sqlite") in error.message

@@ -15,7 +15,7 @@ import pytest
 
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, slot_lock
 from sparsedash.schema.settings import RunSettings
-from tests.faults.house import eventually
+from tests.faults.server_process import eventually
 
 pytestmark = pytest.mark.faults
 

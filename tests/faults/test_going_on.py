@@ -27,7 +27,7 @@ from sparsedash.storage.model_folders import unfinished_exports
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny_gguf import write_tiny_gguf
-from tests.faults.house import Forking, eventually, gone
+from tests.faults.server_process import Forking, eventually, gone
 
 pytestmark = pytest.mark.faults
 

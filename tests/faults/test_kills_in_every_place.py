@@ -12,10 +12,12 @@ __all__ = ["everything_is_long", "model_folder", "passage_file", "settings", "wh
 pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 
-PLACES = [(name, at) for name, row in ROWS.items() if row.kill for at in row.kill.others]
+PLACES = [(name, after) for name, row in ROWS.items() if row.kill for after in row.kill.others]
 
 
-@pytest.mark.parametrize(("name", "at"), PLACES)
-def test_a_killed_run_resumes_in_every_place(name, at, settings, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "after"), PLACES)
+def test_a_killed_run_resumes_in_every_place(name, after, settings, whole, tmp_path, monkeypatch):
     row = ROWS[name]
-    check_row(row._replace(kill=row.kill._replace(at=at)), settings, whole, tmp_path, monkeypatch)
+    check_row(
+        row._replace(kill=row.kill._replace(after=after)), settings, whole, tmp_path, monkeypatch
+    )

@@ -14,7 +14,7 @@ import pytest
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import is_lock_held, job_lock, slot_lock
 from sparsedash.schema.errors import StoreError
-from tests.faults.house import eventually, gone
+from tests.faults.server_process import eventually, gone
 
 pytestmark = pytest.mark.faults
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.faults.house import eventually
+from tests.faults.server_process import eventually
 
 pytestmark = pytest.mark.faults
 

@@ -47,7 +47,7 @@ def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(t
     again = submitted(table)
     assert table.retry(newest.id) == again
     reopened = JobTable(tmp_path / "jobs.sqlite")
-    assert [job.id for job in reopened.list(2)] == [again.id, newest.id]
+    assert [job.id for job in reopened.newest_jobs(2)] == [again.id, newest.id]
     reopened.close()
 
 
@@ -59,7 +59,7 @@ def test_a_live_job_is_listed_and_newest_however_many_were_submitted_since(table
     for other in others:
         table.end(table.claim(other.id, "slot-0", 1), "done")
     assert table.retry(first.id).id == first.id
-    assert [job.id for job in table.list(1)] == [others[1].id, first.id]
+    assert [job.id for job in table.newest_jobs(1)] == [others[1].id, first.id]
     assert table.newest("a").id == first.id
 
 
@@ -206,7 +206,7 @@ def test_a_file_that_cannot_be_used_is_reported_and_left_alone(tmp_path, table):
     with pytest.raises(
         StoreError, match=r"jobs.sqlite is damaged: job 1 .* move it and the folder"
     ):
-        table.list(9)
+        table.newest_jobs(9)
 
 
 def test_a_run_stands_before_a_prompt_only_where_it_was_put_there(table):
@@ -272,7 +272,7 @@ def test_a_job_is_whose_who_started_it_and_its_result_all_theirs_who_asked(table
     table.owners.forget("k")
     assert table.owners.of("k") == frozenset()
     table.submit("run", "b", {}, "bob")
-    assert [[job.key for job in table.list(9, name)] for name in ("ada", "bob", "")] == [
+    assert [[job.key for job in table.newest_jobs(9, name)] for name in ("ada", "bob", "")] == [
         ["k"],
         ["b"],
         ["b", "n", "k"],

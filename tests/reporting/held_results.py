@@ -9,7 +9,7 @@ from sparsedash.reporting.run_results import RunResults, run_results
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
-from sparsedash.service.stored_results import AnswerCache
+from sparsedash.service.answer_cache import AnswerCache
 
 
 @dataclass(eq=False)
@@ -23,7 +23,8 @@ class Held:
     @property
     def answers(self) -> AnswerCache:
         kept = SimpleNamespace(
-            has=lambda kind, key: key in self.sets, get=lambda kind, key: self.sets.get(key)
+            has=lambda kind, key: key in self.sets,
+            get=lambda kind, key: self.sets.get(key),
         )
         kept.recall = kept.remember = lambda *note: None
         return AnswerCache(kept)
@@ -52,7 +53,13 @@ def results_of(
     run_results takes it.
     """
     results = run_results(
-        Held({record.key: record for record in records}, found, sets or {}), run, **more
+        Held(
+            {record.key: record for record in records},
+            found,
+            sets or {},
+        ),
+        run,
+        **more,
     )
     assert results is not None
     return results
@@ -60,4 +67,8 @@ def results_of(
 
 def document_of(run: Run, dense: Record, *sparse: Record) -> dict[str, Any]:
     """The document of a run with these records."""
-    return run_document(results_of(run, [replace(dense, key=run.dense), *sparse]), dense, sparse)
+    return run_document(
+        results_of(run, [replace(dense, key=run.dense), *sparse]),
+        dense,
+        sparse,
+    )

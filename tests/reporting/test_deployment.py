@@ -34,7 +34,11 @@ def test_its_file_has_every_projection_and_the_whole_model():
     assert (rows[0]["rows_before"], rows[0]["rows_after"]) == (128, 96)
     assert sum(row["bytes_after"] for row in rows if row["part"] == "MLP") == (96 + 64) * 12 * 4
     with_bias = table_csv(
-        shapes_table(replace(SHAPE, bias_per_channel=1), PRUNED, "bfloat16")
+        shapes_table(
+            replace(SHAPE, bias_per_channel=1),
+            PRUNED,
+            "bfloat16",
+        )
     ).decode()
     assert f'1,"MLP",,,,,{128 * 13 * 2},{96 * 13 * 2}\n' in with_bias
     assert (rows[-1]["bytes_before"], rows[-1]["bytes_after"]) == (3100 * 4, (3100 - 32 * 12) * 4)
@@ -50,7 +54,12 @@ def test_zeros_alone_change_no_shape():
     masked = replace(
         PRUNED,
         spec=replace(
-            PRUNED.spec, method=replace(PRUNED.method, pattern="1x1", compensation="none")
+            PRUNED.spec,
+            method=replace(
+                PRUNED.method,
+                pattern="1x1",
+                compensation="none",
+            ),
         ),
         widths=(128, 64),
     )

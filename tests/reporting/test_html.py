@@ -99,11 +99,20 @@ def test_an_answer_without_letters_can_be_told_apart(answer, shown):
     assert html.readable(answer) == shown
 
 
-LINK = html.element("a", html.escape("<dense>"), href="compare?left=<dense>")
+LINK = html.element(
+    "a",
+    html.escape("<dense>"),
+    href="compare?left=<dense>",
+)
 
 
 def test_elements_escape_their_text_and_a_heading_parts_no_number_from_its_sign():
-    made = html.element("p", html.escape("x"), css="", aria_label='"><script>')
+    made = html.element(
+        "p",
+        html.escape("x"),
+        css="",
+        aria_label='"><script>',
+    )
     assert made == '<p aria-label="&quot;&gt;&lt;script&gt;">x</p>'
     assert html.paragraph("<i>", css="a") == '<p class="a">&lt;i&gt;</p>'
     heading = html.heading("<b> 20 % of 4 layers, 1.1 × it", css="big")
@@ -112,20 +121,41 @@ def test_elements_escape_their_text_and_a_heading_parts_no_number_from_its_sign(
 
 def test_a_table_has_headings_for_rows_and_columns_and_may_have_links():
     rows = [["<dense>", "<1>"]]
-    made = html.Table("Numbers", "What they are", ["Model", "Right"], rows).html
+    made = html.Table(
+        "Numbers",
+        "What they are",
+        ["Model", "Right"],
+        rows,
+    ).html
     assert '<th scope="col">Right</th>' in made and 'role="region"' in made
     assert '<th scope="row">&lt;dense&gt;</th><td>&lt;1&gt;</td>' in made
-    linked = html.Table("Numbers", "What they are", ["Model", "Right"], rows, [LINK]).html
+    linked = html.Table(
+        "Numbers",
+        "What they are",
+        ["Model", "Right"],
+        rows,
+        [LINK],
+    ).html
     assert f'<th scope="row">{LINK}</th><td>&lt;1&gt;</td>' in linked
 
 
 def test_a_file_holds_numbers_as_numbers_and_no_text_is_a_formula():
-    shown = html.Table("Speed of 10 % / =evil", "", ["Model", "Right"], [["=1+1", f"20.5{NBSP}%"]])
+    shown = html.Table(
+        "Speed of 10 % / =evil",
+        "",
+        ["Model", "Right"],
+        [["=1+1", f"20.5{NBSP}%"]],
+    )
     assert html.table_csv(shown).decode() == '"Model","Right"\n"\'=1+1","20.5 %"\n'
     assert html.table_file_name(shown) == "sparsedash-speed-of-10-evil.csv"
     data = [
         {"model": 'a "b", c', "n": 1234},
-        {"model": "-\ud83d", "change_points": -2.5, "p": inf, "shown": True},
+        {
+            "model": "-\ud83d",
+            "change_points": -2.5,
+            "p": inf,
+            "shown": True,
+        },
     ]
     assert html.table_csv(replace(shown, data=data)).decode().splitlines() == [
         '"model","n","change_points","p","shown"',

@@ -20,7 +20,11 @@ def forgot(**blocks):
     )
 
 
-SUMS_MOST = forgot(prose=(0.1, 0.3), sums=(0.5, 0.9), code=(0.2, 0.2))
+SUMS_MOST = forgot(
+    prose=(0.1, 0.3),
+    sums=(0.5, 0.9),
+    code=(0.2, 0.2),
+)
 
 
 def test_the_kinds_stand_by_what_was_forgotten_with_the_interval_of_their_pieces():
@@ -40,7 +44,16 @@ def test_a_kind_is_named_only_from_three_times_the_median_on():
         forgotten_sentence(SUMS_MOST)
         == "Sums and counting suffered most: 3.5\u00a0× the median kind of text."
     )
-    assert forgotten_sentence(forgot(prose=(0.2, 0.2), sums=(0.5, 0.68), code=(0.2, 0.2))) == ""
+    assert (
+        forgotten_sentence(
+            forgot(
+                prose=(0.2, 0.2),
+                sums=(0.5, 0.68),
+                code=(0.2, 0.2),
+            )
+        )
+        == ""
+    )
     assert (
         forgotten_sentence(forgot(prose=(0.0, 0.0), sums=(0.0, 0.0)))
         == forgotten_sentence(NOTHING)

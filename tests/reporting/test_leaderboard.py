@@ -36,13 +36,21 @@ def add(
     """The results of a run of dense and 20 % with these sets of answers; n: passages that the
     sparse model answered.
     """
-    asked = EvaluationSettings(tasks=tuple({each.task for each in dense}), **evaluation)
+    asked = EvaluationSettings(
+        tasks=tuple({each.task for each in dense}),
+        **evaluation,
+    )
     settings = replace(
         specimens.SETTINGS, model=model, sparsities_permille=(200,), evaluation=asked
     )
     run, records = specimens.run(settings)
     made = [
-        replace(each, key=digest([model, each.key]), model=model, passages_key=passages)
+        replace(
+            each,
+            key=digest([model, each.key]),
+            model=model,
+            passages_key=passages,
+        )
         for each in records
     ]
     made[1] = replace(made[1], outcomes=made[1].outcomes[:n])
@@ -51,14 +59,24 @@ def add(
         sets = [replace(each, key=f"{run.key}-{record.key}-{each.task}") for each in own]
         backend.put(*sets)
         answers |= {record.key: tuple(each.key for each in sets)} if sets else {}
-    run = replace(run, dense=made[0].key, sparse=(made[1].key,), answers=answers)
+    run = replace(
+        run,
+        dense=made[0].key,
+        sparse=(made[1].key,),
+        answers=answers,
+    )
     backend.add_run((run, made))
     return run_results(backend, run, name=name)
 
 
 def board(backend, *found, baseline=0, points=2.0):
     entries, _ = leaderboard_entries(found)
-    return leaderboard(backend, entries, list(entries)[baseline], Tolerance(points=points))
+    return leaderboard(
+        backend,
+        entries,
+        list(entries)[baseline],
+        Tolerance(points=points),
+    )
 
 
 def text(made, row, column):
@@ -68,7 +86,12 @@ def text(made, row, column):
 
 def test_every_model_stands_beside_the_baseline_of_another_model_with_its_paired_change(backend):
     one = add(backend, dense=[DENSE], sparse=[HARMED])
-    two = add(backend, "owner/two", [HARMED], [DENSE])
+    two = add(
+        backend,
+        "owner/two",
+        [HARMED],
+        [DENSE],
+    )
     made = board(backend, one, two)
     assert [each.title for each in made.entries.values()] == [
         "one, dense",
@@ -89,7 +112,12 @@ def test_every_model_stands_beside_the_baseline_of_another_model_with_its_paired
     assert made.rows(only_beyond=False, order="task-sums") == [
         list(made.entries)[i] for i in (0, 3, 1, 2)
     ]
-    pinned = board(backend, one, two, baseline=1)
+    pinned = board(
+        backend,
+        one,
+        two,
+        baseline=1,
+    )
     assert (
         text(pinned, 0, "task-sums")[1] == "✓ +25.0"
         and pinned.rows(False, "")[0] == list(pinned.entries)[1]
@@ -98,14 +126,26 @@ def test_every_model_stands_beside_the_baseline_of_another_model_with_its_paired
 
 def test_a_cell_says_why_nothing_is_compared(backend):
     other = replace(
-        DENSE, questions=tuple(replace(each, prompt_hash="x") for each in DENSE.questions)
+        DENSE,
+        questions=tuple(replace(each, prompt_hash="x") for each in DENSE.questions),
     )
     half = replace(DENSE, task="half")
     hard = verdicts(both=5, wrong=50, task="hard")[0]
     some = replace(half, questions=half.questions[:100])
-    one = add(backend, dense=[DENSE, half, hard], sparse=[DENSE, half, hard])
+    one = add(
+        backend,
+        dense=[DENSE, half, hard],
+        sparse=[DENSE, half, hard],
+    )
     made = board(
-        backend, one, add(backend, "owner/two", [other, some], [replace(DENSE, task="alone")])
+        backend,
+        one,
+        add(
+            backend,
+            "owner/two",
+            [other, some],
+            [replace(DENSE, task="alone")],
+        ),
     )
     assert text(made, 2, "task-sums") == ["100.0 %", "other questions"]
     assert text(made, 2, "task-half")[-1] == "on 100 of 400"
@@ -120,7 +160,11 @@ def test_a_cell_says_why_nothing_is_compared(backend):
 
 def test_passages_that_differ_and_a_single_one_are_said(backend):
     one = add(backend, n=1)
-    made = board(backend, one, add(backend, "owner/two", passages="others"))
+    made = board(
+        backend,
+        one,
+        add(backend, "owner/two", passages="others"),
+    )
     assert (
         text(made, 1, "perplexity")[2] == "no interval"
         and text(made, 1, "accuracy")[2] == "not judged"
@@ -133,14 +177,32 @@ def test_passages_that_differ_and_a_single_one_are_said(backend):
 
 def test_within_on_tasks_alone_is_undecided_where_the_passages_were_others(backend):
     one = add(backend, dense=[DENSE], sparse=[DENSE])
-    made = board(backend, one, add(backend, "owner/two", [DENSE], [DENSE], passages="others"))
+    made = board(
+        backend,
+        one,
+        add(
+            backend,
+            "owner/two",
+            [DENSE],
+            [DENSE],
+            passages="others",
+        ),
+    )
     third = list(made.entries)[2]
     assert made.cells[third]["task-sums"].verdict == "within" and made.verdict(third) == "undecided"
 
 
 def test_all_models_and_tasks_are_judged_together(backend):
     dense, other = verdicts(both=300, broke=12, fixed=10)
-    results = [add(backend, f"owner/{i}", [dense], [other]) for i in range(3)]
+    results = [
+        add(
+            backend,
+            f"owner/{i}",
+            [dense],
+            [other],
+        )
+        for i in range(3)
+    ]
     alone = board(backend, results[0])
     together = board(backend, *results)
     levels = [
@@ -152,12 +214,17 @@ def test_all_models_and_tasks_are_judged_together(backend):
 
 def test_documents_are_in_bits_a_byte_and_change_as_a_multiple(backend):
     dense = answered(
-        *(rolled(i, -40.0 - i % 3) for i in range(60)), task="text", measure="bits a byte"
+        *(rolled(i, -40.0 - i % 3) for i in range(60)),
+        task="text",
+        measure="bits a byte",
     )
     worse = replace(
         dense,
         questions=tuple(
-            replace(q, log_likelihood=q.log_likelihood - 2 + 0.1 * (-1) ** i)
+            replace(
+                q,
+                log_likelihood=q.log_likelihood - 2 + 0.1 * (-1) ** i,
+            )
             for i, q in enumerate(dense.questions)
         ),
     )
@@ -168,12 +235,24 @@ def test_documents_are_in_bits_a_byte_and_change_as_a_multiple(backend):
 
 def test_two_runs_of_a_model_are_one_row_unless_they_asked_the_same_task_in_two_ways(backend):
     one = add(backend, dense=[DENSE], sparse=[HARMED])
-    same = add(backend, dense=[replace(DENSE, task="more")], sparse=[replace(HARMED, task="more")])
+    same = add(
+        backend,
+        dense=[replace(DENSE, task="more")],
+        sparse=[replace(HARMED, task="more")],
+    )
     made = board(backend, one, same)
     assert len(made.entries) == 2 and {"task-sums", "task-more"} <= set(made.columns)
     shots = answered(*(question(i, prompt_hash="shots") for i in range(50)))
     made = board(
-        backend, one, add(backend, dense=[shots], sparse=[shots], name="With shots", task_shots=5)
+        backend,
+        one,
+        add(
+            backend,
+            dense=[shots],
+            sparse=[shots],
+            name="With shots",
+            task_shots=5,
+        ),
     )
     assert [each.name for each in made.entries.values()][2:] == [
         "dense, With shots",
@@ -189,16 +268,34 @@ def test_cost_is_beside_the_scores_where_it_is_known(backend):
     )
     identity = results.dense.model_identity
     shape = shipped_shape("smollm2-135m")
-    backend._store.remember(store_keys.model_shape_note(identity), shape.plain())
-    asked = TimingSettings(dense=results.dense.key, sparse=results.sparse[0].key)
+    backend._store.remember(
+        store_keys.model_shape_note(identity),
+        shape.plain(),
+    )
+    asked = TimingSettings(
+        dense=results.dense.key,
+        sparse=results.sparse[0].key,
+    )
     seconds = {
         "dense_s": (0.3, 0.32, 0.4),
         "sparse_s": (0.2, 0.16, 0.3),
         "dense_first": (True,) * 3,
     }
     ratio = SpeedRatio(value=1.5, low=1.3, high=2.0)
-    decode = TimedPhase(phase="decode", batch=1, **seconds, ratio=ratio, ceiling=2.0)
-    backend.put(replace(TIMING, key=asked.key(), phases=(decode,)))
+    decode = TimedPhase(
+        phase="decode",
+        batch=1,
+        **seconds,
+        ratio=ratio,
+        ceiling=2.0,
+    )
+    backend.put(
+        replace(
+            TIMING,
+            key=asked.key(),
+            phases=(decode,),
+        )
+    )
     made = board(backend, results)
     assert text(made, 0, "weights") == ["135 million"] and text(made, 0, "bytes") == [
         "269 MB",
@@ -216,7 +313,15 @@ def test_too_many_models_are_cut(backend):
 
 
 def test_the_report_is_one_page_that_asks_for_nothing(backend):
-    made = board(backend, add(backend, "owner/<b>", [DENSE], [HARMED]))
+    made = board(
+        backend,
+        add(
+            backend,
+            "owner/<b>",
+            [DENSE],
+            [HARMED],
+        ),
+    )
     page = made.report(made.rows(False, "")).decode()
     assert "✕ −25.0" in page and "&lt;b&gt;" in page and "default-src" in page
     assert not [sign for sign in ("<b>,", "<script", "http://", "https://", "href") if sign in page]

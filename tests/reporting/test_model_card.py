@@ -46,7 +46,14 @@ def judged_on_tasks(sparse, name):
         verdict="beyond",
         task=name,
     )
-    return replace(judged, verdict=replace(judged.verdict, tasks=(lost,), unjudged=(name,)))
+    return replace(
+        judged,
+        verdict=replace(
+            judged.verdict,
+            tasks=(lost,),
+            unjudged=(name,),
+        ),
+    )
 
 
 def card_of(word):
@@ -63,12 +70,21 @@ def card_of(word):
         RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned
     )
     facts = CardFacts(
-        settings=ExportSettings(dense="d", sparse="k", form="gguf"),
+        settings=ExportSettings(
+            dense="d",
+            sparse="k",
+            form="gguf",
+        ),
         run=None,
         dense=DENSE,
         sparse=sparse,
         proof=PROOF,
-        written=WrittenFiles(layout="one width", size=2, base_size=3, file=f"{word}.gguf"),
+        written=WrittenFiles(
+            layout="one width",
+            size=2,
+            base_size=3,
+            file=f"{word}.gguf",
+        ),
         licence=line,
         source_type="",
         source_bytes=0,
@@ -112,4 +128,13 @@ def test_a_public_name_has_no_folder_and_only_what_came_from_the_hub_is_a_base_t
     reference, identity, public, hub
 ):
     assert public_name(reference) == public
-    assert hub_name(replace(RECORD, model=reference, model_identity=identity)) == hub
+    assert (
+        hub_name(
+            replace(
+                RECORD,
+                model=reference,
+                model_identity=identity,
+            )
+        )
+        == hub
+    )

@@ -16,16 +16,29 @@ from tests.reporting.test_run_answer import BEYOND, WITHIN, drawn, run_of, shift
 from tests.ui import specimens
 
 NOTHING = Reach(lacks=lambda reference: reference != "builtin:cloze")
-BLIND = shifted(0.3, 300, spread=0.6, method="random")
+BLIND = shifted(
+    0.3,
+    300,
+    spread=0.6,
+    method="random",
+)
 PATTERN = shifted(0.01, 500, method="magnitude-2:4")
 
 
 def on_built_in(results, **changes):
     """The results, as if the run's passages were the 120 of a built-in text."""
     settings = results.run.settings
-    evaluation = replace(settings.evaluation, corpus="builtin:cloze", **changes)
+    evaluation = replace(
+        settings.evaluation,
+        corpus="builtin:cloze",
+        **changes,
+    )
     return replace(
-        results, run=replace(results.run, settings=replace(settings, evaluation=evaluation))
+        results,
+        run=replace(
+            results.run,
+            settings=replace(settings, evaluation=evaluation),
+        ),
     )
 
 
@@ -39,7 +52,14 @@ def on_built_in(results, **changes):
         ((PATTERN,), "export"),
         ((shifted(0.9, 500, method="magnitude-2:4"),), "search"),
     ],
-    ids=["undecided", "between", "above", "below", "pattern within", "pattern beyond"],
+    ids=[
+        "undecided",
+        "between",
+        "above",
+        "below",
+        "pattern within",
+        "pattern beyond",
+    ],
 )
 def test_the_suggestion_depends_on_what_is_open(sparse, kind):
     step = next_step(sweep_of(*sparse))
@@ -61,7 +81,12 @@ def test_a_search_keeps_the_method_unless_that_reads_no_text_or_has_one_share_on
 
 
 def test_all_undecided_shares_that_a_text_can_decide_are_tested_on_it():
-    results = run_of(132, 60, (10, 0.04, 0.4, 59), (20, 0.25, 0.7, 55))
+    results = run_of(
+        132,
+        60,
+        (10, 0.04, 0.4, 59),
+        (20, 0.25, 0.7, 55),
+    )
     step = next_step(on_built_in(results), NOTHING)
     assert "The passages within reach cannot settle 10 % and 20 %." in plain(step.sentence)
     assert step.kind == "more passages" and not step.link and step.request is None
@@ -74,10 +99,28 @@ def test_all_undecided_shares_that_a_text_can_decide_are_tested_on_it():
 def test_models_that_stopped_early_are_tested_on_all_passages_where_these_are_enough():
     results = run_of(1000, 400, (10, 0.04, 0.7, 400))
     (model,) = results.judged
-    stopped = replace(STOPPED, decision="close", n_answered=300, n_passages=1000)
-    record = replace(model.record, outcomes=drawn(300, 0.01, 0.6, 300, 2), stopping=stopped)
+    stopped = replace(
+        STOPPED,
+        decision="close",
+        n_answered=300,
+        n_passages=1000,
+    )
+    record = replace(
+        model.record,
+        outcomes=drawn(
+            300,
+            0.01,
+            0.6,
+            300,
+            2,
+        ),
+        stopping=stopped,
+    )
     early = replace(results.run.settings.evaluation, stop_early=True)
-    run = replace(results.run, settings=replace(results.run.settings, evaluation=early))
+    run = replace(
+        results.run,
+        settings=replace(results.run.settings, evaluation=early),
+    )
     request = next_step(results_of(run, [results.dense, record])).request
     assert request.evaluation == replace(early, stop_early=False)
 
@@ -103,8 +146,15 @@ def test_an_upload_is_asked_where_it_has_enough_passages():
     own = "upload:own.jsonl@" + "0" * 32
     results = run_of(132, 27, (10, 0.05, 0.9, 27))
     settings = results.run.settings
-    evaluation = replace(settings.evaluation, corpus=own, n_passages=132)
-    run = replace(results.run, settings=replace(settings, evaluation=evaluation))
+    evaluation = replace(
+        settings.evaluation,
+        corpus=own,
+        n_passages=132,
+    )
+    run = replace(
+        results.run,
+        settings=replace(settings, evaluation=evaluation),
+    )
     for n_there, corpus in ((140, "lambada_openai"), (20_000, own)):
         reach = Reach(n_passages={own: n_there}.get)
         request = next_step(replace(results, run=run), reach).request
@@ -127,13 +177,30 @@ def test_what_cannot_start_has_no_link_and_says_why():
 )
 def test_a_search_leads_to_its_model_or_to_the_recommended_method(slope, method, kind, has_link):
     run, records, search = specimens.search(slope=slope)
-    run = replace(run, find=replace(run.find, method=method_named(method)))
+    run = replace(
+        run,
+        find=replace(run.find, method=method_named(method)),
+    )
     for i, record in enumerate(records):
         if record.pruned:
             spec = replace(record.pruned.spec, method=method_named(method))
             records[i] = replace(record, pruned=replace(record.pruned, spec=spec))
-    step = next_step(results_of(run, records, search, tolerance=run.find.tolerance))
+    step = next_step(
+        results_of(
+            run,
+            records,
+            search,
+            tolerance=run.find.tolerance,
+        )
+    )
     assert (step.kind, bool(step.link)) == (kind, has_link)
-    other = next_step(results_of(run, records, search, tolerance=Tolerance(ratio=1.02)))
+    other = next_step(
+        results_of(
+            run,
+            records,
+            search,
+            tolerance=Tolerance(ratio=1.02),
+        )
+    )
     made_for = "The search was made for perplexity 1.30 ×, accuracy −30 points. "
     assert other.sentence.startswith(made_for)

@@ -70,7 +70,12 @@ def test_a_word_is_rare_when_no_other_passage_has_it():
 @settings(max_examples=30)
 @given(
     st.lists(
-        st.tuples(st.text(max_size=30), st.text(min_size=1, max_size=8)), min_size=1, max_size=8
+        st.tuples(
+            st.text(max_size=30),
+            st.text(min_size=1, max_size=8),
+        ),
+        min_size=1,
+        max_size=8,
     )
 )
 def test_every_passage_is_in_one_group_of_every_kind(pairs):
@@ -87,13 +92,27 @@ def answered(target: tuple[str, float], *top: tuple[str, float]):
     """
     return replace(
         outcome(),
-        tokens=(TargetToken(text=target[0], log_likelihood=log(target[1]), rank=1),),
+        tokens=(
+            TargetToken(
+                text=target[0],
+                log_likelihood=log(target[1]),
+                rank=1,
+            ),
+        ),
         top=tuple(Candidate(text=text, probability=share) for text, share in top),
     )
 
 
-DENSE = answered((" door", 0.4), (" door", 0.4), (" wall", 0.2))
-SPARSE = answered((" door", 0.01), (" wall", 0.3), (" old", 0.1))
+DENSE = answered(
+    (" door", 0.4),
+    (" door", 0.4),
+    (" wall", 0.2),
+)
+SPARSE = answered(
+    (" door", 0.01),
+    (" wall", 0.3),
+    (" old", 0.1),
+)
 SILENT = replace(outcome(), tokens=(), top=())
 RECORDS = specimens.record([True]), specimens.record([True], 300)
 
@@ -102,7 +121,13 @@ def choices(left, right, name="30 %"):
     """The rows of both models' first choices, and the widths of their bars."""
     one, other = (replace(r, outcomes=(o,)) for r, o in zip(RECORDS, (left, right), strict=True))
     drawn, file = analysis.first_choices(
-        Pair(left_name="dense", left=one, right_name=name, right=other), 0
+        Pair(
+            left_name="dense",
+            left=one,
+            right_name=name,
+            right=other,
+        ),
+        0,
     )
     cells = [
         "–" if share is None else f"{share:.1f}{NBSP}%"
@@ -122,7 +147,14 @@ def test_every_choice_of_either_stands_once_the_likeliest_first_with_bars_to_one
         (" wall", False, 20.0, 30.0),
         (" old", False, None, 10.0),
     ]
-    assert widths == [100.0, 2.5, 50.0, 75.0, 0.0, 25.0]
+    assert widths == [
+        100.0,
+        2.5,
+        50.0,
+        75.0,
+        0.0,
+        25.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +183,13 @@ FINITE = st.floats(-800, 800, allow_nan=False)
 
 
 def test_a_range_has_its_name_in_the_address_and_in_words():
-    ends = [(-2.0, -1.5), (-inf, -3.0), (-0.5, 0.0), (0.0, 0.5), (3.0, inf)]
+    ends = [
+        (-2.0, -1.5),
+        (-inf, -3.0),
+        (-0.5, 0.0),
+        (0.0, 0.5),
+        (3.0, inf),
+    ]
     results = [analysis.ChangeRange(low=low, high=high) for low, high in ends]
     assert [each.address for each in results] == ["-2..-1.5", "..-3", "-0.5..0", "0..0.5", "3.."]
     words = (
@@ -177,7 +215,17 @@ def test_every_change_is_counted_once_in_ranges_that_leave_no_gap(changes):
 
 
 def test_the_ranges_are_round_and_fit_what_is_common():
-    results = analysis.change_ranges([-2.9, -1.2, -0.4, 0.0, 0.3] * 20 + [-40.0])
+    results = analysis.change_ranges(
+        [
+            -2.9,
+            -1.2,
+            -0.4,
+            0.0,
+            0.3,
+        ]
+        * 20
+        + [-40.0]
+    )
     assert [each.address for each in results][:4] == ["..-2.5", "-2.5..-2", "-2..-1.5", "-1.5..-1"]
 
 
@@ -197,7 +245,10 @@ def pair_of(**changes):
     """
     _, (dense, *_, sparse) = specimens.run()
     outcomes = tuple(
-        replace(o, log_likelihood=o.log_likelihood - (1 + i % 3 / 2 if len(o.target) >= 7 else 0.0))
+        replace(
+            o,
+            log_likelihood=o.log_likelihood - (1 + i % 3 / 2 if len(o.target) >= 7 else 0.0),
+        )
         for i, o in enumerate(dense.outcomes)
     )
     return Pair(
@@ -243,7 +294,8 @@ def test_all_groups_share_the_chance_of_error_and_one_that_may_have_stopped_earl
 def test_small_groups_are_left_out_and_counted_and_without_any_other_there_is_one_sentence():
     passages = specimens.passages()
     results = analysis.group_losses(
-        pair_of(), replace(passages, targets=("1",) * 19 + passages.targets[19:])
+        pair_of(),
+        replace(passages, targets=("1",) * 19 + passages.targets[19:]),
     )
     assert "Spelling: number or sign" not in [
         row["kind"] + ": " + row["group"] for row in results.data
@@ -251,7 +303,9 @@ def test_small_groups_are_left_out_and_counted_and_without_any_other_there_is_on
     assert min(row["passages"] for row in results.data) >= 20
     assert "Left out: 2 groups of under 20 passages, 19 in all." in results.caption
     short = replace(
-        pair_of(), left=specimens.record([True] * 19), right=specimens.record([True] * 19, 300)
+        pair_of(),
+        left=specimens.record([True] * 19),
+        right=specimens.record([True] * 19, 300),
     )
     empty = analysis.group_losses(short, specimens.passages(19))
     assert (empty.rows, empty.caption) == ([], "No group has 20 passages; 19 were compared.")

@@ -24,7 +24,11 @@ from tests.reporting.held_results import results_of
 from tests.reporting.test_deployment import SHAPE
 
 METHOD = MethodSettings()
-SETTINGS = RunSettings(methods=(METHOD,), sparsities_permille=(100,), quantise=("q4_0",))
+SETTINGS = RunSettings(
+    methods=(METHOD,),
+    sparsities_permille=(100,),
+    quantise=("q4_0",),
+)
 N = 120
 
 
@@ -33,16 +37,44 @@ def found(dense_lost=0.02, pruned_lost=0.3, source_type=""):
 
     def made(spec, n_mb=0):
         tensors = {"F32": 7, "Q4_0": 20, "Q8_0": 2}
-        sizes = {"n_bytes": n_mb * 10**6, "full_bytes": 190 * 10**6, "dense_bytes": 200 * 10**6}
-        of = Quantised(**sizes, tensors=tensors, fell_back={"Q8_0": 1})
+        sizes = {
+            "n_bytes": n_mb * 10**6,
+            "full_bytes": 190 * 10**6,
+            "dense_bytes": 200 * 10**6,
+        }
+        of = Quantised(
+            **sizes,
+            tensors=tensors,
+            fell_back={"Q8_0": 1},
+        )
         gone = replace(PRUNED.reached, bytes=1 - n_mb / 200 if n_mb else 0.06)
         quantised = replace(of, divergence=0.04, n_tokens=500) if n_mb else None
-        return replace(PRUNED, spec=spec, reached=gone, quantised=quantised)
+        return replace(
+            PRUNED,
+            spec=spec,
+            reached=gone,
+            quantised=quantised,
+        )
 
     sparse = [
-        losing("d4", dense_lost, N, pruned=made(SparseSpec(quantise="q4_0"), 80)),
-        losing("s", pruned_lost, N, pruned=made(SparseSpec(METHOD, 100))),
-        losing("s4", pruned_lost, N, pruned=made(SparseSpec(METHOD, 100, quantise="q4_0"), 75)),
+        losing(
+            "d4",
+            dense_lost,
+            N,
+            pruned=made(SparseSpec(quantise="q4_0"), 80),
+        ),
+        losing(
+            "s",
+            pruned_lost,
+            N,
+            pruned=made(SparseSpec(METHOD, 100)),
+        ),
+        losing(
+            "s4",
+            pruned_lost,
+            N,
+            pruned=made(SparseSpec(METHOD, 100, quantise="q4_0"), 75),
+        ),
     ]
     run = replace(
         RUN,
@@ -95,26 +127,50 @@ def test_answer_race_and_next_step_are_about_unquantised_models():
 
 
 def test_they_win_the_bytes_of_their_files_and_are_not_timed():
-    backend = SimpleNamespace(model_shape=lambda _: SHAPE, result=lambda kind, key: None)
-    gained, omitted = run_gains(backend, found(), "bytes", partial(TimingSettings, dense="d"))
+    backend = SimpleNamespace(
+        model_shape=lambda _: SHAPE,
+        result=lambda kind, key: None,
+    )
+    gained, omitted = run_gains(
+        backend,
+        found(),
+        "bytes",
+        partial(TimingSettings, dense="d"),
+    )
     assert {key: gained.gains[key].value for key in ("d4", "s4")} == {
         "d4": 200 / 80,
         "s4": 200 / 75,
     } and not omitted
     notes = [
         note.text
-        for note in gain_chart(found().tradeoff(), gained, "word perplexity").layout.annotations
+        for note in gain_chart(
+            found().tradeoff(),
+            gained,
+            "word perplexity",
+        ).layout.annotations
     ]
-    assert any(text.endswith(" dense") for text in notes) and not any(
-        text.endswith(" 0 %") for text in notes
+    assert any(text.startswith("dense<br>") for text in notes) and not any(
+        text.startswith("0 %") for text in notes
     ), notes
-    _, omitted = run_gains(backend, found(), "reading", partial(TimingSettings, dense="d"))
+    _, omitted = run_gains(
+        backend,
+        found(),
+        "reading",
+        partial(TimingSettings, dense="d"),
+    )
     assert [(why, [model.record.key for model in models]) for why, models in omitted.items()] == [
         (QUANTISED, ["d4", "s4"]),
         (UNTIMED, ["s"]),
     ]
     _, omitted = run_gains(
-        backend, found(), "reading", partial(TimingSettings, dense="d", runtime="llama.cpp")
+        backend,
+        found(),
+        "reading",
+        partial(
+            TimingSettings,
+            dense="d",
+            runtime="llama.cpp",
+        ),
     )
     assert [(why, len(models)) for why, models in omitted.items()] == [(UNTIMED, 3)]
 

@@ -31,10 +31,29 @@ from tests.ui import specimens
 def test_only_passages_that_both_answered_are_compared_beside_their_own_texts(backend):
     run, (dense, *_, sparse) = specimens.run()
     answered = tuple(outcome for outcome in sparse.outcomes if outcome.index % 3 == 1)
-    backend.add_run((run, [dense, replace(sparse, outcomes=answered, stopping=STOPPED)]))
+    backend.add_run(
+        (
+            run,
+            [
+                dense,
+                replace(
+                    sparse,
+                    outcomes=answered,
+                    stopping=STOPPED,
+                ),
+            ],
+        )
+    )
     pair = load_pair(
         backend,
-        *(RecordChoice(key=record.key, name="x", address="x") for record in (dense, sparse)),
+        *(
+            RecordChoice(
+                key=record.key,
+                name="x",
+                address="x",
+            )
+            for record in (dense, sparse)
+        ),
     )
     indices = [outcome.index for outcome in pair.left.outcomes]
     assert (
@@ -83,7 +102,11 @@ def test_the_mark_stands_behind_the_words_that_both_begin_with(left, right, mark
 
 @given(*[st.text(max_size=60).filter(lambda t: DIVERGENCE_SIGN not in t)] * 2)
 def test_nothing_is_lost_or_let_through(left, right):
-    for text, drawn in zip((left, right), mark_divergence(left, right), strict=True):
+    for text, drawn in zip(
+        (left, right),
+        mark_divergence(left, right),
+        strict=True,
+    ):
         assert shown(drawn).replace(DIVERGENCE_SIGN, "") == visible(text)
 
 
@@ -105,7 +128,8 @@ PASSAGES = specimens.passages(3)
 
 def with_text(text: str):
     record = replace(
-        PAIR.left, outcomes=tuple(replace(o, target=text, answer=text) for o in PAIR.left.outcomes)
+        PAIR.left,
+        outcomes=tuple(replace(o, target=text, answer=text) for o in PAIR.left.outcomes),
     )
     return replace(PAIR, left=record, right=record), replace(
         PASSAGES, contexts=(text,) * 3, targets=(text,) * 3
@@ -121,26 +145,78 @@ def read_parquet(data: bytes) -> list[dict[str, object]]:
 
 
 def test_csv_and_parquet_hold_the_same_passages_in_the_order_of_the_view():
-    rows = read_csv(view_file(PAIR, [2, 0], PASSAGES, "csv"))
-    table = read_parquet(view_file(PAIR, [2, 0], PASSAGES, "parquet"))
+    rows = read_csv(
+        view_file(
+            PAIR,
+            [2, 0],
+            PASSAGES,
+            "csv",
+        )
+    )
+    table = read_parquet(
+        view_file(
+            PAIR,
+            [2, 0],
+            PASSAGES,
+            "parquet",
+        )
+    )
     assert [int(row["passage"]) for row in rows] == [row["passage"] for row in table] == [3, 1]
     assert [row["right_correct"] for row in table] == [False, True]
     assert [row["right_correct"] for row in rows] == ["false", "true"]
     assert float(rows[0]["left_log_likelihood_nats"]) == table[0]["left_log_likelihood_nats"] < 0
     assert list(rows[0]) == list(table[0])
-    (row,) = read_csv(view_file(PAIR, [0], None, "csv"))
-    assert row["context"] == "" and row["target"] == PAIR.left.outcomes[0].target
-    assert pq.read_schema(io.BytesIO(view_file(PAIR, [], PASSAGES, "parquet"))).names == list(
-        table[0]
+    (row,) = read_csv(
+        view_file(
+            PAIR,
+            [0],
+            None,
+            "csv",
+        )
     )
+    assert row["context"] == "" and row["target"] == PAIR.left.outcomes[0].target
+    assert pq.read_schema(
+        io.BytesIO(
+            view_file(
+                PAIR,
+                [],
+                PASSAGES,
+                "parquet",
+            )
+        )
+    ).names == list(table[0])
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-2", "@SUM(A1)", " =1"])
+@pytest.mark.parametrize(
+    "text",
+    ["=1+1", "+cmd", "-2", "@SUM(A1)", " =1"],
+)
 def test_no_cell_begins_like_a_formula(text):
     pair, passages = with_text(text)
-    (row,) = read_csv(view_file(pair, [0], passages, "csv"))
-    assert {row["context"], row["target"], row["left_answer"]} == {f"'{text}"}
-    assert read_parquet(view_file(pair, [0], passages, "parquet"))[0]["target"] == text
+    (row,) = read_csv(
+        view_file(
+            pair,
+            [0],
+            passages,
+            "csv",
+        )
+    )
+    assert {
+        row["context"],
+        row["target"],
+        row["left_answer"],
+    } == {f"'{text}"}
+    assert (
+        read_parquet(
+            view_file(
+                pair,
+                [0],
+                passages,
+                "parquet",
+            )
+        )[0]["target"]
+        == text
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,12 +225,29 @@ def test_no_cell_begins_like_a_formula(text):
 def test_any_text_comes_back_as_it_was(text):
     pair, passages = with_text(text)
     sent = text.encode("utf-8", "replace").decode()
-    (kept,) = read_parquet(view_file(pair, [0], passages, "parquet"))
+    (kept,) = read_parquet(
+        view_file(
+            pair,
+            [0],
+            passages,
+            "parquet",
+        )
+    )
     sample = json.loads(harness_samples(pair.left, passages).splitlines()[0])
     assert (
         kept["context"] == kept["left_answer"] == sample["arguments"]["gen_args_0"]["arg_0"] == sent
     )
-    assert read_csv(view_file(pair, [0], passages, "csv"))[0]["context"] == sent
+    assert (
+        read_csv(
+            view_file(
+                pair,
+                [0],
+                passages,
+                "csv",
+            )
+        )[0]["context"]
+        == sent
+    )
 
 
 REAL = {
@@ -194,14 +287,28 @@ def test_a_sample_equals_the_line_that_the_harness_wrote_of_the_same_passage():
         log_likelihood=REAL["perplexity"],
     )
     record = replace(PAIR.left, outcomes=(outcome,))
-    passages = replace(PASSAGES, indices=(2,), contexts=(context,), targets=(target,))
+    passages = replace(
+        PASSAGES,
+        indices=(2,),
+        contexts=(context,),
+        targets=(target,),
+    )
     ours = json.loads(harness_samples(record, passages))
     assert ours == REAL and list(ours) == list(REAL)
-    right = replace(record, outcomes=(replace(outcome, last_word_right=True),))
+    right = replace(
+        record,
+        outcomes=(replace(outcome, last_word_right=True),),
+    )
     sample = json.loads(harness_samples(right, passages))
     assert (sample["acc"], sample["resps"][0][0][1]) == (1, "True")
 
 
 def test_a_number_behind_a_name_is_no_other_s_name():
-    names = dict(zip("abcd", ("base", "base", "base (2)", "base"), strict=True))
+    names = dict(
+        zip(
+            "abcd",
+            ("base", "base", "base (2)", "base"),
+            strict=True,
+        )
+    )
     assert list(unique_names(names).values()) == ["base", "base (2)", "base (2) (2)", "base (3)"]

@@ -45,7 +45,11 @@ from tests.ui.filled_backend import job
 DENSE = [True] * 60 + [False] * 60
 RANDOM = MethodSettings(saliency="random")
 CHANNELS = MethodSettings()
-WEIGHTS = MethodSettings(saliency="magnitude", pattern="1x1", compensation="none")
+WEIGHTS = MethodSettings(
+    saliency="magnitude",
+    pattern="1x1",
+    compensation="none",
+)
 NOTHING_KNOWN = Reach()
 LIMITS = "Limits: perplexity 1.10 ×, accuracy −2 points."
 OPEN = "accuracy is undecided on 120 passages"
@@ -60,9 +64,16 @@ def sweep_of(
         replace(specimens.SETTINGS, methods=methods) if methods else specimens.SETTINGS
     )
     run = replace(
-        run, dense=dense.key, sparse=tuple(record.key for record in sparse), finished=finished
+        run,
+        dense=dense.key,
+        sparse=tuple(record.key for record in sparse),
+        finished=finished,
     )
-    return results_of(run, [dense, *sparse], tolerance=tolerance)
+    return results_of(
+        run,
+        [dense, *sparse],
+        tolerance=tolerance,
+    )
 
 
 def said(*sparse: Record, **more) -> str:
@@ -74,10 +85,20 @@ def shifted(
 ) -> Record:
     """The dense answers with each target less likely by about this much; every verdict stays."""
     outcomes = tuple(
-        replace(outcome, log_likelihood=outcome.log_likelihood - nats - spread * (i % 2 - 0.5))
+        replace(
+            outcome,
+            log_likelihood=outcome.log_likelihood - nats - spread * (i % 2 - 0.5),
+        )
         for i, outcome in enumerate(specimens.record(DENSE).outcomes)
     )
-    return replace(specimens.record(DENSE, permille, method_named(method)), outcomes=outcomes)
+    return replace(
+        specimens.record(
+            DENSE,
+            permille,
+            method_named(method),
+        ),
+        outcomes=outcomes,
+    )
 
 
 WITHIN = shifted(0.01, 100)
@@ -95,7 +116,10 @@ def drawn(n, fall, spread, right, seed):
     middle = sum(noise) / n
     return tuple(
         replace(
-            one, index=i, last_word_right=i < right, log_likelihood=-4.0 - fall - value + middle
+            one,
+            index=i,
+            last_word_right=i < right,
+            log_likelihood=-4.0 - fall - value + middle,
         )
         for i, value in enumerate(noise)
     )
@@ -104,17 +128,54 @@ def drawn(n, fall, spread, right, seed):
 def run_of(n, dense, *sparse):
     """A run over n passages. dense: right answers; sparse: (percent, nats lost, spread, right)."""
     settings = RunSettings(
-        methods=(RANDOM,), sparsities_permille=tuple(10 * percent for percent, *_ in sparse)
+        methods=(RANDOM,),
+        sparsities_permille=tuple(10 * percent for percent, *_ in sparse),
     )
-    records = [answered(f"{n}-dense", n, outcomes=drawn(n, 0, 0, dense, 0))]
+    records = [
+        answered(
+            f"{n}-dense",
+            n,
+            outcomes=drawn(
+                n,
+                0,
+                0,
+                dense,
+                0,
+            ),
+        )
+    ]
     for i, (percent, fall, spread, right) in enumerate(sparse):
         gone = replace(PRUNED.reached, channels=0.97 * percent / 100)
-        made = replace(PRUNED, spec=SparseSpec(RANDOM, 10 * percent), reached=gone)
-        outcomes = drawn(n, fall, spread, right, i + 1)
-        records.append(answered(f"{n}-{percent}", n, pruned=made, outcomes=outcomes))
+        made = replace(
+            PRUNED,
+            spec=SparseSpec(RANDOM, 10 * percent),
+            reached=gone,
+        )
+        outcomes = drawn(
+            n,
+            fall,
+            spread,
+            right,
+            i + 1,
+        )
+        records.append(
+            answered(
+                f"{n}-{percent}",
+                n,
+                pruned=made,
+                outcomes=outcomes,
+            )
+        )
     keys = tuple(record.key for record in records[1:])
     return results_of(
-        replace(RUN, settings=settings, dense=records[0].key, sparse=keys, finished=True), records
+        replace(
+            RUN,
+            settings=settings,
+            dense=records[0].key,
+            sparse=keys,
+            finished=True,
+        ),
+        records,
     )
 
 
@@ -223,11 +284,21 @@ def test_the_limit_is_met_on_straight_lines_through_dense_and_the_models():
 
 def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_that_it_began_from():
     plain_one = shifted(0.3, 200)
-    done = Healed(steps=8, kept_step=8, before=0.2, after=0.1, n_tokens=60, weights="x")
+    done = Healed(
+        steps=8,
+        kept_step=8,
+        before=0.2,
+        after=0.1,
+        n_tokens=60,
+        weights="x",
+    )
     undecided = shifted(0.05, 200, spread=1.0)
     spec = replace(undecided.pruned.spec, heal_steps=8)
     made = replace(undecided.pruned, spec=spec, healed=done)
-    results = sweep_of(plain_one, replace(undecided, key="healed", pruned=made))
+    results = sweep_of(
+        plain_one,
+        replace(undecided, key="healed", pruned=made),
+    )
     figures = plain(" ".join(answers.answer_figures(results)))
     assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
     assert next_step(results).request.points == (spec.before_healing, spec)
@@ -235,9 +306,12 @@ def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_
 
 def test_an_unfinished_run_speaks_for_so_far():
     assert said(WITHIN, finished=False).startswith("So far: Removing up to 10 %")
-    assert plain(answers.answer_sentence(sweep_of(WITHIN, finished=False), ended=True)).startswith(
-        "Removing up to 10 %"
-    )
+    assert plain(
+        answers.answer_sentence(
+            sweep_of(WITHIN, finished=False),
+            ended=True,
+        )
+    ).startswith("Removing up to 10 %")
 
 
 def test_the_method_with_the_largest_sparsity_within_is_the_best():
@@ -275,12 +349,21 @@ def race_of(**lost: float) -> RunResults:
         ),
         (
             sweep_of(
-                WITHIN, replace(WITHIN, key="same", pruned=shifted(0.01, 100, method="flap").pruned)
+                WITHIN,
+                replace(
+                    WITHIN,
+                    key="same",
+                    pruned=shifted(0.01, 100, method="flap").pruned,
+                ),
             ),
             "“least-squares” cannot be told apart from “flap” at 10 % on 120 passages.",
         ),
         (
-            sweep_of(WITHIN, shifted(0.4, 100, method="random"), shifted(0.4, 200, method="flap")),
+            sweep_of(
+                WITHIN,
+                shifted(0.4, 100, method="random"),
+                shifted(0.4, 200, method="flap"),
+            ),
             "“least-squares” beats “random” at 10 % (perplexity, p < 0.001 after Holm); not all methods have a model "
             "there.",
         ),
@@ -340,7 +423,12 @@ def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
     rival = results.race[0][0].record
     sides = [(best, "magnitude 10 %"), (rival, "flap 10 %")]
     for (left, left_name), (right, right_name) in (sides, sides[::-1]):
-        pair = Pair(left_name=left_name, left=left, right_name=right_name, right=right)
+        pair = Pair(
+            left_name=left_name,
+            left=left,
+            right_name=right_name,
+            right=right,
+        )
         sentence, lost, basis = map(plain, comparison_words(results, pair))
         assert (
             sentence
@@ -362,14 +450,25 @@ def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
     ("found", "i", "begins", "ends", "verdict"),
     [
         (
-            run_of(1, 0, (30, 9.8, 0, 0), (60, 13.0, 0, 0)),
+            run_of(
+                1,
+                0,
+                (30, 9.8, 0, 0),
+                (60, 13.0, 0, 0),
+            ),
             0,
             "Removing 30 % or 60 % of the MLP channels cannot be judged on 1 passage. Limit: perplexity 1.10 ×. 30 %",
             "(no interval); too few answers are right to judge accuracy.",
             {"verdict": "undecided", "points": None, "passages_needed": None},
         ),
         (
-            run_of(10, 1, (30, 7.3, 3.5, 0), (60, 16.0, 5.0, 0), (90, 23.0, 6.0, 0)),
+            run_of(
+                10,
+                1,
+                (30, 7.3, 3.5, 0),
+                (60, 16.0, 5.0, 0),
+                (90, 23.0, 6.0, 0),
+            ),
             -1,
             "Removing 30 % of the MLP channels costs too much: perplexity 1,480 × (limit 1.10 ×). Tested on 10 ",
             "too few answers are right to judge accuracy.",
@@ -381,19 +480,49 @@ def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
 def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_document(
     found, i, begins, ends, verdict
 ):
-    overview = plain(" ".join([answers.answer_sentence(found), *answers.answer_figures(found)]))
+    overview = plain(
+        " ".join(
+            [
+                answers.answer_sentence(found),
+                *answers.answer_figures(found),
+            ]
+        )
+    )
     assert overview.startswith(begins) and overview.endswith(ends)
     judged = found.judged[i]
     name = found.names[judged.record.key]
-    pair = Pair(left_name="dense", left=found.dense, right_name=name, right=judged.record)
+    pair = Pair(
+        left_name="dense",
+        left=found.dense,
+        right_name=name,
+        right=judged.record,
+    )
     step = next_step(found)
-    report = plain(html.unescape(html_report(found, pair, None, step=step).decode()))
+    report = plain(
+        html.unescape(
+            html_report(
+                found,
+                pair,
+                None,
+                step=step,
+            ).decode()
+        )
+    )
     assert all(
         plain(sentence) in report
-        for sentence in model_verdict(name, judged.verdict, found.tolerance)
+        for sentence in model_verdict(
+            name,
+            judged.verdict,
+            found.tolerance,
+        )
     )
     assert ("no interval" in str(numbers_table(found))) == (found.dense.last_word.total == 1)
-    document = run_document(found, found.dense, found.sparse, step)
+    document = run_document(
+        found,
+        found.dense,
+        found.sparse,
+        step,
+    )
     assert document["sentence"] == plain(answers.answer_sentence(found))
     assert document["next"] == plain(step.sentence) and document["next"] in report
     assert list(run_table(found))[2:][i].endswith(judged.verdict.verdict)
@@ -404,7 +533,12 @@ def test_a_model_against_itself_is_not_judged():
     results = run_of(132, 0, (30, 1.0, 0.5, 0))
     itself = "is compared with itself: nothing changes."
     for name, record in results.records.items():
-        pair = Pair(left_name=name, left=record, right_name=name, right=record)
+        pair = Pair(
+            left_name=name,
+            left=record,
+            right_name=name,
+            right=record,
+        )
         assert comparison_words(results, pair) == (
             f"{name} {itself}",
             "",
@@ -413,7 +547,12 @@ def test_a_model_against_itself_is_not_judged():
 
 
 def trial(permille, verdict, n=400):
-    return Trial(permille=permille, record=f"record-{permille}", verdict=verdict, n_passages=n)
+    return Trial(
+        permille=permille,
+        record=f"record-{permille}",
+        verdict=verdict,
+        n_passages=n,
+    )
 
 
 def search(*trials, answer=None, finished=True, n=400):
@@ -426,13 +565,22 @@ def search(*trials, answer=None, finished=True, n=400):
 def judged(nats, n=400, broke=0):
     falls = [nats + (0.3 if i % 2 else -0.3) for i in range(n)]
     lost = Losses(
-        nats=moments(falls), broke=broke, fixed=0, n_right=n // 2, anytime=False, alpha=0.01
+        nats=moments(falls),
+        broke=broke,
+        fixed=0,
+        n_right=n // 2,
+        anytime=False,
+        alpha=0.01,
     )
     return judge_all([lost], Tolerance())[0]
 
 
 KEPT = within(1.02, "accuracy is undecided on 400 passages")
-FOUND = search(trial(200, "within"), trial(300, "beyond", 50), answer=200)
+FOUND = search(
+    trial(200, "within"),
+    trial(300, "beyond", 50),
+    answer=200,
+)
 ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
 
 
@@ -460,7 +608,11 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
             f"Setting up to 20 % of the MLPs' weights to zero {KEPT}. 30 % {beyond(2.46)}.",
         ),
         (
-            search(trial(200, "within"), trial(300, "within"), answer=300),
+            search(
+                trial(200, "within"),
+                trial(300, "within"),
+                answer=300,
+            ),
             {300: judged(0.02)},
             SparseSpec(CHANNELS, 100),
             f"Removing up to 30 % of the MLP channels {KEPT}. It is the largest sparsity that a search tries.",
@@ -473,24 +625,43 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
             "Tested on 400 passages.",
         ),
         (
-            search(trial(200, "within"), trial(300, "beyond"), answer=200),
+            search(
+                trial(200, "within"),
+                trial(300, "beyond"),
+                answer=200,
+            ),
             {300: judged(0.9)},
             SparseSpec(CHANNELS, 100),
             f"20 % stayed within your limit; its record is missing. Removing 30 % of the MLP channels {beyond(2.46)}. "
             "Tested on 400 passages.",
         ),
         (
-            search(trial(200, "undecided", 8), trial(100, "undecided", 8), n=8),
+            search(
+                trial(200, "undecided", 8),
+                trial(100, "undecided", 8),
+                n=8,
+            ),
             {},
             SparseSpec(CHANNELS, 100),
             "Fewer than 30 passages can never confirm a model.",
         ),
     ],
-    ids=["beyond", "healed", "weights", "most", "none", "lost", "eight"],
+    ids=[
+        "beyond",
+        "healed",
+        "weights",
+        "most",
+        "none",
+        "lost",
+        "eight",
+    ],
 )
 def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, spec, sentence):
     models = [
-        ModelVerdict(spec=replace(spec, permille=permille), verdict=verdict)
+        ModelVerdict(
+            spec=replace(spec, permille=permille),
+            verdict=verdict,
+        )
         for permille, verdict in verdicts.items()
     ]
     assert plain(answers.find_sentence(result, models)) == sentence
@@ -503,7 +674,11 @@ def test_a_result_whose_trials_are_none_of_its_steps_is_refused():
 
 
 def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed_undecided():
-    result = search(trial(200, "within"), trial(300, "undecided", 400), answer=200)
+    result = search(
+        trial(200, "within"),
+        trial(300, "undecided", 400),
+        answer=200,
+    )
     assert plain(answers.find_steps(result)) == (
         "Tried 2 of 3 possible sparsities: 800 passages evaluated instead of 1,200. 30 % was undecided, so the "
         "search treated it as too much."
@@ -544,18 +719,41 @@ def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
     swept = sweep_of(WITHIN)
     (dense, lost) = verdicts(both=595, broke=5)
     alone = {"settings": replace(swept.run.settings, sparsities_permille=(100,))}
-    gone = with_answers(swept, dense, lost, sparse=(*swept.run.sparse, "gone"), **alone)
+    gone = with_answers(
+        swept,
+        dense,
+        lost,
+        sparse=(*swept.run.sparse, "gone"),
+        **alone,
+    )
     # Those to come count as well, so that no verdict is taken back once they are there.
-    begun = with_answers(swept, dense, lost, finished=False)
+    begun = with_answers(
+        swept,
+        dense,
+        lost,
+        finished=False,
+    )
     (one,), (other,), (early,) = (
         results.judged[0].verdict.tasks
-        for results in (with_answers(swept, dense, lost, **alone), gone, begun)
+        for results in (
+            with_answers(
+                swept,
+                dense,
+                lost,
+                **alone,
+            ),
+            gone,
+            begun,
+        )
     )
     assert (one.verdict, other.verdict, early.verdict) == ("within", "undecided", "undecided")
 
 
 def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
-    whole = sweep_of(sparse := shifted(0.0, 100), other := shifted(2.0, 100, method="random"))
+    whole = sweep_of(
+        sparse := shifted(0.0, 100),
+        other := shifted(2.0, 100, method="random"),
+    )
     few = results_of(
         whole.run,
         [replace(model, outcomes=model.outcomes[:29]) for model in (whole.dense, sparse, other)],
@@ -571,7 +769,15 @@ def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
     ((_, difference),) = few.race
     assert difference_p(difference) == "not tested on fewer than 30 passages"
     assert "are too few to say which is better" in difference_sentence("a", "b", difference)
-    ((_, alike),) = sweep_of(sparse, shifted(0.0, 100, spread=0.1001, method="random")).race
+    ((_, alike),) = sweep_of(
+        sparse,
+        shifted(
+            0.0,
+            100,
+            spread=0.1001,
+            method="random",
+        ),
+    ).race
     assert difference_p(alike) == "p\u00a0>\u00a00.5, Holm over 3 pairs"
 
 
@@ -591,7 +797,13 @@ def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
 )
 def test_an_unfinished_run_says_how_it_ended_and_what_there_is(state, n_sparse, sentence):
     run, _ = specimens.run(finished=False, n_sparse=n_sparse)
-    assert answers.run_ending(run, job(specimens.SETTINGS, state) if state else None) == sentence
+    assert (
+        answers.run_ending(
+            run,
+            job(specimens.SETTINGS, state) if state else None,
+        )
+        == sentence
+    )
     whole, _ = specimens.run()
     assert (
         answers.run_ending(whole, job(specimens.SETTINGS, "failed"))

@@ -8,9 +8,9 @@ from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.reporting import run_list
 from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.user_records import RunMark
 from tests.reporting.held_results import results_of
 from tests.ui import specimens
 from tests.ui.filled_backend import job
@@ -39,7 +39,11 @@ def add(backend, at=1_764_000_000.0, **changes):
 def said(row):
     """The lines of each cell, by its column."""
     return dict(
-        zip(("Method", "Removed", "Verdict", "Cost", "Started"), row.cells(None), strict=True)
+        zip(
+            ("Method", "Removed", "Verdict", "Cost", "Started"),
+            row.cells(None),
+            strict=True,
+        )
     )
 
 
@@ -53,7 +57,11 @@ def test_a_row_says_the_verdict_and_the_loss_of_the_model_that_the_run_s_answer_
     low, high = interval.split(" to ")
     assert factor == "0.97 ×" and float(low) < 0.97 < float(high) and points.endswith(" points")
     assert said(usual)["Started"][1] == "5\u00a0min"
-    add(backend, at=1_764_000_001.0, methods=(SETTINGS.methods[0], MAGNITUDE))
+    add(
+        backend,
+        at=1_764_000_001.0,
+        methods=(SETTINGS.methods[0], MAGNITUDE),
+    )
     assert said(rows(backend, GENEROUS)[0])["Verdict"][1].startswith("at 30\u00a0% with ")
 
 
@@ -89,14 +97,22 @@ def test_an_unfinished_run_says_its_state_and_what_there_is(backend):
 
 
 def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_version(backend):
-    backend.set_jobs(job(SETTINGS, "queued"), job(specimens.search()[0].find, "queued", id=2))
+    backend.set_jobs(
+        job(SETTINGS, "queued"),
+        job(specimens.search()[0].find, "queued", id=2),
+    )
     waiting = ("", "", "◷ waiting", "")
     assert {row.title: said(row)["Verdict"] for row in rows(backend)} == dict.fromkeys(
         (TITLE, SEARCH), waiting
     )
     backend.set_jobs(
         job(SETTINGS, "failed"),
-        replace(job(SETTINGS, "queued"), id=2, key="k", settings={"model": 3}),
+        replace(
+            job(SETTINGS, "queued"),
+            id=2,
+            key="k",
+            settings={"model": 3},
+        ),
     )
     assert rows(backend) == []
     older = job(SETTINGS, id=1)
@@ -131,9 +147,24 @@ def test_rows_are_sorted_and_pinned_ones_come_first(backend):
     }
     expected |= dict.fromkeys(("longest", "method", "nonsense"), "123")
     runs = [
-        add(backend, at=3e5, sparsities_permille=(100,), model="b/model"),
-        add(backend, at=2e5, sparsities_permille=(100, 200), model="a/model"),
-        add(backend, at=1e5, sparsities_permille=(100, 300), model="c/model"),
+        add(
+            backend,
+            at=3e5,
+            sparsities_permille=(100,),
+            model="b/model",
+        ),
+        add(
+            backend,
+            at=2e5,
+            sparsities_permille=(100, 200),
+            model="a/model",
+        ),
+        add(
+            backend,
+            at=1e5,
+            sparsities_permille=(100, 300),
+            model="c/model",
+        ),
     ]
     place = {run.key: i for i, run in enumerate(runs, 1)}
     results = rows(backend, GENEROUS)
@@ -148,7 +179,11 @@ def test_rows_are_sorted_and_pinned_ones_come_first(backend):
 
 def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
     named = add(backend, model="a/model")
-    add(backend, model="b/model", calibration=WIKITEXT)
+    add(
+        backend,
+        model="b/model",
+        calibration=WIKITEXT,
+    )
     backend.user_data.name_run(named.key, "For the Talk")
     results = rows(backend)
     expected = {
@@ -213,10 +248,19 @@ def overlaid_run(name="", dense="dense", n=None, **changes):
     run, records = specimens.run(settings)
     keys = [dense, *(f"{run.key}-{i}" for i in range(len(records) - 1))]
     renamed = [
-        replace(record, key=key, model=settings.model, outcomes=record.outcomes[:n])
+        replace(
+            record,
+            key=key,
+            model=settings.model,
+            outcomes=record.outcomes[:n],
+        )
         for key, record in zip(keys, records, strict=True)
     ]
-    return results_of(replace(run, dense=dense, sparse=tuple(keys[1:])), renamed, name=name)
+    return results_of(
+        replace(run, dense=dense, sparse=tuple(keys[1:])),
+        renamed,
+        name=name,
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +275,10 @@ def overlaid_run(name="", dense="dense", n=None, **changes):
             ["SmolLM2 135M, least-squares", "model, least-squares"],
         ),
         (
-            [{"name": "Mine"}, {"name": "Two", "methods": (SETTINGS.methods[0], MAGNITUDE)}],
+            [
+                {"name": "Mine"},
+                {"name": "Two", "methods": (SETTINGS.methods[0], MAGNITUDE)},
+            ],
             ["Mine", "Two, least-squares", "Two, magnitude"],
         ),
         (
@@ -264,7 +311,11 @@ def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
 def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_words():
     one = overlaid_run()
     other = overlaid_run(sparsities_permille=(100,))
-    fewer = overlaid_run(dense="fewer", n=60, evaluation=EvaluationSettings(n_passages=60))
+    fewer = overlaid_run(
+        dense="fewer",
+        n=60,
+        evaluation=EvaluationSettings(n_passages=60),
+    )
     results = overlay([fewer, one, other])
     assert {model["run"] for model in results.models.values()} == {one.run.key, other.run.key}
     assert results.notes[0].startswith(f"“{TITLE}” is not drawn: its passages differ")

@@ -21,12 +21,24 @@ from sparsedash.service.estimates import (
     run_workload,
 )
 
-SECONDS = {"start": 8, "load": 2, "calibrate": 30, "prune": 10, "heal": 50, "evaluate": 20}
+SECONDS = {
+    "start": 8,
+    "load": 2,
+    "calibrate": 30,
+    "prune": 10,
+    "heal": 50,
+    "evaluate": 20,
+}
 
 
 def parts_of(*named, basis="measured"):
     return [
-        RunPart(stage=stage, point=point, seconds=SECONDS[stage], basis=basis)
+        RunPart(
+            stage=stage,
+            point=point,
+            seconds=SECONDS[stage],
+            basis=basis,
+        )
         for stage, point in named
     ]
 
@@ -86,7 +98,11 @@ CASES = {
         30 / 120,
     ),
     "text that is read again belongs to pruning": (
-        [*expected(*DENSE, ("calibrate", 0)), ("prune", 0, 1.0), ("calibrate", 0, 4.0)],
+        [
+            *expected(*DENSE, ("calibrate", 0)),
+            ("prune", 0, 1.0),
+            ("calibrate", 0, 4.0),
+        ],
         {"share": 0.1},
         5 + 20 + 30,
         65 / 120,
@@ -107,7 +123,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("taken", "more", "left_s", "share"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("taken", "more", "left_s", "share"),
+    CASES.values(),
+    ids=CASES,
+)
 def test_the_bar_fills_part_by_part_and_the_time_left_is_that_of_the_rest(
     taken, more, left_s, share
 ):
@@ -118,7 +138,11 @@ def test_the_bar_fills_part_by_part_and_the_time_left_is_that_of_the_rest(
 
 
 def test_one_stage_may_serve_several_models_whose_weights_are_streamed():
-    together = [*expected(*DENSE[:2], *FIRST[:2]), ("prune", 1, 10.0), ("evaluate", None, 0.0)]
+    together = [
+        *expected(*DENSE[:2], *FIRST[:2]),
+        ("prune", 1, 10.0),
+        ("evaluate", None, 0.0),
+    ]
     assert looked_at(together).left_s == pytest.approx(60)
     walk = [*expected(*DENSE[:2]), ("walk", 1, 25.0)]
     progress = looked_at(walk, share=0.5, rest_s=25.0)
@@ -129,27 +153,50 @@ def test_one_stage_may_serve_several_models_whose_weights_are_streamed():
 
 def test_what_an_earlier_attempt_has_done_is_a_part_of_the_bar():
     left = parts_of(*DENSE[:2], *SECOND)
-    progress = looked_at([("start", None, 0.0)], left, done_before_s=80.0)
+    progress = looked_at(
+        [("start", None, 0.0)],
+        left,
+        done_before_s=80.0,
+    )
     assert (progress.left_s, progress.share) == (40, pytest.approx(80 / 120))
 
 
 def test_parts_that_were_never_measured_make_the_time_left_a_guess_until_their_rate_is_known():
-    guessed = parts_of(*DENSE, *FIRST, *SECOND, basis="guessed")
+    guessed = parts_of(
+        *DENSE,
+        *FIRST,
+        *SECOND,
+        basis="guessed",
+    )
     before = expected(*DENSE, ("calibrate", 0))
     assert looked_at(before, guessed).unmeasured == ("calibrate", "prune")
-    assert looked_at(before, guessed, share=0.5, rest_s=9.0).unmeasured == ("prune",)
+    assert looked_at(
+        before,
+        guessed,
+        share=0.5,
+        rest_s=9.0,
+    ).unmeasured == ("prune",)
     assert looked_at([*before, *expected(("prune", 0))], guessed).unmeasured == ("prune",)
     assert looked_at(expected(*DENSE, *FIRST), guessed).unmeasured == ()
 
 
 @pytest.mark.parametrize(
     ("stage", "share", "rest_s", "left_s"),
-    [("load", 0.0, None, None), ("calibrate", 0.5, 9.0, None), ("continue", 0.5, 4.0, 4.0)],
+    [
+        ("load", 0.0, None, None),
+        ("calibrate", 0.5, 9.0, None),
+        ("continue", 0.5, 4.0, 4.0),
+    ],
 )
 def test_only_the_last_stage_of_a_prompt_tells_the_time_left(stage, share, rest_s, left_s):
     parts = stage_parts(("start", "load", "read", "continue"))
     taken = [("start", None, 6.0), (stage, None, 4.0)]
-    progress = looked_at(taken, parts, share, rest_s)
+    progress = looked_at(
+        taken,
+        parts,
+        share,
+        rest_s,
+    )
     assert (None if progress.unmeasured else progress.left_s) == left_s
     assert 0 < progress.share < ALMOST
 
@@ -167,7 +214,11 @@ ASKED = RunSettings(
 )
 HEALED = replace(
     ASKED,
-    evaluation=EvaluationSettings(n_passages=20, tasks=("builtin:copying",), task_limit=10),
+    evaluation=EvaluationSettings(
+        n_passages=20,
+        tasks=("builtin:copying",),
+        task_limit=10,
+    ),
     sparsities_permille=(200,),
     methods=(method_named("flap"),),
 )
@@ -184,7 +235,11 @@ SETTINGS = {
         NOTHING_STORED,
     ),
     "healed": (
-        replace(HEALED, heal_steps=(0, 1), quantise=("q8_0",)),
+        replace(
+            HEALED,
+            heal_steps=(0, 1),
+            quantise=("q8_0",),
+        ),
         Cached(calibration=True),
     ),
 }
@@ -192,13 +247,23 @@ SETTINGS = {
 
 def described(settings):
     speeds = Speeds(float32=3e10, bfloat16=3e10)
-    return run_workload(settings, listed_shape(settings.model), speeds, Path("/nowhere"))
+    return run_workload(
+        settings,
+        listed_shape(settings.model),
+        speeds,
+        Path("/nowhere"),
+    )
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_in_recorded_runs_the_bar_never_goes_back_and_the_time_left_is_about_right(name):
     settings, stored = SETTINGS[name]
-    parts = expected_parts(settings, stored, [], described)
+    parts = expected_parts(
+        settings,
+        stored,
+        [],
+        described,
+    )
     taken = [StageTime(*entry) for entry in RECORDED[name]["taken"]]
     whole_s = sum(entry.seconds for entry in taken)
     shares = []

@@ -73,7 +73,10 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
 
 def svg_of(backend, *methods):
     """The report's chart of word perplexity for a run of these methods, by presets' names."""
-    settings = replace(specimens.SETTINGS, methods=tuple(map(method_named, methods)))
+    settings = replace(
+        specimens.SETTINGS,
+        methods=tuple(map(method_named, methods)),
+    )
     results = run_results(backend, backend.add_run(specimens.run(settings)))
     return figure_svg(tradeoff_chart(results.tradeoff()), "<words>")
 
@@ -94,7 +97,10 @@ def test_its_charts_are_the_page_s_own_figures(backend):
 def test_on_a_phone_its_charts_have_text_of_eleven_pixels_and_numbers_with_room_between(backend):
     narrow = svg_of(backend, "best", "magnitude").partition('viewBox="0 0 358 ')[2]
     assert min(float(size) for size in re.findall(r'font-size="([\d.]+)"', narrow)) >= 11
-    row = re.findall(r'text-anchor="middle"><tspan x="([\d.]+)" y="[\d.]+">\d+(?: %)?<', narrow)
+    row = re.findall(
+        r'text-anchor="middle"><tspan x="([\d.]+)" y="[\d.]+">\d+(?: %)?<',
+        narrow,
+    )
     assert len(row) >= 3 and all(b - a >= 30 for a, b in itertools.pairwise(map(float, row)))
 
 
@@ -107,12 +113,20 @@ def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_sma
     text = HOSTILE
     (_, records) = specimens.run()
     records = [
-        replace(r, outcomes=tuple(replace(o, target=text, answer=f"{text}{i}") for o in r.outcomes))
+        replace(
+            r,
+            outcomes=tuple(replace(o, target=text, answer=f"{text}{i}") for o in r.outcomes),
+        )
         for i, r in enumerate(records)
     ]
     passages = replace(specimens.passages(), contexts=(text,) * 120)
     page = html_report(
-        *stored(records, warnings=(text,), versions={"torch": text}), passages
+        *stored(
+            records,
+            warnings=(text,),
+            versions={"torch": text},
+        ),
+        passages,
     ).decode()
     shows_as_text(page)
     assert len(page) < 1_000_000
@@ -139,7 +153,12 @@ def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the
     results, pair = stored(
         n_sparse=1, finished=False, made_on="a <mainframe>", source_type="Q4_<1>"
     )
-    page = html_report(results, pair, None, job(results.run.settings, "cancelled")).decode()
+    page = html_report(
+        results,
+        pair,
+        None,
+        job(results.run.settings, "cancelled"),
+    ).decode()
     for text in (
         "This run was stopped: 1 of its 3 sparse models is done.",
         "Computed on 24 November 2025 on another machine (a &lt;mainframe&gt;)",
@@ -147,7 +166,12 @@ def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the
         "What pruning costs the original weights is not measured",
     ):
         assert text in page
-    going = html_report(results, pair, None, job(results.run.settings, "running")).decode()
+    going = html_report(
+        results,
+        pair,
+        None,
+        job(results.run.settings, "running"),
+    ).decode()
     assert "This run was" not in going and "So far: " in going and "So far: " not in page
     for run, source in ((results.run, "Q4_<1>"), (replace(results.run, source_type=""), None)):
         assert document_of(run, results.dense, *results.sparse)["model"]["source_type"] == source
@@ -167,7 +191,12 @@ def store(house, prompt, left="a", right="b", others=(), wrote=(), **more):
     )
     backend.put(
         Continuation(
-            key=request.key(), prompt=prompt, left=left, right=right, others=tuple(wrote), **more
+            key=request.key(),
+            prompt=prompt,
+            left=left,
+            right=right,
+            others=tuple(wrote),
+            **more,
         )
     )
     return request
@@ -176,22 +205,46 @@ def store(house, prompt, left="a", right="b", others=(), wrote=(), **more):
 def written(house):
     """What the report shows, one text a prompt, after the heading and the legend."""
     backend, results, pair = house
-    section = continuations_section(backend, results.run, pair, specimens.passages())
-    page = plain(html_report(results, pair, specimens.passages(), None, section)).partition(
-        "What the models wrote "
-    )[2]
+    section = continuations_section(
+        backend,
+        results.run,
+        pair,
+        specimens.passages(),
+    )
+    page = plain(
+        html_report(
+            results,
+            pair,
+            specimens.passages(),
+            None,
+            section,
+        )
+    ).partition("What the models wrote ")[2]
     for drawn in section:
         shows_as_text(drawn)
-    return re.split(r"(?=A prompt of a user|Passage \d+, )", page.partition(" Settings {")[0])
+    return re.split(
+        r"(?=A prompt of a user|Passage \d+, )",
+        page.partition(" Settings {")[0],
+    )
 
 
 def test_prompts_stand_first_with_every_model_that_wrote_and_marks(house):
     backend, results, _ = house
     settings = {"others": results.run.sparse[:1], "wrote": ("x",)}
     backend.user_data.keep_prompt(
-        store(house, "<b>Once\u202e", "the door <i>", "the wall <i>", **settings)
+        store(
+            house,
+            "<b>Once\u202e",
+            "the door <i>",
+            "the wall <i>",
+            **settings,
+        )
     )
-    store(house, specimens.passages().contexts[0], stopped=True)
+    store(
+        house,
+        specimens.passages().contexts[0],
+        stopped=True,
+    )
     legend, first, passage, *rest = written(house)
     assert legend.startswith("❘ marks where a text diverges from that of dense.")
     how = "A prompt of a user, greedy, 24 tokens"
@@ -205,9 +258,21 @@ def test_a_prompt_of_the_run_that_a_user_tried_is_printed_once(house):
     backend, results, pair = house
     prompt = results.run.settings.prompts[0]
     others = results.run.sparse[:1]
-    backend.user_data.keep_prompt(store(house, prompt, others=others, wrote=("x",)))
+    backend.user_data.keep_prompt(
+        store(
+            house,
+            prompt,
+            others=others,
+            wrote=("x",),
+        )
+    )
     store(house, prompt)
-    section = continuations_section(backend, results.run, pair, None)
+    section = continuations_section(
+        backend,
+        results.run,
+        pair,
+        None,
+    )
     assert sum(prompt in each for each in section) == 1
 
 
@@ -215,9 +280,25 @@ def test_without_texts_or_anything_written_there_is_no_section_and_a_long_one_is
     house, monkeypatch
 ):
     backend, results, pair = house
-    assert continuations_section(backend, results.run, pair, specimens.passages()) == []
+    assert (
+        continuations_section(
+            backend,
+            results.run,
+            pair,
+            specimens.passages(),
+        )
+        == []
+    )
     store(house, specimens.passages().contexts[0])
-    assert continuations_section(backend, results.run, pair, None) == []
+    assert (
+        continuations_section(
+            backend,
+            results.run,
+            pair,
+            None,
+        )
+        == []
+    )
     monkeypatch.setattr("sparsedash.reporting.run_reports.MOST_CONTINUATIONS", 3)
     assert len(written(house)) == 1 + 3
 

@@ -19,7 +19,11 @@ METHODS = (method_named("magnitude"), method_named("random"))
 
 def broken(n: int, permille: int = 100, method=None):
     """The dense answers with n right ones gone wrong."""
-    return specimens.record([False] * n + DENSE[n:], permille, method)
+    return specimens.record(
+        [False] * n + DENSE[n:],
+        permille,
+        method,
+    )
 
 
 def test_a_comparison_has_its_verdict_among_all_of_the_run_and_by_itself_elsewhere():
@@ -85,9 +89,21 @@ def test_a_record_of_other_passages_is_left_out():
 
 def test_a_record_that_answered_fewer_passages_is_compared_on_those():
     whole = broken(6)
-    stopping = replace(STOPPED, decision="open", n_answered=80, p_value=0.1, interval=(-0.2, 0.1))
+    stopping = replace(
+        STOPPED,
+        decision="open",
+        n_answered=80,
+        p_value=0.1,
+        interval=(-0.2, 0.1),
+    )
     compared = (
-        sweep_of(replace(whole, outcomes=whole.outcomes[:80], stopping=stopping))
+        sweep_of(
+            replace(
+                whole,
+                outcomes=whole.outcomes[:80],
+                stopping=stopping,
+            )
+        )
         .judged[0]
         .comparison
     )
@@ -105,10 +121,24 @@ def test_a_record_that_answered_fewer_passages_is_compared_on_those():
         (1, {"done": 80, "point": 1}, None),
         (6, {"done": 80, "n_right": 30, "point": 5}, None),
     ],
-    ids=["third", "other-method", "dense", "record-there", "no-answer", "other-stage", "finished"],
+    ids=[
+        "third",
+        "other-method",
+        "dense",
+        "record-there",
+        "no-answer",
+        "other-stage",
+        "finished",
+    ],
 )
 def test_the_live_point_is_of_the_model_that_the_job_evaluates(n_sparse, asked, expected):
     settings = replace(specimens.SETTINGS, methods=METHODS)
-    results = results_of(*specimens.run(settings, finished=n_sparse == 6, n_sparse=n_sparse))
+    results = results_of(
+        *specimens.run(
+            settings,
+            finished=n_sparse == 6,
+            n_sparse=n_sparse,
+        )
+    )
     live = live_model(results, job(specimens.SETTINGS, **asked))
     assert live == (expected and (expected[0], live_point(expected[1], right=30, done=80)))

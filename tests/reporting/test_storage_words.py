@@ -7,7 +7,11 @@ from sparsedash.service.deletion import RunDeletion
 from sparsedash.service.holdings import CacheContents, CacheItem
 from tests.factories import RUN
 
-NOTHING = {"runs": (), "refused": {}, "entries": frozenset()}
+NOTHING = {
+    "runs": (),
+    "refused": {},
+    "entries": frozenset(),
+}
 TIMING = CacheItem("timings", "records", "timing/a", 3_000_000)
 
 

@@ -24,7 +24,10 @@ from tests.factories import RUN, THREE_LAYERS, losing, plain
 from tests.reporting.charts.drawn import drawn, trace
 from tests.reporting.held_results import results_of
 
-NARROWER, FEWER = with_budget([method_named("least-squares"), method_named("layers")], "weights")
+NARROWER, FEWER = with_budget(
+    [method_named("least-squares"), method_named("layers")],
+    "weights",
+)
 UNMEASURED = {
     "layer_errors": (),
     "held_out_errors": (),
@@ -42,19 +45,49 @@ GONE = replace(
 
 
 def found(lost=(0.1, 0.5), method=FEWER, beside=NARROWER):
-    reached = Reached(channels=0.2, weights=0.2, bytes=0.15, macs=0.15, kv_cache=0.2)
+    reached = Reached(
+        channels=0.2,
+        weights=0.2,
+        bytes=0.15,
+        macs=0.15,
+        kv_cache=0.2,
+    )
     made = [
         replace(
             THREE_LAYERS,
             spec=SparseSpec(beside, 200),
             reached=replace(reached, kv_cache=0.0),
         ),
-        replace(GONE, spec=SparseSpec(method, 200), reached=reached),
+        replace(
+            GONE,
+            spec=SparseSpec(method, 200),
+            reached=reached,
+        ),
     ]
-    settings = RunSettings(methods=(beside, method), sparsities_permille=(200,))
-    run = replace(RUN, settings=settings, dense="d", sparse=("n", "f"), finished=True)
+    settings = RunSettings(
+        methods=(beside, method),
+        sparsities_permille=(200,),
+    )
+    run = replace(
+        RUN,
+        settings=settings,
+        dense="d",
+        sparse=("n", "f"),
+        finished=True,
+    )
     sparse = [
-        losing(key, fall, 60, pruned=own) for key, fall, own in zip("nf", lost, made, strict=True)
+        losing(
+            key,
+            fall,
+            60,
+            pruned=own,
+        )
+        for key, fall, own in zip(
+            "nf",
+            lost,
+            made,
+            strict=True,
+        )
     ]
     return results_of(run, [losing("d", 0.0, 60), *sparse])
 
@@ -121,10 +154,19 @@ def test_a_pair_at_one_of_several_sparsities_counts_all_pairs_of_the_two_structu
         replace(
             each.record,
             key=key,
-            pruned=replace(each.record.pruned, spec=replace(each.spec, permille=300)),
+            pruned=replace(
+                each.record.pruned,
+                spec=replace(each.spec, permille=300),
+            ),
         )
         for key, each in zip(
-            "op", sorted(one.judged, key=lambda own: own.record.key, reverse=True), strict=True
+            "op",
+            sorted(
+                one.judged,
+                key=lambda own: own.record.key,
+                reverse=True,
+            ),
+            strict=True,
         )
     ]
     assert "97.5 % interval 1.49 to 1.49" in said(
@@ -133,25 +175,70 @@ def test_a_pair_at_one_of_several_sparsities_counts_all_pairs_of_the_two_structu
 
 
 def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a_layer():
-    made = replace(GONE, widths=(128, 128, 0), spec=SparseSpec(FEWER, 30))
+    made = replace(
+        GONE,
+        widths=(128, 128, 0),
+        spec=SparseSpec(FEWER, 30),
+    )
     settings = RunSettings(methods=(FEWER,), sparsities_permille=(30,))
-    run = replace(RUN, settings=settings, dense="d", sparse=("f",), finished=True)
-    swept = results_of(run, [losing("d", 0.0, 60), losing("f", 0.3, 60, pruned=made)])
+    run = replace(
+        RUN,
+        settings=settings,
+        dense="d",
+        sparse=("f",),
+        finished=True,
+    )
+    swept = results_of(
+        run,
+        [
+            losing("d", 0.0, 60),
+            losing(
+                "f",
+                0.3,
+                60,
+                pruned=made,
+            ),
+        ],
+    )
     assert estimate_words(swept) == ""
     step = next_step(swept)
     assert "search for the largest share within your limit with “best”" in step.sentence
     assert step.request.method == replace(method_named("best"), budget="weights")
-    run = replace(run, settings=replace(settings, sparsities_permille=(30, 60)), sparse=("f", "g"))
-    two = losing("g", 0.3, 60, pruned=replace(GONE, spec=SparseSpec(FEWER, 60)))
+    run = replace(
+        run,
+        settings=replace(settings, sparsities_permille=(30, 60)),
+        sparse=("f", "g"),
+    )
+    two = losing(
+        "g",
+        0.3,
+        60,
+        pruned=replace(GONE, spec=SparseSpec(FEWER, 60)),
+    )
     step = next_step(
-        results_of(run, [losing("d", 0.0, 60), losing("f", 0.01, 60, pruned=made), two])
+        results_of(
+            run,
+            [
+                losing("d", 0.0, 60),
+                losing(
+                    "f",
+                    0.01,
+                    60,
+                    pruned=made,
+                ),
+                two,
+            ],
+        )
     )
     assert step.kind == "export"
 
 
 def test_a_share_that_was_rounded_to_layers_is_said_to_be():
     fewer = next(model for model in found().judged if model.method == FEWER)
-    made = replace(fewer.record.pruned, reached=replace(fewer.record.pruned.reached, weights=0.3))
+    made = replace(
+        fewer.record.pruned,
+        reached=replace(fewer.record.pruned.reached, weights=0.3),
+    )
     rounded = replace(fewer, record=replace(fewer.record, pruned=made))
     assert plain(rounding_note(rounded)) == " (30.0 % after rounding to whole layers)"
 

@@ -20,24 +20,54 @@ from sparsedash.stats.task_verdicts import judge_tasks
 from tests.factories import plain
 from tests.question_sets import answered, rolled, scored, verdicts
 
-WITHIN = verdicts(1800, 100, 100, task="piqa")
-BEYOND = verdicts(1600, 300, 100, task="gsm8k")
-OPEN = verdicts(170, 20, 10, task="boolq")
+WITHIN = verdicts(
+    1800,
+    100,
+    100,
+    task="piqa",
+)
+BEYOND = verdicts(
+    1600,
+    300,
+    100,
+    task="gsm8k",
+)
+OPEN = verdicts(
+    170,
+    20,
+    10,
+    task="boolq",
+)
 HARD = verdicts(3, wrong=50, task="arc")
-TEXT = answered(*(rolled(i, -30.0 - i % 3) for i in range(40)), task="wiki", measure="bits a byte")
+TEXT = answered(
+    *(rolled(i, -30.0 - i % 3) for i in range(40)),
+    task="wiki",
+    measure="bits a byte",
+)
 
 
 def judged(*tasks):
-    return judge_tasks([pair_answers(*task) for task in tasks], Tolerance())
+    return judge_tasks(
+        [pair_answers(*task) for task in tasks],
+        Tolerance(),
+    )
 
 
 def test_the_sentence_says_where_a_model_is_beyond_within_and_undecided_and_remarks_say_the_rest():
-    results = judged(WITHIN, BEYOND, OPEN, HARD)
+    results = judged(
+        WITHIN,
+        BEYOND,
+        OPEN,
+        HARD,
+    )
     assert plain(tasks_sentence("small", results)) == (
         "small costs too much: gsm8k −10.0 points (limit −2). Within the limit on piqa; too close to call on boolq."
     )
     settle, why_not = task_remarks(results).split(" arc ")
-    assert re.fullmatch(r"About [\d,]+ questions of boolq would settle it\.", settle)
+    assert re.fullmatch(
+        r"About [\d,]+ questions of boolq would settle it\.",
+        settle,
+    )
     assert why_not == "is not judged: dense has 3 right answers, fewer than 20."
 
 
@@ -51,12 +81,27 @@ def test_the_sentence_names_what_is_within_or_that_nothing_can_be_judged():
     assert tasks_sentence("small", few) == "small is too close to call on few."
     assert task_remarks(few) == "Fewer than 30 questions can never confirm a model: few has 29."
     # 2.2 points lost where two are allowed.
-    near = judged(verdicts(429, 41, 30, task="near"))
+    near = judged(
+        verdicts(
+            429,
+            41,
+            30,
+            task="near",
+        )
+    )
     assert task_remarks(near) == "near is too close to its limit to be settled by more questions."
 
 
 def test_a_task_s_own_limit_is_said():
-    own = tuple(replace(each, points=5.0) for each in verdicts(470, 30, 30, task="copying"))
+    own = tuple(
+        replace(each, points=5.0)
+        for each in verdicts(
+            470,
+            30,
+            30,
+            task="copying",
+        )
+    )
     results = judged(own, WITHIN)
     assert tasks_sentence("small", results) == "small stays within the limit on copying and piqa."
     assert task_remarks(results) == "Limit on copying: 5 points."
@@ -80,7 +125,12 @@ def test_the_document_is_plain_json_even_without_an_interval():
     one, low = (answered(rolled(0, log_likelihood)) for log_likelihood in (-30.0, -1e9))
     document = json.loads(
         json.dumps(
-            judge_document("small", judged((one, low), BEYOND), Tolerance()), allow_nan=False
+            judge_document(
+                "small",
+                judged((one, low), BEYOND),
+                Tolerance(),
+            ),
+            allow_nan=False,
         )
     )
     text, sums = document["tasks"]
@@ -97,7 +147,10 @@ def test_the_document_is_plain_json_even_without_an_interval():
 def test_limits_that_hold_nowhere_are_named():
     one = answered(rolled(0, -30.0))
     results = judged((one, one))
-    text = idle_limits(results, Tolerance(tasks=((results[0].task, 3.0), ("piqua", 1.0))))
+    text = idle_limits(
+        results,
+        Tolerance(tasks=((results[0].task, 3.0), ("piqua", 1.0))),
+    )
     assert text == [
         f"Limits name piqua, but the answers are of {results[0].task}.",
         f"No answer of {results[0].task} is right or wrong: the limit of word perplexity holds.",
@@ -120,15 +173,28 @@ def test_the_chart_has_a_line_a_judged_task_and_what_is_far_beyond_stands_at_the
 
 
 def test_the_report_is_one_page_with_the_answers_that_broke_and_no_markup_of_theirs():
-    dense, other = verdicts(80, 15, 5, task="<b>sums</b>")
-    page = task_report("small", judged((dense, other)), Tolerance()).decode()
+    dense, other = verdicts(
+        80,
+        15,
+        5,
+        task="<b>sums</b>",
+    )
+    page = task_report(
+        "small",
+        judged((dense, other)),
+        Tolerance(),
+    ).decode()
     assert "&lt;b&gt;sums&lt;/b&gt;, broke: 15" in page and "<b>sums" not in page
     assert "script" not in page
 
 
 def test_where_lower_is_better_the_table_and_the_document_say_so():
     sets = [
-        replace(each, measure="pct_stereotype", higher_is_better=False)
+        replace(
+            each,
+            measure="pct_stereotype",
+            higher_is_better=False,
+        )
         for each in verdicts(80, 15, 5)
     ]
     results = judged(tuple(sets))
@@ -154,7 +220,11 @@ def test_the_right_choice_is_found_by_its_number_or_its_text():
     assert right_choice(replace(by_number, target="00000019")) is None
     # The target "1" is the text of the first choice and the place of the second.
     numbers = [ScoredChoice(text=text, log_likelihood=-1.0) for text in ("1", "2", "3")]
-    odd = replace(by_number, target="1", choices=tuple(numbers))
+    odd = replace(
+        by_number,
+        target="1",
+        choices=tuple(numbers),
+    )
     assert [
         right_choice(replace(odd, chosen=at, right=right))
         for at, right in ((0, True), (0, False), (2, False))

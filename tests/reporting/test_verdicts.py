@@ -20,9 +20,18 @@ def judged(
     tolerance: Tolerance | None = None,
     **more: int,
 ):
-    results = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
+    results = Moments(
+        n=n,
+        mean=nats,
+        deviation=deviation,
+        lowest=nats,
+        highest=nats,
+    )
     counts = {"broke": 0, "fixed": 0, "n_right": 400} | more
-    return judge_all([Losses(nats=results, anytime=False, **counts)], tolerance or Tolerance())[0]
+    return judge_all(
+        [Losses(nats=results, anytime=False, **counts)],
+        tolerance or Tolerance(),
+    )[0]
 
 
 def test_the_flips_are_counted():
@@ -56,7 +65,12 @@ OPEN = "stays within your limit: perplexity 1.02 × (limit 1.10 ×)"
         (judged(0.02, n_right=3), f"{OPEN}; too few answers are right to judge accuracy"),
         (judged(0.3, n_right=3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
         (
-            judged(0.0, deviation=0.0, n=132, n_right=27),
+            judged(
+                0.0,
+                deviation=0.0,
+                n=132,
+                n_right=27,
+            ),
             "stays within your limit: perplexity 1.00 × (limit 1.10 ×)",
         ),
         (judged(0.09), "is too close to call on 1,000 passages"),
@@ -71,7 +85,16 @@ def test_a_verdict_names_the_measures_that_decided_it_their_limits_and_what_with
     found, said
 ):
     assert plain(verdicts.verdict_words(found)) == said
-    assert plain(verdicts.model_verdict("20 %", found, Tolerance())[0]) == f"20 % {said}."
+    assert (
+        plain(
+            verdicts.model_verdict(
+                "20 %",
+                found,
+                Tolerance(),
+            )[0]
+        )
+        == f"20 % {said}."
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,13 +106,23 @@ def test_a_verdict_names_the_measures_that_decided_it_their_limits_and_what_with
     ],
 )
 def test_a_loss_of_many_times_is_shown_on_its_side_of_the_limit(factor, ratio, told):
-    results = judged(log(factor), deviation=0.001, tolerance=Tolerance(ratio=ratio))
+    results = judged(
+        log(factor),
+        deviation=0.001,
+        tolerance=Tolerance(ratio=ratio),
+    )
     assert plain(verdicts.verdict_words(results)) == f"costs too much: perplexity {told}"
 
 
 def task(name, verdict, lost=0.0):
     of = judged(0.02).accuracy
-    return replace(of, task=name, verdict=verdict, value=lost, most=0.05)
+    return replace(
+        of,
+        task=name,
+        verdict=verdict,
+        value=lost,
+        most=0.05,
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +163,10 @@ def test_tasks_count_for_a_verdict_and_are_named(nats, tasks, said, last):
 
 
 def test_too_few_passages_say_nothing_of_the_tasks():
-    results = replace(judged(0.0, n=1), tasks=(task("copying", "undecided"),))
+    results = replace(
+        judged(0.0, n=1),
+        tasks=(task("copying", "undecided"),),
+    )
     assert plain(verdicts.verdict_words(results)) == "cannot be judged on 1 passage"
 
 
@@ -216,7 +252,11 @@ def test_no_end_of_an_interval_is_rounded_to_the_other_side_of_the_limit(
 )
 def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
     ended = replace(
-        RECORD, stopping=replace(STOPPED, **{"n_answered": 512, "n_passages": 5153} | change)
+        RECORD,
+        stopping=replace(
+            STOPPED,
+            **{"n_answered": 512, "n_passages": 5153} | change,
+        ),
     )
     results = verdicts.early_stopping_words({"dense": RECORD, "20 %": ended})
     assert results.startswith(said)

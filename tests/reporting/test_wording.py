@@ -24,9 +24,21 @@ ZEROS = method_named("magnitude-weights")
         (wording.percent, {0.34: "34.0 %"}),
         (
             wording.probability,
-            {0.123: "12.3 %", 0.0004: "under 0.1 %", 0.0: "0.0 %", 1.0: "100.0 %"},
+            {
+                0.123: "12.3 %",
+                0.0004: "under 0.1 %",
+                0.0: "0.0 %",
+                1.0: "100.0 %",
+            },
         ),
-        (wording.likelihood, {1e300: "100.0 %", -1e300: "0.0 %", -9: "under 0.1 %"}),
+        (
+            wording.likelihood,
+            {
+                1e300: "100.0 %",
+                -1e300: "0.0 %",
+                -9: "under 0.1 %",
+            },
+        ),
         (
             wording.perplexity,
             {
@@ -43,23 +55,56 @@ ZEROS = method_named("magnitude-weights")
         ),
         (
             wording.nats_as_factor,
-            {0: "1.00 ×", 0.0953: "1.10 ×", log(20): "20 ×", 1000: "over 1,000,000 ×"}
-            | {log(9.999): "10 ×", -log(3): "0.33 ×", -1000: "under 0.01 ×"},
+            {
+                0: "1.00 ×",
+                0.0953: "1.10 ×",
+                log(20): "20 ×",
+                1000: "over 1,000,000 ×",
+            }
+            | {
+                log(9.999): "10 ×",
+                -log(3): "0.33 ×",
+                -1000: "under 0.01 ×",
+            },
         ),
-        (wording.signed_points, {-0.03: "−3.0", 0.007: "+0.7", 0.0: "0.0", -0.0001: "0.0"}),
+        (
+            wording.signed_points,
+            {
+                -0.03: "−3.0",
+                0.007: "+0.7",
+                0.0: "0.0",
+                -0.0001: "0.0",
+            },
+        ),
         (wording.signed_interval, {(-0.065, 0.004): "−6.5 to +0.4"}),
         (wording.interval, {(0.278, 0.408): "27.8 to 40.8 %"}),
         (
             wording.p_value,
-            {0.146: "p = 0.15", 0.00001: "p < 0.001", 1.0: "p = 1", 0.0351: "p = 0.035"},
+            {
+                0.146: "p = 0.15",
+                0.00001: "p < 0.001",
+                1.0: "p = 1",
+                0.0351: "p = 0.035",
+            },
         ),
         (
             wording.duration_words,
-            {0.2: "0 s", 8: "8 s", 59.6: "1 min", 245: "4 min", 4800: "1 h 20 min"},
+            {
+                0.2: "0 s",
+                8: "8 s",
+                59.6: "1 min",
+                245: "4 min",
+                4800: "1 h 20 min",
+            },
         ),
         (
             wording.time_left,
-            {0.0: "almost done", 1.9: "almost done", 3.4: "about 3 s left", 47.0: "about 45 s left"}
+            {
+                0.0: "almost done",
+                1.9: "almost done",
+                3.4: "about 3 s left",
+                47.0: "about 45 s left",
+            }
             | {86.0: "about 85 s left", 130.0: "about 2 min left"},
         ),
         (
@@ -73,8 +118,23 @@ ZEROS = method_named("magnitude-weights")
                 1.24e9: "1.2 GB",
             },
         ),
-        (wording.round_up, {7: 7, 99: 99, 201: 210, 1234: 1300}),
-        (wording.and_join, {("a",): "a", ("a", "b"): "a and b", ("a", "b", "c"): "a, b and c"}),
+        (
+            wording.round_up,
+            {
+                7: 7,
+                99: 99,
+                201: 210,
+                1234: 1300,
+            },
+        ),
+        (
+            wording.and_join,
+            {
+                ("a",): "a",
+                ("a", "b"): "a and b",
+                ("a", "b", "c"): "a, b and c",
+            },
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -90,7 +150,17 @@ def test_moments_are_told_by_day_and_with_the_year_where_it_is_another():
     assert wording.moment(now.timestamp(), UTC) == "today 12:05"
     assert wording.moment((now - timedelta(days=1)).timestamp(), UTC) == "yesterday 12:05"
     assert (
-        wording.moment(datetime(2020, 6, 3, 14, 5, tzinfo=UTC).timestamp(), UTC)
+        wording.moment(
+            datetime(
+                2020,
+                6,
+                3,
+                14,
+                5,
+                tzinfo=UTC,
+            ).timestamp(),
+            UTC,
+        )
         == "3 June 2020 14:05"
     )
     assert wording.moment(math.inf, UTC) == "at an unknown time"
@@ -144,7 +214,11 @@ def test_a_run_names_the_revisions_that_it_read_and_the_hub_s_newer_ones():
         (f"{DATA_SET}a/{name}", commit * 40) for name, commit in zip("pqr", "123", strict=True)
     )
     identity = f"owner/model@0123abc{'0' * 33}"
-    run = replace(RUN, model_identity=identity, settings=replace(RUN.settings, revisions=read[:1]))
+    run = replace(
+        RUN,
+        model_identity=identity,
+        settings=replace(RUN.settings, revisions=read[:1]),
+    )
     assert wording.revision_words(run) == "revision 0123abc, data set a/p 1111111"
     assert wording.stored_run_details(run).endswith(f" · {wording.revision_words(run)}")
     more = replace(run, settings=replace(run.settings, revisions=read))
@@ -164,7 +238,11 @@ def test_a_run_names_the_records_that_are_there_dense_first_and_by_the_method_wh
     run, records = specimens.run()
     assert list(wording.record_names(run).items()) == [
         (record.key, name)
-        for record, name in zip(records, ("dense", "10 %", "20 %", "30 %"), strict=True)
+        for record, name in zip(
+            records,
+            ("dense", "10 %", "20 %", "30 %"),
+            strict=True,
+        )
     ]
     asked = replace(
         specimens.SETTINGS,

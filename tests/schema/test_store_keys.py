@@ -11,13 +11,13 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.schema import sparse_spec, store_keys
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.settings import (
     CalibrationSettings,
     EvaluationSettings,
     RunSettings,
 )
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 from sparsedash.schema.store_keys import (
     NoteName,
     answers_key,

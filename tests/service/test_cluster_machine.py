@@ -13,10 +13,11 @@ from sparsedash.jobs.job import CLUSTER
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError, StoreError
-from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json
+from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PartSettings, RunSettings
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 from sparsedash.service import cluster_machine, cluster_runner
 from sparsedash.service.cluster_machine import (
     PartMachine,
@@ -72,7 +73,7 @@ def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of
     assert (run.key, len(run.sparse)) == (part.key, 1)
     assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200
     assert {progress.machine for progress in told} == {"ann"}
-    newest, *_ = table.list(9)
+    newest, *_ = table.newest_jobs(9)
     assert (newest.owner, may_use_token(newest.owner)) == ("bob", False)
     assert table.get(before.id).state == "cancelled", "what waited there before is not done first"
     table.close()

@@ -14,7 +14,6 @@ from sparsedash.jobs.cluster_parts import KeptCalibration, PartEnd
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import (
     CalibrationSettings,
@@ -23,6 +22,7 @@ from sparsedash.schema.settings import (
     RunSettings,
     settings_from_plain,
 )
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 from sparsedash.service.cluster_plan import ClusterPlan, first_points
 from sparsedash.storage.run_files import run_file
 from sparsedash.storage.store import Store

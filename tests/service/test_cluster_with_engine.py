@@ -16,7 +16,7 @@ from sparsedash.schema.settings import EvaluationSettings, RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.storage.store import Store
-from tests.dask_house import DaskHouse, eventually, free_port
+from tests.dask_cluster import DaskHouse, eventually, free_port
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import save_tiny, small_run
 

@@ -20,20 +20,19 @@ from sparsedash.schema.errors import (
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.pair_records import (
-    Choices,
     Continuation,
     ContinuationSettings,
     Divergence,
     DivergenceSettings,
-    Place,
-    Prompts,
     Timing,
     TimingSettings,
+    TokenDivergence,
 )
 from sparsedash.schema.records import Healed, Passages, Record, Run, VerifySettings, about_artefact
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.schema.store_keys import healed_part
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.user_records import Choices, Prompts
 from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
 from sparsedash.storage.users import UserData
 from sparsedash.storage.verification import verify
@@ -82,7 +81,7 @@ def write_pair(backend, left, right, *others):
     )
     for kind, settings in (("divergence", compared), ("continuation", written)):
         finish(backend, live(backend, settings, settings.key(), kind))
-    places = (Place(text="upon", nats=0.1, left="a", right="b"),)
+    places = (TokenDivergence(text="upon", nats=0.1, left="a", right="b"),)
     backend._store.put(
         compared.key(),
         Divergence(

@@ -273,10 +273,10 @@ care for jobs.
 """
 
 ASKED = (
-    " administers cached cancel cluster damaged_runs fetch_config health job jobs"
+    " administers cached cancel cluster continuation damaged_runs fetch_config health job jobs"
     " log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight"
     " prioritise queue queue_position reach record reference_problem result retry run runs search seen_by sees_all"
-    " submit why_missing written written_at"
+    " submit why_missing written_at"
 )
 
 
@@ -554,7 +554,7 @@ def test_of_another_s_run_nothing_is_said_written_or_resumed(house):
         house.backend._store.put(
             key, Continuation(key=key, prompt=prompt.prompt, left=record, right=record)
         )
-    assert ada.written(prompt) is not None and bob.written(prompt) is None
+    assert ada.continuation(prompt) is not None and bob.continuation(prompt) is None
     assert ada.written_at(prompt.left) is not None and bob.written_at(prompt.left) is None
     house.backend._store._caches["records"].set(f"record/{prompt.right}", b"{")
     house.backend._store._caches["records"].set(f"run/{job.key}", b"{")

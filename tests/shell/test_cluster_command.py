@@ -5,7 +5,7 @@ code.
 import pytest
 
 from sparsedash.shell.commands import main
-from tests.dask_house import Certificates, DaskHouse, eventually, free_port
+from tests.dask_cluster import Certificates, DaskHouse, eventually, free_port
 
 
 @pytest.fixture(scope="module")

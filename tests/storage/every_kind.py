@@ -7,17 +7,13 @@ from pathlib import Path
 
 from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import (
-    Choices,
     Continuation,
     ContinuationSettings,
     Divergence,
-    OwnPrompts,
-    Place,
-    Prompts,
-    RunMark,
-    RunMarks,
+    TokenDivergence,
 )
 from sparsedash.schema.records import Verification, about_artefact
+from sparsedash.schema.user_records import Choices, OwnPrompts, Prompts, RunMark, RunMarks
 from sparsedash.storage.model_folders import MODELS
 from sparsedash.storage.text_files import Uploads
 from tests.factories import RECORD, RUN
@@ -41,7 +37,7 @@ RECORDS = (
         key="apart",
         opening="Once",
         places=(
-            Place(
+            TokenDivergence(
                 text="upon",
                 nats=0.1,
                 left="a",

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sparsedash.schema.pair_records import ContinuationSettings, RunMark
+from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.user_records import RunMark
 from sparsedash.storage.users import LONGEST_NAME, MOST_PROMPTS, UserData
 
 

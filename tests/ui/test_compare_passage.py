@@ -4,7 +4,7 @@ above it.
 
 from dataclasses import replace
 
-from sparsedash.schema.pair_records import Divergence, DivergenceSettings, Place
+from sparsedash.schema.pair_records import Divergence, DivergenceSettings, TokenDivergence
 from sparsedash.ui.compare_passage import ROWS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
@@ -41,9 +41,9 @@ def test_the_strip_is_computed_when_it_is_asked_for_and_its_job_shown_where_it_w
 def test_each_place_says_its_number_and_what_each_model_expects(open_compare, finished):
     strip_of(
         finished,
-        Place(text=" had", nats=0.004, left=" had", right=" had"),
-        Place(text=" looked", nats=1.234, left=" been", right=" seen"),
-        Place(text="", nats=0.0, left="\n", right="b"),
+        TokenDivergence(text=" had", nats=0.004, left=" had", right=" had"),
+        TokenDivergence(text=" looked", nats=1.234, left=" been", right=" seen"),
+        TokenDivergence(text="", nats=0.0, left="\n", right="b"),
     )
     app = opened(open_compare)
     assert '<span class="sd-heat sd-heat-0"' in markup(app)
@@ -58,12 +58,14 @@ def test_the_largest_places_are_reached_by_the_keyboard_the_stronger_the_larger_
     open_compare, finished
 ):
     foreign = [
-        Place(text=text, nats=9.0, left=text, right=text)
+        TokenDivergence(text=text, nats=9.0, left=text, right=text)
         for text in ("<img src=x>", "a\u202eb\x00", '"><script>x')
     ]
     nats = [i / 100 for i in range(50)]
     strip_of(
-        finished, *foreign, *(Place(text=" x", nats=size, left="a", right="b") for size in nats)
+        finished,
+        *foreign,
+        *(TokenDivergence(text=" x", nats=size, left="a", right="b") for size in nats),
     )
     drawn = markup(opened(open_compare))
     assert drawn.count('data-tip="') == 20 and "9.00 nats" in drawn.partition('data-tip="')[2]

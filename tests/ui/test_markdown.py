@@ -47,7 +47,7 @@ _PLACES = {
 }
 """Functions that show markdown, and the place of the text among their arguments."""
 _NAMED = {"label", "text", "help", "body"}
-_HARMLESS = {"widget_label", "len", "wording.size", "kept"}
+_HARMLESS = {"widget_label", "len", "wording.size", "resume_advice"}
 _OURS = {
     ("address_bar.py", "limit_factor(allowed.ratio)"): "a number",
     ("address_bar.py", "title"): "what a select box chooses, from callers",

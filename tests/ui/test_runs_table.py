@@ -5,8 +5,8 @@ its address.
 from dataclasses import replace
 
 from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
-from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.user_records import RunMark
 from sparsedash.ui.runs_table import ROWS_A_PAGE
 from tests.storage.every_kind import flip
 from tests.storage.test_run_files import named

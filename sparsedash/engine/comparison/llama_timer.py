@@ -9,6 +9,7 @@ seconds that it took are printed.
 
 import sys
 import time
+from itertools import product
 from typing import Any
 
 _PHYSICAL = 512
@@ -34,7 +35,7 @@ class TimedFile:
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
         self._read = batch, n_prompt
         return self._seconds(
-            [[(place, sequence) for sequence in range(batch) for place in range(n_prompt)]],
+            [[(place, sequence) for sequence, place in product(range(batch), range(n_prompt))]],
             n_prompt,
         )
 
@@ -47,7 +48,7 @@ class TimedFile:
         for sequence in range(batch):
             # What an earlier sample has written.
             lib.llama_memory_seq_rm(memory, sequence, n_prompt, -1)
-        steps = [[(n_prompt + n, sequence) for sequence in range(batch)] for n in range(n_tokens)]
+        steps = [list(product([n_prompt + n], range(batch))) for n in range(n_tokens)]
         return self._seconds(steps, 1)
 
     def _seconds(self, steps: list[list[tuple[int, int]]], every: int) -> float:

@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -42,19 +43,15 @@ class ResidentModel:
     def of(cls, model: nn.Module) -> "ResidentModel":
         """The model that the modules are now."""
         skipped = [module for module in model.modules() if "forward" in vars(module)]
-        inside = {part for module in skipped for part in module.modules()} - set(skipped)
-        return cls(
-            [
-                ModelPart(
-                    module,
-                    dict(module._parameters),
-                    {name: n for name, n in vars(module).items() if type(n) is int},
-                    vars(module).get("forward"),
-                )
-                for module in model.modules()
-                if module not in inside
-            ]
-        )
+        inside = set(chain.from_iterable(module.modules() for module in skipped)) - set(skipped)
+        parts = list[ModelPart]()
+        for module in model.modules():
+            if module not in inside:
+                attributes = vars(module)
+                widths = {name: n for name, n in attributes.items() if type(n) is int}
+                weights = dict(module._parameters)
+                parts.append(ModelPart(module, weights, widths, attributes.get("forward")))
+        return cls(parts)
 
     def enter_(self) -> None:
         """Make the modules this model, by reference: about a millisecond for hundreds of them."""
@@ -68,14 +65,8 @@ class ResidentModel:
     @property
     def weights(self) -> list[nn.Parameter]:
         """All its weights; those that two modules share count once."""
-        return list(
-            {
-                id(weight): weight
-                for part in self.parts
-                for weight in part.weights.values()
-                if weight is not None
-            }.values()
-        )
+        weights = chain.from_iterable(part.weights.values() for part in self.parts)
+        return list({id(weight): weight for weight in weights if weight is not None}.values())
 
     @property
     def n_bytes(self) -> int:
@@ -183,14 +174,16 @@ def _rebuild(record: Record, store: Store, on_step: OnStep, model_cache: ModelCa
         sparse = ResidentModel.of(rebuilt.loaded.model)
     usual = {part.module: part for part in dense.parts}
     pairs = ((usual[after.module], after) for after in sparse.parts)
-    changed = [
-        (before, after)
-        for before, after in pairs
-        if (before.widths, before.forward) != (after.widths, after.forward)
-        or any(before.weights[name] is not weight for name, weight in after.weights.items())
-    ]
-    dense, sparse = (ResidentModel([pair[side] for pair in changed]) for side in (0, 1))
-    return RecordModel(rebuilt.loaded, dense, sparse)
+    changed_before = list[ModelPart]()
+    changed_after = list[ModelPart]()
+    for before, after in pairs:
+        has_new_weights = any(
+            before.weights[name] is not weight for name, weight in after.weights.items()
+        )
+        if has_new_weights or (before.widths, before.forward) != (after.widths, after.forward):
+            changed_before.append(before)
+            changed_after.append(after)
+    return RecordModel(rebuilt.loaded, ResidentModel(changed_before), ResidentModel(changed_after))
 
 
 @contextmanager
@@ -209,7 +202,7 @@ def both_resident(
     for record_model in (dense, sparse):
         with record_model.active():
             owned.append(ResidentModel.of(model))
-    shared = set.intersection(*({id(weight) for weight in resident.weights} for resident in owned))
+    shared = set.intersection(*(set(map(id, resident.weights)) for resident in owned))
     copies: dict[int, tuple[Tensor, nn.Parameter]] = {}
 
     def copied(weight: nn.Parameter | None) -> nn.Parameter | None:
@@ -223,13 +216,12 @@ def both_resident(
             )
         return copies[id(weight)][1]
 
-    def recast(of: ResidentModel) -> ResidentModel:
-        return ResidentModel(
-            [
-                part._replace(weights={name: copied(w) for name, w in part.weights.items()})
-                for part in of.parts
-            ]
-        )
+    def recast(resident: ResidentModel) -> ResidentModel:
+        parts = list[ModelPart]()
+        for part in resident.parts:
+            weights = {name: copied(weight) for name, weight in part.weights.items()}
+            parts.append(part._replace(weights=weights))
+        return ResidentModel(parts)
 
     try:
         yield recast(owned[0]), recast(owned[1])

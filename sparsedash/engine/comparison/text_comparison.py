@@ -14,7 +14,7 @@ from sparsedash.schema.pair_records import (
     ContinuationSettings,
     Divergence,
     DivergenceSettings,
-    Place,
+    TokenDivergence,
 )
 from sparsedash.schema.progress import OnStep, OnText, Step, ignore, ignore_steps
 from sparsedash.storage.store import Store
@@ -43,13 +43,13 @@ def continue_prompt(
     n_unread = 0
 
     def keep(stopped: bool) -> Continuation:
-        left, right, *others = texts
+        left_text, right_text, *other_texts = texts
         continuation = Continuation(
             key=settings.key(),
             prompt=settings.prompt,
-            left=left,
-            right=right,
-            others=tuple(others),
+            left=left_text,
+            right=right_text,
+            others=tuple(other_texts),
             stopped=stopped,
             n_unread=n_unread,
         )
@@ -207,19 +207,19 @@ def measure_divergence(
 def _measured(
     models: Sequence[RecordModel], settings: DivergenceSettings, on_step: OnStep
 ) -> Divergence:
-    left, right = (model.loaded for model in models)
-    ids = left.tokens(settings.text)
-    if ids != right.tokens(settings.text):
+    tokenizer_model, second_model = (model.loaded for model in models)
+    ids = tokenizer_model.tokens(settings.text)
+    if ids != second_model.tokens(settings.text):
         raise JobError(
             "The two models tokenise this text differently, so they cannot be compared token by token.",
             "Compare two models with the same tokenizer.",
         )
     # A long text loses its beginning, but for what begins every text.
-    n_front = len(left.prefix_and_ids(settings.text)[0])
-    most = min(left.max_length, right.max_length)
+    n_front = len(tokenizer_model.prefix_and_ids(settings.text)[0])
+    most = min(tokenizer_model.max_length, second_model.max_length)
     cut = slice(n_front, n_front + max(0, len(ids) - most))
-    places = list[Place]()
-    parts = _parts(left, settings.text, ids)
+    places = list[TokenDivergence]()
+    parts = _parts(tokenizer_model, settings.text, ids)
     opening = "".join(parts[: max(1, n_front) + cut.stop - cut.start])
     del ids[cut], parts[cut]
     for of_left, of_right in zip(*(_distributions(model, ids) for model in models), strict=True):
@@ -232,8 +232,10 @@ def _measured(
         nats = (of_left.exp() * (of_left - of_right)).sum(dim=-1).clamp_(min=0).tolist()
         choices = (logs.argmax(dim=-1).tolist() for logs in (of_left, of_right))
         for value, *chosen in zip(nats, *choices, strict=True):
-            one, other = (str(left.tokenizer.decode([token])) for token in chosen)
-            places.append(Place(text=parts[len(places) + 1], nats=value, left=one, right=other))
+            first, second = (str(tokenizer_model.tokenizer.decode([token])) for token in chosen)
+            places.append(
+                TokenDivergence(text=parts[len(places) + 1], nats=value, left=first, right=second)
+            )
     return Divergence(key=settings.key(), opening=opening, places=tuple(places))
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -65,11 +66,9 @@ def unfinished_answers(
     while cache.layers:
         # Freed layer by layer: two copies of all layers may be gigabytes.
         layer = cache.layers.pop(0)
-        chosen = [
-            states[rows, :, :length]
-            for length, (rows, _) in parts.items()
-            for states in (layer.keys, layer.values)
-        ]
+        chosen = []
+        for length, (rows, _) in parts.items():
+            chosen += [layer.keys[rows, :, :length], layer.values[rows, :, :length]]
         offloaded = loaded.residency.offload_all(chosen) if chosen else []
         for (_, part), keys, values in zip(
             parts.values(), offloaded[::2], offloaded[1::2], strict=True
@@ -140,9 +139,11 @@ class _Decoding:
     ) -> None:
         self.applied = applied
         self._is_finished = is_finished
-        self.written = [tokens for part in parts for tokens in part.written]
+        self.written = list(chain.from_iterable(part.written for part in parts))
         self._going_on = list(range(len(self.written)))
-        lengths = [part.layers[0][0].shape[2] for part in parts for _ in part.written]
+        lengths = list[int]()
+        for part in parts:
+            lengths += [part.layers[0][0].shape[2]] * len(part.written)
         self.cache = DynamicCache()
         for _ in range(len(parts[0].layers)):
             # Layer by layer, as above; and dropped, since the next one is as large and finds no
@@ -230,7 +231,7 @@ def target_scores(
             "The model's predictions are NaN or infinite.",
             "Remove less, calibrate on more text, or run in float32.",
         )
-    tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
+    tokens = torch.tensor(list(chain.from_iterable(targets)), device=logits.device)
     log_probabilities = logits.log_softmax(dim=-1)
     choices = logits.argmax(dim=-1).tolist()
     of_target = log_probabilities.gather(1, tokens[:, None])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import torch
 from transformers import Cache, DynamicCache
@@ -95,7 +96,9 @@ def score_continuations(
     batches: list[_RowBatch] = []
     for places, batch in loaded.batches([row.tokens for row in rows], BATCH_TOKENS):
         batches.append(([rows[place] for place in places], batch))
-    scores = [[Scored() for _ in requests] for _ in models]
+    scores = list[list[Scored]]()
+    for _ in models:
+        scores.append([Scored() for _ in requests])
     n_answered = 0
     for numbers in model_groups(loaded, models):
         with reading(loaded, models, numbers) as inside:
@@ -177,12 +180,12 @@ def _score_(
     on_block: Callable[[], None],
 ) -> None:
     """Read these batches as each of the models, and add to the models' scores, in place."""
-    reads = [
-        (applied, model_scores, rows, batch)
-        for rows, batch in batches
-        for applied, model_scores in zip(inside, scores, strict=True)
-    ]
-    has_tails = any(row.tails for rows, _ in batches for row in rows)
+    reads = []
+    for rows, batch in batches:
+        for applied, model_scores in zip(inside, scores, strict=True):
+            reads.append((applied, model_scores, rows, batch))
+    all_rows = chain.from_iterable(rows for rows, _ in batches)
+    has_tails = any(row.tails for row in all_rows)
     caches = [DynamicCache() for _ in reads] if has_tails else []
     walk = loaded.walk([batch for *_, batch in reads], caches)
     walk.run([applied for applied, *_ in reads], lambda _: on_block())
@@ -200,7 +203,9 @@ def _score_tails_(
     on_block: Callable[[], None],
 ) -> None:
     """Read the tails of these rows from their KV cache, and add to the scores, in place."""
-    waiting = [(number, tail) for number, row in enumerate(rows) for tail in row.tails]
+    waiting = []
+    for number, row in enumerate(rows):
+        waiting += [(number, tail) for tail in row.tails]
     waiting.sort(key=lambda pair: -len(pair[1].tokens))
     longest = max((len(row.tokens) for row in rows if row.tails), default=0)
     while waiting:
@@ -264,11 +269,9 @@ def _add_scores_(
 ) -> None:
     """Add the scores of the tokens that a batch's rows want, in place; it is past its last block."""
     device = loaded.model.device
-    places = [
-        (row_number, column, wanted)
-        for row_number, row in enumerate(rows)
-        for column, wanted in row.wanted.items()
-    ]
+    places = []
+    for row_number, row in enumerate(rows):
+        places += [(row_number, column, wanted) for column, wanted in row.wanted.items()]
     n_at_once = max(1, _LOGITS // loaded.model.get_input_embeddings().weight.shape[0])
     for start in range(0, len(places), n_at_once):
         chunk = places[start : start + n_at_once]
@@ -282,11 +285,9 @@ def _add_scores_(
             raise CalibrationError(
                 "The model's predictions are NaN or infinite.", "Remove less, or run in float32."
             )
-        wanted_tokens = [
-            (line, token, request)
-            for line, (*_, wanted) in enumerate(chunk)
-            for token, request in wanted
-        ]
+        wanted_tokens = []
+        for line, (*_, wanted) in enumerate(chunk):
+            wanted_tokens += [(line, token, request) for token, request in wanted]
         lines = torch.tensor([line for line, *_ in wanted_tokens], device=device)
         tokens = torch.tensor([token for _, token, _ in wanted_tokens], device=device)
         log_likelihoods = (logits[lines, tokens] - normaliser[lines]).tolist()
@@ -364,7 +365,9 @@ def _write(
     def is_finished(tokens: Sequence[int]) -> bool:
         return tokens[-1] in ends or any(stop in decode(tokens[-n_last:]) for stop in stops)
 
-    written = [[list[int]() for _ in prompts] for _ in inside]
+    written = list[list[list[int]]]()
+    for _ in inside:
+        written.append([[] for _ in prompts])
     unfinished: list[UnfinishedAnswers] = []
     for places, batch in loaded.batches(prompts, BATCH_TOKENS):
         caches = [DynamicCache() for _ in inside]

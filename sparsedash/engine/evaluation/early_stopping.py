@@ -79,7 +79,7 @@ class StopRule:
             # still be beyond, also where too few are right so far to judge it.
             comes = (
                 judged.accuracy is None
-                and sum(each.last_word_right for each in self.dense) >= FEWEST_RIGHT
+                and sum(outcome.last_word_right for outcome in self.dense) >= FEWEST_RIGHT
             )
             is_early = n < n_passages and (comes or len(judged.deciding) < len(judged.losses))
             if judged.verdict == "beyond" or (judged.verdict == "within" and not is_early):

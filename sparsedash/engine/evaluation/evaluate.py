@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 
 import msgspec
 import torch
@@ -182,7 +183,7 @@ class _ModelBatch:
     @property
     def cache_bytes(self) -> int:
         """Bytes of keys and values that are kept for finishing."""
-        layers = [layer for part in self.unfinished for layer in part.layers]
+        layers = chain.from_iterable(part.layers for part in self.unfinished)
         return sum(keys.nbytes + values.nbytes for keys, values in layers)
 
 
@@ -359,7 +360,7 @@ class _Evaluation:
             return
         finish_answers_(
             self.loaded,
-            [part for item in batches for part in item.unfinished],
+            list(chain.from_iterable(item.unfinished for item in batches)),
             partial(self._report_unfinished, batches),
         )
         for item in batches:

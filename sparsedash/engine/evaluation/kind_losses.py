@@ -5,6 +5,7 @@ KL(dense || sparse) of the next token in nats, as means over pieces of KIND_BLOC
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class KindText:
             with reading(self._loaded, models, numbers) as inside:
                 walk = self._loaded.walk(self._batches * len(inside))
                 walk.run(
-                    [applied for applied in inside for _ in range(n_batches)],
+                    list(chain.from_iterable([applied] * n_batches for applied in inside)),
                     lambda _: on_block(),
                 )
             for place, number in enumerate(numbers):

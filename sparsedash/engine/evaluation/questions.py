@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -73,10 +74,9 @@ def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
         f"{c}{t}".split() for c, t in zip(passages.contexts, passages.targets, strict=True)
     ]
     passage_words = [words for words in passage_words if len(words) >= FEWEST_WORDS]
-    seen = {
-        n: {gram for words in texts for gram in _grams(words, n)}
-        for n in {min(N_GRAM, len(a)) for a in passage_words}
-    }
+    seen = dict[int, set[int]]()
+    for n in {min(N_GRAM, len(words)) for words in passage_words}:
+        seen[n] = set(chain.from_iterable(_grams(words, n) for words in texts))
     return sum(
         not seen[min(N_GRAM, len(words))].isdisjoint(_grams(words, N_GRAM))
         for words in passage_words

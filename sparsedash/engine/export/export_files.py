@@ -5,6 +5,7 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,7 @@ from sparsedash.schema.export_settings import WrittenFiles
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.local_machine import lies_below
 
-_LICENCES = tuple(
-    f"{name}{end}" for name in ("license", "licence", "notice") for end in ("", ".txt", ".md")
-)
+_LICENCES = tuple(map("".join, product(("license", "licence", "notice"), ("", ".txt", ".md"))))
 _COPIED = (
     *(
         "tokenizer*",
@@ -74,10 +73,8 @@ def write_folder(
     if gone := sparse.removed_layers:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
-    head, embedding = (
-        of().weight
-        for of in (loaded.model.get_output_embeddings, loaded.model.get_input_embeddings)
-    )
+    head = loaded.model.get_output_embeddings().weight
+    embedding = loaded.model.get_input_embeddings().weight
     if config.get("tie_word_embeddings", loaded.family.tied) and head is not embedding:
         # The checkpoint has a head of its own, which its config denies.
         config["tie_word_embeddings"] = False
@@ -170,6 +167,11 @@ def _all_tensors(
     return cast
 
 
+def _is_copied(name: str) -> bool:
+    """Whether the base model's file of this name belongs into its export."""
+    return any(fnmatch(name.lower(), pattern) for pattern in _COPIED)
+
+
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     file.write_text(f"{json.dumps(value, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
 
@@ -184,15 +186,10 @@ def copy_base_files(base: Source, folder: Path) -> None:
     where = gguf.parent.resolve() if gguf else base.folder
     # Other files in a folder of downloads do not belong to the model.
     beside = [file for file in where.iterdir() if file.name.lower() in _LICENCES] if gguf else []
-    copied = [
-        file
-        for file in base.folder.iterdir()
-        if any(fnmatch(file.name.lower(), each) for each in _COPIED)
-    ]
+    copied = [file for file in base.folder.iterdir() if _is_copied(file.name)]
     # The hub's own cache keeps contents beside its folders.
-    roots = [
-        each for folder in (base.folder, where) for each in (folder, folder.parent.parent / "blobs")
-    ]
+    roots = [base.folder, where]
+    roots += [folder.parent.parent / "blobs" for folder in (base.folder, where)]
     for file in (*copied, *templates.glob("*.jinja"), *beside):
         if not file.is_file() or file.suffix == ".py":
             continue

@@ -81,13 +81,7 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
 
     def widen(module: Any, _: Any) -> None:
         before[module] = module._parameters, module._buffers
-        module._parameters, module._buffers = (
-            {
-                name: tensor.float() if _is_narrow(tensor) else tensor
-                for name, tensor in tensors.items()
-            }
-            for tensors in before[module]
-        )
+        module._parameters, module._buffers = map(_widened, before[module])
         if hasattr(module, "scalar_embed_scale"):
             # Gemma's factor is not in the files: its code computes it, and rounds it to the type it
             # is loaded in.
@@ -106,6 +100,12 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
                 hooks.callback(module.register_forward_pre_hook(widen).remove)
                 hooks.callback(module.register_forward_hook(restore, always_call=True).remove)
         yield
+
+
+def _widened(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: tensor.float() if _is_narrow(tensor) else tensor for name, tensor in tensors.items()
+    }
 
 
 def _is_narrow(tensor: Tensor | None) -> bool:
@@ -215,10 +215,10 @@ def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
 if __name__ == "__main__":
     sys.addaudithook(_refuse_network)
     count = Path(f"{sys.argv[3]}.count")
-    found, logits_found = load_and_answer(
+    answers_found, logits_found = load_and_answer(
         sys.argv[1],
         json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")),
         lambda n: count.write_bytes(bytes(n)),
     )
     save_file(logits_found, f"{sys.argv[3]}.safetensors")
-    Path(sys.argv[3]).write_text(json.dumps(found), encoding="utf-8")
+    Path(sys.argv[3]).write_text(json.dumps(answers_found), encoding="utf-8")

@@ -223,18 +223,15 @@ def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[s
     def of(module: nn.Module) -> list[str]:
         return [f"{places[module]}.{name}" for name, _ in module.named_parameters(recurse=False)]
 
-    idle = {module for index in gone for module in loaded.blocks[index].modules()}
-    # Whatever has vectors alone: a norm under any name, with its bias.
-    norms = [
-        module
-        for module in model.base_model.modules()
-        if module not in idle
-        and not is_projection(module)
-        and (parameters := [*module.parameters(recurse=False)])
-        and all(p.dim() == 1 for p in parameters)
-    ]
-    names = [[name for module in (*mlp.inner, mlp.out) for name in of(module)] for mlp in mlps]
-    names.append([name for module in norms for name in of(module)])
+    idle = set(chain.from_iterable(loaded.blocks[index].modules() for index in gone))
+    norms = list[nn.Module]()
+    for module in model.base_model.modules():
+        # Whatever has vectors alone: a norm under any name, with its bias.
+        n_dimensions = {parameter.dim() for parameter in module.parameters(recurse=False)}
+        if module not in idle and not is_projection(module) and n_dimensions == {1}:
+            norms.append(module)
+    names = [list(chain.from_iterable(map(of, (*mlp.inner, mlp.out)))) for mlp in mlps]
+    names.append(list(chain.from_iterable(map(of, norms))))
     copies = {
         name: nn.Parameter(model.get_parameter(name).detach().clone()) for name in chain(*names)
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -182,7 +183,7 @@ class MaskedWeights:
     @property
     def watched(self) -> list[list[str]]:
         """Names of the projections of each block whose inputs `passage_error` takes."""
-        return [[names[0] for names in block] for block in self.groups]
+        return [list(map(itemgetter(0), block)) for block in self.groups]
 
     def passage_error(
         self,

@@ -1,6 +1,6 @@
 """Models of a run: pruned, measured, healed, quantised; and rebuilt from a record."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -135,8 +135,7 @@ class RunModel:
             return None
         run = self._run
         sparse = self.sparse
-        errors = [[e for e in kind if e is not None] for kind in zip(*sparse.errors, strict=True)]
-        fitted, uncompensated, held_out = map(tuple, errors)
+        fitted, uncompensated, held_out = map(_known, zip(*sparse.errors, strict=True))
         passage_errors = tuple(error for error in self._passage_errors if error is not None)
         is_complete = len(passage_errors) == len(self._passage_errors)
         return Pruned(
@@ -187,6 +186,10 @@ def _text_identity(run: RunContext, spec: SparseSpec) -> str:
     if not spec.reads_text:
         return ""
     return run.keys.calibration_text(mix_share(spec, run.settings.calibration))
+
+
+def _known(errors: Iterable[float | None]) -> tuple[float, ...]:
+    return tuple(error for error in errors if error is not None)
 
 
 def unchanged_warning(made: Pruned) -> str | None:

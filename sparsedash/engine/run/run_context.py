@@ -356,11 +356,9 @@ class RunContext:
     @property
     def calibration_keys(self) -> list[str]:
         """Store keys of this run's calibrations so far, and of the text that the model wrote."""
-        keys = {
-            key
-            for calibration in self._calibrations.values()
-            for key in asdict(calibration.keys).values()
-        }
+        keys = set[str]()
+        for calibration in self._calibrations.values():
+            keys.update(asdict(calibration.keys).values())
         for spec in self.settings.points:
             method = spec.pruning
             if method.uses("curve_levels"):

@@ -94,13 +94,13 @@ class RunLog:
 
     def _enter(self, stage: Stage | None) -> None:
         """Count time as this stage's from now on."""
-        now = time.perf_counter()
+        time_s = time.perf_counter()
         if self._stage is not None:
-            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + time_s - self._since
             # At the end of each stage: other work must have slowed it down.
             self.busy = self.busy or is_overloaded()
         self._stage = stage
-        self._since = now
+        self._since = time_s
 
     def note_cached(self, what: str) -> None:
         """Note, once, that this was read from the store."""

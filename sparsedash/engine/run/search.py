@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 from sparsedash.catalog.budgets import layer_share, mlp_share
 from sparsedash.engine.evaluation.early_stopping import StopRule
@@ -132,7 +133,8 @@ def _judged(record: Record, permille: int, run: Run, settings: FindSettings, sto
 def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVerdict:
     """The verdict on the one model of this run by its tasks; within where none can be judged."""
     judged = judge_run(run, partial(store.get, QuestionSet), settings.tolerance)
-    verdict = overall_verdict([result for answers in judged.values() for result in answers.results])
+    results = chain.from_iterable(answers.results for answers in judged.values())
+    verdict = overall_verdict(list(results))
     if verdict == "beyond" or not is_unanswered(run, run.sparse[0], judged):
         return "within" if verdict == "not judged" else verdict
     return "undecided"

@@ -266,10 +266,9 @@ def unpack_narrowed(data: bytes) -> PrunedMlp:
 
 def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
     """A bit for each weight that is not zero, and where they are refitted those weights."""
-    errors = [
-        [math.nan if error is None else error for error in projection_errors]
-        for projection_errors in block.errors
-    ]
+    errors = list[list[float]]()
+    for projection_errors in block.errors:
+        errors.append([math.nan if error is None else error for error in projection_errors])
     tensors = {"errors": torch.tensor(errors, dtype=torch.float64).reshape(-1, 3)}
     for name, weight in block.weights.items():
         stays = weight.contiguous().view(_BITS[weight.itemsize]) != 0
@@ -284,10 +283,9 @@ def _unpack_masked(
 ) -> MaskedBlock:
     """dense: its projections by name."""
     with unpacked(data, "masks") as tensors:
-        errors = [
-            [None if math.isnan(error) else error for error in projection_errors]
-            for projection_errors in tensors.pop("errors").tolist()
-        ]
+        errors = []
+        for projection_errors in tensors.pop("errors").tolist():
+            errors.append([None if math.isnan(error) else error for error in projection_errors])
         weights = {}
         for name in sorted({name.rpartition(" ")[0] for name in tensors}):
             before = weight_of(dense[name]).detach().cpu()

@@ -288,7 +288,8 @@ def _pinned(revisions: Mapping[str, str]) -> Iterator[None]:
 def _cache_files(data: Any) -> list[str]:
     """The files that a data set, or each of its splits, lies in."""
     splits = data.values() if isinstance(data, dict) else [data]
-    return [file["filename"] for split in splits for file in getattr(split, "cache_files", ())]
+    files = chain.from_iterable(getattr(split, "cache_files", ()) for split in splits)
+    return [file["filename"] for file in files]
 
 
 def _no_bar(items: Any = None, **_: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from lm_eval.api.model import LM, TemplateLM
@@ -78,7 +79,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             windows += text_windows
             n_windows.append(len(text_windows))
         scores = iter(self._scores(windows, len(requests)))
-        return [sum(next(scores)[0] for _ in range(n)) for n in n_windows]
+        log_likelihoods = (log_likelihood for log_likelihood, _ in scores)
+        return [sum(islice(log_likelihoods, n)) for n in n_windows]
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         """What the model writes after each prompt, its first choices up to a stop text."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from sparsedash.engine.evaluation.continuations import (
@@ -43,7 +44,7 @@ class SharedAnswers:
         def answer() -> list[list[tuple[float, bool]]]:
             scores = self._scored(requests, n_asked)
             return [
-                [(score.log_likelihood, score.greedy) for score in model_scores]
+                list(map(attrgetter("log_likelihood", "greedy"), model_scores))
                 for model_scores in scores
             ]
 
@@ -53,10 +54,8 @@ class SharedAnswers:
         """Each model's first choice at every token of these continuations."""
 
         def answer() -> list[list[list[int]]]:
-            return [
-                [score.first for score in model_scores]
-                for model_scores in self._scored(requests, len(requests))
-            ]
+            scores = self._scored(requests, len(requests))
+            return [list(map(attrgetter("first"), model_scores)) for model_scores in scores]
 
         return self._once(["first choices", requests], len(requests), answer)
 

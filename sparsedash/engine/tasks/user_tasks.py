@@ -57,9 +57,8 @@ def load_user_tasks(reference: str) -> dict[str, Any]:
     if not files:
         raise CorpusError(f"{path} holds no .yaml file.")
     configs = [_checked_config(file) for file in files]
-    if twice := [
-        name for name, n in Counter(config["task"] for config in configs).items() if n > 1
-    ]:
+    n_configs = Counter(config["task"] for config in configs)
+    if twice := [name for name, n in n_configs.items() if n > 1]:
         raise CorpusError(
             f"{path} holds two tasks named {twice[0]}.", "Give each a name of its own."
         )

@@ -32,30 +32,40 @@ _CURVES = (
 """The curves of the layers: name, field of the record, plotly's symbol, the sign of it, dash."""
 
 
-def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
+def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
     """The share of its MLP output that each layer lost, if measured; below it kept widths, and what
     each cut costs.
     """
     colours = PALETTES[theme]
-    layers = list(range(1, len(made.widths) + 1))
+    layers = list(range(1, len(pruned.widths) + 1))
     highest = 0.1
     traces = []
     labels = []
     for i, (name, field, symbol, sign, dash) in enumerate(_CURVES):
-        values = [100 * value for value in getattr(made, field)]
+        values = [100 * value for value in getattr(pruned, field)]
         if not values:
             continue
         is_compensated = field != "lost_without"
         highest = max(highest, 1.08 * max(values))
         colour = colours.lines[i] if is_compensated else colours.muted
-        labels.append(Label(y=values[-1], lines=style.wrap_label(name, f"{sign} "), colour=colour))
+        labels.append(
+            Label(
+                y=values[-1],
+                lines=style.wrap_label(name, f"{sign} "),
+                colour=colour,
+            )
+        )
         hover_texts = [
             f"layer {i}, {name}<br>{value:.1f} % lost" for i, value in enumerate(values, 1)
         ]
         traces.append(
             {
                 "mode": "lines+markers",
-                "line": {"color": colour, "width": 2 if dash == "solid" else 1.25, "dash": dash},
+                "line": {
+                    "color": colour,
+                    "width": 2 if dash == "solid" else 1.25,
+                    "dash": dash,
+                },
                 "marker": {
                     "color": colour,
                     "symbol": symbol,
@@ -63,31 +73,46 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
                     "line": {"color": colour, "width": 1.5},
                 },
                 "cliponaxis": False,
-                **_hovered(name, layers, values, hover_texts),
+                **_hovered(
+                    name,
+                    layers,
+                    values,
+                    hover_texts,
+                ),
             }
         )
-    widths = list(zip(made.widths, made.dense_widths, strict=True))
+    widths = list(
+        zip(
+            pruned.widths,
+            pruned.dense_widths,
+            strict=True,
+        )
+    )
     kept = [100 * w / dense for w, dense in widths]
     hover_texts = [
         f"{w:,} of {dense:,} channels kept" if w else "the whole layer is gone"
         for w, dense in widths
     ]
-    shares: dict[str, Any] = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
+    shares: dict[str, Any] = {
+        "range": [0, 100],
+        "ticksuffix": " %",
+        "tickvals": [0, 50, 100],
+    }
     panels = [
         (
-            "Layers kept" if made.method.removes_layers else "Channels kept, % of dense",
+            "Layers kept" if pruned.method.removes_layers else "Channels kept, % of dense",
             kept,
             hover_texts,
             shares,
         )
     ]
-    if made.alone:
-        hover_texts = [f"{value:.4f} nats of divergence" for value in made.alone]
+    if pruned.alone:
+        hover_texts = [f"{value:.4f} nats of divergence" for value in pruned.alone]
         nats = {"rangemode": "tozero", "nticks": 3}
         panels.append(
             (
                 "Divergence from dense by this layer's cut alone, nats",
-                list(made.alone),
+                list(pruned.alone),
                 hover_texts,
                 nats,
             )
@@ -101,7 +126,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         (max(0.0, (top - height) / whole), top / whole)
         for top, height in zip(tops, heights, strict=True)
     ]
-    output = "MLP output" if made.method.is_structured else "projections' output"
+    output = "MLP output" if pruned.method.is_structured else "projections' output"
     layout = style.chart_frame(
         f"Loss of each layer's {output}, %" if traces else "",
         round(whole) + _TOP + _BOTTOM,
@@ -123,7 +148,13 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
             "ticksuffix": " %",
             "nticks": 6,
         }
-        layout |= style.label_layout(labels, (0, highest), heights[0], colours, domain=domains[0])
+        layout |= style.label_layout(
+            labels,
+            (0, highest),
+            heights[0],
+            colours,
+            domain=domains[0],
+        )
     below = domains[-len(panels) :]
     for n, ((title, values, hover_texts, axis), domain) in enumerate(
         zip(panels, below, strict=True), 1 + bool(traces)
@@ -134,26 +165,44 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
             title, 0, domain[1], colours.muted, xref="paper", yref="paper", xanchor="left"
         )
         layout.setdefault("annotations", []).append(
-            note | {"yanchor": "bottom", "xshift": -_LEFT, "yshift": 8}
+            note
+            | {
+                "yanchor": "bottom",
+                "xshift": -_LEFT,
+                "yshift": 8,
+            }
         )
-        marker = {"color": colours.muted, "opacity": 0.6, "line": {"width": 0}}
+        marker = {
+            "color": colours.muted,
+            "opacity": 0.6,
+            "line": {"width": 0},
+        }
         words = [f"layer {i}<br>{text}" for i, text in enumerate(hover_texts, 1)]
         traces.append(
-            {"type": "bar", "yaxis": f"y{number}", "marker": marker}
-            | _hovered(f"y{n}", layers, values, words)
+            {
+                "type": "bar",
+                "yaxis": f"y{number}",
+                "marker": marker,
+            }
+            | _hovered(
+                f"y{n}",
+                layers,
+                values,
+                words,
+            )
         )
     return go.Figure(traces, layout)
 
 
 def _hovered(
-    name: str, x: Sequence[float], y: Sequence[float], said: Sequence[str]
+    name: str, x: Sequence[float], y: Sequence[float], texts: Sequence[str]
 ) -> dict[str, Any]:
     """The part of a trace that places its points and says what the pointer shows at each."""
     return {
         "name": name,
         "x": x,
         "y": y,
-        "customdata": said,
+        "customdata": texts,
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 
@@ -181,7 +230,12 @@ def changes_chart(
         "marker": {"color": [colours.text if i == chosen else others for i in range(len(counts))]},
         "selected": whole,
         "unselected": whole,
-        **_hovered("changes", [i + 0.5 for i in range(len(counts))], list(counts), hover_texts),
+        **_hovered(
+            "changes",
+            [i + 0.5 for i in range(len(counts))],
+            list(counts),
+            hover_texts,
+        ),
     }
     every = -(-len(ends) // _MOST_LABELS)
     zero = ends.index(0.0) if 0.0 in ends else 0
@@ -190,7 +244,12 @@ def changes_chart(
         CHANGES_TITLE,
         _CHANGES_HEIGHT,
         colours,
-        margin={"l": 4, "r": 4, "t": 34, "b": 26},
+        margin={
+            "l": 4,
+            "r": 4,
+            "t": 34,
+            "b": 26,
+        },
         clickmode="event+select",
         xaxis=style.fixed_axis(
             colours,
@@ -199,7 +258,12 @@ def changes_chart(
             ticktext=list(ticks.values()),
             showgrid=False,
         ),
-        yaxis=style.fixed_axis(colours, showticklabels=False, showgrid=False, rangemode="tozero"),
+        yaxis=style.fixed_axis(
+            colours,
+            showticklabels=False,
+            showgrid=False,
+            rangemode="tozero",
+        ),
     )
     return go.Figure([bars], layout)
 

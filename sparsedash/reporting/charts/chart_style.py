@@ -119,7 +119,11 @@ def chart_frame(title: str, height: int, colours: Palette, **more: Any) -> dict[
         "height": height,
         "paper_bgcolor": "rgba(0, 0, 0, 0)",
         "plot_bgcolor": "rgba(0, 0, 0, 0)",
-        "font": {"family": FONT, "size": 14, "color": colours.text},
+        "font": {
+            "family": FONT,
+            "size": 14,
+            "color": colours.text,
+        },
         "showlegend": False,
         "dragmode": False,
         "hoverlabel": {
@@ -129,7 +133,11 @@ def chart_frame(title: str, height: int, colours: Palette, **more: Any) -> dict[
         },
         "title": {
             "text": title,
-            "font": {"size": 14, "color": colours.muted, "weight": 400},
+            "font": {
+                "size": 14,
+                "color": colours.muted,
+                "weight": 400,
+            },
             "x": 0,
             "xref": "container",
             "y": 1,
@@ -141,7 +149,11 @@ def chart_frame(title: str, height: int, colours: Palette, **more: Any) -> dict[
 
 def fixed_axis(colours: Palette, **more: Any) -> dict[str, Any]:
     """An axis that stays where it is, with quiet numbers."""
-    return {"zeroline": False, "fixedrange": True, "tickfont": {"color": colours.muted}} | more
+    return {
+        "zeroline": False,
+        "fixedrange": True,
+        "tickfont": {"color": colours.muted},
+    } | more
 
 
 def x_axis(title: str, colours: Palette, **more: Any) -> dict[str, Any]:
@@ -154,7 +166,12 @@ def x_axis(title: str, colours: Palette, **more: Any) -> dict[str, Any]:
 
 def y_axis(colours: Palette, **more: Any) -> dict[str, Any]:
     """The numbers left of a chart, each with a line across."""
-    return fixed_axis(colours, gridcolor=colours.grid, ticklabelstandoff=6, **more)
+    return fixed_axis(
+        colours,
+        gridcolor=colours.grid,
+        ticklabelstandoff=6,
+        **more,
+    )
 
 
 def annotation(
@@ -162,7 +179,14 @@ def annotation(
 ) -> dict[str, Any]:
     """Text at a place of the plot, without an arrow; by default at values of both axes, centred."""
     font = {"color": colour, "size": size}
-    place = {"x": x, "y": y, "xref": "x", "yref": "y", "xanchor": "center", "yanchor": "middle"}
+    place = {
+        "x": x,
+        "y": y,
+        "xref": "x",
+        "yref": "y",
+        "xanchor": "center",
+        "yanchor": "middle",
+    }
     return {"text": text, "showarrow": False, "font": font} | place | more
 
 
@@ -228,7 +252,13 @@ def label_layout(
     notes = []
     leaders = []
     for (label, label_y), middle in zip(
-        ends, spread_apart([label_y for _, label_y in ends], heights, height), strict=True
+        ends,
+        spread_apart(
+            [label_y for _, label_y in ends],
+            heights,
+            height,
+        ),
+        strict=True,
     ):
         wanted, placed = (top - (top - bottom) * place / height for place in (label_y, middle))
         edge = {
@@ -239,7 +269,14 @@ def label_layout(
             "align": "left",
         }
         notes.append(
-            annotation("<br>".join(map(plain, label.lines)), 1, placed, label.colour, size, **edge)
+            annotation(
+                "<br>".join(map(plain, label.lines)),
+                1,
+                placed,
+                label.colour,
+                size,
+                **edge,
+            )
         )
         notes[-1]["font"]["weight"] = 600
         line = {
@@ -263,17 +300,33 @@ def label_layout(
                 }
             )
             if label.x is not None:
-                leaders.append(line | {"xref": "x", "x0": label.x, "x1": x_high, "y1": wanted})
+                leaders.append(
+                    line
+                    | {
+                        "xref": "x",
+                        "x0": label.x,
+                        "x1": x_high,
+                        "y1": wanted,
+                    }
+                )
     longest = max(map(len, chain.from_iterable(label.lines for label in labels)))
     margin = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
-    return {"annotations": notes, "shapes": leaders, "margin_r": margin}
+    return {
+        "annotations": notes,
+        "shapes": leaders,
+        "margin_r": margin,
+    }
 
 
 def leader(colours: Palette) -> dict[str, Any]:
     """The stroke of a line that leads from a mark to its label: no line of data is grey, or as
     thin.
     """
-    return {"color": colours.muted, "width": 1, "dash": "1px,2px"}
+    return {
+        "color": colours.muted,
+        "width": 1,
+        "dash": "1px,2px",
+    }
 
 
 def _label_size(labels: Sequence[Label]) -> int:

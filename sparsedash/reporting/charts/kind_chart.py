@@ -28,7 +28,11 @@ def kind_chart(estimates: Sequence[KindEstimate], theme: Theme = "light") -> go.
         "x": [estimate.value for estimate in estimates],
         "y": places,
         "width": 0.6,
-        "marker": {"color": colours.sparse, "opacity": 0.75, "line": {"width": 0}},
+        "marker": {
+            "color": colours.sparse,
+            "opacity": 0.75,
+            "line": {"width": 0},
+        },
         "error_x": style.error_bars(intervals, colours.text),
         "customdata": [_words(estimate) for estimate in estimates],
         "hovertemplate": "%{customdata}<extra></extra>",
@@ -37,8 +41,18 @@ def kind_chart(estimates: Sequence[KindEstimate], theme: Theme = "light") -> go.
         KINDS_TITLE,
         _TOP + _BOTTOM + _ROW * len(estimates),
         colours,
-        margin={"l": 8, "r": 16, "t": _TOP, "b": _BOTTOM},
-        xaxis=style.x_axis("nats a token; less is better", colours, rangemode="tozero", nticks=6),
+        margin={
+            "l": 8,
+            "r": 16,
+            "t": _TOP,
+            "b": _BOTTOM,
+        },
+        xaxis=style.x_axis(
+            "nats a token; less is better",
+            colours,
+            rangemode="tozero",
+            nticks=6,
+        ),
         yaxis=style.fixed_axis(
             colours,
             range=[0.4, len(estimates) + 0.6],

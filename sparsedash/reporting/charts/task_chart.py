@@ -41,15 +41,29 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
     low = min([-1.0, *(span[1] for span in spans)]) - 0.15
     high = max([1.5, *(span[2] for span in spans)]) + 0.15
     hover_texts = [f"{style.plain(result.task)}: {result.verdict}" for result, _ in rows]
-    band = [low, 1.0, 1.0, low]
+    band = [
+        low,
+        1.0,
+        1.0,
+        low,
+    ]
     traces = [
         {
             "x": band,
-            "y": [0.4, 0.4, len(rows) + 0.6, len(rows) + 0.6],
+            "y": [
+                0.4,
+                0.4,
+                len(rows) + 0.6,
+                len(rows) + 0.6,
+            ],
             "fill": "toself",
             "fillcolor": colours.allowed,
         }
-        | {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"},
+        | {
+            "mode": "lines",
+            "line": {"width": 0},
+            "hoverinfo": "skip",
+        },
         {
             "x": [span[0] for span in spans],
             "y": places,
@@ -59,7 +73,12 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
                 "size": 9,
                 "symbol": [_SYMBOLS[is_far] for is_far in far],
             },
-            "error_x": style.error_bars(spans, colours.sparse, 1.5, 4),
+            "error_x": style.error_bars(
+                spans,
+                colours.sparse,
+                1.5,
+                4,
+            ),
             "cliponaxis": False,
             "customdata": hover_texts,
             "hovertemplate": "%{customdata}<extra></extra>",
@@ -73,24 +92,56 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
     edge = {"xref": "paper", "xanchor": "left", "xshift": 8}
     signs = [
         style.annotation(
-            VERDICT_GLYPHS[loss.verdict], 1, y, inks.get(loss.verdict, colours.muted), 15, **edge
+            VERDICT_GLYPHS[loss.verdict],
+            1,
+            y,
+            inks.get(loss.verdict, colours.muted),
+            15,
+            **edge,
         )
         for y, (_, loss) in zip(places, rows, strict=True)
     ]
     signs += [
         style.annotation(
-            f"{loss.value / loss.most:.1f}", span[0], y, colours.text, xanchor="right", xshift=-10
+            f"{loss.value / loss.most:.1f}",
+            span[0],
+            y,
+            colours.text,
+            xanchor="right",
+            xshift=-10,
         )
-        for y, (_, loss), span, is_far in zip(places, rows, spans, far, strict=True)
+        for y, (_, loss), span, is_far in zip(
+            places,
+            rows,
+            spans,
+            far,
+            strict=True,
+        )
         if is_far
     ]
-    upright = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "xref": "x"}
+    upright = {
+        "type": "line",
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
+        "xref": "x",
+    }
     layout = style.chart_frame(
         TASKS_TITLE,
         _TOP + _BOTTOM + _ROW * len(rows),
         colours,
-        margin={"l": 8, "r": 30, "t": _TOP, "b": _BOTTOM},
-        xaxis=style.x_axis("Acceptable: up to 1", colours, range=[low, high], nticks=8),
+        margin={
+            "l": 8,
+            "r": 30,
+            "t": _TOP,
+            "b": _BOTTOM,
+        },
+        xaxis=style.x_axis(
+            "Acceptable: up to 1",
+            colours,
+            range=[low, high],
+            nticks=8,
+        ),
         yaxis=style.fixed_axis(
             colours,
             range=[0.4, len(rows) + 0.6],
@@ -102,9 +153,22 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
         ),
         annotations=signs,
         shapes=[
-            upright | {"x0": 0, "x1": 0, "line": {"color": colours.dense, "width": 2}},
             upright
-            | {"x0": 1, "x1": 1, "line": {"color": colours.muted, "width": 1, "dash": "dot"}},
+            | {
+                "x0": 0,
+                "x1": 0,
+                "line": {"color": colours.dense, "width": 2},
+            },
+            upright
+            | {
+                "x0": 1,
+                "x1": 1,
+                "line": {
+                    "color": colours.muted,
+                    "width": 1,
+                    "dash": "dot",
+                },
+            },
         ],
     )
     return go.Figure(traces, layout)

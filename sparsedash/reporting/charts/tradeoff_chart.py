@@ -91,22 +91,44 @@ def tradeoff_chart(
     colours = PALETTES[theme]
     axis = tradeoff_data.loss_axis(tradeoff, measure)
     x_range = (-tradeoff_data.MARGIN * tradeoff.sparsity_end, tradeoff.sparsity_end)
-    labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
+    labels = [
+        Label(
+            y=tradeoff.dense_value(measure),
+            lines=["dense"],
+            colour=colours.dense,
+        )
+    ]
     lines: list[tuple[bool, list[dict[str, Any]]]] = []
     for i, points in enumerate(tradeoff.lines.values()):
         shown = sorted(
             (point for point in points if measure in point.readings),
             key=lambda point: (point.live, point.sparsity),
         )
-        line_traces, line_labels = _line(tradeoff, axis, i, shown, colours)
+        line_traces, line_labels = _line(
+            tradeoff,
+            axis,
+            i,
+            shown,
+            colours,
+        )
         lines.append((_is_strong(tradeoff, i), line_traces))
         labels += line_labels
     # The strongest line lies above the others.
     lines.sort(key=lambda line: line[0])
     traces = [
-        *_ground(tradeoff, measure, x_range, colours),
+        *_ground(
+            tradeoff,
+            measure,
+            x_range,
+            colours,
+        ),
         *chain.from_iterable(line_traces for _, line_traces in lines),
-        _dense_point(tradeoff, 0, measure, colours),
+        _dense_point(
+            tradeoff,
+            0,
+            measure,
+            colours,
+        ),
     ]
     is_published = measure == "share right" and bool(tradeoff.published)
     if is_published:
@@ -116,7 +138,14 @@ def tradeoff_chart(
     if is_published:
         published = traces[-1]
         place = (published["x"][-1], published["y"][-1])
-        notes.append(style.annotation(PUBLISHED, *place, colours.muted, yshift=_NOTE))
+        notes.append(
+            style.annotation(
+                PUBLISHED,
+                *place,
+                colours.muted,
+                yshift=_NOTE,
+            )
+        )
     # Verdicts stand in rows under the axis: beside their marks they would cover lines and bars.
     below = 0
     if measure in tradeoff.allowed:
@@ -139,9 +168,19 @@ def tradeoff_chart(
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": bottom},
         xaxis=across,
-        yaxis=style.y_axis(colours, range=list(axis.range), **axis.ticks),
+        yaxis=style.y_axis(
+            colours,
+            range=list(axis.range),
+            **axis.ticks,
+        ),
     )
-    layout |= style.label_layout(labels, axis.range, height, colours, x_range=x_range)
+    layout |= style.label_layout(
+        labels,
+        axis.range,
+        height,
+        colours,
+        x_range=x_range,
+    )
     layout["annotations"] += notes
     return go.Figure(traces, layout)
 
@@ -149,47 +188,88 @@ def tradeoff_chart(
 def _line(
     tradeoff: TradeoffData,
     axis: LossAxis,
-    at: int,
+    line_index: int,
     points: Sequence[Point],
     colours: Palette,
 ) -> tuple[list[dict[str, Any]], list[Label]]:
     """The traces of a method's line and its labels: one that only keeps the room where it has no
     point yet.
 
-    at: which line it is. points: a live one last.
+    line_index: which line it is. points: a live one last.
     """
     n = len(tradeoff.lines)
-    label = list(tradeoff.lines)[at]
-    strong = _is_strong(tradeoff, at)
-    symbol = list(SYMBOLS)[at % len(SYMBOLS)]
-    sign = "" if n == 1 else f"{_sign(at)} "
+    label = list(tradeoff.lines)[line_index]
+    strong = _is_strong(tradeoff, line_index)
+    symbol = list(SYMBOLS)[line_index % len(SYMBOLS)]
+    sign = "" if n == 1 else f"{_sign(line_index)} "
     settled = [point for point in points if not point.live]
-    ink, text_ink = _inks(tradeoff, at, "sparse", colours)
+    ink, text_ink = _inks(
+        tradeoff,
+        line_index,
+        "sparse",
+        colours,
+    )
     traces = []
     labels = []
     for live in points[len(settled) :]:
         mark = (live.sparsity, live, live.readings[axis.measure][0])
-        marks = _marks(label, symbol, [mark], axis, ink, strong=True)
+        marks = _marks(
+            label,
+            symbol,
+            [mark],
+            axis,
+            ink,
+            strong=True,
+        )
         marks["marker"] |= {"symbol": f"{symbol}-open-dot", "size": 12}
         traces.append(marks | {"name": "live"})
     if not settled:
         end = {"x": traces[0]["x"][0], "y": traces[0]["y"][0]} if traces else {"x": None, "y": None}
-        return traces, [Label(**end, lines=style.wrap_label(label, sign), colour=text_ink)]
+        return traces, [
+            Label(
+                **end,
+                lines=style.wrap_label(label, sign),
+                colour=text_ink,
+            )
+        ]
     # Broken and fixed answers are two strands of marks.
-    for readings in zip(*(point.readings[axis.measure] for point in settled), strict=True):
+    for readings in zip(
+        *(point.readings[axis.measure] for point in settled),
+        strict=True,
+    ):
         role = readings[0].role
         drawn = [
             (point.sparsity, point, reading)
             for point, reading in zip(settled, readings, strict=True)
         ]
-        ink, text_ink = _inks(tradeoff, at, role, colours)
-        marks = _marks(label, symbol, drawn, axis, ink, strong=strong, size=7 if n > _FEW else 9)
-        if _is_faded(tradeoff, at):
+        ink, text_ink = _inks(
+            tradeoff,
+            line_index,
+            role,
+            colours,
+        )
+        marks = _marks(
+            label,
+            symbol,
+            drawn,
+            axis,
+            ink,
+            strong=strong,
+            size=7 if n > _FEW else 9,
+        )
+        if _is_faded(tradeoff, line_index):
             del marks["error_y"]
         # Through points at the edge the line leads to where they belong, and is cut off by the
         # plot.
-        heights = [tradeoff.dense_value(axis.measure), *(reading.value for reading in readings)]
-        stroke = {"color": ink, "width": 2.5 if strong else 1.5, "dash": DASHES[at % len(DASHES)]}
+        heights = [
+            tradeoff.dense_value(axis.measure),
+            *(reading.value for reading in readings),
+        ]
+        stroke = {
+            "color": ink,
+            "width": 2.5 if strong else 1.5,
+            "dash": DASHES[line_index % len(DASHES)],
+        }
         line = {
             "x": [0.0, *marks["x"]],
             "y": heights,
@@ -199,9 +279,23 @@ def _line(
         }
         traces += [line | {"name": "line"}, marks | {"name": role}]
         if n == 1 or role != "fixed":
-            text = {"sparse": label, "broke": "broke", "fixed": "fixed"}[role] if n == 1 else label
+            text = (
+                {
+                    "sparse": label,
+                    "broke": "broke",
+                    "fixed": "fixed",
+                }[role]
+                if n == 1
+                else label
+            )
             end = {"x": marks["x"][-1], "y": marks["y"][-1]}
-            labels.append(Label(**end, lines=style.wrap_label(text, sign), colour=text_ink))
+            labels.append(
+                Label(
+                    **end,
+                    lines=style.wrap_label(text, sign),
+                    colour=text_ink,
+                )
+            )
     return traces, labels
 
 
@@ -224,54 +318,119 @@ def gain_chart(
     x_range = low, high = min(bounds) - air, max(bounds) + air
     # The dense model's own interval would need a label.
     traces = [
-        each
-        for each in _ground(tradeoff, measure, x_range, colours)
-        if each["name"] != "dense interval"
+        trace
+        for trace in _ground(
+            tradeoff,
+            measure,
+            x_range,
+            colours,
+        )
+        if trace["name"] != "dense interval"
     ]
     traces[-1]["name"] = "across"
-    joined = {"mode": "lines", "line": {"color": colours.faded, "width": 2}, "hoverinfo": "skip"}
+    joined = {
+        "mode": "lines",
+        "line": {"color": colours.faded, "width": 2},
+        "hoverinfo": "skip",
+    }
     if front:
         traces.append(
-            {"x": [x for _, x, _ in front], "y": [y for *_, y in front], "name": "unbeaten"}
+            {
+                "x": [x for _, x, _ in front],
+                "y": [y for *_, y in front],
+                "name": "unbeaten",
+            }
             | joined
         )
     won: list[tuple[float, Point]] = []
-    labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
+    labels = [
+        Label(
+            y=tradeoff.dense_value(measure),
+            lines=["dense"],
+            colour=colours.dense,
+        )
+    ]
     for i, (label, points) in enumerate(tradeoff.lines.items()):
         drawn = [(gains[p.key].value, p, p.readings[measure][0]) for p in points if p.key in gains]
         if not drawn:
             continue
         known = [gains[point.key] for _, point, _ in drawn]
-        ink, text_ink = _inks(tradeoff, i, "sparse", colours)
+        ink, text_ink = _inks(
+            tradeoff,
+            i,
+            "sparse",
+            colours,
+        )
         marks = _marks(
             label,
             list(SYMBOLS)[i % len(SYMBOLS)],
             drawn,
             axis,
             ink,
-            said=[gain.words for gain in known],
+            details=[gain.words for gain in known],
         )
         marks["error_x"] = style.error_bars(
-            [(gain.value, gain.low, gain.high) for gain in known], ink
+            [(gain.value, gain.low, gain.high) for gain in known],
+            ink,
         )
         traces.append(marks)
         won += [(x, point) for x, point, _ in drawn]
         x, y = max(zip(marks["x"], marks["y"], strict=True))
-        lines = style.wrap_label(label, f"{_sign(i)} " if len(tradeoff.lines) > 1 else "")
-        labels.append(Label(x=x, y=y, lines=lines, colour=text_ink))
-    traces.append(_dense_point(tradeoff, 1, measure, colours))
+        lines = style.wrap_label(
+            label,
+            f"{_sign(i)} " if len(tradeoff.lines) > 1 else "",
+        )
+        labels.append(
+            Label(
+                x=x,
+                y=y,
+                lines=lines,
+                colour=text_ink,
+            )
+        )
+    traces.append(
+        _dense_point(
+            tradeoff,
+            1,
+            measure,
+            colours,
+        )
+    )
     height = max(_GAIN_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
-    notes = _far_arrows(tradeoff, axis, colours, {point.key: x for x, point in won})
+    notes = _far_arrows(
+        tradeoff,
+        axis,
+        colours,
+        {point.key: x for x, point in won},
+    )
     # Labels of all points of several methods would leave no room for each other.
     labelled = gains if len(tradeoff.lines) == 1 or not front else {key for key, *_ in front}
+    shares: dict[str, dict[str, Any]] = {}
     for x, point in won:
         if point.key not in labelled:
             continue
-        signs = [VERDICT_GLYPHS[each] for each in _verdict(point, measure)]
-        text = " ".join([*signs, f"{point.permille / 10:g} %" if point.permille else "dense"])
-        value = max(axis.edge, point.readings[measure][0].value)
+        share = f"{point.permille / 10:g} %" if point.permille else "dense"
+        # In two lines, since a phone has no room for one.
+        text = "<br>".join(
+            [
+                share,
+                *(VERDICT_GLYPHS[name] for name in _verdict(point, measure)),
+            ]
+        )
+        (reading, *_) = point.readings[measure]
+        # Over the interval: at the mark its bar would cross the letters.
+        top = axis.edge if reading.value < axis.bottom else reading.high
         ink = _verdict_ink(point, measure, colours)
-        notes.append(style.annotation(text, x, value, ink, 13, yshift=_NOTE))
+        # Two methods at one share lie so close that their equal labels would cover each other.
+        shares[text] = style.annotation(
+            text,
+            x,
+            top,
+            ink,
+            12,
+            yanchor="bottom",
+        )
+    notes += shares.values()
     title = "Answers broken, %{of}; lower is worse" if measure == "flips" else TITLES[measure]
     layout = style.chart_frame(
         title.format(of=_of_all(tradeoff)),
@@ -284,9 +443,19 @@ def gain_chart(
             range=[low, high],
             nticks=6,
         ),
-        yaxis=style.y_axis(colours, range=list(axis.range), **axis.ticks),
+        yaxis=style.y_axis(
+            colours,
+            range=list(axis.range),
+            **axis.ticks,
+        ),
     )
-    layout |= style.label_layout(labels, axis.range, height, colours, x_range=x_range)
+    layout |= style.label_layout(
+        labels,
+        axis.range,
+        height,
+        colours,
+        x_range=x_range,
+    )
     layout["annotations"] += notes
     return go.Figure(traces, layout)
 
@@ -360,8 +529,8 @@ def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
     )
 
 
-def _sign(at: int) -> str:
-    return list(SYMBOLS.values())[at % len(SYMBOLS)]
+def _sign(line_index: int) -> str:
+    return list(SYMBOLS.values())[line_index % len(SYMBOLS)]
 
 
 def _front(
@@ -391,24 +560,24 @@ _INKS: dict[Role, tuple[str, str]] = {
 """The names of the colours of a role's marks and of its label, where there is one line."""
 
 
-def _inks(tradeoff: TradeoffData, at: int, role: Role, colours: Palette) -> tuple[str, str]:
+def _inks(tradeoff: TradeoffData, line_index: int, role: Role, colours: Palette) -> tuple[str, str]:
     """The colours of a line's marks and of its label."""
-    if _is_faded(tradeoff, at):
+    if _is_faded(tradeoff, line_index):
         return colours.faded, colours.muted
     if len(tradeoff.lines) > 1:
-        return (colours.lines[at % len(colours.lines)],) * 2
+        return (colours.lines[line_index % len(colours.lines)],) * 2
     mark, text = _INKS[role]
     return getattr(colours, mark), getattr(colours, text)
 
 
-def _is_faded(tradeoff: TradeoffData, at: int) -> bool:
-    return tradeoff.highlighted in tradeoff.lines and not _is_strong(tradeoff, at)
+def _is_faded(tradeoff: TradeoffData, line_index: int) -> bool:
+    return tradeoff.highlighted in tradeoff.lines and not _is_strong(tradeoff, line_index)
 
 
-def _is_strong(tradeoff: TradeoffData, at: int) -> bool:
+def _is_strong(tradeoff: TradeoffData, line_index: int) -> bool:
     labels = list(tradeoff.lines)
     strongest = tradeoff.highlighted if tradeoff.highlighted in labels else tradeoff.leader
-    return len(labels) == 1 or labels[at] == strongest
+    return len(labels) == 1 or labels[line_index] == strongest
 
 
 def _verdict(point: Point, measure: Measure) -> list[Verdict]:
@@ -418,7 +587,8 @@ def _verdict(point: Point, measure: Measure) -> list[Verdict]:
 
 def _verdict_ink(point: Point, measure: Measure, colours: Palette) -> str:
     return {"within": colours.fixed, "beyond": colours.broke}.get(
-        point.verdicts.get(measure, ""), colours.muted
+        point.verdicts.get(measure, ""),
+        colours.muted,
     )
 
 
@@ -439,7 +609,19 @@ def _ground(
     shade = {"fill": "toself", "line": {"width": 0}}
     x = [*ends, *reversed(ends)]
     traces = [
-        across | shade | {"x": x, "y": [low, low, high, high], "fillcolor": colour, "name": name}
+        across
+        | shade
+        | {
+            "x": x,
+            "y": [
+                low,
+                low,
+                high,
+                high,
+            ],
+            "fillcolor": colour,
+            "name": name,
+        }
         for low, high, colour, name in bands
     ]
     line = {
@@ -473,17 +655,30 @@ def _marks(
     axis: LossAxis,
     ink: str,
     *,
-    said: Sequence[str] = (),
+    details: Sequence[str] = (),
     strong: bool = False,
     size: int = 9,
 ) -> dict[str, Any]:
-    """Marks with intervals; hollow ones answered fewer passages than dense. said: more about each,
+    """Marks with intervals; hollow ones answered fewer passages than dense. details: more about each,
     when pointed at.
     """
     points = [point for _, point, _ in marks]
     words = [
-        "<br>".join(filter(None, [f"{style.plain(label)}, {reading.words}", more, *point.facts]))
-        for (_, point, reading), more in zip(marks, said or [""] * len(marks), strict=True)
+        "<br>".join(
+            filter(
+                None,
+                [
+                    f"{style.plain(label)}, {reading.words}",
+                    more,
+                    *point.facts,
+                ],
+            )
+        )
+        for (_, point, reading), more in zip(
+            marks,
+            details or [""] * len(marks),
+            strict=True,
+        )
     ]
     bars = [
         (r.value, r.low, r.high) if r.value >= axis.bottom else (axis.edge,) * 3 for *_, r in marks
@@ -503,7 +698,12 @@ def _marks(
                 "width": [2 if point.hollow or point.live else 0 for point in points],
             },
         },
-        "error_y": style.error_bars(bars, ink, 1.25 if strong else 0.75, 5 if strong else 3),
+        "error_y": style.error_bars(
+            bars,
+            ink,
+            1.25 if strong else 0.75,
+            5 if strong else 3,
+        ),
         "cliponaxis": False,
         "customdata": [[text, point.key] for text, point in zip(words, points, strict=True)],
         "hovertemplate": "%{customdata[0]}<extra></extra>",
@@ -549,14 +749,41 @@ def _verdict_rows(
         if several:
             name = _sign(i)
             size = 14
-            ink = _inks(tradeoff, i, "sparse", colours)[1]
-        beside: dict[str, Any] = {"xref": "paper", "xanchor": "right", "xshift": -8}
-        notes.append(style.annotation(name, 0, 0, ink, size, **beside, **row))
+            ink = _inks(
+                tradeoff,
+                i,
+                "sparse",
+                colours,
+            )[1]
+        beside: dict[str, Any] = {
+            "xref": "paper",
+            "xanchor": "right",
+            "xshift": -8,
+        }
+        notes.append(
+            style.annotation(
+                name,
+                0,
+                0,
+                ink,
+                size,
+                **beside,
+                **row,
+            )
+        )
         for point in points:
             for verdict in _verdict(point, measure):
                 tint = _verdict_ink(point, measure, colours)
                 glyph = VERDICT_GLYPHS[verdict]
-                notes.append(style.annotation(glyph, point.sparsity, 0, tint, **row))
+                notes.append(
+                    style.annotation(
+                        glyph,
+                        point.sparsity,
+                        0,
+                        tint,
+                        **row,
+                    )
+                )
     return notes
 
 
@@ -569,14 +796,32 @@ def _far_arrows(
     """Arrows of the points at the edge. places: on the x axis, by the keys of the points drawn;
     None: their sparsities.
     """
-    arrow = {"ax": 0, "ay": -_ARROW, "yshift": -_ARROW, "showarrow": True, "arrowhead": 2}
+    arrow = {
+        "ax": 0,
+        "ay": -_ARROW,
+        "yshift": -_ARROW,
+        "showarrow": True,
+        "arrowhead": 2,
+    }
     arrows = []
     for i, points in enumerate(tradeoff.lines.values()):
-        ink, _ = _inks(tradeoff, i, "sparse", colours)
+        ink, _ = _inks(
+            tradeoff,
+            i,
+            "sparse",
+            colours,
+        )
         for point in points:
             x = point.sparsity if places is None else places.get(point.key)
             is_far = not point.live and point.readings[axis.measure][0].value < axis.bottom
             if x is not None and is_far:
-                note = style.annotation("", x, axis.edge, ink, arrowcolor=ink, arrowwidth=1.25)
+                note = style.annotation(
+                    "",
+                    x,
+                    axis.edge,
+                    ink,
+                    arrowcolor=ink,
+                    arrowwidth=1.25,
+                )
                 arrows.append(note | arrow)
     return arrows

@@ -99,9 +99,16 @@ class TradeoffData:
     @property
     def sparsity_end(self) -> float:
         """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
-        planned = [*self.asked, *(row.sparsity_permille for row in self.published)]
+        planned = [
+            *self.asked,
+            *(row.sparsity_permille for row in self.published),
+        ]
         largest = max(
-            [*(point.sparsity for point in self.sparse), *(value / 10 for value in planned), 1.0]
+            [
+                *(point.sparsity for point in self.sparse),
+                *(value / 10 for value in planned),
+                1.0,
+            ]
         )
         return min(100.0, largest * 1.06)
 
@@ -161,7 +168,11 @@ _FACTORS = (
     100_000,
     MOST_FACTOR,
 )
-_SHORT = {10_000: "10⁴ ×", 100_000: "10⁵ ×", MOST_FACTOR: "> 10⁶ ×"}
+_SHORT = {
+    10_000: "10⁴ ×",
+    100_000: "10⁵ ×",
+    MOST_FACTOR: "> 10⁶ ×",
+}
 """Factors that would be wider than the room left of the axis."""
 _ABOVE = (0.5, 0.1, 0.01)
 _MOST_TICKS = 7
@@ -193,10 +204,15 @@ class LossAxis:
             words = [signed_tick(place) if is_change else f"{abs(place):g} %" for place in places]
             return {"tickvals": places, "ticktext": words}
         below = _thin_out(
-            [-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low
+            [-log(factor) for factor in _FACTORS if low <= -log(factor) <= high],
+            high - low,
         )
         above = _thin_out(
-            [0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low
+            [
+                0.0,
+                *(log(factor) for factor in _ABOVE if -log(factor) <= high),
+            ],
+            high - low,
         )
         places = [*(-place for place in above[1:]), *below]
         short = {-log(factor): words for factor, words in _SHORT.items()}
@@ -229,11 +245,19 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
             bounds += [100 * row.dense, 100 * row.sparse]
     if measure in tradeoff.allowed:
         bounds.append(tradeoff.dense_value(measure) - tradeoff.allowed[measure])
-    air = max(0.02 if measure == "word perplexity" else 2.0, 0.08 * (max(bounds) - min(bounds)))
+    air = max(
+        0.02 if measure == "word perplexity" else 2.0,
+        0.08 * (max(bounds) - min(bounds)),
+    )
     low = min(bounds) - air
     high = max(bounds) + air
     ends = (max(0.0, low), min(100.0, high)) if shares else (low, high)
-    return LossAxis(measure=measure, range=ends, bottom=bottom, edge=edge)
+    return LossAxis(
+        measure=measure,
+        range=ends,
+        bottom=bottom,
+        edge=edge,
+    )
 
 
 def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
@@ -248,7 +272,10 @@ def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
         return -inf, -inf
     depths = [-reading.low for reading in leading]
     allowed = tradeoff.allowed.get("word perplexity", 0.0)
-    limit = -max(_BANDS * allowed, min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)))
+    limit = -max(
+        _BANDS * allowed,
+        min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)),
+    )
     near = [
         reading
         for point, reading in every
@@ -267,7 +294,10 @@ def signed_tick(value: float) -> str:
 
 def round_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
     """The round percents between these, one more than `most` at most."""
-    step = next((s for s in _STEPS if (high - low) / s <= most), _STEPS[-1])
+    step = next(
+        (s for s in _STEPS if (high - low) / s <= most),
+        _STEPS[-1],
+    )
     return [n * step for n in range(ceil(low / step), floor(high / step) + 1)]
 
 

@@ -10,9 +10,14 @@ from sparsedash.engine.pruning.layer import CalibrationData
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.method_settings import MethodSettings
 from tests.engine.pruning.layers import statistics_of
-from tests.engine.tiny import tiny_loaded
+from tests.engine.tiny import seeded, tiny_loaded
 
-SEQUENCES = torch.randint(1, 400, (40, 30), generator=torch.Generator().manual_seed(0)).tolist()
+SEQUENCES = torch.randint(
+    1,
+    400,
+    (40, 30),
+    generator=seeded(0),
+).tolist()
 
 
 @pytest.fixture(params=["llama", "opt", "gpt2"])
@@ -25,7 +30,11 @@ def scored(mlp, losses, *, multiple, active=None):
 
     active: number of channels that are ever active.
     """
-    inputs = torch.randn(200, mlp.width, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(
+        200,
+        mlp.width,
+        generator=seeded(1),
+    )
     inputs[:, active:] = 0 if active is not None else inputs[:, active:]
     widths = []
 
@@ -45,12 +54,7 @@ def scored(mlp, losses, *, multiple, active=None):
         curve_levels=4,
     )
     with torch.no_grad():
-        (scores,) = score_channels(
-            [mlp],
-            data,
-            method,
-            lambda *_: None,
-        )
+        (scores,) = score_channels([mlp], data, method, lambda *_: None)
     return scores, widths
 
 
@@ -91,12 +95,7 @@ def test_in_half_precision_the_loss_of_rounding_alone_is_subtracted():
     mlp = loaded.mlps[0]
     rounded = curves._rounded_otherwise(mlp)
     half = narrower(mlp, mlp.width // 2)
-    rounding = divergence(
-        loaded,
-        torch.tensor(text),
-        mlp,
-        rounded,
-    )
+    rounding = divergence(loaded, torch.tensor(text), mlp, rounded)
     raw = measurement._measured(0, [rounded, half], lambda share: None)
     assert raw[0] == pytest.approx(rounding, rel=0.2)
     assert rounding > 0

@@ -14,7 +14,10 @@ SEQUENCES = [[5, 9, 3, 7], [8, 2, 6, 4, 1, 3], [3, 3]]
 LONG = [7, 3, 9, 1, 5, 5, 2, 8, 4, 6, 3, 1]
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2", "opt", "bloom"])
+@pytest.fixture(
+    scope="module",
+    params=["llama", "gpt2", "opt", "bloom"],
+)
 def double(request):
     """A tiny model in float64, for exact differences."""
     loaded = tiny_loaded(request.param)

@@ -17,7 +17,7 @@ from sparsedash.stats.mean_intervals import MISMATCH_ALARM
 from tests.engine.calibration.plain_forward import WEIGHTS, seen_by
 from tests.engine.conftest import passages as texts
 from tests.engine.run.small_runs import CHANNELS, ran
-from tests.engine.tiny import tiny_loaded
+from tests.engine.tiny import seeded, tiny_loaded
 from tests.factories import PRUNED
 
 UNLIKE = "unlike the passages"
@@ -38,7 +38,12 @@ def samples(store, loaded, passages, token_weights="equal"):
     """The sample of each block's inner activations."""
     watched = [[loaded.family.out]] * len(loaded.blocks)
     activations = PassageActivations(
-        store, loaded, passages, watched, lambda: None, token_weights=token_weights
+        store,
+        loaded,
+        passages,
+        watched,
+        lambda: None,
+        token_weights=token_weights,
     )
     return [activations.of(index)[0] for index in range(len(loaded.blocks))]
 
@@ -48,7 +53,11 @@ def test_the_activations_are_those_of_the_first_few_passages_with_their_weights(
     token_weights, loaded, store, passages, monkeypatch
 ):
     sequences = []
-    for context, target in zip(passages.contexts, passages.targets, strict=True):
+    for context, target in zip(
+        passages.contexts,
+        passages.targets,
+        strict=True,
+    ):
         sequences.append(loaded.tokenizer(context + target).input_ids[:MISMATCH_TOKENS])
     first = sorted(
         sequences[:MISMATCH_PASSAGES],
@@ -61,8 +70,17 @@ def test_the_activations_are_those_of_the_first_few_passages_with_their_weights(
     monkeypatch.setattr(LoadedModel, "walk", None)
     for index, sample in enumerate(samples(store, loaded, passages, token_weights)):
         weights = WEIGHTS[token_weights](torch.cat(streams[index]))
-        assert torch.allclose(sample.inputs, torch.cat(inputs[index]), rtol=0.01, atol=1e-3)
-        assert torch.allclose(sample.weights, weights, rtol=1e-3)
+        assert torch.allclose(
+            sample.inputs,
+            torch.cat(inputs[index]),
+            rtol=0.01,
+            atol=1e-3,
+        )
+        assert torch.allclose(
+            sample.weights,
+            weights,
+            rtol=1e-3,
+        )
 
 
 def test_of_a_short_context_as_much_is_read_as_it_holds(store):
@@ -77,8 +95,12 @@ def test_of_a_short_context_as_much_is_read_as_it_holds(store):
 
 
 def test_an_error_on_passages_is_the_lost_share_of_the_output(loaded):
-    x = torch.randn(20, 96, generator=torch.Generator().manual_seed(0))
-    weights = torch.rand(20, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(
+        20,
+        96,
+        generator=seeded(0),
+    )
+    weights = torch.rand(20, generator=seeded(1))
     kept = torch.arange(48)
 
     def energy(outputs):
@@ -153,13 +175,24 @@ def test_the_record_holds_the_losses_of_each_layer(settings, store):
         replace(CHANNELS, allocation="curves"),
         replace(CHANNELS, compensation="none"),
     )
-    run = ran(replace(settings, methods=methods, sparsities_permille=(250,)), store)
+    run = ran(
+        replace(
+            settings,
+            methods=methods,
+            sparsities_permille=(250,),
+        ),
+        store,
+    )
     usual, by_curves, plain = (store.get(Record, key).pruned for key in run.sparse)
     for pruned in (usual, by_curves):
         assert len(pruned.passage_errors) == len(pruned.layer_errors) == 3
         assert all(0 <= error < 2 for error in pruned.passage_errors)
         assert max(pruned.passage_errors) > 0
-        for fitted, before in zip(pruned.layer_errors, pruned.uncompensated_errors, strict=True):
+        for fitted, before in zip(
+            pruned.layer_errors,
+            pruned.uncompensated_errors,
+            strict=True,
+        ):
             assert fitted <= before
     assert usual.alone == ()
     assert len(by_curves.alone) == 3

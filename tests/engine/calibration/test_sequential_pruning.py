@@ -12,10 +12,15 @@ from sparsedash.engine.models.decoder_blocks import capture_inputs
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage.checkpoint import StageCheckpoint
-from tests.engine.tiny import CONFIGS, tiny_loaded
+from tests.engine.tiny import CONFIGS, seeded, tiny_loaded
 
 METHOD = method_named("sparsegpt")
-TEXT = torch.randint(1, 400, (40, 20), generator=torch.Generator().manual_seed(0)).tolist()
+TEXT = torch.randint(
+    1,
+    400,
+    (40, 20),
+    generator=seeded(0),
+).tolist()
 
 
 def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
@@ -37,13 +42,12 @@ def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
 def test_half_of_every_projection_that_the_scope_names_is_zero(model_type, scope, store):
     loaded = tiny_loaded(model_type)
     steps = []
-    sparse = pruned(
-        loaded,
-        store,
-        replace(METHOD, scope=scope),
-        steps.append,
-    )
-    for dense, block in zip(loaded.projections(scope), sparse, strict=True):
+    sparse = pruned(loaded, store, replace(METHOD, scope=scope), steps.append)
+    for dense, block in zip(
+        loaded.projections(scope),
+        sparse,
+        strict=True,
+    ):
         # Some families have projections that they never call.
         assert set(loaded.family.mlp) <= block.weights.keys() <= dense.keys()
         for weight in block.weights.values():

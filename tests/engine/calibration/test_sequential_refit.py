@@ -11,7 +11,7 @@ from sparsedash.engine.models.decoder_blocks import batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.progress import ignore_steps
-from tests.engine.tiny import as_loaded, tiny_loaded
+from tests.engine.tiny import as_loaded, seeded, tiny_loaded
 
 NORMED = ("gemma2", "gemma3_text", "olmo2")
 
@@ -21,7 +21,7 @@ def sequences(n=40, length=20):
         1,
         400,
         (n, length),
-        generator=torch.Generator().manual_seed(0),
+        generator=seeded(0),
     )
     return [ids[: length - row % 5].tolist() for row, ids in enumerate(drawn)]
 
@@ -36,7 +36,12 @@ def refit(
     """The refits by block of the model with these channels."""
     return dict(
         sequential_refit.refit_sequentially(
-            loaded, text or sequences(), kept, 0.01, strength, on_step
+            loaded,
+            text or sequences(),
+            kept,
+            0.01,
+            strength,
+            on_step,
         )
     )
 
@@ -55,7 +60,10 @@ def batches(text):
     return [batch for _, batch in batches_by_length(text, budget, 0, torch.device("cpu"))]
 
 
-@pytest.fixture(scope="module", params=["llama", "gptj", "opt"])
+@pytest.fixture(
+    scope="module",
+    params=["llama", "gptj", "opt"],
+)
 def tiny(request):
     return tiny_loaded(request.param)
 
@@ -70,12 +78,24 @@ def test_if_nothing_is_removed_nothing_changes(tiny):
     )
     assert [step.done for step in steps] == list(range(steps[-1].total + 1))
     for index, mlp in enumerate(tiny.mlps):
-        assert torch.allclose(refits[index].out_weight, out_weight(mlp), atol=1e-4)
+        assert torch.allclose(
+            refits[index].out_weight,
+            out_weight(mlp),
+            atol=1e-4,
+        )
         if mlp.out.bias is not None:
-            assert torch.allclose(refits[index].out_bias, mlp.out.bias, atol=1e-3)
+            assert torch.allclose(
+                refits[index].out_bias,
+                mlp.out.bias,
+                atol=1e-3,
+            )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.bfloat16],
+    ids=str,
+)
 def test_the_refitted_model_is_closer_to_the_dense_one(tiny, dtype):
     loaded = as_loaded(deepcopy(tiny.model).to(dtype))
     kept = channels(loaded)
@@ -159,6 +179,16 @@ def test_the_stream_that_is_walked_is_the_sparse_model_s(architecture, monkeypat
         again = walk(loaded, text)
         for index in range(len(loaded.blocks)):
             list(again.step(index))
-    for walked, expected, batch in zip(sparse_walk.hidden, again.hidden, text, strict=True):
+    for walked, expected, batch in zip(
+        sparse_walk.hidden,
+        again.hidden,
+        text,
+        strict=True,
+    ):
         real = batch.mask.bool()
-        assert torch.allclose(walked[real], expected[real], rtol=1e-4, atol=1e-4)
+        assert torch.allclose(
+            walked[real],
+            expected[real],
+            rtol=1e-4,
+            atol=1e-4,
+        )

@@ -24,7 +24,7 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings, TokenWeights
 from tests.engine.calibration.plain_forward import WEIGHTS, seen_by
 from tests.engine.conftest import passages
-from tests.engine.tiny import tiny_loaded, tiny_tokenizer
+from tests.engine.tiny import seeded, tiny_loaded, tiny_tokenizer
 
 
 def _statistics(loaded, sequences, token_weights="equal"):
@@ -58,18 +58,43 @@ def test_second_moments_and_means_equal_those_of_a_plain_forward(loaded, token_w
         mean = (w * x).sum(dim=0) / w.sum()
         covariance = x.T @ (w * x) / w.sum() - torch.outer(mean, mean)
         assert block.n_tokens == len(x)
-        assert torch.allclose(block.covariance.double(), covariance, rtol=1e-3, atol=1e-4)
-        assert torch.allclose(block.mean.double(), mean, rtol=1e-3, atol=1e-4)
+        assert torch.allclose(
+            block.covariance.double(),
+            covariance,
+            rtol=1e-3,
+            atol=1e-4,
+        )
+        assert torch.allclose(
+            block.mean.double(),
+            mean,
+            rtol=1e-3,
+            atol=1e-4,
+        )
         assert torch.equal(block.covariance, block.covariance.T)
-        assert torch.allclose(block.held_out.inputs, held_out_inputs, atol=1e-4)
-        assert torch.allclose(block.held_out.weights, held_out_weights, rtol=1e-3)
+        assert torch.allclose(
+            block.held_out.inputs,
+            held_out_inputs,
+            atol=1e-4,
+        )
+        assert torch.allclose(
+            block.held_out.weights,
+            held_out_weights,
+            rtol=1e-3,
+        )
 
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("token_weights", ["equal", "by token"])
 def test_a_variance_is_right_where_the_mean_is_a_thousand_times_the_deviation(whole, token_weights):
-    draw = torch.Generator().manual_seed(0)
-    x = 1000 + torch.randn(8, 4, 512, 2, generator=draw, dtype=torch.float64)
+    draw = seeded(0)
+    x = 1000 + torch.randn(
+        8,
+        4,
+        512,
+        2,
+        generator=draw,
+        dtype=torch.float64,
+    )
     # The first batch is three deviations off.
     x[0] += 3
     x[..., 1] *= 0.01
@@ -77,7 +102,11 @@ def test_a_variance_is_right_where_the_mean_is_a_thousand_times_the_deviation(wh
     weights = torch.ones(8, 4, 512)
     if token_weights == "by token":
         weights = torch.rand(8, 4, 512, generator=draw) + 0.1
-    sums = statistics._RunningSums(torch.device("cpu"), 1.0, whole=whole)
+    sums = statistics._RunningSums(
+        torch.device("cpu"),
+        1.0,
+        whole=whole,
+    )
     everything = torch.ones(4, 512, dtype=bool)
     for batch, weight in zip(x, weights, strict=True):
         sums.see(batch)
@@ -92,7 +121,11 @@ def test_a_variance_is_right_where_the_mean_is_a_thousand_times_the_deviation(wh
 
 def test_first_tokens_are_kept_among_the_held_out_ones_no_more_often_than_others(monkeypatch):
     monkeypatch.setattr(statistics, "HELD_OUT_TOKENS", 256)
-    sums = statistics._RunningSums(torch.device("cpu"), 1 / 4, whole=True)
+    sums = statistics._RunningSums(
+        torch.device("cpu"),
+        1 / 4,
+        whole=True,
+    )
     places = torch.arange(64.0).repeat(16, 1)
     for _ in range(4):
         sums.see(places[..., None])
@@ -120,11 +153,7 @@ def _sequences(loaded, texts, running=False, **settings):
         identity="t",
         running=running,
     )
-    return calibration_sequences(
-        loaded,
-        corpus,
-        CalibrationSettings(corpus="t", **settings),
-    )
+    return calibration_sequences(loaded, corpus, CalibrationSettings(corpus="t", **settings))
 
 
 def test_documents_are_cut_to_length_and_the_budget_is_kept(loaded):
@@ -168,8 +197,21 @@ def test_a_running_text_is_cut_into_whole_pieces_in_a_drawn_order(loaded):
         length=16,
     )
     assert [len(piece) for piece in first] == [16] * 5
-    assert first == _sequences(loaded, text, running=True, n_samples=5, length=16)
-    assert first != _sequences(loaded, text, running=True, n_samples=5, length=16, seed=1)
+    assert first == _sequences(
+        loaded,
+        text,
+        running=True,
+        n_samples=5,
+        length=16,
+    )
+    assert first != _sequences(
+        loaded,
+        text,
+        running=True,
+        n_samples=5,
+        length=16,
+        seed=1,
+    )
 
 
 def test_each_piece_of_a_running_text_begins_as_every_text_does():
@@ -191,13 +233,36 @@ def test_each_piece_of_a_running_text_begins_as_every_text_does():
 def test_far_too_few_tokens_are_refused_and_too_few_a_warning(loaded):
     width = loaded.mlps[0].width
     with pytest.raises(CalibrationError, match="too few"):
-        few_tokens_warning(loaded, 3 * width, solves=True)
-    assert "too few to refit" in (few_tokens_warning(loaded, 3 * width, solves=False) or "")
+        few_tokens_warning(
+            loaded,
+            3 * width,
+            solves=True,
+        )
+    assert "too few to refit" in (
+        few_tokens_warning(
+            loaded,
+            3 * width,
+            solves=False,
+        )
+        or ""
+    )
     for solves in (False, True):
         assert "8 calibration tokens per channel" in (
-            few_tokens_warning(loaded, 8 * width, solves=solves) or ""
+            few_tokens_warning(
+                loaded,
+                8 * width,
+                solves=solves,
+            )
+            or ""
         )
-        assert few_tokens_warning(loaded, 24 * width, solves=solves) is None
+        assert (
+            few_tokens_warning(
+                loaded,
+                24 * width,
+                solves=solves,
+            )
+            is None
+        )
 
 
 @pytest.mark.parametrize("token_weights", ["equal", "residual"])
@@ -215,7 +280,11 @@ def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, t
     for full, block in zip(whole, diagonal, strict=True):
         assert full.is_whole
         assert not block.is_whole
-        assert torch.allclose(full.mean_squares, block.mean_squares, rtol=1e-4)
+        assert torch.allclose(
+            full.mean_squares,
+            block.mean_squares,
+            rtol=1e-4,
+        )
         assert torch.equal(full.mean, block.mean)
         assert torch.equal(full.held_out.inputs, block.held_out.inputs)
 

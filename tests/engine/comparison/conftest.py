@@ -19,7 +19,12 @@ PROMPT = "the lamp and the boat and"
 def settings_of(folder, text, sparsities=(250, 500), **changes):
     text = f"file:{text}"
     return small_run(
-        folder, text, f"{text}[20:]", n_passages=3, sparsities_permille=sparsities, **changes
+        folder,
+        text,
+        f"{text}[20:]",
+        n_passages=3,
+        sparsities_permille=sparsities,
+        **changes,
     )
 
 
@@ -32,18 +37,29 @@ def runs(tmp_path_factory):
     text = write_jsonl(folder / "passages.jsonl", passages(60))
     store = Store(folder / "data")
     first = save_tiny(folder / "one")
-    other = save_tiny(folder / "other", "gpt2", seed=5)
+    second_model = save_tiny(folder / "other", "gpt2", seed=5)
     settings = (
         settings_of(first, text),
-        settings_of(other, text, dtype="bfloat16"),
-        settings_of(first, text, sparsities=(500,), methods=(method_named("wanda"),)),
+        settings_of(second_model, text, dtype="bfloat16"),
+        settings_of(
+            first,
+            text,
+            sparsities=(500,),
+            methods=(method_named("wanda"),),
+        ),
     )
-    yield store, *(pipeline.run(each, store) for each in settings)
+    yield store, *(pipeline.run(run_settings, store) for run_settings in settings)
     store.close()
 
 
-def asked(left="l", right="r", prompt=PROMPT, n_tokens=6, **more):
-    return ContinuationSettings(left=left, right=right, prompt=prompt, n_tokens=n_tokens, **more)
+def continuation_request(left="l", right="r", prompt=PROMPT, n_tokens=6, **more):
+    return ContinuationSettings(
+        left=left,
+        right=right,
+        prompt=prompt,
+        n_tokens=n_tokens,
+        **more,
+    )
 
 
 class House:
@@ -57,14 +73,22 @@ class House:
 
     def write(self, left, right, on_step=ignore_steps, on_text=lambda *_: None, **settings):
         return continue_prompt(
-            asked(left, right, **settings), self.store, self.cache, on_step, on_text
+            continuation_request(left, right, **settings),
+            self.store,
+            self.cache,
+            on_step,
+            on_text,
         )
 
     def models(self, *keys):
         return self.cache.models(keys, self.store, ignore_steps)
 
     def diverge(self, right, text):
-        settings = DivergenceSettings(left=self.dense, right=right, text=text)
+        settings = DivergenceSettings(
+            left=self.dense,
+            right=right,
+            text=text,
+        )
         return measure_divergence(settings, self.store, self.cache)
 
 

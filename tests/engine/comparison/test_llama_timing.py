@@ -31,21 +31,26 @@ REQUEST = TimingSettings(
 def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
     pytest.importorskip("llama_cpp_py_sync")
     text = write_jsonl(tmp_path / "passages.jsonl", passages(60))
-    plain = settings_of(write_tiny_gguf(tmp_path / "tiny.gguf"), text, sparsities=(500,))
+    plain = settings_of(
+        write_tiny_gguf(tmp_path / "tiny.gguf"),
+        text,
+        sparsities=(500,),
+    )
     run = pipeline.run(replace(plain, prompts=(), quantise=("q8_0",)), store)
     model_cache = ModelCache()
-    asked = [replace(REQUEST, dense=run.dense, sparse=key) for key in run.sparse]
-    found, again = ([time_files(each, store, model_cache) for each in asked] for _ in range(2))
-    assert again == found and not list(store.folder.glob("**/*.gguf"))
-    dense_8, sparse, sparse_8 = found
-    assert [each.weights for each in found] == ["Q8_0", "F16", "Q8_0"]
+    requests = [replace(REQUEST, dense=run.dense, sparse=key) for key in run.sparse]
+    timings = [time_files(request, store, model_cache) for request in requests]
+    again = [time_files(request, store, model_cache) for request in requests]
+    assert again == timings and not list(store.folder.glob("**/*.gguf"))
+    dense_8, sparse, sparse_8 = timings
+    assert [timing.weights for timing in timings] == ["Q8_0", "F16", "Q8_0"]
     assert dense_8.dense_bytes == sparse.dense_bytes > sparse.sparse_bytes > sparse_8.sparse_bytes
-    for each in found:
+    for timing in timings:
         phases = [("prefill", 1), ("decode", 1), ("prefill", 8), ("decode", 8)]
-        assert [(phase.phase, phase.batch) for phase in each.phases] == phases
+        assert [(phase.phase, phase.batch) for phase in timing.phases] == phases
         assert all(
             min(phase.dense_s) > 0 and len(phase.dense_s) == len(phase.sparse_s) >= 3
-            for phase in each.phases
+            for phase in timing.phases
         )
     assert dense_8.timed("prefill").ceiling == 1 < sparse.timed("prefill").ceiling
     assert 1 < sparse.timed("decode").ceiling < sparse_8.timed("decode").ceiling
@@ -53,7 +58,15 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
 
 def test_where_llama_cpp_is_not_installed_nothing_is_loaded(store, monkeypatch):
     monkeypatch.setattr(families, "find_spec", lambda name: None)
-    store.put("s", answered("s", 1, model="owner/name", pruned=PRUNED))
+    store.put(
+        "s",
+        answered(
+            "s",
+            1,
+            model="owner/name",
+            pruned=PRUNED,
+        ),
+    )
     with pytest.raises(JobError, match="cannot be timed in llama"):
         time_files(replace(REQUEST, sparse="s"), store, ModelCache())
 

@@ -9,9 +9,9 @@ from sparsedash.engine.comparison.machine_rates import measure_machine
 
 
 def test_a_measurement_is_some_operations_and_bytes_a_second_and_leaves_nothing(tmp_path):
-    found = measure_machine(tmp_path, bursts=1)
-    assert found.keys() == {"float32", "bfloat16", "disk"}
-    assert min(found["float32"], found["bfloat16"], found["disk"]) > 1e6
+    rates = measure_machine(tmp_path, bursts=1)
+    assert rates.keys() == {"float32", "bfloat16", "disk"}
+    assert min(rates["float32"], rates["bfloat16"], rates["disk"]) > 1e6
     assert list(tmp_path.iterdir()) == []
 
 

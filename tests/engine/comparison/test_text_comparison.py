@@ -15,12 +15,12 @@ from sparsedash.schema.errors import Cancelled, JobError
 from sparsedash.schema.pair_records import Continuation, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
-from tests.engine.comparison.conftest import PROMPT, House, asked
+from tests.engine.comparison.conftest import PROMPT, House, continuation_request
 from tests.engine.tiny import CONFIGS, tiny_loaded, tiny_tokenizer
 
 
 def writer_of(loaded, **settings):
-    return ContinuationWriter(RecordModel(loaded), asked(**settings))
+    return ContinuationWriter(RecordModel(loaded), continuation_request(**settings))
 
 
 def stop_at(stage, done):
@@ -40,7 +40,12 @@ def test_a_writer_writes_what_its_model_writes_alone(model_type):
     for _ in range(8):
         writer.write()
     ids = loaded.tokenizer(PROMPT, return_tensors="pt").input_ids
-    output = loaded.model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
+    output = loaded.model.generate(
+        ids,
+        max_new_tokens=8,
+        do_sample=False,
+        pad_token_id=0,
+    )
     assert writer.text == loaded.tokenizer.decode(
         output[0, ids.shape[1] :], skip_special_tokens=True
     ).rstrip("\ufffd")
@@ -55,7 +60,11 @@ def test_a_long_prompt_is_read_in_parts_with_the_same_outcome_and_a_longer_one_k
     whole.read(ignore_steps)
     monkeypatch.setattr("sparsedash.engine.comparison.text_comparison.CHUNK_TOKENS", 3)
     parted.read(ignore_steps)
-    assert torch.allclose(whole._logits, parted._logits, atol=1e-4)
+    assert torch.allclose(
+        whole._logits,
+        parted._logits,
+        atol=1e-4,
+    )
     seen = []
     long.read(lambda step: seen.append(step.total))
     assert set(seen) == {256 - 6}
@@ -71,7 +80,11 @@ def test_a_long_prompt_is_read_in_parts_with_the_same_outcome_and_a_longer_one_k
 def test_a_text_ends_where_the_model_s_context_does(model_type):
     loaded = tiny_loaded(model_type)
     loaded.model.generation_config.eos_token_id = None
-    writer = writer_of(loaded, prompt="boat " * 400, n_tokens=400)
+    writer = writer_of(
+        loaded,
+        prompt="boat " * 400,
+        n_tokens=400,
+    )
     writer.read(ignore_steps)
     for _ in range(400):
         writer.write()
@@ -111,9 +124,9 @@ def test_the_loaded_model_is_the_dense_one_again_also_after_an_interrupted_excha
     def widths(loaded):
         return {mlp.width for mlp in loaded.mlps}
 
-    with house.models(house.dense, house.sparse[1]) as (left, right):
+    with house.models(house.dense, house.sparse[1]) as (left_model, right):
         ids = torch.tensor([[5, 6, 7]])
-        before = left.loaded.model(ids).logits
+        before = left_model.loaded.model(ids).logits
         with right.active() as loaded:
             assert not torch.equal(loaded.model(ids).logits, before)
             assert (
@@ -121,11 +134,11 @@ def test_the_loaded_model_is_the_dense_one_again_also_after_an_interrupted_excha
                 == set(house.store.get(Record, house.sparse[1]).pruned.widths)
                 == {48}
             )
-        assert torch.equal(left.loaded.model(ids).logits, before)
+        assert torch.equal(left_model.loaded.model(ids).logits, before)
         interrupted = right.active()
         interrupted.__enter__()
-        assert widths(left.loaded) == {48}
-    assert widths(left.loaded) == {96}
+        assert widths(left_model.loaded) == {48}
+    assert widths(left_model.loaded) == {96}
 
 
 def test_two_models_of_other_families_and_number_formats_write_side_by_side(house):
@@ -133,8 +146,8 @@ def test_two_models_of_other_families_and_number_formats_write_side_by_side(hous
     both = house.write(*keys)
     swapped = house.write(*reversed(keys))
     assert (swapped.left, swapped.right) == (both.right, both.left)
-    with house.models(*keys) as (left, right):
-        assert (left.loaded.dtype, right.loaded.dtype) == ("float32", "bfloat16")
+    with house.models(*keys) as (left_model, right):
+        assert (left_model.loaded.dtype, right.loaded.dtype) == ("float32", "bfloat16")
 
 
 def held(house, *keys):
@@ -146,9 +159,17 @@ def test_models_in_memory_are_neither_rebuilt_nor_read_again(house, monkeypatch)
     held(house, house.dense, house.other.dense)
     held(house, house.sparse[0], house.other.sparse[0])
     assert house.cache._model_cache.n_loaded == 2
-    house.write(house.dense, house.sparse[1], prompt="the lamp")
+    house.write(
+        house.dense,
+        house.sparse[1],
+        prompt="the lamp",
+    )
     monkeypatch.setattr("sparsedash.engine.comparison.model_pair.rebuild_model", None)
-    house.write(house.dense, house.sparse[1], prompt="the boat")
+    house.write(
+        house.dense,
+        house.sparse[1],
+        prompt="the boat",
+    )
 
 
 @pytest.mark.parametrize(("room", "n_kept"), [(0, 2), (2**30, 3)])
@@ -171,11 +192,19 @@ def test_a_stopped_continuation_is_kept_and_written_anew_on_the_next_request(hou
     texts = []
     with pytest.raises(Cancelled):
         house.write(*pair, stop_at("read", 0), **more)
-    assert house.store.get(Continuation, asked(*pair, **more).key()) is None
+    assert house.store.get(Continuation, continuation_request(*pair, **more).key()) is None
     with pytest.raises(Cancelled):
-        house.write(*pair, stop_at("continue", 4), **more)
-    kept = house.store.get(Continuation, asked(*pair, **more).key())
-    whole = house.write(*pair, on_text=lambda *written: texts.append(written), **more)
+        house.write(
+            *pair,
+            stop_at("continue", 4),
+            **more,
+        )
+    kept = house.store.get(Continuation, continuation_request(*pair, **more).key())
+    whole = house.write(
+        *pair,
+        on_text=lambda *written: texts.append(written),
+        **more,
+    )
     assert kept.stopped and not whole.stopped
     assert texts[-1] == (whole.left, whole.right) and len(texts) == 9
     for early, late in itertools.pairwise(texts):
@@ -189,7 +218,12 @@ def test_a_stopped_continuation_is_kept_and_written_anew_on_the_next_request(hou
 
 def test_the_same_seed_draws_the_same_and_equal_models_draw_alike(house):
     def drawn(right=house.dense, temperature_percent=150, seed=3):
-        return house.write(house.dense, right, temperature_percent=temperature_percent, seed=seed)
+        return house.write(
+            house.dense,
+            right,
+            temperature_percent=temperature_percent,
+            seed=seed,
+        )
 
     both = drawn()
     assert both.left == both.right == drawn(house.sparse[0]).left
@@ -197,7 +231,11 @@ def test_the_same_seed_draws_the_same_and_equal_models_draw_alike(house):
 
 
 def test_draws_follow_the_distribution_of_the_model():
-    writer = writer_of(tiny_loaded("llama"), temperature_percent=100, seed=1)
+    writer = writer_of(
+        tiny_loaded("llama"),
+        temperature_percent=100,
+        seed=1,
+    )
     shares = torch.tensor([0.6, 0.3, 0.1])
     writer._logits = shares.log()
     counts = torch.bincount(torch.tensor([writer._next_token() for _ in range(4000)]), minlength=3)
@@ -216,24 +254,29 @@ def test_writing_ends_where_the_model_ends():
 
 def test_equal_models_do_not_diverge_and_others_do(house):
     text = f"{PROMPT} the letter went home"
-    same, other = (house.diverge(right, text) for right in (house.dense, house.sparse[1]))
+    same, divergence = (house.diverge(right, text) for right in (house.dense, house.sparse[1]))
     assert all(place.nats < 1e-6 and place.left == place.right for place in same.places)
-    assert max(place.nats for place in other.places) > 1e-3
-    assert other.opening + "".join(place.text for place in other.places) == text
+    assert max(place.nats for place in divergence.places) > 1e-3
+    assert divergence.opening + "".join(place.text for place in divergence.places) == text
     assert house.diverge(house.dense, text) == same
 
 
 def test_it_is_the_divergence_of_the_right_distribution_from_the_left_one(house, monkeypatch):
     monkeypatch.setattr("sparsedash.engine.comparison.text_comparison.CHUNK_LOGITS", 3 * 400)
-    found = house.diverge(house.sparse[1], PROMPT)
+    divergence = house.diverge(house.sparse[1], PROMPT)
     logs = []
     with house.models(house.dense, house.sparse[1]) as models:
         for record_model in models:
             with record_model.active() as loaded:
                 ids = torch.tensor([loaded.tokenizer(PROMPT).input_ids])
                 logs.append(loaded.model(ids).logits[0].log_softmax(-1))
-    expected = torch.nn.functional.kl_div(logs[1], logs[0], log_target=True, reduction="none")
-    assert [place.nats for place in found.places] == pytest.approx(
+    expected = torch.nn.functional.kl_div(
+        logs[1],
+        logs[0],
+        log_target=True,
+        reduction="none",
+    )
+    assert [place.nats for place in divergence.places] == pytest.approx(
         expected.sum(-1)[:-1].tolist(), abs=1e-5
     )
 
@@ -244,12 +287,12 @@ def test_it_is_the_divergence_of_the_right_distribution_from_the_left_one(house,
 def test_the_places_are_the_text_again_of_a_long_one_only_the_end_and_characters_of_many_tokens_once(
     text, n_places, house
 ):
-    found = house.diverge(house.sparse[0], text)
-    assert found.opening + "".join(place.text for place in found.places) == text
+    divergence = house.diverge(house.sparse[0], text)
+    assert divergence.opening + "".join(place.text for place in divergence.places) == text
     assert (
-        len(found.places) == n_places
+        len(divergence.places) == n_places
         if n_places
-        else any(place.text == "" for place in found.places)
+        else any(place.text == "" for place in divergence.places)
     )
 
 
@@ -262,11 +305,15 @@ def test_of_a_long_text_a_model_reads_its_end_after_what_begins_every_text():
         read.extend(*given["input_ids"].tolist())
 
     loaded.model.register_forward_pre_hook(hook, with_kwargs=True)
-    settings = DivergenceSettings(left="l", right="r", text=text)
-    found = text_comparison._measured((RecordModel(loaded),) * 2, settings, ignore_steps)
-    front, own = loaded.prefix_and_ids(text)
-    assert read == [*front, *own[-255:-1]] * 2
-    assert found.opening + "".join(place.text for place in found.places) == text
+    settings = DivergenceSettings(
+        left="l",
+        right="r",
+        text=text,
+    )
+    divergence = text_comparison._measured((RecordModel(loaded),) * 2, settings, ignore_steps)
+    front, ids = loaded.prefix_and_ids(text)
+    assert read == [*front, *ids[-255:-1]] * 2
+    assert divergence.opening + "".join(place.text for place in divergence.places) == text
 
 
 def test_models_with_other_tokens_are_refused_in_words():
@@ -277,5 +324,11 @@ def test_models_with_other_tokens_are_refused_in_words():
     )
     with pytest.raises(JobError, match="tokenise this text differently"):
         text_comparison._measured(
-            models, DivergenceSettings(left="l", right="r", text=PROMPT), ignore_steps
+            models,
+            DivergenceSettings(
+                left="l",
+                right="r",
+                text=PROMPT,
+            ),
+            ignore_steps,
         )

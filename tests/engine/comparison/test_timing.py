@@ -31,7 +31,11 @@ def request(house, **changes):
 def timed(house, on_step=ignore_steps, **changes):
     # A second goes by with every look at the clock.
     return time_models(
-        request(house, **changes), house.store, house.cache, on_step, itertools.count().__next__
+        request(house, **changes),
+        house.store,
+        house.cache,
+        on_step,
+        itertools.count().__next__,
     )
 
 
@@ -41,31 +45,41 @@ def widths_of(house):
 
 def test_every_phase_is_timed_at_every_batch_and_kept_with_all_its_rounds(house):
     before = torch.get_num_threads()
-    found = timed(house, n_threads=1)
+    timing = timed(house, n_threads=1)
     phases = [("prefill", 1), ("decode", 1), ("prefill", 2), ("decode", 2), ("load", 1)]
-    assert [(p.phase, p.batch) for p in found.phases] == phases
-    assert all(len(p.dense_s) == len(p.sparse_s) == len(p.dense_first) >= 3 for p in found.phases)
-    assert all(p.ratio.low <= p.ratio.value <= p.ratio.high and p.ceiling > 1 for p in found.phases)
-    assert (found.dtype, found.n_prompt, found.n_decode, found.n_threads) == ("float32", 8, 2, 1)
+    assert [(p.phase, p.batch) for p in timing.phases] == phases
+    assert all(len(p.dense_s) == len(p.sparse_s) == len(p.dense_first) >= 3 for p in timing.phases)
+    assert all(
+        p.ratio.low <= p.ratio.value <= p.ratio.high and p.ceiling > 1 for p in timing.phases
+    )
+    assert (timing.dtype, timing.n_prompt, timing.n_decode, timing.n_threads) == (
+        "float32",
+        8,
+        2,
+        1,
+    )
     assert torch.get_num_threads() == before
-    assert found.machine
+    assert timing.machine
     assert (
         house.store.get(Timing, request(house, n_threads=1).key())
-        == found
+        == timing
         == timed(house, n_threads=1)
     )
 
 
 def test_the_bytes_are_those_of_the_narrowed_model(house):
-    found = timed(house, seed=1)
+    single = timed(house, seed=1)
     half = timed(house, seed=1, dtype="bfloat16")
     # 3 matrices of 32 weights a channel and, in this tiny model, a bias in two of them; 4 bytes
     # each.
-    assert found.dense_bytes - found.sparse_bytes == 4 * (3 * 96 - sum(widths_of(house))) * (
+    assert single.dense_bytes - single.sparse_bytes == 4 * (3 * 96 - sum(widths_of(house))) * (
         3 * 32 + 2
     )
     assert half.dtype == "bfloat16"
-    assert (2 * half.dense_bytes, 2 * half.sparse_bytes) == (found.dense_bytes, found.sparse_bytes)
+    assert (2 * half.dense_bytes, 2 * half.sparse_bytes) == (
+        single.dense_bytes,
+        single.sparse_bytes,
+    )
 
 
 def test_a_resident_model_is_narrow_not_masked_and_answers_as_the_record_model_does(house):
@@ -73,8 +87,8 @@ def test_a_resident_model_is_narrow_not_masked_and_answers_as_the_record_model_d
     with house.models(house.dense, house.sparse[1]) as (dense, sparse), torch.inference_mode():
         model = dense.loaded.model
         wanted = []
-        for each in (dense, sparse):
-            with each.active():
+        for record_model in (dense, sparse):
+            with record_model.active():
                 wanted.append(model(input_ids=ids).logits)
         before = [id(parameter) for parameter in model.parameters()]
         with both_resident(dense, sparse, torch.float32) as pair:
@@ -91,12 +105,12 @@ def test_a_resident_model_is_narrow_not_masked_and_answers_as_the_record_model_d
 
 def test_weights_that_both_have_are_in_memory_once_and_the_others_are_copied_for_both(house):
     with house.models(house.dense, house.sparse[1]) as (dense, sparse):
-        own = {id(weight) for weight in dense.loaded.model.parameters()}
+        dense_weights = {id(weight) for weight in dense.loaded.model.parameters()}
         with both_resident(dense, sparse, torch.float32) as pair:
-            ours, theirs = ({id(weight) for weight in each.weights} for each in pair)
+            ours, theirs = (set(map(id, resident.weights)) for resident in pair)
             # Of each block three weights and three biases.
             assert len(ours & theirs) == len(ours) - 3 * (3 + 3)
-            assert ours & own == ours & theirs
+            assert ours & dense_weights == ours & theirs
         with both_resident(dense, RecordModel(dense.loaded), torch.float32) as (first, second):
             assert first.n_bytes == second.n_bytes
 
@@ -168,16 +182,21 @@ class Bench:
 
 
 def ran(bench, seed=0, **more):
-    return timed_rounds(bench.sample, replace(STOP, seed=seed), bench.clock, **more)
+    return timed_rounds(
+        bench.sample,
+        replace(STOP, seed=seed),
+        bench.clock,
+        **more,
+    )
 
 
 def test_both_models_go_once_in_every_round_in_an_order_that_changes():
     bench = Bench()
-    found = ran(bench)
+    timing = ran(bench)
     assert all(sum(bench.went[i : i + 2]) == 1 for i in range(0, len(bench.went), 2))
-    assert tuple(bench.went[4::2]) == found.dense_first
-    assert 3 <= sum(found.dense_first) <= len(found.dense_s) - 3
-    assert found.dense_first == ran(Bench()).dense_first != ran(Bench(), seed=2).dense_first
+    assert tuple(bench.went[4::2]) == timing.dense_first
+    assert 3 <= sum(timing.dense_first) <= len(timing.dense_s) - 3
+    assert timing.dense_first == ran(Bench()).dense_first != ran(Bench(), seed=2).dense_first
 
 
 def test_warm_up_rounds_do_not_count_and_do_not_use_up_the_time():
@@ -185,13 +204,13 @@ def test_warm_up_rounds_do_not_count_and_do_not_use_up_the_time():
         bench = Bench(
             lambda n, n_warmup=n_warmup, slow_s=slow_s: slow_s if n < 2 * n_warmup else 1.0
         )
-        found = ran(bench)
-        assert len(bench.went) == 2 * (len(found.dense_s) + n_warmup), (
+        timing = ran(bench)
+        assert len(bench.went) == 2 * (len(timing.dense_s) + n_warmup), (
             "slow work is warm after one round"
         )
-        assert max(found.dense_s) == 1.2
+        assert max(timing.dense_s) == 1.2
     loaded_now_and_then = ran(Bench(lambda n: 3.0 if n // 2 % 3 else 1.0))
-    assert found.ratio.value == pytest.approx(1.2) == loaded_now_and_then.ratio.value
+    assert timing.ratio.value == pytest.approx(1.2) == loaded_now_and_then.ratio.value
 
 
 WIDE = (0.5, 1.0, 2.0)

@@ -3,7 +3,7 @@ scores.
 """
 
 from contextlib import nullcontext
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 import torch
@@ -50,9 +50,19 @@ def begun_in_one_batch(loaded, contexts):
     longest = max(map(len, ids))
     read = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
     cache = DynamicCache()
-    logits = loaded.model(input_ids=read, cache=cache, use_cache=True).logits
-    begun = [[int(logits[row, len(each) - 1].argmax())] for row, each in enumerate(ids)]
-    return begun, unfinished_answers(loaded, nullcontext, cache, [len(row) for row in ids], begun)
+    logits = loaded.model(
+        input_ids=read,
+        cache=cache,
+        use_cache=True,
+    ).logits
+    begun = [[int(logits[row, len(token_ids) - 1].argmax())] for row, token_ids in enumerate(ids)]
+    return begun, unfinished_answers(
+        loaded,
+        nullcontext,
+        cache,
+        [len(row) for row in ids],
+        begun,
+    )
 
 
 def words(loaded, *batches):
@@ -60,8 +70,9 @@ def words(loaded, *batches):
     together.
     """
     read = [begun_in_one_batch(loaded, contexts) for contexts in batches]
-    finish_answers_(loaded, [part for _, parts in read for part in parts])
-    return [first_word(loaded, tokens) for begun, _ in read for tokens in begun]
+    begun, unfinished = (list(chain(*lists)) for lists in zip(*read, strict=True))
+    finish_answers_(loaded, unfinished)
+    return [first_word(loaded, tokens) for tokens in begun]
 
 
 def greedy(loaded, context, n_tokens):

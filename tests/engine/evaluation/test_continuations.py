@@ -1,5 +1,7 @@
 """Scores of continuations and written texts, by the plain forward of the model."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -9,16 +11,13 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CorpusError
 from tests.engine.tiny import CONFIGS, tiny_loaded
 
-CHOICES = [
-    (list(range(5, 5 + n)), tail)
-    for n in (9, 4)
-    for tail in ([7], [8], [7, 9, 11], [7, 9], [3, 1, 4, 1, 5])
-]
+CONTEXTS = (list(range(5, 14)), list(range(5, 9)))
+CHOICES = list(product(CONTEXTS, ([7], [8], [7, 9, 11], [7, 9], [3, 1, 4, 1, 5])))
 REQUESTS = [*CHOICES, ([1], [2, 3]), ([1], [2, 3]), (list(range(60)), [61, 62])]
 
 
 def plain_scores(loaded, requests):
-    found = []
+    scores = []
     for context, continuation in requests:
         whole = [*context, *continuation][-loaded.max_length - 1 :]
         logits = (
@@ -28,14 +27,16 @@ def plain_scores(loaded, requests):
             .log_softmax(-1)
         )
         chosen = logits.argmax(-1).tolist() == list(continuation)
-        found.append((float(sum(logits[i, token] for i, token in enumerate(continuation))), chosen))
-    return found
+        scores.append(
+            (float(sum(logits[i, token] for i, token in enumerate(continuation))), chosen)
+        )
+    return scores
 
 
 def require_plain_scores(loaded, requests):
-    (found,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
+    (scores,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
     values = [value for value, _ in plain_scores(loaded, requests)]
-    assert [each.log_likelihood for each in found] == pytest.approx(values, abs=2e-4)
+    assert [score.log_likelihood for score in scores] == pytest.approx(values, abs=2e-4)
 
 
 def first_choices(loaded, context, n):
@@ -54,12 +55,23 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
     loaded = tiny_loaded(family)
     seen = list[int]()
     firsts = [first_choices(loaded, context, 3) for context, _ in CHOICES[::5]]
-    requests = [*REQUESTS, *zip((context for context, _ in CHOICES[::5]), firsts, strict=True)]
-    (found,) = score_continuations(loaded, [torch.inference_mode], requests, seen.append)
-    for scored, (value, greedy) in zip(found, plain_scores(loaded, requests), strict=True):
+    requests = [
+        *REQUESTS,
+        *zip(
+            (context for context, _ in CHOICES[::5]),
+            firsts,
+            strict=True,
+        ),
+    ]
+    (scores,) = score_continuations(loaded, [torch.inference_mode], requests, seen.append)
+    for scored, (value, greedy) in zip(
+        scores,
+        plain_scores(loaded, requests),
+        strict=True,
+    ):
         assert scored.log_likelihood == pytest.approx(value, abs=2e-4)
         assert scored.greedy == greedy
-    assert all(scored.greedy for scored in found[len(REQUESTS) :])
+    assert all(scored.greedy for scored in scores[len(REQUESTS) :])
     assert seen[-1] == len(requests) and seen == sorted(seen)
 
 
@@ -114,10 +126,22 @@ def test_texts_are_the_first_choices_of_the_plain_forward_up_to_a_stop_text(fami
     for prompt in prompts:
         new = first_choices(loaded, prompt, 10)
         whole.append(loaded.tokenizer.decode(new[: new.index(0)] if 0 in new else new))
-    assert write_greedily(loaded, [torch.inference_mode], prompts, 10, [], lambda n: None) == [
-        whole
-    ]
+    assert write_greedily(
+        loaded,
+        [torch.inference_mode],
+        prompts,
+        10,
+        [],
+        lambda n: None,
+    ) == [whole]
     longest = max(whole, key=len)
     stop = longest[len(longest) // 2 :][:2]
-    written = write_greedily(loaded, [torch.inference_mode], prompts, 10, [stop], lambda n: None)
+    written = write_greedily(
+        loaded,
+        [torch.inference_mode],
+        prompts,
+        10,
+        [stop],
+        lambda n: None,
+    )
     assert written == [[text.split(stop)[0] for text in whole]]

@@ -29,6 +29,12 @@ def run_settings(model, text, methods, dtype="float32"):
     )
 
 
+def run_in(store, settings):
+    """The store, a model cache and the run of these settings."""
+    model_cache = ModelCache()
+    return store, model_cache, pipeline.run(settings, store, model_cache=model_cache)
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, passage_file):
     """Gives the store, the model_cache and the run of some methods over a model, each made once."""
@@ -37,15 +43,8 @@ def finished_run(tmp_path_factory, passage_file):
     @cache
     def made(model, methods=("best", "least-squares", "wanda-2:4"), dtype="float32"):
         store = Store(tmp_path_factory.mktemp("data"))
-        model_cache = ModelCache()
         opened.append(store)
-        return (
-            store,
-            model_cache,
-            pipeline.run(
-                run_settings(model, passage_file, methods, dtype), store, model_cache=model_cache
-            ),
-        )
+        return run_in(store, run_settings(model, passage_file, methods, dtype))
 
     yield made
     for store in opened:
@@ -57,10 +56,15 @@ def run(finished_run, model_folder):
     return finished_run(model_folder)
 
 
-def asked(run, number, form, to, **changes):
+def export_request(run, number, form, to, **changes):
     """A request for one of the run's sparse models."""
     return ExportSettings(
-        run=run.key, dense=run.dense, sparse=run.sparse[number], form=form, to=str(to), **changes
+        run=run.key,
+        dense=run.dense,
+        sparse=run.sparse[number],
+        form=form,
+        to=str(to),
+        **changes,
     )
 
 
@@ -68,7 +72,7 @@ def exported(finished, number, form, to, on_step=ignore_steps, **changes):
     """The export of one sparse model of a finished run."""
     store, model_cache, run = finished
     return export_model(
-        asked(run, number, form, to, **changes),
+        export_request(run, number, form, to, **changes),
         store,
         model_cache,
         on_step,

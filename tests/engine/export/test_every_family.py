@@ -1,6 +1,7 @@
 """Every family in the forms that apply, loaded by stock transformers: the same logits."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
-from tests.engine.tiny import save_tiny
+from tests.engine.tiny import save_tiny, source_of
 
 NO_FIELD = {name for name, family in FAMILIES.items() if not family.width}
 FORMS = {
@@ -25,16 +26,16 @@ FORMS = {
     "fewer": ((96, 0, 96), "float32", 96),
 }
 CASES = [
-    *((family, form) for family in sorted(FAMILIES) for form in ("padded", "fewer")),
+    *product(sorted(FAMILIES), ("padded", "fewer")),
     # A transposed projection, a gate, gate and up in one, and a width that the code computes.
-    *((family, "masked") for family in ("gpt2", "llama", "phi3", "bloom")),
-    *((family, "uniform") for family in ("gpt2", "llama", "phi3")),
+    *product(("gpt2", "llama", "phi3", "bloom"), ("masked",)),
+    *product(("gpt2", "llama", "phi3"), ("uniform",)),
 ]
 
 
 def sparse_model(folder, widths, dtype):
     """The tiny model of this folder with random kept channels and other out-projections."""
-    loaded = load_model(Source(reference=str(folder), folder=folder, identity="tiny"), dtype)
+    loaded = load_model(source_of(folder), dtype)
     torch.manual_seed(1)
     narrowed = []
     for mlp, width in zip(loaded.mlps, widths, strict=True):
@@ -44,7 +45,11 @@ def sparse_model(folder, widths, dtype):
     narrow = LazySequence(len(narrowed), narrowed.__getitem__)
     gone = [index for index, width in enumerate(widths) if not width]
     return PrunedChannels(
-        loaded=loaded, blocks=narrow, errors=[], block_losses=list, removed_layers=gone
+        loaded=loaded,
+        blocks=narrow,
+        errors=[],
+        block_losses=list,
+        removed_layers=gone,
     )
 
 
@@ -53,13 +58,24 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
     folder = tmp_path / "tiny"
     target = tmp_path / "out"
     (widths, dtype, width) = FORMS[form]
-    made = sparse_model(save_tiny(folder, family), widths, dtype)
+    sparse = sparse_model(save_tiny(folder, family), widths, dtype)
     if width and family in NO_FIELD:
-        width = made.loaded.mlps[0].width
+        width = sparse.loaded.mlps[0].width
     target.mkdir()
-    source = Source(reference="tiny", folder=folder, identity="t")
+    source = Source(
+        reference="tiny",
+        folder=folder,
+        identity="t",
+    )
     shard_mb = 0 if form == "uniform" else 5_000
-    write_folder(target, source, made, width=width, weights=dtype, shard_mb=shard_mb)
+    write_folder(
+        target,
+        source,
+        sparse,
+        width=width,
+        weights=dtype,
+        shard_mb=shard_mb,
+    )
     files = {file.name for file in target.glob("*.safetensors")}
     if form == "uniform":
         index = json.loads((target / "model.safetensors.index.json").read_text())
@@ -68,10 +84,20 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
         assert files == {"model.safetensors"}
     ids = [torch.randint(1, 300, (9,)).tolist() for _ in range(3)]
     questions = [
-        {"ids": own, "n_target": 2, "text": "", "special": False, "tokens": []} for own in ids
+        {
+            "ids": token_ids,
+            "n_target": 2,
+            "text": "",
+            "special": False,
+            "tokens": [],
+        }
+        for token_ids in ids
     ]
-    with made.applied():
-        right, logits = answer_questions(made.loaded.model, questions)
-    answers, found = load_and_answer(str(target), {"questions": questions})
+    with sparse.applied():
+        right, logits = answer_questions(sparse.loaded.model, questions)
+    answers, loaded_logits = load_and_answer(str(target), {"questions": questions})
     assert (answers["holes"], answers["right"]) == ([], right)
-    assert max(float((found[str(i)] - rows).abs().max()) for i, rows in enumerate(logits)) <= 1e-4
+    assert (
+        max(float((loaded_logits[str(i)] - rows).abs().max()) for i, rows in enumerate(logits))
+        <= 1e-4
+    )

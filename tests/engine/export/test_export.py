@@ -26,7 +26,7 @@ from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.storage.model_folders import unfinished_exports
 from sparsedash.storage.store import Store
-from tests.engine.export.conftest import asked, exported, run_settings
+from tests.engine.export.conftest import export_request, exported, run_in, run_settings
 from tests.engine.tiny import save_tiny
 from tests.factories import PROOF
 from tests.service.made import exports_of
@@ -46,7 +46,7 @@ def left_in(folder):
 def test_the_folder_holds_all_that_is_needed_and_is_proven(
     number, form, run, model_folder, tmp_path
 ):
-    made = exported(run, number, form, tmp_path / "out")
+    export = exported(run, number, form, tmp_path / "out")
     out = tmp_path / "out"
     assert {
         "model.safetensors",
@@ -57,10 +57,10 @@ def test_the_folder_holds_all_that_is_needed_and_is_proven(
     } <= set(left_in(out))
     assert left_in(tmp_path) == ["out"]
     assert (out / "tokenizer.json").read_bytes() == (model_folder / "tokenizer.json").read_bytes()
-    assert made.proof.holds and made.proof.logit_difference <= 1e-4
-    assert (made.proof.n_logits, made.proof.n_verdicts, made.proof.n_run) == (16, 20, 20)
-    assert run[0].get(Export, made.key) == made == exported(run, number, form, out)
-    assert made.n_bytes == sum(path.stat().st_size for path in out.iterdir())
+    assert export.proof.holds and export.proof.logit_difference <= 1e-4
+    assert (export.proof.n_logits, export.proof.n_verdicts, export.proof.n_run) == (16, 20, 20)
+    assert run[0].get(Export, export.key) == export == exported(run, number, form, out)
+    assert export.n_bytes == sum(path.stat().st_size for path in out.iterdir())
     before, after = (
         json.loads((folder / "config.json").read_text()) for folder in (model_folder, out)
     )
@@ -77,15 +77,27 @@ def test_a_fresh_process_proves_a_folder_wherever_it_lies_and_a_changed_file_is_
 ):
     with monkeypatch.context() as unproven:
         unproven.setattr(module, "prove_files", lambda *_: PROOF)
-        made = exported(run, EVEN, "uniform", tmp_path / "out")
+        export = exported(run, EVEN, "uniform", tmp_path / "out")
     store, model_cache, _ = run
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     (moved / "README.md").write_text("My own words.")
-    proof = prove_export(made, moved, store, model_cache, ignore_steps)
+    proof = prove_export(
+        export,
+        moved,
+        store,
+        model_cache,
+        ignore_steps,
+    )
     assert proof.holds and proof.n_run == 20
     (moved / "config.json").write_text("{}")
     with pytest.raises(ExportError, match=r"is not as exported: changed or new: config\.json\."):
-        prove_export(made, moved, store, model_cache, ignore_steps)
+        prove_export(
+            export,
+            moved,
+            store,
+            model_cache,
+            ignore_steps,
+        )
 
 
 def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_the_umask(
@@ -100,7 +112,7 @@ def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_th
     before = os.umask(0o027)
     out = tmp_path / "out"
     try:
-        made = exported(finished_run(base, ("magnitude",)), 0, "uniform", out)
+        export = exported(finished_run(base, ("magnitude",)), 0, "uniform", out)
     finally:
         os.umask(before)
     assert all((out / name).read_text() == name for name in kept)
@@ -109,17 +121,23 @@ def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_th
     sums = json.loads((out / "recipe.json").read_text())["sha256"]
     assert sums.keys() == set(left_in(out)) - {"recipe.json", "README.md"}
     for name, digest in sums.items():
-        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest == made.files[name]
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest == export.files[name]
 
 
 def test_weights_of_another_type_are_stated_as_such_and_proven_as_rounded(run, tmp_path):
-    made = exported(run, BEST, "padded", tmp_path / "out", weights="bfloat16")
+    export = exported(
+        run,
+        BEST,
+        "padded",
+        tmp_path / "out",
+        weights="bfloat16",
+    )
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {
         torch.bfloat16
     }
-    assert made.proof.n_meant == made.proof.n_verdicts
-    assert made.proof.logit_difference <= 1e-4
+    assert export.proof.n_meant == export.proof.n_verdicts
+    assert export.proof.logit_difference <= 1e-4
     again = exported(run, BEST, "padded", tmp_path / "two")
     assert again.proof.n_run == again.proof.n_verdicts, (
         "rounding in memory must not reach the next export"
@@ -202,7 +220,7 @@ def test_a_kill_between_the_record_and_the_name_leaves_nothing_that_is_listed(
     run, tmp_path, monkeypatch
 ):
     store, _, finished = run
-    request = asked(finished, EVEN, "uniform", tmp_path / "out")
+    request = export_request(finished, EVEN, "uniform", tmp_path / "out")
     with monkeypatch.context() as changed, pytest.raises(KeyboardInterrupt):
         changed.setattr(os, "rename", killed)
         exported(run, EVEN, "uniform", tmp_path / "out")
@@ -215,17 +233,19 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
     store = Store(tmp_path / "here")
     model_cache = ModelCache()
     run = pipeline.run(
-        run_settings(model_folder, passage_file, ("magnitude",)), store, model_cache=model_cache
+        run_settings(model_folder, passage_file, ("magnitude",)),
+        store,
+        model_cache=model_cache,
     )
-    made = exported((store, model_cache, run), 0, "uniform", "")
-    assert re.fullmatch(r".*/here/exports/[\w.-]+-40pct-uniform-float32-[\w.-]{6}", made.folder)
+    export = exported((store, model_cache, run), 0, "uniform", "")
+    assert re.fullmatch(r".*/here/exports/[\w.-]+-40pct-uniform-float32-[\w.-]{6}", export.folder)
     store.close()
     moved = Store((tmp_path / "here").rename(tmp_path / "there"))
     try:
-        (found,) = exports_of(moved).listed()
-        assert found == replace(made, folder=made.folder.replace("/here/", "/there/"))
-        assert exports_of(moved).may_delete(found)
-        assert exported((moved, model_cache, run), 0, "uniform", "") == found, (
+        (listed,) = exports_of(moved).listed()
+        assert listed == replace(export, folder=export.folder.replace("/here/", "/there/"))
+        assert exports_of(moved).may_delete(listed)
+        assert exported((moved, model_cache, run), 0, "uniform", "") == listed, (
             "it is found, and not made again"
         )
     finally:
@@ -243,31 +263,24 @@ def test_after_a_kill_the_next_attempt_finds_nothing_left(run, tmp_path, monkeyp
     assert left_in(tmp_path) == ["out"]
 
 
-def test_a_base_that_has_changed_since_is_refused(passage_file, store, tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "message"), [("model", "/tiny "), ("text", "calibration text ")]
+)
+def test_what_a_result_was_computed_from_must_not_have_changed_since(
+    changed, message, passage_file, store, tmp_path
+):
     base = save_tiny(tmp_path / "tiny")
-    finished = pipeline.run(
-        run_settings(base, passage_file, ("magnitude",)), store, model_cache=ModelCache()
-    )
-    save_tiny(base, seed=7)
-    with pytest.raises(JobError, match="has changed since this result was computed"):
-        exported((store, ModelCache(), finished), 0, "padded", tmp_path / "out")
-    assert left_in(tmp_path) == ["data", "tiny"]
-
-
-def test_a_calibration_text_that_has_changed_since_is_refused(passage_file, store, tmp_path):
-    base = save_tiny(tmp_path / "tiny")
-    text = tmp_path / "read.jsonl"
-    shutil.copy(passage_file, text)
+    text = shutil.copy(passage_file, tmp_path / "read.jsonl")
     calibration = CalibrationSettings(corpus=f"file:{text}", n_samples=16, length=48)
-    settings = replace(
-        run_settings(base, passage_file, ("least-squares",)), calibration=calibration
-    )
-    finished = pipeline.run(settings, store, model_cache=ModelCache())
-    text.write_text("".join(reversed(text.read_text().splitlines(keepends=True))))
-    with pytest.raises(
-        JobError, match="calibration text has changed since this result was computed"
-    ):
-        exported((store, ModelCache(), finished), 0, "padded", tmp_path / "out")
+    settings = run_settings(base, passage_file, ("least-squares",))
+    finished = run_in(store, replace(settings, calibration=calibration))
+    if changed == "model":
+        save_tiny(base, seed=7)
+    else:
+        text.write_text("".join(reversed(text.read_text().splitlines(keepends=True))))
+    with pytest.raises(JobError, match=f"{message}has changed since this result was computed"):
+        exported((store, ModelCache(), finished[2]), 0, "padded", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_refused(
@@ -282,22 +295,25 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     (base / "NOTICE").write_text("for all")
     (base / "additional_chat_templates").mkdir()
     (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
-    finished = pipeline.run(
-        run_settings(base, passage_file, ("magnitude",)), store, model_cache=ModelCache()
-    )
-    run = (store, ModelCache(), finished)
+    run = run_in(store, run_settings(base, passage_file, ("magnitude",)))
     out = tmp_path / "out"
     with pytest.raises(ExportError, match="LICENSE is a link out of the model's folder"):
         exported(run, 0, "padded", out)
     assert not out.exists()
     (base / "LICENSE").unlink()
-    made = exported(run, 0, "padded", out)
-    assert made.proof.holds and (out / "NOTICE").is_file()
+    export = exported(run, 0, "padded", out)
+    assert export.proof.holds and (out / "NOTICE").is_file()
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
-    assert "additional_chat_templates/tool_use.jinja" in made.files
+    assert "additional_chat_templates/tool_use.jinja" in export.files
     (out / "additional_chat_templates" / "more.py").touch()
     with pytest.raises(ExportError, match=r"changed or new: additional_chat_templates/more\.py"):
-        module.prove_export(made, out, store, ModelCache(), ignore_steps)
+        module.prove_export(
+            export,
+            out,
+            store,
+            ModelCache(),
+            ignore_steps,
+        )
 
 
 def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp_path, monkeypatch):
@@ -307,16 +323,20 @@ def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp
         written = write(folder, *rest, **changes)
         tensors = load_file(folder / "model.safetensors")
         tensors["model.layers.1.mlp.down_proj.weight"][0] += 1
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(
+            tensors,
+            folder / "model.safetensors",
+            metadata={"format": "pt"},
+        )
         return written
 
     monkeypatch.setattr(module, "write_folder", one_weight_off)
     with pytest.raises(
         ExportError, match=r"are not the sparse model: logits differ by up to [0-9.]+ \(0\.001"
-    ) as told:
+    ) as refused:
         exported(run, EVEN, "uniform", tmp_path / "out")
     assert left_in(tmp_path) == []
-    assert "the run and its results are kept. Try another form" in told.value.advice
+    assert "the run and its results are kept. Try another form" in refused.value.advice
     assert run[0].get(Record, run[2].sparse[EVEN]) is not None
 
 
@@ -351,5 +371,11 @@ def test_what_fails_leaves_nothing(
 ):
     monkeypatch.setattr(changed, value)
     with pytest.raises(error, match=words):
-        exported(run, EVEN, "uniform", tmp_path / "out", on_step)
+        exported(
+            run,
+            EVEN,
+            "uniform",
+            tmp_path / "out",
+            on_step,
+        )
     assert left_in(tmp_path) == []

@@ -17,13 +17,13 @@ from sparsedash.engine.export.reload_proof import gguf_allowed, rounded_activati
 from sparsedash.engine.models.gguf_making import write_dense_gguf
 from sparsedash.engine.models.gguf_writing import gguf_type
 from sparsedash.engine.models.loading import load_model
-from sparsedash.engine.models.locating import Source, locate_model
+from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.models.quantiser import quantise_file
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError
 from sparsedash.schema.records import Record
 from sparsedash.storage import model_folders
 from tests.engine.export.conftest import exported
-from tests.engine.tiny import save_tiny, sentencepiece_tokenizer
+from tests.engine.tiny import save_tiny, sentencepiece_tokenizer, source_of
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 pytest.importorskip("llama_cpp_py_sync")
@@ -32,8 +32,12 @@ pytest.importorskip("llama_cpp_py_sync")
 @pytest.fixture(scope="session")
 def gguf_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
-    said = {"general.size_label": "1K", "general.quantization_version": 2}
-    return lambda family: write_tiny_gguf(folder / f"{family}.gguf", family=family, keys=said)
+    keys = {"general.size_label": "1K", "general.quantization_version": 2}
+    return lambda family: write_tiny_gguf(
+        folder / f"{family}.gguf",
+        family=family,
+        keys=keys,
+    )
 
 
 @pytest.fixture
@@ -46,28 +50,28 @@ def test_every_block_keeps_its_own_width_and_llama_cpp_computes_the_same_logits(
     family, gguf_of, finished_run, tmp_path
 ):
     finished = finished_run(gguf_of(family))
-    made = exported(finished, 0, "gguf", tmp_path / "out")
+    export = exported(finished, 0, "gguf", tmp_path / "out")
     widths = finished[0].get(Record, finished[2].sparse[0]).pruned.widths
     assert len(set(widths)) > 1, "the test needs blocks of different widths"
     fields = GGUFReader(tmp_path / "out" / "out.gguf").fields
     assert fields["general.architecture"].contents() == PER_LAYER[family]
     assert fields[f"{PER_LAYER[family]}.feed_forward_length"].contents() == list(widths)
-    assert made.proof.runtime == "llama.cpp"
-    assert made.proof.n_run == made.proof.n_verdicts == 20
-    assert made.proof.logit_difference < 1e-4
+    assert export.proof.runtime == "llama.cpp"
+    assert export.proof.n_run == export.proof.n_verdicts == 20
+    assert export.proof.logit_difference < 1e-4
 
 
 def test_a_fresh_process_proves_a_model_of_one_width_under_its_own_architecture(
     fresh_process, llama, tmp_path
 ):
-    made = exported(llama, 1, "gguf", tmp_path / "out")
+    export = exported(llama, 1, "gguf", tmp_path / "out")
     fields = GGUFReader(tmp_path / "out" / "out.gguf").fields
     assert fields["general.architecture"].contents() == "llama"
     assert fields["llama.feed_forward_length"].contents() == 56
     assert not {"general.size_label", "general.quantization_version"} & fields.keys(), (
         "they are of the dense model"
     )
-    assert made.proof.logit_difference < 1e-4
+    assert export.proof.logit_difference < 1e-4
 
 
 @pytest.mark.parametrize(("weights", "most"), [("float32", 1e-4), ("q4_0", 0.3)])
@@ -75,15 +79,21 @@ def test_a_model_with_fewer_layers_is_a_plain_one_of_its_architecture(
     weights, most, gguf_of, finished_run, tmp_path
 ):
     finished = finished_run(gguf_of("llama"), methods=("shortgpt",))
-    made = exported(finished, 0, "gguf", tmp_path / "out", weights=weights)
+    export = exported(
+        finished,
+        0,
+        "gguf",
+        tmp_path / "out",
+        weights=weights,
+    )
     fields = GGUFReader(tmp_path / "out" / "out.gguf").fields
     assert (
         fields["general.architecture"].contents() == "llama"
         and fields["llama.block_count"].contents() == 2
     )
     assert (
-        made.layout.startswith("2 of 3 layers, one width, architecture llama")
-        and made.proof.logit_difference < most
+        export.layout.startswith("2 of 3 layers, one width, architecture llama")
+        and export.proof.logit_difference < most
     )
 
 
@@ -98,10 +108,16 @@ def test_layers_that_llama_cpp_tells_apart_by_their_numbers_are_not_left_out(
 
 def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
     for weights in ("float16", "q8_0", "q6_k", "q4_k_m", "q4_0"):
-        made = exported(llama, 0, "gguf", tmp_path / weights, weights=weights)
-        assert made.proof.n_meant >= 18
+        export = exported(
+            llama,
+            0,
+            "gguf",
+            tmp_path / weights,
+            weights=weights,
+        )
+        assert export.proof.n_meant >= 18
         assert [file.name for file in (tmp_path / weights).glob("*.gguf")] == [f"{weights}.gguf"]
-    assert made.layout.startswith(
+    assert export.layout.startswith(
         "a width for each block, llama.cpp's architecture deci; tensors: "
     )
     again = exported(llama, 0, "gguf", tmp_path / "again")
@@ -114,20 +130,36 @@ def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
 def test_a_quantised_file_is_read_back_as_llama_cpp_reads_it(
     family, gguf_of, finished_run, tmp_path
 ):
-    made = exported(finished_run(gguf_of(family)), 0, "gguf", tmp_path / "out", weights="q4_0")
-    assert made.proof.n_meant >= 18 and made.proof.logit_difference < 0.3
+    export = exported(
+        finished_run(gguf_of(family)),
+        0,
+        "gguf",
+        tmp_path / "out",
+        weights="q4_0",
+    )
+    assert export.proof.n_meant >= 18 and export.proof.logit_difference < 0.3
 
 
 @pytest.mark.parametrize("weights", ["float16", "q8_0"])
 def test_a_rounded_file_of_a_model_with_enormous_logits_is_proven(weights, finished_run, tmp_path):
-    folder = save_tiny(tmp_path / "tiny", "llama", tie_word_embeddings=False)
+    folder = save_tiny(
+        tmp_path / "tiny",
+        "llama",
+        tie_word_embeddings=False,
+    )
     file = folder / "model.safetensors"
     tensors = load_file(file)
     tensors["lm_head.weight"] *= 1000
     save_file(tensors, file, {"format": "pt"})
-    made = exported(finished_run(folder), 0, "gguf", tmp_path / "out", weights=weights)
-    assert made.proof.logit_difference > 2.0, "the test needs more than an absolute limit allows"
-    assert made.proof.holds
+    export = exported(
+        finished_run(folder),
+        0,
+        "gguf",
+        tmp_path / "out",
+        weights=weights,
+    )
+    assert export.proof.logit_difference > 2.0, "the test needs more than an absolute limit allows"
+    assert export.proof.holds
 
 
 def test_activations_are_rounded_to_eight_bits_with_a_scale_for_each_block_of_neighbours():
@@ -152,9 +184,18 @@ def test_a_difference_of_logits_is_allowed_up_to_four_times_what_rounding_change
 
 def test_a_full_file_keeps_the_type_of_the_quantised_one_that_it_comes_from(finished_run, tmp_path):
     base = write_tiny_gguf(
-        tmp_path / "base.gguf", quantised="Q8_0", hidden_size=64, intermediate_size=128
+        tmp_path / "base.gguf",
+        quantised="Q8_0",
+        hidden_size=64,
+        intermediate_size=128,
     )
-    exported(finished_run(base), 1, "gguf", tmp_path / "out", weights="float16")
+    exported(
+        finished_run(base),
+        1,
+        "gguf",
+        tmp_path / "out",
+        weights="float16",
+    )
     out = tmp_path / "out" / "out.gguf"
     assert locate_model(str(out), finished_run(base)[0]).source_type == "Q8_0"
 
@@ -163,7 +204,9 @@ def test_q8_0_is_written_here_to_the_bits_of_llama_cpp(gguf_of, tmp_path):
     quantise_file(str(gguf_of("llama")), str(tmp_path / "theirs.gguf"), 7, 1)
     for tensor in GGUFReader(tmp_path / "theirs.gguf").tensors:
         dense = next(
-            each for each in GGUFReader(gguf_of("llama")).tensors if each.name == tensor.name
+            candidate
+            for candidate in GGUFReader(gguf_of("llama")).tensors
+            if candidate.name == tensor.name
         )
         kind = gguf_type(tensor.name, dense.data.shape, "q8_0")
         assert tensor.tensor_type is kind and np.array_equal(
@@ -177,9 +220,15 @@ def test_a_bfloat16_run_is_proven_by_what_its_file_holds(
 ):
     (gguf_of("llama").parent / "NOTICE.md").write_text("Keep this.")
     finished = finished_run(gguf_of("llama"), dtype="bfloat16")
-    made = exported(finished, 0, "gguf", tmp_path / "out", weights=weights)
-    assert made.proof.logit_difference <= most
-    assert made.proof.n_allowed == n_allowed
+    export = exported(
+        finished,
+        0,
+        "gguf",
+        tmp_path / "out",
+        weights=weights,
+    )
+    assert export.proof.logit_difference <= most
+    assert export.proof.n_allowed == n_allowed
     assert (tmp_path / "out" / "NOTICE.md").read_text() == "Keep this."
 
 
@@ -196,11 +245,24 @@ FOLDERS = {
     "llama-3": ("llama", {"rope_parameters": LLAMA_3}),
     "linear": (
         "llama",
-        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+        {
+            "rope_parameters": {
+                "rope_type": "linear",
+                "rope_theta": 1e4,
+                "factor": 2.0,
+            }
+        },
     ),
     "mistral": ("mistral", {"sliding_window": None}),
     # As real folders have them, where they change nothing.
-    "qwen2": ("qwen2", {"max_window_layers": 24, "attention_dropout": 0.1, "sliding_window": 32}),
+    "qwen2": (
+        "qwen2",
+        {
+            "max_window_layers": 24,
+            "attention_dropout": 0.1,
+            "sliding_window": 32,
+        },
+    ),
     "qwen3": ("qwen3", {"tie_word_embeddings": True}),
     "gemma2": ("gemma2", {"query_pre_attn_scalar": 8}),
     "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 8}),
@@ -214,33 +276,39 @@ def test_a_model_from_a_folder_needs_no_other_file_and_llama_cpp_computes_the_sa
     family, changes = FOLDERS[name]
     finished = finished_run(save_tiny(tmp_path / "tiny", family, **changes))
     for number in (0, 1):
-        made = exported(finished, number, "gguf", tmp_path / f"out-{number}")
+        export = exported(finished, number, "gguf", tmp_path / f"out-{number}")
         # llama.cpp looks GELU up in a table of 16 bits.
         most = 5e-3 if name.startswith("gemma") else 1e-4
-        assert made.proof.logit_difference < most and made.proof.n_run == 20
+        assert export.proof.logit_difference < most and export.proof.n_run == 20
 
 
 def test_bytes_words_and_special_tokens_of_a_tokenizer_in_the_manner_of_sentencepiece_are_those_of_llama_cpp(
     finished_run, tmp_path
 ):
-    folder = save_tiny(tmp_path / "tiny", "mistral", sliding_window=None)
+    folder = save_tiny(
+        tmp_path / "tiny",
+        "mistral",
+        sliding_window=None,
+    )
     sentencepiece_tokenizer().save_pretrained(folder)
-    made = exported(finished_run(folder), 0, "gguf", tmp_path / "out")
-    assert made.proof.logit_difference < 1e-4
+    export = exported(finished_run(folder), 0, "gguf", tmp_path / "out")
+    assert export.proof.logit_difference < 1e-4
 
 
 def test_added_tokens_without_a_row_are_left_out_and_a_missing_first_token_is_that_of_the_config(
     tmp_path,
 ):
-    folder = save_tiny(tmp_path / "tiny", "mistral", sliding_window=None)
+    folder = save_tiny(
+        tmp_path / "tiny",
+        "mistral",
+        sliding_window=None,
+    )
     tokenizer = sentencepiece_tokenizer()
     n_rows = json.loads((folder / "config.json").read_text())["vocab_size"]
     tokenizer.add_tokens([f"<new {i}>" for i in range(n_rows - len(tokenizer) + 2)])
     tokenizer.bos_token = None
     tokenizer.save_pretrained(folder)
-    write_dense_gguf(
-        Source(reference=str(folder), folder=folder, identity="tiny"), tmp_path / "dense.gguf"
-    )
+    write_dense_gguf(source_of(folder), tmp_path / "dense.gguf")
     fields = GGUFReader(tmp_path / "dense.gguf").fields
     assert len(fields["tokenizer.ggml.tokens"].data) == n_rows
     assert fields["general.name"].contents() == "tiny"
@@ -248,13 +316,15 @@ def test_added_tokens_without_a_row_are_left_out_and_a_missing_first_token_is_th
 
 
 def test_of_several_chat_templates_the_default_one_goes_along(tmp_path):
-    folder = save_tiny(tmp_path / "tiny", "mistral", sliding_window=None)
+    folder = save_tiny(
+        tmp_path / "tiny",
+        "mistral",
+        sliding_window=None,
+    )
     tokenizer = sentencepiece_tokenizer()
     tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
     tokenizer.save_pretrained(folder)
-    write_dense_gguf(
-        Source(reference=str(folder), folder=folder, identity="tiny"), tmp_path / "dense.gguf"
-    )
+    write_dense_gguf(source_of(folder), tmp_path / "dense.gguf")
     assert (
         GGUFReader(tmp_path / "dense.gguf").fields["tokenizer.chat_template"].contents()
         == "{{ messages }}"
@@ -267,14 +337,20 @@ def test_a_head_that_the_config_denies_counts_as_a_weight_and_is_not_left_out(st
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     source = locate_model(str(folder), store)
     loaded = load_model(source, "float32")
-    assert loaded.shape.n_parameters == sum(each.numel() for each in loaded.model.parameters())
+    assert loaded.shape.n_parameters == sum(
+        parameter.numel() for parameter in loaded.model.parameters()
+    )
     with pytest.raises(ModelError, match="its head is not its embedding, which its config denies"):
         write_dense_gguf(source, tmp_path / "dense.gguf")
 
 
 @pytest.mark.parametrize("change", ["normalizer", "pre_tokenizer"])
 def test_a_tokenizer_that_changes_or_cuts_texts_otherwise_is_refused(change, tmp_path):
-    folder = save_tiny(tmp_path / "tiny", "mistral", sliding_window=None)
+    folder = save_tiny(
+        tmp_path / "tiny",
+        "mistral",
+        sliding_window=None,
+    )
     tokenizer = sentencepiece_tokenizer()
     odd = (
         normalizers.Lowercase() if change == "normalizer" else pre_tokenizers.Split("l", "isolated")
@@ -282,18 +358,14 @@ def test_a_tokenizer_that_changes_or_cuts_texts_otherwise_is_refused(change, tmp
     setattr(tokenizer.backend_tokenizer, change, odd)
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match=r"than llama|that llama"):
-        write_dense_gguf(
-            Source(reference=str(folder), folder=folder, identity="tiny"), tmp_path / "dense.gguf"
-        )
+        write_dense_gguf(source_of(folder), tmp_path / "dense.gguf")
 
 
 def test_a_full_disk_is_an_error_before_weights_are_written(tmp_path, monkeypatch):
     folder = save_tiny(tmp_path / "tiny")
     monkeypatch.setattr(model_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(ExportError, match="are free"):
-        write_dense_gguf(
-            Source(reference=str(folder), folder=folder, identity="tiny"), tmp_path / "dense.gguf"
-        )
+        write_dense_gguf(source_of(folder), tmp_path / "dense.gguf")
     assert (tmp_path / "dense.gguf").stat().st_size < 50_000
 
 
@@ -306,7 +378,13 @@ def test_a_full_disk_is_an_error_before_weights_are_written(tmp_path, monkeypatc
         ("gemma2", {}, "cannot hold query_pre_attn_scalar = 256"),
         (
             "llama",
-            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            {
+                "rope_parameters": {
+                    "rope_type": "dynamic",
+                    "rope_theta": 1e4,
+                    "factor": 2.0,
+                }
+            },
             "scaling dynamic",
         ),
     ],
@@ -322,24 +400,56 @@ def test_a_dense_gguf_that_is_named_must_be_of_full_weights_and_of_the_model(
     gguf_of, finished_run, tmp_path
 ):
     finished = finished_run(save_tiny(tmp_path / "tiny", "qwen2"))
-    made = exported(finished, 0, "gguf", tmp_path / "out", dense_gguf=str(gguf_of("qwen2")))
-    assert made.proof.logit_difference < 1e-4
-    other = write_tiny_gguf(tmp_path / "other.gguf", seed=5, family="qwen2")
+    export = exported(
+        finished,
+        0,
+        "gguf",
+        tmp_path / "out",
+        dense_gguf=str(gguf_of("qwen2")),
+    )
+    assert export.proof.logit_difference < 1e-4
+    other_file = write_tiny_gguf(
+        tmp_path / "other.gguf",
+        seed=5,
+        family="qwen2",
+    )
     with pytest.raises(
         ExportError, match=r"other\.gguf is a file of another model: its weights differ"
     ):
-        exported(finished, 0, "gguf", tmp_path / "two", dense_gguf=str(other))
+        exported(
+            finished,
+            0,
+            "gguf",
+            tmp_path / "two",
+            dense_gguf=str(other_file),
+        )
     assert not (tmp_path / "two").exists()
     nameless = tmp_path / "nameless.gguf"
     nameless.write_bytes(
-        other.read_bytes().replace(b"general.architecture", b"general.architectura")
+        other_file.read_bytes().replace(b"general.architecture", b"general.architectura")
     )
     with pytest.raises(
         ModelError, match=r"nameless\.gguf holds no model: it names no architecture"
     ):
-        exported(finished, 0, "gguf", tmp_path / "two", dense_gguf=str(nameless))
-    exported(finished_run(gguf_of("qwen2")), 1, "gguf", tmp_path / "q8", weights="q8_0")
+        exported(
+            finished,
+            0,
+            "gguf",
+            tmp_path / "two",
+            dense_gguf=str(nameless),
+        )
+    exported(
+        finished_run(gguf_of("qwen2")),
+        1,
+        "gguf",
+        tmp_path / "q8",
+        weights="q8_0",
+    )
     with pytest.raises(SettingsError, match=r"q8\.gguf.* is quantised \(Q8_0\)"):
         exported(
-            finished, 0, "gguf", tmp_path / "three", dense_gguf=str(tmp_path / "q8" / "q8.gguf")
+            finished,
+            0,
+            "gguf",
+            tmp_path / "three",
+            dense_gguf=str(tmp_path / "q8" / "q8.gguf"),
         )

@@ -10,16 +10,13 @@ from sparsedash.catalog.gguf_names import ARCHITECTURES
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.gguf_writing import write_gguf
-from sparsedash.engine.models.loading import ModelCache, load_model
-from sparsedash.engine.models.locating import locate_model
-from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.storage.store import Store
-from tests.engine.export.conftest import exported, run_settings
-from tests.engine.tiny import save_tiny
+from tests.engine.export.conftest import exported, run_in, run_settings
+from tests.engine.tiny import load_folder, save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 
@@ -28,13 +25,11 @@ def healed_run(passage_file, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "RATE", 1e-2)
 
     def made(model, methods=("least-squares",)):
-        asked = run_settings(model, passage_file, methods)
-        store = Store(tmp_path / "data")
-        model_cache = ModelCache()
-        asked = replace(asked, heal_steps=(4,))
-        run = pipeline.run(asked, store, model_cache=model_cache)
+        settings = replace(run_settings(model, passage_file, methods), heal_steps=(4,))
+        finished = run_in(Store(tmp_path / "data"), settings)
+        store, _, run = finished
         assert store.get(Record, run.sparse[0]).pruned.healed.kept_step
-        return store, model_cache, run
+        return finished
 
     return made
 
@@ -61,18 +56,18 @@ def test_a_gguf_file_is_proven(healed_run, tmp_path):
 def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family=family)
     store, model_cache, run = healed_run(dense)
-    made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache)
+    rebuilt = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache)
     write_gguf(
         tmp_path / "out.gguf",
         dense,
-        made.sparse,
+        rebuilt.sparse,
         "float32",
         is_base=True,
         require_room=lambda n_bytes: None,
     )
-    again = load_model(locate_model(str(tmp_path / "out.gguf"), store), "float32")
+    again = load_folder(tmp_path / "out.gguf", store)
     norms = dict(again.model.named_parameters())
-    for name, norm in made.sparse.others.items():
+    for name, norm in rebuilt.sparse.others.items():
         assert norms[name].tolist() == pytest.approx(norm.tolist(), abs=1e-6)
 
 
@@ -81,10 +76,18 @@ def test_a_file_whose_tensors_have_no_names_here_is_neither_healed_nor_quantised
 ):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family="gpt2")
     store, model_cache, run = healed_run(dense)
-    made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache).sparse
+    rebuilt = rebuild_model(
+        store.get(Record, run.sparse[0]), store, ignore_steps, model_cache
+    ).sparse
     monkeypatch.delitem(ARCHITECTURES, "gpt2")
     options = {"is_base": True, "require_room": lambda n_bytes: None}
-    for weights, healed in (("float32", made), ("q4_k_m", replace(made, others={}))):
+    for weights, healed in (("float32", rebuilt), ("q4_k_m", replace(rebuilt, others={}))):
         with pytest.raises(ExportError, match="gpt2 files are not known here"):
-            write_quantised(tmp_path / "out.gguf", dense, healed, weights, **options)
+            write_quantised(
+                tmp_path / "out.gguf",
+                dense,
+                healed,
+                weights,
+                **options,
+            )
     assert not (tmp_path / "out.gguf").exists()

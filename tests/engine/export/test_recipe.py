@@ -16,7 +16,7 @@ from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.reporting.verdicts import limits_sentence, loss_cells, verdict_sign
 from sparsedash.schema.records import Record
 from sparsedash.schema.tolerance_settings import Tolerance
-from tests.engine.export.conftest import exported, run_settings
+from tests.engine.export.conftest import exported, run_in, run_settings
 from tests.engine.tiny import save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 from tests.factories import RECORD
@@ -24,9 +24,17 @@ from tests.factories import RECORD
 
 def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path):
     limits = Tolerance(ratio=3.0, points=5.0)
-    made = exported(run, 0, "padded", tmp_path / "out", tolerance=Tolerance(ratio=3.0, points=5.0))
-    found = run_results(StoredResults(run[0]), run[2], limits)
-    judged = next(each for each in found.judged if each.record.key == made.settings.sparse)
+    export = exported(
+        run,
+        0,
+        "padded",
+        tmp_path / "out",
+        tolerance=Tolerance(ratio=3.0, points=5.0),
+    )
+    results = run_results(StoredResults(run[0]), run[2], limits)
+    judged = next(
+        result for result in results.judged if result.record.key == export.settings.sparse
+    )
     assert judged.verdict.perplexity.level > 0.975, "three models share the chance of error"
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.tags == ["pruned", "width-pruning"]
@@ -53,7 +61,7 @@ def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path)
 
 def test_the_recipe_is_enough_to_make_the_same_and_names_no_folder_of_this_machine(run, tmp_path):
     store, _, finished = run
-    made = exported(run, 0, "padded", tmp_path / "out")
+    export = exported(run, 0, "padded", tmp_path / "out")
     text = (tmp_path / "out" / "recipe.json").read_text()
     assert str(tmp_path.parent) not in text
     recipe = json.loads(text)
@@ -61,12 +69,12 @@ def test_the_recipe_is_enough_to_make_the_same_and_names_no_folder_of_this_machi
     assert (
         recipe["widths"] == list(pruned.widths) == [len(kept) for kept in recipe["kept_channels"]]
     )
-    assert recipe["export"] == made.key
+    assert recipe["export"] == export.key
     assert recipe["base"]["identity"] == finished.model_identity
     # Half of what `best` was calibrated on are plain stories.
     assert recipe["calibration_identity"].startswith(f"{finished.corpora['calibration']}+0.5 of ")
     again = exported((store, ModelCache(), finished), 0, "padded", tmp_path / "two")
-    assert again.files["model.safetensors"] == made.files["model.safetensors"]
+    assert again.files["model.safetensors"] == export.files["model.safetensors"]
 
 
 def test_the_base_is_the_model_of_this_run(store, passage_file, tmp_path):
@@ -75,10 +83,10 @@ def test_the_base_is_the_model_of_this_run(store, passage_file, tmp_path):
     (first / "README.md").write_text("---\nlicense: mit\n---\n")
     model_cache = ModelCache()
     settings = [run_settings(place, passage_file, ("wanda-channels",)) for place in (first, second)]
-    runs = [pipeline.run(each, store, model_cache=model_cache) for each in settings]
+    runs = [pipeline.run(one, store, model_cache=model_cache) for one in settings]
     assert runs[0].sparse == runs[1].sparse, "the test needs a record that both runs share"
-    found = [exported((store, model_cache, run), 0, "padded", tmp_path / run.key) for run in runs]
-    assert [made.model for made in found] == [str(first), str(second)]
+    exports = [exported((store, model_cache, run), 0, "padded", tmp_path / run.key) for run in runs]
+    assert [export.model for export in exports] == [str(first), str(second)]
     cards = [ModelCard.load(tmp_path / run.key / "README.md") for run in runs]
     assert [card.data.license for card in cards] == ["mit", "unknown"]
     assert "# `second`, pruned by" in cards[1].text and "licence unknown" in cards[1].text
@@ -87,18 +95,27 @@ def test_the_base_is_the_model_of_this_run(store, passage_file, tmp_path):
 
 def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file, tmp_path):
     base = write_tiny_gguf(tmp_path / "base.gguf", quantised="Q8_0")
-    run = pipeline.run(
-        run_settings(base, passage_file, ("magnitude",)), store, model_cache=ModelCache()
-    )
-    exported((store, ModelCache(), run), 0, "padded", tmp_path / "out")
+    run = run_in(store, run_settings(base, passage_file, ("magnitude",)))
+    exported(run, 0, "padded", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "weights come from a Q8_0 GGUF file" in text
     assert f"The file of the dense model takes {base.stat().st_size / 1e6:,.1f} MB" in text
 
 
 def stated_licence(model, folder):
-    source = Source(reference=model, folder=folder, identity="sha256:0")
-    return base_licence(source, replace(RECORD, model=model, model_identity="sha256:0"))
+    source = Source(
+        reference=model,
+        folder=folder,
+        identity="sha256:0",
+    )
+    return base_licence(
+        source,
+        replace(
+            RECORD,
+            model=model,
+            model_identity="sha256:0",
+        ),
+    )
 
 
 @pytest.mark.parametrize(

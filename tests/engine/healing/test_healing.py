@@ -3,6 +3,7 @@ it ends the same.
 """
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage.checkpoint import StageCheckpoint
 from sparsedash.storage.store import Store
-from tests.engine.tiny import IDS, as_loaded, tiny_loaded, tiny_model
+from tests.engine.tiny import IDS, as_loaded, seeded, tiny_loaded, tiny_model
 
 N_STEPS = 6
 
@@ -39,7 +40,12 @@ def quick(monkeypatch):
 
 
 def sequences(n=32):
-    return torch.randint(1, 400, (n, 70), generator=torch.Generator().manual_seed(2)).tolist()
+    return torch.randint(
+        1,
+        400,
+        (n, 70),
+        generator=seeded(2),
+    ).tolist()
 
 
 def narrowed(loaded):
@@ -50,23 +56,28 @@ def narrowed(loaded):
 
 def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key="key", further=()):
     checkpoint = HealingCheckpoint(StageCheckpoint(store, "tiny"), key)
-    more = {"n_steps": n_steps, "seed": 0, "on_step": on_step, "checkpoint": checkpoint}
-    return heal(loaded, narrowed(loaded), texts or sequences(), further, **more)
+    more = {
+        "n_steps": n_steps,
+        "seed": 0,
+        "on_step": on_step,
+        "checkpoint": checkpoint,
+    }
+    return heal(
+        loaded,
+        narrowed(loaded),
+        texts or sequences(),
+        further,
+        **more,
+    )
 
 
 def numbers(found):
     """All weights of a healed model, and its figures."""
-    blocks = [
-        (b.out_weight, b.out_bias, *(part for own in b.inner for part in own)) for b in found.blocks
-    ]
-    weights = [
-        part
-        for block in [*blocks, tuple(found.norms.values())]
-        for part in block
-        if part is not None
-    ]
+    weights = list(found.norms.values())
+    for block in found.blocks:
+        weights += [block.out_weight, block.out_bias, *chain(*block.inner)]
     return (
-        [part.tolist() for part in weights],
+        [weight.tolist() for weight in weights if weight is not None],
         found.figures.kept_step,
         found.figures.before,
         found.figures.after,
@@ -86,13 +97,17 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
     loaded = tiny_loaded(model_type)
     before = narrowed(loaded)
     dense = loaded.model(IDS).logits
-    found = healed(loaded, store)
-    assert found.figures.after < 0.98 * found.figures.before and found.figures.kept_step in (
-        2,
-        4,
-        6,
+    healed_model = healed(loaded, store)
+    assert (
+        healed_model.figures.after < 0.98 * healed_model.figures.before
+        and healed_model.figures.kept_step
+        in (
+            2,
+            4,
+            6,
+        )
     )
-    assert distance(loaded, found.blocks, found.norms) < distance(loaded, before, {})
+    assert distance(loaded, healed_model.blocks, healed_model.norms) < distance(loaded, before, {})
     assert torch.equal(loaded.model(IDS).logits, dense)
     assert not any(weight.requires_grad for weight in loaded.model.parameters())
     names = {
@@ -100,7 +115,7 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
         for name, weight in loaded.model.named_parameters()
         if weight.dim() == 1 and "norm" in name
     }
-    assert names <= set(found.norms)
+    assert names <= set(healed_model.norms)
 
 
 def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
@@ -113,35 +128,46 @@ def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
         beside.figures.n_tokens,
     )
     assert alone.figures.after != beside.figures.after < beside.figures.before
-    text = healing._Text.of(loaded, sequences(), more, 40, 0, lambda: None)
-    trained = text.of_numbers([number for batch in text.batches for number in batch])
+    text = healing._Text.of(
+        loaded,
+        sequences(),
+        more,
+        40,
+        0,
+        lambda: None,
+    )
+    trained = text.of_numbers(list(chain(*text.batches)))
     # All of it before any comes again.
     assert {tuple(ids[:64]) for ids in more} < {tuple(piece) for piece in trained[: 2 * (30 + 64)]}
-    assert all(
-        piece[:64] not in [ids[:64] for ids in more] for piece in text.of_numbers(text.judged)
-    )
+    beginnings = [ids[:64] for ids in more]
+    assert all(piece[:64] not in beginnings for piece in text.of_numbers(text.judged))
 
 
 def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(store):
     loaded = replace(as_loaded(tiny_model("llama").bfloat16()), dtype="bfloat16")
-    found = healed(loaded, store)
-    assert found.figures.after < 0.98 * found.figures.before
-    assert {found.blocks[0].out_weight.dtype, *(own.dtype for own in found.norms.values())} == {
-        torch.bfloat16
-    }
+    healed_model = healed(loaded, store)
+    assert healed_model.figures.after < 0.98 * healed_model.figures.before
+    assert {
+        healed_model.blocks[0].out_weight.dtype,
+        *(norm.dtype for norm in healed_model.norms.values()),
+    } == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("rate", [300.0, 1e30], ids=["worse", "not finite"])
+@pytest.mark.parametrize(
+    "rate",
+    [300.0, 1e30],
+    ids=["worse", "not finite"],
+)
 def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
     loaded = tiny_loaded("llama")
     monkeypatch.setattr(healing, "RATE", rate)
-    found = healed(loaded, store)
-    assert (found.figures.kept_step, found.figures.after, found.norms) == (
+    healed_model = healed(loaded, store)
+    assert (healed_model.figures.kept_step, healed_model.figures.after, healed_model.norms) == (
         0,
-        found.figures.before,
+        healed_model.figures.before,
         {},
     )
-    assert [block.out_weight.tolist() for block in found.blocks] == [
+    assert [block.out_weight.tolist() for block in healed_model.blocks] == [
         b.out_weight.tolist() for b in narrowed(loaded)
     ]
 
@@ -149,14 +175,25 @@ def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
 def test_held_out_sequences_are_not_trained_on(store):
     loaded = tiny_loaded("llama")
     texts = sequences()
-    other = [
-        [399 - token for token in ids] if row % 16 == 15 else ids for row, ids in enumerate(texts)
+    changed_texts = sequences()
+    for row in (15, 31):
+        changed_texts[row] = [399 - token for token in texts[row]]
+    healed_numbers = [
+        numbers(
+            healed(
+                loaded,
+                store,
+                texts=texts_of_run,
+                n_steps=1,
+                key=str(texts_of_run[15]),
+            )
+        )
+        for texts_of_run in (texts, changed_texts)
     ]
-    found = [
-        numbers(healed(loaded, store, texts=each, n_steps=1, key=str(each[15])))
-        for each in (texts, other)
-    ]
-    assert found[0][0] == found[1][0] and found[0][2:] != found[1][2:]
+    assert (
+        healed_numbers[0][0] == healed_numbers[1][0]
+        and healed_numbers[0][2:] != healed_numbers[1][2:]
+    )
 
 
 class Killed(BaseException):
@@ -241,4 +278,8 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_whole_one(store, monkey
 @pytest.mark.parametrize("n", [0, 15])
 def test_too_little_text_is_refused(n, store):
     with pytest.raises(CalibrationError, match="Healing needs at least 16"):
-        healed(tiny_loaded("llama"), store, texts=sequences(n) or [[1]])
+        healed(
+            tiny_loaded("llama"),
+            store,
+            texts=sequences(n) or [[1]],
+        )

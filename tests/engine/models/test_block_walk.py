@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
-from tests.engine.tiny import CONFIGS, as_loaded, tiny_model
+from tests.engine.tiny import CONFIGS, as_loaded, seeded, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def test_walking_block_by_block_gives_the_hidden_states_of_a_plain_forward(model_type):
     model = tiny_model(model_type)
     blocks = as_loaded(model).blocks
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     sequences = [torch.randint(1, 400, (n,), generator=generator).tolist() for n in (24, 9, 17, 30)]
     batches = [batch for _, batch in batches_by_length(sequences, 60, 0, CPU)]
     assert len(batches) > 1

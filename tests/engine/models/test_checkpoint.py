@@ -12,7 +12,7 @@ from sparsedash.engine.models.checkpoint_reading import weight_files
 from sparsedash.engine.models.loading import load_model
 from sparsedash.engine.models.locating import locate_model
 from sparsedash.schema.errors import ModelError
-from tests.engine.tiny import CONFIGS, save_tiny, tiny_model
+from tests.engine.tiny import CONFIGS, load_folder, save_tiny, tiny_model
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 THIRD = "model.layers.3.mlp.down_proj.weight"
@@ -35,7 +35,11 @@ def rewrite(folder, change):
     file = folder / "model.safetensors"
     weights = load_file(file)
     change(weights)
-    save_file(weights, file, metadata={"format": "pt"})
+    save_file(
+        weights,
+        file,
+        metadata={"format": "pt"},
+    )
 
 
 def reconfigure(folder, **changes):
@@ -104,7 +108,7 @@ def test_every_family_as_it_is_saved_is_whole_and_without_one_tensor_is_not(
             path = attention.format(index)
             masks |= {f"{path}.bias": mask.clone(), f"{path}.masked_bias": mask.clone()}
         rewrite(folder, lambda weights: weights.update(masks))
-    load_model(locate_model(str(folder), store), "float32")
+    load_folder(folder, store)
     name = next(
         name
         for name in load_file(folder / "model.safetensors")
@@ -158,7 +162,7 @@ def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
     tiny_model("llama").save_pretrained(folder, max_shard_size="40KB")
     assert len(list(folder.glob("*.safetensors"))) > 2
     if harm is None:
-        assert len(load_model(locate_model(str(folder), store), "float32").mlps) == 3
+        assert len(load_folder(folder, store).mlps) == 3
     else:
         damage, message = SHARDS[harm]
         damage(folder)
@@ -237,7 +241,7 @@ def test_an_attention_that_the_config_names_is_not_used(folder, store):
         _attn_implementation="paged|eager",
         attn_implementation="paged|eager",
     )
-    loaded = load_model(locate_model(str(folder), store), "float32")
+    loaded = load_folder(folder, store)
     assert loaded.model.config._attn_implementation == "sdpa"
 
 

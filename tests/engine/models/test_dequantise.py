@@ -13,13 +13,13 @@ from filelock import FileLock
 
 from sparsedash.catalog.gguf_reader import quantised_type
 from sparsedash.engine.models import model_conversion
-from sparsedash.engine.models.loading import load_model
 from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.models.model_conversion import unpack_gguf
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
 from sparsedash.storage.verification import verify
+from tests.engine.tiny import load_folder
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 
@@ -38,7 +38,7 @@ def damaged_files(store):
 
 
 def logits(whole, store):
-    loaded = load_model(locate_model(str(whole), store), "float32")
+    loaded = load_folder(whole, store)
     return loaded.model(torch.tensor([[1, 2, 3]])).logits
 
 
@@ -213,7 +213,7 @@ def test_code_that_lies_beside_the_file_is_neither_asked_for_nor_run(store, tmp_
     classes = {"AutoTokenizer": ["evil.Tokenizer"] * 2, "AutoConfig": "evil.Tokenizer"}
     for name in ("tokenizer_config.json", "config.json"):
         (tmp_path / name).write_text(json.dumps({"auto_map": classes}))
-    assert load_model(locate_model(str(file), store), "float32").tokenizer("the lamp").input_ids
+    assert load_folder(file, store).tokenizer("the lamp").input_ids
     assert not proof.exists()
 
 
@@ -235,7 +235,16 @@ def test_what_is_no_regular_file_is_refused_and_not_read(store, tmp_path, kind):
     ("held", "stated", "called"),
     [
         ({"Q4_1": 100, "Q8_0": 30, "F32": 1}, 3, "Q4_1"),
-        ({"Q8_0": 170, "Q5_0": 60, "Q4_K": 20, "F32": 1}, 15, "Q4_K_M"),
+        (
+            {
+                "Q8_0": 170,
+                "Q5_0": 60,
+                "Q4_K": 20,
+                "F32": 1,
+            },
+            15,
+            "Q4_K_M",
+        ),
         ({"Q4_0": 10, "F16": 90}, 1, "Q4_0"),
         ({"Q5_0": 10}, "Q4_0", "Q5_0"),
         ({"F16": 10, "BF16": 5, "F32": 1}, 3, ""),
@@ -244,10 +253,23 @@ def test_what_is_no_regular_file_is_refused_and_not_read(store, tmp_path, kind):
 def test_a_quantised_file_is_called_by_its_own_name_where_its_tensors_agree(held, stated, called):
     types = gguf.GGMLQuantizationType
     tensors = [
-        SimpleNamespace(tensor_type=types[name], n_elements=count) for name, count in held.items()
+        SimpleNamespace(
+            tensor_type=types[name],
+            n_elements=count,
+        )
+        for name, count in held.items()
     ]
     fields = {"general.file_type": SimpleNamespace(contents=lambda: stated)}
-    assert quantised_type(SimpleNamespace(tensors=tensors, fields=fields, values={})) == called
+    assert (
+        quantised_type(
+            SimpleNamespace(
+                tensors=tensors,
+                fields=fields,
+                values={},
+            )
+        )
+        == called
+    )
 
 
 def test_the_type_of_a_file_is_read_once(whole, store, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sparsedash.catalog.gguf_names import PRE_TOKENIZERS, WHOLE_WORDS
-from sparsedash.engine.models.loading import load_model
 from sparsedash.engine.models.locating import locate_model
 from sparsedash.schema.errors import ModelError
+from tests.engine.tiny import load_folder
 from tests.engine.tiny_gguf import FAMILIES, tiny_gguf_model, write_tiny_gguf
 
 IDS = [(7 * i) % 300 + 1 for i in range(60)]
@@ -26,7 +27,11 @@ LONGROPE = {
     "short_factor": FREQUENCIES.tolist(),
     "long_factor": (2 * FREQUENCIES).tolist(),
 }
-YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+}
 YARN_KEYS = {
     SCALING + "type": "yarn",
     SCALING + "factor": 8.0,
@@ -83,7 +88,11 @@ def slides(*kinds):
 
 
 def groups(n_norms):
-    return {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": n_norms}
+    return {
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "num_ln_in_parallel_attn": n_norms,
+    }
 
 
 LINEAR = {"rope_type": "linear", "factor": 8.0}
@@ -106,7 +115,10 @@ MAPPED = {
         "llama",
         YARN_KEYS | LOUDER,
         {},
-        rope(**YARN, attention_factor=1.3 * (1 + 0.1 * np.log(8))),
+        rope(
+            **YARN,
+            attention_factor=1.3 * (1 + 0.1 * np.log(8)),
+        ),
     ),
     "yarn betas": ("llama", YARN_KEYS | BETAS, {}, rope(**YARN, beta_fast=16.0, beta_slow=2.0)),
     "frequencies": ("llama", {}, EACH, every_factor(FREQUENCIES.tolist())),
@@ -116,11 +128,8 @@ MAPPED = {
         EACH,
         every_factor((8 * FREQUENCIES).tolist()),
     ),
-    **{
-        f"longrope {name} from {n}": longrope(name, n)
-        for name in ("llama", "phi3")
-        for n in (32, 256)
-    },
+    **{f"longrope llama from {n}": longrope("llama", n) for n in (32, 256)},
+    **{f"longrope phi3 from {n}": longrope("phi3", n) for n in (32, 256)},
     "part of a head": (
         "phi3",
         {"#.rope.dimension_count": 4},
@@ -173,7 +182,7 @@ def is_near(logits, expected, tolerance=1e-5):
 
 
 def loaded_from(file, store):
-    return load_model(locate_model(str(file), store), "float32")
+    return load_folder(file, store)
 
 
 def llama_cpp(file):
@@ -187,7 +196,11 @@ def llama_cpp(file):
 def test_the_keys_of_a_file_are_computed(case, store, tmp_path):
     family, keys, tensors, changes = MAPPED[case]
     file = write_tiny_gguf(
-        tmp_path / "tiny.gguf", family=family, keys=keys, tensors=tensors, **changes
+        tmp_path / "tiny.gguf",
+        family=family,
+        keys=keys,
+        tensors=tensors,
+        **changes,
     )
     logits = logits_of(loaded_from(file, store).model)
     assert is_near(logits, logits_of(tiny_gguf_model(family, **changes)))
@@ -247,14 +260,17 @@ TEXT = (
 def merged():
     """Tokens and merges of a vocabulary that merges across every place where some rule cuts."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False,
+        use_regex=False,
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=1500,
         special_tokens=["<|end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    parts = [TEXT[i : i + n] for i in range(len(TEXT)) for n in (2, 3, 4, 6)]
+    parts = [TEXT[i : i + n] for i, n in product(range(len(TEXT)), (2, 3, 4, 6))]
     tokenizer.train_from_iterator(parts * 3, trainer)
     vocabulary = tokenizer.get_vocab()
     tokens = [*sorted(vocabulary, key=vocabulary.__getitem__), "ĠWhole"]
@@ -290,7 +306,10 @@ def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
     }
     size = {"vocab_size": len(tokens), "num_hidden_layers": 1}
     file = write_tiny_gguf(
-        tmp_path / "tiny.gguf", keys=keys, without="tokenizer.ggml.add_bos_token", **size
+        tmp_path / "tiny.gguf",
+        keys=keys,
+        without="tokenizer.ggml.add_bos_token",
+        **size,
     )
     assert cut in PRE_TOKENIZERS
     tokenizer_equal_to_llama_cpp(file, store)
@@ -301,7 +320,7 @@ def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
 def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, store, tmp_path):
     spaced = TEXT.replace(" ", "\u2581")
     letters = sorted(set(spaced) - {"\n", "\r", "\t"})
-    pieces = sorted({spaced[i : i + n] for i in range(len(spaced)) for n in (2, 3, 4)})
+    pieces = sorted({spaced[i : i + n] for i, n in product(range(len(spaced)), (2, 3, 4))})
     pieces = [piece for piece in pieces if not set(piece) & {"\n", "\r", "\t"}]
     tokens = list(
         dict.fromkeys(
@@ -321,7 +340,11 @@ def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, sto
     without = ("tokenizer.ggml.merges", "tokenizer.ggml.add_bos_token")
     size = {"vocab_size": len(tokens), "num_hidden_layers": 1}
     file = write_tiny_gguf(
-        tmp_path / "tiny.gguf", family=family, keys=keys, without=without, **size
+        tmp_path / "tiny.gguf",
+        family=family,
+        keys=keys,
+        without=without,
+        **size,
     )
     tokenizer = tokenizer_equal_to_llama_cpp(file, store)
     ids = tokenizer("the boats", add_special_tokens=False).input_ids

@@ -12,7 +12,7 @@ from tokenizers import Regex, pre_tokenizers
 from sparsedash.engine.models.loading import ModelCache, load_model
 from sparsedash.engine.models.locating import locate_model
 from sparsedash.schema.errors import ModelError
-from tests.engine.tiny import save_tiny, tiny_loaded, tiny_model, tiny_tokenizer
+from tests.engine.tiny import load_folder, save_tiny, tiny_loaded, tiny_tokenizer
 
 
 def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder, store):
@@ -24,23 +24,13 @@ def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder
     assert not loaded.model.training
 
 
-def test_a_folder_with_only_bin_files_is_read_as_plain_weights_with_a_warning(store, tmp_path):
-    folder = save_tiny(tmp_path / "m")
-    torch.save(tiny_model("llama").state_dict(), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    loaded = load_model(locate_model(str(folder), store), "float32")
-    assert "no safetensors" in loaded.warnings[0]
-    ids = torch.tensor([[1, 2, 3]])
-    assert torch.equal(loaded.model(ids).logits, tiny_model("llama")(ids).logits)
-
-
 def test_a_bin_file_that_would_run_code_is_refused(store, tmp_path):
     folder = save_tiny(tmp_path / "m")
     (folder / "model.safetensors").unlink()
     proof = tmp_path / "ran"
     torch.save({"model.norm.weight": _Touch(str(proof))}, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="could not be read"):
-        load_model(locate_model(str(folder), store), "float32")
+        load_folder(folder, store)
     assert not proof.exists()
 
 
@@ -109,10 +99,10 @@ def test_a_text_that_the_tokenizer_fails_on_is_refused(loaded):
 
 def test_end_and_padding_tokens_without_an_embedding_are_not_used(store, tmp_path):
     folder = save_tiny(tmp_path / "m", vocab_size=len(tiny_tokenizer()))
-    loaded = load_model(locate_model(str(folder), store), "float32")
+    loaded = load_folder(folder, store)
     assert (loaded.eos_ids, loaded.tokenizer.pad_token_id) == ([0], 0)
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 1000000000]}')
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": "[PAD]"}))
-    loaded = load_model(locate_model(str(folder), store), "float32")
+    loaded = load_folder(folder, store)
     assert (loaded.eos_ids, loaded.tokenizer.pad_token_id) == ([7], None)

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.pruning.surgery import PrunedMlp, inner_weights, out_weight, pruned
-from tests.engine.tiny import CONFIGS, IDS, as_loaded, tiny_model
+from tests.engine.tiny import CONFIGS, IDS, as_loaded, seeded, tiny_model
 
 EXACT = 1e-5
 
@@ -51,7 +51,7 @@ def test_narrowing_gives_the_same_logits_as_masking(model_type):
         assert addresses(mlps) == shared, "what keeps all its channels is not copied"
     kept = []
     for seed in range(3):
-        order = torch.randperm(96, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(96, generator=seeded(seed))
         kept.append(order[:64].sort().values)
     with pruned(mlps, list(map(narrow, mlps, kept))):
         narrowed = model(IDS).logits
@@ -76,11 +76,7 @@ def test_weights_on_another_device_are_narrowed_there(model_type):
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for module in projections(mlps):
         for name, values in list(module.named_parameters(recurse=False)):
-            fake = FakeTensor(
-                mode,
-                values.detach().to("meta"),
-                torch.device("cuda:0"),
-            )
+            fake = FakeTensor(mode, values.detach().to("meta"), torch.device("cuda:0"))
             setattr(module, name, torch.nn.Parameter(fake, requires_grad=False))
     with mode, pruned(mlps, narrowed):
         for mlp in mlps:

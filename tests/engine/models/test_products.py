@@ -16,7 +16,7 @@ from sparsedash.engine.models.matmul import (
     use_fp32_copies_for_small_batches,
 )
 from sparsedash.schema.progress import ignore_steps
-from tests.engine.tiny import save_tiny, tiny_model
+from tests.engine.tiny import save_tiny, seeded, tiny_model
 
 N_TOKENS = 256
 
@@ -32,16 +32,12 @@ def products(monkeypatch):
     """The arguments of every product in float32, as the list grows."""
     calls = []
     linear = matmul._linear
-    monkeypatch.setattr(
-        matmul,
-        "_linear",
-        lambda *args: calls.append(args) or linear(*args),
-    )
+    monkeypatch.setattr(matmul, "_linear", lambda *args: calls.append(args) or linear(*args))
     return calls
 
 
 def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    return torch.randn(*shape, generator=seeded(seed)).bfloat16()
 
 
 def layer(bias=True):
@@ -91,7 +87,11 @@ def test_gradients_are_those_of_double_precision(faster, product, learns):
             product(*copies).backward(drawn(N_TOKENS, 96, seed=3).to(dtype))
         return [copy.grad for copy in copies]
 
-    for gradient, exact in zip(gradients(torch.bfloat16), gradients(torch.float64), strict=True):
+    for gradient, exact in zip(
+        gradients(torch.bfloat16),
+        gradients(torch.float64),
+        strict=True,
+    ):
         assert (gradient is None) == (exact is None)
         assert gradient is None or is_rounded_alike(gradient, exact.bfloat16())
 
@@ -120,7 +120,7 @@ def test_all_projections_of_a_model_multiply_so_with_nearly_the_same_logits(
         1,
         400,
         (8, 40),
-        generator=torch.Generator().manual_seed(1),
+        generator=seeded(1),
     )
     with torch.inference_mode():
         expected = model(ids).logits.float()
@@ -204,7 +204,12 @@ def test_recomputed_blocks_multiply_in_the_backward_pass_as_before(
 ):
     """Otherwise torch finds other tensors than it kept, and the backward pass fails."""
     loaded = load_model(locate_model(str(save_tiny(tmp_path / "model")), store), "bfloat16")
-    ids = torch.randint(1, 400, (16, 40), generator=torch.Generator().manual_seed(2)).tolist()
+    ids = torch.randint(
+        1,
+        400,
+        (16, 40),
+        generator=seeded(2),
+    ).tolist()
     expected = mask_gradients(loaded, ids, ignore_steps)
     with bf16_matmul_in_fp32("bfloat16"):
         gradients = mask_gradients(loaded, ids, ignore_steps)

@@ -17,7 +17,11 @@ from tests.engine.tiny import CONFIGS as TINY
 from tests.engine.tiny import as_loaded, tiny_loaded
 
 SHIPPED = {path.stem: json.loads(path.read_text()) for path in sorted(CONFIGS.glob("*.json"))}
-FEW = {"num_hidden_layers": 2, "num_key_value_heads": 8, "sliding_window": None}
+FEW = {
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 8,
+    "sliding_window": None,
+}
 OTHERS = {
     "llama-tied": SHIPPED["llama-7b"] | FEW | {"tie_word_embeddings": True},
     "llama-biased": SHIPPED["llama-7b"] | FEW | {"attention_bias": True, "mlp_bias": True},
@@ -29,7 +33,11 @@ OTHERS = {
     "phi-normed": TINY["phi"] | {"model_type": "phi", "qk_layernorm": True},
     "smollm3-untied": TINY["smollm3"] | {"model_type": "smollm3", "tie_word_embeddings": False},
     "falcon-40b": TINY["falcon"]
-    | {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2},
+    | {
+        "model_type": "falcon",
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+    },
     "falcon-11b": TINY["falcon"]
     | {
         "model_type": "falcon",
@@ -38,7 +46,11 @@ OTHERS = {
         "num_ln_in_parallel_attn": 1,
     },
     "falcon-rw": TINY["falcon"]
-    | {"model_type": "falcon", "multi_query": False, "parallel_attn": False},
+    | {
+        "model_type": "falcon",
+        "multi_query": False,
+        "parallel_attn": False,
+    },
     "starcoder2-unbiased": TINY["starcoder2"] | {"model_type": "starcoder2", "use_bias": False},
     "opt-350m": SHIPPED["opt-1.3b"] | {"word_embed_proj_dim": 512, "do_layer_norm_before": False},
 }
@@ -95,6 +107,9 @@ def test_every_family_is_counted_and_every_published_model_ships_its_config():
 def test_the_width_of_the_keys_is_that_of_the_real_cache(model_type):
     loaded = tiny_loaded(model_type)
     keys = model_shape(loaded.model.config.to_dict()).keys
-    cache = loaded.model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True).cache
+    cache = loaded.model(
+        input_ids=torch.tensor([[1, 2, 3]]),
+        use_cache=True,
+    ).cache
     assert {layer.keys.shape[1] * layer.keys.shape[3] for layer in cache.layers} == {keys}
     assert {layer.values.shape[1] * layer.values.shape[3] for layer in cache.layers} == {keys}

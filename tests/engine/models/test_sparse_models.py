@@ -83,7 +83,11 @@ def test_a_run_measures_the_loss_of_masked_weights(model_type, masked_run, store
     for errors in (pruned.layer_errors, pruned.held_out_errors, pruned.passage_errors):
         assert len(errors) == 3
         assert all(0 < error < 1.5 for error in errors)
-    for fitted, plain in zip(pruned.layer_errors, pruned.uncompensated_errors, strict=True):
+    for fitted, plain in zip(
+        pruned.layer_errors,
+        pruned.uncompensated_errors,
+        strict=True,
+    ):
         assert fitted < plain
 
 
@@ -93,7 +97,11 @@ def test_projections_are_grouped_by_the_input_that_they_share(model_type):
     family = loaded.family
     inputs = {}
     groups = shared_inputs(loaded)
-    for block, block_groups in zip(loaded.projections("decoder"), groups, strict=True):
+    for block, block_groups in zip(
+        loaded.projections("decoder"),
+        groups,
+        strict=True,
+    ):
         sinks = [partial(inputs.__setitem__, name) for name in block]
         with capture_inputs(list(block.values()), sinks):
             loaded.model(IDS)

@@ -65,11 +65,7 @@ def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(
 
 @linux_only
 def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(source, kept, monkeypatch):
-    monkeypatch.setattr(
-        residency.Streamed,
-        "offload",
-        lambda *_: pytest.fail("copied"),
-    )
+    monkeypatch.setattr(residency.Streamed, "offload", lambda *_: pytest.fail("copied"))
     stream_model(source, "float32", kept)
 
 
@@ -83,7 +79,11 @@ def test_without_a_list_of_mappings_weights_are_copied_to_files(source, kept, lo
 @linux_only
 def test_pages_are_dropped_after_every_block_and_read_again(kept, tmp_path):
     # Large enough that readahead does not matter.
-    sizes = {"hidden_size": 256, "intermediate_size": 2048, "num_hidden_layers": 4}
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 4,
+    }
     folder = save_tiny(tmp_path / "model", **sizes)
     streamed = stream_model(locate_model(str(folder), kept), "float32", kept)
     (file,) = folder.glob("*.safetensors")
@@ -184,11 +184,7 @@ def test_the_next_block_is_read_ahead_while_one_runs(streamed, monkeypatch):
 
 
 def test_a_stub_of_a_block_brings_no_weights_in(streamed, monkeypatch):
-    monkeypatch.setattr(
-        streamed.residency,
-        "_enter",
-        lambda block: pytest.fail("brought in"),
-    )
+    monkeypatch.setattr(streamed.residency, "_enter", lambda block: pytest.fail("brought in"))
     stubs = [lambda hidden, *args, **kwargs: hidden] * len(streamed.blocks)
     with forward_replaced(streamed.blocks, stubs):
         streamed.model(IDS)
@@ -228,17 +224,17 @@ def test_weights_are_checked_for_nan_once_until_a_file_changes(
     folder = shutil.copytree(model_folder, tmp_path / "copy")
     calls = []
     check = streaming.refuse_no_numbers
-    monkeypatch.setattr(
-        streaming,
-        "refuse_no_numbers",
-        lambda *a: calls.append(a) or check(*a),
-    )
+    monkeypatch.setattr(streaming, "refuse_no_numbers", lambda *a: calls.append(a) or check(*a))
     source = locate_model(str(folder), store)
     for _ in range(2):
         stream_model(source, "float32", store)
     assert len(calls) == 1
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        weights,
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(ModelError, match=r"NaN or infinite values in .*down_proj"):
         stream_model(source, "float32", store)

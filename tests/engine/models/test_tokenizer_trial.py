@@ -12,12 +12,21 @@ from tests.engine.tiny import VOCABULARY, save_tiny
 
 
 def replaced(n, by, pattern):
-    rule = {"type": "Replace", "pattern": pattern, "content": by}
+    rule = {
+        "type": "Replace",
+        "pattern": pattern,
+        "content": by,
+    }
     return {"normalizer": {"type": "Sequence", "normalizers": [rule] * n}}
 
 
 def split_by(pattern):
-    rule = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    rule = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     bytes_too = {
         "type": "ByteLevel",
         "add_prefix_space": False,
@@ -28,7 +37,11 @@ def split_by(pattern):
 
 
 def starting_with(*ids):
-    special = {"id": "<|end|>", "ids": list(ids), "tokens": ["<|end|>"] * len(ids)}
+    special = {
+        "id": "<|end|>",
+        "ids": list(ids),
+        "tokens": ["<|end|>"] * len(ids),
+    }
     parts = [
         {"SpecialToken": {"id": "<|end|>", "type_id": 0}},
         {"Sequence": {"id": "A", "type_id": 0}},
@@ -50,7 +63,14 @@ def with_ids(of):
         if of(letter, number) is not None
     }
     vocabulary = {letter: of(letter, number) for letter, number in ids.items()}
-    return {"model": {"type": "BPE", "vocab": vocabulary, "merges": []}, "added_tokens": []}
+    return {
+        "model": {
+            "type": "BPE",
+            "vocab": vocabulary,
+            "merges": [],
+        },
+        "added_tokens": [],
+    }
 
 
 HOSTILE = {
@@ -91,11 +111,7 @@ def test_a_file_that_is_not_tried_is_not_read(tmp_path):
 def test_a_tokenizer_that_was_tried_is_not_tried_again(tmp_path, store, monkeypatch):
     folder = save_tiny(tmp_path / "m")
     locate_model(str(folder), store)
-    monkeypatch.setattr(
-        trials.subprocess,
-        "run",
-        lambda *_, **__: pytest.fail("tried again"),
-    )
+    monkeypatch.setattr(trials.subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
     locate_model(str(folder), store)
     with pytest.raises(pytest.fail.Exception):
         tokenizer_check.require_usable(folder, "m", VOCABULARY)

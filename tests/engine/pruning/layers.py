@@ -3,11 +3,12 @@
 import torch
 
 from sparsedash.engine.pruning.layer import Layer, Sample, Statistics
+from tests.engine.tiny import seeded
 
 
 def inputs(m, n_tokens=400, seed=0):
     """(t, m) correlated activations with a mean."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     mixed = torch.randn(n_tokens, m, generator=generator) @ torch.randn(m, m, generator=generator)
     return mixed / m**0.5 + torch.rand(m, generator=generator)
 
@@ -33,7 +34,7 @@ def layer(
     gradients=None,
 ):
     """A layer of random weights whose statistics are those of `x`."""
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator = seeded(seed + 1)
     x = inputs(m, seed=seed) if x is None else x
     drawn = torch.randn(d, m, generator=generator)
     return Layer(

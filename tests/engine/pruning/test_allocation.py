@@ -9,13 +9,14 @@ import torch
 
 from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, SCHEDULES, ChannelScores
 from sparsedash.schema.method_settings import MethodSettings, Schedule
+from tests.engine.tiny import seeded
 
 
 def block(width=64, scores=None, slope=1.0):
     """A block whose loss grows with the square of the number of removed channels."""
     removed = torch.arange(width, -1, -1).double()
     if scores is None:
-        scores = torch.rand(width, generator=torch.Generator().manual_seed(width))
+        scores = torch.rand(width, generator=seeded(width))
     return ChannelScores(
         width=width,
         cost=1,
@@ -25,14 +26,22 @@ def block(width=64, scores=None, slope=1.0):
 
 
 def widths(name, blocks, permille, multiple=8):
-    method = MethodSettings(allocation=name, width_multiple=multiple)
+    method = MethodSettings(
+        allocation=name,
+        width_multiple=multiple,
+    )
     return ALLOCATIONS[name](blocks, permille / 1000, method)
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
 def test_zero_percent_and_blocks_narrower_than_a_multiple_change_nothing(name):
     assert widths(name, [block(64), block(60)], 0) == [64, 60]
-    assert widths(name, [block(8), block(8)], 500, multiple=32) == [8, 8]
+    assert widths(
+        name,
+        [block(8), block(8)],
+        500,
+        multiple=32,
+    ) == [8, 8]
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
@@ -45,7 +54,14 @@ def test_widths_are_multiples_with_the_requested_sum(name, permille):
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
 def test_widths_depend_on_no_other_block_where_the_settings_say_so(name):
-    blocks = [block(64), block(64, scores=torch.full((64,), 9.0), slope=9.0)]
+    blocks = [
+        block(64),
+        block(
+            64,
+            scores=torch.full((64,), 9.0),
+            slope=9.0,
+        ),
+    ]
     separate = widths(name, blocks[:1], 250) + widths(name, blocks[1:], 250)
     assert (widths(name, blocks, 250) == separate) == MethodSettings(allocation=name).is_block_local
 
@@ -71,7 +87,11 @@ def test_curves_spread_over_equal_blocks_whether_or_not_their_widths_are_multipl
     ("n_blocks", "multiple", "permille"), [(7, 32, 900), (26, 32, 500), (9, 256, 800)]
 )
 def test_other_blocks_make_up_for_those_that_keep_one_multiple(name, n_blocks, multiple, permille):
-    drawn = torch.rand(n_blocks, 1536, generator=torch.Generator().manual_seed(0))
+    drawn = torch.rand(
+        n_blocks,
+        1536,
+        generator=seeded(0),
+    )
     blocks = []
     for index, scores in enumerate(drawn):
         outliers = (index % 3 == 0) * scores.square()
@@ -99,7 +119,7 @@ def test_standardised_ignores_that_one_block_scores_higher_than_another():
 @pytest.mark.parametrize("permille", [130, 400, 660])
 def test_curves_give_the_least_sum_of_losses_among_all_widths_that_remove_as_much(permille):
     """Also where a further multiple costs less than the one before."""
-    random = torch.Generator().manual_seed(permille)
+    random = seeded(permille)
     blocks = []
     options = []
     for width in (32, 40, 24, 36):

@@ -8,6 +8,7 @@ from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.linalg import damped_factor, damped_solution
 from sparsedash.schema.errors import CalibrationError
 from tests.engine.pruning.layers import inputs, layer
+from tests.engine.tiny import seeded
 
 KEPT = torch.tensor([0, 2, 3, 6, 7])
 TINY = 1e-9
@@ -24,7 +25,11 @@ def test_the_bias_takes_the_mean_of_the_removed_channels(has_bias):
     narrow = COMPENSATIONS["bias"].refit(dense, KEPT, 0.01)
     before = x @ dense.out_weight.T + (dense.out_bias if has_bias else 0)
     after = x[:, KEPT] @ narrow.out_weight.T + narrow.out_bias
-    assert torch.allclose(before.mean(dim=0), after.mean(dim=0), atol=1e-4)
+    assert torch.allclose(
+        before.mean(dim=0),
+        after.mean(dim=0),
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
@@ -38,9 +43,17 @@ def test_least_squares_is_ordinary_regression_with_an_intercept_for_a_bias(has_b
         predictors = torch.cat([predictors, torch.ones(len(x), 1).double()], dim=1)
         target += dense.out_bias.double()
     solution = torch.linalg.lstsq(predictors, target).solution.T
-    assert torch.allclose(narrow.out_weight.double(), solution[:, : len(KEPT)], atol=1e-3)
+    assert torch.allclose(
+        narrow.out_weight.double(),
+        solution[:, : len(KEPT)],
+        atol=1e-3,
+    )
     if has_bias:
-        assert torch.allclose(narrow.out_bias.double(), solution[:, -1], atol=1e-3)
+        assert torch.allclose(
+            narrow.out_bias.double(),
+            solution[:, -1],
+            atol=1e-3,
+        )
 
 
 def test_heavy_damping_leaves_the_dense_columns_as_no_compensation_does():
@@ -49,7 +62,11 @@ def test_heavy_damping_leaves_the_dense_columns_as_no_compensation_does():
     plain = COMPENSATIONS["none"].refit(dense, KEPT, 1e9)
     assert torch.equal(plain.out_weight, dense.out_weight[:, KEPT])
     assert torch.equal(plain.out_bias, dense.out_bias)
-    assert torch.allclose(damped.out_weight, plain.out_weight, atol=1e-4)
+    assert torch.allclose(
+        damped.out_weight,
+        plain.out_weight,
+        atol=1e-4,
+    )
 
 
 def test_damping_is_a_share_of_the_median():
@@ -68,7 +85,7 @@ def test_a_moment_without_full_rank_is_damped_until_it_can_be_solved():
 
 def test_channels_that_are_enormous_together_cost_the_others_no_damping():
     """As at the first token of every text: rounding makes such channels contradict each other."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     x = torch.randn(2000, 24, generator=generator)
     x[::50, :6] = 2e4 * torch.rand(6, generator=generator)
     moment = (x.T @ x / len(x)).double()
@@ -100,7 +117,11 @@ def is_exact(solution, moment, right, damping):
 
 
 def test_a_fit_in_single_precision_is_as_good():
-    right = torch.randn(200, 30, generator=torch.Generator().manual_seed(0))
+    right = torch.randn(
+        200,
+        30,
+        generator=seeded(0),
+    )
     moment = layer(m=200, x=inputs(200, 4000)).moment()
     factor, _ = damped_factor(moment, 0.01)
     assert factor.dtype == torch.float32
@@ -110,7 +131,11 @@ def test_a_fit_in_single_precision_is_as_good():
 
 def test_if_single_precision_does_not_suffice_it_is_solved_in_double():
     """Eigenvalues that differ by more than its digits."""
-    basis = torch.randn(60, 60, generator=torch.Generator().manual_seed(0))
+    basis = torch.randn(
+        60,
+        60,
+        generator=seeded(0),
+    )
     basis = torch.linalg.qr(basis).Q.double()
     moment = (basis * torch.logspace(0, -7, 60).double()) @ basis.T
     moment = ((moment + moment.T) / 2).float()
@@ -126,7 +151,11 @@ def test_a_ridge_below_the_digits_of_single_precision_is_added_in_double():
     ones = torch.ones(2, 2)
     factor, ridge = damped_factor(ones, TINY)
     assert factor.dtype == torch.float64
-    assert torch.allclose(factor @ factor.T - ones, torch.diag(ridge), atol=1e-12)
+    assert torch.allclose(
+        factor @ factor.T - ones,
+        torch.diag(ridge),
+        atol=1e-12,
+    )
 
 
 def error(dense, narrow):
@@ -167,7 +196,11 @@ def test_a_refit_knows_its_error_without_another_product_with_the_moment(
 
 def test_the_ridge_is_no_loss():
     """A channel that is never active loses nothing, however large its weights and the damping."""
-    x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        400,
+        8,
+        generator=seeded(0),
+    )
     x[:, 5] = 0
     order = torch.tensor([0, 1, 2, 3, 4, 6, 7, 5])
     errors = COMPENSATIONS["least-squares"].errors(layer(m=8, x=x), order, 0.5)

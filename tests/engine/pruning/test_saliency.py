@@ -12,7 +12,7 @@ from sparsedash.engine.pruning.linalg import complement
 from sparsedash.engine.pruning.saliency import SALIENCIES, elimination_order
 from sparsedash.schema.method_settings import MethodSettings
 from tests.engine.pruning.layers import layer
-from tests.engine.tiny import tiny_loaded
+from tests.engine.tiny import seeded, tiny_loaded
 
 X = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0]])
 WEIGHT = torch.tensor([[3.0, 0.0, 1.0], [4.0, 1.0, 1.0]])
@@ -31,7 +31,14 @@ TINY = 1e-9
 )
 def test_scores_by_hand(name, expected):
     gradients = torch.tensor([[1.0, 2.0, 0.0], [-1.0, 1.0, 3.0]])
-    scores = SALIENCIES[name].score(layer(m=3, x=X, weight=WEIGHT, gradients=gradients))
+    scores = SALIENCIES[name].score(
+        layer(
+            m=3,
+            x=X,
+            weight=WEIGHT,
+            gradients=gradients,
+        )
+    )
     assert torch.allclose(scores, torch.tensor(expected))
 
 
@@ -56,12 +63,7 @@ def test_random_scores_differ_from_block_to_block_and_seed_to_seed():
             compensation="none",
             seed=seed,
         )
-        blocks = score_channels(
-            mlps,
-            data,
-            method,
-            lambda *_: None,
-        )
+        blocks = score_channels(mlps, data, method, lambda *_: None)
         return [tuple(block.scores.tolist()) for block in blocks]
 
     assert draws(1) == draws(1)
@@ -85,7 +87,11 @@ def published_rearrangement(gradients, n_kept):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("n_kept", [0, 1, 9, 19, 20])
 def test_the_rearrangement_is_the_published_one(seed, n_kept):
-    gradients = torch.randn(12, 20, generator=torch.Generator().manual_seed(seed)).double()
+    gradients = torch.randn(
+        12,
+        20,
+        generator=seeded(seed),
+    ).double()
     fisher = SALIENCIES["fisher"]
     scores = fisher.score(layer(m=20, gradients=gradients))
     kept = fisher.choose(gradients, scores, n_kept)
@@ -148,9 +154,12 @@ def test_nan_weights_end_the_elimination_all_the_same():
 
 
 def test_of_two_equivalent_channels_only_one_is_removed_in_a_round(monkeypatch):
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     x = torch.randn(4000, 20, generator=generator).repeat_interleave(2, dim=1)
-    dense = layer(m=40, x=x + 0.05 * torch.randn(4000, 40, generator=generator))
+    dense = layer(
+        m=40,
+        x=x + 0.05 * torch.randn(4000, 40, generator=generator),
+    )
     monkeypatch.setattr(saliency, "OBS_ROUNDS", 8)
     first = elimination_order(dense, TINY)[:20]
     assert len({channel // 2 for channel in first.tolist()}) == 20

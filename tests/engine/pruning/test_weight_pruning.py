@@ -22,10 +22,15 @@ from sparsedash.schema.method_settings import (
     allowed_choices,
 )
 from tests.engine.pruning.layers import inputs, statistics_of
+from tests.engine.tiny import seeded
 
 
 def scores(rows, columns, seed=0):
-    return torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(
+        rows,
+        columns,
+        generator=seeded(seed),
+    )
 
 
 def test_every_pattern_and_saliency_that_can_be_asked_for_has_a_row():
@@ -44,7 +49,11 @@ def test_every_full_group_has_exactly_its_zeros_and_the_rest_of_a_row_stays(
     name, rows, columns, seed
 ):
     pattern = PATTERNS[name]
-    zeros = pattern.zeros(scores(rows, columns, seed), 500, by_row=True)
+    zeros = pattern.zeros(
+        scores(rows, columns, seed),
+        500,
+        by_row=True,
+    )
     n_grouped = columns - columns % pattern.group
     groups = zeros[:, :n_grouped].reshape(rows, -1, pattern.group)
     assert (groups.sum(dim=2) == pattern.n_zero).all()
@@ -70,7 +79,11 @@ def test_masks_of_single_weights_are_nested_and_nothing_goes_at_zero(by_row):
 
 
 def weights(n, d, seed=5):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        n,
+        d,
+        generator=seeded(seed),
+    )
 
 
 def pruned(weight, statistics, method, permille=500):
@@ -98,7 +111,10 @@ def test_zeros_by_hand(pattern, saliency, permille, expected):
     x = torch.diag(torch.tensor([20.0, 2, 4, 1]))
     weight = torch.tensor([[1.0, -3, 2, 4], [0.1, 5, 1, -9]])
     method = MethodSettings(
-        pattern=pattern, saliency=saliency, compensation="none", scope="decoder"
+        pattern=pattern,
+        saliency=saliency,
+        compensation="none",
+        scope="decoder",
     )
     sparse = pruned(weight, statistics_of(x), method, permille)
     assert torch.equal(sparse, torch.tensor(expected))
@@ -136,16 +152,20 @@ def test_sparsegpt_agrees_with_fresh_inverses(name):
     )
 
     def choose(part, pivots):
-        return pattern.zeros(part.square() / pivots, 500, by_row=False)
+        return pattern.zeros(
+            part.square() / pivots,
+            500,
+            by_row=False,
+        )
 
-    expected = by_fresh_inverses(
-        weight,
-        damped(statistics, method.damping),
-        pattern,
-        choose,
-    )
+    expected = by_fresh_inverses(weight, damped(statistics, method.damping), pattern, choose)
     sparse = pruned(weight, statistics, method)
-    assert torch.allclose(sparse.double(), expected, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(
+        sparse.double(),
+        expected,
+        rtol=1e-3,
+        atol=1e-3,
+    )
     assert torch.equal(sparse == 0, expected.abs() < 1e-9)
 
 
@@ -164,7 +184,12 @@ def test_more_columns_than_one_block_give_the_same_as_fresh_inverses():
         weight, damped(statistics, 0.1), pattern, lambda part, pivots: next(parts)
     )
     sparse = pruned(weight, statistics, method).double()
-    assert torch.allclose(sparse, expected, rtol=1e-2, atol=1e-2)
+    assert torch.allclose(
+        sparse,
+        expected,
+        rtol=1e-2,
+        atol=1e-2,
+    )
 
 
 @pytest.mark.parametrize("saliency", WEIGHT_SALIENCIES)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
@@ -11,8 +12,16 @@ from sparsedash.storage.store import Store
 
 N_BLOCKS = 3
 CHANNELS = MethodSettings(width_multiple=8)
-RANDOM = MethodSettings(saliency="random", compensation="none", width_multiple=8)
-FISHER = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
+RANDOM = MethodSettings(
+    saliency="random",
+    compensation="none",
+    width_multiple=8,
+)
+FISHER = MethodSettings(
+    saliency="fisher",
+    compensation="none",
+    width_multiple=8,
+)
 
 
 MODEL_CACHE = ModelCache()
@@ -20,21 +29,32 @@ MODEL_CACHE = ModelCache()
 
 
 def ran(settings, store, on_step=ignore_steps, **more):
-    return pipeline.run(settings, store, on_step, MODEL_CACHE, **more)
+    return pipeline.run(
+        settings,
+        store,
+        on_step,
+        MODEL_CACHE,
+        **more,
+    )
 
 
 def records(store, run):
     """The dense record and the sparse ones, without their times."""
-    found = [store.get(Record, key) for key in (run.dense, *run.sparse)]
-    return [replace(record, seconds=0, tokens_per_second=0) for record in found]
+    run_records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
+    return [replace(record, seconds=0, tokens_per_second=0) for record in run_records]
+
+
+def rebuilt_model(key, store):
+    """The model of a record in this store."""
+    return rebuild_model(store.get(Record, key), store, ignore_steps, MODEL_CACHE)
 
 
 def fresh_records(settings, folder):
     """The records of a run on a new store, without its weights streamed."""
     store = Store(folder)
-    found = records(store, ran(replace(settings, residency="resident"), store))
+    run_records = records(store, ran(replace(settings, residency="resident"), store))
     store.close()
-    return found
+    return run_records
 
 
 def count_calls(monkeypatch, owner, name):
@@ -54,4 +74,9 @@ def must_not_run(*_, **__):
 def stages_of(settings, store, **more):
     """The run, and the stages that it reported."""
     stages = []
-    return ran(settings, store, lambda step: stages.append(step.stage), **more), stages
+    return ran(
+        settings,
+        store,
+        lambda step: stages.append(step.stage),
+        **more,
+    ), stages

@@ -28,15 +28,20 @@ def overwrite(file, content):
 def files(tmp_path, model_folder):
     """One of each kind by name, and what it is changed to."""
     weights = shutil.copytree(model_folder, tmp_path / "model") / "model.safetensors"
-    other = (save_tiny(tmp_path / "other", seed=5) / "model.safetensors").read_bytes()
+    other_weights = (save_tiny(tmp_path / "other", seed=5) / "model.safetensors").read_bytes()
     text = write_jsonl(tmp_path / "a.jsonl", passages(12))
-    write_task(tmp_path, "mine", passages(4), **MULTIPLE_CHOICE | {"description": "lamp"})
+    write_task(
+        tmp_path,
+        "mine",
+        passages(4),
+        **MULTIPLE_CHOICE | {"description": "lamp"},
+    )
     (tmp_path / "questions").mkdir()
     data = (tmp_path / "mine.jsonl").rename(tmp_path / "questions" / "mine.jsonl")
     task = tmp_path / "mine.yaml"
     task.write_text(task.read_text().replace("mine.jsonl", "questions/mine.jsonl"))
     changed = {file: file.read_bytes().replace(b"lamp", b"boat") for file in (text, data, task)}
-    return {"weights": (weights, other)} | {
+    return {"weights": (weights, other_weights)} | {
         name: (file, changed[file])
         for name, file in (("text", text), ("data", data), ("yaml", task))
     }
@@ -48,7 +53,10 @@ def test_a_file_of_the_same_size_and_time_is_answered_anew(
 ):
     pytest.importorskip("lm_eval")
     settings = small_run(
-        tmp_path / "model", f"file:{tmp_path / 'a.jsonl'}", f"file:{passage_file}", prompts=()
+        tmp_path / "model",
+        f"file:{tmp_path / 'a.jsonl'}",
+        f"file:{passage_file}",
+        prompts=(),
     )
     tasks = (f"file:{tmp_path / 'mine.yaml'}",)
     settings = replace(settings, evaluation=replace(settings.evaluation, tasks=tasks))
@@ -66,7 +74,11 @@ def test_a_file_of_the_same_size_and_time_is_answered_anew(
 def test_weights_that_change_while_a_model_is_evaluated_leave_no_record(
     files, passage_file, store, tmp_path
 ):
-    settings = small_run(tmp_path / "model", f"file:{passage_file}", prompts=())
+    settings = small_run(
+        tmp_path / "model",
+        f"file:{passage_file}",
+        prompts=(),
+    )
 
     def change(step):
         if step.stage == "evaluate" and step.done:

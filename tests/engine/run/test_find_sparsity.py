@@ -22,7 +22,7 @@ from tests.question_sets import verdicts
 
 
 @pytest.fixture
-def asked(settings, passage_file):
+def search(settings, passage_file):
     evaluation = EvaluationSettings(corpus=f"file:{passage_file}")
     return FindSettings(
         model=settings.model,
@@ -57,29 +57,29 @@ def tried(result):
     return [trial.permille for trial in result.trials]
 
 
-def key_of(asked, store):
-    return asked.key(file_hashes_of(asked, store))
+def key_of(search, store):
+    return search.key(file_hashes_of(search, store))
 
 
 def test_it_ends_at_neighbours_one_width_multiple_apart_and_its_run_has_every_trial(
-    asked, store, within
+    search, store, within
 ):
     within(300)
-    result = find_sparsity(asked, store)
+    result = find_sparsity(search, store)
     run = store.get(Run, result.key)
     assert result.steps == (83, 167, 250, 333, 417, 500, 583, 667, 750, 833)
     assert (result.answer, result.next_step) == (250, 333)
     assert tried(result) == [417, 167, 250, 333]
     assert {trial.permille: trial.verdict for trial in result.trials}[333] == "beyond"
     assert store.get(FindResult, result.key) == result
-    assert run.finished and run.find == asked
+    assert run.finished and run.find == search
     assert run.settings.sparsities_permille == (167, 250, 333, 417)
     assert [store.get(Record, key).pruned.widths[0] for key in run.sparse] == [80, 72, 64, 56]
 
 
-def test_every_trial_of_a_search_among_healed_models_is_healed(asked, store, within):
+def test_every_trial_of_a_search_among_healed_models_is_healed(search, store, within):
     within(300)
-    result = find_sparsity(asked.healed(1), store)
+    result = find_sparsity(search.healed(1), store)
     assert result.answer == 250
     assert {store.get(Record, trial.record).pruned.healed.steps for trial in result.trials} == {1}
 
@@ -90,24 +90,24 @@ def test_every_trial_of_a_search_among_healed_models_is_healed(asked, store, wit
     ids=["nothing within", "all within", "undecided counts as beyond"],
 )
 def test_the_answer_is_the_largest_step_within(
-    permille, otherwise, answer, next_step, asked, store, within
+    permille, otherwise, answer, next_step, search, store, within
 ):
     within(permille, otherwise)
-    result = find_sparsity(asked, store)
+    result = find_sparsity(search, store)
     assert (result.answer, result.next_step) == (answer, next_step)
-    other = {"open": "undecided"}.get(otherwise, otherwise)
-    assert {trial.verdict for trial in result.trials} <= {"within", other}
+    other_verdict = {"open": "undecided"}.get(otherwise, otherwise)
+    assert {trial.verdict for trial in result.trials} <= {"within", other_verdict}
 
 
-def test_too_few_passages_are_refused_before_any_is_answered(asked, store):
-    few = replace(asked.evaluation, n_passages=29)
+def test_too_few_passages_are_refused_before_any_is_answered(search, store):
+    few = replace(search.evaluation, n_passages=29)
     with pytest.raises(SettingsError, match="at least 30 different passages, not 29"):
-        find_sparsity(replace(asked, evaluation=few), store)
+        find_sparsity(replace(search, evaluation=few), store)
     assert not list(store.keys(Record))
 
 
 def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not_answer_them(
-    asked, store, within, monkeypatch
+    search, store, within, monkeypatch
 ):
     def answer(tasks, models):
         for model in models:
@@ -117,73 +117,79 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
 
     within(300)
     monkeypatch.setattr(TaskAnswers, "answer", answer)
-    asked = replace(asked, evaluation=replace(asked.evaluation, tasks=("builtin:copying",)))
-    result = find_sparsity(asked, store)
+    with_task = replace(search, evaluation=replace(search.evaluation, tasks=("builtin:copying",)))
+    result = find_sparsity(with_task, store)
     assert (result.answer, result.next_step) == (167, 250)
     run = store.get(Run, result.key)
     records = {trial.permille: trial.record for trial in result.trials}
     assert run.answers.keys() == {run.dense, records[167], records[250]}
-    found = run_results(StoredResults(store), run)
-    assert {each.permille: each.verdict.verdict for each in found.judged if each.verdict.tasks} == {
+    results = run_results(StoredResults(store), run)
+    assert {
+        judged.permille: judged.verdict.verdict for judged in results.judged if judged.verdict.tasks
+    } == {
         167: "undecided",
         250: "beyond",
     }
 
 
 def test_a_finished_search_is_repeated_from_the_store_and_shown_whole_meanwhile(
-    asked, store, within
+    search, store, within
 ):
     within(300)
-    first = find_sparsity(asked, store)
+    first = find_sparsity(search, store)
     stages = []
     shown = []
-    assert find_sparsity(asked, store, lambda step: stages.append(step.stage)) == first
+    assert find_sparsity(search, store, lambda step: stages.append(step.stage)) == first
     assert not {"calibrate", "prune", "evaluate"} & set(stages)
     store.drop_entry("records", f"record/{first.trials[0].record}")
     find_sparsity(
-        asked, store, lambda step: shown.append(store.get(FindResult, first.key).finished)
+        search, store, lambda step: shown.append(store.get(FindResult, first.key).finished)
     )
     assert all(shown)
 
 
 def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(
-    asked, store, within, monkeypatch
+    search, store, within, monkeypatch
 ):
     within(300)
     seen = []
 
     def stops(step):
-        run = store.get(Run, key_of(asked, store))
+        run = store.get(Run, key_of(search, store))
         if run is not None and step.stage == "evaluate" and step.point is not None:
             seen.append((step.point, len(run.sparse), len(run.settings.sparsities_permille)))
         if step.stage == "evaluate" and step.point == 2:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        find_sparsity(asked, store, stops)
+        find_sparsity(search, store, stops)
     # A page sees the run grow by one trial at a time.
     assert sorted(set(seen)) == [(n, n, n + 1) for n in range(3)]
-    run = store.get(Run, key_of(asked, store))
-    so_far = store.get(FindResult, key_of(asked, store))
+    run = store.get(Run, key_of(search, store))
+    so_far = store.get(FindResult, key_of(search, store))
     assert not run.finished and not so_far.finished
     assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (417, 167, 250)
     monkeypatch.setattr(StoredStatistics, "reach", must_not_run)
-    made = []
+    points = []
     result = find_sparsity(
-        asked, store, lambda step: made.append(step.point) if step.stage == "prune" else None
+        search, store, lambda step: points.append(step.point) if step.stage == "prune" else None
     )
-    assert result.answer == 250 and {point for point in made if point is not None} == {2, 3}
+    assert result.answer == 250 and {point for point in points if point is not None} == {2, 3}
     # What the first attempt has done took none of the seconds that are noted.
-    assert RESUMED in store.get(Run, key_of(asked, store)).cached
+    assert RESUMED in store.get(Run, key_of(search, store)).cached
 
 
-def test_a_width_multiple_as_wide_as_the_mlps_is_refused(asked, store):
+def test_a_width_multiple_as_wide_as_the_mlps_is_refused(search, store):
     with pytest.raises(SettingsError, match="less than the 96 channels"):
-        find_sparsity(replace(asked, method=MethodSettings(width_multiple=96)), store)
+        find_sparsity(replace(search, method=MethodSettings(width_multiple=96)), store)
 
 
-def test_single_weights_are_searched_by_percents(asked, store, within):
+def test_single_weights_are_searched_by_percents(search, store, within):
     within(120)
-    weights = MethodSettings(saliency="magnitude", pattern="1x1", compensation="none")
-    result = find_sparsity(replace(asked, method=weights), store)
+    weights = MethodSettings(
+        saliency="magnitude",
+        pattern="1x1",
+        compensation="none",
+    )
+    result = find_sparsity(replace(search, method=weights), store)
     assert (result.answer, result.next_step) == (120, 130)

@@ -10,13 +10,12 @@ import torch
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.healing import healing
-from sparsedash.engine.run import run_context
-from sparsedash.engine.run.model_making import rebuild_model
+from sparsedash.engine.run import model_making, run_context
 from sparsedash.schema.errors import CalibrationError, JobError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
+from sparsedash.schema.stage_versions import STAGE_VERSIONS
 from sparsedash.storage.store import Store
 from tests.engine.run.small_runs import (
     CHANNELS,
@@ -24,6 +23,7 @@ from tests.engine.run.small_runs import (
     count_calls,
     must_not_run,
     ran,
+    rebuilt_model,
     records,
     stages_of,
 )
@@ -36,9 +36,13 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def asked(settings):
+def healing_settings(settings):
     """Every method unhealed and healed; one of them reads no text until it is healed."""
-    bare = MethodSettings(saliency="magnitude", compensation="none", width_multiple=8)
+    bare = MethodSettings(
+        saliency="magnitude",
+        compensation="none",
+        width_multiple=8,
+    )
     return replace(
         settings,
         methods=(CHANNELS, bare),
@@ -48,8 +52,8 @@ def asked(settings):
     )
 
 
-def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(asked, store):
-    run, stages = stages_of(asked, store)
+def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(healing_settings, store):
+    run, stages = stages_of(healing_settings, store)
     _, plain, healed, bare, bare_healed = (record.pruned for record in records(store, run))
     assert "heal" in stages and run.seconds["heal"] > 0
     assert plain.healed is None is bare.healed
@@ -64,53 +68,47 @@ def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(asked, s
     assert len({record.outcomes for record in records(store, run)}) == 5
 
 
+def logits_of(record_key, store):
+    """The logits of a record's model, and the loaded model, which is the dense one again."""
+    model = rebuilt_model(record_key, store)
+    with model.sparse.applied():
+        return model.loaded.model(IDS).logits, model.loaded
+
+
 def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
-    asked, store, monkeypatch
+    healing_settings, store, monkeypatch
 ):
-    run = ran(asked, store)
-    first = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
-    with first.sparse.applied():
-        logits = first.loaded.model(IDS).logits
+    run = ran(healing_settings, store)
+    healed_key = run.sparse[1]
+    logits, loaded = logits_of(healed_key, store)
+    dense_logits = loaded.model(IDS).logits
+    few = replace(healing_settings.evaluation, n_passages=5)
     with monkeypatch.context() as patch:
-        patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
+        patch.setattr(model_making, "heal", must_not_run)
         # The two models that exchange weights by reference.
-        with ModelPairCache(MODEL_CACHE).models(
-            [run.dense, run.sparse[1]], store, ignore_steps
-        ) as (
-            dense,
-            healed,
-        ):
-            for model, expected in ((healed, logits), (dense, first.loaded.model(IDS).logits)):
-                with model.active() as loaded:
-                    assert torch.equal(loaded.model(IDS).logits, expected)
-        other = replace(asked, evaluation=replace(asked.evaluation, n_passages=5))
-        assert (
-            records(store, ran(other, store))[2].pruned.healed
-            == records(store, run)[2].pruned.healed
-        )
+        pair_cache = ModelPairCache(MODEL_CACHE)
+        with pair_cache.models([run.dense, healed_key], store, ignore_steps) as pair:
+            for model, expected in zip(pair, (dense_logits, logits), strict=True):
+                with model.active() as active:
+                    assert torch.equal(active.model(IDS).logits, expected)
+        again = ran(replace(healing_settings, evaluation=few), store)
+        figures = [store.get(Record, key).pruned.healed for key in (again.sparse[1], healed_key)]
+        assert figures[0] == figures[1]
         # Also where the memory has become too small.
         patch.setattr(run_context, "memory_bytes", lambda: 1)
-        streamed = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
-        with streamed.sparse.applied():
-            assert streamed.loaded.residency.streamed and torch.equal(
-                streamed.loaded.model(IDS).logits, logits
-            )
+        streamed_logits, streamed = logits_of(healed_key, store)
+        assert streamed.residency.streamed
+        assert torch.equal(streamed_logits, logits)
     with monkeypatch.context() as patch:
         # Those of a version that healed otherwise.
         patch.setitem(STAGE_VERSIONS, "healed", 1000)
-        patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
-        known = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
-        with known.sparse.applied():
-            assert torch.equal(known.loaded.model(IDS).logits, logits)
+        patch.setattr(model_making, "heal", must_not_run)
+        assert torch.equal(logits_of(healed_key, store)[0], logits)
         for entry in store.entries("artefacts"):
             store.drop_entry("artefacts", entry.name)
         with pytest.raises(JobError, match="healed weights of this result are gone"):
-            rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
-    again = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, MODEL_CACHE)
-    with again.sparse.applied():
-        assert torch.equal(again.loaded.model(IDS).logits, logits), (
-            "healed anew, to the same weights"
-        )
+            rebuilt_model(healed_key, store)
+    assert torch.equal(logits_of(healed_key, store)[0], logits), "healed anew, to the same weights"
 
 
 @pytest.mark.parametrize(
@@ -123,14 +121,14 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
     ],
 )
 def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_with_the_same_record(
-    writing, steps, asked, store, monkeypatch
+    writing, steps, healing_settings, store, monkeypatch
 ):
     """steps: the first two, of four, that the second attempt reports; of none it reads the text
     alone.
     """
     monkeypatch.setattr(healing, "CHECK_EVERY", 1)
     monkeypatch.setattr("sparsedash.storage.checkpoint.CHECKPOINT_INTERVAL_S", 0.0)
-    one = replace(asked, methods=asked.methods[:1], heal_steps=(4,))
+    one = replace(healing_settings, methods=healing_settings.methods[:1], heal_steps=(4,))
     put = Store.put_artefact
     seen = []
 
@@ -165,15 +163,22 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     assert tags() == dict.fromkeys(healed, "healed")
 
 
-def test_what_cannot_be_healed_is_refused_before_anything_is_computed(asked, store, monkeypatch):
+def test_what_cannot_be_healed_is_refused_before_anything_is_computed(
+    healing_settings, store, monkeypatch
+):
     evaluated = count_calls(monkeypatch, run_context.RunContext, "warn_of_calibration")
     with pytest.raises(CalibrationError, match="streams them from disk"):
-        ran(replace(asked, residency="streamed"), store)
+        ran(replace(healing_settings, residency="streamed"), store)
     assert evaluated == [] and list(store.keys(Record)) == []
 
 
-def test_a_method_that_needs_no_statistics_is_healed_without_any(asked, store):
+def test_a_method_that_needs_no_statistics_is_healed_without_any(healing_settings, store):
     magnitude = replace(method_named("magnitude"), width_multiple=8)
-    healed = replace(asked, methods=(magnitude,), sparsities_permille=(250,), heal_steps=(8,))
+    healed = replace(
+        healing_settings,
+        methods=(magnitude,),
+        sparsities_permille=(250,),
+        heal_steps=(8,),
+    )
     run = ran(healed, store)
     assert "heal" in run.seconds and "calibrate" not in run.seconds

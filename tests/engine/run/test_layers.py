@@ -20,7 +20,7 @@ from sparsedash.engine.comparison.model_pair import ModelPairCache, both_residen
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.decoder_blocks import preallocated_cache, skipping
 from sparsedash.engine.run.search import find_sparsity
-from sparsedash.schema.errors import ModelError, SettingsError
+from sparsedash.schema.errors import ModelError
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
@@ -30,16 +30,19 @@ from tests.engine.conftest import passages
 from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixture
 from tests.engine.run.small_runs import (
     MODEL_CACHE,
-    RANDOM,
-    fresh_records,
     must_not_run,
     ran,
     records,
 )
-from tests.engine.tiny import IDS, tiny_loaded, tiny_model, tiny_tokenizer
+from tests.engine.tiny import IDS, seeded, tiny_loaded, tiny_model, tiny_tokenizer
 
 LAYERS, SLEB, SHORTGPT = (method_named(name) for name in ("layers", "sleb", "shortgpt"))
-TEXT = torch.randint(1, 400, (20, 24), generator=torch.Generator().manual_seed(0)).tolist()
+TEXT = torch.randint(
+    1,
+    400,
+    (20, 24),
+    generator=seeded(0),
+).tolist()
 
 
 def without_by_hand(loaded, gone):
@@ -47,14 +50,16 @@ def without_by_hand(loaded, gone):
     model = copy.deepcopy(loaded.model)
     owner, _, name = loaded.family.blocks.rpartition(".")
     blocks = model.get_submodule(loaded.family.blocks)
-    left = torch.nn.ModuleList(block for index, block in enumerate(blocks) if index not in gone)
-    setattr(model.get_submodule(owner), name, left)
-    for place, block in enumerate(left):
+    kept_blocks = torch.nn.ModuleList(
+        block for index, block in enumerate(blocks) if index not in gone
+    )
+    setattr(model.get_submodule(owner), name, kept_blocks)
+    for place, block in enumerate(kept_blocks):
         for module in block.modules():
             vars(module).update(
                 {key: place for key in ("layer_idx", "layer_id") if key in vars(module)}
             )
-    model.config.update({"num_hidden_layers": len(left)})
+    model.config.update({"num_hidden_layers": len(kept_blocks)})
     if hasattr(model.config, "layer_types"):
         model.config.layer_types = [
             kind for i, kind in enumerate(model.config.layer_types) if i not in gone
@@ -62,7 +67,11 @@ def without_by_hand(loaded, gone):
     return model
 
 
-@pytest.mark.parametrize("gone", [(0,), (1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "gone",
+    [(0,), (1, 2)],
+    ids=str,
+)
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(model_type, gone):
     loaded = tiny_loaded(model_type)
@@ -72,9 +81,17 @@ def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(mode
         cache = preallocated_cache(16)
         read = loaded.model(IDS, cache=cache, use_cache=True).logits
         assert cache.get_seq_length() == 12
-        after = loaded.model(IDS[:, :1], cache=cache, use_cache=True).logits
+        after = loaded.model(
+            IDS[:, :1],
+            cache=cache,
+            use_cache=True,
+        ).logits
     whole = by_hand(torch.cat([IDS, IDS[:, :1]], dim=1), use_cache=False).logits
-    assert torch.allclose(torch.cat([read, after], dim=1), whole, atol=1e-4)
+    assert torch.allclose(
+        torch.cat([read, after], dim=1),
+        whole,
+        atol=1e-4,
+    )
     assert not torch.allclose(read, dense, atol=1e-2) and torch.equal(
         loaded.model(IDS).logits, dense
     )
@@ -88,7 +105,13 @@ def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monk
     method = replace(SLEB, saliency=saliency)
     order = list[int]()
     ids = torch.tensor(TEXT)
-    removed = layer_order(loaded, lambda: TEXT, method, (), lambda share: None)
+    removed = layer_order(
+        loaded,
+        lambda: TEXT,
+        method,
+        (),
+        lambda share: None,
+    )
     dense = loaded.model(ids).logits.log_softmax(-1)
 
     def loss(gone):
@@ -122,68 +145,80 @@ def test_influence_is_how_much_a_block_turns_the_stream_and_chance_is_drawn_by_t
     turned = [
         1 - float(torch.cosine_similarity(before, after, dim=-1).mean()) for before, after in pairs
     ]
-    (order,) = layer_order(loaded, lambda: TEXT, SHORTGPT, (), lambda share: None)
+    (order,) = layer_order(
+        loaded,
+        lambda: TEXT,
+        SHORTGPT,
+        (),
+        lambda share: None,
+    )
     assert order == sorted(range(5), key=turned.__getitem__)
     chance = method_named("random-layers")
     drawn = [
-        next(layer_order(loaded, list, replace(chance, seed=seed), (), must_not_run))
+        next(
+            layer_order(
+                loaded,
+                list,
+                replace(chance, seed=seed),
+                (),
+                must_not_run,
+            )
+        )
         for seed in (1, 2)
     ]
     assert sorted(drawn[0]) == sorted(drawn[1]) == list(range(5)) and drawn[0] != drawn[1]
 
 
 @pytest.fixture
-def asked(settings):
+def layer_settings(settings):
     return replace(
-        settings, methods=(LAYERS, SLEB), sparsities_permille=(300, 600), prompts=("the lamp",)
+        settings,
+        methods=(LAYERS, SLEB),
+        sparsities_permille=(300, 600),
+        prompts=("the lamp",),
     )
 
 
 def test_a_run_says_which_layers_went_and_the_second_sparsity_finds_the_order(
-    asked, store, monkeypatch
+    layer_settings, store, monkeypatch
 ):
     tried = []
-    found = calibration.layer_order
+    find_order = calibration.layer_order
     monkeypatch.setattr(
         calibration,
         "layer_order",
-        lambda *given: (tried.append(each) or each for each in found(*given)),
+        lambda *given: (tried.append(record) or record for record in find_order(*given)),
     )
-    run = ran(asked, store)
+    run = ran(layer_settings, store)
     dense, *sparse = records(store, run)
     # Two of three at most: by influence all are found at once, by what is lost each once.
-    assert len(tried) == 3 and [sum(w == 0 for w in each.pruned.widths) for each in sparse] == [
-        1,
-        2,
-        1,
-        2,
-    ]
+    assert len(tried) == 3
+    assert [record.pruned.widths.count(0) for record in sparse] == [1, 2, 1, 2]
     for one, two in (sparse[:2], sparse[2:]):
         assert all(
-            b == 0 for a, b in zip(one.pruned.widths, two.pruned.widths, strict=True) if a == 0
+            b == 0
+            for a, b in zip(
+                one.pruned.widths,
+                two.pruned.widths,
+                strict=True,
+            )
+            if a == 0
         )
-    made = sparse[0].pruned
+    pruned = sparse[0].pruned
     assert (
-        made.reached.kv_cache
-        == made.reached.channels
-        == made.reached.weights
+        pruned.reached.kv_cache
+        == pruned.reached.channels
+        == pruned.reached.weights
         == pytest.approx(1 / 3)
     )
-    assert not (made.layer_errors or made.passage_errors or made.held_out_errors)
-    assert len({each.outcomes for each in (dense, *sparse)}) == 5
+    assert not (pruned.layer_errors or pruned.passage_errors or pruned.held_out_errors)
+    assert len({record.outcomes for record in (dense, *sparse)}) == 5
     # No statistics of MLPs, which layers do not need.
     assert "calibrate" not in run.seconds
     # Taking over tells the two apart, also where they lose the same layer.
-    again = ran(replace(asked, prompts=()), store)
+    again = ran(replace(layer_settings, prompts=()), store)
     assert records(store, again) == [dense, *sparse] and again.warnings == run.warnings
     assert "calibration tokens per channel" in " ".join(run.warnings)
-
-
-def test_what_stays_takes_over_in_the_model_that_is_streamed_as_in_the_one_in_memory(
-    asked, store, tmp_path
-):
-    streamed = records(store, ran(replace(asked, residency="streamed"), store))
-    assert streamed == fresh_records(asked, tmp_path / "fresh")
 
 
 def test_its_neighbours_bring_the_stream_nearer_to_dense():
@@ -191,13 +226,23 @@ def test_its_neighbours_bring_the_stream_nearer_to_dense():
     tokenizer = tiny_tokenizer()
     texts = passages(40)
     bare = replace(LAYERS, compensation="none")
-    more = {"share": 0.4, "n_samples": 40, "length": 32}
+    more = {
+        "share": 0.4,
+        "n_samples": 40,
+        "length": 32,
+    }
     with pytest.warns(UserWarning, match="per channel"):
-        made = [
-            sparsedash.prune(model, tokenizer, texts, method=method, **more)
+        models = [
+            sparsedash.prune(
+                model,
+                tokenizer,
+                texts,
+                method=method,
+                **more,
+            )
             for method in (LAYERS, bare)
         ]
-    assert made[0].pruned.widths == made[1].pruned.widths
+    assert models[0].pruned.widths == models[1].pruned.widths
     ids = torch.tensor(
         [
             tokenizer(text)["input_ids"][:20]
@@ -208,7 +253,7 @@ def test_its_neighbours_bring_the_stream_nearer_to_dense():
     dense = model(ids).logits.log_softmax(-1)
     near, far = (
         float((dense.exp() * (dense - m.model(ids).logits.log_softmax(-1))).sum(-1).mean())
-        for m in made
+        for m in models
     )
     assert near < 0.8 * far
 
@@ -218,24 +263,42 @@ def test_from_python_the_model_has_fewer_layers_and_is_saved_and_loaded_as_such(
     model_type, tmp_path
 ):
     model = tiny_model(model_type)
-    method = MethodSettings(pattern="layer", saliency="random", compensation="none")
-    made = sparsedash.prune(
-        model, tiny_tokenizer(), passages(40), method=method, share=0.3, n_samples=40
+    method = MethodSettings(
+        pattern="layer",
+        saliency="random",
+        compensation="none",
     )
-    assert sorted(made.pruned.widths)[0] == 0 and made.forms == ("uniform",)
-    assert made.model.generate(IDS, max_new_tokens=3, min_new_tokens=3).shape == (2, 15)
-    made.model.save_pretrained(tmp_path / "saved")
+    sparse = sparsedash.prune(
+        model,
+        tiny_tokenizer(),
+        passages(40),
+        method=method,
+        share=0.3,
+        n_samples=40,
+    )
+    assert sorted(sparse.pruned.widths)[0] == 0 and sparse.forms == ("uniform",)
+    assert sparse.model.generate(
+        IDS,
+        max_new_tokens=3,
+        min_new_tokens=3,
+    ).shape == (2, 15)
+    sparse.model.save_pretrained(tmp_path / "saved")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=False)
     assert again.config.num_hidden_layers == 2 and torch.equal(
-        again(IDS).logits, made.model(IDS).logits
+        again(IDS).logits, sparse.model(IDS).logits
     )
 
 
 def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
-    asked, store, tmp_path, monkeypatch
+    layer_settings, store, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(healing, "RATE", 1e-2)
-    healed = replace(asked, methods=(SHORTGPT,), sparsities_permille=(300,), heal_steps=(0, 8))
+    healed = replace(
+        layer_settings,
+        methods=(SHORTGPT,),
+        sparsities_permille=(300,),
+        heal_steps=(0, 8),
+    )
     run = ran(healed, store)
     _, plain, healed = (record.pruned for record in records(store, run))
     assert healed.healed.after < healed.healed.before and healed.widths == plain.widths
@@ -247,36 +310,43 @@ def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
         sparse,
     ):
         before = dense.loaded.model(IDS).logits
-        with both_resident(dense, sparse, torch.float32) as (own, other):
-            other.enter_()
-            assert not torch.allclose(dense.loaded.model(IDS).logits, before, atol=1e-3)
-            assert other.n_bytes < 0.85 * own.n_bytes
-            own.enter_()
+        with both_resident(dense, sparse, torch.float32) as (dense_model, sparse_model):
+            sparse_model.enter_()
+            assert not torch.allclose(
+                dense.loaded.model(IDS).logits,
+                before,
+                atol=1e-3,
+            )
+            assert sparse_model.n_bytes < 0.85 * dense_model.n_bytes
+            dense_model.enter_()
             assert torch.equal(dense.loaded.model(IDS).logits, before)
         assert torch.equal(dense.loaded.model(IDS).logits, before)
 
 
-def test_a_search_tries_numbers_of_layers(asked, store):
+def test_a_search_tries_numbers_of_layers(layer_settings, store):
     search = FindSettings(
-        model=asked.model,
-        calibration=asked.calibration,
-        evaluation=replace(asked.evaluation, n_passages=30),
+        model=layer_settings.model,
+        calibration=layer_settings.calibration,
+        evaluation=replace(layer_settings.evaluation, n_passages=30),
         method=SHORTGPT,
         tolerance=Tolerance(ratio=1000.0, points=100.0),
     )
-    found = find_sparsity(search, store)
-    assert found.steps == (333, 667) and found.trials
-    made = [store.get(Record, key).pruned.widths for key in store.get(Run, found.key).sparse]
-    assert all(0 in widths for widths in made)
+    result = find_sparsity(search, store)
+    assert result.steps == (333, 667) and result.trials
+    widths_of_trials = [
+        store.get(Record, key).pruned.widths for key in store.get(Run, result.key).sparse
+    ]
+    assert all(0 in widths for widths in widths_of_trials)
 
 
-def test_a_share_of_the_kv_cache_is_for_layers_alone(asked, store):
-    channels = replace(RANDOM, budget="kv-cache")
-    with pytest.raises(SettingsError, match="frees nothing of the KV cache") as refused:
-        ran(replace(asked, methods=(channels,)), store)
-    assert "a method that removes whole layers" in refused.value.advice
+def test_removed_layers_free_their_share_of_the_kv_cache(layer_settings, store):
+
     run = ran(
-        replace(asked, methods=(replace(SHORTGPT, budget="kv-cache"),), sparsities_permille=(300,)),
+        replace(
+            layer_settings,
+            methods=(replace(SHORTGPT, budget="kv-cache"),),
+            sparsities_permille=(300,),
+        ),
         store,
     )
     assert store.get(Record, run.sparse[0]).pruned.reached["kv-cache"] == pytest.approx(1 / 3)
@@ -289,21 +359,26 @@ def test_every_budget_counts_what_a_layer_takes(model_type):
 
     loaded = tiny_loaded(model_type)
     shape = model_shape(loaded.model.config.to_dict())
-    found = reached(shape, (0, *shape.widths[1:]))
+    share_reached = reached(shape, (0, *shape.widths[1:]))
     by_hand = without_by_hand(loaded, (0,))
-    n_dense, n_left = (
-        sum(own.numel() for own in model.parameters()) for model in (loaded.model, by_hand)
-    )
-    assert found.bytes == pytest.approx(1 - n_left / n_dense)
-    weights = [
-        sum(p.weight.numel() for p in block.values()) for block in loaded.projections("decoder")
-    ]
-    assert found.weights == pytest.approx(weights[0] / sum(weights)) == pytest.approx(1 / 3)
-    assert found.macs == pytest.approx(weights[0] / shape.n_matmul)
-    assert {budget: found[budget] > 0 for budget in BUDGETS} == dict.fromkeys(BUDGETS, True)
+    n_dense = sum(parameter.numel() for parameter in loaded.model.parameters())
+    n_left = sum(parameter.numel() for parameter in by_hand.parameters())
+    assert share_reached.bytes == pytest.approx(1 - n_left / n_dense)
+    weights = []
+    for block in loaded.projections("decoder"):
+        weights.append(sum(module.weight.numel() for module in block.values()))
+    assert share_reached.weights == pytest.approx(weights[0] / sum(weights)) == pytest.approx(1 / 3)
+    assert share_reached.macs == pytest.approx(weights[0] / shape.n_matmul)
+    assert {budget: share_reached[budget] > 0 for budget in BUDGETS} == dict.fromkeys(BUDGETS, True)
 
 
 def test_layers_of_a_model_that_counts_them_in_its_attention_are_refused():
     model = tiny_model("gpt2", scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(ModelError, match="divides attention by the number of the layer"):
-        sparsedash.prune(model, tiny_tokenizer(), passages(60), method="random-layers", share=0.3)
+        sparsedash.prune(
+            model,
+            tiny_tokenizer(),
+            passages(60),
+            method="random-layers",
+            share=0.3,
+        )

@@ -29,7 +29,12 @@ QUESTIONS = f"{DATA_SET}baber/piqa"
 def serve_piqa(hub, folder, first):
     """A commit of the task's data set, which begins with this question."""
     rows = [
-        {"goal": goal, "sol1": "the lamp", "sol2": "the boat", "label": i % 2}
+        {
+            "goal": goal,
+            "sol1": "the lamp",
+            "sol2": "the boat",
+            "label": i % 2,
+        }
         for i, goal in enumerate(first)
     ]
     for split in ("train", "validation"):
@@ -82,35 +87,22 @@ def shell(client, tmp_path, passage_file):
     return run
 
 
-def test_a_model_that_moved_is_another_run_and_within_the_hour_it_is_the_same(hub, shell, tmp_path):
-    first = hub.add("models", MODEL, save(tmp_path / "first", seed=1)).refs["main"]
-    before = shell()
-    assert before["model"]["identity"] == f"{MODEL}@{first}"
-    assert before["revisions"] == {MODEL: first}
-    second = hub.add("models", MODEL, save(tmp_path / "second", seed=2)).refs["main"]
-    assert shell()["key"] == before["key"]
-    after = shell(later=[MODEL])
-    assert after["model"]["identity"] == f"{MODEL}@{second}"
-    assert after["key"] != before["key"]
-    assert after["dense"]["word_perplexity"] != before["dense"]["word_perplexity"]
-
-
 def test_a_task_whose_data_set_moved_is_answered_anew_and_one_that_is_pinned_is_not(
     hub, shell, tmp_path
 ):
     pytest.importorskip("lm_eval")
     hub.add("models", MODEL, save(tmp_path / "model", seed=1))
-    asked = ("--tasks", "piqa", "--task-limit", "2")
+    task_flags = ("--tasks", "piqa", "--task-limit", "2")
     first = serve_piqa(hub, tmp_path / "first", ["the boat went", "the lamp went"])
-    before = shell(*asked)
+    before = shell(*task_flags)
     assert before["revisions"][QUESTIONS] == first
     second = serve_piqa(hub, tmp_path / "second", ["the letter went home", "the lamp went"])
-    assert shell(*asked)["key"] == before["key"]
-    after = shell(*asked, later=[QUESTIONS])
+    assert shell(*task_flags)["key"] == before["key"]
+    after = shell(*task_flags, later=[QUESTIONS])
     assert after["revisions"][QUESTIONS] == second
     assert after["key"] != before["key"]
     hub.stop()
-    gone = shell(*asked)
+    gone = shell(*task_flags)
     hub.start()
     assert gone["key"] == after["key"], "without the hub, as last noted"
 
@@ -125,8 +117,12 @@ def test_a_model_is_made_again_of_the_commit_that_its_record_read(
         record = replace(record, model_identity=f"{record.model}@{commit}")
     located = []
     source = Source(
-        reference=record.model, folder=Path(record.model), identity=record.model_identity
+        reference=record.model,
+        folder=Path(record.model),
+        identity=record.model_identity,
     )
-    monkeypatch.setattr(run_context, "locate_model", lambda *given: located.append(given) or source)
+    monkeypatch.setattr(
+        run_context, "locate_model", lambda *arguments: located.append(arguments) or source
+    )
     rebuild_model(record, store, ignore_steps, ModelCache())
-    assert [given[-1] for given in located] == [commit]
+    assert [arguments[-1] for arguments in located] == [commit]

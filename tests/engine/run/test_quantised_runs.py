@@ -9,39 +9,58 @@ import torch
 
 from sparsedash.catalog import families
 from sparsedash.engine.run import model_making, pipeline
-from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import JobError, ModelError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import ignore_steps
-from sparsedash.schema.records import Record
 from sparsedash.schema.sparse_spec import SparseSpec
-from tests.engine.run.small_runs import MODEL_CACHE, RANDOM, must_not_run, ran, records
+from tests.engine.run.small_runs import (
+    RANDOM,
+    must_not_run,
+    ran,
+    rebuilt_model,
+    records,
+)
 from tests.engine.tiny import IDS, save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 pytest.importorskip("llama_cpp_py_sync")
-BIASED = MethodSettings(saliency="random", compensation="bias", width_multiple=8)
+BIASED = MethodSettings(
+    saliency="random",
+    compensation="bias",
+    width_multiple=8,
+)
 WIDE = {"hidden_size": 256, "intermediate_size": 1024}
 
 
 @pytest.fixture
-def asked(settings, tmp_path):
+def quantised_settings(settings, tmp_path):
     """Dense and one sparse model, plain, in 8 and in 4 bits, of rows that are multiples of 256."""
     model = str(write_tiny_gguf(tmp_path / "wide.gguf", **WIDE))
     plain = replace(
-        settings, model=model, methods=(RANDOM,), sparsities_permille=(500,), prompts=()
+        settings,
+        model=model,
+        methods=(RANDOM,),
+        sparsities_permille=(500,),
+        prompts=(),
     )
     return replace(plain, quantise=("q8_0", "q4_k_m"))
 
 
-def test_dense_and_every_sparse_model_are_also_points_of_each_type(asked, store, tmp_path):
-    run = ran(asked, store)
+def test_dense_and_every_sparse_model_are_also_points_of_each_type(
+    quantised_settings, store, tmp_path
+):
+    run = ran(quantised_settings, store)
     dense, dense_8, dense_4, plain, sparse_8, sparse_4 = records(store, run)
     assert dense.pruned is None and plain.pruned.quantised is None
-    quantised = [each.pruned.quantised for each in (dense_8, dense_4, sparse_8, sparse_4)]
-    for record, found in zip((dense_8, dense_4, sparse_8, sparse_4), quantised, strict=True):
-        assert record.pruned.reached.bytes == pytest.approx(1 - found.n_bytes / found.dense_bytes)
-        assert found.n_tokens > 0
+    quantised = [record.pruned.quantised for record in (dense_8, dense_4, sparse_8, sparse_4)]
+    for record, figures in zip(
+        (dense_8, dense_4, sparse_8, sparse_4),
+        quantised,
+        strict=True,
+    ):
+        assert record.pruned.reached.bytes == pytest.approx(
+            1 - figures.n_bytes / figures.dense_bytes
+        )
+        assert figures.n_tokens > 0
     assert 0 < quantised[0].divergence < quantised[1].divergence < quantised[2].divergence
     assert sparse_8.pruned.widths == plain.pruned.widths == (512, 512, 512)
     assert quantised[3].n_bytes < quantised[2].n_bytes < quantised[0].n_bytes
@@ -58,35 +77,41 @@ def test_a_method_of_any_budget_is_also_quantised_and_dense_once_whatever_the_ca
     method = replace(BIASED, budget="weights")
     model = str(write_tiny_gguf(tmp_path / "narrow.gguf"))
     plain = replace(
-        settings, model=model, methods=(method,), sparsities_permille=(200,), prompts=()
+        settings,
+        model=model,
+        methods=(method,),
+        sparsities_permille=(200,),
+        prompts=(),
     )
-    asked = replace(plain, quantise=("q8_0",))
-    of_dense, *others = records(store, ran(asked, store))[1:]
-    assert [each.pruned.spec.quantise for each in others] == ["", "q8_0"]
-    more = replace(asked, calibration=replace(asked.calibration, seed=asked.calibration.seed + 1))
-    again, *other = records(store, ran(more, store))[1:]
-    assert again.key == of_dense.key and not {each.key for each in others} & {
-        each.key for each in other
+    variant = replace(plain, quantise=("q8_0",))
+    of_dense, *others = records(store, ran(variant, store))[1:]
+    assert [record.pruned.spec.quantise for record in others] == ["", "q8_0"]
+    more = replace(
+        variant, calibration=replace(variant.calibration, seed=variant.calibration.seed + 1)
+    )
+    again, *reseeded = records(store, ran(more, store))[1:]
+    assert again.key == of_dense.key and not {record.key for record in others} & {
+        record.key for record in reseeded
     }
 
 
 def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
-    asked, store, monkeypatch
+    quantised_settings, store, monkeypatch
 ):
-    run = ran(asked, store)
-    made = rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, MODEL_CACHE)
-    model = made.loaded.model
-    dense = made.loaded.model(IDS).logits
+    run = ran(quantised_settings, store)
+    rebuilt = rebuilt_model(run.sparse[-1], store)
+    model = rebuilt.loaded.model
+    dense = rebuilt.loaded.model(IDS).logits
     head = model.get_output_embeddings().weight.clone()
-    with made.sparse.applied():
-        assert len(made.loaded.mlps[0].inner[0].weight[0, :32].unique()) <= 16, "4 bits"
+    with rebuilt.sparse.applied():
+        assert len(rebuilt.loaded.mlps[0].inner[0].weight[0, :32].unique()) <= 16, "4 bits"
         rounded = model.get_output_embeddings().weight
         assert 0 < (rounded - head).norm() < 0.1 * head.norm()
         assert not torch.equal(model(IDS).logits, dense)
     assert torch.equal(model(IDS).logits, dense)
     monkeypatch.setattr(model_making, "quantiser_version", lambda: "0.2")
     with pytest.raises(JobError, match="here is 0"):
-        rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, MODEL_CACHE)
+        rebuilt_model(run.sparse[-1], store)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +122,7 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
     ],
 )
 def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
-    missing, model, why, asked, store, tmp_path, monkeypatch
+    missing, model, why, quantised_settings, store, tmp_path, monkeypatch
 ):
     if missing:
         monkeypatch.setattr(families, "find_spec", lambda name: None)
@@ -105,15 +130,23 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
     with pytest.raises((ModelError, SettingsError), match=why):
         ran(
             replace(
-                asked,
-                model=str(save_tiny(tmp_path / model, hidden_act="gelu")) if model else asked.model,
+                quantised_settings,
+                model=str(save_tiny(tmp_path / model, hidden_act="gelu"))
+                if model
+                else quantised_settings.model,
             ),
             store,
         )
     biased = replace(
-        asked, model=str(write_tiny_gguf(tmp_path / "q.gguf", family="qwen3")), methods=(BIASED,)
+        quantised_settings,
+        model=str(write_tiny_gguf(tmp_path / "q.gguf", family="qwen3")),
+        methods=(BIASED,),
     )
     with pytest.raises(SettingsError, match=why if missing else "graph of qwen3 has no place"):
         ran(replace(biased, quantise=("q8_0",)), store)
     with pytest.raises(SettingsError, match="nothing with pattern 2:4"):
-        SparseSpec(MethodSettings(pattern="2:4"), 500, quantise="q8_0")
+        SparseSpec(
+            MethodSettings(pattern="2:4"),
+            500,
+            quantise="q8_0",
+        )

@@ -34,11 +34,14 @@ def test_every_model_writes_what_it_writes_on_request_and_a_stored_text_is_not_w
     assert len(texts(store, run)) == len(run.records) * len(PROMPTS) and len(
         set(texts(store, run))
     ) > len(PROMPTS)
-    asked = ContinuationSettings(
-        left=run.dense, right=run.sparse[0], others=run.sparse[1:], prompt=PROMPTS[1]
+    request = ContinuationSettings(
+        left=run.dense,
+        right=run.sparse[0],
+        others=run.sparse[1:],
+        prompt=PROMPTS[1],
     )
-    in_run = joined_continuation(asked, lambda each: store.get(Continuation, each.key()))
-    assert continue_prompt(asked, store, ModelPairCache(ModelCache())) == in_run
+    in_run = joined_continuation(request, lambda each: store.get(Continuation, each.key()))
+    assert continue_prompt(request, store, ModelPairCache(ModelCache())) == in_run
     monkeypatch.setattr(pipeline, "continue_prompts", must_not_run)
     ran(asking, store)
 

@@ -5,14 +5,14 @@ off.
 import json
 import shutil
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 
-from sparsedash.engine.run import pipeline, task_answering
+from sparsedash.engine.run import task_answering
 from sparsedash.engine.run.model_making import RunModel
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.errors import Cancelled, CorpusError
-from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -20,72 +20,99 @@ from sparsedash.stats.task_verdicts import is_unanswered, judge_run
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages
-from tests.engine.run.small_runs import count_calls
+from tests.engine.run.small_runs import count_calls, ran
 from tests.engine.tasks.conftest import trials  # noqa: F401 - a fixture
 from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, WRITTEN, write_task
 
 
 @pytest.fixture
-def asked(settings, tmp_path):
+def task_settings(settings, tmp_path):
     tasks = (
-        write_task(tmp_path, "choice", passages(9), **MULTIPLE_CHOICE),
-        write_task(tmp_path, "written", passages(6), **WRITTEN),
+        write_task(
+            tmp_path,
+            "choice",
+            passages(9),
+            **MULTIPLE_CHOICE,
+        ),
+        write_task(
+            tmp_path,
+            "written",
+            passages(6),
+            **WRITTEN,
+        ),
     )
-    return replace(settings, evaluation=replace(settings.evaluation, tasks=tasks, task_limit=5))
+    return replace(
+        settings,
+        evaluation=replace(
+            settings.evaluation,
+            tasks=tasks,
+            task_limit=5,
+        ),
+    )
 
 
 def texts(store, run):
-    sets = [store.get(QuestionSet, key) for record in run.records for key in run.answers[record]]
-    return [[(each.chosen, each.text) for each in own.questions] for own in sets]
+    answered = []
+    for key in chain(*(run.answers[record] for record in run.records)):
+        questions = store.get(QuestionSet, key).questions
+        answered.append([(question.chosen, question.text) for question in questions])
+    return answered
+
+
+def require_judged(judged, *names):
+    """Both sparse models are judged by these tasks."""
+    assert len(judged) == 2
+    for answers in judged.values():
+        assert tuple(result.task for result in answers.results) == names
 
 
 def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_their_records(
-    asked, settings, store
+    task_settings, settings, store
 ):
     steps = []
-    run = pipeline.run(asked, store, steps.append)
+    run = ran(task_settings, store, steps.append)
     assert list(run.answers) == [run.dense, *run.sparse]
-    assert [len(own) for own in texts(store, run)] == [5, 5] * 3
+    assert [len(questions) for questions in texts(store, run)] == [5, 5] * 3
     assert {step.message for step in steps if step.stage == "answer"} >= {
         "choice: dense",
         "written: 50 % sparse",
     }
     steps.clear()
-    again = pipeline.run(asked, store, steps.append)
+    again = ran(task_settings, store, steps.append)
     assert again.answers == run.answers and "answers to tasks" in again.cached
     assert not [step for step in steps if step.stage == "answer"]
-    assert pipeline.run(settings, store, ignore_steps).records == run.records
+    assert ran(settings, store).records == run.records
     judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
-    assert [[each.task for each in answers.results] for answers in judged.values()] == [
-        ["choice", "written"]
-    ] * 2
+    require_judged(judged, "choice", "written")
 
 
 def test_a_finished_run_that_gets_tasks_and_prompts_makes_each_model_once(
-    asked, settings, store, monkeypatch
+    task_settings, settings, store, monkeypatch
 ):
-    pipeline.run(settings, store, ignore_steps)
-    made = count_calls(monkeypatch, RunModel, "begin")
-    run = pipeline.run(replace(asked, prompts=("The boat", "Once")), store, ignore_steps)
-    assert len(made) == len(run.sparse) == 2
-    assert [len(own) for own in texts(store, run)] == [5, 5] * 3
+    ran(settings, store)
+    rebuilt = count_calls(monkeypatch, RunModel, "begin")
+    run = ran(replace(task_settings, prompts=("The boat", "Once")), store)
+    assert len(rebuilt) == len(run.sparse) == 2
+    assert [len(answers) for answers in texts(store, run)] == [5, 5] * 3
 
 
-def test_a_run_that_is_broken_off_keeps_the_tasks_that_are_answered(asked, store, monkeypatch):
+def test_a_run_that_is_broken_off_keeps_the_tasks_that_are_answered(
+    task_settings, store, monkeypatch
+):
     def cancel(step):
         if step.stage == "answer" and step.message.startswith("written"):
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        pipeline.run(asked, store, cancel)
+        ran(task_settings, store, cancel)
     (kept,) = store.keys(QuestionSet)
     answered = count_calls(monkeypatch, task_answering, "_answer")
-    run = pipeline.run(asked, store, ignore_steps)
+    run = ran(task_settings, store)
     assert run.answers[run.dense][0] == kept
     assert [task.name for _, task, _, _ in answered] == ["written", *["choice", "written"] * 2]
 
 
-def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(asked, store, monkeypatch):
+def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(task_settings, store, monkeypatch):
     real = task_answering._answer
 
     def fail(run, task, models, keys):
@@ -94,64 +121,77 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(asked, store, monke
         real(run, task, models, keys)
 
     monkeypatch.setattr(task_answering, "_answer", fail)
-    run = pipeline.run(asked, store, ignore_steps)
+    run = ran(task_settings, store)
     assert run.finished and "choice was not answered. It broke." in run.warnings
     judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
-    assert [[each.task for each in answers.results] for answers in judged.values()] == [
-        ["written"]
-    ] * 2
+    require_judged(judged, "written")
     # Not even a model that gives every answer of dense is within on tasks that nobody could answer.
     assert run.unanswered == ("choice",)
     assert all(is_unanswered(run, record, judged) for record in run.sparse)
-    found = run_results(StoredResults(store), run, Tolerance(ratio=10.0, points=100.0))
-    assert {each.verdict.verdict for each in found.judged} == {"undecided"}
+    results = run_results(StoredResults(store), run, Tolerance(ratio=10.0, points=100.0))
+    assert {result.verdict.verdict for result in results.judged} == {"undecided"}
 
 
-def test_rules_of_writing_that_are_not_heeded_are_said(asked, store, tmp_path):
-    folder = shutil.copytree(asked.model, tmp_path / "m")
+def test_rules_of_writing_that_are_not_heeded_are_said(task_settings, store, tmp_path):
+    folder = shutil.copytree(task_settings.model, tmp_path / "m")
     file = folder / "generation_config.json"
     file.write_text(
-        json.dumps({"repetition_penalty": 1.3, "no_repeat_ngram_size": 0, "temperature": 0.7})
+        json.dumps(
+            {
+                "repetition_penalty": 1.3,
+                "no_repeat_ngram_size": 0,
+                "temperature": 0.7,
+            }
+        )
     )
-    found = pipeline.run(
-        replace(asked, model=str(folder), sparsities_permille=(500,)), store, ignore_steps
+    warnings = ran(
+        replace(
+            task_settings,
+            model=str(folder),
+            sparsities_permille=(500,),
+        ),
+        store,
     ).warnings
-    (said,) = (each for each in found if "without" in each)
-    assert said.startswith(
+    (warning,) = (line for line in warnings if "without" in line)
+    assert warning.startswith(
         "written: texts are written without repetition_penalty = 1.3, which the model's"
     )
 
 
-def test_more_written_tokens_than_the_model_has_end_a_run_at_once(asked, store, tmp_path):
+def test_more_written_tokens_than_the_model_has_end_a_run_at_once(task_settings, store, tmp_path):
     task = write_task(
-        tmp_path, "long", passages(3), **WRITTEN | {"generation_kwargs": {"max_gen_toks": 10**6}}
+        tmp_path,
+        "long",
+        passages(3),
+        **WRITTEN | {"generation_kwargs": {"max_gen_toks": 10**6}},
     )
     with pytest.raises(CorpusError, match="long asks for 1,000,000 written tokens"):
-        pipeline.run(
-            replace(asked, evaluation=replace(asked.evaluation, tasks=(task,))), store, ignore_steps
+        ran(
+            replace(task_settings, evaluation=replace(task_settings.evaluation, tasks=(task,))),
+            store,
         )
 
 
 @pytest.mark.parametrize("passages_known", [False, True])
 def test_streamed_models_answer_side_by_side_and_say_the_same(
-    asked, settings, passages_known, store, tmp_path, monkeypatch
+    task_settings, settings, passages_known, store, tmp_path, monkeypatch
 ):
-    resident = pipeline.run(asked, store, ignore_steps)
+    resident = ran(task_settings, store)
     together = count_calls(monkeypatch, task_answering, "_answer")
-    other = Store(tmp_path / "other")
+    second_store = Store(tmp_path / "other")
     if passages_known:
-        pipeline.run(replace(settings, residency="streamed"), other, ignore_steps)
-    streamed = pipeline.run(replace(asked, residency="streamed"), other, ignore_steps)
+        ran(replace(settings, residency="streamed"), second_store)
+    streamed = ran(replace(task_settings, residency="streamed"), second_store)
     assert [len(models) for _, _, models, _ in together] == [3, 3]
     assert streamed.answers == resident.answers
-    assert texts(other, streamed) == texts(store, resident)
-    other.close()
+    assert texts(second_store, streamed) == texts(store, resident)
+    second_store.close()
 
 
-def test_a_run_s_file_carries_its_answers(asked, store, tmp_path):
-    run = pipeline.run(asked, store, ignore_steps)
-    other = Store(tmp_path / "other")
-    keep_run(read_run_file(run_file(run, store)), other)
-    assert other.get(Run, run.key) == run
-    assert texts(other, run) == texts(store, run)
-    other.close()
+def test_a_run_s_file_carries_its_answers(task_settings, store, tmp_path):
+    run = ran(task_settings, store)
+    second_store = Store(tmp_path / "other")
+    keep_run(read_run_file(run_file(run, store)), second_store)
+    assert second_store.get(Run, run.key) == run
+    assert texts(second_store, run) == texts(store, run)
+    second_store.close()

@@ -2,7 +2,9 @@
 the bit.
 """
 
+import re
 from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pytest
@@ -47,7 +49,7 @@ class Kill(NamedTuple):
     """
 
     stage: str
-    at: int
+    after: int
     counted: tuple[Any, str]
     most: int
     others: tuple[int, ...] = ()
@@ -79,7 +81,16 @@ ROWS: dict[str, Row] = {
     # The block that was under way is begun again.
     "calibration": Row(BEST, Kill("calibrate", 3, CALIBRATED, N_BLOCKS, (2,))),
     # The block whose curve was under way is scored again.
-    "scores": Row(BEST, Kill("prune", 2, SCORED, 2 * N_BLOCKS + 1, (1, 3))),
+    "scores": Row(
+        BEST,
+        Kill(
+            "prune",
+            2,
+            SCORED,
+            2 * N_BLOCKS + 1,
+            (1, 3),
+        ),
+    ),
     "channels": Row(("obs",), Kill("prune", 4, REFITTED, 2 * N_BLOCKS, (5,))),
     "masks, refitted": Row((ONE_PASS,), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     # In the second block before it is pruned; or in the first, behind that, and in the last.
@@ -87,19 +98,56 @@ ROWS: dict[str, Row] = {
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS + 1, (1,))),
     "gradients": Row(
-        ("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))
+        ("retrain-free (published)",),
+        Kill(
+            "backward",
+            ROUND,
+            BACKWARD,
+            0,
+            (2 * ROUND + 1,),
+        ),
     ),
     # Two steps a block, and one before the first: killed in the second block, or in the first and
     # the last.
-    "refit": Row(("best",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS, (1, 5))),
+    "refit": Row(
+        ("best",),
+        Kill(
+            "refit",
+            4,
+            (sequential_refit._Sums, "refit"),
+            N_BLOCKS,
+            (1, 5),
+        ),
+    ),
     "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
-    "evaluation": Row(BEST, Kill("evaluate", 3 * ROUND, MEASURED, N_BLOCKS, (2 * ROUND,))),
+    "evaluation": Row(
+        BEST,
+        Kill(
+            "evaluate",
+            3 * ROUND,
+            MEASURED,
+            N_BLOCKS,
+            (2 * ROUND,),
+        ),
+    ),
     "streamed evaluation": Row(
-        BEST, Kill("evaluate", 2 * ROUND, MEASURED, 2 * N_BLOCKS, (ROUND,)), way="streamed"
+        BEST,
+        Kill(
+            "evaluate",
+            2 * ROUND,
+            MEASURED,
+            2 * N_BLOCKS,
+            (ROUND,),
+        ),
+        way="streamed",
     ),
     # Blocks that were calibrated and pruned in a single pass are not again, but passages begin
     # again.
-    "walk": Row(LOCAL[:1], Kill("walk", 8, REFITTED, N_BLOCKS, (2, 5)), way="streamed"),
+    "walk": Row(
+        LOCAL[:1],
+        Kill("walk", 8, REFITTED, N_BLOCKS, (2, 5)),
+        way="streamed",
+    ),
 }
 
 
@@ -126,13 +174,14 @@ def everything_is_long():
         yield
 
 
-def asked(settings, names, way):
+def settings_of(settings, names, way):
     one_pass = replace(method_named("sparsegpt"), compensation="least-squares")
     methods = [one_pass if name == ONE_PASS else method_named(name) for name in names]
     return replace(
         settings,
         methods=tuple(
-            replace(each, width_multiple=8) if each.is_structured else each for each in methods
+            replace(method, width_multiple=8) if method.is_structured else method
+            for method in methods
         ),
         sparsities_permille=(400,),
         evaluation=replace(settings.evaluation, n_passages=N_PASSAGES),
@@ -154,7 +203,11 @@ def whole(settings, tmp_path_factory):
     """Resident, without a kill."""
     store = Store(tmp_path_factory.mktemp("resident"))
     model_cache = ModelCache()
-    run = pipeline.run(asked(settings, ALL, "resident"), store, model_cache=model_cache)
+    run = pipeline.run(
+        settings_of(settings, ALL, "resident"),
+        store,
+        model_cache=model_cache,
+    )
     yield Made(store, model_cache, run, {record.key: record for record in records(store, run)})
     store.close()
 
@@ -183,82 +236,97 @@ def resumed(settings, folder, kill):
     """
     store = Store(folder)
     with pytest.raises(Killed):
-        ran(settings, store, killed_at(kill.stage, kill.at, []))
+        ran(settings, store, killed_at(kill.stage, kill.after, []))
     store.close()
     store = Store(folder)
     again = []
-    found = records(store, ran(settings, store, killed_at(kill.stage, None, again)))
-    left = [
-        entry.name
-        for entry in store.entries("artefacts")
-        if any(part in entry.name for part in PARTS)
-    ]
+    resumed_records = records(store, ran(settings, store, killed_at(kill.stage, None, again)))
+    names = [entry.name for entry in store.entries("artefacts")]
+    leftovers = list(filter(re.compile("|".join(PARTS)).search, names))
     store.close()
-    return found, again, left
+    return resumed_records, again, leftovers
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_way_and_every_kill_gives_the_same_records(
     name, settings, whole, tmp_path, monkeypatch
 ):
-    check_row(ROWS[name], settings, whole, tmp_path, monkeypatch)
+    check_row(
+        ROWS[name],
+        settings,
+        whole,
+        tmp_path,
+        monkeypatch,
+    )
 
 
 def check_row(row, settings, whole, tmp_path, monkeypatch):
     names, kill, way, n_together = row
     monkeypatch.setattr(pipeline, "MODELS_TOGETHER", n_together)
-    settings = asked(settings, names, way)
+    settings = settings_of(settings, names, way)
     if kill is None:
         store = Store(tmp_path / "data")
-        found = records(store, ran(settings, store))
+        run_records = records(store, ran(settings, store))
         store.close()
     else:
         calls = count_calls(monkeypatch, *kill.counted)
         rows = count_calls(monkeypatch, evaluate._Evaluation, "_forward")
-        found, again, left = resumed(settings, tmp_path / "data", kill)
-        assert left == []
+        run_records, again, leftovers = resumed(settings, tmp_path / "data", kill)
+        assert leftovers == []
         # A backward pass reads as many batches as it reports.
         assert len(calls) <= (kill.most or again[-1])
-        n_asked = sum(len(reading.rows) for _, together in rows for reading in together)
+        readings = chain(*(together for _, together in rows))
+        n_asked = sum(len(reading.rows) for reading in readings)
         # In a single pass, passages begin again; else the batch that was under way.
         assert n_asked <= 2 * N_PASSAGES + (
             2 * N_PASSAGES if kill.stage == "walk" else PASSAGES_IN_BATCH
         )
-    assert len(found) == len(names) + 1
-    assert found == [whole.by_key[record.key] for record in found]
+    assert len(run_records) == len(names) + 1
+    assert run_records == [whole.by_key[record.key] for record in run_records]
 
 
 def test_a_single_pass_without_text_gives_the_same_records(settings, store, tmp_path):
     names = ("random", "magnitude-2:4")
-    found = records(store, ran(asked(settings, names, "streamed"), store))
-    assert found == fresh_records(asked(settings, names, "resident"), tmp_path / "resident")
+    run_records = records(store, ran(settings_of(settings, names, "streamed"), store))
+    assert run_records == fresh_records(
+        settings_of(settings, names, "resident"), tmp_path / "resident"
+    )
 
 
 def test_text_that_the_model_writes_goes_on_where_it_was(settings, tmp_path, monkeypatch):
-    own = asked(settings, ("wanda-channels",), "resident")
-    own = replace(
-        own, calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64), prompts=()
+    variant = settings_of(settings, ("wanda-channels",), "resident")
+    variant = replace(
+        variant,
+        calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64),
+        prompts=(),
     )
     store = Store(tmp_path / "whole")
-    expected = records(store, ran(own, store))
+    expected = records(store, ran(variant, store))
     store.close()
     calls = count_calls(monkeypatch, generation, "_generate")
-    found, _, left = resumed(
-        own, tmp_path / "killed", Kill("text", 60, (generation, "_generate"), 0)
+    resumed_records, _, leftovers = resumed(
+        variant, tmp_path / "killed", Kill("text", 60, (generation, "_generate"), 0)
     )
-    assert found == expected and left == [] and len(calls) <= N_TEXTS + 1
+    assert resumed_records == expected and leftovers == [] and len(calls) <= N_TEXTS + 1
 
 
 def generated(store, model_cache, run):
-    asked = ContinuationSettings(
-        left=run.dense, right=run.sparse[0], others=run.sparse[2:4], prompt="the lamp"
+    request = ContinuationSettings(
+        left=run.dense,
+        right=run.sparse[0],
+        others=run.sparse[2:4],
+        prompt="the lamp",
     )
-    return continue_prompt(replace(asked, n_tokens=8), store, ModelPairCache(model_cache))
+    return continue_prompt(replace(request, n_tokens=8), store, ModelPairCache(model_cache))
 
 
 def diverged(store, model_cache, run):
-    asked = DivergenceSettings(left=run.dense, right=run.sparse[0], text="the lamp and the boat")
-    return measure_divergence(asked, store, ModelPairCache(model_cache))
+    request = DivergenceSettings(
+        left=run.dense,
+        right=run.sparse[0],
+        text="the lamp and the boat",
+    )
+    return measure_divergence(request, store, ModelPairCache(model_cache))
 
 
 def rebuilt(store, model_cache, run):

@@ -25,7 +25,12 @@ TWO = tuple(map(method_named, ("wanda-channels", "least-squares")))
 
 @pytest.fixture(scope="module")
 def streamed(settings):
-    return replace(settings, methods=TWO, sparsities_permille=(400,), residency="streamed")
+    return replace(
+        settings,
+        methods=TWO,
+        sparsities_permille=(400,),
+        residency="streamed",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +68,15 @@ def note_readings(patch, read):
 @pytest.fixture
 def together(monkeypatch):
     """How many models were evaluated at a time."""
-    asked = []
+    counts = []
     evaluate = pipeline.evaluate_models
 
     def watched(run, models, *given, **more):
-        asked.append(len(models))
+        counts.append(len(models))
         return evaluate(run, models, *given, **more)
 
     monkeypatch.setattr(pipeline, "evaluate_models", watched)
-    return asked
+    return counts
 
 
 # A single pass.
@@ -80,9 +85,11 @@ def together(monkeypatch):
 def test_the_share_of_a_stage_never_falls_and_moves_within_a_block(passed):
     _, _, steps, _ = passed
     for stage in ("walk", "evaluate"):
-        own = [step for step, _ in steps if step.stage == stage]
-        shares = [step.share for step in own]
-        assert shares == sorted(shares) and len(set(shares)) > 2 * len({step.done for step in own})
+        stage_steps = [step for step, _ in steps if step.stage == stage]
+        shares = [step.share for step in stage_steps]
+        assert shares == sorted(shares) and len(set(shares)) > 2 * len(
+            {step.done for step in stage_steps}
+        )
 
 
 def test_a_single_pass_reads_a_block_once_for_all_of_it(passed):
@@ -97,12 +104,9 @@ def test_progress_is_that_of_the_pass_until_passages_are_through(passed):
     walk = [step for step in steps if step.stage == "walk"]
     begin = steps.index(walk[0])
     assert steps[begin : begin + len(walk)] == walk
-    assert [step.done for step in walk] == sorted(step.done for step in walk)
-    assert {step.done for step in walk} == set(range(N_BLOCKS)) and {
-        step.total for step in walk
-    } == {N_BLOCKS}
-    assert {(step.point, step.message) for step in walk} == {
-        (1, "calibrating, pruning and evaluating")
+    assert {step.done for step in walk} == set(range(N_BLOCKS))
+    assert {(step.total, step.point, step.message) for step in walk} == {
+        (N_BLOCKS, 1, "calibrating, pruning and evaluating")
     }
     assert not {"calibrate", "prune"} & {step.stage for step in steps}
     assert steps[begin + len(walk)].stage == "evaluate"
@@ -145,9 +149,13 @@ def test_streamed_models_are_evaluated_together_unless_they_may_stop_early(
         if run is not None and step.stage == "walk" and step.done == 0:
             shown.add((bool(run.dense), len(run.sparse)))
 
-    asked = replace(streamed, sparsities_permille=(200, 400), residency=way)
+    variant = replace(
+        streamed,
+        sparsities_permille=(200, 400),
+        residency=way,
+    )
     ran(
-        replace(asked, evaluation=replace(asked.evaluation, stop_early=stop_early)),
+        replace(variant, evaluation=replace(variant.evaluation, stop_early=stop_early)),
         store,
         watch,
         run_key="shown",
@@ -156,10 +164,12 @@ def test_streamed_models_are_evaluated_together_unless_they_may_stop_early(
     # A page sees all records that there are, before the rest is made.
     assert shown == ({(True, 3)} if max(n_together) > 1 else set())
     part = PartSettings(
-        run=replace(asked, sparsities_permille=(300, 500)), run_key="r", points=(0, 2)
+        run=replace(variant, sparsities_permille=(300, 500)),
+        run_key="r",
+        points=(0, 2),
     )
-    made = pipeline.run_part(part, store, ignore_steps, MODEL_CACHE)
-    assert len(made.sparse) == 2 and together[len(n_together) :] == (
+    part_run = pipeline.run_part(part, store, ignore_steps, MODEL_CACHE)
+    assert len(part_run.sparse) == 2 and together[len(n_together) :] == (
         [1, 1] if way == "resident" else [2]
     )
 
@@ -179,12 +189,12 @@ def test_a_cancelled_pass_is_not_begun_again_one_by_one(streamed, store, togethe
 
 def test_an_error_of_one_model_is_left_to_its_own_turn(streamed, store, expected, monkeypatch):
     sparse_model = model_making.sparse_model
-    made = []
+    calls = []
     steps = []
 
     def breaks(*asked):
-        made.append(asked)
-        if len(made) == 2:
+        calls.append(asked)
+        if len(calls) == 2:
             raise ModelError("Once.")
         return sparse_model(*asked)
 
@@ -222,7 +232,11 @@ def test_a_broken_model_ends_the_run_when_those_before_it_have_records(
 
     monkeypatch.setattr(model_making, "sparse_model", breaks)
     with pytest.raises(ModelError, match="no numbers"):
-        ran(replace(streamed, sparsities_permille=(200, 400, 600)), store, run_key="broken")
+        ran(
+            replace(streamed, sparsities_permille=(200, 400, 600)),
+            store,
+            run_key="broken",
+        )
     assert together == [1, 1]
     kept = store.get(Run, "broken")
     assert kept.dense and len(kept.sparse) == 1 and not kept.finished
@@ -245,7 +259,13 @@ def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(
         weights="bfloat16",
     )
     with pytest.raises(ExportError, match="does not fit into memory"):
-        export_model(settings, store, MODEL_CACHE, ignore_steps, lambda facts: "")
+        export_model(
+            settings,
+            store,
+            MODEL_CACHE,
+            ignore_steps,
+            lambda facts: "",
+        )
     assert not (tmp_path / "rounded").exists()
     with pytest.raises(JobError, match="a timing would measure the disk"):
         time_models(
@@ -261,13 +281,15 @@ def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(
 def test_memory_decides_by_default_and_what_is_left_of_it_is_for_widened_weights(
     memory, way, streams, settings, store, monkeypatch
 ):
-    said = []
+    messages = []
     rooms = []
     monkeypatch.setattr(run_context, "keep_fp32_copies", lambda _, room: rooms.append(room))
     monkeypatch.setattr(run_context, "memory_bytes", lambda: memory)
-    asked = replace(settings, residency=way or settings.residency)
-    run = run_context.RunContext(asked, store, lambda step: said.append(step.message), MODEL_CACHE)
+    variant = replace(settings, residency=way or settings.residency)
+    run = run_context.RunContext(
+        variant, store, lambda step: messages.append(step.message), MODEL_CACHE
+    )
     assert run.loaded.residency.streamed is streams
-    assert (f"Reading {settings.model} block by block" in said) is streams
+    assert (f"Reading {settings.model} block by block" in messages) is streams
     assert [room == WIDE_BYTES for room in rooms] == [memory == 2**40] * (not streams)
     assert memory > 1 or all(room <= 0 for room in rooms)

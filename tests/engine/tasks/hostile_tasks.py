@@ -25,8 +25,6 @@ def with_rules(**rules):
 
 REFUSED_BY_FIELD = {
     "a name with NUL": (WRITTEN | {"task": "a\0b"}, r"task must be .*not 'a\\x00b'"),
-    "a name of two lines": (WRITTEN | {"task": "a\nb"}, r"task must be .*not 'a\\nb'"),
-    "a name read backwards": (WRITTEN | {"task": "\u202egnp"}, "task must be "),
     "an empty name": (WRITTEN | {"task": ""}, "task must be "),
     "an endless name": (WRITTEN | {"task": "a" * 10_000}, "task must be "),
     "a negative length": (
@@ -38,7 +36,6 @@ REFUSED_BY_FIELD = {
         "generation_kwargs.max_new_tokens must be .*, not 0",
     ),
     "a length in words": (with_rules(max_tokens="many"), "generation_kwargs.max_tokens must be "),
-    "half a token": (with_rules(max_gen_toks=1.5), "generation_kwargs.max_gen_toks must be "),
     "a length without end": (
         with_rules(max_gen_toks=float("inf")),
         "generation_kwargs.max_gen_toks must be ",
@@ -48,7 +45,6 @@ REFUSED_BY_FIELD = {
     "rules as a list": (WRITTEN | {"generation_kwargs": ["until"]}, "generation_kwargs must be "),
     "fewer than no examples": (WRITTEN | {"num_fewshot": -1}, "num_fewshot must be .*, not -1"),
     "a billion examples": (WRITTEN | {"num_fewshot": 10**9}, "num_fewshot must be "),
-    "examples in words": (WRITTEN | {"num_fewshot": "five"}, "num_fewshot must be "),
     "a number of measures": (WRITTEN | {"metric_list": 5}, "metric_list must be "),
     "measures without fields": (WRITTEN | {"metric_list": ["acc"]}, "metric_list must be "),
     "a filter without a name": (
@@ -131,7 +127,6 @@ REFUSED_AS_YAML = {
     "control characters": ("task: bad\x07\x1b[2J", "is not read"),
     "a date that is none": ("task: bad\nmetadata: 2001-99-99\n", "is not read"),
     "a Python object": ("task: !!python/object/apply:os.system [ls]\n", "is not read"),
-    "a function": ("task: bad\ndoc_to_text: !function evil.f\n", "it runs code"),
     "a list": ("- task: bad\n", "names no task"),
     "nothing": ("", "names no task"),
     "a key that is a list": ("? [a, b]\n: 1\n", "is not read"),
@@ -143,22 +138,14 @@ TOO_MUCH_AS_YAML = {
 }
 TOO_MUCH = {
     "loops in a loop": WRITTEN | {"doc_to_text": LONG_LOOP},
-    "empty loops in a loop": WRITTEN | {"doc_to_text": EMPTY_LOOP},
     "loops in the target": LAST_WORD | {"doc_to_target": EMPTY_LOOP},
     "loops in the choices": MULTIPLE_CHOICE | {"doc_to_choice": EMPTY_LOOP},
-    "loops in the description": WRITTEN | {"description": EMPTY_LOOP},
     "loops at the last question": WRITTEN | {"doc_to_text": LAST_ONLY},
     "3 GB of text": WRITTEN | {"doc_to_text": THREE_GB},
     "3 GB in a rolling text": ROLLING | {"doc_to_target": THREE_GB},
-    "3 GB before what is written": WRITTEN | {"gen_prefix": THREE_GB},
-    "3 GB of padding": WRITTEN | {"doc_to_text": "{{ 'a'|center(3000000000) }}"},
-    "3 GB of digits": WRITTEN | {"doc_to_text": "{{ '%3000000000d'|format(1) }}"},
     "a text that doubles": WRITTEN | {"doc_to_text": DOUBLING},
     "a power of a power": WRITTEN | {"doc_to_text": "{{ 9 ** (9 ** 9) }}"},
-    "a shift of powers": WRITTEN | {"doc_to_text": "{{ (7 ** 9999999) % (3 ** 9999999) }}"},
     "paragraphs without end": WRITTEN | {"doc_to_text": "{{ lipsum(n=99999999) }}"},
-    "lists of lists": WRITTEN | {"doc_to_text": "{{ [[[0] * 99999] * 99999]|string }}"},
-    "a sum of lists": WRITTEN | {"doc_to_text": "{{ ([[0] * 999] * 99999)|sum(start=[]) }}"},
     "choices without end": MULTIPLE_CHOICE | {"doc_to_choice": "{{ ['ab'] * 999999999 }}"},
 }
 """Fields of files that are refused without help, or at the limits of a trial."""
@@ -167,7 +154,14 @@ TOO_MUCH = {
 def write_text(folder, text):
     """The reference of a task file of this text, and its question."""
     (folder / "bad.jsonl").write_text(
-        json.dumps({"question": "what", "choices": ["a", "b"], "label": 0}) + "\n"
+        json.dumps(
+            {
+                "question": "what",
+                "choices": ["a", "b"],
+                "label": 0,
+            }
+        )
+        + "\n"
     )
     (folder / "bad.yaml").write_text(text, encoding="utf-8")
     return f"file:{folder / 'bad.yaml'}"
@@ -189,6 +183,10 @@ def packed_data(folder):
     """The reference of a task with a small Parquet file that unpacks to 8 GB."""
     texts = pyarrow.DictionaryArray.from_arrays([0] * 8_000, ["a" * 1_000_000])
     rows = pyarrow.table({"question": texts, "choices": [["a"]] * 8_000})
-    pyarrow.parquet.write_table(rows, folder / "bad.parquet", store_schema=False)
+    pyarrow.parquet.write_table(
+        rows,
+        folder / "bad.parquet",
+        store_schema=False,
+    )
     data = {"dataset_path": "parquet", "dataset_kwargs": {"data_files": {"test": "bad.parquet"}}}
     return write_task(folder, "bad", **WRITTEN | data)

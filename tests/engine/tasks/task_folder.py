@@ -25,7 +25,11 @@ WRITTEN = {
     "output_type": "generate_until",
     "doc_to_text": "question",
     "doc_to_target": "{{choices[0]}}",
-    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 8, "do_sample": False},
+    "generation_kwargs": {
+        "until": ["\n"],
+        "max_gen_toks": 8,
+        "do_sample": False,
+    },
     "metric_list": [{"metric": "exact_match"}],
 }
 
@@ -33,7 +37,11 @@ WRITTEN = {
 def write_task(folder, name, passages=(), **config):
     """The reference of a task in the folder; its data are written where passages are given."""
     rows = [
-        {"question": text, "choices": [*dict.fromkeys(text.split()[:3])], "label": i % 2}
+        {
+            "question": text,
+            "choices": [*dict.fromkeys(text.split()[:3])],
+            "label": i % 2,
+        }
         for i, text in enumerate(passages)
     ]
     if rows:

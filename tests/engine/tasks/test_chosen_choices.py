@@ -55,10 +55,17 @@ def rows(draw):
         choices = [
             draw.choice(SPACES) + draw.choice(WORDS) + draw.choice(SPACES) for _ in range(n_choices)
         ]
-        yield {"question": f"Question {i}:", "choices": choices, "label": draw.randrange(n_choices)}
+        yield {
+            "question": f"Question {i}:",
+            "choices": choices,
+            "label": draw.randrange(n_choices),
+        }
 
 
-@pytest.fixture(params=[" ", ""], ids=["a space before", "nothing before"])
+@pytest.fixture(
+    params=[" ", ""],
+    ids=["a space before", "nothing before"],
+)
 def write_choices(request, tmp_path):
     """The reference of a task over the odd choices, judged by one measure."""
 
@@ -66,10 +73,20 @@ def write_choices(request, tmp_path):
         lines = [json.dumps(row) for row in rows(random.Random(5))]
         (tmp_path / "odd.jsonl").write_text("\n".join(lines))
         config = {
-            "metric_list": [{"metric": measure, "aggregation": "mean", "higher_is_better": True}],
+            "metric_list": [
+                {
+                    "metric": measure,
+                    "aggregation": "mean",
+                    "higher_is_better": True,
+                }
+            ],
             "target_delimiter": request.param,
         }
-        return write_task(tmp_path, "odd", **MULTIPLE_CHOICE | config)
+        return write_task(
+            tmp_path,
+            "odd",
+            **MULTIPLE_CHOICE | config,
+        )
 
     return write
 
@@ -80,15 +97,19 @@ def scored_by_harness(task, lm, measure):
     """
     answers = []
     for doc in task.test_docs():
-        requests = task.construct_requests(doc, doc["question"], metadata=("odd", 0, 1))
+        requests = task.construct_requests(
+            doc,
+            doc["question"],
+            metadata=("odd", 0, 1),
+        )
         results = [lm.scored(*request.args) for request in requests]
         places = range(len(doc["choices"]))
-        taken = [
+        choices_taken = [
             place
             for place in places
             if task.process_results(doc | {"label": place}, results)[measure] == 1
         ]
-        answers.append((taken, task.process_results(doc, results)[measure] == 1))
+        answers.append((choices_taken, task.process_results(doc, results)[measure] == 1))
     return answers
 
 
@@ -105,33 +126,48 @@ def counted(dense, sparse):
 def samples_file(folder, task, lm):
     """The folder of files as the harness itself writes them."""
     results = evaluate(
-        lm=lm, task_dict={"tasks": {"odd": task}}, bootstrap_iters=0, log_samples=True
+        lm=lm,
+        task_dict={"tasks": {"odd": task}},
+        bootstrap_iters=0,
+        log_samples=True,
     )
     samples = results.pop("samples")
     tracker = EvaluationTracker(output_path=str(folder))
     tracker.general_config_tracker.model_name_sanitized = "model"
-    tracker.save_results_aggregated(results=results, samples=samples)
-    tracker.save_results_samples(task_name="odd", samples=samples["odd"])
+    tracker.save_results_aggregated(
+        results=results,
+        samples=samples,
+    )
+    tracker.save_results_samples(
+        task_name="odd",
+        samples=samples["odd"],
+    )
     return folder
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_chosen_right_broke_fixed_and_moved_are_the_harness_s_own(measure, write_choices, tmp_path):
-    (asked,) = load_tasks([write_choices(measure)], limit=None, n_shots=None)
+    (task,) = load_tasks(
+        [write_choices(measure)],
+        limit=None,
+        n_shots=None,
+    )
     models = [Guesser(1), Guesser(2)]
-    expected = [scored_by_harness(asked.task, lm, measure) for lm in models]
-    of_run = [asked.answer_with(lm) for lm in models]
-    folders = [samples_file(tmp_path / f"model {lm.seed}", asked.task, lm) for lm in models]
+    expected = [scored_by_harness(task.task, lm, measure) for lm in models]
+    of_run = [task.answer_with(lm) for lm in models]
+    folders = [samples_file(tmp_path / f"model {lm.seed}", task.task, lm) for lm in models]
     of_files = [read_answers(folder)[0] for folder in folders]
-    assert any(taken for taken, _ in expected[0]) and any(right for _, right in expected[0])
+    assert any(choices_taken for choices_taken, _ in expected[0]) and any(
+        right for _, right in expected[0]
+    )
     for sets in (of_run, of_files):
         for answers, of_harness in zip(sets, expected, strict=True):
             assert (answers.measure, len(answers.questions)) == (measure, N_QUESTIONS)
-            for question, (taken, right) in zip(answers.questions, of_harness, strict=True):
+            for question, (choices_taken, right) in zip(answers.questions, of_harness, strict=True):
                 assert question.right == right
                 # Several can be a first choice, as one that begins with another; the right one is
                 # shown, if any.
-                assert question.chosen in (taken or [None])
+                assert question.chosen in (choices_taken or [None])
                 assert right is False or question.chosen == int(question.target)
         (result,) = judge_tasks([pair_answers(*sets)], Tolerance())
         assert (result.broke, result.fixed, result.moved) == counted(*expected)

@@ -25,7 +25,12 @@ from sparsedash.schema.settings import DATA_SET
 from tests.engine.conftest import passages
 from tests.engine.tasks.task_folder import LAST_WORD, MULTIPLE_CHOICE, ROLLING, WRITTEN, write_task
 
-KINDS = {"choice": MULTIPLE_CHOICE, "word": LAST_WORD, "rolling": ROLLING, "written": WRITTEN}
+KINDS = {
+    "choice": MULTIPLE_CHOICE,
+    "word": LAST_WORD,
+    "rolling": ROLLING,
+    "written": WRITTEN,
+}
 
 
 def close(found):
@@ -35,15 +40,32 @@ def close(found):
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_those_of_the_harness_s_own_model(kind, loaded, tmp_path):
     (task,) = load_tasks(
-        [write_task(tmp_path, kind, passages(12), **KINDS[kind])], limit=10, n_shots=None
+        [
+            write_task(
+                tmp_path,
+                kind,
+                passages(12),
+                **KINDS[kind],
+            )
+        ],
+        limit=10,
+        n_shots=None,
     )
     lm = HarnessModel(SharedAnswers(loaded, [nullcontext], lambda n: None), 0)
     ours = task.answer_with(lm)
     theirs = task.answer_with(
-        HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=4)
+        HFLM(
+            pretrained=loaded.model,
+            tokenizer=loaded.tokenizer,
+            batch_size=4,
+        )
     )
     assert task.n_questions == len(ours.questions) == 10
-    for one, two in zip(ours.questions, theirs.questions, strict=True):
+    for one, two in zip(
+        ours.questions,
+        theirs.questions,
+        strict=True,
+    ):
         assert (one.right, one.chosen, one.text, one.prompt_hash) == (
             two.right,
             two.chosen,
@@ -51,49 +73,102 @@ def test_answers_are_those_of_the_harness_s_own_model(kind, loaded, tmp_path):
             two.prompt_hash,
         )
         assert one.log_likelihood == (two.log_likelihood and close(two.log_likelihood))
-        assert [each.log_likelihood for each in one.choices] == close(
-            [each.log_likelihood for each in two.choices]
+        assert [choice.log_likelihood for choice in one.choices] == close(
+            [choice.log_likelihood for choice in two.choices]
         )
 
 
 def test_a_folder_is_all_its_tasks_and_an_identity_changes_with_what_is_asked_alone(tmp_path):
-    write_task(tmp_path, "first", passages(4), **MULTIPLE_CHOICE)
-    write_task(tmp_path, "second", passages(4), **WRITTEN)
-    found = load_tasks([f"file:{tmp_path}"], limit=None, n_shots=None)
-    assert [each.name for each in found] == ["first", "second"]
-    again, _ = load_tasks([f"file:{tmp_path}"], limit=None, n_shots=None)
-    fewer, _ = load_tasks([f"file:{tmp_path}"], limit=3, n_shots=None)
+    write_task(
+        tmp_path,
+        "first",
+        passages(4),
+        **MULTIPLE_CHOICE,
+    )
+    write_task(
+        tmp_path,
+        "second",
+        passages(4),
+        **WRITTEN,
+    )
+    tasks = load_tasks(
+        [f"file:{tmp_path}"],
+        limit=None,
+        n_shots=None,
+    )
+    assert [task.name for task in tasks] == ["first", "second"]
+    again, _ = load_tasks(
+        [f"file:{tmp_path}"],
+        limit=None,
+        n_shots=None,
+    )
+    fewer, _ = load_tasks(
+        [f"file:{tmp_path}"],
+        limit=3,
+        n_shots=None,
+    )
     rows = [
         json.loads(line) | {"subject": "sums"}
         for line in (tmp_path / "first.jsonl").read_text().splitlines()
     ]
     (tmp_path / "first.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    sliced, _ = load_tasks([f"file:{tmp_path}"], limit=None, n_shots=None)
-    assert again.identity == found[0].identity
-    assert len({found[0].identity, fewer.identity, sliced.identity}) == 3
+    sliced, _ = load_tasks(
+        [f"file:{tmp_path}"],
+        limit=None,
+        n_shots=None,
+    )
+    assert again.identity == tasks[0].identity
+    assert len({tasks[0].identity, fewer.identity, sliced.identity}) == 3
 
 
 def test_what_a_task_draws_is_alike_for_all_models(tmp_path):
     (task,) = load_tasks(
-        [write_task(tmp_path, "drawn", passages(4), **MULTIPLE_CHOICE)], limit=None, n_shots=None
+        [
+            write_task(
+                tmp_path,
+                "drawn",
+                passages(4),
+                **MULTIPLE_CHOICE,
+            )
+        ],
+        limit=None,
+        n_shots=None,
     )
     task.task.config.doc_to_text = lambda doc: str((random.random(), numpy.random.rand()))
     one, two = (task.answer_with(Nobody(str)).questions for _ in range(2))
-    assert one == two and len({each.context for each in one}) == 4
+    assert one == two and len({question.context for question in one}) == 4
 
 
 def test_a_visitor_s_questions_stay_out_of_the_shared_cache(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     load_tasks(
-        [write_task(tmp_path, "own", passages(4), **MULTIPLE_CHOICE)], limit=None, n_shots=None
+        [
+            write_task(
+                tmp_path,
+                "own",
+                passages(4),
+                **MULTIPLE_CHOICE,
+            )
+        ],
+        limit=None,
+        n_shots=None,
     )
     assert not cache.exists()
 
 
 def test_what_fails_while_a_task_is_answered_is_a_sentence(tmp_path, monkeypatch):
     (task,) = load_tasks(
-        [write_task(tmp_path, "own", passages(4), **MULTIPLE_CHOICE)], limit=None, n_shots=None
+        [
+            write_task(
+                tmp_path,
+                "own",
+                passages(4),
+                **MULTIPLE_CHOICE,
+            )
+        ],
+        limit=None,
+        n_shots=None,
     )
     monkeypatch.setattr(Nobody, "loglikelihood", lambda *_: [][0])
     with pytest.raises(CorpusError, match="The task own cannot be used: list index"):
@@ -101,8 +176,22 @@ def test_what_fails_while_a_task_is_answered_is_a_sentence(tmp_path, monkeypatch
 
 
 def test_parts_that_cannot_be_judged_together_are_refused_before_any_work(tmp_path):
-    parts = [write_task(tmp_path, "mmlu_one", passages(4), **MULTIPLE_CHOICE)]
-    parts += [write_task(tmp_path, "mmlu_two", passages(4), **WRITTEN)]
+    parts = [
+        write_task(
+            tmp_path,
+            "mmlu_one",
+            passages(4),
+            **MULTIPLE_CHOICE,
+        )
+    ]
+    parts += [
+        write_task(
+            tmp_path,
+            "mmlu_two",
+            passages(4),
+            **WRITTEN,
+        )
+    ]
     with pytest.raises(CorpusError, match="parts of mmlu are judged by different measures"):
         load_tasks(parts, None, None)
 
@@ -130,7 +219,16 @@ BESIDE = {"data_files": {"test": "../secret.jsonl"}}
         ({"metric_list": [{"metric": "no_such_metric"}]}, "downloaded as code"),
         ({"doc_to_text": "{{ question.__class__.__mro__ }}"}, "unsafe"),
         ({"doc_to_text": "{{ missing }}"}, "missing"),
-        ({"generation_kwargs": {"do_sample": True, "temperature": 1.0, "until": []}}, "at random"),
+        (
+            {
+                "generation_kwargs": {
+                    "do_sample": True,
+                    "temperature": 1.0,
+                    "until": [],
+                }
+            },
+            "at random",
+        ),
         ({"generation_kwargs": {"temperature": 1.0, "until": []}}, "at random"),
         ({"generation_kwargs": {"num_beams": 4, "until": []}}, "num_beams, which"),
     ],
@@ -142,17 +240,39 @@ def test_a_task_that_would_run_code_or_cannot_be_had_is_refused_in_a_sentence(
     folder.mkdir()
     (tmp_path / "secret.jsonl").write_text("{}")
     with pytest.raises(CorpusError, match=why):
-        load_tasks([write_task(folder, "bad", passages(3), **WRITTEN | change)], None, None)
+        load_tasks(
+            [
+                write_task(
+                    folder,
+                    "bad",
+                    passages(3),
+                    **WRITTEN | change,
+                )
+            ],
+            None,
+            None,
+        )
 
 
 def test_a_measure_of_shares_is_refused_where_it_is_neither_right_nor_wrong(tmp_path, monkeypatch):
     def share(self, doc, results):
-        found = set(results[0].split())
-        return {"share": len(found & {doc["choices"][0]}) / max(1, len(found))}
+        words = set(results[0].split())
+        return {"share": len(words & {doc["choices"][0]}) / max(1, len(words))}
 
     monkeypatch.setattr(ConfigurableTask, "process_results", share)
     with pytest.raises(CorpusError, match="no measure by which every answer is right or wrong"):
-        load_tasks([write_task(tmp_path, "shares", passages(3), **WRITTEN)], None, None)
+        load_tasks(
+            [
+                write_task(
+                    tmp_path,
+                    "shares",
+                    passages(3),
+                    **WRITTEN,
+                )
+            ],
+            None,
+            None,
+        )
 
 
 def test_pictures_in_a_parquet_file_are_refused_before_they_are_opened(tmp_path):
@@ -184,7 +304,12 @@ def test_after_a_prompt_without_tokens_the_model_writes_as_after_its_first_token
 def test_data_whose_names_are_copied_into_their_place_are_refused_since_a_change_of_them_would_go_unseen(
     tmp_path,
 ):
-    write_task(tmp_path, "own", passages(4), **MULTIPLE_CHOICE)
+    write_task(
+        tmp_path,
+        "own",
+        passages(4),
+        **MULTIPLE_CHOICE,
+    )
     lines = ["task: copied", "dataset_path: json", "dataset_kwargs: {<<: {data_files: own.jsonl}}"]
     (tmp_path / "copied.yaml").write_text("\n".join(lines))
     with pytest.raises(CorpusError, match="hides the names of its data"):
@@ -248,6 +373,11 @@ def test_without_the_library_the_error_names_the_file_to_install(monkeypatch):
 
 def test_two_tasks_of_one_name_are_refused(tmp_path):
     for name in ("a", "b"):
-        write_task(tmp_path, name, passages(3), **LAST_WORD | {"task": "same"})
+        write_task(
+            tmp_path,
+            name,
+            passages(3),
+            **LAST_WORD | {"task": "same"},
+        )
     with pytest.raises(CorpusError, match="holds two tasks named same"):
         load_tasks([f"file:{tmp_path}"], None, None)

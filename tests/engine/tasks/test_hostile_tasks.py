@@ -39,14 +39,33 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize(("change", "why"), REFUSED_BY_FIELD.values(), ids=REFUSED_BY_FIELD)
+@pytest.mark.parametrize(
+    ("change", "why"),
+    REFUSED_BY_FIELD.values(),
+    ids=REFUSED_BY_FIELD,
+)
 def test_a_field_that_holds_what_it_may_not_is_named(change, why, tmp_path):
     with pytest.raises(CorpusError, match=why) as refused:
-        load_tasks([write_task(tmp_path, "bad", passages(3), **change)], None, None)
+        load_tasks(
+            [
+                write_task(
+                    tmp_path,
+                    "bad",
+                    passages(3),
+                    **change,
+                )
+            ],
+            None,
+            None,
+        )
     assert len(refused.value.message) < 400 and refused.value.message.isprintable()
 
 
-@pytest.mark.parametrize(("text", "why"), REFUSED_AS_YAML.values(), ids=REFUSED_AS_YAML)
+@pytest.mark.parametrize(
+    ("text", "why"),
+    REFUSED_AS_YAML.values(),
+    ids=REFUSED_AS_YAML,
+)
 def test_what_is_no_plain_yaml_of_a_task_is_refused_in_a_sentence(text, why, tmp_path):
     with pytest.raises(CorpusError, match=why) as refused:
         load_tasks([write_text(tmp_path, text)], None, None)
@@ -59,7 +78,12 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
 
 
 def test_data_that_cannot_be_read_are_refused_with_the_reason(tmp_path):
-    reference = write_task(tmp_path, "bad", passages(3), **WRITTEN)
+    reference = write_task(
+        tmp_path,
+        "bad",
+        passages(3),
+        **WRITTEN,
+    )
     (tmp_path / "bad.jsonl").write_text('{"question": ')
     with pytest.raises(CorpusError, match="JSON parse error"):
         load_tasks([reference], None, None)
@@ -68,19 +92,42 @@ def test_data_that_cannot_be_read_are_refused_with_the_reason(tmp_path):
 def test_targets_by_number_by_text_and_of_several_are_accepted(tmp_path):
     for target in ("label", "{{ choices[1] }}", "{{ [0, 1] }}"):
         reference = write_task(
-            tmp_path, "good", passages(3), **MULTIPLE_CHOICE | {"doc_to_target": target}
+            tmp_path,
+            "good",
+            passages(3),
+            **MULTIPLE_CHOICE | {"doc_to_target": target},
         )
         assert load_tasks([reference], None, None)[0].n_questions == 3
 
 
 def test_the_process_says_what_is_refused_and_nothing_of_what_is_not(fresh_process, tmp_path):
-    (task,) = load_tasks([write_task(tmp_path, "good", passages(3), **MULTIPLE_CHOICE)], None, None)
+    (task,) = load_tasks(
+        [
+            write_task(
+                tmp_path,
+                "good",
+                passages(3),
+                **MULTIPLE_CHOICE,
+            )
+        ],
+        None,
+        None,
+    )
     assert task.n_questions == 3
     with pytest.raises(
         CorpusError, match=r"^bad\.yaml: num_fewshot must be a whole number, 0 to 100, not -1\.$"
     ):
         load_tasks(
-            [write_task(tmp_path, "bad", passages(3), **WRITTEN | {"num_fewshot": -1})], None, None
+            [
+                write_task(
+                    tmp_path,
+                    "bad",
+                    passages(3),
+                    **WRITTEN | {"num_fewshot": -1},
+                )
+            ],
+            None,
+            None,
         )
 
 
@@ -90,7 +137,12 @@ def test_a_template_without_end_stops_at_the_limits_and_what_it_leaves_is_delete
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr("tempfile.tempdir", None)
-    reference = write_task(tmp_path, "bad", passages(3), **TOO_MUCH["3 GB of text"])
+    reference = write_task(
+        tmp_path,
+        "bad",
+        passages(3),
+        **TOO_MUCH["3 GB of text"],
+    )
     with pytest.raises(CorpusError, match=LIMITS) as refused:
         load_tasks([reference], None, None)
     assert "--task-limit" in refused.value.advice

@@ -2,10 +2,10 @@
 better.
 """
 
-import json
 import re
 import warnings
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -47,60 +47,20 @@ BOTH_CONDITIONS = [
     BIASED | {"context_condition": "ambig"},
     BIASED | {"context_condition": "disambig"},
 ]
-LANGUAGES = ("cat", "deu", "eng", "eus", "fra", "glg", "ita", "por", "spa")
-FLORES = [{f"sentence_{language}_Latn": TEXT for language in LANGUAGES}]
-APPLICANT = {"filled_template": TEXT, "age": 20, "decision_question_id": 1}
-SHEET = {
-    "questions": json.dumps(
-        [
-            {
-                "prompt": TEXT,
-                "subprompts": [{"questionpart_n": "1", "question": TEXT, "answer": "lamp"}],
-            }
-        ]
-    ),
-    "preamble": TEXT,
-    "context": TEXT,
-    "overall_question_n": 1,
-}
 DOCUMENTS = {
-    "basque_bench": FLORES,
     "bbq": BOTH_CONDITIONS,
     "cabbq": BOTH_CONDITIONS,
     "careqa": [{"question": TEXT, "answer": TEXT}],
-    "catalan_bench": FLORES,
-    "crows_pairs": [{"sent_more": f"{TEXT}.", "sent_less": f"{TEXT}!", "bias_type": "age"}],
-    "darija_bench": [
-        {"messages": [{"content": TEXT}, {"content": TEXT}], "direction": f"{source}_{target}"}
-        for source, target in (
-            ("dr", "en"),
-            ("en", "dr"),
-            ("dr", "fr"),
-            ("fr", "dr"),
-            ("dr", "msa"),
-            ("msa", "dr"),
-        )
+    "crows_pairs": [
+        {"sent_more": f"{TEXT}.", "sent_less": f"{TEXT}!", "bias_type": "age"},
     ],
-    "discrim_eval": [
-        APPLICANT | {"race": race, "gender": gender, "age": age}
-        for race in ("white", "black", "asian", "hispanic", "native american")
-        for gender in ("male", "female", "non-binary")
-        for age in (20, 60)
-    ],
-    "esbbq": BOTH_CONDITIONS,
-    "french_bench": [{"text": TEXT, "paragraph": TEXT}],
-    "galician_bench": FLORES,
-    "lingoly": [SHEET],
-    "mediqa_qa2019": [{"QUESTION": {"AnswerList": [{"Answer": {"AnswerText": TEXT}}]}}],
-    "noticia": [{"web_headline": TEXT, "web_text": TEXT, "summary": TEXT}],
-    "portuguese_bench": FLORES,
+    "lambada": [{"text": TEXT}],
+    "mimic_repsum": [{"text": TEXT}],
+    "paloma": [{"text": TEXT}],
     "realtoxicityprompts": [{"prompt": {"text": TEXT}}],
     "simple_cooccurrence_bias": [{"sentence": TEXT}],
-    "spanish_bench": [FLORES[0] | {"es": f"{TEXT} {i}", "va": TEXT} for i in range(10)],
-    "uncheatable_eval": [{"content": TEXT, "category": "ao3_english"}],
-    "wmt2016": [{"translation": {"en": TEXT, "ro": TEXT}}],
 }
-"""A few documents in the form of the folder's own; elsewhere a text is all that is asked for."""
+"""Of each outcome in the table, a folder, and a few documents in the form of its own."""
 
 REFUSALS = {
     "no measure by which every answer is right or wrong": "refused: no measure is right or wrong of each answer",
@@ -136,8 +96,11 @@ def fill(folder, monkeypatch):
     Returns the names of those that declare it, by their kind: measures, and how they are asked and
     judged.
     """
-    manager = TaskManager(include_path=[str(HARNESS / folder)], include_defaults=False)
-    documents = datasets.Dataset.from_list(DOCUMENTS.get(folder, [{"text": TEXT}]) * 10)
+    manager = TaskManager(
+        include_path=[str(HARNESS / folder)],
+        include_defaults=False,
+    )
+    documents = datasets.Dataset.from_list(DOCUMENTS[folder] * 10)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: defaultdict(lambda: documents))
     monkeypatch.setattr(
         harness, "_of_the_harness", lambda name: dict(manager.load([name])["tasks"])
@@ -158,7 +121,7 @@ def outcome(name):
     try:
         tasks = load_tasks([name], limit=None, n_shots=None)
     except CorpusError as error:
-        return next(words for said, words in REFUSALS.items() if said in str(error))
+        return next(words for cause, words in REFUSALS.items() if cause in str(error))
     (words,) = {judged(task.answer_with(Nobody(task.task.doc_to_target))) for task in tasks}
     return words
 
@@ -176,8 +139,8 @@ def row(folder, monkeypatch):
     """The row of the table. Every kind of task is asked once."""
     names = fill(folder, monkeypatch)
     outcomes = {kind_names[0]: outcome(kind_names[0]) for kind_names in names.values()}
-    measures = list(dict.fromkeys(f"`{measure}`" for measures, *_ in names for measure in measures))
-    shown = ", ".join(measures[:N_MEASURES_SHOWN])
+    measures = list(dict.fromkeys(chain(*(measures for measures, *_ in names))))
+    shown = ", ".join(f"`{measure}`" for measure in measures[:N_MEASURES_SHOWN])
     if len(measures) > N_MEASURES_SHOWN:
         shown += f" and {len(measures) - N_MEASURES_SHOWN} more"
     (words, *others) = dict.fromkeys(outcomes.values())
@@ -203,7 +166,11 @@ def test_the_table_holds_every_folder_that_declares_a_measure_of_which_less_is_b
 
 def test_in_a_run_the_likelier_stereotype_is_a_wrong_answer(monkeypatch):
     fill("crows_pairs", monkeypatch)
-    (task,) = load_tasks(["crows_pairs_english"], limit=2, n_shots=None)
+    (task,) = load_tasks(
+        ["crows_pairs_english"],
+        limit=2,
+        n_shots=None,
+    )
     # To nobody the first of two sentences, the stereotype, is the likelier one.
     answers = task.answer_with(Nobody(str))
     assert [(question.chosen, question.right) for question in answers.questions] == [
@@ -213,7 +180,7 @@ def test_in_a_run_the_likelier_stereotype_is_a_wrong_answer(monkeypatch):
     assert answers.questions[0].target == f"not {TEXT}."
 
 
-@pytest.mark.parametrize("folder", documented_rows())
+@pytest.mark.parametrize("folder", DOCUMENTS)
 def test_a_folder_of_the_harness_is_inverted_judged_or_refused_as_the_table_says(
     folder, monkeypatch
 ):

@@ -9,7 +9,7 @@ from sparsedash.catalog import resources
 from sparsedash.engine.texts.generation import continue_prompts, generate_texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings
-from tests.engine.tiny import CONFIGS, tiny_loaded
+from tests.engine.tiny import CONFIGS, seeded, tiny_loaded
 
 OPENINGS = ("the lamp", "the boat went home and the letter", "a door")
 LENGTH = 60
@@ -45,12 +45,7 @@ def sampled_without_a_cache(loaded, opening, uniform, n_new):
 @pytest.mark.parametrize("model_type", ["bloom", "falcon", "gemma3_text", "gpt2", "llama"])
 def test_prompts_are_continued_together_as_each_alone_up_to_its_end(model_type):
     loaded = loaded_of(model_type)
-    together = continue_prompts(
-        loaded,
-        OPENINGS,
-        12,
-        ignore_steps,
-    )
+    together = continue_prompts(loaded, OPENINGS, 12, ignore_steps)
     for opening, text in zip(OPENINGS, together, strict=True):
         ids = loaded.tokenizer(opening, return_tensors="pt").input_ids
         generated = loaded.model.generate(
@@ -67,7 +62,11 @@ def test_prompts_are_continued_together_as_each_alone_up_to_its_end(model_type):
 def test_texts_sampled_together_are_those_sampled_alone_from_the_seed_alone(model_type):
     loaded = loaded_of(model_type)
     state = torch.random.get_rng_state()
-    uniform = torch.rand(3, LENGTH, generator=torch.Generator().manual_seed(5)).tolist()
+    uniform = torch.rand(
+        3,
+        LENGTH,
+        generator=seeded(5),
+    ).tolist()
     n_new = LENGTH - min(len(loaded.tokenizer(opening).input_ids) for opening in OPENINGS)
     alone = []
     for opening, draws in zip(OPENINGS, uniform, strict=True):
@@ -81,12 +80,7 @@ def test_fewer_texts_are_written_at_once_where_their_cache_is_large(monkeypatch)
 
     def steps():
         reported = []
-        generate_texts(
-            loaded,
-            OPENINGS,
-            self_text(40, 20),
-            reported.append,
-        )
+        generate_texts(loaded, OPENINGS, self_text(40, 20), reported.append)
         return [step.done for step in reported]
 
     together = steps()
@@ -108,22 +102,12 @@ def test_fewer_texts_are_written_at_once_where_their_cache_is_large(monkeypatch)
 )
 def test_no_text_is_longer_than_the_context(family, key):
     loaded = tiny_loaded(family, **{key: 24})
-    texts = generate_texts(
-        loaded,
-        OPENINGS,
-        self_text(4, 64),
-        ignore_steps,
-    )
+    texts = generate_texts(loaded, OPENINGS, self_text(4, 64), ignore_steps)
     assert max(len(loaded.tokens(text)) for text in texts) > 12
 
 
 def test_no_sampled_text_ends_early():
     loaded = loaded_of("llama")
     loaded.model.lm_head.weight[0] = 1e3 * loaded.model.lm_head.weight[0].sign()
-    (text,) = generate_texts(
-        loaded,
-        OPENINGS,
-        self_text(n_samples=1),
-        ignore_steps,
-    )
+    (text,) = generate_texts(loaded, OPENINGS, self_text(n_samples=1), ignore_steps)
     assert len(loaded.tokenizer(text).input_ids) > LENGTH // 2

@@ -30,13 +30,11 @@ def test_a_small_text_set_is_downloaded_as_parquet(hub, client, tmp_path, name):
 
 
 def test_the_pile_is_streamed_from_its_compressed_files(hub, client, tmp_path):
-    parts = [[f"document {part} {i}" for i in range(6_000)] for part in range(2)]
-    serve_pile(
-        hub,
-        tmp_path,
-        "monology/pile-uncopyrighted",
-        parts,
-    )
+    parts = [
+        [f"document 0 {i}" for i in range(6_000)],
+        [f"document 1 {i}" for i in range(6_000)],
+    ]
+    serve_pile(hub, tmp_path, "monology/pile-uncopyrighted", parts)
     texts = client.ask(texts="the_pile")["texts"]
     assert len(texts) == HUB_TEXTS["the_pile"].n_streamed == 10_000
     assert (texts[0], texts[-1]) == ("document 0 0", "document 1 3999")
@@ -85,12 +83,7 @@ def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_agai
     path = f"owner/{harm.replace(', ', '-').replace(' ', '-')}"
     file = STREAMS[kind]
     serve = serve_c4 if kind == "gz" else serve_pile
-    repository = serve(
-        hub,
-        tmp_path,
-        path,
-        texts if kind == "gz" else [texts],
-    )
+    repository = serve(hub, tmp_path, path, texts if kind == "gz" else [texts])
     stored = next(iter(repository.commits.values()))[file]
     row = {
         "path": path,
@@ -124,7 +117,11 @@ def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without
         {"train": DOCUMENTS},
     )
     repository.breaks_off = {"default/train-00000-of-00001.parquet": 10_000}
-    row = {"path": "owner/whole", "config": "default", "split": "train"}
+    row = {
+        "path": "owner/whole",
+        "config": "default",
+        "split": "train",
+    }
     assert (
         "owner/whole could not be read from the hub"
         in client.ask(texts="owner/whole", row=row)["error"]
@@ -136,7 +133,8 @@ def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without
         assert client.ask(texts="owner/whole", row=row)["texts"] == DOCUMENTS
         for more in ({}, {"n_streamed": 10}):
             never = client.ask(
-                texts=f"never{len(more)}", row=row | {"path": f"owner/never{len(more)}"} | more
+                texts=f"never{len(more)}",
+                row=row | {"path": f"owner/never{len(more)}"} | more,
             )
             assert "not in the local cache, and the hub cannot be reached" in never["error"]
             assert "builtin:cloze" in never["advice"]
@@ -148,6 +146,9 @@ def test_a_text_set_that_the_hub_refuses_is_told_in_words(hub, client, tmp_path)
     write_parquet(tmp_path / "data" / "0000.parquet", ["a text"])
     hub.add("datasets", "owner/gated-texts", tmp_path).gated = True
     for path, message in (("owner/gated-texts", "gated"), ("owner/no-texts", "doesn't exist")):
-        refused = client.ask(texts=path, row={"path": path, "split": "train"})
+        refused = client.ask(
+            texts=path,
+            row={"path": path, "split": "train"},
+        )
         assert message in refused["error"]
         assert "HF_TOKEN" in refused["advice"]

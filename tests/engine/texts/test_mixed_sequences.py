@@ -13,7 +13,7 @@ from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.texts.mixed_sequences import held_out_sequences, mixed_sequences
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings
 from sparsedash.storage.store import Store
-from tests.engine.tiny import save_tiny
+from tests.engine.tiny import load_folder, save_tiny
 
 SETTINGS = CalibrationSettings(n_samples=40, length=64)
 N_IN_A_ROW = 8
@@ -22,9 +22,7 @@ N_IN_A_ROW = 8
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")
-    return load_model(
-        locate_model(str(save_tiny(folder / "model", "llama")), Store(folder / "data")), "float32"
-    )
+    return load_folder(save_tiny(folder / "model", "llama"), Store(folder / "data"))
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,11 @@ def tradeoff_data(
     """These records on these lines."""
     run, _ = specimens.run()
     models = {r.key: alone(dense, r) for r in (dense, *chain(*lines.values()))}
-    results = RunResults(run=run, models=tuple(models.values()), tolerance=Tolerance())
+    results = RunResults(
+        run=run,
+        models=tuple(models.values()),
+        tolerance=Tolerance(),
+    )
     return TradeoffData(
         dense=results.point_of(models[dense.key], "channels"),
         lines={

@@ -37,7 +37,12 @@ def test_kept_widths_and_losses_alone_stand_below_in_panels_of_their_own():
 
 
 def test_what_was_not_measured_is_left_out():
-    nothing = replace(PRUNED, layer_errors=(0.0, 0.0), held_out_errors=(), alone=(0.0, 0.0))
+    nothing = replace(
+        PRUNED,
+        layer_errors=(0.0, 0.0),
+        held_out_errors=(),
+        alone=(0.0, 0.0),
+    )
     figure = drawn(bar_charts.layers_chart(nothing))
     assert figure["layout"]["yaxis"]["range"][1] > 0 and trace(figure, "y3")["y"] == [0, 0]
     figure = drawn(bar_charts.layers_chart(replace(MADE, alone=(), passage_errors=())))
@@ -54,7 +59,13 @@ WORDS = ("fell by 1 or more", "fell by 0 to 1", "rose by 0 or more")
 
 
 def test_every_range_has_a_bar_of_its_count_with_labelled_ends_and_the_chosen_one_stands_out():
-    figure = bar_charts.changes_chart((-1.0, 0.0), (2, 0, 5), WORDS, 0, "light")
+    figure = bar_charts.changes_chart(
+        (-1.0, 0.0),
+        (2, 0, 5),
+        WORDS,
+        0,
+        "light",
+    )
     colours = PALETTES["light"]
     (bars,) = figure.data
     axis = figure.layout.xaxis
@@ -71,5 +82,11 @@ def test_it_is_said_in_words():
 
 
 def test_a_click_names_a_bar_or_none():
-    clicks = [[], [{}], [{"point_index": "2"}], [{"point_index": 3}], [{"point_index": 2}]]
+    clicks = [
+        [],
+        [{}],
+        [{"point_index": "2"}],
+        [{"point_index": 3}],
+        [{"point_index": 2}],
+    ]
     assert [bar_charts.clicked_bar(points, 3) for points in clicks] == [None, None, None, None, 2]

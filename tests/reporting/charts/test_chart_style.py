@@ -46,7 +46,11 @@ def dot(row, column) -> float:
     return sum(a * b for a, b in zip(row, column, strict=True))
 
 
-@pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
+@pytest.mark.parametrize(
+    "palette",
+    PALETTES.values(),
+    ids=list(PALETTES),
+)
 def test_text_in_a_chart_reaches_four_and_a_half_and_marks_three(palette: Palette):
     texts = (
         palette.text,
@@ -80,20 +84,34 @@ def oklab(colour: str, seen: str) -> tuple[float, ...]:
     return tuple(dot(row, roots) for row in opponents)
 
 
-@pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
+@pytest.mark.parametrize(
+    "palette",
+    PALETTES.values(),
+    ids=list(PALETTES),
+)
 @pytest.mark.parametrize("seen", SEEN)
 def test_the_first_six_lines_and_dense_stay_apart_for_everybody(palette, seen):
     places = [oklab(colour, seen) for colour in (palette.dense, *palette.lines[:6])]
     assert min(dist(one, other) for one, other in itertools.combinations(places, 2)) > 0.075
 
 
-@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "theme",
+    [0, 1],
+    ids=["light", "dark"],
+)
 @pytest.mark.parametrize("ground", [*GROUNDS, "track"])
 @pytest.mark.parametrize("name", TEXT_TOKENS)
 def test_text_on_a_page_reaches_four_and_a_half(name, ground, theme):
     # On the track stand only words that one continuation has, in the colour of plain text.
     text = BODY_TEXT if ground == "track" else TOKENS[name]
-    assert contrast(text.split(", ")[theme], TOKENS[ground].split(", ")[theme]) >= 4.5
+    assert (
+        contrast(
+            text.split(", ")[theme],
+            TOKENS[ground].split(", ")[theme],
+        )
+        >= 4.5
+    )
 
 
 def test_every_colour_that_the_style_sheet_writes_text_in_is_looked_at():
@@ -104,7 +122,11 @@ def test_every_colour_that_the_style_sheet_writes_text_in_is_looked_at():
 
 def test_chart_and_page_have_the_same_colours():
     for name, token in TOKENS.items():
-        for colour, palette in zip(token.split(", "), PALETTES.values(), strict=True):
+        for colour, palette in zip(
+            token.split(", "),
+            PALETTES.values(),
+            strict=True,
+        ):
             chart = getattr(palette, name.replace("-", "_"), colour)
             assert chart.casefold() == colour.casefold(), name
 
@@ -160,7 +182,13 @@ def test_labels_stand_as_near_to_their_places_as_can_be(wanted, heights, placed)
     assert spread_apart(wanted, heights, 200) == pytest.approx(placed)
 
 
-@given(st.lists(st.tuples(st.floats(-50, 450), st.floats(5, 40)), min_size=1, max_size=10))
+@given(
+    st.lists(
+        st.tuples(st.floats(-50, 450), st.floats(5, 40)),
+        min_size=1,
+        max_size=10,
+    )
+)
 def test_no_label_covers_another_and_all_have_their_order(pairs):
     wanted = [w for w, _ in pairs]
     heights = [h for _, h in pairs]

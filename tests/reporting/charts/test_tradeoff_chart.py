@@ -35,7 +35,11 @@ DENSE = specimens.record([True] * 60 + [False] * 60)
 TEN = specimens.record([True] * 54 + [False] * 66, 100)
 THIRTY = specimens.record([True] * 30 + [False] * 90, 300)
 RACE = tradeoff_data(DENSE, {"sparse": [THIRTY, TEN]})
-TWO = tradeoff_data(DENSE, {"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude")
+TWO = tradeoff_data(
+    DENSE,
+    {"least-squares": [TEN], "magnitude": [THIRTY]},
+    leader="magnitude",
+)
 
 
 def chart(tradeoff=RACE, measure="share right", theme="light"):
@@ -49,7 +53,11 @@ def sparse_traces(figure):
 def answering(tradeoff, label, point):
     """The same chart with a model that is answering."""
     return replace(
-        tradeoff, lines={**tradeoff.lines, label: [*tradeoff.lines.get(label, ()), point]}
+        tradeoff,
+        lines={
+            **tradeoff.lines,
+            label: [*tradeoff.lines.get(label, ()), point],
+        },
     )
 
 
@@ -58,7 +66,11 @@ def test_a_line_leads_from_dense_by_measured_sparsity_with_an_interval_at_every_
     marks = trace(chart(), "sparse")
     assert (
         line["x"]
-        == [0.0, 100 * TEN.pruned.reached.channels, 100 * THIRTY.pruned.reached.channels]
+        == [
+            0.0,
+            100 * TEN.pruned.reached.channels,
+            100 * THIRTY.pruned.reached.channels,
+        ]
         == [0.0, *marks["x"]]
     )
     assert line["y"] == [50.0, 45.0, 25.0] == [50.0, *marks["y"]]
@@ -87,7 +99,13 @@ def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_
     (alone,) = judge_all([record_losses(DENSE, THIRTY)], Tolerance())
     assert change["error_y"]["arrayminus"][-1] == pytest.approx(100 * alone.accuracy.high - 25)
     assert change["error_y"]["array"][-1] == pytest.approx(25 - 100 * alone.accuracy.low)
-    assert dict(zip(marks["tickvals"], marks["ticktext"], strict=True)) == {
+    assert dict(
+        zip(
+            marks["tickvals"],
+            marks["ticktext"],
+            strict=True,
+        )
+    ) == {
         -30: "−30",
         -20: "−20",
         -10: "−10",
@@ -107,7 +125,10 @@ def test_the_dense_line_and_its_band_cross_the_whole_chart():
     )
     low, high = figure["layout"]["yaxis"]["range"]
     assert labels(figure) == pytest.approx(
-        {"dense": (50 - low) / (high - low), "sparse": (25 - low) / (high - low)}
+        {
+            "dense": (50 - low) / (high - low),
+            "sparse": (25 - low) / (high - low),
+        }
     )
     assert (
         figure["layout"]["xaxis"]["ticksuffix"] == " %"
@@ -122,7 +143,15 @@ def test_methods_differ_by_mark_dash_and_colour_as_their_labels_show_and_the_lea
     assert first["marker"]["symbol"] != second["marker"]["symbol"]
     assert one["dash"] != other["dash"] and other["width"] > one["width"]
     inks = [note["font"]["color"] for note in figure["layout"]["annotations"]]
-    assert inks == [PALETTES["light"].dense, one["color"], other["color"]] and len(set(inks)) == 3
+    assert (
+        inks
+        == [
+            PALETTES["light"].dense,
+            one["color"],
+            other["color"],
+        ]
+        and len(set(inks)) == 3
+    )
     assert set(labels(figure)) == {"dense", "● least-squares", "■ magnitude"}
     ends = [100 * record.pruned.reached.channels for record in (TEN, THIRTY)]
     assert [t["x"][0] for t in (first, second)] == pytest.approx(ends), (
@@ -143,7 +172,13 @@ def test_all_but_a_highlighted_line_are_grey_and_without_bars():
 
 
 def test_a_leader_line_leads_from_a_line_that_ends_early_to_its_label():
-    early = chart(tradeoff_data(DENSE, {"sparse": [TEN]}, asked=(100, 300)))
+    early = chart(
+        tradeoff_data(
+            DENSE,
+            {"sparse": [TEN]},
+            asked=(100, 300),
+        )
+    )
     gutter, across = early["layout"]["shapes"]
     end = 100 * TEN.pruned.reached.channels
     right = early["layout"]["xaxis"]["range"][1]
@@ -160,7 +195,11 @@ def test_nothing_moves_while_a_run_fills_the_chart():
     assert half["layout"]["xaxis"]["range"][1] == pytest.approx(31.8)
     assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
     coming = replace(TWO, lines={**TWO.lines, "a-much-longer-name": []})
-    live = answering(coming, "a-much-longer-name", live_point(100, right=5, done=10))
+    live = answering(
+        coming,
+        "a-much-longer-name",
+        live_point(100, right=5, done=10),
+    )
     before = chart(coming)
     after = chart(live)
     assert all(
@@ -188,10 +227,15 @@ def test_the_words_say_every_point_with_its_interval():
 
 
 def test_fewer_passages_than_dense_make_a_hollow_mark():
-    few = replace(THIRTY, outcomes=THIRTY.outcomes[:40], stopping=STOPPED)
-    symbols = trace(chart(tradeoff_data(DENSE, {"sparse": [TEN, few]})), "sparse")["marker"][
-        "symbol"
-    ]
+    few = replace(
+        THIRTY,
+        outcomes=THIRTY.outcomes[:40],
+        stopping=STOPPED,
+    )
+    symbols = trace(
+        chart(tradeoff_data(DENSE, {"sparse": [TEN, few]})),
+        "sparse",
+    )["marker"]["symbol"]
     assert symbols == ["circle", "circle-open"]
 
 
@@ -204,7 +248,8 @@ def test_perplexity_is_the_change_of_the_log_likelihood_with_the_interval_of_its
     assert trace(chart(measure=PERPLEXITY), "sparse")["y"][0] == reading.value
     # One passage has no bar, which would be as high as the chart.
     (reading,) = read(
-        PERPLEXITY, *(replace(record, outcomes=record.outcomes[:1]) for record in (DENSE, TEN))
+        PERPLEXITY,
+        *(replace(record, outcomes=record.outcomes[:1]) for record in (DENSE, TEN)),
     )
     assert reading.low == reading.value == reading.high and reading.words.endswith(
         " that of dense (no interval)"
@@ -213,7 +258,13 @@ def test_perplexity_is_the_change_of_the_log_likelihood_with_the_interval_of_its
 
 def test_the_axis_of_perplexity_speaks_of_factors_and_that_of_flips_has_no_minus():
     axis = chart(measure=PERPLEXITY)["layout"]["yaxis"]
-    at = dict(zip(axis["ticktext"], axis["tickvals"], strict=True))
+    at = dict(
+        zip(
+            axis["ticktext"],
+            axis["tickvals"],
+            strict=True,
+        )
+    )
     assert at["1.00 ×"] == 0 and at["2.00 ×"] == pytest.approx(-log(2))
     texts = chart(measure="flips")["layout"]["yaxis"]["ticktext"]
     assert "0 %" in texts and not any("-" in text for text in texts)
@@ -222,12 +273,16 @@ def test_the_axis_of_perplexity_speaks_of_factors_and_that_of_flips_has_no_minus
 @pytest.mark.parametrize("fall", [25.0, 1e308])
 def test_a_hopeless_model_stands_at_the_edge_and_the_axis_stays_readable(fall):
     hopeless = replace(
-        THIRTY, outcomes=tuple(replace(o, log_likelihood=-fall) for o in THIRTY.outcomes)
+        THIRTY,
+        outcomes=tuple(replace(o, log_likelihood=-fall) for o in THIRTY.outcomes),
     )
     (reading,) = read(PERPLEXITY, DENSE, hopeless)
     assert reading.value == pytest.approx(-log(1_000_000), abs=2)
     assert reading.words.startswith("over 1,000,000 × that of dense (")
-    axis = chart(tradeoff_data(DENSE, {"sparse": [TEN, hopeless]}), PERPLEXITY)["layout"]["yaxis"]
+    axis = chart(
+        tradeoff_data(DENSE, {"sparse": [TEN, hopeless]}),
+        PERPLEXITY,
+    )["layout"]["yaxis"]
     low, high = axis["range"]
     assert -17 < low < reading.low <= reading.high < high < 6.5
     assert 4 <= len(axis["ticktext"]) <= 8 and "1.00 ×" in axis["ticktext"]
@@ -240,8 +295,17 @@ def test_a_hopeless_model_stands_at_the_edge_and_the_axis_stays_readable(fall):
 
 
 def test_broken_answers_stand_below_zero_and_fixed_ones_above_with_their_intervals():
-    sparse = specimens.record([False] * 12 + [True] * 48 + [True] * 6 + [False] * 54, 200)
-    figure = chart(tradeoff_data(DENSE, {"sparse": [replace(sparse, stopping=STOPPED)]}), "flips")
+    sparse = specimens.record(
+        [False] * 12 + [True] * 48 + [True] * 6 + [False] * 54,
+        200,
+    )
+    figure = chart(
+        tradeoff_data(
+            DENSE,
+            {"sparse": [replace(sparse, stopping=STOPPED)]},
+        ),
+        "flips",
+    )
     broke = trace(figure, "broke")
     assert (broke["y"], trace(figure, "fixed")["y"]) == ([-10], [5])
     assert set(labels(figure)) == {"dense", "broke", "fixed"}
@@ -252,7 +316,11 @@ def test_broken_answers_stand_below_zero_and_fixed_ones_above_with_their_interva
 
 
 def test_the_live_point_stands_at_the_sparsity_asked_for_and_moves_as_answers_come():
-    race = answering(RACE, "sparse", live_point(200, right=30, done=80))
+    race = answering(
+        RACE,
+        "sparse",
+        live_point(200, right=30, done=80),
+    )
     point = trace(chart(race), "live")
     assert (point["x"], point["y"], clicked_record([{"customdata": point["customdata"][0]}])) == (
         [20.0],
@@ -279,19 +347,35 @@ def judged(tradeoff, **verdicts):
     """The chart's data with these verdicts, by line, from left to right."""
     lines = {
         label: [
-            replace(point, verdicts={PERPLEXITY: verdict, "accuracy": "undecided"})
+            replace(
+                point,
+                verdicts={PERPLEXITY: verdict, "accuracy": "undecided"},
+            )
             for point, verdict in zip(
-                sorted(points, key=lambda p: p.sparsity), verdicts[label], strict=True
+                sorted(points, key=lambda p: p.sparsity),
+                verdicts[label],
+                strict=True,
             )
         ]
         for label, points in tradeoff.lines.items()
     }
-    return replace(tradeoff, lines=lines, allowed={PERPLEXITY: log(1.1), "accuracy": 2.0})
+    return replace(
+        tradeoff,
+        lines=lines,
+        allowed={PERPLEXITY: log(1.1), "accuracy": 2.0},
+    )
 
 
 def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
-    both = tradeoff_data(DENSE, {"flap": [TEN, THIRTY], "magnitude": [TEN, THIRTY]})
-    data = judged(both, flap=("within", "undecided"), magnitude=("within", "beyond"))
+    both = tradeoff_data(
+        DENSE,
+        {"flap": [TEN, THIRTY], "magnitude": [TEN, THIRTY]},
+    )
+    data = judged(
+        both,
+        flap=("within", "undecided"),
+        magnitude=("within", "beyond"),
+    )
     figure = chart(data, PERPLEXITY)
     assert verdict_signs(figure) == [["●", "✓", "?"], ["■", "✓", "✕"]]
     below = [
@@ -314,8 +398,18 @@ def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
 def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more) -> Point:
     """A model that lost this much; upwards is better."""
     words = f"{nats_as_factor(nats)} that of dense"
-    one = Reading(value=-nats, low=-nats - spread, high=-nats + spread, words=words)
-    other = Reading(value=-1.0, low=-2.0, high=0.0, words="")
+    one = Reading(
+        value=-nats,
+        low=-nats - spread,
+        high=-nats + spread,
+        words=words,
+    )
+    other = Reading(
+        value=-1.0,
+        low=-2.0,
+        high=0.0,
+        words="",
+    )
     readings = {
         PERPLEXITY: (one,),
         "accuracy": (other,),
@@ -323,7 +417,12 @@ def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more)
         "share right": (other,),
     }
     return Point(
-        key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[], **more
+        key=key,
+        permille=permille,
+        sparsity=permille / 10,
+        readings=readings,
+        facts=[],
+        **more,
     )
 
 
@@ -339,14 +438,28 @@ def far_race(**lines: list[Point]) -> TradeoffData:
 
 
 BEYOND = {PERPLEXITY: "beyond"}
-GOOD = [far_point("g1", 100, 0.1), far_point("g2", 200, 0.4), far_point("g3", 300, 0.8)]
+GOOD = [
+    far_point("g1", 100, 0.1),
+    far_point("g2", 200, 0.4),
+    far_point("g3", 300, 0.8),
+]
 FAIR = [
     far_point("f1", 100, 0.2),
     far_point("f2", 200, 0.9),
-    far_point("f3", 300, 7.0, verdicts=BEYOND),
+    far_point(
+        "f3",
+        300,
+        7.0,
+        verdicts=BEYOND,
+    ),
 ]
 FAR = [
-    far_point(f"h{p}", p, nats, verdicts=BEYOND)
+    far_point(
+        f"h{p}",
+        p,
+        nats,
+        verdicts=BEYOND,
+    )
     for p, nats in ((100, 7.0), (200, 9.5), (300, 13.8155106))
 ]
 FAR_RACE = far_race(good=GOOD, fair=FAIR, hopeless=FAR)
@@ -378,10 +491,21 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_the_axis_follows_the_lea
     )
     assert n_arrows(chart(FAR_RACE, "accuracy")) == 0, "which has bounds"
     gains = {
-        p.key: Reading(value=1.0 + i / 10, low=1.0, high=2.0, words="")
+        p.key: Reading(
+            value=1.0 + i / 10,
+            low=1.0,
+            high=2.0,
+            words="",
+        )
         for i, p in enumerate(FAR_RACE.sparse)
     }
-    gained = drawn(gain_chart(FAR_RACE, Gained(name="bytes", gains=gains), PERPLEXITY))
+    gained = drawn(
+        gain_chart(
+            FAR_RACE,
+            Gained(name="bytes", gains=gains),
+            PERPLEXITY,
+        )
+    )
     assert n_arrows(gained) == 4
     assert min(trace(gained, "unbeaten")["y"]) == pytest.approx(-13.8155106)
 
@@ -389,11 +513,37 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_the_axis_follows_the_lea
 @pytest.mark.parametrize(
     "tradeoff",
     [
-        far_race(good=GOOD, other=[far_point("o", 300, 7.0, verdicts={PERPLEXITY: "undecided"})]),
-        far_race(good=GOOD, other=[far_point("w", 100, 1.2, spread=8.0), far_point("x", 200, 8.0)]),
+        far_race(
+            good=GOOD,
+            other=[
+                far_point(
+                    "o",
+                    300,
+                    7.0,
+                    verdicts={PERPLEXITY: "undecided"},
+                )
+            ],
+        ),
+        far_race(
+            good=GOOD,
+            other=[
+                far_point(
+                    "w",
+                    100,
+                    1.2,
+                    spread=8.0,
+                ),
+                far_point("x", 200, 8.0),
+            ],
+        ),
         far_race(
             good=[
-                far_point(f"s{p}", p, nats, 0.01)
+                far_point(
+                    f"s{p}",
+                    p,
+                    nats,
+                    0.01,
+                )
                 for p, nats in ((100, 0.01), (200, 0.02), (300, 1.1))
             ]
         ),
@@ -421,7 +571,10 @@ OPT_RACE = tradeoff_data(
     OPT,
     {
         "sparse": [
-            replace(OPT, pruned=replace(PRUNED, reached=replace(PRUNED.reached, channels=0.05)))
+            replace(
+                OPT,
+                pruned=replace(PRUNED, reached=replace(PRUNED.reached, channels=0.05)),
+            )
         ]
     },
     published=ROWS,
@@ -450,7 +603,12 @@ def test_a_published_row_of_the_same_model_passages_and_format_is_a_grey_diamond
 
 
 def gain(value, wide=0.0):
-    return Reading(value=value, low=value - wide, high=value + wide, words=f"{value:.2f} × as fast")
+    return Reading(
+        value=value,
+        low=value - wide,
+        high=value + wide,
+        words=f"{value:.2f} × as fast",
+    )
 
 
 @pytest.fixture
@@ -465,7 +623,10 @@ def keys(tradeoff):
 
 def test_known_gains_stand_at_what_they_win_with_both_intervals(tradeoff):
     first, second, _ = keys(tradeoff)
-    gained = Gained(name="Speed", gains={first: gain(1.1, 0.05), second: gain(0.9)})
+    gained = Gained(
+        name="Speed",
+        gains={first: gain(1.1, 0.05), second: gain(0.9)},
+    )
     figure = drawn(gain_chart(tradeoff, gained, "accuracy"))
     one = trace(figure, "one")
     assert one["x"] == [1.1, 0.9] and figure["layout"]["xaxis"]["range"][0] < 0.9
@@ -474,14 +635,32 @@ def test_known_gains_stand_at_what_they_win_with_both_intervals(tradeoff):
     assert [data[1] for data in one["customdata"]] == [first, second]
     assert "other" not in [t["name"] for t in figure["data"]]
     assert (
-        trace(drawn(gain_chart(tradeoff, gained, "flips", "dark")), "across")["line"]["color"]
+        trace(
+            drawn(
+                gain_chart(
+                    tradeoff,
+                    gained,
+                    "flips",
+                    "dark",
+                )
+            ),
+            "across",
+        )["line"]["color"]
         == "#8DB4E8"
     )
 
 
 def at_share(point, value):
-    reading = Reading(value=value, low=value, high=value, words=f"{value} %")
-    return replace(point, readings={**point.readings, "share right": (reading,)})
+    reading = Reading(
+        value=value,
+        low=value,
+        high=value,
+        words=f"{value} %",
+    )
+    return replace(
+        point,
+        readings={**point.readings, "share right": (reading,)},
+    )
 
 
 def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
@@ -496,9 +675,17 @@ def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
     )
     # The third wins less than the second and loses more.
     gained = Gained(
-        name="Speed", gains={first.key: gain(1.1), second.key: gain(1.2), third.key: gain(1.15)}
+        name="Speed",
+        gains={
+            first.key: gain(1.1),
+            second.key: gain(1.2),
+            third.key: gain(1.15),
+        },
     )
-    front = trace(drawn(gain_chart(known, gained, "share right")), "unbeaten")
+    front = trace(
+        drawn(gain_chart(known, gained, "share right")),
+        "unbeaten",
+    )
     assert (front["x"], front["y"]) == ([1.0, 1.1, 1.2], [50.0, 48.0, 46.0])
     assert gain_words(known, gained, "share right").count("on the Pareto front") == 2
     # Over tasks an easy one of a model would stand for the model.

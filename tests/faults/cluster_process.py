@@ -20,8 +20,8 @@ from sparsedash.service import cluster_machine
 from sparsedash.service.cluster_runner import ClusterRunner
 from sparsedash.storage.local_machine import data_folder
 from sparsedash.storage.store import Store
-from tests import dies_with_us
-from tests.dask_house import ROOT, DaskHouse, eventually
+from tests import child_processes
+from tests.dask_cluster import ROOT, DaskHouse, eventually
 from tests.faults.fake_worker import COMMAND
 
 SIX = (100, 200, 300, 400, 500, 600)
@@ -108,11 +108,14 @@ class ClusterHouse(DaskHouse):
 
     def serve_apart(self) -> subprocess.Popen[bytes]:
         """A server in a process of its own, which can be killed."""
-        command = ["-c", f"from tests.faults.cluster_house import serve; serve({str(self.data)!r})"]
+        command = [
+            "-c",
+            f"from tests.faults.cluster_process import serve; serve({str(self.data)!r})",
+        ]
         known = {**os.environ, "PYTHONPATH": str(ROOT)}
         with (self.folder / "server.log").open("ab") as output:
             self.processes.append(
-                dies_with_us.start(
+                child_processes.start(
                     command,
                     env=known,
                     cwd=ROOT,

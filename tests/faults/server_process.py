@@ -1,7 +1,7 @@
 """A data folder with its job table, runners that start fake workers, and servers that do nothing
 but tend.
 
-python -m tests.faults.house FOLDER COMMAND...   such a server, once every 20 ms, until it is killed
+python -m tests.faults.server_process FOLDER COMMAND...   such a server, once every 20 ms, until it is killed
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, worker_environment
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.store import claim_data_folder
-from tests import dies_with_us
-from tests.dask_house import eventually
+from tests import child_processes
+from tests.dask_cluster import eventually
 from tests.faults.fake_worker import COMMAND
 
 FORKING_WORKER = Path(__file__).with_name("forking_worker.py")
@@ -84,8 +84,8 @@ class House:
         return self.runners[-1]
 
     def start_server(self) -> subprocess.Popen[bytes]:
-        command = ["-m", "tests.faults.house", str(self.folder), *COMMAND]
-        self.processes.append(dies_with_us.start(command, env=worker_environment(0)))
+        command = ["-m", "tests.faults.server_process", str(self.folder), *COMMAND]
+        self.processes.append(child_processes.start(command, env=worker_environment(0)))
         return self.processes[-1]
 
     def start_worker(self, slot: int) -> subprocess.Popen[bytes]:

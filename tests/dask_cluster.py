@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import trustme
 
-from tests import dies_with_us
+from tests import child_processes
 
 ROOT = Path(__file__).parents[1]
 PRIVATE = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
@@ -153,6 +153,6 @@ class DaskHouse:
         known = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", **environment}
         with (self.folder / f"{name}.log").open("ab") as output:
             command = [*arguments, *self.certificates.flags]
-            return dies_with_us.start(
+            return child_processes.start(
                 command, env=known, stdout=output, stderr=output, stdin=subprocess.DEVNULL
             )
