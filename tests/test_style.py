@@ -11,16 +11,16 @@ ROOT = Path(__file__).parents[1]
 PLACES = {"product": ("sparsedash", "pages", "app.py"), "tests": ("tests",)}
 CEILINGS = {
     "product": {
-        "nested comprehensions": 58,
-        "several assignments in one line": 40,
-        "choices inside f-strings": 5,
-        "empty names": 84,
+        "nested comprehensions": 46,
+        "several assignments in one line": 15,
+        "choices inside f-strings": 4,
+        "empty names": 38,
     },
     "tests": {
-        "nested comprehensions": 28,
-        "several assignments in one line": 42,
+        "nested comprehensions": 27,
+        "several assignments in one line": 40,
         "choices inside f-strings": 0,
-        "empty names": 200,
+        "empty names": 195,
     },
 }
 """To be lowered whenever a figure falls."""

@@ -172,3 +172,10 @@ def test_freed_memory_is_kept_unless_the_environment_says_how_given_back_and_a_p
     assert (kept_less < 0.1 * PIECES) == is_kept
     assert freed > 0.9 * PIECES or not is_kept
     assert less > 0.9 * PIECES and peak_less > 0.8 * PIECES
+
+
+@pytest.mark.parametrize(("load", "is_busy"), [(2.0, False), (2.5, False), (2.6, True)])
+def test_a_machine_is_overloaded_above_five_threads_for_four_processors(load, is_busy, monkeypatch):
+    monkeypatch.setattr(local_machine.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(local_machine.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert local_machine.is_overloaded() == is_busy

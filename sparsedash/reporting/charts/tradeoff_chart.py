@@ -162,27 +162,35 @@ def tradeoff_chart(
         ticklabelstandoff=below,
     )
     across["title"]["standoff"] = below + 12
+    title_words = TITLES[measure].format(of=_of_all(tradeoff))
+    layout = _loss_layout(title_words, height, bottom, colours, across, axis, labels)
+    layout["annotations"] += notes
+    return go.Figure(traces, layout)
+
+
+def _loss_layout(
+    title: str,
+    height: float,
+    bottom: int,
+    colours: Palette,
+    xaxis: dict[str, Any],
+    axis: LossAxis,
+    labels: Sequence[Label],
+) -> dict[str, Any]:
+    """The layout of a chart of losses, with the labels of its lines.
+
+    height, bottom: of the plot and of the margin below it, in pixels.
+    """
     layout = style.chart_frame(
-        TITLES[measure].format(of=_of_all(tradeoff)),
+        title,
         round(height) + _TOP + bottom,
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": bottom},
-        xaxis=across,
-        yaxis=style.y_axis(
-            colours,
-            range=list(axis.range),
-            **axis.ticks,
-        ),
+        xaxis=xaxis,
+        yaxis=style.y_axis(colours, range=list(axis.range), **axis.ticks),
     )
-    layout |= style.label_layout(
-        labels,
-        axis.range,
-        height,
-        colours,
-        x_range=x_range,
-    )
-    layout["annotations"] += notes
-    return go.Figure(traces, layout)
+    low, high = xaxis["range"]
+    return layout | style.label_layout(labels, axis.range, height, colours, x_range=(low, high))
 
 
 def _line(
@@ -315,7 +323,7 @@ def gain_chart(
     for gain in gains.values():
         bounds += [gain.low, gain.high]
     air = _AIR * (max(bounds) - min(bounds))
-    x_range = low, high = min(bounds) - air, max(bounds) + air
+    x_range = (min(bounds) - air, max(bounds) + air)
     # The dense model's own interval would need a label.
     traces = [
         trace
@@ -328,19 +336,16 @@ def gain_chart(
         if trace["name"] != "dense interval"
     ]
     traces[-1]["name"] = "across"
-    joined = {
-        "mode": "lines",
-        "line": {"color": colours.faded, "width": 2},
-        "hoverinfo": "skip",
-    }
     if front:
         traces.append(
             {
                 "x": [x for _, x, _ in front],
                 "y": [y for *_, y in front],
                 "name": "unbeaten",
+                "mode": "lines",
+                "line": {"color": colours.faded, "width": 2},
+                "hoverinfo": "skip",
             }
-            | joined
         )
     won: list[tuple[float, Point]] = []
     labels = [
@@ -405,59 +410,41 @@ def gain_chart(
     )
     # Labels of all points of several methods would leave no room for each other.
     labelled = gains if len(tradeoff.lines) == 1 or not front else {key for key, *_ in front}
-    shares: dict[str, dict[str, Any]] = {}
-    for x, point in won:
-        if point.key not in labelled:
-            continue
+    with_share = [(gain, point) for gain, point in won if point.key in labelled]
+    notes += _share_labels(with_share, axis, measure, colours)
+    title = "Answers broken, %{of}; lower is worse" if measure == "flips" else TITLES[measure]
+    across = style.x_axis(
+        "<br>".join(style.wrap_label(gained.name, longest=_AXIS_TITLE)),
+        colours,
+        range=list(x_range),
+        nticks=6,
+    )
+    title_words = title.format(of=_of_all(tradeoff))
+    layout = _loss_layout(title_words, height, _BOTTOM, colours, across, axis, labels)
+    layout["annotations"] += notes
+    return go.Figure(traces, layout)
+
+
+def _share_labels(
+    points: Sequence[tuple[float, Point]],
+    axis: LossAxis,
+    measure: Measure,
+    colours: Palette,
+) -> list[dict[str, Any]]:
+    """The shares and verdicts of points, over their intervals. points: with their gains."""
+    labels: dict[str, dict[str, Any]] = {}
+    for gain, point in points:
         share = f"{point.permille / 10:g} %" if point.permille else "dense"
+        glyphs = [VERDICT_GLYPHS[name] for name in _verdict(point, measure)]
         # In two lines, since a phone has no room for one.
-        text = "<br>".join(
-            [
-                share,
-                *(VERDICT_GLYPHS[name] for name in _verdict(point, measure)),
-            ]
-        )
+        text = "<br>".join([share, *glyphs])
         (reading, *_) = point.readings[measure]
         # Over the interval: at the mark its bar would cross the letters.
         top = axis.edge if reading.value < axis.bottom else reading.high
         ink = _verdict_ink(point, measure, colours)
         # Two methods at one share lie so close that their equal labels would cover each other.
-        shares[text] = style.annotation(
-            text,
-            x,
-            top,
-            ink,
-            12,
-            yanchor="bottom",
-        )
-    notes += shares.values()
-    title = "Answers broken, %{of}; lower is worse" if measure == "flips" else TITLES[measure]
-    layout = style.chart_frame(
-        title.format(of=_of_all(tradeoff)),
-        round(height) + _TOP + _BOTTOM,
-        colours,
-        margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM},
-        xaxis=style.x_axis(
-            "<br>".join(style.wrap_label(gained.name, longest=_AXIS_TITLE)),
-            colours,
-            range=[low, high],
-            nticks=6,
-        ),
-        yaxis=style.y_axis(
-            colours,
-            range=list(axis.range),
-            **axis.ticks,
-        ),
-    )
-    layout |= style.label_layout(
-        labels,
-        axis.range,
-        height,
-        colours,
-        x_range=x_range,
-    )
-    layout["annotations"] += notes
-    return go.Figure(traces, layout)
+        labels[text] = style.annotation(text, gain, top, ink, 12, yanchor="bottom")
+    return list(labels.values())
 
 
 def clicked_record(points: Sequence[Mapping[str, Any]]) -> str:

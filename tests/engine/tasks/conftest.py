@@ -5,6 +5,8 @@ seconds.
 import pytest
 
 from sparsedash.engine.tasks import harness
+from tests.engine.conftest import passages
+from tests.engine.tasks.task_folder import write_task
 
 
 @pytest.fixture
@@ -16,3 +18,9 @@ def fresh_process():
 def trials(request, monkeypatch):
     if "fresh_process" not in request.fixturenames:
         monkeypatch.setattr(harness, "trial_problem", lambda *_, **__: "")
+
+
+def load_written(folder, name, n_questions, *, limit=None, **config):
+    """The tasks that are loaded of a file with so many questions, written for it."""
+    reference = write_task(folder, name, passages(n_questions), **config)
+    return harness.load_tasks([reference], limit=limit, n_shots=None)

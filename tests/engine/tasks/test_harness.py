@@ -23,7 +23,14 @@ from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import DATA_SET
 from tests.engine.conftest import passages
-from tests.engine.tasks.task_folder import LAST_WORD, MULTIPLE_CHOICE, ROLLING, WRITTEN, write_task
+from tests.engine.tasks.conftest import load_written
+from tests.engine.tasks.task_folder import (
+    LAST_WORD,
+    MULTIPLE_CHOICE,
+    ROLLING,
+    WRITTEN,
+    write_task,
+)
 
 KINDS = {
     "choice": MULTIPLE_CHOICE,
@@ -39,18 +46,7 @@ def close(found):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_those_of_the_harness_s_own_model(kind, loaded, tmp_path):
-    (task,) = load_tasks(
-        [
-            write_task(
-                tmp_path,
-                kind,
-                passages(12),
-                **KINDS[kind],
-            )
-        ],
-        limit=10,
-        n_shots=None,
-    )
+    (task,) = load_written(tmp_path, kind, 12, limit=10, **KINDS[kind])
     lm = HarnessModel(SharedAnswers(loaded, [nullcontext], lambda n: None), 0)
     ours = task.answer_with(lm)
     theirs = task.answer_with(
@@ -122,18 +118,7 @@ def test_a_folder_is_all_its_tasks_and_an_identity_changes_with_what_is_asked_al
 
 
 def test_what_a_task_draws_is_alike_for_all_models(tmp_path):
-    (task,) = load_tasks(
-        [
-            write_task(
-                tmp_path,
-                "drawn",
-                passages(4),
-                **MULTIPLE_CHOICE,
-            )
-        ],
-        limit=None,
-        n_shots=None,
-    )
+    (task,) = load_written(tmp_path, "drawn", 4, **MULTIPLE_CHOICE)
     task.task.config.doc_to_text = lambda doc: str((random.random(), numpy.random.rand()))
     one, two = (task.answer_with(Nobody(str)).questions for _ in range(2))
     assert one == two and len({question.context for question in one}) == 4
@@ -142,34 +127,12 @@ def test_what_a_task_draws_is_alike_for_all_models(tmp_path):
 def test_a_visitor_s_questions_stay_out_of_the_shared_cache(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-    load_tasks(
-        [
-            write_task(
-                tmp_path,
-                "own",
-                passages(4),
-                **MULTIPLE_CHOICE,
-            )
-        ],
-        limit=None,
-        n_shots=None,
-    )
+    load_written(tmp_path, "own", 4, **MULTIPLE_CHOICE)
     assert not cache.exists()
 
 
 def test_what_fails_while_a_task_is_answered_is_a_sentence(tmp_path, monkeypatch):
-    (task,) = load_tasks(
-        [
-            write_task(
-                tmp_path,
-                "own",
-                passages(4),
-                **MULTIPLE_CHOICE,
-            )
-        ],
-        limit=None,
-        n_shots=None,
-    )
+    (task,) = load_written(tmp_path, "own", 4, **MULTIPLE_CHOICE)
     monkeypatch.setattr(Nobody, "loglikelihood", lambda *_: [][0])
     with pytest.raises(CorpusError, match="The task own cannot be used: list index"):
         task.answer_with(Nobody(str))
@@ -261,18 +224,7 @@ def test_a_measure_of_shares_is_refused_where_it_is_neither_right_nor_wrong(tmp_
 
     monkeypatch.setattr(ConfigurableTask, "process_results", share)
     with pytest.raises(CorpusError, match="no measure by which every answer is right or wrong"):
-        load_tasks(
-            [
-                write_task(
-                    tmp_path,
-                    "shares",
-                    passages(3),
-                    **WRITTEN,
-                )
-            ],
-            None,
-            None,
-        )
+        load_written(tmp_path, "shares", 3, **WRITTEN)
 
 
 def test_pictures_in_a_parquet_file_are_refused_before_they_are_opened(tmp_path):

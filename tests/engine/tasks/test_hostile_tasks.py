@@ -12,6 +12,7 @@ from sparsedash.engine.tasks.harness import load_tasks
 from sparsedash.schema.errors import CorpusError
 from sparsedash.storage.local_machine import peak_memory_bytes
 from tests.engine.conftest import passages
+from tests.engine.tasks.conftest import load_written
 from tests.engine.tasks.hostile_tasks import (
     REFUSED_AS_YAML,
     REFUSED_BY_FIELD,
@@ -46,18 +47,7 @@ FILES = {
 )
 def test_a_field_that_holds_what_it_may_not_is_named(change, why, tmp_path):
     with pytest.raises(CorpusError, match=why) as refused:
-        load_tasks(
-            [
-                write_task(
-                    tmp_path,
-                    "bad",
-                    passages(3),
-                    **change,
-                )
-            ],
-            None,
-            None,
-        )
+        load_written(tmp_path, "bad", 3, **change)
     assert len(refused.value.message) < 400 and refused.value.message.isprintable()
 
 
@@ -101,34 +91,12 @@ def test_targets_by_number_by_text_and_of_several_are_accepted(tmp_path):
 
 
 def test_the_process_says_what_is_refused_and_nothing_of_what_is_not(fresh_process, tmp_path):
-    (task,) = load_tasks(
-        [
-            write_task(
-                tmp_path,
-                "good",
-                passages(3),
-                **MULTIPLE_CHOICE,
-            )
-        ],
-        None,
-        None,
-    )
+    (task,) = load_written(tmp_path, "good", 3, **MULTIPLE_CHOICE)
     assert task.n_questions == 3
     with pytest.raises(
         CorpusError, match=r"^bad\.yaml: num_fewshot must be a whole number, 0 to 100, not -1\.$"
     ):
-        load_tasks(
-            [
-                write_task(
-                    tmp_path,
-                    "bad",
-                    passages(3),
-                    **WRITTEN | {"num_fewshot": -1},
-                )
-            ],
-            None,
-            None,
-        )
+        load_written(tmp_path, "bad", 3, **WRITTEN | {"num_fewshot": -1})
 
 
 def test_a_template_without_end_stops_at_the_limits_and_what_it_leaves_is_deleted(
