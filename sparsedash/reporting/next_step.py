@@ -156,8 +156,9 @@ def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach:
             tolerance=results.tolerance,
         )
         verb = "search again"
-    title = wording.reference_title(evaluation.corpus)
-    n_passages = f"about {wording.round_up(n):,} passages of {title}"
+    n_passages = f"about {wording.round_up(n):,} passages"
+    if evaluation.corpus != run.settings.evaluation.corpus:
+        n_passages = f"{n_passages} from “{wording.reference_title(evaluation.corpus)}”"
     return NextStep(
         kind="more passages",
         sentence=f"Next: {verb} on {n_passages}, which should settle it.",
