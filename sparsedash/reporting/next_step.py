@@ -129,7 +129,7 @@ def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach:
     run = results.run
     needed = dict[int, int]()
     for model in undecided:
-        n = _needed(results, model)
+        n = _needed(results, model, reach)
         if n is not None and _evaluation(results, n, reach) is not None:
             needed[model.permille] = n
     if not needed:
@@ -157,11 +157,18 @@ def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach:
         )
         verb = "search again"
     n_passages = f"about {wording.round_up(n):,} passages"
+    if evaluation.n_passages is None:
+        n_all = _length(evaluation.corpus, reach) or results.n_passages
+        n_passages = f"all {n_all:,} passages"
     if evaluation.corpus != run.settings.evaluation.corpus:
         n_passages = f"{n_passages} from “{wording.reference_title(evaluation.corpus)}”"
+    sentence = f"Next: {verb} on {n_passages}, which should settle it."
+    if results.n_passages < FEWEST_PASSAGES:
+        too_few = wording.too_few(results.n_passages, "passage")
+        sentence = f"{too_few} for a verdict. Next: {verb} on {n_passages}."
     return NextStep(
         kind="more passages",
-        sentence=f"Next: {verb} on {n_passages}, which should settle it.",
+        sentence=sentence,
         link="Test on more passages",
         request=request,
     )
@@ -192,15 +199,13 @@ def _another_share(results: RunResults, ends: Shares[ModelResult], n_search: int
     )
 
 
-def _needed(results: RunResults, model: ModelResult) -> int | None:
-    """Passages that should decide a model; None where no number would."""
+def _needed(results: RunResults, model: ModelResult, reach: Reach) -> int | None:
+    """Passages that should decide a model; None where no number would, or no text has more."""
     if results.n_passages < FEWEST_PASSAGES:
-        # So few say nothing of how many it takes.
-        return passages_to_judge(
-            0.0,
-            results.tolerance.ratio,
-            ALPHA / 2,
-        )
+        # So few say nothing of how many it takes: the longest text may be enough.
+        most = max(length for _, length in _texts(results.run.settings.evaluation.corpus, reach))
+        n = passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2)
+        return min(n or most, most) if most > results.n_passages else None
     n = replace(
         model.verdict,
         tasks=(),
@@ -218,14 +223,22 @@ def _evaluation(results: RunResults, n: int, reach: Reach) -> EvaluationSettings
     evaluation = replace(results.run.settings.evaluation, stop_early=False)
     if n <= results.n_passages:
         return evaluation
-    for reference in (evaluation.corpus, BUILTIN_CLOZE_402, "lambada_openai"):
-        n_there = _LENGTHS.get(reference) or reach.n_passages(reference) or 0
-        if n <= n_there and not reach.lacks(reference):
-            n_asked = wording.round_up(n)
-            part = n_asked if n_asked < n_there else None
-            return replace(
-                evaluation,
-                corpus=reference,
-                n_passages=part,
-            )
+    for reference, length in _texts(evaluation.corpus, reach):
+        if n <= length:
+            n_rounded = wording.round_up(n)
+            part = n_rounded if n_rounded < length else None
+            return replace(evaluation, corpus=reference, n_passages=part)
     return None
+
+
+def _texts(corpus: str, reach: Reach) -> list[tuple[str, int]]:
+    """The run's text and longer ones, with their lengths; 0 of what is out of reach."""
+    references = (corpus, BUILTIN_CLOZE_402, "lambada_openai")
+    return [(reference, _length(reference, reach)) for reference in references]
+
+
+def _length(reference: str, reach: Reach) -> int:
+    """Passages of a text; 0 where they are not known or out of reach."""
+    if reach.lacks(reference):
+        return 0
+    return _LENGTHS.get(reference) or reach.n_passages(reference) or 0

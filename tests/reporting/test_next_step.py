@@ -96,6 +96,30 @@ def test_all_undecided_shares_that_a_text_can_decide_are_tested_on_it():
     assert plain(step.sentence).startswith("Next: test 10 % and 20 % on about ")
 
 
+@pytest.mark.parametrize(
+    ("reach", "sentence", "corpus"),
+    [
+        (
+            Reach(lacks=lambda reference: reference == "lambada_openai"),
+            "1 passage is too few for a verdict. Next: test 90 % on all 402 passages "
+            "from “Cloze passages, all (built in)”.",
+            BUILTIN_CLOZE_402,
+        ),
+        (
+            NOTHING,
+            "1 passage is too few for a verdict. Next: test 90 % on all 132 passages.",
+            "builtin:cloze",
+        ),
+    ],
+    ids=["longer text", "rest of its own"],
+)
+def test_too_few_passages_for_a_verdict_lead_to_the_longest_text_there_is(reach, sentence, corpus):
+    results = on_built_in(run_of(1, 0, (90, 30.0, 0.0, 0)), n_passages=1)
+    step = next_step(results, reach)
+    assert plain(step.sentence) == sentence
+    assert (step.request.evaluation.corpus, step.request.evaluation.n_passages) == (corpus, None)
+
+
 def test_models_that_stopped_early_are_tested_on_all_passages_where_these_are_enough():
     results = run_of(1000, 400, (10, 0.04, 0.7, 400))
     (model,) = results.judged
