@@ -309,9 +309,16 @@ def one_width(widths: Sequence[int]) -> bool:
 def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """What changes in a config.json, given with all defaults, where only these layers are left."""
     changed: dict[str, Any] = {name: len(kept) for name in _N_LAYERS if config.get(name)}
-    for name in _OF_LAYERS:
-        if config.get(name):
-            changed[name] = [config[name][index] for index in kept]
+    depths = {config[name] for name in changed}
+    for name, value in config.items():
+        is_of_layers = isinstance(value, list) and len(value) in depths
+        if is_of_layers and name not in _NOT_OF_LAYERS and "token" not in name:
+            changed[name] = [value[index] for index in kept]
+    if config.get("per_layer_config"):
+        of_layers = {int(index): values for index, values in config["per_layer_config"].items()}
+        changed["per_layer_config"] = {
+            place: of_layers[index] for place, index in enumerate(kept) if index in of_layers
+        }
     if "max_window_layers" in config:
         # The list says it of each layer; vLLM's Qwen 2 wants the number to be that of all.
         changed["max_window_layers"] = len(kept)
@@ -321,9 +328,9 @@ def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, An
     return changed
 
 
-_N_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
-_OF_LAYERS = ("layer_types", "no_rope_layers", "attention_layers")
-"""Lists with an item for each layer."""
+_N_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+_NOT_OF_LAYERS = ("architectures", "attention_types")
+"""Lists that may be as long as a model is deep, and say nothing of its layers."""
 
 
 def shared_width(made: Pruned, model_type: str) -> int:

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsedash.catalog.families import fewer_layers
-from sparsedash.engine.models.gguf_writing import block_tensors, renumbered
+from sparsedash.engine.models.decoder_blocks import renumbered
+from sparsedash.engine.models.gguf_writing import block_tensors
 from sparsedash.engine.models.locating import Source, gguf_file
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.surgery import weight_of

@@ -5,6 +5,7 @@ differ from layer to layer in some families); the walk asks it once a batch with
 then runs the real blocks itself.
 """
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from sparsedash.catalog.families import fewer_layers
@@ -224,9 +225,30 @@ def remove_blocks_(
         name,
         nn.ModuleList(blocks[index] for index in kept),
     )
-    config: Any = model.config
-    for key, value in fewer_layers(config.to_dict(), kept).items():
-        setattr(config, key, value)
+    model.config = shortened_config(model.config, kept)
+
+
+def renumbered(
+    name: str,
+    blocks: str,
+    gone: Sequence[int],
+) -> str | None:
+    """A tensor's name once these layers are removed; None if it is of one. blocks: their path."""
+    number, _, suffix = name.removeprefix(f"{blocks}.").partition(".")
+    if not name.startswith(f"{blocks}.") or not number.isdigit():
+        return name
+    index = int(number)
+    n_before = sum(layer < index for layer in gone)
+    return None if index in gone else f"{blocks}.{index - n_before}.{suffix}"
+
+
+def shortened_config(config: PretrainedConfig, kept: Sequence[int]) -> PretrainedConfig:
+    """The config of the model of which only these layers are left."""
+    shorter = copy.deepcopy(config)
+    text = shorter.get_text_config(decoder=True)
+    for key, value in fewer_layers(text.to_dict(), kept).items():
+        setattr(text, key, value)
+    return shorter
 
 
 @contextmanager

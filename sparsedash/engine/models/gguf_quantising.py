@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.models import quantiser
+from sparsedash.engine.models.decoder_blocks import renumbered
 from sparsedash.engine.models.fresh_process import run_program
 from sparsedash.engine.models.gguf_writing import (
     block_tensors,
     dense_bytes,
-    renumbered,
     require_known,
     write_gguf,
 )

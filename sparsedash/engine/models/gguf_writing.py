@@ -22,6 +22,7 @@ from torch import Tensor
 from sparsedash.catalog.families import PER_LAYER, one_width
 from sparsedash.catalog.gguf_names import ARCHITECTURES, general_name
 from sparsedash.catalog.gguf_reader import SOURCE_TYPE, GgufReader, opened_gguf, quantised_type
+from sparsedash.engine.models.decoder_blocks import renumbered
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError
@@ -83,20 +84,6 @@ def block_tensors(
     if bias is not None:
         tensors[f"{family.out}.bias"] = bias.detach().to("cpu", dense.dtype)
     return tensors
-
-
-def renumbered(
-    name: str,
-    blocks: str,
-    gone: Sequence[int],
-) -> str | None:
-    """A tensor's name once these layers are removed; None if it is of one. blocks: their path."""
-    number, _, suffix = name.removeprefix(f"{blocks}.").partition(".")
-    if not name.startswith(f"{blocks}.") or not number.isdigit():
-        return name
-    index = int(number)
-    n_before = sum(layer < index for layer in gone)
-    return None if index in gone else f"{blocks}.{index - n_before}.{suffix}"
 
 
 @dataclass(frozen=True, eq=False)

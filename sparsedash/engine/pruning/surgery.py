@@ -108,7 +108,7 @@ def weights_per_channel(mlp: Mlp) -> int:
 
 def is_projection(module: nn.Module) -> bool:
     """True for a Linear and for GPT-2's Conv1D, which is one under another name."""
-    return isinstance(module, nn.Linear) or _is_transposed(module)
+    return isinstance(module, nn.Linear) or is_transposed(module)
 
 
 def weight_of(module: nn.Linear) -> Tensor:
@@ -189,13 +189,13 @@ def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> AbstractContextManager
     return replaced(replacements())
 
 
-def _is_transposed(module: nn.Module) -> bool:
+def is_transposed(module: nn.Module) -> bool:
     # GPT-2's Conv1D stores (in, out) and names its output width nf; nothing else does.
     return hasattr(module, "nf")
 
 
 def _rows_out(module: nn.Linear, weight: Tensor) -> Tensor:
-    return weight.T if _is_transposed(module) else weight
+    return weight.T if is_transposed(module) else weight
 
 
 def _set_(
@@ -206,7 +206,7 @@ def _set_(
     """Set a parameter of a module, and the widths that a projection states."""
     assert value is None or isinstance(value, nn.Parameter)
     module.register_parameter(name, value)
-    if _is_transposed(module):
+    if is_transposed(module):
         vars(module).update(zip(("nx", "nf"), module.get_parameter("weight").shape, strict=True))
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape

@@ -1,0 +1,41 @@
+"""What cannot be inferred of some types of models: a line each, with its reason.
+
+The keys are values of `model_type` in config.json.
+"""
+
+from typing import Any
+
+_HYBRID = ["linear_attention", "full_attention"] * 2
+_SSM_SIZES = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1}
+
+TINY_SIZES: dict[str, dict[str, Any]] = {
+    # Their layers are told by lists or by steps that a shorter model has to follow.
+    "bamba": {"attn_layer_indices": [1, 3], **_SSM_SIZES},
+    "bailing_hybrid": {"layer_types": _HYBRID},
+    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"] * 2},
+    "granitemoehybrid": {"layer_types": _HYBRID, **_SSM_SIZES},
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "mamba_dt_rank": 4,
+    },
+    "kimi_linear": {"layer_types": _HYBRID},
+    "nemotron_h": {
+        "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
+        "moe_latent_size": None,
+    },
+    # Sizes under names that no other type has.
+    "deepseek_v32": {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 64},
+    "falcon_h1": {"mamba_d_ssm": 64, **_SSM_SIZES},
+    "longcat_flash": {
+        "num_layers": 2,
+        "expert_ffn_hidden_size": 32,
+        "zero_expert_num": 4,
+        "qk_head_dim": 16,
+    },
+    "recurrent_gemma": {"lru_width": 32},
+    "rwkv": {"attention_hidden_size": 32},
+}
+"""Values beside the usual ones for a tiny model of the type; see `engine.models.tiny_config`."""

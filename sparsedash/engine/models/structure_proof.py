@@ -1,0 +1,258 @@
+"""Proves on a tiny random model that the structure found is right: what the engine does to a model
+of this kind gives what it should, to rounding.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from sparsedash.catalog.model_structure import MlpLayout, ModelStructure
+from sparsedash.engine.models.decoder_blocks import (
+    Batch,
+    BlockWalk,
+    preallocated_cache,
+    renumbered,
+    shortened_config,
+    skipping,
+)
+from sparsedash.engine.models.structure import narrowed_config
+from sparsedash.engine.models.tiny_config import VOCABULARY
+from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned, weight_of
+from sparsedash.schema.errors import first_line
+
+_TOLERANCE = 2e-5
+"""Largest difference of logits, as a share of the largest logit."""
+_N_TOKENS = 12
+_STD = 0.15
+"""Of random weights: larger than usual, so that a wrong channel shows in the logits."""
+
+
+class NotProvenError(Exception):
+    """What differs, as a clause."""
+
+
+def tiny_random_model(config: PretrainedConfig) -> PreTrainedModel:
+    """A random model of a tiny config, on the CPU, in FP32, with biases that are not zero."""
+    generator = torch.Generator().manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, trust_remote_code=False
+    )
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, tensor in model.state_dict().items():
+        is_matrix = name in parameters and tensor.dim() > 1
+        if tensor.is_floating_point() and (is_matrix or name.endswith("bias")):
+            tensor.normal_(0, _STD, generator=generator)
+    return model.eval().requires_grad_(False)
+
+
+def some_ids() -> Tensor:
+    """Token ids (2, t) of two short texts."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(5, VOCABULARY, (2, _N_TOKENS), generator=generator)
+
+
+@torch.inference_mode()
+def require_causal(model: PreTrainedModel, ids: Tensor) -> None:
+    """Raise NotProvenError where the last token changes what is said before it."""
+    logits = _logits(model, ids)
+    if not bool(logits.isfinite().all()):
+        raise NotProvenError("a tiny model of this type gives no finite numbers")
+    other = ids.clone()
+    other[:, -1] = 7
+    if not _are_close(_logits(model, other)[:, :-1], logits[:, :-1]):
+        raise NotProvenError("it sees what it is to predict")
+
+
+@torch.inference_mode()
+def require_walk(model: PreTrainedModel, structure: ModelStructure, ids: Tensor) -> None:
+    """Raise NotProvenError where the blocks, run one by one, give other logits than the model."""
+    blocks = list(model.get_submodule(structure.blocks).children())
+    walk = BlockWalk(model.base_model, blocks, [Batch(ids, torch.ones_like(ids))])
+    for index in range(len(blocks)):
+        list(walk.step(index))
+    if not _are_close(walk.output(model, 0).logits, _logits(model, ids)):
+        raise NotProvenError("its blocks cannot be run one by one")
+
+
+@torch.inference_mode()
+def require_cache(model: PreTrainedModel, ids: Tensor) -> None:
+    """Raise NotProvenError where tokens read from the key-value cache get other logits."""
+    cache = preallocated_cache(_N_TOKENS)
+    model(input_ids=ids[:, :-4], cache=cache, use_cache=True)
+    logits = model(input_ids=ids[:, -4:], cache=cache, use_cache=True).logits
+    if not _are_close(logits, _logits(model, ids)[:, -4:]):
+        raise NotProvenError("it keeps more than keys and values of earlier tokens")
+
+
+@torch.inference_mode()
+def require_tokenwise(model: PreTrainedModel, structure: ModelStructure, ids: Tensor) -> None:
+    """Raise NotProvenError where an MLP looks at more than one token, as attention does."""
+    blocks = list(model.get_submodule(structure.blocks).children())
+    for block, layout in zip(blocks, structure.mlps, strict=True):
+        if layout is not None and not _is_tokenwise(model, block, layout, ids):
+            raise NotProvenError(f"{layout.out} mixes tokens")
+
+
+def _is_tokenwise(
+    model: PreTrainedModel, block: torch.nn.Module, layout: MlpLayout, ids: Tensor
+) -> bool:
+    """Whether two tokens with equal outputs of the inner projections get equal channels."""
+    seen: list[Tensor] = []
+
+    def repeat_token(_: Any, __: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        flat = output.reshape(-1, output.shape[-1])
+        flat[2] = flat[1]
+        return flat.view_as(output)
+
+    inner = [block.get_submodule(name) for name in layout.inner]
+    hooks = [module.register_forward_hook(repeat_token) for module in inner]
+    out = block.get_submodule(layout.out)
+    hooks.append(out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])))
+    try:
+        _logits(model, ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not seen:
+        return False
+    channels = seen[0].reshape(-1, seen[0].shape[-1])
+    return bool(torch.allclose(channels[1], channels[2], atol=1e-6))
+
+
+@torch.inference_mode()
+def require_narrowing(model: PreTrainedModel, structure: ModelStructure, ids: Tensor) -> None:
+    """Raise NotProvenError where a model without channels differs from one with zeros there."""
+    dense = _logits(model, ids)
+    with _narrowed(model, structure, _masked):
+        masked = _logits(model, ids)
+    if _are_close(masked, dense):
+        raise NotProvenError("channels at zero change nothing")
+    with _narrowed(model, structure, _cut):
+        if not _are_close(_logits(model, ids), masked):
+            raise NotProvenError("without channels it differs from the model with zeros there")
+
+
+@torch.inference_mode()
+def require_even_export(
+    model: PreTrainedModel, config: PretrainedConfig, structure: ModelStructure, ids: Tensor
+) -> None:
+    """Raise NotProvenError where stock code makes another model from a narrower config."""
+    widths = [layout.width // 2 if layout else 0 for layout in structure.mlps]
+    narrower = narrowed_config(config, structure, widths)
+    if narrower is None:
+        raise NotProvenError("its config has no key for the width")
+    with _narrowed(model, structure, _cut):
+        logits = _logits(model, ids)
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _require_loadable(narrower, state, logits, ids)
+
+
+@torch.inference_mode()
+def require_shorter_export(
+    model: PreTrainedModel, config: PretrainedConfig, structure: ModelStructure, ids: Tensor
+) -> None:
+    """Raise NotProvenError where a model of fewer layers differs from one that skips them."""
+    blocks = list(model.get_submodule(structure.blocks).children())
+    for gone in range(len(blocks)):
+        with skipping(model.base_model, blocks, [gone]):
+            logits = _logits(model, ids)
+        state = {}
+        for name, tensor in model.state_dict().items():
+            new_name = renumbered(name, structure.blocks, [gone])
+            if new_name is not None:
+                state[new_name] = tensor.clone()
+        kept = [index for index in range(len(blocks)) if index != gone]
+        _require_loadable(shortened_config(config, kept), state, logits, ids)
+
+
+def _require_loadable(
+    config: PretrainedConfig, state: dict[str, Tensor], logits: Tensor, ids: Tensor
+) -> None:
+    """Raise NotProvenError unless the model of this config and state gives these logits, and does
+    so again once saved and loaded.
+    """
+    made: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, trust_remote_code=False
+    ).eval()
+    made.load_state_dict(state)
+    if not _are_close(_logits(made, ids), logits):
+        raise NotProvenError("made from the changed config it differs")
+    with tempfile.TemporaryDirectory() as folder:
+        made.save_pretrained(Path(folder))
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+        ).eval()
+    if not _are_close(_logits(loaded, ids), logits):
+        raise NotProvenError("saved and loaded it differs")
+
+
+Change = Callable[[Mlp, Tensor], PrunedMlp]
+
+
+@contextmanager
+def _narrowed(model: PreTrainedModel, structure: ModelStructure, change: Change) -> Iterator[None]:
+    """Inside, half of the channels of every MLP are changed, each block's own."""
+    generator = torch.Generator().manual_seed(2)
+    mlps = block_mlps(model, structure)
+    narrowed = []
+    for mlp in mlps:
+        order = torch.randperm(mlp.width, generator=generator)
+        narrowed.append(change(mlp, order[: mlp.width // 2].sort().values))
+    with pruned(mlps, narrowed):
+        yield
+
+
+def _cut(mlp: Mlp, kept: Tensor) -> PrunedMlp:
+    return PrunedMlp(kept, out_weight(mlp)[:, kept])
+
+
+def _masked(mlp: Mlp, kept: Tensor) -> PrunedMlp:
+    """The MLP with zeros in place of all weights and biases of channels that are not kept."""
+    mask = torch.zeros(mlp.width)
+    mask[kept] = 1
+    rows = mask.repeat(mlp.fused)
+    inner = tuple(
+        (weight_of(module) * rows[:, None], None if module.bias is None else module.bias * rows)
+        for module in mlp.inner
+    )
+    everything = torch.arange(mlp.width)
+    return PrunedMlp(everything, out_weight(mlp) * mask, inner=inner)
+
+
+def block_mlps(model: PreTrainedModel, structure: ModelStructure) -> list[Mlp]:
+    """The MLPs of a model, of every block that has one."""
+    blocks = model.get_submodule(structure.blocks).children()
+    mlps = []
+    for block, layout in zip(blocks, structure.mlps, strict=True):
+        if layout is not None:
+            inner = tuple(block.get_submodule(name) for name in layout.inner)
+            mlps.append(Mlp(inner, block.get_submodule(layout.out), layout.fused))
+    return mlps
+
+
+def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    return logits
+
+
+def _are_close(first: Tensor, second: Tensor) -> bool:
+    largest = max(1.0, float(second.abs().max()))
+    return bool((first - second).abs().max() <= _TOLERANCE * largest)
+
+
+def problem_of(check: Callable[..., None], *arguments: Any) -> str:
+    """What this check found, as a clause; empty where all is well."""
+    try:
+        check(*arguments)
+    except NotProvenError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - a class may fail by any error
+        return first_line(error)
+    return ""
