@@ -112,6 +112,7 @@ example: .venv/installed .venv/built-in-model
 # The tables of flags, methods and settings in docs/; tests/test_papers.py holds that they are current.
 docs: .venv/installed
 	$(BIN)/python -m docs.tables
+	$(BIN)/python -m docs.model_shapes
 
 clean:
 	rm -rf sbom.json .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -15,7 +15,7 @@ from typing import get_args
 import torch
 
 from benchmarks.arguments import answers_parser, chosen_passages
-from sparsedash.catalog.families import llama_cpp_problem
+from sparsedash.catalog.export_forms import llama_cpp_problem
 from sparsedash.engine.evaluation.divergence import mean_divergence
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export.reloaded import LlamaCppModel

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparsedash.catalog.families import FAMILIES, FORMS, form_problem, one_width
+from sparsedash.catalog.export_forms import FORMS, form_problem, one_width
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_name, method_named
 from sparsedash.catalog.run_rules import require_healable, require_possible
 from sparsedash.engine.calibration.statistics import few_tokens_warning
@@ -31,6 +31,7 @@ from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels
+from sparsedash.engine.models.structure import set_values_
 from sparsedash.engine.run.model_making import prune_model, unchanged_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
@@ -45,6 +46,7 @@ from sparsedash.schema.errors import SparseDashError as SparseDashError
 from sparsedash.schema.export_settings import Form, Proof
 from sparsedash.schema.find_settings import FindSettings, Trial
 from sparsedash.schema.method_settings import Budget, MethodSettings
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.progress import Step as Step
 from sparsedash.schema.records import Passages, Pruned, Record, Run
@@ -75,17 +77,17 @@ class PrunedModel:
     """A sparse model: a model of transformers with weights of its own, and how it was made.
 
     pruned: widths and dense_widths, inner channels of each block, 0 where a whole layer is gone;
-    reached, the share of every budget that is gone.
+    reached, the share of every budget that is gone. shape: counts of the dense model.
     """
 
     model: PreTrainedModel
     pruned: Pruned
+    shape: ModelShape
 
     @property
     def forms(self) -> tuple[Form, ...]:
         """The forms in which `export` writes it."""
-        model_type = self.model.config.model_type
-        return tuple(form for form in _FORMS if not form_problem(form, self.pruned, model_type))
+        return tuple(form for form in _FORMS if not form_problem(form, self.pruned, self.shape))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -173,7 +175,9 @@ def prune(
                 sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
             if sparse_model.removed_layers:
-                remove_blocks_(sparse, in_memory.loaded.family.blocks, sparse_model.removed_layers)
+                remove_blocks_(
+                    sparse, in_memory.loaded.structure.blocks, sparse_model.removed_layers
+                )
         pruned = Pruned(
             spec=spec,
             calibration=replace(calibration, corpus="texts"),
@@ -186,7 +190,7 @@ def prune(
         )
         _warn(run.log.warnings)
         _warn(filter(None, [unchanged_warning(pruned)]))
-    return _finished(sparse, pruned)
+    return _finished(sparse, pruned, run.shape)
 
 
 def evaluate(
@@ -318,7 +322,7 @@ def export(
     form = next(iter(sparse.forms), "masked") if form is None else form
     if form not in _FORMS:
         raise SettingsError("form", form, f"one of {', '.join(_FORMS)}")
-    refuse_form(form, sparse.pruned, sparse.model.config.model_type, _FORMS)
+    refuse_form(form, sparse.pruned, sparse.shape, _FORMS)
     if not isinstance(folder, str | Path) or not str(folder).strip():
         raise SettingsError("folder", folder, "the name of a new folder")
     require_new(where := local_path(folder).absolute())
@@ -452,13 +456,12 @@ def _set_modes_(sparse: PreTrainedModel, dense: PreTrainedModel) -> None:
         module.training = modules[name].training
 
 
-def _finished(sparse: PreTrainedModel, pruned: Pruned) -> PrunedModel:
-    """The sparse model; its config says its width."""
-    model_type = sparse.config.model_type
-    if one_width(pruned.widths) and FAMILIES[model_type].width:
-        setattr(sparse.config, FAMILIES[model_type].width, max(pruned.widths))
-    pruned_model = PrunedModel(model=sparse, pruned=pruned)
-    if pruned.method.is_structured and (why := form_problem("uniform", pruned, model_type)):
+def _finished(sparse: PreTrainedModel, pruned: Pruned, shape: ModelShape) -> PrunedModel:
+    """The sparse model; its config says its width. shape: of the dense model."""
+    if one_width(pruned.widths) and not pruned.method.removes_layers:
+        set_values_(sparse.config, shape.structure.width_values(pruned.widths) or {})
+    pruned_model = PrunedModel(model=sparse, pruned=pruned, shape=shape)
+    if pruned.method.is_structured and (why := form_problem("uniform", pruned, shape)):
         # It would write a folder that stock code cannot load, and say nothing.
         by_export = f"Write it by sparsedash.export, as {' or '.join(pruned_model.forms)}."
         advice = (

@@ -11,7 +11,6 @@ import yaml
 import sparsedash
 from docs import tables
 from sparsedash.catalog import choices
-from sparsedash.catalog.families import FAMILIES
 from sparsedash.shell.commands import COMMANDS, main
 from tests.factories import RECORD, RUN
 from tests.reporting.held_results import document_of

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import get_args
 
 from sparsedash.catalog.model_shape import (
-    ModelShape,
     parameter_count,
     removed_channels,
     removed_layers,
     removed_weights,
 )
 from sparsedash.schema.method_settings import Budget, MethodSettings
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.records import Reached
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
 

@@ -13,7 +13,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsedash.catalog.families import MOST_LAYERS
+from sparsedash.catalog.config_checks import MOST_LAYERS
 
 Class = Literal["mapped", "harmless", "refused"]
 

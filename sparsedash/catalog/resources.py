@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.choices import EVALUATION_CORPORA
-from sparsedash.catalog.families import is_gguf
-from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
+from sparsedash.catalog.export_forms import is_gguf
+from sparsedash.catalog.model_shape import WEIGHT_BYTES
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, Dtype, RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import shares_read

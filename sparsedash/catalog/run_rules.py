@@ -7,11 +7,11 @@ checks them again once it has read both. Each raises the error that both show.
 from collections.abc import Collection, Sequence
 
 from sparsedash.catalog.budgets import BUDGET_TITLES, most_permille
-from sparsedash.catalog.families import llama_cpp_problem
-from sparsedash.catalog.model_shape import ModelShape
+from sparsedash.catalog.export_forms import llama_cpp_problem
 from sparsedash.catalog.resources import HELD_OUT_EVERY, MORE_ROOM, kept_bytes
 from sparsedash.schema.errors import CalibrationError, SettingsError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.settings import (
     MIN_TOKENS_PER_CHANNEL,
     CalibrationSettings,

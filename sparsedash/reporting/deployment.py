@@ -9,8 +9,6 @@ from statistics import median
 from typing import Literal
 
 from sparsedash.catalog import model_shape
-from sparsedash.catalog.families import FAMILIES
-from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.presets import spec_name
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
@@ -28,6 +26,7 @@ from sparsedash.reporting.wording import (
     size,
 )
 from sparsedash.schema.export_settings import Export, Proof
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.service.backend import Backend
@@ -341,16 +340,19 @@ def _short_time(seconds: float) -> str:
 
 def block_shapes(shape: ModelShape, pruned: Pruned) -> list[list[Projection]]:
     """The MLP projections of every block; empty where the sizes are another model's."""
-    if shape.widths != pruned.dense_widths or shape.family not in FAMILIES:
+    if shape.widths != pruned.dense_widths:
         return []
-    family = FAMILIES[shape.family]
     d = shape.hidden
-    blocks = []
-    for before, after in zip(shape.widths, pruned.widths, strict=True):
+    blocks: list[list[Projection]] = []
+    for layout, after in zip(shape.structure.mlps, pruned.widths, strict=True):
+        if layout is None:
+            blocks.append([])
+            continue
+        before = layout.width
         inner = [
-            (name, (family.fused * before, d), (family.fused * after, d)) for name in family.inner
+            (name, (layout.fused * before, d), (layout.fused * after, d)) for name in layout.inner
         ]
-        every = [*inner, (family.out, (d, before), (d, after))]
+        every = [*inner, (layout.out, (d, before), (d, after))]
         blocks.append([(name.rpartition(".")[2], old, new) for name, old, new in every])
     return blocks
 

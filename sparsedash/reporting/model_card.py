@@ -13,7 +13,7 @@ from typing import get_args
 from huggingface_hub import ModelCard, ModelCardData
 
 from sparsedash.catalog import presets
-from sparsedash.catalog.families import one_width
+from sparsedash.catalog.export_forms import one_width
 from sparsedash.catalog.model_shape import removed_layers
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.deployment import proof_words

@@ -233,7 +233,6 @@ file_hash_note = _note("hash", "(path, stamp) The hash of a local file.")
 source_type_note = _note(
     "source type", "(file hash) The type of a quantised GGUF file; empty for full weights."
 )
-model_type_note = _note("family", "(identity) The family of a model, as its config.json names it.")
 finite_note = _note(
     "finite", "(files, dtype) Mark: all weights in these files are finite in this type."
 )
@@ -250,7 +249,10 @@ forecast_note = _note("forecast", "(run key) The forecast of a run at its start,
 machine_speed_note = _note(
     "speed", "(machine, number of cores) The measured speed of matrix products."
 )
-model_shape_note = _note("shape", "(identity) The ModelShape of a dense model.")
+model_shape_note = _note("shape 2", "(identity) The ModelShape of a dense model.")
+looked_up_note = _note(
+    "looked up", "(digest of a config.json, version of transformers) What its look-up found: JSON."
+)
 calibrated_note = _note(
     "calibrated", "(statistics key) Mark: the statistics are complete; the number of blocks."
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsedash.catalog.choices import example_key, is_example
 from sparsedash.catalog.cost_model import Workload
-from sparsedash.catalog.model_shape import ModelShape, listed_shape
+from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import CLUSTER, Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
@@ -24,6 +24,7 @@ from sparsedash.schema.find_settings import (
     planned_run,
     run_or_find_settings,
 )
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
 from sparsedash.schema.settings import Dtype, RunSettings, settings_from_plain
 from sparsedash.service import estimates, preflight, request_checks, run_checks
@@ -34,7 +35,7 @@ from sparsedash.service.derived_notes import note_derived, recalled
 from sparsedash.service.estimates import START_S, Cached, RunPart
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
-from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
+from sparsedash.service.model_lookup import NamedModel, fetch_config, inspect_config, named_model
 from sparsedash.service.preflight import Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
 from sparsedash.service.run_checks import Reach
@@ -42,7 +43,6 @@ from sparsedash.service.stored_results import (
     ResultCache,
     VerdictCache,
     joined_continuation,
-    known_shape,
 )
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.file_hashes import file_hashes_of
@@ -50,6 +50,7 @@ from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.serving import LOCAL, Serving
+from sparsedash.storage.shape_notes import known_shape
 from sparsedash.storage.store import WORK_LOCK_TIMEOUT_S, Store
 from sparsedash.storage.text_files import Uploads, texts_read
 from sparsedash.storage.users import UserData
@@ -429,6 +430,11 @@ class Backend:
         """Fetch a hub model's config for `named_model`. Raises ModelError, AccessError."""
         self._access.require_allowed(("model", reference))
         fetch_config(reference, with_token=self._access.unlimited)
+
+    def inspect_config(self, reference: str) -> None:
+        """Find out the structure of a model whose config is here, for `named_model`; some seconds."""
+        if not self._access.reference_problem("model", reference):
+            inspect_config(reference, self._store)
 
     def newer_revisions(self, run: Run) -> dict[str, str]:
         """The names on the hub that a run read and that have moved since, with the new commit."""

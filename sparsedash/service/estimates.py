@@ -19,9 +19,9 @@ from sparsedash.catalog.cost_model import (
     chosen_memory,
     shared_pruning_s,
 )
-from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import RESUMED, TASKS_CACHED, Run
 from sparsedash.schema.settings import SELF, RunSettings

@@ -4,30 +4,36 @@ From notes of earlier runs, from its config or GGUF header, or from the catalog.
 only when a user asks for it, and only for config.json.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 
-from sparsedash.catalog.families import config_problem
+from sparsedash.catalog.config_checks import config_problem
 from sparsedash.catalog.gguf_names import gguf_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.catalog.model_shape import ModelShape, listed_shape, model_shape
+from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.jobs.local_runner import child_environment
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
-from sparsedash.service.stored_results import known_shape
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import file_stamp, path_kind
 from sparsedash.storage.model_folders import model_config
+from sparsedash.storage.shape_notes import LookedUp, known_shape, looked_up, note_look_up
 from sparsedash.storage.store import Store
+from sparsedash.storage.trials import trial_problem
 
 _FETCHING = "sparsedash.engine.models.hub"
+_INSPECTING = "sparsedash.engine.models.look_up"
+_MOST_SECONDS = 60
+_TOO_MUCH = "describes a model that takes too much memory or time to look up"
 _TIMEOUT_S = 30.0
 _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
@@ -36,8 +42,8 @@ _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 class NamedModel:
     """What is known of a model before it is loaded.
 
-    family: its model_type. shape: None where its config lacks a size. problem: why it cannot be
-    pruned, by its config; empty if it can.
+    family: its model_type. shape: None where it was not looked up yet. problem: why it cannot be
+    pruned; empty if it can, as far as is known.
     """
 
     family: str
@@ -53,11 +59,29 @@ def named_model(reference: str, store: Store) -> NamedModel | None:
     if config is None:
         shape = shape or listed_shape(reference)
         return None if shape is None else NamedModel(family=shape.family, shape=shape)
-    problem = config_problem(config, reference)
-    if not problem:
-        with suppress(KeyError, TypeError, ValueError, ArithmeticError):
-            shape = model_shape(config)
-    return NamedModel(family=str(config.get("model_type", ""))[:40], shape=shape, problem=problem)
+    family = str(config.get("model_type", ""))[:40]
+    if problem := config_problem(config, reference):
+        return NamedModel(family=family, shape=None, problem=problem)
+    found = looked_up(store, config) or LookedUp(shape=listed_shape(reference))
+    return NamedModel(family=family, shape=found.shape, problem=found.problem)
+
+
+def inspect_config(reference: str, store: Store) -> None:
+    """Find out the structure of a model whose config is on this machine, so that `named_model`
+    knows it. In a process with limits, some seconds the first time.
+    """
+    config = model_config(reference)
+    if config is None or config_problem(config, reference) or looked_up(store, config):
+        return
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "config.json"
+        file.write_text(json.dumps(config), encoding="utf-8")
+        answer = trial_problem(_INSPECTING, str(file), seconds=_MOST_SECONDS, too_much=_TOO_MUCH)
+    try:
+        found = msgspec.json.decode(answer, type=LookedUp)
+    except msgspec.MsgspecError:
+        found = LookedUp(problem=f"The config of {reference} {answer[:300]}.")
+    note_look_up(store, config, found)
 
 
 def fetch_config(reference: str, *, with_token: bool) -> None:

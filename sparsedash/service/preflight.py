@@ -9,9 +9,9 @@ from sparsedash.catalog import resources
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.cost_model import LeastMemory, chosen_memory, least_memory
 from sparsedash.catalog.mixed_text import mixed_identity
-from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema import store_keys
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
@@ -21,9 +21,9 @@ from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.service.estimates import Cached, Duration
 from sparsedash.service.hub_revisions import noted_commit
 from sparsedash.service.run_checks import main_memory
-from sparsedash.service.stored_results import known_shape
 from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import free_bytes
+from sparsedash.storage.shape_notes import known_shape
 from sparsedash.storage.store import Store
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sparsedash.catalog.cost_model import LeastMemory, least_memory
-from sparsedash.catalog.model_shape import ModelShape, shipped_shape
+from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.published_results import (
     CALIBRATION_LENGTH,
@@ -15,6 +15,7 @@ from sparsedash.catalog.published_results import (
     published_model,
 )
 from sparsedash.catalog.resources import kept_bytes
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.records import Record, Run, Score
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.stats.significance import compare_verdicts, unpaired_interval, wilson_interval

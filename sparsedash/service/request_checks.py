@@ -28,7 +28,7 @@ from sparsedash.catalog.choices import (
     TASKS,
     is_example,
 )
-from sparsedash.catalog.families import config_problem
+from sparsedash.catalog.config_checks import config_problem
 from sparsedash.catalog.harness_tasks import no_such_task
 from sparsedash.jobs.job import Job, Move, Priority
 from sparsedash.jobs.job_table import Owners

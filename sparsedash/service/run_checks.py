@@ -8,11 +8,11 @@ from typing import ParamSpec
 from sparsedash.catalog import run_rules
 from sparsedash.catalog.choices import HUB_TEXTS
 from sparsedash.catalog.cost_model import chosen_memory
-from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.jobs.local_runner import NVIDIA, visible_gpus
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.find_settings import FindSettings, planned_run
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks

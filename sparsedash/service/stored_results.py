@@ -8,7 +8,6 @@ from itertools import chain
 from typing import cast
 
 from sparsedash.catalog.choices import example_result, is_example
-from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.schema import store_keys
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
@@ -29,11 +28,6 @@ from sparsedash.storage.store import Store
 
 BUDGET_S = 0.1
 """Seconds for verdicts that are not known yet; the next call continues."""
-
-
-def known_shape(store: Store, identity: str) -> ModelShape | None:
-    """The shape of the model with this identity; None where it has not been loaded here."""
-    return recalled(store, store_keys.model_shape_note(identity), ModelShape)
 
 
 def run_passages(run: Run) -> str:

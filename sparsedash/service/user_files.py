@@ -5,16 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from sparsedash.catalog.families import FORMS, form_problem
+from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.catalog.model_shape import WEIGHT_BYTES
 from sparsedash.jobs.job import Job
-from sparsedash.schema import store_keys
 from sparsedash.schema.errors import AccessError, CorpusError, ExportError
 from sparsedash.schema.export_settings import EXPORTS, Export, ExportSettings, Form
 from sparsedash.schema.records import Record
 from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.service.request_checks import Access, upload_named
-from sparsedash.service.stored_results import known_shape
 from sparsedash.storage.model_folders import (
     RECIPE,
     delete_folder,
@@ -22,6 +20,7 @@ from sparsedash.storage.model_folders import (
     located_export,
     unfinished_exports,
 )
+from sparsedash.storage.shape_notes import known_shape
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
 
@@ -57,8 +56,8 @@ class Exports:
     def problems(self, record: Record) -> dict[Form, str]:
         """For each form, why this record's model cannot be written in it; empty where it can."""
         assert record.pruned is not None
-        family = self._store.recall(store_keys.model_type_note(record.model_identity))
-        return {form: form_problem(form, record.pruned, family) for form in FORMS}
+        shape = known_shape(self._store, record.model_identity)
+        return {form: form_problem(form, record.pruned, shape) for form in FORMS}
 
     def may_delete(self, export: Export) -> bool:
         """Whether the user may delete it from a page: it lies in the data folder and is theirs."""

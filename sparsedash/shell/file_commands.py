@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from sparsedash.catalog.families import require_form
+from sparsedash.catalog.export_forms import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.task_words import idle_limits, judge_document, task_rows

@@ -11,8 +11,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
-from sparsedash.catalog.families import llama_cpp_problem
-from sparsedash.catalog.model_shape import ModelShape
+from sparsedash.catalog.export_forms import llama_cpp_problem
 from sparsedash.reporting import deployment
 from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.run_answer import answer_figures, estimate_words
@@ -23,6 +22,7 @@ from sparsedash.reporting.verdicts import early_stopping_words
 from sparsedash.reporting.wording import newer_words, record_names, revision_words, source_note
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
 from sparsedash.schema.find_settings import FindResult
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings

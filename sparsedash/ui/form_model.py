@@ -75,8 +75,15 @@ def _show_model_facts(backend: Backend, model: str) -> None:
             if about == model:
                 form_fields.show_problem("model", error)
         return
+    if named.shape is None and not named.problem:
+        with st.spinner("Reading the structure of the model"):
+            backend.inspect_config(model)
+        named = backend.named_model(model) or named
     shape = named.shape
     family = f"Family: {named.family}. " if named.family else ""
+    if named.problem:
+        form_fields.show_hint(f"{family}{named.problem}")
+        return
     if shape is None:
         form_fields.show_hint(f"{family}Sizes, memory and time are known once it has been read.")
         return

@@ -16,7 +16,7 @@ from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import NO_HARNESS
-from sparsedash.catalog.families import llama_cpp_problem
+from sparsedash.catalog.export_forms import llama_cpp_problem
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.catalog.run_rules import require_possible
 from sparsedash.reporting import wording

@@ -11,7 +11,7 @@ from typing import get_args
 
 import streamlit as st
 
-from sparsedash.catalog.families import llama_cpp_problem
+from sparsedash.catalog.export_forms import llama_cpp_problem
 from sparsedash.reporting import deployment, wording
 from sparsedash.reporting.charts.kind_chart import kind_chart, kinds_words
 from sparsedash.reporting.charts.tradeoff_chart import (

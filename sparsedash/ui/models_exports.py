@@ -5,7 +5,7 @@ from typing import cast
 
 import streamlit as st
 
-from sparsedash.catalog.families import FORMS, MADE_GGUF, forms_filled_up, is_gguf
+from sparsedash.catalog.export_forms import FORMS, MADE_GGUF, forms_filled_up, is_gguf
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import (
     FORM_NAMES,
@@ -131,7 +131,7 @@ def request_export(backend: Backend, results: RunResults) -> None:
         return
     assert record.pruned is not None, "only sparse models are offered"
     named = backend.named_model(record.model)
-    filled_up = forms_filled_up(record.pruned, named.family if named else None)
+    filled_up = forms_filled_up(record.pruned, named.shape if named else None)
     usual_form = next(
         (form for form in possible if form not in ("masked", *filled_up)), possible[0]
     )

@@ -9,7 +9,6 @@ import pytest
 from sparsedash.catalog.choices import MODELS as LISTED
 from sparsedash.catalog.model_shape import (
     CONFIGS,
-    ModelShape,
     decode_ceiling,
     listed_shape,
     model_shape,
@@ -19,6 +18,7 @@ from sparsedash.catalog.model_shape import (
     shipped_shape,
     weight_bytes,
 )
+from sparsedash.schema.model_shape import ModelShape
 
 
 @pytest.mark.parametrize(

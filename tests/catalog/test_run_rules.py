@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import families
+from sparsedash.catalog import export_forms
 from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.run_rules import (
@@ -104,7 +104,7 @@ def test_quantising_needs_all_weights_in_memory_and_llama_cpp(monkeypatch):
     require_quantisable(plain, "bloom", streamed=True)
     with pytest.raises(CalibrationError, match="Quantising needs all weights in memory"):
         require_quantisable(quantised, "llama", streamed=True)
-    monkeypatch.setattr(families, "find_spec", lambda name: None)
+    monkeypatch.setattr(export_forms, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"cannot be quantised: llama.cpp, which"):
         require_quantisable(quantised, "llama", streamed=False)
 

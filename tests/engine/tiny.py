@@ -19,9 +19,9 @@ from tokenizers import (
 from tokenizers.decoders import ByteLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.models.loading import LoadedModel, load_model
 from sparsedash.engine.models.locating import Source, locate_model
+from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
@@ -136,13 +136,12 @@ def tiny_loaded(model_type: str, seed: int = 0, **changes: Any) -> LoadedModel:
 
 def as_loaded(model: Any) -> LoadedModel:
     """A model with a tokenizer, as the engine works on it."""
-    family = FAMILIES[model.config.model_type]
     return LoadedModel(
         identity="tiny",
         dtype="float32",
         model=model,
         tokenizer=tiny_tokenizer(),
-        family=family,
+        shape=inspect_model(model.config, "tiny"),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import families
+from sparsedash.catalog import export_forms
 from sparsedash.reporting.deployment import runtime_rows
 from sparsedash.schema.export_settings import Export, ExportSettings
 from sparsedash.schema.store_keys import model_type_note
@@ -22,7 +22,7 @@ RUN, RECORDS = specimens.run()
 
 @pytest.fixture(autouse=True)
 def llama_cpp(monkeypatch):
-    monkeypatch.setattr(families, "find_spec", lambda name: True)
+    monkeypatch.setattr(export_forms, "find_spec", lambda name: True)
 
 
 ASKED = ExportSettings(
@@ -127,7 +127,7 @@ def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finis
 def test_without_llama_cpp_no_gguf_file_is_offered_and_the_reason_is_said(
     open_page, backend, monkeypatch
 ):
-    monkeypatch.setattr(families, "find_spec", lambda name: None)
+    monkeypatch.setattr(export_forms, "find_spec", lambda name: None)
     backend.add_run((RUN, RECORDS))
     app = open_page("models", run=RUN.key)
     assert not any("gguf" in option for option in app.selectbox(key="chosen-form").options)

@@ -102,12 +102,11 @@ class Calibration:
         key = self.keys.inputs
 
         def modules() -> list[dict[str, nn.Module]]:
-            out = self.load().family.out
             watched: list[dict[str, nn.Module]] = []
             for index, block in enumerate(self.load().projections("decoder")):
                 parts: dict[str, nn.Module] = {}
                 for number, names in enumerate(self.groups[index]):
-                    if out not in names:
+                    if not self._reads_channels(index, names):
                         parts[f"{index}/{number}"] = block[names[0]]
                 watched.append(parts)
             return watched
@@ -270,11 +269,16 @@ class Calibration:
             self.inputs.reach(len(self.load().blocks) - 1)
         inputs = []
         for number, names in enumerate(self.groups[index]):
-            if self.load().family.out in names:
+            if self._reads_channels(index, names):
                 inputs.append((names, self._statistics_of(index)))
             else:
                 inputs.append((names, self.inputs.get(f"{index}/{number}")))
         return inputs
+
+    def _reads_channels(self, index: int, names: Sequence[str]) -> bool:
+        """Whether these projections of a block read the channels of its MLP."""
+        layout = self.load().structure.mlps[index]
+        return layout is not None and layout.out in names
 
     def _scheduled_gradients(
         self,

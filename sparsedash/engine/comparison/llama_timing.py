@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from sparsedash.catalog.families import llama_cpp_problem
+from sparsedash.catalog.export_forms import llama_cpp_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.catalog.model_shape import ModelShape, model_shape, prefill_ceiling, removed_layers
+from sparsedash.catalog.model_shape import prefill_ceiling, removed_layers
 from sparsedash.engine.comparison import llama_timer
 from sparsedash.engine.comparison.timing import (
     Clock,
@@ -31,13 +31,14 @@ from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.export_settings import EXPORTS
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import commit_of
 from sparsedash.schema.sparse_spec import quantiser_version
-from sparsedash.schema.store_keys import model_type_note
 from sparsedash.storage.model_folders import require_export_room, swept_folder
+from sparsedash.storage.shape_notes import known_shape
 from sparsedash.storage.store import Store
 
 _CACHE_BYTES = 2
@@ -64,8 +65,9 @@ def time_files(
             "There is no model to time: its result is no longer stored, or is dense.",
             "Run it again.",
         )
-    model_type = store.recall(model_type_note(record.model_identity))
-    if problem := llama_cpp_problem(record.model, model_type, [record.pruned.method]):
+    shape = known_shape(store, record.model_identity)
+    family = shape.family if shape else None
+    if problem := llama_cpp_problem(record.model, family, [record.pruned.method]):
         raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
     source = locate_model(record.model, store, commit=commit_of(record.model_identity))
     dense_file = dense_gguf_file(
@@ -97,7 +99,7 @@ def time_files(
         files = [folder / "dense.gguf", folder / "sparse.gguf"]
         dense = write(files[0], dense_file, PrunedChannels.dense(loaded), "float16")
         pruned = write(files[1], dense_file, sparse, spec.weights)
-        shape = model_shape(loaded.model.config.to_dict())
+        shape = loaded.shape
         with _llama_cpp(files, adapted) as ask:
             works = _works(ask, files, adapted, shape, sparse.widths)
             phases = time_phases(works, 2 * len(adapted.batches), adapted, on_step, clock)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.model_shape import decode_ceiling, model_shape, prefill_ceiling
+from sparsedash.catalog.model_shape import decode_ceiling, prefill_ceiling
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel, both_resident
 from sparsedash.engine.comparison.timing import (
     Clock,
@@ -248,7 +248,7 @@ def _text_works(
 ) -> Iterator[TimedWork]:
     """Prefill and decode at every batch."""
     model = loaded.model
-    shape = model_shape(model.config.to_dict())
+    shape = loaded.shape
     vocabulary = model.get_input_embeddings().weight.shape[0]
     for batch in settings.batches:
         # Random tokens: the time does not depend on them.

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sparsedash.catalog.families import FORMS, form_problem, require_form, shared_width
+from sparsedash.catalog.export_forms import FORMS, form_problem, require_form, shared_width
 from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.catalog.presets import spec_name
 from sparsedash.engine.export.export_files import copy_base_files, write_folder
 from sparsedash.engine.export.recipe import base_licence, recipe_json
 from sparsedash.engine.export.reload_proof import prove_files
-from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import require_full_gguf, require_known
@@ -33,10 +32,10 @@ from sparsedash.schema.export_settings import (
     Proof,
     WrittenFiles,
 )
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts, ignore
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.store_keys import model_type_note
 from sparsedash.storage.file_hashes import content_hash
 from sparsedash.storage.local_machine import free_in_words, local_path
 from sparsedash.storage.model_folders import (
@@ -46,6 +45,7 @@ from sparsedash.storage.model_folders import (
     require_new,
     sweep_exports,
 )
+from sparsedash.storage.shape_notes import known_shape
 from sparsedash.storage.store import Store
 
 
@@ -107,10 +107,9 @@ def export_model(
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
         raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
     require_new(folder)
-    refuse_form(settings.form, pruned, store.recall(model_type_note(sparse.model_identity)), FORMS)
+    refuse_form(settings.form, pruned, known_shape(store, sparse.model_identity), FORMS)
     rebuilt = rebuild_model(sparse, store, on_step, model_cache)
-    model_type = rebuilt.loaded.model.config.model_type
-    refuse_form(settings.form, pruned, model_type, FORMS)
+    refuse_form(settings.form, pruned, rebuilt.loaded.shape, FORMS)
     _require_provable(settings, rebuilt.loaded)
     with _write_errors(folder), new_folder(folder) as inside:
         on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)
@@ -132,7 +131,7 @@ def export_model(
             layout=written.layout,
             model=sparse.model,
             model_identity=sparse.model_identity,
-            model_type=model_type,
+            model_type=rebuilt.loaded.shape.family,
             n_bytes=sum(file.stat().st_size for file in inside.rglob("*") if file.is_file()),
             base_bytes=written.base_size,
             files=files | {RECIPE: content_hash(inside / RECIPE)},
@@ -203,11 +202,13 @@ def _write_card(
     (inside / CARD).write_text(render_card(facts), encoding="utf-8")
 
 
-def refuse_form(form: Form, pruned: Pruned, model_type: str | None, forms: Iterable[Form]) -> None:
+def refuse_form(
+    form: Form, pruned: Pruned, shape: ModelShape | None, forms: Iterable[Form]
+) -> None:
     """Raise ExportError, naming the possible forms, where the model has no such form."""
-    if problem := form_problem(form, pruned, model_type):
+    if problem := form_problem(form, pruned, shape):
         possible = ", ".join(
-            other_form for other_form in forms if not form_problem(other_form, pruned, model_type)
+            other_form for other_form in forms if not form_problem(other_form, pruned, shape)
         )
         advice = (
             f"Possible: {possible}." if possible else "No form is possible: choose another method."
@@ -233,11 +234,7 @@ def export_narrowed(
     its answers to the passages. Raises ExportError, and then the folder does not exist.
     """
     sparse = PrunedChannels.dense(loaded)
-    width = (
-        max(pruned.dense_widths)
-        if form == "masked"
-        else shared_width(pruned, loaded.model.config.model_type)
-    )
+    width = max(pruned.dense_widths) if form == "masked" else shared_width(pruned, loaded.structure)
     settings = ExportSettings(dense="-", sparse="-", form=form, weights=loaded.dtype)
     with _write_errors(folder), new_folder(folder) as inside:
         on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)
@@ -262,8 +259,7 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     """
     source = locate_model(run.model, store, commit=run.model_commit)
     spec = run.points[0]
-    model_type = read_config(source.folder, source.reference).model_type
-    require_form(wanted.form, spec, model_type)
+    require_form(wanted.form, spec, known_shape(store, source.identity))
     if wanted.form == "gguf":
         file, is_base = _dense_gguf(source, wanted, store)
         reader = require_full_gguf(file, is_base=is_base)
@@ -348,7 +344,7 @@ def _write(
     width = (
         None
         if settings.form == "masked"
-        else shared_width(request.pruned, rebuilt.loaded.model.config.model_type)
+        else shared_width(request.pruned, rebuilt.loaded.structure)
     )
     return write_folder(
         inside,

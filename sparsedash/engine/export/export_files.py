@@ -14,7 +14,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsedash.catalog.families import fewer_layers
+from sparsedash.catalog.config_checks import fewer_layers
 from sparsedash.engine.models.decoder_blocks import renumbered
 from sparsedash.engine.models.gguf_writing import block_tensors
 from sparsedash.engine.models.locating import Source, gguf_file
@@ -22,6 +22,7 @@ from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.export_settings import WrittenFiles
+from sparsedash.schema.model_shape import ModelStructure
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.local_machine import lies_below
 
@@ -69,14 +70,15 @@ def write_folder(
     size = sum(tensor.nbytes for tensor in tensors.values())
     require_room(size)
     config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
-    if width and loaded.family.width:
-        config[loaded.family.width] = width
+    if width:
+        _set_width_(config, loaded.structure, width)
     if gone := sparse.removed_layers:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
     head = loaded.model.get_output_embeddings().weight
     embedding = loaded.model.get_input_embeddings().weight
-    if config.get("tie_word_embeddings", loaded.family.tied) and head is not embedding:
+    usually_tied = getattr(type(loaded.model.config), "tie_word_embeddings", False)
+    if config.get("tie_word_embeddings", usually_tied) and head is not embedding:
         # The checkpoint has a head of its own, which its config denies.
         config["tie_word_embeddings"] = False
     # Otherwise a loader would round float32 weights to the type of the base.
@@ -117,6 +119,17 @@ def write_folder(
     return WrittenFiles(layout=layout, size=size, base_size=dense)
 
 
+def _set_width_(config: dict[str, Any], structure: ModelStructure, width: int) -> None:
+    """Write this width of every MLP into a plain config, where it has a place for it."""
+    values = structure.width_values([width] * len(structure.mlps))
+    for path, value in (values or {}).items():
+        *parents, key = path.split(".")
+        part = config
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[key] = value
+
+
 def _all_tensors(
     sparse: SparseModel, width: int | None, dtype: torch.dtype, on_part: OnPart
 ) -> dict[str, Tensor]:
@@ -139,7 +152,7 @@ def _all_tensors(
         for name, tensor in tensors.items():
             module, _, kind = name.rpartition(".")
             as_it_is = kind == "bias" or weight_of(block[module]) is block[module].weight
-            changed[f"{loaded.family.blocks}.{index}.{name}"] = loaded.residency.offload(
+            changed[f"{loaded.structure.blocks}.{index}.{name}"] = loaded.residency.offload(
                 tensor if as_it_is else tensor.T
             )
     if isinstance(sparse, PrunedChannels):
@@ -149,12 +162,12 @@ def _all_tensors(
     names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     if strange := sorted(set(changed) - names):
         raise ExportError(
-            f"The sparse model has {strange[0]}, for which its family's stock code has no place.",
+            f"The sparse model has {strange[0]}, for which its stock code has no place.",
             "Choose a method that gives no layer a bias, such as least-squares.",
         )
     for number, (name, tensor) in enumerate((all_tensors := model.state_dict()).items()):
         on_part(number, 2 * len(all_tensors))
-        there = renumbered(name, loaded.family.blocks, gone)
+        there = renumbered(name, loaded.structure.blocks, gone)
         if name not in names or there is None:
             continue
         tensor = changed.get(name, tensor).detach().cpu()

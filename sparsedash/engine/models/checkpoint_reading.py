@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from sparsedash.catalog.families import config_problem
+from sparsedash.catalog.config_checks import config_problem
 from sparsedash.schema.errors import ModelError, SparseDashError, first_line
 from sparsedash.storage.model_folders import model_config
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-from sparsedash.catalog.families import fewer_layers
+from sparsedash.catalog.config_checks import fewer_layers
 
 Applied = Callable[[], AbstractContextManager[None]]
 """Makes the context inside which the loaded model is another one, such as a sparse one."""

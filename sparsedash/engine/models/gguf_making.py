@@ -19,7 +19,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from transformers import AutoTokenizer, PretrainedConfig
 
-from sparsedash.catalog.families import MADE_GGUF
+from sparsedash.catalog.export_forms import MADE_GGUF
 from sparsedash.catalog.gguf_names import (
     ARCHITECTURES,
     CUTS_OF,

@@ -26,6 +26,7 @@ from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.export_settings import Weights, WrittenFiles
+from sparsedash.schema.model_shape import MlpLayout
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.schema.sparse_spec import ROW_MULTIPLE
 
@@ -123,7 +124,7 @@ def read_back(
     """
     loaded = sparse.loaded
     model = loaded.model
-    path = loaded.family.blocks
+    path = loaded.structure.blocks
     reader = opened_gguf(file)
     architecture = str(opened_gguf(dense_file).values["general.architecture"])
     gguf_model = GgufModel(reader, architecture)
@@ -153,7 +154,9 @@ def read_back(
                 full_name,
                 kinds,
             )
-        blocks.append(_narrowed(sparse, narrow, tensors))
+        layout = sparse.loaded.structure.mlps[index]
+        assert layout is not None, "every block of a model with a GGUF file has an MLP"
+        blocks.append(_narrowed(layout, narrow, tensors))
     # Parameters that share their memory in the model share it here.
     shared: dict[int, nn.Parameter] = {}
     for name, value in values.items():
@@ -215,24 +218,21 @@ def _checked(
     return value.to(expected.dtype)
 
 
-def _narrowed(
-    sparse: PrunedChannels, narrow: PrunedMlp, tensors: Mapping[str, Tensor]
-) -> PrunedMlp:
-    """The MLP with these weights, without the zeros that pad it to a width."""
-    family = sparse.loaded.family
+def _narrowed(layout: MlpLayout, narrow: PrunedMlp, tensors: Mapping[str, Tensor]) -> PrunedMlp:
+    """The MLP with these weights, by their names in the block, without the zeros that pad it."""
     n_kept = len(narrow.kept)
 
     def unpadded(part: Tensor) -> Tensor:
-        return torch.cat([rows[:n_kept] for rows in part.chunk(family.fused)])
+        return torch.cat([rows[:n_kept] for rows in part.chunk(layout.fused)])
 
     inner = []
-    for name in family.inner:
+    for name in layout.inner:
         bias = tensors.get(f"{name}.bias")
         weight = unpadded(tensors[f"{name}.weight"])
         inner.append((weight, None if bias is None else unpadded(bias)))
     return replace(
         narrow,
-        out_weight=tensors[f"{family.out}.weight"][:, :n_kept].contiguous(),
-        out_bias=tensors.get(f"{family.out}.bias"),
+        out_weight=tensors[f"{layout.out}.weight"][:, :n_kept].contiguous(),
+        out_bias=tensors.get(f"{layout.out}.bias"),
         inner=tuple(inner),
     )

@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType,
 from gguf.quants import quant_shape_to_byte_shape
 from torch import Tensor
 
-from sparsedash.catalog.families import PER_LAYER, one_width
+from sparsedash.catalog.export_forms import PER_LAYER, one_width
 from sparsedash.catalog.gguf_names import ARCHITECTURES, general_name
 from sparsedash.catalog.gguf_reader import SOURCE_TYPE, GgufReader, opened_gguf, quantised_type
 from sparsedash.engine.models.decoder_blocks import renumbered
@@ -57,7 +57,8 @@ def block_tensors(
 
     width: channels of every MLP in the file; None: the dense ones, each channel in its own place.
     """
-    family = sparse.loaded.family
+    layout = sparse.loaded.structure.mlps[index]
+    assert layout is not None, "every block that is written has an MLP"
     mlp = sparse.loaded.mlps[index]
     narrow = sparse.blocks[index]
     places = narrow.kept if width is None else torch.arange(len(narrow.kept))
@@ -70,7 +71,7 @@ def block_tensors(
         return rows
 
     tensors = {}
-    for number, name in enumerate(family.inner):
+    for number, name in enumerate(layout.inner):
         for kind, part in zip(("weight", "bias"), narrow.inner_part(mlp, number), strict=True):
             if part is not None:
                 # Gate and up may be parts of one projection.
@@ -79,10 +80,10 @@ def block_tensors(
     dense = out_weight(mlp)
     out = torch.zeros(len(dense), w, dtype=dense.dtype)
     out[:, places] = narrow.out_weight.to("cpu", dense.dtype)
-    tensors[f"{family.out}.weight"] = out
+    tensors[f"{layout.out}.weight"] = out
     bias = mlp.out.bias if narrow.out_bias is None else narrow.out_bias
     if bias is not None:
-        tensors[f"{family.out}.bias"] = bias.detach().to("cpu", dense.dtype)
+        tensors[f"{layout.out}.bias"] = bias.detach().to("cpu", dense.dtype)
     return tensors
 
 
@@ -357,10 +358,11 @@ def _shifted(norm: Tensor, shift: float) -> Array:
 def _mlp_tensors(
     sparse: PrunedChannels, widths: Sequence[int], weights: Weights
 ) -> Iterator[GgufTensor]:
-    family = sparse.loaded.family
+    layout = sparse.loaded.structure.mlps[0]
+    assert layout is not None, "every block of a model with a GGUF file has an MLP"
     # A fused projection, or one without a gate, is GGUF's up.
-    inner = ("ffn_gate", "ffn_up") if len(family.inner) > 1 else ("ffn_up",)
-    gguf_names = {**dict(zip(family.inner, inner, strict=True)), family.out: "ffn_down"}
+    inner = ("ffn_gate", "ffn_up") if len(layout.inner) > 1 else ("ffn_up",)
+    gguf_names = {**dict(zip(layout.inner, inner, strict=True)), layout.out: "ffn_down"}
 
     def make(index: int, width: int, name: str) -> Array:
         values: Array = block_tensors(sparse, index, width)[name].float().numpy()

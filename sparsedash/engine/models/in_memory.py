@@ -14,10 +14,11 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sparsedash.catalog.families import config_problem
+from sparsedash.catalog.config_checks import config_problem
 from sparsedash.engine.models.checkpoint_reading import refuse_no_numbers, refusing, type_name
 from sparsedash.engine.models.loading import LoadedModel, loaded_model
 from sparsedash.engine.models.locating import Source
+from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.pruning.surgery import is_projection
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.settings import Dtype
@@ -77,7 +78,8 @@ def model_in_memory(
         folder=folder,
         identity=IN_MEMORY,
     )
-    return source, loaded_model(source, cast(Dtype, dtype), copied, tokenizer)
+    shape = inspect_model(copied.config, IN_MEMORY)
+    return source, loaded_model(source, cast(Dtype, dtype), copied, tokenizer, shape)
 
 
 def require_stock_projections(loaded: LoadedModel) -> None:
@@ -92,7 +94,7 @@ def require_stock_projections(loaded: LoadedModel) -> None:
         )
     modules = dict(loaded.model.named_modules())
     for name, part in stock.named_modules():
-        if not name.startswith(f"{loaded.family.blocks}.") or not is_projection(part):
+        if not name.startswith(f"{loaded.structure.blocks}.") or not is_projection(part):
             continue
         if name not in modules:
             raise ModelError(f"{name} of {IN_MEMORY} is missing.", _AS_LOADED)

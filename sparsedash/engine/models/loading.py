@@ -8,7 +8,7 @@ import copy
 import gc
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +16,6 @@ import torch
 from transformers import AutoTokenizer, Cache, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sparsedash.catalog.families import FAMILIES, Family
-from sparsedash.catalog.model_shape import ModelShape, model_shape
 from sparsedash.engine.models.checkpoint_reading import (
     read_config,
     read_model,
@@ -28,10 +26,13 @@ from sparsedash.engine.models.checkpoint_reading import (
 )
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
 from sparsedash.engine.models.locating import Source
+from sparsedash.engine.models.mlps import block_mlps
+from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.models.residency import Resident, WeightResidency
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope
+from sparsedash.schema.model_shape import ModelShape, ModelStructure
 from sparsedash.schema.settings import Dtype
 
 # Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a
@@ -49,25 +50,28 @@ def max_length(config: Any) -> int:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedModel:
-    """A dense model ready to run. warnings: of how it was read. residency: of its weights."""
+    """A dense model ready to run.
+
+    shape: its counts and structure. warnings: of how it was read. residency: of its weights.
+    """
 
     identity: str
     dtype: Dtype
     model: PreTrainedModel
     tokenizer: Tokenizer
-    family: Family
+    shape: ModelShape
     warnings: tuple[str, ...] = ()
     residency: WeightResidency = field(default_factory=Resident)
 
     @property
     def blocks(self) -> list[torch.nn.Module]:
         """The decoder blocks, in the order they run."""
-        return list(self.model.get_submodule(self.family.blocks).children())
+        return list(self.model.get_submodule(self.structure.blocks).children())
 
     @property
-    def shape(self) -> ModelShape:
-        """Its counts, of the dense model."""
-        return model_shape(self.model.config.to_dict())
+    def structure(self) -> ModelStructure:
+        """Where its MLPs are."""
+        return self.shape.structure
 
     @property
     def cache_per_token(self) -> int:
@@ -102,21 +106,17 @@ class LoadedModel:
     @property
     def mlps(self) -> list[Mlp]:
         """The MLP of every decoder block."""
-        mlps = []
-        for block in self.projections("mlp"):
-            *inner, out = block.values()
-            mlps.append(Mlp(inner=tuple(inner), out=out, fused=self.family.fused))
-        return mlps
+        return block_mlps(self.model, self.structure)
 
     def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
         """The projections (Linear or Conv1D) of every decoder block, by name."""
         projections = []
-        for block in self.blocks:
+        for block, layout in zip(self.blocks, self.structure.mlps, strict=True):
             modules: dict[str, Any] = dict(block.named_modules())
-            if scope == "mlp":
-                names = list(self.family.mlp)
-            else:
+            if scope == "decoder":
                 names = [name for name, module in modules.items() if is_projection(module)]
+            else:
+                names = list(layout.paths) if layout else []
             projections.append({name: modules[name] for name in names})
         return projections
 
@@ -289,6 +289,7 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         dtype,
         model,
         tokenizer,
+        inspect_model(config, reference),
         warnings,
     )
 
@@ -298,20 +299,24 @@ def loaded_model(
     dtype: Dtype,
     model: PreTrainedModel,
     tokenizer: Tokenizer,
+    shape: ModelShape,
     warnings: tuple[str, ...] = (),
 ) -> LoadedModel:
-    """This model, in evaluation mode and without gradients, with what the engine needs of it."""
+    """This model, in evaluation mode and without gradients, with what the engine needs of it.
+
+    shape: by its config; a checkpoint may have a head of its own that its config denies.
+    """
     if (tokenizer.pad_token_id or 0) >= model.config.vocab_size:
         # Some models add one without an embedding. Any token does: what it stands for is masked.
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = None
     model.eval().requires_grad_(False)
-    family = FAMILIES[model.config.model_type]
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
     return LoadedModel(
         identity=source.identity,
         dtype=dtype,
         model=model,
         tokenizer=tokenizer,
-        family=family,
+        shape=replace(shape, n_parameters=n_parameters),
         warnings=warnings,
     )

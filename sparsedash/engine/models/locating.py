@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from sparsedash.catalog.families import is_gguf
-from sparsedash.catalog.model_shape import model_shape
+from sparsedash.catalog.export_forms import is_gguf
 from sparsedash.engine.models.checkpoint_reading import (
-    OTHER_CONFIG,
     read_config,
     refuse_damaged_files,
-    refusing,
 )
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.model_conversion import gguf_source_type, unpack_gguf
+from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.models.tokenizer_check import require_usable
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError, install_command
@@ -93,9 +91,8 @@ def locate_model(
     )
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)
-    with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
-        shape = model_shape(config.to_dict()).plain()
-    store.remember(store_keys.model_shape_note(source.identity), shape)
+    shape = inspect_model(config, reference)
+    store.remember(store_keys.model_shape_note(source.identity), shape.plain())
     note = store_keys.tokenizer_tried_note(source.identity)
     if store.recall(note) is None:
         require_usable(source.folder, reference, config.vocab_size)

@@ -115,7 +115,7 @@ class PrunedChannels:
     @property
     def watched(self) -> list[list[str]]:
         """Names of the projections of each block whose inputs `passage_error` takes."""
-        return [[self.loaded.family.out]] * len(self.blocks)
+        return [[layout.out] if layout else [] for layout in self.loaded.structure.mlps]
 
     def passage_error(
         self,
@@ -167,11 +167,11 @@ class MaskedWeights:
         """The share of zeros, of every budget."""
         shape = self.loaded.shape
         n_zeros = n_mlp_zeros = 0
-        for block in self.blocks:
+        for block, layout in zip(self.blocks, self.loaded.structure.mlps, strict=True):
             for name, weight in block.weights.items():
                 n = int((weight == 0).sum())
                 n_zeros += n
-                if name in self.loaded.family.mlp:
+                if layout and name in layout.paths:
                     n_mlp_zeros += n
         return Reached(
             channels=n_mlp_zeros / shape.n_mlp,

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from sparsedash.catalog.model_structure import MlpLayout, ModelStructure
 from sparsedash.engine.pruning.surgery import is_projection, is_transposed
 from sparsedash.schema.errors import ModelError
+from sparsedash.schema.model_shape import MlpLayout, ModelStructure
 
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _NO_WIDTHS = ("head", "rank", "rope", "window", "conv", "mamba", "ssm", "token_id", "top", "_tok")
@@ -56,17 +56,14 @@ def find_structure(config: PretrainedConfig) -> ModelStructure:
     blocks = list(model.get_submodule(path).children())
     mlps: list[MlpLayout | None] = [None] * len(blocks)
     list_keys = []
-    reasons = []
     for key, value in _integers(config, model):
         moved = _following(config, model, key, value)
         if moved is None or not all(part.name.startswith(f"{path}.") for part in moved):
             continue
         for index, parts in _by_block(moved, path).items():
             layout = _layout(blocks[index], parts)
-            if layout is None:
-                continue
-            if mlps[index] is not None:
-                reasons.append(f"block {index} has more than one MLP")
+            # Of two MLPs of a block the first key's is pruned.
+            if layout is None or mlps[index] is not None:
                 continue
             item = value[index] if isinstance(value, list) else value or layout.width
             mlps[index] = replace(layout, key=".".join(key), value=item)
@@ -78,7 +75,6 @@ def find_structure(config: PretrainedConfig) -> ModelStructure:
         blocks=path,
         mlps=tuple(mlps),
         list_keys=tuple(dict.fromkeys(list_keys)),
-        kept=tuple(dict.fromkeys(reasons)),
     )
 
 
@@ -86,7 +82,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     """A model of this config on the meta device: shapes without numbers."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, trust_remote_code=False
+            copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
         )
     return model
 
@@ -108,10 +104,7 @@ def text_config_path(config: PretrainedConfig) -> KeyPath:
 def with_value(config: PretrainedConfig, key: KeyPath, value: object) -> PretrainedConfig:
     """A copy of the config with this value under this key."""
     changed = copy.deepcopy(config)
-    owner: Any = changed
-    for name in key[:-1]:
-        owner = getattr(owner, name)
-    setattr(owner, key[-1], value)
+    set_values_(changed, {".".join(key): value})
     return changed
 
 
@@ -122,9 +115,19 @@ def narrowed_config(
     values = structure.width_values(widths)
     if values is None:
         return None
-    for key, value in values.items():
-        config = with_value(config, tuple(key.split(".")), value)
-    return config
+    narrower = copy.deepcopy(config)
+    set_values_(narrower, values)
+    return narrower
+
+
+def set_values_(config: PretrainedConfig, values: Mapping[str, object]) -> None:
+    """Set values of a config, by keys with dots between nested configs."""
+    for path, value in values.items():
+        *parents, key = path.split(".")
+        owner: Any = config
+        for parent in parents:
+            owner = getattr(owner, parent)
+        setattr(owner, key, value)
 
 
 def n_layers(config: PretrainedConfig) -> int | None:
@@ -158,7 +161,8 @@ def blocks_path(model: PreTrainedModel) -> str:
         }
         fitting = [name for name, module in outer.items() if len(module) == depth] or list(outer)
         if fitting:
-            return max(fitting, key=lambda name: _n_parameters(outer[name]))
+            largest: str = max(fitting, key=lambda name: _n_parameters(outer[name]))
+            return largest
     raise ModelError(f"{type(model).__name__} has no list of decoder blocks.")
 
 
@@ -178,17 +182,17 @@ def _integers(config: PretrainedConfig, model: PreTrainedModel) -> Iterator[tupl
     nested = [((*path, key), part) for key, part in vars(text).items() if "ffn" in key]
     for prefix, part in [(path, text), *nested]:
         for key, value in list(getattr(part, "__dict__", {}).items()):
-            if key.startswith("_") or key in _NO_SIZES:
+            is_private = key.startswith("_") or key in _NO_SIZES
+            if is_private or any(word in key for word in _NO_WIDTHS):
                 continue
-            if any(word in key for word in _NO_WIDTHS):
-                continue
-            if value is None and any(word in key for word in _WIDTH_WORDS):
-                yield (*prefix, key), None
-            elif type(value) is int and _may_move(value, sizes):
+            is_unstated = value is None and any(word in key for word in _WIDTH_WORDS)
+            is_list = isinstance(value, list) and len(value) == n_blocks
+            if is_unstated or _are_sizes(value if is_list else [value], sizes):
                 yield (*prefix, key), value
-            elif isinstance(value, list) and len(value) == n_blocks:
-                if all(type(item) is int and _may_move(item, sizes) for item in value):
-                    yield (*prefix, key), value
+
+
+def _are_sizes(values: Sequence[object], sizes: set[int]) -> bool:
+    return all(type(value) is int and _may_move(value, sizes) for value in values)
 
 
 def _may_move(value: int, sizes: set[int]) -> bool:
@@ -260,7 +264,8 @@ def _layout(block: nn.Module, moved: Sequence[_Moved]) -> MlpLayout | None:
         rows.add(n_out // width)
     if len(rows) != 1:
         return None
-    return MlpLayout(inner=tuple(inner), out=out, width=width, fused=rows.pop())
+    out_bias = getattr(modules[out], "bias", None) is not None
+    return MlpLayout(inner=tuple(inner), out=out, width=width, fused=rows.pop(), out_bias=out_bias)
 
 
 def _enters(part: _Moved, modules: Mapping[str, nn.Module]) -> str:
@@ -293,5 +298,6 @@ def _sibling_projections(block: nn.Module) -> MlpLayout | None:
                     inner=tuple(f"{prefix}{name}" for name in inner),
                     out=f"{prefix}{out}",
                     width=width,
+                    out_bias=getattr(part, "bias", None) is not None,
                 )
     return None

@@ -2,8 +2,9 @@
 of this kind gives what it should, to rounding.
 """
 
+import copy
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from sparsedash.catalog.model_structure import MlpLayout, ModelStructure
 from sparsedash.engine.models.decoder_blocks import (
     Batch,
     BlockWalk,
@@ -21,10 +21,12 @@ from sparsedash.engine.models.decoder_blocks import (
     shortened_config,
     skipping,
 )
+from sparsedash.engine.models.mlps import block_mlps
 from sparsedash.engine.models.structure import narrowed_config
 from sparsedash.engine.models.tiny_config import VOCABULARY
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned, weight_of
 from sparsedash.schema.errors import first_line
+from sparsedash.schema.model_shape import MlpLayout, ModelStructure
 
 _TOLERANCE = 2e-5
 """Largest difference of logits, as a share of the largest logit."""
@@ -41,7 +43,7 @@ def tiny_random_model(config: PretrainedConfig) -> PreTrainedModel:
     """A random model of a tiny config, on the CPU, in FP32, with biases that are not zero."""
     generator = torch.Generator().manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        config, dtype=torch.float32, trust_remote_code=False
+        copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
     )
     parameters = {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
@@ -179,7 +181,7 @@ def _require_loadable(
     so again once saved and loaded.
     """
     made: PreTrainedModel = AutoModelForCausalLM.from_config(
-        config, dtype=torch.float32, trust_remote_code=False
+        copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
     ).eval()
     made.load_state_dict(state)
     if not _are_close(_logits(made, ids), logits):
@@ -224,17 +226,6 @@ def _masked(mlp: Mlp, kept: Tensor) -> PrunedMlp:
     )
     everything = torch.arange(mlp.width)
     return PrunedMlp(everything, out_weight(mlp) * mask, inner=inner)
-
-
-def block_mlps(model: PreTrainedModel, structure: ModelStructure) -> list[Mlp]:
-    """The MLPs of a model, of every block that has one."""
-    blocks = model.get_submodule(structure.blocks).children()
-    mlps = []
-    for block, layout in zip(blocks, structure.mlps, strict=True):
-        if layout is not None:
-            inner = tuple(block.get_submodule(name) for name in layout.inner)
-            mlps.append(Mlp(inner, block.get_submodule(layout.out), layout.fused))
-    return mlps
 
 
 def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:

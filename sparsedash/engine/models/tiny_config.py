@@ -15,11 +15,18 @@ VOCABULARY = 400
 HIDDEN = 32
 N_LAYERS = 4
 
+_DEPTHS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "encoder_layers",
+)
 _SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), HIDDEN),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), N_LAYERS),
-    **dict.fromkeys(("decoder_layers", "encoder_layers"), N_LAYERS),
+    **dict.fromkeys(_DEPTHS, N_LAYERS),
     **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
     **dict.fromkeys(("decoder_ffn_dim", "encoder_ffn_dim", "dff"), 64),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
@@ -74,7 +81,7 @@ _LANGUAGE_WORDS = ("text", "llm", "decoder", "thinker", "attn", "ffn", "language
 
 
 def tiny_config(config: PretrainedConfig) -> PretrainedConfig:
-    """A small config of the same kind, of four decoder layers."""
+    """A small config of the same kind, of four decoder layers at most."""
     tiny = copy.deepcopy(config)
     _shrink(tiny, _SIZES)
     return tiny
@@ -90,8 +97,9 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
     if _value(config, "is_heterogeneous"):
         config.per_layer_config = None
     for name, size in sizes.items():
-        if type(_value(config, name)) is int:
-            _set(config, name, size)
+        value = _value(config, name)
+        if type(value) is int:
+            _set(config, name, min(value, size) if name in _DEPTHS else size)
     for name in equal_heads:
         _set(config, name, sizes["num_attention_heads"])
     for name, token in _SPECIAL_TOKENS.items():

@@ -190,6 +190,7 @@ def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> AbstractContextManager
 
 
 def is_transposed(module: nn.Module) -> bool:
+    """True for GPT-2's Conv1D, whose weight is (in, out)."""
     # GPT-2's Conv1D stores (in, out) and names its output width nf; nothing else does.
     return hasattr(module, "nf")
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from sparsedash.catalog.cost_model import is_streamed, least_memory
-from sparsedash.catalog.families import is_gguf
+from sparsedash.catalog.export_forms import is_gguf
 from sparsedash.catalog.mixed_text import mixed_identity
-from sparsedash.catalog.model_shape import ModelShape, model_shape
 from sparsedash.catalog.resources import (
     COMPARED_PASSAGES,
     TOKENS_A_PASSAGE,
@@ -32,12 +31,14 @@ from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.locating import Source, locate_model
 from sparsedash.engine.models.matmul import keep_fp32_copies
+from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.models.streaming import stream_model
 from sparsedash.engine.run.calibration_texts import CalibrationTexts
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.texts.corpora import Texts, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema import __version__, store_keys
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
 from sparsedash.schema.run_keys import RunKeys
@@ -134,7 +135,8 @@ class RunContext:
     @cached_property
     def shape(self) -> ModelShape:
         """Counts of the dense model."""
-        return model_shape(read_config(self.source.folder, self.source.reference).to_dict())
+        config = read_config(self.source.folder, self.source.reference)
+        return inspect_model(config, self.source.reference)
 
     @cached_property
     def _resident_bytes(self) -> int:
@@ -163,9 +165,6 @@ class RunContext:
             keep_fp32_copies(
                 loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - self._resident_bytes)
             )
-        self.store.remember(
-            store_keys.model_type_note(source.identity), loaded.model.config.model_type
-        )
         self.log.warnings |= dict.fromkeys(loaded.warnings)
         return loaded
 

@@ -5,13 +5,12 @@ from copy import deepcopy
 import pytest
 import torch
 
-from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.calibration import sequential_refit
 from sparsedash.engine.models.decoder_blocks import batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.progress import ignore_steps
-from tests.engine.tiny import as_loaded, seeded, tiny_loaded
+from tests.engine.tiny import CONFIGS, as_loaded, seeded, tiny_loaded
 
 NORMED = ("gemma2", "gemma3_text", "olmo2")
 
@@ -116,7 +115,7 @@ def test_the_refitted_model_is_closer_to_the_dense_one(tiny, dtype):
     assert distance(list(refit(loaded, kept).values())) < 0.8 * distance(cut)
 
 
-@pytest.mark.parametrize("architecture", sorted(FAMILIES))
+@pytest.mark.parametrize("architecture", sorted(CONFIGS))
 def test_only_a_block_that_adds_its_output_as_it_is_aims_at_the_stream(architecture):
     loaded = tiny_loaded(architecture)
     half = as_loaded(deepcopy(loaded.model).bfloat16())
@@ -160,7 +159,7 @@ def test_held_out_sequences_decide_nothing(tiny):
     assert not torch.allclose(first, changed(0), atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", sorted(FAMILIES))
+@pytest.mark.parametrize("architecture", sorted(CONFIGS))
 def test_the_stream_that_is_walked_is_the_sparse_model_s(architecture, monkeypatch):
     """Also where a family norms the MLP's output, or adds it to attention's."""
     loaded = tiny_loaded(architecture)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import families
+from sparsedash.catalog import export_forms
 from sparsedash.engine.comparison.llama_timing import time_files
 from sparsedash.engine.models.fresh_process import talking_to
 from sparsedash.engine.models.loading import ModelCache
@@ -57,7 +57,7 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
 
 
 def test_where_llama_cpp_is_not_installed_nothing_is_loaded(store, monkeypatch):
-    monkeypatch.setattr(families, "find_spec", lambda name: None)
+    monkeypatch.setattr(export_forms, "find_spec", lambda name: None)
     store.put(
         "s",
         answered(

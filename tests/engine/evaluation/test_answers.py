@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.evaluation.answers import (
     finish_answers_,
     first_word,

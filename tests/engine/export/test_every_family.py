@@ -6,7 +6,6 @@ from itertools import product
 import pytest
 import torch
 
-from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.export.export_files import write_folder
 from sparsedash.engine.export.reloaded import answer_questions, load_and_answer
 from sparsedash.engine.models.loading import load_model
@@ -14,7 +13,7 @@ from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
-from tests.engine.tiny import save_tiny, source_of
+from tests.engine.tiny import CONFIGS, save_tiny, source_of
 
 NO_FIELD = {name for name, family in FAMILIES.items() if not family.width}
 FORMS = {
@@ -26,7 +25,7 @@ FORMS = {
     "fewer": ((96, 0, 96), "float32", 96),
 }
 CASES = [
-    *product(sorted(FAMILIES), ("padded", "fewer")),
+    *product(sorted(CONFIGS), ("padded", "fewer")),
     # A transposed projection, a gate, gate and up in one, and a width that the code computes.
     *product(("gpt2", "llama", "phi3", "bloom"), ("masked",)),
     *product(("gpt2", "llama", "phi3"), ("uniform",)),

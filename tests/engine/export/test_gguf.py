@@ -12,7 +12,7 @@ from gguf import GGUFReader, quants
 from safetensors.torch import load_file, save_file
 from tokenizers import normalizers, pre_tokenizers
 
-from sparsedash.catalog.families import PER_LAYER
+from sparsedash.catalog.export_forms import PER_LAYER
 from sparsedash.engine.export.reload_proof import gguf_allowed, rounded_activations
 from sparsedash.engine.models.gguf_making import write_dense_gguf
 from sparsedash.engine.models.gguf_writing import gguf_type

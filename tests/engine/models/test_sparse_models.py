@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.calibration.calibration import StoredStatistics
 from sparsedash.engine.calibration.statistics import (
     shared_inputs,
@@ -24,7 +23,7 @@ from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
 from tests.engine.run.small_runs import CHANNELS, count_calls, ran
-from tests.engine.tiny import IDS, save_tiny, tiny_loaded
+from tests.engine.tiny import CONFIGS, IDS, save_tiny, tiny_loaded
 
 SPARSEGPT = MethodSettings(
     saliency="obs",
@@ -48,7 +47,7 @@ def masked_run(settings):
     )
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_new_weights_equal_zeros_set_by_hand_and_the_dense_model_comes_back(model_type):
     loaded = tiny_loaded(model_type)
     dense = loaded.model(IDS).logits
@@ -91,7 +90,7 @@ def test_a_run_measures_the_loss_of_masked_weights(model_type, masked_run, store
         assert fitted < plain
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_projections_are_grouped_by_the_input_that_they_share(model_type):
     loaded = tiny_loaded(model_type)
     family = loaded.family

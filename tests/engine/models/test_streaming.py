@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.models import residency, streaming
 from sparsedash.engine.models.decoder_blocks import forward_replaced
 from sparsedash.engine.models.loading import load_model
@@ -22,7 +21,7 @@ from sparsedash.engine.models.streaming import stream_model
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
-from tests.engine.tiny import IDS, save_tiny
+from tests.engine.tiny import CONFIGS, IDS, save_tiny
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -48,7 +47,7 @@ def n_offloaded(streamed):
     return sum(not storage.expired() for storage, *_ in streamed.residency._offloaded)
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(
     model_type, kept, tmp_path
 ):

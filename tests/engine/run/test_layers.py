@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 
 import sparsedash
 from sparsedash.catalog.budgets import BUDGETS
-from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import calibration, curves
 from sparsedash.engine.calibration.curves import layer_order
@@ -34,7 +33,7 @@ from tests.engine.run.small_runs import (
     ran,
     records,
 )
-from tests.engine.tiny import IDS, seeded, tiny_loaded, tiny_model, tiny_tokenizer
+from tests.engine.tiny import CONFIGS, IDS, seeded, tiny_loaded, tiny_model, tiny_tokenizer
 
 LAYERS, SLEB, SHORTGPT = (method_named(name) for name in ("layers", "sleb", "shortgpt"))
 TEXT = torch.randint(
@@ -72,7 +71,7 @@ def without_by_hand(loaded, gone):
     [(0,), (1, 2)],
     ids=str,
 )
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(model_type, gone):
     loaded = tiny_loaded(model_type)
     dense = loaded.model(IDS).logits
@@ -352,7 +351,7 @@ def test_removed_layers_free_their_share_of_the_kv_cache(layer_settings, store):
     assert store.get(Record, run.sparse[0]).pruned.reached["kv-cache"] == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_every_budget_counts_what_a_layer_takes(model_type):
     from sparsedash.catalog.budgets import reached
     from sparsedash.catalog.model_shape import model_shape

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsedash.catalog import families
+from sparsedash.catalog import export_forms
 from sparsedash.engine.run import model_making, pipeline
 from sparsedash.schema.errors import JobError, ModelError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
@@ -125,7 +125,7 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
     missing, model, why, quantised_settings, store, tmp_path, monkeypatch
 ):
     if missing:
-        monkeypatch.setattr(families, "find_spec", lambda name: None)
+        monkeypatch.setattr(export_forms, "find_spec", lambda name: None)
     monkeypatch.setattr(pipeline, "dense_record", must_not_run)
     with pytest.raises((ModelError, SettingsError), match=why):
         ran(

@@ -1,0 +1,85 @@
+"""What a config.json may say, and what changes in it where layers are removed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+MOST_LAYERS = 2_000
+_SIZES = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), (1, MOST_LAYERS)),
+    **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), (1, 10_000)),
+    **dict.fromkeys(("hidden_size", "n_embd"), (1, 1_000_000)),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim"), (1, 10_000_000)),
+    "vocab_size": (1, 100_000_000),
+    # transformers makes a dictionary of as many names, and a list of as many layers.
+    "num_labels": (0, 10_000),
+    "attention_types": (0, MOST_LAYERS),
+}
+"""Least and most of a size, by its names in configs; what is not said has the type's usual value."""
+
+
+def config_problem(config: Mapping[str, Any], name: object) -> str:
+    """Why a model with this config.json cannot be pruned; empty where nothing speaks against it.
+    name: of the model.
+    """
+    family = config.get("model_type", "")
+    if family == "":
+        return f"the config of {name} has no model_type. Fetch or save the model again."
+    if not isinstance(family, str):
+        return f"the config of {name} says model_type = {str(family)[:40]}; possible: a name."
+    if config.get("quantization_config") is not None:
+        return (
+            f"the weights in {name} are quantised, and a sparse model is computed from full ones. "
+            "Name the model that it was made from, or a GGUF file of it."
+        )
+    for size, value in _sizes(config):
+        least, most = _SIZES[size]
+        if type(value) is not int or not least <= value <= most:
+            return f"the config of {name} says {size} = {str(value)[:40]}; possible: {least} to {most:,}."
+    if config.get("slow_but_exact") is True and config.get("pretraining_tp", 1) != 1:
+        return f"the config of {name} says slow_but_exact = True; possible: False. Change it: no weight depends on it."
+    if config.get("return_dict") is False:
+        return f"the config of {name} says return_dict = False; possible: True. Change it: no weight depends on it."
+    for size, causal in ("is_causal", True), ("use_bidirectional_attention", False):
+        if (value := config.get(size)) is not None and bool(value) != causal:
+            return f"the config of {name} says {size} = {str(value)[:40]}: a model that sees what it is to predict."
+    return ""
+
+
+def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Every size that this config states."""
+    for name in _SIZES:
+        value = config.get(name)
+        if name == "attention_types" and isinstance(value, list):
+            # GPT-Neo lists patterns of layers, each with how often it is repeated.
+            with suppress(TypeError, ValueError):
+                value = sum(len(kinds) * abs(n) for kinds, n in value)
+        if value is not None:
+            yield name, value
+
+
+def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """What changes in a config.json, given with all defaults, where only these layers are left."""
+    changed: dict[str, Any] = {name: len(kept) for name in _N_LAYERS if config.get(name)}
+    depths = {config[name] for name in changed}
+    for name, value in config.items():
+        is_of_layers = isinstance(value, list) and len(value) in depths
+        if is_of_layers and name not in _NOT_OF_LAYERS and "token" not in name:
+            changed[name] = [value[index] for index in kept]
+    if config.get("per_layer_config"):
+        of_layers = {int(index): values for index, values in config["per_layer_config"].items()}
+        changed["per_layer_config"] = {
+            place: of_layers[index] for place, index in enumerate(kept) if index in of_layers
+        }
+    if "max_window_layers" in config:
+        # The list says it of each layer; vLLM's Qwen 2 wants the number to be that of all.
+        changed["max_window_layers"] = len(kept)
+    if "attention_layers" in changed:
+        # GPT-Neo counts patterns, from which its code makes that list.
+        changed["attention_types"] = [[[kind], 1] for kind in changed["attention_layers"]]
+    return changed
+
+
+_N_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+_NOT_OF_LAYERS = ("architectures", "attention_types")
+"""Lists that may be as long as a model is deep, and say nothing of its layers."""

@@ -1,0 +1,170 @@
+"""Forms in which a sparse model is exported, and which of them it has.
+
+The keys of the tables for llama.cpp are values of `model_type` in config.json.
+"""
+
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+
+from sparsedash.schema.errors import SettingsError, install_command
+from sparsedash.schema.export_settings import Form
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.model_shape import ModelShape, ModelStructure
+from sparsedash.schema.records import Pruned
+from sparsedash.schema.settings import BUILTIN_MODEL
+from sparsedash.schema.sparse_spec import SparseSpec
+
+FORMS: dict[Form, str] = {
+    "uniform": "every block the same narrower width, or fewer blocks: small, loads wherever the base does",
+    "padded": "each block's own width, padded with zeros to the widest: loads wherever the base does, saves less",
+    "masked": "the dense model's shape with zeros in it: loads wherever the base does, saves nothing",
+    "gguf": "one file for llama.cpp, the one stock runtime where every block may keep its own width",
+}
+"""Export forms, each with one line of description."""
+
+PER_LAYER = {"llama": "deci", "qwen2": "deci", "qwen3": "openelm"}
+"""By a GGUF file's architecture, the one under which llama.cpp reads a width for each block and
+runs the same graph.
+"""
+
+
+MADE_GGUF = {
+    **dict.fromkeys(("llama", "mistral"), "llama"),
+    **{kind: kind for kind in ("qwen2", "qwen3", "gemma2")},
+    "gemma3_text": "gemma3",
+}
+"""Types of which a GGUF file can be made here, where the model is a folder: the architecture
+that it has there.
+"""
+NO_GGUF = ("gpt_neo", "gptj", "opt")
+"""Types for which llama.cpp has no graph."""
+BIASED_GGUF = ("llama", "mistral", "gpt2", "bloom", "starcoder2")
+"""Types whose graph in llama.cpp adds a bias to what an MLP gives."""
+COUNTED_LAYERS = ("gemma2", "gemma3_text", "smollm3")
+"""Types for which llama.cpp takes from a layer's number which attention it has."""
+
+
+def is_gguf(model: str) -> bool:
+    """Whether the model is one .gguf file, as the built-in one is."""
+    return model == BUILTIN_MODEL or model.endswith(".gguf")
+
+
+def _no_llama_cpp() -> str:
+    """Why llama.cpp cannot be used, without a final full stop; "" where it is installed."""
+    command = install_command("-r requirements-gguf.txt")
+    return (
+        ""
+        if find_spec("llama_cpp_py_sync")
+        else f"llama.cpp, which “{command}” installs, is missing"
+    )
+
+
+def llama_cpp_problem(
+    model: str, model_type: str | None = None, methods: Iterable[MethodSettings] = ()
+) -> str:
+    """Why llama.cpp can neither round nor run this model here; empty where it can.
+
+    model_type: None if not known. methods: of its sparse models.
+    """
+    if missing := _no_llama_cpp():
+        return missing
+    if model_type in NO_GGUF:
+        return f"llama.cpp has no graph for {model_type}"
+    if not is_gguf(model) and model_type not in (None, *MADE_GGUF):
+        return f"a quantised file is made from the dense model's GGUF file, and none of {model_type} can be made here"
+    return next(filter(None, (_bias_problem(method, model_type) for method in methods)), "")
+
+
+def _bias_problem(method: MethodSettings, model_type: str | None) -> str:
+    """Why llama.cpp cannot run the biases that this method adds to the family, or ""."""
+    if method.compensation != "bias" or model_type in (None, *BIASED_GGUF):
+        return ""
+    return f"compensation by a bias gives its blocks one, for which llama.cpp's graph of {model_type} has no place"
+
+
+def form_problem(form: Form, made: Pruned, shape: ModelShape | None) -> str:
+    """Why this sparse model cannot be written in this form; empty where it can. shape: of the dense
+    model; None if not known.
+
+    Whether a GGUF file can be written depends on the dense model's as well, and is known when that
+    is read.
+    """
+    problem = _problem(form, made.spec, shape, is_even=one_width(made.widths))
+    if problem or shape is None or form != "uniform" or made.method.removes_layers:
+        return problem
+    if shape.structure.width_values(made.widths) is None:
+        return "its config has no place for this width"
+    return ""
+
+
+def require_form(form: Form, spec: SparseSpec, shape: ModelShape | None = None) -> None:
+    """Raise SettingsError where this model cannot be written in this form.
+
+    Asked before there is such a model; as far as the dense one is known.
+    """
+    is_even = spec.pruning.is_block_local
+    problem = _problem(form, spec, shape, is_even=is_even)
+    if not problem:
+        return
+    possible = [name for name in FORMS if not _problem(name, spec, shape, is_even=is_even)]
+    allowed = ", ".join(possible) or "none with this method"
+    raise SettingsError("form", form, f"one of these: {allowed}", f"Reason: {problem}.")
+
+
+def _problem(form: Form, spec: SparseSpec, shape: ModelShape | None, *, is_even: bool) -> str:
+    method = spec.pruning
+    model_type = shape.family if shape else None
+    structure = shape.structure if shape else None
+    if spec.is_quantised:
+        instead = f"A sparse one is exported as gguf in {spec.weights} from the model before that"
+        return f"it is quantised already. {instead}"
+    if form == "gguf" and (missing := _no_llama_cpp()):
+        # No file is exported without its proof.
+        return missing
+    if form == "gguf" and model_type in NO_GGUF:
+        return f"llama.cpp has no graph for {model_type}"
+    if method.removes_layers:
+        if form == "gguf" and model_type in COUNTED_LAYERS:
+            return f"llama.cpp takes from a layer's number which attention it has in {model_type}"
+        if form in ("padded", "masked"):
+            return "whole layers are gone, and nothing is left to fill up"
+        return ""
+    if form == "gguf" and (problem := _bias_problem(method, model_type)):
+        return problem
+    if method.compensation == "bias" and form != "gguf" and structure and not structure.out_bias:
+        return "its blocks were given a bias, for which its stock code has no place"
+    if not method.is_structured:
+        if form == "masked":
+            return ""
+        return "single weights were set to zero, and no channel was removed"
+    if form == "uniform" and structure is not None and structure.width_problem:
+        return f"stock code makes no narrower {model_type} model: {structure.width_problem}"
+    if form == "uniform" and not is_even:
+        return "its blocks have different widths"
+    return ""
+
+
+def one_width(widths: Sequence[int]) -> bool:
+    """Whether every block that is left has the same width."""
+    return len(set(widths) - {0}) == 1
+
+
+def shared_width(made: Pruned, structure: ModelStructure) -> int:
+    """The width blocks are padded to: the widest's, or dense's where the config cannot say it."""
+    widest = max(made.widths)
+    widths = [widest] * len(structure.mlps)
+    can_say = not structure.width_problem and structure.width_values(widths) is not None
+    return widest if can_say else max(made.dense_widths)
+
+
+def forms_filled_up(made: Pruned, shape: ModelShape | None) -> tuple[Form, ...]:
+    """Forms in which all blocks are filled up to the dense width, so that nothing is saved. shape:
+    of the dense model; None if not known.
+    """
+    width = shared_width(made, shape.structure) if shape else max(made.widths)
+    if width < max(made.dense_widths):
+        return ()
+    # llama.cpp has a graph with a width for each block for few types; the others' files are filled
+    # up as well.
+    own_widths = shape is None or MADE_GGUF.get(shape.family, shape.family) in PER_LAYER
+    return ("padded",) if own_widths else ("padded", "gguf")

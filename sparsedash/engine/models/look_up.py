@@ -1,0 +1,39 @@
+"""Looks up one config in a process with limits: a stranger's file may describe anything.
+
+    python -m sparsedash.engine.models.look_up CONFIG_JSON
+
+Prints a LookedUp as JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+from transformers import AutoConfig
+from transformers.utils import logging
+
+from sparsedash.engine.models.model_inspection import inspect_model
+from sparsedash.schema.errors import ModelError, first_line
+from sparsedash.storage.shape_notes import LookedUp
+from sparsedash.storage.trials import run_trial
+
+_MOST_BYTES = 4 * 2**30
+_MOST_SECONDS = 60
+
+
+def _found(file: Path) -> str:
+    try:
+        plain = json.loads(file.read_bytes())
+        config = AutoConfig.for_model(**plain)
+        found = LookedUp(shape=inspect_model(config, "The model"))
+    except ModelError as error:
+        found = LookedUp(problem=error.message)
+    except Exception as error:  # noqa: BLE001 - a class of configs may fail by any error
+        found = LookedUp(problem=f"Its config could not be read: {first_line(error)}.")
+    return msgspec.json.encode(found).decode()
+
+
+if __name__ == "__main__":
+    logging.set_verbosity_error()
+    run_trial(lambda: _found(Path(sys.argv[1])), _MOST_BYTES, _MOST_SECONDS)

@@ -1,0 +1,184 @@
+"""What a model's config says without its weights: the structure, proven on a tiny model, and all
+sizes, counted on the meta device.
+"""
+
+import json
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+
+from sparsedash.engine.models import structure_proof as proof
+from sparsedash.engine.models.mlps import block_mlps
+from sparsedash.engine.models.structure import find_structure, meta_model
+from sparsedash.engine.models.tiny_config import tiny_config
+from sparsedash.engine.pruning.surgery import is_projection
+from sparsedash.schema.errors import ModelError, first_line
+from sparsedash.schema.model_shape import MlpLayout, ModelShape, ModelStructure
+
+_ADVICE = "Choose another model, and please report this one."
+_OF_FILES = ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures")
+"""Keys of a config that say nothing of the model's structure."""
+_INSPECTED: dict[str, ModelShape] = {}
+"""By the text of a config, what this process has found."""
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+
+
+def inspect_model(config: PretrainedConfig, reference: str) -> ModelShape:
+    """The sizes and the proven structure of the model of this config. Raises ModelError."""
+    plain = config.to_dict()
+    stored_as = str(plain.get("dtype") or "float32").removeprefix("torch.")
+    described = {name: value for name, value in plain.items() if name not in _OF_FILES}
+    key = json.dumps(described, sort_keys=True, default=str)
+    if key not in _INSPECTED:
+        try:
+            _INSPECTED[key] = _inspected(config)
+        except proof.NotProvenError as error:
+            raise ModelError(f"{reference} cannot be pruned: {error}.", _ADVICE) from error
+    return replace(_INSPECTED[key], stored_bytes=getattr(torch, stored_as).itemsize)
+
+
+def _inspected(config: PretrainedConfig) -> ModelShape:
+    """Raises NotProvenError."""
+    try:
+        model = meta_model(config)
+        structure = find_structure(config)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise proof.NotProvenError(f"its config describes no model: {first_line(error)}") from error
+    if not any(structure.mlps):
+        raise proof.NotProvenError("no MLP was found whose channels can be removed")
+    n_without = structure.mlps.count(None)
+    if n_without:
+        raise proof.NotProvenError(
+            f"{n_without} of its {len(structure.mlps)} blocks have no MLP whose channels can be removed"
+        )
+    return _counted(model, _proven(config, structure))
+
+
+def _proven(config: PretrainedConfig, structure: ModelStructure) -> ModelStructure:
+    """The structure with what stock code can load of it. Raises NotProvenError."""
+    tiny = tiny_config(config)
+    try:
+        model = proof.tiny_random_model(tiny)
+    except Exception as error:
+        problem = f"no tiny model of its type can be made: {first_line(error)}"
+        raise proof.NotProvenError(problem) from error
+    found = find_structure(tiny)
+    ids = proof.some_ids()
+    if not _kinds(structure) <= _kinds(found):
+        raise proof.NotProvenError("a tiny model of its type has other MLPs")
+    checks = (
+        (proof.require_causal, (model, ids)),
+        (proof.require_walk, (model, found, ids)),
+        (proof.require_tokenwise, (model, found, ids)),
+        (proof.require_narrowing, (model, found, ids)),
+    )
+    for check, arguments in checks:
+        if problem := proof.problem_of(check, *arguments):
+            raise proof.NotProvenError(problem)
+    return replace(
+        structure,
+        width_problem=proof.problem_of(proof.require_even_export, model, tiny, found, ids),
+        layers_problem=proof.problem_of(proof.require_shorter_export, model, tiny, found, ids),
+        plain_cache=not proof.problem_of(proof.require_cache, model, ids),
+    )
+
+
+def _kinds(structure: ModelStructure) -> set[MlpLayout | None]:
+    """The different MLPs of a structure, apart from their widths."""
+    return {layout and replace(layout, width=0, value=0) for layout in structure.mlps}
+
+
+def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
+    """All sizes of a model with this structure. Raises NotProvenError."""
+    config: Any = model.config.get_text_config(decoder=True)
+    head = model.get_output_embeddings().weight
+    blocks = list(model.get_submodule(structure.blocks).children())
+    widths = []
+    other_weights = []
+    other_parameters = []
+    per_channel = set()
+    bias_per_channel = set()
+    for block, layout in zip(blocks, structure.mlps, strict=True):
+        n_weights = _n_projected(block)
+        n_parameters = _n_parameters(block) - n_weights
+        width = layout.width if layout else 0
+        if layout:
+            inner = [block.get_submodule(name) for name in layout.inner]
+            out = block.get_submodule(layout.out)
+            channel = sum(map(_n_projected, (*inner, out))) // width
+            biases = [module.bias for module in inner if getattr(module, "bias", None) is not None]
+            channel_bias = sum(bias.numel() for bias in biases) // width
+            per_channel.add(channel)
+            bias_per_channel.add(channel_bias)
+            n_weights -= width * channel
+            n_parameters -= width * channel_bias
+        widths.append(width)
+        other_weights.append(n_weights)
+        other_parameters.append(n_parameters)
+    if len(per_channel) > 1 or len(bias_per_channel) > 1:
+        raise proof.NotProvenError("channels of its MLPs have different numbers of weights")
+    hidden = _hidden(model, structure)
+    return ModelShape(
+        family=model.config.model_type,
+        hidden=hidden,
+        vocabulary=len(head),
+        widths=tuple(widths),
+        per_channel=per_channel.pop(),
+        bias_per_channel=bias_per_channel.pop(),
+        n_matmul=_n_projected(model),
+        n_head=head.numel(),
+        n_parameters=_n_parameters(model),
+        attention=_attention_width(config, hidden),
+        cache_per_token=_cache_per_token(model),
+        other_weights=tuple(other_weights),
+        other_parameters=tuple(other_parameters),
+        stored_bytes=4,
+        structure=structure,
+    )
+
+
+def _hidden(model: PreTrainedModel, structure: ModelStructure) -> int:
+    """Width of the residual stream: of what an MLP puts out."""
+    mlp = block_mlps(model, structure)[0]
+    return mlp.out.weight.numel() // mlp.width
+
+
+def _n_projected(module: nn.Module) -> int:
+    """Weights of all projections in it, of convolutions too."""
+    return sum(
+        part.get_parameter("weight").numel()
+        for part in module.modules()
+        if is_projection(part) or isinstance(part, nn.Conv1d)
+    )
+
+
+def _n_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _attention_width(config: Any, hidden: int) -> int:
+    """Width of all heads of a block together."""
+    n_heads = next((value for name in _HEADS if (value := getattr(config, name, None))), 0)
+    head_dim = getattr(config, "head_dim", None)
+    return n_heads * head_dim if isinstance(n_heads, int) and head_dim else hidden
+
+
+@torch.no_grad()
+def _cache_per_token(model: PreTrainedModel) -> int:
+    """Numbers in the key-value cache for one token, over all blocks, as the model itself fills it;
+    0 where it keeps other things.
+    """
+    token = torch.zeros(1, 1, dtype=torch.long, device="meta")
+    try:
+        cache = DynamicCache()
+        model(input_ids=token, cache=cache, use_cache=True)
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        return sum(tensor.numel() for tensor in chain.from_iterable(layers))
+    except Exception:  # noqa: BLE001 - a class may need numbers, which the meta device lacks
+        return 0
