@@ -33,7 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from benchmarks.arguments import run_parser, run_settings
 from benchmarks.child import answer_of
 from sparsedash.catalog.cost_model import Speeds, least_memory
-from sparsedash.catalog.model_shape import CONFIGS, model_shape
+from sparsedash.catalog.model_sizes import CONFIGS
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.comparison.machine_rates import measure_machine
 from sparsedash.engine.export.export import export_model
@@ -48,6 +48,7 @@ from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_TEXT, RunSettings
 from sparsedash.service.estimates import run_parts, run_workload
 from sparsedash.storage.local_machine import forget_peak_memory, peak_memory_bytes
+from sparsedash.storage.shape_notes import known_shape
 from sparsedash.storage.store import Store
 
 LLAMA = {
@@ -211,9 +212,7 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
         "seconds": seconds,
         "peaks": peaks.bytes,
         "speeds": speeds,
-        "config": json.loads(
-            (locate_model(run.settings.model, store).folder / "config.json").read_text()
-        ),
+        "shape": known_shape(store, locate_model(run.settings.model, store).identity),
         "answers": answers,
         "widths": [record.pruned.widths for record in sparse],
         "verdicts": verdicts,
@@ -222,7 +221,7 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
 
 def print_way(settings: RunSettings, figures: dict, first: dict) -> None:
     """Print one way's figures, relative to the first way's."""
-    shape = model_shape(figures["config"])
+    shape = figures["shape"]
     least = least_memory(shape, settings, streamed=settings.residency == "streamed").n_bytes
     peak, first_peak = max(figures["peaks"].values()), max(first["peaks"].values())
     whole, first_whole = sum(figures["seconds"].values()), sum(first["seconds"].values())

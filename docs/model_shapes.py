@@ -7,7 +7,7 @@ import json
 
 from transformers import AutoConfig
 
-from sparsedash.catalog.model_shape import CONFIGS, SHAPES
+from sparsedash.catalog.model_sizes import CONFIGS, SHAPES
 from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.schema.model_shape import ModelShape
 

@@ -10,7 +10,7 @@ the context and are not counted. kv-cache: keys and values of a token.
 from collections.abc import Sequence
 from typing import get_args
 
-from sparsedash.catalog.model_shape import (
+from sparsedash.catalog.model_sizes import (
     parameter_count,
     removed_channels,
     removed_layers,

@@ -15,7 +15,7 @@ from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import n_layers_gone
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.mixed_text import SOURCES
-from sparsedash.catalog.model_shape import WEIGHT_BYTES
+from sparsedash.catalog.model_sizes import WEIGHT_BYTES
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import ContinuationSettings

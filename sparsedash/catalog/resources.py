@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.export_forms import is_gguf
-from sparsedash.catalog.model_shape import WEIGHT_BYTES
+from sparsedash.catalog.model_sizes import WEIGHT_BYTES
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, Dtype, RunSettings

@@ -41,6 +41,13 @@ def _require_samples_for_mix(spec: SparseSpec, calibration: CalibrationSettings)
 
 
 def _require_removable(method: MethodSettings, permille: int, shape: ModelShape) -> None:
+    if method.removes_layers and shape.structure.layers_problem:
+        raise SettingsError(
+            "method",
+            said="Whole layers of this model cannot be removed: without one of them stock code makes another model "
+            f"({shape.structure.layers_problem}).",
+            advice="Choose a method that removes channels.",
+        )
     widest = max(shape.widths)
     cuts_channels = method.is_structured and not method.removes_layers
     if cuts_channels and method.width_multiple >= widest > 1:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Literal
 
-from sparsedash.catalog import model_shape
+from sparsedash.catalog import model_sizes
 from sparsedash.catalog.presets import spec_name
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
@@ -206,7 +206,7 @@ def _exact_gain(
         return None
     if name == "bytes":
         before, after = (
-            model_shape.weight_bytes(shape, widths, dtype)
+            model_sizes.weight_bytes(shape, widths, dtype)
             for widths in (shape.widths, pruned.widths)
         )
         if quantised := pruned.quantised:
@@ -215,7 +215,7 @@ def _exact_gain(
         value = before / after
         words = f"{size(before)} → {size(after)}"
     else:
-        value = model_shape.prefill_ceiling(
+        value = model_sizes.prefill_ceiling(
             shape,
             pruned.widths,
             PREFILL_TOKENS,
@@ -344,11 +344,11 @@ def block_shapes(shape: ModelShape, pruned: Pruned) -> list[list[Projection]]:
         return []
     d = shape.hidden
     blocks: list[list[Projection]] = []
-    for layout, after in zip(shape.structure.mlps, pruned.widths, strict=True):
+    widths = zip(shape.widths, pruned.widths, strict=True)
+    for layout, (before, after) in zip(shape.structure.mlps, widths, strict=True):
         if layout is None:
             blocks.append([])
             continue
-        before = layout.width
         inner = [
             (name, (layout.fused * before, d), (layout.fused * after, d)) for name in layout.inner
         ]
@@ -382,10 +382,10 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
             percent(1 - after / before),
         ]
         rows.append([part, *figures, *(shapes or [""] * len(names))])
-    n = model_shape.removed_channels(shape, pruned.widths)
+    n = model_sizes.removed_channels(shape, pruned.widths)
     kept = f"{n:,} of {sum(shape.widths):,} inner channels removed."
     if pruned.method.removes_layers:
-        n_layers = model_shape.removed_layers(pruned.widths)
+        n_layers = model_sizes.removed_layers(pruned.widths)
         kept = f"{n_layers} of {len(pruned.widths)} layers removed, attention included."
     elif n == 0 and not pruned.method.is_structured:
         kept = "Only zeros: every matrix keeps its shape and its bytes."
@@ -451,7 +451,7 @@ def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[st
 
 def _mlp_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int, int]]:
     """Bytes of each block's MLP before and after."""
-    channel_bytes = (shape.per_channel + shape.bias_per_channel) * model_shape.WEIGHT_BYTES[dtype]
+    channel_bytes = (shape.per_channel + shape.bias_per_channel) * model_sizes.WEIGHT_BYTES[dtype]
     return [
         (before * channel_bytes, after * channel_bytes)
         for before, after in zip(shape.widths, pruned.widths, strict=True)
@@ -459,11 +459,11 @@ def _mlp_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int,
 
 
 def _model_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> tuple[int, int]:
-    return model_shape.weight_bytes(
+    return model_sizes.weight_bytes(
         shape,
         shape.widths,
         dtype,
-    ), model_shape.weight_bytes(
+    ), model_sizes.weight_bytes(
         shape,
         pruned.widths,
         dtype,

@@ -9,7 +9,7 @@ from math import inf
 from statistics import median
 from typing import NamedTuple
 
-from sparsedash.catalog import model_shape
+from sparsedash.catalog import model_sizes
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, Table, Value, element, heading, paragraph
 from sparsedash.reporting.record_pair import unique_names
@@ -526,7 +526,7 @@ def _cost_cells(
     lines = list[str]()
     n = None
     if shape is not None and (pruned is None or pruned.dense_widths == shape.widths):
-        n = model_shape.parameter_count(
+        n = model_sizes.parameter_count(
             shape,
             pruned.widths if pruned else shape.widths,
         )

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from sparsedash.catalog import presets
 from sparsedash.catalog.export_forms import one_width
-from sparsedash.catalog.model_shape import removed_layers
+from sparsedash.catalog.model_sizes import removed_layers
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.html import visible

@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsedash.catalog.choices import example_key, is_example
 from sparsedash.catalog.cost_model import Workload
-from sparsedash.catalog.model_shape import listed_shape
+from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import CLUSTER, Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
@@ -377,7 +377,7 @@ class Backend:
         """Why a run or a search cannot start, without estimates."""
         settings = planned_run(request)
         return self._refusals(settings) or run_checks.run_problems(
-            request, self.data_dir, self._shape(settings)
+            request, self.data_dir, self.named_model(settings.model)
         )
 
     def preflight(self, request: RunSettings | FindSettings) -> Preflight:
@@ -387,9 +387,10 @@ class Backend:
             # What may not be read is not looked at either.
             return Preflight(problems=refusals)
         stored = self.cached(settings)
-        shape = self._shape(settings)
+        named = self.named_model(settings.model)
+        shape = named.shape if named else None
         memory, disk = preflight.expected_room(settings, self._store, shape)
-        problems = run_checks.run_problems(request, self.data_dir, shape)
+        problems = run_checks.run_problems(request, self.data_dir, named)
         unstored = [
             spec for place, spec in enumerate(settings.points) if place not in stored.points
         ]

@@ -18,7 +18,7 @@ import msgspec
 from sparsedash.catalog.config_checks import config_problem
 from sparsedash.catalog.gguf_names import gguf_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.catalog.model_shape import listed_shape
+from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.jobs.local_runner import child_environment
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError

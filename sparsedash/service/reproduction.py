@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sparsedash.catalog.cost_model import LeastMemory, least_memory
-from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.published_results import (
     CALIBRATION_LENGTH,

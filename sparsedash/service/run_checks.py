@@ -15,6 +15,7 @@ from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
+from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
 from sparsedash.stats.sparsity_search import require_passages
 from sparsedash.storage.hub_reach import HubReach
@@ -47,17 +48,20 @@ def named_references(settings: RunSettings | FindSettings) -> list[tuple[Referen
 
 
 def run_problems(
-    request: RunSettings | FindSettings, data_dir: Path, shape: ModelShape | None = None
+    request: RunSettings | FindSettings, data_dir: Path, named: NamedModel | None = None
 ) -> tuple[str, ...]:
     """Everything that would end the run at once, or leave a search without an answer.
 
-    data_dir: where uploads lie. shape: of the model, if known.
+    data_dir: where uploads lie. named: what is known of the model.
     """
+    shape = named.shape if named else None
     settings = planned_run(request)
     problems = [
-        *(reference_problem(*named, data_dir) for named in named_references(settings)),
+        *(reference_problem(*reference, data_dir) for reference in named_references(settings)),
         unusable_tasks(settings.evaluation.tasks),
     ]
+    if named is not None and named.problem and not problems[0]:
+        problems.append(f"Model: {named.problem}")
     is_readable = not any(problems)
     if is_readable and isinstance(request, FindSettings):
         n_named = count_passages(request.evaluation.corpus, data_dir)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from sparsedash.catalog.export_forms import FORMS, form_problem
-from sparsedash.catalog.model_shape import WEIGHT_BYTES
+from sparsedash.catalog.model_sizes import WEIGHT_BYTES
 from sparsedash.jobs.job import Job
 from sparsedash.schema.errors import AccessError, CorpusError, ExportError
 from sparsedash.schema.export_settings import EXPORTS, Export, ExportSettings, Form

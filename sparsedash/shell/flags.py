@@ -24,7 +24,7 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.model_lookup import named_model
+from sparsedash.service.model_lookup import inspect_config, named_model
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.service.run_checks import run_problems
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
@@ -305,8 +305,8 @@ def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Nam
 
 def require_startable(settings: RunSettings | FindSettings, store: Store) -> None:
     """Raise SparseDashError with every reason why the run cannot start."""
-    named = named_model(settings.model, store)
-    if problems := run_problems(settings, store.folder, named.shape if named else None):
+    inspect_config(settings.model, store)
+    if problems := run_problems(settings, store.folder, named_model(settings.model, store)):
         raise SparseDashError(" ".join(problems))
 
 

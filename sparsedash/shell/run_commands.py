@@ -179,7 +179,9 @@ def stored_run_document(
     reach = Reach(
         lacks=partial(lacks_text, store=store, hub=HubReach()),
         n_passages=partial(count_passages, data_dir=store.folder),
-        problems=partial(run_problems, data_dir=store.folder, shape=_shape(run.settings, store)),
+        problems=partial(
+            run_problems, data_dir=store.folder, named=named_model(run.settings.model, store)
+        ),
     )
     document = run_document(results, records[0], records[1:], next_step(results, reach))
     models = [document["dense"], *document["sparse"]]

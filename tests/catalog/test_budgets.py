@@ -11,12 +11,12 @@ from sparsedash.catalog.budgets import (
     n_layers_gone,
     reached,
 )
-from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Reached
 from sparsedash.stats.sparsity_search import channel_steps
-from tests.catalog.test_model_shape import SHAPE
+from tests.catalog.test_model_sizes import ONE_BLOCK, SHAPE
 
 # Two blocks of 8 channels of 12 weights and 2 biases, 64 other weights in each, a head of 40, 20
 # more parameters.
@@ -57,4 +57,4 @@ def test_all_but_one_multiple_of_each_mlp_can_go():
 
 
 def test_the_only_layer_of_a_model_stays():
-    assert n_layers_gone(replace(SHAPE, widths=(8,)), method_named("layers"), 900) == 0
+    assert n_layers_gone(ONE_BLOCK, method_named("layers"), 900) == 0

@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.catalog import published_results
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
-from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.published_results import (
     LAST_TOKEN,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.cost_model import Workload, _curve_bytes, least_memory
-from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import (
     ANSWER_BYTES,
@@ -28,7 +28,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
-from tests.catalog.test_model_shape import SHAPE
+from tests.catalog.test_model_sizes import SHAPE
 
 SMALL = replace(
     SHAPE,
@@ -40,7 +40,8 @@ SMALL = replace(
     n_head=1_000,
     n_parameters=6_000,
     attention=10,
-    keys=1,
+    cache_per_token=4,
+    other_weights=(220, 220),
     stored_bytes=2,
 )
 WIDE = replace(SMALL, widths=(200, 300))
@@ -102,7 +103,7 @@ def test_single_weights_are_all_there_twice(scope, n_weights):
 def test_where_layers_go_only_the_out_projections_of_the_others_are_new():
     requested = settings("layers", sparsities_permille=(500,), dtype="bfloat16")
     plain = replace(requested, sparsities_permille=(0,))
-    shape = replace(SMALL, widths=(2_000, 3_000), keys=2_500_000)
+    shape = replace(SMALL, widths=(2_000, 3_000), cache_per_token=4 * 2_500_000)
     memory, without = (least_memory(shape, run) for run in (requested, plain))
     assert memory.purpose == without.purpose == "the evaluation"
     assert memory.n_bytes - without.n_bytes == 2 * 10 * 5_000 // 2
@@ -193,7 +194,7 @@ def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_wri
             ),
             **changes,
         )
-        memory = least_memory(replace(SMALL, keys=keys), requested)
+        memory = least_memory(replace(SMALL, cache_per_token=4 * keys), requested)
         assert memory.purpose == "the text that the model writes"
         return memory.beside_bytes
 
@@ -217,7 +218,7 @@ def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
         assert memory.purpose == "the evaluation"
         return memory.beside_bytes
 
-    usual = replace(SMALL, keys=2_500)
+    usual = replace(SMALL, cache_per_token=4 * 2_500)
     large = replace(usual, n_parameters=10**9)
     batch = BATCH_TOKENS * 10_000 * 4
     assert beside(usual, 5) == 5 * 115 * 10_000 * 4

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog import export_forms
-from sparsedash.catalog.model_shape import listed_shape
+from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.run_rules import (
     require_artefact_room,
@@ -22,7 +22,7 @@ from sparsedash.schema.settings import (
     CalibrationSettings,
     RunSettings,
 )
-from tests.catalog.test_model_shape import SHAPE
+from tests.catalog.test_model_sizes import ONE_BLOCK, SHAPE
 
 BUILTIN_SHAPE = listed_shape(BUILTIN_MODEL)
 
@@ -68,7 +68,7 @@ def test_channels_free_nothing_of_the_kv_cache():
 
 def test_the_only_layer_of_a_model_stays():
     with pytest.raises(SettingsError, match="at most 0 %"):
-        require_possible(asked(method_named("layers")), replace(SHAPE, widths=(8,)))
+        require_possible(asked(method_named("layers")), ONE_BLOCK)
 
 
 def test_widths_that_are_all_below_one_multiple_cannot_be_cut():

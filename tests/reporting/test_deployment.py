@@ -4,12 +4,13 @@ from dataclasses import replace
 
 from sparsedash.reporting.deployment import block_shapes, shapes_table
 from sparsedash.reporting.html import table_csv
-from tests.catalog import test_model_shape
+from sparsedash.schema.model_shape import MlpLayout, ModelStructure
+from tests.catalog import test_model_sizes
 from tests.factories import PRUNED
 
 # Two gated blocks, d = 4, with 128 and 64 channels, of which 96 and 64 are kept.
 SHAPE = replace(
-    test_model_shape.SHAPE, widths=(128, 64), n_matmul=3000, n_head=100, n_parameters=3100
+    test_model_sizes.SHAPE, widths=(128, 64), n_matmul=3000, n_head=100, n_parameters=3100
 )
 
 
@@ -20,13 +21,13 @@ def test_each_projection_is_told_as_outputs_by_inputs():
         ("up_proj", (128, 4), (96, 4)),
         ("down_proj", (4, 128), (4, 96)),
     ]
-    fused = replace(SHAPE, family="phi3")
+    layout = MlpLayout(inner=("mlp.gate_up_proj",), out="mlp.down_proj", width=128, fused=2)
+    fused = replace(SHAPE, structure=ModelStructure(blocks="model.layers", mlps=(layout, layout)))
     assert block_shapes(fused, PRUNED)[0][0] == ("gate_up_proj", (256, 4), (192, 4))
 
 
 def test_the_sizes_of_another_model_give_nothing():
     assert block_shapes(replace(SHAPE, widths=(128, 128)), PRUNED) == []
-    assert block_shapes(replace(SHAPE, family="unheard of"), PRUNED) == []
 
 
 def test_its_file_has_every_projection_and_the_whole_model():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.reporting.leaderboard import MOST_MODELS, leaderboard, leaderboard_entries
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema import store_keys

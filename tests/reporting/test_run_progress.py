@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparsedash.catalog.cost_model import Speeds
-from sparsedash.catalog.model_shape import listed_shape
+from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.run_progress import ALMOST, job_progress, stage_parts
 from sparsedash.schema.find_settings import FindSettings, planned_run

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.model_shape import CONFIGS
+from sparsedash.catalog.model_sizes import CONFIGS
 from sparsedash.schema.settings import EvaluationSettings
 from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, write_task
 from tests.service.made import SETTINGS

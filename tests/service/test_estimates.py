@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.cost_model import Speeds
-from sparsedash.catalog.model_shape import listed_shape
+from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
 from sparsedash.schema.errors import JobError

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from sparsedash.catalog.model_shape import CONFIGS, shipped_shape
+from sparsedash.catalog.model_sizes import CONFIGS, shipped_shape
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.service import model_lookup
-from sparsedash.service.model_lookup import fetch_config, named_model
-from tests.catalog.test_model_shape import SHAPE
+from sparsedash.service.model_lookup import NamedModel, fetch_config, inspect_config, named_model
+from tests.catalog.test_model_sizes import SHAPE
 from tests.engine.hub_client import environment
 from tests.engine.hub_stand_in import Hub
 
@@ -23,17 +23,19 @@ def folder_with(tmp_path, **changes):
 def test_a_model_is_known_by_its_config_by_the_one_that_ships_or_by_what_was_noted_when_it_was_loaded(
     store, tmp_path
 ):
-    found = named_model(folder_with(tmp_path), store)
+    folder = folder_with(tmp_path)
+    assert named_model(folder, store) == NamedModel(family="llama", shape=None)
+    inspect_config(folder, store)
+    found = named_model(folder, store)
     assert (found.family, found.shape, found.problem) == ("llama", shipped_shape("llama-7b"), "")
     assert named_model("facebook/opt-1.3b", store).shape == shipped_shape("opt-1.3b")
     assert named_model("owner/model", store) is None
     store.remember(store_keys.model_identity_note("owner/model", ""), "id")
     store.remember(store_keys.model_shape_note("id"), SHAPE.plain())
     assert named_model("owner/model", store).shape == SHAPE
-    assert (
-        "'mamba' cannot be pruned yet"
-        in named_model(folder_with(tmp_path, model_type="mamba"), store).problem
-    )
+    without_mlp = folder_with(tmp_path, model_type="mamba")
+    inspect_config(without_mlp, store)
+    assert "no MLP was found" in named_model(without_mlp, store).problem
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,7 @@ def test_a_model_that_was_never_fetched_is_known_by_its_config_alone_and_a_refus
 ):
     assert named_model("owner/never-seen", store) is None
     fetch_config("owner/never-seen", with_token=True)
+    inspect_config("owner/never-seen", store)
     assert named_model("owner/never-seen", store).shape == shipped_shape("llama-7b")
     assert not any("safetensors" in request for request in hub.asked)
     with pytest.raises(ModelError, match="There is no owner/missing on the hub") as refused:

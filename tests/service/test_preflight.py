@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.cost_model import LeastMemory, Speeds, least_memory
-from sparsedash.catalog.model_shape import CONFIGS, listed_shape
+from sparsedash.catalog.model_sizes import CONFIGS, listed_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.catalog.published_results import PUBLISHED_MODELS
 from sparsedash.schema import store_keys
@@ -182,6 +182,7 @@ def test_before_the_first_run_all_is_known_of_every_model_whose_config_is(
     asked = RunSettings(
         model=model(folder), methods=(method,), evaluation=EvaluationSettings(n_passages=100)
     )
+    backend.inspect_config(asked.model)
     before = backend.preflight(asked)
     parts = dict(before.duration.parts)
     assert before.duration.unknown == () and {"loading", "evaluating", "pruning"} <= parts.keys()

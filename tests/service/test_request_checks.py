@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
-from sparsedash.catalog.model_shape import listed_shape
+from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import AccessError, JobError, SparseDashError
 from sparsedash.schema.export_settings import ExportSettings
@@ -30,6 +30,7 @@ from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
 from sparsedash.service import request_checks
 from sparsedash.service.backend import Backend
+from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.request_checks import hub_reference, reference_problem
 from sparsedash.service.run_checks import run_problems
 from sparsedash.storage import text_files
@@ -273,7 +274,7 @@ care for jobs.
 """
 
 ASKED = (
-    " administers cached cancel cluster continuation damaged_runs fetch_config health job jobs"
+    " administers cached cancel cluster continuation damaged_runs fetch_config health inspect_config job jobs"
     " log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight"
     " prioritise queue queue_position reach record reference_problem result retry run runs search seen_by sees_all"
     " submit why_missing written_at"
@@ -302,20 +303,20 @@ def problems(data_dir=NOWHERE, model="owner/model", calibration="self", evaluati
 
 
 def test_too_little_calibration_text_is_said_before_the_start(tmp_path):
-    shape = listed_shape(BUILTIN_MODEL)
+    named = NamedModel(family="llama", shape=listed_shape(BUILTIN_MODEL))
     enough = RunSettings(calibration=CalibrationSettings(n_samples=24))
     few = RunSettings(calibration=CalibrationSettings(n_samples=5))
-    (problem,) = run_problems(few, NOWHERE, shape)
+    (problem,) = run_problems(few, NOWHERE, named)
     assert problem.startswith(
         "1,280 calibration tokens are too few for this model: it needs 6,144,"
     )
-    assert run_problems(enough, NOWHERE, shape) == run_problems(few, NOWHERE) == ()
+    assert run_problems(enough, NOWHERE, named) == run_problems(few, NOWHERE) == ()
     file = tmp_path / "short.txt"
     file.write_text("The boat was gone.")
     short = replace(enough.calibration, corpus=f"file:{file}")
     for method, n_problems in (("best", 1), ("least-squares", 1), ("wanda-channels", 0)):
         settings = RunSettings(methods=(method_named(method),), calibration=short)
-        assert len(run_problems(settings, NOWHERE, shape)) == n_problems
+        assert len(run_problems(settings, NOWHERE, named)) == n_problems
 
 
 def test_the_absence_of_the_built_in_model_is_said_before_the_start(monkeypatch):
@@ -361,9 +362,8 @@ def test_a_gguf_file_that_cannot_be_read_is_refused_when_it_is_named(tmp_path):
 UNREADABLE = "is not a JSON object that can be read. Fetch or save the model again."
 LLAMA = '{"model_type": "llama", '
 CONFIGS = [
-    ('{"model_type": "bert"}', "models of type 'bert' cannot be pruned yet; possible: bloom,"),
     ("{}", "has no model_type"),
-    ('{"model_type": ["llama"]}', "models of type \"['llama']\" cannot be pruned yet"),
+    ('{"model_type": ["llama"]}', "says model_type = ['llama']; possible: a name"),
     (LLAMA + '"quantization_config": {}}', "are quantised"),
     (LLAMA + '"num_hidden_layers": 0}', "says num_hidden_layers = 0; possible: 1 to 2,000"),
     ('{"model_type": "gpt2", "n_layer": 1000000000}', "says n_layer = 1000000000;"),
@@ -601,6 +601,6 @@ def test_a_search_for_what_no_method_can_take_is_refused_before_it_starts():
         FindSettings(method=replace(method_named(name), budget="kv-cache"))
         for name in ("best", "layers")
     )
-    shape = listed_shape(channels.model)
-    assert "frees nothing of the KV cache" in run_problems(channels, NOWHERE, shape)[0]
-    assert not run_problems(layers, NOWHERE, shape)
+    named = NamedModel(family="llama", shape=listed_shape(channels.model))
+    assert "frees nothing of the KV cache" in run_problems(channels, NOWHERE, named)[0]
+    assert not run_problems(layers, NOWHERE, named)

@@ -9,6 +9,7 @@ from functools import partial
 import msgspec
 import pytest
 
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import (
     AccessError,
@@ -27,7 +28,7 @@ from sparsedash.service.user_files import Exports
 from sparsedash.storage.model_folders import RECIPE
 from sparsedash.storage.serving import Quota
 from sparsedash.storage.text_files import Uploads
-from tests.catalog.test_model_shape import SHAPE
+from tests.catalog.test_model_sizes import SHAPE
 from tests.factories import PRUNED, RECORD
 from tests.service.made import SETTINGS, TEXT, finish
 from tests.ui.test_models_exports import MADE
@@ -109,8 +110,9 @@ def test_an_export_that_gets_its_name_meanwhile_is_not_taken_for_one_without_a_r
 def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):
     even = replace(RECORD, pruned=replace(PRUNED, widths=(64, 64)))
     assert set(backend.exports.problems(even).values()) == {""}
-    backend._store.remember(store_keys.model_type_note(RECORD.model_identity), "bloom")
-    assert "computes its width" in backend.exports.problems(even)["uniform"]
+    shape = shipped_shape("bloom-1b7").plain()
+    backend._store.remember(store_keys.model_shape_note(RECORD.model_identity), shape)
+    assert "makes no narrower bloom model" in backend.exports.problems(even)["uniform"]
     masks = replace(
         RECORD,
         pruned=replace(

@@ -71,7 +71,7 @@ def fill(store):
     folder = store.folder
     for record in RECORDS:
         store.put(record.key, record)
-    store.remember(store_keys.model_type_note("m"), "llama")
+    store.remember(store_keys.source_type_note("m"), "llama")
     store.put_artefact("small", b"few bytes", about_artefact("text", "m"))
     store.put_artefact("large", LARGE, about_artefact("statistics", "m"))
     upload = Uploads(folder).keep("mine.txt", b"Some text.\n\nAnd more.")

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields, replace
 
 import msgspec
 
-from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.schema.progress import Stage, Step
 from sparsedash.service.backend import _KINDS, Backend

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import log
 
 from sparsedash.catalog.budgets import reached
-from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings

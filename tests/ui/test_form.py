@@ -8,7 +8,7 @@ from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.catalog.builtin_tasks import DECIDING_TASKS
 from sparsedash.catalog.cost_model import LeastMemory
-from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema.errors import JobError, ModelError

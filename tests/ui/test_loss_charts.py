@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.charts.chart_style import PALETTES
 from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, TimingSettings
@@ -23,7 +23,7 @@ from tests.ui.filled_backend import job
 SHAPE = replace(
     shipped_shape("smollm2-135m"),
     vocabulary=10,
-    block_rest=0,
+    other_parameters=(0,) * 30,
     stored_bytes=4,
 )
 

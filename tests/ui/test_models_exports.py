@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog import export_forms
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.reporting.deployment import runtime_rows
 from sparsedash.schema.export_settings import Export, ExportSettings
-from sparsedash.schema.store_keys import model_type_note
+from sparsedash.schema.store_keys import model_shape_note
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.model_lookup import NamedModel
 from tests.factories import PROOF
@@ -113,13 +114,12 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
 
 
 def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finished):
-    finished._store.remember(model_type_note(RUN.model_identity), "bloom")
+    finished._store.remember(
+        model_shape_note(RUN.model_identity), shipped_shape("bloom-1b7").plain()
+    )
     app = open_page("models", run=RUN.key, form="uniform")
     page_text = words(app)
-    assert (
-        "Not possible as uniform: the code of bloom computes its width from the hidden one"
-        in page_text
-    )
+    assert "Not possible as uniform: stock code makes no narrower bloom model" in page_text
     assert "is no form here" in page_text
     assert all("uniform" not in option for option in app.selectbox(key="chosen-form").options)
 

@@ -11,7 +11,7 @@ import torch
 
 from sparsedash.catalog.export_forms import llama_cpp_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.catalog.model_shape import prefill_ceiling, removed_layers
+from sparsedash.catalog.model_sizes import prefill_ceiling, removed_layers
 from sparsedash.engine.comparison import llama_timer
 from sparsedash.engine.comparison.timing import (
     Clock,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.model_shape import decode_ceiling, prefill_ceiling
+from sparsedash.catalog.model_sizes import decode_ceiling, prefill_ceiling
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel, both_resident
 from sparsedash.engine.comparison.timing import (
     Clock,

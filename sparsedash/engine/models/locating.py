@@ -118,9 +118,9 @@ def _locate_files(
             _require_existing(path, reference)
             advice = "Name the folder that holds config.json."
             raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
-        # The config first: an unsupported family must not cost a download of its weights.
+        # The config first: a model that cannot be pruned must not cost a download of its weights.
         commit = fetch(reference, pinned or revision, "config.json")
-        read_config(commit, reference)
+        inspect_model(read_config(commit, reference), reference)
         folder = fetch(reference, commit.name, *_MODEL_FILES)
         if not any(folder.glob("*.safetensors")):
             folder = fetch(reference, commit.name, "pytorch_model*.bin")

@@ -26,7 +26,6 @@ from sparsedash.engine.pruning.layer import CalibrationData, LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights
 from sparsedash.engine.run.run_context import RunContext
-from sparsedash.schema.errors import ModelError
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import about_artefact
 from sparsedash.schema.sparse_spec import SparseSpec
@@ -57,11 +56,6 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
 
     if not method.is_structured:
         return _masked(run, calibration, spec, data, key, on_block)
-    if method.removes_layers and getattr(
-        loaded.model.config, "scale_attn_by_inverse_layer_idx", False
-    ):
-        why = "This model divides attention by the number of the layer, so those behind a gap would be other layers."
-        raise ModelError(why, "Choose a method that removes channels.")
     n_gone = n_layers_gone(loaded.shape, method, permille) if method.removes_layers else 0
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
     narrowed = _narrowed(run, calibration, spec, data, key, gone, on_block)

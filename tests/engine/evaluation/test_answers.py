@@ -15,9 +15,8 @@ from sparsedash.engine.evaluation.answers import (
     target_scores,
     unfinished_answers,
 )
-from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError
-from tests.engine.tiny import CONFIGS, tiny_loaded, tiny_tokenizer
+from tests.engine.tiny import CONFIGS, as_loaded, tiny_loaded
 
 WINDOW = 6
 WINDOWED = ("gemma2", "gemma3_text", "mistral", "starcoder2", "gpt_neo")
@@ -32,13 +31,7 @@ def loaded_of(model_type):
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.3)
-    return LoadedModel(
-        identity="tiny",
-        dtype="float32",
-        model=model.eval().requires_grad_(False),
-        tokenizer=tiny_tokenizer(),
-        family=FAMILIES[model_type],
-    )
+    return as_loaded(model.eval().requires_grad_(False))
 
 
 def begun_in_one_batch(loaded, contexts):

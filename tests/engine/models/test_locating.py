@@ -4,12 +4,13 @@ import json
 import shutil
 
 import pytest
+from transformers import AutoConfig
 
-from sparsedash.catalog.model_shape import model_shape
 from sparsedash.engine.models import locating
 from sparsedash.engine.models.locating import locate_model
+from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.schema.errors import ModelError
-from sparsedash.service.stored_results import known_shape
+from sparsedash.storage.shape_notes import known_shape
 from tests.engine.tiny import save_tiny, tiny_model
 
 
@@ -23,7 +24,7 @@ def test_the_identity_is_that_of_the_content_and_the_shape_is_noted_under_it(
         return locate_model(str(folder), store).identity
 
     first = identity(model_folder)
-    assert known_shape(store, first) == model_shape(config)
+    assert known_shape(store, first) == inspect_model(AutoConfig.for_model(**config), "tiny")
     assert identity(copied) == first
     (copied / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
     reconfigured = identity(copied)

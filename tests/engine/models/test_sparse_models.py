@@ -93,7 +93,7 @@ def test_a_run_measures_the_loss_of_masked_weights(model_type, masked_run, store
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_projections_are_grouped_by_the_input_that_they_share(model_type):
     loaded = tiny_loaded(model_type)
-    family = loaded.family
+    layout = loaded.structure.mlps[0]
     inputs = {}
     groups = shared_inputs(loaded)
     for block, block_groups in zip(
@@ -107,8 +107,8 @@ def test_projections_are_grouped_by_the_input_that_they_share(model_type):
         assert sorted(chain.from_iterable(block_groups)) == sorted(block)
         for names in block_groups:
             assert all(torch.equal(inputs[name], inputs[names[0]]) for name in names)
-        assert [family.out] in block_groups
-        assert any(set(family.inner) <= set(names) for names in block_groups)
+        assert [layout.out] in block_groups
+        assert any(set(layout.inner) <= set(names) for names in block_groups)
 
 
 def test_inputs_are_collected_once_and_only_for_single_weights(masked_run, store, monkeypatch):

@@ -19,7 +19,7 @@ from sparsedash.engine.comparison.model_pair import ModelPairCache, both_residen
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.decoder_blocks import preallocated_cache, skipping
 from sparsedash.engine.run.search import find_sparsity
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
@@ -354,10 +354,9 @@ def test_removed_layers_free_their_share_of_the_kv_cache(layer_settings, store):
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_every_budget_counts_what_a_layer_takes(model_type):
     from sparsedash.catalog.budgets import reached
-    from sparsedash.catalog.model_shape import model_shape
 
     loaded = tiny_loaded(model_type)
-    shape = model_shape(loaded.model.config.to_dict())
+    shape = loaded.shape
     share_reached = reached(shape, (0, *shape.widths[1:]))
     by_hand = without_by_hand(loaded, (0,))
     n_dense = sum(parameter.numel() for parameter in loaded.model.parameters())
@@ -373,7 +372,7 @@ def test_every_budget_counts_what_a_layer_takes(model_type):
 
 def test_layers_of_a_model_that_counts_them_in_its_attention_are_refused():
     model = tiny_model("gpt2", scale_attn_by_inverse_layer_idx=True)
-    with pytest.raises(ModelError, match="divides attention by the number of the layer"):
+    with pytest.raises(SettingsError, match="Whole layers of this model cannot be removed"):
         sparsedash.prune(
             model,
             tiny_tokenizer(),

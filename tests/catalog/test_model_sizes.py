@@ -2,31 +2,21 @@
 the real models.
 """
 
-import json
+from dataclasses import replace
 
 import pytest
 
 from sparsedash.catalog.choices import MODELS as LISTED
-from sparsedash.catalog.model_shape import (
-    CONFIGS,
+from sparsedash.catalog.model_sizes import (
     decode_ceiling,
     listed_shape,
-    model_shape,
     parameter_count,
     prefill_ceiling,
     prefill_multiply_adds,
     shipped_shape,
     weight_bytes,
 )
-from sparsedash.schema.model_shape import ModelShape
-
-
-@pytest.mark.parametrize(
-    "config", [{"model_type": "mamba"}, {"model_type": "llama", "hidden_size": 64}], ids=str
-)
-def test_an_unknown_family_or_a_missing_size_is_refused(config):
-    with pytest.raises(KeyError):
-        model_shape(config)
+from sparsedash.schema.model_shape import MlpLayout, ModelShape, ModelStructure
 
 
 def test_the_weights_of_the_mlps_and_both_that_they_are_a_share_of_are_counted():
@@ -38,11 +28,6 @@ def test_the_weights_of_the_mlps_and_both_that_they_are_a_share_of_are_counted()
     )
 
 
-def test_a_checkpoint_in_double_precision_has_a_shape():
-    config = json.loads((CONFIGS / "llama-7b.json").read_text()) | {"torch_dtype": "float64"}
-    assert model_shape(config).stored_bytes == 8
-
-
 def test_the_models_of_the_list_are_known_and_no_others():
     assert all(listed_shape(model.name) is not None for model in LISTED if model.group != "Current")
     assert listed_shape("facebook/opt-1.3b-other") is None
@@ -51,6 +36,13 @@ def test_the_models_of_the_list_are_known_and_no_others():
 # Two blocks, d = 4, m = 8, gated without biases: 3 * 4 * 8 = 96 weights of an MLP; four projections
 # of 16 weights each; a head of 10 words that shares the embedding; 2 norms a block and one after
 # them.
+GATED = MlpLayout(
+    inner=("mlp.gate_proj", "mlp.up_proj"),
+    out="mlp.down_proj",
+    width=8,
+    key="intermediate_size",
+    value=8,
+)
 SHAPE = ModelShape(
     family="llama",
     hidden=4,
@@ -62,11 +54,20 @@ SHAPE = ModelShape(
     n_head=40,
     n_parameters=2 * (96 + 64) + 40 + 20,
     attention=4,
-    keys=4,
-    block_rest=0,
+    cache_per_token=2 * 2 * 4,
+    other_weights=(64, 64),
+    other_parameters=(0, 0),
     stored_bytes=4,
+    structure=ModelStructure(blocks="model.layers", mlps=(GATED, GATED)),
 )
 HALF = (4, 4)
+ONE_BLOCK = replace(
+    SHAPE,
+    widths=(8,),
+    other_weights=(64,),
+    other_parameters=(0,),
+    structure=ModelStructure(blocks="model.layers", mlps=(GATED,)),
+)
 
 
 def test_multiply_adds_count_linear_layers_attention_and_the_head_once_a_passage():
