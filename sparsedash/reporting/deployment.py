@@ -15,7 +15,8 @@ from sparsedash.catalog.presets import spec_name
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
 from sparsedash.reporting.html import Table, Value
-from sparsedash.reporting.run_results import ModelResult, RunResults
+from sparsedash.reporting.model_results import ModelResult
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.verdicts import level_words, loss_value
 from sparsedash.reporting.wording import (
     LEVEL,

@@ -10,8 +10,8 @@ from typing import Literal
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.reporting import wording
-from sparsedash.reporting.findings import Shares, named_shares
-from sparsedash.reporting.run_results import ModelResult, RunResults, is_one_layer_apart
+from sparsedash.reporting.model_results import ModelResult, Shares, is_one_layer_apart, named_shares
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import sparsity_percent
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import FIXED_PERMILLE

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.reporting import wording
-from sparsedash.reporting.run_results import ModelResult, RunResults
+from sparsedash.reporting.model_results import ModelResult
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.verdicts import level_words
 from sparsedash.schema.records import Quantised
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences

@@ -11,18 +11,17 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.findings import (
     AnswerKind,
     Findings,
-    M,
     Race,
     RaceKind,
     estimate_limit,
     find_race,
     findings,
-    named_shares,
     search_ends,
     search_kind,
 )
+from sparsedash.reporting.model_results import M, ModelResult, ModelVerdict, named_shares
 from sparsedash.reporting.quantised_words import quantised_figures
-from sparsedash.reporting.run_results import ModelResult, ModelVerdict, RunResults
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.verdicts import (
     difference_words,
     limits_sentence,

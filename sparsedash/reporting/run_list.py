@@ -17,8 +17,10 @@ from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure, TradeoffData
 from sparsedash.reporting.html import Cell, Html, Table, Value, element, escape, join, visible
 from sparsedash.reporting.job_status import STATES, job_request
+from sparsedash.reporting.model_results import ModelResult, ModelVerdict, headline_model
 from sparsedash.reporting.record_pair import unique_names
-from sparsedash.reporting.run_results import ModelResult, ModelVerdict, RunResults, headline_model
+from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.tradeoff_points import loss_limits, model_point, run_tradeoff
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget
@@ -424,9 +426,9 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
     names = list(lines) if fits else list(ascii_uppercase[: len(lines)])
     models = [(label, run, model) for label, (run, judged) in lines.items() for model in judged]
     dense = {run.dense.key: run for run in drawn}
-    first = drawn[0].tradeoff(axis)
+    first = run_tradeoff(drawn[0], axis)
     right = [
-        f"{reference_title(run.dense.model)}: {run.point_of(run.models[0], axis).facts[0]}"
+        f"{reference_title(run.dense.model)}: {model_point(run, run.models[0], axis).facts[0]}"
         for run in dense.values()
     ]
     signs = [
@@ -464,7 +466,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
             if len(dense) > 1
             else first.dense,
             lines={
-                name: [run.point_of(model, axis) for model in judged]
+                name: [model_point(run, model, axis) for model in judged]
                 for name, (run, judged) in zip(names, lines.values(), strict=True)
             },
             taken=wording.sparsity_axis_title(
@@ -474,7 +476,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
             asked=(),
             leader="",
             published=(),
-            allowed={measure: most for run in drawn for measure, most in run.allowed.items()},
+            allowed={measure: most for run in drawn for measure, most in loss_limits(run).items()},
         ),
         # The share of right words, which is no difference, can only be drawn from one dense model
         # on.

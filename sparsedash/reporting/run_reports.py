@@ -21,6 +21,7 @@ from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.findings import estimate_limit
 from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
 from sparsedash.reporting.kind_words import forgotten_sentence, kinds_document, kinds_table
+from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.next_step import NextStep
 from sparsedash.reporting.record_pair import (
     DIVERGENCE_SIGN,
@@ -38,8 +39,9 @@ from sparsedash.reporting.run_answer import (
     missing_records,
     run_ending,
 )
-from sparsedash.reporting.run_results import ModelResult, RunResults, difference_of, verdict_of
+from sparsedash.reporting.run_results import RunResults, difference_of, verdict_of
 from sparsedash.reporting.task_words import judge_document
+from sparsedash.reporting.tradeoff_points import run_tradeoff
 from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
@@ -82,7 +84,7 @@ def html_report(
     from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 
     run = results.run
-    tradeoff = results.tradeoff()
+    tradeoff = run_tradeoff(results)
     ending = run_ending(results.run, job)
     notes = [
         wording.example_words(run),

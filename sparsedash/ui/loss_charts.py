@@ -26,7 +26,8 @@ from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, run_gains
 from sparsedash.reporting.html import file_name, paragraph, widget_label
 from sparsedash.reporting.kind_words import forgotten_sentence, kinds_table
-from sparsedash.reporting.run_results import ModelResult, RunResults
+from sparsedash.reporting.model_results import ModelResult
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.pair_records import Runtime, Timing, TimingSettings
 from sparsedash.schema.records import Record

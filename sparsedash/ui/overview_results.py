@@ -13,7 +13,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure
 from sparsedash.reporting.deployment import structure_sentence
-from sparsedash.reporting.findings import named_shares, search_ends
+from sparsedash.reporting.findings import search_ends
 from sparsedash.reporting.html import (
     Html,
     card,
@@ -25,14 +25,15 @@ from sparsedash.reporting.html import (
     readable,
     widget_label,
 )
+from sparsedash.reporting.model_results import named_shares
 from sparsedash.reporting.next_step import NextStep, next_step
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
-from sparsedash.reporting.run_results import (
-    PromptTexts,
-    RunResults,
+from sparsedash.reporting.run_results import PromptTexts, RunResults, prompt_texts, run_results
+from sparsedash.reporting.tradeoff_points import (
+    has_task_lines,
     live_model,
-    prompt_texts,
-    run_results,
+    run_tradeoff,
+    task_tradeoff,
 )
 from sparsedash.schema.pair_records import NOT_CONTINUED
 from sparsedash.schema.records import Run
@@ -256,15 +257,16 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
         if not (results.judged or live):
             return
         measures: tuple[Measure, ...] = (
-            (*OF_PASSAGES, "tasks") if results.has_task_lines else OF_PASSAGES
+            (*OF_PASSAGES, "tasks") if has_task_lines(results) else OF_PASSAGES
         )
         measure = choose_measure(measures)
         lines = results.lines
         gain, axis = loss_charts.choose_axis(lines, results.run.settings.axis)
         if measure == "tasks":
-            tradeoff = results.task_tradeoff(axis)
+            tradeoff = task_tradeoff(results, axis)
         else:
-            tradeoff = results.tradeoff(
+            tradeoff = run_tradeoff(
+                results,
                 axis,
                 live_model(results, job) if job is not None and live else None,
             )
