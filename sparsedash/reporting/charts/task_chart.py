@@ -52,10 +52,10 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
             beside: dict[str, Any] = {"xanchor": "right", "xshift": -10}
             text = f"{multiple:.1f}"
             signs.append(style.annotation(text, value, place, colours.text, **beside))
-    left = min([-1.0, *(low for _, low, _ in spans)]) - 0.15
-    right = max([1.5, *(high for *_, high in spans)]) + 0.15
+    x_low = min([-1.0, *(low for _, low, _ in spans)]) - 0.15
+    x_high = max([1.5, *(high for *_, high in spans)]) + 0.15
     acceptable = {
-        "x": [left, 1.0, 1.0, left],
+        "x": [x_low, 1.0, 1.0, x_low],
         "y": [rows[0], rows[0], rows[1], rows[1]],
         "fill": "toself",
         "fillcolor": colours.allowed,
@@ -79,7 +79,7 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
         _TOP + _BOTTOM + _ROW * len(losses),
         colours,
         margin={"l": 8, "r": 30, "t": _TOP, "b": _BOTTOM},
-        xaxis=style.x_axis("Acceptable: up to 1", colours, range=[left, right], nticks=8),
+        xaxis=style.x_axis("Acceptable: up to 1", colours, range=[x_low, x_high], nticks=8),
         yaxis=style.fixed_axis(
             colours,
             range=rows,
