@@ -112,9 +112,12 @@ class Pair:
 
     def differing(self, positions: Sequence[int]) -> list[int]:
         """Those of these passages that the two answer with different words."""
-        left = self.left.outcomes
-        right = self.right.outcomes
-        return [i for i in positions if left[i].answer != right[i].answer]
+        differing = []
+        for position in positions:
+            first, second = self.outcomes(position)
+            if first.answer != second.answer:
+                differing.append(position)
+        return differing
 
     def of_kind(self, positions: Sequence[int], kind: Kind, only_different: bool) -> list[int]:
         """Those of these passages of one kind; only_different: that the two answer with different
@@ -168,9 +171,7 @@ class Pair:
         """The classes that give both sides their colours, in the order shown."""
         if self.hidden:
             return "sd-hidden", "sd-hidden"
-        left = "sd-sparse" if self.left.pruned else "sd-dense"
-        right = "sd-sparse" if self.right.pruned else "sd-dense"
-        return left, right
+        return _colour(self.left), _colour(self.right)
 
     def beside(self, left: Html, right: Html, others: Mapping[str, Html] | None = None) -> Html:
         """Both sides' markup under their headings, one beside the other.
@@ -258,6 +259,10 @@ def load_pair(
         right=replace(second, outcomes=right_outcomes),
         stem=stem,
     )
+
+
+def _colour(record: Record) -> str:
+    return "sd-sparse" if record.pruned else "sd-dense"
 
 
 def side_title(name: str, record: Record) -> str:

@@ -25,7 +25,7 @@ from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult
-from sparsedash.ui import frame
+from sparsedash.ui import widgets
 from sparsedash.ui.navigation import current_tolerance, whole_tolerance_query
 
 T = TypeVar("T")
@@ -104,7 +104,9 @@ def select(
     )
     if noun and wanted and wanted != chosen:
         with note_in or st.container():
-            frame.note(f"“{wanted[:_LONGEST_SHOWN]}” is no {noun} here. Showing {options[chosen]}.")
+            widgets.note(
+                f"“{wanted[:_LONGEST_SHOWN]}” is no {noun} here. Showing {options[chosen]}."
+            )
     return chosen
 
 
@@ -159,7 +161,7 @@ def draw_steps(
     key: str, steps: Sequence[Step], position: str, kind: Literal["secondary", "tertiary"]
 ) -> None:
     """Draw buttons to what comes before and after, and the position in words."""
-    with frame.row(f"{key}s"):
+    with widgets.row(f"{key}s"):
         for name, icon, to, shortcut in steps:
             st.button(
                 name,
@@ -171,7 +173,7 @@ def draw_steps(
                 on_click=set_query,
                 args=(to or {},),
             )
-        frame.show(paragraph(position, css="sd-muted sd-count"))
+        widgets.show(paragraph(position, css="sd-muted sd-count"))
 
 
 def page_of(runs: Sequence[T], size: int) -> Sequence[T]:
@@ -181,7 +183,7 @@ def page_of(runs: Sequence[T], size: int) -> Sequence[T]:
     number = st.pagination(ceil(len(runs) / size), key=PAGE, bind=BOUND)
     first = (number - 1) * size
     last = min(len(runs), first + size)
-    frame.remark(f"{first + 1} to {last} of {len(runs)} runs")
+    widgets.remark(f"{first + 1} to {last} of {len(runs)} runs")
     return runs[first:last]
 
 
@@ -212,7 +214,7 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
             label = f"{widget_label(task)}, points lost at most"
             changed = partial(_with_task, allowed, task)
             _limit_field(row, label, f"limit-{task}", limit or allowed.points, 0.5, changed)
-        frame.note(rule)
+        widgets.note(rule)
 
 
 def tolerance_fields(allowed: Tolerance) -> bool:
@@ -270,7 +272,7 @@ def _limit_field(
             on_change=set_limit,
         )
         if problem := row.problem(st.session_state[key]):
-            frame.show(
+            widgets.show(
                 element(
                     "p",
                     escape(problem.message),

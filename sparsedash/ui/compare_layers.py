@@ -18,7 +18,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch, median_error_ratio
-from sparsedash.ui import frame
+from sparsedash.ui import frame, widgets
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import ChosenRun, choose_record, link_to_export, show_incomplete
 from sparsedash.ui.compare_views import choose_run
@@ -47,8 +47,8 @@ def show_layers_of(
         choose_run(backend, runs, chosen.key)
     if not found.sparse:
         with answer:
-            frame.opening("The layers of this run cannot be shown.")
-            frame.note(missing_records(found.run, found.missing))
+            widgets.opening("The layers of this run cannot be shown.")
+            widgets.note(missing_records(found.run, found.missing))
         return
     with choice_of_model:
         record = choose_record(found)
@@ -57,32 +57,32 @@ def show_layers_of(
     name = found.names[record.key]
     sentence = layers_sentence(pruned)
     with answer:
-        frame.opening(sentence, _basis(record, pruned))
+        widgets.opening(sentence, _basis(record, pruned))
         show_incomplete(run_ending(found.run, chosen.job))
     stem = file_name(wording.file_stem(found.run), name)
     if pruned.layer_errors or pruned.passage_errors or pruned.method.removes_layers:
         numbers = _numbers(pruned)
         if numbers:
-            frame.show(cards(numbers))
+            widgets.show(cards(numbers))
         figure = layers_chart(pruned, frame.theme())
         show_chart(figure, f"{stem}-layers", sentence, "layers", "ignore")
     if pruned.healed:
         healing = f"Healed: {wording.healing_words(pruned.healed)}."
         if not pruned.method.removes_layers:
             healing += " All losses of layers are those before it."
-        frame.note(healing)
+        widgets.note(healing)
     if pruned.quantised:
         quantised = pruned.quantised
         types = wording.first_upper(tensor_types(quantised.tensors, quantised.fell_back))
-        frame.note(f"{types}. All losses of layers are those before.")
+        widgets.note(f"{types}. All losses of layers are those before.")
     with st.expander("The numbers as a table"):
-        frame.show_table(_layers_table(pruned, stem))
+        widgets.show_table(_layers_table(pruned, stem))
     if not pruned.layer_errors and not pruned.method.removes_layers:
-        frame.note(_why_not_measured(pruned.method))
+        widgets.note(_why_not_measured(pruned.method))
     show_kinds(record, name, wording.file_stem(found.run))
     _show_shapes(backend, record, stem)
-    with frame.row():
-        frame.link("overview", "Back to the chart", run=chosen.key)
+    with widgets.row():
+        widgets.link("overview", "Back to the chart", run=chosen.key)
         link_to_export(chosen.key, name)
 
 
@@ -236,8 +236,8 @@ def _show_shapes(backend: Backend, record: Record, stem: str) -> None:
     assert pruned is not None, "the page shows sparse models"
     with st.expander("Shapes and bytes, before and after"):
         if shape is None or not block_shapes(shape, pruned):
-            frame.note(
+            widgets.note(
                 "The layer sizes are known once a run or a prompt has loaded this model again."
             )
             return
-        frame.show_table(shapes_table(shape, pruned, record.dtype, stem))
+        widgets.show_table(shapes_table(shape, pruned, record.dtype, stem))

@@ -49,7 +49,7 @@ from sparsedash.schema.pair_records import (
 )
 from sparsedash.schema.records import Outcome, Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, browser_scripts, frame, job_panel
+from sparsedash.ui import address_bar, browser_scripts, job_panel, widgets
 from sparsedash.ui.compare_views import Shown, judge_blind, sides
 
 _POLL_S = 0.25
@@ -88,22 +88,22 @@ def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
             prompt=context,
         )
     except SettingsError as error:
-        frame.note(f"This passage cannot be continued: {error.message}")
+        widgets.note(f"This passage cannot be continued: {error.message}")
         return
     if request in backend.user_data.prompts(pair.left.key, pair.right.key):
-        frame.remark("Continued below, among your prompts.")
+        widgets.remark("Continued below, among your prompts.")
         return
     job = backend.newest_job(request.key())
     # A job that is done has left a result; without one, somebody has cleared the store.
     if backend.result(Continuation, request.key()) is not None or (
         job is not None and job.state != "done"
     ):
-        frame.section("Continued by both models")
+        widgets.section("Continued by both models")
         _show_written(backend, pair, request, {})
         return
     about = f"Both models continue the passage by {request.n_tokens} tokens, greedily."
     submit = partial(backend.submit, request)
-    frame.action_button(
+    widgets.action_button(
         "Continue with both models", submit, key="continue", icon="edit_note", help=about
     )
 
@@ -132,13 +132,13 @@ def _show_written(
         remark = "⊘ Stopped early: the texts are incomplete." if stored.stopped else ""
         if stored.n_unread:
             cut = wording.quantity(stored.n_unread, "token")
-            frame.note(f"The prompt is longer than the context: its first {cut} were not read.")
+            widgets.note(f"The prompt is longer than the context: its first {cut} were not read.")
     if remark:
-        with frame.row():
-            frame.note(remark)
+        with widgets.row():
+            widgets.note(remark)
             submit = partial(backend.submit, request)
             key = f"again-{request.key()}"
-            frame.action_button(
+            widgets.action_button(
                 "Write it again",
                 submit,
                 key=key,
@@ -147,7 +147,7 @@ def _show_written(
             )
 
 
-@frame.fragment(_POLL_S)
+@widgets.fragment(_POLL_S)
 def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: int) -> None:
     """All texts as far as they are. Reruns the page when the job has ended."""
     job = backend.job(job_id)
@@ -160,9 +160,9 @@ def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: 
         progress = f"◷ Waiting: {job_progress_words(backend, job)[1]}"
     cancel = partial(backend.cancel, job.id)
     with st.container(key=f"writing-{job.id}", gap="small"):
-        with frame.row():
-            frame.show(element("p", escape(progress), css="sd-progress"))
-            frame.action_button(
+        with widgets.row():
+            widgets.show(element("p", escape(progress), css="sd-progress"))
+            widgets.action_button(
                 "Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=job.stopping
             )
         _draw_growing(pair, others, job)
@@ -190,16 +190,16 @@ def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> No
         "sd-written",
     )
     if is_pair and first == following[0]:
-        frame.remark("Both texts are identical.")
+        widgets.remark("Both texts are identical.")
         return
     reference = "the other" if is_pair else f"that of {pair.left_name}"
-    frame.remark(f"{DIVERGENCE_SIGN} marks where a text diverges from {reference}.")
+    widgets.remark(f"{DIVERGENCE_SIGN} marks where a text diverges from {reference}.")
 
 
 def _draw_texts(pair: Pair, others: Sequence[str], texts: Sequence[Html], css: str) -> None:
     first, second, *more = (element("p", text, css=css) for text in texts)
     waiting = element("p", escape("…"), css="sd-written sd-growing")
-    frame.show(pair.beside(first, second, dict(zip_longest(others, more, fillvalue=waiting))))
+    widgets.show(pair.beside(first, second, dict(zip_longest(others, more, fillvalue=waiting))))
 
 
 def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
@@ -228,9 +228,9 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         with st.expander("What the models of this run write"):
             for request in written:
                 _show_prompt(backend, pair, request, names, blind=blind)
-    frame.section("Try a prompt of your own")
+    widgets.section("Try a prompt of your own")
     if is_example(pair.left.key):
-        frame.note(_NOT_HERE)
+        widgets.note(_NOT_HERE)
         return
     about = "All models continue it at the same time."
     st.text_area(
@@ -269,7 +269,7 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
             backend.submit(request)
         backend.user_data.keep_prompt(request)
 
-    frame.action_button(
+    widgets.action_button(
         "Continue this prompt",
         submit,
         key="continue-own",
@@ -279,18 +279,18 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     prompts = backend.user_data.prompts(pair.left.key, pair.right.key)
     tried = [request for request in prompts if request.key() not in shown]
     if not tried:
-        frame.note("Your prompts will be listed here, also after a reload.")
+        widgets.note("Your prompts will be listed here, also after a reload.")
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
     for request in tried if show_all else tried[:_AT_FIRST]:
         with st.container(border=True, key=f"tried-{request.key()[:16]}"):
             _show_prompt(backend, pair, request, names, blind=blind)
             drop = partial(backend.user_data.drop_prompt, request)
             key = f"remove-{request.key()}"
-            frame.action_button(
+            widgets.action_button(
                 "Remove from the list", drop, key=key, icon="close", kind="tertiary"
             )
     if not show_all:
-        frame.show_all(len(tried), "all-prompts")
+        widgets.show_all(len(tried), "all-prompts")
 
 
 def _show_prompt(
@@ -303,7 +303,7 @@ def _show_prompt(
 ) -> None:
     """Draw a prompt and its continuations; blind: with hidden sides until they are judged."""
     text = element("p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage")
-    frame.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
+    widgets.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
     of_prompt = sides(backend, pair, request.key(), blind)
     _show_written(backend, of_prompt, request, names)
     stored = backend.continuation(request)
@@ -362,9 +362,9 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
     outcomes = pair.outcomes(position)
     dense = outcomes[0]
     number = escape(f"Passage {dense.index + 1:,}")
-    frame.show(element("h2", number, css="sd-muted sd-small sd-passage-number"))
+    widgets.show(element("h2", number, css="sd-muted sd-small sd-passage-number"))
     if passages is None:
-        frame.note(
+        widgets.note(
             "The text of this passage is no longer stored. Run again with the same settings to restore it."
         )
     else:
@@ -374,7 +374,7 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
             target = escape("…")
         text = element("p", escape(context), Html(" "), target, css="sd-passage")
         # On a phone it scrolls in itself, from its end, where the target stands.
-        frame.show(
+        widgets.show(
             element(
                 "div",
                 text,
@@ -385,15 +385,17 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
             )
         )
     answers = [_answer(outcome, pair.hidden) for outcome in outcomes]
-    frame.show(pair.beside(answers[0], answers[1]))
+    widgets.show(pair.beside(answers[0], answers[1]))
     if pair.hidden:
         return
     drawn, choices = first_choices(pair, position)
-    frame.show(paragraph(change_words(-pair.fall(position), dense.target), css="sd-change"), drawn)
-    frame.offer_table(choices)
+    widgets.show(
+        paragraph(change_words(-pair.fall(position), dense.target), css="sd-change"), drawn
+    )
+    widgets.offer_table(choices)
     texts = [answer.text for answer in dense.tokens]
     if len(texts) > 1 and texts == [answer.text for answer in outcomes[1].tokens]:
-        frame.show_table(_tokens_table(pair, outcomes, texts))
+        widgets.show_table(_tokens_table(pair, outcomes, texts))
 
 
 def _tokens_table(pair: Pair, outcomes: tuple[Outcome, Outcome], texts: Sequence[str]) -> Table:
@@ -452,17 +454,17 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
             text=text,
         )
     except SettingsError as error:
-        frame.note(f"This passage cannot be compared token by token: {error.message}")
+        widgets.note(f"This passage cannot be compared token by token: {error.message}")
         return
     if (stored := backend.result(Divergence, request.key())) is not None:
-        frame.section("Where the two models' predictions differ")
+        widgets.section("Where the two models' predictions differ")
         _draw_strip(pair, stored)
         return
     job = backend.newest_job(request.key())
     if job is not None and job.state != "done":
         job_panel.watch_job(backend, job, brief=True)
         return
-    frame.action_button(
+    widgets.action_button(
         "Show where the two differ",
         lambda: backend.submit(request),
         key="strip",
@@ -505,11 +507,11 @@ def _draw_strip(pair: Pair, divergence: Divergence) -> None:
         element("span", escape(words), css=f"sd-heat sd-heat-{step}")
         for step, words in enumerate(bounds)
     ]
-    frame.remark(
+    widgets.remark(
         "The thicker the line under a token, the further apart the two predictions. Point at a token for its number; "
         "Tab reaches the twenty largest, which the table lists."
     )
-    frame.show(
+    widgets.show(
         element("p", *legend, css="sd-heat-legend"),
         element(
             "p",
@@ -532,7 +534,7 @@ def _draw_strip(pair: Pair, divergence: Divergence) -> None:
         numbers |= {"left_expects": place.left, "right_expects": place.right}
         data.append(numbers)
     with st.expander("The numbers as a table"):
-        frame.show_table(
+        widgets.show_table(
             Table(
                 "Where the two models differ",
                 caption,
@@ -558,7 +560,7 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         names = ["Passage", "Right word", pair.left_name, pair.right_name, "Change"]
     heads = (element("span", escape(name)) for name in names)
     with st.container(key="rows" if kind else "rows-hidden", gap=None):
-        frame.show(
+        widgets.show(
             element(
                 "div",
                 *heads,

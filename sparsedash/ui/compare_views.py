@@ -26,7 +26,7 @@ from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.anytime import anytime_interval
-from sparsedash.ui import address_bar, frame, job_panel
+from sparsedash.ui import address_bar, frame, job_panel, widgets
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import RIGHT, ChosenRun, link_to_export, show_incomplete
@@ -72,7 +72,7 @@ def begin_choices() -> DeltaGenerator:
     with st.container(key="open-choices"):
         turn = partial(st.session_state.update, {_OPEN: not opened})
         about = "Run, models, search, order, files"
-        frame.action_button(
+        widgets.action_button(
             text,
             turn,
             key="open-choices-button",
@@ -83,7 +83,7 @@ def begin_choices() -> DeltaGenerator:
     with choices:
         # Drawn either way: what follows would else move by one place, and be drawn anew.
         css = "sd-unseen sd-choices-open" if opened else "sd-unseen"
-        frame.show(element("span", css=css))
+        widgets.show(element("span", css=css))
     return choices
 
 
@@ -169,7 +169,7 @@ def current_passage(shown: Shown) -> int | None:
         others = "".join(
             f", or {words}" for name, words in undo.items() if address_bar.query_value(name)
         )
-        frame.note(f"No passage matches. Choose another kind{others}.")
+        widgets.note(f"No passage matches. Choose another kind{others}.")
         return None
     outcomes = shown.pair.left.outcomes
     number = address_bar.query_value("passage")
@@ -312,25 +312,27 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
         "and the loss of each layer."
     )
     if job is not None and job.live:
-        frame.opening(still_to_come(job, "No answers to compare yet."))
-        frame.empty(what, "It appears once the dense model and one sparse model are evaluated.")
+        widgets.opening(still_to_come(job, "No answers to compare yet."))
+        widgets.empty(what, "It appears once the dense model and one sparse model are evaluated.")
         job_panel.watch_job(backend, job, lambda: can_be_compared(backend, backend.run(chosen.key)))
-        frame.link("overview", "See this run", run=chosen.key)
+        widgets.link("overview", "See this run", run=chosen.key)
         return
     if job is not None and (chosen.in_address or (run is not None and run.sparse)):
         reason = ""
         if run is not None and run.sparse:
             reason = f": its dense record {backend.why_missing(run.dense)}"
-        frame.opening(f"This run has no answers to compare{reason}.")
+        widgets.opening(f"This run has no answers to compare{reason}.")
         job_panel.draw_job(backend, job)
     elif chosen.in_address and run is None:
-        frame.opening("There is no run with this address.")
-        frame.empty("It may be in another data folder.")
-        frame.link("compare", "Compare the newest run")
+        widgets.opening("There is no run with this address.")
+        widgets.empty("It may be in another data folder.")
+        widgets.link("compare", "Compare the newest run")
     else:
-        frame.opening("Nothing to compare yet.")
-        frame.empty(what)
-        frame.link("overview", "See the runs" if backend.runs() else "Run the built-in model first")
+        widgets.opening("Nothing to compare yet.")
+        widgets.empty(what)
+        widgets.link(
+            "overview", "See the runs" if backend.runs() else "Run the built-in model first"
+        )
     job_panel.mention_other_runs(backend, chosen.key)
 
 
@@ -357,7 +359,7 @@ def note_offered(shown: Shown, n_searched: int) -> None:
     """Draw how many passages the blind view offers. n_searched: those that match the search."""
     is_searched = n_searched < len(shown.pair.left.outcomes)
     condition = " with this text" if is_searched else ""
-    frame.note(
+    widgets.note(
         f"Offered: the {len(shown.positions):,} of {n_searched:,} passages{condition} "
         "that the two models answer with different words."
     )
@@ -370,32 +372,32 @@ def show_verdict(
     the passages.
     """
     sentence, lost, basis = comparison_words(found, pair)
-    frame.opening(sentence)
+    widgets.opening(sentence)
     if lost:
         with cost:
-            frame.show(paragraph(lost, css="sd-cost"))
+            widgets.show(paragraph(lost, css="sd-cost"))
     with about:
-        frame.section("Behind the verdict")
+        widgets.section("Behind the verdict")
         measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
         against = (
             f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, found.run)}"
         )
-        frame.show(paragraph(against, css="sd-basis"))
-        frame.note(basis)
-        frame.remark(_EXPLANATION)
+        widgets.show(paragraph(against, css="sd-basis"))
+        widgets.note(basis)
+        widgets.remark(_EXPLANATION)
 
 
 def show_question(backend: Backend, run: Run, pair: Pair, about: DeltaGenerator) -> None:
     """Open the blind page with its question; `about`: the answers so far, after the passages."""
-    frame.opening("Which answer is better?")
+    widgets.opening("Which answer is better?")
     chosen = list(backend.user_data.choices(pair.left.key, pair.right.key).values())
     forget = partial(backend.user_data.forget_choices, pair.left.key, pair.right.key)
     with about:
-        frame.show(paragraph(_basis(backend, run), css="sd-basis"))
-        frame.note(tally(pair, chosen))
+        widgets.show(paragraph(_basis(backend, run), css="sd-basis"))
+        widgets.note(tally(pair, chosen))
         if chosen:
             with st.popover("Reset the count", type="tertiary"):
-                frame.action_button(
+                widgets.action_button(
                     f"Forget all {len(chosen)} choices", forget, key="forget-choices"
                 )
 
@@ -408,8 +410,8 @@ def _basis(backend: Backend, run: Run) -> str:
 def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
     """Draw how the run ended, if early, and links to its chart and the right model's export."""
     show_incomplete(run_ending(run, chosen.job))
-    with frame.row():
-        frame.link("overview", "Back to the chart", run=chosen.key)
+    with widgets.row():
+        widgets.link("overview", "Back to the chart", run=chosen.key)
         if pair.right.key in run.sparse:
             link_to_export(chosen.key, pair.right_name)
 
@@ -451,17 +453,17 @@ def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
                 ("B is better", second),
                 ("Both the same", ""),
             ):
-                frame.action_button(text, partial(choices, better), key=f"{text}-{subject}")
+                widgets.action_button(text, partial(choices, better), key=f"{text}-{subject}")
         return
     chosen = backend.user_data.choices(pair.left.key, pair.right.key).get(subject)
     if chosen is None:
-        frame.note("This was shown with the models' names before, so it cannot be judged blind.")
+        widgets.note("This was shown with the models' names before, so it cannot be judged blind.")
         return
     name = pair.left_name if chosen == pair.left.key else pair.right_name
     answer = f"{name} was chosen as better." if chosen else "Both were called the same."
-    with frame.row():
-        frame.note(f"Judged blind: {answer}")
-        frame.action_button(
+    with widgets.row():
+        widgets.note(f"Judged blind: {answer}")
+        widgets.action_button(
             "Undo this choice", partial(choices, None), key=f"back-{subject}", kind="tertiary"
         )
 
@@ -500,9 +502,9 @@ def show_breaking(pair: Pair, passages: Passages) -> None:
         with box:
             table = group_losses(pair, passages)
             if table.rows:
-                frame.show_table(table)
+                widgets.show_table(table)
             else:
-                frame.note(table.caption)
+                widgets.note(table.caption)
 
 
 def offer_files(
@@ -531,7 +533,7 @@ def offer_files(
     def offer(title: str, name: str, media_type: str, content: Callable[[], bytes]) -> None:
         file = f"{pair.stem}-{name}"
         label = widget_label(title)
-        frame.offer_file(
+        widgets.offer_file(
             label,
             content,
             file,

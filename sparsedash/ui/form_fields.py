@@ -43,9 +43,9 @@ from sparsedash.storage.text_files import (
     UPLOAD,
     named_text_count,
 )
-from sparsedash.ui import address_bar, frame
+from sparsedash.ui import address_bar, widgets
 from sparsedash.ui.address_bar import BOUND, query_value
-from sparsedash.ui.frame import JOB_S
+from sparsedash.ui.widgets import JOB_S
 
 T = TypeVar("T")
 _REFUSED = "refused"
@@ -170,7 +170,7 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
                 terms = f"Licence: {choice.licence}. Size: {choice.size}. How it is read: {choice.reading}."
                 show_hint(f"{choice.title}: {choice.summary}", *([terms] if choice.reading else []))
         if usable and backend.lacks_text(usable):
-            frame.note(
+            widgets.note(
                 "The hub does not answer, and this text was never read here. Without a cached copy the run fails."
             )
         if is_text:
@@ -182,7 +182,7 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
             kinds = [kind.removeprefix(".") for kind in TEXT_KINDS]
             about = f"{_UPLOAD_HELP} {_who()} can choose it, and delete it."
             if usable and usable.startswith(UPLOAD):
-                frame.show(element("p", _gives(backend, field, usable), css="sd-hint"))
+                widgets.show(element("p", _gives(backend, field, usable), css="sd-hint"))
             file_popover(
                 "Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep
             )
@@ -238,7 +238,7 @@ def expander(label: str, key: str, names: Sequence[str], opened: bool = False) -
 def show_hint(*lines: str) -> None:
     """Draw small grey lines under a field."""
     if lines:
-        frame.show(*(paragraph(line, css="sd-hint") for line in lines))
+        widgets.show(*(paragraph(line, css="sd-hint") for line in lines))
 
 
 def validated(key: str, build: Callable[[], T]) -> T | None:
@@ -264,7 +264,7 @@ def show_problem(key: str, error: SparseDashError) -> None:
     message = element(
         "p", escape(f"{wrong} {error.advice}".strip()), css="sd-field-error", role="alert"
     )
-    frame.show(
+    widgets.show(
         Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"), message
     )
 
@@ -339,7 +339,7 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
         rules = serving_rules()
         room = wording.size(MAX_TOTAL_BYTES if rules is None else rules.quota.upload_mb * 1_000_000)
         used = wording.size(sum(kept.values()))
-        frame.remark(
+        widgets.remark(
             # An administrator sees the uploads of all.
             f"{used} of {room} are in use."
             if rules is None or not backend.administers
@@ -348,11 +348,11 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
         )
         for reference, n_bytes in kept.items():
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
-                frame.show(
+                widgets.show(
                     paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}")
                 )
                 question = f"Delete this text of {wording.size(n_bytes)}? This cannot be undone. Results stay."
-                frame.delete_button(f"delete-{reference}", question, partial(delete, reference))
+                widgets.delete_button(f"delete-{reference}", question, partial(delete, reference))
 
 
 def _who() -> str:
@@ -365,9 +365,9 @@ def _who() -> str:
 
 def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> bool:
     """Draw the estimate. Returns whether the run can be started."""
-    frame.section("What it will take")
+    widgets.section("What it will take")
     if settings is None:
-        frame.note("Fix the highlighted fields.")
+        widgets.note("Fix the highlighted fields.")
         return False
     estimate = backend.preflight(settings)
     stored = estimate.stored
@@ -399,7 +399,7 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
         models = wording.plural(stored.n_sparse, "model")
         reused.append(f"{stored.sparse} of {stored.n_sparse} sparse {models}")
     facts["Reused from earlier runs"] = ", ".join(reused) or "nothing"
-    frame.show(fact_list([fact for fact in facts.items() if fact[1]]))
+    widgets.show(fact_list([fact for fact in facts.items() if fact[1]]))
     if duration.unknown and backend.is_measuring():
         wait_for_rates(backend)
     if memory.too_little:
@@ -408,13 +408,13 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
             f"{what}: the run is likely to run out of it. A smaller model or bfloat16 takes less."
         )
     for text in notes:
-        frame.note(text)
+        widgets.note(text)
     for problem in estimate.problems:
-        frame.failure(problem)
+        widgets.failure(problem)
     return not estimate.problems
 
 
-@frame.fragment(JOB_S)
+@widgets.fragment(JOB_S)
 def wait_for_rates(backend: Backend) -> None:
     """Redraw the page as soon as the speed of this machine is known."""
     if not backend.is_measuring():

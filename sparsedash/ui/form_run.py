@@ -46,7 +46,7 @@ from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.estimates import MOST_MINUTES, STEP_MULTIPLE
 from sparsedash.stats.sparsity_search import passages_to_search
-from sparsedash.ui import browser_scripts, form_fields, frame
+from sparsedash.ui import browser_scripts, form_fields, widgets
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import (
     CHOICES,
@@ -235,9 +235,9 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
 
 def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
     """Draw all fields, in their order on the page, with room for what is said of them."""
-    frame.section("Which model?")
+    widgets.section("Which model?")
     model = model_field(backend, _RUN["model"])
-    frame.section("How much to remove?")
+    widgets.section("How much to remove?")
     goal = st.segmented_control(
         "What to do",
         GOALS,
@@ -263,7 +263,7 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
     quantising = st.container()
     with quantising:
         kinds = () if is_search else _quantise_field(backend, model)
-    frame.section("How sure?")
+    widgets.section("How sure?")
     sizes = st.container()
     values |= {"model": model, "sparsity": sparsities} | _passage_fields(backend, is_search)
     with st.container():
@@ -292,10 +292,10 @@ def _show_methods(methods: Sequence[MethodSettings], is_refused: bool) -> None:
     """Draw the names and summaries of the chosen methods. is_refused: of the custom method."""
     names = list(map(method_name, methods))
     if len(names) > 1:
-        frame.show(paragraph(f"{len(names)} methods to compare: {', '.join(names)}."))
+        widgets.show(paragraph(f"{len(names)} methods to compare: {', '.join(names)}."))
     elif names:
         recommended = " (recommended)" if names[0] == DEFAULT_METHOD else ""
-        frame.show(paragraph(f"Method: {names[0]}{recommended}."))
+        widgets.show(paragraph(f"Method: {names[0]}{recommended}."))
     elif not is_refused:
         problem = SparseDashError("No method is chosen.", "Choose at least one.")
         form_fields.show_problem("method", problem)
@@ -460,7 +460,7 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
         keys += [row.key for row in line if row not in elsewhere]
     with form_fields.expander("More settings", "more", keys):
         for heading, lines in _MORE.items():
-            frame.show(element("h3", escape(heading), css="sd-group"))
+            widgets.show(element("h3", escape(heading), css="sd-group"))
             if heading == "Calibration":
                 values["calibration"] = form_fields.reference_field(backend, corpus, usual)
             for line in lines:
@@ -477,7 +477,7 @@ def _prompt_field(backend: Backend) -> dict[str, Any]:
     """Draw the prompts, which begin with the user's own, and the button that keeps them as
     these.
     """
-    frame.show(element("h3", escape("Prompts"), css="sd-group"))
+    widgets.show(element("h3", escape("Prompts"), css="sd-group"))
     row = _RUN["prompts"]
     kept = backend.user_data.own_prompts()
     if kept is None:
@@ -486,7 +486,7 @@ def _prompt_field(backend: Backend) -> dict[str, Any]:
     prompts = form_fields.validated(row.key, lambda: RunSettings(prompts=lines).prompts)
     if prompts is not None and prompts != kept:
         keep = partial(backend.user_data.keep_own_prompts, prompts)
-        frame.action_button(
+        widgets.action_button(
             "Keep as my prompts", keep, key="keep-prompts", icon="keep", kind="tertiary"
         )
     return {row.key: prompts}

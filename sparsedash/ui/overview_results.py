@@ -39,7 +39,7 @@ from sparsedash.schema.pair_records import NOT_CONTINUED
 from sparsedash.schema.records import Run
 from sparsedash.schema.user_records import RunMark
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, job_panel, loss_charts, navigation
+from sparsedash.ui import frame, job_panel, loss_charts, navigation, widgets
 from sparsedash.ui.address_bar import choose_measure, choose_tolerance
 from sparsedash.ui.chosen_run import link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
@@ -71,7 +71,7 @@ def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
         wording.reference_title(run.settings.model),
         details,
     ]
-    frame.opening(
+    widgets.opening(
         run_answer.answer_sentence(
             results,
             ended,
@@ -119,7 +119,7 @@ def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool
         horizontal=True,
         vertical_alignment="center",
     ):
-        frame.show(
+        widgets.show(
             paragraph(
                 f"{step.sentence}{_takes(backend, results, step)}" if step and results else "",
                 css="sd-next",
@@ -135,7 +135,7 @@ def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool
         elif step.link and step.request is not None:
             address = form_address(step.request)
             if address is not None:
-                frame.link("prune", step.link, **address)
+                widgets.link("prune", step.link, **address)
 
 
 def _offer_newer(backend: Backend, run: Run) -> None:
@@ -151,8 +151,8 @@ def _offer_newer(backend: Backend, run: Run) -> None:
         horizontal=True,
         vertical_alignment="center",
     ):
-        frame.show(paragraph(wording.newer_words(newer), css="sd-muted"))
-        frame.action_button(
+        widgets.show(paragraph(wording.newer_words(newer), css="sd-muted"))
+        widgets.action_button(
             "Run on the newer one",
             lambda: job_panel.follow(backend.submit(request), run.key),
             key="run-newer",
@@ -186,7 +186,7 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         )
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
-    frame.opening(
+    widgets.opening(
         sentence,
         " · ".join(job_status.job_title(job)) if job is not None else "",
         grows=grows,
@@ -211,7 +211,7 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
     ):
         job_panel.link_to_form(request, judged_here=True)
     if live:
-        frame.empty(
+        widgets.empty(
             "The chart appears once the dense model is evaluated, and gains a point with every sparse model."
         )
 
@@ -233,7 +233,7 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
     def draw(job: Job | None) -> None:
         live = job is not None and job.live
         grows = _grows(job)
-        frame.show(
+        widgets.show(
             cards(
                 _numbers(
                     results,
@@ -247,7 +247,7 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
             for note in filter(
                 None, (run_answer.estimate_words(results), structure_sentence(backend, results))
             ):
-                frame.note(note)
+                widgets.note(note)
         _show_prompts(
             backend,
             results,
@@ -306,7 +306,7 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
     else:
         draw(job)
     if len(results.race) > 1:
-        frame.show(verdicts.race_table(results).html)
+        widgets.show(verdicts.race_table(results).html)
     if results.headline is not None:
         loss_charts.show_kinds(
             results.headline,
@@ -321,7 +321,7 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
                 key: f"compare?{urlencode(query | limits)}"
                 for key, query in results.comparisons.items()
             }
-            frame.show_table(verdicts.numbers_table(results, addresses))
+            widgets.show_table(verdicts.numbers_table(results, addresses))
     stopped = verdicts.early_stopping_words(results.records)
     source = wording.source_note(results.run.source_type)
     for note in filter(
@@ -330,7 +330,7 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
     ):
         # That stands under the prompts.
         if note != NOT_CONTINUED:
-            frame.note(note)
+            widgets.note(note)
 
 
 def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: bool) -> None:
@@ -375,7 +375,7 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
         ),
     )
     css = "sd-prompts sd-grows" if grows else "sd-prompts"
-    frame.show(
+    widgets.show(
         element(
             "table",
             element("thead", head),
@@ -384,7 +384,7 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
             aria_label="What the models write",
         )
     )
-    with frame.row("prompts"):
+    with widgets.row("prompts"):
         remark = f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge."
         if not some:
             why = (
@@ -396,7 +396,7 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
             if not live:
                 remark = "Greedy decoding, by the dense model alone."
                 remark += f" {why}" if sparse else ""
-        frame.remark(remark)
+        widgets.remark(remark)
         if sparse is not None:
             others = (
                 "Other models, and prompts of your own"
@@ -405,7 +405,7 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
             )
             if results.run.made_on:
                 others = "Other models"
-            frame.link(
+            widgets.link(
                 "compare",
                 others,
                 **results.comparisons[sparse.key],
@@ -450,11 +450,11 @@ def link_to_answers(results: RunResults) -> None:
     """
     if (record := results.headline) is not None:
         name = results.names[record.key]
-        frame.link(
+        widgets.link(
             "compare", "Compare the answers passage by passage", **results.comparisons[record.key]
         )
         if record.pruned is not None and record.pruned.layer_errors:
-            frame.link(
+            widgets.link(
                 "compare",
                 "See what each layer lost",
                 **results.comparisons[record.key],
@@ -482,13 +482,13 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
         parts = [wording.moment(run.started_at, frame.zone()), details]
         with st.container(gap=None):
             title = widget_label(wording.stored_run_title(run, mark.name))
-            frame.link(
+            widgets.link(
                 "overview",
                 title,
                 run=run.key,
                 **search_query,
             )
-            frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
+            widgets.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 
 def _numbers(results: RunResults, live: bool, grows: bool) -> list[Html]:
@@ -559,12 +559,12 @@ def show_first_run_duration(backend: Backend) -> None:
     duration = backend.preflight(first_run_settings(backend)).duration
     if duration.total_s is None:
         measuring = backend.is_measuring()
-        frame.remark("Time: being estimated." if measuring else "Time: not known yet.")
+        widgets.remark("Time: being estimated." if measuring else "Time: not known yet.")
         if measuring:
             wait_for_rates(backend)
         return
     backend.expect_work()
     source = "this machine's measured speed" if duration.counted else "earlier runs"
-    frame.remark(
+    widgets.remark(
         f"Takes about {wording.duration_words(duration.seconds)} (from {source}); first answers come sooner."
     )

@@ -7,7 +7,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Cell, Table, element, escape, fact_list, widget_label
 from sparsedash.service import reproduction
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, frame
+from sparsedash.ui import address_bar, widgets
 from sparsedash.ui.form_address import form_address
 
 _FORMATS = {"float32": "FP32", "bfloat16": "BF16"}
@@ -30,7 +30,7 @@ def show_summary() -> None:
         "published results of pruning without retraining"
     )
     verb = "show" if shown > 1 else "shows"
-    frame.opening(f"{results} {verb} a difference from the dense model.")
+    widgets.opening(f"{results} {verb} a difference from the dense model.")
     ratios = list(filter(None, map(reproduction.removed_ratio, published_results.LAST_TOKEN)))
     basis = (
         "Judged by the published totals, which reveal less than paired answers. "
@@ -43,7 +43,7 @@ def show_summary() -> None:
         href=published_results.SOURCE_URL,
         rel="noopener noreferrer",
     )
-    frame.show(element("p", escape(basis), link, css="sd-basis"))
+    widgets.show(element("p", escape(basis), link, css="sd-basis"))
 
 
 def show_tables() -> None:
@@ -53,10 +53,10 @@ def show_tables() -> None:
         ("Last word, LAMBADA in OpenAI's variant", "the last word", published_results.LAST_WORD),
     )
     for title, what, rows in tables:
-        frame.section(title)
+        widgets.section(title)
         n = rows[0].n_passages
         caption = _CAPTION.format(what=what, passages=n, one=100 / n)
-        frame.show_table(
+        widgets.show_table(
             Table.of_cells(f"Published accuracies of {what}", caption, [*map(_cells, rows)])
         )
 
@@ -65,8 +65,8 @@ def show_row(backend: Backend) -> None:
     """Draw one row: its flaws, what was measured here, the cost of repeating it, and the link to
     the form.
     """
-    frame.section("Repeat a row")
-    frame.note(
+    widgets.section("Repeat a row")
+    widgets.note(
         f"Rows are repeated by {reproduction.METHOD}, with the calibration size, rounds and packing (512 tokens) of "
         "the published scripts. One difference: the scripts square the gradient of two sequences at a time, SparseDash "
         "that of each. If a row is too much for this machine, reduce it in the form."
@@ -78,10 +78,10 @@ def show_row(backend: Backend) -> None:
             "row", "Row", titles, published_results.PUBLISHED_ROWS[0].name, noun="row"
         )
     ]
-    frame.show(fact_list(_facts(backend, row)))
+    widgets.show(fact_list(_facts(backend, row)))
     for note in published_results.row_notes(row):
-        frame.note(note)
-    frame.link(
+        widgets.note(note)
+    widgets.link(
         "prune",
         widget_label(f"Prune {_title(row)}"),
         **(form_address(reproduction.published_run_settings(row)) or {}),

@@ -15,7 +15,7 @@ from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
-from sparsedash.ui import address_bar, frame, navigation
+from sparsedash.ui import address_bar, frame, navigation, widgets
 from sparsedash.ui.address_bar import (
     BOUND,
     PAGE,
@@ -127,7 +127,7 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
 
     with listing:
         heads = [element("span", escape(name)) for name in ("Run", *_LINES)]
-        frame.show(element("div", *heads, css="sd-runs-head"))
+        widgets.show(element("div", *heads, css="sd-runs-head"))
         for row in shown:
             with st.container(
                 horizontal=True,
@@ -144,8 +144,8 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
                     on_change=save_ticks,
                 )
                 _draw_run(row)
-    frame.offer_table(run_list.runs_table(rows, frame.zone()))
-    frame.remark(_UNDER)
+    widgets.offer_table(run_list.runs_table(rows, frame.zone()))
+    widgets.remark(_UNDER)
 
 
 def _draw_run(row: RunRow) -> None:
@@ -155,10 +155,10 @@ def _draw_run(row: RunRow) -> None:
         tolerance = navigation.whole_tolerance_query(navigation.current_tolerance())
     with st.container(gap=None):
         title = widget_label(row.mark.name or wording.reference_title(row.settings.model))
-        frame.link("overview", title, run=row.key, **tolerance)
+        widgets.link("overview", title, run=row.key, **tolerance)
         pinned = element("b", escape("★ pinned · ")) if row.mark.pinned else Html("")
-        frame.show(element("p", pinned, escape(row.texts), css="sd-run-about"))
-    frame.show(element("div", *_cells(row), css="sd-run-cells"))
+        widgets.show(element("p", pinned, escape(row.texts), css="sd-run-about"))
+    widgets.show(element("div", *_cells(row), css="sd-run-cells"))
 
 
 def _cells(row: RunRow) -> list[Html]:
@@ -183,11 +183,11 @@ def read_on(rows: Sequence[RunRow]) -> None:
         _read_on(n_unread, object())
 
 
-@frame.fragment(0.3)
+@widgets.fragment(0.3)
 def _read_on(n_unread: int, this_run: object) -> None:
     """this_run: of the page, so that it is drawn before it is run again."""
     runs = wording.quantity(n_unread, "run")
-    frame.note(f"The answers of {runs} are being read for the first time.")
+    widgets.note(f"The answers of {runs} are being read for the first time.")
     if st.session_state.get(_READING) is this_run:
         st.rerun()
     st.session_state[_READING] = this_run
@@ -216,7 +216,7 @@ def show_toolbar(
         if chosen:
             _draw_actions(backend, rows, chosen, listed)
         else:
-            frame.show(paragraph(_HINT, css="sd-muted"))
+            widgets.show(paragraph(_HINT, css="sd-muted"))
             _offer_to_open_file(backend)
             offer_to_open_answers(backend)
 
@@ -229,7 +229,7 @@ def _draw_actions(
     hidden = set(keys) - {row.key for row in listed}
     if hidden:
         count += f", {len(hidden)} of them not in this list"
-    frame.show(paragraph(count, css="sd-count"))
+    widgets.show(paragraph(count, css="sd-count"))
     if is_overlaid():
         text = "Close the table" if _shows_tasks() else "Close the chart"
         close = {OVERLAID: ""}
@@ -250,7 +250,7 @@ def _draw_actions(
             args=(show,),
         )
     pin = not all(row.mark.pinned for row in chosen)
-    frame.action_button(
+    widgets.action_button(
         "Pin" if pin else "Unpin",
         lambda: backend.user_data.pin_runs(keys, pin),
         key="runs-pin",
@@ -265,7 +265,7 @@ def _draw_actions(
     stored = [row.key for row in chosen if row.run is not None]
     if stored:
         titles = {row.key: row.title for row in rows}
-        frame.ask_to_delete_runs(backend, "runs-delete", stored, titles)
+        widgets.ask_to_delete_runs(backend, "runs-delete", stored, titles)
     st.button(
         "Clear",
         key="runs-clear",
@@ -294,12 +294,12 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
             )
             st.form_submit_button(
                 "Save",
-                on_click=frame.attempt,
+                on_click=widgets.attempt,
                 args=(save,),
             )
 
     # Shown once the browser knows that it is open: one saved before that could not be closed.
-    frame.popover("Rename", place, draw, "edit")
+    widgets.popover("Rename", place, draw, "edit")
 
 
 def _offer_run_file(backend: Backend, run: Run, run_name: str) -> None:
@@ -308,10 +308,10 @@ def _offer_run_file(backend: Backend, run: Run, run_name: str) -> None:
     def draw() -> None:
         packed = backend.pack_run(run.key)
         name = file_name(run_name, wording.file_stem(run), ending=SUFFIX)
-        frame.show(paragraph(_EXPORT))
+        widgets.show(paragraph(_EXPORT))
         text = f"Download, {wording.size(len(packed))}"
         media_type = "application/octet-stream"
-        frame.offer_file(
+        widgets.offer_file(
             text,
             packed,
             name,
@@ -320,7 +320,7 @@ def _offer_run_file(backend: Backend, run: Run, run_name: str) -> None:
             kind="primary",
         )
 
-    frame.popover("Export run", "run-along", draw, "download")
+    widgets.popover("Export run", "run-along", draw, "download")
 
 
 def _offer_to_open_file(backend: Backend) -> None:
@@ -359,9 +359,9 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         if results_of_run:
             results.append(results_of_run)
     if _shows_tasks():
-        frame.section("Models by tasks")
+        widgets.section("Models by tasks")
     else:
-        frame.section("Overlay" if len(chosen) > 1 else "The chart of this run")
+        widgets.section("Overlay" if len(chosen) > 1 else "The chart of this run")
     if results:
         choose_view(_OVERLAYS, OVERLAID)
     if results and _shows_tasks():
@@ -369,7 +369,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         _note_left_out(with_results)
         return
     if not any(results_of_run.judged for results_of_run in results):
-        frame.note("None of the chosen runs has a sparse model with answers yet.")
+        widgets.note("None of the chosen runs has a sparse model with answers yet.")
         return
     chart = st.container()
     share, highlight = st.columns(2)
@@ -379,7 +379,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     drawn = overlay(results, axis)
     with chart:
         if drawn.legend:
-            frame.show(drawn.legend)
+            widgets.show(drawn.legend)
         measure = choose_measure(drawn.measures)
     with highlight:
         choose_highlight(drawn.tradeoff.lines)
@@ -392,21 +392,21 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     )
     open_comparison(drawn.models.get(pressed))
     for note in drawn.notes:
-        frame.note(note)
+        widgets.note(note)
     _note_left_out(with_results)
     with st.expander("The numbers as a table"):
-        frame.show_table(drawn.numbers)
+        widgets.show_table(drawn.numbers)
 
 
 def _note_left_out(with_results: Sequence[RunRow]) -> None:
     if len(with_results) > MOST_RUNS:
-        frame.note(f"Only the first {MOST_RUNS} of the chosen runs are shown.")
+        widgets.note(f"Only the first {MOST_RUNS} of the chosen runs are shown.")
 
 
 def explain_no_runs(backend: Backend) -> None:
     """Draw what will be listed here, how to get there, and that runs ended without a result."""
-    frame.opening("No run has a result yet.")
-    frame.empty(
+    widgets.opening("No run has a result yet.")
+    widgets.empty(
         "Runs will be listed here with model, method, sparsity, verdict and cost. They can be overlaid in one chart, "
         "pinned, renamed, exported and deleted."
     )
@@ -416,11 +416,11 @@ def explain_no_runs(backend: Backend) -> None:
         if job.makes_run and not job.live and job.state != "done"
     ]
     if ended:
-        frame.note(f"{wording.quantity(len(ended), 'run')} ended without a result.")
-        frame.link("runs", "See why in the list of jobs", view="jobs")
-    with frame.row():
-        frame.link("prune", "Prune a model")
+        widgets.note(f"{wording.quantity(len(ended), 'run')} ended without a result.")
+        widgets.link("runs", "See why in the list of jobs", view="jobs")
+    with widgets.row():
+        widgets.link("prune", "Prune a model")
         if backend.run(EXAMPLE) is not None:
-            frame.link("overview", "Look at an example", run=EXAMPLE)
+            widgets.link("overview", "Look at an example", run=EXAMPLE)
         _offer_to_open_file(backend)
         offer_to_open_answers(backend)
