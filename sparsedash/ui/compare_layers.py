@@ -38,28 +38,28 @@ _LOSSES = {
 
 
 def show_layers_of(
-    backend: Backend, chosen: ChosenRun, found: RunResults, runs: Sequence[Run]
+    backend: Backend, chosen: ChosenRun, results: RunResults, runs: Sequence[Run]
 ) -> None:
     """Draw the layers of one sparse model of the run, with the choice of both. runs: to choose."""
     answer = st.container()
     choice_of_run, choice_of_model = st.columns(2)
     with choice_of_run:
         choose_run(backend, runs, chosen.key)
-    if not found.sparse:
+    if not results.sparse:
         with answer:
             widgets.opening("The layers of this run cannot be shown.")
-            widgets.note(missing_records(found.run, found.missing))
+            widgets.note(missing_records(results.run, results.missing))
         return
     with choice_of_model:
-        record = choose_record(found)
+        record = choose_record(results)
     pruned = record.pruned
     assert pruned is not None
-    name = found.names[record.key]
+    name = results.names[record.key]
     sentence = layers_sentence(pruned)
     with answer:
         widgets.opening(sentence, _basis(record, pruned))
-        show_incomplete(run_ending(found.run, chosen.job))
-    stem = file_name(wording.file_stem(found.run), name)
+        show_incomplete(run_ending(results.run, chosen.job))
+    stem = file_name(wording.file_stem(results.run), name)
     if pruned.layer_errors or pruned.passage_errors or pruned.method.removes_layers:
         numbers = _numbers(pruned)
         if numbers:
@@ -79,7 +79,7 @@ def show_layers_of(
         widgets.show_table(_layers_table(pruned, stem))
     if not pruned.layer_errors and not pruned.method.removes_layers:
         widgets.note(_why_not_measured(pruned.method))
-    show_kinds(record, name, wording.file_stem(found.run))
+    show_kinds(record, name, wording.file_stem(results.run))
     _show_shapes(backend, record, stem)
     with widgets.row():
         widgets.link("overview", "Back to the chart", run=chosen.key)
@@ -107,15 +107,14 @@ def layers_sentence(pruned: Pruned) -> str:
         return f"{subject} of {len(pruned.widths)} {verb} gone, attention and MLP."
     mismatch = layer_mismatch(pruned)
     if mismatch is not None and mismatch >= MISMATCH_ALARM:
-        loss = (
-            f"half of the layers lose at least {mismatch:.1f} times as much on the passages as on"
-        )
+        times = f"half of the layers lose at least {mismatch:.1f} times as much on the passages"
         if not pruned.held_out_errors:
-            return f"The calibration text is too short, or unlike the passages: {loss} it."
-        return f"The calibration text is unlike the passages: {loss} held-out calibration text."
-    held_out = median_error_ratio(
-        _of_cut(pruned, pruned.held_out_errors), _of_cut(pruned, pruned.layer_errors)
-    )
+            return f"The calibration text is too short, or unlike the passages: {times} as on it."
+        return (
+            f"The calibration text is unlike the passages: {times} as on held-out calibration text."
+        )
+    fitted = _of_cut(pruned, pruned.layer_errors)
+    held_out = median_error_ratio(_of_cut(pruned, pruned.held_out_errors), fitted)
     if held_out is not None and held_out >= OVERFITTED:
         return (
             f"Overfitted to the calibration text: half of the layers lose at least {held_out:.1f} times as much on "
@@ -124,19 +123,19 @@ def layers_sentence(pruned: Pruned) -> str:
     errors = pruned.layer_errors or pruned.passage_errors
     if not errors:
         return "The loss of the layers was not measured."
-    worst = max(range(len(errors)), key=lambda i: errors[i])
     loss = f"{wording.percent(median(_of_cut(pruned, errors)))} of"
     where = "" if pruned.layer_errors else " on the passages"
-    before = ""
-    if pruned.healed or pruned.quantised:
-        before = "before healing, " if pruned.healed else "before quantising, "
-    if len(_cut(pruned)) == 1:
-        sentence = f"{before}the one layer that was cut lost {loss} its output{where}."
-    else:
+    sentence = f"{_cut_words(pruned)} lost {loss} its output{where}."
+    if len(_cut(pruned)) > 1:
+        worst = max(range(len(errors)), key=errors.__getitem__)
         sentence = (
-            f"{before}half of {_cut_words(pruned)} lost at most {loss} their output{where}; "
+            f"half of {_cut_words(pruned)} lost at most {loss} their output{where}; "
             f"layer {worst + 1} lost the most, {wording.percent(errors[worst])}."
         )
+    if pruned.healed:
+        return f"Before healing, {sentence}"
+    if pruned.quantised:
+        return f"Before quantising, {sentence}"
     return wording.first_upper(sentence)
 
 
@@ -169,7 +168,7 @@ def _basis(record: Record, pruned: Pruned) -> str:
 
 def _layers_table(pruned: Pruned, stem: str) -> Table:
     """Every layer with all that is known of it."""
-    rows = list[list[Cell]]()
+    rows = []
     losses = {name: getattr(pruned, field) for name, field in _LOSSES.items()}
     for i, (width, dense) in enumerate(zip(pruned.widths, pruned.dense_widths, strict=True)):
         kept = f"{width:,} of {dense:,}" if width else "gone, with its attention"
@@ -190,9 +189,8 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
                 recovered = wording.percent(1 - pruned.layer_errors[i] / without, 0)
             row.append(Cell("Recovered by compensation", recovered))
         if pruned.alone:
-            nats = pruned.alone[i]
-            data = {"divergence_alone_nats": nats}
-            row.append(Cell("Divergence alone, nats", f"{nats:.4f}", data))
+            nats = {"divergence_alone_nats": pruned.alone[i]}
+            row.append(Cell("Divergence alone, nats", f"{pruned.alone[i]:.4f}", nats))
         rows.append(row)
     output = "the MLP's" if pruned.method.is_structured else "the projections'"
     caption = (

@@ -57,7 +57,7 @@ def show_tables() -> None:
         n = rows[0].n_passages
         caption = _CAPTION.format(what=what, passages=n, one=100 / n)
         widgets.show_table(
-            Table.of_cells(f"Published accuracies of {what}", caption, [*map(_cells, rows)])
+            Table.of_cells(f"Published accuracies of {what}", caption, list(map(_cells, rows)))
         )
 
 
@@ -130,19 +130,15 @@ def _cells(row: published_results.PublishedRow) -> list[Cell]:
             {"stated_drop_percent": row.drop_percent, "stated_drop_follows": row.drop_follows},
         ),
     ]
-    removed = (
-        ("Weights removed", "removed_share_published", ratio and ratio.published),
-        ("of Linear weights, ours", "removed_share_of_linear", ratio and ratio.of_matmul),
-        ("of all parameters, ours", "removed_share_of_all", ratio and ratio.of_parameters),
-    )
-    return [
-        *cells,
-        *(
-            Cell(head, f"{value:.4f}", {name: value})
-            for head, name, value in removed
-            if value is not None
-        ),
-    ]
+    if ratio is not None:
+        shares = {
+            "removed_share_published": ("Weights removed", ratio.published),
+            "removed_share_of_linear": ("of Linear weights, ours", ratio.of_matmul),
+            "removed_share_of_all": ("of all parameters, ours", ratio.of_parameters),
+        }
+        for column, (head, share) in shares.items():
+            cells.append(Cell(head, f"{share:.4f}", {column: share}))
+    return cells
 
 
 def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[str, str]]:
@@ -150,41 +146,47 @@ def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[
     name and value.
     """
     dense, sparse = row.n_right
+    facts = {"Published": f"{dense:,} → {sparse:,} of {row.n_passages:,} right"}
     ratio = reproduction.removed_ratio(row)
-    facts = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
     if ratio is not None:
         of_what = "of Linear and Conv weights" if ratio.reproduced else "of all parameters"
         agrees = "reproduced" if ratio.reproduced or ratio.explained else "not reproduced"
-        facts.append(("Weights removed", f"{ratio.published:.4f}: {agrees}, {of_what}"))
-    here = reproduction.measured_row(row, backend.runs(), backend.record)
-    if here is None:
-        facts.append(("Measured here", "not yet"))
-    else:
-        scores = [
-            f"{wording.percent(score.accuracy, 2)} of {score.total:,}"
-            for score in (here.dense, here.sparse)
-        ]
-        change = f"{wording.signed_points(here.difference)} points, {wording.signed_interval(here.interval)}"
-        facts += [("Measured here", " → ".join(scores)), ("Change, paired", change)]
-        facts.append(("By", wording.run_details(here.run.settings)))
+        facts["Weights removed"] = f"{ratio.published:.4f}: {agrees}, {of_what}"
+    facts |= _measured_facts(backend, row)
     cost = reproduction.published_run_cost(row)
     duration = backend.preflight(reproduction.published_run_settings(row)).duration
-    time = "not known yet"
+    facts["Time"] = "not known yet"
     if duration.parts and not duration.unknown:
-        time = f"about {wording.duration_words(duration.seconds)}"
+        facts["Time"] = f"about {wording.duration_words(duration.seconds)}"
+    facts["Memory"] = wording.least_memory_words(cost.memory)
     disk = f"{wording.size(cost.download_bytes)} to fetch, {wording.size(cost.kept_bytes)} of statistics"
-    facts.append(("Time", time))
-    facts.append(("Memory", wording.least_memory_words(cost.memory)))
-    facts.append(("Disk", f"{disk}, within SPARSEDASH_ARTEFACT_GB"))
+    facts["Disk"] = f"{disk}, within SPARSEDASH_ARTEFACT_GB"
     model = published_results.published_model(row.model)
-    if (tried := published_results.RUNS_AT_SIZE.get(model.config)) is not None:
-        takes = f"{wording.duration_words(tried.seconds)} and {wording.size(tried.peak_bytes)} of memory on two cores"
-        how = (
-            f"for 10 and 20 % by {tried.method} on {tried.n_tokens:,} tokens and {tried.n_passages} passages; in BF16, "
-            "with random weights of its shapes, streamed from disk"
+    trial = published_results.RUNS_AT_SIZE.get(model.config)
+    if trial is not None:
+        takes = f"{wording.duration_words(trial.seconds)} and {wording.size(trial.peak_bytes)} of memory on two cores"
+        facts["Tried at its size"] = (
+            f"{takes}, for 10 and 20 % by {trial.method} on {trial.n_tokens:,} tokens and {trial.n_passages} passages; "
+            "in BF16, with random weights of its shapes, streamed from disk"
         )
-        facts.append(("Tried at its size", f"{takes}, {how}"))
-    return [*facts, ("Model", model.reference)]
+    facts["Model"] = model.reference
+    return list(facts.items())
+
+
+def _measured_facts(backend: Backend, row: published_results.PublishedRow) -> dict[str, str]:
+    """What the newest run of the row measured here."""
+    here = reproduction.measured_row(row, backend.runs(), backend.record)
+    if here is None:
+        return {"Measured here": "not yet"}
+    scores = []
+    for score in (here.dense, here.sparse):
+        scores.append(f"{wording.percent(score.accuracy, 2)} of {score.total:,}")
+    change = wording.signed_points(here.difference)
+    return {
+        "Measured here": " → ".join(scores),
+        "Change, paired": f"{change} points, {wording.signed_interval(here.interval)}",
+        "By": wording.run_details(here.run.settings),
+    }
 
 
 def _points(share: float) -> str:
