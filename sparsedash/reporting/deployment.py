@@ -371,7 +371,7 @@ def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[st
     """Exact bytes: a row for each projection of each block, one for its MLP, then the total. layer:
     from 1.
     """
-    rows = list[dict[str, Value]]()
+    rows = []
     layers = zip(
         block_shapes(shape, pruned),
         _mlp_bytes(shape, pruned, dtype),

@@ -127,7 +127,7 @@ def _suggestion(results: RunResults, reach: Reach) -> NextStep:
 def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach: Reach) -> NextStep:
     """More passages for all undecided shares that some text within reach can decide."""
     run = results.run
-    needed = dict[int, int]()
+    needed = {}
     for model in undecided:
         n = _needed(results, model, reach)
         if n is not None and _evaluation(results, n, reach) is not None:

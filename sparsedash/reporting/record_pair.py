@@ -224,7 +224,7 @@ def unique_names(names: Mapping[str, str]) -> dict[str, str]:
     """The names by their keys, with a number where one came before: a widget tells its options
     apart by name alone.
     """
-    unique = dict[str, str]()
+    unique = {}
     used = set[str]()
     n = Counter[str]()
     for key, name in names.items():

@@ -456,7 +456,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
     if len(dense_runs) > 1:
         # Shares of right words, which are no differences, need one dense model to be drawn from.
         measures.remove("share right")
-        facts = dict[str, None]()
+        facts: dict[str, None] = {}
         for run in dense_runs.values():
             fact = model_point(run, run.models[0], axis).facts[0]
             facts[f"{reference_title(run.dense.model)}: {fact}"] = None

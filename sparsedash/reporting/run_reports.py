@@ -291,7 +291,7 @@ def continuations_section(
     Each text has a mark where it parts from the left model's. Empty where nothing was written.
     """
     names = wording.record_names(run)
-    drawn = list[Html]()
+    drawn = []
     for how, request, stored in islice(
         _continuations(
             backend,

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.model_results import (
-    Measured,
     ModelResult,
     Results,
     best_method,
@@ -213,8 +212,8 @@ def run_results(
     """
     if run is None or not run.dense:
         return None
-    measured = dict[str, Measured]()
-    missing = dict[str, str]()
+    measured = {}
+    missing = {}
     for key, record_name in wording.record_names(run).items():
         try:
             measured[record_name] = measure_beside(results, run.dense, key)

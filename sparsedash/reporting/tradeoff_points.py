@@ -73,7 +73,7 @@ def has_task_lines(results: RunResults) -> bool:
 
 def task_tradeoff(results: RunResults, axis: Budget) -> TradeoffData:
     """The data of the chart with a line for each task, of the best method."""
-    lines = dict[str, list[Point]]()
+    lines: dict[str, list[Point]] = {}
     limits = set[float]()
     for model in results.best:
         answers = results.tasks.get(model.record.key)

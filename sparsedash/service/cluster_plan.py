@@ -144,7 +144,7 @@ class ClusterPlan:
     @property
     def _done(self) -> dict[int, str]:
         """The record key of every point that is made."""
-        keys = dict[int, str]()
+        keys: dict[int, str] = {}
         for points, run in self._runs.items():
             keys.update(zip(points, run.sparse, strict=True))
         return keys
@@ -179,9 +179,9 @@ class ClusterPlan:
         n_in_order = next((n for n in range(len(done)) if n not in done), len(done))
         # Each part looks at a sparse model of its own: of warnings that differ in numbers only, the
         # first.
-        warnings = dict[str, str]()
-        answers = dict[str, tuple[str, ...]]()
-        unanswered = list[str]()
+        warnings: dict[str, str] = {}
+        answers = {}
+        unanswered: list[str] = []
         seconds = defaultdict[str, float](float)
         cached = list(first.cached)
         for run in (first, *others):

@@ -193,7 +193,7 @@ def samples_set(
 def _question_set(
     answers: Iterable[_Answer], source: str, model: str, name: str, declared: _Declared
 ) -> QuestionSet:
-    kept = list[_Answer]()
+    kept: list[_Answer] = []
     for answer in answers:
         if not kept or answer.filter == kept[0].filter:
             kept.append(answer)
@@ -278,7 +278,7 @@ def _lighteval_directions(results: Any, task: str) -> dict[str, Any]:
     tasks = _entry(results, "config_tasks")
     config = _entry(tasks, task) or _entry(tasks, task.rpartition("|")[0])
     metrics = _entry(config, "metrics") or _entry(config, "metric") or ()
-    directions = dict[str, Any]()
+    directions = {}
     for metric in metrics if isinstance(metrics, list) else ():
         names = _entry(metric, "metric_name")
         higher = _entry(metric, "higher_is_better")

@@ -88,7 +88,7 @@ def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -
             chosen = address_bar.select(
                 SLICE, "Slice", titles, "", along={KIND: "", QUESTION: ""}, noun="slice"
             )
-    kinds = dict[str, list[int]]()
+    kinds: dict[str, list[int]] = {}
     titles = {}
     for kind, places in questions_by_kind(result).items():
         kinds[kind] = [i for i in places if not chosen or chosen in slices[i]]

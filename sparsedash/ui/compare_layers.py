@@ -207,7 +207,7 @@ def _numbers(pruned: Pruned) -> list[Html]:
     recovered = [1 - error / raw for raw, error in zip(without, fitted, strict=False) if raw > 0]
     held_out = median_error_ratio(_of_cut(pruned, pruned.held_out_errors), fitted)
     on_passages = median_error_ratio(_of_cut(pruned, pruned.passage_errors), fitted)
-    ratios = dict[str, str]()
+    ratios = {}
     if held_out:
         ratios["layer_errors"] = f"{held_out:.2f}{wording.NBSP}× as much on held-out text"
     if on_passages:

@@ -526,7 +526,7 @@ def _draw_strip(pair: Pair, divergence: Divergence) -> None:
     )
     head = ["Token", "Nats", f"{pair.left_name} predicts", f"{pair.right_name} predicts"]
     rows = []
-    data = list[dict[str, Value]]()
+    data = []
     for place in map(places.__getitem__, largest):
         nats = f"{place.nats:.2f}"
         rows.append([_quoted(place.text), nats, _quoted(place.left), _quoted(place.right)])

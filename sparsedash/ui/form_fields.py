@@ -115,8 +115,8 @@ def setting_fields(rows: Sequence[FieldRow], n_columns: int = 1) -> dict[str, An
     """Draw fields side by side in so many columns. Returns their values by the keys of the
     settings.
     """
-    values = dict[str, Any]()
-    columns = list[DeltaGenerator]()
+    values = {}
+    columns: list[DeltaGenerator] = []
     for row in rows:
         columns = columns or st.columns(n_columns)
         with columns.pop(0):

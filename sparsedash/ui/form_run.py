@@ -453,7 +453,7 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
     # The text of the built-in model is there already.
     usual = BUILTIN_MIXED if model == BUILTIN_MODEL else SELF
     corpus = _CALIBRATION["corpus"]
-    values = dict[str, Any]()
+    values = {}
     elsewhere = (_EVALUATION["n_passages"], _EVALUATION["stop_early"]) if search else ()
     keys = [corpus.key, _RUN["prompts"].key]
     for line in chain.from_iterable(_MORE.values()):
@@ -528,7 +528,7 @@ def _keep_method() -> None:
     """
     state = st.session_state
     chosen = list(chain.from_iterable(state.get(key) or () for key in PRESETS))
-    kept = dict[str, Any]()
+    kept: dict[str, Any] = {}
     if state["goal"] == SEARCH:
         names = [method.name for method in METHODS if method.searchable and method.name in chosen]
         kept["with"] = names[0] if names else DEFAULT_METHOD

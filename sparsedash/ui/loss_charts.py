@@ -291,7 +291,7 @@ def _offer_timing(
 
 def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.TimingOf) -> None:
     """Draw every measurement of this run as a table with its conditions."""
-    measured = dict[str, Timing]()
+    measured = {}
     for model in found.judged:
         timing = backend.result(Timing, timing_of(sparse=model.record.key).key())
         if timing:

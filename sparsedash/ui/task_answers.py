@@ -160,8 +160,8 @@ def named_answers(run: Run, found: Mapping[str, JudgedAnswers]) -> dict[str, Jud
     without any.
     """
     names = record_names(run)
-    named = dict[str, JudgedAnswers]()
-    notes = dict[str, None]()
+    named = {}
+    notes: dict[str, None] = {}
     for record, judged in found.items():
         if judged.results:
             named[names[record]] = judged

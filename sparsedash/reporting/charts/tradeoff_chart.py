@@ -495,7 +495,7 @@ def _ground(
     if it has one.
     """
     top = tradeoff.dense_value(measure)
-    bands = list[tuple[float, float, str, str]]()
+    bands = []
     if measure in tradeoff.allowed:
         bands.append((top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
     if measure == "share right":
