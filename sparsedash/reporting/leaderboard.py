@@ -23,9 +23,9 @@ from sparsedash.reporting.verdicts import (
     LEVELS,
     VERDICT_SIGNS,
     early_stopping_words,
-    finite_ratio,
     loss_interval,
     loss_value,
+    loss_values,
     verdict_values,
 )
 from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity, tolerance_words
@@ -443,18 +443,15 @@ def _unjudged(change: float) -> str:
 
 def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
     """A loss as numbers for a file."""
-    ends = (loss.value, loss.low, loss.high)
-    name = "ratio"
-    values: list[Value] = [finite_ratio(nats) for nats in ends]
-    if loss.measure == "accuracy":
-        name = "change_points"
-        values = [0.0 - 100 * share for share in (loss.value, loss.high, loss.low)]
-    names = [f"{task}_{name}{end}" for end in ("", "_low", "_high")]
-    level = {
+    name = f"{task}_ratio" if loss.measure == "word perplexity" else f"{task}_change_points"
+    value, low, high = loss_values(loss)
+    return {
+        name: value,
+        f"{name}_low": low,
+        f"{name}_high": high,
         f"{task}_level_percent": 100 * loss.level,
         f"{task}_verdict": loss.verdict,
     }
-    return dict(zip(names, values, strict=True)) | level
 
 
 def _task_notes(comparisons: _Comparisons, baseline: str, tolerance: Tolerance) -> dict[str, None]:

@@ -399,32 +399,23 @@ def finite_ratio(nats: float) -> float | None:
 
 def verdict_values(verdict: ToleranceVerdict) -> dict[str, Value]:
     """A verdict with its losses as numbers for a file."""
-    accuracy = verdict.accuracy
-    loss = verdict.perplexity
-    values: dict[str, Value] = dict.fromkeys(
-        (
-            "change_points",
-            "change_points_low",
-            "change_points_high",
-            "change_points_level_percent",
-        )
-    )
-    if accuracy is not None:
-        values = {
-            "change_points": 0.0 - 100 * accuracy.value,
-            "change_points_low": 0.0 - 100 * accuracy.high,
-            "change_points_high": 0.0 - 100 * accuracy.low,
-            "change_points_level_percent": 100 * accuracy.level,
-        }
-    return {
-        **values,
-        "perplexity_ratio": finite_ratio(loss.value),
-        "perplexity_ratio_low": finite_ratio(loss.low),
-        "perplexity_ratio_high": finite_ratio(loss.high),
-        "perplexity_ratio_level_percent": 100 * loss.level,
-        "verdict": verdict.verdict,
-        "decided_by": ", ".join(loss.name for loss in verdict.deciding),
-    }
+    values: dict[str, Value] = {}
+    losses = {"change_points": verdict.accuracy, "perplexity_ratio": verdict.perplexity}
+    for name, loss in losses.items():
+        value, low, high = loss_values(loss) if loss else (None, None, None)
+        values[name] = value
+        values[f"{name}_low"] = low
+        values[f"{name}_high"] = high
+        values[f"{name}_level_percent"] = 100 * loss.level if loss else None
+    decided_by = ", ".join(loss.name for loss in verdict.deciding)
+    return values | {"verdict": verdict.verdict, "decided_by": decided_by}
+
+
+def loss_values(loss: Loss) -> tuple[float | None, float | None, float | None]:
+    """A loss and its interval for a file: as multiples of dense's perplexity, or in points gained."""
+    if loss.measure == "word perplexity":
+        return finite_ratio(loss.value), finite_ratio(loss.low), finite_ratio(loss.high)
+    return 0.0 - 100 * loss.value, 0.0 - 100 * loss.high, 0.0 - 100 * loss.low
 
 
 def reached_percents(results: RunResults, model: ModelResult) -> dict[str, float]:
