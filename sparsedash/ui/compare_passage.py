@@ -3,7 +3,7 @@ continuations.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
@@ -46,6 +46,7 @@ from sparsedash.schema.pair_records import (
     ContinuationSettings,
     Divergence,
     DivergenceSettings,
+    TokenDivergence,
 )
 from sparsedash.schema.records import Outcome, Passages, Run
 from sparsedash.service.backend import Backend
@@ -82,11 +83,7 @@ _AT_FIRST = 5
 def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
     """Draw the continuations of the context, or the button that asks for them."""
     try:
-        request = ContinuationSettings(
-            left=pair.left.key,
-            right=pair.right.key,
-            prompt=context,
-        )
+        request = _request(pair, prompt=context)
     except SettingsError as error:
         widgets.note(f"This passage cannot be continued: {error.message}")
         return
@@ -208,20 +205,14 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
 
     All models of the run can write at once.
     """
-    names = {
-        key: "Dense" if key == run.dense else f"Sparse, {name}"
-        for key, name in wording.record_names(run).items()
-        if key not in (pair.left.key, pair.right.key)
-    }
-    settings_of = partial(
-        ContinuationSettings,
-        left=pair.left.key,
-        right=pair.right.key,
-    )
+    names = {}
+    for key, name in wording.record_names(run).items():
+        if key not in (pair.left.key, pair.right.key):
+            names[key] = "Dense" if key == run.dense else f"Sparse, {name}"
+    others = tuple(names)[:MOST_OTHERS]
     written = []
     for prompt in run.settings.prompts:
-        others = tuple(names)[:MOST_OTHERS]
-        request = settings_of(others=others, prompt=prompt)
+        request = _request(pair, prompt=prompt, others=others)
         if backend.continuation(request) is not None:
             written.append(request)
     if written:
@@ -232,46 +223,10 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     if is_example(pair.left.key):
         widgets.note(_NOT_HERE)
         return
-    about = "All models continue it at the same time."
-    st.text_area(
-        "Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about
-    )
-    if names:
-        about = "Off: only the two that are compared. These start first; each other one starts once it is rebuilt."
-        st.toggle(
-            f"All {len(names) + 2} models of the run",
-            value=True,
-            key=_ALL,
-            help=about,
-        )
-    with st.expander("More settings"):
-        for column, (name, row) in zip(st.columns(3), _SETTINGS.items(), strict=True):
-            label, low, high, usual, step, help_text = row
-            column.number_input(
-                label,
-                low,
-                high,
-                usual,
-                step,
-                key=f"own-{name}",
-                help=help_text,
-            )
-
-    def submit() -> None:
-        """Submit the prompt and put it at the head of the list. Raises SettingsError."""
-        state = st.session_state
-        values = {name: state.get(f"own-{name}", row[3]) for name, row in _SETTINGS.items()}
-        values["temperature_percent"] = round(100 * values["temperature_percent"])
-        values["prompt"] = state.get(_PROMPT, "")
-        values["others"] = tuple(names) if state.get(_ALL, False) else ()
-        request = settings_of(**values)
-        if backend.continuation(request) is None:
-            backend.submit(request)
-        backend.user_data.keep_prompt(request)
-
+    _prompt_fields(names)
     widgets.action_button(
         "Continue this prompt",
-        submit,
+        partial(_submit_prompt, backend, pair, tuple(names)),
         key="continue-own",
         icon="edit_note",
     )
@@ -291,6 +246,39 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
             )
     if not show_all:
         widgets.show_all(len(tried), "all-prompts")
+
+
+def _request(pair: Pair, **values: Any) -> ContinuationSettings:
+    return ContinuationSettings(left=pair.left.key, right=pair.right.key, **values)
+
+
+def _prompt_fields(others: Collection[str]) -> None:
+    """Draw the fields of a prompt. others: models of the run beside the two."""
+    about = "All models continue it at the same time."
+    st.text_area(
+        "Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about
+    )
+    if others:
+        about = "Off: only the two that are compared. These start first; each other one starts once it is rebuilt."
+        st.toggle(f"All {len(others) + 2} models of the run", value=True, key=_ALL, help=about)
+    with st.expander("More settings"):
+        for column, (name, row) in zip(st.columns(3), _SETTINGS.items(), strict=True):
+            label, low, high, usual, step, help_text = row
+            key = f"own-{name}"
+            column.number_input(label, low, high, usual, step, key=key, help=help_text)
+
+
+def _submit_prompt(backend: Backend, pair: Pair, others: tuple[str, ...]) -> None:
+    """Submit the prompt and put it at the head of the list. Raises SettingsError."""
+    state = st.session_state
+    values = {name: state.get(f"own-{name}", row[3]) for name, row in _SETTINGS.items()}
+    values["temperature_percent"] = round(100 * values["temperature_percent"])
+    values["prompt"] = state.get(_PROMPT, "")
+    values["others"] = others if state.get(_ALL, False) else ()
+    request = _request(pair, **values)
+    if backend.continuation(request) is None:
+        backend.submit(request)
+    backend.user_data.keep_prompt(request)
 
 
 def _show_prompt(
@@ -315,6 +303,8 @@ LEVELS = (0.01, 0.05, 0.2, 0.8)
 """Nats from which a token is drawn one step stronger; the same for every passage, so that passages
 can be compared.
 """
+_BOUNDS = ("under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats")
+"""The steps in words."""
 LARGEST = 20
 SHOWN_PLACES = 3_000
 """Tokens with their number in reach of the keyboard; and those that are drawn, from the end of the
@@ -478,48 +468,40 @@ def _draw_strip(pair: Pair, divergence: Divergence) -> None:
     n = len(places)
     largest = sorted(range(n), key=lambda i: -places[i].nats)[:LARGEST]
     skipped = max(0, n - SHOWN_PLACES)
-    spans = []
+    spans = [escape("… " if skipped else divergence.opening)]
     for i in range(skipped, n):
         place = places[i]
-        if place.text:
-            predictions = (
-                f"{pair.left_name} predicts {_quoted(place.left)}, "
-                f"{pair.right_name} {_quoted(place.right)}"
-            )
-            tip = f"{place.nats:.2f} nats: {predictions}"
-            attributes = {"title": tip}
-            if i in largest:
-                attributes["data_tip"] = tip
-                attributes["tabindex"] = "0"
-                attributes["role"] = "img"
-                attributes["aria_label"] = f"{place.text}: {tip}"
-            css = f"sd-heat sd-heat-{bisect_right(LEVELS, place.nats)}"
-            spans.append(
-                element(
-                    "span",
-                    escape(place.text),
-                    css=css,
-                    **attributes,
-                )
-            )
-    bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
-    legend = [
-        element("span", escape(words), css=f"sd-heat sd-heat-{step}")
-        for step, words in enumerate(bounds)
-    ]
+        if not place.text:
+            continue
+        tip = (
+            f"{place.nats:.2f} nats: {pair.left_name} predicts {_quoted(place.left)}, "
+            f"{pair.right_name} {_quoted(place.right)}"
+        )
+        attributes = {"title": tip}
+        if i in largest:
+            attributes["data_tip"] = tip
+            attributes["tabindex"] = "0"
+            attributes["role"] = "img"
+            attributes["aria_label"] = f"{place.text}: {tip}"
+        css = f"sd-heat sd-heat-{bisect_right(LEVELS, place.nats)}"
+        spans.append(element("span", escape(place.text), css=css, **attributes))
+    legend = []
+    for step, words in enumerate(_BOUNDS):
+        legend.append(element("span", escape(words), css=f"sd-heat sd-heat-{step}"))
     widgets.remark(
         "The thicker the line under a token, the further apart the two predictions. Point at a token for its number; "
         "Tab reaches the twenty largest, which the table lists."
     )
     widgets.show(
         element("p", *legend, css="sd-heat-legend"),
-        element(
-            "p",
-            escape("… " if skipped else divergence.opening),
-            *spans,
-            css="sd-passage sd-strip",
-        ),
+        element("p", *spans, css="sd-passage sd-strip"),
     )
+    with st.expander("The numbers as a table"):
+        widgets.show_table(_strip_table(pair, [places[i] for i in largest], n))
+
+
+def _strip_table(pair: Pair, largest: Sequence[TokenDivergence], n: int) -> Table:
+    """The tokens with the largest divergence, of n."""
     caption = (
         f"The {len(largest)} largest of {n:,} tokens: KL({pair.left_name} ‖ {pair.right_name}) of the two "
         "predictions, in nats. 0: identical. Swap the models for the other direction."
@@ -527,23 +509,18 @@ def _draw_strip(pair: Pair, divergence: Divergence) -> None:
     head = ["Token", "Nats", f"{pair.left_name} predicts", f"{pair.right_name} predicts"]
     rows = []
     data = []
-    for place in map(places.__getitem__, largest):
+    for place in largest:
         nats = f"{place.nats:.2f}"
         rows.append([_quoted(place.text), nats, _quoted(place.left), _quoted(place.right)])
-        numbers: dict[str, Value] = {"token": place.text, "kl_nats": place.nats}
-        numbers |= {"left_expects": place.left, "right_expects": place.right}
-        data.append(numbers)
-    with st.expander("The numbers as a table"):
-        widgets.show_table(
-            Table(
-                "Where the two models differ",
-                caption,
-                head,
-                rows,
-                data=data,
-                of=pair.stem,
-            )
-        )
+        values: dict[str, Value] = {
+            "token": place.text,
+            "kl_nats": place.nats,
+            "left_expects": place.left,
+            "right_expects": place.right,
+        }
+        data.append(values)
+    title = "Where the two models differ"
+    return Table(title, caption, head, rows, data=data, of=pair.stem)
 
 
 def _quoted(text: str) -> str:

@@ -3,10 +3,10 @@ downloads.
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -106,17 +106,17 @@ def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
     )
 
 
-def choose_pair(backend: Backend, found: RunResults, runs: Sequence[Run]) -> Pair | None:
+def choose_pair(backend: Backend, results: RunResults, runs: Sequence[Run]) -> Pair | None:
     """Draw the choices of two records over the same passages, also of other runs; None where a
     chosen one is lost.
 
     Unless the address names others: dense, and the sparse one that the run's answer names.
     """
-    run = found.run
+    run = results.run
     choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
     names = {address: choice.name for address, choice in choices.items()}
     addresses = {choice.key: address for address, choice in choices.items()}
-    headline = found.headline.key if found.headline is not None else run.sparse[-1]
+    headline = results.headline.key if results.headline is not None else run.sparse[-1]
     columns = st.columns(2, wrap=False)
     below = st.container()
     defaults = {"left": addresses[run.dense], RIGHT: addresses[headline]}
@@ -193,9 +193,6 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
     following = names[place + 1 :] + names[:place]
     next_kind = next((kind for kind in following if by_kind[kind]), chosen)
 
-    def show(kind: Kind) -> dict[str, Any]:
-        return {"on_click": address_bar.set_query, "args": ({"filter": kind, "passage": ""},)}
-
     helps: dict[Kind, str] = {"all": "All passages: the other four kinds together"}
     for verdicts, kind in KIND_OF.items():
         words = ["right" if verdict else "wrong" for verdict in verdicts]
@@ -209,7 +206,8 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
             key=f"flip-{kind}",
             icon=icon,
             help=helps[kind],
-            **show(kind),
+            on_click=address_bar.set_query,
+            args=({"filter": kind, "passage": ""},),
         )
     st.button(
         "Change kind",
@@ -219,7 +217,8 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
         type="tertiary",
         icon=":material/filter_list:",
         disabled=next_kind == chosen,
-        **show(next_kind),
+        on_click=address_bar.set_query,
+        args=({"filter": next_kind, "passage": ""},),
     )
     about = "Show only passages that the two models answer with different words."
     stay = partial(address_bar.set_query, {"filter": chosen, "passage": ""})
@@ -261,35 +260,23 @@ class ChangeFilter:
         words = [changes.words for changes in self.ranges]
         key = f"changes-{self.chosen}"
         along = {"filter": kind, "passage": ""}
-
-        def press() -> None:
-            """Filter by the bar that was pressed; no longer if it was pressed before."""
-            bar = clicked_bar(st.session_state[key]["selection"]["points"], len(self.ranges))
-            if bar is not None:
-                address = "" if bar == self.chosen else self.ranges[bar].address
-                address_bar.set_query({CHANGE: address, **along})
-
         bounds = tuple(changes.high for changes in self.ranges[:-1])
-        chart = changes_chart(
-            bounds,
-            tuple(counts),
-            tuple(words),
-            self.chosen,
-            frame.theme(),
-        )
-        show_chart(
-            chart,
-            f"{self.stem}-changes",
-            changes_words(counts, words),
-            key,
-            press,
-        )
+        chart = changes_chart(bounds, tuple(counts), tuple(words), self.chosen, frame.theme())
+        press = partial(self._press, key, along)
+        show_chart(chart, f"{self.stem}-changes", changes_words(counts, words), key, press)
         options = {"": f"Any change · {len(positions):,}"}
         for changes, n in zip(self.ranges, counts, strict=True):
             options[changes.address] = f"{changes.words.capitalize()} · {n:,}"
         address_bar.select(
             CHANGE, "Show passages of", options, "", along=along, noun="range of changes"
         )
+
+    def _press(self, key: str, along: Mapping[str, str]) -> None:
+        """Filter by the bar that was pressed; no longer if it was pressed before."""
+        bar = clicked_bar(st.session_state[key]["selection"]["points"], len(self.ranges))
+        if bar is not None:
+            address = "" if bar == self.chosen else self.ranges[bar].address
+            address_bar.set_query({CHANGE: address, **along})
 
 
 _EXPLANATION = (
@@ -366,12 +353,12 @@ def note_offered(shown: Shown, n_searched: int) -> None:
 
 
 def show_verdict(
-    backend: Backend, found: RunResults, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator
+    backend: Backend, results: RunResults, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator
 ) -> None:
     """Open the page with the verdict on the right model; `cost`: what it lost; `about`: more, after
     the passages.
     """
-    sentence, lost, basis = comparison_words(found, pair)
+    sentence, lost, basis = comparison_words(results, pair)
     widgets.opening(sentence)
     if lost:
         with cost:
@@ -380,7 +367,7 @@ def show_verdict(
         widgets.section("Behind the verdict")
         measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
         against = (
-            f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, found.run)}"
+            f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, results.run)}"
         )
         widgets.show(paragraph(against, css="sd-basis"))
         widgets.note(basis)
@@ -508,64 +495,56 @@ def show_breaking(pair: Pair, passages: Passages) -> None:
 
 
 def offer_files(
-    backend: Backend, found: RunResults, passages: Passages | None, view: Shown
+    backend: Backend, results: RunResults, passages: Passages | None, view: Shown
 ) -> None:
     """Draw the downloads; each file is made when its button is pressed."""
     pair, positions, kind = view
-
-    def report() -> bytes:
-        sections = continuations_section(backend, found.run, pair, passages)
-        tasks = found.tasks.get(pair.right.key)
-        if tasks and tasks.results:
-            sections.append(element("h2", escape("Tasks")))
-            sections.append(paragraph(tasks_sentence(pair.right_name, tasks.results)))
-            sections += task_sections(tasks.results, found.tolerance)
-        step = next_step(found, backend.reach)
-        return html_report(
-            found,
-            pair,
-            passages,
-            backend.newest_job(found.run.key),
-            sections,
-            step,
-        )
-
-    def offer(title: str, name: str, media_type: str, content: Callable[[], bytes]) -> None:
-        file = f"{pair.stem}-{name}"
-        label = widget_label(title)
-        widgets.offer_file(
-            label,
-            content,
-            file,
-            media_type,
-            key=f"take-{name}",
-            width="stretch",
-        )
-
-    def offer_view(form: Literal["csv", "parquet"], title: str, media_type: str) -> None:
-        name = "passages" if kind in (None, "all") else f"passages-{kind}"
-        content = partial(record_pair.view_file, pair, positions, passages, form)
-        shown = wording.quantity(len(positions), "passage")
-        offer(
-            f"The {shown} shown, {title}",
-            f"{name}.{form}",
-            media_type,
-            content,
-        )
-
+    shown = f"The {wording.quantity(len(positions), 'passage')} shown"
+    name = "passages" if kind in (None, "all") else f"passages-{kind}"
+    view_file = partial(record_pair.view_file, pair, positions, passages)
+    report = partial(_report, backend, results, pair, passages)
+    parquet = "application/vnd.apache.parquet"
     with st.popover("Download", icon=":material/download:"):
-        offer("Report, one HTML file", "report.html", "text/html", report)
-        offer_view("csv", "CSV", "text/csv")
-        offer_view("parquet", "parquet", "application/vnd.apache.parquet")
+        _offer(pair, "Report, one HTML file", "report.html", "text/html", report)
+        _offer(pair, f"{shown}, CSV", f"{name}.csv", "text/csv", partial(view_file, "csv"))
+        _offer(pair, f"{shown}, parquet", f"{name}.parquet", parquet, partial(view_file, "parquet"))
         if passages is None:
             return
-        sides = {"left": (pair.left_name, pair.left), "right": (pair.right_name, pair.right)}
         n_samples = wording.quantity(len(passages.contexts), "sample")
-        for side, (name, record) in sides.items():
-            title = record_pair.side_title(name, record)
-            offer(
+        sides = {"left": (pair.left_name, pair.left), "right": (pair.right_name, pair.right)}
+        for side, (record_name, record) in sides.items():
+            title = record_pair.side_title(record_name, record)
+            _offer(
+                pair,
                 f"{n_samples} of {title}, in the format of lm-evaluation-harness",
                 f"{side}-samples_passages.jsonl",
                 "application/jsonl",
                 partial(record_pair.harness_samples, record, passages),
             )
+
+
+def _offer(
+    pair: Pair, title: str, name: str, media_type: str, content: Callable[[], bytes]
+) -> None:
+    """Draw the download of one file. name: after that of the pair."""
+    widgets.offer_file(
+        widget_label(title),
+        content,
+        f"{pair.stem}-{name}",
+        media_type,
+        key=f"take-{name}",
+        width="stretch",
+    )
+
+
+def _report(backend: Backend, results: RunResults, pair: Pair, passages: Passages | None) -> bytes:
+    """The report of the run, with what the models wrote and their answers to tasks."""
+    sections = continuations_section(backend, results.run, pair, passages)
+    tasks = results.tasks.get(pair.right.key)
+    if tasks and tasks.results:
+        sections.append(element("h2", escape("Tasks")))
+        sections.append(paragraph(tasks_sentence(pair.right_name, tasks.results)))
+        sections += task_sections(tasks.results, results.tolerance)
+    step = next_step(results, backend.reach)
+    job = backend.newest_job(results.run.key)
+    return html_report(results, pair, passages, job, sections, step)

@@ -140,10 +140,10 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
         field = cast(ReferenceField, row.title)
         usual = usual or row.default
         follow_usual(row.key, usual)
-        if (typed := st.session_state.get(row.key)) and (
-            named := hub_reference(typed.strip())
-        ) != typed:
-            st.session_state[row.key] = named
+        if typed := st.session_state.get(row.key):
+            reference = hub_reference(typed.strip())
+            if reference != typed:
+                st.session_state[row.key] = reference
         name = st.selectbox(
             row.label,
             names,
@@ -153,40 +153,47 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
             accept_new_options=True,
             help=row.help,
         )
-
-        def usable_reference() -> str:
-            # One from the address of this page may be an address itself.
-            reference = hub_reference((name or "").strip())
-            if not reference:
-                raise SparseDashError("Choose a text." if is_text else "Choose a model.")
-            row.check(reference)
-            if problem := backend.reference_problem(field, reference):
-                raise SparseDashError(problem)
-            return reference
-
-        usable = validated(row.key, usable_reference)
+        usable = validated(row.key, lambda: _usable_reference(backend, row, name or ""))
         for choice in OFFERED[row.title]:
             if choice.name == name:
-                terms = f"Licence: {choice.licence}. Size: {choice.size}. How it is read: {choice.reading}."
-                show_hint(f"{choice.title}: {choice.summary}", *([terms] if choice.reading else []))
+                hints = [f"{choice.title}: {choice.summary}"]
+                if choice.reading:
+                    terms = f"Licence: {choice.licence}. Size: {choice.size}."
+                    hints.append(f"{terms} How it is read: {choice.reading}.")
+                show_hint(*hints)
         if usable and backend.lacks_text(usable):
             widgets.note(
                 "The hub does not answer, and this text was never read here. Without a cached copy the run fails."
             )
         if is_text:
-
-            def keep(file: UploadedFile) -> None:
-                fewest = FEWEST_UPLOADED if field == "evaluation text" else 0
-                st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue(), fewest)
-
             kinds = [kind.removeprefix(".") for kind in TEXT_KINDS]
             about = f"{_UPLOAD_HELP} {_who()} can choose it, and delete it."
             if usable and usable.startswith(UPLOAD):
                 widgets.show(element("p", _gives(backend, field, usable), css="sd-hint"))
+            keep = partial(_keep_upload, backend, row)
             file_popover(
                 "Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep
             )
         return usable
+
+
+def _usable_reference(backend: Backend, row: FieldRow, name: str) -> str:
+    """The reference of this name. Raises SparseDashError where it cannot be used."""
+    # One from the address of this page may be an address itself.
+    reference = hub_reference(name.strip())
+    if not reference:
+        raise SparseDashError("Choose a model." if row.title == "model" else "Choose a text.")
+    row.check(reference)
+    problem = backend.reference_problem(cast(ReferenceField, row.title), reference)
+    if problem:
+        raise SparseDashError(problem)
+    return reference
+
+
+def _keep_upload(backend: Backend, row: FieldRow, file: UploadedFile) -> None:
+    """Keep an uploaded text, and choose it in the field."""
+    fewest = FEWEST_UPLOADED if row.title == "evaluation text" else 0
+    st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue(), fewest)
 
 
 def follow_usual(key: str, usual: Any) -> None:

@@ -155,29 +155,30 @@ def request_export(backend: Backend, results: RunResults) -> None:
     if form == "gguf":
         widgets.remark(_COARSE)
         if not is_gguf(record.model):
-            label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
-            about = "Its tokenizer is copied into the export."
-            if named is not None and named.family in MADE_GGUF:
-                label += ", if you have one"
-                about += " Without one it is made of the model's folder."
-            path = st.text_input(
-                label, key="dense-gguf", placeholder="/models/dense-f16.gguf", help=about
-            )
-            dense_gguf = path.strip()
+            dense_gguf = _dense_gguf_field(named is not None and named.family in MADE_GGUF)
     for impossible, problem in problems.items():
         if problem:
             widgets.remark(f"Not possible as {impossible}: {problem}.")
+    # Settings are checked when the button is pressed, which shows what is wrong.
+    settings = partial(
+        ExportSettings,
+        run=results.run.key,
+        dense=results.run.dense,
+        sparse=record.key,
+        form=form,
+        weights=number_format,
+        tolerance=results.tolerance,
+        dense_gguf=dense_gguf,
+    )
+    widgets.action_button("Export", lambda: backend.submit(settings()), kind="primary")
 
-    def export() -> None:
-        settings = ExportSettings(
-            run=results.run.key,
-            dense=results.run.dense,
-            sparse=record.key,
-            form=form,
-            weights=number_format,
-            tolerance=results.tolerance,
-            dense_gguf=dense_gguf,
-        )
-        backend.submit(settings)
 
-    widgets.action_button("Export", export, kind="primary")
+def _dense_gguf_field(is_optional: bool) -> str:
+    """Draw the field of a GGUF file of the dense model, and return its path."""
+    label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
+    about = "Its tokenizer is copied into the export."
+    if is_optional:
+        label += ", if you have one"
+        about += " Without one it is made of the model's folder."
+    path = st.text_input(label, key="dense-gguf", placeholder="/models/dense-f16.gguf", help=about)
+    return path.strip()
