@@ -115,19 +115,13 @@ def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str
     numbers = [str(i + 1) for i in places]
     number = address_bar.query_value(QUESTION)
     place = numbers.index(number) if number in numbers else 0
-
-    def query(n: int) -> dict[str, str] | None:
-        return {QUESTION: numbers[n]} if 0 <= n < len(numbers) else None
-
-    address_bar.draw_steps(
-        "step",
-        [
-            ("Previous", "chevron_left", query(place - 1), "K"),
-            ("Next", "chevron_right", query(place + 1), "J"),
-        ],
-        f"{place + 1:,} of {len(places):,}",
-        "secondary",
-    )
+    before = {QUESTION: numbers[place - 1]} if place > 0 else None
+    after = {QUESTION: numbers[place + 1]} if place + 1 < len(numbers) else None
+    steps = [
+        ("Previous", "chevron_left", before, "K"),
+        ("Next", "chevron_right", after, "J"),
+    ]
+    address_bar.draw_steps("step", steps, f"{place + 1:,} of {len(places):,}", "secondary")
     questions = result.pair.questions[places[place]]
     dense = questions[0]
     title = " · ".join([f"Question {places[place] + 1:,}", *_slices(dense)])

@@ -335,13 +335,6 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
         or not (shown := st.expander("Uploaded texts", key="uploads", on_change="rerun")).open
     ):
         return
-
-    def delete(reference: str) -> None:
-        backend.uploads.drop(reference)
-        for chooser, name in usual.items():
-            if str(st.session_state.get(chooser, "")).partition("[")[0] == reference:
-                st.session_state[chooser] = name
-
     with shown:
         rules = serving_rules()
         room = wording.size(MAX_TOTAL_BYTES if rules is None else rules.quota.upload_mb * 1_000_000)
@@ -359,7 +352,19 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
                     paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}")
                 )
                 question = f"Delete this text of {wording.size(n_bytes)}? This cannot be undone. Results stay."
-                widgets.delete_button(f"delete-{reference}", question, partial(delete, reference))
+                widgets.delete_button(
+                    f"delete-{reference}",
+                    question,
+                    partial(_delete_upload, backend, reference, usual),
+                )
+
+
+def _delete_upload(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:
+    """Delete an uploaded text; fields that have chosen it go back to their usual one."""
+    backend.uploads.drop(reference)
+    for key, name in usual.items():
+        if str(st.session_state.get(key, "")).partition("[")[0] == reference:
+            st.session_state[key] = name
 
 
 def _who() -> str:
@@ -493,10 +498,6 @@ def evaluation_size_field(
     settings: of the form, for the times; None while a field is wrong.
     """
 
-    def fill_in() -> None:
-        if size := _SIZES.get(st.session_state[_SIZE]):
-            st.session_state.update({_TEXT: size[0], _N_PASSAGES: None})
-
     text = str(st.session_state.get(_TEXT, ""))
     n_passages = st.session_state.get(_N_PASSAGES)
     names = list(_SIZES)
@@ -515,8 +516,14 @@ def evaluation_size_field(
         key=_SIZE,
         captions=captions,
         label_visibility="collapsed",
-        on_change=fill_in,
+        on_change=_fill_in_size,
     )
+
+
+def _fill_in_size() -> None:
+    """Fill in the text of the chosen size, all of it."""
+    if size := _SIZES.get(st.session_state[_SIZE]):
+        st.session_state.update({_TEXT: size[0], _N_PASSAGES: None})
 
 
 def _caption(

@@ -11,6 +11,7 @@ from sparsedash.reporting.html import element, escape, paragraph, widget_label
 from sparsedash.reporting.storage_words import HeldRow, gigabytes
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
+from sparsedash.service.deletion import Housekeeping
 from sparsedash.service.holdings import Holdings
 from sparsedash.storage.disk_cache import MOST_GB, VARIABLE
 from sparsedash.ui import frame, job_panel, widgets
@@ -99,29 +100,28 @@ def _draw_row(
 def show_cache(backend: Backend, holdings: Holdings) -> None:
     """Draw the parts of the cache, the button that empties it, and the limit of its size."""
     widgets.section("Cache")
-    housekeeping = backend.housekeeping
     if holdings.cache.items or holdings.cache.spared:
         table = storage_words.cache_table(holdings.cache)
         widgets.show(element("div", table.html, css="sd-wrapped"))
-
-        def empty() -> None:
-            emptied = housekeeping.empty_cache()
-            st.toast(storage_words.cache_summary(emptied), icon=":material/delete:")
-
-        def ask() -> None:
-            cache = housekeeping.cache()
-            question, *more = storage_words.cache_question(cache)
-            widgets.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
-            if cache.items:
-                widgets.action_button(
-                    "Empty the cache",
-                    empty,
-                    key="cache-sure",
-                    kind="primary",
-                )
-
+        ask = partial(_ask_to_empty, backend.housekeeping)
         widgets.popover("Empty the cache", "delete-cache", ask, "delete")
     _show_limit(backend, holdings)
+
+
+def _ask_to_empty(housekeeping: Housekeeping) -> None:
+    """Draw what emptying the cache deletes, and the button that does."""
+    cache = housekeeping.cache()
+    question, *more = storage_words.cache_question(cache)
+    widgets.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
+    if cache.items:
+        widgets.action_button(
+            "Empty the cache", partial(_empty, housekeeping), key="cache-sure", kind="primary"
+        )
+
+
+def _empty(housekeeping: Housekeeping) -> None:
+    emptied = housekeeping.empty_cache()
+    st.toast(storage_words.cache_summary(emptied), icon=":material/delete:")
 
 
 def show_verification(backend: Backend) -> None:
@@ -174,11 +174,6 @@ def _show_limit(backend: Backend, holdings: Holdings) -> None:
         )
         return
 
-    def save() -> None:
-        limit_gb = float(st.session_state[_LIMIT])
-        backend.housekeeping.allow(limit_gb)
-        st.toast(f"Limit of the cache: {limit_gb:,.10g} GB.", icon=":material/save:")
-
     form = st.form("room", border=False, enter_to_submit=True)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
         value = min(holdings.room_bytes / 1e9, MOST_GB)
@@ -187,4 +182,11 @@ def _show_limit(backend: Backend, holdings: Holdings) -> None:
         st.number_input(
             "Limit of the cache in GB", value=value, step=1.0, format="%.10g", key=_LIMIT, width=200
         )
+        save = partial(_save_limit, backend.housekeeping)
         st.form_submit_button("Save", on_click=widgets.attempt, args=(save,))
+
+
+def _save_limit(housekeeping: Housekeeping) -> None:
+    limit_gb = float(st.session_state[_LIMIT])
+    housekeeping.allow(limit_gb)
+    st.toast(f"Limit of the cache: {limit_gb:,.10g} GB.", icon=":material/save:")

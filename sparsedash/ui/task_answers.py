@@ -142,13 +142,9 @@ def _show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | 
         widgets.note(note)
     with widgets.row():
         widgets.link("compare", "Compare the answers question by question", **address)
-
-        def report() -> bytes:
-            return task_report(name, results, current_tolerance())
-
         widgets.offer_file(
             "Report, one HTML file",
-            report,
+            partial(task_report, name, results, current_tolerance()),
             "tasks-report.html",
             "text/html",
             key="take-task-report",
@@ -197,20 +193,6 @@ def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None
 
 def show_files(backend: Backend, shown: Opened) -> None:
     """Draw the files of both models; for whom may, how to add one to each or take all away."""
-
-    def keep(name: str, file: UploadedFile) -> None:
-        if len(_keys(name)) >= MOST_FILES:
-            raise CorpusError(
-                f"At most {MOST_FILES} files a model.",
-                "The shell judges folders: sparsedash judge.",
-            )
-        key = backend.open_answers(file.name, file.getvalue())
-        st.query_params[name] = list(dict.fromkeys([*_keys(name), key]))
-        st.query_params[OPEN] = "1"
-
-    def clear() -> None:
-        st.query_params.from_dict({OPEN: "1"})
-
     with widgets.row("answer-files"):
         for name, keys in address_of(shown).items():
             text = f"{TITLES[name]}: {_tasks(backend, keys)}"
@@ -221,7 +203,7 @@ def show_files(backend: Backend, shown: Opened) -> None:
                     None,
                     f"answers-{name}",
                     _HELP,
-                    partial(keep, name),
+                    partial(_keep_file, backend, name),
                 )
             else:
                 widgets.note(text)
@@ -230,8 +212,20 @@ def show_files(backend: Backend, shown: Opened) -> None:
                 "Clear",
                 key="answers-clear",
                 type="tertiary",
-                on_click=clear,
+                on_click=st.query_params.from_dict,
+                args=({OPEN: "1"},),
             )
+
+
+def _keep_file(backend: Backend, name: str, file: UploadedFile) -> None:
+    """Keep a file of answers, and name it in the address. Raises CorpusError."""
+    if len(_keys(name)) >= MOST_FILES:
+        raise CorpusError(
+            f"At most {MOST_FILES} files a model.", "The shell judges folders: sparsedash judge."
+        )
+    key = backend.open_answers(file.name, file.getvalue())
+    st.query_params[name] = list(dict.fromkeys([*_keys(name), key]))
+    st.query_params[OPEN] = "1"
 
 
 def _keys(name: str) -> list[str]:

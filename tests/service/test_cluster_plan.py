@@ -141,7 +141,9 @@ def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(
     assert len(list(store.keys(Record))) == n_kept
     assert plan.remaining() == ["1", "2"]
     # After two models met under one name another attempt begins anew.
-    assert ClusterPlan(job, store).remaining() == (("0",) if "another model" in reason else ["1", "2"])
+    assert ClusterPlan(job, store).remaining() == (
+        ("0",) if "another model" in reason else ["1", "2"]
+    )
 
 
 def test_uploads_go_along_and_one_that_is_gone_is_told(job, store, tmp_path):
