@@ -12,10 +12,12 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_answer as answers
 from sparsedash.reporting.findings import estimate_limit
+from sparsedash.reporting.model_results import ModelVerdict
 from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_reports import comparison_words, html_report, run_document
-from sparsedash.reporting.run_results import ModelVerdict, RunResults
+from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.tradeoff_points import loss_limits, run_tradeoff
 from sparsedash.reporting.verdicts import (
     difference_p,
     difference_sentence,
@@ -687,8 +689,8 @@ def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed
 
 def test_the_limit_of_accuracy_is_drawn_only_where_accuracy_is_judged():
     few, many = (run_of(132, n, (10, 0.04, 0.4, n)) for n in (12, 60))
-    assert list(few.allowed) == ["word perplexity"] == list(few.tradeoff().allowed)
-    assert many.allowed == {"word perplexity": pytest.approx(log(1.1)), "accuracy": 2.0}
+    assert list(loss_limits(few)) == ["word perplexity"] == list(run_tradeoff(few).allowed)
+    assert loss_limits(many) == {"word perplexity": pytest.approx(log(1.1)), "accuracy": 2.0}
 
 
 def with_answers(swept: RunResults, dense: QuestionSet, *others: QuestionSet, **more) -> RunResults:

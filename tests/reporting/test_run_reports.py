@@ -19,6 +19,7 @@ from sparsedash.reporting.run_reports import (
     sampling_words,
 )
 from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.tradeoff_points import run_tradeoff
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from tests.reporting.charts.test_tradeoff_chart import FAR_RACE
 from tests.reporting.held_results import document_of
@@ -78,7 +79,7 @@ def svg_of(backend, *methods):
         methods=tuple(map(method_named, methods)),
     )
     results = run_results(backend, backend.add_run(specimens.run(settings)))
-    return figure_svg(tradeoff_chart(results.tradeoff()), "<words>")
+    return figure_svg(tradeoff_chart(run_tradeoff(results)), "<words>")
 
 
 def test_its_charts_are_the_page_s_own_figures(backend):

@@ -6,7 +6,8 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.run_answer import missing_records
-from sparsedash.reporting.run_results import live_model, live_point, run_results, verdict_of
+from sparsedash.reporting.run_results import run_results, verdict_of
+from sparsedash.reporting.tradeoff_points import live_model, live_point
 from sparsedash.schema.find_settings import FindSettings
 from tests.factories import STOPPED
 from tests.reporting.held_results import Held, results_of

@@ -99,18 +99,10 @@ class TradeoffData:
     @property
     def sparsity_end(self) -> float:
         """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
-        planned = [
-            *self.asked,
-            *(row.sparsity_permille for row in self.published),
-        ]
-        largest = max(
-            [
-                *(point.sparsity for point in self.sparse),
-                *(value / 10 for value in planned),
-                1.0,
-            ]
-        )
-        return min(100.0, largest * 1.06)
+        planned = [*self.asked, *(row.sparsity_permille for row in self.published)]
+        shares = [1.0, *(point.sparsity for point in self.sparse)]
+        shares += [permille / 10 for permille in planned]
+        return min(100.0, max(shares) * 1.06)
 
     def dense_value(self, measure: Measure) -> float:
         """Where the dense model stands on the axis of a measure."""
@@ -190,6 +182,10 @@ class LossAxis:
     bottom: float = -inf
     edge: float = -inf
 
+    def place(self, reading: Reading) -> float:
+        """Where a value is drawn: at the edge where it is below the bottom."""
+        return self.edge if reading.value < self.bottom else reading.value
+
     @property
     def ticks(self) -> dict[str, Any]:
         """Places and words of the numbers: log-likelihoods as factors, broken answers without a
@@ -203,18 +199,11 @@ class LossAxis:
             is_change = self.measure in ("accuracy", "tasks")
             words = [signed_tick(place) if is_change else f"{abs(place):g} %" for place in places]
             return {"tickvals": places, "ticktext": words}
-        below = _thin_out(
-            [-log(factor) for factor in _FACTORS if low <= -log(factor) <= high],
-            high - low,
-        )
-        above = _thin_out(
-            [
-                0.0,
-                *(log(factor) for factor in _ABOVE if -log(factor) <= high),
-            ],
-            high - low,
-        )
-        places = [*(-place for place in above[1:]), *below]
+        span = high - low
+        below = [-log(factor) for factor in _FACTORS if low <= -log(factor) <= high]
+        above = [log(factor) for factor in _ABOVE if -log(factor) <= high]
+        _, *above = _thin_out([0.0, *above], span)
+        places = [*(-place for place in above), *_thin_out(below, span)]
         short = {-log(factor): words for factor, words in _SHORT.items()}
         return {
             "tickvals": places,
@@ -252,12 +241,7 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
     low = min(bounds) - air
     high = max(bounds) + air
     ends = (max(0.0, low), min(100.0, high)) if shares else (low, high)
-    return LossAxis(
-        measure=measure,
-        range=ends,
-        bottom=bottom,
-        edge=edge,
-    )
+    return LossAxis(measure=measure, range=ends, bottom=bottom, edge=edge)
 
 
 def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
@@ -265,12 +249,12 @@ def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
     none does.
     """
     every = [(point, point.readings["word perplexity"][0]) for point in tradeoff.sparse]
-    leading = [r for point, r in every if point in tradeoff.lines.get(tradeoff.leader, ())] or [
-        r for _, r in every
-    ]
-    if not leading:
+    if not every:
         return -inf, -inf
-    depths = [-reading.low for reading in leading]
+    leading = tradeoff.lines.get(tradeoff.leader, ())
+    depths = [-reading.low for point, reading in every if point in leading]
+    if not depths:
+        depths = [-reading.low for _, reading in every]
     allowed = tradeoff.allowed.get("word perplexity", 0.0)
     limit = -max(
         _BANDS * allowed,
@@ -294,10 +278,7 @@ def signed_tick(value: float) -> str:
 
 def round_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
     """The round percents between these, one more than `most` at most."""
-    step = next(
-        (s for s in _STEPS if (high - low) / s <= most),
-        _STEPS[-1],
-    )
+    step = next((step for step in _STEPS if (high - low) / step <= most), _STEPS[-1])
     return [n * step for n in range(ceil(low / step), floor(high / step) + 1)]
 
 

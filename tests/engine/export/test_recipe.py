@@ -12,10 +12,11 @@ from sparsedash.engine.export.recipe import base_licence
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.run import pipeline
-from sparsedash.reporting.run_results import StoredResults, run_results
+from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.verdicts import limits_sentence, loss_cells, verdict_sign
 from sparsedash.schema.records import Record
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.stored_results import StoredResults
 from tests.engine.export.conftest import exported, run_in, run_settings
 from tests.engine.tiny import save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf

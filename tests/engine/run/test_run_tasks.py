@@ -11,11 +11,12 @@ import pytest
 
 from sparsedash.engine.run import task_answering
 from sparsedash.engine.run.model_making import RunModel
-from sparsedash.reporting.run_results import StoredResults, run_results
+from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.errors import Cancelled, CorpusError
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.stored_results import StoredResults
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store

@@ -21,7 +21,7 @@ from sparsedash.reporting.charts.tradeoff_data import (
     TradeoffData,
     loss_axis,
 )
-from sparsedash.reporting.run_results import live_point, published_beside
+from sparsedash.reporting.tradeoff_points import live_point, published_beside
 from sparsedash.reporting.wording import nats_as_factor
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.significance import share_interval, wilson_interval
