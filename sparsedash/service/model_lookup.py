@@ -62,8 +62,8 @@ def named_model(reference: str, store: Store) -> NamedModel | None:
     family = str(config.get("model_type", ""))[:40]
     if problem := config_problem(config, reference):
         return NamedModel(family=family, shape=None, problem=problem)
-    found = looked_up(store, config) or LookedUp(shape=listed_shape(reference))
-    return NamedModel(family=family, shape=found.shape, problem=found.problem)
+    note = looked_up(store, config) or LookedUp(shape=listed_shape(reference))
+    return NamedModel(family=family, shape=note.shape, problem=note.problem)
 
 
 def inspect_config(reference: str, store: Store) -> None:
@@ -78,10 +78,10 @@ def inspect_config(reference: str, store: Store) -> None:
         file.write_text(json.dumps(config), encoding="utf-8")
         answer = trial_problem(_INSPECTING, str(file), seconds=_MOST_SECONDS, too_much=_TOO_MUCH)
     try:
-        found = msgspec.json.decode(answer, type=LookedUp)
+        note = msgspec.json.decode(answer, type=LookedUp)
     except msgspec.MsgspecError:
-        found = LookedUp(problem=f"The config of {reference} {answer[:300]}.")
-    note_look_up(store, config, found)
+        note = LookedUp(problem=f"The config of {reference} {answer[:300]}.")
+    note_look_up(store, config, note)
 
 
 def fetch_config(reference: str, *, with_token: bool) -> None:

@@ -151,7 +151,7 @@ def test_a_flag_that_is_not_named_leaves_each_method_as_it_is(flags, shares, sta
             "bloom",
             "uniform",
             "wanda-channels",
-            "one of these: padded, masked, gguf, not 'uniform'. Reason: the code of bloom computes",
+            "one of these: padded, masked, gguf, not 'uniform'. Reason: stock code makes no narrower bloom model",
         ),
         (
             "phi3",
@@ -177,7 +177,9 @@ def test_an_export_in_a_form_that_cannot_hold_the_model_is_refused_before_its_ru
 def test_a_bad_variable_and_a_model_without_weights_are_refused(
     flags, refusal, capsys, tmp_path, monkeypatch
 ):
-    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2}')
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llama", "num_hidden_layers": 2, "intermediate_size": 64}'
+    )
     assert main(["run", *flags, "--model", str(tmp_path)]) == 2
     printed = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
     assert printed.startswith(f"sparsedash: The weights of {tmp_path} are not on this machine.")

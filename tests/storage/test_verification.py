@@ -24,7 +24,12 @@ def found_in(store):
 
 def every_entry():
     entries = [("records", f"{type(record).__name__.lower()}/{record.key}") for record in RECORDS]
-    return [*entries, ("records", "note/family|m"), ("artefacts", "small"), ("artefacts", "large")]
+    return [
+        *entries,
+        ("records", "note/source type|m"),
+        ("artefacts", "small"),
+        ("artefacts", "large"),
+    ]
 
 
 def test_there_is_a_value_of_every_kind():

@@ -155,8 +155,9 @@ def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backe
     )
     app.selectbox(key="chosen-form").select("padded").run()
     assert "all blocks are padded to the dense width" in words(app)
+    shape = replace(shipped_shape("smollm2-135m"), family="gemma3_text")
     monkeypatch.setattr(
-        backend, "named_model", lambda _: NamedModel(family="gemma3_text", shape=None)
+        backend, "named_model", lambda _: NamedModel(family="gemma3_text", shape=shape)
     )
     assert "all blocks are padded to the dense width" in words(
         open_page("models", run=RUN.key, form="gguf")

@@ -22,18 +22,18 @@ _MOST_BYTES = 4 * 2**30
 _MOST_SECONDS = 60
 
 
-def _found(file: Path) -> str:
+def _look_up(file: Path) -> str:
     try:
         plain = json.loads(file.read_bytes())
         config = AutoConfig.for_model(**plain)
-        found = LookedUp(shape=inspect_model(config, "The model"))
+        looked_up = LookedUp(shape=inspect_model(config, "The model"))
     except ModelError as error:
-        found = LookedUp(problem=error.message)
+        looked_up = LookedUp(problem=error.message)
     except Exception as error:  # noqa: BLE001 - a class of configs may fail by any error
-        found = LookedUp(problem=f"Its config could not be read: {first_line(error)}.")
-    return msgspec.json.encode(found).decode()
+        looked_up = LookedUp(problem=f"Its config could not be read: {first_line(error)}.")
+    return msgspec.json.encode(looked_up).decode()
 
 
 if __name__ == "__main__":
     logging.set_verbosity_error()
-    run_trial(lambda: _found(Path(sys.argv[1])), _MOST_BYTES, _MOST_SECONDS)
+    run_trial(lambda: _look_up(Path(sys.argv[1])), _MOST_BYTES, _MOST_SECONDS)

@@ -68,23 +68,25 @@ def _proven(config: PretrainedConfig, structure: ModelStructure) -> ModelStructu
     except Exception as error:
         problem = f"no tiny model of its type can be made: {first_line(error)}"
         raise proof.NotProvenError(problem) from error
-    found = find_structure(tiny)
+    tiny_structure = find_structure(tiny)
     ids = proof.some_ids()
-    if not _kinds(structure) <= _kinds(found):
+    if not _kinds(structure) <= _kinds(tiny_structure):
         raise proof.NotProvenError("a tiny model of its type has other MLPs")
     checks = (
         (proof.require_causal, (model, ids)),
-        (proof.require_walk, (model, found, ids)),
-        (proof.require_tokenwise, (model, found, ids)),
-        (proof.require_narrowing, (model, found, ids)),
+        (proof.require_walk, (model, tiny_structure, ids)),
+        (proof.require_tokenwise, (model, tiny_structure, ids)),
+        (proof.require_narrowing, (model, tiny_structure, ids)),
     )
     for check, arguments in checks:
         if problem := proof.problem_of(check, *arguments):
             raise proof.NotProvenError(problem)
     return replace(
         structure,
-        width_problem=proof.problem_of(proof.require_even_export, model, tiny, found, ids),
-        layers_problem=proof.problem_of(proof.require_shorter_export, model, tiny, found, ids),
+        width_problem=proof.problem_of(proof.require_even_export, model, tiny, tiny_structure, ids),
+        layers_problem=proof.problem_of(
+            proof.require_shorter_export, model, tiny, tiny_structure, ids
+        ),
         plain_cache=not proof.problem_of(proof.require_cache, model, ids),
     )
 
