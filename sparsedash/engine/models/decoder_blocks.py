@@ -20,6 +20,7 @@ from transformers import Cache, DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from sparsedash.catalog.config_checks import fewer_layers
+from sparsedash.engine.models.structure import language_config
 
 Applied = Callable[[], AbstractContextManager[None]]
 """Makes the context inside which the loaded model is another one, such as a sparse one."""
@@ -245,7 +246,7 @@ def renumbered(
 def shortened_config(config: PretrainedConfig, kept: Sequence[int]) -> PretrainedConfig:
     """The config of the model of which only these layers are left."""
     shorter = copy.deepcopy(config)
-    text = shorter.get_text_config(decoder=True)
+    text = language_config(shorter)
     for key, value in fewer_layers(text.to_dict(), kept).items():
         setattr(text, key, value)
     return shorter

@@ -28,6 +28,7 @@ from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.mlps import block_mlps
 from sparsedash.engine.models.model_inspection import inspect_model
+from sparsedash.engine.models.structure import language_config
 from sparsedash.engine.models.residency import Resident, WeightResidency
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema.errors import ModelError
@@ -43,7 +44,7 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 def max_length(config: Any) -> int:
     """Tokens that a model with this configuration can read at once."""
     for name in ("max_position_embeddings", "n_positions"):
-        if limit := getattr(config, name, None):
+        if limit := getattr(language_config(config), name, None):
             return int(limit)
     return 2048
 
@@ -306,7 +307,7 @@ def loaded_model(
 
     shape: by its config; a checkpoint may have a head of its own that its config denies.
     """
-    if (tokenizer.pad_token_id or 0) >= model.config.vocab_size:
+    if (tokenizer.pad_token_id or 0) >= model.get_input_embeddings().weight.shape[0]:
         # Some models add one without an embedding. Any token does: what it stands for is masked.
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = None

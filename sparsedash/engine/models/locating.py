@@ -15,6 +15,7 @@ from sparsedash.engine.models.checkpoint_reading import (
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.model_conversion import gguf_source_type, unpack_gguf
 from sparsedash.engine.models.model_inspection import inspect_model
+from sparsedash.engine.models.structure import language_config
 from sparsedash.engine.models.tokenizer_check import require_usable
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError, install_command
@@ -95,7 +96,7 @@ def locate_model(
     store.remember(store_keys.model_shape_note(source.identity), shape.plain())
     note = store_keys.tokenizer_tried_note(source.identity)
     if store.recall(note) is None:
-        require_usable(source.folder, reference, config.vocab_size)
+        require_usable(source.folder, reference, language_config(config).vocab_size)
         store.remember(note, "")
     return source
 

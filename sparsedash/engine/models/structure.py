@@ -101,6 +101,15 @@ def text_config_path(config: PretrainedConfig) -> KeyPath:
     return ()
 
 
+def language_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The config of the language model inside a config, or itself; the very object."""
+    part: Any = config
+    for key in text_config_path(config):
+        part = getattr(part, key)
+    language: PretrainedConfig = part
+    return language
+
+
 def with_value(config: PretrainedConfig, key: KeyPath, value: object) -> PretrainedConfig:
     """A copy of the config with this value under this key."""
     changed = copy.deepcopy(config)
@@ -178,7 +187,7 @@ def _integers(config: PretrainedConfig, model: PreTrainedModel) -> Iterator[tupl
     n_blocks = len(list(model.get_submodule(blocks_path(model)).children()))
     sizes = {size for parameter in model.parameters() for size in parameter.shape}
     path = text_config_path(config)
-    text = config.get_text_config(decoder=True)
+    text = language_config(config)
     nested = [((*path, key), part) for key, part in vars(text).items() if "ffn" in key]
     for prefix, part in [(path, text), *nested]:
         for key, value in list(getattr(part, "__dict__", {}).items()):

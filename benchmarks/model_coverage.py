@@ -1,0 +1,146 @@
+"""Which causal models of the installed transformers can be pruned: a tiny random model of every type, by the Python API.
+
+    python -m benchmarks.model_coverage [--types llama,qwen3] [--methods best,layers] [--write docs/models.md]
+
+makeable: a tiny model of the type can be made. proven: its MLPs were found, and removing channels equals setting them to
+zero. narrower, shorter: a model made from the changed config, saved and loaded by stock code, gives the same logits. A
+method: a quarter was removed by it, and the result, saved and loaded, answers alike. Types that see what they are to
+predict are left out.
+"""
+
+import tempfile
+from collections import Counter
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
+
+import sparsedash
+from benchmarks.arguments import parser_of
+from sparsedash.engine.models.model_inspection import inspect_model
+from sparsedash.engine.models.structure_proof import (
+    NotProvenError,
+    problem_of,
+    require_causal,
+    some_ids,
+    tiny_random_model,
+)
+from sparsedash.engine.models.tiny_config import tiny_config
+from sparsedash.schema.errors import first_line
+from tests.engine.tiny import tiny_tokenizer
+
+TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+FEW = "llama,gpt2,phi3,bloom,moshi,gemma3,biogpt,bart,qwen3_5_text,qwen3_moe,granitemoeshared,bitnet,mamba"
+"""One of each layout."""
+_UNSTATED = {"head_dim": 8, "num_experts_per_tok": 2, "num_key_value_heads": 2, "n_routed_experts": 8}
+"""Sizes that some default configs leave open; published configs state them."""
+_TOLERANCE = 2e-5
+_HEAD = ("proven", "narrower", "shorter")
+
+
+def main():
+    """Print a row a type, and the counts."""
+    arguments = parser_of(
+        __doc__,
+        types=(",".join(TYPES), "of transformers, with commas between"),
+        methods=("best,layers", "run at a quarter; empty for none"),
+        write=("", "a file of docs/ whose table is written anew"),
+    ).parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    methods = [name for name in arguments.methods.split(",") if name]
+    rows = []
+    for kind in arguments.types.split(","):
+        row = coverage_of(kind, methods)
+        rows.append(row)
+        print(f"{kind:26} " + "  ".join(row.values()), flush=True)
+    counts = Counter()
+    for row in rows:
+        counts["causal"] += row["made"] == "yes"
+        for name in (*_HEAD, *methods):
+            counts[name] += row.get(name) == "yes"
+    print(", ".join(f"{name} {count}" for name, count in counts.items()))
+    if arguments.write:
+        write_table(arguments.write, dict(zip(arguments.types.split(","), rows, strict=True)), counts)
+
+
+def coverage_of(kind, methods):
+    """What can be done to a model of this type, or why not, by step."""
+    try:
+        config = tiny_of(kind)
+        model = tiny_random_model(config)
+        require_causal(model, some_ids())
+    except NotProvenError as error:
+        return {"made": f"no: {error}"}
+    except Exception as error:
+        return {"made": f"no: {first_line(error)}"}
+    row = {"made": "yes"}
+    try:
+        structure = inspect_model(config, kind).structure
+    except sparsedash.SparseDashError as error:
+        return row | {"proven": error.message.partition(": ")[2]}
+    row |= {
+        "proven": "yes",
+        "narrower": structure.width_problem or "yes",
+        "shorter": structure.layers_problem or "yes",
+    }
+    for method in methods:
+        row[method] = problem_of(require_pruned, model, method) or "yes"
+    return row
+
+
+def tiny_of(kind):
+    """A tiny config of the type, from the default one."""
+    config = AutoConfig.for_model(kind)
+    tiny = tiny_config(config)
+    try:
+        tiny_random_model(tiny)
+    except Exception:
+        for name, value in _UNSTATED.items():
+            if getattr(config, name, value) is None:
+                setattr(config, name, value)
+        tiny = tiny_config(config)
+    return tiny
+
+
+def require_pruned(model, method):
+    """Raise NotProvenError unless a quarter can be removed, saved and loaded with equal logits."""
+    texts = ["The lamp and the boat and the letter went home, and the dog ran after them. " * 4] * 60
+    options = {"width_multiple": 8} if method != "layers" else {}
+    pruned = sparsedash.prune(
+        model, tiny_tokenizer(), texts, method=method, share=0.25, n_samples=40, length=64, **options
+    )
+    ids = some_ids()
+    with torch.inference_mode():
+        logits = pruned.model(input_ids=ids, use_cache=False).logits
+        if "uniform" not in pruned.forms:
+            # No stock code loads it: in place it must run all the same.
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            pruned.model.save_pretrained(folder)
+            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        again = loaded.eval()(input_ids=ids, use_cache=False).logits
+    if float((logits - again).abs().max()) > _TOLERANCE * max(1.0, float(logits.abs().max())):
+        raise NotProvenError("saved and loaded it answers otherwise")
+
+
+def write_table(file, rows, counts):
+    """Write the table of a document anew, between its two marks."""
+    names = [name for name in counts if name != "causal"]
+    lines = [f"| type | {' | '.join(names)} |", f"|{'-|' * (1 + len(names))}"]
+    for kind, row in sorted(rows.items()):
+        if row["made"] == "yes":
+            cells = [row.get(name, "").replace("|", "/") for name in names]
+            lines.append(f"| `{kind}` | {' | '.join(cells)} |")
+    total = ", ".join(f"{name} {counts[name]}" for name in counts)
+    lines += ["", f"Of {counts['causal']} causal types that a tiny model can be made of: {total}."]
+    with open(file, encoding="utf-8") as opened:
+        before, mark, rest = opened.read().partition("<!-- types -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+    with open(file, "w", encoding="utf-8") as opened:
+        opened.write(before + mark + "\n".join(lines) + "\n" + end + after)
+
+
+if __name__ == "__main__":
+    main()
