@@ -13,7 +13,7 @@ from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.presets import spec_name
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
+from sparsedash.reporting.charts.tradeoff_data import GainAxis, Reading
 from sparsedash.reporting.html import Table, Value
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.run_results import RunResults
@@ -78,14 +78,14 @@ TimingOf = Callable[..., TimingSettings]
 
 def run_gains(
     backend: Backend, results: RunResults, name: GainName, timing_of: TimingOf
-) -> tuple[Gained, Mapping[str, Sequence[ModelResult]]]:
+) -> tuple[GainAxis, Mapping[str, Sequence[ModelResult]]]:
     """What the models of this run win on one axis; and those of which that is not known, by the
     reason.
     """
     known: dict[str, Reading] = {}
     omitted: dict[str, list[ModelResult]] = {}
     shape = None if name in GAIN_PHASES else backend.model_shape(results.dense)
-    for model in results.judged:
+    for model in results.sparse_models:
         request = timing_of(sparse=model.record.key)
         gain = None
         if name not in GAIN_PHASES:
@@ -102,7 +102,7 @@ def run_gains(
             omitted.setdefault(why, []).append(model)
         else:
             known[model.record.key] = gain
-    return Gained(name=GAIN_TITLES[name], gains=known), omitted
+    return GainAxis(name=GAIN_TITLES[name], gains=known), omitted
 
 
 def _speed_up(timing: Timing | None, name: Phase) -> Reading | None:
@@ -160,7 +160,7 @@ def _structures(
     """Models with narrower and with fewer layers, by their sparsity, least loss first."""
     narrower: dict[int, list[ModelResult]] = {}
     fewer: dict[int, list[ModelResult]] = {}
-    for model in sorted(results.judged, key=lambda model: model.verdict.perplexity.value):
+    for model in sorted(results.sparse_models, key=lambda model: model.verdict.perplexity.value):
         method = model.method
         if not model.permille or model.spec.is_quantised:
             continue

@@ -524,7 +524,7 @@ def _file_bytes(entry: Entry) -> int | None:
     if entry.model.record.pruned:
         sizes = entry.run.file_bytes(entry.model)
         return sizes[0] if sizes else None
-    for model in entry.run.judged:
+    for model in entry.run.sparse_models:
         if sizes := entry.run.file_bytes(model):
             return sizes[1]
     return None
@@ -532,7 +532,7 @@ def _file_bytes(entry: Entry) -> int | None:
 
 def _timing(backend: Backend, entry: Entry) -> Timing | None:
     """The timing of a model's writing: of a dense model any of its run's."""
-    for model in [entry.model] if entry.model.record.pruned else entry.run.judged:
+    for model in [entry.model] if entry.model.record.pruned else entry.run.sparse_models:
         settings = TimingSettings(dense=entry.run.dense.key, sparse=model.record.key)
         timing = backend.result(Timing, settings.key())
         if timing is not None and timing.timed("decode") is not None:

@@ -88,7 +88,7 @@ def _verdicts(results: RunResults, findings: Findings) -> str:
     """
     if findings.kind is AnswerKind.NOTHING_REMOVED:
         sentences = []
-        for model in results.judged:
+        for model in results.sparse_models:
             if model.spec.is_quantised:
                 name = results.names[model.record.key]
                 sentences.append(f"{name} {verdict_words(model.verdict)}.")

@@ -429,7 +429,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
 
     axis: the budget whose shares it shows.
     """
-    notes = [f"“{run.title}” has no sparse model yet." for run in runs if not run.judged]
+    notes = [f"“{run.title}” has no sparse model yet." for run in runs if not run.sparse_models]
     drawn = _comparable(runs, notes)
     lines = _lines(drawn, notes)
     labels = [line.label for line in lines]
@@ -468,11 +468,11 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
             first,
             dense=dense,
             lines=points,
-            taken=wording.sparsity_axis_title(methods, axis),
-            asked=(),
+            sparsity_title=wording.sparsity_axis_title(methods, axis),
+            planned=(),
             leader="",
             published=(),
-            allowed=limits,
+            limits=limits,
         ),
         measures=measures,
         models=comparisons,
@@ -489,7 +489,7 @@ def _comparable(runs: Sequence[RunResults], notes: list[str]) -> list[RunResults
     """
     by_passages: dict[tuple[object, ...], list[RunResults]] = {}
     for run in runs:
-        if run.judged:
+        if run.sparse_models:
             indices = (outcome.index for outcome in run.dense.outcomes)
             passages = (run.run.corpora.get("evaluation"), *indices)
             by_passages.setdefault(passages, []).append(run)
@@ -544,7 +544,7 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[_Line]:
     lines: list[_Line] = []
     for run in runs:
         methods: dict[str, list[ModelResult]] = {}
-        for result in run.judged:
+        for result in run.sparse_models:
             methods.setdefault(run.line_of(result.spec), []).append(result)
         for models in methods.values():
             lines.append(_Line(run=run, models=models, several=len(methods) > 1))

@@ -507,8 +507,8 @@ def _score_cells(results: RunResults, name: str, model: ModelResult) -> list[Cel
 
 
 def _numbers_caption(results: RunResults) -> str:
-    n = max(results.run.n_compared, len(results.sparse))
-    early = any(record.stopping for record in results.sparse)
+    n = max(results.run.n_compared, len(results.sparse_records))
+    early = any(record.stopping for record in results.sparse_records)
     looked = " With early stopping, intervals and p are valid at any look." if early else ""
     accuracies = "Dense interval" if early else "Accuracies"
     test = "" if early else ", exact McNemar"
