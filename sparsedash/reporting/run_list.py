@@ -124,7 +124,7 @@ class RunRow:
 
     def values(self, zone: tzinfo | None) -> dict[str, Value]:
         """The row of the downloaded table."""
-        shares = self.settings.made_permille
+        shares = self.settings.point_permilles
         model = self.model
         return {
             "run": self.title,
@@ -164,7 +164,7 @@ class RunRow:
 
     def _removed_lines(self) -> tuple[str, str]:
         """The shares, and what they are shares of; of a search its trials."""
-        shares = sorted(self.settings.made_permille)
+        shares = sorted(self.settings.point_permilles)
         budget = ""
         if self.settings.budget != "channels":
             budget = f" of the {BUDGET_TITLES[self.settings.budget]}"
@@ -295,7 +295,7 @@ def _most_removed(row: RunRow) -> int:
     """The largest sparsity of a run; the answer of a search, whose trials go beyond it."""
     if row.search:
         return row.model.permille if row.model else 0
-    return max(row.settings.made_permille)
+    return max(row.settings.point_permilles)
 
 
 _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]] = {
