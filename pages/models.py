@@ -14,7 +14,7 @@ results = run_results(
 jobs = [job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "export"]
 
 widgets.opening(models_exports.exports_sentence(exports))
-if results is not None and results.sparse:
+if results is not None and results.sparse_records:
     show_example_note(results.run)
     widgets.section(f"Files of {results.title}")
     models_exports.request_export(backend, results)

@@ -10,8 +10,7 @@ from typing import Literal
 
 from sparsedash.catalog import model_sizes
 from sparsedash.catalog.presets import spec_name
-from sparsedash.reporting import wording
-from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
+from sparsedash.reporting.charts.tradeoff_data import GainAxis, Reading
 from sparsedash.reporting.html import Table, Value
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.run_results import RunResults
@@ -20,11 +19,14 @@ from sparsedash.reporting.wording import (
     LEVEL,
     NBSP,
     factor,
+    factor_range,
     nats_as_factor,
     percent,
     quantity,
     quoted_method,
+    reference_title,
     size,
+    sparsity_words,
 )
 from sparsedash.schema.export_settings import Export, Proof
 from sparsedash.schema.model_shape import ModelShape
@@ -77,14 +79,14 @@ TimingOf = Callable[..., TimingSettings]
 
 def run_gains(
     backend: Backend, results: RunResults, name: GainName, timing_of: TimingOf
-) -> tuple[Gained, Mapping[str, Sequence[ModelResult]]]:
+) -> tuple[GainAxis, Mapping[str, Sequence[ModelResult]]]:
     """What the models of this run win on one axis; and those of which that is not known, by the
     reason.
     """
     known: dict[str, Reading] = {}
     omitted: dict[str, list[ModelResult]] = {}
     shape = None if name in GAIN_PHASES else backend.model_shape(results.dense)
-    for model in results.judged:
+    for model in results.sparse_models:
         request = timing_of(sparse=model.record.key)
         gain = None
         if name not in GAIN_PHASES:
@@ -101,7 +103,7 @@ def run_gains(
             omitted.setdefault(why, []).append(model)
         else:
             known[model.record.key] = gain
-    return Gained(name=GAIN_TITLES[name], gains=known), omitted
+    return GainAxis(name=GAIN_TITLES[name], gains=known), omitted
 
 
 def _speed_up(timing: Timing | None, name: Phase) -> Reading | None:
@@ -137,7 +139,7 @@ def structure_sentence(backend: Backend, results: RunResults) -> str:
     (difference,) = likelihood_differences([(narrower.record, fewer.record)], n_compared)
     names = [quoted_method(model.spec) for model in (narrower, fewer)]
     losses = [loss_value(model.verdict.perplexity) for model in (narrower, fewer)]
-    share = wording.sparsity_words(permille, narrower.method)
+    share = sparsity_words(permille, narrower.method)
     sentences = [
         f"At {share}: narrower layers ({names[0]}, perplexity {losses[0]}) "
         f"or fewer ({names[1]}, {losses[1]})"
@@ -159,7 +161,7 @@ def _structures(
     """Models with narrower and with fewer layers, by their sparsity, least loss first."""
     narrower: dict[int, list[ModelResult]] = {}
     fewer: dict[int, list[ModelResult]] = {}
-    for model in sorted(results.judged, key=lambda model: model.verdict.perplexity.value):
+    for model in sorted(results.sparse_models, key=lambda model: model.verdict.perplexity.value):
         method = model.method
         if not model.permille or model.spec.is_quantised:
             continue
@@ -179,7 +181,7 @@ def _better_for_size(names: Sequence[str], difference: LikelihoodDifference) -> 
     return (
         f"For size {better}: the word perplexity of {worse} is "
         f"{nats_as_factor(abs(difference.value))} as high, "
-        f"{level_words(difference.level)} interval {wording.factor_range(low, high)}"
+        f"{level_words(difference.level)} interval {factor_range(low, high)}"
     )
 
 
@@ -278,7 +280,7 @@ def speed_table(name: str, timing: Timing, of: str = "") -> Table:
 
 def timing_conditions(timing: Timing) -> str:
     """On what it was measured, in one line."""
-    threads = wording.quantity(timing.n_threads, "thread")
+    threads = quantity(timing.n_threads, "thread")
     how = "seconds: medians; ratio: middle half of the rounds, both models in random order"
     what: str = timing.dtype
     if timing.runtime == "llama.cpp":
@@ -440,12 +442,12 @@ def _logits(proof: Proof) -> str:
 
 def export_title(export: Export, record: Record | None) -> str:
     """ "SmolLM2 135M (built in), best 20 %"."""
-    model = wording.reference_title(export.model)
+    model = reference_title(export.model)
     if record is None or record.pruned is None:
         return model
     spec = record.pruned.spec
     method = record.pruned.method
-    return f"{model}, {spec_name(spec)} {wording.sparsity_words(record.sparsity_permille, method)}"
+    return f"{model}, {spec_name(spec)} {sparsity_words(record.sparsity_permille, method)}"
 
 
 def upload_command(export: Export) -> str:

@@ -127,7 +127,7 @@ def findings(results: RunResults, ended: bool = False) -> Findings:
 
 
 def _without_models(results: RunResults, finished: bool) -> AnswerKind:
-    if results.judged and not any(results.run.settings.made_permille):
+    if results.sparse_models and not any(results.run.settings.point_permilles):
         return AnswerKind.NOTHING_REMOVED
     if results.missing and results.run.finished:
         return AnswerKind.MISSING
@@ -175,7 +175,7 @@ def find_race(results: RunResults) -> Race | None:
         kind = RaceKind.PARTLY_TIED if beaten else RaceKind.TIED
     else:
         # Some may not be there yet, or no longer.
-        is_whole = len(results.race) == len(results.raced) - 1
+        is_whole = len(results.race) == len(results.racing_specs) - 1
         kind = RaceKind.WON if is_whole else RaceKind.INCOMPLETE
     shown = [difference.p_value for difference in differences if difference.is_shown]
     return Race(

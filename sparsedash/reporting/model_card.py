@@ -44,7 +44,7 @@ def stored_card(store: Store, facts: CardFacts) -> str:
         facts.run,
         tolerance,
     )
-    for judged in results.judged if results else ():
+    for judged in results.sparse_models if results else ():
         if judged.record.key == facts.sparse.key:
             return model_card(facts, judged)
     (judged,) = judge([measure(facts.dense, facts.sparse)], tolerance)

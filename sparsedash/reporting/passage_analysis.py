@@ -203,8 +203,8 @@ def passage_groups(passages: Passages) -> dict[tuple[str, str], list[int]]:
         positions: dict[str, list[int]] = {name: [] for name in names}
         for i, context in enumerate(passages.contexts):
             n_others = n_with[targets[i].casefold()] - 1
-            name = names[group_of(_Text(context, targets[i], words[i], n_others))]
-            positions[name].append(i)
+            text = _Text(context, targets[i], words[i], n_others)
+            positions[names[group_of(text)]].append(i)
         for name in names:
             if positions[name]:
                 groups[kind, name] = positions[name]

@@ -56,7 +56,7 @@ def quantised_sentence(results: RunResults) -> str:
     if not results.run.finished or results.missing:
         return ""
     pruned = []
-    for model in results.judged:
+    for model in results.sparse_models:
         if model.permille and model.method.is_structured and results.file_bytes(model):
             pruned.append(model)
     dense = [model for model, _ in _quantised(results) if not model.permille]
@@ -107,6 +107,6 @@ def _better(
 
 
 def _quantised(results: RunResults) -> Iterator[tuple[ModelResult, Quantised]]:
-    for model in results.judged:
+    for model in results.sparse_models:
         if model.record.pruned and model.record.pruned.quantised:
             yield model, model.record.pruned.quantised

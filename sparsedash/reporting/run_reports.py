@@ -338,7 +338,7 @@ def run_document(
         "dense": _answers(dense),
         "sparse": [
             _sparse(results, model, record)
-            for model, record in zip(results.judged, sparse, strict=True)
+            for model, record in zip(results.sparse_models, sparse, strict=True)
         ],
         "seconds": run.seconds,
         "peak_bytes": run.peak_bytes,

@@ -76,14 +76,14 @@ class RunResults:
         return self.search if is_same else None
 
     @property
-    def judged(self) -> tuple[ModelResult, ...]:
+    def sparse_models(self) -> tuple[ModelResult, ...]:
         """The sparse models, in the order they were made."""
         return self.models[1:]
 
     @property
-    def sparse(self) -> tuple[Record, ...]:
+    def sparse_records(self) -> tuple[Record, ...]:
         """The sparse records, in the order they were made."""
-        return tuple(model.record for model in self.judged)
+        return tuple(model.record for model in self.sparse_models)
 
     @property
     def records(self) -> dict[str, Record]:
@@ -93,7 +93,7 @@ class RunResults:
     @property
     def best(self) -> list[ModelResult]:
         """The models of the run's best method, by rising sparsity: see `best_method`."""
-        return best_method(self.judged)
+        return best_method(self.sparse_models)
 
     @property
     def headline(self) -> Record | None:
@@ -102,10 +102,10 @@ class RunResults:
 
     @cached_property
     def _named(self) -> ModelResult | None:
-        return headline_model(self.judged, search=self.run.find is not None)
+        return headline_model(self.sparse_models, search=self.run.find is not None)
 
     @property
-    def raced(self) -> dict[str, list[SparseSpec]]:
+    def racing_specs(self) -> dict[str, list[SparseSpec]]:
         """Models that are compared with the best ones, these included, by their method's title."""
         by_title: dict[str, list[SparseSpec]] = {}
         if self._named is None:
@@ -127,13 +127,13 @@ class RunResults:
         best = self._named
         if best is None:
             return []
-        raced = self.raced
+        raced = self.racing_specs
         shares = set[int]()
         for specs in raced.values():
             shares.update(spec.permille for spec in specs)
         titles = raced.keys() - {wording.spec_title(best.spec)}
         rivals = []
-        for model in self.judged:
+        for model in self.sparse_models:
             is_alike = model.permille == best.permille and not model.spec.is_quantised
             if is_alike and wording.spec_title(model.spec) in titles:
                 rivals.append(model)
@@ -150,7 +150,7 @@ class RunResults:
         """
         return {
             record.key: {"run": self.run.key, "right": self.names[record.key]}
-            for record in self.sparse
+            for record in self.sparse_records
         }
 
     @cached_property
@@ -188,7 +188,7 @@ class RunResults:
             return None
         if pruned.quantised:
             return pruned.quantised.n_bytes, pruned.quantised.dense_bytes
-        for sibling in (model.pruned for model in self.judged):
+        for sibling in (model.pruned for model in self.sparse_models):
             if sibling.quantised and sibling.spec.before_quantising == pruned.spec:
                 return sibling.quantised.full_bytes, sibling.quantised.dense_bytes
         return None
@@ -264,7 +264,7 @@ def verdict_of(results: RunResults, dense: Record, right: Record) -> ToleranceVe
     """The verdict on a model against a dense one: among all of the run's, or by itself where it is
     none of these.
     """
-    models = results.judged if dense.key == results.dense.key else ()
+    models = results.sparse_models if dense.key == results.dense.key else ()
     for model in models:
         if model.record.key == right.key:
             return model.verdict

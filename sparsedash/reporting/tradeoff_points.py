@@ -37,22 +37,22 @@ def run_tradeoff(
     settings = results.run.settings
     axis = axis or settings.axis
     lines: dict[str, list[Point]] = {label: [] for label in results.lines}
-    for model in results.judged:
+    for model in results.sparse_models:
         label = results.line_of(model.spec)
         lines.setdefault(label, []).append(model_point(results, model, axis))
     if live is not None and axis == settings.budget:
         label, point = live
         lines[label].append(point)
-    methods = [model.method for model in results.judged]
+    methods = [model.method for model in results.sparse_models]
     return TradeoffData(
         dense=model_point(results, results.models[0], axis),
         lines=lines,
         n_passages=results.n_passages,
-        taken=wording.sparsity_axis_title(methods, axis),
-        asked=settings.made_permille if axis == settings.budget else (),
+        sparsity_title=wording.sparsity_axis_title(methods, axis),
+        planned=settings.point_permilles if axis == settings.budget else (),
         leader=results.line_of(results.best[0].spec) if results.best else "",
         published=published_beside(results.dense) if axis == "channels" else (),
-        allowed=loss_limits(results),
+        limits=loss_limits(results),
     )
 
 
@@ -60,7 +60,7 @@ def loss_limits(results: RunResults) -> dict[Measure, float]:
     """The limits of the measures that are judged, in nats and points."""
     tolerance = results.tolerance
     limits: dict[Measure, float] = {"word perplexity": tolerance.most("word perplexity")}
-    if any(model.verdict.accuracy for model in results.judged):
+    if any(model.verdict.accuracy for model in results.sparse_models):
         limits["accuracy"] = tolerance.points
     return limits
 
@@ -90,7 +90,7 @@ def task_tradeoff(results: RunResults, axis: Budget) -> TradeoffData:
         lines=lines,
         leader="",
         published=(),
-        allowed={"tasks": max(limits)} if len(limits) == 1 else {},
+        limits={"tasks": max(limits)} if len(limits) == 1 else {},
     )
 
 

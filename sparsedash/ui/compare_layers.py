@@ -45,7 +45,7 @@ def show_layers_of(
     choice_of_run, choice_of_model = st.columns(2)
     with choice_of_run:
         choose_run(backend, runs, chosen.key)
-    if not results.sparse:
+    if not results.sparse_records:
         with answer:
             widgets.opening("The layers of this run cannot be shown.")
             widgets.note(missing_records(results.run, results.missing))

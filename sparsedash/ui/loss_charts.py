@@ -103,7 +103,7 @@ def show_tradeoff_chart(
     points = chain.from_iterable(tradeoff.lines.values())
     hollow = _HOLLOW if any(point.hollow or point.live for point in points) else ""
     caption = [_CAPTIONS[measure]]
-    if measure == "accuracy" and measure not in tradeoff.allowed:
+    if measure == "accuracy" and measure not in tradeoff.limits:
         caption = [_NOT_JUDGED]
     if paired and _CAPTIONS[measure] == _SIGNS:
         caption.append(_PAIRED)
@@ -206,7 +206,7 @@ def show_gains(
                 f"gain-{name}-{measure}",
             )
         )
-        bars = _BARS if measure in tradeoff.allowed else _BARS_95
+        bars = _BARS if measure in tradeoff.limits else _BARS_95
         caption = _FRONT
         front = f"{_BEATEN} {bars}"
         if measure == "tasks":
@@ -292,7 +292,7 @@ def _offer_timing(
 def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.TimingOf) -> None:
     """Draw every measurement of this run as a table with its conditions."""
     measured = {}
-    for model in found.judged:
+    for model in found.sparse_models:
         timing = backend.result(Timing, timing_of(sparse=model.record.key).key())
         if timing:
             measured[found.names[model.record.key]] = timing

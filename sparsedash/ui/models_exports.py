@@ -100,7 +100,7 @@ def _card_verdict(backend: Backend, export: Export) -> str:
     """The verdict on the export's card with its limits; empty where its run is gone."""
     settings = export.settings
     results = run_results(backend, backend.run(settings.run), settings.tolerance)
-    for model in results.judged if results else ():
+    for model in results.sparse_models if results else ():
         if model.record.key == settings.sparse:
             verdict = model.verdict
             sentence = limits_sentence(verdict, settings.tolerance)

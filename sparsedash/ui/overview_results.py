@@ -216,7 +216,7 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
     stem = wording.file_stem(results.run)
     if results.headline is not None:
         loss_charts.show_kinds(results.headline, results.names[results.headline.key], stem)
-    if results.judged:
+    if results.sparse_models:
         with st.expander("The numbers as a table"):
             limits = navigation.tolerance_query()
             addresses = {}
@@ -253,7 +253,7 @@ def _draw_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> No
             if note:
                 widgets.note(note)
     _show_prompts(backend, results, live=live, grows=grows)
-    if not (results.judged or live):
+    if not (results.sparse_models or live):
         return
     measures: tuple[Measure, ...] = OF_PASSAGES
     if has_task_lines(results):
@@ -316,7 +316,7 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
             others = "Try a prompt of your own"
             if results.run.made_on:
                 others = "Other models"
-            elif len(results.sparse) > 1:
+            elif len(results.sparse_records) > 1:
                 others = "Other models, and prompts of your own"
             widgets.link("compare", others, **results.comparisons[sparse.key])
 
@@ -417,7 +417,7 @@ def _numbers(results: RunResults, live: bool, grows: bool) -> list[Html]:
         to_come = card("Sparse", "–", "not evaluated: the run ended before", css="sd-sparse")
         if live:
             to_come = card("Sparse", "…", "once the model is evaluated", css="sd-sparse")
-        n_to_come = len(run.settings.made_permille) + (len(run.settings.methods) > 1)
+        n_to_come = len(run.settings.point_permilles) + (len(run.settings.methods) > 1)
         numbers += [to_come] * (1 + min(_MOST_NUMBERS, n_to_come) - len(numbers))
     return numbers
 

@@ -339,7 +339,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         show_leaderboard(backend, results)
         _note_left_out(with_results)
         return
-    if not any(results_of_run.judged for results_of_run in results):
+    if not any(results_of_run.sparse_models for results_of_run in results):
         widgets.note("None of the chosen runs has a sparse model with answers yet.")
         return
     chart = st.container()

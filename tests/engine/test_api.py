@@ -87,7 +87,7 @@ def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and
         record.pruned.reached,
     )
     results = run_results(StoredResults(store), run)
-    (judged,) = results.judged
+    (judged,) = results.sparse_models
     compared = sparsedash.compare(dense, sparse.model, TOKENIZER, ASKED)
     assert (compared.losses, compared.paired) == (judged.verdict, judged.comparison)
     assert compared.sentence == plain(answer_sentence(results))

@@ -205,7 +205,7 @@ def test_dense_quantised_answers_nothing_until_a_model_is_pruned():
     results = found()
     begun = replace(results, models=results.models[:2])
     assert (
-        [model.permille for model in begun.judged] == [0]
+        [model.permille for model in begun.sparse_models] == [0]
         and begun.headline is None
         and begun.best == []
     )

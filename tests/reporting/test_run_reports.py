@@ -175,7 +175,10 @@ def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the
     ).decode()
     assert "This run was" not in going and "So far: " in going and "So far: " not in page
     for run, source in ((results.run, "Q4_<1>"), (replace(results.run, source_type=""), None)):
-        assert document_of(run, results.dense, *results.sparse)["model"]["source_type"] == source
+        assert (
+            document_of(run, results.dense, *results.sparse_records)["model"]["source_type"]
+            == source
+        )
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_the
         """The verdicts for the list of runs, which are those on the run's page."""
         shown = run_results(StoredResults(store), with_task, TOLERANCE)
         listed = list(verdicts_on(with_task, store).values())
-        assert listed == [model.verdict for model in shown.judged]
+        assert listed == [model.verdict for model in shown.sparse_models]
         return listed
 
     first = judged()[0]

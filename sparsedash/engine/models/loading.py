@@ -28,8 +28,8 @@ from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.mlps import block_mlps
 from sparsedash.engine.models.model_inspection import inspect_model
-from sparsedash.engine.models.structure import language_config
 from sparsedash.engine.models.residency import Resident, WeightResidency
+from sparsedash.engine.models.structure import language_config
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope

@@ -16,7 +16,7 @@ from sparsedash.reporting.charts import chart_style as style
 from sparsedash.reporting.charts import tradeoff_data
 from sparsedash.reporting.charts.chart_style import PALETTES, Label, Palette, Theme
 from sparsedash.reporting.charts.tradeoff_data import (
-    Gained,
+    GainAxis,
     LossAxis,
     Measure,
     Point,
@@ -171,10 +171,10 @@ def tradeoff_chart(
         notes.append(style.annotation(PUBLISHED, x, y, colours.muted, yshift=_NOTE))
     # Verdicts stand in rows under the axis: beside their marks they would cover lines and bars.
     below = 0
-    if measure in tradeoff.allowed:
+    if measure in tradeoff.limits:
         notes += _verdict_rows(lines, measure, colours)
         below = _VERDICT_ROW * len(lines) + 6
-    title = style.wrap_label(tradeoff.taken, longest=_AXIS_TITLE)
+    title = style.wrap_label(tradeoff.sparsity_title, longest=_AXIS_TITLE)
     across = style.x_axis(
         "<br>".join(title),
         colours,
@@ -301,7 +301,7 @@ def _line_labels(line: _Line, axis: LossAxis, colours: Palette) -> list[Label]:
 
 
 def gain_chart(
-    tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: Theme = "light"
+    tradeoff: TradeoffData, gained: GainAxis, measure: Measure, theme: Theme = "light"
 ) -> go.Figure:
     """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains
     are drawn.
@@ -370,7 +370,7 @@ def _front_line(front: Sequence[tuple[str, float, float]], colours: Palette) -> 
 
 
 def _gain_marks(
-    line: _Line, marks: Sequence[Mark], gained: Gained, axis: LossAxis
+    line: _Line, marks: Sequence[Mark], gained: GainAxis, axis: LossAxis
 ) -> dict[str, Any]:
     """The marks of a line at their gains, with the intervals of both."""
     gains = [gained.gains[point.key] for _, point, _ in marks]
@@ -433,7 +433,7 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
         f" Published: dense {100 * row.dense:.2f} %, at {row.sparsity_permille / 10:g} % {100 * row.sparse:.2f} %."
         for row in (tradeoff.published if shares else ())
     )
-    return f"{what} against the share of {tradeoff.taken}, with intervals: {'; '.join(parts)}.{published}"
+    return f"{what} against the share of {tradeoff.sparsity_title}, with intervals: {'; '.join(parts)}.{published}"
 
 
 def _of_all(tradeoff: TradeoffData) -> str:
@@ -441,7 +441,7 @@ def _of_all(tradeoff: TradeoffData) -> str:
     return "" if any(point.hollow for point in tradeoff.sparse) else f" of {tradeoff.n_passages:,}"
 
 
-def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:
+def gain_words(tradeoff: TradeoffData, gained: GainAxis, measure: Measure) -> str:
     """What `gain_chart` shows, for screen readers."""
     front = {key for key, _, _ in _front(tradeoff, gained, measure)}
     parts = []
@@ -465,7 +465,7 @@ def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
 
 
 def _front(
-    tradeoff: TradeoffData, gained: Gained, measure: Measure
+    tradeoff: TradeoffData, gained: GainAxis, measure: Measure
 ) -> list[tuple[str, float, float]]:
     """The Pareto front of dense and the sparse models, by rising gain: each key with its gain and
     its loss.
@@ -496,8 +496,8 @@ def _ground(
     """
     top = tradeoff.dense_value(measure)
     bands = []
-    if measure in tradeoff.allowed:
-        bands.append((top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
+    if measure in tradeoff.limits:
+        bands.append((top - tradeoff.limits[measure], top, colours.allowed, "allowed"))
     if measure == "share right":
         (reading,) = tradeoff.dense.readings[measure]
         bands.append((reading.low, reading.high, colours.band, "dense interval"))

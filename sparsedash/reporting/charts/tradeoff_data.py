@@ -73,23 +73,23 @@ class TradeoffData:
     """What one chart shows: sparse models on their lines against the dense one.
 
     lines: points by the label of their line, in drawing order; none yet for a method still to come.
-    n_passages: what dense answered. taken: what the sparsity is a share of. asked: sparsities in
+    n_passages: what dense answered. sparsity_title: what the sparsity is a share of. planned: sparsities in
     per mille that the axis leaves room for, so that nothing moves while a run fills the chart.
     leader: the label of the line to be drawn strongest.
     highlighted: that of the only one in colour. published: rows that stand beside the shares of
-    right words. allowed: how far below dense a model may be, in the unit of each measure's axis;
+    right words. limits: how far below dense a model may be, in the unit of each measure's axis;
     for those that are judged.
     """
 
     dense: Point
     lines: Mapping[str, Sequence[Point]]
     n_passages: int
-    taken: str
-    asked: Sequence[int] = ()
+    sparsity_title: str
+    planned: Sequence[int] = ()
     leader: str = ""
     highlighted: str = ""
     published: Sequence[PublishedRow] = ()
-    allowed: Mapping[Measure, float] = field(default_factory=dict)
+    limits: Mapping[Measure, float] = field(default_factory=dict)
 
     @property
     def sparse(self) -> list[Point]:
@@ -99,7 +99,7 @@ class TradeoffData:
     @property
     def sparsity_end(self) -> float:
         """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
-        planned = [*self.asked, *(row.sparsity_permille for row in self.published)]
+        planned = [*self.planned, *(row.sparsity_permille for row in self.published)]
         shares = [1.0, *(point.sparsity for point in self.sparse)]
         shares += [permille / 10 for permille in planned]
         return min(100.0, max(shares) * 1.06)
@@ -110,7 +110,7 @@ class TradeoffData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gained:
+class GainAxis:
     """One axis of gains. name: its title. gains: factors over dense that are known, by the keys of
     records.
     """
@@ -232,8 +232,8 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
     if shares:
         for row in tradeoff.published:
             bounds += [100 * row.dense, 100 * row.sparse]
-    if measure in tradeoff.allowed:
-        bounds.append(tradeoff.dense_value(measure) - tradeoff.allowed[measure])
+    if measure in tradeoff.limits:
+        bounds.append(tradeoff.dense_value(measure) - tradeoff.limits[measure])
     air = max(
         0.02 if measure == "word perplexity" else 2.0,
         0.08 * (max(bounds) - min(bounds)),
@@ -255,7 +255,7 @@ def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
     depths = [-reading.low for point, reading in every if point in leading]
     if not depths:
         depths = [-reading.low for _, reading in every]
-    allowed = tradeoff.allowed.get("word perplexity", 0.0)
+    allowed = tradeoff.limits.get("word perplexity", 0.0)
     limit = -max(
         _BANDS * allowed,
         min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)),

@@ -34,7 +34,7 @@ def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path)
     )
     results = run_results(StoredResults(run[0]), run[2], limits)
     judged = next(
-        result for result in results.judged if result.record.key == export.settings.sparse
+        result for result in results.sparse_models if result.record.key == export.settings.sparse
     )
     assert judged.verdict.perplexity.level > 0.975, "three models share the chance of error"
     card = ModelCard.load(tmp_path / "out" / "README.md")

@@ -126,7 +126,9 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
     assert run.answers.keys() == {run.dense, records[167], records[250]}
     results = run_results(StoredResults(store), run)
     assert {
-        judged.permille: judged.verdict.verdict for judged in results.judged if judged.verdict.tasks
+        judged.permille: judged.verdict.verdict
+        for judged in results.sparse_models
+        if judged.verdict.tasks
     } == {
         167: "undecided",
         250: "beyond",

@@ -130,7 +130,7 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(task_settings, stor
     assert run.unanswered == ("choice",)
     assert all(is_unanswered(run, record, judged) for record in run.sparse)
     results = run_results(StoredResults(store), run, Tolerance(ratio=10.0, points=100.0))
-    assert {result.verdict.verdict for result in results.judged} == {"undecided"}
+    assert {result.verdict.verdict for result in results.sparse_models} == {"undecided"}
 
 
 def test_rules_of_writing_that_are_not_heeded_are_said(task_settings, store, tmp_path):

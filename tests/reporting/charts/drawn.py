@@ -60,7 +60,7 @@ def tradeoff_data(
             for label, rs in lines.items()
         },
         n_passages=dense.last_word.total,
-        taken=sparsity_axis_title(
+        sparsity_title=sparsity_axis_title(
             record.pruned.method for record in chain(*lines.values()) if record.pruned
         ),
         **more,
