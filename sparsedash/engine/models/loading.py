@@ -49,7 +49,10 @@ def max_length(config: Any) -> int:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedModel:
-    """A dense model ready to run. warnings: of how it was read. residency: of its weights."""
+    """A dense model ready to run. warnings: of how it was read. residency: of its weights.
+
+    has_plain_cache: whether earlier tokens are remembered by keys and values alone.
+    """
 
     identity: str
     dtype: Dtype
@@ -58,6 +61,7 @@ class LoadedModel:
     family: Family
     warnings: tuple[str, ...] = ()
     residency: WeightResidency = field(default_factory=Resident)
+    has_plain_cache: bool = True
 
     @property
     def blocks(self) -> list[torch.nn.Module]:
@@ -89,7 +93,7 @@ class LoadedModel:
     def walk(
         self,
         batches: Sequence[Batch],
-        caches: Sequence[Cache] = (),
+        caches: Sequence[Cache | None] = (),
     ) -> BlockWalk:
         """A walk of these batches through the decoder blocks; see `BlockWalk`."""
         return BlockWalk(
