@@ -8,7 +8,7 @@ import streamlit as st
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
-from sparsedash.ui import frame, navigation, server
+from sparsedash.ui import navigation, server, widgets
 
 # Streamlit takes a folder called pages/ for its older kind of multi-page app until st.navigation
 # has run once; a deep link to a fresh server would then run the page without this file.
@@ -27,7 +27,7 @@ if __name__ == "__main__":
         ],
         position="hidden",
     )
-    with frame.errors_in_words():
+    with widgets.errors_in_words():
         page.run()
 else:
     app = st.App(

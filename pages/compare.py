@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import compare_answers, compare_views, frame, task_answers
+from sparsedash.ui import compare_answers, compare_views, frame, task_answers, widgets
 from sparsedash.ui.address_bar import choose_view
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.compare_layers import show_layers_of
@@ -56,8 +56,8 @@ with choice_of_records:
     pair = compare_views.choose_pair(backend, results, [] if run.made_on else runs)
 if pair is None:
     with verdict:
-        frame.opening("These two models cannot be compared.")
-        frame.note(
+        widgets.opening("These two models cannot be compared.")
+        widgets.note(
             "A record is no longer stored, or the two share no passage. Choose another model."
         )
     st.stop()

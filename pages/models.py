@@ -1,7 +1,7 @@
 """Exports of sparse models: those written, and those under way."""
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import address_bar, frame, job_panel, models_exports
+from sparsedash.ui import address_bar, frame, job_panel, models_exports, widgets
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.navigation import current_tolerance
 
@@ -13,24 +13,24 @@ results = run_results(
 )
 jobs = [job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "export"]
 
-frame.opening(models_exports.exports_sentence(exports))
-if results is not None and results.sparse:
+widgets.opening(models_exports.exports_sentence(exports))
+if results is not None and results.sparse_records:
     show_example_note(results.run)
-    frame.section(f"Files of {results.title}")
+    widgets.section(f"Files of {results.title}")
     models_exports.request_export(backend, results)
 else:
     if chosen.in_address:
         under_way = chosen.job is not None and chosen.job.live
-        frame.note(
+        widgets.note(
             "This run has no sparse model yet; it is under way."
             if under_way
             else "There is no sparse model at this address."
         )
-    frame.empty(
+    widgets.empty(
         "Export a sparse model as a folder for transformers or as one file for llama.cpp; neither needs SparseDash to "
         "load. A fresh process loads each export and compares its answers with the run's before it is kept."
     )
-    frame.link("prune", "Prune a model")
+    widgets.link("prune", "Prune a model")
 
 live = [job for job in jobs if job.live]
 for job in live:
@@ -39,8 +39,8 @@ if not live and jobs and jobs[0].state != "done":
     job_panel.watch_job(backend, jobs[0])
 
 if exports:
-    frame.section("Exported")
+    widgets.section("Exported")
     for export in exports:
         models_exports.show_export(backend, export)
 if address_bar.query_value("run"):
-    frame.link("overview", "Back to the chart", run=chosen.key)
+    widgets.link("overview", "Back to the chart", run=chosen.key)

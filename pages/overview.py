@@ -6,7 +6,15 @@ from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE, quantity
-from sparsedash.ui import address_bar, form_run, frame, job_panel, overview_results, task_answers
+from sparsedash.ui import (
+    address_bar,
+    form_run,
+    frame,
+    job_panel,
+    overview_results,
+    task_answers,
+    widgets,
+)
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.navigation import current_tolerance
 
@@ -31,20 +39,20 @@ def try_built_in() -> None:
 
 def invite() -> None:
     """Draw the page that is shown before anything has run."""
-    frame.opening("What would pruning cost this language model?")
-    frame.empty(
+    widgets.opening("What would pruning cost this language model?")
+    widgets.empty(
         "SparseDash removes parts of a model (channels of its MLPs, whole layers or single weights), evaluates it and "
         "the dense one on the same passages, and shows the loss with its intervals and every answer side by side.",
         "Nothing has run here yet. The built-in model is small and needs no network: one click calibrates it on text "
         "that ships with it, prunes it to two sparsities and compares the answers.",
     )
-    with frame.row():
+    with widgets.row():
         st.button(
-            "Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,)
+            "Try the built-in model", type="primary", on_click=widgets.attempt, args=(try_built_in,)
         )
         if backend.run(EXAMPLE) is not None:
-            frame.link("overview", "Look at an example", run=EXAMPLE)
-        frame.link("prune", "or choose a model yourself")
+            widgets.link("overview", "Look at an example", run=EXAMPLE)
+        widgets.link("prune", "or choose a model yourself")
     overview_results.show_first_run_duration(backend)
 
 
@@ -56,15 +64,15 @@ if results is not None:
     task_answers.show_tasks(
         results.run, results.tasks, results.names[results.headline.key] if results.headline else ""
     )
-    with frame.row():
+    with widgets.row():
         overview_results.link_to_answers(results)
         job_panel.link_to_form(results.run.find or results.run.settings, judged_here=True)
 elif chosen.job is not None or chosen.run is not None or chosen.key in damaged:
     overview_results.show_no_results(backend, chosen.key, chosen.run, chosen.job)
 elif chosen.key:
-    frame.opening("There is no run with this address.")
-    frame.empty("It may be in another data folder. The last runs are listed below.")
-    frame.link("overview", "Show the newest run")
+    widgets.opening("There is no run with this address.")
+    widgets.empty("It may be in another data folder. The last runs are listed below.")
+    widgets.link("overview", "Show the newest run")
 else:
     invite()
 
@@ -72,14 +80,14 @@ if results is None:
     job_panel.mention_other_runs(backend, chosen.key)
 is_example = chosen.run is not None and bool(chosen.run.made_on)
 if runs or is_example or damaged:
-    frame.section("Last runs")
+    widgets.section("Last runs")
     overview_results.list_runs(backend, runs[:LAST_RUNS], chosen.key)
     if chosen.run is not None and is_example:
         title = wording.run_title(chosen.run.settings)
         origin = wording.example_origin(chosen.run)
-        frame.remark(f"{EXAMPLE_TITLE} · {title} · shown above. {origin}")
+        widgets.remark(f"{EXAMPLE_TITLE} · {title} · shown above. {origin}")
     if damaged:
         them = f"{quantity(len(damaged), 'run')}, {', '.join(key[:12] for key in damaged)}"
-        frame.note(f"Not listed, because their records are damaged: {them}.")
+        widgets.note(f"Not listed, because their records are damaged: {them}.")
     if runs:
-        frame.link("runs", "All runs as a table")
+        widgets.link("runs", "All runs as a table")

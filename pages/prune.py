@@ -5,7 +5,7 @@ repeat a row.
 import streamlit as st
 
 from sparsedash.reporting.html import paragraph
-from sparsedash.ui import form_fields, form_run, frame, navigation, prune_published
+from sparsedash.ui import form_fields, form_run, frame, navigation, prune_published, widgets
 from sparsedash.ui.address_bar import choose_view
 
 backend = frame.page("Prune")
@@ -15,7 +15,7 @@ if choose_view({"": "Set up a run", "published": "Published results"}) == "publi
     prune_published.show_row(backend)
     st.stop()
 
-frame.opening("Choose a model and a sparsity, or search for the largest within your limits.")
+widgets.opening("Choose a model and a sparsity, or search for the largest within your limits.")
 
 form, aside = st.columns([3, 2], gap="medium")
 with form:
@@ -37,11 +37,11 @@ with aside, st.container(key="estimate"):
         pressed = st.button("Start", type="primary", width="stretch", disabled=not ready)
         if not ready:
             # On a phone the reason is far from the button, which stays in view.
-            frame.show(
+            widgets.show(
                 paragraph(
                     "The form says above why it cannot start.", css="sd-muted sd-small sd-why"
                 )
             )
     # A click that was on its way when a field was refused starts nothing.
     if pressed and ready:
-        frame.attempt(start)
+        widgets.attempt(start)

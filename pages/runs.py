@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.reporting.run_list import all_rows, runs_sentence
-from sparsedash.ui import browser_scripts, frame, job_panel, runs_table
+from sparsedash.ui import browser_scripts, frame, job_panel, runs_table, widgets
 from sparsedash.ui.address_bar import choose_tolerance, choose_view
 from sparsedash.ui.navigation import current_tolerance
 from sparsedash.ui.runs_table import (
@@ -30,14 +30,14 @@ if live:
     job_panel.watch_live_jobs(backend, before)
 if choose_view({"": "Results", "jobs": "Jobs"}):
     with answer:
-        frame.opening(job_panel.jobs_sentence(live))
+        widgets.opening(job_panel.jobs_sentence(live))
     job_panel.show_ended_jobs(backend, [job for job in jobs if not job.live])
 elif not rows:
     with answer:
         explain_no_runs(backend)
 else:
     with answer:
-        frame.opening(
+        widgets.opening(
             runs_sentence(rows, current_tolerance()), job_panel.jobs_sentence(live) if live else ""
         )
         choose_tolerance()
@@ -50,4 +50,4 @@ else:
     if listed:
         show_run_table(listed, {row.key for row in chosen})
     else:
-        frame.note("No run matches. Clear the search, or show all models.")
+        widgets.note("No run matches. Clear the search, or show all models.")

@@ -2,33 +2,33 @@
 
 from sparsedash.reporting import storage_words
 from sparsedash.reporting.html import card, cards
-from sparsedash.ui import frame, settings_machines, settings_storage
+from sparsedash.ui import frame, settings_machines, settings_storage, widgets
 
 backend = frame.page("Settings")
 
 if backend.administers:
     holdings = backend.housekeeping.holdings()
-    frame.opening(storage_words.holdings_sentence(holdings), str(backend.data_dir))
+    widgets.opening(storage_words.holdings_sentence(holdings), str(backend.data_dir))
     if holdings.is_empty:
-        frame.empty(
+        widgets.empty(
             "Runs, files and the cache will be listed here with their sizes, each with a Delete button."
         )
-        with frame.row():
-            frame.link("prune", "Prune a model")
-            frame.link("runs", "or open a run from another machine")
+        with widgets.row():
+            widgets.link("prune", "Prune a model")
+            widgets.link("runs", "or open a run from another machine")
     else:
         headlines = [card(*headline, css="") for headline in storage_words.holdings_cards(holdings)]
-        frame.show(cards(headlines))
+        widgets.show(cards(headlines))
         settings_storage.show_verification(backend)
         settings_storage.show_runs(backend, holdings)
         settings_storage.show_stored_files(backend, holdings)
     settings_storage.show_cache(backend, holdings)
 else:
-    frame.opening("Administrators manage the data folder.")
-    frame.empty("Delete your own runs, exports and texts on these pages.")
-    with frame.row():
-        frame.link("runs", "Your runs")
-        frame.link("models", "Your exported models")
-        frame.link("prune", "Your uploaded texts")
+    widgets.opening("Administrators manage the data folder.")
+    widgets.empty("Delete your own runs, exports and texts on these pages.")
+    with widgets.row():
+        widgets.link("runs", "Your runs")
+        widgets.link("models", "Your exported models")
+        widgets.link("prune", "Your uploaded texts")
 if backend.cluster() is not None:
     settings_machines.watch_machines(backend)

@@ -36,8 +36,8 @@ from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
 from sparsedash.engine.run.task_answering import TaskAnswers
+from sparsedash.reporting.model_results import ModelVerdict, judge, measure
 from sparsedash.reporting.run_answer import find_sentence, shares_sentence
-from sparsedash.reporting.run_results import ModelVerdict, judge, measure
 from sparsedash.reporting.verdicts import loss_words
 from sparsedash.reporting.wording import NBSP, first_upper
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError, encodable

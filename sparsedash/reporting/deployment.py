@@ -13,9 +13,10 @@ from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.presets import spec_name
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
+from sparsedash.reporting.charts.tradeoff_data import GainAxis, Reading
 from sparsedash.reporting.html import Table, Value
-from sparsedash.reporting.run_results import ModelResult, RunResults
+from sparsedash.reporting.model_results import ModelResult
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.verdicts import level_words, loss_value
 from sparsedash.reporting.wording import (
     LEVEL,
@@ -31,7 +32,7 @@ from sparsedash.schema.export_settings import Export, Proof
 from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.service.backend import Backend
-from sparsedash.stats.races import likelihood_differences
+from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 
 GainName = Literal["reading", "writing", "bytes", "multiply-adds"]
 """Speed of reading a prompt and of writing, as measured; and what is exact from widths."""
@@ -77,50 +78,42 @@ TimingOf = Callable[..., TimingSettings]
 
 def run_gains(
     backend: Backend, results: RunResults, name: GainName, timing_of: TimingOf
-) -> tuple[Gained, Mapping[str, Sequence[ModelResult]]]:
+) -> tuple[GainAxis, Mapping[str, Sequence[ModelResult]]]:
     """What the models of this run win on one axis; and those of which that is not known, by the
     reason.
     """
-    known = dict[str, Reading]()
-    omitted = dict[str, list[ModelResult]]()
+    known: dict[str, Reading] = {}
+    omitted: dict[str, list[ModelResult]] = {}
     shape = None if name in GAIN_PHASES else backend.model_shape(results.dense)
-    for model in results.judged:
+    for model in results.sparse_models:
         request = timing_of(sparse=model.record.key)
-        if model.spec.is_quantised and name in GAIN_PHASES and request.runtime == "torch":
-            gain = None
-            why = QUANTISED
-        elif name not in GAIN_PHASES:
-            gain = _exact_gain(
-                shape,
-                model.record.pruned,
-                results.dense.dtype,
-                name,
-            )
+        gain = None
+        if name not in GAIN_PHASES:
+            gain = _exact_gain(shape, model.pruned, results.dense.dtype, name)
             why = UNKNOWN
+        elif model.spec.is_quantised and request.runtime == "torch":
+            why = QUANTISED
         elif model.method.is_structured:
-            timing = backend.result(Timing, request.key())
-            phase = timing.timed(GAIN_PHASES[name]) if timing else None
-            gain = None
+            gain = _speed_up(backend.result(Timing, request.key()), GAIN_PHASES[name])
             why = UNTIMED
-            if phase is not None:
-                speed = phase.ratio
-                most = factor(phase.ceiling)
-                interval = f"{LEVEL} interval {speed.low:.2f} to {speed.high:.2f}"
-                words = f"{factor(speed.value)} as fast, {interval}; ceiling {most}"
-                gain = Reading(
-                    speed.value,
-                    speed.low,
-                    speed.high,
-                    words,
-                )
         else:
-            gain = None
             why = MASKED
         if gain is None:
             omitted.setdefault(why, []).append(model)
         else:
             known[model.record.key] = gain
-    return Gained(name=GAIN_TITLES[name], gains=known), omitted
+    return GainAxis(name=GAIN_TITLES[name], gains=known), omitted
+
+
+def _speed_up(timing: Timing | None, name: Phase) -> Reading | None:
+    """The measured speed-up of one phase; None where it was not timed."""
+    phase = timing.timed(name) if timing else None
+    if phase is None:
+        return None
+    ratio = phase.ratio
+    interval = f"{LEVEL} interval {ratio.low:.2f} to {ratio.high:.2f}"
+    words = f"{factor(ratio.value)} as fast, {interval}; ceiling {factor(phase.ceiling)}"
+    return Reading(ratio.value, ratio.low, ratio.high, words)
 
 
 def structure_sentence(backend: Backend, results: RunResults) -> str:
@@ -130,104 +123,108 @@ def structure_sentence(backend: Backend, results: RunResults) -> str:
     The best method of each, at the sparsity that the answer names, or else the largest that both
     have; nothing without both, nor of shares of the MLP channels, which leave models of two sizes.
     """
-    kinds: list[dict[int, list[ModelResult]]] = [{}, {}]
-    for model in sorted(
-        results.judged,
-        key=lambda candidate: candidate.verdict.perplexity.value,
-    ):
-        method = model.method
-        if (
-            method.is_structured
-            and not model.spec.is_quantised
-            and model.permille
-            and method.budget != "channels"
-        ):
-            kinds[method.removes_layers].setdefault(model.permille, []).append(model)
-    if not (common := kinds[0].keys() & kinds[1].keys()):
+    narrow, few = _structures(results)
+    common = narrow.keys() & few.keys()
+    if not common:
         return ""
-    named = results.headline.sparsity_permille if results.headline else None
-    permille = named if named in common else max(common)
-    pair = tuple(kind[permille][0] for kind in kinds)
-    narrower, fewer = names = [quoted_method(model.spec) for model in pair]
-    first, second = (loss_value(model.verdict.perplexity) for model in pair)
-    share = wording.sparsity_words(permille, pair[0].method)
-    sentences = [
-        f"At {share}: narrower layers ({narrower}, perplexity {first}) or fewer ({fewer}, {second})"
-    ]
-    if all(model.verdict.verdict == "beyond" for model in pair):
-        sentences.append("Both cost more than your limits allow")
+    permille = results.headline.sparsity_permille if results.headline else 0
+    if permille not in common:
+        permille = max(common)
+    narrower = narrow[permille][0]
+    fewer = few[permille][0]
     # All pairs of the two kinds count, since the answers chose the best of each and may have chosen
     # the sparsity.
-    n_compared = sum(len(kinds[0][model]) * len(kinds[1][model]) for model in common)
-    (lost,) = likelihood_differences(
-        [(pair[0].record, pair[1].record)],
-        n_compared,
-    )
-    if lost.is_shown:
-        better, worse = names if lost.value > 0 else reversed(names)
-        interval = wording.factor_range(*sorted((abs(lost.low), abs(lost.high))))
-        times = f"{nats_as_factor(abs(lost.value))} as high, {level_words(lost.level)} interval {interval}"
-        sentences.append(f"For size {better}: the word perplexity of {worse} is {times}")
-    else:
-        sentences.append(
-            f"For size: which loses less is undecided on {quantity(lost.n_passages, 'passage')}"
-        )
-    cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
-    sentences.append(f"For the KV cache {fewer}: it is {percent(cache)} smaller")
-    requests = [
-        TimingSettings(
-            dense=results.dense.key,
-            sparse=model.record.key,
-        )
-        for model in pair
+    n_compared = sum(len(narrow[share]) * len(few[share]) for share in common)
+    (difference,) = likelihood_differences([(narrower.record, fewer.record)], n_compared)
+    names = [quoted_method(model.spec) for model in (narrower, fewer)]
+    losses = [loss_value(model.verdict.perplexity) for model in (narrower, fewer)]
+    share = wording.sparsity_words(permille, narrower.method)
+    sentences = [
+        f"At {share}: narrower layers ({names[0]}, perplexity {losses[0]}) "
+        f"or fewer ({names[1]}, {losses[1]})"
     ]
-    timings = [backend.result(Timing, model.key()) for model in requests]
-    speeds = [phase.ratio for timing in timings if timing and (phase := timing.timed("decode"))]
-    if len(speeds) < len(pair):
-        sentences.append("For speed: not measured yet; “Plot loss against” offers it")
-    else:
-        first_speed, second_speed = speeds
-        apart = second_speed.low > first_speed.high or first_speed.low > second_speed.high
-        name = (
-            (fewer if second_speed.value > first_speed.value else narrower) if apart else "either"
-        )
-        sentences.append(
-            f"For speed {name}: they write {factor(first_speed.value)} and "
-            f"{factor(second_speed.value)} as fast as dense"
-        )
+    if narrower.verdict.verdict == fewer.verdict.verdict == "beyond":
+        sentences.append("Both cost more than your limits allow")
+    cache = fewer.pruned.reached["kv-cache"]
+    sentences += [
+        _better_for_size(names, difference),
+        f"For the KV cache {names[1]}: it is {percent(cache)} smaller",
+        _better_for_speed(backend, results.dense, [narrower.record, fewer.record], names),
+    ]
     return f"{'. '.join(sentences)}."
 
 
+def _structures(
+    results: RunResults,
+) -> tuple[dict[int, list[ModelResult]], dict[int, list[ModelResult]]]:
+    """Models with narrower and with fewer layers, by their sparsity, least loss first."""
+    narrower: dict[int, list[ModelResult]] = {}
+    fewer: dict[int, list[ModelResult]] = {}
+    for model in sorted(results.sparse_models, key=lambda model: model.verdict.perplexity.value):
+        method = model.method
+        if not model.permille or model.spec.is_quantised:
+            continue
+        if method.is_structured and method.budget != "channels":
+            group = fewer if method.removes_layers else narrower
+            group.setdefault(model.permille, []).append(model)
+    return narrower, fewer
+
+
+def _better_for_size(names: Sequence[str], difference: LikelihoodDifference) -> str:
+    """Which of two models of one size loses less. names: in the order of the difference."""
+    if not difference.is_shown:
+        passages = quantity(difference.n_passages, "passage")
+        return f"For size: which loses less is undecided on {passages}"
+    better, worse = names if difference.value > 0 else reversed(names)
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    return (
+        f"For size {better}: the word perplexity of {worse} is "
+        f"{nats_as_factor(abs(difference.value))} as high, "
+        f"{level_words(difference.level)} interval {wording.factor_range(low, high)}"
+    )
+
+
+def _better_for_speed(
+    backend: Backend, dense: Record, sparse: Sequence[Record], names: Sequence[str]
+) -> str:
+    """Which of two models writes faster, if both were timed."""
+    speeds = []
+    for record in sparse:
+        request = TimingSettings(dense=dense.key, sparse=record.key)
+        timing = backend.result(Timing, request.key())
+        phase = timing.timed("decode") if timing else None
+        if phase is None:
+            return "For speed: not measured yet; “Plot loss against” offers it"
+        speeds.append(phase.ratio)
+    first, second = speeds
+    name = "either"
+    if first.low > second.high:
+        name = names[0]
+    elif second.low > first.high:
+        name = names[1]
+    return (
+        f"For speed {name}: they write {factor(first.value)} and "
+        f"{factor(second.value)} as fast as dense"
+    )
+
+
 def _exact_gain(
-    shape: ModelShape | None, pruned: Pruned | None, dtype: str, name: GainName
+    shape: ModelShape | None, pruned: Pruned, dtype: str, name: GainName
 ) -> Reading | None:
     """None where the sizes of the model are not noted, or are another one's."""
-    assert pruned is not None, "a judged model is sparse"
     if shape is None or shape.widths != pruned.dense_widths:
         return None
     if name == "bytes":
-        before, after = (
-            model_shape.weight_bytes(shape, widths, dtype)
-            for widths in (shape.widths, pruned.widths)
-        )
+        before, after = _model_bytes(shape, pruned, dtype)
         if quantised := pruned.quantised:
             before = quantised.dense_bytes
             after = quantised.n_bytes
-        value = before / after
+        ratio = before / after
         words = f"{size(before)} → {size(after)}"
     else:
-        value = model_shape.prefill_ceiling(
-            shape,
-            pruned.widths,
-            PREFILL_TOKENS,
-        )
-        words = f"{factor(value)} fewer multiply-adds"
-    return Reading(
-        value,
-        value,
-        value,
-        words,
-    )
+        ratio = model_shape.prefill_ceiling(shape, pruned.widths, PREFILL_TOKENS)
+        words = f"{factor(ratio)} fewer multiply-adds"
+    return Reading(ratio, ratio, ratio, words)
 
 
 def speed_table(name: str, timing: Timing, of: str = "") -> Table:
@@ -237,73 +234,47 @@ def speed_table(name: str, timing: Timing, of: str = "") -> Table:
     name: of the sparse model. of: see `Table`.
     """
     rows = []
-    data = list[dict[str, Value]]()
+    data: list[dict[str, Value]] = []
+    titles: dict[Phase, str] = {
+        "prefill": f"{timing.n_prompt} tokens",
+        "decode": f"{timing.n_decode} after {timing.n_prompt}",
+    }
     for phase in timing.phases:
+        title: str = phase.phase
+        if phase.phase in titles:
+            title = f"{title}, {phase.batch} × {titles[phase.phase]}"
+        dense_s = median(phase.dense_s)
+        sparse_s = median(phase.sparse_s)
         ratio = phase.ratio
-        (dense_s, sparse_s) = map(median, (phase.dense_s, phase.sparse_s))
-        what = {
-            "prefill": f"prefill, {phase.batch} × {timing.n_prompt} tokens",
-            "decode": f"decode, {phase.batch} × {timing.n_decode} after {timing.n_prompt}",
-            "load": "load",
-        }[phase.phase]
-        interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
-        rows.append(
-            [
-                what,
-                _short_time(dense_s),
-                _short_time(sparse_s),
-                factor(ratio.value),
-                interval,
-                factor(phase.ceiling),
-            ]
-        )
-        measured: dict[str, Value] = {
-            "what": what,
+        row = [title, _short_time(dense_s), _short_time(sparse_s), factor(ratio.value)]
+        rows.append([*row, f"{ratio.low:.2f} to {ratio.high:.2f}", factor(phase.ceiling)])
+        values: dict[str, Value] = {
+            "what": title,
             "dense_s": dense_s,
             "sparse_s": sparse_s,
             "ratio": ratio.value,
+            "ratio_low": ratio.low,
+            "ratio_high": ratio.high,
+            "ceiling_ratio": phase.ceiling,
         }
-        data.append(
-            {
-                **measured,
-                "ratio_low": ratio.low,
-                "ratio_high": ratio.high,
-                "ceiling_ratio": phase.ceiling,
-            }
-        )
+        data.append(values)
     weights = [("weights on disk", timing.dense_bytes, timing.sparse_bytes, "exact")]
     if timing.dense_resident and timing.sparse_resident:
         weights.append(
             ("weights in memory", timing.dense_resident, timing.sparse_resident, "measured once")
         )
-    for what, dense, sparse, how in weights:
-        rows.append(
-            [
-                what,
-                size(dense),
-                size(sparse),
-                factor(dense / sparse),
-                how,
-                "",
-            ]
-        )
+    for title, dense, sparse, how in weights:
+        rows.append([title, size(dense), size(sparse), factor(dense / sparse), how, ""])
         data.append(
             {
-                "what": what,
+                "what": title,
                 "dense_bytes": dense,
                 "sparse_bytes": sparse,
                 "ratio": dense / sparse,
             }
         )
     caption = f"{name}: {timing_conditions(timing)}."
-    return Table(
-        f"Speed of {name}",
-        caption,
-        list(_SPEED_HEAD),
-        rows,
-        data=data,
-        of=of,
-    )
+    return Table(f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, of=of)
 
 
 def timing_conditions(timing: Timing) -> str:
@@ -370,16 +341,11 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
     ]
     rows = []
     for part, (before, after), projections in parts:
-        shapes = [
-            " → ".join(dict.fromkeys(f"{rows:,} × {columns:,}" for rows, columns in both))
-            for _, *both in projections
-        ]
-        figures = [
-            _block_size(before),
-            _block_size(after),
-            percent(1 - after / before),
-        ]
-        rows.append([part, *figures, *(shapes or [""] * len(names))])
+        row = [part, _block_size(before), _block_size(after), percent(1 - after / before)]
+        for _, old, new in projections:
+            shapes = dict.fromkeys([_shape_words(old), _shape_words(new)])
+            row.append(" → ".join(shapes))
+        rows.append(row if projections else row + [""] * len(names))
     n = model_shape.removed_channels(shape, pruned.widths)
     kept = f"{n:,} of {sum(shape.widths):,} inner channels removed."
     if pruned.method.removes_layers:
@@ -391,29 +357,21 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
         f"{kept} Shapes: outputs × inputs of the MLP's projections. Bytes: {dtype} weights and biases of the channels. "
         "The whole model includes attention, embeddings, norms and head."
     )
-    head = [
-        "Part",
-        "Bytes before",
-        "Bytes after",
-        "Smaller by",
-        *names,
-    ]
+    head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
     data = _shape_values(shape, pruned, dtype)
-    return Table(
-        "Shapes and bytes of this model",
-        caption,
-        head,
-        rows,
-        data=data,
-        of=of,
-    )
+    return Table("Shapes and bytes of this model", caption, head, rows, data=data, of=of)
+
+
+def _shape_words(shape: tuple[int, int]) -> str:
+    rows, columns = shape
+    return f"{rows:,} × {columns:,}"
 
 
 def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[str, Value]]:
     """Exact bytes: a row for each projection of each block, one for its MLP, then the total. layer:
     from 1.
     """
-    rows = list[dict[str, Value]]()
+    rows = []
     layers = zip(
         block_shapes(shape, pruned),
         _mlp_bytes(shape, pruned, dtype),
@@ -421,30 +379,26 @@ def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[st
     )
     for i, (projections, (before, after)) in enumerate(layers, 1):
         for name, old, new in projections:
-            sizes = zip(
-                ("rows_before", "columns_before", "rows_after", "columns_after"),
-                (*old, *new),
-                strict=True,
-            )
-            rows.append({"layer": i, "part": name, **dict(sizes)})
-        rows.append(
-            {
+            values: dict[str, Value] = {
                 "layer": i,
-                "part": "MLP",
-                "bytes_before": before,
-                "bytes_after": after,
+                "part": name,
+                "rows_before": old[0],
+                "columns_before": old[1],
+                "rows_after": new[0],
+                "columns_after": new[1],
             }
-        )
+            rows.append(values)
+        rows.append({"layer": i, "part": "MLP", "bytes_before": before, "bytes_after": after})
     before, after = _model_bytes(shape, pruned, dtype)
-    return [
-        *rows,
+    rows.append(
         {
             "layer": None,
             "part": "whole model",
             "bytes_before": before,
             "bytes_after": after,
-        },
-    ]
+        }
+    )
+    return rows
 
 
 def _mlp_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int, int]]:
@@ -457,15 +411,9 @@ def _mlp_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int,
 
 
 def _model_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> tuple[int, int]:
-    return model_shape.weight_bytes(
-        shape,
-        shape.widths,
-        dtype,
-    ), model_shape.weight_bytes(
-        shape,
-        pruned.widths,
-        dtype,
-    )
+    before = model_shape.weight_bytes(shape, shape.widths, dtype)
+    after = model_shape.weight_bytes(shape, pruned.widths, dtype)
+    return before, after
 
 
 def _block_size(n_bytes: int) -> str:

@@ -4,25 +4,26 @@ where the limit is met.
 `run_answer` turns it into sentences.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from math import isfinite
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from sparsedash.reporting.run_results import (
+from sparsedash.reporting.model_results import (
+    M,
     ModelResult,
-    ModelVerdict,
-    RunResults,
+    Shares,
     is_one_layer_apart,
+    named_shares,
 )
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.stats.sparsity_search import first_crossing
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
 
 _FAR = 10
 """Times the limit."""
-M = TypeVar("M", ModelResult, ModelVerdict)
 
 
 class AnswerKind(Enum):
@@ -63,21 +64,6 @@ class RaceKind(Enum):
     """The best one beats all others that have a model there."""
     WON = auto()
     """The best one beats all others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shares(Generic[M]):
-    """The models that an answer names.
-
-    within: the largest share within the limits. beyond: the smallest one beyond. undecided: those
-    that can change the answer, above `within` and below the next one beyond. is_up_to: whether all
-    smaller ones are within too.
-    """
-
-    within: M | None
-    beyond: M | None
-    undecided: tuple[M, ...]
-    is_up_to: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +127,7 @@ def findings(results: RunResults, ended: bool = False) -> Findings:
 
 
 def _without_models(results: RunResults, finished: bool) -> AnswerKind:
-    if results.judged and not any(results.run.settings.made_permille):
+    if results.sparse_models and not any(results.run.settings.made_permille):
         return AnswerKind.NOTHING_REMOVED
     if results.missing and results.run.finished:
         return AnswerKind.MISSING
@@ -163,28 +149,6 @@ def search_kind(search: FindResult, ends: Sequence[M]) -> AnswerKind:
     if not has_record:
         return AnswerKind.SEARCH_MISSING
     return AnswerKind.SEARCH_LARGEST if search.next_step is None else AnswerKind.VERDICTS
-
-
-def named_shares(models: Sequence[M]) -> Shares[M]:
-    """The models that an answer names, of one method."""
-    ordered = sorted(models, key=lambda model: model.permille)
-    within = [model for model in ordered if model.verdict.verdict == "within"]
-    beyond = [model for model in ordered if model.verdict.verdict == "beyond"]
-    low = within[-1].permille if within else -1
-    high = min(
-        (model.permille for model in beyond if model.permille > low),
-        default=1001,
-    )
-    return Shares(
-        within=within[-1] if within else None,
-        beyond=beyond[0] if beyond else None,
-        undecided=tuple(
-            model
-            for model in ordered
-            if model.verdict.verdict == "undecided" and low < model.permille < high
-        ),
-        is_up_to=all(model in within for model in ordered if model.permille <= low),
-    )
 
 
 def find_race(results: RunResults) -> Race | None:
@@ -211,7 +175,7 @@ def find_race(results: RunResults) -> Race | None:
         kind = RaceKind.PARTLY_TIED if beaten else RaceKind.TIED
     else:
         # Some may not be there yet, or no longer.
-        is_whole = len(results.race) == len(results.raced) - 1
+        is_whole = len(results.race) == len(results.racing_specs) - 1
         kind = RaceKind.WON if is_whole else RaceKind.INCOMPLETE
     shown = [difference.p_value for difference in differences if difference.is_shown]
     return Race(
@@ -233,36 +197,26 @@ def estimate_limit(results: RunResults) -> LimitEstimate | None:
     losses do not grow evenly so far; where it has one layer less than the one before; of a search,
     which has an answer of its own; and where the passages are too few for any verdict.
     """
-    models = [
-        model
-        for model in results.best
-        if not model.verdict.too_few and isfinite(model.verdict.perplexity.low)
-    ]
+    models = []
+    for model in results.best:
+        if not model.verdict.too_few and isfinite(model.verdict.perplexity.low):
+            models.append(model)
     losses = [model.verdict.perplexity for model in models]
-    budget = results.run.settings.budget
-    shares = [100 * results.removed(model, budget) for model in models]
-
-    def crossing(values: Iterable[float]) -> float | None:
-        return first_crossing(
-            zip([0.0, *shares], [0.0, *values], strict=True),
-            losses[0].most,
-        )
-
     over = next((loss for loss in losses if loss.value > loss.most), None)
     if over is None or over.value >= _FAR * over.most or results.search is not None:
         return None
     place = losses.index(over)
-    if is_one_layer_apart(
-        models[place - 1] if place else None,
-        models[place],
-    ):
+    if is_one_layer_apart(models[place - 1] if place else None, models[place]):
         return None
-    percent = crossing(loss.value for loss in losses)
+    budget = results.run.settings.budget
+    shares = [100 * results.removed(model, budget) for model in models]
+    percent = _crossing(shares, [loss.value for loss in losses], over.most)
     assert percent is not None, "one model is over the limit, and dense is not"
-    low = crossing(loss.high for loss in losses)
-    high = crossing(loss.low for loss in losses)
-    return LimitEstimate(
-        percent,
-        percent if low is None else low,
-        high,
-    )
+    low = _crossing(shares, [loss.high for loss in losses], over.most)
+    high = _crossing(shares, [loss.low for loss in losses], over.most)
+    return LimitEstimate(percent, percent if low is None else low, high)
+
+
+def _crossing(shares: Sequence[float], losses: Sequence[float], limit: float) -> float | None:
+    """The share at which the losses, on straight lines from dense, first reach the limit."""
+    return first_crossing(zip([0.0, *shares], [0.0, *losses], strict=True), limit)

@@ -10,6 +10,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple, NewType
@@ -72,14 +73,8 @@ def escape(text: str) -> Html:
 def token(text: str) -> Html:
     """A model's token: as `escape`, with the spaces and line breaks that belong to it shown."""
     shown = text.replace("\n", "⏎").replace("\t", "⇥")
-    return escape(
-        re.sub(
-            "^ +| +$",
-            lambda spaces: "␣" * len(spaces[0]),
-            shown,
-        )
-        or "∅"
-    )
+    shown = re.sub("^ +| +$", lambda spaces: "␣" * len(spaces[0]), shown)
+    return escape(shown or "∅")
 
 
 def widget_label(text: str) -> str:
@@ -88,11 +83,8 @@ def widget_label(text: str) -> str:
 
     What escapes cannot keep from being replaced is parted by a sign of no width.
     """
-    joined = _REPLACED_LATER.sub(
-        rf"\g<0>{_WORD_JOINER}",
-        " ".join(visible(text).split()),
-    )
-    return _MARKDOWN.sub(r"\\\g<0>", joined)
+    line = " ".join(visible(text).split())
+    return _MARKDOWN.sub(r"\\\g<0>", _REPLACED_LATER.sub(rf"\g<0>{_WORD_JOINER}", line))
 
 
 def quoted(text: str) -> str:
@@ -105,11 +97,8 @@ def readable(text: str) -> str:
     letters.
     """
     if not text.strip():
-        kinds = {"": "(nothing)", " ": "(a space)"}
-        return kinds.get(
-            text,
-            "(a line break)" if "\n" in text else "(spaces)",
-        )
+        spaces = "(a line break)" if "\n" in text else "(spaces)"
+        return {"": "(nothing)", " ": "(a space)"}.get(text, spaces)
     return text.strip() if any(map(str.isalnum, text)) else quoted(text.strip())
 
 
@@ -129,16 +118,8 @@ def heading(text: str, **attributes: str) -> Html:
     """A page's first heading, large enough to be broken over lines: a number and its sign stay
     together.
     """
-    return element(
-        "h1",
-        Html(
-            _BETWEEN_NUMBER_AND_SIGN.sub(
-                "\N{NO-BREAK SPACE}",
-                escape(text),
-            )
-        ),
-        **attributes,
-    )
+    markup = _BETWEEN_NUMBER_AND_SIGN.sub("\N{NO-BREAK SPACE}", escape(text))
+    return element("h1", Html(markup), **attributes)
 
 
 def join(*parts: Html) -> Html:
@@ -159,21 +140,14 @@ class Cell(NamedTuple):
     values: Mapping[str, Value] = MappingProxyType({})
 
 
-def _over(text: str) -> Html:
+def _stacked(text: str) -> Html:
     """The first line of a text, and the others under it, smaller; after ✓ or ✕ in its colour."""
     first, *under = text.split("\n")
     signs = {"✓": "sd-under sd-right", "✕": "sd-under sd-wrong"}
-    return join(
-        escape(first),
-        *(
-            element(
-                "span",
-                escape(line),
-                css=signs.get(line[:1], "sd-under"),
-            )
-            for line in under
-        ),
-    )
+    parts = [escape(first)]
+    for line in under:
+        parts.append(element("span", escape(line), css=signs.get(line[:1], "sd-under")))
+    return join(*parts)
 
 
 @dataclass(frozen=True)
@@ -209,53 +183,43 @@ class Table:
     ) -> "Table":
         """The table of these rows; a row may end early."""
         head = [cell.head for cell in max(cells, key=len)]
-        rows = [[*(cell.text for cell in row), *[""] * (len(head) - len(row))] for row in cells]
-        data = [
-            {column: value for cell in row for column, value in cell.values.items()}
-            for row in cells
-        ]
-        return cls(
-            name,
-            caption,
-            head,
-            rows,
-            links,
-            data,
-            of,
-            stacked=True,
-        )
+        rows = []
+        data = []
+        for row in cells:
+            texts = [cell.text for cell in row]
+            rows.append(texts + [""] * (len(head) - len(row)))
+            values: dict[str, Value] = {}
+            for cell in row:
+                values |= cell.values
+            data.append(values)
+        return cls(name, caption, head, rows, links, data, of, stacked=True)
 
     @property
     def html(self) -> Html:
         """A real table under its caption, which scrolls by itself."""
-        # Names of tasks are long and have no spaces.
-        heads = (Html(escape(cell).replace("_", "_<wbr>")) for cell in self.head)
-        top = element(
-            "tr",
-            *(element("th", head, scope="col") for head in heads),
-        )
-        shown = _over if self.stacked else escape
-        firsts = self.links or [shown(row[0]) for row in self.rows]
-        body = [
-            element(
-                "tr",
-                element("th", first, scope="row"),
-                *(element("td", shown(cell)) for cell in others),
-            )
-            for first, (_, *others) in zip(firsts, self.rows, strict=True)
-        ]
-        inside = element(
+        heads = []
+        for title in self.head:
+            # Names of tasks are long and have no spaces.
+            text = Html(escape(title).replace("_", "_<wbr>"))
+            heads.append(element("th", text, scope="col"))
+        shown = _stacked if self.stacked else escape
+        body = []
+        for i, row in enumerate(self.rows):
+            first = self.links[i] if self.links else shown(row[0])
+            others = [element("td", shown(text)) for text in row[1:]]
+            body.append(element("tr", element("th", first, scope="row"), *others))
+        table = element(
             "table",
-            element("thead", top),
+            element("thead", element("tr", *heads)),
             element("tbody", *body),
             css="sd-table",
         )
         scroll = element(
-            "div", inside, css="sd-scroll", role="region", aria_label=self.name, tabindex="0"
+            "div", table, css="sd-scroll", role="region", aria_label=self.name, tabindex="0"
         )
-        return join(
-            paragraph(self.caption, css="sd-muted sd-small") if self.caption else Html(""), scroll
-        )
+        if not self.caption:
+            return scroll
+        return join(paragraph(self.caption, css="sd-muted sd-small"), scroll)
 
 
 def spreadsheet_safe(text: str) -> str:
@@ -270,42 +234,43 @@ def csv_file(rows: Sequence[Mapping[str, Value]]) -> bytes:
     A number that is not finite is left out, as one that is not there.
     """
 
-    def cell(value: Value) -> str:
-        if isinstance(value, str):
-            return '"' + spreadsheet_safe(encodable(value)).replace('"', '""') + '"'
-        return "" if value is None or not isfinite(value) else str(value).lower()
+    columns = list(dict.fromkeys(chain.from_iterable(rows)))
+    lines = [",".join(map(_csv_cell, columns))]
+    for row in rows:
+        lines.append(",".join(_csv_cell(row.get(column)) for column in columns))
+    return "".join(f"{line}\n" for line in lines).encode()
 
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [
-        [cell(name) for name in columns],
-        *([cell(row.get(name)) for name in columns] for row in rows),
-    ]
-    return "".join(f"{','.join(line)}\n" for line in lines).encode()
+
+def _csv_cell(value: Value) -> str:
+    if isinstance(value, str):
+        return '"' + spreadsheet_safe(encodable(value)).replace('"', '""') + '"'
+    return "" if value is None or not isfinite(value) else str(value).lower()
 
 
 def table_csv(shown: Table) -> bytes:
     """The table as UTF-8 CSV: its data where it has any, else the text that it shows."""
-    texts = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in shown.rows]
-    return csv_file(shown.data or [dict(zip(shown.head, row, strict=True)) for row in texts])
+    if shown.data:
+        return csv_file(shown.data)
+    rows = []
+    for row in shown.rows:
+        texts = (text.replace("\N{NO-BREAK SPACE}", " ") for text in row)
+        rows.append(dict(zip(shown.head, texts, strict=True)))
+    return csv_file(rows)
 
 
 def file_name(*parts: str, ending: str = "") -> str:
     """The name of a file, or a part of one, from these texts: of letters that every file can
     have.
     """
-    named = (
-        re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.")[:_LONGEST_PART] for part in parts
-    )
-    return "-".join(filter(None, named)) + ending
+    names = []
+    for part in parts:
+        names.append(re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.")[:_LONGEST_PART])
+    return "-".join(filter(None, names)) + ending
 
 
 def table_file_name(shown: Table) -> str:
-    """The name of that file."""
-    return file_name(
-        shown.of or "sparsedash",
-        shown.name,
-        ending=".csv",
-    )
+    """The name of a table's CSV file."""
+    return file_name(shown.of or "sparsedash", shown.name, ending=".csv")
 
 
 _LONGEST_PART = 80

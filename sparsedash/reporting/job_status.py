@@ -5,7 +5,7 @@ Plain text: escape it before it becomes markup.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -43,6 +43,8 @@ SILENT_S = 600.0
 """A worker that has said nothing for so long may hang; the longest steps that were seen take a few
 minutes.
 """
+_OF_ONE_MODEL = ("prune", "heal", "quantise", "continue", "answer", "evaluate")
+"""Stages of a run that serve one model, the first one as well."""
 _STAGES_OF_KIND: dict[str, tuple[Stage, ...]] = {
     "continuation": ("start", "load", "read", "continue"),
     "divergence": ("start", "load", "diverge"),
@@ -53,9 +55,9 @@ _STAGES_OF_KIND: dict[str, tuple[Stage, ...]] = {
 
 
 def _timing_details(timing: TimingSettings) -> str:
-    threads = (
-        "" if timing.n_threads is None else f", {wording.quantity(timing.n_threads, 'thread')}"
-    )
+    threads = ""
+    if timing.n_threads is not None:
+        threads = f", {wording.quantity(timing.n_threads, 'thread')}"
     batches = " and ".join(map(str, timing.batches))
     where = "" if timing.runtime == "torch" else f", in {timing.runtime}"
     return f"dense and sparse in turn, {timing.n_prompt} tokens, {batches} at once{threads}{where}"
@@ -65,23 +67,23 @@ _ABOUT: dict[str, tuple[type[Any], str, Callable[[Any], str]]] = {
     "continuation": (
         ContinuationSettings,
         "Continuations of a text",
-        lambda asked: end_of(asked.prompt, PROMPT_SHOWN),
+        lambda request: end_of(request.prompt, PROMPT_SHOWN),
     ),
     "divergence": (
         DivergenceSettings,
         "Token-by-token comparison",
-        lambda asked: end_of(asked.text, PROMPT_SHOWN),
+        lambda request: end_of(request.text, PROMPT_SHOWN),
     ),
     "timing": (TimingSettings, "Speed of a sparse model", _timing_details),
     "export": (
         ExportSettings,
         "Export of a sparse model",
-        lambda asked: f"{asked.form}, weights in {asked.weights}, proven by a fresh process",
+        lambda request: f"{request.form}, weights in {request.weights}, proven by a fresh process",
     ),
     "verify": (
         VerifySettings,
         "Verification of the data folder",
-        lambda asked: "compares data with its checksums",
+        lambda request: "compares data with its checksums",
     ),
 }
 """The settings, title and details of a job of each kind but runs."""
@@ -117,15 +119,16 @@ def job_model(backend: Backend, job: Job) -> tuple[Run | None, str]:
     """The run of the sparse model that a job is about, and its record's key; no run where none has
     it.
     """
-    settings = [
-        str(job.settings[name]) for name in ("sparse", "right", "left") if name in job.settings
-    ]
-    named = job.settings.get("run")
-    runs = [run for run in backend.runs() if not named or run.key == named] if settings else []
-    return next(
-        ((run, key) for key in settings for run in runs if key in run.sparse),
-        (None, ""),
-    )
+    keys = [job.settings.get(name) for name in ("sparse", "right", "left")]
+    if not any(keys):
+        return None, ""
+    of_run = job.settings.get("run")
+    runs = [run for run in backend.runs() if of_run in (None, "", run.key)]
+    for key in keys:
+        for run in runs:
+            if key in run.sparse:
+                return run, str(key)
+    return None, ""
 
 
 def job_activity(job: Job) -> tuple[str, str]:
@@ -185,7 +188,8 @@ def _jobs_ahead(backend: Backend, job: Job) -> int:
 def _waiting_words(ahead: int) -> str:
     if not ahead:
         return "Starts as soon as a worker is free"
-    return f"{wording.quantity(ahead, 'job')} {'waits' if ahead == 1 else 'wait'} before it"
+    verb = "waits" if ahead == 1 else "wait"
+    return f"{wording.quantity(ahead, 'job')} {verb} before it"
 
 
 def _silent_s(job: Job) -> float:
@@ -206,11 +210,9 @@ def job_announcement(backend: Backend, job: Job) -> str:
 
 def attempt_words(job: Job) -> str:
     """Which attempt it is and how long all took together; empty for the first."""
-    return (
-        f"attempt {job.attempt}, {wording.duration_words(job.all_s)} in all"
-        if job.attempt > 1
-        else ""
-    )
+    if job.attempt == 1:
+        return ""
+    return f"attempt {job.attempt}, {wording.duration_words(job.all_s)} in all"
 
 
 def waiting_run_estimate(backend: Backend, job: Job) -> str:
@@ -237,20 +239,20 @@ def job_request(job: Job) -> RunSettings | FindSettings | None:
 
 def stage_facts(job: Job) -> str:
     """How far a running job is in its stage, and how fast."""
-    position, parts, counted = job.progress, [], job.progress.unit in COUNTED
-    if position.total > 1:
-        share = f"{wording.percent(position.share, 0)} of this stage"
-        parts.append(
-            f"{position.done:,} of {position.total:,} {position.unit}" if counted else share
-        )
-    if position.stage == "heal" and position.message:
-        parts.append(position.message)
-    if position.n_right is not None and position.done:
-        parts.append(f"{position.n_right:,} right so far")
-    if position.rate and counted:
-        parts.append(
-            f"{position.rate:,.{0 if position.rate >= 10 else 1}f} {position.unit} a second"
-        )
+    progress = job.progress
+    is_counted = progress.unit in COUNTED
+    parts = []
+    if progress.total > 1 and is_counted:
+        parts.append(f"{progress.done:,} of {progress.total:,} {progress.unit}")
+    elif progress.total > 1:
+        parts.append(f"{wording.percent(progress.share, 0)} of this stage")
+    if progress.stage == "heal" and progress.message:
+        parts.append(progress.message)
+    if progress.n_right is not None and progress.done:
+        parts.append(f"{progress.n_right:,} right so far")
+    if progress.rate and is_counted:
+        n_digits = 0 if progress.rate >= 10 else 1
+        parts.append(f"{progress.rate:,.{n_digits}f} {progress.unit} a second")
     return " · ".join(parts)
 
 
@@ -308,20 +310,20 @@ def _sparse_model(job: Job) -> str:
 
     Before the first one, what is read serves them all; later it is read again for one.
     """
-    settings, position = job_request(job), job.progress
-    if settings is None or position.point is None or position.stage == "walk":
+    settings = job_request(job)
+    stage = job.progress.stage
+    point = job.progress.point
+    if settings is None or point is None or stage == "walk":
         return ""
-    if (
-        position.stage not in ("prune", "heal", "quantise", "continue", "answer", "evaluate")
-        and position.point == 0
-    ):
+    if point == 0 and stage not in _OF_ONE_MODEL:
         return ""
     if isinstance(settings, FindSettings):
-        return f"trial {position.point + 1}" + (f": {position.message}" if position.message else "")
-    if not 0 <= position.point < len(settings.points):
+        trial = f"trial {point + 1}"
+        return f"{trial}: {job.progress.message}" if job.progress.message else trial
+    points = settings.points
+    if not 0 <= point < len(points):
         return ""
-    name = wording.model_words(settings.points[position.point])
-    return f"sparse model {position.point + 1} of {len(settings.points)}: {name}"
+    return f"sparse model {point + 1} of {len(points)}: {wording.model_words(points[point])}"
 
 
 def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> Table:
@@ -332,23 +334,17 @@ def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> 
     times = [("Time", whole_s, forecast.duration.total_s)]
     for part, stages in PART_STAGES.items():
         measured = [run.seconds[stage] for stage in stages if stage in run.seconds]
-        times += [(f"of it {part}", sum(measured), expected.get(part))] if measured else []
+        if measured:
+            times.append((f"of it {part}", sum(measured), expected.get(part)))
     sizes = [
         ("Memory, at most", run.peak_bytes, forecast.memory.expected_bytes),
         ("Left on the disk", run.disk_bytes, forecast.left_bytes),
     ]
-    rows = [
-        [
-            name,
-            *("not known" if value is None else words(value) for value in values),
-        ]
-        for words, record in ((wording.duration_words, times), (wording.size, sizes))
-        for name, *values in record
-    ]
+    rows = [[name, *_known(wording.duration_words, values)] for name, *values in times]
+    rows += [[name, *_known(wording.size, values)] for name, *values in sizes]
     caption = "Measured, and estimated at the start."
-    return Table(
-        "what it took",
-        caption,
-        ["", "measured", "estimated"],
-        rows,
-    )
+    return Table("what it took", caption, ["", "measured", "estimated"], rows)
+
+
+def _known(words: Callable[[Any], str], values: Sequence[float | None]) -> list[str]:
+    return ["not known" if value is None else words(value) for value in values]

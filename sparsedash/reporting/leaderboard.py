@@ -2,9 +2,11 @@
 a table, a page.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import inf
 from statistics import median
 from typing import NamedTuple
@@ -12,17 +14,18 @@ from typing import NamedTuple
 from sparsedash.catalog import model_shape
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, Table, Value, element, heading, paragraph
+from sparsedash.reporting.model_results import Measured, ModelResult, judge, measure_beside
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_reports import html_page
-from sparsedash.reporting.run_results import ModelResult, RunResults, judge, measure_beside
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.task_words import limit_on
 from sparsedash.reporting.verdicts import (
     LEVELS,
     VERDICT_SIGNS,
     early_stopping_words,
-    finite_ratio,
     loss_interval,
     loss_value,
+    loss_values,
     verdict_values,
 )
 from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity, tolerance_words
@@ -78,80 +81,71 @@ def leaderboard_entries(runs: Sequence[RunResults]) -> tuple[dict[str, Entry], i
     left out.
     """
     entries: dict[str, Entry] = {}
-    for run, model in ((results, model) for results in runs for model in results.models):
-        record = model.record
-        settings = run.run.settings
-        entry = Entry(
-            run=run,
-            model=model,
-            base=wording.reference_title(record.model).partition(" (")[0].rpartition("/")[2],
-            name=wording.record_names(run.run, named=True)[record.key].replace(
-                " %",
-                f"{NBSP}%",
-            ),
-            answers=run.run.answers.get(record.key, ()),
-            tasks=frozenset(settings.evaluation.tasks),
-        )
-        key = record.key
-        if key in entries and (joined := _joined(entries[key], entry)) is not None:
-            entries[key] = joined
-        else:
+    for results in runs:
+        for model in results.models:
+            _add_entry(entries, results, model)
+    by_base: dict[str, dict[str, Entry]] = {}
+    for key, entry in entries.items():
+        by_base.setdefault(entry.base, {})[key] = entry
+    ordered = list(chain.from_iterable(group.items() for group in by_base.values()))
+    return _with_unique_names(dict(ordered[:MOST_MODELS])), max(0, len(ordered) - MOST_MODELS)
+
+
+def _add_entry(entries: dict[str, Entry], results: RunResults, model: ModelResult) -> None:
+    """Add a model, with its answers in both runs where an earlier run has it."""
+    key = model.record.key
+    name = wording.record_names(results.run, named=True)[key]
+    entry = Entry(
+        run=results,
+        model=model,
+        base=_short_title(model.record.model).rpartition("/")[2],
+        name=name.replace(" %", f"{NBSP}%"),
+        answers=results.run.answers.get(key, ()),
+        tasks=frozenset(results.run.settings.evaluation.tasks),
+    )
+    if key in entries:
+        known = entries[key]
+        answers = tuple(dict.fromkeys((*known.answers, *entry.answers)))
+        longest = max(len(known.answers), len(entry.answers))
+        if known.tasks & entry.tasks and len(answers) > longest:
             # Asked the same task in another way: a row of its own.
-            entries[key if key not in entries else f"{key}-{len(entries)}"] = entry
-    by_base = list(dict.fromkeys(model.base for model in entries.values()))
-    ordered = sorted(
-        entries.items(),
-        key=lambda pair: by_base.index(pair[1].base),
-    )
-    return _told_apart(dict(ordered[:MOST_MODELS])), max(0, len(ordered) - MOST_MODELS)
+            key = f"{key}-{len(entries)}"
+        else:
+            entry = replace(known, answers=answers, tasks=known.tasks | entry.tasks)
+    entries[key] = entry
 
 
-def _joined(one: Entry, second: Entry) -> Entry | None:
-    """The model of two runs with the answers of both; None where they asked the same task in two
-    ways.
-    """
-    answers = tuple(dict.fromkeys((*one.answers, *second.answers)))
-    if one.tasks & second.tasks and len(answers) > max(len(one.answers), len(second.answers)):
-        return None
-    return replace(
-        one,
-        answers=answers,
-        tasks=one.tasks | second.tasks,
-    )
-
-
-def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+def _with_unique_names(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """The same with names that differ: after one that several have, the run's name, or how it was
     made.
     """
-    titles = [candidate.title for candidate in entries.values()]
-
-    def name(entry: Entry) -> str:
-        settings = entry.run.run.settings
-        text = wording.reference_title(settings.calibration.corpus).partition(" (")[0]
-        shares = [wording.share_of(entry.model.method)] if entry.model.record.pruned else []
-        origin = ", ".join(
-            [
-                settings.dtype,
-                text if settings.reads_text else "no text",
-                *shares,
-            ]
-        )
-        return (
-            entry.name
-            if titles.count(entry.title) == 1
-            else f"{entry.name}, {entry.run.name or origin}"
-        )
-
-    named = {key: replace(candidate, name=name(candidate)) for key, candidate in entries.items()}
-    unique = unique_names({key: candidate.title for key, candidate in named.items()})
+    n_titles = Counter(entry.title for entry in entries.values())
+    titles = {}
+    for key, entry in entries.items():
+        titles[key] = entry.title
+        if n_titles[entry.title] > 1:
+            titles[key] = f"{entry.title}, {entry.run.name or _origin(entry)}"
+    unique = unique_names(titles)
     return {
-        key: replace(
-            candidate,
-            name=unique[key].removeprefix(f"{candidate.base}, "),
-        )
-        for key, candidate in named.items()
+        key: replace(entry, name=unique[key].removeprefix(f"{entry.base}, "))
+        for key, entry in entries.items()
     }
+
+
+def _origin(entry: Entry) -> str:
+    """How a model was made, after its name: number format, calibration text, budget."""
+    settings = entry.run.run.settings
+    parts = [
+        settings.dtype,
+        _short_title(settings.calibration.corpus) if settings.reads_text else "no text",
+    ]
+    if entry.model.record.pruned:
+        parts.append(wording.share_of(entry.model.method))
+    return ", ".join(parts)
+
+
+def _short_title(reference: str) -> str:
+    return wording.reference_title(reference).partition(" (")[0]
 
 
 class _Cell(NamedTuple):
@@ -189,22 +183,24 @@ class Leaderboard:
         verdicts = {cell.verdict for cell in cells.values() if cell.verdict}
         if not verdicts:
             return None
+        if "beyond" in verdicts:
+            return "beyond"
         is_within = verdicts == {"within"} and cells["perplexity"].verdict
-        return "beyond" if "beyond" in verdicts else "within" if is_within else "undecided"
+        return "within" if is_within else "undecided"
 
     @property
     def sentence(self) -> str:
         """How many models are beyond, within, undecided."""
         judged = [self.verdict(key) for key in self.entries if key != self.baseline]
         beside = self.entries[self.baseline].title
-        n = sum(verdict is not None for verdict in judged)
-        counts = {
-            words: count for verdict, words in _VERDICTS.items() if (count := judged.count(verdict))
-        }
+        counts = []
+        for verdict, words in _VERDICTS.items():
+            if verdict in judged:
+                counts.append(f"{judged.count(verdict)} {words}")
         if not counts:
             return f"No model can be compared with {beside}."
-        listed = ", ".join(f"{count} {words}" for words, count in counts.items())
-        return f"Of {quantity(n, 'model')} against {beside}: {listed}."
+        n = sum(verdict is not None for verdict in judged)
+        return f"Of {quantity(n, 'model')} against {beside}: {', '.join(counts)}."
 
     def rows(self, only_beyond: bool, order: str) -> list[str]:
         """The keys of the entries to show, the baseline first. order: a column, best first; else
@@ -218,34 +214,26 @@ class Leaderboard:
 
     def table(self, rows: Sequence[str], links: Sequence[Html] = ()) -> Table:
         """These rows as a table. links: in place of their names."""
-        shown = [(self.entries[key], self.cells[key], key == self.baseline) for key in rows]
-        text = [
-            [
-                f"{entry.base}\n{entry.name}{', baseline' * pinned}",
-                *(cells[name].text for name in self.columns),
-            ]
-            for entry, cells, pinned in shown
-        ]
-        data: list[dict[str, Value]] = []
-        for entry, cells, pinned in shown:
-            data.append(
-                {
-                    "base": entry.base,
-                    "model": entry.name.replace(NBSP, " "),
-                    "baseline": pinned,
-                }
-            )
+        texts = []
+        data = []
+        for key in rows:
+            entry = self.entries[key]
+            cells = self.cells[key]
+            is_baseline = key == self.baseline
+            baseline = ", baseline" if is_baseline else ""
+            text = [f"{entry.base}\n{entry.name}{baseline}"]
+            text += [cells[name].text for name in self.columns]
+            texts.append(text)
+            values: dict[str, Value] = {
+                "base": entry.base,
+                "model": entry.name.replace(NBSP, " "),
+                "baseline": is_baseline,
+            }
             for cell in cells.values():
-                data[-1] |= cell.values
-        return Table(
-            "Models by tasks",
-            "",
-            ["Model", *self.columns.values()],
-            text,
-            links,
-            data,
-            stacked=True,
-        )
+                values |= cell.values
+            data.append(values)
+        head = ["Model", *self.columns.values()]
+        return Table("Models by tasks", "", head, texts, links, data, stacked=True)
 
     @property
     def has_tasks(self) -> bool:
@@ -265,16 +253,11 @@ class Leaderboard:
         body = [
             heading(self.sentence),
             paragraph(self.caption, css="sd-muted"),
+            element("div", self.table(rows).html, css="numbers"),
         ]
-        body.append(
-            element(
-                "div",
-                self.table(rows).html,
-                css="numbers",
-            )
-        )
-        paragraphs = (paragraph(text, css="sd-muted") for text in (*self.notes, *READING))
-        return html_page("Models by tasks", [*body, *paragraphs])
+        for text in (*self.notes, *READING):
+            body.append(paragraph(text, css="sd-muted"))
+        return html_page("Models by tasks", body)
 
 
 _VERDICTS: dict[Verdict, str] = {
@@ -291,62 +274,34 @@ def leaderboard(
     backend: Backend, entries: Mapping[str, Entry], baseline: str, tolerance: Tolerance
 ) -> Leaderboard:
     """The entries judged together beside the baseline, one of their keys."""
-    comparisons = {
-        key: backend.answers.compared(
-            entries[baseline].answers,
-            entry.answers,
-        )
-        for key, entry in entries.items()
-    }
-    tasks = dict.fromkeys(
-        task for by_task in (comparisons[baseline], *comparisons.values()) for task in by_task
-    )
-    rolling = {
-        task
-        for by_task in comparisons.values()
-        for task, comparison in by_task.items()
-        if comparison.rolling
-    }
-    beside = [
-        (task, comparison)
-        for key, by_task in comparisons.items()
-        if key != baseline
-        for task, comparison in by_task.items()
-    ]
-    notes = _task_notes(beside, tolerance)
-    cells = _passage_cells(
-        backend,
-        entries,
-        baseline,
-        tolerance,
-    )
-    for key, by_task in _task_cells(
-        comparisons,
-        list(tasks),
-        baseline,
-        tolerance,
-    ).items():
-        cells[key] |= by_task
-    timed = {key: _decode_s(backend, entry) for key, entry in entries.items()}
+    pinned = entries[baseline].answers
+    comparisons = {}
     for key, entry in entries.items():
-        cells[key] |= _cost_cells(backend, entry, timed[key])
-    heads = _HEADS | {
-        f"{_TASK}{task}": f"{task}{', bits a byte' * (task in rolling)}" for task in tasks
-    }
-    heads |= {
-        name: head for name, head in _COSTS.items() if any(row[name].text for row in cells.values())
-    }
-    notes += dict.fromkeys(
-        _timed_words(comparisons[1]) for comparisons in timed.values() if comparisons
-    )
-    notes.append(
-        early_stopping_words({entry.title: entry.model.record for entry in entries.values()})
-    )
+        comparisons[key] = backend.answers.compared(pinned, entry.answers)
+    cells = _passage_cells(backend, entries, baseline, tolerance)
+    _add_task_cells(cells, comparisons, baseline, tolerance)
+    machines = []
+    for key, entry in entries.items():
+        timing = _timing(backend, entry)
+        cells[key] |= _cost_cells(backend, entry, timing)
+        if timing is not None:
+            threads = quantity(timing.n_threads, "thread")
+            machines.append(f"Timed on {timing.machine}, {threads}, {timing.dtype}.")
+    columns = _HEADS | _task_heads(comparisons, baseline)
+    for name, head in _COSTS.items():
+        if any(row[name].text for row in cells.values()):
+            columns[name] = head
+    records = {entry.title: entry.model.record for entry in entries.values()}
+    notes = [
+        *_task_notes(comparisons, baseline, tolerance),
+        *dict.fromkeys(machines),
+        early_stopping_words(records),
+    ]
     return Leaderboard(
         entries=entries,
         baseline=baseline,
         tolerance=tolerance,
-        columns=heads,
+        columns=columns,
         cells=cells,
         notes=list(filter(None, notes)),
     )
@@ -355,122 +310,125 @@ def leaderboard(
 def _passage_cells(
     backend: Backend, entries: Mapping[str, Entry], baseline: str, tolerance: Tolerance
 ) -> dict[str, dict[str, _Cell]]:
+    """The cells of word perplexity and of last words right."""
     dense = entries[baseline].model.record.key
-    measured = {}
+    measured: dict[str, Measured] = {}
     for key, entry in entries.items():
-        if key != baseline:
-            with suppress(LookupError):
-                record, comparison, losses = measure_beside(
-                    backend,
-                    dense,
-                    entry.model.record.key,
-                )
-                # A search's trials, whose intervals hold at any look, share the chance of error
-                # with all others here.
-                shared = replace(
-                    losses, alpha=None, anytime=losses.anytime or losses.alpha is not None
-                )
-                measured[key] = record, comparison, shared
-    judged = dict(
-        zip(
-            measured,
-            judge(list(measured.values()), tolerance),
-            strict=True,
-        )
-    )
-    drawn = {}
+        if key == baseline:
+            continue
+        with suppress(LookupError):
+            model = measure_beside(backend, dense, entry.model.record.key)
+            # A search's trials, whose intervals hold at any look, share the chance of error with
+            # all others here.
+            anytime = model.losses.anytime or model.losses.alpha is not None
+            shared = replace(model.losses, alpha=None, anytime=anytime)
+            measured[key] = model._replace(losses=shared)
+    judged = dict(zip(measured, judge(list(measured.values()), tolerance), strict=True))
+    cells = {}
     for key, entry in entries.items():
         record = entry.model.record
-        changes = [""] * 2 if key == baseline else ["other passages"] * 2
-        perplexity = record.word_perplexity
-        accuracy = record.last_word.accuracy
         verdict = None
-        numbers = {}
+        values: dict[str, Value] = {}
+        change = "" if key == baseline else "other passages"
+        accuracy_change = change
         if key in judged:
-            judged_verdict = judged[key].verdict
-            points = wording.signed_points(judged[key].comparison.difference)
-            changes = [
-                _change(judged_verdict.perplexity),
-                _change(judged_verdict.accuracy) if judged_verdict.accuracy else _unjudged(points),
-            ]
-            verdict = judged_verdict.verdict
-            numbers = verdict_values(judged_verdict)
-            numbers["passages_verdict"] = numbers.pop("verdict")
-        shown = [
-            f"{wording.perplexity(perplexity)}\n{changes[0]}",
-            f"{percent(accuracy)}\n{changes[1]}",
-        ]
-        drawn[key] = {
+            model_verdict = judged[key].verdict
+            accuracy = model_verdict.accuracy
+            change = _change(model_verdict.perplexity)
+            accuracy_change = _unjudged(judged[key].comparison.difference)
+            if accuracy is not None:
+                accuracy_change = _change(accuracy)
+            verdict = model_verdict.verdict
+            values = verdict_values(model_verdict)
+            values["passages_verdict"] = values.pop("verdict")
+        perplexity = record.word_perplexity
+        share_right = record.last_word.accuracy
+        cells[key] = {
             "perplexity": _Cell(
-                shown[0],
+                f"{wording.perplexity(perplexity)}\n{change}",
                 perplexity,
                 {"word_perplexity": perplexity},
                 verdict,
             ),
             "accuracy": _Cell(
-                shown[1],
-                -accuracy,
-                {"accuracy_percent": 100 * accuracy, **numbers},
+                f"{percent(share_right)}\n{accuracy_change}",
+                -share_right,
+                {"accuracy_percent": 100 * share_right, **values},
             ),
         }
-    return drawn
+    return cells
 
 
-def _task_cells(
-    comparisons: Mapping[str, Mapping[str, TaskComparison]],
-    tasks: Sequence[str],
+_Comparisons = Mapping[str, Mapping[str, TaskComparison]]
+"""By entry and task."""
+
+
+def _task_heads(comparisons: _Comparisons, baseline: str) -> dict[str, str]:
+    """The heads of the tasks' columns, the baseline's tasks first."""
+    heads: dict[str, str] = {}
+    for by_task in (comparisons[baseline], *comparisons.values()):
+        for task, comparison in by_task.items():
+            if comparison.rolling:
+                heads[f"{_TASK}{task}"] = f"{task}, bits a byte"
+            else:
+                heads.setdefault(f"{_TASK}{task}", task)
+    return heads
+
+
+def _add_task_cells(
+    cells: Mapping[str, dict[str, _Cell]],
+    comparisons: _Comparisons,
     baseline: str,
     tolerance: Tolerance,
-) -> dict[str, dict[str, _Cell]]:
-    measured = {
-        (key, task): paired.losses
-        for key, by_task in comparisons.items()
-        for task, paired in by_task.items()
-        if paired.losses is not None and key != baseline
-    }
-    judged = dict(
-        zip(
-            measured,
-            judge_losses(list(measured.values()), tolerance),
-            strict=True,
-        )
-    )
+) -> None:
+    """Add a cell for every task to the cells of every entry."""
+    losses = {}
+    for key, by_task in comparisons.items():
+        for task, comparison in by_task.items():
+            if comparison.losses is not None and key != baseline:
+                losses[key, task] = comparison.losses
+    judged = dict(zip(losses, judge_losses(list(losses.values()), tolerance), strict=True))
+    tasks = dict.fromkeys(chain.from_iterable(comparisons.values()))
+    for key, by_task in comparisons.items():
+        for task in tasks:
+            column = f"{_TASK}{task}"
+            if task not in by_task:
+                cells[key][column] = _Cell("–", inf, {})
+                continue
+            loss = judged.get((key, task))
+            change = ""
+            if key != baseline:
+                change = _task_change(by_task[task], comparisons[baseline].get(task), loss)
+            cells[key][column] = _task_cell(task, by_task[task], loss, change)
 
-    def cell(key: str, task: str) -> _Cell:
-        comparison = comparisons[key].get(task)
-        if comparison is None:
-            return _Cell("–", inf, {})
-        share = 1 if comparison.rolling else 100
-        score = f"{comparison.score:.3f}" if comparison.rolling else percent(comparison.score)
-        unit = "bits_a_byte" if comparison.rolling else "percent"
-        values: dict[str, Value] = {
-            f"{task}_{unit}": share * comparison.score,
-            f"{task}_questions": comparison.n,
-        }
-        loss = judged.get((key, task))
-        lost = comparison.losses
-        change = ""
-        if key != baseline:
-            change = "other questions" if comparison.why else "no baseline"
-        if loss is not None:
-            change = _change(loss)
-            values |= _loss_values(task, loss)
-        elif lost is not None and key != baseline:
-            change = _unjudged(wording.signed_points(-lost.moments.mean))
-        most = (
-            max(comparison.n, comparisons[baseline][task].n) if lost is not None else comparison.n
-        )
-        if lost is not None and lost.moments.n < most:
-            change += f"\non {lost.moments.n:,} of {most:,}"
-        rank = comparison.score if comparison.rolling else -comparison.score
-        return _Cell(
-            f"{score}\n{change}",
-            rank,
-            values,
-            loss.verdict if loss else None,
-        )
 
-    return {key: {f"{_TASK}{task}": cell(key, task) for task in tasks} for key in comparisons}
+def _task_cell(task: str, comparison: TaskComparison, loss: Loss | None, change: str) -> _Cell:
+    """A model's score in a task, with its change from the baseline under it."""
+    score = comparison.score
+    values: dict[str, Value] = {f"{task}_questions": comparison.n}
+    verdict = None
+    if loss is not None:
+        verdict = loss.verdict
+        values |= _loss_values(task, loss)
+    if comparison.rolling:
+        values = {f"{task}_bits_a_byte": score, **values}
+        return _Cell(f"{score:.3f}\n{change}", score, values, verdict)
+    values = {f"{task}_percent": 100 * score, **values}
+    return _Cell(f"{percent(score)}\n{change}", -score, values, verdict)
+
+
+def _task_change(
+    comparison: TaskComparison, baseline: TaskComparison | None, loss: Loss | None
+) -> str:
+    """The change of a score from the baseline's, or why there is none."""
+    losses = comparison.losses
+    if losses is None or baseline is None:
+        return "other questions" if comparison.why else "no baseline"
+    change = _unjudged(-losses.moments.mean) if loss is None else _change(loss)
+    n_most = max(comparison.n, baseline.n)
+    if losses.moments.n < n_most:
+        change = f"{change}\non {losses.moments.n:,} of {n_most:,}"
+    return change
 
 
 def _change(loss: Loss) -> str:
@@ -479,105 +437,111 @@ def _change(loss: Loss) -> str:
     return f"{VERDICT_SIGNS[loss.verdict][0]} {value}\n{loss_interval(loss) or 'no interval'}"
 
 
-def _unjudged(points: str) -> str:
-    return f"{points}\nnot judged"
+def _unjudged(change: float) -> str:
+    return f"{wording.signed_points(change)}\nnot judged"
 
 
 def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
     """A loss as numbers for a file."""
-    ends = (loss.value, loss.low, loss.high)
-    name = "ratio"
-    values: list[Value] = [finite_ratio(nats) for nats in ends]
-    if loss.measure == "accuracy":
-        name = "change_points"
-        values = [0.0 - 100 * share for share in (loss.value, loss.high, loss.low)]
-    names = [f"{task}_{name}{end}" for end in ("", "_low", "_high")]
-    level = {
+    name = f"{task}_ratio" if loss.measure == "word perplexity" else f"{task}_change_points"
+    value, low, high = loss_values(loss)
+    return {
+        name: value,
+        f"{name}_low": low,
+        f"{name}_high": high,
         f"{task}_level_percent": 100 * loss.level,
         f"{task}_verdict": loss.verdict,
     }
-    return dict(zip(names, values, strict=True)) | level
 
 
-def _task_notes(answers: Iterable[tuple[str, TaskComparison]], tolerance: Tolerance) -> list[str]:
+def _task_notes(comparisons: _Comparisons, baseline: str, tolerance: Tolerance) -> dict[str, None]:
     """Why answers are not paired, why tasks are not judged, and limits of their own."""
-    notes = list[str]()
-    for task, comparison in answers:
-        if comparison.why:
-            notes.append(comparison.why)
-        elif comparison.losses is not None and comparison.losses.not_judged:
-            why = f"has fewer than {FEWEST_RIGHT} right answers"
-            if comparison.losses.not_judged == "chance":
-                why = "is not shown to do better than guessing"
-            notes.append(f"{task} is not judged: the baseline {why}.")
-        elif comparison.losses is not None and (limit := own_limit(comparison.losses, tolerance)):
-            notes.append(f"{limit_on([task], limit)}.")
-    return list(dict.fromkeys(notes))
+    notes: dict[str, None] = {}
+    for key, by_task in comparisons.items():
+        for task, comparison in by_task.items():
+            if key != baseline:
+                notes[_task_note(task, comparison, tolerance)] = None
+    return notes
 
 
-def _cost_cells(
-    backend: Backend, entry: Entry, timed: tuple[float, Timing] | None
-) -> dict[str, _Cell]:
-    """Weights, bytes and milliseconds. timed: see `_decode_s`."""
-    run = entry.run
-    model = entry.model
-    pruned = entry.model.record.pruned
-    shape = backend.model_shape(model.record)
-    lines = list[str]()
-    n = None
+def _task_note(task: str, comparison: TaskComparison, tolerance: Tolerance) -> str:
+    losses = comparison.losses
+    if comparison.why or losses is None:
+        return comparison.why
+    if losses.not_judged == "chance":
+        return f"{task} is not judged: the baseline is not shown to do better than guessing."
+    if losses.not_judged:
+        return f"{task} is not judged: the baseline has fewer than {FEWEST_RIGHT} right answers."
+    limit = own_limit(losses, tolerance)
+    return f"{limit_on([task], limit)}." if limit else ""
+
+
+def _cost_cells(backend: Backend, entry: Entry, timing: Timing | None) -> dict[str, _Cell]:
+    """Weights, bytes and milliseconds."""
+    record = entry.model.record
+    pruned = record.pruned
+    shape = backend.model_shape(record)
+    lines = []
+    n_weights = None
     if shape is not None and (pruned is None or pruned.dense_widths == shape.widths):
-        n = model_shape.parameter_count(
-            shape,
-            pruned.widths if pruned else shape.widths,
-        )
-        lines.append(wording.weights(n))
-    gone = pruned.reached.weights if pruned else 0.0
-    lines += [f"{MINUS}{percent(gone)} of blocks"] * bool(gone)
-    # A dense model has a file to compare with where one of its run was quantised.
-    files = [
-        sizes
-        for candidate in ([model] if pruned else run.judged)
-        if (sizes := run.file_bytes(candidate))
-    ]
-    n_bytes = files[0][0 if pruned else 1] if files else None if n is None else 2 * n
-    kind = pruned.spec.weights.upper() if pruned and pruned.quantised else "16 bits"
-    ms = 1000 * timed[0] if timed else None
+        widths = pruned.widths if pruned else shape.widths
+        n_weights = model_shape.parameter_count(shape, widths)
+        lines.append(wording.weights(n_weights))
+    removed = pruned.reached.weights if pruned else 0.0
+    if removed:
+        lines.append(f"{MINUS}{percent(removed)} of blocks")
+    n_bytes = _file_bytes(entry)
+    if n_bytes is None and n_weights is not None:
+        n_bytes = 2 * n_weights
+    kind = "16 bits"
+    if pruned and pruned.quantised:
+        kind = pruned.spec.weights.upper()
+    ms = None
+    shown_ms = ""
+    if timing is not None:
+        ms = 1000 * _token_s(timing, dense=pruned is None)
+        shown_ms = f"{ms:.3g}" if ms < 100 else f"{ms:,.0f}"
     return {
         "weights": _Cell(
             "\n".join(lines),
-            inf if n is None else n,
-            {"weights": n, "weights_gone_percent": 100 * gone},
+            inf if n_weights is None else n_weights,
+            {"weights": n_weights, "weights_gone_percent": 100 * removed},
         ),
         "bytes": _Cell(
             f"{wording.size(n_bytes)}\n{kind}" if n_bytes else "",
             n_bytes or inf,
             {"bytes": n_bytes},
         ),
-        "ms": _Cell(
-            (f"{ms:.3g}" if ms < 100 else f"{ms:,.0f}") if ms else "",
-            ms or inf,
-            {"ms_a_token": ms},
-        ),
+        "ms": _Cell(shown_ms, ms or inf, {"ms_a_token": ms}),
     }
 
 
-def _decode_s(backend: Backend, entry: Entry) -> tuple[float, Timing] | None:
-    """Seconds to write one token, and the timing that says so: of a dense model any of its
-    run's.
+def _file_bytes(entry: Entry) -> int | None:
+    """Bytes of a model's GGUF file; None without one.
+
+    A dense model has a file to compare with where one of its run was quantised.
     """
-    pruned = entry.model.record.pruned
-    for model in [entry.model] if pruned else entry.run.judged:
-        timing = backend.result(
-            Timing,
-            TimingSettings(
-                dense=entry.run.dense.key,
-                sparse=model.record.key,
-            ).key(),
-        )
-        if timing is not None and (phase := timing.timed("decode")) is not None:
-            return median(phase.sparse_s if pruned else phase.dense_s) / timing.n_decode, timing
+    if entry.model.record.pruned:
+        sizes = entry.run.file_bytes(entry.model)
+        return sizes[0] if sizes else None
+    for model in entry.run.sparse_models:
+        if sizes := entry.run.file_bytes(model):
+            return sizes[1]
     return None
 
 
-def _timed_words(timing: Timing) -> str:
-    return f"Timed on {timing.machine}, {quantity(timing.n_threads, 'thread')}, {timing.dtype}."
+def _timing(backend: Backend, entry: Entry) -> Timing | None:
+    """The timing of a model's writing: of a dense model any of its run's."""
+    for model in [entry.model] if entry.model.record.pruned else entry.run.sparse_models:
+        settings = TimingSettings(dense=entry.run.dense.key, sparse=model.record.key)
+        timing = backend.result(Timing, settings.key())
+        if timing is not None and timing.timed("decode") is not None:
+            return timing
+    return None
+
+
+def _token_s(timing: Timing, dense: bool) -> float:
+    """Median seconds to write one token."""
+    phase = timing.timed("decode")
+    assert phase is not None, "only timings of writing are shown"
+    return median(phase.dense_s if dense else phase.sparse_s) / timing.n_decode

@@ -19,11 +19,13 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.html import visible
 from sparsedash.reporting.kind_words import forgotten_sentence, kind_cells
-from sparsedash.reporting.run_results import ModelResult, StoredResults, judge, measure, run_results
+from sparsedash.reporting.model_results import ModelResult, judge, measure
+from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.verdicts import loss_cells
 from sparsedash.schema.card_facts import CardFacts, hub_name, public_model, public_name
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.sparse_spec import Quantisation
+from sparsedash.service.stored_results import StoredResults
 from sparsedash.stats.tolerance import ToleranceVerdict
 from sparsedash.storage.model_folders import RECIPE
 from sparsedash.storage.store import Store
@@ -42,7 +44,7 @@ def stored_card(store: Store, facts: CardFacts) -> str:
         facts.run,
         tolerance,
     )
-    for judged in results.judged if results else ():
+    for judged in results.sparse_models if results else ():
         if judged.record.key == facts.sparse.key:
             return model_card(facts, judged)
     (judged,) = judge([measure(facts.dense, facts.sparse)], tolerance)

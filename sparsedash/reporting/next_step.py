@@ -10,8 +10,8 @@ from typing import Literal
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.reporting import wording
-from sparsedash.reporting.findings import Shares, named_shares
-from sparsedash.reporting.run_results import ModelResult, RunResults, is_one_layer_apart
+from sparsedash.reporting.model_results import ModelResult, Shares, is_one_layer_apart, named_shares
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import sparsity_percent
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import FIXED_PERMILLE
@@ -127,7 +127,7 @@ def _suggestion(results: RunResults, reach: Reach) -> NextStep:
 def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach: Reach) -> NextStep:
     """More passages for all undecided shares that some text within reach can decide."""
     run = results.run
-    needed = dict[int, int]()
+    needed = {}
     for model in undecided:
         n = _needed(results, model, reach)
         if n is not None and _evaluation(results, n, reach) is not None:

@@ -48,103 +48,67 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
 
     In the page's table a row has two bars, all to one scale.
     """
-    known = []
-    both = pair.outcomes(position)
-    for outcome in both:
-        exact = {t.text: exp(min(0.0, t.log_likelihood)) for t in outcome.tokens[:1]}
-        known.append({c.text: c.probability for c in reversed(outcome.top)} | exact)
-    first = next((token.text for token in both[0].tokens), "")
-    listed = dict.fromkeys(
-        [
-            *([first] if first else []),
-            *(c.text for o in both for c in o.top[:LISTED]),
-        ]
-    )
-    shares = {text: [probabilities.get(text) for probabilities in known] for text in listed}
-    ranked = sorted(
-        shares.items(),
-        key=lambda row: -max(share or 0.0 for share in row[1]),
-    )
-    largest = (
-        max(
-            (share or 0.0 for _, row in ranked for share in row),
-            default=0.0,
-        )
-        or 1.0
-    )
-    heads = [
-        element(
-            "th",
-            escape(n),
-            scope="col",
-            css=css,
-        )
-        for n, css in zip(pair.titles, pair.colours, strict=True)
-    ]
+    outcomes = pair.outcomes(position)
+    probabilities = []
+    for outcome in outcomes:
+        by_token = {choice.text: choice.probability for choice in reversed(outcome.top)}
+        for first in outcome.tokens[:1]:
+            by_token[first.text] = exp(min(0.0, first.log_likelihood))
+        probabilities.append(by_token)
+    target = outcomes[0].tokens[0].text if outcomes[0].tokens else None
+    tokens = [] if target is None else [target]
+    for outcome in outcomes:
+        tokens += [choice.text for choice in outcome.top[:LISTED]]
+    rows: dict[str, list[float | None]] = {}
+    for text in tokens:
+        rows[text] = [by_token.get(text) for by_token in probabilities]
+    ranked = sorted(rows.items(), key=lambda row: -_largest(row[1]))
+    scale = max((_largest(row) for row in rows.values()), default=0.0) or 1.0
     drawn = []
+    data = []
     for text, row in ranked:
-        hit = bool(first) and text == first
-        # An unknown probability has no colour, and so no bar.
-        bars = [
-            element(
-                "span",
-                css="sd-meter" if n is None else f"sd-meter {css}",
-                style=f"width: {100 * (n or 0.0) / largest:.1f}%",
-            )
-            for n, css in zip(row, pair.colours, strict=True)
-        ]
-        cells = [NOT_AMONG_FIRST if share is None else wording.probability(share) for share in row]
-        sign = element("span", escape(" ✓"), css="sd-sign") if hit else Html("")
-        name = element(
-            "th",
-            token(text),
-            sign,
-            scope="row",
-            css="sd-hit" if hit else "",
-        )
-        drawn.append(
-            element(
-                "tr",
-                name,
-                element("td", *bars),
-                *(element("td", escape(cell)) for cell in cells),
-            )
-        )
-    head = element(
-        "thead",
-        element(
-            "tr",
-            element("th", escape("Next token"), scope="col"),
-            element("td"),
-            *heads,
-        ),
-    )
-    shown = element(
+        is_target = text == target
+        drawn.append(_choice_row(pair, text, row, scale, is_target))
+        values: dict[str, Value] = {"token": text, "begins_right_word": is_target}
+        for side, share in zip(SIDES, row, strict=True):
+            percent = None if share is None else 100 * share
+            values[f"{side}_probability_percent"] = percent
+        data.append(values)
+    heads = [element("th", escape("Next token"), scope="col"), element("td")]
+    for title, css in zip(pair.titles, pair.colours, strict=True):
+        heads.append(element("th", escape(title), scope="col", css=css))
+    table = element(
         "table",
         element("caption", escape(CAPTION)),
-        head,
+        element("thead", element("tr", *heads)),
         element("tbody", *drawn),
         css="sd-top",
     )
-    data = [
-        {
-            "token": text,
-            "begins_right_word": bool(first) and text == first,
-            **{
-                f"{side}_probability_percent": p and 100 * p
-                for side, p in zip(SIDES, row, strict=True)
-            },
-        }
-        for text, row in ranked
-    ]
-    return shown, Table(
-        "First choices",
-        CAPTION,
-        [],
-        [],
-        data=data,
-        of=pair.stem,
-    )
+    return table, Table("First choices", CAPTION, [], [], data=data, of=pair.stem)
+
+
+def _largest(shares: Sequence[float | None]) -> float:
+    return max(share or 0.0 for share in shares)
+
+
+def _choice_row(
+    pair: Pair, text: str, shares: Sequence[float | None], scale: float, is_target: bool
+) -> Html:
+    """One token with both models' probabilities, as bars and in words. scale: of the longest bar."""
+    bars = []
+    cells = []
+    for share, css in zip(shares, pair.colours, strict=True):
+        # An unknown probability has no colour, and so no bar.
+        css = "sd-meter" if share is None else f"sd-meter {css}"
+        width = f"width: {100 * (share or 0.0) / scale:.1f}%"
+        bars.append(element("span", css=css, style=width))
+        words = NOT_AMONG_FIRST if share is None else wording.probability(share)
+        cells.append(element("td", escape(words)))
+    name = [token(text)]
+    if is_target:
+        name.append(element("span", escape(" ✓"), css="sd-sign"))
+    head = element("th", *name, scope="row", css="sd-hit" if is_target else "")
+    return element("tr", head, element("td", *bars), *cells)
 
 
 class ChangeRange(NamedTuple):
@@ -158,7 +122,9 @@ class ChangeRange(NamedTuple):
     @property
     def address(self) -> str:
         """ "-2..-1", "..-3", "3.."."""
-        return "..".join("" if abs(end) == inf else f"{end:g}" for end in (self.low, self.high))
+        low = "" if isinf(self.low) else f"{self.low:g}"
+        high = "" if isinf(self.high) else f"{self.high:g}"
+        return f"{low}..{high}"
 
     @property
     def words(self) -> str:
@@ -189,23 +155,14 @@ def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
     )
     first = min(-1, floor(low / step))
     last = max(1, ceil(high / step))
-    ends = [
-        -inf,
-        *(round(place * step, 6) for place in range(first + 1, last)),
-        inf,
-    ]
-    return [ChangeRange(low=one, high=high_end) for one, high_end in pairwise(ends)]
+    ends = [round(place * step, 6) for place in range(first + 1, last)]
+    return [ChangeRange(*bounds) for bounds in pairwise([-inf, *ends, inf])]
 
 
 def count_by_range(changes: Sequence[float], ranges: Sequence[ChangeRange]) -> list[int]:
     """How many of the changes each range holds."""
-    counts = Counter(
-        bisect_right(
-            [change_range.high for change_range in ranges[:-1]],
-            change,
-        )
-        for change in changes
-    )
+    ends = [change_range.high for change_range in ranges[:-1]]
+    counts = Counter(bisect_right(ends, change) for change in changes)
     return [counts[i] for i in range(len(ranges))]
 
 
@@ -232,60 +189,53 @@ class _Text(NamedTuple):
 @lru_cache(maxsize=4)
 def passage_groups(passages: Passages) -> dict[tuple[str, str], list[int]]:
     """Positions of the passages in every group that has any, by kind and name of the group."""
-    words = [[word.casefold() for word in _WORD.findall(context)] for context in passages.contexts]
-    # The first word of a target; all of it where there is none.
-    targets = [
-        match.group() if (match := _WORD.search(target)) else target.strip()
-        for target in passages.targets
-    ]
-    holding = Counter(
-        word
-        for context_words, target in zip(words, targets, strict=True)
-        for word in {*context_words, target.casefold()}
-    )
-    texts = [
-        _Text(
-            context,
-            target,
-            context_words,
-            holding[target.casefold()] - 1,
-        )
-        for context, target, context_words in zip(
-            passages.contexts,
-            targets,
-            words,
-            strict=True,
-        )
-    ]
-    groups = dict[tuple[str, str], list[int]]()
-    for kind, (names, number_of) in _KINDS.items():
-        numbers = list(map(number_of, texts))
-        for number, name in enumerate(names):
-            if number in numbers:
-                groups[kind, name] = [
-                    position
-                    for position, group_number in enumerate(numbers)
-                    if group_number == number
-                ]
+    words = []
+    targets = []
+    n_with = Counter[str]()
+    for context, target in zip(passages.contexts, passages.targets, strict=True):
+        words.append([word.casefold() for word in _WORD.findall(context)])
+        # The first word of a target; all of it where there is none.
+        match = _WORD.search(target)
+        targets.append(match.group() if match else target.strip())
+        n_with.update({*words[-1], targets[-1].casefold()})
+    groups: dict[tuple[str, str], list[int]] = {}
+    for kind, (names, group_of) in _KINDS.items():
+        positions: dict[str, list[int]] = {name: [] for name in names}
+        for i, context in enumerate(passages.contexts):
+            n_others = n_with[targets[i].casefold()] - 1
+            name = names[group_of(_Text(context, targets[i], words[i], n_others))]
+            positions[name].append(i)
+        for name in names:
+            if positions[name]:
+                groups[kind, name] = positions[name]
     return groups
 
 
 def _speech(text: _Text) -> int:
     context = text.context
-    if context.count('"') % 2 or any(
-        context.count(opening) > context.count(closing) for opening, closing in _QUOTES
-    ):
+    is_open = context.count('"') % 2 == 1
+    has_speech = '"' in context
+    for opening, closing in _QUOTES:
+        is_open = is_open or context.count(opening) > context.count(closing)
+        has_speech = has_speech or opening in context
+    if is_open:
         return 0
-    return 1 if '"' in context or any(opening in context for opening, _ in _QUOTES) else 2
+    return 1 if has_speech else 2
+
+
+def _spelling(text: _Text) -> int:
+    letter = text.target[:1]
+    if not letter.isalpha():
+        return 2
+    return 0 if letter.isupper() else 1
 
 
 def _mention(text: _Text) -> int:
     word = text.target.casefold()
-    distance = next(
-        (n for n, context_word in enumerate(reversed(text.words), start=1) if context_word == word),
-        None,
-    )
-    return 0 if distance is None else 1 + bisect_right((21, 61), distance)
+    for distance, context_word in enumerate(reversed(text.words), start=1):
+        if context_word == word:
+            return 1 + bisect_right((21, 61), distance)
+    return 0
 
 
 _KINDS: Mapping[str, tuple[tuple[str, ...], Callable[[_Text], int]]] = {
@@ -297,10 +247,7 @@ _KINDS: Mapping[str, tuple[tuple[str, ...], Callable[[_Text], int]]] = {
         ("in no other passage", "in 1 to 4 others", "in 5 others and more"),
         lambda text: bisect_right((1, 5), text.others),
     ),
-    "Spelling": (
-        ("capital, mostly names", "lower case", "number or sign"),
-        lambda text: 2 if not text.target[:1].isalpha() else 0 if text.target[:1].isupper() else 1,
-    ),
+    "Spelling": (("capital, mostly names", "lower case", "number or sign"), _spelling),
     "Speech": (("within speech", "beside speech", "no speech in the passage"), _speech),
     "Last mention in the context": (
         ("none", "1 to 20 words before", "21 to 60 words before", "61 words before and more"),
@@ -316,11 +263,7 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
     """What every group of enough passages lost from left to right, with intervals that all hold
     together.
     """
-    every = passage_groups(passages)
-    n = len(pair.left.outcomes)
-    groups = {
-        name: positions for name, positions in every.items() if len(positions) >= FEWEST_IN_GROUP
-    }
+    title = "Which passages break"
     head = [
         "Group",
         "Passages",
@@ -330,84 +273,77 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
         "Word perplexity",
         "Against all",
     ]
+    n = len(pair.left.outcomes)
+    groups = {}
+    omitted = []
+    for group, positions in passage_groups(passages).items():
+        if len(positions) >= FEWEST_IN_GROUP:
+            groups[group] = positions
+        else:
+            omitted.append(positions)
     if not groups:
-        return Table(
-            "Which passages break",
-            f"No group has {FEWEST_IN_GROUP} passages; {n:,} were compared.",
-            head,
-            [],
-        )
-    anytime = any(record.stopping is not None for record in (pair.left, pair.right))
+        caption = f"No group has {FEWEST_IN_GROUP} passages; {n:,} were compared."
+        return Table(title, caption, head, [])
     alpha = ALPHA / (_MEASURES * len(groups))
     mean = sum(map(pair.fall, range(n))) / n
     rows = []
-    data = list[dict[str, Value]]()
+    data: list[dict[str, Value]] = []
     for (kind, name), positions in groups.items():
-        lost = passage_losses(
-            [pair.outcomes(position) for position in positions],
-            anytime=anytime,
-        )
-        low, high = (anytime_mean_interval if anytime else mean_interval)(
-            lost.nats,
-            alpha,
-        )
-        least, most = lost_accuracy_interval(lost, alpha)
-        change = (lost.fixed - lost.broke) / len(positions)
-        points = wording.signed_points(change)
-        ratio = wording.nats_as_factor(lost.nats.mean)
-        ends = "no interval" if low == -inf else wording.factor_range(low, high)
-        apart = MORE if low > mean else LESS if high < mean else ""
-        counts = {
-            "passages": len(positions),
-            "broke": lost.broke,
-            "fixed": lost.fixed,
-        }
-        intervals = [
-            f"{points} ({wording.signed_interval((-most, -least))})",
-            f"{ratio} ({ends})",
-        ]
-        rows.append(
-            [
-                f"{kind}: {name}",
-                *(f"{count:,}" for count in counts.values()),
-                *intervals,
-                apart,
-            ]
-        )
-        data.append(
-            {
-                "kind": kind,
-                "group": name,
-                **counts,
-                "change_points": 100 * change,
-                "change_points_low": 0.0 - 100 * most,
-                "change_points_high": 0.0 - 100 * least,
-                **{
-                    f"perplexity_ratio{end}": finite_ratio(nats)
-                    for end, nats in (("", lost.nats.mean), ("_low", low), ("_high", high))
-                },
-                "interval_level_percent": 100 * (1 - alpha),
-                "beside_all": apart.partition(" ")[2],
-            }
-        )
+        row, values = _group_row(pair, positions, alpha, mean)
+        rows.append([f"{kind}: {name}", *row])
+        data.append({"kind": kind, "group": name, **values})
     nothing = "" if any(row[-1] for row in rows) else "No group stands out. "
-    small = [positions for name, positions in every.items() if name not in groups]
     left_out = ""
-    if small:
-        n_left_out = len({*chain.from_iterable(small)})
-        left_out = f" Left out: {wording.quantity(len(small), 'group')} of under "
-        left_out += f"{FEWEST_IN_GROUP} passages, {n_left_out:,} in all."
+    if omitted:
+        n_omitted = len(set(chain.from_iterable(omitted)))
+        left_out = (
+            f" Left out: {wording.quantity(len(omitted), 'group')} of under "
+            f"{FEWEST_IN_GROUP} passages, {n_omitted:,} in all."
+        )
     caption = (
         f"{nothing}{pair.right_name} against {pair.left_name}, paired. {wording.quantity(len(rows), 'group')}, two "
         f"intervals each at {100 * (1 - alpha):.2f}{wording.NBSP}%, jointly {wording.LEVEL}. Marked: the whole "
         f"interval is above or below the loss of all passages ({wording.nats_as_factor(mean)}). Confirm a marked group "
         f"on other passages.{left_out}"
     )
-    return Table(
-        "Which passages break",
-        caption,
-        head,
-        rows,
-        data=data,
-        of=pair.stem,
-    )
+    return Table(title, caption, head, rows, data=data, of=pair.stem)
+
+
+def _group_row(
+    pair: Pair, positions: Sequence[int], alpha: float, mean: float
+) -> tuple[list[str], dict[str, Value]]:
+    """What one group lost, in words and as values. alpha: of each interval. mean: of all passages."""
+    anytime = pair.left.stopping is not None or pair.right.stopping is not None
+    losses = passage_losses([pair.outcomes(i) for i in positions], anytime=anytime)
+    interval_of = anytime_mean_interval if anytime else mean_interval
+    low, high = interval_of(losses.nats, alpha)
+    least, most = lost_accuracy_interval(losses, alpha)
+    change = (losses.fixed - losses.broke) / len(positions)
+    ends = "no interval" if isinf(low) else wording.factor_range(low, high)
+    mark = ""
+    if low > mean:
+        mark = MORE
+    elif high < mean:
+        mark = LESS
+    row = [
+        f"{len(positions):,}",
+        f"{losses.broke:,}",
+        f"{losses.fixed:,}",
+        f"{wording.signed_points(change)} ({wording.signed_interval((-most, -least))})",
+        f"{wording.nats_as_factor(losses.nats.mean)} ({ends})",
+        mark,
+    ]
+    values: dict[str, Value] = {
+        "passages": len(positions),
+        "broke": losses.broke,
+        "fixed": losses.fixed,
+        "change_points": 100 * change,
+        "change_points_low": 0.0 - 100 * most,
+        "change_points_high": 0.0 - 100 * least,
+        "perplexity_ratio": finite_ratio(losses.nats.mean),
+        "perplexity_ratio_low": finite_ratio(low),
+        "perplexity_ratio_high": finite_ratio(high),
+        "interval_level_percent": 100 * (1 - alpha),
+        "beside_all": mark.partition(" ")[2],
+    }
+    return row, values

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any, Literal, TypeVar
 
 from sparsedash.reporting import wording
@@ -113,17 +112,19 @@ class Pair:
 
     def differing(self, positions: Sequence[int]) -> list[int]:
         """Those of these passages that the two answer with different words."""
-        return [i for i in positions if len({outcome.answer for outcome in self.outcomes(i)}) > 1]
+        differing = []
+        for position in positions:
+            first, second = self.outcomes(position)
+            if first.answer != second.answer:
+                differing.append(position)
+        return differing
 
     def of_kind(self, positions: Sequence[int], kind: Kind, only_different: bool) -> list[int]:
         """Those of these passages of one kind; only_different: that the two answer with different
         words.
         """
-        return (
-            self.differing(self.kinds(positions)[kind])
-            if only_different
-            else self.kinds(positions)[kind]
-        )
+        of_kind = self.kinds(positions)[kind]
+        return self.differing(of_kind) if only_different else of_kind
 
     def ordered(self, positions: Sequence[int], kind: Kind, order: Order) -> list[int]:
         """The passages in this order. The largest change is the largest fall, or rise where
@@ -143,17 +144,16 @@ class Pair:
         """
         everything = range(len(self.left.outcomes))
         sought = text.strip().casefold()
-
-        def read(position: int) -> str:
+        if not sought:
+            return everything
+        positions = []
+        for position in everything:
             first, second = self.outcomes(position)
             context = passages.contexts[position] if passages else ""
-            return f"{context} {first.target}\n{first.answer}\n{second.answer}".casefold()
-
-        return (
-            [position for position in everything if sought in read(position)]
-            if sought
-            else everything
-        )
+            words = f"{context} {first.target}\n{first.answer}\n{second.answer}"
+            if sought in words.casefold():
+                positions.append(position)
+        return positions
 
     def shown(self, left: T, right: T) -> tuple[T, T]:
         """What belongs to the left and the right model, in the order in which it is shown."""
@@ -171,41 +171,23 @@ class Pair:
         """The classes that give both sides their colours, in the order shown."""
         if self.hidden:
             return "sd-hidden", "sd-hidden"
-        first, second = (
-            "sd-sparse" if record.pruned else "sd-dense" for record in (self.left, self.right)
-        )
-        return first, second
+        return _colour(self.left), _colour(self.right)
 
     def beside(self, left: Html, right: Html, others: Mapping[str, Html] | None = None) -> Html:
         """Both sides' markup under their headings, one beside the other.
 
         others: markup of more sparse models, by their names; not shown while the sides are hidden.
         """
-        named = zip(
-            self.titles,
-            self.colours,
-            self.shown(left, right),
-            strict=True,
-        )
-        more = (
-            []
-            if self.hidden or not others
-            else [(name, "sd-sparse", inside) for name, inside in others.items()]
-        )
-        sections = [
-            element(
-                "section",
-                element("h3", escape(title)),
-                inside,
-                css=f"sd-answer {css}",
-            )
-            for title, css, inside in (*named, *more)
-        ]
-        return element(
-            "div",
-            join(*sections),
-            css="sd-answers sd-many" if more else "sd-answers",
-        )
+        columns = list(zip(self.titles, self.colours, self.shown(left, right), strict=True))
+        css = "sd-answers"
+        if others and not self.hidden:
+            columns += [(name, "sd-sparse", markup) for name, markup in others.items()]
+            css = "sd-answers sd-many"
+        sections = []
+        for title, colour, markup in columns:
+            head = element("h3", escape(title))
+            sections.append(element("section", head, markup, css=f"sd-answer {colour}"))
+        return element("div", *sections, css=css)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,14 +214,8 @@ def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
         calibrated = wording.calibration_words(settings.calibration)
         for key, name in wording.record_names(other_run).items():
             label = f"{name}{wording.of_budget(settings.budget)} · {about}, {calibrated}"
-            choices.setdefault(
-                key,
-                RecordChoice(
-                    key=key,
-                    name=label,
-                    address=key[:ADDRESS_LENGTH],
-                ),
-            )
+            address = key[:ADDRESS_LENGTH]
+            choices.setdefault(key, RecordChoice(key=key, name=label, address=address))
     names = unique_names({key: choice.name for key, choice in choices.items()})
     return [replace(choice, name=names[key]) for key, choice in choices.items()]
 
@@ -248,7 +224,7 @@ def unique_names(names: Mapping[str, str]) -> dict[str, str]:
     """The names by their keys, with a number where one came before: a widget tells its options
     apart by name alone.
     """
-    unique = dict[str, str]()
+    unique = {}
     used = set[str]()
     n = Counter[str]()
     for key, name in names.items():
@@ -273,20 +249,20 @@ def load_pair(
         return None
     # One of them may have stopped early: what it did not answer is not part of the comparison.
     shared = shared_outcomes(first, second)
-    first = replace(first, outcomes=tuple(one for one, _ in shared))
-    second = replace(
-        second,
-        outcomes=tuple(right_outcome for _, right_outcome in shared),
-    )
     if not shared:
         return None
+    left_outcomes, right_outcomes = zip(*shared, strict=True)
     return Pair(
         left_name=left.name,
-        left=first,
+        left=replace(first, outcomes=left_outcomes),
         right_name=right.name,
-        right=second,
+        right=replace(second, outcomes=right_outcomes),
         stem=stem,
     )
+
+
+def _colour(record: Record) -> str:
+    return "sd-sparse" if record.pruned else "sd-dense"
 
 
 def side_title(name: str, record: Record) -> str:
@@ -308,31 +284,31 @@ def mark_divergence(first: str, second: str) -> tuple[Html, Html]:
     What stands before the mark is in an element of class sd-alike. Of a long text the beginning is
     shown.
     """
-    texts = [
-        _WORDS.findall(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …")
-        for text in (first, second)
-    ]
-    pairs = zip(*texts, strict=False)
-    alike = sum(
-        1
-        for _ in takewhile(
-            lambda words: words[0].rstrip() == words[1].rstrip(),
-            pairs,
-        )
-    )
-    same = alike == len(texts[0]) == len(texts[1])
+    first_words = _words(first)
+    second_words = _words(second)
+    n_alike = 0
+    for one, two in zip(first_words, second_words, strict=False):
+        if one.rstrip() != two.rstrip():
+            break
+        n_alike += 1
+    if n_alike == len(first_words) == len(second_words):
+        return escape("".join(first_words)), escape("".join(second_words))
+    return _marked(first_words, n_alike), _marked(second_words, n_alike)
 
-    def marked(words: list[str]) -> Html:
-        if same:
-            return escape("".join(words))
-        before, after = (escape("".join(part)) for part in (words[:alike], words[alike:]))
-        return join(
-            element("span", before, css="sd-alike") if before else Html(""),
-            _MARK,
-            after,
-        )
 
-    return marked(texts[0]), marked(texts[1])
+def _words(text: str) -> list[str]:
+    """The words of a text, of a long one of its beginning, each with the space after it."""
+    shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …"
+    return _WORDS.findall(shown)
+
+
+def _marked(words: Sequence[str], n_alike: int) -> Html:
+    """The words with a mark behind the first ones."""
+    after = escape("".join(words[n_alike:]))
+    if not n_alike:
+        return join(_MARK, after)
+    before = escape("".join(words[:n_alike]))
+    return join(element("span", before, css="sd-alike"), _MARK, after)
 
 
 def view_file(
@@ -350,27 +326,30 @@ def view_file(
     from pyarrow.csv import write_csv
     from pyarrow.parquet import write_table
 
-    def safe(text: str) -> str:
-        return spreadsheet_safe(encodable(text)) if kind == "csv" else encodable(text)
-
-    sides = [[record.outcomes[i] for i in positions] for record in (pair.left, pair.right)]
+    safe = encodable
+    if kind == "csv":
+        safe = _csv_safe
+    outcomes = [pair.left.outcomes[i] for i in positions]
     columns: dict[str, list[Any]] = {
-        "passage": [one.index + 1 for one in sides[0]],
+        "passage": [outcome.index + 1 for outcome in outcomes],
         "context": [safe(passages.contexts[i]) if passages else "" for i in positions],
-        "target": [safe(one.target) for one in sides[0]],
+        "target": [safe(outcome.target) for outcome in outcomes],
     }
-    for side, outcomes in zip(SIDES, sides, strict=True):
-        columns[f"{side}_answer"] = [safe(one.answer) for one in outcomes]
-        columns[f"{side}_correct"] = [one.last_word_right for one in outcomes]
-        columns[f"{side}_log_likelihood_nats"] = [one.log_likelihood for one in outcomes]
-        columns[f"{side}_target_rank"] = [
-            one.tokens[0].rank if one.tokens else 0 for one in outcomes
-        ]
-    (write_csv if kind == "csv" else write_table)(
-        pa.table(columns),
-        sink := io.BytesIO(),
-    )
-    return sink.getvalue()
+    for side, record in zip(SIDES, (pair.left, pair.right), strict=True):
+        outcomes = [record.outcomes[i] for i in positions]
+        ranks = [outcome.tokens[0].rank if outcome.tokens else 0 for outcome in outcomes]
+        columns[f"{side}_answer"] = [safe(outcome.answer) for outcome in outcomes]
+        columns[f"{side}_correct"] = [outcome.last_word_right for outcome in outcomes]
+        columns[f"{side}_log_likelihood_nats"] = [outcome.log_likelihood for outcome in outcomes]
+        columns[f"{side}_target_rank"] = ranks
+    file = io.BytesIO()
+    write = write_csv if kind == "csv" else write_table
+    write(pa.table(columns), file)
+    return file.getvalue()
+
+
+def _csv_safe(text: str) -> str:
+    return spreadsheet_safe(encodable(text))
 
 
 def harness_samples(record: Record, passages: Passages) -> bytes:

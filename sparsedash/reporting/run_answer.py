@@ -11,18 +11,17 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.findings import (
     AnswerKind,
     Findings,
-    M,
     Race,
     RaceKind,
     estimate_limit,
     find_race,
     findings,
-    named_shares,
     search_ends,
     search_kind,
 )
+from sparsedash.reporting.model_results import M, ModelResult, ModelVerdict, named_shares
 from sparsedash.reporting.quantised_words import quantised_figures
-from sparsedash.reporting.run_results import ModelResult, ModelVerdict, RunResults
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.verdicts import (
     difference_words,
     limits_sentence,
@@ -88,11 +87,12 @@ def _verdicts(results: RunResults, findings: Findings) -> str:
     models.
     """
     if findings.kind is AnswerKind.NOTHING_REMOVED:
-        quantised = [model for model in results.judged if model.spec.is_quantised]
-        return " ".join(
-            f"{results.names[model.record.key]} {verdict_words(model.verdict)}."
-            for model in quantised
-        )
+        sentences = []
+        for model in results.sparse_models:
+            if model.spec.is_quantised:
+                name = results.names[model.record.key]
+                sentences.append(f"{name} {verdict_words(model.verdict)}.")
+        return " ".join(sentences)
     models = results.best
     search = results.judged_search
     if search is not None and search.finished:
@@ -100,11 +100,7 @@ def _verdicts(results: RunResults, findings: Findings) -> str:
     with_method = ""
     if models and results.run.settings.names_methods:
         with_method = f" with {quoted_method(models[0].spec)}"
-    return shares_sentence(
-        models,
-        results.tolerance,
-        with_method,
-    )
+    return shares_sentence(models, results.tolerance, with_method)
 
 
 def _search_verdicts(search: FindResult, models: Sequence[M]) -> str:
@@ -112,11 +108,7 @@ def _search_verdicts(search: FindResult, models: Sequence[M]) -> str:
     with_method = ""
     if ends and ends[0].spec.is_healed:
         with_method = f" with {quoted_method(ends[0].spec)}"
-    return shares_sentence(
-        ends,
-        search.tolerance,
-        with_method,
-    )
+    return shares_sentence(ends, search.tolerance, with_method)
 
 
 def _answer_share(search: FindResult | None) -> str:
@@ -128,14 +120,7 @@ def find_sentence(search: FindResult, models: Sequence[M]) -> str:
     """How much can be removed, by a finished search. models: its trials."""
     kind = search_kind(search, search_ends(search, models))
     verdicts = _search_verdicts(search, models)
-    return (
-        _ANSWERS[kind]
-        .format(
-            verdicts=verdicts,
-            answer=_answer_share(search),
-        )
-        .strip()
-    )
+    return _ANSWERS[kind].format(verdicts=verdicts, answer=_answer_share(search)).strip()
 
 
 def race_sentence(results: RunResults) -> str:
@@ -190,22 +175,19 @@ def shares_sentence(
         return ""
     shares = named_shares(models)
     decided = [model for model in (shares.within, shares.beyond) if model]
-    clauses: list[tuple[str, str, str]] = []
+    clauses = []
     for model in decided:
         name = sparsity_percent(model.permille)
         if model is shares.within and shares.is_up_to:
             name = f"up to {name}"
         clauses.append((name, rounding_note(model), verdict_words(model.verdict)))
-    alike: dict[str, list[M]] = {}
-    for model in shares.undecided:
-        alike.setdefault(verdict_words(model.verdict), []).append(model)
-    for group in alike.values():
-        names = [f"{sparsity_percent(model.permille)}{rounding_note(model)}" for model in group]
-        be = "are" if clauses and len(group) > 1 else "is"
-        last = "and" if clauses else "or"
-        clauses.append((and_join(names, last), "", verdict_words(group[0].verdict, be)))
+    clauses += _undecided_clauses(shares.undecided, is_first=not decided)
     method = models[0].method
-    verb, after = ("Removing", "") if method.is_structured else ("Setting", " to zero")
+    verb = "Removing"
+    after = ""
+    if not method.is_structured:
+        verb = "Setting"
+        after = " to zero"
     (name, note, verdict), *others = clauses
     subject = f"{verb} {name} {wording.share_of(method)}{after}{note}{with_method}"
     sentences = [f"{model_name or subject} {verdict}."]
@@ -215,6 +197,21 @@ def shares_sentence(
     elif not shares.undecided and "passage" not in sentences[0]:
         sentences.append(_tested_on(decided))
     return " ".join(filter(None, sentences))
+
+
+def _undecided_clauses(models: Sequence[M], is_first: bool) -> list[tuple[str, str, str]]:
+    """Shares, a note and the verdict of undecided models, those with one verdict together."""
+    alike: dict[str, list[M]] = {}
+    for model in models:
+        alike.setdefault(verdict_words(model.verdict), []).append(model)
+    clauses = []
+    for group in alike.values():
+        names = [f"{sparsity_percent(model.permille)}{rounding_note(model)}" for model in group]
+        be = "is" if is_first or len(group) == 1 else "are"
+        name = and_join(names, "or" if is_first else "and")
+        clauses.append((name, "", verdict_words(group[0].verdict, be)))
+        is_first = False
+    return clauses
 
 
 def _tested_on(models: Sequence[M]) -> str:
@@ -240,9 +237,9 @@ def estimate_words(results: RunResults) -> str:
     if estimate.high is not None:
         ends = f"{estimate.low:.2g} to {estimate.high:.2g}{NBSP}%"
     limit = wording.limit_factor(results.tolerance.ratio)
-    by_method = (
-        f" by {quoted_method(results.best[0].spec)}" if results.run.settings.names_methods else ""
-    )
+    by_method = ""
+    if results.run.settings.names_methods:
+        by_method = f" by {quoted_method(results.best[0].spec)}"
     share = f"{estimate.percent:.2g}{NBSP}% {wording.share_of(method)}"
     return (
         f"By linear interpolation perplexity reaches {limit} at {share} "
@@ -263,8 +260,8 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
         named = search_ends(search, models) if search.finished else []
     figures = []
     for model in named:
-        share = sparsity_percent(model.permille)
         measured = wording.measured_sparsity(model.pruned)
+        share = sparsity_percent(model.permille)
         figures.append(f"{share} ({measured}): {loss_words(model.verdict)}.")
     for model in (*named, *(rival for rival, _ in results.race)):
         if model.pruned.healed:
@@ -273,21 +270,17 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
     if search is not None:
         if search.finished:
             figures.append(find_steps(search))
-            if results.run.answers:
-                figures.append("Trials whose passages are within answer the tasks as well.")
+        if search.finished and results.run.answers:
+            figures.append("Trials whose passages are within answer the tasks as well.")
         return figures
     for rival, difference in results.race if race else ():
         words = difference_words(difference, quoted_method(models[0].spec))
         figures.append(f"{_method_at_share(rival)}: {words}.")
-    zeros = [
-        f"“{wording.method_title(method)}”"
-        for method in results.run.settings.methods
-        if not method.is_structured
-    ]
+    methods = results.run.settings.methods
+    zeros = [wording.method_title(method) for method in methods if not method.is_structured]
     if models and models[0].method.is_structured and zeros:
-        figures.append(
-            f"Not compared: {and_join(zeros)}. Zeros make a model neither smaller nor faster."
-        )
+        names = and_join([f"“{name}”" for name in zeros])
+        figures.append(f"Not compared: {names}. Zeros make a model neither smaller nor faster.")
     return [*figures, *quantised_figures(results)]
 
 
@@ -319,9 +312,10 @@ def find_steps(search: FindResult) -> str:
     undecided = sorted(trial.permille for trial in search.trials if trial.verdict == "undecided")
     if not undecided:
         return sentence
-    was, it = ("was", "it") if len(undecided) == 1 else ("were", "them")
     names = wording.percents(undecided)
-    return f"{sentence} {names} {was} undecided, so the search treated {it} as too much."
+    if len(undecided) == 1:
+        return f"{sentence} {names} was undecided, so the search treated it as too much."
+    return f"{sentence} {names} were undecided, so the search treated them as too much."
 
 
 def find_document(search: FindResult, models: Sequence[M]) -> dict[str, Any]:
@@ -360,10 +354,7 @@ def run_ending(run: Run, job: Job | None) -> str:
     """
     if run.finished or (job is not None and job.live):
         return ""
-    how = _ENDED.get(
-        job.state if job is not None else "done",
-        "did not finish",
-    )
+    how = _ENDED.get(job.state if job is not None else "done", "did not finish")
     n_done = len(run.sparse)
     if run.find is not None:
         return f"This search {how} after {quantity(n_done, 'trial')}."

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import tzinfo
+from itertools import compress
 from math import inf
 from string import ascii_uppercase
 
@@ -17,8 +18,10 @@ from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure, TradeoffData
 from sparsedash.reporting.html import Cell, Html, Table, Value, element, escape, join, visible
 from sparsedash.reporting.job_status import STATES, job_request
+from sparsedash.reporting.model_results import ModelResult, ModelVerdict, headline_model
 from sparsedash.reporting.record_pair import unique_names
-from sparsedash.reporting.run_results import ModelResult, ModelVerdict, RunResults, headline_model
+from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.tradeoff_points import loss_limits, model_point, run_tradeoff
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget
@@ -27,6 +30,7 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.schema.user_records import RunMark
 from sparsedash.service.backend import Backend
+from sparsedash.stats.tolerance import ToleranceVerdict
 
 FEW = 3
 """Sparsities that are named one by one."""
@@ -93,22 +97,30 @@ class RunRow:
     @property
     def texts(self) -> str:
         """Its model where the title is a name, its texts, its number format."""
-        evaluation = self.settings.evaluation
-        calibration = self.settings.calibration
-        n = "" if evaluation.n_passages is None else f" ({evaluation.n_passages:,})"
-        parts = [reference_title(self.settings.model)] if self.mark.name else []
-        parts += (
-            [f"calibrated on {_short_title(calibration.corpus)}"]
-            if self.settings.reads_text
-            else []
-        )
-        return " · ".join(
-            [
-                *parts,
-                f"tested on {_short_title(evaluation.corpus)}{n}",
-                self.settings.dtype,
-            ]
-        )
+        settings = self.settings
+        evaluation = settings.evaluation
+        n_passages = ""
+        if evaluation.n_passages is not None:
+            n_passages = f" ({evaluation.n_passages:,})"
+        parts = []
+        if self.mark.name:
+            parts.append(reference_title(settings.model))
+        if settings.reads_text:
+            parts.append(f"calibrated on {_short_title(settings.calibration.corpus)}")
+        parts.append(f"tested on {_short_title(evaluation.corpus)}{n_passages}")
+        return " · ".join([*parts, settings.dtype])
+
+    @property
+    def n_models(self) -> int:
+        """Sparse models that have a record."""
+        return len(self.run.sparse) if self.run else 0
+
+    @property
+    def state(self) -> str:
+        """The state of its job; without one, whether it is finished."""
+        if self.job:
+            return self.job.state
+        return "done" if self.run and self.run.finished else "not finished"
 
     def values(self, zone: tzinfo | None) -> dict[str, Value]:
         """The row of the downloaded table."""
@@ -122,12 +134,8 @@ class RunRow:
             "texts": self.texts,
             "least_sparsity_percent": min(shares) / 10,
             "most_sparsity_percent": max(shares) / 10,
-            "sparse_models": len(self.run.sparse) if self.run else 0,
-            "state": self.job.state
-            if self.job
-            else "done"
-            if self.run and self.run.finished
-            else "not finished",
+            "sparse_models": self.n_models,
+            "state": self.state,
             "started": wording.iso_moment(self.at, zone),
             "took_s": self.seconds,
             "judged_method": wording.spec_title(model.spec) if model else None,
@@ -140,63 +148,65 @@ class RunRow:
         """The lines of the cells: method, removed, verdict, cost, started; empty where there is
         nothing to say.
         """
-        model = self.model
-        n = len(self.run.sparse) if self.run else 0
-        shares = sorted(self.settings.made_permille)
-        budget = (
-            ""
-            if self.settings.budget == "channels"
-            else f"of the {BUDGET_TITLES[self.settings.budget]}"
-        )
-        removed = wording.sparsity_percents(shares), budget
-        if self.search is not None:
-            removed = "a search", f"{quantity(n, 'trial')} {budget}".strip()
-        elif len(shares) > FEW:
-            removed = (
-                f"{shares[0] / 10:g} to {sparsity_percent(shares[-1])}",
-                f"{len(shares)} steps {budget}".strip(),
-            )
         verdict = ("", "") if self.known else ("…", "being read")
         loss = ("", "", "")
-        if model is not None:
-            method = (
-                f" with {wording.spec_title(model.spec)}" if len(self.settings.methods) > 1 else ""
-            )
-            deciding_tasks = [
-                loss.task for loss in model.verdict.deciding if model.verdict.verdict != "within"
-            ]
-            place = f"at {sparsity_percent(model.permille)}{method}"
-            sign = verdicts.VERDICT_SIGNS[model.verdict.verdict]
-            verdict = (
-                f"{sign} by {wording.and_join(deciding_tasks)}"
-                if all(deciding_tasks) and deciding_tasks
-                else sign,
-                place,
-            )
-            lost = model.verdict.perplexity
-            accuracy = model.verdict.accuracy
-            points = verdicts.loss_value(accuracy) if accuracy else "accuracy not judged"
-            loss = verdicts.loss_value(lost), verdicts.loss_interval(lost), points
-        state = self.job.state if self.job else "done"
-        n_made = ""
-        words = "⊘ not finished" if state == "done" else " ".join(STATES[state]).lower()
-        if state != "queued":
-            unfinished = self.live or (self.run is not None and not self.run.finished)
-            n_made = (
-                f"{n} of {quantity(self.settings.n_sparse, 'model')}"
-                if unfinished and self.search is None
-                else ""
-            )
-            words = words if unfinished else ""
+        if self.model is not None:
+            verdict = self._verdict_lines(self.model)
+            loss = _loss_lines(self.model.verdict)
         took = "" if self.seconds is None else wording.duration_words(self.seconds)
-        started = wording.moment(self.at, zone), took
         return [
             (wording.method_titles(self.settings),),
-            removed,
-            (*verdict, words, n_made),
+            self._removed_lines(),
+            (*verdict, *self._state_lines()),
             loss,
-            started,
+            (wording.moment(self.at, zone), took),
         ]
+
+    def _removed_lines(self) -> tuple[str, str]:
+        """The shares, and what they are shares of; of a search its trials."""
+        shares = sorted(self.settings.made_permille)
+        budget = ""
+        if self.settings.budget != "channels":
+            budget = f" of the {BUDGET_TITLES[self.settings.budget]}"
+        if self.search is not None:
+            return "a search", f"{quantity(self.n_models, 'trial')}{budget}"
+        if len(shares) > FEW:
+            ends = f"{shares[0] / 10:g} to {sparsity_percent(shares[-1])}"
+            return ends, f"{len(shares)} steps{budget}"
+        return wording.sparsity_percents(shares), budget.strip()
+
+    def _verdict_lines(self, model: ModelVerdict) -> tuple[str, str]:
+        """The verdict on the model, with the tasks where these alone decide; and its share."""
+        verdict = model.verdict
+        sign = verdicts.VERDICT_SIGNS[verdict.verdict]
+        tasks = [loss.task for loss in verdict.deciding]
+        if verdict.verdict != "within" and tasks and all(tasks):
+            sign = f"{sign} by {wording.and_join(tasks)}"
+        place = f"at {sparsity_percent(model.permille)}"
+        if len(self.settings.methods) > 1:
+            place = f"{place} with {wording.spec_title(model.spec)}"
+        return sign, place
+
+    def _state_lines(self) -> tuple[str, str]:
+        """The state of a run that is not finished, and how many of its models are."""
+        state = self.job.state if self.job else "done"
+        words = "⊘ not finished" if state == "done" else " ".join(STATES[state]).lower()
+        if state == "queued":
+            return words, ""
+        if not self.live and (self.run is None or self.run.finished):
+            return "", ""
+        n_models = ""
+        if self.search is None:
+            n_models = f"{self.n_models} of {quantity(self.settings.n_sparse, 'model')}"
+        return words, n_models
+
+
+def _loss_lines(verdict: ToleranceVerdict) -> tuple[str, str, str]:
+    """The loss of word perplexity, its interval, and the change of accuracy."""
+    accuracy = verdict.accuracy
+    points = verdicts.loss_value(accuracy) if accuracy else "accuracy not judged"
+    loss = verdict.perplexity
+    return verdicts.loss_value(loss), verdicts.loss_interval(loss), points
 
 
 def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
@@ -209,17 +219,12 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
     judged = backend.verdict_cache.verdicts(runs, tolerance)
     rows = {}
     for run in runs:
-        verdicts = judged.get(run.key)
+        run_verdicts = judged.get(run.key)
+        models = []
+        for key, spec in zip(run.sparse, run.settings.points, strict=False):
+            if run_verdicts and key in run_verdicts:
+                models.append(ModelVerdict(spec=spec, verdict=run_verdicts[key]))
         job = jobs.get(run.key)
-        weighed = [
-            ModelVerdict(spec=spec, verdict=verdicts[key])
-            for key, spec in zip(
-                run.sparse,
-                run.settings.points,
-                strict=False,
-            )
-            if verdicts and key in verdicts
-        ]
         rows[run.key] = RunRow(
             key=run.key,
             run=run,
@@ -227,8 +232,8 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             settings=run.settings,
             search=run.find,
             mark=marks.get(run.key, RunMark()),
-            model=headline_model(weighed, search=run.find is not None),
-            known=verdicts is not None,
+            model=headline_model(models, search=run.find is not None),
+            known=run_verdicts is not None,
             at=run.started_at,
             earlier_s=job.earlier_s if job is not None else 0.0,
         )
@@ -280,11 +285,10 @@ _RANK = ("within", "undecided", "beyond")
 
 def _verdict_key(row: RunRow) -> tuple[float, ...]:
     model = row.model
-    return (
-        (_RANK.index(model.verdict.verdict), -model.permille, model.verdict.perplexity.value)
-        if model
-        else (3.0,)
-    )
+    if model is None:
+        return (len(_RANK),)
+    verdict = model.verdict
+    return _RANK.index(verdict.verdict), -model.permille, verdict.perplexity.value
 
 
 def _most_removed(row: RunRow) -> int:
@@ -373,6 +377,35 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Line:
+    """Models of one method of a run. several: whether more methods of the run are drawn."""
+
+    run: RunResults
+    models: Sequence[ModelResult]
+    several: bool
+    label: str = ""
+
+    @property
+    def method_title(self) -> str:
+        """The method of its models, with their type."""
+        spec = self.models[-1].spec
+        return wording.with_type(wording.spec_title(spec), spec)
+
+    @property
+    def facets(self) -> tuple[str, ...]:
+        """What can tell its run from others: model, number format, text, its size, sparsities."""
+        settings = self.run.run.settings
+        calibration = settings.calibration
+        text = "no text"
+        size = ""
+        if settings.reads_text:
+            text = reference_title(calibration.corpus).partition(",")[0]
+            size = f"{calibration.n_samples:,} × {calibration.length:,}"
+        model = _short_title(settings.model).rpartition("/")[2]
+        return model, settings.dtype, text, size, wording.sparsity_steps(settings)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Overlay:
     """Runs over the same passages in one chart.
 
@@ -396,158 +429,139 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
 
     axis: the budget whose shares it shows.
     """
-    notes = [f"“{run.title}” has no sparse model yet." for run in runs if not run.judged]
-    # Runs over the same passages have the same of these.
-    judged = [
-        (
-            run,
-            (
-                run.run.corpora.get("evaluation"),
-                tuple(outcome.index for outcome in run.dense.outcomes),
-            ),
-        )
-        for run in runs
-        if run.judged
-    ]
-    most = Counter(passages for _, passages in judged).most_common(1)[0][0]
-    why = (
-        "its passages differ from those of the runs in the chart, so the losses cannot be compared"
-    )
-    notes += [f"“{run.title}” is not drawn: {why}." for run, passages in judged if passages != most]
-    same = [run for run, passages in judged if passages == most]
-    if len(same) > MOST_RUNS:
-        notes.append(f"Only the first {MOST_RUNS} runs are drawn, the most that can be told apart.")
-    drawn = same[:MOST_RUNS]
+    notes = [f"“{run.title}” has no sparse model yet." for run in runs if not run.sparse_models]
+    drawn = _comparable(runs, notes)
     lines = _lines(drawn, notes)
-    # Letters, where labels leave the chart no room.
-    fits = max(map(len, lines)) <= _LONGEST_LABEL
-    names = list(lines) if fits else list(ascii_uppercase[: len(lines)])
-    models = [(label, run, model) for label, (run, judged) in lines.items() for model in judged]
-    dense = {run.dense.key: run for run in drawn}
-    first = drawn[0].tradeoff(axis)
-    right = [
-        f"{reference_title(run.dense.model)}: {run.point_of(run.models[0], axis).facts[0]}"
-        for run in dense.values()
-    ]
-    signs = [
-        f"{sign} {name}" if len(lines) > 1 else name
-        for sign, name in zip(SYMBOLS.values(), names, strict=False)
-    ]
-    letters = (
-        element(
-            "li",
-            element("b", escape(sign), css=f"sd-line-{i}"),
-            escape(label),
-        )
-        for i, (sign, label) in enumerate(zip(signs, lines, strict=True))
-    )
-    rows = []
-    for label, run, model in models:
-        named: dict[str, Value] = {
-            "model": label,
-            "sparsity_percent": model.permille / 10,
-            "budget": model.method.budget,
-        }
-        shown = f"{label}, {wording.sparsity_words(model.permille, model.method)}"
-        reached = verdicts.reached_percents(run, model)
-        rows.append(
-            [
-                Cell("Model", shown, {**named, **reached}),
-                *verdicts.loss_cells(model),
-            ]
-        )
-    caption = f"Each model against its own dense model, on the same passages. {_EACH}"
+    labels = [line.label for line in lines]
+    names = labels
+    legend = join()
+    if max(map(len, labels)) > _LONGEST_LABEL:
+        # The labels leave the chart no room.
+        names = list(ascii_uppercase[: len(lines)])
+        legend = _legend(names, labels)
+    points = {}
+    methods = []
+    comparisons = {}
+    limits: dict[Measure, float] = {}
+    for name, line in zip(names, lines, strict=True):
+        points[name] = [model_point(line.run, model, axis) for model in line.models]
+        methods += [model.method for model in line.models]
+        for model in line.models:
+            comparisons[model.record.key] = line.run.comparisons[model.record.key]
+        limits |= loss_limits(line.run)
+    first = run_tradeoff(drawn[0], axis)
+    dense = first.dense
+    dense_runs = {run.dense.key: run for run in drawn}
+    measures = list(OF_PASSAGES)
+    if len(dense_runs) > 1:
+        # Shares of right words, which are no differences, need one dense model to be drawn from.
+        measures.remove("share right")
+        facts: dict[str, None] = {}
+        for run in dense_runs.values():
+            fact = model_point(run, run.models[0], axis).facts[0]
+            facts[f"{reference_title(run.dense.model)}: {fact}"] = None
+        dense = replace(dense, facts=list(facts))
+    if len(drawn) > 1:
+        notes.append(_EACH)
     return Overlay(
         tradeoff=replace(
             first,
-            dense=replace(first.dense, facts=list(dict.fromkeys(right)))
-            if len(dense) > 1
-            else first.dense,
-            lines={
-                name: [run.point_of(model, axis) for model in judged]
-                for name, (run, judged) in zip(names, lines.values(), strict=True)
-            },
-            taken=wording.sparsity_axis_title(
-                (model.method for *_, model in models),
-                axis,
-            ),
-            asked=(),
+            dense=dense,
+            lines=points,
+            sparsity_title=wording.sparsity_axis_title(methods, axis),
+            planned=(),
             leader="",
             published=(),
-            allowed={measure: most for run in drawn for measure, most in run.allowed.items()},
+            limits=limits,
         ),
-        # The share of right words, which is no difference, can only be drawn from one dense model
-        # on.
-        measures=[
-            measure for measure in OF_PASSAGES if measure != "share right" or len(dense) == 1
-        ],
-        models={model.record.key: run.comparisons[model.record.key] for _, run, model in models},
-        legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
-        numbers=Table.of_cells(
-            "The numbers of these runs",
-            caption,
-            rows,
-        ),
-        notes=[*notes, _EACH] if len(drawn) > 1 else notes,
+        measures=measures,
+        models=comparisons,
+        legend=legend,
+        numbers=_numbers_table(lines),
+        notes=notes,
     )
 
 
-def _lines(
-    runs: Sequence[RunResults], notes: list[str]
-) -> dict[str, tuple[RunResults, Sequence[ModelResult]]]:
+def _comparable(runs: Sequence[RunResults], notes: list[str]) -> list[RunResults]:
+    """Those with sparse models that answer the same passages as most do; adds why others do not.
+
+    At most MOST_RUNS of them.
+    """
+    by_passages: dict[tuple[object, ...], list[RunResults]] = {}
+    for run in runs:
+        if run.sparse_models:
+            indices = (outcome.index for outcome in run.dense.outcomes)
+            passages = (run.run.corpora.get("evaluation"), *indices)
+            by_passages.setdefault(passages, []).append(run)
+    same = max(by_passages.values(), key=len)
+    why = (
+        "its passages differ from those of the runs in the chart, so the losses cannot be compared"
+    )
+    for group in by_passages.values():
+        if group is not same:
+            notes += [f"“{run.title}” is not drawn: {why}." for run in group]
+    if len(same) > MOST_RUNS:
+        notes.append(f"Only the first {MOST_RUNS} runs are drawn, the most that can be told apart.")
+    return same[:MOST_RUNS]
+
+
+def _legend(letters: Sequence[str], labels: Sequence[str]) -> Html:
+    """What the letters of a chart stand for, each with the mark of its line."""
+    items = []
+    for i, (letter, label) in enumerate(zip(letters, labels, strict=True)):
+        sign = letter
+        if len(labels) > 1:
+            sign = f"{list(SYMBOLS.values())[i]} {letter}"
+        mark = element("b", escape(sign), css=f"sd-line-{i}")
+        items.append(element("li", mark, escape(label)))
+    return element("ul", *items, css="sd-chart-key")
+
+
+def _numbers_table(lines: Sequence[_Line]) -> Table:
+    """Every model of these lines with its loss."""
+    rows = []
+    for line in lines:
+        for model in line.models:
+            values: dict[str, Value] = {
+                "model": line.label,
+                "sparsity_percent": model.permille / 10,
+                "budget": model.method.budget,
+                **verdicts.reached_percents(line.run, model),
+            }
+            share = wording.sparsity_words(model.permille, model.method)
+            name = Cell("Model", f"{line.label}, {share}", values)
+            rows.append([name, *verdicts.loss_cells(model)])
+    caption = f"Each model against its own dense model, on the same passages. {_EACH}"
+    return Table.of_cells("The numbers of these runs", caption, rows)
+
+
+def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[_Line]:
     """A line for every method of every run; of each run only the best one where these would be too
     many.
+
+    Each is labelled by its run's name, or by what tells the run from the others.
     """
-    parts: list[tuple[RunResults, Sequence[ModelResult], bool]] = []
+    lines: list[_Line] = []
     for run in runs:
         methods: dict[str, list[ModelResult]] = {}
-        for result in run.judged:
+        for result in run.sparse_models:
             methods.setdefault(run.line_of(result.spec), []).append(result)
-        parts += [(run, models, len(methods) > 1) for models in methods.values()]
-    if len(parts) > MOST_LINES:
-        parts = [(run, run.best, False) for run in runs if run.best] or parts[:MOST_LINES]
+        for models in methods.values():
+            lines.append(_Line(run=run, models=models, several=len(methods) > 1))
+    if len(lines) > MOST_LINES:
+        best = [_Line(run=run, models=run.best, several=False) for run in runs if run.best]
+        lines = best or lines[:MOST_LINES]
         notes.append(
             f"Only the best method of each run is drawn: more than {MOST_LINES} lines cannot be told apart."
         )
-    facets = []
-    for run, models, _ in parts:
-        settings = run.run.settings
-        calibration = run.run.settings.calibration
-        read = (
-            reference_title(calibration.corpus).partition(",")[0],
-            f"{calibration.n_samples:,} × {calibration.length:,}",
-        )
-        steps = wording.sparsity_steps(settings)
-        method = wording.with_type(
-            wording.spec_title(models[-1].spec),
-            models[-1].spec,
-        )
-        model = _short_title(settings.model).rpartition("/")[2]
-        facets.append(
-            (
-                model,
-                settings.dtype,
-                *(read if settings.reads_text else ("no text", "")),
-                steps,
-                method,
-            )
-        )
-    differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]
-    # Its name, or what tells it from the others; and the method, unless the name says enough.
-    labels = [
-        (f"{run.name}, {facet[-1]}" if several else run.name)
-        if run.name
-        else ", ".join(
-            [
-                *(
-                    part
-                    for part, is_distinct in zip(facet[:-1], differ, strict=False)
-                    if is_distinct and part
-                ),
-                facet[-1],
-            ]
-        )
-        for (run, _, several), facet in zip(parts, facets, strict=True)
-    ]
-    names = unique_names({str(i): visible(label) for i, label in enumerate(labels)}).values()
-    return {name: (run, models) for name, (run, models, _) in zip(names, parts, strict=True)}
+    differ = [len(set(facet)) > 1 for facet in zip(*(line.facets for line in lines), strict=True)]
+    labels = {}
+    for i, line in enumerate(lines):
+        parts = [line.run.name]
+        if not line.run.name:
+            parts = list(filter(None, compress(line.facets, differ)))
+        if line.several or not line.run.name:
+            parts.append(line.method_title)
+        labels[str(i)] = visible(", ".join(parts))
+    names = unique_names(labels).values()
+    return [replace(line, label=name) for line, name in zip(lines, names, strict=True)]

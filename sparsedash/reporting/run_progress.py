@@ -5,7 +5,7 @@ for it. The time left is what they take at this job's own pace.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsedash.schema.progress import Stage, StageTime, Step
@@ -60,29 +60,31 @@ def job_progress(
     has done.
     """
     stage_times = step.stage_times or (StageTime(step.stage, step.point, 0.0),)
-    done, (*over, (present, spent_s)) = _periods(parts, stage_times)
+    done, periods = _periods(parts, stage_times)
+    *earlier, (present, spent_s) = periods
     coming = [part for part in parts if part not in done and part not in present]
-    pace = _pace_of(over)
-    expected_s = sum(part.seconds * pace(part.stage) for part in present)
+    paces = _paces(earlier)
+    expected_s = sum(part.seconds * _pace(paces, part.stage) for part in present)
+    by_time = (spent_s + silent_s) / expected_s if expected_s else 0.0
     is_own_step = step.stage == "walk" or all(part.stage == step.stage for part in present)
+    is_steady = is_own_step and step.stage not in _UNSTEADY
     # Several tasks are one part; each begins at 0.
     share = step.share if is_own_step and step.stage != "answer" else 0.0
-    by_time = (spent_s + silent_s) / expected_s if expected_s else 0.0
-    is_steady = is_own_step and step.stage not in _UNSTEADY
     if not is_steady:
         share = max(share, by_time)
     share = min(_MOST_OF_PART, share)
     rest_s = step.rest_s if is_steady else None
+    left_s = (1 - min(_MOST_OF_PART, max(share, by_time))) * expected_s
     if rest_s is not None and _TRUSTED_SHARE <= share < _MOST_OF_PART:
         left_s = max(0.0, rest_s - silent_s)
-    else:
-        left_s = (1 - min(_MOST_OF_PART, max(share, by_time))) * expected_s
-    left_s += sum(part.seconds * pace(part.stage) for part in coming)
+    left_s += sum(part.seconds * _pace(paces, part.stage) for part in coming)
 
     to_fill_s = sum(part.seconds for part in coming)
     to_fill_s += (1 - share) * sum(part.seconds for part in present)
     whole_s = done_before_s + sum(part.seconds for part in parts)
-    measured = {part.stage for earlier, _ in over for part in earlier}
+    measured: set[Stage] = set()
+    for period_parts, _ in earlier:
+        measured.update(part.stage for part in period_parts)
     if rest_s is not None:
         measured.add(step.stage)
     guessed = [part.stage for part in (*present, *coming) if part.basis == "guessed"]
@@ -141,23 +143,22 @@ def _begun(
     return [part for part in of_stage if part.point == point] or of_model[:1]
 
 
-def _pace_of(periods: Sequence[tuple[list[RunPart], float]]) -> Callable[[Stage], float]:
-    """Seconds that the job takes over those expected, for each stage, by what is over."""
-    spent_s = defaultdict[Stage, float](float)
-    expected_s = defaultdict[Stage, float](float)
+def _paces(periods: Sequence[tuple[list[RunPart], float]]) -> dict[Stage | None, float]:
+    """Seconds that the job took over those expected, by stage; None: over all of them."""
+    spent_s = defaultdict[Stage | None, float](float)
+    expected_s = defaultdict[Stage | None, float](float)
+    spent_s[None] = _TRUSTED_S
+    expected_s[None] = _TRUSTED_S
     for parts, seconds in periods:
         stages = {part.stage for part in parts}
         # Of a walk it is not known how its time is divided.
         stage = stages.pop() if len(stages) == 1 else "walk"
         if stage not in _UNPACED:
-            spent_s[stage] += seconds
-            expected_s[stage] += sum(part.seconds for part in parts)
-    overall = sum(spent_s.values()) + _TRUSTED_S
-    overall /= sum(expected_s.values()) + _TRUSTED_S
+            for key in (stage, None):
+                spent_s[key] += seconds
+                expected_s[key] += sum(part.seconds for part in parts)
+    return {key: spent_s[key] / seconds for key, seconds in expected_s.items() if seconds}
 
-    def pace(stage: Stage) -> float:
-        if stage in _UNPACED:
-            return 1.0
-        return spent_s[stage] / expected_s[stage] if expected_s.get(stage) else overall
 
-    return pace
+def _pace(paces: Mapping[Stage | None, float], stage: Stage) -> float:
+    return 1.0 if stage in _UNPACED else paces.get(stage, paces[None])

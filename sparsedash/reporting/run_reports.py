@@ -5,10 +5,9 @@ The report has no script and makes no request: its charts are the page's own fig
 docs/cli.md describes the fields of the document.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.findings import estimate_limit
 from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
 from sparsedash.reporting.kind_words import forgotten_sentence, kinds_document, kinds_table
+from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.next_step import NextStep
 from sparsedash.reporting.record_pair import (
     DIVERGENCE_SIGN,
@@ -38,11 +38,12 @@ from sparsedash.reporting.run_answer import (
     missing_records,
     run_ending,
 )
-from sparsedash.reporting.run_results import ModelResult, RunResults, difference_of, verdict_of
+from sparsedash.reporting.run_results import RunResults, difference_of, verdict_of
 from sparsedash.reporting.task_words import judge_document
+from sparsedash.reporting.tradeoff_points import run_tradeoff
 from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -82,82 +83,60 @@ def html_report(
     from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 
     run = results.run
-    tradeoff = results.tradeoff()
+    tradeoff = run_tradeoff(results)
     ending = run_ending(results.run, job)
     notes = [
         wording.example_words(run),
         ending,
         missing_records(run, results.missing),
-    ]
-    notes += [
         wording.source_note(run.source_type),
         estimate_words(results),
         *answer_figures(results),
         step.sentence if step else "",
+        f"{results.title} · {wording.stored_run_details(run)}",
     ]
-    notes.append(f"{results.title} · {wording.stored_run_details(run)}")
-    body = [
-        heading(answer_sentence(results, ended=bool(ending))),
-        *(paragraph(text, css="sd-muted") for text in notes if text),
-        *(
-            figure_svg(
-                tradeoff_chart(tradeoff, measure),
-                tradeoff_words(tradeoff, measure),
-            )
-            for measure in _CHARTS
-        ),
-        element(
-            "div",
-            numbers_table(results).html,
-            css="numbers",
-        ),
-        element(
-            "h2",
-            escape(f"{pair.right_name} against {pair.left_name}"),
-        ),
-        *(paragraph(text) for text in comparison_words(results, pair) if text),
+    body = [heading(answer_sentence(results, ended=bool(ending)))]
+    body += [paragraph(text, css="sd-muted") for text in notes if text]
+    for measure in _CHARTS:
+        chart = tradeoff_chart(tradeoff, measure)
+        body.append(figure_svg(chart, tradeoff_words(tradeoff, measure)))
+    body += [
+        element("div", numbers_table(results).html, css="numbers"),
+        element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
+    ]
+    body += [paragraph(text) for text in comparison_words(results, pair) if text]
+    inputs = {"model": run.model_identity, **run.corpora}
+    body += [
         *_flip_tables(pair, passages),
         *_kinds_section(pair.right),
         *wrote,
         element("h2", escape("Settings")),
         element("pre", escape(canonical_json(asdict(run.settings)))),
         element("h2", escape("Inputs")),
-        _rows(
-            (name, escape(value))
-            for name, value in {"model": run.model_identity, **run.corpora}.items()
-        ),
+        _rows({name: escape(identity) for name, identity in inputs.items()}),
         element("h2", escape("Versions")),
-        _rows((name, escape(value)) for name, value in run.versions.items()),
-        *(paragraph(warning, css="sd-muted") for warning in run.warnings),
+        _rows({name: escape(version) for name, version in run.versions.items()}),
     ]
+    body += [paragraph(warning, css="sd-muted") for warning in run.warnings]
     return html_page(results.title, body)
 
 
 def html_page(title: str, body: Sequence[Html]) -> bytes:
     """A page of its own in UTF-8 that needs nothing else: no script, no request."""
     # A chart is drawn in the colours of the light theme; a dark one repaints it.
-    repaint = "".join(
-        f'[{what}="{light}"] {{ {what}: light-dark({light}, {dark}); }}\n'
-        for light, dark in COLOUR_PAIRS
-        for what in ("fill", "stroke")
-    )
-    head = [
+    repaint = ""
+    for light, dark in COLOUR_PAIRS:
+        for what in ("fill", "stroke"):
+            repaint += f'[{what}="{light}"] {{ {what}: light-dark({light}, {dark}); }}\n'
+    head = element(
+        "head",
         Html('<meta charset="utf-8">'),
-        element(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content=POLICY,
-        ),
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         Html('<meta name="viewport" content="width=device-width">'),
         element("title", escape(f"{title} · SparseDash")),
         Html(f"<style>{_STYLE}{repaint}</style>"),
-    ]
-    page = element(
-        "html",
-        element("head", *head),
-        element("body", *body),
-        lang="en",
     )
+    page = element("html", head, element("body", *body), lang="en")
     return f"<!doctype html>\n{page}\n".encode()
 
 
@@ -186,11 +165,7 @@ def comparison_words(results: RunResults, pair: Pair) -> tuple[str, str, str]:
         basis.insert(1, limits)
     else:
         difference = difference_of(results, pair.left, pair.right)
-        sentence = verdicts.difference_sentence(
-            left_name,
-            right_name,
-            difference,
-        )
+        sentence = verdicts.difference_sentence(left_name, right_name, difference)
         words = verdicts.difference_words(difference, left_name)
         points = wording.signed_points(compared.difference)
         interval = f"{wording.LEVEL} interval {wording.signed_interval(compared.interval)}"
@@ -200,13 +175,10 @@ def comparison_words(results: RunResults, pair: Pair) -> tuple[str, str, str]:
 
 def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
     kinds = pair.kinds(range(len(pair.left.outcomes)))
-    drawn: list[Html] = []
+    head = ["Passage", "Context (end)", "Target", pair.left_name, pair.right_name, "Change"]
+    drawn = []
     for kind in _FLIPS:
-        positions = pair.ordered(
-            kinds[kind],
-            kind,
-            "largest change first",
-        )
+        positions = pair.ordered(kinds[kind], kind, "largest change first")
         drawn.append(element("h2", escape(f"{KINDS[kind]}: {len(positions):,}")))
         if not positions:
             continue
@@ -216,36 +188,12 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
         rows = []
         for position in positions[:FLIPS_SHOWN]:
             first, second = pair.outcomes(position)
-            end = end_of(
-                passages.contexts[position] if passages else "",
-                CONTEXT_SHOWN,
-            )
-            texts = map(readable, (first.target, first.answer, second.answer))
-            change = wording.signed_nats(-pair.fall(position))
-            rows.append(
-                [
-                    f"{first.index + 1:,}",
-                    end,
-                    *(text[:CONTEXT_SHOWN] for text in texts),
-                    change,
-                ]
-            )
-        head = [
-            "Passage",
-            "Context (end)",
-            "Target",
-            pair.left_name,
-            pair.right_name,
-            "Change",
-        ]
-        drawn.append(
-            Table(
-                KINDS[kind],
-                note,
-                head,
-                rows,
-            ).html
-        )
+            context = passages.contexts[position] if passages else ""
+            row = [f"{first.index + 1:,}", end_of(context, CONTEXT_SHOWN)]
+            for text in (first.target, first.answer, second.answer):
+                row.append(readable(text)[:CONTEXT_SHOWN])
+            rows.append([*row, wording.signed_nats(-pair.fall(position))])
+        drawn.append(Table(KINDS[kind], note, head, rows).html)
     return drawn
 
 
@@ -264,20 +212,11 @@ def _kinds_section(sparse: Record) -> list[Html]:
     return [paragraph(sentence), *drawn] if sentence else drawn
 
 
-def _rows(values: Iterable[tuple[str, Html]], css: str = "") -> Html:
-    rows = (
-        element(
-            "tr",
-            element("th", escape(name), scope="row"),
-            element("td", value),
-        )
-        for name, value in values
-    )
-    return element(
-        "table",
-        element("tbody", *rows),
-        css=css,
-    )
+def _rows(values: Mapping[str, Html], css: str = "") -> Html:
+    rows = []
+    for name, value in values.items():
+        rows.append(element("tr", element("th", escape(name), scope="row"), element("td", value)))
+    return element("table", element("tbody", *rows), css=css)
 
 
 def continuations_section(
@@ -289,98 +228,61 @@ def continuations_section(
     Each text has a mark where it parts from the left model's. Empty where nothing was written.
     """
     names = wording.record_names(run)
-    drawn = list[Html]()
-    for how, request, stored in islice(
-        _continuations(
-            backend,
-            run,
-            pair,
-            passages,
-        ),
-        MOST_CONTINUATIONS,
-    ):
+    drawn: list[Html] = []
+    n_shown = 0
+    for origin, request in _requests(backend, run, pair, passages):
+        if n_shown == MOST_CONTINUATIONS:
+            break
+        stored = backend.continuation(request)
+        if stored is None:
+            continue
+        n_shown += 1
         first, *others = map(readable, (stored.left, stored.right, *stored.others))
-        who = [
-            pair.left_name,
-            pair.right_name,
-            *(names.get(key, key[:8]) for key in request.others),
-        ]
-        texts = zip(
-            who,
-            [
-                escape(first),
-                *(mark_divergence(first, text)[1] for text in others),
-            ],
-            strict=False,
-        )
+        writers = [pair.left_name, pair.right_name]
+        writers += [names.get(key, key[:8]) for key in request.others]
+        texts = [escape(first), *(mark_divergence(first, text)[1] for text in others)]
         stopped = ", stopped early" if stored.stopped else ""
         drawn += [
-            paragraph(f"{how}{stopped}", css="sd-muted"),
+            paragraph(f"{origin}{stopped}", css="sd-muted"),
             paragraph(end_of(request.prompt, PROMPT_SHOWN)),
+            _rows(dict(zip(writers, texts, strict=False)), css="written"),
         ]
-        drawn.append(_rows(texts, css="written"))
+    if not drawn:
+        return []
     legend = f"{DIVERGENCE_SIGN} marks where a text diverges from that of {pair.left_name}."
-    return (
-        [
-            element("h2", escape("What the models wrote")),
-            paragraph(legend, css="sd-muted"),
-            *drawn,
-        ]
-        if drawn
-        else []
-    )
+    heading = element("h2", escape("What the models wrote"))
+    return [heading, paragraph(legend, css="sd-muted"), *drawn]
 
 
-def _continuations(
+def _requests(
     backend: Backend, run: Run, pair: Pair, passages: Passages | None
-) -> Iterator[tuple[str, ContinuationSettings, Continuation]]:
-    """The run's prompts, those that users tried, and the passages that the page's button continues,
-    if it can.
+) -> list[tuple[str, ContinuationSettings]]:
+    """What both models may have continued, with its origin in words: the run's prompts, those that
+    users tried, and the passages that the page's button continues.
     """
     left_key = pair.left.key
     right_key = pair.right.key
-    of_run = [
-        ContinuationSettings(
-            left=left_key,
-            right=right_key,
-            prompt=prompt,
-        )
-        for prompt in run.settings.prompts
-    ]
-    written = {
-        prompt_request.key(): prompt_request
-        for prompt_request in of_run
-        if backend.continuation(prompt_request) is not None
-    }
-    requests = [
-        (f"A prompt of the run, {sampling_words(prompt_request)}", prompt_request)
-        for prompt_request in written.values()
-    ]
-    tried = (
-        t
-        for t in backend.user_data.prompts(left_key, right_key)
-        if replace(t, others=()).key() not in written
-    )
-    requests += [
-        (f"A prompt of a user, {sampling_words(prompt_request)}", prompt_request)
-        for prompt_request in tried
-    ]
+    requests = []
+    written = set()
+    for prompt in run.settings.prompts:
+        request = ContinuationSettings(left=left_key, right=right_key, prompt=prompt)
+        if backend.continuation(request) is not None:
+            written.add(request.key())
+            requests.append((f"A prompt of the run, {sampling_words(request)}", request))
+    for request in backend.user_data.prompts(left_key, right_key):
+        if replace(request, others=()).key() not in written:
+            requests.append((f"A prompt of a user, {sampling_words(request)}", request))
     contexts = passages.contexts if passages else ()
-    for kind, positions in pair.kinds(range(len(contexts))).items():
-        for position in positions if kind in _FLIPS else ():
+    kinds = pair.kinds(range(len(contexts)))
+    for kind in _FLIPS:
+        for position in kinds[kind]:
+            number = f"Passage {pair.left.outcomes[position].index + 1:,}"
             with suppress(SettingsError):
                 request = ContinuationSettings(
                     left=left_key, right=right_key, prompt=contexts[position]
                 )
-                requests.append(
-                    (
-                        f"Passage {pair.left.outcomes[position].index + 1:,}, {KINDS[kind].lower()}",
-                        request,
-                    )
-                )
-    for how, request in requests:
-        if (stored := backend.continuation(request)) is not None:
-            yield how, request, stored
+                requests.append((f"{number}, {KINDS[kind].lower()}", request))
+    return requests
 
 
 def sampling_words(request: ContinuationSettings) -> str:
@@ -412,11 +314,14 @@ def run_document(
         },
         "revisions": dict(run_settings.revisions),
         "corpora": {
-            use: {"reference": settings.corpus, "identity": run.corpora[use]}
-            for use, settings in (
-                ("calibration", run_settings.calibration),
-                ("evaluation", run_settings.evaluation),
-            )
+            "calibration": {
+                "reference": run_settings.calibration.corpus,
+                "identity": run.corpora["calibration"],
+            },
+            "evaluation": {
+                "reference": run_settings.evaluation.corpus,
+                "identity": run.corpora["evaluation"],
+            },
         },
         "settings": asdict(run_settings),
         "finished": run.finished,
@@ -433,15 +338,12 @@ def run_document(
         "dense": _answers(dense),
         "sparse": [
             _sparse(results, model, record)
-            | {
-                "verdict": _verdict(model.verdict, results.tolerance),
-                "tasks": _tasks(results, model.record.key),
-            }
-            for model, record in zip(results.judged, sparse, strict=True)
+            for model, record in zip(results.sparse_models, sparse, strict=True)
         ],
-        **{
-            name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")
-        },
+        "seconds": run.seconds,
+        "peak_bytes": run.peak_bytes,
+        "disk_bytes": run.disk_bytes,
+        "versions": run.versions,
         "cached": list(run.cached),
         "warnings": list(run.warnings),
         "example": wording.example_words(run) or None,
@@ -462,24 +364,17 @@ def _answers(record: Record) -> dict[str, Any]:
 
 def _rival(judged: ModelResult, difference: LikelihoodDifference) -> dict[str, Any]:
     """One method beside the winning one: word perplexities as a ratio."""
-    ratio, low, high = (
-        verdicts.finite_ratio(nats) for nats in (difference.value, difference.low, difference.high)
-    )
-    document = {
+    return {
         "method": judged.spec.method_document(),
         "sparsity_percent": judged.permille / 10,
+        "ratio": verdicts.finite_ratio(difference.value),
+        "low": verdicts.finite_ratio(difference.low),
+        "high": verdicts.finite_ratio(difference.high),
+        "p_adjusted": difference.p_value,
+        "level": difference.level,
+        "is_shown": difference.is_shown,
+        "n_passages": difference.n_passages,
     }
-    shown = {name: getattr(difference, name) for name in ("level", "is_shown", "n_passages")}
-    return (
-        document
-        | {
-            "ratio": ratio,
-            "low": low,
-            "high": high,
-            "p_adjusted": difference.p_value,
-        }
-        | shown
-    )
 
 
 def _sparse(results: RunResults, judged: ModelResult, record: Record) -> dict[str, Any]:
@@ -488,6 +383,10 @@ def _sparse(results: RunResults, judged: ModelResult, record: Record) -> dict[st
     assert pruned is not None, "a sparse record says how it was pruned"
     errors = ("layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors")
     per_layer = ("widths", *errors, "alone")
+    tasks = None
+    if answers := results.tasks.get(record.key):
+        name = results.names[record.key]
+        tasks = judge_document(name, answers.results, results.tolerance)
     paired = {name: getattr(pairs, name) for name in ("broke", "fixed", "p_value", "difference")}
     return {
         "method": pruned.spec.method_document(),
@@ -504,41 +403,29 @@ def _sparse(results: RunResults, judged: ModelResult, record: Record) -> dict[st
         "stopping": record.stopping and asdict(record.stopping),
         "by_kind": kinds_document(record),
         **_answers(record),
+        "verdict": _verdict(judged.verdict, results.tolerance),
+        "tasks": tasks,
     }
-
-
-def _tasks(results: RunResults, record: str) -> dict[str, Any] | None:
-    answers = results.tasks.get(record)
-    return answers and judge_document(
-        results.names[record],
-        answers.results,
-        results.tolerance,
-    )
 
 
 def _verdict(verdict: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     """Both losses: the perplexity as a multiple of dense's, the accuracy in points gained."""
-    numbers = verdicts.verdict_values(verdict)
-
-    def loss(name: str, measured: Loss | None) -> dict[str, Any] | None:
-        ends = {
-            end: numbers[f"{name}_{end}".removesuffix("_value")] for end in ("value", "low", "high")
-        }
-        return (
-            {
-                **ends,
-                "level": measured.level,
-                "verdict": measured.verdict,
-            }
-            if measured
-            else None
-        )
-
     return {
         "verdict": verdict.verdict,
         "tolerance": tolerance.as_document(),
         "decided_by": [loss.name for loss in verdict.deciding],
-        "ratio": loss("perplexity_ratio", verdict.perplexity),
-        "points": loss("change_points", verdict.accuracy),
+        "ratio": _loss(verdict.perplexity),
+        "points": _loss(verdict.accuracy) if verdict.accuracy else None,
         "passages_needed": verdict.passages_needed,
+    }
+
+
+def _loss(loss: Loss) -> dict[str, Any]:
+    value, low, high = verdicts.loss_values(loss)
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "level": loss.level,
+        "verdict": loss.verdict,
     }

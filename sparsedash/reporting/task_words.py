@@ -30,30 +30,25 @@ _FLIPS = ("broke", "fixed", "still wrong", "p", "KL")
 
 def tasks_sentence(name: str, results: Sequence[TaskResult]) -> str:
     """On which tasks a model is beyond the limit, within it or undecided. name: its own."""
-
-    def on(verdict: TaskVerdict, words: str) -> str:
-        tasks = and_join([result.task for result in _with(verdict, results)])
-        return tasks and f"{words} on {tasks}"
-
-    within = on("within", "within the limit")
-    undecided = on("undecided", "too close to call")
+    within = _on("within the limit", _with("within", results))
+    undecided = _on("too close to call", _with("undecided", results))
     match overall_verdict(results):
         case "beyond":
-            lost = [
-                loss_with_limit(clause.loss) for clause in _with("beyond", results) if clause.loss
-            ]
-            other_tasks = "; ".join(filter(None, (within, undecided)))
-            clauses = [
-                f"{name} costs too much: {', '.join(lost)}",
-                wording.first_upper(other_tasks),
-            ]
+            losses = [result.loss for result in _with("beyond", results) if result.loss]
+            sentence = f"{name} costs too much: {', '.join(map(loss_with_limit, losses))}."
+            others = wording.first_upper("; ".join(filter(None, (within, undecided))))
+            return f"{sentence} {others}." if others else sentence
         case "within":
-            clauses = [f"{name} stays {within}"]
+            return f"{name} stays {within}."
         case "undecided":
-            clauses = [f"{name} is {'; '.join(filter(None, (undecided, within)))}"]
+            return f"{name} is {'; '.join(filter(None, (undecided, within)))}."
         case _:
-            clauses = ["Nothing can be judged"]
-    return " ".join(f"{clause}." for clause in clauses if clause)
+            return "Nothing can be judged."
+
+
+def _on(words: str, results: Sequence[TaskResult]) -> str:
+    tasks = and_join([result.task for result in results])
+    return f"{words} on {tasks}" if tasks else ""
 
 
 def task_remarks(results: Sequence[TaskResult]) -> str:
@@ -62,16 +57,12 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
     """
     remarks = [_needed(result) for result in _with("undecided", results)]
     remarks += [_why_not(result) for result in _with("not judged", results)]
-    for limit in dict.fromkeys(
-        task_result.own_limit for task_result in results if task_result.own_limit
-    ):
-        remarks.append(
-            limit_on(
-                [task_result.task for task_result in results if task_result.own_limit == limit],
-                limit,
-            )
-        )
-    return " ".join(f"{task_result}." for task_result in remarks if task_result)
+    limits: dict[float, list[str]] = {}
+    for result in results:
+        if result.own_limit:
+            limits.setdefault(result.own_limit, []).append(result.task)
+    remarks += [limit_on(tasks, limit) for limit, tasks in limits.items()]
+    return " ".join(f"{remark}." for remark in remarks if remark)
 
 
 def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str]:
@@ -82,12 +73,13 @@ def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str
     answered = and_join(list(known)) or "no task"
     idle = and_join([task for task, _ in tolerance.tasks if task not in known])
     rolling = and_join([task for task, _ in tolerance.tasks if known.get(task) == "rolling"])
-    notes = [f"Limits name {idle}, but the answers are of {answered}."] if idle else []
-    notes += (
-        [f"No answer of {rolling} is right or wrong: the limit of word perplexity holds."]
-        if rolling
-        else []
-    )
+    notes = []
+    if idle:
+        notes.append(f"Limits name {idle}, but the answers are of {answered}.")
+    if rolling:
+        notes.append(
+            f"No answer of {rolling} is right or wrong: the limit of word perplexity holds."
+        )
     return notes
 
 
@@ -130,38 +122,23 @@ def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
     """The table: its head, then a row a task. Documents change in word perplexity."""
     rows = [[*_HEAD, *_FLIPS]]
     for result in results:
-        dense = result.pair.dense
         loss = result.loss
-        rolling = result.pair.dense.kind == "rolling"
-        scores = [
-            f"{score:.3f}" if rolling else wording.percent(score)
-            for score in (result.dense, result.other)
-        ]
-        change = (
-            [
-                loss_value(loss),
-                loss_interval(loss),
-                level_words(loss.level),
-            ]
-            if loss
-            else [""] * 3
-        )
-        flips = (
-            [""] * 3 if rolling else [f"{n:,}" for n in (result.broke, result.fixed, result.moved)]
-        )
-        divergence = "" if result.divergence is None else f"{result.divergence:.3f}"
-        verdict = "not judged" if loss is None else VERDICT_SIGNS[loss.verdict]
-        row = [
-            result.task,
-            verdict,
-            dense.measure_label,
-            f"{len(result.pair.questions):,}",
-            *scores,
-            *change,
-            *flips,
-        ]
+        n_flips = (result.broke, result.fixed, result.moved)
+        scores = [wording.percent(score) for score in (result.dense, result.other)]
+        flips = [f"{n:,}" for n in n_flips]
+        if result.pair.dense.kind == "rolling":
+            scores = [f"{score:.3f}" for score in (result.dense, result.other)]
+            flips = [""] * len(n_flips)
+        verdict = "not judged"
+        change = ["", "", ""]
+        if loss is not None:
+            verdict = VERDICT_SIGNS[loss.verdict]
+            change = [loss_value(loss), loss_interval(loss), level_words(loss.level)]
         p = "" if result.p_value is None else wording.p_number(result.p_value)
-        rows.append([*row, p, divergence])
+        divergence = "" if result.divergence is None else f"{result.divergence:.3f}"
+        n_questions = f"{len(result.pair.questions):,}"
+        row = [result.task, verdict, result.pair.dense.measure_label, n_questions]
+        rows.append([*row, *scores, *change, *flips, p, divergence])
     return rows
 
 

@@ -11,7 +11,8 @@ from math import exp, isfinite, isinf
 from sparsedash.catalog.budgets import BUDGETS, removed_percent_field
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Cell, Table, Value, element, escape
-from sparsedash.reporting.run_results import ModelResult, RunResults
+from sparsedash.reporting.model_results import ModelResult
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import NBSP, and_join, percent, plural, quantity
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Record
@@ -53,15 +54,12 @@ def limits_sentence(verdict: ToleranceVerdict, tolerance: Tolerance) -> str:
     with their own.
     """
     measures = [loss.measure for loss in verdict.losses]
-    own_limits = [loss for loss in verdict.tasks if loss.most != tolerance.most(loss.measure)]
-    limits = [
-        wording.tolerance_words(tolerance, measures),
-        *(
-            f"{own_loss.task} {wording.limit_words(own_loss.measure, own_loss.most)}"
-            for own_loss in own_limits
-        ),
-    ]
-    return f"{plural(len(measures) + len(own_limits), 'Limit')}: {', '.join(limits)}."
+    limits = [wording.tolerance_words(tolerance, measures)]
+    for loss in verdict.tasks:
+        if loss.most != tolerance.most(loss.measure):
+            limits.append(f"{loss.task} {wording.limit_words(loss.measure, loss.most)}")
+    n_limits = len(measures) + len(limits) - 1
+    return f"{plural(n_limits, 'Limit')}: {', '.join(limits)}."
 
 
 def verdict_words(verdict: ToleranceVerdict, be: str = "is") -> str:
@@ -70,23 +68,22 @@ def verdict_words(verdict: ToleranceVerdict, be: str = "is") -> str:
     With the measures that decided, and what within leaves open. be: "are" after several undecided
     models.
     """
-    decisive = [loss for loss in verdict.deciding if not loss.task]
     tasks = task_names(verdict.deciding)
-    if verdict.verdict == "undecided":
-        passages = (
-            [quantity(verdict.n_passages, "passage")] if verdict.perplexity in decisive else []
-        )
-        if verdict.too_few:
-            return f"cannot be judged on {passages[0]}"
-        if not passages and not tasks:
-            return f"{be} undecided: not all tasks were answered"
-        return f"{be} too close to call on {wording.and_join([*passages, *tasks])}"
     if verdict.verdict == "beyond":
         return f"costs too much: {', '.join(map(loss_with_limit, verdict.deciding))}"
-    also = f", and on {wording.and_join(tasks)}" if tasks else ""
+    decisive = [loss for loss in verdict.deciding if not loss.task]
+    if verdict.verdict == "undecided":
+        passages = quantity(verdict.n_passages, "passage")
+        if verdict.too_few:
+            return f"cannot be judged on {passages}"
+        basis = [passages, *tasks] if verdict.perplexity in decisive else tasks
+        if not basis:
+            return f"{be} undecided: not all tasks were answered"
+        return f"{be} too close to call on {and_join(basis)}"
+    also = f", and on {and_join(tasks)}" if tasks else ""
     if verdict.unjudged:
         be = "is" if len(verdict.unjudged) == 1 else "are"
-        also += f"; {wording.and_join(verdict.unjudged)} {be} not judged"
+        also += f"; {and_join(verdict.unjudged)} {be} not judged"
     phrase = f"stays within your {plural(len(verdict.deciding), 'limit')}"
     return f"{phrase}: {', '.join(map(loss_with_limit, decisive))}{also}{accuracy_open(verdict)}"
 
@@ -122,33 +119,27 @@ def _digits(loss: Loss) -> int:
     """The fewest decimals that show the loss and its interval on the side of the limit where they
     are, if few do.
     """
-    factor = loss.measure == "word perplexity"
-    values = [
-        exp(min(nats_or_share, _MOST_NATS)) if factor else 100 * nats_or_share
-        for nats_or_share in (loss.value, loss.low, loss.high)
-    ]
-    limit = round(exp(loss.most) if factor else 100 * loss.most, 9)
+    is_factor = loss.measure == "word perplexity"
+    n_digits = 2 if is_factor else 1
+    limit = _in_its_unit(loss, loss.most)
+    values = [_in_its_unit(loss, end) for end in (loss.value, loss.low, loss.high)]
+    values = [value for value in values if isfinite(value)]
+    sides = [(value > limit) - (value < limit) for value in values]
+    for digits in (n_digits, n_digits + 1):
+        shown_sides = []
+        for value in values:
+            shown = round(value, wording.factor_digits(value, digits) if is_factor else digits)
+            shown_sides.append((shown > limit) - (shown < limit))
+        if shown_sides == sides:
+            return digits
+    return n_digits + 2
 
-    def side(value: float) -> int:
-        return (value > limit) - (value < limit)
 
-    def shown(value: float, digits: int) -> float:
-        return round(
-            value,
-            wording.factor_digits(value, digits) if factor else digits,
-        )
-
-    usual = 2 if factor else 1
-    known = [value for value in values if isfinite(value)]
-    enough = (
-        n
-        for n in (usual, usual + 1)
-        if all(
-            side(shown(nats_or_share, n)) == side(round(nats_or_share, 9))
-            for nats_or_share in known
-        )
-    )
-    return next(enough, usual + 2)
+def _in_its_unit(loss: Loss, value: float) -> float:
+    """A value of the loss as a factor or in points, free of what floats add or lose."""
+    if loss.measure == "word perplexity":
+        return round(exp(min(value, _MOST_NATS)), 9)
+    return round(100 * value, 9)
 
 
 def loss_interval(loss: Loss) -> str:
@@ -170,11 +161,12 @@ def accuracy_open(verdict: ToleranceVerdict) -> str:
     """ "; accuracy is undecided on 132 passages": what within leaves open; nothing where accuracy
     is within too.
     """
-    if (
-        verdict.verdict != "within"
-        or verdict.accuracy in verdict.deciding
-        or _is_unchanged(verdict)
-    ):
+    # A model that gives every answer of dense with its likelihood has lost nothing.
+    is_unchanged = (
+        all(loss.value == 0 for loss in verdict.losses)
+        and verdict.perplexity.low == verdict.perplexity.high
+    )
+    if verdict.verdict != "within" or verdict.accuracy in verdict.deciding or is_unchanged:
         return ""
     if verdict.accuracy is None:
         return f"; {_TOO_FEW_RIGHT}"
@@ -197,14 +189,15 @@ def loss_words(verdict: ToleranceVerdict) -> str:
     """
     lost = verdict.perplexity
     accuracy = verdict.accuracy
-    words = f"perplexity {loss_value(lost)} dense's"
+    perplexity = f"perplexity {loss_value(lost)} dense's"
     if accuracy is None:
-        return f"{words} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
-    levels = and_join(
-        list(dict.fromkeys(level_words(measured.level) for measured in (lost, accuracy)))
+        return f"{perplexity} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
+    levels = dict.fromkeys([level_words(lost.level), level_words(accuracy.level)])
+    return (
+        f"{perplexity} ({loss_interval(lost)}), "
+        f"accuracy {loss_value(accuracy)} ({loss_interval(accuracy)}); "
+        f"intervals of {and_join(list(levels))}"
     )
-    words = f"{words} ({loss_interval(lost)}), accuracy {loss_value(accuracy)} ({loss_interval(accuracy)})"
-    return f"{words}; intervals of {levels}"
 
 
 def difference_sentence(first: str, right: str, difference: LikelihoodDifference) -> str:
@@ -251,20 +244,24 @@ def headline_loss(judged: ToleranceVerdict) -> tuple[str, ...]:
         f"the dense word perplexity, {_interval_words(lost)}",
         _measure_verdict(lost),
     ]
-    few = f"accuracy not judged: under {FEWEST_RIGHT} right"
-    lines.append(_measure_verdict(accuracy, f" {loss_value(accuracy)}") if accuracy else few)
+    if accuracy:
+        lines.append(_measure_verdict(accuracy, f" {loss_value(accuracy)}"))
+    else:
+        lines.append(f"accuracy not judged: under {FEWEST_RIGHT} right")
     # Each task that costs too much with its loss; the others by their verdicts.
-    lines += [
-        _measure_verdict(loss, f" {loss_value(loss)}")
-        for loss in judged.tasks
-        if loss.verdict == "beyond"
-    ]
-    for verdict in ("undecided", "within"):
-        if names := task_names([loss for loss in judged.tasks if loss.verdict == verdict]):
+    by_verdict: dict[Verdict, list[Loss]] = {"beyond": [], "undecided": [], "within": []}
+    for loss in judged.tasks:
+        by_verdict[loss.verdict].append(loss)
+    for loss in by_verdict.pop("beyond"):
+        lines.append(_measure_verdict(loss, f" {loss_value(loss)}"))
+    for verdict, losses in by_verdict.items():
+        if losses:
             sign, word = VERDICT_SIGNS[verdict].split()
-            lines.append(f"{sign} {wording.and_join(names)} {word}")
-    lines += [f"{wording.and_join(judged.unjudged)} not judged"] if judged.unjudged else []
-    lines += ["tasks not answered"] if judged.unanswered else []
+            lines.append(f"{sign} {and_join(task_names(losses))} {word}")
+    if judged.unjudged:
+        lines.append(f"{and_join(judged.unjudged)} not judged")
+    if judged.unanswered:
+        lines.append("tasks not answered")
     return tuple(lines)
 
 
@@ -281,10 +278,10 @@ def headline_difference(best: str, difference: LikelihoodDifference) -> tuple[st
 
 
 def _difference_interval(difference: LikelihoodDifference) -> str:
-    return _with_level(
-        wording.factor_range(difference.low, difference.high) if not isinf(difference.low) else "",
-        difference.level,
-    )
+    if isinf(difference.low):
+        return "no interval"
+    ends = wording.factor_range(difference.low, difference.high)
+    return f"{level_words(difference.level)} interval {ends}"
 
 
 def difference_p(difference: LikelihoodDifference) -> str:
@@ -293,13 +290,12 @@ def difference_p(difference: LikelihoodDifference) -> str:
     """
     if difference.n_passages < FEWEST_PASSAGES:
         return f"not tested on fewer than {FEWEST_PASSAGES} passages"
-    over = f", Holm over {difference.n_compared} pairs" if difference.n_compared > 1 else ""
-    p_words = (
-        f"p{NBSP}{_p_number(difference.p_value)}"
-        if difference.p_value > 0.5
-        else wording.p_value(difference.p_value)
-    )
-    return f"{p_words}{over}"
+    p_words = wording.p_value(difference.p_value)
+    if difference.p_value > 0.5:
+        p_words = f"p{NBSP}{_p_number(difference.p_value)}"
+    if difference.n_compared > 1:
+        return f"{p_words}, Holm over {difference.n_compared} pairs"
+    return p_words
 
 
 def _p_number(p: float) -> str:
@@ -315,30 +311,21 @@ def race_table(results: RunResults) -> Table:
     share = wording.sparsity_percent(results.race[0][0].permille)
     rows = []
     for rival, difference in results.race:
-        ends = wording.factor_range(difference.low, difference.high)
-        under = (
-            "no interval" if isinf(difference.low) else f"{ends} ({level_words(difference.level)})"
-        )
-        few = difference.n_passages < FEWEST_PASSAGES
-        p = difference_p(difference) if few else _p_number(difference.p_value)
-        rows.append(
-            [
-                wording.spec_title(rival.spec),
-                f"{wording.nats_as_factor(difference.value)}\n{under}",
-                p,
-            ]
-        )
+        interval = "no interval"
+        if not isinf(difference.low):
+            ends = wording.factor_range(difference.low, difference.high)
+            interval = f"{ends} ({level_words(difference.level)})"
+        p = _p_number(difference.p_value)
+        if difference.n_passages < FEWEST_PASSAGES:
+            p = difference_p(difference)
+        factor = f"{wording.nats_as_factor(difference.value)}\n{interval}"
+        rows.append([wording.spec_title(rival.spec), factor, p])
     caption = (
         f"Word perplexity as a multiple of that of “{best}” at {share}, with its interval; "
         "p after Holm over all pairs."
     )
-    return Table(
-        "The methods compared",
-        caption,
-        ["Method", "Perplexity", "p"],
-        rows,
-        stacked=True,
-    )
+    head = ["Method", "Perplexity", "p"]
+    return Table("The methods compared", caption, head, rows, stacked=True)
 
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:
@@ -346,44 +333,34 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
     names.
     """
     sentences = []
-    whole = []
-    early = {name: record.stopping for name, record in records.items() if record.stopping}
-    for name, stopping in early.items():
-        if stopping.n_answered >= stopping.n_passages:
-            whole.append(name)
+    completed: dict[str, int] = {}
+    for name, record in records.items():
+        stopping = record.stopping
+        if stopping is None:
             continue
-        why = {
-            "difference": "a difference to the dense model is shown",
-            "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
-        }.get(stopping.decision, "decided by the limits of the search")
+        if stopping.n_answered >= stopping.n_passages:
+            completed[name] = stopping.n_passages
+            continue
+        why = "decided by the limits of the search"
+        if stopping.decision == "difference":
+            why = "a difference to the dense model is shown"
+        elif stopping.decision == "close":
+            why = f"the difference to the dense model is under {100 * stopping.margin:g} points"
         sentences.append(
             f"{name} stopped after {stopping.n_answered:,} of {stopping.n_passages:,} passages: {why}."
         )
-    if whole:
-        counts = " and ".join(f"{n:,}" for n in sorted({early[name].n_passages for name in whole}))
-        sentences.append(f"{wording.and_join(whole)} answered all {counts} passages.")
-    return (
-        " ".join([*sentences, "Intervals and p-values account for the repeated looks."])
-        if sentences
-        else ""
-    )
-
-
-def _is_unchanged(verdict: ToleranceVerdict) -> bool:
-    """Whether the model gives every answer of the dense one, with its likelihood."""
-    return (
-        all(loss.value == 0 for loss in verdict.losses)
-        and verdict.perplexity.low == verdict.perplexity.high
-    )
+    if completed:
+        counts = " and ".join(f"{n:,}" for n in sorted(set(completed.values())))
+        sentences.append(f"{and_join(list(completed))} answered all {counts} passages.")
+    if sentences:
+        sentences.append("Intervals and p-values account for the repeated looks.")
+    return " ".join(sentences)
 
 
 def _interval_words(loss: Loss) -> str:
     """ "97.5 % interval 1.32 to 1.38"."""
-    return _with_level(loss_interval(loss), loss.level)
-
-
-def _with_level(interval: str, level: float) -> str:
-    return f"{level_words(level)} interval {interval}" if interval else "no interval"
+    interval = loss_interval(loss)
+    return f"{level_words(loss.level)} interval {interval}" if interval else "no interval"
 
 
 def level_words(level: float) -> str:
@@ -397,40 +374,19 @@ def loss_cells(judged: ModelResult) -> list[Cell]:
     if judged.record.pruned is None:
         return []
     compared = judged.comparison
-    lost = judged.verdict.perplexity
+    loss = judged.verdict.perplexity
     accuracy = judged.verdict.accuracy
-    change = compared.difference
-    values = verdict_values(judged.verdict)
-    points = loss_interval(accuracy) if accuracy else "not judged"
+    ratio = f"{loss_value(loss)}\n{loss_interval(loss) or 'no interval'}"
+    interval = loss_interval(accuracy) if accuracy else "not judged"
+    change = f"{wording.signed_points(compared.difference)}\n{interval}"
+    values = verdict_values(judged.verdict) | {"change_points": 100 * compared.difference}
     return [
-        Cell(
-            "Times dense",
-            f"{loss_value(lost)}\n{loss_interval(lost) or 'no interval'}",
-        ),
-        Cell(
-            "Change, points",
-            f"{wording.signed_points(change)}\n{points}",
-            {**values, "change_points": 100 * change},
-        ),
-        Cell(
-            "p",
-            wording.p_number(judged.p_value),
-            {"p": judged.p_value},
-        ),
-        Cell(
-            "Broke",
-            f"{compared.broke:,}",
-            {"broke": compared.broke},
-        ),
-        Cell(
-            "Fixed",
-            f"{compared.fixed:,}",
-            {"fixed": compared.fixed},
-        ),
-        Cell(
-            "Verdict",
-            verdict_sign(judged.verdict).replace(" by ", "\nby "),
-        ),
+        Cell("Times dense", ratio),
+        Cell("Change, points", change, values),
+        Cell("p", wording.p_number(judged.p_value), {"p": judged.p_value}),
+        Cell("Broke", f"{compared.broke:,}", {"broke": compared.broke}),
+        Cell("Fixed", f"{compared.fixed:,}", {"fixed": compared.fixed}),
+        Cell("Verdict", verdict_sign(judged.verdict).replace(" by ", "\nby ")),
     ]
 
 
@@ -443,26 +399,23 @@ def finite_ratio(nats: float) -> float | None:
 
 def verdict_values(verdict: ToleranceVerdict) -> dict[str, Value]:
     """A verdict with its losses as numbers for a file."""
-    accuracy = verdict.accuracy
-    lost = verdict.perplexity
-    ends = (accuracy.value, accuracy.high, accuracy.low, -accuracy.level) if accuracy else ()
-    values: list[Value] = [0.0 - 100 * share for share in ends] or [None] * 4
-    ratios = [finite_ratio(nats) for nats in (lost.value, lost.low, lost.high)]
-    ends_named = ("", "_low", "_high", "_level_percent")
-    names = [f"{name}{end}" for name in ("change_points", "perplexity_ratio") for end in ends_named]
+    values: dict[str, Value] = {}
+    losses = {"change_points": verdict.accuracy, "perplexity_ratio": verdict.perplexity}
+    for name, loss in losses.items():
+        value, low, high = loss_values(loss) if loss else (None, None, None)
+        values[name] = value
+        values[f"{name}_low"] = low
+        values[f"{name}_high"] = high
+        values[f"{name}_level_percent"] = 100 * loss.level if loss else None
     decided_by = ", ".join(loss.name for loss in verdict.deciding)
-    numbers = dict(
-        zip(
-            names,
-            [*values, *ratios, 100 * lost.level],
-            strict=True,
-        )
-    )
-    return {
-        **numbers,
-        "verdict": verdict.verdict,
-        "decided_by": decided_by,
-    }
+    return values | {"verdict": verdict.verdict, "decided_by": decided_by}
+
+
+def loss_values(loss: Loss) -> tuple[float | None, float | None, float | None]:
+    """A loss and its interval for a file: as multiples of dense's perplexity, or in points gained."""
+    if loss.measure == "word perplexity":
+        return finite_ratio(loss.value), finite_ratio(loss.low), finite_ratio(loss.high)
+    return 0.0 - 100 * loss.value, 0.0 - 100 * loss.high, 0.0 - 100 * loss.low
 
 
 def reached_percents(results: RunResults, model: ModelResult) -> dict[str, float]:
@@ -476,12 +429,10 @@ def reached_percents(results: RunResults, model: ModelResult) -> dict[str, float
 
 def verdict_sign(verdict: ToleranceVerdict) -> str:
     """ "✕ beyond by perplexity", or "✕ beyond" where several measures say so."""
-    decided_by = (
-        f" by {_name(verdict.deciding[0])}"
-        if len(verdict.deciding) == 1 and verdict.verdict != "undecided"
-        else ""
-    )
-    return VERDICT_SIGNS[verdict.verdict] + decided_by
+    sign = VERDICT_SIGNS[verdict.verdict]
+    if len(verdict.deciding) == 1 and verdict.verdict != "undecided":
+        return f"{sign} by {_name(verdict.deciding[0])}"
+    return sign
 
 
 def numbers_table(results: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
@@ -493,99 +444,71 @@ def numbers_table(results: RunResults, comparisons: Mapping[str, str] | None = N
     """
     addresses = comparisons or {}
     dense = results.dense
-    total = dense.last_word.total
-    compared = {dense.last_word.total}
-    methods = results.run.settings.methods
-    axis = results.run.settings.axis
+    n_compared = {results.n_passages}
     rows = []
     links = []
-    gone = "removed" if all(method.is_structured for method in methods) else "removed or zero"
+    for model in results.models:
+        record = model.record
+        name = results.names[record.key]
+        n = record.last_word.total
+        if n not in n_compared:
+            n_compared.add(n)
+            indices = {outcome.index for outcome in record.outcomes}
+            outcomes = tuple(outcome for outcome in dense.outcomes if outcome.index in indices)
+            dense_name = f"dense, same {n:,}"
+            dense_model = replace(results.models[0], record=replace(dense, outcomes=outcomes))
+            rows.append(_score_cells(results, dense_name, dense_model))
+            links.append(escape(dense_name))
+        rows.append([*_score_cells(results, name, model), *loss_cells(model)])
+        link = escape(name)
+        if address := addresses.get(record.key):
+            link = element("a", link, href=address, aria_label=f"{name} against dense")
+        links.append(link)
+    title = "The numbers of this run"
+    stem = wording.file_stem(results.run)
+    return Table.of_cells(title, _numbers_caption(results), rows, links, stem)
+
+
+def _score_cells(results: RunResults, name: str, model: ModelResult) -> list[Cell]:
+    """A model with what is gone, its right answers, its accuracy and its word perplexity."""
+    record = model.record
+    score = record.last_word
+    settings = results.run.settings
+    total = results.n_passages
+    removed = "removed or zero"
+    if all(method.is_structured for method in settings.methods):
+        removed = "removed"
+    titles = wording.budget_titles(settings.methods)
     # Four columns of shares would not fit beside the rest; the file has them.
-    heads = {
-        item: f"{wording.first_upper(title)} {gone}"
-        for item, title in wording.budget_titles(methods).items()
+    budgets: tuple[Budget, ...] = ("channels", settings.axis)
+    if settings.axis == "channels":
+        budgets = ("channels", "weights")
+    cells = [Cell("Model", name, {"model": name, **reached_percents(results, model)})]
+    for budget in budgets:
+        share = percent(results.removed(model, budget)) if record.pruned else "0"
+        cells.append(Cell(f"{wording.first_upper(titles[budget])} {removed}", share))
+    right = f"{score.right:,}"
+    if score.total != total:
+        right = f"{right} of {score.total:,}"
+    low, high = accuracy_interval(record)
+    accuracy: dict[str, Value] = {
+        "accuracy_percent": 100 * score.accuracy,
+        "accuracy_percent_low": 100 * low,
+        "accuracy_percent_high": 100 * high,
     }
-    shown: tuple[Budget, ...] = ("channels", "weights" if axis == "channels" else axis)
-
-    def cells(name: str, judged: ModelResult, record: Record) -> list[Cell]:
-        score = record.last_word
-        perplexity = record.word_perplexity
-        right = (
-            f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
-        )
-        low, high = accuracy_interval(record)
-        ends = {
-            "accuracy_percent_low": 100 * low,
-            "accuracy_percent_high": 100 * high,
-        }
-        accuracy = f"{percent(score.accuracy)}\n{wording.interval((low, high))}"
-        return [
-            Cell(
-                "Model",
-                name,
-                {"model": name, **reached_percents(results, judged)},
-            ),
-            *(
-                Cell(
-                    heads[budget],
-                    percent(results.removed(judged, budget)) if record.pruned else "0",
-                )
-                for budget in shown
-            ),
-            Cell(
-                f"Right of {total:,}",
-                right,
-                {"right": score.right, "passages": score.total},
-            ),
-            Cell(
-                "Accuracy",
-                accuracy,
-                {"accuracy_percent": 100 * score.accuracy, **ends},
-            ),
-            Cell(
-                "Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}
-            ),
-        ]
-
-    for judged in results.models:
-        record = judged.record
-        name = results.names[judged.record.key]
-        if (n := record.last_word.total) not in compared:
-            compared.add(n)
-            same = {outcome.index for outcome in record.outcomes}
-            on_same = replace(
-                dense,
-                outcomes=tuple(item for item in dense.outcomes if item.index in same),
-            )
-            rows.append(
-                cells(
-                    f"dense, same {n:,}",
-                    results.models[0],
-                    on_same,
-                )
-            )
-            links.append(escape(f"dense, same {n:,}"))
-        rows.append([*cells(name, judged, record), *loss_cells(judged)])
-        address = addresses.get(record.key, "")
-        link = element(
-            "a",
-            escape(name),
-            href=address,
-            aria_label=f"{name} against dense",
-        )
-        links.append(link if address else escape(name))
-    return Table.of_cells(
-        "The numbers of this run",
-        _numbers_caption(results),
-        rows,
-        links,
-        wording.file_stem(results.run),
-    )
+    interval = f"{percent(score.accuracy)}\n{wording.interval((low, high))}"
+    perplexity = record.word_perplexity
+    return [
+        *cells,
+        Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
+        Cell("Accuracy", interval, accuracy),
+        Cell("Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}),
+    ]
 
 
 def _numbers_caption(results: RunResults) -> str:
-    n = max(results.run.n_compared, len(results.sparse))
-    early = any(record.stopping for record in results.sparse)
+    n = max(results.run.n_compared, len(results.sparse_records))
+    early = any(record.stopping for record in results.sparse_records)
     looked = " With early stopping, intervals and p are valid at any look." if early else ""
     accuracies = "Dense interval" if early else "Accuracies"
     test = "" if early else ", exact McNemar"

@@ -76,12 +76,9 @@ def percents(permilles: Iterable[int]) -> str:
 
 def and_join(words: Sequence[str], last: str = "and") -> str:
     """ "10 %, 20 % and 30 %". last: the word before the last one."""
-    return f" {last} ".join(
-        [
-            *([", ".join(words[:-1])] if len(words) > 1 else []),
-            *words[-1:],
-        ]
-    )
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
 def probability(value: float) -> str:
@@ -109,7 +106,9 @@ def perplexity(value: float) -> str:
 def signed_points(points: float, digits: int = 1) -> str:
     """-0.03 -> "−3.0" (percentage points)."""
     rounded = round(100 * points, digits)
-    sign = MINUS if rounded < 0 else "+" if rounded > 0 else ""
+    sign = "+" if rounded > 0 else ""
+    if rounded < 0:
+        sign = MINUS
     return f"{sign}{abs(rounded):.{digits}f}"
 
 
@@ -159,7 +158,9 @@ def signed_nats(change: float) -> str:
 
 def p_number(p: float) -> str:
     """A p-value that stays readable: "0.15", "< 0.001"."""
-    return f"<{NBSP}0.001" if p < 0.001 else "1" if p > 0.995 else f"{p:.2g}"
+    if p < 0.001:
+        return f"<{NBSP}0.001"
+    return "1" if p > 0.995 else f"{p:.2g}"
 
 
 def p_value(p: float) -> str:
@@ -268,11 +269,9 @@ def size(n_bytes: float) -> str:
 
 def weights(count: int) -> str:
     """ "135 million", "6.1 billion"."""
-    return (
-        f"{count / 1e9:.1f} billion"
-        if count >= 999.5e6
-        else f"{max(1, round(count / 1e6))} million"
-    )
+    if count >= 999.5e6:
+        return f"{count / 1e9:.1f} billion"
+    return f"{max(1, round(count / 1e6))} million"
 
 
 def least_memory_words(least: LeastMemory) -> str:
@@ -283,22 +282,21 @@ def least_memory_words(least: LeastMemory) -> str:
 
 def disk_words(takes: RunDisk) -> str:
     """What a run takes in the data folder."""
-    passing = (
-        f", and up to {size(takes.passing_bytes)} more while it runs" if takes.passing_bytes else ""
-    )
-    return f"about {size(takes.stays_bytes)}{passing}"
+    words = f"about {size(takes.stays_bytes)}"
+    if takes.passing_bytes:
+        return f"{words}, and up to {size(takes.passing_bytes)} more while it runs"
+    return words
 
 
 def streaming_reason(resident_bytes: int | None, there_bytes: int | None) -> str:
     """Why the weights of a model are read block by block."""
+    words = "The weights are streamed block by block"
     if resident_bytes is None:
-        return "The weights are streamed block by block."
-    there = (
-        f", more than this machine's {size(there_bytes)}"
-        if there_bytes and there_bytes < resident_bytes
-        else ""
-    )
-    return f"The weights are streamed block by block: in memory they would take {size(resident_bytes)}{there}."
+        return f"{words}."
+    words = f"{words}: in memory they would take {size(resident_bytes)}"
+    if there_bytes and there_bytes < resident_bytes:
+        return f"{words}, more than this machine's {size(there_bytes)}."
+    return f"{words}."
 
 
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:
@@ -320,9 +318,8 @@ def moment(timestamp: float, zone: tzinfo | None = None) -> str:
 def iso_moment(timestamp: float, zone: tzinfo | None = None) -> str | None:
     """ "2026-06-03T14:05:00+02:00", for files; None for a time that is none."""
     try:
-        return (
-            datetime.fromtimestamp(timestamp, zone).astimezone(zone).isoformat(timespec="seconds")
-        )
+        then = datetime.fromtimestamp(timestamp, zone).astimezone(zone)
+        return then.isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -340,11 +337,8 @@ def method_title(method: MethodSettings) -> str:
 @lru_cache(maxsize=1024)
 def spec_title(spec: SparseSpec) -> str:
     """The name of how a model is pruned and healed, whatever the width multiple."""
-    usual = replace(
-        spec.pruning,
-        width_multiple=MethodSettings().width_multiple,
-    )
-    return spec_name(replace(spec, method=usual))
+    method = replace(spec.pruning, width_multiple=MethodSettings().width_multiple)
+    return spec_name(replace(spec, method=method))
 
 
 def quoted_method(spec: SparseSpec) -> str:
@@ -370,12 +364,11 @@ def method_titles(settings: RunSettings) -> str:
     names = ", ".join(dict.fromkeys(titles))
     if kinds := settings.quantise:
         names += f", also quantised to {and_join([kind.upper() for kind in kinds])}"
-    multiples = sorted(
-        {method.width_multiple for method in settings.methods if method.uses("width_multiple")}
-    )
-    if multiples in ([], [MethodSettings().width_multiple]):
+    narrowing = [method for method in settings.methods if method.uses("width_multiple")]
+    multiples = {method.width_multiple for method in narrowing}
+    if multiples <= {MethodSettings().width_multiple}:
         return names
-    return f"{names}, widths in multiples of {', '.join(map(str, multiples))}"
+    return f"{names}, widths in multiples of {', '.join(map(str, sorted(multiples)))}"
 
 
 def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
@@ -383,12 +376,12 @@ def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
     "file size".
     """
     methods = list(methods)
-    kinds = {method.is_structured for method in methods}
     if methods and all(method.removes_layers for method in methods):
         return BUDGET_TITLES | {"channels": "layers"}
-    return BUDGET_TITLES | (
-        {} if kinds <= {True} else {"channels": "MLP weights" if kinds == {False} else "MLP"}
-    )
+    if all(method.is_structured for method in methods):
+        return dict(BUDGET_TITLES)
+    channels = "MLP" if any(method.is_structured for method in methods) else "MLP weights"
+    return BUDGET_TITLES | {"channels": channels}
 
 
 def measured_sparsity(pruned: Pruned) -> str:
@@ -449,10 +442,9 @@ def of_budget(budget: Budget) -> str:
 def run_title(settings: RunSettings | FindSettings) -> str:
     """The subject of a run, model and sparsities, or of a search."""
     if isinstance(settings, FindSettings):
+        title = f"How much of {reference_title(settings.model)} can go"
         budget = of_budget(settings.method.budget)
-        return (
-            f"How much of {reference_title(settings.model)} can go{budget and f': share{budget}'}"
-        )
+        return f"{title}: share{budget}" if budget else title
     return f"{reference_title(settings.model)} at {sparsity_steps(settings)}"
 
 
@@ -469,23 +461,12 @@ def file_stem(run: Run) -> str:
     key. Still foreign.
     """
     model = run.settings.model.rstrip("/").rpartition("/")[2].rpartition(":")[2][:40]
-    shares = sorted(run.settings.made_permille)
-    steps = (
-        [
-            f"{shares[0] / 10:g}",
-            "to",
-            f"{shares[-1] / 10:g}",
-        ]
-        if len(shares) > 3
-        else [f"{share / 10:g}" for share in shares]
-    )
-    return "-".join(
-        [
-            model,
-            *(["search"] if run.find else steps),
-            run.key[:8],
-        ]
-    )
+    shares = [f"{permille / 10:g}" for permille in sorted(run.settings.made_permille)]
+    if run.find:
+        shares = ["search"]
+    elif len(shares) > 3:
+        shares = [shares[0], "to", shares[-1]]
+    return "-".join([model, *shares, run.key[:8]])
 
 
 def stored_run_details(run: Run) -> str:
@@ -508,12 +489,12 @@ def revision_words(run: Run) -> str:
     words = []
     if commit := commit_of(run.model_identity):
         words.append(f"revision {commit[:_SHORT]}")
-    data_sets = [
-        (name.removeprefix(DATA_SET), commit)
-        for name, commit in run.settings.revisions
-        if name.startswith(DATA_SET)
-    ]
-    words += [f"data set {name} {commit[:_SHORT]}" for name, commit in data_sets[:_MOST_DATA_SETS]]
+    data_sets = []
+    for name, data_commit in run.settings.revisions:
+        if name.startswith(DATA_SET):
+            title = name.removeprefix(DATA_SET)
+            data_sets.append(f"data set {title} {data_commit[:_SHORT]}")
+    words += data_sets[:_MOST_DATA_SETS]
     more = len(data_sets) - _MOST_DATA_SETS
     if more > 0:
         words.append(f"and {quantity(more, 'more data set')}")
@@ -580,10 +561,8 @@ def example_words(run: Run | None, brief: bool = False) -> str:
 def example_origin(run: Run) -> str:
     """Where, when and with what the example was made."""
     finished_on = datetime.fromtimestamp(run.finished_at or run.started_at, UTC)
-    known = run.versions
-    versions = ", ".join(
-        f"{name} {known.get(name, '?')}" for name in ("sparsedash", "torch", "transformers")
-    )
+    names = ("sparsedash", "torch", "transformers")
+    versions = ", ".join(f"{name} {run.versions.get(name, '?')}" for name in names)
     return f"Computed on {finished_on.day} {finished_on:%B %Y} on another machine ({run.made_on}), with {versions}."
 
 
@@ -596,11 +575,7 @@ def record_names(run: Run, named: bool = False) -> dict[str, str]:
     """
     named = named or run.settings.names_methods
     names = {run.dense: DENSE}
-    for key, spec in zip(
-        run.sparse,
-        run.settings.points,
-        strict=False,
-    ):
+    for key, spec in zip(run.sparse, run.settings.points, strict=False):
         names[key] = model_name(spec, named, bool(run.source_type))
     return names
 
@@ -633,10 +608,9 @@ def model_words(spec: SparseSpec, named: bool = True, pruned: Pruned | None = No
     if reached and reached != percent(spec.permille / 1000):
         share = f"{share} asked, {reached}"
     words = f"{share} {share_of(method)} {removed_or_zeroed(method)}"
-    return with_type(
-        f"{spec_title(spec)}, {words}" if named else words,
-        spec,
-    )
+    if named:
+        words = f"{spec_title(spec)}, {words}"
+    return with_type(words, spec)
 
 
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:

@@ -286,7 +286,7 @@ health_note = _note("health", "Never written: reading it shows whether the store
 
 def calibration_notes(keys: tuple[str, ...]) -> list[NoteName]:
     """All notes on calibrations whose artefacts have these keys."""
-    notes = list[NoteName]()
+    notes = []
     for key in keys:
         notes += [
             calibrated_note(key),

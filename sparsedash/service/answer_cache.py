@@ -216,7 +216,7 @@ class AnswerCache:
     def _by_task(self, keys: Sequence[str]) -> dict[str, QuestionSet]:
         """The stored ones of these sets by task, without those whose parts do not fit together."""
         sets = self._sets(keys)
-        tasks = dict[str, QuestionSet]()
+        tasks = {}
         for task in dict.fromkeys(part.task for part in sets):
             with suppress(CorpusError):
                 (tasks[task],) = pool_parts(part for part in sets if part.task == task)

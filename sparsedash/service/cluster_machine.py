@@ -269,7 +269,7 @@ def _packages() -> dict[str, str]:
 @cache
 def _gpu_names() -> list[str]:
     """The GPUs that the child may use, by the driver's names where those can be read."""
-    lines = list[str]()
+    lines = []
     for file in sorted(NVIDIA.glob("*/information")):
         lines += file.read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]

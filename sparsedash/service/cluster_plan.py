@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -70,8 +71,8 @@ class ClusterPlan:
         """Whether nothing is left to do."""
         return self._is_found if self._find else len(self._done) == self._settings.n_sparse
 
-    def left(self) -> Sequence[str]:
-        """The first part alone until it is there; then all others."""
+    def remaining(self) -> Sequence[str]:
+        """Names of the parts to do: the first one alone until it is there, then all others."""
         if self._find:
             return () if self._is_found else ("search",)
         if not self._runs:
@@ -144,7 +145,7 @@ class ClusterPlan:
     @property
     def _done(self) -> dict[int, str]:
         """The record key of every point that is made."""
-        keys = dict[int, str]()
+        keys: dict[int, str] = {}
         for points, run in self._runs.items():
             keys.update(zip(points, run.sparse, strict=True))
         return keys
@@ -179,9 +180,9 @@ class ClusterPlan:
         n_in_order = next((n for n in range(len(done)) if n not in done), len(done))
         # Each part looks at a sparse model of its own: of warnings that differ in numbers only, the
         # first.
-        warnings = dict[str, str]()
-        answers = dict[str, tuple[str, ...]]()
-        unanswered = list[str]()
+        warnings: dict[str, str] = {}
+        answers = {}
+        unanswered: list[str] = []
         seconds = defaultdict[str, float](float)
         cached = list(first.cached)
         for run in (first, *others):
@@ -210,16 +211,13 @@ class ClusterPlan:
 
     def _dense_alone(self) -> Run:
         run = self._merged()
-        return replace(
-            run,
-            sparse=(),
-            answers={key: answers for key, answers in run.answers.items() if key == run.dense},
-        )
+        answers = {run.dense: run.answers[run.dense]} if run.dense in run.answers else {}
+        return replace(run, sparse=(), answers=answers)
 
     def _note(self) -> None:
-        made = [[list(points), to_json(run)] for points, run in self._runs.items()]
+        runs = [[list(points), to_json(run)] for points, run in self._runs.items()]
         calibration = None if self._calibration is None else asdict(self._calibration)
-        noted = {"stages": STAGE_VERSIONS, "made": made, "calibration": calibration}
+        noted = {"stages": STAGE_VERSIONS, "made": runs, "calibration": calibration}
         self._store.remember(store_keys.parts_done_note(self._job.key), json.dumps(noted))
 
     def _recall(self) -> None:
@@ -227,9 +225,10 @@ class ClusterPlan:
         known = json.loads(noted) if noted else {}
         if known.get("stages") != STAGE_VERSIONS:
             return
-        made = {tuple(points): from_json(Run, text) for points, text in known["made"]}
-        if all(self._store.has(Record, key) for run in made.values() for key in run.records):
-            self._runs = made
+        runs = {tuple(points): from_json(Run, text) for points, text in known["made"]}
+        records = chain.from_iterable(run.records for run in runs.values())
+        if all(self._store.has(Record, key) for key in records):
+            self._runs = runs
             self._calibration = msgspec.convert(known["calibration"], KeptCalibration | None)
 
 
@@ -275,10 +274,9 @@ def check_cluster(scheduler: Scheduler) -> tuple[tuple[ClusterMachine, ...], tup
             time.sleep(0.1)
             machines = cluster.machines()
         names = {machine.address: machine.name for machine in machines}
-        versions = {
-            names.get(address, address): packages
-            for address, packages in cluster.versions().items()
-        }
+        versions = {}
+        for address, packages in cluster.versions().items():
+            versions[names.get(address, address)] = packages
     finally:
         cluster.close()
     return machines, tuple(_problems(machines, versions))
@@ -305,7 +303,7 @@ def _problems(
     names_of["sparsedash"][__version__].append("this server")
     for package, names_by_version in names_of.items():
         if len(names_by_version) > 1 or "not installed" in names_by_version:
-            listed = [
-                f"{version} on {', '.join(names)}" for version, names in names_by_version.items()
-            ]
-            yield f"{package}: {'; '.join(listed)}."
+            versions_found = []
+            for version, names in names_by_version.items():
+                versions_found.append(f"{version} on {', '.join(names)}")
+            yield f"{package}: {'; '.join(versions_found)}."

@@ -63,9 +63,9 @@ class Attempt:
         self._table = table
         self.at_work: dict[str, Part] = {}
         self._stage_times: list[StageTime] = []
-        self._bad: PartEnd | None = None
+        self._failure: PartEnd | None = None
         self._stopped_at: float | None = None
-        self._to_take_up = True
+        self._is_new_connection = True
 
     def progress(self, cluster: "Cluster") -> tuple[Step, ...]:
         """Progress of its parts that have begun, in order."""
@@ -80,29 +80,29 @@ class Attempt:
         job: its present row. n_free: slots.
         """
         self.job = job
-        if self._to_take_up:
+        if self._is_new_connection:
             # Parts that this or another server has submitted are not done twice.
             part_keys = cluster.part_keys()
-            for name in self._plan.left():
+            for name in self._plan.remaining():
                 if self._key(name) in part_keys:
                     self._submit([name], cluster, machines)
-            self._to_take_up = False
+            self._is_new_connection = False
         for name in list(self.at_work):
             self._collect(name, cluster)
-        if job.stopping or self._bad is not None:
+        if job.stopping or self._failure is not None:
             self._wind_up(cluster)
         elif self._plan.is_complete:
             self._table.end(job, "done")
             self.ended = True
         else:
-            waiting = [name for name in self._plan.left() if name not in self.at_work]
+            waiting = [name for name in self._plan.remaining() if name not in self.at_work]
             self._submit(waiting[: max(0, n_free)], cluster, machines)
             self._report(cluster)
 
     def disconnect(self) -> None:
         """Forget the lost connection; parts at work are taken up on the next one."""
         self.at_work.clear()
-        self._to_take_up = True
+        self._is_new_connection = True
 
     def drop(self, cluster: "Cluster") -> None:
         """Stop and forget all parts: the attempt is over."""
@@ -120,7 +120,7 @@ class Attempt:
             try:
                 part = self._plan.part(name)
             except SparseDashError as error:
-                self._bad = self._bad or failed_part(error)
+                self._failure = self._failure or failed_part(error)
                 return
             cluster.submit(self._key(name), part, machines)
             self.at_work[name] = part
@@ -140,11 +140,11 @@ class Attempt:
                 # The fence: the result of an attempt that is over changes nothing.
                 self._table.while_running(self.job, partial(self._plan.keep, part, end))
             except SparseDashError as error:
-                self._bad = self._bad or failed_part(error)
+                self._failure = self._failure or failed_part(error)
         else:
             machine = end.machine or (progress.machine if progress else "") or "A machine"
             problem = end.error_text or "it ended without a message."
-            self._bad = self._bad or replace(end, error_text=f"{machine}: {problem}")
+            self._failure = self._failure or replace(end, error_text=f"{machine}: {problem}")
         cluster.forget(key)
 
     def _wind_up(self, cluster: "Cluster") -> None:
@@ -157,12 +157,11 @@ class Attempt:
         if self.at_work and now - self._stopped_at < STOP_WITHIN_S:
             return
         self.drop(cluster)
-        bad = PartEnd(state="cancelled", error_text=Cancelled().message)
-        if self._bad is not None and not self.job.stopping:
-            bad = self._bad
-        self._table.end(
-            self.job, bad.state, bad.error_text, bad.error_advice or resume_advice(self.job.kind)
-        )
+        end = PartEnd(state="cancelled", error_text=Cancelled().message)
+        if self._failure is not None and not self.job.stopping:
+            end = self._failure
+        advice = end.error_advice or resume_advice(self.job.kind)
+        self._table.end(self.job, end.state, end.error_text, advice)
         self.ended = True
 
     def _report(self, cluster: "Cluster") -> None:
@@ -174,16 +173,14 @@ class Attempt:
         machines = ", ".join(dict.fromkeys(progress.machine for progress in at_work))
         where = f"at work: {machines}" if machines else "waiting for a free machine of the cluster"
         message = "; ".join(filter(None, [self._plan.progress_message(), where]))
+        step = replace(
+            at_work[0] if at_work else STARTING,
+            message=message,
+            stage_times=tuple(stage_times),
+            n_machines=max(1, len(at_work)),
+        )
         try:
-            self._table.report(
-                self.job,
-                replace(
-                    at_work[0] if at_work else STARTING,
-                    message=message,
-                    stage_times=tuple(stage_times),
-                    n_machines=max(1, len(at_work)),
-                ),
-            )
+            self._table.report(self.job, step)
         except StoreError as error:
             log.warning("Progress could not be written: %s", error)
 
@@ -229,7 +226,7 @@ class ClusterRunner:
         self._grace_s = grace_s
         self._trouble = trouble
         self._connection: Cluster | None = None
-        self._up: IO[bytes] | None = None
+        self._cluster_lock: IO[bytes] | None = None
         self._attempts: dict[tuple[int, int], Attempt] = {}
         self._machines: tuple[ClusterMachine, ...] = ()
         self._seen_at = time.monotonic()
@@ -241,14 +238,14 @@ class ClusterRunner:
         """Begin, unless the scheduler must not be asked. Runs wait for it as for a lost one."""
         if self._scheduler:
             with suppress(StoreError):
-                self._show_up(True)
+                self._claim_runs(True)
             self._thread.start()
 
     def takes(self, job: Job) -> bool:
         """Whether the cluster runs this job or will; no worker of this machine takes it then."""
         if job.state == "running":
             return self._scheduler is not None and job.worker == CLUSTER
-        return self._up is not None and job.may_spread
+        return self._cluster_lock is not None and job.may_spread
 
     def view(self) -> ClusterView:
         """The scheduler and its machines as of the last round."""
@@ -261,7 +258,7 @@ class ClusterRunner:
             self._thread.join(timeout=10)
         for attempt in list(self._attempts.values()):
             self._drop(attempt)
-        self._show_up(False)
+        self._claim_runs(False)
         self._disconnect()
 
     def _loop(self) -> None:
@@ -285,7 +282,7 @@ class ClusterRunner:
         self._seen_at = time.monotonic()
         machines = connection.machines()
         n_slots = sum(machine.n_slots for machine in machines if not machine.problem)
-        self._show_up(n_slots > 0)
+        self._claim_runs(n_slots > 0)
         running = self._running()
         self._forget_ended(running)
         for job in running:
@@ -379,7 +376,7 @@ class ClusterRunner:
         """Wait for a scheduler that is gone for a moment; end its jobs when it stays away."""
         late = time.monotonic() - self._seen_at > self._grace_s
         if late:
-            self._show_up(False)
+            self._claim_runs(False)
         for job in self._running():
             if (job.id, job.attempt) not in self._attempts and is_lock_held(
                 job_lock(self._folder, job.id)
@@ -396,13 +393,13 @@ class ClusterRunner:
                 )
         self._forget_ended(self._running())
 
-    def _show_up(self, up: bool) -> None:
+    def _claim_runs(self, has_machines: bool) -> None:
         """Hold or release the lock that keeps this machine's own workers from runs."""
-        if up and self._up is None:
-            self._up = hold_lock(cluster_lock(self._folder))
-        elif not up and self._up is not None:
-            self._up.close()
-            self._up = None
+        if has_machines and self._cluster_lock is None:
+            self._cluster_lock = hold_lock(cluster_lock(self._folder))
+        elif not has_machines and self._cluster_lock is not None:
+            self._cluster_lock.close()
+            self._cluster_lock = None
 
     def _disconnect(self) -> None:
         connection = self._connection

@@ -143,55 +143,57 @@ def run_parts(
     settings: RunSettings, workload: Workload | None, stored: Cached = NOTHING_STORED
 ) -> list[RunPart]:
     """The parts of a run that are not stored, in order, as the cost model counts them."""
-
-    def part(stage: Stage, point: int | None = None, spec: SparseSpec = DENSE) -> RunPart:
-        seconds = STAGES[stage].seconds(workload, spec) if workload else None
-        if seconds is None:
-            return RunPart(stage=stage, point=point, seconds=GUESSES_S.get(stage, USUAL_GUESS_S))
-        if stage == "prune" and spec.method and workload:
-            is_first = all(other.method != spec.method for other in pruned)
-            seconds += shared_pruning_s(workload, spec.method) if is_first else 0.0
-        return RunPart(stage=stage, point=point, seconds=seconds, basis="counted")
-
-    def evaluation(point: int | None, spec: SparseSpec) -> Iterable[RunPart]:
-        if settings.prompts and not is_streamed:
-            yield part("continue", point)
-        if settings.evaluation.tasks:
-            yield part("answer", point)
-        yield part("evaluate", point, spec)
-
-    is_streamed = workload.streamed if workload else settings.residency == "streamed"
     points = settings.points
     unstored = [point for point in range(len(points)) if point not in stored.points]
     if stored.dense and not unstored:
         return []
-    parts = [part("load")]
+    is_streamed = workload.streamed if workload else settings.residency == "streamed"
+    evaluation: list[Stage] = ["evaluate"]
+    if settings.evaluation.tasks:
+        evaluation.insert(0, "answer")
+    if settings.prompts and not is_streamed:
+        evaluation.insert(0, "continue")
+    parts = [_counted_part(workload, "load")]
     if not stored.dense:
-        parts += evaluation(None, DENSE)
+        parts += [_counted_part(workload, stage) for stage in evaluation]
     stored_specs = {points[point] for point in stored.points}
-    shares_read = set[float]()
-    pruned = set[SparseSpec]()
+    shares_read: set[float] = set()
+    pruned: set[SparseSpec] = set()
     for point in unstored:
         spec = points[point]
         method = spec.method
         if method and spec.reads_text and not stored.calibration:
             if settings.calibration.corpus == SELF and all(part.stage != "text" for part in parts):
-                parts.append(part("text", point))
+                parts.append(_counted_part(workload, "text", point))
             share = mix_share(spec, settings.calibration)
             if method.needs_statistics and share not in shares_read:
                 shares_read.add(share)
-                parts.append(part("calibrate", point))
+                parts.append(_counted_part(workload, "calibrate", point))
         # A quantised model is pruned and healed for the one that is not quantised.
         full = spec.before_quantising
         if method and full not in pruned:
-            parts.append(part("prune", point, full))
+            part = _counted_part(workload, "prune", point, full)
+            is_first = all(earlier.method != method for earlier in pruned)
+            if workload and part.basis == "counted" and is_first:
+                part = replace(part, seconds=part.seconds + shared_pruning_s(workload, method))
+            parts.append(part)
             pruned.add(full)
             if full.heal_steps and full not in stored_specs:
-                parts.append(part("heal", point, full))
+                parts.append(_counted_part(workload, "heal", point, full))
         if spec.quantise:
-            parts.append(part("quantise", point, spec))
-        parts += evaluation(point, spec)
+            parts.append(_counted_part(workload, "quantise", point, spec))
+        parts += [_counted_part(workload, stage, point, spec) for stage in evaluation]
     return parts
+
+
+def _counted_part(
+    workload: Workload | None, stage: Stage, point: int | None = None, spec: SparseSpec = DENSE
+) -> RunPart:
+    """A part with the seconds of the cost model; a guess where it does not know them."""
+    seconds = STAGES[stage].seconds(workload, spec) if workload else None
+    if seconds is None:
+        return RunPart(stage=stage, point=point, seconds=GUESSES_S.get(stage, USUAL_GUESS_S))
+    return RunPart(stage=stage, point=point, seconds=seconds, basis="counted")
 
 
 def expected_parts(

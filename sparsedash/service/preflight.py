@@ -4,6 +4,7 @@ stored already.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
@@ -124,14 +125,6 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
 
 def _run_keys(settings: RunSettings, store: Store) -> RunKeys | None:
     """The keys of what a run stores; None where its model was not used here before."""
-
-    def text_identity(reference: str) -> str:
-        note = store_keys.text_identity_note(reference, fingerprint(reference))
-        identity = store.recall(note)
-        if identity is None:
-            raise LookupError(f"{reference} was not read yet")
-        return identity
-
     # The commit that the run is pinned to, or that its model's name led to last.
     commit = settings.model_commit or noted_commit(settings.model, store)
     if commit:
@@ -144,9 +137,17 @@ def _run_keys(settings: RunSettings, store: Store) -> RunKeys | None:
     return RunKeys(
         settings=settings,
         model=model,
-        text_identity=text_identity,
+        text_identity=partial(_text_identity, store),
         mix_identity=mixed_identity(),
     )
+
+
+def _text_identity(store: Store, reference: str) -> str:
+    """The identity that a text had when it was read. Raises LookupError where it was not yet."""
+    identity = store.recall(store_keys.text_identity_note(reference, fingerprint(reference)))
+    if identity is None:
+        raise LookupError(f"{reference} was not read yet")
+    return identity
 
 
 def _is_answered(spec: SparseSpec, keys: RunKeys, prompts: Sequence[str], store: Store) -> bool:
@@ -200,10 +201,8 @@ def expected_room(
     )
     if shape is None:
         return memory, None
-    least, resident = (
-        chosen_memory(shape, settings, there),
-        least_memory(shape, settings),
-    )
+    least = chosen_memory(shape, settings, there)
+    resident = least_memory(shape, settings)
     n_passages = resources.n_passages(settings) or 0
     takes = resources.run_disk(
         shape, settings, n_passages, store.artefact_room, streamed=least.streamed

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
-from functools import cache, partial
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property, partial
 from itertools import chain
 from typing import cast
 
@@ -59,6 +59,40 @@ def joined_continuation(
         right=texts[1],
         others=tuple(texts[2:]),
     )
+
+
+@dataclass(frozen=True)
+class StoredResults:
+    """Records and searches of an open store, without a backend."""
+
+    store: Store
+
+    def record(self, key: str) -> Record | None:
+        """The record with this key."""
+        return self.store.get(Record, key)
+
+    def search(self, key: str) -> FindResult | None:
+        """What the search behind the run with this key has found."""
+        return self.store.get(FindResult, key)
+
+    @cached_property
+    def answers(self) -> AnswerCache:
+        """The answers to tasks."""
+        return AnswerCache(self.store)
+
+    def continuation(self, settings: ContinuationSettings) -> Continuation | None:
+        """What runs had these models write, or None."""
+        return joined_continuation(
+            settings, lambda request: self.store.get(Continuation, request.key())
+        )
+
+    def why_missing(self, key: str) -> str:
+        """Why there is no record with this key, as the end of a sentence."""
+        return self.store.why_missing(Record, key)
+
+    def written_at(self, key: str) -> float | None:
+        """When the record with this key was written; None where there is none."""
+        return self.store.written_at(Record, key)
 
 
 class ResultCache:

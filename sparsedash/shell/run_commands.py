@@ -17,7 +17,7 @@ from sparsedash.reporting import deployment
 from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.run_answer import answer_figures, estimate_words
 from sparsedash.reporting.run_reports import run_document
-from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
+from sparsedash.reporting.run_results import RunResults, run_results
 from sparsedash.reporting.task_words import idle_limits, task_remarks, task_rows, tasks_sentence
 from sparsedash.reporting.verdicts import early_stopping_words
 from sparsedash.reporting.wording import newer_words, record_names, revision_words, source_note
@@ -32,7 +32,7 @@ from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.run_checks import Reach, count_passages, lacks_text, run_problems
-from sparsedash.service.stored_results import ResultCache
+from sparsedash.service.stored_results import ResultCache, StoredResults
 from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key
 from sparsedash.shell.flags import (

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import readable
-from sparsedash.reporting.run_results import Results, RunResults, prompt_texts
+from sparsedash.reporting.model_results import Results
+from sparsedash.reporting.run_results import RunResults, prompt_texts
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.progress import STAGE_TITLES, STARTING, Step
 from sparsedash.schema.settings import RunSettings

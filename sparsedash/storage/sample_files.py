@@ -193,7 +193,7 @@ def samples_set(
 def _question_set(
     answers: Iterable[_Answer], source: str, model: str, name: str, declared: _Declared
 ) -> QuestionSet:
-    kept = list[_Answer]()
+    kept: list[_Answer] = []
     for answer in answers:
         if not kept or answer.filter == kept[0].filter:
             kept.append(answer)
@@ -278,7 +278,7 @@ def _lighteval_directions(results: Any, task: str) -> dict[str, Any]:
     tasks = _entry(results, "config_tasks")
     config = _entry(tasks, task) or _entry(tasks, task.rpartition("|")[0])
     metrics = _entry(config, "metrics") or _entry(config, "metric") or ()
-    directions = dict[str, Any]()
+    directions = {}
     for metric in metrics if isinstance(metrics, list) else ():
         names = _entry(metric, "metric_name")
         higher = _entry(metric, "higher_is_better")
@@ -365,40 +365,32 @@ def _sample_answer(
 ) -> _Answer:
     doc = sample["doc"]
     target = str(sample["target"])
-    requests = [
-        list(request.values()) if isinstance(request, dict) else list(request)
-        for request in _entries(sample, "arguments")
-    ]
+    requests = []
+    for request in _entries(sample, "arguments"):
+        requests.append(list(request.values() if isinstance(request, dict) else request))
     context = str(requests[0][0])
     raw = [answers[0] for answers in _entries(sample, "resps")]
-    filtered = sample.get("filtered_resps") or raw
+    answer = _first(sample.get("filtered_resps") or raw)
     names = sample.get("metrics") or [name for name in sample if name not in _OF_HARNESS]
-    choices = None
+    doc_text = json.dumps(doc, indent=2, ensure_ascii=False)
     values: dict[str, Any] = {
         # As the harness hashes them, for versions that did not.
-        "doc_hash": sample.get("doc_hash")
-        or sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
+        "doc_hash": sample.get("doc_hash") or sha256_of(doc_text),
         "prompt_hash": sample.get("prompt_hash") or sha256_of(context),
         "target_hash": sample.get("target_hash") or sha256_of(target),
         "context": context,
         "target": target,
         "fields": _slices(doc),
     }
+    choices = None
     if any(name in _ROLLING for name in names):
-        sizes = {
-            name: sample[name][1] for name in _ROLLING if isinstance(sample.get(name), list | tuple)
-        }
-        n_bytes = sizes.get("bits_per_byte") or sizes.get("byte_perplexity")
-        values["n_bytes"] = n_bytes or len(target.encode())
-        values["n_words"] = sizes.get("word_perplexity") or len(re.split(r"\s+", target))
-        values["log_likelihood"] = float(_first(filtered))
+        values |= _document_values(sample, target)
+        values["log_likelihood"] = float(answer)
     elif all(map(_is_scored, raw)):
         if len(raw) != len(requests):
             raise CorpusError(f"resps holds {len(raw)} responses to {len(requests)} requests")
-        n_choices = len(raw)
-        if "acc_mutual_info" in names:
-            # The second half are the choices without the question.
-            n_choices //= 2
+        # Of mutual information the second half are the choices without the question.
+        n_choices = len(raw) // 2 if "acc_mutual_info" in names else len(raw)
         shown = [str(request[1]) for request in requests[:n_choices]]
         texts: Sequence[str] | None = [text.removeprefix(delimiter) for text in shown]
         if len(set(shown)) == 1 < n_choices:
@@ -419,9 +411,24 @@ def _sample_answer(
                 target=target,
             )
     else:
-        values |= {"text": str(raw[0]), "answer": str(_first(filtered))}
+        values |= {"text": str(raw[0]), "answer": str(answer)}
     metrics = {name: sample.get(name) for name in names}
     return _answer(metrics, values, choices, str(sample.get("filter") or "none"))
+
+
+def _document_values(sample: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """Bytes and words of a document whose likelihood was measured, by its measures or its text."""
+    sizes = {}
+    for name in _ROLLING:
+        measured = sample.get(name)
+        if isinstance(measured, list | tuple):
+            sizes[name] = measured[1]
+    n_bytes = sizes.get("bits_per_byte") or sizes.get("byte_perplexity")
+    n_words = sizes.get("word_perplexity")
+    return {
+        "n_bytes": n_bytes or len(target.encode()),
+        "n_words": n_words or len(re.split(r"\s+", target)),
+    }
 
 
 def _answer(

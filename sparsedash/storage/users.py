@@ -46,15 +46,8 @@ class UserData:
 
     def keep_own_prompts(self, prompts: tuple[str, ...]) -> None:
         """Let later runs begin with these prompts."""
-        key = self._own_prompts
-        self._store.put(
-            key,
-            OwnPrompts(
-                key=key,
-                prompts=prompts,
-                owner=self._owner,
-            ),
-        )
+        kept = OwnPrompts(key=self._own_prompts, prompts=prompts, owner=self._owner)
+        self._store.put(kept.key, kept)
 
     def choices(self, one: str, other: str) -> dict[str, str]:
         """The record chosen by passage or prompt, see `Choices`, in either order."""
@@ -94,9 +87,8 @@ class UserData:
         return frozenset(pinned)
 
     def _marks_of_all(self) -> list[RunMarks]:
-        return [
-            kept for key in self._store.keys(RunMarks) if (kept := self._store.get(RunMarks, key))
-        ]
+        every = (self._store.get(RunMarks, key) for key in self._store.keys(RunMarks))
+        return list(filter(None, every))
 
     def name_of(self, run: str) -> str:
         """The user's name for a run, or empty."""
@@ -141,10 +133,6 @@ class UserData:
         def changed(kept: Prompts | None) -> Prompts:
             earlier = kept.asked if kept else ()
             tail = tuple(known for known in earlier if known.key() != prompt.key())
-            return Prompts(
-                key=key,
-                asked=(head + tail)[:MOST_PROMPTS],
-                owner=self._owner,
-            )
+            return Prompts(key=key, asked=(head + tail)[:MOST_PROMPTS], owner=self._owner)
 
         self._store.change(Prompts, key, changed)

@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -67,57 +68,44 @@ def verify(store: Store, on_step: OnStep) -> Verification:
         n_bytes = 0
         with suppress(OSError):
             n_bytes = file.stat().st_size
-        todo.append(
-            _Check(
-                kind,
-                name,
-                n_bytes,
-                partial(_file_fault, file, digest, folder),
-                entry,
-            )
-        )
-    total = sum(check.n_bytes for check in todo)
-    done = 0
+        look = partial(_file_fault, file, digest, folder)
+        todo.append(_Check(kind, name, n_bytes, look, entry))
+    progress = _Progress(on_step, sum(check.n_bytes for check in todo))
     damaged = []
-    message = ""
     n_checked: dict[str, int] = dict.fromkeys(get_args(Checked), 0)
-
-    def read(n_bytes: int) -> None:
-        nonlocal done
-        done += n_bytes
-        on_step(
-            Step(
-                "verify",
-                done // 10**6,
-                max(1, total // 10**6),
-                unit="megabytes",
-                message=message,
-            )
-        )
-
     for check in todo:
-        message = f"{check.kind}: {check.name}"[:120]
-        read(0)
-        fault = check.look(read)
+        progress.message = f"{check.kind}: {check.name}"[:120]
+        progress.advance(0)
+        fault = check.look(progress.advance)
         n_checked[check.kind] += 1
         if fault:
-            damaged.append(
-                Damage(
-                    kind=check.kind,
-                    name=check.name,
-                    what=fault,
-                    entry=check.entry,
-                )
-            )
+            damaged.append(Damage(kind=check.kind, name=check.name, what=fault, entry=check.entry))
     return Verification(
         key=VerifySettings().key(),
         started_at=started_at,
         finished_at=time.time(),
         n_checked=n_checked,
-        n_bytes=total,
+        n_bytes=progress.total,
         damaged=tuple(damaged[:MOST_NAMED]),
         n_damaged=len(damaged),
     )
+
+
+@dataclass
+class _Progress:
+    """Bytes read so far of the total, reported in megabytes."""
+
+    on_step: OnStep
+    total: int
+    done: int = 0
+    message: str = ""
+
+    def advance(self, n_bytes: int) -> None:
+        """Report so many bytes more. May raise Cancelled."""
+        self.done += n_bytes
+        total = max(1, self.total // 10**6)
+        done = self.done // 10**6
+        self.on_step(Step("verify", done, total, unit="megabytes", message=self.message))
 
 
 def _entry_fault(store: Store, shelf: Shelf, entry: CacheEntry, read: OnBytes) -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import ceil, isinf
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -25,7 +25,7 @@ from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult
-from sparsedash.ui import frame
+from sparsedash.ui import widgets
 from sparsedash.ui.navigation import current_tolerance, whole_tolerance_query
 
 T = TypeVar("T")
@@ -87,25 +87,30 @@ def select(
     key = f"chosen-{name}"
     chosen = wanted if wanted in options else usual
     st.session_state[key] = chosen
-
-    def keep() -> None:
-        # A fragment's timer may bring the value of a box that another choice took away, and the
-        # address before that.
-        if st.session_state[key] != chosen:
-            set_query({**(along or {}), name: st.session_state[key]})
-
     st.selectbox(
         title,
         list(options),
         key=key,
-        on_change=keep,
+        on_change=_keep_choice,
+        args=(name, chosen, along or {}),
         filter_mode="contains",
         format_func=lambda value: visible(options[value]),
     )
     if noun and wanted and wanted != chosen:
         with note_in or st.container():
-            frame.note(f"“{wanted[:_LONGEST_SHOWN]}” is no {noun} here. Showing {options[chosen]}.")
+            widgets.note(
+                f"“{wanted[:_LONGEST_SHOWN]}” is no {noun} here. Showing {options[chosen]}."
+            )
     return chosen
+
+
+def _keep_choice(name: str, before: str, along: Mapping[str, str]) -> None:
+    """Write a changed choice into the address. before: what the box showed."""
+    # A fragment's timer may bring the value of a box that another choice took away, and the address
+    # before that.
+    chosen = st.session_state[f"chosen-{name}"]
+    if chosen != before:
+        set_query({**along, name: chosen})
 
 
 def choose_budget(name: str, title: str, usual: Budget) -> Budget:
@@ -159,7 +164,7 @@ def draw_steps(
     key: str, steps: Sequence[Step], position: str, kind: Literal["secondary", "tertiary"]
 ) -> None:
     """Draw buttons to what comes before and after, and the position in words."""
-    with frame.row(f"{key}s"):
+    with widgets.row(f"{key}s"):
         for name, icon, to, shortcut in steps:
             st.button(
                 name,
@@ -171,7 +176,7 @@ def draw_steps(
                 on_click=set_query,
                 args=(to or {},),
             )
-        frame.show(paragraph(position, css="sd-muted sd-count"))
+        widgets.show(paragraph(position, css="sd-muted sd-count"))
 
 
 def page_of(runs: Sequence[T], size: int) -> Sequence[T]:
@@ -181,7 +186,7 @@ def page_of(runs: Sequence[T], size: int) -> Sequence[T]:
     number = st.pagination(ceil(len(runs) / size), key=PAGE, bind=BOUND)
     first = (number - 1) * size
     last = min(len(runs), first + size)
-    frame.remark(f"{first + 1} to {last} of {len(runs)} runs")
+    widgets.remark(f"{first + 1} to {last} of {len(runs)} runs")
     return runs[first:last]
 
 
@@ -201,18 +206,17 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
     text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {points}"
     row = field_rows(Tolerance)["points"]
     # One field a task, whatever number of models answered it.
-    judged = {
-        result.task: result.own_limit
-        for result in results
-        if result.loss and result.loss.measure == "accuracy"
-    }
+    judged = {}
+    for result in results:
+        if result.loss and result.loss.measure == "accuracy":
+            judged[result.task] = result.own_limit
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
         tolerance_fields(allowed)
         for task, limit in judged.items():
             label = f"{widget_label(task)}, points lost at most"
             changed = partial(_with_task, allowed, task)
             _limit_field(row, label, f"limit-{task}", limit or allowed.points, 0.5, changed)
-        frame.note(rule)
+        widgets.note(rule)
 
 
 def tolerance_fields(allowed: Tolerance) -> bool:
@@ -220,22 +224,12 @@ def tolerance_fields(allowed: Tolerance) -> bool:
 
     Returns whether both values are possible; one that is not stays in its field, over the reason.
     """
-    ratio, points = field_rows(Tolerance).values()
-
-    def with_ratio(value: float) -> Mapping[str, str]:
-        return whole_tolerance_query(replace(allowed, ratio=value))
-
-    def with_points(value: float) -> Mapping[str, str]:
-        return whole_tolerance_query(replace(allowed, points=value))
-
-    fields = [
-        _limit_field(
-            ratio, ratio.label, f"tolerance-{ratio.name}", allowed.ratio, 0.05, with_ratio
-        ),
-        _limit_field(
-            points, points.label, f"tolerance-{points.name}", allowed.points, 0.5, with_points
-        ),
-    ]
+    fields = []
+    for row in field_rows(Tolerance).values():
+        value = getattr(allowed, row.name)
+        step = 0.05 if row.name == "ratio" else 0.5
+        changed = partial(_with_limit, allowed, row.name)
+        fields.append(_limit_field(row, row.label, f"tolerance-{row.name}", value, step, changed))
     return all(fields)
 
 
@@ -254,10 +248,6 @@ def _limit_field(
     if not row.problem(st.session_state.get(key, value)):
         st.session_state[key] = value
 
-    def set_limit() -> None:
-        if not row.problem(st.session_state[key]):
-            set_query(changed(st.session_state[key]))
-
     with st.container():
         # Streamlit keeps a value beyond its own limits to itself, and the page would go on with the
         # former one.
@@ -267,18 +257,23 @@ def _limit_field(
             step=step,
             format=shown,
             key=key,
-            on_change=set_limit,
+            on_change=_set_limit,
+            args=(row, key, changed),
         )
         if problem := row.problem(st.session_state[key]):
-            frame.show(
-                element(
-                    "p",
-                    escape(problem.message),
-                    css="sd-field-error",
-                    role="alert",
-                )
-            )
+            message = escape(problem.message)
+            widgets.show(element("p", message, css="sd-field-error", role="alert"))
     return problem is None
+
+
+def _set_limit(row: FieldRow, key: str, changed: Callable[[float], Mapping[str, str]]) -> None:
+    if not row.problem(st.session_state[key]):
+        set_query(changed(st.session_state[key]))
+
+
+def _with_limit(allowed: Tolerance, name: str, value: float) -> dict[str, str]:
+    changed: dict[str, Any] = {name: value}
+    return whole_tolerance_query(replace(allowed, **changed))
 
 
 def _with_task(allowed: Tolerance, task: str, points: float) -> dict[str, str]:

@@ -10,7 +10,7 @@ from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import example_words
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, frame, navigation
+from sparsedash.ui import address_bar, navigation, widgets
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.job_panel import JOBS_LISTED, jobs_under_way
 
@@ -83,7 +83,7 @@ def choose_record(results: RunResults) -> Record:
 
 def link_to_export(run: str, name: str) -> None:
     """Draw the link to the export of a sparse model. name: within the run."""
-    frame.link("models", "Export this model", run=run, right=name)
+    widgets.link("models", "Export this model", run=run, right=name)
 
 
 def show_example_note(run: Run | None) -> None:
@@ -91,9 +91,9 @@ def show_example_note(run: Run | None) -> None:
     remark = example_words(run, brief=True) if run else ""
     if run is None or not remark:
         return
-    with frame.row("example"):
-        frame.note(remark)
-        frame.link("prune", "Run this here", **(form_address(run.settings) or {}))
+    with widgets.row("example"):
+        widgets.note(remark)
+        widgets.link("prune", "Run this here", **(form_address(run.settings) or {}))
 
 
 def show_incomplete(what: str, resume: Callable[[], object] | None = None) -> None:
@@ -101,9 +101,9 @@ def show_incomplete(what: str, resume: Callable[[], object] | None = None) -> No
     if not what:
         return
     with st.container(gap="xsmall"):
-        frame.note(f"⊘ {what}")
+        widgets.note(f"⊘ {what}")
         if resume is not None:
-            frame.action_button(
+            widgets.action_button(
                 "Resume",
                 resume,
                 key="resume",

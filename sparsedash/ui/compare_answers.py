@@ -22,7 +22,7 @@ from sparsedash.schema.question_records import AnsweredQuestion
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.task_verdicts import JudgedAnswers, TaskResult, choice_logs
-from sparsedash.ui import address_bar, frame, task_answers
+from sparsedash.ui import address_bar, task_answers, widgets
 from sparsedash.ui.chosen_run import RIGHT
 from sparsedash.ui.navigation import current_tolerance
 from sparsedash.ui.task_answers import DENSE, MODEL, OPEN, OTHER, TITLES
@@ -41,21 +41,21 @@ def show_questions(backend: Backend) -> None:
     shown = task_answers.opened(backend)
     address = task_answers.address_of(shown)
     if shown.judged is None:
-        frame.opening("These answers cannot be compared.")
-        frame.note("A file is missing, or the two models were asked differently.")
-        frame.link("overview", "See the files", **address, **{OPEN: "1"})
+        widgets.opening("These answers cannot be compared.")
+        widgets.note("A file is missing, or the two models were asked differently.")
+        widgets.link("overview", "See the files", **address, **{OPEN: "1"})
         return
     _show(shown.judged, MODEL, TITLES[OTHER], st.container())
-    with frame.row():
-        frame.link("overview", "Back to all tasks", **address)
+    with widgets.row():
+        widgets.link("overview", "Back to all tasks", **address)
 
 
 def show_run_questions(backend: Backend, run: Run) -> None:
     """Draw the questions of a run's tasks, of the sparse model that the address names."""
     judged = task_answers.named_answers(run, backend.answers.of_run(run, current_tolerance()))
     if not judged:
-        frame.opening("There are no answers to the tasks yet.")
-        frame.note("The run adds them model by model. Resume it if it has ended.")
+        widgets.opening("There are no answers to the tasks yet.")
+        widgets.note("The run adds them model by model. Resume it if it has ended.")
         return
     place = st.container()
     names = {name: name for name in judged}
@@ -63,8 +63,8 @@ def show_run_questions(backend: Backend, run: Run) -> None:
         RIGHT, "Sparse model", names, next(iter(names)), along=_FORGET, noun="model"
     )
     _show(judged[name], name, name, place)
-    with frame.row():
-        frame.link("overview", "Back to all tasks", run=run.key, **{RIGHT: name})
+    with widgets.row():
+        widgets.link("overview", "Back to all tasks", run=run.key, **{RIGHT: name})
 
 
 def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -> None:
@@ -77,7 +77,7 @@ def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -
         )
     result = by_task[task]
     with place:
-        frame.opening(tasks_sentence(name, [result]))
+        widgets.opening(tasks_sentence(name, [result]))
     slices = [_slices(dense) for dense, _ in result.pair.questions]
     counts = Counter(chain.from_iterable(slices))
     titles = {"": f"All · {len(slices):,}"}
@@ -88,7 +88,7 @@ def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -
             chosen = address_bar.select(
                 SLICE, "Slice", titles, "", along={KIND: "", QUESTION: ""}, noun="slice"
             )
-    kinds = dict[str, list[int]]()
+    kinds: dict[str, list[int]] = {}
     titles = {}
     for kind, places in questions_by_kind(result).items():
         kinds[kind] = [i for i in places if not chosen or chosen in slices[i]]
@@ -115,24 +115,18 @@ def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str
     numbers = [str(i + 1) for i in places]
     number = address_bar.query_value(QUESTION)
     place = numbers.index(number) if number in numbers else 0
-
-    def query(n: int) -> dict[str, str] | None:
-        return {QUESTION: numbers[n]} if 0 <= n < len(numbers) else None
-
-    address_bar.draw_steps(
-        "step",
-        [
-            ("Previous", "chevron_left", query(place - 1), "K"),
-            ("Next", "chevron_right", query(place + 1), "J"),
-        ],
-        f"{place + 1:,} of {len(places):,}",
-        "secondary",
-    )
+    before = {QUESTION: numbers[place - 1]} if place > 0 else None
+    after = {QUESTION: numbers[place + 1]} if place + 1 < len(numbers) else None
+    steps = [
+        ("Previous", "chevron_left", before, "K"),
+        ("Next", "chevron_right", after, "J"),
+    ]
+    address_bar.draw_steps("step", steps, f"{place + 1:,} of {len(places):,}", "secondary")
     questions = result.pair.questions[places[place]]
     dense = questions[0]
     title = " · ".join([f"Question {places[place] + 1:,}", *_slices(dense)])
     context = end_of(dense.context, _SHOWN_CHARACTERS)
-    frame.show(
+    widgets.show(
         element("h2", escape(title), css="sd-muted sd-small sd-passage-number"),
         element(
             "div",
@@ -143,11 +137,11 @@ def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str
             tabindex="0",
         ),
     )
-    frame.show(_answers(questions, titles))
+    widgets.show(_answers(questions, titles))
     if dense.right is not None:
-        frame.show(paragraph(f"Expected: {target_text(dense)}"))
+        widgets.show(paragraph(f"Expected: {target_text(dense)}"))
     if len(dense.choices) > 1:
-        frame.show_table(_choices(questions, titles))
+        widgets.show_table(_choices(questions, titles))
 
 
 def _answers(questions: tuple[AnsweredQuestion, AnsweredQuestion], titles: tuple[str, str]) -> Html:

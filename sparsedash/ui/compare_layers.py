@@ -18,7 +18,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch, median_error_ratio
-from sparsedash.ui import frame
+from sparsedash.ui import frame, widgets
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import ChosenRun, choose_record, link_to_export, show_incomplete
 from sparsedash.ui.compare_views import choose_run
@@ -38,51 +38,51 @@ _LOSSES = {
 
 
 def show_layers_of(
-    backend: Backend, chosen: ChosenRun, found: RunResults, runs: Sequence[Run]
+    backend: Backend, chosen: ChosenRun, results: RunResults, runs: Sequence[Run]
 ) -> None:
     """Draw the layers of one sparse model of the run, with the choice of both. runs: to choose."""
     answer = st.container()
     choice_of_run, choice_of_model = st.columns(2)
     with choice_of_run:
         choose_run(backend, runs, chosen.key)
-    if not found.sparse:
+    if not results.sparse_records:
         with answer:
-            frame.opening("The layers of this run cannot be shown.")
-            frame.note(missing_records(found.run, found.missing))
+            widgets.opening("The layers of this run cannot be shown.")
+            widgets.note(missing_records(results.run, results.missing))
         return
     with choice_of_model:
-        record = choose_record(found)
+        record = choose_record(results)
     pruned = record.pruned
     assert pruned is not None
-    name = found.names[record.key]
+    name = results.names[record.key]
     sentence = layers_sentence(pruned)
     with answer:
-        frame.opening(sentence, _basis(record, pruned))
-        show_incomplete(run_ending(found.run, chosen.job))
-    stem = file_name(wording.file_stem(found.run), name)
+        widgets.opening(sentence, _basis(record, pruned))
+        show_incomplete(run_ending(results.run, chosen.job))
+    stem = file_name(wording.file_stem(results.run), name)
     if pruned.layer_errors or pruned.passage_errors or pruned.method.removes_layers:
         numbers = _numbers(pruned)
         if numbers:
-            frame.show(cards(numbers))
+            widgets.show(cards(numbers))
         figure = layers_chart(pruned, frame.theme())
         show_chart(figure, f"{stem}-layers", sentence, "layers", "ignore")
     if pruned.healed:
         healing = f"Healed: {wording.healing_words(pruned.healed)}."
         if not pruned.method.removes_layers:
             healing += " All losses of layers are those before it."
-        frame.note(healing)
+        widgets.note(healing)
     if pruned.quantised:
         quantised = pruned.quantised
         types = wording.first_upper(tensor_types(quantised.tensors, quantised.fell_back))
-        frame.note(f"{types}. All losses of layers are those before.")
+        widgets.note(f"{types}. All losses of layers are those before.")
     with st.expander("The numbers as a table"):
-        frame.show_table(_layers_table(pruned, stem))
+        widgets.show_table(_layers_table(pruned, stem))
     if not pruned.layer_errors and not pruned.method.removes_layers:
-        frame.note(_why_not_measured(pruned.method))
-    show_kinds(record, name, wording.file_stem(found.run))
+        widgets.note(_why_not_measured(pruned.method))
+    show_kinds(record, name, wording.file_stem(results.run))
     _show_shapes(backend, record, stem)
-    with frame.row():
-        frame.link("overview", "Back to the chart", run=chosen.key)
+    with widgets.row():
+        widgets.link("overview", "Back to the chart", run=chosen.key)
         link_to_export(chosen.key, name)
 
 
@@ -107,15 +107,14 @@ def layers_sentence(pruned: Pruned) -> str:
         return f"{subject} of {len(pruned.widths)} {verb} gone, attention and MLP."
     mismatch = layer_mismatch(pruned)
     if mismatch is not None and mismatch >= MISMATCH_ALARM:
-        loss = (
-            f"half of the layers lose at least {mismatch:.1f} times as much on the passages as on"
-        )
+        times = f"half of the layers lose at least {mismatch:.1f} times as much on the passages"
         if not pruned.held_out_errors:
-            return f"The calibration text is too short, or unlike the passages: {loss} it."
-        return f"The calibration text is unlike the passages: {loss} held-out calibration text."
-    held_out = median_error_ratio(
-        _of_cut(pruned, pruned.held_out_errors), _of_cut(pruned, pruned.layer_errors)
-    )
+            return f"The calibration text is too short, or unlike the passages: {times} as on it."
+        return (
+            f"The calibration text is unlike the passages: {times} as on held-out calibration text."
+        )
+    fitted = _of_cut(pruned, pruned.layer_errors)
+    held_out = median_error_ratio(_of_cut(pruned, pruned.held_out_errors), fitted)
     if held_out is not None and held_out >= OVERFITTED:
         return (
             f"Overfitted to the calibration text: half of the layers lose at least {held_out:.1f} times as much on "
@@ -124,19 +123,19 @@ def layers_sentence(pruned: Pruned) -> str:
     errors = pruned.layer_errors or pruned.passage_errors
     if not errors:
         return "The loss of the layers was not measured."
-    worst = max(range(len(errors)), key=lambda i: errors[i])
     loss = f"{wording.percent(median(_of_cut(pruned, errors)))} of"
     where = "" if pruned.layer_errors else " on the passages"
-    before = ""
-    if pruned.healed or pruned.quantised:
-        before = "before healing, " if pruned.healed else "before quantising, "
-    if len(_cut(pruned)) == 1:
-        sentence = f"{before}the one layer that was cut lost {loss} its output{where}."
-    else:
+    sentence = f"{_cut_words(pruned)} lost {loss} its output{where}."
+    if len(_cut(pruned)) > 1:
+        worst = max(range(len(errors)), key=errors.__getitem__)
         sentence = (
-            f"{before}half of {_cut_words(pruned)} lost at most {loss} their output{where}; "
+            f"half of {_cut_words(pruned)} lost at most {loss} their output{where}; "
             f"layer {worst + 1} lost the most, {wording.percent(errors[worst])}."
         )
+    if pruned.healed:
+        return f"Before healing, {sentence}"
+    if pruned.quantised:
+        return f"Before quantising, {sentence}"
     return wording.first_upper(sentence)
 
 
@@ -169,7 +168,7 @@ def _basis(record: Record, pruned: Pruned) -> str:
 
 def _layers_table(pruned: Pruned, stem: str) -> Table:
     """Every layer with all that is known of it."""
-    rows = list[list[Cell]]()
+    rows = []
     losses = {name: getattr(pruned, field) for name, field in _LOSSES.items()}
     for i, (width, dense) in enumerate(zip(pruned.widths, pruned.dense_widths, strict=True)):
         kept = f"{width:,} of {dense:,}" if width else "gone, with its attention"
@@ -190,9 +189,8 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
                 recovered = wording.percent(1 - pruned.layer_errors[i] / without, 0)
             row.append(Cell("Recovered by compensation", recovered))
         if pruned.alone:
-            nats = pruned.alone[i]
-            data = {"divergence_alone_nats": nats}
-            row.append(Cell("Divergence alone, nats", f"{nats:.4f}", data))
+            nats = {"divergence_alone_nats": pruned.alone[i]}
+            row.append(Cell("Divergence alone, nats", f"{pruned.alone[i]:.4f}", nats))
         rows.append(row)
     output = "the MLP's" if pruned.method.is_structured else "the projections'"
     caption = (
@@ -209,7 +207,7 @@ def _numbers(pruned: Pruned) -> list[Html]:
     recovered = [1 - error / raw for raw, error in zip(without, fitted, strict=False) if raw > 0]
     held_out = median_error_ratio(_of_cut(pruned, pruned.held_out_errors), fitted)
     on_passages = median_error_ratio(_of_cut(pruned, pruned.passage_errors), fitted)
-    ratios = dict[str, str]()
+    ratios = {}
     if held_out:
         ratios["layer_errors"] = f"{held_out:.2f}{wording.NBSP}× as much on held-out text"
     if on_passages:
@@ -236,8 +234,8 @@ def _show_shapes(backend: Backend, record: Record, stem: str) -> None:
     assert pruned is not None, "the page shows sparse models"
     with st.expander("Shapes and bytes, before and after"):
         if shape is None or not block_shapes(shape, pruned):
-            frame.note(
+            widgets.note(
                 "The layer sizes are known once a run or a prompt has loaded this model again."
             )
             return
-        frame.show_table(shapes_table(shape, pruned, record.dtype, stem))
+        widgets.show_table(shapes_table(shape, pruned, record.dtype, stem))

@@ -3,7 +3,7 @@ continuations.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
@@ -46,10 +46,11 @@ from sparsedash.schema.pair_records import (
     ContinuationSettings,
     Divergence,
     DivergenceSettings,
+    TokenDivergence,
 )
 from sparsedash.schema.records import Outcome, Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, browser_scripts, frame, job_panel
+from sparsedash.ui import address_bar, browser_scripts, job_panel, widgets
 from sparsedash.ui.compare_views import Shown, judge_blind, sides
 
 _POLL_S = 0.25
@@ -82,28 +83,24 @@ _AT_FIRST = 5
 def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
     """Draw the continuations of the context, or the button that asks for them."""
     try:
-        request = ContinuationSettings(
-            left=pair.left.key,
-            right=pair.right.key,
-            prompt=context,
-        )
+        request = _request(pair, prompt=context)
     except SettingsError as error:
-        frame.note(f"This passage cannot be continued: {error.message}")
+        widgets.note(f"This passage cannot be continued: {error.message}")
         return
     if request in backend.user_data.prompts(pair.left.key, pair.right.key):
-        frame.remark("Continued below, among your prompts.")
+        widgets.remark("Continued below, among your prompts.")
         return
     job = backend.newest_job(request.key())
     # A job that is done has left a result; without one, somebody has cleared the store.
     if backend.result(Continuation, request.key()) is not None or (
         job is not None and job.state != "done"
     ):
-        frame.section("Continued by both models")
+        widgets.section("Continued by both models")
         _show_written(backend, pair, request, {})
         return
     about = f"Both models continue the passage by {request.n_tokens} tokens, greedily."
     submit = partial(backend.submit, request)
-    frame.action_button(
+    widgets.action_button(
         "Continue with both models", submit, key="continue", icon="edit_note", help=about
     )
 
@@ -132,13 +129,13 @@ def _show_written(
         remark = "⊘ Stopped early: the texts are incomplete." if stored.stopped else ""
         if stored.n_unread:
             cut = wording.quantity(stored.n_unread, "token")
-            frame.note(f"The prompt is longer than the context: its first {cut} were not read.")
+            widgets.note(f"The prompt is longer than the context: its first {cut} were not read.")
     if remark:
-        with frame.row():
-            frame.note(remark)
+        with widgets.row():
+            widgets.note(remark)
             submit = partial(backend.submit, request)
             key = f"again-{request.key()}"
-            frame.action_button(
+            widgets.action_button(
                 "Write it again",
                 submit,
                 key=key,
@@ -147,7 +144,7 @@ def _show_written(
             )
 
 
-@frame.fragment(_POLL_S)
+@widgets.fragment(_POLL_S)
 def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: int) -> None:
     """All texts as far as they are. Reruns the page when the job has ended."""
     job = backend.job(job_id)
@@ -160,9 +157,9 @@ def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: 
         progress = f"◷ Waiting: {job_progress_words(backend, job)[1]}"
     cancel = partial(backend.cancel, job.id)
     with st.container(key=f"writing-{job.id}", gap="small"):
-        with frame.row():
-            frame.show(element("p", escape(progress), css="sd-progress"))
-            frame.action_button(
+        with widgets.row():
+            widgets.show(element("p", escape(progress), css="sd-progress"))
+            widgets.action_button(
                 "Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=job.stopping
             )
         _draw_growing(pair, others, job)
@@ -190,16 +187,16 @@ def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> No
         "sd-written",
     )
     if is_pair and first == following[0]:
-        frame.remark("Both texts are identical.")
+        widgets.remark("Both texts are identical.")
         return
     reference = "the other" if is_pair else f"that of {pair.left_name}"
-    frame.remark(f"{DIVERGENCE_SIGN} marks where a text diverges from {reference}.")
+    widgets.remark(f"{DIVERGENCE_SIGN} marks where a text diverges from {reference}.")
 
 
 def _draw_texts(pair: Pair, others: Sequence[str], texts: Sequence[Html], css: str) -> None:
     first, second, *more = (element("p", text, css=css) for text in texts)
     waiting = element("p", escape("…"), css="sd-written sd-growing")
-    frame.show(pair.beside(first, second, dict(zip_longest(others, more, fillvalue=waiting))))
+    widgets.show(pair.beside(first, second, dict(zip_longest(others, more, fillvalue=waiting))))
 
 
 def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
@@ -208,70 +205,28 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
 
     All models of the run can write at once.
     """
-    names = {
-        key: "Dense" if key == run.dense else f"Sparse, {name}"
-        for key, name in wording.record_names(run).items()
-        if key not in (pair.left.key, pair.right.key)
-    }
-    settings_of = partial(
-        ContinuationSettings,
-        left=pair.left.key,
-        right=pair.right.key,
-    )
+    names = {}
+    for key, name in wording.record_names(run).items():
+        if key not in (pair.left.key, pair.right.key):
+            names[key] = "Dense" if key == run.dense else f"Sparse, {name}"
+    others = tuple(names)[:MOST_OTHERS]
     written = []
     for prompt in run.settings.prompts:
-        others = tuple(names)[:MOST_OTHERS]
-        request = settings_of(others=others, prompt=prompt)
+        request = _request(pair, prompt=prompt, others=others)
         if backend.continuation(request) is not None:
             written.append(request)
     if written:
         with st.expander("What the models of this run write"):
             for request in written:
                 _show_prompt(backend, pair, request, names, blind=blind)
-    frame.section("Try a prompt of your own")
+    widgets.section("Try a prompt of your own")
     if is_example(pair.left.key):
-        frame.note(_NOT_HERE)
+        widgets.note(_NOT_HERE)
         return
-    about = "All models continue it at the same time."
-    st.text_area(
-        "Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about
-    )
-    if names:
-        about = "Off: only the two that are compared. These start first; each other one starts once it is rebuilt."
-        st.toggle(
-            f"All {len(names) + 2} models of the run",
-            value=True,
-            key=_ALL,
-            help=about,
-        )
-    with st.expander("More settings"):
-        for column, (name, row) in zip(st.columns(3), _SETTINGS.items(), strict=True):
-            label, low, high, usual, step, help_text = row
-            column.number_input(
-                label,
-                low,
-                high,
-                usual,
-                step,
-                key=f"own-{name}",
-                help=help_text,
-            )
-
-    def submit() -> None:
-        """Submit the prompt and put it at the head of the list. Raises SettingsError."""
-        state = st.session_state
-        values = {name: state.get(f"own-{name}", row[3]) for name, row in _SETTINGS.items()}
-        values["temperature_percent"] = round(100 * values["temperature_percent"])
-        values["prompt"] = state.get(_PROMPT, "")
-        values["others"] = tuple(names) if state.get(_ALL, False) else ()
-        request = settings_of(**values)
-        if backend.continuation(request) is None:
-            backend.submit(request)
-        backend.user_data.keep_prompt(request)
-
-    frame.action_button(
+    _prompt_fields(names)
+    widgets.action_button(
         "Continue this prompt",
-        submit,
+        partial(_submit_prompt, backend, pair, tuple(names)),
         key="continue-own",
         icon="edit_note",
     )
@@ -279,18 +234,51 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     prompts = backend.user_data.prompts(pair.left.key, pair.right.key)
     tried = [request for request in prompts if request.key() not in shown]
     if not tried:
-        frame.note("Your prompts will be listed here, also after a reload.")
+        widgets.note("Your prompts will be listed here, also after a reload.")
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
     for request in tried if show_all else tried[:_AT_FIRST]:
         with st.container(border=True, key=f"tried-{request.key()[:16]}"):
             _show_prompt(backend, pair, request, names, blind=blind)
             drop = partial(backend.user_data.drop_prompt, request)
             key = f"remove-{request.key()}"
-            frame.action_button(
+            widgets.action_button(
                 "Remove from the list", drop, key=key, icon="close", kind="tertiary"
             )
     if not show_all:
-        frame.show_all(len(tried), "all-prompts")
+        widgets.show_all(len(tried), "all-prompts")
+
+
+def _request(pair: Pair, **values: Any) -> ContinuationSettings:
+    return ContinuationSettings(left=pair.left.key, right=pair.right.key, **values)
+
+
+def _prompt_fields(others: Collection[str]) -> None:
+    """Draw the fields of a prompt. others: models of the run beside the two."""
+    about = "All models continue it at the same time."
+    st.text_area(
+        "Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about
+    )
+    if others:
+        about = "Off: only the two that are compared. These start first; each other one starts once it is rebuilt."
+        st.toggle(f"All {len(others) + 2} models of the run", value=True, key=_ALL, help=about)
+    with st.expander("More settings"):
+        for column, (name, row) in zip(st.columns(3), _SETTINGS.items(), strict=True):
+            label, low, high, usual, step, help_text = row
+            key = f"own-{name}"
+            column.number_input(label, low, high, usual, step, key=key, help=help_text)
+
+
+def _submit_prompt(backend: Backend, pair: Pair, others: tuple[str, ...]) -> None:
+    """Submit the prompt and put it at the head of the list. Raises SettingsError."""
+    state = st.session_state
+    values = {name: state.get(f"own-{name}", row[3]) for name, row in _SETTINGS.items()}
+    values["temperature_percent"] = round(100 * values["temperature_percent"])
+    values["prompt"] = state.get(_PROMPT, "")
+    values["others"] = others if state.get(_ALL, False) else ()
+    request = _request(pair, **values)
+    if backend.continuation(request) is None:
+        backend.submit(request)
+    backend.user_data.keep_prompt(request)
 
 
 def _show_prompt(
@@ -303,7 +291,7 @@ def _show_prompt(
 ) -> None:
     """Draw a prompt and its continuations; blind: with hidden sides until they are judged."""
     text = element("p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage")
-    frame.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
+    widgets.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
     of_prompt = sides(backend, pair, request.key(), blind)
     _show_written(backend, of_prompt, request, names)
     stored = backend.continuation(request)
@@ -315,6 +303,8 @@ LEVELS = (0.01, 0.05, 0.2, 0.8)
 """Nats from which a token is drawn one step stronger; the same for every passage, so that passages
 can be compared.
 """
+_BOUNDS = ("under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats")
+"""The steps in words."""
 LARGEST = 20
 SHOWN_PLACES = 3_000
 """Tokens with their number in reach of the keyboard; and those that are drawn, from the end of the
@@ -362,9 +352,9 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
     outcomes = pair.outcomes(position)
     dense = outcomes[0]
     number = escape(f"Passage {dense.index + 1:,}")
-    frame.show(element("h2", number, css="sd-muted sd-small sd-passage-number"))
+    widgets.show(element("h2", number, css="sd-muted sd-small sd-passage-number"))
     if passages is None:
-        frame.note(
+        widgets.note(
             "The text of this passage is no longer stored. Run again with the same settings to restore it."
         )
     else:
@@ -374,7 +364,7 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
             target = escape("…")
         text = element("p", escape(context), Html(" "), target, css="sd-passage")
         # On a phone it scrolls in itself, from its end, where the target stands.
-        frame.show(
+        widgets.show(
             element(
                 "div",
                 text,
@@ -385,15 +375,17 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
             )
         )
     answers = [_answer(outcome, pair.hidden) for outcome in outcomes]
-    frame.show(pair.beside(answers[0], answers[1]))
+    widgets.show(pair.beside(answers[0], answers[1]))
     if pair.hidden:
         return
     drawn, choices = first_choices(pair, position)
-    frame.show(paragraph(change_words(-pair.fall(position), dense.target), css="sd-change"), drawn)
-    frame.offer_table(choices)
+    widgets.show(
+        paragraph(change_words(-pair.fall(position), dense.target), css="sd-change"), drawn
+    )
+    widgets.offer_table(choices)
     texts = [answer.text for answer in dense.tokens]
     if len(texts) > 1 and texts == [answer.text for answer in outcomes[1].tokens]:
-        frame.show_table(_tokens_table(pair, outcomes, texts))
+        widgets.show_table(_tokens_table(pair, outcomes, texts))
 
 
 def _tokens_table(pair: Pair, outcomes: tuple[Outcome, Outcome], texts: Sequence[str]) -> Table:
@@ -452,17 +444,17 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
             text=text,
         )
     except SettingsError as error:
-        frame.note(f"This passage cannot be compared token by token: {error.message}")
+        widgets.note(f"This passage cannot be compared token by token: {error.message}")
         return
     if (stored := backend.result(Divergence, request.key())) is not None:
-        frame.section("Where the two models' predictions differ")
+        widgets.section("Where the two models' predictions differ")
         _draw_strip(pair, stored)
         return
     job = backend.newest_job(request.key())
     if job is not None and job.state != "done":
         job_panel.watch_job(backend, job, brief=True)
         return
-    frame.action_button(
+    widgets.action_button(
         "Show where the two differ",
         lambda: backend.submit(request),
         key="strip",
@@ -476,72 +468,59 @@ def _draw_strip(pair: Pair, divergence: Divergence) -> None:
     n = len(places)
     largest = sorted(range(n), key=lambda i: -places[i].nats)[:LARGEST]
     skipped = max(0, n - SHOWN_PLACES)
-    spans = []
+    spans = [escape("… " if skipped else divergence.opening)]
     for i in range(skipped, n):
         place = places[i]
-        if place.text:
-            predictions = (
-                f"{pair.left_name} predicts {_quoted(place.left)}, "
-                f"{pair.right_name} {_quoted(place.right)}"
-            )
-            tip = f"{place.nats:.2f} nats: {predictions}"
-            attributes = {"title": tip}
-            if i in largest:
-                attributes["data_tip"] = tip
-                attributes["tabindex"] = "0"
-                attributes["role"] = "img"
-                attributes["aria_label"] = f"{place.text}: {tip}"
-            css = f"sd-heat sd-heat-{bisect_right(LEVELS, place.nats)}"
-            spans.append(
-                element(
-                    "span",
-                    escape(place.text),
-                    css=css,
-                    **attributes,
-                )
-            )
-    bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
-    legend = [
-        element("span", escape(words), css=f"sd-heat sd-heat-{step}")
-        for step, words in enumerate(bounds)
-    ]
-    frame.remark(
+        if not place.text:
+            continue
+        tip = (
+            f"{place.nats:.2f} nats: {pair.left_name} predicts {_quoted(place.left)}, "
+            f"{pair.right_name} {_quoted(place.right)}"
+        )
+        attributes = {"title": tip}
+        if i in largest:
+            attributes["data_tip"] = tip
+            attributes["tabindex"] = "0"
+            attributes["role"] = "img"
+            attributes["aria_label"] = f"{place.text}: {tip}"
+        css = f"sd-heat sd-heat-{bisect_right(LEVELS, place.nats)}"
+        spans.append(element("span", escape(place.text), css=css, **attributes))
+    legend = []
+    for step, words in enumerate(_BOUNDS):
+        legend.append(element("span", escape(words), css=f"sd-heat sd-heat-{step}"))
+    widgets.remark(
         "The thicker the line under a token, the further apart the two predictions. Point at a token for its number; "
         "Tab reaches the twenty largest, which the table lists."
     )
-    frame.show(
+    widgets.show(
         element("p", *legend, css="sd-heat-legend"),
-        element(
-            "p",
-            escape("… " if skipped else divergence.opening),
-            *spans,
-            css="sd-passage sd-strip",
-        ),
+        element("p", *spans, css="sd-passage sd-strip"),
     )
+    with st.expander("The numbers as a table"):
+        widgets.show_table(_strip_table(pair, [places[i] for i in largest], n))
+
+
+def _strip_table(pair: Pair, largest: Sequence[TokenDivergence], n: int) -> Table:
+    """The tokens with the largest divergence, of n."""
     caption = (
         f"The {len(largest)} largest of {n:,} tokens: KL({pair.left_name} ‖ {pair.right_name}) of the two "
         "predictions, in nats. 0: identical. Swap the models for the other direction."
     )
     head = ["Token", "Nats", f"{pair.left_name} predicts", f"{pair.right_name} predicts"]
     rows = []
-    data = list[dict[str, Value]]()
-    for place in map(places.__getitem__, largest):
+    data = []
+    for place in largest:
         nats = f"{place.nats:.2f}"
         rows.append([_quoted(place.text), nats, _quoted(place.left), _quoted(place.right)])
-        numbers: dict[str, Value] = {"token": place.text, "kl_nats": place.nats}
-        numbers |= {"left_expects": place.left, "right_expects": place.right}
-        data.append(numbers)
-    with st.expander("The numbers as a table"):
-        frame.show_table(
-            Table(
-                "Where the two models differ",
-                caption,
-                head,
-                rows,
-                data=data,
-                of=pair.stem,
-            )
-        )
+        values: dict[str, Value] = {
+            "token": place.text,
+            "kl_nats": place.nats,
+            "left_expects": place.left,
+            "right_expects": place.right,
+        }
+        data.append(values)
+    title = "Where the two models differ"
+    return Table(title, caption, head, rows, data=data, of=pair.stem)
 
 
 def _quoted(text: str) -> str:
@@ -558,7 +537,7 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         names = ["Passage", "Right word", pair.left_name, pair.right_name, "Change"]
     heads = (element("span", escape(name)) for name in names)
     with st.container(key="rows" if kind else "rows-hidden", gap=None):
-        frame.show(
+        widgets.show(
             element(
                 "div",
                 *heads,

@@ -3,10 +3,10 @@ downloads.
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -26,7 +26,7 @@ from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.anytime import anytime_interval
-from sparsedash.ui import address_bar, frame, job_panel
+from sparsedash.ui import address_bar, frame, job_panel, widgets
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import RIGHT, ChosenRun, link_to_export, show_incomplete
@@ -72,7 +72,7 @@ def begin_choices() -> DeltaGenerator:
     with st.container(key="open-choices"):
         turn = partial(st.session_state.update, {_OPEN: not opened})
         about = "Run, models, search, order, files"
-        frame.action_button(
+        widgets.action_button(
             text,
             turn,
             key="open-choices-button",
@@ -83,7 +83,7 @@ def begin_choices() -> DeltaGenerator:
     with choices:
         # Drawn either way: what follows would else move by one place, and be drawn anew.
         css = "sd-unseen sd-choices-open" if opened else "sd-unseen"
-        frame.show(element("span", css=css))
+        widgets.show(element("span", css=css))
     return choices
 
 
@@ -106,17 +106,17 @@ def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
     )
 
 
-def choose_pair(backend: Backend, found: RunResults, runs: Sequence[Run]) -> Pair | None:
+def choose_pair(backend: Backend, results: RunResults, runs: Sequence[Run]) -> Pair | None:
     """Draw the choices of two records over the same passages, also of other runs; None where a
     chosen one is lost.
 
     Unless the address names others: dense, and the sparse one that the run's answer names.
     """
-    run = found.run
+    run = results.run
     choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
     names = {address: choice.name for address, choice in choices.items()}
     addresses = {choice.key: address for address, choice in choices.items()}
-    headline = found.headline.key if found.headline is not None else run.sparse[-1]
+    headline = results.headline.key if results.headline is not None else run.sparse[-1]
     columns = st.columns(2, wrap=False)
     below = st.container()
     defaults = {"left": addresses[run.dense], RIGHT: addresses[headline]}
@@ -169,7 +169,7 @@ def current_passage(shown: Shown) -> int | None:
         others = "".join(
             f", or {words}" for name, words in undo.items() if address_bar.query_value(name)
         )
-        frame.note(f"No passage matches. Choose another kind{others}.")
+        widgets.note(f"No passage matches. Choose another kind{others}.")
         return None
     outcomes = shown.pair.left.outcomes
     number = address_bar.query_value("passage")
@@ -193,9 +193,6 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
     following = names[place + 1 :] + names[:place]
     next_kind = next((kind for kind in following if by_kind[kind]), chosen)
 
-    def show(kind: Kind) -> dict[str, Any]:
-        return {"on_click": address_bar.set_query, "args": ({"filter": kind, "passage": ""},)}
-
     helps: dict[Kind, str] = {"all": "All passages: the other four kinds together"}
     for verdicts, kind in KIND_OF.items():
         words = ["right" if verdict else "wrong" for verdict in verdicts]
@@ -209,7 +206,8 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
             key=f"flip-{kind}",
             icon=icon,
             help=helps[kind],
-            **show(kind),
+            on_click=address_bar.set_query,
+            args=({"filter": kind, "passage": ""},),
         )
     st.button(
         "Change kind",
@@ -219,7 +217,8 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
         type="tertiary",
         icon=":material/filter_list:",
         disabled=next_kind == chosen,
-        **show(next_kind),
+        on_click=address_bar.set_query,
+        args=({"filter": next_kind, "passage": ""},),
     )
     about = "Show only passages that the two models answer with different words."
     stay = partial(address_bar.set_query, {"filter": chosen, "passage": ""})
@@ -261,35 +260,23 @@ class ChangeFilter:
         words = [changes.words for changes in self.ranges]
         key = f"changes-{self.chosen}"
         along = {"filter": kind, "passage": ""}
-
-        def press() -> None:
-            """Filter by the bar that was pressed; no longer if it was pressed before."""
-            bar = clicked_bar(st.session_state[key]["selection"]["points"], len(self.ranges))
-            if bar is not None:
-                address = "" if bar == self.chosen else self.ranges[bar].address
-                address_bar.set_query({CHANGE: address, **along})
-
         bounds = tuple(changes.high for changes in self.ranges[:-1])
-        chart = changes_chart(
-            bounds,
-            tuple(counts),
-            tuple(words),
-            self.chosen,
-            frame.theme(),
-        )
-        show_chart(
-            chart,
-            f"{self.stem}-changes",
-            changes_words(counts, words),
-            key,
-            press,
-        )
+        chart = changes_chart(bounds, tuple(counts), tuple(words), self.chosen, frame.theme())
+        press = partial(self._press, key, along)
+        show_chart(chart, f"{self.stem}-changes", changes_words(counts, words), key, press)
         options = {"": f"Any change · {len(positions):,}"}
         for changes, n in zip(self.ranges, counts, strict=True):
             options[changes.address] = f"{changes.words.capitalize()} · {n:,}"
         address_bar.select(
             CHANGE, "Show passages of", options, "", along=along, noun="range of changes"
         )
+
+    def _press(self, key: str, along: Mapping[str, str]) -> None:
+        """Filter by the bar that was pressed; no longer if it was pressed before."""
+        bar = clicked_bar(st.session_state[key]["selection"]["points"], len(self.ranges))
+        if bar is not None:
+            address = "" if bar == self.chosen else self.ranges[bar].address
+            address_bar.set_query({CHANGE: address, **along})
 
 
 _EXPLANATION = (
@@ -312,25 +299,27 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
         "and the loss of each layer."
     )
     if job is not None and job.live:
-        frame.opening(still_to_come(job, "No answers to compare yet."))
-        frame.empty(what, "It appears once the dense model and one sparse model are evaluated.")
+        widgets.opening(still_to_come(job, "No answers to compare yet."))
+        widgets.empty(what, "It appears once the dense model and one sparse model are evaluated.")
         job_panel.watch_job(backend, job, lambda: can_be_compared(backend, backend.run(chosen.key)))
-        frame.link("overview", "See this run", run=chosen.key)
+        widgets.link("overview", "See this run", run=chosen.key)
         return
     if job is not None and (chosen.in_address or (run is not None and run.sparse)):
         reason = ""
         if run is not None and run.sparse:
             reason = f": its dense record {backend.why_missing(run.dense)}"
-        frame.opening(f"This run has no answers to compare{reason}.")
+        widgets.opening(f"This run has no answers to compare{reason}.")
         job_panel.draw_job(backend, job)
     elif chosen.in_address and run is None:
-        frame.opening("There is no run with this address.")
-        frame.empty("It may be in another data folder.")
-        frame.link("compare", "Compare the newest run")
+        widgets.opening("There is no run with this address.")
+        widgets.empty("It may be in another data folder.")
+        widgets.link("compare", "Compare the newest run")
     else:
-        frame.opening("Nothing to compare yet.")
-        frame.empty(what)
-        frame.link("overview", "See the runs" if backend.runs() else "Run the built-in model first")
+        widgets.opening("Nothing to compare yet.")
+        widgets.empty(what)
+        widgets.link(
+            "overview", "See the runs" if backend.runs() else "Run the built-in model first"
+        )
     job_panel.mention_other_runs(backend, chosen.key)
 
 
@@ -357,45 +346,45 @@ def note_offered(shown: Shown, n_searched: int) -> None:
     """Draw how many passages the blind view offers. n_searched: those that match the search."""
     is_searched = n_searched < len(shown.pair.left.outcomes)
     condition = " with this text" if is_searched else ""
-    frame.note(
+    widgets.note(
         f"Offered: the {len(shown.positions):,} of {n_searched:,} passages{condition} "
         "that the two models answer with different words."
     )
 
 
 def show_verdict(
-    backend: Backend, found: RunResults, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator
+    backend: Backend, results: RunResults, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator
 ) -> None:
     """Open the page with the verdict on the right model; `cost`: what it lost; `about`: more, after
     the passages.
     """
-    sentence, lost, basis = comparison_words(found, pair)
-    frame.opening(sentence)
+    sentence, lost, basis = comparison_words(results, pair)
+    widgets.opening(sentence)
     if lost:
         with cost:
-            frame.show(paragraph(lost, css="sd-cost"))
+            widgets.show(paragraph(lost, css="sd-cost"))
     with about:
-        frame.section("Behind the verdict")
+        widgets.section("Behind the verdict")
         measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
         against = (
-            f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, found.run)}"
+            f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, results.run)}"
         )
-        frame.show(paragraph(against, css="sd-basis"))
-        frame.note(basis)
-        frame.remark(_EXPLANATION)
+        widgets.show(paragraph(against, css="sd-basis"))
+        widgets.note(basis)
+        widgets.remark(_EXPLANATION)
 
 
 def show_question(backend: Backend, run: Run, pair: Pair, about: DeltaGenerator) -> None:
     """Open the blind page with its question; `about`: the answers so far, after the passages."""
-    frame.opening("Which answer is better?")
+    widgets.opening("Which answer is better?")
     chosen = list(backend.user_data.choices(pair.left.key, pair.right.key).values())
     forget = partial(backend.user_data.forget_choices, pair.left.key, pair.right.key)
     with about:
-        frame.show(paragraph(_basis(backend, run), css="sd-basis"))
-        frame.note(tally(pair, chosen))
+        widgets.show(paragraph(_basis(backend, run), css="sd-basis"))
+        widgets.note(tally(pair, chosen))
         if chosen:
             with st.popover("Reset the count", type="tertiary"):
-                frame.action_button(
+                widgets.action_button(
                     f"Forget all {len(chosen)} choices", forget, key="forget-choices"
                 )
 
@@ -408,8 +397,8 @@ def _basis(backend: Backend, run: Run) -> str:
 def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
     """Draw how the run ended, if early, and links to its chart and the right model's export."""
     show_incomplete(run_ending(run, chosen.job))
-    with frame.row():
-        frame.link("overview", "Back to the chart", run=chosen.key)
+    with widgets.row():
+        widgets.link("overview", "Back to the chart", run=chosen.key)
         if pair.right.key in run.sparse:
             link_to_export(chosen.key, pair.right_name)
 
@@ -451,17 +440,17 @@ def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
                 ("B is better", second),
                 ("Both the same", ""),
             ):
-                frame.action_button(text, partial(choices, better), key=f"{text}-{subject}")
+                widgets.action_button(text, partial(choices, better), key=f"{text}-{subject}")
         return
     chosen = backend.user_data.choices(pair.left.key, pair.right.key).get(subject)
     if chosen is None:
-        frame.note("This was shown with the models' names before, so it cannot be judged blind.")
+        widgets.note("This was shown with the models' names before, so it cannot be judged blind.")
         return
     name = pair.left_name if chosen == pair.left.key else pair.right_name
     answer = f"{name} was chosen as better." if chosen else "Both were called the same."
-    with frame.row():
-        frame.note(f"Judged blind: {answer}")
-        frame.action_button(
+    with widgets.row():
+        widgets.note(f"Judged blind: {answer}")
+        widgets.action_button(
             "Undo this choice", partial(choices, None), key=f"back-{subject}", kind="tertiary"
         )
 
@@ -500,70 +489,62 @@ def show_breaking(pair: Pair, passages: Passages) -> None:
         with box:
             table = group_losses(pair, passages)
             if table.rows:
-                frame.show_table(table)
+                widgets.show_table(table)
             else:
-                frame.note(table.caption)
+                widgets.note(table.caption)
 
 
 def offer_files(
-    backend: Backend, found: RunResults, passages: Passages | None, view: Shown
+    backend: Backend, results: RunResults, passages: Passages | None, view: Shown
 ) -> None:
     """Draw the downloads; each file is made when its button is pressed."""
     pair, positions, kind = view
-
-    def report() -> bytes:
-        sections = continuations_section(backend, found.run, pair, passages)
-        tasks = found.tasks.get(pair.right.key)
-        if tasks and tasks.results:
-            sections.append(element("h2", escape("Tasks")))
-            sections.append(paragraph(tasks_sentence(pair.right_name, tasks.results)))
-            sections += task_sections(tasks.results, found.tolerance)
-        step = next_step(found, backend.reach)
-        return html_report(
-            found,
-            pair,
-            passages,
-            backend.newest_job(found.run.key),
-            sections,
-            step,
-        )
-
-    def offer(title: str, name: str, media_type: str, content: Callable[[], bytes]) -> None:
-        file = f"{pair.stem}-{name}"
-        label = widget_label(title)
-        frame.offer_file(
-            label,
-            content,
-            file,
-            media_type,
-            key=f"take-{name}",
-            width="stretch",
-        )
-
-    def offer_view(form: Literal["csv", "parquet"], title: str, media_type: str) -> None:
-        name = "passages" if kind in (None, "all") else f"passages-{kind}"
-        content = partial(record_pair.view_file, pair, positions, passages, form)
-        shown = wording.quantity(len(positions), "passage")
-        offer(
-            f"The {shown} shown, {title}",
-            f"{name}.{form}",
-            media_type,
-            content,
-        )
-
+    shown = f"The {wording.quantity(len(positions), 'passage')} shown"
+    name = "passages" if kind in (None, "all") else f"passages-{kind}"
+    view_file = partial(record_pair.view_file, pair, positions, passages)
+    report = partial(_report, backend, results, pair, passages)
+    parquet = "application/vnd.apache.parquet"
     with st.popover("Download", icon=":material/download:"):
-        offer("Report, one HTML file", "report.html", "text/html", report)
-        offer_view("csv", "CSV", "text/csv")
-        offer_view("parquet", "parquet", "application/vnd.apache.parquet")
+        _offer(pair, "Report, one HTML file", "report.html", "text/html", report)
+        _offer(pair, f"{shown}, CSV", f"{name}.csv", "text/csv", partial(view_file, "csv"))
+        _offer(pair, f"{shown}, parquet", f"{name}.parquet", parquet, partial(view_file, "parquet"))
         if passages is None:
             return
-        sides = {"left": (pair.left_name, pair.left), "right": (pair.right_name, pair.right)}
         n_samples = wording.quantity(len(passages.contexts), "sample")
-        for side, (name, record) in sides.items():
-            title = record_pair.side_title(name, record)
-            offer(
+        sides = {"left": (pair.left_name, pair.left), "right": (pair.right_name, pair.right)}
+        for side, (record_name, record) in sides.items():
+            title = record_pair.side_title(record_name, record)
+            _offer(
+                pair,
                 f"{n_samples} of {title}, in the format of lm-evaluation-harness",
                 f"{side}-samples_passages.jsonl",
                 "application/jsonl",
                 partial(record_pair.harness_samples, record, passages),
             )
+
+
+def _offer(
+    pair: Pair, title: str, name: str, media_type: str, content: Callable[[], bytes]
+) -> None:
+    """Draw the download of one file. name: after that of the pair."""
+    widgets.offer_file(
+        widget_label(title),
+        content,
+        f"{pair.stem}-{name}",
+        media_type,
+        key=f"take-{name}",
+        width="stretch",
+    )
+
+
+def _report(backend: Backend, results: RunResults, pair: Pair, passages: Passages | None) -> bytes:
+    """The report of the run, with what the models wrote and their answers to tasks."""
+    sections = continuations_section(backend, results.run, pair, passages)
+    tasks = results.tasks.get(pair.right.key)
+    if tasks and tasks.results:
+        sections.append(element("h2", escape("Tasks")))
+        sections.append(paragraph(tasks_sentence(pair.right_name, tasks.results)))
+        sections += task_sections(tasks.results, results.tolerance)
+    step = next_step(results, backend.reach)
+    job = backend.newest_job(results.run.key)
+    return html_report(results, pair, passages, job, sections, step)

@@ -43,9 +43,9 @@ from sparsedash.storage.text_files import (
     UPLOAD,
     named_text_count,
 )
-from sparsedash.ui import address_bar, frame
+from sparsedash.ui import address_bar, widgets
 from sparsedash.ui.address_bar import BOUND, query_value
-from sparsedash.ui.frame import JOB_S
+from sparsedash.ui.widgets import JOB_S
 
 T = TypeVar("T")
 _REFUSED = "refused"
@@ -115,8 +115,8 @@ def setting_fields(rows: Sequence[FieldRow], n_columns: int = 1) -> dict[str, An
     """Draw fields side by side in so many columns. Returns their values by the keys of the
     settings.
     """
-    values = dict[str, Any]()
-    columns = list[DeltaGenerator]()
+    values = {}
+    columns: list[DeltaGenerator] = []
     for row in rows:
         columns = columns or st.columns(n_columns)
         with columns.pop(0):
@@ -140,10 +140,10 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
         field = cast(ReferenceField, row.title)
         usual = usual or row.default
         follow_usual(row.key, usual)
-        if (typed := st.session_state.get(row.key)) and (
-            named := hub_reference(typed.strip())
-        ) != typed:
-            st.session_state[row.key] = named
+        if typed := st.session_state.get(row.key):
+            reference = hub_reference(typed.strip())
+            if reference != typed:
+                st.session_state[row.key] = reference
         name = st.selectbox(
             row.label,
             names,
@@ -153,40 +153,47 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
             accept_new_options=True,
             help=row.help,
         )
-
-        def usable_reference() -> str:
-            # One from the address of this page may be an address itself.
-            reference = hub_reference((name or "").strip())
-            if not reference:
-                raise SparseDashError("Choose a text." if is_text else "Choose a model.")
-            row.check(reference)
-            if problem := backend.reference_problem(field, reference):
-                raise SparseDashError(problem)
-            return reference
-
-        usable = validated(row.key, usable_reference)
+        usable = validated(row.key, lambda: _usable_reference(backend, row, name or ""))
         for choice in OFFERED[row.title]:
             if choice.name == name:
-                terms = f"Licence: {choice.licence}. Size: {choice.size}. How it is read: {choice.reading}."
-                show_hint(f"{choice.title}: {choice.summary}", *([terms] if choice.reading else []))
+                hints = [f"{choice.title}: {choice.summary}"]
+                if choice.reading:
+                    terms = f"Licence: {choice.licence}. Size: {choice.size}."
+                    hints.append(f"{terms} How it is read: {choice.reading}.")
+                show_hint(*hints)
         if usable and backend.lacks_text(usable):
-            frame.note(
+            widgets.note(
                 "The hub does not answer, and this text was never read here. Without a cached copy the run fails."
             )
         if is_text:
-
-            def keep(file: UploadedFile) -> None:
-                fewest = FEWEST_UPLOADED if field == "evaluation text" else 0
-                st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue(), fewest)
-
             kinds = [kind.removeprefix(".") for kind in TEXT_KINDS]
             about = f"{_UPLOAD_HELP} {_who()} can choose it, and delete it."
             if usable and usable.startswith(UPLOAD):
-                frame.show(element("p", _gives(backend, field, usable), css="sd-hint"))
+                widgets.show(element("p", _gives(backend, field, usable), css="sd-hint"))
+            keep = partial(_keep_upload, backend, row)
             file_popover(
                 "Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep
             )
         return usable
+
+
+def _usable_reference(backend: Backend, row: FieldRow, name: str) -> str:
+    """The reference of this name. Raises SparseDashError where it cannot be used."""
+    # One from the address of this page may be an address itself.
+    reference = hub_reference(name.strip())
+    if not reference:
+        raise SparseDashError("Choose a model." if row.title == "model" else "Choose a text.")
+    row.check(reference)
+    problem = backend.reference_problem(cast(ReferenceField, row.title), reference)
+    if problem:
+        raise SparseDashError(problem)
+    return reference
+
+
+def _keep_upload(backend: Backend, row: FieldRow, file: UploadedFile) -> None:
+    """Keep an uploaded text, and choose it in the field."""
+    fewest = FEWEST_UPLOADED if row.title == "evaluation text" else 0
+    st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue(), fewest)
 
 
 def follow_usual(key: str, usual: Any) -> None:
@@ -238,7 +245,7 @@ def expander(label: str, key: str, names: Sequence[str], opened: bool = False) -
 def show_hint(*lines: str) -> None:
     """Draw small grey lines under a field."""
     if lines:
-        frame.show(*(paragraph(line, css="sd-hint") for line in lines))
+        widgets.show(*(paragraph(line, css="sd-hint") for line in lines))
 
 
 def validated(key: str, build: Callable[[], T]) -> T | None:
@@ -264,7 +271,7 @@ def show_problem(key: str, error: SparseDashError) -> None:
     message = element(
         "p", escape(f"{wrong} {error.advice}".strip()), css="sd-field-error", role="alert"
     )
-    frame.show(
+    widgets.show(
         Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"), message
     )
 
@@ -328,18 +335,11 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
         or not (shown := st.expander("Uploaded texts", key="uploads", on_change="rerun")).open
     ):
         return
-
-    def delete(reference: str) -> None:
-        backend.uploads.drop(reference)
-        for chooser, name in usual.items():
-            if str(st.session_state.get(chooser, "")).partition("[")[0] == reference:
-                st.session_state[chooser] = name
-
     with shown:
         rules = serving_rules()
         room = wording.size(MAX_TOTAL_BYTES if rules is None else rules.quota.upload_mb * 1_000_000)
         used = wording.size(sum(kept.values()))
-        frame.remark(
+        widgets.remark(
             # An administrator sees the uploads of all.
             f"{used} of {room} are in use."
             if rules is None or not backend.administers
@@ -348,11 +348,23 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
         )
         for reference, n_bytes in kept.items():
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
-                frame.show(
+                widgets.show(
                     paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}")
                 )
                 question = f"Delete this text of {wording.size(n_bytes)}? This cannot be undone. Results stay."
-                frame.delete_button(f"delete-{reference}", question, partial(delete, reference))
+                widgets.delete_button(
+                    f"delete-{reference}",
+                    question,
+                    partial(_delete_upload, backend, reference, usual),
+                )
+
+
+def _delete_upload(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:
+    """Delete an uploaded text; fields that have chosen it go back to their usual one."""
+    backend.uploads.drop(reference)
+    for key, name in usual.items():
+        if str(st.session_state.get(key, "")).partition("[")[0] == reference:
+            st.session_state[key] = name
 
 
 def _who() -> str:
@@ -365,9 +377,9 @@ def _who() -> str:
 
 def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> bool:
     """Draw the estimate. Returns whether the run can be started."""
-    frame.section("What it will take")
+    widgets.section("What it will take")
     if settings is None:
-        frame.note("Fix the highlighted fields.")
+        widgets.note("Fix the highlighted fields.")
         return False
     estimate = backend.preflight(settings)
     stored = estimate.stored
@@ -399,7 +411,7 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
         models = wording.plural(stored.n_sparse, "model")
         reused.append(f"{stored.sparse} of {stored.n_sparse} sparse {models}")
     facts["Reused from earlier runs"] = ", ".join(reused) or "nothing"
-    frame.show(fact_list([fact for fact in facts.items() if fact[1]]))
+    widgets.show(fact_list([fact for fact in facts.items() if fact[1]]))
     if duration.unknown and backend.is_measuring():
         wait_for_rates(backend)
     if memory.too_little:
@@ -408,13 +420,13 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
             f"{what}: the run is likely to run out of it. A smaller model or bfloat16 takes less."
         )
     for text in notes:
-        frame.note(text)
+        widgets.note(text)
     for problem in estimate.problems:
-        frame.failure(problem)
+        widgets.failure(problem)
     return not estimate.problems
 
 
-@frame.fragment(JOB_S)
+@widgets.fragment(JOB_S)
 def wait_for_rates(backend: Backend) -> None:
     """Redraw the page as soon as the speed of this machine is known."""
     if not backend.is_measuring():
@@ -486,10 +498,6 @@ def evaluation_size_field(
     settings: of the form, for the times; None while a field is wrong.
     """
 
-    def fill_in() -> None:
-        if size := _SIZES.get(st.session_state[_SIZE]):
-            st.session_state.update({_TEXT: size[0], _N_PASSAGES: None})
-
     text = str(st.session_state.get(_TEXT, ""))
     n_passages = st.session_state.get(_N_PASSAGES)
     names = list(_SIZES)
@@ -508,8 +516,14 @@ def evaluation_size_field(
         key=_SIZE,
         captions=captions,
         label_visibility="collapsed",
-        on_change=fill_in,
+        on_change=_fill_in_size,
     )
+
+
+def _fill_in_size() -> None:
+    """Fill in the text of the chosen size, all of it."""
+    if size := _SIZES.get(st.session_state[_SIZE]):
+        st.session_state.update({_TEXT: size[0], _N_PASSAGES: None})
 
 
 def _caption(

@@ -12,7 +12,7 @@ from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
-from sparsedash.ui import form_fields, frame
+from sparsedash.ui import form_fields, widgets
 
 
 def model_field(backend: Backend, row: FieldRow) -> str | None:
@@ -23,7 +23,7 @@ def model_field(backend: Backend, row: FieldRow) -> str | None:
     with st.container():
         if model is not None:
             _show_model_facts(backend, model)
-    frame.popover("Suggested models", "suggested", partial(_suggest_models, row.key), "lists")
+    widgets.popover("Suggested models", "suggested", partial(_suggest_models, row.key), "lists")
     return model
 
 
@@ -63,7 +63,7 @@ def _show_model_facts(backend: Backend, model: str) -> None:
         where = "Not on this machine yet. " if is_hub_id(model) else ""
         form_fields.show_hint(f"{where}Family, memory and time are known once it has been read.")
         if is_hub_id(model):
-            frame.action_button(
+            widgets.action_button(
                 "Look it up on the hub",
                 lambda: _look_up(backend, model),
                 key="look-up",

@@ -4,13 +4,14 @@ more settings.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import BUDGET_TITLES
@@ -45,7 +46,7 @@ from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.estimates import MOST_MINUTES, STEP_MULTIPLE
 from sparsedash.stats.sparsity_search import passages_to_search
-from sparsedash.ui import browser_scripts, form_fields, frame
+from sparsedash.ui import browser_scripts, form_fields, widgets
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import (
     CHOICES,
@@ -61,9 +62,6 @@ from sparsedash.ui.form_address import (
 )
 from sparsedash.ui.form_model import model_field
 from sparsedash.ui.navigation import LIMITS, parse_limits
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 _RUN = field_rows(RunSettings)
 _METHOD = field_rows(MethodSettings)
@@ -130,6 +128,73 @@ def first_run_settings(backend: Backend) -> RunSettings:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class FormValues:
+    """What the fields of the form hold, before it is checked together.
+
+    is_search: whether the goal is a search. tolerance: None where it cannot be used. presets,
+    custom: the chosen methods; custom: None where its choices do not go together. kinds: types that
+    models are also quantised to. by_key: values of settings, by the keys of their rows.
+    """
+
+    is_search: bool
+    budget: Budget
+    tolerance: Tolerance | None
+    presets: tuple[MethodSettings, ...]
+    custom: tuple[MethodSettings, ...] | None
+    kinds: tuple[Quantisation, ...]
+    by_key: Mapping[str, Any]
+
+    @property
+    def methods(self) -> tuple[MethodSettings, ...]:
+        """The methods that the form asks for: a search has one."""
+        custom = self.custom or ()
+        if self.is_search:
+            return custom or self.presets
+        return (*self.presets, *custom)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether no field is refused; what is wrong is said under each."""
+        parts = (self.tolerance, self.methods, self.by_key["sparsity"])
+        if not all(parts) or self.custom is None or self.by_key["prompts"] is None:
+            return False
+        return not _refused((*_ROWS, _STEPS, _HEAL), self.by_key)
+
+    def request(self) -> RunSettings | FindSettings:
+        """The settings of the run or the search, neither healed nor quantised. Raises SettingsError."""
+        methods = []
+        for method in dict.fromkeys(self.methods):
+            if method.uses("width_multiple"):
+                method = replace(method, width_multiple=self.by_key["width"])
+            methods.append(method)
+        methods = list(with_budget(methods, self.budget))
+        settings: dict[str, Any] = {
+            **self._fields_of(_RUN),
+            "calibration": CalibrationSettings(**self._fields_of(_CALIBRATION)),
+            "evaluation": EvaluationSettings(**self._fields_of(_EVALUATION)),
+        }
+        if not self.is_search:
+            return RunSettings(methods=tuple(methods), **settings)
+        del settings["sparsities_permille"]
+        assert self.tolerance is not None, "a form without limits is not usable"
+        return FindSettings(method=methods[0], tolerance=self.tolerance, **settings)
+
+    def _fields_of(self, rows: Mapping[str, FieldRow]) -> dict[str, Any]:
+        """The values of these settings, by their names."""
+        return {row.name: self.by_key[row.key] for row in rows.values() if row.key in self.by_key}
+
+
+class _Places(NamedTuple):
+    """Containers of what is said once all fields are drawn."""
+
+    run: DeltaGenerator
+    methods: DeltaGenerator
+    healing: DeltaGenerator
+    quantising: DeltaGenerator
+    sizes: DeltaGenerator
+
+
 def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     """Draw the form. Returns its settings, or None while a field is wrong; the error is under that
     field.
@@ -140,9 +205,39 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         keys = [row.key for row in (*_ROWS, _STEPS, _HEAL)]
         for key in (*keys, "goal", "with", *PRESETS, OWN, QUANTISE):
             st.session_state.pop(key, None)
-    frame.section("Which model?")
-    values: dict[str, Any] = {"model": model_field(backend, _RUN["model"])}
-    frame.section("How much to remove?")
+    form, places = _draw_fields(backend)
+    with places.methods:
+        _show_methods(form.methods, form.custom is None)
+    settings: RunSettings | FindSettings | None = None
+    if form.is_usable:
+        with places.run:
+            settings = form_fields.validated(
+                "with" if form.is_search else "sparsity",
+                lambda: _possible(backend, form.request()),
+            )
+        minutes = form.by_key[_HEAL.key]
+        steps = form.by_key[_STEPS.key]
+        if settings is not None and (minutes or steps):
+            with places.healing:
+                settings = _healed(backend, settings, minutes, steps)
+        with places.run:
+            if isinstance(settings, RunSettings):
+                _show_sweep(settings)
+            elif settings is not None:
+                _show_search(settings)
+        if isinstance(settings, RunSettings) and form.kinds:
+            with places.quantising:
+                settings = _quantised(settings, form.kinds)
+    form_fields.evaluation_size_field(backend, places.sizes, settings)
+    browser_scripts.confirm_typed_choices()
+    return settings
+
+
+def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
+    """Draw all fields, in their order on the page, with room for what is said of them."""
+    widgets.section("Which model?")
+    model = model_field(backend, _RUN["model"])
+    widgets.section("How much to remove?")
     goal = st.segmented_control(
         "What to do",
         GOALS,
@@ -153,63 +248,37 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         on_change=_keep_method,
         label_visibility="collapsed",
     )
-    search = goal == SEARCH
+    is_search = goal == SEARCH
     with st.container():
-        values |= _amount_fields(search)
-    budget: Budget = values["budget"]
+        tolerance, sparsities, budget = _amount_fields(is_search)
     about_run = st.container()
     about_methods = st.container()
-    with _method_expander(search):
-        presets = _preset_fields(search)
-        label = "Use a method of your own instead" if search else "Add a method of your own"
+    with _method_expander(is_search):
+        presets = _preset_fields(is_search)
+        label = "Use a method of your own instead" if is_search else "Add a method of your own"
         custom = _custom_method_fields(label)
     healing = st.container()
     with healing:
-        values |= form_fields.setting_fields([_HEAL], 2)
+        values = form_fields.setting_fields([_HEAL], 2)
     quantising = st.container()
     with quantising:
-        kinds = () if search else _quantise_field(backend, values["model"])
-    frame.section("How sure?")
+        kinds = () if is_search else _quantise_field(backend, model)
+    widgets.section("How sure?")
     sizes = st.container()
-    values |= _passage_fields(backend, search)
+    values |= {"model": model, "sparsity": sparsities} | _passage_fields(backend, is_search)
     with st.container():
         values |= _task_fields(backend, form_fields.usual_tasks(values["text"] or ""))
-    values |= _more_fields(backend, values["model"], search)
-    chosen = (custom or presets) if search else (*presets, *(custom or ()))
-    accepted = (
-        values["sparsity"]
-        and values["tolerance"]
-        and values["prompts"] is not None
-        and not _refused((*_ROWS, _STEPS, _HEAL), values)
+    values |= _more_fields(backend, model, is_search)
+    form = FormValues(
+        is_search=is_search,
+        budget=budget,
+        tolerance=tolerance,
+        presets=presets,
+        custom=custom,
+        kinds=kinds,
+        by_key=values,
     )
-    with about_methods:
-        _show_methods(chosen, custom is None)
-    settings: RunSettings | FindSettings | None = None
-    if accepted and chosen and custom is not None:
-        methods = []
-        for method in dict.fromkeys(chosen):
-            if method.uses("width_multiple"):
-                method = replace(method, width_multiple=values["width"])
-            methods.append(method)
-        with about_run:
-            settings = form_fields.validated(
-                "with" if search else "sparsity",
-                lambda: _possible(backend, _settings(values, with_budget(methods, budget), search)),
-            )
-        if settings is not None and (values[_HEAL.key] or values[_STEPS.key]):
-            with healing:
-                settings = _healed(backend, settings, values[_HEAL.key], values[_STEPS.key])
-        with about_run:
-            if isinstance(settings, RunSettings):
-                _show_sweep(settings)
-            elif settings is not None:
-                _show_search(settings)
-        if isinstance(settings, RunSettings) and kinds:
-            with quantising:
-                settings = _quantised(settings, kinds)
-    form_fields.evaluation_size_field(backend, sizes, settings)
-    browser_scripts.confirm_typed_choices()
-    return settings
+    return form, _Places(about_run, about_methods, healing, quantising, sizes)
 
 
 def _method_expander(search: bool) -> AbstractContextManager[object]:
@@ -223,10 +292,10 @@ def _show_methods(methods: Sequence[MethodSettings], is_refused: bool) -> None:
     """Draw the names and summaries of the chosen methods. is_refused: of the custom method."""
     names = list(map(method_name, methods))
     if len(names) > 1:
-        frame.show(paragraph(f"{len(names)} methods to compare: {', '.join(names)}."))
+        widgets.show(paragraph(f"{len(names)} methods to compare: {', '.join(names)}."))
     elif names:
         recommended = " (recommended)" if names[0] == DEFAULT_METHOD else ""
-        frame.show(paragraph(f"Method: {names[0]}{recommended}."))
+        widgets.show(paragraph(f"Method: {names[0]}{recommended}."))
     elif not is_refused:
         problem = SparseDashError("No method is chosen.", "Choose at least one.")
         form_fields.show_problem("method", problem)
@@ -315,40 +384,18 @@ def _possible(backend: Backend, settings: RunSettings | FindSettings) -> RunSett
     return settings
 
 
-def _settings(
-    values: Mapping[str, Any], methods: Sequence[MethodSettings], search: bool
-) -> RunSettings | FindSettings:
-    """The settings that these values make. values: by the keys of their rows. Raises
-    SettingsError.
+def _amount_fields(search: bool) -> tuple[Tolerance | None, tuple[int, ...] | None, Budget]:
+    """Draw the sparsities, or the tolerance of a search; and what they are shares of.
+
+    Returns None in place of what cannot be used.
     """
-
-    def named(kind: "type[DataclassInstance]") -> dict[str, Any]:
-        return {row.name: values[row.key] for row in field_rows(kind).values() if row.key in values}
-
-    settings: dict[str, Any] = {
-        **named(RunSettings),
-        "calibration": CalibrationSettings(**named(CalibrationSettings)),
-        "evaluation": EvaluationSettings(**named(EvaluationSettings)),
-    }
-    if not search:
-        return RunSettings(methods=tuple(methods), **settings)
-    del settings["sparsities_permille"]
-    return FindSettings(method=methods[0], tolerance=values["tolerance"], **settings)
-
-
-def _amount_fields(search: bool) -> dict[str, Any]:
-    """Draw the sparsities, or the tolerance of a search; and what they are shares of."""
     budget = _METHOD["budget"]
     if search:
         tolerance = parse_limits(st.query_params.get(LIMITS, ""))
         with st.container(horizontal=True, vertical_alignment="bottom"):
             possible = tolerance_fields(tolerance)
             share = choose_budget(budget.key, budget.label, budget.default)
-        return {
-            "tolerance": tolerance if possible else None,
-            "sparsity": RunSettings.sparsities_permille,
-            budget.key: share,
-        }
+        return tolerance if possible else None, RunSettings.sparsities_permille, share
     row = _RUN["sparsities_permille"]
     first = percents_text(row.starts["form"])
     sparsity_column, budget_column = st.columns([2, 1])
@@ -362,7 +409,7 @@ def _amount_fields(search: bool) -> dict[str, Any]:
         )
         if any(0 < permille < 10 for permille in sparsities or ()):
             form_fields.show_hint("In percent: 50 is half of them.")
-    return {"tolerance": Tolerance(), row.key: sparsities, budget.key: share}
+    return Tolerance(), sparsities, share
 
 
 def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
@@ -406,14 +453,14 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
     # The text of the built-in model is there already.
     usual = BUILTIN_MIXED if model == BUILTIN_MODEL else SELF
     corpus = _CALIBRATION["corpus"]
-    values = dict[str, Any]()
+    values = {}
     elsewhere = (_EVALUATION["n_passages"], _EVALUATION["stop_early"]) if search else ()
     keys = [corpus.key, _RUN["prompts"].key]
     for line in chain.from_iterable(_MORE.values()):
         keys += [row.key for row in line if row not in elsewhere]
     with form_fields.expander("More settings", "more", keys):
         for heading, lines in _MORE.items():
-            frame.show(element("h3", escape(heading), css="sd-group"))
+            widgets.show(element("h3", escape(heading), css="sd-group"))
             if heading == "Calibration":
                 values["calibration"] = form_fields.reference_field(backend, corpus, usual)
             for line in lines:
@@ -430,7 +477,7 @@ def _prompt_field(backend: Backend) -> dict[str, Any]:
     """Draw the prompts, which begin with the user's own, and the button that keeps them as
     these.
     """
-    frame.show(element("h3", escape("Prompts"), css="sd-group"))
+    widgets.show(element("h3", escape("Prompts"), css="sd-group"))
     row = _RUN["prompts"]
     kept = backend.user_data.own_prompts()
     if kept is None:
@@ -439,7 +486,7 @@ def _prompt_field(backend: Backend) -> dict[str, Any]:
     prompts = form_fields.validated(row.key, lambda: RunSettings(prompts=lines).prompts)
     if prompts is not None and prompts != kept:
         keep = partial(backend.user_data.keep_own_prompts, prompts)
-        frame.action_button(
+        widgets.action_button(
             "Keep as my prompts", keep, key="keep-prompts", icon="keep", kind="tertiary"
         )
     return {row.key: prompts}
@@ -455,21 +502,22 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
         name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None)
         return (method_named(name or DEFAULT_METHOD),)
 
-    def chosen(
-        title: str, key: str, usual: Sequence[str] = (), about: str | None = None
-    ) -> list[str]:
-        names = [method.name for method in PRESETS[key]]
-        return st.pills(
-            title, names, selection_mode="multi", default=usual, key=key, bind=BOUND, help=about
-        )
-
     about = "Choose several to compare them on the same passages."
-    names = [*chosen("Method", "method", [DEFAULT_METHOD], about)]
-    names += chosen("Methods that remove whole layers", LAYERS)
+    names = _preset_pills("Method", "method", [DEFAULT_METHOD], about)
+    names += _preset_pills("Methods that remove whole layers", LAYERS)
     form_fields.show_hint(_LAYERS)
-    names += chosen("Methods that set single weights to zero", MASKS)
+    names += _preset_pills("Methods that set single weights to zero", MASKS)
     form_fields.show_hint(_MASKS)
     return tuple(map(method_named, names))
+
+
+def _preset_pills(
+    title: str, key: str, usual: Sequence[str] = (), about: str | None = None
+) -> list[str]:
+    names = [method.name for method in PRESETS[key]]
+    return st.pills(
+        title, names, selection_mode="multi", default=usual, key=key, bind=BOUND, help=about
+    )
 
 
 def _keep_method() -> None:
@@ -480,7 +528,7 @@ def _keep_method() -> None:
     """
     state = st.session_state
     chosen = list(chain.from_iterable(state.get(key) or () for key in PRESETS))
-    kept = dict[str, Any]()
+    kept: dict[str, Any] = {}
     if state["goal"] == SEARCH:
         names = [method.name for method in METHODS if method.searchable and method.name in chosen]
         kept["with"] = names[0] if names else DEFAULT_METHOD

@@ -1,44 +1,29 @@
-"""The frame of every page: set-up, notes, tables, buttons, links, errors, announced jobs."""
+"""The frame of every page: its set-up, the backend with the user's rights, jobs that ended, theme and
+time zone.
+"""
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import tzinfo
-from functools import lru_cache, wraps
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, ParamSpec
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.jobs.job import LONG, Job
 from sparsedash.reporting.charts.chart_style import Theme, theme_switch_css
 from sparsedash.reporting.html import (
-    Html,
-    Table,
-    element,
-    escape,
-    heading,
-    join,
-    paragraph,
-    table_csv,
-    table_file_name,
     widget_label,
 )
 from sparsedash.reporting.job_status import STATES, job_name
-from sparsedash.reporting.storage_words import deletion_question, deletion_summary
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.storage.local_machine import data_folder
 from sparsedash.storage.serving import Serving, serving_rules
-from sparsedash.ui import browser_scripts, login, navigation
+from sparsedash.ui import browser_scripts, login, navigation, widgets
 
-P = ParamSpec("P")
-ButtonKind = Literal["primary", "secondary", "tertiary"]
-
-JOB_S = 1.0
-"""How often a page asks for the state and progress of a job, in seconds."""
 _NOTICE_S = 2.0
 """How often any page asks whether a job has ended."""
 _JOBS_ANNOUNCED = 50
@@ -80,8 +65,8 @@ def page(title: str) -> Backend:
         _announce_endings(opened)
         return opened
     except SparseDashError as error:
-        opening("SparseDash cannot start.")
-        failure(error.message, error.advice)
+        widgets.opening("SparseDash cannot start.")
+        widgets.failure(error.message, error.advice)
         st.stop()
 
 
@@ -141,243 +126,6 @@ def _unannounced(jobs: Sequence[Job]) -> list[Job]:
         and (job.id, job.attempt) not in known
         and (job.kind in LONG or job.state in ("failed", "crashed"))
     ]
-
-
-def show(*parts: Html) -> None:
-    """Draw markup that `reporting.html` made."""
-    st.html(join(*parts))
-
-
-def show_table(shown: Table) -> None:
-    """Draw a table with its download."""
-    show(shown.html)
-    offer_table(shown)
-
-
-def offer_table(shown: Table, key: str = "") -> None:
-    """Draw the download of a table as CSV. key: distinguishes tables of one name on a page."""
-    offer_file(
-        "CSV",
-        lambda: table_csv(shown),
-        table_file_name(shown),
-        "text/csv",
-        key=f"take-{shown.name}{key}",
-        kind="tertiary",
-        help=widget_label(f"{shown.name}, as a CSV file"),
-    )
-
-
-def offer_file(
-    text: str,
-    data: bytes | Callable[[], bytes],
-    name: str,
-    media_type: str,
-    *,
-    key: str,
-    kind: ButtonKind = "secondary",
-    width: Literal["content", "stretch"] = "content",
-    help: str | None = None,
-) -> None:
-    """Draw the download of a file, for this user alone. data: bytes, or a function for them."""
-    st.download_button(
-        text,
-        data=data,
-        file_name=name,
-        mime=login.private_media_type(media_type),
-        on_click="ignore",
-        key=key,
-        type=kind,
-        icon=":material/download:",
-        width=width,
-        help=help,
-    )
-
-
-def action_button(
-    text: str,
-    action: Callable[[], object],
-    *,
-    key: str | None = None,
-    icon: str = "",
-    kind: ButtonKind = "secondary",
-    disabled: bool = False,
-    help: str | None = None,
-) -> None:
-    """Draw a button; an error that its action raises is shown, and the page goes on."""
-    shown = f":material/{icon}:" if icon else None
-    st.button(
-        text, key, help, on_click=attempt, args=(action,), type=kind, icon=shown, disabled=disabled
-    )
-
-
-def popover(text: str, key: str, draw: Callable[[], None], icon: str = "") -> None:
-    """Draw a button that opens a window, whose content is made once it is open."""
-    shown = f":material/{icon}:" if icon else None
-    window = st.popover(
-        text,
-        key=key,
-        type="tertiary",
-        icon=shown,
-        on_change="rerun",
-    )
-    if window.open:
-        with window, errors_in_words():
-            draw()
-
-
-def delete_button(key: str, question: str, drop: Callable[[], object]) -> None:
-    """Draw the button that opens the question, with the one that deletes."""
-
-    def draw() -> None:
-        show(paragraph(question))
-        action_button(
-            "Delete for good",
-            drop,
-            key=f"{key}-sure",
-            kind="primary",
-        )
-
-    popover("Delete", key, draw, "delete")
-
-
-def ask_to_delete_runs(
-    backend: Backend,
-    key: str,
-    runs: Collection[str],
-    titles: Mapping[str, str],
-) -> None:
-    """Draw the button that opens the question: what goes, what stays, and the button that deletes.
-
-    titles: of the runs, by their keys.
-    """
-
-    def delete() -> None:
-        deletion = backend.housekeeping.delete_runs(runs)
-        summary = widget_label(deletion_summary(deletion, titles))
-        st.toast(summary, icon=":material/delete:", duration="long")
-
-    def draw() -> None:
-        plan = backend.housekeeping.plan_deletion(runs)
-        question, *more = deletion_question(plan, titles)
-        show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
-        if plan.runs:
-            action_button(
-                "Delete for good",
-                delete,
-                key=f"{key}-sure",
-                kind="primary",
-            )
-
-    popover("Delete", key, draw, "delete")
-
-
-def opening(sentence: str, basis: str = "", *, also: str = "", grows: bool = False) -> None:
-    """Draw the page's answer in a sentence, what else is to be said, and its basis under it.
-
-    grows: leave room for a longer sentence to come.
-    """
-    parts = [heading(sentence, css="sd-opening")]
-    if also:
-        parts.append(paragraph(also, css="sd-also"))
-    if basis:
-        parts.append(paragraph(basis, css="sd-basis"))
-    if grows:
-        parts = [element("div", *parts, css="sd-grows")]
-    show(*parts)
-
-
-def section(heading: str) -> None:
-    """Draw a heading within the page."""
-    show(element("h2", escape(heading), css="sd-section"))
-
-
-def empty(*paragraphs: str) -> None:
-    """Draw an empty state: what will be here. The caller draws the button that brings it."""
-    show(element("div", *(paragraph(text) for text in paragraphs), css="sd-empty"))
-
-
-def note(text: str) -> None:
-    """Draw a remark that is no error."""
-    show(paragraph(text, css="sd-note"))
-
-
-def failure(message: str, advice: str = "") -> None:
-    """Draw what went wrong and what to do next."""
-    what = element("b", escape(message))
-    then = join(Html("<br>"), escape(advice)) if advice else Html("")
-    show(element("div", what, then, css="sd-alert", role="alert"))
-
-
-def remark(*texts: str) -> None:
-    """Draw these texts small, as a paragraph; empty ones are left out."""
-    show(paragraph(" ".join(filter(None, texts)), css="sd-muted sd-small"))
-
-
-def show_all(n: int, state: str) -> None:
-    """Draw a button that shows all of a list from now on. state: its entry in the session."""
-    st.button(
-        f"Show all {n:,}",
-        key=f"show-{state}",
-        on_click=st.session_state.update,
-        args=({state: True},),
-    )
-
-
-def row(key: str | None = None) -> DeltaGenerator:
-    """A container whose parts stand next to each other."""
-    return st.container(
-        key=key,
-        horizontal=True,
-        vertical_alignment="center",
-    )
-
-
-def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
-    """Draw a link to a page, with the tolerance. text: as `reporting.html.widget_label` gives it."""
-    parameters: dict[str, str | list[str]] = {}
-    if page_file in navigation.JUDGING:
-        parameters |= navigation.tolerance_query()
-    parameters |= query
-    st.page_link(
-        f"pages/{page_file}.py",
-        label=text,
-        query_params=parameters or None,
-    )
-
-
-@contextmanager
-def errors_in_words() -> Iterator[None]:
-    """Draw errors of the block in words and go on after it."""
-    try:
-        yield
-    except SparseDashError as error:
-        failure(error.message, error.advice)
-
-
-def fragment(every_s: float) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Decorator: redraw a part of a page at this interval; errors are shown in its place."""
-
-    def decorate(draw: Callable[P, None]) -> Callable[P, None]:
-        @wraps(draw)
-        def drawn(*args: P.args, **kwargs: P.kwargs) -> None:
-            with errors_in_words():
-                draw(*args, **kwargs)
-
-        return st.fragment(drawn, run_every=every_s)
-
-    return decorate
-
-
-def attempt(action: Callable[[], object]) -> None:
-    """Run a button's action; an error that it raises is shown, and the page goes on."""
-    try:
-        action()
-    except SparseDashError as error:
-        st.toast(
-            widget_label(f"{error.message} {error.advice}"),
-            icon=":material/error:",
-            duration="long",
-        )
 
 
 def theme() -> Theme:

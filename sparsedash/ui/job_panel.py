@@ -15,14 +15,15 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Preflight
-from sparsedash.ui import address_bar, browser_scripts, frame, login, navigation
+from sparsedash.ui import address_bar, browser_scripts, frame, login, navigation, widgets
 from sparsedash.ui.form_address import form_address
-from sparsedash.ui.frame import JOB_S
+from sparsedash.ui.widgets import JOB_S
 
 JOBS_LISTED = 200
 """Jobs that are looked at where all are listed, newest first."""
 _AT_FIRST = 10
-LOG_LINES, LOG_CHARACTERS = 40, 16_000
+LOG_LINES = 40
+LOG_CHARACTERS = 16_000
 """The end of a log that is shown."""
 
 _MOVES: dict[Move, tuple[str, str]] = {
@@ -61,31 +62,29 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
         element("span", escape(job_status.job_name(backend, job)), css="sd-job-title"),
         css="sd-job-head",
     )
-    # Who asked for the same does not learn who else did.
-    own = job.owner in ("", login.current_user()) or not backend.sees_all
-    owner = "" if own else f" · for {job.owner}"
-    details = (
-        []
-        if brief
-        else [paragraph(f"{job_status.job_title(job)[1]}{owner}", css="sd-muted sd-small")]
-    )
+    parts = [head]
+    if not brief:
+        _, details = job_status.job_title(job)
+        # Who asked for the same does not learn who else did.
+        if backend.sees_all and job.owner not in ("", login.current_user()):
+            details = f"{details} · for {job.owner}"
+        parts.append(paragraph(details, css="sd-muted sd-small"))
+    parts += _progress_lines(backend, job, brief, forecast)
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
-        frame.show(
-            element(
-                "div", head, *details, *_progress_lines(backend, job, brief, forecast), css="sd-job"
-            )
-        )
+        widgets.show(element("div", *parts, css="sd-job"))
         if job.state == "cancelled":
             # On request: nothing went wrong.
-            frame.note(f"{job.error_text} {job.error_advice}".strip())
+            widgets.note(f"{job.error_text} {job.error_advice}".strip())
         elif job.error_text:
-            frame.failure(job.error_text, job.error_advice)
-        with frame.row():
+            widgets.failure(job.error_text, job.error_advice)
+        with widgets.row():
             _draw_buttons(backend, job, brief, queue)
             if not brief and forecast is not None:
-                _offer_measurements(backend, job, forecast)
+                # Behind a button, since results are read for it.
+                measurements = partial(_show_measurements, backend, job, forecast)
+                widgets.popover("What it took", f"took-{job.id}", measurements)
             if job.started_at is not None:
-                _offer_log(backend, job)
+                widgets.popover("Log", f"log-{job.id}", partial(_show_log, backend, job))
 
 
 def _progress_lines(
@@ -109,15 +108,11 @@ def _progress_lines(
         case "running":
             share, whole = job_status.job_progress_words(backend, job)
             name, more = job_status.job_activity(job)
-            stage, facts = (
-                join(element("b", escape(name)), escape(f" · {more}" if more else "")),
-                job_status.stage_facts(job),
-            )
+            stage = join(element("b", escape(name)), escape(f" · {more}" if more else ""))
+            facts = job_status.stage_facts(job)
         case "done" if steady:
-            share, whole = (
-                1.0,
-                "Done" if took_s is None else f"Done in {wording.duration_words(took_s)}",
-            )
+            share = 1.0
+            whole = "Done" if took_s is None else f"Done in {wording.duration_words(took_s)}"
             stage = escape(" · ".join(times))
         case _:
             return [paragraph(" · ".join(times), css="sd-muted sd-small")]
@@ -132,12 +127,12 @@ def _progress_lines(
         aria_valuenow=f"{100 * share:.0f}",
         aria_valuetext=whole,
     )
-    lines = (
+    return [
+        bar,
         paragraph(whole, css="sd-whole"),
         element("p", stage, css="sd-stage"),
         paragraph(facts, css="sd-facts"),
-    )
-    return [bar, *lines]
+    ]
 
 
 def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job]) -> None:
@@ -145,11 +140,11 @@ def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job])
     if job.live:
         stopping = job.cancel_requested_at is not None
         if may_stop:
-            frame.action_button(
+            widgets.action_button(
                 "Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping
             )
     elif job.state != "done":
-        frame.action_button(
+        widgets.action_button(
             "Resume",
             lambda: follow(backend.retry(job.id), job.key),
             key=f"resume-{job.id}",
@@ -159,60 +154,68 @@ def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job])
     elif not brief:
         _link_to_results(backend, job)
     if may_stop and job.state == "queued" and len(queue) > 1:
-        _draw_moves(backend, job, [other.id for other in queue if other.priority == job.priority])
-    if not brief and not job.live and (asked := job_status.job_request(job)):
-        link_to_form(asked, judged_here=False)
+        peers = [waiting.id for waiting in queue if waiting.priority == job.priority]
+        _draw_moves(backend, job, peers)
+    request = job_status.job_request(job)
+    if request is not None and not brief and not job.live:
+        link_to_form(request, judged_here=False)
 
 
 def follow(again: Job, before: str) -> None:
     """Have the address name the run of a job that was queued again. before: the key of the run that
     it stands for.
     """
-    asked = address_bar.query_value(navigation.RUN)
-    if asked and before.startswith(asked) and again.key != before:
+    in_address = address_bar.query_value(navigation.RUN)
+    if in_address and before.startswith(in_address) and again.key != before:
         address_bar.set_query({navigation.RUN: again.key})
 
 
-def link_to_form(asked: RunSettings | FindSettings, *, judged_here: bool) -> None:
+def link_to_form(request: RunSettings | FindSettings, *, judged_here: bool) -> None:
     """Draw the link to the form with these settings; nothing where the form has no room for them.
 
     judged_here: the page judges them by its own tolerance, which goes along in place of a search's.
     """
-    if (address := form_address(asked)) is not None:
-        limits = (
-            navigation.whole_tolerance_query(navigation.current_tolerance()) if judged_here else {}
-        )
-        frame.link("prune", "Change the settings", **address | limits)
+    address = form_address(request)
+    if address is None:
+        return
+    if judged_here:
+        address |= navigation.whole_tolerance_query(navigation.current_tolerance())
+    widgets.link("prune", "Change the settings", **address)
 
 
 def _draw_moves(backend: Backend, job: Job, peers: list[int]) -> None:
     """The buttons that move a waiting job, and a run's priority. peers: ids of its priority's jobs,
     in order.
     """
-    is_first, is_last, may_order = (
-        peers[:1] == [job.id],
-        peers[-1:] == [job.id],
-        backend.administers,
-    )
-    for to, (name, icon) in _MOVES.items() if len(peers) > 1 else ():
-        if may_order or to == "down":
-            nowhere = may_order and (is_last if to == "down" else is_first)
-            move = partial(backend.move, job.id, to)
-            frame.action_button(
-                name, move, key=f"{to}-{job.id}", icon=icon, kind="tertiary", disabled=nowhere
-            )
+    may_order = backend.administers
+    # Nobody but an administrator passes others.
+    moves: Sequence[Move] = tuple(_MOVES) if may_order else ("down",)
+    for to in moves if len(peers) > 1 else ():
+        name, icon = _MOVES[to]
+        end = peers[-1] if to == "down" else peers[0]
+        widgets.action_button(
+            name,
+            partial(backend.move, job.id, to),
+            key=f"{to}-{job.id}",
+            icon=icon,
+            kind="tertiary",
+            disabled=may_order and job.id == end,
+        )
     if job.makes_run:
         key = f"priority-{job.id}"
         # As the job table has it: another user may have changed it.
         st.session_state[key] = job.priority
+        priorities = list(_PRIORITIES)
+        if not may_order and job.priority != "high":
+            priorities.remove("high")
         st.selectbox(
             "Priority",
-            [each for each in _PRIORITIES if each != "high" or job.priority == "high" or may_order],
+            priorities,
             format_func=_PRIORITIES.__getitem__,
             key=key,
             label_visibility="collapsed",
             width=170,
-            on_change=frame.attempt,
+            on_change=widgets.attempt,
             args=(lambda: backend.prioritise(job.id, st.session_state[key]),),
         )
 
@@ -220,67 +223,57 @@ def _draw_moves(backend: Backend, job: Job, peers: list[int]) -> None:
 def _link_to_results(backend: Backend, job: Job) -> None:
     if job.makes_run and backend.run(job.key) is None:
         with st.container(width="content"):
-            frame.note("Its results were deleted.")
+            widgets.note("Its results were deleted.")
     elif job.makes_run:
         judged = navigation.search_tolerance_query(job_search(job))
-        frame.link("overview", "See what it cost", run=job.key, **judged)
-        frame.link("compare", "Compare passages", run=job.key, **judged)
+        widgets.link("overview", "See what it cost", run=job.key, **judged)
+        widgets.link("compare", "Compare passages", run=job.key, **judged)
     elif job.kind == "export":
-        frame.link("models", "See the files")
+        widgets.link("models", "See the files")
     elif job.kind == "verify":
-        frame.link("settings", "See the result")
+        widgets.link("settings", "See the result")
     else:
         run, _ = job_status.job_model(backend, job)
         if run is not None and job.kind == "timing":
-            runtime = (
-                {}
-                if job.settings.get("runtime", "torch") == "torch"
-                else {"runtime": job.settings["runtime"]}
-            )
-            frame.link("overview", "See the speed-up", run=run.key, against="reading", **runtime)
+            address = {"run": run.key, "against": "reading"}
+            if job.settings.get("runtime", "torch") != "torch":
+                address["runtime"] = job.settings["runtime"]
+            widgets.link("overview", "See the speed-up", **address)
         elif run is not None:
             names = {choice.key: choice.address for choice in record_choices(run, ())}
-            sides = {
-                side: names.get(key := job.settings[side], key[:ADDRESS_LENGTH])
-                for side in ("left", "right")
-            }
-            frame.link("compare", "Compare passages", run=run.key, **sides)
+            address = {"run": run.key}
+            for side in ("left", "right"):
+                key = job.settings[side]
+                address[side] = names.get(key, key[:ADDRESS_LENGTH])
+            widgets.link("compare", "Compare passages", **address)
 
 
 def job_search(job: Job) -> FindSettings | None:
     """The settings of a search; None for any other job."""
-    asked = job_status.job_request(job)
-    return asked if isinstance(asked, FindSettings) else None
+    request = job_status.job_request(job)
+    return request if isinstance(request, FindSettings) else None
 
 
-def _offer_measurements(backend: Backend, job: Job, forecast: Preflight) -> None:
-    """What a run took, next to its estimate: behind a button, since results are read for it."""
-
-    def draw() -> None:
-        run = backend.run(job.key)
-        if run is None:
-            frame.note("Its results are no longer stored.")
-        elif run.cached:
-            frame.note(
-                f"Not measured: parts were reused from earlier runs ({', '.join(run.cached)})."
-            )
-        else:
-            frame.show(job_status.measured_against_estimate(run, job.all_s, forecast).html)
-
-    frame.popover("What it took", f"took-{job.id}", draw)
-
-
-def _offer_log(backend: Backend, job: Job) -> None:
-    def draw() -> None:
-        lines = backend.log_tail(job.id, LOG_LINES + 1).split("\n")
-        tail = "\n".join(lines[-LOG_LINES:])
-        if len(lines) > LOG_LINES or len(tail) > LOG_CHARACTERS:
-            frame.note(f"The end of the log; all of it: {job.log_path}.")
-        st.code(
-            visible(tail[-LOG_CHARACTERS:]) or "The log is empty.", language=None, wrap_lines=True
+def _show_measurements(backend: Backend, job: Job, forecast: Preflight) -> None:
+    """What a run took, next to its estimate."""
+    run = backend.run(job.key)
+    if run is None:
+        widgets.note("Its results are no longer stored.")
+    elif run.cached:
+        widgets.note(
+            f"Not measured: parts were reused from earlier runs ({', '.join(run.cached)})."
         )
+    else:
+        widgets.show(job_status.measured_against_estimate(run, job.all_s, forecast).html)
 
-    frame.popover("Log", f"log-{job.id}", draw)
+
+def _show_log(backend: Backend, job: Job) -> None:
+    lines = backend.log_tail(job.id, LOG_LINES + 1).split("\n")
+    tail = "\n".join(lines[-LOG_LINES:])
+    if len(lines) > LOG_LINES or len(tail) > LOG_CHARACTERS:
+        widgets.note(f"The end of the log; all of it: {job.log_path}.")
+    text = visible(tail[-LOG_CHARACTERS:]) or "The log is empty."
+    st.code(text, language=None, wrap_lines=True)
 
 
 def watch_job(
@@ -302,7 +295,7 @@ def watch_job(
         below(job)
 
 
-@frame.fragment(JOB_S)
+@widgets.fragment(JOB_S)
 def _watch_live_job(
     backend: Backend,
     seen: Job,
@@ -320,18 +313,20 @@ def _watch_live_job(
 
 def live_states(backend: Backend, live: Sequence[Job]) -> dict[int, tuple[str, int]]:
     """State of each of these live jobs by its id, and the number of sparse models of a run."""
-    runs = {job.id: backend.run(job.key) for job in live if job.makes_run}
-    return {
-        job.id: (job.state, len(run.sparse) if (run := runs.get(job.id)) else -1) for job in live
-    }
+    states: dict[int, tuple[str, int]] = {}
+    for job in live:
+        run = backend.run(job.key) if job.makes_run else None
+        states[job.id] = (job.state, len(run.sparse) if run else -1)
+    return states
 
 
-@frame.fragment(JOB_S)
+@widgets.fragment(JOB_S)
 def watch_live_jobs(backend: Backend, before: dict[int, tuple[str, int]]) -> None:
     """Draw the panels of all live jobs, running ones first. Reruns the page when their
     `live_states` change.
     """
-    live, queue = jobs_under_way(backend), backend.queue()
+    live = jobs_under_way(backend)
+    queue = backend.queue()
     if not live or live_states(backend, live) != before:
         st.rerun()
     for job in live:
@@ -341,25 +336,23 @@ def watch_live_jobs(backend: Backend, before: dict[int, tuple[str, int]]) -> Non
 
 def jobs_sentence(live: Sequence[Job]) -> str:
     """How many jobs run and how many wait."""
-    running = sum(job.state == "running" for job in live)
-    waiting = len(live) - running
     if not live:
         return "Nothing is running."
-    return (
-        f"{running} running, {waiting} waiting." if waiting else f"{running} running, none waiting."
-    )
+    n_running = sum(job.state == "running" for job in live)
+    n_waiting = len(live) - n_running
+    return f"{n_running} running, {n_waiting or 'none'} waiting."
 
 
 def show_ended_jobs(backend: Backend, ended: Sequence[Job]) -> None:
     """Draw the panels of ended jobs, the newest first; the older ones once they are asked for."""
     if not ended:
-        frame.empty("Ended jobs will be listed here, with their errors and logs.")
-        frame.link("prune", "Start a run")
+        widgets.empty("Ended jobs will be listed here, with their errors and logs.")
+        widgets.link("prune", "Start a run")
     show_all = len(ended) <= _AT_FIRST or st.session_state.get("all-jobs", False)
     for job in ended if show_all else ended[:_AT_FIRST]:
         draw_job(backend, job)
     if not show_all:
-        frame.show_all(len(ended), "all-jobs")
+        widgets.show_all(len(ended), "all-jobs")
 
 
 def jobs_under_way(
@@ -370,16 +363,16 @@ def jobs_under_way(
     but: of runs alone, without the one with this key. seen: reruns the page where they are others,
     or in other states.
     """
-    jobs = [
-        job
-        for job in backend.jobs(JOBS_LISTED)
-        if job.live and (but is None or (job.makes_run and job.key != but))
-    ]
-    if seen is not None and {(job.id, job.state) for job in jobs} != {
-        (job.id, job.state) for job in seen
-    }:
+    jobs = [job for job in backend.jobs(JOBS_LISTED) if job.live]
+    if but is not None:
+        jobs = [job for job in jobs if job.makes_run and job.key != but]
+    if seen is not None and _states(jobs) != _states(seen):
         st.rerun()
     return sorted(jobs, key=lambda job: (job.state != "running", queue_order(job)))
+
+
+def _states(jobs: Sequence[Job]) -> set[tuple[int, str]]:
+    return {(job.id, job.state) for job in jobs}
 
 
 def mention_other_runs(backend: Backend, shown: str) -> None:
@@ -392,7 +385,7 @@ def mention_other_runs(backend: Backend, shown: str) -> None:
         _mention_other_runs(backend, shown, others)
 
 
-@frame.fragment(JOB_S)
+@widgets.fragment(JOB_S)
 def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
     job, *more = jobs_under_way(backend, seen, but=shown)
     state, about = "is waiting", job_status.job_title(job)[1]
@@ -401,9 +394,9 @@ def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
         state, about = "is under way", " · ".join(filter(None, activity))
     with st.container(gap=None):
         title = widget_label(f"Another run {state}: {job_status.job_name(backend, job)}")
-        frame.link(
+        widgets.link(
             "overview", title, run=job.key, **navigation.search_tolerance_query(job_search(job))
         )
-        frame.remark(about)
+        widgets.remark(about)
         if more:
-            frame.link("runs", f"{len(more)} more in the list of jobs", view="jobs")
+            widgets.link("runs", f"{len(more)} more in the list of jobs", view="jobs")

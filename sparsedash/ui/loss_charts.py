@@ -26,14 +26,15 @@ from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, run_gains
 from sparsedash.reporting.html import file_name, paragraph, widget_label
 from sparsedash.reporting.kind_words import forgotten_sentence, kinds_table
-from sparsedash.reporting.run_results import ModelResult, RunResults
+from sparsedash.reporting.model_results import ModelResult
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.pair_records import Runtime, Timing, TimingSettings
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
 from sparsedash.stats.kind_estimates import kind_estimates
-from sparsedash.ui import frame, job_panel, navigation
+from sparsedash.ui import frame, job_panel, navigation, widgets
 from sparsedash.ui.address_bar import choose_budget, query_value, select
 from sparsedash.ui.browser_scripts import show_chart
 
@@ -102,7 +103,7 @@ def show_tradeoff_chart(
     points = chain.from_iterable(tradeoff.lines.values())
     hollow = _HOLLOW if any(point.hollow or point.live for point in points) else ""
     caption = [_CAPTIONS[measure]]
-    if measure == "accuracy" and measure not in tradeoff.allowed:
+    if measure == "accuracy" and measure not in tradeoff.limits:
         caption = [_NOT_JUDGED]
     if paired and _CAPTIONS[measure] == _SIGNS:
         caption.append(_PAIRED)
@@ -121,11 +122,11 @@ def show_caption(key: str, of: str, caption: Sequence[str], more: Sequence[str])
         vertical_alignment="top",
         gap="small",
     ):
-        frame.remark(*caption)
+        widgets.remark(*caption)
         # The style sheet shows a "?" in place of the label.
         label = widget_label(f"How to read this {of}")
         with st.popover(label, type="tertiary", key=f"help-{key}"):
-            frame.show(*(paragraph(text, css="sd-small") for text in more if text))
+            widgets.show(*(paragraph(text, css="sd-small") for text in more if text))
 
 
 def open_comparison(address: Mapping[str, str] | None) -> None:
@@ -205,7 +206,7 @@ def show_gains(
                 f"gain-{name}-{measure}",
             )
         )
-        bars = _BARS if measure in tradeoff.allowed else _BARS_95
+        bars = _BARS if measure in tradeoff.limits else _BARS_95
         caption = _FRONT
         front = f"{_BEATEN} {bars}"
         if measure == "tasks":
@@ -219,7 +220,7 @@ def show_gains(
             more,
         )
     for reason, models in omitted.items():
-        frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {reason}.")
+        widgets.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {reason}.")
     untimed = omitted.get(deployment.UNTIMED)
     if untimed:
         _offer_timing(backend, found, untimed, timing_of)
@@ -242,7 +243,7 @@ def _choose_timing(backend: Backend, found: RunResults) -> deployment.TimingOf:
             _TORCH,
         )
         if problem:
-            frame.note(f"Not in llama.cpp: {problem}.")
+            widgets.note(f"Not in llama.cpp: {problem}.")
     with second:
         formats = _FORMATS if runtime == _TORCH else {_AS_RUN: "Of the files; dense in F16"}
         dtype = select("numbers", "Number format while timed", formats, _AS_RUN)
@@ -265,7 +266,7 @@ def _offer_timing(
 ) -> None:
     """Draw the jobs that measure, or the button that asks for them; a reason for the example."""
     if found.run.made_on:
-        frame.note(
+        widgets.note(
             "The example's models cannot be timed: their statistics do not ship. Run it here first."
         )
         return
@@ -278,7 +279,7 @@ def _offer_timing(
     for job in jobs:
         if job.state != "done":
             job_panel.draw_job(backend, job, brief=True)
-    frame.action_button(
+    widgets.action_button(
         "Measure speed" if len(requests) == 1 else f"Measure speed of {len(requests)} models",
         lambda: [backend.submit(request) for request in requests],
         key="measure-speed",
@@ -290,16 +291,18 @@ def _offer_timing(
 
 def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.TimingOf) -> None:
     """Draw every measurement of this run as a table with its conditions."""
-    measured = dict[str, Timing]()
-    for model in found.judged:
+    measured = {}
+    for model in found.sparse_models:
         timing = backend.result(Timing, timing_of(sparse=model.record.key).key())
         if timing:
             measured[found.names[model.record.key]] = timing
     if measured:
         with st.expander("Measured speeds"):
             for name, timing in measured.items():
-                frame.show_table(deployment.speed_table(name, timing, wording.file_stem(found.run)))
-                frame.remark(deployment.ceiling_words(timing))
+                widgets.show_table(
+                    deployment.speed_table(name, timing, wording.file_stem(found.run))
+                )
+                widgets.remark(deployment.ceiling_words(timing))
 
 
 def show_kinds(record: Record, name: str, stem: str) -> None:
@@ -311,7 +314,7 @@ def show_kinds(record: Record, name: str, stem: str) -> None:
     if not estimates:
         return
     sentence = forgotten_sentence(record)
-    frame.remark(
+    widgets.remark(
         f"{name} on held-out text of each kind; bars: {wording.LEVEL} intervals. {sentence}".strip()
     )
     figure = kind_chart(estimates, frame.theme())
@@ -319,4 +322,4 @@ def show_kinds(record: Record, name: str, stem: str) -> None:
         figure, file_name(stem, name, "forgotten"), kinds_words(estimates), "kinds", "ignore"
     )
     with st.expander("The kinds of text as a table"):
-        frame.show_table(kinds_table(record))
+        widgets.show_table(kinds_table(record))

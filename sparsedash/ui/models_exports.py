@@ -30,7 +30,7 @@ from sparsedash.schema.export_settings import (
     possible_weights,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, frame
+from sparsedash.ui import address_bar, frame, widgets
 from sparsedash.ui.chosen_run import choose_record
 from sparsedash.ui.navigation import current_tolerance
 
@@ -68,7 +68,7 @@ def show_export(backend: Backend, export: Export) -> None:
             f"{wording.size(export.n_bytes)}, {share} of the dense model in {export.settings.base_weights}",
             wording.moment(export.made_at, frame.zone()),
         ]
-        frame.show(
+        widgets.show(
             element("p", escape(title), css="sd-job-title"),
             paragraph(" · ".join(facts), css="sd-muted sd-small"),
             paragraph(_card_verdict(backend, export), css="sd-small"),
@@ -77,30 +77,30 @@ def show_export(backend: Backend, export: Export) -> None:
             paragraph(export.folder, css="sd-muted sd-small"),
         )
         if export.form == "masked":
-            frame.remark("Zeros alone give no speed-up.")
+            widgets.remark("Zeros alone give no speed-up.")
         with st.expander("Where it loads"):
             caption = (
                 "Proven: loaded here by a fresh process. The rest is by the runtimes' source code."
             )
             table = Table("Where it loads", caption, _HEAD, runtime_rows(export))
-            frame.show(element("div", table.html, css="sd-wrapped"))
-            frame.offer_table(table, key=export.key[:16])
+            widgets.show(element("div", table.html, css="sd-wrapped"))
+            widgets.offer_table(table, key=export.key[:16])
         with st.expander("Upload to the hub"):
-            frame.note("SparseDash uploads nothing. In your own shell, after hf auth login:")
+            widgets.note("SparseDash uploads nothing. In your own shell, after hf auth login:")
             st.code(upload_command(export), language="sh", wrap_lines=True)
         if backend.exports.may_delete(export):
             question = f"Delete this folder of {wording.size(export.n_bytes)}? This cannot be undone. The run stays."
             drop = partial(backend.exports.drop, export.key)
-            frame.delete_button(f"delete-export-{export.key[:16]}", question, drop)
+            widgets.delete_button(f"delete-export-{export.key[:16]}", question, drop)
         else:
-            frame.note("Another user's, or outside the data folder; it cannot be deleted here.")
+            widgets.note("Another user's, or outside the data folder; it cannot be deleted here.")
 
 
 def _card_verdict(backend: Backend, export: Export) -> str:
     """The verdict on the export's card with its limits; empty where its run is gone."""
     settings = export.settings
     results = run_results(backend, backend.run(settings.run), settings.tolerance)
-    for model in results.judged if results else ():
+    for model in results.sparse_models if results else ():
         if model.record.key == settings.sparse:
             verdict = model.verdict
             sentence = limits_sentence(verdict, settings.tolerance)
@@ -113,7 +113,7 @@ def _card_verdict(backend: Backend, export: Export) -> str:
 def request_export(backend: Backend, results: RunResults) -> None:
     """Draw the choices of model, form and number format, and the button that exports."""
     if results.run.made_on:
-        frame.note(
+        widgets.note(
             "The example's models cannot be exported: their statistics do not ship. Run it here first."
         )
         return
@@ -122,12 +122,12 @@ def request_export(backend: Backend, results: RunResults) -> None:
         record = choose_record(results)
     verdict = verdict_of(results, results.dense, record)
     sentence, *basis = model_verdict(results.names[record.key], verdict, results.tolerance)
-    frame.show(paragraph(sentence), paragraph(" ".join(basis), css="sd-muted sd-small"))
+    widgets.show(paragraph(sentence), paragraph(" ".join(basis), css="sd-muted sd-small"))
     problems = backend.exports.problems(record)
     possible: list[Form] = [form for form in FORMS if not problems[form]]
     if not possible:
         for problem in dict.fromkeys(problems.values()):
-            frame.remark(f"Not possible: {problem}.")
+            widgets.remark(f"Not possible: {problem}.")
         return
     assert record.pruned is not None, "only sparse models are offered"
     named = backend.named_model(record.model)
@@ -148,36 +148,37 @@ def request_export(backend: Backend, results: RunResults) -> None:
             key="export-weights",
             bind=address_bar.BOUND,
         )
-    frame.remark(f"{wording.first_upper(FORMS[form])}.")
+    widgets.remark(f"{wording.first_upper(FORMS[form])}.")
     if form in filled_up:
-        frame.note("Saves nothing here: all blocks are padded to the dense width.")
+        widgets.note("Saves nothing here: all blocks are padded to the dense width.")
     dense_gguf = ""
     if form == "gguf":
-        frame.remark(_COARSE)
+        widgets.remark(_COARSE)
         if not is_gguf(record.model):
-            label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
-            about = "Its tokenizer is copied into the export."
-            if named is not None and named.family in MADE_GGUF:
-                label += ", if you have one"
-                about += " Without one it is made of the model's folder."
-            path = st.text_input(
-                label, key="dense-gguf", placeholder="/models/dense-f16.gguf", help=about
-            )
-            dense_gguf = path.strip()
+            dense_gguf = _dense_gguf_field(named is not None and named.family in MADE_GGUF)
     for impossible, problem in problems.items():
         if problem:
-            frame.remark(f"Not possible as {impossible}: {problem}.")
+            widgets.remark(f"Not possible as {impossible}: {problem}.")
+    # Settings are checked when the button is pressed, which shows what is wrong.
+    settings = partial(
+        ExportSettings,
+        run=results.run.key,
+        dense=results.run.dense,
+        sparse=record.key,
+        form=form,
+        weights=number_format,
+        tolerance=results.tolerance,
+        dense_gguf=dense_gguf,
+    )
+    widgets.action_button("Export", lambda: backend.submit(settings()), kind="primary")
 
-    def export() -> None:
-        settings = ExportSettings(
-            run=results.run.key,
-            dense=results.run.dense,
-            sparse=record.key,
-            form=form,
-            weights=number_format,
-            tolerance=results.tolerance,
-            dense_gguf=dense_gguf,
-        )
-        backend.submit(settings)
 
-    frame.action_button("Export", export, kind="primary")
+def _dense_gguf_field(is_optional: bool) -> str:
+    """Draw the field of a GGUF file of the dense model, and return its path."""
+    label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
+    about = "Its tokenizer is copied into the export."
+    if is_optional:
+        label += ", if you have one"
+        about += " Without one it is made of the model's folder."
+    path = st.text_input(label, key="dense-gguf", placeholder="/models/dense-f16.gguf", help=about)
+    return path.strip()

@@ -4,6 +4,7 @@ runs.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from urllib.parse import urlencode
 
@@ -13,7 +14,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure
 from sparsedash.reporting.deployment import structure_sentence
-from sparsedash.reporting.findings import named_shares, search_ends
+from sparsedash.reporting.findings import search_ends
 from sparsedash.reporting.html import (
     Html,
     card,
@@ -25,20 +26,21 @@ from sparsedash.reporting.html import (
     readable,
     widget_label,
 )
+from sparsedash.reporting.model_results import named_shares
 from sparsedash.reporting.next_step import NextStep, next_step
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
-from sparsedash.reporting.run_results import (
-    PromptTexts,
-    RunResults,
+from sparsedash.reporting.run_results import PromptTexts, RunResults, prompt_texts, run_results
+from sparsedash.reporting.tradeoff_points import (
+    has_task_lines,
     live_model,
-    prompt_texts,
-    run_results,
+    run_tradeoff,
+    task_tradeoff,
 )
 from sparsedash.schema.pair_records import NOT_CONTINUED
 from sparsedash.schema.records import Run
 from sparsedash.schema.user_records import RunMark
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, job_panel, loss_charts, navigation
+from sparsedash.ui import frame, job_panel, loss_charts, navigation, widgets
 from sparsedash.ui.address_bar import choose_measure, choose_tolerance
 from sparsedash.ui.chosen_run import link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
@@ -65,17 +67,9 @@ def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
     ended = bool(ending) or (job is not None and job.stopping)
     # Without the limits of a search: those of the page stand below.
     details = wording.stored_run_details(replace(run, find=None))
-    basis = [
-        results.name,
-        wording.reference_title(run.settings.model),
-        details,
-    ]
-    frame.opening(
-        run_answer.answer_sentence(
-            results,
-            ended,
-            race=False,
-        ),
+    basis = [results.name, wording.reference_title(run.settings.model), details]
+    widgets.opening(
+        run_answer.answer_sentence(results, ended, race=False),
         " · ".join(filter(None, basis)),
         also=run_answer.race_sentence(results),
         grows=grows,
@@ -85,13 +79,11 @@ def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
     )
     _show_next_step(backend, results, grows=grows)
     _offer_newer(backend, run)
-    missing = (
-        "" if job is not None and job.live else run_answer.missing_records(run, results.missing)
-    )
-    show_incomplete(
-        " ".join(filter(None, (ending, missing))),
-        _resume_without_panel(backend, run, job),
-    )
+    missing = ""
+    if job is None or not job.live:
+        missing = run_answer.missing_records(run, results.missing)
+    sentence = " ".join(filter(None, (ending, missing)))
+    show_incomplete(sentence, _resume_without_panel(backend, run, job))
 
 
 def _resume_without_panel(
@@ -100,10 +92,7 @@ def _resume_without_panel(
     """What puts the run in the queue again; None where the panel of its job has the button."""
     if job is not None and job.state != "done":
         return None
-    return lambda: job_panel.follow(
-        backend.submit(run.find or run.settings),
-        run.key,
-    )
+    return lambda: job_panel.follow(backend.submit(run.find or run.settings), run.key)
 
 
 def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool) -> None:
@@ -118,23 +107,17 @@ def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool
         horizontal=True,
         vertical_alignment="center",
     ):
-        frame.show(
-            paragraph(
-                f"{step.sentence}{_takes(backend, results, step)}" if step and results else "",
-                css="sd-next",
-            )
-        )
         if results is None or step is None:
+            widgets.show(paragraph("", css="sd-next"))
             return
+        sentence = f"{step.sentence}{_takes(backend, results, step)}"
+        widgets.show(paragraph(sentence, css="sd-next"))
         if step.kind == "export" and results.headline is not None:
-            link_to_export(
-                results.run.key,
-                results.names[results.headline.key],
-            )
+            link_to_export(results.run.key, results.names[results.headline.key])
         elif step.link and step.request is not None:
             address = form_address(step.request)
             if address is not None:
-                frame.link("prune", step.link, **address)
+                widgets.link("prune", step.link, **address)
 
 
 def _offer_newer(backend: Backend, run: Run) -> None:
@@ -150,8 +133,8 @@ def _offer_newer(backend: Backend, run: Run) -> None:
         horizontal=True,
         vertical_alignment="center",
     ):
-        frame.show(paragraph(wording.newer_words(newer), css="sd-muted"))
-        frame.action_button(
+        widgets.show(paragraph(wording.newer_words(newer), css="sd-muted"))
+        widgets.action_button(
             "Run on the newer one",
             lambda: job_panel.follow(backend.submit(request), run.key),
             key="run-newer",
@@ -179,13 +162,11 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
     if job is not None and live:
         sentence = run_answer.still_to_come(job, "This run has no result yet.")
     elif run or job is None or job.state == "done":
-        sentence = run_answer.no_results(
-            run,
-            backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense),
-        )
+        why = backend.why_missing(run.dense) if run else backend.why_missing(key, Run)
+        sentence = run_answer.no_results(run, why)
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
-    frame.opening(
+    widgets.opening(
         sentence,
         " · ".join(job_status.job_title(job)) if job is not None else "",
         grows=grows,
@@ -194,25 +175,21 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         choose_tolerance()
     _show_next_step(backend, None, grows=grows)
     if run is not None and not live:
-        show_incomplete(
-            "The other records are kept.",
-            _resume_without_panel(backend, run, job),
-        )
+        show_incomplete("The other records are kept.", _resume_without_panel(backend, run, job))
     if job is not None:
         job_panel.watch_job(
-            backend,
-            job,
-            lambda: run_results(backend, backend.run(key)) is not None,
-            brief=True,
+            backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True
         )
-    if not live and (
-        request := (run and (run.find or run.settings)) or (job and job_status.job_request(job))
-    ):
-        job_panel.link_to_form(request, judged_here=True)
     if live:
-        frame.empty(
+        widgets.empty(
             "The chart appears once the dense model is evaluated, and gains a point with every sparse model."
         )
+        return
+    request = job_status.job_request(job) if job is not None else None
+    if run is not None:
+        request = run.find or run.settings
+    if request is not None:
+        job_panel.link_to_form(request, judged_here=True)
 
 
 def _grows(job: Job | None) -> bool:
@@ -228,107 +205,74 @@ def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> Non
     """Draw the headline numbers, the chart and its table; above them the job that adds to them, if
     any.
     """
-
-    def draw(job: Job | None) -> None:
-        live = job is not None and job.live
-        grows = _grows(job)
-        frame.show(
-            cards(
-                _numbers(
-                    results,
-                    job is not None and job.live and not job.stopping,
-                    grows,
-                ),
-                grows=grows,
-            )
-        )
-        if not live:
-            for note in filter(
-                None, (run_answer.estimate_words(results), structure_sentence(backend, results))
-            ):
-                frame.note(note)
-        _show_prompts(
-            backend,
-            results,
-            live=live,
-            grows=grows,
-        )
-        if not (results.judged or live):
-            return
-        measures: tuple[Measure, ...] = (
-            (*OF_PASSAGES, "tasks") if results.has_task_lines else OF_PASSAGES
-        )
-        measure = choose_measure(measures)
-        lines = results.lines
-        gain, axis = loss_charts.choose_axis(lines, results.run.settings.axis)
-        if measure == "tasks":
-            tradeoff = results.task_tradeoff(axis)
-        else:
-            tradeoff = results.tradeoff(
-                axis,
-                live_model(results, job) if job is not None and live else None,
-            )
-        if gain is not None:
-            pressed = loss_charts.show_gains(
-                backend,
-                results,
-                tradeoff,
-                gain,
-                measure,
-            )
-        else:
-            file = file_name(wording.file_stem(results.run), measure)
-            key = f"race-{measures.index(measure)}"
-            paired = bool(results.race)
-            pressed = loss_charts.show_tradeoff_chart(
-                tradeoff,
-                measure,
-                file,
-                key,
-                paired=paired,
-            )
-        loss_charts.open_comparison(results.comparisons.get(pressed))
-
-    def has_grown() -> bool:
-        run = backend.run(results.run.key)
-        return run is not None and len(run.sparse) != len(results.run.sparse)
-
+    draw = partial(_draw_tradeoff, backend, results)
     if job is not None and (job.state != "done" or _grows(job)):
-        job_panel.watch_job(
-            backend,
-            job,
-            has_grown,
-            brief=True,
-            below=draw,
-        )
+        has_grown = partial(_has_grown, backend, results)
+        job_panel.watch_job(backend, job, has_grown, brief=True, below=draw)
     else:
         draw(job)
     if len(results.race) > 1:
-        frame.show(verdicts.race_table(results).html)
+        widgets.show(verdicts.race_table(results).html)
+    stem = wording.file_stem(results.run)
     if results.headline is not None:
-        loss_charts.show_kinds(
-            results.headline,
-            results.names[results.headline.key],
-            wording.file_stem(results.run),
-        )
-    figures = run_answer.answer_figures(results, race=len(results.race) < 2)
-    if results.judged:
+        loss_charts.show_kinds(results.headline, results.names[results.headline.key], stem)
+    if results.sparse_models:
         with st.expander("The numbers as a table"):
             limits = navigation.tolerance_query()
-            addresses = {
-                key: f"compare?{urlencode(query | limits)}"
-                for key, query in results.comparisons.items()
-            }
-            frame.show_table(verdicts.numbers_table(results, addresses))
-    stopped = verdicts.early_stopping_words(results.records)
-    source = wording.source_note(results.run.source_type)
-    for note in filter(
-        None,
-        (*figures, stopped, *results.run.warnings, source),
-    ):
-        # That stands under the prompts.
-        if note != NOT_CONTINUED:
-            frame.note(note)
+            addresses = {}
+            for key, query in results.comparisons.items():
+                addresses[key] = f"compare?{urlencode(query | limits)}"
+            widgets.show_table(verdicts.numbers_table(results, addresses))
+    notes = [
+        *run_answer.answer_figures(results, race=len(results.race) < 2),
+        verdicts.early_stopping_words(results.records),
+        *results.run.warnings,
+        wording.source_note(results.run.source_type),
+    ]
+    for note in notes:
+        # That no text was continued stands under the prompts.
+        if note and note != NOT_CONTINUED:
+            widgets.note(note)
+
+
+def _has_grown(backend: Backend, results: RunResults) -> bool:
+    """Whether the run has more sparse models than the page shows."""
+    run = backend.run(results.run.key)
+    return run is not None and len(run.sparse) != len(results.run.sparse)
+
+
+def _draw_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> None:
+    """Draw the numbers, the prompts and the chart, as they are at this step of the job."""
+    live_job = job if job is not None and job.live else None
+    live = live_job is not None
+    grows = _grows(job)
+    more_to_come = live_job is not None and not live_job.stopping
+    widgets.show(cards(_numbers(results, more_to_come, grows), grows=grows))
+    if not live:
+        for note in (run_answer.estimate_words(results), structure_sentence(backend, results)):
+            if note:
+                widgets.note(note)
+    _show_prompts(backend, results, live=live, grows=grows)
+    if not (results.sparse_models or live):
+        return
+    measures: tuple[Measure, ...] = OF_PASSAGES
+    if has_task_lines(results):
+        measures = (*OF_PASSAGES, "tasks")
+    measure = choose_measure(measures)
+    gain, axis = loss_charts.choose_axis(results.lines, results.run.settings.axis)
+    if measure == "tasks":
+        tradeoff = task_tradeoff(results, axis)
+    else:
+        point = live_model(results, live_job) if live_job is not None else None
+        tradeoff = run_tradeoff(results, axis, point)
+    if gain is not None:
+        pressed = loss_charts.show_gains(backend, results, tradeoff, gain, measure)
+    else:
+        file = file_name(wording.file_stem(results.run), measure)
+        key = f"race-{measures.index(measure)}"
+        paired = bool(results.race)
+        pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, key, paired=paired)
+    loss_charts.open_comparison(results.comparisons.get(pressed))
 
 
 def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: bool) -> None:
@@ -341,73 +285,40 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
     if not rows:
         return
     sparse = results.headline
-    some = any(row.sparse is not None for row in rows)
+    has_sparse_text = any(row.sparse is not None for row in rows)
     name = f"Sparse, {results.names[sparse.key]}" if sparse is not None else "Sparse"
-    heads = [
-        ("Prompt", ""),
-        ("Dense", "sd-dense"),
-        *([(name, "sd-sparse")] if some or live else []),
-    ]
-    head = element(
-        "tr",
-        *(
-            element(
-                "th",
-                escape(text),
-                scope="col",
-                css=css,
-            )
-            for text, css in heads
-        ),
+    heads = {"Prompt": "", "Dense": "sd-dense"}
+    missing = ""
+    if has_sparse_text or live:
+        heads[name] = "sd-sparse"
+        missing = _TO_COME if live else _NOT_STORED
+    head = [element("th", escape(text), scope="col", css=css) for text, css in heads.items()]
+    table = element(
+        "table",
+        element("thead", element("tr", *head)),
+        element("tbody", *(_prompt_row(row, name, missing) for row in rows)),
+        css="sd-prompts sd-grows" if grows else "sd-prompts",
+        aria_label="What the models write",
     )
-    missing = _TO_COME if live else _NOT_STORED
-    drawn = element(
-        "tbody",
-        *(
-            _prompt_row(
-                row,
-                name,
-                missing if some or live else "",
-            )
-            for row in rows
-        ),
-    )
-    css = "sd-prompts sd-grows" if grows else "sd-prompts"
-    frame.show(
-        element(
-            "table",
-            element("thead", head),
-            drawn,
-            css=css,
-            aria_label="What the models write",
-        )
-    )
-    with frame.row("prompts"):
+    widgets.show(table)
+    remark = "Greedy decoding."
+    if has_sparse_text:
         remark = f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge."
-        if not some:
-            why = (
-                NOT_CONTINUED
-                if NOT_CONTINUED in results.run.warnings
-                else "The sparse model's texts are not stored."
-            )
-            remark = "Greedy decoding."
-            if not live:
-                remark = "Greedy decoding, by the dense model alone."
-                remark += f" {why}" if sparse else ""
-        frame.remark(remark)
+    elif not live:
+        remark = "Greedy decoding, by the dense model alone."
+        if sparse and NOT_CONTINUED in results.run.warnings:
+            remark = f"{remark} {NOT_CONTINUED}"
+        elif sparse:
+            remark = f"{remark} The sparse model's texts are not stored."
+    with widgets.row("prompts"):
+        widgets.remark(remark)
         if sparse is not None:
-            others = (
-                "Other models, and prompts of your own"
-                if len(results.sparse) > 1
-                else "Try a prompt of your own"
-            )
+            others = "Try a prompt of your own"
             if results.run.made_on:
                 others = "Other models"
-            frame.link(
-                "compare",
-                others,
-                **results.comparisons[sparse.key],
-            )
+            elif len(results.sparse_records) > 1:
+                others = "Other models, and prompts of your own"
+            widgets.link("compare", others, **results.comparisons[sparse.key])
 
 
 def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
@@ -415,31 +326,21 @@ def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
 
     name: of the sparse model. missing: in place of its text; nothing where it has no column.
     """
-    dense, sparse = (" ".join(readable(text).split()) for text in (row.dense, row.sparse or ""))
-    dense_cell, sparse_cell = (
-        mark_divergence(dense, sparse)
-        if row.sparse is not None
-        else (escape(dense), escape(missing))
-    )
+    dense_cell = escape(_one_line(row.dense))
+    sparse_cell = escape(missing)
+    if row.sparse is not None:
+        dense_cell, sparse_cell = mark_divergence(_one_line(row.dense), _one_line(row.sparse))
     cells = [
         element("th", escape(row.prompt), scope="row"),
-        element(
-            "td",
-            dense_cell,
-            css="sd-dense",
-            data_model="Dense",
-        ),
+        element("td", dense_cell, css="sd-dense", data_model="Dense"),
     ]
     if sparse_cell:
-        cells.append(
-            element(
-                "td",
-                sparse_cell,
-                css="sd-sparse",
-                data_model=name,
-            )
-        )
+        cells.append(element("td", sparse_cell, css="sd-sparse", data_model=name))
     return element("tr", *cells)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(readable(text).split())
 
 
 def link_to_answers(results: RunResults) -> None:
@@ -448,11 +349,11 @@ def link_to_answers(results: RunResults) -> None:
     """
     if (record := results.headline) is not None:
         name = results.names[record.key]
-        frame.link(
+        widgets.link(
             "compare", "Compare the answers passage by passage", **results.comparisons[record.key]
         )
         if record.pruned is not None and record.pruned.layer_errors:
-            frame.link(
+            widgets.link(
                 "compare",
                 "See what each layer lost",
                 **results.comparisons[record.key],
@@ -474,19 +375,15 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
         }
         search_query = navigation.search_tolerance_query(run.find)
         # Of a search its limits, where the page has others.
-        details = wording.stored_run_details(
-            replace(run, find=None) if search_query == limits else run
-        )
-        parts = [wording.moment(run.started_at, frame.zone()), details]
+        shown = replace(run, find=None) if search_query == limits else run
+        parts = [
+            wording.moment(run.started_at, frame.zone()),
+            wording.stored_run_details(shown),
+        ]
         with st.container(gap=None):
             title = widget_label(wording.stored_run_title(run, mark.name))
-            frame.link(
-                "overview",
-                title,
-                run=run.key,
-                **search_query,
-            )
-            frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
+            widgets.link("overview", title, run=run.key, **search_query)
+            widgets.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 
 def _numbers(results: RunResults, live: bool, grows: bool) -> list[Html]:
@@ -504,45 +401,22 @@ def _numbers(results: RunResults, live: bool, grows: bool) -> list[Html]:
     elif results.search is None:
         named += [model for model in results.best if model not in named]
     shown = named[: _MOST_NUMBERS - bool(results.race)]
-    numbers = [
-        card(
-            "Dense",
-            *verdicts.headline_baseline(results.dense),
-            css="sd-dense",
-        )
-    ]
+    numbers = [card("Dense", *verdicts.headline_baseline(results.dense), css="sd-dense")]
     # Of several lines each has a colour of its own in the chart.
     colour = "" if len(results.lines) > 1 else "sd-sparse "
     for model in sorted(shown, key=lambda model: model.permille):
-        name = wording.model_words(
-            model.spec,
-            run.settings.names_methods,
-            model.pruned,
-        )
+        name = wording.model_words(model.spec, run.settings.names_methods, model.pruned)
         css = f"{colour}sd-{model.verdict.perplexity.verdict}"
-        numbers.append(
-            card(
-                name,
-                *verdicts.headline_loss(model.verdict),
-                css=css,
-            )
-        )
+        numbers.append(card(name, *verdicts.headline_loss(model.verdict), css=css))
     for rival, difference in results.race[:1]:
-        title, best = (wording.spec_title(raced.spec) for raced in (rival, results.best[0]))
-        numbers.append(
-            card(
-                f"{title} against {best}",
-                *verdicts.headline_difference(best, difference),
-                css="sd-race",
-            )
-        )
+        best = wording.spec_title(results.best[0].spec)
+        title = f"{wording.spec_title(rival.spec)} against {best}"
+        lines = verdicts.headline_difference(best, difference)
+        numbers.append(card(title, *lines, css="sd-race"))
     if grows and not run.finished and run.find is None:
-        words = (
-            ("…", "once the model is evaluated")
-            if live
-            else ("–", "not evaluated: the run ended before")
-        )
-        to_come = card("Sparse", *words, css="sd-sparse")
+        to_come = card("Sparse", "–", "not evaluated: the run ended before", css="sd-sparse")
+        if live:
+            to_come = card("Sparse", "…", "once the model is evaluated", css="sd-sparse")
         n_to_come = len(run.settings.made_permille) + (len(run.settings.methods) > 1)
         numbers += [to_come] * (1 + min(_MOST_NUMBERS, n_to_come) - len(numbers))
     return numbers
@@ -557,12 +431,12 @@ def show_first_run_duration(backend: Backend) -> None:
     duration = backend.preflight(first_run_settings(backend)).duration
     if duration.total_s is None:
         measuring = backend.is_measuring()
-        frame.remark("Time: being estimated." if measuring else "Time: not known yet.")
+        widgets.remark("Time: being estimated." if measuring else "Time: not known yet.")
         if measuring:
             wait_for_rates(backend)
         return
     backend.expect_work()
     source = "this machine's measured speed" if duration.counted else "earlier runs"
-    frame.remark(
+    widgets.remark(
         f"Takes about {wording.duration_words(duration.seconds)} (from {source}); first answers come sooner."
     )

@@ -7,7 +7,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Cell, Table, element, escape, fact_list, widget_label
 from sparsedash.service import reproduction
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, frame
+from sparsedash.ui import address_bar, widgets
 from sparsedash.ui.form_address import form_address
 
 _FORMATS = {"float32": "FP32", "bfloat16": "BF16"}
@@ -30,7 +30,7 @@ def show_summary() -> None:
         "published results of pruning without retraining"
     )
     verb = "show" if shown > 1 else "shows"
-    frame.opening(f"{results} {verb} a difference from the dense model.")
+    widgets.opening(f"{results} {verb} a difference from the dense model.")
     ratios = list(filter(None, map(reproduction.removed_ratio, published_results.LAST_TOKEN)))
     basis = (
         "Judged by the published totals, which reveal less than paired answers. "
@@ -43,7 +43,7 @@ def show_summary() -> None:
         href=published_results.SOURCE_URL,
         rel="noopener noreferrer",
     )
-    frame.show(element("p", escape(basis), link, css="sd-basis"))
+    widgets.show(element("p", escape(basis), link, css="sd-basis"))
 
 
 def show_tables() -> None:
@@ -53,11 +53,11 @@ def show_tables() -> None:
         ("Last word, LAMBADA in OpenAI's variant", "the last word", published_results.LAST_WORD),
     )
     for title, what, rows in tables:
-        frame.section(title)
+        widgets.section(title)
         n = rows[0].n_passages
         caption = _CAPTION.format(what=what, passages=n, one=100 / n)
-        frame.show_table(
-            Table.of_cells(f"Published accuracies of {what}", caption, [*map(_cells, rows)])
+        widgets.show_table(
+            Table.of_cells(f"Published accuracies of {what}", caption, list(map(_cells, rows)))
         )
 
 
@@ -65,8 +65,8 @@ def show_row(backend: Backend) -> None:
     """Draw one row: its flaws, what was measured here, the cost of repeating it, and the link to
     the form.
     """
-    frame.section("Repeat a row")
-    frame.note(
+    widgets.section("Repeat a row")
+    widgets.note(
         f"Rows are repeated by {reproduction.METHOD}, with the calibration size, rounds and packing (512 tokens) of "
         "the published scripts. One difference: the scripts square the gradient of two sequences at a time, SparseDash "
         "that of each. If a row is too much for this machine, reduce it in the form."
@@ -78,10 +78,10 @@ def show_row(backend: Backend) -> None:
             "row", "Row", titles, published_results.PUBLISHED_ROWS[0].name, noun="row"
         )
     ]
-    frame.show(fact_list(_facts(backend, row)))
+    widgets.show(fact_list(_facts(backend, row)))
     for note in published_results.row_notes(row):
-        frame.note(note)
-    frame.link(
+        widgets.note(note)
+    widgets.link(
         "prune",
         widget_label(f"Prune {_title(row)}"),
         **(form_address(reproduction.published_run_settings(row)) or {}),
@@ -130,19 +130,15 @@ def _cells(row: published_results.PublishedRow) -> list[Cell]:
             {"stated_drop_percent": row.drop_percent, "stated_drop_follows": row.drop_follows},
         ),
     ]
-    removed = (
-        ("Weights removed", "removed_share_published", ratio and ratio.published),
-        ("of Linear weights, ours", "removed_share_of_linear", ratio and ratio.of_matmul),
-        ("of all parameters, ours", "removed_share_of_all", ratio and ratio.of_parameters),
-    )
-    return [
-        *cells,
-        *(
-            Cell(head, f"{value:.4f}", {name: value})
-            for head, name, value in removed
-            if value is not None
-        ),
-    ]
+    if ratio is not None:
+        shares = {
+            "removed_share_published": ("Weights removed", ratio.published),
+            "removed_share_of_linear": ("of Linear weights, ours", ratio.of_matmul),
+            "removed_share_of_all": ("of all parameters, ours", ratio.of_parameters),
+        }
+        for column, (head, share) in shares.items():
+            cells.append(Cell(head, f"{share:.4f}", {column: share}))
+    return cells
 
 
 def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[str, str]]:
@@ -150,41 +146,47 @@ def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[
     name and value.
     """
     dense, sparse = row.n_right
+    facts = {"Published": f"{dense:,} → {sparse:,} of {row.n_passages:,} right"}
     ratio = reproduction.removed_ratio(row)
-    facts = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
     if ratio is not None:
         of_what = "of Linear and Conv weights" if ratio.reproduced else "of all parameters"
         agrees = "reproduced" if ratio.reproduced or ratio.explained else "not reproduced"
-        facts.append(("Weights removed", f"{ratio.published:.4f}: {agrees}, {of_what}"))
-    here = reproduction.measured_row(row, backend.runs(), backend.record)
-    if here is None:
-        facts.append(("Measured here", "not yet"))
-    else:
-        scores = [
-            f"{wording.percent(score.accuracy, 2)} of {score.total:,}"
-            for score in (here.dense, here.sparse)
-        ]
-        change = f"{wording.signed_points(here.difference)} points, {wording.signed_interval(here.interval)}"
-        facts += [("Measured here", " → ".join(scores)), ("Change, paired", change)]
-        facts.append(("By", wording.run_details(here.run.settings)))
+        facts["Weights removed"] = f"{ratio.published:.4f}: {agrees}, {of_what}"
+    facts |= _measured_facts(backend, row)
     cost = reproduction.published_run_cost(row)
     duration = backend.preflight(reproduction.published_run_settings(row)).duration
-    time = "not known yet"
+    facts["Time"] = "not known yet"
     if duration.parts and not duration.unknown:
-        time = f"about {wording.duration_words(duration.seconds)}"
+        facts["Time"] = f"about {wording.duration_words(duration.seconds)}"
+    facts["Memory"] = wording.least_memory_words(cost.memory)
     disk = f"{wording.size(cost.download_bytes)} to fetch, {wording.size(cost.kept_bytes)} of statistics"
-    facts.append(("Time", time))
-    facts.append(("Memory", wording.least_memory_words(cost.memory)))
-    facts.append(("Disk", f"{disk}, within SPARSEDASH_ARTEFACT_GB"))
+    facts["Disk"] = f"{disk}, within SPARSEDASH_ARTEFACT_GB"
     model = published_results.published_model(row.model)
-    if (tried := published_results.RUNS_AT_SIZE.get(model.config)) is not None:
-        takes = f"{wording.duration_words(tried.seconds)} and {wording.size(tried.peak_bytes)} of memory on two cores"
-        how = (
-            f"for 10 and 20 % by {tried.method} on {tried.n_tokens:,} tokens and {tried.n_passages} passages; in BF16, "
-            "with random weights of its shapes, streamed from disk"
+    trial = published_results.RUNS_AT_SIZE.get(model.config)
+    if trial is not None:
+        takes = f"{wording.duration_words(trial.seconds)} and {wording.size(trial.peak_bytes)} of memory on two cores"
+        facts["Tried at its size"] = (
+            f"{takes}, for 10 and 20 % by {trial.method} on {trial.n_tokens:,} tokens and {trial.n_passages} passages; "
+            "in BF16, with random weights of its shapes, streamed from disk"
         )
-        facts.append(("Tried at its size", f"{takes}, {how}"))
-    return [*facts, ("Model", model.reference)]
+    facts["Model"] = model.reference
+    return list(facts.items())
+
+
+def _measured_facts(backend: Backend, row: published_results.PublishedRow) -> dict[str, str]:
+    """What the newest run of the row measured here."""
+    here = reproduction.measured_row(row, backend.runs(), backend.record)
+    if here is None:
+        return {"Measured here": "not yet"}
+    scores = []
+    for score in (here.dense, here.sparse):
+        scores.append(f"{wording.percent(score.accuracy, 2)} of {score.total:,}")
+    change = wording.signed_points(here.difference)
+    return {
+        "Measured here": " → ".join(scores),
+        "Change, paired": f"{change} points, {wording.signed_interval(here.interval)}",
+        "By": wording.run_details(here.run.settings),
+    }
 
 
 def _points(share: float) -> str:

@@ -15,7 +15,7 @@ from sparsedash.reporting.leaderboard import (
 )
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, navigation
+from sparsedash.ui import navigation, widgets
 from sparsedash.ui.address_bar import select
 from sparsedash.ui.chosen_run import RIGHT
 from sparsedash.ui.loss_charts import show_caption
@@ -44,7 +44,7 @@ def show_leaderboard(backend: Backend, results: Sequence[RunResults]) -> None:
             orders[name] = f"Best first: {head}"
         order = select("order", "Order of the models", orders, "", noun="column")
     rows = board.rows(only_beyond, order)
-    frame.show(paragraph(board.sentence if len(entries) > 1 else _ALONE))
+    widgets.show(paragraph(board.sentence if len(entries) > 1 else _ALONE))
     captions = [board.caption]
     if len(results) > 1:
         captions.append(_TOGETHER)
@@ -52,18 +52,18 @@ def show_leaderboard(backend: Backend, results: Sequence[RunResults]) -> None:
         captions.append(_REGRESSIONS)
     show_caption("leaderboard", "table", captions, [*READING, _REGRESSIONS])
     table = board.table(rows, [_name(entries[key], key == baseline) for key in rows])
-    frame.show(element("div", table.html, css="sd-board"))
+    widgets.show(element("div", table.html, css="sd-board"))
     if n_left_out:
-        frame.note(
+        widgets.note(
             f"Only the first {MOST_MODELS} models are shown; {n_left_out} are left out. Select fewer runs."
         )
     for note in board.notes:
-        frame.note(note)
+        widgets.note(note)
     if not board.has_tasks:
-        frame.note(_NO_TASKS)
-    with frame.row():
-        frame.offer_table(table)
-        frame.offer_file(
+        widgets.note(_NO_TASKS)
+    with widgets.row():
+        widgets.offer_table(table)
+        widgets.offer_file(
             "Report, one HTML file",
             lambda: board.report(rows),
             "models-by-tasks.html",

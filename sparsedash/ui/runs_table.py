@@ -1,6 +1,7 @@
 """All runs as a table to filter, order and tick, and what can be done with the ticked ones."""
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -15,7 +16,7 @@ from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
-from sparsedash.ui import address_bar, frame, navigation
+from sparsedash.ui import address_bar, frame, navigation, widgets
 from sparsedash.ui.address_bar import (
     BOUND,
     PAGE,
@@ -63,12 +64,9 @@ _UNDER = (
 
 def ticked_rows(rows: Sequence[RunRow]) -> list[RunRow]:
     """The ticked runs, in the order in which they were ticked; deleted ones are left out."""
-    known = {row.address: row for row in rows}
-    return [
-        known[address]
-        for address in dict.fromkeys(st.query_params.get_all(CHOSEN))
-        if address in known
-    ]
+    by_address = {row.address: row for row in rows}
+    ticked = map(by_address.get, dict.fromkeys(st.query_params.get_all(CHOSEN)))
+    return list(filter(None, ticked))
 
 
 def tick_rows(addresses: Sequence[str]) -> None:
@@ -116,36 +114,32 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
     """Draw a page of these rows with boxes to tick. chosen: the keys of the ticked ones."""
     listing = st.container(key="runs", gap=None)
     shown = address_bar.page_of(rows, ROWS_A_PAGE)
-    keys = {row.address: f"tick-{row.address}" for row in shown}
-
-    def save_ticks() -> None:
-        """Read all boxes: the second of two quick clicks comes with the address before the first."""
-        before = list(dict.fromkeys(st.query_params.get_all(CHOSEN)))
-        ticked = [address for address, key in keys.items() if st.session_state.get(key)]
-        kept = [address for address in before if address in ticked or address not in keys]
-        tick_rows(list(dict.fromkeys([*kept, *ticked])))
-
+    addresses = [row.address for row in shown]
     with listing:
         heads = [element("span", escape(name)) for name in ("Run", *_LINES)]
-        frame.show(element("div", *heads, css="sd-runs-head"))
+        widgets.show(element("div", *heads, css="sd-runs-head"))
         for row in shown:
-            with st.container(
-                horizontal=True,
-                key=f"run-row-{row.address}",
-                gap=None,
-            ):
-                key = keys[row.address]
-                text = widget_label(f"Choose {row.title}")
+            with st.container(horizontal=True, key=f"run-row-{row.address}", gap=None):
+                key = f"tick-{row.address}"
                 st.session_state[key] = row.key in chosen
                 st.checkbox(
-                    text,
+                    widget_label(f"Choose {row.title}"),
                     key=key,
                     label_visibility="collapsed",
-                    on_change=save_ticks,
+                    on_change=_save_ticks,
+                    args=(addresses,),
                 )
                 _draw_run(row)
-    frame.offer_table(run_list.runs_table(rows, frame.zone()))
-    frame.remark(_UNDER)
+    widgets.offer_table(run_list.runs_table(rows, frame.zone()))
+    widgets.remark(_UNDER)
+
+
+def _save_ticks(shown: Sequence[str]) -> None:
+    """Read all boxes: the second of two quick clicks comes with the address before the first."""
+    ticked = [address for address in shown if st.session_state.get(f"tick-{address}")]
+    before = st.query_params.get_all(CHOSEN)
+    kept = [address for address in before if address in ticked or address not in shown]
+    tick_rows(list(dict.fromkeys([*kept, *ticked])))
 
 
 def _draw_run(row: RunRow) -> None:
@@ -155,10 +149,10 @@ def _draw_run(row: RunRow) -> None:
         tolerance = navigation.whole_tolerance_query(navigation.current_tolerance())
     with st.container(gap=None):
         title = widget_label(row.mark.name or wording.reference_title(row.settings.model))
-        frame.link("overview", title, run=row.key, **tolerance)
+        widgets.link("overview", title, run=row.key, **tolerance)
         pinned = element("b", escape("★ pinned · ")) if row.mark.pinned else Html("")
-        frame.show(element("p", pinned, escape(row.texts), css="sd-run-about"))
-    frame.show(element("div", *_cells(row), css="sd-run-cells"))
+        widgets.show(element("p", pinned, escape(row.texts), css="sd-run-about"))
+    widgets.show(element("div", *_cells(row), css="sd-run-cells"))
 
 
 def _cells(row: RunRow) -> list[Html]:
@@ -183,11 +177,11 @@ def read_on(rows: Sequence[RunRow]) -> None:
         _read_on(n_unread, object())
 
 
-@frame.fragment(0.3)
+@widgets.fragment(0.3)
 def _read_on(n_unread: int, this_run: object) -> None:
     """this_run: of the page, so that it is drawn before it is run again."""
     runs = wording.quantity(n_unread, "run")
-    frame.note(f"The answers of {runs} are being read for the first time.")
+    widgets.note(f"The answers of {runs} are being read for the first time.")
     if st.session_state.get(_READING) is this_run:
         st.rerun()
     st.session_state[_READING] = this_run
@@ -208,15 +202,11 @@ def show_toolbar(
     backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]
 ) -> None:
     """Draw the actions on the ticked runs. rows: all runs. listed: those that the table shows."""
-    with st.container(
-        horizontal=True,
-        vertical_alignment="center",
-        key="runs-toolbar",
-    ):
+    with widgets.row("runs-toolbar"):
         if chosen:
             _draw_actions(backend, rows, chosen, listed)
         else:
-            frame.show(paragraph(_HINT, css="sd-muted"))
+            widgets.show(paragraph(_HINT, css="sd-muted"))
             _offer_to_open_file(backend)
             offer_to_open_answers(backend)
 
@@ -229,28 +219,20 @@ def _draw_actions(
     hidden = set(keys) - {row.key for row in listed}
     if hidden:
         count += f", {len(hidden)} of them not in this list"
-    frame.show(paragraph(count, css="sd-count"))
-    if is_overlaid():
+    widgets.show(paragraph(count, css="sd-count"))
+    is_open = is_overlaid()
+    text = "Overlay" if len(chosen) > 1 else "Show the chart"
+    if is_open:
         text = "Close the table" if _shows_tasks() else "Close the chart"
-        close = {OVERLAID: ""}
-        st.button(
-            text,
-            key="runs-together",
-            on_click=set_query,
-            args=(close,),
-        )
-    else:
-        text = "Overlay" if len(chosen) > 1 else "Show the chart"
-        show = {OVERLAID: "1"}
-        st.button(
-            text,
-            type="primary",
-            key="runs-together",
-            on_click=set_query,
-            args=(show,),
-        )
+    st.button(
+        text,
+        type="secondary" if is_open else "primary",
+        key="runs-together",
+        on_click=set_query,
+        args=({OVERLAID: "" if is_open else "1"},),
+    )
     pin = not all(row.mark.pinned for row in chosen)
-    frame.action_button(
+    widgets.action_button(
         "Pin" if pin else "Unpin",
         lambda: backend.user_data.pin_runs(keys, pin),
         key="runs-pin",
@@ -261,83 +243,72 @@ def _draw_actions(
         _offer_rename(backend, chosen[0])
         run = chosen[0].run
         if run is not None and run.finished:
-            _offer_run_file(backend, run, chosen[0].mark.name)
+            draw = partial(_draw_run_file, backend, run, chosen[0].mark.name)
+            widgets.popover("Export run", "run-along", draw, "download")
     stored = [row.key for row in chosen if row.run is not None]
     if stored:
         titles = {row.key: row.title for row in rows}
-        frame.ask_to_delete_runs(backend, "runs-delete", stored, titles)
-    st.button(
-        "Clear",
-        key="runs-clear",
-        type="tertiary",
-        on_click=tick_rows,
-        args=([],),
-    )
+        widgets.ask_to_delete_runs(backend, "runs-delete", stored, titles)
+    st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
 
 
 def _offer_rename(backend: Backend, row: RunRow) -> None:
-    place = f"name-of-{row.address}"
-    field = f"name-{row.address}"
-
-    def save() -> None:
-        backend.user_data.name_run(row.key, st.session_state[field])
-        st.session_state[place] = False
-
-    def draw() -> None:
-        about = "Shown wherever the run is. Leave it empty to remove the name."
-        with (
-            st.form(f"form-{row.address}", border=False),
-            st.container(horizontal=True, vertical_alignment="bottom"),
-        ):
-            st.text_input(
-                "Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME, help=about
-            )
-            st.form_submit_button(
-                "Save",
-                on_click=frame.attempt,
-                args=(save,),
-            )
-
     # Shown once the browser knows that it is open: one saved before that could not be closed.
-    frame.popover("Rename", place, draw, "edit")
+    place = f"name-of-{row.address}"
+    widgets.popover("Rename", place, partial(_name_field, backend, row, place), "edit")
 
 
-def _offer_run_file(backend: Backend, run: Run, run_name: str) -> None:
-    """Draw the export of a finished run as a file, packed when its button is pressed."""
-
-    def draw() -> None:
-        packed = backend.pack_run(run.key)
-        name = file_name(run_name, wording.file_stem(run), ending=SUFFIX)
-        frame.show(paragraph(_EXPORT))
-        text = f"Download, {wording.size(len(packed))}"
-        media_type = "application/octet-stream"
-        frame.offer_file(
-            text,
-            packed,
-            name,
-            media_type,
-            key="run-take-along",
-            kind="primary",
+def _name_field(backend: Backend, row: RunRow, place: str) -> None:
+    """Draw the field of a run's name. place: of its window."""
+    about = "Shown wherever the run is. Leave it empty to remove the name."
+    field = f"name-{row.address}"
+    save = partial(_save_name, backend, row, field, place)
+    with (
+        st.form(f"form-{row.address}", border=False),
+        st.container(horizontal=True, vertical_alignment="bottom"),
+    ):
+        st.text_input(
+            "Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME, help=about
         )
+        st.form_submit_button("Save", on_click=widgets.attempt, args=(save,))
 
-    frame.popover("Export run", "run-along", draw, "download")
+
+def _save_name(backend: Backend, row: RunRow, field: str, place: str) -> None:
+    backend.user_data.name_run(row.key, st.session_state[field])
+    st.session_state[place] = False
+
+
+def _draw_run_file(backend: Backend, run: Run, run_name: str) -> None:
+    """Draw the export of a finished run as a file, packed when the window opens."""
+    packed = backend.pack_run(run.key)
+    widgets.show(paragraph(_EXPORT))
+    widgets.offer_file(
+        f"Download, {wording.size(len(packed))}",
+        packed,
+        file_name(run_name, wording.file_stem(run), ending=SUFFIX),
+        "application/octet-stream",
+        key="run-take-along",
+        kind="primary",
+    )
 
 
 def _offer_to_open_file(backend: Backend) -> None:
     """Draw the button that opens a run's file, where the user may."""
-
-    def keep(file: UploadedFile) -> None:
-        before = {run.key for run in backend.runs()}
-        run = backend.open_run(file.getvalue())
-        tick_rows([run.key[:RUN_ADDRESS_LENGTH]])
-        title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
-        outcome = "Already among the runs" if run.key in before else "Added to the runs"
-        st.toast(widget_label(f"{outcome}: {title}."), icon=":material/check_circle:")
-
     if backend.administers:
         # Of any kind: the browser's part of the field refuses every name that ends in what has a
         # hyphen.
+        keep = partial(_open_file, backend)
         file_popover("Open a file", f"The file of a run ({SUFFIX})", None, "run-file", _OPEN, keep)
+
+
+def _open_file(backend: Backend, file: UploadedFile) -> None:
+    """Store the run of a file, and tick it."""
+    before = {run.key for run in backend.runs()}
+    run = backend.open_run(file.getvalue())
+    tick_rows([run.key[:RUN_ADDRESS_LENGTH]])
+    title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
+    outcome = "Already among the runs" if run.key in before else "Added to the runs"
+    st.toast(widget_label(f"{outcome}: {title}."), icon=":material/check_circle:")
 
 
 def is_overlaid() -> bool:
@@ -359,17 +330,17 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         if results_of_run:
             results.append(results_of_run)
     if _shows_tasks():
-        frame.section("Models by tasks")
+        widgets.section("Models by tasks")
     else:
-        frame.section("Overlay" if len(chosen) > 1 else "The chart of this run")
+        widgets.section("Overlay" if len(chosen) > 1 else "The chart of this run")
     if results:
         choose_view(_OVERLAYS, OVERLAID)
     if results and _shows_tasks():
         show_leaderboard(backend, results)
         _note_left_out(with_results)
         return
-    if not any(results_of_run.judged for results_of_run in results):
-        frame.note("None of the chosen runs has a sparse model with answers yet.")
+    if not any(results_of_run.sparse_models for results_of_run in results):
+        widgets.note("None of the chosen runs has a sparse model with answers yet.")
         return
     chart = st.container()
     share, highlight = st.columns(2)
@@ -379,7 +350,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     drawn = overlay(results, axis)
     with chart:
         if drawn.legend:
-            frame.show(drawn.legend)
+            widgets.show(drawn.legend)
         measure = choose_measure(drawn.measures)
     with highlight:
         choose_highlight(drawn.tradeoff.lines)
@@ -392,35 +363,33 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     )
     open_comparison(drawn.models.get(pressed))
     for note in drawn.notes:
-        frame.note(note)
+        widgets.note(note)
     _note_left_out(with_results)
     with st.expander("The numbers as a table"):
-        frame.show_table(drawn.numbers)
+        widgets.show_table(drawn.numbers)
 
 
 def _note_left_out(with_results: Sequence[RunRow]) -> None:
     if len(with_results) > MOST_RUNS:
-        frame.note(f"Only the first {MOST_RUNS} of the chosen runs are shown.")
+        widgets.note(f"Only the first {MOST_RUNS} of the chosen runs are shown.")
 
 
 def explain_no_runs(backend: Backend) -> None:
     """Draw what will be listed here, how to get there, and that runs ended without a result."""
-    frame.opening("No run has a result yet.")
-    frame.empty(
+    widgets.opening("No run has a result yet.")
+    widgets.empty(
         "Runs will be listed here with model, method, sparsity, verdict and cost. They can be overlaid in one chart, "
         "pinned, renamed, exported and deleted."
     )
-    ended = [
-        job
-        for job in backend.jobs(JOBS_LISTED)
-        if job.makes_run and not job.live and job.state != "done"
-    ]
-    if ended:
-        frame.note(f"{wording.quantity(len(ended), 'run')} ended without a result.")
-        frame.link("runs", "See why in the list of jobs", view="jobs")
-    with frame.row():
-        frame.link("prune", "Prune a model")
+    n_ended = 0
+    for job in backend.jobs(JOBS_LISTED):
+        n_ended += job.makes_run and not job.live and job.state != "done"
+    if n_ended:
+        widgets.note(f"{wording.quantity(n_ended, 'run')} ended without a result.")
+        widgets.link("runs", "See why in the list of jobs", view="jobs")
+    with widgets.row():
+        widgets.link("prune", "Prune a model")
         if backend.run(EXAMPLE) is not None:
-            frame.link("overview", "Look at an example", run=EXAMPLE)
+            widgets.link("overview", "Look at an example", run=EXAMPLE)
         _offer_to_open_file(backend)
         offer_to_open_answers(backend)

@@ -4,22 +4,22 @@ from sparsedash.jobs.cluster_parts import ClusterMachine, MachineFacts
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, element
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame
-from sparsedash.ui.frame import JOB_S
+from sparsedash.ui import widgets
+from sparsedash.ui.widgets import JOB_S
 
 
-@frame.fragment(2 * JOB_S)
+@widgets.fragment(2 * JOB_S)
 def watch_machines(backend: Backend) -> None:
     """Draw the machines of the cluster, and again every few seconds."""
     view = backend.cluster()
     if view is None:
         return
-    frame.section("Machines of the cluster")
+    widgets.section("Machines of the cluster")
     if view.trouble:
-        frame.failure(view.trouble, "Runs use this machine, after a minute at most.")
+        widgets.failure(view.trouble, "Runs use this machine, after a minute at most.")
         return
     if not view.machines:
-        frame.note(
+        widgets.note(
             f"{view.address} answers but has no machines; see docs/cluster.md. Until one joins, runs use this machine."
         )
         return
@@ -29,7 +29,7 @@ def watch_machines(backend: Backend) -> None:
     head = ["Machine", "Runs", "Memory used", "Memory free", "GPUs"]
     rows = [_machine_row(machine) for machine in view.machines]
     table = Table("Machines of the cluster", caption, head, rows)
-    frame.show(element("div", table.html, css="sd-wrapped"))
+    widgets.show(element("div", table.html, css="sd-wrapped"))
 
 
 def _machine_row(machine: ClusterMachine) -> list[str]:

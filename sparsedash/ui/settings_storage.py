@@ -11,9 +11,10 @@ from sparsedash.reporting.html import element, escape, paragraph, widget_label
 from sparsedash.reporting.storage_words import HeldRow, gigabytes
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
+from sparsedash.service.deletion import Housekeeping
 from sparsedash.service.holdings import Holdings
 from sparsedash.storage.disk_cache import MOST_GB, VARIABLE
-from sparsedash.ui import frame, job_panel
+from sparsedash.ui import frame, job_panel, widgets
 from sparsedash.ui.address_bar import page_of
 
 _ROWS_A_PAGE = 10
@@ -40,27 +41,27 @@ def show_runs(backend: Backend, holdings: Holdings) -> None:
         name = marks[run.key].name if run.key in marks else ""
         titles[run.key] = wording.stored_run_title(run, name)
     rows = storage_words.run_rows(holdings, marks, frame.zone())
-    frame.section("Runs, the largest first")
+    widgets.section("Runs, the largest first")
     listing = st.container(key="runs-by-size", gap=None)
     shown = page_of(list(rows), _ROWS_A_PAGE)
     with listing:
         _draw_heads("Run", storage_words.RUN_HEADS)
         for key in shown:
-            delete = partial(frame.ask_to_delete_runs, backend, f"delete-{key}", (key,), titles)
+            delete = partial(widgets.ask_to_delete_runs, backend, f"delete-{key}", (key,), titles)
             _draw_row(key, rows[key], storage_words.RUN_HEADS, delete, run=key)
-    frame.link("runs", "Rename, pin and export runs, or delete several")
+    widgets.link("runs", "Rename, pin and export runs, or delete several")
 
 
 def show_stored_files(backend: Backend, holdings: Holdings) -> None:
     """Draw every export, upload and converted model with its size and deletion, largest first."""
     if not holdings.files:
         return
-    frame.section("Files, the largest first")
+    widgets.section("Files, the largest first")
     with st.container(key="files-by-size", gap=None):
         _draw_heads("File", storage_words.FILE_HEADS)
         for file in holdings.files:
             delete = partial(
-                frame.delete_button,
+                widgets.delete_button,
                 f"delete-{file.name}",
                 storage_words.file_question(file),
                 partial(backend.housekeeping.delete_file, file),
@@ -73,7 +74,7 @@ def _draw_heads(first: str, heads: tuple[str, ...]) -> None:
     cells = [element("span", escape(head)) for head in heads]
     title = element("span", escape(first))
     cells_in_line = element("div", *cells, css="sd-held-cells")
-    frame.show(element("div", title, cells_in_line, css="sd-held-head"))
+    widgets.show(element("div", title, cells_in_line, css="sd-held-head"))
 
 
 def _draw_row(
@@ -83,54 +84,53 @@ def _draw_row(
     with st.container(horizontal=True, key=f"held-{key}", gap=None):
         with st.container(gap=None):
             if run:
-                frame.link("overview", widget_label(row.title), run=run)
+                widgets.link("overview", widget_label(row.title), run=run)
             else:
-                frame.show(element("p", escape(row.title), css="sd-held-title"))
+                widgets.show(element("p", escape(row.title), css="sd-held-title"))
             if row.about:
-                frame.remark(row.about)
+                widgets.remark(row.about)
         cells = []
         for head, text in zip(heads, row.cells, strict=True):
             spoken_head = element("span", escape(f"{head}: "), css="sd-heard")
             cells.append(element("div", spoken_head, escape(text)))
-        frame.show(element("div", *cells, css="sd-held-cells"))
+        widgets.show(element("div", *cells, css="sd-held-cells"))
         draw_delete()
 
 
 def show_cache(backend: Backend, holdings: Holdings) -> None:
     """Draw the parts of the cache, the button that empties it, and the limit of its size."""
-    frame.section("Cache")
-    housekeeping = backend.housekeeping
+    widgets.section("Cache")
     if holdings.cache.items or holdings.cache.spared:
         table = storage_words.cache_table(holdings.cache)
-        frame.show(element("div", table.html, css="sd-wrapped"))
-
-        def empty() -> None:
-            emptied = housekeeping.empty_cache()
-            st.toast(storage_words.cache_summary(emptied), icon=":material/delete:")
-
-        def ask() -> None:
-            cache = housekeeping.cache()
-            question, *more = storage_words.cache_question(cache)
-            frame.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
-            if cache.items:
-                frame.action_button(
-                    "Empty the cache",
-                    empty,
-                    key="cache-sure",
-                    kind="primary",
-                )
-
-        frame.popover("Empty the cache", "delete-cache", ask, "delete")
+        widgets.show(element("div", table.html, css="sd-wrapped"))
+        ask = partial(_ask_to_empty, backend.housekeeping)
+        widgets.popover("Empty the cache", "delete-cache", ask, "delete")
     _show_limit(backend, holdings)
+
+
+def _ask_to_empty(housekeeping: Housekeeping) -> None:
+    """Draw what emptying the cache deletes, and the button that does."""
+    cache = housekeeping.cache()
+    question, *more = storage_words.cache_question(cache)
+    widgets.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
+    if cache.items:
+        widgets.action_button(
+            "Empty the cache", partial(_empty, housekeeping), key="cache-sure", kind="primary"
+        )
+
+
+def _empty(housekeeping: Housekeeping) -> None:
+    emptied = housekeeping.empty_cache()
+    st.toast(storage_words.cache_summary(emptied), icon=":material/delete:")
 
 
 def show_verification(backend: Backend) -> None:
     """Draw the last verification and the button that starts one, or the job that is at it."""
-    frame.section("Check data integrity")
+    widgets.section("Check data integrity")
     verification = backend.housekeeping.verification()
     job = next((job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "verify"), None)
     if verification is None:
-        frame.remark(_VERIFICATION)
+        widgets.remark(_VERIFICATION)
         text = "Check everything"
         seen_at = -1.0
     else:
@@ -144,40 +144,35 @@ def show_verification(backend: Backend) -> None:
         job_panel.watch_job(backend, job, brief=True)
     else:
         verify = partial(backend.submit, VerifySettings())
-        frame.action_button(text, verify, key="verify", icon="fact_check")
+        widgets.action_button(text, verify, key="verify", icon="fact_check")
 
 
 def _show_result(verification: Verification) -> None:
     sentence = storage_words.verification_sentence(verification, frame.zone())
     basis = storage_words.verification_basis(verification)
     if not verification.n_damaged:
-        frame.show(paragraph(sentence), paragraph(basis, css="sd-muted sd-small"))
+        widgets.show(paragraph(sentence), paragraph(basis, css="sd-muted sd-small"))
         return
-    frame.failure(sentence.removeprefix("✕ "), basis)
+    widgets.failure(sentence.removeprefix("✕ "), basis)
     table = storage_words.damage_table(verification)
     shown = replace(table, rows=table.rows[:_MOST_DAMAGED])
-    frame.show(element("div", shown.html, css="sd-wrapped"))
+    widgets.show(element("div", shown.html, css="sd-wrapped"))
     if verification.n_damaged > _MOST_DAMAGED:
-        frame.note(f"The first {_MOST_DAMAGED} of {verification.n_damaged:,}.")
-    frame.offer_table(table)
+        widgets.note(f"The first {_MOST_DAMAGED} of {verification.n_damaged:,}.")
+    widgets.offer_table(table)
 
 
 def _show_limit(backend: Backend, holdings: Holdings) -> None:
     """Draw the size limit of the cache; and its field, unless the environment sets it."""
     n_bytes = holdings.cache.artefact_bytes
     used = wording.size(n_bytes) if n_bytes else "Nothing"
-    frame.remark(f"{used} of {gigabytes(holdings.room_bytes)} in use. {_EVICTION}")
+    widgets.remark(f"{used} of {gigabytes(holdings.room_bytes)} in use. {_EVICTION}")
     if holdings.room_fixed:
-        frame.note(
+        widgets.note(
             f"Set to {gigabytes(holdings.room_bytes)} by {VARIABLE}, which overrides this page. To change it, set or "
             "unset the variable and restart the server."
         )
         return
-
-    def save() -> None:
-        limit_gb = float(st.session_state[_LIMIT])
-        backend.housekeeping.allow(limit_gb)
-        st.toast(f"Limit of the cache: {limit_gb:,.10g} GB.", icon=":material/save:")
 
     form = st.form("room", border=False, enter_to_submit=True)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
@@ -187,4 +182,11 @@ def _show_limit(backend: Backend, holdings: Holdings) -> None:
         st.number_input(
             "Limit of the cache in GB", value=value, step=1.0, format="%.10g", key=_LIMIT, width=200
         )
-        st.form_submit_button("Save", on_click=frame.attempt, args=(save,))
+        save = partial(_save_limit, backend.housekeeping)
+        st.form_submit_button("Save", on_click=widgets.attempt, args=(save,))
+
+
+def _save_limit(housekeeping: Housekeeping) -> None:
+    limit_gb = float(st.session_state[_LIMIT])
+    housekeeping.allow(limit_gb)
+    st.toast(f"Limit of the cache: {limit_gb:,.10g} GB.", icon=":material/save:")

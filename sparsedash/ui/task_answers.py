@@ -19,7 +19,7 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.task_verdicts import JudgedAnswers
-from sparsedash.ui import frame
+from sparsedash.ui import frame, widgets
 from sparsedash.ui.address_bar import VIEW, choose_tolerance, select
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import RIGHT
@@ -83,7 +83,7 @@ def is_asked() -> bool:
 def offer_to_open_answers(backend: Backend) -> None:
     """Draw the link to the page that opens answers, for whom may."""
     if backend.administers:
-        frame.link("overview", "Open answers of lm-evaluation-harness", **{OPEN: "1"})
+        widgets.link("overview", "Open answers of lm-evaluation-harness", **{OPEN: "1"})
 
 
 def opened(backend: Backend) -> Opened:
@@ -108,15 +108,15 @@ def show_answers(backend: Backend) -> None:
     """Draw the page."""
     shown = opened(backend)
     if shown.judged is None:
-        frame.opening("How do two models compare on your tasks?")
+        widgets.opening("How do two models compare on your tasks?")
         if shown.problem is not None:
-            frame.failure(shown.problem.message, shown.problem.advice)
+            widgets.failure(shown.problem.message, shown.problem.advice)
         show_files(backend, shown)
         advice = _ADD_FILES if backend.administers else "An administrator opens the files."
-        frame.empty(_ABOUT, advice)
+        widgets.empty(_ABOUT, advice)
         return
     results = shown.judged.results
-    frame.opening(tasks_sentence(MODEL, results), task_remarks(results))
+    widgets.opening(tasks_sentence(MODEL, results), task_remarks(results))
     choose_tolerance(_RULE, results)
     show_files(backend, shown)
     _show_results(shown.judged, MODEL, address_of(shown))
@@ -132,23 +132,19 @@ def _show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | 
         show_chart(
             task_chart(results, frame.theme()), "tasks", task_words(results), "task-chart", "ignore"
         )
-        frame.remark(_CAPTION)
+        widgets.remark(_CAPTION)
     links = []
     for result in results:
         query = {**address, "task": result.task, **tolerance_query()}
         links.append(f"compare?{urlencode(query, doseq=True)}")
-    frame.show_table(task_table(results, links))
+    widgets.show_table(task_table(results, links))
     for note in judged.notes:
-        frame.note(note)
-    with frame.row():
-        frame.link("compare", "Compare the answers question by question", **address)
-
-        def report() -> bytes:
-            return task_report(name, results, current_tolerance())
-
-        frame.offer_file(
+        widgets.note(note)
+    with widgets.row():
+        widgets.link("compare", "Compare the answers question by question", **address)
+        widgets.offer_file(
             "Report, one HTML file",
-            report,
+            partial(task_report, name, results, current_tolerance()),
             "tasks-report.html",
             "text/html",
             key="take-task-report",
@@ -160,15 +156,15 @@ def named_answers(run: Run, found: Mapping[str, JudgedAnswers]) -> dict[str, Jud
     without any.
     """
     names = record_names(run)
-    named = dict[str, JudgedAnswers]()
-    notes = dict[str, None]()
+    named = {}
+    notes: dict[str, None] = {}
     for record, judged in found.items():
         if judged.results:
             named[names[record]] = judged
         else:
             notes |= dict.fromkeys(judged.notes)
     for note in notes:
-        frame.note(note)
+        widgets.note(note)
     return named
 
 
@@ -181,7 +177,7 @@ def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None
     judged = named_answers(run, found)
     if not judged:
         return
-    frame.section("Tasks")
+    widgets.section("Tasks")
     names = {name: name for name in judged}
     name = select(
         RIGHT,
@@ -190,28 +186,14 @@ def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None
         usual if usual in names else next(iter(names)),
     )
     results = judged[name].results
-    frame.show(paragraph(f"{tasks_sentence(name, results)} {task_remarks(results)}".strip()))
-    frame.remark(_RULE)
+    widgets.show(paragraph(f"{tasks_sentence(name, results)} {task_remarks(results)}".strip()))
+    widgets.remark(_RULE)
     _show_results(judged[name], name, {"run": run.key, RIGHT: name, VIEW: TASKS_VIEW})
 
 
 def show_files(backend: Backend, shown: Opened) -> None:
     """Draw the files of both models; for whom may, how to add one to each or take all away."""
-
-    def keep(name: str, file: UploadedFile) -> None:
-        if len(_keys(name)) >= MOST_FILES:
-            raise CorpusError(
-                f"At most {MOST_FILES} files a model.",
-                "The shell judges folders: sparsedash judge.",
-            )
-        key = backend.open_answers(file.name, file.getvalue())
-        st.query_params[name] = list(dict.fromkeys([*_keys(name), key]))
-        st.query_params[OPEN] = "1"
-
-    def clear() -> None:
-        st.query_params.from_dict({OPEN: "1"})
-
-    with frame.row("answer-files"):
+    with widgets.row("answer-files"):
         for name, keys in address_of(shown).items():
             text = f"{TITLES[name]}: {_tasks(backend, keys)}"
             if backend.administers:
@@ -221,17 +203,29 @@ def show_files(backend: Backend, shown: Opened) -> None:
                     None,
                     f"answers-{name}",
                     _HELP,
-                    partial(keep, name),
+                    partial(_keep_file, backend, name),
                 )
             else:
-                frame.note(text)
+                widgets.note(text)
         if backend.administers and (shown.dense or shown.sparse):
             st.button(
                 "Clear",
                 key="answers-clear",
                 type="tertiary",
-                on_click=clear,
+                on_click=st.query_params.from_dict,
+                args=({OPEN: "1"},),
             )
+
+
+def _keep_file(backend: Backend, name: str, file: UploadedFile) -> None:
+    """Keep a file of answers, and name it in the address. Raises CorpusError."""
+    if len(_keys(name)) >= MOST_FILES:
+        raise CorpusError(
+            f"At most {MOST_FILES} files a model.", "The shell judges folders: sparsedash judge."
+        )
+    key = backend.open_answers(file.name, file.getvalue())
+    st.query_params[name] = list(dict.fromkeys([*_keys(name), key]))
+    st.query_params[OPEN] = "1"
 
 
 def _keys(name: str) -> list[str]:

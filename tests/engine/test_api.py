@@ -20,11 +20,12 @@ from sparsedash.engine.models.matmul import float32_is_faster
 from sparsedash.engine.run import pipeline, search
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.reporting.run_answer import answer_sentence
-from sparsedash.reporting.run_results import StoredResults, run_results
+from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.stored_results import StoredResults
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import proofs  # noqa: F401 - a fixture
 from tests.engine.tiny import tiny_model, tiny_tokenizer
@@ -86,7 +87,7 @@ def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and
         record.pruned.reached,
     )
     results = run_results(StoredResults(store), run)
-    (judged,) = results.judged
+    (judged,) = results.sparse_models
     compared = sparsedash.compare(dense, sparse.model, TOKENIZER, ASKED)
     assert (compared.losses, compared.paired) == (judged.verdict, judged.comparison)
     assert compared.sentence == plain(answer_sentence(results))

@@ -274,7 +274,7 @@ def test_cost_is_beside_the_scores_where_it_is_known(backend):
     )
     asked = TimingSettings(
         dense=results.dense.key,
-        sparse=results.sparse[0].key,
+        sparse=results.sparse_records[0].key,
     )
     seconds = {
         "dense_s": (0.3, 0.32, 0.4),

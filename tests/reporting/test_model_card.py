@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from sparsedash.reporting.model_card import model_card
-from sparsedash.reporting.run_results import judge, measure
+from sparsedash.reporting.model_results import judge, measure
 from sparsedash.schema.card_facts import BUILTIN_BASE, CardFacts, hub_name, public_name
 from sparsedash.schema.export_settings import ExportSettings, WrittenFiles
 from sparsedash.schema.tolerance_settings import Tolerance

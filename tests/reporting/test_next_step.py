@@ -122,7 +122,7 @@ def test_too_few_passages_for_a_verdict_lead_to_the_longest_text_there_is(reach,
 
 def test_models_that_stopped_early_are_tested_on_all_passages_where_these_are_enough():
     results = run_of(1000, 400, (10, 0.04, 0.7, 400))
-    (model,) = results.judged
+    (model,) = results.sparse_models
     stopped = replace(
         STOPPED,
         decision="close",

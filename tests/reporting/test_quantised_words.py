@@ -13,6 +13,7 @@ from sparsedash.reporting.deployment import QUANTISED, UNTIMED, run_gains
 from sparsedash.reporting.findings import estimate_limit
 from sparsedash.reporting.quantised_words import quantised_figures
 from sparsedash.reporting.run_reports import run_document
+from sparsedash.reporting.tradeoff_points import run_tradeoff
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.records import Quantised
@@ -119,7 +120,7 @@ def test_answer_race_and_next_step_are_about_unquantised_models():
     results = found()
     assert [each.record.key for each in results.best] == ["s"] and not results.race
     assert run_answer.answer_sentence(results).startswith("Removing 10\u00a0% of the MLP channels")
-    lines = results.tradeoff().lines
+    lines = run_tradeoff(results).lines
     assert {name: [(p.key, round(p.sparsity)) for p in line] for name, line in lines.items()} == {
         "sparse": [("s", 5)],
         "sparse, Q4_0": [("d4", 60), ("s4", 62)],
@@ -144,7 +145,7 @@ def test_they_win_the_bytes_of_their_files_and_are_not_timed():
     notes = [
         note.text
         for note in gain_chart(
-            found().tradeoff(),
+            run_tradeoff(found()),
             gained,
             "word perplexity",
         ).layout.annotations
@@ -204,9 +205,9 @@ def test_dense_quantised_answers_nothing_until_a_model_is_pruned():
     results = found()
     begun = replace(results, models=results.models[:2])
     assert (
-        [model.permille for model in begun.judged] == [0]
+        [model.permille for model in begun.sparse_models] == [0]
         and begun.headline is None
         and begun.best == []
     )
     assert run_answer.answer_sentence(begun) == "The dense model is evaluated; no sparse model was."
-    assert begun.tradeoff().leader == ""
+    assert run_tradeoff(begun).leader == ""

@@ -12,10 +12,12 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_answer as answers
 from sparsedash.reporting.findings import estimate_limit
+from sparsedash.reporting.model_results import ModelVerdict
 from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_reports import comparison_words, html_report, run_document
-from sparsedash.reporting.run_results import ModelVerdict, RunResults
+from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.tradeoff_points import loss_limits, run_tradeoff
 from sparsedash.reporting.verdicts import (
     difference_p,
     difference_sentence,
@@ -394,7 +396,7 @@ def test_a_race_says_which_method_wins_or_that_they_cannot_be_told_apart(found, 
     assert plain(answers.race_sentence(found)) == sentence
     whole, alone = (plain(answers.answer_sentence(found, race=race)) for race in (True, False))
     assert whole.startswith("Removing ") and whole == f"{alone} {sentence}".strip()
-    raced = run_document(found, found.dense, found.sparse)["race"]
+    raced = run_document(found, found.dense, found.sparse_records)["race"]
     assert [each["is_shown"] for each in raced] == [
         difference.is_shown for _, difference in found.race
     ]
@@ -402,7 +404,7 @@ def test_a_race_says_which_method_wins_or_that_they_cannot_be_told_apart(found, 
     assert figures.count("that of “") == len(found.race)
     assert "that of “" not in " ".join(answers.answer_figures(found, race=False))
     assert ("Not compared: “magnitude-2:4”." in figures) == any(
-        not each.method.is_structured for each in found.judged
+        not each.method.is_structured for each in found.sparse_models
     )
 
 
@@ -419,7 +421,7 @@ def test_a_race_of_several_is_a_table_with_each_method_s_own_level_and_one_p_val
 
 def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
     results = race_of(random=0.6, flap=0.4)
-    best = results.judged[0].record
+    best = results.sparse_models[0].record
     rival = results.race[0][0].record
     sides = [(best, "magnitude 10 %"), (rival, "flap 10 %")]
     for (left, left_name), (right, right_name) in (sides, sides[::-1]):
@@ -489,7 +491,7 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
         )
     )
     assert overview.startswith(begins) and overview.endswith(ends)
-    judged = found.judged[i]
+    judged = found.sparse_models[i]
     name = found.names[judged.record.key]
     pair = Pair(
         left_name="dense",
@@ -520,7 +522,7 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
     document = run_document(
         found,
         found.dense,
-        found.sparse,
+        found.sparse_records,
         step,
     )
     assert document["sentence"] == plain(answers.answer_sentence(found))
@@ -687,8 +689,8 @@ def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed
 
 def test_the_limit_of_accuracy_is_drawn_only_where_accuracy_is_judged():
     few, many = (run_of(132, n, (10, 0.04, 0.4, n)) for n in (12, 60))
-    assert list(few.allowed) == ["word perplexity"] == list(few.tradeoff().allowed)
-    assert many.allowed == {"word perplexity": pytest.approx(log(1.1)), "accuracy": 2.0}
+    assert list(loss_limits(few)) == ["word perplexity"] == list(run_tradeoff(few).limits)
+    assert loss_limits(many) == {"word perplexity": pytest.approx(log(1.1)), "accuracy": 2.0}
 
 
 def with_answers(swept: RunResults, dense: QuestionSet, *others: QuestionSet, **more) -> RunResults:
@@ -705,12 +707,12 @@ def with_answers(swept: RunResults, dense: QuestionSet, *others: QuestionSet, **
 def test_a_model_that_has_not_answered_the_tasks_is_never_within_and_a_task_that_is_not_judged_is_named():
     swept = sweep_of(WITHIN, replace(WITHIN, key="two"))
     (dense, same) = verdicts(both=600)
-    first, second = with_answers(swept, dense, same).judged
+    first, second = with_answers(swept, dense, same).sparse_models
     assert (first.verdict.verdict, second.verdict.verdict) == ("within", "undecided")
     assert plain(verdict_words(second.verdict)) == "is undecided: not all tasks were answered"
     few, none = verdicts(both=3, wrong=50)
     results = with_answers(sweep_of(WITHIN), few, none)
-    assert plain(verdict_words(results.judged[0].verdict)).endswith(
+    assert plain(verdict_words(results.sparse_models[0].verdict)).endswith(
         "(limit 1.10 ×); sums is not judged; " + OPEN
     )
 
@@ -734,7 +736,7 @@ def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
         finished=False,
     )
     (one,), (other,), (early,) = (
-        results.judged[0].verdict.tasks
+        results.sparse_models[0].verdict.tasks
         for results in (
             with_answers(
                 swept,

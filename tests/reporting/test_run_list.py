@@ -363,6 +363,6 @@ def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():
     one = overlaid_run()
     other = overlaid_run(sparsities_permille=(100,))
     results = overlay([one, other])
-    assert results.models[other.sparse[0].key] == {"run": other.run.key, "right": "10 %"}
+    assert results.models[other.sparse_records[0].key] == {"run": other.run.key, "right": "10 %"}
     assert len(results.models) == 4 == results.numbers.html.count('scope="row"')
     assert "not across runs" in results.notes[-1]

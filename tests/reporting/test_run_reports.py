@@ -19,6 +19,7 @@ from sparsedash.reporting.run_reports import (
     sampling_words,
 )
 from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.tradeoff_points import run_tradeoff
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from tests.reporting.charts.test_tradeoff_chart import FAR_RACE
 from tests.reporting.held_results import document_of
@@ -78,7 +79,7 @@ def svg_of(backend, *methods):
         methods=tuple(map(method_named, methods)),
     )
     results = run_results(backend, backend.add_run(specimens.run(settings)))
-    return figure_svg(tradeoff_chart(results.tradeoff()), "<words>")
+    return figure_svg(tradeoff_chart(run_tradeoff(results)), "<words>")
 
 
 def test_its_charts_are_the_page_s_own_figures(backend):
@@ -174,7 +175,10 @@ def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the
     ).decode()
     assert "This run was" not in going and "So far: " in going and "So far: " not in page
     for run, source in ((results.run, "Q4_<1>"), (replace(results.run, source_type=""), None)):
-        assert document_of(run, results.dense, *results.sparse)["model"]["source_type"] == source
+        assert (
+            document_of(run, results.dense, *results.sparse_records)["model"]["source_type"]
+            == source
+        )
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.run_answer import missing_records
-from sparsedash.reporting.run_results import live_model, live_point, run_results, verdict_of
+from sparsedash.reporting.run_results import run_results, verdict_of
+from sparsedash.reporting.tradeoff_points import live_model, live_point
 from sparsedash.schema.find_settings import FindSettings
 from tests.factories import STOPPED
 from tests.reporting.held_results import Held, results_of
@@ -28,22 +29,22 @@ def broken(n: int, permille: int = 100, method=None):
 
 def test_a_comparison_has_its_verdict_among_all_of_the_run_and_by_itself_elsewhere():
     results = sweep_of(WITHIN, BEYOND)
-    first, second = results.sparse
-    assert verdict_of(results, results.dense, second) is results.judged[1].verdict
+    first, second = results.sparse_records
+    assert verdict_of(results, results.dense, second) is results.sparse_models[1].verdict
     assert verdict_of(results, first, second).perplexity.level == pytest.approx(0.975)
 
 
 def test_p_values_are_adjusted_for_the_number_of_comparisons():
     results = sweep_of(broken(6), broken(6, 200))
-    assert results.judged[0].comparison.p_value == pytest.approx(0.03125)
-    assert [row.p_value for row in results.judged] == pytest.approx([0.09375, 0.09375]), (
+    assert results.sparse_models[0].comparison.p_value == pytest.approx(0.03125)
+    assert [row.p_value for row in results.sparse_models] == pytest.approx([0.09375, 0.09375]), (
         "three were asked for"
     )
 
 
 def test_of_a_search_without_an_answer_the_smallest_model_is_named_and_not_where_it_began():
     results = sweep_of(UNDECIDED, BEYOND)
-    undecided, beyond = results.sparse
+    undecided, beyond = results.sparse_records
     searched = replace(results, run=replace(results.run, find=FindSettings()))
     assert (results.headline, searched.headline) == (beyond, undecided)
 
@@ -60,10 +61,10 @@ def test_a_second_look_measures_nothing_again_but_finds_what_was_missing():
     held.records[last.key] = last
     second = run_results(held, run)
     assert [model.record.key for model in second.models] == [run.dense, *run.sparse]
-    assert len(first.sparse) == 2 and first.dense is second.dense
+    assert len(first.sparse_records) == 2 and first.dense is second.dense
     assert all(
         one.comparison is other.comparison
-        for one, other in zip(first.judged, second.judged, strict=False)
+        for one, other in zip(first.sparse_models, second.sparse_models, strict=False)
     )
 
 
@@ -75,14 +76,14 @@ def test_a_lost_record_is_named_and_still_counts_as_a_comparison():
     assert missing_records(run, left.missing) == (
         "The record of 30 % is no longer stored. Missing models still count as comparisons in the verdicts."
     )
-    for before, after in zip(whole.judged, left.judged, strict=False):
+    for before, after in zip(whole.sparse_models, left.sparse_models, strict=False):
         assert after.verdict.perplexity.level >= before.verdict.perplexity.level
         assert after.p_value >= before.p_value
 
 
 def test_a_record_of_other_passages_is_left_out():
     results = sweep_of(replace(broken(1), passages_key="others"))
-    assert results.sparse == () and list(results.missing.values()) == [
+    assert results.sparse_records == () and list(results.missing.values()) == [
         "answers other passages than the dense model"
     ]
 
@@ -104,7 +105,7 @@ def test_a_record_that_answered_fewer_passages_is_compared_on_those():
                 stopping=stopping,
             )
         )
-        .judged[0]
+        .sparse_models[0]
         .comparison
     )
     assert (compared.broke, compared.both_right, compared.both_wrong) == (6, 54, 20)

@@ -162,7 +162,7 @@ def test_a_pair_at_one_of_several_sparsities_counts_all_pairs_of_the_two_structu
         for key, each in zip(
             "op",
             sorted(
-                one.judged,
+                one.sparse_models,
                 key=lambda own: own.record.key,
                 reverse=True,
             ),
@@ -234,7 +234,7 @@ def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a
 
 
 def test_a_share_that_was_rounded_to_layers_is_said_to_be():
-    fewer = next(model for model in found().judged if model.method == FEWER)
+    fewer = next(model for model in found().sparse_models if model.method == FEWER)
     made = replace(
         fewer.record.pruned,
         reached=replace(fewer.record.pruned.reached, weights=0.3),
@@ -257,7 +257,7 @@ def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_g
     )
     assert wording.sparsity_axis_title([only]) == "Layers removed"
     assert wording.sparsity_axis_title([only, method_named("flap")]) == "MLP channels removed"
-    (narrower, fewer) = (model.record.pruned for model in found().judged)
+    (narrower, fewer) = (model.record.pruned for model in found().sparse_models)
     assert "KV cache" not in wording.measured_sparsity(narrower)
     assert plain(wording.measured_sparsity(fewer)).endswith("20.0 % of the KV cache")
 

@@ -75,15 +75,15 @@ def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_bac
     job, store, machine
 ):
     plan, shown = ClusterPlan(job, store), []
-    assert plan.left() == ("0",)
+    assert plan.remaining() == ("0",)
     assert (plan.part("0").known, plan.part("0").calibration) == (b"", None)
     for name, share in (("0", "12.5"), ("2", "13"), ("1", "14.25")):
         keep(plan, machine, name, warnings=(f"Layers lose {share} times more.", "Few tokens."))
         run = store.get(Run, job.key)
-        shown.append((len(run.sparse), run.finished, plan.progress_message(), *plan.left()))
+        shown.append((len(run.sparse), run.finished, plan.progress_message(), *plan.remaining()))
         again = ClusterPlan(job, store)
         if not plan.is_complete:
-            assert again.left() == plan.left(), (
+            assert again.remaining() == plan.remaining(), (
                 "neither another attempt nor another server asks for it again"
             )
             assert again.part("1").known and again.part("1").calibration == KEPT
@@ -106,7 +106,7 @@ def test_the_last_part_is_asked_for_again_where_the_whole_run_could_not_be_store
         with pytest.raises(StoreError):
             keep(plan, machine, "2")
     again = ClusterPlan(job, store)
-    assert not again.is_complete and tuple(again.left()) == ("2",)
+    assert not again.is_complete and tuple(again.remaining()) == ("2",)
     keep(again, machine, "2")
     assert store.get(Run, job.key).finished
 
@@ -118,7 +118,7 @@ def test_noted_parts_that_are_of_no_use_are_asked_for_again(job, store, machine,
         store.drop(Record, store.get(Run, job.key).dense)
     else:
         monkeypatch.setitem(STAGE_VERSIONS, "outcomes", 99)
-    assert ClusterPlan(job, store).left() == ("0",)
+    assert ClusterPlan(job, store).remaining() == ("0",)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,11 @@ def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(
     with pytest.raises(StoreError, match=reason):
         plan.keep(part, made(part, machine, **changes))
     assert len(list(store.keys(Record))) == n_kept
-    assert plan.left() == ["1", "2"]
+    assert plan.remaining() == ["1", "2"]
     # After two models met under one name another attempt begins anew.
-    assert ClusterPlan(job, store).left() == (("0",) if "another model" in reason else ["1", "2"])
+    assert ClusterPlan(job, store).remaining() == (
+        ("0",) if "another model" in reason else ["1", "2"]
+    )
 
 
 def test_uploads_go_along_and_one_that_is_gone_is_told(job, store, tmp_path):

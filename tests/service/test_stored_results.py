@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, replace
 from math import inf
 
-from sparsedash.reporting.run_results import StoredResults, run_results
+from sparsedash.reporting.run_results import run_results
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
@@ -14,7 +14,7 @@ from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service import stored_results
 from sparsedash.service.answer_cache import AnswerCache
 from sparsedash.service.derived_notes import recalled
-from sparsedash.service.stored_results import ResultCache, VerdictCache
+from sparsedash.service.stored_results import ResultCache, StoredResults, VerdictCache
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.task_verdicts import judge_run
 from sparsedash.stats.tolerance import Losses, judge_all, record_losses
@@ -123,7 +123,7 @@ def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_the
         """The verdicts for the list of runs, which are those on the run's page."""
         shown = run_results(StoredResults(store), with_task, TOLERANCE)
         listed = list(verdicts_on(with_task, store).values())
-        assert listed == [model.verdict for model in shown.judged]
+        assert listed == [model.verdict for model in shown.sparse_models]
         return listed
 
     first = judged()[0]

@@ -70,10 +70,10 @@ _OURS = {
     ("form_model.py", "group"): "groups of suggested models",
     ("form_run.py", "title"): "callers' literals",
     ("form_run.py", "about"): "callers' literals",
-    ("frame.py", "text"): "callers' texts, which are looked at where they call",
-    ("frame.py", "help"): "callers' texts, which are looked at where they call",
+    ("widgets.py", "text"): "callers' texts, which are looked at where they call",
+    ("widgets.py", "help"): "callers' texts, which are looked at where they call",
     ("frame.py", "STATES[job.state][1].lower()"): "states of jobs",
-    ("frame.py", "page_file"): "files of pages",
+    ("widgets.py", "page_file"): "files of pages",
     ("job_panel.py", "name"): "moves of a job",
     ("models_exports.py", "label"): "a literal, with another behind it",
     ("models_exports.py", "about"): "a literal, with another behind it",
@@ -176,6 +176,6 @@ def draw(run, title):
     label = f"Run {run.name}"
     st.button(label, help=widget_label(run.name))
     st.toast(f"{len(run)}: {run.about}")
-    frame.link("runs", title or "x")
+    widgets.link("runs", title or "x")
 """
     assert foreign_texts(source) == {"run.name", "run.about", "title"}

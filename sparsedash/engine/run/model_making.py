@@ -129,7 +129,7 @@ class RunModel:
                 self._sparse = _quantise(self._run, self.spec.quantise, self._sparse)
 
     @cached_property
-    def described(self) -> Pruned | None:
+    def pruned_record(self) -> Pruned | None:
         """The record's part on pruning; None for the dense model."""
         if self.spec == DENSE:
             return None

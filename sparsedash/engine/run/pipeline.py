@@ -397,8 +397,8 @@ def evaluate_models(
         prepare(len(run.loaded.blocks))
     records = []
     for model, result in zip(models, results, strict=True):
-        if model.described:
-            _warn_of_model(run, model.described)
+        if model.pruned_record:
+            _warn_of_model(run, model.pruned_record)
         record = _new_record(run, model, result)
         run.keep_record(record)
         records.append(record)
@@ -420,7 +420,7 @@ def _new_record(run: RunContext, model: RunModel, result: EvaluationResult) -> R
         corpus=settings.evaluation.corpus,
         corpus_identity=run.evaluation_texts.identity,
         passages_key=run.passages.key,
-        pruned=model.described,
+        pruned=model.pruned_record,
         outcomes=result.outcomes,
         seconds=result.seconds,
         tokens_per_second=result.n_tokens / result.seconds,
@@ -490,8 +490,8 @@ def _without_records(run: RunContext, numbers: Sequence[int]) -> list[int | None
 def _measure(run: RunContext, model: RunModel) -> None:
     """Make and measure a sparse model, and warn of what is odd about it."""
     model.measure()
-    if model.described:
-        _warn_of_model(run, model.described)
+    if model.pruned_record:
+        _warn_of_model(run, model.pruned_record)
 
 
 def _warn_of_model(run: RunContext, pruned: Pruned) -> None:

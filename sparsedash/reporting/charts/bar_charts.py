@@ -4,12 +4,12 @@ log-probability.
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
 from sparsedash.reporting.charts import chart_style as style
-from sparsedash.reporting.charts.chart_style import PALETTES, Label, Theme
+from sparsedash.reporting.charts.chart_style import PALETTES, Label, Palette, Theme
 from sparsedash.reporting.charts.tradeoff_data import signed_tick
 from sparsedash.schema.records import Pruned
 
@@ -38,98 +38,16 @@ def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
     """
     colours = PALETTES[theme]
     layers = list(range(1, len(pruned.widths) + 1))
-    highest = 0.1
-    traces = []
-    labels = []
-    for i, (name, field, symbol, sign, dash) in enumerate(_CURVES):
-        values = [100 * value for value in getattr(pruned, field)]
-        if not values:
-            continue
-        is_compensated = field != "lost_without"
-        highest = max(highest, 1.08 * max(values))
-        colour = colours.lines[i] if is_compensated else colours.muted
-        labels.append(
-            Label(
-                y=values[-1],
-                lines=style.wrap_label(name, f"{sign} "),
-                colour=colour,
-            )
-        )
-        hover_texts = [
-            f"layer {i}, {name}<br>{value:.1f} % lost" for i, value in enumerate(values, 1)
-        ]
-        traces.append(
-            {
-                "mode": "lines+markers",
-                "line": {
-                    "color": colour,
-                    "width": 2 if dash == "solid" else 1.25,
-                    "dash": dash,
-                },
-                "marker": {
-                    "color": colour,
-                    "symbol": symbol,
-                    "size": 6,
-                    "line": {"color": colour, "width": 1.5},
-                },
-                "cliponaxis": False,
-                **_hovered(
-                    name,
-                    layers,
-                    values,
-                    hover_texts,
-                ),
-            }
-        )
-    widths = list(
-        zip(
-            pruned.widths,
-            pruned.dense_widths,
-            strict=True,
-        )
-    )
-    kept = [100 * w / dense for w, dense in widths]
-    hover_texts = [
-        f"{w:,} of {dense:,} channels kept" if w else "the whole layer is gone"
-        for w, dense in widths
-    ]
-    shares: dict[str, Any] = {
-        "range": [0, 100],
-        "ticksuffix": " %",
-        "tickvals": [0, 50, 100],
-    }
-    panels = [
-        (
-            "Layers kept" if pruned.method.removes_layers else "Channels kept, % of dense",
-            kept,
-            hover_texts,
-            shares,
-        )
-    ]
-    if pruned.alone:
-        hover_texts = [f"{value:.4f} nats of divergence" for value in pruned.alone]
-        nats = {"rangemode": "tozero", "nticks": 3}
-        panels.append(
-            (
-                "Divergence from dense by this layer's cut alone, nats",
-                list(pruned.alone),
-                hover_texts,
-                nats,
-            )
-        )
-    heights = [max(_ERRORS, style.room_for(labels))] * bool(traces) + [_SMALL] * len(panels)
-    whole = sum(heights) + _GAP * (len(heights) - 1)
-    y = style.y_axis(colours)
-    # Where each panel is, from the top down, as shares of the plot's height.
-    tops = [whole - sum(heights[:i]) - _GAP * i for i in range(len(heights))]
-    domains = [
-        (max(0.0, (top - height) / whole), top / whole)
-        for top, height in zip(tops, heights, strict=True)
-    ]
+    traces, labels = _loss_curves(pruned, layers, colours)
+    panels = _panels(pruned)
+    heights: list[float] = [_SMALL] * len(panels)
+    if traces:
+        heights.insert(0, max(_ERRORS, style.room_for(labels)))
+    domains = _domains(heights)
     output = "MLP output" if pruned.method.is_structured else "projections' output"
     layout = style.chart_frame(
         f"Loss of each layer's {output}, %" if traces else "",
-        round(whole) + _TOP + _BOTTOM,
+        round(_whole(heights)) + _TOP + _BOTTOM,
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM},
         bargap=0.35,
@@ -137,61 +55,127 @@ def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
             "Layer",
             colours,
             range=[0.4, len(layers) + 0.6],
-            anchor="y" if len(domains) == 1 else f"y{len(domains)}",
+            anchor=_axis_name("y", len(domains)),
             nticks=12,
         ),
+        annotations=[],
     )
     if traces:
-        layout["yaxis"] = y | {
-            "range": [0, highest],
-            "domain": domains[0],
-            "ticksuffix": " %",
-            "nticks": 6,
-        }
-        layout |= style.label_layout(
-            labels,
-            (0, highest),
-            heights[0],
-            colours,
-            domain=domains[0],
+        highest = max(0.1, *(1.08 * max(trace["y"]) for trace in traces))
+        layout["yaxis"] = style.y_axis(
+            colours, range=[0, highest], domain=domains[0], ticksuffix=" %", nticks=6
         )
-    below = domains[-len(panels) :]
-    for n, ((title, values, hover_texts, axis), domain) in enumerate(
-        zip(panels, below, strict=True), 1 + bool(traces)
-    ):
-        number = str(n) if n > 1 else ""
-        layout[f"yaxis{number}"] = y | axis | {"domain": domain}
+        layout |= style.label_layout(labels, (0, highest), heights[0], colours, domain=domains[0])
+    n_above = len(domains) - len(panels)
+    for n, panel in enumerate(panels, n_above + 1):
+        domain = domains[n - 1]
+        layout[_axis_name("yaxis", n)] = style.y_axis(colours, domain=domain, **panel.axis)
         note = style.annotation(
-            title, 0, domain[1], colours.muted, xref="paper", yref="paper", xanchor="left"
+            panel.title,
+            0,
+            domain[1],
+            colours.muted,
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            xshift=-_LEFT,
+            yshift=8,
         )
-        layout.setdefault("annotations", []).append(
-            note
-            | {
-                "yanchor": "bottom",
-                "xshift": -_LEFT,
-                "yshift": 8,
-            }
-        )
-        marker = {
-            "color": colours.muted,
-            "opacity": 0.6,
-            "line": {"width": 0},
+        layout["annotations"].append(note | {"yanchor": "bottom"})
+        texts = [f"layer {i}<br>{text}" for i, text in zip(layers, panel.hover_texts, strict=True)]
+        bars = {
+            "type": "bar",
+            "yaxis": _axis_name("y", n),
+            "marker": {"color": colours.muted, "opacity": 0.6, "line": {"width": 0}},
         }
-        words = [f"layer {i}<br>{text}" for i, text in enumerate(hover_texts, 1)]
-        traces.append(
-            {
-                "type": "bar",
-                "yaxis": f"y{number}",
-                "marker": marker,
-            }
-            | _hovered(
-                f"y{n}",
-                layers,
-                values,
-                words,
-            )
-        )
+        traces.append(bars | _hovered(f"y{n}", layers, panel.values, texts))
     return go.Figure(traces, layout)
+
+
+def _loss_curves(
+    pruned: Pruned, layers: Sequence[int], colours: Palette
+) -> tuple[list[dict[str, Any]], list[Label]]:
+    """A curve for every loss that was measured, with its label."""
+    traces = []
+    labels = []
+    for i, (name, field, symbol, sign, dash) in enumerate(_CURVES):
+        values = [100 * value for value in getattr(pruned, field)]
+        if not values:
+            continue
+        colour = colours.muted if field == "lost_without" else colours.lines[i]
+        lines = style.wrap_label(name, f"{sign} ")
+        labels.append(Label(y=values[-1], lines=lines, colour=colour))
+        texts = [
+            f"layer {layer}, {name}<br>{value:.1f} % lost"
+            for layer, value in zip(layers, values, strict=True)
+        ]
+        curve = {
+            "mode": "lines+markers",
+            "line": {
+                "color": colour,
+                "width": 2 if dash == "solid" else 1.25,
+                "dash": dash,
+            },
+            "marker": {
+                "color": colour,
+                "symbol": symbol,
+                "size": 6,
+                "line": {"color": colour, "width": 1.5},
+            },
+            "cliponaxis": False,
+        }
+        traces.append(curve | _hovered(name, layers, values, texts))
+    return traces, labels
+
+
+class _Panel(NamedTuple):
+    """Bars, one a layer. axis: of their values."""
+
+    title: str
+    values: Sequence[float]
+    hover_texts: Sequence[str]
+    axis: dict[str, Any]
+
+
+def _panels(pruned: Pruned) -> list[_Panel]:
+    """What each layer keeps, and what its cut alone costs, if measured."""
+    kept = []
+    texts = []
+    for width, dense in zip(pruned.widths, pruned.dense_widths, strict=True):
+        kept.append(100 * width / dense)
+        texts.append(
+            f"{width:,} of {dense:,} channels kept" if width else "the whole layer is gone"
+        )
+    title = "Layers kept" if pruned.method.removes_layers else "Channels kept, % of dense"
+    percents = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
+    panels = [_Panel(title, kept, texts, percents)]
+    if pruned.alone:
+        title = "Divergence from dense by this layer's cut alone, nats"
+        texts = [f"{value:.4f} nats of divergence" for value in pruned.alone]
+        nats = {"rangemode": "tozero", "nticks": 3}
+        panels.append(_Panel(title, list(pruned.alone), texts, nats))
+    return panels
+
+
+def _whole(heights: Sequence[float]) -> float:
+    """Pixels of all panels, with the gaps between them."""
+    return sum(heights) + _GAP * (len(heights) - 1)
+
+
+def _domains(heights: Sequence[float]) -> list[tuple[float, float]]:
+    """Lower and upper end of each panel, from the top down, as shares of the plot's height."""
+    whole = _whole(heights)
+    domains = []
+    top = whole
+    for height in heights:
+        domains.append((max(0.0, (top - height) / whole), top / whole))
+        top -= height + _GAP
+    return domains
+
+
+def _axis_name(name: str, n: int) -> str:
+    """Plotly's name of the n-th axis: the first has no number."""
+    return name if n == 1 else f"{name}{n}"
 
 
 def _hovered(
@@ -221,49 +205,41 @@ def changes_chart(
     counts, words: of each range, one more than ends. chosen: the range that is filtered by.
     """
     colours = PALETTES[theme]
-    others = colours.muted if chosen is None else colours.grid
+    n_bars = len(counts)
+    inks = [colours.muted if chosen is None else colours.grid] * n_bars
+    if chosen is not None:
+        inks[chosen] = colours.text
     whole = {"marker": {"opacity": 1}}
     hover_texts = [f"{n:,} {text}" for n, text in zip(counts, words, strict=True)]
+    middles = [i + 0.5 for i in range(n_bars)]
     bars = {
         "type": "bar",
         "width": 0.9,
-        "marker": {"color": [colours.text if i == chosen else others for i in range(len(counts))]},
+        "marker": {"color": inks},
         "selected": whole,
         "unselected": whole,
-        **_hovered(
-            "changes",
-            [i + 0.5 for i in range(len(counts))],
-            list(counts),
-            hover_texts,
-        ),
+        **_hovered("changes", middles, list(counts), hover_texts),
     }
     every = -(-len(ends) // _MOST_LABELS)
     zero = ends.index(0.0) if 0.0 in ends else 0
-    ticks = {i + 1: signed_tick(ends[i]) for i in range(len(ends)) if (i - zero) % every == 0}
+    ticks = {}
+    for i, end in enumerate(ends):
+        if (i - zero) % every == 0:
+            ticks[i + 1] = signed_tick(end)
     layout = style.chart_frame(
         CHANGES_TITLE,
         _CHANGES_HEIGHT,
         colours,
-        margin={
-            "l": 4,
-            "r": 4,
-            "t": 34,
-            "b": 26,
-        },
+        margin={"l": 4, "r": 4, "t": 34, "b": 26},
         clickmode="event+select",
         xaxis=style.fixed_axis(
             colours,
-            range=[0, len(counts)],
+            range=[0, n_bars],
             tickvals=list(ticks),
             ticktext=list(ticks.values()),
             showgrid=False,
         ),
-        yaxis=style.fixed_axis(
-            colours,
-            showticklabels=False,
-            showgrid=False,
-            rangemode="tozero",
-        ),
+        yaxis=style.fixed_axis(colours, showticklabels=False, showgrid=False, rangemode="tozero"),
     )
     return go.Figure([bars], layout)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from statistics import fmean
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 Theme = Literal["light", "dark"]
 
@@ -79,13 +79,15 @@ _LINES = (
 )
 COLOUR_PAIRS = [*_COLOURS.values(), *_LINES[1:]]
 """Each colour of the light theme with that of the dark one."""
-PALETTES: dict[Theme, Palette] = {
-    theme: Palette(
-        **{name: pair[i] for name, pair in _COLOURS.items()},
-        lines=tuple(pair[i] for pair in _LINES),
-    )
-    for i, theme in enumerate(get_args(Theme))
-}
+
+
+def _palette(i: int) -> Palette:
+    """The colours of the light theme, 0, or of the dark one, 1."""
+    colours = {name: pair[i] for name, pair in _COLOURS.items()}
+    return Palette(**colours, lines=tuple(pair[i] for pair in _LINES))
+
+
+PALETTES: dict[Theme, Palette] = {"light": _palette(0), "dark": _palette(1)}
 
 
 def theme_switch_css() -> str:
@@ -98,16 +100,14 @@ def theme_switch_css() -> str:
     rules = []
     for light, dark in COLOUR_PAIRS:
         for colour in (light, dark) if light.startswith("#") else ():
-            red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-            rules += [
-                f'.js-plotly-plot [style*="{what}: rgb({red}, {green}, {blue})"]'
-                f" {{ {what}: light-dark({light}, {dark}) !important }}"
-                for what in ("fill", "stroke")
-            ]
-    rules += [
-        f".sd-line-{i} {{ color: light-dark({light}, {dark}) }}"
-        for i, (light, dark) in enumerate(_LINES)
-    ]
+            red, green, blue = bytes.fromhex(colour[1:])
+            for what in ("fill", "stroke"):
+                rules.append(
+                    f'.js-plotly-plot [style*="{what}: rgb({red}, {green}, {blue})"]'
+                    f" {{ {what}: light-dark({light}, {dark}) !important }}"
+                )
+    for i, (light, dark) in enumerate(_LINES):
+        rules.append(f".sd-line-{i} {{ color: light-dark({light}, {dark}) }}")
     return "\n".join(rules)
 
 
@@ -242,73 +242,47 @@ def label_layout(
     lower and upper end of the labels' axis, as shares of it.
     """
     size = _label_size(labels)
-    (low, high) = y_range
-    (bottom, top) = domain
-    (x_low, x_high) = x_range
-    ends = [
-        (label, height * (high - label.y) / (high - low)) for label in labels if label.y is not None
-    ]
-    heights = [_HEIGHT_OF_LINE * size * len(label.lines) for label, _ in ends]
+    low, high = y_range
+    bottom, top = domain
+    x_low, x_high = x_range
+    placed = [label for label in labels if label.y is not None]
+    # Pixels from the top.
+    wanted = [height * (high - (label.y or 0.0)) / (high - low) for label in placed]
+    heights = [_HEIGHT_OF_LINE * size * len(label.lines) for label in placed]
+    middles = spread_apart(wanted, heights, height)
     notes = []
     leaders = []
-    for (label, label_y), middle in zip(
-        ends,
-        spread_apart(
-            [label_y for _, label_y in ends],
-            heights,
-            height,
-        ),
-        strict=True,
-    ):
-        wanted, placed = (top - (top - bottom) * place / height for place in (label_y, middle))
-        edge = {
-            "xref": "paper",
-            "yref": "paper",
-            "xanchor": "left",
-            "xshift": AWAY,
-            "align": "left",
-        }
-        notes.append(
-            annotation(
-                "<br>".join(map(plain, label.lines)),
-                1,
-                placed,
-                label.colour,
-                size,
-                **edge,
-            )
+    for label, line_end, middle in zip(placed, wanted, middles, strict=True):
+        line_y = top - (top - bottom) * line_end / height
+        label_y = top - (top - bottom) * middle / height
+        note = annotation(
+            "<br>".join(map(plain, label.lines)),
+            1,
+            label_y,
+            label.colour,
+            size,
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            xshift=AWAY,
+            align="left",
         )
-        notes[-1]["font"]["weight"] = 600
+        note["font"]["weight"] = 600
+        notes.append(note)
+        ends_early = label.x is not None and x_high - label.x > _NEAR * (x_high - x_low)
+        if not ends_early and abs(line_end - middle) <= size / 2:
+            continue
         line = {
             "type": "line",
             "yref": "paper",
-            "y0": wanted,
+            "y0": line_y,
             "layer": "below",
             "line": leader(colours),
         }
-        ends_early = label.x is not None and x_high - label.x > _NEAR * (x_high - x_low)
-        if ends_early or abs(label_y - middle) > size / 2:
-            leaders.append(
-                line
-                | {
-                    "xref": "paper",
-                    "xsizemode": "pixel",
-                    "xanchor": 1,
-                    "x0": 0,
-                    "x1": AWAY - 3,
-                    "y1": placed,
-                }
-            )
-            if label.x is not None:
-                leaders.append(
-                    line
-                    | {
-                        "xref": "x",
-                        "x0": label.x,
-                        "x1": x_high,
-                        "y1": wanted,
-                    }
-                )
+        to_label = {"xref": "paper", "xsizemode": "pixel", "xanchor": 1, "x0": 0, "x1": AWAY - 3}
+        leaders.append(line | to_label | {"y1": label_y})
+        if label.x is not None:
+            leaders.append(line | {"xref": "x", "x0": label.x, "x1": x_high, "y1": line_y})
     longest = max(map(len, chain.from_iterable(label.lines for label in labels)))
     margin = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
     return {
@@ -345,20 +319,22 @@ def wrap_label(text: str, sign: str = "", longest: int = LONGEST) -> list[str]:
     sign: stands before it.
     """
     pieces = re.split(r"(?<=[ -])", text)
-
-    def filled(length: int) -> list[str]:
-        lines = [""]
-        for piece in pieces:
-            if lines[-1] and len((lines[-1] + piece).rstrip()) > length:
-                lines.append("")
-            lines[-1] += piece
-        return [line.rstrip() for line in lines]
-
-    n_lines = len(filled(longest))
-    first, *others = next(
-        lines for length in range(longest + 1) if len(lines := filled(length)) == n_lines
-    )
+    n_lines = len(_filled(pieces, longest))
+    length = 0
+    while len(_filled(pieces, length)) > n_lines:
+        length += 1
+    first, *others = _filled(pieces, length)
     return [sign + first, *others]
+
+
+def _filled(pieces: Sequence[str], length: int) -> list[str]:
+    """The pieces on lines of at most this length, where each is no longer."""
+    lines = [""]
+    for piece in pieces:
+        if lines[-1] and len((lines[-1] + piece).rstrip()) > length:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
 
 
 def spread_apart(
@@ -369,15 +345,17 @@ def spread_apart(
     room: from 0 to it they must stand; what needs more than that stands beyond its end.
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    offsets = list(accumulate((heights[i] + heights[j]) / 2 for i, j in pairwise(order)))
-    offsets = [0.0, *offsets]
-    n = len(order)
+    gaps = [(heights[i] + heights[j]) / 2 for i, j in pairwise(order)]
+    offsets = list(accumulate(gaps, initial=0.0))
     # Without its offset every middle only has to be no less than the one before: isotonic
     # regression.
     free = [wanted[i] - offset for i, offset in zip(order, offsets, strict=False)]
-    middles = [0.0] * n
+    middles = [0.0] * len(order)
     for k, i in enumerate(order):
-        middle = max(min(fmean(free[a:b]) for b in range(k + 1, n + 1)) for a in range(k + 1))
+        lows = []
+        for start in range(k + 1):
+            lows.append(min(fmean(free[start:end]) for end in range(k + 1, len(order) + 1)))
+        middle = max(lows)
         if room is not None:
             last = room - offsets[-1] - heights[order[-1]] / 2
             middle = max(heights[order[0]] / 2, min(last, middle))

@@ -3,6 +3,7 @@ acceptable.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -18,7 +19,6 @@ _ROW = 34
 _TOP = 44
 _BOTTOM = 48
 _LONGEST_NAME = 22
-_SYMBOLS = ("circle", "triangle-right")
 
 
 def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figure:
@@ -26,156 +26,94 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
     shaded, 1 is the limit.
     """
     colours = PALETTES[theme]
-    rows = [(result, result.loss) for result in results if result.loss is not None]
-    places = list(range(len(rows), 0, -1))
-    spans = [
-        (
-            _placed(loss.value / loss.most),
-            _placed(loss.low / loss.most),
-            _placed(loss.high / loss.most),
-        )
-        for _, loss in rows
-    ]
-    # A gain is never so far that it matters: it stands at the left edge without a sign.
-    far = [loss.value / loss.most >= _FARTHEST for _, loss in rows]
-    low = min([-1.0, *(span[1] for span in spans)]) - 0.15
-    high = max([1.5, *(span[2] for span in spans)]) + 0.15
-    hover_texts = [f"{style.plain(result.task)}: {result.verdict}" for result, _ in rows]
-    band = [
-        low,
-        1.0,
-        1.0,
-        low,
-    ]
-    traces = [
-        {
-            "x": band,
-            "y": [
-                0.4,
-                0.4,
-                len(rows) + 0.6,
-                len(rows) + 0.6,
-            ],
-            "fill": "toself",
-            "fillcolor": colours.allowed,
-        }
-        | {
-            "mode": "lines",
-            "line": {"width": 0},
-            "hoverinfo": "skip",
-        },
-        {
-            "x": [span[0] for span in spans],
-            "y": places,
-            "mode": "markers",
-            "marker": {
-                "color": colours.sparse,
-                "size": 9,
-                "symbol": [_SYMBOLS[is_far] for is_far in far],
-            },
-            "error_x": style.error_bars(
-                spans,
-                colours.sparse,
-                1.5,
-                4,
-            ),
-            "cliponaxis": False,
-            "customdata": hover_texts,
-            "hovertemplate": "%{customdata}<extra></extra>",
-        },
-    ]
-    names = [result.task for result, _ in rows]
-    names = [
-        name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names
-    ]
-    inks = {"within": colours.fixed, "beyond": colours.broke}
-    edge = {"xref": "paper", "xanchor": "left", "xshift": 8}
-    signs = [
-        style.annotation(
-            VERDICT_GLYPHS[loss.verdict],
-            1,
-            y,
-            inks.get(loss.verdict, colours.muted),
-            15,
-            **edge,
-        )
-        for y, (_, loss) in zip(places, rows, strict=True)
-    ]
-    signs += [
-        style.annotation(
-            f"{loss.value / loss.most:.1f}",
-            span[0],
-            y,
-            colours.text,
-            xanchor="right",
-            xshift=-10,
-        )
-        for y, (_, loss), span, is_far in zip(
-            places,
-            rows,
-            spans,
-            far,
-            strict=True,
-        )
-        if is_far
-    ]
-    upright = {
-        "type": "line",
-        "yref": "paper",
-        "y0": 0,
-        "y1": 1,
-        "xref": "x",
+    losses = {result.task: result.loss for result in results if result.loss is not None}
+    places = list(range(len(losses), 0, -1))
+    rows = [0.4, len(losses) + 0.6]
+    spans = []
+    symbols = []
+    hover_texts = []
+    names = []
+    signs = []
+    for place, (task, loss) in zip(places, losses.items(), strict=True):
+        multiple = loss.value / loss.most
+        ends = (multiple, loss.low / loss.most, loss.high / loss.most)
+        value, low, high = (max(-_FARTHEST, min(_FARTHEST, end)) for end in ends)
+        spans.append((value, low, high))
+        # A gain is never so far that it matters: it stands at the left edge without a sign.
+        is_far = multiple >= _FARTHEST
+        symbols.append("triangle-right" if is_far else "circle")
+        hover_texts.append(f"{style.plain(task)}: {loss.verdict}")
+        names.append(style.plain(_shortened(task)))
+        inks = {"within": colours.fixed, "beyond": colours.broke}
+        ink = inks.get(loss.verdict, colours.muted)
+        edge: dict[str, Any] = {"xref": "paper", "xanchor": "left", "xshift": 8}
+        signs.append(style.annotation(VERDICT_GLYPHS[loss.verdict], 1, place, ink, 15, **edge))
+        if is_far:
+            beside: dict[str, Any] = {"xanchor": "right", "xshift": -10}
+            text = f"{multiple:.1f}"
+            signs.append(style.annotation(text, value, place, colours.text, **beside))
+    x_low = min([-1.0, *(low for _, low, _ in spans)]) - 0.15
+    x_high = max([1.5, *(high for *_, high in spans)]) + 0.15
+    acceptable = {
+        "x": [x_low, 1.0, 1.0, x_low],
+        "y": [rows[0], rows[0], rows[1], rows[1]],
+        "fill": "toself",
+        "fillcolor": colours.allowed,
+        "mode": "lines",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
     }
+    marks = {
+        "x": [value for value, *_ in spans],
+        "y": places,
+        "mode": "markers",
+        "marker": {"color": colours.sparse, "size": 9, "symbol": symbols},
+        "error_x": style.error_bars(spans, colours.sparse, 1.5, 4),
+        "cliponaxis": False,
+        "customdata": hover_texts,
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
+    limit = {"color": colours.muted, "width": 1, "dash": "dot"}
     layout = style.chart_frame(
         TASKS_TITLE,
-        _TOP + _BOTTOM + _ROW * len(rows),
+        _TOP + _BOTTOM + _ROW * len(losses),
         colours,
-        margin={
-            "l": 8,
-            "r": 30,
-            "t": _TOP,
-            "b": _BOTTOM,
-        },
-        xaxis=style.x_axis(
-            "Acceptable: up to 1",
-            colours,
-            range=[low, high],
-            nticks=8,
-        ),
+        margin={"l": 8, "r": 30, "t": _TOP, "b": _BOTTOM},
+        xaxis=style.x_axis("Acceptable: up to 1", colours, range=[x_low, x_high], nticks=8),
         yaxis=style.fixed_axis(
             colours,
-            range=[0.4, len(rows) + 0.6],
+            range=rows,
             tickvals=places,
-            ticktext=[style.plain(name) for name in names],
+            ticktext=names,
             showgrid=False,
             automargin=True,
             ticklabelstandoff=8,
         ),
         annotations=signs,
         shapes=[
-            upright
-            | {
-                "x0": 0,
-                "x1": 0,
-                "line": {"color": colours.dense, "width": 2},
-            },
-            upright
-            | {
-                "x0": 1,
-                "x1": 1,
-                "line": {
-                    "color": colours.muted,
-                    "width": 1,
-                    "dash": "dot",
-                },
-            },
+            _upright(0, {"color": colours.dense, "width": 2}),
+            _upright(1, limit),
         ],
     )
-    return go.Figure(traces, layout)
+    return go.Figure([acceptable, marks], layout)
 
 
-def _placed(multiple: float) -> float:
-    return max(-_FARTHEST, min(_FARTHEST, multiple))
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def _upright(x: float, line: dict[str, Any]) -> dict[str, Any]:
+    """A line over the whole height at x."""
+    return {
+        "type": "line",
+        "xref": "x",
+        "yref": "paper",
+        "x0": x,
+        "x1": x,
+        "y0": 0,
+        "y1": 1,
+        "line": line,
+    }
 
 
 def task_words(results: Sequence[TaskResult]) -> str:

@@ -6,7 +6,7 @@ with an arrow.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
@@ -16,7 +16,7 @@ from sparsedash.reporting.charts import chart_style as style
 from sparsedash.reporting.charts import tradeoff_data
 from sparsedash.reporting.charts.chart_style import PALETTES, Label, Palette, Theme
 from sparsedash.reporting.charts.tradeoff_data import (
-    Gained,
+    GainAxis,
     LossAxis,
     Measure,
     Point,
@@ -82,6 +82,65 @@ Mark = tuple[float, Point, Reading]
 """A point with one of its readings, and its place on the x axis."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """A line with its points, and how it is drawn.
+
+    sign: before its label, empty of the only line. ink, text_ink: colours of marks and label.
+    is_faded: another line is highlighted.
+    """
+
+    label: str
+    points: Sequence[Point]
+    symbol: str
+    sign: str
+    dash: str
+    size: int
+    ink: str
+    text_ink: str
+    is_only: bool
+    is_strong: bool
+    is_faded: bool
+
+    def inks(self, role: Role, colours: Palette) -> tuple[str, str]:
+        """The colours of marks that count this, and of their label."""
+        if self.is_only and role != "sparse":
+            ink = colours.broke if role == "broke" else colours.fixed
+            return ink, ink
+        return self.ink, self.text_ink
+
+
+def _lines(tradeoff: TradeoffData, colours: Palette) -> list[_Line]:
+    """The lines of a chart, in drawing order."""
+    is_only = len(tradeoff.lines) == 1
+    has_highlight = tradeoff.highlighted in tradeoff.lines
+    strongest = tradeoff.highlighted if has_highlight else tradeoff.leader
+    lines = []
+    for i, (label, points) in enumerate(tradeoff.lines.items()):
+        symbol, sign = list(SYMBOLS.items())[i % len(SYMBOLS)]
+        is_strong = is_only or label == strongest
+        inks = (colours.sparse, colours.sparse_text)
+        if has_highlight and not is_strong:
+            inks = (colours.faded, colours.muted)
+        elif not is_only:
+            inks = (colours.lines[i % len(colours.lines)],) * 2
+        line = _Line(
+            label=label,
+            points=points,
+            symbol=symbol,
+            sign="" if is_only else f"{sign} ",
+            dash=DASHES[i % len(DASHES)],
+            size=7 if len(tradeoff.lines) > _FEW else 9,
+            ink=inks[0],
+            text_ink=inks[1],
+            is_only=is_only,
+            is_strong=is_strong,
+            is_faded=has_highlight and not is_strong,
+        )
+        lines.append(line)
+    return lines
+
+
 def tradeoff_chart(
     tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light"
 ) -> go.Figure:
@@ -91,68 +150,31 @@ def tradeoff_chart(
     colours = PALETTES[theme]
     axis = tradeoff_data.loss_axis(tradeoff, measure)
     x_range = (-tradeoff_data.MARGIN * tradeoff.sparsity_end, tradeoff.sparsity_end)
-    labels = [
-        Label(
-            y=tradeoff.dense_value(measure),
-            lines=["dense"],
-            colour=colours.dense,
-        )
-    ]
-    lines: list[tuple[bool, list[dict[str, Any]]]] = []
-    for i, points in enumerate(tradeoff.lines.values()):
-        shown = sorted(
-            (point for point in points if measure in point.readings),
-            key=lambda point: (point.live, point.sparsity),
-        )
-        line_traces, line_labels = _line(
-            tradeoff,
-            axis,
-            i,
-            shown,
-            colours,
-        )
-        lines.append((_is_strong(tradeoff, i), line_traces))
-        labels += line_labels
+    lines = _lines(tradeoff, colours)
+    traces = _ground(tradeoff, measure, x_range, colours)
     # The strongest line lies above the others.
-    lines.sort(key=lambda line: line[0])
-    traces = [
-        *_ground(
-            tradeoff,
-            measure,
-            x_range,
-            colours,
-        ),
-        *chain.from_iterable(line_traces for _, line_traces in lines),
-        _dense_point(
-            tradeoff,
-            0,
-            measure,
-            colours,
-        ),
-    ]
-    is_published = measure == "share right" and bool(tradeoff.published)
-    if is_published:
-        traces.append(_published_trace(tradeoff.published, colours))
-    height = max(_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
-    notes = _far_arrows(tradeoff, axis, colours)
-    if is_published:
-        published = traces[-1]
-        place = (published["x"][-1], published["y"][-1])
-        notes.append(
-            style.annotation(
-                PUBLISHED,
-                *place,
-                colours.muted,
-                yshift=_NOTE,
-            )
-        )
+    for line in sorted(lines, key=lambda line: line.is_strong):
+        traces += _live_marks(line, axis)
+        traces += _strands(line, axis, tradeoff.dense_value(measure), colours)
+    traces.append(_dense_point(tradeoff, 0, measure, colours))
+    labels = [_dense_label(tradeoff, measure, colours)]
+    notes = []
+    for line in lines:
+        labels += _line_labels(line, axis, colours)
+        places = {point.key: point.sparsity for point in line.points if not point.live}
+        notes += _far_arrows(line, axis, places)
+    if measure == "share right" and tradeoff.published:
+        published = _published_trace(tradeoff.published, colours)
+        traces.append(published)
+        x = published["x"][-1]
+        y = published["y"][-1]
+        notes.append(style.annotation(PUBLISHED, x, y, colours.muted, yshift=_NOTE))
     # Verdicts stand in rows under the axis: beside their marks they would cover lines and bars.
     below = 0
-    if measure in tradeoff.allowed:
-        notes += _verdict_rows(tradeoff, measure, colours)
-        below = _VERDICT_ROW * len(tradeoff.lines) + 6
-    title = style.wrap_label(tradeoff.taken, longest=_AXIS_TITLE)
-    bottom = _BOTTOM + below + _TITLE_LINE * (len(title) - 1)
+    if measure in tradeoff.limits:
+        notes += _verdict_rows(lines, measure, colours)
+        below = _VERDICT_ROW * len(lines) + 6
+    title = style.wrap_label(tradeoff.sparsity_title, longest=_AXIS_TITLE)
     across = style.x_axis(
         "<br>".join(title),
         colours,
@@ -162,6 +184,8 @@ def tradeoff_chart(
         ticklabelstandoff=below,
     )
     across["title"]["standoff"] = below + 12
+    height = max(_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
+    bottom = _BOTTOM + below + _TITLE_LINE * (len(title) - 1)
     title_words = TITLES[measure].format(of=_of_all(tradeoff))
     layout = _loss_layout(title_words, height, bottom, colours, across, axis, labels)
     layout["annotations"] += notes
@@ -193,122 +217,91 @@ def _loss_layout(
     return layout | style.label_layout(labels, axis.range, height, colours, x_range=(low, high))
 
 
-def _line(
-    tradeoff: TradeoffData,
-    axis: LossAxis,
-    line_index: int,
-    points: Sequence[Point],
-    colours: Palette,
-) -> tuple[list[dict[str, Any]], list[Label]]:
-    """The traces of a method's line and its labels: one that only keeps the room where it has no
-    point yet.
+def _dense_label(tradeoff: TradeoffData, measure: Measure, colours: Palette) -> Label:
+    return Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)
 
-    line_index: which line it is. points: a live one last.
-    """
-    n = len(tradeoff.lines)
-    label = list(tradeoff.lines)[line_index]
-    strong = _is_strong(tradeoff, line_index)
-    symbol = list(SYMBOLS)[line_index % len(SYMBOLS)]
-    sign = "" if n == 1 else f"{_sign(line_index)} "
-    settled = [point for point in points if not point.live]
-    ink, text_ink = _inks(
-        tradeoff,
-        line_index,
-        "sparse",
-        colours,
-    )
+
+def _settled(line: _Line, measure: Measure) -> list[Point]:
+    """The points of a line that were measured, by rising sparsity."""
+    points = [point for point in line.points if not point.live and measure in point.readings]
+    return sorted(points, key=lambda point: point.sparsity)
+
+
+def _live_marks(line: _Line, axis: LossAxis) -> list[dict[str, Any]]:
+    """The mark of the model that is being evaluated, if this line has it."""
     traces = []
-    labels = []
-    for live in points[len(settled) :]:
-        mark = (live.sparsity, live, live.readings[axis.measure][0])
-        marks = _marks(
-            label,
-            symbol,
-            [mark],
-            axis,
-            ink,
-            strong=True,
-        )
-        marks["marker"] |= {"symbol": f"{symbol}-open-dot", "size": 12}
-        traces.append(marks | {"name": "live"})
-    if not settled:
-        end = {"x": traces[0]["x"][0], "y": traces[0]["y"][0]} if traces else {"x": None, "y": None}
-        return traces, [
-            Label(
-                **end,
-                lines=style.wrap_label(label, sign),
-                colour=text_ink,
-            )
-        ]
-    # Broken and fixed answers are two strands of marks.
-    for readings in zip(
-        *(point.readings[axis.measure] for point in settled),
-        strict=True,
-    ):
+    for point in line.points:
+        if point.live and axis.measure in point.readings:
+            mark = (point.sparsity, point, point.readings[axis.measure][0])
+            marks = _marks(line, [mark], axis, line.ink, is_strong=True)
+            marks["marker"] |= {"symbol": f"{line.symbol}-open-dot", "size": 12}
+            traces.append(marks | {"name": "live"})
+    return traces
+
+
+def _strands(
+    line: _Line, axis: LossAxis, dense_value: float, colours: Palette
+) -> list[dict[str, Any]]:
+    """The line with its marks; broken and fixed answers are two strands of marks."""
+    settled = _settled(line, axis.measure)
+    traces = []
+    for readings in zip(*(point.readings[axis.measure] for point in settled), strict=True):
         role = readings[0].role
+        ink, _ = line.inks(role, colours)
         drawn = [
             (point.sparsity, point, reading)
             for point, reading in zip(settled, readings, strict=True)
         ]
-        ink, text_ink = _inks(
-            tradeoff,
-            line_index,
-            role,
-            colours,
-        )
-        marks = _marks(
-            label,
-            symbol,
-            drawn,
-            axis,
-            ink,
-            strong=strong,
-            size=7 if n > _FEW else 9,
-        )
-        if _is_faded(tradeoff, line_index):
+        marks = _marks(line, drawn, axis, ink, is_strong=line.is_strong)
+        marks["marker"]["size"] = line.size
+        if line.is_faded:
             del marks["error_y"]
-        # Through points at the edge the line leads to where they belong, and is cut off by the
-        # plot.
-        heights = [
-            tradeoff.dense_value(axis.measure),
-            *(reading.value for reading in readings),
-        ]
-        stroke = {
-            "color": ink,
-            "width": 2.5 if strong else 1.5,
-            "dash": DASHES[line_index % len(DASHES)],
-        }
-        line = {
+        strand = {
+            "name": "line",
             "x": [0.0, *marks["x"]],
-            "y": heights,
+            # Through points at the edge the line leads to where they belong, and is cut off by the
+            # plot.
+            "y": [dense_value, *(reading.value for reading in readings)],
             "mode": "lines",
-            "line": stroke,
+            "line": {
+                "color": ink,
+                "width": 2.5 if line.is_strong else 1.5,
+                "dash": line.dash,
+            },
             "hoverinfo": "skip",
         }
-        traces += [line | {"name": "line"}, marks | {"name": role}]
-        if n == 1 or role != "fixed":
-            text = (
-                {
-                    "sparse": label,
-                    "broke": "broke",
-                    "fixed": "fixed",
-                }[role]
-                if n == 1
-                else label
-            )
-            end = {"x": marks["x"][-1], "y": marks["y"][-1]}
-            labels.append(
-                Label(
-                    **end,
-                    lines=style.wrap_label(text, sign),
-                    colour=text_ink,
-                )
-            )
-    return traces, labels
+        traces += [strand, marks | {"name": role}]
+    return traces
+
+
+def _line_labels(line: _Line, axis: LossAxis, colours: Palette) -> list[Label]:
+    """The labels of a line at its last point: one that only keeps the room where it has none yet."""
+    live = [point for point in line.points if point.live and axis.measure in point.readings]
+    ends = _settled(line, axis.measure)[-1:] or live[:1]
+    if not ends:
+        lines = style.wrap_label(line.label, line.sign)
+        return [Label(y=None, lines=lines, colour=line.text_ink)]
+    (end,) = ends
+    labels = []
+    for reading in end.readings[axis.measure]:
+        if reading.role == "fixed" and not line.is_only:
+            continue
+        text: str = line.label
+        if line.is_only and reading.role != "sparse":
+            text = reading.role
+        _, colour = line.inks(reading.role, colours)
+        label = Label(
+            x=end.sparsity,
+            y=axis.place(reading),
+            lines=style.wrap_label(text, line.sign),
+            colour=colour,
+        )
+        labels.append(label)
+    return labels
 
 
 def gain_chart(
-    tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: Theme = "light"
+    tradeoff: TradeoffData, gained: GainAxis, measure: Measure, theme: Theme = "light"
 ) -> go.Figure:
     """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains
     are drawn.
@@ -316,113 +309,74 @@ def gain_chart(
     colours = PALETTES[theme]
     axis = tradeoff_data.loss_axis(tradeoff, measure)
     front = _front(tradeoff, gained, measure)
-    gains = {
-        point.key: gained.gains[point.key] for point in tradeoff.sparse if point.key in gained.gains
-    }
     bounds = [1.0, 1.05]
-    for gain in gains.values():
-        bounds += [gain.low, gain.high]
+    for point in tradeoff.sparse:
+        if gain := gained.gains.get(point.key):
+            bounds += [gain.low, gain.high]
     air = _AIR * (max(bounds) - min(bounds))
     x_range = (min(bounds) - air, max(bounds) + air)
     # The dense model's own interval would need a label.
-    traces = [
-        trace
-        for trace in _ground(
-            tradeoff,
-            measure,
-            x_range,
-            colours,
-        )
-        if trace["name"] != "dense interval"
-    ]
+    ground = _ground(tradeoff, measure, x_range, colours)
+    traces = [trace for trace in ground if trace["name"] != "dense interval"]
     traces[-1]["name"] = "across"
     if front:
-        traces.append(
-            {
-                "x": [x for _, x, _ in front],
-                "y": [y for *_, y in front],
-                "name": "unbeaten",
-                "mode": "lines",
-                "line": {"color": colours.faded, "width": 2},
-                "hoverinfo": "skip",
-            }
-        )
-    won: list[tuple[float, Point]] = []
-    labels = [
-        Label(
-            y=tradeoff.dense_value(measure),
-            lines=["dense"],
-            colour=colours.dense,
-        )
-    ]
-    for i, (label, points) in enumerate(tradeoff.lines.items()):
-        drawn = [(gains[p.key].value, p, p.readings[measure][0]) for p in points if p.key in gains]
-        if not drawn:
+        traces.append(_front_line(front, colours))
+    labels = [_dense_label(tradeoff, measure, colours)]
+    notes = []
+    won = []
+    for line in _lines(tradeoff, colours):
+        marks = []
+        for point in line.points:
+            if gain := gained.gains.get(point.key):
+                marks.append((gain.value, point, point.readings[measure][0]))
+        if not marks:
             continue
-        known = [gains[point.key] for _, point, _ in drawn]
-        ink, text_ink = _inks(
-            tradeoff,
-            i,
-            "sparse",
-            colours,
-        )
-        marks = _marks(
-            label,
-            list(SYMBOLS)[i % len(SYMBOLS)],
-            drawn,
-            axis,
-            ink,
-            details=[gain.words for gain in known],
-        )
-        marks["error_x"] = style.error_bars(
-            [(gain.value, gain.low, gain.high) for gain in known],
-            ink,
-        )
-        traces.append(marks)
-        won += [(x, point) for x, point, _ in drawn]
-        x, y = max(zip(marks["x"], marks["y"], strict=True))
-        lines = style.wrap_label(
-            label,
-            f"{_sign(i)} " if len(tradeoff.lines) > 1 else "",
-        )
-        labels.append(
-            Label(
-                x=x,
-                y=y,
-                lines=lines,
-                colour=text_ink,
-            )
-        )
-    traces.append(
-        _dense_point(
-            tradeoff,
-            1,
-            measure,
-            colours,
-        )
-    )
-    height = max(_GAIN_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
-    notes = _far_arrows(
-        tradeoff,
-        axis,
-        colours,
-        {point.key: x for x, point in won},
-    )
-    # Labels of all points of several methods would leave no room for each other.
-    labelled = gains if len(tradeoff.lines) == 1 or not front else {key for key, *_ in front}
-    with_share = [(gain, point) for gain, point in won if point.key in labelled]
-    notes += _share_labels(with_share, axis, measure, colours)
-    title = "Answers broken, %{of}; lower is worse" if measure == "flips" else TITLES[measure]
+        traces.append(_gain_marks(line, marks, gained, axis))
+        x, _, reading = max(marks, key=lambda mark: (mark[0], axis.place(mark[2])))
+        lines = style.wrap_label(line.label, line.sign)
+        labels.append(Label(x=x, y=axis.place(reading), lines=lines, colour=line.text_ink))
+        notes += _far_arrows(line, axis, {point.key: gain for gain, point, _ in marks})
+        won += [(gain, point) for gain, point, _ in marks]
+    traces.append(_dense_point(tradeoff, 1, measure, colours))
+    if len(tradeoff.lines) > 1 and front:
+        # Labels of all points of several methods would leave no room for each other.
+        keys = {key for key, *_ in front}
+        won = [(gain, point) for gain, point in won if point.key in keys]
+    notes += _share_labels(won, axis, measure, colours)
     across = style.x_axis(
         "<br>".join(style.wrap_label(gained.name, longest=_AXIS_TITLE)),
         colours,
         range=list(x_range),
         nticks=6,
     )
+    height = max(_GAIN_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
+    title = "Answers broken, %{of}; lower is worse" if measure == "flips" else TITLES[measure]
     title_words = title.format(of=_of_all(tradeoff))
     layout = _loss_layout(title_words, height, _BOTTOM, colours, across, axis, labels)
     layout["annotations"] += notes
     return go.Figure(traces, layout)
+
+
+def _front_line(front: Sequence[tuple[str, float, float]], colours: Palette) -> dict[str, Any]:
+    """The Pareto front joined."""
+    return {
+        "name": "unbeaten",
+        "x": [gain for _, gain, _ in front],
+        "y": [value for _, _, value in front],
+        "mode": "lines",
+        "line": {"color": colours.faded, "width": 2},
+        "hoverinfo": "skip",
+    }
+
+
+def _gain_marks(
+    line: _Line, marks: Sequence[Mark], gained: GainAxis, axis: LossAxis
+) -> dict[str, Any]:
+    """The marks of a line at their gains, with the intervals of both."""
+    gains = [gained.gains[point.key] for _, point, _ in marks]
+    trace = _marks(line, marks, axis, line.ink, details=[gain.words for gain in gains])
+    bars = [(gain.value, gain.low, gain.high) for gain in gains]
+    return trace | {"error_x": style.error_bars(bars, line.ink)}
 
 
 def _share_labels(
@@ -435,9 +389,10 @@ def _share_labels(
     labels: dict[str, dict[str, Any]] = {}
     for gain, point in points:
         share = f"{point.permille / 10:g} %" if point.permille else "dense"
-        glyphs = [VERDICT_GLYPHS[name] for name in _verdict(point, measure)]
         # In two lines, since a phone has no room for one.
-        text = "<br>".join([share, *glyphs])
+        text = share
+        if measure in point.verdicts:
+            text = f"{share}<br>{VERDICT_GLYPHS[point.verdicts[measure]]}"
         (reading, *_) = point.readings[measure]
         # Over the interval: at the mark its bar would cross the letters.
         top = axis.edge if reading.value < axis.bottom else reading.high
@@ -460,16 +415,13 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
     over = f" over {quantity(tradeoff.n_passages, 'passage')}" if n_of else ""
     parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if shares else []
     for label, points in tradeoff.lines.items():
-        parts += [
-            ", ".join(
-                [
-                    f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}",
-                    *_verdict(p, measure),
-                ]
-            )
-            for p in sorted(points, key=lambda point: point.sparsity)
-            if not p.live
-        ]
+        for point in sorted(points, key=lambda point: point.sparsity):
+            if point.live:
+                continue
+            words = f"{label} at {point.sparsity:.1f} % {point.readings[measure][0].words}"
+            if measure in point.verdicts:
+                words = f"{words}, {point.verdicts[measure]}"
+            parts.append(words)
     what = {
         "word perplexity": f"Word perplexity{over}",
         "accuracy": f"Change of accuracy{over}",
@@ -481,7 +433,7 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
         f" Published: dense {100 * row.dense:.2f} %, at {row.sparsity_permille / 10:g} % {100 * row.sparse:.2f} %."
         for row in (tradeoff.published if shares else ())
     )
-    return f"{what} against the share of {tradeoff.taken}, with intervals: {'; '.join(parts)}.{published}"
+    return f"{what} against the share of {tradeoff.sparsity_title}, with intervals: {'; '.join(parts)}.{published}"
 
 
 def _of_all(tradeoff: TradeoffData) -> str:
@@ -489,7 +441,7 @@ def _of_all(tradeoff: TradeoffData) -> str:
     return "" if any(point.hollow for point in tradeoff.sparse) else f" of {tradeoff.n_passages:,}"
 
 
-def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:
+def gain_words(tradeoff: TradeoffData, gained: GainAxis, measure: Measure) -> str:
     """What `gain_chart` shows, for screen readers."""
     front = {key for key, _, _ in _front(tradeoff, gained, measure)}
     parts = []
@@ -497,7 +449,8 @@ def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:
         for point in points:
             if point.key not in gained.gains:
                 continue
-            gain, loss = gained.gains[point.key].words, point.readings[measure][0].words
+            gain = gained.gains[point.key].words
+            loss = point.readings[measure][0].words
             place = " (on the Pareto front)" if point.key in front else ""
             parts.append(f"{label} at {point.sparsity:.1f} % {gain}, {loss}{place}")
     return f"{measure.capitalize()} against {gained.name}: {'; '.join(parts) or 'no model yet'}."
@@ -505,23 +458,14 @@ def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:
 
 def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
     """What the arrows mean; nothing where there are none."""
-    far = any(
-        point.readings[measure][0].value < tradeoff_data.loss_axis(tradeoff, measure).bottom
-        for point in tradeoff.sparse
-    )
-    return (
-        "An arrow at the lower edge: the point lies farther down; the table has its value."
-        if far
-        else ""
-    )
-
-
-def _sign(line_index: int) -> str:
-    return list(SYMBOLS.values())[line_index % len(SYMBOLS)]
+    bottom = tradeoff_data.loss_axis(tradeoff, measure).bottom
+    if any(point.readings[measure][0].value < bottom for point in tradeoff.sparse):
+        return "An arrow at the lower edge: the point lies farther down; the table has its value."
+    return ""
 
 
 def _front(
-    tradeoff: TradeoffData, gained: Gained, measure: Measure
+    tradeoff: TradeoffData, gained: GainAxis, measure: Measure
 ) -> list[tuple[str, float, float]]:
     """The Pareto front of dense and the sparse models, by rising gain: each key with its gain and
     its loss.
@@ -539,44 +483,9 @@ def _front(
     return [models[i] for i in pareto_front([(gain, value) for _, gain, value in models])]
 
 
-_INKS: dict[Role, tuple[str, str]] = {
-    "sparse": ("sparse", "sparse_text"),
-    "broke": ("broke", "broke"),
-    "fixed": ("fixed", "fixed"),
-}
-"""The names of the colours of a role's marks and of its label, where there is one line."""
-
-
-def _inks(tradeoff: TradeoffData, line_index: int, role: Role, colours: Palette) -> tuple[str, str]:
-    """The colours of a line's marks and of its label."""
-    if _is_faded(tradeoff, line_index):
-        return colours.faded, colours.muted
-    if len(tradeoff.lines) > 1:
-        return (colours.lines[line_index % len(colours.lines)],) * 2
-    mark, text = _INKS[role]
-    return getattr(colours, mark), getattr(colours, text)
-
-
-def _is_faded(tradeoff: TradeoffData, line_index: int) -> bool:
-    return tradeoff.highlighted in tradeoff.lines and not _is_strong(tradeoff, line_index)
-
-
-def _is_strong(tradeoff: TradeoffData, line_index: int) -> bool:
-    labels = list(tradeoff.lines)
-    strongest = tradeoff.highlighted if tradeoff.highlighted in labels else tradeoff.leader
-    return len(labels) == 1 or labels[line_index] == strongest
-
-
-def _verdict(point: Point, measure: Measure) -> list[Verdict]:
-    """The verdict by this measure, if there is one."""
-    return [point.verdicts[measure]] if measure in point.verdicts else []
-
-
 def _verdict_ink(point: Point, measure: Measure, colours: Palette) -> str:
-    return {"within": colours.fixed, "beyond": colours.broke}.get(
-        point.verdicts.get(measure, ""),
-        colours.muted,
-    )
+    inks = {"within": colours.fixed, "beyond": colours.broke}
+    return inks.get(point.verdicts.get(measure, ""), colours.muted)
 
 
 def _ground(
@@ -586,36 +495,29 @@ def _ground(
     if it has one.
     """
     top = tradeoff.dense_value(measure)
-    bands = list[tuple[float, float, str, str]]()
-    if measure in tradeoff.allowed:
-        bands.append((top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
+    bands = []
+    if measure in tradeoff.limits:
+        bands.append((top - tradeoff.limits[measure], top, colours.allowed, "allowed"))
     if measure == "share right":
         (reading,) = tradeoff.dense.readings[measure]
         bands.append((reading.low, reading.high, colours.band, "dense interval"))
-    across: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip"}
-    shade = {"fill": "toself", "line": {"width": 0}}
-    x = [*ends, *reversed(ends)]
-    traces = [
-        across
-        | shade
-        | {
-            "x": x,
-            "y": [
-                low,
-                low,
-                high,
-                high,
-            ],
-            "fillcolor": colour,
+    across = {"mode": "lines", "hoverinfo": "skip"}
+    traces: list[dict[str, Any]] = []
+    for low, high, colour, name in bands:
+        band = {
             "name": name,
+            "x": [*ends, *reversed(ends)],
+            "y": [low, low, high, high],
+            "fill": "toself",
+            "fillcolor": colour,
+            "line": {"width": 0},
         }
-        for low, high, colour, name in bands
-    ]
+        traces.append(across | band)
     line = {
+        "name": "dense",
         "x": list(ends),
         "y": [top, top],
         "line": {"color": colours.dense, "width": 2},
-        "name": "dense",
     }
     return [*traces, across | line]
 
@@ -623,6 +525,7 @@ def _ground(
 def _dense_point(
     tradeoff: TradeoffData, x: float, measure: Measure, colours: Palette
 ) -> dict[str, Any]:
+    facts = "<br>".join(["dense", *map(style.plain, tradeoff.dense.facts)])
     return {
         "x": [x],
         "y": [tradeoff.dense_value(measure)],
@@ -630,185 +533,115 @@ def _dense_point(
         "marker": {"color": colours.dense, "size": 10},
         "cliponaxis": False,
         "name": "dense",
-        "hovertemplate": "<br>".join(["dense", *map(style.plain, tradeoff.dense.facts)])
-        + "<extra></extra>",
+        "hovertemplate": f"{facts}<extra></extra>",
     }
 
 
 def _marks(
-    label: str,
-    symbol: str,
+    line: _Line,
     marks: Sequence[Mark],
     axis: LossAxis,
     ink: str,
     *,
     details: Sequence[str] = (),
-    strong: bool = False,
-    size: int = 9,
+    is_strong: bool = False,
 ) -> dict[str, Any]:
     """Marks with intervals; hollow ones answered fewer passages than dense. details: more about each,
     when pointed at.
     """
-    points = [point for _, point, _ in marks]
-    words = [
-        "<br>".join(
-            filter(
-                None,
-                [
-                    f"{style.plain(label)}, {reading.words}",
-                    more,
-                    *point.facts,
-                ],
-            )
-        )
-        for (_, point, reading), more in zip(
-            marks,
-            details or [""] * len(marks),
-            strict=True,
-        )
-    ]
-    bars = [
-        (r.value, r.low, r.high) if r.value >= axis.bottom else (axis.edge,) * 3 for *_, r in marks
-    ]
+    bars = []
+    data = []
+    for i, (_, point, reading) in enumerate(marks):
+        facts = [f"{style.plain(line.label)}, {reading.words}", *details[i : i + 1], *point.facts]
+        data.append(["<br>".join(facts), point.key])
+        is_far = reading.value < axis.bottom
+        bars.append((axis.edge,) * 3 if is_far else (reading.value, reading.low, reading.high))
+    symbols = {True: f"{line.symbol}-open", False: line.symbol}
     return {
-        "x": [x for x, *_ in marks],
-        "y": [value for value, *_ in bars],
+        "x": [x for x, _, _ in marks],
+        "y": [value for value, _, _ in bars],
         "mode": "markers",
-        "name": label,
+        "name": line.label,
         "marker": {
             "color": ink,
-            "symbol": [f"{symbol}-open" if point.hollow else symbol for point in points],
-            "size": size,
+            "symbol": [symbols[point.hollow] for _, point, _ in marks],
+            "size": 9,
             "opacity": 1,
             "line": {
                 "color": ink,
-                "width": [2 if point.hollow or point.live else 0 for point in points],
+                "width": [2 if point.hollow or point.live else 0 for _, point, _ in marks],
             },
         },
-        "error_y": style.error_bars(
-            bars,
-            ink,
-            1.25 if strong else 0.75,
-            5 if strong else 3,
-        ),
+        "error_y": style.error_bars(bars, ink, 1.25 if is_strong else 0.75, 5 if is_strong else 3),
         "cliponaxis": False,
-        "customdata": [[text, point.key] for text, point in zip(words, points, strict=True)],
+        "customdata": data,
         "hovertemplate": "%{customdata[0]}<extra></extra>",
     }
 
 
 def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str, Any]:
     """Published results as grey diamonds, open for dense."""
-    ends = [((0.0, row.dense), (row.sparsity_permille / 10, row.sparse)) for row in rows]
-    points = [(x, 100 * share) for x, share in chain.from_iterable(ends)]
-    names = ["dense", "sparse"] * len(rows)
-    symbols = ["diamond-open", "diamond"] * len(rows)
+    places = []
+    hover_texts = []
+    for row in rows:
+        ends = {"dense": (0.0, row.dense), "sparse": (row.sparsity_permille / 10, row.sparse)}
+        for name, (sparsity, share) in ends.items():
+            places.append((sparsity, 100 * share))
+            hover_texts.append(f"published, {name}<br>{100 * share:.2f} %")
     return {
-        "x": [x for x, _ in points],
-        "y": [y for _, y in points],
+        "x": [x for x, _ in places],
+        "y": [y for _, y in places],
         "mode": "markers",
         "name": PUBLISHED,
         "cliponaxis": False,
         "marker": {
             "color": colours.muted,
             "size": 11,
-            "symbol": symbols,
+            "symbol": ["diamond-open", "diamond"] * len(rows),
             "line": {"color": colours.muted, "width": 1.5},
         },
-        "customdata": [
-            f"published, {name}<br>{y:.2f} %" for name, (_, y) in zip(names, points, strict=True)
-        ],
+        "customdata": hover_texts,
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 
 
 def _verdict_rows(
-    tradeoff: TradeoffData, measure: Measure, colours: Palette
+    lines: Sequence[_Line], measure: Measure, colours: Palette
 ) -> list[dict[str, Any]]:
     """Notes under the axis: a row for each line, with its verdicts under its points."""
     notes = []
-    several = len(tradeoff.lines) > 1
-    for i, points in enumerate(tradeoff.lines.values()):
+    for i, line in enumerate(lines):
         row: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i + 0.7)}
-        name = "verdict"
-        size = 12
-        ink = colours.muted
-        if several:
-            name = _sign(i)
-            size = 14
-            ink = _inks(
-                tradeoff,
-                i,
-                "sparse",
-                colours,
-            )[1]
-        beside: dict[str, Any] = {
-            "xref": "paper",
-            "xanchor": "right",
-            "xshift": -8,
-        }
-        notes.append(
-            style.annotation(
-                name,
-                0,
-                0,
-                ink,
-                size,
-                **beside,
-                **row,
-            )
-        )
-        for point in points:
-            for verdict in _verdict(point, measure):
-                tint = _verdict_ink(point, measure, colours)
-                glyph = VERDICT_GLYPHS[verdict]
-                notes.append(
-                    style.annotation(
-                        glyph,
-                        point.sparsity,
-                        0,
-                        tint,
-                        **row,
-                    )
-                )
+        head = row | {"xref": "paper", "xanchor": "right", "xshift": -8}
+        if line.is_only:
+            notes.append(style.annotation("verdict", 0, 0, colours.muted, 12, **head))
+        else:
+            notes.append(style.annotation(line.sign.strip(), 0, 0, line.text_ink, 14, **head))
+        for point in line.points:
+            if measure in point.verdicts:
+                glyph = VERDICT_GLYPHS[point.verdicts[measure]]
+                ink = _verdict_ink(point, measure, colours)
+                notes.append(style.annotation(glyph, point.sparsity, 0, ink, **row))
     return notes
 
 
-def _far_arrows(
-    tradeoff: TradeoffData,
-    axis: LossAxis,
-    colours: Palette,
-    places: Mapping[str, float] | None = None,
-) -> list[dict[str, Any]]:
-    """Arrows of the points at the edge. places: on the x axis, by the keys of the points drawn;
-    None: their sparsities.
-    """
-    arrow = {
-        "ax": 0,
-        "ay": -_ARROW,
-        "yshift": -_ARROW,
-        "showarrow": True,
-        "arrowhead": 2,
-    }
+def _far_arrows(line: _Line, axis: LossAxis, places: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Arrows of a line's points at the edge. places: on the x axis, by the keys of the points."""
     arrows = []
-    for i, points in enumerate(tradeoff.lines.values()):
-        ink, _ = _inks(
-            tradeoff,
-            i,
-            "sparse",
-            colours,
+    for point in line.points:
+        if point.key not in places or point.readings[axis.measure][0].value >= axis.bottom:
+            continue
+        arrow = style.annotation(
+            "",
+            places[point.key],
+            axis.edge,
+            line.ink,
+            arrowcolor=line.ink,
+            arrowwidth=1.25,
+            ax=0,
+            ay=-_ARROW,
+            yshift=-_ARROW,
+            arrowhead=2,
         )
-        for point in points:
-            x = point.sparsity if places is None else places.get(point.key)
-            is_far = not point.live and point.readings[axis.measure][0].value < axis.bottom
-            if x is not None and is_far:
-                note = style.annotation(
-                    "",
-                    x,
-                    axis.edge,
-                    ink,
-                    arrowcolor=ink,
-                    arrowwidth=1.25,
-                )
-                arrows.append(note | arrow)
+        arrows.append(arrow | {"showarrow": True})
     return arrows

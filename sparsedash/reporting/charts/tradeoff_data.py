@@ -73,23 +73,23 @@ class TradeoffData:
     """What one chart shows: sparse models on their lines against the dense one.
 
     lines: points by the label of their line, in drawing order; none yet for a method still to come.
-    n_passages: what dense answered. taken: what the sparsity is a share of. asked: sparsities in
+    n_passages: what dense answered. sparsity_title: what the sparsity is a share of. planned: sparsities in
     per mille that the axis leaves room for, so that nothing moves while a run fills the chart.
     leader: the label of the line to be drawn strongest.
     highlighted: that of the only one in colour. published: rows that stand beside the shares of
-    right words. allowed: how far below dense a model may be, in the unit of each measure's axis;
+    right words. limits: how far below dense a model may be, in the unit of each measure's axis;
     for those that are judged.
     """
 
     dense: Point
     lines: Mapping[str, Sequence[Point]]
     n_passages: int
-    taken: str
-    asked: Sequence[int] = ()
+    sparsity_title: str
+    planned: Sequence[int] = ()
     leader: str = ""
     highlighted: str = ""
     published: Sequence[PublishedRow] = ()
-    allowed: Mapping[Measure, float] = field(default_factory=dict)
+    limits: Mapping[Measure, float] = field(default_factory=dict)
 
     @property
     def sparse(self) -> list[Point]:
@@ -99,18 +99,10 @@ class TradeoffData:
     @property
     def sparsity_end(self) -> float:
         """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
-        planned = [
-            *self.asked,
-            *(row.sparsity_permille for row in self.published),
-        ]
-        largest = max(
-            [
-                *(point.sparsity for point in self.sparse),
-                *(value / 10 for value in planned),
-                1.0,
-            ]
-        )
-        return min(100.0, largest * 1.06)
+        planned = [*self.planned, *(row.sparsity_permille for row in self.published)]
+        shares = [1.0, *(point.sparsity for point in self.sparse)]
+        shares += [permille / 10 for permille in planned]
+        return min(100.0, max(shares) * 1.06)
 
     def dense_value(self, measure: Measure) -> float:
         """Where the dense model stands on the axis of a measure."""
@@ -118,7 +110,7 @@ class TradeoffData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gained:
+class GainAxis:
     """One axis of gains. name: its title. gains: factors over dense that are known, by the keys of
     records.
     """
@@ -190,6 +182,10 @@ class LossAxis:
     bottom: float = -inf
     edge: float = -inf
 
+    def place(self, reading: Reading) -> float:
+        """Where a value is drawn: at the edge where it is below the bottom."""
+        return self.edge if reading.value < self.bottom else reading.value
+
     @property
     def ticks(self) -> dict[str, Any]:
         """Places and words of the numbers: log-likelihoods as factors, broken answers without a
@@ -203,18 +199,11 @@ class LossAxis:
             is_change = self.measure in ("accuracy", "tasks")
             words = [signed_tick(place) if is_change else f"{abs(place):g} %" for place in places]
             return {"tickvals": places, "ticktext": words}
-        below = _thin_out(
-            [-log(factor) for factor in _FACTORS if low <= -log(factor) <= high],
-            high - low,
-        )
-        above = _thin_out(
-            [
-                0.0,
-                *(log(factor) for factor in _ABOVE if -log(factor) <= high),
-            ],
-            high - low,
-        )
-        places = [*(-place for place in above[1:]), *below]
+        span = high - low
+        below = [-log(factor) for factor in _FACTORS if low <= -log(factor) <= high]
+        above = [log(factor) for factor in _ABOVE if -log(factor) <= high]
+        _, *above = _thin_out([0.0, *above], span)
+        places = [*(-place for place in above), *_thin_out(below, span)]
         short = {-log(factor): words for factor, words in _SHORT.items()}
         return {
             "tickvals": places,
@@ -243,8 +232,8 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
     if shares:
         for row in tradeoff.published:
             bounds += [100 * row.dense, 100 * row.sparse]
-    if measure in tradeoff.allowed:
-        bounds.append(tradeoff.dense_value(measure) - tradeoff.allowed[measure])
+    if measure in tradeoff.limits:
+        bounds.append(tradeoff.dense_value(measure) - tradeoff.limits[measure])
     air = max(
         0.02 if measure == "word perplexity" else 2.0,
         0.08 * (max(bounds) - min(bounds)),
@@ -252,12 +241,7 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
     low = min(bounds) - air
     high = max(bounds) + air
     ends = (max(0.0, low), min(100.0, high)) if shares else (low, high)
-    return LossAxis(
-        measure=measure,
-        range=ends,
-        bottom=bottom,
-        edge=edge,
-    )
+    return LossAxis(measure=measure, range=ends, bottom=bottom, edge=edge)
 
 
 def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
@@ -265,13 +249,13 @@ def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
     none does.
     """
     every = [(point, point.readings["word perplexity"][0]) for point in tradeoff.sparse]
-    leading = [r for point, r in every if point in tradeoff.lines.get(tradeoff.leader, ())] or [
-        r for _, r in every
-    ]
-    if not leading:
+    if not every:
         return -inf, -inf
-    depths = [-reading.low for reading in leading]
-    allowed = tradeoff.allowed.get("word perplexity", 0.0)
+    leading = tradeoff.lines.get(tradeoff.leader, ())
+    depths = [-reading.low for point, reading in every if point in leading]
+    if not depths:
+        depths = [-reading.low for _, reading in every]
+    allowed = tradeoff.limits.get("word perplexity", 0.0)
     limit = -max(
         _BANDS * allowed,
         min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)),
@@ -294,10 +278,7 @@ def signed_tick(value: float) -> str:
 
 def round_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
     """The round percents between these, one more than `most` at most."""
-    step = next(
-        (s for s in _STEPS if (high - low) / s <= most),
-        _STEPS[-1],
-    )
+    step = next((step for step in _STEPS if (high - low) / step <= most), _STEPS[-1])
     return [n * step for n in range(ceil(low / step), floor(high / step) + 1)]
 
 

@@ -12,10 +12,11 @@ from sparsedash.engine.export.recipe import base_licence
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.run import pipeline
-from sparsedash.reporting.run_results import StoredResults, run_results
+from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.verdicts import limits_sentence, loss_cells, verdict_sign
 from sparsedash.schema.records import Record
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.stored_results import StoredResults
 from tests.engine.export.conftest import exported, run_in, run_settings
 from tests.engine.tiny import save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
@@ -33,7 +34,7 @@ def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path)
     )
     results = run_results(StoredResults(run[0]), run[2], limits)
     judged = next(
-        result for result in results.judged if result.record.key == export.settings.sparse
+        result for result in results.sparse_models if result.record.key == export.settings.sparse
     )
     assert judged.verdict.perplexity.level > 0.975, "three models share the chance of error"
     card = ModelCard.load(tmp_path / "out" / "README.md")

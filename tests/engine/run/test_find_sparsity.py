@@ -10,12 +10,13 @@ from sparsedash.engine.calibration.calibration import StoredStatistics
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.search import find_sparsity
 from sparsedash.engine.run.task_answering import TaskAnswers
-from sparsedash.reporting.run_results import StoredResults, run_results
+from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.errors import Cancelled, SettingsError
 from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import RESUMED, Record, Run
 from sparsedash.schema.settings import EvaluationSettings
+from sparsedash.service.stored_results import StoredResults
 from sparsedash.storage.file_hashes import file_hashes_of
 from tests.engine.run.small_runs import CHANNELS, must_not_run
 from tests.question_sets import verdicts
@@ -125,7 +126,9 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
     assert run.answers.keys() == {run.dense, records[167], records[250]}
     results = run_results(StoredResults(store), run)
     assert {
-        judged.permille: judged.verdict.verdict for judged in results.judged if judged.verdict.tasks
+        judged.permille: judged.verdict.verdict
+        for judged in results.sparse_models
+        if judged.verdict.tasks
     } == {
         167: "undecided",
         250: "beyond",

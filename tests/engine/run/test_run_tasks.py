@@ -11,11 +11,12 @@ import pytest
 
 from sparsedash.engine.run import task_answering
 from sparsedash.engine.run.model_making import RunModel
-from sparsedash.reporting.run_results import StoredResults, run_results
+from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.errors import Cancelled, CorpusError
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.stored_results import StoredResults
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
@@ -129,7 +130,7 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(task_settings, stor
     assert run.unanswered == ("choice",)
     assert all(is_unanswered(run, record, judged) for record in run.sparse)
     results = run_results(StoredResults(store), run, Tolerance(ratio=10.0, points=100.0))
-    assert {result.verdict.verdict for result in results.judged} == {"undecided"}
+    assert {result.verdict.verdict for result in results.sparse_models} == {"undecided"}
 
 
 def test_rules_of_writing_that_are_not_heeded_are_said(task_settings, store, tmp_path):

@@ -8,7 +8,9 @@ from typing import Any
 import plotly.io
 
 from sparsedash.reporting.charts.tradeoff_data import Measure, Reading, TradeoffData
-from sparsedash.reporting.run_results import ModelResult, RunResults, judge, measure, model_readings
+from sparsedash.reporting.model_results import ModelResult, judge, measure
+from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.tradeoff_points import model_point, model_readings
 from sparsedash.reporting.wording import sparsity_axis_title
 from sparsedash.schema.records import Record
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -52,13 +54,13 @@ def tradeoff_data(
         tolerance=Tolerance(),
     )
     return TradeoffData(
-        dense=results.point_of(models[dense.key], "channels"),
+        dense=model_point(results, models[dense.key], "channels"),
         lines={
-            label: [results.point_of(alone(dense, r), "channels") for r in rs]
+            label: [model_point(results, alone(dense, r), "channels") for r in rs]
             for label, rs in lines.items()
         },
         n_passages=dense.last_word.total,
-        taken=sparsity_axis_title(
+        sparsity_title=sparsity_axis_title(
             record.pruned.method for record in chain(*lines.values()) if record.pruned
         ),
         **more,

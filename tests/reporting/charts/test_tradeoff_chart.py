@@ -15,13 +15,13 @@ from sparsedash.reporting.charts.tradeoff_chart import (
     tradeoff_words,
 )
 from sparsedash.reporting.charts.tradeoff_data import (
-    Gained,
+    GainAxis,
     Point,
     Reading,
     TradeoffData,
     loss_axis,
 )
-from sparsedash.reporting.run_results import live_point, published_beside
+from sparsedash.reporting.tradeoff_points import live_point, published_beside
 from sparsedash.reporting.wording import nats_as_factor
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.significance import share_interval, wilson_interval
@@ -176,7 +176,7 @@ def test_a_leader_line_leads_from_a_line_that_ends_early_to_its_label():
         tradeoff_data(
             DENSE,
             {"sparse": [TEN]},
-            asked=(100, 300),
+            planned=(100, 300),
         )
     )
     gutter, across = early["layout"]["shapes"]
@@ -190,7 +190,7 @@ def test_a_leader_line_leads_from_a_line_that_ends_early_to_its_label():
 def test_nothing_moves_while_a_run_fills_the_chart():
     asked = (100, 300)
     half, empty = (
-        chart(tradeoff_data(DENSE, lines, asked=asked)) for lines in ({"sparse": [TEN]}, {})
+        chart(tradeoff_data(DENSE, lines, planned=asked)) for lines in ({"sparse": [TEN]}, {})
     )
     assert half["layout"]["xaxis"]["range"][1] == pytest.approx(31.8)
     assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
@@ -362,7 +362,7 @@ def judged(tradeoff, **verdicts):
     return replace(
         tradeoff,
         lines=lines,
-        allowed={PERPLEXITY: log(1.1), "accuracy": 2.0},
+        limits={PERPLEXITY: log(1.1), "accuracy": 2.0},
     )
 
 
@@ -431,9 +431,9 @@ def far_race(**lines: list[Point]) -> TradeoffData:
         dense=far_point("dense", 0, 0.0, 0.0),
         lines=lines,
         n_passages=132,
-        taken="MLP channels removed",
+        sparsity_title="MLP channels removed",
         leader="good",
-        allowed={PERPLEXITY: log(1.1), "accuracy": 2.0},
+        limits={PERPLEXITY: log(1.1), "accuracy": 2.0},
     )
 
 
@@ -502,7 +502,7 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_the_axis_follows_the_lea
     gained = drawn(
         gain_chart(
             FAR_RACE,
-            Gained(name="bytes", gains=gains),
+            GainAxis(name="bytes", gains=gains),
             PERPLEXITY,
         )
     )
@@ -623,7 +623,7 @@ def keys(tradeoff):
 
 def test_known_gains_stand_at_what_they_win_with_both_intervals(tradeoff):
     first, second, _ = keys(tradeoff)
-    gained = Gained(
+    gained = GainAxis(
         name="Speed",
         gains={first: gain(1.1, 0.05), second: gain(0.9)},
     )
@@ -674,7 +674,7 @@ def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
         },
     )
     # The third wins less than the second and loses more.
-    gained = Gained(
+    gained = GainAxis(
         name="Speed",
         gains={
             first.key: gain(1.1),
