@@ -33,7 +33,12 @@ from tests.engine.tiny import tiny_tokenizer
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 FEW = "llama,gpt2,phi3,bloom,moshi,gemma3,biogpt,bart,qwen3_5_text,qwen3_moe,granitemoeshared,bitnet,mamba"
 """One of each layout."""
-_UNSTATED = {"head_dim": 8, "num_experts_per_tok": 2, "num_key_value_heads": 2, "n_routed_experts": 8}
+_UNSTATED = {
+    "head_dim": 8,
+    "num_experts_per_tok": 2,
+    "num_key_value_heads": 2,
+    "n_routed_experts": 8,
+}
 """Sizes that some default configs leave open; published configs state them."""
 _TOLERANCE = 2e-5
 _HEAD = ("proven", "narrower", "shorter")
@@ -62,7 +67,9 @@ def main():
             counts[name] += row.get(name) == "yes"
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
     if arguments.write:
-        write_table(arguments.write, dict(zip(arguments.types.split(","), rows, strict=True)), counts)
+        write_table(
+            arguments.write, dict(zip(arguments.types.split(","), rows, strict=True)), counts
+        )
 
 
 def coverage_of(kind, methods):
@@ -106,10 +113,19 @@ def tiny_of(kind):
 
 def require_pruned(model, method):
     """Raise NotProvenError unless a quarter can be removed, saved and loaded with equal logits."""
-    texts = ["The lamp and the boat and the letter went home, and the dog ran after them. " * 4] * 60
+    texts = [
+        "The lamp and the boat and the letter went home, and the dog ran after them. " * 4
+    ] * 60
     options = {"width_multiple": 8} if method != "layers" else {}
     pruned = sparsedash.prune(
-        model, tiny_tokenizer(), texts, method=method, share=0.25, n_samples=40, length=64, **options
+        model,
+        tiny_tokenizer(),
+        texts,
+        method=method,
+        share=0.25,
+        n_samples=40,
+        length=64,
+        **options,
     )
     ids = some_ids()
     with torch.inference_mode():
@@ -119,7 +135,9 @@ def require_pruned(model, method):
             return
         with tempfile.TemporaryDirectory() as folder:
             pruned.model.save_pretrained(folder)
-            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True
+            )
         again = loaded.eval()(input_ids=ids, use_cache=False).logits
     if float((logits - again).abs().max()) > _TOLERANCE * max(1.0, float(logits.abs().max())):
         raise NotProvenError("saved and loaded it answers otherwise")

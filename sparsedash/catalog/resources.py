@@ -218,7 +218,7 @@ def unfinished_bytes(shape: ModelShape, dtype: Dtype, *, streamed: bool) -> int:
 
 def texts_at_once(n_bytes: int) -> int:
     """How many texts are written together. n_bytes: of the keys and values of one."""
-    return min(MOST_TEXTS, max(FEWEST_TEXTS, CACHE_BYTES // n_bytes))
+    return min(MOST_TEXTS, max(FEWEST_TEXTS, CACHE_BYTES // max(1, n_bytes)))
 
 
 def heal_tokens(n_steps: int) -> int:

@@ -44,7 +44,7 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
     if method.removes_layers and shape.structure.layers_problem:
         raise SettingsError(
             "method",
-            said="Whole layers of this model cannot be removed: without one of them stock code makes another model "
+            message="Whole layers of this model cannot be removed: without one of them stock code makes another model "
             f"({shape.structure.layers_problem}).",
             advice="Choose a method that removes channels.",
         )

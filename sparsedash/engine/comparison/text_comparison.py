@@ -1,13 +1,16 @@
 """Models compared on text: continuations of a prompt, and divergence over a text in nats."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
+from sparsedash.engine.models.decoder_blocks import Batch, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.texts.next_logits import GrowingTexts, OnRead, growing_texts
 from sparsedash.schema.errors import Cancelled, JobError
 from sparsedash.schema.pair_records import (
     Continuation,
@@ -18,9 +21,6 @@ from sparsedash.schema.pair_records import (
 )
 from sparsedash.schema.progress import OnStep, OnText, Step, ignore, ignore_steps
 from sparsedash.storage.store import Store
-
-CHUNK_TOKENS = 512
-"""Tokens of a prompt that are read between two steps, where the job may be stopped."""
 
 
 def continue_prompt(
@@ -84,8 +84,8 @@ class ContinuationWriter:
 
     def __init__(self, record_model: RecordModel, settings: ContinuationSettings) -> None:
         self._record_model = record_model
+        self._texts: GrowingTexts
         self._settings = settings
-        self._cache: object | None = None
         self._logits: Tensor | None = None
         self._written: list[int] = []
         # The same draws for all models: equal distributions give equal tokens.
@@ -111,9 +111,9 @@ class ContinuationWriter:
         ids = front + prompt_ids[-room:]
         self.n_unread = max(0, len(prompt_ids) - room)
         self._n_left = loaded.max_length - len(ids)
-        for start in range(0, len(ids), CHUNK_TOKENS):
-            on_step(Step("read", start, len(ids), unit="tokens"))
-            self._step(ids[start : start + CHUNK_TOKENS])
+        n_new = min(self._settings.n_tokens, self._n_left)
+        self._texts = growing_texts(loaded, [ids], n_new)
+        self._read(lambda n_read: on_step(Step("read", n_read, len(ids), unit="tokens")))
 
     @torch.inference_mode()
     def write(self) -> None:
@@ -121,7 +121,9 @@ class ContinuationWriter:
         if self.finished:
             return
         if self._written:
-            self._step(self._written[-1:])
+            device = self._record_model.loaded.model.device
+            self._texts.append_(torch.tensor([self._written[-1:]], device=device))
+            self._read()
         token = self._next_token()
         self.finished = token in self._record_model.loaded.eos_ids
         if not self.finished:
@@ -129,14 +131,9 @@ class ContinuationWriter:
             # The last one need not be read.
             self.finished = len(self._written) > self._n_left
 
-    def _step(self, ids: Sequence[int]) -> None:
-        with self._record_model.active() as loaded:
-            input_ids = torch.tensor([ids], device=loaded.model.device)
-            output = loaded.model(
-                input_ids=input_ids, cache=self._cache, use_cache=True, logits_to_keep=1
-            )
-        self._cache = output.cache
-        self._logits = output.logits[0, -1]
+    def _read(self, on_read: OnRead = lambda _: None) -> None:
+        with self._record_model.active():
+            (self._logits,) = self._texts.logits(on_read)
 
     def _next_token(self) -> int:
         assert self._logits is not None, "prompt read"
@@ -241,17 +238,36 @@ def _measured(
 
 def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Tensor]:
     """Log-probabilities (t, vocabulary) of the tokens after the first, in chunks."""
+    loaded = record_model.loaded
+    step = max(1, CHUNK_LOGITS // loaded.model.get_output_embeddings().weight.shape[0])
+    read = torch.tensor([ids[:-1]], device=loaded.model.device)
+    chunks = _cached_logits if loaded.has_plain_cache else _whole_logits
+    for logits in chunks(record_model, read, step):
+        yield logits.float().log_softmax(dim=-1).cpu()
+
+
+def _cached_logits(record_model: RecordModel, ids: Tensor, step: int) -> Iterator[Tensor]:
+    """Logits (t, vocabulary) of a text (1, n), read in chunks of `step` tokens."""
     cache = None
-    head = record_model.loaded.model.get_output_embeddings()
-    step = max(1, CHUNK_LOGITS // head.weight.shape[0])
-    for start in range(0, len(ids) - 1, step):
+    for tokens in torch.split(ids, step, dim=1):
         with record_model.active() as loaded:
-            read = torch.tensor(
-                [ids[start : min(start + step, len(ids) - 1)]], device=loaded.model.device
-            )
-            output = loaded.model(input_ids=read, cache=cache, use_cache=True)
+            output = loaded.model(input_ids=tokens, cache=cache, use_cache=True)
         cache = output.cache
-        yield output.logits[0].float().log_softmax(dim=-1).cpu()
+        yield output.logits[0]
+
+
+def _whole_logits(record_model: RecordModel, ids: Tensor, step: int) -> Iterator[Tensor]:
+    """The same of a text that is read at once; only the logits are in chunks."""
+    with record_model.active() as loaded:
+        walk = loaded.walk([Batch(ids, torch.ones_like(ids))])
+        walk.run([nullcontext])
+    for columns in torch.split(torch.arange(ids.shape[1], device=ids.device), step):
+        with (
+            record_model.active() as loaded,
+            head_sees_only(loaded.model, torch.zeros_like(columns), columns),
+        ):
+            logits: Tensor = walk.output(loaded.model, 0).logits
+        yield logits
 
 
 def _parts(loaded: LoadedModel, text: str, ids: Sequence[int]) -> list[str]:

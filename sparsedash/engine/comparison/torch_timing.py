@@ -169,12 +169,25 @@ def time_models(
                 "This model does not fit into memory: a timing would measure the disk.",
                 "Time it on a machine with more memory.",
             )
+        _require_cache(loaded)
         dtype: Dtype = settings.dtype or loaded.dtype
         resident = both_resident(dense, sparse, getattr(torch, dtype))
         with resident as pair, torch_threads(settings.n_threads), torch.inference_mode():
             timing = _timing(settings, widths, loaded, pair, dtype, store.folder, on_step, clock)
     store.put(timing.key, timing)
     return timing
+
+
+@torch.inference_mode()
+def _require_cache(loaded: LoadedModel) -> None:
+    """Raises JobError if the model's own forward returns nothing to write on from."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=loaded.model.device)
+    output = loaded.model(input_ids=token, use_cache=True, logits_to_keep=1)
+    if getattr(output, "cache", None) is None:
+        raise JobError(
+            "This kind of model cannot be timed: its state is kept inside the model, not in a cache.",
+            "Compare sizes and losses instead.",
+        )
 
 
 def _widths(record: Record | None) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
@@ -12,6 +12,7 @@ from transformers import Cache, DynamicCache
 
 from sparsedash.engine.models.decoder_blocks import Applied, Batch, PreallocatedLayer
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.texts.next_logits import last_logits
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.records import Candidate, TargetToken
 
@@ -26,29 +27,30 @@ _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 
 @dataclass(frozen=True, eq=False)
 class UnfinishedAnswers:
-    """Unfinished answers after contexts of equal length, with their KV cache.
+    """Unfinished answers after the same number of tokens, with their KV cache, if there is one.
 
-    applied: context in which the loaded model writes them. written: the tokens of each so far;
-    finishing adds to them.
-    layers: of each, keys and values (r, heads, t, e).
+    applied: context in which the loaded model writes them. contexts: the tokens before each.
+    written: the tokens of each so far; finishing adds to them.
+    layers: of each, keys and values (r, heads, t, e); none where texts are read whole.
     """
 
     applied: Applied
-    written: list[list[int]]
-    layers: list[tuple[Tensor, Tensor]]
+    contexts: list[Sequence[int]] = field(default_factory=list)
+    written: list[list[int]] = field(default_factory=list)
+    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 def unfinished_answers(
     loaded: LoadedModel,
     applied: Applied,
-    cache: Cache,
-    n_context: Sequence[int],
+    cache: Cache | None,
+    contexts: Sequence[Sequence[int]],
     begun: Sequence[list[int] | None],
     is_finished: IsFinished | None = None,
 ) -> list[UnfinishedAnswers]:
     """The answers that are not finished, grouped by the number of tokens read.
 
-    cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: the
+    cache: of the batch just read; emptied. contexts: the tokens of each row's context. begun: the
     first tokens of each answer, None for rows that need no answer. is_finished: None: once it is a
     whole word.
     """
@@ -59,11 +61,12 @@ def unfinished_answers(
             # The columns of target tokens after the first wrong one were read, but the model did
             # not write them.
             rows, part = parts.setdefault(
-                n_context[row] + len(tokens) - 1, ([], UnfinishedAnswers(applied, [], []))
+                len(contexts[row]) + len(tokens) - 1, ([], UnfinishedAnswers(applied))
             )
             rows.append(row)
+            part.contexts.append(contexts[row])
             part.written.append(tokens)
-    while cache.layers:
+    while cache is not None and cache.layers:
         # Freed layer by layer: two copies of all layers may be gigabytes.
         layer = cache.layers.pop(0)
         chosen = []
@@ -103,12 +106,36 @@ def finish_answers_(
     for _ in range(n_more):
         if not decodings:
             return
-        caches = [decoding.cache for decoding in decodings]
-        walk = loaded.walk([decoding.last() for decoding in decodings], caches)
-        walk.run([decoding.applied for decoding in decodings], on_block)
-        for number, decoding in enumerate(decodings):
-            decoding.add_(walk.output(loaded.model, number).logits[:, -1])
+        next_logits = _next_logits(loaded, decodings, on_block)
+        for decoding, logits in zip(decodings, next_logits, strict=True):
+            decoding.add_(logits)
         decodings = [decoding for decoding in decodings if decoding.written]
+
+
+def _next_logits(
+    loaded: LoadedModel, decodings: Sequence["_Decoding"], on_block: Callable[[int], None]
+) -> Iterator[Tensor]:
+    """Logits (r, vocabulary) of the next token of each decoding's answers."""
+    caches: list[Cache] = []
+    batches: list[Batch] = []
+    texts: list[list[int]] = []
+    inside: list[Applied] = []
+    for decoding in decodings:
+        if decoding.cached is None:
+            for context, answer in zip(decoding.contexts, decoding.written, strict=True):
+                texts.append([*context, *answer])
+                inside.append(decoding.applied)
+        else:
+            caches.append(decoding.cached.cache)
+            batches.append(decoding.cached.next_batch([answer[-1] for answer in decoding.written]))
+    if texts:
+        logits = last_logits(loaded, texts, inside, on_block)
+        yield from torch.split(logits, [len(decoding.written) for decoding in decodings])
+        return
+    walk = loaded.walk(batches, caches)
+    walk.run([decoding.applied for decoding in decodings], on_block)
+    for number in range(len(decodings)):
+        yield walk.output(loaded.model, number).logits[:, -1]
 
 
 def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
@@ -120,27 +147,19 @@ def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
     return word.group() if word else text.strip()[:1]
 
 
-class _Decoding:
-    """Batched decoding of one model's answers, with one mask (r, t) and one cache.
-
-    The parts give up their caches on the way.
+class _AnswerCache:
+    """The keys and values of answers (r), with one mask (r, t); the parts give theirs up.
 
     Rows are left-padded, for sliding windows. Positions are in the keys already, or are counted
-    from the mask. written: the tokens of each; none when all are finished.
+    from the mask.
     """
 
     def __init__(
         self,
         loaded: LoadedModel,
-        applied: Applied,
         parts: Sequence[UnfinishedAnswers],
-        is_finished: IsFinished,
         n_more: int,
     ) -> None:
-        self.applied = applied
-        self._is_finished = is_finished
-        self.written = list(chain.from_iterable(part.written for part in parts))
-        self._going_on = list(range(len(self.written)))
         lengths = list[int]()
         for part in parts:
             lengths += [part.layers[0][0].shape[2]] * len(part.written)
@@ -157,18 +176,49 @@ class _Decoding:
             columns >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]
         ).long()
 
-    @property
-    def n_left(self) -> int:
-        """Answers that are not finished."""
-        return len(self._going_on)
-
-    def last(self) -> Batch:
+    def next_batch(self, last_tokens: Sequence[int]) -> Batch:
         """The last token of each row, as the next input of the model."""
-        ids = torch.tensor([[tokens[-1]] for tokens in self.written], device=self._mask.device)
+        ids = torch.tensor(last_tokens, device=self._mask.device)[:, None]
         positions = self._mask.sum(dim=1, keepdim=True)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
         inputs = {"attention_mask": self._mask, "position_ids": positions}
         return Batch(ids, self._mask, inputs)
+
+    def keep_(self, rows: Sequence[int]) -> None:
+        """Keep these rows."""
+        chosen = torch.tensor(rows, dtype=torch.long, device=self._mask.device)
+        self.cache.batch_select_indices(chosen)
+        self._mask = self._mask[chosen]
+
+
+class _Decoding:
+    """Batched decoding of one model's answers.
+
+    contexts, written: the tokens before each answer, and of each; none when all are finished.
+    cached: what the model keeps of them; None where it reads whole texts.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        applied: Applied,
+        parts: Sequence[UnfinishedAnswers],
+        is_finished: IsFinished,
+        n_more: int,
+    ) -> None:
+        self.applied = applied
+        self._is_finished = is_finished
+        self.contexts = list(chain.from_iterable(part.contexts for part in parts))
+        self.written = list(chain.from_iterable(part.written for part in parts))
+        self._going_on = list(range(len(self.written)))
+        self.cached: _AnswerCache | None = None
+        if loaded.has_plain_cache:
+            self.cached = _AnswerCache(loaded, parts, n_more)
+
+    @property
+    def n_left(self) -> int:
+        """Answers that are not finished."""
+        return len(self._going_on)
 
     def add_(self, logits: Tensor) -> None:
         """Append the model's choice to each row. logits: (r, vocabulary)."""
@@ -178,9 +228,9 @@ class _Decoding:
         self._going_on = [row for row in self._going_on if not self._is_finished(self.written[row])]
         # Few words have many tokens; the finished rows should not be computed with them.
         if len(self._going_on) <= len(self.written) * 3 // 4:
-            chosen = torch.tensor(self._going_on, dtype=torch.long, device=self._mask.device)
-            self.cache.batch_select_indices(chosen)
-            self._mask = self._mask[chosen]
+            if self.cached is not None:
+                self.cached.keep_(self._going_on)
+            self.contexts = [self.contexts[row] for row in self._going_on]
             self.written = [self.written[row] for row in self._going_on]
             self._going_on = list(range(len(self.written)))
 

@@ -1,7 +1,7 @@
 """Log-likelihoods of given continuations, and greedy decoding, by one or several models.
 
-Requests with the same context share its KV cache. Streamed weights are read once for all models,
-and for several batches.
+Requests with the same context share its KV cache, where the model has a plain one. Streamed weights
+are read once for all models, and for several batches.
 """
 
 from collections import defaultdict
@@ -20,15 +20,17 @@ from sparsedash.engine.evaluation.answers import (
     finish_answers_,
     unfinished_answers,
 )
-from sparsedash.engine.evaluation.side_by_side import model_groups, n_fitting, reading
+from sparsedash.engine.evaluation.side_by_side import model_groups, reading
 from sparsedash.engine.models.decoder_blocks import (
     Applied,
     Batch,
     BlockWalk,
     PreallocatedLayer,
     head_sees_only,
+    n_fitting,
 )
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.texts.next_logits import empty_caches
 from sparsedash.schema.errors import CalibrationError, CorpusError
 
 _LOGITS = 2**25
@@ -92,7 +94,7 @@ def score_continuations(
     where predictions are not finite.
     """
     streamed = loaded.residency.streamed
-    rows = _rows(requests, loaded.max_length, share=not streamed)
+    rows = _rows(requests, loaded.max_length, share=loaded.has_plain_cache and not streamed)
     batches: list[_RowBatch] = []
     for places, batch in loaded.batches([row.tokens for row in rows], BATCH_TOKENS):
         batches.append(([rows[place] for place in places], batch))
@@ -370,20 +372,18 @@ def _write(
         written.append([[] for _ in prompts])
     unfinished: list[UnfinishedAnswers] = []
     for places, batch in loaded.batches(prompts, BATCH_TOKENS):
-        caches = [DynamicCache() for _ in inside]
+        caches = empty_caches(loaded, len(inside))
         walk = loaded.walk([batch] * len(inside), caches)
         walk.run(inside, lambda _: on_block())
-        n_context = [len(prompts[place]) for place in places]
-        last = torch.tensor(n_context, device=device) - 1
+        contexts = [prompts[place] for place in places]
+        last = torch.tensor([len(context) - 1 for context in contexts], device=device)
         for number, (applied, cache) in enumerate(zip(inside, caches, strict=True)):
             with head_sees_only(loaded.model, torch.arange(len(places), device=device), last):
                 first = walk.output(loaded.model, number).logits.argmax(dim=-1).tolist()
             answers = [written[number][place] for place in places]
             for answer, token in zip(answers, first, strict=True):
                 answer.append(token)
-            unfinished += unfinished_answers(
-                loaded, applied, cache, n_context, answers, is_finished
-            )
+            unfinished += unfinished_answers(loaded, applied, cache, contexts, answers, is_finished)
     finish_answers_(loaded, unfinished, lambda _: on_block(), is_finished, n_new - 1)
 
     def text_of(tokens: Sequence[int]) -> str:

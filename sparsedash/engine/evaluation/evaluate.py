@@ -19,7 +19,6 @@ from itertools import chain
 
 import msgspec
 import torch
-from transformers import DynamicCache
 
 from sparsedash.catalog.resources import BATCH_TOKENS, TOGETHER_TOKENS, unfinished_bytes
 from sparsedash.engine.evaluation.answers import (
@@ -33,9 +32,9 @@ from sparsedash.engine.evaluation.answers import (
 )
 from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
 from sparsedash.engine.evaluation.questions import Question
-from sparsedash.engine.evaluation.side_by_side import n_fitting
-from sparsedash.engine.models.decoder_blocks import Applied, Batch, head_sees_only
+from sparsedash.engine.models.decoder_blocks import Applied, Batch, head_sees_only, n_fitting
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.texts.next_logits import empty_caches
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Outcome, Passages, Stopping
@@ -275,7 +274,7 @@ class _Evaluation:
             n_together = 1
             if streamed:
                 # In memory several together save nothing, and answers would come later.
-                n_tokens = min(TOGETHER_TOKENS, room_bytes / loaded.cache_per_token)
+                n_tokens = min(TOGETHER_TOKENS, room_bytes / max(1, loaded.cache_per_token))
                 n_together = n_fitting((item.batch.ids.numel() for item in unread), n_tokens)
             together = unread[:n_together]
             unread = unread[n_together:]
@@ -288,7 +287,8 @@ class _Evaluation:
             # Finished batches can be kept at once, should the job be killed.
             self._finish_answers([item for item in together if not item.unfinished])
             room_bytes = most_bytes - sum(item.cache_bytes for item in waiting)
-            if room_bytes <= 0 or not unread:
+            # Texts that are read whole take as long together as batch by batch.
+            if room_bytes <= 0 or not unread or not loaded.has_plain_cache:
                 self._finish_answers(waiting)
                 waiting = []
                 room_bytes = most_bytes
@@ -316,9 +316,7 @@ class _Evaluation:
     def _forward(self, together: Sequence[_ModelBatch]) -> None:
         """Read these batches together, and add their scores and answers, in place."""
         loaded = self.loaded
-        # Made without the config: one that forgets what is outside a sliding window cannot hold
-        # right-padded rows.
-        caches = [DynamicCache() for _ in together]
+        caches = empty_caches(loaded, len(together))
         walk = loaded.walk([item.batch for item in together], caches)
         ahead_before = self.ahead
         block_share = sum(len(item.rows) for item in together) / len(loaded.blocks)
@@ -326,7 +324,7 @@ class _Evaluation:
         def on_block(index: int) -> None:
             self.ahead = ahead_before + index * block_share * (1 - _FINISHING)
             if index:
-                for cache in caches:
+                for cache in filter(None, caches):
                     layer = cache.layers[-1]
                     layer.keys, layer.values = loaded.residency.offload_all(
                         [layer.keys, layer.values]
@@ -346,13 +344,14 @@ class _Evaluation:
             targets = [question.target for question in questions]
             item.scores = list(target_scores(logits.float(), targets, loaded.tokenizer.decode))
             item.partial_answers = [score.first_wrong for score in item.scores]
-            n_context = [len(question.context) for question in questions]
+            contexts = [question.context for question in questions]
             # Where the model's context is nearly full, the answer ends with its first wrong token.
             continued = []
-            for answer, n in zip(item.partial_answers, n_context, strict=True):
-                has_room = answer and len(answer) <= loaded.max_length - n - MAX_MORE_TOKENS + 1
+            for answer, context in zip(item.partial_answers, contexts, strict=True):
+                most = loaded.max_length - len(context) - MAX_MORE_TOKENS + 1
+                has_room = answer and len(answer) <= most
                 continued.append(answer if has_room else None)
-            item.unfinished = unfinished_answers(loaded, item.applied, cache, n_context, continued)
+            item.unfinished = unfinished_answers(loaded, item.applied, cache, contexts, continued)
 
     def _finish_answers(self, batches: Sequence[_ModelBatch]) -> None:
         """Finish the answers of these batches together, and add their outcomes to their models."""

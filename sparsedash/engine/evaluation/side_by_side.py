@@ -1,8 +1,7 @@
 """Models that read the same batches: side by side where weights are streamed, else one by one."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import accumulate
 
 from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.loading import LoadedModel
@@ -25,8 +24,3 @@ def reading(
     (number,) = numbers
     with models[number]():
         yield [nullcontext]
-
-
-def n_fitting(sizes: Iterable[int], n_tokens: float) -> int:
-    """Number of first batches that have at most n_tokens together, padding included; at least 1."""
-    return max(1, sum(together <= n_tokens for together in accumulate(sizes)))

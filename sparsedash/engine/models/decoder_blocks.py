@@ -6,11 +6,11 @@ then runs the real blocks itself.
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -50,15 +50,15 @@ class BlockWalk:
         body: nn.Module,
         blocks: Sequence[nn.Module],
         batches: Sequence[Batch],
-        caches: Sequence[Cache] = (),
+        caches: Sequence[Cache | None] = (),
     ) -> None:
         """Runs the embeddings, none of the blocks. body: the model without its output head.
 
-        caches: one a batch, filled block by block; none where nothing is generated.
+        caches: one a batch, filled block by block; none, or None each, where nothing is kept.
         """
         self._blocks = blocks
         self._batches = batches
-        self._tuples = _returns_tuples(body, blocks)
+        self._n_returned = _n_returned(body, blocks)
         self._hidden: list[Tensor] = []
         self._calls: list[list[_Call]] = []
         for batch, cache in zip(batches, caches or [None] * len(batches), strict=True):
@@ -77,7 +77,7 @@ class BlockWalk:
             hidden = args[0] if args else kwargs.pop("hidden_states")
             embeddings.append(hidden)
             calls.append((args[1:], kwargs))
-            return (hidden,) if self._tuples else hidden
+            return _block_output(hidden, self._n_returned)
 
         cached = {} if cache is None else {"cache": cache}
         with forward_replaced(self._blocks, [stub] * len(self._blocks)):
@@ -127,7 +127,7 @@ class BlockWalk:
     def output(self, model: nn.Module, number: int) -> Any:
         """Output of the model and its head for a batch's hidden states after the last block."""
         hidden = self._hidden[number]
-        result = (hidden,) if self._tuples else hidden
+        result = _block_output(hidden, self._n_returned)
         with forward_replaced(self._blocks, [lambda *args, **kwargs: result] * len(self._blocks)):
             return model(input_ids=self._batches[number].ids, use_cache=False)
 
@@ -185,7 +185,7 @@ def skipping(
     if not gone:
         yield
         return
-    is_tuple = _returns_tuples(body, blocks)
+    n_returned = _n_returned(body, blocks)
 
     def skip(index: int, *args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -199,7 +199,7 @@ def skipping(
                     1,
                 )
                 cache.update(placeholder, placeholder, index)
-        return (hidden,) if is_tuple else hidden
+        return _block_output(hidden, n_returned)
 
     removed = sorted(gone)
     stubs = [partial(skip, index) for index in removed]
@@ -268,12 +268,17 @@ def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Itera
                 block.forward = forward
 
 
-_RETURNS_TUPLES: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+_N_RETURNED: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()
 
 
-def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
-    """True if the blocks of this model return (hidden,) instead of hidden, tried on one token."""
-    if body not in _RETURNS_TUPLES:
+def _block_output(hidden: Tensor, n_returned: int) -> Any:
+    """Hidden states as a block of this model returns them; see `_n_returned`."""
+    return (hidden, *[None] * (n_returned - 1)) if n_returned else hidden
+
+
+def _n_returned(body: nn.Module, blocks: Sequence[nn.Module]) -> int:
+    """Length of the tuple that a block of this model returns, tried on one token; 0 if a tensor."""
+    if body not in _N_RETURNED:
         outputs: list[Any] = []
         token = torch.zeros(
             1,
@@ -286,8 +291,8 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
             forward_replaced(blocks[1:], [lambda *_, **__: outputs[0]] * (len(blocks) - 1)),
         ):
             body(input_ids=token, use_cache=False)
-        _RETURNS_TUPLES[body] = isinstance(outputs[0], tuple)
-    return _RETURNS_TUPLES[body]
+        _N_RETURNED[body] = len(outputs[0]) if isinstance(outputs[0], tuple) else 0
+    return _N_RETURNED[body]
 
 
 def batches_by_length(
@@ -311,6 +316,11 @@ def batches_by_length(
             mask[place, : len(sequences[row])] = 1
         batches.append((rows, Batch(ids.to(device), mask.to(device))))
     return batches
+
+
+def n_fitting(sizes: Iterable[int], n_tokens: float) -> int:
+    """Number of first batches that have at most n_tokens together, padding included; at least 1."""
+    return max(1, sum(together <= n_tokens for together in accumulate(sizes)))
 
 
 def preallocated_cache(n_tokens: int) -> DynamicCache:

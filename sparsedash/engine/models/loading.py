@@ -75,6 +75,11 @@ class LoadedModel:
         return self.shape.structure
 
     @property
+    def has_plain_cache(self) -> bool:
+        """Whether earlier tokens are remembered by keys and values alone."""
+        return self.structure.plain_cache
+
+    @property
     def cache_per_token(self) -> int:
         """Bytes of the keys and values of a token, in all blocks."""
         return int(self.shape.cache_per_token * self.model.dtype.itemsize)
@@ -94,7 +99,7 @@ class LoadedModel:
     def walk(
         self,
         batches: Sequence[Batch],
-        caches: Sequence[Cache] = (),
+        caches: Sequence[Cache | None] = (),
     ) -> BlockWalk:
         """A walk of these batches through the decoder blocks; see `BlockWalk`."""
         return BlockWalk(

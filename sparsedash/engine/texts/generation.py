@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sparsedash.catalog.resources import texts_at_once
-from sparsedash.engine.models.decoder_blocks import head_sees_only, preallocated_cache
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import use_fp32_copies_for_small_batches
+from sparsedash.engine.texts.next_logits import growing_texts
 from sparsedash.schema.progress import Checkpointed, OnStep, Step, without_checkpoint
 from sparsedash.schema.settings import CalibrationSettings
 
@@ -121,28 +121,16 @@ def _generate(
     choose: the next token of each row (n, 1) from its logits (n, vocabulary), which it may change,
     and the number of the token.
     """
-    device = loaded.model.device
-    longest = max(map(len, prompts))
-    padding = [longest - len(prompt) for prompt in prompts]
-    padded = [[0] * n_pad + prompt for n_pad, prompt in zip(padding, prompts, strict=True)]
-    mask = torch.tensor([[0] * n_pad + [1] * (longest - n_pad) for n_pad in padding], device=device)
-    tokens = [torch.tensor(padded, device=device)]
-    cache = preallocated_cache(longest + n_new)
-    with head_sees_only(loaded.model, slice(None), -1), use_fp32_copies_for_small_batches():
+    texts = growing_texts(loaded, prompts, n_new)
+    new_tokens: list[Tensor] = []
+    with use_fp32_copies_for_small_batches():
         for number in range(n_new):
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
-            output = loaded.model(
-                input_ids=tokens[-1],
-                attention_mask=mask,
-                position_ids=positions[:, -tokens[-1].shape[1] :],
-                cache=cache,
-                use_cache=True,
-            )
-            tokens.append(choose(output.logits.float(), number))
-            mask = torch.cat([mask, torch.ones_like(tokens[-1])], dim=1)
+            tokens = choose(texts.logits().float(), number)
+            texts.append_(tokens)
+            new_tokens.append(tokens)
             report(number + 1)
-    rows = zip(torch.cat(tokens, dim=1), mask.bool(), strict=True)
-    return [row[real].tolist() for row, real in rows]
+    generated = torch.cat(new_tokens, dim=1).tolist()
+    return [[*prompt, *ids] for prompt, ids in zip(prompts, generated, strict=True)]
 
 
 def _sample_tokens(

@@ -58,7 +58,7 @@ def test_a_long_prompt_is_read_in_parts_with_the_same_outcome_and_a_longer_one_k
         writer_of(tiny_loaded("llama"), prompt=text) for text in (PROMPT, PROMPT, "boat " * 400)
     )
     whole.read(ignore_steps)
-    monkeypatch.setattr("sparsedash.engine.comparison.text_comparison.CHUNK_TOKENS", 3)
+    monkeypatch.setattr("sparsedash.engine.texts.next_logits.CHUNK_TOKENS", 3)
     parted.read(ignore_steps)
     assert torch.allclose(
         whole._logits,

@@ -52,7 +52,7 @@ def begun_in_one_batch(loaded, contexts):
         loaded,
         nullcontext,
         cache,
-        [len(row) for row in ids],
+        ids,
         begun,
     )
 

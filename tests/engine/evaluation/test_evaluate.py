@@ -4,7 +4,6 @@ batches.
 
 import math
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 
@@ -12,10 +11,10 @@ import pytest
 import torch
 
 from sparsedash.engine.evaluation import evaluate as evaluating
-from sparsedash.engine.evaluation.answers import _Decoding
+from sparsedash.engine.evaluation.answers import _AnswerCache
 from sparsedash.engine.evaluation.evaluate import evaluate_alone
 from sparsedash.engine.evaluation.questions import Question, choose_passages, n_leaked
-from sparsedash.engine.evaluation.side_by_side import n_fitting
+from sparsedash.engine.models.decoder_blocks import n_fitting
 from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.models.streaming import stream_model
 from sparsedash.engine.texts.corpora import Texts
@@ -188,13 +187,7 @@ def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(
 
     assert len(parts) > 3
     assert all(in_files(chain(*part.layers)) for part in parts)
-    cache = _Decoding(
-        streamed,
-        nullcontext,
-        parts,
-        lambda *_: False,
-        3,
-    ).cache
+    cache = _AnswerCache(streamed, parts, 3).cache
     assert all(in_files(layer._buffers) for layer in cache.layers)
     cache.batch_select_indices(torch.tensor([0, 2]))
     assert len(cache.layers[0].keys) == 2
