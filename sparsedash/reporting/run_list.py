@@ -571,7 +571,8 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[_Line]:
         notes.append(
             f"Only the best method of each run is drawn: more than {MOST_LINES} lines cannot be told apart."
         )
-    differ = [len(set(facet)) > 1 for facet in zip(*(line.facets for line in lines), strict=True)]
+    facets = [line.facets for line in lines]
+    differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]
     labels = {}
     for i, line in enumerate(lines):
         parts = [line.run.name]
