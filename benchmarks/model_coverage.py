@@ -10,6 +10,7 @@ predict are left out.
 
 import tempfile
 from collections import Counter
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -153,11 +154,11 @@ def write_table(file, rows, counts):
             lines.append(f"| `{kind}` | {' | '.join(cells)} |")
     total = ", ".join(f"{name} {counts[name]}" for name in counts)
     lines += ["", f"Of {counts['causal']} causal types that a tiny model can be made of: {total}."]
-    with open(file, encoding="utf-8") as opened:
-        before, mark, rest = opened.read().partition("<!-- types -->\n")
+    document = Path(file)
+    before, mark, rest = document.read_text(encoding="utf-8").partition("<!-- types -->\n")
     _, end, after = rest.partition("<!-- end -->\n")
-    with open(file, "w", encoding="utf-8") as opened:
-        opened.write(before + mark + "\n".join(lines) + "\n" + end + after)
+    table = "\n".join(lines)
+    document.write_text(f"{before}{mark}{table}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
