@@ -36,7 +36,7 @@ def passages():
 
 def samples(store, loaded, passages, token_weights="equal"):
     """The sample of each block's inner activations."""
-    watched = [[loaded.family.out]] * len(loaded.blocks)
+    watched = [[loaded.structure.mlps[0].out]] * len(loaded.blocks)
     activations = PassageActivations(
         store,
         loaded,

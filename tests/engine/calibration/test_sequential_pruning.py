@@ -49,7 +49,7 @@ def test_half_of_every_projection_that_the_scope_names_is_zero(model_type, scope
         strict=True,
     ):
         # Some families have projections that they never call.
-        assert set(loaded.family.mlp) <= block.weights.keys() <= dense.keys()
+        assert set(loaded.structure.mlps[0].paths) <= block.weights.keys() <= dense.keys()
         for weight in block.weights.values():
             assert float((weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
     assert [step.done for step in steps] == list(range(steps[-1].total + 1))

@@ -47,8 +47,8 @@ TEXT = torch.randint(
 def without_by_hand(loaded, gone):
     """A copy of the model whose list of blocks has no such blocks."""
     model = copy.deepcopy(loaded.model)
-    owner, _, name = loaded.family.blocks.rpartition(".")
-    blocks = model.get_submodule(loaded.family.blocks)
+    owner, _, name = loaded.structure.blocks.rpartition(".")
+    blocks = model.get_submodule(loaded.structure.blocks)
     kept_blocks = torch.nn.ModuleList(
         block for index, block in enumerate(blocks) if index not in gone
     )
