@@ -190,7 +190,7 @@ def test_a_bias_that_stock_code_or_llama_cpp_has_no_place_for_is_refused_at_once
     finished = finished_run(save_tiny(tmp_path / "tiny", family), ("flap",))
     monkeypatch.setattr(module, "rebuild_model", lambda *_: pytest.fail("nothing is made"))
     for form, why in (
-        ("padded", "this family's stock code has"),
+        ("padded", "its stock code has"),
         ("gguf", f"llama.cpp's graph of {family} has"),
     ):
         with pytest.raises(ExportError, match=f"bias.*for which {why} no place"):
