@@ -53,7 +53,7 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
     if not most and not method.removes_layers:
         raise SettingsError(
             "budget",
-            said=f"Removing MLP channels frees nothing of the {budget}.",
+            message=f"Removing MLP channels frees nothing of the {budget}.",
             advice="Choose another budget, or a method that removes whole layers.",
         )
     what = "layers" if method.removes_layers else "MLP channels"
@@ -72,7 +72,7 @@ def require_quantisable(settings: RunSettings, family: str | None, *, streamed: 
     if problem := llama_cpp_problem(settings.model, family, settings.methods):
         raise SettingsError(
             "quantise",
-            said=f"These models cannot be quantised: {problem}.",
+            message=f"These models cannot be quantised: {problem}.",
             advice="Leave it out.",
         )
     _require_resident("Quantising", streamed)

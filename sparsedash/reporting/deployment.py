@@ -12,7 +12,6 @@ from sparsedash.catalog import model_shape
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.presets import spec_name
-from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import GainAxis, Reading
 from sparsedash.reporting.html import Table, Value
 from sparsedash.reporting.model_results import ModelResult
@@ -22,11 +21,14 @@ from sparsedash.reporting.wording import (
     LEVEL,
     NBSP,
     factor,
+    factor_range,
     nats_as_factor,
     percent,
     quantity,
     quoted_method,
+    reference_title,
     size,
+    sparsity_words,
 )
 from sparsedash.schema.export_settings import Export, Proof
 from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
@@ -138,7 +140,7 @@ def structure_sentence(backend: Backend, results: RunResults) -> str:
     (difference,) = likelihood_differences([(narrower.record, fewer.record)], n_compared)
     names = [quoted_method(model.spec) for model in (narrower, fewer)]
     losses = [loss_value(model.verdict.perplexity) for model in (narrower, fewer)]
-    share = wording.sparsity_words(permille, narrower.method)
+    share = sparsity_words(permille, narrower.method)
     sentences = [
         f"At {share}: narrower layers ({names[0]}, perplexity {losses[0]}) "
         f"or fewer ({names[1]}, {losses[1]})"
@@ -180,7 +182,7 @@ def _better_for_size(names: Sequence[str], difference: LikelihoodDifference) -> 
     return (
         f"For size {better}: the word perplexity of {worse} is "
         f"{nats_as_factor(abs(difference.value))} as high, "
-        f"{level_words(difference.level)} interval {wording.factor_range(low, high)}"
+        f"{level_words(difference.level)} interval {factor_range(low, high)}"
     )
 
 
@@ -279,7 +281,7 @@ def speed_table(name: str, timing: Timing, of: str = "") -> Table:
 
 def timing_conditions(timing: Timing) -> str:
     """On what it was measured, in one line."""
-    threads = wording.quantity(timing.n_threads, "thread")
+    threads = quantity(timing.n_threads, "thread")
     how = "seconds: medians; ratio: middle half of the rounds, both models in random order"
     what: str = timing.dtype
     if timing.runtime == "llama.cpp":
@@ -438,12 +440,12 @@ def _logits(proof: Proof) -> str:
 
 def export_title(export: Export, record: Record | None) -> str:
     """ "SmolLM2 135M (built in), best 20 %"."""
-    model = wording.reference_title(export.model)
+    model = reference_title(export.model)
     if record is None or record.pruned is None:
         return model
     spec = record.pruned.spec
     method = record.pruned.method
-    return f"{model}, {spec_name(spec)} {wording.sparsity_words(record.sparsity_permille, method)}"
+    return f"{model}, {spec_name(spec)} {sparsity_words(record.sparsity_permille, method)}"
 
 
 def upload_command(export: Export) -> str:

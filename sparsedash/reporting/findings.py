@@ -127,7 +127,7 @@ def findings(results: RunResults, ended: bool = False) -> Findings:
 
 
 def _without_models(results: RunResults, finished: bool) -> AnswerKind:
-    if results.sparse_models and not any(results.run.settings.made_permille):
+    if results.sparse_models and not any(results.run.settings.point_permilles):
         return AnswerKind.NOTHING_REMOVED
     if results.missing and results.run.finished:
         return AnswerKind.MISSING

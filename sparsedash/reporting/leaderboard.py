@@ -12,7 +12,6 @@ from statistics import median
 from typing import NamedTuple
 
 from sparsedash.catalog import model_shape
-from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, Table, Value, element, heading, paragraph
 from sparsedash.reporting.model_results import Measured, ModelResult, judge, measure_beside
 from sparsedash.reporting.record_pair import unique_names
@@ -28,7 +27,20 @@ from sparsedash.reporting.verdicts import (
     loss_values,
     verdict_values,
 )
-from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity, tolerance_words
+from sparsedash.reporting.wording import (
+    MINUS,
+    NBSP,
+    percent,
+    perplexity,
+    quantity,
+    record_names,
+    reference_title,
+    share_of,
+    signed_points,
+    size,
+    tolerance_words,
+    weights,
+)
 from sparsedash.schema.pair_records import Timing, TimingSettings
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.service.answer_cache import TaskComparison
@@ -94,7 +106,7 @@ def leaderboard_entries(runs: Sequence[RunResults]) -> tuple[dict[str, Entry], i
 def _add_entry(entries: dict[str, Entry], results: RunResults, model: ModelResult) -> None:
     """Add a model, with its answers in both runs where an earlier run has it."""
     key = model.record.key
-    name = wording.record_names(results.run, named=True)[key]
+    name = record_names(results.run, named=True)[key]
     entry = Entry(
         run=results,
         model=model,
@@ -140,12 +152,12 @@ def _origin(entry: Entry) -> str:
         _short_title(settings.calibration.corpus) if settings.reads_text else "no text",
     ]
     if entry.model.record.pruned:
-        parts.append(wording.share_of(entry.model.method))
+        parts.append(share_of(entry.model.method))
     return ", ".join(parts)
 
 
 def _short_title(reference: str) -> str:
-    return wording.reference_title(reference).partition(" (")[0]
+    return reference_title(reference).partition(" (")[0]
 
 
 class _Cell(NamedTuple):
@@ -341,13 +353,13 @@ def _passage_cells(
             verdict = model_verdict.verdict
             values = verdict_values(model_verdict)
             values["passages_verdict"] = values.pop("verdict")
-        perplexity = record.word_perplexity
+        word_perplexity = record.word_perplexity
         share_right = record.last_word.accuracy
         cells[key] = {
             "perplexity": _Cell(
-                f"{wording.perplexity(perplexity)}\n{change}",
-                perplexity,
-                {"word_perplexity": perplexity},
+                f"{perplexity(word_perplexity)}\n{change}",
+                word_perplexity,
+                {"word_perplexity": word_perplexity},
                 verdict,
             ),
             "accuracy": _Cell(
@@ -438,7 +450,7 @@ def _change(loss: Loss) -> str:
 
 
 def _unjudged(change: float) -> str:
-    return f"{wording.signed_points(change)}\nnot judged"
+    return f"{signed_points(change)}\nnot judged"
 
 
 def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
@@ -486,7 +498,7 @@ def _cost_cells(backend: Backend, entry: Entry, timing: Timing | None) -> dict[s
     if shape is not None and (pruned is None or pruned.dense_widths == shape.widths):
         widths = pruned.widths if pruned else shape.widths
         n_weights = model_shape.parameter_count(shape, widths)
-        lines.append(wording.weights(n_weights))
+        lines.append(weights(n_weights))
     removed = pruned.reached.weights if pruned else 0.0
     if removed:
         lines.append(f"{MINUS}{percent(removed)} of blocks")
@@ -508,7 +520,7 @@ def _cost_cells(backend: Backend, entry: Entry, timing: Timing | None) -> dict[s
             {"weights": n_weights, "weights_gone_percent": 100 * removed},
         ),
         "bytes": _Cell(
-            f"{wording.size(n_bytes)}\n{kind}" if n_bytes else "",
+            f"{size(n_bytes)}\n{kind}" if n_bytes else "",
             n_bytes or inf,
             {"bytes": n_bytes},
         ),

@@ -9,10 +9,18 @@ from typing import Literal
 
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.reporting import wording
 from sparsedash.reporting.model_results import ModelResult, Shares, is_one_layer_apart, named_shares
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.reporting.wording import sparsity_percent
+from sparsedash.reporting.wording import (
+    limit_factor,
+    method_title,
+    percents,
+    reference_title,
+    round_up,
+    sparsity_percent,
+    tolerance_words,
+    too_few,
+)
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import FIXED_PERMILLE
 from sparsedash.schema.settings import BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
@@ -58,7 +66,7 @@ def next_step(results: RunResults, reach: Reach = ANYTHING) -> NextStep | None:
     search = results.run.find
     if search is None or search.tolerance == results.tolerance:
         return step
-    limits = wording.tolerance_words(search.tolerance)
+    limits = tolerance_words(search.tolerance)
     return replace(
         step,
         sentence=f"The search was made for {limits}. {step.sentence}",
@@ -102,10 +110,10 @@ def _suggestion(results: RunResults, reach: Reach) -> NextStep:
     evaluation = _evaluation(results, n, reach)
     if evaluation is None:
         return _another_share(results, ends, n)
-    with_method = "" if method == spec.pruning else f" with “{wording.method_title(method)}”"
+    with_method = "" if method == spec.pruning else f" with “{method_title(method)}”"
     on = ""
     if evaluation.corpus != settings.evaluation.corpus:
-        on = f", on {wording.reference_title(evaluation.corpus)}"
+        on = f", on {reference_title(evaluation.corpus)}"
     request = FindSettings(
         model=settings.model,
         dtype=settings.dtype,
@@ -133,7 +141,7 @@ def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach:
         if n is not None and _evaluation(results, n, reach) is not None:
             needed[model.permille] = n
     if not needed:
-        names = wording.percents(model.permille for model in undecided)
+        names = percents(model.permille for model in undecided)
         sentence = f"The passages within reach cannot settle {names}. {_LARGER_LOSS}"
         return NextStep(kind="more passages", sentence=sentence)
     n = max(needed.values())
@@ -148,7 +156,7 @@ def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach:
         sparsities_permille=tuple(needed),
         evaluation=evaluation,
     )
-    verb = f"test {wording.percents(needed)}"
+    verb = f"test {percents(needed)}"
     if run.find is not None:
         request = replace(
             run.find,
@@ -156,16 +164,16 @@ def _more_passages(results: RunResults, undecided: Sequence[ModelResult], reach:
             tolerance=results.tolerance,
         )
         verb = "search again"
-    n_passages = f"about {wording.round_up(n):,} passages"
+    n_passages = f"about {round_up(n):,} passages"
     if evaluation.n_passages is None:
         n_all = _length(evaluation.corpus, reach) or results.n_passages
         n_passages = f"all {n_all:,} passages"
     if evaluation.corpus != run.settings.evaluation.corpus:
-        n_passages = f"{n_passages} from “{wording.reference_title(evaluation.corpus)}”"
+        n_passages = f"{n_passages} from “{reference_title(evaluation.corpus)}”"
     sentence = f"Next: {verb} on {n_passages}, which should settle it."
     if results.n_passages < FEWEST_PASSAGES:
-        too_few = wording.too_few(results.n_passages, "passage")
-        sentence = f"{too_few} for a verdict. Next: {verb} on {n_passages}."
+        few_sentence = too_few(results.n_passages, "passage")
+        sentence = f"{few_sentence} for a verdict. Next: {verb} on {n_passages}."
     return NextStep(
         kind="more passages",
         sentence=sentence,
@@ -181,8 +189,8 @@ def _another_share(results: RunResults, ends: Shares[ModelResult], n_search: int
     low = ends.within.permille if ends.within else 0
     high = ends.beyond.permille if ends.beyond else min(4 * low, 1000)
     permille = (low + high) // 20 * 10
-    limit = wording.limit_factor(results.tolerance.ratio)
-    why = f"A search at a limit of {limit} takes about {wording.round_up(n_search):,} passages"
+    limit = limit_factor(results.tolerance.ratio)
+    why = f"A search at a limit of {limit} takes about {round_up(n_search):,} passages"
     why += ", more than any text within reach has."
     if not low < permille < high:
         return NextStep(
@@ -225,7 +233,7 @@ def _evaluation(results: RunResults, n: int, reach: Reach) -> EvaluationSettings
         return evaluation
     for reference, length in _texts(evaluation.corpus, reach):
         if n <= length:
-            n_rounded = wording.round_up(n)
+            n_rounded = round_up(n)
             part = n_rounded if n_rounded < length else None
             return replace(evaluation, corpus=reference, n_passages=part)
     return None

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 from math import ceil, exp, floor, inf, isinf
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ FEWEST_IN_GROUP = 20
 """Passages of a group that is shown; of fewer, intervals are too wide to say anything."""
 LEAST_SHOWN = 0.005
 """Nats below which nothing is called a change; two decimals show no less."""
-_STEPS = tuple(digit * 10.0**power for power in range(-2, 3) for digit in (1, 2, 5))
+_STEPS = tuple(digit * 10.0**power for power, digit in product(range(-2, 3), (1, 2, 5)))
 _OUTSIDE = 0.02
 """Share of the passages at either end that the outermost ranges, which are open, may take in."""
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -203,8 +203,8 @@ def passage_groups(passages: Passages) -> dict[tuple[str, str], list[int]]:
         positions: dict[str, list[int]] = {name: [] for name in names}
         for i, context in enumerate(passages.contexts):
             n_others = n_with[targets[i].casefold()] - 1
-            name = names[group_of(_Text(context, targets[i], words[i], n_others))]
-            positions[name].append(i)
+            text = _Text(context, targets[i], words[i], n_others)
+            positions[names[group_of(text)]].append(i)
         for name in names:
             if positions[name]:
                 groups[kind, name] = positions[name]

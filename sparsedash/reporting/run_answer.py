@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsedash.jobs.job import Job, JobState
-from sparsedash.reporting import wording
 from sparsedash.reporting.findings import (
     AnswerKind,
     Findings,
@@ -29,7 +28,23 @@ from sparsedash.reporting.verdicts import (
     task_names,
     verdict_words,
 )
-from sparsedash.reporting.wording import NBSP, and_join, quantity, quoted_method, sparsity_percent
+from sparsedash.reporting.wording import (
+    NBSP,
+    and_join,
+    healing_words,
+    limit_factor,
+    measured_sparsity,
+    method_title,
+    p_at_most,
+    percent,
+    percents,
+    quantity,
+    quoted_method,
+    removed_or_zeroed,
+    share_of,
+    sparsity_percent,
+    too_few,
+)
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.records import Run
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -143,9 +158,9 @@ def race_words(race: Race) -> str:
         tied=_some(race.tied, n_rivals),
         beaten=_some(race.beaten, n_rivals),
         all_beaten=and_join(_methods(race.beaten)),
-        sure=f"(perplexity, {wording.p_at_most(race.p_value)}{holm})",
+        sure=f"(perplexity, {p_at_most(race.p_value)}{holm})",
         passages=quantity(race.n_passages, "passage"),
-        too_few=wording.too_few(race.n_passages, "passage"),
+        too_few=too_few(race.n_passages, "passage"),
         fewest=FEWEST_PASSAGES,
     )
 
@@ -189,7 +204,7 @@ def shares_sentence(
         verb = "Setting"
         after = " to zero"
     (name, note, verdict), *others = clauses
-    subject = f"{verb} {name} {wording.share_of(method)}{after}{note}{with_method}"
+    subject = f"{verb} {name} {share_of(method)}{after}{note}{with_method}"
     sentences = [f"{model_name or subject} {verdict}."]
     sentences += [f"{name}{note} {verdict}." for name, note, verdict in others]
     if not decided:
@@ -236,14 +251,14 @@ def estimate_words(results: RunResults) -> str:
     ends = f"{estimate.low:.2g}{NBSP}% or more"
     if estimate.high is not None:
         ends = f"{estimate.low:.2g} to {estimate.high:.2g}{NBSP}%"
-    limit = wording.limit_factor(results.tolerance.ratio)
+    limit = limit_factor(results.tolerance.ratio)
     by_method = ""
     if results.run.settings.names_methods:
         by_method = f" by {quoted_method(results.best[0].spec)}"
-    share = f"{estimate.percent:.2g}{NBSP}% {wording.share_of(method)}"
+    share = f"{estimate.percent:.2g}{NBSP}% {share_of(method)}"
     return (
         f"By linear interpolation perplexity reaches {limit} at {share} "
-        f"{wording.removed_or_zeroed(method)}{by_method} (by the intervals {ends})."
+        f"{removed_or_zeroed(method)}{by_method} (by the intervals {ends})."
     )
 
 
@@ -260,12 +275,12 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
         named = search_ends(search, models) if search.finished else []
     figures = []
     for model in named:
-        measured = wording.measured_sparsity(model.pruned)
+        measured = measured_sparsity(model.pruned)
         share = sparsity_percent(model.permille)
         figures.append(f"{share} ({measured}): {loss_words(model.verdict)}.")
     for model in (*named, *(rival for rival, _ in results.race)):
         if model.pruned.healed:
-            healing = wording.healing_words(model.pruned.healed)
+            healing = healing_words(model.pruned.healed)
             figures.append(f"{_method_at_share(model)}: {healing}.")
     if search is not None:
         if search.finished:
@@ -277,7 +292,7 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
         words = difference_words(difference, quoted_method(models[0].spec))
         figures.append(f"{_method_at_share(rival)}: {words}.")
     methods = results.run.settings.methods
-    zeros = [wording.method_title(method) for method in methods if not method.is_structured]
+    zeros = [method_title(method) for method in methods if not method.is_structured]
     if models and models[0].method.is_structured and zeros:
         names = and_join([f"“{name}”" for name in zeros])
         figures.append(f"Not compared: {names}. Zeros make a model neither smaller nor faster.")
@@ -298,7 +313,7 @@ def rounding_note(model: ModelResult | ModelVerdict) -> str:
     if abs(reached - model.permille / 1000) < model.permille / 10_000:
         return ""
     how = "to whole layers" if model.method.removes_layers else "the widths"
-    return f" ({wording.percent(reached)} after rounding {how})"
+    return f" ({percent(reached)} after rounding {how})"
 
 
 def find_steps(search: FindResult) -> str:
@@ -312,7 +327,7 @@ def find_steps(search: FindResult) -> str:
     undecided = sorted(trial.permille for trial in search.trials if trial.verdict == "undecided")
     if not undecided:
         return sentence
-    names = wording.percents(undecided)
+    names = percents(undecided)
     if len(undecided) == 1:
         return f"{sentence} {names} was undecided, so the search treated it as too much."
     return f"{sentence} {names} were undecided, so the search treated them as too much."

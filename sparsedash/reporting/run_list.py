@@ -12,7 +12,7 @@ from string import ascii_uppercase
 
 from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.jobs.job import Job
-from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting import verdicts
 from sparsedash.reporting.charts.chart_style import LONGEST
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure, TradeoffData
@@ -22,7 +22,24 @@ from sparsedash.reporting.model_results import ModelResult, ModelVerdict, headli
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.tradeoff_points import loss_limits, model_point, run_tradeoff
-from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
+from sparsedash.reporting.wording import (
+    and_join,
+    duration_words,
+    iso_moment,
+    method_titles,
+    moment,
+    quantity,
+    reference_title,
+    run_title,
+    sparsity_axis_title,
+    sparsity_percent,
+    sparsity_percents,
+    sparsity_steps,
+    sparsity_words,
+    spec_title,
+    tolerance_words,
+    with_type,
+)
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import Run
@@ -75,7 +92,7 @@ class RunRow:
     @property
     def about(self) -> str:
         """What it is about, without its name."""
-        return wording.run_title(self.search or self.settings)
+        return run_title(self.search or self.settings)
 
     @property
     def title(self) -> str:
@@ -124,21 +141,21 @@ class RunRow:
 
     def values(self, zone: tzinfo | None) -> dict[str, Value]:
         """The row of the downloaded table."""
-        shares = self.settings.made_permille
+        shares = self.settings.point_permilles
         model = self.model
         return {
             "run": self.title,
             "key": self.key,
             "model": self.settings.model,
-            "methods": wording.method_titles(self.settings),
+            "methods": method_titles(self.settings),
             "texts": self.texts,
             "least_sparsity_percent": min(shares) / 10,
             "most_sparsity_percent": max(shares) / 10,
             "sparse_models": self.n_models,
             "state": self.state,
-            "started": wording.iso_moment(self.at, zone),
+            "started": iso_moment(self.at, zone),
             "took_s": self.seconds,
-            "judged_method": wording.spec_title(model.spec) if model else None,
+            "judged_method": spec_title(model.spec) if model else None,
             "judged_sparsity_percent": model.permille / 10 if model else None,
             "budget": self.settings.budget,
             **(verdicts.verdict_values(model.verdict) if model else {}),
@@ -153,18 +170,18 @@ class RunRow:
         if self.model is not None:
             verdict = self._verdict_lines(self.model)
             loss = _loss_lines(self.model.verdict)
-        took = "" if self.seconds is None else wording.duration_words(self.seconds)
+        took = "" if self.seconds is None else duration_words(self.seconds)
         return [
-            (wording.method_titles(self.settings),),
+            (method_titles(self.settings),),
             self._removed_lines(),
             (*verdict, *self._state_lines()),
             loss,
-            (wording.moment(self.at, zone), took),
+            (moment(self.at, zone), took),
         ]
 
     def _removed_lines(self) -> tuple[str, str]:
         """The shares, and what they are shares of; of a search its trials."""
-        shares = sorted(self.settings.made_permille)
+        shares = sorted(self.settings.point_permilles)
         budget = ""
         if self.settings.budget != "channels":
             budget = f" of the {BUDGET_TITLES[self.settings.budget]}"
@@ -173,7 +190,7 @@ class RunRow:
         if len(shares) > FEW:
             ends = f"{shares[0] / 10:g} to {sparsity_percent(shares[-1])}"
             return ends, f"{len(shares)} steps{budget}"
-        return wording.sparsity_percents(shares), budget.strip()
+        return sparsity_percents(shares), budget.strip()
 
     def _verdict_lines(self, model: ModelVerdict) -> tuple[str, str]:
         """The verdict on the model, with the tasks where these alone decide; and its share."""
@@ -181,10 +198,10 @@ class RunRow:
         sign = verdicts.VERDICT_SIGNS[verdict.verdict]
         tasks = [loss.task for loss in verdict.deciding]
         if verdict.verdict != "within" and tasks and all(tasks):
-            sign = f"{sign} by {wording.and_join(tasks)}"
+            sign = f"{sign} by {and_join(tasks)}"
         place = f"at {sparsity_percent(model.permille)}"
         if len(self.settings.methods) > 1:
-            place = f"{place} with {wording.spec_title(model.spec)}"
+            place = f"{place} with {spec_title(model.spec)}"
         return sign, place
 
     def _state_lines(self) -> tuple[str, str]:
@@ -295,7 +312,7 @@ def _most_removed(row: RunRow) -> int:
     """The largest sparsity of a run; the answer of a search, whose trials go beyond it."""
     if row.search:
         return row.model.permille if row.model else 0
-    return max(row.settings.made_permille)
+    return max(row.settings.point_permilles)
 
 
 _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]] = {
@@ -308,7 +325,7 @@ _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, 
     ),
     "removed": ("Most removed first", lambda row: (-_most_removed(row),)),
     "model": ("By model", lambda row: (reference_title(row.settings.model).casefold(),)),
-    "method": ("By method", lambda row: (wording.method_titles(row.settings).casefold(),)),
+    "method": ("By method", lambda row: (method_titles(row.settings).casefold(),)),
     "longest": ("Longest first", lambda row: (-(row.seconds or 0.0),)),
 }
 ORDERS = {name: words for name, (words, _) in _ORDERS.items()}
@@ -339,7 +356,7 @@ def rows_matching(rows: Sequence[RunRow], text: str, model: str) -> list[RunRow]
             row.mark.name,
             row.about,
             settings.model,
-            wording.method_titles(settings),
+            method_titles(settings),
             settings.dtype,
             *texts,
             row.key,
@@ -373,7 +390,7 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     if n_runs == 1:
         number = "a" if n else "no"
         runs = f"Your one run with a result has {number} model"
-    return f"{runs} within your limits ({wording.tolerance_words(tolerance)}){more}."
+    return f"{runs} within your limits ({tolerance_words(tolerance)}){more}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,7 +406,7 @@ class _Line:
     def method_title(self) -> str:
         """The method of its models, with their type."""
         spec = self.models[-1].spec
-        return wording.with_type(wording.spec_title(spec), spec)
+        return with_type(spec_title(spec), spec)
 
     @property
     def facets(self) -> tuple[str, ...]:
@@ -402,7 +419,7 @@ class _Line:
             text = reference_title(calibration.corpus).partition(",")[0]
             size = f"{calibration.n_samples:,} × {calibration.length:,}"
         model = _short_title(settings.model).rpartition("/")[2]
-        return model, settings.dtype, text, size, wording.sparsity_steps(settings)
+        return model, settings.dtype, text, size, sparsity_steps(settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -468,7 +485,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
             first,
             dense=dense,
             lines=points,
-            sparsity_title=wording.sparsity_axis_title(methods, axis),
+            sparsity_title=sparsity_axis_title(methods, axis),
             planned=(),
             leader="",
             published=(),
@@ -528,7 +545,7 @@ def _numbers_table(lines: Sequence[_Line]) -> Table:
                 "budget": model.method.budget,
                 **verdicts.reached_percents(line.run, model),
             }
-            share = wording.sparsity_words(model.permille, model.method)
+            share = sparsity_words(model.permille, model.method)
             name = Cell("Model", f"{line.label}, {share}", values)
             rows.append([name, *verdicts.loss_cells(model)])
     caption = f"Each model against its own dense model, on the same passages. {_EACH}"
@@ -554,7 +571,8 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[_Line]:
         notes.append(
             f"Only the best method of each run is drawn: more than {MOST_LINES} lines cannot be told apart."
         )
-    differ = [len(set(facet)) > 1 for facet in zip(*(line.facets for line in lines), strict=True)]
+    facets = [line.facets for line in lines]
+    differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]
     labels = {}
     for i, line in enumerate(lines):
         parts = [line.run.name]

@@ -73,10 +73,10 @@ def job_progress(
     if not is_steady:
         share = max(share, by_time)
     share = min(_MOST_OF_PART, share)
-    rest_s = step.rest_s if is_steady else None
+    remaining_s = step.remaining_s if is_steady else None
     left_s = (1 - min(_MOST_OF_PART, max(share, by_time))) * expected_s
-    if rest_s is not None and _TRUSTED_SHARE <= share < _MOST_OF_PART:
-        left_s = max(0.0, rest_s - silent_s)
+    if remaining_s is not None and _TRUSTED_SHARE <= share < _MOST_OF_PART:
+        left_s = max(0.0, remaining_s - silent_s)
     left_s += sum(part.seconds * _pace(paces, part.stage) for part in coming)
 
     to_fill_s = sum(part.seconds for part in coming)
@@ -85,7 +85,7 @@ def job_progress(
     measured: set[Stage] = set()
     for period_parts, _ in earlier:
         measured.update(part.stage for part in period_parts)
-    if rest_s is not None:
+    if remaining_s is not None:
         measured.add(step.stage)
     guessed = [part.stage for part in (*present, *coming) if part.basis == "guessed"]
     return JobProgress(

@@ -352,13 +352,14 @@ def run_document(
 
 def _answers(record: Record) -> dict[str, Any]:
     fields = ("index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer")
+    passages = []
+    for outcome in record.outcomes:
+        passages.append({name: getattr(outcome, name) for name in fields})
     return {
         "last_word": asdict(record.last_word),
         "last_token": asdict(record.last_token),
         "word_perplexity": record.word_perplexity if isfinite(record.word_perplexity) else None,
-        "passages": [
-            {name: getattr(outcome, name) for name in fields} for outcome in record.outcomes
-        ],
+        "passages": passages,
     }
 
 

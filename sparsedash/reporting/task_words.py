@@ -6,7 +6,6 @@ from math import isfinite
 from typing import Any
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
-from sparsedash.reporting import wording
 from sparsedash.reporting.verdicts import (
     VERDICT_SIGNS,
     level_words,
@@ -14,7 +13,7 @@ from sparsedash.reporting.verdicts import (
     loss_value,
     loss_with_limit,
 )
-from sparsedash.reporting.wording import and_join
+from sparsedash.reporting.wording import and_join, first_upper, p_number, percent, plural, round_up
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict, overall_verdict
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT
@@ -36,7 +35,7 @@ def tasks_sentence(name: str, results: Sequence[TaskResult]) -> str:
         case "beyond":
             losses = [result.loss for result in _with("beyond", results) if result.loss]
             sentence = f"{name} costs too much: {', '.join(map(loss_with_limit, losses))}."
-            others = wording.first_upper("; ".join(filter(None, (within, undecided))))
+            others = first_upper("; ".join(filter(None, (within, undecided))))
             return f"{sentence} {others}." if others else sentence
         case "within":
             return f"{name} stays {within}."
@@ -85,7 +84,7 @@ def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str
 
 def limit_on(tasks: Sequence[str], points: float) -> str:
     """The limit of these tasks' own, without a full stop."""
-    return f"Limit on {and_join(list(tasks))}: {points:g} {wording.plural(points, 'point')}"
+    return f"Limit on {and_join(list(tasks))}: {points:g} {plural(points, 'point')}"
 
 
 def _with(verdict: TaskVerdict, results: Sequence[TaskResult]) -> list[TaskResult]:
@@ -101,7 +100,7 @@ def _needed(result: TaskResult) -> str:
         return ""
     if needed > most_times(result.task, n) * n:
         return f"{result.task} is too close to its limit to be settled by more questions"
-    return f"About {wording.round_up(needed):,} questions of {result.task} would settle it"
+    return f"About {round_up(needed):,} questions of {result.task} would settle it"
 
 
 def most_times(task: str, n_asked: int) -> float:
@@ -114,7 +113,7 @@ def _why_not(result: TaskResult) -> str:
     if result.not_judged == "chance":
         return f"{result.task} is not judged: dense is not shown to do better than guessing"
     right = sum(one.right is True for one, _ in result.pair.questions)
-    answers = f"{right or 'no'} right {wording.plural(right, 'answer')}"
+    answers = f"{right or 'no'} right {plural(right, 'answer')}"
     return f"{result.task} is not judged: dense has {answers}, fewer than {FEWEST_RIGHT}"
 
 
@@ -124,7 +123,7 @@ def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
     for result in results:
         loss = result.loss
         n_flips = (result.broke, result.fixed, result.moved)
-        scores = [wording.percent(score) for score in (result.dense, result.other)]
+        scores = [percent(score) for score in (result.dense, result.other)]
         flips = [f"{n:,}" for n in n_flips]
         if result.pair.dense.kind == "rolling":
             scores = [f"{score:.3f}" for score in (result.dense, result.other)]
@@ -134,7 +133,7 @@ def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
         if loss is not None:
             verdict = VERDICT_SIGNS[loss.verdict]
             change = [loss_value(loss), loss_interval(loss), level_words(loss.level)]
-        p = "" if result.p_value is None else wording.p_number(result.p_value)
+        p = "" if result.p_value is None else p_number(result.p_value)
         divergence = "" if result.divergence is None else f"{result.divergence:.3f}"
         n_questions = f"{len(result.pair.questions):,}"
         row = [result.task, verdict, result.pair.dense.measure_label, n_questions]

@@ -49,7 +49,7 @@ def run_tradeoff(
         lines=lines,
         n_passages=results.n_passages,
         sparsity_title=wording.sparsity_axis_title(methods, axis),
-        planned=settings.made_permille if axis == settings.budget else (),
+        planned=settings.point_permilles if axis == settings.budget else (),
         leader=results.line_of(results.best[0].spec) if results.best else "",
         published=published_beside(results.dense) if axis == "channels" else (),
         limits=loss_limits(results),

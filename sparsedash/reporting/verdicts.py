@@ -9,11 +9,35 @@ from dataclasses import replace
 from math import exp, isfinite, isinf
 
 from sparsedash.catalog.budgets import BUDGETS, removed_percent_field
-from sparsedash.reporting import wording
 from sparsedash.reporting.html import Cell, Table, Value, element, escape
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.reporting.wording import NBSP, and_join, percent, plural, quantity
+from sparsedash.reporting.wording import (
+    LEVEL,
+    MEASURE_NAMES,
+    NBSP,
+    and_join,
+    budget_titles,
+    factor_digits,
+    factor_range,
+    file_stem,
+    first_upper,
+    interval,
+    limit_words,
+    nats_as_factor,
+    p_number,
+    p_value,
+    percent,
+    perplexity,
+    plural,
+    quantity,
+    signed_interval,
+    signed_points,
+    sparsity_percent,
+    spec_title,
+    tolerance_words,
+    too_few,
+)
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Record
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
@@ -34,7 +58,7 @@ VERDICT_SIGNS: dict[Verdict, str] = {
 }
 """A verdict with its sign."""
 LEVELS = (
-    f"{wording.LEVEL} where one verdict is made, more where several are, so that the "
+    f"{LEVEL} where one verdict is made, more where several are, so that the "
     f"chance that any of them is wrong stays under {100 * ALPHA:g}{NBSP}%."
 )
 """The levels of the intervals behind verdicts, and why they differ, as the end of a sentence."""
@@ -54,10 +78,10 @@ def limits_sentence(verdict: ToleranceVerdict, tolerance: Tolerance) -> str:
     with their own.
     """
     measures = [loss.measure for loss in verdict.losses]
-    limits = [wording.tolerance_words(tolerance, measures)]
+    limits = [tolerance_words(tolerance, measures)]
     for loss in verdict.tasks:
         if loss.most != tolerance.most(loss.measure):
-            limits.append(f"{loss.task} {wording.limit_words(loss.measure, loss.most)}")
+            limits.append(f"{loss.task} {limit_words(loss.measure, loss.most)}")
     n_limits = len(measures) + len(limits) - 1
     return f"{plural(n_limits, 'Limit')}: {', '.join(limits)}."
 
@@ -98,12 +122,12 @@ def loss_with_limit(loss: Loss) -> str:
     """ "perplexity 1.35 × (limit 1.10 ×)", "accuracy −3.1 points (limit −2)", "copying −9.0 points
     (limit −5)".
     """
-    limit = wording.limit_words(loss.measure, loss.most).split(" point")[0]
+    limit = limit_words(loss.measure, loss.most).split(" point")[0]
     return f"{_name(loss)} {loss_value(loss)} (limit {limit})"
 
 
 def _name(loss: Loss) -> str:
-    return loss.task or wording.MEASURE_NAMES[loss.measure]
+    return loss.task or MEASURE_NAMES[loss.measure]
 
 
 def loss_value(loss: Loss) -> str:
@@ -111,8 +135,8 @@ def loss_value(loss: Loss) -> str:
     accuracy.
     """
     if loss.measure == "word perplexity":
-        return wording.nats_as_factor(loss.value, _digits(loss))
-    return f"{wording.signed_points(-loss.value, _digits(loss))} points"
+        return nats_as_factor(loss.value, _digits(loss))
+    return f"{signed_points(-loss.value, _digits(loss))} points"
 
 
 def _digits(loss: Loss) -> int:
@@ -128,7 +152,7 @@ def _digits(loss: Loss) -> int:
     for digits in (n_digits, n_digits + 1):
         shown_sides = []
         for value in values:
-            shown = round(value, wording.factor_digits(value, digits) if is_factor else digits)
+            shown = round(value, factor_digits(value, digits) if is_factor else digits)
             shown_sides.append((shown > limit) - (shown < limit))
         if shown_sides == sides:
             return digits
@@ -149,12 +173,12 @@ def loss_interval(loss: Loss) -> str:
     if isinf(loss.low):
         return ""
     if loss.measure == "word perplexity":
-        return wording.factor_range(
+        return factor_range(
             loss.low,
             loss.high,
             digits=_digits(loss),
         )
-    return wording.signed_interval((-loss.high, -loss.low), _digits(loss))
+    return signed_interval((-loss.high, -loss.low), _digits(loss))
 
 
 def accuracy_open(verdict: ToleranceVerdict) -> str:
@@ -175,7 +199,7 @@ def accuracy_open(verdict: ToleranceVerdict) -> str:
 
 def model_verdict(name: str, verdict: ToleranceVerdict, tolerance: Tolerance) -> list[str]:
     """One model's verdict against dense, its loss, and the limits. name: what it is called."""
-    loss = wording.first_upper(loss_words(verdict))
+    loss = first_upper(loss_words(verdict))
     return [
         f"{name} {verdict_words(verdict)}.",
         f"{loss}.",
@@ -189,12 +213,12 @@ def loss_words(verdict: ToleranceVerdict) -> str:
     """
     lost = verdict.perplexity
     accuracy = verdict.accuracy
-    perplexity = f"perplexity {loss_value(lost)} dense's"
+    words = f"perplexity {loss_value(lost)} dense's"
     if accuracy is None:
-        return f"{perplexity} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
+        return f"{words} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
     levels = dict.fromkeys([level_words(lost.level), level_words(accuracy.level)])
     return (
-        f"{perplexity} ({loss_interval(lost)}), "
+        f"{words} ({loss_interval(lost)}), "
         f"accuracy {loss_value(accuracy)} ({loss_interval(accuracy)}); "
         f"intervals of {and_join(list(levels))}"
     )
@@ -206,7 +230,7 @@ def difference_sentence(first: str, right: str, difference: LikelihoodDifference
     """
     n = quantity(difference.n_passages, "passage")
     if difference.n_passages < FEWEST_PASSAGES:
-        few = wording.too_few(difference.n_passages, "passage")
+        few = too_few(difference.n_passages, "passage")
         return f"{few} to say which is better; test on {FEWEST_PASSAGES} or more."
     if not difference.is_shown:
         return f"{right} and {first} cannot be told apart on {n}."
@@ -218,7 +242,7 @@ def difference_words(difference: LikelihoodDifference, beside: str) -> str:
     """ "perplexity 0.85 × that of 20 % (95 % interval 0.80 to 0.91, p < 0.001)". beside: the other
     model.
     """
-    times = wording.nats_as_factor(difference.value)
+    times = nats_as_factor(difference.value)
     return f"perplexity {times} that of {beside} ({_difference_interval(difference)}, {difference_p(difference)})"
 
 
@@ -227,9 +251,9 @@ def headline_baseline(dense: Record) -> tuple[str, str, str]:
     accuracy.
     """
     score = dense.last_word
-    interval = wording.interval(accuracy_interval(dense))
-    right = f"{score.right:,} of {score.total:,} right, {wording.LEVEL} interval {interval}"
-    below = f"word perplexity {wording.perplexity(dense.word_perplexity)}"
+    ends_text = interval(accuracy_interval(dense))
+    right = f"{score.right:,} of {score.total:,} right, {LEVEL} interval {ends_text}"
+    below = f"word perplexity {perplexity(dense.word_perplexity)}"
     return f"1{NBSP}×", below, f"accuracy {percent(score.accuracy)}: {right}"
 
 
@@ -274,13 +298,13 @@ def _measure_verdict(loss: Loss, value: str = "") -> str:
 def headline_difference(best: str, difference: LikelihoodDifference) -> tuple[str, ...]:
     """For a card: how a method compares with the best one, passage by passage. best: its name."""
     below = f"the word perplexity of {best}, paired, {_difference_interval(difference)}"
-    return wording.nats_as_factor(difference.value), below, difference_p(difference)
+    return nats_as_factor(difference.value), below, difference_p(difference)
 
 
 def _difference_interval(difference: LikelihoodDifference) -> str:
     if isinf(difference.low):
         return "no interval"
-    ends = wording.factor_range(difference.low, difference.high)
+    ends = factor_range(difference.low, difference.high)
     return f"{level_words(difference.level)} interval {ends}"
 
 
@@ -290,7 +314,7 @@ def difference_p(difference: LikelihoodDifference) -> str:
     """
     if difference.n_passages < FEWEST_PASSAGES:
         return f"not tested on fewer than {FEWEST_PASSAGES} passages"
-    p_words = wording.p_value(difference.p_value)
+    p_words = p_value(difference.p_value)
     if difference.p_value > 0.5:
         p_words = f"p{NBSP}{_p_number(difference.p_value)}"
     if difference.n_compared > 1:
@@ -300,26 +324,26 @@ def difference_p(difference: LikelihoodDifference) -> str:
 
 def _p_number(p: float) -> str:
     # Larger ones are not looked for.
-    return f">{NBSP}0.5" if p > 0.5 else wording.p_number(p)
+    return f">{NBSP}0.5" if p > 0.5 else p_number(p)
 
 
 def race_table(results: RunResults) -> Table:
     """The other methods of a race beside the best one, at the sparsity that the answer names, the
     closest first.
     """
-    best = wording.spec_title(results.best[0].spec)
-    share = wording.sparsity_percent(results.race[0][0].permille)
+    best = spec_title(results.best[0].spec)
+    share = sparsity_percent(results.race[0][0].permille)
     rows = []
     for rival, difference in results.race:
-        interval = "no interval"
+        ends_text = "no interval"
         if not isinf(difference.low):
-            ends = wording.factor_range(difference.low, difference.high)
-            interval = f"{ends} ({level_words(difference.level)})"
+            ends = factor_range(difference.low, difference.high)
+            ends_text = f"{ends} ({level_words(difference.level)})"
         p = _p_number(difference.p_value)
         if difference.n_passages < FEWEST_PASSAGES:
             p = difference_p(difference)
-        factor = f"{wording.nats_as_factor(difference.value)}\n{interval}"
-        rows.append([wording.spec_title(rival.spec), factor, p])
+        factor = f"{nats_as_factor(difference.value)}\n{ends_text}"
+        rows.append([spec_title(rival.spec), factor, p])
     caption = (
         f"Word perplexity as a multiple of that of “{best}” at {share}, with its interval; "
         "p after Holm over all pairs."
@@ -359,8 +383,8 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
 
 def _interval_words(loss: Loss) -> str:
     """ "97.5 % interval 1.32 to 1.38"."""
-    interval = loss_interval(loss)
-    return f"{level_words(loss.level)} interval {interval}" if interval else "no interval"
+    ends_text = loss_interval(loss)
+    return f"{level_words(loss.level)} interval {ends_text}" if ends_text else "no interval"
 
 
 def level_words(level: float) -> str:
@@ -377,13 +401,13 @@ def loss_cells(judged: ModelResult) -> list[Cell]:
     loss = judged.verdict.perplexity
     accuracy = judged.verdict.accuracy
     ratio = f"{loss_value(loss)}\n{loss_interval(loss) or 'no interval'}"
-    interval = loss_interval(accuracy) if accuracy else "not judged"
-    change = f"{wording.signed_points(compared.difference)}\n{interval}"
+    ends_text = loss_interval(accuracy) if accuracy else "not judged"
+    change = f"{signed_points(compared.difference)}\n{ends_text}"
     values = verdict_values(judged.verdict) | {"change_points": 100 * compared.difference}
     return [
         Cell("Times dense", ratio),
         Cell("Change, points", change, values),
-        Cell("p", wording.p_number(judged.p_value), {"p": judged.p_value}),
+        Cell("p", p_number(judged.p_value), {"p": judged.p_value}),
         Cell("Broke", f"{compared.broke:,}", {"broke": compared.broke}),
         Cell("Fixed", f"{compared.fixed:,}", {"fixed": compared.fixed}),
         Cell("Verdict", verdict_sign(judged.verdict).replace(" by ", "\nby ")),
@@ -465,7 +489,7 @@ def numbers_table(results: RunResults, comparisons: Mapping[str, str] | None = N
             link = element("a", link, href=address, aria_label=f"{name} against dense")
         links.append(link)
     title = "The numbers of this run"
-    stem = wording.file_stem(results.run)
+    stem = file_stem(results.run)
     return Table.of_cells(title, _numbers_caption(results), rows, links, stem)
 
 
@@ -478,7 +502,7 @@ def _score_cells(results: RunResults, name: str, model: ModelResult) -> list[Cel
     removed = "removed or zero"
     if all(method.is_structured for method in settings.methods):
         removed = "removed"
-    titles = wording.budget_titles(settings.methods)
+    titles = budget_titles(settings.methods)
     # Four columns of shares would not fit beside the rest; the file has them.
     budgets: tuple[Budget, ...] = ("channels", settings.axis)
     if settings.axis == "channels":
@@ -486,7 +510,7 @@ def _score_cells(results: RunResults, name: str, model: ModelResult) -> list[Cel
     cells = [Cell("Model", name, {"model": name, **reached_percents(results, model)})]
     for budget in budgets:
         share = percent(results.removed(model, budget)) if record.pruned else "0"
-        cells.append(Cell(f"{wording.first_upper(titles[budget])} {removed}", share))
+        cells.append(Cell(f"{first_upper(titles[budget])} {removed}", share))
     right = f"{score.right:,}"
     if score.total != total:
         right = f"{right} of {score.total:,}"
@@ -496,13 +520,13 @@ def _score_cells(results: RunResults, name: str, model: ModelResult) -> list[Cel
         "accuracy_percent_low": 100 * low,
         "accuracy_percent_high": 100 * high,
     }
-    interval = f"{percent(score.accuracy)}\n{wording.interval((low, high))}"
-    perplexity = record.word_perplexity
+    accuracy_text = f"{percent(score.accuracy)}\n{interval((low, high))}"
+    word_perplexity = record.word_perplexity
     return [
         *cells,
         Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
-        Cell("Accuracy", interval, accuracy),
-        Cell("Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}),
+        Cell("Accuracy", accuracy_text, accuracy),
+        Cell("Word perplexity", perplexity(word_perplexity), {"word_perplexity": word_perplexity}),
     ]
 
 
@@ -515,6 +539,6 @@ def _numbers_caption(results: RunResults) -> str:
     holm = f", Holm over {n} comparisons" if n > 1 else ""
     return (
         f"Last word of each passage; intervals stand under their numbers. {accuracies}: Wilson, "
-        f"{wording.LEVEL}. Changes are paired with dense, their intervals the verdict's: "
+        f"{LEVEL}. Changes are paired with dense, their intervals the verdict's: "
         f"{LEVELS}{looked} p: equal accuracy{test}{holm}."
     )

@@ -431,7 +431,7 @@ def sparsity_steps(settings: RunSettings) -> str:
     """ "10, 20 %", or "10, 20 % of the file size" where the budget of a run is not the usual
     one.
     """
-    return sparsity_percents(sorted(settings.made_permille)) + of_budget(settings.budget)
+    return sparsity_percents(sorted(settings.point_permilles)) + of_budget(settings.budget)
 
 
 def of_budget(budget: Budget) -> str:
@@ -461,7 +461,7 @@ def file_stem(run: Run) -> str:
     key. Still foreign.
     """
     model = run.settings.model.rstrip("/").rpartition("/")[2].rpartition(":")[2][:40]
-    shares = [f"{permille / 10:g}" for permille in sorted(run.settings.made_permille)]
+    shares = [f"{permille / 10:g}" for permille in sorted(run.settings.point_permilles)]
     if run.find:
         shares = ["search"]
     elif len(shares) > 3:

@@ -114,7 +114,7 @@ class SparseDashError(Exception):
 class SettingsError(SparseDashError):
     """A setting was refused. `field` names it.
 
-    said: the whole sentence, where it is not one value that is wrong.
+    message: the whole sentence, where it is not one value that is wrong.
     """
 
     def __init__(
@@ -124,13 +124,13 @@ class SettingsError(SparseDashError):
         allowed: str = "",
         advice: str = "",
         *,
-        said: str = "",
+        message: str = "",
     ) -> None:
         shown = repr(value)
         if len(shown) > _SHOWN:
             shown = f"{shown[:_SHOWN]}…"
         super().__init__(
-            said or f"{field[:1].upper()}{field[1:]} must be {allowed}, not {shown}.", advice
+            message or f"{field[:1].upper()}{field[1:]} must be {allowed}, not {shown}.", advice
         )
         self.field = field
 

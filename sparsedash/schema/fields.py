@@ -84,26 +84,22 @@ class FieldRow:
             case "whole" if value is not None or self.default is not None:
                 require_whole(self.title, value, int(self.low), int(self.high))
             case "number":
-                lowest = self.low if self.above is None else self.above
-                if (
-                    type(value) not in (int, float)
-                    or not lowest <= value <= self.high
-                    or value == self.above
-                ):
-                    start = (
-                        f"from {lowest:g} to"
-                        if self.above is None
-                        else f"more than {lowest:g}, at most"
-                    )
-                    raise SettingsError(self.title, value, f"{start} {self.high:g}")
+                allowed = f"from {self.low:g} to {self.high:g}"
+                lowest = self.low
+                if self.above is not None:
+                    allowed = f"more than {self.above:g}, at most {self.high:g}"
+                    lowest = self.above
+                is_number = type(value) in (int, float)
+                if not is_number or not lowest <= value <= self.high or value == self.above:
+                    raise SettingsError(self.title, value, allowed)
 
     def _check_lines(self, lines: tuple[str, ...]) -> None:
         """Raise SettingsError unless they are few, short and different."""
         if len(lines) > MOST_LINES:
             raise SettingsError(self.title, f"{len(lines)} lines", f"at most {MOST_LINES}")
-        if twice := next((line for number, line in enumerate(lines) if line in lines[:number]), ""):
-            raise SettingsError(self.title, twice, "named once each")
-        for line in lines:
+        for number, line in enumerate(lines):
+            if line in lines[:number]:
+                raise SettingsError(self.title, line, "named once each")
             # Only a printable line can be stored; it is one line then.
             if line != line.strip() or not 0 < len(line) <= LONGEST_LINE or not line.isprintable():
                 allowed = f"1 to {LONGEST_LINE} characters in one line, all printable, without spaces around them"
@@ -124,7 +120,8 @@ def field_rows(settings: "type[DataclassInstance]") -> Mapping[str, FieldRow]:
     for declared in fields(settings):
         if "row" not in declared.metadata:
             continue
-        name, hint = declared.name, hints[declared.name]
+        name = declared.name
+        hint = hints[name]
         kind = _KINDS.get(hint, "choice")
         options = get_args(hint) if kind == "choice" else ()
         usual = {"name": name, "title": name.replace("_", " "), "key": name}
@@ -133,16 +130,13 @@ def field_rows(settings: "type[DataclassInstance]") -> Mapping[str, FieldRow]:
     return MappingProxyType(rows)
 
 
-def check_settings(
-    settings: "DataclassInstance", declared_in: "type[DataclassInstance] | None" = None
-) -> None:
-    """Check every setting that has a row, here or in the class where it is declared. Raises
-    SettingsError.
+def check_settings(settings: "DataclassInstance") -> None:
+    """Check every setting that has a row. Raises SettingsError.
 
     Whole numbers become floats where any number is allowed: 1 and 1.0 are equal settings and have
     one key.
     """
-    for name, row in field_rows(declared_in or type(settings)).items():
+    for name, row in field_rows(type(settings)).items():
         value = getattr(settings, name)
         row.check(value)
         if row.kind == "number":

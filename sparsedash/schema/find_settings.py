@@ -153,10 +153,10 @@ class FindResult:
     finished: bool
 
     def __post_init__(self) -> None:
-        tried = [trial.permille for trial in self.trials]
-        if not self.steps or not {*tried, *([] if self.answer is None else [self.answer])} <= set(
-            self.steps
-        ):
+        named = {trial.permille for trial in self.trials}
+        if self.answer is not None:
+            named.add(self.answer)
+        if not self.steps or not named <= set(self.steps):
             raise StoreError("Its trials do not belong to its steps.")
 
     @property

@@ -261,12 +261,10 @@ class MethodSettings:
         later = self.in_sequence or self.removes_layers
         return later or self.by_gradient or not self.is_block_local
 
-    def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
-        """The sparsities (per mille) of this method in a sweep: those asked for, or its pattern's
-        own.
-        """
+    def sparsities(self, requested: tuple[int, ...]) -> tuple[int, ...]:
+        """The sparsities (per mille) of this method in a sweep: those requested, or its pattern's."""
         fixed = FIXED_PERMILLE.get(self.pattern)
-        return asked if fixed is None else (fixed,)
+        return requested if fixed is None else (fixed,)
 
 
 def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[MethodSettings, ...]:
@@ -275,8 +273,13 @@ def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[Meth
 
     Raises SettingsError where none of them removes channels, and the budget is another.
     """
-    some = any(method.is_structured for method in methods)
-    return tuple(replace(m, budget=budget) if m.is_structured or not some else m for m in methods)
+    is_mixed = len({method.is_structured for method in methods}) > 1
+    budgeted = []
+    for method in methods:
+        if method.is_structured or not is_mixed:
+            method = replace(method, budget=budget)
+        budgeted.append(method)
+    return tuple(budgeted)
 
 
 def uses_parameter(

@@ -108,7 +108,7 @@ class Step:
         return min(1.0, max(0.0, self.worked / self.total)) if self.total > 1 else 0.0
 
     @property
-    def rest_s(self) -> float | None:
+    def remaining_s(self) -> float | None:
         """Seconds to the end of the stage at its present rate; None when that is unknown."""
         if not self.rate or self.rate < _SLOWEST or self.total <= 0:
             return None

@@ -255,9 +255,10 @@ class Pruned:
             self.passage_errors,
             self.alone,
         )
-        fit = all(len(values) in (0, n_layers) for values in measured)
-        fit = fit and len(self.dense_widths) == n_layers > 0
-        if not (fit and min(self.dense_widths) > 0):
+        is_consistent = all(len(values) in (0, n_layers) for values in measured)
+        if not is_consistent or not len(self.dense_widths) == n_layers > 0:
+            raise StoreError("Its layers do not belong together.")
+        if min(self.dense_widths) <= 0:
             raise StoreError("Its layers do not belong together.")
         if any(kept > dense for kept, dense in zip(self.widths, self.dense_widths, strict=True)):
             raise StoreError("It keeps more channels than the dense model has.")

@@ -282,18 +282,20 @@ class RunSettings:
             raise SettingsError("methods", (), "at least one")
         if len(set(self.methods)) < len(self.methods):
             raise SettingsError(
-                "methods", said="A method is named twice.", advice="Name each one once."
+                "methods", message="A method is named twice.", advice="Name each one once."
             )
         self._check_variants()
-        if len(budgets := {method.budget for method in self.methods if method.is_structured}) > 1:
+        budgets = {method.budget for method in self.methods if method.is_structured}
+        if len(budgets) > 1:
             raise SettingsError("budgets", sorted(budgets), "one for all methods of a run")
         if self.quantise and self.dtype != "float32":
             raise SettingsError("number format", self.dtype, "float32 where models are quantised")
-        if not 1 <= (n := len(self.sparsities_permille)) <= 50:
-            raise SettingsError("number of sparsities", n, "1 to 50")
+        n_sparsities = len(self.sparsities_permille)
+        if not 1 <= n_sparsities <= 50:
+            raise SettingsError("number of sparsities", n_sparsities, "1 to 50")
         for permille in self.sparsities_permille:
             require_whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
-        if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
+        if len(set(self.sparsities_permille)) != n_sparsities:
             raise SettingsError(
                 "sparsities", percents_text(self.sparsities_permille), "all different"
             )
@@ -336,7 +338,7 @@ class RunSettings:
         if self.quantise:
             problem = "Only models with fewer channels or layers are quantised."
             advice = "Add such a method, or quantise none."
-            raise SettingsError("quantise", said=problem, advice=advice)
+            raise SettingsError("quantise", message=problem, advice=advice)
 
     @cached_property
     def points(self) -> tuple[SparseSpec, ...]:
@@ -402,7 +404,7 @@ class RunSettings:
         return any(method.solves for method in self.methods)
 
     @property
-    def made_permille(self) -> tuple[int, ...]:
+    def point_permilles(self) -> tuple[int, ...]:
         """The sparsities of all points, each once; 0 where the dense model is quantised and nothing
         else.
         """
@@ -443,7 +445,7 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
         # Of a wrong type or value, or not finite in a field that is not known.
         reason = f": {error}"
     problem = f"These settings were written by another version of SparseDash{reason}."
-    raise SettingsError(kind.__name__, said=problem, advice="Ask for it again.")
+    raise SettingsError(kind.__name__, message=problem, advice="Ask for it again.")
 
 
 def request_key(

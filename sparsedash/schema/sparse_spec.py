@@ -107,7 +107,7 @@ class SparseSpec:
             return ""
         values = {name: value for name, value in asdict(self).items() if name != "method"}
         if self.method is not None:
-            values["method"] = what_matters(self.method)
+            values["method"] = relevant_parameters(self.method)
         if self.heal_steps:
             values["mix"] = self.pruning.mix
             values["healed_version"] = STAGE_VERSIONS["healed"]
@@ -121,7 +121,7 @@ DENSE = SparseSpec()
 """The dense model."""
 
 
-def what_matters(method: MethodSettings) -> dict[str, Any]:
+def relevant_parameters(method: MethodSettings) -> dict[str, Any]:
     """The parameters that a method's choices use, and the versions of what it rests on."""
     rests_on = {
         "gradients": method.by_gradient,

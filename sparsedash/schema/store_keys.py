@@ -18,7 +18,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
-from sparsedash.schema.sparse_spec import DENSE, SparseSpec, what_matters
+from sparsedash.schema.sparse_spec import DENSE, SparseSpec, relevant_parameters
 from sparsedash.schema.stage_versions import stage_key
 from sparsedash.schema.tolerance_settings import Tolerance
 
@@ -82,9 +82,9 @@ def scheduled_gradients_key(keys: CalibrationKeys, method: MethodSettings, permi
     """Key of the mask gradients of a model that gets sparser while it reads. keys: of its
     calibration.
     """
-    # The masks on the way are neither refitted nor rounded to multiples.
-    on_the_way = what_matters(replace(method, compensation="none", width_multiple=1))
-    return stage_key("gradients", statistics=keys.gradients, method=on_the_way, permille=permille)
+    # The masks of each round are neither refitted nor rounded to multiples.
+    masking = relevant_parameters(replace(method, compensation="none", width_multiple=1))
+    return stage_key("gradients", statistics=keys.gradients, method=masking, permille=permille)
 
 
 def activations_key(model: str, dtype: Dtype, tokens: str, watched: str) -> str:
@@ -117,7 +117,9 @@ def healed_key(name: str) -> str:
 def scores_key(statistics: str, method: MethodSettings) -> str:
     """Key of the channels' scores by this method, kept if they take long."""
     return stage_key(
-        "pruned", statistics=statistics, scores=what_matters(replace(method, budget="channels"))
+        "pruned",
+        statistics=statistics,
+        scores=relevant_parameters(replace(method, budget="channels")),
     )
 
 
@@ -127,7 +129,7 @@ def curves_key(statistics: str, method: MethodSettings) -> str:
     """
     refitted = "least-squares" if method.in_sequence else method.compensation
     shared = replace(method, compensation=refitted, budget="channels")
-    return stage_key("curves", statistics=statistics, method=what_matters(shared))
+    return stage_key("curves", statistics=statistics, method=relevant_parameters(shared))
 
 
 def layers_key(gradients: str, method: MethodSettings) -> str:

@@ -48,7 +48,7 @@ def export_command(arguments: argparse.Namespace) -> Work:
     if settings.n_sparse != 1:
         raise SettingsError(
             "sparse models",
-            said=f"An export is of one sparse model, not {settings.n_sparse}.",
+            message=f"An export is of one sparse model, not {settings.n_sparse}.",
             advice="Name one --method and one --sparsity.",
         )
     form = arguments.form

@@ -318,7 +318,7 @@ def _require_used(settings: RunSettings, arguments: argparse.Namespace) -> None:
         if not _uses(settings, flag, heals=heals):
             raise SettingsError(
                 flag,
-                said=f"None of these methods uses {flag}: {methods}.",
+                message=f"None of these methods uses {flag}: {methods}.",
                 advice="Leave it out, or name a method that uses it: see docs/choices.md.",
             )
 

@@ -98,7 +98,7 @@ def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Name
         raise SettingsError("--heal", minutes, f"0 to {MOST_MINUTES:,} minutes")
     if minutes and n_steps:
         raise SettingsError(
-            "--heal", said="--heal and --heal-steps say the same.", advice="Give one of them."
+            "--heal", message="--heal and --heal-steps say the same.", advice="Give one of them."
         )
     if not minutes:
         return n_steps
@@ -242,7 +242,7 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
     if in_torch and settings.quantises:
         raise SettingsError(
             "--quantise",
-            said="Quantised models run in llama.cpp alone.",
+            message="Quantised models run in llama.cpp alone.",
             advice="Add --runtime llama.cpp, or leave out --quantise.",
         )
     write = terminal.result_writer(arguments)

@@ -28,7 +28,7 @@ def require_passages(n_passages: int) -> None:
     if n_passages < FEWEST_PASSAGES:
         raise SettingsError(
             "passages",
-            said=f"A search needs at least {FEWEST_PASSAGES} different passages, not {n_passages}.",
+            message=f"A search needs at least {FEWEST_PASSAGES} different passages, not {n_passages}.",
             advice="Fewer can never confirm a model.",
         )
 

@@ -13,7 +13,6 @@ import streamlit as st
 
 from sparsedash.catalog.choices import is_example
 from sparsedash.jobs.job import Job
-from sparsedash.reporting import wording
 from sparsedash.reporting.html import (
     Html,
     Table,
@@ -37,7 +36,15 @@ from sparsedash.reporting.job_status import (
 from sparsedash.reporting.passage_analysis import change_words, first_choices
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, SIDES, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_reports import sampling_words
-from sparsedash.reporting.wording import first_upper, signed_nats
+from sparsedash.reporting.wording import (
+    and_join,
+    first_upper,
+    likelihood,
+    plural,
+    quantity,
+    record_names,
+    signed_nats,
+)
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.pair_records import (
@@ -128,7 +135,7 @@ def _show_written(
         _draw_written(pair, others, (stored.left, stored.right, *stored.others))
         remark = "⊘ Stopped early: the texts are incomplete." if stored.stopped else ""
         if stored.n_unread:
-            cut = wording.quantity(stored.n_unread, "token")
+            cut = quantity(stored.n_unread, "token")
             widgets.note(f"The prompt is longer than the context: its first {cut} were not read.")
     if remark:
         with widgets.row():
@@ -206,7 +213,7 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     All models of the run can write at once.
     """
     names = {}
-    for key, name in wording.record_names(run).items():
+    for key, name in record_names(run).items():
         if key not in (pair.left.key, pair.right.key):
             names[key] = "Dense" if key == run.dense else f"Sparse, {name}"
     others = tuple(names)[:MOST_OTHERS]
@@ -394,7 +401,7 @@ def _tokens_table(pair: Pair, outcomes: tuple[Outcome, Outcome], texts: Sequence
     data: list[dict[str, Value]] = [{"token": text} for text in texts]
     for side, outcome in zip(SIDES, outcomes, strict=True):
         for row, numbers, answer in zip(rows, data, outcome.tokens, strict=True):
-            row.append(f"{wording.likelihood(answer.log_likelihood)}, rank {answer.rank:,}")
+            row.append(f"{likelihood(answer.log_likelihood)}, rank {answer.rank:,}")
             numbers[f"{side}_log_likelihood_nats"] = answer.log_likelihood
             numbers[f"{side}_rank"] = answer.rank
     caption = "The right word token by token, each given the ones before"
@@ -418,8 +425,8 @@ def _answer(outcome: Outcome, hidden: bool) -> Html:
     if hidden:
         return element("p", text, css="sd-word")
     sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
-    ranks = wording.and_join([f"{t.rank:,}" for t in outcome.tokens])
-    rank = f"{wording.plural(len(outcome.tokens), 'rank')} {ranks}"
+    ranks = and_join([f"{t.rank:,}" for t in outcome.tokens])
+    rank = f"{plural(len(outcome.tokens), 'rank')} {ranks}"
     verdict = element(
         "span",
         element("span", escape(sign), css="sd-sign"),
@@ -429,7 +436,7 @@ def _answer(outcome: Outcome, hidden: bool) -> Html:
     return join(
         element("p", text, Html(" "), verdict, css="sd-word"),
         paragraph(
-            f"{quoted(outcome.target)} gets {wording.likelihood(outcome.log_likelihood)}, {rank}",
+            f"{quoted(outcome.target)} gets {likelihood(outcome.log_likelihood)}, {rank}",
             css="sd-muted",
         ),
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple, get_args
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from sparsedash.reporting import record_pair, wording
+from sparsedash.reporting import record_pair
 from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
 from sparsedash.reporting.html import element, escape, file_name, paragraph, widget_label
 from sparsedash.reporting.next_step import next_step
@@ -22,7 +22,17 @@ from sparsedash.reporting.run_reports import comparison_words, continuations_sec
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.task_report import task_sections
 from sparsedash.reporting.task_words import tasks_sentence
-from sparsedash.reporting.wording import EXAMPLE_TITLE
+from sparsedash.reporting.wording import (
+    EXAMPLE_TITLE,
+    LEVEL,
+    file_stem,
+    measured_sparsity,
+    moment,
+    percent,
+    quantity,
+    stored_run_details,
+    stored_run_title,
+)
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.anytime import anytime_interval
@@ -94,9 +104,9 @@ def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
     titles = {}
     marks = backend.user_data.marks()
     for run in runs:
-        title = wording.stored_run_title(run, marks[run.key].name if run.key in marks else "")
+        title = stored_run_title(run, marks[run.key].name if run.key in marks else "")
         prefix = f"{EXAMPLE_TITLE}: " if run.made_on else ""
-        titles[run.key] = f"{prefix}{title}, {wording.moment(run.started_at, frame.zone())}"
+        titles[run.key] = f"{prefix}{title}, {moment(run.started_at, frame.zone())}"
     address_bar.select(
         "run",
         "Run",
@@ -134,7 +144,7 @@ def choose_pair(backend: Backend, results: RunResults, runs: Sequence[Run]) -> P
             )
         pair.append(choices[address])
     # The name of a model of another run says more than fits a file's name.
-    stem = file_name(wording.file_stem(run), pair[1].name.partition(" · ")[0])
+    stem = file_name(file_stem(run), pair[1].name.partition(" · ")[0])
     return record_pair.load_pair(backend, pair[0], pair[1], stem)
 
 
@@ -365,7 +375,7 @@ def show_verdict(
             widgets.show(paragraph(lost, css="sd-cost"))
     with about:
         widgets.section("Behind the verdict")
-        measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
+        measured = f" · {measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
         against = (
             f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, results.run)}"
         )
@@ -390,8 +400,8 @@ def show_question(backend: Backend, run: Run, pair: Pair, about: DeltaGenerator)
 
 
 def _basis(backend: Backend, run: Run) -> str:
-    title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
-    return f"{title} · {wording.stored_run_details(run)}"
+    title = stored_run_title(run, backend.user_data.name_of(run.key))
+    return f"{title} · {stored_run_details(run)}"
 
 
 def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
@@ -472,9 +482,9 @@ def tally(pair: Pair, chosen: Sequence[str]) -> str:
     ahead = names[wins.index(count)]
     # Read after every choice, so it must hold at every look.
     low, high = ((1 + end) / 2 for end in anytime_interval(total - count, count, total))
-    interval = f"{wording.LEVEL} interval {wording.percent(low, 0)} to {wording.percent(high, 0)}"
+    interval = f"{LEVEL} interval {percent(low, 0)} to {percent(high, 0)}"
     shown = f"{ahead} is preferred" if low > 0.5 else "no preference shown"
-    return f"{counts} Of the decided ones, {ahead} won {wording.percent(count / total, 0)} ({interval}): {shown}."
+    return f"{counts} Of the decided ones, {ahead} won {percent(count / total, 0)} ({interval}): {shown}."
 
 
 def show_breaking(pair: Pair, passages: Passages) -> None:
@@ -499,7 +509,7 @@ def offer_files(
 ) -> None:
     """Draw the downloads; each file is made when its button is pressed."""
     pair, positions, kind = view
-    shown = f"The {wording.quantity(len(positions), 'passage')} shown"
+    shown = f"The {quantity(len(positions), 'passage')} shown"
     name = "passages" if kind in (None, "all") else f"passages-{kind}"
     view_file = partial(record_pair.view_file, pair, positions, passages)
     report = partial(_report, backend, results, pair, passages)
@@ -510,7 +520,7 @@ def offer_files(
         _offer(pair, f"{shown}, parquet", f"{name}.parquet", parquet, partial(view_file, "parquet"))
         if passages is None:
             return
-        n_samples = wording.quantity(len(passages.contexts), "sample")
+        n_samples = quantity(len(passages.contexts), "sample")
         sides = {"left": (pair.left_name, pair.left), "right": (pair.right_name, pair.right)}
         for side, (record_name, record) in sides.items():
             title = record_pair.side_title(record_name, record)

@@ -417,7 +417,7 @@ def _numbers(results: RunResults, live: bool, grows: bool) -> list[Html]:
         to_come = card("Sparse", "–", "not evaluated: the run ended before", css="sd-sparse")
         if live:
             to_come = card("Sparse", "…", "once the model is evaluated", css="sd-sparse")
-        n_to_come = len(run.settings.made_permille) + (len(run.settings.methods) > 1)
+        n_to_come = len(run.settings.point_permilles) + (len(run.settings.methods) > 1)
         numbers += [to_come] * (1 + min(_MOST_NUMBERS, n_to_come) - len(numbers))
     return numbers
 

@@ -114,7 +114,12 @@ def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes
     job = table.claim(long[0].id, "slot-0", 1)
     table.report(job, REPORTED)
     seen = table.get(job.id).progress
-    assert (seen, seen.rest_s, seen.share, table.position(job.id)) == (REPORTED, 3.0, 1 / 3, None)
+    assert (seen, seen.remaining_s, seen.share, table.position(job.id)) == (
+        REPORTED,
+        3.0,
+        1 / 3,
+        None,
+    )
     for refused, said in (
         (lambda: table.move(job.id, "front"), "is running and cannot be moved"),
         (lambda: table.prioritise(job.id, "high"), "is running and cannot be given a priority"),

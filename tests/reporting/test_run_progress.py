@@ -50,7 +50,7 @@ RUN = parts_of(*DENSE, *FIRST, *SECOND)
 """30 s for the dense model, 60 s for the first sparse one, 30 s for the second: 120 s in all."""
 
 
-def looked_at(taken, parts=RUN, share=0.0, rest_s=None, **more):
+def looked_at(taken, parts=RUN, share=0.0, remaining_s=None, **more):
     """Progress after these (stage, point, seconds), the last one at a share of its steps."""
     stage, point, _ = taken[-1]
     step = Step(
@@ -58,7 +58,7 @@ def looked_at(taken, parts=RUN, share=0.0, rest_s=None, **more):
         round(100 * share),
         100,
         point=point,
-        rate=rest_s and 100 * (1 - share) / rest_s,
+        rate=remaining_s and 100 * (1 - share) / remaining_s,
         stage_times=tuple(StageTime(*entry) for entry in taken),
     )
     return job_progress(parts, step, **more)
@@ -75,13 +75,13 @@ CASES = {
     "overdue": ([("start", None, 99.0)], {}, 112.8, 7.2 / 120),
     "by its own rate": (
         expected(*DENSE, ("calibrate", 0)),
-        {"share": 0.5, "rest_s": 90.0},
+        {"share": 0.5, "remaining_s": 90.0},
         90 + 60,
         45 / 120,
     ),
     "too early for its own rate": (
         [*expected(*DENSE), ("calibrate", 0, 1.0)],
-        {"share": 0.05, "rest_s": 900.0},
+        {"share": 0.05, "remaining_s": 900.0},
         0.95 * 30 + 60,
         31.5 / 120,
     ),
@@ -109,7 +109,7 @@ CASES = {
     ),
     "dense answers found in the store": (
         expected(*DENSE[:2], *FIRST),
-        {"share": 0.5, "rest_s": 10.0},
+        {"share": 0.5, "remaining_s": 10.0},
         10 + 30,
         70 / 120,
     ),
@@ -145,7 +145,7 @@ def test_one_stage_may_serve_several_models_whose_weights_are_streamed():
     ]
     assert looked_at(together).left_s == pytest.approx(60)
     walk = [*expected(*DENSE[:2]), ("walk", 1, 25.0)]
-    progress = looked_at(walk, share=0.5, rest_s=25.0)
+    progress = looked_at(walk, share=0.5, remaining_s=25.0)
     assert progress.left_s == pytest.approx(25 + 60)
     assert progress.share == pytest.approx((10 + 25) / 120)
     assert looked_at([*walk, ("evaluate", None, 0.0)]).share == pytest.approx(60 / 120)
@@ -174,28 +174,28 @@ def test_parts_that_were_never_measured_make_the_time_left_a_guess_until_their_r
         before,
         guessed,
         share=0.5,
-        rest_s=9.0,
+        remaining_s=9.0,
     ).unmeasured == ("prune",)
     assert looked_at([*before, *expected(("prune", 0))], guessed).unmeasured == ("prune",)
     assert looked_at(expected(*DENSE, *FIRST), guessed).unmeasured == ()
 
 
 @pytest.mark.parametrize(
-    ("stage", "share", "rest_s", "left_s"),
+    ("stage", "share", "remaining_s", "left_s"),
     [
         ("load", 0.0, None, None),
         ("calibrate", 0.5, 9.0, None),
         ("continue", 0.5, 4.0, 4.0),
     ],
 )
-def test_only_the_last_stage_of_a_prompt_tells_the_time_left(stage, share, rest_s, left_s):
+def test_only_the_last_stage_of_a_prompt_tells_the_time_left(stage, share, remaining_s, left_s):
     parts = stage_parts(("start", "load", "read", "continue"))
     taken = [("start", None, 6.0), (stage, None, 4.0)]
     progress = looked_at(
         taken,
         parts,
         share,
-        rest_s,
+        remaining_s,
     )
     assert (None if progress.unmeasured else progress.left_s) == left_s
     assert 0 < progress.share < ALMOST

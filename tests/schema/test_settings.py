@@ -177,7 +177,7 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
         MethodSettings().width_multiple
     }
     alone = RunSettings(methods=(MethodSettings(),), sparsities_permille=(0,), quantise=("q8_0",))
-    assert (settings.made_permille, alone.made_permille) == ((100,), (0,))
+    assert (settings.point_permilles, alone.point_permilles) == ((100,), (0,))
     with pytest.raises(SettingsError, match="float32 where models are quantised"):
         replace(settings, dtype="bfloat16")
 

@@ -475,12 +475,11 @@ def _front(
     if measure == "tasks":
         return []
     models = [(tradeoff.dense.key, 1.0, tradeoff.dense_value(measure))]
-    models += [
-        (point.key, gained.gains[point.key].value, point.readings[measure][0].value)
-        for point in tradeoff.sparse
-        if point.key in gained.gains
-    ]
-    return [models[i] for i in pareto_front([(gain, value) for _, gain, value in models])]
+    for point in tradeoff.sparse:
+        if gain := gained.gains.get(point.key):
+            models.append((point.key, gain.value, point.readings[measure][0].value))
+    places = pareto_front([(gained_value, value) for _, gained_value, value in models])
+    return [models[i] for i in places]
 
 
 def _verdict_ink(point: Point, measure: Measure, colours: Palette) -> str:
