@@ -105,7 +105,7 @@ DOORS: dict[str, set[str]] = {
     "transformers": {
         "engine.models",
         "engine.evaluation",
-        "engine.texts.generation",
+        "engine.texts.next_logits",
         "engine.export.reloaded",
         "api",
     },
