@@ -1,9 +1,8 @@
-"""Which causal models of the installed transformers can be pruned: a tiny random model of every type, by the Python API.
+"""Which causal models of the installed transformers can be pruned: a tiny random model of every type, by the API.
 
     python -m benchmarks.model_coverage [--types llama,qwen3] [--methods best,layers] [--write docs/models.md]
 
-makeable: a tiny model of the type can be made. proven: its MLPs were found, and removing channels equals setting them to
-zero. narrower, shorter: a model made from the changed config, saved and loaded by stock code, gives the same logits. A
+proven: its MLPs were found, and removing channels equals setting them to zero. narrower, shorter: a model made from the changed config, saved and loaded by stock code, gives the same logits. A
 method: a quarter was removed by it, and the result, saved and loaded, answers alike. Types that see what they are to
 predict are left out.
 """
