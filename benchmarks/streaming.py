@@ -33,7 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from benchmarks.arguments import run_parser, run_settings
 from benchmarks.child import answer_of
 from sparsedash.catalog.cost_model import Speeds, least_memory
-from sparsedash.catalog.model_sizes import CONFIGS
+from sparsedash.catalog.model_sizes import CONFIGS, read_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.comparison.machine_rates import measure_machine
 from sparsedash.engine.export.export import export_model
@@ -212,7 +212,7 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
         "seconds": seconds,
         "peaks": peaks.bytes,
         "speeds": speeds,
-        "shape": known_shape(store, locate_model(run.settings.model, store).identity),
+        "shape": known_shape(store, locate_model(run.settings.model, store).identity).plain(),
         "answers": answers,
         "widths": [record.pruned.widths for record in sparse],
         "verdicts": verdicts,
@@ -221,7 +221,7 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
 
 def print_way(settings: RunSettings, figures: dict, first: dict) -> None:
     """Print one way's figures, relative to the first way's."""
-    shape = figures["shape"]
+    shape = read_shape(figures["shape"])
     least = least_memory(shape, settings, streamed=settings.residency == "streamed").n_bytes
     peak, first_peak = max(figures["peaks"].values()), max(first["peaks"].values())
     whole, first_whole = sum(figures["seconds"].values()), sum(first["seconds"].values())
