@@ -26,7 +26,20 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
         "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
         "moe_latent_size": None,
     },
-    # Sizes under names that no other type has.
+    # Sizes under names that no other type has, or that their configs leave open.
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "head_dim": 8},
+    "dots3_note_text": {"num_key_value_heads": 4, "qk_rope_head_dim": 8},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1, "expand": 2},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+        "ple_embed_dim": 8,
+        "ngram_vocab_size_base": 500,
+    },
     "deepseek_v32": {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 64},
     "falcon_h1": {"mamba_d_ssm": 64, **_SSM_SIZES},
     "longcat_flash": {
