@@ -165,9 +165,12 @@ def _n_parameters(module: nn.Module) -> int:
 
 
 def _attention_width(config: Any, hidden: int) -> int:
-    """Width of all heads of a block together."""
-    n_heads = next((value for name in _HEADS if (value := getattr(config, name, None))), 0)
-    head_dim = getattr(config, "head_dim", None)
+    """Width of all heads of a block together; that of the residual stream where layers differ."""
+    try:
+        n_heads = next((value for name in _HEADS if (value := getattr(config, name, None))), 0)
+        head_dim = getattr(config, "head_dim", None)
+    except Exception:  # noqa: BLE001 - a config refuses what differs from layer to layer
+        return hidden
     return n_heads * head_dim if isinstance(n_heads, int) and head_dim else hidden
 
 
