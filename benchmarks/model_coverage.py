@@ -134,7 +134,7 @@ def require_pruned(model, method):
         with tempfile.TemporaryDirectory() as folder:
             pruned.model.save_pretrained(folder)
             loaded = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True
+                folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
             )
         again = loaded.eval()(input_ids=ids, use_cache=False).logits
     if float((logits - again).abs().max()) > _TOLERANCE * max(1.0, float(logits.abs().max())):

@@ -270,14 +270,17 @@ def test_a_model_of_which_no_form_is_left_is_announced(tmp_path):
     with pytest.warns(
         UserWarning, match=r"were given a bias.*cannot be exported either: choose another method"
     ):
-        sparse = sparse_of(
-            tiny_model("llama"),
-            "flap",
-            width_multiple=8,
-        )
+        sparse = sparse_of(tiny_model("qwen2"), "flap", width_multiple=8)
     assert sparse.forms == ()
     with pytest.raises(sparsedash.SparseDashError, match="No form is possible"):
         sparsedash.export(sparse, TOKENIZER, tmp_path / "new")
+
+
+def test_a_bias_is_exported_where_the_config_has_one(tmp_path):
+    sparse = sparse_of(tiny_model("llama"), "flap", width_multiple=8)
+    assert "padded" in sparse.forms
+    proof = sparsedash.export(sparse, TOKENIZER, tmp_path / "new", form="padded")
+    assert proof.logit_difference <= proof.logit_allowed
 
 
 def test_a_mix_that_stands_in_for_the_user_s_is_announced(dense):
@@ -378,7 +381,7 @@ def test_repeated_passages_are_left_out_with_a_warning_and_progress_is_told(dens
     [
         (
             {"model": MambaForCausalLM(MambaConfig(hidden_size=8, num_hidden_layers=1))},
-            "'mamba' cannot be pruned yet",
+            "no MLP was found",
         ),
         (
             {"model": torch.nn.Linear(2, 2)},
