@@ -5,6 +5,8 @@ from contextlib import suppress
 from typing import Any
 
 MOST_LAYERS = 2_000
+DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+"""Under which a config says how many decoder blocks there are."""
 _SIZES = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), (1, MOST_LAYERS)),
     **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), (1, 10_000)),
@@ -60,7 +62,7 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """What changes in a config.json, given with all defaults, where only these layers are left."""
-    changed: dict[str, Any] = {name: len(kept) for name in _N_LAYERS if config.get(name)}
+    changed: dict[str, Any] = {name: len(kept) for name in DEPTH_KEYS if config.get(name)}
     depths = {config[name] for name in changed}
     for name, value in config.items():
         is_of_layers = isinstance(value, list) and len(value) in depths
@@ -80,6 +82,5 @@ def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, An
     return changed
 
 
-_N_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
 _NOT_OF_LAYERS = ("architectures", "attention_types")
 """Lists that may be as long as a model is deep, and say nothing of its layers."""

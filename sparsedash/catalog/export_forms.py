@@ -153,8 +153,7 @@ def shared_width(made: Pruned, structure: ModelStructure) -> int:
     """The width blocks are padded to: the widest's, or dense's where the config cannot say it."""
     widest = max(made.widths)
     widths = [widest] * len(structure.mlps)
-    can_say = not structure.width_problem and structure.width_values(widths) is not None
-    return widest if can_say else max(made.dense_widths)
+    return widest if structure.width_values(widths) is not None else max(made.dense_widths)
 
 
 def forms_filled_up(made: Pruned, shape: ModelShape | None) -> tuple[Form, ...]:

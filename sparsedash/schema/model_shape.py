@@ -62,6 +62,8 @@ class ModelStructure:
 
         widths: one a block, of which those without an MLP count for nothing.
         """
+        if self.width_problem:
+            return None
         values: dict[str, list[int]] = {}
         for layout, width in zip(self.mlps, widths, strict=True):
             if layout is None:

@@ -18,7 +18,6 @@ from sparsedash.schema.question_records import QuestionSet, pool_parts
 from sparsedash.schema.records import Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.derived_notes import note_derived, recalled
 from sparsedash.service.lru_cache import (
     MAX_PASSAGES_IN_MEMORY,
     MOST_RUNS,
@@ -38,6 +37,7 @@ from sparsedash.stats.task_verdicts import (
     task_score,
 )
 from sparsedash.stats.tolerance import Loss, Losses, ToleranceVerdict, judge_all
+from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.model_folders import swept_folder
 from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store

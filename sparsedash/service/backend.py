@@ -31,7 +31,6 @@ from sparsedash.service import estimates, preflight, request_checks, run_checks
 from sparsedash.service.answer_cache import AnswerCache
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
-from sparsedash.service.derived_notes import note_derived, recalled
 from sparsedash.service.estimates import START_S, Cached, RunPart
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
@@ -45,6 +44,7 @@ from sparsedash.service.stored_results import (
     joined_continuation,
 )
 from sparsedash.service.user_files import Exports, UserUploads
+from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, require_job_room

@@ -15,7 +15,7 @@ import msgspec
 from sparsedash.catalog.cost_model import Speeds
 from sparsedash.jobs.local_runner import child_environment
 from sparsedash.schema import store_keys
-from sparsedash.service.derived_notes import note_derived, recalled
+from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.store import Store
 
 _SPEED_MODULE = "sparsedash.engine.comparison.machine_rates"

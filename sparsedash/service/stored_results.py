@@ -15,7 +15,6 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.answer_cache import AnswerCache, Verdicts, is_answered, task_losses_note
-from sparsedash.service.derived_notes import note_derived, recalled
 from sparsedash.service.lru_cache import (
     MAX_PASSAGES_IN_MEMORY,
     MOST_RUNS,
@@ -24,6 +23,7 @@ from sparsedash.service.lru_cache import (
 )
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.tolerance import Losses, record_losses
+from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.store import Store
 
 BUDGET_S = 0.1

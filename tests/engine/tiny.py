@@ -19,6 +19,7 @@ from tokenizers import (
 from tokenizers.decoders import ByteLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import LoadedModel, load_model
 from sparsedash.engine.models.locating import Source, locate_model
 from sparsedash.engine.models.model_inspection import inspect_model
@@ -121,7 +122,8 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def source_of(folder: Path) -> Source:
-    return Source(reference=str(folder), folder=folder, identity="tiny")
+    shape = inspect_model(read_config(folder, "tiny"), "tiny")
+    return Source(reference=str(folder), folder=folder, identity="tiny", shape=shape)
 
 
 def load_folder(folder: Path | str, store: Store) -> LoadedModel:

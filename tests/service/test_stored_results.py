@@ -13,11 +13,11 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service import stored_results
 from sparsedash.service.answer_cache import AnswerCache
-from sparsedash.service.derived_notes import recalled
 from sparsedash.service.stored_results import ResultCache, StoredResults, VerdictCache
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.task_verdicts import judge_run
 from sparsedash.stats.tolerance import Losses, judge_all, record_losses
+from sparsedash.storage.derived_notes import recalled
 from sparsedash.storage.store import Store
 from tests.factories import answered
 from tests.question_sets import CHOICE, verdicts

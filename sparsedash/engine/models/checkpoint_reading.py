@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from sparsedash.catalog.config_checks import config_problem
+from sparsedash.engine.models.structure import meta_model
 from sparsedash.schema.errors import ModelError, SparseDashError, first_line
 from sparsedash.storage.model_folders import model_config
 
@@ -231,11 +232,8 @@ def refuse_oversized(
 
     Counted on the meta device. kind: of MOST_WEIGHTS_A_BYTE.
     """
-    with (
-        refusing(f"The config of {reference} describes no model", OTHER_CONFIG),
-        torch.device("meta"),
-    ):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
+        model = meta_model(config)
     described = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
     if described > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
         raise ModelError(

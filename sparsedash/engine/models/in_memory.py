@@ -4,12 +4,10 @@ import copy
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import torch
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoModelForCausalLM,
     PreTrainedModel,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -19,6 +17,7 @@ from sparsedash.engine.models.checkpoint_reading import refuse_no_numbers, refus
 from sparsedash.engine.models.loading import LoadedModel, loaded_model
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.model_inspection import inspect_model
+from sparsedash.engine.models.structure import meta_model
 from sparsedash.engine.pruning.surgery import is_projection
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.settings import Dtype
@@ -77,9 +76,9 @@ def model_in_memory(
         reference=IN_MEMORY,
         folder=folder,
         identity=IN_MEMORY,
+        shape=inspect_model(copied.config, IN_MEMORY),
     )
-    shape = inspect_model(copied.config, IN_MEMORY)
-    return source, loaded_model(source, cast(Dtype, dtype), copied, tokenizer, shape)
+    return source, loaded_model(source, cast(Dtype, dtype), copied, tokenizer)
 
 
 def require_stock_projections(loaded: LoadedModel) -> None:
@@ -88,10 +87,7 @@ def require_stock_projections(loaded: LoadedModel) -> None:
     Pruning reads and changes the weights of their projections, and sees their inputs by the stock
     forward.
     """
-    with torch.device("meta"):
-        stock = AutoModelForCausalLM.from_config(
-            copy.deepcopy(loaded.model.config), trust_remote_code=False
-        )
+    stock = meta_model(loaded.model.config)
     modules = dict(loaded.model.named_modules())
     for name, part in stock.named_modules():
         if not name.startswith(f"{loaded.structure.blocks}.") or not is_projection(part):

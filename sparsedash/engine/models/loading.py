@@ -26,10 +26,8 @@ from sparsedash.engine.models.checkpoint_reading import (
 )
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
 from sparsedash.engine.models.locating import Source
-from sparsedash.engine.models.mlps import block_mlps
-from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.models.residency import Resident, WeightResidency
-from sparsedash.engine.models.structure import language_config
+from sparsedash.engine.models.structure import block_mlps, language_config
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope
@@ -43,8 +41,9 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 def max_length(config: Any) -> int:
     """Tokens that a model with this configuration can read at once."""
+    language = language_config(config)
     for name in ("max_position_embeddings", "n_positions"):
-        if limit := getattr(language_config(config), name, None):
+        if limit := getattr(language, name, None):
             return int(limit)
     return 2048
 
@@ -126,7 +125,7 @@ class LoadedModel:
             projections.append({name: modules[name] for name in names})
         return projections
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Tokens that the model can read at once."""
         return max_length(self.model.config)
@@ -295,7 +294,6 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         dtype,
         model,
         tokenizer,
-        inspect_model(config, reference),
         warnings,
     )
 
@@ -305,24 +303,21 @@ def loaded_model(
     dtype: Dtype,
     model: PreTrainedModel,
     tokenizer: Tokenizer,
-    shape: ModelShape,
     warnings: tuple[str, ...] = (),
 ) -> LoadedModel:
-    """This model, in evaluation mode and without gradients, with what the engine needs of it.
-
-    shape: by its config; a checkpoint may have a head of its own that its config denies.
-    """
+    """This model, in evaluation mode and without gradients, with what the engine needs of it."""
     if (tokenizer.pad_token_id or 0) >= model.get_input_embeddings().weight.shape[0]:
         # Some models add one without an embedding. Any token does: what it stands for is masked.
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = None
     model.eval().requires_grad_(False)
+    # A checkpoint may have a head of its own that its config denies.
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     return LoadedModel(
         identity=source.identity,
         dtype=dtype,
         model=model,
         tokenizer=tokenizer,
-        shape=replace(shape, n_parameters=n_parameters),
+        shape=replace(source.shape, n_parameters=n_parameters),
         warnings=warnings,
     )

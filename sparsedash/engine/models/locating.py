@@ -19,10 +19,13 @@ from sparsedash.engine.models.structure import language_config
 from sparsedash.engine.models.tokenizer_check import require_usable
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError, install_command
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.storage.file_hashes import files_identity, model_stamps
 from sparsedash.storage.local_machine import local_path, path_kind
+from sparsedash.storage.model_folders import model_config
+from sparsedash.storage.shape_notes import LookedUp, looked_up, note_look_up
 from sparsedash.storage.store import Store
 
 _LICENCES = ("LICEN[CS]E*", "licen[cs]e*", "NOTICE*", "notice*")
@@ -33,12 +36,14 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", *_LICE
 class Source:
     """A model's files on this machine and their identity. source_type: as in Run.
 
-    stamps: of its files when they were identified; empty for a model in memory.
+    shape: counts and structure, by its config. stamps: of its files when they were identified;
+    empty for a model in memory.
     """
 
     reference: str
     folder: Path
     identity: str
+    shape: ModelShape
     source_type: str = ""
     stamps: str = ""
 
@@ -91,11 +96,10 @@ def locate_model(
         commit,
     )
     refuse_damaged_files(source.folder, reference)
-    config = read_config(source.folder, reference)
-    shape = inspect_model(config, reference)
-    store.remember(store_keys.model_shape_note(source.identity), shape.plain())
+    store.remember(store_keys.model_shape_note(source.identity), source.shape.plain())
     note = store_keys.tokenizer_tried_note(source.identity)
     if store.recall(note) is None:
+        config = read_config(source.folder, reference)
         require_usable(source.folder, reference, language_config(config).vocab_size)
         store.remember(note, "")
     return source
@@ -121,7 +125,7 @@ def _locate_files(
             raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
         # The config first: a model that cannot be pruned must not cost a download of its weights.
         commit = fetch(reference, pinned or revision, "config.json")
-        inspect_model(read_config(commit, reference), reference)
+        shape = _shape_in(commit, reference, store)
         folder = fetch(reference, commit.name, *_MODEL_FILES)
         if not any(folder.glob("*.safetensors")):
             folder = fetch(reference, commit.name, "pytorch_model*.bin")
@@ -129,11 +133,12 @@ def _locate_files(
             reference=reference,
             folder=folder,
             identity=f"{name}@{folder.name}",
+            shape=shape,
             stamps=model_stamps(folder),
         )
     folder = unpack_gguf(file, store, on_part) if file else path.resolve()
     # Before its weights are hashed.
-    read_config(folder, reference)
+    shape = _shape_in(folder, reference, store)
     source_type = gguf_source_type(file, store) if file else ""
     # Before the files are read for their identity.
     stamps = model_stamps(folder)
@@ -141,9 +146,23 @@ def _locate_files(
         reference=reference,
         folder=folder,
         identity=files_identity(folder, store),
+        shape=shape,
         source_type=source_type,
         stamps=stamps,
     )
+
+
+def _shape_in(folder: Path, reference: str, store: Store) -> ModelShape:
+    """The shape of the model whose config lies in this folder, as it was looked up or found now."""
+    config = read_config(folder, reference)
+    plain = model_config(str(folder))
+    assert plain is not None, "read_config has read it"
+    note = looked_up(store, plain)
+    if note is not None and note.shape is not None:
+        return note.shape
+    shape = inspect_model(config, reference)
+    note_look_up(store, plain, LookedUp(shape=shape))
+    return shape
 
 
 def _require_existing(path: Path, reference: str) -> None:

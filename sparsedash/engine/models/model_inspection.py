@@ -12,8 +12,7 @@ from torch import nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from sparsedash.engine.models import structure_proof as proof
-from sparsedash.engine.models.mlps import block_mlps
-from sparsedash.engine.models.structure import find_structure, meta_model
+from sparsedash.engine.models.structure import block_mlps, find_structure, meta_model
 from sparsedash.engine.models.tiny_config import tiny_config
 from sparsedash.engine.pruning.surgery import is_projection
 from sparsedash.schema.errors import ModelError, first_line
@@ -45,7 +44,7 @@ def _inspected(config: PretrainedConfig) -> ModelShape:
     """Raises NotProvenError."""
     try:
         model = meta_model(config)
-        structure = find_structure(config)
+        structure = find_structure(config, model)
     except ModelError:
         raise
     except Exception as error:
@@ -68,7 +67,7 @@ def _proven(config: PretrainedConfig, structure: ModelStructure) -> ModelStructu
     except Exception as error:
         problem = f"no tiny model of its type can be made: {first_line(error)}"
         raise proof.NotProvenError(problem) from error
-    tiny_structure = find_structure(tiny)
+    tiny_structure = find_structure(tiny, model)
     ids = proof.some_ids()
     if not _kinds(structure) <= _kinds(tiny_structure):
         raise proof.NotProvenError("a tiny model of its type has other MLPs")

@@ -11,24 +11,24 @@ Whether that is right is shown by `structure_proof` on a tiny model of the same 
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from sparsedash.engine.pruning.surgery import is_projection, is_transposed
+from sparsedash.catalog.config_checks import DEPTH_KEYS
+from sparsedash.engine.pruning.surgery import Mlp, is_projection, is_transposed
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.model_shape import MlpLayout, ModelStructure
 
-_DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _NO_WIDTHS = ("head", "rank", "rope", "window", "conv", "mamba", "ssm", "token_id", "top", "_tok")
 """In the names of keys that never say the width of an MLP. The shapes would refuse them as well:
 it saves making a model for each.
 """
 _NO_SIZES = (
-    *_DEPTHS,
+    *DEPTH_KEYS,
     "hidden_size",
     "vocab_size",
     "max_position_embeddings",
@@ -36,29 +36,20 @@ _NO_SIZES = (
 _WIDTH_WORDS = ("inner", "intermediate", "ffn")
 """In the names of keys that may be None, where the code has a usual width."""
 
-KeyPath = tuple[str, ...]
+Moved = Mapping[str, int]
+"""By a tensor's name, the dimension of it that follows a key of the config."""
 
 
-@dataclass(frozen=True)
-class _Moved:
-    """A dimension of a tensor that follows a key. before: its size; after: with the key doubled."""
-
-    name: str
-    dimension: int
-    before: int
-    after: int
-
-
-def find_structure(config: PretrainedConfig) -> ModelStructure:
-    """The structure of the model that this config describes. Raises ModelError if it has no blocks."""
-    model = meta_model(config)
+def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStructure:
+    """The structure of a model that was made of this config. Raises ModelError if it has no blocks."""
     path = blocks_path(model)
     blocks = list(model.get_submodule(path).children())
     mlps: list[MlpLayout | None] = [None] * len(blocks)
     list_keys = []
-    for key, value in _integers(config, model):
-        moved = _following(config, model, key, value)
-        if moved is None or not all(part.name.startswith(f"{path}.") for part in moved):
+    shapes = _shapes(model)
+    for key, value in _integers(config, len(blocks), shapes):
+        moved = _following(config, shapes, key, value)
+        if not all(name.startswith(f"{path}.") for name in moved):
             continue
         for index, parts in _by_block(moved, path).items():
             layout = _layout(blocks[index], parts)
@@ -66,9 +57,9 @@ def find_structure(config: PretrainedConfig) -> ModelStructure:
             if layout is None or mlps[index] is not None:
                 continue
             item = value[index] if isinstance(value, list) else value or layout.width
-            mlps[index] = replace(layout, key=".".join(key), value=item)
+            mlps[index] = replace(layout, key=key, value=item)
             if isinstance(value, list):
-                list_keys.append(".".join(key))
+                list_keys.append(key)
     if not any(mlps):
         mlps = [_sibling_projections(block) for block in blocks]
     return ModelStructure(
@@ -78,16 +69,32 @@ def find_structure(config: PretrainedConfig) -> ModelStructure:
     )
 
 
-def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """A model of this config on the meta device: shapes without numbers."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
-        )
+def block_mlps(model: PreTrainedModel, structure: ModelStructure) -> list[Mlp]:
+    """The MLPs of a model, of every block that has one."""
+    blocks = model.get_submodule(structure.blocks).children()
+    mlps = []
+    for block, layout in zip(blocks, structure.mlps, strict=True):
+        if layout is not None:
+            inner = tuple(block.get_submodule(name) for name in layout.inner)
+            mlps.append(Mlp(inner, block.get_submodule(layout.out), layout.fused))
+    return mlps
+
+
+def model_of(config: PretrainedConfig) -> PreTrainedModel:
+    """A new causal model of this config, in FP32, by stock code."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
+    )
     return model
 
 
-def text_config_path(config: PretrainedConfig) -> KeyPath:
+def meta_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The same on the meta device: shapes without numbers."""
+    with torch.device("meta"):
+        return model_of(config)
+
+
+def _language_path(config: PretrainedConfig) -> tuple[str, ...]:
     """Keys from a config to that of its language model; empty where it is the same one."""
     text = config.get_text_config(decoder=True)
     if text is config:
@@ -104,29 +111,17 @@ def text_config_path(config: PretrainedConfig) -> KeyPath:
 def language_config(config: PretrainedConfig) -> PretrainedConfig:
     """The config of the language model inside a config, or itself; the very object."""
     part: Any = config
-    for key in text_config_path(config):
+    for key in _language_path(config):
         part = getattr(part, key)
     language: PretrainedConfig = part
     return language
 
 
-def with_value(config: PretrainedConfig, key: KeyPath, value: object) -> PretrainedConfig:
-    """A copy of the config with this value under this key."""
+def with_values(config: PretrainedConfig, values: Mapping[str, object]) -> PretrainedConfig:
+    """A copy of the config with these values; see `set_values_`."""
     changed = copy.deepcopy(config)
-    set_values_(changed, {".".join(key): value})
+    set_values_(changed, values)
     return changed
-
-
-def narrowed_config(
-    config: PretrainedConfig, structure: ModelStructure, widths: Sequence[int]
-) -> PretrainedConfig | None:
-    """The config of the model whose MLPs have these widths; None where it cannot say that."""
-    values = structure.width_values(widths)
-    if values is None:
-        return None
-    narrower = copy.deepcopy(config)
-    set_values_(narrower, values)
-    return narrower
 
 
 def set_values_(config: PretrainedConfig, values: Mapping[str, object]) -> None:
@@ -139,9 +134,9 @@ def set_values_(config: PretrainedConfig, values: Mapping[str, object]) -> None:
         setattr(owner, key, value)
 
 
-def n_layers(config: PretrainedConfig) -> int | None:
+def _depth(config: PretrainedConfig) -> int | None:
     """Decoder blocks that the config of a language model states; None if it states none."""
-    for name in _DEPTHS:
+    for name in DEPTH_KEYS:
         depth = getattr(config, name, None)
         if isinstance(depth, int):
             return depth
@@ -154,7 +149,7 @@ def blocks_path(model: PreTrainedModel) -> str:
     """
     embedding = model.get_input_embeddings()
     owner = next(name for name, module in model.named_modules() if module is embedding)
-    depth = n_layers(model.config.get_text_config(decoder=True))
+    depth = _depth(model.config.get_text_config(decoder=True))
     while owner:
         owner = owner.rpartition(".")[0]
         prefix = f"{owner}." if owner else ""
@@ -179,14 +174,19 @@ def _n_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _integers(config: PretrainedConfig, model: PreTrainedModel) -> Iterator[tuple[KeyPath, Any]]:
+def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _integers(
+    config: PretrainedConfig, n_blocks: int, shapes: Mapping[str, torch.Size]
+) -> Iterator[tuple[str, Any]]:
     """Keys of the language model's config that may say a width, with their values.
 
     A value is an integer or a list of one for each block, or None where the code has a usual width.
     """
-    n_blocks = len(list(model.get_submodule(blocks_path(model)).children()))
-    sizes = {size for parameter in model.parameters() for size in parameter.shape}
-    path = text_config_path(config)
+    sizes = {size for shape in shapes.values() for size in shape}
+    path = _language_path(config)
     text = language_config(config)
     nested = [((*path, key), part) for key, part in vars(text).items() if "ffn" in key]
     for prefix, part in [(path, text), *nested]:
@@ -197,7 +197,7 @@ def _integers(config: PretrainedConfig, model: PreTrainedModel) -> Iterator[tupl
             is_unstated = value is None and any(word in key for word in _WIDTH_WORDS)
             is_list = isinstance(value, list) and len(value) == n_blocks
             if is_unstated or _are_sizes(value if is_list else [value], sizes):
-                yield (*prefix, key), value
+                yield ".".join((*prefix, key)), value
 
 
 def _are_sizes(values: Sequence[object], sizes: set[int]) -> bool:
@@ -212,54 +212,55 @@ def _may_move(value: int, sizes: set[int]) -> bool:
 
 
 def _following(
-    config: PretrainedConfig, model: PreTrainedModel, key: KeyPath, value: Any
-) -> list[_Moved] | None:
-    """What follows the key; None where that is not one dimension of each tensor, doubled."""
-    before = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    doubled = [2 * item for item in value] if isinstance(value, list) else 2 * (value or 0)
+    config: PretrainedConfig, before: Mapping[str, torch.Size], key: str, value: Any
+) -> Moved:
+    """What follows the key; empty where that is not one dimension of each tensor. before: shapes."""
     if value is None:
         # Any width will do that no dimension has by chance.
-        doubled = 2 * max(size for shape in before.values() for size in shape)
+        larger: Any = 2 * max(size for shape in before.values() for size in shape)
+    else:
+        larger = [2 * item for item in value] if isinstance(value, list) else 2 * value
     try:
-        changed = meta_model(with_value(config, key, doubled))
+        after = _shapes(meta_model(with_values(config, {key: larger})))
     except Exception:  # noqa: BLE001 - a class may refuse the value by any error
-        return None
-    after = {name: tensor.shape for name, tensor in changed.state_dict().items()}
+        return {}
     if after.keys() != before.keys():
-        return None
-    moved = []
+        return {}
+    moved = {}
     for name, shape in before.items():
         if shape == after[name]:
             continue
         if len(shape) != len(after[name]):
-            return None
+            return {}
         axes = [axis for axis, size in enumerate(shape) if after[name][axis] != size]
         if len(axes) > 1:
-            return None
-        (axis,) = axes
-        moved.append(_Moved(name, axis, shape[axis], after[name][axis]))
-    return moved or None
+            return {}
+        (moved[name],) = axes
+    return moved
 
 
-def _by_block(moved: Sequence[_Moved], path: str) -> Mapping[int, list[_Moved]]:
+def _by_block(moved: Moved, path: str) -> Mapping[int, Moved]:
     """By block, what follows in it, with names that begin in the block."""
-    blocks = defaultdict(list)
-    for part in moved:
-        number, _, name = part.name.removeprefix(f"{path}.").partition(".")
-        blocks[int(number)].append(_Moved(name, part.dimension, part.before, part.after))
+    blocks: dict[int, dict[str, int]] = defaultdict(dict)
+    for full_name, axis in moved.items():
+        number, _, name = full_name.removeprefix(f"{path}.").partition(".")
+        blocks[int(number)][name] = axis
     return blocks
 
 
-def _layout(block: nn.Module, moved: Sequence[_Moved]) -> MlpLayout | None:
+def _layout(block: nn.Module, moved: Moved) -> MlpLayout | None:
     """The one MLP that these tensors of a block are; None if they are something else."""
     modules = {}
-    for part in moved:
-        owner = part.name.rpartition(".")[0]
+    outs = []
+    for name, axis in moved.items():
+        owner, _, kind = name.rpartition(".")
         module = block.get_submodule(owner)
         if not is_projection(module):
             return None
         modules[owner] = module
-    outs = [name for part in moved if (name := _enters(part, modules))]
+        input_axis = 0 if is_transposed(module) else 1
+        if kind == "weight" and axis == input_axis:
+            outs.append(owner)
     inner = [name for name in modules if name not in outs]
     if len(outs) != 1 or not inner:
         return None
@@ -275,15 +276,6 @@ def _layout(block: nn.Module, moved: Sequence[_Moved]) -> MlpLayout | None:
         return None
     out_bias = getattr(modules[out], "bias", None) is not None
     return MlpLayout(inner=tuple(inner), out=out, width=width, fused=rows.pop(), out_bias=out_bias)
-
-
-def _enters(part: _Moved, modules: Mapping[str, nn.Module]) -> str:
-    """The projection whose input follows, or ""."""
-    owner, _, name = part.name.rpartition(".")
-    if name != "weight":
-        return ""
-    input_axis = 0 if is_transposed(modules[owner]) else 1
-    return owner if part.dimension == input_axis else ""
 
 
 def _in_and_out(module: nn.Module) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 of this kind gives what it should, to rounding.
 """
 
-import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +20,7 @@ from sparsedash.engine.models.decoder_blocks import (
     shortened_config,
     skipping,
 )
-from sparsedash.engine.models.mlps import block_mlps
-from sparsedash.engine.models.structure import narrowed_config
+from sparsedash.engine.models.structure import block_mlps, model_of, with_values
 from sparsedash.engine.models.tiny_config import VOCABULARY
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned, weight_of
 from sparsedash.schema.errors import first_line
@@ -42,9 +40,7 @@ class NotProvenError(Exception):
 def tiny_random_model(config: PretrainedConfig) -> PreTrainedModel:
     """A random model of a tiny config, on the CPU, in FP32, with biases that are not zero."""
     generator = torch.Generator().manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
-    )
+    model = model_of(config)
     parameters = {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
         is_matrix = name in parameters and tensor.dim() > 1
@@ -147,13 +143,13 @@ def require_even_export(
 ) -> None:
     """Raise NotProvenError where stock code makes another model from a narrower config."""
     widths = [layout.width // 2 if layout else 0 for layout in structure.mlps]
-    narrower = narrowed_config(config, structure, widths)
-    if narrower is None:
+    values = structure.width_values(widths)
+    if values is None:
         raise NotProvenError("its config has no key for the width")
     with _narrowed(model, structure, _cut):
         logits = _logits(model, ids)
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    _require_loadable(narrower, state, logits, ids)
+    _require_loadable(with_values(config, values), state, logits, ids)
 
 
 @torch.inference_mode()
@@ -180,9 +176,7 @@ def _require_loadable(
     """Raise NotProvenError unless the model of this config and state gives these logits, and does
     so again once saved and loaded.
     """
-    made: PreTrainedModel = AutoModelForCausalLM.from_config(
-        copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
-    ).eval()
+    made = model_of(config).eval()
     try:
         made.load_state_dict(state)
     except RuntimeError as error:

@@ -9,20 +9,14 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from sparsedash.catalog.config_checks import DEPTH_KEYS
 from sparsedash.catalog.model_hints import TINY_SIZES
 
 VOCABULARY = 400
 HIDDEN = 32
 N_LAYERS = 4
 
-_DEPTHS = (
-    "num_hidden_layers",
-    "n_layer",
-    "n_layers",
-    "num_layers",
-    "decoder_layers",
-    "encoder_layers",
-)
+_DEPTHS = (*DEPTH_KEYS, "encoder_layers")
 _SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), HIDDEN),

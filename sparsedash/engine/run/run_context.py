@@ -27,11 +27,9 @@ from sparsedash.engine.calibration.statistics import reading_stored
 from sparsedash.engine.evaluation.divergence import next_token_scores
 from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
-from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.locating import Source, locate_model
 from sparsedash.engine.models.matmul import keep_fp32_copies
-from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.models.streaming import stream_model
 from sparsedash.engine.run.calibration_texts import CalibrationTexts
 from sparsedash.engine.run.run_log import RunLog
@@ -132,11 +130,10 @@ class RunContext:
         """Identity of the model; see Source."""
         return self.source.identity
 
-    @cached_property
+    @property
     def shape(self) -> ModelShape:
         """Counts of the dense model."""
-        config = read_config(self.source.folder, self.source.reference)
-        return inspect_model(config, self.source.reference)
+        return self.source.shape
 
     @cached_property
     def _resident_bytes(self) -> int:

@@ -9,7 +9,6 @@ import torch
 from sparsedash.engine.export.export_files import write_folder
 from sparsedash.engine.export.reloaded import answer_questions, load_and_answer
 from sparsedash.engine.models.loading import load_model
-from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
@@ -61,11 +60,7 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
     if width and family in NO_FIELD:
         width = sparse.loaded.mlps[0].width
     target.mkdir()
-    source = Source(
-        reference="tiny",
-        folder=folder,
-        identity="t",
-    )
+    source = source_of(folder)
     shard_mb = 0 if form == "uniform" else 5_000
     write_folder(
         target,

@@ -8,6 +8,7 @@ import pytest
 from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 
+from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.engine.export.recipe import base_licence
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.locating import Source
@@ -108,6 +109,7 @@ def stated_licence(model, folder):
         reference=model,
         folder=folder,
         identity="sha256:0",
+        shape=shipped_shape("smollm2-135m"),
     )
     return base_licence(
         source,

@@ -11,7 +11,6 @@ import pyarrow.parquet
 import pytest
 
 from sparsedash.engine.models.loading import ModelCache
-from sparsedash.engine.models.locating import Source
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.progress import ignore_steps
@@ -21,6 +20,7 @@ from sparsedash.schema.store_keys import hub_commit_note
 from sparsedash.storage.store import Store
 from tests.engine.hub_layouts import save
 from tests.engine.hub_texts import write_card
+from tests.engine.tiny import source_of
 
 MODEL = "owner/moving"
 QUESTIONS = f"{DATA_SET}baber/piqa"
@@ -116,10 +116,8 @@ def test_a_model_is_made_again_of_the_commit_that_its_record_read(
     if commit:
         record = replace(record, model_identity=f"{record.model}@{commit}")
     located = []
-    source = Source(
-        reference=record.model,
-        folder=Path(record.model),
-        identity=record.model_identity,
+    source = replace(
+        source_of(Path(record.model)), reference=record.model, identity=record.model_identity
     )
     monkeypatch.setattr(
         run_context, "locate_model", lambda *arguments: located.append(arguments) or source

@@ -1,0 +1,93 @@
+"""MLPs found from a config, and what is refused because it could not be proven."""
+
+from dataclasses import replace
+
+import pytest
+from transformers import AutoConfig
+
+from sparsedash.engine.models import structure_proof as proof
+from sparsedash.engine.models.model_inspection import inspect_model
+from sparsedash.engine.models.structure import find_structure, meta_model
+from sparsedash.engine.models.tiny_config import tiny_config
+from sparsedash.schema.errors import ModelError
+
+GATED = ("mlp.gate_proj", "mlp.up_proj")
+
+
+def tiny_of(model_type):
+    return tiny_config(AutoConfig.for_model(model_type))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "blocks", "inner", "fused", "key", "value", "width"),
+    [
+        ("olmo3", "model.layers", GATED, 1, "intermediate_size", 64, 64),
+        ("glm4", "model.layers", ("mlp.gate_up_proj",), 2, "intermediate_size", 64, 64),
+        # Half of what the config says.
+        ("moshi", "model.layers", ("mlp.fc1",), 2, "ffn_dim", 64, 32),
+        (
+            "gemma3",
+            "model.language_model.layers",
+            GATED,
+            1,
+            "text_config.intermediate_size",
+            64,
+            64,
+        ),
+        ("bart", "model.decoder.layers", ("fc1",), 1, "decoder_ffn_dim", 64, 64),
+        ("mpt", "transformer.blocks", ("ffn.up_proj",), 1, "", 0, 128),
+    ],
+)
+def test_the_mlps_and_the_key_of_their_width_are_found(
+    model_type, blocks, inner, fused, key, value, width
+):
+    config = tiny_of(model_type)
+    structure = find_structure(config, meta_model(config))
+    assert structure.blocks == blocks and len(structure.mlps) == 4
+    for layout in structure.mlps:
+        assert (layout.inner, layout.fused) == (inner, fused)
+        assert (layout.key, layout.value, layout.width) == (key, value, width)
+    changes = structure.width_values([width // 2] * 4)
+    assert changes == ({key: value // 2} if key else None)
+    assert structure.width_values([width // 2, *[width] * 3]) is None
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("bert", "it sees what it is to predict"),
+        ("mamba", "no MLP was found"),
+        ("qwen3_moe", "no MLP was found"),
+        ("deepseek_v3", "3 of its 4 blocks have no MLP"),
+        ("hrm_text", "its blocks cannot be run one by one"),
+        # A norm over the channels.
+        ("bitnet", "size of tensor"),
+    ],
+)
+def test_what_is_not_proven_is_refused_with_what_failed(model_type, reason):
+    with pytest.raises(ModelError, match=f"The model cannot be pruned: .*{reason}"):
+        inspect_model(tiny_of(model_type), "The model")
+
+
+def test_what_stock_code_cannot_load_and_what_the_cache_lacks_is_noted():
+    without_key = inspect_model(tiny_of("bloom"), "m").structure
+    assert "no key for the width" in without_key.width_problem and without_key.plain_cache
+    by_depth = inspect_model(tiny_of("diffllama"), "m").structure
+    assert "it differs" in by_depth.layers_problem and not by_depth.width_problem
+    hybrid = inspect_model(tiny_of("qwen3_5_text"), "m").structure
+    assert not hybrid.plain_cache and not hybrid.width_problem + hybrid.layers_problem
+
+
+def test_a_wrong_structure_fails_its_proof():
+    config = tiny_of("glm4")
+    model = proof.tiny_random_model(config)
+    structure = find_structure(config, model)
+    ids = proof.some_ids()
+    assert proof.problem_of(proof.require_narrowing, model, structure, ids) == ""
+    attention = replace(
+        structure.mlps[0], inner=("self_attn.v_proj",), out="self_attn.o_proj", width=16, fused=1
+    )
+    wrong = replace(structure, mlps=(attention,) * 4)
+    assert "mixes tokens" in proof.problem_of(proof.require_tokenwise, model, wrong, ids)
+    swapped = replace(structure, mlps=(replace(structure.mlps[0], fused=1),) * 4)
+    assert proof.problem_of(proof.require_narrowing, model, swapped, ids)
