@@ -103,7 +103,10 @@ COMMANDS = (
         "judge",
         "DENSE OTHER --within-points 2",
         file_commands.judge_command,
-        ("dense", "other", *TOLERANCE_FLAGS, "--within-task", "--fail-beyond", *_OUTPUT),
+        (
+            *("dense", "other", "--columns"),
+            *(*TOLERANCE_FLAGS, "--within-task", "--fail-beyond", *_OUTPUT),
+        ),
     ),
     Command("export", _EXPORT, file_commands.export_command, (*RUN_FLAGS, *_FORM, "--quiet")),
     Command("verify", "DIR", file_commands.verify_command, ("export", "--data-dir", "--quiet")),

@@ -30,11 +30,11 @@ from sparsedash.shell.terminal import (
 )
 from sparsedash.stats.task_pairs import pair_tasks
 from sparsedash.stats.task_verdicts import judge_tasks
+from sparsedash.storage.answers.answer_files import read_answers
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
 from sparsedash.storage.model_folders import export_key_of, require_new
 from sparsedash.storage.run_files import MAX_BYTES, keep_run, read_run_file, run_file
-from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
 
@@ -210,13 +210,16 @@ def unpack_command(arguments: argparse.Namespace) -> Work:
 
 
 def judge_command(arguments: argparse.Namespace) -> Work:
-    """Judge a model against dense by answers in files of lm-evaluation-harness or lighteval."""
+    """Judge a model against dense by answers that another program wrote."""
     tolerance = tolerance_from_flags(arguments)
     write = result_writer(arguments)
     dense = Path(_absolute(arguments.dense))
     model = Path(_absolute(arguments.other))
     yield
-    pairs, unpaired = pair_tasks(read_answers(dense), read_answers(model))
+    pairs, unpaired = pair_tasks(
+        read_answers(dense, arguments.columns),
+        read_answers(model, arguments.columns),
+    )
     print_warnings(unpaired)
     results = judge_tasks(pairs, tolerance)
     print_warnings(idle_limits(results, tolerance))

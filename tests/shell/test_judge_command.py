@@ -34,7 +34,8 @@ def test_two_folders_end_in_a_table_a_sentence_and_a_document(folders, tmp_path,
     (tmp_path / "pruned").mkdir()
     assert "small costs too much: sums −25.0 points (limit −5)." in printed.out
     assert "Limits: perplexity 1.10 ×, accuracy −5 points." in printed.out
-    assert printed.err.strip() == "sparsedash: warning: Only one model answered more."
+    warning = "Questions of more left out: 1, answered by one model only."
+    assert printed.err.strip() == f"sparsedash: warning: {warning}"
     document = json.loads(file.read_text())
     assert (document["verdict"], document["tasks"][0]["task"]) == ("beyond", "sums")
     assert main(["judge", folders[0], folders[0], "--fail-beyond"]) == 0
@@ -83,6 +84,17 @@ def test_a_pair_that_was_asked_differently_is_refused(folders, tmp_path, refusal
     samples(tmp_path / "two", WRITTEN, task="more")
     samples(tmp_path / "two", WRITTEN, task="most")
     assert "no task in common" in refusal("judge", folders[1], str(tmp_path / "two"))
+
+
+def test_columns_of_a_table_are_named(tmp_path, capsys, refusal):
+    for name, n_right in (("dense", 40), ("small", 39)):
+        rows = [f"{i},{int(i < n_right)},{i}" for i in range(40)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["nr,ok,id", *rows]))
+    files = [str(tmp_path / f"{name}.csv") for name in ("dense", "small")]
+    assert "no column for right" in refusal("judge", *files)
+    assert "RIGHT=ok" in refusal("judge", *files, "--columns", "RIGHT=ok")
+    assert main(["judge", *files, "--columns", "id=nr,right=ok"]) == 0
+    assert "40  100.0 %  97.5 %" in capsys.readouterr().out
 
 
 def test_answers_are_judged_without_torch(folders):
