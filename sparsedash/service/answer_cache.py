@@ -214,7 +214,7 @@ class AnswerCache:
             comparisons = {}
             baseline_tasks = self._by_task(baseline) if name[0] != name[1] else {}
             for task, answers in self._by_task(model).items():
-                comparisons[task] = _comparison(baseline_tasks.get(task), answers)
+                comparisons[task] = compare_answers(baseline_tasks.get(task), answers)
             self._comparisons.put(name, comparisons)
         return comparisons
 
@@ -256,7 +256,8 @@ class AnswerCache:
         return list(sets.values()), tuple(sets)
 
 
-def _comparison(baseline: QuestionSet | None, answers: QuestionSet) -> TaskComparison:
+def compare_answers(baseline: QuestionSet | None, answers: QuestionSet) -> TaskComparison:
+    """A model's answers to one task against the baseline's; None: the baseline has none."""
     losses = None
     why = ""
     if baseline is not None:

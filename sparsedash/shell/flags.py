@@ -195,10 +195,12 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "metavar": "DENSE",
         "help": "its answers: a file, or a folder of files",
     },
-    "other": {
+    "others": {
         "type": path_argument,
         "metavar": "OTHER",
-        "help": "the answers of the model to be judged",
+        "nargs": "*",
+        "default": (),
+        "help": "the answers of a model to be judged; none where one file holds those of all, dense first",
     },
     "--columns": {
         "type": _columns,
