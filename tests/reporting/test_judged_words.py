@@ -20,8 +20,8 @@ TOLERANCE = Tolerance(points=5)
 
 def judged(**wrong):
     models = {name: [model(n)] for name, n in wrong.items()}
-    found = judge_models([model(0)], models, TOLERANCE)
-    return found, rank_models(found, "dense")
+    results = judge_models([model(0)], models, TOLERANCE)
+    return results, rank_models(results, "dense")
 
 
 def test_a_tie_is_called_a_tie():
