@@ -104,7 +104,7 @@ COMMANDS = (
         "DENSE OTHER... --within-points 2",
         judge_command.judge_command,
         (
-            *("dense", "others", "--columns"),
+            *("dense", "others", "--columns", "--slices", "--cluster", "--questions"),
             *(*TOLERANCE_FLAGS, "--within-task", "--fail-beyond", *_OUTPUT),
         ),
     ),

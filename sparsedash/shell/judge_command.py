@@ -15,6 +15,12 @@ from sparsedash.reporting.judged_words import (
 )
 from sparsedash.reporting.leaderboard import answers_leaderboard
 from sparsedash.reporting.record_pair import unique_names
+from sparsedash.reporting.slice_words import (
+    questions_file,
+    slice_documents,
+    slice_table,
+    slices_sentence,
+)
 from sparsedash.reporting.task_words import idle_limits, judge_document, task_rows
 from sparsedash.reporting.wording import tolerance_words
 from sparsedash.schema.errors import CorpusError
@@ -29,9 +35,10 @@ from sparsedash.shell.terminal import (
     print_warnings,
     result_writer,
 )
+from sparsedash.stats.answer_slices import clustered, slice_tasks
 from sparsedash.stats.judged_models import JudgedModel, judge_models, rank_models
 from sparsedash.storage.answers.answer_files import read_answers, read_models
-from sparsedash.storage.local_machine import local_path, path_kind
+from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
 
 
 def judge_command(arguments: argparse.Namespace) -> Work:
@@ -40,8 +47,12 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     write = result_writer(arguments)
     dense = _absolute(arguments.dense)
     paths = list(map(_absolute, arguments.others))
+    if arguments.questions is not None:
+        writable_file(arguments.questions, "--questions")
     yield
     models = _answers_by_name(dense, paths, arguments.columns)
+    if arguments.cluster:
+        models = {name: clustered(sets, arguments.cluster) for name, sets in models.items()}
     (baseline, *_) = models
     judged = judge_models(
         models[baseline],
@@ -56,11 +67,19 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     if len(judged) == 1:
         (model,) = judged
         document = judge_document(model.name, model.results, tolerance)
+        slices = slice_tasks([result.pair for result in model.results], tolerance, arguments.slices)
+        document["slices"] = slice_documents(slices)
+        sentences = [document["sentence"], document["remarks"], slices_sentence(slices)]
         lines = [
             *align_columns(task_rows(model.results), numbers=True),
             "",
-            *map(one_line, filter(None, [document["sentence"], document["remarks"]])),
+            *map(one_line, filter(None, sentences)),
         ]
+        if arguments.slices and slices:
+            table = slice_table(slices)
+            lines += ["", *align_columns([table.head, *table.rows], numbers=True), ""]
+        if arguments.questions is not None:
+            write_atomically(arguments.questions, questions_file(model.results))
     else:
         ranking = rank_models(judged, baseline)
         document = models_document(judged, ranking, tolerance)
