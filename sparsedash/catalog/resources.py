@@ -334,7 +334,9 @@ def n_own_weights(shape: ModelShape, spec: SparseSpec) -> int:
     if not method.is_structured:
         return n_masked_weights(shape, method)
     kept = shape.n_mlp * (1 - channel_share(shape, method, spec.permille))
-    return round(kept * shape.hidden / shape.per_channel if method.removes_layers else kept)
+    if method.removes_layers and shape.per_channel:
+        return round(kept * shape.hidden / shape.per_channel)
+    return round(kept)
 
 
 def _model_bytes(shape: ModelShape, spec: SparseSpec, itemsize: int) -> int:

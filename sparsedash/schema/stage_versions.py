@@ -8,6 +8,7 @@ _CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "order", "
 _ANSWERED = (
     "pruned",
     "solve",
+    "experts",
     "elimination",
     "random",
     "healed",
