@@ -30,8 +30,8 @@ from sparsedash.engine.models.in_memory import model_in_memory, require_stock_pr
 from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
-from sparsedash.engine.models.sparse_models import PrunedChannels
-from sparsedash.engine.models.structure import set_values_
+from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
+from sparsedash.engine.models.structure import model_of, set_values_, with_values
 from sparsedash.engine.run.model_making import prune_model, pruning_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
@@ -171,8 +171,11 @@ def prune(
             require_healable(run.calibration_texts.n_sequences(spec), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
             sparse_model = prune_model(run, spec)
-            with sparse_model.applied():
-                sparse = copy.deepcopy(in_memory.loaded.model)
+            if sparse_model.experts:
+                sparse = _with_fewer_experts(sparse_model)
+            else:
+                with sparse_model.applied():
+                    sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
             if sparse_model.removed_layers:
                 remove_blocks_(
@@ -443,6 +446,21 @@ def _in_memory(
                 yield _InMemoryModel(source, loaded, store)
         finally:
             store.close()
+
+
+def _with_fewer_experts(sparse_model: SparseModel) -> PreTrainedModel:
+    """A model made of the config that says how many experts there are, with their weights."""
+    loaded = sparse_model.loaded
+    state = loaded.model.state_dict()
+    for index, mixture in loaded.experts.items():
+        for name, tensor in mixture.sliced(sparse_model.experts[index]).items():
+            state[f"{loaded.structure.blocks}.{index}.{name}"] = tensor
+    values = loaded.structure.experts_values(sparse_model.kept.experts)
+    sparse = model_of(with_values(loaded.model.config, values))
+    sparse.to(device=loaded.model.device, dtype=loaded.model.dtype)
+    sparse.load_state_dict(state)
+    sparse.generation_config = copy.deepcopy(loaded.model.generation_config)
+    return sparse
 
 
 def _set_modes_(sparse: PreTrainedModel, dense: PreTrainedModel) -> None:

@@ -109,6 +109,10 @@ class ModelStructure:
                 return None
         return changes
 
+    def experts_values(self, experts: Sequence[int]) -> dict[str, int]:
+        """What the config must say where the blocks have so many experts, by key."""
+        return {layout.key: experts[index] for index, layout in self.mixtures.items()}
+
     def file_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
         """Widths of the MLPs in files for stock code, where those that one key says are as wide as
         the widest of them; those of dense where it cannot say them.

@@ -17,9 +17,9 @@ from torch import Tensor
 from sparsedash.catalog.config_checks import fewer_layers
 from sparsedash.engine.models.decoder_blocks import renumbered
 from sparsedash.engine.models.gguf_writing import block_tensors
-from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.locating import Source, gguf_file
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
+from sparsedash.engine.models.structure import language_config
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.export_settings import WrittenFiles
@@ -71,10 +71,11 @@ def write_folder(
     size = sum(tensor.nbytes for tensor in tensors.values())
     require_room(size)
     config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    aliases = language_config(loaded.model.config).attribute_map
     if widths:
-        _set_values_(config, loaded.structure.width_values(widths) or {})
+        _set_values_(config, loaded.structure.width_values(widths) or {}, aliases)
     if experts := sparse.kept.experts:
-        _set_values_(config, _experts_values(loaded, experts))
+        _set_values_(config, loaded.structure.experts_values(experts), aliases)
     if gone := sparse.removed_layers:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
@@ -130,22 +131,21 @@ def _layout_words(sparse: SparseModel, widths: Sequence[int] | None) -> str:
     return ", ".join(words)
 
 
-def _experts_values(loaded: LoadedModel, experts: Sequence[int]) -> dict[str, int]:
-    """What the config must say where the mixtures have so many experts, by key."""
-    values = {}
-    for index, layout in loaded.structure.mixtures.items():
-        values[layout.key] = experts[index]
-    return values
+def _set_values_(
+    config: dict[str, Any], values: Mapping[str, Any], aliases: Mapping[str, str]
+) -> None:
+    """Write values into a plain config, by keys with dots between nested configs.
 
-
-def _set_values_(config: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Write values into a plain config, by keys with dots between nested configs."""
+    aliases: other names that its class knows a key by; a config of the hub may have those.
+    """
     for path, value in values.items():
         *parents, key = path.split(".")
         part = config
         for parent in parents:
             part = part.setdefault(parent, {})
-        part[key] = value
+        names = {key, *(alias for alias, real in aliases.items() if real == key)}
+        for name in names & part.keys() or {key}:
+            part[name] = value
 
 
 def _all_tensors(

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from sparsedash.catalog.config_checks import DEPTH_KEYS
@@ -88,14 +87,19 @@ def block_mlps(model: PreTrainedModel, structure: ModelStructure) -> list[Mlp]:
     for block, layout in zip(blocks, structure.mlps, strict=True):
         if layout is None:
             # It is never called, so that its input is never seen.
-            nothing = skip_init(
-                nn.Linear, 0, hidden, bias=False, dtype=model.dtype, device=model.device
-            )
+            nothing = _NoChannels(0, hidden, bias=False, dtype=model.dtype, device=model.device)
             mlps.append(Mlp((), nothing))
         else:
             inner = tuple(block.get_submodule(name) for name in layout.inner)
             mlps.append(Mlp(inner, block.get_submodule(layout.out), layout.fused))
     return mlps
+
+
+class _NoChannels(nn.Linear):
+    """A projection of no channels."""
+
+    def reset_parameters(self) -> None:
+        """Do nothing: there is nothing to initialise, of which torch would warn."""
 
 
 def block_experts(model: PreTrainedModel, structure: ModelStructure) -> dict[int, Experts]:
