@@ -63,6 +63,8 @@ of the model's weights where that is more: each token takes a pass over all weig
 share is for streamed models, whose caches lie in files.
 """
 
+EXPERT_PASSES = 3
+"""How often each kept expert is fitted, while the others change as well."""
 HELD_OUT_EVERY = 16
 HELD_OUT_TOKENS = 512
 """Which calibration sequences are kept out of every fit, and about how many tokens of them are

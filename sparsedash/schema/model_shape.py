@@ -40,14 +40,15 @@ class ExpertsLayout:
 
     path, router: paths from the block to their module and to the one with a row for each expert.
     tensors: by their names in the block, the axis that has an entry for each expert. n: experts.
-    n_chosen: for each token. n_groups: equal parts of which the router first chooses some. key: of
-    the config, the one that says their number.
+    width: inner channels of one. n_chosen: for each token. n_groups: equal parts of which the
+    router first chooses some. key: of the config, the one that says their number.
     """
 
     path: str
     router: str
     tensors: dict[str, int]
     n: int
+    width: int
     n_chosen: int
     n_groups: int
     key: str
@@ -191,10 +192,15 @@ class ModelShape:
         return tuple(layout.n if layout else 0 for layout in self.structure.experts)
 
     @property
+    def n_idle(self) -> int:
+        """Parameters of the experts that are not chosen for a token."""
+        n_idle = sum(layout.n - layout.n_chosen for layout in self.structure.mixtures.values())
+        return n_idle * self.per_expert
+
+    @property
     def n_active(self) -> int:
         """Parameters that are read for a token: all, of the experts those that are chosen."""
-        n_idle = sum(layout.n - layout.n_chosen for layout in self.structure.mixtures.values())
-        return self.n_parameters - n_idle * self.per_expert
+        return self.n_parameters - self.n_idle
 
     @property
     def n_mlp(self) -> int:

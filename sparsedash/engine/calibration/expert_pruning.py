@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedash.catalog.resources import EXPERT_PASSES
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, WalkCheckpoint, held_out
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk
 from sparsedash.engine.models.loading import LoadedModel
@@ -25,8 +26,6 @@ from sparsedash.engine.pruning.linalg import damped_solution
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step
 
-REFIT_PASSES = 3
-"""How often each expert is fitted, while the others change as well."""
 FEWEST_TOKENS_PER_CHANNEL = 10
 """Of an expert: with fewer a refit does more harm than good."""
 
@@ -253,9 +252,9 @@ def _refit_(
     """
     dense = [mixture.out_weight(int(number)).float().cpu() for number in kept]
     outs = [weight.clone() for weight in dense]
-    fewest = FEWEST_TOKENS_PER_CHANNEL * mixture.width
+    fewest = FEWEST_TOKENS_PER_CHANNEL * mixture.layout.width
     few: set[int] = set()
-    for _ in range(REFIT_PASSES):
+    for _ in range(EXPERT_PASSES):
         for place, number in enumerate(kept.tolist()):
             tokens, gates = routing.to(number)
             fitted = is_fitted[tokens]

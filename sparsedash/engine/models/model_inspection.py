@@ -103,7 +103,9 @@ def _kinds(structure: ModelStructure) -> set[MlpLayout | str | None]:
     for layout in structure.mlps:
         kinds.add(layout and replace(layout, width=0, value=0))
     for mixture in structure.mixtures.values():
-        kinds.add(str(replace(mixture, n=0, n_chosen=0, n_groups=min(2, mixture.n_groups))))
+        kinds.add(
+            str(replace(mixture, n=0, width=0, n_chosen=0, n_groups=min(2, mixture.n_groups)))
+        )
     return kinds
 
 

@@ -323,11 +323,17 @@ def _mixture(block: nn.Module, moved: Moved, key: str, value: Any) -> ExpertsLay
     routers = owners_of_rows - holders
     if len(holders) != 1 or len(routers) != 1:
         return None
+    path = holders.pop()
+    router = routers.pop()
+    if f"{path}.down_proj" not in moved or f"{router}.weight" not in moved:
+        return None
+    out = tensor_of(block, f"{path}.down_proj")
     return ExpertsLayout(
-        path=holders.pop(),
-        router=routers.pop(),
+        path=path,
+        router=router,
         tensors=dict(moved),
         n=n,
+        width=out[0].numel() // tensor_of(block, f"{router}.weight").shape[1],
         n_chosen=0,
         n_groups=1,
         key=key,

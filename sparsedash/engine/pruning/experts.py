@@ -56,11 +56,6 @@ class Experts:
         """The module whose weight (e, d) has a row for each expert."""
         return self.block.get_submodule(self.layout.router)
 
-    @property
-    def width(self) -> int:
-        """Inner channels of an expert, m."""
-        return self.out_weight(0).shape[1]
-
     def activations(self, number: int, hidden: Tensor) -> Tensor:
         """Inner activations (t, m) of one expert. hidden: (t, d)."""
         module = self.module

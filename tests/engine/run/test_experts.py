@@ -18,7 +18,7 @@ from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.models.structure_proof import tiny_random_model
 from sparsedash.engine.models.tiny_config import tiny_config
 from sparsedash.engine.pruning.experts import KeptExperts
-from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.errors import Cancelled, SettingsError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.sparse_spec import SparseSpec
@@ -26,7 +26,13 @@ from sparsedash.storage.checkpoint import StageCheckpoint
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixture
-from tests.engine.run.small_runs import MODEL_CACHE, ran, records
+from tests.engine.run.small_runs import (
+    MODEL_CACHE,
+    count_calls,
+    fresh_records,
+    ran,
+    records,
+)
 from tests.engine.tiny import IDS, as_loaded, seeded, small_run, tiny_tokenizer
 
 EXPERTS, REAP, FREQUENCY, RANDOM = (
@@ -133,7 +139,7 @@ def test_of_each_group_as_many_are_kept():
 @pytest.mark.parametrize("model_type", [*TYPES, "gpt_oss"])
 def test_a_refit_takes_most_of_the_loss_and_nothing_is_left_to_gain(model_type, store, monkeypatch):
     monkeypatch.setattr(expert_pruning, "FEWEST_TOKENS_PER_CHANNEL", 1)
-    monkeypatch.setattr(expert_pruning, "REFIT_PASSES", 60)
+    monkeypatch.setattr(expert_pruning, "EXPERT_PASSES", 60)
     loaded = as_loaded(tiny_mixture(model_type))
     dense = loaded.model(IDS).logits
     kept = kept_by(loaded, replace(EXPERTS, damping=0.001), 4, store)
@@ -262,6 +268,28 @@ def test_what_a_mixture_cannot_lose_is_refused(mixture_settings, store, changes,
 def test_a_dense_model_has_no_experts_to_lose(settings, store):
     with pytest.raises(SettingsError, match="no mixture"):
         ran(replace(settings, methods=(REAP,)), store)
+
+
+@pytest.mark.parametrize("n_steps", [3, 6])
+def test_a_run_that_was_killed_resumes_to_the_same_records(
+    mixture_settings, store, tmp_path, n_steps, monkeypatch
+):
+    settings = replace(mixture_settings, methods=(EXPERTS,), sparsities_permille=(500,))
+    monkeypatch.setattr("sparsedash.storage.checkpoint.CHECKPOINT_INTERVAL_S", 0.0)
+    expected = fresh_records(settings, tmp_path / "whole")
+    n_pruned = 0
+
+    def kill(step):
+        nonlocal n_pruned
+        n_pruned += step.stage == "prune"
+        if n_pruned == n_steps:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        ran(settings, store, kill)
+    chosen = count_calls(monkeypatch, expert_pruning, "_scores")
+    assert records(store, ran(settings, store)) == expected
+    assert len(chosen) < 4
 
 
 def test_never_fewer_are_left_than_the_router_chooses(mixture_settings, store):
