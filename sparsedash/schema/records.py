@@ -220,7 +220,8 @@ class Pruned:
 
     reached: what is gone, of every budget.
     widths: kept inner channels of each block's MLP, 0 where it has none or the whole layer is gone;
-    dense_widths: before pruning. removed_layers: those that are gone. experts: kept ones of each
+    dense_widths: before pruning. removed_layers: those that are gone, at least all whose MLP keeps
+    no channel. experts: kept ones of each
     block; empty where none is removed. few_tokens: experts that saw too few tokens to be refitted.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single
     weights go that of its projections' outputs, averaged; empty where the method takes no
@@ -264,6 +265,10 @@ class Pruned:
         is_consistent = all(len(values) in (0, n_layers) for values in measured)
         if not is_consistent or not len(self.dense_widths) == n_layers > 0:
             raise StoreError("Its layers do not belong together.")
+        if not self.removed_layers:
+            pairs = enumerate(zip(self.widths, self.dense_widths, strict=True))
+            gone = tuple(index for index, (kept, dense) in pairs if dense and not kept)
+            object.__setattr__(self, "removed_layers", gone)
         if any(not 0 <= index < n_layers for index in self.removed_layers):
             raise StoreError("Its layers do not belong together.")
         if any(kept > dense for kept, dense in zip(self.widths, self.dense_widths, strict=True)):

@@ -128,9 +128,8 @@ def relevant_parameters(method: MethodSettings) -> dict[str, Any]:
         "inputs": method.needs_statistics and not method.is_structured,
         "curves": method.needs_curves,
         "order": method.removes_layers and method.reads_text,
-        "experts": method.removes_experts,
         "allocation": method.allocation in ("global", "standardised"),
-        "pruned": method.in_sequence,
+        "pruned": method.in_sequence or method.removes_experts,
         "solve": method.uses("damping"),
         "elimination": method.eliminates and method.is_structured,
         "random": method.saliency == "random"

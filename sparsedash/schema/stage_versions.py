@@ -8,7 +8,6 @@ _CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "order", "
 _ANSWERED = (
     "pruned",
     "solve",
-    "experts",
     "elimination",
     "random",
     "healed",
