@@ -134,12 +134,12 @@ def _resume_without_panel(
     return lambda: job_panel.follow(backend.submit(run.find or run.settings), run.key)
 
 
-def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool) -> None:
+def _show_next_step(backend: Backend, results: RunResults, *, grows: bool) -> None:
     """Draw the button of the next step, once the run is finished, or why there is none.
 
     grows: keep the room for it from the beginning.
     """
-    step = next_step(results, backend.reach) if results is not None else None
+    step = next_step(results, backend.reach)
     if step is None and not grows:
         return
     with st.container(
@@ -147,7 +147,7 @@ def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool
         horizontal=True,
         vertical_alignment="center",
     ):
-        if results is None or step is None:
+        if step is None:
             widgets.show(paragraph("", css="sd-next"))
             return
         if not step.link:
@@ -216,14 +216,13 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         sentence = run_answer.no_results(run, why)
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
-    widgets.opening(
-        sentence,
-        " · ".join(job_status.job_title(job)) if job is not None else "",
-        grows=grows,
-    )
-    if grows:
-        choose_tolerance()
-    _show_next_step(backend, None, grows=grows)
+    with widgets.row("run-head"):
+        widgets.remark(job_status.job_title(job)[0] if job is not None else "")
+    widgets.opening(sentence, grows=grows)
+    with widgets.row("basis"):
+        if grows:
+            choose_tolerance()
+        widgets.remark(job_status.job_title(job)[1] if job is not None else "")
     if run is not None and not live:
         show_incomplete("The other records are kept.", _resume_without_panel(backend, run, job))
     if job is not None:
@@ -306,7 +305,7 @@ def _show_settings(results: RunResults) -> None:
     step = next_step(results)
     widgets.show(paragraph(f"{title} · {wording.stored_run_details(run)}"))
     notes = [
-        wording.example_words(run),
+        wording.example_origin(run) if run.made_on else "",
         *run.warnings,
         wording.source_note(run.source_type),
         step.sentence if step else "",
