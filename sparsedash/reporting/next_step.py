@@ -147,13 +147,13 @@ def passages_needed(results: RunResults, permille: int) -> int | None:
     if len(losses) < 2:
         return passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2)
     ends = next((pair for pair in pairwise(losses) if permille <= pair[1][0]), losses[-2:])
-    (left, nats, spread), (right, next_nats, next_spread) = ends
-    if not left:
-        part = permille / right
+    (start, nats, spread), (end, next_nats, next_spread) = ends
+    if not start:
+        part = permille / end
         nats = next_nats * part
         spread = next_spread * part**0.5
     else:
-        part = log(permille / left) / log(right / left)
+        part = log(permille / start) / log(end / start)
         nats = nats * (next_nats / nats) ** part
         spread = spread * (max(next_spread, _LEAST_NATS) / max(spread, _LEAST_NATS)) ** part
     if nats >= log(results.tolerance.ratio):

@@ -299,10 +299,10 @@ def _lanes(places: Sequence[float], width: float) -> list[int]:
     ends: list[float] = []
     lanes = []
     for place in places:
-        left = place - width * place / 100
-        lane = next((i for i, end in enumerate(ends) if end <= left), len(ends))
+        begin = place - width * place / 100
+        lane = next((i for i, end in enumerate(ends) if end <= begin), len(ends))
         if lane == len(ends):
             ends.append(0.0)
-        ends[lane] = left + width
+        ends[lane] = begin + width
         lanes.append(lane)
     return lanes

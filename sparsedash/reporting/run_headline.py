@@ -265,12 +265,12 @@ def _search_sentences(results: RunResults, facts: Findings, search: FindResult) 
         if low < facts.estimate.percent < high:
             probably = f"probably {facts.estimate.percent:.2g}{NBSP}%"
     if search.answer is None:
-        found = "No share is shown within the limit"
+        bound = "No share is shown within the limit"
         if probably:
-            found = f"{found}, {probably} can go"
-        return [f"{'; '.join(filter(None, [found, too_much]))}."]
+            bound = f"{bound}, {probably} can go"
+        return [f"{'; '.join(filter(None, [bound, too_much]))}."]
     answer = sparsity_percent(search.answer)
     if beyond is not None and beyond in search_ends(search, results.best):
         return [f"{answer} can go; {too_much}."]
-    found = ", ".join(filter(None, [f"At least {answer} can go", probably]))
-    return [f"{'; '.join(filter(None, [found, too_much]))}."]
+    bound = ", ".join(filter(None, [f"At least {answer} can go", probably]))
+    return [f"{'; '.join(filter(None, [bound, too_much]))}."]

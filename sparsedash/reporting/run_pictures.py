@@ -112,7 +112,7 @@ def answer_dots(numbers: Mapping[Kind, Sequence[int]], addresses: Mapping[Kind, 
     for the mouse: the keyboard has the counts.
     """
     n_passages = sum(map(len, numbers.values()))
-    each = -(-n_passages // MOST_DOTS)
+    per_dot = -(-n_passages // MOST_DOTS)
     groups = []
     for kind, of_kind in numbers.items():
         address = addresses.get(kind, "")
@@ -120,7 +120,7 @@ def answer_dots(numbers: Mapping[Kind, Sequence[int]], addresses: Mapping[Kind, 
         if address and of_kind:
             count = element("a", count, href=address, target="_self")
         dots = []
-        for number in of_kind[::each]:
+        for number in of_kind[::per_dot]:
             if address:
                 to = f"{address}&passage={number}"
                 dots.append(
@@ -139,6 +139,6 @@ def answer_dots(numbers: Mapping[Kind, Sequence[int]], addresses: Mapping[Kind, 
             )
         )
     note = Html("")
-    if each > 1:
-        note = element("p", escape(f"A dot: {each} passages."), css="sd-muted sd-small")
+    if per_dot > 1:
+        note = element("p", escape(f"A dot: {per_dot} passages."), css="sd-muted sd-small")
     return join(element("div", *groups, css="sd-answers-map"), note)
