@@ -251,7 +251,7 @@ def _exact_gain(
         ratio = before / after
         words = f"{size(before)} → {size(after)}"
     else:
-        ratio = model_sizes.prefill_ceiling(shape, pruned.widths, PREFILL_TOKENS)
+        ratio = model_sizes.prefill_ceiling(shape, pruned.kept, PREFILL_TOKENS)
         words = f"{factor(ratio)} fewer multiply-adds"
     return Reading(ratio, ratio, ratio, words)
 
@@ -364,7 +364,7 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
     """
     blocks = block_shapes(shape, pruned)
     sizes = _mlp_bytes(shape, pruned, dtype)
-    names = [name for name, _, _ in blocks[0]]
+    names = next(([name for name, _, _ in block] for block in blocks if block), [])
     mlps = sum(before for before, _ in sizes), sum(after for _, after in sizes)
     parts: list[tuple[str, tuple[int, int], list[Projection]]] = [
         ("Whole model", _model_bytes(shape, pruned, dtype), []),
@@ -373,16 +373,20 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
     ]
     rows = []
     for part, (before, after), projections in parts:
-        row = [part, _block_size(before), _block_size(after), percent(1 - after / before)]
+        smaller = percent(1 - after / before) if before else ""
+        row = [part, _block_size(before), _block_size(after), smaller]
         for _, old, new in projections:
             shapes = dict.fromkeys([_shape_words(old), _shape_words(new)])
             row.append(" → ".join(shapes))
         rows.append(row if projections else row + [""] * len(names))
-    n = model_sizes.removed_channels(shape, pruned.widths)
+    n = model_sizes.removed_channels(shape, pruned.kept)
     kept = f"{n:,} of {sum(shape.widths):,} inner channels removed."
     if pruned.method.removes_layers:
-        n_layers = model_sizes.removed_layers(pruned.widths)
+        n_layers = len(pruned.removed_layers)
         kept = f"{n_layers} of {len(pruned.widths)} layers removed, attention included."
+    elif pruned.method.removes_experts:
+        n_experts = model_sizes.removed_experts(shape, pruned.kept)
+        kept = f"{n_experts:,} of {sum(shape.experts):,} experts removed."
     elif n == 0 and not pruned.method.is_structured:
         kept = "Only zeros: every matrix keeps its shape and its bytes."
     caption = (
@@ -443,8 +447,8 @@ def _mlp_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int,
 
 
 def _model_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> tuple[int, int]:
-    before = model_sizes.weight_bytes(shape, shape.widths, dtype)
-    after = model_sizes.weight_bytes(shape, pruned.widths, dtype)
+    before = model_sizes.weight_bytes(shape, shape.whole, dtype)
+    after = model_sizes.weight_bytes(shape, pruned.kept, dtype)
     return before, after
 
 

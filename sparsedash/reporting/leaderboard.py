@@ -42,8 +42,9 @@ from sparsedash.reporting.wording import (
     weights,
 )
 from sparsedash.schema.pair_records import Timing, TimingSettings
+from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
-from sparsedash.service.answer_cache import TaskComparison
+from sparsedash.service.answer_cache import TaskComparison, compare_answers
 from sparsedash.service.backend import Backend
 from sparsedash.stats.task_verdicts import judge_losses, own_limit
 from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Verdict
@@ -65,6 +66,18 @@ READING = (
     "timed the model.",
 )
 """How to read the table, a paragraph each."""
+
+
+class AnswersEntry(NamedTuple):
+    """A model known by its answers alone."""
+
+    base: str
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """The whole name."""
+        return self.base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +190,7 @@ class Leaderboard:
     and column.
     """
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, Entry | AnswersEntry]
     baseline: str
     tolerance: Tolerance
     columns: Mapping[str, str]
@@ -188,8 +201,7 @@ class Leaderboard:
         """Beyond where it is on anything, within where it is on passages and tasks; None where
         nothing was judged.
 
-        Undecided where the passages are others than the baseline's, so that its tasks alone are
-        within.
+        Undecided where passages are others than the baseline's, so that its tasks alone are within.
         """
         cells = self.cells[key]
         verdicts = {cell.verdict for cell in cells.values() if cell.verdict}
@@ -197,7 +209,9 @@ class Leaderboard:
             return None
         if "beyond" in verdicts:
             return "beyond"
-        is_within = verdicts == {"within"} and cells["perplexity"].verdict
+        is_within = verdicts == {"within"} and not (
+            "perplexity" in cells and cells["perplexity"].verdict is None
+        )
         return "within" if is_within else "undecided"
 
     @property
@@ -233,7 +247,8 @@ class Leaderboard:
             cells = self.cells[key]
             is_baseline = key == self.baseline
             baseline = ", baseline" if is_baseline else ""
-            text = [f"{entry.base}\n{entry.name}{baseline}"]
+            below = f"{entry.name}{baseline}".removeprefix(", ")
+            text = [f"{entry.base}\n{below}".rstrip()]
             text += [cells[name].text for name in self.columns]
             texts.append(text)
             values: dict[str, Value] = {
@@ -316,6 +331,35 @@ def leaderboard(
         columns=columns,
         cells=cells,
         notes=list(filter(None, notes)),
+    )
+
+
+def answers_leaderboard(
+    models: Mapping[str, Sequence[QuestionSet]], tolerance: Tolerance
+) -> Leaderboard:
+    """The answers of models of other programs, judged together beside the first of them."""
+    baseline = next(iter(models))
+    if all(len(sets) == 1 for sets in models.values()):
+        # Files of one task each are that task, whatever their names.
+        task = models[baseline][0].task
+        models = {name: [replace(sets[0], task=task)] for name, sets in models.items()}
+    entries = {name: AnswersEntry(name) for name in models}
+    pinned = {answers.task: answers for answers in models[baseline]}
+    comparisons = dict[str, dict[str, TaskComparison]]()
+    for name, sets in models.items():
+        comparisons[name] = {}
+        for answers in sets:
+            beside = None if name == baseline else pinned.get(answers.task)
+            comparisons[name][answers.task] = compare_answers(beside, answers)
+    cells = {name: dict[str, _Cell]() for name in models}
+    _add_task_cells(cells, comparisons, baseline, tolerance)
+    return Leaderboard(
+        entries=entries,
+        baseline=baseline,
+        tolerance=tolerance,
+        columns=_task_heads(comparisons, baseline),
+        cells=cells,
+        notes=list(filter(None, _task_notes(comparisons, baseline, tolerance))),
     )
 
 
@@ -496,8 +540,8 @@ def _cost_cells(backend: Backend, entry: Entry, timing: Timing | None) -> dict[s
     lines = []
     n_weights = None
     if shape is not None and (pruned is None or pruned.dense_widths == shape.widths):
-        widths = pruned.widths if pruned else shape.widths
-        n_weights = model_sizes.parameter_count(shape, widths)
+        kept = pruned.kept if pruned else shape.whole
+        n_weights = model_sizes.parameter_count(shape, kept)
         lines.append(weights(n_weights))
     removed = pruned.reached.weights if pruned else 0.0
     if removed:

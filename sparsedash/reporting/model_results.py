@@ -234,8 +234,10 @@ def is_one_layer_apart(within: ModelResult | None, beyond: ModelResult | None) -
     """
     if beyond is None or beyond.record.pruned is None or not beyond.method.removes_layers:
         return False
-    n_before = within.record.pruned.widths.count(0) if within and within.record.pruned else 0
-    return 0 <= beyond.record.pruned.widths.count(0) - n_before <= 1
+    n_before = 0
+    if within and within.record.pruned:
+        n_before = len(within.record.pruned.removed_layers)
+    return 0 <= len(beyond.record.pruned.removed_layers) - n_before <= 1
 
 
 class Measured(NamedTuple):

@@ -17,7 +17,7 @@ from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.service.stored_results import run_passages
 from sparsedash.stats.significance import shared_outcomes
-from sparsedash.storage.sample_files import sha256_of
+from sparsedash.storage.answers.parsed_answers import sha256_of
 
 Kind = Literal["all", "both-right", "broke", "fixed", "both-wrong"]
 """The two by two of the answers, and all four together, to which they add up."""

@@ -105,7 +105,8 @@ class QuestionSet:
     which end of the measure is better, by the program that asked; None of documents, and where it
     was not stored. filter: that found the answer in what was written; "none" where there is none.
     points: the task's own limit, in points of accuracy lost, that holds where the tolerance is
-    narrower.
+    narrower. omitted: numbers of questions of the file that are not among these, by the reason, as
+    "with an error".
     """
 
     model: str
@@ -117,6 +118,7 @@ class QuestionSet:
     filter: str = "none"
     key: str = ""
     points: NotNegative = 0.0
+    omitted: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len({question.kind for question in self.questions}) != 1:
@@ -185,4 +187,8 @@ def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:
             "Judge one form of a task.",
         )
     questions = tuple(chain.from_iterable(part.questions for part in parts))
-    return replace(first, questions=questions, version=versions[0] if versions else "")
+    omitted = Counter[str]()
+    for part in parts:
+        omitted.update(part.omitted)
+    version = versions[0] if versions else ""
+    return replace(first, questions=questions, version=version, omitted=dict(omitted))

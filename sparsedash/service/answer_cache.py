@@ -37,16 +37,16 @@ from sparsedash.stats.task_verdicts import (
     task_score,
 )
 from sparsedash.stats.tolerance import Loss, Losses, ToleranceVerdict, judge_all
+from sparsedash.storage.answers.answer_files import read_answers
 from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.model_folders import swept_folder
-from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
 
 _NAME_LETTERS = 150
 _KEY_DIGITS = 32
 _TASK_RULES = 2
 """To be raised where the losses of the same answers, or which can be judged, change."""
-_ANSWERS_FORMAT = b"2"
+_ANSWERS_FORMAT = b"3"
 """To be raised where a stored set of answers changes its form."""
 
 Verdicts = Mapping[str, ToleranceVerdict]
@@ -90,20 +90,25 @@ class AnswerCache:
         # Of a few numbers each: questions shall not push them out.
         self._comparisons = LruCache(MOST_RUNS, lambda comparisons: 1)
 
-    def keep(self, name: str, content: bytes) -> str:
-        """The key of a file of this name. Raises CorpusError if it cannot be read, and StoreError."""
+    def keep(self, name: str, content: bytes) -> list[str]:
+        """The keys of the tasks in a file of this name. Raises CorpusError if it cannot be read, and
+        StoreError.
+        """
         last = re.split(r"[/\\]", name)[-1]
         try:
             with swept_folder(self._store.folder) as folder:
                 file = folder / re.sub(r"[^\w.|:+-]+", "-", last)[-_NAME_LETTERS:]
                 file.write_bytes(content)
-                (answers,) = read_answers(file)
+                sets = read_answers(file)
         except OSError as error:
             raise StoreError(f"The file could not be kept: {error.strerror}.") from error
-        packed = msgspec.msgpack.encode(replace(answers, model=""))
-        key = hashlib.sha256(_ANSWERS_FORMAT + packed).hexdigest()[:_KEY_DIGITS]
-        self._store.put_artefact(_entry(key), packed, about_artefact("answers", ""))
-        return key
+        keys = []
+        for answers in sets:
+            packed = msgspec.msgpack.encode(replace(answers, model=""))
+            key = hashlib.sha256(_ANSWERS_FORMAT + packed).hexdigest()[:_KEY_DIGITS]
+            self._store.put_artefact(_entry(key), packed, about_artefact("answers", ""))
+            keys.append(key)
+        return keys
 
     def get(self, key: str) -> QuestionSet | None:
         """The opened answers with this key; None where they were deleted, or are no answers."""
@@ -209,7 +214,7 @@ class AnswerCache:
             comparisons = {}
             baseline_tasks = self._by_task(baseline) if name[0] != name[1] else {}
             for task, answers in self._by_task(model).items():
-                comparisons[task] = _comparison(baseline_tasks.get(task), answers)
+                comparisons[task] = compare_answers(baseline_tasks.get(task), answers)
             self._comparisons.put(name, comparisons)
         return comparisons
 
@@ -251,7 +256,8 @@ class AnswerCache:
         return list(sets.values()), tuple(sets)
 
 
-def _comparison(baseline: QuestionSet | None, answers: QuestionSet) -> TaskComparison:
+def compare_answers(baseline: QuestionSet | None, answers: QuestionSet) -> TaskComparison:
+    """A model's answers to one task against the baseline's; None: the baseline has none."""
     losses = None
     why = ""
     if baseline is not None:

@@ -316,8 +316,8 @@ class Backend:
         """Tasks that the form suggests; none where lm-evaluation-harness is not installed."""
         return self._access.offered_tasks()
 
-    def open_answers(self, name: str, content: bytes) -> str:
-        """The key of a file of answers, kept for `answers`. For administrators.
+    def open_answers(self, name: str, content: bytes) -> list[str]:
+        """The keys of the tasks in a file of answers, kept for `answers`. For administrators.
 
         Raises CorpusError and StoreError.
         """

@@ -19,7 +19,7 @@ from sparsedash.schema.errors import (
     redact_output,
 )
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.shell import file_commands, run_commands, terminal
+from sparsedash.shell import file_commands, judge_command, run_commands, terminal
 from sparsedash.shell.flags import RUN_FLAGS, SEARCH_FLAGS, TOLERANCE_FLAGS, add_flags
 from sparsedash.storage.local_machine import is_full
 
@@ -101,9 +101,12 @@ COMMANDS = (
     ),
     Command(
         "judge",
-        "DENSE OTHER --within-points 2",
-        file_commands.judge_command,
-        ("dense", "other", *TOLERANCE_FLAGS, "--within-task", "--fail-beyond", *_OUTPUT),
+        "DENSE OTHER... --within-points 2",
+        judge_command.judge_command,
+        (
+            *("dense", "others", "--columns"),
+            *(*TOLERANCE_FLAGS, "--within-task", "--fail-beyond", *_OUTPUT),
+        ),
     ),
     Command("export", _EXPORT, file_commands.export_command, (*RUN_FLAGS, *_FORM, "--quiet")),
     Command("verify", "DIR", file_commands.verify_command, ("export", "--data-dir", "--quiet")),

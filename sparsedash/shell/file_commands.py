@@ -1,4 +1,4 @@
-"""`sparsedash export`, `verify`, `runs`, `pack`, `unpack` and `judge`: commands about files."""
+"""`sparsedash export`, `verify`, `runs`, `pack` and `unpack`: commands about files."""
 
 import argparse
 import os
@@ -9,8 +9,6 @@ from pathlib import Path
 from sparsedash.catalog.export_forms import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import proof_words
-from sparsedash.reporting.task_words import idle_limits, judge_document, task_rows
-from sparsedash.reporting.wording import tolerance_words
 from sparsedash.schema.errors import JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, possible_weights
 from sparsedash.schema.records import Record, Run
@@ -18,23 +16,18 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.service.hub_revisions import pinned
 from sparsedash.service.model_lookup import gguf_file_problem
 from sparsedash.service.stored_results import ResultCache
-from sparsedash.shell.flags import open_store, open_store_for, run_from_flags, tolerance_from_flags
+from sparsedash.shell.flags import open_store, open_store_for, run_from_flags
 from sparsedash.shell.terminal import (
-    EXIT_BEYOND,
     ProgressBar,
     Work,
     align_columns,
     one_line,
     print_warnings,
-    result_writer,
 )
-from sparsedash.stats.task_pairs import pair_tasks
-from sparsedash.stats.task_verdicts import judge_tasks
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
 from sparsedash.storage.model_folders import export_key_of, require_new
 from sparsedash.storage.run_files import MAX_BYTES, keep_run, read_run_file, run_file
-from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
 
@@ -207,35 +200,3 @@ def unpack_command(arguments: argparse.Namespace) -> Work:
     run = keep_run(content, store)
     print(one_line(f"{wording.stored_run_title(run)}: /?run={run.key}"))
     return 0
-
-
-def judge_command(arguments: argparse.Namespace) -> Work:
-    """Judge a model against dense by answers in files of lm-evaluation-harness or lighteval."""
-    tolerance = tolerance_from_flags(arguments)
-    write = result_writer(arguments)
-    dense = Path(_absolute(arguments.dense))
-    model = Path(_absolute(arguments.other))
-    yield
-    pairs, unpaired = pair_tasks(read_answers(dense), read_answers(model))
-    print_warnings(unpaired)
-    results = judge_tasks(pairs, tolerance)
-    print_warnings(idle_limits(results, tolerance))
-    document = judge_document(_title(model, dense), results, tolerance)
-    lines = [
-        *align_columns(task_rows(results), numbers=True),
-        "",
-        *map(one_line, filter(None, [document["sentence"], document["remarks"]])),
-        f"Limits: {tolerance_words(tolerance)}.",
-    ]
-    write(lines, document)
-    return EXIT_BEYOND if arguments.fail_beyond and document["verdict"] == "beyond" else 0
-
-
-def _title(path: Path, dense: Path) -> str:
-    """The name of a file or folder, with its parent's where the dense one has the same."""
-    name = _name(path)
-    return f"{path.parent.name}/{name}" if name == _name(dense) else name
-
-
-def _name(path: Path) -> str:
-    return path.stem if path_kind(path) == "file" else path.name

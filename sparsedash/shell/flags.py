@@ -28,6 +28,7 @@ from sparsedash.service.model_lookup import inspect_config, named_model
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.service.run_checks import run_problems
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
+from sparsedash.storage.answers.answer_tables import COLUMNS
 from sparsedash.storage.local_machine import data_folder, local_path, path_kind
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.run_files import SUFFIX
@@ -54,6 +55,18 @@ def _task_limit(text: str) -> tuple[str, float]:
     except (ValueError, SettingsError):
         allowed = "a task and its points, more than 0 and up to 100, such as piqa=3"
         raise argparse.ArgumentTypeError(f"{text!r} is not possible. Allowed: {allowed}.") from None
+
+
+def _columns(text: str) -> dict[str, str]:
+    """Names of columns by their role."""
+    columns = dict[str, str]()
+    for part in text.split(","):
+        role, _, name = part.partition("=")
+        if role not in COLUMNS or not name:
+            allowed = f"names of columns, such as id=nr,right=ok, of {', '.join(COLUMNS)}"
+            raise argparse.ArgumentTypeError(f"{part!r} is not possible. Allowed: {allowed}.")
+        columns[role] = name
+    return columns
 
 
 def path_argument(text: str) -> Path:
@@ -182,10 +195,17 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "metavar": "DENSE",
         "help": "its answers: a file, or a folder of files",
     },
-    "other": {
+    "others": {
         "type": path_argument,
         "metavar": "OTHER",
-        "help": "the answers of the model to be judged",
+        "nargs": "*",
+        "default": (),
+        "help": "the answers of a model to be judged; none where one file holds those of all, dense first",
+    },
+    "--columns": {
+        "type": _columns,
+        "metavar": "ROLE=NAME,…",
+        "help": f"columns of plain tables, of {', '.join(COLUMNS)} (by their usual names)",
     },
     "what": {"choices": ["check"], "help": f"check the scheduler in {SCHEDULER} and its machines"},
 }

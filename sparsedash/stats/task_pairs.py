@@ -108,7 +108,7 @@ def pair_tasks(
         ]
     paired = [pair.dense for pair in pairs] + [pair.other for pair in pairs]
     notes = [
-        f"Only one model answered {answers.task}."
+        f"Questions of {answers.task} left out: {len(answers.questions):,}, answered by one model only."
         for answers in (*dense, *other)
         if answers not in paired
     ]
@@ -120,6 +120,9 @@ def pair_tasks(
             notes.append(f"{omitted}: {pair.n_alone:,}, answered by one model only.")
         if pair.n_repeated:
             notes.append(f"{omitted}: {pair.n_repeated:,}, repeats of another.")
+        for name, answers in (("dense", pair.dense), ("the other model", pair.other)):
+            for reason, n in answers.omitted.items():
+                notes.append(f"{omitted}: {n:,} of {name}, {reason}.")
     return pairs, notes
 
 

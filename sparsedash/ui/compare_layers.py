@@ -104,7 +104,7 @@ def layers_sentence(pruned: Pruned) -> str:
     if pruned.quantised and not pruned.sparsity_permille:
         return "No channel was removed: every layer is dense's, quantised."
     if pruned.method.removes_layers:
-        removed = [str(index) for index, width in enumerate(pruned.widths, 1) if not width]
+        removed = [str(index + 1) for index in pruned.removed_layers]
         name = f"{wording.plural(len(removed), 'layer')} {wording.and_join(removed)}"
         verb = "are" if len(removed) > 1 else "is"
         subject = wording.first_upper(name) if removed else "No layer"
@@ -175,8 +175,11 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
     rows = []
     losses = {name: getattr(pruned, field) for name, field in _LOSSES.items()}
     for i, (width, dense) in enumerate(zip(pruned.widths, pruned.dense_widths, strict=True)):
-        kept = f"{width:,} of {dense:,}" if width else "gone, with its attention"
-        removed = 1 - width / dense
+        kept = f"{width:,} of {dense:,}" if dense else "no MLP"
+        removed = 1 - width / dense if dense else 0.0
+        if i in pruned.removed_layers:
+            kept = "gone, with its attention"
+            removed = 1.0
         row = [
             Cell("Layer", str(i + 1), {"layer": i + 1}),
             Cell("Channels kept", kept, {"channels_kept": width, "channels_dense": dense}),

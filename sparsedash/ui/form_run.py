@@ -51,6 +51,7 @@ from sparsedash.ui import browser_scripts, form_fields, widgets
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import (
     CHOICES,
+    EXPERTS,
     FRESH,
     GOALS,
     LAYERS,
@@ -507,6 +508,7 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
     names = _preset_pills("Method", "method", [DEFAULT_METHOD], about)
     names += _preset_pills("Methods that remove whole layers", LAYERS)
     form_fields.show_hint(_LAYERS)
+    names += _preset_pills("Methods that remove whole experts of a mixture", EXPERTS)
     names += _preset_pills("Methods that set single weights to zero", MASKS)
     form_fields.show_hint(_MASKS)
     return tuple(map(method_named, names))

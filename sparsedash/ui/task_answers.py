@@ -44,7 +44,8 @@ TASKS_VIEW = "tasks"
 """The view of the compare page that shows the questions of a run's tasks."""
 _MOST_NAMED = 2
 _HELP = (
-    "samples_*.jsonl of lm-evaluation-harness (--log_samples), or details_*.parquet of lighteval; one file a task. "
+    "samples_*.jsonl of lm-evaluation-harness (--log_samples), details_*.parquet of lighteval, a log of Inspect, "
+    "results of promptfoo, or a CSV or JSONL table. "
     "The shell judges whole folders: sparsedash judge DENSE OTHER."
 )
 
@@ -83,7 +84,7 @@ def is_asked() -> bool:
 def offer_to_open_answers(backend: Backend) -> None:
     """Draw the link to the page that opens answers, for whom may."""
     if backend.administers:
-        widgets.link("overview", "Open answers of lm-evaluation-harness", **{OPEN: "1"})
+        widgets.link("overview", "Judge answer files", **{OPEN: "1"})
 
 
 def opened(backend: Backend) -> Opened:
@@ -223,8 +224,8 @@ def _keep_file(backend: Backend, name: str, file: UploadedFile) -> None:
         raise CorpusError(
             f"At most {MOST_FILES} files a model.", "The shell judges folders: sparsedash judge."
         )
-    key = backend.open_answers(file.name, file.getvalue())
-    st.query_params[name] = list(dict.fromkeys([*_keys(name), key]))
+    keys = backend.open_answers(file.name, file.getvalue())
+    st.query_params[name] = list(dict.fromkeys([*_keys(name), *keys]))
     st.query_params[OPEN] = "1"
 
 

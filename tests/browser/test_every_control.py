@@ -150,7 +150,7 @@ LEADS_TO = {
     "download run-take-along": r"\.sparsedash-run$",
     "download take-leaderboard": r"^models-by-tasks\.html$",
     "button runs-clear": r"^/runs\?(?!\S*chosen=)",
-    "link Open answers of lm-evaluation-harness": r"^/\?answers=1",
+    "link Judge answer files": r"^/\?answers=1",
     # Compare.
     "download take-(report(-html)?|passages-.*-(csv|parquet))": r"-10-.*\.(html|csv|parquet)$",
     "download take-(left|right)-samples_.*-jsonl": r"-10-.*-samples_passages\.jsonl$",

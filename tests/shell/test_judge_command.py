@@ -1,6 +1,7 @@
 """`sparsedash judge` on small files of lm-evaluation-harness."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,8 @@ def test_two_folders_end_in_a_table_a_sentence_and_a_document(folders, tmp_path,
     (tmp_path / "pruned").mkdir()
     assert "small costs too much: sums −25.0 points (limit −5)." in printed.out
     assert "Limits: perplexity 1.10 ×, accuracy −5 points." in printed.out
-    assert printed.err.strip() == "sparsedash: warning: Only one model answered more."
+    warning = "Questions of more left out: 1, answered by one model only."
+    assert printed.err.strip() == f"sparsedash: warning: {warning}"
     document = json.loads(file.read_text())
     assert (document["verdict"], document["tasks"][0]["task"]) == ("beyond", "sums")
     assert main(["judge", folders[0], folders[0], "--fail-beyond"]) == 0
@@ -83,6 +85,46 @@ def test_a_pair_that_was_asked_differently_is_refused(folders, tmp_path, refusal
     samples(tmp_path / "two", WRITTEN, task="more")
     samples(tmp_path / "two", WRITTEN, task="most")
     assert "no task in common" in refusal("judge", folders[1], str(tmp_path / "two"))
+
+
+def test_several_models_end_in_a_leaderboard_a_ranking_and_a_document(folders, tmp_path, capsys):
+    file = tmp_path / "judged.json"
+    third = tmp_path / "third"
+    shutil.copytree(folders[0], third)
+    command = ["judge", *folders, str(third), "--json", str(file), "--fail-beyond"]
+    assert main(command) == 3
+    printed = capsys.readouterr()
+    assert "dense and third tie for first on 400 questions that all answered." in printed.out
+    assert "small costs too much: sums −25.0 points (limit −2)." in printed.out
+    assert "third stays within the limit on sums." in printed.out
+    warning = "small: Questions of more left out: 1, answered by one model only."
+    assert warning in printed.err
+    document = json.loads(file.read_text())
+    assert [model["verdict"] for model in document["models"]] == ["beyond", "within"]
+    assert [model["rank"] for model in document["ranking"]["models"]] == [1, 1, 3]
+
+
+def test_one_file_may_hold_all_models(tmp_path, capsys, refusal):
+    rows = ["id,right,model"]
+    for i in range(60):
+        rows += [f"{i},1,base", f"{i},{int(i > 0)},cut"]
+    file = tmp_path / "both.csv"
+    file.write_text("\n".join(rows))
+    main(["judge", str(file)])
+    assert "cut is too close to call on both." in capsys.readouterr().out
+    file.write_text("\n".join(rows[::2]).replace("cut", "base"))
+    assert "holds one model's answers" in refusal("judge", str(file))
+
+
+def test_columns_of_a_table_are_named(tmp_path, capsys, refusal):
+    for name, n_right in (("dense", 40), ("small", 39)):
+        rows = [f"{i},{int(i < n_right)},{i}" for i in range(40)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["nr,ok,id", *rows]))
+    files = [str(tmp_path / f"{name}.csv") for name in ("dense", "small")]
+    assert "no column for right" in refusal("judge", *files)
+    assert "RIGHT=ok" in refusal("judge", *files, "--columns", "RIGHT=ok")
+    assert main(["judge", *files, "--columns", "id=nr,right=ok"]) == 0
+    assert "40  100.0 %  97.5 %" in capsys.readouterr().out
 
 
 def test_answers_are_judged_without_torch(folders):

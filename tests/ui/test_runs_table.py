@@ -41,7 +41,7 @@ def test_the_empty_page_invites_and_tells_of_runs_that_ended_without_a_result(
 ):
     app = open_page("runs")
     assert words(app).startswith("No run has a result yet. Runs will be listed here")
-    opens = "Open answers of lm-evaluation-harness"
+    opens = "Judge answer files"
     assert set(links(app)) == {"Prune a model", "Look at an example", opens}
     settings = replace(SETTINGS, sparsities_permille=(700,))
     backend.set_jobs(job(SETTINGS, "failed", id=2), job(settings, "cancelled", id=1))

@@ -31,14 +31,15 @@ FEWER = [False] * 100 + [True] * 300
 @pytest.fixture
 def opened(backend):
     """The address of two files of sums, of which the second model lost a quarter."""
-    dense = backend.answers.keep(SUMS, lines(WRITTEN, *MANY))
-    return {"dense": dense, "other": backend.answers.keep(SUMS, lines(WRITTEN, *FEWER))}
+    (dense,) = backend.answers.keep(SUMS, lines(WRITTEN, *MANY))
+    (sparse,) = backend.answers.keep(SUMS, lines(WRITTEN, *FEWER))
+    return {"dense": dense, "other": sparse}
 
 
 def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_there_is_in_the_address(
     open_page, backend
 ):
-    to = links(open_page("runs"))["Open answers of lm-evaluation-harness"]
+    to = links(open_page("runs"))["Judge answer files"]
     app = open_page("overview", **query_of(to))
     assert words(app).startswith("How do two models compare on your tasks?")
     app.file_uploader(key="answers-dense").set_value(
@@ -67,7 +68,7 @@ def test_the_overview_of_answers_has_verdict_chart_table_and_a_link_to_the_quest
 
 
 def test_what_was_asked_differently_or_deleted_is_said_in_words(open_page, backend, opened):
-    odd = backend.answers.keep(SUMS, lines(WRITTEN, *MANY, prompt_hash="another"))
+    (odd,) = backend.answers.keep(SUMS, lines(WRITTEN, *MANY, prompt_hash="another"))
     app = open_page("overview", dense=opened["dense"], other=odd)
     assert "the prompt differs in 400 of 400 questions" in words(app)
     assert "These answers cannot be compared." in words(
@@ -104,7 +105,7 @@ def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
     keys = []
     for rights in ((True,) * 3, (True, False, False)):
         text = subject_lines("cells", *rights) + subject_lines("stars", True, True)
-        keys.append(backend.answers.keep(SUMS, text))
+        keys += backend.answers.keep(SUMS, text)
     app = open_page("compare", dense=keys[0], other=keys[1])
     assert app.selectbox(key="chosen-slice").options == [
         "All · 5",
@@ -119,8 +120,8 @@ def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
 
 def test_choices_are_shown_with_the_probabilities_of_both_models(open_page, backend):
     sure = CHOICE | {"resps": [[["-1.0", "False"]], [["-1.0", "False"]]]}
-    dense = backend.answers.keep("samples_c.jsonl", lines(CHOICE, True, measure="acc"))
-    sparse = backend.answers.keep("samples_c.jsonl", lines(sure, True, measure="acc"))
+    (dense,) = backend.answers.keep("samples_c.jsonl", lines(CHOICE, True, measure="acc"))
+    (sparse,) = backend.answers.keep("samples_c.jsonl", lines(sure, True, measure="acc"))
     app = open_page("compare", dense=dense, other=sparse)
     assert "rust ✓ 99.8 % 50.0 %" in words(app)
     assert "subject: colours" in words(app)
@@ -135,8 +136,8 @@ def test_foreign_text_is_shown_as_text(open_page, backend, text):
         "target": text,
     }
     hostile["arguments"] = {"gen_args_0": {"arg_0": text, "arg_1": {}}}
-    dense = backend.answers.keep(f"{text}.jsonl", lines(hostile, *MANY))
-    sparse = backend.answers.keep(f"{text}.jsonl", lines(hostile, *FEWER))
+    (dense,) = backend.answers.keep(f"{text}.jsonl", lines(hostile, *MANY))
+    (sparse,) = backend.answers.keep(f"{text}.jsonl", lines(hostile, *FEWER))
     for page in ("overview", "compare"):
         drawn = markup(open_page(page, dense=dense, other=sparse))
         assert "<img" not in drawn and "<style>*" not in drawn

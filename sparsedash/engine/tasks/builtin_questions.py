@@ -19,7 +19,7 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
-from sparsedash.storage.sample_files import sha256_of
+from sparsedash.storage.answers.parsed_answers import sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)

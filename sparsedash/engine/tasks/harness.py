@@ -34,8 +34,8 @@ from sparsedash.schema.errors import CorpusError, SparseDashError, first_line
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet, pool_parts
 from sparsedash.schema.settings import DATA_SET
+from sparsedash.storage.answers.harness_samples import samples_set
 from sparsedash.storage.hub_reach import reachable
-from sparsedash.storage.sample_files import samples_set
 from sparsedash.storage.text_files import FILE
 from sparsedash.storage.trials import run_trial, trial_problem
 

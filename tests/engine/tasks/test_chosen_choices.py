@@ -15,7 +15,7 @@ from sparsedash.engine.tasks.harness import load_tasks
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_pairs import pair_answers
 from sparsedash.stats.task_verdicts import judge_tasks
-from sparsedash.storage.sample_files import read_answers
+from sparsedash.storage.answers.answer_files import read_answers
 from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, write_task
 
 N_QUESTIONS = 200

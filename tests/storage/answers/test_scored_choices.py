@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.storage.scored_choices import ScoredChoices, chosen_place
+from sparsedash.storage.answers.scored_choices import ScoredChoices, chosen_place
 
 SPACED = ScoredChoices(
     texts=["no", "   no", "ß"],

@@ -10,8 +10,9 @@ from pyarrow import parquet
 
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import ScoredChoice, pool_parts
-from sparsedash.storage import sample_files
-from sparsedash.storage.sample_files import read_answers, samples_set
+from sparsedash.storage.answers import answer_files, lighteval_details, parsed_answers
+from sparsedash.storage.answers.answer_files import read_answers
+from sparsedash.storage.answers.harness_samples import samples_set
 from tests.question_sets import CHOICE, ROLLING, WRITTEN, samples
 
 
@@ -193,7 +194,7 @@ def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
         read_answers(tmp_path)
     details(tmp_path / "c")
     samples(tmp_path / "c", CHOICE)
-    with pytest.raises(CorpusError, match=f"several models: {tmp_path}, "):
+    with pytest.raises(CorpusError, match="of several programs: lighteval, lm-eval"):
         read_answers(tmp_path / "c")
 
 
@@ -219,7 +220,7 @@ def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
     ],
 )
 def test_a_line_that_cannot_be_read_is_named_by_its_number(tmp_path, monkeypatch, bad, reason):
-    monkeypatch.setattr(sample_files, "MAX_LINE_BYTES", 2000)
+    monkeypatch.setattr(parsed_answers, "MAX_LINE_BYTES", 2000)
     with pytest.raises(
         CorpusError, match=r"Line 3 of samples_colours.* is no answer that can be read"
     ) as refused:
@@ -234,7 +235,7 @@ def test_what_is_too_large_or_nothing_is_refused(tmp_path, monkeypatch):
         read_answers(tmp_path / "nowhere")
     with pytest.raises(CorpusError, match="holds no answers"):
         read_answers(samples(tmp_path, ""))
-    monkeypatch.setattr(sample_files, "MAX_BYTES", 100)
+    monkeypatch.setattr(answer_files, "MAX_BYTES", 100)
     with pytest.raises(CorpusError, match="GB of answers"):
         read_answers(samples(tmp_path, CHOICE))
 
@@ -324,6 +325,6 @@ def test_a_small_file_that_holds_much_is_refused(tmp_path, monkeypatch):
     row = detail(logprobs=None, text=["rust"])
     row["doc"]["query"] = "red " * 2_000
     details(tmp_path / "gpt" / "2026", *[row] * 200)
-    monkeypatch.setattr(sample_files, "MAX_BYTES", 500_000)
+    monkeypatch.setattr(lighteval_details, "MAX_BYTES", 500_000)
     with pytest.raises(CorpusError, match="the answers so far are more than"):
         read_answers(tmp_path)

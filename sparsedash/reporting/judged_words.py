@@ -1,0 +1,141 @@
+"""Models judged together by answers of other programs: their ranking and verdicts in words, as lines
+of text and as a document.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sparsedash.reporting.task_words import judge_document, task_remarks, tasks_sentence
+from sparsedash.reporting.verdicts import level_words
+from sparsedash.reporting.wording import (
+    and_join,
+    percent,
+    quantity,
+    signed_interval,
+    signed_points,
+)
+from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.stats.judged_models import JudgedModel, RankedModel, Ranking
+from sparsedash.stats.task_verdicts import TaskVerdict, overall_verdict
+
+MODELS_FORMAT = "sparsedash.judge-models/1"
+_PLOT_LETTERS = 41
+
+
+def ranking_sentence(ranking: Ranking) -> str:
+    """Which models are first, and on what."""
+    first = [model.name for model in ranking.models if model.rank == 1]
+    about = quantity(ranking.n_questions, "question")
+    if len(first) == 1:
+        return f"{first[0]} is best on {about} that all answered."
+    if len(first) == len(ranking.models):
+        return f"No difference is shown between {and_join(first)} on {about} that all answered."
+    return f"{and_join(first)} tie for first on {about} that all answered."
+
+
+def ranking_caption(ranking: Ranking) -> str:
+    """How to read the ranking."""
+    score = "Right: share of right answers"
+    if len(ranking.tasks) > 1:
+        score = f"Right: mean of {len(ranking.tasks)} tasks, each of which counts alike"
+    return (
+        f"{score}. Change: from {ranking.baseline}, paired, in points; intervals of "
+        f"{level_words(ranking.level)}, which hold together at 95 %. Rank: 1 and how many models are "
+        "shown to be better, after Holm over all pairs; = marks a tie."
+    )
+
+
+def rank_words(model: RankedModel) -> str:
+    """ "2", or "2=" of a tie."""
+    return f"{model.rank}{'=' if model.ties else ''}"
+
+
+def ranking_rows(ranking: Ranking) -> list[list[str]]:
+    """The table: its head, then a row a model, the best first."""
+    rows = [["model", "rank", "right", "change", "interval"]]
+    for model in ranking.models:
+        change = ["", ""]
+        if model.name != ranking.baseline:
+            change = [signed_points(model.change), signed_interval((model.low, model.high))]
+        rows.append([model.name, rank_words(model), percent(model.score), *change])
+    return rows
+
+
+def interval_lines(ranking: Ranking) -> list[str]:
+    """A line a model in the table's order: its change and interval, drawn in letters of one width;
+    the bar marks the baseline.
+    """
+    lowest = min(model.low for model in ranking.models)
+    highest = max(model.high for model in ranking.models)
+    width = max(highest - lowest, 1e-9)
+
+    def place(value: float) -> int:
+        return round((value - lowest) / width * (_PLOT_LETTERS - 1))
+
+    lines = []
+    for model in ranking.models:
+        letters = [" "] * _PLOT_LETTERS
+        for i in range(place(model.low), place(model.high) + 1):
+            letters[i] = "─"
+        letters[place(0.0)] = "│"
+        letters[place(model.change)] = "●"
+        lines.append("".join(letters))
+    return lines
+
+
+def models_verdict(judged: Sequence[JudgedModel]) -> TaskVerdict:
+    """Beyond where any model is, within where every one is."""
+    verdicts = {overall_verdict(model.results) for model in judged}
+    if "beyond" in verdicts:
+        return "beyond"
+    if verdicts == {"within"}:
+        return "within"
+    return "not judged" if verdicts == {"not judged"} else "undecided"
+
+
+def models_document(
+    judged: Sequence[JudgedModel], ranking: Ranking | None, tolerance: Tolerance
+) -> dict[str, Any]:
+    """Everything as plain values for JSON."""
+    models = []
+    for model in judged:
+        models.append({"model": model.name, **judge_document(model.name, model.results, tolerance)})
+    return {
+        "format": MODELS_FORMAT,
+        "sentence": " ".join(tasks_sentence(model.name, model.results) for model in judged),
+        "verdict": models_verdict(judged),
+        "tolerance": tolerance.as_document(),
+        "ranking": None if ranking is None else _ranking_document(ranking),
+        "models": models,
+    }
+
+
+def _ranking_document(ranking: Ranking) -> dict[str, Any]:
+    models = []
+    for model in ranking.models:
+        models.append(
+            {
+                "model": model.name,
+                "rank": model.rank,
+                "ties": list(model.ties),
+                "score": model.score,
+                "change": model.change,
+                "low": model.low,
+                "high": model.high,
+            }
+        )
+    return {
+        "sentence": ranking_sentence(ranking),
+        "tasks": list(ranking.tasks),
+        "n_questions": ranking.n_questions,
+        "level": ranking.level,
+        "models": models,
+    }
+
+
+def models_sentences(judged: Sequence[JudgedModel]) -> list[str]:
+    """A sentence a model, and what would settle it."""
+    sentences = []
+    for model in judged:
+        sentences += [tasks_sentence(model.name, model.results), task_remarks(model.results)]
+    return list(filter(None, sentences))
