@@ -30,7 +30,7 @@ from sparsedash.reporting.wording import (
 )
 from sparsedash.schema.export_settings import Export, Proof
 from sparsedash.schema.model_shape import ModelShape
-from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
+from sparsedash.schema.pair_records import Phase, Runtime, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.service.backend import Backend
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
@@ -207,6 +207,34 @@ def _better_for_speed(
         f"For speed {name}: they write {factor(first.value)} and "
         f"{factor(second.value)} as fast as dense"
     )
+
+
+def savings(backend: Backend, results: RunResults, model: ModelResult) -> list[str]:
+    """What a model saves beside dense: its file, and memory and speed where they were measured."""
+    pruned = model.pruned
+    if not model.method.is_structured:
+        return ["file as large as dense: zeros stay in it"]
+    dense_dtype = results.dense.dtype
+    gain = _exact_gain(backend.model_shape(results.dense), pruned, dense_dtype, "bytes")
+    lines = [f"file {percent(pruned.reached.bytes)} smaller"]
+    if gain is not None:
+        lines = [f"file {percent(1 - 1 / gain.value)} smaller: {gain.words}"]
+    if pruned.reached.kv_cache:
+        lines.append(f"KV cache {percent(pruned.reached.kv_cache)} smaller")
+    runtime: Runtime = "llama.cpp" if model.spec.is_quantised else "torch"
+    request = TimingSettings(dense=results.dense.key, sparse=model.record.key, runtime=runtime)
+    timing = backend.result(Timing, request.key())
+    if timing is None:
+        return lines
+    if timing.dense_resident and timing.sparse_resident:
+        sizes = f"{size(timing.dense_resident)} → {size(timing.sparse_resident)}"
+        lines.append(f"memory {sizes}")
+    titles: dict[Phase, str] = {"prefill": "reading", "decode": "writing"}
+    for name, title in titles.items():
+        phase = timing.timed(name)
+        if phase is not None:
+            lines.append(f"{title} {factor(phase.ratio.value)} as fast")
+    return lines
 
 
 def _exact_gain(

@@ -12,6 +12,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart
 from sparsedash.reporting.deployment import block_shapes, shapes_table
 from sparsedash.reporting.html import Cell, Html, Table, card, cards, file_name
+from sparsedash.reporting.kind_words import kinds_table
 from sparsedash.reporting.run_answer import missing_records, run_ending
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.method_settings import MethodSettings
@@ -80,6 +81,9 @@ def show_layers_of(
     if not pruned.layer_errors and not pruned.method.removes_layers:
         widgets.note(_why_not_measured(pruned.method))
     show_kinds(record, name, wording.file_stem(results.run))
+    if record.by_kind:
+        with st.expander("The kinds of text as a table"):
+            widgets.show_table(kinds_table(record))
     _show_shapes(backend, record, stem)
     with widgets.row():
         widgets.link("overview", "Back to the chart", run=chosen.key)
