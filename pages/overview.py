@@ -1,11 +1,9 @@
-"""What would pruning cost? One run's answer, and the last runs."""
+"""What would pruning cost? One run's answer."""
 
 import streamlit as st
 
 from sparsedash.catalog.choices import EXAMPLE
-from sparsedash.reporting import wording
 from sparsedash.reporting.run_results import run_results
-from sparsedash.reporting.wording import EXAMPLE_TITLE, quantity
 from sparsedash.ui import (
     address_bar,
     form_run,
@@ -17,8 +15,6 @@ from sparsedash.ui import (
 )
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.navigation import current_tolerance
-
-LAST_RUNS = 8
 
 backend = frame.page("Overview")
 if task_answers.is_asked():
@@ -60,34 +56,17 @@ if results is not None:
     show_example_note(results.run)
     overview_results.show_answer(backend, results, chosen.job)
     job_panel.mention_other_runs(backend, chosen.key)
-    overview_results.show_tradeoff(backend, results, chosen.job)
-    task_answers.show_tasks(
-        results.run, results.tasks, results.names[results.headline.key] if results.headline else ""
-    )
-    with widgets.row():
-        overview_results.link_to_answers(results)
-        job_panel.link_to_form(results.run.find or results.run.settings, judged_here=True)
+    overview_results.show_results(backend, results, chosen.job)
 elif chosen.job is not None or chosen.run is not None or chosen.key in damaged:
     overview_results.show_no_results(backend, chosen.key, chosen.run, chosen.job)
 elif chosen.key:
     widgets.opening("There is no run with this address.")
-    widgets.empty("It may be in another data folder. The last runs are listed below.")
-    widgets.link("overview", "Show the newest run")
+    widgets.empty("It may be in another data folder.")
+    with widgets.row():
+        widgets.link("overview", "Show the newest run")
+        widgets.link("runs", "All runs as a table")
 else:
     invite()
 
 if results is None:
     job_panel.mention_other_runs(backend, chosen.key)
-is_example = chosen.run is not None and bool(chosen.run.made_on)
-if runs or is_example or damaged:
-    widgets.section("Last runs")
-    overview_results.list_runs(backend, runs[:LAST_RUNS], chosen.key)
-    if chosen.run is not None and is_example:
-        title = wording.run_title(chosen.run.settings)
-        origin = wording.example_origin(chosen.run)
-        widgets.remark(f"{EXAMPLE_TITLE} · {title} · shown above. {origin}")
-    if damaged:
-        them = f"{quantity(len(damaged), 'run')}, {', '.join(key[:12] for key in damaged)}"
-        widgets.note(f"Not listed, because their records are damaged: {them}.")
-    if runs:
-        widgets.link("runs", "All runs as a table")

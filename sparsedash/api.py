@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparsedash.catalog.export_forms import FORMS, form_problem, one_width
+from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_name, method_named
 from sparsedash.catalog.run_rules import require_healable, require_possible
 from sparsedash.engine.calibration.statistics import few_tokens_warning
@@ -30,9 +30,9 @@ from sparsedash.engine.models.in_memory import model_in_memory, require_stock_pr
 from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
-from sparsedash.engine.models.sparse_models import PrunedChannels
-from sparsedash.engine.models.structure import set_values_
-from sparsedash.engine.run.model_making import prune_model, unchanged_warning
+from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
+from sparsedash.engine.models.structure import model_of, set_values_, with_values
+from sparsedash.engine.run.model_making import prune_model, pruning_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
@@ -171,8 +171,11 @@ def prune(
             require_healable(run.calibration_texts.n_sequences(spec), streamed=False)
         with bf16_matmul_in_fp32(run.settings.dtype):
             sparse_model = prune_model(run, spec)
-            with sparse_model.applied():
-                sparse = copy.deepcopy(in_memory.loaded.model)
+            if sparse_model.experts:
+                sparse = _with_fewer_experts(sparse_model)
+            else:
+                with sparse_model.applied():
+                    sparse = copy.deepcopy(in_memory.loaded.model)
             _set_modes_(sparse, model)
             if sparse_model.removed_layers:
                 remove_blocks_(
@@ -181,15 +184,18 @@ def prune(
         pruned = Pruned(
             spec=spec,
             calibration=replace(calibration, corpus="texts"),
-            widths=tuple(sparse_model.widths),
+            widths=sparse_model.kept.widths,
             dense_widths=run.shape.widths,
+            removed_layers=sparse_model.kept.removed_layers,
+            experts=tuple(tuple(narrow.kept.tolist()) for narrow in sparse_model.experts),
+            expert_use=tuple(narrow.use for narrow in sparse_model.experts),
             reached=sparse_model.reached(),
             layer_errors=(),
             held_out_errors=(),
             healed=sparse_model.healed if isinstance(sparse_model, PrunedChannels) else None,
         )
         _warn(run.log.warnings)
-        _warn(filter(None, [unchanged_warning(pruned)]))
+        _warn(filter(None, [pruning_warning(pruned)]))
     return _finished(sparse, pruned, run.shape)
 
 
@@ -443,6 +449,21 @@ def _in_memory(
             store.close()
 
 
+def _with_fewer_experts(sparse_model: SparseModel) -> PreTrainedModel:
+    """A model made of the config that says how many experts there are, with their weights."""
+    loaded = sparse_model.loaded
+    state = loaded.model.state_dict()
+    for index, mixture in loaded.experts.items():
+        for name, tensor in mixture.sliced(sparse_model.experts[index]).items():
+            state[f"{loaded.structure.blocks}.{index}.{name}"] = tensor
+    values = loaded.structure.experts_values(sparse_model.kept.experts)
+    sparse = model_of(with_values(loaded.model.config, values))
+    sparse.to(device=loaded.model.device, dtype=loaded.model.dtype)
+    sparse.load_state_dict(state)
+    sparse.generation_config = copy.deepcopy(loaded.model.generation_config)
+    return sparse
+
+
 def _set_modes_(sparse: PreTrainedModel, dense: PreTrainedModel) -> None:
     """Copy training mode and requires_grad from the dense model; a new bias as its weight."""
     dense_parameters = dict(dense.named_parameters())
@@ -458,7 +479,7 @@ def _set_modes_(sparse: PreTrainedModel, dense: PreTrainedModel) -> None:
 
 def _finished(sparse: PreTrainedModel, pruned: Pruned, shape: ModelShape) -> PrunedModel:
     """The sparse model; its config says its width. shape: of the dense model."""
-    if one_width(pruned.widths) and not pruned.method.removes_layers:
+    if pruned.method.removes_channels:
         set_values_(sparse.config, shape.structure.width_values(pruned.widths) or {})
     pruned_model = PrunedModel(model=sparse, pruned=pruned, shape=shape)
     if pruned.method.is_structured and (why := form_problem("uniform", pruned, shape)):

@@ -1,23 +1,24 @@
 """Budgets: what a sparsity can be a share of, what share of each one a model's widths reach, and
 how much can go.
 
-channels: inner channels of the MLPs. weights: of all Linear layers in the decoder blocks. bytes: of
-the model's file in one type, every parameter once. macs: multiply-adds of a token, one for each
-weight of the Linear and Conv layers, the output head included; attention's own products grow with
-the context and are not counted. kv-cache: keys and values of a token.
+channels: inner channels of the MLPs, or of what the method removes: layers, experts. weights: of
+all projections and experts in the decoder blocks. bytes: of the model's file in one type, every
+parameter once. macs: multiply-adds of a token, one for each weight it is multiplied with, the
+output head included; attention's own products grow with the context and are not counted. kv-cache:
+keys and values of a token.
 """
 
-from collections.abc import Sequence
 from typing import get_args
 
 from sparsedash.catalog.model_sizes import (
+    multiplied_weights,
     parameter_count,
     removed_channels,
-    removed_layers,
+    removed_experts,
     removed_weights,
 )
 from sparsedash.schema.method_settings import Budget, MethodSettings
-from sparsedash.schema.model_shape import ModelShape
+from sparsedash.schema.model_shape import ExpertsLayout, KeptParts, ModelShape
 from sparsedash.schema.records import Reached
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
 
@@ -40,14 +41,14 @@ def mlp_share(shape: ModelShape, budget: Budget) -> float:
         "macs": (shape.per_channel, shape.n_matmul),
         "kv-cache": (0, 1),
     }[budget]
-    return a_channel * sum(shape.widths) / whole
+    return a_channel * sum(shape.widths) / (whole or 1)
 
 
 def channel_share(shape: ModelShape, method: MethodSettings, permille: int) -> float:
     """The share of channels to remove for so many per mille of the budget; at most 1."""
     if method.removes_layers:
         return n_layers_gone(shape, method, permille) / len(shape.widths)
-    whole = mlp_share(shape, method.budget)
+    whole = (experts_share if method.removes_experts else mlp_share)(shape, method.budget)
     return min(1.0, permille / 1000 / whole) if whole else float(permille > 0)
 
 
@@ -59,20 +60,56 @@ def n_layers_gone(shape: ModelShape, method: MethodSettings, permille: int) -> i
     return min(len(shape.widths) - 1, max(1, nearest))
 
 
+def experts_share(shape: ModelShape, budget: Budget) -> float:
+    """The share of a budget that all experts take, 0 to 1."""
+    none_left = KeptParts(widths=shape.widths, experts=(0,) * len(shape.widths))
+    return reached(shape, none_left)[budget] if shape.structure.mixtures else 0.0
+
+
+def n_experts_kept(layout: ExpertsLayout, share: float) -> int:
+    """Experts that stay of a block where this share goes.
+
+    As many of each group, rounded so that no more go, and never fewer than the router chooses.
+    """
+    in_group = layout.n // layout.n_groups
+    n_gone = int(round(in_group * share, 6))
+    least = -(-layout.n_chosen // layout.n_groups)
+    if layout.n_groups > 1:
+        # A group is judged by its two best experts.
+        least = max(least, 2)
+    return layout.n_groups * max(in_group - n_gone, min(least, in_group))
+
+
+def fewer_experts(shape: ModelShape, method: MethodSettings, permille: int) -> KeptParts:
+    """What is left without so many per mille of the budget in experts."""
+    share = channel_share(shape, method, permille)
+    experts = tuple(
+        n_experts_kept(layout, share) if layout else 0 for layout in shape.structure.experts
+    )
+    return KeptParts(widths=shape.widths, experts=experts)
+
+
 def layer_share(shape: ModelShape, budget: Budget) -> float:
     """The share of a budget that one whole layer takes."""
-    return reached(shape, (0, *shape.widths[1:]))[budget]
+    without_first = KeptParts(widths=(0, *shape.widths[1:]), removed_layers=(0,))
+    return reached(shape, without_first)[budget]
 
 
-def reached(shape: ModelShape, widths: Sequence[int]) -> Reached:
-    """The share of every budget removed at these widths, without added biases."""
-    weights = removed_weights(shape, widths)
+def reached(shape: ModelShape, kept: KeptParts) -> Reached:
+    """The share of every budget that is removed, without added biases."""
+    weights = removed_weights(shape, kept)
+    if kept.removed_layers:
+        channels = len(kept.removed_layers) / len(kept.widths)
+    elif kept.experts:
+        channels = removed_experts(shape, kept) / max(1, sum(shape.experts))
+    else:
+        channels = removed_channels(shape, kept) / max(1, sum(shape.widths))
     return Reached(
-        channels=removed_channels(shape, widths) / sum(shape.widths),
+        channels=channels,
         weights=weights / shape.n_block_weights,
-        bytes=1 - parameter_count(shape, widths) / shape.n_parameters,
-        macs=weights / shape.n_matmul,
-        kv_cache=removed_layers(widths) / len(widths),
+        bytes=1 - parameter_count(shape, kept) / shape.n_parameters,
+        macs=(shape.n_matmul - multiplied_weights(shape, kept)) / shape.n_matmul,
+        kv_cache=len(kept.removed_layers) / len(kept.widths),
     )
 
 
@@ -88,9 +125,14 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
     Of channels as much as a run may ask for, since widths are rounded to what is possible; 0 where
     the only layer would go.
     """
+    if method.removes_experts:
+        kept = fewer_experts(shape, method, MAX_SPARSITY_PERMILLE)
+        return min(MAX_SPARSITY_PERMILLE, int(1000 * reached(shape, kept)[method.budget]))
     if method.budget == "channels" and not (method.removes_layers and len(shape.widths) == 1):
         return MAX_SPARSITY_PERMILLE
-    kept = [min(width, method.width_multiple) for width in shape.widths]
+    n_blocks = len(shape.widths)
+    least = KeptParts(widths=tuple(min(width, method.width_multiple) for width in shape.widths))
     if method.removes_layers:
-        kept = [*shape.widths[:1], *[0] * (len(shape.widths) - 1)]
-    return min(MAX_SPARSITY_PERMILLE, round(1000 * reached(shape, kept)[method.budget]))
+        widths = (shape.widths[0], *[0] * (n_blocks - 1))
+        least = KeptParts(widths=widths, removed_layers=tuple(range(1, n_blocks)))
+    return min(MAX_SPARSITY_PERMILLE, round(1000 * reached(shape, least)[method.budget]))

@@ -136,7 +136,7 @@ class Workload:
         times.
         """
         n_written = 8 * self.shape.hidden * self.n_blocks + 3 * self.widths()
-        products = 2 * self.shape.n_block_weights * self.operation_s
+        products = 2 * (self.shape.n_block_weights - self.shape.n_idle) * self.operation_s
         return products + 3 * n_written * self.move_s
 
     @property
@@ -184,6 +184,8 @@ def _prune_s(run: Workload, spec: SparseSpec) -> float:
     sample_s = run.token_s * n_sample + run.text_walk_s
     if not method.is_structured:
         return sample_s + _mask_s(run, method)
+    if method.removes_experts:
+        return _experts_s(run, method)
     hidden = run.shape.hidden
     n_projection = hidden * run.widths()
     n_moments = 2 * hidden * run.widths(2)
@@ -204,6 +206,18 @@ def _prune_s(run: Workload, spec: SparseSpec) -> float:
         seconds += (token_s + 2 * run.widths(2) * run.solve_s) * run.n_calibrated
         seconds += run.text_walk_s * 2
     return seconds
+
+
+def _experts_s(run: Workload, method: MethodSettings) -> float:
+    """Of choosing experts on text that is read twice, and refitting those that stay."""
+    token_s = 2 * run.token_s
+    for layout in run.shape.structure.mixtures.values():
+        n_products = run.shape.per_expert * layout.n_chosen
+        token_s += 2 * n_products * run.operation_s
+        if method.refits:
+            moments = layout.n_chosen * layout.width * (layout.width + 2 * run.shape.hidden)
+            token_s += resources.EXPERT_PASSES * 2 * (n_products + moments) * run.solve_s
+    return token_s * run.n_calibrated + 2 * run.text_walk_s
 
 
 def _mask_s(run: Workload, method: MethodSettings) -> float:
@@ -432,6 +446,14 @@ def _sequential_bytes(run: Workload) -> int:
     return 2 * streams + _moment_bytes(run) + inner
 
 
+def _expert_bytes(run: Workload) -> int:
+    """Of the stream before and after a block, and what its experts get and give for every token."""
+    if not any(method.removes_experts for method in run.settings.methods):
+        return 0
+    token_bytes = run.shape.hidden * (3 * run.itemsize + 4)
+    return 2 * _stream_bytes(run) + run.n_calibrated * token_bytes
+
+
 def _healing_bytes(run: Workload) -> int:
     """Of the weights that healing trains, what the blocks keep of each token for the way back, the
     logits, and the dense model's last hidden states.
@@ -489,6 +511,7 @@ Purpose = Literal[
     "the curves",
     "pruning",
     "the sequential refit",
+    "choosing experts",
     "the backward pass",
     "quantising",
     "healing",
@@ -521,6 +544,7 @@ STAGES: dict[Stage, StageCost] = {
             "the backward pass": _backward_bytes,
             "the curves": _curve_bytes,
             "the sequential refit": _sequential_bytes,
+            "choosing experts": _expert_bytes,
         },
     ),
     "heal": StageCost(_heal_s, {"healing": _healing_bytes}),

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from sparsedash.schema.errors import SettingsError, install_command
 from sparsedash.schema.export_settings import Form
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.model_shape import ModelShape, ModelStructure
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.records import Pruned
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.schema.sparse_spec import SparseSpec
@@ -89,8 +89,11 @@ def form_problem(form: Form, made: Pruned, shape: ModelShape | None) -> str:
     Whether a GGUF file can be written depends on the dense model's as well, and is known when that
     is read.
     """
-    problem = _problem(form, made.spec, shape, is_even=one_width(made.widths))
-    if problem or shape is None or form != "uniform" or made.method.removes_layers:
+    is_even = one_width(made.widths) or made.widths == made.dense_widths
+    if shape is not None and not made.method.removes_layers:
+        is_even = is_even or shape.structure.width_values(made.widths) is not None
+    problem = _problem(form, made.spec, shape, is_even=is_even)
+    if problem or shape is None or form != "uniform" or not made.method.removes_channels:
         return problem
     if shape.structure.width_values(made.widths) is None:
         return "its config has no place for this width"
@@ -129,6 +132,15 @@ def _problem(form: Form, spec: SparseSpec, shape: ModelShape | None, *, is_even:
         if form in ("padded", "masked"):
             return "whole layers are gone, and nothing is left to fill up"
         return ""
+    if method.removes_experts:
+        if form != "uniform":
+            return "whole experts are gone, and only a model with fewer of them can be written"
+        if structure and structure.experts_problem:
+            problem = structure.experts_problem
+            return f"stock code makes no {model_type} model of fewer experts: {problem}"
+        return ""
+    if form == "gguf" and structure and (structure.mixtures or not all(structure.mlps)):
+        return "not every block is one MLP, which is all that can be written for llama.cpp here"
     if form == "gguf" and (problem := _bias_problem(method, model_type)):
         return problem
     if method.compensation == "bias" and form != "gguf" and structure and not structure.out_bias:
@@ -145,23 +157,16 @@ def _problem(form: Form, spec: SparseSpec, shape: ModelShape | None, *, is_even:
 
 
 def one_width(widths: Sequence[int]) -> bool:
-    """Whether every block that is left has the same width."""
+    """Whether every MLP that is left has the same width."""
     return len(set(widths) - {0}) == 1
-
-
-def shared_width(made: Pruned, structure: ModelStructure) -> int:
-    """The width blocks are padded to: the widest's, or dense's where the config cannot say it."""
-    widest = max(made.widths)
-    widths = [widest] * len(structure.mlps)
-    return widest if structure.width_values(widths) is not None else max(made.dense_widths)
 
 
 def forms_filled_up(made: Pruned, shape: ModelShape | None) -> tuple[Form, ...]:
     """Forms in which all blocks are filled up to the dense width, so that nothing is saved. shape:
     of the dense model; None if not known.
     """
-    width = shared_width(made, shape.structure) if shape else max(made.widths)
-    if width < max(made.dense_widths):
+    widths = shape.structure.file_widths(made.widths) if shape else (max(made.widths),)
+    if sum(widths) < sum(made.dense_widths[: len(widths)]):
         return ()
     # llama.cpp has a graph with a width for each block for few types; the others' files are filled
     # up as well.

@@ -4,14 +4,13 @@
 is not removed (attention, the output head) takes as long as before, so it bounds the speed-up.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import msgspec
 
 from sparsedash.catalog.published_results import PUBLISHED_MODELS
-from sparsedash.schema.model_shape import ModelShape
+from sparsedash.schema.model_shape import KeptParts, ModelShape
 from sparsedash.schema.settings import BUILTIN_MODEL
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -40,76 +39,74 @@ def listed_shape(reference: str) -> ModelShape | None:
     return shipped_shape(_LISTED[reference]) if reference in _LISTED else None
 
 
-def removed_channels(shape: ModelShape, widths: Sequence[int]) -> int:
+def removed_channels(shape: ModelShape, kept: KeptParts) -> int:
     """Inner channels that are gone."""
-    return sum(shape.widths) - sum(widths)
+    return sum(shape.widths) - sum(kept.widths)
 
 
-def removed_layers(widths: Sequence[int]) -> int:
-    """Layers that are gone as a whole: those that keep no channel."""
-    return sum(width == 0 for width in widths)
+def removed_experts(shape: ModelShape, kept: KeptParts) -> int:
+    """Experts that are gone, those of removed layers not counted."""
+    if not kept.experts:
+        return 0
+    pairs = zip(shape.experts, kept.experts, strict=True)
+    differences = [before - after for before, after in pairs]
+    return sum(n for index, n in enumerate(differences) if index not in kept.removed_layers)
 
 
-def removed_weights(shape: ModelShape, widths: Sequence[int]) -> int:
-    """Weights of Linear layers that are gone with these channels and layers."""
-    of_layers = _of_removed_layers(shape.other_weights, widths)
-    return removed_channels(shape, widths) * shape.per_channel + of_layers
+def removed_weights(shape: ModelShape, kept: KeptParts) -> int:
+    """Weights of projections and experts that are gone."""
+    of_layers = sum(shape.other_weights[index] for index in kept.removed_layers)
+    of_experts = removed_experts(shape, kept) * shape.per_expert
+    return removed_channels(shape, kept) * shape.per_channel + of_layers + of_experts
 
 
-def _of_removed_layers(counts: Sequence[int], widths: Sequence[int]) -> int:
-    """Sum of the counts of those layers that keep no channel."""
-    return sum(count for count, width in zip(counts, widths, strict=True) if not width)
+def parameter_count(shape: ModelShape, kept: KeptParts) -> int:
+    """Parameters of the model that is left; what is shared counts once."""
+    beside = removed_channels(shape, kept) * shape.bias_per_channel
+    beside += sum(shape.other_parameters[index] for index in kept.removed_layers)
+    return shape.n_parameters - removed_weights(shape, kept) - beside
 
 
-def parameter_count(shape: ModelShape, widths: Sequence[int]) -> int:
-    """Parameters of the model with these widths; what is shared counts once."""
-    beside = removed_channels(shape, widths) * shape.bias_per_channel
-    beside += _of_removed_layers(shape.other_parameters, widths)
-    return shape.n_parameters - removed_weights(shape, widths) - beside
+def weight_bytes(shape: ModelShape, kept: KeptParts, dtype: str) -> int:
+    """Bytes of all parameters of the model that is left, as a file of weights holds them."""
+    return parameter_count(shape, kept) * WEIGHT_BYTES[dtype]
 
 
-def weight_bytes(shape: ModelShape, widths: Sequence[int], dtype: str) -> int:
-    """Bytes of all parameters of the model with these widths, as a file of weights holds them."""
-    return parameter_count(shape, widths) * WEIGHT_BYTES[dtype]
-
-
-def prefill_multiply_adds(shape: ModelShape, widths: Sequence[int], n_tokens: int) -> int:
+def prefill_multiply_adds(shape: ModelShape, kept: KeptParts, n_tokens: int) -> int:
     """Multiply-adds of a passage: linear layers, causal attention, the head once."""
-    linear = (_matmul_weights(shape, widths) - shape.n_head) * n_tokens + shape.n_head
-    scores_and_sums = (
-        2
-        * shape.attention
-        * n_tokens
-        * (n_tokens + 1)
-        // 2
-        * (len(widths) - removed_layers(widths))
-    )
+    n_layers = len(kept.widths) - len(kept.removed_layers)
+    linear = (multiplied_weights(shape, kept) - shape.n_head) * n_tokens + shape.n_head
+    scores_and_sums = 2 * shape.attention * n_tokens * (n_tokens + 1) // 2 * n_layers
     return linear + scores_and_sums
 
 
-def prefill_ceiling(shape: ModelShape, widths: Sequence[int], n_tokens: int) -> float:
+def prefill_ceiling(shape: ModelShape, kept: KeptParts, n_tokens: int) -> float:
     """Largest possible speed-up of reading, where multiply-adds are all that takes time."""
-    return prefill_multiply_adds(shape, shape.widths, n_tokens) / prefill_multiply_adds(
-        shape, widths, n_tokens
-    )
+    dense = prefill_multiply_adds(shape, shape.whole, n_tokens)
+    return dense / prefill_multiply_adds(shape, kept, n_tokens)
 
 
-def decode_ceiling(shape: ModelShape, widths: Sequence[int], *, batch: int, n_tokens: int) -> float:
+def decode_ceiling(shape: ModelShape, kept: KeptParts, *, batch: int, n_tokens: int) -> float:
     """Largest possible speed-up of writing, where fetching numbers is all that takes time.
 
-    A token in each passage of a batch takes all Linear weights once, and all keys and values.
-    n_tokens: those that each passage has already.
+    A token in each passage of a batch takes all weights it is multiplied with once, and all keys
+    and values. n_tokens: those that each passage has already.
     """
 
-    def fetched(own: Sequence[int]) -> int:
-        n_kept = len(own) - removed_layers(own)
-        return (
-            _matmul_weights(shape, own)
-            + shape.cache_per_token * n_kept // len(own) * n_tokens * batch
-        )
+    def fetched(left: KeptParts) -> int:
+        n_layers = len(left.widths)
+        n_kept = n_layers - len(left.removed_layers)
+        cache = shape.cache_per_token * n_kept // n_layers * n_tokens * batch
+        return multiplied_weights(shape, left) + cache
 
-    return fetched(shape.widths) / fetched(widths)
+    return fetched(shape.whole) / fetched(kept)
 
 
-def _matmul_weights(shape: ModelShape, widths: Sequence[int]) -> int:
-    return shape.n_matmul - removed_weights(shape, widths)
+def multiplied_weights(shape: ModelShape, kept: KeptParts) -> int:
+    """Weights that a token is multiplied with. Fewer experts to choose from save none of them."""
+    n_removed = removed_channels(shape, kept) * shape.per_channel
+    for index in kept.removed_layers:
+        layout = shape.structure.mixtures.get(index)
+        n_idle = layout.n - layout.n_chosen if layout else 0
+        n_removed += shape.other_weights[index] - n_idle * shape.per_expert
+    return shape.n_matmul - n_removed

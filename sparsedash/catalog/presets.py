@@ -33,6 +33,7 @@ _SPARSEGPT = MethodSettings(
 _WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
 _BY_SIZE = replace(_WANDA, saliency="magnitude")
 _LAYERS = MethodSettings(pattern="layer", saliency="perplexity", compensation="none")
+_EXPERTS = MethodSettings(pattern="expert", saliency="output-energy")
 
 METHODS = (
     Method(
@@ -101,6 +102,26 @@ METHODS = (
     ),
     Method(
         "random-layers", "whole layers at random: the baseline", replace(_LAYERS, saliency="random")
+    ),
+    Method(
+        "experts",
+        "whole experts of a mixture that add least to its output; the others are refitted to it",
+        _EXPERTS,
+    ),
+    Method(
+        "reap",
+        "whole experts that add least where they are chosen, nothing refitted (published by Cerebras)",
+        replace(_EXPERTS, saliency="reap", compensation="none"),
+    ),
+    Method(
+        "expert-frequency",
+        "whole experts that are chosen least often, nothing refitted",
+        replace(_EXPERTS, saliency="frequency", compensation="none"),
+    ),
+    Method(
+        "random-experts",
+        "whole experts at random: the baseline",
+        replace(_EXPERTS, saliency="random", compensation="none"),
     ),
     Method(
         "sparsegpt",

@@ -63,6 +63,8 @@ of the model's weights where that is more: each token takes a pass over all weig
 share is for streamed models, whose caches lie in files.
 """
 
+EXPERT_PASSES = 3
+"""How often each kept expert is fitted, while the others change as well."""
 HELD_OUT_EVERY = 16
 HELD_OUT_TOKENS = 512
 """Which calibration sequences are kept out of every fit, and about how many tokens of them are
@@ -334,7 +336,9 @@ def n_own_weights(shape: ModelShape, spec: SparseSpec) -> int:
     if not method.is_structured:
         return n_masked_weights(shape, method)
     kept = shape.n_mlp * (1 - channel_share(shape, method, spec.permille))
-    return round(kept * shape.hidden / shape.per_channel if method.removes_layers else kept)
+    if method.removes_layers and shape.per_channel:
+        return round(kept * shape.hidden / shape.per_channel)
+    return round(kept)
 
 
 def _model_bytes(shape: ModelShape, spec: SparseSpec, itemsize: int) -> int:

@@ -41,6 +41,14 @@ def _require_samples_for_mix(spec: SparseSpec, calibration: CalibrationSettings)
 
 
 def _require_removable(method: MethodSettings, permille: int, shape: ModelShape) -> None:
+    if method.removes_experts:
+        _require_experts(shape)
+    elif method.removes_channels and not any(shape.widths):
+        raise SettingsError(
+            "method",
+            message="This model has experts in place of MLPs: it has no channels that can be removed yet.",
+            advice="Choose a method that removes whole experts or layers.",
+        )
     if method.removes_layers and shape.structure.layers_problem:
         raise SettingsError(
             "method",
@@ -49,27 +57,42 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
             advice="Choose a method that removes channels.",
         )
     widest = max(shape.widths)
-    cuts_channels = method.is_structured and not method.removes_layers
-    if cuts_channels and method.width_multiple >= widest > 1:
+    if method.removes_channels and method.width_multiple >= widest > 1:
         allowed = f"less than the {widest:,} channels of the MLPs"
         raise SettingsError("width multiple", method.width_multiple, allowed)
     most = most_permille(shape, method)
     if permille <= most:
         return
-    budget = BUDGET_TITLES[method.budget]
+    what = {"layer": "layers", "expert": "experts"}.get(method.pattern, "MLP channels")
+    budget = (BUDGET_TITLES | {"channels": what})[method.budget]
     if not most and not method.removes_layers:
         raise SettingsError(
             "budget",
-            message=f"Removing MLP channels frees nothing of the {budget}.",
+            message=f"Removing {what} frees nothing of the {budget}.",
             advice="Choose another budget, or a method that removes whole layers.",
         )
-    what = "layers" if method.removes_layers else "MLP channels"
     raise SettingsError(
         "sparsity",
         f"{percents_text((permille,))} %",
         f"at most {most / 10:g} % of the {budget}",
         f"The rest of this model is not in {what} that can go.",
     )
+
+
+def _require_experts(shape: ModelShape) -> None:
+    """Raise SettingsError where a model has no experts that can be removed."""
+    if not shape.structure.mixtures:
+        raise SettingsError(
+            "method",
+            message="This model is no mixture of experts that can be removed.",
+            advice="Choose a method that removes channels, layers or single weights.",
+        )
+    if problem := shape.structure.experts_problem:
+        raise SettingsError(
+            "method",
+            message=f"Experts of this model cannot be removed: {problem}.",
+            advice="Choose another method.",
+        )
 
 
 def require_quantisable(settings: RunSettings, family: str | None, *, streamed: bool) -> None:

@@ -30,7 +30,7 @@ from sparsedash.reporting.wording import (
 )
 from sparsedash.schema.export_settings import Export, Proof
 from sparsedash.schema.model_shape import ModelShape
-from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
+from sparsedash.schema.pair_records import Phase, Runtime, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.service.backend import Backend
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
@@ -209,6 +209,34 @@ def _better_for_speed(
     )
 
 
+def savings(backend: Backend, results: RunResults, model: ModelResult) -> list[str]:
+    """What a model saves beside dense: its file, and memory and speed where they were measured."""
+    pruned = model.pruned
+    if not model.method.is_structured:
+        return ["file as large as dense: zeros stay in it"]
+    dense_dtype = results.dense.dtype
+    gain = _exact_gain(backend.model_shape(results.dense), pruned, dense_dtype, "bytes")
+    lines = [f"file {percent(pruned.reached.bytes)} smaller"]
+    if gain is not None:
+        lines = [f"file {percent(1 - 1 / gain.value)} smaller: {gain.words}"]
+    if pruned.reached.kv_cache:
+        lines.append(f"KV cache {percent(pruned.reached.kv_cache)} smaller")
+    runtime: Runtime = "llama.cpp" if model.spec.is_quantised else "torch"
+    request = TimingSettings(dense=results.dense.key, sparse=model.record.key, runtime=runtime)
+    timing = backend.result(Timing, request.key())
+    if timing is None:
+        return lines
+    if timing.dense_resident and timing.sparse_resident:
+        sizes = f"{size(timing.dense_resident)} → {size(timing.sparse_resident)}"
+        lines.append(f"memory {sizes}")
+    titles: dict[Phase, str] = {"prefill": "reading", "decode": "writing"}
+    for name, title in titles.items():
+        phase = timing.timed(name)
+        if phase is not None:
+            lines.append(f"{title} {factor(phase.ratio.value)} as fast")
+    return lines
+
+
 def _exact_gain(
     shape: ModelShape | None, pruned: Pruned, dtype: str, name: GainName
 ) -> Reading | None:
@@ -223,7 +251,7 @@ def _exact_gain(
         ratio = before / after
         words = f"{size(before)} → {size(after)}"
     else:
-        ratio = model_sizes.prefill_ceiling(shape, pruned.widths, PREFILL_TOKENS)
+        ratio = model_sizes.prefill_ceiling(shape, pruned.kept, PREFILL_TOKENS)
         words = f"{factor(ratio)} fewer multiply-adds"
     return Reading(ratio, ratio, ratio, words)
 
@@ -336,7 +364,7 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
     """
     blocks = block_shapes(shape, pruned)
     sizes = _mlp_bytes(shape, pruned, dtype)
-    names = [name for name, _, _ in blocks[0]]
+    names = next(([name for name, _, _ in block] for block in blocks if block), [])
     mlps = sum(before for before, _ in sizes), sum(after for _, after in sizes)
     parts: list[tuple[str, tuple[int, int], list[Projection]]] = [
         ("Whole model", _model_bytes(shape, pruned, dtype), []),
@@ -345,16 +373,20 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
     ]
     rows = []
     for part, (before, after), projections in parts:
-        row = [part, _block_size(before), _block_size(after), percent(1 - after / before)]
+        smaller = percent(1 - after / before) if before else ""
+        row = [part, _block_size(before), _block_size(after), smaller]
         for _, old, new in projections:
             shapes = dict.fromkeys([_shape_words(old), _shape_words(new)])
             row.append(" → ".join(shapes))
         rows.append(row if projections else row + [""] * len(names))
-    n = model_sizes.removed_channels(shape, pruned.widths)
+    n = model_sizes.removed_channels(shape, pruned.kept)
     kept = f"{n:,} of {sum(shape.widths):,} inner channels removed."
     if pruned.method.removes_layers:
-        n_layers = model_sizes.removed_layers(pruned.widths)
+        n_layers = len(pruned.removed_layers)
         kept = f"{n_layers} of {len(pruned.widths)} layers removed, attention included."
+    elif pruned.method.removes_experts:
+        n_experts = model_sizes.removed_experts(shape, pruned.kept)
+        kept = f"{n_experts:,} of {sum(shape.experts):,} experts removed."
     elif n == 0 and not pruned.method.is_structured:
         kept = "Only zeros: every matrix keeps its shape and its bytes."
     caption = (
@@ -415,8 +447,8 @@ def _mlp_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int,
 
 
 def _model_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> tuple[int, int]:
-    before = model_sizes.weight_bytes(shape, shape.widths, dtype)
-    after = model_sizes.weight_bytes(shape, pruned.widths, dtype)
+    before = model_sizes.weight_bytes(shape, shape.whole, dtype)
+    after = model_sizes.weight_bytes(shape, pruned.kept, dtype)
     return before, after
 
 

@@ -190,20 +190,23 @@ def find_race(results: RunResults) -> Race | None:
     )
 
 
-def estimate_limit(results: RunResults) -> LimitEstimate | None:
-    """Where the best method meets the limit on straight lines from dense through its models.
+def estimate_limit(
+    results: RunResults, of_method: Sequence[ModelResult] | None = None
+) -> LimitEstimate | None:
+    """Where a method meets the limit on straight lines from dense through its models.
 
     None where it does not; where the first model over the limit loses _FAR times as much, since
-    losses do not grow evenly so far; where it has one layer less than the one before; of a search,
-    which has an answer of its own; and where the passages are too few for any verdict.
+    losses do not grow evenly so far; where it has one layer less than the one before; and where the
+    passages are too few for any verdict. of_method: its models by rising sparsity; those of the
+    best method if not given.
     """
     models = []
-    for model in results.best:
+    for model in results.best if of_method is None else of_method:
         if not model.verdict.too_few and isfinite(model.verdict.perplexity.low):
             models.append(model)
     losses = [model.verdict.perplexity for model in models]
     over = next((loss for loss in losses if loss.value > loss.most), None)
-    if over is None or over.value >= _FAR * over.most or results.search is not None:
+    if over is None or over.value >= _FAR * over.most:
         return None
     place = losses.index(over)
     if is_one_layer_apart(models[place - 1] if place else None, models[place]):

@@ -294,15 +294,9 @@ def card(name: str, figure: str, *below: str, css: str) -> Html:
     )
 
 
-def cards(drawn: Sequence[Html], grows: bool = False) -> Html:
-    """The cards in a row; one below the other on a phone. grows: they are as high before they have
-    all lines.
-    """
-    return element(
-        "dl",
-        *drawn,
-        css="sd-numbers sd-grows" if grows else "sd-numbers",
-    )
+def cards(drawn: Sequence[Html]) -> Html:
+    """The cards in a row; one below the other on a phone."""
+    return element("dl", *drawn, css="sd-numbers")
 
 
 def fact_list(pairs: Sequence[tuple[str, str]]) -> Html:

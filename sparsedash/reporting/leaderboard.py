@@ -540,8 +540,8 @@ def _cost_cells(backend: Backend, entry: Entry, timing: Timing | None) -> dict[s
     lines = []
     n_weights = None
     if shape is not None and (pruned is None or pruned.dense_widths == shape.widths):
-        widths = pruned.widths if pruned else shape.widths
-        n_weights = model_sizes.parameter_count(shape, widths)
+        kept = pruned.kept if pruned else shape.whole
+        n_weights = model_sizes.parameter_count(shape, kept)
         lines.append(weights(n_weights))
     removed = pruned.reached.weights if pruned else 0.0
     if removed:

@@ -14,7 +14,6 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from sparsedash.catalog import presets
 from sparsedash.catalog.export_forms import one_width
-from sparsedash.catalog.model_sizes import removed_layers
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.html import visible
@@ -135,8 +134,11 @@ def _removed_words(pruned: Pruned) -> tuple[str, str]:
     if pruned.method.removes_layers:
         return (
             "whole layers were removed",
-            f"{removed_layers(pruned.widths)} of {len(pruned.widths)} layers",
+            f"{len(pruned.removed_layers)} of {len(pruned.widths)} layers",
         )
+    if pruned.method.removes_experts:
+        share = f"{100 * pruned.reached.channels:.1f} % of the experts"
+        return "whole experts were removed, the same number of each mixture", share
     share = f"{100 * pruned.reached.channels:.1f} % of the MLPs'"
     if pruned.method.is_structured:
         return "inner channels of the MLPs were removed", f"{share} channels"
@@ -155,7 +157,7 @@ def _making_table(facts: CardFacts, pruned: Pruned) -> str:
     calibration = (
         f"{_code(public_name(text.corpus))}, {text.n_samples:,} samples of {text.length:,} tokens"
     )
-    whole = f"{dense[0]:,}" if one_width(dense) else ", ".join(map(str, dense))
+    whole = f"{max(dense):,}" if one_width(dense) else ", ".join(map(str, dense))
     widths = f"{max(kept):,} channels" if one_width(kept) else ", ".join(map(str, kept))
     where = " in every block" if one_width(kept) else ", block by block"
     rows = {
@@ -168,8 +170,9 @@ def _making_table(facts: CardFacts, pruned: Pruned) -> str:
         "Sparsity asked for": f"{pruned.sparsity_permille / 10:g} % {wording.share_of(method)}",
         "Widths": f"{widths} of {whole}{where}",
         "Layers that are gone, counted from 1": ", ".join(
-            str(n) for n, width in enumerate(kept, 1) if not width
+            str(index + 1) for index in pruned.removed_layers
         ),
+        "Experts of each layer": ", ".join(map(str, pruned.kept.experts)),
         "In the files": facts.written.layout,
         "Calibration": calibration if method.reads_text else "none: the method reads no text",
         "Number format": facts.sparse.dtype,

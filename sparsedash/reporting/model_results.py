@@ -5,6 +5,7 @@ answer names.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import isinf
 from statistics import fmean
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -20,7 +21,15 @@ from sparsedash.stats.significance import (
     holm,
     shared_outcomes,
 )
-from sparsedash.stats.tolerance import Losses, ToleranceVerdict, judge_all, record_losses
+from sparsedash.stats.sparsity_search import search_bounds
+from sparsedash.stats.tolerance import (
+    Loss,
+    Losses,
+    ToleranceVerdict,
+    judge_all,
+    own_perplexity,
+    record_losses,
+)
 
 if TYPE_CHECKING:
     from sparsedash.service.backend import Backend
@@ -33,19 +42,38 @@ _NOT_PRUNED = "the dense model was not pruned"
 class ModelResult:
     """A model of a run: its record, its comparison with dense, and its verdict.
 
-    p_value: of equal accuracy, adjusted after Holm over the run's comparisons.
+    p_value: of equal accuracy, adjusted after Holm over the run's comparisons. losses: those behind
+    the verdict.
     """
 
     record: Record
     comparison: PairedComparison
     p_value: float
     verdict: ToleranceVerdict
+    losses: Losses
 
     @property
     def pruned(self) -> Pruned:
         """How it was made. Raises AssertionError for the dense model."""
         assert self.record.pruned is not None, _NOT_PRUNED
         return self.record.pruned
+
+    @property
+    def own_perplexity(self) -> Loss:
+        """Its loss of word perplexity with the 95 % interval of this model by itself."""
+        return own_perplexity(self.losses, self.verdict.perplexity.most)
+
+    @property
+    def own_loss_words(self) -> tuple[str, str]:
+        """ "1.05 ×" and "1.01 to 1.09": its perplexity and the interval, empty where there is none."""
+        own = self.own_perplexity
+        ends = "" if isinf(own.low) else wording.factor_range(own.low, own.high)
+        return wording.nats_as_factor(own.value), ends
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether rounding the widths left nothing to remove."""
+        return self.method.is_structured and not self.pruned.reached[self.method.budget]
 
     @property
     def spec(self) -> SparseSpec:
@@ -119,13 +147,53 @@ def named_shares(models: Sequence[M]) -> Shares[M]:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bounds(Generic[M]):
+    """Where the limit lies between the models of one method.
+
+    within: the largest share within that lies below every share beyond. beyond: the smallest share
+    beyond. between: the undecided ones between these two. contradicting: those within above
+    `beyond`.
+    """
+
+    within: M | None
+    beyond: M | None
+    between: tuple[M, ...]
+    contradicting: tuple[M, ...]
+
+
+def limit_bounds(models: Sequence[M]) -> Bounds[M]:
+    """Where the limit lies between the models of one method, as a search would say."""
+    ordered = sorted(models, key=lambda model: model.permille)
+    decided = []
+    for place, model in enumerate(ordered):
+        if model.verdict.verdict != "undecided":
+            decided.append((place, model.verdict.verdict == "within"))
+    low, high = search_bounds(len(ordered), decided)
+    return Bounds(
+        within=ordered[low] if low >= 0 else None,
+        beyond=ordered[high] if high < len(ordered) else None,
+        between=tuple(ordered[low + 1 : high]),
+        contradicting=tuple(model for model in ordered[high:] if model.verdict.verdict == "within"),
+    )
+
+
 def best_method(models: Sequence[M]) -> list[M]:
     """The models of the best method, by rising sparsity: the one with the largest sparsity within
     the limits.
 
-    Ties go to the smaller loss of word perplexity, averaged over its models. Only methods that
-    remove channels count, where there are any: zeros alone make nothing smaller. Quantised models
-    do not count either, nor any of which nothing is gone.
+    Only methods that remove channels count, where there are any: zeros alone make nothing smaller.
+    """
+    ranked = ranked_methods(models)
+    return ranked[0] if ranked else []
+
+
+def ranked_methods(models: Sequence[M]) -> list[list[M]]:
+    """The models of each method, by rising sparsity; the method with the largest sparsity within
+    the limits first.
+
+    Ties go to the smaller loss of word perplexity, averaged over its models. Methods that set
+    weights to zero come last. Quantised models do not count, nor any of which nothing is gone.
     """
     by_method: dict[str, list[M]] = {}
     for model in sorted(models, key=lambda model: model.permille):
@@ -133,16 +201,18 @@ def best_method(models: Sequence[M]) -> list[M]:
         # before.
         if model.permille and not model.spec.is_quantised:
             by_method.setdefault(wording.spec_title(model.spec), []).append(model)
-    candidates = list(by_method.values())
-    structured = [candidate for candidate in candidates if candidate[0].method.is_structured]
-    return max(structured or candidates, key=_method_rank, default=[])
+    return sorted(by_method.values(), key=_method_rank, reverse=True)
 
 
-def _method_rank(models: Sequence[ModelResult] | Sequence[ModelVerdict]) -> tuple[int, float]:
-    """The largest sparsity within the limits, or -1, and the negative mean loss of a method."""
+def _method_rank(
+    models: Sequence[ModelResult] | Sequence[ModelVerdict],
+) -> tuple[bool, int, float]:
+    """Whether channels go, the largest sparsity within the limits, or -1, and the negative mean
+    loss of a method.
+    """
     within = [model.permille for model in models if model.verdict.verdict == "within"]
     loss = fmean(model.verdict.perplexity.value for model in models)
-    return max(within, default=-1), -loss
+    return models[0].method.is_structured, max(within, default=-1), -loss
 
 
 def headline_model(models: Sequence[M], search: bool = False) -> M | None:
@@ -164,8 +234,10 @@ def is_one_layer_apart(within: ModelResult | None, beyond: ModelResult | None) -
     """
     if beyond is None or beyond.record.pruned is None or not beyond.method.removes_layers:
         return False
-    n_before = within.record.pruned.widths.count(0) if within and within.record.pruned else 0
-    return 0 <= beyond.record.pruned.widths.count(0) - n_before <= 1
+    n_before = 0
+    if within and within.record.pruned:
+        n_before = len(within.record.pruned.removed_layers)
+    return 0 <= len(beyond.record.pruned.removed_layers) - n_before <= 1
 
 
 class Measured(NamedTuple):
@@ -244,6 +316,7 @@ def with_verdicts(
             comparison=model.comparison,
             p_value=p_value,
             verdict=verdict,
+            losses=model.losses,
         )
         results.append(result)
     return results

@@ -30,6 +30,7 @@ from sparsedash.reporting.record_pair import (
     end_of,
     mark_divergence,
 )
+from sparsedash.reporting.ruler import rulers_html, run_rulers
 from sparsedash.reporting.run_answer import (
     answer_figures,
     answer_sentence,
@@ -38,13 +39,14 @@ from sparsedash.reporting.run_answer import (
     missing_records,
     run_ending,
 )
+from sparsedash.reporting.run_headline import basis_words, headline
+from sparsedash.reporting.run_pictures import PICTURES, layer_strip, strip_words
 from sparsedash.reporting.run_results import RunResults, difference_of, verdict_of
 from sparsedash.reporting.task_words import judge_document
 from sparsedash.reporting.tradeoff_points import run_tradeoff
 from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import ContinuationSettings
-from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
@@ -64,6 +66,7 @@ CONTEXT_SHOWN = 300
 _FLIPS: tuple[Kind, ...] = ("broke", "fixed")
 _CHARTS: tuple[Measure, ...] = ("word perplexity", "accuracy")
 _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+_PICTURES = PICTURES.read_text(encoding="utf-8")
 
 
 def html_report(
@@ -85,7 +88,9 @@ def html_report(
     run = results.run
     tradeoff = run_tradeoff(results)
     ending = run_ending(results.run, job)
+    ended = bool(ending)
     notes = [
+        answer_sentence(results, ended=ended),
         wording.example_words(run),
         ending,
         missing_records(run, results.missing),
@@ -93,9 +98,21 @@ def html_report(
         estimate_words(results),
         *answer_figures(results),
         step.sentence if step else "",
-        f"{results.title} · {wording.stored_run_details(run)}",
     ]
-    body = [heading(answer_sentence(results, ended=bool(ending)))]
+    basis = [results.title, wording.tolerance_words(results.tolerance), basis_words(results)]
+    body = [
+        heading(headline(results, ended)),
+        paragraph(" · ".join(basis), css="sd-muted"),
+        rulers_html(run_rulers(results, ended)),
+    ]
+    model = results.headline_model
+    if model is not None:
+        name = results.names[model.record.key]
+        body += [
+            element("h2", escape(f"Where it was cut: {name}")),
+            layer_strip(model.pruned),
+            paragraph(strip_words(model.pruned), css="sd-muted"),
+        ]
     body += [paragraph(text, css="sd-muted") for text in notes if text]
     for measure in _CHARTS:
         chart = tradeoff_chart(tradeoff, measure)
@@ -111,7 +128,7 @@ def html_report(
         *_kinds_section(pair.right),
         *wrote,
         element("h2", escape("Settings")),
-        element("pre", escape(canonical_json(asdict(run.settings)))),
+        _settings_list(run),
         element("h2", escape("Inputs")),
         _rows({name: escape(identity) for name, identity in inputs.items()}),
         element("h2", escape("Versions")),
@@ -119,6 +136,12 @@ def html_report(
     ]
     body += [paragraph(warning, css="sd-muted") for warning in run.warnings]
     return html_page(results.title, body)
+
+
+def _settings_list(run: Run) -> Html:
+    """How the run was made, and the key under which its settings are stored."""
+    parts = [*wording.stored_run_details(run).split(" · "), f"run {run.key}"]
+    return element("ul", *(element("li", escape(part)) for part in parts))
 
 
 def html_page(title: str, body: Sequence[Html]) -> bytes:
@@ -134,7 +157,7 @@ def html_page(title: str, body: Sequence[Html]) -> bytes:
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         Html('<meta name="viewport" content="width=device-width">'),
         element("title", escape(f"{title} · SparseDash")),
-        Html(f"<style>{_STYLE}{repaint}</style>"),
+        Html(f"<style>{_PICTURES}{_STYLE}{repaint}</style>"),
     )
     page = element("html", head, element("body", *body), lang="en")
     return f"<!doctype html>\n{page}\n".encode()
@@ -327,6 +350,7 @@ def run_document(
         "finished": run.finished,
         "ended": run_ending(run, None) or None,
         "seed": run_settings.calibration.seed,
+        "headline": headline(results, ended=not run.finished).replace(wording.NBSP, " "),
         "sentence": answer_sentence(results, ended=not run.finished).replace(
             wording.NBSP,
             " ",

@@ -98,19 +98,20 @@ class RunResults:
     @property
     def headline(self) -> Record | None:
         """The sparse record that the answer names."""
-        return self._named.record if self._named else None
+        return self.headline_model.record if self.headline_model else None
 
     @cached_property
-    def _named(self) -> ModelResult | None:
+    def headline_model(self) -> ModelResult | None:
+        """The sparse model that the answer names."""
         return headline_model(self.sparse_models, search=self.run.find is not None)
 
     @property
     def racing_specs(self) -> dict[str, list[SparseSpec]]:
         """Models that are compared with the best ones, these included, by their method's title."""
         by_title: dict[str, list[SparseSpec]] = {}
-        if self._named is None:
+        if self.headline_model is None:
             return by_title
-        channels = self._named.method.is_structured
+        channels = self.headline_model.method.is_structured
         for spec in self.run.settings.points:
             if spec.method and not spec.is_quantised and spec.method.is_structured == channels:
                 by_title.setdefault(wording.spec_title(spec), []).append(spec)
@@ -124,7 +125,7 @@ class RunResults:
         The one that loses least first. All pairs of methods at all sparsities count, since the
         answers chose the best one and where it is best. Zeros are not compared with channels.
         """
-        best = self._named
+        best = self.headline_model
         if best is None:
             return []
         raced = self.racing_specs

@@ -45,7 +45,6 @@ from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import (
     FEWEST_PASSAGES,
-    FEWEST_RIGHT,
     Loss,
     ToleranceVerdict,
     Verdict,
@@ -244,61 +243,6 @@ def difference_words(difference: LikelihoodDifference, beside: str) -> str:
     """
     times = nats_as_factor(difference.value)
     return f"perplexity {times} that of {beside} ({_difference_interval(difference)}, {difference_p(difference)})"
-
-
-def headline_baseline(dense: Record) -> tuple[str, str, str]:
-    """For a card: the dense model on the scale of `headline_loss`, its word perplexity and its
-    accuracy.
-    """
-    score = dense.last_word
-    ends_text = interval(accuracy_interval(dense))
-    right = f"{score.right:,} of {score.total:,} right, {LEVEL} interval {ends_text}"
-    below = f"word perplexity {perplexity(dense.word_perplexity)}"
-    return f"1{NBSP}×", below, f"accuracy {percent(score.accuracy)}: {right}"
-
-
-def headline_loss(judged: ToleranceVerdict) -> tuple[str, ...]:
-    """For a card: the perplexity as a multiple of dense's, its interval, and the verdict of every
-    measure and task.
-    """
-    lost = judged.perplexity
-    accuracy = judged.accuracy
-    lines = [
-        loss_value(lost),
-        f"the dense word perplexity, {_interval_words(lost)}",
-        _measure_verdict(lost),
-    ]
-    if accuracy:
-        lines.append(_measure_verdict(accuracy, f" {loss_value(accuracy)}"))
-    else:
-        lines.append(f"accuracy not judged: under {FEWEST_RIGHT} right")
-    # Each task that costs too much with its loss; the others by their verdicts.
-    by_verdict: dict[Verdict, list[Loss]] = {"beyond": [], "undecided": [], "within": []}
-    for loss in judged.tasks:
-        by_verdict[loss.verdict].append(loss)
-    for loss in by_verdict.pop("beyond"):
-        lines.append(_measure_verdict(loss, f" {loss_value(loss)}"))
-    for verdict, losses in by_verdict.items():
-        if losses:
-            sign, word = VERDICT_SIGNS[verdict].split()
-            lines.append(f"{sign} {and_join(task_names(losses))} {word}")
-    if judged.unjudged:
-        lines.append(f"{and_join(judged.unjudged)} not judged")
-    if judged.unanswered:
-        lines.append("tasks not answered")
-    return tuple(lines)
-
-
-def _measure_verdict(loss: Loss, value: str = "") -> str:
-    """ "✕ accuracy −9.0 points beyond"."""
-    sign, verdict = VERDICT_SIGNS[loss.verdict].split()
-    return f"{sign} {_name(loss)}{value} {verdict}"
-
-
-def headline_difference(best: str, difference: LikelihoodDifference) -> tuple[str, ...]:
-    """For a card: how a method compares with the best one, passage by passage. best: its name."""
-    below = f"the word perplexity of {best}, paired, {_difference_interval(difference)}"
-    return nats_as_factor(difference.value), below, difference_p(difference)
 
 
 def _difference_interval(difference: LikelihoodDifference) -> str:

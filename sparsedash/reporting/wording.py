@@ -371,13 +371,18 @@ def method_titles(settings: RunSettings) -> str:
     return f"{names}, widths in multiples of {', '.join(map(str, sorted(multiples)))}"
 
 
+_REMOVED_WHOLE = {"layer": "layers", "expert": "experts"}
+"""What a sparsity is a share of, by the pattern of methods that remove it whole."""
+
+
 def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
     """What sparsities of models by these methods are shares of, by the budget: "MLP channels",
     "file size".
     """
     methods = list(methods)
-    if methods and all(method.removes_layers for method in methods):
-        return BUDGET_TITLES | {"channels": "layers"}
+    for pattern, title in _REMOVED_WHOLE.items():
+        if methods and all(method.pattern == pattern for method in methods):
+            return BUDGET_TITLES | {"channels": title}
     if all(method.is_structured for method in methods):
         return dict(BUDGET_TITLES)
     channels = "MLP" if any(method.is_structured for method in methods) else "MLP weights"
@@ -616,8 +621,9 @@ def model_words(spec: SparseSpec, named: bool = True, pruned: Pruned | None = No
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:
     """The title of an axis with the shares of this budget that such methods took."""
     methods = list(methods)
-    only_layers = methods and all(method.removes_layers for method in methods)
-    title = "Layers" if only_layers and budget == "channels" else first_upper(BUDGET_TITLES[budget])
+    title = first_upper(BUDGET_TITLES[budget])
+    if all(method.is_structured for method in methods):
+        title = first_upper(budget_titles(methods)[budget])
     if budget == "bytes" or all(method.is_structured for method in methods):
         return f"{title} removed"
     weights_words = "MLP weights " if budget == "channels" else ""

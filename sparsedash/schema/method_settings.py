@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 
-Pattern = Literal["channelx1", "layer", "1x1", "2:4", "4:8"]
+Pattern = Literal["channelx1", "layer", "expert", "1x1", "2:4", "4:8"]
 Scope = Literal["mlp", "decoder"]
 Saliency = Literal[
     "activation-aware",
@@ -19,6 +19,9 @@ Saliency = Literal[
     "divergence",
     "perplexity",
     "block-influence",
+    "output-energy",
+    "reap",
+    "frequency",
 ]
 Compensation = Literal["none", "bias", "least-squares", "sequential"]
 Allocation = Literal["uniform", "global", "standardised", "curves"]
@@ -43,6 +46,13 @@ _LAYER_CHOICES: dict[str, tuple[str, ...]] = {
     "scope": ("mlp",),
     "budget": get_args(Budget),
 }
+_EXPERT_CHOICES: dict[str, tuple[str, ...]] = {
+    "saliency": ("output-energy", "reap", "frequency", "random"),
+    "compensation": ("none", "least-squares"),
+    "allocation": ("uniform",),
+    "scope": ("mlp",),
+    "budget": get_args(Budget),
+}
 _WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
     "saliency": ("activation-aware", "magnitude", "obs"),
     "compensation": ("none", "least-squares", "sequential"),
@@ -54,7 +64,8 @@ _WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
 
 def allowed_choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
     """The possible other choices of a method with this pattern, by name."""
-    return {"channelx1": _CHANNEL_CHOICES, "layer": _LAYER_CHOICES}.get(pattern, _WEIGHT_CHOICES)
+    choices = {"channelx1": _CHANNEL_CHOICES, "layer": _LAYER_CHOICES, "expert": _EXPERT_CHOICES}
+    return choices.get(pattern, _WEIGHT_CHOICES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +83,15 @@ class MethodSettings:
         help="activation-aware: weight times activation. magnitude: weight. wifv: variance. obs: loss "
         "after the others compensate. fisher: Fisher information of a mask, by a backward pass. random: the baseline. "
         "Of layers, by the model's loss without them: divergence, from dense; perplexity, of the text. "
-        "block-influence: how much they turn the residual stream.",
+        "block-influence: how much they turn the residual stream. "
+        "Of experts: output-energy, the mean square of what they add; reap, the mean of what they add where they are "
+        "chosen; frequency, how often they are chosen.",
     )
     pattern: Pattern = setting(
         "channelx1",
         label="Pattern: what to remove",
-        help="channelx1: whole channels of the MLPs. layer: whole layers, attention included. 1x1: single weights. "
+        help="channelx1: whole channels of the MLPs. layer: whole layers, attention included. "
+        "expert: whole experts of a mixture. 1x1: single weights. "
         "2:4, 4:8: 2 of 4 weights, 4 of 8.",
     )
     compensation: Compensation = setting(
@@ -193,10 +207,25 @@ class MethodSettings:
 
     @property
     def is_structured(self) -> bool:
-        """Whether channels are removed, alone or with their whole layers; else single weights are
-        set to zero.
+        """Whether channels, experts or whole layers are removed; else single weights are set to
+        zero.
         """
-        return self.pattern == "channelx1" or self.removes_layers
+        return self.pattern in ("channelx1", "layer", "expert")
+
+    @property
+    def removes_channels(self) -> bool:
+        """Whether inner channels of the MLPs are removed."""
+        return self.pattern == "channelx1"
+
+    @property
+    def can_be_healed(self) -> bool:
+        """Whether its models can be healed and quantised: those with fewer channels or layers."""
+        return self.removes_channels or self.removes_layers
+
+    @property
+    def removes_experts(self) -> bool:
+        """Whether whole experts are removed."""
+        return self.pattern == "expert"
 
     @property
     def removes_layers(self) -> bool:
@@ -238,8 +267,8 @@ class MethodSettings:
         """Whether the dense model's activations on the calibration text are collected: for the
         result, or for the errors of its layers.
         """
-        is_read = self.is_structured or not self.in_sequence
-        return self.reads_text and not self.removes_layers and is_read
+        is_read = self.removes_channels or not (self.is_structured or self.in_sequence)
+        return self.reads_text and is_read
 
     @property
     def eliminates(self) -> bool:
@@ -251,14 +280,15 @@ class MethodSettings:
     @property
     def solves(self) -> bool:
         """Whether the method needs full second moments, not only their diagonals."""
-        return self.refits or self.eliminates or self.needs_curves
+        solves = self.refits or self.eliminates or self.needs_curves
+        return solves and not self.removes_experts
 
     @property
     def needs_later_blocks(self) -> bool:
         """Whether a pruned block depends on more than the first pass of the calibration text up to
         it.
         """
-        later = self.in_sequence or self.removes_layers
+        later = self.in_sequence or self.removes_layers or self.removes_experts
         return later or self.by_gradient or not self.is_block_local
 
     def sparsities(self, requested: tuple[int, ...]) -> tuple[int, ...]:
@@ -289,7 +319,7 @@ def uses_parameter(
     # A compensation that is not named here counts as damped, so that its damping is in the keys.
     damped = compensation not in ("none", "bias")
     measured = allocation == "curves"
-    single = pattern not in ("channelx1", "layer")
+    single = pattern not in ("channelx1", "layer", "expert")
     conditions = {
         "width_multiple": pattern == "channelx1",
         "budget": not single,

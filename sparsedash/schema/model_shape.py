@@ -35,27 +35,55 @@ class MlpLayout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertsLayout:
+    """The experts of one block, and the router that chooses some of them for each token.
+
+    path, router: paths from the block to their module and to the one with a row for each expert.
+    tensors: by their names in the block, the axis that has an entry for each expert. n: experts.
+    width: inner channels of one. n_chosen: for each token. n_groups: equal parts of which the
+    router first chooses some. key: of the config, the one that says their number.
+    """
+
+    path: str
+    router: str
+    tensors: dict[str, int]
+    n: int
+    width: int
+    n_chosen: int
+    n_groups: int
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelStructure:
     """The decoder blocks of a model.
 
     blocks: path from the model to their list. mlps: of each block; None where it has none that can
-    be pruned. list_keys: keys of the config that say a value for each block. width_problem,
-    layers_problem: why stock code makes no model of narrower MLPs or of fewer layers from a changed
-    config, as a clause; empty where it does. plain_cache: whether earlier tokens are remembered by
-    their keys and values alone.
+    be pruned. experts: of each block; None where it is no mixture. list_keys: keys of the config
+    that say a value for each block. width_problem, layers_problem, experts_problem: why stock code
+    makes no model of narrower MLPs, of fewer layers or of fewer experts from a changed config, as a
+    clause; empty where it does. plain_cache: whether earlier tokens are remembered by their keys
+    and values alone.
     """
 
     blocks: str
     mlps: tuple[MlpLayout | None, ...]
+    experts: tuple[ExpertsLayout | None, ...] = ()
     list_keys: tuple[str, ...] = ()
     width_problem: str = ""
     layers_problem: str = ""
+    experts_problem: str = ""
     plain_cache: bool = True
+
+    @property
+    def mixtures(self) -> dict[int, ExpertsLayout]:
+        """The experts of those blocks that have some, by block."""
+        return {index: layout for index, layout in enumerate(self.experts) if layout}
 
     @property
     def out_bias(self) -> bool:
         """Whether every MLP's projection out of its channels has a bias."""
-        return all(layout.out_bias for layout in self.mlps if layout)
+        return any(self.mlps) and all(layout.out_bias for layout in self.mlps if layout)
 
     def width_values(self, widths: Sequence[int]) -> dict[str, int | list[int]] | None:
         """What the config must say where the MLPs have these widths, by key; None where it cannot.
@@ -82,6 +110,42 @@ class ModelStructure:
                 return None
         return changes
 
+    def experts_values(self, experts: Sequence[int]) -> dict[str, int]:
+        """What the config must say where the blocks have so many experts, by key."""
+        return {layout.key: experts[index] for index, layout in self.mixtures.items()}
+
+    def file_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
+        """Widths of the MLPs in files for stock code, where those that one key says are as wide as
+        the widest of them; those of dense where it cannot say them.
+
+        widths: kept ones, one a block.
+        """
+        values: dict[str, int] = {}
+        for layout, width in zip(self.mlps, widths, strict=True):
+            if layout:
+                value = -(-layout.value * width // layout.width)
+                values[layout.key] = max(value, values.get(layout.key, 0))
+        dense = tuple(layout.width if layout else 0 for layout in self.mlps)
+        filled = []
+        for layout, width in zip(self.mlps, widths, strict=True):
+            if layout and layout.key and layout.key not in self.list_keys:
+                width = layout.width * values[layout.key] // layout.value
+            filled.append(width)
+        return dense if self.width_values(filled) is None else tuple(filled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptParts:
+    """What is left of a model.
+
+    widths: inner channels of each block's MLP; 0 where there is none. removed_layers: blocks that
+    are gone as a whole, ascending. experts: of each block; empty where all of them stay.
+    """
+
+    widths: tuple[int, ...]
+    removed_layers: tuple[int, ...] = ()
+    experts: tuple[int, ...] = ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -89,13 +153,15 @@ class ModelShape:
 
     family: its model_type. hidden: width of the residual stream, d. vocabulary: tokens it can
     predict. widths: inner channels of each block, m; 0 where a block has no MLP. per_channel:
-    weights that leave with one channel. bias_per_channel: biases that leave with it. n_matmul:
-    weights of Linear and Conv layers, the output head included even where it shares the
-    embedding's. n_head: of that head. n_parameters: everything; what is shared counts once.
-    attention: width of all heads of one block together. cache_per_token: numbers in the key-value
-    cache for one token, over all blocks. other_weights: of each block, weights of projections
-    outside its MLP. other_parameters: of each block, parameters that are neither weights of its MLP
-    nor biases of its channels. stored_bytes: of one weight in the checkpoint.
+    weights that leave with one channel. bias_per_channel: biases that leave with it. per_expert:
+    parameters that leave with one expert, its row of the router included. n_matmul: weights that a
+    token is multiplied with: of Linear and Conv layers, the output head included even where it
+    shares the embedding's, and of the experts that are chosen for it. n_head: of that head.
+    n_parameters: everything; what is shared counts once. attention: width of all heads of one block
+    together. cache_per_token: numbers in the key-value cache for one token, over all blocks.
+    other_weights: of each block, weights of projections outside its MLP, experts included.
+    other_parameters: of each block, parameters that are neither weights of its MLP or of
+    projections, nor biases of its channels. stored_bytes: of one weight in the checkpoint.
     """
 
     family: str
@@ -113,6 +179,28 @@ class ModelShape:
     other_parameters: tuple[int, ...]
     stored_bytes: int
     structure: ModelStructure
+    per_expert: int = 0
+
+    @property
+    def whole(self) -> KeptParts:
+        """All of it."""
+        return KeptParts(widths=self.widths)
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        """Experts of each block; 0 where it is no mixture."""
+        return tuple(layout.n if layout else 0 for layout in self.structure.experts)
+
+    @property
+    def n_idle(self) -> int:
+        """Parameters of the experts that are not chosen for a token."""
+        n_idle = sum(layout.n - layout.n_chosen for layout in self.structure.mixtures.values())
+        return n_idle * self.per_expert
+
+    @property
+    def n_active(self) -> int:
+        """Parameters that are read for a token: all, of the experts those that are chosen."""
+        return self.n_parameters - self.n_idle
 
     @property
     def n_mlp(self) -> int:

@@ -18,6 +18,7 @@ from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import Budget, MethodSettings
+from sparsedash.schema.model_shape import KeptParts
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings, Divergence, Timing
 from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative, Share, digest
 from sparsedash.schema.question_records import QuestionSet
@@ -154,7 +155,7 @@ class Reached:
     """Shares of a model that are gone, one for each budget: see catalog.budgets.
 
     Where single weights go: zeros / weights of the MLPs, of the blocks, and of all Linear and Conv
-    layers; no bytes.
+    layers; no bytes. channels: where whole layers or experts go, of these.
     """
 
     channels: Share
@@ -218,8 +219,11 @@ class Pruned:
     """How a sparse model was made, enough to rebuild it, and how much of it is gone.
 
     reached: what is gone, of every budget.
-    widths: kept inner channels of each block, 0 where the whole layer is gone; dense_widths: before
-    pruning.
+    widths: kept inner channels of each block's MLP, 0 where it has none or the whole layer is gone;
+    dense_widths: before pruning. removed_layers: those that are gone, at least all whose MLP keeps
+    no channel. experts: numbers of the kept ones of each block; empty where none is removed.
+    expert_use: share of the dense router's choices on calibration text that went to each expert, by
+    block. few_tokens: experts that saw too few tokens to be refitted.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single
     weights go that of its projections' outputs, averaged; empty where the method takes no
     statistics of text, or it was too little for whole second moments. held_out_errors: on text kept
@@ -242,6 +246,10 @@ class Pruned:
     uncompensated_errors: tuple[NotNegative, ...] = ()
     passage_errors: tuple[NotNegative, ...] = ()
     alone: tuple[NotNegative, ...] = ()
+    removed_layers: tuple[Count, ...] = ()
+    experts: tuple[tuple[Count, ...], ...] = ()
+    expert_use: tuple[tuple[Share, ...], ...] = ()
+    few_tokens: Count = 0
     healed: Healed | None = None
     quantised: Quantised | None = None
     calibration_identity: str = ""
@@ -254,11 +262,17 @@ class Pruned:
             self.uncompensated_errors,
             self.passage_errors,
             self.alone,
+            self.experts,
+            self.expert_use,
         )
         is_consistent = all(len(values) in (0, n_layers) for values in measured)
         if not is_consistent or not len(self.dense_widths) == n_layers > 0:
             raise StoreError("Its layers do not belong together.")
-        if min(self.dense_widths) <= 0:
+        if not self.removed_layers:
+            pairs = enumerate(zip(self.widths, self.dense_widths, strict=True))
+            gone = tuple(index for index, (kept, dense) in pairs if dense and not kept)
+            object.__setattr__(self, "removed_layers", gone)
+        if any(not 0 <= index < n_layers for index in self.removed_layers):
             raise StoreError("Its layers do not belong together.")
         if any(kept > dense for kept, dense in zip(self.widths, self.dense_widths, strict=True)):
             raise StoreError("It keeps more channels than the dense model has.")
@@ -272,6 +286,15 @@ class Pruned:
     def sparsity_permille(self) -> int:
         """Asked-for share of the method's budget, per mille."""
         return self.spec.permille
+
+    @property
+    def kept(self) -> KeptParts:
+        """What is left of the dense model."""
+        return KeptParts(
+            widths=self.widths,
+            removed_layers=self.removed_layers,
+            experts=tuple(map(len, self.experts)),
+        )
 
     @property
     def lost_without(self) -> tuple[float, ...]:

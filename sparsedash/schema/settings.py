@@ -329,7 +329,7 @@ class RunSettings:
             raise SettingsError("heal steps", (), "at least one number")
         for n_steps in self.heal_steps:
             require_whole("heal steps", n_steps, 0, MAX_HEAL_STEPS)
-        if any(method.is_structured for method in self.methods):
+        if any(method.can_be_healed for method in self.methods):
             return
         if any(self.heal_steps):
             steps = f"{max(self.heal_steps)} steps"
@@ -348,9 +348,9 @@ class RunSettings:
         """
         specs = [SparseSpec(quantise=kind) for kind in self.quantise]
         for method in self.methods:
-            steps = self.heal_steps if method.is_structured else (0,)
+            steps = self.heal_steps if method.can_be_healed else (0,)
             kinds: tuple[Quantisation | Literal[""], ...]
-            kinds = ("", *self.quantise) if method.is_structured else ("",)
+            kinds = ("", *self.quantise) if method.can_be_healed else ("",)
             permilles = filter(None, method.sparsities(self.sparsities_permille))
             for n_steps, kind, permille in product(steps, kinds, permilles):
                 specs.append(SparseSpec(method, permille, n_steps, kind))

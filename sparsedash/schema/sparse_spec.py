@@ -48,7 +48,7 @@ class SparseSpec:
             object.__setattr__(self, "method", None)
             object.__setattr__(self, "permille", 0)
             object.__setattr__(self, "heal_steps", 0)
-        elif not self.method.is_structured:
+        elif not self.method.can_be_healed:
             pattern = self.method.pattern
             if self.heal_steps:
                 raise SettingsError("heal steps", self.heal_steps, f"0 with pattern {pattern}")
@@ -129,10 +129,11 @@ def relevant_parameters(method: MethodSettings) -> dict[str, Any]:
         "curves": method.needs_curves,
         "order": method.removes_layers and method.reads_text,
         "allocation": method.allocation in ("global", "standardised"),
-        "pruned": method.in_sequence,
+        "pruned": method.in_sequence or method.removes_experts,
         "solve": method.uses("damping"),
         "elimination": method.eliminates and method.is_structured,
-        "random": method.saliency == "random" and not method.removes_layers,
+        "random": method.saliency == "random"
+        and not (method.removes_layers or method.removes_experts),
     }
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}
     versions = {

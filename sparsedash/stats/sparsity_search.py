@@ -10,12 +10,11 @@ beside the passages, a trial is within only if it is so on all of them.
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
-from math import log
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
-from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, passages_to_judge
+from sparsedash.schema.tolerance_settings import ALPHA
+from sparsedash.stats.tolerance import FEWEST_PASSAGES
 
 WEIGHT_STEPS = tuple(range(10, MAX_SPARSITY_PERMILLE + 1, 10))
 """Sparsities (per mille) that are tried in the pruning of single weights, which have no width to be
@@ -59,24 +58,6 @@ TRIAL_ALPHA = ALPHA / most_trials(MAX_SPARSITY_PERMILLE)
 """The chance of error of one trial's verdict on its tasks: there are no more steps than per
 mille.
 """
-
-
-def passages_to_search(tolerance: Tolerance, spread: float = SPREAD_NATS) -> int:
-    """Passages on which a trial that loses half the limit of word perplexity is called within, four
-    times of five.
-
-    spread: as of `passages_to_judge`. At the level of one of the most trials there can be, halved
-    for its two measures.
-    """
-    return (
-        passages_to_judge(
-            log(tolerance.ratio) / 2,
-            tolerance.ratio,
-            TRIAL_ALPHA / 2,
-            spread,
-        )
-        or FEWEST_PASSAGES
-    )
 
 
 def next_trial(n_steps: int, within: Sequence[tuple[int, bool]]) -> int | None:

@@ -284,6 +284,23 @@ def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Toleranc
     )
 
 
+def own_perplexity(model: Losses, most: float) -> Loss:
+    """Loss of word perplexity with the 95 % interval of this model by itself.
+
+    It holds at any look where the evaluation may have stopped early. most: the limit.
+    """
+    interval = mean_interval
+    if model.anytime or model.alpha is not None:
+        interval = anytime_mean_interval
+    return loss_of(
+        "word perplexity",
+        model.nats,
+        interval(model.nats, ALPHA),
+        ALPHA,
+        most,
+    )
+
+
 def _estimate(
     model: Losses, measure: LossMeasure, alpha: float
 ) -> tuple[Moments, tuple[float, float]]:

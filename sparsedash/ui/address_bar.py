@@ -203,7 +203,7 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
     """
     allowed = current_tolerance()
     points = f"{allowed.points:g} {plural(allowed.points, 'point')}"
-    text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {points}"
+    text = f"Limit: perplexity {limit_factor(allowed.ratio)}, {points}"
     row = field_rows(Tolerance)["points"]
     # One field a task, whatever number of models answered it.
     judged = {}

@@ -12,6 +12,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart
 from sparsedash.reporting.deployment import block_shapes, shapes_table
 from sparsedash.reporting.html import Cell, Html, Table, card, cards, file_name
+from sparsedash.reporting.kind_words import kinds_table
 from sparsedash.reporting.run_answer import missing_records, run_ending
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.method_settings import MethodSettings
@@ -80,6 +81,9 @@ def show_layers_of(
     if not pruned.layer_errors and not pruned.method.removes_layers:
         widgets.note(_why_not_measured(pruned.method))
     show_kinds(record, name, wording.file_stem(results.run))
+    if record.by_kind:
+        with st.expander("The kinds of text as a table"):
+            widgets.show_table(kinds_table(record))
     _show_shapes(backend, record, stem)
     with widgets.row():
         widgets.link("overview", "Back to the chart", run=chosen.key)
@@ -100,7 +104,7 @@ def layers_sentence(pruned: Pruned) -> str:
     if pruned.quantised and not pruned.sparsity_permille:
         return "No channel was removed: every layer is dense's, quantised."
     if pruned.method.removes_layers:
-        removed = [str(index) for index, width in enumerate(pruned.widths, 1) if not width]
+        removed = [str(index + 1) for index in pruned.removed_layers]
         name = f"{wording.plural(len(removed), 'layer')} {wording.and_join(removed)}"
         verb = "are" if len(removed) > 1 else "is"
         subject = wording.first_upper(name) if removed else "No layer"
@@ -171,8 +175,11 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
     rows = []
     losses = {name: getattr(pruned, field) for name, field in _LOSSES.items()}
     for i, (width, dense) in enumerate(zip(pruned.widths, pruned.dense_widths, strict=True)):
-        kept = f"{width:,} of {dense:,}" if width else "gone, with its attention"
-        removed = 1 - width / dense
+        kept = f"{width:,} of {dense:,}" if dense else "no MLP"
+        removed = 1 - width / dense if dense else 0.0
+        if i in pruned.removed_layers:
+            kept = "gone, with its attention"
+            removed = 1.0
         row = [
             Cell("Layer", str(i + 1), {"layer": i + 1}),
             Cell("Channels kept", kept, {"channels_kept": width, "channels_dense": dense}),

@@ -13,15 +13,12 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting import record_pair
 from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
-from sparsedash.reporting.html import element, escape, file_name, paragraph, widget_label
-from sparsedash.reporting.next_step import next_step
+from sparsedash.reporting.html import element, file_name, paragraph, widget_label
 from sparsedash.reporting.passage_analysis import change_ranges, count_by_range, group_losses
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, Order, Pair
 from sparsedash.reporting.run_answer import run_ending, still_to_come
-from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
+from sparsedash.reporting.run_reports import comparison_words
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.reporting.task_report import task_sections
-from sparsedash.reporting.task_words import tasks_sentence
 from sparsedash.reporting.wording import (
     EXAMPLE_TITLE,
     LEVEL,
@@ -40,6 +37,7 @@ from sparsedash.ui import address_bar, frame, job_panel, widgets
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import RIGHT, ChosenRun, link_to_export, show_incomplete
+from sparsedash.ui.run_sharing import run_report
 
 OTHER_WORDS = "words"
 CHANGE = "change"
@@ -512,7 +510,7 @@ def offer_files(
     shown = f"The {quantity(len(positions), 'passage')} shown"
     name = "passages" if kind in (None, "all") else f"passages-{kind}"
     view_file = partial(record_pair.view_file, pair, positions, passages)
-    report = partial(_report, backend, results, pair, passages)
+    report = partial(run_report, backend, results, pair, passages)
     parquet = "application/vnd.apache.parquet"
     with st.popover("Download", icon=":material/download:"):
         _offer(pair, "Report, one HTML file", "report.html", "text/html", report)
@@ -545,16 +543,3 @@ def _offer(
         key=f"take-{name}",
         width="stretch",
     )
-
-
-def _report(backend: Backend, results: RunResults, pair: Pair, passages: Passages | None) -> bytes:
-    """The report of the run, with what the models wrote and their answers to tasks."""
-    sections = continuations_section(backend, results.run, pair, passages)
-    tasks = results.tasks.get(pair.right.key)
-    if tasks and tasks.results:
-        sections.append(element("h2", escape("Tasks")))
-        sections.append(paragraph(tasks_sentence(pair.right_name, tasks.results)))
-        sections += task_sections(tasks.results, results.tolerance)
-    step = next_step(results, backend.reach)
-    job = backend.newest_job(results.run.key)
-    return html_report(results, pair, passages, job, sections, step)

@@ -23,18 +23,20 @@ GOALS = (SWEEP, SEARCH)
 
 OWN = "own"
 LAYERS = "layers"
+EXPERTS = "experts"
 MASKS = "masks"
 QUANTISE = "quantise"
-"""Keys of the fields of a custom method, of the presets that take whole layers and of those that
+"""Keys of the fields of a custom method, of the presets that take whole layers or experts and of those that
 set weights to zero, and of the quantised types.
 """
 
 PRESETS = {
-    "method": [method for method in METHODS if method.settings.pattern == "channelx1"],
+    "method": [method for method in METHODS if method.settings.removes_channels],
     LAYERS: [method for method in METHODS if method.settings.removes_layers],
+    EXPERTS: [method for method in METHODS if method.settings.removes_experts],
     MASKS: [method for method in METHODS if not method.settings.is_structured],
 }
-"""The presets that each of the three fields offers, by its key."""
+"""The presets that each of the four fields offers, by its key."""
 
 FRESH = "fresh"
 """The parameter of a link that fills in the whole form: what was in it before is forgotten."""

@@ -87,7 +87,7 @@ def _show_model_facts(backend: Backend, model: str) -> None:
     if shape is None:
         form_fields.show_hint(f"{family}Sizes, memory and time are known once it has been read.")
         return
-    widths = sorted(set(shape.widths))
+    widths = sorted(set(shape.widths) - {0})
     width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
     form_fields.show_hint(
         f"{family}{len(shape.widths)} blocks of {width} channels, "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain
+from math import log
 from typing import Any, NamedTuple, cast, get_args
 
 import streamlit as st
@@ -42,14 +43,15 @@ from sparsedash.schema.settings import (
     percents_text,
 )
 from sparsedash.schema.sparse_spec import Quantisation
-from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.service.estimates import MOST_MINUTES, STEP_MULTIPLE
-from sparsedash.stats.sparsity_search import passages_to_search
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, passages_to_judge
 from sparsedash.ui import browser_scripts, form_fields, widgets
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import (
     CHOICES,
+    EXPERTS,
     FRESH,
     GOALS,
     LAYERS,
@@ -506,6 +508,7 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
     names = _preset_pills("Method", "method", [DEFAULT_METHOD], about)
     names += _preset_pills("Methods that remove whole layers", LAYERS)
     form_fields.show_hint(_LAYERS)
+    names += _preset_pills("Methods that remove whole experts of a mixture", EXPERTS)
     names += _preset_pills("Methods that set single weights to zero", MASKS)
     form_fields.show_hint(_MASKS)
     return tuple(map(method_named, names))
@@ -592,9 +595,9 @@ def _show_sweep(settings: RunSettings) -> None:
 
 
 def _show_search(settings: FindSettings) -> None:
-    """Draw how many passages the limits of a search take."""
-    needed = wording.round_up(passages_to_search(settings.tolerance))
+    """Draw how many passages an exact answer of a search takes."""
+    ratio = settings.tolerance.ratio
+    needed = passages_to_judge(log(ratio) / 2, ratio, ALPHA / 2) or FEWEST_PASSAGES
     form_fields.show_hint(
-        f"A search at a limit of {wording.limit_factor(settings.tolerance.ratio)} takes about {needed:,} passages. "
-        "On fewer most of its steps may stay undecided, which counts as too much."
+        f"On fewer than about {wording.round_up(needed):,} passages the answer is a lower bound and an estimate."
     )

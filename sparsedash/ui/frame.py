@@ -14,10 +14,9 @@ import streamlit as st
 
 from sparsedash.jobs.job import LONG, Job
 from sparsedash.reporting.charts.chart_style import Theme, theme_switch_css
-from sparsedash.reporting.html import (
-    widget_label,
-)
+from sparsedash.reporting.html import widget_label
 from sparsedash.reporting.job_status import STATES, job_name
+from sparsedash.reporting.run_pictures import PICTURES
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.storage.local_machine import data_folder
@@ -50,6 +49,7 @@ def page(title: str) -> Backend:
     )
     st.logo(_WORDMARK)
     st.html(_STYLE)
+    st.html(PICTURES)
     st.html(f"<style>{theme_switch_css()}</style>")
     navigation.begin_menu(title)
     login.draw_user()

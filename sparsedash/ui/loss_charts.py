@@ -25,7 +25,7 @@ from sparsedash.reporting.charts.tradeoff_chart import (
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, run_gains
 from sparsedash.reporting.html import file_name, paragraph, widget_label
-from sparsedash.reporting.kind_words import forgotten_sentence, kinds_table
+from sparsedash.reporting.kind_words import forgotten_sentence
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.method_settings import Budget
@@ -56,7 +56,7 @@ _THREADS = {
 _CLICK = "Click a point to compare its answers with the dense model's."
 _BARS_95 = f"Bars: {wording.LEVEL} intervals."
 _BARS = "Bars: confidence intervals behind the verdict."
-_SIGNS = f"✓ within, ✕ beyond, ? undecided, by this measure. {_BARS}"
+_SIGNS = "✓ within, ✕ beyond, ? undecided, by this measure."
 _NOT_JUDGED = f"Accuracy is not judged: too few answers are right. {_BARS_95}"
 _BAND = "Green band: the acceptable loss."
 _CAPTIONS: dict[Measure, str] = {
@@ -75,9 +75,7 @@ _HELP: dict[Measure, str] = {
     "tasks": f"−2 means two fewer right answers in a hundred, of the same questions. {_BAND} It is not drawn if "
     "tasks have different limits. Documents are left out: their loss is one of perplexity.",
 }
-_PAIRED = (
-    "Methods whose bars overlap may still differ: their paired difference stands under the chart."
-)
+_PAIRED = "Methods whose bars overlap may still differ: see their paired differences under “Numbers and intervals”."
 _HOLLOW = "Hollow marks: evaluated on fewer passages than the dense model."
 _FRONT = "Line: Pareto front."
 _BEATEN = "Pareto front: no other model is better on both axes."
@@ -105,9 +103,20 @@ def show_tradeoff_chart(
     caption = [_CAPTIONS[measure]]
     if measure == "accuracy" and measure not in tradeoff.limits:
         caption = [_NOT_JUDGED]
-    if paired and _CAPTIONS[measure] == _SIGNS:
-        caption.append(_PAIRED)
-    more = [*hints, _HELP[measure], far_words(tradeoff, measure), hollow, _CLICK]
+    behind = ""
+    paired_words = ""
+    if caption == [_SIGNS]:
+        behind = _BARS
+        paired_words = _PAIRED if paired else ""
+    more = [
+        *hints,
+        _HELP[measure],
+        behind,
+        paired_words,
+        far_words(tradeoff, measure),
+        hollow,
+        _CLICK,
+    ]
     show_caption(key, f"chart: {measure}", caption, more)
     return pressed
 
@@ -313,13 +322,8 @@ def show_kinds(record: Record, name: str, stem: str) -> None:
     estimates = kind_estimates(record.by_kind)
     if not estimates:
         return
-    sentence = forgotten_sentence(record)
-    widgets.remark(
-        f"{name} on held-out text of each kind; bars: {wording.LEVEL} intervals. {sentence}".strip()
-    )
+    widgets.remark(forgotten_sentence(record))
     figure = kind_chart(estimates, frame.theme())
     show_chart(
         figure, file_name(stem, name, "forgotten"), kinds_words(estimates), "kinds", "ignore"
     )
-    with st.expander("The kinds of text as a table"):
-        widgets.show_table(kinds_table(record))

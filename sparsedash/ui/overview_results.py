@@ -1,24 +1,21 @@
-"""A run on the overview page: answer, next step, numbers, prompts, chart and table; and the list of
-runs.
+"""A run on the overview page: headline, rulers, chips, next step, chart and layers, answers and
+prompts; in folds its numbers and settings.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import streamlit as st
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure
-from sparsedash.reporting.deployment import structure_sentence
-from sparsedash.reporting.findings import search_ends
+from sparsedash.reporting.deployment import savings, structure_sentence
 from sparsedash.reporting.html import (
     Html,
-    card,
-    cards,
     element,
     escape,
     file_name,
@@ -26,9 +23,27 @@ from sparsedash.reporting.html import (
     readable,
     widget_label,
 )
-from sparsedash.reporting.model_results import named_shares
+from sparsedash.reporting.kind_words import kinds_table
+from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.next_step import NextStep, next_step
-from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
+from sparsedash.reporting.record_pair import (
+    DIVERGENCE_SIGN,
+    SHOWN_CHARACTERS,
+    Kind,
+    end_of,
+    mark_divergence,
+)
+from sparsedash.reporting.ruler import MOST_SHOWN, rulers_html, run_rulers
+from sparsedash.reporting.run_headline import basis_words, headline, headline_models
+from sparsedash.reporting.run_pictures import (
+    answer_dots,
+    answer_kinds,
+    chip_to_come,
+    chips,
+    layer_strip,
+    model_chip,
+    strip_words,
+)
 from sparsedash.reporting.run_results import PromptTexts, RunResults, prompt_texts, run_results
 from sparsedash.reporting.tradeoff_points import (
     has_task_lines,
@@ -38,52 +53,76 @@ from sparsedash.reporting.tradeoff_points import (
 )
 from sparsedash.schema.pair_records import NOT_CONTINUED
 from sparsedash.schema.records import Run
-from sparsedash.schema.user_records import RunMark
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, loss_charts, navigation, widgets
 from sparsedash.ui.address_bar import choose_measure, choose_tolerance
-from sparsedash.ui.chosen_run import link_to_export, show_incomplete
+from sparsedash.ui.chosen_run import RIGHT, link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.form_fields import wait_for_rates
 from sparsedash.ui.form_run import first_run_settings
+from sparsedash.ui.run_sharing import headline_pair, run_report, worst_broken
+from sparsedash.ui.task_answers import show_tasks
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
-_MOST_NUMBERS = 3
-"""Beside dense's."""
+_MOST_CHIPS = 4
 _TO_COME = "…"
 _NOT_STORED = "(not stored)"
 
 
 def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
-    """Draw the sentence that a run's page opens with, its limits, the next step, and how the run
-    ended, if early.
+    """Draw the run's answer in a line, its limit and basis, and how the run ended, if early.
 
     job: the run's newest.
     """
     run = results.run
     grows = _grows(job)
-    ending = run_answer.run_ending(results.run, job)
+    ending = run_answer.run_ending(run, job)
     ended = bool(ending) or (job is not None and job.stopping)
-    # Without the limits of a search: those of the page stand below.
-    details = wording.stored_run_details(replace(run, find=None))
-    basis = [results.name, wording.reference_title(run.settings.model), details]
-    widgets.opening(
-        run_answer.answer_sentence(results, ended, race=False),
-        " · ".join(filter(None, basis)),
-        also=run_answer.race_sentence(results),
-        grows=grows,
-    )
-    choose_tolerance(
-        results=chain.from_iterable(answers.results for answers in results.tasks.values())
-    )
-    _show_next_step(backend, results, grows=grows)
+    _show_head(backend, results)
+    widgets.opening(headline(results, ended), grows=grows)
+    with widgets.row("basis"):
+        tasks = chain.from_iterable(answers.results for answers in results.tasks.values())
+        choose_tolerance(results=tasks)
+        widgets.remark(basis_words(results))
     _offer_newer(backend, run)
     missing = ""
     if job is None or not job.live:
         missing = run_answer.missing_records(run, results.missing)
     sentence = " ".join(filter(None, (ending, missing)))
     show_incomplete(sentence, _resume_without_panel(backend, run, job))
+
+
+def _show_head(backend: Backend, results: RunResults) -> None:
+    """Draw the model with its date, what can be shared, and the link to the export."""
+    run = results.run
+    title = results.name or wording.reference_title(run.settings.model)
+    with widgets.row("run-head"):
+        widgets.remark(f"{title} · {wording.moment(run.started_at, frame.zone())}")
+        if results.headline is None:
+            return
+        widgets.popover("Share", "share", partial(_show_shares, backend, results), "share")
+        if not run.made_on:
+            link_to_export(run.key, results.names[results.headline.key])
+
+
+def _show_shares(backend: Backend, results: RunResults) -> None:
+    """Draw the report and the link of a run."""
+    if results.headline is None:
+        return
+    pair = headline_pair(backend, results)
+    if pair is not None:
+        passages = pair.texts(backend.passages(pair.left.passages_key))
+        widgets.offer_file(
+            "Report, one HTML file",
+            partial(run_report, backend, results, pair, passages),
+            f"{pair.stem}-report.html",
+            "text/html",
+            key="take-report",
+        )
+    address = urlsplit(st.context.url or "")
+    query = urlencode({"run": results.run.key, **navigation.tolerance_query()})
+    st.code(f"{address.scheme}://{address.netloc}/?{query}", language=None, wrap_lines=True)
 
 
 def _resume_without_panel(
@@ -95,11 +134,12 @@ def _resume_without_panel(
     return lambda: job_panel.follow(backend.submit(run.find or run.settings), run.key)
 
 
-def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool) -> None:
-    """Draw the next step and its link, once the run is finished. grows: keep the room for it from
-    the beginning.
+def _show_next_step(backend: Backend, results: RunResults, *, grows: bool) -> None:
+    """Draw the button of the next step, once the run is finished, or why there is none.
+
+    grows: keep the room for it from the beginning.
     """
-    step = next_step(results, backend.reach) if results is not None else None
+    step = next_step(results, backend.reach)
     if step is None and not grows:
         return
     with st.container(
@@ -107,17 +147,27 @@ def _show_next_step(backend: Backend, results: RunResults | None, *, grows: bool
         horizontal=True,
         vertical_alignment="center",
     ):
-        if results is None or step is None:
+        if step is None:
             widgets.show(paragraph("", css="sd-next"))
             return
-        sentence = f"{step.sentence}{_takes(backend, results, step)}"
-        widgets.show(paragraph(sentence, css="sd-next"))
+        if not step.link:
+            widgets.show(paragraph(step.sentence, css="sd-next"))
+            return
+        label = widget_label(f"{step.link}{_takes(backend, results, step)}")
+        help_text = widget_label(step.sentence)
+        if not st.button(label, key="take-next-step", type="primary", help=help_text):
+            return
         if step.kind == "export" and results.headline is not None:
-            link_to_export(results.run.key, results.names[results.headline.key])
-        elif step.link and step.request is not None:
+            query = {"run": results.run.key, RIGHT: results.names[results.headline.key]}
+            st.switch_page(
+                "pages/models.py", query_params={**query, **navigation.tolerance_query()}
+            )
+        elif step.request is not None:
             address = form_address(step.request)
             if address is not None:
-                widgets.link("prune", step.link, **address)
+                st.switch_page(
+                    "pages/prune.py", query_params={**address, **navigation.tolerance_query()}
+                )
 
 
 def _offer_newer(backend: Backend, run: Run) -> None:
@@ -142,13 +192,13 @@ def _offer_newer(backend: Backend, run: Run) -> None:
 
 
 def _takes(backend: Backend, results: RunResults, step: NextStep) -> str:
-    """What a step takes, as the end of its paragraph; nothing where that is not known, or it is
-    what ran already.
+    """What a step takes, as the end of its button; nothing where that is not known, or it is what
+    ran already.
     """
     if not step.link or step.request in (None, results.run.find, results.run.settings):
         return ""
     seconds = backend.preflight(step.request).duration.total_s
-    return f" The run takes about {wording.duration_words(seconds)}." if seconds else ""
+    return f", about {wording.duration_words(seconds)}" if seconds else ""
 
 
 def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None) -> None:
@@ -166,14 +216,13 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         sentence = run_answer.no_results(run, why)
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
-    widgets.opening(
-        sentence,
-        " · ".join(job_status.job_title(job)) if job is not None else "",
-        grows=grows,
-    )
-    if grows:
-        choose_tolerance()
-    _show_next_step(backend, None, grows=grows)
+    with widgets.row("run-head"):
+        widgets.remark(job_status.job_title(job)[0] if job is not None else "")
+    widgets.opening(sentence, grows=grows)
+    with widgets.row("basis"):
+        if grows:
+            choose_tolerance()
+        widgets.remark(job_status.job_title(job)[1] if job is not None else "")
     if run is not None and not live:
         show_incomplete("The other records are kept.", _resume_without_panel(backend, run, job))
     if job is not None:
@@ -201,38 +250,71 @@ def _grows(job: Job | None) -> bool:
     return job is not None and st.session_state.get(_GROWN) == job.id
 
 
-def show_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> None:
-    """Draw the headline numbers, the chart and its table; above them the job that adds to them, if
-    any.
+def show_results(backend: Backend, results: RunResults, job: Job | None) -> None:
+    """Draw the pictures of a run, its answers and prompts, and in folds all its numbers; above them
+    the job that adds to them, if any.
     """
-    draw = partial(_draw_tradeoff, backend, results)
+    draw = partial(_draw_pictures, backend, results)
     if job is not None and (job.state != "done" or _grows(job)):
         has_grown = partial(_has_grown, backend, results)
         job_panel.watch_job(backend, job, has_grown, brief=True, below=draw)
     else:
         draw(job)
-    if len(results.race) > 1:
-        widgets.show(verdicts.race_table(results).html)
-    stem = wording.file_stem(results.run)
+    live = job is not None and job.live
     if results.headline is not None:
-        loss_charts.show_kinds(results.headline, results.names[results.headline.key], stem)
+        _show_answers_now(backend, results, live=live, grows=_grows(job))
+    else:
+        _show_prompts(backend, results, live=live, grows=_grows(job))
+    if results.tasks:
+        with st.expander("Tasks"):
+            name = results.names[results.headline.key] if results.headline else ""
+            show_tasks(results.run, results.tasks, name)
     if results.sparse_models:
-        with st.expander("The numbers as a table"):
-            limits = navigation.tolerance_query()
-            addresses = {}
-            for key, query in results.comparisons.items():
-                addresses[key] = f"compare?{urlencode(query | limits)}"
-            widgets.show_table(verdicts.numbers_table(results, addresses))
-    notes = [
+        with st.expander("Numbers and intervals"):
+            _show_numbers(backend, results, live=live)
+    with st.expander("Settings and notes"):
+        _show_settings(results)
+
+
+def _show_numbers(backend: Backend, results: RunResults, *, live: bool) -> None:
+    """Draw the verdicts in sentences, the table of all models, and that of a race."""
+    sentences = [
+        run_answer.answer_sentence(results, ended=not live),
+        "" if live else run_answer.estimate_words(results),
+        structure_sentence(backend, results),
         *run_answer.answer_figures(results, race=len(results.race) < 2),
         verdicts.early_stopping_words(results.records),
-        *results.run.warnings,
-        wording.source_note(results.run.source_type),
+    ]
+    widgets.show(*(paragraph(sentence) for sentence in sentences if sentence))
+    limits = navigation.tolerance_query()
+    addresses = {}
+    for key, query in results.comparisons.items():
+        addresses[key] = f"compare?{urlencode(query | limits)}"
+    widgets.show_table(verdicts.numbers_table(results, addresses))
+    if len(results.race) > 1:
+        widgets.show(verdicts.race_table(results).html)
+    headline_record = results.headline
+    if headline_record is not None and headline_record.by_kind:
+        widgets.show_table(kinds_table(headline_record))
+
+
+def _show_settings(results: RunResults) -> None:
+    """Draw how the run was made, what is to be known of it, and the link to its settings."""
+    run = results.run
+    title = wording.stored_run_title(run, results.name)
+    step = next_step(results)
+    widgets.show(paragraph(f"{title} · {wording.stored_run_details(run)}"))
+    notes = [
+        wording.example_origin(run) if run.made_on else "",
+        *run.warnings,
+        wording.source_note(run.source_type),
+        step.sentence if step else "",
     ]
     for note in notes:
         # That no text was continued stands under the prompts.
         if note and note != NOT_CONTINUED:
             widgets.note(note)
+    job_panel.link_to_form(run.find or run.settings, judged_here=True)
 
 
 def _has_grown(backend: Backend, results: RunResults) -> bool:
@@ -241,25 +323,51 @@ def _has_grown(backend: Backend, results: RunResults) -> bool:
     return run is not None and len(run.sparse) != len(results.run.sparse)
 
 
-def _draw_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> None:
-    """Draw the numbers, the prompts and the chart, as they are at this step of the job."""
+def _draw_pictures(backend: Backend, results: RunResults, job: Job | None) -> None:
+    """Draw the rulers, the chips, the next step, the chart of losses and the layers that were cut,
+    as they are at this step of the job.
+    """
     live_job = job if job is not None and job.live else None
-    live = live_job is not None
     grows = _grows(job)
     more_to_come = live_job is not None and not live_job.stopping
-    widgets.show(cards(_numbers(results, more_to_come, grows), grows=grows))
-    if not live:
-        for note in (run_answer.estimate_words(results), structure_sentence(backend, results)):
-            if note:
-                widgets.note(note)
-    _show_prompts(backend, results, live=live, grows=grows)
-    if not (results.sparse_models or live):
+    _show_rulers(results, ended=not more_to_come)
+    widgets.show(chips(_chips(backend, results, more_to_come, grows)))
+    _show_next_step(backend, results, grows=grows)
+    if not (results.sparse_models or live_job is not None):
         return
+    losses, layers = st.columns([3, 2], gap="large")
+    with losses:
+        _show_losses(backend, results, live_job)
+    model = results.headline_model
+    if model is not None:
+        with layers:
+            _show_layers(results, model)
+
+
+def _show_rulers(results: RunResults, *, ended: bool) -> None:
+    """Draw a ruler for each method, those after the third in a fold."""
+    limits = navigation.tolerance_query()
+    addresses = {}
+    for key, query in results.comparisons.items():
+        addresses[key] = f"compare?{urlencode(query | limits)}"
+    rulers = run_rulers(results, ended)
+    if rulers:
+        widgets.show(rulers_html(rulers[:MOST_SHOWN], addresses))
+    if rulers[MOST_SHOWN:]:
+        with st.expander("All methods"):
+            widgets.show(rulers_html(rulers[MOST_SHOWN:], addresses))
+
+
+def _show_losses(backend: Backend, results: RunResults, live_job: Job | None) -> None:
+    """Draw the chart of what is lost, its measures and axes behind one button."""
     measures: tuple[Measure, ...] = OF_PASSAGES
     if has_task_lines(results):
         measures = (*OF_PASSAGES, "tasks")
-    measure = choose_measure(measures)
-    gain, axis = loss_charts.choose_axis(results.lines, results.run.settings.axis)
+    with widgets.row("losses-head"):
+        widgets.section("What is lost")
+        with st.popover("Measure and axes", type="tertiary", icon=":material/tune:", key="axes"):
+            measure = choose_measure(measures)
+            gain, axis = loss_charts.choose_axis(results.lines, results.run.settings.axis)
     if measure == "tasks":
         tradeoff = task_tradeoff(results, axis)
     else:
@@ -273,6 +381,68 @@ def _draw_tradeoff(backend: Backend, results: RunResults, job: Job | None) -> No
         paired = bool(results.race)
         pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, key, paired=paired)
     loss_charts.open_comparison(results.comparisons.get(pressed))
+
+
+def _show_layers(results: RunResults, model: ModelResult) -> None:
+    """Draw the layers that were cut from a model, and what it forgot."""
+    record = model.record
+    name = results.names[record.key]
+    with widgets.row("layers-head"):
+        widgets.section("Where it was cut")
+        if model.pruned.layer_errors or model.method.removes_layers:
+            widgets.link(
+                "compare",
+                "See what each layer lost",
+                **results.comparisons[record.key],
+                view="layers",
+            )
+    widgets.show(layer_strip(model.pruned))
+    widgets.remark(f"{name}. {strip_words(model.pruned)}")
+    loss_charts.show_kinds(record, name, wording.file_stem(results.run))
+
+
+def _show_answers_now(backend: Backend, results: RunResults, *, live: bool, grows: bool) -> None:
+    """Draw what the headline's model answers: a dot for each passage, a broken one, the prompts."""
+    record = results.headline
+    assert record is not None, "the page has a sparse model"
+    query = results.comparisons[record.key]
+    limits = navigation.tolerance_query()
+    numbers = answer_kinds(results.dense, record)
+    addresses: dict[Kind, str] = {}
+    for kind in numbers:
+        addresses[kind] = f"compare?{urlencode({**query, **limits, 'filter': kind})}"
+    with widgets.row("answers-head"):
+        widgets.section(f"What {results.names[record.key]} answers now")
+        widgets.link("compare", "Compare the answers passage by passage", **query)
+    widgets.show(answer_dots(numbers, addresses))
+    passage, prompts = st.columns([2, 3], gap="large")
+    with passage:
+        _show_broken(backend, results)
+    with prompts:
+        _show_prompts(backend, results, live=live, grows=grows)
+
+
+def _show_broken(backend: Backend, results: RunResults) -> None:
+    """Draw the passage whose answer broke worst, with both answers; nothing where none broke."""
+    record = results.headline
+    assert record is not None, "the page has a sparse model"
+    worst = worst_broken(backend, results.dense.key, record.key)
+    if worst is None:
+        return
+    target = element("span", escape(worst.dense.target), css="sd-target")
+    context = escape(end_of(worst.context, SHOWN_CHARACTERS))
+    lines = []
+    for sign, css, name, outcome in (
+        ("✓", "sd-dense", "Dense", worst.dense),
+        ("✕", "sd-sparse", results.names[record.key], worst.sparse),
+    ):
+        words = element("b", escape(f"{sign} {name}"))
+        answer = element("span", escape(readable(outcome.answer)), css="sd-quoted")
+        lines.append(element("p", words, Html(" "), answer, css=css))
+    widgets.show(
+        element("p", context, Html(" "), target, css="sd-quoted"),
+        element("div", *lines, css="sd-broken"),
+    )
 
 
 def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: bool) -> None:
@@ -343,83 +513,26 @@ def _one_line(text: str) -> str:
     return " ".join(readable(text).split())
 
 
-def link_to_answers(results: RunResults) -> None:
-    """Draw links to the passages, layers and export of the sparse model that the answer speaks
-    of.
-    """
-    if (record := results.headline) is not None:
-        name = results.names[record.key]
-        widgets.link(
-            "compare", "Compare the answers passage by passage", **results.comparisons[record.key]
-        )
-        if record.pruned is not None and record.pruned.layer_errors:
-            widgets.link(
-                "compare",
-                "See what each layer lost",
-                **results.comparisons[record.key],
-                view="layers",
-            )
-        link_to_export(results.run.key, name)
+def _chips(backend: Backend, results: RunResults, more_to_come: bool, grows: bool) -> list[Html]:
+    """A chip for each model that the headline names, and the places of those to come.
 
-
-def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
-    """Draw these runs as links to themselves; the one being shown is marked."""
-    marks = backend.user_data.marks()
-    limits = navigation.whole_tolerance_query(navigation.current_tolerance())
-    for run in runs:
-        mark = marks.get(run.key, RunMark())
-        notes = {
-            "not finished": not run.finished,
-            "pinned": mark.pinned,
-            "shown above": run.key == chosen,
-        }
-        search_query = navigation.search_tolerance_query(run.find)
-        # Of a search its limits, where the page has others.
-        shown = replace(run, find=None) if search_query == limits else run
-        parts = [
-            wording.moment(run.started_at, frame.zone()),
-            wording.stored_run_details(shown),
-        ]
-        with st.container(gap=None):
-            title = widget_label(wording.stored_run_title(run, mark.name))
-            widgets.link("overview", title, run=run.key, **search_query)
-            widgets.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
-
-
-def _numbers(results: RunResults, live: bool, grows: bool) -> list[Html]:
-    """Dense, and models of the best method: those that the answer names, then others; of a race the
-    closest rival.
-
-    live: whether more may come. grows: with a place for each number to come; of a search that is
-    not known.
+    grows: with a place for each model to come; of a search that is not known.
     """
     run = results.run
-    shares = named_shares(results.best)
-    named = [model for model in (shares.within, shares.beyond, *shares.undecided) if model]
-    if results.search is not None and results.search.finished:
-        named = search_ends(results.search, results.best) or named
-    elif results.search is None:
-        named += [model for model in results.best if model not in named]
-    shown = named[: _MOST_NUMBERS - bool(results.race)]
-    numbers = [card("Dense", *verdicts.headline_baseline(results.dense), css="sd-dense")]
-    # Of several lines each has a colour of its own in the chart.
-    colour = "" if len(results.lines) > 1 else "sd-sparse "
-    for model in sorted(shown, key=lambda model: model.permille):
-        name = wording.model_words(model.spec, run.settings.names_methods, model.pruned)
-        css = f"{colour}sd-{model.verdict.perplexity.verdict}"
-        numbers.append(card(name, *verdicts.headline_loss(model.verdict), css=css))
-    for rival, difference in results.race[:1]:
-        best = wording.spec_title(results.best[0].spec)
-        title = f"{wording.spec_title(rival.spec)} against {best}"
-        lines = verdicts.headline_difference(best, difference)
-        numbers.append(card(title, *lines, css="sd-race"))
-    if grows and not run.finished and run.find is None:
-        to_come = card("Sparse", "–", "not evaluated: the run ended before", css="sd-sparse")
-        if live:
-            to_come = card("Sparse", "…", "once the model is evaluated", css="sd-sparse")
-        n_to_come = len(run.settings.point_permilles) + (len(run.settings.methods) > 1)
-        numbers += [to_come] * (1 + min(_MOST_NUMBERS, n_to_come) - len(numbers))
-    return numbers
+    drawn = []
+    named = headline_models(results)[:_MOST_CHIPS]
+    for model in sorted(named, key=lambda model: model.permille):
+        saves = savings(backend, results, model)
+        drawn.append(model_chip(model, results.names[model.record.key], saves))
+    if not grows or run.finished or run.find is not None:
+        return drawn
+    if not more_to_come:
+        return drawn
+    for spec in run.settings.points[len(run.sparse) :]:
+        if len(drawn) < _MOST_CHIPS:
+            name = wording.model_name(spec, run.settings.names_methods, bool(run.source_type))
+            drawn.append(chip_to_come(name))
+    return drawn
 
 
 def show_first_run_duration(backend: Backend) -> None:

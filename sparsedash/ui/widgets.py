@@ -149,14 +149,12 @@ def _delete_runs(backend: Backend, runs: Collection[str], titles: Mapping[str, s
     st.toast(summary, icon=":material/delete:", duration="long")
 
 
-def opening(sentence: str, basis: str = "", *, also: str = "", grows: bool = False) -> None:
-    """Draw the page's answer in a sentence, what else is to be said, and its basis under it.
+def opening(sentence: str, basis: str = "", *, grows: bool = False) -> None:
+    """Draw the page's answer in a sentence, and its basis under it.
 
     grows: leave room for a longer sentence to come.
     """
     parts = [heading(sentence, css="sd-opening")]
-    if also:
-        parts.append(paragraph(also, css="sd-also"))
     if basis:
         parts.append(paragraph(basis, css="sd-basis"))
     if grows:

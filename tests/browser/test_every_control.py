@@ -16,6 +16,7 @@ import pytest
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from sparsedash.catalog.presets import method_named
+from tests.browser.served import press
 from tests.ui import specimens
 from tests.ui.filled_backend import FilledBackend, job
 
@@ -104,7 +105,8 @@ LEADS_TO = {
     "part .*": r"\+keyboard_arrow_down",
     "switch All # models of the run": "",
     "switch .*": "^/",
-    "button (tolerance|Download|log-#|name-of-#|run-along|Open a file|Upload a text|suggested).*": r"\+expand_less",
+    "button (share|axes|tolerance|Download|log-#|name-of-#|run-along).*": r"\+expand_less",
+    "button (Open a file|Upload a text|suggested).*": r"\+expand_less",
     "button Copy to clipboard": "",  # Streamlit's own.
     "button The chart as SVG": r"\.svg$",
     "button The chart as PNG": r"\.png$",
@@ -112,6 +114,9 @@ LEADS_TO = {
     "download CSV": r"\.csv$",
     "link (Overview|Back to the chart|See what it cost|Another run is waiting: .*)": r"^/\?run=|^/: Removing",
     "link (SmolLM.*|How much of .*|x<b>)": r"^/\?run=",
+    "link .*(within the limit|undecided|too much), perplexity .*": r"^/compare\?run=",
+    "link (Both right|Broke|Fixed|Both wrong) #": r"^/compare\?run=.*filter=",
+    "button take-next-step": "^/(prune|models)",
     "link (Prune|Change the settings|Set up a search|Test on more passages|Allow a larger loss|Try #) ?.*": "^/prune",
     "button Clear all": "^/prune",
     "link (Runs|Rename, pin and export.*|All runs as a table|# more in the list of jobs)": "^/runs",
@@ -147,7 +152,7 @@ LEADS_TO = {
     "button runs-clear": r"^/runs\?(?!\S*chosen=)",
     "link Judge answer files": r"^/\?answers=1",
     # Compare.
-    "download take-(report-html|passages-.*-(csv|parquet))": r"-10-.*\.(html|csv|parquet)$",
+    "download take-(report(-html)?|passages-.*-(csv|parquet))": r"-10-.*\.(html|csv|parquet)$",
     "download take-(left|right)-samples_.*-jsonl": r"-10-.*-samples_passages\.jsonl$",
     "button (All|Both right|Broke|Fixed|Both wrong) · #": r"^/compare\?\S*filter=[a-z]",
     "button F": r"^/compare\?",
@@ -482,6 +487,7 @@ def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_b
     page.route_web_socket("**/_stcore/stream", between)
     page.goto(filled.address)
     settled(page)
+    press(page, "Measure and axes")
     field = page.get_by_label("Plot loss against")
     holding = True
     for key in ("ArrowDown", "ArrowDown", "Enter"):

@@ -8,7 +8,7 @@ import urllib.request
 from playwright.sync_api import expect
 
 from tests.browser.logins import RawUser
-from tests.browser.served import DEADLINE_S, ready
+from tests.browser.served import DEADLINE_S, press, ready
 
 FOCUSED = """() => {
   const e = document.activeElement, style = getComputedStyle(e);
@@ -24,16 +24,17 @@ def test_the_first_screen_says_how_much_at_what_cost_and_its_next_step_fills_the
     ready(page)
     # Which step it is depends on whether the hub answers; where none of the form's would help it
     # has no link.
-    numbers = page.locator(".sd-numbers > div")
+    ruler = page.locator(".sd-ruler")
+    chips = page.locator(".sd-chip")
     following = (
-        page.locator("[class*=st-key-next-step] a")
+        page.locator("[class*=st-key-next-step] button")
         .or_(page.get_by_role("link", name="Change the settings"))
         .first
     )
     for width, height in ((1440, 900), (390, 844)):
         page.set_viewport_size({"width": width, "height": height})
-        expect(numbers).to_have_count(4)
-        for seen in (page.locator("h1"), page.locator(".sd-next"), numbers.nth(2)):
+        expect(chips).to_have_count(3)
+        for seen in (page.locator("h1"), ruler, chips.nth(2)):
             expect(seen).to_be_in_viewport(ratio=0.95)
     following.press("Enter")
     expect(page).to_have_url(re.compile("/prune"))
@@ -52,6 +53,7 @@ def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every
     page.emulate_media(color_scheme="light")
     expect(label).to_have_css("fill", "rgb(47, 93, 155)")
     expect(page.get_by_label(re.compile("Word perplexity over 120 passages"))).to_be_attached()
+    press(page, "Measure and axes")
     page.get_by_role("radio", name="word perplexity").focus()
     for key in ("ArrowRight", "ArrowRight", "Space"):
         page.keyboard.press(key)
@@ -59,20 +61,23 @@ def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every
     expect(page).to_have_url(re.compile("measure=flips"))
     page.reload()
     expect(page.get_by_label(re.compile("Answers of 120 that broke"))).to_be_attached()
-    ready(page)
+    press(page, "Measure and axes")
     page.get_by_role("radio", name="flips").focus()
     for name in ("Plot loss against", "Sparsity axis"):
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED)[0] == name
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="The chart as SVG").focus()
     for name in (
-        "The chart as SVG",
         "The chart as PNG",
         "How to read this chart: flips",
-        "The numbers as a table",
+        "See what each layer lost",
+        "Compare the answers passage by passage",
     ):
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED) == [name, True]
-    page.keyboard.press("Enter")
+    fold = page.locator("summary").filter(has_text="Numbers and intervals")
+    fold.press("Enter")
     for name in (
         "The numbers of this run",
         *(f"{share} % against dense" for share in (10, 20, 30)),
@@ -101,7 +106,7 @@ def test_the_menu_takes_run_and_tolerance_along_back_goes_one_step_back_and_a_po
     expect(page).to_have_url(re.compile(r"/compare\?run="))
     page.go_back()
     expect(page).to_have_url(f"{finished.address}/?limits=1.5")
-    expect(page.locator("h1")).to_contain_text("limit 1.50 ×")
+    expect(page.get_by_role("button", name="Limit: perplexity 1.50 ×")).to_be_visible()
     ready(page)
     sparse = page.locator(".js-plotly-plot .trace:has(.errorbars) .points path")
     expect(sparse).to_have_count(4)  # Three models, and the dense one behind them.

@@ -14,6 +14,7 @@ from sparsedash.catalog.budgets import (
 from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.model_shape import KeptParts
 from sparsedash.schema.records import Reached
 from sparsedash.stats.sparsity_search import channel_steps
 from tests.catalog.test_model_sizes import ONE_BLOCK, SHAPE
@@ -30,7 +31,7 @@ SINGLE = MethodSettings(pattern="1x1")
 
 
 def test_half_of_the_channels_is_another_share_of_every_budget():
-    prunings = reached(BIASED, (2, 6))
+    prunings = reached(BIASED, KeptParts(widths=(2, 6)))
     assert prunings == Reached(
         channels=8 / 16, weights=8 * 12 / 320, bytes=8 * 14 / 412, macs=8 * 12 / 360
     )

@@ -16,7 +16,7 @@ from sparsedash.catalog.model_sizes import (
     shipped_shape,
     weight_bytes,
 )
-from sparsedash.schema.model_shape import MlpLayout, ModelShape, ModelStructure
+from sparsedash.schema.model_shape import KeptParts, MlpLayout, ModelShape, ModelStructure
 
 
 def test_the_weights_of_the_mlps_and_both_that_they_are_a_share_of_are_counted():
@@ -60,7 +60,8 @@ SHAPE = ModelShape(
     stored_bytes=4,
     structure=ModelStructure(blocks="model.layers", mlps=(GATED, GATED)),
 )
-HALF = (4, 4)
+HALF = KeptParts(widths=(4, 4))
+FEWER = KeptParts(widths=(7, 6))
 ONE_BLOCK = replace(
     SHAPE,
     widths=(8,),
@@ -73,7 +74,7 @@ ONE_BLOCK = replace(
 def test_multiply_adds_count_linear_layers_attention_and_the_head_once_a_passage():
     # 3 tokens through 320 weights, the head once; scores and sums: 2 * 4 * (1 + 2 + 3) in each of
     # two blocks.
-    assert prefill_multiply_adds(SHAPE, (8, 8), 3) == 3 * 320 + 40 + 2 * 48
+    assert prefill_multiply_adds(SHAPE, SHAPE.whole, 3) == 3 * 320 + 40 + 2 * 48
     assert prefill_multiply_adds(SHAPE, HALF, 3) == 3 * (320 - 96) + 40 + 2 * 48
 
 
@@ -88,9 +89,7 @@ def test_ceilings_are_dense_over_sparse_and_fall_with_longer_passages():
     load = {"batch": 1, "n_tokens": 3}
     assert prefill_ceiling(SHAPE, HALF, 3) == pytest.approx(1096 / 808)
     assert decode_ceiling(SHAPE, HALF, **load) == pytest.approx(408 / 312)
-    assert (
-        prefill_ceiling(SHAPE, SHAPE.widths, 3) == decode_ceiling(SHAPE, SHAPE.widths, **load) == 1
-    )
+    assert prefill_ceiling(SHAPE, SHAPE.whole, 3) == decode_ceiling(SHAPE, SHAPE.whole, **load) == 1
     gains = [prefill_ceiling(SHAPE, HALF, n) for n in (8, 64, 512)]
     assert gains == sorted(gains, reverse=True)
 
@@ -99,7 +98,7 @@ def test_parameters_count_each_shared_one_once_and_biases_leave_with_their_chann
     biased = ModelShape(
         **{**vars(SHAPE), "bias_per_channel": 2, "n_parameters": SHAPE.n_parameters + 32}
     )
-    assert parameter_count(SHAPE, (7, 6)) == 380 - 3 * 12
-    assert parameter_count(biased, (7, 6)) == 412 - 3 * 14
-    assert weight_bytes(SHAPE, (7, 6), "float32") == 4 * (380 - 36)
-    assert weight_bytes(SHAPE, (7, 6), "bfloat16") == 2 * (380 - 36)
+    assert parameter_count(SHAPE, FEWER) == 380 - 3 * 12
+    assert parameter_count(biased, FEWER) == 412 - 3 * 14
+    assert weight_bytes(SHAPE, FEWER, "float32") == 4 * (380 - 36)
+    assert weight_bytes(SHAPE, FEWER, "bfloat16") == 2 * (380 - 36)

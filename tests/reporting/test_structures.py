@@ -178,6 +178,7 @@ def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a
     made = replace(
         GONE,
         widths=(128, 128, 0),
+        removed_layers=(2,),
         spec=SparseSpec(FEWER, 30),
     )
     settings = RunSettings(methods=(FEWER,), sparsities_permille=(30,))
@@ -265,7 +266,7 @@ def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_g
 def test_the_layers_that_are_gone_are_named_and_drawn():
     assert layers_sentence(GONE) == "Layers 2 and 3 of 3 are gone, attention and MLP."
     assert (
-        layers_sentence(replace(GONE, widths=(128, 0, 128)))
+        layers_sentence(replace(GONE, widths=(128, 0, 128), removed_layers=(1,)))
         == "Layer 2 of 3 is gone, attention and MLP."
     )
     figure = drawn(bar_charts.layers_chart(GONE))

@@ -162,7 +162,11 @@ def fetched(folder):
 
 BEST = METHODS[0].settings
 KNOWN = {
-    **{method.name: (lambda folder: BUILTIN_MODEL, method.settings) for method in METHODS},
+    **{
+        method.name: (lambda folder: BUILTIN_MODEL, method.settings)
+        for method in METHODS
+        if not method.settings.removes_experts
+    },
     **{
         model.name: (lambda folder, model=model: model.reference, BEST)
         for model in PUBLISHED_MODELS

@@ -1,17 +1,12 @@
 """The steps of a search and its bisection, on made-up losses; the Pareto front."""
 
 from itertools import product
-from math import ceil, log, log2
+from math import ceil, log2
 from random import Random
 
-import numpy as np
 import pytest
 
-from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats import sparsity_search
-from sparsedash.stats.mean_intervals import mean_interval, moments
-from sparsedash.stats.sparsity_search import TRIAL_ALPHA, passages_to_search
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
 
 
 def searched(inside):
@@ -93,14 +88,3 @@ def test_it_is_what_the_definition_says_on_a_grid_of_points():
     assert sorted(sparsity_search.pareto_front(points)) == [
         i for i, p in enumerate(points) if not is_beaten(p)
     ]
-
-
-def test_on_the_passages_that_a_search_takes_half_the_limit_is_called_within_four_times_of_five():
-    limit = log(1.5)
-    n = passages_to_search(Tolerance(ratio=1.5), 0.85)
-    drawn = np.random.default_rng(0).normal(limit / 2, 0.85, (1000, n))
-    within = [
-        mean_interval(moments(fallen), TRIAL_ALPHA / 2)[1] <= limit for fallen in drawn.tolist()
-    ]
-    assert 0.77 < np.mean(within) < 0.85
-    assert passages_to_search(Tolerance(ratio=100), 0.1) == FEWEST_PASSAGES

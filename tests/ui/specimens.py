@@ -11,6 +11,7 @@ from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.model_shape import KeptParts
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
 from sparsedash.schema.settings import EvaluationSettings, RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
@@ -85,7 +86,7 @@ def record(
         calibration=SETTINGS.calibration,
         widths=(kept,) * 30,
         dense_widths=DENSE_WIDTHS,
-        reached=reached(shipped_shape("smollm2-135m"), (kept,) * 30),
+        reached=reached(shipped_shape("smollm2-135m"), KeptParts(widths=(kept,) * 30)),
         layer_errors=tuple(permille / 4000 for _ in DENSE_WIDTHS),
         held_out_errors=tuple(permille / 3500 for _ in DENSE_WIDTHS),
     )

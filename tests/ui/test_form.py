@@ -594,7 +594,10 @@ def test_masks_have_fields_of_their_own_that_say_what_they_do_not_save(open_page
     assert {"least-squares", "flap"} <= set(channels.options) and {"layers", "sleb"} <= set(
         layers.options
     )
-    assert len({*channels.options, *layers.options, *masks.options}) == len(METHODS)
+    experts = group(app, "Methods that remove whole experts of a mixture")
+    assert "reap" in experts.options
+    offered = {*channels.options, *layers.options, *experts.options, *masks.options}
+    assert len(offered) == len(METHODS)
     assert MASKS_SAVE_NOTHING in words(app)
     layers.set_value(["shortgpt"]).run()
     masks.set_value(["wanda-2:4"]).run()

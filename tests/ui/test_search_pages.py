@@ -13,14 +13,14 @@ def opened(open_page, backend, found, **address):
 
 def test_a_search_opens_with_how_much_can_go(open_page, backend):
     _, _, result = search = specimens.search()
-    app, text = opened(open_page, backend, search)
+    _, text = opened(open_page, backend, search)
     assert result.answer is not None and result.next_step is not None
     assert (
         f"Removing up to {result.answer / 10:g} % of the MLP channels stays within your limits"
         in text
     )
     assert f"Tried {len(result.trials)} of 43 possible sparsities" in text
-    assert "How much of SmolLM2 135M (built in) can go" in links(app)
+    assert "How much of SmolLM2 135M (built in) can go · search made for" in text
     _, text = opened(open_page, backend, specimens.search(slope=60.0))
     assert "No sparsity was found that stays within your limit. Removing 2.1 %" in text
 
@@ -53,7 +53,10 @@ def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_p
         )
     )
     _, text = opened(open_page, backend, search)
-    assert text.startswith("So far: Removing") and "Evaluating · trial 3: 20 % sparse" in text
+    assert (
+        "So far: 45.8 % can go. 68.8 % is too much." in text
+        and "Evaluating · trial 3: 20 % sparse" in text
+    )
     backend.set_jobs(job(run.find, "cancelled"))
     app, text = opened(open_page, backend, search)
     assert "2 trials" in text

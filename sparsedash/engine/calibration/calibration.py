@@ -33,7 +33,12 @@ from sparsedash.engine.pruning.channel_pruning import (
     score_channels,
     score_dependencies,
 )
-from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Statistics
+from sparsedash.engine.pruning.layer import (
+    NO_CHANNELS,
+    NO_STATISTICS,
+    CalibrationData,
+    Statistics,
+)
 from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import CalibrationError
@@ -79,7 +84,10 @@ class Calibration:
         key = self.keys.statistics
 
         def modules() -> list[dict[str, nn.Module]]:
-            return [{str(index): mlp.out} for index, mlp in enumerate(self.load().mlps)]
+            watched: list[dict[str, nn.Module]] = []
+            for index, mlp in enumerate(self.load().mlps):
+                watched.append({str(index): mlp.out} if mlp.width else {})
+            return watched
 
         def mark() -> str:
             n_tokens = sum(map(len, self.read()))
@@ -260,6 +268,8 @@ class Calibration:
     def _statistics_of(self, index: int) -> Statistics:
         # The weights of the block before are not needed any more.
         self.load().residency.drop()
+        if self.load().structure.mlps[index] is None:
+            return NO_CHANNELS
         return self.statistics.get(str(index))
 
     def _inputs_of(self, index: int) -> list[tuple[list[str], Statistics]]:

@@ -113,6 +113,9 @@ def _batch_gradients(
     # blocks.
     embeddings: nn.Module = loaded.model.get_input_embeddings()
     gradients: dict[int, Tensor] = {}
+    for number, mlp in enumerate(loaded.mlps):
+        if not mlp.width:
+            gradients[number] = torch.empty(len(batch.ids), 0)
 
     def keep(number: int, gradient: Tensor) -> None:
         gradients[number] = gradient

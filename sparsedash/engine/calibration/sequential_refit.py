@@ -5,7 +5,7 @@ for a share of it as well as its own loss. Where later layers are removed, it ai
 after them. Dimensions: d hidden width, m inner width, k kept channels; b, t of one batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count
 
 import torch
@@ -37,10 +37,12 @@ def refit_sequentially(
     strength: float,
     on_step: OnStep,
     checkpoint: WalkCheckpoint | None = None,
+    removed_layers: Collection[int] = (),
 ) -> Iterator[tuple[int, PrunedMlp]]:
     """Index and refit of each block, from the block that an interrupted refit had reached.
 
-    kept: channels (k,) of each MLP, ascending; empty where the whole layer is removed. strength: 0
+    kept: channels (k,) of each MLP, ascending; empty where the whole layer is removed, or has no
+    MLP. strength: 0
     aims at the block's own dense output on the sparse model's activations, 1 at the dense residual
     stream. Where a block does not add the MLP's output as it is (a norm or a factor stands
     between), it is 0: a shift of the stream is then no shift of the output. Two forward passes over
@@ -51,12 +53,16 @@ def refit_sequentially(
     residency = loaded.residency
     numbered = loaded.batches(sequences, BATCH_TOKENS)
     batches = [batch for _, batch in numbered]
+    if not any(mlp.width for mlp in mlps):
+        for index, mlp in enumerate(mlps):
+            yield index, _without_channels(mlp)
+        return
     adds, normed = _joins(loaded, batches[0])
     unchanged = all(len(kept[i]) in (0, mlp.width) for i, mlp in enumerate(mlps))
     if not adds and unchanged:
         # Nothing to make up for but the loss of earlier blocks.
         for index, mlp in enumerate(mlps):
-            refit = _removed(mlp)
+            refit = _without_channels(mlp)
             if len(kept[index]):
                 weight, _ = _dense(mlp)
                 refit = PrunedMlp(kept[index], weight, lost=0.0).moved_to(residency.offload)
@@ -76,16 +82,24 @@ def refit_sequentially(
     device = loaded.model.device
     fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     # The dense model goes ahead through removed layers; an interrupted one had done so.
-    n_through = _next_kept(kept, first) if first else 0
+    n_blocks = len(mlps)
+    n_through = _next_kept(n_blocks, removed_layers, first) if first else 0
     for index in range(first, len(mlps)):
         mlp = mlps[index]
-        if not len(kept[index]):
-            yield index, _removed(mlp)
+        if index in removed_layers:
+            yield index, _without_channels(mlp)
             continue
-        while dense and n_through < _next_kept(kept, index + 1):
+        while dense and n_through < _next_kept(n_blocks, removed_layers, index + 1):
             for _ in dense.step(n_through):
                 report()
             n_through += 1
+        if not mlp.width:
+            for _ in sparse.step(index):
+                report()
+            yield index, _without_channels(mlp)
+            if checkpoint:
+                checkpoint.reached(index + 1, *walks)
+            continue
         before = [] if adds else sparse.hidden
         sums = _Sums(mlp, normed=normed)
         inputs: list[Tensor] = []
@@ -116,25 +130,32 @@ def refit_sequentially(
             checkpoint.reached(index + 1, *walks)
 
 
-def _next_kept(kept: Sequence[Tensor], index: int) -> int:
+def _next_kept(n_blocks: int, removed_layers: Collection[int], index: int) -> int:
     """The first layer from this one on that is not removed; after the last one their number."""
-    return next((place for place in range(index, len(kept)) if len(kept[place])), len(kept))
+    while index in removed_layers:
+        index += 1
+    return min(index, n_blocks)
 
 
 def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:
-    """How a block's MLP reaches the residual stream, tried on a few tokens of the first block.
+    """How a block's MLP reaches the residual stream, tried on a few tokens of the first that has
+    one.
 
     Whether its output is added as it is, and whether a norm takes away its size (Gemma 2 and 3,
     OLMo 2).
     """
     walk = loaded.walk([Batch(batch.ids[:1, :4], batch.mask[:1, :4])])
+    mlps = loaded.mlps
+    first = next(index for index, mlp in enumerate(mlps) if mlp.width)
+    for index in range(first):
+        list(walk.step(index))
     before = walk.hidden
 
     def stream(factor: float, shift: float = 0.0) -> Tensor:
         walk.restart_from(before)
-        out = loaded.mlps[0].out
+        out = mlps[first].out
         with out.register_forward_hook(lambda _, inputs, output: factor * output + shift):
-            list(walk.step(0))
+            list(walk.step(first))
         return walk.hidden[0]
 
     usual = stream(1)
@@ -214,7 +235,7 @@ class _Sums:
         return PrunedMlp(kept, fitted, bias + means)
 
 
-def _removed(mlp: Mlp) -> PrunedMlp:
+def _without_channels(mlp: Mlp) -> PrunedMlp:
     return PrunedMlp(torch.arange(0), torch.zeros(len(out_weight(mlp)), 0))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from sparsedash.catalog.export_forms import llama_cpp_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.catalog.model_sizes import prefill_ceiling, removed_layers
+from sparsedash.catalog.model_sizes import prefill_ceiling
 from sparsedash.engine.comparison import llama_timer
 from sparsedash.engine.comparison.timing import (
     Clock,
@@ -31,7 +31,7 @@ from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.export_settings import EXPORTS
-from sparsedash.schema.model_shape import ModelShape
+from sparsedash.schema.model_shape import KeptParts, ModelShape
 from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
@@ -101,7 +101,7 @@ def time_files(
         pruned = write(files[1], dense_file, sparse, spec.weights)
         shape = loaded.shape
         with _llama_cpp(files, adapted) as ask:
-            works = _works(ask, files, adapted, shape, sparse.widths)
+            works = _works(ask, files, adapted, shape, sparse.kept)
             phases = time_phases(works, 2 * len(adapted.batches), adapted, on_step, clock)
     timing = Timing(
         key=settings.key(),
@@ -140,11 +140,13 @@ def _works(
     files: Sequence[Path],
     settings: TimingSettings,
     shape: ModelShape,
-    widths: Sequence[int],
+    kept: KeptParts,
 ) -> Iterator[TimedWork]:
-    """Prefill and decode at each batch. widths: of the sparse model."""
+    """Prefill and decode at each batch. kept: of the sparse model."""
     n_prompt = settings.n_prompt
     dense_bytes, sparse_bytes = map(_bytes_read, files)
+    in_file = replace(kept, widths=_widths_in(files[1], kept.widths))
+    share_of_layers = 1 - len(kept.removed_layers) / len(kept.widths)
 
     def sample(phase: Phase, batch: int) -> TimeSample:
         request = f"{phase} {batch} {n_prompt} {settings.n_decode}"
@@ -155,15 +157,14 @@ def _works(
             phase="prefill",
             batch=batch,
             sample=sample("prefill", batch),
-            ceiling=prefill_ceiling(shape, _widths_in(files[1], widths), n_prompt),
+            ceiling=prefill_ceiling(shape, in_file, n_prompt),
         )
         cache = _CACHE_BYTES * batch * n_prompt * shape.cache_per_token
-        kept = 1 - removed_layers(widths) / len(widths)
         yield TimedWork(
             phase="decode",
             batch=batch,
             sample=sample("decode", batch),
-            ceiling=(dense_bytes + cache) / (sparse_bytes + kept * cache),
+            ceiling=(dense_bytes + cache) / (sparse_bytes + share_of_layers * cache),
         )
 
 
@@ -175,10 +176,10 @@ def _bytes_read(file: Path) -> int:
     return sum(tensors.values())
 
 
-def _widths_in(file: Path, widths: Sequence[int]) -> Sequence[int]:
+def _widths_in(file: Path, widths: tuple[int, ...]) -> tuple[int, ...]:
     """Widths as in the file: all the widest, where its format has room for one width."""
     values = opened_gguf(file).values
     in_file = values[f"{values['general.architecture']}.feed_forward_length"]
     if isinstance(in_file, list):
         return widths
-    return [max(widths) if width else 0 for width in widths]
+    return tuple(max(widths) if width else 0 for width in widths)

@@ -29,6 +29,7 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import torch_threads
 from sparsedash.engine.run.run_context import software_versions
 from sparsedash.schema.errors import JobError
+from sparsedash.schema.model_shape import KeptParts
 from sparsedash.schema.pair_records import Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.records import Record
@@ -156,7 +157,7 @@ def time_models(
     """
     if known := store.get(Timing, settings.key()):
         return known
-    widths = _widths(store.get(Record, settings.sparse))
+    widths = _kept(store.get(Record, settings.sparse))
     with pair_cache.models((settings.dense, settings.sparse), store, on_step) as (dense, sparse):
         loaded = dense.loaded
         if loaded is not sparse.loaded:
@@ -190,8 +191,8 @@ def _require_cache(loaded: LoadedModel) -> None:
         )
 
 
-def _widths(record: Record | None) -> tuple[int, ...]:
-    """The kept channels of each block. Raises JobError if it is masked or quantised."""
+def _kept(record: Record | None) -> KeptParts:
+    """What is left of the model. Raises JobError if it is masked or quantised."""
     if record is None or record.pruned is None:
         raise JobError(
             "There is no sparse model to time: its result is no longer stored, or is dense.",
@@ -208,12 +209,12 @@ def _widths(record: Record | None) -> tuple[int, ...]:
             "A quantised model is not timed: here its weights are full numbers again, as fast as before.",
             "Time the model that it was made of.",
         )
-    return record.pruned.widths
+    return record.pruned.kept
 
 
 def _timing(
     settings: TimingSettings,
-    widths: tuple[int, ...],
+    kept: KeptParts,
     loaded: LoadedModel,
     pair: Pair,
     dtype: Dtype,
@@ -221,14 +222,14 @@ def _timing(
     on_step: OnStep,
     clock: Clock,
 ) -> Timing:
-    """widths: of the sparse model."""
+    """kept: of the sparse model."""
     started_at = time.time()
     dense, sparse = pair
     n_prompt = max(1, min(settings.n_prompt, loaded.max_length - settings.n_decode))
     with closing(LoadFiles(pair, folder)) as files:
         ceiling = dense.n_bytes / sparse.n_bytes
         loading = TimedWork(phase="load", sample=files.sample, ceiling=ceiling)
-        works = chain(_text_works(settings, widths, loaded, pair, n_prompt), [loading])
+        works = chain(_text_works(settings, kept, loaded, pair, n_prompt), [loading])
         phases = time_phases(works, 2 * len(settings.batches) + 1, settings, on_step, clock)
         dense_resident = files.resident_bytes(True)
         sparse_resident = files.resident_bytes(False)
@@ -254,7 +255,7 @@ def _timing(
 
 def _text_works(
     settings: TimingSettings,
-    widths: tuple[int, ...],
+    kept: KeptParts,
     loaded: LoadedModel,
     pair: Pair,
     n_prompt: int,
@@ -271,11 +272,11 @@ def _text_works(
             phase="prefill",
             batch=batch,
             sample=prefill_sample(model, pair, ids),
-            ceiling=prefill_ceiling(shape, widths, n_prompt),
+            ceiling=prefill_ceiling(shape, kept, n_prompt),
         )
         yield TimedWork(
             phase="decode",
             batch=batch,
             sample=decode_sample(model, pair, ids, settings.n_decode),
-            ceiling=decode_ceiling(shape, widths, batch=batch, n_tokens=n_prompt),
+            ceiling=decode_ceiling(shape, kept, batch=batch, n_tokens=n_prompt),
         )

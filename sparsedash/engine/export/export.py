@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sparsedash.catalog.export_forms import FORMS, form_problem, require_form, shared_width
+from sparsedash.catalog.export_forms import FORMS, form_problem, require_form
 from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.catalog.presets import spec_name
 from sparsedash.engine.export.export_files import copy_base_files, write_folder
@@ -234,7 +234,9 @@ def export_narrowed(
     its answers to the passages. Raises ExportError, and then the folder does not exist.
     """
     sparse = PrunedChannels.dense(loaded)
-    width = max(pruned.dense_widths) if form == "masked" else shared_width(pruned, loaded.structure)
+    widths = pruned.dense_widths
+    if form != "masked":
+        widths = loaded.structure.file_widths(pruned.widths)
     settings = ExportSettings(dense="-", sparse="-", form=form, weights=loaded.dtype)
     with _write_errors(folder), new_folder(folder) as inside:
         on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)
@@ -243,7 +245,7 @@ def export_narrowed(
             inside,
             source,
             sparse,
-            width=width,
+            widths=widths,
             weights=loaded.dtype,
             require_room=require_room,
             on_part=on_part,
@@ -341,16 +343,14 @@ def _write(
         )
         copy_base_files(rebuilt.source, inside)
         return written
-    width = (
-        None
-        if settings.form == "masked"
-        else shared_width(request.pruned, rebuilt.loaded.structure)
-    )
+    widths = None
+    if settings.form != "masked":
+        widths = rebuilt.loaded.structure.file_widths(request.pruned.widths)
     return write_folder(
         inside,
         rebuilt.source,
         sparse,
-        width=width,
+        widths=widths,
         weights=weights,
         shard_mb=settings.shard_mb,
         require_room=require_room,

@@ -3,7 +3,7 @@
 import json
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
@@ -19,10 +19,10 @@ from sparsedash.engine.models.decoder_blocks import renumbered
 from sparsedash.engine.models.gguf_writing import block_tensors
 from sparsedash.engine.models.locating import Source, gguf_file
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
+from sparsedash.engine.models.structure import language_config
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.export_settings import WrittenFiles
-from sparsedash.schema.model_shape import ModelStructure
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.local_machine import lies_below
 
@@ -51,7 +51,7 @@ def write_folder(
     base: Source,
     sparse: SparseModel,
     *,
-    width: int | None,
+    widths: Sequence[int] | None,
     weights: str,
     shard_mb: int = 1_000,
     require_room: Callable[[int], None] = lambda n_bytes: None,
@@ -59,19 +59,23 @@ def write_folder(
 ) -> WrittenFiles:
     """Write weights in shards, their index, the config and the base's other files.
 
-    width: see `block_tensors`. weights: a floating-point type. shard_mb: the largest shard.
-    require_room: called with the bytes of the weights before the first is written. on_part: called
-    between tensors and between shards. The loaded model must be the dense one. Raises ExportError
-    for a tensor that stock code has no place for, or whose numbers this type cannot represent.
+    widths: of every MLP in the files; None: dense's, each channel in its own place. weights: a
+    floating-point type. shard_mb: the largest shard. require_room: called with the bytes of the
+    weights before the first is written. on_part: called between tensors and between shards. The
+    loaded model must be the dense one. Raises ExportError for a tensor that stock code has no place
+    for, or whose numbers this type cannot represent.
     """
     loaded = sparse.loaded
     dtype = getattr(torch, weights)
-    tensors = _all_tensors(sparse, width, dtype, on_part)
+    tensors = _all_tensors(sparse, widths, dtype, on_part)
     size = sum(tensor.nbytes for tensor in tensors.values())
     require_room(size)
     config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
-    if width:
-        _set_width_(config, loaded.structure, width)
+    aliases = language_config(loaded.model.config).attribute_map
+    if widths:
+        _set_values_(config, loaded.structure.width_values(widths) or {}, aliases)
+    if experts := sparse.kept.experts:
+        _set_values_(config, loaded.structure.experts_values(experts), aliases)
     if gone := sparse.removed_layers:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
@@ -102,36 +106,50 @@ def write_folder(
         }
         _write_json(folder / "model.safetensors.index.json", index)
     copy_base_files(base, folder)
-    layout = (
-        f"{width:,} channels in every block"
-        if width
-        else "the dense widths, zeros where something is gone"
-    )
-    if (
-        width
-        and isinstance(sparse, PrunedChannels)
-        and any(0 < kept_width < width for kept_width in sparse.widths)
-    ):
-        layout += ", padded with zeros where fewer are left"
+    layout = _layout_words(sparse, widths)
     if gone:
         layout = f"{len(loaded.blocks) - len(gone)} of {len(loaded.blocks)} layers, {layout}"
     dense = sum(parameter.numel() for parameter in loaded.model.parameters()) * dtype.itemsize
     return WrittenFiles(layout=layout, size=size, base_size=dense)
 
 
-def _set_width_(config: dict[str, Any], structure: ModelStructure, width: int) -> None:
-    """Write this width of every MLP into a plain config, where it has a place for it."""
-    values = structure.width_values([width] * len(structure.mlps))
-    for path, value in (values or {}).items():
+def _layout_words(sparse: SparseModel, widths: Sequence[int] | None) -> str:
+    """What is in the files: "1,024 channels in every block"."""
+    kept = sparse.kept
+    words = []
+    if kept.experts:
+        counts = sorted(set(kept.experts) - {0})
+        words.append(f"{' or '.join(map(str, counts))} experts in every mixture")
+    if widths is None:
+        words.append("the dense widths, zeros where something is gone")
+    elif any(widths):
+        several = sorted(set(widths) - {0})
+        width = " or ".join(f"{width:,}" for width in several)
+        words.append(f"{width} channels in every block")
+        if any(0 < few < width for few, width in zip(kept.widths, widths, strict=True)):
+            words.append("padded with zeros where fewer are left")
+    return ", ".join(words)
+
+
+def _set_values_(
+    config: dict[str, Any], values: Mapping[str, Any], aliases: Mapping[str, str]
+) -> None:
+    """Write values into a plain config, by keys with dots between nested configs.
+
+    aliases: other names that its class knows a key by; a config of the hub may have those.
+    """
+    for path, value in values.items():
         *parents, key = path.split(".")
         part = config
         for parent in parents:
             part = part.setdefault(parent, {})
-        part[key] = value
+        names = {key, *(alias for alias, real in aliases.items() if real == key)}
+        for name in names & part.keys() or {key}:
+            part[name] = value
 
 
 def _all_tensors(
-    sparse: SparseModel, width: int | None, dtype: torch.dtype, on_part: OnPart
+    sparse: SparseModel, widths: Sequence[int] | None, dtype: torch.dtype, on_part: OnPart
 ) -> dict[str, Tensor]:
     """Every tensor of the file by name, on the CPU; shared ones once.
 
@@ -144,6 +162,7 @@ def _all_tensors(
         if index in gone:
             continue
         if isinstance(sparse, PrunedChannels):
+            width = None if widths is None else widths[index]
             tensors = block_tensors(sparse, index, width)
         else:
             tensors = {
@@ -155,6 +174,11 @@ def _all_tensors(
             changed[f"{loaded.structure.blocks}.{index}.{name}"] = loaded.residency.offload(
                 tensor if as_it_is else tensor.T
             )
+    mixtures = loaded.experts if sparse.experts else {}
+    for index, mixture in mixtures.items():
+        for name, tensor in mixture.sliced(sparse.experts[index]).items():
+            full_name = f"{loaded.structure.blocks}.{index}.{name}"
+            changed[full_name] = loaded.residency.offload(tensor)
     if isinstance(sparse, PrunedChannels):
         changed |= sparse.others
     model = loaded.model

@@ -26,6 +26,7 @@ from sparsedash.engine.calibration.statistics import pack_tensors, split_held_ou
 from sparsedash.engine.healing.healing_checkpoint import HealingCheckpoint, HealingState
 from sparsedash.engine.models.decoder_blocks import Batch, skipping
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import (
     PrunedMlp,
     is_projection,
@@ -68,8 +69,7 @@ class HealedWeights:
 
 @torch.no_grad()
 def heal(
-    loaded: LoadedModel,
-    narrowed: Sequence[PrunedMlp],
+    sparse: PrunedChannels,
     sequences: Sequence[Sequence[int]],
     further: Sequence[Sequence[int]],
     *,
@@ -78,7 +78,7 @@ def heal(
     on_step: OnStep,
     checkpoint: HealingCheckpoint,
 ) -> HealedWeights:
-    """The healed model of these narrowed MLPs; the loaded model stays the dense one.
+    """The healed weights of a sparse model; the loaded model stays the dense one.
 
     sequences: those of the calibration, some of which are held out. further: more text, all of
     which is trained on.
@@ -86,12 +86,14 @@ def heal(
     hidden states are kept. Same arguments, same weights, also from a checkpoint. Raises
     CalibrationError where there is too little text, or a prediction is not finite.
     """
+    loaded = sparse.loaded
+    narrowed = list(sparse.blocks)
+    gone = sparse.removed_layers
     require_healable(len(sequences), streamed=loaded.residency.streamed)
     begun = Step("heal", 0, n_steps, message="reading the text with the dense model")
     text = _Text.of(loaded, sequences, further, n_steps, seed, lambda: on_step(begun))
-    gone = [index for index, narrow in enumerate(narrowed) if narrow.is_gone]
     without = skipping(loaded.model.base_model, loaded.blocks, gone)
-    with pruned(loaded.mlps, list(narrowed)), without, _trainable(loaded, gone) as names:
+    with pruned(loaded.mlps, narrowed), without, _trainable(loaded, gone) as names:
         student = _Student(loaded, names, text)
         state = student.resume(checkpoint) or student.begin()
         for number in range(state.step, n_steps):
@@ -230,7 +232,10 @@ def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[s
         n_dimensions = {parameter.dim() for parameter in module.parameters(recurse=False)}
         if module not in idle and not is_projection(module) and n_dimensions == {1}:
             norms.append(module)
-    names = [list(chain.from_iterable(map(of, (*mlp.inner, mlp.out)))) for mlp in mlps]
+    names = []
+    for mlp in mlps:
+        projections = (*mlp.inner, mlp.out) if mlp.inner else ()
+        names.append(list(chain.from_iterable(map(of, projections))))
     names.append(list(chain.from_iterable(map(of, norms))))
     copies = {
         name: nn.Parameter(model.get_parameter(name).detach().clone()) for name in chain(*names)
@@ -310,6 +315,8 @@ class _Student:
         if self._best:
             norms = {name: self._weights[name].detach() for name in self._names[-1]}
             for index, mlp in enumerate(self._loaded.mlps):
+                if not mlp.inner:
+                    continue
                 (weight, bias) = of(mlp.out)
                 inner = tuple(map(of, mlp.inner))
                 blocks[index] = replace(

@@ -137,7 +137,7 @@ def read_back(
     per_block = reader.values["general.architecture"] != architecture
     blocks = []
     for index, narrow in enumerate(sparse.blocks):
-        if narrow.is_gone:
+        if index in sparse.removed_layers:
             blocks.append(narrow)
             continue
         width = len(narrow.kept) if per_block else max(sparse.widths)

@@ -55,10 +55,11 @@ def block_tensors(
 ) -> dict[str, Tensor]:
     """The tensors of one block's MLP by their names within the block, weights as (out, in).
 
-    width: channels of every MLP in the file; None: the dense ones, each channel in its own place.
+    width: its channels in the file; None: the dense ones, each channel in its own place.
     """
     layout = sparse.loaded.structure.mlps[index]
-    assert layout is not None, "every block that is written has an MLP"
+    if layout is None:
+        return {}
     mlp = sparse.loaded.mlps[index]
     narrow = sparse.blocks[index]
     places = narrow.kept if width is None else torch.arange(len(narrow.kept))
@@ -160,7 +161,7 @@ def write_gguf(
             architecture = PER_LAYER[source]
             layout = f"a width for each block, llama.cpp's architecture {architecture}"
         else:
-            widths = [max(widths) if width else 0 for width in widths]
+            widths = tuple(max(widths) if width else 0 for width in widths)
             layout = (
                 f"filled up to the widest block, architecture {source}: "
                 "llama.cpp reads no width for each block of this family"

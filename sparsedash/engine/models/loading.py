@@ -27,7 +27,8 @@ from sparsedash.engine.models.checkpoint_reading import (
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.residency import Resident, WeightResidency
-from sparsedash.engine.models.structure import block_mlps, language_config
+from sparsedash.engine.models.structure import block_experts, block_mlps, language_config
+from sparsedash.engine.pruning.experts import Experts
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope
@@ -112,6 +113,11 @@ class LoadedModel:
     def mlps(self) -> list[Mlp]:
         """The MLP of every decoder block."""
         return block_mlps(self.model, self.structure)
+
+    @property
+    def experts(self) -> dict[int, Experts]:
+        """The experts of the blocks that are mixtures, by block."""
+        return block_experts(self.model, self.structure)
 
     def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
         """The projections (Linear or Conv1D) of every decoder block, by name."""

@@ -12,8 +12,14 @@ from torch import nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from sparsedash.engine.models import structure_proof as proof
-from sparsedash.engine.models.structure import block_mlps, find_structure, meta_model
+from sparsedash.engine.models.structure import (
+    block_experts,
+    block_mlps,
+    find_structure,
+    meta_model,
+)
 from sparsedash.engine.models.tiny_config import tiny_config
+from sparsedash.engine.pruning.experts import tensor_of
 from sparsedash.engine.pruning.surgery import is_projection
 from sparsedash.schema.errors import ModelError, first_line
 from sparsedash.schema.model_shape import MlpLayout, ModelShape, ModelStructure
@@ -49,13 +55,8 @@ def _inspected(config: PretrainedConfig) -> ModelShape:
         raise
     except Exception as error:
         raise proof.NotProvenError(f"its config describes no model: {first_line(error)}") from error
-    if not any(structure.mlps):
-        raise proof.NotProvenError("no MLP was found whose channels can be removed")
-    n_without = structure.mlps.count(None)
-    if n_without:
-        raise proof.NotProvenError(
-            f"{n_without} of its {len(structure.mlps)} blocks have no MLP whose channels can be removed"
-        )
+    if not any(structure.mlps) and not structure.mixtures:
+        raise proof.NotProvenError("no MLP and no experts were found that can be pruned")
     return _counted(model, _proven(config, structure))
 
 
@@ -71,17 +72,23 @@ def _proven(config: PretrainedConfig, structure: ModelStructure) -> ModelStructu
     ids = proof.some_ids()
     if not _kinds(structure) <= _kinds(tiny_structure):
         raise proof.NotProvenError("a tiny model of its type has other MLPs")
-    checks = (
-        (proof.require_causal, (model, ids)),
-        (proof.require_walk, (model, tiny_structure, ids)),
-        (proof.require_tokenwise, (model, tiny_structure, ids)),
-        (proof.require_narrowing, (model, tiny_structure, ids)),
-    )
-    for check, arguments in checks:
-        if problem := proof.problem_of(check, *arguments):
-            raise proof.NotProvenError(problem)
+    problems = [
+        proof.problem_of(proof.require_causal, model, ids),
+        proof.problem_of(proof.require_walk, model, tiny_structure, ids),
+        proof.problem_of(proof.require_tokenwise, model, tiny_structure, ids),
+    ]
+    if any(structure.mlps):
+        problems.append(proof.problem_of(proof.require_narrowing, model, tiny_structure, ids))
+    for problem in filter(None, problems):
+        raise proof.NotProvenError(problem)
+    experts_problem = ""
+    if structure.mixtures:
+        experts_problem = proof.problem_of(
+            proof.require_fewer_experts, model, tiny, tiny_structure, ids
+        )
     return replace(
         structure,
+        experts_problem=experts_problem,
         width_problem=proof.problem_of(proof.require_even_export, model, tiny, tiny_structure, ids),
         layers_problem=proof.problem_of(
             proof.require_shorter_export, model, tiny, tiny_structure, ids
@@ -90,9 +97,16 @@ def _proven(config: PretrainedConfig, structure: ModelStructure) -> ModelStructu
     )
 
 
-def _kinds(structure: ModelStructure) -> set[MlpLayout | None]:
-    """The different MLPs of a structure, apart from their widths."""
-    return {layout and replace(layout, width=0, value=0) for layout in structure.mlps}
+def _kinds(structure: ModelStructure) -> set[MlpLayout | str | None]:
+    """The different MLPs and experts of a structure, apart from their sizes."""
+    kinds: set[MlpLayout | str | None] = set()
+    for layout in structure.mlps:
+        kinds.add(layout and replace(layout, width=0, value=0))
+    for mixture in structure.mixtures.values():
+        kinds.add(
+            str(replace(mixture, n=0, width=0, n_chosen=0, n_groups=min(2, mixture.n_groups)))
+        )
+    return kinds
 
 
 def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
@@ -105,7 +119,9 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
     other_parameters = []
     per_channel = set()
     bias_per_channel = set()
-    for block, layout in zip(blocks, structure.mlps, strict=True):
+    per_expert = {0}
+    n_active = 0
+    for index, (block, layout) in enumerate(zip(blocks, structure.mlps, strict=True)):
         n_weights = _n_projected(block)
         n_parameters = _n_parameters(block) - n_weights
         width = layout.width if layout else 0
@@ -119,20 +135,31 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
             bias_per_channel.add(channel_bias)
             n_weights -= width * channel
             n_parameters -= width * channel_bias
+        if index in structure.mixtures:
+            mixture = structure.mixtures[index]
+            n_of_experts = sum(tensor_of(block, name).numel() for name in mixture.tensors)
+            n_projected = _n_projected(block.get_submodule(mixture.router))
+            per_expert.add(n_of_experts // mixture.n)
+            n_weights += n_of_experts - n_projected
+            n_parameters -= n_of_experts - n_projected
+            n_active += (n_of_experts // mixture.n) * mixture.n_chosen - n_projected
         widths.append(width)
         other_weights.append(n_weights)
         other_parameters.append(n_parameters)
     if len(per_channel) > 1 or len(bias_per_channel) > 1:
         raise proof.NotProvenError("channels of its MLPs have different numbers of weights")
+    if len(per_expert) > 2:
+        raise proof.NotProvenError("its mixtures have experts of different sizes")
     hidden = _hidden(model, structure)
     return ModelShape(
         family=model.config.model_type,
         hidden=hidden,
         vocabulary=len(head),
         widths=tuple(widths),
-        per_channel=per_channel.pop(),
-        bias_per_channel=bias_per_channel.pop(),
-        n_matmul=_n_projected(model),
+        per_channel=max(per_channel, default=0),
+        bias_per_channel=max(bias_per_channel, default=0),
+        per_expert=max(per_expert),
+        n_matmul=_n_projected(model) + n_active,
         n_head=head.numel(),
         n_parameters=_n_parameters(model),
         attention=_attention_width(config, hidden),
@@ -145,9 +172,12 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
 
 
 def _hidden(model: PreTrainedModel, structure: ModelStructure) -> int:
-    """Width of the residual stream: of what an MLP puts out."""
-    mlp = block_mlps(model, structure)[0]
-    return mlp.out.weight.numel() // mlp.width
+    """Width of the residual stream: of what an MLP or an expert puts out."""
+    for mlp in block_mlps(model, structure):
+        if mlp.width:
+            return mlp.out.weight.numel() // mlp.width
+    mixture = next(iter(block_experts(model, structure).values()))
+    return len(mixture.out_weight(0))
 
 
 def _n_projected(module: nn.Module) -> int:

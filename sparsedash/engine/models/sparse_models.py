@@ -4,7 +4,7 @@ All but `applied` is called while the loaded model is the dense one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
@@ -16,6 +16,7 @@ from sparsedash.catalog.budgets import reached
 from sparsedash.engine.models.decoder_blocks import skipping
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import BlockErrors, passage_error
+from sparsedash.engine.pruning.experts import KeptExperts
 from sparsedash.engine.pruning.layer import LazySequence, Sample
 from sparsedash.engine.pruning.surgery import (
     PrunedMlp,
@@ -26,16 +27,18 @@ from sparsedash.engine.pruning.surgery import (
 )
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, weight_passage_error
 from sparsedash.schema.method_settings import Scope
+from sparsedash.schema.model_shape import KeptParts
 from sparsedash.schema.records import Healed, Quantised, Reached
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrunedChannels:
-    """A model whose MLPs have fewer channels, or that has fewer layers.
+    """A model whose MLPs have fewer channels, or that has fewer layers or experts.
 
-    errors: of the MLPs before healing and quantising. block_losses: loss of the model by the cut of
-    each block alone, where measured. others: parameters outside the MLPs that are not the dense
-    ones, by name: norms of a healed model, all of a quantised one.
+    experts: those left of each block; empty where none is removed. errors: of the MLPs, or of the
+    experts, before healing and quantising. block_losses: loss of the model by the cut of each block
+    alone, where measured. others: parameters outside the MLPs that are not the dense ones, by name:
+    norms of a healed model, all of a quantised one.
     """
 
     loaded: LoadedModel
@@ -43,6 +46,7 @@ class PrunedChannels:
     errors: Sequence[BlockErrors]
     block_losses: Callable[[], list[float]]
     removed_layers: Sequence[int] = ()
+    experts: Sequence[KeptExperts] = ()
     others: Mapping[str, Tensor] = field(default_factory=dict)
     healed: Healed | None = None
     quantised: Quantised | None = None
@@ -74,9 +78,15 @@ class PrunedChannels:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
         loaded = self.loaded
         mlps = loaded.mlps
+        mixtures = loaded.experts if self.experts else {}
 
-        def narrowed(index: int) -> AbstractContextManager[None]:
-            return pruned([mlps[index]], [self.blocks[index]])
+        @contextmanager
+        def narrowed(index: int) -> Iterator[None]:
+            with ExitStack() as stack:
+                stack.enter_context(pruned([mlps[index]], [self.blocks[index]]))
+                if index in mixtures:
+                    stack.enter_context(mixtures[index].without(self.experts[index]))
+                yield
 
         changes = [partial(narrowed, index) for index in range(len(mlps))]
         with (
@@ -97,16 +107,25 @@ class PrunedChannels:
         )
 
     @property
-    def widths(self) -> list[int]:
-        """Channels of each MLP; 0 where the whole layer is gone."""
-        return [len(narrow.kept) for narrow in self.blocks]
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each MLP; 0 where there is none or the whole layer is gone."""
+        return tuple(len(narrow.kept) for narrow in self.blocks)
+
+    @property
+    def kept(self) -> KeptParts:
+        """What is left of the dense model."""
+        return KeptParts(
+            widths=self.widths,
+            removed_layers=tuple(sorted(self.removed_layers)),
+            experts=tuple(len(narrow.kept) for narrow in self.experts),
+        )
 
     def reached(self) -> Reached:
         """The share removed of every budget.
 
         Bytes of a quantised file are compared with the dense one's in 16 bits.
         """
-        shares = reached(self.loaded.shape, self.widths)
+        shares = reached(self.loaded.shape, self.kept)
         if self.quantised is None:
             return shares
         n_bytes = self.quantised.n_bytes / self.quantised.dense_bytes
@@ -123,6 +142,8 @@ class PrunedChannels:
         samples: list[Sample],
     ) -> float:
         """Error of this block on samples of the inputs of its `watched` projections."""
+        if not samples:
+            return 0.0
         return passage_error(self.loaded.mlps[index], self.blocks[index], samples[0])
 
 
@@ -135,6 +156,7 @@ class MaskedWeights:
     blocks: Sequence[MaskedBlock]
     groups: list[list[list[str]]]
     removed_layers: Sequence[int] = ()
+    experts: Sequence[KeptExperts] = ()
 
     def round_(self, index: int) -> None:
         """Do nothing: the weights have the model's own type already."""
@@ -159,9 +181,9 @@ class MaskedWeights:
         return self.loaded.residency.changed(changes)
 
     @property
-    def widths(self) -> list[int]:
-        """Channels of each MLP: those of the dense one."""
-        return [mlp.width for mlp in self.loaded.mlps]
+    def kept(self) -> KeptParts:
+        """All of the dense model."""
+        return self.loaded.shape.whole
 
     def reached(self) -> Reached:
         """The share of zeros, of every budget."""

@@ -12,6 +12,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from sparsedash.catalog.config_checks import DEPTH_KEYS
+from sparsedash.engine.pruning.experts import Experts, tensor_of
 from sparsedash.engine.pruning.surgery import Mlp, is_projection, is_transposed
 from sparsedash.schema.errors import ModelError
-from sparsedash.schema.model_shape import MlpLayout, ModelStructure
+from sparsedash.schema.model_shape import ExpertsLayout, MlpLayout, ModelStructure
 
 _NO_WIDTHS = ("head", "rank", "rope", "window", "conv", "mamba", "ssm", "token_id", "top", "_tok")
 """In the names of keys that never say the width of an MLP. The shapes would refuse them as well:
@@ -33,6 +35,8 @@ _NO_SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
+_GROUPS = ("n_group", "num_expert_group")
+"""Keys that say into how many groups a router divides its experts."""
 _WIDTH_WORDS = ("inner", "intermediate", "ffn")
 """In the names of keys that may be None, where the code has a usual width."""
 
@@ -45,6 +49,7 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
     path = blocks_path(model)
     blocks = list(model.get_submodule(path).children())
     mlps: list[MlpLayout | None] = [None] * len(blocks)
+    experts: list[ExpertsLayout | None] = [None] * len(blocks)
     list_keys = []
     shapes = _shapes(model)
     for key, value in _integers(config, len(blocks), shapes):
@@ -52,6 +57,10 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
         if not all(name.startswith(f"{path}.") for name in moved):
             continue
         for index, parts in _by_block(moved, path).items():
+            mixture = _mixture(blocks[index], parts, key, value)
+            if mixture is not None:
+                experts[index] = _routed(blocks[index], mixture, model)
+                continue
             layout = _layout(blocks[index], parts)
             # Of two MLPs of a block the first key's is pruned.
             if layout is None or mlps[index] is not None:
@@ -60,24 +69,43 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
             mlps[index] = replace(layout, key=key, value=item)
             if isinstance(value, list):
                 list_keys.append(key)
-    if not any(mlps):
+    if not any(mlps) and not any(experts):
         mlps = [_sibling_projections(block) for block in blocks]
     return ModelStructure(
         blocks=path,
         mlps=tuple(mlps),
+        experts=tuple(experts) if any(experts) else (),
         list_keys=tuple(dict.fromkeys(list_keys)),
     )
 
 
 def block_mlps(model: PreTrainedModel, structure: ModelStructure) -> list[Mlp]:
-    """The MLPs of a model, of every block that has one."""
+    """The MLP of every block of a model; one without channels where a block has none."""
     blocks = model.get_submodule(structure.blocks).children()
+    hidden = model.get_input_embeddings().weight.shape[-1]
     mlps = []
     for block, layout in zip(blocks, structure.mlps, strict=True):
-        if layout is not None:
+        if layout is None:
+            # It is never called, so that its input is never seen.
+            nothing = _NoChannels(0, hidden, bias=False, dtype=model.dtype, device=model.device)
+            mlps.append(Mlp((), nothing))
+        else:
             inner = tuple(block.get_submodule(name) for name in layout.inner)
             mlps.append(Mlp(inner, block.get_submodule(layout.out), layout.fused))
     return mlps
+
+
+class _NoChannels(nn.Linear):
+    """A projection of no channels."""
+
+    def reset_parameters(self) -> None:
+        """Do nothing: there is nothing to initialise, of which torch would warn."""
+
+
+def block_experts(model: PreTrainedModel, structure: ModelStructure) -> dict[int, Experts]:
+    """The experts of those blocks of a model that have some, by block."""
+    blocks = list(model.get_submodule(structure.blocks).children())
+    return {index: Experts(blocks[index], layout) for index, layout in structure.mixtures.items()}
 
 
 def model_of(config: PretrainedConfig) -> PreTrainedModel:
@@ -276,6 +304,73 @@ def _layout(block: nn.Module, moved: Moved) -> MlpLayout | None:
         return None
     out_bias = getattr(modules[out], "bias", None) is not None
     return MlpLayout(inner=tuple(inner), out=out, width=width, fused=rows.pop(), out_bias=out_bias)
+
+
+def _mixture(block: nn.Module, moved: Moved, key: str, value: Any) -> ExpertsLayout | None:
+    """The experts whose number these tensors of a block follow; None if they are something else."""
+    n = value
+    holders = set()
+    owners_of_rows = set()
+    for name, axis in moved.items():
+        owner = name.rpartition(".")[0]
+        tensor = tensor_of(block, name)
+        if tensor.shape[axis] != n:
+            return None
+        if tensor.dim() == 3 and axis == 0:
+            holders.add(owner)
+        elif tensor.dim() == 2 and axis == 0 and tensor.shape[1] > 1:
+            owners_of_rows.add(owner)
+    routers = owners_of_rows - holders
+    if len(holders) != 1 or len(routers) != 1:
+        return None
+    path = holders.pop()
+    router = routers.pop()
+    if f"{path}.down_proj" not in moved or f"{router}.weight" not in moved:
+        return None
+    out = tensor_of(block, f"{path}.down_proj")
+    return ExpertsLayout(
+        path=path,
+        router=router,
+        tensors=dict(moved),
+        n=n,
+        width=out[0].numel() // tensor_of(block, f"{router}.weight").shape[1],
+        n_chosen=0,
+        n_groups=1,
+        key=key,
+    )
+
+
+def _routed(
+    block: nn.Module, layout: ExpertsLayout, model: PreTrainedModel
+) -> ExpertsLayout | None:
+    """The layout with how many experts are chosen for a token, as the block itself does it; None
+    where its experts are called in another way, so that the choice cannot be seen.
+    """
+    experts = block.get_submodule(layout.path)
+    # What holds both the router and the experts.
+    shared = zip(layout.path.split("."), layout.router.split("."), strict=False)
+    parent = [name for name, other in takewhile(lambda pair: pair[0] == pair[1], shared)]
+    chosen: list[int] = []
+
+    def choose(*inputs: Any, **named_inputs: Any) -> torch.Tensor:
+        hidden, choices, _ = (*inputs, *named_inputs.values())
+        chosen.append(choices.shape[-1])
+        return torch.zeros_like(hidden)
+
+    rows = block.get_submodule(layout.router).get_parameter("weight")
+    token = rows.new_zeros(1, 1, rows.shape[1])
+    experts.forward = choose
+    try:
+        with torch.no_grad():
+            block.get_submodule(".".join(parent))(token)
+    except Exception:  # noqa: BLE001 - a class may want other arguments, and refuse by any error
+        return None
+    finally:
+        del experts.forward
+    config = language_config(model.config)
+    groups = [getattr(config, name, None) for name in _GROUPS]
+    n_groups = next((n for n in groups if n), 1)
+    return replace(layout, n_chosen=chosen[0], n_groups=n_groups) if chosen else None
 
 
 def _in_and_out(module: nn.Module) -> tuple[int, int]:

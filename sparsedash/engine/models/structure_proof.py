@@ -4,7 +4,7 @@ of this kind gives what it should, to rounding.
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from sparsedash.engine.models.decoder_blocks import (
     shortened_config,
     skipping,
 )
-from sparsedash.engine.models.structure import block_mlps, model_of, with_values
+from sparsedash.engine.models.structure import block_experts, block_mlps, model_of, with_values
 from sparsedash.engine.models.tiny_config import VOCABULARY
+from sparsedash.engine.pruning.experts import Experts, KeptExperts
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned, weight_of
 from sparsedash.schema.errors import first_line
-from sparsedash.schema.model_shape import MlpLayout, ModelStructure
+from sparsedash.schema.model_shape import ExpertsLayout, MlpLayout, ModelStructure
 
 _TOLERANCE = 2e-5
 """Largest difference of logits, as a share of the largest logit."""
@@ -150,6 +151,58 @@ def require_even_export(
         logits = _logits(model, ids)
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     _require_loadable(with_values(config, values), state, logits, ids)
+
+
+@torch.inference_mode()
+def require_fewer_experts(
+    model: PreTrainedModel, config: PretrainedConfig, structure: ModelStructure, ids: Tensor
+) -> None:
+    """Raise NotProvenError where a model of fewer experts differs from one that never chooses the
+    others, or its experts compute otherwise than transformers' interface says.
+    """
+    experts = block_experts(model, structure)
+    dense = _logits(model, ids)
+    generator = torch.Generator().manual_seed(3)
+    state = model.state_dict()
+    values = {}
+    with ExitStack() as stack:
+        for index, mixture in experts.items():
+            layout = mixture.layout
+            _require_interface(mixture)
+            narrow = KeptExperts(_half_of_each_group(layout, generator))
+            stack.enter_context(mixture.without(narrow))
+            values[layout.key] = len(narrow.kept)
+            for name, tensor in mixture.sliced(narrow).items():
+                state[f"{structure.blocks}.{index}.{name}"] = tensor
+        logits = _logits(model, ids)
+    if _are_close(logits, dense):
+        raise NotProvenError("without experts nothing changes")
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    _require_loadable(with_values(config, values), state, logits, ids)
+
+
+def _half_of_each_group(layout: ExpertsLayout, generator: torch.Generator) -> Tensor:
+    in_group = layout.n // layout.n_groups
+    kept = []
+    for first in range(0, layout.n, in_group):
+        order = torch.randperm(in_group, generator=generator)
+        kept.append(first + order[: in_group // 2])
+    return torch.cat(kept).sort().values
+
+
+def _require_interface(mixture: Experts) -> None:
+    """Raise NotProvenError where an expert, computed by itself, puts out something else."""
+    module = mixture.module
+    if getattr(module, "has_post_expert_norm", True):
+        raise NotProvenError("its experts do more than transformers' interface for them says")
+    generator = torch.Generator().manual_seed(4)
+    weight = mixture.out_weight(0)
+    hidden = torch.randn(4, len(weight), generator=generator)
+    choices = torch.zeros(4, 1, dtype=torch.long)
+    expected = module(hidden, choices, torch.full((4, 1), 0.5))
+    output = mixture.activations(0, hidden) @ weight.T + mixture.out_bias(0)
+    if not _are_close(0.5 * output, expected):
+        raise NotProvenError("its experts do not compute as transformers' interface says")
 
 
 @torch.inference_mode()

@@ -17,6 +17,8 @@ HIDDEN = 32
 N_LAYERS = 4
 
 _DEPTHS = (*DEPTH_KEYS, "encoder_layers")
+_AT_MOST = (*_DEPTHS, "n_group", "num_expert_group")
+"""Names of sizes that stay where they are smaller already."""
 _SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), HIDDEN),
@@ -33,7 +35,8 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 8),
     "moe_num_experts": 8,
     **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts"), 2),
-    **dict.fromkeys(("n_shared_experts", "n_group", "topk_group", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("n_shared_experts", "topk_group", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("n_group", "num_expert_group"), 2),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 256),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
     "sliding_window": 48,
@@ -93,7 +96,7 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
     for name, size in sizes.items():
         value = _value(config, name)
         if type(value) is int:
-            _set(config, name, min(value, size) if name in _DEPTHS else size)
+            _set(config, name, min(value, size) if name in _AT_MOST else size)
     for name in equal_heads:
         _set(config, name, sizes["num_attention_heads"])
     for name, token in _SPECIAL_TOKENS.items():

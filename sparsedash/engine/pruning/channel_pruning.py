@@ -281,6 +281,9 @@ def score_channels(
     n = len(mlps)
 
     def score(index: int) -> ChannelScores:
+        if not mlps[index].width:
+            nothing = torch.zeros(1, dtype=torch.float64)
+            return ChannelScores(width=0, cost=0, scores=torch.empty(0), losses=nothing)
         # Gradients may be enough: then no statistics are read.
         needs_statistics = not method.by_gradient or method.needs_curves
         statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
@@ -416,8 +419,11 @@ def choose_channels(
     for index in range(len(scores)):
         n_kept = width(index)
         gradients = calibration.mask_gradients(index) if method.by_gradient else None
-        choose = SALIENCIES[method.saliency].choose
-        kept.append(choose(gradients, scores[index].scores, n_kept))
+        if n_kept == scores[index].width:
+            kept.append(torch.arange(n_kept))
+        else:
+            choose = SALIENCIES[method.saliency].choose
+            kept.append(choose(gradients, scores[index].scores, n_kept))
         on_layer(_n_done(index, len(scores), method), 2 * len(scores))
     return kept
 

@@ -207,6 +207,8 @@ def channel_errors(
     """
 
     def errors(index: int) -> BlockErrors:
+        if not mlps[index].width:
+            return BlockErrors(0.0, 0.0, 0.0)
         statistics = calibration.statistics(index)
         if statistics is NO_STATISTICS:
             return BlockErrors()

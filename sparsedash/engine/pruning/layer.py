@@ -101,6 +101,14 @@ class Statistics:
         return energy(weight, self.covariance) + float(at_mean.square().sum(dtype=torch.float64))
 
 
+NO_CHANNELS = Statistics(
+    covariance=torch.empty(0, 0),
+    mean=torch.empty(0),
+    held_out=Sample(inputs=torch.empty(0, 0), weights=torch.empty(0)),
+    n_tokens=0,
+)
+"""Of a block without an MLP."""
+
 NO_STATISTICS = Statistics(
     covariance=torch.empty(0),
     mean=torch.empty(0),

@@ -46,11 +46,6 @@ class PrunedMlp:
     lost: float | None = None
     inner: tuple[tuple[Tensor, Tensor | None], ...] = ()
 
-    @property
-    def is_gone(self) -> bool:
-        """True if its whole layer is removed."""
-        return not len(self.kept)
-
     def moved_to(self, offload: Callable[[Tensor], Tensor]) -> "PrunedMlp":
         """The same with offloaded weights."""
         inner = tuple((offload(weight), bias) for weight, bias in self.inner)

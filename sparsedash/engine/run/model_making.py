@@ -1,6 +1,6 @@
 """Models of a run: pruned, measured, healed, quantised; and rebuilt from a record."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -10,6 +10,7 @@ import msgspec
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.resources import MORE_ROOM
 from sparsedash.engine.calibration.calibration import CacheEvicted, Calibration
+from sparsedash.engine.calibration.expert_pruning import FEWEST_TOKENS_PER_CHANNEL
 from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import heal
@@ -141,8 +142,12 @@ class RunModel:
         return Pruned(
             spec=self.spec,
             calibration=run.settings.calibration,
-            widths=tuple(sparse.widths),
-            dense_widths=tuple(mlp.width for mlp in run.loaded.mlps),
+            widths=sparse.kept.widths,
+            dense_widths=run.loaded.shape.widths,
+            removed_layers=sparse.kept.removed_layers,
+            experts=tuple(tuple(narrow.kept.tolist()) for narrow in sparse.experts),
+            expert_use=tuple(narrow.use for narrow in sparse.experts),
+            few_tokens=sum(narrow.n_few_tokens for narrow in sparse.experts),
             reached=sparse.reached(),
             layer_errors=fitted,
             held_out_errors=held_out,
@@ -170,7 +175,7 @@ class RunModel:
 
     def _passage_error(self, index: int) -> float | None:
         """None where whole layers go, or the store has no room for the inputs on passages."""
-        if self.spec.pruning.removes_layers:
+        if self.spec.pruning.removes_layers or self.spec.pruning.removes_experts:
             return None
         samples = self._run.passage_activations(self._begun.watched).of(index)
         return None if samples is None else self._begun.passage_error(index, samples)
@@ -188,16 +193,29 @@ def _text_identity(run: RunContext, spec: SparseSpec) -> str:
     return run.keys.calibration_text(mix_share(spec, run.settings.calibration))
 
 
-def _known(errors: Iterable[float | None]) -> tuple[float, ...]:
-    return tuple(error for error in errors if error is not None)
+def _known(errors: Sequence[float | None]) -> tuple[float, ...]:
+    """The errors of all blocks; none where those of some are not known."""
+    known = tuple(error for error in errors if error is not None)
+    return known if len(known) == len(errors) else ()
 
 
-def unchanged_warning(made: Pruned) -> str | None:
-    """A warning where rounding the widths kept every channel."""
+def pruning_warning(made: Pruned) -> str | None:
+    """A warning where rounding kept everything, or experts saw too few tokens to be refitted."""
     permille = made.sparsity_permille
     method = made.method
-    if not (permille and method.is_structured and made.widths == made.dense_widths):
+    if made.few_tokens:
+        return (
+            f"{made.few_tokens:,} of the {sum(made.kept.experts):,} kept experts saw fewer than "
+            f"{FEWEST_TOKENS_PER_CHANNEL} calibration tokens per channel, and were not refitted. "
+            "Calibrate on more text."
+        )
+    if not permille or not method.is_structured or made.reached.weights:
         return None
+    if method.removes_experts:
+        return (
+            f"Nothing was removed at {permille / 10:g} %: the number of experts is rounded so that no more go, and as "
+            "many stay as the router chooses."
+        )
     return f"Nothing was removed at {permille / 10:g} %: kept widths are multiples of {method.width_multiple} channels."
 
 
@@ -238,7 +256,6 @@ def _note_calibrated(run: RunContext) -> None:
 def _heal(run: RunContext, spec: SparseSpec, made: PrunedChannels) -> PrunedChannels:
     """The model with healed weights, which are stored: healing needs many passes over the text."""
     calibration = run.calibration(spec)
-    loaded = run.loaded
     key = pruned_key(calibration.keys.statistics, spec.before_quantising)
     for index in range(len(made.blocks)):
         # The model that is healed is the one that is evaluated before healing.
@@ -253,8 +270,7 @@ def _heal(run: RunContext, spec: SparseSpec, made: PrunedChannels) -> PrunedChan
     checkpoint = HealingCheckpoint(StageCheckpoint(run.store, run.identity), key)
     with run.log.timed("heal"):
         healed = heal(
-            loaded,
-            made.blocks,
+            made,
             calibration.read(),
             run.calibration_texts.to_heal(spec),
             n_steps=spec.heal_steps,

@@ -30,7 +30,7 @@ from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
-from sparsedash.engine.run.model_making import RunModel, missing_statistics, unchanged_warning
+from sparsedash.engine.run.model_making import RunModel, missing_statistics, pruning_warning
 from sparsedash.engine.run.run_context import (
     RunContext,
     model_label,
@@ -496,7 +496,7 @@ def _measure(run: RunContext, model: RunModel) -> None:
 
 def _warn_of_model(run: RunContext, pruned: Pruned) -> None:
     """Of a mismatch at most once a run: the text is the same for all its sparse models."""
-    run.log.warn(unchanged_warning(pruned))
+    run.log.warn(pruning_warning(pruned))
     run.log.warn(mismatch_warning(pruned), topic="mismatch")
 
 

@@ -6,6 +6,7 @@ artefact.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import TypeVar
 
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsedash.catalog.budgets import channel_share, n_layers_gone
+from sparsedash.catalog.budgets import channel_share, fewer_experts, n_layers_gone
 from sparsedash.engine.calibration.calibration import CacheEvicted, Calibration
+from sparsedash.engine.calibration.expert_pruning import prune_experts
 from sparsedash.engine.calibration.gradients import OnBlock
 from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
@@ -22,6 +24,7 @@ from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensor
 from sparsedash.engine.models.sparse_models import MaskedWeights, PrunedChannels, SparseModel
 from sparsedash.engine.pruning.channel_pruning import choose_channels, prune_channels, remove_layers
 from sparsedash.engine.pruning.compensation import BlockErrors, channel_errors
+from sparsedash.engine.pruning.experts import KeptExperts
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights
@@ -56,6 +59,8 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
 
     if not method.is_structured:
         return _masked(run, calibration, spec, data, key, on_block)
+    if method.removes_experts:
+        return _fewer_experts(run, calibration, spec, key)
     n_gone = n_layers_gone(loaded.shape, method, permille) if method.removes_layers else 0
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
     narrowed = _narrowed(run, calibration, spec, data, key, gone, on_block)
@@ -80,6 +85,61 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
         block_losses=block_losses,
         removed_layers=gone,
     )
+
+
+def _fewer_experts(
+    run: RunContext, calibration: Calibration, spec: SparseSpec, key: str
+) -> PrunedChannels:
+    """Whole experts removed, on the dense model's own activations; all MLPs as they are."""
+    loaded = run.loaded
+    method = spec.pruning
+    n_kept = fewer_experts(loaded.shape, method, spec.permille).experts
+
+    def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, KeptExperts]]:
+        return prune_experts(loaded, text, method, n_kept, run.log.on_step, walked)
+
+    def unpack(_: int, packed: bytes) -> KeptExperts:
+        narrow = _unpack_experts(packed)
+        outs = None if narrow.outs is None else loaded.residency.offload(narrow.outs)
+        return replace(narrow, outs=outs)
+
+    checkpoint = StageCheckpoint(run.store, run.identity)
+    experts = _in_sequence(run, calibration, key, checkpoint, walk, _pack_experts, unpack)
+
+    def errors(index: int) -> BlockErrors:
+        narrow = experts[index]
+        held_out = narrow.lost_held_out if len(narrow.kept) else 0.0
+        return BlockErrors(narrow.lost, narrow.lost_without, held_out)
+
+    dense = PrunedChannels.dense(loaded)
+    return replace(dense, experts=experts, errors=LazySequence(len(loaded.blocks), errors))
+
+
+def _pack_experts(narrow: KeptExperts) -> bytes:
+    held_out = math.nan if narrow.lost_held_out is None else narrow.lost_held_out
+    figures = [narrow.lost, narrow.lost_without, held_out, narrow.n_few_tokens]
+    tensors = {
+        "kept": narrow.kept,
+        "use": torch.tensor(narrow.use, dtype=torch.float64),
+        "figures": torch.tensor(figures, dtype=torch.float64),
+    }
+    if narrow.outs is not None:
+        tensors["outs"] = narrow.outs
+    return pack_tensors(tensors)
+
+
+def _unpack_experts(data: bytes) -> KeptExperts:
+    with unpacked(data, "experts") as tensors:
+        lost, lost_without, held_out, n_few_tokens = tensors["figures"].tolist()
+        return KeptExperts(
+            tensors["kept"],
+            tensors.get("outs"),
+            tuple(tensors["use"].tolist()),
+            int(n_few_tokens),
+            lost,
+            lost_without,
+            None if math.isnan(held_out) else held_out,
+        )
 
 
 def _masked(
@@ -163,7 +223,7 @@ def _narrowed(
         else:
             kept = choose_channels(data, method, share, scores(), on_block)
         return refit_sequentially(
-            loaded, text, kept, method.damping, method.strength, run.log.on_step, walked
+            loaded, text, kept, method.damping, method.strength, run.log.on_step, walked, gone
         )
 
     if permille and method.in_sequence:

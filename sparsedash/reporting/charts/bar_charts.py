@@ -141,11 +141,13 @@ def _panels(pruned: Pruned) -> list[_Panel]:
     """What each layer keeps, and what its cut alone costs, if measured."""
     kept = []
     texts = []
-    for width, dense in zip(pruned.widths, pruned.dense_widths, strict=True):
-        kept.append(100 * width / dense)
-        texts.append(
-            f"{width:,} of {dense:,} channels kept" if width else "the whole layer is gone"
-        )
+    for index, (width, dense) in enumerate(zip(pruned.widths, pruned.dense_widths, strict=True)):
+        if index in pruned.removed_layers:
+            kept.append(0.0)
+            texts.append("the whole layer is gone")
+        else:
+            kept.append(100 * width / dense if dense else 100.0)
+            texts.append(f"{width:,} of {dense:,} channels kept" if dense else "no MLP")
     title = "Layers kept" if pruned.method.removes_layers else "Channels kept, % of dense"
     percents = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
     panels = [_Panel(title, kept, texts, percents)]

@@ -61,7 +61,7 @@ DASHES = (
 )
 VERDICT_GLYPHS: dict[Verdict, str] = {"within": "✓", "beyond": "✕", "undecided": "?"}
 PUBLISHED = "published"
-_HEIGHT = 380
+_HEIGHT = 320
 _GAIN_HEIGHT = 400
 _TOP = 44
 _BOTTOM = 52

@@ -11,6 +11,7 @@ import torch
 from sparsedash.engine.healing import healing
 from sparsedash.engine.healing.healing import heal
 from sparsedash.engine.healing.healing_checkpoint import HealingCheckpoint
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned, reparametrised
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
@@ -49,9 +50,10 @@ def sequences(n=32):
 
 
 def narrowed(loaded):
-    """Every second channel of every MLP."""
+    """The model with every second channel of every MLP."""
     kept = torch.arange(0, loaded.mlps[0].width, 2)
-    return [PrunedMlp(kept, out_weight(mlp)[:, kept].clone()) for mlp in loaded.mlps]
+    blocks = [PrunedMlp(kept, out_weight(mlp)[:, kept].clone()) for mlp in loaded.mlps]
+    return PrunedChannels.dense(loaded).with_weights(blocks, {})
 
 
 def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key="key", further=()):
@@ -63,7 +65,6 @@ def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key
         "checkpoint": checkpoint,
     }
     return heal(
-        loaded,
         narrowed(loaded),
         texts or sequences(),
         further,
@@ -95,7 +96,7 @@ def distance(loaded, blocks, norms):
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "phi3", "gemma2", "bloom"])
 def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_type, store):
     loaded = tiny_loaded(model_type)
-    before = narrowed(loaded)
+    before = narrowed(loaded).blocks
     dense = loaded.model(IDS).logits
     healed_model = healed(loaded, store)
     assert (
@@ -168,7 +169,7 @@ def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
         {},
     )
     assert [block.out_weight.tolist() for block in healed_model.blocks] == [
-        b.out_weight.tolist() for b in narrowed(loaded)
+        b.out_weight.tolist() for b in narrowed(loaded).blocks
     ]
 
 

@@ -114,7 +114,7 @@ def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(hub, cl
     save_file({"w": torch.zeros(4)}, folder / "model.safetensors")
     hub.add("models", "owner/mamba", folder)
     n_requests = len(hub.asked)
-    assert "no MLP was found" in client.ask(model="owner/mamba")["error"]
+    assert "no MLP and no experts were found" in client.ask(model="owner/mamba")["error"]
     assert not any("safetensors" in request for request in hub.asked[n_requests:])
 
 

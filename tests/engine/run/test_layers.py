@@ -22,6 +22,7 @@ from sparsedash.engine.run.search import find_sparsity
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.model_shape import KeptParts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -357,7 +358,8 @@ def test_every_budget_counts_what_a_layer_takes(model_type):
 
     loaded = tiny_loaded(model_type)
     shape = loaded.shape
-    share_reached = reached(shape, (0, *shape.widths[1:]))
+    without_first = KeptParts(widths=(0, *shape.widths[1:]), removed_layers=(0,))
+    share_reached = reached(shape, without_first)
     by_hand = without_by_hand(loaded, (0,))
     n_dense = sum(parameter.numel() for parameter in loaded.model.parameters())
     n_left = sum(parameter.numel() for parameter in by_hand.parameters())

@@ -1,0 +1,167 @@
+"""The experts of a mixture: what they compute, and the model without some of them.
+
+Transformers' classes for experts keep the weights of all in one tensor, with the first axis for the
+expert, and say by attributes how (`transformers.integrations.moe`). Removing some is judged with
+their logits of the router at minus infinity, which equals a model made without them.
+
+Dimensions: d hidden width, m inner width of an expert, t tokens, e experts, k kept ones.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+
+from sparsedash.schema.model_shape import ExpertsLayout
+
+
+@dataclass(frozen=True, eq=False)
+class KeptExperts:
+    """The experts that are left of one mixture.
+
+    kept: (k,) int64, ascending. outs: (k, d, m), their refitted out-projections; None where those
+    are dense's. n_few_tokens: of them that were not refitted, as too few tokens reach them. use:
+    share of the dense router's choices that went to each expert. lost, lost_without, lost_held_out:
+    share of the experts' output that is lost: on calibration text, on it without the refit, and on
+    text kept out of the fit; None where nothing was kept out.
+    """
+
+    kept: Tensor
+    outs: Tensor | None = None
+    use: tuple[float, ...] = ()
+    n_few_tokens: int = 0
+    lost: float = 0.0
+    lost_without: float = 0.0
+    lost_held_out: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Experts:
+    """The experts of one decoder block."""
+
+    block: nn.Module
+    layout: ExpertsLayout
+
+    @property
+    def module(self) -> Any:
+        """That of all experts."""
+        return self.block.get_submodule(self.layout.path)
+
+    @property
+    def router(self) -> nn.Module:
+        """The module whose weight (e, d) has a row for each expert."""
+        return self.block.get_submodule(self.layout.router)
+
+    def activations(self, number: int, hidden: Tensor) -> Tensor:
+        """Inner activations (t, m) of one expert. hidden: (t, d)."""
+        module = self.module
+        name = "gate_up_proj" if module.has_gate else "up_proj"
+        weight = getattr(module, name)[number]
+        bias = getattr(module, f"{name}_bias")[number] if module.has_bias else None
+        inner = linear(hidden, weight.T if module.is_transposed else weight, bias)
+        activations: Tensor = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+        return activations
+
+    def out_weight(self, number: int) -> Tensor:
+        """The out-projection (d, m) of one expert."""
+        weight: Tensor = self.module.down_proj[number]
+        return weight.T if self.module.is_transposed else weight
+
+    def out_bias(self, number: int) -> Tensor | float:
+        """Its bias (d,); 0 where there is none."""
+        bias: Tensor | float = self.module.down_proj_bias[number] if self.module.has_bias else 0.0
+        return bias
+
+    def sliced(self, narrow: KeptExperts) -> dict[str, Tensor]:
+        """The tensors of a block with the kept experts alone, by their names in the block."""
+        tensors = {}
+        for name, axis in self.layout.tensors.items():
+            tensor = tensor_of(self.block, name)
+            tensors[name] = tensor.index_select(axis, narrow.kept.to(tensor.device))
+        if narrow.outs is not None:
+            name = f"{self.layout.path}.down_proj"
+            tensors[name] = self._stored(narrow.outs).to(tensors[name])
+        return tensors
+
+    @contextmanager
+    def without(self, narrow: KeptExperts) -> Iterator[None]:
+        """Inside, the router chooses among the kept experts, with their new out-projections."""
+        gone = torch.ones(self.layout.n, dtype=torch.bool)
+        gone[narrow.kept] = False
+        with ExitStack() as stack:
+            if bool(gone.any()):
+                self._hide(gone, stack)
+            if narrow.outs is not None:
+                everything = self.module.down_proj
+                changed = everything.detach().clone()
+                changed[narrow.kept] = self._stored(narrow.outs).to(everything)
+                self.module.down_proj = nn.Parameter(changed, requires_grad=False)
+                stack.callback(setattr, self.module, "down_proj", everything)
+            yield
+
+    def _hide(self, gone: Tensor, stack: ExitStack) -> None:
+        """Minus infinity in the router's logits and in what else chooses by it."""
+        router = self.router
+        forward = router.forward
+        weight = router.get_parameter("weight")
+        router.forward = partial(_routed_without, forward, weight, gone.to(weight.device))
+        stack.callback(delattr, router, "forward")
+        for name, axis in self.layout.tensors.items():
+            tensor = tensor_of(self.block, name)
+            is_bias = not name.startswith(f"{self.layout.path}.") and tensor is not weight
+            if is_bias and tensor.shape.numel() == self.layout.n:
+                before = tensor.data.clone()
+                tensor.data.movedim(axis, 0)[gone.to(tensor.device)] = -torch.inf
+                stack.callback(tensor.data.copy_, before)
+
+    def _stored(self, outs: Tensor) -> Tensor:
+        """Out-projections (k, d, m) as the module stores them."""
+        return outs.transpose(1, 2) if self.module.is_transposed else outs
+
+
+def tensor_of(module: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer, by its path."""
+    owner, _, own_name = name.rpartition(".")
+    tensor: Tensor = getattr(module.get_submodule(owner), own_name)
+    return tensor
+
+
+def _routed_without(
+    forward: Callable[..., Any], weight: Tensor, gone: Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    with _MinusInfinity(weight, gone):
+        return forward(*args, **kwargs)
+
+
+class _MinusInfinity(TorchFunctionMode):
+    """Inside, products with a router's weight (e, d) are minus infinity for experts that are gone.
+
+    Routers differ in what they do with the logits, and whether they cast the weight; not in that.
+    """
+
+    def __init__(self, weight: Tensor, gone: Tensor) -> None:
+        super().__init__()
+        self._weights = [weight]
+        self._gone = gone
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        read = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
+        if not isinstance(result, Tensor) or not any(self._is_weight(value) for value in read):
+            return result
+        if len(read) == 1:
+            # Cast or transposed.
+            self._weights.append(result)
+            return result
+        return result.masked_fill(self._gone, -torch.inf)
+
+    def _is_weight(self, value: Tensor) -> bool:
+        return any(value is weight for weight in self._weights)

@@ -1,0 +1,308 @@
+"""The verdicts of a run as a picture: a ruler for each method, green where shown within, hatched
+where unknown, red where shown beyond; and the files of quantised models on an axis of their size.
+
+As data, and as markup that pages and reports share.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sparsedash.reporting.findings import LimitEstimate, estimate_limit
+from sparsedash.reporting.html import Html, element, escape, join
+from sparsedash.reporting.model_results import ModelResult, limit_bounds, ranked_methods
+from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.wording import (
+    NBSP,
+    budget_titles,
+    removed_or_zeroed,
+    sparsity_percent,
+    spec_title,
+)
+from sparsedash.schema.method_settings import FIXED_PERMILLE
+from sparsedash.schema.sparse_spec import SparseSpec
+from sparsedash.stats.tolerance import Verdict
+
+MOST_SHOWN = 3
+"""Rulers before the others are asked for."""
+_SIGNS: dict[Verdict, str] = {"within": "✓", "beyond": "✕", "undecided": "?"}
+_WORDS: dict[Verdict, str] = {
+    "within": "within the limit",
+    "beyond": "too much",
+    "undecided": "undecided",
+}
+_LABEL = 7.0
+_PHONE_LABEL = 17.0
+"""Percent of a ruler that a label takes, on a wide screen and on a phone."""
+_AIR = 1.04
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A model on a ruler. key: of its record; empty of one still to come.
+
+    place: on the axis, in percent. label: its share or type. loss: with its own 95 % interval.
+    """
+
+    key: str
+    place: float
+    label: str
+    verdict: Verdict | None
+    loss: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruler:
+    """The models of one method from 0 to `end` percent, by their place.
+
+    title: of the method. axis: what the percents are shares of. within: the end of the green part;
+    beyond: the beginning of the red one. Both None on an axis of file size, which has marks alone.
+    pin: where interpolation meets the limit.
+    """
+
+    title: str
+    axis: str
+    end: float
+    marks: tuple[Mark, ...]
+    within: float | None = None
+    beyond: float | None = None
+    pin: LimitEstimate | None = None
+
+    @property
+    def words(self) -> str:
+        """The ruler as a sentence, for a screen reader."""
+        parts = [f"{mark.label} {_mark_words(mark)}" for mark in self.marks]
+        if self.pin is not None:
+            parts.append(f"the limit is probably met at {_pin_words(self.pin)}")
+        return f"{self.title}: {', '.join(parts)}."
+
+
+def run_rulers(results: RunResults, ended: bool = False) -> list[Ruler]:
+    """A ruler for each method, the best first, then one for files and fixed patterns.
+
+    ended: no more sparse models come, though the run is not finished.
+    """
+    settings = results.run.settings
+    by_title: dict[str, list[ModelResult]] = {}
+    for models in ranked_methods(results.sparse_models):
+        title = spec_title(models[0].spec)
+        if models[0].method.pattern not in FIXED_PERMILLE:
+            by_title[title] = [model for model in models if not model.is_unchanged]
+    to_come = {} if ended else _to_come(results)
+    for title in to_come:
+        by_title.setdefault(title, [])
+    rulers = []
+    for title, models in by_title.items():
+        marks = [_mark(results, model) for model in models]
+        marks += [_mark_to_come(spec) for spec in to_come.get(title, ())]
+        if marks:
+            rulers.append(_ruler(results, title, models, marks))
+    end = max((ruler.end for ruler in rulers), default=0.0)
+    rulers = [replace(ruler, end=end) for ruler in rulers]
+    if len(rulers) == 1 and not settings.names_methods:
+        rulers = [replace(rulers[0], title="")]
+    files = _file_marks(results)
+    if files:
+        end = max(mark.place for mark in files) * _AIR
+        axis = "of the dense model's file in 16 bits"
+        rulers.append(Ruler(title="File size", axis=axis, end=end, marks=files))
+    return rulers
+
+
+def _ruler(
+    results: RunResults, title: str, models: Sequence[ModelResult], marks: Sequence[Mark]
+) -> Ruler:
+    """The ruler of one method. models: those with a record."""
+    settings = results.run.settings
+    bounds = limit_bounds(models)
+    places = {model.record.key: mark.place for model, mark in zip(models, marks, strict=False)}
+    within = places[bounds.within.record.key] if bounds.within else 0.0
+    beyond = places[bounds.beyond.record.key] if bounds.beyond else None
+    methods = [models[0].method] if models else settings.methods
+    share = f"{budget_titles(methods)[settings.budget]} {removed_or_zeroed(methods[0])}"
+    return Ruler(
+        title=title,
+        axis=f"of the {share}",
+        end=min(100.0, max(mark.place for mark in marks) * _AIR),
+        marks=tuple(sorted(marks, key=lambda mark: mark.place)),
+        within=within,
+        beyond=beyond,
+        pin=estimate_limit(results, models),
+    )
+
+
+def _mark(results: RunResults, model: ModelResult) -> Mark:
+    factor, ends = model.own_loss_words
+    loss = f"perplexity {factor}"
+    return Mark(
+        key=model.record.key,
+        place=100 * results.removed(model, results.run.settings.budget),
+        label=sparsity_percent(model.permille),
+        verdict=model.verdict.verdict,
+        loss=f"{loss} ({ends})" if ends else loss,
+    )
+
+
+def _mark_to_come(spec: SparseSpec) -> Mark:
+    return Mark(
+        key="",
+        place=spec.permille / 10,
+        label=sparsity_percent(spec.permille),
+        verdict=None,
+    )
+
+
+def _to_come(results: RunResults) -> dict[str, list[SparseSpec]]:
+    """The models of an unfinished run that are still to be evaluated, by their method's title."""
+    specs: dict[str, list[SparseSpec]] = {}
+    if results.run.finished:
+        return specs
+    for spec in results.run.settings.points[len(results.run.sparse) :]:
+        is_fixed = spec.pruning.pattern in FIXED_PERMILLE
+        if spec.method and not spec.is_quantised and not is_fixed:
+            specs.setdefault(spec_title(spec), []).append(spec)
+    return specs
+
+
+def _file_marks(results: RunResults) -> tuple[Mark, ...]:
+    """Quantised models and fixed patterns by the size of their files, the smallest first."""
+    marks = []
+    for model in results.sparse_models:
+        sizes = results.file_bytes(model)
+        is_fixed = model.method.pattern in FIXED_PERMILLE
+        if not (model.spec.is_quantised or is_fixed):
+            continue
+        place = 100 * sizes[0] / sizes[1] if sizes else 100.0
+        mark = _mark(results, model)
+        label = results.names[model.record.key]
+        marks.append(replace(mark, place=place, label=label))
+    return tuple(sorted(marks, key=lambda mark: mark.place))
+
+
+def _mark_words(mark: Mark) -> str:
+    if mark.verdict is None:
+        return "to come"
+    return f"{_WORDS[mark.verdict]}, {mark.loss}"
+
+
+def _pin_words(pin: LimitEstimate) -> str:
+    """ "3.4 % (1.6 to 18 %)", "3 % (1.5 % or more)"."""
+    ends = f"{pin.low:.2g}{NBSP}% or more"
+    if pin.high is not None:
+        ends = f"{pin.low:.2g} to {pin.high:.2g}{NBSP}%"
+    return f"{pin.percent:.2g}{NBSP}% ({ends})"
+
+
+def rulers_html(rulers: Sequence[Ruler], addresses: Mapping[str, str] | None = None) -> Html:
+    """The rulers as markup, one below the other. addresses: where each mark leads, by the key of
+    its record.
+    """
+    drawn = []
+    for i, ruler in enumerate(rulers):
+        is_last = i + 1 == len(rulers) or rulers[i + 1].axis != ruler.axis
+        drawn.append(_ruler_html(ruler, addresses or {}, has_axis=is_last))
+    return join(*drawn)
+
+
+def _ruler_html(ruler: Ruler, links: Mapping[str, str], has_axis: bool) -> Html:
+    parts = []
+    if ruler.title:
+        parts.append(element("p", escape(ruler.title), css="sd-ruler-title"))
+    is_in_view = ruler.pin is not None and ruler.pin.percent <= ruler.end
+    if ruler.pin is not None and is_in_view:
+        parts.append(_pin_html(ruler, ruler.pin))
+    elif ruler.within is not None:
+        # Its room is kept: an estimate may come while a run fills the ruler.
+        parts.append(element("div", css="sd-ruler-pin"))
+    parts.append(_track_html(ruler))
+    places = [100 * mark.place / ruler.end for mark in ruler.marks]
+    wide = _lanes(places, _LABEL)
+    narrow = _lanes(places, _PHONE_LABEL)
+    marks = []
+    for mark, place, lane, phone_lane in zip(ruler.marks, places, wide, narrow, strict=True):
+        lanes = f"--wide: {lane}; --narrow: {phone_lane}"
+        marks.append(_mark_html(mark, place, lanes, links.get(mark.key, "")))
+    n_lanes = f"--wide: {max(wide, default=0) + 1}; --narrow: {max(narrow, default=0) + 1}"
+    parts.append(element("div", *marks, css="sd-ruler-marks", style=n_lanes))
+    if has_axis:
+        axis = f"0 to {ruler.end:.2g}{NBSP}% {ruler.axis}"
+        parts.append(element("p", escape(axis), css="sd-ruler-axis"))
+    return element("div", *parts, css="sd-ruler", role="group", aria_label=ruler.words)
+
+
+def _track_html(ruler: Ruler) -> Html:
+    """The coloured track; without colours where the axis has none."""
+    if ruler.within is None:
+        return element("div", element("span", css="sd-plain"), css="sd-ruler-track")
+    beyond = ruler.end if ruler.beyond is None else ruler.beyond
+    segments = (
+        ("sd-can-go", "can go", ruler.within),
+        ("sd-unknown", "not known", beyond - ruler.within),
+        ("sd-too-much", "too much", ruler.end - beyond),
+    )
+    drawn = []
+    for css, text, length in segments:
+        if length > 0:
+            width = f"width: {100 * length / ruler.end:.2f}%"
+            drawn.append(element("span", element("b", escape(text)), css=css, style=width))
+    return element("div", *drawn, css="sd-ruler-track")
+
+
+def _pin_html(ruler: Ruler, pin: LimitEstimate) -> Html:
+    """The pin over the track, with its range where the intervals meet the limit."""
+    place = 100 * pin.percent / ruler.end
+    low = 100 * pin.low / ruler.end
+    high = 100.0 if pin.high is None else min(100.0, 100 * pin.high / ruler.end)
+    words = f"limit at about {pin.percent:.2g}{NBSP}%"
+    return element(
+        "div",
+        element("span", css="sd-pin-range", style=f"left: {low:.2f}%; width: {high - low:.2f}%"),
+        element("span", css="sd-pin-stem", style=f"left: {place:.2f}%"),
+        element(
+            "span",
+            escape(words),
+            css="sd-pin-label",
+            style=f"left: {place:.2f}%; transform: translateX(-{place:.0f}%)",
+        ),
+        css="sd-ruler-pin",
+    )
+
+
+def _mark_html(mark: Mark, place: float, lanes: str, address: str) -> Html:
+    """A mark: a stem from its place down to a label, which stays within the ruler."""
+    sign = "…" if mark.verdict is None else _SIGNS[mark.verdict]
+    label = join(element("i", escape(sign)), escape(f" {mark.label}"))
+    css = f"sd-mark sd-mark-{mark.verdict or 'to-come'}"
+    style = f"left: {place:.2f}%; {lanes}; --shift: -{place:.0f}%"
+    name = f"{mark.label}: {_mark_words(mark)}"
+    stem = element("span", css="sd-mark-stem", style=f"left: {place:.2f}%; {lanes}")
+    if not address:
+        return join(stem, element("span", label, css=css, style=style, title=name))
+    return join(
+        stem,
+        element(
+            "a",
+            label,
+            css=css,
+            style=style,
+            href=address,
+            title=name,
+            aria_label=name,
+            target="_self",
+        ),
+    )
+
+
+def _lanes(places: Sequence[float], width: float) -> list[int]:
+    """The row of each label of this width, so that none covers another. places: rising; all in
+    percent of the ruler.
+    """
+    ends: list[float] = []
+    lanes = []
+    for place in places:
+        begin = place - width * place / 100
+        lane = next((i for i, end in enumerate(ends) if end <= begin), len(ends))
+        if lane == len(ends):
+            ends.append(0.0)
+        ends[lane] = begin + width
+        lanes.append(lane)
+    return lanes

@@ -1,0 +1,200 @@
+"""The headline of a run, the line under it, and its rulers, from verdicts made for them."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.reporting import run_headline
+from sparsedash.reporting.findings import LimitEstimate
+from sparsedash.reporting.ruler import Mark, Ruler, rulers_html, run_rulers
+from sparsedash.reporting.run_pictures import answer_dots, layer_strip, strip_words
+from sparsedash.schema.tolerance_settings import Tolerance
+from tests.factories import PRUNED, plain
+from tests.reporting.held_results import results_of
+from tests.reporting.test_quantised_words import found as quantised_run
+from tests.reporting.test_run_answer import BEYOND, UNDECIDED, WITHIN, run_of, shifted, sweep_of
+from tests.ui import specimens
+
+
+def said(results, **more) -> str:
+    return plain(run_headline.headline(results, **more))
+
+
+def few_passages(*sparse):
+    """The first 29 passages of a sweep."""
+    results = sweep_of(*sparse)
+    short = [replace(model.record, outcomes=model.record.outcomes[:29]) for model in results.models]
+    return results_of(results.run, short)
+
+
+def searched(**more):
+    run, records, result = specimens.search(**more)
+    return results_of(run, records, result, tolerance=run.find.tolerance)
+
+
+RESULTS = {
+    "between": (
+        sweep_of(WITHIN, BEYOND),
+        "10 % can go. 30 % is too much. Between them: not tested.",
+    ),
+    "undecided-between": (
+        sweep_of(WITHIN, UNDECIDED, BEYOND),
+        "10 % can go. 30 % is too much. 20 % needs more passages.",
+    ),
+    "all-within": (sweep_of(WITHIN, shifted(0.02, 200)), "20 % can go. More: not tested."),
+    "all-beyond": (sweep_of(BEYOND, shifted(0.6, 400)), "30 % is too much. Less: not tested."),
+    "all-undecided": (
+        sweep_of(*(shifted(0.09, share, spread=1.0) for share in (100, 200, 300))),
+        "10 to 30 % need more passages.",
+    ),
+    "random": (
+        sweep_of(shifted(12.0, 900, method="random")),
+        "90 % is too much. Less: not tested.",
+    ),
+    "contradicting": (
+        sweep_of(shifted(0.3, 100), shifted(0.01, 200)),
+        "Results contradict: 10 % is too much, yet 20 % can go.",
+    ),
+    "zeros": (
+        sweep_of(shifted(0.01, 500, method="magnitude-2:4")),
+        "50 % can be set to zero.",
+    ),
+    "won": (
+        sweep_of(shifted(0.01, 100), shifted(0.6, 100, method="random")),
+        "least-squares keeps most: 10 % can go.",
+    ),
+    "tied": (
+        sweep_of(WITHIN, shifted(0.02, 100, 1.0, "magnitude"), shifted(0.4, 100, method="random")),
+        "least-squares and magnitude are tied: 10 % can go.",
+    ),
+    "unfinished": (sweep_of(WITHIN, finished=False), "So far: 10 % can go."),
+    "waiting": (sweep_of(finished=False), "The dense model is evaluated; no sparse model yet."),
+    "one-passage": (run_of(1, 1, (90, 0.0, 0.0, 1)), "1 passage cannot decide anything."),
+    "few": (few_passages(WITHIN), "29 passages cannot decide anything."),
+    "search": (searched(), "At least 58.3 % can go, probably 62 %; 68.8 % is too much."),
+    "search-open": (searched(n_trials=2), "So far: 45.8 % can go. 68.8 % is too much."),
+    "quantised": (quantised_run(), "Smallest file within: Q4_0 unpruned, 80 MB (dense 200 MB)."),
+    "quantised-pruned": (
+        quantised_run(pruned_lost=0.02),
+        "Smallest file within: Q4_0 with 10 % gone, 75 MB (dense 200 MB).",
+    ),
+    "quantised-again": (quantised_run(source_type="Q4_1"), "10 % is too much. Less: not tested."),
+}
+
+
+@pytest.mark.parametrize(("results", "sentence"), RESULTS.values(), ids=RESULTS)
+def test_a_headline_says_how_much_can_go_in_fourteen_words(results, sentence):
+    assert said(results) == sentence
+    assert run_headline.n_words(sentence) <= run_headline.MOST_WORDS
+
+
+def test_a_stopped_run_is_not_said_to_go_on():
+    assert said(sweep_of(WITHIN, finished=False), ended=True) == "10 % can go. More: not tested."
+
+
+def test_widths_that_were_rounded_up_removed_nothing():
+    unchanged = replace(
+        WITHIN, pruned=replace(WITHIN.pruned, reached=replace(PRUNED.reached, channels=0.0))
+    )
+    results = sweep_of(unchanged)
+    assert said(results) == "At 10 % nothing was removed: the widths were rounded up."
+    assert run_rulers(results) == []
+
+
+def test_the_line_says_what_the_verdict_rests_on_and_what_the_shares_are_of():
+    words = run_headline.basis_words(sweep_of(WITHIN, BEYOND))
+    assert words == "120 passages · judged by perplexity; accuracy is open · % of the MLP channels"
+    run, records, result = specimens.search()
+    stricter = results_of(run, records, result, tolerance=Tolerance())
+    assert run_headline.basis_words(stricter).endswith("searched for 1.30 ×")
+    again = run_headline.basis_words(quantised_run(source_type="Q4_1"))
+    assert again.endswith("files are not ranked: the source was quantised already")
+
+
+def test_the_ruler_is_green_below_every_share_beyond_and_red_from_the_first_one():
+    (ruler,) = run_rulers(sweep_of(WITHIN, UNDECIDED, BEYOND))
+    assert [mark.label.split()[0] for mark in ruler.marks] == ["10", "20", "30"]
+    assert [mark.verdict for mark in ruler.marks] == ["within", "undecided", "beyond"]
+    assert (ruler.within, ruler.beyond) == (ruler.marks[0].place, ruler.marks[2].place)
+    assert ruler.beyond < ruler.end and ruler.pin is not None
+    (upside_down,) = run_rulers(sweep_of(shifted(0.3, 100), shifted(0.01, 200)))
+    assert upside_down.within == 0.0
+    assert upside_down.beyond == upside_down.marks[0].place, "the one within is a mark alone"
+
+
+def test_a_race_has_a_ruler_a_method_the_best_first_and_all_are_as_long():
+    results = sweep_of(
+        shifted(0.4, 200, method="random"), WITHIN, shifted(0.01, 500, method="magnitude-2:4")
+    )
+    first, second, files = run_rulers(results)
+    assert [first.title, second.title] == ["least-squares", "random"]
+    assert first.end == second.end > 20
+    assert files.title == "File size" and files.within is None
+    assert files.marks[0].place == 100.0, "zeros stay in the file"
+
+
+def test_healed_points_have_a_ruler_and_models_to_come_a_mark():
+    healed = replace(
+        shifted(0.01, 200),
+        pruned=replace(WITHIN.pruned, spec=replace(WITHIN.pruned.spec, permille=200, heal_steps=9)),
+    )
+    titles = [ruler.title for ruler in run_rulers(sweep_of(WITHIN, healed))]
+    assert len(titles) == 2 and any("heal" in title for title in titles)
+    run, records = specimens.run(finished=False, n_sparse=1)
+    results = results_of(run, records)
+    (ruler,) = run_rulers(results)
+    assert [mark.verdict for mark in ruler.marks] == ["undecided", None, None]
+    (ended,) = run_rulers(results, ended=True)
+    assert len(ended.marks) == 1
+
+
+def test_quantised_models_are_marks_by_the_size_of_their_files():
+    _, files = run_rulers(quantised_run())
+    assert [(plain(mark.label), round(mark.place, 1)) for mark in files.marks] == [
+        ("10 %, Q4_0", 37.5),
+        ("dense, Q4_0", 40.0),
+    ]
+
+
+def test_a_search_estimates_where_the_limit_is_met():
+    (ruler,) = run_rulers(searched())
+    assert ruler.within < ruler.pin.percent < ruler.beyond
+
+
+def test_a_ruler_is_drawn_with_a_link_a_mark_and_its_foreign_title_as_text():
+    marks = (Mark(key="a", place=10.0, label="10 %", verdict="within", loss="perplexity 1.01 ×"),)
+    ruler = Ruler(
+        title="<b>",
+        axis="of the MLP channels removed",
+        end=20.0,
+        marks=marks,
+        within=10.0,
+        pin=LimitEstimate(15.0, 12.0, None),
+    )
+    drawn = rulers_html([ruler], {"a": "compare?run=1"})
+    assert "&lt;b&gt;" in drawn and 'href="compare?run=1"' in drawn
+    assert 'style="width: 50.00%"' in drawn and "left: 75.00%" in drawn
+    assert "10 % within the limit, perplexity 1.01 ×" in drawn
+    assert "15\u00a0% (12\u00a0% or more)" in drawn
+
+
+def test_labels_that_would_cover_each_other_stand_in_rows_of_their_own():
+    marks = tuple(
+        Mark(key=str(i), place=float(i), label=f"{i} %", verdict="beyond") for i in (2, 3, 20)
+    )
+    drawn = rulers_html([Ruler(title="", axis="", end=20.0, marks=marks, within=0.0)])
+    assert drawn.count("--wide: 1; --narrow: 1") == 2 and drawn.count("--wide: 2; --narrow: 2") == 1
+
+
+def test_the_strip_shows_what_every_layer_kept_and_crosses_out_what_is_gone():
+    drawn = layer_strip(replace(PRUNED, widths=(96, 0), dense_widths=(128, 64)))
+    assert "height: 75.0%" in drawn and drawn.count("sd-gone") == 1
+    assert "Layer 2: gone" in drawn and "1 layer of 2 gone." in drawn
+    assert plain(strip_words(PRUNED)) == "Layers keep 75 to 100 %."
+
+
+def test_of_many_passages_a_dot_stands_for_several():
+    few = answer_dots({"broke": [3, 7]}, {"broke": "compare?filter=broke"})
+    assert 'href="compare?filter=broke&amp;passage=7"' in few and "Broke 2" in few
+    many = answer_dots({"broke": list(range(1, 1001)), "fixed": []}, {})
+    assert many.count("<span></span>") == 500 and "A dot: 2 passages." in many
