@@ -7,9 +7,9 @@ of experts are compared at equal shares of their weights. The seed decides which
 """
 
 import time
+from dataclasses import replace
 from math import cos, pi
 from random import Random
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ def _windows(tokenizer, texts):
 def _model(kind, top):
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **_SIZES, **_KINDS[kind], num_experts_per_tok=top)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 def _train(model, windows, seconds):
@@ -167,19 +167,18 @@ def _pruned(model, tokenizer, texts, name, share, n_samples, seed):
     """The model without this share, by the method of this name."""
     method = method_named(name)
     if method.uses("seed"):
-        method = method.__class__(**{**vars(method), "seed": seed})
+        method = replace(method, seed=seed)
     width_multiple = 8 if method.uses("width_multiple") else None
-    with TemporaryDirectory():
-        return sparsedash.prune(
-            model,
-            tokenizer,
-            texts,
-            method=method,
-            share=share / 100,
-            width_multiple=width_multiple,
-            n_samples=n_samples,
-            length=_LENGTH,
-        ).model
+    return sparsedash.prune(
+        model,
+        tokenizer,
+        texts,
+        method=method,
+        share=share / 100,
+        width_multiple=width_multiple,
+        n_samples=n_samples,
+        length=_LENGTH,
+    ).model
 
 
 @torch.no_grad()
