@@ -109,12 +109,12 @@ def test_the_menu_takes_run_and_tolerance_along_back_goes_one_step_back_and_a_po
 
 
 def test_back_goes_one_step_and_finds_the_form_as_it_was_left(page, empty):
-    page.goto(f"{empty.address}/prune")
+    page.goto(f"{empty.address}/prune?goal=Prune+to+chosen+sparsities")
     ready(page)
     field = page.get_by_label("Share to remove, percent", exact=True)
     field.fill("12.5, 40")
     field.press("Enter")
-    expect(page).to_have_url(re.compile(r"/prune\?sparsity=12.5"))
+    expect(page).to_have_url(re.compile(r"/prune\?.*sparsity=12.5"))
     ready(page)
     page.locator(".st-key-menu").get_by_role("link", name="Runs").press("Enter")
     expect(page).to_have_url(re.compile("/runs$"))
@@ -157,7 +157,7 @@ def test_what_is_still_being_typed_counts_when_start_is_clicked_and_start_stays_
         ),
     ):
         page.set_viewport_size({"width": width, "height": height})
-        page.goto(f"{empty.address}/prune?seed=1")
+        page.goto(f"{empty.address}/prune?seed=1&goal=Prune+to+chosen+sparsities")
         ready(page)
         field = page.get_by_label(label, exact=True)
         start = page.locator(".st-key-start button")
