@@ -172,7 +172,7 @@ def _making_table(facts: CardFacts, pruned: Pruned) -> str:
         "Layers that are gone, counted from 1": ", ".join(
             str(index + 1) for index in pruned.removed_layers
         ),
-        "Experts of each layer": ", ".join(map(str, pruned.experts)),
+        "Experts of each layer": ", ".join(map(str, pruned.kept.experts)),
         "In the files": facts.written.layout,
         "Calibration": calibration if method.reads_text else "none: the method reads no text",
         "Number format": facts.sparse.dtype,

@@ -13,7 +13,15 @@ from sparsedash.reporting.verdicts import (
     loss_value,
     loss_with_limit,
 )
-from sparsedash.reporting.wording import and_join, first_upper, p_number, percent, plural, round_up
+from sparsedash.reporting.wording import (
+    and_join,
+    first_upper,
+    p_number,
+    percent,
+    plural,
+    quantity,
+    round_up,
+)
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict, overall_verdict
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT
@@ -94,6 +102,11 @@ def _with(verdict: TaskVerdict, results: Sequence[TaskResult]) -> list[TaskResul
 def _needed(result: TaskResult) -> str:
     n = len(result.pair.questions)
     needed = result.loss.needed if result.loss else None
+    if result.n_clusters is not None and result.n_clusters < FEWEST_PASSAGES:
+        return (
+            f"The questions of {result.task} lie in {quantity(result.n_clusters, 'cluster')}, such as passages; "
+            f"fewer than {FEWEST_PASSAGES} never decide"
+        )
     if n < FEWEST_PASSAGES:
         return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
     if needed is None:
@@ -151,7 +164,7 @@ def judge_document(
         "remarks": task_remarks(results),
         "verdict": overall_verdict(results),
         "tolerance": tolerance.as_document(),
-        "tasks": [_finite(_task_document(result)) for result in results],
+        "tasks": [task_document(result) for result in results],
     }
 
 
@@ -162,7 +175,8 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _task_document(result: TaskResult) -> dict[str, Any]:
+def task_document(result: TaskResult) -> dict[str, Any]:
+    """A result as plain values for JSON; numbers that are not finite are null."""
     dense = result.pair.dense
     loss = None
     if result.loss is not None:
@@ -173,12 +187,13 @@ def _task_document(result: TaskResult) -> dict[str, Any]:
                 if key not in ("verdict", "task")
             }
         )
-    return {
+    document = {
         **{
             name: getattr(dense, name)
             for name in ("task", "version", "kind", "measure", "inverted", "filter")
         },
         "n_questions": len(result.pair.questions),
+        "n_clusters": result.n_clusters,
         **{name: getattr(result, name) for name in ("dense", "other", "broke", "fixed", "moved")},
         "p_adjusted": result.p_value,
         "divergence": result.divergence,
@@ -186,3 +201,4 @@ def _task_document(result: TaskResult) -> dict[str, Any]:
         "not_judged": result.not_judged,
         "loss": loss,
     }
+    return _finite(document)

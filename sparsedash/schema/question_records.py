@@ -46,7 +46,8 @@ class AnsweredQuestion:
     choices: of a choice; one where the question is whether that text is the model's first choice.
     chosen: the place of the one that the measure takes; None where it takes none, or which one is
     not known. text: what the model wrote. answer: what a filter found in it. log_likelihood,
-    n_bytes, n_words: of a rolling document. fields: the task's own, for slices.
+    n_bytes, n_words: of a rolling document. fields: the task's own, for slices. cluster: what it
+    shares with other questions, such as the hash of a passage; empty where it stands alone.
     """
 
     doc_hash: Hash
@@ -63,6 +64,7 @@ class AnsweredQuestion:
     n_bytes: Length = 0
     n_words: Length = 0
     fields: Mapping[str, str] = field(default_factory=dict)
+    cluster: str = ""
 
     def __post_init__(self) -> None:
         likelihoods = [choice.log_likelihood for choice in self.choices]

@@ -221,8 +221,9 @@ class Pruned:
     reached: what is gone, of every budget.
     widths: kept inner channels of each block's MLP, 0 where it has none or the whole layer is gone;
     dense_widths: before pruning. removed_layers: those that are gone, at least all whose MLP keeps
-    no channel. experts: kept ones of each
-    block; empty where none is removed. few_tokens: experts that saw too few tokens to be refitted.
+    no channel. experts: numbers of the kept ones of each block; empty where none is removed.
+    expert_use: share of the dense router's choices on calibration text that went to each expert, by
+    block. few_tokens: experts that saw too few tokens to be refitted.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single
     weights go that of its projections' outputs, averaged; empty where the method takes no
     statistics of text, or it was too little for whole second moments. held_out_errors: on text kept
@@ -246,7 +247,8 @@ class Pruned:
     passage_errors: tuple[NotNegative, ...] = ()
     alone: tuple[NotNegative, ...] = ()
     removed_layers: tuple[Count, ...] = ()
-    experts: tuple[Count, ...] = ()
+    experts: tuple[tuple[Count, ...], ...] = ()
+    expert_use: tuple[tuple[Share, ...], ...] = ()
     few_tokens: Count = 0
     healed: Healed | None = None
     quantised: Quantised | None = None
@@ -261,6 +263,7 @@ class Pruned:
             self.passage_errors,
             self.alone,
             self.experts,
+            self.expert_use,
         )
         is_consistent = all(len(values) in (0, n_layers) for values in measured)
         if not is_consistent or not len(self.dense_widths) == n_layers > 0:
@@ -290,7 +293,7 @@ class Pruned:
         return KeptParts(
             widths=self.widths,
             removed_layers=self.removed_layers,
-            experts=self.experts,
+            experts=tuple(map(len, self.experts)),
         )
 
     @property

@@ -41,7 +41,8 @@ class Tolerance:
         high=100.0,
         flag="--within-points",
         label="Accuracy, points lost at most",
-        flag_help="accuracy may fall by at most this many points",
+        help="Within: non-inferior by at most this many points, shown by the whole interval.",
+        flag_help="accuracy may fall by at most this many points: within is non-inferior by that margin",
     )
     tasks: tuple[tuple[str, float], ...] = ()
 

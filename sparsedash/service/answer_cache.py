@@ -44,9 +44,9 @@ from sparsedash.storage.store import Store
 
 _NAME_LETTERS = 150
 _KEY_DIGITS = 32
-_TASK_RULES = 2
+_TASK_RULES = 3
 """To be raised where the losses of the same answers, or which can be judged, change."""
-_ANSWERS_FORMAT = b"3"
+_ANSWERS_FORMAT = b"4"
 """To be raised where a stored set of answers changes its form."""
 
 Verdicts = Mapping[str, ToleranceVerdict]

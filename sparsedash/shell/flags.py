@@ -28,6 +28,7 @@ from sparsedash.service.model_lookup import inspect_config, named_model
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.service.run_checks import run_problems
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
+from sparsedash.stats.answer_slices import LENGTH
 from sparsedash.storage.answers.answer_tables import COLUMNS
 from sparsedash.storage.local_machine import data_folder, local_path, path_kind
 from sparsedash.storage.model_folders import model_config
@@ -67,6 +68,10 @@ def _columns(text: str) -> dict[str, str]:
             raise argparse.ArgumentTypeError(f"{part!r} is not possible. Allowed: {allowed}.")
         columns[role] = name
     return columns
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def path_argument(text: str) -> Path:
@@ -173,6 +178,11 @@ _OTHERS: dict[str, dict[str, Any]] = {
     },
     "--quiet": _SWITCH | {"help": "show no progress: only the result, warnings and errors"},
     "--fail-beyond": _SWITCH | {"help": f"exit with {EXIT_BEYOND} if a model is beyond the limits"},
+    "--markdown": _SWITCH | {"help": "print Markdown, for a pull request or a job summary"},
+    "judge --fail-unless-within": _SWITCH
+    | {
+        "help": f"exit with {EXIT_BEYOND} unless every model is within the limit on every task judged"
+    },
     "--fail-unless-within": _SWITCH
     | {
         "help": f"exit with {EXIT_BEYOND} unless every sparse model is within the limits by every judged measure"
@@ -207,6 +217,20 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "metavar": "ROLE=NAME,…",
         "help": f"columns of plain tables, of {', '.join(COLUMNS)} (by their usual names)",
     },
+    "--slices": {
+        "type": _split,
+        "metavar": "FIELDS",
+        "default": (),
+        "help": f"show what was lost in each slice of these fields, with commas between, or {LENGTH} (none are shown; "
+        "all are compared with the rest of their task)",
+    },
+    "--cluster": {
+        "metavar": "FIELD",
+        "default": "",
+        "help": "questions with the same value of this field count as a cluster (questions on one passage)",
+    },
+    "--questions": _FILE
+    | {"help": "write every question with both answers and what became of it, as CSV"},
     "what": {"choices": ["check"], "help": f"check the scheduler in {SCHEDULER} and its machines"},
 }
 """Flags that are no settings, and arguments; one command's own form of a flag comes after the
@@ -266,10 +290,6 @@ def run_from_flags(arguments: argparse.Namespace) -> RunSettings:
         methods=_methods(_split(arguments.method), arguments),
         heal_steps=(arguments.heal_steps,),
     )
-
-
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def quantised_from_flags(settings: RunSettings, arguments: argparse.Namespace) -> RunSettings:

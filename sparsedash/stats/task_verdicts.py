@@ -11,7 +11,7 @@ Holm's steps. Why: see docs/adr/0049.
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from math import exp, inf, log
+from math import exp, inf, log, sqrt
 from typing import Literal, NamedTuple
 
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
@@ -45,7 +45,8 @@ class TaskLosses:
     """What a model lost on a task, before a verdict. broke, fixed, not_judged: as in TaskResult.
 
     moments: of the loss over the questions that both answered, in the unit of `Loss`. least: the
-    limit that comes with the task, where the tolerance is narrower and does not name it.
+    limit that comes with the task, where the tolerance is narrower and does not name it. clusters:
+    moments of the mean loss over clusters of questions; None where each stands alone.
     """
 
     task: str
@@ -55,6 +56,7 @@ class TaskLosses:
     moments: Moments
     not_judged: NotJudged | None
     least: float
+    clusters: Moments | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,8 @@ class TaskResult:
     p_value: of no difference, after Holm over the tasks that are judged: exact McNemar; of documents by the interval.
     None where it is not judged.
     divergence: mean KL(dense || other) of the choices, in nats; None where there is nothing to choose from.
-    own_limit: in points, where it is another than that of all tasks.
+    own_limit: in points, where it is another than that of all tasks. n_clusters: of questions, by which the interval is
+    computed; None where each stands alone.
     """
 
     pair: TaskPair
@@ -80,6 +83,7 @@ class TaskResult:
     loss: Loss | None
     not_judged: NotJudged | None
     own_limit: float | None
+    n_clusters: int | None
 
     @property
     def task(self) -> str:
@@ -127,6 +131,7 @@ def judge_tasks(
             loss=losses[i],
             not_judged=measured[i].not_judged,
             own_limit=own_limit(measured[i], tolerance) if i in adjusted else None,
+            n_clusters=clusters.n if (clusters := measured[i].clusters) else None,
         )
         results.append(result)
     return results
@@ -212,14 +217,21 @@ def own_limit(task: TaskLosses, tolerance: Tolerance) -> float | None:
 def task_losses(pair: TaskPair) -> TaskLosses:
     """The losses of a pair."""
     broke, fixed = _flips(pair)
+    losses = _loss_moments(pair)
+    clusters = _cluster_moments(pair, losses)
+    if clusters is not None:
+        # So that the questions that would decide are counted as they are asked: cluster by cluster.
+        spread = clusters.deviation * sqrt(losses.n / clusters.n)
+        losses = replace(losses, deviation=max(losses.deviation, spread))
     return TaskLosses(
         task=pair.dense.task,
         measure="word perplexity" if pair.dense.kind == "rolling" else "accuracy",
         broke=broke,
         fixed=fixed,
-        moments=_loss_moments(pair),
+        moments=losses,
         not_judged=_not_judged(pair),
         least=pair.dense.points / 100,
+        clusters=clusters,
     )
 
 
@@ -236,7 +248,7 @@ def judge_losses(
         width = 2 * share
         n = task.moments.n
         if task.measure == "accuracy":
-            interval = lost_share_interval(task.broke, task.fixed, n, width)
+            interval = _accuracy_interval(task, width)
             most = tolerance.most_on(task.task, task.least)
         else:
             interval = mean_interval(task.moments, width)
@@ -249,6 +261,20 @@ def judge_losses(
     judged = [i for i, task in enumerate(tasks) if task.not_judged is None]
     losses = judge_in_steps(judged, alpha, judge, n_missing)
     return [losses.get(i) for i in range(len(tasks))]
+
+
+def _accuracy_interval(task: TaskLosses, alpha: float) -> tuple[float, float]:
+    """Interval of the share of right answers lost; of clusters the wider at either end of that by
+    clusters and that by questions, which sees how rare flips are.
+    """
+    low, high = lost_share_interval(task.broke, task.fixed, task.moments.n, alpha)
+    clusters = task.clusters
+    if clusters is None:
+        return low, high
+    if clusters.n < FEWEST_PASSAGES:
+        return -inf, inf
+    cluster_low, cluster_high = mean_interval(clusters, alpha)
+    return min(low, cluster_low), max(high, cluster_high)
 
 
 def overall_verdict(results: Sequence[TaskResult]) -> TaskVerdict:
@@ -302,6 +328,24 @@ def _loss_moments(pair: TaskPair) -> Moments:
     return losses if n >= FEWEST_PASSAGES and differ else replace(losses, deviation=inf)
 
 
+def _cluster_moments(pair: TaskPair, losses: Moments) -> Moments | None:
+    """Moments over clusters, each with its share of the mean loss (Cochran's linear form); None
+    where no two questions share one.
+    """
+    sums = dict[str, list[float]]()
+    for i, (one, two) in enumerate(pair.questions):
+        cluster = sums.setdefault(one.cluster or f"question {i}", [0.0, 0.0])
+        cluster[0] += float(bool(one.right)) - float(bool(two.right))
+        cluster[1] += 1
+    n = len(pair.questions)
+    if len(sums) == n or pair.dense.kind == "rolling":
+        return None
+    scale = len(sums) / n
+    return moments(
+        [losses.mean + (lost - losses.mean * size) * scale for lost, size in sums.values()]
+    )
+
+
 def _not_judged(pair: TaskPair) -> NotJudged | None:
     if pair.dense.kind == "rolling":
         return None
@@ -318,9 +362,14 @@ def _not_judged(pair: TaskPair) -> NotJudged | None:
 
 
 def _p_value(task: TaskLosses) -> float:
-    if task.measure == "accuracy":
-        return mcnemar(task.broke, task.fixed)
-    return mean_p_value(task.moments)
+    if task.measure != "accuracy":
+        return mean_p_value(task.moments)
+    p_value = mcnemar(task.broke, task.fixed)
+    if task.clusters is None:
+        return p_value
+    if task.clusters.n < FEWEST_PASSAGES:
+        return 1.0
+    return max(p_value, mean_p_value(task.clusters))
 
 
 def _divergence(pair: TaskPair) -> float | None:

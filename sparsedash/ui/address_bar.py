@@ -260,6 +260,7 @@ def _limit_field(
             key=key,
             on_change=_set_limit,
             args=(row, key, changed),
+            help=row.help or None,
         )
         if problem := row.problem(st.session_state[key]):
             message = escape(problem.message)

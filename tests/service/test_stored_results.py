@@ -189,8 +189,8 @@ def test_a_note_is_the_value_that_was_kept_infinite_ones_too_or_none(store):
 
 def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_damaged(store):
     answers, line = AnswerCache(store), json.dumps(CHOICE).encode()
-    key = answers.keep("samples_colours_2026-01-02T03-04-05.6.jsonl", line)
-    assert answers.keep("../samples_colours.jsonl", line) == key
+    (key,) = answers.keep("samples_colours_2026-01-02T03-04-05.6.jsonl", line)
+    assert answers.keep("../samples_colours.jsonl", line) == [key]
     opened = AnswerCache(store).get(key)
     assert opened is not None and (opened.task, opened.questions[0].context) == (
         "colours",

@@ -77,6 +77,7 @@ def prune_experts(
                 routed_again = _read(walk, index, mixture, batches, report)
             walk.restart_from(after)
             narrow = _narrowed(mixture, kept, dense, routed_again, is_fitted, method)
+            narrow = replace(narrow, use=_use(dense, mixture.layout.n))
             loaded.residency.drop()
             if narrow.outs is not None:
                 narrow = replace(narrow, outs=loaded.residency.offload(narrow.outs))
@@ -159,6 +160,12 @@ def _read(
         for hook in hooks:
             hook.remove()
     return _Routing(*(torch.cat(parts) for parts in zip(*seen.parts, strict=True)))
+
+
+def _use(routing: _Routing, n: int) -> tuple[float, ...]:
+    """The share of the choices that went to each expert."""
+    counts = torch.bincount(routing.choices.flatten(), minlength=n)
+    return tuple(round(share, 5) for share in (counts / counts.sum()).tolist())
 
 
 def _scores(mixture: Experts, routing: _Routing, method: MethodSettings, block: int) -> Tensor:

@@ -26,13 +26,15 @@ class KeptExperts:
     """The experts that are left of one mixture.
 
     kept: (k,) int64, ascending. outs: (k, d, m), their refitted out-projections; None where those
-    are dense's. n_few_tokens: of them that were not refitted, as too few tokens reach them. lost,
-    lost_without, lost_held_out: share of the experts' output that is lost: on calibration text, on
-    it without the refit, and on text kept out of the fit; None where nothing was kept out.
+    are dense's. n_few_tokens: of them that were not refitted, as too few tokens reach them. use:
+    share of the dense router's choices that went to each expert. lost, lost_without, lost_held_out:
+    share of the experts' output that is lost: on calibration text, on it without the refit, and on
+    text kept out of the fit; None where nothing was kept out.
     """
 
     kept: Tensor
     outs: Tensor | None = None
+    use: tuple[float, ...] = ()
     n_few_tokens: int = 0
     lost: float = 0.0
     lost_without: float = 0.0

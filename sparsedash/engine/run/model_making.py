@@ -145,7 +145,8 @@ class RunModel:
             widths=sparse.kept.widths,
             dense_widths=run.loaded.shape.widths,
             removed_layers=sparse.kept.removed_layers,
-            experts=sparse.kept.experts,
+            experts=tuple(tuple(narrow.kept.tolist()) for narrow in sparse.experts),
+            expert_use=tuple(narrow.use for narrow in sparse.experts),
             few_tokens=sum(narrow.n_few_tokens for narrow in sparse.experts),
             reached=sparse.reached(),
             layer_errors=fitted,
@@ -204,7 +205,7 @@ def pruning_warning(made: Pruned) -> str | None:
     method = made.method
     if made.few_tokens:
         return (
-            f"{made.few_tokens:,} of the {sum(made.experts):,} kept experts saw fewer than "
+            f"{made.few_tokens:,} of the {sum(made.kept.experts):,} kept experts saw fewer than "
             f"{FEWEST_TOKENS_PER_CHANNEL} calibration tokens per channel, and were not refitted. "
             "Calibrate on more text."
         )

@@ -118,7 +118,11 @@ def _fewer_experts(
 def _pack_experts(narrow: KeptExperts) -> bytes:
     held_out = math.nan if narrow.lost_held_out is None else narrow.lost_held_out
     figures = [narrow.lost, narrow.lost_without, held_out, narrow.n_few_tokens]
-    tensors = {"kept": narrow.kept, "figures": torch.tensor(figures, dtype=torch.float64)}
+    tensors = {
+        "kept": narrow.kept,
+        "use": torch.tensor(narrow.use, dtype=torch.float64),
+        "figures": torch.tensor(figures, dtype=torch.float64),
+    }
     if narrow.outs is not None:
         tensors["outs"] = narrow.outs
     return pack_tensors(tensors)
@@ -130,6 +134,7 @@ def _unpack_experts(data: bytes) -> KeptExperts:
         return KeptExperts(
             tensors["kept"],
             tensors.get("outs"),
+            tuple(tensors["use"].tolist()),
             int(n_few_tokens),
             lost,
             lost_without,

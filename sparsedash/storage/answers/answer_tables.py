@@ -19,6 +19,7 @@ from sparsedash.storage.answers.parsed_answers import (
     parsed_answer,
     question_set,
     sha256_of,
+    shared_passage,
     short_fields,
 )
 
@@ -117,6 +118,7 @@ def _values_by_role(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[
             values[name] = value if isinstance(value, str) else json.dumps(value)
     if not values.keys() & {"id", "prompt"}:
         raise CorpusError("neither id nor prompt says which question it is")
+    values["cluster"] = shared_passage(row)
     names_used = set(columns_of.values())
     values["fields"] = short_fields({name: row[name] for name in row if name not in names_used})
     return values
@@ -133,9 +135,10 @@ def _row_answer(values: Mapping[str, Any]) -> ParsedAnswer:
         "doc_hash": sha256_of(values.get("id", prompt)),
         "prompt_hash": sha256_of(prompt),
         "target_hash": sha256_of(target),
-        "context": prompt or f"Question {values.get('id', '')}",
+        "context": prompt,
         "target": target,
         "fields": values["fields"],
+        "cluster": values["cluster"],
         "text": answer,
         "answer": answer,
     }

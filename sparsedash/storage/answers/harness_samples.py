@@ -22,6 +22,7 @@ from sparsedash.storage.answers.parsed_answers import (
     question_set,
     scored_choices,
     sha256_of,
+    shared_passage,
     short_fields,
 )
 from sparsedash.storage.answers.scored_choices import ScoredChoices
@@ -132,6 +133,7 @@ def _sample_answer(
         "context": context,
         "target": target,
         "fields": slices_of(doc),
+        "cluster": shared_passage(doc),
     }
     choices = None
     if any(name in _ROLLING for name in names):

@@ -33,6 +33,7 @@ from sparsedash.storage.answers.parsed_answers import (
     parsed_answer,
     question_set,
     sha256_of,
+    shared_passage,
     short_fields,
 )
 
@@ -265,6 +266,7 @@ def _question_values(sample: _Sample) -> dict[str, Any]:
         "context": prompt,
         "target": target,
         "fields": short_fields(sample.metadata),
+        "cluster": shared_passage(sample.metadata),
         "text": text,
         "answer": text if score.answer is None else score.answer,
     }

@@ -24,6 +24,7 @@ from sparsedash.storage.answers.parsed_answers import (
     question_set,
     scored_choices,
     sha256_of,
+    shared_passage,
 )
 from sparsedash.storage.answers.scored_choices import ScoredChoices
 
@@ -116,6 +117,7 @@ def _lighteval_answer(row: Mapping[str, Any]) -> ParsedAnswer:
         "context": prompt,
         "target": target,
         "fields": slices_of(doc.get("specific")),
+        "cluster": shared_passage(doc.get("specific")),
     }
     choices = None
     if log_likelihoods:

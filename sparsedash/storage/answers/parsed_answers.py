@@ -44,6 +44,10 @@ _FORMS = ("_continuation", "_generative")
 _PREFERRED = ("exact_match", "acc_norm", "acc")
 LONGEST_FIELD = 100
 MOST_FIELDS = 20
+_PASSAGES = ("passage", "context", "article", "story", "paragraph")
+"""Fields of a document with a text that several questions may be about."""
+_SHORTEST_PASSAGE = 80
+_CLUSTER_DIGITS = 16
 UNREADABLE = (
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError),
     *(CorpusError, msgspec.MsgspecError),
@@ -250,6 +254,15 @@ def short_fields(doc: Any, names: Iterable[str] | None = None) -> dict[str, str]
         if is_short and len(fields) < MOST_FIELDS:
             fields[str(name)[:LONGEST_FIELD]] = str(value)
     return fields
+
+
+def shared_passage(doc: Any) -> str:
+    """The beginning of the hash of the passage that a document asks about; "" where it has none."""
+    for name in _PASSAGES:
+        text = nested_entry(doc, name)
+        if isinstance(text, str) and len(text) >= _SHORTEST_PASSAGE:
+            return sha256_of(text)[:_CLUSTER_DIGITS]
+    return ""
 
 
 def nested_entry(values: Any, *names: str) -> Any:

@@ -23,6 +23,7 @@ from sparsedash.storage.answers.parsed_answers import (
     parsed_answer,
     question_set,
     sha256_of,
+    shared_passage,
     short_fields,
 )
 
@@ -126,6 +127,7 @@ def _answer(result: _Result) -> ParsedAnswer:
         "context": result.prompt.raw,
         "target": target,
         "fields": short_fields(variables) | short_fields(test.get("metadata")),
+        "cluster": shared_passage(variables),
         "text": text,
         "answer": text,
     }

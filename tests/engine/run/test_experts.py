@@ -213,7 +213,9 @@ def test_too_few_tokens_leave_an_expert_as_it_is(store, monkeypatch):
 def test_a_run_counts_its_experts_and_is_the_same_streamed(mixture_settings, store, tmp_path):
     run = ran(mixture_settings, store)
     sparse = records(store, run)[1:]
-    assert [record.pruned.experts for record in sparse] == 2 * [(6,) * 4, (4,) * 4]
+    assert [record.pruned.kept.experts for record in sparse] == 2 * [(6,) * 4, (4,) * 4]
+    for numbers, use in zip(sparse[0].pruned.experts, sparse[0].pruned.expert_use, strict=True):
+        assert len(numbers) == 6 and len(use) == 8 and sum(use) == pytest.approx(1, abs=1e-3)
     shape = inspect_model(AutoConfig.from_pretrained(mixture_settings.model), "tiny")
     assert shape.n_active == shape.n_parameters - 4 * 6 * shape.per_expert
     reached = sparse[1].pruned.reached
@@ -246,7 +248,7 @@ def test_the_api_gives_a_model_that_saves_and_loads(tmp_path):
     sparse = sparsedash.prune(
         model, tiny_tokenizer(), passages(40), method="reap", share=0.5, n_samples=40
     )
-    assert sparse.pruned.experts == (0, 4, 4, 4) and sparse.forms == ("uniform",)
+    assert sparse.pruned.kept.experts == (0, 4, 4, 4) and sparse.forms == ("uniform",)
     sparse.model.save_pretrained(tmp_path / "saved")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=False)
     assert torch.allclose(again(IDS).logits, sparse.model(IDS).logits, atol=1e-5)
@@ -297,5 +299,5 @@ def test_never_fewer_are_left_than_the_router_chooses(mixture_settings, store):
         replace(mixture_settings, methods=(RANDOM, FREQUENCY), sparsities_permille=(750,)), store
     )
     for key in run.sparse:
-        assert store.get(Record, key).pruned.experts == (2,) * 4
+        assert store.get(Record, key).pruned.kept.experts == (2,) * 4
     assert SparseSpec(REAP, 250).key != SparseSpec(EXPERTS, 250).key

@@ -1,0 +1,224 @@
+"""Slices of the answers to a task, by its fields or the length of what was asked: what was lost in
+each, and where that differs from the rest of the task.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from math import exp, lgamma, sqrt
+from statistics import NormalDist
+
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.question_records import QuestionSet
+from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
+from sparsedash.stats.mean_intervals import moments, student_quantile
+from sparsedash.stats.significance import holm
+from sparsedash.stats.task_pairs import TaskPair
+from sparsedash.stats.task_verdicts import TaskResult, judge_tasks
+from sparsedash.stats.tolerance import FEWEST_PASSAGES
+
+LENGTH = "length"
+"""The slices by characters of what the model read: quarters of the task's questions."""
+_PARTS_OF_LENGTH = 4
+_MOST_VALUES = 200
+"""A field with more values names questions, not groups of them."""
+_MOST_TERMS = 20_000
+"""Of an exact test; with more flips the normal approximation is as good."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """What was lost in a slice of a task. name: "subject: law". result: as of a task, judged together
+    with all slices. rest: loss of the task's other questions, in the unit of `Loss`. p_value: of the
+    same loss in the slice and the rest, after Holm over all slices; None where one side has fewer
+    than FEWEST_PASSAGES questions, or clusters.
+    """
+
+    name: str
+    result: TaskResult
+    rest: float
+    p_value: float | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the loss is shown to be another than in the rest."""
+        return self.p_value is not None and self.p_value <= ALPHA
+
+
+def clustered(sets: Sequence[QuestionSet], field: str) -> list[QuestionSet]:
+    """The sets with a field of their questions as the cluster. Raises CorpusError where no question
+    has it.
+    """
+    with_clusters = []
+    names = set[str]()
+    for answers in sets:
+        questions = []
+        for question in answers.questions:
+            names.update(question.fields)
+            questions.append(replace(question, cluster=question.fields.get(field, "")))
+        with_clusters.append(replace(answers, questions=tuple(questions)))
+    if field not in names:
+        fields = ", ".join(sorted(names)) or "none"
+        raise CorpusError(f"No question has a field {field}.", f"Fields are: {fields}.")
+    return with_clusters
+
+
+def slice_tasks(
+    pairs: Sequence[TaskPair], tolerance: Tolerance, names: Collection[str] = ()
+) -> list[Slice]:
+    """All slices with FEWEST_PASSAGES questions or more of these tasks, in their order; documents
+    have none.
+
+    names: of fields, and LENGTH; none: all. Raises CorpusError for a name that no question has.
+    """
+    known = {LENGTH}
+    sliced = list[tuple[str, TaskPair, list[int]]]()
+    for pair in pairs:
+        if pair.dense.kind == "rolling":
+            continue
+        for field, groups in _groups(pair).items():
+            known.add(field)
+            if names and field not in names:
+                continue
+            for name, places in groups.items():
+                if FEWEST_PASSAGES <= len(places) < len(pair.questions):
+                    sliced.append((name, pair, places))
+    if unknown := [name for name in names if name not in known]:
+        raise CorpusError(
+            f"No question has a field {unknown[0]}.", f"Fields are: {', '.join(sorted(known))}."
+        )
+    parts = []
+    for _, pair, places in sliced:
+        parts.append(replace(pair, questions=tuple(pair.questions[i] for i in places)))
+    results = judge_tasks(parts, tolerance)
+    raw = [_difference_p(pair, places) for _, pair, places in sliced]
+    adjusted = iter(holm([p for p in raw if p is not None]))
+    slices = []
+    for (name, pair, places), result, p_value in zip(sliced, results, raw, strict=True):
+        inside = set(places)
+        rest = [loss for i, loss in enumerate(_losses(pair)) if i not in inside]
+        slices.append(
+            Slice(
+                name=name,
+                result=result,
+                rest=sum(rest) / len(rest),
+                p_value=None if p_value is None else next(adjusted),
+            )
+        )
+    return slices
+
+
+def _groups(pair: TaskPair) -> dict[str, dict[str, list[int]]]:
+    """The places of questions by field, and by the value of it in words."""
+    groups = dict[str, dict[str, list[int]]]()
+    for i, (question, _) in enumerate(pair.questions):
+        for field, value in question.fields.items():
+            groups.setdefault(field, {}).setdefault(f"{field}: {value}", []).append(i)
+    groups = {field: places for field, places in groups.items() if len(places) <= _MOST_VALUES}
+    lengths = [len(question.context) for question, _ in pair.questions]
+    by_length = dict[str, list[int]]()
+    bounds = _quarters(lengths)
+    for i, length in enumerate(lengths):
+        upper = next(bound for bound in bounds if length <= bound)
+        by_length.setdefault(f"{LENGTH}: up to {upper:,} characters", []).append(i)
+    groups[LENGTH] = dict(sorted(by_length.items(), key=lambda entry: lengths[entry[1][0]]))
+    return groups
+
+
+def _quarters(lengths: Sequence[int]) -> list[int]:
+    """The upper ends of four parts with about as many lengths each; fewer where many are equal."""
+    ordered = sorted(lengths)
+    last = len(ordered) - 1
+    ends = [ordered[last * part // _PARTS_OF_LENGTH] for part in range(1, _PARTS_OF_LENGTH + 1)]
+    return sorted(set(ends))
+
+
+def _losses(pair: TaskPair) -> list[int]:
+    """1 where an answer broke, -1 where it was fixed, else 0."""
+    return [int(bool(one.right)) - int(bool(two.right)) for one, two in pair.questions]
+
+
+def _difference_p(pair: TaskPair, places: Sequence[int]) -> float | None:
+    """p of the same mean loss in a slice and in the rest."""
+    n_rest = len(pair.questions) - len(places)
+    if n_rest < FEWEST_PASSAGES:
+        return None
+    losses = _losses(pair)
+    clusters = [one.cluster or f"question {i}" for i, (one, _) in enumerate(pair.questions)]
+    if len(set(clusters)) < len(clusters):
+        return _clustered_p(losses, clusters, places)
+    broke = losses.count(1)
+    fixed = losses.count(-1)
+    lost = sum(losses[i] for i in places)
+    if (broke + 1) * (fixed + 1) <= _MOST_TERMS:
+        return _exact_p(broke, fixed, len(losses), len(places), lost)
+    n = len(losses)
+    share = len(places) / n
+    spread = moments(list(map(float, losses))).deviation
+    error = spread * sqrt(len(places) * (1 - share))
+    z = abs(lost - share * (broke - fixed)) / error
+    return 2 * NormalDist().cdf(-z)
+
+
+def _exact_p(broke: int, fixed: int, n: int, n_slice: int, lost: int) -> float:
+    """Permutation test: how often a random slice of this size is as far from its share of the loss.
+
+    The flips in it follow the multivariate hypergeometric distribution.
+    """
+    expected = n_slice * (broke - fixed) / n
+    far = abs(lost - expected) - 1e-9
+    whole = _log_ways(n, n_slice)
+    p_value = 0.0
+    for in_broke in range(max(0, n_slice - (n - broke)), min(broke, n_slice) + 1):
+        n_open = n_slice - in_broke
+        log_broke = _log_ways(broke, in_broke)
+        n_unflipped = n - broke - fixed
+        for in_fixed in range(max(0, n_open - n_unflipped), min(fixed, n_open) + 1):
+            if abs(in_broke - in_fixed - expected) >= far:
+                log_rest = _log_ways(fixed, in_fixed) + _log_ways(n_unflipped, n_open - in_fixed)
+                p_value += exp(log_broke + log_rest - whole)
+    return min(1.0, p_value)
+
+
+def _log_ways(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+
+def _clustered_p(
+    losses: Sequence[int], clusters: Sequence[str], places: Sequence[int]
+) -> float | None:
+    """By the difference of two ratios, linear in the clusters; None with fewer than FEWEST_PASSAGES
+    clusters in the slice or in the rest.
+    """
+    inside = set(places)
+    means = []
+    n_clusters = []
+    sides = (inside, set(range(len(losses))) - inside)
+    for side in sides:
+        means.append(sum(losses[i] for i in side) / len(side))
+        n_clusters.append(len({clusters[i] for i in side}))
+    if min(n_clusters) < FEWEST_PASSAGES:
+        return None
+    influence = dict.fromkeys(clusters, 0.0)
+    for sign, side, mean in zip((1, -1), sides, means, strict=True):
+        for i in side:
+            influence[clusters[i]] += sign * (losses[i] - mean) / len(side)
+    squares = sum(value * value for value in influence.values())
+    n = len(influence)
+    error = sqrt(squares * n / (n - 1))
+    difference = abs(means[0] - means[1])
+    if error == 0:
+        return 1.0 if difference == 0 else 0.0
+    return _student_p(difference / error, min(n_clusters) - 1)
+
+
+def _student_p(t: float, degrees: int) -> float:
+    """Two-sided p of Student's t."""
+    low = 0.0
+    high = 0.5
+    for _ in range(40):
+        middle = (low + high) / 2
+        if student_quantile(1 - middle, degrees) > t:
+            low = middle
+        else:
+            high = middle
+    return 2 * high
