@@ -21,7 +21,6 @@ from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import ALPHA, LossMeasure, Tolerance
-from sparsedash.service.estimates import Cached
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
@@ -279,19 +278,6 @@ def least_memory_words(least: LeastMemory) -> str:
     """The least memory of a run, and what the most of it beside the weights is for."""
     beside = f", {size(least.beside_bytes)} of it for {least.purpose}" if least.beside_bytes else ""
     return f"at least {size(least.n_bytes)}{beside}"
-
-
-def reused_words(stored: Cached) -> str:
-    """What of a run is stored already; empty where nothing is."""
-    reused = []
-    if stored.calibration:
-        reused.append("calibration")
-    if stored.dense:
-        reused.append("dense answers")
-    if stored.sparse:
-        models = plural(stored.n_sparse, "model")
-        reused.append(f"{stored.sparse} of {stored.n_sparse} sparse {models}")
-    return ", ".join(reused)
 
 
 def disk_words(takes: RunDisk) -> str:

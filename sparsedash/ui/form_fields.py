@@ -29,7 +29,7 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.service.backend import Backend
-from sparsedash.service.estimates import Duration
+from sparsedash.service.estimates import Cached, Duration
 from sparsedash.service.preflight import Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference, is_hub_id
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA
@@ -417,7 +417,7 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
                 doubts.append(
                     f"The data folder's disk has {free} left: the run is likely to fill it."
                 )
-    facts["Reused from earlier runs"] = wording.reused_words(stored) or "nothing"
+    facts["Reused from earlier runs"] = _reused_words(stored) or "nothing"
     if backend.is_measuring():
         facts["Machine"] = "its speed is being measured, so times may change"
     widgets.show(fact_list([("Memory", _memory(memory))]))
@@ -439,6 +439,19 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
     for problem in estimate.problems:
         widgets.failure(problem)
     return StartCheck(not estimate.problems, takes, tuple(doubts))
+
+
+def _reused_words(stored: Cached) -> str:
+    """What of a run is stored already; empty where nothing is."""
+    reused = []
+    if stored.calibration:
+        reused.append("calibration")
+    if stored.dense:
+        reused.append("dense answers")
+    if stored.sparse:
+        models = wording.plural(stored.n_sparse, "model")
+        reused.append(f"{stored.sparse} of {stored.n_sparse} sparse {models}")
+    return ", ".join(reused)
 
 
 @widgets.fragment(JOB_S)
