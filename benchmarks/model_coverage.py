@@ -3,8 +3,9 @@
     python -m benchmarks.model_coverage [--types llama,qwen3] [--methods best,layers] [--write docs/models.md]
 
 proven: its MLPs or experts were found, and removing channels equals setting them to zero. narrower, shorter, fewer
-experts, narrower experts: a model made from the changed config, saved and loaded by stock code, gives the same logits. A method: a quarter was removed by it, and the
-result, saved and loaded, answers alike. Types that see what they are to predict are left out.
+experts, narrower experts: a model made from the changed config, saved and loaded by stock code, gives the same logits.
+A method: a quarter was removed by it, and the result, saved and loaded, answers alike. Types that see what they are to
+predict are left out.
 """
 
 import tempfile
