@@ -5,6 +5,8 @@ of text and as a document.
 from collections.abc import Sequence
 from typing import Any
 
+from sparsedash.reporting.html import widget_label
+from sparsedash.reporting.leaderboard import Leaderboard
 from sparsedash.reporting.task_words import judge_document, task_remarks, tasks_sentence
 from sparsedash.reporting.verdicts import level_words
 from sparsedash.reporting.wording import (
@@ -18,6 +20,8 @@ from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.judged_models import JudgedModel, RankedModel, Ranking
 from sparsedash.stats.task_verdicts import TaskVerdict, overall_verdict
 
+Part = str | list[list[str]]
+"""Of a result: a sentence, or a table whose first row is its head."""
 MODELS_FORMAT = "sparsedash.judge-models/1"
 _PLOT_LETTERS = 41
 
@@ -133,9 +137,41 @@ def _ranking_document(ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def models_sentences(judged: Sequence[JudgedModel]) -> list[str]:
-    """A sentence a model, and what would settle it."""
-    sentences = []
+def models_parts(
+    board: Leaderboard, judged: Sequence[JudgedModel], ranking: Ranking | None, *, drawn: bool
+) -> list[Part]:
+    """The leaderboard, the ranking and a sentence a model. drawn: with the intervals in letters."""
+    table = board.table(board.rows(only_beyond=False, order=""))
+    rows = []
+    for texts in (table.head, *table.rows):
+        rows.append([" ".join(text.split("\n")[:2]) for text in texts])
+    parts: list[Part] = [rows]
+    if ranking is not None:
+        ranked = ranking_rows(ranking)
+        if drawn:
+            plot = ["", *interval_lines(ranking)]
+            ranked = [[*row, line] for row, line in zip(ranked, plot, strict=True)]
+        parts += [ranked, ranking_sentence(ranking), ranking_caption(ranking)]
     for model in judged:
-        sentences += [tasks_sentence(model.name, model.results), task_remarks(model.results)]
-    return list(filter(None, sentences))
+        parts += [tasks_sentence(model.name, model.results), task_remarks(model.results)]
+    return parts
+
+
+def markdown_lines(parts: Sequence[Part]) -> list[str]:
+    """Markdown for a pull request or a job summary: the first sentence as its heading, then tables
+    and paragraphs. Foreign text is escaped.
+    """
+    parts = list(filter(None, parts))
+    first = next(part for part in parts if isinstance(part, str))
+    lines = [f"### {widget_label(first)}", ""]
+    for part in parts:
+        if part is first:
+            continue
+        if isinstance(part, str):
+            lines += [widget_label(part), ""]
+            continue
+        head, *rows = [list(map(widget_label, row)) for row in part]
+        rule = ["---", *["--:"] * (len(head) - 1)]
+        lines += [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
+        lines.append("")
+    return lines

@@ -30,7 +30,7 @@ class Tolerance:
         high=1000.0,
         key="within",
         flag="--within",
-        label="Word perplexity, at most times dense's",
+        label="The right word may become this many times less likely",
         flag_help="word perplexity may be at most this many times the dense model's",
     )
     points: float = setting(
@@ -41,7 +41,8 @@ class Tolerance:
         high=100.0,
         flag="--within-points",
         label="Accuracy, points lost at most",
-        flag_help="accuracy may fall by at most this many points",
+        help="Within: non-inferior by at most this many points, shown by the whole interval.",
+        flag_help="accuracy may fall by at most this many points: within is non-inferior by that margin",
     )
     tasks: tuple[tuple[str, float], ...] = ()
 

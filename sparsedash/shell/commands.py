@@ -105,7 +105,7 @@ COMMANDS = (
         judge_command.judge_command,
         (
             *("dense", "others", "--columns", "--slices", "--cluster", "--questions"),
-            *(*TOLERANCE_FLAGS, "--within-task", "--fail-beyond", *_OUTPUT),
+            *(*TOLERANCE_FLAGS, "--within-task", *_FAIL, "--markdown", *_OUTPUT),
         ),
     ),
     Command("export", _EXPORT, file_commands.export_command, (*RUN_FLAGS, *_FORM, "--quiet")),
@@ -127,7 +127,7 @@ a small model that needs no network:
 _ENDS = """\
 `sparsedash run --help` lists the settings. The dashboard itself: `streamlit run app.py` in the checkout.
 Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond the tolerance (run and judge, with
---fail-beyond), not shown to be within it (run --fail-unless-within) or nothing within it (find), 4 something to fix
+--fail-beyond), not shown to be within it (with --fail-unless-within) or nothing within it (find), 4 something to fix
 (cluster check), 130 stopped from the keyboard.
 """
 

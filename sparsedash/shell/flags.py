@@ -178,6 +178,11 @@ _OTHERS: dict[str, dict[str, Any]] = {
     },
     "--quiet": _SWITCH | {"help": "show no progress: only the result, warnings and errors"},
     "--fail-beyond": _SWITCH | {"help": f"exit with {EXIT_BEYOND} if a model is beyond the limits"},
+    "--markdown": _SWITCH | {"help": "print Markdown, for a pull request or a job summary"},
+    "judge --fail-unless-within": _SWITCH
+    | {
+        "help": f"exit with {EXIT_BEYOND} unless every model is within the limit on every task judged"
+    },
     "--fail-unless-within": _SWITCH
     | {
         "help": f"exit with {EXIT_BEYOND} unless every sparse model is within the limits by every judged measure"

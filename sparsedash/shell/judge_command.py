@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sparsedash.reporting.judged_words import (
-    interval_lines,
+    Part,
+    markdown_lines,
     models_document,
-    models_sentences,
+    models_parts,
     models_verdict,
-    ranking_caption,
-    ranking_rows,
-    ranking_sentence,
 )
 from sparsedash.reporting.leaderboard import answers_leaderboard
 from sparsedash.reporting.record_pair import unique_names
@@ -25,7 +23,6 @@ from sparsedash.reporting.task_words import idle_limits, judge_document, task_ro
 from sparsedash.reporting.wording import tolerance_words
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import QuestionSet
-from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.shell.flags import tolerance_from_flags
 from sparsedash.shell.terminal import (
     EXIT_BEYOND,
@@ -36,7 +33,7 @@ from sparsedash.shell.terminal import (
     result_writer,
 )
 from sparsedash.stats.answer_slices import clustered, slice_tasks
-from sparsedash.stats.judged_models import JudgedModel, judge_models, rank_models
+from sparsedash.stats.judged_models import judge_models, rank_models
 from sparsedash.storage.answers.answer_files import read_answers, read_models
 from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
 
@@ -66,51 +63,45 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     print_warnings(idle_limits(results, tolerance))
     if len(judged) == 1:
         (model,) = judged
-        document = judge_document(model.name, model.results, tolerance)
         slices = slice_tasks([result.pair for result in model.results], tolerance, arguments.slices)
+        document = judge_document(model.name, model.results, tolerance)
         document["slices"] = slice_documents(slices)
-        sentences = [document["sentence"], document["remarks"], slices_sentence(slices)]
-        lines = [
-            *align_columns(task_rows(model.results), numbers=True),
-            "",
-            *map(one_line, filter(None, sentences)),
+        parts = [
+            task_rows(model.results),
+            document["sentence"],
+            document["remarks"],
+            slices_sentence(slices),
         ]
         if arguments.slices and slices:
             table = slice_table(slices)
-            lines += ["", *align_columns([table.head, *table.rows], numbers=True), ""]
+            parts.append([table.head, *table.rows])
         if arguments.questions is not None:
             write_atomically(arguments.questions, questions_file(model.results))
     else:
         ranking = rank_models(judged, baseline)
         document = models_document(judged, ranking, tolerance)
-        lines = _models_lines(models, judged, tolerance)
-    lines.append(f"Limits: {tolerance_words(tolerance)}.")
-    write(lines, document)
+        board = answers_leaderboard(models, tolerance)
+        parts = models_parts(board, judged, ranking, drawn=not arguments.markdown)
+    parts.append(f"Limits: {tolerance_words(tolerance)}.")
+    write(markdown_lines(parts) if arguments.markdown else text_lines(parts), document)
     verdict = models_verdict(judged)
-    return EXIT_BEYOND if arguments.fail_beyond and verdict == "beyond" else 0
+    is_allowed = verdict == "within" or not arguments.fail_unless_within
+    if arguments.fail_beyond and verdict == "beyond":
+        is_allowed = False
+    return 0 if is_allowed else EXIT_BEYOND
 
 
-def _models_lines(
-    models: Mapping[str, Sequence[QuestionSet]],
-    judged: Sequence[JudgedModel],
-    tolerance: Tolerance,
-) -> list[str]:
-    """The leaderboard, the ranking, and a sentence a model."""
-    board = answers_leaderboard(models, tolerance)
-    table = board.table(board.rows(only_beyond=False, order=""))
-    cells = []
-    for texts in (table.head, *table.rows):
-        cells.append([" ".join(text.split("\n")[:2]) for text in texts])
-    lines = [*align_columns(cells), ""]
-    (baseline, *_) = models
-    ranking = rank_models(judged, baseline)
-    if ranking is not None:
-        head, *rows = align_columns(ranking_rows(ranking), numbers=True)
-        lines.append(head)
-        for row, interval in zip(rows, interval_lines(ranking), strict=True):
-            lines.append(f"{row:<{len(head)}}  {interval}".rstrip())
-        lines += ["", one_line(ranking_sentence(ranking)), one_line(ranking_caption(ranking)), ""]
-    return [*lines, *map(one_line, models_sentences(judged))]
+def text_lines(parts: Sequence[Part]) -> list[str]:
+    """Tables with aligned columns, an empty line around each, and sentences."""
+    lines = list[str]()
+    for part in filter(None, parts):
+        if isinstance(part, str):
+            lines.append(one_line(part))
+            continue
+        if lines and lines[-1]:
+            lines.append("")
+        lines += [*align_columns(part, numbers=True), ""]
+    return lines
 
 
 def _answers_by_name(

@@ -10,6 +10,8 @@ from sparsedash.catalog.choices import MODELS
 from sparsedash.reporting import wording
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow
+from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.ui import form_fields, widgets
@@ -46,6 +48,12 @@ def _suggest_models(field: str) -> None:
 
 _NOT_FOUND = "look-up-failed"
 """A model that was looked up on the hub in vain, and the error."""
+
+
+def was_refused(settings: RunSettings | FindSettings | None) -> bool:
+    """Whether the model was looked up on the hub in vain."""
+    model, _ = st.session_state.get(_NOT_FOUND, ("", None))
+    return settings is not None and settings.model == model
 
 
 def _look_up(backend: Backend, model: str) -> None:

@@ -1,15 +1,19 @@
 """`sparsedash judge` on small files of lm-evaluation-harness."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sparsedash.shell.commands import main
 from tests.question_sets import WRITTEN, samples
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture
@@ -125,6 +129,49 @@ def test_columns_of_a_table_are_named(tmp_path, capsys, refusal):
     assert "RIGHT=ok" in refusal("judge", *files, "--columns", "RIGHT=ok")
     assert main(["judge", *files, "--columns", "id=nr,right=ok"]) == 0
     assert "40  100.0 %  97.5 %" in capsys.readouterr().out
+
+
+def test_markdown_is_escaped_and_a_verdict_can_fail_a_job(tmp_path, capsys):
+    for name, n_right in (("dense", 400), ("small", 397)):
+        rows = [f"{i},{int(i < n_right)},<b>|*sums*" for i in range(400)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["id,right,task", *rows]))
+    files = [str(tmp_path / f"{name}.csv") for name in ("dense", "small")]
+    command = ["judge", *files, "--markdown", "--fail-unless-within", "--within-points"]
+    assert main([*command, "3"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == r"### small stays within the limit on \<b\>\|\*sums\*."
+    assert printed[2].startswith("| task | verdict |")
+    assert printed[3].startswith("| --- | --: |")
+    assert printed[4].startswith(r"| \<b\>\|\*sums\* | ✓ within |")
+    assert main([*command, "1"]) == 3
+    assert main([*command[:3], "--fail-beyond", "--within-points", "1"]) == 0
+    main(["judge", *files, files[0], "--markdown"])
+    assert "| model | rank | right | change | interval |" in capsys.readouterr().out
+
+
+def test_the_example_workflow_judges_and_fails(folders, tmp_path):
+    steps = yaml.safe_load((DOCS / "judge-workflow.yml").read_text())["jobs"]["judge"]["steps"]
+    (script,) = (step["run"] for step in steps if step.get("name") == "Judge")
+    program = tmp_path / "bin" / "sparsedash"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m sparsedash "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "answers").mkdir()
+    summary = tmp_path / "summary.md"
+    environment = os.environ | {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "PYTHONPATH": str(DOCS.parent),
+    }
+    dense, small = map(Path, folders)
+    shutil.copytree(dense, tmp_path / "answers" / "main")
+    for answers, code in ((dense, 0), (small, 3)):
+        shutil.copytree(answers, tmp_path / "answers" / "change", dirs_exist_ok=True)
+        job = ["bash", "-e", "-c", script]
+        assert subprocess.run(job, cwd=tmp_path, env=environment).returncode == code
+    text = summary.read_text()
+    assert text.startswith("### change stays within the limit on sums.")
+    assert "### change costs too much: sums" in text
 
 
 def test_answers_are_judged_without_torch(folders):

@@ -192,8 +192,9 @@ def test_files_are_made_only_when_they_are_asked_for(open_compare, finished, mon
     def refuse(*_):
         raise AssertionError("made before it was asked for")
 
-    for name in ("record_pair.view_file", "record_pair.harness_samples", "html_report"):
-        monkeypatch.setattr(f"sparsedash.ui.compare_views.{name}", refuse)
+    makers = ("compare_views.record_pair.view_file", "compare_views.record_pair.harness_samples")
+    for name in (*makers, "run_sharing.html_report"):
+        monkeypatch.setattr(f"sparsedash.ui.{name}", refuse)
     assert [drawn.proto.label for drawn in open_compare().get("download_button")] == [
         "Report, one HTML file",
         "The 9 passages shown, CSV",

@@ -74,8 +74,8 @@ def write_folder(
     aliases = language_config(loaded.model.config).attribute_map
     if widths:
         _set_values_(config, loaded.structure.width_values(widths) or {}, aliases)
-    if experts := sparse.kept.experts:
-        _set_values_(config, loaded.structure.experts_values(experts), aliases)
+    if sparse.experts:
+        _set_values_(config, loaded.structure.experts_values(sparse.kept), aliases)
     if gone := sparse.removed_layers:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
@@ -120,6 +120,9 @@ def _layout_words(sparse: SparseModel, widths: Sequence[int] | None) -> str:
     if kept.experts:
         counts = sorted(set(kept.experts) - {0})
         words.append(f"{' or '.join(map(str, counts))} experts in every mixture")
+    if kept.expert_widths:
+        channels = sorted(set(kept.expert_widths) - {0})
+        words.append(f"{' or '.join(map(str, channels))} channels in every expert")
     if widths is None:
         words.append("the dense widths, zeros where something is gone")
     elif any(widths):

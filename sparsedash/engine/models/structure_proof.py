@@ -181,6 +181,51 @@ def require_fewer_experts(
     _require_loadable(with_values(config, values), state, logits, ids)
 
 
+@torch.inference_mode()
+def require_narrower_experts(
+    model: PreTrainedModel, config: PretrainedConfig, structure: ModelStructure, ids: Tensor
+) -> None:
+    """Raise NotProvenError where a model of narrower experts differs from one with zeros there."""
+    generator = torch.Generator().manual_seed(5)
+    state = model.state_dict()
+    values = {}
+    narrowed = {}
+    masked = {}
+    for index, mixture in block_experts(model, structure).items():
+        layout = mixture.layout
+        if not layout.width_key:
+            raise NotProvenError("its config has no key for the width of experts alone")
+        _require_interface(mixture)
+        order = torch.rand(layout.n, layout.width, generator=generator).argsort(dim=1)
+        channels = order[:, : layout.width // 2].sort(dim=1).values
+        narrow = KeptExperts(torch.arange(layout.n), channels=channels)
+        narrowed[mixture] = narrow
+        values[layout.width_key] = layout.width_value // 2
+        for name, tensor in mixture.sliced(narrow).items():
+            state[f"{structure.blocks}.{index}.{name}"] = tensor
+        gone = torch.ones(layout.n, layout.width).scatter(1, channels, 0).bool()
+        outs = torch.stack([mixture.out_weight(number) for number in range(layout.n)])
+        outs = outs.masked_fill(gone[:, None], 0)
+        masked[mixture] = KeptExperts(torch.arange(layout.n), outs=outs)
+    with _applied(masked):
+        logits = _logits(model, ids)
+    if _are_close(logits, _logits(model, ids)):
+        raise NotProvenError("channels of experts at zero change nothing")
+    with _applied(narrowed):
+        if not _are_close(_logits(model, ids), logits):
+            raise NotProvenError("without channels of experts it differs")
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    _require_loadable(with_values(config, values), state, logits, ids)
+
+
+@contextmanager
+def _applied(narrowed: dict[Experts, KeptExperts]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for mixture, narrow in narrowed.items():
+            stack.enter_context(mixture.without(narrow))
+        yield
+
+
 def _half_of_each_group(layout: ExpertsLayout, generator: torch.Generator) -> Tensor:
     in_group = layout.n // layout.n_groups
     kept = []
