@@ -91,6 +91,7 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
     depth = next(
         (value for name in ("num_hidden_layers", "n_layer") if (value := _value(config, name))), 0
     )
+    head_dim = _head_dim(config)
     if _value(config, "is_heterogeneous"):
         config.per_layer_config = None
     for name, size in sizes.items():
@@ -99,6 +100,7 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
             _set(config, name, min(value, size) if name in _AT_MOST else size)
     for name in equal_heads:
         _set(config, name, sizes["num_attention_heads"])
+    _shrink_sections_(config, head_dim)
     for name, token in _SPECIAL_TOKENS.items():
         if hasattr(config, name):
             _set(config, name, token)
@@ -112,6 +114,26 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
         if isinstance(part, PretrainedConfig):
             is_language = any(word in name for word in _LANGUAGE_WORDS)
             _shrink(part, _SIZES if is_language else _TOWER_SIZES)
+
+
+def _head_dim(config: Any) -> int:
+    """Width of an attention head; 0 where the config does not say."""
+    n_heads = _value(config, "num_attention_heads")
+    hidden = _value(config, "hidden_size")
+    if not isinstance(n_heads, int) or not isinstance(hidden, int):
+        return 0
+    return _value(config, "head_dim") or hidden // n_heads
+
+
+def _shrink_sections_(config: Any, head_dim: int) -> None:
+    """Divide narrower heads among the sections of their positions. head_dim: before."""
+    rope = _value(config, "rope_parameters")
+    sections = rope.get("mrope_section") if isinstance(rope, dict) else None
+    if sections and head_dim:
+        total = sum(sections) * _head_dim(config) // head_dim
+        shares = [total // len(sections)] * len(sections)
+        shares[0] += total - sum(shares)
+        rope["mrope_section"] = shares
 
 
 def _sample_of_layers(kinds: Sequence[Any]) -> list[Any]:
