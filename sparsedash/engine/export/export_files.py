@@ -135,7 +135,9 @@ def _tower_tensors(base: Source, loaded: LoadedModel) -> Iterator[tuple[str, Ten
     heads = (loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings())
     own = {name for name, module in loaded.model.named_modules() if module in heads}
     for file in weight_files(base.folder, base.reference):
-        for name, tensor in stored_tensors(file):
+        for stored_name, tensor in stored_tensors(file):
+            # Files of earlier versions lack the first part.
+            name = stored_name if stored_name in names else f"model.{stored_name}"
             is_language = name.startswith(language) or name.rpartition(".")[0] in own
             if name in names and not is_language:
                 yield name, tensor
