@@ -301,6 +301,16 @@ class Pruned:
         )
 
     @property
+    def kept_of_dense(self) -> tuple[tuple[int, int], ...]:
+        """How much of how much each layer keeps: channels of its MLP, or experts where those are
+        removed; 0 of 0 where it has none.
+        """
+        if not self.method.removes_experts:
+            return tuple(zip(self.widths, self.dense_widths, strict=True))
+        pairs = zip(self.experts, self.expert_use, strict=True)
+        return tuple((len(kept), len(use)) for kept, use in pairs)
+
+    @property
     def lost_without(self) -> tuple[float, ...]:
         """The uncompensated errors; empty without compensation, where they would be the same."""
         return () if self.method.compensation == "none" else self.uncompensated_errors
