@@ -179,6 +179,7 @@ class ModelShape:
     other_weights: of each block, weights of projections outside its MLP, experts included.
     other_parameters: of each block, parameters that are neither weights of its MLP or of
     projections, nor biases of its channels. stored_bytes: of one weight in the checkpoint.
+    n_beside: parameters outside the language model, as of a vision tower, which stay as they are.
     """
 
     family: str
@@ -198,6 +199,7 @@ class ModelShape:
     structure: ModelStructure
     per_expert: int = 0
     per_expert_channel: int = 0
+    n_beside: int = 0
 
     @property
     def whole(self) -> KeptParts:

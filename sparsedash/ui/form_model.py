@@ -97,19 +97,25 @@ def _show_model_facts(backend: Backend, model: str) -> None:
     if shape is None:
         form_fields.show_hint(f"{family}Sizes, memory and time are known once it has been read.")
         return
-    form_fields.show_hint(
+    hint = (
         f"{family}{_blocks_words(shape)}, {wording.weights_of(shape, shape.whole)}, "
         f"{wording.size(4 * shape.n_parameters)} in FP32."
     )
+    if shape.n_beside:
+        tower = wording.weights(shape.n_beside)
+        hint += (
+            f" Only its language model is pruned: the {tower} weights beside it stay as they are."
+        )
+    form_fields.show_hint(hint)
 
 
 def _blocks_words(shape: ModelShape) -> str:
     """ "30 blocks of 1,536 channels"; of a mixture how many blocks have how many experts."""
-    words = f"{len(shape.widths)} blocks"
+    words = wording.quantity(len(shape.widths), "block")
     widths = _counts_words(shape.widths)
     mixtures = list(shape.structure.mixtures.values())
     if not mixtures:
-        return f"{words} of {widths} channels"
+        return f"{words} of {widths} channels" if widths else words
     if len(mixtures) < len(shape.widths):
         words += f", {len(mixtures)} of them"
     n_chosen = _counts_words([layout.n_chosen for layout in mixtures])

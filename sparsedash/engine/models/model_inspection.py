@@ -184,9 +184,17 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
         cache_per_token=_cache_per_token(model),
         other_weights=tuple(other_weights),
         other_parameters=tuple(other_parameters),
+        n_beside=_n_beside(model),
         stored_bytes=4,
         structure=structure,
     )
+
+
+def _n_beside(model: PreTrainedModel) -> int:
+    """Parameters outside the language model: of a vision tower and what joins it."""
+    body = model.base_model
+    language = model.get_decoder()
+    return 0 if language is body else _n_parameters(body) - _n_parameters(language)
 
 
 def _hidden(model: PreTrainedModel, structure: ModelStructure) -> int:

@@ -17,7 +17,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from sparsedash.catalog.config_checks import DEPTH_KEYS
 from sparsedash.engine.pruning.experts import Experts, tensor_of
@@ -115,9 +122,20 @@ def block_experts(model: PreTrainedModel, structure: ModelStructure) -> dict[int
     return {index: Experts(blocks[index], layout) for index, layout in structure.mixtures.items()}
 
 
+def auto_class(config: PretrainedConfig) -> Any:
+    """The automatic class that makes models of this config: of text and images where the class for
+    text alone would leave the tower out.
+    """
+    kind = type(config)
+    of_images = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(kind, None)
+    if of_images in (None, MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None)):
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText
+
+
 def model_of(config: PretrainedConfig) -> PreTrainedModel:
     """A new causal model of this config, in FP32, by stock code."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+    model: PreTrainedModel = auto_class(config).from_config(
         copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
     )
     return model

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from sparsedash.engine.models.decoder_blocks import (
     Batch,
@@ -20,7 +20,13 @@ from sparsedash.engine.models.decoder_blocks import (
     shortened_config,
     skipping,
 )
-from sparsedash.engine.models.structure import block_experts, block_mlps, model_of, with_values
+from sparsedash.engine.models.structure import (
+    auto_class,
+    block_experts,
+    block_mlps,
+    model_of,
+    with_values,
+)
 from sparsedash.engine.models.tiny_config import VOCABULARY
 from sparsedash.engine.pruning.experts import Experts, KeptExperts
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned, weight_of
@@ -283,9 +289,13 @@ def _require_loadable(
         raise NotProvenError("made from the changed config it differs")
     with tempfile.TemporaryDirectory() as folder:
         made.save_pretrained(Path(folder))
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
-        ).eval()
+        loaded = (
+            auto_class(config)
+            .from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+            )
+            .eval()
+        )
     if not _are_close(_logits(loaded, ids), logits):
         raise NotProvenError("saved and loaded it differs")
 
