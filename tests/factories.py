@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from sparsedash.catalog.presets import method_named
 from sparsedash.schema.export_settings import Proof
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import (
@@ -57,6 +58,21 @@ THREE_LAYERS = replace(
     alone=(0.02, 0.01, 0.04),
 )
 """With everything measured that can be."""
+
+MIXTURE = replace(
+    PRUNED,
+    spec=SparseSpec(method_named("experts"), 500),
+    widths=(64, 0, 0),
+    dense_widths=(64, 0, 0),
+    reached=Reached(channels=0.5, weights=0.4, bytes=0.3, macs=0.0),
+    layer_errors=(0.0, 0.2, 0.1),
+    held_out_errors=(0.0, 0.22, 0.1),
+    uncompensated_errors=(0.0, 0.4, 0.3),
+    experts=((), (0, 2), (1, 3)),
+    expert_use=((), (0.5, 0.0, 0.4, 0.1), (0.3, 0.3, 0.2, 0.2)),
+    few_tokens=1,
+)
+"""A dense layer, then two mixtures of four experts, of which two stay."""
 
 STOPPED = Stopping(
     decision="difference",

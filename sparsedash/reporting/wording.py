@@ -371,7 +371,11 @@ def method_titles(settings: RunSettings) -> str:
     return f"{names}, widths in multiples of {', '.join(map(str, sorted(multiples)))}"
 
 
-_REMOVED_WHOLE = {"layer": "layers", "expert": "experts"}
+_REMOVED_WHOLE = {
+    "layer": "layers",
+    "expert": "experts",
+    "expert-channel": "experts' channels",
+}
 """What a sparsity is a share of, by the pattern of methods that remove it whole."""
 
 

@@ -33,7 +33,7 @@ set weights to zero, and of the quantised types.
 PRESETS = {
     "method": [method for method in METHODS if method.settings.removes_channels],
     LAYERS: [method for method in METHODS if method.settings.removes_layers],
-    EXPERTS: [method for method in METHODS if method.settings.removes_experts],
+    EXPERTS: [method for method in METHODS if method.settings.prunes_experts],
     MASKS: [method for method in METHODS if not method.settings.is_structured],
 }
 """The presets that each of the four fields offers, by its key."""

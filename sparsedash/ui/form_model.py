@@ -95,9 +95,17 @@ def _show_model_facts(backend: Backend, model: str) -> None:
     if shape is None:
         form_fields.show_hint(f"{family}Sizes, memory and time are known once it has been read.")
         return
-    widths = sorted(set(shape.widths) - {0})
-    width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
-    form_fields.show_hint(
-        f"{family}{len(shape.widths)} blocks of {width} channels, "
-        f"{wording.weights(shape.n_parameters)} weights, {wording.size(4 * shape.n_parameters)} in FP32."
+    blocks = wording.quantity(len(shape.widths), "block")
+    if widths := sorted(set(shape.widths) - {0}):
+        width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
+        blocks = f"{blocks} of {width} channels"
+    hint = (
+        f"{family}{blocks}, {wording.weights(shape.n_parameters)} weights, "
+        f"{wording.size(4 * shape.n_parameters)} in FP32."
     )
+    if shape.n_beside:
+        tower = wording.weights(shape.n_beside)
+        hint += (
+            f" Only its language model is pruned: the {tower} weights beside it stay as they are."
+        )
+    form_fields.show_hint(hint)
