@@ -575,8 +575,10 @@ def example_words(run: Run | None, brief: bool = False) -> str:
     """
     if run is None or not run.made_on:
         return ""
+    if brief:
+        return f"{EXAMPLE_TITLE}, not computed here."
     sentence = f"{EXAMPLE_TITLE}: this run ships with SparseDash and was not computed here."
-    return sentence if brief else f"{sentence} {example_origin(run)}"
+    return f"{sentence} {example_origin(run)}"
 
 
 def example_origin(run: Run) -> str:
