@@ -396,14 +396,14 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
         kept = f"{n_channels:,} inner channels of the experts removed."
     elif n == 0 and not pruned.method.is_structured:
         kept = "Only zeros: every matrix keeps its shape and its bytes."
-    shapes = " Shapes: outputs × inputs of the MLP's projections." if names else ""
+    about_shapes = " Shapes: outputs × inputs of the MLP's projections." if names else ""
     counted = "biases of the channels"
     if shape.structure.mixtures:
         dense_weights = weights_of(shape, shape.whole)
         kept += f" Before: {dense_weights}; after: {weights_of(shape, pruned.kept)}."
         counted += ", routers' rows of the experts"
     caption = (
-        f"{kept}{shapes} Bytes: {dtype} weights and {counted}. "
+        f"{kept}{about_shapes} Bytes: {dtype} weights and {counted}. "
         "The whole model includes attention, embeddings, norms and head."
     )
     head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
